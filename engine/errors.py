@@ -194,6 +194,19 @@ class Overloaded(RequestError):
     code = "REQUEST.OVERLOADED"
 
 
+class TooManyFailures(RequestError):
+    """A bound on comparisons with a holder, or on a key's failures, is reached."""
+
+    code = "REQUEST.TOO_MANY_FAILURES"
+
+    def __init__(self, message: str, retry_after_s: float = 3600.0) -> None:
+        super().__init__(message, retry_after_s)
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class DeadlinePassed(RequestError):
     """The deadline passed while the request was queued; nothing was stored."""
 

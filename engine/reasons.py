@@ -28,6 +28,7 @@ class Reason(StrEnum):
     TOO_BRIGHT = "TOO_BRIGHT"
     LOW_CONTRAST = "LOW_CONTRAST"
     POSE = "POSE"
+    SAME_PHOTOGRAPH = "SAME_PHOTOGRAPH"
     FACE_MISMATCH = "FACE_MISMATCH"
     DOCUMENT_HELD_BY_ANOTHER_FACE = "DOCUMENT_HELD_BY_ANOTHER_FACE"
     DUPLICATE_IDENTITY = "DUPLICATE_IDENTITY"
@@ -36,6 +37,9 @@ class Reason(StrEnum):
     LINE_IN_USE = "LINE_IN_USE"
     WATCHLISTED = "WATCHLISTED"
 
+
+WITHHELD = "WITHHELD"
+"""Stands in answers to tenants for reasons about a holder whose face was not shown."""
 
 IMAGE_REASONS = frozenset(
     {
@@ -47,6 +51,7 @@ IMAGE_REASONS = frozenset(
         Reason.TOO_BRIGHT,
         Reason.LOW_CONTRAST,
         Reason.POSE,
+        Reason.SAME_PHOTOGRAPH,
     }
 )
 """Reasons that ask for a new photograph."""

@@ -207,17 +207,20 @@ def _may_be_look_alike(one: Judged, by_number: Mapping[int, Judged]) -> bool:
 def _has_look_alike(
     one: Judged, people: dict[int, Person], enrolled: Sequence[Person], model: ModelClient
 ) -> bool:
-    """Whether another enrolled person scores with this face what the answer says."""
+    """Whether another enrolled person scores with this face what the answer says, or enough for
+    one that shows no scores."""
     visit, answer = one.outcome.visit, one.outcome.answer
-    reported = max(answer.found.values(), default=0.0) if answer.found else answer.best_score
-    if reported is None or visit.person is None or visit.person not in people:
+    if visit.person is None or visit.person not in people:
         return False
     others = [other for other in enrolled if other.number != visit.person]
     if isinstance(visit.call, Enroll):
         scores = _score_pair(visit.call.pair, others, model)
     else:
         scores = _score_single(people[visit.person].first.live.template, others, model)
-    return any(abs(score - reported) <= MARGIN for score in scores)
+    if answer.found:
+        return any(abs(score - max(answer.found.values())) <= MARGIN for score in scores)
+    least = answer.review
+    return least is not None and any(score >= least - MARGIN for score in scores)
 
 
 def _score_pair(pair: Pair, others: Sequence[Person], model: ModelClient) -> list[float]:

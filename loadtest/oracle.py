@@ -34,7 +34,8 @@ class Answer:
     enrollment_id: str | None = None
     document_id: str | None = None
     is_repeated: bool = False
-    best_score: float | None = None
+    review: float | None = None
+    """The threshold of the duplicate search: who is like enough scores at least this."""
     is_positive: bool | None = None
     """Of a 1:1 comparison or a query: whether it is this person."""
     lines: int = 0
@@ -92,7 +93,7 @@ def _read(status: int, value: Any) -> Answer:
             enrollment_id=str(value["enrollment_id"]),
             document_id=value["document_id"],
             is_repeated=bool(value["is_repeated"]),
-            best_score=value["scores"]["best_candidate"],
+            review=float(value["thresholds"]["review"]),
         )
     if "items" in value:
         [item] = value["items"]

@@ -19,6 +19,7 @@ from engine.matching.comparison import WatchList
 from engine.matching.documents import Document, FormAuthority
 from engine.matching.holders import ErasureCertificate, erase_holder, find_erasable
 from engine.matching.judge import Judge
+from engine.matching.limits import Bound, Limits
 from engine.matching.recovery import Restored
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig, Runner
 from engine.matching.requests import CropPolicy, CropScope
@@ -43,6 +44,7 @@ from serving.settings import (
     SETTINGS_FILE,
     Chosen,
     CropsSettings,
+    LimitSettings,
     RetentionSettings,
     Settings,
     write_settings,
@@ -136,6 +138,17 @@ def read_time(settings: RetentionSettings) -> time | None:
     return time.fromisoformat(settings.daily_at) if settings.daily_at else None
 
 
+def read_limits(settings: LimitSettings) -> Limits:
+    """The bounds on comparisons with holders, by the settings."""
+    holder, key = timedelta(hours=settings.holder_h), timedelta(hours=settings.key_h)
+    return Limits(
+        holder=Bound(settings.holder_failures, holder),
+        shown=Bound(settings.holder_shown, holder),
+        outlet_key=Bound(settings.outlet_key_failures, key),
+        other_key=Bound(settings.key_failures, key),
+    )
+
+
 def read_crop_policy(settings: CropsSettings) -> CropPolicy:
     """Which crops are kept, by the settings."""
     return CropPolicy(CropScope(settings.keep), timedelta(days=settings.days))
@@ -224,6 +237,10 @@ class Deployment:
     def watchlist(self) -> WatchList:
         return WatchList(self.vault.dim, self.store.watchlist())
 
+    @property
+    def limits(self) -> Limits:
+        return read_limits(self.settings.limits)
+
     @cached_property
     def judge(self) -> Judge:
         return Judge(
@@ -236,6 +253,7 @@ class Deployment:
             model_digest=self.store.model_digest,
             false_candidates=self.expect_false_candidates,
             crops=read_crop_policy(self.settings.crops),
+            limits=self.limits,
         )
 
     @cached_property

@@ -185,6 +185,7 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (errors.IdempotencyInFlight, 409, _BAD),
     (errors.NotFound, 404, _BAD),
     (errors.Overloaded, 429, _BAD),
+    (errors.TooManyFailures, 429, _BAD),
     (errors.HolderMismatch, 403, _BAD),
     (errors.TenantConflict, 403, _BAD),
     (errors.DeadlinePassed, 503, _BAD),
@@ -227,8 +228,14 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
 
 RETRIABLE = frozenset({409, 429, 503, 507})
 RETRY_AFTER_S = 1.0
-FINAL = (errors.CaseMoved, errors.SweepBusy, errors.SweepOver, errors.NotInstalled)
-"""Errors that a retry does not change."""
+FINAL = (
+    errors.CaseMoved,
+    errors.SweepBusy,
+    errors.SweepOver,
+    errors.NotInstalled,
+    errors.TooManyFailures,
+)
+"""Errors that a retry does not change, or not for hours."""
 
 
 def describe(error: Exception) -> Fault:

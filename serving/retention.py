@@ -17,7 +17,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import RequestError, SosieError
 from engine.matching.holders import ErasureCertificate
-from engine.matching.registrar import ChangeRunner
+from engine.matching.limits import ChangeRunner
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes, utc_now
 from engine.retention.certificates import Certificate

@@ -89,6 +89,29 @@ class RegistrarSettings(Section):
     )
 
 
+class LimitSettings(Section):
+    """Comparisons with holders that fail, or that tell of one face: beyond a bound 429 and a case.
+    Counts leak away evenly over their hours; 0 is no bound."""
+
+    holder_failures: int = Field(
+        default=20, ge=0, description="failed comparisons with one holder, by whomever"
+    )
+    holder_shown: int = Field(
+        default=60,
+        ge=0,
+        description="answers that tell of one holder by face alone, or with a score",
+    )
+    holder_h: float = Field(default=96, gt=0, description="hours of the two above")
+    outlet_key_failures: int = Field(
+        default=200,
+        ge=0,
+        description="failed comparisons and rejections of an outlet's key; an approval takes one "
+        "off",
+    )
+    key_failures: int = Field(default=5000, ge=0, description="the same of any other key")
+    key_h: float = Field(default=24, gt=0, description="hours of the two above")
+
+
 class GallerySettings(Section):
     """The index of the gallery, and where its vectors are kept."""
 
@@ -180,7 +203,9 @@ class ServeSettings(Section):
         default=5, ge=0, description="how long a revoked key may still be accepted"
     )
     rate_limit: float = Field(
-        default=0, ge=0, description="items a second for a key without a limit of its own; 0: none"
+        default=100,
+        ge=0,
+        description="items a second for a key without a limit of its own; 0: none",
     )
     metrics_port: int = Field(
         default=0, ge=0, le=65535, description="/metrics without a key, on loopback; 0: off"
@@ -298,6 +323,7 @@ class Settings(BaseSettings):
     models: ModelSettings = ModelSettings()
     thresholds: ThresholdSettings = ThresholdSettings()
     registrar: RegistrarSettings = RegistrarSettings()
+    limits: LimitSettings = LimitSettings()
     gallery: GallerySettings = GallerySettings()
     serve: ServeSettings = ServeSettings()
     sweep: SweepSettings = SweepSettings()

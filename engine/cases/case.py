@@ -24,9 +24,15 @@ class CaseKind(StrEnum):
     POSSIBLE_DUPLICATE = "possible_duplicate"
     DISPUTE = "dispute"
     LINE_CHANGED_FACE = "line_changed_face"
+    PROBING = "probing"
+    """A holder whom others' faces are tried on, or a key that fails, more often than allowed."""
     ONE_FACE = "one_face_many_documents"
     ONE_DOCUMENT = "one_document_many_faces"
     RESALE_RING = "resale_ring"
+
+
+APART = frozenset({CaseKind.DISPUTE, CaseKind.PROBING})
+"""Kinds that are never merged with others that name the same document."""
 
 
 class Outcome(StrEnum):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from engine.cases.case import CaseKind, CaseNote, CaseOrigin, NoteKind
+from engine.cases.case import APART, CaseKind, CaseNote, CaseOrigin, NoteKind
 from engine.registry.reader import Reader
 from engine.registry.records import ALIVE, AuditEntry, CaseRecord, CaseState, Changes, new_id
 from engine.registry.rows import columns_of
@@ -36,8 +36,8 @@ class NewCase:
 class CaseBatch:
     """Collects the cases of one transaction, on the writer's thread.
 
-    Cases that name a common document are merged into the oldest open one. Disputes are not: each
-    is about one line.
+    Cases that name a common document are merged into the oldest open one. Disputes are not, as each
+    is about one line, nor are cases of probing, which are about who asks.
     """
 
     def __init__(self, registry: Reader, now: datetime, known_groups: Collection[str] = ()) -> None:
@@ -59,13 +59,13 @@ class CaseBatch:
         self._loaded.update(missing)
         for found in self._registry.cases.open_of(missing).values():
             for case in found:
-                if case.id not in self._cases and case.kind != CaseKind.DISPUTE:
+                if case.id not in self._cases and case.kind not in APART:
                     self._index(case)
 
     def open(self, new: NewCase, actor: str) -> CaseRecord:
         """Open a case or merge it into another; returns the one to be decided."""
         draft = self._draft(new)
-        if new.kind is CaseKind.DISPUTE:
+        if new.kind in APART:
             return self._add(draft, actor)
         self.look_up(draft.document_ids)
         matching = self._find_matching(draft.document_ids)
@@ -115,7 +115,7 @@ class CaseBatch:
 
     def _add(self, case: CaseRecord, actor: str) -> CaseRecord:
         self._added[case.id] = None
-        if case.kind == CaseKind.DISPUTE:
+        if case.kind in APART:
             self._cases[case.id] = case
         else:
             self._index(case)

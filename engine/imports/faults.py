@@ -83,6 +83,7 @@ MESSAGES: dict[str, str] = {
     Reason.TOO_BRIGHT: "the face is too bright: take another photograph",
     Reason.LOW_CONTRAST: "the face has too little contrast: take another photograph",
     Reason.POSE: "the face is turned away: take another photograph",
+    Reason.SAME_PHOTOGRAPH: "both photographs are one picture",
     Reason.FACE_MISMATCH: "the two photographs show different people",
     Reason.DOCUMENT_HELD_BY_ANOTHER_FACE: "the document is already registered with another face",
     Reason.LINE_IN_USE: "the number is already in use under another document",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from time import monotonic, sleep
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from engine.errors import GalleryBehind, NotFound, RequestError, TenantConflict
 from engine.matching.comparison import score_best
 from engine.matching.documents import Document, FormAuthority, check_documents, require_checkable
-from engine.matching.registrar import Audit, Runner, publish
+from engine.matching.limits import Guard, name_holder, name_shown
+from engine.matching.registrar import Audit, CountingAudit, Runner, publish
 from engine.matching.requests import document_look_up
 from engine.registry.reader import Reader
 from engine.registry.records import (
@@ -198,19 +199,38 @@ def show_lines(
     probe: NDArray[np.float32],
     threshold: float,
     *,
+    guard: Guard,
     actor: str,
-    audit: Audit,
+    audit: CountingAudit,
+    shows_score: bool = False,
 ) -> HolderLines:
-    """The same for clients: without score, and an unknown document answers like another face.
+    """The same for clients: an unknown document answers like another face, without a score.
 
-    Otherwise every outlet could ask how like two people are, or who is enrolled anywhere.
+    Otherwise every outlet could ask how like two people are, or who is enrolled anywhere. What
+    fails is counted, and bounded, whether or not somebody holds the document. The holder's own
+    score is for those whom `shows_score` is for, and counted too.
     """
+    today = utc_now().date()
+    name = name_holder(look_up(registry, document, today))
+    known = find_known(registry, document, today)
+    shown = list(map(name_shown, known)) if shows_score else []
+    guard.require([name, *shown], known * 2)
+    entries: list[AuditEntry] = []
+    given = (registry, gallery, document, probe, threshold)
     try:
-        found = read_lines(registry, gallery, document, probe, threshold, actor=actor, audit=audit)
+        found = read_lines(*given, actor=actor, audit=entries.append)
     except NotFound:
-        audit(AuditEntry(actor, "lines.read", UNHELD, {"shown": False, "lines": 0}))
-        return HolderLines(False, None, threshold)
-    return found if found.is_holder else HolderLines(False, None, threshold)
+        found = HolderLines(False, None, threshold)
+        entries = [AuditEntry(actor, "lines.read", UNHELD, {"shown": False, "lines": 0})]
+    if found.is_holder and not shows_score:
+        audit(entries[0], ())
+        return replace(found, score=None)
+    names = shown if found.is_holder else [name]
+    audit(entries[0], guard.count(names, is_failure=not found.is_holder))
+    guard.settle(names, known)
+    if found.is_holder:
+        return found
+    return HolderLines(False, None, threshold)
 
 
 def find_erasable(
@@ -252,16 +272,29 @@ def find_holder(registry: Reader, document: Document, on: date) -> DocumentRecor
     return record
 
 
+def look_up(registry: Reader, document: Document, on: date) -> bytes:
+    """The keyed digest of a document; `RequestError` for a number that cannot be one."""
+    require_checkable(document)
+    checked = check_documents([document], FormAuthority(), on)[0]
+    if not checked.is_well_formed:
+        raise RequestError("the document number is not well-formed: check each digit")
+    return document_look_up(registry.vault, checked)
+
+
+def find_known(registry: Reader, document: Document, on: date) -> list[str]:
+    """The id of a document that has a row, for a case about it."""
+    try:
+        return [find_document(registry, document, on).id]
+    except NotFound:
+        return []
+
+
 def find_document(registry: Reader, document: Document, on: date) -> DocumentRecord:
     """The registry's row for a document: its holder's, or the block that an erasure left.
 
     `NotFound` where there is none, `RequestError` for a number that cannot be one.
     """
-    require_checkable(document)
-    checked = check_documents([document], FormAuthority(), on)[0]
-    if not checked.is_well_formed:
-        raise RequestError("the document number is not well-formed: check each digit")
-    lookup = document_look_up(registry.vault, checked)
+    lookup = look_up(registry, document, on)
     record = registry.documents([lookup]).get(lookup)
     if record is None:
         raise NotFound(NOBODY)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -12,10 +12,19 @@ from numpy.typing import NDArray
 
 from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
-from engine.errors import SosieError
+from engine.errors import SosieError, TooManyFailures
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import Comparisons, WatchList, score_best
 from engine.matching.documents import DocumentAuthority
+from engine.matching.limits import (
+    NO_LIMITS,
+    Levels,
+    Limits,
+    find_case,
+    name_holder,
+    name_key,
+    name_shown,
+)
 from engine.matching.policy import (
     POLICY_VERSION,
     Candidate,
@@ -34,6 +43,7 @@ from engine.matching.requests import (
     Intake,
 )
 from engine.reasons import Decision, Reason
+from engine.registry.reader import Reader
 from engine.registry.records import (
     AuditEntry,
     Changes,
@@ -45,6 +55,7 @@ from engine.registry.records import (
     NewLine,
     NewReference,
     StoredAnswer,
+    Tally,
     new_id,
 )
 from engine.registry.store import Store
@@ -89,6 +100,10 @@ class BatchState:
     def owner(self, reference_id: int) -> str | None:
         """The document that a reference belongs to; `None` once it is erased."""
         return self._owners.get(reference_id)
+
+    def owners(self) -> Collection[str]:
+        """The documents of all references that the batch may have found."""
+        return self._owners.values()
 
     def is_number_in_use(self, msisdn_lookup: bytes) -> bool:
         return msisdn_lookup in self._numbers
@@ -147,6 +162,7 @@ def gather_evidence(
         portrait_problems=_problems(
             attempt.request.portrait.problems, attempt.request.portrait.vector is None
         ),
+        is_same_photograph=attempt.is_same_photograph,
         live_portrait_score=comparisons.pair_scores[place],
         holder_score=_holder_score(place, held, comparisons, state) if has_probe else None,
         candidates=_candidates(place, own_id, comparisons, state, thresholds) if has_probe else (),
@@ -283,6 +299,14 @@ class ChangeCollector:
         self._answers: list[StoredAnswer] = []
         self._crops: list[NewCrop] = []
         self._audit: list[AuditEntry] = []
+        self._tallies: list[Tally] = []
+
+    def count(self, attempt: Attempt, tallies: Sequence[Tally], cases: Sequence[NewCase]) -> None:
+        """Adds what an attempt counts for, and the cases about counts that are full."""
+        self._tallies += tallies
+        for case in cases:
+            caller = attempt.request.caller
+            self._cases.open(case, _actor_of(attempt) if caller is None else caller.actor)
 
     def changes(self) -> Changes:
         """All rows collected, for one transaction."""
@@ -295,6 +319,7 @@ class ChangeCollector:
             answers=tuple(self._answers),
             crops=tuple(self._crops),
             audit=tuple(self._audit),
+            tallies=tuple(self._tallies),
             sequence=self._next_sequence if self._references else self._next_sequence - 1,
         )
         return self._cases.add_to(own)
@@ -324,6 +349,7 @@ class ChangeCollector:
                 evidence, self._comparisons, self._false_candidates
             ),
             "cases": cases,
+            "is_own_holder": evidence.open_lines > 0,
             "document_id": document_id,
             "line_id": line_id,
             "quality": {
@@ -484,6 +510,73 @@ def _actor_of(attempt: Attempt) -> str:
     return f"outlet:{attempt.outlet.code}"
 
 
+class BatchBounds:
+    """The bounds on what the attempts of a batch find out, each counted after those before it."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        store: Reader,
+        attempts: Sequence[Attempt],
+        state: BatchState,
+        now: datetime,
+    ) -> None:
+        self._limits = limits
+        self._store = store
+        self._state = state
+        bounded = [one for one in attempts if one.request.caller is not None]
+        names = [name_key(one.request.caller) for one in bounded if one.request.caller]
+        names += [name_holder(one.document_lookup) for one in bounded if one.document_lookup]
+        if bounded:
+            names += [name_shown(document_id) for document_id in state.owners()]
+        self._levels = Levels(limits, store, names, now)
+        self._reported: set[str] = set()
+
+    def require(self, attempt: Attempt, evidence: Evidence, verdict: Verdict) -> None:
+        """`TooManyFailures` for one that would tell too much of one holder, or to one key."""
+        caller = attempt.request.caller
+        if caller is not None:
+            lookup = attempt.document_lookup
+            held = [] if lookup is None else [name_holder(lookup)]
+            shown = map(name_shown, _shown_documents(evidence, verdict))
+            self._levels.require(caller, [name_key(caller), *held, *shown])
+
+    def count(
+        self, attempt: Attempt, evidence: Evidence, verdict: Verdict
+    ) -> tuple[list[Tally], list[NewCase]]:
+        """What a decision counts for, and the cases about counts that are full by it.
+
+        A rejection is its key's failure; an approval takes one off.
+        """
+        caller, lookup = attempt.request.caller, attempt.document_lookup
+        if caller is None:
+            return [], []
+        shown = _shown_documents(evidence, verdict)
+        about = {name_shown(document_id): [document_id] for document_id in shown}
+        record = self._state.document(lookup)
+        if Reason.DOCUMENT_HELD_BY_ANOTHER_FACE in verdict.reasons and lookup and record:
+            about[name_holder(lookup)] = [record.id]
+        if verdict.decision is Decision.REJECTED:
+            about[name_key(caller)] = []
+        tallies = [tally for name in about for tally in self._levels.add(caller, name)]
+        if verdict.decision is Decision.APPROVED:
+            tallies += self._levels.add(caller, name_key(caller), -1.0)
+        full = [name for name in about if self._levels.is_full(caller, name)]
+        cases = [
+            find_case(self._limits, self._store, caller, name, about[name])
+            for name in full
+            if name not in self._reported
+        ]
+        self._reported.update(full)
+        return tallies, [case for case in cases if case is not None]
+
+
+def _shown_documents(evidence: Evidence, verdict: Verdict) -> list[str]:
+    """The holders whose likeness the answer tells of: none to one who shows two people's faces."""
+    is_told = Reason.FACE_MISMATCH not in verdict.reasons
+    return [one.document_id for one in evidence.candidates] if is_told else []
+
+
 FalseCandidates = Callable[[int, float], dict[str, Any]]
 """Expected false candidates of one search of so many references at a score."""
 
@@ -509,6 +602,7 @@ class Judge:
     model_digest: str
     false_candidates: FalseCandidates
     crops: CropPolicy = NO_CROPS
+    limits: Limits = NO_LIMITS
 
     def judge(
         self,
@@ -526,7 +620,9 @@ class Judge:
             return JudgedBatch([it for it in sorted_out if not isinstance(it, Attempt)], None)
         comparisons = Comparisons(
             [
-                (item.request.live, item.request.portrait) if item.document.is_well_formed else None
+                (item.request.live, item.request.portrait)
+                if item.document.is_well_formed and not item.is_same_photograph
+                else None
                 for item in attempts
             ],
             self.gallery,
@@ -535,10 +631,19 @@ class Judge:
         )
         state = BatchState(self.store, self.gallery, attempts, comparisons.all_hit_ids())
         collector = ChangeCollector(self, comparisons, state, sequence, next_reference_id, now)
-        answers = []
+        bounds = BatchBounds(self.limits, self.store, attempts, state, now)
+        answers: list[Answer | SosieError] = []
         for place, attempt in enumerate(attempts):
             evidence = gather_evidence(place, attempt, comparisons, state, self.thresholds)
-            answers.append(collector.write(place, attempt, evidence, decide(evidence)))
+            verdict = decide(evidence)
+            try:
+                bounds.require(attempt, evidence, verdict)
+            except TooManyFailures as error:
+                answers.append(error)
+                continue
+            answers.append(collector.write(place, attempt, evidence, verdict))
+            collector.count(attempt, *bounds.count(attempt, evidence, verdict))
         decided = iter(answers)
         outcomes = [next(decided) if isinstance(it, Attempt) else it for it in sorted_out]
-        return JudgedBatch(outcomes, collector.changes())
+        changes = collector.changes()
+        return JudgedBatch(outcomes, changes if changes.audit else None)

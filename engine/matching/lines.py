@@ -13,7 +13,8 @@ from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import HolderMismatch, NotFound
 from engine.matching.comparison import score_best
 from engine.matching.documents import Document
-from engine.matching.holders import UNHELD, find_document, find_holder
+from engine.matching.holders import UNHELD, find_document, find_holder, find_known, look_up
+from engine.matching.limits import Guard, name_holder
 from engine.matching.registrar import Runner
 from engine.matching.requests import normalise_msisdn
 from engine.registry.reader import Reader
@@ -21,10 +22,10 @@ from engine.registry.records import (
     AuditEntry,
     CaseRecord,
     Changes,
-    DocumentRecord,
     LineRecord,
     LineStatus,
     is_id,
+    utc_now,
 )
 from engine.registry.writer import Writer
 
@@ -119,27 +120,40 @@ def dispute_line(
     probe: NDArray[np.float32],
     threshold: float,
     actor: str,
+    guard: Guard,
 ) -> Dispute:
     """Disputes a line in use, given by number or id, for the face float32[d] of its holder.
 
     `HolderMismatch` where the probe is not the document's holder, or where it has none;
     `NotFound` where the line is not under the document; every refusal is audited. Disputed again:
-    the case that is open, audited too.
+    the case that is open, audited too. `guard` bounds refusals.
     """
 
     target = normalise_line(line_text)
+    today = utc_now().date()
+    name = name_holder(look_up(registry, document, today))
+    known = find_known(registry, document, today)
+
+    def refuse(writer: Writer, document_id: str, cause: str) -> None:
+        entry = AuditEntry(actor, "line.dispute_refused", document_id, {"cause": cause})
+        tallies = guard.count([name], is_failure=True)
+        writer.commit(Changes(sequence=writer.sequence, audit=(entry,), tallies=tallies))
 
     def perform(writer: Writer, now: datetime) -> Dispute:
-        record = _find_holder(writer, registry, document, now, actor)
+        try:
+            record = find_holder(registry, document, now.date())
+        except NotFound:
+            refuse(writer, UNHELD, "document_unknown")
+            raise HolderMismatch(NOT_THE_HOLDER) from None
         references = registrar.gallery.vectors(np.array(record.reference_ids, dtype=np.int64))
         score = score_best(probe, references)
         # The face comes first: another must not learn which numbers the document has.
         if score is None or not score >= threshold:
-            _audit_refusal(writer, record.id, actor, "holder_mismatch")
+            refuse(writer, record.id, "holder_mismatch")
             raise HolderMismatch(NOT_THE_HOLDER)
         line = find_line(registry, target)
         if line is None or line.document_id != record.id:
-            _audit_refusal(writer, record.id, actor, "line_unknown")
+            refuse(writer, record.id, "line_unknown")
             raise NotFound(LINE_UNKNOWN)
         case = registry.cases.open_of_line(line.id, CaseKind.DISPUTE)
         if case is None:
@@ -148,17 +162,12 @@ def dispute_line(
             _audit(writer, AuditEntry(actor, "line.dispute_read", line.id, {"case": case.id}))
         return Dispute(case.id, line.id, case.opened_at)
 
-    return registrar.run(perform)
-
-
-def _find_holder(
-    writer: Writer, registry: Reader, document: Document, now: datetime, actor: str
-) -> DocumentRecord:
+    guard.require([name], known)
     try:
-        return find_holder(registry, document, now.date())
-    except NotFound:
-        _audit_refusal(writer, UNHELD, actor, "document_unknown")
-        raise HolderMismatch(NOT_THE_HOLDER) from None
+        return registrar.run(perform)
+    except (HolderMismatch, NotFound):
+        guard.settle([name], known)
+        raise
 
 
 def _open_case(
@@ -186,10 +195,6 @@ def _open_case(
     )
     writer.commit(cases.add_to(changes))
     return case
-
-
-def _audit_refusal(writer: Writer, document_id: str, actor: str, cause: str) -> None:
-    _audit(writer, AuditEntry(actor, "line.dispute_refused", document_id, {"cause": cause}))
 
 
 def _audit(writer: Writer, entry: AuditEntry) -> None:

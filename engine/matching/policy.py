@@ -16,8 +16,10 @@ from engine.matching.calibration import Thresholds
 from engine.reasons import Decision, Reason
 from engine.registry.records import EnrollmentRecord
 
-POLICY_VERSION = "1"
-"""Changes whenever the same evidence could lead to another decision."""
+POLICY_VERSION = "2"
+"""Changes whenever the same evidence could lead to another decision, or to other reasons."""
+_TELLS_ALL = frozenset({"1"})
+"""Versions that gave findings on document and number beside an unusable photograph."""
 
 
 class Photograph(StrEnum):
@@ -50,6 +52,7 @@ class Evidence:
     name_differs: bool = False
     live_problems: tuple[Reason, ...] = ()
     portrait_problems: tuple[Reason, ...] = ()
+    is_same_photograph: bool = False
     live_portrait_score: float | None = None
     holder_score: float | None = None
     candidates: tuple[Candidate, ...] = ()
@@ -92,15 +95,19 @@ _CASE_OF = {
 }
 
 
-def decide(evidence: Evidence) -> Verdict:
+def decide(evidence: Evidence, version: str = POLICY_VERSION) -> Verdict:
     """The whole table; every row that applies leaves a finding.
 
-    Raises `ValueError` for evidence that compared nothing and gives no reason for it: what was
-    not looked at is never approved.
+    An unusable photograph is the only thing told: who shows no face asks about nobody's document
+    or number. `version` is the policy's that is applied. Raises `ValueError` for evidence that
+    compared nothing and gives no reason for it: what was not looked at is never approved.
     """
+    photographs = _photograph_findings(evidence)
+    if photographs and version not in _TELLS_ALL:
+        return Verdict(Decision.REJECTED, tuple(photographs), ())
     findings = (
         *_document_findings(evidence),
-        *_photograph_findings(evidence),
+        *photographs,
         *_face_findings(evidence),
         *_line_findings(evidence),
     )
@@ -124,7 +131,7 @@ def _document_findings(evidence: Evidence) -> list[Finding]:
 
 
 def _photograph_findings(evidence: Evidence) -> list[Finding]:
-    return [
+    findings = [
         Finding(reason, Decision.REJECTED, photograph)
         for photograph, problems in (
             (Photograph.LIVE, evidence.live_problems),
@@ -132,6 +139,9 @@ def _photograph_findings(evidence: Evidence) -> list[Finding]:
         )
         for reason in problems
     ]
+    if evidence.is_same_photograph:
+        findings.append(Finding(Reason.SAME_PHOTOGRAPH, Decision.REJECTED))
+    return findings
 
 
 def _face_findings(evidence: Evidence) -> list[Finding]:
@@ -216,17 +226,18 @@ def write_findings(verdict: Verdict) -> list[dict[str, str]]:
 
 
 def replay(enrollment: EnrollmentRecord) -> Replay:
-    """Decides a recorded enrollment again from its recorded evidence.
+    """Decides a recorded enrollment again from its recorded evidence, by the policy of its time.
 
     `NotFound` where retention has removed that.
     """
     if enrollment.expired_at is not None:
         raise NotFound("the evidence of this attempt has left by retention: it cannot be replayed")
-    verdict = decide(read_evidence(enrollment.evidence["inputs"]))
+    policy = str(enrollment.evidence["policy_version"])
+    verdict = decide(read_evidence(enrollment.evidence["inputs"]), policy)
     return Replay(
         recorded=Decision(enrollment.decision),
         recorded_reasons=tuple(dict.fromkeys(Reason(item) for item in enrollment.reasons)),
         replayed=verdict.decision,
         replayed_reasons=verdict.reasons,
-        recorded_policy=str(enrollment.evidence["policy_version"]),
+        recorded_policy=policy,
     )

@@ -27,8 +27,9 @@ from engine.errors import (
 )
 from engine.matching.comparison import WatchList
 from engine.matching.judge import Judge
+from engine.matching.limits import ChangeRunner
 from engine.matching.requests import Answer, EnrollmentRequest
-from engine.registry.records import AuditEntry, AuditRecord, Changes, utc_now
+from engine.registry.records import AuditEntry, AuditRecord, Changes, Tally, utc_now
 from engine.registry.writer import Writer
 from indexes.errors import ShardLost
 from indexes.gallery import Gallery
@@ -100,6 +101,8 @@ Outcome = Answer | SosieError
 
 Audit = Callable[[AuditEntry], None]
 """Makes an entry durable before it returns; raises where it could not."""
+CountingAudit = Callable[[AuditEntry, Sequence[Tally]], None]
+"""The same, with what it adds to counts, in one transaction."""
 
 AUDIT_ENTRIES_AT_ONCE = 1024
 """How many entries one transaction takes, if no single call brings more."""
@@ -152,7 +155,10 @@ class _Enrollment(Pending[EnrollmentRequest, Outcome]):
         del self._in_flight[self._key]
 
 
-class _AuditCall(Pending[Sequence[AuditEntry], None]):
+_Noted = tuple[Sequence[AuditEntry], Sequence[Tally]]
+
+
+class _AuditCall(Pending[_Noted, None]):
     """Entries that are committed whether or not their caller waits."""
 
     def cancel(self) -> bool:
@@ -249,21 +255,27 @@ class Registrar:
         """
         return self._queue.submit(_Change(perform, timeout_s))
 
-    def submit_audit(self, entries: Sequence[AuditEntry]) -> Future[None]:
-        """Queues audit entries; the future is done when they are durable, or fails as the commit.
+    def submit_audit(
+        self, entries: Sequence[AuditEntry], tallies: Sequence[Tally] = ()
+    ) -> Future[None]:
+        """Queues audit entries, with what they add to counts.
+
+        The future is done when they are durable, or fails as the commit.
 
         They wait for one batch of enrollments at most, and cannot be cancelled. Raises
         `Overloaded` where too many wait.
         """
-        call = _AuditCall(tuple(entries), len(entries), lane=_AUDIT)
+        call = _AuditCall((tuple(entries), tuple(tallies)), len(entries), lane=_AUDIT)
         if not entries:
             call.set_result(None)
             return call
         return self._queue.submit(call)
 
-    def audit(self, entry: AuditEntry, timeout_s: float | None = None) -> None:
+    def audit(
+        self, entry: AuditEntry, timeout_s: float | None = None, tallies: Sequence[Tally] = ()
+    ) -> None:
         """Returns when the entry is durable; `DeadlinePassed` where that takes too long."""
-        future = self.submit_audit([entry])
+        future = self.submit_audit([entry], tallies)
         try:
             future.result(timeout_s)
         except TimeoutError:
@@ -336,10 +348,13 @@ class Registrar:
             self._stop_if_fatal(error)
             raise
 
-    def _audit(self, batch: Batch[Sequence[AuditEntry], None]) -> list[None]:
-        entries = [entry for call in batch for entry in call.payload]
+    def _audit(self, batch: Batch[_Noted, None]) -> list[None]:
+        entries = [entry for call in batch for entry in call.payload[0]]
+        tallies = [tally for call in batch for tally in call.payload[1]]
         self._perform(
-            lambda writer, _now: writer.commit(Changes(sequence=writer.sequence, audit=entries))
+            lambda writer, _now: writer.commit(
+                Changes(sequence=writer.sequence, audit=entries, tallies=tallies)
+            )
         )
         return [None] * len(batch)
 
@@ -407,14 +422,6 @@ def _as_value(error: Exception) -> SosieError:
     hidden = SosieError(f"the request met an internal error ({type(error).__name__}): report it")
     hidden.__cause__ = error
     return hidden
-
-
-class ChangeRunner(Protocol):
-    """Performs changes one after the other on the one writer."""
-
-    def run(self, perform: Callable[[Writer, datetime], T]) -> T:
-        """Perform a change between two batches."""
-        ...
 
 
 class Runner(ChangeRunner, Protocol):

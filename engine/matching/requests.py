@@ -23,6 +23,7 @@ from engine.matching.documents import (
     check_documents,
     require_checkable,
 )
+from engine.matching.limits import Caller
 from engine.reasons import Decision, Reason
 from engine.registry.reader import Reader
 from engine.registry.records import NewCrop, Outlet, new_id
@@ -42,7 +43,8 @@ class Sample:
 
     `vector` is a rotated unit vector, float32[d], or `None` exactly where no face was found;
     `problems` asks for a new photograph; `digest` is the SHA-256 of the image's bytes; `crop` is
-    the aligned face, sealed for its way to the registrar, where crops are kept.
+    the aligned face, sealed for its way to the registrar, where crops are kept; `thumbnail` is a
+    small grey one, sealed too, by which one picture is known again in another file.
     """
 
     vector: NDArray[np.float32] | None = field(repr=False)
@@ -50,6 +52,7 @@ class Sample:
     problems: tuple[Reason, ...] = ()
     quality: Mapping[str, float] = field(default_factory=dict)
     crop: bytes | None = field(default=None, repr=False)
+    thumbnail: bytes | None = field(default=None, repr=False)
 
     @property
     def is_usable(self) -> bool:
@@ -58,7 +61,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class EnrollmentRequest:
-    """One activation attempt as an outlet sent it."""
+    """One activation attempt as an outlet sent it; without a `caller` nothing is bounded."""
 
     idempotency_key: str
     carrier: str
@@ -69,6 +72,7 @@ class EnrollmentRequest:
     portrait: Sample
     consent_ref: str | None = None
     captured_at: datetime | None = None
+    caller: Caller | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +205,7 @@ def make_samples(
             crop=seal_crop(vault, digest, one.crop)
             if with_crops and one.crop is not None
             else None,
+            thumbnail=None if one.crop is None else seal_thumbnail(vault, digest, one.crop),
         )
         samples.append(sample)
     return samples
@@ -271,6 +276,65 @@ def seal_crop(vault: Vault, digest: bytes, pixels: Pixels) -> bytes:
     return vault.seal(_CROP_CONTEXT, digest.hex(), file.getvalue())
 
 
+SAME_SCORE, SAME_LEVELS = 0.85, 6.0
+"""Two files are one picture from this score on, where their thumbnails, laid over one another,
+differ by less than so many of 256 grey levels on average. Of 832 pairs of LFW photographs of one
+person none does; of pictures encoded anew or cropped 99 in 100 do, of those halved 98."""
+_THUMBNAIL_CONTEXT = "sample.thumbnail"
+_THUMBNAIL_PX, _RIM_PX = 48, 8
+_STEPS, _PRECISION, _BLUR_PX = 40, 1e-4, 3
+
+
+def seal_thumbnail(vault: Vault, digest: bytes, pixels: Pixels) -> bytes:
+    """An aligned face as a small grey picture, sealed for the registrar."""
+    from PIL import Image  # noqa: PLC0415 - not needed where nothing is extracted
+
+    size = (_THUMBNAIL_PX, _THUMBNAIL_PX)
+    small = Image.fromarray(pixels).convert("L").resize(size, Image.Resampling.BOX)
+    return vault.seal(_THUMBNAIL_CONTEXT, digest.hex(), small.tobytes())
+
+
+def is_same_photograph(vault: Vault, live: Sample, portrait: Sample) -> bool:
+    """Whether both are one file, or one picture that was encoded anew, cropped or resized."""
+    if live.digest == portrait.digest:
+        return True
+    if live.vector is None or portrait.vector is None:
+        return False
+    if not float(live.vector @ portrait.vector) >= SAME_SCORE:
+        return False
+    small = [
+        np.frombuffer(vault.open(_THUMBNAIL_CONTEXT, one.digest.hex(), one.thumbnail), np.uint8)
+        .reshape(_THUMBNAIL_PX, _THUMBNAIL_PX)
+        .astype(np.float32)
+        for one in (live, portrait)
+        if one.thumbnail is not None
+    ]
+    return len(small) == 2 and _measure_difference(*small) < SAME_LEVELS
+
+
+def _measure_difference(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+    """How much two thumbnails differ, in grey levels, once the second is laid over the first.
+
+    In another size of the same picture the landmarks lie a little elsewhere, and so does the face.
+    """
+    import cv2  # noqa: PLC0415 - few pairs are so alike
+
+    size = (_THUMBNAIL_PX, _THUMBNAIL_PX)
+    start, whole = np.eye(2, 3, dtype=np.float32), np.full(size, 255, np.uint8)
+    until = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, _STEPS, _PRECISION)
+    try:
+        _, place = cv2.findTransformECC(
+            first, second, start, cv2.MOTION_AFFINE, until, whole, _BLUR_PX
+        )
+    except cv2.error:
+        # Nothing in them that could be laid over one another.
+        return float("inf")
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    laid = cv2.warpAffine(second, place, size, flags=flags)
+    inner = slice(_RIM_PX, _THUMBNAIL_PX - _RIM_PX)
+    return float(np.abs(first[inner, inner] - laid[inner, inner]).mean())
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Attempt:
     """A request that will be judged, with the keyed look-ups under which the registry knows it.
@@ -287,6 +351,7 @@ class Attempt:
     payload_digest: bytes
     document_lookup: bytes | None
     name_lookup: bytes | None
+    is_same_photograph: bool
 
 
 class Intake:
@@ -371,6 +436,7 @@ class Intake:
             payload_digest=payload_digest,
             document_lookup=document_lookup,
             name_lookup=name_lookup,
+            is_same_photograph=is_same_photograph(self._vault, request.live, request.portrait),
         )
 
 

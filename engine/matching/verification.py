@@ -5,6 +5,7 @@ Another face opens a case: the line or the document may have changed hands.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -16,11 +17,12 @@ from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import NotFound
 from engine.matching.documents import Document
-from engine.matching.holders import NOBODY, find_target, score_holder
+from engine.matching.holders import NOBODY, UNHELD, find_target, score_holder
+from engine.matching.limits import Guard, name_holder, name_shown
 from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
-from engine.matching.registrar import Audit, Runner
+from engine.matching.registrar import CountingAudit, Runner
 from engine.registry.reader import Reader
-from engine.registry.records import AuditEntry, Changes, DocumentRecord, LineRecord, utc_now
+from engine.registry.records import AuditEntry, Changes, DocumentRecord, LineRecord, Tally, utc_now
 from engine.registry.writer import Writer
 
 
@@ -54,12 +56,17 @@ class HolderProbe:
 
 
 def check_line(
-    registrar: Runner, registry: Reader, line_text: str, probe: HolderProbe, audit: Audit
+    registrar: Runner,
+    registry: Reader,
+    line_text: str,
+    probe: HolderProbe,
+    audit: CountingAudit,
+    guard: Guard,
 ) -> HolderCheck:
     """Compares with the holder of a line in use, by number or id; audited before it returns.
 
     Another face opens a case about the line. `NotFound` where there is no such line, or where it
-    is another tenant's.
+    is another tenant's; that and another face are failures, which `guard` bounds.
     """
     target = normalise_line(line_text)
     found: LineRecord | None = None
@@ -71,21 +78,28 @@ def check_line(
             raise NotFound(LINE_UNKNOWN)
         return registry.document(found.document_id)
 
-    record, score = score_holder(find, registrar.gallery, probe.vector)
-    return _finish(registrar, registry, probe, audit, record, found, score)
+    check = _Check(registrar, registry, probe, audit, guard)
+    record, score = check.compare(find)
+    return check.finish(record, found, score)
 
 
 def check_document(
-    registrar: Runner, registry: Reader, target: Document | str, probe: HolderProbe, audit: Audit
+    registrar: Runner,
+    registry: Reader,
+    target: Document | str,
+    probe: HolderProbe,
+    audit: CountingAudit,
+    guard: Guard,
 ) -> HolderCheck:
     """Compares with the holder of a document, presented or by its id; audited before it returns.
 
     Another face opens a case about the document. `NotFound` where nobody holds it or, for a
-    tenant, where it has no line in use there.
+    tenant, where it has no line in use there; that and another face are failures, which `guard`
+    bounds.
     """
-    find = partial(_find_document, registry, target, probe.carrier)
-    record, score = score_holder(find, registrar.gallery, probe.vector)
-    return _finish(registrar, registry, probe, audit, record, None, score)
+    check = _Check(registrar, registry, probe, audit, guard)
+    record, score = check.compare(partial(_find_document, registry, target, probe.carrier))
+    return check.finish(record, None, score)
 
 
 def _find_document(registry: Reader, target: Document | str, carrier: str | None) -> DocumentRecord:
@@ -95,38 +109,83 @@ def _find_document(registry: Reader, target: Document | str, carrier: str | None
     return record
 
 
-def _finish(
-    registrar: Runner,
-    registry: Reader,
-    probe: HolderProbe,
-    audit: Audit,
-    record: DocumentRecord,
-    line: LineRecord | None,
-    score: float | None,
-) -> HolderCheck:
-    line_id = None if line is None else line.id
-    is_match = score is not None and score >= probe.threshold
-    detail = {"matched": is_match} | ({} if line is None else {"line": line.id})
-    entry = AuditEntry(probe.actor, "holder.checked", record.id, detail)
-    if is_match or score is None:
-        # Without a face on file nothing was compared: that is no evidence.
-        audit(entry)
-        return HolderCheck(record.id, line_id, is_match, score, probe.threshold)
-    new = NewCase(
-        kind=CaseKind.LINE_CHANGED_FACE,
-        origin=CaseOrigin.REVERIFICATION,
-        document_ids=(record.id,),
-        enrollment_id=None if line is None else line.enrollment_id,
-        line_id=line_id,
-        line_ids=() if line is None else (line.id,),
-        score=score,
-    )
+@dataclass(frozen=True, slots=True)
+class _Check:
+    registrar: Runner
+    registry: Reader
+    probe: HolderProbe
+    audit: CountingAudit
+    guard: Guard
 
-    def perform(writer: Writer, now: datetime) -> str:
-        cases = CaseBatch(registry, now)
-        case = cases.open(new, probe.actor)
-        writer.commit(cases.add_to(Changes(sequence=writer.sequence, audit=(entry,))))
-        return case.id
+    def compare(self, find: Callable[[], DocumentRecord]) -> tuple[DocumentRecord, float | None]:
+        """The document and the score, where its bounds allow to compare."""
+        self.guard.require([])
 
-    case_id = registrar.run(perform)
-    return HolderCheck(record.id, line_id, is_match, score, probe.threshold, case_id)
+        def find_bounded() -> DocumentRecord:
+            record = find()
+            self.guard.require(self._names(record), [record.id, record.id])
+            return record
+
+        try:
+            return score_holder(find_bounded, self.registrar.gallery, self.probe.vector)
+        except NotFound:
+            entry = AuditEntry(self.probe.actor, "holder.checked", UNHELD, {"matched": False})
+            self.audit(entry, self.guard.count([], is_failure=True))
+            self.guard.settle([])
+            raise
+
+    def finish(
+        self, record: DocumentRecord, line: LineRecord | None, score: float | None
+    ) -> HolderCheck:
+        is_match = score is not None and score >= self.probe.threshold
+        detail = {"matched": is_match} | ({} if line is None else {"line": line.id})
+        entry = AuditEntry(self.probe.actor, "holder.checked", record.id, detail)
+        case_id = None
+        if is_match or score is None:
+            # Without a face on file nothing was compared: that is no evidence.
+            shown = self._shown(record) if is_match else []
+            self.audit(entry, self.guard.count(shown, is_failure=False) if shown else ())
+            if shown:
+                self.guard.settle(shown, [record.id])
+        else:
+            names = self._names(record)
+            tallies = self.guard.count(names, is_failure=True)
+            case_id = self._open_case(record, line, score, entry, tallies)
+            self.guard.settle(names, [record.id, record.id])
+        line_id = None if line is None else line.id
+        return HolderCheck(record.id, line_id, is_match, score, self.probe.threshold, case_id)
+
+    def _names(self, record: DocumentRecord) -> list[str]:
+        held = [] if record.lookup is None else [name_holder(record.lookup)]
+        return [*held, *self._shown(record)]
+
+    def _shown(self, record: DocumentRecord) -> list[str]:
+        """Who may ask about all tenants is shown the score, which tells more than a decision."""
+        return [name_shown(record.id)] if self.probe.carrier is None else []
+
+    def _open_case(
+        self,
+        record: DocumentRecord,
+        line: LineRecord | None,
+        score: float,
+        entry: AuditEntry,
+        tallies: Sequence[Tally],
+    ) -> str:
+        new = NewCase(
+            kind=CaseKind.LINE_CHANGED_FACE,
+            origin=CaseOrigin.REVERIFICATION,
+            document_ids=(record.id,),
+            enrollment_id=None if line is None else line.enrollment_id,
+            line_id=None if line is None else line.id,
+            line_ids=() if line is None else (line.id,),
+            score=score,
+        )
+
+        def perform(writer: Writer, now: datetime) -> str:
+            cases = CaseBatch(self.registry, now)
+            case = cases.open(new, self.probe.actor)
+            changes = Changes(sequence=writer.sequence, audit=(entry,), tallies=tallies)
+            writer.commit(cases.add_to(changes))
+            return case.id
+
+        return self.registrar.run(perform)

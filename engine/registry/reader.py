@@ -26,6 +26,7 @@ from engine.registry.records import (
     LineStatus,
     Outlet,
     StoredAnswer,
+    TallyRecord,
     WatchEntry,
     is_id,
 )
@@ -105,6 +106,7 @@ _ALL_OUTLETS = (
 )
 _API_KEYS = select(tables.api_keys).order_by(tables.api_keys.c.created_at, tables.api_keys.c.id)
 _API_KEY = select(tables.api_keys).where(tables.api_keys.c.id == bindparam("id"))
+_TALLIES = select(tables.tallies).where(tables.tallies.c.name.in_(KEYS))
 _RANKED = select(
     _enrollments.c.id,
     _enrollments.c.document_id,
@@ -173,6 +175,10 @@ class Reader(AuditReader):
     def answers(self, scopes: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
         """What was answered before under these idempotency scopes."""
         return {row.scope: read_as(StoredAnswer, row) for row in self._rows_of(_ANSWERS, scopes)}
+
+    def tallies(self, names: Sequence[str]) -> dict[str, TallyRecord]:
+        """The known ones of these counts."""
+        return {row.name: read_as(TallyRecord, row) for row in self._rows_of(_TALLIES, names)}
 
     def documents(self, lookups: Sequence[bytes]) -> dict[bytes, DocumentRecord]:
         """The documents on record under these keyed look-ups, with their live references."""

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -280,6 +280,35 @@ class StoredAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class Tally:
+    """Adds `amount` to the count `name`, of which one is forgotten in each `each`; it stays below
+    `most`, so that no single call blocks for longer than others."""
+
+    name: str
+    amount: float
+    each: timedelta
+    most: float
+
+
+HOLDER_TALLY, SHOWN_TALLY, KEY_TALLY = "holder", "shown", "key"
+"""How the name of a count begins: of a document's look-up, of a document, of a key."""
+
+
+def tally_names(document_id: str, lookup: bytes | None) -> list[str]:
+    """The counts about a document."""
+    holder = [] if lookup is None else [f"{HOLDER_TALLY}:{lookup.hex()}"]
+    return [f"{SHOWN_TALLY}:{document_id}", *holder]
+
+
+@dataclass(frozen=True, slots=True)
+class TallyRecord:
+    """The level of a count as it was at a moment."""
+
+    level: float
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class AuditEntry:
     """An action for the audit trail; `detail` holds ids, codes, counts and scores, never a name."""
 
@@ -338,6 +367,8 @@ class Changes:
     crops: Sequence[NewCrop] = ()
     restored_lines: Sequence[str] = ()
     """Disputed lines that are active again."""
+    tallies: Sequence[Tally] = ()
+    """Of one name as many as there are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, exists, func, insert,
 from engine.cases.case import CaseNote, CaseOrigin, Outcome, Proposal
 from engine.errors import StorageFailed
 from engine.registry import tables
-from engine.registry.database import KEYS
+from engine.registry.database import KEYS, chunks
 from engine.registry.records import (
     CaseRecord,
     CaseState,
@@ -29,6 +29,7 @@ from engine.registry.records import (
     NewLine,
     NewReference,
     StoredAnswer,
+    Tally,
     WatchEntry,
 )
 from engine.registry.tables import case_documents, case_notes, cases, crops, judged_pairs, sweeps
@@ -152,6 +153,40 @@ def watched_row(vault: Vault, entry: WatchEntry) -> RowValues:
 def answer_row(answer: StoredAnswer) -> RowValues:
     return columns_of(answer, response=dict(answer.response))
 
+
+def count_tallies(connection: Connection, added: Sequence[Tally], at: datetime) -> None:
+    """Adds to the counts, each of which leaks away meanwhile and never falls below zero."""
+    names = sorted({one.name for one in added})
+    table = tables.tallies
+    known: dict[str, Row[Any]] = {}
+    for part in chunks(names):
+        known |= {
+            row.name: row for row in connection.execute(select(table).where(table.c.name.in_(part)))
+        }
+    levels: dict[str, float] = {}
+    for one in added:
+        row = known.get(one.name)
+        if one.name not in levels:
+            stays = 0.0 if row is None else row.level - max(at - row.at, timedelta()) / one.each
+            levels[one.name] = max(0.0, stays)
+        levels[one.name] = min(one.most, max(0.0, levels[one.name] + one.amount))
+    rows = [{"key": name, "new_level": levels[name], "new_at": at} for name in names]
+    changed = [row for row in rows if row["key"] in known]
+    if changed:
+        connection.execute(_CHANGE_TALLY, changed)
+    fresh = [row for row in rows if row["key"] not in known and row["new_level"]]
+    if fresh:
+        connection.execute(_NEW_TALLY, fresh)
+
+
+_CHANGE_TALLY = (
+    update(tables.tallies)
+    .where(tables.tallies.c.name == bindparam("key"))
+    .values(level=bindparam("new_level"), at=bindparam("new_at"))
+)
+_NEW_TALLY = insert(tables.tallies).values(
+    name=bindparam("key"), level=bindparam("new_level"), at=bindparam("new_at")
+)
 
 CASE_NOTE = "case_notes.text"
 

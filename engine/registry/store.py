@@ -28,7 +28,7 @@ from engine.registry.records import ApiKey, AuditEntry, Carrier, utc_now
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer, recorded
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Every revision this version knows, oldest first; the last is the one it works with."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"

@@ -297,6 +297,15 @@ watchlist = Table(
     Column("removed_at", Moment),
 )
 
+# Of failed comparisons: what `engine.matching.limits` bounds, by its name there.
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("level", Float(53), nullable=False),
+    Column("at", Moment, nullable=False),
+)
+
 audit = Table(
     "audit",
     metadata,

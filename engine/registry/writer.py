@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ from sqlalchemy import (
     Update,
     bindparam,
     case,
+    delete,
     func,
     insert,
     select,
@@ -47,6 +48,7 @@ from engine.registry.records import (
     Changes,
     DocumentStatus,
     LineStatus,
+    tally_names,
     utc_now,
 )
 from engine.registry.rows import (
@@ -54,6 +56,7 @@ from engine.registry.rows import (
     activation_row,
     answer_row,
     change_cases,
+    count_tallies,
     document_row,
     enrollment_row,
     erase_crops,
@@ -239,6 +242,8 @@ def _was_kept(engine: Engine, last: AuditRecord) -> bool:
         ) from None
 
 
+TALLIES_STAY = timedelta(days=30)
+"""A count that nothing was added to for so long leaves at the next start."""
 BULK_ROWS = 5_000
 """From so many documents on, a commit counts as a bulk load."""
 
@@ -337,6 +342,8 @@ def apply(
     write_notes(connection, vault, changes.case_notes)
     write_judged(connection, changes.judged)
     write_crops(connection, vault, changes.crops)
+    if changes.tallies:
+        count_tallies(connection, changes.tallies, at)
     for document in changes.activated_documents:
         _change_one(connection, _ACTIVATE_DOCUMENT, activation_row(vault, document))
     for reference_id, sequence in changes.removed_references:
@@ -370,6 +377,9 @@ def _change_one(connection: Connection, statement: Executable, values: RowValues
 def _erase(connection: Connection, document_id: str, at: datetime) -> None:
     live = connection.scalar(_LIVE_REFERENCES_OF, {"key": document_id})
     assert live == 0, "an erased document's references are removed in the same changes"
+    lookup = connection.scalar(select(_documents.c.lookup).where(_documents.c.id == document_id))
+    names = tally_names(document_id, lookup)
+    connection.execute(delete(tables.tallies).where(tables.tallies.c.name.in_(names)))
     _change_one(connection, _ERASE_DOCUMENT, {"key": document_id, "at": at})
     connection.execute(_ERASE_LINES, {"key": document_id, "at": at})
     erase_crops(connection, document_id)
@@ -471,6 +481,8 @@ class Writer:
             deployment.check_data_key_is_newest(connection, self.vault)
             deployment.check(connection, self.vault, self._model_digest)
             deployment.add_data_key(connection, self.vault)
+            stale = tables.tallies.c.at < utc_now() - TALLIES_STAY
+            connection.execute(delete(tables.tallies).where(stale))
             row = connection.execute(
                 select(_deployment.c.writer_epoch, _deployment.c.sequence)
             ).one()

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+from engine.matching.limits import ChangeRunner
 from engine.matching.policy import strip_evidence
-from engine.matching.registrar import ChangeRunner
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes, new_id, utc_now
 from engine.registry.retention import ROWS_PER_BATCH, Due, Job, Kind, count_due, expire

@@ -2,19 +2,21 @@
 
 What a role may not do is `Forbidden`; what a tenant may not see is `NotFound`, as if it were not.
 A search covers all carriers, so its candidates are mostly other carriers' holders. A tenant sees
-that a face looks alike, and whether it is the same one as before; not whose it is.
+that a face looks alike, and whether it is the same one as before; not whose it is, and not how
+alike: every score against a stored reference is an equation, and enough of them give the face.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from engine.cases.case import CaseKind
 from engine.errors import NotFound
-from engine.reasons import Decision, Reason
+from engine.reasons import IMAGE_REASONS, WITHHELD, Decision, Reason
 from serving.errors import Forbidden, Malformed
 
 if TYPE_CHECKING:
@@ -191,30 +193,86 @@ def choose_candidates(principal: Principal, vault: Vault) -> ShowCandidate:
             return Candidate(
                 holder=None, document_id=document_id, reference_id=reference_id, score=score
             )
-        return Candidate(holder=name_holder(vault, carrier, document_id), score=score)
+        return Candidate(holder=name_holder(vault, carrier, document_id), score=None)
 
     return show
+
+
+def order_candidates(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    """Best first; by name where the scores are not shown, or their order would tell of them."""
+    return tuple(sorted(candidates, key=lambda one: (-(one.score or 0.0), one.holder or "")))
+
+
+_OF_HOLDERS = frozenset(
+    {
+        Reason.NAME_MISMATCH,
+        Reason.DOCUMENT_BLOCKED,
+        Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
+        Reason.LINE_LIMIT_REACHED,
+        Reason.LINE_IN_USE,
+        Reason.WATCHLISTED,
+    }
+)
+"""What is known of the document or the number, by whomever it is held."""
+_OF_CUSTOMERS = _OF_HOLDERS - {Reason.LINE_IN_USE, Reason.WATCHLISTED}
+"""What a carrier is told of its own holder, if the two photographs show one person."""
+_OF_LOOK_ALIKES = frozenset({Reason.DUPLICATE_IDENTITY, Reason.POSSIBLE_DUPLICATE})
+_CASES = {
+    CaseKind.STOLEN_DOCUMENT: Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
+    CaseKind.DUPLICATE_IDENTITY: Reason.DUPLICATE_IDENTITY,
+    CaseKind.POSSIBLE_DUPLICATE: Reason.POSSIBLE_DUPLICATE,
+}
+
+
+def find_withheld(reasons: Collection[str], *, is_own_holder: bool) -> frozenset[Reason]:
+    """The reasons that a tenant is not told: those about a holder whose face was not shown.
+
+    Face and document agree where both photographs are one person's, who is the document's holder if
+    it has one, and is known under no other. Else documents and numbers could be tried out without
+    their holders, one after another.
+    """
+    found = {Reason(one) for one in reasons}
+    if found & (IMAGE_REASONS | {Reason.FACE_MISMATCH, Reason.DOCUMENT_INVALID}):
+        return frozenset(found & (_OF_HOLDERS | _OF_LOOK_ALIKES))
+    if found & (_OF_LOOK_ALIKES | {Reason.DOCUMENT_HELD_BY_ANOTHER_FACE}):
+        return frozenset(found & (_OF_HOLDERS - _OF_CUSTOMERS if is_own_holder else _OF_HOLDERS))
+    return frozenset()
 
 
 def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -> dict[str, Any]:
     """A stored answer about an enrollment, without what the caller may not see of others.
 
-    A tenant sees the document's id where the face was its holder's or nobody holds it; where it
-    was rejected the document may be held elsewhere, by another face. How like the holder another
-    face is, it does not see: else any two people could be compared by it.
+    A tenant sees no score but that of its own two photographs, and the document's id where the
+    face was its holder's or nobody holds it.
     """
-    show = choose_candidates(principal, vault)
     search = dict(body["duplicate_search"])
     if search.get("candidates"):
-        search["candidates"] = [
+        show = choose_candidates(principal, vault)
+        search["candidates"] = order_candidates(
             show(one["document_id"], one["reference_id"], one["score"])
             for one in search["candidates"]
-        ]
+        )
     shown = {**body, "duplicate_search": search}
     if scope_of(principal) is None:
         return shown
-    if body["decision"] == Decision.REJECTED:
+    given = [one["reason"] for one in body["reasons"]]
+    withheld = find_withheld(given, is_own_holder=bool(body.get("is_own_holder")))
+    shown["scores"] = {**body["scores"], "holder": None, "best_candidate": None}
+    shown["reasons"] = _tell(body, withheld)
+    if withheld & _OF_LOOK_ALIKES:
+        search["candidates"] = None
+    if "cases" in body:
+        shown["cases"] = [
+            one for one in body["cases"] if _CASES.get(CaseKind(one["kind"])) not in withheld
+        ]
+    if withheld or body["decision"] == Decision.REJECTED:
         shown["document_id"] = None
-    if any(one["reason"] == Reason.DOCUMENT_HELD_BY_ANOTHER_FACE for one in body["reasons"]):
-        shown["scores"] = {**body["scores"], "holder": None}
     return shown
+
+
+def _tell(body: Mapping[str, Any], withheld: Collection[str]) -> list[Mapping[str, Any]]:
+    """The findings that are told; where they alone would not bring the decision, one more."""
+    told = [one for one in body["reasons"] if one["reason"] not in withheld]
+    if withheld and all(one["decision"] != body["decision"] for one in told):
+        told.append({"reason": WITHHELD, "decision": body["decision"]})
+    return told

@@ -75,7 +75,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
                 {
                     "id": "a2",
                     "identification": {
-                        "candidates": [{"holder": HOLDER_EXAMPLE, "score": 0.6912}],
+                        "candidates": [{"holder": HOLDER_EXAMPLE, "score": None}],
                         "found": 1,
                         "searched": 100000,
                         "gallery_sequence": 100412,

@@ -185,6 +185,7 @@ class Request:
             carrier=scope_of(self.caller),
             timeout_s=self.remaining_s,
             traceparent=self.traceparent,
+            outlet=self.caller.outlet,
         )
 
     def read_query(self, kind: type[T]) -> T:

@@ -66,6 +66,7 @@ def enrollment_record(record: EnrollmentRecord) -> dict[str, Any]:
             "gallery_sequence": record.sequence if has_searched else None,
             "candidates": candidates if has_searched else None,
         },
+        "is_own_holder": inputs.get("open_lines", 0) > 0,
         "document_id": record.document_id,
         "quality": evidence.get("quality", {}),
         "model_digest": evidence["model_digest"],

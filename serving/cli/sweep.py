@@ -26,7 +26,7 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from engine.matching.registrar import ChangeRunner
+    from engine.matching.limits import ChangeRunner
     from engine.sweeps.estimate import SweepRequest
     from engine.sweeps.sweep_model import SweepRecord
     from serving.compose import Deployment

@@ -30,7 +30,9 @@ SERVER_SHARE = 0.95
 # 408: our own body came too slowly. Others are said by the service, or by a proxy before it.
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 507})
 # Said by the service itself, these come again however often one asks.
-FINAL_CODES = frozenset({"INTERNAL", "CASE.STATE", "SWEEP.BUSY", "SWEEP.STATE"})
+FINAL_CODES = frozenset(
+    {"INTERNAL", "CASE.STATE", "SWEEP.BUSY", "SWEEP.STATE", "REQUEST.TOO_MANY_FAILURES"}
+)
 NEVER_SENT = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 
 

@@ -15,6 +15,7 @@ from engine.errors import ImageError
 from engine.matching.calibration import Comparison
 from engine.matching.requests import Sample
 from indexes.scoring import exact_score, exact_scores
+from serving.access.authorization import order_candidates
 from serving.errors import TemplateInvalid, describe
 from serving.telemetry.metrics import BATCH_SIZE, STAGE_SECONDS
 from serving.wire.matching import (
@@ -176,7 +177,7 @@ async def _identify(
     expected = {size: _expect(parts, size) for size in {one.searched for one in found}}
     return {
         place: ItemIdentification(
-            candidates=tuple(
+            candidates=order_candidates(
                 show(one.document_id, one.reference_id, one.score) for one in result.candidates
             ),
             found=result.found,

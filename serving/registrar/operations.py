@@ -21,11 +21,12 @@ from engine.matching import lines as matching_lines
 from engine.matching.documents import Document
 from engine.matching.holders import ErasureCertificate, HolderLines
 from engine.matching.identification import Identification
+from engine.matching.limits import Caller, Guard, name_shown
 from engine.matching.lines import Dispute
 from engine.matching.registrar import BoundedRunner, Outcome
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.verification import HolderCheck, HolderProbe
-from engine.registry.records import AuditEntry, CaseRecord
+from engine.registry.records import AuditEntry, CaseRecord, Tally
 from engine.sweeps.estimate import Expectation, SweepRequest
 from engine.sweeps.sweep_model import SweepRecord
 from indexes.base import check_vectors
@@ -165,12 +166,23 @@ class Operations:
         """Makes the changes of this call, as long as they begin in time."""
         return BoundedRunner(self._opened.registrar, self._expires_at - monotonic())
 
+    @property
+    def _caller(self) -> Caller:
+        return Caller(self._context.actor, self._context.outlet)
+
+    @property
+    def _guard(self) -> Guard:
+        """Bounds what this call finds out of holders."""
+        opened = self._opened
+        return Guard(opened.deployment.limits, opened.store, self._runner, self._caller)
+
     def give_up(self) -> None:
         """Makes no change any more that has not begun."""
         self._runner.give_up()
 
     async def enroll(self, request: EnrollmentRequest) -> Answer:
         started = monotonic()
+        request = replace(request, caller=self._caller)
         future = self._opened.registrar.submit(request, timeout_s=self._expires_at - started)
 
         def log_decided(outcome: Outcome) -> None:
@@ -186,10 +198,24 @@ class Operations:
         future = searches.submit(probes, threshold, self._expires_at - monotonic())
         answers = await finish_by(future, self._expires_at)
         shown = [candidate for answer in answers for candidate in answer.candidates]
-        documents = sorted({candidate.document_id for candidate in shown})
+        # Once for each probe that finds them.
+        told = [key for one in answers for key in {it.document_id for it in one.candidates}]
+        documents = sorted(set(told))
         detail = {"probes": len(answers), "candidates": len(shown), "documents": documents}
+        entry = self._entry("faces.identified", "gallery", detail)
+        names = list(map(name_shown, documents))
+        guard = self._guard
+        tallies: Sequence[Tally] = ()
+        if documents:
+            await asyncio.to_thread(guard.require, names, documents)
+            tallies = await asyncio.to_thread(
+                guard.count, list(map(name_shown, told)), is_failure=False
+            )
         with self._tracer.span("audit"):
-            await self.note([self._entry("faces.identified", "gallery", detail)])
+            noted = self._opened.registrar.submit_audit([entry], tallies)
+            await finish_by(noted, self._expires_at)
+        if documents:
+            await asyncio.to_thread(guard.settle, names, documents)
         return answers
 
     async def note(self, entries: Sequence[AuditEntry]) -> None:
@@ -197,11 +223,13 @@ class Operations:
 
     def check_line(self, target: LineTarget, probe: Probes) -> HolderCheck:
         store, asked = self._opened.store, self._probe(probe)
-        return verification.check_line(self._runner, store, target.text, asked, self._audit)
+        given = (self._runner, store, target.text, asked, self._audit, self._guard)
+        return verification.check_line(*given)
 
     def check_document(self, document: Document | str, probe: Probes) -> HolderCheck:
         store, asked = self._opened.store, self._probe(probe)
-        return verification.check_document(self._runner, store, document, asked, self._audit)
+        given = (self._runner, store, document, asked, self._audit, self._guard)
+        return verification.check_document(*given)
 
     def read_lines(self, document: Document, probe: Probes) -> HolderLines:
         return holders.show_lines(
@@ -210,8 +238,10 @@ class Operations:
             document,
             probe,
             self._opened.thresholds.same_document,
+            guard=self._guard,
             actor=self._context.actor,
             audit=self._audit,
+            shows_score=self._context.carrier is None,
         )
 
     def dispute_line(self, target: LineTarget, document: Document, probe: Probes) -> Dispute:
@@ -223,6 +253,7 @@ class Operations:
             probe=check_vectors(probe[None], self._opened.gallery.dim)[0],
             threshold=self._opened.thresholds.same_document,
             actor=self._context.actor,
+            guard=self._guard,
         )
 
     def close_line(self, target: LineTarget) -> str:
@@ -299,8 +330,9 @@ class Operations:
     def _entry(self, action: str, subject: str, detail: Mapping[str, Any]) -> AuditEntry:
         return AuditEntry(self._context.actor, action, subject, detail)
 
-    def _audit(self, entry: AuditEntry) -> None:
-        self._opened.registrar.audit(entry, max(0.0, self._expires_at - monotonic()))
+    def _audit(self, entry: AuditEntry, tallies: Sequence[Tally] = ()) -> None:
+        left_s = max(0.0, self._expires_at - monotonic())
+        self._opened.registrar.audit(entry, left_s, tallies)
 
     def _log_decided(self, started: float, outcome: Outcome) -> None:
         if isinstance(outcome, Answer):

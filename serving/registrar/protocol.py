@@ -79,7 +79,8 @@ class CallContext:
     """Context of every call: actor, correlator, tenant and time limit.
 
     `timeout_s` is what is left when the call is sent; the receiver counts from its arrival.
-    `carrier` limits what may be touched to one tenant; None is all.
+    `carrier` limits what may be touched to one tenant; None is all. `outlet` is set where the key
+    acts for one outlet alone.
     """
 
     actor: str
@@ -87,6 +88,7 @@ class CallContext:
     carrier: str | None = None
     timeout_s: float | None = None
     traceparent: str | None = None
+    outlet: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

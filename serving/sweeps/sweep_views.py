@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.errors import SweepOver
 from engine.formatting import duration, size, with_interval
-from engine.matching.registrar import ChangeRunner
+from engine.matching.limits import ChangeRunner
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes
 from engine.sweeps.estimate import Expectation

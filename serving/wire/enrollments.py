@@ -40,6 +40,7 @@ Reason = Annotated[
         "TOO_BRIGHT",
         "LOW_CONTRAST",
         "POSE",
+        "SAME_PHOTOGRAPH",
         "FACE_MISMATCH",
         "DOCUMENT_HELD_BY_ANOTHER_FACE",
         "DUPLICATE_IDENTITY",
@@ -47,6 +48,7 @@ Reason = Annotated[
         "LINE_LIMIT_REACHED",
         "LINE_IN_USE",
         "WATCHLISTED",
+        "WITHHELD",
     ),
 ]
 WhichPhotograph = Annotated[str, known("live", "portrait")]
@@ -83,7 +85,10 @@ class EnrollmentQuery(QueryString, frozen=True, forbid_unknown_fields=False):
 
 
 class Finding(AnswerBody, frozen=True, omit_defaults=True):
-    """A row of the decision table that applied; of a photograph where it names one."""
+    """A row of the decision table that applied; of a photograph where it names one.
+
+    WITHHELD stands for rows about a holder whose face was not shown: it is for tenants alone.
+    """
 
     reason: Reason
     decision: Decision
@@ -91,17 +96,18 @@ class Finding(AnswerBody, frozen=True, omit_defaults=True):
 
 
 class Scores(AnswerBody, frozen=True):
-    """Cosines; null where that was not compared."""
+    """Cosines; null where that was not compared, and to a tenant where a stored reference was."""
 
-    live_portrait: float | None
+    live_portrait: Annotated[
+        float | None, Meta(description="of the caller's own two photographs: shown to all")
+    ]
     holder: Annotated[
         float | None,
-        Meta(
-            description="against the references of the same document; null to a tenant where "
-            "another face holds it"
-        ),
+        Meta(description="against the references of the same document; null to a tenant"),
     ]
-    best_candidate: Annotated[float | None, Meta(description="of the duplicate search")]
+    best_candidate: Annotated[
+        float | None, Meta(description="of the duplicate search; null to a tenant")
+    ]
 
 
 class Thresholds(AnswerBody, frozen=True):
@@ -139,8 +145,12 @@ class Enrollment(AnswerBody, frozen=True):
     scores: Scores
     thresholds: Thresholds
     duplicate_search: DuplicateSearch
-    cases: tuple[OpenedCase, ...]
-    document_id: Annotated[str | None, Meta(description="null to a tenant where it was rejected")]
+    cases: Annotated[
+        tuple[OpenedCase, ...], Meta(description="to a tenant without those of withheld reasons")
+    ]
+    document_id: Annotated[
+        str | None, Meta(description="null to a tenant where it was rejected, or a reason withheld")
+    ]
     line_id: str | None
     quality: dict[str, dict[str, float]]
     model_digest: str
@@ -167,7 +177,9 @@ class EnrollmentRecord(AnswerBody, frozen=True):
     scores: Scores
     thresholds: Thresholds
     duplicate_search: DuplicateSearch
-    document_id: Annotated[str | None, Meta(description="null to a tenant where it was rejected")]
+    document_id: Annotated[
+        str | None, Meta(description="null to a tenant where it was rejected, or a reason withheld")
+    ]
     quality: dict[str, dict[str, float]]
     model_digest: str
     policy_version: str

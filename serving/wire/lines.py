@@ -38,7 +38,9 @@ class HolderLines(AnswerBody, frozen=True):
     """
 
     is_holder: bool
-    score: Annotated[float | None, Meta(description="null where the face is not the holder's")]
+    score: Annotated[
+        float | None, Meta(description="null to a tenant, and where the face is another's")
+    ]
     threshold: float
     lines: tuple[Line, ...]
 

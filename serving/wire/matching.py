@@ -112,7 +112,7 @@ class Candidate(AnswerBody, frozen=True, omit_defaults=True, kw_only=True):
     holder: Annotated[str | None, Meta(examples=[HOLDER_EXAMPLE])]
     document_id: Annotated[str | None, Meta(description="for fraud and operator alone")] = None
     reference_id: Annotated[int | None, Meta(description="for fraud and operator alone")] = None
-    score: float
+    score: Annotated[float | None, Meta(description="null to a tenant")]
 
 
 class ExpectedFalseCandidates(AnswerBody, frozen=True):
@@ -128,7 +128,8 @@ class ItemIdentification(AnswerBody, frozen=True):
     """1:N: every reference at or above the threshold; an empty list is a true "nobody"."""
 
     candidates: Annotated[
-        tuple[Candidate, ...], Meta(description=f"best first, {MATCH_CANDIDATES} at most")
+        tuple[Candidate, ...],
+        Meta(description=f"best first, to a tenant by name; {MATCH_CANDIDATES} at most"),
     ]
     found: Annotated[int, Meta(description="how many there are, listed or not")]
     searched: Annotated[int, Meta(description="references in the gallery that was searched")]
@@ -190,10 +191,16 @@ class VerificationRequest(RequestBody, frozen=True):
 
 
 class Verification(AnswerBody, frozen=True):
-    """A match at `score >= threshold`; a null score where the holder has no reference."""
+    """A match at `score >= threshold`."""
 
     is_match: bool
-    score: float | None
+    score: Annotated[
+        float | None,
+        Meta(
+            description="of two faces of the caller's own; against a holder null to a tenant, and "
+            "where there is no reference"
+        ),
+    ]
     threshold: float
     document_id: Annotated[str | None, Meta(description="null between two faces")]
     line_id: str | None

@@ -196,7 +196,7 @@ def judge_answer(
 
 
 def review(score: float) -> Answer:
-    return decided(REVIEW, POSSIBLE, best_score=score)
+    return decided(REVIEW, POSSIBLE, review=score)
 
 
 def test_a_decision_that_the_model_confirms_is_a_look_alike() -> None:
@@ -208,8 +208,8 @@ def test_a_decision_that_the_model_confirms_is_a_look_alike() -> None:
     "answer",
     [
         review(0.85),
-        decided(REVIEW, POSSIBLE, best_score=None),
-        decided(REJECTED, "FACE_MISMATCH", best_score=0.689),
+        decided(REVIEW, POSSIBLE, review=None),
+        decided(REJECTED, "FACE_MISMATCH", review=0.689),
     ],
 )
 def test_a_decision_that_it_does_not_confirm_is_wrong(answer: Answer) -> None:
@@ -236,7 +236,7 @@ def test_a_search_for_an_unknown_person_may_find_a_look_alike() -> None:
 
 def test_too_many_look_alikes_are_wrong_decisions() -> None:
     outcomes = [
-        make_outcome(make_visit(number, person=101), decided(REJECTED, CERTAIN, best_score=0.689))
+        make_outcome(make_visit(number, person=101), decided(REJECTED, CERTAIN, review=0.689))
         for number in range(1, MOST_CHECKED + 2)
     ]
     judged: list[Judged] = mark_look_alikes(

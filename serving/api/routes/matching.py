@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from engine.errors import ImageError
 from engine.matching.comparison import score_best
 from engine.matching.verification import HolderCheck
-from serving.access.authorization import Action, authorize, choose_candidates, template_tenant
+from serving.access.authorization import (
+    Action,
+    authorize,
+    choose_candidates,
+    scope_of,
+    template_tenant,
+)
 from serving.api.request import Request, known_document, take_face, take_faces
 from serving.ingress.match import MatchBatch, match_batch, read_sample
 from serving.parts import Parts
@@ -89,7 +95,7 @@ async def verify(
     check = await _check_holder(parts, request, body, probe)
     return wire.Verification(
         is_match=check.is_match,
-        score=check.score,
+        score=check.score if scope_of(request.caller) is None else None,
         threshold=check.threshold,
         document_id=check.document_id,
         line_id=check.line_id,

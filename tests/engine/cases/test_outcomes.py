@@ -13,6 +13,7 @@ from engine.cases.case import CaseKind, CaseOrigin, NoteKind, Outcome
 from engine.cases.steps import close, note, propose
 from engine.matching.comparison import WatchList
 from engine.matching.holders import erase_holder
+from engine.matching.limits import NO_LIMITS, Caller, Guard
 from engine.matching.lines import dispute_line
 from engine.reasons import Reason
 from engine.registry.audit import verify_chain
@@ -55,7 +56,9 @@ def test_the_faces_of_confirmed_fraud_are_found_by_every_enrollment(
 def test_a_face_is_put_on_the_watch_list_once(service: Any) -> None:
     face = service.lab.people.person()
     same = service.lab.people.sample(face, noise=0.0)
-    (body,) = [service.registrar.enroll([service.lab.request(live=same, portrait=same)])[0].body]
+    portrait = service.lab.people.sample(face, noise=0.0)
+    request = service.lab.request(live=same, portrait=portrait)
+    body = service.registrar.enroll([request])[0].body
     first = service.open(body["document_id"])
     close(*service.context, first.id, Outcome.FRAUD, (), ANNA)
     second = service.open(body["document_id"])
@@ -142,6 +145,7 @@ def test_an_unfounded_dispute_leaves_its_line_active(service: Any) -> None:
         probe=person,
         threshold=0.42,
         actor="key:shop",
+        guard=Guard(NO_LIMITS, service.store, service.registrar, Caller("key:shop")),
     )
     assert line_status(service, dispute.line_id) is LineStatus.DISPUTED
     close(*service.context, dispute.case_id, Outcome.UNFOUNDED, (), ANNA)
@@ -165,6 +169,7 @@ def test_a_founded_dispute_closes_its_line_by_two_people_and_watches_nobody(
         probe=person,
         threshold=0.42,
         actor="key:shop",
+        guard=Guard(NO_LIMITS, service.store, service.registrar, Caller("key:shop")),
     )
     propose(*service.context, made.case_id, outcome, [made.line_id], ANNA)
     close(*service.context, made.case_id, outcome, [made.line_id], BOB)

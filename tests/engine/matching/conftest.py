@@ -19,6 +19,7 @@ from engine.matching.calibration import Thresholds
 from engine.matching.comparison import WatchList
 from engine.matching.documents import Document, DocumentAuthority, FormAuthority
 from engine.matching.judge import Judge
+from engine.matching.limits import NO_LIMITS, Limits
 from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig
 from engine.matching.requests import EnrollmentRequest, Sample
@@ -48,7 +49,9 @@ class People:
 
     def sample(self, person: NDArray[np.float32], *problems: Reason, noise: float = 0.3) -> Sample:
         vector = self._unit(person + noise * self.person())
-        return Sample(vector, hashlib.sha256(vector.tobytes()).digest(), problems)
+        # Of a file of its own, be its face the same.
+        digest = hashlib.sha256(vector.tobytes() + self._random.bytes(8)).digest()
+        return Sample(vector, digest, problems)
 
     def request(
         self, person: NDArray[np.float32] | None = None, **changes: Any
@@ -111,6 +114,7 @@ class Lab:
         gallery: Gallery | None = None,
         authority: DocumentAuthority | None = None,
         observer: Observer | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> Iterator[Registrar]:
         writer = self.store.writer()
         if gallery is None:
@@ -124,6 +128,7 @@ class Lab:
             authority=authority or FormAuthority(),
             model_digest=MODEL_DIGEST,
             false_candidates=lambda size, score: {"value": size * 1e-6 * (score < 2)},
+            limits=limits,
         )
         try:
             registrar = Registrar(writer, judge, config, clock=lambda: NOW, observer=observer)

@@ -18,6 +18,7 @@ from engine.matching.holders import (
     watch_face,
 )
 from engine.matching.identification import identify
+from engine.matching.limits import NO_LIMITS, Caller, Guard
 from engine.matching.lines import unblock_document
 from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.matching.registrar import Registrar
@@ -184,7 +185,10 @@ def test_whoever_is_not_the_holder_cannot_tell_who_is_enrolled_nor_how_like(lab:
 
         def show(request: Any, probe: Any) -> HolderLines:
             given = lab.store, registrar.gallery, request.document, probe, 0.42
-            return show_lines(*given, actor="key:k1", audit=entries.append)
+            guard = Guard(NO_LIMITS, lab.store, registrar, Caller("key:k1"))
+            return show_lines(
+                *given, guard=guard, actor="key:k1", audit=lambda entry, _: entries.append(entry)
+            )
 
         assert show(held, person).is_holder
         answers = [show(held, stranger), show(held, alike), show(erased, stranger)]

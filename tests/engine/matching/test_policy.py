@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import product
 from math import nan
 
@@ -17,9 +18,11 @@ from engine.matching.policy import (
     Photograph,
     decide,
     read_evidence,
+    replay,
     write_evidence,
 )
 from engine.reasons import IMAGE_REASONS, Decision, Reason
+from engine.registry.records import EnrollmentRecord
 
 THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.55, certain=0.65)
 HONEST = Evidence(
@@ -40,8 +43,11 @@ ROWS = [
     ({"name_differs": True}, Decision.REVIEW, (Reason.NAME_MISMATCH,), ()),
     *(
         ({f"{photograph}_problems": (reason,)}, Decision.REJECTED, (reason,), ())
-        for photograph, reason in product(Photograph, sorted(IMAGE_REASONS))
+        for photograph, reason in product(
+            Photograph, sorted(IMAGE_REASONS - {Reason.SAME_PHOTOGRAPH})
+        )
     ),
+    ({"is_same_photograph": True}, Decision.REJECTED, (Reason.SAME_PHOTOGRAPH,), ()),
     ({"live_portrait_score": 0.399}, Decision.REJECTED, (Reason.FACE_MISMATCH,), ()),
     ({"live_portrait_score": 0.40}, Decision.APPROVED, (), ()),
     (
@@ -92,13 +98,29 @@ def test_the_rows_name_every_reason_that_there_is() -> None:
     assert {reason for _, _, reasons, _ in ROWS for reason in reasons} == set(Reason)
 
 
+ALL_TOLD = "1"
+"""The policy that told everything beside an unusable photograph; replays ask it."""
+
+
+@pytest.mark.parametrize("changes", [row[0] for row in ROWS])
+@pytest.mark.parametrize(
+    "fault", [{"live_problems": (Reason.BLURRED,)}, {"is_same_photograph": True}]
+)
+def test_beside_an_unusable_photograph_nothing_else_is_told(
+    changes: dict[str, object], fault: dict[str, object]
+) -> None:
+    verdict = decide(replace(HONEST, **changes | fault))
+    assert set(verdict.reasons) <= IMAGE_REASONS
+    assert (verdict.decision, verdict.cases) == (Decision.REJECTED, ())
+
+
 @pytest.mark.parametrize("first", range(len(ROWS)))
 def test_two_rows_together_keep_both_reasons_and_the_graver_decision(first: int) -> None:
     gravity = [Decision.APPROVED, Decision.REVIEW, Decision.REJECTED]
     for second in range(len(ROWS)):
         if set(ROWS[first][0]) & set(ROWS[second][0]):
             continue
-        verdict = decide(replace(HONEST, **ROWS[first][0], **ROWS[second][0]))
+        verdict = decide(replace(HONEST, **ROWS[first][0], **ROWS[second][0]), ALL_TOLD)
         assert set(verdict.reasons) == {*ROWS[first][2], *ROWS[second][2]}
         assert gravity.index(verdict.decision) == max(
             gravity.index(ROWS[first][1]), gravity.index(ROWS[second][1])
@@ -120,6 +142,35 @@ def test_what_was_not_compared_is_never_approved(changes: dict[str, object]) -> 
     assert decide(blurred).decision is Decision.REJECTED
 
 
+def test_a_decision_of_an_earlier_policy_replays_by_that_policy() -> None:
+    told = replace(
+        HONEST,
+        live_problems=(Reason.BLURRED,),
+        name_differs=True,
+        live_portrait_score=None,
+        searched=None,
+    )
+    verdict = decide(told, ALL_TOLD)
+    assert verdict.reasons == (Reason.NAME_MISMATCH, Reason.BLURRED)
+    inputs = write_evidence(told)
+    # As it was recorded then.
+    del inputs["is_same_photograph"]
+    record = EnrollmentRecord(
+        id="e",
+        sequence=0,
+        carrier="blue",
+        outlet="b1",
+        document_id=None,
+        decision=verdict.decision,
+        reasons=tuple(verdict.reasons),
+        evidence={"inputs": inputs, "policy_version": ALL_TOLD},
+        consent_ref=None,
+        captured_at=None,
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    assert replay(record).agrees
+
+
 def test_a_score_that_is_no_number_is_no_match() -> None:
     assert decide(replace(HONEST, live_portrait_score=nan)).decision is Decision.REJECTED
 
@@ -133,6 +184,7 @@ evidence = st.builds(
     ).map(tuple),
     name_differs=st.booleans(),
     live_problems=st.lists(st.sampled_from(sorted(IMAGE_REASONS)), unique=True).map(tuple),
+    is_same_photograph=st.booleans(),
     live_portrait_score=scores,
     holder_score=scores,
     candidates=st.lists(

@@ -86,12 +86,43 @@ def test_a_rejected_enrollment_names_no_document_to_a_tenant(
     assert show_decision(OPERATOR, vault, stored)["document_id"] == "d0"
 
 
-def test_how_like_its_holder_another_face_is_stays_hidden_from_tenants(vault: Vault) -> None:
+def test_how_like_anybody_a_face_is_stays_hidden_from_tenants(vault: Vault) -> None:
     held = [{"reason": "DOCUMENT_HELD_BY_ANOTHER_FACE", "decision": "rejected"}]
     stored = STORED | {"decision": "rejected", "reasons": held}
     for principal in (OUTLET, CARRIER):
-        shown = show_decision(principal, vault, stored)
-        assert shown["scores"] == {"live_portrait": 0.8, "holder": None, "best_candidate": 0.6}
-        assert show_decision(principal, vault, STORED)["scores"]["holder"] == 0.5
+        for body in (stored, STORED):
+            shown = show_decision(principal, vault, body)["scores"]
+            assert shown == {"live_portrait": 0.8, "holder": None, "best_candidate": None}
     for principal in (FRAUD, OPERATOR):
         assert show_decision(principal, vault, stored)["scores"]["holder"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("reasons", "is_own", "told"),
+    [
+        (("BLURRED", "NAME_MISMATCH", "LINE_IN_USE"), True, ("BLURRED",)),
+        (("NAME_MISMATCH", "FACE_MISMATCH", "POSSIBLE_DUPLICATE"), True, ("FACE_MISMATCH",)),
+        (("DOCUMENT_INVALID", "LINE_IN_USE"), False, ("DOCUMENT_INVALID",)),
+        (("DOCUMENT_HELD_BY_ANOTHER_FACE", "NAME_MISMATCH"), False, ("WITHHELD",)),
+        (
+            ("NAME_MISMATCH", "DOCUMENT_HELD_BY_ANOTHER_FACE", "WATCHLISTED"),
+            True,
+            ("NAME_MISMATCH", "DOCUMENT_HELD_BY_ANOTHER_FACE"),
+        ),
+        (("DUPLICATE_IDENTITY", "LINE_IN_USE"), False, ("DUPLICATE_IDENTITY",)),
+        (("NAME_MISMATCH", "LINE_IN_USE"), False, ("NAME_MISMATCH", "LINE_IN_USE")),
+    ],
+)
+def test_a_tenant_is_told_of_a_holder_where_face_and_document_agree(
+    vault: Vault, reasons: tuple[str, ...], is_own: bool, told: tuple[str, ...]
+) -> None:
+    findings = [
+        {"reason": one, "decision": "review" if one in REVIEWED else "rejected"} for one in reasons
+    ]
+    stored = STORED | {"decision": "rejected", "reasons": findings, "is_own_holder": is_own}
+    shown = show_decision(CARRIER, vault, stored)
+    assert tuple(one["reason"] for one in shown["reasons"]) == told
+    assert show_decision(FRAUD, vault, stored)["reasons"] == findings
+
+
+REVIEWED = {"NAME_MISMATCH", "POSSIBLE_DUPLICATE", "WATCHLISTED"}

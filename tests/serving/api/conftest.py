@@ -24,7 +24,7 @@ from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.templates import SealedTemplates
 from serving.parts import Parts
 from serving.registrar.service import RegistrarService
-from serving.settings import load_settings
+from serving.settings import LimitSettings, load_settings
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import Meter
 from serving.telemetry.traces import open_tracer
@@ -74,6 +74,9 @@ def keyed_home(
 
 Start = Callable[..., Service]
 
+UNBOUNDED = LimitSettings(holder_failures=0, holder_shown=0, outlet_key_failures=0, key_failures=0)
+"""For tests that share a service, and fail with one holder again and again."""
+
 
 @contextmanager
 def serving(home: Path, keys: dict[str, str], extractor: Extractor, cache: Path) -> Iterator[Any]:
@@ -83,8 +86,10 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor, cache: Path)
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
-    def start(*, is_ready: bool = True, **changes: Any) -> Service:
-        loaded = load_settings(home)
+    def start(
+        *, is_ready: bool = True, limits: LimitSettings = UNBOUNDED, **changes: Any
+    ) -> Service:
+        loaded = load_settings(home).model_copy(update={"limits": limits})
         serve = loaded.serve.model_copy(update={"key_cache_s": 0.0, **changes})
         whole = loaded.model_copy(update={"serve": serve})
         log_file = home / "service.jsonl"

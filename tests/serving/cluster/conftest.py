@@ -191,6 +191,10 @@ def served(serve_home: tuple[Path, dict[str, str]], start_serve: Start) -> Itera
         tracing = {
             "SOSIE_SERVE__TRACE_ENDPOINT": collector.endpoint,
             "SOSIE_SERVE__TRACE_RATIO": "0",
+            # Many tests share its keys and its one holder.
+            "SOSIE_SERVE__RATE_LIMIT": "0",
+            "SOSIE_LIMITS__HOLDER_FAILURES": "0",
+            "SOSIE_LIMITS__HOLDER_SHOWN": "0",
         }
         settings = home.with_name("cluster.toml")
         own = (home / SETTINGS_FILE).read_text()

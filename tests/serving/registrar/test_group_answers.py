@@ -75,7 +75,7 @@ class Groups:
 def operations_on(*groups: Group) -> tuple[Operations, list[AuditEntry]]:
     kept: list[AuditEntry] = []
 
-    def keep(entry: AuditEntry, _timeout_s: float) -> None:
+    def keep(entry: AuditEntry, _timeout_s: float, _tallies: object) -> None:
         kept.append(entry)
 
     opened = SimpleNamespace(sweeps=Groups(*groups), registrar=SimpleNamespace(audit=keep))

@@ -38,7 +38,6 @@ STRUCTS = {
 }
 VOCABULARIES: list[tuple[Any, type[Enum]]] = [
     (enrollments.Decision, reasons.Decision),
-    (enrollments.Reason, reasons.Reason),
     (enrollments.WhichPhotograph, Photograph),
     (lines.LineStatus, LineStatus),
     (cases.Outcome, Outcome),
@@ -66,6 +65,10 @@ def values_of(kind: Any) -> list[str]:
 @pytest.mark.parametrize(("kind", "engines"), VOCABULARIES)
 def test_a_vocabulary_is_the_engines(kind: Any, engines: type[Enum]) -> None:
     assert values_of(kind) == [one.value for one in engines]
+
+
+def test_a_tenant_is_told_reasons_of_the_engines_or_that_they_are_withheld() -> None:
+    assert values_of(enrollments.Reason) == [*reasons.Reason, reasons.WITHHELD]
 
 
 def test_bounds_are_the_engines() -> None:

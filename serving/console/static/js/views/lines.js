@@ -55,10 +55,10 @@ function showLines(page, results, found, pack) {
     say("lines.found", { count: number(found.lines.length) }),
   );
   const act = (line) => disputeCell(page, line, pack);
-  const matched = say("lines.matched", {
-    score: score(found.score),
-    threshold: score(found.threshold),
-  });
+  const matched =
+    found.score === null
+      ? say("lines.matched.plain")
+      : say("lines.matched", { score: score(found.score), threshold: score(found.threshold) });
   replace(results, heading, hint(matched), lineTable(found.lines, act));
   heading.focus();
 }

@@ -1,0 +1,133 @@
+"""What decisions alone give away: attacks on one stored face, in embedding space.
+
+    python -m tests.security.oracle_cost
+
+The attacker makes a photograph of any vector, knows strangers' faces and the threshold, and is
+told match or no match. It begins with the strangers; from the first that matches it walks to the
+boundary in one direction after another. Each point there is a linear equation of the stored face,
+which least squares solve. `bisect` halves the way and spends the fewest questions; `creep` steps
+outward until one question fails, and spends the fewest failures: those the service bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.accuracy.population import Population
+
+THRESHOLD = 0.454
+"""Of a holder's check at a false match rate of 1e-4."""
+STRANGERS, TARGETS = 100_000, 20
+REACHED = 0.9
+STEPS = 64
+"""Into which `creep` divides the way of a direction."""
+
+Vector = NDArray[np.float64]
+
+
+class Oracle:
+    """Answers match or no match, and counts."""
+
+    def __init__(self, face: Vector) -> None:
+        self._face = face
+        self.asked = self.failed = 0
+
+    def matches(self, probe: Vector) -> bool:
+        self.asked += 1
+        is_match = float(probe @ self._face) >= THRESHOLD
+        self.failed += not is_match
+        return is_match
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """After one more point of the boundary: questions and failures so far, and the estimate."""
+
+    asked: int
+    failed: int
+    cosine: float
+
+
+def bisect(oracle: Oracle, walk: Callable[[float], Vector], widest: float) -> float:
+    """The angle where a way leaves the matches, by halving."""
+    inside, outside = 0.0, widest
+    for _ in range(12):
+        middle = (inside + outside) / 2
+        if oracle.matches(walk(middle)):
+            inside = middle
+        else:
+            outside = middle
+    return (inside + outside) / 2
+
+
+def creep(oracle: Oracle, walk: Callable[[float], Vector], widest: float) -> float:
+    """The same with one failure, in steps."""
+    step = widest / STEPS
+    angle = step
+    while angle < widest and oracle.matches(walk(angle)):
+        angle += step
+    return angle - step / 2
+
+
+def attack(
+    face: Vector, start: Vector, find: Callable[..., float], rng: np.random.Generator
+) -> Iterator[Point]:
+    """The estimates after one, two, ... 256 points, from a probe that matches."""
+    oracle, dim = Oracle(face), len(face)
+    rows: list[Vector] = []
+    for _ in range(2 * dim):
+        direction = rng.standard_normal(dim)
+        direction -= (direction @ start) * start
+        direction /= np.linalg.norm(direction)
+
+        def walk(angle: float, towards: Vector = direction) -> Vector:
+            return np.cos(angle) * start + np.sin(angle) * towards
+
+        angle = find(oracle, walk, np.pi / 2)
+        rows.append(walk(angle))
+        points = np.stack(rows)
+        # Of all that fit the equations, the one that deviates least from where it began.
+        guess = THRESHOLD * start
+        guess = guess + np.linalg.lstsq(points, THRESHOLD - points @ guess, rcond=1e-3)[0]
+        cosine = float(guess @ face / np.linalg.norm(guess))
+        yield Point(oracle.asked, oracle.failed, cosine)
+
+
+def run(targets: int = TARGETS, strangers: int = STRANGERS) -> dict[str, float]:
+    """Medians over the targets."""
+    population = Population.load("sface")
+    faces = population.references(targets, 1).astype(np.float64)
+    others = population.references(strangers, 2).astype(np.float64)
+    scores = others @ faces.T
+    matched = float((scores >= THRESHOLD).mean())
+    rng = np.random.default_rng(3)
+    figures = {"strangers_for_a_match": 1 / matched if matched else float("inf")}
+    for find in (bisect, creep):
+        # The attacker is given its first match: a stranger's face as like as the best of all.
+        ways = []
+        for place, face in enumerate(faces):
+            start = others[int(scores[:, place].argmax())]
+            lift = max(0.0, THRESHOLD + 0.01 - float(start @ face))
+            start = start + lift * 1.3 * face
+            start /= np.linalg.norm(start)
+            ways.append(list(attack(face, start, find, rng)))
+        name = find.__name__
+        reached = [next((one for one in way if one.cosine >= REACHED), way[-1]) for way in ways]
+        figures[f"{name}_asked"] = float(np.median([one.asked for one in reached]))
+        figures[f"{name}_failed"] = float(np.median([one.failed for one in reached]))
+        figures[f"{name}_reached"] = float(np.mean([one.cosine >= REACHED for one in reached]))
+        for bound in (20, 60, 128):
+            best = [
+                max((one.cosine for one in way if one.failed <= bound), default=0) for way in ways
+            ]
+            figures[f"{name}_cosine_at_{bound}"] = float(np.median(best))
+    return figures
+
+
+if __name__ == "__main__":
+    for key, value in run().items():
+        print(f"{key:24} {value:,.3f}")  # noqa: T201

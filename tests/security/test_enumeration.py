@@ -1,0 +1,160 @@
+"""Documents, names and numbers tried out one after another, without their holders.
+
+Whoever shows no usable face, two people's faces, or a face that is known under another document,
+is answered alike whether a document or a number is held or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from serving.settings import LimitSettings
+from tests.serving.api.driver import Service
+
+PATH = "/v1/enrollments"
+HELD = {"type": "cn-ric", "number": "110105199003071239", "name": "Aileen Probe"}
+NAMED_OTHERWISE = HELD | {"name": "Somebody Else"}
+STRANGERS = {"type": "cn-ric", "number": "110105198503071257", "name": "Stan Stranger"}
+UNHELD = {"type": "cn-ric", "number": "110105198503071011", "name": "No Body"}
+DOCUMENTS = (HELD, NAMED_OTHERWISE, STRANGERS, UNHELD)
+IN_USE, FREE = "+8613800138000", "+8613800139999"
+OWN = frozenset({"enrollment_id", "decided_at", "idempotency_key", "gallery_sequence"})
+"""What differs between any two answers."""
+
+
+def grey() -> bytes:
+    file = BytesIO()
+    Image.new("RGB", (64, 64), (128, 128, 128)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def bounded(start_service: Callable[..., Service]) -> Service:
+    return start_service(limits=LimitSettings())
+
+
+@pytest.fixture
+def enroll(bounded: Service, activation: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
+    """`enroll(key, **changes)`: the answer."""
+    count = iter(range(10_000))
+
+    def ask(key: str, **changes: Any) -> Any:
+        outlet = {"b1": "b1", "b2": "b2", "r1": "r1"}[key]
+        headers = {"idempotency-key": f"k{next(count)}"}
+        body = activation(outlet=outlet, **changes)
+        return bounded.ask("POST", PATH, key=key, body=body, headers=headers)
+
+    return ask
+
+
+def tell_alike(answers: list[dict[str, Any]]) -> None:
+    shown = [{name: one[name] for name in one.keys() - OWN} for one in answers]
+    for one in shown:
+        one["duplicate_search"] = {**one["duplicate_search"], "gallery_sequence": None}
+        assert one == shown[0]
+
+
+@pytest.mark.parametrize("key", ["b2", "r1"])
+def test_an_unusable_photograph_is_the_only_thing_told(
+    bounded: Service, enroll: Callable[..., Any], faces: dict[str, bytes], key: str
+) -> None:
+    answers = [
+        bounded.read(enroll(key, document=document, msisdn=number, live=live, portrait=portrait))
+        for document in DOCUMENTS
+        for number in (IN_USE, FREE)
+        for live, portrait in ((grey(), faces["faceless"]),)
+    ]
+    tell_alike(answers)
+    assert {one["reason"] for one in answers[0]["reasons"]} == {"NO_FACE"}
+    assert answers[0]["document_id"] is None
+
+
+@pytest.mark.parametrize("key", ["b2", "r1"])
+def test_two_peoples_faces_are_told_of_neither_document_nor_number(
+    bounded: Service, enroll: Callable[..., Any], faces: dict[str, bytes], key: str
+) -> None:
+    answers = [
+        bounded.read(
+            enroll(
+                key,
+                document=document,
+                msisdn=number,
+                live=faces["stranger"],
+                portrait=faces["portrait"],
+            )
+        )
+        for document in DOCUMENTS
+        for number in (IN_USE, FREE)
+    ]
+    for one in answers:
+        one["scores"]["live_portrait"] = None
+    tell_alike(answers)
+    assert [one["reason"] for one in answers[0]["reasons"]] == ["FACE_MISMATCH"]
+    assert answers[0]["cases"] == []
+    path = f"{PATH}/{answers[0]['enrollment_id']}"
+    read = bounded.read(bounded.ask("GET", path, key=key))
+    assert read["reasons"] == answers[0]["reasons"]
+    whole = bounded.read(bounded.ask("GET", path, key="fraud"))
+    assert {one["reason"] for one in whole["reasons"]} > {"FACE_MISMATCH"}
+
+
+def test_a_face_with_a_document_of_its_own_cannot_try_out_others(
+    bounded: Service, enroll: Callable[..., Any], faces: dict[str, bytes]
+) -> None:
+    assert bounded.read(enroll("b1", document=STRANGERS))["decision"] == "approved"
+    mine = {"live": faces["later"], "portrait": faces["portrait"]}
+    answers = [
+        bounded.read(enroll("r1", document=document, msisdn=number, **mine))
+        for document in (STRANGERS, STRANGERS | {"name": "Some Body"}, UNHELD)
+        for number in (IN_USE, FREE)
+    ]
+    tell_alike(answers)
+    assert [one["reason"] for one in answers[0]["reasons"]] == ["DUPLICATE_IDENTITY"]
+
+
+def test_a_carrier_is_told_of_its_own_holder_and_of_no_others(
+    bounded: Service, enroll: Callable[..., Any]
+) -> None:
+    for key, told in (("b2", "DOCUMENT_HELD_BY_ANOTHER_FACE"), ("r1", "WITHHELD")):
+        shown = bounded.read(enroll(key, document=HELD))
+        assert [one["reason"] for one in shown["reasons"]] == [told]
+        assert (shown["decision"], shown["document_id"]) == ("rejected", None)
+        kinds = [case["kind"] for case in shown["cases"]]
+        assert kinds == (["stolen_document"] if key == "b2" else [])
+
+
+def test_where_face_and_document_agree_everything_is_told(
+    bounded: Service, enroll: Callable[..., Any], faces: dict[str, bytes]
+) -> None:
+    mine = {"live": faces["later"], "portrait": faces["portrait"]}
+    shown = bounded.read(enroll("r1", document=NAMED_OTHERWISE, msisdn=IN_USE, **mine))
+    assert [one["reason"] for one in shown["reasons"]] == ["NAME_MISMATCH", "LINE_IN_USE"]
+
+
+def test_rejections_are_counted_by_key_and_an_approval_takes_one_off(
+    start_service: Callable[..., Service],
+    activation: Callable[..., dict[str, Any]],
+    faces: dict[str, bytes],
+) -> None:
+    service = start_service(limits=LimitSettings(outlet_key_failures=3))
+
+    def enroll(serial: int, **changes: Any) -> int:
+        headers = {"idempotency-key": f"k{serial}"}
+        body = activation(**changes)
+        return service.ask("POST", PATH, key="b1", body=body, headers=headers).status_code
+
+    assert [enroll(serial, live=faces["faceless"]) for serial in range(2)] == [201] * 2
+    assert enroll(2) == 201
+    assert [enroll(serial, live=faces["faceless"]) for serial in (3, 4, 5)] == [201, 201, 429]
+    # What was answered stays answered, and another key goes on.
+    assert enroll(0, live=faces["faceless"]) in (200, 422)
+    cases = service.read(service.ask("GET", "/v1/cases?kind=probing", key="fraud"))["cases"]
+    assert len(cases) == 1
+    headers = {"idempotency-key": "sister"}
+    body = activation(outlet="b2", live=faces["faceless"], msisdn=FREE)
+    assert service.ask("POST", PATH, key="b2", body=body, headers=headers).status_code == 201

@@ -1,0 +1,59 @@
+"""One picture given as both photographs: whoever has a portrait's file needs no living face."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import pytest
+from PIL import Image
+
+PATH = "/v1/enrollments"
+
+
+def encode(picture: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
+    file = BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def crop(picture: Image.Image) -> Image.Image:
+    return picture.crop((20, 0, picture.width - 20, picture.height - 60))
+
+
+COPIES: dict[str, Callable[[Image.Image], bytes]] = {
+    "the same bytes": lambda it: encode(it, quality=92),
+    "the same pixels": lambda it: encode(Image.open(BytesIO(encode(it, quality=92))), "PNG"),
+    "encoded anew": lambda it: encode(it, quality=40),
+    "cropped": lambda it: encode(crop(it), quality=85),
+    "another size": lambda it: encode(it.resize((256, 256)), "WEBP", quality=90),
+}
+
+
+def enroll(service: Any, body: dict[str, Any]) -> dict[str, Any]:
+    headers = {"idempotency-key": "k"}
+    shown: dict[str, Any] = service.read(
+        service.ask("POST", PATH, key="b1", body=body, headers=headers)
+    )
+    return shown
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_one_picture_as_both_photographs_is_refused(
+    fresh: Any, activation: Callable[..., dict[str, Any]], astronaut: Image.Image, name: str
+) -> None:
+    live = encode(astronaut, quality=92)
+    shown = enroll(fresh, activation(live=live, portrait=COPIES[name](astronaut)))
+    assert (shown["decision"], [one["reason"] for one in shown["reasons"]]) == (
+        "rejected",
+        ["SAME_PHOTOGRAPH"],
+    )
+    # Nothing else is told, and nothing was compared.
+    assert (shown["duplicate_search"]["ran"], shown["cases"]) == (False, [])
+
+
+def test_two_pictures_of_one_person_are_two(
+    fresh: Any, activation: Callable[..., dict[str, Any]]
+) -> None:
+    assert enroll(fresh, activation())["decision"] == "approved"
