@@ -124,7 +124,7 @@ class IngressParts:
 
     @property
     def is_whole(self) -> bool:
-        """False if a thread has ended that only a new process can replace."""
+        """False if a thread has ended, or is stuck, that only a new process can replace."""
         return self._faces.is_whole
 
     def close(self) -> None:
@@ -177,7 +177,9 @@ class Ingress:
         """Raises where a new process must take over; not if the embedder or the registrar is away,
         which a new process could not change."""
         if not self._parts.is_whole:
-            raise RuntimeError("a thread for photographs has ended: this replica is to be replaced")
+            raise RuntimeError(
+                "a thread for photographs has ended or is stuck: this replica is to be replaced"
+            )
 
     async def __del__(self) -> None:
         await self._registrar.close()

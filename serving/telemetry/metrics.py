@@ -94,6 +94,10 @@ REQUEST_SECONDS = _histogram(
 IN_PROGRESS = _gauge("sosie_http_requests_in_progress", "Requests that are being answered.", SUM)
 REFUSALS = _counter("sosie_refusals", "Refused calls by their code.", "code")
 
+PHOTOGRAPHS_REFUSED = _counter(
+    "sosie_photographs_refused", "Photographs that gave no face to judge, by their code.", "code"
+)
+
 STAGE_SECONDS = _histogram("sosie_stage_seconds", "How long a stage was busy.", STAGE_S, "stage")
 BATCH_SIZE = _histogram("sosie_batch_size", "Items that a stage took at once.", SIZES, "stage")
 QUEUE_DEPTH = _gauge("sosie_queue_depth", "Items that wait.", SUM, "queue")
