@@ -81,6 +81,9 @@ class VectorUnusable(ImageError):
     code = "MODEL.NOT_FINITE"
 
 
+IMAGE_ERRORS = (ImageTooLarge, ImageTooCostly, ImageUnsupported, ImageDamaged, VectorUnusable)
+
+
 class CalibrationError(SosieError):
     code = "CALIBRATION.UNUSABLE"
 

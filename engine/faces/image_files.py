@@ -138,12 +138,10 @@ def find_pixels(data: bytes) -> tuple[Kind, int, bool] | None:
     with suppress(struct.error, IndexError, KeyError, ImageError):
         match kind:
             case "JPEG":
-                frame = next(
-                    _Frame.of(data, part)
-                    for part in _list_segments(data, MAX_LEADING_SEGMENTS)
-                    if part.marker in _FRAMES
-                )
-                return kind, frame.width * frame.height, frame.is_progressive
+                for part in _list_segments(data, MAX_LEADING_SEGMENTS):
+                    if part.marker in _FRAMES:
+                        frame = _Frame.of(data, part)
+                        return kind, frame.width * frame.height, frame.is_progressive
             case "PNG":
                 width, height = struct.unpack_from(">II", data, 16)
                 return kind, width * height, False
