@@ -447,8 +447,6 @@ def decode_file(header: Header, limits: ImageLimits, write: Callable[[bytes], ob
         picture.load()
     except _DAMAGE as error:
         raise _damaged() from error
-    except MemoryError:
-        raise ImageTooCostly("the image takes too much memory; send a smaller one") from None
     # The reader of WebP keeps two more pictures; where its name changes they merely stay.
     vars(picture).pop("_decoder", None)
     sizes = picture.size, header.stored_px
@@ -546,12 +544,18 @@ def serve(limits_json: str, memory: str) -> None:
 
 def _answer(length: int, shared: mmap.mmap, limits: ImageLimits) -> bytes:
     shared.seek(0)
+    refusal: ImageError
     try:
         header = read_header(shared[:length], limits)
         return REPLY.pack(0, *decode_file(header, limits, shared.write))
     except ImageError as error:
-        text = str(error).encode()
-        return REPLY.pack(OUTCOMES.index(type(error)), len(text), 0, 0, 0, 0) + text
+        refusal = error
+    except MemoryError:
+        refusal = ImageTooCostly("the image takes too much memory; send a smaller one")
+    except Exception:  # noqa: BLE001 - whatever a file does to its reader is about this file
+        refusal = _damaged()
+    text = str(refusal).encode()
+    return REPLY.pack(OUTCOMES.index(type(refusal)), len(text), 0, 0, 0, 0) + text
 
 
 def _keep_freed() -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import ImageError, ImageTooCostly
+from engine.errors import ImageError, ImageTooCostly, SosieError
 from engine.faces.image_files import (
     OUTCOMES,
     REPLY,
@@ -42,6 +42,7 @@ _BOOT = (
 )
 _END_S = 2.0
 _KEPT_BYTES = 16_000_000
+_NOT_RUNNING = "photographs cannot be decoded here: the decoding process ends; report it"
 _TOO_LONG = "decoding the image takes too long; save it as a plain JPEG"
 
 
@@ -103,6 +104,8 @@ class Decoder:
                 if not isinstance(error, _Broken):
                     raise
                 _log.warning("a decoding process was ended (%s) and is replaced", error)
+                if error.is_ours:
+                    raise SosieError(_NOT_RUNNING) from None
                 # Something else may have ended it: the picture is given a second chance.
                 if error.is_spent or not may_repeat:
                     raise ImageTooCostly(_TOO_LONG) from None
@@ -137,11 +140,15 @@ class Decoder:
 
 
 class _Broken(Exception):
-    """The process gave no answer; `is_spent` where it had used up its CPU time or the wait."""
+    """The process gave no answer.
 
-    def __init__(self, why: str, *, is_spent: bool = False) -> None:
+    `is_spent` where it had used up its CPU time or the wait, `is_ours` where it ended by itself:
+    it answers whatever a file does to it, so it cannot run at all.
+    """
+
+    def __init__(self, why: str, *, is_spent: bool = False, is_ours: bool = False) -> None:
         super().__init__(why)
-        self.is_spent = is_spent
+        self.is_spent, self.is_ours = is_spent, is_ours
 
 
 class _Process:
@@ -224,5 +231,7 @@ class _Process:
     def _find_cause(self) -> _Broken:
         with suppress(subprocess.TimeoutExpired):
             code = self._child.wait(_END_S)
-            return _Broken(f"exit status {code}", is_spent=code == -signal.SIGPROF)
+            return _Broken(
+                f"exit status {code}", is_spent=code == -signal.SIGPROF, is_ours=code >= 0
+            )
         return _Broken("it closed its socket")

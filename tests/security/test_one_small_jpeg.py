@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from engine.errors import ImageTooCostly
+from engine.errors import ImageError, ImageTooCostly, SosieError
+from engine.faces import images
 from engine.faces.extractor import Extracted, Extractor
 from engine.faces.image_files import ImageLimits
 from engine.faces.images import Decoder
@@ -122,6 +123,17 @@ def test_a_photograph_does_not_pay_for_a_process_that_something_else_has_killed(
     with decoder.decode(SMALL) as image:
         assert image.size_px == (64, 48)
     assert killed not in decoder.processes
+
+
+def test_a_process_that_cannot_run_is_not_the_photographs_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(images, "_BOOT", "raise SystemExit(1)")
+    decoder = Decoder()
+    with pytest.raises(SosieError) as caught:
+        decoder._decode(SMALL)
+    assert not isinstance(caught.value, ImageError)
+    decoder.close()
 
 
 def test_an_import_goes_on_past_the_jpeg(
