@@ -39,8 +39,8 @@ largest photographs takes seconds."""
 BATCH_PHOTOGRAPHS = 16
 PAIR = 2
 """Most photographs of an enrollment or a verification."""
-LARGE = 3.5
-"""Photographs of more work, 140 ms of CPU, are taken two at a time, between batches of others."""
+LARGE = 2.0
+"""Photographs of more work, 80 ms of CPU, are taken two at a time, between batches of others."""
 _PIXELS_AN_ITEM = {"JPEG": 8e6, "PNG": 2e6, "WEBP": 1e6}
 _PROGRESSIVE_PIXELS_AN_ITEM = 2e6
 """Pixels that take as much CPU to decode as all else of an item: `bench/decode_costs.py`."""
