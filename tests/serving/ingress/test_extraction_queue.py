@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,32 @@ def test_real_photographs_give_what_the_extractor_gives_alone(
     assert isinstance(alone, Sample)
     assert face.vector @ alone.vector == pytest.approx(1, abs=1e-5)
     assert nobody.problems == (Reason.NO_FACE,)
+
+
+def large(*names: str) -> list[bytes]:
+    """Headers of PNGs of 12 megapixels."""
+    head = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 4000, 3000)
+    return [head + name.encode() for name in names]
+
+
+def test_large_photographs_are_taken_two_at_a_time_between_the_others(
+    queue: ExtractionQueue, extractor: Any
+) -> None:
+    async def body() -> None:
+        held = await hold_worker(queue, extractor)
+        waiting = await start(queue, large("a", "b", "c", "d"), large("e", "f"), images("x", "y"))
+        with pytest.raises(Busy):
+            await queue.sample(large("g"))
+        waiting += await start(queue, images("z"))
+        extractor.released.set()
+        await asyncio.gather(held, *waiting)
+
+    run(body)
+    sizes = [len(batch) for batch in extractor.batches[1:]]
+    assert max(len(batch) for batch in extractor.batches if batch[0].startswith(b"\x89PNG")) == 2
+    assert images("x", "y", "z") in extractor.batches
+    assert extractor.batches.index(images("x", "y", "z")) <= 2
+    assert sum(sizes) == 9
 
 
 def test_photographs_of_all_that_wait_are_extracted_together(
