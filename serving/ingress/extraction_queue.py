@@ -84,7 +84,7 @@ class ExtractionQueue:
     that batches do not keep enrollments out. While both wait, a pair waits for at most one batch's
     worth, and a long call goes to the end again after each. Room that batches leave is filled with
     pairs. Calls with a photograph that takes long to decode have a lane of their own, of which two
-    photographs are taken at a time and two calls wait: however many come, others are not kept
+    photographs are taken at a time and one call waits: however many come, others are not kept
     waiting. One worker suffices where extraction keeps the cores busy; more help where it waits for
     an embedder elsewhere. With `with_crops` each sample has its aligned face.
     """
@@ -114,7 +114,7 @@ class ExtractionQueue:
             (
                 Lane(BATCH_PHOTOGRAPHS, capacity // 2, places, splits=True, filled=True),
                 Lane(BATCH_PHOTOGRAPHS),
-                Lane(PAIR, 2 * PAIR, PAIR, splits=True),
+                Lane(PAIR, PAIR, PAIR, splits=True),
             ),
             _REFUSALS,
             name="faces",
