@@ -413,7 +413,6 @@ _UPRIGHT = {
 }
 _SIDEWAYS = (5, 6, 7, 8)
 _STRIP_PIXELS = 1 << 18
-_PLAIN_PIXELS = 1 << 22
 
 # What Pillow's readers raise on damaged files; OSError includes "image file is truncated".
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError)
@@ -473,9 +472,6 @@ def _list_strips(picture: PillowImage.Image, orientation: int) -> Iterator[Pillo
     """The upright picture in RGB, in strips of whole rows."""
     width, height = picture.size
     turn, is_reversed = _UPRIGHT.get(orientation, (None, False))
-    if turn is None and _is_plain(picture) and width * height <= _PLAIN_PIXELS:
-        yield picture  # most photographs
-        return
     along, across = (width, height) if orientation in _SIDEWAYS else (height, width)
     step = max(1, _STRIP_PIXELS // across)
     for start in range(0, along, step):
@@ -487,12 +483,8 @@ def _list_strips(picture: PillowImage.Image, orientation: int) -> Iterator[Pillo
         yield strip if turn is None else strip.transpose(turn)
 
 
-def _is_plain(picture: PillowImage.Image) -> bool:
-    return picture.mode == "RGB" and "transparency" not in picture.info
-
-
 def _to_rgb(picture: PillowImage.Image) -> PillowImage.Image:
-    if _is_plain(picture):
+    if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
     if picture.mode.startswith("I"):
         # 16-bit grey, its upper bytes: Pillow's own conversion would clip at 255.
