@@ -240,6 +240,8 @@ class Batcher(Generic[P, R]):
             for number in range(workers)
         ]
         self._ended = 0
+        self._started: dict[int, float] = {}
+        """When each worker that has a batch began it."""
         for thread in self._threads:
             thread.start()
 
@@ -252,6 +254,12 @@ class Batcher(Generic[P, R]):
     def is_alive(self) -> bool:
         """Whether no worker has ended but by `close`; one that has does not come back."""
         return self._ended == 0
+
+    @property
+    def longest_s(self) -> float:
+        """How long the oldest batch that is being carried out has taken so far."""
+        began = list(self._started.values())
+        return monotonic() - min(began) if began else 0.0
 
     @property
     def is_closing(self) -> bool:
@@ -397,7 +405,14 @@ class Batcher(Generic[P, R]):
             raise
 
     def _carry_out(self, batch: list[Call[P, R]]) -> None:
-        started = monotonic()
+        worker = threading.get_ident()
+        started = self._started[worker] = monotonic()
+        try:
+            self._perform_batch(batch, started)
+        finally:
+            del self._started[worker]
+
+    def _perform_batch(self, batch: list[Call[P, R]], started: float) -> None:
         try:
             results = self._perform(batch)
             if len(results) != len(batch):

@@ -28,6 +28,12 @@ class ImageTooLarge(ImageError):
     code = "IMAGE.TOO_LARGE"
 
 
+class ImageTooCostly(ImageTooLarge):
+    """Decoding it takes, or has taken, more time or memory than a photograph does."""
+
+    code = "IMAGE.TOO_COSTLY"
+
+
 class ImageUnsupported(ImageError):
     """Not a JPEG, PNG or WebP with a single frame."""
 
@@ -64,6 +70,18 @@ class RuntimeMissing(ModelError):
     """ONNX Runtime, or the execution provider asked for, is not installed."""
 
     code = "MODEL.RUNTIME_MISSING"
+
+
+class VectorUnusable(ImageError):
+    """A model gave no finite numbers for a photograph: a fault of the service, not of its caller.
+
+    A value in a batch like other ImageErrors, so that one photograph never fails its neighbours.
+    """
+
+    code = "MODEL.NOT_FINITE"
+
+
+IMAGE_ERRORS = (ImageTooLarge, ImageTooCostly, ImageUnsupported, ImageDamaged, VectorUnusable)
 
 
 class CalibrationError(SosieError):

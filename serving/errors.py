@@ -179,6 +179,7 @@ _BAD, _INTERNAL = ExitCode.BAD_INPUT, ExitCode.INTERNAL
 TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (errors.ImageTooLarge, 413, _BAD),
     (errors.ImageUnsupported, 415, _BAD),
+    (errors.VectorUnusable, 500, _INTERNAL),
     (errors.ImageError, 400, _BAD),
     (errors.OutletRefused, 403, _BAD),
     (errors.IdempotencyMismatch, 422, _BAD),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import CalibrationError
 from engine.faces import extractor as faces
+from engine.faces.image_files import ImageLimits
 from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import ModelCard, builtin_card, load_card
 from engine.models.session import SessionOptions
@@ -64,7 +65,10 @@ def open_embedder(settings: Settings, cache: Path) -> Embedder:
 
 def extractor_config(settings: Settings, threads: int | None = None) -> faces.ExtractorConfig:
     """The configuration of an extractor; `threads` overrides the settings."""
-    return faces.ExtractorConfig(threads=settings.models.threads if threads is None else threads)
+    return faces.ExtractorConfig(
+        threads=settings.models.threads if threads is None else threads,
+        images=ImageLimits(cpu_s=settings.models.decode_cpu_s),
+    )
 
 
 def load_calibration(settings: Settings) -> Calibration:

@@ -62,6 +62,9 @@ class ModelSettings(Section):
         default="float32", description="bfloat16: openvino alone; float16: cuda, tensorrt"
     )
     threads: int = Field(default=0, ge=0, description="threads for a batch; 0: one for each core")
+    decode_cpu_s: float = Field(
+        default=2, gt=0, le=60, description="CPU seconds to decode a photograph, then it is refused"
+    )
     flip: bool = Field(
         default=False, description="average each face with its mirror image: twice the time"
     )

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import ModelCardInvalid
+from engine.errors import ModelCardInvalid, VectorUnusable
 from engine.faces.images import Pixels
 from engine.models.session import Session
 
@@ -80,6 +80,8 @@ class FaceDetector:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
         outputs = self._session.run(_pad_to_bgr(np.asarray(small, dtype=np.uint8)))
+        if not all(np.isfinite(output).all() for output in outputs):
+            raise VectorUnusable("the detector gave no finite numbers: report this photograph")
         raw = dict(zip(self._session.output_names, outputs, strict=True))
         boxes, landmarks, scores = _decode(raw, small.shape[1], self._config.min_score)
         stretch = np.array([width / size[0], height / size[1]], dtype=np.float32)

@@ -16,10 +16,11 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
-from engine.errors import ImageError
+from engine.errors import ImageError, VectorUnusable
 from engine.faces.detector import DetectedFace, FaceDetector, choose_main_face, has_competing_face
 from engine.faces.embedder import CropEmbedder, Embedder, align
-from engine.faces.images import Image, ImageLimits, Pixels, decode
+from engine.faces.image_files import ImageLimits
+from engine.faces.images import Decoder, Image, Pixels
 from engine.faces.quality import Quality, QualityLimits, find_problems, measure_quality
 from engine.models.catalog import ModelCard, builtin_card
 from engine.models.session import SessionOptions, open_session
@@ -92,6 +93,7 @@ class Extractor:
         self.dim = embedder.dim
         self.model_digest = digest_embedding(embedder.card, embedder.flip)
         """Only vectors of one digest can be compared."""
+        self._decoder = Decoder(self._config.images)
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="extract")
 
     def __enter__(self) -> Self:
@@ -101,8 +103,9 @@ class Extractor:
         self.close()
 
     def close(self) -> None:
-        """Wait for the extractions under way, and end the threads."""
+        """Wait for the extractions under way, and end the threads and the decoding processes."""
         self._pool.shutdown()
+        self._decoder.close()
 
     def extract(self, images: Sequence[bytes]) -> list[Extracted]:
         """One Extraction or ImageError for each image file, in order."""
@@ -122,9 +125,12 @@ class Extractor:
     def _prepare_one(self, data: bytes) -> Extracted:
         start = time.perf_counter()
         try:
-            image = decode(data, self._config.images)
+            with self._decoder.decode(data) as image:
+                return self._find_face(image, start)
         except ImageError as error:
             return error
+
+    def _find_face(self, image: Image, start: float) -> Extraction:
         decoded = time.perf_counter()
         faces = self._detector.detect(image.pixels)
         detected = time.perf_counter()
@@ -169,14 +175,32 @@ class Extractor:
         if not crops:
             return list(prepared)
         start = time.perf_counter()
-        vectors = iter(self._embedder.embed(np.stack(crops)))
+        vectors = self._embedder.embed(np.stack(crops))
         share_ms = (time.perf_counter() - start) * 1e3 / len(crops)
-        return [
-            replace(one, vector=next(vectors), stages=replace(one.stages, embed_ms=share_ms))
-            if isinstance(one, Extraction) and one.crop is not None
-            else one
-            for one in prepared
-        ]
+        made = zip(vectors, _are_unit(vectors), strict=True)
+        finished: list[Extracted] = []
+        for one in prepared:
+            if isinstance(one, ImageError) or one.crop is None:
+                finished.append(one)
+                continue
+            vector, is_unit = next(made)
+            stages = replace(one.stages, embed_ms=share_ms)
+            finished.append(
+                replace(one, vector=vector, stages=stages)
+                if is_unit
+                else VectorUnusable("the embedder gave no unit vector: report this photograph")
+            )
+        return finished
+
+
+_UNIT_TOLERANCE = 1e-3
+
+
+def _are_unit(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """For each row whether it is finite and of unit length, as far as float32 can be."""
+    lengths = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    close: NDArray[np.bool_] = np.abs(lengths - 1) < _UNIT_TOLERANCE  # False for NaN
+    return close
 
 
 def open_extractor(

@@ -1,112 +1,49 @@
-"""Decoding of image files to upright 8-bit RGB pixels, by Pillow: it detects truncation."""
+"""Decoding of photographs in processes that can be ended, to upright 8-bit RGB pixels."""
 
 from __future__ import annotations
 
-import struct
+import fcntl
+import json
+import logging
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from io import BytesIO
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as PillowImage
-from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
-from engine.errors import ImageDamaged, ImageTooLarge, ImageUnsupported
-from engine.formatting import size
+from engine.errors import ImageError, ImageTooCostly, SosieError
+from engine.faces.image_files import OUTCOMES, REPLY, REQUEST, ImageLimits, Upright, read_header
 
-ORIENTATION = 0x0112
-"""EXIF tag: orientation of the stored picture (EXIF 2.32; 1, upright, to 8)."""
-
-PICTURE_COUNT = 0xB001
-"""Multi-Picture Format tag: number of pictures in the file (CIPA DC-007)."""
-
-
-def sniff_format(data: bytes) -> str | None:
-    """JPEG, PNG or WEBP by the content's first bytes, else None."""
-    if data[:3] == b"\xff\xd8\xff":
-        return "JPEG"
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return "PNG"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    return None
-
-
-def read_tag(tiff: bytes, tag: int) -> int | None:
-    """The integer value of a tag in the first directory of a TIFF header, None if unreadable.
-
-    Pillow's own reader warns about damaged EXIF; the photograph is usable without it.
-    """
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
-    if order is None:
-        return None
-    try:
-        (start,) = struct.unpack_from(order + "I", tiff, 4)
-        (count,) = struct.unpack_from(order + "H", tiff, start)
-        for entry in range(start + 2, start + 2 + 12 * count, 12):
-            found, kind, _ = struct.unpack_from(order + "HHI", tiff, entry)
-            if found == tag:
-                # A short lies in the first half of the four value bytes.
-                width = {3: "H", 4: "I"}.get(kind)
-                if width is None:
-                    return None
-                return int(struct.unpack_from(order + width, tiff, entry + 8)[0])
-    except struct.error:
-        return None
-    return None
-
-
-def read_webp_size(data: bytes) -> tuple[int, int, bool] | None:
-    """(width, height, animated) of a WebP file, None if its first chunk is not one we know.
-
-    RFC 9649. Pillow's WebP reader allocates whole canvases as soon as it opens a file.
-    """
-    chunk, body = data[12:16], data[20:30]
-    if len(body) < 10:
-        return None
-    if chunk == b"VP8X":
-        width = int.from_bytes(body[4:7], "little") + 1
-        height = int.from_bytes(body[7:10], "little") + 1
-        return width, height, bool(body[0] & 0x02)
-    if chunk == b"VP8 " and body[3:6] == b"\x9d\x01\x2a":
-        width, height = struct.unpack_from("<HH", body, 6)
-        return width & 0x3FFF, height & 0x3FFF, False
-    if chunk == b"VP8L" and body[0] == 0x2F:
-        bits = int.from_bytes(body[1:5], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, False
-    return None
-
-
-def has_gain_map(data: bytes) -> bool:
-    """True where the second picture of a JPEG only brightens the first (Ultra HDR, Apple)."""
-    return b"hdrgm:" in data or b"HDRGainMap" in data
-
+_log = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 
-
-@dataclass(frozen=True, slots=True)
-class ImageLimits:
-    """Accepted sizes, and how far a large JPEG is reduced while it is decoded.
-
-    A JPEG is decoded at 1/2, 1/4 or 1/8 if its longer side is still `reduced_side_px` or more.
-    """
-
-    max_size_bytes: int = 8 * 1024 * 1024
-    max_pixels: int = 25_000_000
-    reduced_side_px: int = 1280
+_ROOT = Path(__file__).parents[2]
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from engine.faces.image_files import serve; serve(*sys.argv[2:])"
+)
+_END_S = 2.0
+_KEPT_BYTES = 16_000_000
+_NOT_RUNNING = "photographs cannot be decoded here: the decoding process ends; report it"
+_TOO_LONG = "decoding the image takes too long; save it as a plain JPEG"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Image:
     """Upright `pixels` uint8[h, w, 3] in RGB, of a picture of `size_px` (width, height).
 
+    `pixels` lie in memory that is used again: they are the picture's only while it is in use.
     `reduction` full pixels make one of `pixels`: 1, 2, 4 or 8.
     """
 
@@ -115,127 +52,179 @@ class Image:
     reduction: int
 
 
-_READERS: dict[str, Callable[[BytesIO], ImageFile]] = {
-    "JPEG": JpegImageFile,
-    "PNG": PngImageFile,
-    "WEBP": WebPImageFile,
-}
+class Decoder:
+    """Decodes image files in child processes, one for each thread that asks at once.
 
-# EXIF orientation to the transposition that makes the stored picture upright.
-_UPRIGHT = {
-    2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
-    3: PillowImage.Transpose.ROTATE_180,
-    4: PillowImage.Transpose.FLIP_TOP_BOTTOM,
-    5: PillowImage.Transpose.TRANSPOSE,
-    6: PillowImage.Transpose.ROTATE_270,
-    7: PillowImage.Transpose.TRANSVERSE,
-    8: PillowImage.Transpose.ROTATE_90,
-}
-
-_SIDEWAYS = (5, 6, 7, 8)
-
-# What Pillow's readers raise on damaged files; OSError includes "image file is truncated".
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError)
-
-# `warnings.catch_warnings` changes the process's filters: one thread at a time.
-_warning_filters = threading.Lock()
-
-
-def decode(data: bytes, limits: ImageLimits) -> Image:
-    """Decode a JPEG, PNG or WebP by its content; transparency is laid on white.
-
-    Bytes after a JPEG's end are ignored (phones append video there), and so is an HDR gain map.
-    Raises ImageTooLarge (before decoding), ImageUnsupported or ImageDamaged.
+    A process that spends more than the limits allow, or that breaks, is ended and replaced: the
+    decoders of images are C, and only a process can be stopped. Thread-safe. Close it after use.
     """
-    if not data:
-        raise ImageDamaged("the image is empty; send the file's bytes")
-    if len(data) > limits.max_size_bytes:
-        raise ImageTooLarge(
-            f"the image has {size(len(data))}; send at most {size(limits.max_size_bytes)}"
-        )
-    try:
-        picture = _open(data, limits)
-        width, height = picture.size
-        reduction = _reduce_scale(picture, limits)
-        picture.load()
-        # After loading: a PNG may carry its EXIF behind its pixels.
-        orientation = _read_orientation(picture)
-        colours = _to_rgb(picture)
-    except _DAMAGE as error:
-        raise ImageDamaged("the image is truncated or damaged; send it again") from error
-    if orientation in _UPRIGHT:
-        colours = colours.transpose(_UPRIGHT[orientation])
-    size_px = (height, width) if orientation in _SIDEWAYS else (width, height)
-    return Image(np.asarray(colours), size_px, reduction)
+
+    def __init__(self, limits: ImageLimits | None = None) -> None:
+        self._limits = limits or ImageLimits()
+        self._lock = threading.Lock()
+        # Started now, it is ready when the models are.
+        self._idle = [_Process(self._limits)]
+        self._is_closed = False
+
+    @contextmanager
+    def decode(self, data: bytes) -> Iterator[Image]:
+        """The picture in a JPEG, PNG or WebP file, as long as the block runs; raises an ImageError.
+
+        Bytes after a JPEG's end are ignored (phones append video there), and so is an HDR gain map;
+        transparency is laid on white.
+        """
+        process, image = self._decode(data)
+        try:
+            yield image
+        finally:
+            del image
+            process.forget()
+            self._put_back(process)
+
+    def _decode(self, data: bytes) -> tuple[_Process, Image]:
+        if len(data) > self._limits.max_size_bytes:
+            read_header(data, self._limits)
+            raise AssertionError("a header is not read of a file that is too large")
+        for may_repeat in (True, False):
+            process = self._take()
+            try:
+                return process, process.decode(data)
+            except ImageError:
+                self._put_back(process)
+                raise
+            except BaseException as error:
+                process.end()
+                if not isinstance(error, _Broken):
+                    raise
+                _log.warning("a decoding process was ended (%s) and is replaced", error)
+                if error.is_ours:
+                    raise SosieError(_NOT_RUNNING) from None
+                # Something else may have ended it: the picture is given a second chance.
+                if error.is_spent or not may_repeat:
+                    raise ImageTooCostly(_TOO_LONG) from None
+        raise AssertionError("the second attempt returns or raises")
+
+    @property
+    def processes(self) -> list[int]:
+        """The ids of those that wait for a picture."""
+        with self._lock:
+            return [process.id for process in self._idle]
+
+    def close(self) -> None:
+        """Ends the processes; one that is at work when its picture is done."""
+        with self._lock:
+            self._is_closed = True
+            left, self._idle = self._idle, []
+        for process in left:
+            process.end()
+
+    def _take(self) -> _Process:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return _Process(self._limits)
+
+    def _put_back(self, process: _Process) -> None:
+        with self._lock:
+            if not self._is_closed:
+                self._idle.append(process)
+                return
+        process.end()
 
 
-def _open(data: bytes, limits: ImageLimits) -> ImageFile:
-    """The picture with its header read and checked."""
-    kind = sniff_format(data)
-    if kind is None:
-        raise ImageUnsupported("not a JPEG, PNG or WebP image; convert it to one of these")
-    if kind == "WEBP":
-        head = read_webp_size(data)
-        if head is None:
-            raise ImageDamaged("the WebP image has a damaged header; send it again")
-        _check_size((head[0], head[1]), limits)
-        if head[2]:
-            raise ImageUnsupported("an animated WebP image; send a single picture")
-    # The format classes instead of Pillow's `open`, which warns of sizes that we refuse.
-    with _warning_filters, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        picture: ImageFile = _READERS[kind](BytesIO(data))
-    _check_size(picture.size, limits)
-    if kind == "PNG" and getattr(picture, "is_animated", False):
-        raise ImageUnsupported("an animated PNG image; send a single picture")
-    if kind == "JPEG" and _count_pictures(picture) > 1 and not has_gain_map(data):
-        raise ImageUnsupported("a JPEG with several pictures (MPO); send a single picture")
-    return picture
+class _Broken(Exception):
+    """The process gave no answer.
+
+    `is_spent` where it had used up its CPU time or the wait, `is_ours` where it ended by itself:
+    it answers whatever a file does to it, so it cannot run at all.
+    """
+
+    def __init__(self, why: str, *, is_spent: bool = False, is_ours: bool = False) -> None:
+        super().__init__(why)
+        self.is_spent, self.is_ours = is_spent, is_ours
 
 
-def _check_size(size_px: tuple[int, int], limits: ImageLimits) -> None:
-    width, height = size_px
-    if width * height > limits.max_pixels:
-        raise ImageTooLarge(
-            f"the image has {width} x {height} pixels; "
-            f"send at most {limits.max_pixels / 1e6:g} megapixels"
-        )
-    if width * height == 0:
-        raise ImageDamaged("the image has no pixels; send it again")
+class _Process:
+    """A decoding process, our end of its socket, and the memory that both share."""
 
+    def __init__(self, limits: ImageLimits) -> None:
+        self._wait_s = limits.wait_s
+        self._used_bytes = 0
+        # Sealed: a process that was taken over cannot shorten it under our reads.
+        handle = os.memfd_create("photograph", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self._link, its_end = socket.socketpair()
+        try:
+            os.ftruncate(handle, limits.shared_bytes)
+            fcntl.fcntl(
+                handle,
+                fcntl.F_ADD_SEALS,
+                fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL,
+            )
+            self._shared = mmap.mmap(handle, limits.shared_bytes)
+            given = json.dumps([str(_ROOT), *sys.path]), json.dumps(asdict(limits)), str(handle)
+            # Isolated: nothing of the environment or of a folder changes what it runs. An interrupt
+            # at the terminal is for us; it ends when our end of the socket closes.
+            self._child = subprocess.Popen(  # noqa: S603 - our own code
+                [sys.executable, "-I", "-S", "-c", _BOOT, *given],
+                stdin=its_end.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[handle],
+                process_group=0,
+            )
+        finally:
+            its_end.close()
+            os.close(handle)
 
-def _count_pictures(picture: ImageFile) -> int:
-    directory = picture.info.get("mp")
-    count = read_tag(directory, PICTURE_COUNT) if directory else None
-    return count or 1
+    @property
+    def id(self) -> int:
+        return self._child.pid
 
+    def decode(self, data: bytes) -> Image:
+        """One picture; `_Broken` where the process must be replaced."""
+        self._deadline = time.monotonic() + self._wait_s
+        self._shared[: len(data)] = data
+        try:
+            self._link.sendall(REQUEST.pack(len(data)))
+            outcome, *numbers = REPLY.unpack(self._receive(REPLY.size))
+            error = OUTCOMES[outcome]
+            if error is not None:
+                raise error(self._receive(numbers[0]).decode())
+        except TimeoutError:
+            raise _Broken("it did not answer in time", is_spent=True) from None
+        except OSError:
+            raise self._find_cause() from None
+        found = Upright(*numbers)
+        count = 3 * found.width * found.height
+        pixels = np.frombuffer(self._shared, np.uint8, count).reshape(found.height, found.width, 3)
+        self._used_bytes = count
+        return Image(pixels, (found.full_width, found.full_height), found.reduction)
 
-def _reduce_scale(picture: ImageFile, limits: ImageLimits) -> int:
-    """Set a large JPEG to be decoded at 1/8, 1/4 or 1/2 size, within libjpeg's DCT."""
-    width, height = picture.size
-    for reduction in (8, 4, 2):
-        narrow = min(width, height) < reduction
-        if max(width, height) // reduction >= limits.reduced_side_px and not narrow:
-            drafted = picture.draft("RGB", (width // reduction, height // reduction))
-            return reduction if drafted is not None else 1
-    return 1
+    def forget(self) -> None:
+        """Gives back the memory of a large picture; that of most serves the next one."""
+        if self._used_bytes > _KEPT_BYTES:
+            self._shared.madvise(mmap.MADV_REMOVE)
 
+    def end(self) -> None:
+        """Ends the process at once."""
+        self._link.close()
+        self._child.kill()
+        self._child.wait()
 
-def _read_orientation(picture: ImageFile) -> int:
-    exif = picture.info.get("exif", b"")
-    tag = read_tag(exif.removeprefix(b"Exif\0\0"), ORIENTATION)
-    return 1 if tag is None else tag
+    def _receive(self, length: int) -> bytes:
+        taken = b""
+        while len(taken) < length:
+            self._link.settimeout(max(self._deadline - time.monotonic(), 1e-3))
+            part = self._link.recv(length - len(taken))
+            if not part:
+                raise ConnectionResetError
+            taken += part
+        return taken
 
-
-def _to_rgb(picture: PillowImage.Image) -> PillowImage.Image:
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture
-    if picture.mode.startswith("I"):
-        # 16-bit grey: Pillow's own conversion would clip at 255.
-        grey = np.asarray(picture).astype(np.uint32) >> 8
-        return PillowImage.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
-        layers = picture.convert("RGBA")
-        white = PillowImage.new("RGBA", layers.size, (255, 255, 255, 255))
-        return PillowImage.alpha_composite(white, layers).convert("RGB")
-    return picture.convert("RGB")
+    def _find_cause(self) -> _Broken:
+        with suppress(subprocess.TimeoutExpired):
+            code = self._child.wait(_END_S)
+            return _Broken(
+                f"exit status {code}", is_spent=code == -signal.SIGPROF, is_ours=code >= 0
+            )
+        return _Broken("it closed its socket")

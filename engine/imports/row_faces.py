@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ImageError
-from engine.faces.images import ImageLimits
+from engine.faces.image_files import ImageLimits
 from engine.imports.faults import Code, Field, RowFault, is_sound
 from engine.imports.row_parser import Row
 from engine.matching.bulk_enrollment import Subscriber

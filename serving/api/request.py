@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar
@@ -40,6 +40,7 @@ from serving.errors import (
     NotAcceptable,
     TemplateInvalid,
 )
+from serving.ingress.extraction_queue import decode_work
 from serving.parts import Parts
 from serving.registrar.protocol import CallContext
 from serving.settings import ServeSettings
@@ -338,10 +339,22 @@ async def note(parts: Parts, request: Request, action: str, subject: str, **deta
     await parts.registrar.note([entry], request.context())
 
 
+def charge_pixels(parts: Parts, request: Request, images: Iterable[bytes]) -> None:
+    """Charges a call's large photographs to its key's rate, as the items that they cost.
+
+    `RateLimited` beyond it. What is no image costs nothing here: it is refused before decoding.
+    """
+    parts.authenticator.charge(request.caller, int(sum(map(decode_work, images))))
+
+
 async def sample_images(
     parts: Parts, request: Request, images: dict[str, bytes]
 ) -> Sequence[Sample]:
-    """A sample of each image; raises the first error, with the field that it speaks of."""
+    """A sample of each image; raises the first error, with the field that it speaks of.
+
+    `RateLimited` where its pixels exceed the key's rate.
+    """
+    charge_pixels(parts, request, images.values())
     with parts.tracer.span("extract", items=len(images)):
         samples = await parts.faces.sample(list(images.values()), request.remaining_s)
     sound = []

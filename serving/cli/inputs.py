@@ -144,7 +144,7 @@ def read_date(text: str) -> date:
 
 def read_photograph(path: Path) -> bytes:
     """The file's bytes; one over the size limit is refused unread."""
-    from engine.faces.images import ImageLimits
+    from engine.faces.image_files import ImageLimits
 
     limit = ImageLimits().max_size_bytes
     try:

@@ -142,7 +142,9 @@ class Ingress:
         """Raises where a new process must take over; not if the embedder or the registrar is away,
         which a new process could not change."""
         if not self._faces.is_whole:
-            raise RuntimeError("a thread for photographs has ended: this replica is to be replaced")
+            raise RuntimeError(
+                "a thread for photographs has ended or is stuck: this replica is to be replaced"
+            )
 
     async def __del__(self) -> None:
         await self._registrar.close()

@@ -16,7 +16,7 @@ from stdnum.cn import ric
 from engine.accuracy.dataset import SUFFIXES
 from engine.accuracy.population import Population
 from engine.errors import RequestError
-from engine.faces.images import ImageLimits
+from engine.faces.image_files import ImageLimits
 from engine.matching.bulk_enrollment import admit_references
 from engine.matching.documents import Document
 from engine.matching.registrar import Registrar

@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from structlog.typing import FilteringBoundLogger
 
 from engine.batching import Batch, Batcher, Lane, Refusals, share_out, weigh
-from engine.errors import DeadlinePassed, ImageError, SosieError
+from engine.errors import DeadlinePassed, ImageError, ImageTooCostly, SosieError, VectorUnusable
 from engine.faces.extractor import Extractor
+from engine.faces.image_files import find_pixels
 from engine.matching.requests import Sample, make_samples
 from engine.registry.vault import Vault
 from serving.errors import Busy, NotReady, ServiceRefusal
-from serving.telemetry.metrics import BATCH_SIZE, QUEUE_CAPACITY, QUEUE_DEPTH, STAGE_SECONDS, Meter
+from serving.telemetry.metrics import (
+    BATCH_SIZE,
+    PHOTOGRAPHS_REFUSED,
+    QUEUE_CAPACITY,
+    QUEUE_DEPTH,
+    STAGE_SECONDS,
+    Meter,
+)
 
 DISTRUST_S = 5.0
 """How long the queue counts as not alive after a remote embedder gave no answer."""
+STUCK_S, LOST_S = 15.0, 60.0
+"""After so long with one batch the queue counts as not alive, then as not whole: a batch of the
+largest photographs takes seconds."""
 BATCH_PHOTOGRAPHS = 16
 PAIR = 2
 """Most photographs of an enrollment or a verification."""
+LARGE = 2.0
+"""Photographs of more work, 80 ms of CPU, are taken two at a time, between batches of others."""
+_PIXELS_AN_ITEM = {"JPEG": 8e6, "PNG": 2e6, "WEBP": 1e6}
+_PROGRESSIVE_PIXELS_AN_ITEM = 2e6
+"""Pixels that take as much CPU to decode as all else of an item: `bench/decode_costs.py`."""
 _QUEUE = "photographs"
 _STAGE = "extract"
-_BATCHES, _PAIRS = range(2)
+_BATCHES, _PAIRS, _LARGE = range(3)
 _REFUSALS = Refusals(
     full=Busy("too many photographs wait here: ask again later"),
     late=DeadlinePassed("the time of this request ran out while its photographs waited"),
@@ -33,13 +50,27 @@ _REFUSALS = Refusals(
 Samples = list[Sample | ImageError]
 
 
+def decode_work(data: bytes) -> float:
+    """What decoding an image file takes beside an ordinary item, by its header alone.
+
+    0 for what is no image: it is refused before it is decoded.
+    """
+    found = find_pixels(data)
+    if found is None:
+        return 0.0
+    kind, pixels, is_progressive = found
+    return pixels / (_PROGRESSIVE_PIXELS_AN_ITEM if is_progressive else _PIXELS_AN_ITEM[kind])
+
+
 class ExtractionQueue:
     """Bounded queue that extracts samples from the photographs of all waiting requests in batches.
 
     At most `capacity` photographs wait; half of them may be of batches, a quarter of one batch, so
     that batches do not keep enrollments out. While both wait, a pair waits for at most one batch's
     worth, and a long call goes to the end again after each. Room that batches leave is filled with
-    pairs. One worker suffices where extraction keeps the cores busy; more help where it waits for
+    pairs. Calls with a photograph that takes long to decode have a lane of their own, of which two
+    photographs are taken at a time and one call waits: however many come, others are not kept
+    waiting. One worker suffices where extraction keeps the cores busy; more help where it waits for
     an embedder elsewhere. With `with_crops` each sample has its aligned face.
     """
 
@@ -68,6 +99,7 @@ class ExtractionQueue:
             (
                 Lane(BATCH_PHOTOGRAPHS, capacity // 2, places, splits=True, filled=True),
                 Lane(BATCH_PHOTOGRAPHS),
+                Lane(PAIR, PAIR, PAIR, splits=True),
             ),
             _REFUSALS,
             name="faces",
@@ -86,6 +118,8 @@ class ExtractionQueue:
         if not images:
             return []
         lane = _BATCHES if len(images) > PAIR else _PAIRS
+        if any(decode_work(image) > LARGE for image in images):
+            lane = _LARGE
         return await self._queue.ask(images, len(images), timeout_s, lane=lane)
 
     def close(self, timeout_s: float | None = None) -> None:
@@ -102,15 +136,22 @@ class ExtractionQueue:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every worker lives; one that has ended does not come back in this process."""
-        return self._queue.is_alive
+        """Whether every worker lives and gets on; one that has ended, or that a library does not
+        let go, does not come back in this process.
+        """
+        return self._queue.is_alive and self._queue.longest_s < LOST_S
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a worker has been at one batch for too long."""
+        return self._queue.longest_s >= STUCK_S
 
     @property
     def is_alive(self) -> bool:
-        """Whether it is whole, and a remote embedder answers, as far as is known."""
+        """Whether it is whole and gets on, and a remote embedder answers, as far as is known."""
         refused_at = self._refused_at
         is_refused = refused_at is not None and time.monotonic() - refused_at < DISTRUST_S
-        return self.is_whole and not is_refused
+        return self.is_whole and not self.is_stuck and not is_refused
 
     def _extract(self, batch: Batch[Sequence[bytes], Samples]) -> list[Samples]:
         images = [image for call in batch for image in call.payload]
@@ -121,7 +162,18 @@ class ExtractionQueue:
             self._note_failure(error, len(images))
             raise
         self._refused_at = None
+        self._note_refused([one for one in extracted if isinstance(one, ImageError)])
         return share_out(batch, samples)
+
+    def _note_refused(self, errors: Sequence[ImageError]) -> None:
+        for code, count in Counter(one.code for one in errors).items():
+            self._meter.add(PHOTOGRAPHS_REFUSED, code, by=count)
+        faults = sum(isinstance(one, VectorUnusable) for one in errors)
+        if faults:
+            self._log.error("a model gave no finite numbers", count=faults)
+        costly = sum(isinstance(one, ImageTooCostly) for one in errors)
+        if costly:
+            self._log.warning("photographs cost too much to decode", count=costly)
 
     def _note_failure(self, error: Exception, count: int) -> None:
         if isinstance(error, ServiceRefusal):

@@ -25,6 +25,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
+from engine.errors import IMAGE_ERRORS
 from engine.reasons import Decision, Reason
 from engine.sweeps.sweep_model import SweepState
 from serving.registrar.protocol import Phase
@@ -94,6 +95,13 @@ REQUEST_SECONDS = _histogram(
 )
 IN_PROGRESS = _gauge("sosie_http_requests_in_progress", "Requests that are being answered.", SUM)
 REFUSALS = _counter("sosie_refusals", "Refused calls by their code.", "code")
+
+PHOTOGRAPHS_REFUSED = _counter(
+    "sosie_photographs_refused",
+    "Photographs that could not be decoded or embedded, by their code.",
+    "code",
+    known=[kind.code for kind in IMAGE_ERRORS],
+)
 
 STAGE_SECONDS = _histogram("sosie_stage_seconds", "How long a stage was busy.", STAGE_S, "stage")
 BATCH_SIZE = _histogram("sosie_batch_size", "Items that a stage took at once.", SIZES, "stage")

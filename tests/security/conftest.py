@@ -7,6 +7,7 @@ from tests.serving.api.conftest import (  # noqa: F401 - fixtures
     faces,
     fresh,
     keyed_home,
+    own_service,
     start_service,
 )
 from tests.serving.conftest import (  # noqa: F401 - fixtures
@@ -15,6 +16,7 @@ from tests.serving.conftest import (  # noqa: F401 - fixtures
     enrolled,
     enrolled_home,
     environment,
+    home,
     photographs,
     sosie,
 )

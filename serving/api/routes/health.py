@@ -128,6 +128,8 @@ class Readiness:
         return Check(True, "the store answers")
 
     def _check_models(self) -> Check:
+        if self._parts.faces.is_stuck:
+            return Check(False, "photographs are not extracted: a worker is stuck")
         if not self._parts.faces.is_alive:
             return Check(False, "no photographs are turned into faces here")
         return Check(True, f"model {self._parts.model_digest[:12]} is loaded")

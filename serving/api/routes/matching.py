@@ -17,7 +17,7 @@ from serving.access.authorization import (
     scope_of,
     template_tenant,
 )
-from serving.api.request import Request, known_document, take_face, take_faces
+from serving.api.request import Request, charge_pixels, known_document, take_face, take_faces
 from serving.ingress.match import MatchBatch, match_batch, read_sample
 from serving.parts import Parts
 from serving.registrar.protocol import LineTarget
@@ -34,6 +34,7 @@ async def match(parts: Parts, request: Request, body: wire.MatchRequest) -> wire
     if True in batch.searches:
         authorize(caller, Action.SEARCH)
     _charge_rest(parts, request, len(batch))
+    charge_pixels(parts, request, (batch.faces[slot] for slot in batch.images))
     show = choose_candidates(caller, parts.vault)
     tenant = template_tenant(caller)
     return wire.MatchResults(await match_batch(parts, batch, tenant, request.context, show))
@@ -49,6 +50,7 @@ async def issue_templates(
     issued_at = datetime.now(UTC).replace(microsecond=0)
     with parts.tracer.span("extract", items=len(body.items)):
         images = [item.image for item in body.items]
+        charge_pixels(parts, request, images)
         samples = await parts.faces.sample(images, request.remaining_s)
     found = [read_sample(sample) for sample in samples]
     vectors = [one for one in found if not isinstance(one, wire.ItemError)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import skimage.data
 from PIL import Image as PillowImage
 
 from engine.faces.extractor import Extractor, ExtractorConfig, open_extractor
-from engine.faces.images import Pixels
+from engine.faces.images import Decoder, Image, Pixels
 from engine.models.catalog import builtin_card
 from engine.models.session import Session, SessionOptions, open_session
 
@@ -37,6 +38,25 @@ def encode() -> Encode:
         return file.getvalue()
 
     return encode
+
+
+@pytest.fixture(scope="session")
+def decoder() -> Iterator[Decoder]:
+    """The decoding processes of these tests."""
+    decoder = Decoder()
+    yield decoder
+    decoder.close()
+
+
+@pytest.fixture(scope="session")
+def decode(decoder: Decoder) -> Callable[[bytes], Image]:
+    """`decode(data)`: the picture of a file, for good."""
+
+    def decode(data: bytes) -> Image:
+        with decoder.decode(data) as image:
+            return replace(image, pixels=image.pixels.copy())
+
+    return decode
 
 
 @pytest.fixture(scope="session")

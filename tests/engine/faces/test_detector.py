@@ -18,9 +18,11 @@ from engine.faces.detector import (
     choose_main_face,
     has_competing_face,
 )
-from engine.faces.images import ImageLimits, Pixels, decode
+from engine.faces.images import Image, Pixels
 from engine.models.catalog import builtin_card, locate
 from engine.models.session import Session
+
+Decode = Callable[[bytes], Image]
 
 
 class CountingSession:
@@ -81,8 +83,10 @@ def test_faces_equal_opencvs_at_every_size(single_size: FaceDetector, astronaut:
 
 
 @pytest.mark.lfw
-def test_faces_equal_opencvs_on_lfw(single_size: FaceDetector, lfw_photos: list[Path]) -> None:
-    pictures = [decode(path.read_bytes(), ImageLimits()).pixels for path in lfw_photos[:150]]
+def test_faces_equal_opencvs_on_lfw(
+    single_size: FaceDetector, lfw_photos: list[Path], decode: Decode
+) -> None:
+    pictures = [decode(path.read_bytes()).pixels for path in lfw_photos[:150]]
     assert check_against_opencv(single_size, pictures) >= 150
 
 
@@ -104,12 +108,13 @@ def test_shared_landmarks_move_less_when_a_photograph_is_encoded_again(
     single_size: FaceDetector,
     lfw_photos: list[Path],
     encode: Callable[..., bytes],
+    decode: Decode,
 ) -> None:
     sharing = FaceDetector(detector_session)
     moves: dict[FaceDetector, list[float]] = {sharing: [], single_size: []}
     for path in lfw_photos[:100]:
-        before = decode(path.read_bytes(), ImageLimits()).pixels
-        after = decode(encode(before, quality=80), ImageLimits()).pixels
+        before = decode(path.read_bytes()).pixels
+        after = decode(encode(before, quality=80)).pixels
         for detector, found in moves.items():
             first, second = (detector.detect(p)[0].landmarks_px for p in (before, after))
             found.append(float(np.abs(first - second).max()))

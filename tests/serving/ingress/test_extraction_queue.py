@@ -4,6 +4,7 @@ every queue of this kind does."""
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -119,6 +120,30 @@ def test_what_waits_is_extracted_in_full_batches_and_each_kind_in_its_turn(
     assert meter.values(BATCH_SIZE, "extract") == [len(batch) for batch in extractor.batches]
     assert len(meter.values(STAGE_SECONDS, "extract")) == len(extractor.batches)
     assert max(len(batch) for batch in extractor.batches) <= BATCH_PHOTOGRAPHS
+
+
+def large(*names: str) -> list[bytes]:
+    """Headers of PNGs of 12 megapixels."""
+    head = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 4000, 3000)
+    return [head + name.encode() for name in names]
+
+
+def test_large_photographs_are_taken_two_at_a_time_between_the_others(
+    queue: ExtractionQueue, extractor: Any
+) -> None:
+    async def body() -> None:
+        held = await hold_worker(queue, extractor)
+        waiting = await start(queue, large("a", "b", "c", "d"), images("x", "y"))
+        with pytest.raises(Busy):
+            await queue.sample(large("g"))
+        waiting += await start(queue, images("z"))
+        extractor.released.set()
+        await asyncio.gather(held, *waiting)
+
+    run(body)
+    assert max(len(batch) for batch in extractor.batches if batch[0].startswith(b"\x89PNG")) == 2
+    assert images("x", "y", "z") in extractor.batches
+    assert extractor.batches.index(images("x", "y", "z")) <= 2
 
 
 def test_batch_calls_together_leave_half_of_the_places_to_pairs_and_beyond_all_it_is_busy(

@@ -1,0 +1,561 @@
+"""Image files: their headers, what decoding may cost, and their upright pixels by Pillow.
+
+Runs in processes of its own (`engine.faces.images.Decoder`) and therefore imports no numpy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import re
+import resource
+import signal
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from PIL import Image as PillowImage
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from engine.errors import ImageDamaged, ImageError, ImageTooCostly, ImageTooLarge, ImageUnsupported
+from engine.formatting import size
+
+Kind = Literal["JPEG", "PNG", "WEBP"]
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What a file and its decoding may take; beyond it the photograph is refused.
+
+    Pixels are bounded by format, so that each costs about as much CPU and memory as the others:
+    `bench/decode_costs.py` measures it. A progressive JPEG holds all its coefficients in memory
+    (`max_jpeg_coefficients`, two bytes each), and each of its scans visits the blocks of its
+    components again, with or without data (`max_jpeg_scans`, `max_jpeg_block_visits`).
+    `max_parts` are the segments of a JPEG and the chunks of a PNG.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 if its longer side is still `reduced_side_px` or more.
+    Decoding ends after `cpu_s` of CPU time, `wait_s` of any, or `memory_mb` more than before it.
+    """
+
+    max_size_bytes: int = 8 * 1024 * 1024
+    max_jpeg_pixels: int = 25_000_000
+    max_png_pixels: int = 12_200_000
+    max_webp_pixels: int = 7_600_000
+    max_jpeg_coefficients: int = 38_000_000
+    max_jpeg_scans: int = 64
+    max_jpeg_block_visits: int = 6_000_000
+    max_parts: int = 8192
+    reduced_side_px: int = 1280
+    cpu_s: float = 2.0
+    wait_s: float = 20.0
+    memory_mb: int = 150
+
+    @property
+    def shared_bytes(self) -> int:
+        """What holds any accepted file, and the RGB pixels of any picture as it is decoded."""
+        unreduced = min(self.max_jpeg_pixels, (2 * self.reduced_side_px) ** 2)
+        most = max(unreduced, self.max_png_pixels, self.max_webp_pixels)
+        return max(self.max_size_bytes, 3 * most, mmap.PAGESIZE)
+
+    def max_pixels(self, kind: Kind) -> int:
+        """Most pixels of a picture in this format."""
+        return {
+            "JPEG": self.max_jpeg_pixels,
+            "PNG": self.max_png_pixels,
+            "WEBP": self.max_webp_pixels,
+        }[kind]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What is known of a picture before it is decoded; `stored_px` is (width, height).
+
+    `data` is the file without what its pixels do not need. `orientation` is EXIF's: 1, upright,
+    to 8.
+    """
+
+    kind: Kind
+    stored_px: Size
+    data: bytes = field(repr=False)
+    orientation: int = 1
+
+
+def sniff_format(data: bytes) -> Kind | None:
+    """JPEG, PNG or WEBP by the content's first bytes, else None."""
+    if data[:3] == b"\xff\xd8\xff":
+        return "JPEG"
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    return None
+
+
+def read_header(data: bytes, limits: ImageLimits) -> Header:
+    """The header of an image file that is worth decoding.
+
+    Bytes after a JPEG's end are ignored (phones append video there), and so is an HDR gain map.
+    Raises ImageTooLarge, ImageTooCostly, ImageUnsupported or ImageDamaged.
+    """
+    if not data:
+        raise ImageDamaged("the image is empty; send the file's bytes")
+    if len(data) > limits.max_size_bytes:
+        raise ImageTooLarge(
+            f"the image has {size(len(data))}; send at most {size(limits.max_size_bytes)}"
+        )
+    kind = sniff_format(data)
+    if kind is None:
+        raise ImageUnsupported("not a JPEG, PNG or WebP image; convert it to one of these")
+    read = {"JPEG": _read_jpeg, "PNG": _read_png, "WEBP": _read_webp}[kind]
+    try:
+        return read(data, limits)
+    except (struct.error, IndexError, KeyError) as error:
+        raise _damaged() from error
+
+
+def find_pixels(data: bytes) -> tuple[Kind, int, bool] | None:
+    """Format, pixels and whether it is a progressive JPEG, by a look at the first bytes.
+
+    None for what `read_header` would refuse as no image or a damaged one.
+    """
+    kind = sniff_format(data)
+    with suppress(struct.error, IndexError, KeyError, ImageError):
+        match kind:
+            case "JPEG":
+                for part in _list_segments(data, MAX_LEADING_SEGMENTS):
+                    if part.marker in _FRAMES:
+                        frame = _Frame.of(data, part)
+                        return kind, frame.width * frame.height, frame.is_progressive
+            case "PNG":
+                width, height = struct.unpack_from(">II", data, 16)
+                return kind, width * height, False
+            case "WEBP":
+                found = read_webp_size(data)
+                return None if found is None else (kind, found[0] * found[1], False)
+    return None
+
+
+def _damaged() -> ImageDamaged:
+    return ImageDamaged("the image is truncated or damaged; send it again")
+
+
+def _check_size(kind: Kind, size_px: Size, limits: ImageLimits) -> None:
+    width, height = size_px
+    most = limits.max_pixels(kind)
+    if width * height > most:
+        name = {"JPEG": "a JPEG", "PNG": "a PNG", "WEBP": "a WebP"}[kind]
+        raise ImageTooLarge(
+            f"the image has {width} x {height} pixels; "
+            f"send at most {most / 1e6:g} megapixels in {name} image"
+        )
+    if width * height == 0:
+        raise ImageDamaged("the image has no pixels; send it again")
+
+
+# JPEG: ITU-T T.81.
+
+MAX_LEADING_SEGMENTS = 512
+"""Segments before the first scan; cameras write a few dozen."""
+_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive; Huffman-coded
+_OTHER_FRAMES = (0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0), 0xCC)
+_SCAN, _END, _EXIF, _MPF = 0xDA, 0xD9, 0xE1, 0xE2
+_NEEDED = (*_FRAMES, 0xC4, 0xDB, 0xDD, 0xE0, 0xEE)  # with tables, restarts, JFIF and Adobe
+_SKIPPED = (*range(0xE0, 0xF0), 0xFE, 0xDC)  # applications', comments, number of lines
+# A marker among coded data, where neither a stuffed byte nor a restart ends a scan.
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
+
+
+class _Segment(NamedTuple):
+    """A marker at `start`, and its payload from `body` to `end`."""
+
+    marker: int
+    start: int
+    body: int
+    end: int
+
+
+def _list_segments(data: bytes, most: int, place: int = 2) -> Iterator[_Segment]:
+    """The segments up to the end, the first with a scan included; gaps hold padding alone."""
+    for _ in range(most):
+        found = _MARKER.search(data, place)
+        if found is None or data[place : found.start()].strip(b"\xff"):
+            raise _damaged()
+        part = _read_segment(data, found.start())
+        yield part
+        if part.marker in (_SCAN, _END):
+            return
+        place = part.end
+    raise ImageTooCostly("the JPEG has too many segments; save it as a plain JPEG")
+
+
+def _read_segment(data: bytes, start: int) -> _Segment:
+    marker = data[start + 1]
+    if marker == _END:
+        return _Segment(marker, start, start + 2, start + 2)
+    (length,) = struct.unpack_from(">H", data, start + 2)
+    end = start + 2 + length
+    if length < 2 or end > len(data):
+        raise _damaged()
+    return _Segment(marker, start, start + 4, end)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """The frame header: size, and the number of 8 x 8 blocks of each component by its id."""
+
+    width: int
+    height: int
+    is_progressive: bool
+    blocks: dict[int, int]
+
+    @classmethod
+    def of(cls, data: bytes, part: _Segment) -> _Frame:
+        precision, height, width, count = struct.unpack_from(">BHHB", data, part.body)
+        fields = data[part.body + 6 : part.end]
+        if precision != 8 or count not in (1, 3, 4) or len(fields) != 3 * count:
+            raise _damaged()
+        factors = {fields[at]: divmod(fields[at + 1], 16) for at in range(0, len(fields), 3)}
+        if len(factors) != count or not all(
+            1 <= one <= 4 for pair in factors.values() for one in pair
+        ):
+            raise _damaged()
+        columns = -(-width // (8 * max(across for across, _ in factors.values())))
+        rows = -(-height // (8 * max(down for _, down in factors.values())))
+        blocks = {name: columns * across * rows * down for name, (across, down) in factors.items()}
+        return cls(width, height, part.marker == 0xC2, blocks)
+
+
+def _read_jpeg(data: bytes, limits: ImageLimits) -> Header:
+    """The header of a JPEG; what follows its end (phones append video there) is left away."""
+    kept, frame, orientation, pictures = [data[:2]], None, 1, 1
+    for part in _list_segments(data, MAX_LEADING_SEGMENTS):
+        if part.marker == _SCAN:
+            break
+        if part.marker in _OTHER_FRAMES:
+            raise ImageUnsupported("a JPEG of a rare kind; save it as a plain JPEG")
+        if part.marker in _FRAMES:
+            if frame is not None:
+                raise _damaged()
+            frame = _Frame.of(data, part)
+            _check_size("JPEG", (frame.width, frame.height), limits)
+        elif part.marker == _EXIF and data.startswith(b"Exif\0\0", part.body):
+            orientation = read_tag(data[part.body + 6 : part.end], ORIENTATION) or 1
+        elif part.marker == _MPF and data.startswith(b"MPF\0", part.body):
+            pictures = read_tag(data[part.body + 4 : part.end], PICTURE_COUNT) or 1
+        if part.marker in _NEEDED:
+            kept.append(data[part.start : part.end])
+        elif part.marker not in _SKIPPED:
+            raise _damaged()
+    if frame is None or part.marker != _SCAN:
+        raise _damaged()
+    if pictures > 1 and not has_gain_map(data):
+        raise ImageUnsupported("a JPEG with several pictures (MPO); send a single picture")
+    kept.append(data[part.start : _follow_scans(data, part, frame, limits)])
+    return Header("JPEG", (frame.width, frame.height), b"".join(kept), orientation)
+
+
+def _follow_scans(data: bytes, first: _Segment, frame: _Frame, limits: ImageLimits) -> int:
+    """Where the picture ends; `ImageTooCostly` for scans that cost more than a photograph's."""
+    scans = visits = 0
+    part, is_buffered = first, frame.is_progressive
+    for _ in range(limits.max_parts):
+        if part.marker == _END:
+            return part.end
+        place = part.end
+        if part.marker == _SCAN:
+            count = data[part.body]
+            components = data[part.body + 1 : part.body + 1 + 2 * count : 2]
+            scans += 1
+            visits += sum(frame.blocks[one] for one in components)
+            is_buffered = is_buffered or count < len(frame.blocks)
+            if scans > limits.max_jpeg_scans or visits > limits.max_jpeg_block_visits:
+                raise ImageTooCostly("the JPEG has too many scans; save it as a plain JPEG")
+            if is_buffered and 64 * sum(frame.blocks.values()) > limits.max_jpeg_coefficients:
+                raise ImageTooLarge(
+                    f"the image has {frame.width} x {frame.height} pixels in several scans; "
+                    "save it as a baseline JPEG"
+                )
+        found = _MARKER.search(data, place)
+        if found is None:
+            raise _damaged()
+        part = _read_segment(data, found.start())
+    raise ImageTooCostly("the JPEG has too many segments; save it as a plain JPEG")
+
+
+ORIENTATION = 0x0112
+"""EXIF tag: orientation of the stored picture (EXIF 2.32; 1, upright, to 8)."""
+
+PICTURE_COUNT = 0xB001
+"""Multi-Picture Format tag: number of pictures in the file (CIPA DC-007)."""
+
+
+def read_tag(tiff: bytes, tag: int) -> int | None:
+    """The integer value of a tag in the first directory of a TIFF header, None if unreadable.
+
+    Pillow's own reader copies what every tag points to, 300 MB from 64 kB, and warns of damage;
+    the photograph is usable without it.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return None
+    try:
+        (start,) = struct.unpack_from(order + "I", tiff, 4)
+        (count,) = struct.unpack_from(order + "H", tiff, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            found, kind, _ = struct.unpack_from(order + "HHI", tiff, entry)
+            if found == tag:
+                # A short lies in the first half of the four value bytes.
+                width = {3: "H", 4: "I"}.get(kind)
+                if width is None:
+                    return None
+                return int(struct.unpack_from(order + width, tiff, entry + 8)[0])
+    except struct.error:
+        return None
+    return None
+
+
+def has_gain_map(data: bytes) -> bool:
+    """True where the second picture of a JPEG only brightens the first (Ultra HDR, Apple)."""
+    return b"hdrgm:" in data or b"HDRGainMap" in data
+
+
+# PNG (ISO/IEC 15948) and WebP (RFC 9649).
+
+
+def _read_png(data: bytes, limits: ImageLimits) -> Header:
+    """The header of a PNG, with the chunks alone that make its pixels."""
+    size_px = struct.unpack_from(">II", data, 16)
+    _check_size("PNG", size_px, limits)
+    kept, orientation, place = [data[:8]], 1, 8
+    for _ in range(limits.max_parts):
+        length, name = struct.unpack_from(">I4s", data, place)
+        body, end = place + 8, place + 12 + length
+        if end > len(data):
+            raise _damaged()
+        if name == b"acTL" and struct.unpack_from(">I", data, body)[0] > 1:
+            raise ImageUnsupported("an animated PNG image; send a single picture")
+        if name == b"eXIf":
+            orientation = read_tag(data[body : body + length], ORIENTATION) or 1
+        if name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            kept.append(data[place:end])
+        if name == b"IEND":
+            return Header("PNG", size_px, b"".join(kept), orientation)
+        place = end
+    raise ImageTooCostly("the PNG has too many chunks; save it as a plain PNG")
+
+
+def _read_webp(data: bytes, limits: ImageLimits) -> Header:
+    found = read_webp_size(data)
+    if found is None:
+        raise ImageDamaged("the WebP image has a damaged header; send it again")
+    width, height, is_animated = found
+    _check_size("WEBP", (width, height), limits)
+    if is_animated:
+        raise ImageUnsupported("an animated WebP image; send a single picture")
+    return Header("WEBP", (width, height), data)
+
+
+def read_webp_size(data: bytes) -> tuple[int, int, bool] | None:
+    """(width, height, animated) of a WebP file, None if its first chunk is not one we know.
+
+    Pillow's WebP reader allocates whole canvases as soon as it opens a file.
+    """
+    chunk, body = data[12:16], data[20:30]
+    if len(body) < 10:
+        return None
+    if chunk == b"VP8X":
+        width = int.from_bytes(body[4:7], "little") + 1
+        height = int.from_bytes(body[7:10], "little") + 1
+        return width, height, bool(body[0] & 0x02)
+    if chunk == b"VP8 " and body[3:6] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", body, 6)
+        return width & 0x3FFF, height & 0x3FFF, False
+    if chunk == b"VP8L" and body[0] == 0x2F:
+        bits = int.from_bytes(body[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, False
+    return None
+
+
+# Pixels.
+
+_READERS: dict[Kind, Callable[[BytesIO], ImageFile]] = {
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "WEBP": WebPImageFile,
+}
+
+# EXIF orientation to the transposition that makes the stored picture upright, and whether its
+# first rows come from the last rows (or columns) of the stored one.
+_UPRIGHT = {
+    2: (PillowImage.Transpose.FLIP_LEFT_RIGHT, False),
+    3: (PillowImage.Transpose.ROTATE_180, True),
+    4: (PillowImage.Transpose.FLIP_TOP_BOTTOM, True),
+    5: (PillowImage.Transpose.TRANSPOSE, False),
+    6: (PillowImage.Transpose.ROTATE_270, False),
+    7: (PillowImage.Transpose.TRANSVERSE, True),
+    8: (PillowImage.Transpose.ROTATE_90, True),
+}
+_SIDEWAYS = (5, 6, 7, 8)
+_STRIP_PIXELS = 1 << 18
+
+# What Pillow's readers raise on damaged files; OSError includes "image file is truncated".
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError)
+
+
+class Upright(NamedTuple):
+    """A decoded picture: `width`, `height`, those of the full picture, and `reduction` (1 to 8)."""
+
+    width: int
+    height: int
+    full_width: int
+    full_height: int
+    reduction: int
+
+
+def decode_file(header: Header, limits: ImageLimits, write: Callable[[bytes], object]) -> Upright:
+    """Decodes a file: `write` gets its upright rows, RGB, from the top.
+
+    Transparency is laid on white. Raises an ImageError before anything is written. Rows are
+    converted, composited and turned a strip at a time: no second picture stands beside Pillow's.
+    """
+    orientation = header.orientation
+    try:
+        picture = _READERS[header.kind](BytesIO(header.data))
+        if picture.size != header.stored_px:
+            raise _damaged()
+        reduction = _reduce_scale(picture, limits)
+        if header.kind == "WEBP":
+            exif = picture.info.get("exif", b"")
+            orientation = read_tag(exif.removeprefix(b"Exif\0\0"), ORIENTATION) or 1
+        picture.load()
+    except _DAMAGE as error:
+        raise _damaged() from error
+    # The reader of WebP keeps two more pictures; where its name changes they merely stay.
+    vars(picture).pop("_decoder", None)
+    sizes = picture.size, header.stored_px
+    (width, height), (full_width, full_height) = (
+        (one[::-1] for one in sizes) if orientation in _SIDEWAYS else sizes
+    )
+    for strip in _list_strips(picture, orientation):
+        write(strip.tobytes())
+    return Upright(width, height, full_width, full_height, reduction)
+
+
+def _reduce_scale(picture: ImageFile, limits: ImageLimits) -> int:
+    """Set a large JPEG to be decoded at 1/8, 1/4 or 1/2 size, within libjpeg's DCT."""
+    width, height = picture.size
+    for reduction in (8, 4, 2):
+        narrow = min(width, height) < reduction
+        if max(width, height) // reduction >= limits.reduced_side_px and not narrow:
+            drafted = picture.draft("RGB", (width // reduction, height // reduction))
+            return reduction if drafted is not None else 1
+    return 1
+
+
+def _list_strips(picture: PillowImage.Image, orientation: int) -> Iterator[PillowImage.Image]:
+    """The upright picture in RGB, in strips of whole rows."""
+    width, height = picture.size
+    turn, is_reversed = _UPRIGHT.get(orientation, (None, False))
+    along, across = (width, height) if orientation in _SIDEWAYS else (height, width)
+    step = max(1, _STRIP_PIXELS // across)
+    for start in range(0, along, step):
+        first, last = start, min(start + step, along)
+        if is_reversed:
+            first, last = along - last, along - first
+        box = (first, 0, last, height) if orientation in _SIDEWAYS else (0, first, width, last)
+        strip = _to_rgb(picture.crop(box))
+        yield strip if turn is None else strip.transpose(turn)
+
+
+def _to_rgb(picture: PillowImage.Image) -> PillowImage.Image:
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    if picture.mode.startswith("I"):
+        # 16-bit grey, its upper bytes: Pillow's own conversion would clip at 255.
+        upper = picture.tobytes("raw", "I;16B")[::2]
+        return PillowImage.frombytes("L", picture.size, upper).convert("RGB")
+    if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
+        layers = picture.convert("RGBA")
+        white = PillowImage.new("RGBA", layers.size, (255, 255, 255, 255))
+        return PillowImage.alpha_composite(white, layers).convert("RGB")
+    return picture.convert("RGB")
+
+
+# A process that decodes what comes by its socket.
+
+REQUEST = struct.Struct("<I")
+"""Bytes of the file that lies in the shared memory."""
+REPLY = struct.Struct("<B5I")
+"""Index into `OUTCOMES`; then `Upright`, whose rows lie in the shared memory, or the length of the
+message that follows and four zeros."""
+OUTCOMES: tuple[type[ImageError] | None, ...] = (
+    None,
+    ImageDamaged,
+    ImageTooCostly,
+    ImageTooLarge,
+    ImageUnsupported,
+)
+
+
+_KEPT_BY_MALLOC = {-1: 32 << 20, -3: 16 << 20}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+
+
+def serve(limits_json: str, memory: str) -> None:
+    """Decodes what the socket at standard input asks for, until its other end closes.
+
+    File and pixels lie in the memory file of this descriptor. The kernel ends this process when a
+    picture has spent its CPU time, in whatever code it is.
+    """
+    limits = ImageLimits(**json.loads(limits_json))
+    shared = mmap.mmap(int(memory), 0)
+    _keep_freed()
+    _bound_memory(limits.memory_mb)
+    with socket.socket(fileno=0) as link:
+        while len(request := link.recv(REQUEST.size, socket.MSG_WAITALL)) == REQUEST.size:
+            signal.setitimer(signal.ITIMER_PROF, limits.cpu_s)
+            (length,) = REQUEST.unpack(request)
+            link.sendall(_answer(length, shared, limits))
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _answer(length: int, shared: mmap.mmap, limits: ImageLimits) -> bytes:
+    shared.seek(0)
+    refusal: ImageError
+    try:
+        header = read_header(shared[:length], limits)
+        return REPLY.pack(0, *decode_file(header, limits, shared.write))
+    except ImageError as error:
+        refusal = error
+    except MemoryError:
+        refusal = ImageTooCostly("the image takes too much memory; send a smaller one")
+    except Exception:  # noqa: BLE001 - whatever a file does to its reader is about this file
+        refusal = _damaged()
+    text = str(refusal).encode()
+    return REPLY.pack(OUTCOMES.index(type(refusal)), len(text), 0, 0, 0, 0) + text
+
+
+def _keep_freed() -> None:
+    """Memory of one picture serves the next: to have it from the kernel anew takes as long as
+    decoding a small one does.
+    """
+    with suppress(AttributeError):  # a C library without it has its own ways
+        for parameter, count in _KEPT_BY_MALLOC.items():
+            ctypes.CDLL(None).mallopt(parameter, count)
+
+
+def _bound_memory(memory_mb: int) -> None:
+    """No more address space than is in use and the limit; no core, which would hold a face."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    most = pages * resource.getpagesize() + memory_mb * 1_000_000
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
