@@ -27,7 +27,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.types import TypeDecorator
 
-from engine.errors import RegistryError, StorageFailed, StorageFull
+from engine.errors import RegistryError, RowRefused, StorageFailed, StorageFull
 from engine.registry.vault import Vault
 
 BUSY_TIMEOUT_MS = 10_000
@@ -35,6 +35,8 @@ CHUNK_ROWS = 500
 """How many values one IN list holds."""
 
 _FULL = frozenset({"SQLITE_FULL", "53100"})
+_OF_A_ROW = ("SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH", "22", "23")
+"""How the codes of errors begin that a row is to blame for; the last two are of PostgreSQL."""
 _Item = TypeVar("_Item")
 
 
@@ -173,9 +175,8 @@ def _translate(cause: BaseException | None) -> StorageFailed:
     if constraint is None and name.startswith("SQLITE_CONSTRAINT"):
         constraint = str(cause).partition(": ")[2]
     broken = f", {constraint}" if constraint else ""
-    return StorageFailed(
-        f"the database refused the transaction ({name}{broken}); nothing of it was kept"
-    )
+    kind = RowRefused if name.startswith(_OF_A_ROW) else StorageFailed
+    return kind(f"the database refused the transaction ({name}{broken}); nothing of it was kept")
 
 
 def _error_name(cause: BaseException | None) -> str:

@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
-from engine.errors import LeaseLost, RegistryError, StorageFailed, WriterBusy
+from engine.errors import LeaseLost, RegistryError, RowRefused, StorageFailed, WriterBusy
 from engine.registry import audit, deployment, tables
 from engine.registry.database import (
     Moment,
@@ -364,7 +364,7 @@ def apply(
 
 def _change_one(connection: Connection, statement: Executable, values: RowValues) -> None:
     if connection.execute(statement, values).rowcount != 1:
-        raise StorageFailed(
+        raise RowRefused(
             "a row to be changed is not there or was changed before; nothing was kept: "
             "read it again"
         )
