@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -37,9 +37,11 @@ from engine.registry.database import (
     Moment,
     changing,
     open_connection,
+    overwrite_journal,
     reading,
     sqlite_file,
     storage_errors,
+    write_something,
 )
 from engine.registry.records import (
     AuditEntry,
@@ -232,11 +234,14 @@ def _advance(
 def _was_kept(engine: Engine, last: AuditRecord) -> bool:
     # A commit can fail after it took effect; its last audit hash tells, since no other has it.
     try:
-        with reading(engine, locking=True) as connection:
+        with changing(engine) if sqlite_file(engine) else reading(engine) as connection:
             # The server may be committing still, for a client that is gone: its transaction
             # holds this row until it ends.
             connection.execute(_HEAD)
-            return audit.hash_at(connection, last.number) == last.hash
+            is_kept = audit.hash_at(connection, last.number) == last.hash
+            if is_kept and connection.dialect.name == "sqlite":
+                write_something(connection)
+        return is_kept
     except StorageFailed:
         raise LeaseLost(
             "the database went away while a transaction was being committed: "
@@ -393,9 +398,11 @@ class Writer:
         self._closed = False
         self._epoch = self._sequence = 0
         self._last_reference_id = self._last_watch_id = 0
+        self._has_erased = True  # A process before this one may have, and been killed.
         self._lease = take_lease(engine)
         try:
             self._take_over()
+            self._forget_erased()
         except BaseException:
             self._lease.release()
             raise
@@ -440,12 +447,20 @@ class Writer:
         ) as (connection, last):
             apply(connection, self._vault, self._model_digest, changes, now)
         self._sequence = changes.sequence
+        if changes.removed_references or changes.erased_documents or changes.unwatched:
+            self._has_erased = True
+        self._forget_erased()
         return last
 
-    def changing(self, *entries: AuditEntry) -> AbstractContextManager[Connection]:
+    @contextmanager
+    def changing(self, *entries: AuditEntry) -> Iterator[Connection]:
         """A fenced and audited transaction, for work inside this package that has no `Changes`."""
         assert not self._closed
-        return recorded(self._engine, self._vault, entries, self._fence)
+        with recorded(self._engine, self._vault, entries, self._fence) as connection:
+            yield connection
+        # It wipes rows, or seals them anew.
+        self._has_erased = True
+        self._forget_erased()
 
     def rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
         """Reads for such work: nothing else changes the rows while the lease is held."""
@@ -463,6 +478,14 @@ class Writer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _forget_erased(self) -> None:
+        """Overwrites the rows that were erased where SQLite's rollback journal still has them; what
+        fails is tried again after the next commit, since this one is durable."""
+        if self._has_erased:
+            with contextlib.suppress(StorageFailed):
+                overwrite_journal(self._engine)
+                self._has_erased = False
 
     @property
     def _fence(self) -> Fence:
