@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -102,14 +102,16 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def changing(engine: Engine) -> Iterator[Connection]:
-    """A write transaction, kept when the block ends and undone when it raises.
+def changing(place: Engine | Connection) -> Iterator[Connection]:
+    """A write transaction, kept when the block ends and undone when it raises; on a connection that
+    stays open, or on one of an engine.
 
     On SQLite it takes the write lock at once: a transaction that reads first and writes later
     could not wait for another writer any more.
     """
-    keep_journal(engine)
-    with storage_errors(), open_connection(engine) as plain:
+    keep_journal(place.engine)
+    opened = open_connection(place) if isinstance(place, Engine) else nullcontext(place)
+    with storage_errors(), opened as plain:
         connection = plain.execution_options(immediate=True)
         with connection.begin():
             yield connection
@@ -169,7 +171,7 @@ def keep_journal(engine: Engine) -> None:
     find a half-written database without its journal. Made once, the journal stays, so that no
     commit depends on the folder.
     """
-    path = _journal_of(engine)
+    path = journal_of(engine)
     if path is None:
         return
     try:
@@ -179,7 +181,7 @@ def keep_journal(engine: Engine) -> None:
         finally:
             os.close(handle)
         if _flushed_journals.get(path) != inode:
-            _flush_folder(path.parent)
+            flush_folder(path.parent)
             _flushed_journals[path] = inode
     except OSError as error:
         raise StorageFailed(
@@ -189,7 +191,7 @@ def keep_journal(engine: Engine) -> None:
 
 def overwrite_journal(engine: Engine) -> None:
     """Overwrites what SQLite's rollback journal still has of pages as they were before."""
-    path = _journal_of(engine)
+    path = journal_of(engine)
     if path is None:
         return
     # Nobody else writes while the write lock is held, and this transaction has no use for it.
@@ -213,7 +215,8 @@ def _overwrite(handle: int) -> None:
         os.ftruncate(handle, _JOURNAL_BYTES)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Has the disk keep which files are in a folder."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -221,7 +224,8 @@ def _flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _journal_of(engine: Engine) -> Path | None:
+def journal_of(engine: Engine) -> Path | None:
+    """The file of SQLite's rollback journal; `None` on PostgreSQL."""
     path = sqlite_file(engine)
     return None if path is None else path.with_name(path.name + "-journal")
 
@@ -300,6 +304,10 @@ class Source:
     @property
     def vault(self) -> Vault:
         return self._vault
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
 
     def rows(self, query: Select[Any], **values: object) -> Sequence[Row[Any]]:
         """What the query finds, for these values of its parameters."""

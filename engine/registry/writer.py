@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 from sqlalchemy import (
     ColumnElement,
@@ -71,6 +71,9 @@ from engine.registry.rows import (
 )
 from engine.registry.tables import metadata
 from engine.registry.vault import Vault
+
+if TYPE_CHECKING:
+    import sqlite3
 
 # Advisory locks live in one database, so a constant names the lease of its only registry.
 _ADVISORY_KEY = 0x736F736965
@@ -167,7 +170,10 @@ class Fence:
 
 @contextmanager
 def recorded(
-    engine: Engine, vault: Vault, entries: Sequence[AuditEntry], fence: Fence | None = None
+    engine: Engine | Connection,
+    vault: Vault,
+    entries: Sequence[AuditEntry],
+    fence: Fence | None = None,
 ) -> Iterator[Connection]:
     """`chained`, now and without the place in the chain."""
     with chained(engine, vault, entries, utc_now(), fence=fence) as (connection, _):
@@ -176,7 +182,7 @@ def recorded(
 
 @contextmanager
 def chained(
-    engine: Engine,
+    engine: Engine | Connection,
     vault: Vault,
     entries: Sequence[AuditEntry],
     at: datetime,
@@ -209,7 +215,7 @@ def chained(
             audit.append(connection, records)
             ready = True
     except StorageFailed:
-        if not ready or not _was_kept(engine, records[-1]):
+        if not ready or not _was_kept(engine.engine, records[-1]):
             raise
 
 
@@ -400,11 +406,15 @@ class Writer:
         self._last_reference_id = self._last_watch_id = 0
         self._has_erased = True  # A process before this one may have, and been killed.
         self._lease = take_lease(engine)
+        self._place: Engine | Connection = engine
         try:
+            if sqlite_file(engine) is not None:
+                # One for all that is written: only so may a copy be made meanwhile.
+                self._place = open_connection(engine)
             self._take_over()
             self._forget_erased()
         except BaseException:
-            self._lease.release()
+            self._release()
             raise
 
     @property
@@ -438,7 +448,7 @@ class Writer:
         assert changes.sequence >= self._sequence, "the gallery's sequence never goes back"
         now = utc_now()
         with chained(
-            self._engine,
+            self._place,
             self._vault,
             changes.audit,
             now,
@@ -456,7 +466,7 @@ class Writer:
     def changing(self, *entries: AuditEntry) -> Iterator[Connection]:
         """A fenced and audited transaction, for work inside this package that has no `Changes`."""
         assert not self._closed
-        with recorded(self._engine, self._vault, entries, self._fence) as connection:
+        with recorded(self._place, self._vault, entries, self._fence) as connection:
             yield connection
         # It wipes rows, or seals them anew.
         self._has_erased = True
@@ -467,10 +477,24 @@ class Writer:
         with reading(self._engine) as connection:
             return connection.execute(query).all()
 
+    @property
+    def sqlite(self) -> sqlite3.Connection | None:
+        """The driver's connection that everything is written through; None on PostgreSQL."""
+        if not isinstance(self._place, Connection):
+            return None
+        return cast("sqlite3.Connection", self._place.connection.driver_connection)
+
     def close(self) -> None:
         """Gives the lease back; a second call does nothing."""
         if not self._closed:
             self._closed = True
+            self._release()
+
+    def _release(self) -> None:
+        try:
+            if isinstance(self._place, Connection):
+                self._place.close()
+        finally:
             self._lease.release()
 
     def __enter__(self) -> Self:
@@ -493,7 +517,7 @@ class Writer:
 
     def _take_over(self) -> None:
         # One transaction: a deposed writer's last commit is either seen here or fenced off.
-        with changing(self._engine) as connection:
+        with changing(self._place) as connection:
             connection.execute(
                 update(_deployment).values(writer_epoch=_deployment.c.writer_epoch + 1)
             )

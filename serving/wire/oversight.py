@@ -214,12 +214,13 @@ class ChainHead(AnswerBody, frozen=True):
 
 
 class ChainReport(AnswerBody, frozen=True):
-    """The whole chain, verified."""
+    """The whole chain, verified, and what is damaged in the database beside it."""
 
     entries: int
     intact: bool
     first_bad: int | None
     head: ChainHead
+    damage: tuple[str, ...]
 
 
 class CertificateCheck(AnswerBody, frozen=True):

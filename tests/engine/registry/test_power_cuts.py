@@ -158,17 +158,18 @@ def play(
 
 
 def test_no_failure_of_the_disk_loses_what_was_acknowledged(
-    play: Callable[..., tuple[Run, FaultyDisk]],
+    request: Any, play: Callable[..., tuple[Run, FaultyDisk]]
 ) -> None:
     run, disk = play(None)
     assert (len(run.kept), run.refused, run.in_doubt) == (5, [], [])
     points = len(disk.operations)
     assert points >= 200
-    for place in range(1, points + 1):
+    has_journal = "its journal" in request.node.name
+    for place in range(1, points + 1, 1 if has_journal else 4):
         run, disk = play(place)
         # One failure costs one commit, and the service goes on.
         assert len(run.refused) + len(run.in_doubt) <= 1, disk.operations[place - 1]
-    for place in range(1, points + 1, 3):
+    for place in range(1, points + 1, 5):
         play(place, stays_broken=True)
 
 
