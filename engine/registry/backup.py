@@ -13,6 +13,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, select, text, update
@@ -86,7 +87,12 @@ class RestoredBackup:
 
 
 def make_backup(
-    source: Store, writer: Writer | None, target: Path, progress: Progress | None = None
+    source: Store,
+    writer: Writer | None,
+    target: Path,
+    *,
+    actor: str,
+    progress: Progress | None = None,
 ) -> Manifest:
     """Copies a registry to the new folder `target` while it is used, and checks the copy.
 
@@ -105,11 +111,27 @@ def make_backup(
         else:
             assert writer is not None, "SQLite is copied by its writer"
             _copy_pages(writer, file, progress)
-        manifest = _describe(file, source.vault)
+        manifest = _describe(file, source.vault, progress)
         _write(partial / MANIFEST_FILE, _signed(manifest, source.vault))
         _flush(file)
         flush_folder(partial)
+        detail = {"audit_number": manifest.audit_number, "bytes": manifest.bytes}
+        with recorded(
+            source.engine, source.vault, [AuditEntry(actor, "backup.made", "registry", detail)]
+        ):
+            pass
     return manifest
+
+
+def move_backup(place: Path, target: Path) -> None:
+    """Moves a backup to a new folder, on whatever disk."""
+    with _new_folder(target) as partial:
+        for name in (DATABASE_FILE, MANIFEST_FILE):
+            shutil.copyfile(place / name, partial / name)
+            (partial / name).chmod(0o600)
+            _flush(partial / name)
+        flush_folder(partial)
+    shutil.rmtree(place)
 
 
 @contextmanager
@@ -208,11 +230,11 @@ def _sqlite_engine(file: Path) -> Iterator[Engine]:
         journal.unlink(missing_ok=True)
 
 
-def _describe(file: Path, vault: Vault) -> Manifest:
+def _describe(file: Path, vault: Vault, progress: Progress | None = None) -> Manifest:
     """Checks a copy, and says what it holds; `RegistryError` where it is damaged."""
     with _sqlite_engine(file) as engine:
         reader = Reader(engine, vault)
-        _require_sound(reader)
+        _require_sound(reader, progress)
         (row,) = reader.rows(select(tables.deployment))
         with open_connection(engine) as connection:
             schema = store.version(connection) or ""
@@ -231,9 +253,9 @@ def _describe(file: Path, vault: Vault) -> Manifest:
     )
 
 
-def _require_sound(reader: Reader) -> None:
-    found = find_damage(reader)
-    if not found and not verify_chain(reader).intact:
+def _require_sound(reader: Reader, progress: Progress | None) -> None:
+    found = find_damage(reader, progress=progress)
+    if not found and not verify_chain(reader, progress=progress).intact:
         found = ["the audit chain is broken"]
     if found:
         raise RegistryError(
@@ -280,9 +302,11 @@ def restore_backup(
         path = sqlite_file(engine)
         lease = take_lease(engine)
         undo.callback(lease.release)
-        folder = file.parent if path is None else path.parent
-        staged = folder / f".{(path or file).name}.restoring"
-        undo.callback(lambda: staged.unlink(missing_ok=True))
+        if path is None:
+            staged = Path(undo.enter_context(TemporaryDirectory())) / DATABASE_FILE
+        else:
+            staged = path.with_name(f".{path.name}.restoring")
+            undo.callback(lambda: staged.unlink(missing_ok=True))
         manifest = _stage(file, staged, vault, model_digest)
         lost, epoch = _compare(engine, vault, manifest)
         exists = lost is not None or (path is not None and path.exists())
@@ -456,4 +480,4 @@ def list_backups(folder: Path, vault: Vault) -> list[tuple[str, Manifest]]:
 
 def name_of(moment: datetime) -> str:
     """The name of a backup of that moment."""
-    return moment.strftime("%Y%m%dT%H%M%SZ")
+    return moment.strftime("%Y%m%dT%H%M%S.%fZ")

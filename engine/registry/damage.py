@@ -61,10 +61,10 @@ def _find(reader: AuditReader, is_alone: bool, progress: Progress | None) -> Ite
                 yield from _check_rows(reader.vault, table, rows)
                 if table is tables.references:
                     yield from _check_origins(reader, rows)
+                if progress is not None:
+                    progress(place, len(metadata.sorted_tables))
         except (StorageFailed, ValueError, TypeError) as error:
             yield f"rows of {table.name} cannot be read ({type(error).__name__})"
-        if progress is not None:
-            progress(place + 1, len(metadata.sorted_tables) + 1)
     try:
         yield from _check_chain(reader)
     except (StorageFailed, ValueError, TypeError) as error:
