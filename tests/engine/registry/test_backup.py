@@ -72,15 +72,15 @@ def test_backups_beside_commits_are_whole_and_hold_no_commit_up(
 ) -> None:
     """The documented `.backup` failed 15 times of 15 at one commit a second. Here the writer
     commits without a pause, until every backup is made."""
-    monkeypatch.setattr(backup, "PAGES_PER_STEP", 4)
-    writer.commit(enroll(writer, 300, first=10_000))
+    monkeypatch.setattr(backup, "PAGES_PER_STEP", 16)
+    writer.commit(enroll(writer, 300, first=10_000_000))
     made: list[Any] = []
     finished = threading.Event()
     failures: list[BaseException] = []
 
     def copy() -> None:
         try:
-            for number in range(5):
+            for number in range(3):
                 made.append(make_backup(store, writer, tmp_path / f"copy{number}", actor="test"))
         except Exception as error:  # noqa: BLE001 - shown below
             failures.append(error)
