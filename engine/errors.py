@@ -174,6 +174,10 @@ class StorageFailed(RegistryError):
     code = "REGISTRY.STORAGE_FAILED"
 
 
+class RowRefused(StorageFailed):
+    """A row broke a rule of the database: without it the rest of the transaction may pass."""
+
+
 class StorageFull(StorageFailed):
     code = "REGISTRY.STORAGE_FULL"
 

@@ -156,6 +156,7 @@ def _examine_home(home: Path, settings: Settings, cache: Path) -> Iterator[Findi
     with deployment:
         yield _examine_key_ring(deployment)
         yield _attempt("registry", lambda: _describe_registry(deployment))
+        yield _examine_database(deployment)
         try:
             yield from _examine_gallery(deployment)
         except (SosieError, IndexFault) as error:
@@ -177,6 +178,24 @@ def _describe_registry(deployment: Deployment) -> str:
     shown = ("documents", "live_references", "enrollments", "lines", "cases", "outlets")
     listed = ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in shown)
     return f"schema up to date; {listed}"
+
+
+def _examine_database(deployment: Deployment) -> Finding:
+    from engine.registry.damage import find_damage, is_checked_whole  # noqa: PLC0415 - as above
+
+    store = deployment.store
+    try:
+        is_alone = not store.has_writer()
+        found = find_damage(store, is_alone=is_alone)
+    except SosieError as error:
+        return _broken("database", error)
+    if found:
+        detail = "; ".join(found)
+        return Finding("database", State.BROKEN, detail, "put back a backup: sosie restore")
+    if not is_checked_whole(store, is_alone=is_alone):
+        detail = "every row is sound; its structure is not checked beside a running service"
+        return Finding("database", State.WARNING, detail, "run sosie backup, which checks its copy")
+    return Finding("database", State.OK, "structure, rows and entries of the audit chain agree")
 
 
 def _examine_gallery(deployment: Deployment) -> Iterator[Finding]:

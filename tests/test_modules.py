@@ -18,7 +18,17 @@ MOST_LINES = 800
 # One subject in several layers: the thing itself, its route, its wire types, its command, its
 # benchmark.
 SHARED_NAMES = {
-    *("__main__", "accuracy", "audit", "cases", "cli", "deployment", "enrollments", "errors"),
+    *(
+        "__main__",
+        "accuracy",
+        "audit",
+        "backups",
+        "cases",
+        "cli",
+        "deployment",
+        "enrollments",
+        "errors",
+    ),
     *("gallery", "imports", "join", "kernels", "lines", "matching", "people", "plan"),
     *("registrar", "retention", "rotation", "shards", "sweeps"),
 }

@@ -21,8 +21,9 @@ from engine.errors import (
     LeaseLost,
     Overloaded,
     RegistryError,
+    RowRefused,
     SosieError,
-    StorageFull,
+    StorageFailed,
     copy_for_one,
 )
 from engine.matching.comparison import WatchList
@@ -365,15 +366,25 @@ class Registrar:
             outcomes, judge_s = self._judge_and_publish([call.payload for call in batch])
         except Exception as error:  # noqa: BLE001 - one request's bug must not stop the others
             fatal = self._stop_if_fatal(error)
-            if len(batch) > 1 and fatal is None and not isinstance(error, StorageFull):
-                # Nothing was stored: alone, each request fails or passes by itself.
-                return [outcome for call in batch for outcome in self._decide([call])]
+            if len(batch) > 1 and fatal is None and not _is_of_the_database(error):
+                return self._decide_apart(batch)
             reason = fatal or _as_value(error)
             outcomes = [copy_for_one(reason) for _ in batch]
             judge_s = monotonic() - started
         spent_s = monotonic() - started
         waited_s = started - min(call.arrived_at for call in batch)
         self._decided.append(DecidedBatch(outcomes, waited_s, judge_s, spent_s - judge_s))
+        return outcomes
+
+    def _decide_apart(self, batch: Batch[EnrollmentRequest, Outcome]) -> list[Outcome]:
+        """Each by itself, after a batch of which nothing was stored; none waits any more for a
+        database that has failed one of them."""
+        outcomes: list[Outcome] = []
+        for call in batch:
+            outcomes += self._decide([call])
+            if isinstance(failed := outcomes[-1], SosieError) and _is_of_the_database(failed):
+                outcomes += [copy_for_one(failed) for _ in batch[len(outcomes) :]]
+                break
         return outcomes
 
     def _require_sound(self) -> None:
@@ -413,6 +424,11 @@ class Registrar:
             return None
         self._queue.fail(fatal)
         return fatal
+
+
+def _is_of_the_database(error: Exception) -> bool:
+    """Whether the next transaction would meet it too: the database is busy, full or away."""
+    return isinstance(error, StorageFailed) and not isinstance(error, RowRefused)
 
 
 def _as_value(error: Exception) -> SosieError:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +28,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.types import TypeDecorator
 
-from engine.errors import RegistryError, StorageFailed, StorageFull
+from engine.errors import RegistryError, RowRefused, StorageFailed, StorageFull
 from engine.registry.vault import Vault
 
 BUSY_TIMEOUT_MS = 10_000
@@ -35,6 +36,8 @@ CHUNK_ROWS = 500
 """How many values one IN list holds."""
 
 _FULL = frozenset({"SQLITE_FULL", "53100"})
+_OF_A_ROW = ("SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH", "22", "23")
+"""How the codes of errors begin that a row is to blame for; the last two are of PostgreSQL."""
 _Item = TypeVar("_Item")
 
 
@@ -92,20 +95,23 @@ def open_connection(engine: Engine) -> Connection:
 
 
 @contextmanager
-def reading(engine: Engine, *, locking: bool = False) -> Iterator[Connection]:
-    """A connection for a short read; `locking` reads behind SQLite's write lock."""
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection for a short read."""
     with storage_errors(), open_connection(engine) as connection:
-        yield connection.execution_options(immediate=locking)
+        yield connection
 
 
 @contextmanager
-def changing(engine: Engine) -> Iterator[Connection]:
-    """A write transaction, kept when the block ends and undone when it raises.
+def changing(place: Engine | Connection) -> Iterator[Connection]:
+    """A write transaction, kept when the block ends and undone when it raises; on a connection that
+    stays open, or on one of an engine.
 
     On SQLite it takes the write lock at once: a transaction that reads first and writes later
     could not wait for another writer any more.
     """
-    with storage_errors(), open_connection(engine) as plain:
+    keep_journal(place.engine)
+    opened = open_connection(place) if isinstance(place, Engine) else nullcontext(place)
+    with storage_errors(), opened as plain:
         connection = plain.execution_options(immediate=True)
         with connection.begin():
             yield connection
@@ -141,13 +147,98 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     # The driver must begin nothing of its own accord: it would begin late, and not immediately.
     connection.isolation_level = None
     for pragma in (
-        "journal_mode = DELETE",
+        "journal_mode = PERSIST",
         "synchronous = EXTRA",
         "foreign_keys = ON",
         "secure_delete = ON",
+        # What would spill into temporary files is in no file that we can overwrite.
+        "temp_store = MEMORY",
         f"busy_timeout = {BUSY_TIMEOUT_MS}",
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+_flushed_journals: dict[Path, int] = {}
+"""Rollback journals whose place in their folder is on the disk, with their inodes."""
+_JOURNAL_BYTES = 2**20
+"""So much of a journal stays after it was overwritten: all of it is written each time."""
+
+
+def keep_journal(engine: Engine) -> None:
+    """Makes SQLite's rollback journal where there is none, and flushes its folder.
+
+    SQLite does the same, but does not look whether the flush has failed: a power cut would then
+    find a half-written database without its journal. Made once, the journal stays, so that no
+    commit depends on the folder.
+    """
+    path = journal_of(engine)
+    if path is None:
+        return
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            inode = os.fstat(handle).st_ino
+        finally:
+            os.close(handle)
+        if _flushed_journals.get(path) != inode:
+            flush_folder(path.parent)
+            _flushed_journals[path] = inode
+    except OSError as error:
+        raise StorageFailed(
+            f"{path} cannot be kept ({error.strerror}); nothing was stored: check the disk"
+        ) from None
+
+
+def overwrite_journal(engine: Engine) -> None:
+    """Overwrites what SQLite's rollback journal still has of pages as they were before."""
+    path = journal_of(engine)
+    if path is None:
+        return
+    # Nobody else writes while the write lock is held, and this transaction has no use for it.
+    with changing(engine):
+        try:
+            handle = os.open(path, os.O_WRONLY)
+            try:
+                _overwrite(handle)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise StorageFailed(f"{path} cannot be overwritten: {error.strerror}") from None
+
+
+def _overwrite(handle: int) -> None:
+    size = os.fstat(handle).st_size
+    for start in range(0, size, _JOURNAL_BYTES):
+        os.pwrite(handle, bytes(min(_JOURNAL_BYTES, size - start)), start)
+    os.fsync(handle)
+    if size > _JOURNAL_BYTES:
+        os.ftruncate(handle, _JOURNAL_BYTES)
+
+
+def flush_folder(folder: Path) -> None:
+    """Has the disk keep which files are in a folder."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def journal_of(engine: Engine) -> Path | None:
+    """The file of SQLite's rollback journal; `None` on PostgreSQL."""
+    path = sqlite_file(engine)
+    return None if path is None else path.with_name(path.name + "-journal")
+
+
+def write_something(connection: Connection) -> None:
+    """Makes a transaction one that SQLite has to write.
+
+    After a commit that failed, what SQLite reads may be in the page cache alone. A later commit
+    that passes stands on it: the database was flushed before the journal was given up, and the
+    journal is then written and flushed anew.
+    """
+    # Written whether or not it changes, unlike a row.
+    connection.exec_driver_sql("PRAGMA user_version = 0")
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -173,9 +264,8 @@ def _translate(cause: BaseException | None) -> StorageFailed:
     if constraint is None and name.startswith("SQLITE_CONSTRAINT"):
         constraint = str(cause).partition(": ")[2]
     broken = f", {constraint}" if constraint else ""
-    return StorageFailed(
-        f"the database refused the transaction ({name}{broken}); nothing of it was kept"
-    )
+    kind = RowRefused if name.startswith(_OF_A_ROW) else StorageFailed
+    return kind(f"the database refused the transaction ({name}{broken}); nothing of it was kept")
 
 
 def _error_name(cause: BaseException | None) -> str:
@@ -210,6 +300,10 @@ class Source:
     def __init__(self, engine: Engine, vault: Vault) -> None:
         self._engine = engine
         self.vault = vault
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
 
     def rows(self, query: Select[Any], **values: object) -> Sequence[Row[Any]]:
         """What the query finds, for these values of its parameters."""

@@ -20,13 +20,14 @@ from engine.errors import (
     SchemaMismatch,
     StorageFailed,
     StorageFull,
+    WriterBusy,
 )
 from engine.registry import deployment, tables
 from engine.registry.database import changing, connect, reading, sqlite_file
 from engine.registry.reader import Reader
 from engine.registry.records import ApiKey, AuditEntry, Carrier, utc_now
 from engine.registry.vault import Vault
-from engine.registry.writer import Writer, recorded
+from engine.registry.writer import Writer, recorded, take_lease
 
 REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Every revision this version knows, oldest first; the last is the one it works with."""
@@ -122,6 +123,14 @@ class Store(Reader):
     def writer(self) -> Writer:
         """Takes the writer's lease; `WriterBusy` at once where another process has it."""
         return Writer(self._engine, self.vault, self.model_digest)
+
+    def has_writer(self) -> bool:
+        """Whether a process holds the writer's lease now."""
+        try:
+            take_lease(self._engine).release()
+        except WriterBusy:
+            return True
+        return False
 
     def close(self) -> None:
         self._engine.dispose()

@@ -6,11 +6,11 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from sqlalchemy import (
     ColumnElement,
@@ -32,15 +32,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
-from engine.errors import LeaseLost, RegistryError, StorageFailed, WriterBusy
+from engine.errors import LeaseLost, RegistryError, RowRefused, StorageFailed, WriterBusy
 from engine.registry import audit, deployment, tables
 from engine.registry.database import (
     Moment,
     changing,
     open_connection,
+    overwrite_journal,
     reading,
     sqlite_file,
     storage_errors,
+    write_something,
 )
 from engine.registry.records import (
     AuditEntry,
@@ -72,6 +74,9 @@ from engine.registry.rows import (
 )
 from engine.registry.tables import metadata
 from engine.registry.vault import Vault
+
+if TYPE_CHECKING:
+    import sqlite3
 
 # Advisory locks live in one database, so a constant names the lease of its only registry.
 _ADVISORY_KEY = 0x736F736965
@@ -163,7 +168,10 @@ class Fence:
 
 @contextmanager
 def recorded(
-    engine: Engine, vault: Vault, entries: Sequence[AuditEntry], fence: Fence | None = None
+    engine: Engine | Connection,
+    vault: Vault,
+    entries: Sequence[AuditEntry],
+    fence: Fence | None = None,
 ) -> Iterator[Connection]:
     """`chained`, now and without the place in the chain."""
     with chained(engine, vault, entries, utc_now(), fence=fence) as (connection, _):
@@ -172,7 +180,7 @@ def recorded(
 
 @contextmanager
 def chained(
-    engine: Engine,
+    engine: Engine | Connection,
     vault: Vault,
     entries: Sequence[AuditEntry],
     at: datetime,
@@ -205,7 +213,7 @@ def chained(
             audit.append(connection, records)
             ready = True
     except StorageFailed:
-        if not ready or not _was_kept(engine, records[-1]):
+        if not ready or not _was_kept(engine.engine, records[-1]):
             raise
 
 
@@ -230,11 +238,14 @@ def _advance(
 def _was_kept(engine: Engine, last: AuditRecord) -> bool:
     # A commit can fail after it took effect; its last audit hash tells, since no other has it.
     try:
-        with reading(engine, locking=True) as connection:
+        with changing(engine) if sqlite_file(engine) else reading(engine) as connection:
             # The server may be committing still, for a client that is gone: its transaction
             # holds this row until it ends.
             connection.execute(_HEAD)
-            return audit.hash_at(connection, last.number) == last.hash
+            is_kept = audit.hash_at(connection, last.number) == last.hash
+            if is_kept and connection.dialect.name == "sqlite":
+                write_something(connection)
+        return is_kept
     except StorageFailed:
         raise LeaseLost(
             "the database went away while a transaction was being committed: "
@@ -368,7 +379,7 @@ def apply(
 
 def _change_one(connection: Connection, statement: Executable, values: RowValues) -> None:
     if connection.execute(statement, values).rowcount != 1:
-        raise StorageFailed(
+        raise RowRefused(
             "a row to be changed is not there or was changed before; nothing was kept: "
             "read it again"
         )
@@ -400,11 +411,17 @@ class Writer:
         self._closed = False
         self._epoch = self._sequence = 0
         self._last_reference_id = self._last_watch_id = 0
+        self._has_erased = True  # A process before this one may have, and been killed.
         self._lease = take_lease(engine)
+        self._place: Engine | Connection = engine
         try:
+            if sqlite_file(engine) is not None:
+                # One for all that is written: only so may a copy be made meanwhile.
+                self._place = open_connection(engine)
             self._take_over()
+            self._forget_erased()
         except BaseException:
-            self._lease.release()
+            self._release()
             raise
 
     @property
@@ -434,7 +451,7 @@ class Writer:
         assert changes.sequence >= self._sequence, "the gallery's sequence never goes back"
         now = utc_now()
         with chained(
-            self._engine,
+            self._place,
             self.vault,
             changes.audit,
             now,
@@ -443,22 +460,44 @@ class Writer:
         ) as (connection, last):
             apply(connection, self.vault, self._model_digest, changes, now)
         self._sequence = changes.sequence
+        if changes.removed_references or changes.erased_documents or changes.unwatched:
+            self._has_erased = True
+        self._forget_erased()
         return last
 
-    def changing(self, *entries: AuditEntry) -> AbstractContextManager[Connection]:
+    @contextmanager
+    def changing(self, *entries: AuditEntry) -> Iterator[Connection]:
         """A fenced and audited transaction, for work inside this package that has no `Changes`."""
         assert not self._closed
-        return recorded(self._engine, self.vault, entries, self._fence)
+        with recorded(self._place, self.vault, entries, self._fence) as connection:
+            yield connection
+        # It wipes rows, or seals them anew.
+        self._has_erased = True
+        self._forget_erased()
 
     def rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
         """Reads for such work: nothing else changes the rows while the lease is held."""
         with reading(self._engine) as connection:
             return connection.execute(query).all()
 
+    @property
+    def sqlite(self) -> sqlite3.Connection | None:
+        """The driver's connection that everything is written through; None on PostgreSQL."""
+        if not isinstance(self._place, Connection):
+            return None
+        return cast("sqlite3.Connection", self._place.connection.driver_connection)
+
     def close(self) -> None:
         """Gives the lease back; a second call does nothing."""
         if not self._closed:
             self._closed = True
+            self._release()
+
+    def _release(self) -> None:
+        try:
+            if isinstance(self._place, Connection):
+                self._place.close()
+        finally:
             self._lease.release()
 
     def __enter__(self) -> Self:
@@ -467,13 +506,21 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _forget_erased(self) -> None:
+        """Overwrites the rows that were erased where SQLite's rollback journal still has them; what
+        fails is tried again after the next commit, since this one is durable."""
+        if self._has_erased:
+            with contextlib.suppress(StorageFailed):
+                overwrite_journal(self._engine)
+                self._has_erased = False
+
     @property
     def _fence(self) -> Fence:
         return Fence(self._epoch, self._sequence)
 
     def _take_over(self) -> None:
         # One transaction: a deposed writer's last commit is either seen here or fenced off.
-        with changing(self._engine) as connection:
+        with changing(self._place) as connection:
             connection.execute(
                 update(_deployment).values(writer_epoch=_deployment.c.writer_epoch + 1)
             )

@@ -87,6 +87,7 @@ class Action(StrEnum):
     WORK_CASES = "work_on_cases"
     READ_THRESHOLDS = "read_thresholds"
     READ_AUDIT = "read_the_audit_chain"
+    BACK_UP = "back_up"
     READ_METRICS = "read_metrics"
 
 
@@ -115,6 +116,7 @@ PERMISSIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
         Action.READ_THRESHOLDS: frozenset(Role),
         Action.READ_AUDIT: frozenset({_OPERATOR}),
         Action.READ_METRICS: frozenset({_OPERATOR}),
+        Action.BACK_UP: frozenset({_OPERATOR}),
     }
 )
 

@@ -13,7 +13,17 @@ from typing import Any, get_type_hints
 
 from serving.access.authorization import Action
 from serving.api.request import Answer
-from serving.api.routes import audit, cases, enrollments, health, lines, matching, people, sweeps
+from serving.api.routes import (
+    audit,
+    backups,
+    cases,
+    enrollments,
+    health,
+    lines,
+    matching,
+    people,
+    sweeps,
+)
 from serving.wire.enrollments import Enrollment
 from serving.wire.fields import AnswerBody, QueryString, RequestBody
 from serving.wire.oversight import Readiness
@@ -183,6 +193,12 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         "GET /v1/audit": Endpoint(audit.read_audit, "Read the audit chain", Action.READ_AUDIT),
         "GET /v1/audit/verification": Endpoint(
             audit.verify_audit, "Verify the audit chain", Action.READ_AUDIT
+        ),
+        "POST /v1/backups": Endpoint(
+            backups.start_backup, "Make a backup", Action.BACK_UP, status=201
+        ),
+        "GET /v1/backups": Endpoint(
+            backups.list_backups, "List backups", Action.BACK_UP, errors=()
         ),
         "GET /v1/me": Endpoint(health.read_key, "Whose key", errors=()),
     },

@@ -22,6 +22,7 @@ from engine.registry.records import (
 )
 from engine.sweeps import estimate
 from engine.sweeps.sweep_model import SweepRecord
+from serving.backups import BackupRecord
 from serving.masking import mask_name, mask_number
 from serving.wire import cases, enrollments, lines, oversight, people, sweeps
 from serving.wire.fields import Moment, of_record, read
@@ -307,6 +308,20 @@ def audit_entry(record: AuditRecord) -> oversight.AuditEntry:
         number=record.number,
         at=record.at,
         hash=record.hash.hex(),
+    )
+
+
+def backup(record: BackupRecord) -> oversight.Backup:
+    made = record.manifest
+    return oversight.Backup(
+        name=record.name,
+        state=record.state.value,
+        started_at=Moment.of(record.started_at),
+        audit_number=None if made is None else made.audit_number,
+        audit_head=None if made is None else made.audit_head,
+        bytes=None if made is None else made.bytes,
+        sha256=None if made is None else made.sha256,
+        fault=record.fault,
     )
 
 

@@ -78,11 +78,12 @@ def show_entries(
 
 
 def verify_entries(home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """Recompute the audit chain.
+    """Recompute the audit chain, and check the database against it.
 
-    Exit code 1 where an entry was altered, removed or added.
+    Exit code 1 where an entry was altered, removed or added, or the database is damaged.
     """
     from engine.registry.audit import verify_chain
+    from engine.registry.damage import find_damage
     from serving.wire.fields import of_record
     from serving.wire.oversight import ChainHead, ChainReport
 
@@ -97,14 +98,16 @@ def verify_entries(home: HomeOption = None, as_json: JsonFlag = False) -> None:
         if verified is not None:
             # A writer may have gone on meanwhile.
             number, head = found.entries, verified
+        damage = tuple(find_damage(store, is_alone=not store.has_writer()))
     text = f"[green]Intact[/]: {found.entries:,} entries, head {number} {head.hex()}."
     if not found.intact:
         text = (
             f"[red]Broken[/] at entry {found.first_bad}: it or one before it was altered, "
             "removed or added. Compare with a backup."
         )
-    answer = of_record(ChainReport, found, head=ChainHead(number, head.hex()))
-    print_answer(answer, text, as_json=as_json, is_no=not found.intact)
+    text += "".join(f"\n[red]Damaged[/]: {escape(one)}." for one in damage)
+    answer = of_record(ChainReport, found, head=ChainHead(number, head.hex()), damage=damage)
+    print_answer(answer, text, as_json=as_json, is_no=not found.intact or bool(damage))
 
 
 def check_file(

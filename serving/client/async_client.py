@@ -322,6 +322,14 @@ class AsyncClient:
         query: Query = {"after": after, "action": action, "actor": actor, "subject": subject}
         return await self._send(get(oversight.AuditPage, "audit", limit=limit, **query), options)
 
+    async def start_backup(self, options: Options = _DEFAULT) -> oversight.Backup:
+        """Begins a backup in the service's home; where one runs, it is that one."""
+        return await self._send(post(oversight.Backup, "backups"), options)
+
+    async def list_backups(self, options: Options = _DEFAULT) -> oversight.Backups:
+        """The backups in the service's home, and the one that runs."""
+        return await self._send(get(oversight.Backups, "backups"), options)
+
     async def verify_audit(
         self, after: int = 0, options: Options = _DEFAULT
     ) -> oversight.ChainPart:

@@ -317,6 +317,14 @@ class Client:
         query: Query = {"after": after, "action": action, "actor": actor, "subject": subject}
         return self._send(get(oversight.AuditPage, "audit", limit=limit, **query), options)
 
+    def start_backup(self, options: Options = _DEFAULT) -> oversight.Backup:
+        """Begins a backup in the service's home; where one runs, it is that one."""
+        return self._send(post(oversight.Backup, "backups"), options)
+
+    def list_backups(self, options: Options = _DEFAULT) -> oversight.Backups:
+        """The backups in the service's home, and the one that runs."""
+        return self._send(get(oversight.Backups, "backups"), options)
+
     def verify_audit(self, after: int = 0, options: Options = _DEFAULT) -> oversight.ChainPart:
         """Verifies a part of the audit chain; go on from `next` until it is None."""
         call = get(oversight.ChainPart, "audit", "verification", after=after)

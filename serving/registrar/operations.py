@@ -30,6 +30,7 @@ from engine.registry.records import AuditEntry, CaseRecord, Tally
 from engine.sweeps.estimate import Expectation, SweepRequest
 from engine.sweeps.sweep_model import SweepRecord
 from indexes.base import check_vectors
+from serving.backups import BackupManager, BackupRecord
 from serving.compose import Deployment
 from serving.errors import Interrupted
 from serving.registrar.protocol import (
@@ -94,6 +95,7 @@ class OpenRegistry:
         self.gallery = self.registrar.gallery
         self.searches = SearchQueue(self.gallery, self.store, probes_waiting, observe_search)
         self.sweeps = SweepManager(deployment)
+        self.backups = BackupManager(deployment)
 
     def warm(self) -> None:
         """One search of each kind, so that no caller waits for code that is compiled."""
@@ -129,6 +131,7 @@ class OpenRegistry:
             closing.callback(self.deployment.close)
             closing.callback(self.searches.close)
             closing.callback(self.sweeps.close)
+            closing.callback(self.backups.close)
 
     @property
     def failure(self) -> SosieError | None:
@@ -318,6 +321,12 @@ class Operations:
         detail = {"group": key, "documents": documents}
         self._audit(self._entry("group.read", sweep_id, detail))
         return shown
+
+    def start_backup(self) -> BackupRecord:
+        return self._opened.backups.start(self._context.actor)
+
+    def list_backups(self) -> list[BackupRecord]:
+        return self._opened.backups.list()
 
     def _probe(self, probe: Probes) -> HolderProbe:
         return HolderProbe(

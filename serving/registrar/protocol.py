@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from engine.registry.records import AuditEntry, CaseRecord
     from engine.sweeps.estimate import Expectation, SweepRequest
     from engine.sweeps.sweep_model import SweepRecord
+    from serving.backups import BackupRecord
     from serving.wire.sweeps import Group, GroupPage
 
 
@@ -301,3 +302,11 @@ class RegistrarClient(ABC):
     @_carried
     async def read_group(self, sweep_id: str, key: str, context: CallContext) -> Group:
         """One group with its members and links, without its cases; audited with whom it showed."""
+
+    @_carried
+    async def start_backup(self, context: CallContext) -> BackupRecord:
+        """Begins a backup beside all else; the one that runs, where one does."""
+
+    @_carried
+    async def list_backups(self, context: CallContext) -> list[BackupRecord]:
+        """Every backup of the home, and the one that runs or has failed last; newest first."""

@@ -153,6 +153,28 @@ class ChainPart(AnswerBody, frozen=True):
     next: Annotated[int | None, Meta(description="`after` of the next part; null at the end")]
 
 
+class Backup(AnswerBody, frozen=True):
+    """A copy of the registry in the home's folder `backups`.
+
+    What has a greater number in the audit chain than `audit_number` is not in it.
+    """
+
+    name: str
+    state: Annotated[str, known("running", "done", "failed")]
+    started_at: Moment
+    audit_number: int | None
+    audit_head: Annotated[str | None, Meta(description="the chain's hash there; hexadecimal")]
+    bytes: int | None
+    sha256: str | None
+    fault: str | None
+
+
+class Backups(AnswerBody, frozen=True):
+    """The backups of a home, the newest first."""
+
+    backups: tuple[Backup, ...]
+
+
 # What the command line alone shows.
 
 
@@ -214,12 +236,13 @@ class ChainHead(AnswerBody, frozen=True):
 
 
 class ChainReport(AnswerBody, frozen=True):
-    """The whole chain, verified."""
+    """The whole chain, verified, and what is damaged in the database beside it."""
 
     entries: int
     intact: bool
     first_bad: int | None
     head: ChainHead
+    damage: tuple[str, ...]
 
 
 class CertificateCheck(AnswerBody, frozen=True):

@@ -37,6 +37,8 @@ NAME = "Ωμέγα Tester-王"
 MODEL = "sha256:model-of-the-tests"
 ENTRY = AuditEntry("test", "test.done", "x")
 
+DECIDED = {"decision": "approved", "reasons": [], "score": 0.6123456789}
+
 Enroll = Callable[..., Changes]
 
 
@@ -102,12 +104,13 @@ def newcomer(writer: Writer, number: int, template: object, sequence: int) -> tu
     vault = writer.vault
     document_id, enrollment_id = new_id(), new_id()
     document_number, msisdn = document_number_of(number), msisdn_of(number)
+    lookup = vault.look_up("document:passport", document_number)
     return (
         NewDocument(
             id=document_id,
             kind="passport",
-            lookup=vault.look_up("document:passport", document_number),
-            name_lookup=vault.look_up("name", NAME),
+            lookup=lookup,
+            name_lookup=vault.look_up("name", f"{lookup.hex()}\0{NAME}"),
             number=document_number,
             name=NAME,
             expires_on=date(2031, 2, 3),
@@ -149,7 +152,7 @@ def newcomer(writer: Writer, number: int, template: object, sequence: int) -> tu
             response={"decision": "approved", "scores": [0.6123456789]},
             created_at=NOW,
         ),
-        AuditEntry("registrar", "enrollment.decided", enrollment_id, {"score": 0.6123456789}),
+        AuditEntry("registrar", "enrollment.decided", enrollment_id, DECIDED),
     )
 
 

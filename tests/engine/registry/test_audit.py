@@ -7,6 +7,7 @@ from sqlalchemy import text
 
 from engine.registry.audit import AuditReport, verify_chain
 from engine.registry.records import AuditEntry, Changes
+from tests.engine.registry.conftest import DECIDED
 
 TAMPERINGS = {
     "altered detail": ("UPDATE audit SET detail = '{\"score\":1}' WHERE number = 9", 9),
@@ -80,7 +81,7 @@ def test_entries_are_read_back_in_order(trail) -> None:
     assert [record.number for record in records] == list(range(1, 12))
     assert records[0].entry.action == "registry.created"
     assert {record.entry.action for record in records[6:]} == {"enrollment.decided"}
-    assert records[6].entry.detail == {"score": 0.6123456789}
+    assert records[6].entry.detail == DECIDED
     assert [record.number for record in trail.audit_entries(after=9)] == [10, 11]
 
 

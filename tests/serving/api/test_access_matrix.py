@@ -118,6 +118,8 @@ def matrix(
             (get("/v1/thresholds"), (200,) * len(NAMES)),
             (get("/v1/audit"), only(operator=200)),
             (get("/v1/audit/verification"), only(operator=200)),
+            (post("/v1/backups"), only(operator=201)),
+            (get("/v1/backups"), only(operator=200)),
             (("DELETE", line, {}), only(blue=200, red=404, operator=404)),
             (("DELETE", document, {}), only(blue=200, red=404, operator=404)),
             (get("/metrics"), only(operator=200)),

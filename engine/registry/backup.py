@@ -1,0 +1,483 @@
+"""Backups: a checked copy of a registry that is in use, and putting one back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from sqlalchemy import Connection, Engine, insert, select, text, update
+
+from engine.errors import RegistryError, RegistryExists, RequestError, SosieError, StorageFull
+from engine.registry import deployment, store, tables
+from engine.registry.audit import AuditReader, verify_chain
+from engine.registry.damage import find_damage, pages_of
+from engine.registry.database import (
+    changing,
+    connect,
+    flush_folder,
+    journal_of,
+    open_connection,
+    sqlite_file,
+    storage_errors,
+)
+from engine.registry.reader import Reader
+from engine.registry.records import AuditEntry, utc_now
+from engine.registry.store import Store, upgrade, upgrade_schema
+from engine.registry.vault import Vault
+from engine.registry.writer import Writer, recorded, take_lease
+
+DATABASE_FILE = "registry.sqlite"
+MANIFEST_FILE = "manifest.json"
+PAGES_PER_STEP = 256
+"""A mebibyte: the writer waits for the copying of so much at most."""
+PAUSE_S = 0.002
+MOST_RESTARTS = 5
+"""Another process that writes makes SQLite begin anew; then it is kept waiting."""
+_ROWS_AT_ONCE = 2_000
+_BLOCK_BYTES = 2**20
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a backup holds. `audit_number` and `audit_head` say up to where: what has a greater
+    number in the audit chain is lost when it is put back."""
+
+    deployment_id: str
+    made_at: str
+    schema: str
+    model_digest: str
+    audit_number: int
+    audit_head: str
+    sequence: int
+    rows: Mapping[str, int]
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What the registry that was replaced had, and the backup has not, as far as it can be read:
+    entries of the audit chain by action, and the documents whose erasure is to be repeated."""
+
+    entries: Mapping[str, int]
+    erased: tuple[str, ...]
+    is_another_history: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredBackup:
+    """`lost` is None where no registry could be read in its place; `aside` is where that is now."""
+
+    manifest: Manifest
+    lost: Lost | None
+    aside: Path | None
+
+
+def make_backup(
+    source: Store,
+    writer: Writer | None,
+    target: Path,
+    *,
+    actor: str,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Copies a registry to the new folder `target` while it is used, and checks the copy.
+
+    SQLite is copied through its writer's connection, from any thread, beside what that commits;
+    PostgreSQL by a snapshot, without a writer. The copy is an SQLite file either way. Nothing is
+    left where it fails: `RegistryError` where the copy is damaged or the target cannot be written.
+    """
+    if target.exists():
+        raise RequestError(f"{target} exists already: name a new folder")
+    _require_room(source.engine, target)
+    with _new_folder(target) as partial:
+        file = partial / DATABASE_FILE
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        if sqlite_file(source.engine) is None:
+            _copy_rows(source, file)
+        else:
+            assert writer is not None, "SQLite is copied by its writer"
+            _copy_pages(writer, file, progress)
+        manifest = _describe(file, source.vault, progress)
+        _write(partial / MANIFEST_FILE, _signed(manifest, source.vault))
+        _flush(file)
+        flush_folder(partial)
+        detail = {"audit_number": manifest.audit_number, "bytes": manifest.bytes}
+        with recorded(
+            source.engine, source.vault, [AuditEntry(actor, "backup.made", "registry", detail)]
+        ):
+            pass
+    return manifest
+
+
+def move_backup(place: Path, target: Path) -> None:
+    """Moves a backup to a new folder, on whatever disk."""
+    with _new_folder(target) as partial:
+        for name in (DATABASE_FILE, MANIFEST_FILE):
+            shutil.copyfile(place / name, partial / name)
+            (partial / name).chmod(0o600)
+            _flush(partial / name)
+        flush_folder(partial)
+    shutil.rmtree(place)
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A folder beside the target, which becomes the target where the block ends well."""
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(mode=0o700, parents=True)
+        try:
+            yield partial
+            partial.rename(target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        flush_folder(target.parent)
+    except OSError as error:
+        kind = StorageFull if error.errno == 28 else RegistryError
+        raise kind(f"{target} cannot be written ({error.strerror}): choose another place") from None
+
+
+def _require_room(engine: Engine, target: Path) -> None:
+    path = sqlite_file(engine)
+    near = next((one for one in target.resolve().parents if one.is_dir()), None)
+    if path is not None and near is not None:
+        needed = path.stat().st_size
+        if shutil.disk_usage(near).free < needed + 64 * 2**20:
+            raise StorageFull(f"{near} has no room for {needed / 2**20:,.0f} MiB: free some")
+
+
+class _Restarted(Exception):
+    """Other processes write so often that the copy does not come to its end."""
+
+
+def _copy_pages(writer: Writer, file: Path, progress: Progress | None) -> None:
+    driver = writer.sqlite
+    assert driver is not None
+    for pages in (PAGES_PER_STEP, -1):
+        with closing(sqlite3.connect(file, isolation_level=None)) as copy:
+            for pragma in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
+                copy.execute(f"PRAGMA {pragma}")
+            try:
+                driver.backup(copy, pages=pages, progress=_pace(progress), sleep=0.01)
+            except _Restarted:
+                continue
+            except sqlite3.Error as error:
+                name = getattr(error, "sqlite_errorname", type(error).__name__)
+                kind = StorageFull if name == "SQLITE_FULL" else RegistryError
+                raise kind(f"the copy stopped ({name}): check both disks, try again") from None
+            return
+
+
+def _pace(progress: Progress | None) -> Callable[[int, int, int], None]:
+    """Called between two steps: lets the writer go first, and counts how often it began anew."""
+    done = restarts = 0
+
+    def pause(_status: int, remaining: int, total: int) -> None:
+        nonlocal done, restarts
+        if total - remaining < done:
+            restarts += 1
+            if restarts > MOST_RESTARTS:
+                raise _Restarted
+        done = total - remaining
+        if progress is not None:
+            progress(done, total)
+        time.sleep(PAUSE_S)
+
+    return pause
+
+
+def _copy_rows(source: Reader, file: Path) -> None:
+    """Every row of one moment, read from PostgreSQL without keeping anybody waiting."""
+    with _sqlite_engine(file) as sink, storage_errors(), open_connection(source.engine) as plain:
+        reading = plain.execution_options(
+            isolation_level="REPEATABLE READ", stream_results=True, yield_per=_ROWS_AT_ONCE
+        )
+        with reading.begin(), changing(sink) as writing:
+            store.check(reading)
+            upgrade_schema(writing)
+            for table in tables.metadata.sorted_tables:
+                for rows in reading.execute(select(table)).mappings().partitions():
+                    writing.execute(insert(table), [dict(row) for row in rows])
+
+
+@contextmanager
+def _sqlite_engine(file: Path) -> Iterator[Engine]:
+    """An engine for a copy; its journal goes with it."""
+    engine = connect(f"sqlite:///{file}")
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+        journal = journal_of(engine)
+        assert journal is not None
+        journal.unlink(missing_ok=True)
+
+
+def _describe(file: Path, vault: Vault, progress: Progress | None = None) -> Manifest:
+    """Checks a copy, and says what it holds; `RegistryError` where it is damaged."""
+    with _sqlite_engine(file) as engine:
+        reader = Reader(engine, vault)
+        _require_sound(reader, progress)
+        (row,) = reader.rows(select(tables.deployment))
+        with open_connection(engine) as connection:
+            schema = store.version(connection) or ""
+        rows = reader.counts()
+    return Manifest(
+        deployment_id=row.deployment_id,
+        made_at=utc_now().isoformat(timespec="seconds"),
+        schema=schema,
+        model_digest=row.model_digest,
+        audit_number=row.audit_number,
+        audit_head=row.audit_head.hex(),
+        sequence=row.sequence,
+        rows=rows,
+        bytes=file.stat().st_size,
+        sha256=_digest(file),
+    )
+
+
+def _require_sound(reader: Reader, progress: Progress | None) -> None:
+    found = find_damage(reader, progress=progress)
+    if not found and not verify_chain(reader, progress=progress).intact:
+        found = ["the audit chain is broken"]
+    if found:
+        raise RegistryError(
+            f"the copy is damaged ({'; '.join(found[:3])}): run sosie doctor, put back a backup"
+        )
+
+
+def read_backup(place: Path, vault: Vault) -> tuple[Path, Manifest | None]:
+    """The database file of a backup and its manifest, which is None for a bare SQLite file.
+
+    `RequestError` where there is none, or either was altered.
+    """
+    if place.is_file():
+        return place, None
+    file, described = place / DATABASE_FILE, place / MANIFEST_FILE
+    try:
+        values = json.loads(described.read_bytes())
+        mac = values.pop("mac")
+        manifest = Manifest(**values)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise RequestError(
+            f"{place} is no backup: name a folder that sosie backup made, or an SQLite file"
+        ) from None
+    if mac != _mac(manifest, vault):
+        raise RequestError(f"{described} was altered, or is of another deployment's key ring")
+    if not file.is_file() or _digest(file) != manifest.sha256:
+        raise RequestError(f"{file} is not the file that the manifest describes: take another copy")
+    return file, manifest
+
+
+def restore_backup(
+    url: str, vault: Vault, place: Path, *, model_digest: str, actor: str, replaces: bool = False
+) -> RestoredBackup:
+    """Puts a backup in the place of a registry that no process writes to (`WriterBusy`).
+
+    The backup is checked first, and brought to this version's schema. A registry that is
+    there is replaced only with `replaces` (`RegistryExists`): an SQLite file is moved aside,
+    with its journal, which would else be rolled back into the backup.
+    """
+    file, _ = read_backup(place, vault)
+    engine = connect(url)
+    with ExitStack() as undo:
+        undo.callback(engine.dispose)
+        path = sqlite_file(engine)
+        lease = take_lease(engine)
+        undo.callback(lease.release)
+        if path is None:
+            staged = Path(undo.enter_context(TemporaryDirectory())) / DATABASE_FILE
+        else:
+            staged = path.with_name(f".{path.name}.restoring")
+            undo.callback(lambda: staged.unlink(missing_ok=True))
+        manifest = _stage(file, staged, vault, model_digest)
+        lost, epoch = _compare(engine, vault, manifest)
+        exists = lost is not None or (path is not None and path.exists())
+        if exists and not replaces:
+            raise RegistryExists(f"there is a registry already: {_tell(lost)}; give --replace")
+        aside = None
+        if path is None:
+            _fill(engine, staged, vault)
+        else:
+            engine.dispose()
+            aside = _exchange(path, staged)
+        _record(engine, vault, manifest, lost, epoch, actor)
+    return RestoredBackup(manifest, lost, aside)
+
+
+def _tell(lost: Lost | None) -> str:
+    if lost is None:
+        return "it cannot be read"
+    if lost.is_another_history:
+        return "it has another history than the backup"
+    return f"it has {sum(lost.entries.values()):,} entries that the backup lacks"
+
+
+def _stage(file: Path, staged: Path, vault: Vault, model_digest: str) -> Manifest:
+    """Copies a backup's file beside the registry, and checks it there."""
+    try:
+        staged.unlink(missing_ok=True)
+        with (
+            file.open("rb") as source,
+            os.fdopen(os.open(staged, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as sink,
+        ):
+            shutil.copyfileobj(source, sink, _BLOCK_BYTES)
+            sink.flush()
+            os.fsync(sink.fileno())
+    except OSError as error:
+        kind = StorageFull if error.errno == 28 else RegistryError
+        raise kind(f"{staged} cannot be written ({error.strerror})") from None
+    url = f"sqlite:///{staged}"
+    upgrade(url)
+    with _sqlite_engine(staged) as engine, open_connection(engine) as connection:
+        deployment.check(connection, vault, model_digest)
+    manifest = _describe(staged, vault)
+    _flush(staged)
+    return manifest
+
+
+def _compare(engine: Engine, vault: Vault, manifest: Manifest) -> tuple[Lost | None, int]:
+    """What the registry in place has beyond the backup, and its writer's epoch."""
+    path = sqlite_file(engine)
+    if path is not None and not path.is_file():
+        return None, 0
+    reader = AuditReader(engine, vault)
+    try:
+        with open_connection(engine) as connection:
+            if store.version(connection) is None:
+                return None, 0
+        (row,) = reader.rows(select(tables.deployment))
+        if row.audit_number >= manifest.audit_number:
+            found = reader.audit_hash_at(manifest.audit_number)
+            is_another = found is None or found.hex() != manifest.audit_head
+        else:
+            is_another = False
+        entries: dict[str, int] = {}
+        erased = []
+        for record in () if is_another else reader.audit_entries(manifest.audit_number):
+            action = record.entry.action
+            entries[action] = entries.get(action, 0) + 1
+            if action == "document.erased":
+                erased.append(record.entry.subject)
+        return Lost(entries, tuple(erased), is_another), row.writer_epoch
+    except (SosieError, ValueError, TypeError):
+        return None, 0
+
+
+def _exchange(path: Path, staged: Path) -> Path | None:
+    """Moves the registry aside and the copy into its place; a power cut in between leaves the one,
+    the other, or none."""
+    aside = None
+    stamp = utc_now().strftime("%Y%m%dT%H%M%S%f")
+    try:
+        # The database first: without its journal it would be damaged unseen.
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            old = path.with_name(path.name + suffix)
+            if old.exists():
+                moved = path.with_name(f"{path.name}.replaced-{stamp}{suffix}")
+                old.rename(moved)
+                aside = aside or (moved if not suffix else None)
+        flush_folder(path.parent)
+        staged.rename(path)
+        flush_folder(path.parent)
+    except OSError as error:
+        raise RegistryError(
+            f"{path} cannot be replaced ({error.strerror}): mend the folder, restore again"
+        ) from None
+    return aside
+
+
+def _fill(engine: Engine, staged: Path, vault: Vault) -> None:
+    """Replaces every row of a PostgreSQL database, in one transaction."""
+    with _sqlite_engine(staged) as source, changing(engine) as connection:
+        if store.version(connection) is None:
+            upgrade_schema(connection)
+        store.check(connection)
+        names = ", ".join(f'"{table.name}"' for table in tables.metadata.sorted_tables)
+        connection.execute(text(f"TRUNCATE {names}"))
+        reader = Reader(source, vault)
+        for table in tables.metadata.sorted_tables:
+            for rows in pages_of(reader, table):
+                connection.execute(insert(table), [dict(row._mapping) for row in rows])
+
+
+def _record(
+    engine: Engine, vault: Vault, manifest: Manifest, lost: Lost | None, epoch: int, actor: str
+) -> None:
+    """Fences every writer of before, and puts the restoring into the chain."""
+    detail: dict[str, Any] = {"backup": manifest.audit_number, "made_at": manifest.made_at}
+    if lost is not None:
+        detail["lost"] = dict(lost.entries)
+    entry = AuditEntry(actor, "registry.restored", manifest.deployment_id, detail)
+    with recorded(engine, vault, [entry]) as connection:
+        _raise_epoch(connection, epoch)
+
+
+def _raise_epoch(connection: Connection, epoch: int) -> None:
+    columns = tables.deployment.c
+    now = connection.scalar(select(columns.writer_epoch)) or 0
+    connection.execute(update(tables.deployment).values(writer_epoch=max(now, epoch) + 1))
+
+
+def _mac(manifest: Manifest, vault: Vault) -> str:
+    plain = json.dumps(asdict(manifest), sort_keys=True, separators=(",", ":"))
+    return vault.look_up("backup", plain).hex()
+
+
+def _signed(manifest: Manifest, vault: Vault) -> dict[str, Any]:
+    return {**asdict(manifest), "mac": _mac(manifest, vault)}
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        file.write(json.dumps(values, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush(file: Path) -> None:
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def list_backups(folder: Path, vault: Vault) -> list[tuple[str, Manifest]]:
+    """The backups in a folder by name, without reading their databases."""
+    found = []
+    for place in sorted(folder.iterdir()) if folder.is_dir() else []:
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            values = json.loads((place / MANIFEST_FILE).read_bytes())
+            mac = values.pop("mac")
+            manifest = Manifest(**values)
+            if mac == _mac(manifest, vault):
+                found.append((place.name, manifest))
+    return found
+
+
+def name_of(moment: datetime) -> str:
+    """The name of a backup of that moment."""
+    return moment.strftime("%Y%m%dT%H%M%S.%fZ")

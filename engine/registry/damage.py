@@ -1,0 +1,202 @@
+"""Damage of a registry: in the database's structure, in any row, or beside the audit chain."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import Connection, Row, Table, func, literal, select, tuple_
+
+from engine.errors import SosieError, StorageFailed
+from engine.registry import tables
+from engine.registry.audit import AuditReader
+from engine.registry.database import chunks, reading, sqlite_file
+from engine.registry.tables import metadata
+from engine.registry.vault import Vault
+
+MOST_SHOWN = 20
+"""So many findings tell what to do: put back a backup."""
+BESIDE_A_WRITER_BYTES = 64 * 2**20
+"""A larger SQLite file is not checked as a whole beside a writer, who would have to wait."""
+_ROWS_AT_ONCE = 2_000
+_COUNTED = {
+    "enrollment.decided": tables.enrollments,
+    "carrier.added": tables.carriers,
+    "outlet.added": tables.outlets,
+    "apikey.added": tables.api_keys,
+}
+"""Tables that have exactly one row for each entry of an action."""
+_documents = tables.documents
+
+Progress = Callable[[int, int], None]
+
+
+def find_damage(
+    reader: AuditReader, *, is_alone: bool = True, progress: Progress | None = None
+) -> list[str]:
+    """What is damaged, a line each, without a value of any row; the first `MOST_SHOWN` of it.
+
+    It reads everything once: that the database's structure is whole, that every row can be read
+    and every sealed value opened and found by its look-up, and that the rows that the audit chain
+    tells of are there, each decision as it was made. Whether the chain itself is whole is
+    `verify_chain`'s to say. What is in the clear and in no entry of the chain may have changed.
+    """
+    return list(islice(_find(reader, is_alone, progress), MOST_SHOWN))
+
+
+def _find(reader: AuditReader, is_alone: bool, progress: Progress | None) -> Iterator[str]:
+    is_whole = True
+    for fault in _check_structure(reader, is_alone):
+        is_whole = False
+        yield fault
+    if not is_whole:
+        # What a broken tree leads to says nothing more.
+        return
+    for place, table in enumerate(metadata.sorted_tables):
+        try:
+            for rows in pages_of(reader, table):
+                yield from _check_rows(reader.vault, table, rows)
+                if table is tables.references:
+                    yield from _check_origins(reader, rows)
+                if progress is not None:
+                    progress(place, len(metadata.sorted_tables))
+        except (StorageFailed, ValueError, TypeError) as error:
+            yield f"rows of {table.name} cannot be read ({type(error).__name__})"
+    try:
+        yield from _check_chain(reader)
+    except (StorageFailed, ValueError, TypeError) as error:
+        yield f"the audit chain cannot be read ({type(error).__name__})"
+
+
+def is_checked_whole(reader: AuditReader, *, is_alone: bool) -> bool:
+    """Whether the structure of the database is looked at, too."""
+    path = sqlite_file(reader.engine)
+    return path is None or is_alone or path.stat().st_size <= BESIDE_A_WRITER_BYTES
+
+
+def _check_structure(reader: AuditReader, is_alone: bool) -> Iterator[str]:
+    if sqlite_file(reader.engine) is None or not is_checked_whole(reader, is_alone=is_alone):
+        return
+    try:
+        with reading(reader.engine) as connection:
+            found = connection.exec_driver_sql(f"PRAGMA integrity_check({MOST_SHOWN})").scalars()
+            # A message may name a row, by its number, and never a value.
+            yield from (f"database: {one}" for one in found if one != "ok")
+            broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+            for table, count in Counter(row[0] for row in broken).items():
+                yield f"{table}: {count} rows belong to rows that are not there"
+    except StorageFailed as error:
+        yield f"database: {error}"
+
+
+def pages_of(reader: AuditReader, table: Table) -> Iterator[Sequence[Row[Any]]]:
+    """All rows of a table in the order of its key, each page a short read."""
+    key = list(table.primary_key)
+    query = select(table).order_by(*key).limit(_ROWS_AT_ONCE)
+    rows = reader.rows(query)
+    while rows:
+        yield rows
+        last = [literal(rows[-1]._mapping[column], column.type) for column in key]
+        rows = reader.rows(query.where(tuple_(*key) > tuple_(*last)))
+
+
+def _check_rows(vault: Vault, table: Table, rows: Sequence[Row[Any]]) -> Iterator[str]:
+    for _, column in (one for one in tables.SEALED if one[0] is table):
+        place = f"{table.name}.{column.name}"
+        for row in rows:
+            sealed = row._mapping[column]
+            if sealed is None:
+                continue
+            try:
+                opened = vault.open(place, row.id, sealed)
+            except SosieError:
+                yield f"{place} of row {row.id} does not open"
+            else:
+                if not _is_found(vault, table, row, opened):
+                    yield f"{table.name}: row {row.id} is not under the look-up of what it holds"
+
+
+def _check_origins(reader: AuditReader, rows: Sequence[Row[Any]]) -> Iterator[str]:
+    (deployment,) = reader.rows(select(tables.deployment))
+    for row in rows:
+        if (row.model_digest, row.rotation_id) != (deployment.model_digest, deployment.rotation_id):
+            yield f"references: row {row.id} is of another model or rotation"
+        if max(row.added_sequence, row.removed_sequence or 0) > deployment.sequence:
+            yield f"references: row {row.id} is of a sequence that was never reached"
+
+
+def _is_found(vault: Vault, table: Table, row: Row[Any], opened: bytes) -> bool:
+    """Whether the keyed look-ups of a row are of the value that is sealed in it."""
+    if table is tables.lines:
+        return bool(row.msisdn_lookup == vault.look_up("msisdn", opened.decode()))
+    if table is not _documents:
+        return True
+    number = json.loads(opened)[0]
+    return bool(row.lookup == vault.look_up(f"document:{row.kind}", number))
+
+
+def _check_chain(reader: AuditReader) -> Iterator[str]:
+    with reading(reader.engine) as plain:
+        head, counts = _count(plain)
+    entries: Counter[str] = Counter()
+    decided: dict[str, Any] = {}
+    erased: list[str] = []
+    for record in reader.audit_entries():
+        if record.number > head:
+            break
+        entry = record.entry
+        entries[entry.action] += 1
+        if entry.action == "enrollment.decided":
+            decided[entry.subject] = entry.detail
+        elif entry.action == "document.erased":
+            erased.append(entry.subject)
+        if len(decided) >= _ROWS_AT_ONCE:
+            yield from _check_decisions(reader, decided)
+            decided = {}
+    yield from _check_decisions(reader, decided)
+    yield from _check_erased(reader, erased)
+    for action, table in _COUNTED.items():
+        if counts[table.name] != entries[action]:
+            yield (
+                f"{table.name}: {counts[table.name]:,} rows, and {entries[action]:,} entries "
+                f"{action} in the audit chain"
+            )
+
+
+def _count(connection: Connection) -> tuple[int, dict[str, int]]:
+    """The head of the chain and the rows at one moment."""
+    counted = [
+        select(func.count()).select_from(table).scalar_subquery().label(table.name)
+        for table in _COUNTED.values()
+    ]
+    row = connection.execute(select(tables.deployment.c.audit_number, *counted)).one()
+    return row.audit_number, {table.name: row._mapping[table.name] for table in _COUNTED.values()}
+
+
+def _check_decisions(reader: AuditReader, decided: dict[str, Any]) -> Iterator[str]:
+    columns = tables.enrollments.c
+    for keys in chunks(list(decided)):
+        query = select(columns.id, columns.decision, columns.reasons).where(columns.id.in_(keys))
+        found = {row.id: row for row in reader.rows(query)}
+        for key in keys:
+            row, said = found.get(key), decided[key]
+            if row is None:
+                yield f"enrollments: row {key} is not there, and the audit chain has its decision"
+            elif "decision" in said and (row.decision, list(row.reasons)) != (
+                said["decision"],
+                list(said["reasons"]),
+            ):
+                yield f"enrollments: row {key} has another decision than the audit chain"
+
+
+def _check_erased(reader: AuditReader, erased: list[str]) -> Iterator[str]:
+    for keys in chunks(erased):
+        query = select(_documents.c.id).where(
+            _documents.c.id.in_(keys), _documents.c.status == "erased"
+        )
+        found = {row.id for row in reader.rows(query)}
+        for key in set(keys) - found:
+            yield f"documents: row {key} is not erased, and the audit chain says so"

@@ -1,0 +1,108 @@
+"""A database that another process keeps busy fails a batch once, not once for each of its items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, make_url
+
+from engine.errors import RowRefused, StorageFailed
+from engine.registry import database
+from engine.registry.records import AuditEntry, Changes, NewCrop, new_id
+from engine.registry.writer import Writer
+from tests.engine.matching.conftest import NOW
+
+BATCH = 16
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 100)
+
+
+@pytest.fixture
+def commits(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the writer was asked to commit."""
+    asked: list[Any] = []
+    commit = Writer.commit
+
+    def count(writer: Writer, changes: Any) -> Any:
+        asked.append(changes)
+        return commit(writer, changes)
+
+    monkeypatch.setattr(Writer, "commit", count)
+    return asked
+
+
+@contextmanager
+def locked(url: str) -> Iterator[None]:
+    """Another client holds what a writer needs, and lets readers pass."""
+    engine = create_engine(make_url(url))
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.connection.dbapi_connection.isolation_level = None
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.exec_driver_sql("SELECT * FROM deployment FOR UPDATE")
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql("ROLLBACK")
+    engine.dispose()
+
+
+def test_a_locked_database_fails_a_batch_with_one_wait(
+    lab: Any, busy: Any, database_url: str, commits: list[Any]
+) -> None:
+    with lab.registrar() as registrar:
+        with locked(database_url):
+            with busy(registrar):
+                futures = [registrar.submit(lab.request()) for _ in range(BATCH)]
+            outcomes = [future.result(120) for future in futures]
+        assert {type(outcome) for outcome in outcomes} == {StorageFailed}
+        assert len(commits) == 1
+        # The same requests pass once it is free: nothing of them was kept.
+        assert registrar.enroll([lab.request()])[0].decision == "approved"
+    assert lab.store.counts()["enrollments"] == 1
+
+
+def test_a_bad_row_splits_a_batch_and_a_database_that_then_fails_is_asked_once(
+    lab: Any, busy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    commit = Writer.commit
+
+    def fail(writer: Writer, changes: Any) -> Any:
+        asked.append(len(changes.enrollments))
+        if len(asked) == 1:
+            raise RowRefused("a row of this batch is bad")
+        if len(asked) > 3:
+            raise StorageFailed("the database is locked")
+        return commit(writer, changes)
+
+    with lab.registrar() as registrar:
+        monkeypatch.setattr(Writer, "commit", fail)
+        with busy(registrar):
+            futures = [registrar.submit(lab.request()) for _ in range(BATCH)]
+        outcomes = [future.result(120) for future in futures]
+    assert asked == [BATCH, 1, 1, 1]
+    assert [outcome.decision for outcome in outcomes[:2]] == ["approved"] * 2
+    assert {type(outcome) for outcome in outcomes[2:]} == {StorageFailed}
+    assert len({id(outcome) for outcome in outcomes}) == BATCH
+
+
+def test_only_errors_of_a_row_are_told_as_such(lab: Any, database_url: str) -> None:
+    with locked(database_url), pytest.raises(StorageFailed) as busy:
+        lab.store.add_outlet("new", "blue", actor="test")
+    assert not isinstance(busy.value, RowRefused)
+    entry = AuditEntry("test", "test.done", "x")
+    with lab.store.writer() as writer:
+        crop = NewCrop(
+            id=new_id(), enrollment_id=new_id(), photograph="live", image=b"x", kept_until=NOW
+        )
+        for change in ({"closed_lines": [new_id()]}, {"crops": [crop]}):
+            with pytest.raises(RowRefused):
+                writer.commit(Changes(sequence=0, audit=[entry], **change))

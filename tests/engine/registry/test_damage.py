@@ -1,0 +1,193 @@
+"""Damage of the database is found, on both databases, and bit flips of the file are."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, text, update
+
+from engine.errors import SosieError
+from engine.registry import tables
+from engine.registry.audit import verify_chain
+from engine.registry.damage import find_damage
+from engine.registry.records import Carrier
+from engine.registry.store import Store
+from engine.registry.vault import Vault
+from tests.engine.registry.conftest import MODEL, committed, erasure
+
+FLIPS = 100
+
+IN_THE_CLEAR = {
+    "api_keys",
+    "carriers",
+    "deployment",
+    "documents.created_at",
+    "documents.erased_at",
+    "documents.expires_on",
+    "documents.name_lookup",
+    "enrollments.captured_at",
+    "enrollments.consent_ref",
+    "enrollments.created_at",
+    "enrollments.evidence",
+    "enrollments.sequence",
+    "idempotency",
+    "lines.closed_at",
+    "lines.opened_at",
+    "lines.carrier",
+    "lines.outlet",
+    "outlets",
+    "references.added_sequence",
+}
+"""What nothing vouches for: a value that is none of a person's secrets, and in no audit entry."""
+
+
+@pytest.fixture
+def filled(store: Store, writer: Any, enroll: Any) -> Any:
+    made = committed(writer, enroll(writer, 30))
+    for place in range(3):
+        writer.commit(erasure(made, place, writer.sequence + 1))
+    return made
+
+
+def test_nothing_is_found_in_a_sound_registry(store: Store, filled: Any) -> None:
+    seen: list[tuple[int, int]] = []
+    assert find_damage(store, progress=lambda *at: seen.append(at)) == []
+    assert seen
+
+
+def _change(store: Store, statement: Any) -> None:
+    with store.engine.begin() as connection:
+        if store.engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
+        connection.execute(statement)
+
+
+def drop_a_decision(store: Store, filled: Any) -> None:
+    key = filled.enrollments[7].id
+    for table in (tables.lines, tables.idempotency, tables.references):
+        _change(store, delete(table).where(table.c.enrollment_id == key))
+    _change(store, delete(tables.enrollments).where(tables.enrollments.c.id == key))
+
+
+def alter_a_decision(store: Store, filled: Any) -> None:
+    row = tables.enrollments.c.id == filled.enrollments[7].id
+    _change(store, update(tables.enrollments).where(row).values(decision="rejected"))
+
+
+def alter_a_template(store: Store, filled: Any) -> None:
+    row = tables.references.c.id == filled.references[9].id
+    _change(store, update(tables.references).where(row).values(template=bytes(100)))
+
+
+def alter_a_look_up(store: Store, filled: Any) -> None:
+    row = tables.documents.c.id == filled.documents[9].id
+    _change(store, update(tables.documents).where(row).values(lookup=bytes(32)))
+
+
+def alter_a_number(store: Store, filled: Any) -> None:
+    row = tables.lines.c.id == filled.lines[9].id
+    _change(store, update(tables.lines).where(row).values(msisdn_lookup=bytes(32)))
+
+
+def alter_a_model(store: Store, filled: Any) -> None:
+    row = tables.references.c.id == filled.references[9].id
+    _change(store, update(tables.references).where(row).values(model_digest="another"))
+
+
+def add_an_outlet(store: Store, _: Any) -> None:
+    _change(
+        store,
+        text(
+            "INSERT INTO outlets (code, carrier, is_open, created_at) "
+            "VALUES ('forged', 'red', true, '2026-01-01T00:00:00.000000Z')"
+        ),
+    )
+
+
+def spoil_a_time(store: Store, filled: Any) -> None:
+    statement = text("UPDATE lines SET opened_at = '2026-13-01' WHERE id = :key")
+    _change(store, statement.bindparams(key=filled.lines[9].id))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (drop_a_decision, "is not there, and the audit chain has its decision"),
+        (alter_a_decision, "another decision than the audit chain"),
+        (alter_a_template, "references.template of row"),
+        (alter_a_look_up, "not under the look-up"),
+        (alter_a_model, "of another model"),
+        (alter_a_number, "not under the look-up"),
+        (add_an_outlet, "outlets: 4 rows, and 3 entries"),
+        (spoil_a_time, "rows of lines cannot be read"),
+    ],
+)
+def test_damage_of_a_row_is_found_and_no_value_is_told(
+    store: Store, filled: Any, spoil: Callable[..., None], words: str
+) -> None:
+    spoil(store, filled)
+    found = find_damage(store)
+    assert [one for one in found if words in one], found
+    told = "".join(found)
+    for row in filled.documents:
+        assert row.number not in told
+        assert row.name not in told
+
+
+def flipped(content: bytes, chance: random.Random) -> bytes:
+    place = chance.randrange(len(content))
+    changed = bytearray(content)
+    changed[place] ^= 1 << chance.randrange(8)
+    return bytes(changed)
+
+
+def everything(store: Store) -> dict[str, Any]:
+    return {
+        f"{table.name}.{name}": [row._mapping[name] for row in rows]
+        for table in tables.metadata.sorted_tables
+        for rows in [store.rows(table.select().order_by(*table.primary_key))]
+        for name in table.columns.keys()  # noqa: SIM118 - names
+    }
+
+
+def test_a_flipped_bit_is_found_or_changes_nothing_that_is_vouched_for(
+    tmp_path: Path, vault: Vault, enroll: Any
+) -> None:
+    url = f"sqlite:///{tmp_path}/sound.db"
+    with Store.create(url, vault, model_digest=MODEL) as store:
+        store.add_carrier(Carrier("red", "Red Mobile"), actor="test")
+        store.add_outlet("r1", "red", actor="test")
+        with store.writer() as writer:
+            for number in range(5):
+                made = committed(writer, enroll(writer, 30, first=100 * number))
+                writer.commit(erasure(made, 0, writer.sequence + 1))
+        sound = everything(store)
+    content = (tmp_path / "sound.db").read_bytes()
+    chance = random.Random(4)
+    verdicts: Counter[str] = Counter()
+    for number in range(FLIPS):
+        file = tmp_path / f"flipped{number}.db"
+        file.write_bytes(flipped(content, chance))
+        verdicts[judge(file, vault, sound)] += 1
+        file.unlink()
+    silent = verdicts.keys() - {"found", "nothing has changed"}
+    assert verdicts["found"] > FLIPS / 3
+    assert not [name for name in silent if not IN_THE_CLEAR & {name, name.partition(".")[0]}], (
+        verdicts
+    )
+
+
+def judge(file: Path, vault: Vault, sound: dict[str, Any]) -> str:
+    try:
+        with Store.open(f"sqlite:///{file}", vault, model_digest=MODEL) as store:
+            if find_damage(store) or not verify_chain(store).intact:
+                return "found"
+            now = everything(store)
+    except SosieError:
+        return "found"
+    return next((name for name in sound if now[name] != sound[name]), "nothing has changed")

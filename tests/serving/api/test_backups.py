@@ -1,0 +1,77 @@
+"""An operator's backups: made beside decisions, checked, listed, audited."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.registry import backup
+from serving.wire.fields import read
+from serving.wire.oversight import Backup, Backups
+
+
+def wait_for(service: Any, name: str) -> dict[str, Any]:
+    deadline = time.monotonic() + 120
+    while True:
+        answer = service.read(service.ask("GET", "/v1/backups", key="operator"))
+        read(answer, Backups)
+        (found,) = [one for one in answer["backups"] if one["name"] == name]
+        if found["state"] != "running":
+            return dict(found)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_backup_is_made_beside_enrollments_and_lies_in_the_home(
+    fresh: Any,
+    tmp_path: Path,
+    activation: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backup, "PAGES_PER_STEP", 1)
+    monkeypatch.setattr(backup, "PAUSE_S", 0.02)
+    started = fresh.ask("POST", "/v1/backups", key="operator")
+    assert started.status_code == 201
+    first = fresh.read(started)
+    read(first, Backup)
+    assert (first["state"], first["audit_number"]) == ("running", None)
+    # One at a time: whoever asks meanwhile is shown the one that runs.
+    again = fresh.read(fresh.ask("POST", "/v1/backups", key="operator"))
+    assert again["name"] == first["name"]
+    enrolled = fresh.ask(
+        "POST", "/v1/enrollments", key="b1", body=activation(), headers={"idempotency-key": "k"}
+    )
+    assert enrolled.status_code == 201
+    made = wait_for(fresh, first["name"])
+    assert (made["state"], made["fault"]) == ("done", None)
+    folder = tmp_path / "served" / "backups" / made["name"]
+    assert {one.name for one in folder.iterdir()} == {"manifest.json", "registry.sqlite"}
+    audit = fresh.read(
+        fresh.ask("GET", "/v1/audit", key="operator", params={"action": "backup.made"})
+    )
+    (entry,) = audit["entries"]
+    assert entry["actor"].startswith("key:")
+    assert entry["detail"]["audit_number"] == made["audit_number"]
+
+
+def test_a_backup_that_fails_says_why_and_leaves_nothing(fresh: Any, tmp_path: Path) -> None:
+    (tmp_path / "served" / "backups").write_text("a file in its place")
+    started = fresh.read(fresh.ask("POST", "/v1/backups", key="operator"))
+    failed = wait_for(fresh, started["name"])
+    assert failed["state"] == "failed"
+    assert failed["fault"]
+
+
+def test_closing_stops_a_backup_of_which_nothing_stays(
+    fresh: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup, "PAGES_PER_STEP", 1)
+    monkeypatch.setattr(backup, "PAUSE_S", 0.05)
+    fresh.ask("POST", "/v1/backups", key="operator")
+    fresh.match.close()
+    folder = tmp_path / "served" / "backups"
+    assert list(folder.iterdir() if folder.exists() else []) == []

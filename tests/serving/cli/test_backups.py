@@ -1,0 +1,43 @@
+"""`sosie backup` and `sosie restore` on a home, served or not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tests.serving.conftest import OTHER_NUMBER, enrollment
+
+
+def test_a_home_is_backed_up_and_restored_and_the_loss_is_told(
+    full_home: Path, sosie: Any, photographs: Any, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    made = sosie("backup", copy, "--home", full_home, "--json")
+    assert made.code == 0, made.err
+    assert sosie("backup", copy, "--home", full_home).code == 2
+    changes = {"document_number": OTHER_NUMBER, "msisdn": "+8613800138001", "consent_ref": "form 7"}
+    later = enrollment(full_home, photographs, live=photographs.later, **changes)
+    assert sosie(*later, "--json").code == 1
+    refused = sosie("restore", copy, "--home", full_home)
+    assert refused.code == 2
+    assert "give --replace" in refused.err
+    done = sosie("restore", copy, "--home", full_home, "--replace", "--json")
+    assert done.code == 0, done.err
+    assert done.json["lost"]["entries"]["enrollment.decided"] == 1
+    assert Path(done.json["replaced"]).exists()
+    assert sosie("doctor", "--home", full_home).code == 0
+    assert sosie("audit", "verify", "--home", full_home).code == 0
+    assert sosie(*later, "--json").json["decision"] == "rejected"
+
+
+def test_a_lost_registry_comes_back(full_home: Path, sosie: Any, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    assert sosie("backup", copy, "--home", full_home).code == 0
+    for one in full_home.glob("registry.sqlite*"):
+        one.unlink()
+    shutil.rmtree(full_home / "gallery", ignore_errors=True)
+    told = sosie("restore", copy, "--home", full_home)
+    assert told.code == 0, told.err
+    assert "cannot be told" in told.out
+    assert sosie("doctor", "--home", full_home).code == 0
