@@ -23,7 +23,7 @@ from engine.errors import (
     WriterBusy,
 )
 from engine.registry import deployment, tables
-from engine.registry.database import changing, connect, reading, sqlite_file
+from engine.registry.database import changing, connect, long_statements, reading, sqlite_file
 from engine.registry.reader import Reader
 from engine.registry.records import ApiKey, AuditEntry, Carrier, utc_now
 from engine.registry.vault import Vault
@@ -204,7 +204,7 @@ def upgrade(url: str) -> tuple[str, str]:
     """Brings a registry to this version's schema: the revisions before and after."""
     engine = connect(url)
     try:
-        with _reachable(), changing(engine) as connection:
+        with _reachable(), changing(engine) as connection, long_statements(connection):
             before = version(connection)
             if before in REVISIONS:
                 upgrade_schema(connection)

@@ -9,7 +9,7 @@ cut brought the journal back.
 from __future__ import annotations
 
 import collections
-import itertools
+import functools
 import random
 import shutil
 import sqlite3
@@ -22,7 +22,7 @@ import pytest
 from sqlalchemy import select
 
 from engine.errors import LeaseLost, RegistryError, StorageFailed
-from engine.registry import tables
+from engine.registry import database, store, tables
 from engine.registry.audit import verify_chain
 from engine.registry.records import Carrier, Changes
 from engine.registry.store import Store
@@ -137,11 +137,11 @@ def play(
 ) -> Callable[..., tuple[Run, FaultyDisk]]:
     """`play(fails_at, stays_broken)`: a run on a copy of the base, then power cuts; checks what
     each left."""
-
-    places = itertools.count()
+    folder = tmp_path / "played"
+    # One engine for each place: compiling its statements anew was most of the work.
+    monkeypatch.setattr(store, "connect", functools.cache(database.connect))
 
     def once(fails_at: int | None, stays_broken: bool = False) -> tuple[Run, FaultyDisk]:
-        folder = tmp_path / f"played{next(places)}"
         shutil.copytree(base, folder)
         with mounted(folder, monkeypatch) as disk:
             run = Run(folder, vault, enroll)
