@@ -107,8 +107,10 @@ def long_statements(connection: Connection) -> Iterator[None]:
     driver: Any = connection.connection.driver_connection
     driver.silence_s = LONG_S
     try:
-        for limit in _LIMITS:
-            connection.exec_driver_sql(f"SET LOCAL {limit} = '{LONG_S}s'")
+        # The driver's own cursor: the connection's may be one on the server, for queries alone.
+        with driver.cursor() as cursor:
+            for limit in _LIMITS:
+                cursor.execute(f"SET LOCAL {limit} = '{LONG_S}s'")
         yield
     finally:
         driver.silence_s = None

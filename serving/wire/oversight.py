@@ -13,7 +13,7 @@ MAX_NUMBER = 2**53 - 1
 
 Role = Annotated[str, known("outlet", "carrier", "fraud", "operator")]
 Phase = Annotated[
-    str, known("starting", "waiting", "replaying", "ready", "silent", "draining", "failed")
+    str, known("starting", "waiting", "replaying", "ready", "full", "silent", "draining", "failed")
 ]
 Comparison = Annotated[str, known("one_to_one", "fused_to_one", "fused")]
 AuditNumber = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]

@@ -67,7 +67,7 @@ class SilentProxy:
         self._threads[0].start()
 
     def url(self, database: str) -> str:
-        return f"postgresql+psycopg://postgres:@127.0.0.1:{self.port}/{database}"
+        return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{database}"
 
     def fall_silent(self, *ways: Way, newcomers: Newcomers = Newcomers.SERVED) -> None:
         """From now on, and for good, what comes these ways is dropped on the connections that

@@ -118,7 +118,8 @@ def test_a_database_that_takes_no_connection_is_an_error_and_no_hang(
 ) -> None:
     distant.counts()
     proxy.fall_silent(*Way, newcomers=newcomers)
-    for _ in range(2):
+    # One connection is made although nobody accepts it; the next gets no answer at all.
+    for _ in range(1 + (newcomers is Newcomers.DROPPED)):
         with pytest.raises(StorageFailed, match="cannot be opened"):
             distant.counts()
     proxy.serve_newcomers()
@@ -198,3 +199,154 @@ def test_a_long_statement_is_ended_and_one_that_may_be_long_is_not(distant: Stor
         connection.rollback()
         with postgresql.long_statements(connection):
             connection.execute(text("SELECT pg_sleep(1.5)"))
+
+
+class Load:
+    """Four callers that enroll one newcomer after another; what is not answered is asked again
+    with its key."""
+
+    def __init__(self, service: Any) -> None:
+        self._service = service
+        self._people = People(seed=5, dim=128, outlet="b1")
+        self.acknowledged: dict[str, tuple[EnrollmentRequest, str]] = {}
+        self.refused = 0
+        self._is_ending = False
+
+    async def _call(self) -> None:
+        while not self._is_ending:
+            request = self._people.request()
+            while request.idempotency_key not in self.acknowledged:
+                try:
+                    answer = await self._enroll(request)
+                except (ServiceRefusal, RegistryError):
+                    self.refused += 1
+                    await asyncio.sleep(0.05)
+                else:
+                    self.acknowledged[request.idempotency_key] = (request, answer.enrollment_id)
+
+    async def _enroll(self, request: EnrollmentRequest) -> Any:
+        context = CallContext(actor="key:tests", correlator="c-1", timeout_s=5)
+        return await self._service.registrar.enroll(request, context)
+
+    async def _perform(self) -> None:
+        await asyncio.gather(*(self._call() for _ in range(4)))
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        done = asyncio.run_coroutine_threadsafe(self._perform(), self._service.loop)
+        try:
+            yield
+            self._is_ending = True
+            done.result(WAIT_S)
+        finally:
+            done.cancel()
+
+    def wait_for_more(self, count: int = 10) -> None:
+        wanted = len(self.acknowledged) + count
+        wait_until(lambda: len(self.acknowledged) >= wanted)
+
+    def assert_kept(self, store: Store) -> None:
+        """Each that was acknowledged is there once, and asked again gives the same answer."""
+        assert store.counts()["live_references"] == len(self.acknowledged)
+        for request, enrollment_id in self.acknowledged.values():
+            again = self._service.run(self._enroll(request))
+            assert (again.is_repeated, again.enrollment_id) == (True, enrollment_id)
+        assert store.counts()["live_references"] == len(self.acknowledged)
+        assert verify_chain(store).intact
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def served(
+    postgres_url: str,
+    proxy: SilentProxy,
+    sosie: Any,
+    extractor: Extractor,
+    cache_folder: Path,
+    tmp_path: Path,
+) -> Iterator[Any]:
+    """A service whose registrar and whose readers reach PostgreSQL by way of the proxy."""
+    home, url = tmp_path / "home", proxy.url(postgres_url.partition("?")[0].rpartition("/")[2])
+    made = sosie("init", home, "--carrier", "blue", "--outlet", "b1", "--registry-url", url)
+    assert made.code == 0, made.err
+    with Deployment(home, load_settings(home), cache_folder) as deployment:
+        key = make_key(deployment.vault)
+        role, carrier, outlet = KEYS["b1"]
+        row = ApiKey(key.id, key.digest, "b1", role, carrier, outlet, None, utc_now())
+        deployment.store.add_api_key(row, actor="test")
+    with serving(home, {"b1": key.text}, extractor, cache_folder) as start:
+        yield start()
+
+
+def readiness(service: Any) -> Any:
+    return service.read(service.ask("GET", "/health/ready"))
+
+
+def wait_until_ready(service: Any) -> None:
+    wait_until(lambda: bool(readiness(service)["is_ready"]))
+    assert service.ask("GET", "/v1/me", key="b1").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("way", "newcomers"),
+    [
+        (Way.REQUESTS, Newcomers.SERVED),
+        (Way.ANSWERS, Newcomers.SERVED),
+        (Way.ANSWERS, Newcomers.DROPPED),
+    ],
+)
+def test_a_service_under_load_recovers_by_itself_and_loses_nothing_acknowledged(
+    served: Any, proxy: SilentProxy, way: Way, newcomers: Newcomers
+) -> None:
+    load = Load(served)
+    with load.running():
+        load.wait_for_more()
+        proxy.fall_silent(way, newcomers=newcomers)
+        if newcomers is Newcomers.DROPPED:
+            wait_until(lambda: not readiness(served)["is_ready"])
+            wait_until(lambda: load.refused > 8)
+            proxy.serve_newcomers()
+        load.wait_for_more()
+        wait_until_ready(served)
+    load.assert_kept(served.parts.store)
+
+
+def test_readiness_log_and_metric_name_a_silent_database(served: Any, proxy: SilentProxy) -> None:
+    proxy.fall_silent(*Way, newcomers=Newcomers.NOT_ANSWERED)
+    wait_until(lambda: readiness(served)["phase"] == "silent")
+    found = readiness(served)
+    assert not found["is_ready"]
+    assert "the database does not answer" in found["checks"]["registrar"]["detail"]
+    assert not found["checks"]["store"]["is_ok"]
+    assert b'sosie_registrar_phase{phase="silent"} 1.0' in served.parts.meter.render()[0]
+    assert '"phase":"silent"' in served.log_text
+    # No key can be looked up, and nobody waits for ever.
+    assert served.ask("GET", "/v1/me", key="b1").status_code == 503
+    proxy.serve_newcomers()
+    wait_until_ready(served)
+
+
+def test_nothing_acknowledged_is_lost_while_postgresql_restarts(served: Any, postgres: Any) -> None:
+    load = Load(served)
+    with load.running():
+        load.wait_for_more()
+        postgres.stop()
+        wait_until(lambda: load.refused > 4)
+        postgres.ensure_postgres_running()
+        load.wait_for_more()
+        # A crash: all sessions end at once, and what was written is recovered from the log.
+        os.kill(background_writer(postgres), signal.SIGKILL)
+        load.wait_for_more(40)
+        wait_until_ready(served)
+    load.assert_kept(served.parts.store)
+
+
+def background_writer(server: Any) -> int:
+    query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'background writer'"
+    return int(server.psql(f"COPY ({query}) TO STDOUT"))
