@@ -9,7 +9,6 @@ cut brought the journal back.
 from __future__ import annotations
 
 import collections
-import functools
 import random
 import shutil
 import sqlite3
@@ -22,7 +21,7 @@ import pytest
 from sqlalchemy import select
 
 from engine.errors import LeaseLost, RegistryError, StorageFailed
-from engine.registry import database, store, tables
+from engine.registry import tables
 from engine.registry.audit import verify_chain
 from engine.registry.records import Carrier, Changes
 from engine.registry.store import Store
@@ -133,13 +132,16 @@ class Run:
 
 @pytest.fixture
 def play(
-    base: Path, tmp_path: Path, vault: Vault, enroll: Any, monkeypatch: pytest.MonkeyPatch
+    base: Path,
+    tmp_path: Path,
+    vault: Vault,
+    enroll: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    kept_engines: None,
 ) -> Callable[..., tuple[Run, FaultyDisk]]:
     """`play(fails_at, stays_broken)`: a run on a copy of the base, then power cuts; checks what
     each left."""
     folder = tmp_path / "played"
-    # One engine for each place: compiling its statements anew was most of the work.
-    monkeypatch.setattr(store, "connect", functools.cache(database.connect))
 
     def once(fails_at: int | None, stays_broken: bool = False) -> tuple[Run, FaultyDisk]:
         shutil.copytree(base, folder)
