@@ -413,7 +413,8 @@ def apply(
         _change_one(connection, _UNWATCH, {"key": int(entry_id), "at": at})
     if connection.dialect.name == "postgresql" and len(changes.documents) >= BULK_ROWS:
         # Until its own statistics follow, PostgreSQL would scan a table that was just filled.
-        connection.execute(_ANALYZE)
+        with long_statements(connection):
+            connection.execute(_ANALYZE)
 
 
 def _change_one(connection: Connection, statement: Executable, values: RowValues) -> None:
