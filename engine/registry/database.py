@@ -189,7 +189,12 @@ def keep_journal(engine: Engine) -> None:
     if path is None:
         return
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            # A file system gives the number of one that was deleted to the next.
+            _flushed_journals.pop(path, None)
+        except FileExistsError:
+            handle = os.open(path, os.O_WRONLY)
         try:
             inode = os.fstat(handle).st_ino
         finally:

@@ -98,8 +98,12 @@ def fill_up_a_home(disk: str, base: str, key: str, cache: str, pictures: str) ->
         def enroll(request: Any) -> Any:
             return service.run(service.registrar.enroll(request, context))
 
-        def readiness() -> Any:
-            return service.read(service.ask("GET", "/health/ready"))
+        def wait_until(holds: Callable[[Any], bool]) -> Any:
+            give_up_at = time.monotonic() + 120
+            while not holds(found := service.read(service.ask("GET", "/health/ready"))):
+                assert time.monotonic() < give_up_at
+                time.sleep(0.02)
+            return found
 
         filler = fill(Path(disk), 200_000)
         while True:
@@ -126,15 +130,12 @@ def fill_up_a_home(disk: str, base: str, key: str, cache: str, pictures: str) ->
             )
 
         service.assert_refused(ask(), 507, "REGISTRY.STORAGE_FULL")
-        found = readiness()
-        assert (found["is_ready"], found["phase"]) == (False, "full")
+        found = wait_until(lambda found: found["phase"] == "full")
+        assert not found["is_ready"]
         assert "no room left" in found["checks"]["registrar"]["detail"]
         assert b'sosie_registrar_phase{phase="full"} 1.0' in service.parts.meter.render()[0]
         filler.unlink()
-        give_up_at = time.monotonic() + 120
-        while not readiness()["is_ready"]:
-            assert time.monotonic() < give_up_at
-            time.sleep(0.02)
+        wait_until(lambda found: bool(found["is_ready"]))
         answer = ask()
         assert answer.status_code == 201, answer.text
         # The one that was refused, and those that were not.
