@@ -27,6 +27,7 @@ from engine.registry.database import (
     connect,
     flush_folder,
     journal_of,
+    long_statements,
     open_connection,
     sqlite_file,
     storage_errors,
@@ -209,7 +210,7 @@ def _copy_rows(source: Reader, file: Path) -> None:
         reading = plain.execution_options(
             isolation_level="REPEATABLE READ", stream_results=True, yield_per=_ROWS_AT_ONCE
         )
-        with reading.begin(), changing(sink) as writing:
+        with reading.begin(), long_statements(reading), changing(sink) as writing:
             store.check(reading)
             upgrade_schema(writing)
             for table in tables.metadata.sorted_tables:
@@ -406,7 +407,11 @@ def _exchange(path: Path, staged: Path) -> Path | None:
 
 def _fill(engine: Engine, staged: Path, vault: Vault) -> None:
     """Replaces every row of a PostgreSQL database, in one transaction."""
-    with _sqlite_engine(staged) as source, changing(engine) as connection:
+    with (
+        _sqlite_engine(staged) as source,
+        changing(engine) as connection,
+        long_statements(connection),
+    ):
         if store.version(connection) is None:
             upgrade_schema(connection)
         store.check(connection)

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, Table, func, literal, select, tuple_
 from engine.errors import SosieError, StorageFailed
 from engine.registry import tables
 from engine.registry.audit import AuditReader
-from engine.registry.database import chunks, reading, sqlite_file
+from engine.registry.database import chunks, long_statements, reading, sqlite_file
 from engine.registry.tables import metadata
 from engine.registry.vault import Vault
 
@@ -139,7 +139,7 @@ def _is_found(vault: Vault, table: Table, row: Row[Any], opened: bytes) -> bool:
 
 
 def _check_chain(reader: AuditReader) -> Iterator[str]:
-    with reading(reader.engine) as plain:
+    with reading(reader.engine) as plain, long_statements(plain):
         head, counts = _count(plain)
     entries: Counter[str] = Counter()
     decided: dict[str, Any] = {}

@@ -38,6 +38,7 @@ CHUNK_ROWS = 500
 _FULL = frozenset({"SQLITE_FULL", "53100"})
 _OF_A_ROW = ("SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH", "22", "23")
 """How the codes of errors begin that a row is to blame for; the last two are of PostgreSQL."""
+_DRIVERS = {("sqlite", "pysqlite"), ("postgresql", "psycopg")}
 _Item = TypeVar("_Item")
 
 
@@ -47,21 +48,22 @@ def connect(url: str) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         return _connect_sqlite(parsed)
     try:
-        engine = create_engine(parsed, hide_parameters=True, pool_pre_ping=True)
+        from engine.registry import postgresql  # noqa: PLC0415 - an extra
+
+        return postgresql.connect_postgresql(parsed)
     except ModuleNotFoundError:
         raise RegistryError(
             "the database's driver is not installed: run pip install 'sosie[postgres]' "
             "and use postgresql+psycopg://user@host/database"
         ) from None
-    event.listen(engine, "connect", _prepare_postgresql)
-    return engine
 
 
 def parse(url: str) -> URL:
     """The URL, if it names a database that the registry can live in."""
     try:
         parsed = make_url(url)
-        known = parsed.get_dialect().name in {"sqlite", "postgresql"}
+        dialect = parsed.get_dialect()
+        known = (dialect.name, dialect.driver) in _DRIVERS
     except (ArgumentError, NoSuchModuleError, ImportError):
         known = False
     if not known:
@@ -115,6 +117,18 @@ def changing(place: Engine | Connection) -> Iterator[Connection]:
         connection = plain.execution_options(immediate=True)
         with connection.begin():
             yield connection
+
+
+@contextmanager
+def long_statements(connection: Connection) -> Iterator[None]:
+    """Meanwhile statements over whole tables may take their time: PostgreSQL ends others soon."""
+    if connection.dialect.name == "sqlite":
+        yield
+        return
+    from engine.registry import postgresql  # noqa: PLC0415 - an extra
+
+    with postgresql.long_statements(connection):
+        yield
 
 
 @contextmanager
@@ -175,7 +189,12 @@ def keep_journal(engine: Engine) -> None:
     if path is None:
         return
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            # A file system gives the number of one that was deleted to the next.
+            _flushed_journals.pop(path, None)
+        except FileExistsError:
+            handle = os.open(path, os.O_WRONLY)
         try:
             inode = os.fstat(handle).st_ino
         finally:
@@ -244,13 +263,6 @@ def write_something(connection: Connection) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     immediate = connection.get_execution_options().get("immediate", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
-
-
-def _prepare_postgresql(connection: Any, _record: object) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SET synchronous_commit = on")
-        cursor.execute(f"SET lock_timeout = {BUSY_TIMEOUT_MS}")
-    connection.commit()
 
 
 def _translate(cause: BaseException | None) -> StorageFailed:

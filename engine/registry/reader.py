@@ -16,7 +16,7 @@ from engine.errors import NotFound
 from engine.registry import tables
 from engine.registry.audit import AuditReader
 from engine.registry.cases import DOCUMENTS_OF, CaseReader, FactReader, SweepReader
-from engine.registry.database import KEYS
+from engine.registry.database import KEYS, long_statements, reading
 from engine.registry.records import (
     ApiKey,
     Carrier,
@@ -335,7 +335,8 @@ class Reader(AuditReader):
         )
         # One statement, since PostgreSQL may show each statement a newer state.
         counted = select(*(query.scalar_subquery().label(name) for name, query in queries.items()))
-        return dict(self.rows(counted)[0]._mapping)
+        with reading(self._engine) as connection, long_statements(connection):
+            return dict(connection.execute(counted).one()._mapping)
 
     def _watched(self, row: Row[Any]) -> WatchEntry:
         template = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
@@ -23,7 +24,7 @@ from engine.errors import (
     WriterBusy,
 )
 from engine.registry import deployment, tables
-from engine.registry.database import changing, connect, reading, sqlite_file
+from engine.registry.database import changing, connect, long_statements, reading, sqlite_file
 from engine.registry.reader import Reader
 from engine.registry.records import ApiKey, AuditEntry, Carrier, utc_now
 from engine.registry.vault import Vault
@@ -31,6 +32,9 @@ from engine.registry.writer import Writer, recorded, take_lease
 
 REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Every revision this version knows, oldest first; the last is the one it works with."""
+
+ROOM_BYTES = 2**20
+"""Less free space than the largest commits and their journal need counts as none."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -132,6 +136,12 @@ class Store(Reader):
             return True
         return False
 
+    @property
+    def has_room(self) -> bool:
+        """Whether an SQLite file can grow; true on PostgreSQL, whose disk we cannot see."""
+        path = sqlite_file(self._engine)
+        return path is None or shutil.disk_usage(path.parent).free >= ROOM_BYTES
+
     def close(self) -> None:
         self._engine.dispose()
 
@@ -204,7 +214,7 @@ def upgrade(url: str) -> tuple[str, str]:
     """Brings a registry to this version's schema: the revisions before and after."""
     engine = connect(url)
     try:
-        with _reachable(), changing(engine) as connection:
+        with _reachable(), changing(engine) as connection, long_statements(connection):
             before = version(connection)
             if before in REVISIONS:
                 upgrade_schema(connection)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from sqlalchemy import (
@@ -30,13 +31,14 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from engine.errors import LeaseLost, RegistryError, RowRefused, StorageFailed, WriterBusy
 from engine.registry import audit, deployment, tables
 from engine.registry.database import (
     Moment,
     changing,
+    long_statements,
     open_connection,
     overwrite_journal,
     reading,
@@ -78,8 +80,18 @@ from engine.registry.vault import Vault
 if TYPE_CHECKING:
     import sqlite3
 
+
+RENEW_S, LEASE_S = 5.0, 30
 # Advisory locks live in one database, so a constant names the lease of its only registry.
-_ADVISORY_KEY = 0x736F736965
+_LOCK = {"key": 0x736F736965}
+_TRY_LOCK, _UNLOCK = (
+    text(f"SELECT {function}(:key)") for function in ("pg_try_advisory_lock", "pg_advisory_unlock")
+)
+# Of no effect before PostgreSQL 14, which has no such setting.
+_END_WHEN_SILENT = text(
+    "SELECT set_config(name, :longest, false) FROM pg_settings WHERE name = 'idle_session_timeout'"
+)
+_LOOK = text("SELECT 1")
 
 
 def take_lease(engine: Engine) -> FileLease | AdvisoryLease:
@@ -116,30 +128,57 @@ class FileLease:
 
 
 class AdvisoryLease:
-    """A session-level advisory lock of PostgreSQL, on a connection of its own."""
+    """A session-level advisory lock of PostgreSQL, on a connection of its own.
+
+    A thread asks the server something all the time, and the server ends the session when it was
+    asked nothing for `LEASE_S`: so the lock of a dead host is free by then, whatever stands in
+    between. A session that was ended is replaced, unless another writer has come meanwhile; the
+    epoch fences this one then.
+    """
 
     def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connection = self._take()
+        self._is_released = Event()
+        self._thread = Thread(target=self._renew, name="lease", daemon=True)
+        self._thread.start()
+
+    def _take(self) -> Connection:
         with storage_errors():
-            self._connection: Connection = open_connection(engine).execution_options(
+            connection = open_connection(self._engine).execution_options(
                 isolation_level="AUTOCOMMIT"
             )
-            taken = self._connection.scalar(
-                text("SELECT pg_try_advisory_lock(:key)"), {"key": _ADVISORY_KEY}
-            )
-        if not taken:
-            self._connection.close()
-            raise WriterBusy(
-                "another process writes to this registry: stop it first, or send the request to it"
-            )
+            try:
+                if connection.scalar(_TRY_LOCK, _LOCK):
+                    connection.execute(_END_WHEN_SILENT, {"longest": f"{LEASE_S}s"})
+                    return connection
+            except BaseException:
+                # Not to be given to anybody else, since it may have the lock.
+                connection.invalidate()
+                connection.close()
+                raise
+            connection.close()
+        raise WriterBusy(
+            "another process writes to this registry: stop it first, or send the request to it"
+        )
+
+    def _renew(self) -> None:
+        while not self._is_released.wait(RENEW_S):
+            try:
+                self._connection.execute(_LOOK)
+            except SQLAlchemyError:
+                self._connection.close()
+                with contextlib.suppress(RegistryError):
+                    self._connection = self._take()
 
     def release(self) -> None:
+        self._is_released.set()
+        self._thread.join()
         # The server frees the lock of a session that ends, but some time later: unlocking first
         # lets the next writer in at once. Where the session is lost already, so is the lock.
-        with contextlib.suppress(DBAPIError):
-            self._connection.execute(
-                text("SELECT pg_advisory_unlock(:key)"), {"key": _ADVISORY_KEY}
-            )
-        self._connection.invalidate()
+        with contextlib.suppress(SQLAlchemyError):
+            self._connection.execute(_UNLOCK, _LOCK)
+            self._connection.invalidate()
         self._connection.close()
 
 
@@ -374,7 +413,8 @@ def apply(
         _change_one(connection, _UNWATCH, {"key": int(entry_id), "at": at})
     if connection.dialect.name == "postgresql" and len(changes.documents) >= BULK_ROWS:
         # Until its own statistics follow, PostgreSQL would scan a table that was just filled.
-        connection.execute(_ANALYZE)
+        with long_statements(connection):
+            connection.execute(_ANALYZE)
 
 
 def _change_one(connection: Connection, statement: Executable, values: RowValues) -> None:
@@ -469,7 +509,10 @@ class Writer:
     def changing(self, *entries: AuditEntry) -> Iterator[Connection]:
         """A fenced and audited transaction, for work inside this package that has no `Changes`."""
         assert not self._closed
-        with recorded(self._place, self.vault, entries, self._fence) as connection:
+        with (
+            recorded(self._place, self.vault, entries, self._fence) as connection,
+            long_statements(connection),
+        ):
             yield connection
         # It wipes rows, or seals them anew.
         self._has_erased = True
@@ -477,7 +520,7 @@ class Writer:
 
     def rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
         """Reads for such work: nothing else changes the rows while the lease is held."""
-        with reading(self._engine) as connection:
+        with reading(self._engine) as connection, long_statements(connection):
             return connection.execute(query).all()
 
     @property

@@ -43,13 +43,18 @@ MOST_CANDIDATES = 100
 
 
 class Phase(StrEnum):
-    """Phase of the registrar; it answers calls in `ready` only."""
+    """Phase of the registrar; it answers calls in `ready`, and in `full` and `silent` as far as it
+    can."""
 
     STARTING = "starting"
     WAITING = "waiting"
     """For the writer's lease, which another process still holds."""
     REPLAYING = "replaying"
     READY = "ready"
+    FULL = "full"
+    """The database has no room left."""
+    SILENT = "silent"
+    """The database does not answer."""
     DRAINING = "draining"
     FAILED = "failed"
 

@@ -16,7 +16,14 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from engine.batching import Batch, Batcher, Lane, Pending, Refusals
-from engine.errors import DeadlinePassed, GalleryBehind, LeaseLost, RegistryError, WriterBusy
+from engine.errors import (
+    DeadlinePassed,
+    GalleryBehind,
+    LeaseLost,
+    RegistryError,
+    StorageFull,
+    WriterBusy,
+)
 from engine.matching.calibration import Comparison
 from engine.matching.identification import Identification
 from engine.matching.registrar import DecidedBatch, Observer
@@ -39,6 +46,11 @@ STALE_S = 3.0
 """Age at which the last watermark says nothing of the store any more."""
 GATHER_S = 0.015
 """How long decisions are gathered: the spread of one batch of photographs from an ingress."""
+OPEN = (Phase.READY, Phase.FULL, Phase.SILENT)
+FULL = "the database has no room left: free space on its disk"
+FULL_S = 5.0
+"""How long that is said after a refusal: only the next write tells whether it is over."""
+SILENT = "the database does not answer: check that it runs, and the network to it"
 LOOKS_BEHIND = 2
 """Looks in a row that find the gallery behind: then another process writes."""
 
@@ -70,6 +82,7 @@ class Lifecycle:
         self._mark: Watermark | None = None
         self._store_read: tuple[float, int] | None = None
         self._behind = 0
+        self._full_until: float | None = None
         self._enter(Phase.STARTING, self._detail)
         self._thread = threading.Thread(target=self._serve, name="lifecycle", daemon=True)
         self._thread.start()
@@ -77,7 +90,7 @@ class Lifecycle:
     def require(self) -> OpenRegistry:
         """What the calls work on; `NotReady` where it is not open."""
         with self._lock:
-            if self._opened is not None and self._phase is Phase.READY:
+            if self._opened is not None and self._phase in OPEN:
                 return self._opened
             raise NotReady(f"the service is not ready ({self._phase.value}): try again")
 
@@ -90,13 +103,18 @@ class Lifecycle:
         with self._lock:
             mark = None if self._opened is None else self._mark
             stored = self._store_read
+            if stored is not None and monotonic() - stored[0] >= STALE_S:
+                stored = None
+            if stored is None and self._phase in OPEN:
+                # The next look waits for an answer still.
+                self._enter(Phase.SILENT, SILENT)
             return Status(
                 self._phase,
                 self._detail,
                 self._boot_id,
                 gallery_size=0 if mark is None else mark.size,
                 sequence=None if mark is None else mark.sequence,
-                store_sequence=stored[1] if stored and monotonic() - stored[0] < STALE_S else None,
+                store_sequence=None if stored is None else stored[1],
             )
 
     def lose(self, opened: OpenRegistry, error: Exception) -> None:
@@ -111,6 +129,13 @@ class Lifecycle:
                 self._enter(Phase.REPLAYING, f"it is opened again: {fault.message}")
         opened.stop()
         self._wake.set()
+
+    def note_full(self) -> None:
+        """A write was refused since there was no room."""
+        with self._lock:
+            self._full_until = monotonic() + FULL_S
+            if self._phase is Phase.READY:
+                self._enter(Phase.FULL, FULL)
 
     def drain(self) -> None:
         """Refuses new calls."""
@@ -184,9 +209,8 @@ class Lifecycle:
         with self._lock:
             self._opened = opened
             self._behind = 0
+            self._boot_id = uuid.uuid4().hex
             self._keep(mark)
-            if not self._is_draining:
-                self._enter(Phase.READY, f"{mark.size} references")
 
     def _tend(self, opened: OpenRegistry) -> None:
         """Looks after what is open until it is lost or the service closes."""
@@ -205,7 +229,8 @@ class Lifecycle:
             raise opened.failure
         mark = opened.read_watermark()
         with self._lock:
-            self._keep(mark)
+            if self._opened is opened:
+                self._keep(mark)
         _show_queues(self._meter, opened)
         _show_watermark(self._meter, mark)
         _show_sweep(self._meter, opened)
@@ -226,7 +251,22 @@ class Lifecycle:
     def _keep(self, mark: Watermark) -> None:
         self._mark = mark
         stored = mark.store_sequence
-        self._store_read = None if stored is None else (mark.read_at, stored)
+        if stored is None:
+            self._store_read = None
+            self._enter(Phase.SILENT, SILENT)
+            return
+        self._store_read = (mark.read_at, stored)
+        if self._is_full():
+            self._enter(Phase.FULL, FULL)
+        elif self._phase is not Phase.READY:
+            self._enter(Phase.READY, f"{mark.size} references")
+
+    def _is_full(self) -> bool:
+        if self._full_until is None or self._opened is None:
+            return False
+        if monotonic() > self._full_until and self._opened.store.has_room:
+            self._full_until = None
+        return self._full_until is not None
 
     def _read_store(self, deployment: Deployment) -> None:
         """While the lease is waited for, whether the store is there is all there is to say."""
@@ -257,7 +297,7 @@ class Lifecycle:
             if self._is_draining and phase is not Phase.DRAINING:
                 return
             has_changed = (phase, detail) != (self._phase, self._detail) or not self._boot_id
-            if phase is Phase.READY or not self._boot_id:
+            if not self._boot_id:
                 self._boot_id = uuid.uuid4().hex
             self._phase, self._detail = phase, detail
             self._meter.set_state(PHASE, phase)
@@ -427,6 +467,8 @@ class RegistrarService:
             self._lifecycle.lose(opened, opened.failure)
         elif isinstance(error, ShardLost | GalleryBehind):
             self._lifecycle.lose(opened, error)
+        elif isinstance(error, StorageFull):
+            self._lifecycle.note_full()
         if self._lifecycle.has_lost(opened) and isinstance(error, RegistryError | IndexFault):
             return LeaseLost("the registry was closed under the call")
         return error

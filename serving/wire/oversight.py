@@ -12,7 +12,9 @@ from serving.wire.fields import PAGE, AnswerBody, Limit, Moment, NextNumber, Que
 MAX_NUMBER = 2**53 - 1
 
 Role = Annotated[str, known("outlet", "carrier", "fraud", "operator")]
-Phase = Annotated[str, known("starting", "waiting", "replaying", "ready", "draining", "failed")]
+Phase = Annotated[
+    str, known("starting", "waiting", "replaying", "ready", "full", "silent", "draining", "failed")
+]
 Comparison = Annotated[str, known("one_to_one", "fused_to_one", "fused")]
 AuditNumber = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 Exact = Annotated[str, Meta(min_length=1, max_length=200)]

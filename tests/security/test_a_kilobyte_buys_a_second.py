@@ -19,6 +19,7 @@ from tests.security.costly_files import grey, noise, write
 LIMITS = ImageLimits()
 PEAK_BYTES = 150_000_000
 BURST_CALLS = 30
+SAMPLE_ROWS = 64
 
 
 def fill(kind: str, mode: str, **options: Any) -> bytes:
@@ -27,14 +28,15 @@ def fill(kind: str, mode: str, **options: Any) -> bytes:
     width = 4096 if most > 4096 * 2048 else 2900
     height = most // width
     picture = grey(width, height, mode if mode != "CMYK" else "RGB").convert(mode)
-    rows = height
+    sample = write(noise(width, SAMPLE_ROWS, len(mode)).convert(mode), kind, **options)
+    rows = min(height, SAMPLE_ROWS * LIMITS.max_size_bytes // len(sample))
     while rows > 8:
         filled = picture.copy()
         filled.paste(noise(width, rows, len(mode)).convert(mode), (0, 0))
         data = write(filled, kind, **options)
         if len(data) <= LIMITS.max_size_bytes:
             return data
-        rows = int(rows * min(0.9, 0.97 * LIMITS.max_size_bytes / len(data)))
+        rows = int(rows * min(0.98, 0.99 * LIMITS.max_size_bytes / len(data)))
     return write(picture, kind, **options)
 
 

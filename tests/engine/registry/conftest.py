@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 from sqlalchemy import event
 
 from engine.cases.case import CaseOrigin
+from engine.registry import database
+from engine.registry import store as stores
 from engine.registry.records import (
     AuditEntry,
     CaseRecord,
@@ -162,6 +165,13 @@ def document_number_of(number: int) -> str:
 
 def msisdn_of(number: int) -> str:
     return f"+8613{number:09d}"
+
+
+@pytest.fixture
+def kept_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One engine for each place: compiling its statements anew is most of what opening a store
+    hundreds of times takes."""
+    monkeypatch.setattr(stores, "connect", functools.cache(database.connect))
 
 
 @pytest.fixture

@@ -312,6 +312,8 @@ def mounted(folder: Path, monkeypatch: Any) -> Iterator[FaultyDisk]:
     assert library.sqlite3_vfs_register(address, 1) == 0
     with monkeypatch.context() as patch:
         patch.setattr(database, "os", _System(disk), raising=False)
+        # What another disk has flushed, on which a file may have had the same place and number.
+        patch.setattr(database, "_flushed_journals", {})
         try:
             yield disk
         finally:

@@ -80,7 +80,7 @@ def test_backups_beside_commits_are_whole_and_hold_no_commit_up(
 
     def copy() -> None:
         try:
-            for number in range(3):
+            for number in range(2):
                 made.append(make_backup(store, writer, tmp_path / f"copy{number}", actor="test"))
         except Exception as error:  # noqa: BLE001 - shown below
             failures.append(error)
@@ -116,7 +116,8 @@ def test_a_backup_comes_to_its_end_beside_another_process_that_writes(
 
     def administrate() -> None:
         number = 0
-        while not finished.is_set():
+        # Often enough that no copy comes to its end, and the copy has its turn between.
+        while not finished.wait(0.02):
             store.add_outlet(f"o{number}", "red", actor="test")
             number += 1
 

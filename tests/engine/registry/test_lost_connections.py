@@ -8,7 +8,9 @@ import pytest
 from sqlalchemy import Connection
 
 from engine.errors import LeaseLost, StorageFailed
+from engine.registry import postgresql, writer
 from engine.registry.audit import verify_chain
+from engine.registry.database import connect, reading
 from engine.registry.store import Store
 from tests.engine.registry.conftest import MODEL, change
 
@@ -111,3 +113,21 @@ def test_commit_of_unknown_outcome_ends_the_writer(on_postgres, listening, postg
         ):
             writer.commit(change(1))
         postgres.psql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true;")
+
+
+def test_both_sides_of_a_connection_are_bounded_and_the_url_may_say_how(postgres_url) -> None:
+    engine = connect(f"{postgres_url}&connect_timeout=7")
+    with reading(engine) as connection:
+        ours = connection.connection.driver_connection.info.get_parameters()
+        theirs = {
+            name: connection.exec_driver_sql(f"SHOW {name}").scalar()
+            for name in ("statement_timeout", "idle_in_transaction_session_timeout")
+        }
+    engine.dispose()
+    assert (ours["connect_timeout"], ours["tcp_user_timeout"]) == ("7", "10000")
+    assert set(theirs.values()) == {"15s"}
+
+
+def test_what_is_asked_anew_finds_no_lock_of_the_session_that_was_left() -> None:
+    assert postgresql.STATEMENT_S < postgresql.SILENCE_S
+    assert 4 * writer.RENEW_S < writer.LEASE_S

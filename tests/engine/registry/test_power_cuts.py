@@ -9,7 +9,6 @@ cut brought the journal back.
 from __future__ import annotations
 
 import collections
-import itertools
 import random
 import shutil
 import sqlite3
@@ -133,15 +132,18 @@ class Run:
 
 @pytest.fixture
 def play(
-    base: Path, tmp_path: Path, vault: Vault, enroll: Any, monkeypatch: pytest.MonkeyPatch
+    base: Path,
+    tmp_path: Path,
+    vault: Vault,
+    enroll: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    kept_engines: None,
 ) -> Callable[..., tuple[Run, FaultyDisk]]:
     """`play(fails_at, stays_broken)`: a run on a copy of the base, then power cuts; checks what
     each left."""
-
-    places = itertools.count()
+    folder = tmp_path / "played"
 
     def once(fails_at: int | None, stays_broken: bool = False) -> tuple[Run, FaultyDisk]:
-        folder = tmp_path / f"played{next(places)}"
         shutil.copytree(base, folder)
         with mounted(folder, monkeypatch) as disk:
             run = Run(folder, vault, enroll)

@@ -1,0 +1,176 @@
+"""A disk that fills up, a real one: what was acknowledged stays, and it goes on when room is made.
+
+Each test plays its part in a child process whose mount namespace has a small file system of its
+own, which goes with the process.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import StorageFull
+from engine.registry import backup
+from engine.registry.audit import verify_chain
+from engine.registry.backup import make_backup
+from engine.registry.damage import find_damage
+from engine.registry.records import AuditEntry, Changes, utc_now
+from serving.compose import Deployment
+from serving.registrar.protocol import CallContext
+from serving.settings import load_settings
+from tests.engine.matching.conftest import People
+from tests.serving.api.conftest import serving
+from tests.serving.api.driver import to_json
+
+MOUNT = 'mount -t tmpfs -o "size=$1" none "$2" || exit 77; shift 2; exec "$@"'
+CHILD = "import sys; from tests.security import test_full_disk as it; it.{part}(*sys.argv[1:])"
+
+
+@pytest.fixture
+def on_small_disk(tmp_path: Path) -> Callable[..., None]:
+    """`on_small_disk(part, size, *arguments)`: runs a function of this module in a child, on an
+    empty disk of that size; what it raises fails the test."""
+
+    def run(part: Callable[..., None], size: str, *arguments: object) -> None:
+        if shutil.which("unshare") is None:
+            pytest.skip("this machine has no unshare")
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        started = (sys.executable, "-W", "error", "-c", CHILD.format(part=part.__name__))
+        private = ("unshare", "--mount") if os.geteuid() == 0 else ("unshare", "-r", "--mount")
+        done = subprocess.run(
+            [*private, "sh", "-c", MOUNT, "sh", size, disk, *started, disk, *map(str, arguments)],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            cwd=Path(__file__).parents[2],
+        )
+        if done.returncode == 77 or done.stderr.startswith("unshare:"):
+            pytest.skip(
+                f"this machine allows no file system of a test's own: {done.stderr.strip()}"
+            )
+        assert done.returncode == 0, done.stderr
+
+    return run
+
+
+def fill(disk: Path, left_bytes: int) -> Path:
+    """A file that takes all room but so much."""
+    path = disk / "filler"
+    state = os.statvfs(disk)
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, state.f_bavail * state.f_frsize - left_bytes)
+    return path
+
+
+def test_a_home_whose_disk_fills_up_keeps_what_it_acknowledged_and_goes_on(
+    on_small_disk: Callable[..., None],
+    keyed_home: Any,
+    cache_folder: Path,
+    faces: Any,
+    tmp_path: Path,
+) -> None:
+    for name, content in faces.items():
+        (tmp_path / name).write_bytes(content)
+    home, keys = keyed_home
+    on_small_disk(fill_up_a_home, "8m", home, keys["b1"], cache_folder, tmp_path)
+
+
+def fill_up_a_home(disk: str, base: str, key: str, cache: str, pictures: str) -> None:
+    home = Path(shutil.copytree(base, Path(disk) / "home"))
+    with (
+        Deployment(home, load_settings(home), Path(cache)) as deployment,
+        serving(home, {"b1": key}, deployment.extractor, Path(cache)) as start,
+    ):
+        service = start()
+        people, kept = People(seed=3, dim=128, outlet="b1"), []
+        context = CallContext(actor="key:tests", correlator="c-1", timeout_s=30)
+
+        def enroll(request: Any) -> Any:
+            return service.run(service.registrar.enroll(request, context))
+
+        def wait_until(holds: Callable[[Any], bool]) -> Any:
+            give_up_at = time.monotonic() + 120
+            while not holds(found := service.read(service.ask("GET", "/health/ready"))):
+                assert time.monotonic() < give_up_at
+                time.sleep(0.02)
+            return found
+
+        filler = fill(Path(disk), 200_000)
+        while True:
+            request = people.request()
+            try:
+                kept.append((request, enroll(request).enrollment_id))
+            except StorageFull:
+                break
+        assert len(kept) > 5
+        body = {
+            "outlet": "b1",
+            "document": {"type": "cn-ric", "number": "110105198503071257", "name": "Stan Stranger"},
+            "msisdn": "+8613800138001",
+            "consent_ref": "C-1",
+            "captured_at": utc_now().isoformat(),
+            "live": (Path(pictures) / "stranger").read_bytes(),
+            "portrait": (Path(pictures) / "stranger_again").read_bytes(),
+        }
+
+        def ask() -> Any:
+            headers = {"idempotency-key": "k", "content-type": "application/json"}
+            return service.ask(
+                "POST", "/v1/enrollments", key="b1", content=to_json(body), headers=headers
+            )
+
+        service.assert_refused(ask(), 507, "REGISTRY.STORAGE_FULL")
+        found = wait_until(lambda found: found["phase"] == "full")
+        assert not found["is_ready"]
+        assert "no room left" in found["checks"]["registrar"]["detail"]
+        assert b'sosie_registrar_phase{phase="full"} 1.0' in service.parts.meter.render()[0]
+        filler.unlink()
+        wait_until(lambda found: bool(found["is_ready"]))
+        answer = ask()
+        assert answer.status_code == 201, answer.text
+        # The one that was refused, and those that were not.
+        assert not enroll(request).is_repeated
+        for request, enrollment_id in kept:
+            again = enroll(request)
+            assert (again.is_repeated, again.enrollment_id) == (True, enrollment_id)
+        store = deployment.store
+        assert store.counts()["live_references"] == len(kept) + 3
+        assert verify_chain(store).intact
+        assert find_damage(store) == []
+
+
+def test_a_backup_whose_disk_fills_up_leaves_nothing_and_the_registry_goes_on(
+    on_small_disk: Callable[..., None], keyed_home: Any, cache_folder: Path, tmp_path: Path
+) -> None:
+    home = Path(shutil.copytree(keyed_home[0], tmp_path / "home"))
+    on_small_disk(fill_up_a_backup, "80m", home, cache_folder)
+
+
+def fill_up_a_backup(disk: str, home: str, cache: str) -> None:
+    backup.PAGES_PER_STEP = 8
+    fillers = []
+
+    def look(_done: int, _total: int) -> None:
+        if not fillers:
+            fillers.append(fill(Path(disk), 8192))
+
+    with Deployment(Path(home), load_settings(Path(home)), Path(cache)) as deployment:
+        store, writer = deployment.store, deployment.writer
+        with pytest.raises(StorageFull):
+            make_backup(store, writer, Path(disk) / "copy", actor="test", progress=look)
+        assert [one.name for one in Path(disk).iterdir()] == ["filler"]
+        entry = AuditEntry("test", "test.done", "x")
+        writer.commit(Changes(sequence=writer.sequence, audit=[entry]))
+        fillers[0].unlink()
+        manifest = make_backup(store, writer, Path(disk) / "copy", actor="test")
+        assert manifest.sequence == writer.sequence

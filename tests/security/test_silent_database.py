@@ -1,0 +1,352 @@
+"""A database that falls silent is left, named, and come back to; nothing acknowledged is lost.
+
+Packets are dropped and nothing is closed: libpq alone would wait for ever. On main nothing
+recovered until the sockets were cut by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
+
+from engine.errors import LeaseLost, RegistryError, StorageFailed, WriterBusy
+from engine.faces.extractor import Extractor
+from engine.matching.requests import EnrollmentRequest
+from engine.registry import postgresql, writer
+from engine.registry.audit import verify_chain
+from engine.registry.keyring import KeyRing
+from engine.registry.records import ApiKey, AuditEntry, Changes, utc_now
+from engine.registry.store import Store
+from engine.registry.vault import Vault
+from serving.access.authentication import make_key
+from serving.compose import Deployment
+from serving.errors import ServiceRefusal
+from serving.registrar.protocol import CallContext
+from serving.settings import load_settings
+from tests.engine.matching.conftest import People
+from tests.security.silent_proxy import Newcomers, SilentProxy, Way, open_proxy
+from tests.serving.api.conftest import serving
+from tests.serving.api.driver import KEYS
+
+MODEL = "sha256:model-of-the-tests"
+WAIT_S = 120
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bounds in the same order, and shorter."""
+    for name, value in {"LOOK_S": 0.4, "STATEMENT_S": 0.8, "SILENCE_S": 1.2, "POOL_S": 2}.items():
+        monkeypatch.setattr(postgresql, name, value)
+    monkeypatch.setitem(postgresql._TCP, "connect_timeout", 2)
+    monkeypatch.setattr(writer, "RENEW_S", 0.2)
+    monkeypatch.setattr(writer, "LEASE_S", 1)
+
+
+@pytest.fixture
+def proxy(postgres: Any) -> Iterator[SilentProxy]:
+    with open_proxy(postgres) as opened:
+        yield opened
+
+
+@pytest.fixture
+def vault() -> Vault:
+    return Vault(KeyRing.generate(), 32)
+
+
+@pytest.fixture
+def direct(postgres_url: str, vault: Vault) -> Iterator[Store]:
+    """A registry, not by way of the proxy."""
+    with Store.create(postgres_url, vault, model_digest=MODEL) as made:
+        yield made
+
+
+@pytest.fixture
+def distant(direct: Store, proxy: SilentProxy, vault: Vault) -> Iterator[Store]:
+    """The same registry, by way of the proxy."""
+    url = proxy.url(str(direct.engine.url.database))
+    with Store.open(url, vault, model_digest=MODEL) as opened:
+        yield opened
+
+
+def commit(held: writer.Writer) -> int:
+    """One change; the number of its audit entry."""
+    changes = Changes(sequence=held.sequence + 1, audit=[AuditEntry("test", "test.done", "x")])
+    return held.commit(changes).number
+
+
+@contextmanager
+def before_commits(store: Store, do: Callable[..., Any]) -> Iterator[None]:
+    event.listen(store.engine, "commit", do)
+    try:
+        yield
+    finally:
+        event.remove(store.engine, "commit", do)
+
+
+@pytest.mark.parametrize("way", Way)
+def test_a_commit_whose_connection_falls_silent_is_known_to_be_kept_or_not(
+    direct: Store, distant: Store, proxy: SilentProxy, way: Way
+) -> None:
+    with distant.writer() as held:
+        before = commit(held)
+        with before_commits(distant, lambda _: proxy.fall_silent(way)):
+            if way is Way.ANSWERS:
+                assert commit(held) == before + 1
+            else:
+                with pytest.raises(StorageFailed):
+                    commit(held)
+        kept = before + (way is Way.ANSWERS)
+        assert direct.audit_head()[0] == kept
+        # The same writer goes on, and reads with connections that were silent as well.
+        assert commit(held) == kept + 1
+        assert distant.audit_head()[0] == kept + 1
+    assert verify_chain(direct).intact
+
+
+@pytest.mark.parametrize("newcomers", [Newcomers.NOT_ANSWERED, Newcomers.DROPPED])
+def test_a_database_that_takes_no_connection_is_an_error_and_no_hang(
+    direct: Store, distant: Store, proxy: SilentProxy, newcomers: Newcomers
+) -> None:
+    distant.counts()
+    proxy.fall_silent(*Way, newcomers=newcomers)
+    # One connection is made although nobody accepts it; the next gets no answer at all.
+    for _ in range(1 + (newcomers is Newcomers.DROPPED)):
+        with pytest.raises(StorageFailed, match="cannot be opened"):
+            distant.counts()
+    proxy.serve_newcomers()
+    assert distant.counts() == direct.counts()
+
+
+def test_a_commit_that_cannot_be_looked_up_ends_the_writer_and_not_the_process(
+    direct: Store, distant: Store, proxy: SilentProxy
+) -> None:
+    with distant.writer() as held:
+
+        def vanish(_: object) -> None:
+            proxy.fall_silent(Way.ANSWERS, newcomers=Newcomers.DROPPED)
+
+        with before_commits(distant, vanish), pytest.raises(LeaseLost, match="went away"):
+            commit(held)
+    proxy.serve_newcomers()
+    with take_when_free(distant) as again:
+        assert commit(again) == direct.audit_head()[0]
+
+
+def take_when_free(store: Store) -> writer.Writer:
+    give_up_at = time.monotonic() + WAIT_S
+    while True:
+        try:
+            return store.writer()
+        except WriterBusy:
+            assert time.monotonic() < give_up_at
+            time.sleep(0.05)
+
+
+def test_the_lease_of_a_host_that_fell_silent_is_free_soon(
+    direct: Store, distant: Store, proxy: SilentProxy
+) -> None:
+    with distant.writer() as dead:
+        commit(dead)
+        with pytest.raises(WriterBusy):
+            direct.writer()
+        proxy.fall_silent(*Way, newcomers=Newcomers.DROPPED)
+        with take_when_free(direct) as successor:
+            commit(successor)
+            proxy.serve_newcomers()
+            for _ in range(2):
+                with pytest.raises(LeaseLost, match="another writer"):
+                    commit(dead)
+            commit(successor)
+    assert verify_chain(direct).intact
+
+
+def test_a_lease_whose_session_ended_is_taken_anew(
+    direct: Store, distant: Store, proxy: SilentProxy
+) -> None:
+    def holder() -> int | None:
+        with direct.engine.connect() as connection:
+            found = connection.scalar(
+                text("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted")
+            )
+        return None if found is None else int(found)
+
+    with distant.writer() as held:
+        before = holder()
+        proxy.fall_silent(*Way)
+        give_up_at = time.monotonic() + WAIT_S
+        while holder() in (before, None):
+            assert time.monotonic() < give_up_at
+            time.sleep(0.05)
+        commit(held)
+        with pytest.raises(WriterBusy):
+            direct.writer()
+    direct.writer().close()
+
+
+def test_a_long_statement_is_ended_and_one_that_may_be_long_is_not(distant: Store) -> None:
+    with distant.engine.connect() as connection:
+        with pytest.raises(Exception, match="statement timeout"):
+            connection.execute(text("SELECT pg_sleep(2)"))
+        connection.rollback()
+        with postgresql.long_statements(connection):
+            connection.execute(text("SELECT pg_sleep(1.5)"))
+
+
+class Load:
+    """Four callers that enroll one newcomer after another; what is not answered is asked again
+    with its key."""
+
+    def __init__(self, service: Any) -> None:
+        self._service = service
+        self._people = People(seed=5, dim=128, outlet="b1")
+        self.acknowledged: dict[str, tuple[EnrollmentRequest, str]] = {}
+        self.refused = 0
+        self._is_ending = False
+
+    async def _call(self) -> None:
+        while not self._is_ending:
+            request = self._people.request()
+            while request.idempotency_key not in self.acknowledged:
+                try:
+                    answer = await self._enroll(request)
+                except (ServiceRefusal, RegistryError):
+                    self.refused += 1
+                    await asyncio.sleep(0.05)
+                else:
+                    self.acknowledged[request.idempotency_key] = (request, answer.enrollment_id)
+
+    async def _enroll(self, request: EnrollmentRequest) -> Any:
+        context = CallContext(actor="key:tests", correlator="c-1", timeout_s=5)
+        return await self._service.registrar.enroll(request, context)
+
+    async def _perform(self) -> None:
+        await asyncio.gather(*(self._call() for _ in range(4)))
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        done = asyncio.run_coroutine_threadsafe(self._perform(), self._service.loop)
+        try:
+            yield
+            self._is_ending = True
+            done.result(WAIT_S)
+        finally:
+            done.cancel()
+
+    def wait_for_more(self, count: int = 10) -> None:
+        wanted = len(self.acknowledged) + count
+        wait_until(lambda: len(self.acknowledged) >= wanted)
+
+    def assert_kept(self, store: Store) -> None:
+        """Each that was acknowledged is there once, and asked again gives the same answer."""
+        assert store.counts()["live_references"] == len(self.acknowledged)
+        for request, enrollment_id in self.acknowledged.values():
+            again = self._service.run(self._enroll(request))
+            assert (again.is_repeated, again.enrollment_id) == (True, enrollment_id)
+        assert store.counts()["live_references"] == len(self.acknowledged)
+        assert verify_chain(store).intact
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def served(
+    postgres_url: str,
+    proxy: SilentProxy,
+    sosie: Any,
+    extractor: Extractor,
+    cache_folder: Path,
+    tmp_path: Path,
+) -> Iterator[Any]:
+    """A service whose registrar and whose readers reach PostgreSQL by way of the proxy."""
+    home, url = tmp_path / "home", proxy.url(postgres_url.partition("?")[0].rpartition("/")[2])
+    made = sosie("init", home, "--carrier", "blue", "--outlet", "b1", "--registry-url", url)
+    assert made.code == 0, made.err
+    with Deployment(home, load_settings(home), cache_folder) as deployment:
+        key = make_key(deployment.vault)
+        role, carrier, outlet = KEYS["b1"]
+        row = ApiKey(key.id, key.digest, "b1", role, carrier, outlet, None, utc_now())
+        deployment.store.add_api_key(row, actor="test")
+    with serving(home, {"b1": key.text}, extractor, cache_folder) as start:
+        yield start()
+
+
+def readiness(service: Any) -> Any:
+    return service.read(service.ask("GET", "/health/ready"))
+
+
+def wait_until_ready(service: Any) -> None:
+    wait_until(lambda: bool(readiness(service)["is_ready"]))
+    assert service.ask("GET", "/v1/me", key="b1").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("way", "newcomers"),
+    [
+        (Way.REQUESTS, Newcomers.SERVED),
+        (Way.ANSWERS, Newcomers.SERVED),
+        (Way.ANSWERS, Newcomers.DROPPED),
+    ],
+)
+def test_a_service_under_load_recovers_by_itself_and_loses_nothing_acknowledged(
+    served: Any, proxy: SilentProxy, way: Way, newcomers: Newcomers
+) -> None:
+    load = Load(served)
+    with load.running():
+        load.wait_for_more()
+        proxy.fall_silent(way, newcomers=newcomers)
+        if newcomers is Newcomers.DROPPED:
+            wait_until(lambda: not readiness(served)["is_ready"])
+            wait_until(lambda: load.refused > 8)
+            proxy.serve_newcomers()
+        load.wait_for_more()
+        wait_until_ready(served)
+    load.assert_kept(served.parts.store)
+
+
+def test_readiness_log_and_metric_name_a_silent_database(served: Any, proxy: SilentProxy) -> None:
+    proxy.fall_silent(*Way, newcomers=Newcomers.NOT_ANSWERED)
+    wait_until(lambda: readiness(served)["phase"] == "silent")
+    found = readiness(served)
+    assert not found["is_ready"]
+    assert "the database does not answer" in found["checks"]["registrar"]["detail"]
+    assert not found["checks"]["store"]["is_ok"]
+    assert b'sosie_registrar_phase{phase="silent"} 1.0' in served.parts.meter.render()[0]
+    assert '"phase":"silent"' in served.log_text
+    # No key can be looked up, and nobody waits for ever.
+    assert served.ask("GET", "/v1/me", key="b1").status_code == 503
+    proxy.serve_newcomers()
+    wait_until_ready(served)
+
+
+def test_nothing_acknowledged_is_lost_while_postgresql_restarts(served: Any, postgres: Any) -> None:
+    load = Load(served)
+    with load.running():
+        load.wait_for_more()
+        postgres.stop()
+        wait_until(lambda: load.refused > 4)
+        postgres.ensure_postgres_running()
+        load.wait_for_more()
+        # A crash: all sessions end at once, and what was written is recovered from the log.
+        os.kill(background_writer(postgres), signal.SIGKILL)
+        load.wait_for_more(40)
+        wait_until_ready(served)
+    load.assert_kept(served.parts.store)
+
+
+def background_writer(server: Any) -> int:
+    query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'background writer'"
+    return int(server.psql(f"COPY ({query}) TO STDOUT"))
