@@ -56,7 +56,6 @@ _EXEMPT = ("/health/", "/version", "/metrics")
 _VERSIONED = "/v1/"
 _METHODS = frozenset({"GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"})
 
-_CLOSING = frozenset({HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT})
 _LATE = "the time for this request ran out: ask for it again"
 _LATE_KEYED = f"{_LATE} with the same Idempotency-Key"
 _SLOW = "the body came too slowly: send it faster"
@@ -206,8 +205,6 @@ async def _send_fault(request: Request, fault: Fault, headers: dict[str, str]) -
         headers["retry-after"] = str(max(math.ceil(fault.retry_after_s), 1))
     if fault.status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = 'Bearer realm="sosie"'
-    if fault.status in _CLOSING:
-        headers["connection"] = "close"
     shown = Error(fault.status, fault.code, fault.message)
     await request.answer(Answer(shown, fault.status, headers))
 

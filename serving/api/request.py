@@ -56,6 +56,12 @@ WATCH_AFTER_S = 0.05
 MAX_TIMEOUT_MS = 120_000
 
 _CORRELATOR = re.compile(rb"[a-zA-Z0-9\-_:;./<>{}]{1,256}")
+ADMITTED = (b"x-key-admitted", b"1")
+"""A header for the proxy in front, which counts by key only what brings one that is in force."""
+UNREAD = (b"x-body-unread", b"1")
+"""Another one: what comes on this connection is the rest of a body that nobody will read."""
+BODY_GRACE_S = 2.0
+"""So long a body may come at any rate."""
 _FIXED_HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 
@@ -244,10 +250,16 @@ class Request:
         await self.send({"type": "http.response.body", "body": body})
 
     async def send(self, message: Message) -> None:
-        """Passes an answer on, with the headers that every answer has."""
+        """Passes an answer on, with the headers that every answer has.
+
+        One that leaves a body unread closes the connection."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message["headers"], *self._extra]
+            if self.principal is not None:
+                message["headers"].append(ADMITTED)
+            if not self._is_received:
+                message["headers"] += [(b"connection", b"close"), UNREAD]
         await self._send(message)
 
     def guard(self) -> None:
@@ -286,13 +298,19 @@ class Request:
         wait_s = self._deadline - now
         if not self._is_received:
             # A route that reads no body waits for none.
-            if now - (self._reads_since or now) >= self._settings.body_timeout_s:
+            if self._is_slow(now - (self._reads_since or now)):
                 self._halt(Stop.SLOW)
                 return
             wait_s = min(wait_s, WATCH_AFTER_S)
         elif self._watcher is None:
             self._watcher = self._loop.create_task(self._watch())
         self._timer = self._loop.call_later(wait_s, self._wake)
+
+    def _is_slow(self, reading_s: float) -> bool:
+        if reading_s >= self._settings.body_timeout_s:
+            return True
+        wanted = self._settings.body_kib_per_s * 1024 * reading_s
+        return reading_s >= BODY_GRACE_S and self._held_bytes < wanted
 
     async def _watch(self) -> None:
         # The body is read: what comes now is the end of the connection, or of the answer.
