@@ -87,7 +87,8 @@ class RequestMiddleware:
         self._direct = dict(direct or {})
         self._ongoing = {False: 0, True: 0}
         self._bounds = {False: settings.requests_ongoing, True: EXEMPT_ONGOING}
-        self._budget = BodyBudget(settings.max_body_mib)
+        of_key = math.ceil(settings.requests_ongoing * settings.key_share)
+        self._budget = BodyBudget(settings.max_body_mib, of_key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -108,7 +109,7 @@ class RequestMiddleware:
                 code = await self._trace(request, path)
         finally:
             self._ongoing[is_exempt] -= 1
-            request.release()
+            request.leave()
             self._meter.add(IN_PROGRESS, by=-1)
             self._report(request, path, is_exempt, code)
 

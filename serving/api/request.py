@@ -92,9 +92,9 @@ class Request:
 
     __slots__ = (
         "_budget", "_deadline", "_extra", "_headers", "_held_bytes", "_holder", "_is_received",
-        "_loop", "_reads_since", "_receive", "_send", "_settings", "_stop", "_task", "_timer",
-        "_watcher", "answer_type", "correlator", "principal", "scope", "started", "status",
-        "traceparent",
+        "_key_id", "_loop", "_reads_since", "_receive", "_send", "_settings", "_stop", "_task",
+        "_timer", "_watcher", "answer_type", "correlator", "principal", "scope", "started",
+        "status", "traceparent",
     )  # fmt: skip
 
     def __init__(
@@ -123,6 +123,7 @@ class Request:
         self._budget, self._held_bytes, self._holder = budget, 0, ""
         self.answer_type = JSON
         self.principal: Principal | None = None
+        self._key_id: str | None = None
         self.traceparent = self._text(b"traceparent")
         self.status = 0
         self._reads_since: float | None = None
@@ -277,6 +278,18 @@ class Request:
         self._budget.give_back(self._held_bytes, self._holder)
         self._held_bytes = 0
 
+    def enter(self, principal: Principal) -> None:
+        """It is a request of this key, from now on; `Busy` where that has too many."""
+        self.principal = principal
+        self._budget.enter(principal.key_id)
+        self._key_id = principal.key_id
+
+    def leave(self) -> None:
+        """It is over."""
+        self.release()
+        if self._key_id is not None:
+            self._budget.leave(self._key_id)
+
     def settle(self) -> Stop | None:
         """After a cancellation: why this guard caused it, or None where it did not."""
         if self._stop is not None and self._task is not None:
@@ -332,9 +345,9 @@ class Request:
 
 
 async def admit(parts: Parts, request: Request) -> None:
-    """Finds whose key it is, before a body is read; `Unauthenticated`, `RateLimited`."""
+    """Finds whose key it is, before a body is read; `Unauthenticated`, `RateLimited`, `Busy`."""
     key = request.key
-    request.principal = parts.authenticator.admit_known(key) or await parts.authenticator.admit(key)
+    request.enter(parts.authenticator.admit_known(key) or await parts.authenticator.admit(key))
 
 
 def read_idempotency_key(request: Request) -> str:

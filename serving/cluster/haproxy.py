@@ -52,13 +52,15 @@ _ADDRESS = "ipmask(32,64)"
 
 ONGOING_OF_ADDRESS = 64
 """Concurrent requests of one address that bring no key known to be in force."""
-UNKNOWN_ONGOING, PAGE_ONGOING, HEALTH_ONGOING = 8, 64, 24
+UNKNOWN_ONGOING, PAGE_ONGOING, HEALTH_ONGOING = 8, 2 * ONGOING_OF_ADDRESS, 24
 """Of such requests, of pages and of health checks an ingress is sent so many at once; the others
 wait their turn in the proxy. The last is below what an ingress allows itself."""
 
-KEPT = {"proxies": "1m", "clients": "1m", "keys": "10m", "match": "1m", "enroll": "1m", "own": "1m"}
-"""Tables, and how long what they have seen is kept. `keys` are those that an ingress has admitted;
-only digests of keys are kept."""
+ADDRESSES, KEYS = ("connections", "clients"), ("keys", "match", "enroll", "own")
+"""Tables of what is open, and of the requests that are counted, by address or by key's digest; of
+the `keys` that an ingress has admitted."""
+KEY_KEPT_MIN = 10
+"""How long a key stays known after its last answer."""
 
 
 class TemplateChanged(Exception):
@@ -101,7 +103,7 @@ def amend(text: str, config: ProxyConfig, folder: Path) -> str:
     """
     for pattern, new, least in _edits(config, folder):
         text = _replace(pattern, new, text, least=least)
-    return _refuse_when_full(text, config) + "".join(map(_make_table, KEPT))
+    return _refuse_when_full(text, config) + "".join(map(_make_table, ADDRESSES + KEYS))
 
 
 def _replace(pattern: str, new: str, text: str, *, least: int = 1) -> str:
@@ -184,10 +186,9 @@ LANES = (
 
 
 def _make_table(name: str) -> str:
-    kind = "ipv6" if name in ("proxies", "clients") else "binary len 32"
-    store = "" if name == "keys" else " store conn_cur"
-    table = f"stick-table type {kind} size 100k expire {KEPT[name]}{store}"
-    return f"backend {_name(name)}\n    {table}\n"
+    kind = "ipv6" if name in ADDRESSES else "binary len 32"
+    kept = f"expire {KEY_KEPT_MIN}m" if name == "keys" else "expire 1m store conn_cur"
+    return f"backend {_name(name)}\n    stick-table type {kind} size 100k {kept}\n"
 
 
 def _bound_connections(config: ProxyConfig) -> str:
@@ -195,11 +196,9 @@ def _bound_connections(config: ProxyConfig) -> str:
     if not config.connections_per_address:
         return ""
     unless = f" unless {{ src {' '.join(config.trusted)} }}" if config.trusted else ""
-    return (
-        f"    tcp-request connection track-sc0 src,{_ADDRESS} table {_name('proxies')}{unless}\n"
-        "    tcp-request connection reject if "
-        f"{{ sc0_conn_cur gt {config.connections_per_address} }}\n"
-    )
+    track = f"track-sc0 src,{_ADDRESS} table {_name('connections')}{unless}"
+    reject = f"reject if {{ sc0_conn_cur gt {config.connections_per_address} }}"
+    return "".join(f"    tcp-request connection {rule}\n" for rule in (track, reject))
 
 
 def _list_rules(mine: str, config: ProxyConfig) -> Iterator[str]:
@@ -261,9 +260,11 @@ def _authenticate(ours: str, trusted: tuple[str, ...]) -> Iterator[str]:
     )
     yield f"{refused} if {ours} {VERSIONED} !{{ var(txn.key) -m found }}"
     # All other paths are only read.
-    bodiless = _answer(400, "REQUEST.MALFORMED", "this path takes no body: see /openapi.json")
-    has_body = ("{ req.hdr_val(content-length) gt 0 }", "{ req.hdr(transfer-encoding) -m found }")
-    yield f"{bodiless} if {ours} !{VERSIONED} {has_body[0]} or {ours} !{VERSIONED} {has_body[1]}"
+    message = "no path outside /v1 takes a body: see /openapi.json"
+    bodiless = _answer(400, "REQUEST.MALFORMED", message)
+    has_body = "{ req.hdr_val(content-length) gt 0 } || { req.hdr(transfer-encoding) -m found }"
+    yield f"http-request set-var(txn.has_body) bool(1) if {has_body}"
+    yield f"{bodiless} if {ours} !{VERSIONED} {{ var(txn.has_body) -m bool }}"
 
 
 def _bound_lanes(ours: str, config: ProxyConfig) -> Iterator[str]:
@@ -277,30 +278,23 @@ def _bound_lanes(ours: str, config: ProxyConfig) -> Iterator[str]:
     address = "too many requests at once from this address without a known key"
     yield f"{_busy(address)} if {{ sc1_conn_cur gt {ONGOING_OF_ADDRESS} }}"
     # A key is counted where it brings photographs, so that other calls do not get around the bound.
-    photographs = f"{{ var(txn.lane) -m str own }} {OTHER_PHOTOGRAPHS}"
-    counted = f"http-request track-sc2 var(txn.key) table {_name('enroll')}"
-    yield f"{counted} if {photographs}"
-    key = "too many requests at once with this key: nothing was stored"
-    of_key = f"{_busy(key)} if {photographs} {{ sc2_conn_cur gt %d }}"
-    if config.enroll_ongoing and config.key_share < 1:
-        yield of_key % _share(config.enroll_ongoing, config.key_share)
-    full = _answer(
-        429, "SERVICE.BUSY", "too many requests at once: nothing was stored", **{"Retry-After": "1"}
-    )
+    yield "http-request set-var(txn.place) var(txn.lane)"
+    in_own = "{ var(txn.lane) -m str own }"
+    yield f"http-request set-var(txn.place) str(enroll) if {in_own} {OTHER_PHOTOGRAPHS}"
+    key = _busy("too many requests at once with this key: nothing was stored")
+    message = "too many requests at once: nothing was stored"
+    full = _answer(429, "SERVICE.BUSY", message, **{"Retry-After": "1"})
     bounds = {"own": config.ongoing, "match": config.match_ongoing, "enroll": config.enroll_ongoing}
     for name, bound in bounds.items():
         if not bound:
             continue
-        which = f"{{ var(txn.lane) -m str {name} }}"
-        yield f"http-request track-sc2 var(txn.key) table {_name(name)} if {which}"
         if config.key_share < 1:
-            yield f"{_busy(key)} if {which} {{ sc2_conn_cur gt {_share(bound, config.key_share)} }}"
+            place = f"{{ var(txn.place) -m str {name} }}"
+            of_key = max(1, math.ceil(bound * config.key_share))
+            yield f"http-request track-sc2 var(txn.key) table {_name(name)} if {place}"
+            yield f"{key} if {place} {{ sc2_conn_cur gt {of_key} }}"
         backend = OWN if name == "own" else f"{OWN}-{name}"
-        yield f"{full} if {which} {{ be_conn({backend}) ge {bound} }}"
-
-
-def _share(bound: int, share: float) -> int:
-    return max(1, math.ceil(bound * share))
+        yield f"{full} if {{ var(txn.lane) -m str {name} }} {{ be_conn({backend}) ge {bound} }}"
 
 
 def _split_backend(text: str, name: str, kind: str, waiting_above: int) -> str:
