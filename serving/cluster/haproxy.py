@@ -21,7 +21,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-CHECK_TIMEOUT_S = 5.0
+CHECK_TIMEOUT_S = 20.0
+"""On a busy machine it takes seconds, and without it the proxy would run unamended."""
 CORRELATOR = r"^[a-zA-Z0-9-_:;.\/<>{}]{0,256}$"
 _SECTION = r"(?=^(?:global|defaults|frontend|backend|listen)\b|\Z)"
 STOPPING = "proc.sosie_stops"
