@@ -182,6 +182,7 @@ def _command() -> Sequence[str]:
 
 UNBOUNDED = {
     "SOSIE_SERVE__RATE_LIMIT": "0",
+    "SOSIE_SERVE__KEY_SHARE": "1",
     "SOSIE_LIMITS__HOLDER_FAILURES": "0",
     "SOSIE_LIMITS__HOLDER_SHOWN": "0",
     "SOSIE_LIMITS__OUTLET_KEY_FAILURES": "0",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -183,6 +184,11 @@ class ServeSettings(Section):
         default=32, gt=0, le=1024, description="a larger body is refused before it is read"
     )
     body_timeout_s: float = Field(default=10, gt=0, description="a slower client is disconnected")
+    body_kib_per_s: float = Field(
+        default=8,
+        ge=0,
+        description="after 2 s a body that has come slower is cut off as well; 0: any rate",
+    )
     request_timeout_s: float = Field(
         default=30, gt=0, description="deadline of a request that sets none"
     )
@@ -194,6 +200,17 @@ class ServeSettings(Section):
     )
     enrollments_ongoing: int = Field(
         default=5, ge=0, le=1024, description="concurrent enrollments for each ingress; 0: no bound"
+    )
+    key_share: float = Field(
+        default=0.5, gt=0, le=1, description="share of each of these three bounds for one key"
+    )
+    connections_per_address: int = Field(
+        default=512, ge=0, description="open connections from one address; 0: no bound"
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="networks of load balancers that append the client's address to "
+        "X-Forwarded-For, as 10.0.0.5, 10.1.0.0/16",
     )
     photographs_waiting: int = Field(
         default=64, ge=2, description="waiting photographs in each ingress"
@@ -231,6 +248,22 @@ class ServeSettings(Section):
     proxy: Literal["haproxy", "ray"] = Field(
         default="haproxy", description="ray: Serve's own proxy, ten times slower; for comparison"
     )
+
+    @property
+    def trusted_networks(self) -> tuple[str, ...]:
+        """Of `trusted_proxies`, each with its prefix length."""
+        given = filter(None, (part.strip() for part in self.trusted_proxies.split(",")))
+        return tuple(str(ip_network(part)) for part in given)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, given: str) -> str:
+        for part in filter(None, (part.strip() for part in given.split(","))):
+            try:
+                ip_network(part)
+            except ValueError:
+                raise ValueError("give addresses or networks, as 10.0.0.5, 10.1.0.0/16") from None
+        return given
 
 
 class SweepSettings(Section):

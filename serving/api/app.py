@@ -56,7 +56,6 @@ _EXEMPT = ("/health/", "/version", "/metrics")
 _VERSIONED = "/v1/"
 _METHODS = frozenset({"GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"})
 
-_CLOSING = frozenset({HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT})
 _LATE = "the time for this request ran out: ask for it again"
 _LATE_KEYED = f"{_LATE} with the same Idempotency-Key"
 _SLOW = "the body came too slowly: send it faster"
@@ -88,7 +87,8 @@ class RequestMiddleware:
         self._direct = dict(direct or {})
         self._ongoing = {False: 0, True: 0}
         self._bounds = {False: settings.requests_ongoing, True: EXEMPT_ONGOING}
-        self._budget = BodyBudget(settings.max_body_mib)
+        of_key = math.ceil(settings.requests_ongoing * settings.key_share)
+        self._budget = BodyBudget(settings.max_body_mib, of_key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -109,7 +109,7 @@ class RequestMiddleware:
                 code = await self._trace(request, path)
         finally:
             self._ongoing[is_exempt] -= 1
-            request.release()
+            request.leave()
             self._meter.add(IN_PROGRESS, by=-1)
             self._report(request, path, is_exempt, code)
 
@@ -206,8 +206,6 @@ async def _send_fault(request: Request, fault: Fault, headers: dict[str, str]) -
         headers["retry-after"] = str(max(math.ceil(fault.retry_after_s), 1))
     if fault.status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = 'Bearer realm="sosie"'
-    if fault.status in _CLOSING:
-        headers["connection"] = "close"
     shown = Error(fault.status, fault.code, fault.message)
     await request.answer(Answer(shown, fault.status, headers))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -167,14 +167,29 @@ class BodyBudget:
     """Bytes of bodies that may still be held, and who holds the others; for one event loop.
 
     No key holds more than is free besides: one alone takes half, the next a quarter, so that
-    however slowly others send, the next key finds some left.
+    however slowly others send, the next key finds some left. Nor has a key more than `of_key`
+    requests at once.
     """
 
-    __slots__ = ("_held", "_left")
+    __slots__ = ("_held", "_left", "_of_key", "_running")
 
-    def __init__(self, max_body_mib: float) -> None:
+    def __init__(self, max_body_mib: float, of_key: int) -> None:
         self._left = BODIES_HELD * int(max_body_mib * 2**20)
         self._held: defaultdict[str, int] = defaultdict(int)
+        self._of_key = of_key
+        self._running: Counter[str] = Counter()
+
+    def enter(self, key_id: str) -> None:
+        """Counts a request of this key; `Busy` where it has too many."""
+        if self._running[key_id] >= self._of_key:
+            raise Busy("too many requests run at once with this key: try again later")
+        self._running[key_id] += 1
+
+    def leave(self, key_id: str) -> None:
+        """A request that has entered is over."""
+        self._running[key_id] -= 1
+        if not self._running[key_id]:
+            del self._running[key_id]
 
     def take(self, size_bytes: int, key_id: str) -> None:
         """Reserves memory for a body; `Busy` where it would leave too little for other keys."""

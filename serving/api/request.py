@@ -56,6 +56,12 @@ WATCH_AFTER_S = 0.05
 MAX_TIMEOUT_MS = 120_000
 
 _CORRELATOR = re.compile(rb"[a-zA-Z0-9\-_:;./<>{}]{1,256}")
+ADMITTED = (b"x-key-admitted", b"1")
+"""A header for the proxy in front, which counts by key only what brings one that is in force."""
+UNREAD = (b"x-body-unread", b"1")
+"""Another one: what comes on this connection is the rest of a body that nobody will read."""
+BODY_GRACE_S = 2.0
+"""So long a body may come at any rate."""
 _FIXED_HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 
@@ -86,9 +92,9 @@ class Request:
 
     __slots__ = (
         "_budget", "_deadline", "_extra", "_headers", "_held_bytes", "_holder", "_is_received",
-        "_loop", "_reads_since", "_receive", "_send", "_settings", "_stop", "_task", "_timer",
-        "_watcher", "answer_type", "correlator", "principal", "scope", "started", "status",
-        "traceparent",
+        "_key_id", "_loop", "_reads_since", "_receive", "_send", "_settings", "_stop", "_task",
+        "_timer", "_watcher", "answer_type", "correlator", "principal", "scope", "started",
+        "status", "traceparent",
     )  # fmt: skip
 
     def __init__(
@@ -117,6 +123,7 @@ class Request:
         self._budget, self._held_bytes, self._holder = budget, 0, ""
         self.answer_type = JSON
         self.principal: Principal | None = None
+        self._key_id: str | None = None
         self.traceparent = self._text(b"traceparent")
         self.status = 0
         self._reads_since: float | None = None
@@ -244,10 +251,16 @@ class Request:
         await self.send({"type": "http.response.body", "body": body})
 
     async def send(self, message: Message) -> None:
-        """Passes an answer on, with the headers that every answer has."""
+        """Passes an answer on, with the headers that every answer has.
+
+        One that leaves a body unread closes the connection."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message["headers"], *self._extra]
+            if self.principal is not None:
+                message["headers"].append(ADMITTED)
+            if not self._is_received:
+                message["headers"] += [(b"connection", b"close"), UNREAD]
         await self._send(message)
 
     def guard(self) -> None:
@@ -264,6 +277,18 @@ class Request:
             self._watcher.cancel()
         self._budget.give_back(self._held_bytes, self._holder)
         self._held_bytes = 0
+
+    def enter(self, principal: Principal) -> None:
+        """It is a request of this key, from now on; `Busy` where that has too many."""
+        self.principal = principal
+        self._budget.enter(principal.key_id)
+        self._key_id = principal.key_id
+
+    def leave(self) -> None:
+        """It is over."""
+        self.release()
+        if self._key_id is not None:
+            self._budget.leave(self._key_id)
 
     def settle(self) -> Stop | None:
         """After a cancellation: why this guard caused it, or None where it did not."""
@@ -286,13 +311,19 @@ class Request:
         wait_s = self._deadline - now
         if not self._is_received:
             # A route that reads no body waits for none.
-            if now - (self._reads_since or now) >= self._settings.body_timeout_s:
+            if self._is_slow(now - (self._reads_since or now)):
                 self._halt(Stop.SLOW)
                 return
             wait_s = min(wait_s, WATCH_AFTER_S)
         elif self._watcher is None:
             self._watcher = self._loop.create_task(self._watch())
         self._timer = self._loop.call_later(wait_s, self._wake)
+
+    def _is_slow(self, reading_s: float) -> bool:
+        if reading_s >= self._settings.body_timeout_s:
+            return True
+        wanted = self._settings.body_kib_per_s * 1024 * reading_s
+        return reading_s >= BODY_GRACE_S and self._held_bytes < wanted
 
     async def _watch(self) -> None:
         # The body is read: what comes now is the end of the connection, or of the answer.
@@ -314,9 +345,9 @@ class Request:
 
 
 async def admit(parts: Parts, request: Request) -> None:
-    """Finds whose key it is, before a body is read; `Unauthenticated`, `RateLimited`."""
+    """Finds whose key it is, before a body is read; `Unauthenticated`, `RateLimited`, `Busy`."""
     key = request.key
-    request.principal = parts.authenticator.admit_known(key) or await parts.authenticator.admit(key)
+    request.enter(parts.authenticator.admit_known(key) or await parts.authenticator.admit(key))
 
 
 def read_idempotency_key(request: Request) -> str:

@@ -99,6 +99,9 @@ def _set_proxy(
         ongoing=ingresses * settings.requests_ongoing,
         match_ongoing=ingresses * settings.matches_ongoing,
         enroll_ongoing=ingresses * settings.enrollments_ongoing,
+        key_share=settings.key_share,
+        connections_per_address=settings.connections_per_address,
+        trusted=settings.trusted_networks,
         address=address,
     )
     wrapper = write_wrapper(folder, config, Path(get_haproxy_binary()), log)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import re
 import socket
@@ -20,7 +21,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-CHECK_TIMEOUT_S = 5.0
+CHECK_TIMEOUT_S = 20.0
+"""On a busy machine it takes seconds, and without it the proxy would run unamended."""
 CORRELATOR = r"^[a-zA-Z0-9-_:;.\/<>{}]{0,256}$"
 _SECTION = r"(?=^(?:global|defaults|frontend|backend|listen)\b|\Z)"
 STOPPING = "proc.sosie_stops"
@@ -29,11 +31,37 @@ STOPPING = "proc.sosie_stops"
 OWN = "http-sosie"
 """The backend of our application: Serve names it after the application."""
 
-HEALTH = "{ path_beg /health/ /version /metrics }"
-MATCHES = "{ path /v1/match }"
-ENROLLMENTS = "{ path /v1/enrollments } { method POST }"
-
 UNWATCHED = "x-request-disconnect-disabled"
+ADMITTED, UNREAD = "x-key-admitted", "x-body-unread"
+"""Headers of an ingress's answer (`serving.api.request`): its key is in force; the body of the
+request is not read. Clients do not see them."""
+
+_PATH = "var(txn.path)"  # as the ingress reads it: decoded once
+HEALTH = f"{{ {_PATH} -m beg /health/ /version /metrics }}"
+VERSIONED = f"{{ {_PATH} -m beg /v1/ }}"
+MATCHES = f"{{ {_PATH} -m str /v1/match }}"
+ENROLLMENTS = f"{{ {_PATH} -m str /v1/enrollments }} {{ method POST }}"
+OTHER_PHOTOGRAPHS = (
+    f"{{ {_PATH} -m beg /v1/verifications /v1/templates /v1/identifications /v1/people/search "
+    "/v1/lines/ } { method POST }"
+)
+"""Calls besides matches and enrollments that may bring photographs."""
+
+_KEY = r"^sosie_[0-9a-z]{12}_[0-9A-Za-z]{43}$"
+_ADDRESS = "ipmask(32,64)"
+"""One customer of an IPv6 network has a /64 at least."""
+
+ONGOING_OF_ADDRESS = 64
+"""Concurrent requests of one address that bring no key known to be in force."""
+UNKNOWN_ONGOING, PAGE_ONGOING, HEALTH_ONGOING = 8, 2 * ONGOING_OF_ADDRESS, 24
+"""Of such requests, of pages and of health checks an ingress is sent so many at once; the others
+wait their turn in the proxy. The last is below what an ingress allows itself."""
+
+ADDRESSES, KEYS = ("connections", "clients"), ("keys", "match", "enroll", "own")
+"""Tables of what is open, and of the requests that are counted, by address or by key's digest; of
+the `keys` that an ingress has admitted."""
+KEY_KEPT_MIN = 10
+"""How long a key stays known after its last answer."""
 
 
 class TemplateChanged(Exception):
@@ -48,6 +76,12 @@ class ProxyConfig:
     ongoing: int
     match_ongoing: int
     enroll_ongoing: int
+    key_share: float = 1.0
+    """The share of each bound that one key may take."""
+    connections_per_address: int = 0
+    """0: no bound."""
+    trusted: tuple[str, ...] = ()
+    """Networks of load balancers, whose last X-Forwarded-For is the client's address."""
     header_timeout_s: int = 10
     address: str | None = None
     """Where it listens instead of the address that Serve's replicas share with it."""
@@ -70,7 +104,7 @@ def amend(text: str, config: ProxyConfig, folder: Path) -> str:
     """
     for pattern, new, least in _edits(config, folder):
         text = _replace(pattern, new, text, least=least)
-    return _refuse_when_full(text, config)
+    return _refuse_when_full(text, config) + "".join(map(_make_table, ADDRESSES + KEYS))
 
 
 def _replace(pattern: str, new: str, text: str, *, least: int = 1) -> str:
@@ -91,9 +125,14 @@ def _edits(config: ProxyConfig, folder: Path) -> Iterator[tuple[str, str, int]]:
     # Without ingresses, Serve's own proxy, the fallback, would queue without bound.
     yield r"^ +server \S+ \S+ check backup\n", "", 0
     yield r"^(defaults\n)", rf"\1    timeout http-request {config.header_timeout_s}s\n", 1
+    # Serve's own pages for its operators tell what runs here; an ingress has its health check.
+    yield r"^ +http-request return [^\n]* if (?:healthcheck|routes)\b[^\n]*\n", "", 2
+    more = f"    tune.stick-counters 4\n    lua-load {folder / CLOSING}\n"
+    yield r"^(global\n)", rf"\1{more}", 1
     if config.address is not None:
         host = f"[{config.address}]" if ":" in config.address else config.address
         yield r"^(frontend http_frontend\n +bind )\S+:(\d+)$", rf"\g<1>{host}:\2", 1
+    yield r"^(frontend http_frontend\n +bind [^\n]+\n)", rf"\1{_bound_connections(config)}", 1
     # HAProxy's own answers have our format, so that clients know they may retry.
     for status in (502, 503, 504):
         yield rf"^ +errorfile {status} \S+$", f"    errorfile {status} {folder / INTERRUPTED}", 1
@@ -114,51 +153,160 @@ def _refuse_when_full(text: str, config: ProxyConfig) -> str:
     place = names.index(OWN)
     # A cluster may serve other applications too: the first that matches gets the request.
     mine = " ".join([f"is_{OWN}", *(f"!is_{other}" for other in names[:place])])
-    lanes = [
-        # Health checks and other requests do not count against each other's bounds.
-        ("health", HEALTH, 0),
-        ("match", MATCHES, config.match_ongoing),
-        ("enroll", ENROLLMENTS, config.enroll_ongoing),
-    ]
-    bounds = [(OWN, f"!{HEALTH}", config.ongoing)]
-    for kind, which, bound in lanes:
-        text = _split_backend(text, OWN, kind)
-        bounds.append((f"{OWN}-{kind}", which, bound))
-    rules = "".join(f"    {rule}\n" for rule in _list_rules(mine, bounds))
+    rules = "".join(f"    {rule}\n" for rule in _list_rules(mine, config))
     before = text.index(choices[place][0])
-    return text[:before] + rules + text[before:]
+    text = text[:before] + rules + text[before:]
+    for lane in LANES:
+        text = _split_backend(text, OWN, lane.name, lane.waiting_above)
+    return text
 
 
-def _list_rules(mine: str, bounds: list[tuple[str, str, int]]) -> list[str]:
-    """Rules for backends, our own first: name, its requests, and the bound of concurrent ones."""
-    busy = _answer(429, "SERVICE.BUSY", "too many requests at once: nothing was stored", 1)
-    return [
+def _name(table: str) -> str:
+    return f"sosie-{table}"
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Requests with a backend of their own, so that they do not count as others.
+
+    Of those above a bound an ingress is sent no more, and they wait in the proxy."""
+
+    name: str
+    which: str
+    waiting_above: int = 0
+
+
+LANES = (
+    # The last that fits a request has it.
+    Lane("match", MATCHES),
+    Lane("enroll", ENROLLMENTS),
+    Lane("unknown", f"!{{ var(txn.key),in_table({_name('keys')}) }}", UNKNOWN_ONGOING),
+    Lane("page", f"!{VERSIONED}", PAGE_ONGOING),
+    Lane("health", HEALTH, HEALTH_ONGOING),
+)
+
+
+def _make_table(name: str) -> str:
+    kind = "ipv6" if name in ADDRESSES else "binary len 32"
+    kept = f"expire {KEY_KEPT_MIN}m" if name == "keys" else "expire 1m store conn_cur"
+    return f"backend {_name(name)}\n    stick-table type {kind} size 100k {kept}\n"
+
+
+def _bound_connections(config: ProxyConfig) -> str:
+    """Rules for connections, before any request."""
+    if not config.connections_per_address:
+        return ""
+    unless = f" unless {{ src {' '.join(config.trusted)} }}" if config.trusted else ""
+    track = f"track-sc0 src,{_ADDRESS} table {_name('connections')}{unless}"
+    reject = f"reject if {{ sc0_conn_cur gt {config.connections_per_address} }}"
+    return "".join(f"    tcp-request connection {rule}\n" for rule in (track, reject))
+
+
+def _list_rules(mine: str, config: ProxyConfig) -> Iterator[str]:
+    """Rules for requests to our application."""
+    yield (
         f"http-request set-var(txn.correlator) req.hdr(x-correlator) "
-        f"if {{ req.hdr(x-correlator) -m reg '{CORRELATOR}' }}",
+        f"if {{ req.hdr(x-correlator) -m reg '{CORRELATOR}' }}"
+    )
+    yield (
         "http-after-response set-header x-correlator %[var(txn.correlator)] "
-        "if !{ res.hdr(x-correlator) -m found } { var(txn.correlator) -m found }",
-        f"{_not_ready()} if {mine} {{ var({STOPPING}) -m int 1 }}",
-        *(
-            f"{busy} if {mine} {which} {{ be_conn({name}) ge {bound} }}"
-            for name, which, bound in bounds
-            if bound
-        ),
-        # Serve would watch each client's connection in a task. A match is short and stores nothing,
-        # so that a client that disconnects need not be noticed.
-        f"http-request set-header {UNWATCHED} ?1 if {mine} {MATCHES}",
-        f"http-request del-header {UNWATCHED} if {mine} !{MATCHES}",
-        *(f"use_backend {name} if {mine} {which}" for name, which, _ in bounds[1:]),
-    ]
+        "if !{ res.hdr(x-correlator) -m found } { var(txn.correlator) -m found }"
+    )
+    yield f"http-request set-var(txn.sosie) bool(1) if {mine}"
+    ours = "{ var(txn.sosie) -m bool }"
+    for header in ("server", ADMITTED, UNREAD):
+        yield f"http-after-response del-header {header} if {ours}"
+    yield "http-request set-var(txn.path) path,url_dec"
+    missing = _answer(404, "REQUEST.ROUTE_UNKNOWN", "no such route: see /openapi.json")
+    yield f"{missing} if {ours} {{ {_PATH} -m beg /-/ }}"
+    yield f"{_not_ready()} if {ours} {{ var({STOPPING}) -m int 1 }}"
+    yield from _authenticate(ours, config.trusted)
+    yield from _bound_lanes(ours, config)
+    # Serve would watch each client's connection in a task. A match is short and stores nothing,
+    # so that a client that disconnects need not be noticed.
+    yield f"http-request set-header {UNWATCHED} ?1 if {ours} {MATCHES}"
+    yield f"http-request del-header {UNWATCHED} if {ours} !{MATCHES}"
+    admitted = f"{ours} {{ res.hdr({ADMITTED}) -m found }}"
+    yield f"http-response track-sc3 var(txn.key) table {_name('keys')} if {admitted}"
+    # Otherwise it would wait for the rest of the body, and the request would count as running.
+    unread = f"{ours} {{ res.hdr({UNREAD}) -m found }} {{ res.hdr_val(content-length) lt 8192 }}"
+    yield f"http-response wait-for-body time 1s if {unread}"
+    yield f"http-response lua.{CLOSE} if {unread}"
+    yield from (
+        f"use_backend {OWN}-{lane.name} if {ours} {{ var(txn.lane) -m str {lane.name} }}"
+        for lane in LANES
+    )
 
 
-def _split_backend(text: str, name: str, kind: str) -> str:
+def _authenticate(ours: str, trusted: tuple[str, ...]) -> Iterator[str]:
+    """Rules that name the client's address and its key, and refuse what can have none in force."""
+    yield f"http-request set-var(txn.client) src,{_ADDRESS}"
+    if trusted:
+        yield (
+            f"http-request set-var(txn.client) req.hdr_ip(x-forwarded-for,-1),{_ADDRESS} "
+            f"if {{ src {' '.join(trusted)} }} {{ req.hdr_ip(x-forwarded-for,-1) -m found }}"
+        )
+    yield "http-request set-var(txn.given) req.fhdr(x-api-key,1)"
+    authorized = "{ req.hdr(authorization) -m found }"
+    yield f"http-request unset-var(txn.given) if {authorized}"
+    yield f"http-request set-var(txn.given) http_auth_bearer if {authorized}"
+    sound = f"{{ var(txn.given) -m reg '{_KEY}' }}"
+    yield f"http-request set-var(txn.key) var(txn.given),sha2(256) if {sound}"
+    yield "http-request unset-var(txn.given)"
+    refused = _answer(
+        401,
+        "ACCESS.UNAUTHENTICATED",
+        "no key, or not one in force: send it as Authorization: Bearer sosie_…",
+        **{"WWW-Authenticate": "'Bearer realm=\"sosie\"'"},
+    )
+    yield f"{refused} if {ours} {VERSIONED} !{{ var(txn.key) -m found }}"
+    # All other paths are only read.
+    message = "no path outside /v1 takes a body: see /openapi.json"
+    bodiless = _answer(400, "REQUEST.MALFORMED", message)
+    has_body = "{ req.hdr_val(content-length) gt 0 } || { req.hdr(transfer-encoding) -m found }"
+    yield f"http-request set-var(txn.has_body) bool(1) if {has_body}"
+    yield f"{bodiless} if {ours} !{VERSIONED} {{ var(txn.has_body) -m bool }}"
+
+
+def _bound_lanes(ours: str, config: ProxyConfig) -> Iterator[str]:
+    """Rules that say which lane has a request, and refuse those above a bound."""
+    yield f"http-request set-var(txn.lane) str(own) if {ours}"
+    for lane in LANES:
+        yield f"http-request set-var(txn.lane) str({lane.name}) if {ours} {lane.which}"
+    for name in ("unknown", "page"):
+        which = f"{{ var(txn.lane) -m str {name} }}"
+        yield f"http-request track-sc1 var(txn.client) table {_name('clients')} if {which}"
+    address = "too many requests at once from this address without a known key"
+    yield f"{_busy(address)} if {{ sc1_conn_cur gt {ONGOING_OF_ADDRESS} }}"
+    # A key is counted where it brings photographs, so that other calls do not get around the bound.
+    yield "http-request set-var(txn.place) var(txn.lane)"
+    in_own = "{ var(txn.lane) -m str own }"
+    yield f"http-request set-var(txn.place) str(enroll) if {in_own} {OTHER_PHOTOGRAPHS}"
+    key = _busy("too many requests at once with this key: nothing was stored")
+    message = "too many requests at once: nothing was stored"
+    full = _answer(429, "SERVICE.BUSY", message, **{"Retry-After": "1"})
+    bounds = {"own": config.ongoing, "match": config.match_ongoing, "enroll": config.enroll_ongoing}
+    for name, bound in bounds.items():
+        if not bound:
+            continue
+        if config.key_share < 1:
+            place = f"{{ var(txn.place) -m str {name} }}"
+            of_key = max(1, math.ceil(bound * config.key_share))
+            yield f"http-request track-sc2 var(txn.key) table {_name(name)} if {place}"
+            yield f"{key} if {place} {{ sc2_conn_cur gt {of_key} }}"
+        backend = OWN if name == "own" else f"{OWN}-{name}"
+        yield f"{full} if {{ var(txn.lane) -m str {name} }} {{ be_conn({backend}) ge {bound} }}"
+
+
+def _split_backend(text: str, name: str, kind: str, waiting_above: int) -> str:
     """Adds a second backend of the same servers, so that these requests are counted separately."""
     section = re.search(rf"^backend {re.escape(name)}\n(.*?){_SECTION}", text, flags=re.M | re.S)
     if section is None:
         raise TemplateChanged(f"backend {name}")
     server = r"^( +server (\S+) \S+) [^\n]*$"
+    most = f" maxconn {waiting_above}" if waiting_above else ""
     # One health check a server is enough.
-    tracked = re.sub(server, rf"\1 track {name}/\2", section[1], flags=re.M)
+    tracked = re.sub(server, rf"\1 track {name}/\2{most}", section[1], flags=re.M)
     body = re.sub(r"^ +(?:option httpchk|http-check)[^\n]*\n", "", tracked, flags=re.M)
     body = re.sub(r"^( +default-server.*) check$", r"\1", body, flags=re.M)
     return text[: section.end()] + f"backend {name}-{kind}\n{body}" + text[section.end() :]
@@ -168,16 +316,21 @@ def _describe(status: int, code: str, message: str) -> str:
     return json.dumps({"status": status, "code": code, "message": message})
 
 
-def _answer(status: int, code: str, message: str, retry_after_s: int) -> str:
+def _answer(status: int, code: str, message: str, **headers: str) -> str:
     body = _describe(status, code, message)
+    more = "".join(f" hdr {name} {value}" for name, value in headers.items())
     return (
-        f"http-request return status {status} content-type application/json string '{body}' "
-        f"hdr Retry-After {retry_after_s}"
+        f"http-request return status {status} content-type application/json string '{body}'{more}"
     )
 
 
 def _not_ready() -> str:
-    return _answer(503, "SERVICE.NOT_READY", "the service starts or stops: ask again", 2)
+    message = "the service starts or stops: ask again"
+    return _answer(503, "SERVICE.NOT_READY", message, **{"Retry-After": "2"})
+
+
+def _busy(message: str) -> str:
+    return _answer(429, "ACCESS.RATE_LIMITED", message, **{"Retry-After": "1"})
 
 
 INTERRUPTED, TIMED_OUT, MALFORMED = "interrupted.http", "timed-out.http", "malformed.http"
@@ -203,8 +356,24 @@ _FILES = {
 }
 
 
+CLOSING, CLOSE = "closing.lua", "answer_and_close"
+_CLOSING = f"""
+core.register_action("{CLOSE}", {{"http-res"}}, function(txn)
+    local headers = {{}}
+    for name, values in pairs(txn.http:res_get_headers()) do
+        local list = {{}}
+        for _, value in pairs(values) do list[#list + 1] = value end
+        headers[name] = list
+    end
+    txn:done(txn:reply{{status = txn.f:status(), headers = headers, body = txn.f:res_body()}})
+end)
+"""
+"""Sends the same answer as HAProxy's own, which ends the request whatever is left of its body."""
+
+
 def write_answers(folder: Path) -> None:
     """Writes the files of HAProxy's own answers into `folder`."""
+    (folder / CLOSING).write_text(_CLOSING, encoding="utf-8")
     for name, (status, code, message, headers) in _FILES.items():
         body = _describe(int(status[:3]), code, message)
         head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{headers}"

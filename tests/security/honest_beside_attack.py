@@ -1,4 +1,5 @@
-"""Honest enrollments of one carrier while an outlet's key of another attacks extraction.
+"""Honest enrollments of one carrier while an outlet's key of another attacks extraction, or
+connections without a key, or with a key and hardly a body, take places.
 
 `python -m tests.security.honest_beside_attack [--rate-limit N] [--honest N] [KIND ...]` starts a
 service on this machine for each run, prints a line for each kind of attack, and asserts nothing:
@@ -31,6 +32,7 @@ from PIL import Image, ImageEnhance
 from bench.suites.serve.process import Place, find_port, serve
 from serving.demo.data import make_document
 from tests.security.costly_files import grey, jpeg_of_empty_scans, write
+from tests.security.unfinished_requests import begin, exchange, make_up_key
 
 WITHIN_S = 3.0
 ATTACKS: dict[str, Callable[[], bytes] | None] = {
@@ -42,6 +44,13 @@ ATTACKS: dict[str, Callable[[], bytes] | None] = {
     "WebP, 7.5 megapixels": lambda: write(grey(3000, 2500), "WEBP", lossless=True),
     "JPEG, 25 megapixels": lambda: write(grey(5000, 5000), "JPEG"),
 }
+UNFINISHED: dict[str, Callable[[str], bytes]] = {
+    "no key, one byte": lambda _: begin(None),
+    "made-up keys, one byte": lambda _: begin(make_up_key()),
+    "one byte to readiness": lambda _: begin(None, "/health/ready", method="GET"),
+    "outlet's key, one byte": begin,
+}
+"""By the head that they send, for a key of the attacker's own."""
 
 
 @dataclass
@@ -105,6 +114,17 @@ def attack(url: str, key: str, file: bytes, number: int, seen: Seen, stop: threa
                 seen.attacker[0] += 1
 
 
+def keep_open(
+    port: int, key: str, make: Callable[[str], bytes], seen: Seen, stop: threading.Event
+) -> None:
+    while not stop.is_set():
+        try:
+            status, _, _ = exchange(port, make(key))
+        except OSError:
+            status = 0
+        seen.attacker[status] += 1
+
+
 def enroll(client: httpx.Client, url: str, serial: int, run: str, seen: Seen) -> None:
     live, portrait = photographs(serial)
     body = body_of(serial, "b1", live, portrait)
@@ -139,9 +159,13 @@ def watch(url: str, seen: Seen, stop: threading.Event) -> None:
 
 def run(url: str, keys: dict[str, str], kind: str, honest: int, connections: int, at: int) -> Seen:
     seen, stop = Seen(), threading.Event()
-    make = ATTACKS[kind]
+    make = ATTACKS.get(kind)
     threads = [threading.Thread(target=watch, args=(url, seen, stop))]
-    if make is not None:
+    if kind in UNFINISHED:
+        port = httpx.URL(url).port
+        attacker = (port, keys["r1"], UNFINISHED[kind], seen, stop)
+        threads += [threading.Thread(target=keep_open, args=attacker) for _ in range(connections)]
+    elif make is not None:
         file = make()
         threads += [
             threading.Thread(
@@ -199,11 +223,14 @@ def main() -> None:
     parser.add_argument("--rate-limit", default="0")
     given = parser.parse_args()
     os.environ["SOSIE_SERVE__RATE_LIMIT"] = given.rate_limit
+    for name in ("HOLDER_FAILURES", "HOLDER_SHOWN", "OUTLET_KEY_FAILURES", "KEY_FAILURES"):
+        # The same faces come again for each kind of attack, and are rejected as duplicates.
+        os.environ[f"SOSIE_LIMITS__{name}"] = "0"
     with make_home() as (home, cache, keys):
         place = Place(home, cache, find_port())
         with serve(place):
             url = f"http://127.0.0.1:{place.port}"
-            for at, kind in enumerate(given.kinds or ATTACKS, 1):
+            for at, kind in enumerate(given.kinds or [*ATTACKS, *UNFINISHED], 1):
                 seen = run(url, keys, kind, given.honest, given.connections, at)
                 load = os.getloadavg()[0]
                 sys.stdout.write(f"{kind:22} {seen.line(given.honest)}; load {load:.1f}\n")

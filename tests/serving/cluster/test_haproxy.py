@@ -29,7 +29,7 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
 
 def test_its_own_answers_have_the_format_of_the_api(proxied: Proxied) -> None:
     proxied.stop_server()
-    status, headers, body = proxied.ask("/", headers={"x-correlator": "c1"})
+    status, headers, body = proxied.ask("/v1/", headers={"x-correlator": "c1"})
     assert status == 503
     assert json.loads(body)["code"] == "SERVICE.INTERRUPTED"
     assert headers["content-type"] == "application/json"
@@ -38,14 +38,14 @@ def test_its_own_answers_have_the_format_of_the_api(proxied: Proxied) -> None:
 
 
 def test_an_answer_of_the_server_passes_as_it_is(proxied: Proxied) -> None:
-    status, headers, body = proxied.ask("/")
+    status, headers, body = proxied.ask("/v1/")
     assert (status, body) == (200, b"ok")
     assert "x-correlator" not in headers
 
 
 @pytest.mark.parametrize(
     ("count", "path", "method"),
-    [(2, "/v1/match", "POST"), (1, "/v1/enrollments", "POST"), (3, "/slow", "GET")],
+    [(2, "/v1/match", "POST"), (1, "/v1/enrollments", "POST"), (3, "/v1/slow", "GET")],
 )
 def test_what_is_above_the_bound_is_refused_and_does_not_wait(
     proxied: Proxied, count: int, path: str, method: str
@@ -83,12 +83,12 @@ def test_a_bound_of_0_is_no_bound(tmp_path: Path) -> None:
     path = generate(tmp_path, find_port(), [ServerConfig("one", "127.0.0.1", 1)])
     config = replace(CONFIG, ongoing=0, match_ongoing=0, enroll_ongoing=0)
     assert prepare(path, config, Path(get_haproxy_binary())) is None
-    assert " 429 " not in path.read_text()
+    assert "SERVICE.BUSY" not in path.read_text()
 
 
 def test_a_draining_proxy_refuses_new_requests_and_waits_for_running_ones(proxied: Proxied) -> None:
     answers: list[int] = []
-    running = threading.Thread(target=lambda: answers.append(proxied.ask("/slow")[0]))
+    running = threading.Thread(target=lambda: answers.append(proxied.ask("/v1/slow")[0]))
     running.start()
     assert proxied.server.holds.acquire(timeout=120)
     assert not drain_proxies(proxied.folder, 0.0)
@@ -172,7 +172,7 @@ def test_it_needs_the_standard_library_only(tmp_path: Path) -> None:
 
 def test_health_checks_do_not_count_as_requests(proxied: Proxied) -> None:
     held = proxied.hold(3, "/health/slow", "GET")
-    assert proxied.ask("/")[0] == 200
+    assert proxied.ask("/v1/")[0] == 200
     proxied.release(held)
 
 
@@ -189,10 +189,10 @@ def test_an_application_beside_ours_is_neither_bounded_nor_drained(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     with run_proxy(tmp_path_factory.mktemp("p"), beside=True) as proxied:
-        held = proxied.hold(3, "/slow", "GET")
-        assert proxied.ask("/")[0] == 429
+        held = proxied.hold(3, "/v1/slow", "GET")
+        assert proxied.ask("/v1/")[0] == 429
         assert proxied.ask("/other")[0] == 200
         assert not drain_proxies(proxied.folder, 0.0)
-        assert proxied.ask("/")[0] == 503
+        assert proxied.ask("/v1/")[0] == 503
         assert proxied.ask("/other")[0] == 200
         proxied.release(held)

@@ -21,6 +21,7 @@ from tests.serving.cluster.conftest import find_port
 from tests.serving.cluster.proxied import CONFIG, Proxied, run_proxy
 
 APP, MATCH, ENROLL = "http-sosie", "http-sosie-match", "http-sosie-enroll"
+UNKNOWN = "http-sosie-unknown"
 
 
 @pytest.fixture
@@ -60,13 +61,14 @@ def test_overload_that_the_proxy_refuses_is_counted(
     proxied.release(held)
     found = scrape(proxied.folder)
     assert found["sosie_proxy_requests_total", backend] == bound
-    assert found["sosie_proxy_requests_total", APP] == 1
+    assert found["sosie_proxy_requests_total", APP] == 0
+    assert found["sosie_proxy_requests_total", UNKNOWN] == 2
     assert found["sosie_proxy_sessions", backend] == 0
 
 
 def test_answers_for_ingresses_that_are_gone_are_counted(proxied: Proxied) -> None:
     proxied.stop_server()
-    assert [proxied.ask(path)[0] for path in ("/", "/v1/lines", "/v1/match")] == [503] * 3
+    assert [proxied.ask(path)[0] for path in ("/v1/", "/v1/lines", "/v1/match")] == [503] * 3
     found = scrape(proxied.folder)
     assert found["sosie_proxy_failed_total", APP] == 2
     assert found["sosie_proxy_failed_total", MATCH] == 1
@@ -74,10 +76,10 @@ def test_answers_for_ingresses_that_are_gone_are_counted(proxied: Proxied) -> No
 
 
 def test_what_an_ingress_refuses_is_not_the_proxys(proxied: Proxied) -> None:
-    assert proxied.ask("/missing")[0] == 404
+    assert proxied.ask("/v1/missing")[0] == 404
     found = scrape(proxied.folder)
     assert found["sosie_proxy_refused_total", "4xx"] == 0
-    assert found["sosie_proxy_requests_total", APP] == 2
+    assert found["sosie_proxy_requests_total", APP] == 1
 
 
 def test_without_a_proxy_nothing_is_shown(proxied: Proxied, tmp_path: Path) -> None:
@@ -130,4 +132,4 @@ for text in (meter.render()[0], exported):
             text=True,
             check=True,
         )
-    assert done.stdout.split("\n") == ["4 3", "4 3", ""]
+    assert done.stdout.split("\n") == ["6 3", "6 3", ""]

@@ -167,7 +167,7 @@ def test_matches_above_the_bound_are_refused_at_once(served: Served) -> None:
         finally:
             for connection in held:
                 connection.close()
-    assert refused.json()["code"] == "SERVICE.BUSY"
+    assert refused.json()["code"] == "ACCESS.RATE_LIMITED"
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.headers["x-correlator"] == "c9"
 

@@ -10,6 +10,7 @@ import pytest
 from starlette.types import Message
 
 from serving.access.authorization import Principal, Role
+from serving.api import request as edge
 from serving.api.body import BODIES_HELD, LARGE_BYTES, work_apart
 from serving.api.request import Request
 from tests.serving.api.middleware.conftest import Answer, Rig, echo
@@ -125,6 +126,44 @@ def test_slow_uploads_of_one_key_leave_memory_for_the_calls_of_others() -> None:
     others, stalled = asyncio.run(ask_all())
     assert others == [200] * 4
     assert set(stalled) == {408, 429}
+
+
+def test_a_body_that_comes_slower_than_the_least_rate_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(edge, "BODY_GRACE_S", 0.1)
+    slow = Rig(echo, body_kib_per_s=8).ask(b"x" * 100, 9.0, b"x")
+    assert (slow.status, slow.json["code"]) == (408, "REQUEST.BODY_TIMEOUT")
+    assert slow.headers["connection"] == "close"
+    assert Rig(echo, body_kib_per_s=8).ask(b"x" * 8192, 0.3, b"x").status == 200
+    assert Rig(echo, body_kib_per_s=0).ask(b"x", 0.3, b"x").status == 200
+
+
+def test_one_key_runs_so_many_requests_at_once_and_others_go_on() -> None:
+    async def ask_all() -> tuple[list[int], Answer, int, int]:
+        released, all_held = asyncio.Event(), asyncio.Barrier(3)
+
+        async def hold(request: Request) -> Any:
+            request.enter(Principal(request.key or "", Role.CARRIER, "blue"))
+            if not released.is_set():
+                await all_held.wait()
+            await released.wait()
+            return {}
+
+        rig = Rig(hold, requests_ongoing=4, key_share=0.5)
+        one, other = {"x-api-key": "one"}, {"x-api-key": "other"}
+        held = [asyncio.create_task(rig.ask_later(headers=one)) for _ in range(2)]
+        await all_held.wait()
+        refused = await rig.ask_later(headers=one)
+        released.set()
+        others = (await rig.ask_later(headers=other)).status
+        statuses = [(await task).status for task in held]
+        return statuses, refused, others, (await rig.ask_later(headers=one)).status
+
+    statuses, refused, others, later = asyncio.run(ask_all())
+    assert statuses == [200, 200]
+    assert (refused.status, refused.json["code"]) == (429, "SERVICE.BUSY")
+    assert (others, later) == (200, 200)
 
 
 def test_a_large_body_is_worked_on_while_others_are_answered() -> None:
