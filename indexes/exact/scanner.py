@@ -167,7 +167,8 @@ def _chosen(kernel: str | None) -> str:
     if kernel is None:
         if available[0] not in {"amx", "vnni"}:
             _log.warning(
-                "no AVX-512 VNNI here, or numba was told of none: searches stay exact, by %s, but are slower",
+                "no AVX-512 VNNI on this processor, or numba was told to use none: searches stay "
+                "exact, by %s, but are slower",
                 available[0],
             )
         return available[0]
