@@ -226,13 +226,8 @@ def _write_card(
     """Update the card, or make it of the deployment's own."""
     import os
 
-    from engine.accuracy.calibrate import (
-        copy_card,
-        describe_thresholds,
-        save_card,
-        write_calibrated,
-    )
-    from engine.models.catalog import CARDS_FOLDER
+    from engine.accuracy.calibrate import describe_thresholds, save_card, write_calibrated
+    from engine.models.catalog import CARDS_FOLDER, copy_card
     from serving.models import embedder_card
     from serving.settings import is_card_file
 
