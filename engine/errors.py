@@ -10,6 +10,11 @@ from copy import copy
 from typing import ClassVar, TypeVar
 
 
+def advise_extra(extra: str) -> str:
+    """What installs an extra, as README.md has it: on the index the name is not ours."""
+    return f"run pip install -e '.[{extra}]' in Sosie's folder"
+
+
 class SosieError(Exception):
     """Base of all errors of the engine; `code` is stable, the message is for people."""
 

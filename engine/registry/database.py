@@ -27,7 +27,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.types import TypeDecorator
 
-from engine.errors import RegistryError, StorageFailed, StorageFull
+from engine.errors import RegistryError, StorageFailed, StorageFull, advise_extra
 from engine.registry.vault import Vault
 
 BUSY_TIMEOUT_MS = 10_000
@@ -47,7 +47,7 @@ def connect(url: str) -> Engine:
         engine = create_engine(parsed, hide_parameters=True, pool_pre_ping=True)
     except ModuleNotFoundError:
         raise RegistryError(
-            "the database's driver is not installed: run pip install 'sosie[postgres]' "
+            f"the database's driver is not installed: {advise_extra('postgres')} "
             "and use postgresql+psycopg://user@host/database"
         ) from None
     event.listen(engine, "connect", _prepare_postgresql)

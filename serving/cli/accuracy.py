@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.errors import RequestError
+from engine.errors import RequestError, advise_extra
 from serving.cli.inputs import HomeOption, require_place
 from serving.cli.output import (
     FIGURES,
@@ -255,7 +255,7 @@ def _require_matplotlib() -> None:
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
-        raise RequestError("a picture needs matplotlib: pip install 'sosie[bench]'")
+        raise RequestError(f"a picture needs matplotlib: {advise_extra('bench')}")
 
 
 CURVE_FIELDS = ("mated_pairs", "nonmated_pairs", "lowest_fmr", "highest_nonmated")

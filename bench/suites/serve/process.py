@@ -182,7 +182,7 @@ class Service:
     def _start(self) -> subprocess.Popen[bytes]:
         command = Path(sys.executable).with_name("sosie")
         if not command.is_file():
-            raise RequestError(f"no command sosie beside {sys.executable}: pip install it there")
+            raise RequestError(f"no command sosie beside {sys.executable}: install Sosie there")
         environment = os.environ | {
             "SOSIE_CACHE": str(self.place.cache),
             "SOSIE_SERVE__PORT": str(self.place.port),
