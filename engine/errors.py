@@ -171,6 +171,12 @@ class RequestError(SosieError):
     code = "REQUEST.INVALID"
 
 
+class TextRefused(RequestError):
+    """A text with characters that nobody sees, or that change how others are shown."""
+
+    code = "REQUEST.TEXT"
+
+
 class OutletRefused(RequestError):
     """The outlet is unknown, closed, or of another carrier."""
 
