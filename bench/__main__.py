@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from bench import cli, cli_reports
-from engine.errors import RequestError
+from engine.errors import RequestError, advise_extra
 from serving.cli.output import RootGroup
 from serving.cluster.processes import end_with_starter
 
@@ -33,7 +33,7 @@ def _root(
 ) -> None:
     missing = ", ".join(one for one in NEEDED if find_spec(one) is None)
     if missing:
-        raise RequestError(f"benchmarks need {missing}: pip install 'sosie[bench]'")
+        raise RequestError(f"benchmarks need {missing}: {advise_extra('bench')}")
     for one in (signal.SIGTERM, signal.SIGHUP):
         # `nohup` has hanging up ignored, and means it.
         if signal.getsignal(one) is not signal.SIG_IGN:

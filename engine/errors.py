@@ -10,6 +10,11 @@ from copy import copy
 from typing import ClassVar, TypeVar
 
 
+def advise_extra(extra: str) -> str:
+    """What installs an extra, as README.md has it: on the index the name is not ours."""
+    return f"run pip install -e '.[{extra}]' in Sosie's folder"
+
+
 class SosieError(Exception):
     """Base of all errors of the engine; `code` is stable, the message is for people."""
 
@@ -186,6 +191,12 @@ class RequestError(SosieError):
     """The request is invalid; nothing was stored."""
 
     code = "REQUEST.INVALID"
+
+
+class TextRefused(RequestError):
+    """A text with characters that nobody sees, or that change how others are shown."""
+
+    code = "REQUEST.TEXT"
 
 
 class OutletRefused(RequestError):

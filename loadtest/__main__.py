@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from engine.errors import advise_extra
 from loadtest.errors import Exit, interrupt_on_signals, refuse
 
 NEEDED = ("gevent", "geventhttpclient", "hdrh", "jinja2", "locust", "msgpack", "psutil")
@@ -15,7 +16,7 @@ NEEDED = ("gevent", "geventhttpclient", "hdrh", "jinja2", "locust", "msgpack", "
 def start(arguments: Sequence[str]) -> int:
     """Patches sockets for gevent before anything imports them, and runs the command."""
     if any(find_spec(name) is None for name in NEEDED):
-        missing = "a load test needs Locust and more: pip install 'sosie[loadtest]'"
+        missing = f"a load test needs Locust and more: {advise_extra('loadtest')}"
         refuse(missing, as_json="--json" in arguments)
         return Exit.REFUSED
     from gevent import monkey

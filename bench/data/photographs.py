@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.accuracy.dataset import LabelledFolder
-from engine.errors import RequestError
+from engine.errors import RequestError, advise_extra
 
 LFW = Path(__file__).parents[3] / "shared" / "lfw"
 """Beside the checkout; an installed package has none."""
@@ -94,7 +94,7 @@ def _make_portraits(folder: Path, count: int, seed: int) -> PhotographPairs:
         import skimage.data
     except ImportError as error:
         raise RequestError(
-            "no photographs: give --faces, or pip install 'sosie[demo]' for a portrait"
+            f"no photographs: give --faces, or {advise_extra('demo')} for a portrait"
         ) from error
     from PIL import Image
 

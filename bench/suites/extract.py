@@ -404,7 +404,7 @@ def measure_startup(
     command = Path(sys.executable).with_name("sosie")
     setup: Setup = {"rounds": rounds}
     if not command.is_file():
-        reason = f"no command sosie beside {sys.executable}: pip install it there"
+        reason = f"no command sosie beside {sys.executable}: install Sosie there"
         skipped = tuple(Figure.skip(name, "s", reason) for name in FIGURES)
         return Result("Start", setup, skipped), dict.fromkeys(FIGURES.values(), Skipped(reason))
     one, two = photographs.pairs[0]

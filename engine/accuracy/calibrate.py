@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +32,7 @@ from engine.matching.calibration import (
     ThresholdRates,
     Thresholds,
 )
-from engine.models.catalog import ModelCard, load_card
+from engine.models.catalog import load_card
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
@@ -143,7 +142,6 @@ _CALIBRATION = re.compile(r"^[ \t]*calibration[ \t]*=.*$", re.MULTILINE)
 _THRESHOLDS = re.compile(
     r"^[ \t]*\[thresholds\][ \t]*(#.*)?\n(?:[ \t]*(?:\w+[ \t]*=.*)?\n)*", re.MULTILINE
 )
-_PATH = re.compile(r"^([ \t]*path[ \t]*=[ \t]*).*$", re.MULTILINE)
 
 
 def write_calibrated(
@@ -185,14 +183,6 @@ def describe_thresholds(
         f"{thresholds.certain:.4f}. Lowest rate supported: {single.lowest_fmr:.1e} one to one,",
         f"{calibration.curve(Comparison.FUSED).lowest_fmr:.1e} fused.",
     )
-
-
-def copy_card(card: ModelCard, text: str, folder: Path) -> str:
-    """The text of a card for another folder, with the path of the model file adapted."""
-    if card.file.wheel:
-        return text
-    path = os.path.relpath(card.folder / card.file.path, folder)
-    return _PATH.sub(lambda found: found[1] + json.dumps(path), text, count=1)
 
 
 def save_card(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.accuracy.writing import times
-from engine.errors import RequestError
+from engine.errors import RequestError, advise_extra
 
 INK, CURVE, BAND, GRID = "#1b2733", "#0b6e75", "#8cc5c4", "#d9e0e4"
 SECOND, MUTED = "#c2571a", "#7b8a94"
@@ -51,7 +51,7 @@ def open_figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - heavy, and optional
     except ImportError as error:
-        raise RequestError("a picture needs matplotlib: pip install 'sosie[bench]'") from error
+        raise RequestError(f"a picture needs matplotlib: {advise_extra('bench')}") from error
     return Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
 
 

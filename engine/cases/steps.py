@@ -10,7 +10,6 @@ such a step is refused with `CaseMoved`.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -33,6 +32,7 @@ from engine.registry.records import (
     WatchEntry,
 )
 from engine.registry.writer import Writer
+from engine.texts import is_visible, require_visible
 
 MAX_CLOSED_LINES = 1_000
 
@@ -136,9 +136,6 @@ def require_second_person(
 MAX_NOTE_LENGTH = 4_000
 MAX_ACTOR_LENGTH = 200
 
-_ALLOWED_CONTROLS = frozenset("\n\t")
-_REFUSED_CATEGORIES = frozenset({"Cc", "Cs"})
-
 
 def assign(
     registrar: Runner, registry: Reader, case_id: str, assignee: str | None, actor: str
@@ -162,7 +159,7 @@ def assign(
 def note(registrar: Runner, registry: Reader, case_id: str, text: str, actor: str) -> CaseRecord:
     """Add a note to the history of a case, even a closed one; the audit does not have its text.
 
-    `RequestError` for a text that is blank, too long or has control characters.
+    `RequestError` for a text that is blank or too long, `TextRefused` for hidden characters.
     """
     _require_text(text)
 
@@ -334,12 +331,10 @@ def _find(registry: Reader, case_id: str) -> CaseRecord:
 def _require_text(text: str) -> None:
     if not text.strip() or len(text) > MAX_NOTE_LENGTH:
         raise RequestError(f"a note has 1 to {MAX_NOTE_LENGTH} characters: shorten it")
-    for character in text:
-        is_refused = unicodedata.category(character) in _REFUSED_CATEGORIES
-        if is_refused and character not in _ALLOWED_CONTROLS:
-            raise RequestError("a note has no control characters: leave them out")
+    # No carriage return: a terminal would write over what stands before it.
+    require_visible("note", text, "\n\t", is_prose=True)
 
 
 def _require_name(assignee: str) -> None:
-    if not assignee.strip() or len(assignee) > MAX_ACTOR_LENGTH or not assignee.isprintable():
+    if not assignee.strip() or len(assignee) > MAX_ACTOR_LENGTH or not is_visible(assignee):
         raise RequestError("an assignee is given as in the history: key:<id>")

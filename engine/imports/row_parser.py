@@ -24,9 +24,10 @@ from engine.matching.documents import (
     check_documents,
     normalise_name,
 )
-from engine.matching.requests import MAX_CONSENT_LENGTH, is_storable, normalise_msisdn
+from engine.matching.requests import MAX_CONSENT_LENGTH, normalise_msisdn
 from engine.reasons import Reason
 from engine.registry.records import Outlet
+from engine.texts import MARKS, is_visible
 
 FIRST_OPENING = datetime(1980, 1, 1, tzinfo=UTC)
 """No mobile line is older."""
@@ -230,9 +231,10 @@ class _Cells:
 
 
 def _find_fault(field: Field, text: str) -> Code | None:
-    if not is_storable(text):
-        return Code.TEXT_INVALID
     if "\n" in text or "\r" in text:
         # An open quote may have swallowed rows.
         return Code.LINE_BREAK
+    is_name = field is Field.NAME
+    if not is_visible(text, MARKS if is_name else "", is_prose=is_name):
+        return Code.TEXT_INVALID
     return Code.VALUE_TOO_LONG if len(text) > _LIMITS.get(field, len(text)) else None

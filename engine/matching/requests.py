@@ -28,6 +28,7 @@ from engine.reasons import Decision, Reason
 from engine.registry.reader import Reader
 from engine.registry.records import NewCrop, Outlet, new_id
 from engine.registry.vault import Vault
+from engine.texts import LINES, MARKS, require_visible
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extracted, Extractor
@@ -118,19 +119,13 @@ def require_judgeable(request: EnrollmentRequest) -> None:
             f"the Idempotency-Key must be 1 to {MAX_KEY_LENGTH} printable characters: "
             "use a fresh UUID for each activation"
         )
-    texts = {
-        "Idempotency-Key": key,
-        "carrier": request.carrier,
-        "outlet": request.outlet,
-        "document type": request.document.type,
-        "document number": request.document.number,
-        "name": request.document.name,
-        "number": request.msisdn,
-        "consent reference": request.consent_ref or "",
-    }
-    for what, text in texts.items():
-        if not is_storable(text):
-            raise RequestError(f"the {what} holds characters that are no text: type it again")
+    require_visible("carrier", request.carrier)
+    require_visible("outlet", request.outlet)
+    require_visible("document type", request.document.type)
+    require_visible("document number", request.document.number, LINES)
+    require_visible("name", request.document.name, MARKS, is_prose=True)
+    require_visible("number", request.msisdn)
+    require_visible("consent reference", request.consent_ref or "")
     for what, sample in (("live", request.live), ("portrait", request.portrait)):
         if sample.vector is not None and not np.isfinite(sample.vector).all():
             raise RequestError(f"the {what} vector is not finite: extract it again")
@@ -140,15 +135,6 @@ def require_judgeable(request: EnrollmentRequest) -> None:
         raise RequestError("the capture time has no time zone: write it as 2026-01-31T12:00:00Z")
     require_checkable(request.document)
     normalise_msisdn(request.msisdn)
-
-
-def is_storable(text: str) -> bool:
-    """False for NUL, which PostgreSQL refuses, and for half of a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text
 
 
 def digest_payload(request: EnrollmentRequest, checked_number: str) -> bytes:

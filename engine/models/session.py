@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.atomic_files import replacing
-from engine.errors import ModelCardInvalid, ModelDamaged, ModelError, RuntimeMissing
+from engine.errors import ModelCardInvalid, ModelDamaged, ModelError, RuntimeMissing, advise_extra
 from engine.models.catalog import ModelCard, Step, locate
 
 PROVIDERS = {
@@ -130,7 +130,7 @@ def _import_runtime() -> ModuleType:
     try:
         import onnxruntime  # noqa: PLC0415 (only when a model is opened)
     except ImportError as error:
-        raise RuntimeMissing("ONNX Runtime is not installed: pip install 'sosie[cpu]'") from error
+        raise RuntimeMissing(f"ONNX Runtime is not installed: {advise_extra('cpu')}") from error
     return onnxruntime  # type: ignore[no-any-return]
 
 
@@ -148,7 +148,7 @@ def _choose_provider(runtime: ModuleType, options: SessionOptions) -> str:
     if PROVIDERS[provider] not in built_in:
         raise RuntimeMissing(
             f"this ONNX Runtime has no provider {provider}: "
-            f"pip install 'sosie[{_EXTRAS[provider]}]' in place of the other extras"
+            f"{advise_extra(_EXTRAS[provider])}, in place of the other extras"
         )
     _check_precision(provider, options.precision)
     return provider

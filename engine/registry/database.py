@@ -28,7 +28,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.types import TypeDecorator
 
-from engine.errors import RegistryError, RowRefused, StorageFailed, StorageFull
+from engine.errors import RegistryError, RowRefused, StorageFailed, StorageFull, advise_extra
 from engine.registry.vault import Vault
 
 BUSY_TIMEOUT_MS = 10_000
@@ -53,7 +53,7 @@ def connect(url: str) -> Engine:
         return postgresql.connect_postgresql(parsed)
     except ModuleNotFoundError:
         raise RegistryError(
-            "the database's driver is not installed: run pip install 'sosie[postgres]' "
+            f"the database's driver is not installed: {advise_extra('postgres')} "
             "and use postgresql+psycopg://user@host/database"
         ) from None
 

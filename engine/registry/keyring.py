@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import hmac
 import os
+import resource
 import secrets
+import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +21,22 @@ from engine.errors import KeyRingError, KeyRingInvalid, KeyRingMissing
 
 SECRET_BYTES = 32
 MODE = 0o600
+_PR_SET_DUMPABLE = 4
+
+
+def forbid_core_dumps() -> None:
+    """From now on a crash of this process writes none of its memory to a file.
+
+    On Linux other processes of the same user cannot read its memory either, so no debugger or
+    profiler can be attached but by root. What it starts inherits the first, not the second.
+    """
+    # Of its own it is not enough: the kernel does not heed it where cores go to a program.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):
+            reason = os.strerror(ctypes.get_errno())
+            raise KeyRingError(f"core dumps cannot be switched off ({reason}): permit prctl(2)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +90,7 @@ class KeyRing:
     @classmethod
     def generate(cls) -> KeyRing:
         """Fresh keys under a fresh deployment id, in memory only."""
+        forbid_core_dumps()
         return cls(
             deployment_id=str(uuid.uuid4()),
             rotation=Key.generate(1),
@@ -97,7 +117,11 @@ class KeyRing:
 
     @classmethod
     def load(cls, path: Path) -> KeyRing:
-        """Reads a ring; refuses a file that its group or others can read or write."""
+        """Reads a ring; refuses a file that its group or others can read or write.
+
+        First core dumps of this process are switched off: every process that has keys reads a ring.
+        """
+        forbid_core_dumps()
         try:
             with path.open("rb") as file:
                 mode = os.fstat(file.fileno()).st_mode & 0o777

@@ -9,10 +9,11 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import llvmlite.binding
 import numpy as np
+from numba.core.registry import cpu_target
 from numpy.typing import NDArray
 
 from indexes.errors import SearchInvalid
@@ -22,12 +23,12 @@ from indexes.exact.scans import Scan, scan_amx, scan_one_vnni, scan_plain, scan_
 
 
 def has_vnni() -> bool:
-    """Whether this processor multiplies bytes in 512-bit registers."""
+    """Whether processor and compiler multiply bytes in 512-bit registers."""
     return _has("avx512f", "avx512bw", "avx512vnni")
 
 
 def has_amx() -> bool:
-    """Whether this processor multiplies tiles of bytes, and the system permits it."""
+    """Whether processor and compiler multiply tiles of bytes, and the system permits it."""
     return has_vnni() and _has("amx-tile", "amx-int8") and _tiles_permitted()
 
 
@@ -35,7 +36,10 @@ def _has(*features: str) -> bool:
     if platform.machine() != "x86_64":
         return False
     present = llvmlite.binding.get_host_cpu_features()
-    return all(present.get(feature, False) for feature in features)
+    # What numba compiles for may be less than this processor (NUMBA_CPU_NAME, NUMBA_CPU_FEATURES,
+    # NUMBA_ENABLE_AVX), and LLVM ends the process at an instruction that its target lacks.
+    target = _cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+    return all(present.get(name, False) and f"+{name}" in target for name in features)
 
 
 def _tiles_permitted() -> bool:
@@ -50,6 +54,7 @@ def _tiles_permitted() -> bool:
 KERNELS = ("amx", "vnni", "onnxruntime", "numba")
 """Fastest first. All give the same answers."""
 
+_cpu_target: Any = cpu_target
 _log = logging.getLogger(__name__)
 _PRODUCT_FROM = 16
 # A thread's unit of work: some milliseconds, and at worst some megabytes of pairs.
@@ -162,7 +167,8 @@ def _chosen(kernel: str | None) -> str:
     if kernel is None:
         if available[0] not in {"amx", "vnni"}:
             _log.warning(
-                "no AVX-512 VNNI on this processor: searches stay exact, by %s, but are slower",
+                "no AVX-512 VNNI on this processor, or numba was told to use none: searches stay "
+                "exact, by %s, but are slower",
                 available[0],
             )
         return available[0]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.errors import RequestError
+from engine.errors import RequestError, advise_extra
 from serving.cli.inputs import HomeOption, require_place
 from serving.cli.output import (
     FIGURES,
@@ -226,13 +226,8 @@ def _write_card(
     """Update the card, or make it of the deployment's own."""
     import os
 
-    from engine.accuracy.calibrate import (
-        copy_card,
-        describe_thresholds,
-        save_card,
-        write_calibrated,
-    )
-    from engine.models.catalog import CARDS_FOLDER
+    from engine.accuracy.calibrate import describe_thresholds, save_card, write_calibrated
+    from engine.models.catalog import CARDS_FOLDER, copy_card
     from serving.models import embedder_card
     from serving.settings import is_card_file
 
@@ -260,7 +255,7 @@ def _require_matplotlib() -> None:
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
-        raise RequestError("a picture needs matplotlib: pip install 'sosie[bench]'")
+        raise RequestError(f"a picture needs matplotlib: {advise_extra('bench')}")
 
 
 CURVE_FIELDS = ("mated_pairs", "nonmated_pairs", "lowest_fmr", "highest_nonmated")

@@ -16,6 +16,7 @@ import typer
 
 from engine.errors import ImageTooLarge, RequestError
 from engine.formatting import size
+from engine.texts import is_visible
 from serving.errors import ExitCode, require_sound
 
 if TYPE_CHECKING:
@@ -221,7 +222,8 @@ def require_code(code: str) -> None:
 
 def require_words(text: str, what: str, max_length: int) -> None:
     """Refuses a text that is empty, too long or not one printable line."""
-    if not text.isprintable() or not 1 <= len(text.strip()) == len(text) <= max_length:
+    is_shown = text.isprintable() and is_visible(text)
+    if not is_shown or not 1 <= len(text.strip()) == len(text) <= max_length:
         raise RequestError(
             f"{what} has 1 to {max_length} printable characters, with no space around them"
         )

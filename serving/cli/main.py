@@ -40,6 +40,7 @@ REGISTRATIONS = (
     deployment.register,
     serve.register,
     deployment.register_doctor,
+    deployment.register_models,
     apikeys.register_operators,
     apikeys.register,
     deployment.register_keys,
@@ -83,6 +84,13 @@ def start(
             metavar="DIR", help="The deployment's folder (default: SOSIE_HOME, or this folder)."
         ),
     ] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Take the built-in models from here, where `sosie models export` wrote them.",
+        ),
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool,
@@ -91,6 +99,10 @@ def start(
 ) -> None:
     del debug, version  # the root group and the callback look at these
     context.obj = Globals(home)
+    if models is not None:
+        from serving.settings import choose_models
+
+        choose_models(models)
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

@@ -100,13 +100,17 @@ def print_environment(
 
 
 def _validate(site: Site, host: str | None, port: int | None) -> Order:
-    """What is wrong with settings, key ring, registry or calibration is said before the start."""
+    """Says before the start what is wrong with settings, keys, registry, models or calibration."""
+    from engine.models.catalog import locate
     from serving.cluster.supervisor import Order
+    from serving.models import detector_card, embedder_card
     from serving.telemetry.traces import open_tracer
 
     settings = site.load()
     # Refuses traces that nothing here could send.
     open_tracer(settings.serve, "serve").close()
+    for card in (detector_card(settings), embedder_card(settings)):
+        locate(card)
     with site.open(settings) as deployment:
         _ = deployment.thresholds
     given = {"host": host, "port": port}

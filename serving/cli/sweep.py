@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.errors import NotInstalled, RegistryError, RequestError, SweepBusy, WriterBusy
+from engine.errors import (
+    NotInstalled,
+    RegistryError,
+    RequestError,
+    SweepBusy,
+    WriterBusy,
+    advise_extra,
+)
 from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_place
 from serving.cli.output import (
     REGISTRY,
@@ -132,7 +139,7 @@ def write_report(
     except ModuleNotFoundError as missing:
         raise NotInstalled(
             f"a report is written with {missing.name}, which is not installed here: "
-            "pip install 'sosie[desk]'"
+            f"{advise_extra('desk')}"
         ) from None
     except OSError as error:
         raise RegistryError(f"{target} cannot be written: {error.strerror}") from None

@@ -19,6 +19,7 @@ import numpy as np
 import ray
 from ray.exceptions import RayError
 
+from engine.registry.keyring import forbid_core_dumps
 from indexes.base import Ids, Vectors
 from indexes.errors import IndexFault, SearchInvalid, ShardLost
 from indexes.sharding.host import CALLS_AT_ONCE, ShardHost
@@ -56,6 +57,8 @@ class ShardActor:
     """
 
     def __init__(self) -> None:
+        # It has no keys, but templates.
+        forbid_core_dumps()
         self._host: ShardHost | None = None
         self._lock = Lock()
         self._staged: dict[str, list[tuple[Ids, Vectors]]] = {}

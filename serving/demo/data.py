@@ -15,7 +15,7 @@ from stdnum.cn import ric
 
 from engine.accuracy.dataset import SUFFIXES
 from engine.accuracy.population import Population
-from engine.errors import RequestError
+from engine.errors import RequestError, advise_extra
 from engine.faces.image_files import ImageLimits
 from engine.matching.bulk_enrollment import admit_references
 from engine.matching.documents import Document
@@ -118,7 +118,7 @@ def open_wheel() -> Source:
     except ModuleNotFoundError:
         raise RequestError(
             "the demo's photographs come with scikit-image: "
-            "install sosie[demo], or give a folder with --faces"
+            f"{advise_extra('demo')}, or give a folder with --faces"
         ) from None
     small = np.round(data.lfw_subset()[:WHEEL_FACES] * 255).clip(0, 255).astype(np.uint8)
     faces = [

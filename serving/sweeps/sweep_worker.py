@@ -12,7 +12,14 @@ from importlib.util import find_spec
 from time import monotonic
 
 from engine.cases.sweep_cases import open_sweep_cases
-from engine.errors import GalleryBehind, LeaseLost, NotInstalled, SosieError, StorageFailed
+from engine.errors import (
+    GalleryBehind,
+    LeaseLost,
+    NotInstalled,
+    SosieError,
+    StorageFailed,
+    advise_extra,
+)
 from engine.registry.records import utc_now
 from engine.sweeps.clustering import vector_reader
 from engine.sweeps.estimate import ProgressCount
@@ -149,7 +156,7 @@ def require_libraries() -> None:
     if find_spec("pyarrow") is None:
         raise NotInstalled(
             "a sweep writes its files with pyarrow, which is not installed here: "
-            "pip install 'sosie[desk]'"
+            f"{advise_extra('desk')}"
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Self
 
-from engine.errors import RequestError
+from engine.errors import RequestError, advise_extra
 from serving.settings import ServeSettings
 from serving.telemetry.logs import show_text
 
@@ -92,7 +92,7 @@ def open_tracer(settings: ServeSettings, process: str) -> Tracer:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
         raise RequestError(
-            "trace_endpoint needs OpenTelemetry: install sosie[tracing], or leave it empty"
+            f"trace_endpoint needs OpenTelemetry: {advise_extra('tracing')}, or leave it empty"
         ) from None
     exporter = OTLPSpanExporter(endpoint=settings.trace_endpoint, timeout=EXPORT_TIMEOUT_S)
     return OpenTelemetryTracer(BatchSpanProcessor(exporter), settings.trace_ratio, process)

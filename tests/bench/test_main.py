@@ -115,4 +115,5 @@ def test_what_is_not_installed_is_named_with_the_extra_that_brings_it(
     monkeypatch.setattr("bench.__main__.NEEDED", ("scipy", "no_such_package"))
     status, out, err = run_here("docs", "--check")
     assert (status, out) == (2, "")
-    assert err == "sosie: benchmarks need no_such_package: pip install 'sosie[bench]'\n"
+    advice = "run pip install -e '.[bench]' in Sosie's folder"
+    assert err == f"sosie: benchmarks need no_such_package: {advice}\n"

@@ -66,9 +66,9 @@ def test_a_missing_extra_is_named(
     assert program.start(["smoke"]) == ExitCode.BAD_INPUT
     captured = capsys.readouterr()
     assert (captured.out, captured.err.count("\n")) == ("", 1)
-    assert "pip install 'sosie[loadtest]'" in captured.err
+    assert "pip install -e '.[loadtest]'" in captured.err
     assert program.start(["smoke", "--json"]) == ExitCode.BAD_INPUT
-    assert "sosie[loadtest]" in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert "'.[loadtest]'" in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
 def test_reading_options_patches_no_module_of_the_process() -> None:

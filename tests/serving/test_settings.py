@@ -56,8 +56,10 @@ def test_the_environment_overrides_the_file(
 
 
 def test_a_card_named_in_the_file_lies_in_the_home(tmp_path: Path) -> None:
-    write_settings(tmp_path, {"models": {"embedder": "cards/own.toml"}})
-    assert load_settings(tmp_path).models.embedder == str(tmp_path / "cards" / "own.toml")
+    write_settings(tmp_path, {"models": {"embedder": "cards/own.toml", "folder": "kept"}})
+    found = load_settings(tmp_path).models
+    assert found.embedder == str(tmp_path / "cards" / "own.toml")
+    assert (found.folder, Settings().models.folder) == (str(tmp_path / "kept"), "")
     assert load_settings(tmp_path).models.detector == "yunet"
 
 

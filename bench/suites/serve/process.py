@@ -66,7 +66,10 @@ def list_family(pid: int) -> list[int]:
 
 
 def measure_memory(pids: Iterable[int]) -> int:
-    """Bytes that the processes hold: shared pages count once among all that share them (PSS)."""
+    """Bytes that the processes hold: shared pages count once among all that share them (PSS).
+
+    Of a process with a key ring only root sees that: to others its shared pages count in full.
+    """
     return sum(_read_pss(pid) for pid in pids)
 
 
@@ -98,7 +101,11 @@ def _is_alive(pid: int) -> bool:
 def _read_pss(pid: int) -> int:
     # A process may end while it is read.
     with suppress(psutil.NoSuchProcess):
-        return int(psutil.Process(pid).memory_full_info().pss)
+        process = psutil.Process(pid)
+        try:
+            return int(process.memory_full_info().pss)
+        except psutil.AccessDenied:
+            return int(process.memory_info().rss)
     return 0
 
 
@@ -182,7 +189,7 @@ class Service:
     def _start(self) -> subprocess.Popen[bytes]:
         command = Path(sys.executable).with_name("sosie")
         if not command.is_file():
-            raise RequestError(f"no command sosie beside {sys.executable}: pip install it there")
+            raise RequestError(f"no command sosie beside {sys.executable}: install Sosie there")
         environment = os.environ | {
             "SOSIE_CACHE": str(self.place.cache),
             "SOSIE_SERVE__PORT": str(self.place.port),

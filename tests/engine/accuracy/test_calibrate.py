@@ -12,7 +12,6 @@ from engine.accuracy.calibrate import (
     calibrate,
     calibrate_folder,
     choose_rates,
-    copy_card,
     save_card,
     write_calibrated,
 )
@@ -20,7 +19,7 @@ from engine.accuracy.pair_scores import compare_all, single_templates
 from engine.errors import CalibrationError, ModelCardInvalid, RateUnsupported
 from engine.faces.extractor import Extractor, digest_embedding
 from engine.matching.calibration import Calibration, Comparison, ThresholdRates, Thresholds
-from engine.models.catalog import CARDS_FOLDER, builtin_card, load_card
+from engine.models.catalog import CARDS_FOLDER, builtin_card, copy_card, load_card
 
 Faces = Callable[..., tuple[np.ndarray, np.ndarray]]
 

@@ -48,7 +48,7 @@ def test_a_missing_matplotlib_says_what_to_install(
     report: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(SosieError, match=r"pip install 'sosie\[bench\]'"):
+    with pytest.raises(SosieError, match=r"pip install -e '\.\[bench\]'"):
         draw_det(report, tmp_path / "det.png")
 
 

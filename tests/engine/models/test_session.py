@@ -29,7 +29,7 @@ CPU = SessionOptions(provider="cpu")
 
 needs_openvino = pytest.mark.skipif(
     "openvino" not in available_providers(),
-    reason="this ONNX Runtime has no OpenVINO: install sosie[openvino]",
+    reason="this ONNX Runtime has no OpenVINO: install the extra openvino",
 )
 
 
@@ -76,7 +76,7 @@ def test_input_of_another_shape_is_an_error_of_the_card(
 @pytest.mark.skipif("cuda" in available_providers(), reason="this ONNX Runtime has CUDA")
 def test_provider_that_is_not_built_in_is_refused_with_what_to_install(tmp_path: Path) -> None:
     options = SessionOptions(provider="cuda")
-    with pytest.raises(RuntimeMissing, match=r"no provider cuda: pip install 'sosie\[gpu\]'"):
+    with pytest.raises(RuntimeMissing, match=r"no provider cuda: run pip install -e '\.\[gpu\]'"):
         open_session(builtin_card("sface"), options, tmp_path)
 
 
@@ -117,7 +117,7 @@ def test_without_onnx_runtime_the_error_says_what_to_install(tmp_path: Path) -> 
         "except RuntimeMissing as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    assert "pip install 'sosie[cpu]'" in done.stdout
+    assert "pip install -e '.[cpu]'" in done.stdout
 
 
 def test_opening_and_running_the_built_in_models_prints_nothing(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_driver_that_is_not_installed_is_named(
     vault: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(RegistryError, match=r"run pip install 'sosie\[postgres\]'") as caught:
+    with pytest.raises(RegistryError, match=r"run pip install -e '\.\[postgres\]'") as caught:
         Store.open("postgresql+psycopg://user@host/registry", vault, model_digest=MODEL)
     assert "\n" not in str(caught.value)
 

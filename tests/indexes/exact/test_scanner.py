@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -53,3 +56,35 @@ def test_a_scan_that_fails_ends_only_when_all_its_threads_have_ended(unit_rows: 
         scanner.gather(index.codes.rows(index.alive), wanted, finish)
     assert ended.is_set()
     scanner.close()
+
+
+SEARCH = """
+import numpy as np
+from indexes.exact.exact8 import Exact8Segment
+from indexes.exact.codes import CodedQueries
+from indexes.exact.scanner import Scanner, available_kernels
+rows = np.eye(64, dtype=np.float32)
+for kernel in available_kernels():
+    scanner = Scanner(kernel, threads=1)
+    index = Exact8Segment(np.arange(64), rows, scanner=scanner)
+    for queries in (1, 17):
+        wanted = CodedQueries.of_vectors(rows[:queries]).wanted(index.codes, 0.5)
+        found = scanner.gather(index.codes.rows(index.alive), wanted, np.copy)
+        assert sorted(np.concatenate(found)[:, 0].tolist()) == list(range(queries)), kernel
+print(Scanner(threads=1).kernel)
+"""
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"NUMBA_CPU_NAME": "generic"}, {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""}],
+    ids=lambda told: ",".join(told.values()),
+)
+def test_a_target_of_numba_that_lacks_instructions_does_not_end_the_process(
+    told: dict[str, str],
+) -> None:
+    command = [sys.executable, "-c", SEARCH]
+    environment = os.environ | told
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.strip() in {"onnxruntime", "numba"}

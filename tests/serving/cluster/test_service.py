@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -46,6 +47,13 @@ def test_it_says_where_it_listens_and_when_it_is_ready(served: Served) -> None:
     assert starting["url"] == ready["url"] == served.url
     assert 0 < ready["after_s"] < READY_WITHIN_S
     assert ready["home"] == str(served.home)
+
+
+def test_no_process_of_it_leaves_its_memory_in_a_core_file(served: Served) -> None:
+    for pid in (served.process.pid, *(pid for pids in served.roles.values() for pid in pids)):
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        (line,) = (line for line in limits.splitlines() if line.startswith("Max core file size"))
+        assert line.split()[4:6] == ["0", "0"], pid
 
 
 def test_an_enrollment_whose_client_hangs_up_is_not_decided(

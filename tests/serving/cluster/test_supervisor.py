@@ -88,7 +88,7 @@ def test_a_home_without_its_key_ring_is_refused(sosie: Any, home: Path) -> None:
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(RequestError, match=r"pip install 'sosie\[serve\]'"):
+    with pytest.raises(RequestError, match=r"pip install -e '\.\[serve\]'"):
         require_ray()
 
 

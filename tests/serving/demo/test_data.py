@@ -39,7 +39,7 @@ def test_without_scikit_image_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "skimage", None)
-    with pytest.raises(RequestError, match=r"sosie\[demo\]"):
+    with pytest.raises(RequestError, match=r"\.\[demo\]"):
         open_wheel()
 
 

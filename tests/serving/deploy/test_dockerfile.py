@@ -19,6 +19,7 @@ from serving.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 DOCKERFILE = ROOT / "Dockerfile.gpu"
+LOCK = ROOT / "locks" / "gpu+serve+desk+postgres+tracing.txt"
 BUILD_TOOLS = re.compile(
     r"\b(gcc|g\+\+|cc|clang|make|cmake|build-essential|git|pip3?|python3-pip|python3-venv|[\w.]+-dev)\b"
 )
@@ -76,25 +77,30 @@ def test_the_linter_finds_no_fault() -> None:
 def test_the_bases_are_pinned_and_both_stages_have_the_same_python() -> None:
     assert len(STAGES) == 2
     assert BUILD.base == FINAL.base
-    assert re.fullmatch(r"nvidia/cuda:\d+\.\d+\.\d+-cudnn-runtime-ubuntu\d\d\.\d\d", FINAL.base), (
-        FINAL.base
-    )
+    pinned = r"nvidia/cuda:\d+\.\d+\.\d+-cudnn-runtime-ubuntu\d\d\.\d\d@sha256:[0-9a-f]{64}"
+    assert re.fullmatch(pinned, FINAL.base), FINAL.base
 
 
 def test_the_runtime_is_built_for_the_cuda_of_the_base() -> None:
-    pinned = re.search(r"ONNXRUNTIME_GPU=(\d+\.\d+)\.\d+", DOCKERFILE.read_text())
+    locked = re.search(r"^onnxruntime-gpu==(\d+\.\d+)\.\d+", LOCK.read_text(), flags=re.M)
     base = re.search(r"cuda:(\d+)\.", FINAL.base)
-    assert pinned
+    assert locked
     assert base
-    assert CUDA_MAJOR[pinned[1]] == int(base[1])
+    assert CUDA_MAJOR[locked[1]] == int(base[1])
 
 
-def test_the_installation_is_the_tested_one_from_wheels_alone() -> None:
-    (install,) = (line for line in BUILD.of("RUN") if "pip install" in line)
-    for part in ("--constraint constraints.txt", "--only-binary :all:", "--no-cache-dir"):
-        assert part in install
-    assert '".[gpu,serve,desk,postgres,tracing]" "onnxruntime-gpu==${ONNXRUNTIME_GPU}"' in install
-    assert install.endswith("pip uninstall --yes pip")
+def test_the_installation_is_the_locked_one_from_wheels_alone() -> None:
+    variables = dict(pair.split("=", 1) for line in BUILD.of("ENV") for pair in line.split())
+    assert variables == {"PIP_NO_CACHE_DIR": "1", "PIP_ONLY_BINARY": ":all:"}
+    commands = [part for line in BUILD.of("RUN") for part in line.split(" && ")]
+    installed = [part.partition("/bin/pip ")[2] for part in commands if "/bin/pip " in part]
+    assert installed == [
+        "install --require-hashes --requirement locks/build.txt",
+        f"install --require-hashes --requirement {LOCK.relative_to(ROOT)}",
+        "wheel --no-deps --no-build-isolation --wheel-dir /dist .",
+        "install --no-deps /dist/*.whl",
+        "uninstall --yes pip",
+    ]
 
 
 def test_the_final_layer_has_no_build_tools_and_no_caches() -> None:

@@ -264,7 +264,7 @@ def test_without_the_libraries_for_its_files_a_sweep_is_refused_and_the_service_
     manager: SweepManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(NotInstalled, match=r"pip install 'sosie\[desk\]'"):
+    with pytest.raises(NotInstalled, match=r"pip install -e '\.\[desk\]'"):
         manager.start(REQUEST, ACTOR)
     absent = "import sys; sys.modules.update(pyarrow=None);"
     subprocess.run([sys.executable, "-c", f"{absent} import serving.registrar.service"], check=True)

@@ -62,7 +62,7 @@ print([name for name in sys.modules if name.startswith("opentelemetry")])
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace.export", None)
-    with pytest.raises(RequestError, match=r"sosie\[tracing\]"):
+    with pytest.raises(RequestError, match=r"\.\[tracing\]"):
         open_tracer(ServeSettings(trace_endpoint="http://127.0.0.1:1/v1/traces"), "ingress")
 
 
