@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
-import platformdirs
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -306,7 +305,6 @@ class CropsSettings(Section):
 SETTINGS_FILE = "sosie.toml"
 KEY_RING_FILE = "keyring.json"
 HOME_VARIABLE = "SOSIE_HOME"
-CACHE_VARIABLE = "SOSIE_CACHE"
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Read by prometheus_client when it is imported: set for a process before it starts."""
 Chosen = Mapping[str, Mapping[str, Any]]
@@ -419,12 +417,6 @@ def require_home(given: Path | None) -> Path:
             f"no Sosie home here: run `sosie init DIR`, then give --home DIR or set {HOME_VARIABLE}"
         )
     return home
-
-
-def find_cache() -> Path:
-    """The folder of rewritten graphs: SOSIE_CACHE, else the user's cache folder."""
-    given = os.environ.get(CACHE_VARIABLE)
-    return Path(given) if given else Path(platformdirs.user_cache_dir("sosie"))
 
 
 def find_metrics_folder() -> Path | None:

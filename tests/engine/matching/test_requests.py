@@ -122,7 +122,7 @@ def test_what_cannot_be_judged_is_an_error_beside_its_neighbours(
 
 @pytest.fixture(scope="module")
 def extractor(tmp_path_factory: pytest.TempPathFactory) -> Extractor:
-    return open_extractor(tmp_path_factory.mktemp("cache"))
+    return open_extractor()
 
 
 @pytest.fixture
