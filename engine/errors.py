@@ -73,7 +73,7 @@ class RuntimeMissing(ModelError):
 
 
 class VectorUnusable(ImageError):
-    """A model gave no finite numbers for a photograph: a fault of the service, not of its caller.
+    """A face's vector is not of unit length: a fault of the service, not of its caller.
 
     A value in a batch like other ImageErrors, so that one photograph never fails its neighbours.
     """

@@ -15,7 +15,14 @@ import numpy as np
 import phonenumbers
 from numpy.typing import NDArray
 
-from engine.errors import IdempotencyMismatch, ImageError, OutletRefused, RequestError, SosieError
+from engine.errors import (
+    IdempotencyMismatch,
+    ImageError,
+    OutletRefused,
+    RequestError,
+    SosieError,
+    VectorUnusable,
+)
 from engine.matching.documents import (
     CheckedDocument,
     Document,
@@ -28,6 +35,8 @@ from engine.reasons import Decision, Reason
 from engine.registry.reader import Reader
 from engine.registry.records import NewCrop, Outlet, new_id
 from engine.registry.vault import Vault
+from indexes.base import check_vectors
+from indexes.errors import VectorInvalid
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extracted, Extractor
@@ -132,14 +141,25 @@ def require_judgeable(request: EnrollmentRequest) -> None:
         if not is_storable(text):
             raise RequestError(f"the {what} holds characters that are no text: type it again")
     for what, sample in (("live", request.live), ("portrait", request.portrait)):
-        if sample.vector is not None and not np.isfinite(sample.vector).all():
-            raise RequestError(f"the {what} vector is not finite: extract it again")
+        if sample.vector is not None:
+            require_unit(sample.vector, what)
     if request.consent_ref is not None and len(request.consent_ref) > MAX_CONSENT_LENGTH:
         raise RequestError(f"the consent reference is longer than {MAX_CONSENT_LENGTH} characters")
     if request.captured_at is not None and request.captured_at.tzinfo is None:
         raise RequestError("the capture time has no time zone: write it as 2026-01-31T12:00:00Z")
     require_checkable(request.document)
     normalise_msisdn(request.msisdn)
+
+
+def require_unit(vector: NDArray[np.float32], what: str) -> None:
+    """`VectorUnusable` unless float32[d] is finite and of unit length: a longer one has a higher
+    score with everybody."""
+    try:
+        check_vectors(vector[None], len(vector))
+    except VectorInvalid:
+        raise VectorUnusable(
+            f"the {what} vector is not of unit length: report this photograph"
+        ) from None
 
 
 def is_storable(text: str) -> bool:
