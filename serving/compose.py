@@ -252,6 +252,7 @@ class Deployment:
             false_candidates=self.expect_false_candidates,
             crops=read_crop_policy(self.settings.crops),
             limits=self.limits,
+            time_zone=self.settings.registrar.time_zone,
         )
 
     @cached_property

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     BaseModel,
@@ -89,6 +90,20 @@ class RegistrarSettings(Section):
     queue_size: int = Field(
         default=1024, ge=1, description="waiting decisions; more are refused with 429"
     )
+    time_zone: str = Field(
+        default="UTC",
+        description="IANA name: the date by which documents expire at outlets without a zone of "
+        "their own or their carrier's",
+    )
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("there is no such time zone, give its IANA name") from None
+        return name
 
 
 class LimitSettings(Section):

@@ -187,7 +187,7 @@ def _check_decisions(reader: AuditReader, decided: dict[str, Any]) -> Iterator[s
                 yield f"enrollments: row {key} is not there, and the audit chain has its decision"
             elif "decision" in said and (row.decision, list(row.reasons)) != (
                 said["decision"],
-                list(said["reasons"]),
+                list(said.get("reasons", ())),
             ):
                 yield f"enrollments: row {key} has another decision than the audit chain"
 

@@ -295,7 +295,7 @@ def test_an_interrupt_says_that_it_can_go_on(
         (("--set", "name=Anybody"), "name is each row's own"),
         (("--encoding", "klingon"), "no encoding"),
         (("--delimiter", "::"), "one sign"),
-        (("--timezone", "Mars/Olympus"), "no time zone"),
+        (("--timezone", "Mars/Olympus"), "no such time zone"),
         (("--country", "XX"), "no such country"),
         (("--images", "/no/such/folder"), "is not a folder"),
         (("--report", "report.txt"), "ends in .csv"),
