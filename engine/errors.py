@@ -138,6 +138,12 @@ class RegistryExists(RegistryError):
     code = "REGISTRY.EXISTS"
 
 
+class ClockImplausible(RegistryError):
+    """The clock contradicts the audit chain, or the time that a process has run."""
+
+    code = "CLOCK.IMPLAUSIBLE"
+
+
 class SchemaMismatch(RegistryError):
     """The database has a newer or older schema than this version of Sosie."""
 

@@ -164,6 +164,18 @@ def _examine_home(home: Path, settings: Settings) -> Iterator[Finding]:
         except (SosieError, IndexFault) as error:
             yield _broken("gallery", error)
         yield _examine_chain(deployment)
+        yield _examine_clock(deployment)
+
+
+def _examine_clock(deployment: Deployment) -> Finding:
+    from engine.registry.records import utc_now  # noqa: PLC0415 - as above
+    from engine.retention.clock import find_clock_fault  # noqa: PLC0415 - as above
+
+    fault = find_clock_fault(deployment.store, utc_now())
+    if fault is None:
+        return Finding("clock", State.OK, "continues the audit chain")
+    detail, _, advice = fault.partition("; ")
+    return Finding("clock", State.WARNING, detail, advice)
 
 
 def _examine_folder(home: Path) -> Finding:

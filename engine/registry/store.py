@@ -178,6 +178,11 @@ class Store(Reader):
             if result.rowcount != 1:
                 raise NotFound(f"no outlet has the code {code}: check it")
 
+    def note(self, entry: AuditEntry) -> None:
+        """Adds an entry to the audit chain, beside a writer too."""
+        with self._recorded(entry):
+            pass
+
     def add_api_key(self, key: ApiKey, *, actor: str) -> None:
         """Adds a key of the service; `NotFound` where its carrier or its open outlet is not."""
         bound = {"role": key.role, "carrier": key.carrier, "outlet": key.outlet}

@@ -353,4 +353,6 @@ def list_outlets(
         ]
         for one in outlets
     ]
-    print_list("outlets", outlets, ("outlet", "carrier", "state", "time zone"), rows, as_json=as_json)
+    print_list(
+        "outlets", outlets, ("outlet", "carrier", "state", "time zone"), rows, as_json=as_json
+    )

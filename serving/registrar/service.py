@@ -138,7 +138,7 @@ class Lifecycle:
             if opened is None:
                 break
             retry_s = FIRST_RETRY_S
-            with DailyRetention.of(opened.deployment, self._log):
+            with DailyRetention.of(opened.deployment, self._log, self._meter):
                 self._tend(opened)
             self._close(opened)
             # Or two galleries would be in memory while the next is opened.

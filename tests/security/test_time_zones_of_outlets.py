@@ -1,5 +1,5 @@
-"""A document expires with its last day at the outlet: by the UTC date it was refused at 20:00 of its
-last valid day in Mexico, and accepted the next morning in Shanghai."""
+"""A document expires with its last day at the outlet: by the UTC date it was refused at 20:00 of
+its last valid day in Mexico, and accepted the next morning in Shanghai."""
 
 from __future__ import annotations
 
