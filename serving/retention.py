@@ -25,7 +25,6 @@ from engine.retention.certificates import Certificate
 from engine.retention.clock import check_clock, check_step
 from engine.retention.job import RetentionCertificate, Schedule, preview, run_retention
 from serving.compose import Deployment, read_schedule, read_time
-from serving.telemetry.metrics import RETENTION_REFUSED, Meter
 
 EXPIRED = "sweep.expired"
 
@@ -97,7 +96,12 @@ class DailyRetention:
             self._thread.start()
 
     @classmethod
-    def of(cls, deployment: Deployment, log: FilteringBoundLogger, meter: Meter) -> Self:
+    def of(
+        cls,
+        deployment: Deployment,
+        log: FilteringBoundLogger,
+        tell_refusal: Callable[[bool], object],
+    ) -> Self:
         """By a deployment's settings, on its registrar."""
         settings = deployment.settings.retention
         return cls(
@@ -107,7 +111,7 @@ class DailyRetention:
             read_time(settings),
             log,
             settle_s=SETTLE_S,
-            tell_refusal=partial(meter.set, RETENTION_REFUSED),
+            tell_refusal=tell_refusal,
             also=partial(retire_sweeps, deployment, deployment.registrar, ACTOR),
         )
 
