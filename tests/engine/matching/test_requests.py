@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -120,8 +121,9 @@ def test_what_cannot_be_judged_is_an_error_beside_its_neighbours(
 
 
 @pytest.fixture(scope="module")
-def extractor(tmp_path_factory: pytest.TempPathFactory) -> Extractor:
-    return open_extractor()
+def extractor() -> Iterator[Extractor]:
+    with open_extractor() as extractor:
+        yield extractor
 
 
 @pytest.fixture
