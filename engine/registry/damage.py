@@ -185,9 +185,9 @@ def _check_decisions(reader: AuditReader, decided: dict[str, Any]) -> Iterator[s
             row, said = found.get(key), decided[key]
             if row is None:
                 yield f"enrollments: row {key} is not there, and the audit chain has its decision"
-            elif "decision" in said and (row.decision, list(row.reasons)) != (
+            elif "decision" in said and (row.decision, row.reasons) != (
                 said["decision"],
-                list(said.get("reasons", ())),
+                said.get("reasons"),
             ):
                 yield f"enrollments: row {key} has another decision than the audit chain"
 

@@ -25,7 +25,10 @@ def photograph(picture: Any, folder: Path, count: int, rng: np.random.Generator)
     for number in range(1, count + 1):
         down, right = rng.integers(30, 50, 2)
         pixels = np.pad(face, ((down, 80 - down), (right, 80 - right), (0, 0)), mode="edge")
-        lit = np.clip(pixels * rng.uniform(0.9, 1.1), 0, 255).astype(np.uint8)
+        # From the other side and in other light than the last: else two are one picture.
+        light = np.linspace(0.75, 1.25, pixels.shape[1])[:: 1 - 2 * (number % 2)]
+        lit = pixels * light[None, :, None] * (0.85 + 0.3 * (number - 1) / max(1, count - 1))
+        lit = np.clip(lit, 0, 255).astype(np.uint8)
         Image.fromarray(lit).save(folder / f"{folder.name}_{number:04d}.jpg", quality=95)
 
 

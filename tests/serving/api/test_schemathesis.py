@@ -41,7 +41,7 @@ CHOICES = {
     "/v1/verifications": ("reference", "line", "document", "document_id"),
     "/v1/people/search": ("document", "msisdn"),
 }
-BODILESS = ("withdraw", "pause", "resume", "cancel")
+BODILESS = ("withdraw", "pause", "resume", "cancel", "backups")
 
 
 @schemathesis.serializer(MSGPACK)
