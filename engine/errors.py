@@ -78,7 +78,7 @@ class RuntimeMissing(ModelError):
 
 
 class VectorUnusable(ImageError):
-    """A model gave no finite numbers for a photograph: a fault of the service, not of its caller.
+    """A face's vector is not of unit length: a fault of the service, not of its caller.
 
     A value in a batch like other ImageErrors, so that one photograph never fails its neighbours.
     """
@@ -141,6 +141,12 @@ class RegistryMissing(RegistryError):
 
 class RegistryExists(RegistryError):
     code = "REGISTRY.EXISTS"
+
+
+class ClockImplausible(RegistryError):
+    """The clock contradicts the audit chain, or the time that a process has run."""
+
+    code = "CLOCK.IMPLAUSIBLE"
 
 
 class SchemaMismatch(RegistryError):

@@ -70,8 +70,8 @@ VARIABLES = {
     "erase": "SOSIE_LOADTEST_ERASE_KEY",
 }
 OWN, RAY = "SOSIE_", "RAY_ADDRESS"
-KEPT = ("SOSIE_CACHE", "SOSIE_MODELS__")
-"""Settings that a local service takes over: the models, and the folder of their graphs."""
+KEPT = "SOSIE_MODELS__"
+"""Settings that a local service takes over: the models."""
 FORCED = {
     "SOSIE_SERVE__HOST": "127.0.0.1",
     "SOSIE_SERVE__RAY_ADDRESS": "",

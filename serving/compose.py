@@ -183,13 +183,11 @@ class Deployment:
         self,
         home: Path,
         settings: Settings,
-        cache: Path,
         warn: Callable[[str], None] = warn_on_stderr,
         open_index: OpenIndex | None = None,
     ) -> None:
         self.home = home
         self.settings = settings
-        self._cache = cache
         self._open_index = open_index
         self._upkeep: Upkeep | None = None
         self._erasing = Lock()
@@ -210,7 +208,7 @@ class Deployment:
 
     @cached_property
     def extractor(self) -> Extractor:
-        return build_extractor(self.settings, self._cache)
+        return build_extractor(self.settings)
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -254,6 +252,7 @@ class Deployment:
             false_candidates=self.expect_false_candidates,
             crops=read_crop_policy(self.settings.crops),
             limits=self.limits,
+            time_zone=self.settings.registrar.time_zone,
         )
 
     @cached_property

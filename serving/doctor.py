@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -60,9 +61,9 @@ class Finding:
     advice: str = ""
 
 
-def examine(home: Path | None, cache: Path) -> list[Finding]:
+def examine(home: Path | None) -> list[Finding]:
     """Everything that can be looked at; what is broken hides nothing else that can be."""
-    findings = [*_examine_machine(), *_examine_packages(), _examine_cache(cache)]
+    findings = [*_examine_machine(), *_examine_packages(), _examine_machine_code()]
     try:
         settings = load_settings(home)
     except SosieError as error:
@@ -71,7 +72,7 @@ def examine(home: Path | None, cache: Path) -> list[Finding]:
     if home is None:
         advice = "run sosie init DIR, then give --home DIR"
         return [*findings, Finding("deployment", State.WARNING, "no home folder here", advice)]
-    return [*findings, *_examine_home(home, settings, cache)]
+    return [*findings, *_examine_home(home, settings)]
 
 
 def _examine_machine() -> Iterator[Finding]:
@@ -113,15 +114,15 @@ def _examine_packages() -> Iterator[Finding]:
         yield Finding("runtime", State.OK, f"{', '.join(installed)} with {providers}")
 
 
-def _examine_cache(cache: Path) -> Finding:
-    graphs = list(cache.glob("*.graph")) if cache.is_dir() else []
-    nearest = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        advice = "make it writable, or set SOSIE_CACHE to a folder that is"
-        return Finding("cache", State.BROKEN, f"{cache} cannot be written", advice)
-    size_bytes = sum(graph.stat().st_size for graph in graphs)
-    detail = f"{cache}, {len(graphs)} rewritten graphs, {size(size_bytes)}"
-    return Finding("cache", State.OK, detail)
+def _examine_machine_code() -> Finding:
+    from indexes.exact.intrinsics import is_private, machine_code_folder  # noqa: PLC0415 - takes a while to import
+
+    folder = machine_code_folder()
+    if is_private(folder):
+        return Finding("machine code", State.OK, f"kept in {folder}")
+    detail = f"compiled at each start: others may write to {folder}, or this user may not"
+    advice = "set NUMBA_CACHE_DIR to a folder of mode 0700 in folders that only you can write to"
+    return Finding("machine code", State.WARNING, detail, advice)
 
 
 def _examine_models(settings: Settings) -> Iterator[Finding]:
@@ -145,15 +146,16 @@ def _describe_model(card: ModelCard) -> str:
     return f"{card.name}, SHA-256 {card.sha256[:12]}… verified, {card.licence}"
 
 
-def _examine_home(home: Path, settings: Settings, cache: Path) -> Iterator[Finding]:
+def _examine_home(home: Path, settings: Settings) -> Iterator[Finding]:
     from serving.compose import Deployment  # noqa: PLC0415 - only where there is a home
 
     try:
-        deployment = Deployment(home, settings, cache)
+        deployment = Deployment(home, settings)
     except SosieError as error:
         yield _broken("deployment", error)
         return
     with deployment:
+        yield _examine_folder(home)
         yield _examine_key_ring(deployment)
         yield _attempt("registry", lambda: _describe_registry(deployment))
         yield _examine_database(deployment)
@@ -162,6 +164,27 @@ def _examine_home(home: Path, settings: Settings, cache: Path) -> Iterator[Findi
         except (SosieError, IndexFault) as error:
             yield _broken("gallery", error)
         yield _examine_chain(deployment)
+        yield _examine_clock(deployment)
+
+
+def _examine_clock(deployment: Deployment) -> Finding:
+    from engine.registry.records import utc_now  # noqa: PLC0415 - as above
+    from engine.retention.clock import find_clock_fault  # noqa: PLC0415 - as above
+
+    fault = find_clock_fault(deployment.store, utc_now())
+    if fault is None:
+        return Finding("clock", State.OK, "continues the audit chain")
+    detail, _, advice = fault.partition("; ")
+    return Finding("clock", State.WARNING, detail, advice)
+
+
+def _examine_folder(home: Path) -> Finding:
+    found = home.stat()
+    is_own = found.st_uid in (0, os.getuid())
+    if is_own and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return Finding("home", State.OK, str(home))
+    detail = f"others may write to {home}, and so change its settings"
+    return Finding("home", State.WARNING, detail, f"chown it to yourself, and chmod 700 {home}")
 
 
 def _examine_key_ring(deployment: Deployment) -> Finding:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from engine import errors
-from indexes.errors import IndexFault, ShardLost, SnapshotDamaged
+from indexes.errors import IndexFault, ShardLost, SnapshotDamaged, VectorInvalid
 
 T = TypeVar("T")
 
@@ -223,6 +223,7 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (ServiceRefusal, 503, _BAD),
     (SnapshotDamaged, 503, _INTERNAL),
     (ShardLost, 503, _INTERNAL),
+    (VectorInvalid, 500, _INTERNAL),
     (IndexFault, 400, _BAD),
 )
 """First match wins, so a subclass stands above its base."""

@@ -236,6 +236,7 @@ def _make_reader(deployment: Deployment, order: ImportOrder) -> RowReader:
             now=utc_now(),
             defaults=order.mapping.defaults,
             zone=order.zone,
+            time_zone=deployment.settings.registrar.time_zone,
             country=order.country,
         )
     )

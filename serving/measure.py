@@ -63,9 +63,7 @@ _APART = 0.3
 """How far, of a vector's length, a portrait lies from the live face."""
 
 
-def measure_decisions(
-    settings: Settings, cache: Path, folder: Path
-) -> tuple[dict[Quantity, float], str]:
+def measure_decisions(settings: Settings, folder: Path) -> tuple[dict[Quantity, float], str]:
     """Seconds and bytes of a decision with its durable commit, on a registry made and removed here.
 
     The gallery is empty, so that no search is in it.
@@ -77,7 +75,7 @@ def measure_decisions(
             update={"registry": RegistrySettings(), "gallery": GallerySettings()}
         )
         create_home(home, own)
-        singles, batches, grown = _decide(Deployment(home, own, cache), home / _REGISTRY)
+        singles, batches, grown = _decide(Deployment(home, own), home / _REGISTRY)
     decided = SINGLES + DECISION_BATCHES * DECISIONS_AT_ONCE
     row = assume(Quantity.ROW_BYTES, VectorKind(embedder_card(settings).dimension)).value
     found = {
@@ -181,7 +179,7 @@ _SET = 2 * PAIRS_AT_ONCE
 
 
 def measure_photographs(
-    settings: Settings, cache: Path, folder: Path | None, rounds: int = ROUNDS
+    settings: Settings, folder: Path | None, rounds: int = ROUNDS
 ) -> tuple[dict[Quantity, float], str]:
     """Core-seconds of a pair of photographs, alone and eight pairs at once, and of what pictures.
 
@@ -192,7 +190,7 @@ def measure_photographs(
     turns = cycle(images)
     sets = [list(islice(turns, _SET)) for _ in range(rounds)]
     alone, together, faceless = [], [], 0
-    with build_extractor(settings, cache, threads=1) as extractor:
+    with build_extractor(settings, threads=1) as extractor:
         for photographs in sets:
             # Before it is timed: the first call of a process takes longer.
             faceless += _count_faceless(extractor, photographs)
@@ -201,7 +199,7 @@ def measure_photographs(
     alone_s, share_s = (float(np.median(times)) / PAIRS_AT_ONCE for times in (alone, together))
     if faceless:
         # Without a face nothing was embedded, which takes most of the time.
-        lone_s, together_s = _time_embedding(settings, cache, rounds)
+        lone_s, together_s = _time_embedding(settings, rounds)
         missing = faceless / (rounds * _SET)
         alone_s, share_s = alone_s + missing * lone_s, share_s + missing * together_s
         source += f", {faceless} of {rounds * _SET} without a face: embedding timed apart"
@@ -255,9 +253,9 @@ def _count_faceless(extractor: Extractor, images: Sequence[bytes]) -> int:
     return sum(isinstance(one, Extraction) and one.vector is None for one in found)
 
 
-def _time_embedding(settings: Settings, cache: Path, rounds: int) -> tuple[float, float]:
+def _time_embedding(settings: Settings, rounds: int) -> tuple[float, float]:
     """Seconds of a pair alone, and of one of eight, crops already made, on one core."""
-    embedder = open_embedder(settings, cache)
+    embedder = open_embedder(settings)
     crops = np.zeros((_SET, embedder.side_px, embedder.side_px, 3), np.uint8)
     embedder.embed(crops[:2])
     alone_s, together_s = (
@@ -337,7 +335,6 @@ BUSY_SHARE = 1.5
 
 def measure_machine(
     settings: Settings,
-    cache: Path,
     folder: Path,
     *,
     photographs: Path | None = None,
@@ -351,9 +348,9 @@ def measure_machine(
     default a million or what a quarter of the free memory holds.
     """
     parts: tuple[Callable[[], Measured], ...] = (
-        lambda: measure_photographs(settings, cache, photographs),
+        lambda: measure_photographs(settings, photographs),
         lambda: measure_scans(settings, references),
-        lambda: measure_decisions(settings, cache, folder),
+        lambda: measure_decisions(settings, folder),
     )
     figures: dict[Quantity, Figure] = {}
     for done, measure in enumerate(parts):

@@ -34,10 +34,9 @@ def model_digest(settings: Settings) -> str:
     return faces.digest_embedding(embedder_card(settings), settings.models.flip)
 
 
-def build_extractor(settings: Settings, cache: Path, threads: int | None = None) -> Extractor:
+def build_extractor(settings: Settings, threads: int | None = None) -> Extractor:
     """The extractor of these settings; `threads` overrides theirs."""
     return faces.open_extractor(
-        cache,
         config=extractor_config(settings, threads),
         session=_session_options(settings),
         embedder=embedder_card(settings),
@@ -46,20 +45,15 @@ def build_extractor(settings: Settings, cache: Path, threads: int | None = None)
     )
 
 
-def open_detector(settings: Settings, cache: Path) -> FaceDetector:
+def open_detector(settings: Settings) -> FaceDetector:
     """The detector alone, for a process that embeds no faces itself."""
-    return faces.open_detector(
-        cache, session=_session_options(settings), card=detector_card(settings)
-    )
+    return faces.open_detector(session=_session_options(settings), card=detector_card(settings))
 
 
-def open_embedder(settings: Settings, cache: Path) -> Embedder:
+def open_embedder(settings: Settings) -> Embedder:
     """The embedder alone, for a process that embeds the crops of others."""
     return faces.open_embedder(
-        cache,
-        session=_session_options(settings),
-        card=embedder_card(settings),
-        flip=settings.models.flip,
+        session=_session_options(settings), card=embedder_card(settings), flip=settings.models.flip
     )
 
 

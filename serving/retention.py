@@ -9,27 +9,31 @@ from dataclasses import asdict
 from datetime import UTC, datetime, time, timedelta
 from functools import partial
 from pathlib import Path
+from time import CLOCK_BOOTTIME, clock_gettime
 from types import TracebackType
 from typing import Any, Self
 
 from pydantic import TypeAdapter, ValidationError
 from structlog.typing import FilteringBoundLogger
 
-from engine.errors import RequestError, SosieError
+from engine.errors import ClockImplausible, RequestError, SosieError
 from engine.matching.holders import ErasureCertificate
 from engine.matching.limits import ChangeRunner
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes, utc_now
 from engine.retention.certificates import Certificate
+from engine.retention.clock import check_clock, check_step
 from engine.retention.job import RetentionCertificate, Schedule, preview, run_retention
 from serving.compose import Deployment, read_schedule, read_time
 
 EXPIRED = "sweep.expired"
 
 
-def retire_sweeps(deployment: Deployment, runner: ChangeRunner, actor: str) -> list[str]:
+def retire_sweeps(
+    deployment: Deployment, runner: ChangeRunner, actor: str, now: datetime
+) -> list[str]:
     """Deletes the files of sweeps whose time is over, and audits it; the ids of these sweeps."""
-    expired = deployment.sweeps.expire(utc_now())
+    expired = deployment.sweeps.expire(now)
     if expired:
         entries = tuple(AuditEntry(actor, EXPIRED, key) for key in expired)
         runner.run(
@@ -38,8 +42,14 @@ def retire_sweeps(deployment: Deployment, runner: ChangeRunner, actor: str) -> l
     return expired
 
 
+def read_elapsed_s() -> float:
+    """Seconds that no setting of the clock changes; those of a suspended machine count."""
+    return clock_gettime(CLOCK_BOOTTIME)
+
+
 ACTOR = "sosie:retention"
 DAY = timedelta(days=1)
+LOOK_AGAIN_S = 3600.0
 SETTLE_S = 60.0
 """A service that has just started has better things to do."""
 
@@ -47,7 +57,9 @@ SETTLE_S = 60.0
 class DailyRetention:
     """Runs every day at the set time until it is closed; a run that was missed is made up for.
 
-    Nothing of it fails the service: what cannot be done is logged, and tried again the next day.
+    Nothing of it fails the service: what cannot be done is logged, and tried again the next day. A
+    clock that cannot be right is looked at again every hour, and nothing is deleted until then;
+    `tell_refusal` hears whether that is so.
     """
 
     def __init__(
@@ -60,7 +72,9 @@ class DailyRetention:
         *,
         settle_s: float,
         clock: Callable[[], datetime] = utc_now,
-        also: Callable[[], object] = lambda: None,
+        also: Callable[[datetime], object] = lambda _: None,
+        tell_refusal: Callable[[bool], object] = lambda _: None,
+        elapsed_s: Callable[[], float] = read_elapsed_s,
     ) -> None:
         self._runner = runner
         self._source = source
@@ -69,6 +83,10 @@ class DailyRetention:
         self._clock = clock
         self._settle_s = settle_s
         self._also = also
+        self._tell_refusal = tell_refusal
+        self._elapsed_s = elapsed_s
+        self._looked_at = (clock(), elapsed_s())
+        self._is_refused = False
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         if at is not None:
@@ -78,7 +96,12 @@ class DailyRetention:
             self._thread.start()
 
     @classmethod
-    def of(cls, deployment: Deployment, log: FilteringBoundLogger) -> Self:
+    def of(
+        cls,
+        deployment: Deployment,
+        log: FilteringBoundLogger,
+        tell_refusal: Callable[[bool], object],
+    ) -> Self:
         """By a deployment's settings, on its registrar."""
         settings = deployment.settings.retention
         return cls(
@@ -88,6 +111,7 @@ class DailyRetention:
             read_time(settings),
             log,
             settle_s=SETTLE_S,
+            tell_refusal=tell_refusal,
             also=partial(retire_sweeps, deployment, deployment.registrar, ACTOR),
         )
 
@@ -113,8 +137,22 @@ class DailyRetention:
             return
         if self._is_overdue():
             self._run()
-        while not self._closing.wait(seconds_until(at, self._clock())):
+        while not self._closing.wait(self._pause_s(at)):
             self._run()
+
+    def _pause_s(self, at: time) -> float:
+        pause_s = seconds_until(at, self._clock())
+        return min(pause_s, LOOK_AGAIN_S) if self._is_refused else pause_s
+
+    def _check_clock(self) -> datetime:
+        """The moment, which may be believed."""
+        now, elapsed_s = self._clock(), self._elapsed_s()
+        looked_at, then_s = self._looked_at
+        elapsed = timedelta(seconds=elapsed_s - then_s)
+        check_step(self._source, looked_at + elapsed, now, elapsed)
+        check_clock(self._source, now)
+        self._looked_at = now, elapsed_s
+        return now
 
     def _is_overdue(self) -> bool:
         """Whether something has stayed a day longer than it may: then a run was missed."""
@@ -127,10 +165,21 @@ class DailyRetention:
 
     def _run(self) -> None:
         try:
+            now = self._check_clock()
+        except ClockImplausible as error:
+            # Its text has moments alone.
+            self._log.error("retention_refused", code=error.code, reason=str(error))
+            self._set_refused(True)
+            return
+        except Exception as error:  # noqa: BLE001 - the thread must outlive any of them
+            self._tell_failure(error)
+            return
+        self._set_refused(False)
+        try:
             made = run_retention(
-                self._runner, self._schedule, ACTOR, is_stopped=self._closing.is_set
+                self._runner, self._schedule, ACTOR, now=now, is_stopped=self._closing.is_set
             )
-            self._also()
+            self._also(now)
         except Exception as error:  # noqa: BLE001 - as above
             self._tell_failure(error)
             return
@@ -141,6 +190,10 @@ class DailyRetention:
             held=sum(made.held.values()),
             is_complete=made.is_complete,
         )
+
+    def _set_refused(self, is_refused: bool) -> None:
+        self._is_refused = is_refused
+        self._tell_refusal(is_refused)
 
     def _tell_failure(self, error: Exception) -> None:
         # By type and code alone: a text may hold anything.

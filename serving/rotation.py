@@ -25,7 +25,7 @@ class Rotation:
 
 
 def rotate_data_key(
-    home: Path, settings: Settings, cache: Path, progress: Callable[[int, int], None] | None = None
+    home: Path, settings: Settings, progress: Callable[[int, int], None] | None = None
 ) -> Rotation:
     """Rotates the data key, or continues an interrupted rotation; loses no value.
 
@@ -34,11 +34,11 @@ def rotate_data_key(
     """
     path = home / KEY_RING_FILE
     # Under the lease no other process can seal with the ring that is replaced.
-    with Deployment(home, settings, cache) as old, old.store.writer():
+    with Deployment(home, settings) as old, old.store.writer():
         resumed = len(old.vault.ring.data) > 1
         if not resumed:
             old.vault.ring.with_new_data_key().save(path)
-    with Deployment(home, settings, cache) as deployment, deployment.store.writer() as writer:
+    with Deployment(home, settings) as deployment, deployment.store.writer() as writer:
         ring = deployment.vault.ring
         resealed = reseal(writer, progress=progress)
         # A snapshot sealed with the retired key could not be opened any more.

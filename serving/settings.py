@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import platformdirs
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -96,6 +96,20 @@ class RegistrarSettings(Section):
     queue_size: int = Field(
         default=1024, ge=1, description="waiting decisions; more are refused with 429"
     )
+    time_zone: str = Field(
+        default="UTC",
+        description="IANA name: the date by which documents expire at outlets without a zone of "
+        "their own or their carrier's",
+    )
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("there is no such time zone, give its IANA name") from None
+        return name
 
 
 class LimitSettings(Section):
@@ -344,7 +358,6 @@ class CropsSettings(Section):
 SETTINGS_FILE = "sosie.toml"
 KEY_RING_FILE = "keyring.json"
 HOME_VARIABLE = "SOSIE_HOME"
-CACHE_VARIABLE = "SOSIE_CACHE"
 _MODELS_VARIABLE = "SOSIE_MODELS__FOLDER"
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Read by prometheus_client when it is imported: set for a process before it starts."""
@@ -459,12 +472,6 @@ def require_home(given: Path | None) -> Path:
             f"no Sosie home here: run `sosie init DIR`, then give --home DIR or set {HOME_VARIABLE}"
         )
     return home
-
-
-def find_cache() -> Path:
-    """The folder of rewritten graphs: SOSIE_CACHE, else the user's cache folder."""
-    given = os.environ.get(CACHE_VARIABLE)
-    return Path(given) if given else Path(platformdirs.user_cache_dir("sosie"))
 
 
 def choose_models(folder: Path) -> None:

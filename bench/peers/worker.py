@@ -34,7 +34,6 @@ def open_sosie(setup: Setup) -> tuple[Match, str]:
     from engine.models.session import SessionOptions
 
     extractor = open_extractor(
-        Path(setup["cache"]),
         config=ExtractorConfig(threads=setup["threads"]),
         session=SessionOptions(provider=setup["provider"], precision=setup["precision"]),
     )

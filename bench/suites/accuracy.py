@@ -105,9 +105,9 @@ class AccuracyConfig:
 def run(config: AccuracyConfig, progress: Progress | None = None) -> SuiteOutput:
     faces = find_faces(config.faces)
     pairs = None if config.people else find_pairs_file(config.pairs, faces)
-    with _first_people(faces, config.people) as folder, TemporaryDirectory() as cache:
+    with _first_people(faces, config.people) as folder:
         start = time.perf_counter()
-        with open_extractor(Path(cache)) as extractor:
+        with open_extractor() as extractor:
             evaluation = evaluate(folder, extractor, progress, seed=config.seed)
         seconds = time.perf_counter() - start
     folds = None if pairs is None else _judge_folds(evaluation.embeddings, pairs)

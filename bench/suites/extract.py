@@ -27,14 +27,9 @@ from bench.core.timing import Seconds, Timed, interleave, speedup, timed
 from bench.data.photographs import PhotographPairs, open_pairs
 from engine.errors import RequestError, RuntimeMissing
 from engine.faces.extractor import Extraction, open_extractor
-from engine.models.catalog import Step, builtin_card, locate
-from engine.models.session import (
-    Session,
-    SessionOptions,
-    available_providers,
-    load_rewritten,
-    open_session,
-)
+from engine.models.catalog import Step, builtin_card, locate, read_model
+from engine.models.graph import rewrite
+from engine.models.session import Session, SessionOptions, available_providers, open_session
 
 WORKER = Path(__file__).parents[1] / "peers" / "worker.py"
 CHECKOUT = Path(__file__).parents[2]
@@ -129,14 +124,14 @@ BATCHES = (1, 16)
 
 
 def compare_graphs(
-    crops: NDArray[np.uint8], rounds: int, cache: Path
+    crops: NDArray[np.uint8], rounds: int
 ) -> tuple[list[Result], dict[str, Measured]]:
     """Times crops uint8[n, side, side, 3] in each form of SFace's graph: one thread, interleaved.
 
     The speedup is of the rewritten graph in the extractor's batch over the dequantised one in the
     batch that suits it best; the difference is of their unit vectors.
     """
-    sessions = _open_graphs(cache)
+    sessions = _open_graphs()
     faces = np.ascontiguousarray(crops.transpose(0, 3, 1, 2), dtype=np.float32)
     outputs = {name: session.run(faces)[0] for name, session in sessions.items()}
     vectors = {
@@ -167,11 +162,11 @@ def compare_graphs(
     }
 
 
-def _open_graphs(cache: Path) -> Mapping[str, Session]:
+def _open_graphs() -> Mapping[str, Session]:
     card = builtin_card("sface")
     cards = {DEQUANTISED: structs.replace(card, rewriting=DEQUANTISED_STEPS), REWRITTEN: card}
     options = SessionOptions(provider="cpu", threads=1)
-    return {name: open_session(card, options, cache) for name, card in cards.items()}
+    return {name: open_session(card, options) for name, card in cards.items()}
 
 
 def _run_batches(session: Session, faces: NDArray[np.float32], batch: int) -> None:
@@ -238,12 +233,12 @@ class ExtractConfig:
         return max(1, self.pairs // PEER_SHARE)
 
 
-def compare_pairs(photographs: PhotographPairs, config: ExtractConfig, cache: Path) -> SuiteOutput:
+def compare_pairs(photographs: PhotographPairs, config: ExtractConfig, folder: Path) -> SuiteOutput:
     """Every peer that can run here, interleaved; the others are skipped and say why."""
     absent: dict[str, str] = {}
     setup: Setup = {"pairs": config.pairs, "threads": THREADS}
     with ExitStack() as stack:
-        running = _start_all(photographs, config, cache, stack, absent)
+        running = _start_all(photographs, config, folder, stack, absent)
         last: dict[str, Round] = {}
         actions = {name: _match_all(name, one, config, last) for name, one in running.items()}
         seconds = interleave(actions, config.rounds)
@@ -269,13 +264,13 @@ def compare_pairs(photographs: PhotographPairs, config: ExtractConfig, cache: Pa
 def _start_all(
     photographs: PhotographPairs,
     config: ExtractConfig,
-    cache: Path,
+    folder: Path,
     stack: ExitStack,
     absent: dict[str, str],
 ) -> dict[str, Peer]:
     """Those that can run, until the stack is closed; `absent` is given why others cannot."""
     running: dict[str, Peer] = {}
-    for name, python, kind, setup, package in _list_peers(config.interpreters, cache):
+    for name, python, kind, setup, package in _list_peers(config.interpreters, folder):
         option = f"--{kind.replace('_', '-')}-python" if kind == name else "--openvino-python"
         try:
             if python is None:
@@ -307,11 +302,11 @@ def _measure(seconds: Mapping[str, Seconds], absent: Mapping[str, str]) -> dict[
 
 
 def _list_peers(
-    interpreters: Interpreters, cache: Path
+    interpreters: Interpreters, folder: Path
 ) -> Iterator[tuple[str, Path | None, str, Mapping[str, Any], str]]:
     """Name, Python (None: it is absent), kind and setup of each peer, and the package it needs."""
     here = Path(sys.executable)
-    common = {"cache": str(cache), "threads": THREADS, "provider": "cpu"}
+    common = {"threads": THREADS, "provider": "cpu"}
     yield SOSIE, here, "sosie", common | {"precision": "float32"}, ""
     openvino = interpreters.openvino or (here if "openvino" in available_providers() else None)
     for name, precision in ((OPENVINO_WIDE, "float32"), (OPENVINO, "bfloat16")):
@@ -320,7 +315,7 @@ def _list_peers(
     for name in (DEEPFACE, FACE_RECOGNITION):
         python = getattr(interpreters, name) or (here if find_spec(name) else None)
         is_deepface = name == DEEPFACE and python is not None
-        home = _lay_out_weights(cache / "deepface") if is_deepface else cache
+        home = _lay_out_weights(folder / "deepface") if is_deepface else folder
         yield name, python, name, {"home": str(home)}, name
 
 
@@ -331,7 +326,7 @@ def _lay_out_weights(home: Path) -> Path:
     """
     weights = home / ".deepface" / "weights"
     weights.mkdir(parents=True, exist_ok=True)
-    sface = load_rewritten(builtin_card("sface"), DEQUANTISED_STEPS, home)
+    sface = rewrite(read_model(builtin_card("sface")), DEQUANTISED_STEPS)
     (weights / "face_recognition_sface_2021dec.onnx").write_bytes(sface)
     shutil.copyfile(locate(builtin_card("yunet")), weights / "face_detection_yunet_2023mar.onnx")
     return home
@@ -398,9 +393,9 @@ FIGURES = {HELP: "help_seconds", VERIFY: "verify_seconds"}
 
 
 def measure_startup(
-    photographs: PhotographPairs, rounds: int, cache: Path
+    photographs: PhotographPairs, rounds: int
 ) -> tuple[Result, dict[str, Measured]]:
-    """Times new processes from start to end, interleaved; an uncounted round warms the cache."""
+    """Times new processes from start to end, interleaved, after an uncounted round."""
     command = Path(sys.executable).with_name("sosie")
     setup: Setup = {"rounds": rounds}
     if not command.is_file():
@@ -410,10 +405,10 @@ def measure_startup(
     one, two = photographs.pairs[0]
     seconds = interleave(
         {
-            PYTHON: _start_command([sys.executable, "-c", "pass"], cache),
-            HELP: _start_command([str(command), "--help"], cache, saying="Usage"),
+            PYTHON: _start_command([sys.executable, "-c", "pass"]),
+            HELP: _start_command([str(command), "--help"], saying="Usage"),
             VERIFY: _start_command(
-                [str(command), "verify", str(one), str(two), "--json"], cache, saying='"score"'
+                [str(command), "verify", str(one), str(two), "--json"], saying='"score"'
             ),
         },
         rounds,
@@ -425,12 +420,11 @@ def measure_startup(
     return Result("Start", setup, figures), medians
 
 
-def _start_command(command: Sequence[str], cache: Path, saying: str = "") -> Timed:
+def _start_command(command: Sequence[str], saying: str = "") -> Timed:
     # The status alone would not do: `verify` ends with 1 for a mismatch, Python for a crash.
-    environment = os.environ | {"SOSIE_CACHE": str(cache)}
 
     def perform() -> None:
-        ended = subprocess.run(command, env=environment, capture_output=True, check=False)
+        ended = subprocess.run(command, capture_output=True, check=False)
         if ended.returncode not in (0, 1) or saying.encode() not in ended.stdout:
             name = Path(command[0]).name
             raise RequestError(
@@ -445,11 +439,11 @@ CUDA_BATCHES = (1, 16, 64, 256)
 UNIT = "faces/s"
 
 
-def measure_batches(crops: NDArray[np.uint8], rounds: int, cache: Path) -> Result:
+def measure_batches(crops: NDArray[np.uint8], rounds: int) -> Result:
     """SFace alone, float32, on crops uint8[n, side, side, 3] repeated to fill each batch."""
     figures = [
-        *_measure_provider("cpu", CPU_BATCHES, crops, rounds, cache),
-        *_measure_provider("cuda", CUDA_BATCHES, crops, rounds, cache),
+        *_measure_provider("cpu", CPU_BATCHES, crops, rounds),
+        *_measure_provider("cuda", CUDA_BATCHES, crops, rounds),
     ]
     return Result(
         "Embedding by batch size", {"rounds": rounds, "threads_of_cpu": 1}, tuple(figures)
@@ -457,10 +451,10 @@ def measure_batches(crops: NDArray[np.uint8], rounds: int, cache: Path) -> Resul
 
 
 def _measure_provider(
-    provider: str, batches: tuple[int, ...], crops: NDArray[np.uint8], rounds: int, cache: Path
+    provider: str, batches: tuple[int, ...], crops: NDArray[np.uint8], rounds: int
 ) -> list[Figure]:
     try:
-        session = open_session(builtin_card("sface"), SessionOptions(provider=provider), cache)
+        session = open_session(builtin_card("sface"), SessionOptions(provider=provider))
     except RuntimeMissing as error:
         return [Figure.skip(provider, UNIT, str(error))]
     faces = crops.transpose(0, 3, 1, 2).astype(np.float32)
@@ -488,12 +482,11 @@ def run(config: ExtractConfig) -> SuiteOutput:
         TemporaryDirectory(prefix="sosie-bench-") as folder,
         open_pairs(config.faces, config.pairs, config.seed) as photographs,
     ):
-        cache = Path(folder)
-        crops = _cut_crops(photographs, config.crops, cache)
-        graphs, gains = compare_graphs(crops, config.graph_rounds, cache)
-        batches = measure_batches(crops, config.rounds, cache)
-        pairs, measured = compare_pairs(photographs, config, cache)
-        start, starts = measure_startup(photographs, config.rounds, cache)
+        crops = _cut_crops(photographs, config.crops)
+        graphs, gains = compare_graphs(crops, config.graph_rounds)
+        batches = measure_batches(crops, config.rounds)
+        pairs, measured = compare_pairs(photographs, config, Path(folder))
+        start, starts = measure_startup(photographs, config.rounds)
         source = photographs.source
     measured |= starts | gains
     # Where a result says nothing of threads it has those of the product: one a core.
@@ -502,11 +495,11 @@ def run(config: ExtractConfig) -> SuiteOutput:
     return tuple(replace(one, setup=common | one.setup) for one in results), measured
 
 
-def _cut_crops(photographs: PhotographPairs, count: int, cache: Path) -> NDArray[np.uint8]:
+def _cut_crops(photographs: PhotographPairs, count: int) -> NDArray[np.uint8]:
     """uint8[count, side, side, 3]: aligned faces; fewer photographs are taken several times."""
     options = SessionOptions(provider="cpu")
     files = [path.read_bytes() for path in photographs.photographs[:count]]
-    with open_extractor(cache, session=options) as extractor:
+    with open_extractor(session=options) as extractor:
         found = extractor.extract(files)
     crops = [one.crop for one in found if isinstance(one, Extraction) and one.crop is not None]
     if not crops:

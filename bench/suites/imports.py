@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -67,7 +66,7 @@ def run(config: ImportConfig) -> SuiteOutput:
     faces = LabelledFolder.open(find_faces(config.faces))
     with open_folder(config.folder) as folder:
         photographs = write_base(folder / "base.csv", faces, config.people)
-        alone = _extract_alone(photographs, folder / "cache")
+        alone = _extract_alone(photographs)
         options = ("--images", str(faces.root))
         make_home(folder / "photographs")
         imported = _import(folder / "photographs", folder / "base.csv", options)
@@ -122,10 +121,10 @@ def _pair_up(faces: LabelledFolder, people: int | None) -> Iterator[tuple[int, S
             yield person, mine[start : start + 2]
 
 
-def _extract_alone(photographs: Sequence[Path], cache: Path) -> float:
+def _extract_alone(photographs: Sequence[Path]) -> float:
     """Photographs a second of the extractor, given all at once: what an import cannot exceed."""
     files = [path.read_bytes() for path in photographs]
-    with open_extractor(cache, session=SessionOptions()) as extractor:
+    with open_extractor(session=SessionOptions()) as extractor:
         extractor.extract(files[:WARM_UP])
         return len(files) / clock(lambda: extractor.extract(files))[1]
 
@@ -149,7 +148,7 @@ def _import_vectors(folder: Path, config: ImportConfig) -> _Imported:
     parquet.write_table(table, path)
     home = folder / "vectors"
     make_home(home)
-    with Deployment(home, Settings(), folder / "cache") as deployment:
+    with Deployment(home, Settings()) as deployment:
         digest = deployment.store.model_digest
     options = ("--model-digest", digest, "--set", "opened_at=2020-01-31")
     return _import(home, path, options)
@@ -158,10 +157,7 @@ def _import_vectors(folder: Path, config: ImportConfig) -> _Imported:
 def _import(home: Path, base: Path, options: Sequence[str]) -> _Imported:
     command = [sys.executable, "-P", "-m", "serving.cli.main", "import", str(base)]
     command += ["--home", str(home), "--json", *options]
-    environment = os.environ | {"SOSIE_CACHE": str(home.parent / "cache")}
-    done, seconds = clock(
-        lambda: subprocess.run(command, env=environment, capture_output=True, check=False)
-    )
+    done, seconds = clock(lambda: subprocess.run(command, capture_output=True, check=False))
     # 1: some photographs show no face, or another person's.
     if done.returncode not in (0, 1):
         raise RequestError(f"`sosie import` ended with status {done.returncode}: run it by hand")

@@ -306,7 +306,7 @@ class _Steps:
 
     def open(self) -> Deployment:
         settings = make_settings(BATCH, self.config.visitors)
-        return Deployment(self.home, settings, self.home / "cache")
+        return Deployment(self.home, settings)
 
     def prepare(self, population: Population) -> tuple[DecisionLog, list[EnrollmentRequest]]:
         """Enrolls all holders; the right answer to each visitor is known before the first one."""

@@ -187,7 +187,7 @@ def make_home(home: Path, settings: Settings | None = None) -> None:
     """Makes a deployment without references, with the carrier and the outlet of all visitors."""
     settings = settings or Settings()
     create_home(home, settings)
-    with Deployment(home, settings, home / "cache") as deployment:
+    with Deployment(home, settings) as deployment:
         add_outlet(deployment.store)
 
 

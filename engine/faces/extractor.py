@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -204,7 +203,6 @@ def _are_unit(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def open_extractor(
-    cache_folder: Path,
     *,
     config: ExtractorConfig | None = None,
     session: SessionOptions | None = None,
@@ -214,37 +212,32 @@ def open_extractor(
 ) -> Extractor:
     """An Extractor with the built-in models, or with those of the given cards.
 
-    Rewritten graphs are cached in `cache_folder`. Raises a ModelError where a model, its card or
-    the runtime is unusable.
+    Raises a ModelError where a model, its card or the runtime is unusable.
     """
     options = session or SessionOptions()
     return Extractor(
-        open_detector(cache_folder, session=options, card=detector),
-        open_embedder(cache_folder, session=options, card=embedder, flip=flip),
+        open_detector(session=options, card=detector),
+        open_embedder(session=options, card=embedder, flip=flip),
         config,
     )
 
 
 def open_detector(
-    cache_folder: Path, *, session: SessionOptions | None = None, card: ModelCard | None = None
+    *, session: SessionOptions | None = None, card: ModelCard | None = None
 ) -> FaceDetector:
     """The detector of `open_extractor` on its own."""
     # The CPU provider is as quick as OpenVINO on YuNet, and compiles nothing for a new size; an
     # accelerator would wait for single pictures.
     options = replace(session or SessionOptions(), provider="cpu", precision="float32")
-    return FaceDetector(open_session(card or builtin_card("yunet"), options, cache_folder))
+    return FaceDetector(open_session(card or builtin_card("yunet"), options))
 
 
 def open_embedder(
-    cache_folder: Path,
-    *,
-    session: SessionOptions | None = None,
-    card: ModelCard | None = None,
-    flip: bool = False,
+    *, session: SessionOptions | None = None, card: ModelCard | None = None, flip: bool = False
 ) -> Embedder:
     """The embedder of `open_extractor` on its own."""
     chosen = card or builtin_card("sface")
-    return Embedder(open_session(chosen, session or SessionOptions(), cache_folder), chosen, flip)
+    return Embedder(open_session(chosen, session or SessionOptions()), chosen, flip)
 
 
 def digest_embedding(card: ModelCard, flip: bool) -> str:

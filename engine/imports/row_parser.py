@@ -15,13 +15,15 @@ from engine.imports.faults import Code, Field, RowFault
 from engine.imports.sources import RawRow
 from engine.matching.bulk_enrollment import OpenedLine
 from engine.matching.documents import (
+    DEFAULT_TIME_ZONE,
     DOCUMENT_TYPES,
     MAX_NAME_LENGTH,
     MAX_NUMBER_LENGTH,
     CheckedDocument,
     Document,
     FormAuthority,
-    check_documents,
+    check_by_date,
+    find_date,
     normalise_name,
 )
 from engine.matching.requests import MAX_CONSENT_LENGTH, normalise_msisdn
@@ -43,7 +45,8 @@ _LIMITS = {
 class ReadingTerms:
     """How values are read.
 
-    `defaults` replace empty cells, `zone` applies to times without one, and `country` (ISO 3166,
+    `defaults` replace empty cells, `zone` applies to times without one, `time_zone` to
+    documents of rows whose outlet has none, and `country` (ISO 3166,
     two letters) to telephone numbers without one.
     """
 
@@ -51,6 +54,7 @@ class ReadingTerms:
     now: datetime
     defaults: Mapping[Field, str] = field(default_factory=dict)
     zone: tzinfo = UTC
+    time_zone: str = DEFAULT_TIME_ZONE
     country: str | None = None
 
 
@@ -89,11 +93,23 @@ class RowReader:
             for raw, one in zip(raws, cells, strict=True)
         ]
         given = [document for document in documents if document is not None]
-        checked = iter(check_documents(given, FormAuthority(), self._terms.now.date()))
+        dates = [
+            self._find_date(raw)
+            for raw, document in zip(raws, documents, strict=True)
+            if document is not None
+        ]
+        checked = iter(check_by_date(given, FormAuthority(), dates))
         return [
             self._read_one(raw, one, document, None if document is None else next(checked))
             for raw, one, document in zip(raws, cells, documents, strict=True)
         ]
+
+    def _find_date(self, raw: RawRow) -> date:
+        """The date at the row's outlet, or that of the deployment's time zone."""
+        given, usual = raw.texts.get(Field.OUTLET, ""), self._terms.defaults.get(Field.OUTLET, "")
+        outlet = self._terms.outlets.get(given.strip() or usual)
+        zone = (outlet.time_zone if outlet else None) or self._terms.time_zone
+        return find_date(self._terms.now, zone)
 
     def _read_one(
         self, raw: RawRow, cells: _Cells, document: Document | None, checked: CheckedDocument | None

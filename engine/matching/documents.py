@@ -7,8 +7,9 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, datetime
 from typing import Protocol
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from engine.errors import RequestError
 from engine.reasons import Reason
@@ -157,6 +158,36 @@ def check_documents(
         merged = tuple(dict.fromkeys((*checked[place].findings, *findings)))
         checked[place] = replace(checked[place], findings=merged)
     return checked
+
+
+def check_by_date(
+    documents: Sequence[Document], authority: DocumentAuthority, dates: Sequence[date]
+) -> list[CheckedDocument]:
+    """`check_documents`, each on a date of its own: elsewhere it may be tomorrow already."""
+    checked: dict[int, CheckedDocument] = {}
+    for on in sorted(set(dates)):
+        places = [place for place, one in enumerate(dates) if one == on]
+        found = check_documents([documents[place] for place in places], authority, on)
+        checked |= zip(places, found, strict=True)
+    return [checked[place] for place in range(len(documents))]
+
+
+DEFAULT_TIME_ZONE = "UTC"
+
+
+def find_date(moment: datetime, time_zone: str) -> date:
+    """The date in a time zone at a moment; `RequestError` where it is no IANA name."""
+    return moment.astimezone(find_time_zone(time_zone)).date()
+
+
+def find_time_zone(name: str) -> ZoneInfo:
+    """The time zone of an IANA name; `RequestError` where there is none."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise RequestError(
+            "there is no such time zone: give its IANA name, as Asia/Shanghai"
+        ) from None
 
 
 def normalise_name(name: str) -> str:

@@ -150,7 +150,11 @@ def block_document(registrar: Runner, registry: Reader, document: Document, acto
 
 
 def watch_face(registrar: Runner, vector: NDArray[np.float32], reason: str, actor: str) -> int:
-    """Puts a rotated face float32[d] on the watch-list; returns the entry's id."""
+    """Puts a rotated face float32[d] on the watch-list; returns the entry's id.
+
+    `VectorInvalid` where it is not of unit length.
+    """
+    vector = check_vectors(vector[None], registrar.gallery.dim)[0]
 
     def perform(writer: Writer, now: datetime) -> int:
         entry = WatchEntry(

@@ -15,7 +15,7 @@ from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import SosieError, TooManyFailures
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import Comparisons, WatchList, score_best
-from engine.matching.documents import DocumentAuthority
+from engine.matching.documents import DEFAULT_TIME_ZONE, DocumentAuthority
 from engine.matching.limits import (
     NO_LIMITS,
     Levels,
@@ -157,6 +157,8 @@ def gather_evidence(
     return Evidence(
         thresholds=thresholds,
         document_findings=_document_findings(attempt, held),
+        judged_on=None if attempt.judged_on is None else attempt.judged_on.isoformat(),
+        time_zone=attempt.time_zone,
         name_differs=held is not None and held.name_lookup not in (None, attempt.name_lookup),
         live_problems=_problems(attempt.request.live.problems, attempt.request.live.vector is None),
         portrait_problems=_problems(
@@ -603,6 +605,7 @@ class Judge:
     false_candidates: FalseCandidates
     crops: CropPolicy = NO_CROPS
     limits: Limits = NO_LIMITS
+    time_zone: str = DEFAULT_TIME_ZONE
 
     def judge(
         self,
@@ -613,8 +616,8 @@ class Judge:
         now: datetime,
     ) -> JudgedBatch:
         """`sequence` is the gallery's now; changes that add references carry the next one."""
-        intake = Intake(self.store, self.vault, self.authority)
-        sorted_out = intake.sort(requests, now.date())
+        intake = Intake(self.store, self.vault, self.authority, self.time_zone)
+        sorted_out = intake.sort(requests, now)
         attempts = [item for item in sorted_out if isinstance(item, Attempt)]
         if not attempts:
             return JudgedBatch([it for it in sorted_out if not isinstance(it, Attempt)], None)

@@ -28,6 +28,7 @@ from engine.registry.records import (
     utc_now,
 )
 from engine.registry.writer import Writer
+from indexes.base import check_vectors
 
 LINE_UNKNOWN = "no line in use has this number or id: check each digit"
 """The same for a line unknown and for one that the caller may not see."""
@@ -129,6 +130,7 @@ def dispute_line(
     the case that is open, audited too. `guard` bounds refusals.
     """
 
+    probe = check_vectors(probe[None], registrar.gallery.dim)[0]
     target = normalise_line(line_text)
     today = utc_now().date()
     name = name_holder(look_up(registry, document, today))

@@ -44,11 +44,14 @@ class Evidence:
 
     `candidates` are references under other documents with a score at or above
     `thresholds.review`, best first; `searched` is how many references were compared, `None`
-    when the duplicate search did not run.
+    when the duplicate search did not run. The document was checked on the date `judged_on`, in
+    the outlet's `time_zone`; decisions from before there were time zones have neither.
     """
 
     thresholds: Thresholds
     document_findings: tuple[Reason, ...] = ()
+    judged_on: str | None = None
+    time_zone: str | None = None
     name_differs: bool = False
     live_problems: tuple[Reason, ...] = ()
     portrait_problems: tuple[Reason, ...] = ()

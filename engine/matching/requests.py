@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from io import BytesIO
@@ -15,12 +15,21 @@ import numpy as np
 import phonenumbers
 from numpy.typing import NDArray
 
-from engine.errors import IdempotencyMismatch, ImageError, OutletRefused, RequestError, SosieError
+from engine.errors import (
+    IdempotencyMismatch,
+    ImageError,
+    OutletRefused,
+    RequestError,
+    SosieError,
+    VectorUnusable,
+)
 from engine.matching.documents import (
+    DEFAULT_TIME_ZONE,
     CheckedDocument,
     Document,
     DocumentAuthority,
-    check_documents,
+    check_by_date,
+    find_date,
     require_checkable,
 )
 from engine.matching.limits import Caller
@@ -29,6 +38,8 @@ from engine.registry.reader import Reader
 from engine.registry.records import NewCrop, Outlet, new_id
 from engine.registry.vault import Vault
 from engine.texts import LINES, MARKS, require_visible
+from indexes.base import check_vectors
+from indexes.errors import VectorInvalid
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extracted, Extractor
@@ -127,14 +138,25 @@ def require_judgeable(request: EnrollmentRequest) -> None:
     require_visible("number", request.msisdn)
     require_visible("consent reference", request.consent_ref or "")
     for what, sample in (("live", request.live), ("portrait", request.portrait)):
-        if sample.vector is not None and not np.isfinite(sample.vector).all():
-            raise RequestError(f"the {what} vector is not finite: extract it again")
+        if sample.vector is not None:
+            require_unit(sample.vector, what)
     if request.consent_ref is not None and len(request.consent_ref) > MAX_CONSENT_LENGTH:
         raise RequestError(f"the consent reference is longer than {MAX_CONSENT_LENGTH} characters")
     if request.captured_at is not None and request.captured_at.tzinfo is None:
         raise RequestError("the capture time has no time zone: write it as 2026-01-31T12:00:00Z")
     require_checkable(request.document)
     normalise_msisdn(request.msisdn)
+
+
+def require_unit(vector: NDArray[np.float32], what: str) -> None:
+    """`VectorUnusable` unless float32[d] is finite and of unit length: a longer one has a higher
+    score with everybody."""
+    try:
+        check_vectors(vector[None], len(vector))
+    except VectorInvalid:
+        raise VectorUnusable(
+            f"the {what} vector is not of unit length: report this photograph"
+        ) from None
 
 
 def digest_payload(request: EnrollmentRequest, checked_number: str) -> bytes:
@@ -325,7 +347,8 @@ def _measure_difference(first: NDArray[np.float32], second: NDArray[np.float32])
 class Attempt:
     """A request that will be judged, with the keyed look-ups under which the registry knows it.
 
-    `document_lookup` and `name_lookup` are `None` for a document that is not well-formed.
+    `document_lookup` and `name_lookup` are `None` for a document that is not well-formed; it was
+    checked on the date `judged_on` in `time_zone`.
     """
 
     request: EnrollmentRequest
@@ -338,20 +361,30 @@ class Attempt:
     document_lookup: bytes | None
     name_lookup: bytes | None
     is_same_photograph: bool
+    judged_on: date | None = None
+    time_zone: str | None = None
 
 
 class Intake:
     """Sorts a batch into stored answers, refusals and attempts to be judged; writes nothing."""
 
-    def __init__(self, store: Reader, vault: Vault, authority: DocumentAuthority) -> None:
+    def __init__(
+        self,
+        store: Reader,
+        vault: Vault,
+        authority: DocumentAuthority,
+        time_zone: str = DEFAULT_TIME_ZONE,
+    ) -> None:
+        """`time_zone` is that of outlets which have none, and whose carriers have none."""
         self._store = store
         self._vault = vault
         self._authority = authority
+        self._time_zone = time_zone
 
     def sort(
-        self, requests: Sequence[EnrollmentRequest], on: date
+        self, requests: Sequence[EnrollmentRequest], now: datetime
     ) -> list[Attempt | Answer | SosieError]:
-        """One outcome for each request, in order."""
+        """One outcome for each request, in order; a document is judged on its outlet's date."""
         refused: dict[int, SosieError] = {}
         for place, request in enumerate(requests):
             try:
@@ -359,22 +392,25 @@ class Intake:
             except SosieError as error:
                 refused[place] = error
         sound = [item for place, item in enumerate(requests) if place not in refused]
-        rest = iter(self._sort_sound(sound, on))
+        rest = iter(self._sort_sound(sound, now))
         return [
             refused[place] if place in refused else next(rest) for place in range(len(requests))
         ]
 
     def _sort_sound(
-        self, requests: Sequence[EnrollmentRequest], on: date
+        self, requests: Sequence[EnrollmentRequest], now: datetime
     ) -> list[Attempt | Answer | SosieError]:
         if not requests:
             return []
-        documents = check_documents([item.document for item in requests], self._authority, on)
+        outlets = self._store.outlets(sorted({item.outlet for item in requests}))
+        zones = [self._find_time_zone(outlets.get(item.outlet)) for item in requests]
+        dates = [find_date(now, zone) for zone in zones]
+        documents = check_by_date([item.document for item in requests], self._authority, dates)
         scopes = [idempotency_scope(self._vault, it.carrier, it.idempotency_key) for it in requests]
         answers = self._store.answers(scopes)
-        outlets = self._store.outlets(sorted({item.outlet for item in requests}))
         outcomes: list[Attempt | Answer | SosieError] = []
-        for request, document, scope in zip(requests, documents, scopes, strict=True):
+        judged = zip(requests, documents, scopes, zones, dates, strict=True)
+        for request, document, scope, zone, on in judged:
             payload = digest_payload(request, document.number)
             payload_digest = self._vault.look_up("payload", payload.hex())
             stored = answers.get(scope)
@@ -396,8 +432,12 @@ class Intake:
                 )
                 outcomes.append(OutletRefused(refusal))
             else:
-                outcomes.append(self._attempt(request, outlet, document, scope, payload_digest))
+                attempt = self._attempt(request, outlet, document, scope, payload_digest)
+                outcomes.append(replace(attempt, judged_on=on, time_zone=zone))
         return outcomes
+
+    def _find_time_zone(self, outlet: Outlet | None) -> str:
+        return (outlet.time_zone if outlet else None) or self._time_zone
 
     def _attempt(
         self,

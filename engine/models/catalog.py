@@ -199,19 +199,29 @@ def load_card(path: Path) -> ModelCard:
 
 def locate(card: ModelCard) -> Path:
     """The model's file, its SHA-256 verified; raises ModelMissing or ModelDamaged."""
+    read_model(card)
+    return _find(card)
+
+
+def read_model(card: ModelCard) -> bytes:
+    """The model's file as it was verified: nobody can replace it between check and use.
+
+    Raises ModelMissing or ModelDamaged.
+    """
     path = _find(card)
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        content = path.read_bytes()
     except OSError as error:
         raise ModelMissing(
             f"model {card.name}: no file {path}; install or copy it there"
         ) from error
+    digest = hashlib.sha256(content).hexdigest()
     if digest != card.sha256:
         raise ModelDamaged(
             f"model {card.name}: {path} has SHA-256 {digest[:12]}…, its card says "
             f"{card.sha256[:12]}…; fetch the file again"
         )
-    return path
+    return content
 
 
 def _find(card: ModelCard) -> Path:

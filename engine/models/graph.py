@@ -1,12 +1,13 @@
 """ONNX graph rewritings: the same function, in a form that ONNX Runtime computes faster.
 
-Every rewriting takes a model and returns a new one; the same input gives the same bytes.
+The same input gives the same bytes. A graph is rewritten whenever its model is opened: one kept in
+a file would be a model whose digest nobody checks.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,15 @@ from onnx import TensorProto, helper, numpy_helper
 from engine.errors import ModelDamaged
 from engine.models.catalog import Step
 
+_Array = NDArray[Any]
+Values = dict[str, _Array]
+"""Constants of a graph by name."""
+
 _AXIS = "scan_axis"
 _ROW, _ROW_AS_BATCH, _ROW_FEATURES = "scan_row", "scan_row_batch", "scan_row_features"
 
 
-def scan_batch(model: onnx.ModelProto) -> onnx.ModelProto:
+def scan_batch(graph: onnx.GraphProto, values: Values) -> None:
     """Put all that comes before the last dense layer into a Scan over the batch, for CPUs.
 
     A batch of feature maps does not fit the caches of a core, one face's nearly does; the weights
@@ -29,18 +34,17 @@ def scan_batch(model: onnx.ModelProto) -> onnx.ModelProto:
     SFace, one thread and batches of 8, this took 9.5 ms a face to 8.3.
 
     A graph whose batch is not free, or that does not end in one dense layer on one input's
-    features, comes back as it is.
+    features, stays as it is.
     """
-    graph = model.graph
-    head = _find_head(graph)
+    head = _find_head(graph, values)
     if head is None or len(graph.input) != 1 or not _has_free_batch(graph.input[0]):
-        return model
+        return
     features, width = head
     trunk, rest = _split(graph.node, features)
     inside = {name for node in trunk for name in node.output} - {features}
-    leaking = {name for node in rest for name in node.input} | {one.name for one in graph.output}
+    leaking = _read_by(rest) | {one.name for one in graph.output}
     if not trunk or inside & leaking or graph.input[0].name in leaking:
-        return model
+        return
     image = graph.input[0].name
     body = helper.make_graph(
         [
@@ -51,22 +55,18 @@ def scan_batch(model: onnx.ModelProto) -> onnx.ModelProto:
         "one_face",
         [helper.make_tensor_value_info(_ROW, TensorProto.FLOAT, _row_shape(graph.input[0]))],
         [helper.make_tensor_value_info(_ROW_FEATURES, TensorProto.FLOAT, [width])],
-        [*_read_by(graph, trunk), numpy_helper.from_array(np.zeros(1, np.int64), _AXIS)],
     )
-    scan = helper.make_node("Scan", [image], [features], num_scan_inputs=1, body=body)
-    scanned = onnx.ModelProto()
-    scanned.CopyFrom(model)
-    scanned.graph.CopyFrom(
-        helper.make_graph(
-            [scan, *rest], graph.name, graph.input, graph.output, _read_by(graph, rest)
-        )
-    )
-    return scanned
+    scan = helper.make_node("Scan", [image], [features], body=body, num_scan_inputs=1)
+    _set_nodes(graph, [scan, *rest], values)
+    # Into the node where it stands: a graph is copied with all its weights.
+    (inner,) = (one.g for one in graph.node[0].attribute if one.name == "body")
+    _write_values(inner, {**values, _AXIS: np.zeros(1, np.int64)}, _read_by(trunk) | {_AXIS})
+    del graph.value_info[:]
 
 
-def _find_head(graph: onnx.GraphProto) -> tuple[str, int] | None:
+def _find_head(graph: onnx.GraphProto, values: Values) -> tuple[str, int] | None:
     """What the last dense layer reads, and how many numbers that is for each face."""
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    shapes = {name: value.shape for name, value in values.items()}
     for node in reversed(graph.node):
         if node.op_type == "MatMul" and node.input[1] in shapes:
             return node.input[0], shapes[node.input[1]][0]
@@ -112,12 +112,8 @@ def _renamed(nodes: Iterable[onnx.NodeProto], names: dict[str, str]) -> list[onn
     return renamed
 
 
-def _read_by(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> list[onnx.TensorProto]:
-    names = {name for node in nodes for name in node.input}
-    return [tensor for tensor in graph.initializer if tensor.name in names]
-
-
-_Array = NDArray[Any]
+def _read_by(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    return {name for node in nodes for name in node.input}
 
 
 def rewrite(model_bytes: bytes, steps: Sequence[Step]) -> bytes:
@@ -126,6 +122,23 @@ def rewrite(model_bytes: bytes, steps: Sequence[Step]) -> bytes:
         model = onnx.load_from_string(model_bytes)
     except Exception as error:  # protobuf's DecodeError has no common base with ours
         raise ModelDamaged("the model file is not an ONNX graph; fetch it again") from error
+    _apply(model, steps)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def apply(model: onnx.ModelProto, steps: Sequence[Step]) -> onnx.ModelProto:
+    """A new model: the given one after the steps, in their order."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    _apply(copy, steps)
+    return copy
+
+
+def _apply(model: onnx.ModelProto, steps: Sequence[Step]) -> None:
+    """Rewrites the model in place. Weights stay arrays from the first step to the last: turning
+    them into tensors and back after each would take longer than all the arithmetic."""
+    graph = model.graph
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     passes = {
         Step.FOLD_WEIGHTS: fold_weights,
         Step.FREE_BATCH: free_batch,
@@ -136,19 +149,28 @@ def rewrite(model_bytes: bytes, steps: Sequence[Step]) -> bytes:
         Step.SCAN_BATCH: scan_batch,
     }
     for step in steps:
-        model = passes[step](model)
-    return bytes(model.SerializeToString(deterministic=True))
+        passes[step](graph, values)
+    del graph.initializer[:]
+    _write_values(graph, values, _read_by(graph.node) | {one.name for one in graph.output})
 
 
-def fold_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+def _write_values(graph: onnx.GraphProto, values: Values, names: Collection[str]) -> None:
+    """Makes initializers of these values."""
+    for name, value in values.items():
+        if name in names:
+            tensor = graph.initializer.add()
+            tensor.name, tensor.data_type = name, helper.np_dtype_to_tensor_dtype(value.dtype)
+            tensor.dims.extend(value.shape)
+            tensor.raw_data = np.ascontiguousarray(value).tobytes()
+
+
+def fold_weights(graph: onnx.GraphProto, values: Values) -> None:
     """Compute DequantizeLinear and Reshape of initializers; drop inputs that are initializers.
 
     Block-wise int8 weights become the float32 weights that the graph would compute from them.
     """
-    model = _copy(model)
-    values = _initializers(model)
     nodes = []
-    for node in model.graph.node:
+    for node in graph.node:
         constant = all(name in values for name in node.input)
         if constant and node.op_type == "DequantizeLinear":
             values[node.output[0]] = _dequantize(node, values)
@@ -157,39 +179,33 @@ def fold_weights(model: onnx.ModelProto) -> onnx.ModelProto:
             values[node.output[0]] = values[node.input[0]].reshape(shape)
         else:
             nodes.append(node)
-    return _with_nodes(model, nodes, values)
+    _set_nodes(graph, nodes, values)
 
 
-def free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
+def free_batch(graph: onnx.GraphProto, _: Values) -> None:
     """Let the first dimension of every input and output be any number."""
-    model = _copy(model)
-    for value in [*model.graph.input, *model.graph.output]:
+    for value in [*graph.input, *graph.output]:
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    del model.graph.value_info[:]
-    return model
+    del graph.value_info[:]
 
 
-def free_size(model: onnx.ModelProto) -> onnx.ModelProto:
+def free_size(graph: onnx.GraphProto, _: Values) -> None:
     """Let height and width of the NCHW input be any number, and so the outputs' lengths."""
-    model = _copy(model)
-    for value in model.graph.input:
+    for value in graph.input:
         value.type.tensor_type.shape.dim[2].dim_param = "height"
         value.type.tensor_type.shape.dim[3].dim_param = "width"
-    for value in model.graph.output:
+    for value in graph.output:
         value.type.tensor_type.shape.dim[1].dim_param = f"length_{value.name}"
-    del model.graph.value_info[:]
-    return model
+    del graph.value_info[:]
 
 
-def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
+def fold_batch_norms(graph: onnx.GraphProto, values: Values) -> None:
     """Fold each BatchNormalization that alone follows a Conv into its weights and bias."""
-    model = _copy(model)
-    values = _initializers(model)
-    makers = {name: node for node in model.graph.node for name in node.output}
-    readers = _readers(model)
-    kept_outputs = {value.name for value in model.graph.output}
+    makers = {name: node for node in graph.node for name in node.output}
+    readers = _readers(graph)
+    kept_outputs = {value.name for value in graph.output}
     nodes = []
-    for node in model.graph.node:
+    for node in graph.node:
         conv = makers.get(node.input[0]) if node.op_type == "BatchNormalization" else None
         if (
             conv is None
@@ -201,22 +217,20 @@ def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
             nodes.append(node)
             continue
         _absorb_batch_norm(conv, node, values)
-    return _with_nodes(model, nodes, values)
+    _set_nodes(graph, nodes, values)
 
 
-def expand_prelu(model: onnx.ModelProto) -> onnx.ModelProto:
+def expand_prelu(graph: onnx.GraphProto, values: Values) -> None:
     """Write PRelu with slope a as operators that the CPU provider vectorises and fuses.
 
     PRelu(x) = a·x + (1 - a)·relu(x). Where one Conv alone reads it, (1 - a) moves into that
     Conv's input channels and relu(x) + (a / (1 - a))·x is left. Slopes may be negative or
     above 1, so max(x, a·x) would be wrong.
     """
-    model = _copy(model)
-    values = _initializers(model)
-    readers = _readers(model)
-    kept_outputs = {value.name for value in model.graph.output}
+    readers = _readers(graph)
+    kept_outputs = {value.name for value in graph.output}
     nodes = []
-    for node in model.graph.node:
+    for node in graph.node:
         if node.op_type != "PRelu" or node.input[1] not in values:
             nodes.append(node)
             continue
@@ -226,27 +240,25 @@ def expand_prelu(model: onnx.ModelProto) -> onnx.ModelProto:
             nodes += _prelu_before_conv(node, following[0], slope, values)
         else:
             nodes += _prelu_alone(node, slope, values)
-    return _with_nodes(model, nodes, values)
+    _set_nodes(graph, nodes, values)
 
 
-def convert_to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
+def convert_to_float16(graph: onnx.GraphProto, values: Values) -> None:
     """Weights and arithmetic in float16; inputs and outputs stay float32.
 
     Resize keeps its float32 sizes, as the standard demands.
     """
-    model = _copy(model)
-    values = _initializers(model)
-    wide = {name for n in model.graph.node if n.op_type == "Resize" for name in n.input[1:]}
+    wide = {name for n in graph.node if n.op_type == "Resize" for name in n.input[1:]}
     for name, value in values.items():
         if value.dtype == np.float32 and name not in wide:
             values[name] = value.astype(np.float16)
-    inputs = {value.name: f"{value.name}_float16" for value in model.graph.input}
-    outputs = {value.name: f"{value.name}_float16" for value in model.graph.output}
+    inputs = {value.name: f"{value.name}_float16" for value in graph.input}
+    outputs = {value.name: f"{value.name}_float16" for value in graph.output}
     nodes = [
         helper.make_node("Cast", [name], [half], to=onnx.TensorProto.FLOAT16)
         for name, half in inputs.items()
     ]
-    for node in model.graph.node:
+    for node in graph.node:
         _halve_constant(node)
         node.input[:] = [inputs.get(name, outputs.get(name, name)) for name in node.input]
         node.output[:] = [outputs.get(name, name) for name in node.output]
@@ -255,23 +267,13 @@ def convert_to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
         helper.make_node("Cast", [half], [name], to=onnx.TensorProto.FLOAT)
         for name, half in outputs.items()
     ]
-    del model.graph.value_info[:]
-    return _with_nodes(model, nodes, values)
+    del graph.value_info[:]
+    _set_nodes(graph, nodes, values)
 
 
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
-
-
-def _initializers(model: onnx.ModelProto) -> dict[str, _Array]:
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-
-
-def _readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
     readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-    for node in model.graph.node:
+    for node in graph.node:
         for name in node.input:
             readers[name].append(node)
     return readers
@@ -285,27 +287,17 @@ def _attribute(node: onnx.NodeProto, name: str, default: float) -> float:
     return default
 
 
-def _with_nodes(
-    model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], values: dict[str, _Array]
-) -> onnx.ModelProto:
-    """Put nodes and initializers in, and drop whatever no node reads."""
-    graph = model.graph
+def _set_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], values: Values) -> None:
+    """Puts the nodes in, and drops inputs that are constants or that no node reads."""
     nodes = list(nodes)
-    read = {name for node in nodes for name in node.input}
-    read |= {value.name for value in graph.output}
+    read = _read_by(nodes) | {value.name for value in graph.output}
     inputs = [value for value in graph.input if value.name in read and value.name not in values]
-    del graph.node[:], graph.initializer[:], graph.input[:]
+    del graph.node[:], graph.input[:]
     graph.node.extend(nodes)
     graph.input.extend(inputs)
-    graph.initializer.extend(
-        numpy_helper.from_array(np.ascontiguousarray(value), name)
-        for name, value in values.items()
-        if name in read
-    )
-    return model
 
 
-def _dequantize(node: onnx.NodeProto, values: dict[str, _Array]) -> NDArray[np.float32]:
+def _dequantize(node: onnx.NodeProto, values: Values) -> NDArray[np.float32]:
     """ONNX DequantizeLinear: (x - zero) * scale, per tensor, per axis or per block of an axis."""
     quantized, scale = values[node.input[0]], values[node.input[1]]
     has_zero = len(node.input) > 2 and node.input[2] != ""
@@ -327,9 +319,7 @@ def _dequantize(node: onnx.NodeProto, values: dict[str, _Array]) -> NDArray[np.f
     return weights
 
 
-def _absorb_batch_norm(
-    conv: onnx.NodeProto, norm: onnx.NodeProto, values: dict[str, _Array]
-) -> None:
+def _absorb_batch_norm(conv: onnx.NodeProto, norm: onnx.NodeProto, values: Values) -> None:
     gain, offset, mean, variance = (values[name].astype(np.float64) for name in norm.input[1:5])
     factor = gain / np.sqrt(variance + _attribute(norm, "epsilon", 1e-5))
     weights = values[conv.input[1]].astype(np.float64)
@@ -344,7 +334,7 @@ def _absorb_batch_norm(
 
 
 def _can_absorb_scale(
-    following: Sequence[onnx.NodeProto], slope: NDArray[np.float64], values: dict[str, _Array]
+    following: Sequence[onnx.NodeProto], slope: NDArray[np.float64], values: Values
 ) -> bool:
     """One Conv reads it, dense or depth-wise; near slope 1, a / (1 - a) would explode."""
     if len(following) != 1 or following[0].op_type != "Conv":
@@ -360,10 +350,7 @@ def _can_absorb_scale(
 
 
 def _prelu_before_conv(
-    prelu: onnx.NodeProto,
-    conv: onnx.NodeProto,
-    slope: NDArray[np.float64],
-    values: dict[str, _Array],
+    prelu: onnx.NodeProto, conv: onnx.NodeProto, slope: NDArray[np.float64], values: Values
 ) -> list[onnx.NodeProto]:
     source, result = prelu.input[0], prelu.output[0]
     weights = values[conv.input[1]]
@@ -382,7 +369,7 @@ def _prelu_before_conv(
 
 
 def _prelu_alone(
-    prelu: onnx.NodeProto, slope: NDArray[np.float64], values: dict[str, _Array]
+    prelu: onnx.NodeProto, slope: NDArray[np.float64], values: Values
 ) -> list[onnx.NodeProto]:
     source, result = prelu.input[0], prelu.output[0]
     values[f"{result}_slope"] = slope.astype(np.float32)

@@ -1,20 +1,17 @@
-"""Sessions of ONNX Runtime, and the cache of the graphs that they run."""
+"""Sessions of ONNX Runtime, which run the graphs of model cards."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.atomic_files import replacing
 from engine.errors import ModelCardInvalid, ModelDamaged, ModelError, RuntimeMissing, advise_extra
-from engine.models.catalog import ModelCard, Step, locate
+from engine.models.catalog import ModelCard, Step, read_model
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -42,14 +39,17 @@ class SessionOptions:
     precision: str = "float32"
 
 
-def open_session(card: ModelCard, options: SessionOptions, cache_folder: Path) -> Session:
-    """Load a card's model; its rewritten graph is cached in `cache_folder`.
+def open_session(card: ModelCard, options: SessionOptions) -> Session:
+    """Load a card's model, whose file has the card's SHA-256, and rewrite its graph.
 
     Raises RuntimeMissing, ModelMissing, ModelDamaged, ModelCardInvalid or ModelError.
     """
     runtime = _import_runtime()
     provider = _choose_provider(runtime, options)
-    graph = load_rewritten(card, _choose_steps(card, provider, options), cache_folder)
+    # onnx takes a while to import: only when a model is opened.
+    from engine.models.graph import rewrite  # noqa: PLC0415
+
+    graph = rewrite(read_model(card), _choose_steps(card, provider, options))
     settings = runtime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
@@ -70,7 +70,7 @@ def open_session(card: ModelCard, options: SessionOptions, cache_folder: Path) -
         ) from error
     if session.get_providers()[0] != PROVIDERS[provider]:
         if options.provider == "auto":
-            return open_session(card, replace(options, provider="cpu"), cache_folder)
+            return open_session(card, replace(options, provider="cpu"))
         raise RuntimeMissing(
             f"ONNX Runtime has {provider} but could not start it; look at the driver, "
             "or choose provider cpu"
@@ -186,49 +186,3 @@ def _provider_options(provider: str, options: SessionOptions) -> dict[str, str]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-
-
-REWRITING_VERSION = 2
-"""Rises when a rewriting changes what it makes, so that graphs cached before are not read."""
-_DIGEST_BYTES = 32
-
-
-def load_rewritten(card: ModelCard, steps: Sequence[Step], folder: Path) -> bytes:
-    """The card's graph after the steps, serialised ONNX, cached in `folder`.
-
-    A cached file is the SHA-256 of the graph, then the graph: one cut short or altered is made
-    anew. Raises ModelMissing or ModelDamaged, and ModelError where the folder cannot be written.
-    """
-    path = locate(card)
-    made_from = "\n".join([card.sha256, str(REWRITING_VERSION), *steps])
-    cached = folder / f"{card.name}-{hashlib.sha256(made_from.encode()).hexdigest()[:32]}.graph"
-    graph = _read_cached(cached)
-    if graph is None:
-        # onnx takes a third of a second to import: only when there is something to rewrite.
-        from engine.models.graph import rewrite  # noqa: PLC0415
-
-        graph = rewrite(path.read_bytes(), steps)
-        _write_cached(cached, graph)
-    return graph
-
-
-def _read_cached(path: Path) -> bytes | None:
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    graph = content[_DIGEST_BYTES:]
-    is_whole = hashlib.sha256(graph).digest() == content[:_DIGEST_BYTES]
-    return graph if is_whole else None
-
-
-def _write_cached(path: Path, graph: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as beside:
-            beside.write_bytes(hashlib.sha256(graph).digest() + graph)
-    except OSError as error:
-        raise ModelError(
-            f"cannot keep the rewritten graph in {path.parent}: {error.strerror}; "
-            "choose another cache folder"
-        ) from error

@@ -148,6 +148,23 @@ def record_of(row: Row[Any]) -> AuditRecord:
     return AuditRecord(row.number, row.at, entry, row.hash)
 
 
+def newest_of(reader: AuditReader, actions: Sequence[str]) -> AuditRecord | None:
+    """The newest entry with one of these actions."""
+    head, _ = reader.audit_head()
+    wanted = select(_audit).where(_audit.c.action.in_(actions))
+    for window in _windows(wanted, None, head):
+        for row in reader.rows(window.order_by(_audit.c.number.desc()).limit(1)):
+            return record_of(row)
+    return None
+
+
+def read_moments(reader: AuditReader, after: int) -> Iterator[tuple[int, datetime]]:
+    """Number and moment of each entry after a number, in order."""
+    head, _ = reader.audit_head()
+    for window in _windows(select(_audit.c.number, _audit.c.at), after, head):
+        yield from ((row.number, row.at) for row in reader.rows(window.order_by(_audit.c.number)))
+
+
 WINDOW_ENTRIES = 20_000
 """So many numbers one query looks through: a longer read would keep SQLite's writer waiting."""
 

@@ -93,17 +93,16 @@ _REMOVALS = (
 _ENROLLMENT = select(tables.enrollments).where(tables.enrollments.c.id == bindparam("id"))
 _WATCHLIST = select(_watchlist).where(_watchlist.c.removed_at.is_(None)).order_by(_watchlist.c.id)
 _DEPLOYMENT = select(tables.deployment)
-_OUTLETS = (
-    select(tables.outlets, tables.carriers.c.line_limit)
-    .join(tables.carriers)
-    .where(tables.outlets.c.code.in_(KEYS))
-)
+_ANY_OUTLETS = select(
+    tables.outlets.c.code,
+    tables.outlets.c.carrier,
+    tables.outlets.c.is_open,
+    tables.carriers.c.line_limit,
+    func.coalesce(tables.outlets.c.time_zone, tables.carriers.c.time_zone).label("time_zone"),
+).join(tables.carriers)
+_OUTLETS = _ANY_OUTLETS.where(tables.outlets.c.code.in_(KEYS))
 _CARRIERS = select(tables.carriers).order_by(tables.carriers.c.code)
-_ALL_OUTLETS = (
-    select(tables.outlets, tables.carriers.c.line_limit)
-    .join(tables.carriers)
-    .order_by(tables.outlets.c.code)
-)
+_ALL_OUTLETS = _ANY_OUTLETS.order_by(tables.outlets.c.code)
 _API_KEYS = select(tables.api_keys).order_by(tables.api_keys.c.created_at, tables.api_keys.c.id)
 _API_KEY = select(tables.api_keys).where(tables.api_keys.c.id == bindparam("id"))
 _TALLIES = select(tables.tallies).where(tables.tallies.c.name.in_(KEYS))

@@ -80,21 +80,24 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Carrier:
-    """A tenant. `line_limit`: how many open lines one holder may have with it."""
+    """A tenant. `line_limit`: how many open lines one holder may have with it. `time_zone` (IANA):
+    that of its outlets without one; None for the deployment's."""
 
     code: str
     name: str
     line_limit: int = 5
+    time_zone: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outlet:
-    """An official point of sale, with its carrier's limit."""
+    """An official point of sale, with its carrier's limit, and its time zone or its carrier's."""
 
     code: str
     carrier: str
     is_open: bool
     line_limit: int
+    time_zone: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

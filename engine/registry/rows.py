@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection, Row, bindparam, delete, exists, func, insert, select, update
 
 from engine.cases.case import CaseNote, CaseOrigin, Outcome, Proposal
-from engine.errors import StorageFailed
+from engine.errors import RowRefused, StorageFailed
 from engine.registry import tables
 from engine.registry.database import KEYS, chunks
 from engine.registry.records import (
@@ -35,6 +36,8 @@ from engine.registry.records import (
 from engine.registry.tables import case_documents, case_notes, cases, crops, judged_pairs, sweeps
 from engine.registry.vault import WATCHED_TEMPLATE, Vault
 from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepState, SweepTerms
+from indexes.base import check_vectors
+from indexes.errors import VectorInvalid
 
 T = TypeVar("T")
 RowValues = Mapping[str, Any]
@@ -122,7 +125,9 @@ def reference_rows(
     if not references:
         return []
     ids = [int(reference.id) for reference in references]
-    sealed = vault.seal_templates(ids, np.stack([row.template for row in references]))
+    templates = np.stack([row.template for row in references])
+    _require_unit(templates, vault.dim)
+    sealed = vault.seal_templates(ids, templates)
     rotation_id = vault.rotation_id
     return [
         {
@@ -143,9 +148,18 @@ def line_row(vault: Vault, line: NewLine) -> RowValues:
     return columns_of(line, msisdn=sealed, status=LineStatus.ACTIVE.value)
 
 
+def _require_unit(templates: NDArray[np.float32], dim: int) -> None:
+    """Whichever way they came: one that is longer would be like everybody."""
+    try:
+        check_vectors(templates, dim)
+    except VectorInvalid as error:
+        raise RowRefused(f"nothing was kept: {error}") from None
+
+
 def watched_row(vault: Vault, entry: WatchEntry) -> RowValues:
     template = None
     if entry.template is not None:
+        _require_unit(entry.template[None], vault.dim)
         template = vault.seal_templates([entry.id], entry.template[None], WATCHED_TEMPLATE)[0]
     return columns_of(entry, template=template)
 

@@ -30,7 +30,7 @@ from engine.registry.records import ApiKey, AuditEntry, Carrier, utc_now
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer, recorded, take_lease
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0009")
 """Every revision this version knows, oldest first; the last is the one it works with."""
 
 ROOM_BYTES = 2**20
@@ -155,11 +155,29 @@ class Store(Reader):
         """Adds a tenant; one that is there already is refused."""
         self._add(tables.carriers, asdict(carrier), "carrier", actor)
 
-    def add_outlet(self, code: str, carrier: str, *, actor: str) -> None:
+    def add_outlet(
+        self, code: str, carrier: str, *, actor: str, time_zone: str | None = None
+    ) -> None:
         """Adds an open outlet of a known carrier; one that is there already is refused."""
-        self._add(
-            tables.outlets, {"code": code, "carrier": carrier, "is_open": True}, "outlet", actor
-        )
+        values = {"code": code, "carrier": carrier, "is_open": True, "time_zone": time_zone}
+        self._add(tables.outlets, values, "outlet", actor)
+
+    def set_carrier_time_zone(self, code: str, time_zone: str | None, *, actor: str) -> None:
+        """Sets the zone of the carrier's outlets that have none; None: the deployment's."""
+        self._set_time_zone(tables.carriers, "carrier", code, time_zone, actor)
+
+    def set_outlet_time_zone(self, code: str, time_zone: str | None, *, actor: str) -> None:
+        """Sets an outlet's zone; None: its carrier's."""
+        self._set_time_zone(tables.outlets, "outlet", code, time_zone, actor)
+
+    def _set_time_zone(
+        self, table: Table, what: str, code: str, time_zone: str | None, actor: str
+    ) -> None:
+        entry = AuditEntry(actor, f"{what}.time_zone_set", code, {"time_zone": time_zone})
+        statement = update(table).where(table.c.code == code).values(time_zone=time_zone)
+        with self._recorded(entry) as connection:
+            if connection.execute(statement).rowcount != 1:
+                raise NotFound(f"no {what} has the code {code}: check it")
 
     def close_outlet(self, code: str, *, actor: str) -> None:
         """Closes an outlet: nothing is enrolled there any more."""
@@ -169,6 +187,11 @@ class Store(Reader):
             result = connection.execute(statement.values(is_open=False, closed_at=now))
             if result.rowcount != 1:
                 raise NotFound(f"no outlet has the code {code}: check it")
+
+    def note(self, entry: AuditEntry) -> None:
+        """Adds an entry to the audit chain, beside a writer too."""
+        with self._recorded(entry):
+            pass
 
     def add_api_key(self, key: ApiKey, *, actor: str) -> None:
         """Adds a key of the service; `NotFound` where its carrier or its open outlet is not."""

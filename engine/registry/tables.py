@@ -185,6 +185,7 @@ carriers = Table(
     Column("name", String(200), nullable=False),
     Column("line_limit", Integer, nullable=False),
     Column("created_at", Moment, nullable=False),
+    Column("time_zone", String(64)),
     CheckConstraint("line_limit >= 0", name="line_limit"),
 )
 
@@ -196,6 +197,7 @@ outlets = Table(
     Column("is_open", Boolean, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("closed_at", Moment),
+    Column("time_zone", String(64)),
 )
 
 documents = Table(

@@ -292,6 +292,16 @@ def _was_kept(engine: Engine, last: AuditRecord) -> bool:
         ) from None
 
 
+def _forget_tallies(connection: Connection) -> None:
+    """Deletes counts that nothing was added to for long, by the newest audit entry: every count
+    came with one, and a wrong clock forgets none."""
+    head = select(_deployment.c.audit_number).scalar_subquery()
+    newest = connection.scalar(select(tables.audit.c.at).where(tables.audit.c.number == head))
+    if newest is not None:
+        stale = tables.tallies.c.at < min(newest, utc_now()) - TALLIES_STAY
+        connection.execute(delete(tables.tallies).where(stale))
+
+
 TALLIES_STAY = timedelta(days=30)
 """A count that nothing was added to for so long leaves at the next start."""
 BULK_ROWS = 5_000
@@ -571,8 +581,7 @@ class Writer:
             deployment.check_data_key_is_newest(connection, self.vault)
             deployment.check(connection, self.vault, self._model_digest)
             deployment.add_data_key(connection, self.vault)
-            stale = tables.tallies.c.at < utc_now() - TALLIES_STAY
-            connection.execute(delete(tables.tallies).where(stale))
+            _forget_tallies(connection)
             row = connection.execute(
                 select(_deployment.c.writer_epoch, _deployment.c.sequence)
             ).one()

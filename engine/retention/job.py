@@ -94,6 +94,7 @@ def run_retention(
     schedule: Schedule,
     actor: str,
     *,
+    now: datetime | None = None,
     rows_per_batch: int = ROWS_PER_BATCH,
     report: Callable[[Kind, int], None] | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
@@ -102,9 +103,10 @@ def run_retention(
 
     Each batch is a fenced, audited transaction on the writer's thread; decisions continue between
     them. After a stop or a crash, whole batches are done and the next run continues.
-    `report(kind, rows)` is called after each batch.
+    `report(kind, rows)` is called after each batch. `now` is the moment that `check_clock`
+    accepted; without it the runner's clock is believed.
     """
-    until = runner.run(lambda _, now: schedule.until(now))
+    until = schedule.until(now) if now else runner.run(lambda _, now: schedule.until(now))
     job = Job(new_id(), actor, until, strip_evidence)
     left = dict.fromkeys(until, 0)
     is_complete = True

@@ -15,8 +15,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -354,12 +356,12 @@ def compiled(function: Function, *, reordered: bool = False) -> Function:
     """The function as machine code, made at its first call and kept on disk where that is allowed.
 
     `reordered` lets LLVM add floats in any order, as vector instructions do. Where nothing can be
-    written, each process makes its own code, which takes some seconds.
+    written, or others may write, each process makes its own code, which takes some seconds.
     """
     fastmath = {"reassoc", "contract"} if reordered else False
     try:
-        with _cache_of_these_sources():
-            made: object = numba.njit(nogil=True, cache=True, fastmath=fastmath)(function)
+        with _cache_of_these_sources() as is_kept:
+            made: object = numba.njit(nogil=True, cache=is_kept, fastmath=fastmath)(function)
     except RuntimeError:
         made = numba.njit(nogil=True, fastmath=fastmath)(function)
     return cast(Function, made)
@@ -375,17 +377,48 @@ def _digest_sources() -> str:
 _DIGEST = _digest_sources()
 
 
-@contextmanager
-def _cache_of_these_sources() -> Iterator[None]:
-    """Has numba keep its code under a digest of all that it is made of.
+def machine_code_folder() -> Path:
+    """Where numba keeps the code of these sources, under a digest of all that it is made of.
 
     By itself numba looks at the file of the function alone: after an update of another one that it
     calls, the old machine code would run.
     """
     given: str = _settings.CACHE_DIR
-    folder = Path(given) if given else _FOLDER / "__pycache__"
-    _settings.CACHE_DIR = str(folder / f"machine-code-{_DIGEST}")
+    folder = Path(given).absolute() if given else _FOLDER / "__pycache__"
+    return folder / f"machine-code-{_DIGEST}"
+
+
+def is_private(folder: Path) -> bool:
+    """Whether nobody but this user and root can put machine code there: numba runs what it finds.
+
+    Beside the sources the folder itself is looked at, since whoever may replace it may replace
+    them; elsewhere every folder above it too.
+    """
+    places = [folder] if folder.parent.parent == _FOLDER else [folder, *folder.parents]
     try:
-        yield
+        found = [place.lstat() for place in places]
+    except OSError:
+        return False
+    return all(
+        one.st_uid in (0, os.getuid())
+        # In a folder like /tmp nobody can replace what is another's.
+        and (not one.st_mode & _OTHERS_WRITE or (place != folder and one.st_mode & stat.S_ISVTX))
+        for place, one in zip(places, found, strict=True)
+    )
+
+
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+@contextmanager
+def _cache_of_these_sources() -> Iterator[bool]:
+    """Has numba use the folder; whether it may."""
+    given: str = _settings.CACHE_DIR
+    folder = machine_code_folder()
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _settings.CACHE_DIR = str(folder)
+    try:
+        yield is_private(folder)
     finally:
         _settings.CACHE_DIR = given

@@ -104,7 +104,7 @@ def evaluate_folder(
     from engine.accuracy.evaluate import evaluate
     from engine.accuracy.evaluation_report import draw_pictures, write_folder
     from serving.models import build_extractor
-    from serving.settings import find_cache, find_home, load_settings
+    from serving.settings import find_home, load_settings
 
     if plot is not None or report is not None:
         _require_matplotlib()
@@ -113,7 +113,7 @@ def evaluate_folder(
             _require_room(target, is_folder=target is not plot)
     settings = load_settings(find_home(home))
     with (
-        build_extractor(settings, find_cache()) as extractor,
+        build_extractor(settings) as extractor,
         show_progress("extracting", is_shown=not as_json) as progress,
     ):
         measured = evaluate(
@@ -163,7 +163,7 @@ def calibrate_model(
     from engine.accuracy.dataset import LabelledFolder
     from engine.matching.calibration import Thresholds
     from serving.models import build_extractor
-    from serving.settings import find_cache, find_home, load_settings
+    from serving.settings import find_home, load_settings
 
     if card is not None and output is None:
         output = card.with_name(f"{card.stem}.calibration.json")
@@ -177,7 +177,7 @@ def calibrate_model(
         models = settings.models.model_copy(update={"embedder": str(card.absolute())})
         settings = settings.model_copy(update={"models": models})
     with (
-        build_extractor(settings, find_cache()) as extractor,
+        build_extractor(settings) as extractor,
         show_progress("extracting", is_shown=not as_json) as progress,
     ):
         fitted, people = calibrate_folder(

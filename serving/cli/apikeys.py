@@ -188,14 +188,33 @@ def _list_key(key: ApiKey, now: datetime, closed: Collection[str] = ()) -> Liste
 Code = Annotated[str, typer.Argument(metavar="CODE")]
 
 MAX_NAME_LENGTH = 200
+NO_ZONE = "none"
+ZoneOption = Annotated[
+    str | None,
+    typer.Option(
+        "--time-zone",
+        metavar="NAME",
+        help="IANA name, as Asia/Shanghai: by its date documents expire. "
+        "Without it the carrier's, else [registrar] time_zone.",
+    ),
+]
+ZoneArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="IANA name, as Asia/Shanghai; none: unset it.")
+]
 MOST_LINES = 1_000_000
 
 
 def register_operators(app: typer.Typer) -> None:
-    summary = "Add a carrier, or list them."
-    add_group(app, "carrier", summary, DEPLOYMENT, add=add_carrier, list=list_carriers)
-    summary = "Add an outlet of a carrier, close one, or list them."
-    outlets = {"add": add_outlet, "close": close_outlet, "list": list_outlets}
+    summary = "Add a carrier, set its time zone, or list them."
+    carriers = {"add": add_carrier, "time-zone": set_carrier_zone, "list": list_carriers}
+    add_group(app, "carrier", summary, DEPLOYMENT, **carriers)
+    summary = "Add an outlet of a carrier, set its time zone, close one, or list them."
+    outlets = {
+        "add": add_outlet,
+        "time-zone": set_outlet_zone,
+        "close": close_outlet,
+        "list": list_outlets,
+    }
     add_group(app, "outlet", summary, DEPLOYMENT, **outlets)
 
 
@@ -206,6 +225,7 @@ def add_carrier(
         int,
         typer.Option(min=1, max=MOST_LINES, help="Open lines that one holder may have with it."),
     ] = 5,
+    time_zone: ZoneOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -215,15 +235,18 @@ def add_carrier(
 
     require_code(code)
     require_words(name, "a name", MAX_NAME_LENGTH)
+    _require_time_zone(time_zone)
+    new = Carrier(code, name, line_limit, time_zone)
     with open_deployment(home) as deployment:
-        deployment.store.add_carrier(Carrier(code, name, line_limit), actor=name_actor())
-    made = ListedCarrier(code, name, line_limit)
+        deployment.store.add_carrier(new, actor=name_actor())
+    made = ListedCarrier(code, name, line_limit, time_zone)
     print_answer(made, f"[green]Added[/] the carrier {escape(code)}.", as_json=as_json)
 
 
 def add_outlet(
     code: Code,
     carrier: Annotated[str, typer.Option(metavar="CODE", help="The carrier it belongs to.")],
+    time_zone: ZoneOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -233,9 +256,51 @@ def add_outlet(
     require_code(code)
     require_code(carrier)
     with open_deployment(home) as deployment:
-        deployment.store.add_outlet(code, carrier, actor=name_actor())
+        actor = name_actor()
+        deployment.store.add_outlet(code, carrier, actor=actor, time_zone=time_zone)
+        (made,) = deployment.store.outlets([code]).values()
     text = f"[green]Added[/] the outlet {escape(code)} of {escape(carrier)}."
-    print_answer(ListedOutlet(code, carrier, is_open=True), text, as_json=as_json)
+    answer = ListedOutlet(code, carrier, is_open=True, time_zone=made.time_zone)
+    print_answer(answer, text, as_json=as_json)
+
+
+def set_carrier_zone(
+    code: Code, time_zone: ZoneArgument, home: HomeOption = None, as_json: JsonFlag = False
+) -> None:
+    """Set the time zone of a carrier's outlets that have none of their own.
+
+    By its date documents expire there, from the next decision on.
+    """
+    zone = _read_time_zone(time_zone)
+    with open_deployment(home) as deployment:
+        deployment.store.set_carrier_time_zone(code, zone, actor=name_actor())
+    text = f"[green]Set[/] the time zone of {escape(code)}."
+    print_answer({"carrier": code, "time_zone": zone}, text, as_json=as_json)
+
+
+def set_outlet_zone(
+    code: Code, time_zone: ZoneArgument, home: HomeOption = None, as_json: JsonFlag = False
+) -> None:
+    """Set the time zone of an outlet: by its date documents expire there."""
+    zone = _read_time_zone(time_zone)
+    with open_deployment(home) as deployment:
+        deployment.store.set_outlet_time_zone(code, zone, actor=name_actor())
+    text = f"[green]Set[/] the time zone of {escape(code)}."
+    print_answer({"outlet": code, "time_zone": zone}, text, as_json=as_json)
+
+
+def _read_time_zone(given: str) -> str | None:
+    if given == NO_ZONE:
+        return None
+    _require_time_zone(given)
+    return given
+
+
+def _require_time_zone(name: str | None) -> None:
+    from engine.matching.documents import find_time_zone
+
+    if name is not None:
+        find_time_zone(name)
 
 
 def close_outlet(code: Code, home: HomeOption = None, as_json: JsonFlag = False) -> None:
@@ -252,10 +317,15 @@ def list_carriers(home: HomeOption = None, as_json: JsonFlag = False) -> None:
 
     with open_deployment(home) as deployment:
         carriers = [
-            ListedCarrier(one.code, one.name, one.line_limit) for one in deployment.store.carriers()
+            ListedCarrier(one.code, one.name, one.line_limit, one.time_zone)
+            for one in deployment.store.carriers()
         ]
-    rows = [[escape(one.carrier), escape(one.name), str(one.line_limit)] for one in carriers]
-    print_list("carriers", carriers, ("carrier", "name", "line limit"), rows, as_json=as_json)
+    rows = [
+        [escape(one.carrier), escape(one.name), str(one.line_limit), one.time_zone or "-"]
+        for one in carriers
+    ]
+    columns = ("carrier", "name", "line limit", "time zone")
+    print_list("carriers", carriers, columns, rows, as_json=as_json)
 
 
 def list_outlets(
@@ -270,12 +340,19 @@ def list_outlets(
 
     with open_deployment(home) as deployment:
         outlets = [
-            ListedOutlet(one.code, one.carrier, one.is_open)
+            ListedOutlet(one.code, one.carrier, one.is_open, one.time_zone)
             for one in deployment.store.all_outlets()
             if carrier is None or one.carrier == carrier
         ]
     rows = [
-        [escape(one.outlet), escape(one.carrier), "open" if one.is_open else "closed"]
+        [
+            escape(one.outlet),
+            escape(one.carrier),
+            "open" if one.is_open else "closed",
+            one.time_zone or "-",
+        ]
         for one in outlets
     ]
-    print_list("outlets", outlets, ("outlet", "carrier", "state"), rows, as_json=as_json)
+    print_list(
+        "outlets", outlets, ("outlet", "carrier", "state", "time zone"), rows, as_json=as_json
+    )

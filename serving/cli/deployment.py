@@ -52,7 +52,7 @@ def init(
     """Make a deployment: settings, key ring, an empty registry."""
     from engine.registry.records import Carrier
     from serving.compose import Deployment, create_home
-    from serving.settings import KEY_RING_FILE, SETTINGS_FILE, find_cache, make_settings
+    from serving.settings import KEY_RING_FILE, SETTINGS_FILE, make_settings
 
     if outlet is not None and carrier is None:
         raise RequestError("an outlet needs a carrier: give --carrier too")
@@ -62,7 +62,7 @@ def init(
     chosen = _choose_settings(registry_url, embedder)
     settings = make_settings(chosen)
     create_home(folder, settings, chosen)
-    with Deployment(folder, settings, find_cache()) as made:
+    with Deployment(folder, settings) as made:
         if carrier is not None:
             made.store.add_carrier(Carrier(carrier, carrier), actor=name_actor())
         if outlet is not None and carrier is not None:
@@ -140,11 +140,11 @@ def rotate_key(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     Stop servers first. May be stopped anywhere: the next call goes on.
     """
     from serving.rotation import rotate_data_key
-    from serving.settings import KEY_RING_FILE, find_cache, load_settings, require_home
+    from serving.settings import KEY_RING_FILE, load_settings, require_home
 
     folder = require_home(home)
     with show_progress("sealing anew", is_shown=not as_json) as report:
-        done = rotate_data_key(folder, load_settings(folder), find_cache(), report)
+        done = rotate_data_key(folder, load_settings(folder), report)
     if as_json:
         print_json(asdict(done))
         return
@@ -170,9 +170,9 @@ def doctor(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     Exit code 1 where something is broken.
     """
     from serving.doctor import State, examine
-    from serving.settings import find_cache, find_home
+    from serving.settings import find_home
 
-    findings = examine(find_home(home), find_cache())
+    findings = examine(find_home(home))
     is_well = all(one.state is not State.BROKEN for one in findings)
     lines = [
         f"{MARKS[one.state.value]} [bold]{one.subject}[/]: {escape(one.detail)}"

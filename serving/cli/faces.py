@@ -50,7 +50,6 @@ def verify(
     """
     from engine.matching.calibration import Comparison
     from serving.models import build_extractor, load_calibration, threshold_rates
-    from serving.settings import find_cache
 
     paths = [first, second]
     images = [read_photograph(path) for path in paths]
@@ -58,7 +57,7 @@ def verify(
     calibration = load_calibration(settings)
     wanted = threshold_rates(settings).verify if fmr is None else fmr
     threshold = calibration.threshold_at(wanted, Comparison.ONE_TO_ONE)
-    with build_extractor(settings, find_cache()) as extractor:
+    with build_extractor(settings) as extractor:
         pair = require_sound(extractor.extract(images), paths)
     score = _score(pair)
     is_fit = not any(one.problems for one in pair)
@@ -108,9 +107,8 @@ def extract(
     Exit code 1 where a photograph is not fit for enrollment, 2 where a file is not an image.
     """
     from serving.models import build_extractor
-    from serving.settings import find_cache
 
-    with build_extractor(_load_settings(home), find_cache()) as extractor:
+    with build_extractor(_load_settings(home)) as extractor:
         found = _extract_each(images, extractor.extract)
     if vectors is not None:
         _write_vectors(vectors, images, found)

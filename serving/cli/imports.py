@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from datetime import tzinfo
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -102,6 +101,7 @@ def import_base(
     Exit code 0 where every row is in, 1 where some failed or it was stopped.
     """
     from engine.imports.sources import CsvForm
+    from engine.matching.documents import find_time_zone
     from serving.imports import ImportOrder, run_import
 
     order = ImportOrder(
@@ -112,7 +112,7 @@ def import_base(
         form=CsvForm(encoding, _read_delimiter(delimiter)),
         images=_require_folder(images),
         allows_outside=allow_outside,
-        zone=_read_zone(timezone),
+        zone=find_time_zone(timezone),
         country=_read_country(country),
         model_digest=model_digest,
         is_check=check,
@@ -175,18 +175,6 @@ def _require_folder(folder: Path | None) -> Path | None:
     if folder is not None and not folder.is_dir():
         raise RequestError(f"{folder} is not a folder: name the one that paths begin in")
     return folder
-
-
-def _read_zone(name: str) -> tzinfo:
-    from zoneinfo import ZoneInfo
-
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        raise RequestError(
-            "no time zone of this name is known here: write it as Asia/Shanghai, or "
-            "pip install tzdata where the machine has none"
-        ) from None
 
 
 def _read_country(code: str | None) -> str | None:

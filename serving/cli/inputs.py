@@ -181,10 +181,10 @@ def require_probe(sample: Sample, path: Path) -> NDArray[np.float32]:
 def open_deployment(home: Path | None) -> Deployment:
     """The deployment in a home folder, the current one or SOSIE_HOME."""
     from serving.compose import Deployment
-    from serving.settings import find_cache, load_settings, require_home
+    from serving.settings import load_settings, require_home
 
     folder = require_home(home)
-    return Deployment(folder, load_settings(folder), find_cache())
+    return Deployment(folder, load_settings(folder))
 
 
 def require_place(target: Path) -> None:

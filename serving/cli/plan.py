@@ -212,18 +212,12 @@ def _measure(
     is_shown: bool,
 ) -> Mapping[Quantity, Figure]:
     from serving.measure import measure_machine
-    from serving.settings import find_cache
 
     # The disk that commits go to: the home's, else one that is no memory.
     folder = home or (_DURABLE if _DURABLE.is_dir() else Path.cwd())
     with show_progress("measuring", is_shown=is_shown) as report:
         return measure_machine(
-            settings,
-            find_cache(),
-            folder,
-            photographs=photographs,
-            references=references,
-            progress=report,
+            settings, folder, photographs=photographs, references=references, progress=report
         )
 
 

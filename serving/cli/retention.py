@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from engine.errors import RequestError
 from serving.cli.inputs import (
     CertificateOption,
     HomeOption,
@@ -19,6 +21,7 @@ from serving.cli.output import (
     DEPLOYMENT,
     JsonFlag,
     add_group,
+    escape,
     print_answer,
     print_facts,
     print_json,
@@ -46,7 +49,8 @@ NAMES = {
 
 def register(app: typer.Typer) -> None:
     summary = "Delete data whose retention period is over, or show what is due."
-    add_group(app, "retention", summary, DEPLOYMENT, show=show_due, run=run_now)
+    commands = {"show": show_due, "run": run_now, "confirm-clock": confirm_clock}
+    add_group(app, "retention", summary, DEPLOYMENT, **commands)
 
 
 def show_due(home: HomeOption = None, as_json: JsonFlag = False) -> None:
@@ -81,15 +85,42 @@ def run_now(
     _print_result(made, certificate, as_json)
 
 
+def confirm_clock(
+    day: Annotated[
+        str, typer.Argument(metavar="DAY", help="Today's date (UTC), not read from this machine.")
+    ],
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Put on record that this machine's clock is right, also while a service runs.
+
+    Retention deletes nothing where nothing was recorded for more than 7 days, or where the clock
+    was set: after a long pause of the whole service that is no fault.
+    """
+    from engine.registry.records import utc_now
+    from engine.retention import clock
+
+    try:
+        today = date.fromisoformat(day)
+    except ValueError:
+        raise RequestError("the day is no date: write it as 2026-01-31") from None
+    with open_deployment(home) as deployment:
+        clock.confirm_clock(deployment.store, today, utc_now(), name_actor())
+    print_answer({"today": day}, "[green]Confirmed[/]: the clock is right.", as_json=as_json)
+
+
 def _run(deployment: Deployment, *, is_shown: bool) -> RetentionCertificate:
     from engine.registry.records import utc_now
+    from engine.retention.clock import check_clock
     from engine.retention.job import DirectRunner, preview, run_retention
     from serving.compose import read_schedule
     from serving.retention import retire_sweeps
 
     schedule = read_schedule(deployment.settings.retention)
+    now = utc_now()
+    check_clock(deployment.store, now)
     runner = DirectRunner(deployment.writer)
-    due = preview(deployment.store, schedule, utc_now())
+    due = preview(deployment.store, schedule, now)
     done, total = 0, sum(one.rows for one in due.values())
     with show_progress("leaving", is_shown=is_shown) as report:
 
@@ -98,8 +129,8 @@ def _run(deployment: Deployment, *, is_shown: bool) -> RetentionCertificate:
             done += rows
             report(done, max(done, total))
 
-        made = run_retention(runner, schedule, name_actor(), report=count)
-    retire_sweeps(deployment, runner, name_actor())
+        made = run_retention(runner, schedule, name_actor(), now=now, report=count)
+    retire_sweeps(deployment, runner, name_actor(), now)
     return made
 
 
@@ -123,10 +154,12 @@ def _print_result(made: RetentionCertificate, target: Path | None, as_json: bool
 def _show(deployment: Deployment, as_json: bool) -> None:
     from engine.registry.records import utc_now
     from engine.registry.retention import Kind
+    from engine.retention.clock import find_clock_fault
     from engine.retention.job import preview
     from serving.compose import read_schedule
 
     now = utc_now()
+    fault = find_clock_fault(deployment.store, now)
     schedule = read_schedule(deployment.settings.retention)
     until = schedule.until(now)
     due = preview(deployment.store, schedule, now)
@@ -137,6 +170,7 @@ def _show(deployment: Deployment, as_json: bool) -> None:
         "held": {kind.value: one.held for kind, one in due.items()},
         "crops": {"keep": crops.keep, "days": crops.days},
         "daily_at": deployment.settings.retention.daily_at or None,
+        "clock_fault": fault,
     }
     rows = []
     for kind, period in schedule.periods.items():
@@ -151,7 +185,13 @@ def _show(deployment: Deployment, as_json: bool) -> None:
             ]
         )
     columns = ("what", "kept", "due", "held by cases")
-    print_answer(answer, lambda: print_table(None, columns, rows), as_json=as_json)
+
+    def show() -> None:
+        print_table(None, columns, rows)
+        if fault is not None:
+            print_line(f"[red]Refused[/]: {escape(fault)}.")
+
+    print_answer(answer, show, as_json=as_json)
 
 
 def _list(counts: Mapping[str, int]) -> str:

@@ -38,7 +38,7 @@ from serving.models import build_extractor, model_digest, open_embedder
 from serving.parts import Parts
 from serving.registrar.protocol import CallContext, Reply, Status
 from serving.registrar.service import RegistrarService
-from serving.settings import Settings, find_cache, find_metrics_folder
+from serving.settings import Settings, find_metrics_folder
 from serving.telemetry.exporter import Exporter
 from serving.telemetry.logs import close_log
 from serving.telemetry.metrics import BUILD, Meter
@@ -92,9 +92,9 @@ class Ingress:
         store, vault = deployment.store, deployment.vault
         # One thread: there is an ingress for each core.
         extractor = opened.enter_context(
-            build_extractor(settings, find_cache(), threads=1)
+            build_extractor(settings, threads=1)
             if embedder is None
-            else open_remote_extractor(settings, find_cache(), _call_embedder(embedder), threads=1)
+            else open_remote_extractor(settings, _call_embedder(embedder), threads=1)
         )
         if serve.metrics_port:
             opened.enter_context(Exporter(meter.node_registry, serve.metrics_port))
@@ -199,7 +199,7 @@ class Embedder:
     """Replica that embeds the crops of all ingresses in batches, on a GPU if it has one."""
 
     def __init__(self, site: Site) -> None:
-        self._queue = open_crop_queue(open_embedder(site.load(), find_cache()).embed)
+        self._queue = open_crop_queue(open_embedder(site.load()).embed)
 
     async def embed(self, crops: Crops) -> Vectors:
         """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], unit rows."""

@@ -10,7 +10,7 @@ from typing import Any, Self
 from structlog.typing import FilteringBoundLogger
 
 from serving.compose import Deployment
-from serving.settings import ServeSettings, Settings, find_cache, find_metrics_folder, load_settings
+from serving.settings import ServeSettings, Settings, find_metrics_folder, load_settings
 from serving.telemetry.logs import open_log
 
 LOG_PIPE = "log"
@@ -37,7 +37,7 @@ class Site:
 
     def open(self, settings: Settings, **options: Any) -> Deployment:
         """Opens the deployment; its parts are built on first use."""
-        return Deployment(Path(self.home), settings, find_cache(), **options)
+        return Deployment(Path(self.home), settings, **options)
 
     def find_log(self, settings: ServeSettings) -> Path | None:
         """The log's file; None for standard output."""

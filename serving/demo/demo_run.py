@@ -30,7 +30,7 @@ from serving.demo.scenario import (
 )
 from serving.errors import ExitCode
 from serving.models import detector_card, embedder_card, model_digest, threshold_rates
-from serving.settings import Settings, find_cache, load_settings
+from serving.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from serving.compose import Deployment
@@ -310,7 +310,7 @@ def run_demo(
     settings = load_settings(None)
     source = open_wheel() if faces is None else open_folder(faces)
     population = _load_population(settings)
-    with open_demo_deployment(settings, find_cache()) as demo:
+    with open_demo_deployment(settings) as demo:
         prepared = time.perf_counter()
         deployment = demo.deployment
         verify = deployment.thresholds.verify

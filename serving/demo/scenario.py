@@ -131,13 +131,13 @@ class DemoDeployment:
 
 
 @contextmanager
-def open_demo_deployment(settings: Settings, cache: Path) -> Iterator[DemoDeployment]:
+def open_demo_deployment(settings: Settings) -> Iterator[DemoDeployment]:
     """A deployment on SQLite in a temporary folder, whatever registry the settings name."""
     settings = settings.model_copy(update={"registry": RegistrySettings()})
     with tempfile.TemporaryDirectory(prefix="sosie-demo-") as folder:
         home = Path(folder) / "home"
         create_home(home, settings)
-        with Deployment(home, settings, cache) as deployment:
+        with Deployment(home, settings) as deployment:
             deployment.store.add_carrier(Carrier(CARRIER, "Demo"), actor="demo")
             deployment.store.add_outlet(OUTLET, CARRIER, actor="demo")
             parts = {part.name: getattr(deployment.judge, part.name) for part in fields(Judge)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import TimeoutError as WaitTimeout
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,14 +100,14 @@ def call_on_loop(
 
 
 def open_remote_extractor(
-    settings: Settings, cache: Path, call: CropCall, threads: int | None = None
+    settings: Settings, call: CropCall, threads: int | None = None
 ) -> Extractor:
     """An extractor that decodes, detects, aligns and judges here, and embeds by `call`.
 
     No embedder weights are read; `threads` instead of the settings', where given.
     """
     return Extractor(
-        open_detector(settings, cache),
+        open_detector(settings),
         RemoteEmbedder(embedder_card(settings), settings.models.flip, call),
         extractor_config(settings, threads),
     )

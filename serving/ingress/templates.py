@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.registry.vault import OVERHEAD_BYTES, Vault
+from indexes.base import UNIT_TOLERANCE, check_vectors
 from serving.errors import TemplateInvalid
 
 PLACE = "issued.template"
@@ -39,9 +40,9 @@ class SealedTemplates:
         return self._plain_bytes + OVERHEAD_BYTES
 
     def issue(self, vectors: NDArray[np.float32], tenant: str) -> list[bytes]:
-        """A token for each rotated unit row of float32[n, d]."""
-        assert vectors.ndim == 2
-        assert vectors.shape[1] == self._vault.dim
+        """A token for each rotated row of float32[n, d]; `VectorInvalid` for one not of unit
+        length."""
+        vectors = check_vectors(vectors, self._vault.dim)
         row, issued_at = self._row(tenant), _ISSUED_AT.pack(int(self._clock()))
         return [
             self._vault.seal(PLACE, row, issued_at + vector.tobytes())
@@ -54,13 +55,19 @@ class SealedTemplates:
         """The rotated unit vector float32[d] of each token, or the same error for every other."""
         now, read_time, length = self._clock(), _ISSUED_AT.unpack_from, self.token_bytes
         unsealed = self._vault.open_all(PLACE, self._row(tenant), tokens)
-        return [
+        opened = [
             np.frombuffer(plain, _FLOATS, -1, _ISSUED_AT.size)
             if plain is not None
             and len(token) == length
             and -MAX_AHEAD_S <= now - read_time(plain)[0] <= self._ttl_s
-            else refuse_template()
+            else None
             for token, plain in zip(tokens, unsealed, strict=True)
+        ]
+        return [
+            refuse_template()
+            if vector is None or not abs(vector @ vector - 1) <= 2 * UNIT_TOLERANCE
+            else vector
+            for vector in opened
         ]
 
     def _row(self, tenant: str) -> str:

@@ -29,7 +29,6 @@ from engine.matching.verification import HolderCheck, HolderProbe
 from engine.registry.records import AuditEntry, CaseRecord, Tally
 from engine.sweeps.estimate import Expectation, SweepRequest
 from engine.sweeps.sweep_model import SweepRecord
-from indexes.base import check_vectors
 from serving.backups import BackupManager, BackupRecord
 from serving.compose import Deployment
 from serving.errors import Interrupted
@@ -253,7 +252,7 @@ class Operations:
             self._opened.store,
             line_text=target.text,
             document=document,
-            probe=check_vectors(probe[None], self._opened.gallery.dim)[0],
+            probe=probe,
             threshold=self._opened.thresholds.same_document,
             actor=self._context.actor,
             guard=self._guard,

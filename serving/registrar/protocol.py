@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.cases.case import Outcome
-from engine.errors import GalleryBehind, LeaseLost, RequestError, SosieError
-from indexes.errors import IndexFault, ShardLost
+from engine.errors import GalleryBehind, LeaseLost, RequestError, SosieError, VectorUnusable
+from indexes.errors import IndexFault, ShardLost, VectorInvalid
 from serving.errors import Interrupted, ServiceRefusal
 
 if TYPE_CHECKING:
@@ -174,6 +174,8 @@ def presentable(error: Exception) -> SosieError | ServiceRefusal:
             "the registry was interrupted and is opened again: "
             "ask again, with the same Idempotency-Key if the call has one"
         )
+    if isinstance(error, VectorInvalid):
+        return VectorUnusable(f"{error}: report this")
     if isinstance(error, IndexFault):
         return RequestError(str(error))
     if isinstance(error, SosieError | ServiceRefusal):

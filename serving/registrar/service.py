@@ -163,7 +163,8 @@ class Lifecycle:
             if opened is None:
                 break
             retry_s = FIRST_RETRY_S
-            with DailyRetention.of(opened.deployment, self._log):
+            tell_refusal = partial(self._meter.set, metrics.RETENTION_REFUSED)
+            with DailyRetention.of(opened.deployment, self._log, tell_refusal):
                 self._tend(opened)
             self._close(opened)
             # Or two galleries would be in memory while the next is opened.

@@ -196,19 +196,23 @@ class ListedKey(AnswerBody, frozen=True):
 
 
 class ListedCarrier(AnswerBody, frozen=True):
-    """A carrier, and how many open lines one holder may have with it."""
+    """A carrier, how many open lines one holder may have with it, and the time zone of its outlets
+    that have none; null for the deployment's."""
 
     carrier: str
     name: str
     line_limit: int
+    time_zone: str | None
 
 
 class ListedOutlet(AnswerBody, frozen=True):
-    """An outlet; a closed one enrolls nobody."""
+    """An outlet; a closed one enrolls nobody. Its time zone, or its carrier's, says by which date
+    documents expire; null for the deployment's."""
 
     outlet: str
     carrier: str
     is_open: bool
+    time_zone: str | None
 
 
 class WatchedEntry(AnswerBody, frozen=True):

@@ -50,12 +50,6 @@ def photographs(faces: Path) -> Iterator[PhotographPairs]:
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where rewritten graphs are kept among tests."""
-    return tmp_path_factory.mktemp("graphs")
-
-
-@pytest.fixture(scope="session")
 def population() -> Population:
     return Population.load("sface")
 

@@ -52,13 +52,13 @@ def figures(tmp_path: Path) -> Figures:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """As the page is made: in the checkout, as wide, with nothing of this machine's settings."""
     from serving.cli.main import app
 
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("SOSIE_HOME", raising=False)
-    environment = {"SOSIE_CACHE": str(tmp_path), "COLUMNS": str(WIDTH)}
+    environment = {"COLUMNS": str(WIDTH)}
 
     def sosie(words: list[str]) -> str:
         done = CliRunner().invoke(app, words, env=environment)

@@ -64,14 +64,12 @@ HERE = Path(sys.executable)
 CPU = {"provider": "cpu", "precision": "float32", "threads": 2}
 
 
-def test_a_worker_gives_the_scores_that_this_process_would(
-    photographs: PhotographPairs, cache: Path
-) -> None:
-    with open_extractor(cache) as extractor:
+def test_a_worker_gives_the_scores_that_this_process_would(photographs: PhotographPairs) -> None:
+    with open_extractor() as extractor:
         found = extractor.extract([path.read_bytes() for path in photographs.photographs])
     vectors = [one.vector for one in found]
     expected = [float(a @ b) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
-    with closing(Peer(HERE, "sosie", photographs, cache=str(cache), **CPU)) as peer:
+    with closing(Peer(HERE, "sosie", photographs, **CPU)) as peer:
         assert peer.runtime.startswith("onnxruntime ")
         together = peer.match(3)
         singly = peer.match(2, singly=True)
@@ -87,12 +85,10 @@ def test_a_peer_whose_package_is_missing_says_so(photographs: PhotographPairs) -
         Peer(HERE, "deepface", photographs, home="/nowhere")
 
 
-def test_a_peer_that_fails_on_a_photograph_says_on_what(
-    photographs: PhotographPairs, cache: Path
-) -> None:
+def test_a_peer_that_fails_on_a_photograph_says_on_what(photographs: PhotographPairs) -> None:
     missing = (Path("/no/such/photograph"),) * 2
     broken = PhotographPairs((photographs.pairs[0], missing), "one of them is missing")
-    with closing(Peer(HERE, "sosie", broken, cache=str(cache), **CPU)) as peer:
+    with closing(Peer(HERE, "sosie", broken, **CPU)) as peer:
         assert len(peer.match(1).scores) == 1
         with pytest.raises(Unavailable, match="FileNotFoundError"):
             peer.match(2)
@@ -103,7 +99,7 @@ def test_a_worker_that_dies_is_unavailable(photographs: PhotographPairs, tmp_pat
     python.write_text("#!/bin/sh\nexit 7\n")
     python.chmod(0o755)
     with pytest.raises(Unavailable, match="ended with status 7"):
-        Peer(python, "sosie", photographs, cache="", **CPU)
+        Peer(python, "sosie", photographs, **CPU)
 
 
 def test_what_is_no_python_is_refused(photographs: PhotographPairs, tmp_path: Path) -> None:
@@ -112,11 +108,11 @@ def test_what_is_no_python_is_refused(photographs: PhotographPairs, tmp_path: Pa
 
 
 def test_who_cannot_run_is_skipped_with_the_reason_and_the_others_are_measured(
-    photographs: PhotographPairs, cache: Path, tmp_path: Path
+    photographs: PhotographPairs, tmp_path: Path
 ) -> None:
     # This interpreter's own path under another name: it has neither of the two peers.
     config = ExtractConfig(pairs=3, rounds=1, interpreters=Interpreters(deepface=HERE))
-    results, measured = compare_pairs(photographs, config, cache)
+    results, measured = compare_pairs(photographs, config, tmp_path)
     rates = {figure.name: figure for figure in results[0].figures}
     assert rates[SOSIE].value > 0
     assert rates[SOSIE].ratio == 1
@@ -132,16 +128,14 @@ def test_who_cannot_run_is_skipped_with_the_reason_and_the_others_are_measured(
 
 
 @pytest.fixture(scope="module")
-def crops(photographs: PhotographPairs, cache: Path) -> np.ndarray:
-    with open_extractor(cache) as extractor:
+def crops(photographs: PhotographPairs) -> np.ndarray:
+    with open_extractor() as extractor:
         found = extractor.extract([path.read_bytes() for path in photographs.photographs[:2]])
     return np.stack([one.crop for one in found])
 
 
-def test_both_graphs_compute_the_same_and_stand_side_by_side(
-    crops: np.ndarray, cache: Path
-) -> None:
-    (singly, batched, differences), measured = compare_graphs(crops, 1, cache)
+def test_both_graphs_compute_the_same_and_stand_side_by_side(crops: np.ndarray) -> None:
+    (singly, batched, differences), measured = compare_graphs(crops, 1)
     assert measured["rewritten_difference"] <= 1e-5
     assert measured["rewritten_speedup"] > 0
     for result in (singly, batched):
@@ -151,10 +145,8 @@ def test_both_graphs_compute_the_same_and_stand_side_by_side(
     assert all(0 < figure.value <= 1e-5 for figure in differences.figures)
 
 
-def test_a_device_that_is_not_there_is_skipped_and_the_cpu_is_not(
-    crops: np.ndarray, cache: Path
-) -> None:
-    result = measure_batches(crops, 1, cache)
+def test_a_device_that_is_not_there_is_skipped_and_the_cpu_is_not(crops: np.ndarray) -> None:
+    result = measure_batches(crops, 1)
     figures = {figure.name: figure for figure in result.figures}
     assert figures["cpu, 4"].value > 0
     if "cuda" not in available_providers():

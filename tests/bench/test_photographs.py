@@ -11,10 +11,10 @@ from engine.faces.extractor import Extraction, open_extractor
 
 
 def test_without_lfw_portraits_are_made_and_the_source_says_so(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(bench.data.photographs, "LFW", tmp_path / "none")
-    with open_pairs(None, 4, seed=1) as made, open_extractor(cache) as extractor:
+    with open_pairs(None, 4, seed=1) as made, open_extractor() as extractor:
         assert "LFW is not here" in made.source
         assert len(made.pairs) == 4
         files = [path.read_bytes() for path in made.photographs]

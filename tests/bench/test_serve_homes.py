@@ -16,14 +16,13 @@ from engine.registry.vault import Vault
 from serving.access.authentication import digest_key, parse_key
 from serving.access.authorization import name_holder, template_tenant
 from serving.ingress.templates import SealedTemplates
-from serving.settings import find_cache
 
 REFERENCES, SEED = 400, 2
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return make_home(tmp_path_factory.mktemp("homes") / "home", find_cache(), REFERENCES, SEED)
+    return make_home(tmp_path_factory.mktemp("homes") / "home", REFERENCES, SEED)
 
 
 def open_tokens(home: Home, tokens: list[bytes]) -> np.ndarray:
@@ -107,7 +106,7 @@ def test_a_missed_candidate_a_false_one_and_a_wrong_score_are_each_counted(home:
 
 def test_the_audit_counts_what_is_lost_or_doubled(faces: Path, tmp_path: Path) -> None:
     visitors = draw_people(faces, 4, SEED)
-    home = make_home(tmp_path / "home", find_cache(), 300, SEED)
+    home = make_home(tmp_path / "home", 300, SEED)
     with home.open() as deployment:
         enrolled = enroll_here(deployment, visitors.people)
         counts = deployment.store.counts()

@@ -50,10 +50,10 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The application over an empty gallery; each load test erases whom it enrolled."""
-    home, cache = tmp_path_factory.mktemp("loaded") / "home", tmp_path_factory.mktemp("graphs")
+    home = tmp_path_factory.mktemp("loaded") / "home"
     create_home(home, Settings())
     keys = {}
-    with Deployment(home, load_settings(home), cache) as deployment:
+    with Deployment(home, load_settings(home)) as deployment:
         deployment.store.add_carrier(Carrier("blue", "Blue", MANY), actor="test")
         deployment.store.add_outlet("b1", "blue", actor="test")
         for name, (role, carrier) in KEYS.items():
@@ -61,7 +61,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             keys[name] = made.text
             fields = (made.id, made.digest, name, role, carrier, None, None, utc_now())
             deployment.store.add_api_key(ApiKey(*fields), actor="test")
-        with serving(home, keys, deployment.extractor, cache) as start:
+        with serving(home, keys, deployment.extractor) as start:
             yield start()
 
 

@@ -2,7 +2,6 @@
 
 from tests.serving.api.conftest import (  # noqa: F401 - fixtures
     activation,
-    cache_folder,
     extractor,
     faces,
     fresh,

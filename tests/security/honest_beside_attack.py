@@ -198,7 +198,7 @@ def make_home() -> Iterator[tuple[Path, Path, dict[str, str]]]:
     """A home with two carriers, an outlet and a key each."""
     command = str(Path(sys.executable).with_name("sosie"))
     with tempfile.TemporaryDirectory() as folder:
-        home, cache = Path(folder) / "home", Path(folder) / "cache"
+        home = Path(folder) / "home"
 
         def sosie(*arguments: str) -> str:
             done = subprocess.run([command, *arguments], capture_output=True, text=True, check=True)
@@ -212,7 +212,7 @@ def make_home() -> Iterator[tuple[Path, Path, dict[str, str]]]:
             role = ("--role", "outlet", "--carrier", carrier, "--outlet", outlet)
             text = sosie("apikey", "add", *role, "--home", str(home), "--json")
             keys[outlet] = httpx.Response(200, text=text).json()["key"]
-        yield home, cache, keys
+        yield home, keys
 
 
 def main() -> None:
@@ -226,8 +226,8 @@ def main() -> None:
     for name in ("HOLDER_FAILURES", "HOLDER_SHOWN", "OUTLET_KEY_FAILURES", "KEY_FAILURES"):
         # The same faces come again for each kind of attack, and are rejected as duplicates.
         os.environ[f"SOSIE_LIMITS__{name}"] = "0"
-    with make_home() as (home, cache, keys):
-        place = Place(home, cache, find_port())
+    with make_home() as (home, keys):
+        place = Place(home, find_port())
         with serve(place):
             url = f"http://127.0.0.1:{place.port}"
             for at, kind in enumerate(given.kinds or [*ATTACKS, *UNFINISHED], 1):

@@ -73,23 +73,19 @@ def fill(disk: Path, left_bytes: int) -> Path:
 
 
 def test_a_home_whose_disk_fills_up_keeps_what_it_acknowledged_and_goes_on(
-    on_small_disk: Callable[..., None],
-    keyed_home: Any,
-    cache_folder: Path,
-    faces: Any,
-    tmp_path: Path,
+    on_small_disk: Callable[..., None], keyed_home: Any, faces: Any, tmp_path: Path
 ) -> None:
     for name, content in faces.items():
         (tmp_path / name).write_bytes(content)
     home, keys = keyed_home
-    on_small_disk(fill_up_a_home, "8m", home, keys["b1"], cache_folder, tmp_path)
+    on_small_disk(fill_up_a_home, "8m", home, keys["b1"], tmp_path)
 
 
-def fill_up_a_home(disk: str, base: str, key: str, cache: str, pictures: str) -> None:
+def fill_up_a_home(disk: str, base: str, key: str, pictures: str) -> None:
     home = Path(shutil.copytree(base, Path(disk) / "home"))
     with (
-        Deployment(home, load_settings(home), Path(cache)) as deployment,
-        serving(home, {"b1": key}, deployment.extractor, Path(cache)) as start,
+        Deployment(home, load_settings(home)) as deployment,
+        serving(home, {"b1": key}, deployment.extractor) as start,
     ):
         service = start()
         people, kept = People(seed=3, dim=128, outlet="b1"), []
@@ -150,13 +146,13 @@ def fill_up_a_home(disk: str, base: str, key: str, cache: str, pictures: str) ->
 
 
 def test_a_backup_whose_disk_fills_up_leaves_nothing_and_the_registry_goes_on(
-    on_small_disk: Callable[..., None], keyed_home: Any, cache_folder: Path, tmp_path: Path
+    on_small_disk: Callable[..., None], keyed_home: Any, tmp_path: Path
 ) -> None:
     home = Path(shutil.copytree(keyed_home[0], tmp_path / "home"))
-    on_small_disk(fill_up_a_backup, "80m", home, cache_folder)
+    on_small_disk(fill_up_a_backup, "80m", home)
 
 
-def fill_up_a_backup(disk: str, home: str, cache: str) -> None:
+def fill_up_a_backup(disk: str, home: str) -> None:
     backup.PAGES_PER_STEP = 8
     fillers = []
 
@@ -164,7 +160,7 @@ def fill_up_a_backup(disk: str, home: str, cache: str) -> None:
         if not fillers:
             fillers.append(fill(Path(disk), 8192))
 
-    with Deployment(Path(home), load_settings(Path(home)), Path(cache)) as deployment:
+    with Deployment(Path(home), load_settings(Path(home))) as deployment:
         store, writer = deployment.store, deployment.writer
         with pytest.raises(StorageFull):
             make_backup(store, writer, Path(disk) / "copy", actor="test", progress=look)

@@ -35,34 +35,30 @@ class BrokenEmbedder:
 
 
 @pytest.fixture(scope="module")
-def embedder(cache_folder: Path) -> BrokenEmbedder:
-    return BrokenEmbedder(open_embedder(cache_folder))
+def embedder() -> BrokenEmbedder:
+    return BrokenEmbedder(open_embedder())
 
 
 @pytest.fixture(scope="module")
 def service(
     keyed_home: tuple[Path, dict[str, str]],
-    cache_folder: Path,
     embedder: BrokenEmbedder,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Any]:
     home = Path(shutil.copytree(keyed_home[0], tmp_path_factory.mktemp("broken") / "served"))
     with (
-        Extractor(open_detector(cache_folder), embedder) as extractor,
-        serving(home, keyed_home[1], extractor, cache_folder) as start,
+        Extractor(open_detector(), embedder) as extractor,
+        serving(home, keyed_home[1], extractor) as start,
     ):
         yield start()
 
 
 @pytest.fixture(params=[np.nan, np.inf, 1000.0], ids=["nan", "infinite", "long"])
 def broken(
-    request: pytest.FixtureRequest,
-    embedder: BrokenEmbedder,
-    faces: dict[str, bytes],
-    cache_folder: Path,
+    request: pytest.FixtureRequest, embedder: BrokenEmbedder, faces: dict[str, bytes]
 ) -> Iterator[bytes]:
     """A photograph of which the embedder makes no unit vector."""
-    with Extractor(open_detector(cache_folder), embedder) as extractor:
+    with Extractor(open_detector(), embedder) as extractor:
         (one,) = extractor.extract([faces["stranger"]])
     embedder.broken, embedder.value = one.crop.mean(), request.param  # type: ignore[union-attr]
     yield faces["stranger"]
@@ -95,12 +91,9 @@ def test_its_neighbours_in_a_batch_are_answered(
 
 
 def test_a_detector_that_gives_nan_has_not_found_that_there_is_no_face(
-    embedder: BrokenEmbedder,
-    cache_folder: Path,
-    faces: dict[str, bytes],
-    monkeypatch: pytest.MonkeyPatch,
+    embedder: BrokenEmbedder, faces: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    detector = open_detector(cache_folder)
+    detector = open_detector()
     run = detector._session.run
 
     def fail(inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:

@@ -173,7 +173,6 @@ class _Stuck:
 
 def test_a_stuck_worker_is_seen_in_readiness_and_its_ingress_is_replaced(
     keyed_home: tuple[Path, dict[str, str]],
-    cache_folder: Path,
     tmp_path: Path,
     activation: Activation,
     monkeypatch: pytest.MonkeyPatch,
@@ -181,7 +180,7 @@ def test_a_stuck_worker_is_seen_in_readiness_and_its_ingress_is_replaced(
     home = Path(shutil.copytree(keyed_home[0], tmp_path / "served"))
     stuck: Any = _Stuck()
     extractor: Extractor = stuck
-    with serving(home, keyed_home[1], extractor, cache_folder) as start:
+    with serving(home, keyed_home[1], extractor) as start:
         service = start()
         call = threading.Thread(
             target=lambda: service.ask(

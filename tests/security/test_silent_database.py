@@ -264,23 +264,18 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def served(
-    postgres_url: str,
-    proxy: SilentProxy,
-    sosie: Any,
-    extractor: Extractor,
-    cache_folder: Path,
-    tmp_path: Path,
+    postgres_url: str, proxy: SilentProxy, sosie: Any, extractor: Extractor, tmp_path: Path
 ) -> Iterator[Any]:
     """A service whose registrar and whose readers reach PostgreSQL by way of the proxy."""
     home, url = tmp_path / "home", proxy.url(postgres_url.partition("?")[0].rpartition("/")[2])
     made = sosie("init", home, "--carrier", "blue", "--outlet", "b1", "--registry-url", url)
     assert made.code == 0, made.err
-    with Deployment(home, load_settings(home), cache_folder) as deployment:
+    with Deployment(home, load_settings(home)) as deployment:
         key = make_key(deployment.vault)
         role, carrier, outlet = KEYS["b1"]
         row = ApiKey(key.id, key.digest, "b1", role, carrier, outlet, None, utc_now())
         deployment.store.add_api_key(row, actor="test")
-    with serving(home, {"b1": key.text}, extractor, cache_folder) as start:
+    with serving(home, {"b1": key.text}, extractor) as start:
         yield start()
 
 

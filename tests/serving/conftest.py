@@ -81,9 +81,9 @@ def astronaut() -> Image.Image:
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
-    """A cache of the tests' own, and no variable of the machine's that Sosie would read."""
+    """No variable of the machine's that Sosie would read."""
     foreign = {name: None for name in os.environ if name.startswith("SOSIE_")}
-    return {**foreign, "SOSIE_CACHE": str(tmp_path_factory.mktemp("cache")), "COLUMNS": "200"}
+    return {**foreign, "COLUMNS": "200"}
 
 
 @pytest.fixture(scope="session")

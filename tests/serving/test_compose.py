@@ -47,7 +47,7 @@ def open_home(full_home: Path, tmp_path: Path) -> Open:
         warn: Callable[[str], None] = compose.warn_on_stderr, open_index: OpenIndex | None = None
     ) -> Deployment:
         settings = load_settings(full_home)
-        return Deployment(full_home, settings, tmp_path / "cache", warn, open_index)
+        return Deployment(full_home, settings, warn, open_index)
 
     return build
 
@@ -242,7 +242,7 @@ def test_every_kind_comes_from_its_snapshot_at_the_next_start(
 ) -> None:
     settings = make_settings({"gallery": {"kind": kind}})
     for loaded in (0, 1):
-        with Deployment(full_home, settings, tmp_path / "cache") as deployment:
+        with Deployment(full_home, settings) as deployment:
             assert deployment.restored.gallery.kind == kind
             assert (deployment.restored.loaded, deployment.restored.fault) == (loaded, None)
             deployment.save_snapshot()
@@ -270,7 +270,7 @@ def test_a_removal_that_was_replayed_and_compacted_leaves_the_disk_too(
     folder = full_home / "gallery"
 
     def open_kind() -> Deployment:
-        return Deployment(full_home, settings, tmp_path / "cache")
+        return Deployment(full_home, settings)
 
     with open_kind() as deployment:
         deployment.save_snapshot()

@@ -24,44 +24,39 @@ from serving.measure import (
 from serving.settings import GallerySettings, ModelSettings, Settings
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 def test_without_a_portrait_pictures_are_drawn_and_faces_are_embedded_apart(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "skimage", None)
-    found, source = measure_photographs(Settings(), cache, None, rounds=1)
+    found, source = measure_photographs(Settings(), None, rounds=1)
     assert "drawn pictures" in source
     assert "16 of 16 without a face" in source
     assert found[Quantity.PAIR] > 1e-3
 
 
-def test_photographs_of_ones_own_are_read_from_a_folder(cache: Path, tmp_path: Path) -> None:
+def test_photographs_of_ones_own_are_read_from_a_folder(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.png"):
         Image.new("RGB", (120, 120), (90, 90, 90)).save(tmp_path / name)
-    _, source = measure_photographs(Settings(), cache, tmp_path, rounds=1)
+    _, source = measure_photographs(Settings(), tmp_path, rounds=1)
     assert source.startswith(f"photographs of {tmp_path.name}")
     (tmp_path / "b.png").unlink()
     with pytest.raises(RequestError, match="fewer than two"):
-        measure_photographs(Settings(), cache, tmp_path, rounds=1)
+        measure_photographs(Settings(), tmp_path, rounds=1)
     (tmp_path / "c.jpg").write_bytes(b"no image")
     with pytest.raises(RequestError, match="cannot be read"):
-        measure_photographs(Settings(), cache, tmp_path, rounds=1)
+        measure_photographs(Settings(), tmp_path, rounds=1)
     with pytest.raises(RequestError, match="not a folder"):
-        measure_photographs(Settings(), cache, tmp_path / "none", rounds=1)
+        measure_photographs(Settings(), tmp_path / "none", rounds=1)
 
 
-def test_each_round_takes_other_photographs(cache: Path, tmp_path: Path) -> None:
+def test_each_round_takes_other_photographs(tmp_path: Path) -> None:
     for number in range(16):
         Image.new("RGB", (64, 64), (90, 90, 90)).save(tmp_path / f"{number:02d}.jpg")
     (tmp_path / "16.jpg").write_bytes(b"no image")
-    _, source = measure_photographs(Settings(), cache, tmp_path, rounds=1)
+    _, source = measure_photographs(Settings(), tmp_path, rounds=1)
     assert "16 of 16 without a face" in source
     with pytest.raises(RequestError, match="cannot be read"):
-        measure_photographs(Settings(), cache, tmp_path, rounds=2)
+        measure_photographs(Settings(), tmp_path, rounds=2)
 
 
 def test_vectors_kept_in_half_the_bytes_take_so_much_less() -> None:
@@ -71,20 +66,20 @@ def test_vectors_kept_in_half_the_bytes_take_so_much_less() -> None:
     assert saved == pytest.approx(256, rel=0.02)
 
 
-def test_a_folder_that_cannot_be_written_is_refused(cache: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="cannot be written"):
-        measure_decisions(Settings(), cache, tmp_path / "none")
+        measure_decisions(Settings(), tmp_path / "none")
 
 
 def test_what_fails_in_between_is_not_blamed_on_the_folder(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_home: Path, _settings: Settings) -> None:
         raise OSError(errno.EIO, "a disk fails")
 
     monkeypatch.setattr("serving.measure.create_home", fail)
     with pytest.raises(OSError, match="a disk fails"):
-        measure_decisions(Settings(), cache, tmp_path)
+        measure_decisions(Settings(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

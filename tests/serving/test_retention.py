@@ -47,7 +47,7 @@ def log(lines: LogCapture) -> Any:
 
 @pytest.fixture
 def deployment(home: Path, tmp_path: Path) -> Iterator[Deployment]:
-    with Deployment(home, load_settings(home), tmp_path / "cache") as opened:
+    with Deployment(home, load_settings(home)) as opened:
         yield opened
 
 
@@ -179,15 +179,15 @@ def test_the_service_has_it_run(
 ) -> None:
     monkeypatch.setattr(retention, "SETTLE_S", 0.0)
     settings = load_settings(home)
-    with Deployment(home, settings, tmp_path / "cache") as deployment:
+    with Deployment(home, settings) as deployment:
         keep_answer(deployment, timedelta(days=90))
 
     def open_home() -> Deployment:
-        return Deployment(home, settings, tmp_path / "cache")
+        return Deployment(home, settings)
 
     service = RegistrarService(open_home, ServeSettings(), Meter(), log)
     try:
-        with Deployment(home, settings, tmp_path / "cache") as looked:
+        with Deployment(home, settings) as looked:
             wait_for(lambda: runs(looked))
             assert looked.store.answers([SCOPE]) == {}
     finally:

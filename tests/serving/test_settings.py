@@ -12,7 +12,6 @@ from serving.settings import (
     SETTINGS_FILE,
     Settings,
     benchmark_environment,
-    find_cache,
     find_home,
     load_settings,
     write_settings,
@@ -21,7 +20,7 @@ from serving.settings import (
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SOSIE_HOME", "SOSIE_CACHE", "SOSIE_MODELS__EMBEDDER"):
+    for name in ("SOSIE_HOME", "SOSIE_MODELS__EMBEDDER"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -138,12 +137,6 @@ def test_the_home_must_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("SOSIE_HOME", str(tmp_path / "none"))
     with pytest.raises(RegistryMissing):
         find_home(None)
-
-
-def test_the_cache_can_be_put_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find_cache().name == "sosie"
-    monkeypatch.setenv("SOSIE_CACHE", "/elsewhere")
-    assert find_cache() == Path("/elsewhere")
 
 
 def test_a_benchmarks_environment_is_not_tuned(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,6 @@ class Home:
     """A deployment that no process has open; `key` is of the role carrier."""
 
     path: Path
-    cache: Path
     references: int
     seed: int
     key: str = field(repr=False)
@@ -48,12 +47,12 @@ class Home:
         """The same deployment once more, beside this one."""
         path = self.path.with_name(name)
         shutil.copytree(self.path, path)
-        return type(self)(path, self.cache, self.references, self.seed, self.key)
+        return type(self)(path, self.references, self.seed, self.key)
 
     @contextmanager
     def open(self) -> Iterator[Deployment]:
         """In this process, without a service."""
-        with Deployment(self.path, load_settings(self.path), self.cache) as deployment:
+        with Deployment(self.path, load_settings(self.path)) as deployment:
             yield deployment
 
     def issue(self, faces: Vectors) -> list[bytes]:
@@ -78,15 +77,15 @@ UNBOUNDED = {
 """One key asks for all: bounds by key would measure themselves."""
 
 
-def make_home(path: Path, cache: Path, references: int, seed: int) -> Home:
+def make_home(path: Path, references: int, seed: int) -> Home:
     """A new deployment with `references` synthetic people, entered by admission."""
     create_home(path, Settings(), UNBOUNDED)
-    with Deployment(path, load_settings(path), cache) as deployment:
+    with Deployment(path, load_settings(path)) as deployment:
         add_outlet(deployment.store, LINE_LIMIT)
         key = _add_key(deployment)
         if references:
             _admit(deployment, Population.load("sface").references(references, seed))
-    return Home(path, cache, references, seed, key)
+    return Home(path, references, seed, key)
 
 
 def _add_key(deployment: Deployment) -> str:

@@ -127,7 +127,6 @@ class Place:
     """Where a service finds what it needs, and where it listens; `proxy` as in `[serve]`."""
 
     home: Path
-    cache: Path
     port: int
     proxy: str = "haproxy"
 
@@ -191,7 +190,6 @@ class Service:
         if not command.is_file():
             raise RequestError(f"no command sosie beside {sys.executable}: install Sosie there")
         environment = os.environ | {
-            "SOSIE_CACHE": str(self.place.cache),
             "SOSIE_SERVE__PORT": str(self.place.port),
             "SOSIE_SERVE__PROXY": self.place.proxy,
             "SOSIE_SERVE__LOG_FILE": "log/service.jsonl",

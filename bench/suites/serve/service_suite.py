@@ -28,7 +28,6 @@ from bench.suites.serve.throughput import (
 )
 from engine.errors import RequestError
 from engine.matching.requests import take_samples
-from serving.settings import find_cache
 
 PROMISED = ("ready_seconds", "ready_seconds_million")
 """Figures of the two sizes."""
@@ -276,7 +275,7 @@ def run(config: ServeConfig) -> SuiteOutput:
     visitors = draw_people(config.faces, config.sizes.people, config.seed)
     results: list[Result] = []
     measured: dict[str, Measured] = {}
-    with open_context(config.sizes, visitors, config.seed, config.folder, find_cache()) as context:
+    with open_context(config.sizes, visitors, config.seed, config.folder) as context:
         for part, (measure, names) in PARTS.items():
             if part not in config.parts:
                 measured |= dict.fromkeys(names, Skipped(f"--only without {part}"))

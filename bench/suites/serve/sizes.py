@@ -74,11 +74,10 @@ class Context:
     visitors: Visitors
     seed: int
     folder: Path
-    cache: Path
     generator: Generator
 
     def make_home(self, name: str, references: int) -> Home:
-        return make_home(self.folder / name, self.cache, references, self.seed)
+        return make_home(self.folder / name, references, self.seed)
 
     @contextmanager
     def serve(self, home: Home, proxy: str = "haproxy") -> Iterator[Session]:
@@ -87,7 +86,7 @@ class Context:
             yield Session(service, home, self.generator, self.sizes.pace)
 
     def place(self, home: Home, proxy: str = "haproxy") -> Place:
-        return Place(home.path, home.cache, find_port(), proxy)
+        return Place(home.path, find_port(), proxy)
 
     def describe(self) -> Setup:
         """What all parts have in common."""
@@ -104,13 +103,11 @@ class Context:
 
 
 @contextmanager
-def open_context(
-    sizes: Sizes, visitors: Visitors, seed: int, disk: Path, cache: Path
-) -> Iterator[Context]:
+def open_context(sizes: Sizes, visitors: Visitors, seed: int, disk: Path) -> Iterator[Context]:
     """What the parts share, with a folder on `disk` for their homes; removed at the end."""
     folder = OwnedFolder("sosie-bench-", disk)
     try:
         with Generator() as generator:
-            yield Context(sizes, visitors, seed, folder.path, cache, generator)
+            yield Context(sizes, visitors, seed, folder.path, generator)
     finally:
         folder.close()

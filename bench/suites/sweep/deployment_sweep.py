@@ -54,10 +54,7 @@ def sweep_deployment(plan: Plan, folder: Path, setup: Setup) -> Result:
 
 
 def _load(home: Path, vectors: Vectors, first_serial: int) -> None:
-    with (
-        Deployment(home, Settings(), home / "cache") as deployment,
-        deployment.store.writer() as writer,
-    ):
+    with Deployment(home, Settings()) as deployment, deployment.store.writer() as writer:
         load_holders(writer, vectors, first_serial=first_serial)
 
 
@@ -69,7 +66,7 @@ def _sweep(home: Path, threshold: float, scope: Scope, total: int) -> Sweeping:
 
 def _sweep_here(home: Path, threshold: float, scope: Scope, total: int) -> Sweeping:
     request = SweepRequest(threshold=threshold, scope=scope, is_unsupported_allowed=True)
-    with Deployment(home, Settings(), home / "cache") as deployment:
+    with Deployment(home, Settings()) as deployment:
         manager = SweepManager(deployment)
         started = manager.start(request, "bench")
         manager.wait()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -42,7 +41,7 @@ def sweep_photographs(faces: Path | None, people: int | None) -> Iterator[Result
     folder = LabelledFolder.open(root)
     if people is not None:
         folder = _first(folder, people)
-    with TemporaryDirectory(prefix="sosie-bench-") as cache, open_extractor(Path(cache)) as one:
+    with open_extractor() as one:
         embeddings = embed_folder(folder, one)
     vectors, labels = embeddings.acquired()
     limits = default_thresholds()

@@ -89,7 +89,7 @@ def _answer_early(parts: Parts, asked: EnrollmentRequest) -> Decided | None:
     Raises what the registrar would refuse it with: it looks again, so nothing depends on this.
     """
     intake = Intake(parts.store, parts.vault, FormAuthority())
-    outcome = intake.sort([asked], utc_now().date())[0]
+    outcome = intake.sort([asked], utc_now())[0]
     if isinstance(outcome, SosieError):
         raise outcome
     return outcome if isinstance(outcome, Decided) else None

@@ -49,9 +49,8 @@ def scores(singles: Templates) -> PairScores:
 @pytest.fixture(scope="session")
 def extractor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Extractor]:
     """The real one, on the built-in models."""
-    cache = tmp_path_factory.mktemp("graphs")
     with open_extractor(
-        cache, config=ExtractorConfig(threads=2), session=SessionOptions(provider="cpu")
+        config=ExtractorConfig(threads=2), session=SessionOptions(provider="cpu")
     ) as opened:
         yield opened
 

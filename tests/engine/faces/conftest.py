@@ -65,25 +65,20 @@ def photo(astronaut: Pixels, encode: Encode) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("graphs")
+def detector_session() -> Session:
+    return open_session(builtin_card("yunet"), SessionOptions(provider="cpu"))
 
 
 @pytest.fixture(scope="session")
-def detector_session(cache_folder: Path) -> Session:
-    return open_session(builtin_card("yunet"), SessionOptions(provider="cpu"), cache_folder)
+def embedder_session() -> Session:
+    return open_session(builtin_card("sface"), SessionOptions(provider="cpu"))
 
 
 @pytest.fixture(scope="session")
-def embedder_session(cache_folder: Path) -> Session:
-    return open_session(builtin_card("sface"), SessionOptions(provider="cpu"), cache_folder)
-
-
-@pytest.fixture(scope="session")
-def extractor(cache_folder: Path) -> Iterator[Extractor]:
+def extractor() -> Iterator[Extractor]:
     config = ExtractorConfig(threads=2)
     options = SessionOptions(provider="cpu")
-    with open_extractor(cache_folder, config=config, session=options) as opened:
+    with open_extractor(config=config, session=options) as opened:
         yield opened
 
 

@@ -161,10 +161,10 @@ def test_no_photographs_give_no_extractions(extractor: Extractor) -> None:
 
 @pytest.mark.parametrize(("threads", "chunk_size"), [(1, 1), (3, 2), (2, 100)])
 def test_threads_and_chunks_do_not_change_a_vector(
-    cache_folder: Path, photo: bytes, portrait: Extraction, threads: int, chunk_size: int
+    photo: bytes, portrait: Extraction, threads: int, chunk_size: int
 ) -> None:
     config = ExtractorConfig(threads=threads, chunk_size=chunk_size)
-    with open_extractor(cache_folder, config=config, session=CPU) as other:
+    with open_extractor(config=config, session=CPU) as other:
         for extracted in other.extract([photo] * 7):
             np.testing.assert_allclose(vector(extracted), vector(portrait), atol=1e-5)
 
@@ -179,12 +179,12 @@ def test_callers_in_many_threads_get_their_own_answers(
     np.testing.assert_allclose(together, alone * 3, atol=1e-5)
 
 
-def test_digest_follows_whatever_shapes_a_vector_and_nothing_else(cache_folder: Path) -> None:
+def test_digest_follows_whatever_shapes_a_vector_and_nothing_else() -> None:
     card = builtin_card("sface")
-    with open_extractor(cache_folder, session=CPU) as plain:
+    with open_extractor(session=CPU) as plain:
         digest = plain.model_digest
     options = SessionOptions(provider="cpu", threads=2, spinning=True)
-    with open_extractor(cache_folder, session=options) as other:
+    with open_extractor(session=options) as other:
         assert other.model_digest == digest
     changed = [
         digest_embedding(card, flip=True),
@@ -204,7 +204,7 @@ def test_corrupt_model_file_is_refused_by_its_digest(tmp_path: Path) -> None:
     (tmp_path / "sface.onnx").write_bytes(data)
     damaged = structs.replace(card, file=FileSource("sface.onnx"), folder=tmp_path)
     with pytest.raises(ModelDamaged, match="fetch the file again"):
-        open_extractor(tmp_path / "cache", session=CPU, embedder=damaged)
+        open_extractor(session=CPU, embedder=damaged)
 
 
 def make_own_embedder(folder: Path) -> Path:
@@ -251,11 +251,9 @@ scale = [0.0078125, 0.0078125, 0.0078125]
     return card
 
 
-def test_own_model_needs_one_toml_file(
-    cache_folder: Path, tmp_path: Path, photo: bytes, extractor: Extractor
-) -> None:
+def test_own_model_needs_one_toml_file(tmp_path: Path, photo: bytes, extractor: Extractor) -> None:
     card = load_card(make_own_embedder(tmp_path))
-    with open_extractor(cache_folder, session=CPU, embedder=card) as own:
+    with open_extractor(session=CPU, embedder=card) as own:
         assert own.dim == 64
         assert own.model_digest != extractor.model_digest
         first, second = (found(one) for one in own.extract([photo, photo]))
@@ -338,7 +336,7 @@ def test_accelerator_gets_the_whole_batch_in_one_call(
 
 
 def test_importing_the_extractor_stays_light() -> None:
-    """Opening a session needs ONNX Runtime, a cold cache needs onnx; importing needs neither."""
+    """Opening a session needs ONNX Runtime and onnx; importing needs neither."""
     heavy = ["onnx", "onnxruntime", "pydantic", "scipy", "sqlalchemy", "faiss", "matplotlib"]
     code = f"import sys, engine.faces.extractor\nprint([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,26 +19,26 @@ CUDA = SessionOptions(provider="cuda")
 
 
 @pytest.fixture(autouse=True)
-def _needs_cuda_device(cache_folder: Path) -> None:
+def _needs_cuda_device() -> None:
     try:
-        open_session(builtin_card("sface"), CUDA, cache_folder)
+        open_session(builtin_card("sface"), CUDA)
     except RuntimeMissing as error:
         pytest.skip(f"no CUDA device: {error}")
 
 
-def test_cuda_session_opens_and_prefers_large_batches(cache_folder: Path) -> None:
-    session = open_session(builtin_card("sface"), CUDA, cache_folder)
+def test_cuda_session_opens_and_prefers_large_batches() -> None:
+    session = open_session(builtin_card("sface"), CUDA)
     assert session.provider == "cuda"
     assert session.prefers_large_batches
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("float16", 1e-2)])
 def test_cuda_batch_equals_the_cpus(
-    cache_folder: Path, extractor: Extractor, photo: bytes, precision: str, tolerance: float
+    extractor: Extractor, photo: bytes, precision: str, tolerance: float
 ) -> None:
     batch = [photo, b"not an image", photo] * 5
     options = SessionOptions(provider="cuda", precision=precision)
-    with open_extractor(cache_folder, config=ExtractorConfig(), session=options) as on_gpu:
+    with open_extractor(config=ExtractorConfig(), session=options) as on_gpu:
         found, wanted = on_gpu.extract(batch), extractor.extract(batch)
         assert on_gpu.model_digest == extractor.model_digest
     for one, other in zip(found, wanted, strict=True):
@@ -50,11 +49,9 @@ def test_cuda_batch_equals_the_cpus(
             assert np.abs(one.vector - other.vector).max() < tolerance
 
 
-def test_faces_per_second_by_batch_size(
-    cache_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_faces_per_second_by_batch_size(capsys: pytest.CaptureFixture[str]) -> None:
     card = builtin_card("sface")
-    embedder = Embedder(open_session(card, CUDA, cache_folder), card)
+    embedder = Embedder(open_session(card, CUDA), card)
     rng = np.random.default_rng(0)
     for size in (1, 8, 32, 128, 256):
         crops = rng.integers(0, 256, (size, 112, 112, 3)).astype(np.uint8)

@@ -49,7 +49,7 @@ def image() -> Array:
 
 
 def test_folded_batch_norms_compute_the_same(tiny_model: onnx.ModelProto, image: Array) -> None:
-    folded = graph.fold_batch_norms(tiny_model)
+    folded = graph.apply(tiny_model, [Step.FOLD_BATCH_NORMS])
     assert count(folded)["BatchNormalization"] == 0
     np.testing.assert_allclose(run(folded, image)[0], run(tiny_model, image)[0], atol=2e-5)
 
@@ -61,7 +61,7 @@ def test_batch_norm_that_shares_its_conv_is_left_alone(
         helper.make_tensor_value_info("extra", TensorProto.FLOAT, ["n", 4, 14, 14])
     )
     tiny_model.graph.node.append(helper.make_node("Relu", ["c1"], ["extra"]))
-    folded = graph.fold_batch_norms(tiny_model)
+    folded = graph.apply(tiny_model, [Step.FOLD_BATCH_NORMS])
     assert count(folded)["BatchNormalization"] == 1
     for found, wanted in zip(run(folded, image), run(tiny_model, image), strict=True):
         np.testing.assert_allclose(found, wanted, atol=2e-5)
@@ -73,7 +73,7 @@ def test_conv_output_that_is_itself_an_output_keeps_its_batch_norm(
     tiny_model.graph.output.append(
         helper.make_tensor_value_info("c1", TensorProto.FLOAT, ["n", 4, 14, 14])
     )
-    folded = graph.fold_batch_norms(tiny_model)
+    folded = graph.apply(tiny_model, [Step.FOLD_BATCH_NORMS])
     for found, wanted in zip(run(folded, image), run(tiny_model, image), strict=True):
         np.testing.assert_allclose(found, wanted, atol=2e-5)
 
@@ -82,8 +82,8 @@ def test_conv_output_that_is_itself_an_output_keeps_its_batch_norm(
 def test_expanded_prelu_computes_the_same(
     tiny_model: onnx.ModelProto, image: Array, norms_first: bool
 ) -> None:
-    before = graph.fold_batch_norms(tiny_model) if norms_first else tiny_model
-    expanded = graph.expand_prelu(before)
+    before = graph.apply(tiny_model, [Step.FOLD_BATCH_NORMS]) if norms_first else tiny_model
+    expanded = graph.apply(before, [Step.EXPAND_PRELU])
     assert count(expanded)["PRelu"] == 0
     # Two PRelus feed one Conv each and need one factor; the third needs two.
     assert count(expanded)["Mul"] == 1 + 1 + 2
@@ -99,7 +99,7 @@ def test_expanded_prelu_is_right_for_every_slope(
             shape = numpy_helper.to_array(tensor).shape
             filled = np.full(shape, slope, dtype=np.float32)
             tensor.CopyFrom(numpy_helper.from_array(filled, tensor.name))
-    expanded = graph.expand_prelu(tiny_model)
+    expanded = graph.apply(tiny_model, [Step.EXPAND_PRELU])
     np.testing.assert_allclose(run(expanded, image)[0], run(tiny_model, image)[0], atol=2e-5)
 
 
@@ -109,7 +109,7 @@ def test_freed_batch_takes_any_number_of_images(
     fixed = make_tiny(batch=1)
     with pytest.raises(Exception, match="invalid dimensions"):
         run(fixed, image)
-    freed = run(graph.free_batch(fixed), image)[0]
+    freed = run(graph.apply(fixed, [Step.FREE_BATCH]), image)[0]
     one_by_one = np.concatenate([run(fixed, image[i : i + 1])[0] for i in range(3)])
     np.testing.assert_allclose(freed, one_by_one, atol=1e-5)
 
@@ -117,7 +117,7 @@ def test_freed_batch_takes_any_number_of_images(
 def test_float16_is_close_and_keeps_float32_at_both_ends(
     tiny_model: onnx.ModelProto, image: Array
 ) -> None:
-    half = graph.convert_to_float16(tiny_model)
+    half = graph.apply(tiny_model, [Step.FLOAT16])
     types = {tensor.data_type for tensor in half.graph.initializer}
     assert types == {TensorProto.FLOAT16}
     found, wanted = run(half, image)[0], run(tiny_model, image)[0]
@@ -154,7 +154,7 @@ def test_folded_weights_are_what_the_standard_says(
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None])
     made = helper.make_graph(nodes, "quantised", inputs, [output], initializers)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)])
-    folded = graph.fold_weights(model)
+    folded = graph.apply(model, [Step.FOLD_WEIGHTS])
     assert count(folded) == {"Mul": 1}
     assert [value.name for value in folded.graph.input] == ["x"]
     assert [tensor.name for tensor in folded.graph.initializer] == ["r"]
@@ -167,9 +167,9 @@ def test_folded_weights_are_what_the_standard_says(
 def test_a_rewriting_leaves_its_argument_alone(tiny_model: onnx.ModelProto) -> None:
     before = tiny_model.SerializeToString(deterministic=True)
     graph.rewrite(before, DEFAULT_STEPS)
-    graph.fold_batch_norms(tiny_model)
-    graph.expand_prelu(tiny_model)
-    graph.convert_to_float16(tiny_model)
+    graph.apply(tiny_model, [Step.FOLD_BATCH_NORMS])
+    graph.apply(tiny_model, [Step.EXPAND_PRELU])
+    graph.apply(tiny_model, [Step.FLOAT16])
     assert tiny_model.SerializeToString(deterministic=True) == before
 
 
@@ -188,8 +188,8 @@ def test_rewritten_sface_equals_the_dequantised_one_to_1e_5(tmp_path: Path) -> N
     plain = structs.replace(card, rewriting=(Step.FOLD_WEIGHTS, Step.FREE_BATCH))
     options = SessionOptions(provider="cpu")
     faces = np.random.default_rng(0).uniform(0, 255, (4, 3, 112, 112)).astype(np.float32)
-    (found,) = open_session(card, options, tmp_path).run(faces)
-    (wanted,) = open_session(plain, options, tmp_path).run(faces)
+    (found,) = open_session(card, options).run(faces)
+    (wanted,) = open_session(plain, options).run(faces)
     assert np.abs(wanted).max() > 0.5
     assert np.abs(found - wanted).max() < 1e-5
 
@@ -219,7 +219,7 @@ def test_a_scanned_graph_computes_the_same_for_any_batch(
     tiny_model: onnx.ModelProto, batch: int
 ) -> None:
     image = np.random.default_rng(batch).normal(0, 1, (batch, 3, 16, 16)).astype(np.float32)
-    scanned = graph.scan_batch(tiny_model)
+    scanned = graph.apply(tiny_model, [Step.SCAN_BATCH])
     assert [node.op_type for node in scanned.graph.node] == ["Scan", "MatMul"]
     np.testing.assert_allclose(run(scanned, image)[0], run(tiny_model, image)[0], atol=1e-5)
 
@@ -227,7 +227,7 @@ def test_a_scanned_graph_computes_the_same_for_any_batch(
 def test_the_dense_weights_of_sface_stay_outside_of_the_scan() -> None:
     steps = (Step.FOLD_WEIGHTS, Step.FREE_BATCH)
     model = onnx.load_from_string(graph.rewrite(locate(builtin_card("sface")).read_bytes(), steps))
-    scanned = graph.scan_batch(model)
+    scanned = graph.apply(model, [Step.SCAN_BATCH])
     operators = [node.op_type for node in scanned.graph.node]
     assert operators == ["Scan", "Gemm", "BatchNormalization"]
     assert max(np.prod(tensor.dims) for tensor in scanned.graph.initializer) == 128 * 50176
@@ -236,7 +236,7 @@ def test_the_dense_weights_of_sface_stay_outside_of_the_scan() -> None:
 
 
 def test_a_fixed_batch_is_left_alone() -> None:
-    assert graph.scan_batch(dense_model(batch=4, is_transposed=False)) == dense_model(
+    assert graph.apply(dense_model(batch=4, is_transposed=False), [Step.SCAN_BATCH]) == dense_model(
         batch=4, is_transposed=False
     )
 
@@ -244,7 +244,7 @@ def test_a_fixed_batch_is_left_alone() -> None:
 def test_a_transposed_dense_layer_keeps_its_width() -> None:
     model = dense_model(batch="n", is_transposed=True)
     image = np.random.default_rng(0).normal(0, 1, (3, 2, 3)).astype(np.float32)
-    scanned = graph.scan_batch(model)
+    scanned = graph.apply(model, [Step.SCAN_BATCH])
     assert scanned.graph.node[0].op_type == "Scan"
     np.testing.assert_allclose(run(scanned, image)[0], run(model, image)[0], atol=1e-6)
 
@@ -252,13 +252,13 @@ def test_a_transposed_dense_layer_keeps_its_width() -> None:
 def test_a_trunk_that_is_read_beside_the_dense_layer_is_left_alone() -> None:
     model = dense_model(batch="n", is_transposed=False)
     model.graph.output.append(helper.make_tensor_value_info("bent", TensorProto.FLOAT, None))
-    assert graph.scan_batch(model) == model
+    assert graph.apply(model, [Step.SCAN_BATCH]) == model
 
 
 def test_a_graph_without_a_dense_layer_is_left_alone() -> None:
     steps = (Step.FOLD_WEIGHTS, Step.FREE_BATCH, Step.FREE_SIZE)
     model = onnx.load_from_string(graph.rewrite(locate(builtin_card("yunet")).read_bytes(), steps))
-    assert graph.scan_batch(model) == model
+    assert graph.apply(model, [Step.SCAN_BATCH]) == model
 
 
 def dense_model(batch: int | str, is_transposed: bool) -> onnx.ModelProto:

@@ -35,25 +35,15 @@ settings.register_profile("long", max_examples=1000)
 
 
 @pytest.fixture(scope="session")
-def extractor(
-    enrolled_home: tuple[Path, dict[str, Any]], cache_folder: Path
-) -> Iterator[Extractor]:
+def extractor(enrolled_home: tuple[Path, dict[str, Any]]) -> Iterator[Extractor]:
     home, _ = enrolled_home
-    with Deployment(home, load_settings(home), cache_folder) as deployment:
+    with Deployment(home, load_settings(home)) as deployment:
         yield deployment.extractor
 
 
 @pytest.fixture(scope="session")
-def cache_folder(environment: dict[str, str | None]) -> Path:
-    return Path(str(environment["SOSIE_CACHE"]))
-
-
-@pytest.fixture(scope="session")
 def keyed_home(
-    enrolled_home: tuple[Path, dict[str, Any]],
-    sosie: Any,
-    cache_folder: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    enrolled_home: tuple[Path, dict[str, Any]], sosie: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, str]]:
     """The home with one person, with an outlet more and every key of KEYS; not to be changed."""
     # Each folder of tests that takes this fixture makes one of its own.
@@ -63,7 +53,7 @@ def keyed_home(
         assert sosie("outlet", "add", code, "--carrier", "blue", "--home", home).code == 0
     assert sosie("outlet", "close", "b3", "--home", home).code == 0
     texts = {}
-    with Deployment(home, load_settings(home), cache_folder) as deployment:
+    with Deployment(home, load_settings(home)) as deployment:
         for name, (role, carrier, outlet) in KEYS.items():
             made = make_key(deployment.vault)
             texts[name] = made.text
@@ -79,7 +69,7 @@ UNBOUNDED = LimitSettings(holder_failures=0, holder_shown=0, outlet_key_failures
 
 
 @contextmanager
-def serving(home: Path, keys: dict[str, str], extractor: Extractor, cache: Path) -> Iterator[Any]:
+def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[Any]:
     """`start(**settings)`, for one service over a home."""
     undo: list[Callable[[], Any]] = []
     loop = asyncio.new_event_loop()
@@ -95,14 +85,12 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor, cache: Path)
         log_file = home / "service.jsonl"
         log = open_log(log_file, "debug", "test")
         undo.append(lambda: close_log(log))
-        reading = Deployment(home, whole, cache)
+        reading = Deployment(home, whole)
         undo.append(reading.close)
         meter = Meter(None, log)
         tracer, its_tracer = open_tracer(serve, "ingress"), open_tracer(serve, "registrar")
         undo.extend((tracer.close, its_tracer.close))
-        match = RegistrarService(
-            lambda: Deployment(home, whole, cache), serve, meter, log, its_tracer
-        )
+        match = RegistrarService(lambda: Deployment(home, whole), serve, meter, log, its_tracer)
         undo.append(match.close)
         store, vault = reading.store, reading.vault
         faces = ExtractionQueue(
@@ -154,13 +142,11 @@ def wait_until_ready(service: Service) -> None:
 
 
 @pytest.fixture(scope="session")
-def service(
-    keyed_home: tuple[Path, dict[str, str]], extractor: Extractor, cache_folder: Path
-) -> Iterator[Service]:
+def service(keyed_home: tuple[Path, dict[str, str]], extractor: Extractor) -> Iterator[Service]:
     """One service for all tests that leave it as it is."""
     home = keyed_home[0].with_name("served")
     shutil.copytree(keyed_home[0], home)
-    with serving(home, keyed_home[1], extractor, cache_folder) as start:
+    with serving(home, keyed_home[1], extractor) as start:
         yield start()
 
 
@@ -168,27 +154,23 @@ def service(
 def own_service(
     keyed_home: tuple[Path, dict[str, str]],
     extractor: Extractor,
-    cache_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Service]:
     """One service for the tests of a module, which may change it."""
     home = tmp_path_factory.mktemp("own") / "served"
     shutil.copytree(keyed_home[0], home)
-    with serving(home, keyed_home[1], extractor, cache_folder) as start:
+    with serving(home, keyed_home[1], extractor) as start:
         yield start()
 
 
 @pytest.fixture
 def start_service(
-    keyed_home: tuple[Path, dict[str, str]],
-    extractor: Extractor,
-    cache_folder: Path,
-    tmp_path: Path,
+    keyed_home: tuple[Path, dict[str, str]], extractor: Extractor, tmp_path: Path
 ) -> Iterator[Start]:
     """`start_service(**settings)`: a service over a copy that this test may change."""
     home = tmp_path / "served"
     shutil.copytree(keyed_home[0], home)
-    with serving(home, keyed_home[1], extractor, cache_folder) as start:
+    with serving(home, keyed_home[1], extractor) as start:
         yield start
 
 

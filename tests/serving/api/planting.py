@@ -24,7 +24,7 @@ def resident_number(serial: int) -> str:
     return body + str(ric.calc_check_digit(body + "0"))
 
 
-def plant(home: Path, cache: Path, identities: list[int], seed: int = 5) -> NDArray[np.float32]:
+def plant(home: Path, identities: list[int], seed: int = 5) -> NDArray[np.float32]:
     """One person for each number, under so many documents; their faces float32[n, DIM].
 
     References of one person score about 0.9, those of strangers near 0.
@@ -37,7 +37,7 @@ def plant(home: Path, cache: Path, identities: list[int], seed: int = 5) -> NDAr
         Document("cn-ric", resident_number(serial), f"Holder {serial}")
         for serial in range(len(owners))
     ]
-    with Deployment(home, load_settings(home), cache) as deployment:
+    with Deployment(home, load_settings(home)) as deployment:
         gallery = deployment.restored.gallery
         deployment.registrar.run(
             lambda writer, _: admit_references(

@@ -48,13 +48,10 @@ def test_a_probe_that_takes_no_type_of_ours_still_gets_an_answer(service: Any) -
 
 
 def test_readiness_is_true_only_when_it_decides(
-    start_service: Callable[..., Any],
-    tmp_path: Path,
-    cache_folder: Path,
-    activation: Callable[..., dict[str, Any]],
+    start_service: Callable[..., Any], tmp_path: Path, activation: Callable[..., dict[str, Any]]
 ) -> None:
     home = tmp_path / "served"
-    with Deployment(home, load_settings(home), cache_folder) as other:
+    with Deployment(home, load_settings(home)) as other:
         assert other.registrar is not None  # which holds the lease
         service = start_service(is_ready=False)
         seen = set()

@@ -36,16 +36,15 @@ HONEST = 30
 def ringed(
     keyed_home: tuple[Path, dict[str, str]],
     extractor: Extractor,
-    cache_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Service]:
     """A service whose gallery has three people under several documents, and 31 others; it was
     stopped with a sweep that somebody had paused."""
     home = tmp_path_factory.mktemp("ringed") / "served"
     shutil.copytree(keyed_home[0], home)
-    plant(home, cache_folder, RINGS + [1] * HONEST)
-    leave_paused(home, cache_folder, f"key:{keyed_home[1]['fraud'].split('_')[1]}")
-    with serving(home, keyed_home[1], extractor, cache_folder) as start:
+    plant(home, RINGS + [1] * HONEST)
+    leave_paused(home, f"key:{keyed_home[1]['fraud'].split('_')[1]}")
+    with serving(home, keyed_home[1], extractor) as start:
         yield start()
 
 
@@ -63,7 +62,7 @@ def wait_until(service: Service, sweep_id: str, *states: str) -> dict[str, Any]:
         time.sleep(0.02)
 
 
-def leave_paused(home: Path, cache: Path, actor: str) -> None:
+def leave_paused(home: Path, actor: str) -> None:
     now = utc_now()
     record = SweepRecord(
         id=LEFT,
@@ -74,7 +73,7 @@ def leave_paused(home: Path, cache: Path, actor: str) -> None:
         started_at=now,
     )
     entry = AuditEntry(actor, "sweep.paused", LEFT)
-    with Deployment(home, load_settings(home), cache) as deployment:
+    with Deployment(home, load_settings(home)) as deployment:
         deployment.registrar.run(
             lambda writer, _: writer.commit(
                 Changes(sequence=writer.sequence, audit=(entry,), sweeps=(record,))

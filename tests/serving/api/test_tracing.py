@@ -61,10 +61,7 @@ Drive = Callable[[Service], None]
 
 @pytest.fixture
 def trace(
-    keyed_home: tuple[Path, dict[str, str]],
-    extractor: Extractor,
-    cache_folder: Path,
-    tmp_path: Path,
+    keyed_home: tuple[Path, dict[str, str]], extractor: Extractor, tmp_path: Path
 ) -> Callable[[Drive], Traces]:
     """`trace(drive)`: what arrives of what `drive` asks a service that is then stopped."""
 
@@ -72,7 +69,7 @@ def trace(
         home = tmp_path / "served"
         shutil.copytree(keyed_home[0], home)
         with run_collector() as collector:
-            with serving(home, keyed_home[1], extractor, cache_folder) as start:
+            with serving(home, keyed_home[1], extractor) as start:
                 started = start(trace_endpoint=collector.endpoint, trace_ratio=0.0)
                 drive(with_hop(started))
             return collector.traces

@@ -135,16 +135,38 @@ def test_carriers_and_outlets_are_listed_with_what_holds_for_them(home: Path, so
     assert sosie("outlet", "close", "r1", *at).code == 0
     carriers = sosie("carrier", "list", *at, "--json").json["carriers"]
     assert [one["carrier"] for one in carriers] == ["blue", "green", "red"]
-    assert carriers[1] == {"carrier": "green", "name": "[Green]", "line_limit": 2}
+    named = {"carrier": "green", "name": "[Green]"}
+    assert carriers[1] == named | {"line_limit": 2, "time_zone": None}
     assert "[Green]" in sosie("carrier", "list", *at).out
     outlets = sosie("outlet", "list", *at, "--json").json["outlets"]
     assert outlets == [
-        {"outlet": "b1", "carrier": "blue", "is_open": True},
-        {"outlet": "r1", "carrier": "red", "is_open": False},
+        {"outlet": "b1", "carrier": "blue", "is_open": True, "time_zone": None},
+        {"outlet": "r1", "carrier": "red", "is_open": False, "time_zone": None},
     ]
     of_red = sosie("outlet", "list", "--carrier", "red", *at, "--json").json["outlets"]
     assert [one["outlet"] for one in of_red] == ["r1"]
     assert "closed" in sosie("outlet", "list", *at).out
+
+
+def test_time_zones_are_set_unset_and_listed(home: Path, sosie: Any, assert_refused: Any) -> None:
+    at = ("--home", home)
+
+    def zone() -> Any:
+        outlets = sosie("outlet", "list", *at, "--json").json["outlets"]
+        return {one["outlet"]: one["time_zone"] for one in outlets}["b2"]
+
+    assert sosie("carrier", "time-zone", "blue", "Asia/Shanghai", *at).code == 0
+    made = sosie("outlet", "add", "b2", "--carrier", "blue", *at, "--json").json
+    assert made["time_zone"] == zone() == "Asia/Shanghai"
+    assert sosie("outlet", "time-zone", "b2", "America/Mexico_City", *at).code == 0
+    assert zone() == "America/Mexico_City"
+    assert "America/Mexico_City" in sosie("outlet", "list", *at).out
+    assert sosie("outlet", "time-zone", "b2", "none", *at).code == 0
+    assert sosie("carrier", "time-zone", "blue", "none", *at).code == 0
+    assert zone() is None
+    for wrong in ("Mars/Olympus", "../etc/passwd", "America"):
+        assert_refused(sosie("outlet", "time-zone", "b2", wrong, *at), "no such time zone")
+    assert_refused(sosie("outlet", "time-zone", "b9", "UTC", *at), "no outlet")
 
 
 @pytest.mark.parametrize("name", ["", " ", "n" * 201, "two\nlines"])

@@ -24,7 +24,7 @@ def assert_whole(home: Path, sosie: Any, photographs: Any, tmp_path: Path) -> No
     """One data key, and every sealed value opens with it."""
     assert len(KeyRing.load(home / "keyring.json").data) == 1
     assert sosie("search", photographs.later, "--home", home).code == 0
-    with Deployment(home, load_settings(home), tmp_path / "cache") as deployment:
+    with Deployment(home, load_settings(home)) as deployment:
         assert deployment.restored.fault is None
     document = ("--document-type", "cn-ric", "--document-number", "110105199003071239")
     lines = ("lines", "--live", photographs.later, *document, "--reveal", "--home", home)
@@ -35,7 +35,7 @@ def test_a_rotation_loses_no_value_and_retires_the_old_key(
     full_home: Path, ring_path: Path, sosie: Any, photographs: Any, tmp_path: Path
 ) -> None:
     before = KeyRing.load(ring_path)
-    with Deployment(full_home, load_settings(full_home), tmp_path / "cache") as deployment:
+    with Deployment(full_home, load_settings(full_home)) as deployment:
         deployment.save_snapshot()
     outcome = sosie("keys", "rotate", "--home", full_home, "--json")
     assert outcome.code == 0
@@ -92,7 +92,7 @@ def test_a_sound_deployment_is_well(full_home: Path, sosie: Any) -> None:
     assert (outcome.code, outcome.json["ok"]) == (0, True)
     found = states(outcome)
     assert set(found) >= {
-        "python", "cpu", "memory", "packages", "runtime", "cache", "detector", "embedder",
+        "python", "cpu", "memory", "packages", "runtime", "machine code", "detector", "embedder",
         "calibration", "key ring", "registry", "gallery", "index", "snapshot", "audit chain",
     }  # fmt: skip
     assert all(state != "broken" for state in found.values())
@@ -137,7 +137,7 @@ def test_what_was_altered_in_the_registry_is_broken(
 def test_a_damaged_snapshot_is_a_warning_and_harms_nothing(
     full_home: Path, sosie: Any, photographs: Any, tmp_path: Path
 ) -> None:
-    with Deployment(full_home, load_settings(full_home), tmp_path / "cache") as deployment:
+    with Deployment(full_home, load_settings(full_home)) as deployment:
         deployment.save_snapshot()
     for data in (full_home / "gallery").glob("state-*"):
         data.write_bytes(data.read_bytes()[:-1])
@@ -171,16 +171,9 @@ def test_every_choice_of_gallery_is_equal_to_the_store(
     assert found.json["found"] == 1
 
 
-def test_a_cache_that_cannot_be_made_is_broken(sosie: Any, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    outcome = sosie("doctor", "--json", env={"SOSIE_CACHE": str(tmp_path / "file" / "cache")})
-    assert outcome.code == 1
-    assert states(outcome)["cache"] == "broken"
-
-
 def replace_reference(home: Path, tmp_path: Path, new_id: int, vector: NDArray[np.float32]) -> None:
     """Puts another template, well sealed, in the place of the only reference."""
-    with Deployment(home, load_settings(home), tmp_path / "cache") as deployment:
+    with Deployment(home, load_settings(home)) as deployment:
         (sealed,) = deployment.vault.seal_templates([new_id], vector[None])
     with sqlite3.connect(home / "registry.sqlite") as database:
         database.execute('UPDATE "references" SET id = ?, template = ?', (new_id, sealed))
@@ -191,7 +184,7 @@ def replace_reference(home: Path, tmp_path: Path, new_id: int, vector: NDArray[n
 def test_a_gallery_of_as_many_but_other_references_is_broken(
     new_id: int, full_home: Path, sosie: Any, tmp_path: Path
 ) -> None:
-    with Deployment(full_home, load_settings(full_home), tmp_path / "cache") as deployment:
+    with Deployment(full_home, load_settings(full_home)) as deployment:
         deployment.save_snapshot()
         another = np.eye(1, deployment.vault.dim, dtype=np.float32)[0]
     replace_reference(full_home, tmp_path, new_id, another)

@@ -24,7 +24,7 @@ from pathlib import Path
 from serving.compose import Deployment
 from serving.settings import load_settings
 home = Path(sys.argv[1])
-with Deployment(home, load_settings(home), Path(sys.argv[2])) as deployment:
+with Deployment(home, load_settings(home)) as deployment:
     writer = deployment.store.writer()
     print("held", flush=True)
     sys.stdin.read()
@@ -35,7 +35,7 @@ with Deployment(home, load_settings(home), Path(sys.argv[2])) as deployment:
 @pytest.fixture
 def held_home(full_home: Path, tmp_path: Path) -> Iterator[Path]:
     """The home, while another process holds the writer's lease."""
-    command = [sys.executable, "-c", HOLD, str(full_home), str(tmp_path / "cache")]
+    command = [sys.executable, "-c", HOLD, str(full_home)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path
     ) as process:
@@ -45,7 +45,7 @@ def held_home(full_home: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 def open_home(home: Path, tmp_path: Path) -> Deployment:
-    return Deployment(home, load_settings(home), tmp_path / "cache")
+    return Deployment(home, load_settings(home))
 
 
 def test_a_known_face_is_found_with_its_document(

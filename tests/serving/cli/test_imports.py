@@ -103,7 +103,7 @@ def base(photographs: Any, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def digest(home: Path, tmp_path: Path) -> str:
-    with Deployment(home, load_settings(home), tmp_path / "cache") as deployment:
+    with Deployment(home, load_settings(home)) as deployment:
         return deployment.store.model_digest
 
 
@@ -149,7 +149,7 @@ def test_a_check_stores_nothing_and_needs_no_lease(
     home: Path, base: Path, sosie: Any, contents: Any, tmp_path: Path
 ) -> None:
     before = contents(home)
-    with Deployment(home, load_settings(home), tmp_path / "cache") as deployment:
+    with Deployment(home, load_settings(home)) as deployment:
         writer = deployment.store.writer()
         outcome = sosie("import", base, "--check", "--home", home, "--json")
         writer.close()
@@ -211,7 +211,7 @@ def test_photographs_may_lie_elsewhere(home: Path, base: Path, sosie: Any, tmp_p
 def test_issued_templates_are_taken_from_the_carrier_that_got_them(
     home: Path, sosie: Any, tmp_path: Path
 ) -> None:
-    with Deployment(home, load_settings(home), tmp_path / "cache") as deployment:
+    with Deployment(home, load_settings(home)) as deployment:
         sealed = SealedTemplates(deployment.vault, deployment.store.model_digest, 24)
         faces = np.eye(deployment.vault.dim, dtype=np.float32)[:3]
         blue, red = (sealed.issue(faces, f"carrier:{one}") for one in ("blue", "red"))
@@ -295,7 +295,7 @@ def test_an_interrupt_says_that_it_can_go_on(
         (("--set", "name=Anybody"), "name is each row's own"),
         (("--encoding", "klingon"), "no encoding"),
         (("--delimiter", "::"), "one sign"),
-        (("--timezone", "Mars/Olympus"), "no time zone"),
+        (("--timezone", "Mars/Olympus"), "no such time zone"),
         (("--country", "XX"), "no such country"),
         (("--images", "/no/such/folder"), "is not a folder"),
         (("--report", "report.txt"), "ends in .csv"),
@@ -326,7 +326,7 @@ def test_the_data_itself_is_never_written_over(
 def test_a_writer_elsewhere_keeps_an_import_out(
     home: Path, base: Path, sosie: Any, tmp_path: Path, assert_refused: Any
 ) -> None:
-    with Deployment(home, load_settings(home), tmp_path / "cache") as deployment:
+    with Deployment(home, load_settings(home)) as deployment:
         writer = deployment.store.writer()
         assert_refused(sosie("import", base, "--home", home), "another process")
         writer.close()

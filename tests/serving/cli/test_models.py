@@ -141,7 +141,7 @@ def test_an_installation_outlives_the_wheel_that_brings_the_models(
     # Python runs it at each start, as in every process that this one starts.
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(BLOCKED)
-    environment = os.environ | {"PYTHONPATH": str(hook), "SOSIE_CACHE": str(tmp_path / "cache")}
+    environment = os.environ | {"PYTHONPATH": str(hook)}
 
     pair = ("verify", photographs.live, photographs.portrait, "--json")
 

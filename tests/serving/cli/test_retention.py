@@ -146,7 +146,7 @@ def test_crops_are_kept_as_the_operator_says_and_leave_at_their_time(
         enroll = request_of(home, photographs, **changes)
         ids.append(sosie(*enroll, "--json", env=env).json["enrollment_id"])
     wanted = {"none": (0, 0), "cases": (0, 2), "all": (2, 2)}[keep]
-    with Deployment(home, load_settings(home), tmp_path / "cache") as deployment:
+    with Deployment(home, load_settings(home)) as deployment:
         crops = [deployment.store.cases.crops(one) for one in ids]
     assert tuple(map(len, crops)) == wanted
     for found in crops:
@@ -172,5 +172,5 @@ def test_erasing_somebody_erases_the_crops_too(
     document = ("--document-type", "cn-ric", "--document-number", "110105199003071239")
     assert sosie("erase", *document, "--yes", "--home", home).code == 0
     for folder, left in ((copy, 2), (home, 0)):
-        with Deployment(folder, load_settings(folder), tmp_path / "cache") as deployment:
+        with Deployment(folder, load_settings(folder)) as deployment:
             assert len(deployment.store.cases.crops(enrolled["enrollment_id"])) == left

@@ -58,12 +58,7 @@ except SystemExit as end:
     raise
 """
     done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "SOSIE_CACHE": str(tmp_path)},
-        cwd=tmp_path,
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert done.stdout.endswith("[]\n")
 

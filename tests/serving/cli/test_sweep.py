@@ -100,7 +100,7 @@ def test_people_read_a_table_and_where_the_files_are(sosie: Any, people_home: Pa
 
 def test_what_is_new_is_swept_alone(sosie: Any, people_home: Path) -> None:
     assert sosie("sweep", *AT, "--home", people_home).code == 0
-    with Deployment(people_home, load_settings(people_home), people_home / "cache") as deployment:
+    with Deployment(people_home, load_settings(people_home)) as deployment:
         fill(deployment, second_documents(strangers(PEOPLE)[50:53]), first=1000)
     done = sosie("sweep", "--new", *AT, "--home", people_home, "--json")
     assert done.code == 0, done.err
@@ -138,7 +138,7 @@ def test_wrong_terms_are_refused_in_a_line(
 def test_a_home_that_a_service_has_open_is_swept_over_http(
     sosie: Any, people_home: Path, assert_refused: Any
 ) -> None:
-    with Deployment(people_home, load_settings(people_home), people_home / "cache") as holder:
+    with Deployment(people_home, load_settings(people_home)) as holder:
         assert holder.writer
         assert_refused(
             sosie("sweep", *AT, "--home", people_home), "POST http://127.0.0.1:8700/v1/sweeps"
@@ -247,8 +247,7 @@ def pictured_home(
     settings = home / SETTINGS_FILE
     settings.write_text(settings.read_text().replace('# keep = "none"', 'keep = "all"'))
     assert sosie(*enrollment(home, photographs)).code == 0
-    cache = Path(str(environment["SOSIE_CACHE"]))
-    with Deployment(home, load_settings(home), cache) as deployment:
+    with Deployment(home, load_settings(home)) as deployment:
         (sample,) = sample_photographs(deployment, [photographs.later])
         vectors, registrar = sample.vector[None], deployment.registrar
         documents = [Document("cn-ric", OTHER_NUMBER, "Somebody Else")]
@@ -315,7 +314,7 @@ def test_where_no_face_is_kept_a_line_says_so(
     assert_refused(sosie("sweep", "report", "x", target, *at), "no sweep has this id")
     nowhere = tmp_path / "no" / "r.html"
     assert_refused(sosie("sweep", "report", sweep, nowhere, *at), "cannot be written")
-    with Deployment(home, load_settings(home), home / "cache") as holder:
+    with Deployment(home, load_settings(home)) as holder:
         assert holder.writer
         assert sosie("sweep", "report", sweep, target, *at).code == 0
         assert_refused(sosie("sweep", "report", sweep, target, "--faces", *at))

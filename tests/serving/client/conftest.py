@@ -14,9 +14,9 @@ import pytest
 import uvicorn
 
 from serving.client import Activation, Document
-from tests.serving.api.conftest import Service, cache_folder, extractor, keyed_home, own_service
+from tests.serving.api.conftest import Service, extractor, keyed_home, own_service
 
-__all__ = ["cache_folder", "extractor", "keyed_home", "own_service"]
+__all__ = ["extractor", "keyed_home", "own_service"]
 
 
 class Relay:

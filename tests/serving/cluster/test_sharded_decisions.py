@@ -80,8 +80,7 @@ class Pair:
 
     def open(self, database: str, shards: int = 0) -> Deployment:
         settings = self.settings(database, shards)
-        cache = self._folder / "cache"
-        return Deployment(self.home, settings, cache, open_index=shard_opener(settings, QUICK))
+        return Deployment(self.home, settings, open_index=shard_opener(settings, QUICK))
 
     def drop(self) -> None:
         for database in (self.first, self.second):

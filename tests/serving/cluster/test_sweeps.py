@@ -64,7 +64,7 @@ def test_a_sweep_on_two_nodes_finds_the_groups_that_one_process_finds(
     for shards in (0, 2):
         settings = make_settings({"gallery": {"shards": shards, "shard_resource": RESOURCE}})
         opener = shard_opener(settings)
-        with Deployment(home, settings, home / "cache", open_index=opener) as deployment:
+        with Deployment(home, settings, open_index=opener) as deployment:
             manager = SweepManager(deployment)
             record = manager.start(SweepRequest(threshold=0.55), "test")
             assert manager.wait(120)

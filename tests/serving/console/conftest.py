@@ -26,11 +26,11 @@ from engine.registry.writer import Writer
 from serving.compose import Deployment
 from serving.demo.data import make_document
 from serving.settings import SETTINGS_FILE, load_settings
-from tests.serving.api.conftest import cache_folder, extractor, keyed_home, service, serving
+from tests.serving.api.conftest import extractor, keyed_home, service, serving
 from tests.serving.api.driver import Service
 from tests.serving.client.conftest import listening
 
-__all__ = ["cache_folder", "extractor", "keyed_home", "service"]
+__all__ = ["extractor", "keyed_home", "service"]
 
 CHROMIUM = Path("/usr/bin/chromium")
 RING = 7
@@ -50,15 +50,14 @@ class Site:
 def site(
     keyed_home: tuple[Path, dict[str, str]],
     extractor: Extractor,
-    cache_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Site]:
     home = tmp_path_factory.mktemp("console") / "home"
     shutil.copytree(keyed_home[0], home)
     settings = home / SETTINGS_FILE
     settings.write_text(settings.read_text().replace('# keep = "none"', 'keep = "all"'))
-    plant_ring(home, cache_folder)
-    with serving(home, keyed_home[1], extractor, cache_folder) as start:
+    plant_ring(home)
+    with serving(home, keyed_home[1], extractor) as start:
         service = start()
         with listening(service.app, service.loop) as port:
             yield Site(f"http://127.0.0.1:{port}", keyed_home[1], service)
@@ -82,9 +81,9 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
-def plant_ring(home: Path, cache: Path) -> None:
+def plant_ring(home: Path) -> None:
     """Enters a ring of documents with a face each, and their lines, as an import would."""
-    with Deployment(home, load_settings(home), cache) as deployment:
+    with Deployment(home, load_settings(home)) as deployment:
         registrar = deployment.registrar
 
         def enter(writer: Writer, now: datetime) -> None:

@@ -30,13 +30,7 @@ class DemoResult:
 
 
 @pytest.fixture(scope="session")
-def demo_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Cache of the rewritten models, shared by all tests here."""
-    return tmp_path_factory.mktemp("demo-cache")
-
-
-@pytest.fixture(scope="session")
-def demo(demo_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., DemoResult]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., DemoResult]:
     """`demo(faces=None, gallery_size=500, as_json=True, **environment)` runs it."""
 
     def run(
@@ -46,7 +40,6 @@ def demo(demo_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
         output = io.StringIO()
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
             patch.setattr("tempfile.tempdir", str(folder))
-            patch.setenv("SOSIE_CACHE", str(demo_cache))
             for name, value in environment.items():
                 patch.setenv(name, value)
             code = run_demo(faces=faces, gallery_size=gallery_size, as_json=as_json)
@@ -67,8 +60,8 @@ def wheel() -> Source:
 
 
 @pytest.fixture(scope="session")
-def extractor(demo_cache: Path) -> Iterator[Extractor]:
-    with open_extractor(demo_cache) as opened:
+def extractor() -> Iterator[Extractor]:
+    with open_extractor() as opened:
         yield opened
 
 

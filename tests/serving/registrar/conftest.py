@@ -53,7 +53,7 @@ def open_home(home: Path, settings: Settings, tmp_path: Path) -> Callable[..., D
     """`open_home(settings=..., **more)` opens this test's deployment."""
 
     def build(chosen: Settings | None = None, **more: Any) -> Deployment:
-        return Deployment(home, chosen or settings, tmp_path / "cache", **more)
+        return Deployment(home, chosen or settings, **more)
 
     return build
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine import errors
-from indexes.errors import ShardLost, VectorInvalid
+from indexes.errors import SearchInvalid, ShardLost, VectorInvalid
 from serving import errors as refusals
 from serving.errors import describe
 from serving.registrar.operations import Operations
@@ -46,7 +46,8 @@ def test_an_unforeseen_error_leaves_its_text_behind() -> None:
     assert describe(shown).status == 500
     assert "ValueError" in str(shown)
     assert "138" not in repr(shown)
-    assert isinstance(presentable(VectorInvalid("scale it to 1")), errors.RequestError)
+    assert isinstance(presentable(SearchInvalid("k is 0")), errors.RequestError)
+    assert describe(presentable(VectorInvalid("scale it to 1"))).status == 500
 
 
 def test_every_call_of_a_client_is_an_operation_with_the_same_parameters() -> None:

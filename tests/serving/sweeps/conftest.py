@@ -30,7 +30,7 @@ def people_home(people_template: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def deployment(people_home: Path) -> Iterator[Deployment]:
-    with Deployment(people_home, load_settings(people_home), people_home / "cache") as opened:
+    with Deployment(people_home, load_settings(people_home)) as opened:
         yield opened
 
 

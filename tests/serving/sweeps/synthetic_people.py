@@ -39,7 +39,7 @@ def make_people_home(empty_home: Path, name: str) -> Path:
     """A copy of a home beside it, with 400 people, 12 of them under two documents."""
     home = empty_home.with_name(name)
     shutil.copytree(empty_home, home)
-    with Deployment(home, load_settings(home), home / "cache") as deployment:
+    with Deployment(home, load_settings(home)) as deployment:
         rows = strangers(PEOPLE)
         fill(deployment, rows)
         fill(deployment, second_documents(rows[:TWICE]), first=PEOPLE)

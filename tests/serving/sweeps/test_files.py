@@ -158,10 +158,10 @@ def test_files_expire_and_the_last_sweep_keeps_what_the_next_needs(
     first, second = sweep(manager), sweep(manager)
     stay = deployment.settings.sweep.keep_days
     age(deployment, first, stay - 1)
-    assert retire_sweeps(deployment, deployment.registrar, "test") == []
+    assert retire_sweeps(deployment, deployment.registrar, "test", utc_now()) == []
     age(deployment, first, stay + 2)
     age(deployment, second, stay + 1)
-    left = retire_sweeps(deployment, deployment.registrar, "test")
+    left = retire_sweeps(deployment, deployment.registrar, "test", utc_now())
     assert sorted(left) == sorted([first.id, second.id])
     assert not folder_of(deployment, first).path.exists()
     assert list(folder_of(deployment, second).files()) == []
@@ -171,7 +171,7 @@ def test_files_expire_and_the_last_sweep_keeps_what_the_next_needs(
     assert [record.id for record in manager.list()] == [second.id, first.id]
     audited = [record.entry for record in deployment.store.audit_entries()]
     assert sorted(one.subject for one in audited if one.action == EXPIRED) == sorted(left)
-    assert retire_sweeps(deployment, deployment.registrar, "test") == []
+    assert retire_sweeps(deployment, deployment.registrar, "test", utc_now()) == []
 
 
 def test_what_only_the_next_sweep_needs_is_kept_of_the_last_alone(

@@ -335,7 +335,7 @@ def test_a_plan_uses_the_pace_of_the_last_sweep(
 
 
 def test_an_empty_gallery_is_swept_in_no_time(home: Path) -> None:
-    with Deployment(home, load_settings(home), home / "cache") as deployment:
+    with Deployment(home, load_settings(home)) as deployment:
         manager = SweepManager(deployment)
         for scope in Scope:
             done = finish(manager, manager.start(SweepRequest(scope=scope), ACTOR))

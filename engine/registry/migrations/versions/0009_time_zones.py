@@ -1,0 +1,13 @@
+"""The time zones of carriers and outlets, by whose date the expiry of a document is judged."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0009"
+down_revision = "0006"
+
+
+def upgrade() -> None:
+    """Adds them, empty: the deployment's own time zone holds until one is set."""
+    for table in ("carriers", "outlets"):
+        op.add_column(table, sa.Column("time_zone", sa.String(length=64)))

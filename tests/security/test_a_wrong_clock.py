@@ -1,0 +1,222 @@
+"""Fault: the clock is wrong for one run of retention. It deleted every stored answer, so that a
+request that was sent again was decided twice. Now it is refused until somebody vouches for it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from datetime import time as clock_time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import LogCapture
+
+from engine.errors import ClockImplausible, RequestError
+from engine.registry import store, writer
+from engine.registry.records import AuditEntry, Changes, StoredAnswer, Tally, utc_now
+from engine.retention.clock import check_clock, check_step, confirm_clock
+from engine.retention.job import RUN, Schedule
+from serving.compose import Deployment
+from serving.retention import DailyRetention
+from serving.settings import load_settings
+
+YEARS, MONTH = timedelta(days=3650), Schedule(answers=timedelta(days=30))
+DAY, HOUR = timedelta(days=1), timedelta(hours=1)
+SCOPE = b"scope"
+
+
+@pytest.fixture
+def deployment(keyed_home: tuple[Path, Any], tmp_path: Path) -> Iterator[Deployment]:
+    home = Path(shutil.copytree(keyed_home[0], tmp_path / "home"))
+    with Deployment(home, load_settings(home)) as opened:
+        yield opened
+
+
+class Clock:
+    """What every part of a process takes for the moment; set by a test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.off = timedelta()
+        for module in (store, writer):
+            monkeypatch.setattr(module, "utc_now", self)
+
+    def __call__(self) -> datetime:
+        return utc_now() + self.off
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def keep_answer(deployment: Deployment) -> None:
+    answer = StoredAnswer(SCOPE, bytes(32), None, {"decision": "approved"}, utc_now())
+    note(deployment, answers=(answer,))
+
+
+def note(deployment: Deployment, action: str = "test.done", **changes: Any) -> None:
+    entry = AuditEntry("test", action, "x")
+    deployment.registrar.run(
+        lambda by, _: by.commit(Changes(sequence=by.sequence, audit=(entry,), **changes))
+    )
+
+
+def run_daily(
+    deployment: Deployment, clock: Callable[[], datetime], *, setting: Callable[[], None]
+) -> tuple[list[bool], LogCapture]:
+    """One look of the service's daily retention, after `setting` the clock; what it told."""
+    told: list[bool] = []
+    lines = LogCapture()
+    wrapper = structlog.make_filtering_bound_logger(0)
+    log = structlog.wrap_logger(None, processors=[lines], wrapper_class=wrapper)
+    job = DailyRetention(
+        deployment.registrar, deployment.store, MONTH, None, log,
+        settle_s=0.0, clock=clock, tell_refusal=told.append,
+    )  # fmt: skip
+    setting()
+    job._run()
+    return told, lines
+
+
+def test_a_clock_that_is_set_while_the_service_runs_deletes_nothing(
+    deployment: Deployment, clock: Clock
+) -> None:
+    keep_answer(deployment)
+
+    def set_forward() -> None:
+        clock.off = YEARS
+
+    told, lines = run_daily(deployment, clock, setting=set_forward)
+    assert told == [True]
+    (line,) = lines.entries
+    assert (line["event"], line["code"]) == ("retention_refused", "CLOCK.IMPLAUSIBLE")
+    assert "sosie retention confirm-clock" in line["reason"]
+    assert SCOPE in deployment.store.answers([SCOPE])
+
+
+def test_nor_does_one_by_which_things_were_recorded_since(
+    deployment: Deployment, clock: Clock
+) -> None:
+    """The process starts after the fault, and a decision has the wrong moment already."""
+    keep_answer(deployment)
+    clock.off = YEARS
+    note(deployment)
+    told, _ = run_daily(deployment, clock, setting=lambda: None)
+    assert told == [True]
+    clock.off = timedelta()
+    told, _ = run_daily(deployment, clock, setting=lambda: None)
+    assert told == [True], "and a clock that went back is looked into, too"
+    assert SCOPE in deployment.store.answers([SCOPE])
+
+
+def test_what_was_decided_while_the_clock_was_behind_does_not_leave_at_once(
+    deployment: Deployment, clock: Clock
+) -> None:
+    note(deployment)
+    clock.off = -YEARS
+    note(deployment)
+    clock.off = timedelta()
+    note(deployment)
+    told, _ = run_daily(deployment, clock, setting=lambda: None)
+    assert told == [True]
+
+
+def test_a_machine_that_was_off_for_months_is_confirmed_and_goes_on(
+    deployment: Deployment, clock: Clock
+) -> None:
+    keep_answer(deployment)
+    clock.off = 60 * DAY
+    told, _ = run_daily(deployment, clock, setting=lambda: None)
+    assert told == [True]
+    with pytest.raises(RequestError, match="set it right"):
+        confirm_clock(deployment.store, utc_now().date(), clock(), "test")
+    confirm_clock(deployment.store, clock().date(), clock(), "test")
+    told, lines = run_daily(deployment, clock, setting=lambda: None)
+    assert told == [False]
+    assert [line["event"] for line in lines.entries] == ["retention"]
+    assert deployment.store.answers([SCOPE]) == {}
+
+
+def test_a_step_is_settled_by_a_confirmation_after_it_alone(
+    deployment: Deployment, clock: Clock
+) -> None:
+    confirm_clock(deployment.store, clock().date(), clock(), "test")
+    expected, now = clock(), clock() + YEARS
+    with pytest.raises(ClockImplausible, match="was set from"):
+        check_step(deployment.store, expected, now, HOUR)
+    check_step(deployment.store, expected, expected + HOUR, HOUR)
+    clock.off = YEARS
+    confirm_clock(deployment.store, clock().date(), clock(), "test")
+    check_step(deployment.store, expected, clock(), HOUR)
+
+
+def test_days_with_a_run_are_no_jump_and_a_run_settles_what_lies_before(
+    deployment: Deployment, clock: Clock
+) -> None:
+    for day in (5, 10, 15):
+        clock.off = day * DAY
+        note(deployment)
+    check_clock(deployment.store, clock())
+    clock.off = 40 * DAY
+    with pytest.raises(ClockImplausible):
+        check_clock(deployment.store, clock())
+    note(deployment, RUN)
+    check_clock(deployment.store, clock())
+
+
+def test_a_wrong_clock_at_the_start_forgets_no_failures(
+    deployment: Deployment, clock: Clock
+) -> None:
+    tally = Tally("key:test", 5.0, YEARS, 10)
+    note(deployment, tallies=(tally,))
+    home = deployment.home
+    deployment.close()
+    clock.off = YEARS
+    with Deployment(home, load_settings(home)) as later:
+        assert later.writer.sequence >= 0
+        assert "key:test" in later.store.tallies(["key:test"])
+
+
+def test_the_command_refuses_says_so_and_takes_a_confirmation(
+    deployment: Deployment, clock: Clock, sosie: Any
+) -> None:
+    keep_answer(deployment)
+    clock.off = -60 * DAY
+    note(deployment)
+    clock.off = timedelta()
+    home = deployment.home
+    deployment.close()
+    refused = sosie("retention", "run", "--home", home)
+    assert refused.code == 2
+    assert "confirm-clock" in refused.err
+    shown = sosie("retention", "show", "--home", home, "--json")
+    assert "says" in shown.json["clock_fault"]
+    (found,) = [
+        one
+        for one in sosie("doctor", "--home", home, "--json").json["checks"]
+        if one["subject"] == "clock"
+    ]
+    assert found["state"] == "warning"
+    assert sosie("retention", "confirm-clock", "2001-01-01", "--home", home).code == 2
+    today = datetime.now(UTC).date().isoformat()
+    assert sosie("retention", "confirm-clock", today, "--home", home).code == 0
+    assert sosie("retention", "run", "--home", home).code == 0
+
+
+def test_a_refused_run_is_tried_again_within_the_hour(deployment: Deployment, clock: Clock) -> None:
+    told: list[bool] = []
+    log = structlog.wrap_logger(None, processors=[LogCapture()])
+    job = DailyRetention(
+        deployment.registrar, deployment.store, MONTH, None, log,
+        settle_s=0.0, clock=clock, tell_refusal=told.append,
+    )  # fmt: skip
+    noon = clock_time(12)
+    clock.off = YEARS
+    job._run()
+    assert job._pause_s(noon) <= 3600
+    clock.off = timedelta()
+    job._run()
+    assert told == [True, False]

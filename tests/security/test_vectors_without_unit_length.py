@@ -1,0 +1,158 @@
+"""A vector longer than 1 scores higher with everybody: one of length 1000 passed every 1:1, with a
+score of 1,000,000. It is refused wherever vectors come in, and nothing of it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.errors import RowRefused, VectorUnusable
+from engine.matching.bulk_enrollment import AdmissionPlan, admit_planned, admit_references
+from engine.matching.documents import Document
+from engine.matching.holders import score_holder, watch_face
+from engine.matching.limits import NO_LIMITS, Caller, Guard
+from engine.matching.lines import dispute_line
+from engine.matching.recovery import restore_gallery
+from engine.reasons import Decision
+from engine.registry.records import AuditEntry, Changes, NewReference
+from indexes.errors import VectorInvalid
+from indexes.gallery import Gallery
+from indexes.kinds import KINDS, open_index
+from indexes.sharding.shards import ShardPlan
+from serving.errors import TemplateInvalid, describe
+from serving.ingress.templates import PLACE, SealedTemplates
+from serving.registrar.search_queue import SearchQueue
+from tests.engine.matching.conftest import DIM, Lab, make_lab
+from tests.indexes.sharding.local_shards import open_local
+
+__all__ = ["make_lab"]
+
+LENGTHS = (1000.0, 1.01, 0.5, 0.0, np.nan, np.inf)
+
+
+@pytest.fixture
+def lab(make_lab: Callable[[str], Lab], tmp_path: Path) -> Iterator[Lab]:
+    made = make_lab(f"sqlite:///{tmp_path / 'registry.sqlite'}")
+    yield made
+    made.store.close()
+
+
+@pytest.fixture(params=LENGTHS, ids=str)
+def length(request: pytest.FixtureRequest) -> float:
+    return float(request.param)
+
+
+def stretch(vector: Any, length: float) -> Any:
+    with np.errstate(invalid="ignore"):
+        return (vector * np.float32(length)).astype(np.float32)
+
+
+@pytest.mark.parametrize("which", ["live", "portrait"])
+def test_an_enrollment_is_refused_and_its_neighbours_are_not(
+    lab: Lab, length: float, which: str
+) -> None:
+    honest = lab.request()
+    # A stranger's face that is weakly like the portrait: stretched, it passed.
+    request = lab.request()
+    sample = getattr(request, which)
+    forged = replace(request, **{which: replace(sample, vector=stretch(sample.vector, length))})
+    with lab.registrar() as registrar:
+        refused, approved = registrar.enroll([forged, honest])
+        assert isinstance(refused, VectorUnusable)
+        assert describe(refused).status == 500
+        assert approved.decision is Decision.APPROVED
+        assert len(registrar.gallery) == 1
+    assert len(restore_gallery(lab.store, lab.folder).gallery) == 1
+
+
+def test_no_comparison_with_a_holder_takes_one(lab: Lab, length: float) -> None:
+    request = lab.request()
+    with lab.registrar() as registrar:
+        (answer,) = registrar.enroll([request])
+        probe = stretch(lab.people.person(), length)
+        record = lab.store.document(answer.body["document_id"])
+        before = lab.store.audit_head()
+        with pytest.raises(VectorInvalid):
+            score_holder(lambda: record, registrar.gallery, probe)
+        guard = Guard(NO_LIMITS, lab.store, registrar, Caller("test"))
+        with pytest.raises(VectorInvalid):
+            dispute_line(
+                registrar, lab.store, line_text=answer.body["line_id"], document=request.document,
+                probe=probe, threshold=0.4, actor="test", guard=guard,
+            )  # fmt: skip
+        assert lab.store.audit_head() == before
+
+
+def test_none_is_watched_stored_or_imported(lab: Lab, length: float) -> None:
+    forged = stretch(lab.people.person(), length)
+    document = Document("cn-ric", "110105199003071239", "Somebody")
+    with lab.registrar() as registrar:
+        before = lab.store.audit_head()
+        with pytest.raises(VectorInvalid):
+            watch_face(registrar, forged, "forged", "test")
+        with pytest.raises(VectorInvalid):
+            registrar.run(
+                lambda writer, now: admit_references(
+                    writer, registrar.gallery, [document], forged[None], actor="test", on=now.date()
+                )
+            )
+        plan = AdmissionPlan((), (), (), ("document",), forged[None], ())
+        with pytest.raises(RowRefused):
+            registrar.run(
+                lambda writer, _: admit_planned(
+                    writer, registrar.gallery, plan, actor="test", subject="import", detail={}
+                )
+            )
+        reference = NewReference(999, "document", None, forged, 1)
+        changes = Changes(1, (AuditEntry("test", "test", "test"),), references=(reference,))
+        with pytest.raises(RowRefused):
+            registrar.run(lambda writer, _: writer.commit(changes))
+        assert lab.store.audit_head() == before
+    with lab.registrar() as reopened:
+        assert len(reopened.gallery) == 0
+
+
+def test_no_template_of_one_is_issued_or_taken(lab: Lab, length: float) -> None:
+    """By the seal of an older version that issued such tokens."""
+    templates = SealedTemplates(lab.vault, "d" * 64, 24)
+    person = lab.people.person()
+    forged = stretch(person, length)
+    with pytest.raises(VectorInvalid):
+        templates.issue(forged[None], "blue")
+    (token,) = templates.issue(person[None], "blue")
+    row = templates._row("blue")
+    issued_at = lab.vault.open(PLACE, row, token)[:8]
+    old = lab.vault.seal(PLACE, row, issued_at + forged.astype("<f4").tobytes())
+    sound, refused = templates.open([token, old], "blue")
+    assert np.array_equal(sound, person)
+    assert isinstance(refused, TemplateInvalid)
+
+
+def test_no_search_and_no_index_takes_one(lab: Lab, length: float) -> None:
+    person = lab.people.person()
+    forged = stretch(person, length)
+    ids = np.arange(2, dtype=np.int64)
+    mixed = np.stack([person, forged])
+    galleries = [Gallery(open_index(kind, DIM)) for kind in KINDS]
+    sharded = open_local(ShardPlan("flat", DIM), 2)
+    for gallery in [*galleries, Gallery(sharded)]:
+        with pytest.raises(VectorInvalid):
+            gallery.add(ids, mixed, 1)
+        assert (len(gallery), gallery.sequence) == (0, 0)
+        gallery.add(ids[:1], person[None], 1)
+        with pytest.raises(VectorInvalid):
+            gallery.search(mixed, 1)
+        with pytest.raises(VectorInvalid):
+            gallery.range_search(mixed, 0.5)
+    queue = SearchQueue(galleries[0], lab.store, 8)
+    try:
+        with pytest.raises(VectorInvalid):
+            queue.submit(mixed, 0.5)
+    finally:
+        queue.close()
+        sharded.close()
