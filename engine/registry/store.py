@@ -93,7 +93,7 @@ class Store(Reader):
         if path is not None:
             _claim(path)
         try:
-            with _reachable(), changing(engine) as connection:
+            with _reachable(), changing(engine) as connection, long_statements(connection):
                 if version(connection) is not None:
                     raise RegistryExists("this database holds a registry already: open it instead")
                 upgrade_schema(connection)

@@ -44,11 +44,11 @@ WAIT_S = 120
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same bounds in the same order, and shorter."""
-    for name, value in {"LOOK_S": 0.4, "STATEMENT_S": 0.8, "SILENCE_S": 1.2, "POOL_S": 2}.items():
+    for name, value in {"LOOK_S": 1.0, "STATEMENT_S": 1.5, "SILENCE_S": 2.2, "POOL_S": 3}.items():
         monkeypatch.setattr(postgresql, name, value)
     monkeypatch.setitem(postgresql._TCP, "connect_timeout", 2)
     monkeypatch.setattr(writer, "RENEW_S", 0.2)
-    monkeypatch.setattr(writer, "LEASE_S", 1)
+    monkeypatch.setattr(writer, "LEASE_S", 3)
 
 
 @pytest.fixture
@@ -195,10 +195,10 @@ def test_a_lease_whose_session_ended_is_taken_anew(
 def test_a_long_statement_is_ended_and_one_that_may_be_long_is_not(distant: Store) -> None:
     with distant.engine.connect() as connection:
         with pytest.raises(Exception, match="statement timeout"):
-            connection.execute(text("SELECT pg_sleep(2)"))
+            connection.execute(text("SELECT pg_sleep(30)"))
         connection.rollback()
         with postgresql.long_statements(connection):
-            connection.execute(text("SELECT pg_sleep(1.5)"))
+            connection.execute(text("SELECT pg_sleep(1.7)"))
 
 
 class Load:
