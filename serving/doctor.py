@@ -149,7 +149,7 @@ def _examine_home(home: Path, settings: Settings, cache: Path) -> Iterator[Findi
     from serving.compose import Deployment  # noqa: PLC0415 - only where there is a home
 
     try:
-        deployment = Deployment(home, settings, cache)
+        deployment = Deployment(home, settings, cache, is_examined=True)
     except SosieError as error:
         yield _broken("deployment", error)
         return

@@ -88,7 +88,7 @@ def verify_entries(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     from serving.wire.oversight import ChainHead, ChainReport
 
     with (
-        open_deployment(home) as deployment,
+        open_deployment(home, is_examined=True) as deployment,
         show_progress("verifying", is_shown=not as_json) as report,
     ):
         store = deployment.store

@@ -81,7 +81,7 @@ class CallContext:
 
     `timeout_s` is what is left when the call is sent; the receiver counts from its arrival.
     `carrier` limits what may be touched to one tenant; None is all. `outlet` is set where the key
-    acts for one outlet alone.
+    acts for one outlet alone. `person` is whose key it is: two keys of one are not two people.
     """
 
     actor: str
@@ -90,6 +90,7 @@ class CallContext:
     timeout_s: float | None = None
     traceparent: str | None = None
     outlet: str | None = None
+    person: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ class KeyHolder(AnswerBody, frozen=True):
     role: Role
     carrier: str | None
     outlet: str | None
+    person: Annotated[str | None, Meta(description="whose key it is: two keys of one are not two")]
 
 
 class CurvePoint(AnswerBody, frozen=True):
@@ -185,6 +186,7 @@ class ListedKey(AnswerBody, frozen=True):
     role: Role
     carrier: str | None
     outlet: str | None
+    person: str | None
     label: str
     rate_limit: float | None
     state: Annotated[str, known("in force", "expired", "revoked", "outlet closed")]

@@ -60,7 +60,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             made = make_key(deployment.vault)
             keys[name] = made.text
             fields = (made.id, made.digest, name, role, carrier, None, None, utc_now())
-            deployment.store.add_api_key(ApiKey(*fields), actor="test")
+            deployment.store.add_api_key(ApiKey(*fields, person=name), actor="test")
         with serving(home, keys, deployment.extractor, cache) as start:
             yield start()
 

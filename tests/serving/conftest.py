@@ -211,13 +211,14 @@ def enrollment(home: Path, photographs: Photographs, **changes: object) -> list[
 
 @pytest.fixture
 def contents() -> Callable[[Path], dict[str, bytes]]:
-    """`contents(folder)`: every file below it but the lease, which names only a process."""
+    """`contents(folder)`: every file below it but the lease, which names only a process, and what
+    SQLite's journal has of a transaction that was given up."""
 
     def read(folder: Path) -> dict[str, bytes]:
         return {
             str(path.relative_to(folder)): path.read_bytes()
             for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.suffix != ".lease"
+            if path.is_file() and not path.name.endswith((".lease", "-journal"))
         }
 
     return read

@@ -10,17 +10,17 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Table, insert, inspect
+from sqlalchemy import Connection, Table, insert, inspect
 
 from engine.cases.case import CaseOrigin
 from engine.errors import SchemaMismatch, StorageFailed
-from engine.registry import deployment, tables
+from engine.registry import audit, tables
 from engine.registry import store as schema
-from engine.registry import store as stores
 from engine.registry.audit import verify_chain
 from engine.registry.database import changing, connect
-from engine.registry.records import Carrier, CaseState, Changes, new_id, utc_now
+from engine.registry.records import AuditEntry, Carrier, CaseState, Changes, new_id, utc_now
 from engine.registry.store import Store
+from engine.registry.upgrade import upgrade
 from engine.registry.vault import Vault
 from tests.engine.registry.conftest import ENTRY, MODEL
 
@@ -37,7 +37,7 @@ def make_revision(url: str, vault: Vault, revision: str) -> dict[str, str]:
     with changing(engine) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
-        deployment.write_first(connection, vault, MODEL, utc_now())
+        write_old_deployment(connection, vault)
         for table, values in rows_of_old(ids):
             connection.execute(insert(table).values(**values))
         dispute = {"id": ids["dispute"], "kind": "dispute", "line_id": ids["line"]}
@@ -49,6 +49,28 @@ def make_revision(url: str, vault: Vault, revision: str) -> dict[str, str]:
             connection.execute(insert(tables.cases).values(**values | case | found))
     engine.dispose()
     return ids
+
+
+def write_old_deployment(connection: Connection, vault: Vault) -> None:
+    at = utc_now()
+    entry = AuditEntry("sosie", "registry.created", vault.deployment_id)
+    (first,) = audit.extend(vault, 0, audit.GENESIS, at, [entry])
+    values = {
+        "singleton": 1,
+        "deployment_id": vault.deployment_id,
+        "key_check": vault.key_check,
+        "data_keys": {"1": vault.ring.active_data_key.fingerprint},
+        "model_digest": MODEL,
+        "dim": vault.dim,
+        "rotation_id": vault.rotation_id,
+        "writer_epoch": 0,
+        "sequence": 0,
+        "audit_number": first.number,
+        "audit_head": first.hash,
+        "created_at": at,
+    }
+    connection.execute(insert(tables.deployment).values(**values))
+    audit.append(connection, [first])
 
 
 def rows_of_old(ids: dict[str, str]) -> list[tuple[Table, dict[str, object]]]:
@@ -85,7 +107,7 @@ def test_upgrade_brings_an_older_revision_to_this_one_with_all_its_rows(
         SchemaMismatch, match=f"{revision} is older than {newest}: run sosie upgrade"
     ):
         Store.open(database_url, vault, model_digest=MODEL)
-    assert stores.upgrade(database_url) == (revision, newest)
+    assert upgrade(database_url, vault) == (revision, newest)
     engine = connect(database_url)
     with changing(engine) as connection:
         assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
@@ -110,7 +132,7 @@ def test_upgrade_brings_an_older_revision_to_this_one_with_all_its_rows(
 
 def test_upgrade_makes_an_open_dispute_one_of_its_line(database_url: str, vault: Vault) -> None:
     ids = make_revision(database_url, vault, "0002")
-    stores.upgrade(database_url)
+    upgrade(database_url, vault)
     with Store.open(database_url, vault, model_digest=MODEL) as store:
         dispute = store.cases.open_of_line(ids["line"], "dispute")
         assert dispute is not None

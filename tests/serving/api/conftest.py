@@ -68,7 +68,7 @@ def keyed_home(
             made = make_key(deployment.vault)
             texts[name] = made.text
             fields = (made.id, made.digest, name, role, carrier, outlet, None, utc_now())
-            deployment.store.add_api_key(ApiKey(*fields), actor="test")
+            deployment.store.add_api_key(ApiKey(*fields, person=name), actor="test")
     return home, texts
 
 
