@@ -61,6 +61,7 @@ class DailyRetention:
         settle_s: float,
         clock: Callable[[], datetime] = utc_now,
         also: Callable[[], object] = lambda: None,
+        examine: Callable[[], object] = lambda: None,
     ) -> None:
         self._runner = runner
         self._source = source
@@ -68,7 +69,7 @@ class DailyRetention:
         self._log = log
         self._clock = clock
         self._settle_s = settle_s
-        self._also = also
+        self._also, self._examine = also, examine
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         if at is not None:
@@ -78,8 +79,10 @@ class DailyRetention:
             self._thread.start()
 
     @classmethod
-    def of(cls, deployment: Deployment, log: FilteringBoundLogger) -> Self:
-        """By a deployment's settings, on its registrar."""
+    def of(
+        cls, deployment: Deployment, log: FilteringBoundLogger, examine: Callable[[], object]
+    ) -> Self:
+        """By a deployment's settings, on its registrar; `examine` is called after each run."""
         settings = deployment.settings.retention
         return cls(
             deployment.registrar,
@@ -89,6 +92,7 @@ class DailyRetention:
             log,
             settle_s=SETTLE_S,
             also=partial(retire_sweeps, deployment, deployment.registrar, ACTOR),
+            examine=examine,
         )
 
     def __enter__(self) -> Self:
@@ -133,14 +137,18 @@ class DailyRetention:
             self._also()
         except Exception as error:  # noqa: BLE001 - as above
             self._tell_failure(error)
-            return
-        self._log.info(
-            "retention",
-            job=made.job_id,
-            rows=sum(made.left.values()),
-            held=sum(made.held.values()),
-            is_complete=made.is_complete,
-        )
+        else:
+            self._log.info(
+                "retention",
+                job=made.job_id,
+                rows=sum(made.left.values()),
+                held=sum(made.held.values()),
+                is_complete=made.is_complete,
+            )
+        try:
+            self._examine()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._tell_failure(error)
 
     def _tell_failure(self, error: Exception) -> None:
         # By type and code alone: a text may hold anything.

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select
 
 from engine.errors import ChainBroken, SchemaMismatch
 from engine.registry import tables
-from engine.registry.database import Source, reading
+from engine.registry.database import CHUNK_ROWS, Source, reading
 from engine.registry.records import AuditEntry, AuditRecord
 from engine.registry.rows import columns_of
 from engine.registry.vault import Vault
@@ -130,10 +130,13 @@ def require_head(vault: Vault, row: Row[Any], least: int = 0) -> None:
 class AuditReader(Source):
     """The audit chain of one registry."""
 
-    def check_head(self) -> None:
-        """`ChainBroken` where entries at the end were cut off or added without the key ring."""
+    def check_head(self) -> tuple[int, bytes]:
+        """The number and hash of the newest entry; `ChainBroken` where entries at the end were cut
+        off or added without the key ring."""
         with reading(self._engine) as connection:
-            require_head(self.vault, read_head(connection))
+            head = read_head(connection)
+        require_head(self.vault, head)
+        return head.audit_number, head.audit_head
 
     def audit_entries(self, after: int = 0) -> Iterator[AuditRecord]:
         """The audit trail after a number, oldest first."""
@@ -193,6 +196,37 @@ def verify_chain(
         except ChainBroken:
             return AuditReport(end, intact=False, first_bad=end + 1)
     return AuditReport(end, intact=True, first_bad=None)
+
+
+@dataclass(frozen=True, slots=True)
+class AnchoredHead:
+    """The newest entry of the chain at a moment, as it was told outside."""
+
+    at: str
+    number: int
+    hash: bytes
+
+
+def find_anchor_faults(
+    reader: AuditReader, anchors: Iterable[AnchoredHead]
+) -> tuple[int, list[str]]:
+    """How many heads were compared with the chain, and what is wrong, a line each: it was cut off,
+    or set back as a whole and continued."""
+    compared, faults = 0, []
+    entries = tables.audit.c
+    given = iter(anchors)
+    while page := list(islice(given, CHUNK_ROWS)):
+        numbers = {one.number for one in page}
+        query = select(entries.number, entries.hash).where(entries.number.in_(numbers))
+        found = {row.number: row.hash for row in reader.rows(query)}
+        compared += len(page)
+        faults += [
+            f"entry {one.number}, anchored at {one.at}, is "
+            + ("another now" if one.number in found else "not there")
+            for one in page
+            if found.get(one.number) != one.hash
+        ]
+    return compared, faults
 
 
 def record_of(row: Row[Any]) -> AuditRecord:

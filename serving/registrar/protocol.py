@@ -59,7 +59,8 @@ class Status:
     """The state of the registrar and its gallery; `detail` is one line for people.
 
     `sequence` is the gallery's, `store_sequence` the store's; both are None where they could not
-    be read. `boot_id` changes with every start of a registrar.
+    be read. `boot_id` changes with every start of a registrar. `anchor_fault` says why the audit
+    head is not anchored outside, which stops nothing.
     """
 
     phase: Phase
@@ -68,6 +69,7 @@ class Status:
     gallery_size: int = 0
     sequence: int | None = None
     store_sequence: int | None = None
+    anchor_fault: str | None = None
 
     @property
     def is_ready(self) -> bool:

@@ -10,18 +10,29 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from threading import Condition
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
 from engine.batching import Batch, Batcher, Lane, Pending, Refusals
-from engine.errors import DeadlinePassed, GalleryBehind, LeaseLost, RegistryError, WriterBusy
+from engine.errors import (
+    DeadlinePassed,
+    GalleryBehind,
+    LeaseLost,
+    RegistryError,
+    StorageFailed,
+    WriterBusy,
+)
 from engine.matching.calibration import Comparison
 from engine.matching.identification import Identification
 from engine.matching.registrar import DecidedBatch, Observer
 from engine.matching.requests import Answer
+from engine.registry.audit import verify_chain
+from engine.registry.damage import find_damage
+from engine.registry.store import Store
 from indexes.errors import IndexFault, ShardLost
+from serving.anchors import Anchoring
 from serving.compose import Deployment
 from serving.errors import Busy, Interrupted, NotReady, describe
 from serving.registrar.operations import GRACE_S, OpenRegistry, Operations, Watermark, finish_by
@@ -39,6 +50,8 @@ STALE_S = 3.0
 """Age at which the last watermark says nothing of the store any more."""
 GATHER_S = 0.015
 """How long decisions are gathered: the spread of one batch of photographs from an ingress."""
+PAUSE_S = 0.2
+"""Between two pages of the daily examination of all rows."""
 LOOKS_BEHIND = 2
 """Looks in a row that find the gallery behind: then another process writes."""
 
@@ -67,6 +80,7 @@ class Lifecycle:
         self._phase, self._detail = Phase.STARTING, "the service starts"
         self._boot_id = ""
         self._opened: OpenRegistry | None = None
+        self._anchoring: Anchoring | None = None
         self._mark: Watermark | None = None
         self._store_read: tuple[float, int] | None = None
         self._behind = 0
@@ -89,7 +103,7 @@ class Lifecycle:
         """The status as of the last look: costs nothing, and answers in every phase."""
         with self._lock:
             mark = None if self._opened is None else self._mark
-            stored = self._store_read
+            stored, anchoring = self._store_read, self._anchoring
             return Status(
                 self._phase,
                 self._detail,
@@ -97,6 +111,7 @@ class Lifecycle:
                 gallery_size=0 if mark is None else mark.size,
                 sequence=None if mark is None else mark.sequence,
                 store_sequence=stored[1] if stored and monotonic() - stored[0] < STALE_S else None,
+                anchor_fault=None if anchoring is None else anchoring.fault,
             )
 
     def lose(self, opened: OpenRegistry, error: Exception) -> None:
@@ -138,11 +153,16 @@ class Lifecycle:
             if opened is None:
                 break
             retry_s = FIRST_RETRY_S
-            with DailyRetention.of(opened.deployment, self._log):
+            deployment = opened.deployment
+            anchoring = Anchoring.of(deployment, self._meter, self._log)
+            examine = partial(examine_rows, deployment.store, self._meter, self._log)
+            with DailyRetention.of(deployment, self._log, examine), anchoring:
+                self._anchoring = anchoring
                 self._tend(opened)
+            self._anchoring = None
             self._close(opened)
             # Or two galleries would be in memory while the next is opened.
-            del opened
+            del opened, deployment, anchoring, examine
 
     def _open(self) -> OpenRegistry | None:
         """None where the service is closed meanwhile."""
@@ -203,6 +223,9 @@ class Lifecycle:
     def _look(self, opened: OpenRegistry) -> None:
         if opened.failure is not None:
             raise opened.failure
+        with suppress(StorageFailed):
+            # Or only the next audited call would meet it.
+            opened.store.check_head()
         mark = opened.read_watermark()
         with self._lock:
             self._keep(mark)
@@ -263,6 +286,23 @@ class Lifecycle:
             self._meter.set_state(PHASE, phase)
         if has_changed:
             self._log.info("phase", phase=phase.value, detail=detail)
+
+
+def examine_rows(store: Store, meter: Meter, log: FilteringBoundLogger) -> list[str]:
+    """Looks through every row and the audit chain for what was altered; told by log and metric."""
+
+    def pause(_done: int, _total: int) -> None:
+        """Decisions go first."""
+        sleep(PAUSE_S)
+
+    found = find_damage(store, is_alone=False, progress=pause)
+    chain = verify_chain(store, progress=pause)
+    if not chain.intact:
+        found.append(f"the audit chain is broken at entry {chain.first_bad}")
+    meter.set(metrics.DAMAGE, len(found))
+    if found:
+        log.error("registry_damaged", found=found)
+    return found
 
 
 def _ignoring_errors(close: Callable[[], None]) -> Callable[[], None]:

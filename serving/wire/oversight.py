@@ -32,11 +32,14 @@ class Check(AnswerBody, frozen=True):
 
 
 class Readiness(AnswerBody, frozen=True):
-    """Ready where every check is; the phase is null where the registrar cannot be reached."""
+    """Ready where every check is but `anchor`, which is there where the audit head is not anchored
+    outside; the phase is null where the registrar cannot be reached."""
 
     is_ready: bool
     phase: Phase | None
-    checks: Annotated[dict[str, Check], Meta(description="store, models, registrar, gallery")]
+    checks: Annotated[
+        dict[str, Check], Meta(description="store, models, registrar, gallery, anchor")
+    ]
 
 
 class Version(AnswerBody, frozen=True):
@@ -238,13 +241,15 @@ class ChainHead(AnswerBody, frozen=True):
 
 
 class ChainReport(AnswerBody, frozen=True):
-    """The whole chain, verified, and what is damaged in the database beside it."""
+    """The whole chain, verified, and what is damaged in the database beside it; `anchors`: so many
+    heads were compared with it."""
 
     entries: int
     intact: bool
     first_bad: int | None
     head: ChainHead
     damage: tuple[str, ...]
+    anchors: int | None = None
 
 
 class CertificateCheck(AnswerBody, frozen=True):

@@ -76,7 +76,7 @@ class Readiness:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._reader = ThreadPoolExecutor(1, "readiness")
-        self._reading: asyncio.Future[None] | None = None
+        self._reading: asyncio.Future[tuple[int, bytes]] | None = None
         self._checking: asyncio.Task[wire.Readiness] | None = None
         self._kept: tuple[float, wire.Readiness] | None = None
 
@@ -101,10 +101,12 @@ class Readiness:
                 "registrar": registrar,
                 "gallery": _check_gallery(status),
             }
+            is_ready = all(check.is_ok for check in checks.values())
+            if status is not None and status.anchor_fault is not None:
+                # It is to be mended, and stops no decision.
+                checks["anchor"] = Check(False, status.anchor_fault)
             found = wire.Readiness(
-                is_ready=all(check.is_ok for check in checks.values()),
-                phase=None if status is None else status.phase,
-                checks=checks,
+                is_ready=is_ready, phase=None if status is None else status.phase, checks=checks
             )
             kept_s = READY_KEPT_S if found.is_ready else UNREADY_KEPT_S
             self._kept = (asyncio.get_running_loop().time() + kept_s, found)
@@ -151,7 +153,7 @@ def _readiness_of(parts: Parts) -> Readiness:
     return Readiness(parts)
 
 
-def _hear(read: asyncio.Future[None]) -> None:
+def _hear(read: asyncio.Future[tuple[int, bytes]]) -> None:
     if not read.cancelled():
         read.exception()
 
