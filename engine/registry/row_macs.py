@@ -39,9 +39,12 @@ RowValues = Mapping[str, Any]
 
 
 def _plain(value: Any) -> Any:
-    """A number of numpy's, which the encoder does not know."""
-    if isinstance(value, float | int | str):
-        return type(value).__mro__[-2](value)
+    """A value of a kind made of the encoder's own, such as a number of numpy's."""
+    if isinstance(value, datetime):
+        return datetime.combine(value.date(), value.timetz())
+    for kind in (float, int, str):
+        if isinstance(value, kind):
+            return kind(value)
     raise TypeError(f"a row cannot hold a {type(value).__name__}")
 
 
