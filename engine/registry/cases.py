@@ -23,7 +23,7 @@ from engine.registry.records import (
     is_id,
     utc_now,
 )
-from engine.registry.row_macs import require_authentic
+from engine.registry.row_macs import REFERENCE_COLUMNS, require_authentic
 from engine.registry.rows import CASE_NOTE, CROP_IMAGE, case_of, read_as, sweep_of
 from engine.registry.tables import (
     IS_ALIVE,
@@ -246,9 +246,7 @@ _ID_BYTES = 36
 
 _references, _lines = tables.references, tables.lines
 _IS_LIVE = _references.c.removed_sequence.is_(None)
-DOCUMENTS_OF = select(_references.c.id, _references.c.document_id).where(
-    _references.c.id.in_(KEYS), _IS_LIVE
-)
+DOCUMENTS_OF = select(*REFERENCE_COLUMNS).where(_references.c.id.in_(KEYS), _IS_LIVE)
 _LINES_OF = (
     select(
         _lines.c.document_id,
@@ -300,6 +298,7 @@ class FactReader(Source):
         """
         references: dict[str, list[int]] = defaultdict(list)
         for row in self._rows_of(DOCUMENTS_OF, sorted({int(key) for key in reference_ids})):
+            require_authentic(self.vault, _references, row)
             references[row.document_id].append(row.id)
         ordered = {key: sorted(ids) for key, ids in references.items()}
         documents = sorted(ordered, key=lambda key: ordered[key][0])

@@ -14,7 +14,7 @@ from engine.errors import SosieError, StorageFailed
 from engine.registry import tables
 from engine.registry.audit import AuditReader
 from engine.registry.database import chunks, reading, sqlite_file
-from engine.registry.row_macs import AUTHENTICATED, is_authentic
+from engine.registry.row_macs import AUTHENTICATED, is_authentic, values_of
 from engine.registry.rows import name_sealed
 from engine.registry.tables import metadata
 from engine.registry.vault import Vault
@@ -120,7 +120,7 @@ def pages_of(reader: AuditReader, table: Table) -> Iterator[Sequence[Row[Any]]]:
 def _check_rows(vault: Vault, table: Table, rows: Sequence[Row[Any]]) -> Iterator[str]:
     if table in AUTHENTICATED:
         for row in rows:
-            if not is_authentic(vault, table, row):
+            if not is_authentic(vault, table, values_of(row)):
                 yield f"{table.name}: {_name(table, row)} was altered"
     for _, column in (one for one in tables.SEALED if one[0] is table):
         place = f"{table.name}.{column.name}"

@@ -30,8 +30,8 @@ from engine.registry.records import (
     WatchEntry,
     is_id,
 )
-from engine.registry.row_macs import require_authentic
-from engine.registry.rows import gather_documents, line_of, read_as
+from engine.registry.row_macs import REFERENCE_COLUMNS, require_authentic
+from engine.registry.rows import OF_REFERENCE, gather_documents, line_of, read_as
 from engine.registry.tables import metadata
 from engine.registry.vault import WATCHED_TEMPLATE, Vault, name_reference
 
@@ -42,7 +42,7 @@ _watchlist, _enrollments = tables.watchlist, tables.enrollments
 
 _ANSWERS = select(tables.idempotency).where(tables.idempotency.c.scope.in_(KEYS))
 _DOCUMENTS = (
-    select(_documents, _references.c.id.label("reference_id"))
+    select(_documents, *(one.label(f"{OF_REFERENCE}{one.name}") for one in REFERENCE_COLUMNS))
     .outerjoin(
         _references,
         (_references.c.document_id == _documents.c.id) & _references.c.removed_sequence.is_(None),
@@ -214,7 +214,8 @@ class Reader(AuditReader):
         """The document of each of these references; a removed one is left out."""
         return {
             row.id: row.document_id
-            for row in self._rows_of(DOCUMENTS_OF, [int(key) for key in reference_ids])
+            for found in self._rows_of(DOCUMENTS_OF, [int(key) for key in reference_ids])
+            for row in (require_authentic(self.vault, _references, found),)
         }
 
     def identity(self, document_id: str) -> Identity:

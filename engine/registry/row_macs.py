@@ -81,6 +81,11 @@ _CONVERTERS = {
     ]
     for table in AUTHENTICATED
 }
+REFERENCE_COLUMNS = [
+    (one.is_not(None) if one.name == "template" else one).label(one.name)
+    for one in tables.references.columns
+]
+"""A reference as its code needs it: without its template, ten times as long as the rest."""
 _KEY_COLUMNS = ("id", "role", "carrier", "outlet", "person", "rate_limit", "expires_at")
 
 
@@ -97,24 +102,28 @@ def compute_mac(vault: Vault, table: Table, values: RowValues) -> bytes:
     return vault.authenticate(table.name, _encode(said))
 
 
-def _mac_of(vault: Vault, table: Table, row: Row[Any]) -> bytes:
-    return compute_mac(vault, table, cast("RowValues", row._mapping))
-
-
 def with_macs(vault: Vault, table: Table, rows: Sequence[RowValues]) -> list[RowValues]:
     """The rows to be inserted, each with its code."""
     return [{**row, "mac": compute_mac(vault, table, row)} for row in rows]
 
 
-def is_authentic(vault: Vault, table: Table, row: Row[Any]) -> bool:
-    """Whether the row is as it was written; it has every column of its table."""
-    found: bytes | None = row._mapping["mac"]
-    return found is not None and vault.is_equal(_mac_of(vault, table, row), found)
+def is_authentic(vault: Vault, table: Table, values: RowValues) -> bool:
+    """Whether a row is as it was written; `values` has every column of its table."""
+    found: bytes | None = values["mac"]
+    return found is not None and vault.is_equal(compute_mac(vault, table, values), found)
 
 
-def require_authentic(vault: Vault, table: Table, row: Row[Any]) -> Row[Any]:
-    """The row; `SealBroken` where it was altered."""
-    if not is_authentic(vault, table, row):
+def values_of(row: Row[Any], prefix: str = "") -> RowValues:
+    """A row's values by column, or of the columns whose labels begin so."""
+    if not prefix:
+        return cast("RowValues", row._mapping)
+    start = len(prefix)
+    return {name[start:]: value for name, value in row._mapping.items() if name.startswith(prefix)}
+
+
+def require_authentic(vault: Vault, table: Table, row: Row[Any], prefix: str = "") -> Row[Any]:
+    """The row; `SealBroken` where it was altered, or its part of that prefix."""
+    if not is_authentic(vault, table, values_of(row, prefix)):
         raise SealBroken(
             f"a row of {table.name} was altered in the database: "
             "run sosie audit verify, put back a backup"
@@ -143,7 +152,7 @@ def write_macs(
     key = list(table.primary_key)
     stored = [
         {f"key_{column.name}": row._mapping[column.name] for column in key}
-        | {"new_mac": _mac_of(vault, table, row)}
+        | {"new_mac": compute_mac(vault, table, values_of(row))}
         for row in rows
     ]
     if stored:

@@ -51,6 +51,10 @@ from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepSt
 T = TypeVar("T")
 
 
+OF_REFERENCE = "reference_"
+"""How the columns of a reference are labelled beside those of its document."""
+
+
 def gather_documents(vault: Vault, rows: Iterable[Row[Any]]) -> list[DocumentRecord]:
     """Documents joined with their live references: a row for each, or one without any."""
     first: dict[str, Row[Any]] = {}
@@ -59,6 +63,8 @@ def gather_documents(vault: Vault, rows: Iterable[Row[Any]]) -> list[DocumentRec
         first.setdefault(row.id, row)
         ids = reference_ids.setdefault(row.id, [])
         if row.reference_id is not None:
+            # Or another's face would be compared with this document's holder.
+            require_authentic(vault, tables.references, row, OF_REFERENCE)
             ids.append(row.reference_id)
     return [
         read_as(

@@ -139,7 +139,9 @@ def test_two_references_whose_documents_were_swapped(
     service: Service,  # noqa: F811 - the fixture
     attack: Alter,
 ) -> None:
-    one, two = service.enroll(2)
+    faces = [service.lab.people.person() for _ in range(2)]
+    requests = [service.lab.request(face) for face in faces]
+    one, two = (answer.body for answer in service.registrar.enroll(requests))
     with found_by(service, "references: row", "references.template of row"):
         attack(
             'UPDATE "references" SET document_id = CASE document_id WHEN :one THEN :two '
@@ -147,6 +149,10 @@ def test_two_references_whose_documents_were_swapped(
             one=one["document_id"],
             two=two["document_id"],
         )
+    # Q comes with the document of P, whose reference is Q's now.
+    theft = service.lab.request(faces[1], document=requests[0].document)
+    (answer,) = service.registrar.enroll([theft])
+    assert isinstance(answer, SealBroken)
     with pytest.raises(SealBroken):
         restore_gallery(service.store, service.lab.folder / "again")
 
