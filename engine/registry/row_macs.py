@@ -14,22 +14,11 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import msgspec
-from sqlalchemy import (
-    Boolean,
-    Column,
-    Connection,
-    Float,
-    Integer,
-    Row,
-    Table,
-    bindparam,
-    select,
-    update,
-)
+from sqlalchemy import Column, Connection, Float, Row, Table, bindparam, select, update
 
 from engine.errors import SealBroken
 from engine.registry import tables
-from engine.registry.database import KEYS, Moment, chunks
+from engine.registry.database import KEYS, Moment, chunks, plain_value
 from engine.registry.records import ApiKey
 from engine.registry.tables import metadata
 from engine.registry.vault import Vault
@@ -38,17 +27,7 @@ RowValues = Mapping[str, Any]
 """Values by column."""
 
 
-def _plain(value: Any) -> Any:
-    """A value of a kind made of the encoder's own, such as a number of numpy's."""
-    if isinstance(value, datetime):
-        return datetime.combine(value.date(), value.timetz())
-    for kind in (float, int, str):
-        if isinstance(value, kind):
-            return kind(value)
-    raise TypeError(f"a row cannot hold a {type(value).__name__}")
-
-
-_encode = msgspec.json.Encoder(order="deterministic", enc_hook=_plain).encode
+_encode = msgspec.json.Encoder(order="deterministic", enc_hook=plain_value).encode
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -56,14 +35,10 @@ def _in_utc(moment: datetime) -> datetime:
 
 
 def _converter(column: Column[Any]) -> Callable[[Any], Any] | None:
-    """What makes a value the one that the database gives back."""
-    kinds: tuple[tuple[type[Any], Callable[[Any], Any]], ...] = (
-        (Moment, _in_utc),
-        (Boolean, bool),
-        (Float, float),
-        (Integer, int),  # BigInteger is one.
-    )
-    return next((convert for kind, convert in kinds if isinstance(column.type, kind)), None)
+    """What makes a value the one that the database gives back, where that may differ."""
+    if isinstance(column.type, Moment):
+        return _in_utc
+    return float if isinstance(column.type, Float) else None
 
 
 _SEALED = {(table.name, column.name) for table, column in tables.SEALED}
@@ -74,12 +49,12 @@ _NAMES = {
 }
 _CONVERTERS = {
     table: [
-        (one.name, convert)
+        (names.index(one.name), convert)
         for one in table.columns
         for convert in (bool if (table.name, one.name) in _SEALED else _converter(one),)
         if convert is not None
     ]
-    for table in AUTHENTICATED
+    for table, names in _NAMES.items()
 }
 REFERENCE_COLUMNS = [
     (one.is_not(None) if one.name == "template" else one).label(one.name)
@@ -92,13 +67,16 @@ _KEY_COLUMNS = ("id", "role", "carrier", "outlet", "person", "rate_limit", "expi
 def compute_mac(vault: Vault, table: Table, values: RowValues) -> bytes:
     """The code of a row of these values; a column that is not among them is null.
 
-    Nulls are left out, so that a column that a later version adds alters no code.
+    Nulls at the end are left out: a column that a later version adds comes last in its table, and
+    alters no code.
     """
     find = values.get
-    said = {name: value for name in _NAMES[table] if (value := find(name)) is not None}
-    for name, convert in _CONVERTERS[table]:
-        if name in said:
-            said[name] = convert(said[name])
+    said = [find(name) for name in _NAMES[table]]
+    for place, convert in _CONVERTERS[table]:
+        if (value := said[place]) is not None:
+            said[place] = convert(value)
+    while said[-1] is None:
+        said.pop()
     return vault.authenticate(table.name, _encode(said))
 
 
