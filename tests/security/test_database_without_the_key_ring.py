@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, text
+from structlog import get_logger
+from structlog.testing import capture_logs
 
 from engine.cases.case import Outcome
 from engine.cases.steps import note
@@ -27,6 +29,9 @@ from engine.registry.database import changing
 from engine.registry.records import AuditEntry
 from engine.registry.store import Store
 from serving.anchors import read_anchors, write_anchor
+from serving.registrar import service as registrar_service
+from serving.registrar.service import examine_rows
+from serving.telemetry.metrics import Meter
 from tests.engine.cases.conftest import ANNA, Service, make_pair, service  # noqa: F401
 from tests.engine.conftest import database_url, sqlite_url  # noqa: F401 - fixtures
 from tests.engine.matching.conftest import MODEL_DIGEST, lab, make_lab, people  # noqa: F401 - fixtures
@@ -273,6 +278,24 @@ def test_what_is_altered_is_not_vouched_for_by_the_next_change(
     with pytest.raises(SealBroken):
         erase_holder(*service.context, body["document_id"], "key:ops")
     assert any(one.startswith("lines: row") for one in find_damage(service.store))
+
+
+def test_the_daily_examination_tells_by_metric_and_log(
+    service: Service,  # noqa: F811 - the fixture
+    attack: Alter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registrar_service, "PAUSE_S", 0)
+    meter = Meter()
+    service.enroll(1)
+    assert examine_rows(service.store, meter, get_logger()) == []
+    attack("UPDATE lines SET carrier = 'red', outlet = 'red-1'")
+    attack("UPDATE audit SET actor = 'nobody' WHERE number = 2")
+    with capture_logs() as logged:
+        found = examine_rows(service.store, meter, get_logger())
+    assert [one.partition(" ")[0] for one in found] == ["lines:", "the"]
+    assert [(one["event"], one["found"]) for one in logged] == [("registry_damaged", found)]
+    assert b"sosie_registry_damage 2.0" in meter.render()[0]
 
 
 KEYS = {

@@ -90,7 +90,7 @@ def test_a_line_comes_to_a_file_a_syslog_server_and_an_http_sink(
     with pytest.raises(OSError, match="500"):
         open_sink(place, tmp_path)(LINE)
     for nowhere in ("no/such/folder/file", "http://127.0.0.1:1/", "syslog://127.0.0.1:1"):
-        with pytest.raises(OSError, match="No such file|refused"):
+        with pytest.raises(OSError, match=r"No such file|refused"):
             open_sink(nowhere, tmp_path)(LINE)
     file = tmp_path / "kept"
     file.write_text(f"{LINE}\n{syslog.lines[0]}\nsomething else\n")
