@@ -161,6 +161,12 @@ class ModelMismatch(RegistryError):
     code = "REGISTRY.MODEL"
 
 
+class ChainBroken(RegistryError):
+    """The audit chain does not end where the key ring says: somebody has altered the database."""
+
+    code = "REGISTRY.CHAIN_BROKEN"
+
+
 class WriterBusy(RegistryError):
     """Another process holds the writer's lease."""
 

@@ -132,7 +132,7 @@ def _make_home(home: Path, folder: Path, references: int, seed: int) -> Keys:
         _import(home, write_references(folder / "references.parquet", references, seed))
     return Keys(
         enroll=_add_key(home, "outlet", "--carrier", CARRIER, "--outlet", OUTLET),
-        fraud=_add_key(home, "fraud"),
+        fraud=_add_key(home, "fraud", "--person", "load test"),
     )
 
 

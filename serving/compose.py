@@ -123,6 +123,14 @@ def registry_url(home: Path, settings: Settings) -> str:
     return url
 
 
+def load_vault(home: Path, settings: Settings) -> Vault:
+    """The vault of a home; `KeyRingMissing` where its key ring is not there."""
+    path = home / KEY_RING_FILE
+    if not path.exists():
+        raise KeyRingMissing(f"no key ring at {path}: put back the one of this deployment")
+    return Vault(KeyRing.load(path), embedder_card(settings).dimension)
+
+
 def read_schedule(settings: RetentionSettings) -> Schedule:
     """The retention times in the settings."""
     return Schedule(
@@ -173,7 +181,8 @@ class Deployment:
 
     `warn` gets one line for each failure that does not fail the command itself. With `open_index`
     the gallery is on shards, is built from the store, and has no snapshot. `observer` (metrics) and
-    `gather_s` (see `RegistrarConfig`) must be set before the first use of the registrar.
+    `gather_s` (see `RegistrarConfig`) must be set before the first use of the registrar. With
+    `is_examined` an altered registry opens, for those who look for what was altered.
     """
 
     observer: Observer | None = None
@@ -185,18 +194,20 @@ class Deployment:
         settings: Settings,
         warn: Callable[[str], None] = warn_on_stderr,
         open_index: OpenIndex | None = None,
+        *,
+        is_examined: bool = False,
     ) -> None:
         self.home = home
         self.settings = settings
         self._open_index = open_index
         self._upkeep: Upkeep | None = None
         self._erasing = Lock()
-        path = home / KEY_RING_FILE
-        if not path.exists():
-            raise KeyRingMissing(f"no key ring at {path}: put back the one of this deployment")
-        self.vault = Vault(KeyRing.load(path), embedder_card(settings).dimension)
+        self.vault = load_vault(home, settings)
         self.store = Store.open(
-            registry_url(home, settings), self.vault, model_digest=model_digest(settings)
+            registry_url(home, settings),
+            self.vault,
+            model_digest=model_digest(settings),
+            is_examined=is_examined,
         )
         self._warn = warn
 

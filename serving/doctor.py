@@ -150,7 +150,7 @@ def _examine_home(home: Path, settings: Settings) -> Iterator[Finding]:
     from serving.compose import Deployment  # noqa: PLC0415 - only where there is a home
 
     try:
-        deployment = Deployment(home, settings)
+        deployment = Deployment(home, settings, is_examined=True)
     except SosieError as error:
         yield _broken("deployment", error)
         return

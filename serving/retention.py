@@ -74,6 +74,7 @@ class DailyRetention:
         clock: Callable[[], datetime] = utc_now,
         also: Callable[[datetime], object] = lambda _: None,
         tell_refusal: Callable[[bool], object] = lambda _: None,
+        examine: Callable[[], object] = lambda: None,
         elapsed_s: Callable[[], float] = read_elapsed_s,
     ) -> None:
         self._runner = runner
@@ -82,7 +83,7 @@ class DailyRetention:
         self._log = log
         self._clock = clock
         self._settle_s = settle_s
-        self._also = also
+        self._also, self._examine = also, examine
         self._tell_refusal = tell_refusal
         self._elapsed_s = elapsed_s
         self._looked_at = (clock(), elapsed_s())
@@ -101,8 +102,9 @@ class DailyRetention:
         deployment: Deployment,
         log: FilteringBoundLogger,
         tell_refusal: Callable[[bool], object],
+        examine: Callable[[], object],
     ) -> Self:
-        """By a deployment's settings, on its registrar."""
+        """By a deployment's settings, on its registrar; `examine` is called after each run."""
         settings = deployment.settings.retention
         return cls(
             deployment.registrar,
@@ -113,6 +115,7 @@ class DailyRetention:
             settle_s=SETTLE_S,
             tell_refusal=tell_refusal,
             also=partial(retire_sweeps, deployment, deployment.registrar, ACTOR),
+            examine=examine,
         )
 
     def __enter__(self) -> Self:
@@ -182,14 +185,18 @@ class DailyRetention:
             self._also(now)
         except Exception as error:  # noqa: BLE001 - as above
             self._tell_failure(error)
-            return
-        self._log.info(
-            "retention",
-            job=made.job_id,
-            rows=sum(made.left.values()),
-            held=sum(made.held.values()),
-            is_complete=made.is_complete,
-        )
+        else:
+            self._log.info(
+                "retention",
+                job=made.job_id,
+                rows=sum(made.left.values()),
+                held=sum(made.held.values()),
+                is_complete=made.is_complete,
+            )
+        try:
+            self._examine()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._tell_failure(error)
 
     def _set_refused(self, is_refused: bool) -> None:
         self._is_refused = is_refused

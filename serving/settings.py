@@ -344,6 +344,19 @@ class RetentionSettings(Section):
     )
 
 
+class AuditSettings(Section):
+    """Where the newest entry of the audit chain is told outside the database."""
+
+    anchor: str = Field(
+        default="",
+        description="a file (in the home folder unless absolute), syslog, syslog://host:port (TCP) "
+        "or an http(s) URL that takes a POST; empty: nowhere",
+    )
+    anchor_every_s: float = Field(
+        default=60, ge=1, le=86400, description="seconds between two heads, where it has moved"
+    )
+
+
 class CropsSettings(Section):
     """Aligned faces, 112 pixels wide and high, sealed, for those who decide cases."""
 
@@ -384,6 +397,7 @@ class Settings(BaseSettings):
     sweep: SweepSettings = SweepSettings()
     retention: RetentionSettings = RetentionSettings()
     crops: CropsSettings = CropsSettings()
+    audit: AuditSettings = AuditSettings()
 
     @classmethod
     def settings_customise_sources(

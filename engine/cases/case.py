@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -62,6 +63,25 @@ class NoteKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Actor:
+    """Who takes a step: `name` as the audit chain has it, and the person behind it.
+
+    A person may have several keys, and an account of the machine besides.
+    """
+
+    name: str
+    person: str
+
+    def is_person(self, other: str) -> bool:
+        """Whether that is the same person, however the name is written."""
+        return _fold(self.person) == _fold(other)
+
+
+def _fold(person: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", person).casefold().split())
+
+
+@dataclass(frozen=True, slots=True)
 class CaseNote:
     """Entry of a case's history; `text` is sealed in the registry."""
 
@@ -73,9 +93,14 @@ class CaseNote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """Outcome proposed by one person; another must close lines by it."""
+    """Outcome proposed by one person; another must close the case by it.
+
+    `by` is who proposed it as the audit chain has it; `person` is None where it was proposed before
+    keys belonged to people.
+    """
 
     outcome: Outcome
     close_lines: tuple[str, ...] = ()
     by: str
     at: datetime
+    person: str | None = None

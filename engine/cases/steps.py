@@ -1,7 +1,8 @@
 """Steps of analysts on a case, each an audited transaction on the writer's thread.
 
-To close lines takes two people: one proposes the outcome and the lines, another closes with the
-same. `NotFound` for an unknown case; `CaseMoved` where it is closed or was merged into another.
+What judges people takes two of them, however many keys one has: fraud, twins, mistake, and every
+closing of lines. One proposes the outcome and the lines, another closes with the same. `NotFound`
+for an unknown case; `CaseMoved` where it is closed or was merged into another.
 
 A case may grow after an analyst has read it, when another is merged into it, and an outcome would
 then cover people whom nobody has seen. With `seen_at`, the `updated_at` of the case as it was read,
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from engine.cases.case import CaseKind, CaseNote, NoteKind, Outcome, Proposal
+from engine.cases.case import Actor, CaseKind, CaseNote, NoteKind, Outcome, Proposal
 from engine.cases.opening import date_change, state_of
 from engine.cases.suspects import Suspects
 from engine.errors import CaseMoved, FourEyes, RequestError
@@ -119,18 +120,20 @@ def check_lines(registry: Reader, case: CaseRecord, line_ids: Sequence[str]) -> 
 
 
 def require_second_person(
-    case: CaseRecord, outcome: Outcome, lines: Sequence[str], actor: str
+    case: CaseRecord, outcome: Outcome, lines: Sequence[str], actor: Actor
 ) -> None:
     """`FourEyes` unless another person proposed this outcome with these lines."""
     proposal = case.proposal
     if proposal is None:
-        raise FourEyes("closing lines takes two people: propose it, and let another person close")
+        raise FourEyes("this takes two people: propose it, and let another person close")
     if (proposal.outcome, set(proposal.close_lines)) != (outcome, set(lines)):
         raise FourEyes(
             "another outcome or other lines were proposed: close exactly what was proposed"
         )
-    if proposal.by == actor:
-        raise FourEyes("you proposed to close these lines: another person must close them")
+    if proposal.person is None:
+        raise FourEyes("it is not known which person proposed this: withdraw it, propose it anew")
+    if actor.is_person(proposal.person):
+        raise FourEyes("you proposed this, with whichever key: another person must close the case")
 
 
 MAX_NOTE_LENGTH = 4_000
@@ -138,7 +141,7 @@ MAX_ACTOR_LENGTH = 200
 
 
 def assign(
-    registrar: Runner, registry: Reader, case_id: str, assignee: str | None, actor: str
+    registrar: Runner, registry: Reader, case_id: str, assignee: str | None, actor: Actor
 ) -> CaseRecord:
     """Assign a case to a person, or with None return it to the queue; a proposal is kept."""
     if assignee is not None:
@@ -149,14 +152,14 @@ def assign(
         state = case.state if case.proposal is not None else state_of(assignee)
         assigned = replace(case, assignee=assignee, state=state, updated_at=date_change(case, now))
         detail = {"assignee": assignee}
-        note = CaseNote(now, actor, NoteKind.ASSIGNED, assignee or "")
+        note = CaseNote(now, actor.name, NoteKind.ASSIGNED, assignee or "")
         writer.commit(_changes(writer, assigned, note, "case.assigned", detail))
         return assigned
 
     return registrar.run(perform)
 
 
-def note(registrar: Runner, registry: Reader, case_id: str, text: str, actor: str) -> CaseRecord:
+def note(registrar: Runner, registry: Reader, case_id: str, text: str, actor: Actor) -> CaseRecord:
     """Add a note to the history of a case, even a closed one; the audit does not have its text.
 
     `RequestError` for a text that is blank or too long, `TextRefused` for hidden characters.
@@ -167,7 +170,7 @@ def note(registrar: Runner, registry: Reader, case_id: str, text: str, actor: st
         case = _find(registry, case_id)
         noted = replace(case, updated_at=date_change(case, now))
         detail = {"length": len(text)}
-        entry = CaseNote(now, actor, NoteKind.NOTE, text)
+        entry = CaseNote(now, actor.name, NoteKind.NOTE, text)
         writer.commit(_changes(writer, noted, entry, "case.noted", detail))
         return noted
 
@@ -180,7 +183,7 @@ def propose(
     case_id: str,
     outcome: Outcome,
     close_lines: Sequence[str],
-    actor: str,
+    actor: Actor,
     seen_at: datetime | None = None,
 ) -> CaseRecord:
     """Propose an outcome, with the lines that another person is to close.
@@ -195,19 +198,21 @@ def propose(
             raise CaseMoved("an outcome is proposed already: withdraw it first")
         _require_seen(case, seen_at)
         lines = check_lines(registry, case, close_lines)
-        proposal = Proposal(outcome=outcome, close_lines=lines, by=actor, at=now)
+        proposal = Proposal(
+            outcome=outcome, close_lines=lines, by=actor.name, at=now, person=actor.person
+        )
         proposed = replace(
             case, state=CaseState.PROPOSED, proposal=proposal, updated_at=date_change(case, now)
         )
         detail = {"outcome": outcome.value, "close_lines": list(lines)}
-        entry = CaseNote(now, actor, NoteKind.PROPOSED, outcome.value)
+        entry = CaseNote(now, actor.name, NoteKind.PROPOSED, outcome.value)
         writer.commit(_changes(writer, proposed, entry, "case.proposed", detail))
         return proposed
 
     return registrar.run(perform)
 
 
-def withdraw(registrar: Runner, registry: Reader, case_id: str, actor: str) -> CaseRecord:
+def withdraw(registrar: Runner, registry: Reader, case_id: str, actor: Actor) -> CaseRecord:
     """Withdraw a proposal, by whomever it was made; `CaseMoved` where there is none."""
 
     def perform(writer: Writer, now: datetime) -> CaseRecord:
@@ -217,7 +222,7 @@ def withdraw(registrar: Runner, registry: Reader, case_id: str, actor: str) -> C
         state = state_of(case.assignee)
         withdrawn = replace(case, state=state, proposal=None, updated_at=date_change(case, now))
         outcome = case.proposal.outcome.value
-        entry = CaseNote(now, actor, NoteKind.WITHDRAWN, outcome)
+        entry = CaseNote(now, actor.name, NoteKind.WITHDRAWN, outcome)
         detail = {"outcome": outcome, "by": case.proposal.by}
         writer.commit(_changes(writer, withdrawn, entry, "case.withdrawn", detail))
         return withdrawn
@@ -231,26 +236,26 @@ def close(
     case_id: str,
     outcome: Outcome,
     close_lines: Sequence[str],
-    actor: str,
+    actor: Actor,
     seen_at: datetime | None = None,
 ) -> CaseRecord:
     """Close a case with an outcome and its effects.
 
     Fraud puts the faces of its suspects on the watch-list. Fraud, twins and mistake judge the
     pairs of its suspects; the latter two are exceptions that later sweeps respect. Unfounded
-    makes a disputed line active again. `FourEyes` where lines are to be closed and no other person
-    has proposed the same; without lines one person may close.
+    makes a disputed line active again; without lines one person may say so. `FourEyes` where it
+    takes two, and no other person has proposed the same.
     """
     lines = tuple(dict.fromkeys(close_lines))
 
     def perform(writer: Writer, now: datetime) -> CaseRecord:
         case = _find_open(registry, case_id)
         _require_seen(case, seen_at)
-        if lines:
+        if lines or outcome in _JUDGING_OUTCOMES:
             require_second_person(case, outcome, lines, actor)
-        effects = find_effects(registrar, registry, writer, case, outcome, lines, actor, now)
+        effects = find_effects(registrar, registry, writer, case, outcome, lines, actor.name, now)
         closed = _end(case, outcome, lines, now)
-        writer.commit(_closing_changes(writer, case, closed, effects, actor, now))
+        writer.commit(_closing_changes(writer, case, closed, effects, actor.name, now))
         for entry in effects.watched:
             registrar.watchlist.add(entry)
         return closed

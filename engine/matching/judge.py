@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -346,7 +347,7 @@ class ChangeCollector:
             "decision": verdict.decision.value,
             "reasons": write_findings(verdict),
             "scores": describe_scores(evidence),
-            "thresholds": asdict(evidence.thresholds),
+            "thresholds": msgspec.to_builtins(evidence.thresholds),
             "duplicate_search": describe_search(
                 evidence, self._comparisons, self._false_candidates
             ),

@@ -6,9 +6,11 @@ A recorded decision can therefore be replayed from its recorded evidence.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+import msgspec
 
 from engine.cases.case import CaseKind
 from engine.errors import NotFound
@@ -198,7 +200,9 @@ class Replay:
 
 
 def write_evidence(evidence: Evidence) -> dict[str, Any]:
-    return asdict(evidence)
+    """The evidence as JSON values."""
+    written: dict[str, Any] = msgspec.to_builtins(evidence, enc_hook=float)
+    return written
 
 
 def read_evidence(recorded: Mapping[str, Any]) -> Evidence:

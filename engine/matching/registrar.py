@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from engine.batching import Batch, Batcher, Lane, Pending, Refusals, weigh
 from engine.errors import (
+    ChainBroken,
     DeadlinePassed,
     GalleryBehind,
     IdempotencyInFlight,
@@ -416,7 +417,7 @@ class Registrar:
     def _stop_if_fatal(self, error: Exception) -> SosieError | None:
         """Decides no more after an error that puts store and gallery in doubt; returns why."""
         fatal: SosieError
-        if isinstance(error, LeaseLost | GalleryBehind):
+        if isinstance(error, ChainBroken | LeaseLost | GalleryBehind):
             fatal = error
         elif isinstance(error, ShardLost):
             fatal = GalleryBehind("a part of the gallery is gone: restart to rebuild it")

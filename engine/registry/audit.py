@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, insert, select
+from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select
 
+from engine.errors import ChainBroken, SchemaMismatch
 from engine.registry import tables
-from engine.registry.database import Source, reading
+from engine.registry.database import CHUNK_ROWS, Source, reading
 from engine.registry.records import AuditEntry, AuditRecord
 from engine.registry.rows import columns_of
 from engine.registry.vault import Vault
@@ -87,8 +88,55 @@ def hash_at(connection: Connection, number: int) -> bytes | None:
     return found
 
 
+_LAST = select(func.max(tables.audit.c.number)).scalar_subquery()
+_LAST_HASH = (
+    select(tables.audit.c.hash)
+    .where(tables.audit.c.number == tables.deployment.c.audit_number)
+    .scalar_subquery()
+)
+# One statement: on PostgreSQL two would see two states.
+_HEAD = select(tables.deployment, _LAST.label("last_number"), _LAST_HASH.label("last_hash"))
+
+
+def read_head(connection: Connection) -> Row[Any]:
+    """The deployment's row, with the last entry that is there and the hash of the head's."""
+    return connection.execute(_HEAD).one()
+
+
+def authenticate_head(vault: Vault, number: int, head: bytes, sequence: int) -> bytes:
+    """The code that only the key ring gives: that the chain ends here, at this sequence."""
+    return vault.authenticate("audit head", f"{number}:{sequence}:".encode() + head)
+
+
+def require_head(vault: Vault, row: Row[Any], least: int = 0) -> None:
+    """`ChainBroken` unless the chain ends at the head, which the key ring has authenticated, and
+    has the `least` number that was seen before."""
+    if row.audit_mac is None:
+        raise SchemaMismatch("this registry's upgrade has not come to its end: run sosie upgrade")
+    code = authenticate_head(vault, row.audit_number, row.audit_head, row.sequence)
+    if not vault.is_equal(code, row.audit_mac) or row.audit_number < least:
+        fault = "its head was set by somebody without the key ring, or set back"
+    elif row.last_number != row.audit_number:
+        fault = f"entry {row.last_number} is the last, and the head is {row.audit_number}"
+    elif row.last_hash != row.audit_head:
+        fault = "its last entry is another than its head says"
+    else:
+        return
+    raise ChainBroken(
+        f"the audit chain was altered in the database ({fault}): run sosie audit verify"
+    )
+
+
 class AuditReader(Source):
     """The audit chain of one registry."""
+
+    def check_head(self) -> tuple[int, bytes]:
+        """The number and hash of the newest entry; `ChainBroken` where entries at the end were cut
+        off or added without the key ring."""
+        with reading(self._engine) as connection:
+            head = read_head(connection)
+        require_head(self.vault, head)
+        return head.audit_number, head.audit_head
 
     def audit_entries(self, after: int = 0) -> Iterator[AuditRecord]:
         """The audit trail after a number, oldest first."""
@@ -115,13 +163,16 @@ def verify_chain(
     after: int = 0,
     most: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    trusts_head: bool = False,
 ) -> AuditReport:
     """Recomputes the chain with the deployment's key, up to the head on record: all of it, or
     at most so many entries after one that is believed, to verify a long chain in parts.
 
-    It finds an entry that was altered, removed, inserted or reordered, and a missing tail. A
-    database set back as a whole to an older state is consistent in itself: compare the head
-    with one kept elsewhere to find that. `progress(done, total)` is called now and then.
+    It finds an entry that was altered, removed, inserted or reordered, a tail that was cut off, and
+    an entry beyond the head. A database set back as a whole to an older state is consistent in
+    itself: an anchor outside tells (`find_anchor_faults`). `progress(done, total)` is called now
+    and then. `trusts_head`: a registry of an older version, whose head is not authenticated.
     """
     last, recorded_head = reader.audit_head()
     end = last if most is None else min(after + most, last)
@@ -139,7 +190,43 @@ def verify_chain(
         expected += 1
     if expected != end + 1 or (end == last and head != recorded_head):
         return AuditReport(expected - 1, intact=False, first_bad=expected)
+    if end == last and not trusts_head:
+        try:
+            reader.check_head()
+        except ChainBroken:
+            return AuditReport(end, intact=False, first_bad=end + 1)
     return AuditReport(end, intact=True, first_bad=None)
+
+
+@dataclass(frozen=True, slots=True)
+class AnchoredHead:
+    """The newest entry of the chain at a moment, as it was told outside."""
+
+    at: str
+    number: int
+    hash: bytes
+
+
+def find_anchor_faults(
+    reader: AuditReader, anchors: Iterable[AnchoredHead]
+) -> tuple[int, list[str]]:
+    """How many heads were compared with the chain, and what is wrong, a line each: it was cut off,
+    or set back as a whole and continued."""
+    compared, faults = 0, []
+    entries = tables.audit.c
+    given = iter(anchors)
+    while page := list(islice(given, CHUNK_ROWS)):
+        numbers = {one.number for one in page}
+        query = select(entries.number, entries.hash).where(entries.number.in_(numbers))
+        found = {row.number: row.hash for row in reader.rows(query)}
+        compared += len(page)
+        faults += [
+            f"entry {one.number}, anchored at {one.at}, is "
+            + ("another now" if one.number in found else "not there")
+            for one in page
+            if found.get(one.number) != one.hash
+        ]
+    return compared, faults
 
 
 def record_of(row: Row[Any]) -> AuditRecord:

@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,7 +34,8 @@ from engine.registry.database import (
 )
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, utc_now
-from engine.registry.store import Store, upgrade, upgrade_schema
+from engine.registry.store import Store, upgrade_schema
+from engine.registry.upgrade import bring_up_to_date
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer, recorded, take_lease
 
@@ -345,13 +346,19 @@ def _stage(file: Path, staged: Path, vault: Vault, model_digest: str) -> Manifes
     except OSError as error:
         kind = StorageFull if error.errno == 28 else RegistryError
         raise kind(f"{staged} cannot be written ({error.strerror})") from None
-    url = f"sqlite:///{staged}"
-    upgrade(url)
-    with _sqlite_engine(staged) as engine, open_connection(engine) as connection:
-        deployment.check(connection, vault, model_digest)
+    with _sqlite_engine(staged) as engine:
+        with open_connection(engine) as connection:
+            store.require_known(connection)
+            # An upgrade adds an entry of its own, which the registry in place has not.
+            head = connection.execute(
+                select(tables.deployment.c.audit_number, tables.deployment.c.audit_head)
+            ).one()
+        bring_up_to_date(engine, vault)
+        with open_connection(engine) as connection:
+            deployment.check(connection, vault, model_digest)
     manifest = _describe(staged, vault)
     _flush(staged)
-    return manifest
+    return replace(manifest, audit_number=head.audit_number, audit_head=head.audit_head.hex())
 
 
 def _compare(engine: Engine, vault: Vault, manifest: Manifest) -> tuple[Lost | None, int]:

@@ -23,6 +23,7 @@ from engine.registry.records import (
     is_id,
     utc_now,
 )
+from engine.registry.row_macs import REFERENCE_COLUMNS, require_authentic
 from engine.registry.rows import CASE_NOTE, CROP_IMAGE, case_of, read_as, sweep_of
 from engine.registry.tables import (
     IS_ALIVE,
@@ -72,7 +73,6 @@ EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
 """What later sweeps respect: these two documents are two people, or one with good reason."""
 
 _JUDGED = select(judged_pairs).order_by(judged_pairs.c.left_document, judged_pairs.c.right_document)
-_JUDGED_DOCUMENTS = select(judged_pairs.c.left_document, judged_pairs.c.right_document)
 
 
 class CaseReader(Source):
@@ -87,7 +87,7 @@ class CaseReader(Source):
 
     def by_id(self, ids: Sequence[str]) -> dict[str, CaseRecord]:
         """The known ones of these cases."""
-        return {row.id: case_of(row) for row in self._rows_of(_CASES, ids)}
+        return {row.id: case_of(self.vault, row) for row in self._rows_of(_CASES, ids)}
 
     def newest(
         self,
@@ -112,7 +112,7 @@ class CaseReader(Source):
             query = query.where(cases.c.assignee == assignee)
         if after is not None:
             query = _below(query, self.get(after))
-        return [case_of(row) for row in self.rows(query)]
+        return [case_of(self.vault, row) for row in self.rows(query)]
 
     def notes(self, case_id: str) -> list[CaseNote]:
         """The history of a case and of those that went into it, oldest first; a text that was
@@ -120,17 +120,18 @@ class CaseReader(Source):
         """
         return [
             CaseNote(at=row.at, actor=row.actor, kind=NoteKind(row.kind), text=self._text(row))
-            for row in self.rows(_NOTES, id=case_id)
+            for found in self.rows(_NOTES, id=case_id)
+            for row in (require_authentic(self.vault, case_notes, found),)
         ]
 
     def merged_into(self, case_id: str) -> list[CaseRecord]:
         """The cases that went into this one, oldest first: each with its own enrollment."""
-        return [case_of(row) for row in self.rows(_MERGED_INTO, id=case_id)]
+        return [case_of(self.vault, row) for row in self.rows(_MERGED_INTO, id=case_id)]
 
     def open_of_line(self, line_id: str, kind: str) -> CaseRecord | None:
         """The case of one kind about a line that is alive; `None` where there is none."""
         row = self._first(_OPEN_OF_LINE, line=line_id, kind=kind)
-        return None if row is None else case_of(row)
+        return None if row is None else case_of(self.vault, row)
 
     def open_of(self, document_ids: Sequence[str]) -> dict[str, list[CaseRecord]]:
         """The cases alive that name each document, the newest first; no document is left out."""
@@ -142,14 +143,20 @@ class CaseReader(Source):
 
     def of_groups(self, group_keys: Sequence[str]) -> dict[str, CaseRecord]:
         """The newest case that each of these groups of sweeps went into, closed or alive."""
-        return {row.named_key: case_of(row) for row in self._rows_of(_OF_GROUPS, group_keys)}
+        return {
+            row.named_key: case_of(self.vault, row) for row in self._rows_of(_OF_GROUPS, group_keys)
+        }
 
     def judged_pairs(self, outcomes: Collection[Outcome] | None = None) -> list[JudgedPair]:
         """Every judged pair, or those with one of these outcomes; by document."""
         query = _JUDGED
         if outcomes is not None:
             query = query.where(judged_pairs.c.outcome.in_([one.value for one in outcomes]))
-        return [read_as(JudgedPair, row, outcome=Outcome(row.outcome)) for row in self.rows(query)]
+        return [
+            read_as(JudgedPair, row, outcome=Outcome(row.outcome))
+            for found in self.rows(query)
+            for row in (require_authentic(self.vault, judged_pairs, found),)
+        ]
 
     def exceptions(self) -> set[tuple[str, str]]:
         """The pairs (left, right) that were judged twins or a mistake."""
@@ -160,8 +167,7 @@ class CaseReader(Source):
         return self._pairs(tuple(Outcome))
 
     def _pairs(self, outcomes: Collection[Outcome]) -> set[tuple[str, str]]:
-        query = _JUDGED_DOCUMENTS.where(judged_pairs.c.outcome.in_([one.value for one in outcomes]))
-        return {(row.left_document, row.right_document) for row in self.rows(query)}
+        return {(pair.left_document, pair.right_document) for pair in self.judged_pairs(outcomes)}
 
     def crops(self, enrollment_id: str) -> list[tuple[CropRecord, bytes]]:
         """The crops of an enrollment with their images, `live` before `portrait`.
@@ -240,9 +246,7 @@ _ID_BYTES = 36
 
 _references, _lines = tables.references, tables.lines
 _IS_LIVE = _references.c.removed_sequence.is_(None)
-DOCUMENTS_OF = select(_references.c.id, _references.c.document_id).where(
-    _references.c.id.in_(KEYS), _IS_LIVE
-)
+DOCUMENTS_OF = select(*REFERENCE_COLUMNS).where(_references.c.id.in_(KEYS), _IS_LIVE)
 _LINES_OF = (
     select(
         _lines.c.document_id,
@@ -294,6 +298,7 @@ class FactReader(Source):
         """
         references: dict[str, list[int]] = defaultdict(list)
         for row in self._rows_of(DOCUMENTS_OF, sorted({int(key) for key in reference_ids})):
+            require_authentic(self.vault, _references, row)
             references[row.document_id].append(row.id)
         ordered = {key: sorted(ids) for key, ids in references.items()}
         documents = sorted(ordered, key=lambda key: ordered[key][0])

@@ -14,6 +14,8 @@ from engine.errors import SosieError, StorageFailed
 from engine.registry import tables
 from engine.registry.audit import AuditReader
 from engine.registry.database import chunks, long_statements, reading, sqlite_file
+from engine.registry.row_macs import AUTHENTICATED, is_authentic, values_of
+from engine.registry.rows import name_sealed
 from engine.registry.tables import metadata
 from engine.registry.vault import Vault
 
@@ -27,9 +29,21 @@ _COUNTED = {
     "carrier.added": tables.carriers,
     "outlet.added": tables.outlets,
     "apikey.added": tables.api_keys,
+    "watchlist.added": tables.watchlist,
 }
 """Tables that have exactly one row for each entry of an action."""
-_documents = tables.documents
+_documents, _lines, _keys = tables.documents, tables.lines, tables.api_keys
+_STATES: dict[str, tuple[Table, Callable[[Row[Any]], bool]]] = {
+    "document.blocked": (_documents, lambda row: row.blocked_at is not None),
+    "document.unblocked": (_documents, lambda row: row.blocked_at is None),
+    "document.erased": (_documents, lambda row: row.status == "erased"),
+    "line.closed": (_lines, lambda row: row.status == "closed"),
+    # An erasure closes lines without entries of their own.
+    "line.disputed": (_lines, lambda row: row.status in ("disputed", "closed")),
+    "line.restored": (_lines, lambda row: row.status in ("active", "closed")),
+    "apikey.revoked": (_keys, lambda row: row.revoked_at is not None and not row.digest),
+}
+"""What the last of these entries about a row says of it: an older state has its code too."""
 
 Progress = Callable[[int, int], None]
 
@@ -104,6 +118,10 @@ def pages_of(reader: AuditReader, table: Table) -> Iterator[Sequence[Row[Any]]]:
 
 
 def _check_rows(vault: Vault, table: Table, rows: Sequence[Row[Any]]) -> Iterator[str]:
+    if table in AUTHENTICATED:
+        for row in rows:
+            if not is_authentic(vault, table, values_of(row)):
+                yield f"{table.name}: {_name(table, row)} was altered"
     for _, column in (one for one in tables.SEALED if one[0] is table):
         place = f"{table.name}.{column.name}"
         for row in rows:
@@ -111,12 +129,18 @@ def _check_rows(vault: Vault, table: Table, rows: Sequence[Row[Any]]) -> Iterato
             if sealed is None:
                 continue
             try:
-                opened = vault.open(place, row.id, sealed)
+                opened = vault.open(place, name_sealed(table, row), sealed)
             except SosieError:
                 yield f"{place} of row {row.id} does not open"
             else:
                 if not _is_found(vault, table, row, opened):
                     yield f"{table.name}: row {row.id} is not under the look-up of what it holds"
+
+
+def _name(table: Table, row: Row[Any]) -> str:
+    """A row by its key: ids and codes, and no value of it."""
+    keys = (row._mapping[column] for column in table.primary_key)
+    return "row " + " ".join(key.hex()[:12] if isinstance(key, bytes) else str(key) for key in keys)
 
 
 def _check_origins(reader: AuditReader, rows: Sequence[Row[Any]]) -> Iterator[str]:
@@ -143,7 +167,7 @@ def _check_chain(reader: AuditReader) -> Iterator[str]:
         head, counts = _count(plain)
     entries: Counter[str] = Counter()
     decided: dict[str, Any] = {}
-    erased: list[str] = []
+    last: dict[tuple[str, bool], str] = {}
     for record in reader.audit_entries():
         if record.number > head:
             break
@@ -151,13 +175,14 @@ def _check_chain(reader: AuditReader) -> Iterator[str]:
         entries[entry.action] += 1
         if entry.action == "enrollment.decided":
             decided[entry.subject] = entry.detail
-        elif entry.action == "document.erased":
-            erased.append(entry.subject)
+        elif entry.action in _STATES:
+            # A document's erasure says nothing of its block.
+            last[entry.subject, entry.action == "document.erased"] = entry.action
         if len(decided) >= _ROWS_AT_ONCE:
             yield from _check_decisions(reader, decided)
             decided = {}
     yield from _check_decisions(reader, decided)
-    yield from _check_erased(reader, erased)
+    yield from _check_states(reader, [(key, one) for (key, _), one in last.items()], head)
     for action, table in _COUNTED.items():
         if counts[table.name] != entries[action]:
             yield (
@@ -192,11 +217,24 @@ def _check_decisions(reader: AuditReader, decided: dict[str, Any]) -> Iterator[s
                 yield f"enrollments: row {key} has another decision than the audit chain"
 
 
-def _check_erased(reader: AuditReader, erased: list[str]) -> Iterator[str]:
-    for keys in chunks(erased):
-        query = select(_documents.c.id).where(
-            _documents.c.id.in_(keys), _documents.c.status == "erased"
-        )
-        found = {row.id for row in reader.rows(query)}
-        for key in set(keys) - found:
-            yield f"documents: row {key} is not erased, and the audit chain says so"
+def _check_states(reader: AuditReader, last: list[tuple[str, str]], head: int) -> Iterator[str]:
+    """Rows that are not as the last entry about them says."""
+    subjects: dict[Table, dict[str, list[str]]] = {}
+    for subject, action in last:
+        table, _ = _STATES[action]
+        subjects.setdefault(table, {}).setdefault(subject, []).append(action)
+    for table, told in subjects.items():
+        for keys in chunks(list(told)):
+            found = {row.id: row for row in reader.rows(select(table).where(table.c.id.in_(keys)))}
+            for key in keys:
+                row = found.get(key)
+                wrong = [one for one in told[key] if row is None or not _STATES[one][1](row)]
+                if wrong and not _has_moved(reader, key, head):
+                    yield f"{table.name}: row {key} is not as {wrong[0]} in the audit chain says"
+
+
+def _has_moved(reader: AuditReader, subject: str, head: int) -> bool:
+    """Whether a writer has gone on with it meanwhile."""
+    entries = tables.audit.c
+    query = select(entries.number).where(entries.number > head, entries.subject == subject)
+    return bool(reader.rows(query.limit(1)))

@@ -7,9 +7,11 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 from sqlalchemy import (
     URL,
     BindParameter,
@@ -50,7 +52,7 @@ def connect(url: str) -> Engine:
     try:
         from engine.registry import postgresql  # noqa: PLC0415 - an extra
 
-        return postgresql.connect_postgresql(parsed)
+        return postgresql.connect_postgresql(parsed, **_JSON)
     except ModuleNotFoundError:
         raise RegistryError(
             f"the database's driver is not installed: {advise_extra('postgres')} "
@@ -148,9 +150,27 @@ def chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
         yield items[start : start + CHUNK_ROWS]
 
 
+def plain_value(value: Any) -> Any:
+    """A value of a kind made of the encoder's own, such as a number of numpy's, as one of those."""
+    if isinstance(value, datetime):
+        return datetime.combine(value.date(), value.timetz())
+    for kind, plain in ((Integral, int), (float, float), (str, str)):
+        if isinstance(value, kind):
+            return plain(value)
+    raise TypeError(f"a row cannot hold a {type(value).__name__}")
+
+
+_encode_json = msgspec.json.Encoder(enc_hook=plain_value).encode
+_JSON = {
+    # Five times as quick as the json module, which would be a tenth of a decision's time.
+    "json_serializer": lambda value: _encode_json(value).decode(),
+    "json_deserializer": msgspec.json.decode,
+}
+
+
 def _connect_sqlite(url: URL) -> Engine:
     engine = create_engine(
-        url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
+        url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, **_JSON
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

@@ -12,11 +12,13 @@ from engine.registry.records import AuditEntry
 from engine.registry.vault import Vault
 
 _deployment = tables.deployment
+AUTHENTICATED = "is_authenticated"
+"""In the chain's first entry: every row of this registry has its code."""
 
 
 def write_first(connection: Connection, vault: Vault, model_digest: str, at: datetime) -> None:
     """Fills an empty schema with the deployment's row and the first audit entry."""
-    entry = AuditEntry("sosie", "registry.created", vault.deployment_id)
+    entry = AuditEntry("sosie", "registry.created", vault.deployment_id, {AUTHENTICATED: True})
     first = audit.extend(vault, 0, audit.GENESIS, at, [entry])
     connection.execute(
         insert(_deployment).values(
@@ -31,6 +33,7 @@ def write_first(connection: Connection, vault: Vault, model_digest: str, at: dat
             sequence=0,
             audit_number=first[-1].number,
             audit_head=first[-1].hash,
+            audit_mac=audit.authenticate_head(vault, first[-1].number, first[-1].hash, 0),
             created_at=at,
         )
     )

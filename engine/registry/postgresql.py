@@ -90,11 +90,16 @@ class BoundedConnection(psycopg.Connection[Any]):
             return result
 
 
-def connect_postgresql(url: URL) -> Engine:
-    """An engine whose connections are bounded; opens nothing yet."""
+def connect_postgresql(url: URL, **options: Any) -> Engine:
+    """An engine, of SQLAlchemy's options, whose connections are bounded; opens nothing yet."""
     chosen = {name: value for name, value in _TCP.items() if name not in url.query}
     engine = create_engine(
-        url, hide_parameters=True, pool_pre_ping=True, pool_timeout=POOL_S, connect_args=chosen
+        url,
+        hide_parameters=True,
+        pool_pre_ping=True,
+        pool_timeout=POOL_S,
+        connect_args=chosen,
+        **options,
     )
     event.listen(engine, "do_connect", _open)
     event.listen(engine, "connect", _prepare)

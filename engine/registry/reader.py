@@ -30,9 +30,10 @@ from engine.registry.records import (
     WatchEntry,
     is_id,
 )
-from engine.registry.rows import gather_documents, line_of, read_as
+from engine.registry.row_macs import REFERENCE_COLUMNS, require_authentic
+from engine.registry.rows import OF_REFERENCE, gather_documents, line_of, read_as
 from engine.registry.tables import metadata
-from engine.registry.vault import WATCHED_TEMPLATE, Vault
+from engine.registry.vault import WATCHED_TEMPLATE, Vault, name_reference
 
 TEMPLATES_PER_CHUNK = 10_000
 
@@ -41,7 +42,7 @@ _watchlist, _enrollments = tables.watchlist, tables.enrollments
 
 _ANSWERS = select(tables.idempotency).where(tables.idempotency.c.scope.in_(KEYS))
 _DOCUMENTS = (
-    select(_documents, _references.c.id.label("reference_id"))
+    select(_documents, *(one.label(f"{OF_REFERENCE}{one.name}") for one in REFERENCE_COLUMNS))
     .outerjoin(
         _references,
         (_references.c.document_id == _documents.c.id) & _references.c.removed_sequence.is_(None),
@@ -76,7 +77,12 @@ _LINES_IN_USE_OF = (
 )
 _NUMBERS = select(_lines.c.id, _lines.c.msisdn).where(_lines.c.id.in_(KEYS))
 _REFERENCE_PAGE = (
-    select(_references.c.id, _references.c.template, _references.c.added_sequence)
+    select(
+        _references.c.id,
+        _references.c.document_id,
+        _references.c.template,
+        _references.c.added_sequence,
+    )
     .where(
         tuple_(_references.c.added_sequence, _references.c.id)
         > tuple_(bindparam("sequence"), bindparam("id")),
@@ -93,12 +99,9 @@ _REMOVALS = (
 _ENROLLMENT = select(tables.enrollments).where(tables.enrollments.c.id == bindparam("id"))
 _WATCHLIST = select(_watchlist).where(_watchlist.c.removed_at.is_(None)).order_by(_watchlist.c.id)
 _DEPLOYMENT = select(tables.deployment)
+_OF_CARRIER = "carrier_"
 _ANY_OUTLETS = select(
-    tables.outlets.c.code,
-    tables.outlets.c.carrier,
-    tables.outlets.c.is_open,
-    tables.carriers.c.line_limit,
-    func.coalesce(tables.outlets.c.time_zone, tables.carriers.c.time_zone).label("time_zone"),
+    tables.outlets, *(one.label(f"{_OF_CARRIER}{one.name}") for one in tables.carriers.columns)
 ).join(tables.carriers)
 _OUTLETS = _ANY_OUTLETS.where(tables.outlets.c.code.in_(KEYS))
 _CARRIERS = select(tables.carriers).order_by(tables.carriers.c.code)
@@ -173,7 +176,11 @@ class Reader(AuditReader):
 
     def answers(self, scopes: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
         """What was answered before under these idempotency scopes."""
-        return {row.scope: read_as(StoredAnswer, row) for row in self._rows_of(_ANSWERS, scopes)}
+        rows = self._rows_of(_ANSWERS, scopes)
+        return {
+            row.scope: read_as(StoredAnswer, require_authentic(self.vault, tables.idempotency, row))
+            for row in rows
+        }
 
     def tallies(self, names: Sequence[str]) -> dict[str, TallyRecord]:
         """The known ones of these counts."""
@@ -181,11 +188,11 @@ class Reader(AuditReader):
 
     def documents(self, lookups: Sequence[bytes]) -> dict[bytes, DocumentRecord]:
         """The documents on record under these keyed look-ups, with their live references."""
-        found = gather_documents(self._rows_of(_DOCUMENTS_BY_LOOKUP, lookups))
+        found = gather_documents(self.vault, self._rows_of(_DOCUMENTS_BY_LOOKUP, lookups))
         return {record.lookup: record for record in found if record.lookup is not None}
 
     def documents_by_id(self, ids: Sequence[str]) -> dict[str, DocumentRecord]:
-        found = gather_documents(self._rows_of(_DOCUMENTS_BY_ID, ids))
+        found = gather_documents(self.vault, self._rows_of(_DOCUMENTS_BY_ID, ids))
         return {record.id: record for record in found}
 
     def document(self, document_id: str) -> DocumentRecord:
@@ -197,13 +204,14 @@ class Reader(AuditReader):
 
     def blocked_documents(self) -> list[DocumentRecord]:
         """Every blocked document, erased ones too, the longest blocked first."""
-        return gather_documents(self.rows(_BLOCKED_DOCUMENTS))
+        return gather_documents(self.vault, self.rows(_BLOCKED_DOCUMENTS))
 
     def documents_of(self, reference_ids: Sequence[int]) -> dict[int, str]:
         """The document of each of these references; a removed one is left out."""
         return {
             row.id: row.document_id
-            for row in self._rows_of(DOCUMENTS_OF, [int(key) for key in reference_ids])
+            for found in self._rows_of(DOCUMENTS_OF, [int(key) for key in reference_ids])
+            for row in (require_authentic(self.vault, _references, found),)
         }
 
     def identity(self, document_id: str) -> Identity:
@@ -216,12 +224,12 @@ class Reader(AuditReader):
 
     def lines_in_use(self, msisdn_lookups: Sequence[bytes]) -> dict[bytes, LineRecord]:
         """The lines, not closed, that these numbers are on."""
-        found = (line_of(row) for row in self._rows_of(_LINES_IN_USE, msisdn_lookups))
+        found = (line_of(self.vault, row) for row in self._rows_of(_LINES_IN_USE, msisdn_lookups))
         return {line.msisdn_lookup: line for line in found if line.msisdn_lookup is not None}
 
     def lines_by_id(self, ids: Sequence[str]) -> dict[str, LineRecord]:
         """The known ones of these lines, closed ones too."""
-        return {row.id: line_of(row) for row in self._rows_of(_LINES_BY_ID, ids)}
+        return {row.id: line_of(self.vault, row) for row in self._rows_of(_LINES_BY_ID, ids)}
 
     def open_line_counts(self, document_ids: Sequence[str], carrier: str) -> dict[str, int]:
         """How many lines, not closed, each document has with a carrier; none is left out."""
@@ -232,13 +240,13 @@ class Reader(AuditReader):
 
     def lines_of(self, document_id: str) -> list[LineRecord]:
         """Every line of a document, closed ones too, oldest first."""
-        return [line_of(row) for row in self.rows(_LINES_OF, id=document_id)]
+        return [line_of(self.vault, row) for row in self.rows(_LINES_OF, id=document_id)]
 
     def lines_in_use_of(self, document_ids: Sequence[str]) -> dict[str, list[LineRecord]]:
         """The lines, not closed, of each document, oldest first; no document is left out."""
         found: dict[str, list[LineRecord]] = {key: [] for key in document_ids}
         for row in self._rows_of(_LINES_IN_USE_OF, document_ids):
-            found[row.document_id].append(line_of(row))
+            found[row.document_id].append(line_of(self.vault, row))
         return found
 
     def numbers(self, line_ids: Sequence[str]) -> dict[str, str]:
@@ -261,10 +269,10 @@ class Reader(AuditReader):
             rows = self.rows(_REFERENCE_PAGE, **place)
             if not rows:
                 return
-            ids = [row.id for row in rows]
+            names = [name_reference(row.id, row.document_id) for row in rows]
             yield ReferenceChunk(
-                ids=np.array(ids, dtype=np.int64),
-                vectors=self.vault.open_templates(ids, [row.template for row in rows]),
+                ids=np.array([row.id for row in rows], dtype=np.int64),
+                vectors=self.vault.open_templates(names, [row.template for row in rows]),
                 sequences=np.array([row.added_sequence for row in rows], dtype=np.int64),
             )
             place |= {"sequence": rows[-1].added_sequence, "id": rows[-1].id}
@@ -284,6 +292,7 @@ class Reader(AuditReader):
         row = self._first(_ENROLLMENT, id=enrollment_id) if is_id(enrollment_id) else None
         if row is None:
             raise NotFound("no enrollment has this id: check it")
+        require_authentic(self.vault, _enrollments, row)
         return read_as(EnrollmentRecord, row, reasons=tuple(row.reasons))
 
     def attempts_of(
@@ -297,7 +306,7 @@ class Reader(AuditReader):
 
     def outlets(self, codes: Sequence[str]) -> dict[str, Outlet]:
         """The known ones of these outlets."""
-        return {row.code: read_as(Outlet, row) for row in self._rows_of(_OUTLETS, codes)}
+        return {row.code: self._outlet(row) for row in self._rows_of(_OUTLETS, codes)}
 
     def carriers(self) -> list[Carrier]:
         """Every carrier, by code."""
@@ -305,7 +314,7 @@ class Reader(AuditReader):
 
     def all_outlets(self) -> list[Outlet]:
         """Every outlet, closed ones too, by code."""
-        return [read_as(Outlet, row) for row in self.rows(_ALL_OUTLETS)]
+        return [self._outlet(row) for row in self.rows(_ALL_OUTLETS)]
 
     def api_key(self, key_id: str) -> ApiKey:
         """One key of the service, in force or not; `NotFound` if there is none."""
@@ -337,7 +346,14 @@ class Reader(AuditReader):
         with reading(self._engine) as connection, long_statements(connection):
             return dict(connection.execute(counted).one()._mapping)
 
+    def _outlet(self, row: Row[Any]) -> Outlet:
+        require_authentic(self.vault, tables.outlets, row)
+        require_authentic(self.vault, tables.carriers, row, _OF_CARRIER)
+        time_zone = row.time_zone if row.time_zone is not None else row.carrier_time_zone
+        return read_as(Outlet, row, line_limit=row.carrier_line_limit, time_zone=time_zone)
+
     def _watched(self, row: Row[Any]) -> WatchEntry:
+        require_authentic(self.vault, _watchlist, row)
         template = None
         if row.template is not None:
             template = self.vault.open_templates([row.id], [row.template], WATCHED_TEMPLATE)[0]

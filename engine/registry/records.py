@@ -376,9 +376,10 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key of the service; `digest` is all that is stored of the key itself.
+    """A key of the service; `digest` is all that is stored of the key itself, bound to what it may.
 
-    `carrier` and `outlet` are what the role is bound to; `rate_limit` is in items a second.
+    `carrier` and `outlet` are what the role is bound to; `rate_limit` is in items a second. A
+    `person` may have several keys; those of fraud teams and operators have one.
     """
 
     id: str
@@ -391,3 +392,4 @@ class ApiKey:
     created_at: datetime
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    person: str | None = None

@@ -28,12 +28,14 @@ from sqlalchemy import (
 from engine.registry import tables
 from engine.registry.database import Source, chunks
 from engine.registry.records import ALIVE, AuditEntry, Json
+from engine.registry.row_macs import changing_rows
 from engine.registry.rows import erase_notes
+from engine.registry.vault import Vault
 from engine.registry.writer import ERASED, Writer
 
 Strip = Callable[[Json], Json]
 """Reduces an attempt's evidence to what is not about a person."""
-Wipe = Callable[[Connection, Sequence[Any], datetime, Strip], None]
+Wipe = Callable[[Connection, Vault, Sequence[Any], datetime, Strip], None]
 
 _cases, _documents, _enrollments = tables.cases, tables.documents, tables.enrollments
 _lines, _answers = tables.lines, tables.idempotency
@@ -49,7 +51,9 @@ _EXPIRE_ATTEMPT = (
 )
 
 
-def wipe_attempts(connection: Connection, ids: Sequence[Any], now: datetime, strip: Strip) -> None:
+def wipe_attempts(
+    connection: Connection, _: Vault, ids: Sequence[Any], now: datetime, strip: Strip
+) -> None:
     """Wipes what describes a person; stored answers and crops are deleted."""
     found = select(_enrollments.c.id, _enrollments.c.evidence).where(_enrollments.c.id.in_(ids))
     stripped = [
@@ -61,15 +65,17 @@ def wipe_attempts(connection: Connection, ids: Sequence[Any], now: datetime, str
     connection.execute(delete(_crops).where(_crops.c.enrollment_id.in_(ids)))
 
 
-def wipe_documents(connection: Connection, ids: Sequence[Any], now: datetime, _: Strip) -> None:
+def wipe_documents(
+    connection: Connection, vault: Vault, ids: Sequence[Any], now: datetime, _: Strip
+) -> None:
     """Wipes as an erasure does: a block outlives the document's identity, and the notes of a case
     go with the last document that it names."""
     wiped = update(_documents).where(_documents.c.id.in_(ids)).values(**ERASED, erased_at=now)
     connection.execute(wiped)
-    erase_notes(connection, ids)
+    erase_notes(connection, vault, ids)
 
 
-def wipe_lines(connection: Connection, ids: Sequence[Any], *_: object) -> None:
+def wipe_lines(connection: Connection, _: Vault, ids: Sequence[Any], *__: object) -> None:
     connection.execute(
         update(_lines).where(_lines.c.id.in_(ids)).values(msisdn=None, msisdn_lookup=None)
     )
@@ -150,7 +156,8 @@ def expire(writer: Writer, kind: Kind, job: Job, now: datetime, limit: int = ROW
             if rule.wipe is None:
                 connection.execute(delete(rule.key.table).where(rule.key.in_(part)))
             else:
-                rule.wipe(connection, part, now, job.strip)
+                with changing_rows(connection, writer.vault, {rule.key.table: part}):
+                    rule.wipe(connection, writer.vault, part, now, job.strip)
     return len(keys)
 
 

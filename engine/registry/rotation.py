@@ -26,6 +26,7 @@ from engine.errors import KeyRingError
 from engine.registry import deployment, tables
 from engine.registry.keyring import KeyRing
 from engine.registry.records import AuditEntry
+from engine.registry.rows import name_sealed
 from engine.registry.vault import KEY_HEADER_BYTES, Vault, key_header
 from engine.registry.writer import Writer
 
@@ -72,8 +73,9 @@ def retire(writer: Writer, version: int) -> KeyRing:
 
 
 def _reseal_table(writer: Writer, table: Table, column: Column[Any], limit: int) -> Iterator[int]:
+    owner = [tables.references.c.document_id] if table is tables.references else []
     page = (
-        select(table.c.id, column.label("sealed"))
+        select(table.c.id, *owner, column.label("sealed"))
         .where(_is_left(column, writer.vault))
         .order_by(table.c.id)
         .limit(limit)
@@ -88,7 +90,7 @@ def _reseal_table(writer: Writer, table: Table, column: Column[Any], limit: int)
         rows = writer.rows(page if last is None else page.where(table.c.id > literal(last)))
         if not rows:
             return
-        sealed = _seal_again(writer.vault, f"{table.name}.{column.name}", rows)
+        sealed = _seal_again(writer.vault, table, column, rows)
         entry = AuditEntry("sosie", "values.resealed", table.name, {"rows": len(rows)})
         with writer.changing(entry) as connection:
             connection.execute(store, sealed)
@@ -106,10 +108,14 @@ def _is_left(column: Column[Any], vault: Vault) -> ColumnElement[bool]:
     return and_(column.is_not(None), _header_of(column) != active)
 
 
-def _seal_again(vault: Vault, place: str, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
+def _seal_again(
+    vault: Vault, table: Table, column: Column[Any], rows: Sequence[Row[Any]]
+) -> list[dict[str, Any]]:
+    place = f"{table.name}.{column.name}"
+    named = [(row.id, name_sealed(table, row), row.sealed) for row in rows]
     return [
-        {"key": row.id, "sealed": vault.seal(place, row.id, vault.open(place, row.id, row.sealed))}
-        for row in rows
+        {"key": key, "sealed": vault.seal(place, name, vault.open(place, name, sealed))}
+        for key, name, sealed in named
     ]
 
 

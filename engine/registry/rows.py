@@ -10,7 +10,18 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Row, bindparam, delete, exists, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    Table,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from engine.cases.case import CaseNote, CaseOrigin, Outcome, Proposal
 from engine.errors import RowRefused, StorageFailed
@@ -33,18 +44,21 @@ from engine.registry.records import (
     Tally,
     WatchEntry,
 )
+from engine.registry.row_macs import RowValues, changing_rows, require_authentic, with_macs
 from engine.registry.tables import case_documents, case_notes, cases, crops, judged_pairs, sweeps
-from engine.registry.vault import WATCHED_TEMPLATE, Vault
+from engine.registry.vault import WATCHED_TEMPLATE, Vault, name_reference
 from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepState, SweepTerms
 from indexes.base import check_vectors
 from indexes.errors import VectorInvalid
 
 T = TypeVar("T")
-RowValues = Mapping[str, Any]
-"""Values by column."""
 
 
-def gather_documents(rows: Iterable[Row[Any]]) -> list[DocumentRecord]:
+OF_REFERENCE = "reference_"
+"""How the columns of a reference are labelled beside those of its document."""
+
+
+def gather_documents(vault: Vault, rows: Iterable[Row[Any]]) -> list[DocumentRecord]:
     """Documents joined with their live references: a row for each, or one without any."""
     first: dict[str, Row[Any]] = {}
     reference_ids: dict[str, list[int]] = {}
@@ -52,6 +66,8 @@ def gather_documents(rows: Iterable[Row[Any]]) -> list[DocumentRecord]:
         first.setdefault(row.id, row)
         ids = reference_ids.setdefault(row.id, [])
         if row.reference_id is not None:
+            # Or another's face would be compared with this document's holder.
+            require_authentic(vault, tables.references, row, OF_REFERENCE)
             ids.append(row.reference_id)
     return [
         read_as(
@@ -61,7 +77,8 @@ def gather_documents(rows: Iterable[Row[Any]]) -> list[DocumentRecord]:
             reference_ids=tuple(reference_ids[row.id]),
             is_erased=row.status == DocumentStatus.ERASED,
         )
-        for row in first.values()
+        for found in first.values()
+        for row in (require_authentic(vault, tables.documents, found),)
     ]
 
 
@@ -76,7 +93,8 @@ def columns_of(record: Any, **converted: Any) -> RowValues:
     return {one.name: getattr(record, one.name) for one in fields(record)} | converted
 
 
-def line_of(row: Row[Any]) -> LineRecord:
+def line_of(vault: Vault, row: Row[Any]) -> LineRecord:
+    require_authentic(vault, tables.lines, row)
     return read_as(LineRecord, row, status=LineStatus(row.status))
 
 
@@ -127,7 +145,8 @@ def reference_rows(
     ids = [int(reference.id) for reference in references]
     templates = np.stack([row.template for row in references])
     _require_unit(templates, vault.dim)
-    sealed = vault.seal_templates(ids, templates)
+    names = [name_reference(row.id, row.document_id) for row in references]
+    sealed = vault.seal_templates(names, templates)
     rotation_id = vault.rotation_id
     return [
         {
@@ -141,6 +160,13 @@ def reference_rows(
         }
         for key, reference, template in zip(ids, references, sealed, strict=True)
     ]
+
+
+def name_sealed(table: Table, row: Row[Any]) -> str:
+    """How the seals of a row name it."""
+    if table is tables.references:
+        return name_reference(row.id, row.document_id)
+    return str(row.id)
 
 
 def line_row(vault: Vault, line: NewLine) -> RowValues:
@@ -237,13 +263,16 @@ _IS_NAMED = exists().where(
     tables.documents.c.id == case_documents.c.document_id,
     tables.documents.c.status != DocumentStatus.ERASED.value,
 )
-_ERASE_TEXTS = (
-    update(case_notes).where(case_notes.c.case_id.in_(_OF_DOCUMENTS), ~_IS_NAMED).values(text=None)
+_ERASE_TEXTS = update(case_notes).where(case_notes.c.id.in_(KEYS)).values(text=None)
+_NOTES_TO_ERASE = select(case_notes.c.id).where(
+    case_notes.c.case_id.in_(_OF_DOCUMENTS), case_notes.c.text.is_not(None), ~_IS_NAMED
 )
+_INTO = select(cases.c.id).where(cases.c.merged_into == bindparam("key"))
 _LAST_NOTE = select(func.max(case_notes.c.id))
 
 
-def case_of(row: Row[Any]) -> CaseRecord:
+def case_of(vault: Vault, row: Row[Any]) -> CaseRecord:
+    require_authentic(vault, cases, row)
     outcome, proposal = row.outcome, row.proposal
     return read_as(
         CaseRecord,
@@ -258,27 +287,31 @@ def case_of(row: Row[Any]) -> CaseRecord:
     )
 
 
-def write_cases(connection: Connection, new: Sequence[CaseRecord]) -> None:
+def write_cases(connection: Connection, vault: Vault, new: Sequence[CaseRecord]) -> None:
     """Inserts new cases; one that is merged at once comes after the one that it went into."""
     if not new:
         return
     standing = [case for case in new if case.merged_into is None]
     merged = [case for case in new if case.merged_into is not None]
-    connection.execute(insert(cases), [_case_row(case) for case in (*standing, *merged)])
+    rows = [_case_row(case) for case in (*standing, *merged)]
+    connection.execute(insert(cases), with_macs(vault, cases, rows))
     _link(connection, [(case.id, key) for case in new for key in dict.fromkeys(case.document_ids)])
 
 
-def change_cases(connection: Connection, changed: Sequence[CaseRecord]) -> None:
+def change_cases(connection: Connection, vault: Vault, changed: Sequence[CaseRecord]) -> None:
     """Updates known cases; their documents are only added to."""
     for case in changed:
-        values = {f"new_{name}": value for name, value in _case_row(case).items() if name != "id"}
+        (row,) = with_macs(vault, cases, [_case_row(case)])
+        values = {f"new_{name}": value for name, value in row.items() if name != "id"}
         if connection.execute(_REPLACE_CASE, {"key": case.id, **values}).rowcount != 1:
             raise StorageFailed(
                 "a case to be changed is not there; nothing was kept: read it again"
             )
         if case.merged_into is not None:
             known = {"key": case.id, "new_merged_into": case.merged_into}
-            connection.execute(_FOLLOW, known)
+            following = connection.scalars(_INTO, {"key": case.id}).all()
+            with changing_rows(connection, vault, {cases: following}):
+                connection.execute(_FOLLOW, known)
         linked = set(connection.scalars(_LINKED, {"id": case.id}))
         fresh = [key for key in dict.fromkeys(case.document_ids) if key not in linked]
         _link(connection, [(case.id, key) for key in fresh])
@@ -292,25 +325,26 @@ def write_notes(
         return
     # Under the writer's fence nothing else numbers them.
     first = (connection.scalar(_LAST_NOTE) or 0) + 1
-    connection.execute(
-        insert(case_notes),
-        [
-            {
-                "id": key,
-                "case_id": case_id,
-                "at": note.at,
-                "actor": note.actor,
-                "kind": note.kind.value,
-                "text": vault.seal(CASE_NOTE, key, note.text.encode()) if note.text else None,
-            }
-            for key, (case_id, note) in enumerate(notes, first)
-        ],
-    )
+    rows = [
+        {
+            "id": key,
+            "case_id": case_id,
+            "at": note.at,
+            "actor": note.actor,
+            "kind": note.kind.value,
+            "text": vault.seal(CASE_NOTE, key, note.text.encode()) if note.text else None,
+        }
+        for key, (case_id, note) in enumerate(notes, first)
+    ]
+    connection.execute(insert(case_notes), with_macs(vault, case_notes, rows))
 
 
-def erase_notes(connection: Connection, document_ids: Sequence[str]) -> None:
+def erase_notes(connection: Connection, vault: Vault, document_ids: Sequence[str]) -> None:
     """Wipes the note texts of cases that name these documents and no document still held."""
-    connection.execute(_ERASE_TEXTS, {"keys": list(document_ids)})
+    erased = connection.scalars(_NOTES_TO_ERASE, {"keys": list(document_ids)}).all()
+    with changing_rows(connection, vault, {case_notes: erased}):
+        for part in chunks(erased):
+            connection.execute(_ERASE_TEXTS, {"keys": part})
 
 
 def _link(connection: Connection, links: Sequence[tuple[str, str]]) -> None:
@@ -347,17 +381,18 @@ def _proposal_of(values: Mapping[str, Any]) -> Proposal:
         close_lines=tuple(values["close_lines"]),
         by=values["by"],
         at=datetime.fromisoformat(values["at"]),
+        person=values.get("person"),
     )
 
 
-def write_judged(connection: Connection, pairs: Sequence[JudgedPair]) -> None:
+def write_judged(connection: Connection, vault: Vault, pairs: Sequence[JudgedPair]) -> None:
     """Writes the pairs, each in place of an earlier outcome."""
     if not pairs:
         return
     assert all(pair.left_document < pair.right_document for pair in pairs), "left < right"
     rows = [columns_of(pair, outcome=pair.outcome.value) for pair in pairs]
     connection.execute(_FORGET_JUDGED, rows)
-    connection.execute(insert(judged_pairs), rows)
+    connection.execute(insert(judged_pairs), with_macs(vault, judged_pairs, rows))
 
 
 def write_crops(connection: Connection, vault: Vault, new: Sequence[NewCrop]) -> None:

@@ -18,24 +18,28 @@ from engine.errors import (
     RegistryError,
     RegistryExists,
     RegistryMissing,
+    RequestError,
     SchemaMismatch,
     StorageFailed,
     StorageFull,
     WriterBusy,
 )
-from engine.registry import deployment, tables
+from engine.registry import audit, deployment, tables
 from engine.registry.database import changing, connect, long_statements, reading, sqlite_file
 from engine.registry.reader import Reader
 from engine.registry.records import ApiKey, AuditEntry, Carrier, utc_now
+from engine.registry.row_macs import bind_key, changing_rows, with_macs
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer, recorded, take_lease
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0009")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """Every revision this version knows, oldest first; the last is the one it works with."""
 
 ROOM_BYTES = 2**20
 """Less free space than the largest commits and their journal need counts as none."""
 
+PERSONAL_ROLES = frozenset({"fraud", "operator"})
+"""Whoever has such a key acts for all tenants, and is named."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -59,8 +63,8 @@ def version(connection: Connection) -> str | None:
     return None if revision is None else str(revision)
 
 
-def check(connection: Connection) -> None:
-    """Refuses a database whose schema is not the one this version works with."""
+def require_known(connection: Connection) -> str:
+    """The revision of a registry; refuses a database without one, or of a newer version."""
     found = version(connection)
     if found is None:
         raise RegistryMissing("this database holds no registry: run sosie init")
@@ -69,6 +73,12 @@ def check(connection: Connection) -> None:
             f"the registry's schema {found} is newer than this version of Sosie knows "
             f"({REVISIONS[-1]}): install the version that made it"
         )
+    return found
+
+
+def check(connection: Connection) -> None:
+    """Refuses a database whose schema is not the one this version works with."""
+    found = require_known(connection)
     if found != REVISIONS[-1]:
         raise SchemaMismatch(
             f"the registry's schema {found} is older than {REVISIONS[-1]}: run sosie upgrade"
@@ -93,7 +103,7 @@ class Store(Reader):
         if path is not None:
             _claim(path)
         try:
-            with _reachable(), changing(engine) as connection, long_statements(connection):
+            with reachable(), changing(engine) as connection, long_statements(connection):
                 if version(connection) is not None:
                     raise RegistryExists("this database holds a registry already: open it instead")
                 upgrade_schema(connection)
@@ -106,19 +116,24 @@ class Store(Reader):
         return cls(engine, vault, model_digest)
 
     @classmethod
-    def open(cls, url: str, vault: Vault, *, model_digest: str) -> Store:
-        """Opens a registry after checking that schema, key ring and model are its own.
+    def open(cls, url: str, vault: Vault, *, model_digest: str, is_examined: bool = False) -> Store:
+        """Opens a registry after checking that schema, key ring and model are its own, and that its
+        audit chain ends where the key ring says.
 
-        `RegistryMissing`, `SchemaMismatch`, `KeyRingForeign` or `ModelMismatch` otherwise.
+        `RegistryMissing`, `SchemaMismatch`, `KeyRingForeign`, `ModelMismatch` or `ChainBroken`
+        otherwise; `is_examined`: who opens it looks for what was altered, so it is no obstacle.
         """
         engine = connect(url)
         path = sqlite_file(engine)
         if path is not None and not path.is_file():
             raise RegistryMissing(f"no registry at {path}: run sosie init")
         try:
-            with _reachable(), reading(engine) as connection:
+            with reachable(), reading(engine) as connection:
                 check(connection)
                 deployment.check(connection, vault, model_digest)
+                head = audit.read_head(connection)
+                if head.audit_mac is None or not is_examined:
+                    audit.require_head(vault, head)
         except BaseException:
             engine.dispose()
             raise
@@ -175,7 +190,10 @@ class Store(Reader):
     ) -> None:
         entry = AuditEntry(actor, f"{what}.time_zone_set", code, {"time_zone": time_zone})
         statement = update(table).where(table.c.code == code).values(time_zone=time_zone)
-        with self._recorded(entry) as connection:
+        with (
+            self._recorded(entry) as connection,
+            changing_rows(connection, self.vault, {table: [code]}),
+        ):
             if connection.execute(statement).rowcount != 1:
                 raise NotFound(f"no {what} has the code {code}: check it")
 
@@ -183,7 +201,10 @@ class Store(Reader):
         """Closes an outlet: nothing is enrolled there any more."""
         now = utc_now()
         statement = update(tables.outlets).where(tables.outlets.c.code == code)
-        with self._recorded(AuditEntry(actor, "outlet.closed", code)) as connection:
+        with (
+            self._recorded(AuditEntry(actor, "outlet.closed", code)) as connection,
+            changing_rows(connection, self.vault, {tables.outlets: [code]}),
+        ):
             result = connection.execute(statement.values(is_open=False, closed_at=now))
             if result.rowcount != 1:
                 raise NotFound(f"no outlet has the code {code}: check it")
@@ -194,12 +215,16 @@ class Store(Reader):
             pass
 
     def add_api_key(self, key: ApiKey, *, actor: str) -> None:
-        """Adds a key of the service; `NotFound` where its carrier or its open outlet is not."""
-        bound = {"role": key.role, "carrier": key.carrier, "outlet": key.outlet}
+        """Adds a key of the service, whose `digest` is of the key itself, and binds it to what it
+        may do; `NotFound` where its carrier or its open outlet is not."""
+        if key.role in PERSONAL_ROLES and not key.person:
+            raise RequestError(f"a key of role {key.role} is a person's: say whose")
+        bound = {name: getattr(key, name) for name in ("role", "carrier", "outlet", "person")}
         with self._recorded(AuditEntry(actor, "apikey.added", key.id, bound)) as connection:
             _require_tenant(connection, key)
             try:
-                connection.execute(insert(tables.api_keys), asdict(key))
+                digest = bind_key(self.vault, key, key.digest)
+                connection.execute(insert(tables.api_keys), asdict(key) | {"digest": digest})
             except IntegrityError:
                 raise RegistryError(
                     f"a key of role {key.role} needs other bounds, or its id is taken: an outlet's "
@@ -207,14 +232,16 @@ class Store(Reader):
                 ) from None
 
     def revoke_api_key(self, key_id: str, *, actor: str) -> None:
-        """Ends a key; `NotFound` where it is unknown or has been revoked."""
+        """Ends a key for good: its digest leaves with it. `NotFound` where it is unknown or has
+        been revoked."""
         statement = (
             update(tables.api_keys)
             .where(tables.api_keys.c.id == key_id)
             .where(tables.api_keys.c.revoked_at.is_(None))
         )
         with self._recorded(AuditEntry(actor, "apikey.revoked", key_id)) as connection:
-            if connection.execute(statement.values(revoked_at=utc_now())).rowcount != 1:
+            ended = statement.values(revoked_at=utc_now(), digest=b"")
+            if connection.execute(ended).rowcount != 1:
                 raise NotFound(
                     "no key has this id, or it was revoked before: see `sosie apikey list`"
                 )
@@ -222,7 +249,8 @@ class Store(Reader):
     def _add(self, table: Table, values: dict[str, Any], what: str, actor: str) -> None:
         with self._recorded(AuditEntry(actor, f"{what}.added", values["code"])) as connection:
             try:
-                connection.execute(insert(table), values | {"created_at": utc_now()})
+                row = values | {"created_at": utc_now()}
+                connection.execute(insert(table), with_macs(self.vault, table, [row]))
             except IntegrityError:
                 raise RegistryError(
                     f"the {what} {values['code']} is there already, or its carrier is not: "
@@ -231,21 +259,6 @@ class Store(Reader):
 
     def _recorded(self, entry: AuditEntry) -> AbstractContextManager[Connection]:
         return recorded(self._engine, self.vault, [entry])
-
-
-def upgrade(url: str) -> tuple[str, str]:
-    """Brings a registry to this version's schema: the revisions before and after."""
-    engine = connect(url)
-    try:
-        with _reachable(), changing(engine) as connection, long_statements(connection):
-            before = version(connection)
-            if before in REVISIONS:
-                upgrade_schema(connection)
-            check(connection)
-    finally:
-        engine.dispose()
-    assert before is not None, "checked above"
-    return before, REVISIONS[-1]
 
 
 def _require_tenant(connection: Connection, key: ApiKey) -> None:
@@ -274,11 +287,11 @@ def _claim(path: Path) -> None:
 
 
 @contextmanager
-def _reachable() -> Iterator[None]:
+def reachable() -> Iterator[None]:
+    """Failures of a database that cannot be worked with at all: no transaction was lost."""
     try:
         yield
     except StorageFull:
         raise
     except StorageFailed as error:
-        # No transaction was lost: there is no registry to work with.
         raise RegistryError(str(error)) from None

@@ -44,6 +44,11 @@ Code = String(64)
 Json = JSON(none_as_null=True)
 
 
+def _mac() -> Column[bytes]:
+    """Authenticates the row; null only until an upgrade has come to it."""
+    return Column("mac", LargeBinary)
+
+
 def _partial_index(
     name: str, *columns: ColumnElement[Any], where: str, unique: bool = False
 ) -> None:
@@ -95,6 +100,7 @@ cases = Table(
     Column("opened_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
     Column("closed_at", Moment),
+    _mac(),
     CheckConstraint("origin IN ('decision', 'dispute', 'reverification', 'sweep')", name="origin"),
     CheckConstraint("state IN ('open', 'assigned', 'proposed', 'closed', 'merged')", name="state"),
     CheckConstraint(
@@ -131,6 +137,7 @@ case_notes = Table(
     Column("actor", String(200), nullable=False),
     Column("kind", String(16), nullable=False),
     Column("text", LargeBinary),
+    _mac(),
 )
 
 judged_pairs = Table(
@@ -144,6 +151,7 @@ judged_pairs = Table(
     Column("sweep_id", ForeignKey(sweeps.c.id)),
     Column("decided_at", Moment, nullable=False),
     Column("decided_by", String(200), nullable=False),
+    _mac(),
     CheckConstraint("outcome IN ('fraud', 'twins', 'mistake')", name="outcome"),
 )
 
@@ -174,6 +182,8 @@ deployment = Table(
     Column("sequence", BigInteger, nullable=False),
     Column("audit_number", BigInteger, nullable=False),
     Column("audit_head", LargeBinary, nullable=False),
+    # Of number, head and sequence; null until an upgrade has authenticated every row.
+    Column("audit_mac", LargeBinary),
     Column("created_at", Moment, nullable=False),
     CheckConstraint("singleton = 1", name="one_row"),
 )
@@ -186,6 +196,7 @@ carriers = Table(
     Column("line_limit", Integer, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("time_zone", String(64)),
+    _mac(),
     CheckConstraint("line_limit >= 0", name="line_limit"),
 )
 
@@ -198,6 +209,7 @@ outlets = Table(
     Column("created_at", Moment, nullable=False),
     Column("closed_at", Moment),
     Column("time_zone", String(64)),
+    _mac(),
 )
 
 documents = Table(
@@ -215,6 +227,7 @@ documents = Table(
     # Beside the status, not in it: a block outlives an erasure, and lifting it changes no more.
     Column("blocked_at", Moment),
     Column("erased_at", Moment),
+    _mac(),
     CheckConstraint("status IN ('attempted', 'active', 'erased')", name="status"),
     CheckConstraint("(status = 'erased') = (identity IS NULL)", name="erased"),
     CheckConstraint("(lookup IS NULL) = (status = 'erased' AND blocked_at IS NULL)", name="lookup"),
@@ -239,6 +252,7 @@ enrollments = Table(
     Column("created_at", Moment, nullable=False),
     # Since then it has no evidence any more; the decision stays.
     Column("expired_at", Moment),
+    _mac(),
     CheckConstraint("decision IN ('approved', 'review', 'rejected')", name="decision"),
 )
 _REJECTED = "decision = 'rejected' AND expired_at IS NULL"
@@ -259,6 +273,7 @@ references = Table(
     Column("rotation_id", String(32), nullable=False),
     Column("added_sequence", BigInteger, nullable=False),
     Column("removed_sequence", BigInteger),
+    _mac(),
     CheckConstraint("(template IS NULL) = (removed_sequence IS NOT NULL)", name="tombstone"),
 )
 Index("ix_references_added", references.c.added_sequence, references.c.id)
@@ -280,6 +295,7 @@ lines = Table(
     Column("status", String(16), nullable=False),
     Column("opened_at", Moment, nullable=False),
     Column("closed_at", Moment),
+    _mac(),
     CheckConstraint("status IN ('active', 'disputed', 'closed')", name="status"),
 )
 _partial_index(
@@ -297,6 +313,7 @@ watchlist = Table(
     Column("reason", String(200), nullable=False),
     Column("added_at", Moment, nullable=False),
     Column("removed_at", Moment),
+    _mac(),
 )
 
 # Of failed comparisons: what `engine.matching.limits` bounds, by its name there.
@@ -328,13 +345,15 @@ idempotency = Table(
     Column("enrollment_id", ForeignKey(enrollments.c.id), index=True),
     Column("response", Json, nullable=False),
     Column("created_at", Moment, nullable=False, index=True),
+    _mac(),
 )
 
 api_keys = Table(
     "api_keys",
     metadata,
     Column("id", Code, primary_key=True),
-    # Keyed, of the whole key: a reader of the table can neither use it nor make another row.
+    # Keyed, of the whole key and of what it may do (`bind_key`): a reader of the table cannot use
+    # it, and whoever alters a row makes it useless. Empty once the key is revoked.
     Column("digest", LargeBinary, nullable=False),
     Column("label", String(200), nullable=False),
     Column("role", String(16), nullable=False),
@@ -344,6 +363,7 @@ api_keys = Table(
     Column("created_at", Moment, nullable=False),
     Column("expires_at", Moment),
     Column("revoked_at", Moment),
+    Column("person", String(200)),
     CheckConstraint("role IN ('outlet', 'carrier', 'fraud', 'operator')", name="role"),
     CheckConstraint("(role IN ('outlet', 'carrier')) = (carrier IS NOT NULL)", name="carrier"),
     CheckConstraint("(role = 'outlet') = (outlet IS NOT NULL)", name="outlet"),
@@ -358,4 +378,4 @@ SEALED = (
     (case_notes, case_notes.c.text),
     (crops, crops.c.image),
 )
-"""Every table with a sealed column; a row is named in its seal by its primary key `id`."""
+"""Every table with a sealed column; `rows.name_sealed` says how its seals name a row."""

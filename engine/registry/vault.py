@@ -107,13 +107,22 @@ WATCHED_TEMPLATE = "watchlist.template"
 _SNAPSHOT = "snapshot"
 
 
+def name_reference(reference_id: int, document_id: str) -> str:
+    """How the seal of a reference's template names its row: with whose it is."""
+    return f"{int(reference_id)}\0{document_id}"
+
+
+def _id_of(name: str | int) -> str:
+    return str(name).partition("\0")[0]
+
+
 class Vault:
     """The cryptography of one deployment for embeddings of one dimension; thread-safe.
 
     A sealed value is the format byte, the data key's version, a random 96-bit nonce and the
     AES-256-GCM ciphertext. Its authenticated context is that header, the deployment, the place
-    (`table.column`) and the row, so that it opens nowhere else. Random nonces allow 2**32 seals
-    a data key (NIST SP 800-38D): rotate it long before.
+    (`table.column`) and the row, a template's with its document, so that it opens nowhere else.
+    Random nonces allow 2**32 seals a data key (NIST SP 800-38D): rotate it long before.
     """
 
     def __init__(self, ring: KeyRing, dim: int) -> None:
@@ -124,6 +133,8 @@ class Vault:
         self._headers = {key.version: key_header(key.version) for key in ring.data}
         self.active_data_version = ring.active_data_key.version
         self._matrix = rotation_matrix(ring.rotation, dim).T.astype(np.float32)
+        derived = HKDF(SHA256(), SECRET_BYTES, salt=None, info=b"sosie authentication")
+        self._authentication = derived.derive(ring.audit.secret)
 
     def __repr__(self) -> str:
         return f"Vault(deployment_id={self.ring.deployment_id!r}, dim={self.dim})"
@@ -163,6 +174,17 @@ class Vault:
         assert len(previous) == hashlib.sha256().digest_size
         return hmac.digest(self.ring.audit.secret, previous + entry, "sha256")
 
+    def authenticate(self, purpose: str, content: bytes) -> bytes:
+        """The code (HMAC-SHA256) of content for one purpose, by a key that lives as long as the
+        deployment: rotating the data key alters none."""
+        message = b"\0".join((self.deployment_id.encode(), purpose.encode(), content))
+        return hmac.digest(self._authentication, message, "sha256")
+
+    @staticmethod
+    def is_equal(code: bytes, other: bytes) -> bool:
+        """Whether two codes are one; how long it takes tells nothing."""
+        return hmac.compare_digest(code, other)
+
     def seal(self, place: str, row: str | int, data: bytes) -> bytes:
         """Seals a value for one place (`table.column`) and one row with the active data key."""
         return self._seal(self._context(place) + str(row).encode(), data)
@@ -170,7 +192,7 @@ class Vault:
     def open(self, place: str, row: str | int, sealed: bytes) -> bytes:
         """The value, if it was sealed for this place and row by this deployment."""
         context = self._context(place) + str(row).encode()
-        return self._open(context, sealed, f"{place} of row {row}")
+        return self._open(context, sealed, f"{place} of row {_id_of(row)}")
 
     def open_all(self, place: str, row: str, sealed: Sequence[bytes]) -> list[bytes | None]:
         """The values that were sealed for this place and row; None for each that was not."""
@@ -185,28 +207,28 @@ class Vault:
 
     def seal_templates(
         self,
-        ids: Sequence[int] | NDArray[np.int64],
+        names: Sequence[str | int],
         vectors: NDArray[np.float32],
         place: str = REFERENCE_TEMPLATE,
     ) -> list[bytes]:
-        """Seals rotated rows float32[n, dim], each for the row of its id."""
+        """Seals rotated rows float32[n, dim], each for the row that is named so."""
         self._assert_vectors(vectors)
-        assert len(ids) == len(vectors)
+        assert len(names) == len(vectors)
         context = self._context(place)
         rows = np.ascontiguousarray(vectors, dtype="<f4")
         return [
-            self._seal(context + str(int(key)).encode(), row.tobytes())
-            for key, row in zip(ids, rows, strict=True)
+            self._seal(context + str(name).encode(), row.tobytes())
+            for name, row in zip(names, rows, strict=True)
         ]
 
     def open_templates(
-        self, ids: Sequence[int], sealed: Sequence[bytes], place: str = REFERENCE_TEMPLATE
+        self, names: Sequence[str | int], sealed: Sequence[bytes], place: str = REFERENCE_TEMPLATE
     ) -> NDArray[np.float32]:
-        """The rows float32[n, dim] that were sealed for these ids."""
+        """The rows float32[n, dim] that were sealed for the rows of these names."""
         context = self._context(place)
         plain = [
-            self._open(context + str(key).encode(), blob, f"{place} of row {key}")
-            for key, blob in zip(ids, sealed, strict=True)
+            self._open(context + str(name).encode(), blob, f"{place} of row {_id_of(name)}")
+            for name, blob in zip(names, sealed, strict=True)
         ]
         rows = np.frombuffer(b"".join(plain), dtype="<f4").reshape(len(plain), self.dim)
         return rows.astype(np.float32)

@@ -55,8 +55,8 @@ from engine.registry.records import (
     tally_names,
     utc_now,
 )
+from engine.registry.row_macs import RowValues, changing_rows, with_macs
 from engine.registry.rows import (
-    RowValues,
     activation_row,
     answer_row,
     change_cases,
@@ -183,7 +183,7 @@ class AdvisoryLease:
 
 
 _deployment = tables.deployment
-_HEAD = select(_deployment).with_for_update()
+_HOLD = select(_deployment.c.singleton).with_for_update()
 _ADVANCE = (
     update(_deployment)
     .where(_deployment.c.writer_epoch == bindparam("epoch"))
@@ -192,6 +192,7 @@ _ADVANCE = (
     .values(
         audit_number=bindparam("number"),
         audit_head=bindparam("head"),
+        audit_mac=bindparam("code"),
         sequence=bindparam("next_sequence"),
     )
 )
@@ -199,10 +200,12 @@ _ADVANCE = (
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """What a writer expects in the deployment's row: its epoch, and the gallery's sequence."""
+    """What a writer expects in the deployment's row: its epoch, the gallery's sequence, and at
+    least so many audit entries, or an older head was put back."""
 
     epoch: int
     sequence: int
+    audit_number: int = 0
 
 
 @contextmanager
@@ -226,12 +229,15 @@ def chained(
     *,
     fence: Fence | None = None,
     sequence: int | None = None,
+    trusts_head: bool = False,
 ) -> Iterator[tuple[Connection, AuditRecord]]:
     """A write transaction that is audited and, with a fence, refused to a deposed writer.
 
     Yields the connection and the last audit entry as it will be chained. Changes, audit entries
     and the new sequence are stored together or not at all. `LeaseLost`: a newer writer has taken
     over, or the connection broke during the commit and the outcome could not be read.
+    `ChainBroken`: somebody else has changed where the chain ends. With `trusts_head` the head is
+    authenticated for the first time.
     """
     assert entries, "nothing changes without an audit entry"
     records: list[AuditRecord] = []
@@ -239,10 +245,15 @@ def chained(
     try:
         with changing(engine) as connection:
             # Locks the row first: PostgreSQL by FOR UPDATE, SQLite by BEGIN IMMEDIATE.
-            head = connection.execute(_HEAD).one()
+            if connection.dialect.name != "sqlite":
+                connection.execute(_HOLD)
+            head = audit.read_head(connection)
+            if not trusts_head:
+                audit.require_head(vault, head, 0 if fence is None else fence.audit_number)
             records = audit.extend(vault, head.audit_number, head.audit_head, at, entries)
             _advance(
                 connection,
+                vault,
                 fence or Fence(head.writer_epoch, head.sequence),
                 head.audit_number,
                 records[-1],
@@ -257,8 +268,14 @@ def chained(
 
 
 def _advance(
-    connection: Connection, fence: Fence, number: int, last: AuditRecord, sequence: int | None
+    connection: Connection,
+    vault: Vault,
+    fence: Fence,
+    number: int,
+    last: AuditRecord,
+    sequence: int | None,
 ) -> None:
+    following = fence.sequence if sequence is None else sequence
     result = connection.execute(
         _ADVANCE,
         {
@@ -267,7 +284,8 @@ def _advance(
             "known_number": number,
             "number": last.number,
             "head": last.hash,
-            "next_sequence": fence.sequence if sequence is None else sequence,
+            "code": audit.authenticate_head(vault, last.number, last.hash, following),
+            "next_sequence": following,
         },
     )
     if result.rowcount != 1:
@@ -280,7 +298,7 @@ def _was_kept(engine: Engine, last: AuditRecord) -> bool:
         with changing(engine) if sqlite_file(engine) else reading(engine) as connection:
             # The server may be committing still, for a client that is gone: its transaction
             # holds this row until it ends.
-            connection.execute(_HEAD)
+            connection.execute(_HOLD)
             is_kept = audit.hash_at(connection, last.number) == last.hash
             if is_kept and connection.dialect.name == "sqlite":
                 write_something(connection)
@@ -395,15 +413,45 @@ def apply(
         (tables.idempotency, [answer_row(answer) for answer in changes.answers]),
     ):
         if rows:
-            connection.execute(_INSERTS[table], rows)
+            connection.execute(_INSERTS[table], with_macs(vault, table, rows))
     write_sweeps(connection, changes.sweeps)
-    write_cases(connection, changes.cases)
-    change_cases(connection, changes.case_changes)
+    write_cases(connection, vault, changes.cases)
+    change_cases(connection, vault, changes.case_changes)
     write_notes(connection, vault, changes.case_notes)
-    write_judged(connection, changes.judged)
+    write_judged(connection, vault, changes.judged)
     write_crops(connection, vault, changes.crops)
     if changes.tallies:
         count_tallies(connection, changes.tallies, at)
+    with changing_rows(connection, vault, _find_updated(connection, changes)):
+        _update(connection, vault, changes, at)
+    if changes.erased_documents:
+        erase_notes(connection, vault, changes.erased_documents)
+    if connection.dialect.name == "postgresql" and len(changes.documents) >= BULK_ROWS:
+        # Until its own statistics follow, PostgreSQL would scan a table that was just filled.
+        with long_statements(connection):
+            connection.execute(_ANALYZE)
+
+
+def _find_updated(connection: Connection, changes: Changes) -> dict[Table, list[Any]]:
+    """The keys of the rows that the changes update."""
+    lines = [*changes.disputed_lines, *changes.restored_lines, *changes.closed_lines]
+    for document_id in changes.erased_documents:
+        under = select(_lines.c.id).where(_lines.c.document_id == document_id)
+        lines += connection.scalars(under)
+    return {
+        _documents: [
+            *(one.id for one in changes.activated_documents),
+            *changes.blocked_documents,
+            *changes.unblocked_documents,
+            *changes.erased_documents,
+        ],
+        _references: [int(key) for key, _ in changes.removed_references],
+        _lines: lines,
+        tables.watchlist: [int(key) for key in changes.unwatched],
+    }
+
+
+def _update(connection: Connection, vault: Vault, changes: Changes, at: datetime) -> None:
     for document in changes.activated_documents:
         _change_one(connection, _ACTIVATE_DOCUMENT, activation_row(vault, document))
     for reference_id, sequence in changes.removed_references:
@@ -421,10 +469,6 @@ def apply(
         _erase(connection, document_id, at)
     for entry_id in changes.unwatched:
         _change_one(connection, _UNWATCH, {"key": int(entry_id), "at": at})
-    if connection.dialect.name == "postgresql" and len(changes.documents) >= BULK_ROWS:
-        # Until its own statistics follow, PostgreSQL would scan a table that was just filled.
-        with long_statements(connection):
-            connection.execute(_ANALYZE)
 
 
 def _change_one(connection: Connection, statement: Executable, values: RowValues) -> None:
@@ -444,7 +488,6 @@ def _erase(connection: Connection, document_id: str, at: datetime) -> None:
     _change_one(connection, _ERASE_DOCUMENT, {"key": document_id, "at": at})
     connection.execute(_ERASE_LINES, {"key": document_id, "at": at})
     erase_crops(connection, document_id)
-    erase_notes(connection, [document_id])
 
 
 class Writer:
@@ -459,7 +502,7 @@ class Writer:
         self.vault = vault
         self._model_digest = model_digest
         self._closed = False
-        self._epoch = self._sequence = 0
+        self._epoch = self._sequence = self._audit_number = 0
         self._last_reference_id = self._last_watch_id = 0
         self._has_erased = True  # A process before this one may have, and been killed.
         self._lease = take_lease(engine)
@@ -510,6 +553,7 @@ class Writer:
         ) as (connection, last):
             apply(connection, self.vault, self._model_digest, changes, now)
         self._sequence = changes.sequence
+        self._audit_number = last.number
         if changes.removed_references or changes.erased_documents or changes.unwatched:
             self._has_erased = True
         self._forget_erased()
@@ -569,7 +613,7 @@ class Writer:
 
     @property
     def _fence(self) -> Fence:
-        return Fence(self._epoch, self._sequence)
+        return Fence(self._epoch, self._sequence, self._audit_number)
 
     def _take_over(self) -> None:
         # One transaction: a deposed writer's last commit is either seen here or fenced off.
@@ -580,6 +624,7 @@ class Writer:
             # Again, after `Store.open`: the data key may have been rotated in between.
             deployment.check_data_key_is_newest(connection, self.vault)
             deployment.check(connection, self.vault, self._model_digest)
+            audit.require_head(self.vault, audit.read_head(connection), self._audit_number)
             deployment.add_data_key(connection, self.vault)
             _forget_tallies(connection)
             row = connection.execute(

@@ -20,6 +20,7 @@ from typing import TypeVar
 from engine.errors import NotFound
 from engine.registry.reader import Reader
 from engine.registry.records import ApiKey, utc_now
+from engine.registry.row_macs import bind_key
 from engine.registry.vault import Vault
 from serving.access.authorization import MIN_BURST, Principal, Role
 from serving.errors import RateLimited, Unauthenticated
@@ -81,7 +82,8 @@ def parse_key(text: str | None) -> PresentedKey | None:
 
 
 def digest_key(vault: Vault, key_id: str, secret: str) -> bytes:
-    """What the registry keeps of a key: 32 bytes, keyed (HMAC-SHA256).
+    """The digest of a key, 32 bytes, keyed (HMAC-SHA256), which the registry binds to what the key
+    may do (`engine.registry.row_macs.bind_key`).
 
     A slow hash protects secrets that can be guessed. Nobody guesses 256 random bits, and this one
     is computed for every request.
@@ -145,7 +147,7 @@ class _Known:
     """A key in force, as it was looked up; `until` is on the authenticator's clock."""
 
     principal: Principal
-    digest: bytes = field(repr=False)
+    row: ApiKey
     until: float
     bucket: TokenBucket | None
 
@@ -216,7 +218,7 @@ class Authenticator:
 
     def _matches(self, presented: PresentedKey, known: _Known) -> bool:
         digest = digest_key(self._vault, presented.id, presented.secret)
-        return hmac.compare_digest(digest, known.digest)
+        return hmac.compare_digest(bind_key(self._vault, known.row, digest), known.row.digest)
 
     async def _look_up(self, key_id: str) -> _Known | None:
         """The key in force with this id, from the registry; concurrent calls share one look-up."""
@@ -273,14 +275,16 @@ class Authenticator:
         return key
 
     def _know(self, key: ApiKey, until: float) -> _Known:
-        principal = Principal(key.id, Role(key.role), key.carrier, key.outlet, key.rate_limit)
+        principal = Principal(
+            key.id, Role(key.role), key.carrier, key.outlet, key.rate_limit, key.person
+        )
         before = self._known.get(key.id)
         if before is not None and before.principal == principal:
             # It keeps its bucket: a look-up brings no new allowance.
-            return replace(before, digest=key.digest, until=until)
+            return replace(before, row=key, until=until)
         rate = self._rate_limit if key.rate_limit is None else key.rate_limit
         bucket = TokenBucket(rate / self._replicas, self._clock()) if rate > 0 else None
-        return _Known(principal, key.digest, until, bucket)
+        return _Known(principal, key, until, bucket)
 
 
 def _remember(places: dict[str, _Value], key_id: str, value: _Value) -> None:

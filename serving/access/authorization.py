@@ -43,7 +43,7 @@ class Role(StrEnum):
 class Principal:
     """The holder of a key. `carrier` is None for roles of all tenants, `outlet` for all but one.
 
-    `rate_limit` is in items a second; None takes the setting.
+    `rate_limit` is in items a second; None takes the setting. `person` is whose key it is.
     """
 
     key_id: str
@@ -51,6 +51,7 @@ class Principal:
     carrier: str | None = None
     outlet: str | None = None
     rate_limit: float | None = None
+    person: str | None = None
 
     @property
     def actor(self) -> str:

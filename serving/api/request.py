@@ -194,6 +194,7 @@ class Request:
             timeout_s=self.remaining_s,
             traceparent=self.traceparent,
             outlet=self.caller.outlet,
+            person=self.caller.person,
         )
 
     def read_query(self, kind: type[T]) -> T:

@@ -51,7 +51,15 @@ def add_key(
     outlet: Annotated[
         str | None, typer.Option(metavar="CODE", help="Its outlet: for the role outlet.")
     ] = None,
-    label: Annotated[str, typer.Option(help="What it is for, or who has it.")] = "",
+    person: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Whose it is, as your directory names them: for roles fraud and operator. "
+            "Several keys of one person are one person.",
+        ),
+    ] = None,
+    label: Annotated[str, typer.Option(help="What it is for.")] = "",
     rate_limit: Annotated[
         float | None,
         typer.Option(
@@ -74,6 +82,7 @@ def add_key(
 
     now = datetime.now(UTC)
     _require_bounds(role, carrier, outlet)
+    _require_person(role, person)
     _require_sound(label, rate_limit)
     expires_at = None if expires_on is None else _read_expiry(expires_on, now)
     with open_deployment(home) as deployment:
@@ -88,6 +97,7 @@ def add_key(
             rate_limit=rate_limit,
             created_at=now,
             expires_at=expires_at,
+            person=person,
         )
         deployment.store.add_api_key(key, actor=name_actor())
     if as_json:
@@ -111,6 +121,7 @@ def list_keys(home: HomeOption = None, as_json: JsonFlag = False) -> None:
             key.role,
             escape(key.carrier or "-"),
             escape(key.outlet or "-"),
+            escape(key.person or "-"),
             "-" if key.rate_limit is None else f"{key.rate_limit:g}/s",
             item.state,
             "-" if key.expires_at is None else _last_day(key.expires_at),
@@ -118,7 +129,7 @@ def list_keys(home: HomeOption = None, as_json: JsonFlag = False) -> None:
         ]
         for key, item in zip(keys, items, strict=True)
     ]
-    columns = ("key", "role", "carrier", "outlet", "rate", "state", "last day", "label")
+    columns = ("key", "role", "carrier", "outlet", "person", "rate", "state", "last day", "label")
     empty = "There is no key: add one with `sosie apikey add`."
     print_list("keys", items, columns, rows, as_json=as_json, empty=empty)
 
@@ -146,6 +157,15 @@ def _require_bounds(role: Role, carrier: str | None, outlet: str | None) -> None
             raise RequestError(f"a key of role {role.value} is not bound by {option}: leave it out")
         if value is not None:
             require_code(value)
+
+
+def _require_person(role: Role, person: str | None) -> None:
+    from engine.registry.store import PERSONAL_ROLES
+
+    if person is not None:
+        require_words(person, "a person's name", MAX_LABEL_LENGTH)
+    elif role.value in PERSONAL_ROLES:
+        raise RequestError(f"a key of role {role.value} is a person's: give --person too")
 
 
 def _require_sound(label: str, rate_limit: float | None) -> None:

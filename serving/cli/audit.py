@@ -77,18 +77,26 @@ def show_entries(
         print_line(f"[dim]Next: --after {found[-1].number}; the newest is {head}.[/]")
 
 
-def verify_entries(home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """Recompute the audit chain, and check the database against it.
+def verify_entries(
+    anchor: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Heads that were anchored outside, a line each."),
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Recompute the audit chain, and check the database against it and against anchored heads.
 
     Exit code 1 where an entry was altered, removed or added, or the database is damaged.
     """
-    from engine.registry.audit import verify_chain
-    from engine.registry.damage import find_damage
+    from engine.registry.audit import find_anchor_faults, verify_chain
+    from engine.registry.damage import MOST_SHOWN, find_damage
+    from serving.anchors import read_anchors
     from serving.wire.fields import of_record
     from serving.wire.oversight import ChainHead, ChainReport
 
     with (
-        open_deployment(home) as deployment,
+        open_deployment(home, is_examined=True) as deployment,
         show_progress("verifying", is_shown=not as_json) as report,
     ):
         store = deployment.store
@@ -98,15 +106,24 @@ def verify_entries(home: HomeOption = None, as_json: JsonFlag = False) -> None:
         if verified is not None:
             # A writer may have gone on meanwhile.
             number, head = found.entries, verified
+        anchors = None
         damage = tuple(find_damage(store, is_alone=not store.has_writer()))
+        if anchor is not None:
+            heads = read_anchors(anchor, deployment.vault.deployment_id)
+            anchors, faults = find_anchor_faults(store, heads)
+            damage = (*faults[:MOST_SHOWN], *damage)
     text = f"[green]Intact[/]: {found.entries:,} entries, head {number} {head.hex()}."
     if not found.intact:
         text = (
             f"[red]Broken[/] at entry {found.first_bad}: it or one before it was altered, "
             "removed or added. Compare with a backup."
         )
+    if anchors is not None:
+        text += f" {anchors:,} anchored heads were compared with it."
     text += "".join(f"\n[red]Damaged[/]: {escape(one)}." for one in damage)
-    answer = of_record(ChainReport, found, head=ChainHead(number, head.hex()), damage=damage)
+    answer = of_record(
+        ChainReport, found, head=ChainHead(number, head.hex()), damage=damage, anchors=anchors
+    )
     print_answer(answer, text, as_json=as_json, is_no=not found.intact or bool(damage))
 
 

@@ -134,7 +134,7 @@ def _as_operator(deployment: Deployment, actor: str) -> Iterator[Client]:
 
     made, now = make_key(deployment.vault), utc_now()
     fields = (made.id, made.digest, "sosie backup", "operator", None, None, None, now)
-    key = ApiKey(*fields, expires_at=now + timedelta(hours=KEY_HOURS))
+    key = ApiKey(*fields, expires_at=now + timedelta(hours=KEY_HOURS), person=actor)
     deployment.store.add_api_key(key, actor=actor)
     serve = deployment.settings.serve
     is_every = serve.host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound

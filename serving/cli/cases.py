@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cases.case import Outcome
+from engine.cases.case import Actor, Outcome
 from serving.cli.inputs import HomeOption, name_actor, open_deployment
 from serving.cli.output import (
     REGISTRY,
@@ -85,7 +85,7 @@ def propose_outcome(
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Propose an outcome, with the lines that another person is to close by it."""
+    """Propose an outcome, and the lines to be closed by it, for another person to decide."""
     seen = _read_seen_at(seen_at)
     _step(home, as_json, case_id, "propose", outcome, tuple(close_line or ()), seen_at=seen)
 
@@ -105,9 +105,9 @@ def close_case(
 ) -> None:
     """Close a case.
 
-    Lines are closed by it only where another account has proposed the same: four eyes. Fraud puts
-    the faces on the watch-list; twins and mistakes are exceptions for later sweeps; after an
-    unfounded dispute its lines are active again.
+    Fraud, twins, a mistake, and the closing of lines take two people: another must have proposed
+    the same. Fraud puts the faces on the watch-list; twins and mistakes are exceptions for later
+    sweeps; after an unfounded dispute its lines are active again.
     """
     seen = _read_seen_at(seen_at)
     _step(home, as_json, case_id, "close", outcome, tuple(close_line or ()), seen_at=seen)
@@ -136,9 +136,11 @@ def _step(
     from engine.cases import steps
     from serving.api import serializers
 
+    account = name_actor()
+    actor = Actor(account, account.removeprefix("cli:"))
     with open_deployment(home) as deployment:
         of = (deployment.registrar, deployment.store, case_id)
-        case = getattr(steps, name)(*of, *given, name_actor(), **more)
+        case = getattr(steps, name)(*of, *given, actor, **more)
     found = "" if case.outcome is None else f", {case.outcome.value}"
     whose = "" if case.assignee is None else f", {escape(case.assignee)}'s"
     text = f"[green]{case.state.value.capitalize()}[/]: case {case.id}{found}{whose}."

@@ -93,13 +93,19 @@ def init(
 
 
 def upgrade(home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """Bring the registry to this version's schema."""
-    from engine.registry.store import upgrade as upgrade_registry
-    from serving.compose import registry_url
+    """Bring the registry to this version.
+
+    Stop servers first. May be stopped anywhere: the next call goes on.
+    """
+    from engine.registry.upgrade import upgrade as upgrade_registry
+    from serving.compose import load_vault, registry_url
     from serving.settings import load_settings, require_home
 
     folder = require_home(home)
-    before, after = upgrade_registry(registry_url(folder, load_settings(folder)))
+    settings = load_settings(folder)
+    vault = load_vault(folder, settings)
+    with show_progress("upgrading", is_shown=not as_json) as report:
+        before, after = upgrade_registry(registry_url(folder, settings), vault, report)
     text = f"[green]Upgraded[/] the registry from {before} to {after}."
     if before == after:
         text = f"The registry has this version's schema ({after}) already."

@@ -178,13 +178,13 @@ def require_probe(sample: Sample, path: Path) -> NDArray[np.float32]:
     return sample.vector
 
 
-def open_deployment(home: Path | None) -> Deployment:
-    """The deployment in a home folder, the current one or SOSIE_HOME."""
+def open_deployment(home: Path | None, *, is_examined: bool = False) -> Deployment:
+    """The deployment in a home folder, the current one or SOSIE_HOME; see there."""
     from serving.compose import Deployment
     from serving.settings import load_settings, require_home
 
     folder = require_home(home)
-    return Deployment(folder, load_settings(folder))
+    return Deployment(folder, load_settings(folder), is_examined=is_examined)
 
 
 def require_place(target: Path) -> None:

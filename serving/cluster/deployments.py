@@ -87,7 +87,10 @@ class Ingress:
         tracer = open_tracer(serve, "ingress")
         opened.callback(tracer.close)
         deployment = opened.enter_context(
-            site.open(settings, warn=lambda line: log.warning("deployment", detail=line))
+            # An audit chain that is broken is told by readiness; the registrar refuses it.
+            site.open(
+                settings, warn=lambda line: log.warning("deployment", detail=line), is_examined=True
+            )
         )
         store, vault = deployment.store, deployment.vault
         # One thread: there is an ingress for each core.

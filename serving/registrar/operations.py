@@ -15,6 +15,7 @@ import numpy as np
 from structlog.typing import FilteringBoundLogger
 
 from engine.cases import steps
+from engine.cases.case import Actor
 from engine.errors import DeadlinePassed, GalleryBehind, RegistryError, SosieError
 from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
@@ -271,7 +272,8 @@ class Operations:
 
     def step_case(self, case_id: str, step: CaseStep) -> CaseRecord:
         given = (self._runner, self._opened.store, case_id)
-        actor = self._context.actor
+        context = self._context
+        actor = Actor(context.actor, context.person or context.actor)
         match step:
             case Assign(assignee):
                 return steps.assign(*given, assignee, actor)

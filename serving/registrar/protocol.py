@@ -64,7 +64,8 @@ class Status:
     """The state of the registrar and its gallery; `detail` is one line for people.
 
     `sequence` is the gallery's, `store_sequence` the store's; both are None where they could not
-    be read. `boot_id` changes with every start of a registrar.
+    be read. `boot_id` changes with every start of a registrar. `anchor_fault` says why the audit
+    head is not anchored outside, which stops nothing.
     """
 
     phase: Phase
@@ -73,6 +74,7 @@ class Status:
     gallery_size: int = 0
     sequence: int | None = None
     store_sequence: int | None = None
+    anchor_fault: str | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -86,7 +88,7 @@ class CallContext:
 
     `timeout_s` is what is left when the call is sent; the receiver counts from its arrival.
     `carrier` limits what may be touched to one tenant; None is all. `outlet` is set where the key
-    acts for one outlet alone.
+    acts for one outlet alone. `person` is whose key it is: two keys of one are not two people.
     """
 
     actor: str
@@ -95,6 +97,7 @@ class CallContext:
     timeout_s: float | None = None
     traceparent: str | None = None
     outlet: str | None = None
+    person: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from threading import Condition
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
@@ -21,6 +21,7 @@ from engine.errors import (
     GalleryBehind,
     LeaseLost,
     RegistryError,
+    StorageFailed,
     StorageFull,
     WriterBusy,
 )
@@ -28,7 +29,11 @@ from engine.matching.calibration import Comparison
 from engine.matching.identification import Identification
 from engine.matching.registrar import DecidedBatch, Observer
 from engine.matching.requests import Answer
+from engine.registry.audit import verify_chain
+from engine.registry.damage import find_damage
+from engine.registry.store import Store
 from indexes.errors import IndexFault, ShardLost
+from serving.anchors import Anchoring
 from serving.compose import Deployment
 from serving.errors import Busy, Interrupted, NotReady, describe
 from serving.registrar.operations import GRACE_S, OpenRegistry, Operations, Watermark, finish_by
@@ -51,6 +56,8 @@ FULL = "the database has no room left: free space on its disk"
 FULL_S = 5.0
 """How long that is said after a refusal: only the next write tells whether it is over."""
 SILENT = "the database does not answer: check that it runs, and the network to it"
+PAUSE_S = 0.2
+"""Between two pages of the daily examination of all rows."""
 LOOKS_BEHIND = 2
 """Looks in a row that find the gallery behind: then another process writes."""
 
@@ -79,6 +86,7 @@ class Lifecycle:
         self._phase, self._detail = Phase.STARTING, "the service starts"
         self._boot_id = ""
         self._opened: OpenRegistry | None = None
+        self._anchoring: Anchoring | None = None
         self._mark: Watermark | None = None
         self._store_read: tuple[float, int] | None = None
         self._behind = 0
@@ -102,7 +110,7 @@ class Lifecycle:
         """The status as of the last look: costs nothing, and answers in every phase."""
         with self._lock:
             mark = None if self._opened is None else self._mark
-            stored = self._store_read
+            stored, anchoring = self._store_read, self._anchoring
             if stored is not None and monotonic() - stored[0] >= STALE_S:
                 stored = None
             if stored is None and self._phase in OPEN:
@@ -115,6 +123,7 @@ class Lifecycle:
                 gallery_size=0 if mark is None else mark.size,
                 sequence=None if mark is None else mark.sequence,
                 store_sequence=None if stored is None else stored[1],
+                anchor_fault=None if anchoring is None else anchoring.fault,
             )
 
     def lose(self, opened: OpenRegistry, error: Exception) -> None:
@@ -163,12 +172,17 @@ class Lifecycle:
             if opened is None:
                 break
             retry_s = FIRST_RETRY_S
+            deployment = opened.deployment
+            anchoring = Anchoring.of(deployment, self._meter, self._log)
+            examine = partial(examine_rows, deployment.store, self._meter, self._log)
             tell_refusal = partial(self._meter.set, metrics.RETENTION_REFUSED)
-            with DailyRetention.of(opened.deployment, self._log, tell_refusal):
+            with DailyRetention.of(deployment, self._log, tell_refusal, examine), anchoring:
+                self._anchoring = anchoring
                 self._tend(opened)
+            self._anchoring = None
             self._close(opened)
             # Or two galleries would be in memory while the next is opened.
-            del opened
+            del opened, deployment, anchoring, examine
 
     def _open(self) -> OpenRegistry | None:
         """None where the service is closed meanwhile."""
@@ -228,6 +242,9 @@ class Lifecycle:
     def _look(self, opened: OpenRegistry) -> None:
         if opened.failure is not None:
             raise opened.failure
+        with suppress(StorageFailed):
+            # Or only the next audited call would meet it.
+            opened.store.check_head()
         mark = opened.read_watermark()
         with self._lock:
             if self._opened is opened:
@@ -304,6 +321,23 @@ class Lifecycle:
             self._meter.set_state(PHASE, phase)
         if has_changed:
             self._log.info("phase", phase=phase.value, detail=detail)
+
+
+def examine_rows(store: Store, meter: Meter, log: FilteringBoundLogger) -> list[str]:
+    """Looks through every row and the audit chain for what was altered; told by log and metric."""
+
+    def pause(_done: int, _total: int) -> None:
+        """Decisions go first."""
+        sleep(PAUSE_S)
+
+    found = find_damage(store, is_alone=False, progress=pause)
+    chain = verify_chain(store, progress=pause)
+    if not chain.intact:
+        found.append(f"the audit chain is broken at entry {chain.first_bad}")
+    meter.set(metrics.DAMAGE, len(found))
+    if found:
+        log.error("registry_damaged", found=found)
+    return found
 
 
 def _ignoring_errors(close: Callable[[], None]) -> Callable[[], None]:

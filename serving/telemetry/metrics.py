@@ -124,6 +124,10 @@ PHASE = _gauge(
     known=Phase,
 )
 
+ANCHORED = _gauge("sosie_audit_anchored", "Newest audit entry that was anchored outside.", LATEST)
+ANCHOR_FAILING = _gauge("sosie_audit_anchor_failing", "1 where the head is not anchored.", LATEST)
+DAMAGE = _gauge("sosie_registry_damage", "What the daily examination of all rows found.", LATEST)
+
 SWEEP_STATE = _gauge(
     "sosie_sweep_state", "1 for the state of the newest sweep.", LATEST, "state", known=SweepState
 )

@@ -46,7 +46,7 @@ LineIds = Annotated[
     tuple[Annotated[str, Meta(min_length=36, max_length=36)], ...],
     Meta(
         max_length=MAX_CLOSED_LINES,
-        description="lines to close, by id; a second person must have proposed them",
+        description="lines to close, by id; another person must have proposed the same",
     ),
 ]
 
@@ -91,11 +91,14 @@ class OutcomeRequest(RequestBody, frozen=True):
 
 
 class CaseProposal(AnswerBody, frozen=True):
-    """What one person proposes; who closes lines by it must be another."""
+    """What one person proposes; who closes the case by it must be another."""
 
     outcome: ShownOutcome
     close_lines: tuple[str, ...]
     by: str
+    person: Annotated[
+        str | None, Meta(description="who that is, whichever key was used; null: propose it anew")
+    ]
     at: Moment
 
 

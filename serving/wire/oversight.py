@@ -34,11 +34,14 @@ class Check(AnswerBody, frozen=True):
 
 
 class Readiness(AnswerBody, frozen=True):
-    """Ready where every check is; the phase is null where the registrar cannot be reached."""
+    """Ready where every check is but `anchor`, which is there where the audit head is not anchored
+    outside; the phase is null where the registrar cannot be reached."""
 
     is_ready: bool
     phase: Phase | None
-    checks: Annotated[dict[str, Check], Meta(description="store, models, registrar, gallery")]
+    checks: Annotated[
+        dict[str, Check], Meta(description="store, models, registrar, gallery, anchor")
+    ]
 
 
 class Version(AnswerBody, frozen=True):
@@ -56,6 +59,7 @@ class KeyHolder(AnswerBody, frozen=True):
     role: Role
     carrier: str | None
     outlet: str | None
+    person: Annotated[str | None, Meta(description="whose key it is: two keys of one are not two")]
 
 
 class CurvePoint(AnswerBody, frozen=True):
@@ -187,6 +191,7 @@ class ListedKey(AnswerBody, frozen=True):
     role: Role
     carrier: str | None
     outlet: str | None
+    person: str | None
     label: str
     rate_limit: float | None
     state: Annotated[str, known("in force", "expired", "revoked", "outlet closed")]
@@ -242,13 +247,15 @@ class ChainHead(AnswerBody, frozen=True):
 
 
 class ChainReport(AnswerBody, frozen=True):
-    """The whole chain, verified, and what is damaged in the database beside it."""
+    """The whole chain, verified, and what is damaged in the database beside it; `anchors`: so many
+    heads were compared with it."""
 
     entries: int
     intact: bool
     first_bad: int | None
     head: ChainHead
     damage: tuple[str, ...]
+    anchors: int | None = None
 
 
 class CertificateCheck(AnswerBody, frozen=True):

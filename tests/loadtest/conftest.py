@@ -16,6 +16,7 @@ import pytest
 import skimage.data
 
 from engine.registry.records import ApiKey, Carrier, utc_now
+from engine.registry.store import PERSONAL_ROLES
 from serving.access.authentication import make_key
 from serving.compose import Deployment, create_home
 from serving.settings import Settings, load_settings
@@ -60,7 +61,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             made = make_key(deployment.vault)
             keys[name] = made.text
             fields = (made.id, made.digest, name, role, carrier, None, None, utc_now())
-            deployment.store.add_api_key(ApiKey(*fields), actor="test")
+            person = name if role in PERSONAL_ROLES else None
+            deployment.store.add_api_key(ApiKey(*fields, person=person), actor="test")
         with serving(home, keys, deployment.extractor) as start:
             yield start()
 

@@ -94,8 +94,11 @@ def test_a_run_that_was_missed_is_made_up_for(
     deployment: Deployment, retain: Any, lines: LogCapture
 ) -> None:
     keep_answer(deployment, timedelta(days=31, hours=1))
-    with retain(at_other_time()):
+    examined = Semaphore(0)
+    with retain(at_other_time(), examine=examined.release):
         wait_for(lambda: lines.entries)
+        # All rows are examined after each run.
+        assert examined.acquire(timeout=WAIT_S)
     assert deployment.store.answers([SCOPE]) == {}
     (told,) = lines.entries
     assert (told["event"], told["rows"], told["is_complete"]) == ("retention", 1, True)

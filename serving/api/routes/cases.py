@@ -55,7 +55,7 @@ async def note_case(
 async def propose_outcome(
     parts: Parts, request: Request, body: wire.OutcomeRequest, case_id: str
 ) -> wire.Case:
-    """Proposes an outcome, with the lines that another person is to close by it."""
+    """Proposes an outcome, and the lines to be closed by it, for another person to decide."""
     step = Propose(Outcome(body.outcome), body.close_lines, body.seen_at)
     return await _step(parts, request, case_id, step)
 
@@ -68,9 +68,10 @@ async def withdraw_proposal(parts: Parts, request: Request, case_id: str) -> wir
 async def close_case(
     parts: Parts, request: Request, body: wire.OutcomeRequest, case_id: str
 ) -> wire.Case:
-    """Closes the case. Lines are closed by it only where another person proposed the same outcome
-    and the same lines: four eyes. Fraud puts the faces on the watch-list; twins and mistakes are
-    exceptions for later sweeps; an unfounded dispute leaves its lines active.
+    """Closes the case. Fraud, twins, a mistake, and every closing of lines take two people: another
+    person must have proposed the same outcome and the same lines, whichever keys they have. Fraud
+    puts the faces on the watch-list; twins and mistakes are exceptions for later sweeps; an
+    unfounded dispute leaves its lines active.
     """
     step = Close(Outcome(body.outcome), body.close_lines, body.seen_at)
     return await _step(parts, request, case_id, step)

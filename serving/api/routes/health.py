@@ -46,7 +46,7 @@ async def read_key(parts: Parts, request: Request) -> wire.KeyHolder:
     """What the key stands for."""
     del parts
     caller = request.caller
-    return wire.KeyHolder(caller.key_id, caller.role, caller.carrier, caller.outlet)
+    return wire.KeyHolder(caller.key_id, caller.role, caller.carrier, caller.outlet, caller.person)
 
 
 async def read_thresholds(parts: Parts, request: Request) -> wire.CalibratedThresholds:
@@ -76,7 +76,7 @@ class Readiness:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._reader = ThreadPoolExecutor(1, "readiness")
-        self._reading: asyncio.Future[int] | None = None
+        self._reading: asyncio.Future[tuple[int, bytes]] | None = None
         self._checking: asyncio.Task[wire.Readiness] | None = None
         self._kept: tuple[float, wire.Readiness] | None = None
 
@@ -101,10 +101,12 @@ class Readiness:
                 "registrar": registrar,
                 "gallery": _check_gallery(status),
             }
+            is_ready = all(check.is_ok for check in checks.values())
+            if status is not None and status.anchor_fault is not None:
+                # It is to be mended, and stops no decision.
+                checks["anchor"] = Check(False, status.anchor_fault)
             found = wire.Readiness(
-                is_ready=all(check.is_ok for check in checks.values()),
-                phase=None if status is None else status.phase,
-                checks=checks,
+                is_ready=is_ready, phase=None if status is None else status.phase, checks=checks
             )
             kept_s = READY_KEPT_S if found.is_ready else UNREADY_KEPT_S
             self._kept = (asyncio.get_running_loop().time() + kept_s, found)
@@ -115,7 +117,7 @@ class Readiness:
     async def _check_store(self) -> Check:
         if self._reading is None or self._reading.done():
             loop = asyncio.get_running_loop()
-            self._reading = loop.run_in_executor(self._reader, self._parts.store.sequence)
+            self._reading = loop.run_in_executor(self._reader, self._parts.store.check_head)
             # Nobody may be left to ask a slow read for its error.
             self._reading.add_done_callback(_hear)
         try:
@@ -125,7 +127,7 @@ class Readiness:
             return Check(False, f"the store did not answer within {CHECK_TIMEOUT_S:g} s")
         except SosieError as error:
             return Check(False, str(error))
-        return Check(True, "the store answers")
+        return Check(True, "the store answers, and its audit chain ends at its head")
 
     def _check_models(self) -> Check:
         if self._parts.faces.is_stuck:
@@ -151,7 +153,7 @@ def _readiness_of(parts: Parts) -> Readiness:
     return Readiness(parts)
 
 
-def _hear(read: asyncio.Future[int]) -> None:
+def _hear(read: asyncio.Future[tuple[int, bytes]]) -> None:
     if not read.cancelled():
         read.exception()
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from engine.cases.case import CaseKind, CaseOrigin
+from engine.cases.case import Actor, CaseKind, CaseOrigin, Outcome
 from engine.cases.opening import CaseBatch, NewCase
+from engine.cases.steps import close, propose
 from engine.matching.registrar import Registrar
 from engine.registry.records import AuditEntry, CaseRecord, Changes, new_id, utc_now
 from engine.registry.store import Store
@@ -17,6 +18,8 @@ from engine.sweeps.sweep_model import SweepRecord, SweepState, SweepTerms
 from tests.engine.matching.conftest import Lab, lab, make_lab, people
 
 __all__ = ["lab", "make_lab", "people"]
+
+ANNA, BOB = Actor("key:anna", "anna"), Actor("key:bob", "bob")
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class Service:
             return case
 
         return self.registrar.run(perform)
+
+    def decide(self, case_id: str, outcome: Outcome, lines: Sequence[str] = ()) -> CaseRecord:
+        """Anna proposes it, and Bob closes the case by it."""
+        propose(*self.context, case_id, outcome, lines, ANNA)
+        return close(*self.context, case_id, outcome, lines, BOB)
 
     def store_sweep(self, threshold: float) -> str:
         """Store a sweep and return its id."""

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from engine.cases.case import CaseKind, CaseOrigin, NoteKind, Outcome
 from engine.cases.opening import CaseBatch, NewCase, date_change
-from engine.cases.steps import assign, close, propose
+from engine.cases.steps import assign, propose
 from engine.registry.keyring import KeyRing
 from engine.registry.records import ALIVE, CaseState, Changes, new_id, utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
+from tests.engine.cases.conftest import ANNA
 
 
 def new_case(*documents: str, **values: Any) -> NewCase:
@@ -54,13 +55,13 @@ def test_a_case_that_shares_a_document_is_merged_into_the_open_one(service: Any)
 
 def test_nothing_is_merged_into_a_closed_case(service: Any) -> None:
     first = service.open("a", "b")
-    close(*service.context, first.id, Outcome.MISTAKE, (), "key:anna")
+    service.decide(first.id, Outcome.MISTAKE)
     assert service.open("b", "c").id != first.id
 
 
 def test_a_case_that_joins_two_merges_them(service: Any) -> None:
     first, second = service.open("a"), service.open("b")
-    assign(*service.context, second.id, "key:anna", "key:anna")
+    assign(*service.context, second.id, ANNA.name, ANNA)
     third = service.open("a", "b")
     assert third.id in {first.id, second.id}
     assert service.store.cases.get(third.id).document_ids[:1] in {("a",), ("b",)}
@@ -73,7 +74,7 @@ def test_a_case_that_joins_two_merges_them(service: Any) -> None:
 
 def test_a_proposal_is_withdrawn_only_when_its_case_grows(service: Any) -> None:
     case = service.open("a", "b")
-    propose(*service.context, case.id, Outcome.FRAUD, (), "key:anna")
+    propose(*service.context, case.id, Outcome.FRAUD, (), ANNA)
     same = service.open("a", score=0.9)
     assert (same.state, same.score) == (CaseState.PROPOSED, 0.9)
     grown = service.open("b", "c")
@@ -84,7 +85,7 @@ def test_a_proposal_is_withdrawn_only_when_its_case_grows(service: Any) -> None:
 
 def test_more_suspects_among_the_same_documents_withdraw_a_proposal(service: Any) -> None:
     case = service.open("a", "b", suspect_ids=())
-    propose(*service.context, case.id, Outcome.FRAUD, (), "key:anna")
+    propose(*service.context, case.id, Outcome.FRAUD, (), ANNA)
     assert service.open("a", "b").proposal is None
 
 

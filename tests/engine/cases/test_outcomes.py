@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engine.cases.case import CaseKind, CaseOrigin, NoteKind, Outcome
-from engine.cases.steps import close, note, propose
+from engine.cases.steps import close, note
 from engine.matching.comparison import WatchList
 from engine.matching.holders import erase_holder
 from engine.matching.limits import NO_LIMITS, Caller, Guard
@@ -18,8 +18,7 @@ from engine.matching.lines import dispute_line
 from engine.reasons import Reason
 from engine.registry.audit import verify_chain
 from engine.registry.records import AuditEntry, Changes, LineStatus, NewCrop, new_id, utc_now
-
-ANNA, BOB = "key:anna", "key:bob"
+from tests.engine.cases.conftest import ANNA, BOB
 
 
 def documents_of(*bodies: dict[str, Any]) -> tuple[str, ...]:
@@ -36,12 +35,12 @@ def test_the_faces_of_confirmed_fraud_are_found_by_every_enrollment(
 ) -> None:
     one, two = make_pair()
     case = service.open(*documents_of(one, two))
-    close(*service.context, case.id, Outcome.FRAUD, (), ANNA)
+    service.decide(case.id, Outcome.FRAUD)
     entries = service.store.watchlist()
     assert [entry.reason for entry in entries] == [f"case {case.id}"] * 2
     audit = service.entries("watchlist.added")
     assert [(entry.actor, entry.subject) for entry in audit] == [
-        (ANNA, str(entry.id)) for entry in entries
+        (BOB.name, str(entry.id)) for entry in entries
     ]
     face = reference_of(service, one["document_id"])
     erase_holder(*service.context, one["document_id"], "test")
@@ -60,10 +59,10 @@ def test_a_face_is_put_on_the_watch_list_once(service: Any) -> None:
     request = service.lab.request(live=same, portrait=portrait)
     body = service.registrar.enroll([request])[0].body
     first = service.open(body["document_id"])
-    close(*service.context, first.id, Outcome.FRAUD, (), ANNA)
+    service.decide(first.id, Outcome.FRAUD)
     second = service.open(body["document_id"])
     assert second.id != first.id
-    close(*service.context, second.id, Outcome.FRAUD, (), ANNA)
+    service.decide(second.id, Outcome.FRAUD)
     assert [entry.reason for entry in service.store.watchlist()] == [f"case {first.id}"]
 
 
@@ -75,7 +74,7 @@ def test_pairs_of_suspects_are_judged_with_their_score(
     (other,) = service.enroll(1)
     documents = documents_of(one, two, other)
     case = service.open(*documents, suspect_ids=documents)
-    close(*service.context, case.id, outcome, (), ANNA)
+    service.decide(case.id, outcome)
     pairs = service.store.cases.judged_pairs()
     names = sorted(documents)
     assert [(pair.left_document, pair.right_document) for pair in pairs] == [
@@ -89,7 +88,7 @@ def test_pairs_of_suspects_are_judged_with_their_score(
             for key in (pair.left_document, pair.right_document)
         ]
         assert pair.score == float(np.float32(vectors[0] @ vectors[1]))
-        assert (pair.outcome, pair.case_id, pair.decided_by) == (outcome, case.id, ANNA)
+        assert (pair.outcome, pair.case_id, pair.decided_by) == (outcome, case.id, BOB.name)
     is_exception = outcome is not Outcome.FRAUD
     assert len(service.store.cases.exceptions()) == (3 if is_exception else 0)
     assert len(service.store.watchlist()) == (0 if is_exception else 3)
@@ -107,7 +106,7 @@ def test_pairs_that_reach_the_threshold_are_attributed_to_the_sweep(
         origin=CaseOrigin.SWEEP,
         sweep_id=sweep,
     )
-    close(*service.context, case.id, Outcome.FRAUD, (), ANNA)
+    service.decide(case.id, Outcome.FRAUD)
     found = {
         (pair.left_document, pair.right_document): pair.sweep_id
         for pair in service.store.cases.judged_pairs()
@@ -127,7 +126,7 @@ def test_the_victim_of_a_stolen_document_is_not_watched(service: Any) -> None:
     (case,) = service.store.cases.newest()
     assert {one["id"] for one in refused.body["cases"]} == {case.id}
     assert len(case.document_ids) == 2
-    close(*service.context, case.id, Outcome.FRAUD, (), ANNA)
+    service.decide(case.id, Outcome.FRAUD)
     watched = service.registrar.watchlist
     for face, is_watched in ((impostor, True), (holder, False)):
         found = watched.search(service.lab.people.sample(face, noise=0.0).vector[None], 0.6)
@@ -171,8 +170,7 @@ def test_a_founded_dispute_closes_its_line_by_two_people_and_watches_nobody(
         actor="key:shop",
         guard=Guard(NO_LIMITS, service.store, service.registrar, Caller("key:shop")),
     )
-    propose(*service.context, made.case_id, outcome, [made.line_id], ANNA)
-    close(*service.context, made.case_id, outcome, [made.line_id], BOB)
+    service.decide(made.case_id, outcome, [made.line_id])
     assert line_status(service, made.line_id) is LineStatus.CLOSED
     # Who disputes a line is wronged.
     assert service.store.watchlist() == []
@@ -186,7 +184,7 @@ def test_a_suspect_who_was_erased_leaves_no_pair_and_no_face(service: Any, make_
     one, two = make_pair()
     case = service.open(*documents_of(one, two))
     erase_holder(*service.context, one["document_id"], "test")
-    close(*service.context, case.id, Outcome.FRAUD, (), ANNA)
+    service.decide(case.id, Outcome.FRAUD)
     assert service.store.cases.judged_pairs() == []
     (entry,) = service.store.watchlist()
     assert np.array_equal(entry.template, reference_of(service, two["document_id"]))

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
-from engine.cases.case import NoteKind, Outcome
+from engine.cases.case import Actor, NoteKind, Outcome
 from engine.cases.steps import MAX_NOTE_LENGTH, assign, close, note, propose, withdraw
 from engine.errors import CaseMoved, FourEyes, NotFound, RequestError
 from engine.matching.lines import close_line
 from engine.registry.audit import verify_chain
 from engine.registry.records import CaseState, LineStatus, new_id
-
-ANNA, BOB = "key:anna", "key:bob"
+from tests.engine.cases.conftest import ANNA, BOB
 
 
 def status_of(service: Any, line_id: str) -> LineStatus:
@@ -28,32 +27,32 @@ def history(service: Any, case_id: str) -> list[tuple[NoteKind, str, str]]:
 
 def test_a_case_is_assigned_reassigned_and_returned(service: Any) -> None:
     case = service.open("a")
-    assigned = assign(*service.context, case.id, ANNA, BOB)
-    assert (assigned.state, assigned.assignee) == (CaseState.ASSIGNED, ANNA)
+    assigned = assign(*service.context, case.id, ANNA.name, BOB)
+    assert (assigned.state, assigned.assignee) == (CaseState.ASSIGNED, ANNA.name)
     assert service.store.cases.get(case.id) == assigned
-    assert service.store.cases.newest(CaseState.ASSIGNED, assignee=ANNA) == [assigned]
+    assert service.store.cases.newest(CaseState.ASSIGNED, assignee=ANNA.name) == [assigned]
     proposed = propose(*service.context, case.id, Outcome.TWINS, (), ANNA)
     assert proposed.state is CaseState.PROPOSED
-    moved = assign(*service.context, case.id, BOB, ANNA)
+    moved = assign(*service.context, case.id, BOB.name, ANNA)
     assert (moved.state, moved.proposal) == (CaseState.PROPOSED, proposed.proposal)
     assert withdraw(*service.context, case.id, BOB).state is CaseState.ASSIGNED
     freed = assign(*service.context, case.id, None, BOB)
     assert (freed.state, freed.assignee) == (CaseState.OPEN, None)
     assert history(service, case.id) == [
-        (NoteKind.ASSIGNED, BOB, ANNA),
-        (NoteKind.PROPOSED, ANNA, "twins"),
-        (NoteKind.ASSIGNED, ANNA, BOB),
-        (NoteKind.WITHDRAWN, BOB, "twins"),
-        (NoteKind.ASSIGNED, BOB, ""),
+        (NoteKind.ASSIGNED, BOB.name, ANNA.name),
+        (NoteKind.PROPOSED, ANNA.name, "twins"),
+        (NoteKind.ASSIGNED, ANNA.name, BOB.name),
+        (NoteKind.WITHDRAWN, BOB.name, "twins"),
+        (NoteKind.ASSIGNED, BOB.name, ""),
     ]
     actions = ["case.assigned", "case.proposed", "case.withdrawn"]
     entries = [(one.action, one.actor, one.subject) for one in service.entries(*actions)]
     assert entries == [
-        ("case.assigned", BOB, case.id),
-        ("case.proposed", ANNA, case.id),
-        ("case.assigned", ANNA, case.id),
-        ("case.withdrawn", BOB, case.id),
-        ("case.assigned", BOB, case.id),
+        ("case.assigned", BOB.name, case.id),
+        ("case.proposed", ANNA.name, case.id),
+        ("case.assigned", ANNA.name, case.id),
+        ("case.withdrawn", BOB.name, case.id),
+        ("case.assigned", BOB.name, case.id),
     ]
     assert verify_chain(service.store).intact
 
@@ -70,9 +69,9 @@ def test_a_case_is_assigned_reassigned_and_returned(service: Any) -> None:
 def test_a_note_is_stored_unchanged_and_not_in_the_audit(service: Any, text: str) -> None:
     case = service.open("a")
     note(*service.context, case.id, text, ANNA)
-    assert history(service, case.id) == [(NoteKind.NOTE, ANNA, text)]
+    assert history(service, case.id) == [(NoteKind.NOTE, ANNA.name, text)]
     (entry,) = service.entries("case.noted")
-    assert (entry.actor, entry.subject, entry.detail) == (ANNA, case.id, {"length": len(text)})
+    assert (entry.actor, entry.subject, entry.detail) == (ANNA.name, case.id, {"length": len(text)})
 
 
 @pytest.mark.parametrize(
@@ -106,13 +105,13 @@ def test_one_person_never_closes_lines(service: Any) -> None:
     assert status_of(service, line) is LineStatus.ACTIVE
     closed = close(*asked, BOB)
     assert (closed.state, closed.outcome) == (CaseState.CLOSED, Outcome.FRAUD)
-    assert (closed.proposal.by, closed.closed_at) == (ANNA, closed.updated_at)
+    assert (closed.proposal.by, closed.closed_at) == (ANNA.name, closed.updated_at)
     assert service.store.cases.get(case.id) == closed
     assert status_of(service, line) is LineStatus.CLOSED
     (entry,) = service.entries("line.closed")
-    assert (entry.actor, entry.subject, entry.detail) == (BOB, line, {"case": case.id})
+    assert (entry.actor, entry.subject, entry.detail) == (BOB.name, line, {"case": case.id})
     (entry,) = service.entries("case.closed")
-    assert (entry.actor, entry.detail["proposed_by"]) == (BOB, ANNA)
+    assert (entry.actor, entry.detail["proposed_by"]) == (BOB.name, ANNA.name)
     assert entry.detail["closed_lines"] == [line]
 
 
@@ -132,12 +131,16 @@ def test_lines_are_closed_exactly_as_proposed(service: Any) -> None:
     assert service.store.cases.get(case.id).state is CaseState.PROPOSED
 
 
-def test_without_lines_one_person_closes_even_against_a_proposal(service: Any) -> None:
+def test_one_person_closes_as_unfounded_and_nothing_else(service: Any) -> None:
     (body,) = service.enroll(1)
     case = service.open(body["document_id"])
     propose(*service.context, case.id, Outcome.FRAUD, [body["line_id"]], ANNA)
-    closed = close(*service.context, case.id, Outcome.MISTAKE, (), BOB)
-    assert (closed.outcome, closed.proposal) == (Outcome.MISTAKE, None)
+    for outcome in (Outcome.FRAUD, Outcome.TWINS, Outcome.MISTAKE):
+        with pytest.raises(FourEyes):
+            close(*service.context, case.id, outcome, (), BOB)
+    assert service.store.watchlist() == []
+    closed = close(*service.context, case.id, Outcome.UNFOUNDED, (), BOB)
+    assert (closed.outcome, closed.proposal) == (Outcome.UNFOUNDED, None)
     assert status_of(service, body["line_id"]) is LineStatus.ACTIVE
 
 
@@ -176,7 +179,7 @@ def test_a_case_that_has_grown_must_be_read_again(service: Any, step: Any) -> No
     seen = service.open("a")
     grown = service.open("a", "b")
     assert (grown.id, grown.document_ids) == (seen.id, ("a", "b"))
-    asked = (*service.context, seen.id, Outcome.TWINS, (), ANNA)
+    asked = (*service.context, seen.id, Outcome.UNFOUNDED, (), ANNA)
     with pytest.raises(CaseMoved, match="changed since"):
         step(*asked, seen.updated_at)
     assert service.store.cases.get(seen.id) == grown
@@ -193,7 +196,7 @@ def test_a_step_without_seen_at_is_taken(service: Any) -> None:
 def test_a_step_based_on_an_older_read_is_refused(service: Any) -> None:
     case = service.open("a")
     noted = note(*service.context, case.id, "the man with the scar", BOB)
-    asked = (*service.context, case.id, Outcome.TWINS, (), ANNA)
+    asked = (*service.context, case.id, Outcome.UNFOUNDED, (), ANNA)
     with pytest.raises(CaseMoved):
         close(*asked, case.updated_at)
     assert close(*asked, noted.updated_at).state is CaseState.CLOSED
@@ -201,7 +204,7 @@ def test_a_step_based_on_an_older_read_is_refused(service: Any) -> None:
 
 def steps(case_id: str) -> dict[str, tuple[Any, ...]]:
     return {
-        "assign": (assign, case_id, ANNA, ANNA),
+        "assign": (assign, case_id, ANNA.name, ANNA),
         "propose": (propose, case_id, Outcome.TWINS, (), ANNA),
         "withdraw": (withdraw, case_id, ANNA),
         "close": (close, case_id, Outcome.TWINS, (), ANNA),
@@ -229,7 +232,7 @@ def test_a_merged_case_names_the_other(service: Any, name: str) -> None:
 
 def test_a_closed_case_takes_notes_and_nothing_else(service: Any) -> None:
     case = service.open("a")
-    close(*service.context, case.id, Outcome.TWINS, (), BOB)
+    close(*service.context, case.id, Outcome.UNFOUNDED, (), BOB)
     for name, (step, *rest) in steps(case.id).items():
         if name == "note":
             assert step(*service.context, *rest).state is CaseState.CLOSED
@@ -244,7 +247,9 @@ def test_concurrent_steps_are_taken_one_after_another(service: Any) -> None:
 
     def try_close(place: int) -> bool:
         try:
-            close(*service.context, case.id, Outcome.MISTAKE, (), f"key:{place}")
+            close(
+                *service.context, case.id, Outcome.UNFOUNDED, (), Actor(f"key:{place}", str(place))
+            )
         except CaseMoved:
             return False
         return True

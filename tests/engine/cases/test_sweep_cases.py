@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from engine.cases.case import CaseKind, CaseOrigin, Outcome
-from engine.cases.steps import close
 from engine.cases.sweep_cases import open_sweep_cases
 from engine.sweeps.sweep_model import Group, GroupKind, Identity, Link
 
-ANNA, BOB = "key:anna", "key:bob"
+ANNA = "key:anna"
 
 
 def group_of(
@@ -82,7 +81,7 @@ def test_judged_pairs_open_no_case_again(service: Any, make_pair: Any) -> None:
     ring = group_of(GroupKind.RESALE_RING, "k2", "x", "y")
     cases = open_sweep_cases(*service.context, sweep, [pair, ring], ANNA)
     for case_id in cases.values():
-        close(*service.context, case_id, Outcome.TWINS, (), BOB)
+        service.decide(case_id, Outcome.TWINS)
     later = service.store_sweep(0.5)
     assert open_sweep_cases(*service.context, later, [pair, ring], ANNA) == cases
     judged = group_of(GroupKind.ONE_FACE, "k3", *documents)

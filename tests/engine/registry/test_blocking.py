@@ -52,7 +52,16 @@ def test_erasure_does_not_lift_a_block_and_leaves_nothing_else(store, writer, bl
         query = select(tables.documents).where(tables.documents.c.id == document.id)
         row = connection.execute(query).one()._asdict()
     left = {name for name, value in row.items() if value is not None}
-    assert left == {"id", "kind", "lookup", "status", "created_at", "blocked_at", "erased_at"}
+    assert left == {
+        "id",
+        "kind",
+        "lookup",
+        "status",
+        "created_at",
+        "blocked_at",
+        "erased_at",
+        "mac",
+    }
 
 
 def test_erased_and_blocked_document_cannot_be_enrolled_anew(

@@ -13,10 +13,11 @@ from sqlalchemy import insert
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import IntegrityError
 
-from engine.errors import NotFound, RegistryError
+from engine.errors import NotFound, RegistryError, RequestError
 from engine.registry import tables
 from engine.registry.audit import verify_chain
 from engine.registry.records import ApiKey, AuditEntry, new_id, utc_now
+from engine.registry.row_macs import bind_key
 from engine.registry.tables import Moment
 from tests.engine.registry.conftest import change
 
@@ -59,7 +60,8 @@ DIGEST = bytes(range(32))
 
 
 def key_of(key_id: str, role: str, carrier: str | None, outlet: str | None) -> ApiKey:
-    return ApiKey(key_id, DIGEST, "Till [3]", role, carrier, outlet, None, utc_now())
+    person = None if carrier else "Ann"
+    return ApiKey(key_id, DIGEST, "Till [3]", role, carrier, outlet, None, utc_now(), person=person)
 
 
 OF_AN_OUTLET = key_of("k1", "outlet", "red", "r1")
@@ -74,7 +76,9 @@ def test_a_key_is_read_back_as_it_was_added(store) -> None:
     ]
     for key in keys:
         store.add_api_key(key, actor="test")
+    keys = [replace(key, digest=bind_key(store.vault, key, DIGEST)) for key in keys]
     assert store.api_keys() == keys
+    assert len({key.digest for key in keys}) == len(keys)
     assert [store.api_key(key.id) for key in keys] == keys
     assert verify_chain(store).intact
 
@@ -85,7 +89,7 @@ def test_a_key_is_added_and_revoked_beside_the_writer_and_audited(store, writer)
     # The writer goes on: another's change of the audit chain does not depose it.
     writer.commit(change(0))
     added, revoked = [record.entry for record in store.audit_entries()][-3:-1]
-    bound = {"role": "outlet", "carrier": "red", "outlet": "r1"}
+    bound = {"role": "outlet", "carrier": "red", "outlet": "r1", "person": None}
     assert added == AuditEntry("cli:ann", "apikey.added", "k1", bound)
     assert revoked == AuditEntry("cli:ben", "apikey.revoked", "k1")
     assert verify_chain(store).intact
@@ -115,7 +119,8 @@ def test_a_key_is_revoked_once(store) -> None:
         (key_of("k9", "outlet", "red", "r2"), NotFound, "no open outlet with the code r2"),
         (OF_AN_OUTLET, RegistryError, "its id is taken"),
         (key_of("k9", "outlet", "red", None), RegistryError, "other bounds"),
-        (key_of("k9", "fraud", "red", None), RegistryError, "other bounds"),
+        (replace(key_of("k9", "fraud", "red", None), person="A"), RegistryError, "other bounds"),
+        (key_of("k9", "fraud", "red", None), RequestError, "say whose"),
     ],
 )
 def test_a_key_without_what_it_is_bound_to_is_refused(store, key, error, words) -> None:

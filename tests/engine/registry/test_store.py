@@ -19,12 +19,12 @@ from engine.errors import (
     SchemaMismatch,
 )
 from engine.registry import store as schema
-from engine.registry import store as stores
 from engine.registry import tables
 from engine.registry.database import changing, connect
 from engine.registry.keyring import KeyRing
 from engine.registry.records import Carrier
 from engine.registry.store import Store
+from engine.registry.upgrade import upgrade
 from engine.registry.vault import Vault
 from tests.engine.registry.conftest import MODEL
 from tests.migrations import NotedMigrations, Upgrade
@@ -42,13 +42,13 @@ def test_migrations_give_exactly_the_metadata(
     database_url: str, migrate: Upgrade, noted: bool
 ) -> None:
     """Said for the first time and, as to most registries of these tests, said again."""
-    engine, upgrade = connect(database_url), NotedMigrations(migrate)
+    engine, bring_up = connect(database_url), NotedMigrations(migrate)
     if noted:
         with engine.connect() as connection:
-            upgrade(connection)
+            bring_up(connection)
             connection.rollback()
     with changing(engine) as connection:
-        upgrade(connection)
+        bring_up(connection)
         assert schema.version(connection) == schema.REVISIONS[-1]
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, tables.metadata) == []
@@ -174,7 +174,7 @@ def test_newer_schema_is_refused_and_left_alone(store: Store, database_url: str)
     set_revision(database_url, "9999")
     for attempt in (
         lambda: Store.open(database_url, store.vault, model_digest=MODEL),
-        lambda: stores.upgrade(database_url),
+        lambda: upgrade(database_url, store.vault),
     ):
         with pytest.raises(SchemaMismatch, match="9999 is newer"):
             attempt()
@@ -184,10 +184,10 @@ def test_newer_schema_is_refused_and_left_alone(store: Store, database_url: str)
 
 def test_upgrade_of_a_current_registry_changes_nothing(store: Store, database_url: str) -> None:
     store.add_carrier(Carrier("green", "Green"), actor="test")
-    assert stores.upgrade(database_url) == (schema.REVISIONS[-1], schema.REVISIONS[-1])
+    assert upgrade(database_url, store.vault) == (schema.REVISIONS[-1], schema.REVISIONS[-1])
     assert store.counts()["carriers"] == 3
 
 
-def test_upgrade_of_nothing_is_refused(database_url: str) -> None:
+def test_upgrade_of_nothing_is_refused(database_url: str, vault: Vault) -> None:
     with pytest.raises(RegistryMissing):
-        stores.upgrade(database_url)
+        upgrade(database_url, vault)

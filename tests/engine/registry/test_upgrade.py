@@ -5,24 +5,29 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Table, insert, inspect
+from sqlalchemy import Connection, Table, insert, inspect, select, text, update
 
 from engine.cases.case import CaseOrigin
-from engine.errors import SchemaMismatch, StorageFailed
-from engine.registry import deployment, tables
+from engine.errors import ChainBroken, SchemaMismatch, StorageFailed
+from engine.registry import audit, deployment, tables
 from engine.registry import store as schema
-from engine.registry import store as stores
+from engine.registry import upgrade as upgrades
 from engine.registry.audit import verify_chain
+from engine.registry.damage import find_damage
 from engine.registry.database import changing, connect
-from engine.registry.records import Carrier, CaseState, Changes, new_id, utc_now
+from engine.registry.records import ApiKey, AuditEntry, Carrier, CaseState, Changes, new_id, utc_now
+from engine.registry.row_macs import AUTHENTICATED, bind_key
 from engine.registry.store import Store
-from engine.registry.vault import Vault
-from tests.engine.registry.conftest import ENTRY, MODEL
+from engine.registry.upgrade import upgrade
+from engine.registry.vault import REFERENCE_TEMPLATE, Vault, name_reference
+from engine.registry.writer import Writer
+from tests.engine.registry.conftest import ENTRY, MODEL, Enroll, change, committed, erasure
 
 
 def make_revision(url: str, vault: Vault, revision: str) -> dict[str, str]:
@@ -37,7 +42,7 @@ def make_revision(url: str, vault: Vault, revision: str) -> dict[str, str]:
     with changing(engine) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
-        deployment.write_first(connection, vault, MODEL, utc_now())
+        write_old_deployment(connection, vault)
         for table, values in rows_of_old(ids):
             connection.execute(insert(table).values(**values))
         dispute = {"id": ids["dispute"], "kind": "dispute", "line_id": ids["line"]}
@@ -49,6 +54,28 @@ def make_revision(url: str, vault: Vault, revision: str) -> dict[str, str]:
             connection.execute(insert(tables.cases).values(**values | case | found))
     engine.dispose()
     return ids
+
+
+def write_old_deployment(connection: Connection, vault: Vault) -> None:
+    at = utc_now()
+    entry = AuditEntry("sosie", "registry.created", vault.deployment_id)
+    (first,) = audit.extend(vault, 0, audit.GENESIS, at, [entry])
+    values = {
+        "singleton": 1,
+        "deployment_id": vault.deployment_id,
+        "key_check": vault.key_check,
+        "data_keys": {"1": vault.ring.active_data_key.fingerprint},
+        "model_digest": MODEL,
+        "dim": vault.dim,
+        "rotation_id": vault.rotation_id,
+        "writer_epoch": 0,
+        "sequence": 0,
+        "audit_number": first.number,
+        "audit_head": first.hash,
+        "created_at": at,
+    }
+    connection.execute(insert(tables.deployment).values(**values))
+    audit.append(connection, [first])
 
 
 def rows_of_old(ids: dict[str, str]) -> list[tuple[Table, dict[str, object]]]:
@@ -85,7 +112,7 @@ def test_upgrade_brings_an_older_revision_to_this_one_with_all_its_rows(
         SchemaMismatch, match=f"{revision} is older than {newest}: run sosie upgrade"
     ):
         Store.open(database_url, vault, model_digest=MODEL)
-    assert stores.upgrade(database_url) == (revision, newest)
+    assert upgrade(database_url, vault) == (revision, newest)
     engine = connect(database_url)
     with changing(engine) as connection:
         assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
@@ -110,7 +137,7 @@ def test_upgrade_brings_an_older_revision_to_this_one_with_all_its_rows(
 
 def test_upgrade_makes_an_open_dispute_one_of_its_line(database_url: str, vault: Vault) -> None:
     ids = make_revision(database_url, vault, "0002")
-    stores.upgrade(database_url)
+    upgrade(database_url, vault)
     with Store.open(database_url, vault, model_digest=MODEL) as store:
         dispute = store.cases.open_of_line(ids["line"], "dispute")
         assert dispute is not None
@@ -121,3 +148,116 @@ def test_upgrade_makes_an_open_dispute_one_of_its_line(database_url: str, vault:
         changes = Changes(sequence=0, audit=[entry], cases=[second])
         with store.writer() as writer, pytest.raises(StorageFailed):
             writer.commit(changes)
+
+
+def age(store: Store) -> None:
+    """Makes a registry one of 0006: without codes, its templates sealed for their row alone."""
+    vault, references = store.vault, tables.references
+    with changing(store.engine) as connection:
+        for row in connection.execute(select(references).where(references.c.template.is_not(None))):
+            named = name_reference(row.id, row.document_id)
+            opened = vault.open(REFERENCE_TEMPLATE, named, row.template)
+            changed = update(references).where(references.c.id == row.id)
+            sealed = vault.seal(REFERENCE_TEMPLATE, row.id, opened)
+            connection.execute(changed.values(template=sealed))
+        connection.execute(
+            update(tables.api_keys)
+            .where(tables.api_keys.c.revoked_at.is_(None))
+            .values(digest=OLD_DIGEST)
+        )
+        for table in AUTHENTICATED:
+            connection.execute(text(f'ALTER TABLE "{table.name}" DROP COLUMN mac'))
+        connection.execute(text("ALTER TABLE deployment DROP COLUMN audit_mac"))
+        connection.execute(text("ALTER TABLE api_keys DROP COLUMN person"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0006'"))
+
+
+OLD_DIGEST = bytes(range(32))
+
+
+@pytest.fixture
+def older(
+    database_url: str, vault: Vault, enroll: Enroll, monkeypatch: pytest.MonkeyPatch
+) -> Changes:
+    """What stands in a registry of 0006, beside keys."""
+    with monkeypatch.context() as patch:
+        # Its chain does not say that its rows have codes.
+        patch.setattr(deployment, "AUTHENTICATED", "nothing")
+        made = Store.create(database_url, vault, model_digest=MODEL)
+    with made as store:
+        store.add_carrier(Carrier("red", "Red"), actor="test")
+        store.add_outlet("r1", "red", actor="test")
+        for key_id, role, carrier in KEYS:
+            given = (key_id, OLD_DIGEST, "", role, carrier, None, None, utc_now())
+            store.add_api_key(ApiKey(*given, person="x"), actor="test")
+        store.revoke_api_key("k3", actor="test")
+        with store.writer() as writer:
+            enrolled = committed(writer, enroll(writer, 7))
+            writer.commit(erasure(enrolled, 0, writer.sequence + 1))
+        age(store)
+    return enrolled
+
+
+KEYS = (("k1", "carrier", "red"), ("k2", "fraud", None), ("k3", "operator", None))
+
+
+def test_an_upgrade_authenticates_all_that_is_there_and_may_be_killed_anywhere(
+    database_url: str, vault: Vault, older: Changes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upgrades, "ROWS_PER_BATCH", 2)
+
+    class Killed(Exception):
+        pass
+
+    def kill(_done: int, _total: int) -> None:
+        raise Killed
+
+    tries = 0
+    while True:
+        try:
+            upgrade(database_url, vault, kill)
+            break
+        except Killed:
+            tries += 1
+        with pytest.raises(SchemaMismatch, match="run sosie upgrade"):
+            Store.open(database_url, vault, model_digest=MODEL)
+    assert tries > 12
+    with Store.open(database_url, vault, model_digest=MODEL) as store:
+        assert find_damage(store) == []
+        assert verify_chain(store).intact
+        [chunk] = store.references()
+        wanted = [one.template for one in older.references[1:]]
+        assert np.array_equal(chunk.vectors, np.stack(wanted))
+        keys = {key.id: key for key in store.api_keys()}
+        # Without a label a key's id stands for its person.
+        assert [keys[name].person for name, *_ in KEYS] == [None, "key:k2", "key:k3"]
+        for name in ("k1", "k2"):
+            assert keys[name].digest == bind_key(vault, keys[name], OLD_DIGEST)
+        assert keys["k3"].digest == b""
+        with store.writer() as writer:
+            writer.commit(change(writer.sequence))
+    assert upgrade(database_url, vault) == (schema.REVISIONS[-1],) * 2
+
+
+def test_an_upgrade_binds_no_key_to_more_than_the_chain_says(
+    database_url: str, vault: Vault, older: Changes
+) -> None:
+    engine = connect(database_url)
+    with changing(engine) as connection:
+        connection.execute(text("UPDATE api_keys SET role = 'operator', carrier = NULL"))
+    engine.dispose()
+    upgrade(database_url, vault)
+    with Store.open(database_url, vault, model_digest=MODEL) as store:
+        assert {key.digest for key in store.api_keys()} == {b""}
+
+
+def test_an_upgrade_vouches_for_no_registry_that_had_its_codes(
+    store: Store, database_url: str, writer: Writer, enroll: Enroll
+) -> None:
+    """Whoever takes the codes away wants them made anew, over what was altered."""
+    committed(writer, enroll(writer, 2))
+    writer.close()
+    age(store)
+    for _ in range(2):
+        with pytest.raises(ChainBroken, match="put back a backup"):
+            upgrade(database_url, store.vault)

@@ -39,6 +39,7 @@ from engine.registry.records import (
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner, Schedule, run_retention
+from tests.row_codes import vouch
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -199,6 +200,7 @@ class RegistryBuilder:
         """Change rows directly, as no operation of the engine does: to set moments long ago."""
         with self.writer.changing(TEST) as connection:
             connection.execute(statement)
+        vouch(self.store.engine, self.store.vault)
 
     def _commit(self, **changes: object) -> None:
         self.writer.commit(Changes(sequence=self.writer.sequence, audit=[TEST], **changes))

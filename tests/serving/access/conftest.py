@@ -67,6 +67,7 @@ def add_key(store: WatchedStore, vault: Vault) -> Callable[..., str]:
             "outlet": outlet,
             "rate_limit": None,
             "created_at": datetime.now(UTC),
+            "person": "ops" if role in ("fraud", "operator") else None,
         }
         store.add_api_key(ApiKey(**fields | changes), actor="test")
         return made.text

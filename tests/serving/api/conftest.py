@@ -17,6 +17,7 @@ from hypothesis import settings
 
 from engine.faces.extractor import Extractor
 from engine.registry.records import ApiKey, utc_now
+from engine.registry.store import PERSONAL_ROLES
 from serving.access.authentication import Authenticator, make_key
 from serving.api.app import build_app
 from serving.compose import Deployment
@@ -58,7 +59,8 @@ def keyed_home(
             made = make_key(deployment.vault)
             texts[name] = made.text
             fields = (made.id, made.digest, name, role, carrier, outlet, None, utc_now())
-            deployment.store.add_api_key(ApiKey(*fields), actor="test")
+            person = name if role in PERSONAL_ROLES else None
+            deployment.store.add_api_key(ApiKey(*fields, person=person), actor="test")
     return home, texts
 
 

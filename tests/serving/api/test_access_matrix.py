@@ -170,6 +170,7 @@ def test_a_key_may_come_in_its_own_header(service: Any) -> None:
         "role": "outlet",
         "carrier": "blue",
         "outlet": "b1",
+        "person": None,
     }
 
 

@@ -149,7 +149,8 @@ def test_a_case_that_has_changed_since_it_was_read_is_neither_proposed_nor_close
         assert "retry-after" not in late.headers
     assert fresh.read(fresh.ask("GET", path, key="fraud"))["state"] == "open"
     proposed = fresh.read(step(fresh, case, "propose", outcome="twins", seen_at=noted))
-    closed = step(fresh, case, "close", outcome="twins", seen_at=proposed["updated_at"])
+    found = {"outcome": "twins", "seen_at": proposed["updated_at"]}
+    closed = step(fresh, case, "close", key="second", **found)
     assert fresh.read(closed)["state"] == "closed"
 
 
@@ -163,8 +164,8 @@ def test_every_step_is_answered_with_the_case_and_audited(fresh: Any, open_case:
     assert fresh.read(step(fresh, case, "propose", outcome="twins"))["state"] == "proposed"
     taken = fresh.read(step(fresh, case, "withdraw"))
     assert (taken["state"], taken["proposal"]) == ("open", None)
-    closed = fresh.read(step(fresh, case, "close", outcome="mistake"))
-    assert (closed["state"], closed["outcome"]) == ("closed", "mistake")
+    closed = fresh.read(step(fresh, case, "close", outcome="unfounded"))
+    assert (closed["state"], closed["outcome"]) == ("closed", "unfounded")
     kept = entries(fresh, before)
     assert {one.subject for one in kept} == {case}
     assert {one.actor for one in kept} == {actor(fresh, "fraud")}

@@ -109,13 +109,13 @@ def test_many_who_ask_for_readiness_share_a_check_and_a_hung_store_holds_one_thr
     reads: list[str] = []
     free = threading.Event()
 
-    def hang() -> int:
+    def hang() -> tuple[int, bytes]:
         reads.append(threading.current_thread().name)
         assert free.wait(120)
-        return 0
+        return 0, b""
 
     monkeypatch.setattr("serving.api.routes.health.CHECK_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(fresh.parts.store, "sequence", hang)
+    monkeypatch.setattr(fresh.parts.store, "check_head", hang)
     forget_readiness(fresh)
 
     async def ask_all() -> list[Any]:

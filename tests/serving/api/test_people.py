@@ -93,8 +93,9 @@ def test_a_document_is_read_with_what_was_closed(
     [case] = opened["cases"]
     path = f"/v1/documents/{enrolled['document_id']}"
     assert fresh.ask("DELETE", f"/v1/lines/{MSISDN}").status_code == 200
-    close = f"/v1/cases/{case['id']}/close"
-    assert fresh.ask("POST", close, key="fraud", body={"outcome": "twins"}).status_code == 200
+    for name, key in (("propose", "fraud"), ("close", "second")):
+        step = f"/v1/cases/{case['id']}/{name}"
+        assert fresh.ask("POST", step, key=key, body={"outcome": "twins"}).status_code == 200
     before = fresh.parts.store.audit_head()[0]
     shown = fresh.read(fresh.ask("GET", path, key="fraud"))
     read(shown, Person)

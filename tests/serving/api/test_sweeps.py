@@ -249,9 +249,10 @@ def test_the_precision_is_that_of_the_pairs_that_people_judged(
     cases = {len(one["document_ids"]): one["case_id"] for one in listed["cases"]}
     assert sorted(cases) == sorted(RINGS)
     for size, outcome in ((3, "fraud"), (2, "twins")):
-        path = f"/v1/cases/{cases[size]}/close"
-        closed = ringed.ask("POST", path, key="fraud", body={"outcome": outcome})
-        assert closed.status_code == 200, closed.text
+        for name, key in (("propose", "fraud"), ("close", "second")):
+            path = f"/v1/cases/{cases[size]}/{name}"
+            taken = ringed.ask("POST", path, key=key, body={"outcome": outcome})
+            assert taken.status_code == 200, taken.text
     shown = measure()
     read(shown, Precision)
     assert (shown["judged"], shown["confirmed"], shown["precision"]) == (4, 3, 0.75)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from engine.registry.row_macs import bind_key
 from serving.access.authentication import digest_key, parse_key
 from serving.cli.inputs import open_deployment
 
@@ -23,7 +24,8 @@ def test_a_key_is_shown_once_and_is_the_one_that_was_kept(
     key = parse_key(made.json["key"])
     with open_deployment(home) as deployment:
         stored = deployment.store.api_key(key.id)
-        assert stored.digest == digest_key(deployment.vault, key.id, key.secret)
+        digest = digest_key(deployment.vault, key.id, key.secret)
+        assert stored.digest == bind_key(deployment.vault, stored, digest)
     assert (stored.role, stored.carrier, stored.outlet) == ("outlet", "blue", "b1")
     assert (stored.label, stored.rate_limit) == ("Till [3]", 12.5)
     assert stored.expires_at == datetime.combine(
@@ -41,14 +43,19 @@ def test_a_key_is_shown_once_and_is_the_one_that_was_kept(
 
 
 def test_a_key_for_people_stands_alone_in_its_line(home: Path, sosie: Any) -> None:
-    outcome = sosie("apikey", "add", "--role", "fraud", "--home", home, env={"COLUMNS": "20"})
+    outcome = sosie(
+        "apikey", "add", "--role", "fraud", "--person", "kim", "--home", home, env={"COLUMNS": "20"}
+    )
     assert outcome.code == 0
     assert parse_key(outcome.out.splitlines()[-1]) is not None
 
 
 def test_a_revoked_or_expired_key_is_listed_as_such(home: Path, sosie: Any) -> None:
     at = ("--home", home, "--json")
-    ids = [sosie("apikey", "add", "--role", "operator", *at).json["key_id"] for _ in range(2)]
+    ids = [
+        sosie("apikey", "add", "--role", "operator", "--person", "kim", *at).json["key_id"]
+        for _ in range(2)
+    ]
     assert sosie("apikey", "revoke", ids[0], *at).json == {"key_id": ids[0], "state": "revoked"}
     keys = sosie("apikey", "list", *at).json["keys"]
     assert [(key["key_id"], key["state"]) for key in keys] == [
@@ -81,22 +88,24 @@ BAD = [
     (["--role", "outlet", "--outlet", "b1"], "--carrier"),
     (["--role", "carrier"], "--carrier"),
     (["--role", "carrier", "--carrier", "blue", "--outlet", "b1"], "leave it out"),
-    (["--role", "fraud", "--carrier", "blue"], "leave it out"),
-    (["--role", "operator", "--outlet", "b1"], "leave it out"),
+    (["--role", "fraud", "--person", "kim", "--carrier", "blue"], "leave it out"),
+    (["--role", "operator", "--person", "kim", "--outlet", "b1"], "leave it out"),
     (["--role", "admin"], "--role"),
     ([], "--role"),
     (["--role", "carrier", "--carrier", "none"], "no carrier has the code none"),
     (["--role", "outlet", "--carrier", "blue", "--outlet", "r1"], "no open outlet"),
-    (["--role", "fraud", "--rate-limit", "0"], "--rate-limit"),
-    (["--role", "fraud", "--rate-limit", "-1"], "--rate-limit"),
-    (["--role", "fraud", "--rate-limit", "nan"], "--rate-limit"),
-    (["--role", "fraud", "--rate-limit", "inf"], "--rate-limit"),
-    (["--role", "fraud", "--rate-limit", "1e7"], "--rate-limit"),
-    (["--role", "fraud", "--expires-on", "soon"], "2031-01-31"),
-    (["--role", "fraud", "--expires-on", "2020-01-01"], "over"),
-    (["--role", "fraud", "--expires-on", "9999-12-31"], "too late"),
-    (["--role", "fraud", "--label", "two\nlines"], "printable"),
-    (["--role", "fraud", "--label", "l" * 201], "200"),
+    (["--role", "fraud", "--person", "kim", "--rate-limit", "0"], "--rate-limit"),
+    (["--role", "fraud", "--person", "kim", "--rate-limit", "-1"], "--rate-limit"),
+    (["--role", "fraud", "--person", "kim", "--rate-limit", "nan"], "--rate-limit"),
+    (["--role", "fraud", "--person", "kim", "--rate-limit", "inf"], "--rate-limit"),
+    (["--role", "fraud", "--person", "kim", "--rate-limit", "1e7"], "--rate-limit"),
+    (["--role", "fraud"], "--person"),
+    (["--role", "fraud", "--person", "two\nlines"], "printable"),
+    (["--role", "fraud", "--person", "kim", "--expires-on", "soon"], "2031-01-31"),
+    (["--role", "fraud", "--person", "kim", "--expires-on", "2020-01-01"], "over"),
+    (["--role", "fraud", "--person", "kim", "--expires-on", "9999-12-31"], "too late"),
+    (["--role", "fraud", "--person", "kim", "--label", "two\nlines"], "printable"),
+    (["--role", "fraud", "--person", "kim", "--label", "l" * 201], "200"),
     (["--role", "carrier", "--carrier", "c" * 65], "64"),
 ]
 
@@ -114,7 +123,9 @@ def test_an_unknown_key_is_not_revoked_and_none_is_revoked_twice(
     home: Path, sosie: Any, assert_refused: Any
 ) -> None:
     at = ("--home", home)
-    key_id = sosie("apikey", "add", "--role", "fraud", *at, "--json").json["key_id"]
+    key_id = sosie("apikey", "add", "--role", "fraud", "--person", "kim", *at, "--json").json[
+        "key_id"
+    ]
     assert "There is no key" not in sosie("apikey", "list", *at).out
     assert sosie("apikey", "revoke", key_id, *at).code == 0
     for unknown in (key_id, "unknown", "a\x1bb"):

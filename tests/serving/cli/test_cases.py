@@ -107,8 +107,9 @@ def test_a_case_is_shown_with_its_documents_and_masked_numbers(
 
 
 def test_steps_are_taken_one_after_another_and_kept_in_the_history(
-    take: Any, caught_home: Path, sosie: Any
+    take: Any, become: Any, caught_home: Path, sosie: Any
 ) -> None:
+    become("ada")
     assigned = take("assign", "--json").json
     assert (assigned["state"], assigned["assignee"][:4]) == ("assigned", "cli:")
     assert take("note", "the [b]same[/b] scar", "--json").code == 0
@@ -117,6 +118,8 @@ def test_steps_are_taken_one_after_another_and_kept_in_the_history(
     assert (proposed["state"], proposed["proposal"]["outcome"]) == ("proposed", "fraud")
     assert take("withdraw", "--json").json["proposal"] is None
     assert take("assign", "--back", "--json").json["assignee"] is None
+    assert take("propose", "--outcome", "twins").code == 0
+    become("bo")
     closed = take("close", "--outcome", "twins", "--json").json
     assert (closed["state"], closed["outcome"]) == ("closed", "twins")
     shown = take("show", "--json").json
@@ -128,6 +131,7 @@ def test_steps_are_taken_one_after_another_and_kept_in_the_history(
         "proposed",
         "withdrawn",
         "assigned",
+        "proposed",
         "closed",
     ]
     assert [note["text"] for note in shown["notes"] if note["kind"] == "note"] == [
@@ -188,7 +192,9 @@ def test_cases_are_listed_by_state_kind_and_person(
     become("ada")
     assert listed("--assignee", "me") == [case_id]
     assert listed("--assignee", "cli:bo") == listed("--after", case_id) == []
-    take("close", "--outcome", "mistake")
+    assert take("propose", "--outcome", "mistake").code == 0
+    become("bo")
+    assert take("close", "--outcome", "mistake").code == 0
     assert listed() == []
     assert listed("--state", "closed") == [case_id]
     assert case_id in sosie("cases", "--state", "closed", "--home", caught_home).out

@@ -11,8 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.registry.keyring import KeyRing
+from engine.registry.vault import name_reference
 from serving.compose import Deployment
 from serving.settings import load_settings
+from tests.row_codes import vouch
 
 
 @pytest.fixture
@@ -174,10 +176,14 @@ def test_every_choice_of_gallery_is_equal_to_the_store(
 def replace_reference(home: Path, tmp_path: Path, new_id: int, vector: NDArray[np.float32]) -> None:
     """Puts another template, well sealed, in the place of the only reference."""
     with Deployment(home, load_settings(home)) as deployment:
-        (sealed,) = deployment.vault.seal_templates([new_id], vector[None])
+        (document,) = deployment.store.documents_of([1]).values()
+        named = name_reference(new_id, document)
+        (sealed,) = deployment.vault.seal_templates([named], vector[None])
     with sqlite3.connect(home / "registry.sqlite") as database:
         database.execute('UPDATE "references" SET id = ?, template = ?', (new_id, sealed))
     database.close()
+    with Deployment(home, load_settings(home), tmp_path / "cache") as deployment:
+        vouch(deployment.store.engine, deployment.vault)
 
 
 @pytest.mark.parametrize("new_id", [1, 3])

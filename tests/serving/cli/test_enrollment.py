@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from serving.cli.inputs import open_deployment
+from tests.row_codes import vouch
+
 NUMBER, OTHER_NUMBER = "110105199003071239", "110105198503071257"
 NAME, MSISDN, OTHER_MSISDN = "Aileen Probe", "+8613800138000", "+8613800138001"
 
@@ -177,12 +180,16 @@ def test_a_decision_replays_from_its_record(
 
 
 def test_a_record_that_was_altered_does_not_replay(
-    full_home: Path, enrolled: dict[str, Any], sosie: Any
+    full_home: Path, enrolled: dict[str, Any], sosie: Any, assert_refused: Any
 ) -> None:
     with sqlite3.connect(full_home / "registry.sqlite") as database:
         database.execute("UPDATE enrollments SET decision = 'rejected'")
     database.close()
     command = ("show", enrolled["enrollment_id"], "--replay", "--home", full_home)
+    assert_refused(sosie(*command), "was altered in the database")
+    # By somebody who has the key ring, too.
+    with open_deployment(full_home) as deployment:
+        vouch(deployment.store.engine, deployment.vault)
     assert sosie(*command, "--json").json["replay"]["agrees"] is False
     outcome = sosie(*command)
     assert outcome.code == 1

@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from serving.cli import cases
+from serving.cli.inputs import open_deployment
 from serving.compose import Deployment
 from serving.settings import load_settings
+from tests.row_codes import vouch
 
 OTHER_NUMBER, MSISDN = "110105198503071257", "+8613800138001"
 
@@ -23,6 +26,8 @@ def alter(home: Path, *statements: str) -> None:
         for statement in statements:
             assert database.execute(statement).rowcount > 0
     database.close()
+    with open_deployment(home) as deployment:
+        vouch(deployment.store.engine, deployment.vault)
 
 
 @pytest.fixture
@@ -41,8 +46,11 @@ def aged_home(caught_home: Path, sosie: Any) -> Path:
 
 def close_cases(home: Path, sosie: Any) -> None:
     (case,) = sosie("cases", "--home", home, "--json").json["cases"]
-    close = ("case", "close", case["case_id"], "--outcome", "mistake")
-    assert sosie(*close, "--home", home).code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        for account, step in (("ada", "propose"), ("bo", "close")):
+            patch.setattr(cases, "name_actor", lambda account=account: f"cli:{account}")
+            taken = sosie("case", step, case["case_id"], "--outcome", "mistake", "--home", home)
+            assert taken.code == 0
 
 
 def test_what_would_leave_is_shown_and_stays(aged_home: Path, sosie: Any, contents: Any) -> None:

@@ -31,8 +31,9 @@ from tests.serving.telemetry.collector import Collector, run_collector
 READY_WITHIN_S = 300
 KEYS = {
     "blue": ("--role", "carrier", "--carrier", "blue"),
-    "fraud": ("--role", "fraud"),
-    "operator": ("--role", "operator"),
+    "fraud": ("--role", "fraud", "--person", "kim"),
+    "second": ("--role", "fraud", "--person", "lee"),
+    "operator": ("--role", "operator", "--person", "ops"),
 }
 MAX_BODY = "max_body_mib = 31"
 """In the file given as `--config`; the home's own leaves it at 32."""

@@ -54,13 +54,13 @@ def test_a_case_of_a_duplicate_is_worked(
         assert enrolled.status_code == 201, enrolled.text
     [case] = enrolled.json()["cases"]
 
-    def step(name: str, **body: Any) -> Any:
-        return served.ask("POST", f"/v1/cases/{case['id']}/{name}", key="fraud", json=body)
+    def step(name: str, key: str = "fraud", **body: Any) -> Any:
+        return served.ask("POST", f"/v1/cases/{case['id']}/{name}", key=key, json=body)
 
     assert step("assign", assignee="me").json()["state"] == "assigned"
     assert step("notes", text="один и тот же").status_code == 200
     assert step("propose", outcome="twins").json()["state"] == "proposed"
-    assert step("close", outcome="twins").json()["outcome"] == "twins"
+    assert step("close", "second", outcome="twins").json()["outcome"] == "twins"
     moved = step("assign", assignee=None)
     assert (moved.status_code, moved.json()["code"]) == (409, "CASE.STATE")
     history = served.ask("GET", f"/v1/cases/{case['id']}", key="fraud").json()["notes"]

@@ -42,7 +42,8 @@ def test_a_key_that_ends_signs_the_tab_out_and_a_new_one_goes_on_there(
     made = make_key(site.service.parts.vault)
     store = site.service.parts.store
     store.add_api_key(
-        ApiKey(made.id, made.digest, "ends", "fraud", None, None, None, utc_now()), actor="test"
+        ApiKey(made.id, made.digest, "ends", "fraud", None, None, None, utc_now(), person="ends"),
+        actor="test",
     )
     site.keys["ends"] = made.text
     with visiting(browser, site) as visitor:

@@ -1,13 +1,15 @@
-// The steps of a case: assign, note, propose, close. Lines are closed by two people, never by one.
+// The steps of a case: assign, note, propose, close. What judges people takes two of them.
 
 import { element, hint } from "./elements.js";
 import { areaField, buildForm, checkField, radioField, workButton } from "./forms.js";
 import { moment, say } from "./language.js";
 import { actorName, maskedNumber, seller, word } from "./marks.js";
 import { assignCase, closeCase, noteCase, proposeOutcome, withdrawProposal } from "./service.js";
-import { myActor } from "./session.js";
+import { myActor, myPerson } from "./session.js";
 
-const OUTCOMES = ["fraud", "twins", "mistake", "unfounded"];
+/** The one outcome that one person may decide, where no line is closed by it. */
+const ALONE = "unfounded";
+const OUTCOMES = ["fraud", "twins", "mistake", ALONE];
 
 /** What may be done with a case that is not over; null for one that is.
  *
@@ -69,18 +71,20 @@ function noteForm(page, found, done) {
 
 /** No proposal yet: an outcome, the lines to close by it, and who may do what. */
 function decision(page, found, done) {
-  const lines = lineBoxes(found, () => refresh());
+  const lines = lineBoxes(found);
   const closing = workButton(page, say("case.closenow"), async () => {
-    if (!form.reportValidity() || lines.chosen().length > 0) return;
-    const outcome = form.querySelector("input[name=outcome]:checked").value;
-    await closeCase(found, outcome, []);
+    if (!form.reportValidity() || takesTwo()) return;
+    await closeCase(found, ALONE, []);
     await done("case.closeddone");
   });
-  const words = element("p", { class: "hint", role: "status" }, say("case.alone"));
+  const words = element("p", { class: "hint", role: "status" });
+  const takesTwo = () => {
+    const outcome = form.querySelector("input[name=outcome]:checked")?.value;
+    return outcome !== ALONE || lines.chosen().length > 0;
+  };
   const refresh = () => {
-    const needsTwo = lines.chosen().length > 0;
-    closing.button.setAttribute("aria-disabled", String(needsTwo));
-    words.textContent = say(needsTwo ? "case.foureyes" : "case.alone");
+    closing.button.setAttribute("aria-disabled", String(takesTwo()));
+    words.textContent = say(takesTwo() ? "case.foureyes" : "case.alone");
   };
   const propose = async ({ outcome }) => {
     await proposeOutcome(found, outcome, lines.chosen());
@@ -90,23 +94,25 @@ function decision(page, found, done) {
   const form = buildForm(page, { class: "card" }, fields, say("case.propose"), propose);
   form.querySelector(".actions").append(closing.button);
   form.append(closing.faults);
+  form.addEventListener("change", refresh);
+  refresh();
   return { node: form, closing: closing.button };
 }
 
 function outcomeField(found) {
   // Only a dispute can be without ground.
-  const open = OUTCOMES.filter((one) => one !== "unfounded" || found.kind === "dispute");
+  const open = OUTCOMES.filter((one) => one !== ALONE || found.kind === "dispute");
   const options = open.map((one) => [one, say(`outcome.${one}`), say(`outcome.${one}.hint`)]);
   return radioField(say("case.outcome"), "outcome", options);
 }
 
 /** The lines that may be closed: `field`, null where there are none, and the ids `chosen()`. */
-function lineBoxes(found, onchange) {
+function lineBoxes(found) {
   const boxes = linesOf(found)
     .filter((line) => line.status !== "closed")
     .map((line) => {
       const label = [maskedNumber(line.number ?? "–"), " ", seller(line)];
-      return checkField(label, { name: "line", value: line.line_id, onchange });
+      return checkField(label, { name: "line", value: line.line_id });
     });
   const legend = element("legend", {}, say("case.closelines"));
   const field = boxes.length > 0 ? element("fieldset", {}, legend, boxes) : null;
@@ -120,8 +126,8 @@ function linesOf(found) {
 
 /** A proposal waits: another person closes by it, or it is taken back. */
 function approval(page, found, done) {
-  const { outcome, close_lines: lines, by, at } = found.proposal;
-  const isMine = by === myActor();
+  const { outcome, close_lines: lines, by, person, at } = found.proposal;
+  const isMine = by === myActor() || (person !== null && person === myPerson());
   const numbers = new Map(linesOf(found).map((line) => [line.line_id, line.number]));
   const approve = workButton(
     page,
@@ -132,7 +138,7 @@ function approval(page, found, done) {
   const withdraw = workButton(page, say(isMine ? "case.withdraw" : "case.refuse"), () =>
     withdrawProposal(found.case_id).then(() => done("case.withdrawn")),
   );
-  const isAlone = isMine && lines.length > 0;
+  const isAlone = isMine && (outcome !== ALONE || lines.length > 0);
   const node = element(
     "section",
     { class: "card proposal", "aria-label": say("case.proposal") },

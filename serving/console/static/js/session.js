@@ -6,7 +6,7 @@ const KEPT = "sosie.key";
 let key = null;
 let owner = null;
 
-/** What the key stands for: `key_id`, `role`, `carrier`, `outlet`; null when signed out. */
+/** What the key stands for: `key_id`, `role`, `carrier`, `outlet`, `person`; null when signed out. */
 export function whoAmI() {
   return owner;
 }
@@ -35,6 +35,11 @@ export function signOut() {
 /** How cases and the audit chain name whoever is signed in. */
 export function myActor() {
   return owner === null ? null : `key:${owner.key_id}`;
+}
+
+/** Whose key it is, whichever of theirs; null for a key of no person. */
+export function myPerson() {
+  return owner?.person ?? null;
 }
 
 export function hasRole(...roles) {

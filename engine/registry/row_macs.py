@@ -1,0 +1,165 @@
+"""Authentication codes of rows: a row that was altered without the key ring is not believed.
+
+Every table whose rows decide has a column `mac`, keyed by the vault over all other columns, which
+is computed and compared here alone. A sealed value authenticates itself, and a new data key seals
+it anew: of it the code says only whether it is there. An older state of a row that is put back
+whole has the right code, and what was deleted has none: the audit chain tells (`damage.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import msgspec
+from sqlalchemy import Column, Connection, Float, Row, Table, bindparam, select, update
+
+from engine.errors import SealBroken
+from engine.registry import tables
+from engine.registry.database import KEYS, Moment, chunks, plain_value
+from engine.registry.records import ApiKey
+from engine.registry.tables import metadata
+from engine.registry.vault import Vault
+
+RowValues = Mapping[str, Any]
+"""Values by column."""
+
+
+_encode = msgspec.json.Encoder(order="deterministic", enc_hook=plain_value).encode
+
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+
+
+def _converter(column: Column[Any]) -> Callable[[Any], Any] | None:
+    """What makes a value the one that the database gives back, where that may differ."""
+    if isinstance(column.type, Moment):
+        return _in_utc
+    return float if isinstance(column.type, Float) else None
+
+
+_SEALED = {(table.name, column.name) for table, column in tables.SEALED}
+AUTHENTICATED = tuple(table for table in metadata.sorted_tables if "mac" in table.columns)
+"""Tables whose rows decide."""
+_NAMES = {
+    table: [one.name for one in table.columns if one.name != "mac"] for table in AUTHENTICATED
+}
+_CONVERTERS = {
+    table: [
+        (names.index(one.name), convert)
+        for one in table.columns
+        for convert in (bool if (table.name, one.name) in _SEALED else _converter(one),)
+        if convert is not None
+    ]
+    for table, names in _NAMES.items()
+}
+REFERENCE_COLUMNS = [
+    (one.is_not(None) if one.name == "template" else one).label(one.name)
+    for one in tables.references.columns
+]
+"""A reference as its code needs it: without its template, ten times as long as the rest."""
+_KEY_COLUMNS = ("id", "role", "carrier", "outlet", "person", "rate_limit", "expires_at")
+
+
+def compute_mac(vault: Vault, table: Table, values: RowValues) -> bytes:
+    """The code of a row of these values; a column that is not among them is null.
+
+    Nulls at the end are left out: a column that a later version adds comes last in its table, and
+    alters no code.
+    """
+    find = values.get
+    said = [find(name) for name in _NAMES[table]]
+    for place, convert in _CONVERTERS[table]:
+        if (value := said[place]) is not None:
+            said[place] = convert(value)
+    while said[-1] is None:
+        said.pop()
+    return vault.authenticate(table.name, _encode(said))
+
+
+def with_macs(vault: Vault, table: Table, rows: Sequence[RowValues]) -> list[RowValues]:
+    """The rows to be inserted, each with its code."""
+    return [{**row, "mac": compute_mac(vault, table, row)} for row in rows]
+
+
+def is_authentic(vault: Vault, table: Table, values: RowValues) -> bool:
+    """Whether a row is as it was written; `values` has every column of its table."""
+    found: bytes | None = values["mac"]
+    return found is not None and vault.is_equal(compute_mac(vault, table, values), found)
+
+
+def values_of(row: Row[Any], prefix: str = "") -> RowValues:
+    """A row's values by column, or of the columns whose labels begin so."""
+    if not prefix:
+        return cast("RowValues", row._mapping)
+    start = len(prefix)
+    return {name[start:]: value for name, value in row._mapping.items() if name.startswith(prefix)}
+
+
+def require_authentic(vault: Vault, table: Table, row: Row[Any], prefix: str = "") -> Row[Any]:
+    """The row; `SealBroken` where it was altered, or its part of that prefix."""
+    if not is_authentic(vault, table, values_of(row, prefix)):
+        raise SealBroken(
+            f"a row of {table.name} was altered in the database: "
+            "run sosie audit verify, put back a backup"
+        )
+    return row
+
+
+@contextmanager
+def changing_rows(
+    connection: Connection, vault: Vault, changed: Mapping[Table, Collection[Any]]
+) -> Iterator[None]:
+    """Rows, by their keys, that the block updates: they are checked before, or what was altered
+    would be vouched for, and get a new code after."""
+    for table, keys in changed.items():
+        for row in _rows_of(connection, table, keys):
+            require_authentic(vault, table, row)
+    yield
+    for table, keys in changed.items():
+        write_macs(connection, vault, table, _rows_of(connection, table, keys))
+
+
+def write_macs(
+    connection: Connection, vault: Vault, table: Table, rows: Sequence[Row[Any]]
+) -> None:
+    """Gives rows that are there the code of what they hold."""
+    key = list(table.primary_key)
+    stored = [
+        {f"key_{column.name}": row._mapping[column.name] for column in key}
+        | {"new_mac": compute_mac(vault, table, values_of(row))}
+        for row in rows
+    ]
+    if stored:
+        connection.execute(_STORE[table], stored)
+
+
+_STORE = {
+    table: update(table)
+    .where(*(column == bindparam(f"key_{column.name}") for column in table.primary_key))
+    .values(mac=bindparam("new_mac"))
+    for table in AUTHENTICATED
+}
+_ROWS = {
+    table: select(table).where(next(iter(table.primary_key)).in_(KEYS)) for table in AUTHENTICATED
+}
+
+
+def _rows_of(connection: Connection, table: Table, keys: Collection[Any]) -> list[Row[Any]]:
+    return [
+        row
+        for part in chunks(list(dict.fromkeys(keys)))
+        for row in connection.execute(_ROWS[table], {"keys": part})
+    ]
+
+
+def bind_key(vault: Vault, key: ApiKey, secret_digest: bytes) -> bytes:
+    """What a key's row keeps: over the digest of the key itself and all that it may do, so that
+    whoever alters the row only makes it useless."""
+    said = {name: getattr(key, name) for name in _KEY_COLUMNS}
+    if key.expires_at is not None:
+        said["expires_at"] = _in_utc(key.expires_at)
+    return vault.authenticate("api_keys", _encode([said, secret_digest]))

@@ -1,0 +1,170 @@
+"""Brings registries of older versions to this one: the schema, then the code of every row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Row,
+    Table,
+    bindparam,
+    func,
+    literal,
+    select,
+    tuple_,
+    update,
+)
+
+from engine.errors import ChainBroken, KeyRingForeign
+from engine.registry import deployment, store, tables
+from engine.registry.audit import AuditReader, read_head, verify_chain
+from engine.registry.database import changing, connect, long_statements, reading
+from engine.registry.records import ApiKey, AuditEntry, utc_now
+from engine.registry.row_macs import AUTHENTICATED, bind_key, write_macs
+from engine.registry.rows import read_as
+from engine.registry.vault import REFERENCE_TEMPLATE, Vault, name_reference
+from engine.registry.writer import chained, take_lease
+
+ROWS_PER_BATCH = 2_000
+Progress = Callable[[int, int], None]
+
+_references = tables.references
+_DONE = "registry.authenticated"
+"""Ends an upgrade: from this entry on a row without its code was made by somebody else."""
+
+
+def upgrade(url: str, vault: Vault, progress: Progress | None = None) -> tuple[str, str]:
+    """Brings a registry to this version: the revisions before and after.
+
+    `WriterBusy` where a process writes to it. May be stopped anywhere: the next call goes on.
+    `progress(done, total)` is called now and then. `ChainBroken` where its audit chain is: an
+    upgrade vouches for what it finds.
+    """
+    engine = connect(url)
+    try:
+        with store.reachable(), reading(engine) as connection:
+            before = store.require_known(connection)
+            if before == store.REVISIONS[-1] and read_head(connection).audit_mac is not None:
+                return before, before
+        lease = take_lease(engine)
+        try:
+            return bring_up_to_date(engine, vault, progress)
+        finally:
+            lease.release()
+    finally:
+        engine.dispose()
+
+
+def bring_up_to_date(
+    engine: Engine, vault: Vault, progress: Progress | None = None
+) -> tuple[str, str]:
+    """The same, of a registry that nobody else uses."""
+    with store.reachable(), changing(engine) as connection, long_statements(connection):
+        before = store.require_known(connection)
+        store.upgrade_schema(connection)
+        store.check(connection)
+    _authenticate(engine, vault, progress)
+    return before, store.REVISIONS[-1]
+
+
+def _authenticate(engine: Engine, vault: Vault, progress: Progress | None) -> None:
+    """Gives every row its code, and the audit head its own at the end."""
+    reader = AuditReader(engine, vault)
+    with reading(engine) as connection:
+        head = read_head(connection)
+    if head.audit_mac is not None:
+        return
+    if head.key_check != vault.key_check:
+        raise KeyRingForeign("the key ring is not this registry's: put back the right one")
+    _require_sound(reader)
+    with reading(engine) as connection, long_statements(connection):
+        total = sum(_count_left(connection, table) for table in AUTHENTICATED)
+    done = 0
+    for table in AUTHENTICATED:
+        for rows in _pages(reader, table):
+            with changing(engine) as connection:
+                if table is _references:
+                    _reseal(connection, vault, rows)
+                write_macs(connection, vault, table, rows)
+            done += len(rows)
+            if progress is not None:
+                progress(done, total)
+    entry = AuditEntry("sosie", _DONE, vault.deployment_id, {"rows": total})
+    with chained(engine, vault, [entry], utc_now(), trusts_head=True) as (connection, _):
+        _bind_keys(connection, vault)
+
+
+def _require_sound(reader: AuditReader) -> None:
+    """All that an older registry has to tell whether it was altered is its chain."""
+    found = verify_chain(reader, trusts_head=True)
+    if not found.intact:
+        raise ChainBroken(
+            f"the audit chain is broken at entry {found.first_bad}: put back a backup, then upgrade"
+        )
+    audit = tables.audit.c
+    told = reader.rows(
+        select(audit.action, audit.detail).where(audit.action.in_((_DONE, "registry.created")))
+    )
+    if any(one.action == _DONE or deployment.AUTHENTICATED in one.detail for one in told):
+        raise ChainBroken(
+            "the codes of this registry's rows were removed in the database: put back a backup"
+        )
+
+
+def _count_left(connection: Connection, table: Table) -> int:
+    query = select(func.count()).select_from(table).where(table.c.mac.is_(None))
+    return int(connection.scalar(query) or 0)
+
+
+def _pages(reader: AuditReader, table: Table) -> Iterator[Sequence[Row[Any]]]:
+    """The rows without a code in the order of their key, a page at a time."""
+    key = list(table.primary_key)
+    query = select(table).where(table.c.mac.is_(None)).order_by(*key).limit(ROWS_PER_BATCH)
+    rows = reader.rows(query)
+    while rows:
+        yield rows
+        last = [literal(rows[-1]._mapping[column], column.type) for column in key]
+        rows = reader.rows(query.where(tuple_(*key) > tuple_(*last)))
+
+
+def _reseal(connection: Connection, vault: Vault, rows: Sequence[Row[Any]]) -> None:
+    """Seals templates for their row and their document: before, for their row alone."""
+    sealed = []
+    for row in rows:
+        if row.template is not None:
+            opened = vault.open(REFERENCE_TEMPLATE, row.id, row.template)
+            name = name_reference(row.id, row.document_id)
+            sealed.append({"key": row.id, "new": vault.seal(REFERENCE_TEMPLATE, name, opened)})
+    if sealed:
+        connection.execute(_RESEAL, sealed)
+
+
+_RESEAL = (
+    update(_references)
+    .where(_references.c.id == bindparam("key"))
+    .values(template=bindparam("new"))
+)
+
+
+def _bind_keys(connection: Connection, vault: Vault) -> None:
+    """Binds the keys to what the audit chain says they may do, and ends those that were revoked."""
+    audit = tables.audit.c
+    told: dict[str, dict[str, Any]] = {}
+    query = select(audit.action, audit.subject, audit.detail).where(
+        audit.action.in_(("apikey.added", "apikey.revoked"))
+    )
+    for entry in connection.execute(query.order_by(audit.number)):
+        told[entry.subject] = {} if entry.action == "apikey.revoked" else dict(entry.detail)
+    for row in connection.execute(select(tables.api_keys)).all():
+        key = read_as(ApiKey, row)
+        bounds = told.get(key.id, {})
+        is_told = all(bounds.get(name, "") == getattr(key, name) for name in _BOUNDS)
+        digest = bind_key(vault, key, key.digest) if is_told and key.revoked_at is None else b""
+        changed = update(tables.api_keys).where(tables.api_keys.c.id == key.id)
+        connection.execute(changed.values(digest=digest))
+
+
+_BOUNDS = ("role", "carrier", "outlet")

@@ -1,0 +1,16 @@
+"""Rows that a test has altered by SQL, vouched for again as if they had been written so."""
+
+from __future__ import annotations
+
+from sqlalchemy import Engine, select
+
+from engine.registry.database import changing
+from engine.registry.row_macs import AUTHENTICATED, write_macs
+from engine.registry.vault import Vault
+
+
+def vouch(engine: Engine, vault: Vault) -> None:
+    """Gives every row the code of what it holds now."""
+    with changing(engine) as connection:
+        for table in AUTHENTICATED:
+            write_macs(connection, vault, table, connection.execute(select(table)).all())

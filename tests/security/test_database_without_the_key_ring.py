@@ -1,0 +1,360 @@
+"""Whoever writes the database without the key ring: each alteration is found, or refused.
+
+The attacker has every right on the database and nothing of the home: the rows are altered by plain
+SQL, as an administrator of PostgreSQL or a thief of the disk may.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, text
+from structlog import get_logger
+from structlog.testing import capture_logs
+
+from engine.cases.case import Outcome
+from engine.cases.steps import note
+from engine.errors import ChainBroken, SealBroken
+from engine.matching.holders import block_document, erase_holder
+from engine.matching.lines import close_line
+from engine.matching.recovery import restore_gallery
+from engine.registry.audit import AnchoredHead, find_anchor_faults, verify_chain
+from engine.registry.damage import find_damage
+from engine.registry.database import changing
+from engine.registry.records import AuditEntry
+from engine.registry.store import Store
+from serving.anchors import read_anchors, write_anchor
+from serving.registrar import service as registrar_service
+from serving.registrar.service import examine_rows
+from serving.telemetry.metrics import Meter
+from tests.engine.cases.conftest import ANNA, Service, make_pair, service  # noqa: F401
+from tests.engine.conftest import database_url, sqlite_url  # noqa: F401 - fixtures
+from tests.engine.matching.conftest import MODEL_DIGEST, lab, make_lab, people  # noqa: F401 - fixtures
+
+Alter = Callable[..., None]
+
+
+@pytest.fixture
+def attack(service: Service) -> Alter:  # noqa: F811 - the fixture
+    """`attack(statement, **values)`: SQL of whoever writes the database; it alters something."""
+
+    def alter(statement: str, **values: Any) -> None:
+        with changing(service.store.engine) as connection:
+            assert connection.execute(text(statement), values).rowcount > 0
+
+    return alter
+
+
+@contextmanager
+def found_by(service: Service, *words: str) -> Iterator[None]:  # noqa: F811 - the fixture
+    """The block alters what the examination of all rows then finds, and nothing else."""
+    assert find_damage(service.store) == []
+    yield
+    found = find_damage(service.store)
+    assert found, "nothing is found"
+    assert all(any(word in one for word in words) for one in found), found
+
+
+def head_of(store: Store) -> tuple[int, Any, Any, int]:
+    with changing(store.engine) as connection:
+        return tuple(  # type: ignore[return-value]
+            connection.execute(
+                text("SELECT audit_number, audit_head, audit_mac, sequence FROM deployment")
+            ).one()
+        )
+
+
+def set_head(connection: Connection, number: int, head: Any, code: Any, sequence: int) -> None:
+    connection.execute(
+        text(
+            "UPDATE deployment SET audit_number = :n, audit_head = :h, audit_mac = :m, "
+            "sequence = :s"
+        ),
+        {"n": number, "h": head, "m": code, "s": sequence},
+    )
+
+
+def assert_broken(service: Service, database_url: str) -> None:  # noqa: F811 - the fixtures
+    """Found at opening, by verification, and before an audited call commits."""
+    with pytest.raises(ChainBroken):
+        Store.open(database_url, service.lab.vault, model_digest=MODEL_DIGEST)
+    assert not verify_chain(service.store).intact
+    with pytest.raises(ChainBroken):
+        service.registrar.audit(AuditEntry("key:b1", "lines.read", "x"))
+    # Nothing is decided any more, and it says why: an operator is asked.
+    assert isinstance(service.registrar.failure, ChainBroken)
+
+
+def test_a_tail_that_was_cut_off(service: Service, database_url: str) -> None:  # noqa: F811
+    service.enroll(2)
+    before = service.store.audit_head()
+    service.enroll(1)
+    _, _, code, sequence = head_of(service.store)
+    with changing(service.store.engine) as connection:
+        connection.execute(text("DELETE FROM audit WHERE number > :n"), {"n": before[0]})
+        set_head(connection, *before, code, sequence)
+    assert_broken(service, database_url)
+
+
+def test_a_tail_cut_off_with_the_head_of_then_is_found_by_the_writer_and_an_anchor(
+    service: Service,  # noqa: F811 - the fixture
+    tmp_path: Path,
+) -> None:
+    """The head is one that the key ring has authenticated: only what was seen later tells."""
+    service.enroll(2)
+    before = head_of(service.store)
+    service.enroll(1)
+    number, head = service.store.audit_head()
+    file = tmp_path / "anchors"
+    line = write_anchor(service.lab.vault.deployment_id, number, head)
+    file.write_text(f"Nov 27 10:00:00 host sosie: {line}\nanother line\n", encoding="utf-8")
+    anchors = list(read_anchors(file, service.lab.vault.deployment_id))
+    assert find_anchor_faults(service.store, anchors) == (1, [])
+    with changing(service.store.engine) as connection:
+        connection.execute(text("DELETE FROM audit WHERE number > :n"), {"n": before[0]})
+        set_head(connection, *before)
+    assert verify_chain(service.store).intact
+    compared, [fault] = find_anchor_faults(service.store, anchors)
+    assert (compared, "not there" in fault) == (1, True)
+    other = AnchoredHead("now", before[0], bytes(32))
+    assert "another now" in find_anchor_faults(service.store, [other])[1][0]
+    with pytest.raises(ChainBroken):
+        service.registrar.audit(AuditEntry("key:b1", "lines.read", "x"))
+
+
+def test_a_row_beyond_the_head(
+    service: Service,  # noqa: F811 - the fixture
+    attack: Alter,
+    database_url: str,  # noqa: F811 - the fixture
+) -> None:
+    service.enroll(1)
+    attack(
+        "INSERT INTO audit SELECT number + 1, at, actor, action, subject, detail, hash FROM audit "
+        "WHERE number = (SELECT max(number) FROM audit)"
+    )
+    assert_broken(service, database_url)
+
+
+def test_two_references_whose_documents_were_swapped(
+    service: Service,  # noqa: F811 - the fixture
+    attack: Alter,
+) -> None:
+    faces = [service.lab.people.person() for _ in range(2)]
+    requests = [service.lab.request(face) for face in faces]
+    one, two = (answer.body for answer in service.registrar.enroll(requests))
+    with found_by(service, "references: row", "references.template of row"):
+        attack(
+            'UPDATE "references" SET document_id = CASE document_id WHEN :one THEN :two '
+            "ELSE :one END",
+            one=one["document_id"],
+            two=two["document_id"],
+        )
+    # Q comes with the document of P, whose reference is Q's now.
+    theft = service.lab.request(faces[1], document=requests[0].document)
+    (answer,) = service.registrar.enroll([theft])
+    assert isinstance(answer, SealBroken)
+    with pytest.raises(SealBroken):
+        restore_gallery(service.store, service.lab.folder / "again")
+
+
+DECIDED = {
+    "decision": "UPDATE enrollments SET decision = 'rejected'",
+    "reasons": """UPDATE enrollments SET reasons = '["FACE_MISMATCH"]'""",
+    "evidence": "UPDATE enrollments SET evidence = '{}'",
+    "gallery's sequence": "UPDATE enrollments SET sequence = sequence + 1",
+}
+
+
+@pytest.mark.parametrize("what", DECIDED)
+def test_a_decision_and_its_evidence(service: Service, attack: Alter, what: str) -> None:  # noqa: F811
+    (body,) = service.enroll(1)
+    with found_by(service, "enrollments: row"):
+        attack(DECIDED[what])
+    with pytest.raises(SealBroken):
+        service.store.enrollment(body["enrollment_id"])
+
+
+def test_an_answer_that_is_given_again(service: Service, attack: Alter) -> None:  # noqa: F811
+    person = service.lab.people.person()
+    request = service.lab.request(person)
+    service.registrar.enroll([request])
+    with found_by(service, "idempotency: row"):
+        attack('UPDATE idempotency SET response = \'{"decision": "rejected"}\'')
+    (again,) = service.registrar.enroll([request])
+    assert isinstance(again, SealBroken)
+
+
+def test_a_block_that_was_lifted_and_one_that_was_put_back_to_before(
+    service: Service,  # noqa: F811 - the fixture
+    attack: Alter,
+) -> None:
+    person = service.lab.people.person()
+    request = service.lab.request(person)
+    service.registrar.enroll([request])
+    with changing(service.store.engine) as connection:
+        free = connection.execute(text("SELECT blocked_at, mac FROM documents")).one()
+    block_document(service.registrar, service.store, request.document, "key:ops")
+    (blocked,) = service.store.blocked_documents()
+    with found_by(service, "documents: row"):
+        attack("UPDATE documents SET blocked_at = NULL")
+    refused = service.lab.request(person, document=request.document)
+    (answer,) = service.registrar.enroll([refused])
+    assert isinstance(answer, SealBroken)
+    # The row as it was before the block, with the code that it had: the chain knows of the block.
+    attack("UPDATE documents SET mac = :code", code=free.mac)
+    assert find_damage(service.store) == [
+        f"documents: row {blocked.id} is not as document.blocked in the audit chain says"
+    ]
+
+
+LINES = {
+    "holder": "document_id = (SELECT max(document_id) FROM lines)",
+    "state": "status = 'closed'",
+    "tenant": "carrier = 'red', outlet = 'red-1'",
+}
+
+
+@pytest.mark.parametrize("what", LINES)
+def test_a_line(service: Service, attack: Alter, what: str) -> None:  # noqa: F811 - the fixture
+    line = min(service.enroll(2), key=lambda one: str(one["document_id"]))["line_id"]
+    with found_by(service, "lines: row"):
+        attack(f"UPDATE lines SET {LINES[what]} WHERE id = :id", id=line)
+    with pytest.raises(SealBroken):
+        service.store.lines_by_id([line])
+    with pytest.raises(SealBroken):
+        close_line(*service.context, line, "key:ops")
+
+
+def test_a_note_a_verdict_and_a_watched_face(
+    service: Service,  # noqa: F811 - the fixture
+    attack: Alter,
+    make_pair: Any,  # noqa: F811 - the fixture
+) -> None:
+    one, two = make_pair()
+    case = service.open(one["document_id"], two["document_id"])
+    note(*service.context, case.id, "they are sisters", ANNA)
+    service.decide(case.id, Outcome.FRAUD)
+    with found_by(service, "case_notes: row"):
+        attack("UPDATE case_notes SET actor = 'key:bob' WHERE kind = 'note'")
+    with pytest.raises(SealBroken):
+        service.store.cases.notes(case.id)
+    attack("UPDATE case_notes SET actor = 'key:anna' WHERE kind = 'note'")
+    with found_by(service, "judged_pairs: row"):
+        attack("UPDATE judged_pairs SET outcome = 'twins'")
+    with pytest.raises(SealBroken):
+        service.store.cases.exceptions()
+    attack("UPDATE judged_pairs SET outcome = 'fraud'")
+    with found_by(service, "cases: row"):
+        attack("UPDATE cases SET outcome = 'mistake'")
+    with pytest.raises(SealBroken):
+        service.store.cases.get(case.id)
+    attack("UPDATE cases SET outcome = 'fraud'")
+    with found_by(service, "watchlist: row"):
+        attack("UPDATE watchlist SET removed_at = added_at, template = NULL WHERE id = 1")
+    with found_by_more(service, "watchlist: "):
+        attack("DELETE FROM watchlist WHERE id = 2")
+
+
+@contextmanager
+def found_by_more(service: Service, word: str) -> Iterator[None]:  # noqa: F811 - the fixture
+    before = len(find_damage(service.store))
+    yield
+    found = find_damage(service.store)
+    assert len(found) > before
+    assert all(word in one for one in found), found
+
+
+def test_what_is_altered_is_not_vouched_for_by_the_next_change(
+    service: Service,  # noqa: F811 - the fixture
+    attack: Alter,
+) -> None:
+    (body,) = service.enroll(1)
+    attack("UPDATE lines SET carrier = 'red', outlet = 'red-1'")
+    with pytest.raises(SealBroken):
+        erase_holder(*service.context, body["document_id"], "key:ops")
+    assert any(one.startswith("lines: row") for one in find_damage(service.store))
+
+
+def test_the_daily_examination_tells_by_metric_and_log(
+    service: Service,  # noqa: F811 - the fixture
+    attack: Alter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registrar_service, "PAUSE_S", 0)
+    meter = Meter()
+    service.enroll(1)
+    assert examine_rows(service.store, meter, get_logger()) == []
+    attack("UPDATE lines SET carrier = 'red', outlet = 'red-1'")
+    attack("UPDATE audit SET actor = 'nobody' WHERE number = 2")
+    with capture_logs() as logged:
+        found = examine_rows(service.store, meter, get_logger())
+    assert [one.partition(" ")[0] for one in found] == ["lines:", "the"]
+    assert [(one["event"], one["found"]) for one in logged] == [("registry_damaged", found)]
+    assert b"sosie_registry_damage 2.0" in meter.render()[0]
+
+
+KEYS = {
+    "role": "UPDATE api_keys SET role = 'operator', carrier = NULL, outlet = NULL, person = 'x'",
+    "carrier": "UPDATE api_keys SET carrier = 'red', outlet = 'r1'",
+    "expiry": "UPDATE api_keys SET expires_at = '2099-01-01T00:00:00.000000Z'",
+    "rate": "UPDATE api_keys SET rate_limit = 1000000",
+}
+
+
+@pytest.mark.parametrize("what", KEYS)
+def test_a_key_that_may_do_more(own_service: Any, what: str) -> None:
+    key = own_service.keys["b2"]
+    store, key_id = own_service.parts.store, key.split("_")[1]
+    asked = {"method": "GET", "path": "/v1/thresholds", "key": "b2"}
+    assert own_service.ask(**asked).status_code == 200
+    columns = "role, carrier, outlet, person, expires_at, rate_limit"
+    with changing(store.engine) as connection:
+        known = connection.execute(
+            text(f"SELECT {columns} FROM api_keys WHERE id = :id"), {"id": key_id}
+        ).one()
+        connection.execute(text(f"{KEYS[what]} WHERE id = :id"), {"id": key_id})
+    try:
+        assert own_service.ask(**asked).status_code == 401
+        assert own_service.ask("GET", "/v1/audit", key="b2").status_code == 401
+    finally:
+        given = ", ".join(f"{name} = :{name}" for name in columns.split(", "))
+        with changing(store.engine) as connection:
+            connection.execute(
+                text(f"UPDATE api_keys SET {given} WHERE id = :id"),
+                dict(known._mapping) | {"id": key_id},
+            )
+    assert own_service.ask(**asked).status_code == 200
+
+
+def test_a_key_that_was_revoked_stays_so(own_service: Any) -> None:
+    store, key = own_service.parts.store, own_service.keys["r1"]
+    key_id = key.split("_")[1]
+    store.revoke_api_key(key_id, actor="test")
+    with changing(store.engine) as connection:
+        connection.execute(
+            text("UPDATE api_keys SET revoked_at = NULL WHERE id = :id"), {"id": key_id}
+        )
+    assert own_service.ask("GET", "/v1/thresholds", key="r1").status_code == 401
+    assert any(one.startswith("api_keys: row") for one in find_damage(store))
+
+
+def test_readiness_tells_of_a_row_beyond_the_head_before_anybody_meets_it(fresh: Any) -> None:
+    store = fresh.parts.store
+    with changing(store.engine) as connection:
+        connection.execute(
+            text(
+                "INSERT INTO audit SELECT number + 1, at, actor, action, subject, detail, hash "
+                "FROM audit WHERE number = (SELECT max(number) FROM audit)"
+            )
+        )
+    # No call is made: it is told before anybody meets it.
+    give_up_at = time.monotonic() + 60
+    while (answer := fresh.ask("GET", "/health/ready", key=None)).status_code == 200:
+        assert time.monotonic() < give_up_at
+        time.sleep(0.02)
+    assert "sosie audit verify" in answer.json()["checks"]["store"]["detail"]

@@ -1,0 +1,147 @@
+"""The audit head is told outside: to a file, to syslog, to an HTTP sink, and a failure is seen."""
+
+from __future__ import annotations
+
+import json
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from engine.errors import RequestError
+from engine.registry.records import AuditEntry, Carrier
+from engine.registry.store import Store
+from engine.registry.vault import Vault
+from engine.registry.writer import recorded
+from serving.anchors import Anchoring, open_sink, read_anchors, write_anchor
+from serving.telemetry.metrics import Meter
+from tests.engine.conftest import MODEL, key_ring, sqlite_url, vault  # noqa: F401 - fixtures
+from tests.serving.api.conftest import extractor, keyed_home, start_service  # noqa: F401 - fixtures
+
+
+class _Posts(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.server.lines.append(self.rfile.read(int(self.headers["content-length"])).decode())
+        self.send_response(self.server.status)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+class _Lines(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        self.server.lines.append(self.rfile.readline().decode())
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[..., Any]]:
+    """`listen(kind, handler)`: a server of this machine, with `lines` that it has got."""
+    undo = []
+
+    def start(kind: Any, handler: Any) -> Any:
+        server = kind(("127.0.0.1", 0), handler)
+        server.lines, server.status = [], 200
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        undo.append((server, thread))
+        return server
+
+    yield start
+    for server, thread in undo:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.005)
+
+
+LINE = write_anchor("d", 7, b"\xab" * 32)
+
+
+def test_a_line_comes_to_a_file_a_syslog_server_and_an_http_sink(
+    tmp_path: Path, listen: Callable[..., Any]
+) -> None:
+    send = open_sink("anchors", tmp_path)
+    for _ in range(2):
+        send(LINE)
+    assert (tmp_path / "anchors").read_text() == f"{LINE}\n" * 2
+    assert (tmp_path / "anchors").stat().st_mode & 0o777 == 0o600
+    syslog = listen(socketserver.TCPServer, _Lines)
+    open_sink(f"syslog://127.0.0.1:{syslog.server_address[1]}", tmp_path)(LINE)
+    wait_until(lambda: bool(syslog.lines))
+    assert syslog.lines[0].endswith(f"sosie: {LINE}\n")
+    posts = listen(HTTPServer, _Posts)
+    place = f"http://127.0.0.1:{posts.server_address[1]}/anchors"
+    open_sink(place, tmp_path)(LINE)
+    assert posts.lines == [LINE]
+    posts.status = 500
+    with pytest.raises(OSError, match="500"):
+        open_sink(place, tmp_path)(LINE)
+    for nowhere in ("no/such/folder/file", "http://127.0.0.1:1/", "syslog://127.0.0.1:1"):
+        with pytest.raises(OSError, match=r"No such file|refused"):
+            open_sink(nowhere, tmp_path)(LINE)
+    file = tmp_path / "kept"
+    file.write_text(f"{LINE}\n{syslog.lines[0]}\nsomething else\n")
+    assert [one.number for one in read_anchors(file, "d")] == [7, 7]
+    with pytest.raises(RequestError, match="no anchor of this deployment"):
+        list(read_anchors(file, "another"))
+
+
+def test_each_head_is_sent_once_and_a_failure_is_told_and_passes(
+    sqlite_url: str,  # noqa: F811 - the fixtures
+    vault: Vault,  # noqa: F811
+) -> None:
+    sent: list[int] = []
+    works = threading.Event()
+
+    def send(line: str) -> None:
+        if not works.is_set():
+            raise OSError("a secret of the sink")
+        sent.append(json.loads(line)["audit_number"])
+
+    meter = Meter()
+    with Store.create(sqlite_url, vault, model_digest=MODEL) as store:
+        parts = (store, send, 0.005, meter, structlog.get_logger())
+        with Anchoring(*parts) as anchoring:
+            wait_until(lambda: anchoring.fault is not None)
+            assert "secret" not in str(anchoring.fault)
+            assert b"sosie_audit_anchor_failing 1.0" in meter.render()[0]
+            works.set()
+            wait_until(lambda: anchoring.fault is None)
+            store.add_carrier(Carrier("red", "Red"), actor="test")
+            wait_until(lambda: len(sent) == 2)
+            with recorded(store.engine, vault, [AuditEntry("test", "test.done", "x")]):
+                pass
+            wait_until(lambda: len(sent) == 3)
+        assert sent == [1, 2, 3]
+        assert b"sosie_audit_anchored 3.0" in meter.render()[0]
+
+
+def test_readiness_names_a_sink_that_fails_and_stays_ready(
+    monkeypatch: pytest.MonkeyPatch,
+    start_service: Callable[..., Any],  # noqa: F811 - the fixture
+) -> None:
+    monkeypatch.setenv("SOSIE_AUDIT__ANCHOR", "no/such/folder/anchors")
+    service = start_service()
+
+    def read() -> Any:
+        answer = service.ask("GET", "/health/ready", key=None)
+        assert answer.status_code == 200
+        return answer.json()
+
+    wait_until(lambda: "anchor" in read()["checks"])
+    found = read()
+    assert (found["is_ready"], found["checks"]["anchor"]["is_ok"]) == (True, False)
+    assert "[audit] anchor" in found["checks"]["anchor"]["detail"]
