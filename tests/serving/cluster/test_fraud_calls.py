@@ -41,12 +41,14 @@ def test_a_case_of_a_duplicate_is_worked(
     served: Served, activation: Callable[[int], dict[str, Any]], pictures: dict[str, bytes]
 ) -> None:
     # A face of its own: other tests enroll the one of `activation` as new.
-    face = base64.b64encode(pictures["stranger"]).decode()
+    live, portrait = (
+        base64.b64encode(pictures[name]).decode() for name in ("stranger", "stranger_again")
+    )
     for number in (701, 702):
         enrolled = served.ask(
             "POST",
             "/v1/enrollments",
-            json=activation(number) | {"live": face, "portrait": face},
+            json=activation(number) | {"live": live, "portrait": portrait},
             headers={"idempotency-key": f"fraud desk {number}"},
         )
         assert enrolled.status_code == 201, enrolled.text
