@@ -15,11 +15,13 @@ import pytest
 
 from engine.errors import SosieError
 from engine.reasons import Decision
+from engine.registry.audit import authenticate_head
 from indexes.sharding.shards import ShardedIndex, ShardPlan
-from serving.compose import Deployment
+from serving.compose import Deployment, load_vault
 from serving.errors import Interrupted, NotReady, ServiceRefusal
 from serving.registrar.operations import OpenRegistry
 from serving.registrar.protocol import CallContext, Phase
+from serving.settings import load_settings
 from tests.indexes.sharding.local_shards import open_local
 from tests.serving.local_registrar import LocalRegistrar
 from tests.serving.meters import BrokenMeter
@@ -150,6 +152,13 @@ async def test_a_registry_that_another_process_has_changed_is_read_again(
     await registrar.enroll(population.request(), context)
     with sqlite3.connect(home / "registry.sqlite") as database:
         database.execute(f"UPDATE deployment SET {column} = {column} + 1")
+        # It has the key ring as well.
+        number, head, sequence = database.execute(
+            "SELECT audit_number, audit_head, sequence FROM deployment"
+        ).fetchone()
+        vault = load_vault(home, load_settings(home))
+        code = authenticate_head(vault, number, head, sequence)
+        database.execute("UPDATE deployment SET audit_mac = ?", (code,))
     if column == "writer_epoch":
         with pytest.raises(Interrupted):
             await registrar.enroll(request, context)
