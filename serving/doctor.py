@@ -61,8 +61,15 @@ class Finding:
     advice: str = ""
 
 
-def examine(home: Path | None) -> list[Finding]:
-    """Everything that can be looked at; what is broken hides nothing else that can be."""
+QUICK_ROWS = 200_000
+"""Most rows that are read without being asked to: some ten seconds."""
+
+
+def examine(home: Path | None, *, is_deep: bool = False) -> list[Finding]:
+    """Everything that can be looked at; what is broken hides nothing else that can be.
+
+    Every row of a large registry is read if `is_deep`.
+    """
     findings = [*_examine_machine(), *_examine_packages(), _examine_machine_code()]
     try:
         settings = load_settings(home)
@@ -72,7 +79,7 @@ def examine(home: Path | None) -> list[Finding]:
     if home is None:
         advice = "run sosie init DIR, then give --home DIR"
         return [*findings, Finding("deployment", State.WARNING, "no home folder here", advice)]
-    return [*findings, *_examine_home(home, settings)]
+    return [*findings, *_examine_home(home, settings, is_deep)]
 
 
 def _examine_machine() -> Iterator[Finding]:
@@ -146,7 +153,7 @@ def _describe_model(card: ModelCard) -> str:
     return f"{card.name}, SHA-256 {card.sha256[:12]}… verified, {card.licence}"
 
 
-def _examine_home(home: Path, settings: Settings) -> Iterator[Finding]:
+def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Finding]:
     from serving.compose import Deployment  # noqa: PLC0415 - only where there is a home
 
     try:
@@ -158,7 +165,7 @@ def _examine_home(home: Path, settings: Settings) -> Iterator[Finding]:
         yield _examine_folder(home)
         yield _examine_key_ring(deployment)
         yield _attempt("registry", lambda: _describe_registry(deployment))
-        yield _examine_database(deployment)
+        yield _examine_database(deployment, is_deep)
         try:
             yield from _examine_gallery(deployment)
         except (SosieError, IndexFault) as error:
@@ -203,11 +210,15 @@ def _describe_registry(deployment: Deployment) -> str:
     return f"schema up to date; {listed}"
 
 
-def _examine_database(deployment: Deployment) -> Finding:
+def _examine_database(deployment: Deployment, is_deep: bool) -> Finding:
     from engine.registry.damage import find_damage, is_checked_whole  # noqa: PLC0415 - as above
 
     store = deployment.store
     try:
+        rows = sum(store.counts().values())
+        if rows > QUICK_ROWS and not is_deep:
+            detail = f"its {rows:,} rows were not read"
+            return Finding("database", State.WARNING, detail, "run sosie doctor --deep")
         is_alone = not store.has_writer()
         found = find_damage(store, is_alone=is_alone)
     except SosieError as error:

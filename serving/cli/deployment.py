@@ -170,7 +170,13 @@ def register_doctor(app: typer.Typer) -> None:
     app.command(rich_help_panel=DEPLOYMENT)(doctor)
 
 
-def doctor(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+def doctor(
+    home: HomeOption = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every row of a large registry, too.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
     """Examine the machine, the models and the deployment.
 
     Exit code 1 where something is broken.
@@ -178,7 +184,7 @@ def doctor(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     from serving.doctor import State, examine
     from serving.settings import find_home
 
-    findings = examine(find_home(home))
+    findings = examine(find_home(home), is_deep=deep)
     is_well = all(one.state is not State.BROKEN for one in findings)
     lines = [
         f"{MARKS[one.state.value]} [bold]{one.subject}[/]: {escape(one.detail)}"

@@ -101,6 +101,16 @@ def test_a_sound_deployment_is_well(full_home: Path, sosie: Any) -> None:
     assert len(sosie("doctor", "--home", full_home).out.splitlines()) == len(found)
 
 
+def test_the_rows_of_a_large_registry_are_read_where_that_is_asked_for(
+    full_home: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.doctor.QUICK_ROWS", 3)
+    quick = sosie("doctor", "--home", full_home)
+    assert "run sosie doctor --deep" in quick.out
+    deep = sosie("doctor", "--deep", "--home", full_home, "--json")
+    assert states(deep)["database"] == "ok"
+
+
 def test_without_a_home_the_machine_and_the_models_are_examined(
     sosie: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
