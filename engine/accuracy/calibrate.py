@@ -16,11 +16,13 @@ from engine.accuracy.bootstrap import operating_points, rate_grid
 from engine.accuracy.dataset import LabelledFolder, Progress, embed_folder
 from engine.accuracy.evaluate import HIGHEST_FMR
 from engine.accuracy.pair_scores import (
+    MOST_PHOTOGRAPHS,
     PairScores,
     Templates,
     compare_all,
     compare_sides,
     fused_templates,
+    keep_people,
     limit_photographs,
     single_templates,
 )
@@ -38,8 +40,6 @@ from engine.models.catalog import ModelCard, load_card
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
 
-FUSED_PHOTOGRAPHS = 8
-"""Per person, for fused templates: at most 28 of these, so that nobody dominates."""
 COARSE_RATES = (0.9, 0.5, 0.2)
 """Above the grid, so that low scores have an FMR too."""
 
@@ -75,9 +75,10 @@ def calibrate(
 ) -> Calibration:
     """Curves of single and of fused templates; `vectors` float32[n, d], unit rows.
 
-    One-to-one compares all photographs. A fused template is made of two photographs of a person,
-    every two of the first eight; mated ones share no photograph. `source` describes the
-    photographs. Raises `CalibrationError` where they are too few for an FMR of 0.1.
+    People are weighed, not photographs (`PairScores`), and at most eight photographs of each are
+    compared. A fused template is made of every two of them; mated ones share no photograph.
+    `source` describes the photographs. Raises `CalibrationError` where they are too few for an FMR
+    of 0.1.
     """
     if not len(vectors):
         raise CalibrationError("no face was found: a calibration needs photographs of people")
@@ -93,6 +94,7 @@ def calibrate(
         source=source,
         people=len(np.unique(people)),
         photographs=len(vectors),
+        most_photographs=MOST_PHOTOGRAPHS,
         curves=curves,
     )
 
@@ -117,10 +119,11 @@ def _raise_rate(usual: float, lowest: float) -> float:
 
 def _compare(singles: Templates) -> Iterator[tuple[Comparison, PairScores]]:
     """One kind after the other: each takes hundreds of megabytes."""
-    yield Comparison.ONE_TO_ONE, compare_all(singles)
-    fused = fused_templates(singles, FUSED_PHOTOGRAPHS)
-    few = limit_photographs(singles, FUSED_PHOTOGRAPHS)
-    yield Comparison.FUSED_TO_ONE, compare_sides(fused, few)
+    few = limit_photographs(singles, MOST_PHOTOGRAPHS)
+    yield Comparison.ONE_TO_ONE, compare_all(few)
+    fused = fused_templates(few, MOST_PHOTOGRAPHS)
+    # Of the same people, so that this curve and that of fused ones differ by the probe alone.
+    yield Comparison.FUSED_TO_ONE, compare_sides(fused, keep_people(few, np.unique(fused.people)))
     yield Comparison.FUSED, compare_all(fused)
 
 
@@ -143,6 +146,7 @@ _CALIBRATION = re.compile(r"^[ \t]*calibration[ \t]*=.*$", re.MULTILINE)
 _THRESHOLDS = re.compile(
     r"^[ \t]*\[thresholds\][ \t]*(#.*)?\n(?:[ \t]*(?:\w+[ \t]*=.*)?\n)*", re.MULTILINE
 )
+_EARLIER = re.compile(r"^[ \t]*earlier_calibrations[ \t]*=.*\n", re.MULTILINE)
 _PATH = re.compile(r"^([ \t]*path[ \t]*=[ \t]*).*$", re.MULTILINE)
 
 
@@ -179,7 +183,8 @@ def describe_thresholds(
     return (
         f"{NOTE} from {_one_line(calibration.source)}: {calibration.photographs:,} photographs of "
         f"{calibration.people:,} people.",
-        f"Scores: verify {thresholds.verify:.4f} (FMR {rates.verify:g}), same_document "
+        f"Version {calibration.version}, scores: verify {thresholds.verify:.4f} "
+        f"(FMR {rates.verify:g}), same_document "
         f"{thresholds.same_document:.4f} (FMR {rates.same_document:g}),",
         f"review {thresholds.review:.4f} (FMR {rates.review:g}), certain "
         f"{thresholds.certain:.4f}. Lowest rate supported: {single.lowest_fmr:.1e} one to one,",
@@ -188,7 +193,11 @@ def describe_thresholds(
 
 
 def copy_card(card: ModelCard, text: str, folder: Path) -> str:
-    """The text of a card for another folder, with the path of the model file adapted."""
+    """The text of a card for another folder, with the path of the model file adapted.
+
+    Earlier calibrations stay with the card that it is made of.
+    """
+    text = _EARLIER.sub("", text)
     if card.file.wheel:
         return text
     path = os.path.relpath(card.folder / card.file.path, folder)

@@ -95,7 +95,10 @@ class CardThresholds(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):
-    """One model; `dimension` is 0 for a detector, `calibration` names a file beside the card."""
+    """One model; `dimension` is 0 for a detector, `calibration` names a file beside the card.
+
+    `earlier_calibrations` name those that homes made with them still use.
+    """
 
     name: str
     role: Role
@@ -107,6 +110,7 @@ class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):
     dimension: _Count = 0
     alignment: Literal["arcface"] = "arcface"
     calibration: str = ""
+    earlier_calibrations: tuple[str, ...] = ()
     rewriting: tuple[Step, ...] = DEFAULT_STEPS
     thresholds: CardThresholds | None = None
     folder: Path = Path()

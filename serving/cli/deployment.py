@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from engine.errors import RequestError
+from engine.errors import RequestError, SosieError
 from serving.cli.inputs import HomeOption, name_actor, require_code
 from serving.cli.output import (
     DEPLOYMENT,
@@ -93,17 +93,28 @@ def init(
 
 
 def upgrade(home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """Bring the registry to this version's schema."""
+    """Bring the registry to this version's schema, and say which thresholds hold.
+
+    The thresholds stay as they are until the settings take a newer calibration.
+    """
     from engine.registry.store import upgrade as upgrade_registry
     from serving.compose import registry_url
+    from serving.models import describe_calibration
     from serving.settings import load_settings, require_home
 
     folder = require_home(home)
-    before, after = upgrade_registry(registry_url(folder, load_settings(folder)))
+    settings = load_settings(folder)
+    before, after = upgrade_registry(registry_url(folder, settings))
     text = f"[green]Upgraded[/] the registry from {before} to {after}."
     if before == after:
         text = f"The registry has this version's schema ({after}) already."
-    print_answer({"before": before, "after": after}, text, as_json=as_json)
+    try:
+        calibration, advice = describe_calibration(settings)
+    except SosieError as error:
+        calibration, advice = "none", str(error)
+    text += f"\nCalibration: {escape(calibration)}." + (f" → {escape(advice)}." if advice else "")
+    answer = {"before": before, "after": after, "calibration": calibration, "advice": advice}
+    print_answer(answer, text, as_json=as_json)
 
 
 def _choose_settings(registry_url: str | None, embedder: str | None) -> dict[str, dict[str, str]]:
