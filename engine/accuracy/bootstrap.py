@@ -39,7 +39,8 @@ def rate_grid(highest: float, nonmated_pairs: int) -> NDArray[np.float64]:
     require_support(highest, nonmated_pairs)
     steps = np.arange(round(10 * np.log10(highest / lowest)) + 2)
     rates = highest * 10 ** (-steps / 10)
-    return np.append(rates[rates > lowest * 1.001], lowest)
+    # A rate just above the lowest would have its threshold.
+    return np.append(rates[rates > lowest * 1.1], lowest)
 
 
 def operating_points(
