@@ -123,7 +123,7 @@ class Ageing:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """Rates at `threshold`, which keeps `common_fmr` over all pairs; None where nothing was given.
+    """Rates at `threshold`, which keeps `common_fmr`; None where nothing was given.
 
     The threshold and all that depends on it are None where the data do not support a rate of 0.1.
     """

@@ -305,7 +305,7 @@ def evaluate(
 
     For `attributes` and `dates` see `engine.accuracy.dataset`. `fmr` (by default 1e-4, or the
     lowest supported decade) sets the threshold for qualities, groups and ages. An unreadable or
-    faceless photograph is a failure to acquire: counted, and left out of all pairs. Raises
+    faceless photograph is a failure to acquire: counted, and left out of the pairs. Raises
     `RequestError` where the folder or a file is invalid.
     """
     start = time.perf_counter()

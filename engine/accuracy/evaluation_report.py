@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from engine.accuracy import evaluation_tables
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
 from engine.accuracy.gallery_growth import MIN_GALLERY
+from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
 from engine.accuracy.plots import draw_ageing, draw_attribute, draw_det, draw_growth, draw_quality
 from engine.accuracy.writing import rate, times, write_table
 from engine.errors import RequestError
@@ -111,6 +112,7 @@ def write_report(report: Report, pictures: Mapping[str, Path]) -> str:
         report,
         picture=picture,
         replicates=REPLICATES,
+        most_photographs=MOST_PHOTOGRAPHS,
         tables=evaluation_tables,
         people_needed=2 * MIN_GALLERY,
         probed_needed=MIN_PEOPLE,

@@ -118,9 +118,9 @@ def evaluate_folder(
 ) -> None:
     """Measure error rates on photographs of known people, as ISO/IEC 19795 has them.
 
-    Failure to acquire; one to one over all pairs; one to many by the size of the gallery; by
-    quality, by attributes, by the years between photographs; and strangers who may be one person
-    under two names.
+    Failure to acquire; one to one, where people are weighed and not photographs; one to many by the
+    size of the gallery; by quality, by attributes, by the years between photographs; and strangers
+    who may be one person under two names.
 
     By a protocol (live photographs against portraits, or --pairs) the report has the generalised
     rates at the threshold in use, and by group: there a photograph that is sent back fails.
