@@ -14,7 +14,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 from engine.errors import KeyRingMissing, RegistryError, RegistryExists, RequestError, SosieError
-from engine.matching.calibration import Calibration, Thresholds
+from engine.matching.calibration import Calibration, Comparison, Thresholds
 from engine.matching.comparison import WatchList
 from engine.matching.documents import Document, FormAuthority
 from engine.matching.holders import ErasureCertificate, erase_holder, find_erasable
@@ -47,6 +47,7 @@ from serving.settings import (
     LimitSettings,
     RetentionSettings,
     Settings,
+    is_card_file,
     write_settings,
 )
 from serving.snapshots import OpenIndex, ShardManager, SnapshotManager, gallery_config
@@ -60,10 +61,15 @@ if TYPE_CHECKING:
 def create_home(home: Path, settings: Settings, chosen: Chosen | None = None) -> None:
     """Makes a home folder: settings, key ring (0600), an empty registry.
 
-    `chosen` settings are written; the others stay at their defaults, as comments. On failure the
-    folder is as before: existing files are never overwritten or removed.
+    `chosen` settings are written, and the version of a built-in card's calibration; the others stay
+    at their defaults, as comments. On failure the folder is as before: existing files are never
+    overwritten or removed.
     """
     _require_free(home)
+    written = dict(chosen or {})
+    if not is_card_file(settings.models.embedder):
+        version = {"calibration": load_calibration(settings).version}
+        written["models"] = version | dict(written.get("models", {}))
     dimension, digest = embedder_card(settings).dimension, model_digest(settings)
     with ExitStack() as undo:
         if not home.exists():
@@ -76,7 +82,7 @@ def create_home(home: Path, settings: Settings, chosen: Chosen | None = None) ->
         _close_to_others(home)
         vault = Vault(KeyRing.create(home / KEY_RING_FILE), dimension)
         undo.callback((home / KEY_RING_FILE).unlink)
-        write_settings(home, chosen or {})
+        write_settings(home, written)
         undo.callback((home / SETTINGS_FILE).unlink)
         Store.create(registry_url(home, settings), vault, model_digest=digest).close()
         undo.pop_all()
@@ -261,6 +267,7 @@ class Deployment:
             authority=FormAuthority(),
             model_digest=self.store.model_digest,
             false_candidates=self.expect_false_candidates,
+            calibration_version=self.calibration.version,
             crops=read_crop_policy(self.settings.crops),
             limits=self.limits,
             time_zone=self.settings.registrar.time_zone,
@@ -307,9 +314,11 @@ class Deployment:
         stay = timedelta(days=days) if days else None
         return SweepRetention(self.sweep_folder, self.store, lambda: self.calibration, stay)
 
-    def expect_false_candidates(self, gallery_size: int, score: float) -> dict[str, Any]:
+    def expect_false_candidates(
+        self, gallery_size: int, score: float, kind: Comparison
+    ) -> dict[str, Any]:
         """The expected number of strangers at `score` in one search of `gallery_size`."""
-        return asdict(self.calibration.expected_false_candidates(gallery_size, score))
+        return asdict(self.calibration.expected_false_candidates(gallery_size, score, kind))
 
     @property
     def snapshot_folder(self) -> Path:

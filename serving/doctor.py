@@ -20,13 +20,7 @@ from engine.formatting import size
 from engine.models.catalog import ModelCard, locate
 from engine.models.session import available_providers, runtime_version
 from indexes.errors import IndexFault
-from serving.models import (
-    build_thresholds,
-    detector_card,
-    embedder_card,
-    load_calibration,
-    model_digest,
-)
+from serving.models import describe_calibration, detector_card, embedder_card, model_digest
 from serving.settings import load_settings
 
 if TYPE_CHECKING:
@@ -136,16 +130,15 @@ def _examine_models(settings: Settings) -> Iterator[Finding]:
     yield _attempt("detector", lambda: _describe_model(detector_card(settings)))
     yield _attempt("embedder", lambda: _describe_model(embedder_card(settings)))
     try:
-        calibration = load_calibration(settings)
-        thresholds = build_thresholds(settings, calibration)
+        told, advice = describe_calibration(settings)
     except CalibrationError as error:
         yield _broken("calibration", error)
     except SosieError:
         return  # the embedder's own line says why
     else:
-        scores = f"verify {thresholds.verify:.3f}, review {thresholds.review:.3f}"
-        detail = f"fits {model_digest(settings)[:12]}; {scores}, certain {thresholds.certain:.3f}"
-        yield Finding("calibration", State.OK, detail)
+        detail = f"fits {model_digest(settings)[:12]}; {told}"
+        state = State.WARNING if advice else State.OK
+        yield Finding("calibration", state, detail, advice)
 
 
 def _describe_model(card: ModelCard) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,13 +67,57 @@ def extractor_config(settings: Settings, threads: int | None = None) -> faces.Ex
 
 
 def load_calibration(settings: Settings) -> Calibration:
-    """The calibration beside the embedder's card; `CalibrationError` where there is none."""
+    """The calibration beside the embedder's card, of the version in the settings.
+
+    `CalibrationError` where there is none.
+    """
+    newest = load_newest_calibration(settings)
+    wanted = settings.models.calibration
+    if wanted in (0, newest.version):
+        return newest
+    card, versions = embedder_card(settings), [newest.version]
+    for name in card.earlier_calibrations:
+        earlier = Calibration.load(card.folder / name, newest.model_digest)
+        if earlier.version == wanted:
+            return earlier
+        versions.append(earlier.version)
+    raise CalibrationError(
+        f"model {card.name} has no calibration of version {wanted}: set `calibration` under "
+        f"[models] to {' or '.join(map(str, sorted(versions)))}"
+    )
+
+
+def load_newest_calibration(settings: Settings) -> Calibration:
+    """The calibration that the embedder's card names; `CalibrationError` where there is none."""
     card = embedder_card(settings)
     if card.calibration_path is None:
         raise CalibrationError(
             f"model {card.name} has no calibration: run `sosie calibrate` and name it in the card"
         )
     return Calibration.load(card.calibration_path, model_digest(settings))
+
+
+def describe_calibration(settings: Settings) -> tuple[str, str]:
+    """Which calibration sets the thresholds, and what to do where another one should, else ""."""
+    used, newest = load_calibration(settings), load_newest_calibration(settings)
+    told = f"version {used.version}; {_list_scores(settings, used)}"
+    if used.version != newest.version:
+        return told, (
+            f"version {newest.version} weighs people and not photographs, and has "
+            f"{_list_scores(settings, newest)}: to take it, set calibration = {newest.version} "
+            "under [models] in sosie.toml and restart"
+        )
+    if not used.most_photographs:
+        return told, (
+            "whoever had the most photographs may decide these thresholds: run sosie calibrate "
+            "again, which weighs people"
+        )
+    return told, ""
+
+
+def _list_scores(settings: Settings, calibration: Calibration) -> str:
+    scores = asdict(build_thresholds(settings, calibration))
+    return ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
 
 
 def threshold_rates(settings: Settings) -> ThresholdRates:

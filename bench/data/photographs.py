@@ -9,9 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from numpy.typing import NDArray
 
-from engine.accuracy.dataset import LabelledFolder
+from engine.accuracy.dataset import LabelledFolder, read_lfw_pairs
 from engine.errors import RequestError, advise_extra
 
 LFW = Path(__file__).parents[3] / "shared" / "lfw"
@@ -46,23 +45,6 @@ def find_pairs_file(given: Path | None, faces: Path) -> Path | None:
     return given or (beside if beside.is_file() else None)
 
 
-def read_folds(path: Path, folder: LabelledFolder) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """LFW's pairs.txt: photographs int64[p, 2] of `folder.paths`, and the fold of each pair."""
-    places = {photograph.stem: place for place, photograph in enumerate(folder.paths)}
-
-    def find(name: str, number: str) -> int:
-        return places[f"{name}_{int(number):04d}"]
-
-    try:
-        header, *rows = (line.split() for line in path.read_text("utf-8").splitlines())
-        folds, size = map(int, header)
-        # `name i j` for a mated pair, `name i name j` for another.
-        pairs = [(find(*row[:2]), find((row[2:-1] or row[:1])[0], row[-1])) for row in rows]
-        return np.array(pairs).reshape(folds * size * 2, 2), np.repeat(np.arange(folds), size * 2)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{path.name} is not LFW's pairs.txt, or not of this folder") from error
-
-
 @contextmanager
 def open_pairs(faces: Path | None, count: int, seed: int) -> Iterator[PhotographPairs]:
     """So many pairs: of a folder in LFW's layout, else of astronaut portraits made for this run."""
@@ -79,7 +61,7 @@ def _draw_pairs(faces: Path, count: int, seed: int) -> PhotographPairs:
     pairs_file = find_pairs_file(None, faces)
     rng = np.random.default_rng(seed)
     if pairs_file is not None:
-        rows, _ = read_folds(pairs_file, folder)
+        rows, _ = read_lfw_pairs(pairs_file, folder)
         # A size above the file's takes its pairs again: extraction remembers nothing.
         rows = rng.permutation(rows)[np.arange(count) % len(rows)]
     else:

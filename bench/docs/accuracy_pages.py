@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.render import render
+from bench.core.reports import Report as BenchReport
 from bench.core.reports import find_figure, read_report
 from bench.docs.benchmark_charts import stamp
-from bench.suites.accuracy import RATES, RESEMBLANCE
+from bench.suites.accuracy import MATED_SCORES, RATES, RESEMBLANCE, name_mates
+from bench.suites.held_out import HELD_OUT, REPEATS
 from engine.accuracy import evaluation_tables
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
 from engine.accuracy.evaluation_report import draw_pictures
-from engine.accuracy.population import PHOTOGRAPHS_OF_A_PERSON
+from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
 from engine.accuracy.writing import score, write_table
 from engine.errors import RateUnsupported, RequestError
 from engine.formatting import DASH, NONE, percent, power, span
@@ -40,8 +42,9 @@ def build_accuracy_page(reports: Path, images: Path) -> str:
     images.mkdir(parents=True, exist_ok=True)
     for picture in draw_pictures(report, images / "det.png").values():
         stamp(picture, [reports / EVALUATION])
-    population = _tabulate_population(reports / f"{SUITE}.json")
-    return render("docs/accuracy.md.j2", population=population, **_fill(report, reports))
+    suite = read_report(reports / f"{SUITE}.json")
+    tables = {"population": _tabulate_population(suite), "mates": _tabulate_mates(suite)}
+    return render("docs/accuracy.md.j2", **tables, **_fill(report, reports))
 
 
 def build_model_card(reports: Path) -> str:
@@ -72,6 +75,7 @@ def _fill(report: Report, reports: Path) -> dict[str, Any]:
     folds = find_figure(suite, SUITE, "Accuracy", "mean of the folds")
     calibration = load_calibration(Settings())
     fused = calibration.curve(Comparison.FUSED)
+    review = Thresholds.from_calibration(calibration).review
     try:
         calibration.threshold_at(TOO_LOW_FMR, Comparison.ONE_TO_ONE)
     except RateUnsupported as refused:
@@ -80,6 +84,10 @@ def _fill(report: Report, reports: Path) -> dict[str, Any]:
         raise AssertionError("LFW can't support so low a rate")
     return {
         "report": report,
+        "held_out": read_held_out(suite),
+        "version": calibration.version,
+        "single_review": power(calibration.fmr_at(review, Comparison.FUSED_TO_ONE).value),
+        "fused_review": power(fused.fmr_at(review).value),
         "accuracy": NONE if folds is None or folds.value is None else percent(folds.value, 2),
         "rates": write_table(*evaluation_tables.tabulate_rates(report)),
         "acquisition": write_table(*evaluation_tables.tabulate_acquisition(report)),
@@ -108,11 +116,24 @@ def _fill(report: Report, reports: Path) -> dict[str, Any]:
         "calibrated_on": calibration.source,
         "replicates": REPLICATES,
         "least_people": MIN_PEOPLE,
-        "most_photographs": PHOTOGRAPHS_OF_A_PERSON,
+        "most_photographs": MOST_PHOTOGRAPHS,
         "percent": percent,
         "power": power,
         "span": span,
     }
+
+
+def read_held_out(suite: Report) -> dict[str, Any]:
+    """The rates of `verify` on people that it was not fitted on, of bench's report."""
+    found = {
+        name: find_figure(suite, SUITE, HELD_OUT, f"verify, {title}")
+        for name, title in (("fmr", "FMR"), ("fnmr", "FNMR"))
+    }
+    if None in found.values():
+        raise RequestError(
+            f"{SUITE}.json lacks {HELD_OUT}: run `sosie bench accuracy` on all of LFW"
+        )
+    return {**found, "repeats": REPEATS}
 
 
 def describe_generalised(report: Report) -> str:
@@ -151,9 +172,16 @@ def tabulate_thresholds(calibration: Calibration) -> str:
     return write_table(("threshold", "score", "set by", "compares"), rows)
 
 
-def _tabulate_population(path: Path) -> str:
-    suite = read_report(path)
+def _tabulate_mates(suite: BenchReport) -> str:
+    def find(name: str, score: float) -> str:
+        figure = find_figure({SUITE: suite}, SUITE, RESEMBLANCE, name_mates(name, score))
+        return DASH if figure is None or figure.value is None else percent(figure.value)
 
+    rows = [(name, *(find(name, score) for score in MATED_SCORES)) for name in POPULATION[2:]]
+    return write_table(("", *map(str, MATED_SCORES)), rows)
+
+
+def _tabulate_population(suite: BenchReport) -> str:
     def find(name: str, rate: float) -> str:
         figure = find_figure({SUITE: suite}, SUITE, RESEMBLANCE, f"{name}, FMR {rate:.0e}")
         return DASH if figure is None or figure.value is None else score(figure.value)

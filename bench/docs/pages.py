@@ -27,7 +27,7 @@ from bench.docs.benchmark_charts import draw_all, draw_curves, load_contents, st
 from engine.errors import RequestError
 from engine.matching.calibration import Comparison
 from engine.sweeps.estimate import FALSE_PAIRS_PER_REFERENCE
-from serving.models import load_calibration
+from serving.models import build_thresholds, load_calibration
 from serving.settings import Settings, node_environment
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +105,10 @@ class Figures:
 
     def names(self) -> dict[str, Any]:
         """What a template of blocks is given."""
-        last = load_calibration(Settings()).curve(Comparison.FUSED).points[-1]
+        settings = Settings()
+        calibration = load_calibration(settings)
+        scores = build_thresholds(settings, calibration)
+        last = calibration.curve(Comparison.FUSED).points[-1]
         return {
             "value": self.value,
             "promise": self.promise,
@@ -114,6 +117,14 @@ class Figures:
             "knee": self.knee,
             "reports": self.reports,
             "calibration_end": last,
+            "sweep_thresholds": [
+                f"{name} ({score:.3f})"
+                for name, score in (
+                    ("same document", scores.same_document),
+                    ("review", scores.review),
+                    ("certain", scores.certain),
+                )
+            ],
             # Pairs grow with the square of the gallery, the budget of false ones with its size.
             "largest_sweep": float(f"{1 + 2 * FALSE_PAIRS_PER_REFERENCE / last.fmr:.1g}"),
         }

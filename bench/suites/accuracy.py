@@ -14,21 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
-from bench.data.photographs import find_faces, find_pairs_file, read_folds
-from engine.accuracy.dataset import Embeddings, Progress
-from engine.accuracy.error_rates import lowest_rate, threshold_at
+from bench.data.photographs import find_faces, find_pairs_file
+from bench.suites.held_out import check_verify
+from engine.accuracy.dataset import Embeddings, Progress, read_lfw_pairs
+from engine.accuracy.error_rates import lowest_rate
 from engine.accuracy.evaluate import TABLE_RATES, Evaluation, evaluate
 from engine.accuracy.pair_scores import (
+    MOST_PHOTOGRAPHS,
+    PairScores,
     Templates,
     compare_all,
     fused_templates,
     limit_photographs,
     single_templates,
 )
-from engine.accuracy.population import MIN_NONMATED_PAIRS, PHOTOGRAPHS_OF_A_PERSON, Population
+from engine.accuracy.population import MIN_NONMATED_PAIRS, Population
 from engine.errors import RequestError
 from engine.faces.extractor import open_extractor
 from engine.matching.calibration import Comparison
+from serving.models import build_thresholds, load_calibration
+from serving.settings import Settings
 
 if TYPE_CHECKING:
     from engine.accuracy.fusion_gain import FusionGain, FusionPoint
@@ -38,6 +43,7 @@ RESEMBLANCE = "Synthetic population"
 SYNTHETIC = 6_000
 """Of whom all pairs support a rate of 1e-6."""
 RATES = (1e-3, 1e-4, 1e-5, 1e-6)
+MATED_SCORES = (0.57, 0.671)
 
 
 def compare_population(singles: Templates, seed: int) -> Result:
@@ -47,36 +53,46 @@ def compare_population(singles: Templates, seed: int) -> Result:
     """
     setup: Setup = {
         "synthetic_people": SYNTHETIC,
-        "most_photographs": PHOTOGRAPHS_OF_A_PERSON,
+        "most_photographs": MOST_PHOTOGRAPHS,
         "seed": seed,
     }
-    few = limit_photographs(singles, PHOTOGRAPHS_OF_A_PERSON)
-    real = compare_all(few).nonmated
-    if len(real) < MIN_NONMATED_PAIRS:
-        reason = f"{len(real):,} non-mated pairs don't show a tail"
+    few = limit_photographs(singles, MOST_PHOTOGRAPHS)
+    real = compare_all(few)
+    if len(real.nonmated) < MIN_NONMATED_PAIRS:
+        reason = f"{len(real.nonmated):,} non-mated pairs don't show a tail"
         return Result(RESEMBLANCE, setup, (Figure.skip("thresholds", "score", reason),))
     population = Population.load("sface")
     faces = population.samples(population.people(SYNTHETIC, seed), seed)
+    fused = compare_all(fused_templates(few, MOST_PHOTOGRAPHS))
+    references = population.references(SYNTHETIC, seed)
+    made = np.einsum("nd,nd->n", references, population.mates(np.arange(SYNTHETIC), seed))
+    people = len(np.unique(fused.mated_people))
+    missed = fused.missed(np.array(MATED_SCORES, np.float32)).sum(axis=1) / people
     figures = [
         *_list("single, photographs", real),
         *_list("single, synthetic", _compare_people(faces)),
-        *_list(
-            "fused, photographs",
-            compare_all(fused_templates(few, PHOTOGRAPHS_OF_A_PERSON)).nonmated,
-        ),
-        *_list("fused, synthetic", _compare_people(population.references(SYNTHETIC, seed))),
+        *_list("fused, photographs", fused),
+        *_list("fused, synthetic", _compare_people(references)),
     ]
+    for score, share in zip(MATED_SCORES, missed, strict=True):
+        for name, one in (("photographs", share), ("synthetic", (made < score).mean())):
+            figures.append(Figure(name_mates(f"fused, {name}", score), "share", float(one)))
     return Result(RESEMBLANCE, setup, tuple(figures))
 
 
-def _compare_people(faces: NDArray[np.float32]) -> NDArray[np.float32]:
-    return compare_all(single_templates(faces, np.arange(len(faces)))).nonmated
+def name_mates(name: str, score: float) -> str:
+    """The name of the figure of mates below a score."""
+    return f"{name}: mates below {score}"
 
 
-def _list(name: str, nonmated: NDArray[np.float32]) -> list[Figure]:
+def _compare_people(faces: NDArray[np.float32]) -> PairScores:
+    return compare_all(single_templates(faces, np.arange(len(faces))))
+
+
+def _list(name: str, scores: PairScores) -> list[Figure]:
     return [
-        Figure(f"{name}, FMR {rate:.0e}", "score", threshold_at(nonmated, rate))
-        if rate >= lowest_rate(len(nonmated))
+        Figure(f"{name}, FMR {rate:.0e}", "score", float(scores.thresholds_at(np.array([rate]))[0]))
+        if rate >= lowest_rate(len(scores.nonmated))
         else Figure.skip(f"{name}, FMR {rate:.0e}", "score", "too few pairs for this rate")
         for rate in RATES
     ]
@@ -127,7 +143,12 @@ def run(config: AccuracyConfig, progress: Progress | None = None) -> SuiteOutput
         results.append(_list_fusion(evaluation.fusion, config.seed))
     singles = single_templates(*evaluation.embeddings.acquired())
     results.append(compare_population(singles, config.seed))
-    return tuple(results), _measure(evaluation, folds, seconds, is_part=config.people is not None)
+    settings = Settings()
+    shipped = build_thresholds(settings, load_calibration(settings)).verify
+    result, held_out = check_verify(singles, shipped, config.seed)
+    results.append(result)
+    measured = _measure(evaluation, folds, seconds, is_part=config.people is not None)
+    return tuple(results), measured | held_out
 
 
 @contextmanager
@@ -152,7 +173,7 @@ NO_MATCH = np.float32(-1)
 
 
 def _judge_folds(embeddings: Embeddings, pairs: Path) -> Folds:
-    photographs, fold = read_folds(pairs, embeddings.folder)
+    photographs, fold = read_lfw_pairs(pairs, embeddings.folder)
     scores = np.einsum("nd,nd->n", *embeddings.vectors[photographs.T])
     scores[np.isin(photographs, embeddings.failed).any(axis=1)] = NO_MATCH
     people = embeddings.folder.people[photographs]

@@ -2,11 +2,11 @@
 
 Pairs that share a person are not independent: one odd face spoils all its comparisons. So people
 are drawn with replacement, not pairs (the subsets bootstrap of Bolle, Ratha and Pankanti 2004).
-A replicate gives person `p` the weight `w[p]`, how often it was drawn; a mated pair of `p` weighs
-`w[p]`, a non-mated pair of `p` and `q` weighs `w[p] * w[q]`; two copies of one person are not
-strangers. Each replicate finds its own threshold for a rate and the FNMR there, so the interval
-of the FNMR includes the uncertainty of the threshold. Intervals are the 2.5 and 97.5 percentiles;
-for non-mated pairs they are conservative.
+A replicate gives person `p` the weight `w[p]`, how often it was drawn; the mated pairs of `p` weigh
+`w[p]` together, the non-mated pairs of `p` and `q` together `w[p] * w[q]`; two copies of one person
+are not strangers. Each replicate finds its own threshold for a rate and the FNMR there, so the
+interval of the FNMR includes the uncertainty of the threshold. Intervals are the 2.5 and 97.5
+percentiles; for non-mated pairs they are conservative.
 
 Of a share, where nothing happened, the upper end is three over the number of people (or of pairs of
 people): the rule of three.
@@ -15,7 +15,7 @@ people): the rule of three.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,8 @@ def rate_grid(highest: float, nonmated_pairs: int) -> NDArray[np.float64]:
     require_support(highest, nonmated_pairs)
     steps = np.arange(round(10 * np.log10(highest / lowest)) + 2)
     rates = highest * 10 ** (-steps / 10)
-    return np.append(rates[rates > lowest * 1.001], lowest)
+    # A rate just above the lowest would have its threshold.
+    return np.append(rates[rates > lowest * 1.1], lowest)
 
 
 def operating_points(
@@ -48,7 +49,7 @@ def operating_points(
     """An operating point for each of the falling `rates`; raises `RateUnsupported`."""
     require_support(float(rates.min()), len(scores.nonmated))
     rates = rates.astype(np.float64)
-    chosen = thresholds_at(scores.nonmated, rates)
+    chosen = scores.thresholds_at(rates)
     present = np.flatnonzero(scores.counts.sum(axis=0))
     weights = draw_people(present, scores.population, seed=seed)
     grid = np.unique(np.concatenate([chosen, _outer_thresholds(scores.nonmated, rates)]))
@@ -57,9 +58,10 @@ def operating_points(
     own_thresholds, own_fnmr = errors.at_rates(rates, 0.1 / len(scores.nonmated))
     fmr_low, fmr_high = _interval(errors.fmr[places], rates)
     threshold_low, threshold_high = _interval(own_thresholds, chosen)
-    fnmr = _share_below(scores.mated, chosen)
+    mated = len(np.unique(scores.mated_people))
+    fnmr = scores.missed(chosen).sum(axis=1) / max(mated, 1)
     fnmr_low, fnmr_high = _interval(own_fnmr, fnmr)
-    fnmr_high = np.maximum(fnmr_high, _bound_few(fnmr, scores))
+    fnmr_high = np.maximum(fnmr_high, _bound_few(fnmr, mated))
     columns = zip(
         rates, fmr_low, fmr_high, chosen, threshold_low, threshold_high, fnmr, fnmr_low, fnmr_high,
         strict=True,
@@ -83,11 +85,12 @@ class _Errors:
         cls, scores: PairScores, thresholds: NDArray[np.float32], weights: NDArray[np.float32]
     ) -> _Errors:
         matches = _weigh_matches(scores, thresholds, weights)
-        left, right = scores.counts.astype(np.float64) @ weights
-        own = (scores.counts[0] * scores.counts[1]).astype(np.float64) @ weights**2
-        pairs = (left * right - own) / (2 if scores.is_symmetric else 1)
-        misses = _count_misses(scores, thresholds) @ weights.astype(np.float64)
-        mated = np.bincount(scores.mated_people, minlength=scores.population) @ weights
+        is_left, is_right = scores.counts > 0
+        drawn = weights.astype(np.float64)
+        both = (is_left & is_right) @ drawn**2
+        pairs = ((is_left @ drawn) * (is_right @ drawn) - both) / (1 + scores.is_symmetric)
+        misses = scores.missed(thresholds) @ drawn
+        mated = (np.bincount(scores.mated_people, minlength=scores.population) > 0) @ drawn
         return cls(thresholds, matches / np.maximum(pairs, 1.0), misses / np.maximum(mated, 1.0))
 
     def at_rates(
@@ -134,56 +137,42 @@ def _weigh_matches(
     steps = np.searchsorted(thresholds, scores.nonmated[tail], side="right").astype(np.uint8) - 1
     order = np.argsort(steps, kind="stable")
     codes = scores.nonmated_people[tail[order]]
+    sides = [weights * share[:, None].astype(np.float32) for share in scores.shares]
     ends = np.cumsum(np.bincount(steps, minlength=len(thresholds)))
     sums = np.zeros((len(thresholds), weights.shape[1]))
     for step, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-        sums[step] = _weigh_pairs(codes[start:end], weights)
+        sums[step] = _weigh_pairs(codes[start:end], *sides)
     return sums[::-1].cumsum(axis=0)[::-1]
 
 
-def _weigh_pairs(codes: NDArray[np.int32], weights: NDArray[np.float32]) -> NDArray[np.float64]:
+def _weigh_pairs(
+    codes: NDArray[np.int32], left: NDArray[np.float32], right: NDArray[np.float32]
+) -> NDArray[np.float64]:
     """float64[replicates]: the sum of both people's weights multiplied, over all pairs."""
-    population = len(weights)
+    population = len(left)
     if len(codes) > DENSE_PAIRS and population <= DENSE_PEOPLE:
         counts = np.bincount(codes, minlength=population**2).astype(np.float32)
-        paired = counts.reshape(population, population) @ weights
-        whole: NDArray[np.float64] = np.einsum("pb,pb->b", paired, weights, dtype=np.float64)
+        paired = counts.reshape(population, population) @ right
+        whole: NDArray[np.float64] = np.einsum("pb,pb->b", paired, left, dtype=np.float64)
         return whole
-    total = np.zeros(weights.shape[1])
+    total = np.zeros(left.shape[1])
     for start in range(0, len(codes), DENSE_PAIRS):
-        left, right = np.divmod(codes[start : start + DENSE_PAIRS], population)
-        total += np.einsum("kb,kb->b", weights[left], weights[right], dtype=np.float64)
+        one, other = np.divmod(codes[start : start + DENSE_PAIRS], population)
+        total += np.einsum("kb,kb->b", left[one], right[other], dtype=np.float64)
     return total
 
 
-def _count_misses(scores: PairScores, thresholds: NDArray[np.float32]) -> NDArray[np.float64]:
-    """float64[thresholds, population]: each person's mated pairs below each threshold."""
-    steps = np.searchsorted(thresholds, scores.mated, side="right")
-    cells = steps * scores.population + scores.mated_people
-    counts = np.bincount(cells, minlength=(len(thresholds) + 1) * scores.population)
-    below = counts.reshape(-1, scores.population).cumsum(axis=0)[:-1]
-    return below.astype(np.float64)
-
-
-def _share_below(
-    mated: NDArray[np.float32], thresholds: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    return np.searchsorted(np.sort(mated), thresholds, side="left") / max(len(mated), 1)
-
-
-def _bound_few(fnmr: NDArray[np.float64], scores: PairScores) -> NDArray[np.float64]:
-    """Lower bounds of the upper ends where misses are few, else 0; over people, not pairs.
+def _bound_few(fnmr: NDArray[np.float64], people: int) -> NDArray[np.float64]:
+    """Lower bounds of the upper ends where misses of `people` are few, else 0.
 
     Without any miss: the rule of three. With a few, of which a bootstrap too often draws none:
     Wilson's interval.
     """
-    people = len(np.unique(scores.mated_people))
     if not people:
         return np.ones_like(fnmr)
-    missed = np.rint(fnmr * len(scores.mated))
     wilson = np.array([wilson_interval(rate * people, people)[1] for rate in fnmr.tolist()])
-    few = np.where(missed < FEW_EVENTS, wilson, 0.0)
-    return np.where(missed == 0, min(3 / people, 1.0), few)
+    few = np.where(fnmr * people < FEW_EVENTS, wilson, 0.0)
+    return np.where(fnmr == 0, min(3 / people, 1.0), few)
 
 
 def _interval(
@@ -216,21 +205,27 @@ def share_of(
     """Share of trials that `happened`; each belongs to one of `people`."""
     assert len(people)
     population = len(weights)
-    return count_share(
-        np.bincount(people[happened], minlength=population),
-        np.bincount(people, minlength=population),
-        weights,
-    )
-
-
-def count_share(
-    events: NDArray[np.int64], trials: NDArray[np.int64], weights: NDArray[np.float32]
-) -> Share:
-    """Share by the counts of each person, `events` and `trials` int64[population]."""
+    events = np.bincount(people[happened], minlength=population)
+    trials = np.bincount(people, minlength=population)
     drawn = trials.astype(np.float64) @ weights
     replicates = (events.astype(np.float64) @ weights)[drawn > 0] / drawn[drawn > 0]
-    people = int((trials > 0).sum())
-    return summarize(int(events.sum()), int(trials.sum()), people, replicates, people)
+    asked = int((trials > 0).sum())
+    return summarize(int(events.sum()), int(trials.sum()), asked, replicates, asked)
+
+
+def mean_share(
+    events: NDArray[np.int64], trials: NDArray[np.int64], weights: NDArray[np.float32]
+) -> Share:
+    """The mean of each person's share, `events` of `trials` int64[population]: who has more trials
+    weighs no more."""
+    shares = events / np.maximum(trials, 1)
+    is_asked = trials > 0
+    drawn = is_asked @ weights.astype(np.float64)
+    replicates = (shares @ weights)[drawn > 0] / drawn[drawn > 0]
+    people = int(is_asked.sum())
+    found = summarize(int(events.sum()), int(trials.sum()), people, replicates, people)
+    value = float(shares.sum() / people)
+    return replace(found, value=value, low=min(found.low, value), high=max(found.high, value))
 
 
 def refuse_few(found: int, what: str = "people", needed: int = MIN_PEOPLE) -> str | None:

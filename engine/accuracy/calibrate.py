@@ -15,11 +15,13 @@ from engine.accuracy.bootstrap import operating_points, rate_grid
 from engine.accuracy.dataset import LabelledFolder, Progress, embed_folder
 from engine.accuracy.evaluate import HIGHEST_FMR
 from engine.accuracy.pair_scores import (
+    MOST_PHOTOGRAPHS,
     PairScores,
     Templates,
     compare_all,
     compare_sides,
     fused_templates,
+    keep_people,
     limit_photographs,
     single_templates,
 )
@@ -37,8 +39,6 @@ from engine.models.catalog import load_card
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
 
-FUSED_PHOTOGRAPHS = 8
-"""Per person, for fused templates: at most 28 of these, so that nobody dominates."""
 COARSE_RATES = (0.9, 0.5, 0.2)
 """Above the grid, so that low scores have an FMR too."""
 
@@ -74,9 +74,10 @@ def calibrate(
 ) -> Calibration:
     """Curves of single and of fused templates; `vectors` float32[n, d], unit rows.
 
-    One-to-one compares all photographs. A fused template is made of two photographs of a person,
-    every two of the first eight; mated ones share no photograph. `source` describes the
-    photographs. Raises `CalibrationError` where they are too few for an FMR of 0.1.
+    People are weighed, not photographs (`PairScores`), and at most eight photographs of each are
+    compared. A fused template is made of every two of them; mated ones share no photograph.
+    `source` describes the photographs. Raises `CalibrationError` where they are too few for an FMR
+    of 0.1.
     """
     if not len(vectors):
         raise CalibrationError("no face was found: a calibration needs photographs of people")
@@ -92,6 +93,7 @@ def calibrate(
         source=source,
         people=len(np.unique(people)),
         photographs=len(vectors),
+        most_photographs=MOST_PHOTOGRAPHS,
         curves=curves,
     )
 
@@ -116,10 +118,11 @@ def _raise_rate(usual: float, lowest: float) -> float:
 
 def _compare(singles: Templates) -> Iterator[tuple[Comparison, PairScores]]:
     """One kind after the other: each takes hundreds of megabytes."""
-    yield Comparison.ONE_TO_ONE, compare_all(singles)
-    fused = fused_templates(singles, FUSED_PHOTOGRAPHS)
-    few = limit_photographs(singles, FUSED_PHOTOGRAPHS)
-    yield Comparison.FUSED_TO_ONE, compare_sides(fused, few)
+    few = limit_photographs(singles, MOST_PHOTOGRAPHS)
+    yield Comparison.ONE_TO_ONE, compare_all(few)
+    fused = fused_templates(few, MOST_PHOTOGRAPHS)
+    # Of the same people, so that this curve and that of fused ones differ by the probe alone.
+    yield Comparison.FUSED_TO_ONE, compare_sides(fused, keep_people(few, np.unique(fused.people)))
     yield Comparison.FUSED, compare_all(fused)
 
 
@@ -177,7 +180,8 @@ def describe_thresholds(
     return (
         f"{NOTE} from {_one_line(calibration.source)}: {calibration.photographs:,} photographs of "
         f"{calibration.people:,} people.",
-        f"Scores: verify {thresholds.verify:.4f} (FMR {rates.verify:g}), same_document "
+        f"Version {calibration.version}, scores: verify {thresholds.verify:.4f} "
+        f"(FMR {rates.verify:g}), same_document "
         f"{thresholds.same_document:.4f} (FMR {rates.same_document:g}),",
         f"review {thresholds.review:.4f} (FMR {rates.review:g}), certain "
         f"{thresholds.certain:.4f}. Lowest rate supported: {single.lowest_fmr:.1e} one to one,",

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from engine.accuracy.bootstrap import Share, draw_people, refuse_few, share_of
 from engine.accuracy.dataset import QUALITIES, Attributes, Embeddings
 from engine.accuracy.differential import AttributeReport, Sample, compare_groups
-from engine.accuracy.error_rates import lowest_rate, require_support, thresholds_at
+from engine.accuracy.error_rates import lowest_rate, require_support
 from engine.accuracy.pair_scores import (
+    MOST_PHOTOGRAPHS,
     Comparisons,
+    PairScores,
     Templates,
     compare_mated,
     find_close_strangers,
@@ -26,8 +28,6 @@ from engine.accuracy.pair_scores import (
 )
 
 COMMON_FMR = 1e-4
-PHOTOGRAPHS = 8
-"""Per person: otherwise the most photographed would dominate a group."""
 BANDS = (("best half", 0.5), ("next quarter", 0.75), ("next 15 %", 0.9), ("worst tenth", 1.0))
 """Bands of the photographs, and the share of them up to which each extends."""
 MIDDLE_EXPOSURE = 0.5
@@ -123,7 +123,7 @@ class Ageing:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """Rates at `threshold`, which keeps `common_fmr` over all pairs; None where nothing was given.
+    """Rates at `threshold`, which keeps `common_fmr`; None where nothing was given.
 
     The threshold and all that depends on it are None where the data do not support a rate of 0.1.
     """
@@ -148,18 +148,18 @@ class Conditions:
 def measure_conditions(
     embeddings: Embeddings,
     singles: Templates,
-    nonmated: NDArray[np.float32],
+    scores: PairScores,
     attributes: Attributes,
     fmr: float | None,
     *,
     seed: int,
 ) -> Conditions:
-    """`nonmated`: all scores of strangers among `singles`; `fmr` may raise `RateUnsupported`."""
-    rate = choose_rate(fmr, len(nonmated))
+    """`scores` of the photographs that are compared; `fmr` may raise `RateUnsupported`."""
+    rate = choose_rate(fmr, len(scores.nonmated))
     if rate is None:
         return Conditions(None, None, None, (), None)
-    threshold = float(thresholds_at(nonmated, np.array([rate]))[0])
-    few = limit_photographs(singles, PHOTOGRAPHS)
+    threshold = float(scores.thresholds_at(np.array([rate]))[0])
+    few = limit_photographs(singles, MOST_PHOTOGRAPHS)
     ageing = None
     if attributes.captured_at is not None:
         days = attributes.captured_at[embeddings.places]
@@ -227,7 +227,7 @@ def band_quality(
     is_missed = mated.scores < threshold
     return QualityBands(
         threshold=threshold,
-        photographs=PHOTOGRAPHS,
+        photographs=MOST_PHOTOGRAPHS,
         overall=share_of(people, is_missed, weights),
         measures=tuple(
             _cut(one, qualities[:, QUALITIES.index(one)], mated, people, is_missed, weights)

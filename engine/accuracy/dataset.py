@@ -25,14 +25,25 @@ MAX_PHOTOGRAPHS = 20_000
 """All pairs of this many take some 3 GiB."""
 
 
+SIDES = ("live", "portrait")
+"""Folders in a person's, where live photographs are compared with portraits alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class LabelledFolder:
-    """`paths[i]` shows person `people[i]`, whose folder is `names[people[i]]`; in name order."""
+    """`paths[i]` shows person `people[i]`, whose folder is `names[people[i]]`; in name order.
+
+    Photographs lie in people's folders, or all in the folders SIDES of these.
+    """
 
     root: Path
     names: tuple[str, ...]
     paths: tuple[Path, ...]
     people: NDArray[np.int64]
+
+    def is_side(self, side: str) -> NDArray[np.bool_]:
+        """bool[photographs]: those in people's folders of this name."""
+        return np.array([path.parent.name == side for path in self.paths])
 
     @classmethod
     def open(cls, root: Path) -> LabelledFolder:
@@ -57,12 +68,87 @@ class LabelledFolder:
                 f"{len(paths):,} photographs are too many to compare all pairs: "
                 f"choose at most {MAX_PHOTOGRAPHS:,}"
             )
+        if len({len(path.relative_to(root).parts) for path in paths}) > 1:
+            # They would be compared, or not, by where they happen to lie.
+            raise RequestError(
+                "some people have photographs in live/ and portrait/, others beside them: sort all "
+                "of them the same way"
+            )
         counts = [len(photographs) for photographs in found.values()]
         return cls(root, tuple(found), paths, np.repeat(np.arange(len(found)), counts))
 
 
+def has_sides(root: Path) -> bool:
+    """Whether people's folders hold a folder of SIDES."""
+    return root.is_dir() and any(
+        (person / side).is_dir() for person in root.iterdir() for side in SIDES
+    )
+
+
 def _list_photographs(person: Path) -> list[Path]:
-    return sorted(path for path in person.iterdir() if path.suffix.lower() in SUFFIXES)
+    folders = (person, *(person / side for side in SIDES if (person / side).is_dir()))
+    return [
+        path
+        for folder in folders
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in SUFFIXES
+    ]
+
+
+def read_pairs(path: Path, folder: LabelledFolder) -> NDArray[np.int64]:
+    """Pairs of photographs of the folder, int64[k, 2].
+
+    Of a CSV with the columns `photograph` and `other`, paths in the folder, or of LFW's pairs.txt.
+    Raises `RequestError` with the line, never its content.
+    """
+    if is_lfw_pairs(path):
+        return read_lfw_pairs(path, folder)[0]
+    header, rows = _read_rows(path)
+    if set(PAIR) - set(header):
+        raise RequestError(f"{path.name} needs the columns `photograph` and `other`")
+    places = {each.relative_to(folder.root).as_posix(): i for i, each in enumerate(folder.paths)}
+    pairs = []
+    for line, row in rows:
+        pair = [places.get(row[name].strip()) for name in PAIR]
+        if None in pair or pair[0] == pair[1]:
+            raise RequestError(
+                f"{path.name}, line {line}: give two different photographs of the folder"
+            )
+        pairs.append(pair)
+    if not pairs:
+        raise RequestError(f"{path.name} has no pairs: give a line for each")
+    return np.array(pairs, np.int64)
+
+
+PAIR = ("photograph", "other")
+
+
+def is_lfw_pairs(path: Path) -> bool:
+    """Whether the first line has two numbers, of folds and of pairs in each, and no comma."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return all(part.isdecimal() for part in file.readline().split() or ["no"])
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def read_lfw_pairs(
+    path: Path, folder: LabelledFolder
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """LFW's pairs.txt: photographs int64[p, 2] of `folder.paths`, and the fold of each pair."""
+    places = {photograph.stem: place for place, photograph in enumerate(folder.paths)}
+
+    def find(name: str, number: str) -> int:
+        return places[f"{name}_{int(number):04d}"]
+
+    try:
+        header, *rows = (line.split() for line in path.read_text("utf-8").splitlines())
+        folds, size = map(int, header)
+        # `name i j` for a mated pair, `name i name j` for another.
+        pairs = [(find(*row[:2]), find((row[2:-1] or row[:1])[0], row[-1])) for row in rows]
+        return np.array(pairs).reshape(folds * size * 2, 2), np.repeat(np.arange(folds), size * 2)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"{path.name} is not LFW's pairs.txt, or not of this folder") from error
 
 
 BATCH = 64

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from engine.accuracy.bootstrap import (
     Share,
-    count_share,
     count_strangers,
     draw_people,
+    mean_share,
     operating_points,
     rate_grid,
     share_of,
@@ -33,12 +33,14 @@ from engine.accuracy.error_rates import lowest_rate, require_support, thresholds
 from engine.accuracy.fusion_gain import FusionGain, compare_fusion
 from engine.accuracy.gallery_growth import GalleryGrowth, grow_gallery
 from engine.accuracy.pair_scores import (
+    MOST_PHOTOGRAPHS,
     Comparisons,
     PairScores,
     Templates,
     compare_all,
     compare_mated,
     find_close_strangers,
+    limit_photographs,
     single_templates,
 )
 from engine.errors import RequestError
@@ -47,7 +49,7 @@ from engine.matching.calibration import OperatingPoint
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
 
-FORMAT = 4
+FORMAT = 5
 """Format version of `to_dict`."""
 HIGHEST_FMR = 1e-1
 TABLE_RATES = {"1e-3": 1e-3, "1e-4": 1e-4, "1e-5": 1e-5, "1e-6": 1e-6}
@@ -98,22 +100,25 @@ def generalise_fnmr(
     """Generalised FNMR: share of mated pairs of photographs that do not match, by threshold.
 
     The FNMR of templates leaves out photographs without one; an enrollment cannot. Here all mated
-    pairs of the folder count, those of photographs without a template as missed. `mated` are all
-    comparisons of the templates, whose `people` are int64[n]; None without a threshold. Intervals
-    by a bootstrap over people.
+    pairs of the first eight photographs of a person count, those of photographs without a template
+    as missed, and every person weighs one. `mated` are all comparisons of the templates, whose
+    `people` are int64[n]; None without a threshold. Intervals by a bootstrap over people.
     """
+    owners = embeddings.folder.people
     population = len(embeddings.folder.names)
-    photographs = np.bincount(embeddings.folder.people, minlength=population)
+    starts = np.searchsorted(owners, np.arange(population + 1))
+    photographs = np.minimum(np.diff(starts), MOST_PHOTOGRAPHS)
     pairs = photographs * (photographs - 1) // 2
     weights = draw_people(np.flatnonzero(pairs), population, seed=seed)
-    owners = people[mated.left]
+    is_first = (np.arange(len(owners)) - starts[owners] < MOST_PHOTOGRAPHS)[embeddings.places]
+    kept = mated.keep(is_first[mated.left] & is_first[mated.right])
     found: dict[str, Share | None] = {}
     for name, threshold in thresholds.items():
         if threshold is None:
             found[name] = None
             continue
-        matched = np.bincount(owners[mated.scores >= threshold], minlength=population)
-        found[name] = count_share(pairs - matched, pairs, weights)
+        matched = np.bincount(people[kept.left[kept.scores >= threshold]], minlength=population)
+        found[name] = mean_share(pairs - matched, pairs, weights)
     return found
 
 
@@ -168,8 +173,8 @@ def flag_strangers(
 ) -> Flagged:
     """Flag pairs of strangers who may be one person under two names, by an error of the labels.
 
-    All figures still count every photograph as it is labelled. `mated` and `nonmated` are all
-    scores of `singles`.
+    All figures still count every photograph as it is labelled. `mated` are all mated scores of
+    `singles`; `nonmated` those of strangers, of some photographs of each person at least.
     """
     limit = thresholds_at(nonmated, np.array([min(MAX_FLAGGED_PAIRS / len(nonmated), 0.5)]))[0]
     suspect = max(float(np.quantile(mated, MATE_QUANTILE)), float(limit))
@@ -186,11 +191,12 @@ def flag_strangers(
 class Evaluation:
     """Result of an evaluation; rates from 0 to 1, intervals of 95 %.
 
-    `points` run down from FMR 0.1 to the lowest supported rate; the intervals come from a
-    bootstrap over people. `generalised`: FNMR at TABLE_RATES with failures to acquire as misses.
-    `fusion` and `growth` are None where too few people have three or four photographs.
-    `embeddings` and `flagged` hold paths, which may name people; `to_dict` includes them only on
-    request.
+    `points` run down from FMR 0.1 to the lowest supported rate, over the `mated_pairs` and
+    `nonmated_pairs` of at most eight photographs of a person, in which people are weighed
+    (`PairScores`); the intervals come from a bootstrap over people. `generalised`: FNMR at
+    TABLE_RATES with failures to acquire as misses. `fusion` and `growth` are None where too few
+    people have three or four photographs. `embeddings` and `flagged` hold paths, which may name
+    people; `to_dict` includes them only on request.
     """
 
     model_digest: str
@@ -295,11 +301,11 @@ def evaluate(
     source: str | None = None,
     seed: int = 0,
 ) -> Evaluation:
-    """Extract every photograph of `root` (a folder per person) and compare all pairs.
+    """Extract every photograph of `root` (a folder per person) and compare pairs of them.
 
     For `attributes` and `dates` see `engine.accuracy.dataset`. `fmr` (by default 1e-4, or the
     lowest supported decade) sets the threshold for qualities, groups and ages. An unreadable or
-    faceless photograph is a failure to acquire: counted, and left out of all pairs. Raises
+    faceless photograph is a failure to acquire: counted, and left out of the pairs. Raises
     `RequestError` where the folder or a file is invalid.
     """
     start = time.perf_counter()
@@ -328,13 +334,13 @@ def _judge(
     """Everything but the durations."""
     singles = single_templates(*embeddings.acquired())
     assert (np.diff(singles.photographs[:, 0]) > 0).all(), "rows of templates are those acquired"
-    scores = compare_all(singles)
+    scores = compare_all(limit_photographs(singles, MOST_PHOTOGRAPHS))
     if not len(scores.mated) or not len(scores.nonmated):
         raise RequestError(
             "nothing to compare: faces of two people, and two of one of them, must be found"
         )
     mated = compare_mated(singles)
-    flagged = flag_strangers(singles, scores.mated, scores.nonmated)
+    flagged = flag_strangers(singles, mated.scores, scores.nonmated)
     points = _draw_points(scores, seed)
     return Evaluation(
         model_digest=model,
@@ -349,9 +355,7 @@ def _judge(
         ),
         growth=grow_gallery(singles, flagged.code_people(singles), seed=seed),
         fusion=compare_fusion(singles, seed=seed),
-        conditions=measure_conditions(
-            embeddings, singles, scores.nonmated, annotations, fmr, seed=seed
-        ),
+        conditions=measure_conditions(embeddings, singles, scores, annotations, fmr, seed=seed),
         flagged=flagged,
     )
 

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from engine.accuracy import evaluation_tables
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
 from engine.accuracy.gallery_growth import MIN_GALLERY
+from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
 from engine.accuracy.plots import draw_ageing, draw_attribute, draw_det, draw_growth, draw_quality
 from engine.accuracy.writing import rate, times, write_table
 from engine.errors import RequestError
@@ -21,6 +22,7 @@ from engine.formatting import power
 
 if TYPE_CHECKING:
     from engine.accuracy.evaluate import Evaluation
+    from engine.accuracy.protocols import ProtocolEvaluation
 
 Report = dict[str, Any]
 FLAGGED_COLUMNS = ("photograph", "other", "score")
@@ -79,8 +81,45 @@ def draw_pictures(report: Report, path: Path) -> dict[str, Path]:
     return drawn
 
 
+def write_protocol_folder(evaluation: ProtocolEvaluation, folder: Path) -> None:
+    """Write report.md and evaluation.json into a folder, made if missing; no path of a photograph.
+
+    Raises `RequestError` where the folder cannot be written.
+    """
+    report = evaluation.to_dict()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "report.md").write_text(write_protocol(report), "utf-8")
+        text = json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False)
+        (folder / "evaluation.json").write_text(text + "\n", "utf-8")
+    except OSError as error:
+        raise RequestError(f"can't write into {folder.name}: {error.strerror}") from error
+
+
+def write_protocol(report: Report) -> str:
+    """The evaluation by a protocol as one page of Markdown."""
+    return _render("protocol.md.j2", report, tables=evaluation_tables)
+
+
 def write_report(report: Report, pictures: Mapping[str, Path]) -> str:
     """The evaluation as one page of Markdown."""
+
+    def picture(name: str) -> str:
+        return f"![{name}]({pictures[name].name})" if name in pictures else ""
+
+    return _render(
+        "report.md.j2",
+        report,
+        picture=picture,
+        replicates=REPLICATES,
+        most_photographs=MOST_PHOTOGRAPHS,
+        tables=evaluation_tables,
+        people_needed=2 * MIN_GALLERY,
+        probed_needed=MIN_PEOPLE,
+    )
+
+
+def _render(template: str, report: Report, **given: Any) -> str:
     environment = Environment(
         loader=PackageLoader("engine.accuracy"),
         autoescape=False,  # noqa: S701 - Markdown
@@ -95,17 +134,5 @@ def write_report(report: Report, pictures: Mapping[str, Path]) -> str:
         "times": times,
         "table": lambda table: write_table(*table),
     }
-
-    def picture(name: str) -> str:
-        return f"![{name}]({pictures[name].name})" if name in pictures else ""
-
-    page = environment.get_template("report.md.j2").render(
-        report,
-        report=report,
-        picture=picture,
-        replicates=REPLICATES,
-        tables=evaluation_tables,
-        people_needed=2 * MIN_GALLERY,
-        probed_needed=MIN_PEOPLE,
-    )
+    page = environment.get_template(template).render(report, report=report, **given)
     return re.sub(r"\n{3,}", "\n\n", page)

@@ -156,6 +156,42 @@ def tabulate_ageing(report: Report) -> Table:
     return ("years between", "people", "mated pairs", "median score", "FNMR"), rows
 
 
+def tabulate_protocol(report: Report) -> Table:
+    """Rates of a protocol at the threshold, then at false match rates of its own strangers."""
+    columns = ("", "at score", "FNMR", "FMR", "generalised FNMR", "generalised FMR")
+    rows = [("**threshold**", report["rates"])]
+    rows += [(f"FMR {name}", rates) for name, rates in report["at_fmr"].items()]
+    return columns, [
+        (name, *([DASH] * 5))
+        if rates is None
+        else (
+            name,
+            score(rates["threshold"]),
+            share(rates["fnmr"]),
+            writing.rate(rates["fmr"]),
+            share(rates["generalised_fnmr"]),
+            writing.rate(rates["generalised_fmr"]),
+        )
+        for name, rates in rows
+    ]
+
+
+def tabulate_protocol_groups(groups: Sequence[Report]) -> Table:
+    """The generalised rates of the groups of one attribute."""
+    columns = ("group", "people", "honest / strangers' attempts", "generalised FNMR",
+               "generalised FMR")  # fmt: skip
+    return columns, [
+        (
+            f"`{one['label']}`",
+            f"{one['people']:,}",
+            f"{one['mated']:,} / {one['nonmated']:,}",
+            share(one["generalised_fnmr"], one["refused"]),
+            writing.rate(one["generalised_fmr"], one["refused"]),
+        )
+        for one in groups
+    ]
+
+
 def describe_fusion() -> str:
     """How the intervals are calculated."""
     return (

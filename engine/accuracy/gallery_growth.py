@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from engine.accuracy.bootstrap import MIN_PEOPLE, draw_people, summarize
 from engine.accuracy.error_rates import lowest_rate, thresholds_at
-from engine.accuracy.pair_scores import Templates, fuse, limit_photographs
+from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS, Templates, fuse, limit_photographs
 
 TAIL = 5e-3
 """Share of comparisons that is kept: enough for an FPIR of 0.1 in the smallest gallery."""
@@ -140,8 +140,6 @@ def _weigh(
     return fpir, fmr
 
 
-PHOTOGRAPHS = 8
-"""Per person, searched as a stranger: otherwise a few people would dominate."""
 FPIRS = (1e-1, 1e-2)
 MIN_GALLERY = 50
 FORMULA = "FPIR = 1 - (1 - FMR)^N"
@@ -216,7 +214,7 @@ def grow_gallery(
     present = np.flatnonzero(drawn[:, 0] >= 0)
     if len(probed) < MIN_PEOPLE or len(present) - 1 < 2 * MIN_GALLERY:
         return None
-    strangers = limit_photographs(singles, PHOTOGRAPHS)
+    strangers = limit_photographs(singles, MOST_PHOTOGRAPHS)
     weights = draw_people(present, singles.population, seed=seed)
     # The first column is the sample itself: everyone once.
     weights[:, 0] = 0

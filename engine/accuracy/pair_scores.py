@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 
@@ -9,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 512
+MOST_PHOTOGRAPHS = 8
+"""Of a person that are compared: more add time and memory, but no people."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,19 +30,23 @@ class Comparisons:
         return Comparisons(self.left[wanted], self.right[wanted], self.scores[wanted])
 
 
-def compare_mated(singles: Templates) -> Comparisons:
-    """All pairs of photographs of the same person, in the order of `PairScores.mated`."""
-    starts = singles.starts()
+def compare_mated(templates: Templates) -> Comparisons:
+    """All pairs of templates of the same person that share no photograph, in the order of
+    `PairScores.mated`."""
+    starts = templates.starts()
     left, right = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for start, stop in pairwise(starts):
         one, other = np.triu_indices(stop - start, 1)
         left.append(one + start)
         right.append(other + start)
     rows, others = np.concatenate(left), np.concatenate(right)
+    used, offered = templates.photographs[rows], templates.photographs[others]
+    is_apart = ~(used[:, :, None] == offered[:, None, :]).any(axis=(1, 2))
+    rows, others = rows[is_apart], others[is_apart]
     scores = np.empty(len(rows), np.float32)
     for begin in range(0, len(rows), BLOCK * BLOCK):
         part = slice(begin, begin + BLOCK * BLOCK)
-        pair = singles.vectors[rows[part]], singles.vectors[others[part]]
+        pair = templates.vectors[rows[part]], templates.vectors[others[part]]
         scores[part] = np.einsum("kd,kd->k", *pair)
     return Comparisons(rows, others, scores)
 
@@ -89,7 +96,15 @@ def single_templates(vectors: NDArray[np.float32], people: NDArray[np.int64]) ->
 def limit_photographs(templates: Templates, most: int) -> Templates:
     """The first `most` templates of each person, so that nobody dominates the statistics."""
     rank = np.arange(len(templates.people)) - templates.starts()[templates.people]
-    kept = rank < most
+    return _keep(templates, rank < most)
+
+
+def keep_people(templates: Templates, people: NDArray[np.int64]) -> Templates:
+    """The templates of `people` alone, who keep their numbers."""
+    return _keep(templates, np.isin(templates.people, people))
+
+
+def _keep(templates: Templates, kept: NDArray[np.bool_]) -> Templates:
     return Templates(
         templates.vectors[kept],
         templates.people[kept],
@@ -129,6 +144,10 @@ class PairScores:
     `mated` float32[m] with `mated_people` int32[m]; `nonmated` float32[n] with
     `nonmated_people` int32[n], the code `left * population + right` of the two people.
     `counts` int64[2, population] are each person's templates on the left and the right side.
+
+    Rates weigh people, not photographs: the comparisons of two people weigh one together, and so
+    do the mated ones of a person. Otherwise two brothers with many photographs, who look alike,
+    would decide a threshold.
     """
 
     mated: NDArray[np.float32]
@@ -151,6 +170,85 @@ class PairScores:
             return both * (both - 1) // 2
         # Unordered: a pair of people compared both ways counts once.
         return int(left.sum()) * int(right.sum()) - both - both * (both - 1) // 2
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """float64[2, population]: a non-mated comparison weighs the shares of its two people
+        multiplied."""
+        return np.where(self.counts > 0, 1 / np.maximum(self.counts, 1), 0.0)
+
+    def missed(self, thresholds: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The share of each person's mated comparisons below rising thresholds:
+        float64[thresholds, population], zero for whoever has none."""
+        steps = np.searchsorted(thresholds, self.mated, side="right")
+        cells = steps * self.population + self.mated_people
+        counts = np.bincount(cells, minlength=(len(thresholds) + 1) * self.population)
+        below = counts.reshape(-1, self.population).cumsum(axis=0)
+        shares: NDArray[np.float64] = below[:-1] / np.maximum(below[-1], 1)
+        return shares
+
+    def fmr_at(self, threshold: float) -> float:
+        """The FMR of a threshold."""
+        matches = np.flatnonzero(self.nonmated >= threshold)
+        is_left, is_right = self.counts > 0
+        both = int((is_left & is_right).sum())
+        pairs = (int(is_left.sum()) * int(is_right.sum()) - both) / (1 + self.is_symmetric)
+        return float(self._weigh(matches).sum() / pairs)
+
+    def thresholds_at(self, rates: NDArray[np.float64]) -> NDArray[np.float32]:
+        """The smallest threshold whose FMR is at most each rate: float32[r].
+
+        Support is not checked: see `engine.accuracy.error_rates.require_support`.
+        """
+        assert len(self.nonmated)
+        assert ((rates > 0) & (rates < 1)).all()
+        heights = np.zeros(BINS)
+        for part in self._parts():
+            heights += np.bincount(_bin(self.nonmated[part]), self._weigh(part), BINS)
+        above = np.append(heights[::-1].cumsum()[::-1], 0.0)
+        allowed = rates * above[0] * (1 + 1e-9)
+        # The threshold lies in the highest bin that would exceed what is allowed.
+        places = BINS - np.searchsorted(above[::-1], allowed, side="right")
+        wanted = np.zeros(BINS, bool)
+        wanted[places] = True
+        rows = np.concatenate(
+            [
+                np.flatnonzero(wanted[_bin(self.nonmated[part])]) + part.start
+                for part in self._parts()
+            ]
+        )
+        rows = rows[np.argsort(-self.nonmated[rows], kind="stable")]
+        scores, weights = self.nonmated[rows], self._weigh(rows)
+        bins = _bin(scores)
+        found = np.empty(len(rates), np.float32)
+        for number, place in enumerate(places):
+            own = bins == place
+            reached = above[place + 1] + weights[own].cumsum()
+            first = min(int(np.searchsorted(reached, allowed[number], side="right")), own.sum() - 1)
+            found[number] = scores[own][first]
+        # Just above the best pair that must not match, so that ties with it do not match either.
+        return np.nextafter(found, np.float32(np.inf))
+
+    def _parts(self) -> Iterator[slice]:
+        for start in range(0, len(self.nonmated), PART):
+            yield slice(start, start + PART)
+
+    def _weigh(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float64]:
+        left, right = np.divmod(self.nonmated_people[rows], self.population)
+        one, other = self.shares
+        weights: NDArray[np.float64] = one[left] * other[right]
+        return weights
+
+
+BINS = 2**16
+"""Of scores: few comparisons share one, and only those of a threshold's bin are sorted."""
+PART = 2**22
+
+
+def _bin(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    """int64[n]: the bin of each score, rising with it."""
+    places = (scores.astype(np.float64) + 1) * (BINS / 2)
+    return np.clip(places.astype(np.int64), 0, BINS - 1)
 
 
 def compare_all(templates: Templates) -> PairScores:

@@ -150,7 +150,9 @@ def _draw_curve(axes: Any, points: Sequence[Mapping[str, float]]) -> None:
     )
     low = np.maximum(low, shown_low)
     axes.fill_between(fmr, low, high, color=BAND, alpha=0.45, lw=0, label="95 % interval")
-    axes.plot(fmr, np.maximum(fnmr, shown_low), color=CURVE, lw=2.2, label="all pairs")
+    axes.plot(
+        fmr, np.maximum(fnmr, shown_low), color=CURVE, lw=2.2, label="one photograph against one"
+    )
     axes.set_xlim(fmr[-1] * 0.8, fmr[0] * 1.1)
     axes.set_ylim(shown_low, shown_high)
     ticks = [tick for tick in FNMR_TICKS if shown_low <= tick <= shown_high]

@@ -4,35 +4,37 @@ A face is `mean + person + s * noise`, normalised. `person` and `noise` are Gaus
 model's between-person and within-person covariance (the two-covariance model of Brümmer and De
 Villiers 2010). Two departures from it, because its tails are too thin:
 
-- photographs differ in how poor they are: `s` is log-normal, once a photograph;
+- photographs differ in how poor they are: `s` is log-normal, once a photograph, and greater by
+  `hard_noise` in all those of `hard_share` of the people, who are hard to recognise;
 - strangers can look alike: people belong to one of `groups`, and `group_share` of the variance
   of `person` is common to a group. All draws share the same groups, whatever their seed.
 
 A real face belongs to no such group, so it has fewer look-alikes here than among real people.
 
-It consists of means, covariances and four numbers, without a vector of any photograph.
+It consists of means, covariances and six numbers, without a vector of any photograph.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.accuracy.error_rates import thresholds_at
 from engine.accuracy.pair_scores import (
+    MOST_PHOTOGRAPHS,
     PairScores,
     Templates,
     compare_all,
+    compare_mated,
     fuse,
+    fused_templates,
     limit_photographs,
     single_templates,
 )
-from engine.errors import CalibrationError
+from engine.errors import CalibrationError, RequestError
 
 DATA_FOLDER = Path(__file__).parent / "data"
 BLOCK = 1024
@@ -55,6 +57,8 @@ class Population:
     groups: int
     group_share: float
     model_digest: str
+    hard_share: float = 0.0
+    hard_noise: float = 1.0
 
     @property
     def dim(self) -> int:
@@ -119,12 +123,13 @@ class Population:
         """Read a file of `save`; raises `CalibrationError` where it is not one."""
         try:
             with np.load(path, allow_pickle=False) as stored:
-                fields = {name: stored[name] for name in cls.__slots__}
+                # Those fitted by earlier versions know nobody who is hard to recognise.
+                given = {name: stored[name] for name in cls.__slots__ if name in stored}
+            return cls(**{name: x if x.ndim else x.item() for name, x in given.items()})
         except FileNotFoundError as error:
             raise CalibrationError(f"no population {path.name}: fit one first") from error
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise CalibrationError(f"{path.name} is not a population: fit it again") from error
-        return cls(**{name: x if x.ndim else x.item() for name, x in fields.items()})
 
     def _template_block(
         self, block: int, seed: int, photographs: tuple[int, ...], groups: NDArray[np.float32]
@@ -158,15 +163,17 @@ class Population:
         noise = rng.standard_normal((BLOCK, self.dim), dtype=np.float32)[: len(latent)]
         logs = rng.standard_normal(BLOCK, dtype=np.float32)[: len(latent)]
         scale = np.exp(self.noise_log_mean + self.noise_log_std * logs).astype(np.float32)
+        is_hard = np.random.default_rng([seed, PEOPLE, block, 1]).random(BLOCK) < self.hard_share
+        scale[is_hard[: len(latent)]] *= self.hard_noise
         faces: NDArray[np.float32] = latent + scale[:, None] * (noise @ self.within.T)
         faces /= np.linalg.norm(faces, axis=1, keepdims=True)
         return faces
 
 
-PHOTOGRAPHS_OF_A_PERSON = 8
-"""At most, per person: otherwise the statistics are those of a few celebrities."""
 ITERATIONS = 30
-MATED_LEVELS = np.array([0.01, 0.05, 0.25, 0.5, 0.75, 0.95])
+LOW_LEVELS = {1: np.array([0.03, 0.05, 0.1]), 2: np.array([0.007, 0.01, 0.02, 0.05, 0.1])}
+"""Of the mated scores of single and of fused templates; lower ones are a few people's."""
+MIDDLE_LEVELS = np.array([0.25, 0.5, 0.75, 0.95])
 TAIL_RATES = 10.0 ** np.array([-3, -3.5, -4, -4.5, -5])
 MIN_NONMATED_PAIRS = 1_000_000
 TRIALS = 4_000
@@ -178,16 +185,17 @@ def fit_population(
 ) -> Population:
     """Fit a population to a model's vectors (float32[n, d], unit rows).
 
-    Covariances by expectation maximisation; the noise's log-normal by the quantiles of mated
-    scores; the look-alike groups by the FMR at thresholds of 1e-3 to 1e-5. Raises
-    `CalibrationError` where there are too few photographs for that tail.
+    Covariances by expectation maximisation; the noise by the mated scores of single and of fused
+    templates; the look-alike groups by the FMR of fused templates at thresholds of 1e-3 to 1e-5:
+    of single ones, errors of the labels reach there. Raises `CalibrationError` where there are too
+    few photographs for that tail.
     """
-    singles = limit_photographs(single_templates(vectors, people), PHOTOGRAPHS_OF_A_PERSON)
-    scores = compare_all(singles)
-    if len(scores.nonmated) < MIN_NONMATED_PAIRS or not len(scores.mated):
+    singles = limit_photographs(single_templates(vectors, people), MOST_PHOTOGRAPHS)
+    fused = compare_all(fused_templates(singles, MOST_PHOTOGRAPHS))
+    if len(fused.nonmated) < MIN_NONMATED_PAIRS or not len(fused.mated):
         raise CalibrationError(
-            f"{len(scores.nonmated):,} non-mated pairs are too few for the tail: "
-            f"a population needs {MIN_NONMATED_PAIRS:,}"
+            f"{len(fused.nonmated):,} non-mated fused pairs are too few for the tail: "
+            f"a population needs {MIN_NONMATED_PAIRS:,}, and people with four photographs"
         )
     mean, between, within = _fit_covariances(singles)
     gaussian = Population(
@@ -201,7 +209,7 @@ def fit_population(
         model_digest=model_digest,
     )
     rng = np.random.default_rng(seed)
-    return _fit_groups(_fit_noise(gaussian, scores, rng), scores, rng)
+    return _fit_groups(_fit_noise(gaussian, singles, rng), fused, rng)
 
 
 def _fit_covariances(
@@ -240,28 +248,96 @@ def _fit_covariances(
     return mean, between + ridge, within + ridge
 
 
-def _fit_noise(population: Population, scores: PairScores, rng: np.random.Generator) -> Population:
-    """Fit the log-normal scale of the noise to the measured quantiles of mated scores."""
+def _fit_noise(population: Population, singles: Templates, rng: np.random.Generator) -> Population:
+    """Fit the scale of the noise to the measured mated scores of single and of fused templates."""
+    try:
+        from scipy.optimize import minimize  # noqa: PLC0415 - of an extra
+    except ImportError as error:
+        raise RequestError(
+            "fitting a population needs scipy: pip install 'sosie[bench]'"
+        ) from error
     shape = (TRIALS * 4, population.dim)
     face = population.mean + rng.standard_normal(shape, np.float32) @ population.between.T
-    one, two = (rng.standard_normal(shape, np.float32) @ population.within.T for _ in range(2))
-    logs = rng.standard_normal((2, len(face)))
-    # A score depends on these six products and both scales only: vectors are drawn once.
-    pairs = ((face, face), (face, one), (face, two), (one, one), (two, two), (one, two))
-    dots = [np.einsum("nd,nd->n", left, right) for left, right in pairs]
-    wanted = np.quantile(scores.mated, MATED_LEVELS)
+    noise = [rng.standard_normal(shape, np.float32) @ population.within.T for _ in range(4)]
+    # Scores depend on these products and the four scales only: vectors are drawn once.
+    parts = np.stack([face, *noise], axis=1).astype(np.float64)
+    products = np.einsum("nid,njd->nij", parts, parts)
+    logs, chances = rng.standard_normal((len(face), 4)), rng.random(len(face))
+    wanted = {kind: _mated_quantiles(singles, kind) for kind in LOW_LEVELS}
 
-    def miss(log_mean: float, log_std: float) -> float:
-        a, b = np.exp(log_mean + log_std * logs)
-        ff, f1, f2, n1, n2, n12 = dots
-        inner = ff + a * f1 + b * f2 + a * b * n12
-        norms = (ff + 2 * a * f1 + a * a * n1) * (ff + 2 * b * f2 + b * b * n2)
-        found = np.quantile(inner / np.sqrt(norms), MATED_LEVELS)
-        return float(((found - wanted) ** 2).sum())
+    def miss(values: NDArray[np.float64]) -> float:
+        log_mean, log_std, hard_share, hard_log = values
+        scales = np.exp(log_mean + log_std * logs + hard_log * (chances < hard_share)[:, None])
+        total = 0.0
+        for kind, scores in _simulate_mates(products, scales).items():
+            low, middle = wanted[kind]
+            shares = np.array([(scores < score).mean() for score in low])
+            total += 0.2 * (np.log(np.maximum(shares, 1e-5) / LOW_LEVELS[kind]) ** 2).sum()
+            total += 100 * ((np.quantile(scores, MIDDLE_LEVELS) - middle) ** 2).sum()
+        return total
 
-    grid = product(np.arange(-0.3, 0.301, 0.03), np.arange(0.0, 0.801, 0.04))
-    log_mean, log_std = min(grid, key=lambda pair: miss(*pair))
-    return replace(population, noise_log_mean=float(log_mean), noise_log_std=float(log_std))
+    best = minimize(
+        miss,
+        NOISE_SIMPLEX[0],
+        method="Nelder-Mead",
+        bounds=((-1, 1), (0, 1), (0, 0.5), (0, 2)),
+        options={"initial_simplex": NOISE_SIMPLEX, "xatol": 1e-3, "fatol": 1e-5},
+    )
+    log_mean, log_std, hard_share, hard_log = map(float, best.x)
+    return replace(
+        population,
+        noise_log_mean=log_mean,
+        noise_log_std=log_std,
+        hard_share=hard_share,
+        hard_noise=float(np.exp(hard_log)),
+    )
+
+
+NOISE_SIMPLEX = np.array([-0.06, 0.32, 0.04, 0.3]) + np.array(
+    [[0, 0, 0, 0], [0.1, 0, 0, 0], [0, -0.1, 0, 0], [0, 0, 0.03, 0], [0, 0, 0, 0.3]]
+)
+"""Where the search for the four numbers begins."""
+
+
+def _mated_quantiles(
+    singles: Templates, photographs: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mated scores at LOW_LEVELS and MIDDLE_LEVELS, every person weighing one; of templates of
+    one photograph or fused of two."""
+    templates = singles if photographs == 1 else fused_templates(singles, MOST_PHOTOGRAPHS)
+    mated = compare_mated(templates)
+    people = templates.people[mated.left]
+    weights = 1 / np.bincount(people)[people]
+    low, middle = (
+        np.quantile(mated.scores, levels, weights=weights, method="inverted_cdf")
+        for levels in (LOW_LEVELS[photographs], MIDDLE_LEVELS)
+    )
+    return low, middle
+
+
+def _simulate_mates(
+    products: NDArray[np.float64], scales: NDArray[np.float64]
+) -> dict[int, NDArray[np.float64]]:
+    """Mated scores float64[n] of single and of fused templates.
+
+    `products` float64[n, 5, 5] are those of a face and of four noises, `scales` float64[n, 4].
+    """
+    mixed = np.zeros((len(scales), 4, 5))
+    mixed[:, :, 0] = 1
+    mixed[:, np.arange(4), np.arange(1, 5)] = scales
+
+    def score(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+        pairs = ((one, other), (one, one), (other, other))
+        dots = [np.einsum("ni,nij,nj->n", a, products, b, optimize=True) for a, b in pairs]
+        scores: NDArray[np.float64] = dots[0] / np.sqrt(dots[1] * dots[2])
+        return scores
+
+    norms = np.sqrt(np.einsum("nki,nij,nkj->nk", mixed, products, mixed, optimize=True))
+    faces = mixed / norms[:, :, None]
+    return {
+        1: score(faces[:, 0], faces[:, 1]),
+        2: score(faces[:, 0] + faces[:, 1], faces[:, 2] + faces[:, 3]),
+    }
 
 
 def _fit_groups(population: Population, scores: PairScores, rng: np.random.Generator) -> Population:
@@ -269,15 +345,15 @@ def _fit_groups(population: Population, scores: PairScores, rng: np.random.Gener
 
     One pair of people in `groups` is of the same group.
     """
-    thresholds = thresholds_at(scores.nonmated, TAIL_RATES)
+    thresholds = scores.thresholds_at(TAIL_RATES)
     seed = int(rng.integers(2**31))
-    strangers = population.samples(population.people(TRIALS, seed), seed)
+    strangers = population.references(TRIALS, seed)
     apart = _tail(strangers @ strangers.T, np.triu(np.ones((TRIALS, TRIALS), bool), 1), thresholds)
     fits = []
     for share in np.arange(0.05, 0.601, 0.05):
         related = _draw_related(population, float(share), rng)
         together = _tail(related, np.ones(len(related), bool), thresholds)
-        for groups in np.unique(np.geomspace(10, 5000, 80).astype(int)):
+        for groups in np.unique(np.geomspace(10, 20_000, 90).astype(int)):
             fmr = (1 - 1 / groups) * apart + together / groups
             miss = float((np.log(np.maximum(fmr, 1e-9) / TAIL_RATES) ** 2).sum())
             fits.append((miss, int(groups), float(share)))
@@ -288,14 +364,15 @@ def _fit_groups(population: Population, scores: PairScores, rng: np.random.Gener
 def _draw_related(
     population: Population, share: float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """float32[RELATED_TRIALS]: scores of two people of one group, a photograph of each."""
+    """float32[RELATED_TRIALS]: scores of two people of one group, each fused of two photographs."""
     shape = (RELATED_TRIALS, population.dim)
     common = np.sqrt(np.float32(share)) * rng.standard_normal(shape, np.float32)
     faces = []
-    for photograph in range(2):
+    for _ in range(2):
         own = np.sqrt(np.float32(1 - share)) * rng.standard_normal(shape, np.float32)
         latent = population.mean + (common + own) @ population.between.T
-        faces.append(population.samples(latent, int(rng.integers(2**31)), photograph))
+        seed = int(rng.integers(2**31))
+        faces.append(fuse(*(population.samples(latent, seed, number) for number in (0, 1))))
     scores: NDArray[np.float32] = np.einsum("nd,nd->n", *faces)
     return scores
 

@@ -144,13 +144,20 @@ class CalibrationCurve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """The error rates of one model, measured on `source`; belongs to `model_digest` alone."""
+    """The error rates of one model, measured on `source`; belongs to `model_digest` alone.
+
+    `version` counts the calibrations of a card, and is recorded with every decision. Rates weigh
+    people, of whom at most `most_photographs` are compared; 0 is for calibrations made before that,
+    in which whoever had the most photographs weighed the most.
+    """
 
     model_digest: str
     source: str
     people: int
     photographs: int
     curves: Mapping[Comparison, CalibrationCurve]
+    version: int = 1
+    most_photographs: int = 0
 
     def threshold_at(self, fmr: float, kind: Comparison) -> float:
         """The threshold for `fmr`, interpolated in log FMR; raises `RateUnsupported`."""
@@ -160,10 +167,11 @@ class Calibration:
         """The FMR of a threshold at `score`, or "at most" beyond the data."""
         return self.curve(kind).fmr_at(score)
 
-    def expected_false_candidates(
-        self, gallery_size: int, score: float, kind: Comparison = Comparison.FUSED
-    ) -> Rate:
-        """Strangers at or above `score` in one search of `gallery_size` references."""
+    def expected_false_candidates(self, gallery_size: int, score: float, kind: Comparison) -> Rate:
+        """Strangers at or above `score` in one search of `gallery_size` references.
+
+        `kind` says what the probe is: of one photograph, `FUSED_TO_ONE`, or fused, `FUSED`.
+        """
         return self.fmr_at(score, kind).times(gallery_size)
 
     def curve(self, kind: Comparison) -> CalibrationCurve:

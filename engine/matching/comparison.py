@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.matching.calibration import Thresholds
+from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.requests import Sample
 from engine.registry.records import WatchEntry
 from indexes.flat import FlatIndex
@@ -78,7 +78,7 @@ class Comparisons:
         thresholds: Thresholds,
     ) -> None:
         self.watch = watch
-        self._review = thresholds.review
+        self._verify, self._review = thresholds.verify, thresholds.review
         usable = [
             (place, pair[0].vector, pair[1].vector)
             for place, pair in enumerate(pairs)
@@ -92,8 +92,7 @@ class Comparisons:
             assert portrait is not None
             score = score_best(live, portrait[None])
             self.pair_scores[place] = score
-            passes = score is not None and score >= thresholds.verify
-            self._probes[row] = fuse_vectors(live, portrait) if passes else live
+            self._probes[row] = fuse_vectors(live, portrait) if self._is_fused(score) else live
         self._found: Found = gallery.range_search(self._probes, thresholds.review)
         self._watched: Found = watch.search(self._probes, thresholds.review)
         self._among = self._probes @ self._probes.T
@@ -102,6 +101,14 @@ class Comparisons:
 
     def has_probe(self, place: int) -> bool:
         return place in self._rows
+
+    def kind(self, place: int) -> Comparison:
+        """Which comparisons with references this probe makes."""
+        score = self.pair_scores[place]
+        return Comparison.FUSED if self._is_fused(score) else Comparison.FUSED_TO_ONE
+
+    def _is_fused(self, score: float | None) -> bool:
+        return score is not None and score >= self._verify
 
     def probe(self, place: int) -> NDArray[np.float32]:
         """float32[d], a unit vector."""

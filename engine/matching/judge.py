@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import SosieError, TooManyFailures
-from engine.matching.calibration import Thresholds
+from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.comparison import Comparisons, WatchList, score_best
 from engine.matching.documents import DEFAULT_TIME_ZONE, DocumentAuthority
 from engine.matching.limits import (
@@ -291,9 +291,10 @@ class ChangeCollector:
         self._next_reference_id = next_reference_id
         self._now = now
         self._cases = CaseBatch(judge.store, now)
-        self._false_candidates = judge.false_candidates(
-            comparisons.searched, judge.thresholds.review
-        )
+        self._false_candidates = {
+            kind: judge.false_candidates(comparisons.searched, judge.thresholds.review, kind)
+            for kind in (Comparison.FUSED, Comparison.FUSED_TO_ONE)
+        }
         self._documents: list[NewDocument] = []
         self._activated: list[NewDocument] = []
         self._enrollments: list[EnrollmentRecord] = []
@@ -349,7 +350,7 @@ class ChangeCollector:
             "scores": describe_scores(evidence),
             "thresholds": msgspec.to_builtins(evidence.thresholds),
             "duplicate_search": describe_search(
-                evidence, self._comparisons, self._false_candidates
+                evidence, self._comparisons, self._false_candidates[self._comparisons.kind(place)]
             ),
             "cases": cases,
             "is_own_holder": evidence.open_lines > 0,
@@ -360,6 +361,7 @@ class ChangeCollector:
                 "portrait": dict(attempt.request.portrait.quality),
             },
             "model_digest": self._judge.model_digest,
+            "calibration_version": self._judge.calibration_version,
             "policy_version": POLICY_VERSION,
             "decided_at": self._now.isoformat(),
         }
@@ -477,6 +479,7 @@ class ChangeCollector:
                     "findings": body["reasons"],
                     "quality": body["quality"],
                     "model_digest": self._judge.model_digest,
+                    "calibration_version": self._judge.calibration_version,
                     "policy_version": POLICY_VERSION,
                 },
                 consent_ref=request.consent_ref,
@@ -580,7 +583,7 @@ def _shown_documents(evidence: Evidence, verdict: Verdict) -> list[str]:
     return [one.document_id for one in evidence.candidates] if is_told else []
 
 
-FalseCandidates = Callable[[int, float], dict[str, Any]]
+FalseCandidates = Callable[[int, float, Comparison], dict[str, Any]]
 """Expected false candidates of one search of so many references at a score."""
 
 
@@ -604,6 +607,7 @@ class Judge:
     authority: DocumentAuthority
     model_digest: str
     false_candidates: FalseCandidates
+    calibration_version: int = 1
     crops: CropPolicy = NO_CROPS
     limits: Limits = NO_LIMITS
     time_zone: str = DEFAULT_TIME_ZONE

@@ -180,7 +180,7 @@ def _is_below(score: float | None, threshold: float) -> bool:
     return score is not None and not score >= threshold
 
 
-_BARE = ("findings", "model_digest", "policy_version")
+_BARE = ("findings", "model_digest", "calibration_version", "policy_version")
 _BARE_INPUTS = ("thresholds", "searched")
 
 

@@ -99,7 +99,10 @@ class CardThresholds(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):
-    """One model; `dimension` is 0 for a detector, `calibration` names a file beside the card."""
+    """One model; `dimension` is 0 for a detector, `calibration` names a file beside the card.
+
+    `earlier_calibrations` name those that homes made with them still use.
+    """
 
     name: str
     role: Role
@@ -111,6 +114,7 @@ class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):
     dimension: _Count = 0
     alignment: Literal["arcface"] = "arcface"
     calibration: str = ""
+    earlier_calibrations: tuple[str, ...] = ()
     rewriting: tuple[Step, ...] = DEFAULT_STEPS
     thresholds: CardThresholds | None = None
     folder: Path = Path()
@@ -173,12 +177,17 @@ def export_models(folder: Path) -> list[Path]:
     return [folder / name for name in contents]
 
 
+_EARLIER = re.compile(r"^[ \t]*earlier_calibrations[ \t]*=.*\n", re.MULTILINE)
 _WHEEL = re.compile(r"^[ \t]*wheel[ \t]*=.*\n", re.MULTILINE)
 _PATH = re.compile(r"^([ \t]*path[ \t]*=[ \t]*).*$", re.MULTILINE)
 
 
 def copy_card(card: ModelCard, text: str, folder: Path) -> str:
-    """The text of a card for another folder, with the place of the model file adapted."""
+    """The text of a card for another folder, with the place of the model file adapted.
+
+    Earlier calibrations stay with the card that it is made of.
+    """
+    text = _EARLIER.sub("", text)
     if card.file.wheel:
         return text
     path = os.path.relpath(card.folder / card.file.path, folder)

@@ -55,6 +55,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
             "decided_at": "2026-01-31T12:00:01+00:00",
             "idempotency_key": "5c0fbe8a-1ad5-4b1f-9c0f-6e6c1f2d9a10",
             "is_repeated": False,
+            "calibration_version": 2,
         }
     ],
     matching.MatchRequest: [

@@ -71,6 +71,7 @@ def enrollment_record(record: EnrollmentRecord) -> dict[str, Any]:
         "document_id": record.document_id,
         "quality": evidence.get("quality", {}),
         "model_digest": evidence["model_digest"],
+        "calibration_version": evidence.get("calibration_version"),
         "policy_version": evidence["policy_version"],
         "consent_ref": record.consent_ref,
         "captured_at": Moment.of_optional(record.captured_at),

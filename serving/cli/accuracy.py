@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,7 +44,28 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate_folder(
-    folder: FolderArgument,
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="Photographs: a folder per person, as in LFW; or in each a folder live and one "
+            "portrait, to compare live photographs with portraits alone.",
+        ),
+    ],
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml", help="The model card to evaluate, instead of the deployment's."
+        ),
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Compare these pairs alone: columns `photograph` and `other`, paths in DIR; or "
+            "LFW's pairs.txt.",
+        ),
+    ] = None,
     attributes: Annotated[
         Path | None,
         typer.Option(
@@ -97,10 +118,14 @@ def evaluate_folder(
 ) -> None:
     """Measure error rates on photographs of known people, as ISO/IEC 19795 has them.
 
-    Failure to acquire; one to one over all pairs; one to many by the size of the gallery; by
-    quality, by attributes, by the years between photographs; and strangers who may be one person
-    under two names.
+    Failure to acquire; one to one, where people are weighed and not photographs; one to many by the
+    size of the gallery; by quality, by attributes, by the years between photographs; and strangers
+    who may be one person under two names.
+
+    By a protocol (live photographs against portraits, or --pairs) the report has the generalised
+    rates at the threshold in use, and by group: there a photograph that is sent back fails.
     """
+    from engine.accuracy.dataset import has_sides
     from engine.accuracy.evaluate import evaluate
     from engine.accuracy.evaluation_report import draw_pictures, write_folder
     from serving.models import build_extractor
@@ -111,7 +136,20 @@ def evaluate_folder(
     for target in (plot, report and report / "report.md"):
         if target is not None:
             _require_room(target, is_folder=target is not plot)
-    settings = load_settings(find_home(home))
+    settings = _use_card(load_settings(find_home(home)), card)
+    if pairs is not None or has_sides(folder):
+        unused = {
+            "--plot": plot,
+            "--dates": dates,
+            "--fmr": fmr,
+            "--failed": failed or None,
+            "--flagged": flagged or None,
+        }
+        for name, value in unused.items():
+            if value is not None:
+                raise RequestError(f"{name} is for comparisons of all photographs: leave it out")
+        _evaluate_protocol(folder, settings, pairs, attributes, source, report, as_json=as_json)
+        return
     with (
         build_extractor(settings) as extractor,
         show_progress("extracting", is_shown=not as_json) as progress,
@@ -125,6 +163,68 @@ def evaluate_folder(
         write_folder(measured, report)
     found = measured.to_dict(with_failed=failed, with_flagged=flagged)
     print_answer(found, lambda: print_evaluation(found), as_json=as_json)
+
+
+def _use_card(settings: Settings, card: Path | None) -> Settings:
+    """The settings with this embedder."""
+    if card is None:
+        return settings
+    chosen = {"embedder": str(card.absolute()), "calibration": 0}
+    return settings.model_copy(update={"models": settings.models.model_copy(update=chosen)})
+
+
+def _evaluate_protocol(
+    folder: Path,
+    settings: Settings,
+    pairs: Path | None,
+    attributes: Path | None,
+    source: str | None,
+    report: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    from engine.accuracy.evaluation_report import write_protocol, write_protocol_folder
+    from engine.accuracy.protocols import evaluate_protocol
+    from serving.models import build_extractor
+
+    verify = _find_verify(settings)
+    with (
+        build_extractor(settings) as extractor,
+        show_progress("extracting", is_shown=not as_json) as progress,
+    ):
+        measured = evaluate_protocol(
+            folder,
+            extractor,
+            progress,
+            pairs=pairs,
+            attributes=attributes,
+            verify=verify,
+            source=source,
+        )
+    if report is not None:
+        write_protocol_folder(measured, report)
+    found = measured.to_dict()
+
+    def show() -> None:
+        from rich.markdown import Markdown
+
+        wide_console().print(Markdown(write_protocol(found)))
+
+    print_answer(found, show, as_json=as_json)
+
+
+def _find_verify(settings: Settings) -> tuple[float, str] | None:
+    """The threshold `verify` in use and what set it; None for a model without a calibration."""
+    from engine.errors import CalibrationError
+    from serving.models import build_thresholds, load_calibration, threshold_rates
+
+    try:
+        calibration = load_calibration(settings)
+    except CalibrationError:
+        return None
+    score = build_thresholds(settings, calibration).verify
+    fmr = threshold_rates(settings).verify
+    return score, f"`verify`, FMR {fmr:g} by version {calibration.version} of the calibration"
 
 
 def calibrate_model(
@@ -174,8 +274,7 @@ def calibrate_model(
             require_place(target)
     settings = load_settings(find_home(home))
     if card is not None and card.exists():
-        models = settings.models.model_copy(update={"embedder": str(card.absolute())})
-        settings = settings.model_copy(update={"models": models})
+        settings = _use_card(settings, card)
     with (
         build_extractor(settings) as extractor,
         show_progress("extracting", is_shown=not as_json) as progress,
@@ -187,6 +286,7 @@ def calibrate_model(
             population=population is not None,
             progress=progress,
         )
+    fitted = replace(fitted, version=_choose_version(fitted, settings, card))
     rates = choose_rates(fitted)
     thresholds = Thresholds.from_calibration(fitted, rates)
     left_out = len(LabelledFolder.open(folder).paths) - fitted.photographs
@@ -199,6 +299,7 @@ def calibrate_model(
         "calibration": str(output),
         "card": None if card is None else str(card),
         "model_digest": fitted.model_digest,
+        "version": fitted.version,
         "source": fitted.source,
         "people": fitted.people,
         "photographs": fitted.photographs,
@@ -213,6 +314,21 @@ def calibrate_model(
     }
     made = (fitted, output, card, rates, thresholds, left_out)
     print_answer(answer, lambda: print_calibration(*made), as_json=as_json)
+
+
+def _choose_version(fitted: Calibration, settings: Settings, card: Path | None) -> int:
+    """One above that of the model's calibration, or the same where nothing changed; 1 for a new
+    card, or without any."""
+    from engine.errors import CalibrationError
+    from serving.models import load_newest_calibration
+
+    if card is not None and not card.exists():
+        return 1
+    try:
+        before = load_newest_calibration(settings)
+    except CalibrationError:
+        return 1
+    return before.version + (replace(fitted, version=before.version) != before)
 
 
 def _write_card(

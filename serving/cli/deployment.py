@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from engine.errors import RequestError
+from engine.errors import RequestError, SosieError
 from serving.cli.inputs import HomeOption, name_actor, require_code
 from serving.cli.output import (
     DEPLOYMENT,
@@ -93,12 +93,14 @@ def init(
 
 
 def upgrade(home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """Bring the registry to this version.
+    """Bring the registry to this version, and say which thresholds hold.
 
-    Stop servers first. May be stopped anywhere: the next call goes on.
+    Stop servers first. May be stopped anywhere: the next call goes on. The thresholds stay as they
+    are until the settings take a newer calibration.
     """
     from engine.registry.upgrade import upgrade as upgrade_registry
     from serving.compose import load_vault, registry_url
+    from serving.models import describe_calibration
     from serving.settings import load_settings, require_home
 
     folder = require_home(home)
@@ -109,7 +111,13 @@ def upgrade(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     text = f"[green]Upgraded[/] the registry from {before} to {after}."
     if before == after:
         text = f"The registry has this version's schema ({after}) already."
-    print_answer({"before": before, "after": after}, text, as_json=as_json)
+    try:
+        calibration, advice = describe_calibration(settings)
+    except SosieError as error:
+        calibration, advice = "none", str(error)
+    text += f"\nCalibration: {escape(calibration)}." + (f" → {escape(advice)}." if advice else "")
+    answer = {"before": before, "after": after, "calibration": calibration, "advice": advice}
+    print_answer(answer, text, as_json=as_json)
 
 
 def _choose_settings(registry_url: str | None, embedder: str | None) -> dict[str, dict[str, str]]:

@@ -110,6 +110,12 @@ class Scores(AnswerBody, frozen=True):
     ]
 
 
+CalibrationVersion = Annotated[
+    int | None,
+    Meta(description="of the calibration that gave the thresholds; null in decisions before it"),
+]
+
+
 class Thresholds(AnswerBody, frozen=True):
     """The scores that decisions depend on."""
 
@@ -160,6 +166,7 @@ class Enrollment(AnswerBody, frozen=True):
     is_repeated: Annotated[
         bool, Meta(description="true for the stored answer of an earlier request")
     ]
+    calibration_version: CalibrationVersion = None
 
     @property
     def is_approved(self) -> bool:
@@ -193,6 +200,7 @@ class EnrollmentRecord(AnswerBody, frozen=True):
             "retention"
         ),
     ]
+    calibration_version: CalibrationVersion = None
 
 
 class Crop(PrivateAnswer, frozen=True):

@@ -91,6 +91,7 @@ class Curve(AnswerBody, frozen=True):
 class Calibration(AnswerBody, frozen=True):
     """Where the rates were measured."""
 
+    version: int
     source: str
     people: int
     photographs: int

@@ -10,7 +10,7 @@ import pytest
 
 import bench.suites.baselines
 from bench.core.reports import Figure, Result, Skipped, load_goals
-from bench.data.vectors import Faces, find_best, find_reaching, population_of
+from bench.data.vectors import Faces, default_thresholds, find_best, find_reaching, population_of
 from bench.suites.baselines import build_gallery, build_segment
 from bench.suites.search import SearchConfig, check_exactness, run
 from engine.errors import RequestError
@@ -70,7 +70,8 @@ def test_who_has_no_range_search_is_skipped_with_the_reason(done: Run) -> None:
 
 
 def test_the_exact_ones_find_every_mate_near_the_threshold(done: Run) -> None:
-    figures = figures_of(done, "Recall of mates, score 0.57")
+    review = default_thresholds().review
+    figures = figures_of(done, f"Recall of mates, score {review:.2f}")
     assert [figures[name].value for name in OURS] == [1.0, 1.0]
 
 

@@ -8,7 +8,10 @@ from bench.core.reports import load_goals
 
 PROMISED = {
     ("accuracy", "accuracy"): ("at_least", 0.993),
-    ("accuracy", "fnmr_at_fmr_1e-4"): ("at_most", 0.008),
+    ("accuracy", "fnmr_at_fmr_1e-4"): ("at_most", 0.03),
+    ("accuracy", "verify_fmr_least"): ("at_least", 0.00005),
+    ("accuracy", "verify_fmr_most"): ("at_most", 0.00015),
+    ("accuracy", "verify_fnmr"): ("at_most", 0.025),
     ("accuracy", "fta"): ("at_most", 0.0005),
     ("accuracy", "evaluate_seconds"): ("at_most", 90),
     ("extract", "rewritten_speedup"): ("at_least", 2.2),

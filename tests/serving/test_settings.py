@@ -24,9 +24,16 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_a_file_written_without_choices_means_the_defaults(tmp_path: Path) -> None:
+def test_a_file_written_without_choices_means_the_defaults_and_the_first_calibration(
+    tmp_path: Path,
+) -> None:
     write_settings(tmp_path, {})
-    assert load_settings(tmp_path) == Settings() == load_settings(None)
+    first = {"models": Settings().models.model_copy(update={"calibration": 1})}
+    assert load_settings(tmp_path) == Settings().model_copy(update=first)
+    assert load_settings(None) == Settings()
+    (tmp_path / "own").mkdir()
+    write_settings(tmp_path / "own", {"models": {"embedder": "own.toml"}})
+    assert load_settings(tmp_path / "own").models.calibration == 0
 
 
 def test_every_setting_has_a_description() -> None:

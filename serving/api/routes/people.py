@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.errors import NotFound
+from engine.matching.calibration import Comparison
 from engine.matching.holders import find_holder
 from engine.matching.lines import find_line
 from engine.matching.requests import normalise_msisdn
@@ -43,7 +44,9 @@ async def _search_face(
         "expected_false_candidates": calibration
         and of_record(
             ExpectedFalseCandidates,
-            calibration.expected_false_candidates(found.searched, threshold),
+            calibration.expected_false_candidates(
+                found.searched, threshold, Comparison.FUSED_TO_ONE
+            ),
         ),
     }
 

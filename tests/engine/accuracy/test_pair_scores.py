@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, product
 
 import numpy as np
@@ -94,3 +95,35 @@ def test_fused_templates_are_normalised_means() -> None:
     fused = fused_templates(singles, 8)
     mean = singles.vectors[:2].mean(axis=0)
     assert fused.vectors[0] == pytest.approx(mean / np.linalg.norm(mean), abs=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(people_of_photographs, people_of_photographs, st.booleans())
+def test_two_people_weigh_one_however_many_photographs_they_have(
+    people: list[int], others: list[int], is_symmetric: bool
+) -> None:
+    one = _draw(people)
+    other = single_templates(-_draw(others).vectors, np.sort(np.array(others, np.int64)))
+    population = max(one.population, other.population)
+    one, other = (replace(side, population=population) for side in (one, other))
+    scores = compare_all(one) if is_symmetric else compare_sides(one, other)
+    if not len(scores.nonmated):
+        return
+    by_people: dict[tuple[int, int], list[float]] = {}
+    for score, left, right in _found(scores)[1]:
+        by_people.setdefault((left, right), []).append(score)
+
+    def fmr(threshold: float) -> float:
+        return float(np.mean([(np.array(own) >= threshold).mean() for own in by_people.values()]))
+
+    for rate in (0.5, 0.2, 0.05):
+        (threshold,) = scores.thresholds_at(np.array([rate]))
+        assert fmr(threshold) <= rate + 1e-6
+        assert fmr(np.nextafter(threshold, np.float32(-2))) > rate - 1e-6
+
+
+def test_a_person_misses_the_share_of_their_own_comparisons() -> None:
+    scores = compare_all(_draw([0, 0, 0, 1, 1, 2]))
+    mated = np.array([0.1, 0.5, 0.9, 0.3], np.float32)
+    found = replace(scores, mated=mated).missed(np.array([0.2, 0.4, 1.0], np.float32))
+    assert found == pytest.approx(np.array([[1 / 3, 0, 0], [1 / 3, 1, 0], [1, 1, 0]]))

@@ -127,7 +127,7 @@ class Lab:
             thresholds=THRESHOLDS,
             authority=authority or FormAuthority(),
             model_digest=MODEL_DIGEST,
-            false_candidates=lambda size, score: {"value": size * 1e-6 * (score < 2)},
+            false_candidates=lambda size, score, _: {"value": size * 1e-6 * (score < 2)},
             limits=limits,
         )
         try:

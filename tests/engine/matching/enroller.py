@@ -71,7 +71,7 @@ def enroll(url: str, ring: Path, folder: Path, first: int, resume: int) -> None:
         thresholds=Thresholds(verify=0.40, same_document=0.42, review=0.60, certain=0.70),
         authority=FormAuthority(),
         model_digest=MODEL_DIGEST,
-        false_candidates=lambda size, score: {"value": size * score * 0},
+        false_candidates=lambda size, score, _: {"value": size * score * 0},
     )
     registrar = Registrar(writer, judge)
     os.write(1, b"ready\n")

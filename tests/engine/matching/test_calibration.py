@@ -101,10 +101,15 @@ def test_beyond_the_lowest_rate_there_is_only_an_upper_bound() -> None:
 
 
 def test_expected_false_candidates_grow_with_the_gallery() -> None:
-    measured = CALIBRATION.expected_false_candidates(100_000, CURVE.threshold_at(1e-6))
+    measured = CALIBRATION.expected_false_candidates(
+        100_000, CURVE.threshold_at(1e-6), Comparison.FUSED
+    )
     assert measured.value == pytest.approx(0.1)
     assert not measured.is_bound
-    assert str(CALIBRATION.expected_false_candidates(1_000_000, 0.7)) == "at most 1.5"
+    assert (
+        str(CALIBRATION.expected_false_candidates(1_000_000, 0.7, Comparison.FUSED))
+        == "at most 1.5"
+    )
 
 
 def test_a_calibration_survives_its_file(tmp_path: Path) -> None:
@@ -185,9 +190,9 @@ def test_shipped_thresholds_make_sense_in_a_gallery_of_100_000(shipped: Calibrat
     chosen = Thresholds.from_calibration(shipped)
     assert 0.35 < chosen.verify < chosen.review < chosen.certain < 0.75
     assert chosen.certain > shipped.curve(Comparison.FUSED).highest_nonmated
-    at_review = shipped.expected_false_candidates(100_000, chosen.review)
+    at_review = shipped.expected_false_candidates(100_000, chosen.review, Comparison.FUSED)
     assert at_review.value == pytest.approx(0.1)
-    assert shipped.expected_false_candidates(100_000, chosen.certain).is_bound
+    assert shipped.expected_false_candidates(100_000, chosen.certain, Comparison.FUSED).is_bound
 
 
 def test_the_shipped_calibration_supports_1e_6_and_refuses_1e_7(shipped: Calibration) -> None:

@@ -192,6 +192,10 @@ def test_every_recorded_decision_replays(lab: Any) -> None:
         enrollment = lab.store.enrollment(outcome.enrollment_id)
         assert replay(enrollment).agrees
         assert enrollment.evidence["model_digest"] == "d" * 64
+        assert enrollment.evidence["calibration_version"] == 1
+        # The thresholds of today do not matter, nor that earlier records name no calibration.
+        del enrollment.evidence["calibration_version"]
+        assert replay(enrollment).agrees
         assert enrollment.evidence["inputs"]["thresholds"]["review"] == 0.60
 
 

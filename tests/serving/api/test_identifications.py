@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from engine.matching.calibration import Comparison
 from engine.matching.identification import Identification
 from serving.api.body import JSON, MSGPACK
 from serving.wire import people
@@ -34,7 +35,11 @@ def test_a_face_is_identified_in_every_type(
     read(answer, people.Identification)
     assert (answer["found"], answer["searched"]) == (1, 1)
     assert answer["threshold"] == service.parts.thresholds.review
-    assert answer["expected_false_candidates"]["value"] > 0
+    # The probe is one photograph, the references are fused of two: as in /v1/match.
+    expected = service.parts.calibration.expected_false_candidates(
+        1, service.parts.thresholds.review, Comparison.FUSED_TO_ONE
+    )
+    assert answer["expected_false_candidates"]["value"] == expected.value > 0
     [holder] = answer["candidates"]
     assert holder["document_id"] == enrolled["document_id"]
     assert holder["document_status"] == "active"

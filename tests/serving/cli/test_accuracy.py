@@ -173,3 +173,23 @@ def test_a_card_is_made_and_made_anew_with_what_the_photographs_support(
     assert sosie(*pair, env=env).json["fmr"] == rates["verify"], "the card's, which data support"
     env["SOSIE_THRESHOLDS__VERIFY_FMR"] = "0.05"
     assert sosie(*pair, env=env).json["fmr"] == 0.05, "a deployment's own stands before it"
+
+
+def test_pairs_of_a_file_are_evaluated_at_the_threshold_of_a_card(
+    folder: Path, sosie: Any, tmp_path: Path, assert_refused: Any
+) -> None:
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*/*_000[12].png"))]
+    pairs = tmp_path / "pairs.csv"
+    strangers = zip(names[0::2], names[3::2], strict=False)
+    rows = [*zip(names[0::2], names[1::2], strict=True), *strangers]
+    pairs.write_text("photograph,other\n" + "".join(f"{a},{b}\n" for a, b in rows))
+    given = ("evaluate", folder, "--pairs", pairs, "--report", tmp_path / "report")
+    outcome = sosie(*given, "--card", CARDS_FOLDER / "sface.toml", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    answer = outcome.json
+    assert (answer["protocol"], answer["mated"], answer["nonmated"]) == ("pairs", 12, 11)
+    assert answer["rates"]["threshold"] == pytest.approx(0.418, abs=1e-3)
+    assert answer["set_by"] == "`verify`, FMR 0.0001 by version 2 of the calibration"
+    assert answer["rates"]["generalised_fnmr"]["trials"] == 12
+    assert "person_" not in (tmp_path / "report" / "report.md").read_text()
+    assert_refused(sosie(*given, "--flagged"), "--flagged is for comparisons of all photographs")

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from engine.errors import CalibrationError
 from engine.registry.store import REVISIONS
+from serving.compose import Deployment
+from serving.settings import load_settings
 
 
 def test_init_makes_a_home_that_only_its_owner_reads(
@@ -224,8 +227,35 @@ def test_upgrade_of_a_registry_of_this_version_changes_nothing(
     before = contents(home)
     newest = REVISIONS[-1]
     upgraded = sosie("upgrade", "--home", home, "--json")
-    assert upgraded.json == {"before": newest, "after": newest}
+    assert (upgraded.json["before"], upgraded.json["after"]) == (newest, newest)
+    assert upgraded.json["calibration"].startswith("version 2; verify 0.418")
+    assert upgraded.json["advice"] == ""
     assert contents(home) == before
+
+
+def test_an_older_home_keeps_its_thresholds_and_is_told_how_to_take_the_new_ones(
+    home: Path, sosie: Any, tmp_path: Path
+) -> None:
+    settings = home / "sosie.toml"
+    settings.write_text(settings.read_text().replace("calibration = 2\n", ""))
+    with Deployment(home, load_settings(home), tmp_path / "cache") as deployment:
+        assert deployment.thresholds.verify == pytest.approx(0.4545, abs=1e-4)
+        assert deployment.judge.calibration_version == 1
+    told = sosie("upgrade", "--home", home, "--json").json
+    assert told["calibration"].startswith("version 1; verify 0.454")
+    assert "verify 0.418" in told["advice"]
+    assert "set calibration = 2 under [models]" in told["advice"]
+    checks = sosie("doctor", "--home", home, "--json").json["checks"]
+    (found,) = [check for check in checks if check["subject"] == "calibration"]
+    assert (found["state"], found["advice"]) == ("warning", told["advice"])
+    settings.write_text(settings.read_text().replace("[models]\n", "[models]\ncalibration = 2\n"))
+    assert sosie("upgrade", "--home", home, "--json").json["advice"] == ""
+    settings.write_text(settings.read_text().replace("calibration = 2", "calibration = 9"))
+    with (
+        Deployment(home, load_settings(home), tmp_path / "cache") as deployment,
+        pytest.raises(CalibrationError, match=r"version 9: set .* to 1 or 2"),
+    ):
+        _ = deployment.thresholds
 
 
 def test_upgrade_refuses_a_newer_schema(

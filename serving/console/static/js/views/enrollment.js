@@ -52,6 +52,7 @@ function factsOf(record) {
     ],
     ["enroll.consent", quoted(record.consent_ref ?? "–")],
     ["enrollment.policy", quoted(record.policy_version)],
+    ["enrollment.calibration", quoted(String(record.calibration_version ?? "–"))],
     ["enrollment.model", quoted(record.model_digest.slice(0, 12))],
   ]);
 }
