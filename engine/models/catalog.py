@@ -158,10 +158,10 @@ def export_models(folder: Path) -> list[Path]:
         card = load_card(source)
         model = locate(card)
         beside = replace(card, file=FileSource(model.name), folder=folder)
-        text = copy_card(beside, source.read_text(encoding="utf-8"), folder)
+        text = copy_card(beside, source.read_text(encoding="utf-8"), folder, is_whole=True)
         contents |= {model.name: model.read_bytes(), source.name: text.encode()}
-        if card.calibration_path is not None:
-            contents[card.calibration] = card.calibration_path.read_bytes()
+        for name in filter(None, (card.calibration, *card.earlier_calibrations)):
+            contents[name] = (card.folder / name).read_bytes()
     # As `sha256sum --check SHA256SUMS` reads it.
     sums = (f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in contents.items())
     contents["SHA256SUMS"] = "".join(sums).encode()
@@ -182,12 +182,13 @@ _WHEEL = re.compile(r"^[ \t]*wheel[ \t]*=.*\n", re.MULTILINE)
 _PATH = re.compile(r"^([ \t]*path[ \t]*=[ \t]*).*$", re.MULTILINE)
 
 
-def copy_card(card: ModelCard, text: str, folder: Path) -> str:
+def copy_card(card: ModelCard, text: str, folder: Path, *, is_whole: bool = False) -> str:
     """The text of a card for another folder, with the place of the model file adapted.
 
-    Earlier calibrations stay with the card that it is made of.
+    Earlier calibrations stay with the card that it is made of, unless the copy `is_whole`.
     """
-    text = _EARLIER.sub("", text)
+    if not is_whole:
+        text = _EARLIER.sub("", text)
     if card.file.wheel:
         return text
     path = os.path.relpath(card.folder / card.file.path, folder)
