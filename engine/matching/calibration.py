@@ -184,8 +184,9 @@ class Calibration:
         path.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n", "utf-8")
 
     @classmethod
-    def load(cls, path: Path, model_digest: str) -> Self:
-        """Read a calibration; raises `CalibrationError` where it belongs to another model."""
+    def load(cls, path: Path, model_digest: str | None) -> Self:
+        """Read a calibration; raises `CalibrationError` where it belongs to another model (None:
+        any may be)."""
         try:
             fields = json.loads(path.read_text("utf-8"))
             found = fields.pop("format")
@@ -208,10 +209,10 @@ class Calibration:
             raise CalibrationError(
                 f"{path.name} is not a calibration: fit it again with this version"
             ) from error
-        if calibration.model_digest != model_digest:
+        if model_digest not in (None, calibration.model_digest):
             raise CalibrationError(
                 "the calibration was fitted for another model: "
-                f"{calibration.model_digest[:12]}, not {model_digest[:12]}"
+                f"{calibration.model_digest[:12]}, not {str(model_digest)[:12]}"
             )
         return calibration
 
