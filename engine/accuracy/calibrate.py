@@ -29,6 +29,7 @@ from engine.accuracy.pair_scores import (
 )
 from engine.accuracy.population import Population, fit_population
 from engine.errors import CalibrationError, ModelCardInvalid, ModelMissing
+from engine.faces.extractor import digest_embedding
 from engine.matching.calibration import (
     Calibration,
     CalibrationCurve,
@@ -36,7 +37,6 @@ from engine.matching.calibration import (
     ThresholdRates,
     Thresholds,
 )
-from engine.faces.extractor import digest_embedding
 from engine.models.catalog import load_card
 from engine.models.transform import Transform, name_transform
 

@@ -40,6 +40,17 @@ class Transform:
         unit: Vectors = (moved / np.maximum(lengths, 1e-12)).astype(np.float32)
         return unit
 
+    def undo(self, vectors: Vectors) -> Vectors:
+        """The unit rows float32[n, d] that `apply` made these of; the mean is shorter than 1."""
+        mean, moved = self.mean.astype(np.float64), vectors.astype(np.float64)
+        if self.matrix is not None:
+            moved = np.linalg.solve(self.matrix.T.astype(np.float64), moved.T).T
+        # How long a row was before it was scaled to unit length: |mean + scale * row| = 1.
+        square, along = np.einsum("nd,nd->n", moved, moved), moved @ mean
+        scale = (np.sqrt(along**2 + square * (1 - mean @ mean)) - along) / square
+        rows: Vectors = (mean + scale[:, None] * moved).astype(np.float32)
+        return rows
+
     def turned(self, rotation: Vectors) -> Transform:
         """The same transform of rows multiplied by an orthogonal `rotation` float32[d, d]."""
         exact = rotation.astype(np.float64)
@@ -64,7 +75,7 @@ class Transform:
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as kept:
                 version, mean = int(kept["format"]), kept["mean"]
-                matrix = kept["matrix"] if "matrix" in kept else None
+                matrix = kept.get("matrix")
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise ModelCardInvalid("the card's transform is no transform: fit it again") from error
         if version != FORMAT:

@@ -302,8 +302,8 @@ def restore_backup(
     """Puts a backup in the place of a registry that no process writes to (`WriterBusy`).
 
     The backup is checked first, and brought to this version's schema and, by the conversion, to
-    its model. A registry that is there is replaced only with `replaces` (`RegistryExists`): an SQLite file is moved aside,
-    with its journal, which would else be rolled back into the backup.
+    its model. A registry that is there is replaced only with `replaces` (`RegistryExists`): an
+    SQLite file is moved aside, with its journal, which would else be rolled back into the backup.
     """
     file, _ = read_backup(place, vault)
     engine = connect(url)

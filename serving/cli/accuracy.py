@@ -24,6 +24,7 @@ from serving.cli.output import (
 if TYPE_CHECKING:
     from engine.accuracy.evaluation_report import Report
     from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
+    from engine.models.transform import Transform
     from serving.settings import Settings
 
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from bench.suites import held_out
-from bench.suites.held_out import FOLDS, MEASURED, REPEATS, check_verify, split_people
+from bench.suites.held_out import (
+    FOLDS,
+    GAINED,
+    MEASURED,
+    REPEATS,
+    check_transform,
+    check_verify,
+    split_people,
+)
 from engine.accuracy.pair_scores import Templates, single_templates
 
 
@@ -46,3 +56,22 @@ def test_verify_is_measured_on_people_it_was_not_fitted_on(
     assert 0.001 < measured["verify_fmr_least"] < 0.01 < measured["verify_fmr_most"] < 0.05
     fmr = next(figure for figure in result.figures if figure.name == "verify, FMR")
     assert fmr.value == pytest.approx(0.01, rel=0.5)
+
+
+def test_a_transform_is_measured_on_people_it_was_not_fitted_on(
+    singles: Templates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of vectors that all lean one way, subtracting their mean gains."""
+    _, few = check_transform(singles, seed=0)
+    assert {one.reason for one in few.values()} == {
+        "100 people are too few for FMR 1e-05 in half of them"
+    }
+    monkeypatch.setattr(held_out, "TRANSFORM_FMR", 1e-2)
+    leaning = singles.vectors + np.eye(24, dtype=np.float32)[0]
+    leaning /= np.linalg.norm(leaning, axis=1, keepdims=True)
+    result, measured = check_transform(replace(singles, vectors=leaning), seed=0)
+    assert tuple(measured) == GAINED
+    without, with_it, gain = (figure.value for figure in result.figures)
+    assert gain == pytest.approx(without - with_it)
+    assert measured["transform_gain"] == gain
+    assert gain > 0

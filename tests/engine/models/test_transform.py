@@ -1,4 +1,4 @@
-"""Transforms of vectors: applied, kept in a file that is checked, and fitted to people."""
+"""Transforms of vectors: applied, undone, and kept in a file that is checked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from engine.accuracy.calibrate import fit_transform
 from engine.errors import ModelCardInvalid, ModelDamaged
 from engine.faces.extractor import digest_embedding
 from engine.models.catalog import builtin_card
@@ -36,6 +35,7 @@ def test_rows_are_of_unit_length_and_have_the_same_bits_in_any_batch(transform: 
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
     for place in range(50):
         assert np.array_equal(transform.apply(rows[place : place + 1])[0], together[place])
+    np.testing.assert_allclose(transform.undo(together), rows, atol=1e-6)
 
 
 def test_a_file_is_believed_by_the_digest_on_the_card_alone(
@@ -74,16 +74,3 @@ def test_vectors_before_and_after_a_transform_are_of_two_models(transform: Trans
     other = name_transform(card, "own.npz", Transform(transform.mean))
     cards = (without_transform(card), card, other)
     assert len({digest_embedding(one, flip=False) for one in cards}) == 3
-
-
-def test_a_transform_is_of_people_and_not_of_photographs() -> None:
-    """Whoever brings the most photographs decides no direction."""
-    faces = np.concatenate([units(2, seed) for seed in range(40)])
-    people = np.repeat(np.arange(40), 2)
-    made = fit_transform(faces, people)
-    means = faces.reshape(40, 2, DIM).mean(axis=1)
-    np.testing.assert_allclose(made.mean, means.mean(axis=0), atol=1e-6)
-    more = np.concatenate([faces, np.repeat(faces[:2], 6, axis=0)])
-    many = fit_transform(more, np.concatenate([people, np.zeros(12, np.int64)]))
-    moved = np.abs(many.mean - made.mean).max()
-    assert moved < 1e-6
