@@ -85,41 +85,14 @@ def calibrate_folder(
     return Fitted(calibration, fitted, made)
 
 
-WITHIN_PEOPLE = 0.25
-"""Exponent of the whitening of what differs between photographs of one person; 1 would be all."""
-
-
 def fit_transform(vectors: NDArray[np.float32], people: NDArray[np.int64]) -> Transform:
-    """The transform of these unit rows float32[n, d]: every person weighs one."""
+    """The mean of people's means, of unit rows float32[n, d]: every person weighs one."""
     few = limit_photographs(single_templates(vectors, people), MOST_PHOTOGRAPHS)
     starts = few.starts()
     present = np.flatnonzero(np.diff(starts))
-    counts = np.diff(starts)[present]
-    rows = few.vectors.astype(np.float64)
-    means = np.add.reduceat(rows, starts[present]) / counts[:, None]
-    mean = means.mean(axis=0).astype(np.float32)
-    return Transform(mean, _whiten_within(rows - np.repeat(means, counts, axis=0), counts))
-
-
-def _whiten_within(
-    residuals: NDArray[np.float64], counts: NDArray[np.int64]
-) -> NDArray[np.float32] | None:
-    """float32[d, d] by which directions weigh the less, the more photographs of a person differ
-    in them; None where nobody has two."""
-    several = counts > 1
-    if not several.any():
-        return None
-    shares = np.repeat(np.where(several, 1 / np.maximum(counts - 1, 1), 0.0), counts)
-    within = (residuals * shares[:, None]).T @ residuals / several.sum()
-    scales, directions = np.linalg.eigh(within / np.trace(within) * len(within))
-    # Few people leave directions in which nothing was seen to differ.
-    weights = np.maximum(scales, LEAST_SCALE) ** (-WITHIN_PEOPLE / 2)
-    matrix: NDArray[np.float32] = ((directions * weights) @ directions.T).astype(np.float32)
-    return matrix
-
-
-LEAST_SCALE = 0.05
-"""Of a direction's variance, as a share of the mean one."""
+    sums = np.add.reduceat(few.vectors.astype(np.float64), starts[present])
+    means = sums / np.diff(starts)[present][:, None]
+    return Transform(means.mean(axis=0).astype(np.float32))
 
 
 def calibrate(

@@ -279,10 +279,8 @@ def test_an_upgrade_vouches_for_no_registry_that_had_its_codes(
 
 @pytest.fixture
 def conversion(vault: Vault) -> Conversion:
-    rng = np.random.default_rng(5)
-    mean, noise = rng.normal(0, 0.05, vault.dim), rng.normal(0, 0.1, (vault.dim, vault.dim))
-    matrix = np.eye(vault.dim) + noise
-    transform = Transform(mean.astype(np.float32), matrix.astype(np.float32))
+    mean = np.random.default_rng(5).normal(0, 0.05, vault.dim)
+    transform = Transform(mean.astype(np.float32))
     return Conversion(MODEL, "model-with-transform", transform)
 
 
@@ -292,7 +290,8 @@ def of_the_model_before(store: Store, enroll: Enroll) -> Changes:
     with store.writer() as writer:
         enrolled = committed(writer, enroll(writer, 7))
         face = WatchEntry(1, None, enrolled.references[1].template, "fraud", utc_now())
-        writer.commit(change(writer.sequence, watched=[face]))
+        added = AuditEntry("test", "watchlist.added", "1")
+        writer.commit(Changes(writer.sequence, (added,), watched=(face,)))
         writer.commit(erasure(enrolled, 0, writer.sequence + 1))
     return enrolled
 
