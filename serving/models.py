@@ -123,7 +123,7 @@ def describe_calibration(settings: Settings) -> tuple[str, str]:
     told = f"version {used.version}; {_list_scores(settings, used)}"
     if used.version != newest.version:
         return told, (
-            f"version {newest.version} weighs people and not photographs, and has "
+            f"version {newest.version} has "
             f"{_list_scores(settings, newest)}: to take it, set calibration = {newest.version} "
             "under [models] in sosie.toml and restart"
         )
