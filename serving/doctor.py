@@ -17,7 +17,7 @@ import numpy as np
 
 from engine.errors import CalibrationError, SosieError, advise_extra
 from engine.formatting import size
-from engine.models.catalog import ModelCard, locate
+from engine.models.catalog import ModelCard, locate, read_transform_file
 from engine.models.session import available_providers, runtime_version
 from indexes.errors import IndexFault
 from serving.models import describe_calibration, detector_card, embedder_card, model_digest
@@ -143,7 +143,10 @@ def _examine_models(settings: Settings) -> Iterator[Finding]:
 
 def _describe_model(card: ModelCard) -> str:
     locate(card)
-    return f"{card.name}, SHA-256 {card.sha256[:12]}… verified, {card.licence}"
+    transform = f" with the transform {card.transform_sha256[:12]}…" if card.transform else ""
+    if transform:
+        read_transform_file(card)
+    return f"{card.name}, SHA-256 {card.sha256[:12]}…{transform} verified, {card.licence}"
 
 
 def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Finding]:

@@ -62,7 +62,8 @@ def test_a_row_depends_on_its_seed_and_number_alone(population: Population) -> N
     assert not np.array_equal(population.references(7, 6), many[:7])
     latent = population.people(BLOCK + 9, 5)
     assert np.array_equal(population.people(9, 5), latent[:9])
-    assert np.allclose(population.samples(latent, 5)[:9], population.samples(latent[:9], 5))
+    few = population.samples(latent[:9], 5)
+    assert np.allclose(population.samples(latent, 5)[:9], few, atol=1e-6)
 
 
 def test_a_mate_does_not_depend_on_who_else_was_asked_for(population: Population) -> None:
