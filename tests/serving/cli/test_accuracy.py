@@ -188,7 +188,7 @@ def test_pairs_of_a_file_are_evaluated_at_the_threshold_of_a_card(
     assert (outcome.code, outcome.err) == (0, "")
     answer = outcome.json
     assert (answer["protocol"], answer["mated"], answer["nonmated"]) == ("pairs", 12, 11)
-    assert answer["rates"]["threshold"] == pytest.approx(0.418, abs=1e-3)
+    assert answer["rates"]["threshold"] == pytest.approx(0.349, abs=1e-3)
     assert answer["set_by"] == "`verify`, FMR 0.0001 by version 2 of the calibration"
     assert answer["rates"]["generalised_fnmr"]["trials"] == 12
     assert "person_" not in (tmp_path / "report" / "report.md").read_text()
