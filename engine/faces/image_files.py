@@ -50,7 +50,7 @@ class ImageLimits:
     max_size_bytes: int = 8 * 1024 * 1024
     max_jpeg_pixels: int = 25_000_000
     max_png_pixels: int = 12_200_000
-    max_webp_pixels: int = 7_600_000
+    max_webp_pixels: int = 7_000_000
     max_jpeg_coefficients: int = 38_000_000
     max_jpeg_scans: int = 64
     max_jpeg_block_visits: int = 6_000_000
