@@ -272,7 +272,14 @@ def read_backup(place: Path, vault: Vault) -> tuple[Path, Manifest | None]:
     """
     if place.is_file():
         return place, None
-    file, described = place / DATABASE_FILE, place / MANIFEST_FILE
+    file, manifest = place / DATABASE_FILE, _read_manifest(place, vault)
+    if not file.is_file() or _digest(file) != manifest.sha256:
+        raise RequestError(f"{file} is not the file that the manifest describes: take another copy")
+    return file, manifest
+
+
+def _read_manifest(place: Path, vault: Vault) -> Manifest:
+    described = place / MANIFEST_FILE
     try:
         values = json.loads(described.read_bytes())
         mac = values.pop("mac")
@@ -283,9 +290,7 @@ def read_backup(place: Path, vault: Vault) -> tuple[Path, Manifest | None]:
         ) from None
     if mac != _mac(manifest, vault):
         raise RequestError(f"{described} was altered, or is of another deployment's key ring")
-    if not file.is_file() or _digest(file) != manifest.sha256:
-        raise RequestError(f"{file} is not the file that the manifest describes: take another copy")
-    return file, manifest
+    return manifest
 
 
 def restore_backup(
@@ -481,12 +486,8 @@ def list_backups(folder: Path, vault: Vault) -> list[tuple[str, Manifest]]:
     """The backups in a folder by name, without reading their databases."""
     found = []
     for place in sorted(folder.iterdir()) if folder.is_dir() else []:
-        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-            values = json.loads((place / MANIFEST_FILE).read_bytes())
-            mac = values.pop("mac")
-            manifest = Manifest(**values)
-            if mac == _mac(manifest, vault):
-                found.append((place.name, manifest))
+        with suppress(RequestError):
+            found.append((place.name, _read_manifest(place, vault)))
     return found
 
 
