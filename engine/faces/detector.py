@@ -49,6 +49,13 @@ class DetectedFace:
     landmarks_px: NDArray[np.float32]
     score: float
 
+    def scale(self, factor: float) -> DetectedFace:
+        """The face in a picture that is so many times as large."""
+        x, y, width, height = (side * factor for side in self.box_px)
+        return DetectedFace(
+            (x, y, width, height), self.landmarks_px * np.float32(factor), self.score
+        )
+
 
 class FaceDetector:
     """Finds the faces of a picture; thread-safe."""
@@ -60,12 +67,20 @@ class FaceDetector:
         self._session = session
         self._config = config or DetectorConfig()
 
-    def detect(self, pixels: Pixels) -> tuple[DetectedFace, ...]:
-        """Faces in `pixels` uint8[h, w, 3] (RGB), best score first, in its coordinates."""
+    @property
+    def first_side_px(self) -> int:
+        """The longer side that its first attempt makes of a picture."""
+        return self._config.input_sides_px[0]
+
+    def detect(self, pixels: Pixels, attempts: int | None = None) -> tuple[DetectedFace, ...]:
+        """Faces in `pixels` uint8[h, w, 3] (RGB), best score first, in its coordinates.
+
+        With `attempts`, only so many sizes of the picture are tried.
+        """
         height, width = pixels.shape[:2]
         longer = max(height, width)
         tried = 0
-        for wanted in self._config.input_sides_px:
+        for wanted in self._config.input_sides_px[:attempts]:
             side = min(wanted, longer)  # enlarging adds no detail
             if side == tried:
                 continue

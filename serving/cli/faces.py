@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.errors import ImageError, RequestError, SosieError
-from serving.cli.inputs import HomeOption, read_photograph
+from serving.cli.inputs import HomeOption, KindOption, read_photograph
 from serving.cli.output import (
     PHOTOGRAPHS,
     JsonFlag,
@@ -36,11 +36,12 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     first: Annotated[Path, typer.Argument(metavar="A", help="A photograph.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another photograph.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another photograph, or a portrait.")],
     fmr: Annotated[
         float | None,
         typer.Option(help="The false match rate that chooses the threshold.", show_default="1e-4"),
     ] = None,
+    portrait_kind: KindOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -59,7 +60,7 @@ def verify(
     wanted = threshold_rates(settings).verify if fmr is None else fmr
     threshold = calibration.threshold_at(wanted, Comparison.ONE_TO_ONE)
     with build_extractor(settings, find_cache()) as extractor:
-        pair = require_sound(extractor.extract(images), paths)
+        pair = require_sound(extractor.extract(images, [None, portrait_kind]), paths)
     score = _score(pair)
     is_fit = not any(one.problems for one in pair)
     is_match = score is not None and score >= threshold and is_fit
@@ -92,7 +93,10 @@ def verify(
 
 
 def extract(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="JPEG, PNG or WebP.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE…", help="JPEG, JPEG 2000, PNG, WebP or a document's record."),
+    ],
     vectors: Annotated[
         Path | None,
         typer.Option(

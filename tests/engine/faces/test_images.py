@@ -137,7 +137,7 @@ def test_empty_file_is_refused_as_damaged(decode: Decode) -> None:
     ],
 )
 def test_what_is_not_an_image_is_refused_as_unsupported(data: bytes, decode: Decode) -> None:
-    with pytest.raises(ImageUnsupported, match="JPEG, PNG or WebP"):
+    with pytest.raises(ImageUnsupported, match="JPEG, JPEG 2000, PNG or WebP"):
         decode(data)
 
 
