@@ -54,11 +54,6 @@ class Image:
     is_finest: bool
     coded_bytes: int
 
-    @property
-    def bytes_a_pixel(self) -> float:
-        """What the file spends on a pixel of the full picture."""
-        return self.coded_bytes / (self.size_px[0] * self.size_px[1])
-
 
 class Decoder:
     """Decodes image files in child processes, one for each thread that asks at once.

@@ -24,6 +24,9 @@ _MOUTH_DROP, _NOSE_DEPTH = 1.155, 0.5
 # How far down from eyes to mouth YuNet puts the nose tip: the median of LFW.
 _NOSE_SHARE = 0.56
 
+# A portrait in eye distances: four and a half wide, five and a half high, as on most documents.
+_PORTRAIT_SQUARES = 25
+
 # Inside the 112x112 ArcFace crop: brows to chin, ear to ear, without hair and background.
 _CROP_SIDE_PX = 112
 _FACE_ROWS, _FACE_COLUMNS = slice(36, 104), slice(24, 88)
@@ -42,8 +45,8 @@ class Quality:
     `yaw_deg` (positive: the nose points right in the picture), `pitch_deg` (positive: up),
     `roll_deg` (positive: clockwise in the picture).
     `detection_score`: the detector's, 0 to 1.
-    `detail_bytes`: what the file spends on a square of one eye distance; strong compression leaves
-    few, and sharp edges where there was a face.
+    `detail_bytes`: what the file spends on a square of one eye distance, as if what lies around a
+    portrait cost nothing; strong compression leaves few, and sharp edges where there was a face.
     """
 
     inter_eye_px: float
@@ -89,16 +92,21 @@ not compressed; `python -m bench.chip_portraits` measures it."""
 
 
 def measure_quality(
-    crop: Pixels, landmarks_px: NDArray[np.float32], detection_score: float, bytes_a_pixel: float
+    crop: Pixels,
+    landmarks_px: NDArray[np.float32],
+    detection_score: float,
+    coded_bytes: int,
+    size_px: tuple[int, int],
 ) -> Quality:
     """Measure an aligned crop uint8[side, side, 3] and its landmarks float32[5, 2].
 
-    The landmarks, and the bytes of the file, are those of the original picture.
+    The landmarks, `size_px` (width, height) and the bytes of the file are the original picture's.
     """
     luma = _crop_luma(crop)
     low, high = np.percentile(luma, (5, 95))
     yaw, pitch, roll = estimate_pose(landmarks_px)
     inter_eye_px = float(np.hypot(*(landmarks_px[1] - landmarks_px[0])))
+    squares = size_px[0] * size_px[1] / max(inter_eye_px, 1.0) ** 2
     return Quality(
         inter_eye_px=inter_eye_px,
         sharpness=_measure_sharpness(luma),
@@ -108,7 +116,7 @@ def measure_quality(
         pitch_deg=pitch,
         roll_deg=roll,
         detection_score=detection_score,
-        detail_bytes=bytes_a_pixel * inter_eye_px**2,
+        detail_bytes=coded_bytes / min(squares, _PORTRAIT_SQUARES),
     )
 
 

@@ -165,7 +165,7 @@ class _Stuck:
     def __init__(self) -> None:
         self.entered, self.released = threading.Event(), threading.Event()
 
-    def extract(self, images: Sequence[bytes], kinds: Kinds = ()) -> list[Extracted]:
+    def extract(self, images: Sequence[bytes], _: Kinds = ()) -> list[Extracted]:
         self.entered.set()
         assert self.released.wait(120)
         return [ImageTooCostly("too long") for _ in images]

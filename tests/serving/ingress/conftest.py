@@ -37,7 +37,7 @@ class BlockedExtractor:
         self.batches: list[list[bytes]] = []
         self.failure: Exception | None = None
 
-    def extract(self, images: Sequence[bytes], kinds: Kinds = ()) -> list[Extracted]:
+    def extract(self, images: Sequence[bytes], _: Kinds = ()) -> list[Extracted]:
         self.entered.release()
         assert self.released.wait(120)
         if self.failure is not None:
