@@ -571,6 +571,7 @@ OUTCOMES: tuple[type[ImageError] | None, ...] = (
 )
 
 
+_LARGE_BYTES = 1 << 20
 _KEPT_BY_MALLOC = {-1: 32 << 20, -3: 16 << 20}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 
 
@@ -590,6 +591,8 @@ def serve(limits_json: str, memory: str) -> None:
             length, side_px = REQUEST.unpack(request)
             link.sendall(_answer(length, side_px, shared, limits))
             signal.setitimer(signal.ITIMER_PROF, 0)
+            if length > _LARGE_BYTES:
+                _give_back_freed()
 
 
 def _answer(length: int, side_px: int, shared: mmap.mmap, limits: ImageLimits) -> bytes:
@@ -615,6 +618,12 @@ def _keep_freed() -> None:
     with suppress(AttributeError):  # a C library without it has its own ways
         for parameter, count in _KEPT_BY_MALLOC.items():
             ctypes.CDLL(None).mallopt(parameter, count)
+
+
+def _give_back_freed() -> None:
+    """What a large picture has left in pieces would stand beside the next one."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _bound_memory(memory_mb: int) -> None:

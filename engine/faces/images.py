@@ -77,7 +77,7 @@ class Decoder:
         Bytes after a JPEG's end are ignored (phones append video there), and so is an HDR gain map;
         transparency is laid on white. Raises an ImageError.
         """
-        process, image = self._decode(data, side_px or self._limits.reduced_side_px)
+        process, image = self._decode(data, side_px)
         try:
             yield image
         finally:
@@ -85,14 +85,14 @@ class Decoder:
             process.forget()
             self._put_back(process)
 
-    def _decode(self, data: bytes, side_px: int) -> tuple[_Process, Image]:
+    def _decode(self, data: bytes, side_px: int | None = None) -> tuple[_Process, Image]:
         if len(data) > self._limits.max_size_bytes:
             read_header(data, self._limits)
             raise AssertionError("a header is not read of a file that is too large")
         for may_repeat in (True, False):
             process = self._take()
             try:
-                return process, process.decode(data, side_px)
+                return process, process.decode(data, side_px or self._limits.reduced_side_px)
             except ImageError:
                 self._put_back(process)
                 raise

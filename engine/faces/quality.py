@@ -76,7 +76,7 @@ class QualityLimits:
     max_yaw_deg: float = 45.0
     max_pitch_deg: float = 35.0
     max_roll_deg: float = 45.0
-    min_detail_bytes: float = 100.0
+    min_detail_bytes: float = 130.0
 
 
 QUALITY_LIMITS: Mapping[PhotographKind, QualityLimits] = MappingProxyType(

@@ -165,7 +165,7 @@ def test_flat_crop_is_measured_without_dividing_by_nothing() -> None:
         ("exposure", 0.11, Reason.TOO_DARK),
         ("exposure", 0.86, Reason.TOO_BRIGHT),
         ("contrast", 0.09, Reason.LOW_CONTRAST),
-        ("detail_bytes", 99.0, Reason.COMPRESSED),
+        ("detail_bytes", 129.0, Reason.COMPRESSED),
         ("yaw_deg", 46.0, Reason.POSE),
         ("yaw_deg", -46.0, Reason.POSE),
         ("pitch_deg", -36.0, Reason.POSE),
