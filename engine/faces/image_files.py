@@ -99,6 +99,7 @@ class Header:
     data: bytes = field(repr=False)
     orientation: int = 1
     reductions: tuple[int, ...] = ()
+    is_progressive: bool = False
 
 
 def sniff_format(data: bytes) -> Kind | None:
@@ -291,7 +292,7 @@ def _read_jpeg(data: bytes, limits: ImageLimits) -> Header:
         raise ImageUnsupported("a JPEG with several pictures (MPO); send a single picture")
     kept.append(data[part.start : _follow_scans(data, part, frame, limits)])
     size_px = frame.width, frame.height
-    return Header("JPEG", size_px, b"".join(kept), orientation, REDUCTIONS)
+    return Header("JPEG", size_px, b"".join(kept), orientation, REDUCTIONS, frame.is_progressive)
 
 
 def _follow_scans(data: bytes, first: _Segment, frame: _Frame, limits: ImageLimits) -> int:
@@ -486,8 +487,9 @@ def decode_file(
         if picture.size != header.stored_px:
             raise _damaged()
         least = _choose_reduction(header, limits.reduced_side_px)
-        reduction = _choose_reduction(header, min(side_px, limits.reduced_side_px))
-        reduction = _reduce_scale(picture, reduction)
+        # All scans of a progressive one are read for the smallest picture, too: once is enough.
+        wanted = least if header.is_progressive else _choose_reduction(header, side_px)
+        reduction = _reduce_scale(picture, max(least, wanted))
         if header.kind == "WEBP":
             exif = picture.info.get("exif", b"")
             orientation = read_tag(exif.removeprefix(b"Exif\0\0"), ORIENTATION) or 1
@@ -571,7 +573,7 @@ OUTCOMES: tuple[type[ImageError] | None, ...] = (
 )
 
 
-_LARGE_BYTES = 1 << 20
+_LARGE_BYTES = 6 << 20
 _KEPT_BY_MALLOC = {-1: 32 << 20, -3: 16 << 20}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 
 
