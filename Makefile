@@ -22,8 +22,9 @@ demo: $(VENV)/.demo
 	$(BIN)/sosie demo
 
 # One Ray cluster at a time, and what is measured there needs the cores: so these go alone.
+# In their order: pytest-xdist would leave files of few tests, some of them the longest, to the end.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/serving/cluster
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/serving/cluster
 	$(BIN)/python -m pytest tests/serving/cluster
 
 # What needs few packages, on another Python than that of $(VENV): CI runs it where there is one.

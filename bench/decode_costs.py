@@ -29,6 +29,8 @@ LIFTED = replace(
     max_jpeg_pixels=100_000_000,
     max_png_pixels=100_000_000,
     max_webp_pixels=100_000_000,
+    max_jpeg2000_pixels=100_000_000,
+    max_jpeg2000_bytes=400 << 20,
     max_jpeg_coefficients=1 << 30,
     max_jpeg_block_visits=1 << 40,
     max_jpeg_scans=100_000,
@@ -61,12 +63,19 @@ def list_files(megapixels: float) -> Iterator[tuple[str, bytes]]:
             ("WEBP", clear, {"quality": 85, "method": 0}),
             ("WEBP", picture, {"lossless": True, "quality": 0, "method": 0}),
             ("WEBP", clear, {"lossless": True, "quality": 0, "method": 0}),
+            ("JPEG2000", picture, {"irreversible": True, "quality_layers": [20]}),
+            ("JPEG2000", picture, {"irreversible": False}),
+            ("JPEG2000", picture, {"irreversible": False, "codeblock_size": (16, 16)}),
+            ("JPEG2000", picture.convert("L"), {"irreversible": False}),
         ):
-            yield f"{name:10} {kind:4} {describe(source, options):28}", write(source, kind, options)
+            yield f"{name:10} {kind:8} {describe(source, options):28}", write(source, kind, options)
 
 
 def describe(picture: Image.Image, options: dict[str, Any]) -> str:
     words = [key for key in ("progressive", "lossless") if options.get(key)]
+    words += [f"1:{ratio}" for ratio in options.get("quality_layers", [])]
+    words += ["lossless"] if options.get("irreversible") is False else []
+    words += ["small blocks"] if "codeblock_size" in options else []
     full = ["4:4:4"] if options.get("subsampling") == 0 else []
     return " ".join([picture.mode, *words, *full])
 
@@ -114,15 +123,15 @@ def say(line: str) -> None:
 
 def main() -> None:
     megapixels = float(sys.argv[1]) if len(sys.argv) > 1 else 8.0
-    say(f"{'file':45} {'MB':>6} {'ms':>7} {'ns/px':>6} {'peak MB':>8} {'B/px':>5}")
+    say(f"{'file':49} {'MB':>6} {'ms':>7} {'ns/px':>6} {'peak MB':>8} {'B/px':>5}")
     for name, data in list_files(megapixels):
         try:
             seconds, peak, pixels = measure(data)
         except ImageError as error:
-            say(f"{name:45} {len(data) / 1e6:6.2f} {error}")
+            say(f"{name:49} {len(data) / 1e6:6.2f} {error}")
             continue
         say(
-            f"{name:45} {len(data) / 1e6:6.2f} {seconds * 1e3:7.0f} {seconds / pixels * 1e9:6.1f}"
+            f"{name:49} {len(data) / 1e6:6.2f} {seconds * 1e3:7.0f} {seconds / pixels * 1e9:6.1f}"
             f" {peak / 1e6:8.1f} {peak / pixels:5.1f}"
         )
 

@@ -40,7 +40,7 @@ class ImageTooCostly(ImageTooLarge):
 
 
 class ImageUnsupported(ImageError):
-    """Not a JPEG, PNG or WebP with a single frame."""
+    """Not a JPEG, JPEG 2000, PNG or WebP with a single frame, or of a kind that is not read."""
 
     code = "IMAGE.UNSUPPORTED"
 

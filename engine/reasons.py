@@ -1,4 +1,4 @@
-"""Decisions and their reasons: the closed vocabulary of answers, records and metrics."""
+"""Decisions, their reasons, kinds of photographs: what answers, records and metrics may say."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class Reason(StrEnum):
     TOO_DARK = "TOO_DARK"
     TOO_BRIGHT = "TOO_BRIGHT"
     LOW_CONTRAST = "LOW_CONTRAST"
+    COMPRESSED = "COMPRESSED"
     POSE = "POSE"
     SAME_PHOTOGRAPH = "SAME_PHOTOGRAPH"
     FACE_MISMATCH = "FACE_MISMATCH"
@@ -50,8 +51,19 @@ IMAGE_REASONS = frozenset(
         Reason.TOO_DARK,
         Reason.TOO_BRIGHT,
         Reason.LOW_CONTRAST,
+        Reason.COMPRESSED,
         Reason.POSE,
         Reason.SAME_PHOTOGRAPH,
     }
 )
 """Reasons that ask for a new photograph."""
+
+
+class PhotographKind(StrEnum):
+    """Where a photograph comes from; it decides which limits apply."""
+
+    LIVE = "live"
+    PRINTED = "printed"
+    """Taken of a document."""
+    CHIP = "chip"
+    """Read from a document's chip, small and strongly compressed."""

@@ -142,7 +142,7 @@ class Participants:
 
 LFW = Path(__file__).parents[2] / "shared" / "lfw" / "images"
 """Beside the checkout; an installed package has none."""
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".jp2", ".j2k"})
 MOST_OF_A_PERSON = 4
 MOST_PHOTOGRAPH_BYTES = 8 * 2**20
 BUNDLED_FACES = 100

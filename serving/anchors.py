@@ -6,13 +6,12 @@ file, to syslog, or to an HTTP sink, that whoever writes the database cannot wri
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from logging.handlers import SysLogHandler
 from pathlib import Path
 from types import TracebackType
@@ -21,9 +20,8 @@ from urllib.parse import urlsplit
 
 from structlog.typing import FilteringBoundLogger
 
-from engine.errors import RequestError, SosieError
-from engine.registry.audit import AnchoredHead, AuditReader
-from engine.registry.records import utc_now
+from engine.errors import SosieError
+from engine.registry.audit import AuditReader, write_anchor
 from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter
 
@@ -166,42 +164,3 @@ class Anchoring:
         self.fault = fault
         self._meter.set(metrics.ANCHOR_FAILING, float(fault is not None))
         self._meter.set(metrics.ANCHORED, self._sent)
-
-
-def write_anchor(deployment_id: str, number: int, head: bytes) -> str:
-    """A head as the line that is sent."""
-    values = {
-        "deployment_id": deployment_id,
-        "at": utc_now().isoformat(timespec="seconds"),
-        "audit_number": number,
-        "audit_head": head.hex(),
-    }
-    return json.dumps(values)
-
-
-def read_anchors(file: Path, deployment_id: str) -> Iterator[AnchoredHead]:
-    """The heads of one deployment in a file of such lines, with whatever syslog put before each;
-    `RequestError` where a line of it cannot be read, or there is none."""
-    found = False
-    try:
-        with file.open(encoding="utf-8", errors="replace") as lines:
-            for place, line in enumerate(lines, 1):
-                if '"audit_head"' not in line:
-                    continue
-                try:
-                    values, _ = json.JSONDecoder().raw_decode(line, line.index("{"))
-                    one = AnchoredHead(
-                        str(values["at"]),
-                        int(values["audit_number"]),
-                        bytes.fromhex(values["audit_head"]),
-                    )
-                    is_own = values["deployment_id"] == deployment_id
-                except (ValueError, TypeError, KeyError):
-                    raise RequestError(f"line {place} of {file} is no anchor: mend it") from None
-                if is_own:
-                    found = True
-                    yield one
-    except OSError as error:
-        raise RequestError(f"{file} cannot be read: {error.strerror}") from None
-    if not found:
-        raise RequestError(f"{file} holds no anchor of this deployment: name another file")

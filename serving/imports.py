@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ImageError, RequestError
+from engine.faces.extractor import Extractor
 from engine.imports.chunk_writer import (
     AdmissionTerms,
     ChunkWriter,
@@ -32,7 +33,9 @@ from engine.imports.row_faces import ExtractSamples, FaceLoader, PhotographFolde
 from engine.imports.row_parser import ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, RawRow, Source, open_source
 from engine.matching.requests import Sample, take_samples
+from engine.reasons import PhotographKind
 from engine.registry.records import utc_now
+from engine.registry.vault import Vault
 from serving.access.authorization import Role
 from serving.compose import Deployment
 from serving.ingress.templates import SealedTemplates
@@ -218,13 +221,24 @@ def _make_loader(deployment: Deployment, order: ImportOrder, source: Source) -> 
     take: ExtractSamples = _extract_none
     if _has_photographs(source):
         # The extractor is opened here, and not by the first two threads that need it.
-        take = partial(take_samples, extractor=deployment.extractor, vault=vault)
+        take = partial(_extract, deployment.extractor, vault)
     templates = SealedTemplates(vault, digest, deployment.settings.serve.template_ttl_h)
     folder = PhotographFolder(order.root, allows_outside=order.allows_outside)
     return FaceLoader(folder, take, vault, IssuedTemplates(templates).open)
 
 
-def _extract_none(images: Sequence[bytes]) -> list[Sample | ImageError]:
+def _extract(
+    extractor: Extractor,
+    vault: Vault,
+    images: Sequence[bytes],
+    kinds: Sequence[PhotographKind | None],
+) -> list[Sample | ImageError]:
+    return take_samples(images, extractor, vault, kinds)
+
+
+def _extract_none(
+    images: Sequence[bytes], _: Sequence[PhotographKind | None]
+) -> list[Sample | ImageError]:
     assert not images, "a file without a column of photographs has none"
     return []
 

@@ -11,10 +11,9 @@ from functools import partial
 from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import TypeAdapter, ValidationError
-from structlog.typing import FilteringBoundLogger
 
 from engine.errors import ClockImplausible, RequestError, SosieError
 from engine.matching.holders import ErasureCertificate
@@ -25,6 +24,10 @@ from engine.retention.certificates import Certificate
 from engine.retention.clock import check_clock, check_step
 from engine.retention.job import RetentionCertificate, Schedule, preview, run_retention
 from serving.compose import Deployment, read_schedule, read_time
+
+if TYPE_CHECKING:
+    # Commands write certificates without the service's packages.
+    from structlog.typing import FilteringBoundLogger
 
 EXPIRED = "sweep.expired"
 

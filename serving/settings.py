@@ -76,6 +76,13 @@ class ModelSettings(Section):
     decode_cpu_s: float = Field(
         default=2, gt=0, le=60, description="CPU seconds to decode a photograph, then it is refused"
     )
+    competing_share: float = Field(
+        default=0.75,
+        ge=0,
+        le=1,
+        description="a second face of so much of the main one's height, less off the centre, is "
+        "SEVERAL_FACES; 0: any second face is",
+    )
     flip: bool = Field(
         default=False, description="average each face with its mirror image: twice the time"
     )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
 
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".jp2", ".j2k"})
 MAX_PHOTOGRAPHS = 20_000
 """All pairs of this many take some 3 GiB."""
 
@@ -61,7 +61,7 @@ class LabelledFolder:
         if len(found) < 2:
             raise RequestError(
                 f"{len(found)} people found: the folder must hold a folder of photographs "
-                "(.jpg, .png or .webp) for each of two people or more"
+                "(.jpg, .png, .webp or .jp2) for each of two people or more"
             )
         if len(paths) > MAX_PHOTOGRAPHS:
             raise RequestError(

@@ -34,7 +34,7 @@ from engine.accuracy.pair_scores import (
     limit_photographs,
     single_templates,
 )
-from engine.errors import CalibrationError, RequestError
+from engine.errors import CalibrationError, RequestError, advise_extra
 
 DATA_FOLDER = Path(__file__).parent / "data"
 BLOCK = 1024
@@ -253,9 +253,7 @@ def _fit_noise(population: Population, singles: Templates, rng: np.random.Genera
     try:
         from scipy.optimize import minimize  # noqa: PLC0415 - of an extra
     except ImportError as error:
-        raise RequestError(
-            "fitting a population needs scipy: pip install 'sosie[bench]'"
-        ) from error
+        raise RequestError(f"fitting a population needs scipy: {advise_extra('bench')}") from error
     shape = (TRIALS * 4, population.dim)
     face = population.mean + rng.standard_normal(shape, np.float32) @ population.between.T
     noise = [rng.standard_normal(shape, np.float32) @ population.within.T for _ in range(4)]

@@ -49,6 +49,13 @@ class DetectedFace:
     landmarks_px: NDArray[np.float32]
     score: float
 
+    def scale(self, factor: float) -> DetectedFace:
+        """The face in a picture that is so many times as large."""
+        x, y, width, height = (side * factor for side in self.box_px)
+        return DetectedFace(
+            (x, y, width, height), self.landmarks_px * np.float32(factor), self.score
+        )
+
 
 class FaceDetector:
     """Finds the faces of a picture; thread-safe."""
@@ -60,12 +67,20 @@ class FaceDetector:
         self._session = session
         self._config = config or DetectorConfig()
 
-    def detect(self, pixels: Pixels) -> tuple[DetectedFace, ...]:
-        """Faces in `pixels` uint8[h, w, 3] (RGB), best score first, in its coordinates."""
+    @property
+    def first_side_px(self) -> int:
+        """The longer side that its first attempt makes of a picture."""
+        return self._config.input_sides_px[0]
+
+    def detect(self, pixels: Pixels, attempts: int | None = None) -> tuple[DetectedFace, ...]:
+        """Faces in `pixels` uint8[h, w, 3] (RGB), best score first, in its coordinates.
+
+        With `attempts`, only so many sizes of the picture are tried.
+        """
         height, width = pixels.shape[:2]
         longer = max(height, width)
         tried = 0
-        for wanted in self._config.input_sides_px:
+        for wanted in self._config.input_sides_px[:attempts]:
             side = min(wanted, longer)  # enlarging adds no detail
             if side == tried:
                 continue
@@ -166,24 +181,25 @@ def _weigh_landmarks(
 
 
 def choose_main_face(faces: Sequence[DetectedFace], size_px: tuple[int, int]) -> int:
-    """Index of the largest face, weighted by its closeness to the picture's centre.
+    """Index of the face of the greatest prominence; `size_px` is that of the picture."""
+    return max(range(len(faces)), key=lambda index: measure_prominence(faces[index], size_px))
 
-    `size_px` is (width, height) in the faces' coordinates. A face whose centre lies in a corner
-    counts half.
+
+def measure_prominence(face: DetectedFace, size_px: tuple[int, int]) -> float:
+    """Height of a face, less the farther from the picture's centre it is: in a corner half.
+
+    `size_px` is (width, height) in the face's coordinates.
     """
-    width, height = size_px
-
-    def weigh(face: DetectedFace) -> float:
-        x, y, face_width, face_height = face.box_px
-        off_centre = math.hypot(
-            (x + face_width / 2) / width - 0.5, (y + face_height / 2) / height - 0.5
-        )
-        return face_height * (1 - min(off_centre / math.sqrt(2), 0.5))
-
-    return max(range(len(faces)), key=lambda index: weigh(faces[index]))
+    x, y, width, height = face.box_px
+    off_centre = math.hypot((x + width / 2) / size_px[0] - 0.5, (y + height / 2) / size_px[1] - 0.5)
+    return height * (1 - min(off_centre / math.sqrt(2), 0.5))
 
 
-def has_competing_face(faces: Sequence[DetectedFace], main: int, height_share: float) -> bool:
-    """Whether another face is at least `height_share` as high as the main one."""
-    smallest = faces[main].box_px[3] * height_share
-    return any(face.box_px[3] >= smallest for i, face in enumerate(faces) if i != main)
+def has_competing_face(
+    faces: Sequence[DetectedFace], main: int, size_px: tuple[int, int], share: float
+) -> bool:
+    """Whether another face has at least this share of the main one's prominence."""
+    least = measure_prominence(faces[main], size_px) * share
+    return any(
+        measure_prominence(face, size_px) >= least for i, face in enumerate(faces) if i != main
+    )

@@ -51,6 +51,12 @@ def estimate_similarity(source: Points, target: Points) -> NDArray[np.float64]:
     )
 
 
+def measure_scale(landmarks_px: Points, side_px: int) -> float:
+    """How many pixels of its crop a pixel of the picture makes."""
+    matrix = estimate_similarity(landmarks_px, arcface_template(side_px))
+    return float(np.hypot(matrix[0, 0], matrix[1, 0]))
+
+
 def align(pixels: Pixels, landmarks_px: Points, side_px: int) -> Pixels:
     """Crop uint8[side, side, 3] with `landmarks_px` float32[5, 2] on the ArcFace template.
 

@@ -22,15 +22,20 @@ from typing import Literal, NamedTuple
 
 from PIL import Image as PillowImage
 from PIL.ImageFile import ImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from engine.errors import ImageDamaged, ImageError, ImageTooCostly, ImageTooLarge, ImageUnsupported
+from engine.faces import face_records, jpeg2000
 from engine.formatting import size
 
-Kind = Literal["JPEG", "PNG", "WEBP"]
+Kind = Literal["JPEG", "PNG", "WEBP", "JPEG2000"]
 Size = tuple[int, int]
+
+REDUCTIONS = (8, 4, 2)
+NAMES: dict[Kind, str] = {"JPEG": "JPEG", "PNG": "PNG", "WEBP": "WebP", "JPEG2000": "JPEG 2000"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +46,20 @@ class ImageLimits:
     `bench/decode_costs.py` measures it. A progressive JPEG holds all its coefficients in memory
     (`max_jpeg_coefficients`, two bytes each), and each of its scans visits the blocks of its
     components again, with or without data (`max_jpeg_scans`, `max_jpeg_block_visits`).
-    `max_parts` are the segments of a JPEG and the chunks of a PNG.
+    `max_parts` are the segments of a JPEG and the chunks of a PNG; a JPEG 2000 costs by its bytes
+    more than by its pixels.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 if its longer side is still `reduced_side_px` or more.
+    A JPEG or JPEG 2000 is decoded at 1/2, 1/4 or 1/8 if its longer side is still `reduced_side_px`
+    or more, or what the caller asks for, if that is less.
     Decoding ends after `cpu_s` of CPU time, `wait_s` of any, or `memory_mb` more than before it.
     """
 
     max_size_bytes: int = 8 * 1024 * 1024
     max_jpeg_pixels: int = 25_000_000
     max_png_pixels: int = 12_200_000
-    max_webp_pixels: int = 7_600_000
+    max_webp_pixels: int = 7_000_000
+    max_jpeg2000_pixels: int = 2_000_000
+    max_jpeg2000_bytes: int = 3_000_000
     max_jpeg_coefficients: int = 38_000_000
     max_jpeg_scans: int = 64
     max_jpeg_block_visits: int = 6_000_000
@@ -64,7 +73,7 @@ class ImageLimits:
     def shared_bytes(self) -> int:
         """What holds any accepted file, and the RGB pixels of any picture as it is decoded."""
         unreduced = min(self.max_jpeg_pixels, (2 * self.reduced_side_px) ** 2)
-        most = max(unreduced, self.max_png_pixels, self.max_webp_pixels)
+        most = max(unreduced, self.max_png_pixels, self.max_webp_pixels, self.max_jpeg2000_pixels)
         return max(self.max_size_bytes, 3 * most, mmap.PAGESIZE)
 
     def max_pixels(self, kind: Kind) -> int:
@@ -73,6 +82,7 @@ class ImageLimits:
             "JPEG": self.max_jpeg_pixels,
             "PNG": self.max_png_pixels,
             "WEBP": self.max_webp_pixels,
+            "JPEG2000": self.max_jpeg2000_pixels,
         }[kind]
 
 
@@ -81,28 +91,32 @@ class Header:
     """What is known of a picture before it is decoded; `stored_px` is (width, height).
 
     `data` is the file without what its pixels do not need. `orientation` is EXIF's: 1, upright,
-    to 8.
+    to 8. `reductions` are the scales at which it can be decoded beside 1, smallest picture first.
     """
 
     kind: Kind
     stored_px: Size
     data: bytes = field(repr=False)
     orientation: int = 1
+    reductions: tuple[int, ...] = ()
+    is_progressive: bool = False
 
 
 def sniff_format(data: bytes) -> Kind | None:
-    """JPEG, PNG or WEBP by the content's first bytes, else None."""
+    """The format by the content's first bytes, None where it is no image."""
     if data[:3] == b"\xff\xd8\xff":
         return "JPEG"
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return "PNG"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
+    if data.startswith((jpeg2000.CODESTREAM, jpeg2000.BOXED)):
+        return "JPEG2000"
     return None
 
 
 def read_header(data: bytes, limits: ImageLimits) -> Header:
-    """The header of an image file that is worth decoding.
+    """The header of an image file, or of the image in a face record, that is worth decoding.
 
     Bytes after a JPEG's end are ignored (phones append video there), and so is an HDR gain map.
     Raises ImageTooLarge, ImageTooCostly, ImageUnsupported or ImageDamaged.
@@ -113,10 +127,22 @@ def read_header(data: bytes, limits: ImageLimits) -> Header:
         raise ImageTooLarge(
             f"the image has {size(len(data))}; send at most {size(limits.max_size_bytes)}"
         )
+    declared = None
+    if face_records.is_record(data):
+        data, declared = face_records.find_image(data)
     kind = sniff_format(data)
     if kind is None:
-        raise ImageUnsupported("not a JPEG, PNG or WebP image; convert it to one of these")
-    read = {"JPEG": _read_jpeg, "PNG": _read_png, "WEBP": _read_webp}[kind]
+        raise ImageUnsupported(
+            "not a JPEG, JPEG 2000, PNG or WebP image; convert it to one of these"
+        )
+    if declared not in (None, kind):
+        raise ImageUnsupported(
+            f"the face record says that its image is {declared}, and it is {NAMES[kind]}; "
+            "read the document again"
+        )
+    read = {"JPEG": _read_jpeg, "PNG": _read_png, "WEBP": _read_webp, "JPEG2000": _read_jpeg2000}[
+        kind
+    ]
     try:
         return read(data, limits)
     except (struct.error, IndexError, KeyError) as error:
@@ -128,8 +154,10 @@ def find_pixels(data: bytes) -> tuple[Kind, int, bool] | None:
 
     None for what `read_header` would refuse as no image or a damaged one.
     """
-    kind = sniff_format(data)
     with suppress(struct.error, IndexError, KeyError, ImageError):
+        if face_records.is_record(data):
+            data, _ = face_records.find_image(data)
+        kind = sniff_format(data)
         match kind:
             case "JPEG":
                 for part in _list_segments(data, MAX_LEADING_SEGMENTS):
@@ -142,6 +170,9 @@ def find_pixels(data: bytes) -> tuple[Kind, int, bool] | None:
             case "WEBP":
                 found = read_webp_size(data)
                 return None if found is None else (kind, found[0] * found[1], False)
+            case "JPEG2000":
+                width, height = jpeg2000.find_size(data)
+                return kind, width * height, False
     return None
 
 
@@ -153,10 +184,9 @@ def _check_size(kind: Kind, size_px: Size, limits: ImageLimits) -> None:
     width, height = size_px
     most = limits.max_pixels(kind)
     if width * height > most:
-        name = {"JPEG": "a JPEG", "PNG": "a PNG", "WEBP": "a WebP"}[kind]
         raise ImageTooLarge(
             f"the image has {width} x {height} pixels; "
-            f"send at most {most / 1e6:g} megapixels in {name} image"
+            f"send at most {most / 1e6:g} megapixels in a {NAMES[kind]} image"
         )
     if width * height == 0:
         raise ImageDamaged("the image has no pixels; send it again")
@@ -261,7 +291,8 @@ def _read_jpeg(data: bytes, limits: ImageLimits) -> Header:
     if pictures > 1 and not has_gain_map(data):
         raise ImageUnsupported("a JPEG with several pictures (MPO); send a single picture")
     kept.append(data[part.start : _follow_scans(data, part, frame, limits)])
-    return Header("JPEG", (frame.width, frame.height), b"".join(kept), orientation)
+    size_px = frame.width, frame.height
+    return Header("JPEG", size_px, b"".join(kept), orientation, REDUCTIONS, frame.is_progressive)
 
 
 def _follow_scans(data: bytes, first: _Segment, frame: _Frame, limits: ImageLimits) -> int:
@@ -329,7 +360,7 @@ def has_gain_map(data: bytes) -> bool:
     return b"hdrgm:" in data or b"HDRGainMap" in data
 
 
-# PNG (ISO/IEC 15948) and WebP (RFC 9649).
+# PNG (ISO/IEC 15948), WebP (RFC 9649), JPEG 2000 (ISO/IEC 15444-1).
 
 
 def _read_png(data: bytes, limits: ImageLimits) -> Header:
@@ -386,12 +417,24 @@ def read_webp_size(data: bytes) -> tuple[int, int, bool] | None:
     return None
 
 
+def _read_jpeg2000(data: bytes, limits: ImageLimits) -> Header:
+    _check_size("JPEG2000", jpeg2000.find_size(data), limits)
+    found = jpeg2000.read_codestream(data)
+    if len(found.data) > limits.max_jpeg2000_bytes:
+        raise ImageTooLarge(
+            f"the JPEG 2000 image has {size(len(found.data))}; "
+            f"send at most {size(limits.max_jpeg2000_bytes)}: compress it more"
+        )
+    return Header("JPEG2000", found.size_px, found.data, reductions=found.reductions)
+
+
 # Pixels.
 
 _READERS: dict[Kind, Callable[[BytesIO], ImageFile]] = {
     "JPEG": JpegImageFile,
     "PNG": PngImageFile,
     "WEBP": WebPImageFile,
+    "JPEG2000": Jpeg2KImageFile,
 }
 
 # EXIF orientation to the transposition that makes the stored picture upright, and whether its
@@ -413,17 +456,27 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, Typ
 
 
 class Upright(NamedTuple):
-    """A decoded picture: `width`, `height`, those of the full picture, and `reduction` (1 to 8)."""
+    """A decoded picture: `width`, `height`, those of the full picture, and `reduction` (1 to 8).
+
+    `least_reduction` is the finest scale at which the limits let it be decoded, `coded_bytes` what
+    the file spends on the pixels.
+    """
 
     width: int
     height: int
     full_width: int
     full_height: int
     reduction: int
+    least_reduction: int
+    coded_bytes: int
 
 
-def decode_file(header: Header, limits: ImageLimits, write: Callable[[bytes], object]) -> Upright:
+def decode_file(
+    header: Header, limits: ImageLimits, write: Callable[[bytes], object], side_px: int
+) -> Upright:
     """Decodes a file: `write` gets its upright rows, RGB, from the top.
+
+    Its longer side has `side_px` or more, if that is less than the limits give it.
 
     Transparency is laid on white. Raises an ImageError before anything is written. Rows are
     converted, composited and turned a strip at a time: no second picture stands beside Pillow's.
@@ -433,7 +486,10 @@ def decode_file(header: Header, limits: ImageLimits, write: Callable[[bytes], ob
         picture = _READERS[header.kind](BytesIO(header.data))
         if picture.size != header.stored_px:
             raise _damaged()
-        reduction = _reduce_scale(picture, limits)
+        least = _choose_reduction(header, limits.reduced_side_px)
+        # All scans of a progressive one are read for the smallest picture, too: once is enough.
+        wanted = least if header.is_progressive else _choose_reduction(header, side_px)
+        reduction = _reduce_scale(picture, max(least, wanted))
         if header.kind == "WEBP":
             exif = picture.info.get("exif", b"")
             orientation = read_tag(exif.removeprefix(b"Exif\0\0"), ORIENTATION) or 1
@@ -448,18 +504,28 @@ def decode_file(header: Header, limits: ImageLimits, write: Callable[[bytes], ob
     )
     for strip in _list_strips(picture, orientation):
         write(strip.tobytes())
-    return Upright(width, height, full_width, full_height, reduction)
+    least = min(least, reduction)
+    count = len(header.data)
+    return Upright(width, height, full_width, full_height, reduction, least, count)
 
 
-def _reduce_scale(picture: ImageFile, limits: ImageLimits) -> int:
-    """Set a large JPEG to be decoded at 1/8, 1/4 or 1/2 size, within libjpeg's DCT."""
+def _choose_reduction(header: Header, side_px: int) -> int:
+    """The smallest scale at which the longer side has so many pixels."""
+    longer, shorter = max(header.stored_px), min(header.stored_px)
+    wanted = (one for one in header.reductions if longer // one >= side_px and shorter >= one)
+    return next(wanted, 1)
+
+
+def _reduce_scale(picture: ImageFile, reduction: int) -> int:
+    """Set it to be decoded at that scale, by libjpeg's DCT or OpenJPEG's wavelets."""
+    if reduction == 1:
+        return 1
+    if isinstance(picture, Jpeg2KImageFile):
+        picture.reduce = reduction.bit_length() - 1
+        return reduction
     width, height = picture.size
-    for reduction in (8, 4, 2):
-        narrow = min(width, height) < reduction
-        if max(width, height) // reduction >= limits.reduced_side_px and not narrow:
-            drafted = picture.draft("RGB", (width // reduction, height // reduction))
-            return reduction if drafted is not None else 1
-    return 1
+    drafted = picture.draft("RGB", (width // reduction, height // reduction))
+    return reduction if drafted is not None else 1
 
 
 def _list_strips(picture: PillowImage.Image, orientation: int) -> Iterator[PillowImage.Image]:
@@ -493,11 +559,11 @@ def _to_rgb(picture: PillowImage.Image) -> PillowImage.Image:
 
 # A process that decodes what comes by its socket.
 
-REQUEST = struct.Struct("<I")
-"""Bytes of the file that lies in the shared memory."""
-REPLY = struct.Struct("<B5I")
+REQUEST = struct.Struct("<II")
+"""Bytes of the file that lies in the shared memory, and `side_px` of `decode_file`."""
+REPLY = struct.Struct("<B7I")
 """Index into `OUTCOMES`; then `Upright`, whose rows lie in the shared memory, or the length of the
-message that follows and four zeros."""
+message that follows and six zeros."""
 OUTCOMES: tuple[type[ImageError] | None, ...] = (
     None,
     ImageDamaged,
@@ -507,6 +573,7 @@ OUTCOMES: tuple[type[ImageError] | None, ...] = (
 )
 
 
+_LARGE_BYTES = 6 << 20
 _KEPT_BY_MALLOC = {-1: 32 << 20, -3: 16 << 20}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 
 
@@ -523,17 +590,19 @@ def serve(limits_json: str, memory: str) -> None:
     with socket.socket(fileno=0) as link:
         while len(request := link.recv(REQUEST.size, socket.MSG_WAITALL)) == REQUEST.size:
             signal.setitimer(signal.ITIMER_PROF, limits.cpu_s)
-            (length,) = REQUEST.unpack(request)
-            link.sendall(_answer(length, shared, limits))
+            length, side_px = REQUEST.unpack(request)
+            link.sendall(_answer(length, side_px, shared, limits))
             signal.setitimer(signal.ITIMER_PROF, 0)
+            if length > _LARGE_BYTES:
+                _give_back_freed()
 
 
-def _answer(length: int, shared: mmap.mmap, limits: ImageLimits) -> bytes:
+def _answer(length: int, side_px: int, shared: mmap.mmap, limits: ImageLimits) -> bytes:
     shared.seek(0)
     refusal: ImageError
     try:
         header = read_header(shared[:length], limits)
-        return REPLY.pack(0, *decode_file(header, limits, shared.write))
+        return REPLY.pack(0, *decode_file(header, limits, shared.write, side_px))
     except ImageError as error:
         refusal = error
     except MemoryError:
@@ -541,7 +610,7 @@ def _answer(length: int, shared: mmap.mmap, limits: ImageLimits) -> bytes:
     except Exception:  # noqa: BLE001 - whatever a file does to its reader is about this file
         refusal = _damaged()
     text = str(refusal).encode()
-    return REPLY.pack(OUTCOMES.index(type(refusal)), len(text), 0, 0, 0, 0) + text
+    return REPLY.pack(OUTCOMES.index(type(refusal)), len(text), *[0] * 6) + text
 
 
 def _keep_freed() -> None:
@@ -551,6 +620,12 @@ def _keep_freed() -> None:
     with suppress(AttributeError):  # a C library without it has its own ways
         for parameter, count in _KEPT_BY_MALLOC.items():
             ctypes.CDLL(None).mallopt(parameter, count)
+
+
+def _give_back_freed() -> None:
+    """What a large picture has left in pieces would stand beside the next one."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _bound_memory(memory_mb: int) -> None:

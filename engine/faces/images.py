@@ -44,12 +44,15 @@ class Image:
     """Upright `pixels` uint8[h, w, 3] in RGB, of a picture of `size_px` (width, height).
 
     `pixels` lie in memory that is used again: they are the picture's only while it is in use.
-    `reduction` full pixels make one of `pixels`: 1, 2, 4 or 8.
+    `reduction` full pixels make one of `pixels`: 1, 2, 4 or 8. `is_finest` where it could not be
+    decoded at a finer scale. `coded_bytes` is what the file spends on the pixels.
     """
 
     pixels: Pixels
     size_px: tuple[int, int]
     reduction: int
+    is_finest: bool
+    coded_bytes: int
 
 
 class Decoder:
@@ -67,13 +70,14 @@ class Decoder:
         self._is_closed = False
 
     @contextmanager
-    def decode(self, data: bytes) -> Iterator[Image]:
-        """The picture in a JPEG, PNG or WebP file, as long as the block runs; raises an ImageError.
+    def decode(self, data: bytes, side_px: int | None = None) -> Iterator[Image]:
+        """The picture in an image file or a face record, as long as the block runs.
 
+        Where the format allows it, it is decoded no finer than a longer side of `side_px` takes.
         Bytes after a JPEG's end are ignored (phones append video there), and so is an HDR gain map;
-        transparency is laid on white.
+        transparency is laid on white. Raises an ImageError.
         """
-        process, image = self._decode(data)
+        process, image = self._decode(data, side_px)
         try:
             yield image
         finally:
@@ -81,14 +85,14 @@ class Decoder:
             process.forget()
             self._put_back(process)
 
-    def _decode(self, data: bytes) -> tuple[_Process, Image]:
+    def _decode(self, data: bytes, side_px: int | None = None) -> tuple[_Process, Image]:
         if len(data) > self._limits.max_size_bytes:
             read_header(data, self._limits)
             raise AssertionError("a header is not read of a file that is too large")
         for may_repeat in (True, False):
             process = self._take()
             try:
-                return process, process.decode(data)
+                return process, process.decode(data, side_px or self._limits.reduced_side_px)
             except ImageError:
                 self._put_back(process)
                 raise
@@ -180,12 +184,12 @@ class _Process:
     def id(self) -> int:
         return self._child.pid
 
-    def decode(self, data: bytes) -> Image:
+    def decode(self, data: bytes, side_px: int) -> Image:
         """One picture; `_Broken` where the process must be replaced."""
         self._deadline = time.monotonic() + self._wait_s
         self._shared[: len(data)] = data
         try:
-            self._link.sendall(REQUEST.pack(len(data)))
+            self._link.sendall(REQUEST.pack(len(data), side_px))
             outcome, *numbers = REPLY.unpack(self._receive(REPLY.size))
             error = OUTCOMES[outcome]
             if error is not None:
@@ -198,7 +202,13 @@ class _Process:
         count = 3 * found.width * found.height
         pixels = np.frombuffer(self._shared, np.uint8, count).reshape(found.height, found.width, 3)
         self._used_bytes = count
-        return Image(pixels, (found.full_width, found.full_height), found.reduction)
+        return Image(
+            pixels,
+            (found.full_width, found.full_height),
+            found.reduction,
+            found.reduction == found.least_reduction,
+            found.coded_bytes,
+        )
 
     def forget(self) -> None:
         """Gives back the memory of a large picture; that of most serves the next one."""

@@ -7,20 +7,25 @@ covered face too, so they give no reliable cue.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.faces.images import Pixels
-from engine.reasons import Reason
+from engine.reasons import PhotographKind, Reason
 
 # Of a frontal face, in eye distances: how far the mouth lies below the line of the eyes (ArcFace
 # template), and how far the nose tip stands out before the plane of eyes and mouth.
 _MOUTH_DROP, _NOSE_DEPTH = 1.155, 0.5
 # How far down from eyes to mouth YuNet puts the nose tip: the median of LFW.
 _NOSE_SHARE = 0.56
+
+# A portrait in eye distances: four and a half wide, five and a half high, as on most documents.
+_PORTRAIT_SQUARES = 25
 
 # Inside the 112x112 ArcFace crop: brows to chin, ear to ear, without hair and background.
 _CROP_SIDE_PX = 112
@@ -40,6 +45,8 @@ class Quality:
     `yaw_deg` (positive: the nose points right in the picture), `pitch_deg` (positive: up),
     `roll_deg` (positive: clockwise in the picture).
     `detection_score`: the detector's, 0 to 1.
+    `detail_bytes`: what the file spends on a square of one eye distance, as if what lies around a
+    portrait cost nothing; strong compression leaves few, and sharp edges where there was a face.
     """
 
     inter_eye_px: float
@@ -50,6 +57,7 @@ class Quality:
     pitch_deg: float
     roll_deg: float
     detection_score: float
+    detail_bytes: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +76,39 @@ class QualityLimits:
     max_yaw_deg: float = 45.0
     max_pitch_deg: float = 35.0
     max_roll_deg: float = 45.0
+    min_detail_bytes: float = 130.0
+
+
+QUALITY_LIMITS: Mapping[PhotographKind, QualityLimits] = MappingProxyType(
+    {
+        PhotographKind.LIVE: QualityLimits(),
+        PhotographKind.PRINTED: QualityLimits(),
+        PhotographKind.CHIP: QualityLimits(min_inter_eye_px=14.0),
+    }
+)
+"""Nobody can retake the portrait on a chip: it may be smaller. Of LFW faces of 102 x 126 pixels,
+15 px between the eyes for the smallest, no more are lost than of the originals, as long as they are
+not compressed; `python -m bench.chip_portraits` measures it."""
 
 
 def measure_quality(
-    crop: Pixels, landmarks_px: NDArray[np.float32], detection_score: float
+    crop: Pixels,
+    landmarks_px: NDArray[np.float32],
+    detection_score: float,
+    coded_bytes: int,
+    size_px: tuple[int, int],
 ) -> Quality:
     """Measure an aligned crop uint8[side, side, 3] and its landmarks float32[5, 2].
 
-    The landmarks are those in the original picture.
+    The landmarks, `size_px` (width, height) and the bytes of the file are the original picture's.
     """
     luma = _crop_luma(crop)
     low, high = np.percentile(luma, (5, 95))
     yaw, pitch, roll = estimate_pose(landmarks_px)
+    inter_eye_px = float(np.hypot(*(landmarks_px[1] - landmarks_px[0])))
+    squares = size_px[0] * size_px[1] / max(inter_eye_px, 1.0) ** 2
     return Quality(
-        inter_eye_px=float(np.hypot(*(landmarks_px[1] - landmarks_px[0]))),
+        inter_eye_px=inter_eye_px,
         sharpness=_measure_sharpness(luma),
         exposure=float(luma.mean()) / 255,
         contrast=float(high - low) / 255,
@@ -89,6 +116,7 @@ def measure_quality(
         pitch_deg=pitch,
         roll_deg=roll,
         detection_score=detection_score,
+        detail_bytes=coded_bytes / min(squares, _PORTRAIT_SQUARES),
     )
 
 
@@ -128,6 +156,7 @@ def find_problems(quality: Quality, limits: QualityLimits) -> tuple[Reason, ...]
         Reason.TOO_DARK: quality.exposure < limits.min_exposure,
         Reason.TOO_BRIGHT: quality.exposure > limits.max_exposure,
         Reason.LOW_CONTRAST: quality.contrast < limits.min_contrast,
+        Reason.COMPRESSED: quality.detail_bytes < limits.min_detail_bytes,
         Reason.POSE: turned,
     }
     return tuple(reason for reason, holds in found.items() if holds)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from engine.errors import RequestError
 from engine.imports.faults import Field
 
-DEFAULTED = (Field.DOCUMENT_TYPE, Field.CARRIER, Field.OUTLET, Field.OPENED_AT)
+DEFAULTED = (Field.DOCUMENT_TYPE, Field.CARRIER, Field.OUTLET, Field.OPENED_AT, Field.PORTRAIT_KIND)
 """Fields that may have a default for the rows where they are empty."""
 REQUIRED = (Field.DOCUMENT_TYPE, Field.DOCUMENT_NUMBER, Field.NAME)
 FACES = (Field.LIVE, Field.PORTRAIT, Field.TEMPLATE)

@@ -22,6 +22,7 @@ class Field(StrEnum):
     OPENED_AT = "opened_at"
     LIVE = "live"
     PORTRAIT = "portrait"
+    PORTRAIT_KIND = "portrait_kind"
     TEMPLATE = "template"
     CONSENT_REF = "consent_ref"
 
@@ -45,6 +46,7 @@ class Code(StrEnum):
     FACE_TWICE = "FACE_TWICE"
     PATH_INVALID = "PATH_INVALID"
     PATH_OUTSIDE = "PATH_OUTSIDE"
+    KIND_UNKNOWN = "KIND_UNKNOWN"
     FILE_MISSING = "FILE_MISSING"
     FILE_UNREADABLE = "FILE_UNREADABLE"
     TEMPLATE_INVALID = "TEMPLATE_INVALID"
@@ -68,6 +70,7 @@ MESSAGES: dict[str, str] = {
     Code.FACE_TWICE: "a template replaces the live photograph: give only one of the two",
     Code.PATH_INVALID: "not a valid file path: check it",
     Code.PATH_OUTSIDE: "the path leads out of the folder: move the file, or give --allow-outside",
+    Code.KIND_UNKNOWN: "unknown kind of photograph: write live, printed or chip",
     Code.FILE_MISSING: "no such file: check the path and --images",
     Code.FILE_UNREADABLE: "the file cannot be read: check that it is a file, and its permissions",
     Code.TEMPLATE_INVALID: "not a template that was issued here to this carrier, or it has expired",
@@ -82,6 +85,7 @@ MESSAGES: dict[str, str] = {
     Reason.TOO_DARK: "the face is too dark: take another photograph",
     Reason.TOO_BRIGHT: "the face is too bright: take another photograph",
     Reason.LOW_CONTRAST: "the face has too little contrast: take another photograph",
+    Reason.COMPRESSED: "compression left too little of the face: give a larger file of it",
     Reason.POSE: "the face is turned away: take another photograph",
     Reason.SAME_PHOTOGRAPH: "both photographs are one picture",
     Reason.FACE_MISMATCH: "the two photographs show different people",

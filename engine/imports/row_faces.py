@@ -22,7 +22,7 @@ from engine.imports.row_parser import Row
 from engine.matching.bulk_enrollment import Subscriber
 from engine.matching.comparison import fuse_vectors, score_best
 from engine.matching.requests import Sample
-from engine.reasons import Reason
+from engine.reasons import PhotographKind, Reason
 from engine.registry.vault import Vault
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
@@ -81,8 +81,10 @@ class PhotographFolder:
 Vector = NDArray[np.float32]
 Face = Vector | tuple[RowFault, ...] | None
 """A rotated unit vector float32[d], the faults of what was given, or None: nothing was."""
-ExtractSamples = Callable[[Sequence[bytes]], list[Sample | ImageError]]
-"""Image files to rotated samples, in order; called by several threads."""
+ExtractSamples = Callable[
+    [Sequence[bytes], Sequence[PhotographKind | None]], list[Sample | ImageError]
+]
+"""Image files and their kinds to rotated samples, in order; called by several threads."""
 OpenTemplates = Callable[[Sequence[str], Sequence[str]], list[Vector | None]]
 """Tokens of issued templates and their carriers to rotated unit vectors, None where invalid,
 expired or not the carrier's."""
@@ -161,7 +163,11 @@ class FaceLoader:
                 read.append(slot)
             else:
                 faces[slot] = (RowFault(slot[1], data),)
-        for slot, sample in zip(read, self._extract(images) if images else (), strict=True):
+        kinds = [
+            group[place].portrait_kind if field is Field.PORTRAIT else None for place, field in read
+        ]
+        samples = self._extract(images, kinds) if images else []
+        for slot, sample in zip(read, samples, strict=True):
             faces[slot] = _face_of(slot[1], sample)
         self._add_vectors(group, faces)
         self._add_templates(group, faces)

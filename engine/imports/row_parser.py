@@ -27,7 +27,7 @@ from engine.matching.documents import (
     normalise_name,
 )
 from engine.matching.requests import MAX_CONSENT_LENGTH, normalise_msisdn
-from engine.reasons import Reason
+from engine.reasons import PhotographKind, Reason
 from engine.registry.records import Outlet
 from engine.texts import MARKS, is_visible
 
@@ -75,6 +75,7 @@ class Row:
     carrier: str = ""
     live: str = field(default="", repr=False)
     portrait: str = field(default="", repr=False)
+    portrait_kind: PhotographKind | None = None
     template: str = field(default="", repr=False)
     vector: NDArray[np.float32] | None = field(default=None, repr=False)
 
@@ -137,6 +138,7 @@ class RowReader:
             carrier=cells.text(Field.CARRIER) if line is None else line.carrier,
             live=live,
             portrait=portrait,
+            portrait_kind=self._kind(cells),
             template=template,
             vector=raw.vector,
         )
@@ -153,6 +155,13 @@ class RowReader:
             name = ""
         expires_on = self._date(cells)
         return Document(kind, number, name, expires_on) if kind and number and name else None
+
+    def _kind(self, cells: _Cells) -> PhotographKind | None:
+        text = cells.text(Field.PORTRAIT_KIND).lower()
+        if text and text not in set(PhotographKind):
+            cells.add_fault(Field.PORTRAIT_KIND, Code.KIND_UNKNOWN)
+            return None
+        return PhotographKind(text) if text else None
 
     def _date(self, cells: _Cells) -> date | None:
         text = cells.text(Field.EXPIRES_ON)

@@ -42,6 +42,7 @@ from engine.matching.requests import (
     CropPolicy,
     EnrollmentRequest,
     Intake,
+    describe_record,
 )
 from engine.reasons import Decision, Reason
 from engine.registry.reader import Reader
@@ -478,6 +479,7 @@ class ChangeCollector:
                     "inputs": write_evidence(evidence),
                     "findings": body["reasons"],
                     "quality": body["quality"],
+                    **_describe_records(request),
                     "model_digest": self._judge.model_digest,
                     "calibration_version": self._judge.calibration_version,
                     "policy_version": POLICY_VERSION,
@@ -581,6 +583,15 @@ def _shown_documents(evidence: Evidence, verdict: Verdict) -> list[str]:
     """The holders whose likeness the answer tells of: none to one who shows two people's faces."""
     is_told = Reason.FACE_MISMATCH not in verdict.reasons
     return [one.document_id for one in evidence.candidates] if is_told else []
+
+
+def _describe_records(request: EnrollmentRequest) -> dict[str, Any]:
+    """Evidence of the documents' records that photographs came in; none where none did."""
+    samples = {"live": request.live, "portrait": request.portrait}
+    records = {
+        name: described for name, one in samples.items() if (described := describe_record(one))
+    }
+    return {"records": records} if records else {}
 
 
 FalseCandidates = Callable[[int, float, Comparison], dict[str, Any]]

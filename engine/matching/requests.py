@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
@@ -23,6 +24,7 @@ from engine.errors import (
     SosieError,
     VectorUnusable,
 )
+from engine.faces.face_records import find_image, is_record
 from engine.matching.documents import (
     DEFAULT_TIME_ZONE,
     CheckedDocument,
@@ -33,7 +35,7 @@ from engine.matching.documents import (
     require_checkable,
 )
 from engine.matching.limits import Caller
-from engine.reasons import Decision, Reason
+from engine.reasons import Decision, PhotographKind, Reason
 from engine.registry.reader import Reader
 from engine.registry.records import NewCrop, Outlet, new_id
 from engine.registry.vault import Vault
@@ -42,7 +44,7 @@ from indexes.base import check_vectors
 from indexes.errors import VectorInvalid
 
 if TYPE_CHECKING:
-    from engine.faces.extractor import Extracted, Extractor
+    from engine.faces.extractor import Extracted, Extractor, Kinds
     from engine.faces.images import Pixels
 
 MAX_KEY_LENGTH = 255
@@ -54,9 +56,11 @@ class Sample:
     """One photograph after extraction.
 
     `vector` is a rotated unit vector, float32[d], or `None` exactly where no face was found;
-    `problems` asks for a new photograph; `digest` is the SHA-256 of the image's bytes; `crop` is
-    the aligned face, sealed for its way to the registrar, where crops are kept; `thumbnail` is a
-    small grey one, sealed too, by which one picture is known again in another file.
+    `problems` asks for a new photograph; `digest` is the SHA-256 of the image's bytes, and
+    `record_digest` that of the document's record it came in; `kind` is what it was told to be.
+    `crop` is the aligned face, sealed for its way to the registrar, where crops are kept;
+    `thumbnail` is a small grey one, sealed too, by which one picture is known again in another
+    file.
     """
 
     vector: NDArray[np.float32] | None = field(repr=False)
@@ -65,6 +69,20 @@ class Sample:
     quality: Mapping[str, float] = field(default_factory=dict)
     crop: bytes | None = field(default=None, repr=False)
     thumbnail: bytes | None = field(default=None, repr=False)
+    record_digest: bytes | None = field(default=None, repr=False)
+    kind: PhotographKind | None = None
+
+    @classmethod
+    def unseen(cls, data: bytes, kind: PhotographKind | None = None) -> Sample:
+        """The sample of a file whose face nobody has looked for yet."""
+        image = data
+        if is_record(data):
+            # What cannot be opened is refused when it is extracted.
+            with suppress(ImageError):
+                image, _ = find_image(data)
+        digest = hashlib.sha256(image).digest()
+        record = None if image is data else hashlib.sha256(data).digest()
+        return cls(None, digest, record_digest=record, kind=kind)
 
     @property
     def is_usable(self) -> bool:
@@ -168,6 +186,8 @@ def digest_payload(request: EnrollmentRequest, checked_number: str) -> bytes:
         "msisdn": normalise_msisdn(request.msisdn),
         "live": request.live.digest.hex(),
         "portrait": request.portrait.digest.hex(),
+        **_describe_file("live", request.live),
+        **_describe_file("portrait", request.portrait),
         "consent_ref": request.consent_ref,
         "captured_at": request.captured_at.isoformat() if request.captured_at else None,
     }
@@ -175,20 +195,44 @@ def digest_payload(request: EnrollmentRequest, checked_number: str) -> bytes:
     return hashlib.sha256(canonical.encode()).digest()
 
 
+def _describe_file(name: str, sample: Sample) -> dict[str, str]:
+    """Beside the image what was sent with it; nothing where nothing was."""
+    told = {} if sample.kind is None else {f"{name}_kind": sample.kind.value}
+    if sample.record_digest is not None:
+        told[f"{name}_record"] = sample.record_digest.hex()
+    return told
+
+
+def describe_record(sample: Sample) -> dict[str, str]:
+    """What evidence keeps of a portrait that came in a document's record: the SHA-256 of the
+    record, which a chip's signed list of hashes can be held against, and of the image in it.
+    """
+    if sample.record_digest is None:
+        return {}
+    return {"record_sha256": sample.record_digest.hex(), "image_sha256": sample.digest.hex()}
+
+
 def take_samples(
-    images: Sequence[bytes], extractor: Extractor, vault: Vault, *, with_crops: bool = False
+    images: Sequence[bytes],
+    extractor: Extractor,
+    vault: Vault,
+    kinds: Kinds = (),
+    *,
+    with_crops: bool = False,
 ) -> list[Sample | ImageError]:
-    """A sample of each image file, or its ImageError, in order.
+    """A sample of each image file, or its ImageError, in order; `kinds` as `extract` takes them.
 
     Vectors are rotated and crops sealed: no face leaves this module in the clear.
     """
-    return make_samples(images, extractor.extract(images), vault, with_crops=with_crops)
+    extracted = extractor.extract(images, kinds)
+    return make_samples(images, extracted, vault, kinds, with_crops=with_crops)
 
 
 def make_samples(
     images: Sequence[bytes],
     extracted: Sequence[Extracted],
     vault: Vault,
+    kinds: Kinds = (),
     *,
     with_crops: bool = False,
 ) -> list[Sample | ImageError]:
@@ -200,14 +244,16 @@ def make_samples(
     vectors = [one.vector for one in sound if one.vector is not None]
     rotated = iter(vault.rotate(np.stack(vectors)) if vectors else ())
     samples: list[Sample | ImageError] = []
-    for data, one in zip(images, extracted, strict=True):
+    told = kinds or [None] * len(images)
+    for data, kind, one in zip(images, told, extracted, strict=True):
         if isinstance(one, ImageError):
             samples.append(one)
             continue
-        digest = hashlib.sha256(data).digest()
-        sample = Sample(
+        unseen = Sample.unseen(data, kind)
+        digest = unseen.digest
+        sample = replace(
+            unseen,
             vector=None if one.vector is None else next(rotated),
-            digest=digest,
             problems=one.problems,
             quality={} if one.quality is None else asdict(one.quality),
             crop=seal_crop(vault, digest, one.crop)

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice, takewhile
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select
 
-from engine.errors import ChainBroken, SchemaMismatch
+from engine.errors import ChainBroken, RequestError, SchemaMismatch
 from engine.registry import tables
 from engine.registry.database import CHUNK_ROWS, Source, reading
-from engine.registry.records import AuditEntry, AuditRecord
+from engine.registry.records import AuditEntry, AuditRecord, utc_now
 from engine.registry.rows import columns_of
 from engine.registry.vault import Vault
 
@@ -292,3 +293,42 @@ def _windows(wanted: Select[Any], after: int | None, head: int) -> Iterator[Sele
     for start in starts if after is not None else reversed(starts):
         number = _audit.c.number
         yield wanted.where(number > start, number <= start + WINDOW_ENTRIES)
+
+
+def write_anchor(deployment_id: str, number: int, head: bytes) -> str:
+    """A head as the line that is sent."""
+    values = {
+        "deployment_id": deployment_id,
+        "at": utc_now().isoformat(timespec="seconds"),
+        "audit_number": number,
+        "audit_head": head.hex(),
+    }
+    return json.dumps(values)
+
+
+def read_anchors(file: Path, deployment_id: str) -> Iterator[AnchoredHead]:
+    """The heads of one deployment in a file of such lines, with whatever syslog put before each;
+    `RequestError` where a line of it cannot be read, or there is none."""
+    found = False
+    try:
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            for place, line in enumerate(lines, 1):
+                if '"audit_head"' not in line:
+                    continue
+                try:
+                    values, _ = json.JSONDecoder().raw_decode(line, line.index("{"))
+                    one = AnchoredHead(
+                        str(values["at"]),
+                        int(values["audit_number"]),
+                        bytes.fromhex(values["audit_head"]),
+                    )
+                    is_own = values["deployment_id"] == deployment_id
+                except (ValueError, TypeError, KeyError):
+                    raise RequestError(f"line {place} of {file} is no anchor: mend it") from None
+                if is_own:
+                    found = True
+                    yield one
+    except OSError as error:
+        raise RequestError(f"{file} cannot be read: {error.strerror}") from None
+    if not found:
+        raise RequestError(f"{file} holds no anchor of this deployment: name another file")

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -47,6 +48,8 @@ PAGES_PER_STEP = 256
 PAUSE_S = 0.002
 MOST_RESTARTS = 5
 """Another process that writes makes SQLite begin anew; then it is kept waiting."""
+MOST_STEPS_WITHOUT_GAIN = 500
+"""The writer adds pages as fast as they are copied; then more are copied at once."""
 _ROWS_AT_ONCE = 2_000
 _BLOCK_BYTES = 2**20
 
@@ -166,20 +169,20 @@ def _require_room(engine: Engine, target: Path) -> None:
             raise StorageFull(f"{near} has no room for {needed / 2**20:,.0f} MiB: free some")
 
 
-class _Restarted(Exception):
-    """Other processes write so often that the copy does not come to its end."""
+class _Outrun(Exception):
+    """What is written meanwhile keeps the copy from coming to its end."""
 
 
 def _copy_pages(writer: Writer, file: Path, progress: Progress | None) -> None:
     driver = writer.sqlite
     assert driver is not None
-    for pages in (PAGES_PER_STEP, -1):
+    for pages in (PAGES_PER_STEP, 16 * PAGES_PER_STEP, -1):
         with closing(sqlite3.connect(file, isolation_level=None)) as copy:
             for pragma in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
                 copy.execute(f"PRAGMA {pragma}")
             try:
                 driver.backup(copy, pages=pages, progress=_pace(progress), sleep=0.01)
-            except _Restarted:
+            except _Outrun:
                 continue
             except sqlite3.Error as error:
                 name = getattr(error, "sqlite_errorname", type(error).__name__)
@@ -189,16 +192,17 @@ def _copy_pages(writer: Writer, file: Path, progress: Progress | None) -> None:
 
 
 def _pace(progress: Progress | None) -> Callable[[int, int, int], None]:
-    """Called between two steps: lets the writer go first, and counts how often it began anew."""
-    done = restarts = 0
+    """Called between two steps: lets the writer go first, and ends a copy that is outrun."""
+    done = restarts = without_gain = 0
+    least = sys.maxsize
 
     def pause(_status: int, remaining: int, total: int) -> None:
-        nonlocal done, restarts
-        if total - remaining < done:
-            restarts += 1
-            if restarts > MOST_RESTARTS:
-                raise _Restarted
-        done = total - remaining
+        nonlocal done, restarts, without_gain, least
+        restarts += total - remaining < done
+        without_gain = 0 if remaining < least else without_gain + 1
+        if restarts > MOST_RESTARTS or without_gain > MOST_STEPS_WITHOUT_GAIN:
+            raise _Outrun
+        done, least = total - remaining, min(least, remaining)
         if progress is not None:
             progress(done, total)
         time.sleep(PAUSE_S)
@@ -273,7 +277,14 @@ def read_backup(place: Path, vault: Vault) -> tuple[Path, Manifest | None]:
     """
     if place.is_file():
         return place, None
-    file, described = place / DATABASE_FILE, place / MANIFEST_FILE
+    file, manifest = place / DATABASE_FILE, _read_manifest(place, vault)
+    if not file.is_file() or _digest(file) != manifest.sha256:
+        raise RequestError(f"{file} is not the file that the manifest describes: take another copy")
+    return file, manifest
+
+
+def _read_manifest(place: Path, vault: Vault) -> Manifest:
+    described = place / MANIFEST_FILE
     try:
         values = json.loads(described.read_bytes())
         mac = values.pop("mac")
@@ -284,9 +295,7 @@ def read_backup(place: Path, vault: Vault) -> tuple[Path, Manifest | None]:
         ) from None
     if mac != _mac(manifest, vault):
         raise RequestError(f"{described} was altered, or is of another deployment's key ring")
-    if not file.is_file() or _digest(file) != manifest.sha256:
-        raise RequestError(f"{file} is not the file that the manifest describes: take another copy")
-    return file, manifest
+    return manifest
 
 
 def restore_backup(
@@ -491,12 +500,8 @@ def list_backups(folder: Path, vault: Vault) -> list[tuple[str, Manifest]]:
     """The backups in a folder by name, without reading their databases."""
     found = []
     for place in sorted(folder.iterdir()) if folder.is_dir() else []:
-        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-            values = json.loads((place / MANIFEST_FILE).read_bytes())
-            mac = values.pop("mac")
-            manifest = Manifest(**values)
-            if mac == _mac(manifest, vault):
-                found.append((place.name, manifest))
+        with suppress(RequestError):
+            found.append((place.name, _read_manifest(place, vault)))
     return found
 
 

@@ -19,6 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 from engine.errors import ImageError
 from engine.matching.documents import Document
 from engine.matching.requests import MAX_KEY_LENGTH, Sample
+from engine.reasons import PhotographKind
 from engine.registry.records import AuditEntry
 from serving.access.authorization import Principal, scope_of, template_tenant
 from serving.api.body import (
@@ -379,16 +380,23 @@ def charge_pixels(parts: Parts, request: Request, images: Iterable[bytes]) -> No
     parts.authenticator.charge(request.caller, int(sum(map(decode_work, images))))
 
 
+def read_kind(told: str | None) -> PhotographKind | None:
+    """What a body says that a photograph is."""
+    return None if told is None else PhotographKind(told)
+
+
 async def sample_images(
-    parts: Parts, request: Request, images: dict[str, bytes]
+    parts: Parts, request: Request, images: dict[str, bytes], kinds: Mapping[str, str | None]
 ) -> Sequence[Sample]:
-    """A sample of each image; raises the first error, with the field that it speaks of.
+    """A sample of each image, of the kind of the same name; raises the first error, with the field
+    that it speaks of.
 
     `RateLimited` where its pixels exceed the key's rate.
     """
     charge_pixels(parts, request, images.values())
     with parts.tracer.span("extract", items=len(images)):
-        samples = await parts.faces.sample(list(images.values()), request.remaining_s)
+        told = [read_kind(kinds.get(name)) for name in images]
+        samples = await parts.faces.sample(list(images.values()), request.remaining_s, told)
     sound = []
     for name, sample in zip(images, samples, strict=True):
         if isinstance(sample, ImageError):
@@ -407,7 +415,8 @@ async def take_faces(
     images = {name: face.image for name, face in faces.items() if face.image is not None}
     found: dict[str, NDArray[np.float32]] = {}
     if images:
-        samples = await sample_images(parts, request, images)
+        kinds = {name: face.kind for name, face in faces.items()}
+        samples = await sample_images(parts, request, images, kinds)
         found = {
             name: _require_usable(name, sample)
             for name, sample in zip(images, samples, strict=True)

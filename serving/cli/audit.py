@@ -89,9 +89,8 @@ def verify_entries(
 
     Exit code 1 where an entry was altered, removed or added, or the database is damaged.
     """
-    from engine.registry.audit import find_anchor_faults, verify_chain
+    from engine.registry.audit import find_anchor_faults, read_anchors, verify_chain
     from engine.registry.damage import MOST_SHOWN, find_damage
-    from serving.anchors import read_anchors
     from serving.wire.fields import of_record
     from serving.wire.oversight import ChainHead, ChainReport
 

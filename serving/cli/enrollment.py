@@ -16,6 +16,7 @@ from engine.errors import RequestError, SosieError
 from serving.cli.inputs import (
     DocumentOption,
     HomeOption,
+    KindOption,
     LiveOption,
     MsisdnOption,
     NumberOption,
@@ -55,6 +56,7 @@ def enroll(
     live: LiveOption,
     portrait: Annotated[Path, typer.Option(metavar="IMAGE", help="The portrait on the document.")],
     outlet: Annotated[str, typer.Option(metavar="CODE", help="Where it happens.")],
+    portrait_kind: KindOption = None,
     document_type: TypeOption = None,
     document_number: NumberOption = None,
     name: Annotated[
@@ -110,7 +112,9 @@ def enroll(
     started = time.perf_counter()
     with open_deployment(home) as deployment:
         keeps_crops = deployment.settings.crops.keep != "none"
-        samples = sample_photographs(deployment, [live, portrait], with_crops=keeps_crops)
+        samples = sample_photographs(
+            deployment, [live, portrait], [None, portrait_kind], with_crops=keeps_crops
+        )
         request = EnrollmentRequest(
             idempotency_key=idempotency_key or str(uuid.uuid4()),
             carrier=carrier or _carrier_of(deployment, outlet),

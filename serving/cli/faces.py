@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.errors import ImageError, RequestError, SosieError
-from serving.cli.inputs import HomeOption, read_photograph
+from serving.cli.inputs import HomeOption, KindOption, read_photograph
 from serving.cli.output import (
     PHOTOGRAPHS,
     JsonFlag,
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from serving.settings import Settings
 
 
+_VERDICTS = {
+    True: "[green]match[/]",
+    False: "[red]no match[/]",
+    None: "[yellow]not judged: take another photograph[/]",
+}
+
+
 def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=PHOTOGRAPHS)(verify)
     app.command(rich_help_panel=PHOTOGRAPHS)(extract)
@@ -36,17 +43,19 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     first: Annotated[Path, typer.Argument(metavar="A", help="A photograph.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another photograph.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another photograph, or a portrait.")],
     fmr: Annotated[
         float | None,
         typer.Option(help="The false match rate that chooses the threshold.", show_default="1e-4"),
     ] = None,
+    portrait_kind: KindOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Say whether two photographs show one person.
 
-    Exit code 0 for a match; 1 for none, or where a photograph is not fit to be matched.
+    Exit code 0 for a match; 1 for none, or where a photograph is not fit to be matched: then it is
+    not judged, and `match` is null.
     """
     from engine.matching.calibration import Comparison
     from serving.models import build_extractor, load_calibration, threshold_rates
@@ -58,40 +67,43 @@ def verify(
     wanted = threshold_rates(settings).verify if fmr is None else fmr
     threshold = calibration.threshold_at(wanted, Comparison.ONE_TO_ONE)
     with build_extractor(settings) as extractor:
-        pair = require_sound(extractor.extract(images), paths)
+        pair = require_sound(extractor.extract(images, [None, portrait_kind]), paths)
     score = _score(pair)
     is_fit = not any(one.problems for one in pair)
-    is_match = score is not None and score >= threshold and is_fit
+    is_match = score >= threshold if score is not None and is_fit else None
     rate = None if score is None else calibration.fmr_at(score, Comparison.ONE_TO_ONE)
     names = dict(zip(("a", "b"), pair, strict=True))
     if as_json:
         print_json(
             {
+                "match": is_match,
+                "problems": {name: list(one.problems) for name, one in names.items()},
                 "score": score,
                 "threshold": threshold,
-                "match": is_match,
                 "fmr": wanted,
                 "fmr_at_score": None if rate is None else asdict(rate),
-                "problems": {name: list(one.problems) for name, one in names.items()},
                 "quality": {name: _quality(one) for name, one in names.items()},
                 "model_digest": calibration.model_digest,
             }
         )
     else:
-        verdict = "[green]match[/]" if is_match else "[red]no match[/]"
+        for path, one in zip(paths, pair, strict=True):
+            if one.problems:
+                print_line(f"[yellow]{escape(str(path))}[/]: {', '.join(one.problems)}")
+        verdict = _VERDICTS[is_match]
         shown = "no score" if score is None else f"score {score:.4f}"
         print_line(f"{verdict}  {shown}, threshold {threshold:.4f} at FMR {wanted:g}")
         if rate is not None:
             print_line(f"A threshold at this score would have an FMR of {rate}.")
-        for path, one in zip(paths, pair, strict=True):
-            if one.problems:
-                print_line(f"[yellow]{escape(str(path))}[/]: {', '.join(one.problems)}")
     if not is_match:
         raise exit_negative()
 
 
 def extract(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="JPEG, PNG or WebP.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE…", help="JPEG, JPEG 2000, PNG, WebP or a document's record."),
+    ],
     vectors: Annotated[
         Path | None,
         typer.Option(

@@ -16,6 +16,7 @@ import typer
 
 from engine.errors import ImageTooLarge, RequestError
 from engine.formatting import size
+from engine.reasons import PhotographKind
 from engine.texts import is_visible
 from serving.errors import ExitCode, require_sound
 
@@ -58,6 +59,14 @@ CertificateOption = Annotated[
 ]
 MsisdnOption = Annotated[
     str | None, typer.Option(metavar="NUMBER", help="The telephone number, as +<country><number>.")
+]
+KindOption = Annotated[
+    PhotographKind | None,
+    typer.Option(
+        metavar="KIND",
+        help="What the portrait is: live, printed or chip; decides how good it must be.",
+        show_default="live; chip for a document's record",
+    ),
 ]
 LiveOption = Annotated[Path, typer.Option(metavar="IMAGE", help="The live photograph.")]
 TypeOption = Annotated[
@@ -160,13 +169,19 @@ def read_photograph(path: Path) -> bytes:
 
 
 def sample_photographs(
-    deployment: Deployment, paths: Sequence[Path], *, with_crops: bool = False
+    deployment: Deployment,
+    paths: Sequence[Path],
+    kinds: Sequence[PhotographKind | None] = (),
+    *,
+    with_crops: bool = False,
 ) -> list[Sample]:
-    """The sample of each photograph; raises the first error, which names its file."""
+    """The sample of each photograph, of its kind; raises the first error, which names its file."""
     from engine.matching.requests import take_samples
 
     images = [read_photograph(path) for path in paths]
-    samples = take_samples(images, deployment.extractor, deployment.vault, with_crops=with_crops)
+    samples = take_samples(
+        images, deployment.extractor, deployment.vault, kinds, with_crops=with_crops
+    )
     return require_sound(samples, paths)
 
 

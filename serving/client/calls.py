@@ -63,11 +63,14 @@ VERSION = Call("GET", "/version", oversight.Version)
 # Not being ready is an answer, too.
 READY = Call("GET", "/health/ready", oversight.Readiness, answered=frozenset({200, 503}))
 
-Face = bytes | Template
-"""A photograph's file (JPEG, PNG, WebP), or a template of one."""
+Face = bytes | Template | matching.Face
+"""A photograph's file (JPEG, JPEG 2000, PNG, WebP, a document's record), a template of one, or
+either as the wire type, which also tells what kind of photograph it is."""
 
 
 def write_face(face: Face) -> matching.Face:
+    if isinstance(face, matching.Face):
+        return face
     if isinstance(face, Template):
         return matching.Face(template=face)
     return matching.Face(image=face)

@@ -10,9 +10,10 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.batching import Batch, Batcher, Lane, Refusals, share_out, weigh
 from engine.errors import DeadlinePassed, ImageError, ImageTooCostly, SosieError, VectorUnusable
-from engine.faces.extractor import Extractor
+from engine.faces.extractor import Extractor, Kinds
 from engine.faces.image_files import find_pixels
 from engine.matching.requests import Sample, make_samples
+from engine.reasons import PhotographKind
 from engine.registry.vault import Vault
 from serving.errors import Busy, NotReady, ServiceRefusal
 from serving.telemetry.metrics import (
@@ -34,9 +35,11 @@ PAIR = 2
 """Most photographs of an enrollment or a verification."""
 LARGE = 2.0
 """Photographs of more work, 80 ms of CPU, are taken two at a time, between batches of others."""
-_PIXELS_AN_ITEM = {"JPEG": 8e6, "PNG": 2e6, "WEBP": 1e6}
+_PIXELS_AN_ITEM = {"JPEG": 8e6, "PNG": 2e6, "WEBP": 1e6, "JPEG2000": 0.25e6}
 _PROGRESSIVE_PIXELS_AN_ITEM = 2e6
 """Pixels that take as much CPU to decode as all else of an item: `bench/decode_costs.py`."""
+_JPEG2000_BYTES_AN_ITEM = 0.25e6
+"""Added to its pixels: most of its decoding is by the bit."""
 _QUEUE = "photographs"
 _STAGE = "extract"
 _BATCHES, _PAIRS, _LARGE = range(3)
@@ -48,6 +51,8 @@ _REFUSALS = Refusals(
 )
 
 Samples = list[Sample | ImageError]
+Asked = Sequence[tuple[bytes, PhotographKind | None]]
+"""The photographs of a call, and what they are told to be."""
 
 
 def decode_work(data: bytes) -> float:
@@ -59,7 +64,8 @@ def decode_work(data: bytes) -> float:
     if found is None:
         return 0.0
     kind, pixels, is_progressive = found
-    return pixels / (_PROGRESSIVE_PIXELS_AN_ITEM if is_progressive else _PIXELS_AN_ITEM[kind])
+    work = pixels / (_PROGRESSIVE_PIXELS_AN_ITEM if is_progressive else _PIXELS_AN_ITEM[kind])
+    return work + len(data) / _JPEG2000_BYTES_AN_ITEM if kind == "JPEG2000" else work
 
 
 class ExtractionQueue:
@@ -94,7 +100,7 @@ class ExtractionQueue:
         self._refused_at: float | None = None
         # Two at least: one of a pair would wait for the other.
         places = max(PAIR, capacity // 4)
-        self._queue: Batcher[Sequence[bytes], Samples] = Batcher(
+        self._queue: Batcher[Asked, Samples] = Batcher(
             self._extract,
             (
                 Lane(BATCH_PHOTOGRAPHS, capacity // 2, places, splits=True, filled=True),
@@ -109,9 +115,12 @@ class ExtractionQueue:
             show=self._show_depth,
         )
 
-    async def sample(self, images: Sequence[bytes], timeout_s: float | None = None) -> Samples:
+    async def sample(
+        self, images: Sequence[bytes], timeout_s: float | None = None, kinds: Kinds = ()
+    ) -> Samples:
         """A sample of each image file or what is wrong with it, in their order.
 
+        `kinds`, where given, has one for each, None for what was not told.
         `Busy` at once where too many wait, `NotReady` once it closes, `DeadlinePassed` after
         `timeout_s`. A call that is cancelled is not extracted any more.
         """
@@ -120,7 +129,8 @@ class ExtractionQueue:
         lane = _BATCHES if len(images) > PAIR else _PAIRS
         if any(decode_work(image) > LARGE for image in images):
             lane = _LARGE
-        return await self._queue.ask(images, len(images), timeout_s, lane=lane)
+        asked = list(zip(images, kinds or [None] * len(images), strict=True))
+        return await self._queue.ask(asked, len(asked), timeout_s, lane=lane)
 
     def close(self, timeout_s: float | None = None) -> None:
         """Takes no more, and returns when what waited is answered.
@@ -153,11 +163,14 @@ class ExtractionQueue:
         is_refused = refused_at is not None and time.monotonic() - refused_at < DISTRUST_S
         return self.is_whole and not self.is_stuck and not is_refused
 
-    def _extract(self, batch: Batch[Sequence[bytes], Samples]) -> list[Samples]:
-        images = [image for call in batch for image in call.payload]
+    def _extract(self, batch: Batch[Asked, Samples]) -> list[Samples]:
+        images = [image for call in batch for image, _ in call.payload]
+        kinds = [kind for call in batch for _, kind in call.payload]
         try:
-            extracted = self._extractor.extract(images)
-            samples = make_samples(images, extracted, self._vault, with_crops=self._with_crops)
+            extracted = self._extractor.extract(images, kinds)
+            samples = make_samples(
+                images, extracted, self._vault, kinds, with_crops=self._with_crops
+            )
         except Exception as error:
             self._note_failure(error, len(images))
             raise
@@ -184,7 +197,7 @@ class ExtractionQueue:
             # By type alone: its text may hold anything.
             self._log.error("extraction failed", kind=type(behind).__name__, count=count)
 
-    def _observe(self, batch: Batch[Sequence[bytes], Samples], seconds: float) -> None:
+    def _observe(self, batch: Batch[Asked, Samples], seconds: float) -> None:
         self._meter.observe(STAGE_SECONDS, seconds, _STAGE)
         self._meter.observe(BATCH_SIZE, weigh(batch), _STAGE)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from engine.errors import ImageError
 from engine.matching.calibration import Comparison
 from engine.matching.requests import Sample
+from engine.reasons import PhotographKind
 from indexes.scoring import exact_score, exact_scores
 from serving.access.authorization import order_candidates
 from serving.errors import TemplateInvalid, describe
@@ -39,7 +40,8 @@ class MatchBatch:
     """The items of one match call, by column.
 
     `faces` are image files and templates as they came, `images` the places of the files among
-    them; `probes` and `references` point into `faces`, None where an item has no reference.
+    them, `kinds` what these are told to be; `probes` and `references` point into `faces`, None
+    where an item has no reference.
     """
 
     ids: list[str | None] = field(default_factory=list)
@@ -48,6 +50,7 @@ class MatchBatch:
     searches: list[bool] = field(default_factory=list)
     faces: list[bytes] = field(default_factory=list, repr=False)
     images: list[int] = field(default_factory=list)
+    kinds: list[PhotographKind | None] = field(default_factory=list)
 
     @classmethod
     def of(cls, items: Sequence[MatchItem]) -> MatchBatch:
@@ -66,6 +69,7 @@ class MatchBatch:
         slot = len(self.faces)
         if face.image is not None:
             self.images.append(slot)
+            self.kinds.append(None if face.kind is None else PhotographKind(face.kind))
             self.faces.append(face.image)
         elif face.template is not None:
             self.faces.append(face.template)
@@ -121,7 +125,7 @@ async def _take_faces(
     opened = iter(parts.templates.open(tokens, tenant))
     files = [batch.faces[slot] for slot in batch.images]
     with parts.tracer.span("extract", items=len(files)):
-        samples = iter(await parts.faces.sample(files, timeout_s))
+        samples = iter(await parts.faces.sample(files, timeout_s, batch.kinds))
     faces: list[Vector | ItemError] = []
     for slot in range(len(batch.faces)):
         face = read_sample(next(samples)) if slot in images else next(opened)

@@ -14,6 +14,7 @@ from serving.wire.fields import (
     Moment,
     Msisdn,
     Photograph,
+    PhotographKind,
     PrivateAnswer,
     QueryString,
     RequestBody,
@@ -39,6 +40,7 @@ Reason = Annotated[
         "TOO_DARK",
         "TOO_BRIGHT",
         "LOW_CONTRAST",
+        "COMPRESSED",
         "POSE",
         "SAME_PHOTOGRAPH",
         "FACE_MISMATCH",
@@ -65,6 +67,7 @@ class EnrollmentRequest(RequestBody, frozen=True, kw_only=True):
     msisdn: Msisdn
     live: Annotated[Photograph, Meta(description="taken now, base64 in JSON")]
     portrait: Annotated[Photograph, Meta(description="the document's, base64 in JSON")]
+    portrait_kind: PhotographKind | None = None
     consent_ref: Annotated[
         str,
         Meta(min_length=1, max_length=200, description="where the subscriber's consent is on file"),

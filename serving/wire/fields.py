@@ -11,7 +11,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from datetime import date, datetime
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 from msgspec import Meta, Struct
@@ -157,9 +157,18 @@ Msisdn = Annotated[
 Photograph = Annotated[
     bytes,
     Meta(
-        description="JPEG, PNG or WebP: base64 in JSON, binary in MessagePack, a part named by its "
-        "field (`live`, `probe`, `items.0.probe`) in a form",
+        description="JPEG, JPEG 2000, PNG or WebP, or a document's record of one (ISO/IEC 19794-5, "
+        "39794-5, data group 2): base64 in JSON, binary in MessagePack, a part named by its field "
+        "(`live`, `probe`, `items.0.probe`) in a form",
         extra_json_schema={"format": "byte"},
+    ),
+]
+PhotographKind = Annotated[
+    Literal["live", "printed", "chip"],
+    Meta(
+        description="what the photograph is, and so how good it must be: taken of a person, of a "
+        "document, or read from its chip. Where it is not told, a document's record is `chip`, "
+        "all else is held to the limits of `live`"
     ),
 ]
 Score = Annotated[float, Meta(ge=-1, le=1)]

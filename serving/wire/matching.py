@@ -12,6 +12,7 @@ from serving.wire.fields import (
     KnownDocument,
     Moment,
     Photograph,
+    PhotographKind,
     PrivateAnswer,
     RequestBody,
     Template,
@@ -37,14 +38,17 @@ IssuedTemplate = Annotated[
 
 
 class Face(RequestBody, frozen=True):
-    """An image or a template, one of both."""
+    """An image or a template, one of both; `kind` is the image's."""
 
     image: Photograph | None = None
     template: IssuedTemplate | None = None
+    kind: PhotographKind | None = None
 
     def __post_init__(self) -> None:
         if (self.image is None) is (self.template is None):
             raise ValueError("give an image or a template, one of both")
+        if self.kind is not None and self.image is None:
+            raise ValueError("a template has no kind: leave it out")
 
 
 class MatchItem(RequestBody, frozen=True, kw_only=True):
@@ -71,6 +75,7 @@ class TemplateItem(RequestBody, frozen=True, kw_only=True):
 
     id: ItemId | None = None
     image: Photograph
+    kind: PhotographKind | None = None
 
     def __post_init__(self) -> None:
         """Nothing to check: the id is given back and never stored."""

@@ -23,12 +23,17 @@ from engine.errors import ChainBroken, SealBroken
 from engine.matching.holders import block_document, erase_holder
 from engine.matching.lines import close_line
 from engine.matching.recovery import restore_gallery
-from engine.registry.audit import AnchoredHead, find_anchor_faults, verify_chain
+from engine.registry.audit import (
+    AnchoredHead,
+    find_anchor_faults,
+    read_anchors,
+    verify_chain,
+    write_anchor,
+)
 from engine.registry.damage import find_damage
 from engine.registry.database import changing
 from engine.registry.records import AuditEntry
 from engine.registry.store import Store
-from serving.anchors import read_anchors, write_anchor
 from serving.registrar import service as registrar_service
 from serving.registrar.service import examine_rows
 from serving.telemetry.metrics import Meter

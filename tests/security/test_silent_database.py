@@ -44,11 +44,11 @@ WAIT_S = 120
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same bounds in the same order, and shorter."""
-    for name, value in {"LOOK_S": 1.0, "STATEMENT_S": 1.5, "SILENCE_S": 2.2, "POOL_S": 3}.items():
+    for name, value in {"LOOK_S": 2.0, "STATEMENT_S": 2.5, "SILENCE_S": 3.5, "POOL_S": 5}.items():
         monkeypatch.setattr(postgresql, name, value)
-    monkeypatch.setitem(postgresql._TCP, "connect_timeout", 2)
+    monkeypatch.setitem(postgresql._TCP, "connect_timeout", 3)
     monkeypatch.setattr(writer, "RENEW_S", 0.2)
-    monkeypatch.setattr(writer, "LEASE_S", 3)
+    monkeypatch.setattr(writer, "LEASE_S", 4)
 
 
 @pytest.fixture

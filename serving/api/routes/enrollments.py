@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -20,7 +19,14 @@ from serving.access.authorization import (
     show_decision,
 )
 from serving.api import serializers
-from serving.api.request import Answer, Request, note, read_idempotency_key, sample_images
+from serving.api.request import (
+    Answer,
+    Request,
+    note,
+    read_idempotency_key,
+    read_kind,
+    sample_images,
+)
 from serving.errors import CaptureTimeInvalid
 from serving.parts import Parts
 from serving.wire import enrollments as wire
@@ -45,7 +51,8 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
     if decided is None:
         _require_capture_time(body.captured_at)
         images = {"live": body.live, "portrait": body.portrait}
-        live, portrait = await sample_images(parts, request, images)
+        kinds = {"portrait": body.portrait_kind}
+        live, portrait = await sample_images(parts, request, images, kinds)
         decided = await parts.registrar.enroll(
             replace(asked, live=live, portrait=portrait), request.context()
         )
@@ -65,10 +72,6 @@ def _read_request(
 ) -> EnrollmentRequest:
     """The request as far as it is known before its photographs are looked at."""
     carrier, outlet = outlet_of(principal, body.outlet)
-    live, portrait = (
-        Sample(vector=None, digest=hashlib.sha256(image).digest())
-        for image in (body.live, body.portrait)
-    )
     shown = body.document
     return EnrollmentRequest(
         idempotency_key=key,
@@ -76,8 +79,8 @@ def _read_request(
         outlet=outlet,
         document=Document(shown.type, shown.number, shown.name, shown.expires_on),
         msisdn=body.msisdn,
-        live=live,
-        portrait=portrait,
+        live=Sample.unseen(body.live),
+        portrait=Sample.unseen(body.portrait, read_kind(body.portrait_kind)),
         consent_ref=body.consent_ref,
         captured_at=body.captured_at,
     )

@@ -17,7 +17,14 @@ from serving.access.authorization import (
     scope_of,
     template_tenant,
 )
-from serving.api.request import Request, charge_pixels, known_document, take_face, take_faces
+from serving.api.request import (
+    Request,
+    charge_pixels,
+    known_document,
+    read_kind,
+    take_face,
+    take_faces,
+)
 from serving.ingress.match import MatchBatch, match_batch, read_sample
 from serving.parts import Parts
 from serving.registrar.protocol import LineTarget
@@ -51,7 +58,8 @@ async def issue_templates(
     with parts.tracer.span("extract", items=len(body.items)):
         images = [item.image for item in body.items]
         charge_pixels(parts, request, images)
-        samples = await parts.faces.sample(images, request.remaining_s)
+        kinds = [read_kind(item.kind) for item in body.items]
+        samples = await parts.faces.sample(images, request.remaining_s, kinds)
     found = [read_sample(sample) for sample in samples]
     vectors = [one for one in found if not isinstance(one, wire.ItemError)]
     tenant = template_tenant(request.caller)

@@ -182,11 +182,16 @@ def test_a_much_larger_face_is_the_main_one_even_in_a_corner() -> None:
     assert choose_main_face([face(200, 150, 40), face(50, 50, 100)], SIZE_PX) == 1
 
 
-@pytest.mark.parametrize(("side", "competes"), [(59, False), (61, True), (150, True)])
-def test_another_face_competes_from_a_share_of_the_height(side: float, competes: bool) -> None:
-    faces = [face(350, 40, side), face(200, 150, 100)]
-    assert has_competing_face(faces, 1, 0.6) is competes
+@pytest.mark.parametrize(("side", "competes"), [(105, False), (115, True), (150, True)])
+def test_another_face_competes_from_a_share_of_the_prominence(side: float, competes: bool) -> None:
+    """Off the centre by half of the way to the corner it counts three quarters."""
+    faces = [face(100, 75, side), face(200, 150, 100)]
+    assert has_competing_face(faces, 1, SIZE_PX, 0.82) is competes
+
+
+def test_with_a_share_of_nothing_any_other_face_competes() -> None:
+    assert has_competing_face([face(20, 20, 10), face(200, 150, 100)], 1, SIZE_PX, 0)
 
 
 def test_a_single_face_has_no_competitor() -> None:
-    assert not has_competing_face([face(200, 150, 100)], 0, 0.6)
+    assert not has_competing_face([face(200, 150, 100)], 0, SIZE_PX, 0.6)

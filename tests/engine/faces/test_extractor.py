@@ -21,7 +21,7 @@ from PIL import Image as PillowImage
 
 from engine.errors import ImageDamaged, ImageError, ImageUnsupported, ModelDamaged
 from engine.faces.detector import FaceDetector
-from engine.faces.embedder import Embedder
+from engine.faces.embedder import Embedder, align
 from engine.faces.extractor import (
     Extracted,
     Extraction,
@@ -30,10 +30,10 @@ from engine.faces.extractor import (
     digest_embedding,
     open_extractor,
 )
-from engine.faces.images import Pixels
+from engine.faces.images import Decoder, Pixels
 from engine.models.catalog import FileSource, builtin_card, load_card, locate
 from engine.models.session import Session, SessionOptions
-from engine.reasons import Reason
+from engine.reasons import PhotographKind, Reason
 
 Encode = Callable[..., bytes]
 CPU = SessionOptions(provider="cpu")
@@ -108,6 +108,32 @@ def test_large_jpeg_reports_the_face_in_its_full_size(
     assert vector(big) @ vector(portrait) > 0.9
 
 
+@pytest.mark.parametrize("share", [1, 4])
+def test_a_small_face_in_a_large_photograph_is_cut_from_all_its_pixels(
+    extractor: Extractor,
+    decoder: Decoder,
+    detector_session: Session,
+    embedder_session: Session,
+    astronaut: Pixels,
+    encode: Encode,
+    share: int,
+) -> None:
+    """Where the detector looks, its eyes are 6 pixels apart: the crop needs them all."""
+    card = np.full((1800, 2400, 3), 200, dtype=np.uint8)
+    card[500:1012, 900:1412] = astronaut
+    card = card[: 1800 // share + 512, : 2400 // share + 900]
+    data = encode(card)
+    (extracted,) = extractor.extract([data])
+    assert found(extracted).size_px == card.shape[1::-1]
+    assert found(extracted).problems == ()
+    with decoder.decode(data) as image:
+        assert image.reduction == 1
+        landmarks = FaceDetector(detector_session).detect(image.pixels)[0].landmarks_px
+        crop = align(image.pixels, landmarks, 112)
+    whole = Embedder(embedder_session, builtin_card("sface")).embed(crop[None])[0]
+    assert vector(extracted) @ whole > 0.95
+
+
 def test_picture_without_a_face_is_an_extraction_with_its_reason(
     extractor: Extractor, encode: Encode
 ) -> None:
@@ -142,6 +168,47 @@ def test_small_face_beside_the_subject_does_not_count(
     (extracted,) = extractor.extract([encode(card)])
     assert found(extracted).problems == ()
     assert vector(extracted) @ vector(portrait) > 0.9
+
+
+def test_a_bystander_who_is_clearly_smaller_is_let_pass_unless_the_outlet_is_strict(
+    cache_folder: Path, astronaut: Pixels, portrait: Extraction, encode: Encode
+) -> None:
+    card = np.full((512, 850, 3), 230, dtype=np.uint8)
+    card[:, :512] = astronaut
+    card[90:423, 515:848] = PillowImage.fromarray(astronaut[:, ::-1]).resize((333, 333))
+    for share, problems in ((0.75, ()), (0.0, (Reason.SEVERAL_FACES,))):
+        config = ExtractorConfig(threads=1, competing_share=share)
+        options = SessionOptions(provider="cpu")
+        with open_extractor(cache_folder, config=config, session=options) as own:
+            (extracted,) = own.extract([encode(card)])
+        assert found(extracted).problems == problems
+        assert vector(extracted) @ vector(portrait) > 0.9
+
+
+def test_the_kind_of_a_photograph_decides_which_limits_it_is_held_to(
+    extractor: Extractor, astronaut: Pixels, encode: Encode
+) -> None:
+    small = PillowImage.fromarray(astronaut).resize((200, 200))
+    kinds = [None, *PhotographKind]
+    outcomes = extractor.extract([encode(small)] * 4, kinds)
+    refused = [Reason.FACE_TOO_SMALL in found(one).problems for one in outcomes]
+    assert dict(zip(kinds, refused, strict=True)) == {
+        None: True,
+        PhotographKind.LIVE: True,
+        PhotographKind.PRINTED: True,
+        PhotographKind.CHIP: False,
+    }
+
+
+def test_a_face_that_compression_has_taken_is_told(
+    extractor: Extractor, astronaut: Pixels, encode: Encode
+) -> None:
+    small = PillowImage.fromarray(astronaut[:336, 100:372]).resize((102, 126))
+    options = {"irreversible": True, "quality_mode": "rates"}
+    files = [encode(small, "JPEG2000", quality_layers=[ratio], **options) for ratio in (8, 40)]
+    outcomes = extractor.extract(files, [PhotographKind.CHIP] * 2)
+    told = [Reason.COMPRESSED in found(one).problems for one in outcomes]
+    assert told == [False, True]
 
 
 def test_bad_photograph_in_a_batch_is_a_value_in_its_place(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
 from engine.errors import ImageDamaged, ImageError, ImageTooLarge, ImageUnsupported
-from engine.faces.images import Image, Pixels
+from engine.faces.images import Decoder, Image, Pixels
 
 Encode = Callable[..., bytes]
 Decode = Callable[[bytes], Image]
@@ -137,7 +137,7 @@ def test_empty_file_is_refused_as_damaged(decode: Decode) -> None:
     ],
 )
 def test_what_is_not_an_image_is_refused_as_unsupported(data: bytes, decode: Decode) -> None:
-    with pytest.raises(ImageUnsupported, match="JPEG, PNG or WebP"):
+    with pytest.raises(ImageUnsupported, match="JPEG, JPEG 2000, PNG or WebP"):
         decode(data)
 
 
@@ -303,3 +303,12 @@ def test_refusing_and_reading_leave_nothing_on_standard_error(tall: Pixels, enco
         [sys.executable, "-W", "always"], input=code.encode(), capture_output=True, check=True
     )
     assert done.stderr == b""
+
+
+def test_a_progressive_jpeg_is_read_once_at_its_final_scale(
+    astronaut: Pixels, encode: Encode, decoder: Decoder
+) -> None:
+    big = np.kron(astronaut, np.ones((4, 4, 1), dtype=np.uint8))
+    for is_progressive, reduction in ((False, 4), (True, 1)):
+        with decoder.decode(encode(big, progressive=is_progressive), 320) as image:
+            assert (image.reduction, image.is_finest) == (reduction, is_progressive)

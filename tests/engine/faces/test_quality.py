@@ -34,6 +34,7 @@ GOOD = Quality(
     pitch_deg=0,
     roll_deg=0,
     detection_score=0.9,
+    detail_bytes=400,
 )
 
 
@@ -61,7 +62,7 @@ def crop(astronaut: Pixels, landmarks: Points) -> Pixels:
 
 @pytest.fixture(scope="module")
 def measured(crop: Pixels, landmarks: Points) -> Quality:
-    return measure_quality(crop, landmarks, 0.9)
+    return measure_quality(crop, landmarks, 0.9, 100_000, (512, 512))
 
 
 def test_a_good_portrait_has_no_problem(measured: Quality) -> None:
@@ -87,7 +88,7 @@ def test_landmarks_on_one_point_give_no_pose_instead_of_an_error() -> None:
 @pytest.mark.parametrize("sigma", [2.5, 4])
 def test_a_blurred_face_is_blurred(crop: Pixels, landmarks: Points, sigma: float) -> None:
     blurred = np.asarray(cv2.GaussianBlur(crop, (0, 0), sigma))
-    quality = measure_quality(blurred, landmarks, 0.9)
+    quality = measure_quality(blurred, landmarks, 0.9, 100_000, (512, 512))
     assert find_problems(quality, QualityLimits()) == (Reason.BLURRED,)
 
 
@@ -104,7 +105,10 @@ def test_motion_in_any_direction_costs_sharpness(
         "up": np.eye(11, dtype=np.float32)[::-1],
     }[direction]
     moved = np.asarray(cv2.filter2D(crop, -1, kernel / kernel.sum()))
-    assert measure_quality(moved, landmarks, 0.9).sharpness < 0.5 * measured.sharpness
+    assert (
+        measure_quality(moved, landmarks, 0.9, 100_000, (512, 512)).sharpness
+        < 0.5 * measured.sharpness
+    )
 
 
 def test_exposure_and_contrast_do_not_pass_for_sharpness(
@@ -112,7 +116,7 @@ def test_exposure_and_contrast_do_not_pass_for_sharpness(
 ) -> None:
     for gain, offset in ((0.5, 0), (0.5, 100), (0.8, 30)):
         changed = np.clip(crop * gain + offset, 0, 255).round().astype(np.uint8)
-        found = measure_quality(changed, landmarks, 0.9)
+        found = measure_quality(changed, landmarks, 0.9, 100_000, (512, 512))
         assert found.sharpness == pytest.approx(measured.sharpness, rel=0.1)
 
 
@@ -124,7 +128,7 @@ def test_bad_light_is_named(
     crop: Pixels, landmarks: Points, gain: float, offset: float, reason: Reason
 ) -> None:
     changed = np.clip(crop * gain + offset, 0, 255).round().astype(np.uint8)
-    quality = measure_quality(changed, landmarks, 0.9)
+    quality = measure_quality(changed, landmarks, 0.9, 100_000, (512, 512))
     assert reason in find_problems(quality, QualityLimits())
 
 
@@ -133,14 +137,14 @@ def test_eye_distance_is_in_pixels_of_the_picture_given(
 ) -> None:
     wanted = np.linalg.norm(landmarks[1] - landmarks[0])
     assert measured.inter_eye_px == pytest.approx(wanted, rel=1e-6)
-    doubled = measure_quality(crop, landmarks * 2, 0.9)
+    doubled = measure_quality(crop, landmarks * 2, 0.9, 100_000, (512, 512))
     assert doubled.inter_eye_px == pytest.approx(2 * wanted, rel=1e-6)
 
 
 def test_crop_of_another_size_is_measured_alike(
     astronaut: Pixels, landmarks: Points, measured: Quality
 ) -> None:
-    large = measure_quality(align(astronaut, landmarks, 224), landmarks, 0.9)
+    large = measure_quality(align(astronaut, landmarks, 224), landmarks, 0.9, 100_000, (512, 512))
     assert large.exposure == pytest.approx(measured.exposure, abs=0.01)
     assert large.contrast == pytest.approx(measured.contrast, abs=0.03)
     assert large.sharpness == pytest.approx(measured.sharpness, rel=0.5)
@@ -148,7 +152,7 @@ def test_crop_of_another_size_is_measured_alike(
 
 def test_flat_crop_is_measured_without_dividing_by_nothing() -> None:
     flat = np.full((112, 112, 3), 128, dtype=np.uint8)
-    quality = measure_quality(flat, arcface_template(112), 0.9)
+    quality = measure_quality(flat, arcface_template(112), 0.9, 100_000, (512, 512))
     assert quality.sharpness == 0
     assert find_problems(quality, QualityLimits()) == (Reason.BLURRED, Reason.LOW_CONTRAST)
 
@@ -161,6 +165,7 @@ def test_flat_crop_is_measured_without_dividing_by_nothing() -> None:
         ("exposure", 0.11, Reason.TOO_DARK),
         ("exposure", 0.86, Reason.TOO_BRIGHT),
         ("contrast", 0.09, Reason.LOW_CONTRAST),
+        ("detail_bytes", 129.0, Reason.COMPRESSED),
         ("yaw_deg", 46.0, Reason.POSE),
         ("yaw_deg", -46.0, Reason.POSE),
         ("pitch_deg", -36.0, Reason.POSE),

@@ -32,7 +32,7 @@ from engine.matching.judge import Judge
 from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Registrar
 from engine.matching.requests import Sample
-from engine.reasons import Reason
+from engine.reasons import PhotographKind, Reason
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 
@@ -109,7 +109,9 @@ class Importer:
     vault: Vault
     folder: Path
 
-    def extract(self, images: Sequence[bytes]) -> list[Sample | ImageError]:
+    def extract(
+        self, images: Sequence[bytes], _: Sequence[PhotographKind | None] = ()
+    ) -> list[Sample | ImageError]:
         return [self._extract_one(data) for data in images]
 
     def _extract_one(self, data: bytes) -> Sample | ImageError:

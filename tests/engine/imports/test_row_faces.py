@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.errors import ImageError
+from engine.faces.extractor import Kinds
 from engine.imports.faults import Code, Field, RowFault
 from engine.imports.row_faces import FaceLoader, PhotographFolder, RowFaces, group_rows, judge_row
 from engine.imports.row_parser import Row
@@ -205,7 +206,7 @@ def test_files_are_read_while_others_are_extracted(importer: Any, base: Any) -> 
     """Two groups are extracted and two more are read; no further one is."""
     began, release, waiting = threading.Semaphore(0), threading.Event(), []
 
-    def extract(images: Sequence[bytes]) -> list[Sample | ImageError]:
+    def extract(images: Sequence[bytes], _: Kinds) -> list[Sample | ImageError]:
         began.release()
         assert release.wait(120)
         return importer.extract(images)
@@ -232,7 +233,7 @@ def test_files_are_read_while_others_are_extracted(importer: Any, base: Any) -> 
 
 
 def test_an_extractor_that_fails_fails_the_import(importer: Any, base: Any) -> None:
-    def extract(images: Sequence[bytes]) -> list[Sample | ImageError]:
+    def extract(images: Sequence[bytes], _: Kinds) -> list[Sample | ImageError]:
         raise MemoryError
 
     folder = PhotographFolder(base.folder)

@@ -142,6 +142,24 @@ def test_an_unfit_photograph_is_not_matched_and_the_answer_says_so(lab: Any) -> 
         assert outcome.body["scores"]["live_portrait"] is None
 
 
+def test_evidence_keeps_the_hashes_of_a_documents_record(lab: Any) -> None:
+    person = lab.people.person()
+    plain = lab.request(person)
+    portrait = replace(lab.people.sample(person), record_digest=bytes(range(32)))
+    recorded = lab.request(person, document=plain.document, portrait=portrait)
+    with lab.registrar() as registrar:
+        first, second = registrar.enroll([plain, recorded])
+    assert "records" not in lab.store.enrollment(first.enrollment_id).evidence
+    kept = lab.store.enrollment(second.enrollment_id).evidence["records"]
+    assert kept == {
+        "portrait": {
+            "record_sha256": portrait.record_digest.hex(),
+            "image_sha256": portrait.digest.hex(),
+        }
+    }
+    assert replay(lab.store.enrollment(second.enrollment_id)).agrees
+
+
 def test_a_forged_number_is_refused_without_a_search(lab: Any) -> None:
     forged = Document("cn-ric", "110105194912310021", "A Name")
     with lab.registrar() as registrar:

@@ -25,13 +25,16 @@ from engine.matching.requests import (
     CropScope,
     EnrollmentRequest,
     Sample,
+    describe_record,
+    is_same_photograph,
     make_samples,
     seal_crop,
     take_samples,
 )
-from engine.reasons import Decision, Reason
+from engine.reasons import Decision, PhotographKind, Reason
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
+from tests.engine.faces.records import write_19794_2011
 
 
 @pytest.mark.parametrize(
@@ -169,6 +172,27 @@ def test_a_samples_vector_is_rotated_and_keeps_its_scores(
     turned = np.stack([one.vector for one in samples if isinstance(one, Sample)])
     assert abs(float(turned[0] @ turned[1]) - float(vectors[0] @ vectors[1])) < 1e-5
     assert abs(float(turned[0] @ vectors[0])) < 0.5
+
+
+def test_a_portrait_in_a_record_is_known_by_its_image_and_by_its_record(
+    extractor: Extractor, face_vault: Vault
+) -> None:
+    image = encode(Image.fromarray(data.astronaut()))
+    record = write_19794_2011(image, 3)
+    kinds = [None, PhotographKind.CHIP]
+    bare, inside = take_samples([image, record], extractor, face_vault, kinds)
+    assert isinstance(bare, Sample)
+    assert isinstance(inside, Sample)
+    assert inside.digest == bare.digest == hashlib.sha256(image).digest()
+    assert is_same_photograph(face_vault, bare, inside)
+    assert (bare.record_digest, bare.kind) == (None, None)
+    assert inside.record_digest == hashlib.sha256(record).digest()
+    assert inside.kind is PhotographKind.CHIP
+    assert describe_record(bare) == {}
+    assert describe_record(inside) == {
+        "record_sha256": hashlib.sha256(record).hexdigest(),
+        "image_sha256": hashlib.sha256(image).hexdigest(),
+    }
 
 
 def test_crops_go_with_the_samples_only_where_they_are_asked_for(

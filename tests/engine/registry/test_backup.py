@@ -71,8 +71,9 @@ def test_backups_beside_commits_are_whole_and_hold_no_commit_up(
     store: Store, writer: Writer, enroll: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The documented `.backup` failed 15 times of 15 at one commit a second. Here the writer
-    commits without a pause, until every backup is made."""
-    monkeypatch.setattr(backup, "PAGES_PER_STEP", 16)
+    commits without a pause, and faster than so few pages at a time are copied."""
+    monkeypatch.setattr(backup, "PAGES_PER_STEP", 1)
+    monkeypatch.setattr(backup, "MOST_STEPS_WITHOUT_GAIN", 20)
     writer.commit(enroll(writer, 300, first=10_000_000))
     made: list[Any] = []
     finished = threading.Event()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -340,3 +343,44 @@ def test_upgrade_refuses_a_newer_schema(
 ) -> None:
     spoil("newer-schema")
     assert_refused(sosie("upgrade", "--home", home), "install the version that made it")
+
+
+WITHOUT_SERVICE = """
+import sys
+
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("ray", "starlette", "structlog", "prometheus_client"):
+            raise ModuleNotFoundError(name)
+
+
+sys.meta_path.insert(0, Missing())
+from serving.cli.main import main
+
+for words in {commands}:
+    sys.argv = ["sosie", *words]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, words
+"""
+
+
+def test_the_commands_of_a_deployment_need_no_package_of_the_service(
+    home: Path, tmp_path: Path
+) -> None:
+    commands = [
+        ["audit", "verify"],
+        ["retention", "show"],
+        ["retention", "run"],
+        ["backup", str(tmp_path / "backup")],
+        ["cases"],
+        ["doctor"],
+    ]
+    code = WITHOUT_SERVICE.replace("{commands}", repr(commands))
+    environment = os.environ | {"SOSIE_HOME": str(home)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

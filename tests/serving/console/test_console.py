@@ -14,7 +14,7 @@ from tests.serving.sweeps.synthetic_people import PausedJoin
 
 HOLDER, SECOND = "110105199003071239", "110105198503071257"
 OPEN_CASES = re.compile(r"/v1/cases\?state=open")
-NOTE = '<img src=x onerror="document.title=1"> <b>same scar</b> \u202e\u0645\u062d\u0645\u062f'
+NOTE = '<img src=x onerror="document.title=1"> <b>same scar</b> \u0645\u062d\u0645\u062f'
 
 
 def test_the_whole_way_from_an_activation_to_a_decided_case_and_a_sweep(

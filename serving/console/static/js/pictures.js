@@ -6,7 +6,8 @@ import { freshId } from "./forms.js";
 import { number, say } from "./language.js";
 
 const MAX_BYTES = 8 * 2 ** 20;
-const TYPES = "image/jpeg,image/png,image/webp";
+// No browser shows JPEG 2000 or a chip's record; both can be sent.
+const TYPES = "image/jpeg,image/png,image/webp,image/jp2,.jp2,.j2k,.bin";
 
 /** A field for one photograph: `field` is its node, `image()` the Blob or null.
  *

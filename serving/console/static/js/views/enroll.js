@@ -2,7 +2,14 @@
 
 import { evidence, verdict } from "../decision.js";
 import { add, element, figure, plainButton, replace } from "../elements.js";
-import { buildForm, documentFields, momentField, numberField, textField } from "../forms.js";
+import {
+  buildForm,
+  choiceField,
+  documentFields,
+  momentField,
+  numberField,
+  textField,
+} from "../forms.js";
 import { say } from "../language.js";
 import { facts, idLink, pageHead } from "../marks.js";
 import { pictureField } from "../pictures.js";
@@ -12,6 +19,7 @@ import { enroll, packImages } from "../service.js";
 import { hasRole } from "../session.js";
 
 const DAY_MS = 24 * 3600 * 1000;
+const KINDS = ["printed", "chip", "live"];
 
 export async function show(page) {
   const attempt = keyedAttempt();
@@ -73,6 +81,10 @@ function photographFields(live, portrait, captured) {
     {},
     element("legend", {}, say("enroll.photographs")),
     element("div", { class: "pictures" }, live.field, portrait.field),
+    choiceField(say("portrait.kind"), { name: "portrait_kind" }, [
+      ["", say("portrait.untold")],
+      ...KINDS.map((kind) => [kind, say(`portrait.${kind}`)]),
+    ]),
     captured.field,
   );
 }
@@ -86,6 +98,7 @@ function readValues(values) {
       ...(values.expires_on ? { expires_on: values.expires_on } : {}),
     },
     msisdn: values.msisdn,
+    ...(values.portrait_kind ? { portrait_kind: values.portrait_kind } : {}),
     consent_ref: values.consent_ref,
     captured_at: new Date(values.captured_at).toISOString(),
     ...(values.outlet ? { outlet: values.outlet } : {}),
