@@ -11,7 +11,7 @@ from bench.core.reports import Report as BenchReport
 from bench.core.reports import find_figure, read_report
 from bench.docs.benchmark_charts import stamp
 from bench.suites.accuracy import MATED_SCORES, RATES, RESEMBLANCE, name_mates
-from bench.suites.held_out import HELD_OUT, REPEATS
+from bench.suites.held_out import HELD_OUT, REPEATS, TRANSFORM_FMR, TRANSFORMED
 from engine.accuracy import evaluation_tables
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
 from engine.accuracy.evaluation_report import draw_pictures
@@ -85,6 +85,7 @@ def _fill(report: Report, reports: Path) -> dict[str, Any]:
     return {
         "report": report,
         "held_out": read_held_out(suite),
+        "transform": read_transform_gain(suite),
         "version": calibration.version,
         "single_review": power(calibration.fmr_at(review, Comparison.FUSED_TO_ONE).value),
         "fused_review": power(fused.fmr_at(review).value),
@@ -134,6 +135,17 @@ def read_held_out(suite: Report) -> dict[str, Any]:
             f"{SUITE}.json lacks {HELD_OUT}: run `sosie bench accuracy` on all of LFW"
         )
     return {**found, "repeats": REPEATS}
+
+
+def read_transform_gain(suite: Report) -> dict[str, Any]:
+    """FNMR with and without a transform that was fitted on other people, of bench's report."""
+    names = {"plain": "FNMR without", "moved": "FNMR with a transform", "gain": "gain"}
+    found = {key: find_figure(suite, SUITE, TRANSFORMED, name) for key, name in names.items()}
+    if None in found.values():
+        raise RequestError(
+            f"{SUITE}.json lacks {TRANSFORMED}: run `sosie bench accuracy` on all of LFW"
+        )
+    return {**found, "fmr": TRANSFORM_FMR, "points": lambda share: f"{100 * share:.2f}"}
 
 
 def describe_generalised(report: Report) -> str:
