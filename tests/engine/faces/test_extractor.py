@@ -171,7 +171,7 @@ def test_small_face_beside_the_subject_does_not_count(
 
 
 def test_a_bystander_who_is_clearly_smaller_is_let_pass_unless_the_outlet_is_strict(
-    cache_folder: Path, astronaut: Pixels, portrait: Extraction, encode: Encode
+    astronaut: Pixels, portrait: Extraction, encode: Encode
 ) -> None:
     card = np.full((512, 850, 3), 230, dtype=np.uint8)
     card[:, :512] = astronaut
@@ -179,7 +179,7 @@ def test_a_bystander_who_is_clearly_smaller_is_let_pass_unless_the_outlet_is_str
     for share, problems in ((0.75, ()), (0.0, (Reason.SEVERAL_FACES,))):
         config = ExtractorConfig(threads=1, competing_share=share)
         options = SessionOptions(provider="cpu")
-        with open_extractor(cache_folder, config=config, session=options) as own:
+        with open_extractor(config=config, session=options) as own:
             (extracted,) = own.extract([encode(card)])
         assert found(extracted).problems == problems
         assert vector(extracted) @ vector(portrait) > 0.9
