@@ -238,11 +238,11 @@ class Thresholds:
     - `certain`: from here on it is a duplicate (fused). No rate is promised, because none can be
       measured: LFW's fused references support 1e-6. It is the highest score that two strangers
       reached, in all fused comparisons of the calibration, plus a margin. For SFace on LFW those
-      strangers are two brothers at 0.61, and a factor ten in FMR costs about 0.06 between 1e-3
-      and 1e-6, hence the default margin: the threshold, 0.67, stands about a decade beyond the
-      worst impostor known, and 4 % of fused mates fall between it and `review`. Single
-      photographs agree: every pair of LFW above 0.63 that is labelled non-mated shows, when
-      looked at, one person under two names; the next are the same brothers.
+      strangers are two brothers at 0.54, and a factor ten in FMR costs about 0.06 between 1e-3
+      and 1e-6, hence the default margin: the threshold, 0.60, stands about a decade beyond the
+      worst impostor known, and 2 % of fused mates fall between it and `review`. Single
+      photographs agree: every pair of LFW above 0.56 that is labelled non-mated is of one person
+      under two names; the next are two pairs of brothers, the same ones among them.
 
     Fused thresholds are used for single probes too: their false matches are fewer, not more.
     """

@@ -16,7 +16,8 @@ from engine.registry.records import AuditEntry, Changes, utc_now
 from engine.sweeps.sweep_model import SweepRecord, SweepState, SweepTerms
 from serving.api.body import JSON, MSGPACK
 from serving.compose import Deployment
-from serving.settings import load_settings
+from serving.models import model_digest
+from serving.settings import Settings, load_settings
 from serving.wire.fields import read
 from serving.wire.sweeps import Expectation, Group, GroupPage, Precision, SweepReport, Sweeps
 from tests.serving.api.conftest import serving
@@ -67,7 +68,7 @@ def leave_paused(home: Path, actor: str) -> None:
     record = SweepRecord(
         id=LEFT,
         state=SweepState.PAUSED,
-        terms=SweepTerms(threshold=0.6),
+        terms=SweepTerms(threshold=0.6, model_digest=model_digest(Settings())),
         requested_by=actor,
         created_at=now,
         started_at=now,
