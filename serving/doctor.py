@@ -17,6 +17,7 @@ import numpy as np
 
 from engine.errors import CalibrationError, SosieError, advise_extra
 from engine.formatting import size
+from engine.matching.calibration import Comparison
 from engine.models.catalog import ModelCard, locate, read_transform_file
 from engine.models.session import available_providers, runtime_version
 from indexes.errors import IndexFault
@@ -164,6 +165,7 @@ def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Fin
         yield _examine_database(deployment, is_deep)
         try:
             yield from _examine_gallery(deployment)
+            yield from _examine_false_candidates(deployment)
         except (SosieError, IndexFault) as error:
             yield _broken("gallery", error)
         yield _examine_chain(deployment)
@@ -253,6 +255,25 @@ def _examine_gallery(deployment: Deployment) -> Iterator[Finding]:
     else:
         detail = f"{restored.loaded:,} references in it, {restored.replayed:,} changes since"
         yield Finding("snapshot", State.OK, detail)
+
+
+def _examine_false_candidates(deployment: Deployment) -> Iterator[Finding]:
+    """Whether the gallery is too large for what searches may bring, where they are bounded."""
+    wanted = deployment.settings.thresholds.review_false_candidates
+    if not wanted:
+        return
+    references, score = len(deployment.restored.gallery), deployment.thresholds.review
+    fused = deployment.calibration.curve(Comparison.FUSED)
+    expected = fused.fmr_at(score).times(references)
+    detail = f"review {score:.3f} in {references:,} references: {expected} a search, of {wanted:g}"
+    if wanted < references * fused.lowest_fmr:
+        advice = (
+            "the calibration supports no higher threshold: allow more "
+            "([thresholds] review_false_candidates), or calibrate on more people"
+        )
+        yield Finding("false candidates", State.WARNING, detail, advice)
+    else:
+        yield Finding("false candidates", State.OK, detail)
 
 
 def _describe_index(gallery: Gallery) -> str:

@@ -175,12 +175,13 @@ def _find_transform(source: Source, deployment: Deployment, order: ImportOrder) 
     own, given = deployment.store.model_digest, order.model_digest
     if not source.has_vectors or given == own:
         return None
+    conversion = find_conversion(deployment.settings)
     if given is None:
+        plain = "" if conversion is None else f", or without its transform {conversion.before}"
         raise RequestError(
             "the file brings vectors: say that they are of this deployment's model, as "
-            f"--model-digest {own}"
+            f"--model-digest {own}{plain}"
         )
-    conversion = find_conversion(deployment.settings)
     if conversion is None or given != conversion.before:
         raise RequestError(
             f"the file's vectors are of the model {given}, which compare with none of this "

@@ -138,6 +138,8 @@ def describe_calibration(settings: Settings) -> tuple[str, str]:
 
 def _list_scores(settings: Settings, calibration: Calibration) -> str:
     scores = asdict(build_thresholds(settings, calibration))
+    if settings.thresholds.review_false_candidates:
+        del scores["review"]  # it follows the gallery
     return ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
 
 
@@ -149,9 +151,11 @@ def threshold_rates(settings: Settings) -> ThresholdRates:
     return ThresholdRates(**{key.removesuffix("_fmr"): rate for key, rate in chosen.items()})
 
 
-def build_thresholds(settings: Settings, calibration: Calibration) -> Thresholds:
-    """Thresholds at the false match rates of this deployment."""
-    return Thresholds.from_calibration(calibration, threshold_rates(settings))
+def build_thresholds(
+    settings: Settings, calibration: Calibration, references: int = 0
+) -> Thresholds:
+    """Thresholds at the false match rates of this deployment, for a gallery of this size."""
+    return Thresholds.from_calibration(calibration, threshold_rates(settings), references)
 
 
 def _card(name: str, settings: Settings) -> ModelCard:

@@ -219,12 +219,31 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThresholdRates:
-    """What an operator chooses: false match rates, and how far beyond all data `certain` stands."""
+    """What an operator chooses: false match rates, and how far beyond all data `certain` stands.
+
+    `review_false_candidates`, unless it is 0, sets `review` instead: as many false candidates may a
+    search bring, however large the gallery is.
+    """
 
     verify: float = 1e-4
     same_document: float = 1e-4
     review: float = 1e-6
     certain_margin: float = 0.06
+    review_false_candidates: float = 0.0
+
+    def review_in(self, references: int, lowest_fmr: float) -> float:
+        """The rate for `review` in a gallery of this size: never below what the data support, nor
+        above `same_document`.
+
+        Sizes are rounded up to 1, 2 or 5 times a power of ten, so that the threshold of a gallery
+        that grows changes seldom.
+        """
+        if not self.review_false_candidates:
+            return self.review
+        power = 10.0 ** math.floor(math.log10(max(references, 1)))
+        size = next(step * power for step in (1, 2, 5, 10) if step * power >= references)
+        rate = self.review_false_candidates / size
+        return max(lowest_fmr, min(rate, self.same_document))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +253,8 @@ class Thresholds:
     - `verify`: live photograph against portrait (one-to-one).
     - `same_document`: a returning subscriber's probe against the document's reference (fused).
     - `review`: from here on another document's reference is a possible duplicate (fused). At the
-      default 1e-6 a search of 100,000 references brings 0.1 false candidates.
+      default 1e-6 a search of 100,000 references brings 0.1 false candidates; it may also follow
+      the gallery's size (`ThresholdRates.review_in`).
     - `certain`: from here on it is a duplicate (fused). No rate is promised, because none can be
       measured: LFW's fused references support 1e-6. It is the highest score that two strangers
       reached, in all fused comparisons of the calibration, plus a margin. For SFace on LFW those
@@ -263,14 +283,15 @@ class Thresholds:
 
     @classmethod
     def from_calibration(
-        cls, calibration: Calibration, rates: ThresholdRates | None = None
+        cls, calibration: Calibration, rates: ThresholdRates | None = None, references: int = 0
     ) -> Self:
-        """The thresholds of `rates`; raises `RateUnsupported` where the data can't give one."""
+        """The thresholds of `rates` for searches of so many references; raises `RateUnsupported`
+        where the data can't give one."""
         rates = rates or ThresholdRates()
         fused = calibration.curve(Comparison.FUSED)
         return cls(
             verify=calibration.threshold_at(rates.verify, Comparison.ONE_TO_ONE),
             same_document=fused.threshold_at(rates.same_document),
-            review=fused.threshold_at(rates.review),
+            review=fused.threshold_at(rates.review_in(references, fused.lowest_fmr)),
             certain=min(fused.highest_nonmated + rates.certain_margin, 1.0),
         )

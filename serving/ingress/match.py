@@ -175,10 +175,10 @@ async def _identify(
             probes.append(face)
     if not places:
         return {}
-    threshold = parts.thresholds.review
+    threshold = (await parts.read_thresholds()).review
     found = await parts.registrar.identify(np.stack(probes), threshold, context())
     assert len(found) == len(places), "a search answers for each of its probes"
-    expected = {size: _expect(parts, size) for size in {one.searched for one in found}}
+    expected = {size: _expect(parts, size, threshold) for size in {one.searched for one in found}}
     return {
         place: ItemIdentification(
             candidates=order_candidates(
@@ -194,13 +194,11 @@ async def _identify(
     }
 
 
-def _expect(parts: Parts, searched: int) -> ExpectedFalseCandidates | None:
+def _expect(parts: Parts, searched: int, threshold: float) -> ExpectedFalseCandidates | None:
     if parts.calibration is None:
         return None
     # Of one photograph or template against references that are fused of two.
-    rate = parts.calibration.expected_false_candidates(
-        searched, parts.thresholds.review, Comparison.FUSED_TO_ONE
-    )
+    rate = parts.calibration.expected_false_candidates(searched, threshold, Comparison.FUSED_TO_ONE)
     return ExpectedFalseCandidates(rate.value, rate.low, rate.high, rate.is_bound)
 
 
