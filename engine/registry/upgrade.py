@@ -19,7 +19,7 @@ from sqlalchemy import (
     update,
 )
 
-from engine.errors import ChainBroken, KeyRingForeign
+from engine.errors import ChainBroken, KeyRingForeign, ModelMismatch
 from engine.models.transform import Conversion, Transform
 from engine.registry import deployment, store, tables
 from engine.registry.audit import AuditReader, read_head, verify_chain
@@ -46,6 +46,7 @@ def upgrade(
     Templates of the model `conversion.before` are converted. `WriterBusy` where a process writes
     to it. May be stopped anywhere: the next call goes on. `progress(done, total)` is called now
     and then. `ChainBroken` where its audit chain is: an upgrade vouches for what it finds.
+    `ModelMismatch` where templates are of a model that is not converted.
     """
     engine = connect(url)
     try:
@@ -65,7 +66,8 @@ def upgrade(
 
 def _is_left(head: Row[Any], conversion: Conversion | None) -> bool:
     """Whether rows of a registry of the newest schema are to be changed."""
-    return head.audit_mac is None or (conversion is not None and _is_of(head, conversion))
+    is_other = conversion is not None and head.model_digest != conversion.after
+    return head.audit_mac is None or is_other
 
 
 def bring_up_to_date(
@@ -164,12 +166,6 @@ _RESEAL = (
 )
 
 
-def _is_of(head: Row[Any], conversion: Conversion) -> bool:
-    """Whether a registry is of the model before, or not yet wholly of the one after."""
-    after = deployment.mark_converting(conversion.after)
-    return head.model_digest in (conversion.before, after)
-
-
 def _convert(
     engine: Engine, vault: Vault, conversion: Conversion, progress: Progress | None
 ) -> None:
@@ -178,15 +174,21 @@ def _convert(
     reader = AuditReader(engine, vault)
     with reading(engine) as connection:
         head = read_head(connection)
-        if not _is_of(head, conversion):
+        if head.model_digest == conversion.after:
             return
+        begun = deployment.mark_converting(conversion.after)
+        if head.model_digest not in (conversion.before, begun):
+            raise ModelMismatch(
+                f"the registry's references come from the model {head.model_digest}, from which "
+                f"there is no conversion to {conversion.after}: use that model"
+            )
         deployment.check(connection, vault, head.model_digest)
     _require_never_converted(reader, conversion)
     said = {"before": conversion.before}
     if head.model_digest == conversion.before:
         entry = AuditEntry("sosie", "model.conversion", conversion.after, said)
         with chained(engine, vault, [entry], utc_now()) as (connection, _):
-            deployment.set_model(connection, deployment.mark_converting(conversion.after))
+            deployment.set_model(connection, begun)
     turned = vault.turn(conversion.transform)
     _convert_references(reader, conversion, turned, progress)
     watchlist = tables.watchlist

@@ -359,11 +359,12 @@ def test_an_altered_reference_is_not_converted(
         upgrade(database_url, store.vault, conversion=conversion)
 
 
-def test_a_registry_of_another_model_is_left_as_it_is(
+def test_a_registry_of_another_model_or_transform_is_refused_and_left_as_it_is(
     store: Store, database_url: str, of_the_model_before: Changes, conversion: Conversion
 ) -> None:
     other = replace(conversion, before="another")
-    upgrade(database_url, store.vault, conversion=other)
+    with pytest.raises(ModelMismatch, match="there is no conversion to"):
+        upgrade(database_url, store.vault, conversion=other)
     with Store.open(database_url, store.vault, model_digest=MODEL) as opened:
         [chunk] = opened.references()
     wanted = [one.template for one in of_the_model_before.references[1:]]
