@@ -4,7 +4,7 @@ templates of a model that a transform was added to."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Connection,
@@ -38,10 +38,18 @@ _DONE = "registry.authenticated"
 """Ends an upgrade: from this entry on a row without its code was made by somebody else."""
 
 
+class Upgraded(NamedTuple):
+    """The revisions of a schema before and after, and whether templates were converted."""
+
+    before: str
+    after: str
+    is_converted: bool
+
+
 def upgrade(
     url: str, vault: Vault, progress: Progress | None = None, conversion: Conversion | None = None
-) -> tuple[str, str]:
-    """Brings a registry to this version: the revisions before and after.
+) -> Upgraded:
+    """Brings a registry to this version.
 
     Templates of the model `conversion.before` are converted. `WriterBusy` where a process writes
     to it. May be stopped anywhere: the next call goes on. `progress(done, total)` is called now
@@ -54,7 +62,7 @@ def upgrade(
             before = store.require_known(connection)
             is_newest = before == store.REVISIONS[-1]
             if is_newest and not _is_left(read_head(connection), conversion):
-                return before, before
+                return Upgraded(before, before, is_converted=False)
         lease = take_lease(engine)
         try:
             return bring_up_to_date(engine, vault, progress, conversion)
@@ -75,16 +83,15 @@ def bring_up_to_date(
     vault: Vault,
     progress: Progress | None = None,
     conversion: Conversion | None = None,
-) -> tuple[str, str]:
+) -> Upgraded:
     """The same, of a registry that nobody else uses."""
     with store.reachable(), changing(engine) as connection, long_statements(connection):
         before = store.require_known(connection)
         store.upgrade_schema(connection)
         store.check(connection)
     _authenticate(engine, vault, progress)
-    if conversion is not None:
-        _convert(engine, vault, conversion, progress)
-    return before, store.REVISIONS[-1]
+    is_converted = conversion is not None and _convert(engine, vault, conversion, progress)
+    return Upgraded(before, store.REVISIONS[-1], is_converted)
 
 
 def _authenticate(engine: Engine, vault: Vault, progress: Progress | None) -> None:
@@ -168,14 +175,15 @@ _RESEAL = (
 
 def _convert(
     engine: Engine, vault: Vault, conversion: Conversion, progress: Progress | None
-) -> None:
-    """Converts every template, in audited batches; a row says its model, so none is converted
-    twice. The watch-list's rows say none: they change in one transaction with the deployment's."""
+) -> bool:
+    """Converts every template, if there is need, in audited batches; a row says its model, so none
+    is converted twice. The watch-list's rows say none: they change in one transaction with the
+    deployment's."""
     reader = AuditReader(engine, vault)
     with reading(engine) as connection:
         head = read_head(connection)
         if head.model_digest == conversion.after:
-            return
+            return False
         begun = deployment.mark_converting(conversion.after)
         if head.model_digest not in (conversion.before, begun):
             raise ModelMismatch(
@@ -199,6 +207,7 @@ def _convert(
         with changing_rows(connection, vault, {watchlist: [row.id for row in rows]}):
             _convert_templates(connection, vault, watchlist, rows, turned)
         deployment.set_model(connection, conversion.after)
+    return True
 
 
 def _convert_references(

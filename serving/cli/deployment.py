@@ -108,18 +108,26 @@ def upgrade(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     settings = load_settings(folder)
     vault = load_vault(folder, settings)
     with show_progress("upgrading", is_shown=not as_json) as report:
-        before, after = upgrade_registry(
+        before, after, is_converted = upgrade_registry(
             registry_url(folder, settings), vault, report, find_conversion(settings)
         )
     text = f"[green]Upgraded[/] the registry from {before} to {after}."
     if before == after:
         text = f"The registry has this version's schema ({after}) already."
+    if is_converted:
+        text += "\n[green]Converted[/] its references to the embedder's transform."
     try:
         calibration, advice = describe_calibration(settings)
     except SosieError as error:
         calibration, advice = "none", str(error)
     text += f"\nCalibration: {escape(calibration)}." + (f" → {escape(advice)}." if advice else "")
-    answer = {"before": before, "after": after, "calibration": calibration, "advice": advice}
+    answer = {
+        "before": before,
+        "after": after,
+        "is_converted": is_converted,
+        "calibration": calibration,
+        "advice": advice,
+    }
     print_answer(answer, text, as_json=as_json)
 
 

@@ -124,7 +124,7 @@ def test_upgrade_brings_an_older_revision_to_this_one_with_all_its_rows(
         SchemaMismatch, match=f"{revision} is older than {newest}: run sosie upgrade"
     ):
         Store.open(database_url, vault, model_digest=MODEL)
-    assert upgrade(database_url, vault) == (revision, newest)
+    assert upgrade(database_url, vault) == (revision, newest, False)
     engine = connect(database_url)
     with changing(engine) as connection:
         assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
@@ -250,7 +250,7 @@ def test_an_upgrade_authenticates_all_that_is_there_and_may_be_killed_anywhere(
         assert keys["k3"].digest == b""
         with store.writer() as writer:
             writer.commit(change(writer.sequence))
-    assert upgrade(database_url, vault) == (schema.REVISIONS[-1],) * 2
+    assert upgrade(database_url, vault).before == schema.REVISIONS[-1]
 
 
 def test_an_upgrade_binds_no_key_to_more_than_the_chain_says(
@@ -337,7 +337,7 @@ def test_templates_are_converted_once_and_the_conversion_may_be_killed_anywhere(
         np.testing.assert_allclose(chunk.vectors, wanted[1:], atol=1e-6)
         (watched,) = opened.watchlist()
         np.testing.assert_allclose(watched.template, wanted[1], atol=1e-6)
-    assert upgrade(database_url, vault, kill, conversion) == (schema.REVISIONS[-1],) * 2
+    assert not upgrade(database_url, vault, kill, conversion).is_converted
 
 
 def test_a_model_set_back_in_the_database_is_no_reason_to_convert_again(

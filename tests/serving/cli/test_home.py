@@ -325,7 +325,8 @@ def test_a_home_of_the_embedder_before_its_transform_goes_on_after_an_upgrade(
         if prepare == ("upgrade",):
             assert refused.json["error"]["code"] == "REGISTRY.MODEL"
             assert "run sosie upgrade" in refused.json["error"]["message"]
-        assert sosie(*prepare, "--home", home, "--json").code == 0
+        made = sosie(*prepare, "--home", home, "--json")
+        assert (made.code, made.json.get("is_converted", True)) == (0, True)
         with Deployment(home, load_settings(home)) as deployment:
             assert deployment.judge.calibration_version == 3
             # The snapshot is of the vectors before.
