@@ -17,6 +17,7 @@ from engine.errors import SosieError, TooManyFailures
 from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.comparison import Comparisons, WatchList, score_best
 from engine.matching.documents import DEFAULT_TIME_ZONE, DocumentAuthority
+from engine.matching.frames import describe_frames
 from engine.matching.limits import (
     NO_LIMITS,
     Levels,
@@ -167,6 +168,7 @@ def gather_evidence(
             attempt.request.portrait.problems, attempt.request.portrait.vector is None
         ),
         is_same_photograph=attempt.is_same_photograph,
+        live_fused=attempt.request.live.fused,
         live_portrait_score=comparisons.pair_scores[place],
         holder_score=_holder_score(place, held, comparisons, state) if has_probe else None,
         candidates=_candidates(place, own_id, comparisons, state, thresholds) if has_probe else (),
@@ -361,6 +363,7 @@ class ChangeCollector:
                 "live": dict(attempt.request.live.quality),
                 "portrait": dict(attempt.request.portrait.quality),
             },
+            "frames": describe_frames(attempt.request.live),
             "model_digest": self._judge.model_digest,
             "calibration_version": self._judge.calibration_version,
             "policy_version": POLICY_VERSION,
@@ -479,6 +482,7 @@ class ChangeCollector:
                     "inputs": write_evidence(evidence),
                     "findings": body["reasons"],
                     "quality": body["quality"],
+                    "frames": body["frames"],
                     **_describe_records(request),
                     "model_digest": self._judge.model_digest,
                     "calibration_version": self._judge.calibration_version,

@@ -9,6 +9,7 @@ from msgspec import Meta
 from serving.wire.fields import (
     HOLDER_EXAMPLE,
     AnswerBody,
+    Frames,
     KnownDocument,
     Moment,
     Photograph,
@@ -20,6 +21,7 @@ from serving.wire.fields import (
 )
 
 MAX_ITEMS = 256
+MAX_PHOTOGRAPHS = 2 * MAX_ITEMS
 MAX_ID_LENGTH = 128
 MATCH_CANDIDATES = 100
 """So many candidates an item of a match lists at most; it counts all."""
@@ -38,9 +40,9 @@ IssuedTemplate = Annotated[
 
 
 class Face(RequestBody, frozen=True):
-    """An image or a template, one of both; `kind` is the image's."""
+    """An image, or several frames, or a template, one of them; `kind` is the image's."""
 
-    image: Photograph | None = None
+    image: Photograph | Frames | None = None
     template: IssuedTemplate | None = None
     kind: PhotographKind | None = None
 
@@ -65,7 +67,8 @@ class MatchItem(RequestBody, frozen=True, kw_only=True):
 
 
 class MatchRequest(RequestBody, frozen=True):
-    """Thresholds are the deployment's; more than 256 items are `MATCH.TOO_MANY_ITEMS` (422)."""
+    """Thresholds are the deployment's; more than 256 items, or 512 photographs in them, are
+    `MATCH.TOO_MANY_ITEMS` (422)."""
 
     items: Annotated[tuple[MatchItem, ...], ITEMS]
 

@@ -15,11 +15,32 @@ export function verdict(body) {
   );
 }
 
+/** The 1:1 threshold with its name: of several frames fused it is another. */
+export function verifyLimit({ thresholds, frames = [] }) {
+  const fused = frames.filter((frame) => frame.is_fused).length;
+  const name = fused > 1 ? "verify_fused" : "verify";
+  return [`threshold.${name}`, thresholds[name]];
+}
+
+/** What became of each of several frames of the live face; null where there was one photograph. */
+export function frameTable(frames = []) {
+  if (frames.length === 0) return null;
+  const outcome = ({ is_fused: isFused, problems }) =>
+    isFused
+      ? say("frames.fused")
+      : [say("frames.left"), ...problems.map((reason) => say(`reason.${reason}`))].join(" · ");
+  return table(
+    "frames.caption",
+    ["frames.frame", "frames.outcome"],
+    frames.map((frame, place) => [figure(number(place + 1)), outcome(frame)]),
+  );
+}
+
 /** Each comparison with its score, its threshold, and on which side of it the score lies. */
 export function scoreTable(body) {
   const { scores, thresholds } = body;
   const rows = [
-    ["score.live_portrait", scores.live_portrait, [["threshold.verify", thresholds.verify]]],
+    ["score.live_portrait", scores.live_portrait, [verifyLimit(body)]],
     ["score.holder", scores.holder, [["threshold.same_document", thresholds.same_document]]],
     [
       "score.best_candidate",
@@ -84,7 +105,7 @@ export function qualityTable(quality) {
 
 export function evidence(body) {
   return [
-    section("decision.scores", scoreTable(body)),
+    section("decision.scores", scoreTable(body), frameTable(body.frames)),
     section("decision.search", searchPanel(body.duplicate_search)),
   ];
 }

@@ -1,7 +1,14 @@
 // One enrollment on record: both faces side by side, why it was decided so, where its scores lie.
 
 import { curveFigure } from "../curves.js";
-import { qualityTable, scoreTable, searchPanel, verdict } from "../decision.js";
+import {
+  frameTable,
+  qualityTable,
+  scoreTable,
+  searchPanel,
+  verdict,
+  verifyLimit,
+} from "../decision.js";
 import { add, element, figure, hint, quoted, wholeId } from "../elements.js";
 import { buildForm, radioField, textField } from "../forms.js";
 import { moment, number, say, score } from "../language.js";
@@ -23,7 +30,12 @@ export async function show(page, id = null) {
     record.expired_at &&
       notice("info", element("p", {}, say("enrollment.expired"), " ", moment(record.expired_at))),
     factsOf(record),
-    section("decision.scores", scoreTable(record), figures(record, thresholds.calibration)),
+    section(
+      "decision.scores",
+      scoreTable(record),
+      frameTable(record.frames),
+      figures(record, thresholds.calibration),
+    ),
     section(
       "decision.search",
       searchPanel(record.duplicate_search),
@@ -110,14 +122,16 @@ function figures(record, calibration) {
   if (calibration === null) return notice("info", say("curve.none"));
   const curves = Object.fromEntries(calibration.curves.map((curve) => [curve.comparison, curve]));
   const { scores, thresholds } = record;
+  const verify = verifyLimit(record);
+  const isFused = verify[0] === "threshold.verify_fused";
   return element(
     "div",
     { class: "curves" },
     curves.one_to_one &&
       curveFigure(
         say("curve.verification"),
-        curves.one_to_one,
-        [["threshold.verify", thresholds.verify]],
+        isFused ? curves.fused : curves.one_to_one,
+        [verify],
         scores.live_portrait,
       ),
     curves.fused &&
