@@ -1,0 +1,167 @@
+"""Several frames of a live face: each judged, the fit ones fused, those of other people refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.errors import IdempotencyMismatch
+from engine.matching.frames import describe_frames, fuse_frames
+from engine.matching.policy import replay
+from engine.matching.requests import Sample
+from engine.reasons import Decision, Reason
+from tests.engine.matching.conftest import THRESHOLDS, People
+
+ONE_PERSON = THRESHOLDS.one_person
+FACELESS = Sample(None, bytes(32), (Reason.NO_FACE,))
+
+
+def frames_of(people: People, person: Any, count: int) -> list[Sample]:
+    return [people.sample(person) for _ in range(count)]
+
+
+def test_one_photograph_is_itself(people: People) -> None:
+    sample = people.sample(people.person())
+    assert fuse_frames([sample], ONE_PERSON) is sample
+    assert (sample.fused, describe_frames(sample)) == (1, [])
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_fit_frames_are_fused_to_their_normalised_mean_and_unfit_ones_left_out(
+    people: People, count: int
+) -> None:
+    person = people.person()
+    fit = frames_of(people, person, count)
+    blurred = people.sample(people.person(), Reason.BLURRED)
+    fused = fuse_frames([FACELESS, *fit, blurred], ONE_PERSON)
+    mean = np.mean([one.vector for one in fit], axis=0)
+    assert fused.vector == pytest.approx(mean / np.linalg.norm(mean), abs=1e-6)
+    assert (fused.problems, fused.fused, fused.is_usable) == ((), count, True)
+    told = describe_frames(fused)
+    assert [one["is_fused"] for one in told] == [False, *[True] * count, False]
+    assert (told[0]["problems"], told[-1]["problems"]) == (["NO_FACE"], ["BLURRED"])
+    assert told[1]["image_sha256"] == fit[0].digest.hex()
+
+
+def test_a_single_fit_frame_is_compared_as_one_photograph(people: People) -> None:
+    fit = people.sample(people.person())
+    sample = fuse_frames([FACELESS, fit], ONE_PERSON)
+    assert np.array_equal(sample.vector, fit.vector)
+    assert (sample.fused, sample.digest) == (1, fit.digest)
+
+
+def test_where_no_frame_is_fit_the_best_ones_problems_are_told(people: People) -> None:
+    person = people.person()
+    two = people.sample(person, Reason.BLURRED, Reason.POSE)
+    one = people.sample(person, Reason.TOO_DARK)
+    assert fuse_frames([FACELESS, two, one], ONE_PERSON).problems == (Reason.TOO_DARK,)
+    assert fuse_frames([FACELESS, FACELESS], ONE_PERSON).problems == (Reason.NO_FACE,)
+
+
+def test_the_crop_that_is_kept_is_the_best_frames(people: People) -> None:
+    person = people.person()
+    frames = [
+        replace(one, crop=name, quality={"detection_score": score})
+        for one, name, score in zip(
+            frames_of(people, person, 3), (b"a", b"b", b"c"), (0.7, 0.9, 0.8), strict=True
+        )
+    ]
+    fused = fuse_frames(frames, ONE_PERSON)
+    assert (fused.crop, fused.digest, fused.quality) == (b"b", frames[1].digest, frames[1].quality)
+    # No other leaves the place where it was made.
+    assert [one.crop for one in fused.frames] == [None, b"b", None]
+
+
+@pytest.mark.parametrize(("own", "others"), [(1, 1), (2, 1), (7, 1), (4, 4)])
+def test_frames_with_somebody_else_among_them_are_refused(
+    people: People, own: int, others: int
+) -> None:
+    mixed = frames_of(people, people.person(), own) + frames_of(people, people.person(), others)
+    sample = fuse_frames(mixed, ONE_PERSON)
+    assert (sample.problems, sample.is_usable) == ((Reason.LIVE_FRAMES_DIFFER,), False)
+    assert not any(one["is_fused"] for one in describe_frames(sample))
+
+
+def test_one_turned_frame_need_not_look_like_every_other(people: People) -> None:
+    person = people.person()
+    # Both match the first frame, and hardly one another.
+    one, other = (people.between(person, 0.6) for _ in range(2))
+    apart = [replace(people.sample(person), vector=vector) for vector in (person, one, other)]
+    assert float(one @ other) < 0.5
+    assert fuse_frames(apart, 0.55).is_usable
+    assert not fuse_frames(apart[1:], 0.55).is_usable
+
+
+def test_eight_frames_of_eight_people_open_no_line_and_the_decision_replays(lab: Any) -> None:
+    people = lab.people
+    frames = [people.sample(people.person()) for _ in range(8)]
+    request = lab.request(live=fuse_frames(frames, ONE_PERSON))
+    with lab.registrar() as registrar:
+        outcome = registrar.enroll([request])[0]
+    assert outcome.body["reasons"] == [
+        {"reason": "LIVE_FRAMES_DIFFER", "decision": "rejected", "photograph": "live"}
+    ]
+    assert outcome.body["duplicate_search"] == {"ran": False}
+    assert replay(lab.store.enrollment(outcome.enrollment_id)).agrees
+
+
+def test_evidence_keeps_every_frame_and_the_decision_replays(lab: Any) -> None:
+    person = lab.people.person()
+    frames = [*frames_of(lab.people, person, 3), FACELESS]
+    with lab.registrar() as registrar:
+        outcome = registrar.enroll([lab.request(person, live=fuse_frames(frames, ONE_PERSON))])[0]
+        found = registrar.enroll([lab.request(person)])[0]
+    assert outcome.decision is Decision.APPROVED
+    assert found.reasons == (Reason.DUPLICATE_IDENTITY,)
+    record = lab.store.enrollment(outcome.enrollment_id)
+    assert [one["is_fused"] for one in record.evidence["frames"]] == [True, True, True, False]
+    assert [one["image_sha256"] for one in record.evidence["frames"]] == [
+        one.digest.hex() for one in frames
+    ]
+    assert record.evidence["inputs"]["live_fused"] == 3
+    assert replay(record).agrees
+
+
+def test_a_fused_face_is_held_to_a_threshold_of_its_own(lab: Any) -> None:
+    person = lab.people.person()
+    between = (THRESHOLDS.verify + THRESHOLDS.verify_fused) / 2
+    portrait = replace(lab.people.sample(person), vector=lab.people.between(person, between))
+    frame = replace(lab.people.sample(person), vector=person)
+    single = lab.request(live=frame, portrait=portrait)
+    fused = lab.request(live=fuse_frames([frame, frame], ONE_PERSON), portrait=portrait)
+    with lab.registrar() as registrar:
+        refused, approved = (registrar.enroll([one])[0] for one in (fused, single))
+    assert refused.reasons == (Reason.FACE_MISMATCH,)
+    assert approved.decision is Decision.APPROVED
+    assert replay(lab.store.enrollment(refused.enrollment_id)).agrees
+
+
+def test_every_frame_is_part_of_what_a_key_stands_for(lab: Any) -> None:
+    person = lab.people.person()
+    frames = frames_of(lab.people, person, 3)
+    request = lab.request(person, live=fuse_frames(frames, ONE_PERSON))
+    # As a service knows them before it has looked for a face.
+    unseen = [replace(one, vector=None) for one in frames]
+    again = replace(request, live=fuse_frames(unseen, ONE_PERSON))
+    fewer = replace(request, live=fuse_frames(frames[:2], ONE_PERSON))
+    single = replace(request, live=frames[0])
+    with lab.registrar() as registrar:
+        asked = (request, again, fewer, single)
+        first, repeated, *others = (registrar.enroll([one])[0] for one in asked)
+    assert repeated.is_repeated
+    assert repeated.enrollment_id == first.enrollment_id
+    assert all(isinstance(one, IdempotencyMismatch) for one in others)
+
+
+def test_a_portrait_among_the_frames_is_the_same_photograph(lab: Any) -> None:
+    person = lab.people.person()
+    frames = frames_of(lab.people, person, 3)
+    request = lab.request(
+        person, live=fuse_frames(frames, ONE_PERSON), portrait=replace(frames[1], problems=())
+    )
+    with lab.registrar() as registrar:
+        outcome = registrar.enroll([request])[0]
+    assert outcome.reasons == (Reason.SAME_PHOTOGRAPH,)
