@@ -216,7 +216,7 @@ def _tabulate_frames(suite: BenchReport) -> str:
         one, fused, fmr, refused, mixed = (float(value or 0.0) for value in values)
         cells = (percent(one), percent(fused, 2), power(fmr), percent(refused), percent(mixed))
         rows.append((str(count), *cells))
-    titles = ("frames", "FNMR of the first alone", "FNMR of all fused", "FMR of `verify_fused`",
+    titles = ("frames", "FNMR of the first alone", "FNMR of all fused", "FMR of `verify`",
               "refused", "mixed, not refused")  # fmt: skip
     return write_table(titles, rows)
 

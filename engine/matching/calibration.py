@@ -236,10 +236,10 @@ class Thresholds:
     """The scores that decisions depend on.
 
     - `verify`: live photograph against portrait (one-to-one).
-    - `verify_fused`: the same where several frames of the live face are fused (fused): strangers
-      score higher against the mean of several photographs. Of up to eight, against one portrait,
-      this curve keeps the rate that one photograph has at `verify`; `fused_to_one`, of two, does
-      not beyond three.
+    - `verify_fused`: the most that `verify` becomes where several frames of the live face are fused
+      (fused): strangers score higher against the mean of several photographs. Of up to eight,
+      against one portrait, this curve keeps the rate that one photograph has at `verify`;
+      `fused_to_one`, of two, does not beyond three.
     - `one_person`: of several frames one must score at least this with each other (one-to-one, at
       `ONE_PERSON_FACTOR` times the rate of `verify`).
     - `same_document`: a returning subscriber's probe against the document's reference (fused).
@@ -275,9 +275,13 @@ class Thresholds:
                 "widen the margin or allow review a higher rate"
             )
 
-    def verify_for(self, photographs: int) -> float:
-        """The 1:1 threshold of a face that is fused of so many photographs, or is one."""
-        return self.verify if photographs == 1 else self.verify_fused
+    def verify_for(self, length: float) -> float:
+        """`verify` of a mean that had this length before it was normalised, 1 for one photograph.
+
+        A fused score is the mean of the frames' scores, over that length. Frames that are alike,
+        as in a burst, need no more than `verify` of that mean; others reach `verify_fused` first.
+        """
+        return min(self.verify_fused, max(self.verify, self.verify / length))
 
     @classmethod
     def from_calibration(

@@ -96,8 +96,8 @@ class Comparisons:
             assert portrait.vector is not None
             score = score_best(live.vector, portrait.vector[None])
             self.pair_scores[place] = score
-            is_match = score is not None and score >= thresholds.verify_for(live.fused)
-            if is_match or live.fused > 1:
+            is_match = score is not None and score >= thresholds.verify_for(live.length)
+            if is_match or live.length < 1:
                 self._kinds[place] = Comparison.FUSED
             self._probes[row] = (
                 fuse_vectors(live.vector, portrait.vector) if is_match else live.vector

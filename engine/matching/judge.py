@@ -152,13 +152,15 @@ def gather_evidence(
 
     A photograph that is not fit to be matched is not matched: with image problems, or a number
     that identifies nobody, there is no 1:1 and no duplicate search, and the evidence says so.
+    Its `verify` is the one of a live face of so many frames.
     """
     record = state.document(attempt.document_lookup)
     held = record if record is not None and record.status is not DocumentStatus.ATTEMPTED else None
     has_probe = comparisons.has_probe(place)
     own_id = record.id if record else None
+    verify = thresholds.verify_for(attempt.request.live.length)
     return Evidence(
-        thresholds=thresholds,
+        thresholds=replace(thresholds, verify=verify),
         document_findings=_document_findings(attempt, held),
         judged_on=None if attempt.judged_on is None else attempt.judged_on.isoformat(),
         time_zone=attempt.time_zone,
@@ -168,7 +170,6 @@ def gather_evidence(
             attempt.request.portrait.problems, attempt.request.portrait.vector is None
         ),
         is_same_photograph=attempt.is_same_photograph,
-        live_fused=attempt.request.live.fused,
         live_portrait_score=comparisons.pair_scores[place],
         holder_score=_holder_score(place, held, comparisons, state) if has_probe else None,
         candidates=_candidates(place, own_id, comparisons, state, thresholds) if has_probe else (),

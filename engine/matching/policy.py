@@ -47,8 +47,7 @@ class Evidence:
     `candidates` are references under other documents with a score at or above
     `thresholds.review`, best first; `searched` is how many references were compared, `None`
     when the duplicate search did not run. The document was checked on the date `judged_on`, in
-    the outlet's `time_zone`; decisions from before there were time zones have neither. The live
-    face is the mean of `live_fused` frames, or one photograph.
+    the outlet's `time_zone`; decisions from before there were time zones have neither.
     """
 
     thresholds: Thresholds
@@ -59,7 +58,6 @@ class Evidence:
     live_problems: tuple[Reason, ...] = ()
     portrait_problems: tuple[Reason, ...] = ()
     is_same_photograph: bool = False
-    live_fused: int = 1
     live_portrait_score: float | None = None
     holder_score: float | None = None
     candidates: tuple[Candidate, ...] = ()
@@ -154,7 +152,7 @@ def _photograph_findings(evidence: Evidence) -> list[Finding]:
 def _face_findings(evidence: Evidence) -> list[Finding]:
     thresholds = evidence.thresholds
     findings = []
-    if _is_below(evidence.live_portrait_score, thresholds.verify_for(evidence.live_fused)):
+    if _is_below(evidence.live_portrait_score, thresholds.verify):
         findings.append(Finding(Reason.FACE_MISMATCH, Decision.REJECTED))
     if _is_below(evidence.holder_score, thresholds.same_document):
         findings.append(Finding(Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Decision.REJECTED))

@@ -73,7 +73,8 @@ class Sample:
     kind: PhotographKind | None = None
     frames: tuple[Sample, ...] = field(default=(), repr=False)
     """All that were sent where it stands for several (`engine.matching.frames`); then `vector` is
-    the mean of the fit ones, and all else is of the best."""
+    the mean of the best, which had this `length`, and all else is of the best one."""
+    length: float = 1.0
 
     @classmethod
     def unseen(cls, data: bytes, kind: PhotographKind | None = None) -> Sample:
@@ -90,11 +91,6 @@ class Sample:
     @property
     def is_usable(self) -> bool:
         return self.vector is not None and not self.problems
-
-    @property
-    def fused(self) -> int:
-        """Of how many photographs the vector is the mean; 1 where it is that of one."""
-        return 1 if self.problems else sum(one.is_usable for one in self.frames) or 1
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

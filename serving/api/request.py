@@ -450,7 +450,7 @@ async def take_face(parts: Parts, request: Request, probe: Face) -> FaceVector:
 
 def _require_usable(name: str, sample: Sample) -> FaceVector:
     if sample.is_usable and sample.vector is not None:
-        return FaceVector(sample.vector, sample.fused)
+        return FaceVector(sample.vector, sample.length)
     problems = [str(problem) for problem in sample.problems] or ["NO_FACE"]
     raise FaceUnusable(
         f"{name} cannot be matched ({', '.join(problems)}): take another photograph",

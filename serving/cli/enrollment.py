@@ -209,10 +209,8 @@ def _print_answer(answer: Enrollment, spent_ms: float) -> None:
         left_out = ", ".join(frame.problems) or "not fused"
         print_line(f"  frame {place}: {'fused' if frame.is_fused else left_out}")
     scores, thresholds = answer.scores, answer.thresholds
-    is_fused = sum(frame.is_fused for frame in answer.frames) > 1
-    verify = thresholds.verify_fused if is_fused else None
     compared = (
-        ("live portrait", scores.live_portrait, verify or thresholds.verify),
+        ("live portrait", scores.live_portrait, thresholds.verify),
         ("holder", scores.holder, thresholds.same_document),
         ("best candidate", scores.best_candidate, thresholds.review),
     )

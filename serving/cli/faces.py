@@ -77,11 +77,12 @@ def verify(
         found = require_sound(extractor.extract(images, kinds), paths)
     *frames, portrait = map(_make_sample, images, kinds, found)
     pair = fuse_frames(frames, thresholds.one_person), portrait
-    fused, threshold = pair[0].fused, thresholds.verify_for(pair[0].fused)
+    told = describe_frames(pair[0])
+    fused, threshold = sum(one["is_fused"] for one in told), thresholds.verify_for(pair[0].length)
     score = _score(pair)
     is_fit = not any(one.problems for one in pair)
     is_match = score >= threshold if score is not None and is_fit else None
-    kind = Comparison.ONE_TO_ONE if fused == 1 else Comparison.FUSED
+    kind = Comparison.FUSED if fused > 1 else Comparison.ONE_TO_ONE
     rate = None if score is None else calibration.fmr_at(score, kind)
     names = dict(zip(("a", "b"), pair, strict=True))
     if as_json:
@@ -94,13 +95,13 @@ def verify(
                 "fmr": wanted,
                 "fmr_at_score": None if rate is None else asdict(rate),
                 "quality": {name: dict(one.quality) or None for name, one in names.items()},
-                "frames": describe_frames(pair[0]),
+                "frames": told,
                 "model_digest": calibration.model_digest,
             }
         )
     else:
-        told = [*zip(paths, frames, strict=False), (second, portrait)]
-        for path, one in [*told, *([(first, pair[0])] if len(frames) > 1 else [])]:
+        whole = [(first, pair[0])] if len(frames) > 1 else []
+        for path, one in [*zip(paths, frames, strict=False), (second, portrait), *whole]:
             if one.problems:
                 print_line(f"[yellow]{escape(str(path))}[/]: {', '.join(one.problems)}")
         verdict = _VERDICTS[is_match]

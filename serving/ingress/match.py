@@ -162,7 +162,7 @@ def _verify(
             else:
                 places.append(place)
                 pairs += (probe.vector, reference.vector)
-                limits.append(thresholds.verify_for(max(probe.fused, reference.fused)))
+                limits.append(thresholds.verify_for(probe.length))
     scores = score_pairs(pairs) if pairs else []
     return errors, {
         place: ItemVerification(score >= threshold, score, threshold)
@@ -247,7 +247,7 @@ def read_frames(frames: Sequence[Sample | ImageError], one_person: float) -> Fac
         return describe_problem(next(one for one in frames if isinstance(one, ImageError)))
     sample = fuse_frames(sound, one_person)
     read = read_sample(sample)
-    return read if isinstance(read, ItemError) else FaceVector(read, sample.fused)
+    return read if isinstance(read, ItemError) else FaceVector(read, sample.length)
 
 
 def describe_problem(error: ImageError | TemplateInvalid) -> ItemError:

@@ -128,7 +128,7 @@ CalibrationVersion = Annotated[
 
 
 class Thresholds(AnswerBody, frozen=True):
-    """The scores that decisions depend on."""
+    """The scores that decisions depend on; of an enrollment, `verify` as it was applied."""
 
     verify: float
     same_document: float
@@ -137,8 +137,8 @@ class Thresholds(AnswerBody, frozen=True):
     verify_fused: Annotated[
         float | None,
         Meta(
-            description="in place of `verify` where several frames were fused; null, as the next, "
-            "in decisions before there were frames"
+            description="the most that `verify` becomes where several frames are fused; null, as "
+            "the next, in decisions before there were frames"
         ),
     ] = None
     one_person: Annotated[

@@ -53,6 +53,11 @@ class Face(RequestBody, frozen=True):
             raise ValueError("a template has no kind: leave it out")
 
 
+def _require_single(reference: Face | None) -> None:
+    if reference is not None and isinstance(reference.image, tuple):
+        raise ValueError("a reference is one photograph: give the frames as the probe")
+
+
 class MatchItem(RequestBody, frozen=True, kw_only=True):
     """A probe held against a reference (1:1), against the gallery (1:N, `search`), or both."""
 
@@ -64,6 +69,7 @@ class MatchItem(RequestBody, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.reference is None and not self.search:
             raise ValueError("nothing to do: give a reference, search, or both")
+        _require_single(self.reference)
 
 
 class MatchRequest(RequestBody, frozen=True):
@@ -196,6 +202,7 @@ class VerificationRequest(RequestBody, frozen=True):
         given = (self.reference, self.line, self.document, self.document_id)
         if sum(one is not None for one in given) != 1:
             raise ValueError("give exactly one of reference, line, document and document_id")
+        _require_single(self.reference)
 
 
 class Verification(AnswerBody, frozen=True):

@@ -75,7 +75,7 @@ def test_frames_are_measured_on_people_that_did_not_set_the_thresholds(
     monkeypatch.setattr(held_out, "VERIFY_FMR", 1e-2)
     (verify,) = compare_all(many).thresholds_at(np.array([1e-2]))
     shipped = Thresholds(
-        verify=verify, same_document=0.5, review=0.6, certain=0.7, verify_fused=1.0
+        verify=verify, same_document=0.5, review=0.6, certain=0.7, verify_fused=verify
     )
     result, measured = check_frames(many, shipped, seed=0)
     found = {figure.name: figure.value for figure in result.figures}
@@ -85,8 +85,8 @@ def test_frames_are_measured_on_people_that_did_not_set_the_thresholds(
             for name in (SINGLE_FNMR, FUSED_FNMR, FUSED_FMR, REFUSED, MIXED)
         )
         assert fused < one / 2
-        # Nobody reaches a cosine of one.
-        assert fmr == 0
+        # Strangers score higher against a mean, at one threshold.
+        assert fmr > 0.01
         assert 0 <= refused < mixed + 0.2 < 0.6
     assert measured[GAIN_OF_THREE] == pytest.approx(
         found[name_frames(3, SINGLE_FNMR)] / max(found[name_frames(3, FUSED_FNMR)], 1 / 4800)

@@ -98,7 +98,7 @@ async def verify(
         )
         score = score_best(probe.vector, reference.vector[None])
         assert score is not None, "there is one reference"
-        threshold = parts.thresholds.verify_for(max(probe.fused, reference.fused))
+        threshold = parts.thresholds.verify_for(probe.length)
         return wire.Verification(score >= threshold, score, threshold, None, None)
     authorize(request.caller, Action.VERIFY_HOLDER)
     probe = await take_face(parts, request, body.probe)

@@ -26,7 +26,7 @@ def frames_of(people: People, person: Any, count: int) -> list[Sample]:
 def test_one_photograph_is_itself(people: People) -> None:
     sample = people.sample(people.person())
     assert fuse_frames([sample], ONE_PERSON) is sample
-    assert (sample.fused, describe_frames(sample)) == (1, [])
+    assert (sample.length, describe_frames(sample)) == (1, [])
 
 
 @pytest.mark.parametrize("count", [2, 3, 8])
@@ -39,7 +39,8 @@ def test_fit_frames_are_fused_to_their_normalised_mean_and_unfit_ones_left_out(
     fused = fuse_frames([FACELESS, *fit, blurred], ONE_PERSON)
     mean = np.mean([one.vector for one in fit], axis=0)
     assert fused.vector == pytest.approx(mean / np.linalg.norm(mean), abs=1e-6)
-    assert (fused.problems, fused.fused, fused.is_usable) == ((), count, True)
+    assert (fused.problems, fused.is_usable) == ((), True)
+    assert fused.length == pytest.approx(np.linalg.norm(mean), abs=1e-6)
     told = describe_frames(fused)
     assert [one["is_fused"] for one in told] == [False, *[True] * count, False]
     assert (told[0]["problems"], told[-1]["problems"]) == (["NO_FACE"], ["BLURRED"])
@@ -50,7 +51,7 @@ def test_a_single_fit_frame_is_compared_as_one_photograph(people: People) -> Non
     fit = people.sample(people.person())
     sample = fuse_frames([FACELESS, fit], ONE_PERSON)
     assert np.array_equal(sample.vector, fit.vector)
-    assert (sample.fused, sample.digest) == (1, fit.digest)
+    assert (sample.length, sample.digest) == (1, fit.digest)
 
 
 def test_where_no_frame_is_fit_the_best_ones_problems_are_told(people: People) -> None:
@@ -59,6 +60,16 @@ def test_where_no_frame_is_fit_the_best_ones_problems_are_told(people: People) -
     one = people.sample(person, Reason.TOO_DARK)
     assert fuse_frames([FACELESS, two, one], ONE_PERSON).problems == (Reason.TOO_DARK,)
     assert fuse_frames([FACELESS, FACELESS], ONE_PERSON).problems == (Reason.NO_FACE,)
+
+
+def test_a_frame_far_behind_the_best_one_is_left_out(people: People) -> None:
+    person = people.person()
+    frames = [
+        replace(people.sample(person), quality={"detection_score": score})
+        for score in (0.93, 0.90, 0.80)
+    ]
+    told = describe_frames(fuse_frames(frames, ONE_PERSON))
+    assert [one["is_fused"] for one in told] == [True, True, False]
 
 
 def test_the_crop_that_is_kept_is_the_best_frames(people: People) -> None:
@@ -121,22 +132,32 @@ def test_evidence_keeps_every_frame_and_the_decision_replays(lab: Any) -> None:
     assert [one["image_sha256"] for one in record.evidence["frames"]] == [
         one.digest.hex() for one in frames
     ]
-    assert record.evidence["inputs"]["live_fused"] == 3
     assert replay(record).agrees
 
 
-def test_a_fused_face_is_held_to_a_threshold_of_its_own(lab: Any) -> None:
-    person = lab.people.person()
-    between = (THRESHOLDS.verify + THRESHOLDS.verify_fused) / 2
-    portrait = replace(lab.people.sample(person), vector=lab.people.between(person, between))
-    frame = replace(lab.people.sample(person), vector=person)
-    single = lab.request(live=frame, portrait=portrait)
-    fused = lab.request(live=fuse_frames([frame, frame], ONE_PERSON), portrait=portrait)
+def test_a_burst_needs_verify_of_its_frames_and_frames_that_differ_more_of_their_mean(
+    lab: Any,
+) -> None:
+    people, person = lab.people, lab.people.person()
+    frame = replace(people.sample(person), vector=person)
+    apart = [replace(people.sample(person), vector=people.between(person, 0.5)) for _ in range(2)]
+    burst, others = (fuse_frames(one, ONE_PERSON) for one in ([frame, frame], [frame, *apart]))
+    limits = [THRESHOLDS.verify_for(one.length) for one in (frame, burst, others)]
+    assert limits == pytest.approx([0.40, 0.40, 0.46])
+    requests = []
+    for live in (burst, others):
+        between = people.between(live.vector, 0.43)
+        requests.append(
+            lab.request(live=live, portrait=replace(people.sample(person), vector=between))
+        )
     with lab.registrar() as registrar:
-        refused, approved = (registrar.enroll([one])[0] for one in (fused, single))
-    assert refused.reasons == (Reason.FACE_MISMATCH,)
+        approved, refused = (registrar.enroll([one])[0] for one in requests)
     assert approved.decision is Decision.APPROVED
-    assert replay(lab.store.enrollment(refused.enrollment_id)).agrees
+    assert Reason.FACE_MISMATCH in refused.reasons
+    for outcome, limit in ((approved, 0.40), (refused, 0.46)):
+        record = lab.store.enrollment(outcome.enrollment_id)
+        assert record.evidence["inputs"]["thresholds"]["verify"] == pytest.approx(limit)
+        assert replay(record).agrees
 
 
 def test_every_frame_is_part_of_what_a_key_stands_for(lab: Any) -> None:

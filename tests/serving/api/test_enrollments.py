@@ -51,7 +51,8 @@ def test_frames_are_fused_in_every_type_and_what_was_left_out_is_told(
     assert [one.is_fused for one in shown.frames] == [True, False, True]
     assert shown.frames[1].problems == ("NO_FACE",)
     assert shown.scores.live_portrait is not None
-    assert shown.thresholds.verify_fused == fresh.parts.thresholds.verify_fused
+    thresholds = fresh.parts.thresholds
+    assert thresholds.verify < shown.thresholds.verify <= thresholds.verify_fused
     record = fresh.read(fresh.ask("GET", f"{PATH}/{shown.enrollment_id}", key="b1"))
     assert read(record, EnrollmentRecord).frames == shown.frames
     again = fresh.ask("POST", PATH, key="b1", body=body, headers=KEY)

@@ -15,13 +15,6 @@ export function verdict(body) {
   );
 }
 
-/** The 1:1 threshold with its name: of several frames fused it is another. */
-export function verifyLimit({ thresholds, frames = [] }) {
-  const fused = frames.filter((frame) => frame.is_fused).length;
-  const name = fused > 1 ? "verify_fused" : "verify";
-  return [`threshold.${name}`, thresholds[name]];
-}
-
 /** What became of each of several frames of the live face; null where there was one photograph. */
 export function frameTable(frames = []) {
   if (frames.length === 0) return null;
@@ -40,7 +33,7 @@ export function frameTable(frames = []) {
 export function scoreTable(body) {
   const { scores, thresholds } = body;
   const rows = [
-    ["score.live_portrait", scores.live_portrait, [verifyLimit(body)]],
+    ["score.live_portrait", scores.live_portrait, [["threshold.verify", thresholds.verify]]],
     ["score.holder", scores.holder, [["threshold.same_document", thresholds.same_document]]],
     [
       "score.best_candidate",

@@ -1,14 +1,7 @@
 // One enrollment on record: both faces side by side, why it was decided so, where its scores lie.
 
 import { curveFigure } from "../curves.js";
-import {
-  frameTable,
-  qualityTable,
-  scoreTable,
-  searchPanel,
-  verdict,
-  verifyLimit,
-} from "../decision.js";
+import { frameTable, qualityTable, scoreTable, searchPanel, verdict } from "../decision.js";
 import { add, element, figure, hint, quoted, wholeId } from "../elements.js";
 import { buildForm, radioField, textField } from "../forms.js";
 import { moment, number, say, score } from "../language.js";
@@ -121,9 +114,9 @@ function keptText(answer, found) {
 function figures(record, calibration) {
   if (calibration === null) return notice("info", say("curve.none"));
   const curves = Object.fromEntries(calibration.curves.map((curve) => [curve.comparison, curve]));
-  const { scores, thresholds } = record;
-  const verify = verifyLimit(record);
-  const isFused = verify[0] === "threshold.verify_fused";
+  const { frames, scores, thresholds } = record;
+  // A mean meets strangers as the fused references do.
+  const isFused = frames.filter((frame) => frame.is_fused).length > 1;
   return element(
     "div",
     { class: "curves" },
@@ -131,7 +124,7 @@ function figures(record, calibration) {
       curveFigure(
         say("curve.verification"),
         isFused ? curves.fused : curves.one_to_one,
-        [verify],
+        [["threshold.verify", thresholds.verify]],
         scores.live_portrait,
       ),
     curves.fused &&
