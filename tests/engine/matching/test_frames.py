@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from engine.errors import IdempotencyMismatch
 from engine.matching.frames import describe_frames, fuse_frames
 from engine.matching.policy import replay
-from engine.matching.requests import Sample
+from engine.matching.requests import CropPolicy, CropScope, Sample, seal_crop
 from engine.reasons import Decision, Reason
-from tests.engine.matching.conftest import THRESHOLDS, People
+from tests.engine.matching.conftest import NOW, THRESHOLDS, People
 
 ONE_PERSON = THRESHOLDS.one_person
 FACELESS = Sample(None, bytes(32), (Reason.NO_FACE,))
@@ -72,18 +74,23 @@ def test_a_frame_far_behind_the_best_one_is_left_out(people: People) -> None:
     assert [one["is_fused"] for one in told] == [True, True, False]
 
 
-def test_the_crop_that_is_kept_is_the_best_frames(people: People) -> None:
-    person = people.person()
-    frames = [
-        replace(one, crop=name, quality={"detection_score": score})
-        for one, name, score in zip(
-            frames_of(people, person, 3), (b"a", b"b", b"c"), (0.7, 0.9, 0.8), strict=True
-        )
-    ]
+def test_the_crop_that_is_kept_is_the_best_frames(lab: Any) -> None:
+    person = lab.people.person()
+    frames = []
+    for grey, score in ((10, 0.90), (200, 0.93), (90, 0.91)):
+        one = lab.people.sample(person)
+        pixels = np.full((112, 112, 3), grey, np.uint8)
+        crop = seal_crop(lab.vault, one.digest, pixels)
+        frames.append(replace(one, crop=crop, quality={"detection_score": score}))
     fused = fuse_frames(frames, ONE_PERSON)
-    assert (fused.crop, fused.digest, fused.quality) == (b"b", frames[1].digest, frames[1].quality)
+    assert fused.quality == frames[1].quality
     # No other leaves the place where it was made.
-    assert [one.crop for one in fused.frames] == [None, b"b", None]
+    assert [one.crop is None for one in fused.frames] == [True, False, True]
+    request = lab.request(person, live=fused)
+    keep = CropPolicy(CropScope.ALL).choose
+    (kept,) = keep(lab.vault, request, "an id", has_case=False, decided_at=NOW)
+    assert kept.photograph == "live"
+    assert np.asarray(Image.open(BytesIO(kept.image))).mean() == pytest.approx(200, abs=1)
 
 
 @pytest.mark.parametrize(("own", "others"), [(1, 1), (2, 1), (7, 1), (4, 4)])
