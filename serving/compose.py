@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import datetime, time, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
@@ -38,6 +38,7 @@ from serving.models import (
     embedder_card,
     load_calibration,
     model_digest,
+    threshold_rates,
 )
 from serving.settings import (
     KEY_RING_FILE,
@@ -231,9 +232,28 @@ class Deployment:
     def calibration(self) -> Calibration:
         return load_calibration(self.settings)
 
-    @cached_property
+    @property
     def thresholds(self) -> Thresholds:
+        """For the gallery as it is now."""
+        if self.thresholds_for is None:
+            return self._thresholds
+        is_open = "restored" in vars(self)
+        size = len(self.restored.gallery) if is_open else self.store.counts()["live_references"]
+        return self.thresholds_for(size)
+
+    @cached_property
+    def _thresholds(self) -> Thresholds:
         return build_thresholds(self.settings, self.calibration)
+
+    @cached_property
+    def thresholds_for(self) -> Callable[[int], Thresholds] | None:
+        """For searches of so many references; None where they are the same at any size."""
+        rates = threshold_rates(self.settings)
+        if not rates.review_false_candidates:
+            return None
+        find = partial(Thresholds.from_calibration, self.calibration, rates)
+        find(sys.maxsize)  # the highest must stay below `certain` too
+        return find
 
     @cached_property
     def _snapshots(self) -> SnapshotManager:
@@ -271,6 +291,7 @@ class Deployment:
             crops=read_crop_policy(self.settings.crops),
             limits=self.limits,
             time_zone=self.settings.registrar.time_zone,
+            thresholds_for=self.thresholds_for,
         )
 
     @cached_property

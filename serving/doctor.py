@@ -17,7 +17,8 @@ import numpy as np
 
 from engine.errors import CalibrationError, SosieError, advise_extra
 from engine.formatting import size
-from engine.models.catalog import ModelCard, locate
+from engine.matching.calibration import Comparison
+from engine.models.catalog import ModelCard, locate, read_transform_file
 from engine.models.session import available_providers, runtime_version
 from indexes.errors import IndexFault
 from serving.models import describe_calibration, detector_card, embedder_card, model_digest
@@ -143,7 +144,10 @@ def _examine_models(settings: Settings) -> Iterator[Finding]:
 
 def _describe_model(card: ModelCard) -> str:
     locate(card)
-    return f"{card.name}, SHA-256 {card.sha256[:12]}… verified, {card.licence}"
+    transform = f" with the transform {card.transform_sha256[:12]}…" if card.transform else ""
+    if transform:
+        read_transform_file(card)
+    return f"{card.name}, SHA-256 {card.sha256[:12]}…{transform} verified, {card.licence}"
 
 
 def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Finding]:
@@ -161,6 +165,7 @@ def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Fin
         yield _examine_database(deployment, is_deep)
         try:
             yield from _examine_gallery(deployment)
+            yield from _examine_false_candidates(deployment)
         except (SosieError, IndexFault) as error:
             yield _broken("gallery", error)
         yield _examine_chain(deployment)
@@ -250,6 +255,25 @@ def _examine_gallery(deployment: Deployment) -> Iterator[Finding]:
     else:
         detail = f"{restored.loaded:,} references in it, {restored.replayed:,} changes since"
         yield Finding("snapshot", State.OK, detail)
+
+
+def _examine_false_candidates(deployment: Deployment) -> Iterator[Finding]:
+    """Whether the gallery is too large for what searches may bring, where they are bounded."""
+    wanted = deployment.settings.thresholds.review_false_candidates
+    if not wanted:
+        return
+    references, score = len(deployment.restored.gallery), deployment.thresholds.review
+    fused = deployment.calibration.curve(Comparison.FUSED)
+    expected = fused.fmr_at(score).times(references)
+    detail = f"review {score:.3f} in {references:,} references: {expected} a search, of {wanted:g}"
+    if wanted < references * fused.lowest_fmr:
+        advice = (
+            "the calibration supports no higher threshold: allow more "
+            "([thresholds] review_false_candidates), or calibrate on more people"
+        )
+        yield Finding("false candidates", State.WARNING, detail, advice)
+    else:
+        yield Finding("false candidates", State.OK, detail)
 
 
 def _describe_index(gallery: Gallery) -> str:

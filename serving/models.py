@@ -12,6 +12,7 @@ from engine.faces.image_files import ImageLimits
 from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import ModelCard, builtin_card, load_card
 from engine.models.session import SessionOptions
+from engine.models.transform import Conversion, read_transform, without_transform
 from serving.settings import Settings, is_card_file
 
 if TYPE_CHECKING:
@@ -35,12 +36,26 @@ def model_digest(settings: Settings) -> str:
     return faces.digest_embedding(embedder_card(settings), settings.models.flip)
 
 
-def build_extractor(settings: Settings, threads: int | None = None) -> Extractor:
-    """The extractor of these settings; `threads` overrides theirs."""
+def find_conversion(settings: Settings) -> Conversion | None:
+    """From templates made before the embedder's card had its transform; None without one."""
+    card, flip = embedder_card(settings), settings.models.flip
+    transform = read_transform(card)
+    if transform is None:
+        return None
+    before, after = (faces.digest_embedding(one, flip) for one in (without_transform(card), card))
+    return Conversion(before, after, transform)
+
+
+def build_extractor(
+    settings: Settings, threads: int | None = None, *, is_plain: bool = False
+) -> Extractor:
+    """The extractor of these settings; `threads` overrides theirs, and where it `is_plain` the
+    card's transform is left out."""
+    card = embedder_card(settings)
     return faces.open_extractor(
         config=extractor_config(settings, threads),
         session=_session_options(settings),
-        embedder=embedder_card(settings),
+        embedder=without_transform(card) if is_plain else card,
         detector=detector_card(settings),
         flip=settings.models.flip,
     )
@@ -68,7 +83,8 @@ def extractor_config(settings: Settings, threads: int | None = None) -> faces.Ex
 
 
 def load_calibration(settings: Settings) -> Calibration:
-    """The calibration beside the embedder's card, of the version in the settings.
+    """The calibration beside the embedder's card, of the version in the settings, or the oldest of
+    its model where that is of the model before a transform.
 
     `CalibrationError` where there is none.
     """
@@ -76,15 +92,19 @@ def load_calibration(settings: Settings) -> Calibration:
     wanted = settings.models.calibration
     if wanted in (0, newest.version):
         return newest
-    card, versions = embedder_card(settings), [newest.version]
+    card, known = embedder_card(settings), {newest.version: newest}
     for name in card.earlier_calibrations:
         earlier = Calibration.load(card.folder / name, newest.model_digest)
-        if earlier.version == wanted:
-            return earlier
-        versions.append(earlier.version)
+        known[earlier.version] = earlier
+    oldest = min(known)
+    if card.transform and wanted < oldest:
+        # It was of the vectors before the transform, which compare with none of today's.
+        return known[oldest]
+    if wanted in known:
+        return known[wanted]
     raise CalibrationError(
         f"model {card.name} has no calibration of version {wanted}: set `calibration` under "
-        f"[models] to {' or '.join(map(str, sorted(versions)))}"
+        f"[models] to {' or '.join(map(str, sorted(known)))}"
     )
 
 
@@ -104,7 +124,7 @@ def describe_calibration(settings: Settings) -> tuple[str, str]:
     told = f"version {used.version}; {_list_scores(settings, used)}"
     if used.version != newest.version:
         return told, (
-            f"version {newest.version} weighs people and not photographs, and has "
+            f"version {newest.version} has "
             f"{_list_scores(settings, newest)}: to take it, set calibration = {newest.version} "
             "under [models] in sosie.toml and restart"
         )
@@ -118,6 +138,8 @@ def describe_calibration(settings: Settings) -> tuple[str, str]:
 
 def _list_scores(settings: Settings, calibration: Calibration) -> str:
     scores = asdict(build_thresholds(settings, calibration))
+    if settings.thresholds.review_false_candidates:
+        del scores["review"]  # it follows the gallery
     return ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
 
 
@@ -129,9 +151,11 @@ def threshold_rates(settings: Settings) -> ThresholdRates:
     return ThresholdRates(**{key.removesuffix("_fmr"): rate for key, rate in chosen.items()})
 
 
-def build_thresholds(settings: Settings, calibration: Calibration) -> Thresholds:
-    """Thresholds at the false match rates of this deployment."""
-    return Thresholds.from_calibration(calibration, threshold_rates(settings))
+def build_thresholds(
+    settings: Settings, calibration: Calibration, references: int = 0
+) -> Thresholds:
+    """Thresholds at the false match rates of this deployment, for a gallery of this size."""
+    return Thresholds.from_calibration(calibration, threshold_rates(settings), references)
 
 
 def _card(name: str, settings: Settings) -> ModelCard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from structlog.typing import FilteringBoundLogger
@@ -37,3 +38,11 @@ class Parts:
     calibration: Calibration | None = None
     """Gives the expected false candidates of a search; without it answers have null."""
     tracer: Tracer = field(default_factory=Tracer)
+    thresholds_for: Callable[[int], Thresholds] | None = None
+    """For searches of so many references, where `review` follows the gallery's size."""
+
+    async def read_thresholds(self) -> Thresholds:
+        """For the gallery as it is now."""
+        if self.thresholds_for is None:
+            return self.thresholds
+        return self.thresholds_for((await self.registrar.status()).gallery_size)

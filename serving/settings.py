@@ -94,6 +94,13 @@ class ThresholdSettings(Section):
     verify_fmr: Fmr = Field(default=1e-4, description="live photograph against portrait")
     same_document_fmr: Fmr = Field(default=1e-4, description="returning subscriber")
     review_fmr: Fmr = Field(default=1e-6, description="1:N: possible duplicate")
+    review_false_candidates: float = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="1:N: false candidates that a search may bring, at any size of the gallery, "
+        "instead of review_fmr; 0: review_fmr",
+    )
     certain_margin: float = Field(
         default=0.06, ge=0, lt=1, description="1:N: score above the calibration's highest impostor"
     )

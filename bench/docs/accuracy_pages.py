@@ -21,6 +21,8 @@ from bench.suites.held_out import (
     REPEATS,
     SEVERAL_FRAMES,
     SINGLE_FNMR,
+    TRANSFORM_FMR,
+    TRANSFORMED,
     name_frames,
 )
 from engine.accuracy import evaluation_tables
@@ -107,6 +109,7 @@ def _fill(report: Report, reports: Path) -> dict[str, Any]:
     return {
         "report": report,
         "held_out": read_held_out(suite),
+        "transform": read_transform_gain(suite),
         "version": calibration.version,
         "single_review": power(calibration.fmr_at(review, Comparison.FUSED_TO_ONE).value),
         "fused_review": power(fused.fmr_at(review).value),
@@ -156,6 +159,17 @@ def read_held_out(suite: Report) -> dict[str, Any]:
             f"{SUITE}.json lacks {HELD_OUT}: run `sosie bench accuracy` on all of LFW"
         )
     return {**found, "repeats": REPEATS}
+
+
+def read_transform_gain(suite: Report) -> dict[str, Any]:
+    """FNMR with and without a transform that was fitted on other people, of bench's report."""
+    names = {"plain": "FNMR without", "moved": "FNMR with a transform", "gain": "gain"}
+    found = {key: find_figure(suite, SUITE, TRANSFORMED, name) for key, name in names.items()}
+    if None in found.values():
+        raise RequestError(
+            f"{SUITE}.json lacks {TRANSFORMED}: run `sosie bench accuracy` on all of LFW"
+        )
+    return {**found, "fmr": TRANSFORM_FMR, "points": lambda share: f"{100 * share:.2f}"}
 
 
 def describe_generalised(report: Report) -> str:

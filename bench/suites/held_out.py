@@ -7,15 +7,17 @@ fold would hold too few strangers for an FMR of 1e-4.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped
+from engine.accuracy.calibrate import fit_transform
 from engine.accuracy.error_rates import MIN_EXPECTED_PAIRS, threshold_at
 from engine.accuracy.pair_scores import (
     MOST_PHOTOGRAPHS,
+    PairScores,
     Templates,
     compare_all,
     fuse,
@@ -208,3 +210,44 @@ def _measure_halves(
             for is_mixed in (False, True)
         )
         yield *fnmr, *fmr, float((honest < one_person).mean()), float((mixed >= one_person).mean())
+
+
+TRANSFORM_FMR = 1e-5
+GAINED = ("transform_gain",)
+
+
+def check_transform(plain: Templates, seed: int) -> tuple[Result, dict[str, Measured]]:
+    """FNMR at FMR 1e-5 of one photograph against one, without a transform and with one that was
+    fitted on other people; `plain` are vectors as the model gives them."""
+    few = limit_photographs(plain, MOST_PHOTOGRAPHS)
+    people = len(np.unique(few.people))
+    setup: Setup = {"people": people, "repeats": REPEATS, "folds": FOLDS, "seed": seed}
+    if (people // FOLDS) ** 2 / 2 * TRANSFORM_FMR < MIN_EXPECTED_PAIRS:
+        few_people = f"{people:,} people are too few for FMR {TRANSFORM_FMR:.0e} in half of them"
+        result = Result(TRANSFORMED, setup, (Figure.skip("FNMR", "share", few_people),))
+        return result, dict.fromkeys(GAINED, Skipped(few_people))
+    rows = []
+    for fitted, held in split_people(few, seed=seed):
+        transform = fit_transform(fitted.vectors, fitted.people)
+        moved = replace(held, vectors=transform.apply(held.vectors))
+        rows.append([_fnmr_at(compare_all(one), TRANSFORM_FMR) for one in (held, moved)])
+    without, with_it = np.array(rows).T
+    gains = without - with_it
+    figures = tuple(
+        Figure(name, "share", float(found.mean()), float(found.min()), float(found.max()))
+        for name, found in (
+            ("FNMR without", without),
+            ("FNMR with a transform", with_it),
+            ("gain", gains),
+        )
+    )
+    return Result(TRANSFORMED, setup, figures), {"transform_gain": float(gains.mean())}
+
+
+TRANSFORMED = "A transform fitted on other people"
+
+
+def _fnmr_at(scores: PairScores, rate: float) -> float:
+    """The FNMR of a person at this FMR of these strangers."""
+    missed = scores.missed(scores.thresholds_at(np.array([rate])))
+    return float(missed.sum() / len(np.unique(scores.mated_people)))

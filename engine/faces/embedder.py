@@ -12,6 +12,7 @@ from engine.errors import ModelCardInvalid
 from engine.faces.images import Pixels
 from engine.models.catalog import ModelCard, Role
 from engine.models.session import Session
+from engine.models.transform import read_transform
 
 Points = NDArray[np.float32]
 
@@ -143,6 +144,7 @@ class Embedder:
         self.side_px = card.input.width_px
         self.prefers_large_batches = session.prefers_large_batches
         self._session = session
+        self._transform = read_transform(card)
         self._max_batch = session.fixed_batch or (
             _ACCELERATOR_BATCH if session.prefers_large_batches else _CPU_BATCH
         )
@@ -150,14 +152,16 @@ class Embedder:
     def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], unit rows.
 
-        With `flip`, a row is the direction of the sum over the crop and its mirror image.
+        With `flip`, a row is the direction of the sum over the crop and its mirror image. The
+        card's transform comes last.
         """
         if len(crops) == 0:
             return np.zeros((0, self.dim), dtype=np.float32)
         vectors = self._embed_plain(crops)
         if self.flip:
             vectors = vectors + self._embed_plain(crops[:, :, ::-1])
-        return _normalise(vectors)
+        unit = _normalise(vectors)
+        return unit if self._transform is None else self._transform.apply(unit)
 
     def _embed_plain(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         parts = [

@@ -101,7 +101,7 @@ class Extractor:
         self._embedder = embedder
         self._config = config or ExtractorConfig()
         self.threads = self._config.threads or _count_cores()
-        self.card = embedder.card
+        self.card, self.flip = embedder.card, embedder.flip
         self.dim = embedder.dim
         self.model_digest = digest_embedding(embedder.card, embedder.flip)
         """Only vectors of one digest can be compared."""
@@ -300,7 +300,8 @@ def open_embedder(
 
 
 def digest_embedding(card: ModelCard, flip: bool) -> str:
-    """SHA-256 over what determines a vector: weights, input contract, alignment, mirroring.
+    """SHA-256 over what determines a vector: weights, input contract, alignment, mirroring, and
+    the card's transform.
 
     Provider, threads and precision are left out: they change a vector less than a second
     photograph does.
@@ -314,6 +315,8 @@ def digest_embedding(card: ModelCard, flip: bool) -> str:
         "dimension": card.dimension,
         "flip": flip,
     }
+    if card.transform:
+        shaped_by["transform"] = card.transform_sha256
     return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()
 
 

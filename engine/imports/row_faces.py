@@ -22,6 +22,7 @@ from engine.imports.row_parser import Row
 from engine.matching.bulk_enrollment import Subscriber
 from engine.matching.comparison import fuse_vectors, score_best
 from engine.matching.requests import Sample
+from engine.models.transform import Transform
 from engine.reasons import PhotographKind, Reason
 from engine.registry.vault import Vault
 
@@ -118,11 +119,14 @@ class FaceLoader:
         extract: ExtractSamples,
         vault: Vault,
         open_templates: OpenTemplates = lambda tokens, _: [None for _ in tokens],
+        transform: Transform | None = None,
     ) -> None:
+        """`transform` is applied to a file's vectors: those of a model that it was added to."""
         self._folder = folder
         self._extract = extract
         self._vault = vault
         self._open_templates = open_templates
+        self._transform = transform
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="import-read")
         self._extractions = ThreadPoolExecutor(EXTRACTIONS, thread_name_prefix="import-extract")
 
@@ -193,7 +197,10 @@ class FaceLoader:
             else:
                 sound[place] = unit
         if sound:
-            rotated = self._vault.rotate(np.stack(list(sound.values())))
+            units = np.stack(list(sound.values()))
+            if self._transform is not None:
+                units = self._transform.apply(units)
+            rotated = self._vault.rotate(units)
             for place, vector in zip(sound, rotated, strict=True):
                 faces[place, Field.TEMPLATE] = vector
 

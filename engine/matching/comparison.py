@@ -31,7 +31,11 @@ class WatchList:
             self.add(entry)
 
     def __len__(self) -> int:
-        return len(self._faces.ids) + len(self._documents)
+        return self.face_count + len(self._documents)
+
+    @property
+    def face_count(self) -> int:
+        return len(self._faces)
 
     def add(self, entry: WatchEntry) -> None:
         """Adds an entry that is committed."""
@@ -81,7 +85,7 @@ class Comparisons:
         thresholds: Thresholds,
     ) -> None:
         self.watch = watch
-        self._review = thresholds.review
+        self.review = thresholds.review
         usable = [
             (place, pair[0], pair[1])
             for place, pair in enumerate(pairs)
@@ -102,8 +106,8 @@ class Comparisons:
             self._probes[row] = (
                 fuse_vectors(live.vector, portrait.vector) if is_match else live.vector
             )
-        self._found: Found = gallery.range_search(self._probes, thresholds.review)
-        self._watched: Found = watch.search(self._probes, thresholds.review)
+        self._found: Found = gallery.range_search(self._probes, self.review)
+        self._watched: Found = watch.search(self._probes, self.review)
         self._among = self._probes @ self._probes.T
         self.sequence = self._found.sequence
         self.searched = self._found.searched
@@ -137,7 +141,7 @@ class Comparisons:
         The matrix product of the whole batch is only a sieve: its rounding depends on the batch.
         """
         row, other = self._rows[place], self._rows[earlier]
-        if self._among[row, other] < self._review - rounding_bound(self._probes.shape[1]):
+        if self._among[row, other] < self.review - rounding_bound(self._probes.shape[1]):
             return None
         return score_best(self._probes[row], self._probes[other][None])
 

@@ -296,7 +296,7 @@ class ChangeCollector:
         self._now = now
         self._cases = CaseBatch(judge.store, now)
         self._false_candidates = {
-            kind: judge.false_candidates(comparisons.searched, judge.thresholds.review, kind)
+            kind: judge.false_candidates(comparisons.searched, comparisons.review, kind)
             for kind in (Comparison.FUSED, Comparison.FUSED_TO_ONE)
         }
         self._documents: list[NewDocument] = []
@@ -627,6 +627,8 @@ class Judge:
     crops: CropPolicy = NO_CROPS
     limits: Limits = NO_LIMITS
     time_zone: str = DEFAULT_TIME_ZONE
+    thresholds_for: Callable[[int], Thresholds] | None = None
+    """For searches of so many references, instead of `thresholds`."""
 
     def judge(
         self,
@@ -642,6 +644,10 @@ class Judge:
         attempts = [item for item in sorted_out if isinstance(item, Attempt)]
         if not attempts:
             return JudgedBatch([it for it in sorted_out if not isinstance(it, Attempt)], None)
+        thresholds = self.thresholds
+        if self.thresholds_for is not None:
+            # Both are searched at one threshold.
+            thresholds = self.thresholds_for(len(self.gallery) + self.watch.face_count)
         comparisons = Comparisons(
             [
                 (item.request.live, item.request.portrait)
@@ -651,14 +657,14 @@ class Judge:
             ],
             self.gallery,
             self.watch,
-            self.thresholds,
+            thresholds,
         )
         state = BatchState(self.store, self.gallery, attempts, comparisons.all_hit_ids())
         collector = ChangeCollector(self, comparisons, state, sequence, next_reference_id, now)
         bounds = BatchBounds(self.limits, self.store, attempts, state, now)
         answers: list[Answer | SosieError] = []
         for place, attempt in enumerate(attempts):
-            evidence = gather_evidence(place, attempt, comparisons, state, self.thresholds)
+            evidence = gather_evidence(place, attempt, comparisons, state, thresholds)
             verdict = decide(evidence)
             try:
                 bounds.require(attempt, evidence, verdict)

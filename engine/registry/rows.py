@@ -426,7 +426,11 @@ def _sweep_row(record: SweepRecord) -> RowValues:
     return columns_of(
         record,
         state=record.state.value,
-        terms={"threshold": float(record.terms.threshold), "scope": record.terms.scope.value},
+        terms={
+            "threshold": float(record.terms.threshold),
+            "scope": record.terms.scope.value,
+            "model_digest": record.terms.model_digest,
+        },
         progress=asdict(record.progress),
         summary=None if record.summary is None else dict(record.summary),
     )

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from engine.errors import SealBroken
+from engine.models.transform import Transform
 from engine.registry.keyring import SECRET_BYTES, Key, KeyRing
 from indexes.snapshots.sealing import Buffer, Octets
 
@@ -164,6 +165,10 @@ class Vault:
         rotated: NDArray[np.float32] = np.matmul(vectors[:, None], self._matrix)[:, 0]
         rotated /= np.linalg.norm(rotated, axis=1, keepdims=True)
         return rotated
+
+    def turn(self, transform: Transform) -> Transform:
+        """The same transform of rotated rows, so that none is turned back for it."""
+        return transform.turned(self._matrix)
 
     def look_up(self, kind: str, value: str) -> bytes:
         """The keyed name (HMAC-SHA256) under which a value is found; kinds do not mix."""

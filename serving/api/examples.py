@@ -34,10 +34,10 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
             "reasons": [],
             "scores": {"live_portrait": 0.8123, "holder": None, "best_candidate": None},
             "thresholds": {
-                "verify": 0.3637,
-                "same_document": 0.3637,
-                "review": 0.5102,
-                "certain": 0.67,
+                "verify": 0.3494,
+                "same_document": 0.3629,
+                "review": 0.4718,
+                "certain": 0.6015,
             },
             "duplicate_search": {
                 "ran": True,
@@ -55,7 +55,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
             "decided_at": "2026-01-31T12:00:01+00:00",
             "idempotency_key": "5c0fbe8a-1ad5-4b1f-9c0f-6e6c1f2d9a10",
             "is_repeated": False,
-            "calibration_version": 2,
+            "calibration_version": 3,
         }
     ],
     matching.MatchRequest: [
@@ -71,7 +71,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
             "items": [
                 {
                     "id": "a1",
-                    "verification": {"is_match": True, "score": 0.7214, "threshold": 0.3637},
+                    "verification": {"is_match": True, "score": 0.7214, "threshold": 0.3494},
                 },
                 {
                     "id": "a2",
@@ -80,7 +80,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
                         "found": 1,
                         "searched": 100000,
                         "gallery_sequence": 100412,
-                        "threshold": 0.5102,
+                        "threshold": 0.4718,
                         "expected_false_candidates": _FALSE_CANDIDATES,
                     },
                 },
@@ -120,7 +120,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
     ],
     sweeps.SweepRequest: [
         {"scope": "all", "dry_run": True},
-        {"scope": "new", "threshold": 0.57},
+        {"scope": "new", "threshold": 0.47},
         {"fmr": 1e-6},
     ],
 }

@@ -95,19 +95,22 @@ def init(
 def upgrade(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """Bring the registry to this version, and say which thresholds hold.
 
-    Stop servers first. May be stopped anywhere: the next call goes on. The thresholds stay as they
-    are until the settings take a newer calibration.
+    Stop servers first. May be stopped anywhere: the next call goes on. Templates are converted
+    where the embedder's card has a transform that they were made without. The thresholds of one
+    model stay as they are until the settings take a newer calibration.
     """
     from engine.registry.upgrade import upgrade as upgrade_registry
     from serving.compose import load_vault, registry_url
-    from serving.models import describe_calibration
+    from serving.models import describe_calibration, find_conversion
     from serving.settings import load_settings, require_home
 
     folder = require_home(home)
     settings = load_settings(folder)
     vault = load_vault(folder, settings)
     with show_progress("upgrading", is_shown=not as_json) as report:
-        before, after = upgrade_registry(registry_url(folder, settings), vault, report)
+        before, after = upgrade_registry(
+            registry_url(folder, settings), vault, report, find_conversion(settings)
+        )
     text = f"[green]Upgraded[/] the registry from {before} to {after}."
     if before == after:
         text = f"The registry has this version's schema ({after}) already."

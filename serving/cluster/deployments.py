@@ -136,6 +136,7 @@ class Ingress:
             version=version("sosie"),
             calibration=deployment.calibration,
             tracer=tracer,
+            thresholds_for=deployment.thresholds_for,
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

@@ -186,14 +186,14 @@ async def _identify(
             probes.append(face)
     if not places:
         return {}
-    threshold = parts.thresholds.review
+    threshold = (await parts.read_thresholds()).review
     vectors = np.stack([probe.vector for probe in probes])
     found = await parts.registrar.identify(vectors, threshold, context())
     assert len(found) == len(places), "a search answers for each of its probes"
     searches = {
         (result.searched, probe.comparison) for result, probe in zip(found, probes, strict=True)
     }
-    expected = {search: _expect(parts, *search) for search in searches}
+    expected = {search: _expect(parts, *search, threshold) for search in searches}
     return {
         place: ItemIdentification(
             candidates=order_candidates(
@@ -209,10 +209,12 @@ async def _identify(
     }
 
 
-def _expect(parts: Parts, searched: int, kind: Comparison) -> ExpectedFalseCandidates | None:
+def _expect(
+    parts: Parts, searched: int, kind: Comparison, threshold: float
+) -> ExpectedFalseCandidates | None:
     if parts.calibration is None:
         return None
-    rate = parts.calibration.expected_false_candidates(searched, parts.thresholds.review, kind)
+    rate = parts.calibration.expected_false_candidates(searched, threshold, kind)
     return ExpectedFalseCandidates(rate.value, rate.low, rate.high, rate.is_bound)
 
 

@@ -91,6 +91,7 @@ class OpenRegistry:
         self.deployment = deployment
         self.store = deployment.store
         self.thresholds = deployment.thresholds
+        """As they were at the start: `review` may follow the gallery."""
         self.registrar = deployment.registrar
         self.gallery = self.registrar.gallery
         self.searches = SearchQueue(self.gallery, self.store, probes_waiting, observe_search)

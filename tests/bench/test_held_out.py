@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,12 +14,14 @@ from bench.suites.held_out import (
     FUSED_FMR,
     FUSED_FNMR,
     GAIN_OF_THREE,
+    GAINED,
     MEASURED,
     MIXED,
     REFUSED,
     REPEATS,
     SINGLE_FNMR,
     check_frames,
+    check_transform,
     check_verify,
     name_frames,
     split_people,
@@ -94,3 +98,22 @@ def test_frames_are_measured_on_people_that_did_not_set_the_thresholds(
     # Nobody of these has a fourth photograph.
     _, few = check_frames(singles, shipped, seed=0)
     assert isinstance(few[GAIN_OF_THREE], Skipped)
+
+
+def test_a_transform_is_measured_on_people_it_was_not_fitted_on(
+    singles: Templates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of vectors that all lean one way, subtracting their mean gains."""
+    _, few = check_transform(singles, seed=0)
+    assert {one.reason for one in few.values()} == {
+        "100 people are too few for FMR 1e-05 in half of them"
+    }
+    monkeypatch.setattr(held_out, "TRANSFORM_FMR", 1e-2)
+    leaning = singles.vectors + np.eye(24, dtype=np.float32)[0]
+    leaning /= np.linalg.norm(leaning, axis=1, keepdims=True)
+    result, measured = check_transform(replace(singles, vectors=leaning), seed=0)
+    assert tuple(measured) == GAINED
+    without, with_it, gain = (figure.value for figure in result.figures)
+    assert gain == pytest.approx(without - with_it)
+    assert measured["transform_gain"] == gain
+    assert gain > 0

@@ -55,7 +55,7 @@ async def read_thresholds(parts: Parts, request: Request) -> wire.CalibratedThre
     """
     del request
     return serializers.calibrated_thresholds(
-        parts.model_digest, parts.thresholds, parts.calibration
+        parts.model_digest, await parts.read_thresholds(), parts.calibration
     )
 
 

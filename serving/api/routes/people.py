@@ -55,7 +55,7 @@ async def identify(
     shown of whom is audited. Candidates are look-alikes for people to judge: see
     `expected_false_candidates`.
     """
-    lowest = parts.thresholds.review
+    lowest = (await parts.read_thresholds()).review
     threshold = lowest if body.threshold is None else body.threshold
     if threshold < lowest:
         raise Malformed(f"threshold: below the deployment's for review, {lowest:.4f}")
@@ -74,7 +74,7 @@ async def search_people(parts: Parts, request: Request, body: wire.PeopleRequest
     """
     scores: Mapping[str, float] = {}
     if body.probe is not None:
-        by, lowest = "face", parts.thresholds.review
+        by, lowest = "face", (await parts.read_thresholds()).review
         scores, search = await _search_face(parts, request, body.probe, lowest)
         ids = list(scores)
     else:

@@ -18,6 +18,7 @@ from engine.faces.embedder import Embedder, align, arcface_template, estimate_si
 from engine.faces.images import Pixels
 from engine.models.catalog import InputContract, builtin_card
 from engine.models.session import Session
+from engine.models.transform import without_transform
 
 Crops = NDArray[np.uint8]
 
@@ -70,7 +71,7 @@ def test_sface_agrees_with_opencvs_runtime(
     from engine.models.catalog import Step, locate
     from engine.models.graph import rewrite
 
-    card = builtin_card("sface")
+    card = without_transform(builtin_card("sface"))
     path = tmp_path / "sface.onnx"
     path.write_bytes(rewrite(locate(card).read_bytes(), (Step.FOLD_WEIGHTS,)))
     net = cv2.dnn.readNetFromONNX(str(path))
@@ -123,7 +124,7 @@ def test_model_with_another_fixed_batch_is_refused() -> None:
 
 
 def test_model_of_another_dimension_than_its_card_says_is_refused(crops: Crops) -> None:
-    card = structs.replace(builtin_card("sface"), dimension=512)
+    card = structs.replace(without_transform(builtin_card("sface")), dimension=512)
     with pytest.raises(ModelCardInvalid, match="gives 128 numbers, its card says dimension 512"):
         Embedder(RecordingSession(), card).embed(crops[:1])
 

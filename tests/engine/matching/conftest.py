@@ -117,6 +117,7 @@ class Lab:
         authority: DocumentAuthority | None = None,
         observer: Observer | None = None,
         limits: Limits = NO_LIMITS,
+        thresholds_for: Callable[[int], Thresholds] | None = None,
     ) -> Iterator[Registrar]:
         writer = self.store.writer()
         if gallery is None:
@@ -131,6 +132,7 @@ class Lab:
             model_digest=MODEL_DIGEST,
             false_candidates=lambda size, score, _: {"value": size * 1e-6 * (score < 2)},
             limits=limits,
+            thresholds_for=thresholds_for,
         )
         try:
             registrar = Registrar(writer, judge, config, clock=lambda: NOW, observer=observer)

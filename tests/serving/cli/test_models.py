@@ -24,6 +24,8 @@ licence = "Apache-2.0"
 sha256 = "{sha256}"
 dimension = 128
 calibration = "own.calibration.json"
+transform = "own.transform.npz"
+transform_sha256 = "{transform_sha256}"
 
 [file]
 path = "own.onnx"
@@ -44,7 +46,9 @@ def own_card(tmp_path: Path) -> Path:
     shutil.copy(locate(sface), folder / "own.onnx")
     assert sface.calibration_path is not None
     shutil.copy(sface.calibration_path, folder / "own.calibration.json")
-    (folder / "own.toml").write_text(CARD.format(sha256=sface.sha256))
+    shutil.copy(sface.folder / sface.transform, folder / "own.transform.npz")
+    text = CARD.format(sha256=sface.sha256, transform_sha256=sface.transform_sha256)
+    (folder / "own.toml").write_text(text)
     return folder / "own.toml"
 
 
@@ -72,6 +76,7 @@ def flip_a_bit(content: bytes) -> bytes:
         ("own.onnx", lambda content: content[:-100], "MODEL.DAMAGED", "fetch the file again"),
         ("own.onnx", flip_a_bit, "MODEL.DAMAGED", "SHA-256"),
         ("own.onnx", None, "MODEL.MISSING", "copy it there"),
+        ("own.transform.npz", flip_a_bit, "MODEL.DAMAGED", "SHA-256"),
         ("own.toml", lambda card: card.replace(b"dim", b"di"), "MODEL.CARD_INVALID", "diension"),
         ("own.calibration.json", None, "CALIBRATION.UNUSABLE", "no calibration"),
         ("own.toml", lambda card: card.replace(b"rgb", b"bgr"), "CALIBRATION.UNUSABLE", "another"),
