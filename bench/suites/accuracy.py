@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.data.photographs import find_faces, find_pairs_file
-from bench.suites.held_out import check_transform, check_verify
+from bench.suites.held_out import check_frames, check_transform, check_verify
 from engine.accuracy.dataset import Embeddings, Progress, read_lfw_pairs
 from engine.accuracy.error_rates import lowest_rate
 from engine.accuracy.evaluate import TABLE_RATES, Evaluation, evaluate
@@ -146,15 +146,15 @@ def run(config: AccuracyConfig, progress: Progress | None = None) -> SuiteOutput
     singles = single_templates(*evaluation.embeddings.acquired())
     results.append(compare_population(singles, config.seed))
     settings = Settings()
-    shipped = build_thresholds(settings, load_calibration(settings)).verify
-    result, held_out = check_verify(singles, shipped, config.seed)
-    results.append(result)
+    shipped = build_thresholds(settings, load_calibration(settings))
+    result, held_out = check_verify(singles, shipped.verify, config.seed)
+    several, gain = check_frames(singles, shipped, config.seed)
     transform = read_transform(builtin_card("sface"))
     plain = singles if transform is None else _undo(singles, transform)
-    result, gained = check_transform(plain, config.seed)
-    results.append(result)
+    moved, gained = check_transform(plain, config.seed)
+    results += [result, several, moved]
     measured = _measure(evaluation, folds, seconds, is_part=config.people is not None)
-    return tuple(results), measured | held_out | gained
+    return tuple(results), measured | held_out | gain | gained
 
 
 def _undo(singles: Templates, transform: Transform) -> Templates:

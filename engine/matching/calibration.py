@@ -246,11 +246,22 @@ class ThresholdRates:
         return max(lowest_fmr, min(rate, self.same_document))
 
 
+ONE_PERSON_FACTOR = 10.0
+"""Frames of one attempt need less proof of being one person than a face needs against a document:
+whoever mixes in another's must still pass that, and frames of days apart are one person's."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """The four scores that decisions depend on.
+    """The scores that decisions depend on.
 
     - `verify`: live photograph against portrait (one-to-one).
+    - `verify_fused`: the most that `verify` becomes where several frames of the live face are fused
+      (fused): strangers score higher against the mean of several photographs. Of up to eight,
+      against one portrait, this curve keeps the rate that one photograph has at `verify`;
+      `fused_to_one`, of two, does not beyond three.
+    - `one_person`: of several frames one must score at least this with each other (one-to-one, at
+      `ONE_PERSON_FACTOR` times the rate of `verify`).
     - `same_document`: a returning subscriber's probe against the document's reference (fused).
     - `review`: from here on another document's reference is a possible duplicate (fused). At the
       default 1e-6 a search of 100,000 references brings 0.1 false candidates; it may also follow
@@ -265,12 +276,16 @@ class Thresholds:
       under two names; the next are two pairs of brothers, the same ones among them.
 
     Fused thresholds are used for single probes too: their false matches are fewer, not more.
+    Decisions recorded before there were frames have neither `verify_fused` nor `one_person`; where
+    they are not set, no frames are fused and no fused face matches.
     """
 
     verify: float
     same_document: float
     review: float
     certain: float
+    verify_fused: float = 1.0
+    one_person: float = 1.0
 
     def __post_init__(self) -> None:
         if not all(-1 <= score <= 1 for score in asdict(self).values()):
@@ -281,6 +296,14 @@ class Thresholds:
                 "widen the margin or allow review a higher rate"
             )
 
+    def verify_for(self, length: float) -> float:
+        """`verify` of a mean that had this length before it was normalised, 1 for one photograph.
+
+        A fused score is the mean of the frames' scores, over that length. Frames that are alike,
+        as in a burst, need no more than `verify` of that mean; others reach `verify_fused` first.
+        """
+        return min(self.verify_fused, max(self.verify, self.verify / length))
+
     @classmethod
     def from_calibration(
         cls, calibration: Calibration, rates: ThresholdRates | None = None, references: int = 0
@@ -288,10 +311,20 @@ class Thresholds:
         """The thresholds of `rates` for searches of so many references; raises `RateUnsupported`
         where the data can't give one."""
         rates = rates or ThresholdRates()
+        single = calibration.curve(Comparison.ONE_TO_ONE)
         fused = calibration.curve(Comparison.FUSED)
+        between_frames = min(rates.verify * ONE_PERSON_FACTOR, single.points[0].fmr)
         return cls(
-            verify=calibration.threshold_at(rates.verify, Comparison.ONE_TO_ONE),
+            verify=single.threshold_at(rates.verify),
             same_document=fused.threshold_at(rates.same_document),
             review=fused.threshold_at(rates.review_in(references, fused.lowest_fmr)),
             certain=min(fused.highest_nonmated + rates.certain_margin, 1.0),
+            verify_fused=max(_keep_fused(fused, rates.verify), single.threshold_at(rates.verify)),
+            one_person=single.threshold_at(between_frames),
         )
+
+
+def _keep_fused(fused: CalibrationCurve, fmr: float) -> float:
+    """The fused threshold for a rate; where the data have too few fused photographs for it, the
+    highest score of two strangers."""
+    return fused.threshold_at(fmr) if fmr >= fused.lowest_fmr else fused.highest_nonmated

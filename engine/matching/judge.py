@@ -17,6 +17,7 @@ from engine.errors import SosieError, TooManyFailures
 from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.comparison import Comparisons, WatchList, score_best
 from engine.matching.documents import DEFAULT_TIME_ZONE, DocumentAuthority
+from engine.matching.frames import describe_frames
 from engine.matching.limits import (
     NO_LIMITS,
     Levels,
@@ -151,13 +152,15 @@ def gather_evidence(
 
     A photograph that is not fit to be matched is not matched: with image problems, or a number
     that identifies nobody, there is no 1:1 and no duplicate search, and the evidence says so.
+    Its `verify` is the one of a live face of so many frames.
     """
     record = state.document(attempt.document_lookup)
     held = record if record is not None and record.status is not DocumentStatus.ATTEMPTED else None
     has_probe = comparisons.has_probe(place)
     own_id = record.id if record else None
+    verify = thresholds.verify_for(attempt.request.live.length)
     return Evidence(
-        thresholds=thresholds,
+        thresholds=replace(thresholds, verify=verify),
         document_findings=_document_findings(attempt, held),
         judged_on=None if attempt.judged_on is None else attempt.judged_on.isoformat(),
         time_zone=attempt.time_zone,
@@ -361,6 +364,7 @@ class ChangeCollector:
                 "live": dict(attempt.request.live.quality),
                 "portrait": dict(attempt.request.portrait.quality),
             },
+            "frames": describe_frames(attempt.request.live),
             "model_digest": self._judge.model_digest,
             "calibration_version": self._judge.calibration_version,
             "policy_version": POLICY_VERSION,
@@ -479,6 +483,7 @@ class ChangeCollector:
                     "inputs": write_evidence(evidence),
                     "findings": body["reasons"],
                     "quality": body["quality"],
+                    "frames": body["frames"],
                     **_describe_records(request),
                     "model_digest": self._judge.model_digest,
                     "calibration_version": self._judge.calibration_version,

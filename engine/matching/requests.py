@@ -71,6 +71,10 @@ class Sample:
     thumbnail: bytes | None = field(default=None, repr=False)
     record_digest: bytes | None = field(default=None, repr=False)
     kind: PhotographKind | None = None
+    frames: tuple[Sample, ...] = field(default=(), repr=False)
+    """All that were sent where it stands for several (`engine.matching.frames`); then `vector` is
+    the mean of the best, which had this `length`, and all else is of the best one."""
+    length: float = 1.0
 
     @classmethod
     def unseen(cls, data: bytes, kind: PhotographKind | None = None) -> Sample:
@@ -184,8 +188,6 @@ def digest_payload(request: EnrollmentRequest, checked_number: str) -> bytes:
         "outlet": request.outlet,
         "document": [document.type, checked_number, document.name, str(document.expires_on)],
         "msisdn": normalise_msisdn(request.msisdn),
-        "live": request.live.digest.hex(),
-        "portrait": request.portrait.digest.hex(),
         **_describe_file("live", request.live),
         **_describe_file("portrait", request.portrait),
         "consent_ref": request.consent_ref,
@@ -195,9 +197,13 @@ def digest_payload(request: EnrollmentRequest, checked_number: str) -> bytes:
     return hashlib.sha256(canonical.encode()).digest()
 
 
-def _describe_file(name: str, sample: Sample) -> dict[str, str]:
-    """Beside the image what was sent with it; nothing where nothing was."""
-    told = {} if sample.kind is None else {f"{name}_kind": sample.kind.value}
+def _describe_file(name: str, sample: Sample) -> dict[str, Any]:
+    """The image's digest and what was sent with it; of several frames a list, as they came."""
+    if sample.frames:
+        return {name: [_describe_file("frame", one) for one in sample.frames]}
+    told = {name: sample.digest.hex()}
+    if sample.kind is not None:
+        told[f"{name}_kind"] = sample.kind.value
     if sample.record_digest is not None:
         told[f"{name}_record"] = sample.record_digest.hex()
     return told
@@ -349,7 +355,10 @@ def seal_thumbnail(vault: Vault, digest: bytes, pixels: Pixels) -> bytes:
 
 
 def is_same_photograph(vault: Vault, live: Sample, portrait: Sample) -> bool:
-    """Whether both are one file, or one picture that was encoded anew, cropped or resized."""
+    """Whether both are one file, or one picture that was encoded anew, cropped or resized; of
+    several frames, whether any is."""
+    if live.frames:
+        return any(is_same_photograph(vault, one, portrait) for one in live.frames)
     if live.digest == portrait.digest:
         return True
     if live.vector is None or portrait.vector is None:

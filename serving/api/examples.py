@@ -15,18 +15,18 @@ _DOCUMENT = {**_KNOWN_DOCUMENT, "name": "Aileen Probe", "expires_on": "2036-01-3
 _PROBE = {"image": IMAGE_EXAMPLE}
 _FALSE_CANDIDATES = {"value": 0.1, "low": 0.05, "high": 0.2, "is_bound": False}
 
+_ENROLLMENT = {
+    "outlet": "b1",
+    "document": _DOCUMENT,
+    "msisdn": "+8613800138000",
+    "live": IMAGE_EXAMPLE,
+    "portrait": IMAGE_EXAMPLE,
+    "consent_ref": "C-2026-000417",
+    "captured_at": "2026-01-31T12:00:00Z",
+}
+
 EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
-    enrollments.EnrollmentRequest: [
-        {
-            "outlet": "b1",
-            "document": _DOCUMENT,
-            "msisdn": "+8613800138000",
-            "live": IMAGE_EXAMPLE,
-            "portrait": IMAGE_EXAMPLE,
-            "consent_ref": "C-2026-000417",
-            "captured_at": "2026-01-31T12:00:00Z",
-        }
-    ],
+    enrollments.EnrollmentRequest: [_ENROLLMENT, {**_ENROLLMENT, "live": [IMAGE_EXAMPLE] * 3}],
     enrollments.Enrollment: [
         {
             "enrollment_id": ID_EXAMPLE,

@@ -70,6 +70,7 @@ def enrollment_record(record: EnrollmentRecord) -> dict[str, Any]:
         "is_own_holder": inputs.get("open_lines", 0) > 0,
         "document_id": record.document_id,
         "quality": evidence.get("quality", {}),
+        "frames": evidence.get("frames", ()),
         "model_digest": evidence["model_digest"],
         "calibration_version": evidence.get("calibration_version"),
         "policy_version": evidence["policy_version"],

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engine.errors import ImageError, RequestError, SosieError
-from serving.cli.inputs import HomeOption, KindOption, read_photograph
+from serving.cli.inputs import HomeOption, KindOption, list_frames, read_photograph
 from serving.cli.output import (
     PHOTOGRAPHS,
     JsonFlag,
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.faces.extractor import Extracted, Extraction
+    from engine.matching.requests import Sample
+    from engine.reasons import PhotographKind
     from serving.settings import Settings
 
 
@@ -42,7 +44,9 @@ def register(app: typer.Typer) -> None:
 
 
 def verify(
-    first: Annotated[Path, typer.Argument(metavar="A", help="A photograph.")],
+    first: Annotated[
+        Path, typer.Argument(metavar="A", help="A photograph, or a folder of frames of one face.")
+    ],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another photograph, or a portrait.")],
     fmr: Annotated[
         float | None,
@@ -57,21 +61,29 @@ def verify(
     Exit code 0 for a match; 1 for none, or where a photograph is not fit to be matched: then it is
     not judged, and `match` is null.
     """
-    from engine.matching.calibration import Comparison
+    from engine.matching.calibration import Comparison, Thresholds
+    from engine.matching.frames import describe_frames, fuse_frames
     from serving.models import build_extractor, load_calibration, threshold_rates
 
-    paths = [first, second]
+    paths = [*list_frames([first]), second]
     images = [read_photograph(path) for path in paths]
     settings = _load_settings(home)
     calibration = load_calibration(settings)
-    wanted = threshold_rates(settings).verify if fmr is None else fmr
-    threshold = calibration.threshold_at(wanted, Comparison.ONE_TO_ONE)
+    rates = threshold_rates(settings)
+    wanted = rates.verify if fmr is None else fmr
+    thresholds = Thresholds.from_calibration(calibration, replace(rates, verify=wanted))
+    kinds = [*(None for _ in paths[1:]), portrait_kind]
     with build_extractor(settings) as extractor:
-        pair = require_sound(extractor.extract(images, [None, portrait_kind]), paths)
+        found = require_sound(extractor.extract(images, kinds), paths)
+    *frames, portrait = map(_make_sample, images, kinds, found)
+    pair = fuse_frames(frames, thresholds.one_person), portrait
+    told = describe_frames(pair[0])
+    fused, threshold = sum(one["is_fused"] for one in told), thresholds.verify_for(pair[0].length)
     score = _score(pair)
     is_fit = not any(one.problems for one in pair)
     is_match = score >= threshold if score is not None and is_fit else None
-    rate = None if score is None else calibration.fmr_at(score, Comparison.ONE_TO_ONE)
+    kind = Comparison.FUSED if fused > 1 else Comparison.ONE_TO_ONE
+    rate = None if score is None else calibration.fmr_at(score, kind)
     names = dict(zip(("a", "b"), pair, strict=True))
     if as_json:
         print_json(
@@ -82,17 +94,20 @@ def verify(
                 "threshold": threshold,
                 "fmr": wanted,
                 "fmr_at_score": None if rate is None else asdict(rate),
-                "quality": {name: _quality(one) for name, one in names.items()},
+                "quality": {name: dict(one.quality) or None for name, one in names.items()},
+                "frames": told,
                 "model_digest": calibration.model_digest,
             }
         )
     else:
-        for path, one in zip(paths, pair, strict=True):
+        whole = [(first, pair[0])] if len(frames) > 1 else []
+        for path, one in [*zip(paths, frames, strict=False), (second, portrait), *whole]:
             if one.problems:
                 print_line(f"[yellow]{escape(str(path))}[/]: {', '.join(one.problems)}")
         verdict = _VERDICTS[is_match]
         shown = "no score" if score is None else f"score {score:.4f}"
-        print_line(f"{verdict}  {shown}, threshold {threshold:.4f} at FMR {wanted:g}")
+        of = f" of {fused} frames fused" if fused > 1 else ""
+        print_line(f"{verdict}  {shown}{of}, threshold {threshold:.4f} at FMR {wanted:g}")
         if rate is not None:
             print_line(f"A threshold at this score would have an FMR of {rate}.")
     if not is_match:
@@ -147,7 +162,18 @@ def _load_settings(home: Path | None) -> Settings:
     return load_settings(find_home(home))
 
 
-def _score(pair: Sequence[Extraction]) -> float | None:
+def _make_sample(image: bytes, kind: PhotographKind | None, found: Extraction) -> Sample:
+    from engine.matching.requests import Sample
+
+    return replace(
+        Sample.unseen(image, kind),
+        vector=found.vector,
+        problems=found.problems,
+        quality=_quality(found) or {},
+    )
+
+
+def _score(pair: Sequence[Sample]) -> float | None:
     first, second = (one.vector for one in pair)
     return None if first is None or second is None else float(first @ second)
 

@@ -17,6 +17,7 @@ from serving.cli.inputs import (
     MsisdnOption,
     NumberOption,
     TypeOption,
+    list_frames,
     name_actor,
     open_deployment,
     read_details,
@@ -59,13 +60,16 @@ def list_lines(
 
     Exit code 1 where the face is not the holder's.
     """
+    from engine.matching.frames import fuse_frames
     from engine.matching.holders import read_lines
     from serving.api import serializers
 
+    frames = list_frames(live)
     details = read_details(document, type=document_type, number=document_number)
     target = details.known_document()
     with open_deployment(home) as deployment:
-        probe = require_probe(sample_photographs(deployment, [live])[0], live)
+        samples = sample_photographs(deployment, frames)
+        probe = require_probe(fuse_frames(samples, deployment.thresholds.one_person), frames[0])
         registrar = deployment.registrar
         found = read_lines(
             deployment.store,

@@ -32,7 +32,9 @@ STUCK_S, LOST_S = 15.0, 60.0
 largest photographs takes seconds."""
 BATCH_PHOTOGRAPHS = 16
 PAIR = 2
-"""Most photographs of an enrollment or a verification."""
+"""Photographs of an enrollment or a verification, where one shows each face."""
+FRAMES_WORK = 25.0
+"""Most work of the frames of one face: eight JPEGs of 25 megapixels, 1 s of CPU."""
 LARGE = 2.0
 """Photographs of more work, 80 ms of CPU, are taken two at a time, between batches of others."""
 _PIXELS_AN_ITEM = {"JPEG": 8e6, "PNG": 2e6, "WEBP": 1e6, "JPEG2000": 0.25e6}
@@ -116,17 +118,23 @@ class ExtractionQueue:
         )
 
     async def sample(
-        self, images: Sequence[bytes], timeout_s: float | None = None, kinds: Kinds = ()
+        self,
+        images: Sequence[bytes],
+        timeout_s: float | None = None,
+        kinds: Kinds = (),
+        *,
+        is_one_attempt: bool = False,
     ) -> Samples:
         """A sample of each image file or what is wrong with it, in their order.
 
-        `kinds`, where given, has one for each, None for what was not told.
+        `kinds`, where given, has one for each, None for what was not told. More than two are a
+        batch, unless they are one person's attempt, whose frames they are.
         `Busy` at once where too many wait, `NotReady` once it closes, `DeadlinePassed` after
         `timeout_s`. A call that is cancelled is not extracted any more.
         """
         if not images:
             return []
-        lane = _BATCHES if len(images) > PAIR else _PAIRS
+        lane = _PAIRS if is_one_attempt or len(images) <= PAIR else _BATCHES
         if any(decode_work(image) > LARGE for image in images):
             lane = _LARGE
         asked = list(zip(images, kinds or [None] * len(images), strict=True))

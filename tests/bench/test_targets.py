@@ -12,6 +12,7 @@ PROMISED = {
     ("accuracy", "verify_fmr_least"): ("at_least", 0.00005),
     ("accuracy", "verify_fmr_most"): ("at_most", 0.00015),
     ("accuracy", "verify_fnmr"): ("at_most", 0.025),
+    ("accuracy", "three_frames_gain"): ("at_least", 2),
     ("accuracy", "transform_gain"): ("at_least", 0.005),
     ("accuracy", "fta"): ("at_most", 0.0005),
     ("accuracy", "evaluate_seconds"): ("at_most", 90),

@@ -19,7 +19,7 @@ from serving.access.authorization import (
 )
 from serving.api.request import (
     Request,
-    charge_pixels,
+    charge_photographs,
     known_document,
     read_kind,
     take_face,
@@ -41,7 +41,7 @@ async def match(parts: Parts, request: Request, body: wire.MatchRequest) -> wire
     if True in batch.searches:
         authorize(caller, Action.SEARCH)
     _charge_rest(parts, request, len(batch))
-    charge_pixels(parts, request, (batch.faces[slot] for slot in batch.images))
+    charge_photographs(parts, request, batch.images.values())
     show = choose_candidates(caller, parts.vault)
     tenant = template_tenant(caller)
     return wire.MatchResults(await match_batch(parts, batch, tenant, request.context, show))
@@ -57,7 +57,7 @@ async def issue_templates(
     issued_at = datetime.now(UTC).replace(microsecond=0)
     with parts.tracer.span("extract", items=len(body.items)):
         images = [item.image for item in body.items]
-        charge_pixels(parts, request, images)
+        charge_photographs(parts, request, ([image] for image in images))
         kinds = [read_kind(item.kind) for item in body.items]
         samples = await parts.faces.sample(images, request.remaining_s, kinds)
     found = [read_sample(sample) for sample in samples]
@@ -96,13 +96,13 @@ async def verify(
         probe, reference = await take_faces(
             parts, request, probe=body.probe, reference=body.reference
         )
-        score = score_best(probe, reference[None])
+        score = score_best(probe.vector, reference.vector[None])
         assert score is not None, "there is one reference"
-        threshold = parts.thresholds.verify
+        threshold = parts.thresholds.verify_for(probe.length)
         return wire.Verification(score >= threshold, score, threshold, None, None)
     authorize(request.caller, Action.VERIFY_HOLDER)
     probe = await take_face(parts, request, body.probe)
-    check = await _check_holder(parts, request, body, probe)
+    check = await _check_holder(parts, request, body, probe.vector)
     return wire.Verification(
         is_match=check.is_match,
         score=check.score if scope_of(request.caller) is None else None,

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.errors import NotFound
-from engine.matching.calibration import Comparison
 from engine.matching.holders import find_holder
 from engine.matching.lines import find_line
 from engine.matching.requests import normalise_msisdn
@@ -31,7 +30,7 @@ async def _search_face(
     """Document to the score of its best reference, best first, `MAX_CANDIDATES` at most; and what
     an answer says of the search. It is audited."""
     probe = await take_face(parts, request, face)
-    found = (await parts.registrar.identify(probe[None], threshold, request.context()))[0]
+    found = (await parts.registrar.identify(probe.vector[None], threshold, request.context()))[0]
     scores: dict[str, float] = {}
     for candidate in found.candidates:
         scores.setdefault(candidate.document_id, candidate.score)
@@ -44,9 +43,7 @@ async def _search_face(
         "expected_false_candidates": calibration
         and of_record(
             ExpectedFalseCandidates,
-            calibration.expected_false_candidates(
-                found.searched, threshold, Comparison.FUSED_TO_ONE
-            ),
+            calibration.expected_false_candidates(found.searched, threshold, probe.comparison),
         ),
     }
 

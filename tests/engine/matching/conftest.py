@@ -32,7 +32,9 @@ from indexes.gallery import Gallery
 
 DIM = 64
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
-THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.60, certain=0.70)
+THRESHOLDS = Thresholds(
+    verify=0.40, same_document=0.42, review=0.60, certain=0.70, verify_fused=0.46, one_person=0.35
+)
 MODEL_DIGEST = "d" * 64
 
 

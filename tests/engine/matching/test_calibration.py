@@ -182,6 +182,8 @@ def test_an_operator_chooses_rates_not_scores() -> None:
     chosen = Thresholds.from_calibration(CALIBRATION, rates)
     found = (chosen.verify, chosen.same_document, chosen.review, chosen.certain)
     assert found == pytest.approx((0.34, 0.26, 0.50, 0.70))
+    assert chosen.verify_fused == pytest.approx(0.34)
+    assert chosen.one_person == pytest.approx(0.26)
     with pytest.raises(RateUnsupported, match="1e-08"):
         Thresholds.from_calibration(CALIBRATION, replace(rates, review=1e-8))
 
