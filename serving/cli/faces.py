@@ -55,23 +55,37 @@ def verify(
     """Say whether two photographs show one person.
 
     Exit code 0 for a match; 1 for none, or where a photograph is not fit to be matched: then it is
-    not judged, and `match` is null.
+    not judged, and `match` is null. So it is with a model that is not calibrated.
     """
     from engine.matching.calibration import Comparison
-    from serving.models import build_extractor, load_calibration, threshold_rates
+    from serving.models import (
+        build_extractor,
+        embedder_card,
+        load_calibration,
+        model_digest,
+        threshold_rates,
+        warn_calibration,
+    )
 
     paths = [first, second]
     images = [read_photograph(path) for path in paths]
     settings = _load_settings(home)
-    calibration = load_calibration(settings)
+    warnings = warn_calibration(settings)
+    has_one = embedder_card(settings).calibration_path is not None
+    calibration = load_calibration(settings) if has_one else None
     wanted = threshold_rates(settings).verify if fmr is None else fmr
-    threshold = calibration.threshold_at(wanted, Comparison.ONE_TO_ONE)
+    threshold = None
+    if calibration is not None:
+        threshold = calibration.threshold_at(wanted, Comparison.ONE_TO_ONE)
     with build_extractor(settings) as extractor:
         pair = require_sound(extractor.extract(images, [None, portrait_kind]), paths)
     score = _score(pair)
     is_fit = not any(one.problems for one in pair)
-    is_match = score >= threshold if score is not None and is_fit else None
-    rate = None if score is None else calibration.fmr_at(score, Comparison.ONE_TO_ONE)
+    is_match = rate = None
+    if score is not None and calibration is not None:
+        rate = calibration.fmr_at(score, Comparison.ONE_TO_ONE)
+    if score is not None and threshold is not None and is_fit:
+        is_match = score >= threshold
     names = dict(zip(("a", "b"), pair, strict=True))
     if as_json:
         print_json(
@@ -83,16 +97,23 @@ def verify(
                 "fmr": wanted,
                 "fmr_at_score": None if rate is None else asdict(rate),
                 "quality": {name: _quality(one) for name, one in names.items()},
-                "model_digest": calibration.model_digest,
+                "model_digest": model_digest(settings),
+                "warnings": warnings,
             }
         )
     else:
         for path, one in zip(paths, pair, strict=True):
             if one.problems:
                 print_line(f"[yellow]{escape(str(path))}[/]: {', '.join(one.problems)}")
+        for warning in warnings:
+            print_line(f"[yellow]warning:[/] {escape(warning)}")
         verdict = _VERDICTS[is_match]
+        if is_fit and threshold is None:
+            verdict = "[yellow]not judged: the model is not calibrated[/]"
         shown = "no score" if score is None else f"score {score:.4f}"
-        print_line(f"{verdict}  {shown}, threshold {threshold:.4f} at FMR {wanted:g}")
+        if threshold is not None:
+            shown += f", threshold {threshold:.4f} at FMR {wanted:g}"
+        print_line(f"{verdict}  {shown}")
         if rate is not None:
             print_line(f"A threshold at this score would have an FMR of {rate}.")
     if not is_match:
