@@ -172,6 +172,8 @@ def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Fin
         yield _examine_folder(home)
         yield _examine_key_ring(deployment)
         yield _attempt("registry", lambda: _describe_registry(deployment))
+        if settings.models.second:
+            yield _attempt_second(deployment)
         yield _examine_database(deployment, is_deep)
         try:
             yield from _examine_gallery(deployment)
@@ -215,6 +217,25 @@ def _describe_registry(deployment: Deployment) -> str:
     shown = ("documents", "live_references", "enrollments", "lines", "cases", "outlets")
     listed = ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in shown)
     return f"schema up to date; {listed}"
+
+
+def _attempt_second(deployment: Deployment) -> Finding:
+    subject = "second model"
+    try:
+        second = deployment.second
+        assert second is not None
+        coverage = deployment.store.coverage(second.digest)
+    except SosieError as error:
+        return _broken(subject, error)
+    detail = f"{deployment.settings.models.second} has {coverage}; it decides nothing"
+    if second.thresholds is None:
+        return Finding(subject, State.WARNING, f"{detail}, and is not calibrated", CALIBRATE)
+    if coverage.is_whole:
+        return Finding(subject, State.OK, f"{detail} until sosie model switch")
+    return Finding(subject, State.OK, f"{detail}: sosie model fill adds more")
+
+
+CALIBRATE = "run sosie calibrate DIR --card FILE.toml"
 
 
 def _examine_database(deployment: Deployment, is_deep: bool) -> Finding:

@@ -6,18 +6,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.errors import CalibrationError
+from engine.errors import CalibrationError, ModelCardInvalid
 from engine.faces import extractor as faces
 from engine.faces.image_files import ImageLimits
 from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import ModelCard, builtin_card, load_card
 from engine.models.session import SessionOptions
-from serving.settings import Settings, is_card_file
+from serving.settings import Settings, ThresholdSettings, is_card_file
 
 if TYPE_CHECKING:
     from engine.faces.detector import FaceDetector
     from engine.faces.embedder import Embedder
     from engine.faces.extractor import Extractor
+    from engine.matching.second_model import SecondEmbedder, SecondModel
+    from engine.registry.vault import Vault
 
 
 def embedder_card(settings: Settings) -> ModelCard:
@@ -33,6 +35,53 @@ def detector_card(settings: Settings) -> ModelCard:
 def model_digest(settings: Settings) -> str:
     """The digest of the model that makes the references of these settings."""
     return faces.digest_embedding(embedder_card(settings), settings.models.flip)
+
+
+def second_settings(settings: Settings) -> Settings | None:
+    """The same settings with the second embedder in place of the first; None where none is named.
+
+    Its thresholds are those of its card: rates that the first was given say nothing of it.
+    """
+    if not settings.models.second:
+        return None
+    chosen = {"embedder": settings.models.second, "second": "", "calibration": 0}
+    models = settings.models.model_copy(update=chosen)
+    return settings.model_copy(update={"models": models, "thresholds": ThresholdSettings()})
+
+
+def second_model(settings: Settings) -> SecondModel | None:
+    """The second embedder as decisions are compared with it; None where none is named."""
+    from engine.matching.second_model import SecondModel  # noqa: PLC0415 - few name one
+
+    chosen = second_settings(settings)
+    if chosen is None:
+        return None
+    card, digest = embedder_card(chosen), model_digest(chosen)
+    if digest == model_digest(settings):
+        raise ModelCardInvalid(
+            "the second embedder is the first: name another as `second` under [models], or none"
+        )
+    if card.input.width_px != embedder_card(settings).input.width_px:
+        raise ModelCardInvalid(
+            f"model {card.name} takes crops of {card.input.width_px} px, the first embedder's are "
+            f"{embedder_card(settings).input.width_px}: a second one must take the same"
+        )
+    try:
+        thresholds = build_thresholds(chosen, load_calibration(chosen))
+    except CalibrationError:
+        # Its templates are kept all the same; doctor says that it is not calibrated.
+        thresholds = None
+    return SecondModel(digest, card.dimension, thresholds)
+
+
+def open_second_embedder(settings: Settings, vault: Vault) -> SecondEmbedder | None:
+    """What embeds faces by the second model, in this process; None where none is named."""
+    from engine.matching.second_model import SecondEmbedder  # noqa: PLC0415 - few name one
+
+    chosen, model = second_settings(settings), second_model(settings)
+    if chosen is None or model is None:
+        return None
+    return SecondEmbedder(open_embedder(chosen), model.digest, vault.of_dimension(model.dim))
 
 
 def build_extractor(settings: Settings, threads: int | None = None) -> Extractor:

@@ -37,7 +37,7 @@ from engine.matching.documents import (
 from engine.matching.limits import Caller
 from engine.reasons import Decision, PhotographKind, Reason
 from engine.registry.reader import Reader
-from engine.registry.records import NewCrop, Outlet, new_id
+from engine.registry.records import NewCrop, Outlet, SecondTemplate, new_id
 from engine.registry.vault import Vault
 from engine.texts import LINES, MARKS, require_visible
 from indexes.base import check_vectors
@@ -46,6 +46,7 @@ from indexes.errors import VectorInvalid
 if TYPE_CHECKING:
     from engine.faces.extractor import Extracted, Extractor, Kinds
     from engine.faces.images import Pixels
+    from engine.matching.second_model import SecondEmbedder
 
 MAX_KEY_LENGTH = 255
 MAX_CONSENT_LENGTH = 200
@@ -60,7 +61,7 @@ class Sample:
     `record_digest` that of the document's record it came in; `kind` is what it was told to be.
     `crop` is the aligned face, sealed for its way to the registrar, where crops are kept;
     `thumbnail` is a small grey one, sealed too, by which one picture is known again in another
-    file.
+    file. `second` is the same face by a second model, where one is named.
     """
 
     vector: NDArray[np.float32] | None = field(repr=False)
@@ -71,6 +72,7 @@ class Sample:
     thumbnail: bytes | None = field(default=None, repr=False)
     record_digest: bytes | None = field(default=None, repr=False)
     kind: PhotographKind | None = None
+    second: SecondTemplate | None = None
 
     @classmethod
     def unseen(cls, data: bytes, kind: PhotographKind | None = None) -> Sample:
@@ -158,6 +160,8 @@ def require_judgeable(request: EnrollmentRequest) -> None:
     for what, sample in (("live", request.live), ("portrait", request.portrait)):
         if sample.vector is not None:
             require_unit(sample.vector, what)
+        if sample.second is not None:
+            require_unit(sample.second.vector, what)
     if request.consent_ref is not None and len(request.consent_ref) > MAX_CONSENT_LENGTH:
         raise RequestError(f"the consent reference is longer than {MAX_CONSENT_LENGTH} characters")
     if request.captured_at is not None and request.captured_at.tzinfo is None:
@@ -219,13 +223,14 @@ def take_samples(
     kinds: Kinds = (),
     *,
     with_crops: bool = False,
+    second: SecondEmbedder | None = None,
 ) -> list[Sample | ImageError]:
     """A sample of each image file, or its ImageError, in order; `kinds` as `extract` takes them.
 
     Vectors are rotated and crops sealed: no face leaves this module in the clear.
     """
     extracted = extractor.extract(images, kinds)
-    return make_samples(images, extracted, vault, kinds, with_crops=with_crops)
+    return make_samples(images, extracted, vault, kinds, with_crops=with_crops, second=second)
 
 
 def make_samples(
@@ -235,14 +240,17 @@ def make_samples(
     kinds: Kinds = (),
     *,
     with_crops: bool = False,
+    second: SecondEmbedder | None = None,
 ) -> list[Sample | ImageError]:
     """The samples of the photographs `images`, extracted already.
 
-    `with_crops` adds the aligned faces, sealed.
+    `with_crops` adds the aligned faces, sealed, and `second` what a second model makes of them.
     """
     sound = [one for one in extracted if not isinstance(one, ImageError)]
     vectors = [one.vector for one in sound if one.vector is not None]
     rotated = iter(vault.rotate(np.stack(vectors)) if vectors else ())
+    crops = [one.crop for one in sound if one.crop is not None and second is not None]
+    seconds = iter(second.embed(np.stack(crops)) if second is not None and crops else ())
     samples: list[Sample | ImageError] = []
     told = kinds or [None] * len(images)
     for data, kind, one in zip(images, told, extracted, strict=True):
@@ -260,6 +268,7 @@ def make_samples(
             if with_crops and one.crop is not None
             else None,
             thumbnail=None if one.crop is None else seal_thumbnail(vault, digest, one.crop),
+            second=None if one.crop is None else next(seconds, None),
         )
         samples.append(sample)
     return samples

@@ -104,6 +104,7 @@ OVERHEAD_BYTES = KEY_HEADER_BYTES + _NONCE_BYTES + _TAG_BYTES
 
 REFERENCE_TEMPLATE = "references.template"
 WATCHED_TEMPLATE = "watchlist.template"
+SECOND_TEMPLATE, SECOND_WATCHED = "references.second_template", "watchlist.second_template"
 _SNAPSHOT = "snapshot"
 
 
@@ -135,6 +136,10 @@ class Vault:
         self._matrix = rotation_matrix(ring.rotation, dim).T.astype(np.float32)
         derived = HKDF(SHA256(), SECRET_BYTES, salt=None, info=b"sosie authentication")
         self._authentication = derived.derive(ring.audit.secret)
+
+    def of_dimension(self, dim: int) -> Vault:
+        """The vault of the same deployment for vectors of another model."""
+        return self if dim == self.dim else Vault(self.ring, dim)
 
     def __repr__(self) -> str:
         return f"Vault(deployment_id={self.ring.deployment_id!r}, dim={self.dim})"

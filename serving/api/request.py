@@ -430,6 +430,16 @@ async def take_faces(
     return [found[name] for name in faces]
 
 
+async def take_probe(parts: Parts, request: Request, probe: Face) -> Sample | None:
+    """The sample of the photograph that a body names `probe`, fit to be matched; None for a
+    template."""
+    if probe.image is None:
+        return None
+    (sample,) = await sample_images(parts, request, {"probe": probe.image}, {"probe": probe.kind})
+    _require_usable("probe", sample)
+    return sample
+
+
 async def take_face(parts: Parts, request: Request, probe: Face) -> NDArray[np.float32]:
     """The same for the one face that a body names `probe`."""
     return (await take_faces(parts, request, probe=probe))[0]

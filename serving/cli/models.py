@@ -1,4 +1,4 @@
-"""Models: `model add` makes a card of an ONNX file, `model export` copies the built-in ones."""
+"""Models: an embedder of one's own is added, filled in beside the first, and switched to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from engine.errors import RequestError
-from serving.cli.inputs import HomeOption, require_place
+from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_place
 from serving.cli.output import (
     DEPLOYMENT,
     JsonFlag,
@@ -21,19 +21,31 @@ from serving.cli.output import (
     print_answer,
     print_line,
     print_table,
+    show_progress,
 )
 
 if TYPE_CHECKING:
     from engine.faces.inspection import Examined, GraphShape
+    from engine.matching.second_model import SecondModel
     from engine.models.catalog import InputContract
+    from serving.compose import Deployment
 
 CONTRACT_PEOPLE = 60
 """So many people, two photographs of each, tell whether the input contract is the right one."""
 
 
 def register(app: typer.Typer) -> None:
-    summary = "Add an embedder of your own; keep the built-in models apart."
-    add_group(app, "model", summary, DEPLOYMENT, add=add_model, export=export_models)
+    add_group(
+        app,
+        "model",
+        "Add an embedder of your own, and change to it; keep the built-in models apart.",
+        DEPLOYMENT,
+        add=add_model,
+        fill=fill_second,
+        compare=compare_models,
+        switch=switch_model,
+        export=export_models,
+    )
 
 
 def export_models(
@@ -335,3 +347,155 @@ def _show(answer: dict[str, Any]) -> None:
     for warning in answer["warnings"]:
         print_line(f"[yellow]warning:[/] {escape(warning)}")
     print_line(f"[green]Written[/] to {escape(answer['card'])}.")
+
+
+def fill_second(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[DIR]",
+            help="Photographs named by the id of the document: ID.jpg, or several in ID/. Without "
+            "it the crops that are kept are taken.",
+        ),
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Give references their template of the second model, beside a running service too.
+
+    A photograph must show the face of the reference, by the model in force. People who return fill
+    theirs by themselves.
+    """
+    from dataclasses import asdict as values_of
+
+    from engine.matching.filling import fill_from_crops, fill_from_folder
+
+    with open_deployment(home) as deployment:
+        second = _require_second(deployment)
+        embedder = deployment.second_embedder
+        assert embedder is not None
+        if folder is None:
+            done = fill_from_crops(deployment.store, embedder, name_actor())
+        else:
+            done = fill_from_folder(
+                folder,
+                deployment.store,
+                deployment.extractor,
+                embedder,
+                deployment.thresholds.same_document,
+                name_actor(),
+            )
+        coverage = deployment.store.coverage(second.digest)
+    left = {name: count for name, count in values_of(done).items() if count and name != "filled"}
+    told = "".join(f"\n  {name.replace('_', ' ')}: {count:,}" for name, count in left.items())
+    print_answer(
+        {**values_of(done), "coverage": values_of(coverage)},
+        f"[green]Filled[/] {done.filled:,} references.{told}\nThe second model now has {coverage}.",
+        as_json=as_json,
+    )
+
+
+def compare_models(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """Count how often the second model would decide otherwise, each at its own thresholds.
+
+    Of enrollments decided while it was named, their recorded scores; of references that have both
+    templates, every pair (of 50,000 references at most).
+    """
+    from dataclasses import asdict as values_of
+
+    from engine.matching.second_model import compare_recorded, compare_references
+
+    with open_deployment(home) as deployment:
+        second = _require_second(deployment)
+        found = compare_recorded(deployment.store, second)
+        found |= compare_references(deployment.store, second, deployment.thresholds)
+        coverage = deployment.store.coverage(second.digest)
+        limits = deployment.thresholds, second.thresholds
+    assert limits[1] is not None
+    rows = [
+        [
+            name.replace("_", " "),
+            f"{getattr(limits[0], name):.4f}",
+            f"{getattr(limits[1], name):.4f}",
+            f"{one.compared:,}",
+            f"{one.both:,}",
+            f"{one.only_first:,}",
+            f"{one.only_second:,}",
+        ]
+        for name, one in found.items()
+    ]
+    titles = ("threshold", "first", "second", "compared", "match by both", "by the first alone")
+    print_answer(
+        {
+            "comparisons": {
+                name: {**values_of(one), "differ": one.differ} for name, one in found.items()
+            },
+            "coverage": values_of(coverage),
+        },
+        lambda: print_table(
+            f"The second model has {coverage}", (*titles, "by the second alone"), rows
+        ),
+        as_json=as_json,
+    )
+
+
+def switch_model(
+    reenroll: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv",
+            help="Remove the references that the second model has no template of, and write the "
+            "ids of their documents there: their holders must be enrolled again.",
+        ),
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Let the second model decide, and keep the first as the second.
+
+    Stop servers first. Refused while a reference has no template of it. May be stopped anywhere:
+    the next call goes on. The same command switches back.
+    """
+    from engine.registry.switching import remove_missing, switch_models
+    from serving.compose import load_vault, registry_url
+    from serving.models import model_digest, second_model
+    from serving.settings import load_settings, require_home
+
+    place = require_home(home)
+    settings = load_settings(place)
+    second = second_model(settings)
+    if second is None:
+        raise RequestError(NO_SECOND)
+    if second.thresholds is None:
+        raise RequestError(
+            "the second model is not calibrated, so it could decide nothing: run sosie calibrate "
+            f"DIR --card {settings.models.second}"
+        )
+    url, vault = registry_url(place, settings), load_vault(place, settings)
+    before = model_digest(settings)
+    named = {"before": before, "after": second.digest, "actor": name_actor()}
+    removed: list[str] = []
+    if reenroll is not None:
+        require_place(reenroll)
+        removed = remove_missing(url, vault, **named)
+        reenroll.write_text("document_id\n" + "".join(f"{one}\n" for one in removed), "utf-8")
+    with show_progress("switching", is_shown=not as_json) as report:
+        total = switch_models(url, vault, dim=second.dim, progress=report, **named)
+    chosen = {"embedder": settings.models.second, "second": settings.models.embedder}
+    lines = "".join(f"\n  {name} = {json.dumps(value)}" for name, value in chosen.items())
+    told = f" {len(removed):,} were removed: {reenroll} names their documents." if reenroll else ""
+    print_answer(
+        {"references": total, "removed": len(removed), "settings": {"models": chosen}},
+        f"[green]Switched[/] {total:,} references.{escape(told)}\nNow set under \\[models] in "
+        f"sosie.toml, without `calibration`, then start:{escape(lines)}",
+        as_json=as_json,
+    )
+
+
+NO_SECOND = "no second model is named: set `second` under [models] in sosie.toml to its card"
+
+
+def _require_second(deployment: Deployment) -> SecondModel:
+    if deployment.second is None:
+        raise RequestError(NO_SECOND)
+    return deployment.second

@@ -109,6 +109,7 @@ class Ingress:
             log=log,
             workers=1 if embedder is None else REMOTE_WORKERS,
             with_crops=read_crop_policy(settings.crops).keeps_any,
+            second=deployment.second_embedder,
         )
         opened.callback(self._faces.close)
         self._registrar = RayRegistrar(
