@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import CalibrationError, ModelCardInvalid
 from engine.faces import extractor as faces
@@ -44,7 +44,7 @@ def second_settings(settings: Settings) -> Settings | None:
     """
     if not settings.models.second:
         return None
-    chosen = {"embedder": settings.models.second, "second": "", "calibration": 0}
+    chosen: dict[str, Any] = {"embedder": settings.models.second, "second": "", "calibration": 0}
     models = settings.models.model_copy(update=chosen)
     return settings.model_copy(update={"models": models, "thresholds": ThresholdSettings()})
 
@@ -75,13 +75,18 @@ def second_model(settings: Settings) -> SecondModel | None:
 
 
 def open_second_embedder(settings: Settings, vault: Vault) -> SecondEmbedder | None:
-    """What embeds faces by the second model, in this process; None where none is named."""
+    """What embeds faces by the second model, in this process; None where none is named.
+
+    On CPU: an ingress has no accelerator, and nobody waits for a model that decides nothing.
+    """
     from engine.matching.second_model import SecondEmbedder  # noqa: PLC0415 - few name one
 
     chosen, model = second_settings(settings), second_model(settings)
     if chosen is None or model is None:
         return None
-    return SecondEmbedder(open_embedder(chosen), model.digest, vault.of_dimension(model.dim))
+    on_cpu = chosen.models.model_copy(update={"provider": "cpu", "precision": "float32"})
+    embedder = open_embedder(chosen.model_copy(update={"models": on_cpu}))
+    return SecondEmbedder(embedder, model.digest, vault.of_dimension(model.dim))
 
 
 def build_extractor(settings: Settings, threads: int | None = None) -> Extractor:

@@ -152,18 +152,19 @@ def compare_references(
         return found
     chosen = np.linspace(0, len(seconds) - 1, min(len(seconds), MOST_COMPARED)).astype(np.int64)
     first, second = np.concatenate(firsts)[chosen], np.stack(seconds)[chosen]
+    pairs = len(chosen) * (len(chosen) - 1) // 2
+    found = dict.fromkeys(found, Agreement(compared=pairs))
     for start in range(0, len(chosen), _BLOCK):
         rows = slice(start, start + _BLOCK)
-        # Each pair once: columns after the row's own.
-        later = np.arange(len(chosen))[None, :] > np.arange(len(chosen))[rows, None]
-        scores = first[rows] @ first.T, second[rows] @ second.T
+        scores = first[rows] @ first[start:].T, second[rows] @ second[start:].T
+        # Few are so alike, and `certain` is above `review`.
+        near = (scores[0] >= thresholds.review) | (scores[1] >= other.review)
+        left, right = np.nonzero(np.triu(near, 1))
         for name in found:
-            is_first, is_second = (
-                (score >= getattr(limits, name)) & later
-                for score, limits in zip(scores, (thresholds, other), strict=True)
-            )
+            is_first = scores[0][left, right] >= getattr(thresholds, name)
+            is_second = scores[1][left, right] >= getattr(other, name)
             found[name] += Agreement(
-                int(later.sum()),
+                0,
                 int((is_first & is_second).sum()),
                 int((is_first & ~is_second).sum()),
                 int((is_second & ~is_first).sum()),

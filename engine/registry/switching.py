@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, Row, Table, bindparam, func, select, 
 from engine.errors import RequestError
 from engine.registry import deployment, store, tables
 from engine.registry.audit import AuditReader, read_head
-from engine.registry.database import connect, reading
+from engine.registry.database import KEYS, chunks, connect, reading
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes, utc_now
 from engine.registry.row_macs import changing_rows
@@ -159,8 +159,9 @@ def _switch_references(
             changing_rows(connection, vault, {_references: [row.id for row in rows]}),
         ):
             _exchange(connection, vault, _references, [row for row in rows if row.template], before)
-            named = [{"key": row.id, "model": after, "rotation": rotation_id} for row in rows]
-            connection.execute(_NAME_MODEL, named)
+            for part in chunks([row.id for row in rows]):
+                named = {"keys": part, "model": after, "rotation": rotation_id}
+                connection.execute(_NAME_MODEL, named)
         done += len(rows)
         if progress is not None:
             progress(done, left)
@@ -200,6 +201,6 @@ def _exchange(
 
 _NAME_MODEL = (
     update(_references)
-    .where(_references.c.id == bindparam("key"))
+    .where(_references.c.id.in_(KEYS))
     .values(model_digest=bindparam("model"), rotation_id=bindparam("rotation"))
 )

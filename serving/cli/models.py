@@ -458,8 +458,8 @@ def switch_model(
     """
     from engine.registry.switching import remove_missing, switch_models
     from serving.compose import load_vault, registry_url
-    from serving.models import model_digest, second_model
-    from serving.settings import load_settings, require_home
+    from serving.models import load_newest_calibration, model_digest, second_model, second_settings
+    from serving.settings import is_card_file, load_settings, require_home
 
     place = require_home(home)
     settings = load_settings(place)
@@ -481,13 +481,20 @@ def switch_model(
         reenroll.write_text("document_id\n" + "".join(f"{one}\n" for one in removed), "utf-8")
     with show_progress("switching", is_shown=not as_json) as report:
         total = switch_models(url, vault, dim=second.dim, progress=report, **named)
-    chosen = {"embedder": settings.models.second, "second": settings.models.embedder}
+    chosen: dict[str, Any] = {
+        "embedder": settings.models.second,
+        "second": settings.models.embedder,
+    }
+    if not is_card_file(settings.models.second):
+        # Without it a home keeps the first calibration that the built-in card had.
+        other = second_settings(settings) or settings
+        chosen["calibration"] = load_newest_calibration(other).version
     lines = "".join(f"\n  {name} = {json.dumps(value)}" for name, value in chosen.items())
     told = f" {len(removed):,} were removed: {reenroll} names their documents." if reenroll else ""
     print_answer(
         {"references": total, "removed": len(removed), "settings": {"models": chosen}},
         f"[green]Switched[/] {total:,} references.{escape(told)}\nNow set under \\[models] in "
-        f"sosie.toml, without `calibration`, then start:{escape(lines)}",
+        f"sosie.toml, with no other `calibration`, then start:{escape(lines)}",
         as_json=as_json,
     )
 

@@ -11,11 +11,22 @@ import pytest
 from sqlalchemy import select, update
 
 from engine.errors import ModelMismatch, RequestError, SealBroken
+from engine.matching import second_model
+from engine.matching.calibration import Thresholds
 from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.registry import switching, tables
 from engine.registry.damage import find_damage
 from engine.registry.database import changing
-from engine.registry.records import AuditEntry, Changes, SecondTemplate, WatchEntry, utc_now
+from engine.registry.records import (
+    AuditEntry,
+    Changes,
+    NewDocument,
+    NewReference,
+    SecondTemplate,
+    WatchEntry,
+    new_id,
+    utc_now,
+)
 from engine.registry.store import Store
 from engine.registry.switching import remove_missing, switch_models
 from engine.registry.vault import Vault
@@ -48,7 +59,7 @@ def open_switched(url: str, vault: Vault) -> Store:
 
 
 def test_a_registry_of_ten_thousand_switches_and_switches_back(
-    tmp_path: Path, vault: Vault, enroll: Enroll, fill: Callable[..., Any], random_units: Units
+    tmp_path: Path, vault: Vault, fill: Callable[..., Any], random_units: Units
 ) -> None:
     url = f"sqlite:///{tmp_path}/registry.db"
     with Store.create(url, vault, model_digest=MODEL) as store:
@@ -83,11 +94,9 @@ def test_a_registry_of_ten_thousand_switches_and_switches_back(
         assert restored.loaded == 10_000, "the snapshot that was there is right again"
 
 
-def many(writer: Writer, vault: Vault, random_units: Units) -> Changes:
-    """Ten thousand references of documents that have nothing else."""
-    from engine.registry.records import NewDocument, NewReference, new_id
-
-    vectors = vault.rotate(random_units(10_000, vault.dim))
+def many(writer: Writer, vault: Vault, random_units: Units, count: int = 10_000) -> Changes:
+    """References of documents that have nothing else."""
+    vectors = vault.rotate(random_units(count, vault.dim))
     documents = [
         NewDocument(
             new_id(),
@@ -184,6 +193,33 @@ def vector_of(dim: int) -> Any:
     unit = np.zeros(dim, np.float32)
     unit[0] = 1
     return unit
+
+
+def test_the_models_are_compared_over_every_pair_of_references(
+    tmp_path: Path,
+    vault: Vault,
+    random_units: Units,
+    fill: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(second_model, "_BLOCK", 7)
+    with Store.create(f"sqlite:///{tmp_path}/registry.db", vault, model_digest=MODEL) as store:
+        with store.writer() as writer:
+            writer.commit(enrolled := many(writer, vault, random_units, 40))
+        ids = [one.id for one in enrolled.references]
+        seconds = fill(store, ids[:30])
+        firsts = np.stack([one.template for one in enrolled.references[:30]])
+        first = Thresholds(verify=0.2, same_document=0.2, review=0.2, certain=0.35)
+        other = Thresholds(verify=0.1, same_document=0.1, review=0.1, certain=0.25)
+        model = second_model.SecondModel(SECOND, DIM, other)
+        found = second_model.compare_references(store, model, first)
+    above = np.triu(np.ones((30, 30), bool), 1)
+    for name, one in found.items():
+        is_first = (firsts @ firsts.T >= getattr(first, name)) & above
+        is_second = (seconds @ seconds.T >= getattr(other, name)) & above
+        expected = (is_first & is_second, is_first & ~is_second, is_second & ~is_first)
+        assert one == second_model.Agreement(435, *(int(each.sum()) for each in expected))
+        assert one.differ > 0
 
 
 def test_those_whom_the_second_model_has_not_seen_are_removed_where_that_is_asked(

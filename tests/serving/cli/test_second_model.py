@@ -35,10 +35,10 @@ def card(sosie: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def choose(home: Path, **models: str) -> None:
+def choose(home: Path, **models: object) -> None:
     """Writes `[models]` of a home anew."""
     file = home / "sosie.toml"
-    lines = "".join(f'{name} = "{value}"\n' for name, value in models.items())
+    lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in models.items())
     text = re.sub(r"^\[models\]\n(?:(?!\[).*\n)*", "", file.read_text(), flags=re.MULTILINE)
     file.write_text(f"{text}\n[models]\n{lines}")
 
@@ -100,8 +100,10 @@ def test_people_who_return_fill_the_second_model_until_it_can_decide_and_back(
     )
     assert sosie("show", again["enrollment_id"], "--replay", "--home", doubled).code == 0
     assert sosie("doctor", "--home", doubled).code == 0
-    assert sosie(*switch).code == 0
-    choose(doubled, embedder="sface", second=str(card))
+    back = sosie(*switch, "--json").json["settings"]["models"]
+    assert (back["embedder"], back["second"]) == ("sface", str(card))
+    assert back["calibration"] >= 2, "or its first would be taken"
+    choose(doubled, **back)
     assert sosie("doctor", "--home", doubled).code == 0
 
 
@@ -125,8 +127,7 @@ def test_photographs_and_kept_crops_fill_it_and_another_s_face_does_not(
     assert sosie(*fill).json["unknown"] == 1, "it has one already"
 
     settings = doubled / "sosie.toml"
-    settings.write_text(settings.read_text() + '\n[crops]\nkeep = "all"\n')
-    second = settings.read_text()
+    second = re.sub(r"^# keep = .*", 'keep = "all"', settings.read_text(), flags=re.MULTILINE)
     settings.write_text(re.sub(r"^second = .*\n", "", second, flags=re.MULTILINE))
     stranger = {"live": photographs.stranger, "portrait": photographs.stranger_again}
     given = {**stranger, "document_number": OTHER_NUMBER, "msisdn": NEXT[0]}
