@@ -56,7 +56,8 @@ from serving.snapshots import OpenIndex, ShardManager, SnapshotManager, gallery_
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
-    from engine.matching.second_model import SecondEmbedder, SecondModel
+    from engine.matching.requests import SecondEmbedder
+    from engine.matching.second_model import SecondModel
     from engine.sweeps.sweep_run import Join
     from indexes.exact.scanner import Scanner
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from engine.faces.detector import FaceDetector
     from engine.faces.embedder import Embedder
     from engine.faces.extractor import Extractor
-    from engine.matching.second_model import SecondEmbedder, SecondModel
+    from engine.matching.requests import SecondEmbedder
+    from engine.matching.second_model import SecondModel
     from engine.registry.vault import Vault
 
 
@@ -79,7 +80,7 @@ def open_second_embedder(settings: Settings, vault: Vault) -> SecondEmbedder | N
 
     On CPU: an ingress has no accelerator, and nobody waits for a model that decides nothing.
     """
-    from engine.matching.second_model import SecondEmbedder  # noqa: PLC0415 - few name one
+    from engine.matching.requests import SecondEmbedder  # noqa: PLC0415 - few name one
 
     chosen, model = second_settings(settings), second_model(settings)
     if chosen is None or model is None:

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError, RequestError
 from engine.matching.comparison import fuse_vectors, score_best
-from engine.matching.requests import Sample, take_samples
-from engine.matching.second_model import SecondEmbedder
+from engine.matching.requests import Sample, SecondEmbedder, take_samples
 from engine.registry.records import SecondTemplate, is_id
 from engine.registry.store import Store
 

@@ -44,9 +44,9 @@ from indexes.base import check_vectors
 from indexes.errors import VectorInvalid
 
 if TYPE_CHECKING:
+    from engine.faces.embedder import CropEmbedder
     from engine.faces.extractor import Extracted, Extractor, Kinds
     from engine.faces.images import Pixels
-    from engine.matching.second_model import SecondEmbedder
 
 MAX_KEY_LENGTH = 255
 MAX_CONSENT_LENGTH = 200
@@ -214,6 +214,27 @@ def describe_record(sample: Sample) -> dict[str, str]:
     if sample.record_digest is None:
         return {}
     return {"record_sha256": sample.record_digest.hex(), "image_sha256": sample.digest.hex()}
+
+
+_UNIT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SecondEmbedder:
+    """Embeds aligned faces by a second model; `vault` is that of its dimension."""
+
+    embedder: CropEmbedder
+    digest: str
+    vault: Vault
+
+    def embed(self, crops: NDArray[np.uint8]) -> list[SecondTemplate | None]:
+        """The rotated template of each crop uint8[n, side, side, 3]; None for one that it gives no
+        unit vector for: it decides nothing, so it fails nobody."""
+        vectors = self.embedder.embed(crops)
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        is_unit = np.abs(lengths - 1) < _UNIT_TOLERANCE  # False for NaN
+        rotated = iter(self.vault.rotate(vectors[is_unit]) if is_unit.any() else ())
+        return [SecondTemplate(self.digest, next(rotated)) if one else None for one in is_unit]
 
 
 def take_samples(

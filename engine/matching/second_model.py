@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import CalibrationError
-from engine.faces.embedder import CropEmbedder
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import fuse_vectors, score_best
 from engine.matching.requests import Sample
 from engine.registry.reader import Reader
 from engine.registry.records import SecondTemplate
-from engine.registry.vault import Vault
 
 FILLED = "references.filled"
 """The action of the audit entry about templates of a second model that were added."""
@@ -69,27 +67,6 @@ class SecondModel:
         second = sample.second
         is_its_own = second is not None and second.digest == self.digest and sample.is_usable
         return second.vector if second is not None and is_its_own else None
-
-
-_UNIT_TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SecondEmbedder:
-    """Embeds aligned faces by a second model; `vault` is that of its dimension."""
-
-    embedder: CropEmbedder
-    digest: str
-    vault: Vault
-
-    def embed(self, crops: NDArray[np.uint8]) -> list[SecondTemplate | None]:
-        """The rotated template of each crop uint8[n, side, side, 3]; None for one that it gives no
-        unit vector for: it decides nothing, so it fails nobody."""
-        vectors = self.embedder.embed(crops)
-        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-        is_unit = np.abs(lengths - 1) < _UNIT_TOLERANCE  # False for NaN
-        rotated = iter(self.vault.rotate(vectors[is_unit]) if is_unit.any() else ())
-        return [SecondTemplate(self.digest, next(rotated)) if one else None for one in is_unit]
 
 
 MOST_COMPARED = 50_000

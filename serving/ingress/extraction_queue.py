@@ -12,8 +12,7 @@ from engine.batching import Batch, Batcher, Lane, Refusals, share_out, weigh
 from engine.errors import DeadlinePassed, ImageError, ImageTooCostly, SosieError, VectorUnusable
 from engine.faces.extractor import Extractor, Kinds
 from engine.faces.image_files import find_pixels
-from engine.matching.requests import Sample, make_samples
-from engine.matching.second_model import SecondEmbedder
+from engine.matching.requests import Sample, SecondEmbedder, make_samples
 from engine.reasons import PhotographKind
 from engine.registry.vault import Vault
 from serving.errors import Busy, NotReady, ServiceRefusal

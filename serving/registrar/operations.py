@@ -225,14 +225,14 @@ class Operations:
         await finish_by(self._opened.registrar.submit_audit(entries), self._expires_at)
 
     def check_line(
-        self, target: LineTarget, probe: Probes, second: SecondTemplate | None
+        self, target: LineTarget, probe: Probes, second: SecondTemplate | None = None
     ) -> HolderCheck:
         store, asked = self._opened.store, self._probe(probe, second)
         given = (self._runner, store, target.text, asked, self._audit, self._guard)
         return verification.check_line(*given)
 
     def check_document(
-        self, document: Document | str, probe: Probes, second: SecondTemplate | None
+        self, document: Document | str, probe: Probes, second: SecondTemplate | None = None
     ) -> HolderCheck:
         store, asked = self._opened.store, self._probe(probe, second)
         given = (self._runner, store, document, asked, self._audit, self._guard)
