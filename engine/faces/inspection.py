@@ -90,8 +90,16 @@ def read_graph(path: Path) -> tuple[GraphShape, str]:
     except OSError as error:
         raise ModelMissing(f"cannot read {path}: {error.strerror}") from error
     try:
+        model = onnx.load_from_string(content)
+        if any(one.data_location == onnx.TensorProto.EXTERNAL for one in model.graph.initializer):
+            raise ModelCardInvalid(
+                f"{path.name} keeps its weights in another file, which no digest would cover: save "
+                "it as one file"
+            )
         # Weights that are computed look like inputs.
-        graph = apply(onnx.load_from_string(content), [Step.FOLD_WEIGHTS]).graph
+        graph = apply(model, [Step.FOLD_WEIGHTS]).graph
+    except ModelCardInvalid:
+        raise
     except Exception as error:  # protobuf's DecodeError has no common base with ours
         raise ModelDamaged(f"{path} is no ONNX file: fetch it again") from error
     constants = {tensor.name for tensor in graph.initializer}

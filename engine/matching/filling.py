@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ImageError, RequestError
-from engine.matching.comparison import fuse_vectors, score_best
+from engine.matching.comparison import fuse_seconds, score_best
 from engine.matching.requests import Sample, SecondEmbedder, take_samples
 from engine.registry.records import SecondTemplate, is_id
 from engine.registry.store import Store
@@ -46,7 +46,7 @@ def fill_from_crops(store: Store, embedder: SecondEmbedder, actor: str) -> Fille
     for ids in store.missing_second(embedder.digest, REFERENCES_AT_ONCE):
         found: list[tuple[int, SecondTemplate]] = []
         for key, crops in _read_crops(store, ids):
-            template = _fuse(embedder.embed(np.stack(crops))) if crops else None
+            template = fuse_seconds(embedder.embed(np.stack(crops))) if crops else None
             if template is None:
                 done.without_photograph += 1
             else:
@@ -98,7 +98,7 @@ def fill_from_folder(
         ]
         references = store.templates(missing)
         fitting = [one for one in usable if _is_face_of(one, references, same_document)]
-        template = _fuse([one.second for one in fitting])
+        template = fuse_seconds([one.second for one in fitting])
         if template is None:
             done.of_another += bool(usable)
             done.unusable += not usable
@@ -120,15 +120,3 @@ def _list_documents(folder: Path) -> Iterator[tuple[str, list[Path]]]:
         name = place.name if place.is_dir() else place.stem
         if photographs and is_id(name):
             yield name, photographs
-
-
-def _fuse(templates: Sequence[SecondTemplate | None]) -> SecondTemplate | None:
-    """The normalised mean of all that are there."""
-    held = [one for one in templates if one is not None]
-    if not held:
-        return None
-    if len(held) == 2:
-        return SecondTemplate(held[0].digest, fuse_vectors(held[0].vector, held[1].vector))
-    total = np.sum([one.vector for one in held], axis=0, dtype=np.float64)
-    unit: NDArray[np.float32] = np.asarray(total / np.linalg.norm(total), np.float32)
-    return SecondTemplate(held[0].digest, unit)

@@ -69,7 +69,7 @@ class SecondModel:
         return second.vector if second is not None and is_its_own else None
 
 
-MOST_COMPARED = 50_000
+MOST_COMPARED = 20_000
 """References whose pairs are compared at most, spread over all that have both templates."""
 _BLOCK = 1_024
 

@@ -399,7 +399,7 @@ def compare_models(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """Count how often the second model would decide otherwise, each at its own thresholds.
 
     Of enrollments decided while it was named, their recorded scores; of references that have both
-    templates, every pair (of 50,000 references at most).
+    templates, every pair (of 20,000 references at most).
     """
     from dataclasses import asdict as values_of
 

@@ -110,6 +110,11 @@ def test_what_is_no_embedder_is_refused_before_it_runs(tmp_path: Path) -> None:
     with pytest.raises(ModelDamaged, match="no ONNX file"):
         read_graph(path)
     model = make(SHOWN, PLAIN)
+    model.graph.initializer[0].data_location = TensorProto.EXTERNAL
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelCardInvalid, match="weights in another file"):
+        read_graph(path)
+    model = make(SHOWN, PLAIN)
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelCardInvalid, match="three channels"):

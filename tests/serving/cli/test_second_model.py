@@ -15,6 +15,7 @@ from engine.models.catalog import builtin_card, load_card
 from serving.compose import Deployment
 from serving.settings import load_settings
 from tests.second_embedder import write_embedder
+from tests.serving.cli.test_imports import row, write
 from tests.serving.conftest import MSISDN, OTHER_NUMBER
 
 NEXT = ("+8613800138010", "+8613800138011", "+8613800138012")
@@ -136,6 +137,18 @@ def test_photographs_and_kept_crops_fill_it_and_another_s_face_does_not(
     from_crops = sosie("model", "fill", "--home", doubled, "--json").json
     assert from_crops["filled"] == (added.json["decision"] == "approved")
     assert from_crops["without_photograph"] == 0
+
+
+def test_an_import_of_photographs_brings_both_templates(
+    home: Path, card: Path, sosie: Any, photographs: Any
+) -> None:
+    choose(home, embedder="sface", second=str(card))
+    rows = [row(1, "live.jpg", "portrait.png"), row(2, "stranger.png"), row(3, "none.jpg")]
+    base = write(photographs.live.parent / "base.csv", rows)
+    report = home / "report.csv"
+    imported = sosie("import", base, "--home", home, "--report", report, "--json")
+    assert imported.code == 1, "one has no face"
+    assert "2 of 2 references" in find_check(sosie, home, "second model")["detail"]
 
 
 def test_a_second_model_that_cannot_be_one_is_refused(
