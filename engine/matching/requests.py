@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from engine.errors import (
     IdempotencyMismatch,
     ImageError,
+    ModelError,
     OutletRefused,
     RequestError,
     SosieError,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from engine.faces.extractor import Extracted, Extractor, Kinds
     from engine.faces.images import Pixels
 
+_log = logging.getLogger(__name__)
 MAX_KEY_LENGTH = 255
 MAX_CONSENT_LENGTH = 200
 
@@ -230,7 +233,11 @@ class SecondEmbedder:
     def embed(self, crops: NDArray[np.uint8]) -> list[SecondTemplate | None]:
         """The rotated template of each crop uint8[n, side, side, 3]; None for one that it gives no
         unit vector for: it decides nothing, so it fails nobody."""
-        vectors = self.embedder.embed(crops)
+        try:
+            vectors = self.embedder.embed(crops)
+        except ModelError as error:
+            _log.error("the second model failed: %s", error)
+            return [None] * len(crops)
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
         is_unit = np.abs(lengths - 1) < _UNIT_TOLERANCE  # False for NaN
         rotated = iter(self.vault.rotate(vectors[is_unit]) if is_unit.any() else ())

@@ -129,6 +129,7 @@ class Vault:
     def __init__(self, ring: KeyRing, dim: int) -> None:
         self.ring = ring
         self.dim = dim
+        self._others: dict[int, Vault] = {}
         self.deployment_id = ring.deployment_id
         self._ciphers = {key.version: AESGCM(key.secret) for key in ring.data}
         self._headers = {key.version: key_header(key.version) for key in ring.data}
@@ -138,8 +139,13 @@ class Vault:
         self._authentication = derived.derive(ring.audit.secret)
 
     def of_dimension(self, dim: int) -> Vault:
-        """The vault of the same deployment for vectors of another model."""
-        return self if dim == self.dim else Vault(self.ring, dim)
+        """The vault of the same deployment for vectors of another model; made once, since its
+        rotation takes a second."""
+        if dim == self.dim:
+            return self
+        if dim not in self._others:
+            self._others[dim] = Vault(self.ring, dim)
+        return self._others[dim]
 
     def __repr__(self) -> str:
         return f"Vault(deployment_id={self.ring.deployment_id!r}, dim={self.dim})"

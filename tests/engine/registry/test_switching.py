@@ -17,6 +17,7 @@ from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.registry import switching, tables
 from engine.registry.damage import find_damage
 from engine.registry.database import changing
+from engine.registry.keyring import KeyRing
 from engine.registry.records import (
     AuditEntry,
     Changes,
@@ -27,6 +28,7 @@ from engine.registry.records import (
     new_id,
     utc_now,
 )
+from engine.registry.rotation import reseal, retire
 from engine.registry.store import Store
 from engine.registry.switching import remove_missing, switch_models
 from engine.registry.vault import Vault
@@ -187,6 +189,27 @@ def test_an_erased_face_is_gone_in_both_models_and_an_altered_row_is_not_vouched
     assert find_damage(store) == [f"references: row {kept} was altered"]
     with pytest.raises(SealBroken):
         fill(store, [kept])
+
+
+def test_a_rotation_of_the_data_key_seals_second_templates_anew(
+    database_url: str,
+    store: Store,
+    vault: Vault,
+    key_ring: KeyRing,
+    enroll: Enroll,
+    fill: Callable[..., Any],
+) -> None:
+    with store.writer() as writer:
+        ids = [one.id for one in committed(writer, enroll(writer, 3)).references]
+    vectors = fill(store, ids)
+    wider = Vault(key_ring.with_new_data_key(), vault.dim)
+    with Store.open(database_url, wider, model_digest=MODEL) as opened, opened.writer() as writer:
+        assert reseal(writer)["references"] == 6
+        narrow = Vault(retire(writer, vault.active_data_version), vault.dim)
+    with Store.open(database_url, narrow, model_digest=MODEL) as opened:
+        found = opened.second_templates(ids, SECOND, DIM)
+        np.testing.assert_array_equal(np.stack([found[key] for key in ids]), vectors)
+        assert find_damage(opened) == []
 
 
 def vector_of(dim: int) -> Any:
