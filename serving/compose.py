@@ -38,6 +38,8 @@ from serving.models import (
     embedder_card,
     load_calibration,
     model_digest,
+    open_second_embedder,
+    second_model,
     threshold_rates,
 )
 from serving.settings import (
@@ -55,6 +57,8 @@ from serving.snapshots import OpenIndex, ShardManager, SnapshotManager, gallery_
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
+    from engine.matching.requests import SecondEmbedder
+    from engine.matching.second_model import SecondModel
     from engine.sweeps.sweep_run import Join
     from indexes.exact.scanner import Scanner
 
@@ -229,6 +233,16 @@ class Deployment:
         return build_extractor(self.settings)
 
     @cached_property
+    def second(self) -> SecondModel | None:
+        """The second model, which decides nothing; None where the settings name none."""
+        return second_model(self.settings)
+
+    @cached_property
+    def second_embedder(self) -> SecondEmbedder | None:
+        """What embeds faces by it."""
+        return open_second_embedder(self.settings, self.vault)
+
+    @cached_property
     def calibration(self) -> Calibration:
         return load_calibration(self.settings)
 
@@ -292,6 +306,7 @@ class Deployment:
             limits=self.limits,
             time_zone=self.settings.registrar.time_zone,
             thresholds_for=self.thresholds_for,
+            second=self.second,
         )
 
     @cached_property

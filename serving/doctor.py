@@ -21,7 +21,13 @@ from engine.matching.calibration import Comparison
 from engine.models.catalog import ModelCard, locate, read_transform_file
 from engine.models.session import available_providers, runtime_version
 from indexes.errors import IndexFault
-from serving.models import describe_calibration, detector_card, embedder_card, model_digest
+from serving.models import (
+    describe_calibration,
+    detector_card,
+    embedder_card,
+    model_digest,
+    warn_calibration,
+)
 from serving.settings import load_settings
 
 if TYPE_CHECKING:
@@ -131,6 +137,11 @@ def _examine_models(settings: Settings) -> Iterator[Finding]:
     yield _attempt("detector", lambda: _describe_model(detector_card(settings)))
     yield _attempt("embedder", lambda: _describe_model(embedder_card(settings)))
     try:
+        warnings = warn_calibration(settings)
+        if embedder_card(settings).calibration_path is None:
+            detail, _, advice = warnings[0].partition("; ")
+            yield Finding("calibration", State.WARNING, detail, advice)
+            return
         told, advice = describe_calibration(settings)
     except CalibrationError as error:
         yield _broken("calibration", error)
@@ -140,6 +151,9 @@ def _examine_models(settings: Settings) -> Iterator[Finding]:
         detail = f"fits {model_digest(settings)[:12]}; {told}"
         state = State.WARNING if advice else State.OK
         yield Finding("calibration", state, detail, advice)
+        for warning in warnings:
+            detail, _, advice = warning.partition("; ")
+            yield Finding("thresholds", State.WARNING, detail, advice)
 
 
 def _describe_model(card: ModelCard) -> str:
@@ -162,6 +176,8 @@ def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Fin
         yield _examine_folder(home)
         yield _examine_key_ring(deployment)
         yield _attempt("registry", lambda: _describe_registry(deployment))
+        if settings.models.second:
+            yield _attempt_second(deployment)
         yield _examine_database(deployment, is_deep)
         try:
             yield from _examine_gallery(deployment)
@@ -206,6 +222,25 @@ def _describe_registry(deployment: Deployment) -> str:
     shown = ("documents", "live_references", "enrollments", "lines", "cases", "outlets")
     listed = ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in shown)
     return f"schema up to date; {listed}"
+
+
+def _attempt_second(deployment: Deployment) -> Finding:
+    subject = "second model"
+    try:
+        second = deployment.second
+        assert second is not None
+        coverage = deployment.store.coverage(second.digest)
+    except SosieError as error:
+        return _broken(subject, error)
+    detail = f"{deployment.settings.models.second} has {coverage}; it decides nothing"
+    if second.thresholds is None:
+        return Finding(subject, State.WARNING, f"{detail}, and is not calibrated", CALIBRATE)
+    if coverage.is_whole:
+        return Finding(subject, State.OK, f"{detail} until sosie model switch")
+    return Finding(subject, State.OK, f"{detail}: sosie model fill adds more")
+
+
+CALIBRATE = "run sosie calibrate DIR --card FILE.toml"
 
 
 def _examine_database(deployment: Deployment, is_deep: bool) -> Finding:

@@ -32,7 +32,7 @@ from engine.imports.journal import Entry, Identity, Journal
 from engine.imports.row_faces import ExtractSamples, FaceLoader, PhotographFolder
 from engine.imports.row_parser import ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, RawRow, Source, open_source
-from engine.matching.requests import Sample, take_samples
+from engine.matching.requests import Sample, SecondEmbedder, take_samples
 from engine.models.transform import Transform
 from engine.reasons import PhotographKind
 from engine.registry.records import utc_now
@@ -238,7 +238,7 @@ def _make_loader(
     take: ExtractSamples = _extract_none
     if _has_photographs(source):
         # The extractor is opened here, and not by the first two threads that need it.
-        take = partial(_extract, deployment.extractor, vault)
+        take = partial(_extract, deployment.extractor, vault, deployment.second_embedder)
     templates = SealedTemplates(vault, digest, deployment.settings.serve.template_ttl_h)
     folder = PhotographFolder(order.root, allows_outside=order.allows_outside)
     return FaceLoader(folder, take, vault, IssuedTemplates(templates).open, transform)
@@ -247,10 +247,11 @@ def _make_loader(
 def _extract(
     extractor: Extractor,
     vault: Vault,
+    second: SecondEmbedder | None,
     images: Sequence[bytes],
     kinds: Sequence[PhotographKind | None],
 ) -> list[Sample | ImageError]:
-    return take_samples(images, extractor, vault, kinds)
+    return take_samples(images, extractor, vault, kinds, second=second)
 
 
 def _extract_none(

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from engine.errors import CalibrationError
+from engine.errors import CalibrationError, ModelCardInvalid
 from engine.faces import extractor as faces
 from engine.faces.image_files import ImageLimits
 from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import ModelCard, builtin_card, load_card
 from engine.models.session import SessionOptions
 from engine.models.transform import Conversion, read_transform, without_transform
-from serving.settings import Settings, is_card_file
+from serving.settings import Settings, ThresholdSettings, is_card_file
 
 if TYPE_CHECKING:
     from engine.faces.detector import FaceDetector
     from engine.faces.embedder import Embedder
     from engine.faces.extractor import Extractor
+    from engine.matching.requests import SecondEmbedder
+    from engine.matching.second_model import SecondModel
+    from engine.registry.vault import Vault
 
 
 def embedder_card(settings: Settings) -> ModelCard:
@@ -44,6 +47,58 @@ def find_conversion(settings: Settings) -> Conversion | None:
         return None
     before, after = (faces.digest_embedding(one, flip) for one in (without_transform(card), card))
     return Conversion(before, after, transform)
+
+
+def second_settings(settings: Settings) -> Settings | None:
+    """The same settings with the second embedder in place of the first; None where none is named.
+
+    Its thresholds are those of its card: rates that the first was given say nothing of it.
+    """
+    if not settings.models.second:
+        return None
+    chosen: dict[str, Any] = {"embedder": settings.models.second, "second": "", "calibration": 0}
+    models = settings.models.model_copy(update=chosen)
+    return settings.model_copy(update={"models": models, "thresholds": ThresholdSettings()})
+
+
+def second_model(settings: Settings) -> SecondModel | None:
+    """The second embedder as decisions are compared with it; None where none is named."""
+    from engine.matching.second_model import SecondModel  # noqa: PLC0415 - few name one
+
+    chosen = second_settings(settings)
+    if chosen is None:
+        return None
+    card, digest = embedder_card(chosen), model_digest(chosen)
+    if digest == model_digest(settings):
+        raise ModelCardInvalid(
+            "the second embedder is the first: name another as `second` under [models], or none"
+        )
+    if card.input.width_px != embedder_card(settings).input.width_px:
+        raise ModelCardInvalid(
+            f"model {card.name} takes crops of {card.input.width_px} px, the first embedder's are "
+            f"{embedder_card(settings).input.width_px}: a second one must take the same"
+        )
+    try:
+        thresholds = build_thresholds(chosen, load_calibration(chosen))
+    except CalibrationError:
+        # Its templates are kept all the same; doctor says that it is not calibrated.
+        thresholds = None
+    return SecondModel(digest, card.dimension, thresholds)
+
+
+def open_second_embedder(settings: Settings, vault: Vault) -> SecondEmbedder | None:
+    """What embeds faces by the second model, in this process; None where none is named.
+
+    On CPU: an ingress has no accelerator, and nobody waits for a model that decides nothing.
+    """
+    from engine.matching.requests import SecondEmbedder  # noqa: PLC0415 - few name one
+
+    chosen, model = second_settings(settings), second_model(settings)
+    if chosen is None or model is None:
+        return None
+    on_cpu = chosen.models.model_copy(update={"provider": "cpu", "precision": "float32"})
+    embedder = open_embedder(chosen.model_copy(update={"models": on_cpu}))
+    return SecondEmbedder(embedder, model.digest, vault.of_dimension(model.dim))
 
 
 def build_extractor(
@@ -134,6 +189,25 @@ def describe_calibration(settings: Settings) -> tuple[str, str]:
             "again, which weighs people"
         )
     return told, ""
+
+
+def warn_calibration(settings: Settings) -> list[str]:
+    """What every answer by these settings should say of their model's calibration: that there is
+    none, or that its photographs support less than the usual rates."""
+    card = embedder_card(settings)
+    if card.calibration_path is None:
+        return [
+            f"model {card.name} is not calibrated: its scores decide nothing; run "
+            f"sosie calibrate DIR --card {settings.models.embedder}"
+        ]
+    usual, given = asdict(ThresholdRates()), settings.thresholds.model_fields_set
+    return [
+        f"{name} stands at FMR {rate:g}, not {usual[name]:g}: the photographs that model "
+        f"{card.name} was calibrated on support no less; calibrate it on more people"
+        for key, rate in card.rates.items()
+        for name in (key.removesuffix("_fmr"),)
+        if key not in given and key.endswith("_fmr") and rate > usual[name]
+    ]
 
 
 def _list_scores(settings: Settings, calibration: Calibration) -> str:

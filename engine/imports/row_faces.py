@@ -20,10 +20,11 @@ from engine.faces.image_files import ImageLimits
 from engine.imports.faults import Code, Field, RowFault, is_sound
 from engine.imports.row_parser import Row
 from engine.matching.bulk_enrollment import Subscriber
-from engine.matching.comparison import fuse_vectors, score_best
+from engine.matching.comparison import fuse_seconds, fuse_vectors, score_best
 from engine.matching.requests import Sample
 from engine.models.transform import Transform
 from engine.reasons import PhotographKind, Reason
+from engine.registry.records import SecondTemplate
 from engine.registry.vault import Vault
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
@@ -108,6 +109,8 @@ class RowFaces:
     live: Face
     portrait: Face
     photographs: int
+    seconds: tuple[SecondTemplate | None, ...] = ()
+    """What a second model makes of the usable photographs."""
 
 
 class FaceLoader:
@@ -171,8 +174,11 @@ class FaceLoader:
             group[place].portrait_kind if field is Field.PORTRAIT else None for place, field in read
         ]
         samples = self._extract(images, kinds) if images else []
+        seconds: dict[int, list[SecondTemplate | None]] = {}
         for slot, sample in zip(read, samples, strict=True):
-            faces[slot] = _face_of(slot[1], sample)
+            faces[slot] = face = _face_of(slot[1], sample)
+            if isinstance(face, np.ndarray) and isinstance(sample, Sample):
+                seconds.setdefault(slot[0], []).append(sample.second)
         self._add_vectors(group, faces)
         self._add_templates(group, faces)
         counts = np.bincount([place for place, _ in read], minlength=len(group))
@@ -182,6 +188,7 @@ class FaceLoader:
                 faces.get((place, Field.LIVE), faces.get((place, Field.TEMPLATE))),
                 faces.get((place, Field.PORTRAIT)),
                 int(counts[place]),
+                tuple(seconds.get(place, ())),
             )
             for place, row in enumerate(group)
         ]
@@ -289,7 +296,8 @@ def judge_row(faces: RowFaces, verify: float) -> JudgedRow:
     subscriber = None
     if vector is not None and is_sound(faults):
         assert row.checked is not None, "a row without a document has a fault"
-        subscriber = Subscriber(row.name, row.checked, vector, row.line, row.consent_ref)
+        second = fuse_seconds(faces.seconds)
+        subscriber = Subscriber(row.name, row.checked, vector, row.line, row.consent_ref, second)
     return JudgedRow(
         number=row.number,
         faults=faults,

@@ -36,6 +36,7 @@ from engine.registry.records import (
     NewDocument,
     NewLine,
     NewReference,
+    SecondTemplate,
     new_id,
 )
 from engine.registry.vault import Vault
@@ -135,6 +136,7 @@ class Subscriber:
     vector: NDArray[np.float32] = field(repr=False)
     line: OpenedLine | None = None
     consent_ref: str | None = None
+    second: SecondTemplate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,8 @@ class Admission:
 class AdmissionPlan:
     """An admission for each subscriber, in order, and the rows that make them durable.
 
-    `vectors` float32[n, d] are the new references, of the documents `referenced`.
+    `vectors` float32[n, d] are the new references, of the documents `referenced`; `seconds` what a
+    second model has of each, where one is named.
     """
 
     admissions: tuple[Admission, ...]
@@ -164,6 +167,7 @@ class AdmissionPlan:
     referenced: tuple[str, ...]
     vectors: NDArray[np.float32] = field(repr=False)
     lines: tuple[NewLine, ...]
+    seconds: tuple[SecondTemplate | None, ...] = ()
 
 
 def plan_admission(
@@ -201,6 +205,7 @@ class _Planner:
         self._activated: list[NewDocument] = []
         self._referenced: list[str] = []
         self._vectors: list[NDArray[np.float32]] = []
+        self._seconds: list[SecondTemplate | None] = []
         self._lines: list[NewLine] = []
 
     def admit(self, one: Subscriber, lookup: bytes, msisdn_lookup: bytes | None) -> Admission:
@@ -220,6 +225,7 @@ class _Planner:
             holder.vectors = one.vector[None]
             self._referenced.append(holder.document_id)
             self._vectors.append(one.vector)
+            self._seconds.append(one.second)
         adds_line = False
         if one.line is not None and msisdn_lookup is not None and user is None:
             self._open_line(one.line, msisdn_lookup, holder.document_id)
@@ -240,6 +246,7 @@ class _Planner:
             referenced=tuple(self._referenced),
             vectors=vectors,
             lines=tuple(self._lines),
+            seconds=tuple(self._seconds),
         )
 
     def _refuse(self, one: Subscriber, holder: Holder | None, user: str | None) -> Reason | None:
@@ -344,8 +351,13 @@ def admit_planned(
     """
     sequence = writer.sequence + bool(plan.referenced)
     references = [
-        NewReference(writer.next_reference_id(), document_id, None, vector, sequence)
-        for document_id, vector in zip(plan.referenced, plan.vectors, strict=True)
+        NewReference(writer.next_reference_id(), document_id, None, vector, sequence, second)
+        for document_id, vector, second in zip(
+            plan.referenced,
+            plan.vectors,
+            plan.seconds or [None] * len(plan.referenced),
+            strict=True,
+        )
     ]
     counts = {"references": len(references), "lines": len(plan.lines), "gallery_sequence": sequence}
     # No consent reference: no erasure takes out what the audit chain has.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.requests import Sample
-from engine.registry.records import WatchEntry
+from engine.registry.records import SecondTemplate, WatchEntry
 from indexes.flat import FlatIndex
 from indexes.gallery import Found, Gallery
 from indexes.scoring import exact_scores, rounding_bound
@@ -159,3 +159,12 @@ def fuse_vectors(*vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     total = reduce(np.add, vectors)
     fused: NDArray[np.float32] = total / np.float32(np.linalg.norm(total))
     return fused
+
+
+def fuse_seconds(templates: Sequence[SecondTemplate | None]) -> SecondTemplate | None:
+    """The same of a second model's templates, of those that are there; None for none."""
+    held = [one for one in templates if one is not None]
+    if len(held) < 2:
+        return held[0] if held else None
+    total = np.stack([one.vector for one in held]).sum(axis=0)
+    return SecondTemplate(held[0].digest, np.asarray(total / np.linalg.norm(total), np.float32))

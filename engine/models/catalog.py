@@ -259,7 +259,7 @@ def _find(card: ModelCard) -> Path:
     except PackageNotFoundError as error:
         raise ModelMissing(
             f"model {card.name} comes with the package {card.file.wheel}, which is not installed: "
-            "install it, or give the folder that `sosie models export` made where it was"
+            "install it, or give the folder that `sosie model export` made where it was"
         ) from error
 
 

@@ -12,6 +12,9 @@ from engine.registry.records import AuditEntry
 from engine.registry.vault import Vault
 
 _deployment = tables.deployment
+SWITCHING = "switching to "
+"""In the deployment's row before the digest that templates are being switched to: no version opens
+a registry whose templates are of two models."""
 AUTHENTICATED = "is_authenticated"
 """In the chain's first entry: every row of this registry has its code."""
 
@@ -52,6 +55,10 @@ def check(connection: Connection, vault: Vault, model_digest: str) -> None:
         raise ModelMismatch(
             "the conversion of this registry's references has not come to its end: "
             "run sosie upgrade"
+        )
+    if row.model_digest.startswith(SWITCHING):
+        raise ModelMismatch(
+            "a switch of this registry's models has not come to its end: run sosie model switch"
         )
     if row.model_digest != model_digest or row.dim != vault.dim:
         raise ModelMismatch(

@@ -156,6 +156,15 @@ class EnrollmentRecord:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class SecondTemplate:
+    """A template of the model `digest` beside that of the model in force: rotated, float32[its
+    dim]."""
+
+    digest: str
+    vector: NDArray[np.float32] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class NewReference:
     """A rotated template, float32[dim], under the id that `Writer.next_reference_id` gave."""
 
@@ -164,6 +173,7 @@ class NewReference:
     enrollment_id: str | None
     template: NDArray[np.float32] = field(repr=False)
     sequence: int
+    second: SecondTemplate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +279,7 @@ class WatchEntry:
     template: NDArray[np.float32] | None = field(repr=False)
     reason: str
     added_at: datetime
+    second: SecondTemplate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,6 +383,8 @@ class Changes:
     """Disputed lines that are active again."""
     tallies: Sequence[Tally] = ()
     """Of one name as many as there are."""
+    filled_references: Sequence[tuple[int, SecondTemplate]] = ()
+    """Reference id and its template of a second model; one that was removed is left alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import msgspec
-from sqlalchemy import Column, Connection, Float, Row, Table, bindparam, select, update
+from sqlalchemy import Column, Connection, Float, Row, Table, bindparam, case, select, true, update
 
 from engine.errors import SealBroken
 from engine.registry import tables
@@ -57,10 +57,13 @@ _CONVERTERS = {
     for table, names in _NAMES.items()
 }
 REFERENCE_COLUMNS = [
-    (one.is_not(None) if one.name == "template" else one).label(one.name)
+    # Null where it is null: nulls at the end of a row are not in its code.
+    (case((one.is_not(None), true())) if (one.table.name, one.name) in _SEALED else one).label(
+        one.name
+    )
     for one in tables.references.columns
 ]
-"""A reference as its code needs it: without its template, ten times as long as the rest."""
+"""A reference as its code needs it: without its templates, ten times as long as the rest."""
 _KEY_COLUMNS = ("id", "role", "carrier", "outlet", "person", "rate_limit", "expires_at")
 
 

@@ -274,6 +274,9 @@ references = Table(
     Column("added_sequence", BigInteger, nullable=False),
     Column("removed_sequence", BigInteger),
     _mac(),
+    # Of another model, which searches do not use until the models are switched.
+    Column("second_template", LargeBinary),
+    Column("second_model_digest", String(128)),
     CheckConstraint("(template IS NULL) = (removed_sequence IS NOT NULL)", name="tombstone"),
 )
 Index("ix_references_added", references.c.added_sequence, references.c.id)
@@ -314,6 +317,8 @@ watchlist = Table(
     Column("added_at", Moment, nullable=False),
     Column("removed_at", Moment),
     _mac(),
+    Column("second_template", LargeBinary),
+    Column("second_model_digest", String(128)),
 )
 
 # Of failed comparisons: what `engine.matching.limits` bounds, by its name there.
@@ -373,8 +378,10 @@ api_keys = Table(
 SEALED = (
     (documents, documents.c.identity),
     (references, references.c.template),
+    (references, references.c.second_template),
     (lines, lines.c.msisdn),
     (watchlist, watchlist.c.template),
+    (watchlist, watchlist.c.second_template),
     (case_notes, case_notes.c.text),
     (crops, crops.c.image),
 )

@@ -105,6 +105,7 @@ OVERHEAD_BYTES = KEY_HEADER_BYTES + _NONCE_BYTES + _TAG_BYTES
 
 REFERENCE_TEMPLATE = "references.template"
 WATCHED_TEMPLATE = "watchlist.template"
+SECOND_TEMPLATE, SECOND_WATCHED = "references.second_template", "watchlist.second_template"
 _SNAPSHOT = "snapshot"
 
 
@@ -129,6 +130,7 @@ class Vault:
     def __init__(self, ring: KeyRing, dim: int) -> None:
         self.ring = ring
         self.dim = dim
+        self._others: dict[int, Vault] = {}
         self.deployment_id = ring.deployment_id
         self._ciphers = {key.version: AESGCM(key.secret) for key in ring.data}
         self._headers = {key.version: key_header(key.version) for key in ring.data}
@@ -136,6 +138,15 @@ class Vault:
         self._matrix = rotation_matrix(ring.rotation, dim).T.astype(np.float32)
         derived = HKDF(SHA256(), SECRET_BYTES, salt=None, info=b"sosie authentication")
         self._authentication = derived.derive(ring.audit.secret)
+
+    def of_dimension(self, dim: int) -> Vault:
+        """The vault of the same deployment for vectors of another model; made once, since its
+        rotation takes a second."""
+        if dim == self.dim:
+            return self
+        if dim not in self._others:
+            self._others[dim] = Vault(self.ring, dim)
+        return self._others[dim]
 
     def __repr__(self) -> str:
         return f"Vault(deployment_id={self.ring.deployment_id!r}, dim={self.dim})"

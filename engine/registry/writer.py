@@ -65,6 +65,7 @@ from engine.registry.rows import (
     enrollment_row,
     erase_crops,
     erase_notes,
+    fill_references,
     line_row,
     reference_rows,
     watched_row,
@@ -336,7 +337,10 @@ def _one_of(table: Table, *conditions: ColumnElement[bool]) -> Update:
 
 _documents, _lines, _references = tables.documents, tables.lines, tables.references
 _REMOVE_REFERENCE = _one_of(_references, _references.c.removed_sequence.is_(None)).values(
-    template=None, removed_sequence=bindparam("sequence")
+    template=None,
+    second_template=None,
+    second_model_digest=None,
+    removed_sequence=bindparam("sequence"),
 )
 _DISPUTE_LINE = _one_of(_lines, _lines.c.status == LineStatus.ACTIVE.value).values(
     status=LineStatus.DISPUTED.value
@@ -396,7 +400,11 @@ _LIVE_REFERENCES_OF = (
     .where(_references.c.removed_sequence.is_(None))
 )
 _UNWATCH = _one_of(tables.watchlist, tables.watchlist.c.removed_at.is_(None)).values(
-    template=None, document_lookup=None, removed_at=bindparam("at")
+    template=None,
+    second_template=None,
+    second_model_digest=None,
+    document_lookup=None,
+    removed_at=bindparam("at"),
 )
 
 
@@ -422,6 +430,8 @@ def apply(
     write_crops(connection, vault, changes.crops)
     if changes.tallies:
         count_tallies(connection, changes.tallies, at)
+    if changes.filled_references:
+        fill_references(connection, vault, changes.filled_references)
     with changing_rows(connection, vault, _find_updated(connection, changes)):
         _update(connection, vault, changes, at)
     if changes.erased_documents:

@@ -443,6 +443,16 @@ async def take_faces(parts: Parts, request: Request, **faces: Face) -> Sequence[
     return [found[name] for name in faces]
 
 
+async def take_probe(parts: Parts, request: Request, probe: Face) -> Sample | None:
+    """The sample of what a body names `probe`, fit to be matched; None for a template."""
+    if probe.image is None:
+        return None
+    images = {"probe": list_frames(probe.image)}
+    (sample,) = await sample_images(parts, request, images, {"probe": probe.kind})
+    _require_usable("probe", sample)
+    return sample
+
+
 async def take_face(parts: Parts, request: Request, probe: Face) -> FaceVector:
     """The same for the one face that a body names `probe`."""
     return (await take_faces(parts, request, probe=probe))[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
     from engine.models.transform import Transform
     from serving.settings import Settings
+
+    Made = tuple[Calibration, Path, Path | None, ThresholdRates, Thresholds, int]
 
 
 FolderArgument = Annotated[
@@ -269,6 +271,24 @@ def calibrate_model(
 
     Give --card, --output, or both.
     """
+    answer, made = fit_model(
+        folder, output, card, source, population, home, is_shown=not as_json, transform=transform
+    )
+    print_answer(answer, lambda: print_calibration(*made), as_json=as_json)
+
+
+def fit_model(
+    folder: Path,
+    output: Path | None,
+    card: Path | None,
+    source: str | None,
+    population: Path | None,
+    home: Path | None,
+    *,
+    is_shown: bool,
+    transform: Path | None = None,
+) -> tuple[dict[str, Any], Made]:
+    """Fits and writes a calibration: the answer, and what `print_calibration` shows of it."""
     from engine.accuracy.calibrate import calibrate_folder, choose_rates
     from engine.accuracy.dataset import LabelledFolder
     from engine.matching.calibration import Thresholds
@@ -287,7 +307,7 @@ def calibrate_model(
         settings = _use_card(settings, card)
     with (
         build_extractor(settings, is_plain=transform is not None) as extractor,
-        show_progress("extracting", is_shown=not as_json) as progress,
+        show_progress("extracting", is_shown=is_shown) as progress,
     ):
         made = calibrate_folder(
             folder,
@@ -328,8 +348,7 @@ def calibrate_model(
             for kind, curve in fitted.curves.items()
         },
     }
-    shown = (fitted, output, card, rates, thresholds, left_out)
-    print_answer(answer, lambda: print_calibration(*shown), as_json=as_json)
+    return answer, (fitted, output, card, rates, thresholds, left_out)
 
 
 def _choose_version(fitted: Calibration, settings: Settings, card: Path | None) -> int:

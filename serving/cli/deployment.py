@@ -1,4 +1,4 @@
-"""A deployment as a whole: `init`, `upgrade`, `keys rotate`, `doctor`, `models export`."""
+"""A deployment as a whole: `init`, `upgrade`, `keys rotate`, `doctor`."""
 
 from __future__ import annotations
 
@@ -212,28 +212,3 @@ def doctor(
     ]
     answer = {"ok": is_well, "checks": [asdict(one) for one in findings]}
     print_answer(answer, "\n".join(lines), as_json=as_json, is_no=not is_well)
-
-
-def register_models(app: typer.Typer) -> None:
-    add_group(app, "models", "Keep the models apart.", DEPLOYMENT, export=export_models)
-
-
-def export_models(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; made if it is missing.")],
-    as_json: JsonFlag = False,
-) -> None:
-    """Copy the built-in models, their cards and digests to a folder.
-
-    What is started as `sosie --models DIR` needs no package that brings them, and verifies each.
-    """
-    from engine.models.catalog import export_models as export
-
-    written = export(folder)
-    names = escape(", ".join(file.name for file in written))
-    home = escape(str(folder.resolve()))
-    print_answer(
-        {"folder": str(folder.resolve()), "files": [file.name for file in written]},
-        f'Wrote {names}.\nNext: `sosie --models {home} serve`, or folder = "{home}" under '
-        "\\[models] in sosie.toml.",
-        as_json=as_json,
-    )

@@ -59,31 +59,47 @@ def verify(
     """Say whether two photographs show one person.
 
     Exit code 0 for a match; 1 for none, or where a photograph is not fit to be matched: then it is
-    not judged, and `match` is null.
+    not judged, and `match` is null. So it is with a model that is not calibrated.
     """
     from engine.matching.calibration import Comparison, Thresholds
     from engine.matching.frames import describe_frames, fuse_frames
-    from serving.models import build_extractor, load_calibration, threshold_rates
+    from serving.models import (
+        build_extractor,
+        embedder_card,
+        load_calibration,
+        model_digest,
+        threshold_rates,
+        warn_calibration,
+    )
 
     paths = [*list_frames([first]), second]
     images = [read_photograph(path) for path in paths]
     settings = _load_settings(home)
-    calibration = load_calibration(settings)
+    warnings = warn_calibration(settings)
+    has_one = embedder_card(settings).calibration_path is not None
+    calibration = load_calibration(settings) if has_one else None
     rates = threshold_rates(settings)
     wanted = rates.verify if fmr is None else fmr
-    thresholds = Thresholds.from_calibration(calibration, replace(rates, verify=wanted))
+    thresholds = None
+    if calibration is not None:
+        thresholds = Thresholds.from_calibration(calibration, replace(rates, verify=wanted))
     kinds = [*(None for _ in paths[1:]), portrait_kind]
     with build_extractor(settings) as extractor:
         found = require_sound(extractor.extract(images, kinds), paths)
     *frames, portrait = map(_make_sample, images, kinds, found)
-    pair = fuse_frames(frames, thresholds.one_person), portrait
+    # Without a calibration nobody knows whether frames are of one person: then they differ.
+    one_person = 1.0 if thresholds is None else thresholds.one_person
+    pair = fuse_frames(frames, one_person), portrait
     told = describe_frames(pair[0])
-    fused, threshold = sum(one["is_fused"] for one in told), thresholds.verify_for(pair[0].length)
+    fused = sum(one["is_fused"] for one in told)
+    threshold = None if thresholds is None else thresholds.verify_for(pair[0].length)
     score = _score(pair)
     is_fit = not any(one.problems for one in pair)
-    is_match = score >= threshold if score is not None and is_fit else None
-    kind = Comparison.FUSED if fused > 1 else Comparison.ONE_TO_ONE
-    rate = None if score is None else calibration.fmr_at(score, kind)
+    is_match = rate = None
+    if score is not None and calibration is not None:
+        rate = calibration.fmr_at(score, Comparison.FUSED if fused > 1 else Comparison.ONE_TO_ONE)
+    if score is not None and threshold is not None and is_fit:
+        is_match = score >= threshold
     names = dict(zip(("a", "b"), pair, strict=True))
     if as_json:
         print_json(
@@ -96,22 +112,33 @@ def verify(
                 "fmr_at_score": None if rate is None else asdict(rate),
                 "quality": {name: dict(one.quality) or None for name, one in names.items()},
                 "frames": told,
-                "model_digest": calibration.model_digest,
+                "model_digest": model_digest(settings),
+                "warnings": warnings,
             }
         )
     else:
         whole = [(first, pair[0])] if len(frames) > 1 else []
-        for path, one in [*zip(paths, frames, strict=False), (second, portrait), *whole]:
-            if one.problems:
-                print_line(f"[yellow]{escape(str(path))}[/]: {', '.join(one.problems)}")
+        looked_at = [*zip(paths, frames, strict=False), (second, portrait), *whole]
+        _print_remarks(looked_at, warnings)
         verdict = _VERDICTS[is_match]
+        if is_fit and threshold is None:
+            verdict = "[yellow]not judged: the model is not calibrated[/]"
         shown = "no score" if score is None else f"score {score:.4f}"
-        of = f" of {fused} frames fused" if fused > 1 else ""
-        print_line(f"{verdict}  {shown}{of}, threshold {threshold:.4f} at FMR {wanted:g}")
+        shown += f" of {fused} frames fused" if fused > 1 else ""
+        shown += "" if threshold is None else f", threshold {threshold:.4f} at FMR {wanted:g}"
+        print_line(f"{verdict}  {shown}")
         if rate is not None:
             print_line(f"A threshold at this score would have an FMR of {rate}.")
     if not is_match:
         raise exit_negative()
+
+
+def _print_remarks(looked_at: Sequence[tuple[Path, Sample]], warnings: Sequence[str]) -> None:
+    for path, one in looked_at:
+        if one.problems:
+            print_line(f"[yellow]{escape(str(path))}[/]: {', '.join(one.problems)}")
+    for warning in warnings:
+        print_line(f"[yellow]warning:[/] {escape(warning)}")
 
 
 def extract(

@@ -187,7 +187,12 @@ def sample_photographs(
 
     images = [read_photograph(path) for path in paths]
     samples = take_samples(
-        images, deployment.extractor, deployment.vault, kinds, with_crops=with_crops
+        images,
+        deployment.extractor,
+        deployment.vault,
+        kinds,
+        with_crops=with_crops,
+        second=deployment.second_embedder,
     )
     return require_sound(samples, paths)
 

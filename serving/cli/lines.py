@@ -142,8 +142,9 @@ def watch_face(
 
     require_words(reason, "a reason", MAX_REASON_LENGTH)
     with open_deployment(home) as deployment:
-        probe = require_probe(sample_photographs(deployment, [image])[0], image)
-        entry = watch(deployment.registrar, probe, reason, name_actor())
+        (sample,) = sample_photographs(deployment, [image])
+        probe = require_probe(sample, image)
+        entry = watch(deployment.registrar, probe, reason, name_actor(), sample.second)
     text = f"[green]Watching[/] this face, entry {entry}."
     print_answer({"watch_id": entry}, text, as_json=as_json)
 

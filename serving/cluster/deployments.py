@@ -34,7 +34,7 @@ from serving.ingress.remote_embedder import (
     open_remote_extractor,
 )
 from serving.ingress.templates import SealedTemplates
-from serving.models import build_extractor, model_digest, open_embedder
+from serving.models import build_extractor, model_digest, open_embedder, warn_calibration
 from serving.parts import Parts
 from serving.registrar.protocol import CallContext, Reply, Status
 from serving.registrar.service import RegistrarService
@@ -109,6 +109,7 @@ class Ingress:
             log=log,
             workers=1 if embedder is None else REMOTE_WORKERS,
             with_crops=read_crop_policy(settings.crops).keeps_any,
+            second=deployment.second_embedder,
         )
         opened.callback(self._faces.close)
         self._registrar = RayRegistrar(
@@ -135,6 +136,7 @@ class Ingress:
             model_digest=store.model_digest,
             version=version("sosie"),
             calibration=deployment.calibration,
+            warnings=tuple(warn_calibration(settings)),
             tracer=tracer,
             thresholds_for=deployment.thresholds_for,
         )

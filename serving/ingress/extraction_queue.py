@@ -12,7 +12,7 @@ from engine.batching import Batch, Batcher, Lane, Refusals, share_out, weigh
 from engine.errors import DeadlinePassed, ImageError, ImageTooCostly, SosieError, VectorUnusable
 from engine.faces.extractor import Extractor, Kinds
 from engine.faces.image_files import find_pixels
-from engine.matching.requests import Sample, make_samples
+from engine.matching.requests import Sample, SecondEmbedder, make_samples
 from engine.reasons import PhotographKind
 from engine.registry.vault import Vault
 from serving.errors import Busy, NotReady, ServiceRefusal
@@ -79,7 +79,8 @@ class ExtractionQueue:
     pairs. Calls with a photograph that takes long to decode have a lane of their own, of which two
     photographs are taken at a time and one call waits: however many come, others are not kept
     waiting. One worker suffices where extraction keeps the cores busy; more help where it waits for
-    an embedder elsewhere. With `with_crops` each sample has its aligned face.
+    an embedder elsewhere. With `with_crops` each sample has its aligned face, with `second` what a
+    second model makes of it.
     """
 
     def __init__(
@@ -92,10 +93,12 @@ class ExtractionQueue:
         log: FilteringBoundLogger,
         workers: int = 1,
         with_crops: bool = False,
+        second: SecondEmbedder | None = None,
     ) -> None:
         self._extractor = extractor
         self._vault = vault
         self._with_crops = with_crops
+        self._second = second
         self._capacity = capacity
         self._meter = meter
         self._log = log
@@ -177,7 +180,12 @@ class ExtractionQueue:
         try:
             extracted = self._extractor.extract(images, kinds)
             samples = make_samples(
-                images, extracted, self._vault, kinds, with_crops=self._with_crops
+                images,
+                extracted,
+                self._vault,
+                kinds,
+                with_crops=self._with_crops,
+                second=self._second,
             )
         except Exception as error:
             self._note_failure(error, len(images))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from engine.errors import ImageError
 from engine.matching.comparison import score_best
 from engine.matching.verification import HolderCheck
+from engine.registry.records import SecondTemplate
 from serving.access.authorization import (
     Action,
     authorize,
@@ -24,6 +25,7 @@ from serving.api.request import (
     read_kind,
     take_face,
     take_faces,
+    take_probe,
 )
 from serving.ingress.match import MatchBatch, match_batch, read_sample
 from serving.parts import Parts
@@ -101,8 +103,12 @@ async def verify(
         threshold = parts.thresholds.verify_for(probe.length)
         return wire.Verification(score >= threshold, score, threshold, None, None)
     authorize(request.caller, Action.VERIFY_HOLDER)
-    probe = await take_face(parts, request, body.probe)
-    check = await _check_holder(parts, request, body, probe.vector)
+    sample = await take_probe(parts, request, body.probe)
+    if sample is None or sample.vector is None:
+        vector, second = (await take_face(parts, request, body.probe)).vector, None
+    else:
+        vector, second = sample.vector, sample.second
+    check = await _check_holder(parts, request, body, vector, second)
     return wire.Verification(
         is_match=check.is_match,
         score=check.score if scope_of(request.caller) is None else None,
@@ -113,11 +119,15 @@ async def verify(
 
 
 async def _check_holder(
-    parts: Parts, request: Request, body: wire.VerificationRequest, probe: NDArray[np.float32]
+    parts: Parts,
+    request: Request,
+    body: wire.VerificationRequest,
+    probe: NDArray[np.float32],
+    second: SecondTemplate | None,
 ) -> HolderCheck:
     context = request.context()
     if body.line is not None:
-        return await parts.registrar.check_line(LineTarget(body.line), probe, context)
+        return await parts.registrar.check_line(LineTarget(body.line), probe, second, context)
     document = body.document_id if body.document is None else known_document(body.document)
     assert document is not None, "the type wants one"
-    return await parts.registrar.check_document(document, probe, context)
+    return await parts.registrar.check_document(document, probe, second, context)

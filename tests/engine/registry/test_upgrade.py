@@ -181,6 +181,9 @@ def age(store: Store) -> None:
             connection.execute(text(f'ALTER TABLE "{table.name}" DROP COLUMN mac'))
         for name in ("carriers", "outlets"):
             connection.execute(text(f"ALTER TABLE {name} DROP COLUMN time_zone"))
+        for name in ('"references"', "watchlist"):
+            connection.execute(text(f"ALTER TABLE {name} DROP COLUMN second_template"))
+            connection.execute(text(f"ALTER TABLE {name} DROP COLUMN second_model_digest"))
         connection.execute(text("ALTER TABLE deployment DROP COLUMN audit_mac"))
         connection.execute(text("ALTER TABLE api_keys DROP COLUMN person"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0006'"))
