@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from structlog.typing import FilteringBoundLogger
 
+from engine.cases.case import DueDates
 from engine.matching.calibration import Calibration, Thresholds
 from engine.registry.reader import Reader
 from engine.registry.vault import Vault
@@ -37,3 +38,4 @@ class Parts:
     calibration: Calibration | None = None
     """Gives the expected false candidates of a search; without it answers have null."""
     tracer: Tracer = field(default_factory=Tracer)
+    due: DueDates = field(default_factory=DueDates)
