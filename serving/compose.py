@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
+from engine.cases.case import DUE_DAYS, DueDates
 from engine.errors import KeyRingMissing, RegistryError, RegistryExists, RequestError, SosieError
 from engine.matching.calibration import Calibration, Comparison, Thresholds
 from engine.matching.comparison import WatchList
@@ -45,6 +46,7 @@ from serving.models import (
 from serving.settings import (
     KEY_RING_FILE,
     SETTINGS_FILE,
+    CasesSettings,
     Chosen,
     CropsSettings,
     LimitSettings,
@@ -166,6 +168,11 @@ def read_limits(settings: LimitSettings) -> Limits:
         outlet_key=Bound(settings.outlet_key_failures, key),
         other_key=Bound(settings.key_failures, key),
     )
+
+
+def read_due_dates(settings: CasesSettings) -> DueDates:
+    """When cases are due, by the settings."""
+    return DueDates(DUE_DAYS | {str(kind): days for kind, days in settings.due_days.items()})
 
 
 def read_crop_policy(settings: CropsSettings) -> CropPolicy:

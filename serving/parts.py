@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from structlog.typing import FilteringBoundLogger
 
+from engine.cases.case import DueDates
 from engine.matching.calibration import Calibration, Thresholds
 from engine.registry.reader import Reader
 from engine.registry.vault import Vault
@@ -48,3 +49,5 @@ class Parts:
         if self.thresholds_for is None:
             return self.thresholds
         return self.thresholds_for((await self.registrar.status()).gallery_size)
+
+    due: DueDates = field(default_factory=DueDates)

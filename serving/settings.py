@@ -30,6 +30,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from engine.cases.case import DUE_DAYS, CaseKind
 from engine.errors import RegistryExists, RegistryMissing, RequestError
 
 CARD = "a built-in card's name, or the path of a card"
@@ -381,6 +382,16 @@ class AuditSettings(Section):
     )
 
 
+class CasesSettings(Section):
+    """The queue of the fraud team."""
+
+    due_days: dict[CaseKind, Annotated[int, Field(ge=0, le=3650)]] = Field(
+        default={},
+        description="days until a case of a kind is due, as { dispute = 5 }; 0: never; kinds not "
+        f"named: {', '.join(f'{kind} {days}' for kind, days in DUE_DAYS.items())}",
+    )
+
+
 class CropsSettings(Section):
     """Aligned faces, 112 pixels wide and high, sealed, for those who decide cases."""
 
@@ -420,6 +431,7 @@ class Settings(BaseSettings):
     serve: ServeSettings = ServeSettings()
     sweep: SweepSettings = SweepSettings()
     retention: RetentionSettings = RetentionSettings()
+    cases: CasesSettings = CasesSettings()
     crops: CropsSettings = CropsSettings()
     audit: AuditSettings = AuditSettings()
 

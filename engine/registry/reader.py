@@ -56,7 +56,6 @@ _BLOCKED_DOCUMENTS = (
     .order_by(None)
     .order_by(_documents.c.blocked_at, _documents.c.id, _references.c.id)
 )
-_IDENTITY = select(_documents.c.identity).where(_documents.c.id == bindparam("id"))
 _LIVE = _references.c.removed_sequence.is_(None)
 _TEMPLATES = select(_references).where(_references.c.id.in_(KEYS), _LIVE)
 _SECOND_TEMPLATES = select(
@@ -91,6 +90,7 @@ _COVERAGE = select(
         }.items()
     )
 )
+_IDENTITIES = select(_documents.c.id, _documents.c.identity).where(_documents.c.id.in_(KEYS))
 _IN_USE = _lines.c.status != LineStatus.CLOSED.value
 _LINES_IN_USE = select(_lines).where(_lines.c.msisdn_lookup.in_(KEYS), _IN_USE)
 _LINE_COUNTS = (
@@ -279,11 +279,20 @@ class Reader(AuditReader):
 
     def identity(self, document_id: str) -> Identity:
         """Opens what is sealed of a document; `NotFound` if unknown or erased."""
-        row = self._first(_IDENTITY, id=document_id)
-        if row is None or row.identity is None:
+        found = self.identities([document_id])
+        if document_id not in found:
             raise NotFound("no such document, or it was erased: check the id")
-        opened = self.vault.open("documents.identity", document_id, row.identity)
-        return Identity(*json.loads(opened))
+        return found[document_id]
+
+    def identities(self, document_ids: Sequence[str]) -> dict[str, Identity]:
+        """Opens what is sealed of these documents; an unknown or erased one is left out."""
+        return {
+            row.id: Identity(
+                *json.loads(self.vault.open("documents.identity", row.id, row.identity))
+            )
+            for row in self._rows_of(_IDENTITIES, document_ids)
+            if row.identity is not None
+        }
 
     def lines_in_use(self, msisdn_lookups: Sequence[bytes]) -> dict[bytes, LineRecord]:
         """The lines, not closed, that these numbers are on."""

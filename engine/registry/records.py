@@ -208,7 +208,8 @@ class LineRecord:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseRecord:
     """A case. `suspect_ids`: its documents that seem to be one person's, not one that was only
-    misused. `line_id`: the line that it is about, if any.
+    misused. `line_id`: the line that it is about, if any. `score` and `weakest`: of its
+    best and its weakest link; `weakest` is None where only one is known.
     """
 
     id: str
@@ -231,6 +232,7 @@ class CaseRecord:
     opened_at: datetime
     updated_at: datetime
     closed_at: datetime | None = None
+    weakest: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

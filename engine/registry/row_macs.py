@@ -34,11 +34,16 @@ def _in_utc(moment: datetime) -> datetime:
     return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
 
 
+def _as_stored(value: float) -> float:
+    # SQLite keeps no sign of zero.
+    return float(value) + 0.0
+
+
 def _converter(column: Column[Any]) -> Callable[[Any], Any] | None:
     """What makes a value the one that the database gives back, where that may differ."""
     if isinstance(column.type, Moment):
         return _in_utc
-    return float if isinstance(column.type, Float) else None
+    return _as_stored if isinstance(column.type, Float) else None
 
 
 _SEALED = {(table.name, column.name) for table, column in tables.SEALED}

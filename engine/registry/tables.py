@@ -101,6 +101,7 @@ cases = Table(
     Column("updated_at", Moment, nullable=False),
     Column("closed_at", Moment),
     _mac(),
+    Column("weakest", Float(53)),
     CheckConstraint("origin IN ('decision', 'dispute', 'reverification', 'sweep')", name="origin"),
     CheckConstraint("state IN ('open', 'assigned', 'proposed', 'closed', 'merged')", name="state"),
     CheckConstraint(

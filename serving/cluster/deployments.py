@@ -23,7 +23,7 @@ from serving.cluster.proxy_metrics import ProxyCollector
 from serving.cluster.registrar_client import RayRegistrar
 from serving.cluster.shards import shard_opener
 from serving.cluster.site import Site
-from serving.compose import Deployment, read_crop_policy
+from serving.compose import Deployment, read_crop_policy, read_due_dates
 from serving.errors import Busy, Interrupted
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.remote_embedder import (
@@ -139,6 +139,7 @@ class Ingress:
             warnings=tuple(warn_calibration(settings)),
             tracer=tracer,
             thresholds_for=deployment.thresholds_for,
+            due=read_due_dates(settings.cases),
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
