@@ -41,6 +41,7 @@ class Parts:
     warnings: tuple[str, ...] = ()
     """What `/version` says of the model's calibration."""
     tracer: Tracer = field(default_factory=Tracer)
+    due: DueDates = field(default_factory=DueDates)
     thresholds_for: Callable[[int], Thresholds] | None = None
     """For searches of so many references, where `review` follows the gallery's size."""
 
@@ -49,5 +50,3 @@ class Parts:
         if self.thresholds_for is None:
             return self.thresholds
         return self.thresholds_for((await self.registrar.status()).gallery_size)
-
-    due: DueDates = field(default_factory=DueDates)
