@@ -103,7 +103,7 @@ class BatchState:
         }
         self.fresh: list[FreshReference] = []
         held = [key for record in self._documents.values() for key in record.reference_ids]
-        self.second = {} if second is None else second.read_templates(store, held)
+        self.second = {} if second is None else second.read_templates(store, [*held, *hit_ids])
         """Templates of a second model, of the references that have one."""
 
     def document(self, lookup: bytes | None) -> DocumentRecord | None:
@@ -352,7 +352,7 @@ class ChangeCollector:
         """Adds the rows of one verdict, brings the batch's state up to date, and answers."""
         enrollment_id = new_id()
         # Before this attempt adds what it would be compared with.
-        second = self._describe_second(place, attempt)
+        second = self._describe_second(place, attempt, evidence)
         document_id = self._settle_document(attempt, verdict)
         line_id = None
         if verdict.decision is Decision.APPROVED:
@@ -477,18 +477,22 @@ class ChangeCollector:
                 self._state.second[key] = second.vector
                 self._filled.append((key, second))
 
-    def _describe_second(self, place: int, attempt: Attempt) -> Mapping[str, Any] | None:
+    def _describe_second(
+        self, place: int, attempt: Attempt, evidence: Evidence
+    ) -> Mapping[str, Any] | None:
         """What a second model says of an attempt, beside the one that decides."""
         model, request = self._judge.second, attempt.request
         if model is None or not self._comparisons.has_probe(place):
             return None
-        record, known = self._state.document(attempt.document_lookup), self._state.second
+        record = self._state.document(attempt.document_lookup)
         is_held = record is not None and record.status is not DocumentStatus.ATTEMPTED
         held = record.reference_ids if record is not None and is_held else ()
         return model.describe(
             request.live,
             request.portrait,
-            [known[key] for key in held if key in known],
+            evidence,
+            held,
+            self._state.second,
             is_fused=self._comparisons.kind(place) is Comparison.FUSED,
         )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from engine.errors import CalibrationError
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import fuse_vectors, score_best
+from engine.matching.policy import Evidence, decide
 from engine.matching.requests import Sample
 from engine.registry.reader import Reader
 from engine.registry.records import SecondTemplate
@@ -45,23 +47,52 @@ class SecondModel:
         self,
         live: Sample,
         portrait: Sample,
-        references: Sequence[NDArray[np.float32]],
+        evidence: Evidence,
+        held: Sequence[int],
+        known: Mapping[int, NDArray[np.float32]],
         *,
         is_fused: bool,
     ) -> Mapping[str, Any] | None:
-        """What evidence keeps of its scores, for a comparison with the model in force; None where
-        it saw no face. `references` are its templates of the document's holder."""
+        """What evidence keeps of its scores and of what they would have decided; None where it saw
+        no face.
+
+        `held` are the references of the document's holder, `known` its templates. There is no
+        decision where it lacks one that was compared. Candidates are those that the model in force
+        found: `compare_references` tells of others.
+        """
         first, other = (self._vector_of(one) for one in (live, portrait))
         if first is None or other is None:
             return None
         probe = fuse_vectors(first, other) if is_fused else first
-        thresholds = self.thresholds
-        return {
+        references = [known[key] for key in held if key in known]
+        candidates = [
+            replace(one, score=score)
+            for one in evidence.candidates
+            if one.reference_id in known
+            for score in (score_best(probe, known[one.reference_id][None]),)
+            if score is not None
+        ]
+        described: dict[str, Any] = {
             "model_digest": self.digest,
             "live_portrait": score_best(first, other[None]),
             "holder": score_best(probe, np.stack(references)) if references else None,
-            "thresholds": None if thresholds is None else asdict(thresholds),
+            "best_candidate": max((one.score for one in candidates), default=None),
+            "thresholds": None if self.thresholds is None else asdict(self.thresholds),
         }
+        knows_all = (evidence.holder_score is None or len(references) == len(held)) and len(
+            candidates
+        ) == len(evidence.candidates)
+        if self.thresholds is not None and knows_all:
+            review = self.thresholds.review
+            again = replace(
+                evidence,
+                thresholds=self.thresholds,
+                live_portrait_score=described["live_portrait"],
+                holder_score=described["holder"],
+                candidates=tuple(one for one in candidates if one.score >= review),
+            )
+            described["decision"] = decide(again).decision.value
+        return described
 
     def _vector_of(self, sample: Sample) -> NDArray[np.float32] | None:
         second = sample.second
@@ -93,13 +124,17 @@ class Agreement:
         return Agreement(*(one + another for one, another in pairs))
 
 
-def compare_recorded(registry: Reader, model: SecondModel) -> dict[str, Agreement]:
-    """How often the model would have answered otherwise in the enrollments that recorded its
-    scores: `verify` (live against portrait) and `same_document` (against the holder)."""
+def compare_recorded(
+    registry: Reader, model: SecondModel
+) -> tuple[dict[str, Agreement], dict[str, int]]:
+    """How the model would have answered in the enrollments that recorded its scores: `verify` (live
+    against portrait) and `same_document` (against the holder), and how many decisions of one
+    kind it would have made another, as "approved, review"."""
     thresholds = _require_thresholds(model)
     found = {"verify": Agreement(), "same_document": Agreement()}
     keys = {"verify": "live_portrait", "same_document": "holder"}
-    for evidence in registry.evidence():
+    decisions: Counter[str] = Counter()
+    for decision, evidence in registry.decisions():
         second = evidence.get("second")
         if second is None or second["model_digest"] != model.digest:
             continue
@@ -109,7 +144,9 @@ def compare_recorded(registry: Reader, model: SecondModel) -> dict[str, Agreemen
             if first is not None and other is not None:
                 is_first = first >= inputs["thresholds"][name]
                 found[name] += _answer(is_first, other >= getattr(thresholds, name))
-    return found
+        if "decision" in second:
+            decisions[f"{decision}, {second['decision']}"] += 1
+    return found, dict(decisions)
 
 
 def compare_references(

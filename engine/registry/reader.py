@@ -461,12 +461,13 @@ class Reader(AuditReader):
             yield [row.id for row in rows]
             last = rows[-1].id
 
-    def evidence(self) -> Iterator[Mapping[str, Any]]:
-        """The evidence of every enrollment that has not expired, in the order of their ids."""
+    def decisions(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Decision and evidence of every enrollment that has not expired, in their order."""
         last = ""
         while rows := self.rows(_EVIDENCE, last=last, page=TEMPLATES_PER_CHUNK // 10):
             for row in rows:
-                yield require_authentic(self.vault, _enrollments, row).evidence
+                require_authentic(self.vault, _enrollments, row)
+                yield row.decision, row.evidence
             last = rows[-1].id
 
     def coverage(self, digest: str) -> Coverage:

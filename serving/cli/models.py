@@ -407,7 +407,7 @@ def compare_models(home: HomeOption = None, as_json: JsonFlag = False) -> None:
 
     with open_deployment(home) as deployment:
         second = _require_second(deployment)
-        found = compare_recorded(deployment.store, second)
+        found, decisions = compare_recorded(deployment.store, second)
         found |= compare_references(deployment.store, second, deployment.thresholds)
         coverage = deployment.store.coverage(second.digest)
         limits = deployment.thresholds, second.thresholds
@@ -425,16 +425,30 @@ def compare_models(home: HomeOption = None, as_json: JsonFlag = False) -> None:
         for name, one in found.items()
     ]
     titles = ("threshold", "first", "second", "compared", "match by both", "by the first alone")
+    changed = {pair: count for pair, count in decisions.items() if len(set(pair.split(", "))) > 1}
+
+    def show() -> None:
+        print_table(f"The second model has {coverage}", (*titles, "by the second alone"), rows)
+        print_line(
+            f"Of {sum(decisions.values()):,} recorded decisions it would have made "
+            f"{sum(changed.values()):,} others."
+        )
+        for pair, count in changed.items():
+            print_line(f"  {pair.replace(', ', ', and by the second ')}: {count:,}")
+
     print_answer(
         {
+            "decisions": {
+                "compared": sum(decisions.values()),
+                "differ": sum(changed.values()),
+                "by_both": decisions,
+            },
             "comparisons": {
                 name: {**values_of(one), "differ": one.differ} for name, one in found.items()
             },
             "coverage": values_of(coverage),
         },
-        lambda: print_table(
-            f"The second model has {coverage}", (*titles, "by the second alone"), rows
-        ),
+        show,
         as_json=as_json,
     )
 

@@ -78,6 +78,7 @@ def test_people_who_return_fill_the_second_model_until_it_can_decide_and_back(
     recorded = shown["evidence"]["second"]
     assert recorded["live_portrait"] > 0.4
     assert recorded["holder"] is None, "it had not seen the holder before"
+    assert "decision" not in recorded, "so it would have had nothing to decide by"
     assert "second" not in returned.json
     again = sosie(*request_of(doubled, photographs, msisdn=NEXT[2]), "--json").json
     shown = sosie("show", again["enrollment_id"], "--home", doubled, "--json").json
@@ -87,6 +88,9 @@ def test_people_who_return_fill_the_second_model_until_it_can_decide_and_back(
     assert compared["comparisons"]["same_document"]["compared"] == 1
     assert compared["comparisons"]["verify"]["compared"] >= 2
     assert compared["coverage"]["missing_references"] == 0
+    assert compared["decisions"]["by_both"]["approved, approved"] >= 1
+    assert compared["decisions"]["compared"] >= 2
+    assert "recorded decisions" in sosie("model", "compare", "--home", doubled).out
 
     switched = sosie(*switch, "--json")
     assert switched.code == 0, switched.err
