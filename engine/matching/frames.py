@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.matching.calibration import Comparison
-from engine.matching.comparison import fuse_vectors
+from engine.matching.comparison import fuse_seconds, fuse_vectors
 from engine.matching.requests import Sample
 from engine.reasons import Reason
 from indexes.scoring import exact_scores
@@ -55,7 +55,13 @@ def fuse_frames(frames: Sequence[Sample], one_person: float) -> Sample:
     if len(vectors) < 2:
         return replace(best, frames=kept)
     length = min(float(np.linalg.norm(np.mean(vectors, axis=0))), 1.0)
-    return replace(best, vector=fuse_vectors(*vectors), length=length, frames=kept)
+    return replace(
+        best,
+        vector=fuse_vectors(*vectors),
+        second=fuse_seconds([frames[place].second for place in _choose(frames)]),
+        length=length,
+        frames=kept,
+    )
 
 
 def describe_frames(sample: Sample) -> list[dict[str, Any]]:

@@ -204,10 +204,10 @@ def list_cases(
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """List cases, those of the highest risk first: what is not decided, if nothing else is asked;
-    audited.
+    """List cases, those of the highest risk first; audited.
 
-    Names show their first letters, numbers their last digits.
+    Those that are not decided, if nothing else is asked. Names show their first letters, numbers
+    their last digits.
     """
     from engine.registry.cases import CaseFilter
     from engine.registry.records import ALIVE, AuditEntry, CaseState, utc_now
