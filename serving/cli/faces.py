@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.faces.extractor import Extracted, Extraction
-    from engine.matching.requests import Sample
-    from engine.reasons import PhotographKind
+    from engine.matching.calibration import Calibration, ThresholdRates
     from serving.settings import Settings
 
 
@@ -61,8 +60,7 @@ def verify(
     Exit code 0 for a match; 1 for none, or where a photograph is not fit to be matched: then it is
     not judged, and `match` is null. So it is with a model that is not calibrated.
     """
-    from engine.matching.calibration import Comparison, Thresholds
-    from engine.matching.frames import describe_frames, fuse_frames
+    from engine.matching.calibration import Comparison
     from serving.models import (
         build_extractor,
         embedder_card,
@@ -80,19 +78,13 @@ def verify(
     calibration = load_calibration(settings) if has_one else None
     rates = threshold_rates(settings)
     wanted = rates.verify if fmr is None else fmr
-    thresholds = None
-    if calibration is not None:
-        thresholds = Thresholds.from_calibration(calibration, replace(rates, verify=wanted))
     kinds = [*(None for _ in paths[1:]), portrait_kind]
     with build_extractor(settings) as extractor:
         found = require_sound(extractor.extract(images, kinds), paths)
-    *frames, portrait = map(_make_sample, images, kinds, found)
-    # Without a calibration nobody knows whether frames are of one person: then they differ.
-    one_person = 1.0 if thresholds is None else thresholds.one_person
-    pair = fuse_frames(frames, one_person), portrait
-    told = describe_frames(pair[0])
+    *frames, portrait = found
+    live, told, threshold = _fuse(images, frames, calibration, replace(rates, verify=wanted))
+    pair = live, portrait
     fused = sum(one["is_fused"] for one in told)
-    threshold = None if thresholds is None else thresholds.verify_for(pair[0].length)
     score = _score(pair)
     is_fit = not any(one.problems for one in pair)
     is_match = rate = None
@@ -110,7 +102,7 @@ def verify(
                 "threshold": threshold,
                 "fmr": wanted,
                 "fmr_at_score": None if rate is None else asdict(rate),
-                "quality": {name: dict(one.quality) or None for name, one in names.items()},
+                "quality": {name: _quality(one) for name, one in names.items()},
                 "frames": told,
                 "model_digest": model_digest(settings),
                 "warnings": warnings,
@@ -133,7 +125,7 @@ def verify(
         raise exit_negative()
 
 
-def _print_remarks(looked_at: Sequence[tuple[Path, Sample]], warnings: Sequence[str]) -> None:
+def _print_remarks(looked_at: Sequence[tuple[Path, Extraction]], warnings: Sequence[str]) -> None:
     for path, one in looked_at:
         if one.problems:
             print_line(f"[yellow]{escape(str(path))}[/]: {', '.join(one.problems)}")
@@ -189,18 +181,44 @@ def _load_settings(home: Path | None) -> Settings:
     return load_settings(find_home(home))
 
 
-def _make_sample(image: bytes, kind: PhotographKind | None, found: Extraction) -> Sample:
+def _fuse(
+    images: Sequence[bytes],
+    frames: Sequence[Extraction],
+    calibration: Calibration | None,
+    rates: ThresholdRates,
+) -> tuple[Extraction, list[dict[str, Any]], float | None]:
+    """One face from the frames of it, what became of each, and the threshold of `verify`."""
+    from engine.matching.calibration import Comparison, Thresholds
+
+    if len(frames) == 1:
+        # The one rate that the calibration need support.
+        kind = Comparison.ONE_TO_ONE
+        alone = None if calibration is None else calibration.threshold_at(rates.verify, kind)
+        return frames[0], [], alone
+    # Not above: they load the database, and most photographs come alone.
+    from engine.faces.quality import Quality
+    from engine.matching.frames import describe_frames, fuse_frames
     from engine.matching.requests import Sample
 
-    return replace(
-        Sample.unseen(image, kind),
-        vector=found.vector,
-        problems=found.problems,
-        quality=_quality(found) or {},
-    )
+    samples = [
+        replace(
+            Sample.unseen(image),
+            vector=one.vector,
+            problems=one.problems,
+            quality=_quality(one) or {},
+        )
+        for image, one in zip(images, frames, strict=False)
+    ]
+    thresholds = None if calibration is None else Thresholds.from_calibration(calibration, rates)
+    # Without a calibration nobody knows whether frames are of one person: then they differ.
+    whole = fuse_frames(samples, 1.0 if thresholds is None else thresholds.one_person)
+    quality = Quality(**whole.quality) if whole.quality else None
+    face = replace(frames[0], vector=whole.vector, problems=whole.problems, quality=quality)
+    threshold = None if thresholds is None else thresholds.verify_for(whole.length)
+    return face, describe_frames(whole), threshold
 
 
-def _score(pair: Sequence[Sample]) -> float | None:
+def _score(pair: Sequence[Extraction]) -> float | None:
     first, second = (one.vector for one in pair)
     return None if first is None or second is None else float(first @ second)
 

@@ -19,7 +19,6 @@ from engine.formatting import size
 from engine.reasons import PhotographKind
 from engine.texts import is_visible
 from serving.errors import ExitCode, require_sound
-from serving.wire.fields import MAX_FRAMES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +72,7 @@ LiveOption = Annotated[
     list[Path],
     typer.Option(
         metavar="IMAGE",
-        help=f"The live photograph; up to {MAX_FRAMES} frames by giving it again, or as a folder.",
+        help="The live photograph; several frames by giving it again, or as a folder.",
     ),
 ]
 TypeOption = Annotated[
@@ -200,6 +199,7 @@ def sample_photographs(
 def list_frames(given: Sequence[Path]) -> list[Path]:
     """The files of one face's frames: those given, of a folder the photographs in it, by name."""
     from engine.accuracy.dataset import SUFFIXES
+    from serving.wire.fields import MAX_FRAMES
 
     frames = []
     for path in given:
