@@ -151,14 +151,15 @@ class Extractor:
         start = time.perf_counter()
         try:
             with self._decoder.decode(data, self._detector.first_side_px) as image:
-                faces, stages = self._detect(image, start, None if image.is_finest else 1)
+                attempts = slice(None) if image.is_finest else slice(1)
+                faces, stages = self._detect(image, start, attempts)
                 side_px = self._find_needed_side(image, faces)
                 if side_px is None:
                     return self._judge(image, faces, stages, kind)
             again = time.perf_counter()
             with self._decoder.decode(data, side_px) as image:
                 if not faces:
-                    faces, stages = self._detect(image, start)
+                    faces, stages = self._detect(image, start, slice(1, None))
                 else:
                     spent_ms = (time.perf_counter() - again) * 1e3
                     stages = replace(stages, decode_ms=stages.decode_ms + spent_ms)
@@ -167,7 +168,7 @@ class Extractor:
             return error
 
     def _detect(
-        self, image: Image, start: float, attempts: int | None = None
+        self, image: Image, start: float, attempts: slice
     ) -> tuple[list[DetectedFace], StageTimes]:
         """The faces, in coordinates of the full picture."""
         decoded = time.perf_counter()

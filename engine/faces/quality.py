@@ -75,7 +75,7 @@ class QualityLimits:
     min_contrast: float = 0.1
     max_yaw_deg: float = 45.0
     max_pitch_deg: float = 35.0
-    max_roll_deg: float = 45.0
+    max_roll_deg: float = 180.0
     min_detail_bytes: float = 130.0
 
 

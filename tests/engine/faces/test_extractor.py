@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +172,7 @@ def test_small_face_beside_the_subject_does_not_count(
 
 
 def test_a_bystander_who_is_clearly_smaller_is_let_pass_unless_the_outlet_is_strict(
-    cache_folder: Path, astronaut: Pixels, portrait: Extraction, encode: Encode
+    astronaut: Pixels, portrait: Extraction, encode: Encode
 ) -> None:
     card = np.full((512, 850, 3), 230, dtype=np.uint8)
     card[:, :512] = astronaut
@@ -179,7 +180,7 @@ def test_a_bystander_who_is_clearly_smaller_is_let_pass_unless_the_outlet_is_str
     for share, problems in ((0.75, ()), (0.0, (Reason.SEVERAL_FACES,))):
         config = ExtractorConfig(threads=1, competing_share=share)
         options = SessionOptions(provider="cpu")
-        with open_extractor(cache_folder, config=config, session=options) as own:
+        with open_extractor(config=config, session=options) as own:
             (extracted,) = own.extract([encode(card)])
         assert found(extracted).problems == problems
         assert vector(extracted) @ vector(portrait) > 0.9
@@ -209,6 +210,22 @@ def test_a_face_that_compression_has_taken_is_told(
     outcomes = extractor.extract(files, [PhotographKind.CHIP] * 2)
     told = [Reason.COMPRESSED in found(one).problems for one in outcomes]
     assert told == [False, True]
+
+
+@pytest.mark.parametrize("turn_deg", [-44, -30, 15, 60, 90, 135, 180, -90])
+def test_a_turned_photograph_is_its_person_and_shows_its_roll(
+    extractor: Extractor, portrait: Extraction, photo: bytes, encode: Encode, turn_deg: int
+) -> None:
+    picture = PillowImage.open(BytesIO(photo)).rotate(
+        -turn_deg, PillowImage.Resampling.BICUBIC, expand=True
+    )
+    turned = found(extractor.extract([encode(picture)])[0])
+    assert turned.problems == ()
+    assert vector(turned) @ vector(portrait) > 0.8
+    assert turned.quality is not None
+    assert portrait.quality is not None
+    error_deg = turned.quality.roll_deg - portrait.quality.roll_deg - turn_deg
+    assert (error_deg + 180) % 360 - 180 == pytest.approx(0, abs=16)
 
 
 def test_bad_photograph_in_a_batch_is_a_value_in_its_place(
