@@ -28,6 +28,8 @@ class Reason(StrEnum):
     TOO_BRIGHT = "TOO_BRIGHT"
     LOW_CONTRAST = "LOW_CONTRAST"
     COMPRESSED = "COMPRESSED"
+    FACE_CUT = "FACE_CUT"
+    UNCLEAR = "UNCLEAR"
     POSE = "POSE"
     SAME_PHOTOGRAPH = "SAME_PHOTOGRAPH"
     FACE_MISMATCH = "FACE_MISMATCH"
@@ -52,6 +54,8 @@ IMAGE_REASONS = frozenset(
         Reason.TOO_BRIGHT,
         Reason.LOW_CONTRAST,
         Reason.COMPRESSED,
+        Reason.FACE_CUT,
+        Reason.UNCLEAR,
         Reason.POSE,
         Reason.SAME_PHOTOGRAPH,
     }

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.data.photographs import find_faces, find_pairs_file
+from bench.suites.degraded import measure_degraded
 from bench.suites.held_out import check_verify
 from engine.accuracy.dataset import Embeddings, Progress, read_lfw_pairs
 from engine.accuracy.error_rates import lowest_rate
@@ -148,7 +149,11 @@ def run(config: AccuracyConfig, progress: Progress | None = None) -> SuiteOutput
     result, held_out = check_verify(singles, shipped, config.seed)
     results.append(result)
     measured = _measure(evaluation, folds, seconds, is_part=config.people is not None)
-    return tuple(results), measured | held_out
+    with open_extractor() as extractor:
+        degraded, kept = measure_degraded(
+            extractor, faces, shipped, is_part=config.people is not None
+        )
+    return (*results, *degraded), measured | held_out | kept
 
 
 @contextmanager

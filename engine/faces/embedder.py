@@ -122,7 +122,10 @@ class CropEmbedder(Protocol):
     def prefers_large_batches(self) -> bool: ...
 
     def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], unit rows."""
+        """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them.
+
+        Their directions are the faces'; their lengths tell how clear these are.
+        """
         ...
 
 
@@ -148,16 +151,20 @@ class Embedder:
         )
 
     def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], unit rows.
+        """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them.
 
-        With `flip`, a row is the direction of the sum over the crop and its mirror image.
+        With `flip`, a row has the direction of the sum over the crop and its mirror image, each of
+        unit length, and the mean of their lengths.
         """
         if len(crops) == 0:
             return np.zeros((0, self.dim), dtype=np.float32)
         vectors = self._embed_plain(crops)
         if self.flip:
-            vectors = vectors + self._embed_plain(crops[:, :, ::-1])
-        return _normalise(vectors)
+            mirrored = self._embed_plain(crops[:, :, ::-1])
+            lengths = (measure_lengths(vectors) + measure_lengths(mirrored)) / np.float32(2)
+            unit = normalise(normalise(vectors) + normalise(mirrored))
+            return np.asarray(unit * lengths[:, None], dtype=np.float32)
+        return vectors
 
     def _embed_plain(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         parts = [
@@ -170,7 +177,7 @@ class Embedder:
                 f"model {self.card.name} gives {vectors.shape[1]} numbers, "
                 f"its card says dimension {self.dim}; correct the card"
             )
-        return _normalise(vectors)
+        return vectors.astype(np.float32, copy=False)
 
     def _prepare(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         contract = self.card.input
@@ -183,7 +190,15 @@ class Embedder:
         return np.ascontiguousarray(values)
 
 
-def _normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def measure_lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The lengths float32[n] of rows float32[n, d]."""
+    lengths: NDArray[np.float32] = np.linalg.norm(vectors, axis=1)
+    return lengths
+
+
+def normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows float32[n, d] of unit length; zero stays zero, and what is infinite becomes NaN."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        unit: NDArray[np.float32] = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
     return unit

@@ -101,7 +101,8 @@ class CardThresholds(Struct, frozen=True, forbid_unknown_fields=True):
 class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):
     """One model; `dimension` is 0 for a detector, `calibration` names a file beside the card.
 
-    `earlier_calibrations` name those that homes made with them still use.
+    `earlier_calibrations` name those that homes made with them still use. `usual_length` is that
+    of an embedder's vector of a good photograph, before it gets unit length; 0: not known.
     """
 
     name: str
@@ -113,6 +114,7 @@ class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):
     input: InputContract
     dimension: _Count = 0
     alignment: Literal["arcface"] = "arcface"
+    usual_length: float = 0
     calibration: str = ""
     earlier_calibrations: tuple[str, ...] = ()
     rewriting: tuple[Step, ...] = DEFAULT_STEPS

@@ -41,6 +41,8 @@ Reason = Annotated[
         "TOO_BRIGHT",
         "LOW_CONTRAST",
         "COMPRESSED",
+        "FACE_CUT",
+        "UNCLEAR",
         "POSE",
         "SAME_PHOTOGRAPH",
         "FACE_MISMATCH",

@@ -44,7 +44,7 @@ WORDS = {
     "truncated": ("truncated",),
     "huge": ("60000 x 60000", "12.2 megapixels"),
     "too-many-bytes": ("too large", "8 MiB"),
-    "text": ("JPEG, PNG or WebP",),
+    "text": ("PNG or WebP",),
     "folder": ("cannot be read",),
     "missing": ("cannot be read",),
 }
