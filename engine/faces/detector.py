@@ -110,6 +110,17 @@ class _View:
         """That of the main face; 0 without one."""
         return self.faces[self.main].score if self.faces else 0.0
 
+    def is_as_good(self, other: _View) -> bool:
+        """Whether the main face is that of the other view, or at least as prominent."""
+        if not self.faces or not other.faces:
+            return bool(self.faces)
+        mine, theirs = self.faces[self.main], other.faces[other.main]
+        off = mine.landmarks_px.mean(axis=0) - theirs.landmarks_px.mean(axis=0)
+        if float(np.hypot(*off)) <= theirs.box_px[3] / 2:
+            return True
+        size_px = (self.picture.shape[1], self.picture.shape[0])
+        return measure_prominence(mine, size_px) >= measure_prominence(theirs, size_px)
+
 
 class FaceDetector:
     """Finds the faces of a picture; thread-safe."""
@@ -183,7 +194,9 @@ class FaceDetector:
             groups[:2] = _QUARTERS_DEG, _SLANTED_DEG
         for turns_deg in groups:
             turned = [self._turn(view.picture, turn_deg) for turn_deg in turns_deg]
-            view = max(view, *turned, key=lambda one: one.score)
+            # A turn that shows only a bystander is none.
+            seen = [one for one in turned if one.is_as_good(view)]
+            view = max((view, *seen), key=lambda one: one.score)
             if not view.faces or view.score >= self._config.upright_score:
                 break
         return view

@@ -375,7 +375,7 @@ def test_lfw_photographs_have_faces_and_few_problems(
     extractions = [found(one) for one in extractor.extract([p.read_bytes() for p in lfw_photos])]
     excused = {Reason.SEVERAL_FACES, Reason.POSE}
     rejected = [one for one in extractions if set(one.problems) - excused]
-    assert len(rejected) <= math.ceil(0.03 * len(extractions))
+    assert len(rejected) <= math.ceil(0.06 * len(extractions))
 
 
 @pytest.mark.lfw
