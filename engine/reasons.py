@@ -28,6 +28,8 @@ class Reason(StrEnum):
     TOO_BRIGHT = "TOO_BRIGHT"
     LOW_CONTRAST = "LOW_CONTRAST"
     COMPRESSED = "COMPRESSED"
+    FACE_CUT = "FACE_CUT"
+    UNCLEAR = "UNCLEAR"
     POSE = "POSE"
     LIVE_FRAMES_DIFFER = "LIVE_FRAMES_DIFFER"
     SAME_PHOTOGRAPH = "SAME_PHOTOGRAPH"
@@ -53,6 +55,8 @@ IMAGE_REASONS = frozenset(
         Reason.TOO_BRIGHT,
         Reason.LOW_CONTRAST,
         Reason.COMPRESSED,
+        Reason.FACE_CUT,
+        Reason.UNCLEAR,
         Reason.POSE,
         Reason.LIVE_FRAMES_DIFFER,
         Reason.SAME_PHOTOGRAPH,

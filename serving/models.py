@@ -133,6 +133,7 @@ def extractor_config(settings: Settings, threads: int | None = None) -> faces.Ex
     return faces.ExtractorConfig(
         threads=settings.models.threads if threads is None else threads,
         images=ImageLimits(cpu_s=settings.models.decode_cpu_s),
+        quality=settings.quality.limits(),
         competing_share=settings.models.competing_share,
     )
 

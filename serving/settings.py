@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
@@ -32,6 +33,8 @@ from pydantic_settings import (
 
 from engine.cases.case import DUE_DAYS, CaseKind
 from engine.errors import RegistryExists, RegistryMissing, RequestError
+from engine.faces.quality_limits import QUALITY_LIMITS, QualityLimits
+from engine.reasons import PhotographKind
 
 CARD = "a built-in card's name, or the path of a card"
 
@@ -92,6 +95,48 @@ class ModelSettings(Section):
     flip: bool = Field(
         default=False, description="average each face with its mirror image: twice the time"
     )
+
+
+class PhotographSettings(Section):
+    """Limits of one kind of photograph."""
+
+    min_inter_eye_px: float = Field(ge=0, description="pixels; else FACE_TOO_SMALL")
+    min_sharpness: float = Field(ge=0, description="else BLURRED")
+    min_exposure: float = Field(ge=0, description="mean brightness, of 1; else TOO_DARK")
+    max_exposure: float = Field(ge=0, description="else TOO_BRIGHT")
+    min_contrast: float = Field(ge=0, description="else LOW_CONTRAST")
+    max_yaw_deg: float = Field(ge=0, description="turned left or right; else POSE")
+    max_pitch_deg: float = Field(ge=0, description="turned up or down; else POSE")
+    max_roll_deg: float = Field(ge=0, description="tilted; else POSE")
+    min_detail_bytes: float = Field(
+        ge=0, description="of the file, a square of one eye distance; else COMPRESSED"
+    )
+    min_clarity: float = Field(
+        ge=0, description="length of the embedder's vector, of 1 for a usual face; else UNCLEAR"
+    )
+    max_cut_share: float = Field(ge=0, description="of the face off the picture; else FACE_CUT")
+
+
+class QualitySettings(Section):
+    """Limits beyond which a photograph is sent back, by its kind."""
+
+    live: PhotographSettings = Field(description="of the person, and of what was not told")
+    printed: PhotographSettings = Field(description="of the document")
+    chip: PhotographSettings = Field(description="read from the document's chip")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        """A kind keeps its own defaults for what is not given."""
+        if not isinstance(given, dict):
+            return given
+        return given | {
+            kind: asdict(QUALITY_LIMITS[kind]) | given.get(kind, {}) for kind in PhotographKind
+        }
+
+    def limits(self) -> dict[PhotographKind, QualityLimits]:
+        """Those that an extractor takes."""
+        return {kind: QualityLimits(**getattr(self, kind).model_dump()) for kind in PhotographKind}
 
 
 class ThresholdSettings(Section):
@@ -424,6 +469,7 @@ class Settings(BaseSettings):
 
     registry: RegistrySettings = RegistrySettings()
     models: ModelSettings = ModelSettings()
+    quality: QualitySettings = QualitySettings.model_validate({})
     thresholds: ThresholdSettings = ThresholdSettings()
     registrar: RegistrarSettings = RegistrarSettings()
     limits: LimitSettings = LimitSettings()
@@ -566,15 +612,23 @@ def write_settings(home: Path, chosen: Chosen) -> None:
     for name, info in Settings.model_fields.items():
         section = info.default
         assert isinstance(section, Section)
-        lines.append(f"\n[{name}]\n")
-        for key, detail in type(section).model_fields.items():
-            if detail.description:
-                lines.append(f"# {detail.description}\n")
-            if key in chosen.get(name, {}):
-                lines.append(f"{key} = {_write_toml(chosen[name][key])}\n")
-            else:
-                lines.append(f"# {key} = {_write_toml(getattr(section, key))}\n")
+        lines.extend(_write_section(name, section, chosen.get(name, {})))
     _write_new(home / SETTINGS_FILE, "".join(lines))
+
+
+def _write_section(name: str, section: Section, chosen: Mapping[str, Any]) -> Iterator[str]:
+    yield f"\n[{name}]\n"
+    for key, detail in type(section).model_fields.items():
+        default = getattr(section, key)
+        if isinstance(default, Section):
+            yield from _write_section(f"{name}.{key}", default, chosen.get(key, {}))
+            continue
+        if detail.description:
+            yield f"# {detail.description}\n"
+        if key in chosen:
+            yield f"{key} = {_write_toml(chosen[key])}\n"
+        else:
+            yield f"# {key} = {_write_toml(default)}\n"
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.data.photographs import find_faces, find_pairs_file
+from bench.suites.degraded import measure_degraded
 from bench.suites.held_out import check_frames, check_transform, check_verify
 from engine.accuracy.dataset import Embeddings, Progress, read_lfw_pairs
 from engine.accuracy.error_rates import lowest_rate
@@ -154,7 +155,11 @@ def run(config: AccuracyConfig, progress: Progress | None = None) -> SuiteOutput
     moved, gained = check_transform(plain, config.seed)
     results += [result, several, moved]
     measured = _measure(evaluation, folds, seconds, is_part=config.people is not None)
-    return tuple(results), measured | held_out | gain | gained
+    with open_extractor() as extractor:
+        degraded, kept = measure_degraded(
+            extractor, faces, shipped.verify, is_part=config.people is not None
+        )
+    return (*results, *degraded), measured | held_out | gain | gained | kept
 
 
 def _undo(singles: Templates, transform: Transform) -> Templates:

@@ -123,7 +123,10 @@ class CropEmbedder(Protocol):
     def prefers_large_batches(self) -> bool: ...
 
     def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], unit rows."""
+        """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them.
+
+        Their directions are the faces'; their lengths tell how clear these are.
+        """
         ...
 
 
@@ -150,18 +153,25 @@ class Embedder:
         )
 
     def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], unit rows.
+        """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them.
 
-        With `flip`, a row is the direction of the sum over the crop and its mirror image. The
-        card's transform comes last.
+        With `flip`, a row has the direction of the sum over the crop and its mirror image, each of
+        unit length, and the mean of their lengths. The card's transform comes last, and keeps the
+        lengths.
         """
         if len(crops) == 0:
             return np.zeros((0, self.dim), dtype=np.float32)
         vectors = self._embed_plain(crops)
         if self.flip:
-            vectors = vectors + self._embed_plain(crops[:, :, ::-1])
-        unit = _normalise(vectors)
-        return unit if self._transform is None else self._transform.apply(unit)
+            mirrored = self._embed_plain(crops[:, :, ::-1])
+            lengths = (measure_lengths(vectors) + measure_lengths(mirrored)) / np.float32(2)
+            unit = normalise(normalise(vectors) + normalise(mirrored))
+            vectors = np.asarray(unit * lengths[:, None], dtype=np.float32)
+        if self._transform is None:
+            return vectors
+        lengths = measure_lengths(vectors)
+        moved = self._transform.apply(normalise(vectors))
+        return np.asarray(moved * lengths[:, None], dtype=np.float32)
 
     def _embed_plain(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         parts = [
@@ -174,7 +184,7 @@ class Embedder:
                 f"model {self.card.name} gives {vectors.shape[1]} numbers, "
                 f"its card says dimension {self.dim}; correct the card"
             )
-        return _normalise(vectors)
+        return vectors.astype(np.float32, copy=False)
 
 
 def prepare(contract: InputContract, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -188,7 +198,15 @@ def prepare(contract: InputContract, crops: NDArray[np.uint8]) -> NDArray[np.flo
     return np.ascontiguousarray(values)
 
 
-def _normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def measure_lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The lengths float32[n] of rows float32[n, d]."""
+    lengths: NDArray[np.float32] = np.linalg.norm(vectors, axis=1)
+    return lengths
+
+
+def normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows float32[n, d] of unit length; zero stays zero, and what is infinite becomes NaN."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        unit: NDArray[np.float32] = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
     return unit

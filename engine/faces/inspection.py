@@ -20,7 +20,7 @@ from msgspec import Struct, structs
 from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid, ModelDamaged, ModelError, ModelMissing
-from engine.faces.embedder import Embedder, prepare
+from engine.faces.embedder import Embedder, normalise, prepare
 from engine.models.catalog import (
     CARDS_FOLDER,
     DEFAULT_STEPS,
@@ -223,7 +223,11 @@ def _embed_plain(card: ModelCard, crops: Crops, options: SessionOptions) -> NDAr
     card = structs.replace(card, dimension=int(np.asarray(first).size))
     embedder = Embedder(session, card)
     with np.errstate(invalid="ignore", over="ignore"):
-        return np.concatenate([embedder.embed(one[None]) for one in crops])
+        return np.concatenate([_embed(embedder, one[None]) for one in crops])
+
+
+def _embed(embedder: Embedder, crops: Crops) -> NDArray[np.float32]:
+    return normalise(embedder.embed(crops))
 
 
 def _require_vectors(card: ModelCard, vectors: NDArray[np.float32]) -> None:
@@ -245,13 +249,13 @@ def _require_vectors(card: ModelCard, vectors: NDArray[np.float32]) -> None:
 
 def _find_difference(embedder: Embedder, crops: Crops, expected: NDArray[np.float32]) -> str:
     """What is wrong with the vectors of a rewritten graph, or ""."""
-    together = embedder.embed(crops)
+    together = _embed(embedder, crops)
     if not float((together * expected).sum(axis=1).min()) >= SAME:
         return (
             "a face's vector changes with the faces beside it: export the model with a free batch "
             "dimension, and without layers that look across it"
         )
-    alone = np.concatenate([embedder.embed(one[None]) for one in crops[:4]])
+    alone = np.concatenate([_embed(embedder, one[None]) for one in crops[:4]])
     if not float((together[:4] * alone).sum(axis=1).min()) >= BATCHED:
         return "a face's vector changes with the number of faces beside it: export the model again"
     return ""
@@ -295,7 +299,7 @@ def find_better_contract(
             contract, layout=own.layout, width_px=own.width_px, height_px=own.height_px
         )
         model = Embedder(examined.session, structs.replace(examined.card, input=wanted))
-        measured[form] = _separate(model.embed(crops), people)
+        measured[form] = _separate(_embed(model, crops), people)
     best = max(measured, key=lambda form: measured[form])
     if measured[best] > measured[_form(own)] * PLAINLY:
         return best, measured[best], measured[_form(own)]

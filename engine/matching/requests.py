@@ -26,6 +26,7 @@ from engine.errors import (
     SosieError,
     VectorUnusable,
 )
+from engine.faces.embedder import normalise
 from engine.faces.face_records import find_image, is_record
 from engine.matching.documents import (
     DEFAULT_TIME_ZONE,
@@ -240,7 +241,7 @@ class SecondEmbedder:
         """The rotated template of each crop uint8[n, side, side, 3]; None for one that it gives no
         unit vector for: it decides nothing, so it fails nobody."""
         try:
-            vectors = self.embedder.embed(crops)
+            vectors = normalise(self.embedder.embed(crops))
         except ModelError as error:
             _log.error("the second model failed: %s", error)
             return [None] * len(crops)

@@ -101,8 +101,10 @@ class CardThresholds(Struct, frozen=True, forbid_unknown_fields=True):
 class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):
     """One model; `dimension` is 0 for a detector, `calibration` names a file beside the card.
 
-    `earlier_calibrations` name those that homes made with them still use. `transform` names a file
-    beside the card (`engine.models.transform`) that is applied to what the model gives.
+    `earlier_calibrations` name those that homes made with them still use. `usual_length` is that
+    of an embedder's vector of a good photograph, before it gets unit length; 0: not known.
+    `transform` names a file beside the card (`engine.models.transform`) that is applied to what
+    the model gives.
     """
 
     name: str
@@ -114,6 +116,7 @@ class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):
     input: InputContract
     dimension: _Count = 0
     alignment: Literal["arcface"] = "arcface"
+    usual_length: float = 0
     calibration: str = ""
     earlier_calibrations: tuple[str, ...] = ()
     transform: str = ""

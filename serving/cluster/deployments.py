@@ -209,7 +209,7 @@ class Embedder:
         self._queue = open_crop_queue(open_embedder(site.load()).embed)
 
     async def embed(self, crops: Crops) -> Vectors:
-        """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], unit rows."""
+        """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them."""
         return await self._queue.ask(crops, len(crops))
 
     async def check_health(self) -> None:

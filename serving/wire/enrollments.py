@@ -43,6 +43,8 @@ Reason = Annotated[
         "TOO_BRIGHT",
         "LOW_CONTRAST",
         "COMPRESSED",
+        "FACE_CUT",
+        "UNCLEAR",
         "POSE",
         "LIVE_FRAMES_DIFFER",
         "SAME_PHOTOGRAPH",

@@ -80,7 +80,7 @@ def test_a_photograph_that_is_not_fit_never_matches(
     sosie: Any, photographs: Any, astronaut: Image.Image, tmp_path: Path
 ) -> None:
     small = tmp_path / "small.png"
-    astronaut.resize((200, 200)).save(small)
+    astronaut.resize((126, 126)).save(small)
     outcome = sosie("verify", photographs.live, small, "--json")
     assert outcome.code == 1
     assert outcome.json["score"] > outcome.json["threshold"]
