@@ -246,7 +246,7 @@ def test_more_items_than_a_call_may_bring_are_an_error_of_their_own(media_type: 
         ({"limit": "Aileen"}, "limit: expected `int`"),
         ({"limit": "201"}, "limit: expected `int` <= 200"),
         ({"state": "Aileen"}, "state: not one of open, assigned"),
-        ({"stat": "open"}, "stat: unknown field: known are limit, after, state"),
+        ({"stat": "open"}, "stat: unknown field: known are limit, after, sort, state"),
         ({"Aileen Probe": "1"}, "the request: unknown field"),
         ({"after": "\0"}, "after holds characters"),
     ],
