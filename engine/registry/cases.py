@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Row, Select, and_, bindparam, func, or_, select, text, tuple_
+from sqlalchemy import (
+    Row,
+    Select,
+    and_,
+    bindparam,
+    case,
+    exists,
+    false,
+    func,
+    or_,
+    select,
+    text,
+    tuple_,
+)
 
 from engine.cases.case import CaseKind, CaseNote, NoteKind, Outcome
 from engine.errors import NotFound
 from engine.registry import tables
-from engine.registry.database import KEYS, Source
+from engine.registry.database import KEYS, Moment, Source
 from engine.registry.records import (
     ALIVE,
     CaseRecord,
@@ -64,15 +78,64 @@ _NOTES = (
     .where(or_(case_notes.c.case_id == bindparam("id"), case_notes.c.case_id.in_(_WENT_INTO)))
     .order_by(case_notes.c.id)
 )
+_IS_SHOWN = and_(
+    crops.c.kept_until > bindparam("now", type_=Moment),
+    func.coalesce(crops.c.is_held, false()).is_(false()),
+)
 _CROPS_OF = (
     select(crops)
-    .where(crops.c.enrollment_id == bindparam("enrollment"), crops.c.kept_until > bindparam("now"))
+    .where(crops.c.enrollment_id == bindparam("enrollment"), _IS_SHOWN)
     .order_by(crops.c.photograph, crops.c.id)
+)
+# The reference's own first: those of attempts may show somebody else. An import's has no attempt.
+_IS_OF_REFERENCE = exists().where(
+    tables.references.c.document_id == crops.c.document_id,
+    tables.references.c.removed_sequence.is_(None),
+    or_(
+        tables.references.c.enrollment_id == crops.c.enrollment_id,
+        and_(tables.references.c.enrollment_id.is_(None), crops.c.enrollment_id.is_(None)),
+    ),
+)
+_ranked = (
+    select(
+        crops.c.id,
+        case((_IS_OF_REFERENCE, 1), else_=0).label("is_of_reference"),
+        func.row_number()
+        .over(
+            partition_by=crops.c.document_id,
+            order_by=(
+                case((_IS_OF_REFERENCE, 0), else_=1),
+                crops.c.received_at.desc(),
+                crops.c.enrollment_id,
+                crops.c.photograph,
+                crops.c.id,
+            ),
+        )
+        .label("place"),
+    )
+    .where(crops.c.document_id.in_(KEYS), _IS_SHOWN)
+    .subquery()
+)
+_FACES_OF = (
+    select(crops, _ranked.c.is_of_reference)
+    .join(_ranked, _ranked.c.id == crops.c.id)
+    .where(_ranked.c.place <= bindparam("most"))
+    .order_by(crops.c.document_id, _ranked.c.place)
 )
 EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
 """What later sweeps respect: these two documents are two people, or one with good reason."""
 
 _JUDGED = select(judged_pairs).order_by(judged_pairs.c.left_document, judged_pairs.c.right_document)
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """An aligned face of a document as a JPEG or PNG file; `is_of_reference` where the document's
+    reference was made of it."""
+
+    crop: CropRecord
+    is_of_reference: bool
+    image: bytes = field(repr=False)
 
 
 class CaseReader(Source):
@@ -177,9 +240,23 @@ class CaseReader(Source):
         if not is_id(enrollment_id):
             return []
         return [
-            (read_as(CropRecord, row), self.vault.open(CROP_IMAGE, row.id, row.image))
+            (read_as(CropRecord, row), self._image(row))
             for row in self.rows(_CROPS_OF, enrollment=enrollment_id, now=utc_now())
         ]
+
+    def faces(self, document_ids: Sequence[str], most: int) -> dict[str, list[Face]]:
+        """At most so many crops that are kept of each document, its reference's own first, then
+        the newest; no document is left out."""
+        found: dict[str, list[Face]] = {key: [] for key in document_ids}
+        for row in self._rows_of(_FACES_OF, document_ids, most=most, now=utc_now()):
+            face = Face(read_as(CropRecord, row), bool(row.is_of_reference), self._image(row))
+            found[row.document_id].append(face)
+        return found
+
+    def _image(self, row: Row[Any]) -> bytes:
+        # Or a face could be put under another document, and its holder be taken for it.
+        require_authentic(self.vault, crops, row)
+        return self.vault.open(CROP_IMAGE, row.id, row.image)
 
     def _by_document(
         self, document_ids: Sequence[str], states: Collection[CaseState]

@@ -61,6 +61,11 @@ REFERENCE_COLUMNS = [
     for one in tables.references.columns
 ]
 """A reference as its code needs it: without its template, ten times as long as the rest."""
+CROP_COLUMNS = [
+    (one.is_not(None) if one.name == "image" else one).label(one.name)
+    for one in tables.crops.columns
+]
+"""The same of a crop, without its image, which is never null."""
 _KEY_COLUMNS = ("id", "role", "carrier", "outlet", "person", "rate_limit", "expires_at")
 
 
@@ -144,7 +149,10 @@ _STORE = {
     for table in AUTHENTICATED
 }
 _ROWS = {
-    table: select(table).where(next(iter(table.primary_key)).in_(KEYS)) for table in AUTHENTICATED
+    table: select(*(CROP_COLUMNS if table is tables.crops else table.columns)).where(
+        next(iter(table.primary_key)).in_(KEYS)
+    )
+    for table in AUTHENTICATED
 }
 
 

@@ -11,6 +11,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from sqlalchemy import Connection, Table, insert, inspect, select, text, update
 
 from engine.cases.case import CaseOrigin
@@ -167,6 +168,12 @@ def age(store: Store) -> None:
         )
         for table in AUTHENTICATED:
             connection.execute(text(f'ALTER TABLE "{table.name}" DROP COLUMN mac'))
+        connection.execute(text("DROP INDEX ix_crops_document_id"))
+        with Operations(MigrationContext.configure(connection)).batch_alter_table("crops") as crops:
+            crops.drop_constraint("fk_crops_document_id", type_="foreignkey")
+            crops.drop_constraint("ck_crops_owner")
+            for name in ("document_id", "received_at", "quality", "is_held", "case_days"):
+                crops.drop_column(name)
         for name in ("carriers", "outlets"):
             connection.execute(text(f"ALTER TABLE {name} DROP COLUMN time_zone"))
         connection.execute(text("ALTER TABLE deployment DROP COLUMN audit_mac"))
