@@ -37,7 +37,7 @@ from engine.reasons import PhotographKind
 from engine.registry.records import utc_now
 from engine.registry.vault import Vault
 from serving.access.authorization import Role
-from serving.compose import Deployment
+from serving.compose import Deployment, read_crop_policy
 from serving.ingress.templates import SealedTemplates
 from serving.wire.fields import Template
 
@@ -185,6 +185,7 @@ def _open_writer(
         same_document=thresholds.same_document,
         review=thresholds.review,
         counts_look_alikes=order.counts_look_alikes,
+        crops=read_crop_policy(deployment.settings.crops),
     )
     if order.is_check:
         report = FaultReport(order.report, source.columns)
@@ -221,7 +222,8 @@ def _make_loader(deployment: Deployment, order: ImportOrder, source: Source) -> 
     take: ExtractSamples = _extract_none
     if _has_photographs(source):
         # The extractor is opened here, and not by the first two threads that need it.
-        take = partial(_extract, deployment.extractor, vault)
+        keeps_crops = read_crop_policy(deployment.settings.crops).keeps_any and not order.is_check
+        take = partial(_extract, deployment.extractor, vault, with_crops=keeps_crops)
     templates = SealedTemplates(vault, digest, deployment.settings.serve.template_ttl_h)
     folder = PhotographFolder(order.root, allows_outside=order.allows_outside)
     return FaceLoader(folder, take, vault, IssuedTemplates(templates).open)
@@ -232,8 +234,10 @@ def _extract(
     vault: Vault,
     images: Sequence[bytes],
     kinds: Sequence[PhotographKind | None],
+    *,
+    with_crops: bool,
 ) -> list[Sample | ImageError]:
-    return take_samples(images, extractor, vault, kinds)
+    return take_samples(images, extractor, vault, kinds, with_crops=with_crops)
 
 
 def _extract_none(

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,12 +101,14 @@ _MIN_NORM = 1e-6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowFaces:
-    """A row with its faces; a template takes the place of `live`."""
+    """A row with its faces; a template takes the place of `live`. `samples` has the usable
+    photographs, where their crops are wanted."""
 
     row: Row
     live: Face
     portrait: Face
     photographs: int
+    samples: Mapping[str, Sample]
 
 
 class FaceLoader:
@@ -167,8 +169,11 @@ class FaceLoader:
             group[place].portrait_kind if field is Field.PORTRAIT else None for place, field in read
         ]
         samples = self._extract(images, kinds) if images else []
+        cropped: dict[int, dict[str, Sample]] = {}
         for slot, sample in zip(read, samples, strict=True):
-            faces[slot] = _face_of(slot[1], sample)
+            faces[slot] = face = _face_of(slot[1], sample)
+            if isinstance(face, np.ndarray) and isinstance(sample, Sample) and sample.crop:
+                cropped.setdefault(slot[0], {})[slot[1].value] = sample
         self._add_vectors(group, faces)
         self._add_templates(group, faces)
         counts = np.bincount([place for place, _ in read], minlength=len(group))
@@ -178,6 +183,7 @@ class FaceLoader:
                 faces.get((place, Field.LIVE), faces.get((place, Field.TEMPLATE))),
                 faces.get((place, Field.PORTRAIT)),
                 int(counts[place]),
+                cropped.get(place, {}),
             )
             for place, row in enumerate(group)
         ]
@@ -282,7 +288,9 @@ def judge_row(faces: RowFaces, verify: float) -> JudgedRow:
     subscriber = None
     if vector is not None and is_sound(faults):
         assert row.checked is not None, "a row without a document has a fault"
-        subscriber = Subscriber(row.name, row.checked, vector, row.line, row.consent_ref)
+        subscriber = Subscriber(
+            row.name, row.checked, vector, row.line, row.consent_ref, faces.samples
+        )
     return JudgedRow(
         number=row.number,
         faults=faults,

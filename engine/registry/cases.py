@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -117,8 +118,15 @@ _ranked = (
     .subquery()
 )
 _FACES_OF = (
-    select(crops, _ranked.c.is_of_reference)
+    select(
+        crops,
+        _ranked.c.is_of_reference,
+        tables.enrollments.c.decision,
+        tables.enrollments.c.captured_at,
+        tables.enrollments.c.created_at,
+    )
     .join(_ranked, _ranked.c.id == crops.c.id)
+    .join(tables.enrollments, tables.enrollments.c.id == crops.c.enrollment_id, isouter=True)
     .where(_ranked.c.place <= bindparam("most"))
     .order_by(crops.c.document_id, _ranked.c.place)
 )
@@ -131,10 +139,15 @@ _JUDGED = select(judged_pairs).order_by(judged_pairs.c.left_document, judged_pai
 @dataclass(frozen=True, slots=True)
 class Face:
     """An aligned face of a document as a JPEG or PNG file; `is_of_reference` where the document's
-    reference was made of it."""
+    reference was made of it.
+
+    `decision` and `captured_at` are of its attempt: None of an imported reference.
+    """
 
     crop: CropRecord
     is_of_reference: bool
+    decision: str | None
+    captured_at: datetime | None
     image: bytes = field(repr=False)
 
 
@@ -249,7 +262,11 @@ class CaseReader(Source):
         the newest; no document is left out."""
         found: dict[str, list[Face]] = {key: [] for key in document_ids}
         for row in self._rows_of(_FACES_OF, document_ids, most=most, now=utc_now()):
-            face = Face(read_as(CropRecord, row), bool(row.is_of_reference), self._image(row))
+            # Crops of before there was a column for it came in when they were decided on.
+            crop = read_as(CropRecord, row, received_at=row.received_at or row.created_at)
+            face = Face(
+                crop, bool(row.is_of_reference), row.decision, row.captured_at, self._image(row)
+            )
             found[row.document_id].append(face)
         return found
 

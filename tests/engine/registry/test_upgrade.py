@@ -28,7 +28,15 @@ from engine.registry.store import Store
 from engine.registry.upgrade import upgrade
 from engine.registry.vault import REFERENCE_TEMPLATE, Vault, name_reference
 from engine.registry.writer import Writer
-from tests.engine.registry.conftest import ENTRY, MODEL, Enroll, change, committed, erasure
+from tests.engine.registry.conftest import (
+    ENTRY,
+    MODEL,
+    Enroll,
+    change,
+    committed,
+    erasure,
+    make_crop,
+)
 
 
 def make_revision(url: str, vault: Vault, revision: str) -> dict[str, str]:
@@ -203,6 +211,8 @@ def older(
         with store.writer() as writer:
             enrolled = committed(writer, enroll(writer, 7))
             writer.commit(erasure(enrolled, 0, writer.sequence + 1))
+            crops = [make_crop(record.id) for record in enrolled.enrollments[1:4]]
+            writer.commit(change(writer.sequence, crops=crops))
         age(store)
     return enrolled
 
@@ -237,6 +247,10 @@ def test_an_upgrade_authenticates_all_that_is_there_and_may_be_killed_anywhere(
         [chunk] = store.references()
         wanted = [one.template for one in older.references[1:]]
         assert np.array_equal(chunk.vectors, np.stack(wanted))
+        attempt = older.enrollments[2]
+        [(crop, _)] = store.cases.crops(attempt.id)
+        assert crop.document_id == attempt.document_id
+        assert len(store.cases.faces([attempt.document_id], 9)[attempt.document_id]) == 1
         keys = {key.id: key for key in store.api_keys()}
         # Without a label a key's id stands for its person.
         assert [keys[name].person for name, *_ in KEYS] == [None, "key:k2", "key:k3"]
