@@ -76,6 +76,11 @@ _LINES_IN_USE_OF = (
     .order_by(_lines.c.opened_at, _lines.c.id)
 )
 _NUMBERS = select(_lines.c.id, _lines.c.msisdn).where(_lines.c.id.in_(KEYS))
+_TEMPLATES_OF = (
+    select(_references.c.id, _references.c.document_id, _references.c.template)
+    .where(_references.c.document_id.in_(KEYS), _references.c.removed_sequence.is_(None))
+    .order_by(_references.c.id)
+)
 _REFERENCE_PAGE = (
     select(
         _references.c.id,
@@ -276,6 +281,19 @@ class Reader(AuditReader):
                 sequences=np.array([row.added_sequence for row in rows], dtype=np.int64),
             )
             place |= {"sequence": rows[-1].added_sequence, "id": rows[-1].id}
+
+    def templates_of(self, document_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """The live references of each document that has any: rotated unit rows float32[n, dim]."""
+        found: dict[str, list[Row[Any]]] = {}
+        for row in self._rows_of(_TEMPLATES_OF, document_ids):
+            found.setdefault(row.document_id, []).append(row)
+        return {
+            key: self.vault.open_templates(
+                [name_reference(row.id, row.document_id) for row in rows],
+                [row.template for row in rows],
+            )
+            for key, rows in found.items()
+        }
 
     def removals(self, after_sequence: int) -> NDArray[np.int64]:
         """The references removed after a gallery sequence: int64[n], ascending."""

@@ -14,6 +14,11 @@ from tests.serving.sweeps.synthetic_people import PausedJoin
 
 HOLDER, SECOND = "110105199003071239", "110105198503071257"
 OPEN_CASES = re.compile(r"/v1/cases\?state=open")
+IS_THERE = """async (address) => {
+  const image = new Image();
+  image.src = address;
+  return image.decode().then(() => true, () => false);
+}"""
 NOTE = '<img src=x onerror="document.title=1"> <b>same scar</b> \u0645\u062d\u0645\u062f'
 
 
@@ -110,24 +115,62 @@ def open_the_case(analyst: Visitor) -> None:
     note = analyst.page.locator(".note")
     expect(note).to_have_text(NOTE)
     assert note.locator("*").count() == 0
+    compare_faces(analyst)
     analyst.check("case")
+
+
+def compare_faces(analyst: Visitor) -> None:
+    """Suspect and holder, of whose reference no face is kept; by keyboard, at three times a crop's
+    size, and on a narrow screen."""
+    desk = analyst.page.locator(".face-desk")
+    shown = desk.locator(".face-frame > img:visible")
+    expect(shown).to_have_count(2)
+    size = "async node => (await node.decode(), [node.naturalWidth, node.clientWidth])"
+    assert shown.first.evaluate(size)[0] == 112
+    assert shown.first.evaluate(size)[1] >= 3 * 112
+    sides = [desk.get_by_label(name, exact=True) for name in ("Left", "Right")]
+    left, right = (side.input_value() for side in sides)
+    analyst.page.keyboard.press("s")
+    assert [side.input_value() for side in sides] == [right, left]
+    analyst.page.keyboard.press("f")
+    expect(desk.get_by_role("button", name="Flip")).to_have_attribute("aria-pressed", "true")
+    analyst.page.keyboard.press("z")
+    expect(desk.get_by_role("status")).to_have_text("× 1.5")
+    desk.get_by_label("Part of both").select_option("Eyes")
+    transforms = "nodes => new Set(nodes.map((node) => node.style.transform)).size"
+    assert shown.evaluate_all(transforms) == 1
+    analyst.page.keyboard.press("Escape")
+    desk.get_by_role("button", name="Blink").press("Enter")
+    expect(desk.locator(".face-over")).to_be_visible()
+    expect(desk.locator(".face-over")).to_be_hidden()
+    desk.get_by_role("button", name="Blink").press("Enter")
+    reference = sides[1].locator("option").filter(has_text="Not kept")
+    sides[1].select_option(value=reference.first.get_attribute("value"))
+    expect(desk.locator(".face-missing")).to_be_visible()
+    expect(desk.locator(".face-score")).to_contain_text("pairs of strangers scores as high")
+    analyst.page.set_viewport_size({"width": 390, "height": 844})
+    width = "document.documentElement.scrollWidth"
+    assert analyst.page.evaluate(width) <= 390
+    analyst.check("case-narrow")
+    analyst.page.set_viewport_size({"width": 1280, "height": 800})
+    sides[1].select_option(value=right)
 
 
 def look_at_the_enrollment(analyst: Visitor) -> None:
     analyst.page.locator(".facts a").first.click()
     analyst.expect_heading("Enrollment")
-    faces = analyst.page.locator(".faces img")
+    faces = analyst.page.locator(".face-frame > img:visible")
     expect(faces).to_have_count(2)
-    for place in range(2):
-        assert (
-            faces.nth(place).evaluate("async node => (await node.decode(), node.naturalWidth)")
-            == 112
-        )
+    address = faces.first.get_attribute("src") or ""
+    assert address.startswith("blob:")
     expect(analyst.page.locator(".curve")).to_have_count(2)
     expect(analyst.page.locator(".curve").nth(1)).to_contain_text("Duplicate")
     analyst.check("enrollment")
     analyst.page.go_back()
     analyst.expect_heading("One face, two documents")
+    # The picture is gone with its page.
+    assert not analyst.page.evaluate(IS_THERE, address)
+    analyst.faults.clear()
 
 
 def propose_fraud(analyst: Visitor) -> None:
@@ -239,6 +282,9 @@ def search(analyst: Visitor, photographs: Any) -> None:
     expect(people).to_have_count(1)
     expect(people).to_contain_text("8000")
     expect(analyst.page.locator(".results")).to_contain_text("Strangers to expect by chance")
+    analyst.press("Show faces side by side")
+    expect(analyst.page.locator(".face-desk")).to_contain_text("Photograph searched with")
+    assert analyst.faults == []
 
 
 def dispute_a_number(clerk: Visitor, photographs: Any) -> None:

@@ -2,7 +2,8 @@
 
 import { caseActions } from "../casework.js";
 import { add, element, figure, link, quoted, wholeId } from "../elements.js";
-import { moment, say, score } from "../language.js";
+import { faceSection } from "../faces.js";
+import { moment, number, say, score } from "../language.js";
 import {
   actorName,
   badge,
@@ -21,6 +22,8 @@ import { bindKeys } from "../shortcuts.js";
 export async function show(page, id, focus = null) {
   const found = await readCase(id);
   const actions = caseActions(page, found);
+  const names = numbersOf(found);
+  const faces = await faceSection(page, [...names.keys()], { names });
   add(
     page.main,
     element("p", { class: "back" }, link(["cases"], say("case.back"))),
@@ -29,13 +32,26 @@ export async function show(page, id, focus = null) {
     element(
       "div",
       { class: "desk" },
-      element("div", { class: "desk-what" }, factsOf(found), documents(found), history(found)),
+      element(
+        "div",
+        { class: "desk-what" },
+        faces.node,
+        factsOf(found),
+        documents(found, names),
+        history(found),
+      ),
       actions &&
         element("aside", { class: "desk-do", "aria-label": say("case.actions") }, actions.node),
     ),
   );
-  bindKeys(page, { ...(actions?.keys ?? {}), u: () => page.go("cases") });
+  bindKeys(page, { ...faces.keys, ...(actions?.keys ?? {}), u: () => page.go("cases") });
   if (focus !== null) actions?.focusOn(focus);
+}
+
+/** Each document's number on this page: those that seem to be one person's come first. */
+function numbersOf({ documents: held }) {
+  const sorted = [...held].sort((one, other) => other.is_suspect - one.is_suspect);
+  return new Map(sorted.map((one, place) => [one.document_id, number(place + 1)]));
 }
 
 function mergedNotice({ merged_into: target }) {
@@ -62,7 +78,7 @@ function factsOf(found) {
   ]);
 }
 
-function documents(found) {
+function documents(found, names) {
   const about = new Set(found.line_ids);
   return section(
     "case.documents",
@@ -74,6 +90,7 @@ function documents(found) {
         element(
           "h3",
           {},
+          `${names.get(one.document_id)}. `,
           link(
             ["documents", one.document_id],
             say("document.title"),
