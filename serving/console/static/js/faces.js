@@ -141,14 +141,21 @@ async function askTogether(desk) {
 
 function draw(desk) {
   const focused = document.activeElement?.dataset?.face;
+  const isOpen = desk.node.querySelector("details")?.open ?? false;
+  const isSeen = desk.faces.some((one) => one.url);
   replace(
     desk.node,
+    !isSeen && hint(say("face.nonekept")),
     strip(desk),
-    element("div", { class: "face-sides" }, side(desk, "left"), side(desk, "right")),
+    element(
+      "div",
+      { class: "face-sides" },
+      ["left", "right"].map((name) => side(desk, name, isSeen)),
+    ),
     likenessText(desk),
-    toolbar(desk),
+    isSeen && toolbar(desk),
     desk.faults,
-    aboutTable(desk),
+    isSeen && aboutTable(desk, isOpen),
     moreButton(desk),
   );
   desk.node.querySelector(`[data-face="${focused}"]`)?.focus();
@@ -161,7 +168,7 @@ function labelOf(desk, { subject, photograph }) {
   const kind = subject.kind ?? (subject.is_reference ? "reference" : "attempt");
   return [
     name,
-    say(`face.${kind === "reference" && !subject.enrollment_id ? "imported" : kind}`),
+    say(`face.${photograph && kind === "reference" && !subject.enrollment_id ? "imported" : kind}`),
     subject.decision && sayIfKnown(`decision.${subject.decision}`),
     photograph ? say(`photograph.${photograph.photograph}`) : say("crops.missing"),
   ]
@@ -176,7 +183,7 @@ function numberOf({ names }, { document_id: id }) {
 }
 
 /** A frame with the face that was chosen for this side, and the choice. */
-function side(desk, name) {
+function side(desk, name, isSeen) {
   const face = desk[name];
   const other = desk[name === "left" ? "right" : "left"];
   const options = desk.faces.map((one) => [one.key, labelOf(desk, one)]);
@@ -200,7 +207,12 @@ function side(desk, name) {
     over.classList.add("face-over");
     frame.append(over);
   }
-  return element("figure", { class: "face-side" }, frame, element("figcaption", {}, choice));
+  return element(
+    "figure",
+    { class: "face-side" },
+    isSeen && frame,
+    element("figcaption", {}, choice),
+  );
 }
 
 function picture(desk, face) {
@@ -234,13 +246,31 @@ function likenessText(desk) {
       figure(scoreText(own)),
       ` ${say("score.live_portrait")}`,
     );
-  if (!found) return hint(say(isOne ? "face.sameone" : "face.notcompared"));
+  const near = isOne ? null : (found ?? byReference(desk, left, right));
+  if (!near) return hint(say(isOne ? "face.sameone" : "face.notcompared"));
   return element(
     "div",
     { class: "face-score" },
-    element("p", {}, figure(scoreText(found.score)), " ", strangersText(found.strangers)),
+    !found && hint(say("face.byreference")),
+    element("p", {}, figure(scoreText(near.score)), " ", strangersText(near.strangers)),
     hint(say("face.meaning")),
   );
+}
+
+/** Of two that were not compared: how alike one is to the reference of the other's document. */
+function byReference(desk, left, right) {
+  const referenceOf = ({ subject }) =>
+    desk.faces.find(
+      (one) => one.subject.is_reference && one.subject.document_id === subject.document_id,
+    );
+  const pairs = [
+    [left, referenceOf(right)],
+    [right, referenceOf(left)],
+  ];
+  return pairs
+    .filter(([one, reference]) => reference && reference.subject !== one.subject)
+    .map(([one, reference]) => likenessOf(desk, one, reference))
+    .find(Boolean);
 }
 
 /** How many pairs of strangers score as high: measured, or at most. */
@@ -330,7 +360,7 @@ function keysOf(desk) {
 }
 
 /** Whose photographs they are, when and how good: one side beside the other. */
-function aboutTable({ left, right }) {
+function aboutTable({ left, right }, isOpen) {
   const both = [left, right];
   const names = [...new Set(both.flatMap((one) => Object.keys(one.photograph?.quality ?? {})))];
   const measured = (one, name) => {
@@ -355,7 +385,12 @@ function aboutTable({ left, right }) {
       ]),
     ],
   );
-  return element("details", { class: "block" }, element("summary", {}, say("face.about")), about);
+  return element(
+    "details",
+    { class: "block", open: isOpen },
+    element("summary", {}, say("face.about")),
+    about,
+  );
 }
 
 /** Of a portrait nobody says when it was taken. */
@@ -366,7 +401,9 @@ function takenAt({ subject, photograph }) {
 /** A small picture of each subject, to be put on the right. */
 function strip(desk) {
   const first = new Map();
-  for (const face of desk.faces) if (face.url && !first.has(face.subject)) first.set(face.subject, face);
+  for (const face of desk.faces) {
+    if (face.url && !first.has(face.subject)) first.set(face.subject, face);
+  }
   if (first.size < 3) return null;
   return element(
     "ul",

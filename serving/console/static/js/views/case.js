@@ -1,7 +1,7 @@
 // One case: what it is about, what was said of it, and the steps that end it.
 
 import { caseActions } from "../casework.js";
-import { add, element, figure, link, quoted, wholeId } from "../elements.js";
+import { add, element, figure, link, plainButton, quoted, replace, wholeId } from "../elements.js";
 import { faceSection } from "../faces.js";
 import { moment, number, say, score } from "../language.js";
 import {
@@ -78,36 +78,54 @@ function factsOf(found) {
   ]);
 }
 
+/** So many documents are shown at once: a case of a sweep may name thousands. */
+const SHOWN = 20;
+
 function documents(found, names) {
-  const about = new Set(found.line_ids);
+  const sorted = [...found.documents].sort((one, other) => other.is_suspect - one.is_suspect);
+  const place = element("div", { class: "documents" });
+  const more = element("p", { class: "actions" });
+  const extend = () => {
+    const next = sorted.splice(0, SHOWN);
+    add(place, documentCards(found, next, names));
+    const text = () => say("case.moredocuments", { count: number(sorted.length) });
+    replace(more, sorted.length > 0 && plainButton(text(), extend));
+  };
+  extend();
   return section(
     "case.documents",
     found.documents.length === 0 && empty("case.nodocuments"),
-    found.documents.map((one) =>
+    place,
+    more,
+  );
+}
+
+function documentCards(found, shown, names) {
+  const about = new Set(found.line_ids);
+  return shown.map((one) =>
+    element(
+      "article",
+      { class: "card" },
       element(
-        "article",
-        { class: "card" },
-        element(
-          "h3",
-          {},
-          `${names.get(one.document_id)}. `,
-          link(
-            ["documents", one.document_id],
-            say("document.title"),
-            " ",
-            quoted(one.document_id.slice(-8), { class: "id" }),
-          ),
+        "h3",
+        {},
+        `${names.get(one.document_id)}. `,
+        link(
+          ["documents", one.document_id],
+          say("document.title"),
           " ",
-          badge("docstate", one.document_status),
-          one.is_suspect && [
-            " ",
-            element("span", { class: "badge state-proposed" }, say("case.suspect")),
-          ],
+          quoted(one.document_id.slice(-8), { class: "id" }),
         ),
-        lineTable(
-          one.lines,
-          about.size ? (line) => about.has(line.line_id) && say("case.thisline") : null,
-        ),
+        " ",
+        badge("docstate", one.document_status),
+        one.is_suspect && [
+          " ",
+          element("span", { class: "badge state-proposed" }, say("case.suspect")),
+        ],
+      ),
+      lineTable(
+        one.lines,
+        about.size ? (line) => about.has(line.line_id) && say("case.thisline") : null,
       ),
     ),
   );
