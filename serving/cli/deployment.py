@@ -151,6 +151,21 @@ Whose aligned face is kept, sealed, so that who decides a case can look at it?
 A face is biometric data of somebody who mostly did nothing: the law may ask for a reason."""
 
 
+KEEP, MOST_DAYS = ("none", "cases", "all"), 366
+
+
+def _read_keep(text: str) -> str:
+    if text not in KEEP:
+        raise typer.BadParameter("write none, cases or all")
+    return text
+
+
+def _read_days(text: str | int) -> int:
+    if not str(text).isdecimal() or int(text) > MOST_DAYS:
+        raise typer.BadParameter(f"write a number of days, {MOST_DAYS} at most")
+    return int(text)
+
+
 def _is_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
@@ -160,15 +175,13 @@ def _choose_crops(
 ) -> dict[str, dict[str, Any]]:
     """What the settings say of crops; nothing where nobody said anything: none are kept."""
     if keep is None and is_asked:
-        import click
-
         print_line(CROPS_ASKED)
-        keep = typer.prompt("Keep", default="none", type=click.Choice(["none", "cases", "all"]))
+        keep = typer.prompt("Keep none, cases or all?", default="none", value_proc=_read_keep)
         if keep == "cases" and hold_days is None:
             asked = "Hold everybody's for how many days? As many as lie between two sweeps"
-            hold_days = typer.prompt(asked, default=HOLD_DAYS, type=click.IntRange(0, 366))
+            hold_days = typer.prompt(asked, default=HOLD_DAYS, value_proc=_read_days)
         print_line("It can be changed under \\[crops] in sosie.toml; sosie doctor shows it.")
-    if keep not in (None, "none", "cases", "all"):
+    if keep not in (None, *KEEP):
         raise RequestError("--crops: give none, cases or all")
     if keep != "cases":
         if hold_days is not None:
