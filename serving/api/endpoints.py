@@ -18,7 +18,6 @@ from serving.api.routes import (
     backups,
     cases,
     enrollments,
-    faces,
     health,
     lines,
     matching,
@@ -142,7 +141,7 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
             people.search_people, "Search for a person", Action.SEARCH_PEOPLE
         ),
         "POST /v1/faces/query": Endpoint(
-            faces.read_faces, "Read the faces of documents", Action.READ_CROPS
+            people.read_faces, "Read the faces of documents", Action.READ_CROPS
         ),
         "GET /v1/documents/{document_id}": Endpoint(
             people.read_document, "Read what stands under a document", Action.SEARCH_PEOPLE

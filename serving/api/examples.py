@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from serving.wire import cases, enrollments, faces, lines, matching, people, sweeps
+from serving.wire import cases, enrollments, lines, matching, people, sweeps
 from serving.wire.fields import HOLDER_EXAMPLE, ID_EXAMPLE, IMAGE_EXAMPLE
 
 _KNOWN_DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
@@ -111,7 +111,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
         {"document": _KNOWN_DOCUMENT},
         {"msisdn": "+8613800138000"},
     ],
-    faces.FacesRequest: [{"document_ids": [ID_EXAMPLE]}],
+    people.FacesRequest: [{"document_ids": [ID_EXAMPLE]}],
     lines.HolderRequest: [{"document": _KNOWN_DOCUMENT, "probe": _PROBE}],
     cases.AssignRequest: [{"assignee": "me"}],
     cases.NoteRequest: [{"text": "Both documents show the same scar."}],

@@ -25,7 +25,7 @@ from serving.client.calls import (
     write_outcome,
 )
 from serving.client.transport import Exchange, Options, Wait
-from serving.wire import cases, enrollments, faces, lines, matching, oversight, people, sweeps
+from serving.wire import cases, enrollments, lines, matching, oversight, people, sweeps
 from serving.wire.fields import KnownDocument
 
 T = TypeVar("T")
@@ -191,10 +191,10 @@ class AsyncClient:
 
     async def read_faces(
         self, document_ids: Sequence[str], options: Options = _DEFAULT
-    ) -> faces.Faces:
+    ) -> people.Faces:
         """The faces that are kept under up to 8 documents, and how alike each two are."""
-        body = faces.FacesRequest(document_ids=tuple(document_ids))
-        return await self._send(post(faces.Faces, "faces", "query", body=body), options)
+        body = people.FacesRequest(document_ids=tuple(document_ids))
+        return await self._send(post(people.Faces, "faces", "query", body=body), options)
 
     async def list_cases(
         self,

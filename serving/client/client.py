@@ -26,7 +26,7 @@ from serving.client.calls import (
     write_outcome,
 )
 from serving.client.transport import Exchange, Options, Wait
-from serving.wire import cases, enrollments, faces, lines, matching, oversight, people, sweeps
+from serving.wire import cases, enrollments, lines, matching, oversight, people, sweeps
 from serving.wire.fields import KnownDocument
 
 T = TypeVar("T")
@@ -186,10 +186,10 @@ class Client:
         call = get(enrollments.Crops, "enrollments", enrollment_id, "crops")
         return self._send(call, options)
 
-    def read_faces(self, document_ids: Sequence[str], options: Options = _DEFAULT) -> faces.Faces:
+    def read_faces(self, document_ids: Sequence[str], options: Options = _DEFAULT) -> people.Faces:
         """The faces that are kept under up to 8 documents, and how alike each two are."""
-        body = faces.FacesRequest(document_ids=tuple(document_ids))
-        return self._send(post(faces.Faces, "faces", "query", body=body), options)
+        body = people.FacesRequest(document_ids=tuple(document_ids))
+        return self._send(post(people.Faces, "faces", "query", body=body), options)
 
     def list_cases(
         self,

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from engine.retention.job import Schedule, run_retention
-from serving.wire.faces import Faces
 from serving.wire.fields import read
+from serving.wire.people import Faces
 from tests.serving.api.test_retained import NextYear
 
 OTHER = {"type": "cn-ric", "number": "110105198503071302", "name": "Another Name"}
