@@ -162,6 +162,11 @@ def compare_faces(analyst: Visitor) -> None:
     assert analyst.page.evaluate(width) <= 390
     analyst.check("case-narrow")
     analyst.page.set_viewport_size({"width": 1280, "height": 800})
+    desk.get_by_label("Part of both").select_option("Whole face")
+    desk.get_by_role("button", name="Flip").click()
+    for _ in range(3):
+        desk.get_by_role("button", name="Zoom").click()
+    expect(desk.get_by_role("status")).not_to_contain_text("1.5")
     sides[1].select_option(value=right)
 
 
@@ -172,8 +177,8 @@ def look_at_the_enrollment(analyst: Visitor) -> None:
     expect(faces).to_have_count(2)
     address = faces.first.get_attribute("src") or ""
     assert address.startswith("blob:")
-    expect(analyst.page.locator(".curve")).to_have_count(2)
-    expect(analyst.page.locator(".curve").nth(1)).to_contain_text("Duplicate")
+    expect(analyst.page.locator(".curves .curve")).to_have_count(2)
+    expect(analyst.page.locator(".curves .curve").nth(1)).to_contain_text("Duplicate")
     analyst.check("enrollment")
     analyst.page.go_back()
     analyst.expect_heading("One face, two documents")
@@ -279,6 +284,7 @@ def choose_among_many(analyst: Visitor) -> None:
     expect(desk.locator(".face-score")).to_contain_text("pairs of strangers")
     desk.locator("summary").click()
     expect(desk.get_by_role("row", name="sharpness")).to_have_count(1)
+    expect(desk.locator(".curve")).to_have_count(1)
     with analyst.page.expect_response("**/v1/faces/query") as first:
         analyst.page.evaluate(MANY)
     many = analyst.page.locator(".face-desk").last

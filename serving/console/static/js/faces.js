@@ -1,11 +1,12 @@
 // Faces side by side: two photographs in one frame each, at a size at which people can judge.
 
+import { curveFigure } from "./curves.js";
 import { add, element, figure, hint, plainButton, replace } from "./elements.js";
 import { attempt as tryWork, choiceField, freshId } from "./forms.js";
 import { faultBox } from "./faults.js";
 import { moment, number, oneIn, say, sayIfKnown, score as scoreText, share } from "./language.js";
 import { idLink, notice, section, table } from "./marks.js";
-import { readFaces } from "./service.js";
+import { readFaces, readThresholds } from "./service.js";
 
 /** So many documents are asked for at once. */
 const AT_ONCE = 8;
@@ -29,8 +30,11 @@ const COMMON = 0.1;
 export async function faceSection(page, documentIds, options = {}) {
   const ids = [...new Set(documentIds)];
   try {
-    const found = ids.length ? await readFaces(ids.slice(0, AT_ONCE)) : NOBODY;
-    return faceDesk(page, found, { ...options, rest: ids.slice(AT_ONCE) });
+    const [found, limits] = await Promise.all([
+      ids.length ? readFaces(ids.slice(0, AT_ONCE)) : NOBODY,
+      readThresholds(),
+    ]);
+    return faceDesk(page, found, { ...options, limits, rest: ids.slice(AT_ONCE) });
   } catch (fault) {
     // The rest of the page is of use without a face.
     if (page.signal.aborted || fault.status === 401) throw fault;
@@ -40,9 +44,10 @@ export async function faceSection(page, documentIds, options = {}) {
 
 const NOBODY = { subjects: [], likenesses: [] };
 
-function faceDesk(page, found, { names = new Map(), own = [], ownLikenesses = [], rest = [] }) {
+function faceDesk(page, found, { names, own = [], ownLikenesses = [], limits, rest }) {
   const desk = {
     page,
+    limits,
     names: new Map(names),
     faces: [],
     likenesses: [...ownLikenesses],
@@ -155,7 +160,7 @@ function draw(desk) {
     likenessText(desk),
     isSeen && toolbar(desk),
     desk.faults,
-    isSeen && aboutTable(desk, isOpen),
+    isSeen && about(desk, isOpen),
     moreButton(desk),
   );
   desk.node.querySelector(`[data-face="${focused}"]`)?.focus();
@@ -211,7 +216,7 @@ function side(desk, name, isSeen) {
     "figure",
     { class: "face-side" },
     isSeen && frame,
-    element("figcaption", {}, choice),
+    element("figcaption", {}, choice, face.url && dateOf(face)),
   );
 }
 
@@ -246,7 +251,7 @@ function likenessText(desk) {
       figure(scoreText(own)),
       ` ${say("score.live_portrait")}`,
     );
-  const near = isOne ? null : (found ?? byReference(desk, left, right));
+  const near = isOne ? null : (found ?? byReference(desk));
   if (!near) return hint(say(isOne ? "face.sameone" : "face.notcompared"));
   return element(
     "div",
@@ -258,7 +263,8 @@ function likenessText(desk) {
 }
 
 /** Of two that were not compared: how alike one is to the reference of the other's document. */
-function byReference(desk, left, right) {
+function byReference(desk) {
+  const { left, right } = desk;
   const referenceOf = ({ subject }) =>
     desk.faces.find(
       (one) => one.subject.is_reference && one.subject.document_id === subject.document_id,
@@ -360,7 +366,8 @@ function keysOf(desk) {
 }
 
 /** Whose photographs they are, when and how good: one side beside the other. */
-function aboutTable({ left, right }, isOpen) {
+function about(desk, isOpen) {
+  const { left, right } = desk;
   const both = [left, right];
   const names = [...new Set(both.flatMap((one) => Object.keys(one.photograph?.quality ?? {})))];
   const measured = (one, name) => {
@@ -374,7 +381,7 @@ function aboutTable({ left, right }, isOpen) {
     ["face.received", ({ subject }) => moment(subject.received_at)],
     ["crops.until", ({ subject }) => moment(subject.kept_until)],
   ];
-  const about = table(
+  const compared = table(
     "face.about",
     ["face.what", "face.left", "face.right"],
     [
@@ -389,8 +396,33 @@ function aboutTable({ left, right }, isOpen) {
     "details",
     { class: "block", open: isOpen },
     element("summary", {}, say("face.about")),
-    about,
+    compared,
+    curveOf(desk),
   );
+}
+
+/** Where the score lies on the curve of strangers, where there is a score and a curve. */
+function curveOf(desk) {
+  const { thresholds, calibration } = desk.limits;
+  const found = likenessOf(desk, desk.left, desk.right) ?? byReference(desk);
+  const curve = calibration?.curves.find((one) => one.comparison === "fused");
+  if (!curve || !found || desk.left.subject === desk.right.subject) return null;
+  const marks = [
+    ["threshold.review", thresholds.review],
+    ["threshold.certain", thresholds.certain],
+  ];
+  return curveFigure(say("curve.identification"), curve, marks, found.score);
+}
+
+/** When it was taken, or came in where nobody told. */
+function dateOf(face) {
+  const { subject, photograph } = face;
+  const isTold = photograph.photograph === "live" && subject.captured_at;
+  if (!isTold && !subject.received_at) return null;
+  const [name, at] = isTold
+    ? ["face.captured", subject.captured_at]
+    : ["face.received", subject.received_at];
+  return hint(`${say(name)} `, moment(at));
 }
 
 /** Of a portrait nobody says when it was taken. */
