@@ -158,16 +158,20 @@ def compare_faces(analyst: Visitor) -> None:
     expect(desk.locator(".face-missing")).to_be_visible()
     expect(desk.locator(".face-score")).to_contain_text("pairs of strangers scores as high")
     analyst.page.set_viewport_size({"width": 390, "height": 844})
+    desk.locator("summary").press("Enter")
+    expect(desk.get_by_role("table")).to_be_visible()
     width = "document.documentElement.scrollWidth"
     assert analyst.page.evaluate(width) <= 390
     analyst.check("case-narrow")
+    desk.locator("summary").press("Enter")
     analyst.page.set_viewport_size({"width": 1280, "height": 800})
     desk.get_by_label("Part of both").select_option("Whole face")
     desk.get_by_role("button", name="Flip").click()
     for _ in range(3):
         desk.get_by_role("button", name="Zoom").click()
     expect(desk.get_by_role("status")).not_to_contain_text("1.5")
-    sides[1].select_option(value=right)
+    for side, chosen in zip(sides, (left, right), strict=True):
+        side.select_option(value=chosen)
 
 
 def look_at_the_enrollment(analyst: Visitor) -> None:
