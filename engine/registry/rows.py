@@ -29,6 +29,7 @@ from engine.errors import RowRefused, StorageFailed
 from engine.registry import tables
 from engine.registry.database import KEYS, Moment, chunks
 from engine.registry.records import (
+    ALIVE,
     CaseRecord,
     CaseState,
     DocumentRecord,
@@ -246,6 +247,11 @@ _ERASE_CROPS = delete(crops).where(
 _NAMED_CROPS = select(crops.c.id, crops.c.kept_until, crops.c.case_days).where(
     crops.c.document_id.in_(KEYS), crops.c.case_days.is_not(None)
 )
+# A subquery and no join: SQLite would go through every open case first.
+_STATE = select(cases.c.state).where(cases.c.id == case_documents.c.case_id).scalar_subquery()
+_IN_CASES = select(case_documents.c.document_id).where(
+    case_documents.c.document_id.in_(KEYS), _STATE.in_(sorted(one.value for one in ALIVE))
+)
 _KEEP_CROP = (
     update(crops)
     .where(crops.c.id == bindparam("key"))
@@ -443,6 +449,15 @@ def write_crops(connection: Connection, vault: Vault, new: Sequence[NewCrop]) ->
     ]
     if rows:
         connection.execute(insert(crops), with_macs(vault, crops, rows))
+
+
+def keep_crops_of_cases(
+    connection: Connection, vault: Vault, new: Sequence[NewCrop], at: datetime
+) -> None:
+    """Keeps what has come in held of documents that an open case names already."""
+    held = [one.document_id for one in new if one.is_held]
+    named = [key for part in chunks(held) for key in connection.scalars(_IN_CASES, {"keys": part})]
+    _keep_crops(connection, vault, named, at)
 
 
 def erase_crops(connection: Connection, document_ids: Sequence[str]) -> None:

@@ -65,6 +65,7 @@ from engine.registry.rows import (
     enrollment_row,
     erase_crops,
     erase_notes,
+    keep_crops_of_cases,
     line_row,
     reference_rows,
     watched_row,
@@ -419,6 +420,7 @@ def apply(
     write_crops(connection, vault, changes.crops)
     write_cases(connection, vault, changes.cases, at)
     change_cases(connection, vault, changes.case_changes, at)
+    keep_crops_of_cases(connection, vault, changes.crops, at)
     write_notes(connection, vault, changes.case_notes)
     write_judged(connection, vault, changes.judged)
     if changes.tallies:

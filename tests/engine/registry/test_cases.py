@@ -446,6 +446,10 @@ def test_a_face_that_is_held_is_shown_to_nobody_until_a_case_names_its_document(
     assert (shown.id, image, shown.is_held) == (held.id, held.image, None)
     assert shown.kept_until > utc_now() + timedelta(days=29)
     assert store.cases.faces([two], 9) == {two: []}
+    # What comes in of a document in an open case is its case's, too; not after it has ended.
+    again = hold(one)
+    writer.commit(change(2, crops=[again]))
+    assert again.id in {face.crop.id for face in store.cases.faces([one], 9)[one]}
     # Later on the case comes to name the other, too, with a face that the same changes bring.
     new = hold(two, is_held=None, kept_until=utc_now() + timedelta(days=1))
     grown = replace(case, document_ids=(*case.document_ids, two))
@@ -453,6 +457,10 @@ def test_a_face_that_is_held_is_shown_to_nobody_until_a_case_names_its_document(
     [first, second] = store.cases.faces([two], 9)[two]
     assert {first.crop.id, second.crop.id} == {other.id, new.id}
     assert min(one.crop.kept_until for one in (first, second)) > utc_now() + timedelta(days=29)
+    ended = replace(grown, state=CaseState.CLOSED, outcome=Outcome.MISTAKE, closed_at=utc_now())
+    writer.commit(change(2, case_changes=[ended]))
+    writer.commit(change(2, crops=[hold(two)]))
+    assert len(store.cases.faces([two], 9)[two]) == 2
 
 
 def test_the_faces_of_a_document_begin_with_those_of_its_reference(store, writer, enrolled) -> None:
