@@ -8,11 +8,12 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import datetime, time, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
+from engine.cases.case import DUE_DAYS, DueDates
 from engine.errors import KeyRingMissing, RegistryError, RegistryExists, RequestError, SosieError
 from engine.matching.calibration import Calibration, Comparison, Thresholds
 from engine.matching.comparison import WatchList
@@ -38,10 +39,14 @@ from serving.models import (
     embedder_card,
     load_calibration,
     model_digest,
+    open_second_embedder,
+    second_model,
+    threshold_rates,
 )
 from serving.settings import (
     KEY_RING_FILE,
     SETTINGS_FILE,
+    CasesSettings,
     Chosen,
     CropsSettings,
     LimitSettings,
@@ -54,6 +59,8 @@ from serving.snapshots import OpenIndex, ShardManager, SnapshotManager, gallery_
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
+    from engine.matching.requests import SecondEmbedder
+    from engine.matching.second_model import SecondModel
     from engine.sweeps.sweep_run import Join
     from indexes.exact.scanner import Scanner
 
@@ -163,6 +170,11 @@ def read_limits(settings: LimitSettings) -> Limits:
     )
 
 
+def read_due_dates(settings: CasesSettings) -> DueDates:
+    """When cases are due, by the settings."""
+    return DueDates(DUE_DAYS | {str(kind): days for kind, days in settings.due_days.items()})
+
+
 def read_crop_policy(settings: CropsSettings) -> CropPolicy:
     """Which crops are kept, by the settings."""
     return CropPolicy(CropScope(settings.keep), settings.days, settings.hold_days)
@@ -228,12 +240,41 @@ class Deployment:
         return build_extractor(self.settings)
 
     @cached_property
+    def second(self) -> SecondModel | None:
+        """The second model, which decides nothing; None where the settings name none."""
+        return second_model(self.settings)
+
+    @cached_property
+    def second_embedder(self) -> SecondEmbedder | None:
+        """What embeds faces by it."""
+        return open_second_embedder(self.settings, self.vault)
+
+    @cached_property
     def calibration(self) -> Calibration:
         return load_calibration(self.settings)
 
-    @cached_property
+    @property
     def thresholds(self) -> Thresholds:
+        """For the gallery as it is now."""
+        if self.thresholds_for is None:
+            return self._thresholds
+        is_open = "restored" in vars(self)
+        size = len(self.restored.gallery) if is_open else self.store.counts()["live_references"]
+        return self.thresholds_for(size)
+
+    @cached_property
+    def _thresholds(self) -> Thresholds:
         return build_thresholds(self.settings, self.calibration)
+
+    @cached_property
+    def thresholds_for(self) -> Callable[[int], Thresholds] | None:
+        """For searches of so many references; None where they are the same at any size."""
+        rates = threshold_rates(self.settings)
+        if not rates.review_false_candidates:
+            return None
+        find = partial(Thresholds.from_calibration, self.calibration, rates)
+        find(sys.maxsize)  # the highest must stay below `certain` too
+        return find
 
     @cached_property
     def _snapshots(self) -> SnapshotManager:
@@ -271,6 +312,8 @@ class Deployment:
             crops=read_crop_policy(self.settings.crops),
             limits=self.limits,
             time_zone=self.settings.registrar.time_zone,
+            thresholds_for=self.thresholds_for,
+            second=self.second,
         )
 
     @cached_property

@@ -17,10 +17,17 @@ import numpy as np
 
 from engine.errors import CalibrationError, SosieError, advise_extra
 from engine.formatting import size
-from engine.models.catalog import ModelCard, locate
+from engine.matching.calibration import Comparison
+from engine.models.catalog import ModelCard, locate, read_transform_file
 from engine.models.session import available_providers, runtime_version
 from indexes.errors import IndexFault
-from serving.models import describe_calibration, detector_card, embedder_card, model_digest
+from serving.models import (
+    describe_calibration,
+    detector_card,
+    embedder_card,
+    model_digest,
+    warn_calibration,
+)
 from serving.settings import load_settings
 
 if TYPE_CHECKING:
@@ -130,6 +137,11 @@ def _examine_models(settings: Settings) -> Iterator[Finding]:
     yield _attempt("detector", lambda: _describe_model(detector_card(settings)))
     yield _attempt("embedder", lambda: _describe_model(embedder_card(settings)))
     try:
+        warnings = warn_calibration(settings)
+        if embedder_card(settings).calibration_path is None:
+            detail, _, advice = warnings[0].partition("; ")
+            yield Finding("calibration", State.WARNING, detail, advice)
+            return
         told, advice = describe_calibration(settings)
     except CalibrationError as error:
         yield _broken("calibration", error)
@@ -139,11 +151,17 @@ def _examine_models(settings: Settings) -> Iterator[Finding]:
         detail = f"fits {model_digest(settings)[:12]}; {told}"
         state = State.WARNING if advice else State.OK
         yield Finding("calibration", state, detail, advice)
+        for warning in warnings:
+            detail, _, advice = warning.partition("; ")
+            yield Finding("thresholds", State.WARNING, detail, advice)
 
 
 def _describe_model(card: ModelCard) -> str:
     locate(card)
-    return f"{card.name}, SHA-256 {card.sha256[:12]}… verified, {card.licence}"
+    transform = f" with the transform {card.transform_sha256[:12]}…" if card.transform else ""
+    if transform:
+        read_transform_file(card)
+    return f"{card.name}, SHA-256 {card.sha256[:12]}…{transform} verified, {card.licence}"
 
 
 def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Finding]:
@@ -159,9 +177,12 @@ def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Fin
         yield _examine_key_ring(deployment)
         yield _attempt("registry", lambda: _describe_registry(deployment))
         yield _examine_crops(deployment)
+        if settings.models.second:
+            yield _attempt_second(deployment)
         yield _examine_database(deployment, is_deep)
         try:
             yield from _examine_gallery(deployment)
+            yield from _examine_false_candidates(deployment)
         except (SosieError, IndexFault) as error:
             yield _broken("gallery", error)
         yield _examine_chain(deployment)
@@ -227,6 +248,25 @@ def _describe_registry(deployment: Deployment) -> str:
     return f"schema up to date; {listed}"
 
 
+def _attempt_second(deployment: Deployment) -> Finding:
+    subject = "second model"
+    try:
+        second = deployment.second
+        assert second is not None
+        coverage = deployment.store.coverage(second.digest)
+    except SosieError as error:
+        return _broken(subject, error)
+    detail = f"{deployment.settings.models.second} has {coverage}; it decides nothing"
+    if second.thresholds is None:
+        return Finding(subject, State.WARNING, f"{detail}, and is not calibrated", CALIBRATE)
+    if coverage.is_whole:
+        return Finding(subject, State.OK, f"{detail} until sosie model switch")
+    return Finding(subject, State.OK, f"{detail}: sosie model fill adds more")
+
+
+CALIBRATE = "run sosie calibrate DIR --card FILE.toml"
+
+
 def _examine_database(deployment: Deployment, is_deep: bool) -> Finding:
     from engine.registry.damage import find_damage, is_checked_whole  # noqa: PLC0415 - as above
 
@@ -274,6 +314,25 @@ def _examine_gallery(deployment: Deployment) -> Iterator[Finding]:
     else:
         detail = f"{restored.loaded:,} references in it, {restored.replayed:,} changes since"
         yield Finding("snapshot", State.OK, detail)
+
+
+def _examine_false_candidates(deployment: Deployment) -> Iterator[Finding]:
+    """Whether the gallery is too large for what searches may bring, where they are bounded."""
+    wanted = deployment.settings.thresholds.review_false_candidates
+    if not wanted:
+        return
+    references, score = len(deployment.restored.gallery), deployment.thresholds.review
+    fused = deployment.calibration.curve(Comparison.FUSED)
+    expected = fused.fmr_at(score).times(references)
+    detail = f"review {score:.3f} in {references:,} references: {expected} a search, of {wanted:g}"
+    if wanted < references * fused.lowest_fmr:
+        advice = (
+            "the calibration supports no higher threshold: allow more "
+            "([thresholds] review_false_candidates), or calibrate on more people"
+        )
+        yield Finding("false candidates", State.WARNING, detail, advice)
+    else:
+        yield Finding("false candidates", State.OK, detail)
 
 
 def _describe_index(gallery: Gallery) -> str:

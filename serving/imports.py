@@ -32,13 +32,15 @@ from engine.imports.journal import Entry, Identity, Journal
 from engine.imports.row_faces import ExtractSamples, FaceLoader, PhotographFolder
 from engine.imports.row_parser import ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, RawRow, Source, open_source
-from engine.matching.requests import Sample, take_samples
+from engine.matching.requests import Sample, SecondEmbedder, take_samples
+from engine.models.transform import Transform
 from engine.reasons import PhotographKind
 from engine.registry.records import utc_now
 from engine.registry.vault import Vault
 from serving.access.authorization import Role
 from serving.compose import Deployment, read_crop_policy
 from serving.ingress.templates import SealedTemplates
+from serving.models import find_conversion
 from serving.wire.fields import Template
 
 PHOTOGRAPHS_A_THREAD = 16
@@ -51,7 +53,8 @@ Progress = Callable[[int, int], None]
 class ImportOrder:
     """What to import, and how. `images`: where relative paths begin, the file's folder if None.
 
-    `model_digest` names the model of a column of vectors. With `is_check` nothing is stored.
+    `model_digest` names the model of a column of vectors: this deployment's, or that before its
+    transform. With `is_check` nothing is stored.
     """
 
     file: Path
@@ -103,7 +106,7 @@ def run_import(deployment: Deployment, order: ImportOrder, progress: Progress) -
     at all; an interrupt is passed on when the summary is written.
     """
     source = open_source(order.file, order.mapping, order.form)
-    _require_model(source, deployment, order)
+    transform = _find_transform(source, deployment, order)
     with ExitStack() as stack:
         started = time.perf_counter()
         chunk_writer, after = _open_writer(deployment, order, source, stack)
@@ -126,7 +129,7 @@ def run_import(deployment: Deployment, order: ImportOrder, progress: Progress) -
 
         if after >= total:
             return sum_up(Ending.DONE)
-        loader = stack.enter_context(_make_loader(deployment, order, source))
+        loader = stack.enter_context(_make_loader(deployment, order, source, transform))
         try:
             ending = import_rows(
                 _skip_rows(source.rows(), after),
@@ -167,12 +170,24 @@ class IssuedTemplates:
         return opened
 
 
-def _require_model(source: Source, deployment: Deployment, order: ImportOrder) -> None:
-    if source.has_vectors and order.model_digest != deployment.store.model_digest:
+def _find_transform(source: Source, deployment: Deployment, order: ImportOrder) -> Transform | None:
+    """What makes the file's vectors those of this deployment; `RequestError` where nothing can."""
+    own, given = deployment.store.model_digest, order.model_digest
+    if not source.has_vectors or given == own:
+        return None
+    conversion = find_conversion(deployment.settings)
+    if given is None:
+        plain = "" if conversion is None else f", or without its transform {conversion.before}"
         raise RequestError(
             "the file brings vectors: say that they are of this deployment's model, as "
-            f"--model-digest {deployment.store.model_digest}"
+            f"--model-digest {own}{plain}"
         )
+    if conversion is None or given != conversion.before:
+        raise RequestError(
+            f"the file's vectors are of the model {given}, which compare with none of this "
+            f"deployment's, of {own}: bring photographs"
+        )
+    return conversion.transform
 
 
 def _open_writer(
@@ -217,27 +232,31 @@ def _open_journal(deployment: Deployment, order: ImportOrder, source: Source) ->
     return journal
 
 
-def _make_loader(deployment: Deployment, order: ImportOrder, source: Source) -> FaceLoader:
+def _make_loader(
+    deployment: Deployment, order: ImportOrder, source: Source, transform: Transform | None
+) -> FaceLoader:
     vault, digest = deployment.vault, deployment.store.model_digest
     take: ExtractSamples = _extract_none
     if _has_photographs(source):
         # The extractor is opened here, and not by the first two threads that need it.
         keeps_crops = read_crop_policy(deployment.settings.crops).keeps_any and not order.is_check
-        take = partial(_extract, deployment.extractor, vault, with_crops=keeps_crops)
+        second = deployment.second_embedder
+        take = partial(_extract, deployment.extractor, vault, second, with_crops=keeps_crops)
     templates = SealedTemplates(vault, digest, deployment.settings.serve.template_ttl_h)
     folder = PhotographFolder(order.root, allows_outside=order.allows_outside)
-    return FaceLoader(folder, take, vault, IssuedTemplates(templates).open)
+    return FaceLoader(folder, take, vault, IssuedTemplates(templates).open, transform)
 
 
 def _extract(
     extractor: Extractor,
     vault: Vault,
+    second: SecondEmbedder | None,
     images: Sequence[bytes],
     kinds: Sequence[PhotographKind | None],
     *,
     with_crops: bool,
 ) -> list[Sample | ImageError]:
-    return take_samples(images, extractor, vault, kinds, with_crops=with_crops)
+    return take_samples(images, extractor, vault, kinds, with_crops=with_crops, second=second)
 
 
 def _extract_none(

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from engine.errors import CalibrationError
+from engine.errors import CalibrationError, ModelCardInvalid
 from engine.faces import extractor as faces
 from engine.faces.image_files import ImageLimits
 from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import ModelCard, builtin_card, load_card
 from engine.models.session import SessionOptions
-from serving.settings import Settings, is_card_file
+from engine.models.transform import Conversion, read_transform, without_transform
+from serving.settings import Settings, ThresholdSettings, is_card_file
 
 if TYPE_CHECKING:
     from engine.faces.detector import FaceDetector
     from engine.faces.embedder import Embedder
     from engine.faces.extractor import Extractor
+    from engine.matching.requests import SecondEmbedder
+    from engine.matching.second_model import SecondModel
+    from engine.registry.vault import Vault
 
 
 def embedder_card(settings: Settings) -> ModelCard:
@@ -35,12 +39,78 @@ def model_digest(settings: Settings) -> str:
     return faces.digest_embedding(embedder_card(settings), settings.models.flip)
 
 
-def build_extractor(settings: Settings, threads: int | None = None) -> Extractor:
-    """The extractor of these settings; `threads` overrides theirs."""
+def find_conversion(settings: Settings) -> Conversion | None:
+    """From templates made before the embedder's card had its transform; None without one."""
+    card, flip = embedder_card(settings), settings.models.flip
+    transform = read_transform(card)
+    if transform is None:
+        return None
+    before, after = (faces.digest_embedding(one, flip) for one in (without_transform(card), card))
+    return Conversion(before, after, transform)
+
+
+def second_settings(settings: Settings) -> Settings | None:
+    """The same settings with the second embedder in place of the first; None where none is named.
+
+    Its thresholds are those of its card: rates that the first was given say nothing of it.
+    """
+    if not settings.models.second:
+        return None
+    chosen: dict[str, Any] = {"embedder": settings.models.second, "second": "", "calibration": 0}
+    models = settings.models.model_copy(update=chosen)
+    return settings.model_copy(update={"models": models, "thresholds": ThresholdSettings()})
+
+
+def second_model(settings: Settings) -> SecondModel | None:
+    """The second embedder as decisions are compared with it; None where none is named."""
+    from engine.matching.second_model import SecondModel  # noqa: PLC0415 - few name one
+
+    chosen = second_settings(settings)
+    if chosen is None:
+        return None
+    card, digest = embedder_card(chosen), model_digest(chosen)
+    if digest == model_digest(settings):
+        raise ModelCardInvalid(
+            "the second embedder is the first: name another as `second` under [models], or none"
+        )
+    if card.input.width_px != embedder_card(settings).input.width_px:
+        raise ModelCardInvalid(
+            f"model {card.name} takes crops of {card.input.width_px} px, the first embedder's are "
+            f"{embedder_card(settings).input.width_px}: a second one must take the same"
+        )
+    try:
+        thresholds = build_thresholds(chosen, load_calibration(chosen))
+    except CalibrationError:
+        # Its templates are kept all the same; doctor says that it is not calibrated.
+        thresholds = None
+    return SecondModel(digest, card.dimension, thresholds)
+
+
+def open_second_embedder(settings: Settings, vault: Vault) -> SecondEmbedder | None:
+    """What embeds faces by the second model, in this process; None where none is named.
+
+    On CPU: an ingress has no accelerator, and nobody waits for a model that decides nothing.
+    """
+    from engine.matching.requests import SecondEmbedder  # noqa: PLC0415 - few name one
+
+    chosen, model = second_settings(settings), second_model(settings)
+    if chosen is None or model is None:
+        return None
+    on_cpu = chosen.models.model_copy(update={"provider": "cpu", "precision": "float32"})
+    embedder = open_embedder(chosen.model_copy(update={"models": on_cpu}))
+    return SecondEmbedder(embedder, model.digest, vault.of_dimension(model.dim))
+
+
+def build_extractor(
+    settings: Settings, threads: int | None = None, *, is_plain: bool = False
+) -> Extractor:
+    """The extractor of these settings; `threads` overrides theirs, and where it `is_plain` the
+    card's transform is left out."""
+    card = embedder_card(settings)
     return faces.open_extractor(
         config=extractor_config(settings, threads),
         session=_session_options(settings),
-        embedder=embedder_card(settings),
+        embedder=without_transform(card) if is_plain else card,
         detector=detector_card(settings),
         flip=settings.models.flip,
     )
@@ -63,12 +133,14 @@ def extractor_config(settings: Settings, threads: int | None = None) -> faces.Ex
     return faces.ExtractorConfig(
         threads=settings.models.threads if threads is None else threads,
         images=ImageLimits(cpu_s=settings.models.decode_cpu_s),
+        quality=settings.quality.limits(),
         competing_share=settings.models.competing_share,
     )
 
 
 def load_calibration(settings: Settings) -> Calibration:
-    """The calibration beside the embedder's card, of the version in the settings.
+    """The calibration beside the embedder's card, of the version in the settings, or the oldest of
+    its model where that is of the model before a transform.
 
     `CalibrationError` where there is none.
     """
@@ -76,15 +148,19 @@ def load_calibration(settings: Settings) -> Calibration:
     wanted = settings.models.calibration
     if wanted in (0, newest.version):
         return newest
-    card, versions = embedder_card(settings), [newest.version]
+    card, known = embedder_card(settings), {newest.version: newest}
     for name in card.earlier_calibrations:
         earlier = Calibration.load(card.folder / name, newest.model_digest)
-        if earlier.version == wanted:
-            return earlier
-        versions.append(earlier.version)
+        known[earlier.version] = earlier
+    oldest = min(known)
+    if card.transform and wanted < oldest:
+        # It was of the vectors before the transform, which compare with none of today's.
+        return known[oldest]
+    if wanted in known:
+        return known[wanted]
     raise CalibrationError(
         f"model {card.name} has no calibration of version {wanted}: set `calibration` under "
-        f"[models] to {' or '.join(map(str, sorted(versions)))}"
+        f"[models] to {' or '.join(map(str, sorted(known)))}"
     )
 
 
@@ -104,7 +180,7 @@ def describe_calibration(settings: Settings) -> tuple[str, str]:
     told = f"version {used.version}; {_list_scores(settings, used)}"
     if used.version != newest.version:
         return told, (
-            f"version {newest.version} weighs people and not photographs, and has "
+            f"version {newest.version} has "
             f"{_list_scores(settings, newest)}: to take it, set calibration = {newest.version} "
             "under [models] in sosie.toml and restart"
         )
@@ -116,8 +192,29 @@ def describe_calibration(settings: Settings) -> tuple[str, str]:
     return told, ""
 
 
+def warn_calibration(settings: Settings) -> list[str]:
+    """What every answer by these settings should say of their model's calibration: that there is
+    none, or that its photographs support less than the usual rates."""
+    card = embedder_card(settings)
+    if card.calibration_path is None:
+        return [
+            f"model {card.name} is not calibrated: its scores decide nothing; run "
+            f"sosie calibrate DIR --card {settings.models.embedder}"
+        ]
+    usual, given = asdict(ThresholdRates()), settings.thresholds.model_fields_set
+    return [
+        f"{name} stands at FMR {rate:g}, not {usual[name]:g}: the photographs that model "
+        f"{card.name} was calibrated on support no less; calibrate it on more people"
+        for key, rate in card.rates.items()
+        for name in (key.removesuffix("_fmr"),)
+        if key not in given and key.endswith("_fmr") and rate > usual[name]
+    ]
+
+
 def _list_scores(settings: Settings, calibration: Calibration) -> str:
     scores = asdict(build_thresholds(settings, calibration))
+    if settings.thresholds.review_false_candidates:
+        del scores["review"]  # it follows the gallery
     return ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
 
 
@@ -129,9 +226,11 @@ def threshold_rates(settings: Settings) -> ThresholdRates:
     return ThresholdRates(**{key.removesuffix("_fmr"): rate for key, rate in chosen.items()})
 
 
-def build_thresholds(settings: Settings, calibration: Calibration) -> Thresholds:
-    """Thresholds at the false match rates of this deployment."""
-    return Thresholds.from_calibration(calibration, threshold_rates(settings))
+def build_thresholds(
+    settings: Settings, calibration: Calibration, references: int = 0
+) -> Thresholds:
+    """Thresholds at the false match rates of this deployment, for a gallery of this size."""
+    return Thresholds.from_calibration(calibration, threshold_rates(settings), references)
 
 
 def _card(name: str, settings: Settings) -> ModelCard:

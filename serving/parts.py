@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from structlog.typing import FilteringBoundLogger
 
+from engine.cases.case import DueDates
 from engine.matching.calibration import Calibration, Thresholds
 from engine.registry.reader import Reader
 from engine.registry.vault import Vault
@@ -36,4 +38,15 @@ class Parts:
     version: str
     calibration: Calibration | None = None
     """Gives the expected false candidates of a search; without it answers have null."""
+    warnings: tuple[str, ...] = ()
+    """What `/version` says of the model's calibration."""
     tracer: Tracer = field(default_factory=Tracer)
+    due: DueDates = field(default_factory=DueDates)
+    thresholds_for: Callable[[int], Thresholds] | None = None
+    """For searches of so many references, where `review` follows the gallery's size."""
+
+    async def read_thresholds(self) -> Thresholds:
+        """For the gallery as it is now."""
+        if self.thresholds_for is None:
+            return self.thresholds
+        return self.thresholds_for((await self.registrar.status()).gallery_size)

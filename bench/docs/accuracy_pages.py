@@ -11,7 +11,20 @@ from bench.core.reports import Report as BenchReport
 from bench.core.reports import find_figure, read_report
 from bench.docs.benchmark_charts import stamp
 from bench.suites.accuracy import MATED_SCORES, RATES, RESEMBLANCE, name_mates
-from bench.suites.held_out import HELD_OUT, REPEATS
+from bench.suites.held_out import (
+    FRAMES,
+    FUSED_FMR,
+    FUSED_FNMR,
+    HELD_OUT,
+    MIXED,
+    REFUSED,
+    REPEATS,
+    SEVERAL_FRAMES,
+    SINGLE_FNMR,
+    TRANSFORM_FMR,
+    TRANSFORMED,
+    name_frames,
+)
 from engine.accuracy import evaluation_tables
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
 from engine.accuracy.evaluation_report import draw_pictures
@@ -19,7 +32,13 @@ from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
 from engine.accuracy.writing import score, write_table
 from engine.errors import RateUnsupported, RequestError
 from engine.formatting import DASH, NONE, percent, power, span
-from engine.matching.calibration import Calibration, Comparison, ThresholdRates, Thresholds
+from engine.matching.calibration import (
+    ONE_PERSON_FACTOR,
+    Calibration,
+    Comparison,
+    ThresholdRates,
+    Thresholds,
+)
 from engine.models.catalog import builtin_card
 from serving.models import load_calibration
 from serving.settings import Settings
@@ -43,7 +62,12 @@ def build_accuracy_page(reports: Path, images: Path) -> str:
     for picture in draw_pictures(report, images / "det.png").values():
         stamp(picture, [reports / EVALUATION])
     suite = read_report(reports / f"{SUITE}.json")
-    tables = {"population": _tabulate_population(suite), "mates": _tabulate_mates(suite)}
+    tables = {
+        "population": _tabulate_population(suite),
+        "mates": _tabulate_mates(suite),
+        "frames": _tabulate_frames(suite),
+        "frames_repeats": REPEATS,
+    }
     return render("docs/accuracy.md.j2", **tables, **_fill(report, reports))
 
 
@@ -85,6 +109,7 @@ def _fill(report: Report, reports: Path) -> dict[str, Any]:
     return {
         "report": report,
         "held_out": read_held_out(suite),
+        "transform": read_transform_gain(suite),
         "version": calibration.version,
         "single_review": power(calibration.fmr_at(review, Comparison.FUSED_TO_ONE).value),
         "fused_review": power(fused.fmr_at(review).value),
@@ -136,6 +161,17 @@ def read_held_out(suite: Report) -> dict[str, Any]:
     return {**found, "repeats": REPEATS}
 
 
+def read_transform_gain(suite: Report) -> dict[str, Any]:
+    """FNMR with and without a transform that was fitted on other people, of bench's report."""
+    names = {"plain": "FNMR without", "moved": "FNMR with a transform", "gain": "gain"}
+    found = {key: find_figure(suite, SUITE, TRANSFORMED, name) for key, name in names.items()}
+    if None in found.values():
+        raise RequestError(
+            f"{SUITE}.json lacks {TRANSFORMED}: run `sosie bench accuracy` on all of LFW"
+        )
+    return {**found, "fmr": TRANSFORM_FMR, "points": lambda share: f"{100 * share:.2f}"}
+
+
 def describe_generalised(report: Report) -> str:
     """Where the generalised rate of this report stands."""
     if not report["fta"]:
@@ -151,7 +187,7 @@ def describe_looked_at(report: Report) -> str:
 
 
 def tabulate_thresholds(calibration: Calibration) -> str:
-    """The four scores with what sets them."""
+    """The scores with what sets them."""
     rates = ThresholdRates()
     scores = Thresholds.from_calibration(calibration, rates)
     fused = calibration.curve(Comparison.FUSED)
@@ -160,6 +196,11 @@ def tabulate_thresholds(calibration: Calibration) -> str:
     rows = (
         ("`verify`", score(scores.verify), f"FMR {power(rates.verify)}, single photographs",
          "live photograph against portrait"),
+        ("`verify_fused`", score(scores.verify_fused), f"FMR {power(rates.verify)}, fused",
+         "the most that `verify` becomes for several live frames"),
+        ("`one_person`", score(scores.one_person),
+         f"FMR {power(rates.verify * ONE_PERSON_FACTOR)}, single photographs",
+         "one of several live frames against each of the others"),
         ("`same_document`", score(scores.same_document), f"FMR {power(rates.same_document)}, fused",
          "a returning subscriber against the document's reference"),
         ("`review`", score(scores.review),
@@ -170,6 +211,28 @@ def tabulate_thresholds(calibration: Calibration) -> str:
          f"{rates.certain_margin:g}", "1:N: a duplicate"),
     )  # fmt: skip
     return write_table(("threshold", "score", "set by", "compares"), rows)
+
+
+def _tabulate_frames(suite: BenchReport) -> str:
+    """FNMR of one, and of several live frames, over the same people."""
+    shown = (SINGLE_FNMR, FUSED_FNMR, FUSED_FMR, REFUSED, MIXED)
+    rows = []
+    for count in FRAMES:
+        found = [
+            find_figure({SUITE: suite}, SUITE, SEVERAL_FRAMES, name_frames(count, name))
+            for name in shown
+        ]
+        values = [None if one is None else one.value for one in found]
+        if None in values:
+            raise RequestError(
+                f"{SUITE}.json lacks {SEVERAL_FRAMES}: run `sosie bench accuracy` on all of LFW"
+            )
+        one, fused, fmr, refused, mixed = (float(value or 0.0) for value in values)
+        cells = (percent(one), percent(fused, 2), power(fmr), percent(refused), percent(mixed))
+        rows.append((str(count), *cells))
+    titles = ("frames", "FNMR of the first alone", "FNMR of all fused", "FMR of `verify`",
+              "refused", "mixed, not refused")  # fmt: skip
+    return write_table(titles, rows)
 
 
 def _tabulate_mates(suite: BenchReport) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,7 @@ from engine.accuracy.pair_scores import (
 )
 from engine.accuracy.population import Population, fit_population
 from engine.errors import CalibrationError, ModelCardInvalid, ModelMissing
+from engine.faces.extractor import digest_embedding
 from engine.matching.calibration import (
     Calibration,
     CalibrationCurve,
@@ -35,6 +38,7 @@ from engine.matching.calibration import (
     Thresholds,
 )
 from engine.models.catalog import load_card
+from engine.models.transform import Transform, name_transform
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
@@ -43,25 +47,52 @@ COARSE_RATES = (0.9, 0.5, 0.2)
 """Above the grid, so that low scores have an FMR too."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What photographs gave: a calibration and, where they were asked for, the population's
+    statistics and the transform that both are of."""
+
+    calibration: Calibration
+    population: Population | None = None
+    transform: Transform | None = None
+
+
 def calibrate_folder(
     root: Path,
     extractor: Extractor,
     *,
     source: str,
     population: bool = False,
+    transform: bool = False,
     progress: Progress | None = None,
-) -> tuple[Calibration, Population | None]:
+) -> Fitted:
     """Extract every photograph of `root` (a folder per person) and fit a calibration.
 
-    Photographs without a face are left out. Raises `RequestError` or `CalibrationError` where there
-    are too few photographs.
+    With `transform` one is fitted first, and the rest to its vectors; the extractor's card must
+    have none. Photographs without a face are left out. Raises `RequestError` or `CalibrationError`
+    where there are too few photographs.
     """
     embeddings = embed_folder(LabelledFolder.open(root), extractor, progress)
     vectors, people = embeddings.acquired()
-    digest = extractor.model_digest
+    digest, made = extractor.model_digest, None
+    if transform and len(vectors):
+        assert not extractor.card.transform
+        made = fit_transform(vectors, people)
+        vectors = made.apply(vectors)
+        digest = digest_embedding(name_transform(extractor.card, "fitted", made), extractor.flip)
     calibration = calibrate(vectors, people, model_digest=digest, source=source)
     fitted = fit_population(vectors, people, model_digest=digest) if population else None
-    return calibration, fitted
+    return Fitted(calibration, fitted, made)
+
+
+def fit_transform(vectors: NDArray[np.float32], people: NDArray[np.int64]) -> Transform:
+    """The mean of people's means, of unit rows float32[n, d]: every person weighs one."""
+    few = limit_photographs(single_templates(vectors, people), MOST_PHOTOGRAPHS)
+    starts = few.starts()
+    present = np.flatnonzero(np.diff(starts))
+    sums = np.add.reduceat(few.vectors.astype(np.float64), starts[present])
+    means = sums / np.diff(starts)[present][:, None]
+    return Transform(means.mean(axis=0).astype(np.float32))
 
 
 def calibrate(
@@ -138,6 +169,15 @@ def _fit_curve(scores: PairScores, seed: int) -> CalibrationCurve:
     )
 
 
+def write_transform(text: str, transform_file: str, transform: Transform) -> str:
+    """The card's text with the name and digest of this transform's file."""
+    top, tables = _split(_TRANSFORM.sub("", f"{text.rstrip()}\n"))
+    sha256 = hashlib.sha256(transform.to_bytes()).hexdigest()
+    named = f"transform = {json.dumps(transform_file)}\ntransform_sha256 = {json.dumps(sha256)}\n"
+    return f"{top.rstrip()}\n{named}\n{tables}"
+
+
+_TRANSFORM = re.compile(r"^[ \t]*transform(_sha256)?[ \t]*=.*\n", re.MULTILINE)
 NOTE = "Fitted by `sosie calibrate`"
 _NOTES = re.compile(rf"^# {NOTE}.*\n(?:#.*\n)*", re.MULTILINE)
 _TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)

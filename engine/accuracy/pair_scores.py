@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -130,9 +131,9 @@ def fused_templates(singles: Templates, most_photographs: int) -> Templates:
     )
 
 
-def fuse(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The normalised mean of two photographs of each person: float32[n, d], unit rows."""
-    total = one + other
+def fuse(*photographs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The normalised mean of photographs of each person: float32[n, d], unit rows."""
+    total = reduce(np.add, photographs)
     total /= np.linalg.norm(total, axis=1, keepdims=True)
     return total
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 
@@ -30,6 +31,44 @@ class CaseKind(StrEnum):
     ONE_FACE = "one_face_many_documents"
     ONE_DOCUMENT = "one_document_many_faces"
     RESALE_RING = "resale_ring"
+
+
+KIND_RISK: Mapping[str, float] = {
+    CaseKind.STOLEN_DOCUMENT: 45,
+    CaseKind.DUPLICATE_IDENTITY: 40,
+    CaseKind.PROBING: 35,
+    CaseKind.DISPUTE: 30,
+    CaseKind.LINE_CHANGED_FACE: 25,
+    CaseKind.POSSIBLE_DUPLICATE: 20,
+}
+"""The points of a case that no sweep has ranked (`engine.sweeps.risk`), among the groups of sweeps:
+two documents of one face at two carriers bring about 20 there, a ring of five 60."""
+
+DUE_DAYS: dict[str, int] = {
+    CaseKind.DISPUTE: 7,
+    CaseKind.STOLEN_DOCUMENT: 3,
+    CaseKind.DUPLICATE_IDENTITY: 7,
+    CaseKind.PROBING: 3,
+    CaseKind.LINE_CHANGED_FACE: 14,
+    CaseKind.POSSIBLE_DUPLICATE: 14,
+    CaseKind.ONE_FACE: 30,
+    CaseKind.ONE_DOCUMENT: 30,
+    CaseKind.RESALE_RING: 30,
+}
+"""Days until a case of each kind is due, where no setting says otherwise."""
+
+
+class CaseSort(StrEnum):
+    """Order of a queue."""
+
+    RISK = "risk"
+    """The highest first."""
+    DUE = "due"
+    """What is due first; cases that are never due are left out."""
+    NEWEST = "newest"
+    OLDEST = "oldest"
+    SCORE = "score"
+    """The highest first."""
 
 
 APART = frozenset({CaseKind.DISPUTE, CaseKind.PROBING})
@@ -60,6 +99,23 @@ class NoteKind(StrEnum):
     PROPOSED = "proposed"
     WITHDRAWN = "withdrawn"
     CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class DueDates:
+    """When cases are due: `days` after they were opened, by kind; 0: never."""
+
+    days: Mapping[str, int] = field(default_factory=lambda: DUE_DAYS)
+
+    def span(self, kind: str) -> timedelta | None:
+        """How long a case of this kind may take."""
+        days = self.days.get(kind, 0)
+        return timedelta(days=days) if days else None
+
+    def of(self, kind: str, opened_at: datetime) -> datetime | None:
+        """When such a case is due."""
+        span = self.span(kind)
+        return None if span is None else opened_at + span
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ class NewCase:
     line_id: str | None = None
     line_ids: Sequence[str] = ()
     score: float | None = None
+    weakest: float | None = None
     risk: float | None = None
     sweep_id: str | None = None
     group_key: str | None = None
@@ -170,6 +171,7 @@ def _unite(case: CaseRecord, other: CaseRecord, now: datetime) -> CaseRecord:
         line_ids=_join(case.line_ids, other.line_ids),
         enrollment_id=case.enrollment_id or other.enrollment_id,
         score=_highest(case.score, other.score),
+        weakest=_lowest(case.weakest, case.score, other.weakest, other.score),
         risk=_highest(case.risk, other.risk),
         sweep_id=other.sweep_id or case.sweep_id,
         group_key=case.group_key or other.group_key,
@@ -185,6 +187,10 @@ def _unite(case: CaseRecord, other: CaseRecord, now: datetime) -> CaseRecord:
 
 def _highest(*values: float | None) -> float | None:
     return max((value for value in values if value is not None), default=None)
+
+
+def _lowest(*values: float | None) -> float | None:
+    return min((value for value in values if value is not None), default=None)
 
 
 def _is_repeated(case: CaseRecord, draft: CaseRecord) -> bool:

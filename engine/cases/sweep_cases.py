@@ -61,6 +61,7 @@ def _new_case(group: Group, sweep_id: str) -> NewCase:
         suspect_ids=documents if group.kind is GroupKind.ONE_FACE else (),
         line_ids=[line.line_id for one in group.identities for line in one.lines],
         score=max((link.score for link in group.links), default=None),
+        weakest=None if group.weakest is None else group.weakest.score,
         risk=group.risk,
         sweep_id=sweep_id,
         group_key=group.key,

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from engine.errors import ModelCardInvalid
 from engine.faces.images import Pixels
-from engine.models.catalog import ModelCard, Role
+from engine.models.catalog import InputContract, ModelCard, Role
 from engine.models.session import Session
+from engine.models.transform import read_transform
 
 Points = NDArray[np.float32]
 
@@ -122,7 +123,10 @@ class CropEmbedder(Protocol):
     def prefers_large_batches(self) -> bool: ...
 
     def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], unit rows."""
+        """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them.
+
+        Their directions are the faces'; their lengths tell how clear these are.
+        """
         ...
 
 
@@ -143,25 +147,35 @@ class Embedder:
         self.side_px = card.input.width_px
         self.prefers_large_batches = session.prefers_large_batches
         self._session = session
+        self._transform = read_transform(card)
         self._max_batch = session.fixed_batch or (
             _ACCELERATOR_BATCH if session.prefers_large_batches else _CPU_BATCH
         )
 
     def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], unit rows.
+        """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them.
 
-        With `flip`, a row is the direction of the sum over the crop and its mirror image.
+        With `flip`, a row has the direction of the sum over the crop and its mirror image, each of
+        unit length, and the mean of their lengths. The card's transform comes last, and keeps the
+        lengths.
         """
         if len(crops) == 0:
             return np.zeros((0, self.dim), dtype=np.float32)
         vectors = self._embed_plain(crops)
         if self.flip:
-            vectors = vectors + self._embed_plain(crops[:, :, ::-1])
-        return _normalise(vectors)
+            mirrored = self._embed_plain(crops[:, :, ::-1])
+            lengths = (measure_lengths(vectors) + measure_lengths(mirrored)) / np.float32(2)
+            unit = normalise(normalise(vectors) + normalise(mirrored))
+            vectors = np.asarray(unit * lengths[:, None], dtype=np.float32)
+        if self._transform is None:
+            return vectors
+        lengths = measure_lengths(vectors)
+        moved = self._transform.apply(normalise(vectors))
+        return np.asarray(moved * lengths[:, None], dtype=np.float32)
 
     def _embed_plain(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         parts = [
-            self._session.run(self._prepare(crops[start : start + self._max_batch]))[0]
+            self._session.run(prepare(self.card.input, crops[start : start + self._max_batch]))[0]
             for start in range(0, len(crops), self._max_batch)
         ]
         vectors = np.concatenate(parts).reshape(len(crops), -1)
@@ -170,20 +184,29 @@ class Embedder:
                 f"model {self.card.name} gives {vectors.shape[1]} numbers, "
                 f"its card says dimension {self.dim}; correct the card"
             )
-        return _normalise(vectors)
-
-    def _prepare(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        contract = self.card.input
-        values = (crops if contract.channels == "rgb" else crops[..., ::-1]).astype(np.float32)
-        if any(contract.mean) or contract.scale != (1.0, 1.0, 1.0):
-            values -= np.array(contract.mean, dtype=np.float32)
-            values *= np.array(contract.scale, dtype=np.float32)
-        if contract.layout == "nchw":
-            values = values.transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(values)
+        return vectors.astype(np.float32, copy=False)
 
 
-def _normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def prepare(contract: InputContract, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What a model of this contract is given for crops uint8[n, side, side, 3] (RGB)."""
+    values = (crops if contract.channels == "rgb" else crops[..., ::-1]).astype(np.float32)
+    if any(contract.mean) or contract.scale != (1.0, 1.0, 1.0):
+        values -= np.array(contract.mean, dtype=np.float32)
+        values *= np.array(contract.scale, dtype=np.float32)
+    if contract.layout == "nchw":
+        values = values.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(values)
+
+
+def measure_lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The lengths float32[n] of rows float32[n, d]."""
+    lengths: NDArray[np.float32] = np.linalg.norm(vectors, axis=1)
+    return lengths
+
+
+def normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows float32[n, d] of unit length; zero stays zero, and what is infinite becomes NaN."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        unit: NDArray[np.float32] = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
     return unit

@@ -18,17 +18,19 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError, VectorUnusable
 from engine.faces.detector import DetectedFace, FaceDetector, choose_main_face, has_competing_face
-from engine.faces.embedder import CropEmbedder, Embedder, align, measure_scale
+from engine.faces.embedder import (
+    CropEmbedder,
+    Embedder,
+    align,
+    measure_lengths,
+    measure_scale,
+    normalise,
+)
 from engine.faces.face_records import is_record
 from engine.faces.image_files import ImageLimits
 from engine.faces.images import Decoder, Image, Pixels
-from engine.faces.quality import (
-    QUALITY_LIMITS,
-    Quality,
-    QualityLimits,
-    find_problems,
-    measure_quality,
-)
+from engine.faces.quality import Quality, find_problems, measure_quality
+from engine.faces.quality_limits import QUALITY_LIMITS, QualityLimits
 from engine.models.catalog import ModelCard, builtin_card
 from engine.models.session import SessionOptions, open_session
 from engine.reasons import PhotographKind, Reason
@@ -52,7 +54,7 @@ class Extraction:
     `vector` float32[d] is a unit vector, and None exactly when no face was found; so are
     `quality`, `box_px` (x, y, width, height), `landmarks_px` float32[5, 2] and `crop`
     uint8[side, side, 3]. Coordinates are those of the full upright picture of `size_px` (width,
-    height). `problems` is empty when the face is fit for enrollment.
+    height). `problems` is empty when the face is fit for enrollment, by the limits of its `kind`.
     """
 
     size_px: tuple[int, int]
@@ -63,6 +65,7 @@ class Extraction:
     box_px: tuple[float, float, float, float] | None = None
     landmarks_px: NDArray[np.float32] | None = None
     crop: Pixels | None = None
+    kind: PhotographKind = PhotographKind.LIVE
 
 
 Extracted = Extraction | ImageError
@@ -101,7 +104,7 @@ class Extractor:
         self._embedder = embedder
         self._config = config or ExtractorConfig()
         self.threads = self._config.threads or _count_cores()
-        self.card = embedder.card
+        self.card, self.flip = embedder.card, embedder.flip
         self.dim = embedder.dim
         self.model_digest = digest_embedding(embedder.card, embedder.flip)
         """Only vectors of one digest can be compared."""
@@ -151,14 +154,15 @@ class Extractor:
         start = time.perf_counter()
         try:
             with self._decoder.decode(data, self._detector.first_side_px) as image:
-                faces, stages = self._detect(image, start, None if image.is_finest else 1)
+                attempts = slice(None) if image.is_finest else slice(1)
+                faces, stages = self._detect(image, start, attempts)
                 side_px = self._find_needed_side(image, faces)
                 if side_px is None:
                     return self._judge(image, faces, stages, kind)
             again = time.perf_counter()
             with self._decoder.decode(data, side_px) as image:
                 if not faces:
-                    faces, stages = self._detect(image, start)
+                    faces, stages = self._detect(image, start, slice(1, None))
                 else:
                     spent_ms = (time.perf_counter() - again) * 1e3
                     stages = replace(stages, decode_ms=stages.decode_ms + spent_ms)
@@ -167,7 +171,7 @@ class Extractor:
             return error
 
     def _detect(
-        self, image: Image, start: float, attempts: int | None = None
+        self, image: Image, start: float, attempts: slice
     ) -> tuple[list[DetectedFace], StageTimes]:
         """The faces, in coordinates of the full picture."""
         decoded = time.perf_counter()
@@ -223,6 +227,7 @@ class Extractor:
             box_px=face.box_px,
             landmarks_px=face.landmarks_px,
             crop=crop,
+            kind=kind,
         )
 
     def _embed(self, prepared: Sequence[Extracted]) -> list[Extracted]:
@@ -233,25 +238,46 @@ class Extractor:
         if not crops:
             return list(prepared)
         start = time.perf_counter()
-        vectors = self._embedder.embed(np.stack(crops))
+        given = self._embedder.embed(np.stack(crops))
         share_ms = (time.perf_counter() - start) * 1e3 / len(crops)
-        made = zip(vectors, _are_unit(vectors), strict=True)
+        vectors, clarities = normalise(given), self._measure_clarity(given)
+        is_usable = _are_unit(vectors) & (clarities < _HIGHEST_CLARITY)
+        made = zip(vectors, clarities.tolist(), is_usable, strict=True)
         finished: list[Extracted] = []
         for one in prepared:
             if isinstance(one, ImageError) or one.crop is None:
                 finished.append(one)
                 continue
-            vector, is_unit = next(made)
+            vector, clarity, usable = next(made)
+            if not usable:
+                finished.append(
+                    VectorUnusable("the embedder gave no unit vector: report this photograph")
+                )
+                continue
             stages = replace(one.stages, embed_ms=share_ms)
             finished.append(
-                replace(one, vector=vector, stages=stages)
-                if is_unit
-                else VectorUnusable("the embedder gave no unit vector: report this photograph")
+                self._judge_clarity(replace(one, vector=vector, stages=stages), clarity)
             )
         return finished
 
+    def _measure_clarity(self, given: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Lengths of the model's vectors, in that of a usual face's; 1 where that is not known."""
+        usual = self.card.usual_length
+        return (
+            measure_lengths(given) / np.float32(usual) if usual else np.ones(len(given), np.float32)
+        )
+
+    def _judge_clarity(self, one: Extraction, clarity: float) -> Extraction:
+        assert one.quality is not None
+        problems = one.problems
+        # What is small, dark or blurred is unclear too: the cause says more.
+        if not problems and clarity < self._config.quality[one.kind].min_clarity:
+            problems = (Reason.UNCLEAR,)
+        return replace(one, quality=replace(one.quality, clarity=clarity), problems=problems)
+
 
 _UNIT_TOLERANCE = 1e-3
+_HIGHEST_CLARITY = 10
 
 
 def _are_unit(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -300,7 +326,8 @@ def open_embedder(
 
 
 def digest_embedding(card: ModelCard, flip: bool) -> str:
-    """SHA-256 over what determines a vector: weights, input contract, alignment, mirroring.
+    """SHA-256 over what determines a vector: weights, input contract, alignment, mirroring, and
+    the card's transform.
 
     Provider, threads and precision are left out: they change a vector less than a second
     photograph does.
@@ -314,6 +341,8 @@ def digest_embedding(card: ModelCard, flip: bool) -> str:
         "dimension": card.dimension,
         "flip": flip,
     }
+    if card.transform:
+        shaped_by["transform"] = card.transform_sha256
     return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,22 +1,22 @@
 """Quality measures of a photograph of a face, and the reasons to ask for a new one.
 
-Occlusion (masks, sunglasses, hands) is not measured: the detector places all five landmarks on a
-covered face too, so they give no reliable cue.
+Of a covered face only the embedder's vector tells, by its length: the detector places all five
+landmarks on it too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.faces.embedder import arcface_template, estimate_similarity
 from engine.faces.images import Pixels
-from engine.reasons import PhotographKind, Reason
+from engine.faces.quality_limits import QualityLimits
+from engine.reasons import Reason
 
 # Of a frontal face, in eye distances: how far the mouth lies below the line of the eyes (ArcFace
 # template), and how far the nose tip stands out before the plane of eyes and mouth.
@@ -31,15 +31,24 @@ _PORTRAIT_SQUARES = 25
 _CROP_SIDE_PX = 112
 _FACE_ROWS, _FACE_COLUMNS = slice(36, 104), slice(24, 88)
 
+# Bends over so many pixels of the crop tell a face; over one, edges, noise and what motion leaves.
+_BEND_PX = 3
+
+# Points of the crop from forehead to chin and ear to ear.
+_WHOLE_FACE = np.stack(
+    np.meshgrid(np.linspace(16, 96, 17), np.linspace(16, 112, 17)), axis=-1
+).reshape(-1, 2)
+
 
 @dataclass(frozen=True, slots=True)
 class Quality:
     """Quality measures of one face.
 
     `inter_eye_px`: distance of the eyes in the original picture.
-    `sharpness`: standard deviation of the luma's second difference, in the direction where it is
-    smallest of four, over that of the luma itself, in the aligned crop. Motion blurs along one
-    direction only, which a Laplacian hardly sees; contrast and exposure cancel out.
+    `sharpness`: standard deviation of the luma's second difference over 3 pixels of the aligned
+    crop, in the direction where it is smallest of four, over that of the luma itself. Motion
+    blurs along one direction only, which a Laplacian hardly sees; contrast and exposure cancel
+    out.
     `exposure`, `contrast`: mean of the luma, and its spread from the 5th to the 95th percentile,
     0 to 1.
     `yaw_deg` (positive: the nose points right in the picture), `pitch_deg` (positive: up),
@@ -47,6 +56,11 @@ class Quality:
     `detection_score`: the detector's, 0 to 1.
     `detail_bytes`: what the file spends on a square of one eye distance, as if what lies around a
     portrait cost nothing; strong compression leaves few, and sharp edges where there was a face.
+    `cut_share`: how much of the face, from forehead to chin and ear to ear, lies outside of the
+    picture.
+    `clarity`: how long the embedder's vector is before it gets unit length, 1 for a usual face; a
+    covered, blurred or otherwise unclear face gives a short one. 1 where the model's card does not
+    say what is usual.
     """
 
     inter_eye_px: float
@@ -58,37 +72,8 @@ class Quality:
     roll_deg: float
     detection_score: float
     detail_bytes: float
-
-
-@dataclass(frozen=True, slots=True)
-class QualityLimits:
-    """Limits beyond which a photograph is refused.
-
-    Set where LFW photographs, degraded step by step, stop matching their mates with SFace. Of
-    LFW itself 0.5 % are turned too far and 0.06 % miss another limit.
-    """
-
-    min_inter_eye_px: float = 20.0
-    min_sharpness: float = 0.055
-    min_exposure: float = 0.12
-    max_exposure: float = 0.85
-    min_contrast: float = 0.1
-    max_yaw_deg: float = 45.0
-    max_pitch_deg: float = 35.0
-    max_roll_deg: float = 45.0
-    min_detail_bytes: float = 130.0
-
-
-QUALITY_LIMITS: Mapping[PhotographKind, QualityLimits] = MappingProxyType(
-    {
-        PhotographKind.LIVE: QualityLimits(),
-        PhotographKind.PRINTED: QualityLimits(),
-        PhotographKind.CHIP: QualityLimits(min_inter_eye_px=14.0),
-    }
-)
-"""Nobody can retake the portrait on a chip: it may be smaller. Of LFW faces of 102 x 126 pixels,
-15 px between the eyes for the smallest, no more are lost than of the originals, as long as they are
-not compressed; `python -m bench.chip_portraits` measures it."""
+    cut_share: float
+    clarity: float = 1.0
 
 
 def measure_quality(
@@ -117,6 +102,7 @@ def measure_quality(
         roll_deg=roll,
         detection_score=detection_score,
         detail_bytes=coded_bytes / min(squares, _PORTRAIT_SQUARES),
+        cut_share=_measure_cut(landmarks_px, size_px),
     )
 
 
@@ -157,19 +143,29 @@ def find_problems(quality: Quality, limits: QualityLimits) -> tuple[Reason, ...]
         Reason.TOO_BRIGHT: quality.exposure > limits.max_exposure,
         Reason.LOW_CONTRAST: quality.contrast < limits.min_contrast,
         Reason.COMPRESSED: quality.detail_bytes < limits.min_detail_bytes,
+        Reason.FACE_CUT: quality.cut_share > limits.max_cut_share,
         Reason.POSE: turned,
     }
     return tuple(reason for reason, holds in found.items() if holds)
 
 
+def _measure_cut(landmarks_px: NDArray[np.float32], size_px: tuple[int, int]) -> float:
+    matrix = estimate_similarity(arcface_template(_CROP_SIDE_PX), landmarks_px)
+    points = _WHOLE_FACE @ matrix[:, :2].T + matrix[:, 2]
+    is_outside = (points < -0.5) | (points > np.array(size_px) - 0.5)
+    return float(is_outside.any(axis=1).mean())
+
+
 def _measure_sharpness(luma: NDArray[np.float32]) -> float:
-    centre = 2 * luma[1:-1, 1:-1]
+    step = _BEND_PX
+    before, here, after = slice(None, -2 * step), slice(step, -step), slice(2 * step, None)
+    centre = 2 * luma[here, here]
     bends = (
-        luma[1:-1, 2:] - centre + luma[1:-1, :-2],
-        luma[2:, 1:-1] - centre + luma[:-2, 1:-1],
-        # Neighbours on a diagonal are sqrt(2) apart, so they bend twice as much.
-        (luma[2:, 2:] - centre + luma[:-2, :-2]) / 2,
-        (luma[2:, :-2] - centre + luma[:-2, 2:]) / 2,
+        luma[here, after] - centre + luma[here, before],
+        luma[after, here] - centre + luma[before, here],
+        # Neighbours on a diagonal are sqrt(2) as far apart, so they bend twice as much.
+        (luma[after, after] - centre + luma[before, before]) / 2,
+        (luma[after, before] - centre + luma[before, after]) / 2,
     )
     return min(float(bend.std()) for bend in bends) / max(float(luma.std()), 1.0)
 

@@ -86,6 +86,8 @@ MESSAGES: dict[str, str] = {
     Reason.TOO_BRIGHT: "the face is too bright: take another photograph",
     Reason.LOW_CONTRAST: "the face has too little contrast: take another photograph",
     Reason.COMPRESSED: "compression left too little of the face: give a larger file of it",
+    Reason.FACE_CUT: "the face is cut off at the edge: give a photograph with the whole face",
+    Reason.UNCLEAR: "the face is covered or unclear: take another photograph",
     Reason.POSE: "the face is turned away: take another photograph",
     Reason.SAME_PHOTOGRAPH: "both photographs are one picture",
     Reason.FACE_MISMATCH: "the two photographs show different people",

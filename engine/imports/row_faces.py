@@ -22,6 +22,7 @@ from engine.imports.row_parser import Row
 from engine.matching.bulk_enrollment import Subscriber
 from engine.matching.comparison import fuse_vectors, score_best
 from engine.matching.requests import Sample
+from engine.models.transform import Transform
 from engine.reasons import PhotographKind, Reason
 from engine.registry.vault import Vault
 
@@ -102,7 +103,7 @@ _MIN_NORM = 1e-6
 @dataclass(frozen=True, slots=True, eq=False)
 class RowFaces:
     """A row with its faces; a template takes the place of `live`. `samples` has the usable
-    photographs, where their crops are wanted."""
+    photographs."""
 
     row: Row
     live: Face
@@ -120,11 +121,14 @@ class FaceLoader:
         extract: ExtractSamples,
         vault: Vault,
         open_templates: OpenTemplates = lambda tokens, _: [None for _ in tokens],
+        transform: Transform | None = None,
     ) -> None:
+        """`transform` is applied to a file's vectors: those of a model that it was added to."""
         self._folder = folder
         self._extract = extract
         self._vault = vault
         self._open_templates = open_templates
+        self._transform = transform
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="import-read")
         self._extractions = ThreadPoolExecutor(EXTRACTIONS, thread_name_prefix="import-extract")
 
@@ -169,11 +173,11 @@ class FaceLoader:
             group[place].portrait_kind if field is Field.PORTRAIT else None for place, field in read
         ]
         samples = self._extract(images, kinds) if images else []
-        cropped: dict[int, dict[str, Sample]] = {}
+        usable: dict[int, dict[str, Sample]] = {}
         for slot, sample in zip(read, samples, strict=True):
             faces[slot] = face = _face_of(slot[1], sample)
-            if isinstance(face, np.ndarray) and isinstance(sample, Sample) and sample.crop:
-                cropped.setdefault(slot[0], {})[slot[1].value] = sample
+            if isinstance(face, np.ndarray) and isinstance(sample, Sample):
+                usable.setdefault(slot[0], {})[slot[1].value] = sample
         self._add_vectors(group, faces)
         self._add_templates(group, faces)
         counts = np.bincount([place for place, _ in read], minlength=len(group))
@@ -183,7 +187,7 @@ class FaceLoader:
                 faces.get((place, Field.LIVE), faces.get((place, Field.TEMPLATE))),
                 faces.get((place, Field.PORTRAIT)),
                 int(counts[place]),
-                cropped.get(place, {}),
+                usable.get(place, {}),
             )
             for place, row in enumerate(group)
         ]
@@ -199,7 +203,10 @@ class FaceLoader:
             else:
                 sound[place] = unit
         if sound:
-            rotated = self._vault.rotate(np.stack(list(sound.values())))
+            units = np.stack(list(sound.values()))
+            if self._transform is not None:
+                units = self._transform.apply(units)
+            rotated = self._vault.rotate(units)
             for place, vector in zip(sound, rotated, strict=True):
                 faces[place, Field.TEMPLATE] = vector
 

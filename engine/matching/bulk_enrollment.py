@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import RequestError
-from engine.matching.comparison import score_best
+from engine.matching.comparison import fuse_seconds, score_best
 from engine.matching.documents import (
     CheckedDocument,
     Document,
@@ -130,7 +130,7 @@ class OpenedLine:
 class Subscriber:
     """Subscriber of an existing base: a well-formed document, a rotated unit vector float32[d] and
     perhaps a line. `consent_ref` is stored where the document had no holder before. `samples` are
-    the photographs that the vector is of, `live` and `portrait`, where their crops may be kept."""
+    the photographs that the vector is of, `live` and `portrait`."""
 
     name: str = field(repr=False)
     document: CheckedDocument
@@ -352,14 +352,16 @@ def admit_planned(
     To be called on the writer's thread, in the call that made the plan. Raises what `publish` does.
     """
     sequence = writer.sequence + bool(plan.referenced)
+    photographs = plan.samples or ({},) * len(plan.referenced)
+    seconds = [fuse_seconds([one.second for one in samples.values()]) for samples in photographs]
     references = [
-        NewReference(writer.next_reference_id(), document_id, None, vector, sequence)
-        for document_id, vector in zip(plan.referenced, plan.vectors, strict=True)
+        NewReference(writer.next_reference_id(), document_id, None, vector, sequence, second)
+        for document_id, vector, second in zip(plan.referenced, plan.vectors, seconds, strict=True)
     ]
     now = utc_now()
     kept = [
         crop
-        for document_id, samples in zip(plan.referenced, plan.samples, strict=False)
+        for document_id, samples in zip(plan.referenced, photographs, strict=True)
         for crop in crops.choose(
             writer.vault,
             samples,

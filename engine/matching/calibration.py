@@ -184,8 +184,9 @@ class Calibration:
         path.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n", "utf-8")
 
     @classmethod
-    def load(cls, path: Path, model_digest: str) -> Self:
-        """Read a calibration; raises `CalibrationError` where it belongs to another model."""
+    def load(cls, path: Path, model_digest: str | None) -> Self:
+        """Read a calibration; raises `CalibrationError` where it belongs to another model (None:
+        any may be)."""
         try:
             fields = json.loads(path.read_text("utf-8"))
             found = fields.pop("format")
@@ -208,48 +209,83 @@ class Calibration:
             raise CalibrationError(
                 f"{path.name} is not a calibration: fit it again with this version"
             ) from error
-        if calibration.model_digest != model_digest:
+        if model_digest not in (None, calibration.model_digest):
             raise CalibrationError(
                 "the calibration was fitted for another model: "
-                f"{calibration.model_digest[:12]}, not {model_digest[:12]}"
+                f"{calibration.model_digest[:12]}, not {str(model_digest)[:12]}"
             )
         return calibration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThresholdRates:
-    """What an operator chooses: false match rates, and how far beyond all data `certain` stands."""
+    """What an operator chooses: false match rates, and how far beyond all data `certain` stands.
+
+    `review_false_candidates`, unless it is 0, sets `review` instead: as many false candidates may a
+    search bring, however large the gallery is.
+    """
 
     verify: float = 1e-4
     same_document: float = 1e-4
     review: float = 1e-6
     certain_margin: float = 0.06
+    review_false_candidates: float = 0.0
+
+    def review_in(self, references: int, lowest_fmr: float) -> float:
+        """The rate for `review` in a gallery of this size: never below what the data support, nor
+        above `same_document`.
+
+        Sizes are rounded up to 1, 2 or 5 times a power of ten, so that the threshold of a gallery
+        that grows changes seldom.
+        """
+        if not self.review_false_candidates:
+            return self.review
+        power = 10.0 ** math.floor(math.log10(max(references, 1)))
+        size = next(step * power for step in (1, 2, 5, 10) if step * power >= references)
+        rate = self.review_false_candidates / size
+        return max(lowest_fmr, min(rate, self.same_document))
+
+
+ONE_PERSON_FACTOR = 10.0
+"""Frames of one attempt need less proof of being one person than a face needs against a document:
+whoever mixes in another's must still pass that, and frames of days apart are one person's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """The four scores that decisions depend on.
+    """The scores that decisions depend on.
 
     - `verify`: live photograph against portrait (one-to-one).
+    - `verify_fused`: the most that `verify` becomes where several frames of the live face are fused
+      (fused): strangers score higher against the mean of several photographs. Of up to eight,
+      against one portrait, this curve keeps the rate that one photograph has at `verify`;
+      `fused_to_one`, of two, does not beyond three.
+    - `one_person`: of several frames one must score at least this with each other (one-to-one, at
+      `ONE_PERSON_FACTOR` times the rate of `verify`).
     - `same_document`: a returning subscriber's probe against the document's reference (fused).
     - `review`: from here on another document's reference is a possible duplicate (fused). At the
-      default 1e-6 a search of 100,000 references brings 0.1 false candidates.
+      default 1e-6 a search of 100,000 references brings 0.1 false candidates; it may also follow
+      the gallery's size (`ThresholdRates.review_in`).
     - `certain`: from here on it is a duplicate (fused). No rate is promised, because none can be
       measured: LFW's fused references support 1e-6. It is the highest score that two strangers
       reached, in all fused comparisons of the calibration, plus a margin. For SFace on LFW those
-      strangers are two brothers at 0.61, and a factor ten in FMR costs about 0.06 between 1e-3
-      and 1e-6, hence the default margin: the threshold, 0.67, stands about a decade beyond the
-      worst impostor known, and 4 % of fused mates fall between it and `review`. Single
-      photographs agree: every pair of LFW above 0.63 that is labelled non-mated shows, when
-      looked at, one person under two names; the next are the same brothers.
+      strangers are two brothers at 0.54, and a factor ten in FMR costs about 0.06 between 1e-3
+      and 1e-6, hence the default margin: the threshold, 0.60, stands about a decade beyond the
+      worst impostor known, and 2 % of fused mates fall between it and `review`. Single
+      photographs agree: every pair of LFW above 0.56 that is labelled non-mated is of one person
+      under two names; the next are two pairs of brothers, the same ones among them.
 
     Fused thresholds are used for single probes too: their false matches are fewer, not more.
+    Decisions recorded before there were frames have neither `verify_fused` nor `one_person`; where
+    they are not set, no frames are fused and no fused face matches.
     """
 
     verify: float
     same_document: float
     review: float
     certain: float
+    verify_fused: float = 1.0
+    one_person: float = 1.0
 
     def __post_init__(self) -> None:
         if not all(-1 <= score <= 1 for score in asdict(self).values()):
@@ -260,16 +296,35 @@ class Thresholds:
                 "widen the margin or allow review a higher rate"
             )
 
+    def verify_for(self, length: float) -> float:
+        """`verify` of a mean that had this length before it was normalised, 1 for one photograph.
+
+        A fused score is the mean of the frames' scores, over that length. Frames that are alike,
+        as in a burst, need no more than `verify` of that mean; others reach `verify_fused` first.
+        """
+        return min(self.verify_fused, max(self.verify, self.verify / length))
+
     @classmethod
     def from_calibration(
-        cls, calibration: Calibration, rates: ThresholdRates | None = None
+        cls, calibration: Calibration, rates: ThresholdRates | None = None, references: int = 0
     ) -> Self:
-        """The thresholds of `rates`; raises `RateUnsupported` where the data can't give one."""
+        """The thresholds of `rates` for searches of so many references; raises `RateUnsupported`
+        where the data can't give one."""
         rates = rates or ThresholdRates()
+        single = calibration.curve(Comparison.ONE_TO_ONE)
         fused = calibration.curve(Comparison.FUSED)
+        between_frames = min(rates.verify * ONE_PERSON_FACTOR, single.points[0].fmr)
         return cls(
-            verify=calibration.threshold_at(rates.verify, Comparison.ONE_TO_ONE),
+            verify=single.threshold_at(rates.verify),
             same_document=fused.threshold_at(rates.same_document),
-            review=fused.threshold_at(rates.review),
+            review=fused.threshold_at(rates.review_in(references, fused.lowest_fmr)),
             certain=min(fused.highest_nonmated + rates.certain_margin, 1.0),
+            verify_fused=max(_keep_fused(fused, rates.verify), single.threshold_at(rates.verify)),
+            one_person=single.threshold_at(between_frames),
         )
+
+
+def _keep_fused(fused: CalibrationCurve, fmr: float) -> float:
+    """The fused threshold for a rate; where the data have too few fused photographs for it, the
+    highest score of two strangers."""
+    return fused.threshold_at(fmr) if fmr >= fused.lowest_fmr else fused.highest_nonmated

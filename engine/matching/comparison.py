@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.requests import Sample
-from engine.registry.records import WatchEntry
+from engine.registry.records import SecondTemplate, WatchEntry
 from indexes.flat import FlatIndex
 from indexes.gallery import Found, Gallery
 from indexes.scoring import exact_scores, rounding_bound
@@ -30,7 +31,11 @@ class WatchList:
             self.add(entry)
 
     def __len__(self) -> int:
-        return len(self._faces.ids) + len(self._documents)
+        return self.face_count + len(self._documents)
+
+    @property
+    def face_count(self) -> int:
+        return len(self._faces)
 
     def add(self, entry: WatchEntry) -> None:
         """Adds an entry that is committed."""
@@ -66,8 +71,10 @@ class Comparisons:
 
     Attempt i has a probe when both photographs may be matched. Where the 1:1 passes, the probe
     is the normalised mean of both vectors, and becomes the reference; where it fails the
-    portrait is somebody else, and the live face alone is searched. Every score is the one of
-    `indexes.scoring.exact_scores`, so that no decision depends on who else is in the batch.
+    portrait is somebody else, and the live face alone is searched. A live face of several frames
+    weighs as one photograph in that mean: frames of one moment must not outweigh the portrait.
+    Every score is the one of `indexes.scoring.exact_scores`, so that no decision depends on who
+    else is in the batch.
     """
 
     def __init__(
@@ -78,23 +85,29 @@ class Comparisons:
         thresholds: Thresholds,
     ) -> None:
         self.watch = watch
-        self._verify, self._review = thresholds.verify, thresholds.review
+        self.review = thresholds.review
         usable = [
-            (place, pair[0].vector, pair[1].vector)
+            (place, pair[0], pair[1])
             for place, pair in enumerate(pairs)
             if pair is not None and pair[0].is_usable and pair[1].is_usable
         ]
         self._rows = {place: row for row, (place, _, _) in enumerate(usable)}
         self.pair_scores: list[float | None] = [None] * len(pairs)
+        self._kinds = [Comparison.FUSED_TO_ONE] * len(pairs)
         self._probes = np.empty((len(usable), gallery.dim), dtype=np.float32)
         for row, (place, live, portrait) in enumerate(usable):
-            assert live is not None
-            assert portrait is not None
-            score = score_best(live, portrait[None])
+            assert live.vector is not None
+            assert portrait.vector is not None
+            score = score_best(live.vector, portrait.vector[None])
             self.pair_scores[place] = score
-            self._probes[row] = fuse_vectors(live, portrait) if self._is_fused(score) else live
-        self._found: Found = gallery.range_search(self._probes, thresholds.review)
-        self._watched: Found = watch.search(self._probes, thresholds.review)
+            is_match = score is not None and score >= thresholds.verify_for(live.length)
+            if is_match or live.length < 1:
+                self._kinds[place] = Comparison.FUSED
+            self._probes[row] = (
+                fuse_vectors(live.vector, portrait.vector) if is_match else live.vector
+            )
+        self._found: Found = gallery.range_search(self._probes, self.review)
+        self._watched: Found = watch.search(self._probes, self.review)
         self._among = self._probes @ self._probes.T
         self.sequence = self._found.sequence
         self.searched = self._found.searched
@@ -104,11 +117,7 @@ class Comparisons:
 
     def kind(self, place: int) -> Comparison:
         """Which comparisons with references this probe makes."""
-        score = self.pair_scores[place]
-        return Comparison.FUSED if self._is_fused(score) else Comparison.FUSED_TO_ONE
-
-    def _is_fused(self, score: float | None) -> bool:
-        return score is not None and score >= self._verify
+        return self._kinds[place]
 
     def probe(self, place: int) -> NDArray[np.float32]:
         """float32[d], a unit vector."""
@@ -132,7 +141,7 @@ class Comparisons:
         The matrix product of the whole batch is only a sieve: its rounding depends on the batch.
         """
         row, other = self._rows[place], self._rows[earlier]
-        if self._among[row, other] < self._review - rounding_bound(self._probes.shape[1]):
+        if self._among[row, other] < self.review - rounding_bound(self._probes.shape[1]):
             return None
         return score_best(self._probes[row], self._probes[other][None])
 
@@ -145,8 +154,17 @@ def score_best(probe: NDArray[np.float32], references: NDArray[np.float32]) -> f
     return float(exact_scores(probe[None], references, np.zeros_like(rows), rows).max())
 
 
-def fuse_vectors(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The normalised mean of two unit vectors: one reference from two photographs."""
-    total = first + second
+def fuse_vectors(*vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The normalised mean of unit vectors float32[d]: one face from several photographs."""
+    total = reduce(np.add, vectors)
     fused: NDArray[np.float32] = total / np.float32(np.linalg.norm(total))
     return fused
+
+
+def fuse_seconds(templates: Sequence[SecondTemplate | None]) -> SecondTemplate | None:
+    """The same of a second model's templates, of those that are there; None for none."""
+    held = [one for one in templates if one is not None]
+    if len(held) < 2:
+        return held[0] if held else None
+    total = np.stack([one.vector for one in held]).sum(axis=0)
+    return SecondTemplate(held[0].digest, np.asarray(total / np.linalg.norm(total), np.float32))

@@ -22,6 +22,7 @@ from engine.registry.records import (
     Changes,
     DocumentRecord,
     LineRecord,
+    SecondTemplate,
     WatchEntry,
     is_id,
     utc_now,
@@ -149,8 +150,15 @@ def block_document(registrar: Runner, registry: Reader, document: Document, acto
     return registrar.run(perform)
 
 
-def watch_face(registrar: Runner, vector: NDArray[np.float32], reason: str, actor: str) -> int:
-    """Puts a rotated face float32[d] on the watch-list; returns the entry's id.
+def watch_face(
+    registrar: Runner,
+    vector: NDArray[np.float32],
+    reason: str,
+    actor: str,
+    second: SecondTemplate | None = None,
+) -> int:
+    """Puts a rotated face float32[d] on the watch-list; returns the entry's id. `second` is the
+    same face by a second model.
 
     `VectorInvalid` where it is not of unit length.
     """
@@ -163,6 +171,7 @@ def watch_face(registrar: Runner, vector: NDArray[np.float32], reason: str, acto
             template=vector,
             reason=reason,
             added_at=now,
+            second=second,
         )
         audited = AuditEntry(actor, "watchlist.added", str(entry.id))
         writer.commit(Changes(writer.sequence, (audited,), watched=(entry,)))

@@ -17,6 +17,7 @@ from engine.errors import SosieError, TooManyFailures
 from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.comparison import Comparisons, WatchList, score_best
 from engine.matching.documents import DEFAULT_TIME_ZONE, DocumentAuthority
+from engine.matching.frames import describe_frames
 from engine.matching.limits import (
     NO_LIMITS,
     Levels,
@@ -44,6 +45,7 @@ from engine.matching.requests import (
     Intake,
     describe_record,
 )
+from engine.matching.second_model import FILLED, SecondModel
 from engine.reasons import Decision, Reason
 from engine.registry.reader import Reader
 from engine.registry.records import (
@@ -56,6 +58,7 @@ from engine.registry.records import (
     NewDocument,
     NewLine,
     NewReference,
+    SecondTemplate,
     StoredAnswer,
     Tally,
     new_id,
@@ -79,7 +82,12 @@ class BatchState:
     """Registry rows that a batch needs, kept up to date as its attempts are decided."""
 
     def __init__(
-        self, store: Store, gallery: Gallery, attempts: Sequence[Attempt], hit_ids: Sequence[int]
+        self,
+        store: Store,
+        gallery: Gallery,
+        attempts: Sequence[Attempt],
+        hit_ids: Sequence[int],
+        second: SecondModel | None = None,
     ) -> None:
         lookups = [it.document_lookup for it in attempts if it.document_lookup is not None]
         self._gallery = gallery
@@ -94,6 +102,9 @@ class BatchState:
             for document_id, count in store.open_line_counts(known, carrier).items()
         }
         self.fresh: list[FreshReference] = []
+        held = [key for record in self._documents.values() for key in record.reference_ids]
+        self.second = {} if second is None else second.read_templates(store, [*held, *hit_ids])
+        """Templates of a second model, of the references that have one."""
 
     def document(self, lookup: bytes | None) -> DocumentRecord | None:
         """The document as the registry and this batch have it now."""
@@ -151,13 +162,15 @@ def gather_evidence(
 
     A photograph that is not fit to be matched is not matched: with image problems, or a number
     that identifies nobody, there is no 1:1 and no duplicate search, and the evidence says so.
+    Its `verify` is the one of a live face of so many frames.
     """
     record = state.document(attempt.document_lookup)
     held = record if record is not None and record.status is not DocumentStatus.ATTEMPTED else None
     has_probe = comparisons.has_probe(place)
     own_id = record.id if record else None
+    verify = thresholds.verify_for(attempt.request.live.length)
     return Evidence(
-        thresholds=thresholds,
+        thresholds=replace(thresholds, verify=verify),
         document_findings=_document_findings(attempt, held),
         judged_on=None if attempt.judged_on is None else attempt.judged_on.isoformat(),
         time_zone=attempt.time_zone,
@@ -293,7 +306,7 @@ class ChangeCollector:
         self._now = now
         self._cases = CaseBatch(judge.store, now)
         self._false_candidates = {
-            kind: judge.false_candidates(comparisons.searched, judge.thresholds.review, kind)
+            kind: judge.false_candidates(comparisons.searched, comparisons.review, kind)
             for kind in (Comparison.FUSED, Comparison.FUSED_TO_ONE)
         }
         self._documents: list[NewDocument] = []
@@ -305,6 +318,7 @@ class ChangeCollector:
         self._crops: list[NewCrop] = []
         self._audit: list[AuditEntry] = []
         self._tallies: list[Tally] = []
+        self._filled: list[tuple[int, SecondTemplate]] = []
 
     def count(self, attempt: Attempt, tallies: Sequence[Tally], cases: Sequence[NewCase]) -> None:
         """Adds what an attempt counts for, and the cases about counts that are full."""
@@ -315,6 +329,10 @@ class ChangeCollector:
 
     def changes(self) -> Changes:
         """All rows collected, for one transaction."""
+        second = self._judge.second
+        if self._filled and second is not None:
+            detail = {"references": len(self._filled)}
+            self._audit.append(AuditEntry("sosie", FILLED, second.digest, detail))
         own = Changes(
             documents=tuple(self._documents),
             activated_documents=tuple(self._activated),
@@ -325,6 +343,7 @@ class ChangeCollector:
             crops=tuple(self._crops),
             audit=tuple(self._audit),
             tallies=tuple(self._tallies),
+            filled_references=tuple(self._filled),
             sequence=self._next_sequence if self._references else self._next_sequence - 1,
         )
         return self._cases.add_to(own)
@@ -332,6 +351,8 @@ class ChangeCollector:
     def write(self, place: int, attempt: Attempt, evidence: Evidence, verdict: Verdict) -> Answer:
         """Adds the rows of one verdict, brings the batch's state up to date, and answers."""
         enrollment_id = new_id()
+        # Before this attempt adds what it would be compared with.
+        second = self._describe_second(place, attempt, evidence)
         document_id = self._settle_document(attempt, verdict)
         line_id = None
         if verdict.decision is Decision.APPROVED:
@@ -361,12 +382,13 @@ class ChangeCollector:
                 "live": dict(attempt.request.live.quality),
                 "portrait": dict(attempt.request.portrait.quality),
             },
+            "frames": describe_frames(attempt.request.live),
             "model_digest": self._judge.model_digest,
             "calibration_version": self._judge.calibration_version,
             "policy_version": POLICY_VERSION,
             "decided_at": self._now.isoformat(),
         }
-        self._record(attempt, body, evidence)
+        self._record(attempt, body, evidence, second)
         return Answer(body)
 
     def _settle_document(self, attempt: Attempt, verdict: Verdict) -> str | None:
@@ -422,7 +444,11 @@ class ChangeCollector:
         record = self._state.document(lookup)
         assert lookup is not None
         assert record is not None
+        model, request = self._judge.second, attempt.request
+        second = None if model is None else model.fuse(request.live, request.portrait)
         if record.reference_ids:
+            if second is not None:
+                self._fill(record.reference_ids, second)
             return
         reference = FreshReference(
             place=place,
@@ -437,9 +463,38 @@ class ChangeCollector:
                 enrollment_id=enrollment_id,
                 template=reference.vector,
                 sequence=self._next_sequence,
+                second=second,
             )
         )
         self._state.add_reference(lookup, reference)
+        if second is not None:
+            self._state.second[reference.reference_id] = second.vector
+
+    def _fill(self, reference_ids: Sequence[int], second: SecondTemplate) -> None:
+        """A returning holder's face is that of the references that a second model lacks."""
+        for key in reference_ids:
+            if key not in self._state.second:
+                self._state.second[key] = second.vector
+                self._filled.append((key, second))
+
+    def _describe_second(
+        self, place: int, attempt: Attempt, evidence: Evidence
+    ) -> Mapping[str, Any] | None:
+        """What a second model says of an attempt, beside the one that decides."""
+        model, request = self._judge.second, attempt.request
+        if model is None or not self._comparisons.has_probe(place):
+            return None
+        record = self._state.document(attempt.document_lookup)
+        is_held = record is not None and record.status is not DocumentStatus.ATTEMPTED
+        held = record.reference_ids if record is not None and is_held else ()
+        return model.describe(
+            request.live,
+            request.portrait,
+            evidence,
+            held,
+            self._state.second,
+            is_fused=self._comparisons.kind(place) is Comparison.FUSED,
+        )
 
     def _open_line(self, attempt: Attempt, enrollment_id: str, document_id: str) -> str:
         line_id = new_id()
@@ -463,7 +518,13 @@ class ChangeCollector:
         opened = self._cases.open(case, _actor_of(attempt))
         return {"id": opened.id, "kind": case.kind.value}
 
-    def _record(self, attempt: Attempt, body: dict[str, Any], evidence: Evidence) -> None:
+    def _record(
+        self,
+        attempt: Attempt,
+        body: dict[str, Any],
+        evidence: Evidence,
+        second: Mapping[str, Any] | None,
+    ) -> None:
         request = attempt.request
         enrollment_id = body["enrollment_id"]
         self._enrollments.append(
@@ -479,10 +540,12 @@ class ChangeCollector:
                     "inputs": write_evidence(evidence),
                     "findings": body["reasons"],
                     "quality": body["quality"],
+                    "frames": body["frames"],
                     **_describe_records(request),
                     "model_digest": self._judge.model_digest,
                     "calibration_version": self._judge.calibration_version,
                     "policy_version": POLICY_VERSION,
+                    **({} if second is None else {"second": second}),
                 },
                 consent_ref=request.consent_ref,
                 captured_at=request.captured_at,
@@ -627,6 +690,9 @@ class Judge:
     crops: CropPolicy = NO_CROPS
     limits: Limits = NO_LIMITS
     time_zone: str = DEFAULT_TIME_ZONE
+    thresholds_for: Callable[[int], Thresholds] | None = None
+    """For searches of so many references, instead of `thresholds`."""
+    second: SecondModel | None = None
 
     def judge(
         self,
@@ -642,6 +708,10 @@ class Judge:
         attempts = [item for item in sorted_out if isinstance(item, Attempt)]
         if not attempts:
             return JudgedBatch([it for it in sorted_out if not isinstance(it, Attempt)], None)
+        thresholds = self.thresholds
+        if self.thresholds_for is not None:
+            # Both are searched at one threshold.
+            thresholds = self.thresholds_for(len(self.gallery) + self.watch.face_count)
         comparisons = Comparisons(
             [
                 (item.request.live, item.request.portrait)
@@ -651,14 +721,15 @@ class Judge:
             ],
             self.gallery,
             self.watch,
-            self.thresholds,
+            thresholds,
         )
-        state = BatchState(self.store, self.gallery, attempts, comparisons.all_hit_ids())
+        hit_ids = comparisons.all_hit_ids()
+        state = BatchState(self.store, self.gallery, attempts, hit_ids, self.second)
         collector = ChangeCollector(self, comparisons, state, sequence, next_reference_id, now)
         bounds = BatchBounds(self.limits, self.store, attempts, state, now)
         answers: list[Answer | SosieError] = []
         for place, attempt in enumerate(attempts):
-            evidence = gather_evidence(place, attempt, comparisons, state, self.thresholds)
+            evidence = gather_evidence(place, attempt, comparisons, state, thresholds)
             verdict = decide(evidence)
             try:
                 bounds.require(attempt, evidence, verdict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -19,11 +20,13 @@ from numpy.typing import NDArray
 from engine.errors import (
     IdempotencyMismatch,
     ImageError,
+    ModelError,
     OutletRefused,
     RequestError,
     SosieError,
     VectorUnusable,
 )
+from engine.faces.embedder import normalise
 from engine.faces.face_records import find_image, is_record
 from engine.matching.documents import (
     DEFAULT_TIME_ZONE,
@@ -37,16 +40,18 @@ from engine.matching.documents import (
 from engine.matching.limits import Caller
 from engine.reasons import Decision, PhotographKind, Reason
 from engine.registry.reader import Reader
-from engine.registry.records import NewCrop, Outlet, new_id
+from engine.registry.records import NewCrop, Outlet, SecondTemplate, new_id
 from engine.registry.vault import Vault
 from engine.texts import LINES, MARKS, require_visible
 from indexes.base import check_vectors
 from indexes.errors import VectorInvalid
 
 if TYPE_CHECKING:
+    from engine.faces.embedder import CropEmbedder
     from engine.faces.extractor import Extracted, Extractor, Kinds
     from engine.faces.images import Pixels
 
+_log = logging.getLogger(__name__)
 MAX_KEY_LENGTH = 255
 MAX_CONSENT_LENGTH = 200
 
@@ -60,7 +65,7 @@ class Sample:
     `record_digest` that of the document's record it came in; `kind` is what it was told to be.
     `crop` is the aligned face, sealed for its way to the registrar, where crops are kept;
     `thumbnail` is a small grey one, sealed too, by which one picture is known again in another
-    file.
+    file. `second` is the same face by a second model, where one is named.
     """
 
     vector: NDArray[np.float32] | None = field(repr=False)
@@ -71,6 +76,11 @@ class Sample:
     thumbnail: bytes | None = field(default=None, repr=False)
     record_digest: bytes | None = field(default=None, repr=False)
     kind: PhotographKind | None = None
+    frames: tuple[Sample, ...] = field(default=(), repr=False)
+    """All that were sent where it stands for several (`engine.matching.frames`); then `vector` is
+    the mean of the best, which had this `length`, and all else is of the best one."""
+    length: float = 1.0
+    second: SecondTemplate | None = None
 
     @classmethod
     def unseen(cls, data: bytes, kind: PhotographKind | None = None) -> Sample:
@@ -158,6 +168,8 @@ def require_judgeable(request: EnrollmentRequest) -> None:
     for what, sample in (("live", request.live), ("portrait", request.portrait)):
         if sample.vector is not None:
             require_unit(sample.vector, what)
+        if sample.second is not None:
+            require_unit(sample.second.vector, what)
     if request.consent_ref is not None and len(request.consent_ref) > MAX_CONSENT_LENGTH:
         raise RequestError(f"the consent reference is longer than {MAX_CONSENT_LENGTH} characters")
     if request.captured_at is not None and request.captured_at.tzinfo is None:
@@ -184,8 +196,6 @@ def digest_payload(request: EnrollmentRequest, checked_number: str) -> bytes:
         "outlet": request.outlet,
         "document": [document.type, checked_number, document.name, str(document.expires_on)],
         "msisdn": normalise_msisdn(request.msisdn),
-        "live": request.live.digest.hex(),
-        "portrait": request.portrait.digest.hex(),
         **_describe_file("live", request.live),
         **_describe_file("portrait", request.portrait),
         "consent_ref": request.consent_ref,
@@ -195,9 +205,13 @@ def digest_payload(request: EnrollmentRequest, checked_number: str) -> bytes:
     return hashlib.sha256(canonical.encode()).digest()
 
 
-def _describe_file(name: str, sample: Sample) -> dict[str, str]:
-    """Beside the image what was sent with it; nothing where nothing was."""
-    told = {} if sample.kind is None else {f"{name}_kind": sample.kind.value}
+def _describe_file(name: str, sample: Sample) -> dict[str, Any]:
+    """The image's digest and what was sent with it; of several frames a list, as they came."""
+    if sample.frames:
+        return {name: [_describe_file("frame", one) for one in sample.frames]}
+    told = {name: sample.digest.hex()}
+    if sample.kind is not None:
+        told[f"{name}_kind"] = sample.kind.value
     if sample.record_digest is not None:
         told[f"{name}_record"] = sample.record_digest.hex()
     return told
@@ -212,6 +226,31 @@ def describe_record(sample: Sample) -> dict[str, str]:
     return {"record_sha256": sample.record_digest.hex(), "image_sha256": sample.digest.hex()}
 
 
+_UNIT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SecondEmbedder:
+    """Embeds aligned faces by a second model; `vault` is that of its dimension."""
+
+    embedder: CropEmbedder
+    digest: str
+    vault: Vault
+
+    def embed(self, crops: NDArray[np.uint8]) -> list[SecondTemplate | None]:
+        """The rotated template of each crop uint8[n, side, side, 3]; None for one that it gives no
+        unit vector for: it decides nothing, so it fails nobody."""
+        try:
+            vectors = normalise(self.embedder.embed(crops))
+        except ModelError as error:
+            _log.error("the second model failed: %s", error)
+            return [None] * len(crops)
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        is_unit = np.abs(lengths - 1) < _UNIT_TOLERANCE  # False for NaN
+        rotated = iter(self.vault.rotate(vectors[is_unit]) if is_unit.any() else ())
+        return [SecondTemplate(self.digest, next(rotated)) if one else None for one in is_unit]
+
+
 def take_samples(
     images: Sequence[bytes],
     extractor: Extractor,
@@ -219,13 +258,14 @@ def take_samples(
     kinds: Kinds = (),
     *,
     with_crops: bool = False,
+    second: SecondEmbedder | None = None,
 ) -> list[Sample | ImageError]:
     """A sample of each image file, or its ImageError, in order; `kinds` as `extract` takes them.
 
     Vectors are rotated and crops sealed: no face leaves this module in the clear.
     """
     extracted = extractor.extract(images, kinds)
-    return make_samples(images, extracted, vault, kinds, with_crops=with_crops)
+    return make_samples(images, extracted, vault, kinds, with_crops=with_crops, second=second)
 
 
 def make_samples(
@@ -235,14 +275,17 @@ def make_samples(
     kinds: Kinds = (),
     *,
     with_crops: bool = False,
+    second: SecondEmbedder | None = None,
 ) -> list[Sample | ImageError]:
     """The samples of the photographs `images`, extracted already.
 
-    `with_crops` adds the aligned faces, sealed.
+    `with_crops` adds the aligned faces, sealed, and `second` what a second model makes of them.
     """
     sound = [one for one in extracted if not isinstance(one, ImageError)]
     vectors = [one.vector for one in sound if one.vector is not None]
     rotated = iter(vault.rotate(np.stack(vectors)) if vectors else ())
+    crops = [one.crop for one in sound if one.crop is not None and second is not None]
+    seconds = iter(second.embed(np.stack(crops)) if second is not None and crops else ())
     samples: list[Sample | ImageError] = []
     told = kinds or [None] * len(images)
     for data, kind, one in zip(images, told, extracted, strict=True):
@@ -260,6 +303,7 @@ def make_samples(
             if with_crops and one.crop is not None
             else None,
             thumbnail=None if one.crop is None else seal_thumbnail(vault, digest, one.crop),
+            second=None if one.crop is None else next(seconds, None),
         )
         samples.append(sample)
     return samples
@@ -362,7 +406,10 @@ def seal_thumbnail(vault: Vault, digest: bytes, pixels: Pixels) -> bytes:
 
 
 def is_same_photograph(vault: Vault, live: Sample, portrait: Sample) -> bool:
-    """Whether both are one file, or one picture that was encoded anew, cropped or resized."""
+    """Whether both are one file, or one picture that was encoded anew, cropped or resized; of
+    several frames, whether any is."""
+    if live.frames:
+        return any(is_same_photograph(vault, one, portrait) for one in live.frames)
     if live.digest == portrait.digest:
         return True
     if live.vector is None or portrait.vector is None:

@@ -21,8 +21,17 @@ from engine.matching.holders import NOBODY, UNHELD, find_target, score_holder
 from engine.matching.limits import Guard, name_holder, name_shown
 from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
 from engine.matching.registrar import CountingAudit, Runner
+from engine.matching.second_model import FILLED
 from engine.registry.reader import Reader
-from engine.registry.records import AuditEntry, Changes, DocumentRecord, LineRecord, Tally, utc_now
+from engine.registry.records import (
+    AuditEntry,
+    Changes,
+    DocumentRecord,
+    LineRecord,
+    SecondTemplate,
+    Tally,
+    utc_now,
+)
 from engine.registry.writer import Writer
 
 
@@ -53,6 +62,8 @@ class HolderProbe:
     threshold: float
     actor: str
     carrier: str | None = None
+    second: SecondTemplate | None = None
+    """The same face by a second model: of the holder, it fills a reference that lacks one."""
 
 
 def check_line(
@@ -144,6 +155,8 @@ class _Check:
         if is_match or score is None:
             # Without a face on file nothing was compared: that is no evidence.
             shown = self._shown(record) if is_match else []
+            if is_match and self.probe.second is not None:
+                self._fill(record, self.probe.second)
             self.audit(entry, self.guard.count(shown, is_failure=False) if shown else ())
             if shown:
                 self.guard.settle(shown, [record.id])
@@ -154,6 +167,25 @@ class _Check:
             self.guard.settle(names, [record.id, record.id])
         line_id = None if line is None else line.id
         return HolderCheck(record.id, line_id, is_match, score, self.probe.threshold, case_id)
+
+    def _fill(self, record: DocumentRecord, second: SecondTemplate) -> None:
+        """Gives the holder's references the template of a second model, where they lack it."""
+
+        def find_missing() -> list[int]:
+            ids = record.reference_ids
+            known = self.registry.second_templates(ids, second.digest, len(second.vector))
+            return [key for key in ids if key not in known]
+
+        def perform(writer: Writer, now: datetime) -> None:
+            del now
+            if missing := find_missing():
+                detail = {"references": len(missing)}
+                entry = AuditEntry(self.probe.actor, FILLED, second.digest, detail)
+                filled = tuple((key, second) for key in missing)
+                writer.commit(Changes(writer.sequence, (entry,), filled_references=filled))
+
+        if find_missing():
+            self.registrar.run(perform)
 
     def _names(self, record: DocumentRecord) -> list[str]:
         held = [] if record.lookup is None else [name_holder(record.lookup)]

@@ -101,7 +101,10 @@ class CardThresholds(Struct, frozen=True, forbid_unknown_fields=True):
 class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):
     """One model; `dimension` is 0 for a detector, `calibration` names a file beside the card.
 
-    `earlier_calibrations` name those that homes made with them still use.
+    `earlier_calibrations` name those that homes made with them still use. `usual_length` is that
+    of an embedder's vector of a good photograph, before it gets unit length; 0: not known.
+    `transform` names a file beside the card (`engine.models.transform`) that is applied to what
+    the model gives.
     """
 
     name: str
@@ -113,8 +116,11 @@ class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):
     input: InputContract
     dimension: _Count = 0
     alignment: Literal["arcface"] = "arcface"
+    usual_length: float = 0
     calibration: str = ""
     earlier_calibrations: tuple[str, ...] = ()
+    transform: str = ""
+    transform_sha256: str = ""
     rewriting: tuple[Step, ...] = DEFAULT_STEPS
     thresholds: CardThresholds | None = None
     folder: Path = Path()
@@ -160,7 +166,8 @@ def export_models(folder: Path) -> list[Path]:
         beside = replace(card, file=FileSource(model.name), folder=folder)
         text = copy_card(beside, source.read_text(encoding="utf-8"), folder, is_whole=True)
         contents |= {model.name: model.read_bytes(), source.name: text.encode()}
-        for name in filter(None, (card.calibration, *card.earlier_calibrations)):
+        beside_card = (card.calibration, *card.earlier_calibrations, card.transform)
+        for name in filter(None, beside_card):
             contents[name] = (card.folder / name).read_bytes()
     # As `sha256sum --check SHA256SUMS` reads it.
     sums = (f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in contents.items())
@@ -177,7 +184,9 @@ def export_models(folder: Path) -> list[Path]:
     return [folder / name for name in contents]
 
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _EARLIER = re.compile(r"^[ \t]*earlier_calibrations[ \t]*=.*\n", re.MULTILINE)
+_TRANSFORM = re.compile(r"^([ \t]*transform[ \t]*=[ \t]*).*$", re.MULTILINE)
 _WHEEL = re.compile(r"^[ \t]*wheel[ \t]*=.*\n", re.MULTILINE)
 _PATH = re.compile(r"^([ \t]*path[ \t]*=[ \t]*).*$", re.MULTILINE)
 
@@ -185,10 +194,12 @@ _PATH = re.compile(r"^([ \t]*path[ \t]*=[ \t]*).*$", re.MULTILINE)
 def copy_card(card: ModelCard, text: str, folder: Path, *, is_whole: bool = False) -> str:
     """The text of a card for another folder, with the place of the model file adapted.
 
-    Earlier calibrations stay with the card that it is made of, unless the copy `is_whole`.
+    Earlier calibrations stay with the card that it is made of, unless the copy `is_whole`. The
+    file of a transform is to be copied beside it.
     """
     if not is_whole:
         text = _EARLIER.sub("", text)
+    text = _TRANSFORM.sub(lambda found: found[1] + json.dumps(Path(card.transform).name), text)
     if card.file.wheel:
         return text
     path = os.path.relpath(card.folder / card.file.path, folder)
@@ -218,7 +229,15 @@ def read_model(card: ModelCard) -> bytes:
 
     Raises ModelMissing or ModelDamaged.
     """
-    path = _find(card)
+    return _read_checked(card, _find(card), card.sha256)
+
+
+def read_transform_file(card: ModelCard) -> bytes:
+    """The file of a card's transform as it was verified; raises as `read_model` does."""
+    return _read_checked(card, card.folder / card.transform, card.transform_sha256)
+
+
+def _read_checked(card: ModelCard, path: Path, sha256: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -226,10 +245,10 @@ def read_model(card: ModelCard) -> bytes:
             f"model {card.name}: no file {path}; install or copy it there"
         ) from error
     digest = hashlib.sha256(content).hexdigest()
-    if digest != card.sha256:
+    if digest != sha256:
         raise ModelDamaged(
             f"model {card.name}: {path} has SHA-256 {digest[:12]}…, its card says "
-            f"{card.sha256[:12]}…; fetch the file again"
+            f"{sha256[:12]}…; fetch the file again"
         )
     return content
 
@@ -243,7 +262,7 @@ def _find(card: ModelCard) -> Path:
     except PackageNotFoundError as error:
         raise ModelMissing(
             f"model {card.name} comes with the package {card.file.wheel}, which is not installed: "
-            "install it, or give the folder that `sosie models export` made where it was"
+            "install it, or give the folder that `sosie model export` made where it was"
         ) from error
 
 
@@ -257,9 +276,18 @@ def _parse(table: Mapping[str, Any], path: Path) -> ModelCard:
         key = str(error).rstrip("`").rpartition(".")[2].partition("[")[0]
         choices = f"; choose from {', '.join(_CHOICES[key])}" if key in _CHOICES else ""
         raise ModelCardInvalid(f"{path}: {error}{choices}") from None
-    card = replace(card, folder=path.parent, sha256=card.sha256.lower())
-    if len(card.sha256) != 64 or set(card.sha256) - set("0123456789abcdef"):
+    card = replace(
+        card,
+        folder=path.parent,
+        sha256=card.sha256.lower(),
+        transform_sha256=card.transform_sha256.lower(),
+    )
+    if not _SHA256.fullmatch(card.sha256):
         raise refuse("sha256", "64 hexadecimal digits")
+    if card.transform and not _SHA256.fullmatch(card.transform_sha256):
+        raise refuse("transform_sha256", "64 hexadecimal digits, those of `transform`")
+    if card.role is Role.DETECTOR and card.transform:
+        raise refuse("transform", "left out: a detector gives no vectors")
     if card.role is Role.DETECTOR and card.thresholds is not None:
         raise refuse("thresholds", "left out: a detector compares nothing")
     if card.role is Role.EMBEDDER and card.dimension == 0:

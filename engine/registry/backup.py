@@ -20,6 +20,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, insert, select, text, update
 
 from engine.errors import RegistryError, RegistryExists, RequestError, SosieError, StorageFull
+from engine.models.transform import Conversion
 from engine.registry import deployment, store, tables
 from engine.registry.audit import AuditReader, verify_chain
 from engine.registry.damage import find_damage, pages_of
@@ -298,13 +299,20 @@ def _read_manifest(place: Path, vault: Vault) -> Manifest:
 
 
 def restore_backup(
-    url: str, vault: Vault, place: Path, *, model_digest: str, actor: str, replaces: bool = False
+    url: str,
+    vault: Vault,
+    place: Path,
+    *,
+    model_digest: str,
+    actor: str,
+    replaces: bool = False,
+    conversion: Conversion | None = None,
 ) -> RestoredBackup:
     """Puts a backup in the place of a registry that no process writes to (`WriterBusy`).
 
-    The backup is checked first, and brought to this version's schema. A registry that is
-    there is replaced only with `replaces` (`RegistryExists`): an SQLite file is moved aside,
-    with its journal, which would else be rolled back into the backup.
+    The backup is checked first, and brought to this version's schema and, by the conversion, to
+    its model. A registry that is there is replaced only with `replaces` (`RegistryExists`): an
+    SQLite file is moved aside, with its journal, which would else be rolled back into the backup.
     """
     file, _ = read_backup(place, vault)
     engine = connect(url)
@@ -318,7 +326,7 @@ def restore_backup(
         else:
             staged = path.with_name(f".{path.name}.restoring")
             undo.callback(lambda: staged.unlink(missing_ok=True))
-        manifest = _stage(file, staged, vault, model_digest)
+        manifest = _stage(file, staged, vault, model_digest, conversion)
         lost, epoch = _compare(engine, vault, manifest)
         exists = lost is not None or (path is not None and path.exists())
         if exists and not replaces:
@@ -341,7 +349,9 @@ def _tell(lost: Lost | None) -> str:
     return f"it has {sum(lost.entries.values()):,} entries that the backup lacks"
 
 
-def _stage(file: Path, staged: Path, vault: Vault, model_digest: str) -> Manifest:
+def _stage(
+    file: Path, staged: Path, vault: Vault, model_digest: str, conversion: Conversion | None
+) -> Manifest:
     """Copies a backup's file beside the registry, and checks it there."""
     try:
         staged.unlink(missing_ok=True)
@@ -362,7 +372,7 @@ def _stage(file: Path, staged: Path, vault: Vault, model_digest: str) -> Manifes
             head = connection.execute(
                 select(tables.deployment.c.audit_number, tables.deployment.c.audit_head)
             ).one()
-        bring_up_to_date(engine, vault)
+        bring_up_to_date(engine, vault, conversion=conversion)
         with open_connection(engine) as connection:
             deployment.check(connection, vault, model_digest)
     manifest = _describe(staged, vault)

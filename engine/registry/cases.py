@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import (
+    Column,
+    ColumnElement,
     Row,
-    Select,
     and_,
     bindparam,
-    case,
     exists,
     false,
     func,
@@ -24,8 +26,9 @@ from sqlalchemy import (
     text,
     tuple_,
 )
+from sqlalchemy import case as by_value
 
-from engine.cases.case import CaseKind, CaseNote, NoteKind, Outcome
+from engine.cases.case import KIND_RISK, CaseKind, CaseNote, CaseSort, DueDates, NoteKind, Outcome
 from engine.errors import NotFound
 from engine.registry import tables
 from engine.registry.database import KEYS, Moment, Source
@@ -35,6 +38,7 @@ from engine.registry.records import (
     CaseState,
     CropRecord,
     JudgedPair,
+    LineStatus,
     is_id,
     utc_now,
 )
@@ -51,7 +55,40 @@ from engine.registry.tables import (
 )
 from engine.sweeps.sweep_model import Identity, LineFact, SweepRecord, SweepState
 
-_NEWEST = select(cases).order_by(cases.c.opened_at.desc(), cases.c.id.desc())
+
+def risk_of(found: CaseRecord) -> float:
+    """The points of a case: of its group in a sweep, else of its kind."""
+    return KIND_RISK.get(found.kind, 0.0) if found.risk is None else found.risk
+
+
+_references, _lines = tables.references, tables.lines
+
+_RANKED = by_value(
+    {str(kind): points for kind, points in KIND_RISK.items()}, value=cases.c.kind, else_=0.0
+)
+_SORTS: dict[CaseSort, tuple[ColumnElement[Any], Callable[[CaseRecord], Any], bool]] = {
+    CaseSort.RISK: (func.coalesce(cases.c.risk, _RANKED), risk_of, True),
+    CaseSort.SCORE: (
+        func.coalesce(cases.c.score, -1.0),
+        lambda one: -1.0 if one.score is None else one.score,
+        True,
+    ),
+    CaseSort.NEWEST: (cases.c.opened_at, lambda one: one.opened_at, True),
+    CaseSort.OLDEST: (cases.c.opened_at, lambda one: one.opened_at, False),
+}
+"""What an order sorts by, in the database and of a record, and whether it descends."""
+_PLACES = (
+    select(case_documents.c.case_id, _lines.c.carrier, _lines.c.outlet, func.count().label("lines"))
+    .join(_lines, _lines.c.document_id == case_documents.c.document_id)
+    .where(case_documents.c.case_id.in_(KEYS), _lines.c.status != LineStatus.CLOSED.value)
+    .group_by(case_documents.c.case_id, _lines.c.carrier, _lines.c.outlet)
+    .order_by(func.count().desc(), _lines.c.carrier, _lines.c.outlet)
+)
+_ATTEMPTED_AT = (
+    select(cases.c.id.label("case_id"), tables.enrollments.c.carrier, tables.enrollments.c.outlet)
+    .join(tables.enrollments, tables.enrollments.c.id == cases.c.enrollment_id)
+    .where(cases.c.id.in_(KEYS))
+)
 _CASES = select(cases).where(cases.c.id.in_(KEYS))
 _OPEN_OF_LINE = select(cases).where(
     cases.c.line_id == bindparam("line"), cases.c.kind == bindparam("kind"), text(IS_ALIVE)
@@ -100,12 +137,12 @@ _IS_OF_REFERENCE = exists().where(
 _ranked = (
     select(
         crops.c.id,
-        case((_IS_OF_REFERENCE, 1), else_=0).label("is_of_reference"),
+        by_value((_IS_OF_REFERENCE, 1), else_=0).label("is_of_reference"),
         func.row_number()
         .over(
             partition_by=crops.c.document_id,
             order_by=(
-                case((_IS_OF_REFERENCE, 0), else_=1),
+                by_value((_IS_OF_REFERENCE, 0), else_=1),
                 crops.c.received_at.desc(),
                 crops.c.enrollment_id,
                 crops.c.photograph,
@@ -151,6 +188,80 @@ class Face:
     image: bytes = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseFilter:
+    """Which cases a queue has; what is None does not matter.
+
+    `carrier` and `outlet` are where a line in use of one of its documents was opened, or where it
+    was attempted. `id_end`: its id, or that of its enrollment or of a document, ends so.
+    `overdue_at`: due before that moment, by the dates of the queue, and not decided.
+    """
+
+    state: CaseState | Collection[CaseState] | None = None
+    kind: str | None = None
+    assignee: str | None = None
+    carrier: str | None = None
+    outlet: str | None = None
+    id_end: str | None = None
+    overdue_at: datetime | None = None
+
+    def terms(self, due: DueDates) -> Iterator[ColumnElement[bool]]:
+        """As terms of a query."""
+        if isinstance(self.state, CaseState):
+            yield cases.c.state == self.state.value
+        elif self.state is not None:
+            yield cases.c.state.in_([one.value for one in self.state])
+        if self.kind is not None:
+            yield cases.c.kind == self.kind
+        if self.assignee is not None:
+            yield cases.c.assignee == self.assignee
+        if self.carrier is not None:
+            yield _is_at(_lines.c.carrier, tables.enrollments.c.carrier, self.carrier)
+        if self.outlet is not None:
+            yield _is_at(_lines.c.outlet, tables.enrollments.c.outlet, self.outlet)
+        if self.id_end is not None:
+            yield or_(
+                cases.c.id.endswith(self.id_end, autoescape=True),
+                cases.c.enrollment_id.endswith(self.id_end, autoescape=True),
+                exists().where(
+                    case_documents.c.case_id == cases.c.id,
+                    case_documents.c.document_id.endswith(self.id_end, autoescape=True),
+                ),
+            )
+        if self.overdue_at is not None:
+            late = [
+                and_(cases.c.kind == kind.value, cases.c.opened_at < self.overdue_at - span)
+                for kind in CaseKind
+                if (span := due.span(kind)) is not None
+            ]
+            yield and_(cases.c.state.in_([one.value for one in ALIVE]), or_(*late))
+
+
+def _is_at(of_line: Column[str], of_attempt: Column[str], value: str) -> ColumnElement[bool]:
+    return or_(
+        exists().where(
+            case_documents.c.case_id == cases.c.id,
+            _lines.c.document_id == case_documents.c.document_id,
+            of_line == value,
+        ),
+        exists().where(tables.enrollments.c.id == cases.c.enrollment_id, of_attempt == value),
+    )
+
+
+@dataclass(slots=True)
+class CasePlaces:
+    """Where the lines in use of a case's documents were opened, and how many there are."""
+
+    carriers: list[str] = field(default_factory=list)
+    outlets: list[str] = field(default_factory=list)
+    lines: int = 0
+
+    def add(self, carrier: str, outlet: str) -> None:
+        for known, one in ((self.carriers, carrier), (self.outlets, outlet)):
+            if one not in known:
+                known.append(one)
+
+
 class CaseReader(Source):
     """Reader of cases, judged pairs and crops."""
 
@@ -177,18 +288,66 @@ class CaseReader(Source):
 
         `NotFound` where `after` is no case.
         """
-        query = _NEWEST.limit(limit)
-        if isinstance(state, CaseState):
-            query = query.where(cases.c.state == state.value)
-        elif state is not None:
-            query = query.where(cases.c.state.in_([one.value for one in state]))
-        if kind is not None:
-            query = query.where(cases.c.kind == kind)
-        if assignee is not None:
-            query = query.where(cases.c.assignee == assignee)
-        if after is not None:
-            query = _below(query, self.get(after))
+        wanted = CaseFilter(state=state, kind=kind, assignee=assignee)
+        return self.queue(wanted, CaseSort.NEWEST, limit=limit, after=after)
+
+    def queue(
+        self,
+        wanted: CaseFilter,
+        sort: CaseSort,
+        *,
+        due: DueDates | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[CaseRecord]:
+        """The first cases of a queue in an order, or the first below the case `after`, which need
+        not be in the queue any more. `NotFound` where `after` is no case."""
+        due = due or DueDates()
+        last = None if after is None else self.get(after)
+        if sort is CaseSort.DUE:
+            return self._by_due_date(wanted, due, limit, last)
+        return self._sorted(wanted, sort, due, limit, last)
+
+    def _sorted(
+        self, wanted: CaseFilter, sort: CaseSort, due: DueDates, limit: int, last: CaseRecord | None
+    ) -> list[CaseRecord]:
+        key, value_of, descends = _SORTS[sort]
+        order = (key, cases.c.id)
+        query = select(cases).where(*wanted.terms(due)).limit(limit)
+        query = query.order_by(*(one.desc() for one in order) if descends else order)
+        if last is not None:
+            query = query.where(_is_below(key, value_of(last), last.id, descends))
         return [case_of(self.vault, row) for row in self.rows(query)]
+
+    def _by_due_date(
+        self, wanted: CaseFilter, due: DueDates, limit: int, last: CaseRecord | None
+    ) -> list[CaseRecord]:
+        # Of one kind the oldest is due first: a merge, since no database adds days to our moments.
+        last_due = None if last is None else due.of(last.kind, last.opened_at)
+        if last is not None and last_due is None:
+            return []
+        parts = []
+        for kind in CaseKind:
+            span = due.span(kind)
+            if span is None or wanted.kind not in {None, kind}:
+                continue
+            before = None
+            if last is not None and last_due is not None:
+                before = replace(last, opened_at=last_due - span)
+            of_kind = replace(wanted, kind=kind.value)
+            parts.append(self._sorted(of_kind, CaseSort.OLDEST, due, limit, before))
+        merged = heapq.merge(*parts, key=lambda one: (due.of(one.kind, one.opened_at), one.id))
+        return list(islice(merged, limit))
+
+    def places(self, case_ids: Sequence[str]) -> dict[str, CasePlaces]:
+        """Where the lines of each case are; no case is left out."""
+        found = {key: CasePlaces() for key in case_ids}
+        for row in self._rows_of(_PLACES, case_ids):
+            found[row.case_id].add(row.carrier, row.outlet)
+            found[row.case_id].lines += row.lines
+        for row in self._rows_of(_ATTEMPTED_AT, case_ids):
+            found[row.case_id].add(row.carrier, row.outlet)
+        return found
 
     def notes(self, case_id: str) -> list[CaseNote]:
         """The history of a case and of those that went into it, oldest first; a text that was
@@ -299,10 +458,13 @@ class CaseReader(Source):
         return self.vault.open(CASE_NOTE, row.id, row.text).decode()
 
 
-def _below(query: Select[Any], case: CaseRecord) -> Select[Any]:
-    is_older = cases.c.opened_at < case.opened_at
-    is_beside = and_(cases.c.opened_at == case.opened_at, cases.c.id < case.id)
-    return query.where(or_(is_older, is_beside))
+def _is_below(
+    key: ColumnElement[Any], value: object, case_id: str, descends: bool
+) -> ColumnElement[bool]:
+    further, beside = (
+        (key < value, cases.c.id < case_id) if descends else (key > value, cases.c.id > case_id)
+    )
+    return or_(further, and_(key == value, beside))
 
 
 _SWEEP = select(sweeps).where(sweeps.c.id == bindparam("id"))
@@ -338,7 +500,6 @@ class SweepReader(Source):
 OWNERS_PER_PAGE = 50_000
 _ID_BYTES = 36
 
-_references, _lines = tables.references, tables.lines
 _IS_LIVE = _references.c.removed_sequence.is_(None)
 DOCUMENTS_OF = select(*REFERENCE_COLUMNS).where(_references.c.id.in_(KEYS), _IS_LIVE)
 _LINES_OF = (

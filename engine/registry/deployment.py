@@ -12,6 +12,9 @@ from engine.registry.records import AuditEntry
 from engine.registry.vault import Vault
 
 _deployment = tables.deployment
+SWITCHING = "switching to "
+"""In the deployment's row before the digest that templates are being switched to: no version opens
+a registry whose templates are of two models."""
 AUTHENTICATED = "is_authenticated"
 """In the chain's first entry: every row of this registry has its code."""
 
@@ -48,10 +51,20 @@ def check(connection: Connection, vault: Vault, model_digest: str) -> None:
             f"the registry is of deployment {row.deployment_id}, the key ring of "
             f"{vault.deployment_id}: point both at the same deployment"
         )
+    if row.model_digest == mark_converting(model_digest):
+        raise ModelMismatch(
+            "the conversion of this registry's references has not come to its end: "
+            "run sosie upgrade"
+        )
+    if row.model_digest.startswith(SWITCHING):
+        raise ModelMismatch(
+            "a switch of this registry's models has not come to its end: run sosie model switch"
+        )
     if row.model_digest != model_digest or row.dim != vault.dim:
         raise ModelMismatch(
             f"the registry's references come from the model {row.model_digest} "
-            f"({row.dim} dimensions), not {model_digest} ({vault.dim}): use that model"
+            f"({row.dim} dimensions), not {model_digest} ({vault.dim}): run sosie upgrade, which "
+            "converts them where it can, or use that model"
         )
     if row.key_check != vault.key_check or row.rotation_id != vault.rotation_id:
         raise KeyRingForeign(
@@ -64,6 +77,17 @@ def check(connection: Connection, vault: Vault, model_digest: str) -> None:
                 f"the key ring lacks data key {version} ({fingerprint}), which rows are sealed "
                 "with: restore the newest backup of the key ring"
             )
+
+
+def mark_converting(model_digest: str) -> str:
+    """In the deployment's row instead of a digest while references are converted to that model:
+    so no version opens a registry that has templates of two models."""
+    return f"converting to {model_digest}"
+
+
+def set_model(connection: Connection, digest: str) -> None:
+    """Records the model that the references come from, or that they are being converted."""
+    connection.execute(update(_deployment).values(model_digest=digest))
 
 
 def check_data_key_is_newest(connection: Connection, vault: Vault) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -33,7 +33,7 @@ from engine.registry.records import (
 from engine.registry.row_macs import REFERENCE_COLUMNS, require_authentic
 from engine.registry.rows import OF_REFERENCE, gather_documents, line_of, read_as
 from engine.registry.tables import metadata
-from engine.registry.vault import WATCHED_TEMPLATE, Vault, name_reference
+from engine.registry.vault import SECOND_TEMPLATE, WATCHED_TEMPLATE, Vault, name_reference
 
 TEMPLATES_PER_CHUNK = 10_000
 
@@ -56,7 +56,41 @@ _BLOCKED_DOCUMENTS = (
     .order_by(None)
     .order_by(_documents.c.blocked_at, _documents.c.id, _references.c.id)
 )
-_IDENTITY = select(_documents.c.identity).where(_documents.c.id == bindparam("id"))
+_LIVE = _references.c.removed_sequence.is_(None)
+_TEMPLATES = select(_references).where(_references.c.id.in_(KEYS), _LIVE)
+_SECOND_TEMPLATES = select(
+    _references.c.id,
+    _references.c.document_id,
+    _references.c.second_template,
+    _references.c.second_model_digest,
+).where(_references.c.id.in_(KEYS), _LIVE, _references.c.second_template.is_not(None))
+_IS_UNFILLED = func.coalesce(_references.c.second_model_digest, "") != bindparam("digest")
+_MISSING_SECOND = (
+    select(_references.c.id)
+    .where(_references.c.id > bindparam("last"), _LIVE, _IS_UNFILLED)
+    .order_by(_references.c.id)
+    .limit(bindparam("page"))
+)
+_IS_WATCHED_FACE = _watchlist.c.removed_at.is_(None) & _watchlist.c.template.is_not(None)
+_COVERAGE = select(
+    *(
+        query.scalar_subquery().label(name)
+        for name, query in {
+            "references": select(func.count()).select_from(_references).where(_LIVE),
+            "missing_references": select(func.count())
+            .select_from(_references)
+            .where(_LIVE, _IS_UNFILLED),
+            "watched": select(func.count()).select_from(_watchlist).where(_IS_WATCHED_FACE),
+            "missing_watched": select(func.count())
+            .select_from(_watchlist)
+            .where(
+                _IS_WATCHED_FACE,
+                func.coalesce(_watchlist.c.second_model_digest, "") != bindparam("digest"),
+            ),
+        }.items()
+    )
+)
+_IDENTITIES = select(_documents.c.id, _documents.c.identity).where(_documents.c.id.in_(KEYS))
 _IN_USE = _lines.c.status != LineStatus.CLOSED.value
 _LINES_IN_USE = select(_lines).where(_lines.c.msisdn_lookup.in_(KEYS), _IN_USE)
 _LINE_COUNTS = (
@@ -102,6 +136,12 @@ _REMOVALS = (
     .order_by(_references.c.id)
 )
 _ENROLLMENT = select(tables.enrollments).where(tables.enrollments.c.id == bindparam("id"))
+_EVIDENCE = (
+    select(_enrollments)
+    .where(_enrollments.c.id > bindparam("last"), _enrollments.c.expired_at.is_(None))
+    .order_by(_enrollments.c.id)
+    .limit(bindparam("page"))
+)
 _WATCHLIST = select(_watchlist).where(_watchlist.c.removed_at.is_(None)).order_by(_watchlist.c.id)
 _DEPLOYMENT = select(tables.deployment)
 _OF_CARRIER = "carrier_"
@@ -155,6 +195,29 @@ class ReferenceChunk:
     ids: NDArray[np.int64]
     vectors: NDArray[np.float32] = field(repr=False)
     sequences: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many live references and watched faces there are, and how many of them a second model
+    has no template of."""
+
+    references: int
+    missing_references: int
+    watched: int
+    missing_watched: int
+
+    @property
+    def is_whole(self) -> bool:
+        return not (self.missing_references or self.missing_watched)
+
+    def __str__(self) -> str:
+        filled = self.references - self.missing_references
+        told = f"{filled:,} of {self.references:,} references"
+        if self.watched:
+            watched = self.watched - self.missing_watched
+            told += f", {watched:,} of {self.watched:,} watched faces"
+        return told
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +284,20 @@ class Reader(AuditReader):
 
     def identity(self, document_id: str) -> Identity:
         """Opens what is sealed of a document; `NotFound` if unknown or erased."""
-        row = self._first(_IDENTITY, id=document_id)
-        if row is None or row.identity is None:
+        found = self.identities([document_id])
+        if document_id not in found:
             raise NotFound("no such document, or it was erased: check the id")
-        opened = self.vault.open("documents.identity", document_id, row.identity)
-        return Identity(*json.loads(opened))
+        return found[document_id]
+
+    def identities(self, document_ids: Sequence[str]) -> dict[str, Identity]:
+        """Opens what is sealed of these documents; an unknown or erased one is left out."""
+        return {
+            row.id: Identity(
+                *json.loads(self.vault.open("documents.identity", row.id, row.identity))
+            )
+            for row in self._rows_of(_IDENTITIES, document_ids)
+            if row.identity is not None
+        }
 
     def lines_in_use(self, msisdn_lookups: Sequence[bytes]) -> dict[bytes, LineRecord]:
         """The lines, not closed, that these numbers are on."""
@@ -370,9 +442,61 @@ class Reader(AuditReader):
         time_zone = row.time_zone if row.time_zone is not None else row.carrier_time_zone
         return read_as(Outlet, row, line_limit=row.carrier_line_limit, time_zone=time_zone)
 
+    def second_templates(
+        self, reference_ids: Sequence[int], digest: str, dim: int
+    ) -> dict[int, NDArray[np.float32]]:
+        """The templates float32[dim] of a second model, of those of these references that have
+        one."""
+        rows = [
+            row
+            for row in self._rows_of(_SECOND_TEMPLATES, [int(key) for key in reference_ids])
+            if row.second_model_digest == digest
+        ]
+        names = [name_reference(row.id, row.document_id) for row in rows]
+        sealed = [row.second_template for row in rows]
+        opened = self.vault.of_dimension(dim).open_templates(names, sealed, SECOND_TEMPLATE)
+        return {row.id: vector for row, vector in zip(rows, opened, strict=True)}
+
+    def templates(self, reference_ids: Sequence[int]) -> NDArray[np.float32]:
+        """The templates float32[n, dim] of these live references, read from the store."""
+        rows = list(self._rows_of(_TEMPLATES, [int(key) for key in reference_ids]))
+        names = [name_reference(row.id, row.document_id) for row in rows]
+        return self.vault.open_templates(names, [row.template for row in rows])
+
+    def enrollments_of(self, reference_ids: Sequence[int]) -> dict[int, str]:
+        """The enrollment that each of these live references came from; one of an import has
+        none."""
+        return {
+            row.id: row.enrollment_id
+            for row in self._rows_of(_TEMPLATES, [int(key) for key in reference_ids])
+            if row.enrollment_id is not None
+        }
+
+    def missing_second(self, digest: str, page: int = TEMPLATES_PER_CHUNK) -> Iterator[list[int]]:
+        """The live references without a template of this model, by id, a page at a time."""
+        last = 0
+        while rows := self.rows(_MISSING_SECOND, digest=digest, last=last, page=page):
+            yield [row.id for row in rows]
+            last = rows[-1].id
+
+    def decisions(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Decision and evidence of every enrollment that has not expired, in their order."""
+        last = ""
+        while rows := self.rows(_EVIDENCE, last=last, page=TEMPLATES_PER_CHUNK // 10):
+            for row in rows:
+                require_authentic(self.vault, _enrollments, row)
+                yield row.decision, row.evidence
+            last = rows[-1].id
+
+    def coverage(self, digest: str) -> Coverage:
+        """How much of the registry has templates of a second model."""
+        with reading(self._engine) as connection, long_statements(connection):
+            row = connection.execute(_COVERAGE, {"digest": digest}).one()
+        return Coverage(**row._mapping)
+
     def _watched(self, row: Row[Any]) -> WatchEntry:
         require_authentic(self.vault, _watchlist, row)
         template = None
         if row.template is not None:
             template = self.vault.open_templates([row.id], [row.template], WATCHED_TEMPLATE)[0]
-        return read_as(WatchEntry, row, template=template)
+        return read_as(WatchEntry, row, template=template, second=None)

@@ -156,6 +156,15 @@ class EnrollmentRecord:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class SecondTemplate:
+    """A template of the model `digest` beside that of the model in force: rotated, float32[its
+    dim]."""
+
+    digest: str
+    vector: NDArray[np.float32] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class NewReference:
     """A rotated template, float32[dim], under the id that `Writer.next_reference_id` gave."""
 
@@ -164,6 +173,7 @@ class NewReference:
     enrollment_id: str | None
     template: NDArray[np.float32] = field(repr=False)
     sequence: int
+    second: SecondTemplate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +208,8 @@ class LineRecord:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseRecord:
     """A case. `suspect_ids`: its documents that seem to be one person's, not one that was only
-    misused. `line_id`: the line that it is about, if any.
+    misused. `line_id`: the line that it is about, if any. `score` and `weakest`: of its
+    best and its weakest link; `weakest` is None where only one is known.
     """
 
     id: str
@@ -221,6 +232,7 @@ class CaseRecord:
     opened_at: datetime
     updated_at: datetime
     closed_at: datetime | None = None
+    weakest: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,6 +291,7 @@ class WatchEntry:
     template: NDArray[np.float32] | None = field(repr=False)
     reason: str
     added_at: datetime
+    second: SecondTemplate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,6 +395,8 @@ class Changes:
     """Disputed lines that are active again."""
     tallies: Sequence[Tally] = ()
     """Of one name as many as there are."""
+    filled_references: Sequence[tuple[int, SecondTemplate]] = ()
+    """Reference id and its template of a second model; one that was removed is left alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,19 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import msgspec
-from sqlalchemy import Column, Connection, Float, Row, Table, bindparam, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Float,
+    Row,
+    Table,
+    bindparam,
+    case,
+    select,
+    true,
+    update,
+)
 
 from engine.errors import SealBroken
 from engine.registry import tables
@@ -34,11 +46,16 @@ def _in_utc(moment: datetime) -> datetime:
     return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
 
 
+def _as_stored(value: float) -> float:
+    # SQLite keeps no sign of zero.
+    return float(value) + 0.0
+
+
 def _converter(column: Column[Any]) -> Callable[[Any], Any] | None:
     """What makes a value the one that the database gives back, where that may differ."""
     if isinstance(column.type, Moment):
         return _in_utc
-    return float if isinstance(column.type, Float) else None
+    return _as_stored if isinstance(column.type, Float) else None
 
 
 _SEALED = {(table.name, column.name) for table, column in tables.SEALED}
@@ -56,16 +73,22 @@ _CONVERTERS = {
     ]
     for table, names in _NAMES.items()
 }
-REFERENCE_COLUMNS = [
-    (one.is_not(None) if one.name == "template" else one).label(one.name)
-    for one in tables.references.columns
-]
-"""A reference as its code needs it: without its template, ten times as long as the rest."""
-CROP_COLUMNS = [
-    (one.is_not(None) if one.name == "image" else one).label(one.name)
-    for one in tables.crops.columns
-]
-"""The same of a crop, without its image, which is never null."""
+
+
+def _without_sealed(table: Table) -> list[ColumnElement[Any]]:
+    # Null where it is null: nulls at the end of a row are not in its code.
+    return [
+        (case((one.is_not(None), true())) if (table.name, one.name) in _SEALED else one).label(
+            one.name
+        )
+        for one in table.columns
+    ]
+
+
+REFERENCE_COLUMNS = _without_sealed(tables.references)
+"""A reference as its code needs it: without its templates, ten times as long as the rest."""
+CROP_COLUMNS = _without_sealed(tables.crops)
+"""The same of a crop, without its image."""
 _KEY_COLUMNS = ("id", "role", "carrier", "outlet", "person", "rate_limit", "expires_at")
 
 

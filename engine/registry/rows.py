@@ -42,13 +42,20 @@ from engine.registry.records import (
     NewDocument,
     NewLine,
     NewReference,
+    SecondTemplate,
     StoredAnswer,
     Tally,
     WatchEntry,
 )
 from engine.registry.row_macs import RowValues, changing_rows, require_authentic, with_macs
 from engine.registry.tables import case_documents, case_notes, cases, crops, judged_pairs, sweeps
-from engine.registry.vault import WATCHED_TEMPLATE, Vault, name_reference
+from engine.registry.vault import (
+    SECOND_TEMPLATE,
+    SECOND_WATCHED,
+    WATCHED_TEMPLATE,
+    Vault,
+    name_reference,
+)
 from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepState, SweepTerms
 from indexes.base import check_vectors
 from indexes.errors import VectorInvalid
@@ -159,9 +166,52 @@ def reference_rows(
             "model_digest": model_digest,
             "rotation_id": rotation_id,
             "added_sequence": reference.sequence,
+            **seal_second(vault, SECOND_TEMPLATE, name, reference.second),
         }
-        for key, reference, template in zip(ids, references, sealed, strict=True)
+        for key, reference, name, template in zip(ids, references, names, sealed, strict=True)
     ]
+
+
+def seal_second(
+    vault: Vault, place: str, name: str | int, second: SecondTemplate | None
+) -> RowValues:
+    """The columns of a row's template of a second model; it is sealed for that row."""
+    if second is None:
+        return {"second_template": None, "second_model_digest": None}
+    _require_unit(second.vector[None], len(second.vector))
+    sealed = vault.seal(place, name, second.vector.astype("<f4").tobytes())
+    return {"second_template": sealed, "second_model_digest": second.digest}
+
+
+def fill_references(
+    connection: Connection, vault: Vault, filled: Sequence[tuple[int, SecondTemplate]]
+) -> int:
+    """Stores templates of a second model; how many of these references are still there."""
+    table, wanted = tables.references, {int(key): second for key, second in filled}
+    query = select(table.c.id, table.c.document_id).where(
+        table.c.id.in_(KEYS), table.c.removed_sequence.is_(None)
+    )
+    rows = [
+        row for part in chunks(list(wanted)) for row in connection.execute(query, {"keys": part})
+    ]
+    if not rows:
+        return 0
+    new = [
+        {"key": row.id, "new": columns["second_template"], "model": columns["second_model_digest"]}
+        for row in rows
+        for name in (name_reference(row.id, row.document_id),)
+        for columns in (seal_second(vault, SECOND_TEMPLATE, name, wanted[row.id]),)
+    ]
+    with changing_rows(connection, vault, {table: [row.id for row in rows]}):
+        connection.execute(_FILL, new)
+    return len(rows)
+
+
+_FILL = (
+    update(tables.references)
+    .where(tables.references.c.id == bindparam("key"))
+    .values(second_template=bindparam("new"), second_model_digest=bindparam("model"))
+)
 
 
 def name_sealed(table: Table, row: Row[Any]) -> str:
@@ -189,7 +239,10 @@ def watched_row(vault: Vault, entry: WatchEntry) -> RowValues:
     if entry.template is not None:
         _require_unit(entry.template[None], vault.dim)
         template = vault.seal_templates([entry.id], entry.template[None], WATCHED_TEMPLATE)[0]
-    return columns_of(entry, template=template)
+    second = seal_second(vault, SECOND_WATCHED, entry.id, entry.second)
+    values = {**columns_of(entry, template=template), **second}
+    del values["second"]
+    return values
 
 
 def answer_row(answer: StoredAnswer) -> RowValues:
@@ -484,7 +537,11 @@ def _sweep_row(record: SweepRecord) -> RowValues:
     return columns_of(
         record,
         state=record.state.value,
-        terms={"threshold": float(record.terms.threshold), "scope": record.terms.scope.value},
+        terms={
+            "threshold": float(record.terms.threshold),
+            "scope": record.terms.scope.value,
+            "model_digest": record.terms.model_digest,
+        },
         progress=asdict(record.progress),
         summary=None if record.summary is None else dict(record.summary),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -24,15 +24,15 @@ from engine.errors import (
     StorageFull,
     WriterBusy,
 )
-from engine.registry import audit, deployment, tables
+from engine.registry import audit, deployment, rows, tables
 from engine.registry.database import changing, connect, long_statements, reading, sqlite_file
 from engine.registry.reader import Reader
-from engine.registry.records import ApiKey, AuditEntry, Carrier, utc_now
+from engine.registry.records import ApiKey, AuditEntry, Carrier, SecondTemplate, utc_now
 from engine.registry.row_macs import bind_key, changing_rows, with_macs
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer, recorded, take_lease
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0010")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011")
 """Every revision this version knows, oldest first; the last is the one it works with."""
 
 ROOM_BYTES = 2**20
@@ -213,6 +213,16 @@ class Store(Reader):
         """Adds an entry to the audit chain, beside a writer too."""
         with self._recorded(entry):
             pass
+
+    def fill_references(self, filled: Sequence[tuple[int, SecondTemplate]], *, actor: str) -> int:
+        """Stores templates of a second model, beside a writer too, in one audited transaction; how
+        many of these references are still there."""
+        if not filled:
+            return 0
+        digest = filled[0][1].digest
+        entry = AuditEntry(actor, "references.filled", digest, {"references": len(filled)})
+        with self._recorded(entry) as connection:
+            return rows.fill_references(connection, self.vault, filled)
 
     def add_api_key(self, key: ApiKey, *, actor: str) -> None:
         """Adds a key of the service, whose `digest` is of the key itself, and binds it to what it

@@ -101,6 +101,7 @@ cases = Table(
     Column("updated_at", Moment, nullable=False),
     Column("closed_at", Moment),
     _mac(),
+    Column("weakest", Float(53)),
     CheckConstraint("origin IN ('decision', 'dispute', 'reverification', 'sweep')", name="origin"),
     CheckConstraint("state IN ('open', 'assigned', 'proposed', 'closed', 'merged')", name="state"),
     CheckConstraint(
@@ -285,6 +286,9 @@ references = Table(
     Column("added_sequence", BigInteger, nullable=False),
     Column("removed_sequence", BigInteger),
     _mac(),
+    # Of another model, which searches do not use until the models are switched.
+    Column("second_template", LargeBinary),
+    Column("second_model_digest", String(128)),
     CheckConstraint("(template IS NULL) = (removed_sequence IS NOT NULL)", name="tombstone"),
 )
 Index("ix_references_added", references.c.added_sequence, references.c.id)
@@ -325,6 +329,8 @@ watchlist = Table(
     Column("added_at", Moment, nullable=False),
     Column("removed_at", Moment),
     _mac(),
+    Column("second_template", LargeBinary),
+    Column("second_model_digest", String(128)),
 )
 
 # Of failed comparisons: what `engine.matching.limits` bounds, by its name there.
@@ -384,8 +390,10 @@ api_keys = Table(
 SEALED = (
     (documents, documents.c.identity),
     (references, references.c.template),
+    (references, references.c.second_template),
     (lines, lines.c.msisdn),
     (watchlist, watchlist.c.template),
+    (watchlist, watchlist.c.second_template),
     (case_notes, case_notes.c.text),
     (crops, crops.c.image),
 )

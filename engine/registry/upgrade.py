@@ -1,9 +1,10 @@
-"""Brings registries of older versions to this one: the schema, then the code of every row."""
+"""Brings registries of older versions to this one: the schema, the code of every row, and the
+templates of a model that a transform was added to."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Connection,
@@ -18,13 +19,20 @@ from sqlalchemy import (
     update,
 )
 
-from engine.errors import ChainBroken, KeyRingForeign
+from engine.errors import ChainBroken, KeyRingForeign, ModelMismatch
+from engine.models.transform import Conversion, Transform
 from engine.registry import deployment, store, tables
 from engine.registry.audit import AuditReader, read_head, verify_chain
 from engine.registry.database import changing, connect, long_statements, reading
 from engine.registry.records import ApiKey, AuditEntry, utc_now
-from engine.registry.row_macs import AUTHENTICATED, CROP_COLUMNS, bind_key, write_macs
-from engine.registry.rows import read_as
+from engine.registry.row_macs import (
+    AUTHENTICATED,
+    CROP_COLUMNS,
+    bind_key,
+    changing_rows,
+    write_macs,
+)
+from engine.registry.rows import name_sealed, read_as
 from engine.registry.vault import REFERENCE_TEMPLATE, Vault, name_reference
 from engine.registry.writer import chained, take_lease
 
@@ -36,31 +44,52 @@ _DONE = "registry.authenticated"
 """Ends an upgrade: from this entry on a row without its code was made by somebody else."""
 
 
-def upgrade(url: str, vault: Vault, progress: Progress | None = None) -> tuple[str, str]:
-    """Brings a registry to this version: the revisions before and after.
+class Upgraded(NamedTuple):
+    """The revisions of a schema before and after, and whether templates were converted."""
 
-    `WriterBusy` where a process writes to it. May be stopped anywhere: the next call goes on.
-    `progress(done, total)` is called now and then. `ChainBroken` where its audit chain is: an
-    upgrade vouches for what it finds.
+    before: str
+    after: str
+    is_converted: bool
+
+
+def upgrade(
+    url: str, vault: Vault, progress: Progress | None = None, conversion: Conversion | None = None
+) -> Upgraded:
+    """Brings a registry to this version.
+
+    Templates of the model `conversion.before` are converted. `WriterBusy` where a process writes
+    to it. May be stopped anywhere: the next call goes on. `progress(done, total)` is called now
+    and then. `ChainBroken` where its audit chain is: an upgrade vouches for what it finds.
+    `ModelMismatch` where templates are of a model that is not converted.
     """
     engine = connect(url)
     try:
         with store.reachable(), reading(engine) as connection:
             before = store.require_known(connection)
-            if before == store.REVISIONS[-1] and read_head(connection).audit_mac is not None:
-                return before, before
+            is_newest = before == store.REVISIONS[-1]
+            if is_newest and not _is_left(read_head(connection), conversion):
+                return Upgraded(before, before, is_converted=False)
         lease = take_lease(engine)
         try:
-            return bring_up_to_date(engine, vault, progress)
+            return bring_up_to_date(engine, vault, progress, conversion)
         finally:
             lease.release()
     finally:
         engine.dispose()
 
 
+def _is_left(head: Row[Any], conversion: Conversion | None) -> bool:
+    """Whether rows of a registry of the newest schema are to be changed."""
+    is_other = conversion is not None and head.model_digest != conversion.after
+    return head.audit_mac is None or is_other
+
+
 def bring_up_to_date(
-    engine: Engine, vault: Vault, progress: Progress | None = None
-) -> tuple[str, str]:
+    engine: Engine,
+    vault: Vault,
+    progress: Progress | None = None,
+    conversion: Conversion | None = None,
+) -> Upgraded:
     """The same, of a registry that nobody else uses."""
     with store.reachable(), changing(engine) as connection, long_statements(connection):
         before = store.require_known(connection)
@@ -69,10 +98,11 @@ def bring_up_to_date(
         if before < _CROPS_HAVE_CODES:
             _authenticate_crops(connection, vault)
     _authenticate(engine, vault, progress)
-    return before, store.REVISIONS[-1]
+    is_converted = conversion is not None and _convert(engine, vault, conversion, progress)
+    return Upgraded(before, store.REVISIONS[-1], is_converted)
 
 
-_CROPS_HAVE_CODES = "0010"
+_CROPS_HAVE_CODES = "0011"
 _crops = tables.crops
 _CROPS_LEFT = (
     select(*CROP_COLUMNS).where(_crops.c.mac.is_(None)).order_by(_crops.c.id).limit(ROWS_PER_BATCH)
@@ -167,6 +197,105 @@ _RESEAL = (
     update(_references)
     .where(_references.c.id == bindparam("key"))
     .values(template=bindparam("new"))
+)
+
+
+def _convert(
+    engine: Engine, vault: Vault, conversion: Conversion, progress: Progress | None
+) -> bool:
+    """Converts every template, if there is need, in audited batches; a row says its model, so none
+    is converted twice. The watch-list's rows say none: they change in one transaction with the
+    deployment's."""
+    reader = AuditReader(engine, vault)
+    with reading(engine) as connection:
+        head = read_head(connection)
+        if head.model_digest == conversion.after:
+            return False
+        begun = deployment.mark_converting(conversion.after)
+        if head.model_digest not in (conversion.before, begun):
+            raise ModelMismatch(
+                f"the registry's references come from the model {head.model_digest}, from which "
+                f"there is no conversion to {conversion.after}: use that model"
+            )
+        deployment.check(connection, vault, head.model_digest)
+    _require_never_converted(reader, conversion)
+    said = {"before": conversion.before}
+    if head.model_digest == conversion.before:
+        entry = AuditEntry("sosie", "model.conversion", conversion.after, said)
+        with chained(engine, vault, [entry], utc_now()) as (connection, _):
+            deployment.set_model(connection, begun)
+    turned = vault.turn(conversion.transform)
+    _convert_references(reader, conversion, turned, progress)
+    watchlist = tables.watchlist
+    entry = AuditEntry("sosie", _CONVERTED, conversion.after, said)
+    with chained(engine, vault, [entry], utc_now()) as (connection, _):
+        held = watchlist.c.template.is_not(None)
+        rows = connection.execute(select(watchlist).where(held)).all()
+        with changing_rows(connection, vault, {watchlist: [row.id for row in rows]}):
+            _convert_templates(connection, vault, watchlist, rows, turned)
+        deployment.set_model(connection, conversion.after)
+    return True
+
+
+def _convert_references(
+    reader: AuditReader, conversion: Conversion, turned: Transform, progress: Progress | None
+) -> None:
+    vault, is_old = reader.vault, _references.c.model_digest == conversion.before
+    ((total,),) = reader.rows(select(func.count()).select_from(_references).where(is_old))
+    page = select(_references).where(is_old).order_by(_references.c.id).limit(ROWS_PER_BATCH)
+    done = 0
+    while rows := reader.rows(page):
+        detail = {"rows": len(rows)}
+        entry = AuditEntry("sosie", "references.converted", conversion.after, detail)
+        with (
+            chained(reader.engine, vault, [entry], utc_now()) as (connection, _),
+            changing_rows(connection, vault, {_references: [row.id for row in rows]}),
+        ):
+            _convert_templates(connection, vault, _references, rows, turned)
+            named = [{"key": row.id, "digest": conversion.after} for row in rows]
+            connection.execute(_NAME_MODEL, named)
+        done += len(rows)
+        if progress is not None:
+            progress(done, total)
+
+
+_CONVERTED = "model.converted"
+
+
+def _require_never_converted(reader: AuditReader, conversion: Conversion) -> None:
+    """Or faces on the watch-list would be converted twice."""
+    if not verify_chain(reader).intact:
+        raise ChainBroken("the audit chain is broken: put back a backup, then upgrade")
+    audit = tables.audit.c
+    query = select(audit.number).where(
+        audit.action == _CONVERTED, audit.subject == conversion.after
+    )
+    if reader.rows(query.limit(1)):
+        raise ChainBroken(
+            "the model of this registry was set back in the database: put back a backup"
+        )
+
+
+def _convert_templates(
+    connection: Connection, vault: Vault, table: Table, rows: Sequence[Row[Any]], turned: Transform
+) -> None:
+    """Seals the converted templates of these rows in their place."""
+    held = [row for row in rows if row.template is not None]
+    if not held:
+        return
+    place, names = f"{table.name}.template", [name_sealed(table, row) for row in held]
+    opened = vault.open_templates(names, [row.template for row in held], place)
+    sealed = vault.seal_templates(names, turned.apply(opened), place)
+    connection.execute(
+        update(table).where(table.c.id == bindparam("key")).values(template=bindparam("new")),
+        [{"key": row.id, "new": new} for row, new in zip(held, sealed, strict=True)],
+    )
+
+
+_NAME_MODEL = (
+    update(_references)
+    .where(_references.c.id == bindparam("key"))
+    .values(model_digest=bindparam("digest"))
 )
 
 

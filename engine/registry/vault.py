@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from engine.errors import SealBroken
+from engine.models.transform import Transform
 from engine.registry.keyring import SECRET_BYTES, Key, KeyRing
 from indexes.snapshots.sealing import Buffer, Octets
 
@@ -104,6 +105,7 @@ OVERHEAD_BYTES = KEY_HEADER_BYTES + _NONCE_BYTES + _TAG_BYTES
 
 REFERENCE_TEMPLATE = "references.template"
 WATCHED_TEMPLATE = "watchlist.template"
+SECOND_TEMPLATE, SECOND_WATCHED = "references.second_template", "watchlist.second_template"
 _SNAPSHOT = "snapshot"
 
 
@@ -128,6 +130,7 @@ class Vault:
     def __init__(self, ring: KeyRing, dim: int) -> None:
         self.ring = ring
         self.dim = dim
+        self._others: dict[int, Vault] = {}
         self.deployment_id = ring.deployment_id
         self._ciphers = {key.version: AESGCM(key.secret) for key in ring.data}
         self._headers = {key.version: key_header(key.version) for key in ring.data}
@@ -135,6 +138,15 @@ class Vault:
         self._matrix = rotation_matrix(ring.rotation, dim).T.astype(np.float32)
         derived = HKDF(SHA256(), SECRET_BYTES, salt=None, info=b"sosie authentication")
         self._authentication = derived.derive(ring.audit.secret)
+
+    def of_dimension(self, dim: int) -> Vault:
+        """The vault of the same deployment for vectors of another model; made once, since its
+        rotation takes a second."""
+        if dim == self.dim:
+            return self
+        if dim not in self._others:
+            self._others[dim] = Vault(self.ring, dim)
+        return self._others[dim]
 
     def __repr__(self) -> str:
         return f"Vault(deployment_id={self.ring.deployment_id!r}, dim={self.dim})"
@@ -164,6 +176,10 @@ class Vault:
         rotated: NDArray[np.float32] = np.matmul(vectors[:, None], self._matrix)[:, 0]
         rotated /= np.linalg.norm(rotated, axis=1, keepdims=True)
         return rotated
+
+    def turn(self, transform: Transform) -> Transform:
+        """The same transform of rotated rows, so that none is turned back for it."""
+        return transform.turned(self._matrix)
 
     def look_up(self, kind: str, value: str) -> bytes:
         """The keyed name (HMAC-SHA256) under which a value is found; kinds do not mix."""

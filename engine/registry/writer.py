@@ -65,6 +65,7 @@ from engine.registry.rows import (
     enrollment_row,
     erase_crops,
     erase_notes,
+    fill_references,
     keep_crops_of_cases,
     line_row,
     reference_rows,
@@ -337,7 +338,10 @@ def _one_of(table: Table, *conditions: ColumnElement[bool]) -> Update:
 
 _documents, _lines, _references = tables.documents, tables.lines, tables.references
 _REMOVE_REFERENCE = _one_of(_references, _references.c.removed_sequence.is_(None)).values(
-    template=None, removed_sequence=bindparam("sequence")
+    template=None,
+    second_template=None,
+    second_model_digest=None,
+    removed_sequence=bindparam("sequence"),
 )
 _DISPUTE_LINE = _one_of(_lines, _lines.c.status == LineStatus.ACTIVE.value).values(
     status=LineStatus.DISPUTED.value
@@ -397,7 +401,11 @@ _LIVE_REFERENCES_OF = (
     .where(_references.c.removed_sequence.is_(None))
 )
 _UNWATCH = _one_of(tables.watchlist, tables.watchlist.c.removed_at.is_(None)).values(
-    template=None, document_lookup=None, removed_at=bindparam("at")
+    template=None,
+    second_template=None,
+    second_model_digest=None,
+    document_lookup=None,
+    removed_at=bindparam("at"),
 )
 
 
@@ -425,6 +433,8 @@ def apply(
     write_judged(connection, vault, changes.judged)
     if changes.tallies:
         count_tallies(connection, changes.tallies, at)
+    if changes.filled_references:
+        fill_references(connection, vault, changes.filled_references)
     with changing_rows(connection, vault, _find_updated(connection, changes)):
         _update(connection, vault, changes, at)
     if changes.erased_documents:

@@ -42,10 +42,12 @@ class GroupKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepTerms:
-    """Threshold (a cosine) and scope of a sweep."""
+    """Threshold (a cosine) and scope of a sweep, and the model of the references compared; None in
+    sweeps before that was recorded."""
 
     threshold: float
     scope: Scope = Scope.ALL
+    model_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

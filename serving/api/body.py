@@ -403,10 +403,11 @@ def _steps(found: re.Match[str] | None) -> list[str]:
 def _type_at(kind: Any, steps: list[str]) -> Any:
     """The type of the field at this path; None where there is none, as in an invented path."""
     for step in steps:
-        first = _members(kind)[0]
+        members = _members(kind)
         if step.isdigit():
-            kind = next(iter(get_args(first)), None)
+            kind = next((one for member in members for one in get_args(member)), None)
         else:
+            first = members[0]
             kind = get_type_hints(first).get(step) if isinstance(first, type) else None
         if kind is None:
             return None
@@ -434,8 +435,8 @@ def decode_form(content_type: str, body: bytes) -> Any:
     """The object of the part `request`, with the bytes of each other part at its name.
 
     A name may be a path into the object: `live`, `probe`, `items.3.probe`. A face is its image,
-    which may be named besides: `probe.image`. `Malformed` where a form cannot be read or names one
-    value twice.
+    which may be named besides: `probe.image`. Parts of one name are a list, as frames are.
+    `Malformed` where a form cannot be read or gives one value by two names.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not 1 <= len(boundary) <= 70:
@@ -474,13 +475,16 @@ def _compose(parts: list[tuple[str, bytes]]) -> Any:
         value = _read_json(written[0])
     if not isinstance(value, dict):
         raise Malformed("the part request is not a JSON object")
+    named: dict[str, list[bytes]] = defaultdict(list)
     for name, data in parts:
         if name != REQUEST_PART:
-            _place(value, name, data)
+            named[name].append(data)
+    for name, files in named.items():
+        _place(value, name, files if len(files) > 1 else files[0])
     return value
 
 
-def _place(root: dict[str, Any], name: str, data: bytes) -> None:
+def _place(root: dict[str, Any], name: str, data: bytes | list[bytes]) -> None:
     *steps, last = name.split(".", MAX_DEPTH)
     if last in FACE_PARTS:
         steps, last = [*steps, last], "image"

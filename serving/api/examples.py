@@ -15,18 +15,18 @@ _DOCUMENT = {**_KNOWN_DOCUMENT, "name": "Aileen Probe", "expires_on": "2036-01-3
 _PROBE = {"image": IMAGE_EXAMPLE}
 _FALSE_CANDIDATES = {"value": 0.1, "low": 0.05, "high": 0.2, "is_bound": False}
 
+_ENROLLMENT = {
+    "outlet": "b1",
+    "document": _DOCUMENT,
+    "msisdn": "+8613800138000",
+    "live": IMAGE_EXAMPLE,
+    "portrait": IMAGE_EXAMPLE,
+    "consent_ref": "C-2026-000417",
+    "captured_at": "2026-01-31T12:00:00Z",
+}
+
 EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
-    enrollments.EnrollmentRequest: [
-        {
-            "outlet": "b1",
-            "document": _DOCUMENT,
-            "msisdn": "+8613800138000",
-            "live": IMAGE_EXAMPLE,
-            "portrait": IMAGE_EXAMPLE,
-            "consent_ref": "C-2026-000417",
-            "captured_at": "2026-01-31T12:00:00Z",
-        }
-    ],
+    enrollments.EnrollmentRequest: [_ENROLLMENT, {**_ENROLLMENT, "live": [IMAGE_EXAMPLE] * 3}],
     enrollments.Enrollment: [
         {
             "enrollment_id": ID_EXAMPLE,
@@ -34,10 +34,10 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
             "reasons": [],
             "scores": {"live_portrait": 0.8123, "holder": None, "best_candidate": None},
             "thresholds": {
-                "verify": 0.3637,
-                "same_document": 0.3637,
-                "review": 0.5102,
-                "certain": 0.67,
+                "verify": 0.3494,
+                "same_document": 0.3629,
+                "review": 0.4718,
+                "certain": 0.6015,
             },
             "duplicate_search": {
                 "ran": True,
@@ -55,7 +55,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
             "decided_at": "2026-01-31T12:00:01+00:00",
             "idempotency_key": "5c0fbe8a-1ad5-4b1f-9c0f-6e6c1f2d9a10",
             "is_repeated": False,
-            "calibration_version": 2,
+            "calibration_version": 3,
         }
     ],
     matching.MatchRequest: [
@@ -71,7 +71,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
             "items": [
                 {
                     "id": "a1",
-                    "verification": {"is_match": True, "score": 0.7214, "threshold": 0.3637},
+                    "verification": {"is_match": True, "score": 0.7214, "threshold": 0.3494},
                 },
                 {
                     "id": "a2",
@@ -80,7 +80,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
                         "found": 1,
                         "searched": 100000,
                         "gallery_sequence": 100412,
-                        "threshold": 0.5102,
+                        "threshold": 0.4718,
                         "expected_false_candidates": _FALSE_CANDIDATES,
                     },
                 },
@@ -121,7 +121,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
     ],
     sweeps.SweepRequest: [
         {"scope": "all", "dry_run": True},
-        {"scope": "new", "threshold": 0.57},
+        {"scope": "new", "threshold": 0.47},
         {"fmr": 1e-6},
     ],
 }

@@ -12,7 +12,7 @@ from serving.api.body import FACE_PARTS, FORM, JSON, MSGPACK, REQUEST_PART
 from serving.api.endpoints import ENDPOINTS, TAGS, Endpoint
 from serving.api.examples import EXAMPLES
 from serving.errors import RETRIABLE
-from serving.wire.fields import AnswerBody, Error, Moment, RequestBody, Template
+from serving.wire.fields import MAX_FRAMES, AnswerBody, Error, Moment, RequestBody, Template
 
 Json = dict[str, Any]
 
@@ -76,6 +76,8 @@ _CUSTOM: Mapping[type, Json] = {
     Template: {"type": "string"},
 }
 _OF_AN_IMAGE = {"type": "string", "format": "binary"}
+_OF_FRAMES = {"type": "array", "items": _OF_AN_IMAGE, "minItems": 1, "maxItems": MAX_FRAMES}
+"""Parts of one name, or a single one."""
 
 
 def build_document(version: str) -> Json:
@@ -191,9 +193,10 @@ def _describe_body(kind: type[RequestBody], schemas: dict[str, Json]) -> Json:
     schema = {"$ref": _REF.format(name=kind.__name__)}
     # Of lists of items the parts are named by their places, which no property can be.
     images = {
-        name: _OF_AN_IMAGE
+        name: _OF_FRAMES if name in FACE_PARTS or "anyOf" in one else _OF_AN_IMAGE
         for name, one in schemas[kind.__name__]["properties"].items()
-        if name in FACE_PARTS or one.get("format") == "byte"
+        if name in FACE_PARTS
+        or any(form.get("format") == "byte" for form in (one, *one.get("anyOf", ())))
     }
     return {
         "required": True,
@@ -204,7 +207,7 @@ def _describe_body(kind: type[RequestBody], schemas: dict[str, Json]) -> Json:
                 "schema": {
                     "type": "object",
                     "description": "each image is a part named by its field: `live`, `probe`, "
-                    "`items.0.probe`",
+                    "`items.0.probe`; frames of one face are parts of one name",
                     "properties": {REQUEST_PART: {"type": "object"}, **images},
                     "additionalProperties": _OF_AN_IMAGE,
                 },

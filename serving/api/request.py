@@ -11,13 +11,12 @@ from enum import Enum
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
-import numpy as np
-from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
-from engine.errors import ImageError
+from engine.errors import ImageError, ImageTooCostly
 from engine.matching.documents import Document
+from engine.matching.frames import FaceVector, fuse_frames
 from engine.matching.requests import MAX_KEY_LENGTH, Sample
 from engine.reasons import PhotographKind
 from engine.registry.records import AuditEntry
@@ -41,11 +40,11 @@ from serving.errors import (
     NotAcceptable,
     TemplateInvalid,
 )
-from serving.ingress.extraction_queue import decode_work
+from serving.ingress.extraction_queue import FRAMES_WORK, decode_work
 from serving.parts import Parts
 from serving.registrar.protocol import CallContext
 from serving.settings import ServeSettings
-from serving.wire.fields import KnownDocument
+from serving.wire.fields import KnownDocument, list_frames
 from serving.wire.matching import Face
 
 T = TypeVar("T")
@@ -372,12 +371,16 @@ async def note(parts: Parts, request: Request, action: str, subject: str, **deta
     await parts.registrar.note([entry], request.context())
 
 
-def charge_pixels(parts: Parts, request: Request, images: Iterable[bytes]) -> None:
-    """Charges a call's large photographs to its key's rate, as the items that they cost.
+def charge_photographs(parts: Parts, request: Request, faces: Iterable[Sequence[bytes]]) -> None:
+    """Charges a call's large photographs, and the frames of a face after its first, to its key's
+    rate, as the items that they cost.
 
-    `RateLimited` beyond it. What is no image costs nothing here: it is refused before decoding.
+    `RateLimited` beyond it. What is no image costs nothing to decode: it is refused before that.
     """
-    parts.authenticator.charge(request.caller, int(sum(map(decode_work, images))))
+    work = 0.0
+    for frames in faces:
+        work += len(frames) - 1 + sum(map(decode_work, frames))
+    parts.authenticator.charge(request.caller, int(work))
 
 
 def read_kind(told: str | None) -> PhotographKind | None:
@@ -386,34 +389,44 @@ def read_kind(told: str | None) -> PhotographKind | None:
 
 
 async def sample_images(
-    parts: Parts, request: Request, images: dict[str, bytes], kinds: Mapping[str, str | None]
+    parts: Parts,
+    request: Request,
+    faces: Mapping[str, Sequence[bytes]],
+    kinds: Mapping[str, str | None],
 ) -> Sequence[Sample]:
-    """A sample of each image, of the kind of the same name; raises the first error, with the field
-    that it speaks of.
+    """A sample of each face, fused where several frames show it, of the kind of the same name;
+    raises the first error, with the field that it speaks of.
 
-    `RateLimited` where its pixels exceed the key's rate.
+    `ImageTooCostly` where the frames of one face take more than `FRAMES_WORK` to decode,
+    `RateLimited` where all exceed the key's rate.
     """
-    charge_pixels(parts, request, images.values())
-    with parts.tracer.span("extract", items=len(images)):
-        told = [read_kind(kinds.get(name)) for name in images]
-        samples = await parts.faces.sample(list(images.values()), request.remaining_s, told)
-    sound = []
-    for name, sample in zip(images, samples, strict=True):
+    for name, frames in faces.items():
+        if len(frames) > 1 and sum(map(decode_work, frames)) > FRAMES_WORK:
+            raise ImageTooCostly(f"{name}: its frames have too many pixels: send fewer or smaller")
+    charge_photographs(parts, request, faces.values())
+    places = [(name, place) for name, frames in faces.items() for place in range(len(frames))]
+    told = [read_kind(kinds.get(name)) for name, _ in places]
+    with parts.tracer.span("extract", items=len(places)):
+        files = [faces[name][place] for name, place in places]
+        samples = await parts.faces.sample(files, request.remaining_s, told, is_one_attempt=True)
+    sound: dict[str, list[Sample]] = {name: [] for name in faces}
+    for (name, place), sample in zip(places, samples, strict=True):
         if isinstance(sample, ImageError):
-            raise type(sample)(f"{name}: {sample}")
-        sound.append(sample)
-    return sound
+            where = f"{name}.{place}" if len(faces[name]) > 1 else name
+            raise type(sample)(f"{where}: {sample}")
+        sound[name].append(sample)
+    return [fuse_frames(frames, parts.thresholds.one_person) for frames in sound.values()]
 
 
-async def take_faces(
-    parts: Parts, request: Request, **faces: Face
-) -> Sequence[NDArray[np.float32]]:
-    """The rotated unit vector float32[d] of each face, by the name of its field.
+async def take_faces(parts: Parts, request: Request, **faces: Face) -> Sequence[FaceVector]:
+    """Each face, by the name of its field, fused where several frames show it.
 
     `FaceUnusable` for a photograph that cannot be matched, `TemplateInvalid`, an `ImageError`.
     """
-    images = {name: face.image for name, face in faces.items() if face.image is not None}
-    found: dict[str, NDArray[np.float32]] = {}
+    images = {
+        name: list_frames(face.image) for name, face in faces.items() if face.image is not None
+    }
+    found: dict[str, FaceVector] = {}
     if images:
         kinds = {name: face.kind for name, face in faces.items()}
         samples = await sample_images(parts, request, images, kinds)
@@ -426,18 +439,28 @@ async def take_faces(
     for name, vector in zip(tokens, opened, strict=True):
         if isinstance(vector, TemplateInvalid):
             raise type(vector)(f"{name}: {vector}")
-        found[name] = vector
+        found[name] = FaceVector(vector)
     return [found[name] for name in faces]
 
 
-async def take_face(parts: Parts, request: Request, probe: Face) -> NDArray[np.float32]:
+async def take_probe(parts: Parts, request: Request, probe: Face) -> Sample | None:
+    """The sample of what a body names `probe`, fit to be matched; None for a template."""
+    if probe.image is None:
+        return None
+    images = {"probe": list_frames(probe.image)}
+    (sample,) = await sample_images(parts, request, images, {"probe": probe.kind})
+    _require_usable("probe", sample)
+    return sample
+
+
+async def take_face(parts: Parts, request: Request, probe: Face) -> FaceVector:
     """The same for the one face that a body names `probe`."""
     return (await take_faces(parts, request, probe=probe))[0]
 
 
-def _require_usable(name: str, sample: Sample) -> NDArray[np.float32]:
+def _require_usable(name: str, sample: Sample) -> FaceVector:
     if sample.is_usable and sample.vector is not None:
-        return sample.vector
+        return FaceVector(sample.vector, sample.length)
     problems = [str(problem) for problem in sample.problems] or ["NO_FACE"]
     raise FaceUnusable(
         f"{name} cannot be matched ({', '.join(problems)}): take another photograph",

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from math import ceil, floor
 from typing import Any, TypeVar
 
 from engine.cases import suspects
+from engine.cases.case import DueDates
 from engine.errors import NotFound
 from engine.matching import calibration as thresholds
 from engine.matching import holders
-from engine.registry.reader import Reader
+from engine.registry.cases import risk_of
+from engine.registry.reader import Identity, Reader
 from engine.registry.records import (
+    ALIVE,
     AuditRecord,
     CaseRecord,
     DocumentRecord,
@@ -70,6 +74,7 @@ def enrollment_record(record: EnrollmentRecord) -> dict[str, Any]:
         "is_own_holder": inputs.get("open_lines", 0) > 0,
         "document_id": record.document_id,
         "quality": evidence.get("quality", {}),
+        "frames": evidence.get("frames", ()),
         "model_digest": evidence["model_digest"],
         "calibration_version": evidence.get("calibration_version"),
         "policy_version": evidence["policy_version"],
@@ -104,11 +109,60 @@ def case(record: CaseRecord) -> cases.Case:
     return _case(cases.Case, record)
 
 
+SHOWN_PEOPLE = 2
+"""Documents of a case whose holders are named in a queue."""
+
+
+def case_page(
+    store: Reader, records: Sequence[CaseRecord], due: DueDates, now: datetime
+) -> tuple[cases.ListedCase, ...]:
+    """Cases of a queue, each with the people it is about, masked, and where their lines are."""
+    named = {one.id: _named_first(one)[:SHOWN_PEOPLE] for one in records}
+    wanted = list(dict.fromkeys(key for keys in named.values() for key in keys))
+    found, identities = store.lines_in_use_of(wanted), store.identities(wanted)
+    first = {key: lines_of[0].id for key, lines_of in found.items() if lines_of}
+    numbers = store.numbers(list(first.values()))
+
+    def person(document_id: str) -> cases.CasePerson:
+        return cases.CasePerson(
+            document_id,
+            name=_masked_name(identities.get(document_id)),
+            number=mask_number(numbers.get(first.get(document_id, ""), "")),
+        )
+
+    places = store.cases.places([one.id for one in records])
+    shown = []
+    for one in records:
+        due_at = due.of(one.kind, one.opened_at) if one.state in ALIVE else None
+        row = _case(
+            cases.ListedCase,
+            one,
+            people=tuple(map(person, named[one.id])),
+            carriers=places[one.id].carriers,
+            outlets=places[one.id].outlets,
+            lines=places[one.id].lines,
+            due_at=Moment.of_optional(due_at),
+            is_overdue=due_at is not None and due_at < now,
+        )
+        shown.append(row)
+    return tuple(shown)
+
+
+def _masked_name(identity: Identity | None) -> str:
+    return "" if identity is None else mask_name(identity.name)
+
+
+def _named_first(record: CaseRecord) -> list[str]:
+    """The documents of a case, those of suspects first."""
+    return list(dict.fromkeys((*record.suspect_ids, *record.document_ids)))
+
+
 def case_file(store: Reader, case_id: str) -> cases.CaseFile:
     """A case with its history, its documents that are not erased, and what was merged into it."""
     record = store.cases.get(case_id)
     held = find_held(store, record.document_ids)
     found, numbers = _lines_in_use(store, held)
+    identities = store.identities([one.id for one in held])
     return _case(
         cases.CaseFile,
         record,
@@ -120,6 +174,7 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
         documents=tuple(
             cases.CaseDocument(
                 document_id=document.id,
+                name=_masked_name(identities.get(document.id)),
                 document_status=document.status,
                 is_suspect=document.id in record.suspect_ids,
                 lines=tuple(line(one, numbers) for one in found[document.id]),
@@ -130,7 +185,7 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
 
 
 def _case(kind: type[C], record: CaseRecord, **more: Any) -> C:
-    return of_record(kind, record, case_id=record.id, **more)
+    return of_record(kind, record, case_id=record.id, risk=risk_of(record), **more)
 
 
 # -- People -----------------------------------------------------------------------------------

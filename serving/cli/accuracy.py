@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,7 +24,10 @@ from serving.cli.output import (
 if TYPE_CHECKING:
     from engine.accuracy.evaluation_report import Report
     from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
+    from engine.models.transform import Transform
     from serving.settings import Settings
+
+    Made = tuple[Calibration, Path, Path | None, ThresholdRates, Thresholds, int]
 
 
 FolderArgument = Annotated[
@@ -252,6 +255,15 @@ def calibrate_model(
             metavar="FILE.npz", help="Also fit the statistics that synthetic galleries come from."
         ),
     ] = None,
+    transform: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz",
+            help="Also fit what is applied to the model's vectors (their mean is subtracted). It "
+            "changes the model's digest: references made without it are converted by sosie "
+            "upgrade.",
+        ),
+    ] = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -259,6 +271,24 @@ def calibrate_model(
 
     Give --card, --output, or both.
     """
+    answer, made = fit_model(
+        folder, output, card, source, population, home, is_shown=not as_json, transform=transform
+    )
+    print_answer(answer, lambda: print_calibration(*made), as_json=as_json)
+
+
+def fit_model(
+    folder: Path,
+    output: Path | None,
+    card: Path | None,
+    source: str | None,
+    population: Path | None,
+    home: Path | None,
+    *,
+    is_shown: bool,
+    transform: Path | None = None,
+) -> tuple[dict[str, Any], Made]:
+    """Fits and writes a calibration: the answer, and what `print_calibration` shows of it."""
     from engine.accuracy.calibrate import calibrate_folder, choose_rates
     from engine.accuracy.dataset import LabelledFolder
     from engine.matching.calibration import Thresholds
@@ -269,32 +299,38 @@ def calibrate_model(
         output = card.with_name(f"{card.stem}.calibration.json")
     if output is None:
         raise RequestError("nothing would be kept: give --card FILE.toml or --output FILE")
-    for target in (card, output, population):
+    for target in (card, output, population, transform):
         if target is not None:
             require_place(target)
     settings = load_settings(find_home(home))
     if card is not None and card.exists():
         settings = _use_card(settings, card)
     with (
-        build_extractor(settings) as extractor,
-        show_progress("extracting", is_shown=not as_json) as progress,
+        build_extractor(settings, is_plain=transform is not None) as extractor,
+        show_progress("extracting", is_shown=is_shown) as progress,
     ):
-        fitted, people = calibrate_folder(
+        made = calibrate_folder(
             folder,
             extractor,
             source=source or folder.name,
             population=population is not None,
+            transform=transform is not None,
             progress=progress,
         )
+    fitted = made.calibration
     fitted = replace(fitted, version=_choose_version(fitted, settings, card))
     rates = choose_rates(fitted)
     thresholds = Thresholds.from_calibration(fitted, rates)
     left_out = len(LabelledFolder.open(folder).paths) - fitted.photographs
     fitted.save(output)
-    if population is not None and people is not None:
-        people.save(population)
+    if population is not None and made.population is not None:
+        made.population.save(population)
+    if transform is not None and made.transform is not None:
+        transform.write_bytes(made.transform.to_bytes())
     if card is not None:
         _write_card(card, output, settings, fitted, rates, thresholds)
+        if transform is not None and made.transform is not None:
+            _name_transform(card, transform, made.transform)
     answer = {
         "calibration": str(output),
         "card": None if card is None else str(card),
@@ -312,20 +348,22 @@ def calibrate_model(
             for kind, curve in fitted.curves.items()
         },
     }
-    made = (fitted, output, card, rates, thresholds, left_out)
-    print_answer(answer, lambda: print_calibration(*made), as_json=as_json)
+    return answer, (fitted, output, card, rates, thresholds, left_out)
 
 
 def _choose_version(fitted: Calibration, settings: Settings, card: Path | None) -> int:
     """One above that of the model's calibration, or the same where nothing changed; 1 for a new
     card, or without any."""
     from engine.errors import CalibrationError
-    from serving.models import load_newest_calibration
+    from engine.matching.calibration import Calibration
+    from serving.models import embedder_card
 
-    if card is not None and not card.exists():
+    path = embedder_card(settings).calibration_path
+    if path is None or (card is not None and not card.exists()):
         return 1
     try:
-        before = load_newest_calibration(settings)
+        # Of any model: the versions of a card are counted on where its transform changes.
+        before = Calibration.load(path, None)
     except CalibrationError:
         return 1
     return before.version + (replace(fitted, version=before.version) != before)
@@ -343,7 +381,7 @@ def _write_card(
     import os
 
     from engine.accuracy.calibrate import describe_thresholds, save_card, write_calibrated
-    from engine.models.catalog import CARDS_FOLDER, copy_card
+    from engine.models.catalog import CARDS_FOLDER, copy_card, read_transform_file
     from serving.models import embedder_card
     from serving.settings import is_card_file
 
@@ -353,7 +391,10 @@ def _write_card(
     else:
         name = settings.models.embedder
         path = Path(name) if is_card_file(name) else CARDS_FOLDER / f"{name}.toml"
-        text = copy_card(embedder_card(settings), path.read_text("utf-8"), folder)
+        own = embedder_card(settings)
+        text = copy_card(own, path.read_text("utf-8"), folder)
+        if own.transform:
+            (folder / Path(own.transform).name).write_bytes(read_transform_file(own))
     calibration_file = os.path.relpath(output.absolute(), folder)
     notes = describe_thresholds(fitted, rates, thresholds)
     save_card(card, write_calibrated(text, calibration_file, rates, notes))
@@ -450,3 +491,12 @@ def _warn(fitted: Calibration, rates: ThresholdRates) -> list[str]:
             "look at `sosie evaluate --flagged`"
         )
     return warnings
+
+
+def _name_transform(card: Path, file: Path, transform: Transform) -> None:
+    import os
+
+    from engine.accuracy.calibrate import save_card, write_transform
+
+    name = os.path.relpath(file.absolute(), card.absolute().parent)
+    save_card(card, write_transform(card.read_text("utf-8"), name, transform))

@@ -70,7 +70,7 @@ def restore(
     from engine.registry.keyring import KeyRing
     from engine.registry.vault import Vault
     from serving.compose import registry_url
-    from serving.models import embedder_card, model_digest
+    from serving.models import embedder_card, find_conversion, model_digest
     from serving.settings import KEY_RING_FILE, load_settings, require_home
 
     folder = require_home(home)
@@ -83,6 +83,7 @@ def restore(
         model_digest=model_digest(settings),
         actor=name_actor(),
         replaces=replaces,
+        conversion=find_conversion(settings),
     )
     made, lost = done.manifest, done.lost
     if as_json:

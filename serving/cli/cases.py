@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cases.case import Actor, Outcome
+from engine.cases.case import Actor, CaseSort, Outcome
 from serving.cli.inputs import HomeOption, name_actor, open_deployment
 from serving.cli.output import (
     REGISTRY,
@@ -25,7 +25,8 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from serving.wire.cases import CaseFile
+    from serving.compose import Deployment
+    from serving.wire.cases import CaseFile, ListedCase
 
 
 MAX_NOTE_BYTES = 64 * 1024
@@ -47,8 +48,8 @@ SeenOption = Annotated[
 ]
 
 
-def assign_case(
-    case_id: CaseId,
+def assign_cases(
+    case_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The ids of cases.")],
     to: Annotated[
         str | None,
         typer.Option("--to", metavar="ACTOR", help="As histories name people.", show_default=ME),
@@ -57,11 +58,13 @@ def assign_case(
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Give a case to a person, or back to the queue."""
+    """Give cases to a person, or back to the queue; with several, `--json` has a line for each."""
     if back and to is not None:
         raise typer.BadParameter("give --to or --back, not both")
     assignee = None if back else name_person(to or ME)
-    _step(home, as_json, case_id, "assign", assignee)
+    with open_deployment(home) as deployment:
+        for case_id in case_ids:
+            _step_in(deployment, as_json, case_id, "assign", assignee)
 
 
 def note_case(
@@ -133,14 +136,21 @@ def _step(
     home: Path | None, as_json: bool, case_id: str, name: str, *given: object, **more: object
 ) -> None:
     """Takes the step of this name in `engine.cases.steps`."""
+    with open_deployment(home) as deployment:
+        _step_in(deployment, as_json, case_id, name, *given, **more)
+
+
+def _step_in(
+    deployment: Deployment, as_json: bool, case_id: str, name: str, *given: object, **more: object
+) -> None:
     from engine.cases import steps
     from serving.api import serializers
 
     account = name_actor()
     actor = Actor(account, account.removeprefix("cli:"))
-    with open_deployment(home) as deployment:
-        of = (deployment.registrar, deployment.store, case_id)
-        case = getattr(steps, name)(*of, *given, actor, **more)
+    case = getattr(steps, name)(
+        deployment.registrar, deployment.store, case_id, *given, actor, **more
+    )
     found = "" if case.outcome is None else f", {case.outcome.value}"
     whose = "" if case.assignee is None else f", {escape(case.assignee)}'s"
     text = f"[green]{case.state.value.capitalize()}[/]: case {case.id}{found}{whose}."
@@ -156,7 +166,7 @@ def register(app: typer.Typer) -> None:
     app.command("cases", rich_help_panel=REGISTRY)(list_cases)
     commands = {
         "show": show_case,
-        "assign": assign_case,
+        "assign": assign_cases,
         "note": note_case,
         "propose": propose_outcome,
         "withdraw": withdraw_proposal,
@@ -179,46 +189,93 @@ def list_cases(
     assignee: Annotated[
         str | None, typer.Option(metavar="ACTOR", help=f"Only this person's; {ME}: yours.")
     ] = None,
-    top: Annotated[
+    carrier: Annotated[str | None, typer.Option(help="Only with lines of this carrier.")] = None,
+    outlet: Annotated[str | None, typer.Option(help="Only with lines of this outlet.")] = None,
+    id_end: Annotated[
+        str | None,
+        typer.Option("--id", metavar="END", help="Its id, or one that it names, ends so."),
+    ] = None,
+    overdue: Annotated[bool, typer.Option("--overdue", help="Only what is overdue.")] = False,
+    sort: Annotated[CaseSort, typer.Option(help="What comes first.")] = CaseSort.RISK,
+    limit: Annotated[
         int, typer.Option(min=1, max=MOST_CASES, help="How many to list at most.")
     ] = 100,
     after: Annotated[str | None, typer.Option(metavar="ID", help="Go on below this case.")] = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """List cases, the newest first: those that are not decided, if nothing else is asked."""
-    from engine.registry.records import ALIVE, CaseState
+    """List cases, those of the highest risk first; audited.
+
+    Those that are not decided, if nothing else is asked. Names show their first letters, numbers
+    their last digits.
+    """
+    from engine.registry.cases import CaseFilter
+    from engine.registry.records import ALIVE, AuditEntry, CaseState, utc_now
     from serving.api import serializers
+    from serving.compose import read_due_dates
     from serving.wire.cases import CasePage
 
-    wanted = None if state == ANY else ALIVE if state == STANDING else CaseState(state)
+    now = utc_now()
+    wanted = CaseFilter(
+        state=None if state == ANY else ALIVE if state == STANDING else CaseState(state),
+        kind=kind,
+        assignee=name_person(assignee),
+        carrier=carrier,
+        outlet=outlet,
+        id_end=id_end,
+        overdue_at=now if overdue else None,
+    )
     with open_deployment(home) as deployment:
-        cases = deployment.store.cases.newest(
-            state=wanted, kind=kind, assignee=name_person(assignee), limit=top, after=after
-        )
-    following = cases[-1].id if len(cases) == top else None
+        store, due = deployment.store, read_due_dates(deployment.settings.cases)
+        found = store.cases.queue(wanted, sort, due=due, limit=limit, after=after)
+        shown = serializers.case_page(store, found, due, now)
+        detail = {"cases": [one.case_id for one in shown]}
+        store.note(AuditEntry(name_actor(), "cases.read", "queue", detail))
+    following = shown[-1].case_id if len(shown) == limit else None
     if as_json:
-        print_json(CasePage(tuple(map(serializers.case, cases)), following))
+        print_json(CasePage(shown, following))
         return
-    if not cases:
-        print_line("No case is open." if state == STANDING else "No such case.")
+    if not shown:
+        print_line("No case is open." if wanted == CaseFilter(state=ALIVE) else "No such case.")
         return
-    rows = [
-        [
-            case.id,
-            escape(case.kind),
-            case.state.value,
-            escape(case.assignee or "-"),
-            case.line_id or case.enrollment_id or "-",
-            "-" if case.score is None else f"{case.score:.4f}",
-            case.opened_at.isoformat(timespec="seconds"),
-        ]
-        for case in cases
-    ]
-    columns = ("case", "kind", "state", "assignee", "line or enrollment", "score", "opened at")
-    print_table(None, columns, rows)
+    print_table(None, _COLUMNS, [_row_of(one, now) for one in shown])
     if following is not None:
         print_line(f"[dim]Next: --after {following}[/]")
+
+
+_COLUMNS = (
+    "case",
+    "risk",
+    "kind",
+    "who",
+    "documents",
+    "lines",
+    "where",
+    "scores",
+    "state",
+    "age",
+    "due",
+)
+
+
+def _row_of(one: ListedCase, now: datetime) -> list[str]:
+    who = [" ".join(part for part in (person.name, person.number) if part) for person in one.people]
+    more = len(one.document_ids) - len(who)
+    scores = [f"{value:.3f}" for value in (one.score, one.weakest) if value is not None]
+    due = "-" if one.due_at is None else one.due_at.date().isoformat()
+    return [
+        one.case_id,
+        f"{one.risk:.0f}",
+        escape(one.kind),
+        escape("; ".join(who) + (f" + {more}" if more > 0 else "")),
+        str(len(one.document_ids)),
+        str(one.lines),
+        escape(", ".join(one.outlets) or "-"),
+        " to ".join(dict.fromkeys(scores)) or "-",
+        one.state + (f", {escape(one.assignee)}" if one.assignee else ""),
+        f"{(now - one.opened_at).days} d",
+        f"[red]{due} overdue[/]" if one.is_overdue else due,
+    ]
 
 
 def show_case(case_id: CaseId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
@@ -226,15 +283,13 @@ def show_case(case_id: CaseId, home: HomeOption = None, as_json: JsonFlag = Fals
 
     Numbers show their last digits.
     """
-    from engine.registry.records import AuditEntry, Changes
+    from engine.registry.records import AuditEntry
     from serving.api import serializers
 
     with open_deployment(home) as deployment:
-        store, writer = deployment.store, deployment.writer
-        case = serializers.case_file(store, case_id)
+        case = serializers.case_file(deployment.store, case_id)
         detail = {"documents": list(case.document_ids)}
-        entry = AuditEntry(name_actor(), "case.read", case.case_id, detail)
-        writer.commit(Changes(sequence=writer.sequence, audit=(entry,)))
+        deployment.store.note(AuditEntry(name_actor(), "case.read", case.case_id, detail))
     print_answer(case, lambda: _print_case(case), as_json=as_json)
 
 

@@ -1,4 +1,4 @@
-"""A deployment as a whole: `init`, `upgrade`, `keys rotate`, `doctor`, `models export`."""
+"""A deployment as a whole: `init`, `upgrade`, `keys rotate`, `doctor`."""
 
 from __future__ import annotations
 
@@ -114,28 +114,39 @@ def init(
 def upgrade(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """Bring the registry to this version, and say which thresholds hold.
 
-    Stop servers first. May be stopped anywhere: the next call goes on. The thresholds stay as they
-    are until the settings take a newer calibration.
+    Stop servers first. May be stopped anywhere: the next call goes on. Templates are converted
+    where the embedder's card has a transform that they were made without. The thresholds of one
+    model stay as they are until the settings take a newer calibration.
     """
     from engine.registry.upgrade import upgrade as upgrade_registry
     from serving.compose import load_vault, registry_url
-    from serving.models import describe_calibration
+    from serving.models import describe_calibration, find_conversion
     from serving.settings import load_settings, require_home
 
     folder = require_home(home)
     settings = load_settings(folder)
     vault = load_vault(folder, settings)
     with show_progress("upgrading", is_shown=not as_json) as report:
-        before, after = upgrade_registry(registry_url(folder, settings), vault, report)
+        before, after, is_converted = upgrade_registry(
+            registry_url(folder, settings), vault, report, find_conversion(settings)
+        )
     text = f"[green]Upgraded[/] the registry from {before} to {after}."
     if before == after:
         text = f"The registry has this version's schema ({after}) already."
+    if is_converted:
+        text += "\n[green]Converted[/] its references to the embedder's transform."
     try:
         calibration, advice = describe_calibration(settings)
     except SosieError as error:
         calibration, advice = "none", str(error)
     text += f"\nCalibration: {escape(calibration)}." + (f" → {escape(advice)}." if advice else "")
-    answer = {"before": before, "after": after, "calibration": calibration, "advice": advice}
+    answer = {
+        "before": before,
+        "after": after,
+        "is_converted": is_converted,
+        "calibration": calibration,
+        "advice": advice,
+    }
     print_answer(answer, text, as_json=as_json)
 
 
@@ -271,28 +282,3 @@ def doctor(
     ]
     answer = {"ok": is_well, "checks": [asdict(one) for one in findings]}
     print_answer(answer, "\n".join(lines), as_json=as_json, is_no=not is_well)
-
-
-def register_models(app: typer.Typer) -> None:
-    add_group(app, "models", "Keep the models apart.", DEPLOYMENT, export=export_models)
-
-
-def export_models(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; made if it is missing.")],
-    as_json: JsonFlag = False,
-) -> None:
-    """Copy the built-in models, their cards and digests to a folder.
-
-    What is started as `sosie --models DIR` needs no package that brings them, and verifies each.
-    """
-    from engine.models.catalog import export_models as export
-
-    written = export(folder)
-    names = escape(", ".join(file.name for file in written))
-    home = escape(str(folder.resolve()))
-    print_answer(
-        {"folder": str(folder.resolve()), "files": [file.name for file in written]},
-        f'Wrote {names}.\nNext: `sosie --models {home} serve`, or folder = "{home}" under '
-        "\\[models] in sosie.toml.",
-        as_json=as_json,
-    )

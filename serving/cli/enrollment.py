@@ -21,6 +21,7 @@ from serving.cli.inputs import (
     MsisdnOption,
     NumberOption,
     TypeOption,
+    list_frames,
     name_actor,
     open_deployment,
     read_details,
@@ -93,6 +94,7 @@ def enroll(
     Exit code 0 where it is approved, 1 where it is rejected or goes to review.
     """
     from engine.matching.documents import require_checkable
+    from engine.matching.frames import fuse_frames
     from engine.matching.requests import EnrollmentRequest, normalise_msisdn, require_judgeable
     from serving.access.authorization import Principal, Role, show_decision
     from serving.api import serializers
@@ -105,6 +107,7 @@ def enroll(
         msisdn=msisdn,
         expires_on=expires_on,
     )
+    frames = list_frames(live)
     presented, number = details.document(), details.require("msisdn", "--msisdn")
     taken_at = None if captured_at is None else _read_moment(captured_at)
     require_checkable(presented)
@@ -112,8 +115,11 @@ def enroll(
     started = time.perf_counter()
     with open_deployment(home) as deployment:
         keeps_crops = deployment.settings.crops.keep != "none"
-        samples = sample_photographs(
-            deployment, [live, portrait], [None, portrait_kind], with_crops=keeps_crops
+        *samples, shown_portrait = sample_photographs(
+            deployment,
+            [*frames, portrait],
+            [*(None for _ in frames), portrait_kind],
+            with_crops=keeps_crops,
         )
         request = EnrollmentRequest(
             idempotency_key=idempotency_key or str(uuid.uuid4()),
@@ -121,8 +127,8 @@ def enroll(
             outlet=outlet,
             document=presented,
             msisdn=number,
-            live=samples[0],
-            portrait=samples[1],
+            live=fuse_frames(samples, deployment.thresholds.one_person),
+            portrait=shown_portrait,
             consent_ref=consent_ref,
             captured_at=taken_at,
         )
@@ -199,6 +205,9 @@ def _print_answer(answer: Enrollment, spent_ms: float) -> None:
     for finding in answer.reasons:
         where = f" ({finding.photograph})" if finding.photograph else ""
         print_line(f"  {finding.reason}{where}")
+    for place, frame in enumerate(answer.frames, start=1):
+        left_out = ", ".join(frame.problems) or "not fused"
+        print_line(f"  frame {place}: {'fused' if frame.is_fused else left_out}")
     scores, thresholds = answer.scores, answer.thresholds
     compared = (
         ("live portrait", scores.live_portrait, thresholds.verify),

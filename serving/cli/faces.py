@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engine.errors import ImageError, RequestError, SosieError
-from serving.cli.inputs import HomeOption, KindOption, read_photograph
+from serving.cli.inputs import HomeOption, KindOption, list_frames, read_photograph
 from serving.cli.output import (
     PHOTOGRAPHS,
     JsonFlag,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.faces.extractor import Extracted, Extraction
+    from engine.matching.calibration import Calibration, ThresholdRates
     from serving.settings import Settings
 
 
@@ -42,7 +43,9 @@ def register(app: typer.Typer) -> None:
 
 
 def verify(
-    first: Annotated[Path, typer.Argument(metavar="A", help="A photograph.")],
+    first: Annotated[
+        Path, typer.Argument(metavar="A", help="A photograph, or a folder of frames of one face.")
+    ],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another photograph, or a portrait.")],
     fmr: Annotated[
         float | None,
@@ -55,23 +58,40 @@ def verify(
     """Say whether two photographs show one person.
 
     Exit code 0 for a match; 1 for none, or where a photograph is not fit to be matched: then it is
-    not judged, and `match` is null.
+    not judged, and `match` is null. So it is with a model that is not calibrated.
     """
     from engine.matching.calibration import Comparison
-    from serving.models import build_extractor, load_calibration, threshold_rates
+    from serving.models import (
+        build_extractor,
+        embedder_card,
+        load_calibration,
+        model_digest,
+        threshold_rates,
+        warn_calibration,
+    )
 
-    paths = [first, second]
+    paths = [*list_frames([first]), second]
     images = [read_photograph(path) for path in paths]
     settings = _load_settings(home)
-    calibration = load_calibration(settings)
-    wanted = threshold_rates(settings).verify if fmr is None else fmr
-    threshold = calibration.threshold_at(wanted, Comparison.ONE_TO_ONE)
+    warnings = warn_calibration(settings)
+    has_one = embedder_card(settings).calibration_path is not None
+    calibration = load_calibration(settings) if has_one else None
+    rates = threshold_rates(settings)
+    wanted = rates.verify if fmr is None else fmr
+    kinds = [*(None for _ in paths[1:]), portrait_kind]
     with build_extractor(settings) as extractor:
-        pair = require_sound(extractor.extract(images, [None, portrait_kind]), paths)
+        found = require_sound(extractor.extract(images, kinds), paths)
+    *frames, portrait = found
+    live, told, threshold = _fuse(images, frames, calibration, replace(rates, verify=wanted))
+    pair = live, portrait
+    fused = sum(one["is_fused"] for one in told)
     score = _score(pair)
     is_fit = not any(one.problems for one in pair)
-    is_match = score >= threshold if score is not None and is_fit else None
-    rate = None if score is None else calibration.fmr_at(score, Comparison.ONE_TO_ONE)
+    is_match = rate = None
+    if score is not None and calibration is not None:
+        rate = calibration.fmr_at(score, Comparison.FUSED if fused > 1 else Comparison.ONE_TO_ONE)
+    if score is not None and threshold is not None and is_fit:
+        is_match = score >= threshold
     names = dict(zip(("a", "b"), pair, strict=True))
     if as_json:
         print_json(
@@ -83,20 +103,34 @@ def verify(
                 "fmr": wanted,
                 "fmr_at_score": None if rate is None else asdict(rate),
                 "quality": {name: _quality(one) for name, one in names.items()},
-                "model_digest": calibration.model_digest,
+                "frames": told,
+                "model_digest": model_digest(settings),
+                "warnings": warnings,
             }
         )
     else:
-        for path, one in zip(paths, pair, strict=True):
-            if one.problems:
-                print_line(f"[yellow]{escape(str(path))}[/]: {', '.join(one.problems)}")
+        whole = [(first, pair[0])] if len(frames) > 1 else []
+        looked_at = [*zip(paths, frames, strict=False), (second, portrait), *whole]
+        _print_remarks(looked_at, warnings)
         verdict = _VERDICTS[is_match]
+        if is_fit and threshold is None:
+            verdict = "[yellow]not judged: the model is not calibrated[/]"
         shown = "no score" if score is None else f"score {score:.4f}"
-        print_line(f"{verdict}  {shown}, threshold {threshold:.4f} at FMR {wanted:g}")
+        shown += f" of {fused} frames fused" if fused > 1 else ""
+        shown += "" if threshold is None else f", threshold {threshold:.4f} at FMR {wanted:g}"
+        print_line(f"{verdict}  {shown}")
         if rate is not None:
             print_line(f"A threshold at this score would have an FMR of {rate}.")
     if not is_match:
         raise exit_negative()
+
+
+def _print_remarks(looked_at: Sequence[tuple[Path, Extraction]], warnings: Sequence[str]) -> None:
+    for path, one in looked_at:
+        if one.problems:
+            print_line(f"[yellow]{escape(str(path))}[/]: {', '.join(one.problems)}")
+    for warning in warnings:
+        print_line(f"[yellow]warning:[/] {escape(warning)}")
 
 
 def extract(
@@ -145,6 +179,43 @@ def _load_settings(home: Path | None) -> Settings:
     from serving.settings import find_home, load_settings
 
     return load_settings(find_home(home))
+
+
+def _fuse(
+    images: Sequence[bytes],
+    frames: Sequence[Extraction],
+    calibration: Calibration | None,
+    rates: ThresholdRates,
+) -> tuple[Extraction, list[dict[str, Any]], float | None]:
+    """One face from the frames of it, what became of each, and the threshold of `verify`."""
+    from engine.matching.calibration import Comparison, Thresholds
+
+    if len(frames) == 1:
+        # The one rate that the calibration need support.
+        kind = Comparison.ONE_TO_ONE
+        alone = None if calibration is None else calibration.threshold_at(rates.verify, kind)
+        return frames[0], [], alone
+    # Not above: they load the database, and most photographs come alone.
+    from engine.faces.quality import Quality
+    from engine.matching.frames import describe_frames, fuse_frames
+    from engine.matching.requests import Sample
+
+    samples = [
+        replace(
+            Sample.unseen(image),
+            vector=one.vector,
+            problems=one.problems,
+            quality=_quality(one) or {},
+        )
+        for image, one in zip(images, frames, strict=False)
+    ]
+    thresholds = None if calibration is None else Thresholds.from_calibration(calibration, rates)
+    # Without a calibration nobody knows whether frames are of one person: then they differ.
+    whole = fuse_frames(samples, 1.0 if thresholds is None else thresholds.one_person)
+    quality = Quality(**whole.quality) if whole.quality else None
+    face = replace(frames[0], vector=whole.vector, problems=whole.problems, quality=quality)
+    threshold = None if thresholds is None else thresholds.verify_for(whole.length)
+    return face, describe_frames(whole), threshold
 
 
 def _score(pair: Sequence[Extraction]) -> float | None:

@@ -68,7 +68,13 @@ KindOption = Annotated[
         show_default="live; chip for a document's record",
     ),
 ]
-LiveOption = Annotated[Path, typer.Option(metavar="IMAGE", help="The live photograph.")]
+LiveOption = Annotated[
+    list[Path],
+    typer.Option(
+        metavar="IMAGE",
+        help="The live photograph; several frames by giving it again, or as a folder.",
+    ),
+]
 TypeOption = Annotated[
     str | None,
     typer.Option(
@@ -180,9 +186,33 @@ def sample_photographs(
 
     images = [read_photograph(path) for path in paths]
     samples = take_samples(
-        images, deployment.extractor, deployment.vault, kinds, with_crops=with_crops
+        images,
+        deployment.extractor,
+        deployment.vault,
+        kinds,
+        with_crops=with_crops,
+        second=deployment.second_embedder,
     )
     return require_sound(samples, paths)
+
+
+def list_frames(given: Sequence[Path]) -> list[Path]:
+    """The files of one face's frames: those given, of a folder the photographs in it, by name."""
+    from engine.accuracy.dataset import SUFFIXES
+    from serving.wire.fields import MAX_FRAMES
+
+    frames = []
+    for path in given:
+        if path.is_dir():
+            inside = sorted(one for one in path.iterdir() if one.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise RequestError(f"{path} holds no photograph: give a file, or another folder")
+            frames += inside
+        else:
+            frames.append(path)
+    if len(frames) > MAX_FRAMES:
+        raise RequestError(f"{len(frames)} frames of one face are given: give at most {MAX_FRAMES}")
+    return frames
 
 
 def require_probe(sample: Sample, path: Path) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from serving.cli.inputs import (
     MsisdnOption,
     NumberOption,
     TypeOption,
+    list_frames,
     name_actor,
     open_deployment,
     read_details,
@@ -59,13 +60,16 @@ def list_lines(
 
     Exit code 1 where the face is not the holder's.
     """
+    from engine.matching.frames import fuse_frames
     from engine.matching.holders import read_lines
     from serving.api import serializers
 
+    frames = list_frames(live)
     details = read_details(document, type=document_type, number=document_number)
     target = details.known_document()
     with open_deployment(home) as deployment:
-        probe = require_probe(sample_photographs(deployment, [live])[0], live)
+        samples = sample_photographs(deployment, frames)
+        probe = require_probe(fuse_frames(samples, deployment.thresholds.one_person), frames[0])
         registrar = deployment.registrar
         found = read_lines(
             deployment.store,
@@ -138,8 +142,9 @@ def watch_face(
 
     require_words(reason, "a reason", MAX_REASON_LENGTH)
     with open_deployment(home) as deployment:
-        probe = require_probe(sample_photographs(deployment, [image])[0], image)
-        entry = watch(deployment.registrar, probe, reason, name_actor())
+        (sample,) = sample_photographs(deployment, [image])
+        probe = require_probe(sample, image)
+        entry = watch(deployment.registrar, probe, reason, name_actor(), sample.second)
     text = f"[green]Watching[/] this face, entry {entry}."
     print_answer({"watch_id": entry}, text, as_json=as_json)
 

@@ -231,7 +231,7 @@ def _expect_candidates(settings: Settings, demand: Demand) -> FalseCandidates:
         demand.faces,
         demand.enrollments,
         calibration.curve(Comparison.FUSED),
-        build_thresholds(settings, calibration).review,
+        build_thresholds(settings, calibration, demand.faces).review,
     )
 
 

@@ -103,16 +103,17 @@ def _validate(site: Site, host: str | None, port: int | None) -> Order:
     """Says before the start what is wrong with settings, keys, registry, models or calibration."""
     from engine.models.catalog import locate
     from serving.cluster.supervisor import Order
-    from serving.models import detector_card, embedder_card
+    from serving.models import detector_card, embedder_card, second_settings
     from serving.telemetry.traces import open_tracer
 
     settings = site.load()
     # Refuses traces that nothing here could send.
     open_tracer(settings.serve, "serve").close()
-    for card in (detector_card(settings), embedder_card(settings)):
+    second = second_settings(settings)
+    for card in (detector_card(settings), *map(embedder_card, filter(None, (settings, second)))):
         locate(card)
     with site.open(settings) as deployment:
-        _ = deployment.thresholds
+        _ = deployment.thresholds, deployment.second
     given = {"host": host, "port": port}
     chosen = {name: value for name, value in given.items() if value is not None}
     return Order(site, settings.serve.model_copy(update=chosen))

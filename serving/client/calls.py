@@ -63,9 +63,9 @@ VERSION = Call("GET", "/version", oversight.Version)
 # Not being ready is an answer, too.
 READY = Call("GET", "/health/ready", oversight.Readiness, answered=frozenset({200, 503}))
 
-Face = bytes | Template | matching.Face
-"""A photograph's file (JPEG, JPEG 2000, PNG, WebP, a document's record), a template of one, or
-either as the wire type, which also tells what kind of photograph it is."""
+Face = bytes | Template | Sequence[bytes] | matching.Face
+"""A photograph's file (JPEG, JPEG 2000, PNG, WebP, a document's record), up to eight frames of one
+face, a template, or any as the wire type, which also tells what kind of photograph it is."""
 
 
 def write_face(face: Face) -> matching.Face:
@@ -73,7 +73,7 @@ def write_face(face: Face) -> matching.Face:
         return face
     if isinstance(face, Template):
         return matching.Face(template=face)
-    return matching.Face(image=face)
+    return matching.Face(image=face if isinstance(face, bytes) else tuple(face))
 
 
 def write_outcome(

@@ -194,15 +194,22 @@ class Client:
     def list_cases(
         self,
         *,
+        sort: cases.Sort = "newest",
         state: str | None = None,
         kind: str | None = None,
         assignee: str | None = None,
+        carrier: str | None = None,
+        outlet: str | None = None,
+        id_end: str | None = None,
+        overdue: bool = False,
         after: str | None = None,
         limit: int = 50,
         options: Options = _DEFAULT,
     ) -> cases.CasePage:
-        """A page of cases, the newest first; `assignee` may be "me"."""
-        query: Query = {"state": state, "kind": kind, "assignee": assignee, "after": after}
+        """A page of the queue; `assignee` may be "me"."""
+        query: Query = {"sort": sort, "state": state, "kind": kind, "assignee": assignee}
+        query |= {"carrier": carrier, "outlet": outlet, "id_end": id_end, "after": after}
+        query |= {"overdue": "true" if overdue else None}
         return self._send(get(cases.CasePage, "cases", limit=limit, **query), options)
 
     def read_case(self, case_id: str, options: Options = _DEFAULT) -> cases.CaseFile:

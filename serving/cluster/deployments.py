@@ -23,7 +23,7 @@ from serving.cluster.proxy_metrics import ProxyCollector
 from serving.cluster.registrar_client import RayRegistrar
 from serving.cluster.shards import shard_opener
 from serving.cluster.site import Site
-from serving.compose import Deployment, read_crop_policy
+from serving.compose import Deployment, read_crop_policy, read_due_dates
 from serving.errors import Busy, Interrupted
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.remote_embedder import (
@@ -34,7 +34,7 @@ from serving.ingress.remote_embedder import (
     open_remote_extractor,
 )
 from serving.ingress.templates import SealedTemplates
-from serving.models import build_extractor, model_digest, open_embedder
+from serving.models import build_extractor, model_digest, open_embedder, warn_calibration
 from serving.parts import Parts
 from serving.registrar.protocol import CallContext, Reply, Status
 from serving.registrar.service import RegistrarService
@@ -109,6 +109,7 @@ class Ingress:
             log=log,
             workers=1 if embedder is None else REMOTE_WORKERS,
             with_crops=read_crop_policy(settings.crops).keeps_any,
+            second=deployment.second_embedder,
         )
         opened.callback(self._faces.close)
         self._registrar = RayRegistrar(
@@ -135,7 +136,10 @@ class Ingress:
             model_digest=store.model_digest,
             version=version("sosie"),
             calibration=deployment.calibration,
+            warnings=tuple(warn_calibration(settings)),
             tracer=tracer,
+            thresholds_for=deployment.thresholds_for,
+            due=read_due_dates(settings.cases),
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -205,7 +209,7 @@ class Embedder:
         self._queue = open_crop_queue(open_embedder(site.load()).embed)
 
     async def embed(self, crops: Crops) -> Vectors:
-        """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], unit rows."""
+        """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them."""
         return await self._queue.ask(crops, len(crops))
 
     async def check_health(self) -> None:

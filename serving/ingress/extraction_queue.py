@@ -12,7 +12,7 @@ from engine.batching import Batch, Batcher, Lane, Refusals, share_out, weigh
 from engine.errors import DeadlinePassed, ImageError, ImageTooCostly, SosieError, VectorUnusable
 from engine.faces.extractor import Extractor, Kinds
 from engine.faces.image_files import find_pixels
-from engine.matching.requests import Sample, make_samples
+from engine.matching.requests import Sample, SecondEmbedder, make_samples
 from engine.reasons import PhotographKind
 from engine.registry.vault import Vault
 from serving.errors import Busy, NotReady, ServiceRefusal
@@ -32,7 +32,9 @@ STUCK_S, LOST_S = 15.0, 60.0
 largest photographs takes seconds."""
 BATCH_PHOTOGRAPHS = 16
 PAIR = 2
-"""Most photographs of an enrollment or a verification."""
+"""Photographs of an enrollment or a verification, where one shows each face."""
+FRAMES_WORK = 25.0
+"""Most work of the frames of one face: eight JPEGs of 25 megapixels, 1 s of CPU."""
 LARGE = 2.0
 """Photographs of more work, 80 ms of CPU, are taken two at a time, between batches of others."""
 _PIXELS_AN_ITEM = {"JPEG": 8e6, "PNG": 2e6, "WEBP": 1e6, "JPEG2000": 0.25e6}
@@ -77,7 +79,8 @@ class ExtractionQueue:
     pairs. Calls with a photograph that takes long to decode have a lane of their own, of which two
     photographs are taken at a time and one call waits: however many come, others are not kept
     waiting. One worker suffices where extraction keeps the cores busy; more help where it waits for
-    an embedder elsewhere. With `with_crops` each sample has its aligned face.
+    an embedder elsewhere. With `with_crops` each sample has its aligned face, with `second` what a
+    second model makes of it.
     """
 
     def __init__(
@@ -90,10 +93,12 @@ class ExtractionQueue:
         log: FilteringBoundLogger,
         workers: int = 1,
         with_crops: bool = False,
+        second: SecondEmbedder | None = None,
     ) -> None:
         self._extractor = extractor
         self._vault = vault
         self._with_crops = with_crops
+        self._second = second
         self._capacity = capacity
         self._meter = meter
         self._log = log
@@ -116,17 +121,23 @@ class ExtractionQueue:
         )
 
     async def sample(
-        self, images: Sequence[bytes], timeout_s: float | None = None, kinds: Kinds = ()
+        self,
+        images: Sequence[bytes],
+        timeout_s: float | None = None,
+        kinds: Kinds = (),
+        *,
+        is_one_attempt: bool = False,
     ) -> Samples:
         """A sample of each image file or what is wrong with it, in their order.
 
-        `kinds`, where given, has one for each, None for what was not told.
+        `kinds`, where given, has one for each, None for what was not told. More than two are a
+        batch, unless they are one person's attempt, whose frames they are.
         `Busy` at once where too many wait, `NotReady` once it closes, `DeadlinePassed` after
         `timeout_s`. A call that is cancelled is not extracted any more.
         """
         if not images:
             return []
-        lane = _BATCHES if len(images) > PAIR else _PAIRS
+        lane = _PAIRS if is_one_attempt or len(images) <= PAIR else _BATCHES
         if any(decode_work(image) > LARGE for image in images):
             lane = _LARGE
         asked = list(zip(images, kinds or [None] * len(images), strict=True))
@@ -169,7 +180,12 @@ class ExtractionQueue:
         try:
             extracted = self._extractor.extract(images, kinds)
             samples = make_samples(
-                images, extracted, self._vault, kinds, with_crops=self._with_crops
+                images,
+                extracted,
+                self._vault,
+                kinds,
+                with_crops=self._with_crops,
+                second=self._second,
             )
         except Exception as error:
             self._note_failure(error, len(images))

@@ -12,14 +12,17 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from engine.errors import ImageError
-from engine.matching.calibration import Comparison
+from engine.matching.calibration import Comparison, Thresholds
+from engine.matching.frames import FaceVector, fuse_frames
 from engine.matching.requests import Sample
 from engine.reasons import PhotographKind
 from indexes.scoring import exact_score, exact_scores
 from serving.access.authorization import order_candidates
-from serving.errors import TemplateInvalid, describe
+from serving.errors import TemplateInvalid, TooManyItems, describe
 from serving.telemetry.metrics import BATCH_SIZE, STAGE_SECONDS
+from serving.wire.fields import list_frames
 from serving.wire.matching import (
+    MAX_PHOTOGRAPHS,
     ExpectedFalseCandidates,
     Face,
     ItemError,
@@ -39,45 +42,50 @@ if TYPE_CHECKING:
 class MatchBatch:
     """The items of one match call, by column.
 
-    `faces` are image files and templates as they came, `images` the places of the files among
-    them, `kinds` what these are told to be; `probes` and `references` point into `faces`, None
-    where an item has no reference.
+    A slot is a face: `images` are the frames of those that came as files, `kinds` what these are
+    told to be, `templates` the other slots. `probes` and `references` are slots, None where an item
+    has no reference.
     """
 
     ids: list[str | None] = field(default_factory=list)
     probes: list[int] = field(default_factory=list)
     references: list[int | None] = field(default_factory=list)
     searches: list[bool] = field(default_factory=list)
-    faces: list[bytes] = field(default_factory=list, repr=False)
-    images: list[int] = field(default_factory=list)
-    kinds: list[PhotographKind | None] = field(default_factory=list)
+    images: dict[int, Sequence[bytes]] = field(default_factory=dict, repr=False)
+    kinds: dict[int, PhotographKind | None] = field(default_factory=dict)
+    templates: dict[int, bytes] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, items: Sequence[MatchItem]) -> MatchBatch:
+        """`TooManyItems` where their frames are more than two for each of the most items."""
         batch = cls()
         for item in items:
             batch.ids.append(item.id)
             batch.searches.append(item.search)
             batch.probes.append(batch._add(item.probe))
             batch.references.append(None if item.reference is None else batch._add(item.reference))
+        photographs = sum(map(len, batch.images.values()))
+        if photographs > MAX_PHOTOGRAPHS:
+            raise TooManyItems(
+                f"more than {MAX_PHOTOGRAPHS} photographs in one call: split it into several"
+            )
         return batch
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def _add(self, face: Face) -> int:
-        slot = len(self.faces)
+        slot = len(self.images) + len(self.templates)
         if face.image is not None:
-            self.images.append(slot)
-            self.kinds.append(None if face.kind is None else PhotographKind(face.kind))
-            self.faces.append(face.image)
+            self.images[slot] = list_frames(face.image)
+            self.kinds[slot] = None if face.kind is None else PhotographKind(face.kind)
         elif face.template is not None:
-            self.faces.append(face.template)
+            self.templates[slot] = face.template
         return slot
 
 
 Vector = NDArray[np.float32]
-Faces = Sequence[Vector | ItemError]
+Faces = Mapping[int, FaceVector | ItemError]
 """What the images and templates of a batch turned out to be."""
 
 
@@ -97,7 +105,7 @@ async def match_batch(
     faces = await _take_faces(parts, batch, tenant, context().timeout_s)
     started = time.perf_counter()
     with parts.tracer.span("match", items=len(batch)):
-        errors, verifications = _verify(batch, faces, parts.thresholds.verify)
+        errors, verifications = _verify(batch, faces, parts.thresholds)
     parts.meter.observe(STAGE_SECONDS, time.perf_counter() - started, "match")
     parts.meter.observe(BATCH_SIZE, len(batch), "match")
     identifications = await _identify(parts, batch, faces, context, show)
@@ -115,31 +123,33 @@ async def match_batch(
 async def _take_faces(
     parts: Parts, batch: MatchBatch, tenant: str, timeout_s: float | None
 ) -> Faces:
+    opened = parts.templates.open(list(batch.templates.values()), tenant)
+    faces: dict[int, FaceVector | ItemError] = {
+        slot: describe_problem(one) if isinstance(one, TemplateInvalid) else FaceVector(one)
+        for slot, one in zip(batch.templates, opened, strict=True)
+    }
     if not batch.images:
-        return [
-            describe_problem(one) if isinstance(one, TemplateInvalid) else one
-            for one in parts.templates.open(batch.faces, tenant)
-        ]
-    images = set(batch.images)
-    tokens = [one for slot, one in enumerate(batch.faces) if slot not in images]
-    opened = iter(parts.templates.open(tokens, tenant))
-    files = [batch.faces[slot] for slot in batch.images]
+        return faces
+    slots = [slot for slot, frames in batch.images.items() for _ in frames]
+    files = [file for frames in batch.images.values() for file in frames]
     with parts.tracer.span("extract", items=len(files)):
-        samples = iter(await parts.faces.sample(files, timeout_s, batch.kinds))
-    faces: list[Vector | ItemError] = []
-    for slot in range(len(batch.faces)):
-        face = read_sample(next(samples)) if slot in images else next(opened)
-        faces.append(describe_problem(face) if isinstance(face, TemplateInvalid) else face)
+        samples = await parts.faces.sample(files, timeout_s, [batch.kinds[slot] for slot in slots])
+    found: dict[int, list[Sample | ImageError]] = {slot: [] for slot in batch.images}
+    for slot, sample in zip(slots, samples, strict=True):
+        found[slot].append(sample)
+    for slot, frames in found.items():
+        faces[slot] = read_frames(frames, parts.thresholds.one_person)
     return faces
 
 
 def _verify(
-    batch: MatchBatch, faces: Faces, threshold: float
+    batch: MatchBatch, faces: Faces, thresholds: Thresholds
 ) -> tuple[Mapping[int, ItemError], Mapping[int, ItemVerification]]:
     """By place: the error of every item that has one, and the 1:1 of those that ask for it."""
     errors: dict[int, ItemError] = {}
     places: list[int] = []
     pairs: list[Vector] = []
+    limits: list[float] = []
     slots = zip(batch.probes, batch.references, strict=True)
     for place, (probe_slot, reference_slot) in enumerate(slots):
         probe = faces[probe_slot]
@@ -151,11 +161,12 @@ def _verify(
                 errors[place] = replace(reference, part="reference")
             else:
                 places.append(place)
-                pairs += (probe, reference)
+                pairs += (probe.vector, reference.vector)
+                limits.append(thresholds.verify_for(probe.length))
     scores = score_pairs(pairs) if pairs else []
     return errors, {
         place: ItemVerification(score >= threshold, score, threshold)
-        for place, score in zip(places, scores, strict=True)
+        for place, score, threshold in zip(places, scores, limits, strict=True)
     }
 
 
@@ -175,10 +186,14 @@ async def _identify(
             probes.append(face)
     if not places:
         return {}
-    threshold = parts.thresholds.review
-    found = await parts.registrar.identify(np.stack(probes), threshold, context())
+    threshold = (await parts.read_thresholds()).review
+    vectors = np.stack([probe.vector for probe in probes])
+    found = await parts.registrar.identify(vectors, threshold, context())
     assert len(found) == len(places), "a search answers for each of its probes"
-    expected = {size: _expect(parts, size) for size in {one.searched for one in found}}
+    searches = {
+        (result.searched, probe.comparison) for result, probe in zip(found, probes, strict=True)
+    }
+    expected = {search: _expect(parts, *search, threshold) for search in searches}
     return {
         place: ItemIdentification(
             candidates=order_candidates(
@@ -188,19 +203,18 @@ async def _identify(
             searched=result.searched,
             gallery_sequence=result.gallery_sequence,
             threshold=threshold,
-            expected_false_candidates=expected[result.searched],
+            expected_false_candidates=expected[result.searched, probe.comparison],
         )
-        for place, result in zip(places, found, strict=True)
+        for place, result, probe in zip(places, found, probes, strict=True)
     }
 
 
-def _expect(parts: Parts, searched: int) -> ExpectedFalseCandidates | None:
+def _expect(
+    parts: Parts, searched: int, kind: Comparison, threshold: float
+) -> ExpectedFalseCandidates | None:
     if parts.calibration is None:
         return None
-    # Of one photograph or template against references that are fused of two.
-    rate = parts.calibration.expected_false_candidates(
-        searched, parts.thresholds.review, Comparison.FUSED_TO_ONE
-    )
+    rate = parts.calibration.expected_false_candidates(searched, threshold, kind)
     return ExpectedFalseCandidates(rate.value, rate.low, rate.high, rate.is_bound)
 
 
@@ -226,6 +240,16 @@ def read_sample(sample: Sample | ImageError) -> Vector | ItemError:
         )
     assert sample.vector is not None, "a photograph without a face has a problem"
     return sample.vector
+
+
+def read_frames(frames: Sequence[Sample | ImageError], one_person: float) -> FaceVector | ItemError:
+    """A face that one photograph or several frames show, else what is wrong with it."""
+    sound = [one for one in frames if not isinstance(one, ImageError)]
+    if len(sound) < len(frames):
+        return describe_problem(next(one for one in frames if isinstance(one, ImageError)))
+    sample = fuse_frames(sound, one_person)
+    read = read_sample(sample)
+    return read if isinstance(read, ItemError) else FaceVector(read, sample.length)
 
 
 def describe_problem(error: ImageError | TemplateInvalid) -> ItemError:

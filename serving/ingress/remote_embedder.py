@@ -19,7 +19,9 @@ from serving.settings import Settings
 Crops = NDArray[np.uint8]
 Vectors = NDArray[np.float32]
 CropCall = Callable[[Crops], Vectors]
-"""Crops uint8[n, side, side, 3] (RGB) to float32[n, d], unit rows; called from worker threads."""
+"""Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them.
+
+Called from worker threads."""
 
 MAX_PART_CROPS = 64
 MAX_PART_BYTES = 3 << 20  # a call between processes may carry 4 MiB in all
@@ -51,7 +53,7 @@ class RemoteEmbedder:
         return True
 
     def embed(self, crops: Crops) -> Vectors:
-        """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], unit rows.
+        """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them.
 
         Raises what the call raises, and `Interrupted` where its answer cannot be one.
         """

@@ -27,7 +27,7 @@ from engine.matching.lines import Dispute
 from engine.matching.registrar import BoundedRunner, Outcome
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.verification import HolderCheck, HolderProbe
-from engine.registry.records import AuditEntry, CaseRecord, Tally
+from engine.registry.records import AuditEntry, CaseRecord, SecondTemplate, Tally
 from engine.sweeps.estimate import Expectation, SweepRequest
 from engine.sweeps.sweep_model import SweepRecord
 from serving.backups import BackupManager, BackupRecord
@@ -91,6 +91,7 @@ class OpenRegistry:
         self.deployment = deployment
         self.store = deployment.store
         self.thresholds = deployment.thresholds
+        """As they were at the start: `review` may follow the gallery."""
         self.registrar = deployment.registrar
         self.gallery = self.registrar.gallery
         self.searches = SearchQueue(self.gallery, self.store, probes_waiting, observe_search)
@@ -224,13 +225,17 @@ class Operations:
     async def note(self, entries: Sequence[AuditEntry]) -> None:
         await finish_by(self._opened.registrar.submit_audit(entries), self._expires_at)
 
-    def check_line(self, target: LineTarget, probe: Probes) -> HolderCheck:
-        store, asked = self._opened.store, self._probe(probe)
+    def check_line(
+        self, target: LineTarget, probe: Probes, second: SecondTemplate | None = None
+    ) -> HolderCheck:
+        store, asked = self._opened.store, self._probe(probe, second)
         given = (self._runner, store, target.text, asked, self._audit, self._guard)
         return verification.check_line(*given)
 
-    def check_document(self, document: Document | str, probe: Probes) -> HolderCheck:
-        store, asked = self._opened.store, self._probe(probe)
+    def check_document(
+        self, document: Document | str, probe: Probes, second: SecondTemplate | None = None
+    ) -> HolderCheck:
+        store, asked = self._opened.store, self._probe(probe, second)
         given = (self._runner, store, document, asked, self._audit, self._guard)
         return verification.check_document(*given)
 
@@ -329,12 +334,13 @@ class Operations:
     def list_backups(self) -> list[BackupRecord]:
         return self._opened.backups.list()
 
-    def _probe(self, probe: Probes) -> HolderProbe:
+    def _probe(self, probe: Probes, second: SecondTemplate | None) -> HolderProbe:
         return HolderProbe(
             vector=probe,
             threshold=self._opened.thresholds.same_document,
             actor=self._context.actor,
             carrier=self._context.carrier,
+            second=second,
         )
 
     def _entry(self, action: str, subject: str, detail: Mapping[str, Any]) -> AuditEntry:

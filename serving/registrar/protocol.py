@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from engine.matching.lines import Dispute
     from engine.matching.requests import Answer, EnrollmentRequest
     from engine.matching.verification import HolderCheck
-    from engine.registry.records import AuditEntry, CaseRecord
+    from engine.registry.records import AuditEntry, CaseRecord, SecondTemplate
     from engine.sweeps.estimate import Expectation, SweepRequest
     from engine.sweeps.sweep_model import SweepRecord
     from serving.backups import BackupRecord
@@ -236,14 +236,19 @@ class RegistrarClient(ABC):
 
     @_carried
     async def check_line(
-        self, target: LineTarget, probe: Probes, context: CallContext
+        self, target: LineTarget, probe: Probes, second: SecondTemplate | None, context: CallContext
     ) -> HolderCheck:
-        """The face float32[d] against the holder of a line in use; audited. `NotFound` for a line
+        """The face float32[d] against the holder of a line in use; audited. `second` is the same
+        face by a second model, where one is named. `NotFound` for a line
         that is not, or is of another tenant than the context's."""
 
     @_carried
     async def check_document(
-        self, document: Document | str, probe: Probes, context: CallContext
+        self,
+        document: Document | str,
+        probe: Probes,
+        second: SecondTemplate | None,
+        context: CallContext,
     ) -> HolderCheck:
         """The same for a document, presented or by its id; for a tenant, one with which that
         document has a line in use."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from engine.sweeps.folder import Covered, SweepFolder
 from engine.sweeps.sweep_model import PairTable, Scope, SweepRecord
 from indexes.exact.scanner import Scanner
 from serving.compose import Deployment
+from serving.models import find_conversion
 
 REPRESENTATIVE_COMPARISONS = 1_000_000_000
 """The time of a sweep with so many comparisons predicts that of the next."""
@@ -27,7 +27,7 @@ def plan_sweep(deployment: Deployment, request: SweepRequest) -> Expectation:
         request = replace(request, fmr=chosen.fmr)
     gallery = deployment.restored.gallery
     last = deployment.store.sweeps.last_done()
-    known = find_known(deployment.sweep_folder, request.scope, last)
+    known = find_known(deployment, request.scope, last)
     ids, sequence = gallery.ids, gallery.sequence
     size = GallerySize(
         references=len(ids),
@@ -36,7 +36,7 @@ def plan_sweep(deployment: Deployment, request: SweepRequest) -> Expectation:
         dim=gallery.dim,
         held_bytes=gallery.account().total,
     )
-    return expect(
+    expectation = expect(
         request,
         size,
         deployment.calibration.curve(Comparison.FUSED),
@@ -44,19 +44,34 @@ def plan_sweep(deployment: Deployment, request: SweepRequest) -> Expectation:
         budget=chosen.false_pairs,
         at_least=-1.0 if last is None or known is None else last.terms.threshold,
     )
+    terms = replace(expectation.terms, model_digest=deployment.store.model_digest)
+    return replace(expectation, terms=terms)
 
 
-def find_known(root: Path, scope: Scope, last: SweepRecord | None) -> Covered | None:
+def is_converted(deployment: Deployment, sweep: SweepRecord) -> bool:
+    """Whether references were converted to another model since a sweep began, so that its scores
+    and its threshold are of vectors that are there no more."""
+    if sweep.terms.model_digest is None:
+        # Of a version before transforms.
+        return find_conversion(deployment.settings) is not None
+    return sweep.terms.model_digest != deployment.store.model_digest
+
+
+def find_known(deployment: Deployment, scope: Scope, last: SweepRecord | None) -> Covered | None:
     """References and pairs that a sweep of this scope need not compare again; None for all.
 
-    `RegistryError` where the last sweep's folder is gone.
+    `RegistryError` where the last sweep's folder is gone, or references were converted since.
     """
     if scope is Scope.ALL:
         return None
     if last is None:
         none = np.empty(0, np.int64)
         return Covered(none, PairTable(none, none, np.empty(0, np.float32)))
-    covered = SweepFolder.of(root, last.id).load_covered()
+    if is_converted(deployment, last):
+        raise RegistryError(
+            f"references were converted to another model since sweep {last.id}: sweep all once"
+        )
+    covered = SweepFolder.of(deployment.sweep_folder, last.id).load_covered()
     if covered is None:
         raise RegistryError(
             f"what sweep {last.id} has covered is gone from its folder: sweep all once"

@@ -16,6 +16,7 @@ from engine.errors import (
     GalleryBehind,
     LeaseLost,
     NotInstalled,
+    RegistryError,
     SosieError,
     StorageFailed,
     advise_extra,
@@ -31,7 +32,7 @@ from indexes.exact.scanner import Scanner
 from indexes.joining.join import Progress
 from serving.compose import Deployment
 from serving.errors import describe
-from serving.sweeps.planning import find_known
+from serving.sweeps.planning import find_known, is_converted
 from serving.sweeps.sweep_states import ITSELF, SweepStates
 
 NICENESS = 10
@@ -165,11 +166,15 @@ def _sweep(deployment: Deployment, states: SweepStates, run: SweepRun, record: S
     from engine.sweeps.outputs import SweepCost, write_outputs  # noqa: PLC0415
 
     store, scope = deployment.store, record.terms.scope
+    if is_converted(deployment, record):
+        raise RegistryError(
+            "references were converted to another model since it began: start another sweep"
+        )
     task = SweepTask(
         id=record.id,
         terms=record.terms,
         folder=run.folder,
-        known=find_known(deployment.sweep_folder, scope, store.sweeps.last_done()),
+        known=find_known(deployment, scope, store.sweeps.last_done()),
     )
     with closing(Scanner(threads=deployment.settings.sweep.threads or None)) as scanner:
         join = deployment.joiner(scanner)

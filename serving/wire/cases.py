@@ -27,6 +27,7 @@ MAX_CLOSED_LINES = 200
 ME = "me"
 
 Outcome = Literal["fraud", "twins", "mistake", "unfounded"]
+Sort = Literal["risk", "due", "newest", "oldest", "score"]
 CaseState = Literal["open", "assigned", "proposed", "closed", "merged"]
 ShownOutcome = Annotated[str, known("fraud", "twins", "mistake", "unfounded")]
 ShownState = Annotated[str, known("open", "assigned", "proposed", "closed", "merged")]
@@ -52,13 +53,33 @@ LineIds = Annotated[
 
 
 class CaseQuery(QueryString, frozen=True):
-    """Which cases to list, the newest first; `alive` are open, assigned and proposed ones."""
+    """Which cases to list, and in which order; `alive` are open, assigned and proposed ones."""
 
     limit: Limit = PAGE
-    after: After | None = None
+    after: Annotated[
+        After | None,
+        Meta(description="`next` of the page before, or any case: it need not be listed any more"),
+    ] = None
+    sort: Annotated[
+        Sort,
+        Meta(
+            description="`risk`: the points of a group of a sweep (0 to 100), else those of the "
+            "kind; `due`: what is due first, without cases that are never due"
+        ),
+    ] = "newest"
     state: CaseState | Literal["alive"] | None = None
     kind: Code | None = None
     assignee: Actor | None = None
+    carrier: Annotated[
+        Code | None,
+        Meta(description="where a line in use of a document was opened, or it was attempted"),
+    ] = None
+    outlet: Code | None = None
+    id_end: Annotated[
+        Annotated[str, Meta(min_length=4, max_length=36, pattern="^[0-9a-f-]+$")] | None,
+        Meta(description="how the id of the case, its enrollment or a document ends"),
+    ] = None
+    overdue: Annotated[bool, Meta(description="only what is due and not decided")] = False
 
 
 class AssignRequest(RequestBody, frozen=True):
@@ -118,17 +139,48 @@ class Case(AnswerBody, frozen=True):
     enrollment_id: str | None
     sweep_id: str | None
     group_key: str | None
-    score: float | None
-    risk: float | None
+    score: Annotated[float | None, Meta(description="of the best link")]
+    weakest: Annotated[
+        float | None,
+        Meta(description="score of the weakest link; null where only one score is known"),
+    ]
+    risk: Annotated[float, Meta(description="0 to 100: in which order to look, no probability")]
     opened_at: Moment
     updated_at: Moment
     closed_at: Moment | None
 
 
-class CasePage(AnswerBody, frozen=True):
-    """A page of cases, the newest first."""
+class CasePerson(PrivateAnswer, frozen=True):
+    """Whom a document of a case names, masked; empty where it was erased."""
 
-    cases: tuple[Case, ...]
+    document_id: str
+    name: str
+    number: Annotated[str, Meta(description="of the oldest line in use; empty where none is")]
+
+
+DueAt = Annotated[Moment | None, Meta(description="by its kind; null: never, or it is decided")]
+
+
+class ListedCase(Case, frozen=True):
+    """A case of a queue, with what tells it from others."""
+
+    people: Annotated[
+        tuple[CasePerson, ...], Meta(description="of its first documents, suspects first")
+    ]
+    carriers: Annotated[
+        tuple[str, ...],
+        Meta(description="of its lines in use and its attempt, those with most lines first"),
+    ]
+    outlets: tuple[str, ...]
+    lines: Annotated[int, Meta(description="in use, of all its documents")]
+    due_at: DueAt
+    is_overdue: bool
+
+
+class CasePage(AnswerBody, frozen=True):
+    """A page of cases, in the order that was asked for."""
+
+    cases: tuple[ListedCase, ...]
     next: NextPage
 
 
@@ -141,10 +193,11 @@ class CaseNote(PrivateAnswer, frozen=True):
     text: str
 
 
-class CaseDocument(AnswerBody, frozen=True):
+class CaseDocument(PrivateAnswer, frozen=True):
     """A document of a case, with its lines in use; `GET /v1/documents/{id}` has the rest."""
 
     document_id: str
+    name: Annotated[str, Meta(description="its holder's, masked; empty where it was erased")]
     document_status: str
     is_suspect: Annotated[
         bool,

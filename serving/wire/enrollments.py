@@ -7,9 +7,11 @@ from typing import Annotated
 from msgspec import Meta
 
 from serving.wire.fields import (
+    MAX_FRAMES,
     AnswerBody,
     Code,
     Document,
+    Frames,
     Id,
     Moment,
     Msisdn,
@@ -41,7 +43,10 @@ Reason = Annotated[
         "TOO_BRIGHT",
         "LOW_CONTRAST",
         "COMPRESSED",
+        "FACE_CUT",
+        "UNCLEAR",
         "POSE",
+        "LIVE_FRAMES_DIFFER",
         "SAME_PHOTOGRAPH",
         "FACE_MISMATCH",
         "DOCUMENT_HELD_BY_ANOTHER_FACE",
@@ -65,7 +70,12 @@ class EnrollmentRequest(RequestBody, frozen=True, kw_only=True):
     ) = None
     document: Document
     msisdn: Msisdn
-    live: Annotated[Photograph, Meta(description="taken now, base64 in JSON")]
+    live: Annotated[
+        Photograph | Frames,
+        Meta(
+            description=f"taken now, base64 in JSON: one photograph, or up to {MAX_FRAMES} frames"
+        ),
+    ]
     portrait: Annotated[Photograph, Meta(description="the document's, base64 in JSON")]
     portrait_kind: PhotographKind | None = None
     consent_ref: Annotated[
@@ -120,12 +130,22 @@ CalibrationVersion = Annotated[
 
 
 class Thresholds(AnswerBody, frozen=True):
-    """The scores that decisions depend on."""
+    """The scores that decisions depend on; of an enrollment, `verify` as it was applied."""
 
     verify: float
     same_document: float
     review: float
     certain: float
+    verify_fused: Annotated[
+        float | None,
+        Meta(
+            description="the most that `verify` becomes where several frames are fused; null, as "
+            "the next, in decisions before there were frames"
+        ),
+    ] = None
+    one_person: Annotated[
+        float | None, Meta(description="that one of several frames must have with each other")
+    ] = None
 
 
 class DuplicateSearch(AnswerBody, frozen=True):
@@ -136,6 +156,20 @@ class DuplicateSearch(AnswerBody, frozen=True):
     gallery_sequence: int | None = None
     candidates: tuple[Candidate, ...] | None = None
     expected_false_candidates: ExpectedFalseCandidates | None = None
+
+
+class Frame(AnswerBody, frozen=True):
+    """One of several frames of the live face, in the order they came."""
+
+    is_fused: Annotated[bool, Meta(description="false where it was left out")]
+    problems: tuple[Reason, ...]
+    quality: dict[str, float]
+
+
+SeenFrames = Annotated[
+    tuple[Frame, ...],
+    Meta(description="empty where one photograph was given; `quality.live` is the best frame's"),
+]
 
 
 class OpenedCase(AnswerBody, frozen=True):
@@ -170,6 +204,7 @@ class Enrollment(AnswerBody, frozen=True):
         bool, Meta(description="true for the stored answer of an earlier request")
     ]
     calibration_version: CalibrationVersion = None
+    frames: SeenFrames = ()
 
     @property
     def is_approved(self) -> bool:
@@ -204,6 +239,7 @@ class EnrollmentRecord(AnswerBody, frozen=True):
         ),
     ]
     calibration_version: CalibrationVersion = None
+    frames: SeenFrames = ()
 
 
 class Crop(PrivateAnswer, frozen=True):

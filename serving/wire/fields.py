@@ -163,6 +163,17 @@ Photograph = Annotated[
         extra_json_schema={"format": "byte"},
     ),
 ]
+MAX_FRAMES = 8
+Frames = Annotated[
+    tuple[Photograph, ...],
+    Meta(
+        min_length=1,
+        max_length=MAX_FRAMES,
+        description="frames of one face, taken one after the other: each is judged, those that are "
+        "fit are fused, and those of several people are refused (LIVE_FRAMES_DIFFER). In a form, "
+        "parts of one name",
+    ),
+]
 PhotographKind = Annotated[
     Literal["live", "printed", "chip"],
     Meta(
@@ -205,6 +216,11 @@ class KnownDocument(RequestBody, frozen=True):
 
     type: DocumentType
     number: DocumentNumber
+
+
+def list_frames(image: bytes | Frames) -> tuple[bytes, ...]:
+    """The frames of a face, of which one may be given by itself."""
+    return (image,) if isinstance(image, bytes) else image
 
 
 Invalid = msgspec.ValidationError

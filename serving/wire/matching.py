@@ -9,6 +9,7 @@ from msgspec import Meta
 from serving.wire.fields import (
     HOLDER_EXAMPLE,
     AnswerBody,
+    Frames,
     KnownDocument,
     Moment,
     Photograph,
@@ -20,6 +21,7 @@ from serving.wire.fields import (
 )
 
 MAX_ITEMS = 256
+MAX_PHOTOGRAPHS = 2 * MAX_ITEMS
 MAX_ID_LENGTH = 128
 MATCH_CANDIDATES = 100
 """So many candidates an item of a match lists at most; it counts all."""
@@ -38,9 +40,9 @@ IssuedTemplate = Annotated[
 
 
 class Face(RequestBody, frozen=True):
-    """An image or a template, one of both; `kind` is the image's."""
+    """An image, or several frames, or a template, one of them; `kind` is the image's."""
 
-    image: Photograph | None = None
+    image: Photograph | Frames | None = None
     template: IssuedTemplate | None = None
     kind: PhotographKind | None = None
 
@@ -49,6 +51,11 @@ class Face(RequestBody, frozen=True):
             raise ValueError("give an image or a template, one of both")
         if self.kind is not None and self.image is None:
             raise ValueError("a template has no kind: leave it out")
+
+
+def _require_single(reference: Face | None) -> None:
+    if reference is not None and isinstance(reference.image, tuple):
+        raise ValueError("a reference is one photograph: give the frames as the probe")
 
 
 class MatchItem(RequestBody, frozen=True, kw_only=True):
@@ -62,10 +69,12 @@ class MatchItem(RequestBody, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.reference is None and not self.search:
             raise ValueError("nothing to do: give a reference, search, or both")
+        _require_single(self.reference)
 
 
 class MatchRequest(RequestBody, frozen=True):
-    """Thresholds are the deployment's; more than 256 items are `MATCH.TOO_MANY_ITEMS` (422)."""
+    """Thresholds are the deployment's; more than 256 items, or 512 photographs in them, are
+    `MATCH.TOO_MANY_ITEMS` (422)."""
 
     items: Annotated[tuple[MatchItem, ...], ITEMS]
 
@@ -193,6 +202,7 @@ class VerificationRequest(RequestBody, frozen=True):
         given = (self.reference, self.line, self.document, self.document_id)
         if sum(one is not None for one in given) != 1:
             raise ValueError("give exactly one of reference, line, document and document_id")
+        _require_single(self.reference)
 
 
 class Verification(AnswerBody, frozen=True):

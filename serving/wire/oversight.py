@@ -44,12 +44,16 @@ class Readiness(AnswerBody, frozen=True):
     ]
 
 
-class Version(AnswerBody, frozen=True):
+class Version(AnswerBody, frozen=True, omit_defaults=True):
     """Which version runs, and which model."""
 
     version: str
     api: Annotated[str, known("v1")]
     model_digest: str
+    warnings: Annotated[
+        tuple[str, ...],
+        Meta(description="thresholds that the model's calibration supports at a higher rate alone"),
+    ] = ()
 
 
 class KeyHolder(AnswerBody, frozen=True):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from engine.accuracy.population import Population
 
-THRESHOLD = 0.445
+THRESHOLD = 0.363
 """Of a holder's check at a false match rate of 1e-4."""
 STRANGERS, TARGETS = 100_000, 20
 REACHED = 0.9

@@ -39,7 +39,7 @@ class CraftedPhotographs:
     def __init__(self, dim: int) -> None:
         self._dim = dim
 
-    async def sample(self, images: Sequence[bytes], _timeout_s: float | None = None) -> Any:
+    async def sample(self, images: Sequence[bytes], *_: Any, **__: Any) -> Any:
         return [
             Sample(np.frombuffer(one, np.float32, self._dim), hashlib.sha256(one).digest())
             for one in images

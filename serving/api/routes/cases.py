@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
-from engine.cases.case import Outcome
+from engine.cases.case import CaseSort, Outcome
 from engine.errors import NotFound
-from engine.registry.reader import Reader
-from engine.registry.records import ALIVE, CaseRecord, CaseState
+from engine.registry.cases import CaseFilter
+from engine.registry.records import ALIVE, CaseState, utc_now
 from serving.access.authorization import Principal
 from serving.api import serializers
 from serving.api.request import Request, next_page, note
@@ -19,15 +18,12 @@ from serving.wire import cases as wire
 
 
 async def list_cases(parts: Parts, request: Request, query: wire.CaseQuery) -> wire.CasePage:
-    """A page of the cases, the newest first, of one state, kind or assignee where asked; who reads
-    them is audited.
+    """A page of the queue: what tells cases apart, with names and numbers masked; who reads them is
+    audited.
     """
-    found = await asyncio.to_thread(_find, parts.store, query, request.caller)
-    await note(parts, request, "cases.read", "queue", cases=[case.id for case in found])
-    return wire.CasePage(
-        cases=tuple(map(serializers.case, found)),
-        next=next_page(found, query.limit, lambda case: case.id),
-    )
+    shown = await asyncio.to_thread(_find, parts, query, request.caller)
+    await note(parts, request, "cases.read", "queue", cases=[one.case_id for one in shown])
+    return wire.CasePage(cases=shown, next=next_page(shown, query.limit, lambda one: one.case_id))
 
 
 async def read_case(parts: Parts, request: Request, case_id: str) -> wire.CaseFile:
@@ -81,18 +77,23 @@ async def _step(parts: Parts, request: Request, case_id: str, step: CaseStep) ->
     return serializers.case(await parts.registrar.step_case(case_id, step, request.context()))
 
 
-def _find(store: Reader, query: wire.CaseQuery, caller: Principal) -> Sequence[CaseRecord]:
-    state = query.state
+def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> tuple[wire.ListedCase, ...]:
+    state, now = query.state, utc_now()
+    wanted = CaseFilter(
+        state=None if state is None else ALIVE if state == "alive" else CaseState(state),
+        kind=query.kind,
+        assignee=_name(query.assignee, caller),
+        carrier=query.carrier,
+        outlet=query.outlet,
+        id_end=query.id_end,
+        overdue_at=now if query.overdue else None,
+    )
+    sort, queue = CaseSort(query.sort), parts.store.cases.queue
     try:
-        return store.cases.newest(
-            state=None if state is None else ALIVE if state == "alive" else CaseState(state),
-            kind=query.kind,
-            assignee=_name(query.assignee, caller),
-            limit=query.limit,
-            after=query.after,
-        )
+        found = queue(wanted, sort, due=parts.due, limit=query.limit, after=query.after)
     except NotFound:
-        raise Malformed("after: not what `next` of a page said") from None
+        raise Malformed("after: no case, so no `next` of a page") from None
+    return serializers.case_page(parts.store, found, parts.due, now)
 
 
 def _name(person: str | None, caller: Principal) -> str | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from engine.errors import NotFound, SosieError
 from engine.matching.documents import Document, FormAuthority
+from engine.matching.frames import fuse_frames
 from engine.matching.requests import Answer as Decided
 from engine.matching.requests import EnrollmentRequest, Intake, Sample, idempotency_scope
 from engine.registry.records import utc_now
@@ -30,7 +32,7 @@ from serving.api.request import (
 from serving.errors import CaptureTimeInvalid
 from serving.parts import Parts
 from serving.wire import enrollments as wire
-from serving.wire.fields import Moment, read
+from serving.wire.fields import Moment, list_frames, read
 
 REPLAYED = {"Idempotency-Replayed": "true"}
 KEY_UNUSED = "no enrollment that this key may read has this Idempotency-Key"
@@ -38,7 +40,8 @@ KEY_UNUSED = "no enrollment that this key may read has this Idempotency-Key"
 
 
 async def create_enrollment(parts: Parts, request: Request, body: wire.EnrollmentRequest) -> Answer:
-    """Decides one activation: two photographs of one person, a document, a number.
+    """Decides one activation: two photographs of one person, a document, a number. The live one
+    may be up to eight frames, of which those that are fit are fused.
 
     An unusable photograph, a bad document or a duplicate is a decision, not an error. The same
     Idempotency-Key with the same body gives the stored answer, whatever became of the first
@@ -50,9 +53,9 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
     decided = await asyncio.to_thread(_answer_early, parts, asked)
     if decided is None:
         _require_capture_time(body.captured_at)
-        images = {"live": body.live, "portrait": body.portrait}
+        faces = {"live": list_frames(body.live), "portrait": [body.portrait]}
         kinds = {"portrait": body.portrait_kind}
-        live, portrait = await sample_images(parts, request, images, kinds)
+        live, portrait = await sample_images(parts, request, faces, kinds)
         decided = await parts.registrar.enroll(
             replace(asked, live=live, portrait=portrait), request.context()
         )
@@ -79,7 +82,7 @@ def _read_request(
         outlet=outlet,
         document=Document(shown.type, shown.number, shown.name, shown.expires_on),
         msisdn=body.msisdn,
-        live=Sample.unseen(body.live),
+        live=fuse_frames([Sample.unseen(one) for one in list_frames(body.live)], math.inf),
         portrait=Sample.unseen(body.portrait, read_kind(body.portrait_kind)),
         consent_ref=body.consent_ref,
         captured_at=body.captured_at,

@@ -39,7 +39,7 @@ async def read_readiness(parts: Parts, request: Request) -> Answer:
 async def read_version(parts: Parts, request: Request) -> wire.Version:
     """Which version runs, and which model."""
     del request
-    return wire.Version(parts.version, "v1", parts.model_digest)
+    return wire.Version(parts.version, "v1", parts.model_digest, parts.warnings)
 
 
 async def read_key(parts: Parts, request: Request) -> wire.KeyHolder:
@@ -55,7 +55,7 @@ async def read_thresholds(parts: Parts, request: Request) -> wire.CalibratedThre
     """
     del request
     return serializers.calibrated_thresholds(
-        parts.model_digest, parts.thresholds, parts.calibration
+        parts.model_digest, await parts.read_thresholds(), parts.calibration
     )
 
 

@@ -17,7 +17,7 @@ async def query_lines(parts: Parts, request: Request, body: wire.HolderRequest) 
     """
     probe = await take_face(parts, request, body.probe)
     document = known_document(body.document)
-    found = await parts.registrar.read_lines(document, probe, request.context())
+    found = await parts.registrar.read_lines(document, probe.vector, request.context())
     return serializers.holder_lines(found)
 
 
@@ -31,7 +31,7 @@ async def dispute_line(
     """
     probe = await take_face(parts, request, body.probe)
     opened = await parts.registrar.dispute_line(
-        LineTarget(line), known_document(body.document), probe, request.context()
+        LineTarget(line), known_document(body.document), probe.vector, request.context()
     )
     return wire.Dispute(opened.case_id, opened.line_id, Moment.of(opened.opened_at))
 

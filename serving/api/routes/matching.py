@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from engine.errors import ImageError
 from engine.matching.comparison import score_best
 from engine.matching.verification import HolderCheck
+from engine.registry.records import SecondTemplate
 from serving.access.authorization import (
     Action,
     authorize,
@@ -19,11 +20,12 @@ from serving.access.authorization import (
 )
 from serving.api.request import (
     Request,
-    charge_pixels,
+    charge_photographs,
     known_document,
     read_kind,
     take_face,
     take_faces,
+    take_probe,
 )
 from serving.ingress.match import MatchBatch, match_batch, read_sample
 from serving.parts import Parts
@@ -41,7 +43,7 @@ async def match(parts: Parts, request: Request, body: wire.MatchRequest) -> wire
     if True in batch.searches:
         authorize(caller, Action.SEARCH)
     _charge_rest(parts, request, len(batch))
-    charge_pixels(parts, request, (batch.faces[slot] for slot in batch.images))
+    charge_photographs(parts, request, batch.images.values())
     show = choose_candidates(caller, parts.vault)
     tenant = template_tenant(caller)
     return wire.MatchResults(await match_batch(parts, batch, tenant, request.context, show))
@@ -57,7 +59,7 @@ async def issue_templates(
     issued_at = datetime.now(UTC).replace(microsecond=0)
     with parts.tracer.span("extract", items=len(body.items)):
         images = [item.image for item in body.items]
-        charge_pixels(parts, request, images)
+        charge_photographs(parts, request, ([image] for image in images))
         kinds = [read_kind(item.kind) for item in body.items]
         samples = await parts.faces.sample(images, request.remaining_s, kinds)
     found = [read_sample(sample) for sample in samples]
@@ -96,13 +98,17 @@ async def verify(
         probe, reference = await take_faces(
             parts, request, probe=body.probe, reference=body.reference
         )
-        score = score_best(probe, reference[None])
+        score = score_best(probe.vector, reference.vector[None])
         assert score is not None, "there is one reference"
-        threshold = parts.thresholds.verify
+        threshold = parts.thresholds.verify_for(probe.length)
         return wire.Verification(score >= threshold, score, threshold, None, None)
     authorize(request.caller, Action.VERIFY_HOLDER)
-    probe = await take_face(parts, request, body.probe)
-    check = await _check_holder(parts, request, body, probe)
+    sample = await take_probe(parts, request, body.probe)
+    if sample is None or sample.vector is None:
+        vector, second = (await take_face(parts, request, body.probe)).vector, None
+    else:
+        vector, second = sample.vector, sample.second
+    check = await _check_holder(parts, request, body, vector, second)
     return wire.Verification(
         is_match=check.is_match,
         score=check.score if scope_of(request.caller) is None else None,
@@ -113,11 +119,15 @@ async def verify(
 
 
 async def _check_holder(
-    parts: Parts, request: Request, body: wire.VerificationRequest, probe: NDArray[np.float32]
+    parts: Parts,
+    request: Request,
+    body: wire.VerificationRequest,
+    probe: NDArray[np.float32],
+    second: SecondTemplate | None,
 ) -> HolderCheck:
     context = request.context()
     if body.line is not None:
-        return await parts.registrar.check_line(LineTarget(body.line), probe, context)
+        return await parts.registrar.check_line(LineTarget(body.line), probe, second, context)
     document = body.document_id if body.document is None else known_document(body.document)
     assert document is not None, "the type wants one"
-    return await parts.registrar.check_document(document, probe, context)
+    return await parts.registrar.check_document(document, probe, second, context)

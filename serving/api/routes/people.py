@@ -38,7 +38,7 @@ async def _search_face(
     """Document to the score of its best reference, best first, `MAX_CANDIDATES` at most; and what
     an answer says of the search. It is audited."""
     probe = await take_face(parts, request, face)
-    found = (await parts.registrar.identify(probe[None], threshold, request.context()))[0]
+    found = (await parts.registrar.identify(probe.vector[None], threshold, request.context()))[0]
     scores: dict[str, float] = {}
     for candidate in found.candidates:
         scores.setdefault(candidate.document_id, candidate.score)
@@ -51,9 +51,7 @@ async def _search_face(
         "expected_false_candidates": calibration
         and of_record(
             ExpectedFalseCandidates,
-            calibration.expected_false_candidates(
-                found.searched, threshold, Comparison.FUSED_TO_ONE
-            ),
+            calibration.expected_false_candidates(found.searched, threshold, probe.comparison),
         ),
     }
 
@@ -65,7 +63,7 @@ async def identify(
     shown of whom is audited. Candidates are look-alikes for people to judge: see
     `expected_false_candidates`.
     """
-    lowest = parts.thresholds.review
+    lowest = (await parts.read_thresholds()).review
     threshold = lowest if body.threshold is None else body.threshold
     if threshold < lowest:
         raise Malformed(f"threshold: below the deployment's for review, {lowest:.4f}")
@@ -84,7 +82,7 @@ async def search_people(parts: Parts, request: Request, body: wire.PeopleRequest
     """
     scores: Mapping[str, float] = {}
     if body.probe is not None:
-        by, lowest = "face", parts.thresholds.review
+        by, lowest = "face", (await parts.read_thresholds()).review
         scores, search = await _search_face(parts, request, body.probe, lowest)
         ids = list(scores)
     else:

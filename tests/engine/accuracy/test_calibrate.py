@@ -12,14 +12,17 @@ from engine.accuracy.calibrate import (
     calibrate,
     calibrate_folder,
     choose_rates,
+    fit_transform,
     save_card,
     write_calibrated,
+    write_transform,
 )
 from engine.accuracy.pair_scores import compare_all, single_templates
 from engine.errors import CalibrationError, ModelCardInvalid, RateUnsupported
 from engine.faces.extractor import Extractor, digest_embedding
 from engine.matching.calibration import Calibration, Comparison, ThresholdRates, Thresholds
 from engine.models.catalog import CARDS_FOLDER, builtin_card, copy_card, load_card
+from engine.models.transform import Transform, name_transform
 
 Faces = Callable[..., tuple[np.ndarray, np.ndarray]]
 
@@ -77,10 +80,11 @@ def test_too_few_photographs_of_a_person_are_refused(draw_faces: Faces) -> None:
 def test_a_folder_is_calibrated_for_the_extractor_that_read_it(
     faces_folder: Path, extractor: Extractor
 ) -> None:
-    made, population = calibrate_folder(faces_folder, extractor, source="free faces")
-    assert made.model_digest == extractor.model_digest
-    assert made.photographs == 24
-    assert population is None
+    fitted = calibrate_folder(faces_folder, extractor, source="free faces")
+    assert fitted.calibration.model_digest == extractor.model_digest
+    assert fitted.calibration.photographs == 24
+    assert fitted.population is None
+    assert fitted.transform is None
     with pytest.raises(CalibrationError, match="a population needs 1,000,000"):
         calibrate_folder(faces_folder, extractor, source="free faces", population=True)
 
@@ -200,5 +204,29 @@ def test_a_copy_finds_the_model_beside_the_card_that_it_was_made_of(
     (tmp_path / "home" / "copy.toml").write_text(copied)
     found = load_card(tmp_path / "home" / "copy.toml")
     assert (found.folder / found.file.path).resolve() == tmp_path / "models" / "own.onnx"
-    without = text.replace('earlier_calibrations = ["sface.calibration-1.json"]\n', "")
-    assert copy_card(builtin_card("sface"), text, tmp_path) == without
+    earlier = 'earlier_calibrations = ["sface.calibration-1.json"]\n'
+    with_earlier = text.replace("transform =", f"{earlier}transform =")
+    assert copy_card(builtin_card("sface"), with_earlier, tmp_path) == text
+
+
+def test_a_transform_is_of_people_and_not_of_photographs(draw_faces: Faces) -> None:
+    """Whoever brings the most photographs decides no direction."""
+    faces, people = draw_faces(40, 2)
+    made = fit_transform(faces, people)
+    means = [faces[people == person].mean(axis=0) for person in np.unique(people)]
+    np.testing.assert_allclose(made.mean, np.mean(means, axis=0), atol=1e-6)
+    again = np.tile(faces[people == 0], (9, 1))
+    added = np.concatenate([people, np.zeros(len(again), np.int64)])
+    more = fit_transform(np.concatenate([faces, again]), added)
+    np.testing.assert_allclose(more.mean, made.mean, atol=1e-6)
+
+
+def test_a_card_names_its_transform_and_the_digest_of_its_file(text: str, tmp_path: Path) -> None:
+    transform = Transform(np.zeros(128, np.float32))
+    for _ in range(2):
+        text = write_transform(text, "own.npz", transform)
+    (tmp_path / "own.toml").write_text(text)
+    card = load_card(tmp_path / "own.toml")
+    named = name_transform(builtin_card("sface"), "own.npz", transform)
+    assert (card.transform, card.transform_sha256) == (named.transform, named.transform_sha256)
+    assert (card.input, card.calibration) == (named.input, named.calibration)

@@ -62,7 +62,8 @@ def test_a_row_depends_on_its_seed_and_number_alone(population: Population) -> N
     assert not np.array_equal(population.references(7, 6), many[:7])
     latent = population.people(BLOCK + 9, 5)
     assert np.array_equal(population.people(9, 5), latent[:9])
-    assert np.allclose(population.samples(latent, 5)[:9], population.samples(latent[:9], 5))
+    few = population.samples(latent[:9], 5)
+    assert np.allclose(population.samples(latent, 5)[:9], few, atol=1e-6)
 
 
 def test_a_mate_does_not_depend_on_who_else_was_asked_for(population: Population) -> None:
@@ -74,13 +75,13 @@ def test_a_mate_does_not_depend_on_who_else_was_asked_for(population: Population
 
 def test_mates_are_close_and_strangers_are_not(population: Population) -> None:
     references = population.references(1000, 7)
-    for photographs, median in ((2, 0.80), (1, 0.74)):
+    for photographs, median in ((2, 0.80), (1, 0.71)):
         probes = population.mates(np.arange(1000), 7, photographs=photographs)
         scores = np.einsum("nd,nd->n", references, probes)
         assert np.median(scores) == pytest.approx(median, abs=0.02)
         assert scores.max() < 0.99, "never the reference itself"
     strangers = population.references(1000, 8) @ references.T
-    assert np.median(strangers) == pytest.approx(0.10, abs=0.02)
+    assert np.median(strangers) == pytest.approx(0, abs=0.02)
 
 
 @pytest.mark.parametrize("rate", [1e-1, 1e-2, 1e-3, 1e-4])
@@ -105,11 +106,11 @@ def test_fused_strangers_reach_the_fmr_that_the_calibration_measured(
 
 
 def test_mates_are_as_hard_as_those_of_lfw(population: Population) -> None:
-    """Of LFW's development half 3.9 % of fused mates are below 0.671, and 0.65 % below 0.57."""
+    """Of LFW's development half 2.1 % of fused mates are below 0.602, and 0.22 % below 0.472."""
     references = population.references(20_000, 7)
     scores = np.einsum("nd,nd->n", references, population.mates(np.arange(20_000), 7))
-    assert (scores < 0.671).mean() == pytest.approx(0.039, abs=0.005)
-    assert (scores < 0.57).mean() == pytest.approx(0.0055, abs=0.002)
+    assert (scores < 0.602).mean() == pytest.approx(0.021, abs=0.005)
+    assert (scores < 0.472).mean() == pytest.approx(0.0022, abs=0.001)
 
 
 def test_a_population_of_an_earlier_version_is_read(population: Population, tmp_path: Path) -> None:

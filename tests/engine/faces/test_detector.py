@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,10 @@ from engine.models.catalog import builtin_card, locate
 from engine.models.session import Session
 
 Decode = Callable[[bytes], Image]
+
+
+AS_FOUND = DetectorConfig(max_tilt_deg=180, weak_score=0, sure_score=0)
+"""Turns nothing."""
 
 
 class CountingSession:
@@ -53,7 +58,7 @@ def shrink(pixels: Pixels, side: int) -> Pixels:
 @pytest.fixture(scope="module")
 def single_size(detector_session: Session) -> FaceDetector:
     return FaceDetector(
-        detector_session, DetectorConfig(input_sides_px=(10_000,), shared_overlap=1)
+        detector_session, replace(AS_FOUND, input_sides_px=(10_000,), shared_overlap=1)
     )
 
 
@@ -138,7 +143,9 @@ def test_second_size_finds_the_face_that_is_small_in_a_large_picture(
     session = CountingSession(detector_session)
     assert once.detect(picture) == ()
     (face,) = FaceDetector(session).detect(picture)
-    assert session.seen == [(320, 256), (640, 480)]
+    turned = [(256, 320), (320, 256), (256, 320)]
+    assert session.seen[:5] == [(320, 256), *turned, (640, 480)]
+    assert all(max(size) <= 160 for size in session.seen[5:])
     x, y, width, height = face.box_px
     assert 900 < y < y + height < 1060
     assert 400 < x < x + width < 560
@@ -147,7 +154,41 @@ def test_second_size_finds_the_face_that_is_small_in_a_large_picture(
 def test_small_picture_is_not_enlarged_nor_tried_twice(detector_session: Session) -> None:
     session = CountingSession(detector_session)
     assert FaceDetector(session).detect(np.zeros((100, 60, 3), dtype=np.uint8)) == ()
-    assert session.seen == [(128, 64)]
+    assert session.seen == [(128, 64), (64, 128), (128, 64), (64, 128)]
+
+
+def test_no_picture_is_looked_at_more_than_sixteen_times(
+    detector_session: Session, astronaut: Pixels
+) -> None:
+    """Half hidden and turned, the face is found in no turn as an upright one is."""
+    hidden = astronaut.copy()
+    hidden[130:] = 0
+    for turns in range(4):
+        session = CountingSession(detector_session)
+        FaceDetector(session).detect(np.rot90(hidden, turns))
+        assert len(session.seen) <= 16
+        assert max(side for size in session.seen[:-1] for side in size) <= 352
+
+
+@pytest.mark.lfw
+def test_upright_faces_are_looked_at_once_and_keep_their_landmarks(
+    detector_session: Session, lfw_photos: list[Path], decode: Decode
+) -> None:
+    pictures = [decode(path.read_bytes()).pixels for path in lfw_photos[:200]]
+    session = CountingSession(detector_session)
+    detector, plain = FaceDetector(session), FaceDetector(detector_session, AS_FOUND)
+    once = 0
+    for pixels in pictures:
+        session.seen.clear()
+        found = detector.detect(pixels)
+        if len(session.seen) > 1:
+            continue
+        once += 1
+        for face, other in zip(found, plain.detect(pixels), strict=True):
+            assert face.box_px == other.box_px
+            assert face.score == other.score
+            np.testing.assert_array_equal(face.landmarks_px, other.landmarks_px)
+    assert once >= 0.85 * len(pictures)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 3000, 3), (3000, 2, 3)])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from PIL import Image as PillowImage
 
 from engine.errors import ImageDamaged, ImageError, ImageUnsupported, ModelDamaged
 from engine.faces.detector import FaceDetector
-from engine.faces.embedder import Embedder, align
+from engine.faces.embedder import Embedder, align, normalise
 from engine.faces.extractor import (
     Extracted,
     Extraction,
@@ -130,7 +131,7 @@ def test_a_small_face_in_a_large_photograph_is_cut_from_all_its_pixels(
         assert image.reduction == 1
         landmarks = FaceDetector(detector_session).detect(image.pixels)[0].landmarks_px
         crop = align(image.pixels, landmarks, 112)
-    whole = Embedder(embedder_session, builtin_card("sface")).embed(crop[None])[0]
+    whole = normalise(Embedder(embedder_session, builtin_card("sface")).embed(crop[None]))[0]
     assert vector(extracted) @ whole > 0.95
 
 
@@ -188,7 +189,7 @@ def test_a_bystander_who_is_clearly_smaller_is_let_pass_unless_the_outlet_is_str
 def test_the_kind_of_a_photograph_decides_which_limits_it_is_held_to(
     extractor: Extractor, astronaut: Pixels, encode: Encode
 ) -> None:
-    small = PillowImage.fromarray(astronaut).resize((200, 200))
+    small = PillowImage.fromarray(astronaut).resize((126, 126), PillowImage.Resampling.LANCZOS)
     kinds = [None, *PhotographKind]
     outcomes = extractor.extract([encode(small)] * 4, kinds)
     refused = [Reason.FACE_TOO_SMALL in found(one).problems for one in outcomes]
@@ -209,6 +210,36 @@ def test_a_face_that_compression_has_taken_is_told(
     outcomes = extractor.extract(files, [PhotographKind.CHIP] * 2)
     told = [Reason.COMPRESSED in found(one).problems for one in outcomes]
     assert told == [False, True]
+
+
+@pytest.mark.parametrize("turn_deg", [-44, -30, 15, 60, 90, 135, 180, -90])
+def test_a_turned_photograph_is_its_person_and_shows_its_roll(
+    extractor: Extractor, portrait: Extraction, photo: bytes, encode: Encode, turn_deg: int
+) -> None:
+    picture = PillowImage.open(BytesIO(photo)).rotate(
+        -turn_deg, PillowImage.Resampling.BICUBIC, expand=True
+    )
+    turned = found(extractor.extract([encode(picture)])[0])
+    assert turned.problems == ()
+    assert vector(turned) @ vector(portrait) > 0.8
+    assert turned.quality is not None
+    assert portrait.quality is not None
+    error_deg = turned.quality.roll_deg - portrait.quality.roll_deg - turn_deg
+    assert (error_deg + 180) % 360 - 180 == pytest.approx(0, abs=16)
+
+
+def test_a_covered_face_is_less_clear(
+    extractor: Extractor, portrait: Extraction, astronaut: Pixels, encode: Encode
+) -> None:
+    assert portrait.landmarks_px is not None
+    covered = astronaut.copy()
+    x, y = portrait.landmarks_px[2].astype(int)
+    covered[y - 5 : y + 45, x - 60 : x + 60] = (90, 120, 160)
+    (extracted,) = extractor.extract([encode(covered)])
+    quality = found(extracted).quality
+    assert quality is not None
+    assert portrait.quality is not None
+    assert quality.clarity < 0.9 * portrait.quality.clarity
 
 
 def test_bad_photograph_in_a_batch_is_a_value_in_its_place(
@@ -344,7 +375,7 @@ def test_lfw_photographs_have_faces_and_few_problems(
     extractions = [found(one) for one in extractor.extract([p.read_bytes() for p in lfw_photos])]
     excused = {Reason.SEVERAL_FACES, Reason.POSE}
     rejected = [one for one in extractions if set(one.problems) - excused]
-    assert len(rejected) <= math.ceil(0.02 * len(extractions))
+    assert len(rejected) <= math.ceil(0.06 * len(extractions))
 
 
 @pytest.mark.lfw

@@ -146,7 +146,7 @@ def test_a_damaged_record_gives_an_image_or_an_image_error(
 def test_a_portrait_in_a_record_is_held_to_the_limits_of_a_chip(
     extractor: object, astronaut: Pixels, encode: Encode
 ) -> None:
-    image = encode(PillowImage.fromarray(astronaut).resize((200, 200)), "JPEG2000")
+    image = encode(PillowImage.fromarray(astronaut).resize((126, 126)), "JPEG2000")
     record = write_19794_2005(image, 2)
     bare, inside = extractor.extract([image, record])  # type: ignore[attr-defined]
     assert Reason.FACE_TOO_SMALL in bare.problems

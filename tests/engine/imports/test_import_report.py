@@ -102,6 +102,7 @@ def test_every_reason_and_code_has_a_message() -> None:
     never_reported = {
         Reason.DOCUMENT_EXPIRED,
         Reason.DUPLICATE_IDENTITY,
+        Reason.LIVE_FRAMES_DIFFER,
         Reason.POSSIBLE_DUPLICATE,
         Reason.LINE_LIMIT_REACHED,
     }

@@ -32,7 +32,9 @@ from indexes.gallery import Gallery
 
 DIM = 64
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
-THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.60, certain=0.70)
+THRESHOLDS = Thresholds(
+    verify=0.40, same_document=0.42, review=0.60, certain=0.70, verify_fused=0.46, one_person=0.35
+)
 MODEL_DIGEST = "d" * 64
 
 
@@ -115,6 +117,7 @@ class Lab:
         authority: DocumentAuthority | None = None,
         observer: Observer | None = None,
         limits: Limits = NO_LIMITS,
+        thresholds_for: Callable[[int], Thresholds] | None = None,
     ) -> Iterator[Registrar]:
         writer = self.store.writer()
         if gallery is None:
@@ -129,6 +132,7 @@ class Lab:
             model_digest=MODEL_DIGEST,
             false_candidates=lambda size, score, _: {"value": size * 1e-6 * (score < 2)},
             limits=limits,
+            thresholds_for=thresholds_for,
         )
         try:
             registrar = Registrar(writer, judge, config, clock=lambda: NOW, observer=observer)

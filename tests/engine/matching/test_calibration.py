@@ -182,13 +182,34 @@ def test_an_operator_chooses_rates_not_scores() -> None:
     chosen = Thresholds.from_calibration(CALIBRATION, rates)
     found = (chosen.verify, chosen.same_document, chosen.review, chosen.certain)
     assert found == pytest.approx((0.34, 0.26, 0.50, 0.70))
+    assert chosen.verify_fused == pytest.approx(0.34)
+    assert chosen.one_person == pytest.approx(0.26)
     with pytest.raises(RateUnsupported, match="1e-08"):
         Thresholds.from_calibration(CALIBRATION, replace(rates, review=1e-8))
 
 
+def test_review_follows_the_gallery_as_far_as_the_data_support_it() -> None:
+    rates = ThresholdRates(review_false_candidates=0.1, certain_margin=0.1)
+
+    def rate_in(references: int) -> float:
+        return rates.review_in(references, CURVE.lowest_fmr)
+
+    for references in (1_500, 2_000, 9_999, 40_000):
+        expected = rate_in(references) * references
+        assert 0.04 <= expected <= 0.1 + 1e-12, "sizes are rounded up by at most 2.5"
+    assert rate_in(1_001) == rate_in(2_000) > rate_in(2_001), "seldom another"
+    assert rate_in(0) == rate_in(10) == rates.same_document, "never above it"
+    assert rate_in(10**6) == CURVE.lowest_fmr, "never beyond the data"
+    assert ThresholdRates().review_in(10**6, CURVE.lowest_fmr) == ThresholdRates().review
+    small, large = (Thresholds.from_calibration(CALIBRATION, rates, n) for n in (1_000, 10**9))
+    assert small == replace(large, review=small.review)
+    assert small.review == CALIBRATION.threshold_at(1e-4, Comparison.FUSED)
+    assert large.review == CALIBRATION.threshold_at(1e-6, Comparison.FUSED)
+
+
 def test_shipped_thresholds_make_sense_in_a_gallery_of_100_000(shipped: Calibration) -> None:
     chosen = Thresholds.from_calibration(shipped)
-    assert 0.35 < chosen.verify < chosen.review < chosen.certain < 0.75
+    assert 0.3 < chosen.verify < chosen.review < chosen.certain < 0.75
     assert chosen.certain > shipped.curve(Comparison.FUSED).highest_nonmated
     at_review = shipped.expected_false_candidates(100_000, chosen.review, Comparison.FUSED)
     assert at_review.value == pytest.approx(0.1)

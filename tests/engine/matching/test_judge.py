@@ -6,11 +6,16 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from engine.matching.calibration import Thresholds
+from engine.matching.comparison import WatchList
 from engine.matching.documents import Document
 from engine.matching.policy import replay
 from engine.matching.requests import Sample
 from engine.reasons import Decision, Reason
-from engine.registry.records import CaseState
+from engine.registry.records import CaseState, WatchEntry
+from tests.engine.matching.conftest import DIM, NOW, THRESHOLDS
 
 
 def test_an_honest_newcomer_is_approved_and_found_by_the_next_search(lab: Any) -> None:
@@ -193,6 +198,19 @@ def test_a_number_in_use_cannot_be_opened_twice(lab: Any) -> None:
     assert later[0].reasons == (Reason.LINE_IN_USE,)
 
 
+def test_a_threshold_that_follows_the_gallery_is_recorded_and_replays(lab: Any) -> None:
+    def find(references: int) -> Thresholds:
+        return replace(THRESHOLDS, review=0.5 + 0.01 * references)
+
+    watched = WatchList(DIM, [WatchEntry(1, None, lab.people.person(), "", NOW)])
+    with lab.registrar(thresholds_for=find, watchlist=watched) as registrar:
+        answers = [registrar.enroll([lab.request()])[0] for _ in range(3)]
+    recorded = [lab.store.enrollment(one.enrollment_id) for one in answers]
+    scores = [one.evidence["inputs"]["thresholds"]["review"] for one in recorded]
+    assert scores == pytest.approx([0.51, 0.52, 0.53])
+    assert all(replay(one).agrees for one in recorded)
+
+
 def test_every_recorded_decision_replays(lab: Any) -> None:
     person, other = lab.people.person(), lab.people.person()
     first = lab.request(person)
@@ -211,8 +229,11 @@ def test_every_recorded_decision_replays(lab: Any) -> None:
         assert replay(enrollment).agrees
         assert enrollment.evidence["model_digest"] == "d" * 64
         assert enrollment.evidence["calibration_version"] == 1
-        # The thresholds of today do not matter, nor that earlier records name no calibration.
-        del enrollment.evidence["calibration_version"]
+        # The thresholds of today do not matter, nor that earlier records name no calibration and
+        # know of no frames.
+        del enrollment.evidence["calibration_version"], enrollment.evidence["frames"]
+        for name in ("verify_fused", "one_person"):
+            del enrollment.evidence["inputs"]["thresholds"][name]
         assert replay(enrollment).agrees
         assert enrollment.evidence["inputs"]["thresholds"]["review"] == 0.60
 

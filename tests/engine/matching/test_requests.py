@@ -16,7 +16,14 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from engine.errors import IdempotencyMismatch, ImageError, OutletRefused, RequestError, SealBroken
+from engine.errors import (
+    IdempotencyMismatch,
+    ImageError,
+    ModelError,
+    OutletRefused,
+    RequestError,
+    SealBroken,
+)
 from engine.faces.extractor import Extraction, Extractor, open_extractor
 from engine.matching.documents import Document
 from engine.matching.requests import (
@@ -25,6 +32,7 @@ from engine.matching.requests import (
     CropScope,
     EnrollmentRequest,
     Sample,
+    SecondEmbedder,
     describe_record,
     is_same_photograph,
     make_samples,
@@ -299,3 +307,19 @@ def test_a_crop_of_another_photograph_is_not_taken(vault: Vault, face: Any) -> N
     )
     with pytest.raises(SealBroken):
         choose(CropPolicy(CropScope.ALL), vault, swapped)
+
+
+def test_a_second_model_that_fails_fails_nobody(vault: Any, caplog: Any) -> None:
+    class Broken:
+        def embed(self, crops: Any) -> Any:
+            if len(crops) == 1:
+                raise ModelError("no kernel")
+            return np.array([[1, 0], [np.nan, 0], [0, 0]], np.float32)
+
+    second = SecondEmbedder(Broken(), "sha256:second", vault.of_dimension(2))  # type: ignore[arg-type]
+    assert second.embed(np.zeros((1, 4, 4, 3), np.uint8)) == [None]
+    assert "no kernel" in caplog.text
+    fine, *others = second.embed(np.zeros((3, 4, 4, 3), np.uint8))
+    assert others == [None, None]
+    assert fine is not None
+    assert abs(float(np.linalg.norm(fine.vector)) - 1) < 1e-5

@@ -16,8 +16,9 @@ from engine.matching.comparison import fuse_vectors
 from engine.matching.holders import erase_holder
 from engine.matching.limits import NO_LIMITS, Caller, Guard
 from engine.matching.lines import close_line
+from engine.matching.second_model import FILLED
 from engine.matching.verification import HolderCheck, HolderProbe
-from engine.registry.records import AuditEntry, Changes
+from engine.registry.records import AuditEntry, Changes, SecondTemplate
 from indexes.errors import IdInvalid, VectorInvalid
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
@@ -228,3 +229,20 @@ def test_a_reference_that_is_committed_and_not_yet_visible_is_waited_for(
         gallery.lag = 1_000_000
         with pytest.raises(GalleryBehind):
             check_document(registrar, lab.store, request.document, probe_of(person), pytest.fail)
+
+
+def test_a_holder_who_is_verified_fills_in_the_second_model_and_nobody_else_does(lab: Any) -> None:
+    person, request = lab.newcomer()
+    vector = lab.people.sample(person).vector
+    other = lab.people.between(vector, 0.2)
+    second = SecondTemplate("sha256:second", np.eye(1, 16, dtype=np.float32)[0])
+    with lab.registrar() as registrar:
+        document_id = registrar.enroll([request])[0].body["document_id"]
+        ids = lab.store.document(document_id).reference_ids
+        for face, expected in ((other, 0), (vector, 1), (vector, 1)):
+            probe = replace(probe_of(face), second=second)
+            check_document(registrar, lab.store, request.document, probe, lambda _: None)
+            known = lab.store.second_templates(ids, second.digest, 16)
+            assert len(known) == expected
+    filled = [one for one in lab.store.audit_entries() if one.entry.action == FILLED]
+    assert [one.entry.detail for one in filled] == [{"references": 1}]

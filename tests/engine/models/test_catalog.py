@@ -87,7 +87,7 @@ def test_missing_model_file_is_reported_with_its_path(make_card: MakeCard) -> No
 
 def test_missing_wheel_is_reported_with_what_to_do() -> None:
     card = structs.replace(builtin_card("sface"), file=FileSource("x.onnx", "no-such-wheel"))
-    with pytest.raises(ModelMissing, match=r"no-such-wheel, .*: install it, or .* models export"):
+    with pytest.raises(ModelMissing, match=r"no-such-wheel, .*: install it, or .* model export"):
         locate(card)
 
 

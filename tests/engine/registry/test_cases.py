@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,8 +12,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from engine.cases.case import CaseNote, CaseOrigin, NoteKind, Outcome, Proposal
+from engine.cases.case import (
+    CaseKind,
+    CaseNote,
+    CaseOrigin,
+    CaseSort,
+    DueDates,
+    NoteKind,
+    Outcome,
+    Proposal,
+)
 from engine.errors import NotFound, SealBroken, StorageFailed
+from engine.registry.cases import CaseFilter, CasePlaces, risk_of
 from engine.registry.records import (
     ALIVE,
     CaseRecord,
@@ -38,6 +48,8 @@ from tests.engine.registry.conftest import (
     make_case,
     make_crop,
 )
+
+DAY = timedelta(days=1)
 
 
 def status_of(store, line_id: str) -> LineStatus:
@@ -105,18 +117,72 @@ def test_cases_are_listed_newest_first_by_state_kind_and_assignee(store, commit)
     assert store.cases.newest(None, assignee="anna", kind="b") == [cases[3]]
 
 
+KEYS_OF_SORTS = {
+    CaseSort.NEWEST: lambda case: -case.opened_at.timestamp(),
+    CaseSort.OLDEST: lambda case: case.opened_at.timestamp(),
+    CaseSort.RISK: lambda case: -risk_of(case),
+    CaseSort.SCORE: lambda case: -(-1 if case.score is None else case.score),
+    CaseSort.DUE: lambda case: DueDates().of(case.kind, case.opened_at),
+}
+CASES = st.builds(
+    dict,
+    kind=st.sampled_from([*CaseKind, "of another version"]),
+    opened_at=st.integers(0, 90).map(lambda day: datetime(2026, 1, 1, tzinfo=UTC) + day * DAY),
+    risk=st.none() | st.floats(0, 100, width=32),
+    score=st.none() | st.floats(-1, 1),
+)
+
+
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(page=st.integers(1, 9), seconds=st.lists(st.integers(0, 3), min_size=1, max_size=20))
-def test_pages_after_one_another_are_the_whole_queue(store, commit, page, seconds) -> None:
-    before = len(store.cases.newest(None, limit=1000))
+@given(page=st.integers(1, 9), cases=st.lists(CASES, min_size=1, max_size=20))
+def test_pages_after_one_another_are_the_whole_queue_in_every_order(
+    store, commit, page, cases
+) -> None:
+    commit(cases=[make_case(**values) for values in cases])
+    known = store.cases.newest(None, limit=1000)
+    for sort, key in KEYS_OF_SORTS.items():
+        found: list[CaseRecord] = []
+        while part := store.cases.queue(
+            CaseFilter(), sort, limit=page, after=found[-1].id if found else None
+        ):
+            found += part
+        assert sorted(found, key=key) == found
+        are_due = sort is not CaseSort.DUE
+        wanted = [one for one in known if are_due or DueDates().span(one.kind) is not None]
+        assert {one.id for one in found} == {one.id for one in wanted}
+        assert len(found) == len(wanted)
+
+
+def test_a_queue_is_filtered_by_where_by_whose_id_and_by_what_is_overdue(
+    store, writer, enroll, commit
+) -> None:
+    enrolled = committed(writer, enroll(writer, 2))
+    documents = [document.id for document in enrolled.documents]
     now = utc_now()
-    commit(cases=[make_case(opened_at=now + timedelta(seconds=after)) for after in seconds])
-    whole = store.cases.newest(None, limit=1000)
-    found: list[CaseRecord] = []
-    while part := store.cases.newest(None, limit=page, after=found[-1].id if found else None):
-        found += part
-    assert found == whole
-    assert len(found) == before + len(seconds)
+    old = make_case(document_ids=tuple(documents), opened_at=now - 8 * DAY)
+    fresh = make_case(enrollment_id=enrolled.enrollments[0].id, opened_at=now - 6 * DAY)
+    other = make_case(kind="possible_duplicate", opened_at=now - 8 * DAY)
+    closed = make_case(
+        opened_at=now - 99 * DAY, state=CaseState.CLOSED, outcome=Outcome.FRAUD, closed_at=now
+    )
+    commit(cases=[old, fresh, other, closed])
+
+    def found(due: DueDates | None = None, **terms: Any) -> list[CaseRecord]:
+        return store.cases.queue(CaseFilter(**terms), CaseSort.NEWEST, due=due)
+
+    line = enrolled.lines[0]
+    assert found(carrier=line.carrier) == found(outlet=line.outlet) == [fresh, old]
+    assert found(carrier="nobody") == found(outlet="nobody") == []
+    assert found(id_end=other.id[-8:]) == [other]
+    assert found(id_end=documents[1][-8:]) == [old]
+    assert found(id_end=enrolled.enrollments[0].id[-8:]) == [fresh]
+    assert found(id_end="%") == []
+    assert found(overdue_at=now) == [old]
+    assert found(overdue_at=now, due=DueDates({"possible_duplicate": 1})) == [other]
+    places = store.cases.places([old.id, fresh.id, other.id])
+    assert (places[old.id].carriers, places[old.id].lines) == ([line.carrier], 2)
+    assert (places[fresh.id].outlets, places[fresh.id].lines) == ([line.outlet], 0)
+    assert places[other.id] == CasePlaces()
 
 
 def test_a_page_after_no_case_is_refused(store, commit) -> None:

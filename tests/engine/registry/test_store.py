@@ -184,7 +184,7 @@ def test_newer_schema_is_refused_and_left_alone(store: Store, database_url: str)
 
 def test_upgrade_of_a_current_registry_changes_nothing(store: Store, database_url: str) -> None:
     store.add_carrier(Carrier("green", "Green"), actor="test")
-    assert upgrade(database_url, store.vault) == (schema.REVISIONS[-1], schema.REVISIONS[-1])
+    assert upgrade(database_url, store.vault) == (schema.REVISIONS[-1], schema.REVISIONS[-1], False)
     assert store.counts()["carriers"] == 3
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,17 +13,28 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
+from numpy.typing import NDArray
 from sqlalchemy import Connection, Table, insert, inspect, select, text, update
 
 from engine.cases.case import CaseOrigin
-from engine.errors import ChainBroken, SchemaMismatch, StorageFailed
+from engine.errors import ChainBroken, ModelMismatch, SchemaMismatch, SealBroken, StorageFailed
+from engine.models.transform import Conversion, Transform
 from engine.registry import audit, deployment, tables
 from engine.registry import store as schema
 from engine.registry import upgrade as upgrades
 from engine.registry.audit import verify_chain
 from engine.registry.damage import find_damage
 from engine.registry.database import changing, connect
-from engine.registry.records import ApiKey, AuditEntry, Carrier, CaseState, Changes, new_id, utc_now
+from engine.registry.records import (
+    ApiKey,
+    AuditEntry,
+    Carrier,
+    CaseState,
+    Changes,
+    WatchEntry,
+    new_id,
+    utc_now,
+)
 from engine.registry.row_macs import AUTHENTICATED, bind_key
 from engine.registry.store import Store
 from engine.registry.upgrade import upgrade
@@ -121,7 +133,7 @@ def test_upgrade_brings_an_older_revision_to_this_one_with_all_its_rows(
         SchemaMismatch, match=f"{revision} is older than {newest}: run sosie upgrade"
     ):
         Store.open(database_url, vault, model_digest=MODEL)
-    assert upgrade(database_url, vault) == (revision, newest)
+    assert upgrade(database_url, vault) == (revision, newest, False)
     engine = connect(database_url)
     with changing(engine) as connection:
         assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
@@ -184,6 +196,10 @@ def age(store: Store) -> None:
                 crops.drop_column(name)
         for name in ("carriers", "outlets"):
             connection.execute(text(f"ALTER TABLE {name} DROP COLUMN time_zone"))
+        for name in ('"references"', "watchlist"):
+            connection.execute(text(f"ALTER TABLE {name} DROP COLUMN second_template"))
+            connection.execute(text(f"ALTER TABLE {name} DROP COLUMN second_model_digest"))
+        connection.execute(text("ALTER TABLE cases DROP COLUMN weakest"))
         connection.execute(text("ALTER TABLE deployment DROP COLUMN audit_mac"))
         connection.execute(text("ALTER TABLE api_keys DROP COLUMN person"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0006'"))
@@ -259,7 +275,7 @@ def test_an_upgrade_authenticates_all_that_is_there_and_may_be_killed_anywhere(
         assert keys["k3"].digest == b""
         with store.writer() as writer:
             writer.commit(change(writer.sequence))
-    assert upgrade(database_url, vault) == (schema.REVISIONS[-1],) * 2
+    assert upgrade(database_url, vault).before == schema.REVISIONS[-1]
 
 
 def test_an_upgrade_binds_no_key_to_more_than_the_chain_says(
@@ -284,3 +300,97 @@ def test_an_upgrade_vouches_for_no_registry_that_had_its_codes(
     for _ in range(2):
         with pytest.raises(ChainBroken, match="put back a backup"):
             upgrade(database_url, store.vault)
+
+
+@pytest.fixture
+def conversion(vault: Vault) -> Conversion:
+    mean = np.random.default_rng(5).normal(0, 0.05, vault.dim)
+    transform = Transform(mean.astype(np.float32))
+    return Conversion(MODEL, "model-with-transform", transform)
+
+
+@pytest.fixture
+def of_the_model_before(store: Store, enroll: Enroll) -> Changes:
+    """Seven references, one of them removed, and a watched face."""
+    with store.writer() as writer:
+        enrolled = committed(writer, enroll(writer, 7))
+        face = WatchEntry(1, None, enrolled.references[1].template, "fraud", utc_now())
+        added = AuditEntry("test", "watchlist.added", "1")
+        writer.commit(Changes(writer.sequence, (added,), watched=(face,)))
+        writer.commit(erasure(enrolled, 0, writer.sequence + 1))
+    return enrolled
+
+
+def test_templates_are_converted_once_and_the_conversion_may_be_killed_anywhere(
+    store: Store,
+    database_url: str,
+    of_the_model_before: Changes,
+    conversion: Conversion,
+    random_units: Callable[..., NDArray[np.float32]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vault = store.vault
+    store.close()
+    monkeypatch.setattr(upgrades, "ROWS_PER_BATCH", 2)
+
+    class Killed(Exception):
+        pass
+
+    def kill(_done: int, _total: int) -> None:
+        raise Killed
+
+    with pytest.raises(ModelMismatch, match="run sosie upgrade"):
+        Store.open(database_url, vault, model_digest=conversion.after)
+    tries = 0
+    while True:
+        try:
+            upgrade(database_url, vault, kill, conversion)
+            break
+        except Killed:
+            tries += 1
+        # A version that knows only the model before must not open what is of two models.
+        for digest in (conversion.before, conversion.after):
+            with pytest.raises(ModelMismatch, match="run sosie upgrade"):
+                Store.open(database_url, vault, model_digest=digest)
+    assert tries == 4
+    plain = random_units(7, vault.dim)
+    wanted = vault.rotate(conversion.transform.apply(plain))
+    with Store.open(database_url, vault, model_digest=conversion.after) as opened:
+        assert find_damage(opened) == []
+        assert verify_chain(opened).intact
+        [chunk] = opened.references()
+        np.testing.assert_allclose(chunk.vectors, wanted[1:], atol=1e-6)
+        (watched,) = opened.watchlist()
+        np.testing.assert_allclose(watched.template, wanted[1], atol=1e-6)
+    assert not upgrade(database_url, vault, kill, conversion).is_converted
+
+
+def test_a_model_set_back_in_the_database_is_no_reason_to_convert_again(
+    store: Store, database_url: str, of_the_model_before: Changes, conversion: Conversion
+) -> None:
+    upgrade(database_url, store.vault, conversion=conversion)
+    with changing(store.engine) as connection:
+        deployment.set_model(connection, conversion.before)
+    with pytest.raises(ChainBroken, match="set back in the database: put back a backup"):
+        upgrade(database_url, store.vault, conversion=conversion)
+
+
+def test_an_altered_reference_is_not_converted(
+    store: Store, database_url: str, of_the_model_before: Changes, conversion: Conversion
+) -> None:
+    with changing(store.engine) as connection:
+        connection.execute(update(tables.references).values(added_sequence=1))
+    with pytest.raises(SealBroken, match="altered in the database"):
+        upgrade(database_url, store.vault, conversion=conversion)
+
+
+def test_a_registry_of_another_model_or_transform_is_refused_and_left_as_it_is(
+    store: Store, database_url: str, of_the_model_before: Changes, conversion: Conversion
+) -> None:
+    other = replace(conversion, before="another")
+    with pytest.raises(ModelMismatch, match="there is no conversion to"):
+        upgrade(database_url, store.vault, conversion=other)
+    with Store.open(database_url, store.vault, model_digest=MODEL) as opened:
+        [chunk] = opened.references()
+    wanted = [one.template for one in of_the_model_before.references[1:]]
+    assert np.array_equal(chunk.vectors, np.stack(wanted))

@@ -111,6 +111,7 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
             store=store,
             vault=vault,
             thresholds=reading.thresholds,
+            thresholds_for=reading.thresholds_for,
             faces=faces,
             templates=SealedTemplates(vault, store.model_digest, serve.template_ttl_h),
             authenticator=Authenticator(store, cache_s=serve.key_cache_s),

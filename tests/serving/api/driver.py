@@ -116,9 +116,9 @@ def to_json(body: Any) -> bytes:
     return json.dumps(body, default=write).encode()
 
 
-def to_form(body: dict[str, Any]) -> dict[str, Any]:
-    """Files by their path, and the rest as the part `request`."""
-    files: dict[str, Any] = {}
+def to_form(body: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Files by their path, frames under one, and the rest as the part `request`."""
+    files: list[tuple[str, Any]] = []
 
     def lift(value: Any, path: str) -> Any:
         if isinstance(value, list):
@@ -128,11 +128,12 @@ def to_form(body: dict[str, Any]) -> dict[str, Any]:
         kept = {}
         for name, item in value.items():
             place = f"{path}.{name}" if path else name
-            if isinstance(item, bytes):
-                files[place] = (f"{name}.jpg", item, "image/jpeg")
+            frames = item if isinstance(item, list) else [item]
+            if frames and all(isinstance(frame, bytes) for frame in frames):
+                files.extend((place, (f"{name}.jpg", frame, "image/jpeg")) for frame in frames)
             else:
                 kept[name] = lift(item, place)
         return kept
 
     rest = lift(body, "")
-    return {**files, "request": (None, json.dumps(rest).encode(), JSON)}
+    return [*files, ("request", (None, json.dumps(rest).encode(), JSON))]

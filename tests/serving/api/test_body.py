@@ -246,7 +246,7 @@ def test_more_items_than_a_call_may_bring_are_an_error_of_their_own(media_type: 
         ({"limit": "Aileen"}, "limit: expected `int`"),
         ({"limit": "201"}, "limit: expected `int` <= 200"),
         ({"state": "Aileen"}, "state: not one of open, assigned"),
-        ({"stat": "open"}, "stat: unknown field: known are limit, after, state"),
+        ({"stat": "open"}, "stat: unknown field: known are limit, after, sort, state"),
         ({"Aileen Probe": "1"}, "the request: unknown field"),
         ({"after": "\0"}, "after holds characters"),
     ],
@@ -313,7 +313,7 @@ def test_a_name_is_a_path() -> None:
     [
         b"",
         form(written({"live": 1}), part("live", IMAGE)),
-        form(part("live", IMAGE), part("live", IMAGE)),
+        form(written({"live": [1]}), part("live", IMAGE)),
         form(written({}), written({})),
         form(written([])),
         form(part("request", b"{")),
@@ -332,6 +332,41 @@ def test_a_name_is_a_path() -> None:
 def test_a_form_that_is_not_sound_is_malformed(body: bytes) -> None:
     with pytest.raises(Malformed):
         decode_form(TYPE, body)
+
+
+def test_parts_of_one_name_are_frames_in_their_order() -> None:
+    frames = [IMAGE, b"2", b"3"]
+    body = form(
+        *(part("probe", one) for one in frames),
+        part("reference.image", b"r"),
+        *(part("items.0.probe", one) for one in frames),
+        written({"items": [{}]}),
+    )
+    read = decode_form(TYPE, body)
+    assert read["probe"] == read["items"][0]["probe"] == {"image": frames}
+    assert read["reference"] == {"image": b"r"}
+
+
+@pytest.mark.parametrize(
+    ("frames", "fault"),
+    [
+        ([], "live: expected `array` of length >= 1"),
+        (["aa=="] * 9, "live: expected `array` of length <= 8"),
+        (["aa==", 1], "live.1: expected `bytes`, got `int`"),
+        (["aa==", "!"], "live.1: invalid base64 encoded string"),
+        ({}, "live: expected `bytes | array`, got `object`"),
+    ],
+)
+def test_what_is_wrong_with_frames_is_told_with_its_place(frames: Any, fault: str) -> None:
+    body = json.dumps({"live": frames}).encode()
+    with pytest.raises(Malformed, match=re.escape(fault)):
+        decode(JSON, body, EnrollmentRequest)
+
+
+def test_a_portrait_is_one_photograph() -> None:
+    body = form(written({}), part("portrait", IMAGE), part("portrait", IMAGE))
+    with pytest.raises(Malformed, match="portrait: expected `bytes`, got `array`"):
+        decode(TYPE, body, EnrollmentRequest)
 
 
 def test_a_face_is_named_by_its_field_or_by_its_image() -> None:

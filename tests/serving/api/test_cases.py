@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from serving.api.body import JSON, MSGPACK
+from serving.masking import mask_name
 from serving.wire.cases import Case, CaseFile, CasePage
 from serving.wire.fields import read
+from tests.serving.conftest import NAME
 
 QUEUE = "/v1/cases"
 MSISDN = "+8613800138000"
@@ -74,6 +76,36 @@ def test_the_queue_is_read_page_by_page_filtered_and_audited(
     assert found(assignee="me") == [first]
     assert found(assignee=actor(fresh, "second")) == []
     assert found(state="assigned", kind="dispute") == []
+    assert found(sort="risk") == found(sort="score") == [first, second]
+    assert found(sort="oldest") == [first, second]
+    assert found(sort="due") == [first, second]
+    assert found(id_end=second[-8:]) == [second]
+    assert found(overdue="true") == found(carrier="nobody") == []
+    fresh.assert_refused(
+        fresh.ask("GET", QUEUE, key="fraud", params={"sort": "name"}), 400, "REQUEST.MALFORMED"
+    )
+
+
+def test_what_tells_cases_apart_is_masked(
+    fresh: Any, dispute: Open, enrolled: dict[str, Any]
+) -> None:
+    dispute(fresh)
+
+    def only() -> Any:
+        (case,) = fresh.read(fresh.ask("GET", QUEUE, key="fraud"))["cases"]
+        return case
+
+    case = only()
+    assert case["people"] == [
+        {
+            "document_id": case["document_ids"][0],
+            "name": mask_name(NAME),
+            "number": "•" * (len(MSISDN) - 4) + MSISDN[-4:],
+        }
+    ]
+    assert (case["lines"], len(case["outlets"]), len(case["carriers"])) == (1, 1, 1)
+    assert case["is_overdue"] is False
+    assert case["due_at"] is not None
 
 
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])

@@ -36,6 +36,42 @@ def test_an_activation_is_decided_in_every_type(
     assert "idempotency-replayed" not in response.headers
 
 
+KNOWN = {"type": "cn-ric", "number": "110105199003071239", "name": "Aileen Probe"}
+
+
+@pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
+def test_frames_are_fused_in_every_type_and_what_was_left_out_is_told(
+    fresh: Any, activation: Activation, faces: dict[str, bytes], kind: str
+) -> None:
+    frames = [faces["live"], faces["faceless"], faces["later"]]
+    body = activation(document=KNOWN, live=frames, portrait=faces["portrait"])
+    response = fresh.ask("POST", PATH, key="b1", body=body, kind=kind, headers=KEY)
+    shown = read(fresh.read(response), Enrollment)
+    assert (response.status_code, shown.decision, shown.reasons) == (201, "approved", ())
+    assert [one.is_fused for one in shown.frames] == [True, False, True]
+    assert shown.frames[1].problems == ("NO_FACE",)
+    assert shown.scores.live_portrait is not None
+    thresholds = fresh.parts.thresholds
+    assert thresholds.verify < shown.thresholds.verify <= thresholds.verify_fused
+    record = fresh.read(fresh.ask("GET", f"{PATH}/{shown.enrollment_id}", key="b1"))
+    assert read(record, EnrollmentRecord).frames == shown.frames
+    again = fresh.ask("POST", PATH, key="b1", body=body, headers=KEY)
+    assert again.status_code == 200
+    other = fresh.ask("POST", PATH, key="b1", body=body | {"live": frames[:1]}, headers=KEY)
+    fresh.assert_refused(other, 422, "REQUEST.IDEMPOTENCY_MISMATCH")
+
+
+def test_frames_of_several_people_are_a_rejection_of_their_own(
+    fresh: Any, activation: Activation, faces: dict[str, bytes]
+) -> None:
+    body = activation(live=[faces["stranger"], faces["live"]])
+    answer = fresh.read(fresh.ask("POST", PATH, body=body, headers=KEY))
+    assert answer["reasons"] == [
+        {"reason": "LIVE_FRAMES_DIFFER", "decision": "rejected", "photograph": "live"}
+    ]
+    assert not any(one["is_fused"] for one in answer["frames"])
+
+
 def test_a_repeated_request_gets_the_stored_answer(fresh: Any, activation: Activation) -> None:
     body = activation()
     first = fresh.ask("POST", PATH, key="b1", body=body, headers=KEY)

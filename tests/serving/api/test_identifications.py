@@ -49,6 +49,27 @@ def test_a_face_is_identified_in_every_type(
     assert "8613800138000" not in response.text
 
 
+def test_a_threshold_that_follows_the_gallery_is_one_for_all_searches(
+    start_service: Any,
+    faces: dict[str, bytes],
+    enrolled: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SOSIE_THRESHOLDS__REVIEW_FALSE_CANDIDATES", "0.00005")
+    service = start_service()
+    # In a gallery of one.
+    expected = service.parts.calibration.threshold_at(5e-5, Comparison.FUSED)
+    probe = {"image": faces["later"]}
+    found = service.read(service.ask("POST", PATH, key="fraud", body={"probe": probe}))
+    body = {"items": [{"id": "a", "probe": probe, "search": True}]}
+    (matched,) = service.read(service.ask("POST", "/v1/match", key="fraud", body=body))["items"]
+    shown = service.read(service.ask("GET", "/v1/thresholds", key="fraud"))
+    assert found["threshold"] == matched["identification"]["threshold"] == expected
+    assert shown["thresholds"]["review"] == expected < enrolled["thresholds"]["review"]
+    lower = {"probe": probe, "threshold": expected - 0.01}
+    assert service.ask("POST", PATH, key="fraud", body=lower).status_code == 400
+
+
 def test_nobody_is_an_empty_list(service: Any, faces: dict[str, bytes]) -> None:
     body = {"probe": {"image": faces["stranger"]}}
     answer = service.read(service.ask("POST", PATH, key="fraud", body=body))

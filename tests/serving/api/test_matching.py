@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from engine.errors import StorageFull
+from engine.matching.calibration import Comparison
 from engine.matching.comparison import score_best
 from engine.registry.records import utc_now
 from indexes.errors import ShardLost
@@ -250,6 +251,40 @@ def test_a_search_that_could_not_run_is_an_error_and_never_nobody(
     assert b"candidates" not in answer.content
     (alone,) = match(service, items[0])
     assert "verification" in alone
+
+
+def test_frames_of_an_item_are_one_face(service: Any, faces: dict[str, bytes]) -> None:
+    both = {"image": [faces["live"], faces["later"]]}
+    mixed = {"image": [faces["live"], faces["stranger"]]}
+    portrait = {"image": faces["portrait"]}
+    fused, single, refused = match(
+        service,
+        {"probe": both, "reference": portrait, "search": True},
+        {"probe": {"image": [faces["live"]]}, "reference": portrait, "search": True},
+        {"probe": mixed, "search": True},
+    )
+    thresholds, calibration = service.parts.thresholds, service.parts.calibration
+    assert fused["verification"]["is_match"] is single["verification"]["is_match"] is True
+    assert thresholds.verify < fused["verification"]["threshold"] <= thresholds.verify_fused
+    assert single["verification"]["threshold"] == thresholds.verify
+    for result, kind in ((fused, Comparison.FUSED), (single, Comparison.FUSED_TO_ONE)):
+        found = result["identification"]
+        expected = calibration.expected_false_candidates(found["searched"], thresholds.review, kind)
+        assert found["expected_false_candidates"]["value"] == expected.value
+    assert refused["error"]["code"] == "MATCH.LIVE_FRAMES_DIFFER"
+    assert "identification" not in refused
+
+
+def test_photographs_are_bounded_and_every_frame_is_charged(service: Any) -> None:
+    item = {"probe": {"image": [b"no image"] * 8}, "search": True}
+    many = service.ask("POST", MATCH, body={"items": [item] * 65}, kind=MSGPACK)
+    service.assert_refused(many, 422, "MATCH.TOO_MANY_ITEMS")
+    authenticator = Authenticator(service.parts.store, cache_s=5, rate_limit=1)
+    parts = replace(service.parts, authenticator=authenticator)
+    limited = replace(service, parts=parts, app=build_app(parts))
+    asked = {"body": {"items": [item] * 30}, "kind": MSGPACK}
+    answers = [limited.ask("POST", MATCH, **asked) for _ in range(2)]
+    assert [one.status_code for one in answers] == [200, 429]
 
 
 def test_a_batch_is_charged_by_its_items(service: Any) -> None:

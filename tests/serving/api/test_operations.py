@@ -200,6 +200,13 @@ def test_the_thresholds_are_shown_on_the_calibrated_curves(service: Any, accept:
         assert beyond.value == curve["fmr_bound"]
 
 
+def test_a_weak_calibration_is_told_with_the_version(service: Any) -> None:
+    parts = replace(service.parts, warnings=("verify stands at FMR 0.01, not 0.0001",))
+    service = replace(service, parts=parts, app=build_app(parts))
+    told = service.read(service.ask("GET", "/version", key=None))
+    assert told["warnings"] == list(parts.warnings)
+
+
 def test_without_a_calibration_no_rate_is_told(service: Any) -> None:
     parts = replace(service.parts, calibration=None)
     service = replace(service, parts=parts, app=build_app(parts))

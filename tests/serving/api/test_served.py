@@ -101,7 +101,7 @@ def test_a_client_that_hangs_up_stops_its_work(
     service, port = impatient
     begun, stopped = threading.Event(), threading.Event()
 
-    async def extract_for_ever(*_: Any) -> Any:
+    async def extract_for_ever(*_: Any, **__: Any) -> Any:
         begun.set()
         try:
             await asyncio.Event().wait()

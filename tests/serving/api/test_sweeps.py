@@ -16,7 +16,8 @@ from engine.registry.records import AuditEntry, Changes, utc_now
 from engine.sweeps.sweep_model import SweepRecord, SweepState, SweepTerms
 from serving.api.body import JSON, MSGPACK
 from serving.compose import Deployment
-from serving.settings import load_settings
+from serving.models import model_digest
+from serving.settings import Settings, load_settings
 from serving.wire.fields import read
 from serving.wire.sweeps import Expectation, Group, GroupPage, Precision, SweepReport, Sweeps
 from tests.serving.api.conftest import serving
@@ -67,7 +68,7 @@ def leave_paused(home: Path, actor: str) -> None:
     record = SweepRecord(
         id=LEFT,
         state=SweepState.PAUSED,
-        terms=SweepTerms(threshold=0.6),
+        terms=SweepTerms(threshold=0.6, model_digest=model_digest(Settings())),
         requested_by=actor,
         created_at=now,
         started_at=now,
@@ -109,7 +110,7 @@ def paused(ringed: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[PausedJ
 @pytest.mark.parametrize("accept", [JSON, MSGPACK])
 def test_a_dry_run_says_what_to_expect_and_starts_nothing(ringed: Service, accept: str) -> None:
     before = len(ringed.read(ask(ringed, "GET"))["sweeps"])
-    body = {"threshold": 0.55, "dry_run": True}
+    body = {"threshold": 0.47, "dry_run": True}
     response = ask(ringed, "POST", body=body, headers={"accept": accept})
     assert (response.status_code, response.headers["content-type"]) == (200, accept)
     shown = ringed.read(response)
@@ -117,7 +118,7 @@ def test_a_dry_run_says_what_to_expect_and_starts_nothing(ringed: Service, accep
     references = sum(RINGS) + HONEST + 1
     assert shown["references"] == references
     assert shown["comparisons"] == references * (references - 1) // 2
-    assert (shown["threshold"], shown["scope"]) == (0.55, "all")
+    assert (shown["threshold"], shown["scope"]) == (0.47, "all")
     assert shown["false_pairs"]["value"] > 0
     assert len(ringed.read(ask(ringed, "GET"))["sweeps"]) == before
 

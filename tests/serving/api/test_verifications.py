@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
@@ -31,6 +32,41 @@ def test_two_photographs_are_compared_in_every_type(
     assert read(answer, Verification).is_match is True
     assert answer.keys() == set(Verification.__struct_fields__)
     assert answer["score"] >= answer["threshold"] == service.parts.thresholds.verify
+
+
+def test_frames_are_one_face_held_to_a_threshold_of_its_own(
+    service: Any, faces: dict[str, bytes]
+) -> None:
+    probe = {"image": [faces["live"], faces["later"]]}
+    body = {"probe": probe, "reference": image(faces["portrait"])}
+    for kind in (JSON, MSGPACK, "form"):
+        answer = service.read(service.ask("POST", PATH, body=body, kind=kind))
+        assert answer["is_match"] is True
+        thresholds = service.parts.thresholds
+        assert thresholds.verify < answer["threshold"] <= thresholds.verify_fused
+    held = service.read(service.ask("POST", PATH, body={"probe": probe, "line": MSISDN}))
+    assert held["is_match"] is True
+    mixed = {"image": [faces["live"], faces["stranger"]]}
+    refused = service.ask("POST", PATH, body={"probe": mixed, "line": MSISDN})
+    service.assert_refused(refused, 422, "MATCH.LIVE_FRAMES_DIFFER")
+    swapped = service.ask("POST", PATH, body={"probe": body["reference"], "reference": probe})
+    message = service.assert_refused(swapped, 400, "REQUEST.MALFORMED")
+    assert "a reference is one photograph" in message
+
+
+def test_a_frame_that_is_no_image_is_named(service: Any, faces: dict[str, bytes]) -> None:
+    body = {"probe": {"image": [faces["live"], b"no image"]}, "line": MSISDN}
+    refused = service.ask("POST", PATH, body=body)
+    assert refused.status_code == 415
+    assert "probe.1: " in service.read(refused)["message"]
+
+
+def test_frames_of_too_many_pixels_are_refused_before_any_is_decoded(service: Any) -> None:
+    head = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 4000, 3000)
+    body = {"probe": {"image": [head] * 8}, "line": MSISDN}
+    refused = service.ask("POST", PATH, body=body, kind=MSGPACK)
+    message = service.assert_refused(refused, 413, "IMAGE.TOO_COSTLY")
+    assert message.startswith("probe: ")
 
 
 def test_a_template_stands_for_its_photograph(service: Any, faces: dict[str, bytes]) -> None:

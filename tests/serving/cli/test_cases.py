@@ -53,7 +53,7 @@ def test_who_comes_again_adds_to_the_case_that_is_open(
     newest, oldest = sosie("cases", "--state", "all", *at, "--json").json["cases"]
     assert [oldest["enrollment_id"], newest["enrollment_id"]] == opened
     assert (newest["state"], newest["merged_into"]) == ("merged", case["case_id"])
-    page = sosie("cases", "--state", "all", "--top", 1, *at, "--json").json
+    page = sosie("cases", "--state", "all", "--limit", 1, *at, "--json").json
     assert page == {"cases": [newest], "next": newest["case_id"]}
     assert case["case_id"] in sosie("cases", *at).out
 
@@ -84,7 +84,7 @@ def test_a_disputed_line_is_a_case_that_names_it(
     assert (case["line_ids"], case["document_ids"]) == ([made.line_id], [enrolled["document_id"]])
     shown = sosie("cases", *at).out
     assert made.case_id in shown
-    assert made.line_id in shown
+    assert "8000" in shown
 
 
 def test_a_case_is_shown_with_its_documents_and_masked_numbers(

@@ -101,6 +101,22 @@ def test_a_sound_deployment_is_well(full_home: Path, sosie: Any) -> None:
     assert len(sosie("doctor", "--home", full_home).out.splitlines()) == len(found)
 
 
+def test_a_gallery_too_large_for_the_false_candidates_asked_is_told(
+    full_home: Path, sosie: Any
+) -> None:
+    def examine(asked: str) -> dict[str, str]:
+        env = {"SOSIE_THRESHOLDS__REVIEW_FALSE_CANDIDATES": asked}
+        checks = sosie("doctor", "--home", full_home, "--json", env=env).json["checks"]
+        (found,) = [check for check in checks if check["subject"] == "false candidates"]
+        return dict(found)
+
+    assert examine("0.1")["state"] == "ok"
+    warned = examine("1e-7")
+    assert warned["state"] == "warning"
+    assert "in 1 references: 6.3e-07" in warned["detail"]
+    assert "review_false_candidates" in warned["advice"]
+
+
 def test_the_rows_of_a_large_registry_are_read_where_that_is_asked_for(
     full_home: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,31 @@ def test_what_is_wrong_with_a_photograph_is_an_answer_that_names_it(
     assert outcome.code == 1
     assert "NO_FACE (live)" in outcome.out
     assert "No duplicate search ran." in outcome.out
+
+
+def test_frames_are_given_by_repeating_the_option_or_as_a_folder(
+    home: Path, sosie: Any, photographs: Any, request_of: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for place, path in enumerate((photographs.live, photographs.faceless, photographs.later)):
+        shutil.copy(path, folder / f"{place}{path.suffix}")
+    (folder / "notes.txt").write_text("no photograph")
+    outcome = sosie(*request_of(home, photographs, live=folder, idempotency_key="k"))
+    assert outcome.code == 0
+    assert "frame 1: fused\n  frame 2: NO_FACE\n  frame 3: fused" in outcome.out
+    named = request_of(home, photographs, live=photographs.live, idempotency_key="k")
+    named += ["--live", photographs.faceless, "--live", photographs.later]
+    assert sosie(*named, "--json").json["is_repeated"] is True
+
+
+def test_nine_frames_and_a_folder_without_any_are_refused(
+    home: Path, sosie: Any, photographs: Any, request_of: Any, assert_refused: Any, tmp_path: Path
+) -> None:
+    nine = request_of(home, photographs) + ["--live", photographs.later] * 8
+    assert_refused(sosie(*nine), "9 frames", "at most 8")
+    empty = request_of(home, photographs, live=tmp_path)
+    assert_refused(sosie(*empty), "holds no photograph")
 
 
 def test_a_wrong_check_digit_is_an_answer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,21 @@ def test_beyond_the_data_the_rate_at_the_score_is_only_a_bound(
     rate = sosie("verify", photographs.live, photographs.portrait, "--json").json["fmr_at_score"]
     assert rate["is_bound"] is True
     assert 0 < rate["value"] < 1e-4
+
+
+def test_a_folder_holds_frames_of_one_face(sosie: Any, photographs: Any, tmp_path: Path) -> None:
+    for path in (photographs.live, photographs.later):
+        shutil.copy(path, tmp_path)
+    single = sosie("verify", photographs.live, photographs.portrait, "--json").json
+    answer = sosie("verify", tmp_path, photographs.portrait, "--json").json
+    assert (answer["match"], single["frames"]) == (True, [])
+    assert [one["is_fused"] for one in answer["frames"]] == [True, True]
+    assert answer["threshold"] > single["threshold"]
+    shutil.copy(photographs.stranger, tmp_path)
+    mixed = sosie("verify", tmp_path, photographs.portrait)
+    assert mixed.code == 1
+    assert "LIVE_FRAMES_DIFFER" in mixed.out
+    assert "not judged" in mixed.out
 
 
 def test_two_people_do_not_match(sosie: Any, photographs: Any) -> None:
@@ -64,7 +80,7 @@ def test_a_photograph_that_is_not_fit_never_matches(
     sosie: Any, photographs: Any, astronaut: Image.Image, tmp_path: Path
 ) -> None:
     small = tmp_path / "small.png"
-    astronaut.resize((200, 200)).save(small)
+    astronaut.resize((126, 126)).save(small)
     outcome = sosie("verify", photographs.live, small, "--json")
     assert outcome.code == 1
     assert outcome.json["score"] > outcome.json["threshold"]

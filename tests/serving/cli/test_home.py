@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import os
 import shutil
 import sqlite3
@@ -14,9 +16,13 @@ from typing import Any
 import pytest
 
 from engine.errors import CalibrationError
+from engine.faces.extractor import digest_embedding
+from engine.models.catalog import CARDS_FOLDER, load_card
 from engine.registry.store import REVISIONS
 from serving.compose import Deployment
 from serving.settings import load_settings
+
+OTHER_NUMBER, OTHER_MSISDN = "110105198503071257", "+8613800138001"
 
 
 def test_init_makes_a_home_that_only_its_owner_reads(
@@ -271,34 +277,106 @@ def test_upgrade_of_a_registry_of_this_version_changes_nothing(
     newest = REVISIONS[-1]
     upgraded = sosie("upgrade", "--home", home, "--json")
     assert (upgraded.json["before"], upgraded.json["after"]) == (newest, newest)
-    assert upgraded.json["calibration"].startswith("version 2; verify 0.418")
+    assert upgraded.json["calibration"].startswith("version 3; verify 0.")
     assert upgraded.json["advice"] == ""
     assert contents(home) == before
 
 
-def test_an_older_home_keeps_its_thresholds_and_is_told_how_to_take_the_new_ones(
-    home: Path, sosie: Any, tmp_path: Path
+@pytest.fixture
+def two_calibrations(tmp_path: Path) -> Path:
+    """A card of one's own whose first calibration has higher thresholds than its second."""
+    (folder := tmp_path / "models").mkdir()
+    newest = json.loads((CARDS_FOLDER / "sface.calibration.json").read_text())
+    earlier = copy.deepcopy(newest)
+    for curve in earlier["curves"].values():
+        curve["highest_nonmated"] += 0.03
+        for point in curve["points"]:
+            point["threshold"] += 0.03
+    for name, calibration, version in (("1", earlier, 1), ("2", newest, 2)):
+        text = json.dumps(calibration | {"version": version})
+        (folder / f"{name}.json").write_text(text)
+    shutil.copy(CARDS_FOLDER / "sface.transform.npz", folder)
+    text = (CARDS_FOLDER / "sface.toml").read_text()
+    named = 'calibration = "2.json"\nearlier_calibrations = ["1.json"]'
+    (folder / "own.toml").write_text(text.replace('calibration = "sface.calibration.json"', named))
+    return folder / "own.toml"
+
+
+def test_a_home_keeps_its_thresholds_and_is_told_how_to_take_newer_ones(
+    home: Path, two_calibrations: Path, sosie: Any, tmp_path: Path
 ) -> None:
     settings = home / "sosie.toml"
-    settings.write_text(settings.read_text().replace("calibration = 2\n", ""))
+    own = f'[models]\nembedder = "{two_calibrations}"\n'
+    text = settings.read_text().replace("[models]\n", own)
+    settings.write_text(text.replace("calibration = 3\n", "calibration = 1\n"))
     with Deployment(home, load_settings(home), tmp_path / "cache") as deployment:
-        assert deployment.thresholds.verify == pytest.approx(0.4545, abs=1e-4)
+        earlier = deployment.thresholds.verify
         assert deployment.judge.calibration_version == 1
     told = sosie("upgrade", "--home", home, "--json").json
-    assert told["calibration"].startswith("version 1; verify 0.454")
-    assert "verify 0.418" in told["advice"]
+    assert told["calibration"].startswith(f"version 1; verify {earlier:.3f}")
+    assert f"verify {earlier - 0.03:.3f}" in told["advice"]
     assert "set calibration = 2 under [models]" in told["advice"]
     checks = sosie("doctor", "--home", home, "--json").json["checks"]
     (found,) = [check for check in checks if check["subject"] == "calibration"]
     assert (found["state"], found["advice"]) == ("warning", told["advice"])
-    settings.write_text(settings.read_text().replace("[models]\n", "[models]\ncalibration = 2\n"))
+    settings.write_text(settings.read_text().replace("calibration = 1\n", "calibration = 2\n"))
     assert sosie("upgrade", "--home", home, "--json").json["advice"] == ""
-    settings.write_text(settings.read_text().replace("calibration = 2", "calibration = 9"))
+    settings.write_text(settings.read_text().replace("calibration = 2\n", "calibration = 9\n"))
     with (
         Deployment(home, load_settings(home), tmp_path / "cache") as deployment,
         pytest.raises(CalibrationError, match=r"version 9: set .* to 1 or 2"),
     ):
         _ = deployment.thresholds
+
+
+@pytest.fixture
+def plain_card(tmp_path: Path) -> Path:
+    """The built-in embedder as it was before its transform."""
+    (folder := tmp_path / "plain").mkdir()
+    lines = (CARDS_FOLDER / "sface.toml").read_text().splitlines(keepends=True)
+    text = "".join(line for line in lines if not line.startswith("transform"))
+    (folder / "plain.toml").write_text(text)
+    calibration = json.loads((CARDS_FOLDER / "sface.calibration.json").read_text())
+    digest = digest_embedding(load_card(folder / "plain.toml"), flip=False)
+    calibration |= {"model_digest": digest, "version": 2}
+    (folder / "sface.calibration.json").write_text(json.dumps(calibration))
+    return folder / "plain.toml"
+
+
+@pytest.mark.parametrize("pinned", ["", "calibration = 2\n"])
+def test_a_home_of_the_embedder_before_its_transform_goes_on_after_an_upgrade(
+    pinned: str, plain_card: Path, sosie: Any, tmp_path: Path, photographs: Any, request_of: Any
+) -> None:
+    home = tmp_path / "home"
+    tenant = ("--carrier", "blue", "--outlet", "b1")
+    assert sosie("init", home, *tenant, "--embedder", plain_card).code == 0
+    before = sosie(*request_of(home, photographs), "--json").json
+    with Deployment(home, load_settings(home)) as deployment:
+        _ = deployment.registrar
+        deployment.save_snapshot()
+    backup = tmp_path / "backup"
+    assert sosie("backup", backup, "--home", home).code == 0
+    settings = home / "sosie.toml"
+    named = f'embedder = "{plain_card}"\n'
+    settings.write_text(settings.read_text().replace(named, pinned))
+    caught = request_of(home, photographs, document_number=OTHER_NUMBER, msisdn=OTHER_MSISDN)
+    for prepare in (("upgrade",), ("restore", backup, "--replace")):
+        refused = sosie(*caught, "--json")
+        if prepare == ("upgrade",):
+            assert refused.json["error"]["code"] == "REGISTRY.MODEL"
+            assert "run sosie upgrade" in refused.json["error"]["message"]
+        made = sosie(*prepare, "--home", home, "--json")
+        assert (made.code, made.json.get("is_converted", True)) == (0, True)
+        with Deployment(home, load_settings(home)) as deployment:
+            assert deployment.judge.calibration_version == 3
+            # The snapshot is of the vectors before.
+            assert deployment.restored.loaded == 0
+        outcome = sosie(*caught, "--json").json
+        assert [one["reason"] for one in outcome["reasons"]] == ["DUPLICATE_IDENTITY"]
+        shown = sosie("show", before["enrollment_id"], "--replay", "--home", home, "--json")
+        assert shown.code == 0
+        assert shown.json["model_digest"] != outcome["model_digest"]
+        assert sosie("audit", "verify", "--home", home).code == 0
 
 
 def test_upgrade_refuses_a_newer_schema(

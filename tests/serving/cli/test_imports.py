@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 from pyarrow import parquet
 
 from serving.compose import Deployment
 from serving.demo.data import make_document
 from serving.imports import IssuedTemplates
 from serving.ingress.templates import SealedTemplates
-from serving.settings import load_settings
+from serving.models import find_conversion
+from serving.settings import Settings, load_settings
 from serving.wire.fields import Template
 
 COLUMNS = (
@@ -62,8 +64,14 @@ def write(path: Path, rows: list[dict[str, str]], encoding: str = "utf-8") -> Pa
     return path
 
 
+def make_vectors(count: int, dim: int = 128) -> NDArray[np.float32]:
+    rows = np.random.default_rng(0).standard_normal((count, dim))
+    units: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return units.astype(np.float32)
+
+
 def write_vectors(path: Path, count: int, dim: int = 128) -> Path:
-    rows = np.random.default_rng(0).standard_normal((count, dim)).astype(np.float32)
+    rows = make_vectors(count, dim)
     table = {
         "document_type": ["cn-ric"] * count,
         "document_number": [number(serial) for serial in range(count)],
@@ -242,6 +250,21 @@ def test_vectors_need_the_name_of_their_model(
     answer = sosie("import", path, *options).json
     assert answer["failures"] == {}
     assert (answer["admitted"], answer["lines"]) == (10, 10)
+    other = ("--model-digest", "0" * 64, "--no-resume", "--home", home)
+    assert_refused(sosie("import", path, *other), "bring photographs")
+
+
+def test_vectors_of_the_model_without_its_transform_are_converted(
+    home: Path, sosie: Any, tmp_path: Path
+) -> None:
+    conversion = find_conversion(Settings())
+    path = write_vectors(tmp_path / "base.parquet", 10)
+    options = ("--model-digest", conversion.before, "--country", "CN", "--home", home, "--json")
+    assert sosie("import", path, *options).json["admitted"] == 10
+    with Deployment(home, load_settings(home)) as deployment:
+        kept = deployment.restored.gallery.vectors(deployment.restored.gallery.ids)
+        expected = deployment.vault.rotate(conversion.transform.apply(make_vectors(10)))
+        assert np.allclose(kept, expected, atol=1e-3)
 
 
 @pytest.mark.slow

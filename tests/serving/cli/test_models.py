@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, ImageEnhance
+from skimage import data
 
-from engine.models.catalog import builtin_card, locate
+from engine.models.catalog import (
+    CardThresholds,
+    FileSource,
+    InputContract,
+    ModelCard,
+    builtin_card,
+    load_card,
+    locate,
+)
+from tests.second_embedder import DIMENSION, write_embedder
 
 ROOT = Path(__file__).parents[3]
 CARD = """
@@ -24,6 +36,8 @@ licence = "Apache-2.0"
 sha256 = "{sha256}"
 dimension = 128
 calibration = "own.calibration.json"
+transform = "own.transform.npz"
+transform_sha256 = "{transform_sha256}"
 
 [file]
 path = "own.onnx"
@@ -44,7 +58,9 @@ def own_card(tmp_path: Path) -> Path:
     shutil.copy(locate(sface), folder / "own.onnx")
     assert sface.calibration_path is not None
     shutil.copy(sface.calibration_path, folder / "own.calibration.json")
-    (folder / "own.toml").write_text(CARD.format(sha256=sface.sha256))
+    shutil.copy(sface.folder / sface.transform, folder / "own.transform.npz")
+    text = CARD.format(sha256=sface.sha256, transform_sha256=sface.transform_sha256)
+    (folder / "own.toml").write_text(text)
     return folder / "own.toml"
 
 
@@ -72,6 +88,7 @@ def flip_a_bit(content: bytes) -> bytes:
         ("own.onnx", lambda content: content[:-100], "MODEL.DAMAGED", "fetch the file again"),
         ("own.onnx", flip_a_bit, "MODEL.DAMAGED", "SHA-256"),
         ("own.onnx", None, "MODEL.MISSING", "copy it there"),
+        ("own.transform.npz", flip_a_bit, "MODEL.DAMAGED", "SHA-256"),
         ("own.toml", lambda card: card.replace(b"dim", b"di"), "MODEL.CARD_INVALID", "diension"),
         ("own.calibration.json", None, "CALIBRATION.UNUSABLE", "no calibration"),
         ("own.toml", lambda card: card.replace(b"rgb", b"bgr"), "CALIBRATION.UNUSABLE", "another"),
@@ -136,7 +153,7 @@ def test_an_installation_outlives_the_wheel_that_brings_the_models(
     sosie: Any, photographs: Any, home: Path, tmp_path: Path
 ) -> None:
     kept, hook = tmp_path / "kept", tmp_path / "hook"
-    made = sosie("models", "export", kept, "--json")
+    made = sosie("model", "export", kept, "--json")
     assert sorted(made.json["files"]) == sorted(path.name for path in kept.iterdir())
     # Python runs it at each start, as in every process that this one starts.
     hook.mkdir()
@@ -152,7 +169,7 @@ def test_an_installation_outlives_the_wheel_that_brings_the_models(
         )
 
     for refused in (run(*pair), run("serve", "--home", home, "--json")):
-        assert (refused.returncode, "models export" in refused.stdout) == (2, True), refused
+        assert (refused.returncode, "model export" in refused.stdout) == (2, True), refused
     found = run("--models", kept, *pair)
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout) == sosie(*pair).json
@@ -160,3 +177,77 @@ def test_an_installation_outlives_the_wheel_that_brings_the_models(
     model.write_bytes(flip_a_bit(model.read_bytes()))
     altered = run("--models", kept, *pair)
     assert (altered.returncode, "MODEL.DAMAGED" in altered.stdout) == (2, True), altered
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder a person, of four photographs each."""
+    root = tmp_path_factory.mktemp("people")
+    for person, pixels in enumerate(data.lfw_subset()[:8]):
+        face = Image.fromarray((pixels * 255).astype("uint8")).resize((160, 160))
+        (root / str(person)).mkdir()
+        for number, light in enumerate((1.0, 0.9, 0.8, 0.7)):
+            ImageEnhance.Brightness(face).enhance(light).save(root / str(person) / f"{number}.png")
+    return root
+
+
+def test_an_embedder_is_added_by_one_command_and_serves(
+    sosie: Any, people: Path, photographs: Any, tmp_path: Path, assert_refused: Any
+) -> None:
+    file = write_embedder(tmp_path / "second.onnx")
+    assert_refused(sosie("model", "add", file), "says nothing of its input: give --contract")
+    added = sosie("model", "add", file, "--contract", "sface", "--photographs", people, "--json")
+    assert added.code == 0, added.err
+    assert (added.json["dimension"], added.json["warnings"]) == (DIMENSION, [])
+    assert added.json["calibration"]["people"] == 8
+    card = load_card(tmp_path / "second.toml")
+    assert card.dimension == DIMENSION
+    assert card.input.channels == "rgb"
+    assert_refused(sosie("model", "add", file, "--contract", "sface"), "is there already")
+    env = {"SOSIE_MODELS__EMBEDDER": str(tmp_path / "second.toml")}
+    pair = ("verify", photographs.live, photographs.portrait, "--json")
+    found = sosie(*pair, env=env)
+    assert found.json["match"] is True
+    assert "verify stands at FMR" in found.json["warnings"][0], "so few people support no less"
+    told = sosie("doctor", "--json", env=env).json["checks"]
+    assert ("thresholds", "warning") in {(check["subject"], check["state"]) for check in told}
+
+
+def test_a_model_that_is_not_calibrated_gives_scores_and_says_so_wherever_it_is_asked(
+    sosie: Any, photographs: Any, tmp_path: Path, request_of: Any, assert_refused: Any
+) -> None:
+    file = write_embedder(tmp_path / "own.onnx")
+    card = tmp_path / "own.toml"
+    added = sosie("model", "add", file, "--channels", "rgb", "--card", card, "--json")
+    assert (added.code, added.json["contract"]) == (0, None)
+    env = {"SOSIE_MODELS__EMBEDDER": str(tmp_path / "own.toml")}
+    found = sosie("verify", photographs.live, photographs.portrait, "--json", env=env)
+    assert (found.code, found.json["match"]) == (1, None)
+    assert found.json["score"] > 0.4
+    assert "not calibrated" in found.json["warnings"][0]
+    shown = sosie("verify", photographs.live, photographs.portrait, env=env)
+    assert "not calibrated" in shown.out
+    (check,) = (
+        one
+        for one in sosie("doctor", "--json", env=env).json["checks"]
+        if one["subject"] == "calibration"
+    )
+    assert (check["state"], check["advice"][:23]) == ("warning", "run sosie calibrate DIR")
+    home = tmp_path / "home"
+    made = sosie(
+        "init", home, "--embedder", tmp_path / "own.toml", "--carrier", "blue", "--outlet", "b1"
+    )
+    assert made.code == 0
+    assert_refused(sosie(*request_of(home, photographs)), "has no calibration")
+
+
+def test_every_field_of_a_card_is_described() -> None:
+    page = (ROOT / "docs" / "embedders.md").read_text()
+    listed = set(re.findall(r"`(\w+)`", page[page.index("## The fields of a card") :]))
+    nested = {"file", "input", "thresholds"}
+    fields = {
+        name
+        for kind in (ModelCard, FileSource, InputContract, CardThresholds)
+        for name in kind.__struct_fields__
+    }
+    assert fields - nested - {"folder"} <= listed

@@ -28,7 +28,7 @@ from tests.serving.sweeps.synthetic_people import (
     strangers,
 )
 
-AT = ("--threshold", "0.55")
+AT = ("--threshold", "0.47")
 
 
 @pytest.fixture(scope="module")

@@ -63,6 +63,23 @@ def test_an_activation_is_decided_found_and_read(
         assert record.captured_at == sent.captured_at
 
 
+def test_a_face_may_be_several_frames(
+    service: Service, url: str, photographs: Any, make_activation: Make
+) -> None:
+    frames = tuple(path.read_bytes() for path in (photographs.live, photographs.later))
+    portrait = photographs.portrait.read_bytes()
+    with client_of(service, url, "b1") as client:
+        checked = client.verify(list(frames), reference=portrait)
+        assert checked.is_match
+        (matched,) = client.match([MatchItem(frames, portrait)])
+        assert matched.verification is not None
+        assert matched.verification.score == checked.score
+        mixed = (*frames, photographs.stranger.read_bytes())
+        decided = client.enroll(make_activation(live=mixed))
+        assert [one.reason for one in decided.reasons] == ["LIVE_FRAMES_DIFFER"]
+        assert len(decided.frames) == 3
+
+
 def test_templates_are_issued_and_matched(service: Service, url: str, photographs: Any) -> None:
     files = [photographs.live, photographs.later, photographs.stranger, photographs.faceless]
     with client_of(service, url, "fraud") as client:

@@ -19,10 +19,10 @@ def test_a_sweep_is_expected_started_and_found_by_another_request(served: Served
     def ask(method: str, path: str = "", **options: Any) -> Any:
         return served.ask(method, f"/v1/sweeps{path}", key="fraud", **options)
 
-    expected = ask("POST", json={"threshold": 0.55, "dry_run": True})
+    expected = ask("POST", json={"threshold": 0.47, "dry_run": True})
     assert expected.status_code == 200, expected.text
-    assert expected.json()["threshold"] == 0.55
-    started = ask("POST", json={"threshold": 0.55})
+    assert expected.json()["threshold"] == 0.47
+    started = ask("POST", json={"threshold": 0.47})
     assert started.status_code == 201, started.text
     sweep_id = started.json()["sweep_id"]
     assert started.json()["requested_by"] != ITSELF

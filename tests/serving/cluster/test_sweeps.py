@@ -66,7 +66,7 @@ def test_a_sweep_on_two_nodes_finds_the_groups_that_one_process_finds(
         opener = shard_opener(settings)
         with Deployment(home, settings, open_index=opener) as deployment:
             manager = SweepManager(deployment)
-            record = manager.start(SweepRequest(threshold=0.55), "test")
+            record = manager.start(SweepRequest(threshold=0.47), "test")
             assert manager.wait(120)
             assert manager.status(record.id).state is SweepState.DONE
             assert manager.groups(record.id).total == TWICE

@@ -13,7 +13,7 @@ from tests.serving.console.driving import Visitor, visiting
 from tests.serving.sweeps.synthetic_people import PausedJoin
 
 HOLDER, SECOND = "110105199003071239", "110105198503071257"
-OPEN_CASES = re.compile(r"/v1/cases\?state=open")
+OPEN_CASES = re.compile(r"/v1/cases\?.*state=alive")
 IS_THERE = """async (address) => {
   const image = new Image();
   image.src = address;
@@ -235,7 +235,7 @@ def refuse_what_nobody_has_seen(second: Visitor) -> None:
     second.page.evaluate(
         """async () => {
           const { noteCase } = await import("/console/js/service.js");
-          await noteCase(location.hash.split("/").pop(), "from elsewhere");
+          await noteCase(location.hash.split("?")[0].split("/").pop(), "from elsewhere");
         }"""
     )
     second.press("Approve and close")

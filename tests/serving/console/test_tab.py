@@ -154,13 +154,34 @@ def test_a_photograph_that_is_missing_or_too_large_is_said_before_it_is_sent(
         expect(picture.get_by_role("img")).to_have_count(0)
 
 
-def test_the_camera_takes_a_photograph(browser: Browser, site: Site) -> None:
+def test_several_frames_are_chosen_sent_and_their_outcome_shown(
+    browser: Browser, site: Site, photographs: Any
+) -> None:
+    with visiting(browser, site) as visitor:
+        visitor.sign_in("b1")
+        fill_in(visitor, photographs)
+        live = visitor.page.get_by_role("group", name="Live photograph")
+        files = live.locator("input")
+        files.set_input_files([photographs.live] * 9)
+        expect(live).to_contain_text("More than 8 frames")
+        files.set_input_files([photographs.faceless, photographs.live, photographs.later])
+        expect(live).to_contain_text("Chosen: 3 frames")
+        expect(live.get_by_role("img")).to_have_count(3)
+        visitor.take_now()
+        visitor.press("Decide")
+        visitor.expect_heading("Decision")
+        frames = visitor.page.get_by_role("table", name="Frames of the live face")
+        expect(frames).to_contain_text("left out · No face was found.")
+        expect(frames.get_by_role("row", name="fused")).to_have_count(2)
+
+
+def test_the_camera_takes_three_frames_in_a_row(browser: Browser, site: Site) -> None:
     with visiting(browser, site) as visitor:
         visitor.sign_in("b1")
         picture = visitor.page.get_by_role("group", name="Live photograph")
         picture.get_by_role("button", name="Use the camera").click()
         visitor.press("Take it")
-        expect(picture.get_by_role("img")).to_be_visible()
+        expect(picture.get_by_role("img")).to_have_count(3)
         assert visitor.page.locator("[name=captured_at]").input_value() != ""
         assert visitor.page.locator("video").count() == 0
         assert visitor.faults == []

@@ -146,6 +146,26 @@ def test_large_photographs_are_taken_two_at_a_time_between_the_others(
     assert extractor.batches.index(images("x", "y", "z")) <= 2
 
 
+def test_the_frames_of_one_attempt_wait_with_pairs_and_not_with_batches(
+    queue: ExtractionQueue, extractor: Any
+) -> None:
+    frames = many("frame", 9)
+
+    async def body() -> None:
+        held = await hold_worker(queue, extractor)
+        bulk = await start(queue, *(many(f"bulk{n}-", 4 * CAPACITY) for n in range(2)))
+        with pytest.raises(Busy):
+            await queue.sample(frames)
+        attempt = asyncio.create_task(queue.sample(frames, is_one_attempt=True))
+        await asyncio.sleep(0)
+        extractor.released.set()
+        assert len(await attempt) == 9
+        await asyncio.gather(held, *bulk)
+
+    run(body)
+    assert next(place for place, one in enumerate(extractor.batches) if frames[0] in one) <= 2
+
+
 def test_batch_calls_together_leave_half_of_the_places_to_pairs_and_beyond_all_it_is_busy(
     queue: ExtractionQueue, extractor: Any, meter: RecordingMeter
 ) -> None:

@@ -12,7 +12,7 @@ IMAGE = Face(image=b"an image")
 
 def test_a_text_that_is_no_template_is_the_item_s_problem_and_not_the_call_s() -> None:
     face = Face(template=Template.read("no template!"))
-    assert MatchBatch.of([MatchItem(probe=face, search=True)]).faces == [b""]
+    assert MatchBatch.of([MatchItem(probe=face, search=True)]).templates == {0: b""}
 
 
 def test_no_face_shows_in_the_text_form_of_a_batch() -> None:

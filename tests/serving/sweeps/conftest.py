@@ -53,6 +53,6 @@ def paused_join(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iter
 @pytest.fixture
 def begun(manager: SweepManager, paused_join: PausedJoin) -> SweepRecord:
     """A sweep that waits after its first tile."""
-    record = manager.start(SweepRequest(threshold=0.55), "key:fraud")
+    record = manager.start(SweepRequest(threshold=0.47), "key:fraud")
     assert paused_join.reached.wait(120)
     return record

@@ -32,7 +32,7 @@ from tests.serving.sweeps.synthetic_people import (
     strangers,
 )
 
-REQUEST = SweepRequest(threshold=0.55)
+REQUEST = SweepRequest(threshold=0.47)
 ACTOR = "key:fraud"
 
 

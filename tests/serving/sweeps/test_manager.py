@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
@@ -39,7 +40,7 @@ from tests.serving.sweeps.synthetic_people import (
     strangers,
 )
 
-REQUEST = SweepRequest(threshold=0.55)
+REQUEST = SweepRequest(threshold=0.47)
 ACTOR = "key:fraud"
 
 
@@ -315,11 +316,43 @@ def test_a_sweep_of_what_is_new_needs_what_the_last_one_left(
     manager: SweepManager, deployment: Deployment
 ) -> None:
     first = finish(manager, manager.start(REQUEST, ACTOR))
-    with pytest.raises(RequestError, match=r"from 0\.5500 on"):
-        manager.start(SweepRequest(threshold=0.5, scope=Scope.NEW), ACTOR)
+    with pytest.raises(RequestError, match=r"from 0\.4700 on"):
+        manager.start(SweepRequest(threshold=0.42, scope=Scope.NEW), ACTOR)
     Path(deployment.sweep_folder / first.id / "covered.bin").unlink()
     with pytest.raises(RegistryError, match="sweep all once"):
-        manager.start(SweepRequest(threshold=0.56, scope=Scope.NEW), ACTOR)
+        manager.start(SweepRequest(threshold=0.475, scope=Scope.NEW), ACTOR)
+
+
+def forget_model(deployment: Deployment) -> None:
+    """Sweeps as a version before transforms recorded them; upgrades have converted references."""
+    with sqlite3.connect(deployment.home / "registry.sqlite") as database:
+        database.execute("UPDATE sweeps SET terms = json_remove(terms, '$.model_digest')")
+    database.close()
+
+
+def test_a_sweep_from_before_a_conversion_does_not_go_on(
+    manager: SweepManager, paused_join: PausedJoin, begun: SweepRecord, deployment: Deployment
+) -> None:
+    manager.pause(begun.id, ACTOR)
+    paused_join.opened.set()
+    manager.close()
+    forget_model(deployment)
+    again = SweepManager(deployment)
+    again.resume(begun.id, ACTOR)
+    failed = finish(again, begun)
+    assert failed.state is SweepState.FAILED
+    assert failed.fault.endswith("start another sweep")
+    assert not SweepFolder.of(deployment.sweep_folder, begun.id).path.exists()
+
+
+def test_a_sweep_of_what_is_new_takes_nothing_from_before_a_conversion(
+    manager: SweepManager, deployment: Deployment
+) -> None:
+    first = finish(manager, manager.start(REQUEST, ACTOR))
+    forget_model(deployment)
+    with pytest.raises(RegistryError, match=f"since sweep {first.id}: sweep all once"):
+        manager.start(SweepRequest(threshold=0.475, scope=Scope.NEW), ACTOR)
+    assert finish(manager, manager.start(REQUEST, ACTOR)).summary["pairs"] == TWICE
 
 
 def test_a_plan_uses_the_pace_of_the_last_sweep(

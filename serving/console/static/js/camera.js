@@ -1,24 +1,33 @@
-// A photograph from the camera, taken in a dialog.
+// A photograph from the camera, or several in a row, taken in a dialog.
 
 import { closingButton, openDialog } from "./dialogs.js";
 import { element, plainButton } from "./elements.js";
 import { say } from "./language.js";
 
 const WANTED = { video: { facingMode: "user", width: { ideal: 1280 } } };
+// So far apart, frames differ in what a moment does to a face: a blink, a turn, noise.
+const BETWEEN_MS = 300;
 
-/** A button that opens the camera, or null where there can be none; `keep(blob, moment)`. */
-export function cameraButton(page, label, keep) {
+/** A button that opens the camera, or null where there can be none; `keep(blobs, moment)`. */
+export function cameraButton(page, label, shots, keep) {
   // Browsers give a camera to pages of https and of this machine alone.
   if (!navigator.mediaDevices?.getUserMedia) return null;
-  const open = () => openCamera(page, label, keep);
+  const open = () => openCamera(page, label, shots, keep);
   return plainButton(say("picture.camera"), open);
 }
 
-async function openCamera(page, label, keep) {
+async function openCamera(page, label, shots, keep) {
   const words = element("p", { role: "status" }, say("picture.waiting"));
   const video = element("video", { playsinline: true, "aria-label": say("picture.view") });
   const take = async () => {
-    keep(await takeFrame(video), new Date());
+    shot.disabled = true;
+    const frames = [await takeFrame(video)];
+    while (frames.length < shots && dialog.isConnected) {
+      await new Promise((resolve) => setTimeout(resolve, BETWEEN_MS));
+      frames.push(await takeFrame(video));
+    }
+    if (!dialog.isConnected) return;
+    keep(frames, new Date());
     dialog.close();
   };
   const shot = plainButton(say("picture.take"), take, "button primary");

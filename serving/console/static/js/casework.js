@@ -19,7 +19,7 @@ export function caseActions(page, found) {
   if (["closed", "merged"].includes(found.state)) return null;
   const done = (text) => {
     page.announce(say(text));
-    return page.go("case", found.case_id);
+    return page.go("case", found.case_id, page.query);
   };
   const assign = assignment(page, found, done);
   const note = noteForm(page, found, done);

@@ -15,6 +15,20 @@ export function verdict(body) {
   );
 }
 
+/** What became of each of several frames of the live face; null where there was one photograph. */
+export function frameTable(frames = []) {
+  if (frames.length === 0) return null;
+  const outcome = ({ is_fused: isFused, problems }) =>
+    isFused
+      ? say("frames.fused")
+      : [say("frames.left"), ...problems.map((reason) => say(`reason.${reason}`))].join(" · ");
+  return table(
+    "frames.caption",
+    ["frames.frame", "frames.outcome"],
+    frames.map((frame, place) => [figure(number(place + 1)), outcome(frame)]),
+  );
+}
+
 /** Each comparison with its score, its threshold, and on which side of it the score lies. */
 export function scoreTable(body) {
   const { scores, thresholds } = body;
@@ -84,7 +98,7 @@ export function qualityTable(quality) {
 
 export function evidence(body) {
   return [
-    section("decision.scores", scoreTable(body)),
+    section("decision.scores", scoreTable(body), frameTable(body.frames)),
     section("decision.search", searchPanel(body.duplicate_search)),
   ];
 }

@@ -6,57 +6,77 @@ import { freshId } from "./forms.js";
 import { number, say } from "./language.js";
 
 const MAX_BYTES = 8 * 2 ** 20;
+/** So many frames of one face the service takes. */
+export const MOST_FRAMES = 8;
+const BURST = 3;
 // No browser shows JPEG 2000 or a chip's record; both can be sent.
 const TYPES = "image/jpeg,image/png,image/webp,image/jp2,.jp2,.j2k,.bin";
 
-/** A field for one photograph: `field` is its node, `image()` the Blob or null.
+/** A field for a photograph of a face: `field` is its node, `image()` the Blob or null.
  *
+ * Where `most` frames may show the face, `image()` is a list, and the camera takes a burst.
  * `taken(moment)` is told when it was taken: now by the camera, a file's own date otherwise.
  */
-export function pictureField(page, label, { taken = () => {}, changed = () => {} } = {}) {
+export function pictureField(
+  page,
+  label,
+  { most = 1, taken = () => {}, changed = () => {} } = {},
+) {
   const id = freshId("picture");
   const preview = element("div", { class: "picture-frame" });
   const words = element("p", { class: "hint", id: `${id}-words`, role: "status" });
-  let image = null;
-  let address = null;
+  let images = [];
+  let addresses = [];
 
   function forget(text) {
-    if (address !== null) URL.revokeObjectURL(address);
-    image = address = null;
+    addresses.forEach((address) => URL.revokeObjectURL(address));
+    images = addresses = [];
     replace(preview, element("span", { class: "picture-empty", "aria-hidden": "true" }));
+    preview.classList.remove("picture-several");
     words.textContent = text;
   }
 
-  function keep(blob, moment) {
-    forget(say("picture.size", { size: number(Math.ceil(blob.size / 1024)) }));
-    address = URL.createObjectURL(blob);
-    image = blob;
-    replace(preview, element("img", { src: address, alt: say("picture.chosen", { label }) }));
+  function keep(blobs, moment) {
+    const bytes = blobs.reduce((sum, blob) => sum + blob.size, 0);
+    const size = number(Math.ceil(bytes / 1024));
+    const count = number(blobs.length);
+    forget(
+      blobs.length > 1 ? say("picture.frames", { count, size }) : say("picture.size", { size }),
+    );
+    images = blobs;
+    addresses = blobs.map((blob) => URL.createObjectURL(blob));
+    const alt = say("picture.chosen", { label });
+    replace(preview, ...addresses.map((src) => element("img", { src, alt })));
+    preview.classList.toggle("picture-several", blobs.length > 1);
     taken(moment);
     changed();
   }
 
-  function choose(file) {
-    if (file.size > MAX_BYTES) forget(say("picture.toolarge"));
-    else keep(file, new Date(file.lastModified));
+  function choose(files) {
+    if (files.length > most) forget(say("picture.toomany", { most: number(most) }));
+    else if (files.some((file) => file.size > MAX_BYTES)) forget(say("picture.toolarge"));
+    else keep(files, new Date(Math.min(...files.map((file) => file.lastModified))));
   }
 
   forget(say("picture.none"));
   page.signal.addEventListener("abort", () => forget(""));
-  const field = buildField({ id, label, preview, words, choose }, cameraButton(page, label, keep));
+  const camera = cameraButton(page, label, most > 1 ? BURST : 1, keep);
+  const field = buildField({ id, label, preview, words, choose, most }, camera);
   const complain = (text) => {
     words.textContent = text;
     field.querySelector("input").focus();
   };
-  return { field, image: () => image, complain };
+  const image = () => (images.length === 0 ? null : most > 1 ? images : images[0]);
+  return { field, image, complain };
 }
 
-function buildField({ id, label, preview, words, choose }, camera) {
+function buildField({ id, label, preview, words, choose, most }, camera) {
   const input = element("input", {
     id,
     type: "file",
     accept: TYPES,
-    onchange: () => input.files.length > 0 && choose(input.files[0]),
+    multiple: most > 1,
+    onchange: () => input.files.length > 0 && choose([...input.files]),
     "aria-describedby": words.id,
   });
   return element(
@@ -68,7 +88,11 @@ function buildField({ id, label, preview, words, choose }, camera) {
       "div",
       { class: "picture-ways" },
       input,
-      element("label", { for: id, class: "button" }, say("picture.file")),
+      element(
+        "label",
+        { for: id, class: "button" },
+        say(most > 1 ? "picture.files" : "picture.file", { most: number(most) }),
+      ),
       camera,
     ),
     words,

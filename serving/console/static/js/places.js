@@ -11,18 +11,28 @@ export const PLACES = {
 /** Views that no navigation names: the one that they belong to. */
 export const PARENTS = { case: "cases", sweep: "sweeps", group: "sweeps", documents: "search" };
 
-/** Where a link to a view leads. */
+/** Where a link to a view leads; an object as the last step is its query. */
 export function placeOf(view, ...steps) {
-  return `#/${[view, ...steps].map(encodeURIComponent).join("/")}`;
+  const query = typeof steps.at(-1) === "object" ? steps.pop() : {};
+  const given = Object.entries(query).filter(([, value]) => value);
+  const path = `#/${[view, ...steps].map(encodeURIComponent).join("/")}`;
+  return given.length ? `${path}?${new URLSearchParams(given)}` : path;
 }
 
 /** The view and its arguments that an address names. */
 export function readPlace(hash) {
   try {
-    return hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
+    const [path] = hash.replace(/^#\/?/, "").split("?");
+    return path.split("/").map(decodeURIComponent);
   } catch {
     return [""];
   }
+}
+
+/** The query that an address ends with. */
+export function readQuery(hash) {
+  const [, ...rest] = hash.split("?");
+  return Object.fromEntries(new URLSearchParams(rest.join("?")));
 }
 
 export function isOpenTo(role, view) {

@@ -3,7 +3,7 @@
 import { faultBox } from "./faults.js";
 import { buildFrame, clearPage } from "./frame.js";
 import { say } from "./language.js";
-import { isOpenTo, placeOf, PLACES, readPlace } from "./places.js";
+import { isOpenTo, placeOf, PLACES, readPlace, readQuery } from "./places.js";
 import { signOut, whoAmI } from "./session.js";
 
 const VIEWS = {
@@ -57,7 +57,7 @@ function goOn() {
   buildFrame();
   const [view, ...steps] = readPlace(place ?? "");
   const { role } = whoAmI();
-  return isOpenTo(role, view) ? go(view, ...steps) : go(PLACES[role][0]);
+  return isOpenTo(role, view) ? go(view, ...steps, readQuery(place)) : go(PLACES[role][0]);
 }
 
 async function open(view, steps) {
@@ -65,7 +65,8 @@ async function open(view, steps) {
   const { signal } = (leave = new AbortController());
   const module = await VIEWS[view]();
   if (signal.aborted) return;
-  const page = { ...clearPage(view), signal, go, goOn, turnOut, reload: follow };
+  const query = readQuery(location.hash);
+  const page = { ...clearPage(view), signal, query, go, goOn, turnOut, reload: follow };
   try {
     await module.show(page, ...steps);
   } catch (fault) {

@@ -19,11 +19,12 @@ export class Fault extends Error {
   }
 }
 
-/** A request of images, by their path in it, beside the rest of it. */
+/** A request of images, by their path in it, beside the rest of it; frames of a face are a list. */
 export function packImages(request, images) {
   const form = new FormData();
   form.append("request", new Blob([JSON.stringify(request)], { type: "application/json" }));
-  for (const [path, image] of Object.entries(images)) form.append(path, image, "photograph");
+  for (const [path, image] of Object.entries(images))
+    for (const frame of [image].flat()) form.append(path, frame, "photograph");
   return form;
 }
 

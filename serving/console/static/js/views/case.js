@@ -3,6 +3,7 @@
 import { caseActions } from "../casework.js";
 import { add, element, figure, link, plainButton, quoted, replace, wholeId } from "../elements.js";
 import { faceSection } from "../faces.js";
+import { workButton } from "../forms.js";
 import { moment, number, say, score } from "../language.js";
 import {
   actorName,
@@ -13,20 +14,29 @@ import {
   lineTable,
   notice,
   section,
+  table,
   word,
 } from "../marks.js";
-import { readCase } from "../service.js";
+import { listCases, readCase } from "../service.js";
 import { myActor } from "../session.js";
 import { bindKeys } from "../shortcuts.js";
+import { readFilter } from "./cases.js";
 
 export async function show(page, id, focus = null) {
   const found = await readCase(id);
   const actions = caseActions(page, found);
   const names = numbersOf(found);
   const faces = await faceSection(page, [...names.keys()], { names });
+  const next = workButton(page, say("case.next"), () => openNext(page, id), "quiet");
   add(
     page.main,
-    element("p", { class: "back" }, link(["cases"], say("case.back"))),
+    element(
+      "p",
+      { class: "back actions" },
+      link(["cases", page.query], say("case.back")),
+      next.button,
+      next.faults,
+    ),
     element("h1", {}, word("kind", found.kind), " ", badge("state", found.state)),
     mergedNotice(found),
     element(
@@ -38,13 +48,15 @@ export async function show(page, id, focus = null) {
         faces.node,
         factsOf(found),
         documents(found, names),
+        mergedTable(found),
         history(found),
       ),
       actions &&
         element("aside", { class: "desk-do", "aria-label": say("case.actions") }, actions.node),
     ),
   );
-  bindKeys(page, { ...faces.keys, ...(actions?.keys ?? {}), u: () => page.go("cases") });
+  const keys = { j: next.run, u: () => page.go("cases", page.query) };
+  bindKeys(page, { ...faces.keys, ...(actions?.keys ?? {}), ...keys });
   if (focus !== null) actions?.focusOn(focus);
 }
 
@@ -52,6 +64,34 @@ export async function show(page, id, focus = null) {
 function numbersOf({ documents: held }) {
   const sorted = [...held].sort((one, other) => other.is_suspect - one.is_suspect);
   return new Map(sorted.map((one, place) => [one.document_id, number(place + 1)]));
+}
+
+/** The case that comes next in the queue that this one was opened from. */
+async function openNext(page, id) {
+  const filter = readFilter(page.query);
+  const state = filter.state === "all" ? null : filter.state;
+  const { cases } = await listCases({ ...filter, state, after: id, limit: 1 });
+  if (cases.length === 0) return page.announce(say("case.last"));
+  return page.go("case", cases[0].case_id, page.query);
+}
+
+/** What went into this case, each with its own attempt. */
+function mergedTable({ merged }) {
+  if (merged.length === 0) return null;
+  return section(
+    "case.mergedattempts",
+    table(
+      "case.mergedattempts",
+      ["case.kind", "case.origin", "enrollment.id", "case.score", "case.opened"],
+      merged.map((one) => [
+        word("kind", one.kind),
+        word("origin", one.origin),
+        idLink("enrollments", one.enrollment_id),
+        figure(score(one.score)),
+        moment(one.opened_at),
+      ]),
+    ),
+  );
 }
 
 function mergedNotice({ merged_into: target }) {
@@ -112,7 +152,7 @@ function documentCards(found, shown, names) {
         `${names.get(one.document_id)}. `,
         link(
           ["documents", one.document_id],
-          say("document.title"),
+          one.name ? quoted(one.name) : say("document.title"),
           " ",
           quoted(one.document_id.slice(-8), { class: "id" }),
         ),

@@ -1,103 +1,225 @@
-// The queue of the fraud desk: what is open, worked through with single keys.
+// The queue of the fraud desk: what is to be decided, worked through with single keys.
 
-import { add, element, figure, link, replace } from "../elements.js";
-import { attempt, checkField, choiceField } from "../forms.js";
-import { moment, say, score } from "../language.js";
-import { actorName, badge, empty, growingTable, pageHead, row, word } from "../marks.js";
+import { add, element, figure, hint, link, plainButton, quoted, replace } from "../elements.js";
+import { sentenceOf } from "../faults.js";
+import { attempt, checkField, choiceField, textField, workButton } from "../forms.js";
+import { day, moment, number, say, score } from "../language.js";
+import {
+  actorName,
+  badge,
+  empty,
+  growingTable,
+  maskedNumber,
+  pageHead,
+  row,
+  word,
+} from "../marks.js";
+import { placeOf } from "../places.js";
 import { assignCase, listCases } from "../service.js";
 import { myActor } from "../session.js";
 import { bindKeys } from "../shortcuts.js";
 
 const STATES = ["open", "assigned", "proposed", "closed"];
+const SORTS = ["risk", "due", "newest", "oldest", "score"];
 const KINDS = [
   "duplicate_identity",
   "possible_duplicate",
   "stolen_document",
+  "probing",
   "dispute",
   "line_changed_face",
   "one_face_many_documents",
   "one_document_many_faces",
   "resale_ring",
 ];
+const FILTERS = ["sort", "state", "kind", "assignee", "carrier", "outlet", "id_end", "overdue"];
 const PAGE = 50;
+const DAY_MS = 86_400_000;
+
+/** What an address asks for, and nothing else that it says. */
+export function readFilter(query) {
+  const known = FILTERS.filter((name) => query[name]).map((name) => [name, query[name]]);
+  return { sort: "risk", state: "alive", ...Object.fromEntries(known) };
+}
 
 export async function show(page) {
   const list = element("div", { class: "queue" });
-  const filter = { state: "open", kind: "", assignee: null };
+  const filter = readFilter(page.query);
   let asked = 0;
   const load = async () => {
     const turn = ++asked;
-    const answer = await listCases({ ...filter, limit: PAGE });
+    const answer = await listCases({ ...asQuery(filter), limit: PAGE });
     // Whoever changed the filter meanwhile wants only the last answer.
-    if (turn === asked) fillQueue(page, list, filter, answer);
+    if (turn === asked) fillQueue(page, list, filter, answer, load);
   };
   const faults = element("div", { class: "faults" });
   const change = (changes) => {
     Object.assign(filter, changes);
+    history.replaceState(null, "", placeOf("cases", filter));
     return attempt(page, list, faults, load);
   };
-  add(page.main, pageHead("cases.title", "cases.lead"), filters(change, faults), list);
+  add(page.main, pageHead("cases.title", "cases.lead"), filters(filter, change, faults), list);
   await load();
-  bindKeys(page, keysOf(page, list));
+  bindKeys(page, keysOf(page, list, filter));
 }
 
-function filters(change, faults) {
-  const states = [["", say("cases.all")], ...STATES.map((one) => [one, say(`state.${one}`)])];
+/** "All" is said in the address, and not asked for. */
+function asQuery(filter) {
+  return { ...filter, state: filter.state === "all" ? null : filter.state };
+}
+
+function filters(filter, change, faults) {
+  const choice = (label, name, options) =>
+    choiceField(
+      say(label),
+      { onchange: (event) => change({ [name]: event.target.value }) },
+      options,
+      filter[name] ?? "",
+    );
+  const text = (label, name, given = {}) =>
+    textField(say(label), {
+      value: filter[name] ?? "",
+      maxlength: 64,
+      spellcheck: "false",
+      onchange: (event) => change({ [name]: event.target.value.trim() }),
+      ...given,
+    });
+  const states = ["alive", ...STATES, "all"].map((one) => [one, say(`state.${one}`)]);
   const kinds = [["", say("cases.all")], ...KINDS.map((one) => [one, say(`kind.${one}`)])];
+  const sorts = SORTS.map((one) => [one, say(`sort.${one}`)]);
   return element(
     "div",
     { class: "filters", role: "search", "aria-label": say("cases.filters") },
-    choiceField(
-      say("case.state"),
-      { onchange: (event) => change({ state: event.target.value }) },
-      states,
-      "open",
-    ),
-    choiceField(
-      say("case.kind"),
-      { onchange: (event) => change({ kind: event.target.value }) },
-      kinds,
-      "",
-    ),
+    choice("cases.sort", "sort", sorts),
+    choice("case.state", "state", states),
+    choice("case.kind", "kind", kinds),
+    text("case.carrier", "carrier"),
+    text("case.outlet", "outlet"),
+    text("cases.idend", "id_end", { pattern: "[0-9a-f\\-]{4,36}" }),
     checkField(say("cases.mine"), {
-      onchange: (event) => change({ assignee: event.target.checked ? "me" : null }),
+      checked: filter.assignee === "me",
+      onchange: (event) => change({ assignee: event.target.checked ? "me" : "" }),
+    }),
+    checkField(say("cases.overdue"), {
+      checked: filter.overdue === "true",
+      onchange: (event) => change({ overdue: event.target.checked ? "true" : "" }),
     }),
     faults,
   );
 }
 
-function fillQueue(page, list, filter, answer) {
+const HEADS = [
+  "cases.chosen",
+  "case.about",
+  "case.risk",
+  "case.state",
+  "case.size",
+  "case.where",
+  "case.score",
+  "case.age",
+  "case.due",
+];
+
+function fillQueue(page, list, filter, answer, reload) {
   if (answer.cases.length === 0) {
-    replace(list, empty("cases.none"));
+    replace(list, empty("cases.none"), hint(link(["search"], say("cases.elsewhere"))));
     page.announce(say("cases.none"));
     return;
   }
-  const heads = [
-    "case.kind",
-    "case.state",
-    "case.assignee",
-    "case.score",
-    "case.origin",
-    "case.opened",
-  ];
-  const ask = (after) => listCases({ ...filter, limit: PAGE, after });
-  const read = ({ cases }) => cases.map(caseRow);
-  replace(list, growingTable(page, "cases.caption", heads, answer, ask, read));
-}
-
-function caseRow(one) {
-  return row(
-    { "data-case": one.case_id },
-    link(["case", one.case_id], word("kind", one.kind)),
-    badge("state", one.state),
-    actorName(one.assignee, myActor()),
-    figure(score(one.score ?? null)),
-    word("origin", one.origin),
-    moment(one.opened_at),
+  const ask = (after) => listCases({ ...asQuery(filter), limit: PAGE, after });
+  const read = ({ cases }) => cases.map((one) => caseRow(one, filter));
+  replace(
+    list,
+    growingTable(page, "cases.caption", HEADS, answer, ask, read),
+    assignmentOfMany(page, list, reload),
   );
 }
 
-function keysOf(page, list) {
+function caseRow(one, filter) {
+  const name = aboutText(one);
+  return row(
+    { "data-case": one.case_id, class: one.is_overdue ? "overdue" : null },
+    element("input", {
+      type: "checkbox",
+      name: "case",
+      value: one.case_id,
+      "aria-label": say("cases.choosethis", { name }),
+    }),
+    [
+      link(["case", one.case_id, filter], aboutOf(one)),
+      element("div", { class: "hint" }, word("kind", one.kind)),
+    ],
+    figure(number(one.risk, { maximumFractionDigits: 0 })),
+    [badge("state", one.state), one.assignee && [" ", actorName(one.assignee, myActor())]],
+    say("case.sizes", { documents: number(one.document_ids.length), lines: number(one.lines) }),
+    placesOf(one),
+    figure(scoresOf(one)),
+    ageOf(one.opened_at),
+    one.due_at
+      ? [day(one.due_at), one.is_overdue && [" ", badge("due", "overdue")]]
+      : element("span", {}, "–"),
+  );
+}
+
+/** Whom a case is about, masked: what tells it from the next. */
+function aboutOf(one) {
+  const people = one.people.map(({ name, number: masked }) => [
+    name && quoted(name),
+    name && masked && " ",
+    masked && maskedNumber(masked),
+  ]);
+  const shown = people.filter((parts) => parts.some(Boolean));
+  const more = one.document_ids.length - one.people.length;
+  if (shown.length === 0) return word("kind", one.kind);
+  return [
+    shown.map((parts, place) => [place > 0 && " · ", parts]),
+    more > 0 && ` ${say("case.more", { count: number(more) })}`,
+  ];
+}
+
+function aboutText(one) {
+  const texts = one.people.map(({ name, number: masked }) => `${name} ${masked}`.trim());
+  return texts.filter(Boolean).join(", ") || one.case_id.slice(-8);
+}
+
+function placesOf({ carriers, outlets }) {
+  if (outlets.length === 0) return "–";
+  const shown = outlets.slice(0, 2).join(", ");
+  const more = outlets.length > 2 ? ` ${say("case.more", { count: number(outlets.length - 2) })}` : "";
+  return [quoted(shown), more, element("div", { class: "hint" }, quoted(carriers.join(", ")))];
+}
+
+function scoresOf({ score: best, weakest }) {
+  return weakest === null || weakest === best ? score(best) : `${score(weakest)} – ${score(best)}`;
+}
+
+function ageOf(opened) {
+  const days = Math.floor((Date.now() - new Date(opened)) / DAY_MS);
+  const text = number(days, { style: "unit", unit: "day", unitDisplay: "long" });
+  return element("span", { title: moment(opened).textContent }, text);
+}
+
+/** One button for all that are ticked; what was refused stays ticked, and is said. */
+function assignmentOfMany(page, list, reload) {
+  const boxes = () => [...list.querySelectorAll("input[name=case]")];
+  const all = plainButton(say("cases.chooseall"), () => {
+    const isFull = boxes().every((box) => box.checked);
+    for (const box of boxes()) box.checked = !isFull;
+  });
+  const { button, faults } = workButton(page, say("cases.assignchosen"), async () => {
+    const chosen = boxes().filter((box) => box.checked);
+    if (chosen.length === 0) return page.announce(say("cases.choosebox"));
+    for (const box of chosen) {
+      await assignCase(box.value, "me");
+      box.checked = false;
+    }
+    page.announce(say("cases.assignedmany", { count: number(chosen.length) }));
+    return reload();
+  });
+  return element("div", { class: "actions" }, all, button, faults);
+}
+
+function keysOf(page, list, filter) {
   const links = () => [...list.querySelectorAll("tbody a")];
   const current = () => links().indexOf(document.activeElement);
   const move = (step) => () => {
@@ -108,12 +230,14 @@ function keysOf(page, list) {
     const chosen = links()[current()]?.closest("tr");
     return chosen ? work(chosen) : page.announce(say("cases.choose"));
   };
-  const open = (...steps) => on((chosen) => page.go("case", chosen.dataset.case, ...steps));
+  const open = (...steps) =>
+    on((chosen) => page.go("case", chosen.dataset.case, ...steps, filter));
   return {
     j: move(1),
     k: () => (current() < 0 ? move(1)() : move(-1)()),
     Enter: open(),
     a: on((chosen) => takeOver(page, chosen)),
+    x: on((chosen) => chosen.querySelector("input").click()),
     n: open("note"),
     p: open("propose"),
     c: open("close"),
@@ -123,13 +247,11 @@ function keysOf(page, list) {
 async function takeOver(page, chosen) {
   try {
     const changed = await assignCase(chosen.dataset.case, "me");
-    const fresh = caseRow(changed);
-    chosen.replaceWith(fresh);
-    fresh.querySelector("a").focus();
+    const state = [badge("state", changed.state), " ", actorName(changed.assignee, myActor())];
+    replace(chosen.cells[HEADS.indexOf("case.state")], state);
     page.announce(say("cases.assigned"));
   } catch (fault) {
     if (fault.status === 401) return page.turnOut("signin.ended");
-    const { sentenceOf } = await import("../faults.js");
     page.announce(sentenceOf(fault));
   }
   return null;

@@ -12,7 +12,7 @@ import {
 } from "../forms.js";
 import { say } from "../language.js";
 import { facts, idLink, pageHead } from "../marks.js";
-import { pictureField } from "../pictures.js";
+import { MOST_FRAMES, pictureField } from "../pictures.js";
 import { placeOf } from "../places.js";
 import { keyedAttempt } from "../retrying.js";
 import { enroll, packImages } from "../service.js";
@@ -31,7 +31,7 @@ export async function show(page) {
   // An older file is not "now": then somebody has to say when it was taken.
   const taken = (moment) => captured.set(Date.now() - moment < DAY_MS ? moment : null);
   const changed = attempt.renew;
-  const live = pictureField(page, say("photograph.live"), { taken, changed });
+  const live = pictureField(page, say("photograph.live"), { most: MOST_FRAMES, taken, changed });
   const portrait = pictureField(page, say("photograph.portrait"), { changed });
   const form = buildForm(
     page,

@@ -1,7 +1,7 @@
 // One enrollment on record: both faces side by side, why it was decided so, where its scores lie.
 
 import { curveFigure } from "../curves.js";
-import { qualityTable, scoreTable, searchPanel, verdict } from "../decision.js";
+import { frameTable, qualityTable, scoreTable, searchPanel, verdict } from "../decision.js";
 import { add, element, figure, hint, quoted, wholeId } from "../elements.js";
 import { buildForm, radioField, textField } from "../forms.js";
 import { faceSection } from "../faces.js";
@@ -23,7 +23,12 @@ export async function show(page, id = null) {
     record.expired_at &&
       notice("info", element("p", {}, say("enrollment.expired"), " ", moment(record.expired_at))),
     factsOf(record),
-    section("decision.scores", scoreTable(record), figures(record, thresholds.calibration)),
+    section(
+      "decision.scores",
+      scoreTable(record),
+      frameTable(record.frames),
+      figures(record, thresholds.calibration),
+    ),
     section(
       "decision.search",
       searchPanel(record.duplicate_search),
@@ -83,14 +88,16 @@ function factsOf(record) {
 function figures(record, calibration) {
   if (calibration === null) return notice("info", say("curve.none"));
   const curves = Object.fromEntries(calibration.curves.map((curve) => [curve.comparison, curve]));
-  const { scores, thresholds } = record;
+  const { frames, scores, thresholds } = record;
+  // A mean meets strangers as the fused references do.
+  const isFused = frames.filter((frame) => frame.is_fused).length > 1;
   return element(
     "div",
     { class: "curves" },
     curves.one_to_one &&
       curveFigure(
         say("curve.verification"),
-        curves.one_to_one,
+        isFused ? curves.fused : curves.one_to_one,
         [["threshold.verify", thresholds.verify]],
         scores.live_portrait,
       ),

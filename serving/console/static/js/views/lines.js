@@ -5,12 +5,15 @@ import { add, element, hint, plainButton, replace } from "../elements.js";
 import { buildForm, documentFields, workButton } from "../forms.js";
 import { number, say, score } from "../language.js";
 import { badge, lineTable, maskedNumber, notice, pageHead } from "../marks.js";
-import { pictureField } from "../pictures.js";
+import { MOST_FRAMES, pictureField } from "../pictures.js";
 import { disputeLine, packImages, queryLines } from "../service.js";
 
 export async function show(page) {
   const results = element("section", { class: "results", "aria-label": say("lines.results") });
-  const picture = pictureField(page, say("photograph.live"), { changed: () => replace(results) });
+  const picture = pictureField(page, say("photograph.live"), {
+    most: MOST_FRAMES,
+    changed: () => replace(results),
+  });
   const fields = [
     element("fieldset", {}, element("legend", {}, say("document.title")), documentFields()),
     element(

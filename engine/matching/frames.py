@@ -1,0 +1,105 @@
+"""Several photographs of one live face, taken one after the other: judged together, and fused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.matching.calibration import Comparison
+from engine.matching.comparison import fuse_seconds, fuse_vectors
+from engine.matching.requests import Sample
+from engine.reasons import Reason
+from indexes.scoring import exact_scores
+
+MOST_BEHIND = 0.05
+"""Frames whose detection score is lower than the best one's by more are not fused. Of LFW, two
+noisy frames beside a clean one would lose 3.9 % instead of 0.8 %; blurred, small and dark ones
+gain with or without this, and clean ones lose nothing by it."""
+
+
+class FaceVector(NamedTuple):
+    """A face as it is compared: a unit vector float32[d], and the length of the mean that it is,
+    1 for one photograph."""
+
+    vector: NDArray[np.float32]
+    length: float = 1.0
+
+    @property
+    def comparison(self) -> Comparison:
+        """Which comparisons it makes with references."""
+        return Comparison.FUSED_TO_ONE if self.length == 1 else Comparison.FUSED
+
+
+def fuse_frames(frames: Sequence[Sample], one_person: float) -> Sample:
+    """One sample of the frames of a face; of a single one it is that itself.
+
+    The best of the fit frames are fused, the others are left out; where none is fit, the problems
+    are the best one's. LIVE_FRAMES_DIFFER where no fit frame scores at least `one_person` with
+    every other: somebody else is on one of them. Crop, thumbnail, quality and digest are the best
+    one's, which is the one that people are shown.
+    """
+    if len(frames) == 1:
+        return frames[0]
+    best = max(frames, key=_rank)
+    kept = tuple(one if one is best else replace(one, crop=None) for one in frames)
+    fit = [one.vector for one in frames if one.vector is not None and one.is_usable]
+    if len(fit) > 1 and not measure_agreement(np.stack(fit)) >= one_person:
+        return replace(best, problems=(Reason.LIVE_FRAMES_DIFFER,), frames=kept)
+    chosen = [frames[place].vector for place in _choose(frames)]
+    vectors = [vector for vector in chosen if vector is not None]
+    if len(vectors) < 2:
+        return replace(best, frames=kept)
+    length = min(float(np.linalg.norm(np.mean(vectors, axis=0))), 1.0)
+    return replace(
+        best,
+        vector=fuse_vectors(*vectors),
+        second=fuse_seconds([frames[place].second for place in _choose(frames)]),
+        length=length,
+        frames=kept,
+    )
+
+
+def describe_frames(sample: Sample) -> list[dict[str, Any]]:
+    """What evidence keeps of each frame, in the order they came: the SHA-256 of its image, what is
+    wrong with it, whether it was fused, its quality. Empty where there was one photograph.
+    """
+    chosen = _choose(sample.frames) if sample.is_usable else ()
+    return [
+        {
+            "image_sha256": one.digest.hex(),
+            "problems": [reason.value for reason in one.problems],
+            "is_fused": place in chosen,
+            "quality": dict(one.quality),
+        }
+        for place, one in enumerate(sample.frames)
+    ]
+
+
+def _choose(frames: Sequence[Sample]) -> list[int]:
+    """The places of the best fit frames."""
+    scores = {place: _score(one) for place, one in enumerate(frames) if one.is_usable}
+    least = max(scores.values(), default=0.0) - MOST_BEHIND
+    return [place for place, score in scores.items() if score >= least]
+
+
+def _score(frame: Sample) -> float:
+    return frame.quality.get("detection_score", 0.0)
+
+
+def _rank(frame: Sample) -> tuple[bool, bool, int, float]:
+    """Higher for the better one: fit, with a face, with few problems, surely detected."""
+    return frame.is_usable, frame.vector is not None, -len(frame.problems), _score(frame)
+
+
+def measure_agreement(vectors: NDArray[np.float32]) -> float:
+    """The least score that the frame closest to all others has with one of them: float32[n, d]."""
+    count = len(vectors)
+    rows, others = np.array(list(product(range(count), repeat=2))).T
+    scores = exact_scores(vectors, vectors, rows, others).reshape(count, count)
+    np.fill_diagonal(scores, np.inf)
+    return float(scores.min(axis=1).max())

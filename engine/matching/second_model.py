@@ -1,0 +1,200 @@
+"""A second model beside the one in force: its templates, and how often it would say otherwise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import CalibrationError
+from engine.matching.calibration import Thresholds
+from engine.matching.comparison import fuse_vectors, score_best
+from engine.matching.policy import Evidence, decide
+from engine.matching.requests import Sample
+from engine.registry.reader import Reader
+from engine.registry.records import SecondTemplate
+
+FILLED = "references.filled"
+"""The action of the audit entry about templates of a second model that were added."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecondModel:
+    """A model that decides nothing yet; without a calibration it has no thresholds."""
+
+    digest: str
+    dim: int
+    thresholds: Thresholds | None = None
+
+    def read_templates(
+        self, registry: Reader, reference_ids: Sequence[int]
+    ) -> dict[int, NDArray[np.float32]]:
+        """Its templates of these references, of those that have one."""
+        return registry.second_templates(reference_ids, self.digest, self.dim)
+
+    def fuse(self, live: Sample, portrait: Sample) -> SecondTemplate | None:
+        """Its template of both photographs; None where one was not embedded by it."""
+        first, other = (self._vector_of(one) for one in (live, portrait))
+        if first is None or other is None:
+            return None
+        return SecondTemplate(self.digest, fuse_vectors(first, other))
+
+    def describe(
+        self,
+        live: Sample,
+        portrait: Sample,
+        evidence: Evidence,
+        held: Sequence[int],
+        known: Mapping[int, NDArray[np.float32]],
+        *,
+        is_fused: bool,
+    ) -> Mapping[str, Any] | None:
+        """What evidence keeps of its scores and of what they would have decided; None where it saw
+        no face.
+
+        `held` are the references of the document's holder, `known` its templates. There is no
+        decision where it lacks one that was compared. Candidates are those that the model in force
+        found: `compare_references` tells of others.
+        """
+        first, other = (self._vector_of(one) for one in (live, portrait))
+        if first is None or other is None:
+            return None
+        probe = fuse_vectors(first, other) if is_fused else first
+        references = [known[key] for key in held if key in known]
+        candidates = [
+            replace(one, score=score)
+            for one in evidence.candidates
+            if one.reference_id in known
+            for score in (score_best(probe, known[one.reference_id][None]),)
+            if score is not None
+        ]
+        described: dict[str, Any] = {
+            "model_digest": self.digest,
+            "live_portrait": score_best(first, other[None]),
+            "holder": score_best(probe, np.stack(references)) if references else None,
+            "best_candidate": max((one.score for one in candidates), default=None),
+            "thresholds": None if self.thresholds is None else asdict(self.thresholds),
+        }
+        knows_all = (evidence.holder_score is None or len(references) == len(held)) and len(
+            candidates
+        ) == len(evidence.candidates)
+        if self.thresholds is not None and knows_all:
+            review = self.thresholds.review
+            again = replace(
+                evidence,
+                thresholds=self.thresholds,
+                live_portrait_score=described["live_portrait"],
+                holder_score=described["holder"],
+                candidates=tuple(one for one in candidates if one.score >= review),
+            )
+            described["decision"] = decide(again).decision.value
+        return described
+
+    def _vector_of(self, sample: Sample) -> NDArray[np.float32] | None:
+        second = sample.second
+        is_its_own = second is not None and second.digest == self.digest and sample.is_usable
+        return second.vector if second is not None and is_its_own else None
+
+
+MOST_COMPARED = 20_000
+"""References whose pairs are compared at most, spread over all that have both templates."""
+_BLOCK = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How two models answer one question, in comparisons: each at its own threshold."""
+
+    compared: int = 0
+    both: int = 0
+    only_first: int = 0
+    only_second: int = 0
+
+    @property
+    def differ(self) -> int:
+        """Comparisons that the second model would answer otherwise."""
+        return self.only_first + self.only_second
+
+    def __add__(self, other: Agreement) -> Agreement:
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Agreement(*(one + another for one, another in pairs))
+
+
+def compare_recorded(
+    registry: Reader, model: SecondModel
+) -> tuple[dict[str, Agreement], dict[str, int]]:
+    """How the model would have answered in the enrollments that recorded its scores: `verify` (live
+    against portrait) and `same_document` (against the holder), and how many decisions of one
+    kind it would have made another, as "approved, review"."""
+    thresholds = _require_thresholds(model)
+    found = {"verify": Agreement(), "same_document": Agreement()}
+    keys = {"verify": "live_portrait", "same_document": "holder"}
+    decisions: Counter[str] = Counter()
+    for decision, evidence in registry.decisions():
+        second = evidence.get("second")
+        if second is None or second["model_digest"] != model.digest:
+            continue
+        inputs = evidence["inputs"]
+        for name, key in keys.items():
+            first, other = inputs[f"{key}_score"], second[key]
+            if first is not None and other is not None:
+                is_first = first >= inputs["thresholds"][name]
+                found[name] += _answer(is_first, other >= getattr(thresholds, name))
+        if "decision" in second:
+            decisions[f"{decision}, {second['decision']}"] += 1
+    return found, dict(decisions)
+
+
+def compare_references(
+    registry: Reader, model: SecondModel, thresholds: Thresholds
+) -> dict[str, Agreement]:
+    """How often two references look like one person, to `review` and to `certain`, by the model in
+    force at its `thresholds` and by this one: every pair of those that have both templates."""
+    other = _require_thresholds(model)
+    firsts, seconds = [], []
+    for chunk in registry.references():
+        known = model.read_templates(registry, chunk.ids.tolist())
+        held = [place for place, key in enumerate(chunk.ids.tolist()) if key in known]
+        firsts.append(chunk.vectors[held])
+        seconds += [known[int(chunk.ids[place])] for place in held]
+    found = {"review": Agreement(), "certain": Agreement()}
+    if not seconds:
+        return found
+    chosen = np.linspace(0, len(seconds) - 1, min(len(seconds), MOST_COMPARED)).astype(np.int64)
+    first, second = np.concatenate(firsts)[chosen], np.stack(seconds)[chosen]
+    pairs = len(chosen) * (len(chosen) - 1) // 2
+    found = dict.fromkeys(found, Agreement(compared=pairs))
+    for start in range(0, len(chosen), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        scores = first[rows] @ first[start:].T, second[rows] @ second[start:].T
+        # Few are so alike, and `certain` is above `review`.
+        near = (scores[0] >= thresholds.review) | (scores[1] >= other.review)
+        left, right = np.nonzero(np.triu(near, 1))
+        for name in found:
+            is_first = scores[0][left, right] >= getattr(thresholds, name)
+            is_second = scores[1][left, right] >= getattr(other, name)
+            found[name] += Agreement(
+                0,
+                int((is_first & is_second).sum()),
+                int((is_first & ~is_second).sum()),
+                int((is_second & ~is_first).sum()),
+            )
+    return found
+
+
+def _answer(is_first: bool, is_second: bool) -> Agreement:
+    return Agreement(
+        1, is_first and is_second, is_first and not is_second, is_second and not is_first
+    )
+
+
+def _require_thresholds(model: SecondModel) -> Thresholds:
+    if model.thresholds is None:
+        raise CalibrationError(
+            "the second model is not calibrated: run sosie calibrate DIR --card FILE.toml"
+        )
+    return model.thresholds

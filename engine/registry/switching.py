@@ -1,0 +1,206 @@
+"""The switch of a registry to its second model, once that has a template of everybody.
+
+The two change places: what decided is kept beside what decides from now on, so switching back is
+the same command. Nothing is converted, and no photograph is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, Table, bindparam, func, select, update
+
+from engine.errors import RequestError
+from engine.registry import deployment, store, tables
+from engine.registry.audit import AuditReader, read_head
+from engine.registry.database import KEYS, chunks, connect, reading
+from engine.registry.reader import Reader
+from engine.registry.records import AuditEntry, Changes, utc_now
+from engine.registry.row_macs import changing_rows
+from engine.registry.rows import name_sealed
+from engine.registry.upgrade import Progress
+from engine.registry.vault import Vault
+from engine.registry.writer import Writer, chained, take_lease
+
+ROWS_PER_BATCH = 2_000
+_references, _watchlist, _sweeps = tables.references, tables.watchlist, tables.sweeps
+_UNDER_WAY = ("queued", "running", "paused")
+
+
+def switch_models(
+    url: str,
+    vault: Vault,
+    *,
+    before: str,
+    after: str,
+    dim: int,
+    actor: str,
+    progress: Progress | None = None,
+) -> int:
+    """Makes the second model `after`, of vectors float32[dim], the one in force, and `before`, the
+    vault's, the second; how many references there are.
+
+    May be stopped anywhere: the next call goes on. `RequestError`, with nothing changed, while a
+    live reference or a watched face has no template of it, or a sweep is under way; `WriterBusy`
+    where a process writes.
+    """
+    engine = connect(url)
+    try:
+        with store.reachable():
+            lease = take_lease(engine)
+            try:
+                return _switch(engine, vault, before, after, dim, actor, progress)
+            finally:
+                lease.release()
+    finally:
+        engine.dispose()
+
+
+def remove_missing(url: str, vault: Vault, *, before: str, after: str, actor: str) -> list[str]:
+    """Removes the references that the second model has no template of; their documents, whose
+    holders are to be enrolled again.
+
+    Until then no search finds these people, and nobody's face holds their documents.
+    """
+    documents: list[str] = []
+    engine = connect(url)
+    try:
+        registry = Reader(engine, vault)
+        with Writer(engine, vault, before) as writer:
+            # What refuses the switch all the same, before anybody is removed.
+            _require_ready(registry, after, may_lack_references=True)
+            for ids in registry.missing_second(after, ROWS_PER_BATCH):
+                owners = sorted(set(registry.documents_of(ids).values()))
+                sequence = writer.sequence + 1
+                detail = {"references": len(ids), "gallery_sequence": sequence}
+                entry = AuditEntry(actor, "references.removed", after, detail)
+                removed = tuple((key, sequence) for key in ids)
+                writer.commit(Changes(sequence, (entry,), removed_references=removed))
+                documents += owners
+    finally:
+        engine.dispose()
+    return documents
+
+
+def _switch(
+    engine: Engine,
+    vault: Vault,
+    before: str,
+    after: str,
+    dim: int,
+    actor: str,
+    progress: Progress | None,
+) -> int:
+    reader = Reader(engine, vault)
+    marker = deployment.SWITCHING + after
+    with reading(engine) as connection:
+        store.check(connection)
+        head = read_head(connection)
+        is_resumed = head.model_digest == marker
+        if not is_resumed:
+            deployment.check(connection, vault, before)
+    said = {"before": before}
+    if not is_resumed:
+        _require_ready(reader, after)
+        entry = AuditEntry(actor, "model.switching", after, said)
+        with chained(engine, vault, [entry], utc_now()) as (connection, _):
+            connection.execute(update(tables.deployment).values(model_digest=marker))
+    rotation_id = vault.of_dimension(dim).rotation_id
+    total = _switch_references(reader, before, after, rotation_id, actor, progress)
+    entry = AuditEntry(actor, "model.switched", after, said)
+    with chained(engine, vault, [entry], utc_now()) as (connection, _):
+        of_second = _watchlist.c.second_model_digest == after
+        rows = connection.execute(select(_watchlist).where(of_second)).all()
+        with changing_rows(connection, vault, {_watchlist: [row.id for row in rows]}):
+            _exchange(connection, vault, _watchlist, rows, before)
+        connection.execute(
+            update(tables.deployment).values(model_digest=after, dim=dim, rotation_id=rotation_id)
+        )
+    return total
+
+
+def _require_ready(reader: Reader, after: str, *, may_lack_references: bool = False) -> None:
+    coverage = reader.coverage(after)
+    if coverage.missing_references and not may_lack_references:
+        raise RequestError(
+            f"{coverage.missing_references:,} of {coverage.references:,} references have no "
+            "template of the second model: run sosie model fill, wait until people have returned, "
+            "or have the rest enrolled again with --reenroll FILE"
+        )
+    if coverage.missing_watched:
+        raise RequestError(
+            f"{coverage.missing_watched:,} of {coverage.watched:,} watched faces have no template "
+            "of the second model: remove them from the watch-list and add them again"
+        )
+    under_way = select(func.count()).select_from(_sweeps).where(_sweeps.c.state.in_(_UNDER_WAY))
+    if reader.rows(under_way)[0][0]:
+        raise RequestError("a sweep is under way by the present model: end or cancel it first")
+
+
+def _switch_references(
+    reader: AuditReader,
+    before: str,
+    after: str,
+    rotation_id: str,
+    actor: str,
+    progress: Progress | None,
+) -> int:
+    """Exchanges the templates of every reference, in audited batches; a row says its model, so none
+    is exchanged twice. Removed ones, which have none, get the new model's name too."""
+    vault, is_old = reader.vault, _references.c.model_digest == before
+    ((left,),) = reader.rows(select(func.count()).select_from(_references).where(is_old))
+    page = select(_references).where(is_old).order_by(_references.c.id).limit(ROWS_PER_BATCH)
+    done = 0
+    while rows := reader.rows(page):
+        entry = AuditEntry(actor, "references.switched", after, {"rows": len(rows)})
+        with (
+            chained(reader.engine, vault, [entry], utc_now()) as (connection, _),
+            changing_rows(connection, vault, {_references: [row.id for row in rows]}),
+        ):
+            _exchange(connection, vault, _references, [row for row in rows if row.template], before)
+            for part in chunks([row.id for row in rows]):
+                named = {"keys": part, "model": after, "rotation": rotation_id}
+                connection.execute(_NAME_MODEL, named)
+        done += len(rows)
+        if progress is not None:
+            progress(done, left)
+    ((total,),) = reader.rows(select(func.count()).select_from(_references))
+    return int(total)
+
+
+def _exchange(
+    connection: Connection, vault: Vault, table: Table, rows: Sequence[Row[Any]], before: str
+) -> None:
+    """Seals each of two templates of a row for the other's place."""
+    places = f"{table.name}.template", f"{table.name}.second_template"
+    sealed = []
+    for row in rows:
+        name = name_sealed(table, row)
+        first = vault.open(places[0], name, row.template)
+        second = vault.open(places[1], name, row.second_template)
+        sealed.append(
+            {
+                "key": row.id,
+                "first": vault.seal(places[0], name, second),
+                "other": vault.seal(places[1], name, first),
+                "model": before,
+            }
+        )
+    if sealed:
+        changed = update(table).where(table.c.id == bindparam("key"))
+        connection.execute(
+            changed.values(
+                template=bindparam("first"),
+                second_template=bindparam("other"),
+                second_model_digest=bindparam("model"),
+            ),
+            sealed,
+        )
+
+
+_NAME_MODEL = (
+    update(_references)
+    .where(_references.c.id.in_(KEYS))
+    .values(model_digest=bindparam("model"), rotation_id=bindparam("rotation"))
+)

@@ -1,0 +1,57 @@
+"""What a second model would have decided is recorded beside what was decided."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from engine.matching.calibration import Thresholds
+from engine.matching.policy import Candidate, Evidence
+from engine.matching.requests import Sample
+from engine.matching.second_model import SecondModel
+from engine.registry.records import SecondTemplate
+
+DIGEST = "sha256:second"
+FIRST = Thresholds(verify=0.4, same_document=0.4, review=0.5, certain=0.7)
+OTHER = Thresholds(verify=0.2, same_document=0.3, review=0.6, certain=0.8)
+
+
+def unit(*numbers: float) -> Any:
+    vector = np.array(numbers, np.float32)
+    return vector / np.linalg.norm(vector)
+
+
+def sample(*numbers: float) -> Sample:
+    return Sample(unit(1, 0), b"", second=SecondTemplate(DIGEST, unit(*numbers)))
+
+
+def test_a_second_model_decides_by_its_own_scores_and_thresholds_alone() -> None:
+    model = SecondModel(DIGEST, 3, OTHER)
+    evidence = Evidence(
+        thresholds=FIRST,
+        live_portrait_score=0.9,
+        holder_score=0.9,
+        candidates=(Candidate(7, "another", 0.75),),
+        searched=10,
+    )
+    pair = sample(1, 0, 0), sample(1, 0, 0)
+
+    def say(known: Any, held: Any = (3,)) -> Any:
+        told = model.describe(*pair, evidence, held, known, is_fused=True)
+        assert told is not None
+        return told.get("decision")
+
+    same, far = unit(1, 0.1, 0), unit(0, 0, 1)
+    assert say({3: same, 7: far}) == "approved", "the candidate is nobody like it"
+    assert say({3: same, 7: unit(1, 1, 0)}) == "review"
+    assert say({3: same, 7: same}) == "rejected"
+    assert say({3: far, 7: far}) == "rejected", "another face holds the document"
+    assert say({3: same}) is None, "it has not seen the candidate"
+    assert say({7: far}) is None, "nor the holder"
+    plain = SecondModel(DIGEST, 3).describe(*pair, evidence, (3,), {3: same}, is_fused=True)
+    assert plain is not None
+    assert plain["thresholds"] is None
+    assert "decision" not in plain
+    unseen = Sample(unit(1, 0), b"")
+    assert model.describe(unseen, pair[1], evidence, (), {}, is_fused=False) is None

@@ -1,0 +1,171 @@
+"""Two embedders side by side over one registry: filled, compared, switched, switched back."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.faces.extractor import digest_embedding
+from engine.models.catalog import builtin_card, load_card
+from serving.compose import Deployment
+from serving.settings import load_settings
+from tests.second_embedder import write_embedder
+from tests.serving.cli.test_imports import row, write
+from tests.serving.conftest import MSISDN, OTHER_NUMBER
+
+NEXT = ("+8613800138010", "+8613800138011", "+8613800138012")
+
+
+@pytest.fixture(scope="module")
+def card(sosie: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The second embedder's card, with the calibration of the model that it is made of."""
+    folder = tmp_path_factory.mktemp("second")
+    file = write_embedder(folder / "second.onnx")
+    assert sosie("model", "add", file, "--contract", "sface").code == 0
+    path, sface = folder / "second.toml", builtin_card("sface")
+    assert sface.calibration_path is not None
+    fitted = json.loads(sface.calibration_path.read_text())
+    fitted["model_digest"] = digest_embedding(load_card(path), False)
+    (folder / "second.calibration.json").write_text(json.dumps(fitted))
+    path.write_text('calibration = "second.calibration.json"\n' + path.read_text())
+    return path
+
+
+def choose(home: Path, **models: object) -> None:
+    """Writes `[models]` of a home anew."""
+    file = home / "sosie.toml"
+    lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in models.items())
+    text = re.sub(r"^\[models\]\n(?:(?!\[).*\n)*", "", file.read_text(), flags=re.MULTILINE)
+    file.write_text(f"{text}\n[models]\n{lines}")
+
+
+@pytest.fixture
+def doubled(full_home: Path, card: Path) -> Path:
+    """The deployment with one person, and a second model named."""
+    choose(full_home, embedder="sface", second=str(card))
+    return full_home
+
+
+def find_check(sosie: Any, home: Path, subject: str) -> dict[str, str]:
+    checks = sosie("doctor", "--home", home, "--json").json["checks"]
+    return next(one for one in checks if one["subject"] == subject)
+
+
+def test_people_who_return_fill_the_second_model_until_it_can_decide_and_back(
+    doubled: Path, card: Path, sosie: Any, photographs: Any, request_of: Any, assert_refused: Any
+) -> None:
+    told = find_check(sosie, doubled, "second model")
+    assert (told["state"], "0 of 1 references" in told["detail"]) == ("ok", True)
+    switch = ("model", "switch", "--home", doubled)
+    assert_refused(sosie(*switch), "1 of 1 references have no template of the second model")
+
+    stranger = {"live": photographs.stranger, "portrait": photographs.stranger_again}
+    newcomer = sosie(
+        *request_of(doubled, photographs, **stranger, document_number=OTHER_NUMBER, msisdn=NEXT[0]),
+        "--json",
+    )
+    assert newcomer.code in (0, 1), newcomer.err
+    returned = sosie(
+        *request_of(doubled, photographs, live=photographs.later, msisdn=NEXT[1]), "--json"
+    )
+    assert returned.json["decision"] == "approved", returned.json
+    shown = sosie("show", returned.json["enrollment_id"], "--home", doubled, "--json").json
+    recorded = shown["evidence"]["second"]
+    assert recorded["live_portrait"] > 0.4
+    assert recorded["holder"] is None, "it had not seen the holder before"
+    assert "decision" not in recorded, "so it would have had nothing to decide by"
+    assert "second" not in returned.json
+    again = sosie(*request_of(doubled, photographs, msisdn=NEXT[2]), "--json").json
+    shown = sosie("show", again["enrollment_id"], "--home", doubled, "--json").json
+    assert shown["evidence"]["second"]["holder"] > 0.4
+
+    compared = sosie("model", "compare", "--home", doubled, "--json").json
+    assert compared["comparisons"]["same_document"]["compared"] == 1
+    assert compared["comparisons"]["verify"]["compared"] >= 2
+    assert compared["coverage"]["missing_references"] == 0
+    assert compared["decisions"]["by_both"]["approved, approved"] >= 1
+    assert compared["decisions"]["compared"] >= 2
+    assert "recorded decisions" in sosie("model", "compare", "--home", doubled).out
+
+    switched = sosie(*switch, "--json")
+    assert switched.code == 0, switched.err
+    assert switched.json["settings"]["models"] == {"embedder": str(card), "second": "sface"}
+    choose(doubled, **switched.json["settings"]["models"])
+    with Deployment(doubled, load_settings(doubled)) as deployment:
+        assert deployment.restored.gallery.dim == load_card(card).dimension
+    home_again = sosie(*request_of(doubled, photographs, msisdn=MSISDN[:-1] + "9"), "--json").json
+    assert home_again["decision"] == "approved"
+    assert home_again["scores"]["holder"] == pytest.approx(
+        shown["evidence"]["second"]["holder"], abs=0.02
+    )
+    assert sosie("show", again["enrollment_id"], "--replay", "--home", doubled).code == 0
+    assert sosie("doctor", "--home", doubled).code == 0
+    back = sosie(*switch, "--json").json["settings"]["models"]
+    assert (back["embedder"], back["second"]) == ("sface", str(card))
+    assert back["calibration"] >= 2, "or its first would be taken"
+    choose(doubled, **back)
+    assert sosie("doctor", "--home", doubled).code == 0
+
+
+def test_photographs_and_kept_crops_fill_it_and_another_s_face_does_not(
+    doubled: Path, sosie: Any, photographs: Any, request_of: Any, enrolled: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    shutil.copy(photographs.stranger, folder / f"{enrolled['document_id']}.png")
+    shutil.copy(photographs.live, folder / "no-id.jpg")
+    fill = ("model", "fill", folder, "--home", doubled, "--json")
+    wrong = sosie(*fill).json
+    assert (wrong["filled"], wrong["of_another"]) == (0, 1)
+    (folder / f"{enrolled['document_id']}.png").unlink()
+    (folder / enrolled["document_id"]).mkdir()
+    for name in ("live", "later"):
+        shutil.copy(getattr(photographs, name), folder / enrolled["document_id"])
+    right = sosie(*fill).json
+    assert right["filled"] == 1
+    assert right["coverage"]["missing_references"] == 0
+    assert sosie(*fill).json["unknown"] == 1, "it has one already"
+
+    settings = doubled / "sosie.toml"
+    second = re.sub(r"^# keep = .*", 'keep = "all"', settings.read_text(), flags=re.MULTILINE)
+    settings.write_text(re.sub(r"^second = .*\n", "", second, flags=re.MULTILINE))
+    stranger = {"live": photographs.stranger, "portrait": photographs.stranger_again}
+    given = {**stranger, "document_number": OTHER_NUMBER, "msisdn": NEXT[0]}
+    added = sosie(*request_of(doubled, photographs, **given), "--json")
+    settings.write_text(second)
+    from_crops = sosie("model", "fill", "--home", doubled, "--json").json
+    assert from_crops["filled"] == (added.json["decision"] == "approved")
+    assert from_crops["without_photograph"] == 0
+
+
+def test_an_import_of_photographs_brings_both_templates(
+    home: Path, card: Path, sosie: Any, photographs: Any
+) -> None:
+    choose(home, embedder="sface", second=str(card))
+    rows = [row(1, "live.jpg", "portrait.png"), row(2, "stranger.png"), row(3, "none.jpg")]
+    base = write(photographs.live.parent / "base.csv", rows)
+    report = home / "report.csv"
+    imported = sosie("import", base, "--home", home, "--report", report, "--json")
+    assert imported.code == 1, "one has no face"
+    assert "2 of 2 references" in find_check(sosie, home, "second model")["detail"]
+
+
+def test_a_second_model_that_cannot_be_one_is_refused(
+    full_home: Path, card: Path, sosie: Any, assert_refused: Any, tmp_path: Path
+) -> None:
+    switch = ("model", "switch", "--home", full_home)
+    assert_refused(sosie(*switch), "no second model is named")
+    choose(full_home, embedder="sface", second="sface")
+    assert_refused(sosie(*switch), "the second embedder is the first")
+    plain = tmp_path / "plain.toml"
+    text = card.read_text().replace('path = "', f'path = "{card.parent}/')
+    plain.write_text(text.replace('calibration = "second.calibration.json"\n', ""))
+    choose(full_home, embedder="sface", second=str(plain))
+    assert_refused(sosie(*switch), "is not calibrated, so it could decide nothing")
+    told = find_check(sosie, full_home, "second model")
+    assert (told["state"], "is not calibrated" in told["detail"]) == ("warning", True)
