@@ -125,6 +125,22 @@ _CROPS_OF = (
     .where(crops.c.enrollment_id == bindparam("enrollment"), _IS_SHOWN)
     .order_by(crops.c.photograph, crops.c.id)
 )
+# Where an earlier import's reference was removed, its crops may be of another person.
+_removed = tables.references.alias("removed")
+_CROPS_OF_IMPORT = (
+    select(crops)
+    .where(
+        crops.c.document_id == bindparam("document"),
+        crops.c.enrollment_id.is_(None),
+        _IS_SHOWN,
+        ~exists().where(
+            _removed.c.document_id == crops.c.document_id,
+            _removed.c.enrollment_id.is_(None),
+            _removed.c.removed_sequence.is_not(None),
+        ),
+    )
+    .order_by(crops.c.photograph, crops.c.id)
+)
 # The reference's own first: those of attempts may show somebody else. An import's has no attempt.
 _IS_OF_REFERENCE = exists().where(
     tables.references.c.document_id == crops.c.document_id,
@@ -414,6 +430,14 @@ class CaseReader(Source):
         return [
             (read_as(CropRecord, row), self._image(row))
             for row in self.rows(_CROPS_OF, enrollment=enrollment_id, now=utc_now())
+        ]
+
+    def crops_of_import(self, document_id: str) -> list[tuple[CropRecord, bytes]]:
+        """The same of the reference that an import brought; none where it brought another before,
+        since a crop does not say which one it is of."""
+        return [
+            (read_as(CropRecord, row), self._image(row))
+            for row in self.rows(_CROPS_OF_IMPORT, document=document_id, now=utc_now())
         ]
 
     def faces(self, document_ids: Sequence[str], most: int) -> dict[str, list[Face]]:

@@ -463,13 +463,12 @@ class Reader(AuditReader):
         names = [name_reference(row.id, row.document_id) for row in rows]
         return self.vault.open_templates(names, [row.template for row in rows])
 
-    def enrollments_of(self, reference_ids: Sequence[int]) -> dict[int, str]:
-        """The enrollment that each of these live references came from; one of an import has
-        none."""
+    def origins_of(self, reference_ids: Sequence[int]) -> dict[int, tuple[str, str | None]]:
+        """The document of each of these live references, and the enrollment that it came from;
+        one of an import has none."""
         return {
-            row.id: row.enrollment_id
+            row.id: (row.document_id, row.enrollment_id)
             for row in self._rows_of(_TEMPLATES, [int(key) for key in reference_ids])
-            if row.enrollment_id is not None
         }
 
     def missing_second(self, digest: str, page: int = TEMPLATES_PER_CHUNK) -> Iterator[list[int]]:

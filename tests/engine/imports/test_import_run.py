@@ -13,9 +13,10 @@ from engine.imports.columns import ColumnMapping
 from engine.imports.faults import Code, Field
 from engine.imports.import_run import Ending
 from engine.matching.documents import Document
+from engine.matching.filling import Filled, fill_from_crops
 from engine.matching.holders import block_document, find_document, watch_face
 from engine.matching.recovery import restore_gallery
-from engine.matching.requests import CropPolicy, CropScope, EnrollmentRequest
+from engine.matching.requests import CropPolicy, CropScope, EnrollmentRequest, SecondEmbedder
 from engine.reasons import Decision, Reason
 from engine.registry.audit import verify_chain
 from engine.registry.records import Changes, LineStatus
@@ -327,6 +328,7 @@ def test_the_faces_of_imported_references_are_held_for_a_case(importer: Any, bas
     ids = [find(importer, row).id for row in rows]
     assert importer.store.cases.faces(ids, 9) == {key: [] for key in ids}
     assert importer.store.counts()["crops"] == 3
+    assert fill(importer) == Filled(without_photograph=3), "held for a case, and for nothing else"
     with importer.registrar() as registrar:
         case = NewCase(kind=CaseKind.DUPLICATE_IDENTITY, origin=CaseOrigin.SWEEP, document_ids=ids)
 
@@ -340,3 +342,15 @@ def test_the_faces_of_imported_references_are_held_for_a_case(importer: Any, bas
         assert (face.crop.document_id, face.crop.photograph) == (key, "live")
         assert (face.is_of_reference, face.decision, face.crop.enrollment_id) == (True, None, None)
         assert face.crop.quality == {"sharpness": 123.0}
+    assert fill(importer) == Filled(filled=3)
+
+
+def fill(importer: Any) -> Filled:
+    """Templates of a second model from crops."""
+
+    class Shade:
+        def embed(self, crops: Any) -> Any:
+            return np.stack([crops.mean(axis=(1, 2, 3)), np.ones(len(crops))], 1, dtype=np.float32)
+
+    second = SecondEmbedder(Shade(), "sha256:second", importer.vault.of_dimension(2))  # type: ignore[arg-type]
+    return fill_from_crops(importer.store, second, "test")

@@ -33,6 +33,7 @@ from engine.registry.records import (
     JudgedPair,
     LineStatus,
     NewCrop,
+    NewReference,
     new_id,
     utc_now,
 )
@@ -550,6 +551,27 @@ def test_the_faces_of_a_document_begin_with_those_of_its_reference(store, writer
 
 
 LIVE_FIRST = ("live", "portrait")
+
+
+def test_crops_of_an_import_are_of_the_one_reference_that_it_brought(
+    store, writer, enrolled
+) -> None:
+    one = enrolled.documents[0].id
+
+    def bring(sequence: int, **removed: Any) -> int:
+        key, crop = writer.next_reference_id(), hold(one, is_held=None)
+        reference = NewReference(key, one, None, enrolled.references[0].template, sequence)
+        crops = [crop, hold(one), hold(one, enrolled.enrollments[0].id, is_held=None)]
+        writer.commit(change(sequence, references=[reference], crops=crops, **removed))
+        shown.append(crop.id)
+        return key
+
+    shown: list[str] = []
+    first = bring(3)
+    assert store.origins_of([first]) == {first: (one, None)}
+    assert [crop.id for crop, _ in store.cases.crops_of_import(one)] == shown
+    bring(4, removed_references=[(first, 4)])
+    assert store.cases.crops_of_import(one) == [], "each may be of another person"
 
 
 def test_no_face_is_shown_under_another_document(store, writer, enrolled) -> None:
