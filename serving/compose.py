@@ -177,7 +177,7 @@ def read_due_dates(settings: CasesSettings) -> DueDates:
 
 def read_crop_policy(settings: CropsSettings) -> CropPolicy:
     """Which crops are kept, by the settings."""
-    return CropPolicy(CropScope(settings.keep), timedelta(days=settings.days))
+    return CropPolicy(CropScope(settings.keep), settings.days, settings.hold_days)
 
 
 def _days(count: int) -> timedelta | None:

@@ -176,6 +176,7 @@ def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Fin
         yield _examine_folder(home)
         yield _examine_key_ring(deployment)
         yield _attempt("registry", lambda: _describe_registry(deployment))
+        yield _examine_crops(deployment)
         if settings.models.second:
             yield _attempt_second(deployment)
         yield _examine_database(deployment, is_deep)
@@ -186,6 +187,29 @@ def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Fin
             yield _broken("gallery", error)
         yield _examine_chain(deployment)
         yield _examine_clock(deployment)
+
+
+def _examine_crops(deployment: Deployment) -> Finding:
+    """Whose faces are kept, and how many there are."""
+    crops = deployment.settings.crops
+    try:
+        counts = deployment.store.counts()
+    except SosieError as error:
+        return _broken("faces", error)
+    there = f"{counts['crops']:,} are there"
+    for_days = f"{crops.days} days"
+    if crops.keep == "none":
+        return Finding(
+            "faces", State.OK, f"none is kept, whoever decides a case sees none; {there}"
+        )
+    if crops.keep == "all":
+        return Finding("faces", State.OK, f"everybody's are kept for {for_days}; {there}")
+    detail = f"those of people in cases are kept for {for_days}"
+    if crops.hold_days:
+        held = f"everybody's are held for {crops.hold_days} days, shown to nobody"
+        return Finding("faces", State.OK, f"{detail}; {held}; {there}")
+    advice = "set hold_days under [crops] to the days between two sweeps, or tell the fraud team"
+    return Finding("faces", State.WARNING, f"{detail}, but for whom they are like; {there}", advice)
 
 
 def _examine_clock(deployment: Deployment) -> Finding:

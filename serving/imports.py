@@ -38,7 +38,7 @@ from engine.reasons import PhotographKind
 from engine.registry.records import utc_now
 from engine.registry.vault import Vault
 from serving.access.authorization import Role
-from serving.compose import Deployment
+from serving.compose import Deployment, read_crop_policy
 from serving.ingress.templates import SealedTemplates
 from serving.models import find_conversion
 from serving.wire.fields import Template
@@ -200,6 +200,7 @@ def _open_writer(
         same_document=thresholds.same_document,
         review=thresholds.review,
         counts_look_alikes=order.counts_look_alikes,
+        crops=read_crop_policy(deployment.settings.crops),
     )
     if order.is_check:
         report = FaultReport(order.report, source.columns)
@@ -238,7 +239,9 @@ def _make_loader(
     take: ExtractSamples = _extract_none
     if _has_photographs(source):
         # The extractor is opened here, and not by the first two threads that need it.
-        take = partial(_extract, deployment.extractor, vault, deployment.second_embedder)
+        keeps_crops = read_crop_policy(deployment.settings.crops).keeps_any and not order.is_check
+        second = deployment.second_embedder
+        take = partial(_extract, deployment.extractor, vault, second, with_crops=keeps_crops)
     templates = SealedTemplates(vault, digest, deployment.settings.serve.template_ttl_h)
     folder = PhotographFolder(order.root, allows_outside=order.allows_outside)
     return FaceLoader(folder, take, vault, IssuedTemplates(templates).open, transform)
@@ -250,8 +253,10 @@ def _extract(
     second: SecondEmbedder | None,
     images: Sequence[bytes],
     kinds: Sequence[PhotographKind | None],
+    *,
+    with_crops: bool,
 ) -> list[Sample | ImageError]:
-    return take_samples(images, extractor, vault, kinds, second=second)
+    return take_samples(images, extractor, vault, kinds, with_crops=with_crops, second=second)
 
 
 def _extract_none(

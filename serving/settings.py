@@ -441,10 +441,22 @@ class CropsSettings(Section):
     """Aligned faces, 112 pixels wide and high, sealed, for those who decide cases."""
 
     keep: Literal["none", "cases", "all"] = Field(
-        default="none", description="none, those of attempts that opened a case, or all"
+        default="none",
+        description="none; those that a decision, a sweep or a dispute brings into a case; or all",
     )
     days: int = Field(
-        default=30, ge=1, le=3650, description="how long a crop is kept, even if its case is open"
+        default=30,
+        ge=1,
+        le=3650,
+        description="how long a crop is kept from its photograph, or from when a case names its "
+        "document; even if that case is open",
+    )
+    hold_days: int = Field(
+        default=0,
+        ge=0,
+        le=366,
+        description="for keep = cases: so long the crops of everybody are held, shown to nobody, "
+        "for a case that may come; 0 holds none, and cases show those who opened them alone",
     )
 
 

@@ -25,7 +25,7 @@ from engine.matching.bulk_enrollment import (
 )
 from engine.matching.comparison import WatchList
 from engine.matching.registrar import Registrar
-from engine.matching.requests import document_look_up
+from engine.matching.requests import NO_CROPS, CropPolicy, document_look_up
 from engine.reasons import Reason
 from engine.registry.reader import Reader
 from engine.registry.writer import Writer
@@ -71,13 +71,15 @@ _FIELD_OF = {
 class AdmissionTerms:
     """Thresholds `same_document` (holder's reference) and `review` (look-alikes, watch-list).
 
-    `counts_look_alikes` costs a search of the whole gallery for each chunk.
+    `counts_look_alikes` costs a search of the whole gallery for each chunk. `crops` says which
+    faces are kept of the references.
     """
 
     actor: str
     same_document: float
     review: float
     counts_look_alikes: bool = True
+    crops: CropPolicy = NO_CROPS
 
 
 class ChunkWriter(Protocol):
@@ -131,6 +133,7 @@ class RegistryWriter:
             actor=self._terms.actor,
             subject=self._journal.import_id,
             detail={"chunk": entry.chunk, "rows": len(rows), "failed": counted.failed},
+            crops=self._terms.crops,
         )
         self.tally = entry.tally
 

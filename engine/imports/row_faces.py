@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,11 +20,10 @@ from engine.faces.image_files import ImageLimits
 from engine.imports.faults import Code, Field, RowFault, is_sound
 from engine.imports.row_parser import Row
 from engine.matching.bulk_enrollment import Subscriber
-from engine.matching.comparison import fuse_seconds, fuse_vectors, score_best
+from engine.matching.comparison import fuse_vectors, score_best
 from engine.matching.requests import Sample
 from engine.models.transform import Transform
 from engine.reasons import PhotographKind, Reason
-from engine.registry.records import SecondTemplate
 from engine.registry.vault import Vault
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
@@ -103,14 +102,14 @@ _MIN_NORM = 1e-6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowFaces:
-    """A row with its faces; a template takes the place of `live`."""
+    """A row with its faces; a template takes the place of `live`. `samples` has the usable
+    photographs."""
 
     row: Row
     live: Face
     portrait: Face
     photographs: int
-    seconds: tuple[SecondTemplate | None, ...] = ()
-    """What a second model makes of the usable photographs."""
+    samples: Mapping[str, Sample]
 
 
 class FaceLoader:
@@ -174,11 +173,11 @@ class FaceLoader:
             group[place].portrait_kind if field is Field.PORTRAIT else None for place, field in read
         ]
         samples = self._extract(images, kinds) if images else []
-        seconds: dict[int, list[SecondTemplate | None]] = {}
+        usable: dict[int, dict[str, Sample]] = {}
         for slot, sample in zip(read, samples, strict=True):
             faces[slot] = face = _face_of(slot[1], sample)
             if isinstance(face, np.ndarray) and isinstance(sample, Sample):
-                seconds.setdefault(slot[0], []).append(sample.second)
+                usable.setdefault(slot[0], {})[slot[1].value] = sample
         self._add_vectors(group, faces)
         self._add_templates(group, faces)
         counts = np.bincount([place for place, _ in read], minlength=len(group))
@@ -188,7 +187,7 @@ class FaceLoader:
                 faces.get((place, Field.LIVE), faces.get((place, Field.TEMPLATE))),
                 faces.get((place, Field.PORTRAIT)),
                 int(counts[place]),
-                tuple(seconds.get(place, ())),
+                usable.get(place, {}),
             )
             for place, row in enumerate(group)
         ]
@@ -296,8 +295,9 @@ def judge_row(faces: RowFaces, verify: float) -> JudgedRow:
     subscriber = None
     if vector is not None and is_sound(faults):
         assert row.checked is not None, "a row without a document has a fault"
-        second = fuse_seconds(faces.seconds)
-        subscriber = Subscriber(row.name, row.checked, vector, row.line, row.consent_ref, second)
+        subscriber = Subscriber(
+            row.name, row.checked, vector, row.line, row.consent_ref, faces.samples
+        )
     return JudgedRow(
         number=row.number,
         faults=faults,

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import RequestError
-from engine.matching.comparison import score_best
+from engine.matching.comparison import fuse_seconds, score_best
 from engine.matching.documents import (
     CheckedDocument,
     Document,
@@ -25,7 +25,7 @@ from engine.matching.documents import (
     require_checkable,
 )
 from engine.matching.registrar import publish
-from engine.matching.requests import document_look_up, name_look_up
+from engine.matching.requests import NO_CROPS, CropPolicy, Sample, document_look_up, name_look_up
 from engine.reasons import Reason
 from engine.registry.reader import Reader
 from engine.registry.records import (
@@ -36,8 +36,8 @@ from engine.registry.records import (
     NewDocument,
     NewLine,
     NewReference,
-    SecondTemplate,
     new_id,
+    utc_now,
 )
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
@@ -129,14 +129,15 @@ class OpenedLine:
 @dataclass(frozen=True, slots=True, eq=False)
 class Subscriber:
     """Subscriber of an existing base: a well-formed document, a rotated unit vector float32[d] and
-    perhaps a line. `consent_ref` is stored where the document had no holder before."""
+    perhaps a line. `consent_ref` is stored where the document had no holder before. `samples` are
+    the photographs that the vector is of, `live` and `portrait`."""
 
     name: str = field(repr=False)
     document: CheckedDocument
     vector: NDArray[np.float32] = field(repr=False)
     line: OpenedLine | None = None
     consent_ref: str | None = None
-    second: SecondTemplate | None = None
+    samples: Mapping[str, Sample] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +158,8 @@ class Admission:
 class AdmissionPlan:
     """An admission for each subscriber, in order, and the rows that make them durable.
 
-    `vectors` float32[n, d] are the new references, of the documents `referenced`; `seconds` what a
-    second model has of each, where one is named.
+    `vectors` float32[n, d] are the new references, of the documents `referenced`, and `samples`
+    their photographs, where there are any.
     """
 
     admissions: tuple[Admission, ...]
@@ -167,7 +168,7 @@ class AdmissionPlan:
     referenced: tuple[str, ...]
     vectors: NDArray[np.float32] = field(repr=False)
     lines: tuple[NewLine, ...]
-    seconds: tuple[SecondTemplate | None, ...] = ()
+    samples: tuple[Mapping[str, Sample], ...] = field(default=(), repr=False)
 
 
 def plan_admission(
@@ -205,7 +206,7 @@ class _Planner:
         self._activated: list[NewDocument] = []
         self._referenced: list[str] = []
         self._vectors: list[NDArray[np.float32]] = []
-        self._seconds: list[SecondTemplate | None] = []
+        self._samples: list[Mapping[str, Sample]] = []
         self._lines: list[NewLine] = []
 
     def admit(self, one: Subscriber, lookup: bytes, msisdn_lookup: bytes | None) -> Admission:
@@ -225,7 +226,7 @@ class _Planner:
             holder.vectors = one.vector[None]
             self._referenced.append(holder.document_id)
             self._vectors.append(one.vector)
-            self._seconds.append(one.second)
+            self._samples.append(one.samples)
         adds_line = False
         if one.line is not None and msisdn_lookup is not None and user is None:
             self._open_line(one.line, msisdn_lookup, holder.document_id)
@@ -246,7 +247,7 @@ class _Planner:
             referenced=tuple(self._referenced),
             vectors=vectors,
             lines=tuple(self._lines),
-            seconds=tuple(self._seconds),
+            samples=tuple(self._samples),
         )
 
     def _refuse(self, one: Subscriber, holder: Holder | None, user: str | None) -> Reason | None:
@@ -344,19 +345,30 @@ def admit_planned(
     actor: str,
     subject: str,
     detail: Mapping[str, Any],
+    crops: CropPolicy = NO_CROPS,
 ) -> None:
     """Makes a plan durable and visible, in one transaction with its audit entry.
 
     To be called on the writer's thread, in the call that made the plan. Raises what `publish` does.
     """
     sequence = writer.sequence + bool(plan.referenced)
+    photographs = plan.samples or ({},) * len(plan.referenced)
+    seconds = [fuse_seconds([one.second for one in samples.values()]) for samples in photographs]
     references = [
         NewReference(writer.next_reference_id(), document_id, None, vector, sequence, second)
-        for document_id, vector, second in zip(
-            plan.referenced,
-            plan.vectors,
-            plan.seconds or [None] * len(plan.referenced),
-            strict=True,
+        for document_id, vector, second in zip(plan.referenced, plan.vectors, seconds, strict=True)
+    ]
+    now = utc_now()
+    kept = [
+        crop
+        for document_id, samples in zip(plan.referenced, photographs, strict=True)
+        for crop in crops.choose(
+            writer.vault,
+            samples,
+            enrollment_id=None,
+            document_id=document_id,
+            has_case=False,
+            at=now,
         )
     ]
     counts = {"references": len(references), "lines": len(plan.lines), "gallery_sequence": sequence}
@@ -369,6 +381,7 @@ def admit_planned(
         activated_documents=plan.activated,
         references=references,
         lines=plan.lines,
+        crops=kept,
     )
     publish(writer, gallery, changes, plan.vectors)
 

@@ -30,7 +30,7 @@ class Filled:
 
     filled: int = 0
     without_photograph: int = 0
-    """References of which no crop is kept."""
+    """References of which no crop is kept, or is held for a case alone."""
     unknown: int = 0
     """Documents of the folder that have no reference which lacks a template."""
     unusable: int = 0
@@ -40,8 +40,8 @@ class Filled:
 
 
 def fill_from_crops(store: Store, embedder: SecondEmbedder, actor: str) -> Filled:
-    """Embeds the kept crops of the enrollments that references came from; both photographs are
-    fused, as the reference was."""
+    """Embeds the kept crops of the enrollments and imports that references came from, but for held
+    ones; both photographs are fused, as the reference was."""
     done = Filled()
     for ids in store.missing_second(embedder.digest, REFERENCES_AT_ONCE):
         found: list[tuple[int, SecondTemplate]] = []
@@ -58,10 +58,11 @@ def fill_from_crops(store: Store, embedder: SecondEmbedder, actor: str) -> Fille
 def _read_crops(store: Store, ids: Sequence[int]) -> Iterator[tuple[int, list[NDArray[np.uint8]]]]:
     from PIL import Image  # noqa: PLC0415 - takes a while to import
 
-    origins = store.enrollments_of(ids)
-    for key in ids:
-        enrollment_id = origins.get(key)
-        kept = [] if enrollment_id is None else store.cases.crops(enrollment_id)
+    for key, (document_id, enrollment_id) in store.origins_of(ids).items():
+        if enrollment_id is None:
+            kept = store.cases.crops_of_import(document_id)
+        else:
+            kept = store.cases.crops(enrollment_id)
         yield key, [np.asarray(Image.open(io.BytesIO(image)).convert("RGB")) for _, image in kept]
 
 

@@ -553,7 +553,12 @@ class ChangeCollector:
             )
         )
         self._crops += self._judge.crops.choose(
-            self._judge.vault, request, enrollment_id, bool(body["cases"]), self._now
+            self._judge.vault,
+            {"live": request.live, "portrait": request.portrait},
+            enrollment_id=enrollment_id,
+            document_id=body["document_id"],
+            has_case=bool(body["cases"]),
+            at=self._now,
         )
         self._answers.append(
             StoredAnswer(

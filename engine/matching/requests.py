@@ -314,20 +314,23 @@ _CROP_CONTEXT = "sample.crop"
 
 
 class CropScope(StrEnum):
-    """Attempts whose crops are kept."""
+    """Photographs whose crops are kept."""
 
     NONE = "none"
     CASES = "cases"
-    """Those that opened a case."""
+    """Those of attempts that open a case; others are held for a while, and kept where a case comes
+    to name their document."""
     ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
 class CropPolicy:
-    """Which crops are kept, and for how long: never longer than `time` after the decision."""
+    """Which crops are kept, and for how long: `days` after the photograph passed through, or after
+    a case named its document; `hold_days` where no case does, shown to nobody meanwhile."""
 
     keep: CropScope = CropScope.NONE
-    time: timedelta = timedelta(days=30)
+    days: int = 30
+    hold_days: int = 0
 
     @property
     def keeps_any(self) -> bool:
@@ -336,21 +339,31 @@ class CropPolicy:
     def choose(
         self,
         vault: Vault,
-        request: EnrollmentRequest,
-        enrollment_id: str,
+        samples: Mapping[str, Sample],
+        *,
+        enrollment_id: str | None,
+        document_id: str | None,
         has_case: bool,
-        decided_at: datetime,
+        at: datetime,
     ) -> list[NewCrop]:
-        """The crops of an attempt that are to be kept; none where its samples have none."""
-        if self.keep is CropScope.NONE or (self.keep is CropScope.CASES and not has_case):
+        """The crops to be kept of samples by photograph, `live` or `portrait`; of a sample without
+        a crop none. `document_id` is of the reference or attempt that they are of."""
+        if self.keep is CropScope.NONE:
             return []
-        samples = {"live": request.live, "portrait": request.portrait}
+        is_held = self.keep is CropScope.CASES and not has_case
+        if is_held and not (self.hold_days and document_id):
+            return []
         return [
             NewCrop(
                 id=new_id(),
                 enrollment_id=enrollment_id,
                 photograph=photograph,
-                kept_until=decided_at + self.time,
+                kept_until=at + timedelta(days=self.hold_days if is_held else self.days),
+                document_id=document_id,
+                received_at=at,
+                quality=dict(sample.quality),
+                is_held=is_held or None,
+                case_days=self.days,
                 image=vault.open(_CROP_CONTEXT, sample.digest.hex(), sample.crop),
             )
             for photograph, sample in samples.items()

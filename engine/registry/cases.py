@@ -19,6 +19,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     exists,
+    false,
     func,
     or_,
     select,
@@ -30,7 +31,7 @@ from sqlalchemy import case as by_value
 from engine.cases.case import KIND_RISK, CaseKind, CaseNote, CaseSort, DueDates, NoteKind, Outcome
 from engine.errors import NotFound
 from engine.registry import tables
-from engine.registry.database import KEYS, Source
+from engine.registry.database import KEYS, Moment, Source
 from engine.registry.records import (
     ALIVE,
     CaseRecord,
@@ -115,15 +116,92 @@ _NOTES = (
     .where(or_(case_notes.c.case_id == bindparam("id"), case_notes.c.case_id.in_(_WENT_INTO)))
     .order_by(case_notes.c.id)
 )
+_IS_SHOWN = and_(
+    crops.c.kept_until > bindparam("now", type_=Moment),
+    func.coalesce(crops.c.is_held, false()).is_(false()),
+)
 _CROPS_OF = (
     select(crops)
-    .where(crops.c.enrollment_id == bindparam("enrollment"), crops.c.kept_until > bindparam("now"))
+    .where(crops.c.enrollment_id == bindparam("enrollment"), _IS_SHOWN)
     .order_by(crops.c.photograph, crops.c.id)
+)
+# Where an earlier import's reference was removed, its crops may be of another person.
+_removed = tables.references.alias("removed")
+_CROPS_OF_IMPORT = (
+    select(crops)
+    .where(
+        crops.c.document_id == bindparam("document"),
+        crops.c.enrollment_id.is_(None),
+        _IS_SHOWN,
+        ~exists().where(
+            _removed.c.document_id == crops.c.document_id,
+            _removed.c.enrollment_id.is_(None),
+            _removed.c.removed_sequence.is_not(None),
+        ),
+    )
+    .order_by(crops.c.photograph, crops.c.id)
+)
+# The reference's own first: those of attempts may show somebody else. An import's has no attempt.
+_IS_OF_REFERENCE = exists().where(
+    tables.references.c.document_id == crops.c.document_id,
+    tables.references.c.removed_sequence.is_(None),
+    or_(
+        tables.references.c.enrollment_id == crops.c.enrollment_id,
+        and_(tables.references.c.enrollment_id.is_(None), crops.c.enrollment_id.is_(None)),
+    ),
+)
+_ranked = (
+    select(
+        crops.c.id,
+        by_value((_IS_OF_REFERENCE, 1), else_=0).label("is_of_reference"),
+        func.row_number()
+        .over(
+            partition_by=crops.c.document_id,
+            order_by=(
+                by_value((_IS_OF_REFERENCE, 0), else_=1),
+                crops.c.received_at.desc(),
+                crops.c.enrollment_id,
+                crops.c.photograph,
+                crops.c.id,
+            ),
+        )
+        .label("place"),
+    )
+    .where(crops.c.document_id.in_(KEYS), _IS_SHOWN)
+    .subquery()
+)
+_FACES_OF = (
+    select(
+        crops,
+        _ranked.c.is_of_reference,
+        tables.enrollments.c.decision,
+        tables.enrollments.c.captured_at,
+        tables.enrollments.c.created_at,
+    )
+    .join(_ranked, _ranked.c.id == crops.c.id)
+    .join(tables.enrollments, tables.enrollments.c.id == crops.c.enrollment_id, isouter=True)
+    .where(_ranked.c.place <= bindparam("most"))
+    .order_by(crops.c.document_id, _ranked.c.place)
 )
 EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
 """What later sweeps respect: these two documents are two people, or one with good reason."""
 
 _JUDGED = select(judged_pairs).order_by(judged_pairs.c.left_document, judged_pairs.c.right_document)
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """An aligned face of a document as a JPEG or PNG file; `is_of_reference` where the document's
+    reference was made of it.
+
+    `decision` and `captured_at` are of its attempt: None of an imported reference.
+    """
+
+    crop: CropRecord
+    is_of_reference: bool
+    decision: str | None
+    captured_at: datetime | None
+    image: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,9 +428,35 @@ class CaseReader(Source):
         if not is_id(enrollment_id):
             return []
         return [
-            (read_as(CropRecord, row), self.vault.open(CROP_IMAGE, row.id, row.image))
+            (read_as(CropRecord, row), self._image(row))
             for row in self.rows(_CROPS_OF, enrollment=enrollment_id, now=utc_now())
         ]
+
+    def crops_of_import(self, document_id: str) -> list[tuple[CropRecord, bytes]]:
+        """The same of the reference that an import brought; none where it brought another before,
+        since a crop does not say which one it is of."""
+        return [
+            (read_as(CropRecord, row), self._image(row))
+            for row in self.rows(_CROPS_OF_IMPORT, document=document_id, now=utc_now())
+        ]
+
+    def faces(self, document_ids: Sequence[str], most: int) -> dict[str, list[Face]]:
+        """At most so many crops that are kept of each document, its reference's own first, then
+        the newest; no document is left out."""
+        found: dict[str, list[Face]] = {key: [] for key in document_ids}
+        for row in self._rows_of(_FACES_OF, document_ids, most=most, now=utc_now()):
+            # Crops of before there was a column for it came in when they were decided on.
+            crop = read_as(CropRecord, row, received_at=row.received_at or row.created_at)
+            face = Face(
+                crop, bool(row.is_of_reference), row.decision, row.captured_at, self._image(row)
+            )
+            found[row.document_id].append(face)
+        return found
+
+    def _image(self, row: Row[Any]) -> bytes:
+        # Or a face could be put under another document, and its holder be taken for it.
+        require_authentic(self.vault, crops, row)
+        return self.vault.open(CROP_IMAGE, row.id, row.image)
 
     def _by_document(
         self, document_ids: Sequence[str], states: Collection[CaseState]

@@ -110,6 +110,11 @@ _LINES_IN_USE_OF = (
     .order_by(_lines.c.opened_at, _lines.c.id)
 )
 _NUMBERS = select(_lines.c.id, _lines.c.msisdn).where(_lines.c.id.in_(KEYS))
+_TEMPLATES_OF = (
+    select(_references.c.id, _references.c.document_id, _references.c.template)
+    .where(_references.c.document_id.in_(KEYS), _references.c.removed_sequence.is_(None))
+    .order_by(_references.c.id)
+)
 _REFERENCE_PAGE = (
     select(
         _references.c.id,
@@ -349,6 +354,19 @@ class Reader(AuditReader):
             )
             place |= {"sequence": rows[-1].added_sequence, "id": rows[-1].id}
 
+    def templates_of(self, document_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """The live references of each document that has any: rotated unit rows float32[n, dim]."""
+        found: dict[str, list[Row[Any]]] = {}
+        for row in self._rows_of(_TEMPLATES_OF, document_ids):
+            found.setdefault(row.document_id, []).append(row)
+        return {
+            key: self.vault.open_templates(
+                [name_reference(row.id, row.document_id) for row in rows],
+                [row.template for row in rows],
+            )
+            for key, rows in found.items()
+        }
+
     def removals(self, after_sequence: int) -> NDArray[np.int64]:
         """The references removed after a gallery sequence: int64[n], ascending."""
         rows = self.rows(_REMOVALS, sequence=after_sequence)
@@ -445,13 +463,12 @@ class Reader(AuditReader):
         names = [name_reference(row.id, row.document_id) for row in rows]
         return self.vault.open_templates(names, [row.template for row in rows])
 
-    def enrollments_of(self, reference_ids: Sequence[int]) -> dict[int, str]:
-        """The enrollment that each of these live references came from; one of an import has
-        none."""
+    def origins_of(self, reference_ids: Sequence[int]) -> dict[int, tuple[str, str | None]]:
+        """The document of each of these live references, and the enrollment that it came from;
+        one of an import has none."""
         return {
-            row.id: row.enrollment_id
+            row.id: (row.document_id, row.enrollment_id)
             for row in self._rows_of(_TEMPLATES, [int(key) for key in reference_ids])
-            if row.enrollment_id is not None
         }
 
     def missing_second(self, digest: str, page: int = TEMPLATES_PER_CHUNK) -> Iterator[list[int]]:

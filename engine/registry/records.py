@@ -254,12 +254,22 @@ class JudgedPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CropRecord:
-    """An aligned face of an enrollment, without its image; `photograph` is `live` or `portrait`."""
+    """An aligned face, without its image; `photograph` is `live` or `portrait`.
+
+    It is of an attempt, or of an imported reference, which has a document alone. One that
+    `is_held` is shown to nobody until a case names its document; from then on it is kept for
+    `case_days`. `received_at` is when the photograph passed through.
+    """
 
     id: str
-    enrollment_id: str
+    enrollment_id: str | None
     photograph: str
     kept_until: datetime
+    document_id: str | None = None
+    received_at: datetime | None = None
+    quality: Mapping[str, float] | None = None
+    is_held: bool | None = None
+    case_days: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from engine.registry import tables
 from engine.registry.database import Source, chunks
 from engine.registry.records import ALIVE, AuditEntry, Json
 from engine.registry.row_macs import changing_rows
-from engine.registry.rows import erase_notes
+from engine.registry.rows import erase_crops, erase_notes
 from engine.registry.vault import Vault
 from engine.registry.writer import ERASED, Writer
 
@@ -73,6 +73,7 @@ def wipe_documents(
     wiped = update(_documents).where(_documents.c.id.in_(ids)).values(**ERASED, erased_at=now)
     connection.execute(wiped)
     erase_notes(connection, vault, ids)
+    erase_crops(connection, ids)
 
 
 def wipe_lines(connection: Connection, _: Vault, ids: Sequence[Any], *__: object) -> None:

@@ -14,7 +14,19 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import msgspec
-from sqlalchemy import Column, Connection, Float, Row, Table, bindparam, case, select, true, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Float,
+    Row,
+    Table,
+    bindparam,
+    case,
+    select,
+    true,
+    update,
+)
 
 from engine.errors import SealBroken
 from engine.registry import tables
@@ -61,14 +73,22 @@ _CONVERTERS = {
     ]
     for table, names in _NAMES.items()
 }
-REFERENCE_COLUMNS = [
+
+
+def _without_sealed(table: Table) -> list[ColumnElement[Any]]:
     # Null where it is null: nulls at the end of a row are not in its code.
-    (case((one.is_not(None), true())) if (one.table.name, one.name) in _SEALED else one).label(
-        one.name
-    )
-    for one in tables.references.columns
-]
+    return [
+        (case((one.is_not(None), true())) if (table.name, one.name) in _SEALED else one).label(
+            one.name
+        )
+        for one in table.columns
+    ]
+
+
+REFERENCE_COLUMNS = _without_sealed(tables.references)
 """A reference as its code needs it: without its templates, ten times as long as the rest."""
+CROP_COLUMNS = _without_sealed(tables.crops)
+"""The same of a crop, without its image."""
 _KEY_COLUMNS = ("id", "role", "carrier", "outlet", "person", "rate_limit", "expires_at")
 
 
@@ -152,7 +172,10 @@ _STORE = {
     for table in AUTHENTICATED
 }
 _ROWS = {
-    table: select(table).where(next(iter(table.primary_key)).in_(KEYS)) for table in AUTHENTICATED
+    table: select(*(CROP_COLUMNS if table is tables.crops else table.columns)).where(
+        next(iter(table.primary_key)).in_(KEYS)
+    )
+    for table in AUTHENTICATED
 }
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    or_,
     select,
     update,
 )
@@ -26,8 +27,9 @@ from sqlalchemy import (
 from engine.cases.case import CaseNote, CaseOrigin, Outcome, Proposal
 from engine.errors import RowRefused, StorageFailed
 from engine.registry import tables
-from engine.registry.database import KEYS, chunks
+from engine.registry.database import KEYS, Moment, chunks
 from engine.registry.records import (
+    ALIVE,
     CaseRecord,
     CaseState,
     DocumentRecord,
@@ -290,9 +292,24 @@ _REPLACE_SWEEP = (
     .values({column.name: bindparam(f"new_{column.name}") for column in sweeps.columns})
 )
 _ENROLLMENTS_UNDER = select(tables.enrollments.c.id).where(
-    tables.enrollments.c.document_id == bindparam("document")
+    tables.enrollments.c.document_id.in_(KEYS)
 )
-_ERASE_CROPS = delete(crops).where(crops.c.enrollment_id.in_(_ENROLLMENTS_UNDER))
+_ERASE_CROPS = delete(crops).where(
+    or_(crops.c.document_id.in_(KEYS), crops.c.enrollment_id.in_(_ENROLLMENTS_UNDER))
+)
+_NAMED_CROPS = select(crops.c.id, crops.c.kept_until, crops.c.case_days).where(
+    crops.c.document_id.in_(KEYS), crops.c.case_days.is_not(None)
+)
+# A subquery and no join: SQLite would go through every open case first.
+_STATE = select(cases.c.state).where(cases.c.id == case_documents.c.case_id).scalar_subquery()
+_IN_CASES = select(case_documents.c.document_id).where(
+    case_documents.c.document_id.in_(KEYS), _STATE.in_(sorted(one.value for one in ALIVE))
+)
+_KEEP_CROP = (
+    update(crops)
+    .where(crops.c.id == bindparam("key"))
+    .values(kept_until=bindparam("until", type_=Moment), is_held=None)
+)
 _FORGET_JUDGED = (
     delete(judged_pairs)
     .where(judged_pairs.c.left_document == bindparam("left_document"))
@@ -340,19 +357,25 @@ def case_of(vault: Vault, row: Row[Any]) -> CaseRecord:
     )
 
 
-def write_cases(connection: Connection, vault: Vault, new: Sequence[CaseRecord]) -> None:
-    """Inserts new cases; one that is merged at once comes after the one that it went into."""
+def write_cases(
+    connection: Connection, vault: Vault, new: Sequence[CaseRecord], at: datetime
+) -> None:
+    """Inserts new cases; one that is merged at once comes after the one that it went into. The
+    faces of their documents are kept for them from now on."""
     if not new:
         return
     standing = [case for case in new if case.merged_into is None]
     merged = [case for case in new if case.merged_into is not None]
     rows = [_case_row(case) for case in (*standing, *merged)]
     connection.execute(insert(cases), with_macs(vault, cases, rows))
-    _link(connection, [(case.id, key) for case in new for key in dict.fromkeys(case.document_ids)])
+    links = [(case.id, key) for case in new for key in dict.fromkeys(case.document_ids)]
+    _link(connection, vault, links, at)
 
 
-def change_cases(connection: Connection, vault: Vault, changed: Sequence[CaseRecord]) -> None:
-    """Updates known cases; their documents are only added to."""
+def change_cases(
+    connection: Connection, vault: Vault, changed: Sequence[CaseRecord], at: datetime
+) -> None:
+    """Updates known cases; their documents are only added to, and their faces kept."""
     for case in changed:
         (row,) = with_macs(vault, cases, [_case_row(case)])
         values = {f"new_{name}": value for name, value in row.items() if name != "id"}
@@ -367,7 +390,7 @@ def change_cases(connection: Connection, vault: Vault, changed: Sequence[CaseRec
                 connection.execute(_FOLLOW, known)
         linked = set(connection.scalars(_LINKED, {"id": case.id}))
         fresh = [key for key in dict.fromkeys(case.document_ids) if key not in linked]
-        _link(connection, [(case.id, key) for key in fresh])
+        _link(connection, vault, [(case.id, key) for key in fresh], at)
 
 
 def write_notes(
@@ -400,10 +423,29 @@ def erase_notes(connection: Connection, vault: Vault, document_ids: Sequence[str
             connection.execute(_ERASE_TEXTS, {"keys": part})
 
 
-def _link(connection: Connection, links: Sequence[tuple[str, str]]) -> None:
+def _link(
+    connection: Connection, vault: Vault, links: Sequence[tuple[str, str]], at: datetime
+) -> None:
     if links:
         rows = [{"case_id": case_id, "document_id": key} for case_id, key in links]
         connection.execute(insert(case_documents), rows)
+        _keep_crops(connection, vault, [key for _, key in links], at)
+
+
+def _keep_crops(
+    connection: Connection, vault: Vault, document_ids: Sequence[str], at: datetime
+) -> None:
+    """Keeps the faces of these documents for a case: those that were held are shown from now on."""
+    kept = [
+        {"key": row.id, "until": max(row.kept_until, at + timedelta(days=row.case_days))}
+        for part in chunks(list(dict.fromkeys(document_ids)))
+        for row in connection.execute(_NAMED_CROPS, {"keys": part})
+        # Its time is over, and only the daily job has not come to it yet.
+        if row.kept_until > at
+    ]
+    if kept:
+        with changing_rows(connection, vault, {crops: [one["key"] for one in kept]}):
+            connection.execute(_KEEP_CROP, kept)
 
 
 def _case_row(case: CaseRecord) -> RowValues:
@@ -450,14 +492,30 @@ def write_judged(connection: Connection, vault: Vault, pairs: Sequence[JudgedPai
 
 def write_crops(connection: Connection, vault: Vault, new: Sequence[NewCrop]) -> None:
     """Inserts crops, each image sealed for its row."""
-    rows = [columns_of(one, image=vault.seal(CROP_IMAGE, one.id, one.image)) for one in new]
+    rows = [
+        columns_of(
+            one,
+            image=vault.seal(CROP_IMAGE, one.id, one.image),
+            quality=None if one.quality is None else dict(one.quality),
+        )
+        for one in new
+    ]
     if rows:
-        connection.execute(insert(crops), rows)
+        connection.execute(insert(crops), with_macs(vault, crops, rows))
 
 
-def erase_crops(connection: Connection, document_id: str) -> None:
-    """Deletes the crops of every enrollment under a document."""
-    connection.execute(_ERASE_CROPS, {"document": document_id})
+def keep_crops_of_cases(
+    connection: Connection, vault: Vault, new: Sequence[NewCrop], at: datetime
+) -> None:
+    """Keeps what has come in held of documents that an open case names already."""
+    held = [one.document_id for one in new if one.is_held]
+    named = [key for part in chunks(held) for key in connection.scalars(_IN_CASES, {"keys": part})]
+    _keep_crops(connection, vault, named, at)
+
+
+def erase_crops(connection: Connection, document_ids: Sequence[str]) -> None:
+    """Deletes the crops of documents: of every attempt under one, and of an imported reference."""
+    connection.execute(_ERASE_CROPS, {"keys": list(document_ids)})
 
 
 def write_sweeps(connection: Connection, records: Sequence[SweepRecord]) -> None:

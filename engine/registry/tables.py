@@ -160,11 +160,22 @@ crops = Table(
     "crops",
     metadata,
     Column("id", UuidText, primary_key=True),
-    Column("enrollment_id", ForeignKey("enrollments.id"), nullable=False, index=True),
+    # Null of an imported reference, which has no attempt.
+    Column("enrollment_id", ForeignKey("enrollments.id"), index=True),
     Column("photograph", String(16), nullable=False),
     Column("image", LargeBinary, nullable=False),
     Column("kept_until", Moment, nullable=False, index=True),
+    # Null where an attempt has no well-formed document.
+    Column("document_id", ForeignKey("documents.id"), index=True),
+    Column("received_at", Moment),
+    Column("quality", Json),
+    # Shown to nobody until a case names the document.
+    Column("is_held", Boolean),
+    # So long it is kept from when a case names its document.
+    Column("case_days", Integer),
+    _mac(),
     CheckConstraint("photograph IN ('live', 'portrait')", name="photograph"),
+    CheckConstraint("enrollment_id IS NOT NULL OR document_id IS NOT NULL", name="owner"),
 )
 
 

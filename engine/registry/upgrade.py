@@ -25,7 +25,13 @@ from engine.registry import deployment, store, tables
 from engine.registry.audit import AuditReader, read_head, verify_chain
 from engine.registry.database import changing, connect, long_statements, reading
 from engine.registry.records import ApiKey, AuditEntry, utc_now
-from engine.registry.row_macs import AUTHENTICATED, bind_key, changing_rows, write_macs
+from engine.registry.row_macs import (
+    AUTHENTICATED,
+    CROP_COLUMNS,
+    bind_key,
+    changing_rows,
+    write_macs,
+)
 from engine.registry.rows import name_sealed, read_as
 from engine.registry.vault import REFERENCE_TEMPLATE, Vault, name_reference
 from engine.registry.writer import chained, take_lease
@@ -89,9 +95,31 @@ def bring_up_to_date(
         before = store.require_known(connection)
         store.upgrade_schema(connection)
         store.check(connection)
+        if before < _CROPS_HAVE_CODES:
+            _authenticate_crops(connection, vault)
     _authenticate(engine, vault, progress)
     is_converted = conversion is not None and _convert(engine, vault, conversion, progress)
     return Upgraded(before, store.REVISIONS[-1], is_converted)
+
+
+_CROPS_HAVE_CODES = "0011"
+_crops = tables.crops
+_CROPS_LEFT = (
+    select(*CROP_COLUMNS).where(_crops.c.mac.is_(None)).order_by(_crops.c.id).limit(ROWS_PER_BATCH)
+)
+
+
+def _authenticate_crops(connection: Connection, vault: Vault) -> None:
+    """Gives crops their codes in the transaction that adds the column: after it, one without was
+    made by somebody else."""
+    _require_ring(read_head(connection), vault)
+    while rows := connection.execute(_CROPS_LEFT).all():
+        write_macs(connection, vault, _crops, rows)
+
+
+def _require_ring(head: Row[Any], vault: Vault) -> None:
+    if head.key_check != vault.key_check:
+        raise KeyRingForeign("the key ring is not this registry's: put back the right one")
 
 
 def _authenticate(engine: Engine, vault: Vault, progress: Progress | None) -> None:
@@ -101,8 +129,7 @@ def _authenticate(engine: Engine, vault: Vault, progress: Progress | None) -> No
         head = read_head(connection)
     if head.audit_mac is not None:
         return
-    if head.key_check != vault.key_check:
-        raise KeyRingForeign("the key ring is not this registry's: put back the right one")
+    _require_ring(head, vault)
     _require_sound(reader)
     with reading(engine) as connection, long_statements(connection):
         total = sum(_count_left(connection, table) for table in AUTHENTICATED)

@@ -66,6 +66,7 @@ from engine.registry.rows import (
     erase_crops,
     erase_notes,
     fill_references,
+    keep_crops_of_cases,
     line_row,
     reference_rows,
     watched_row,
@@ -423,11 +424,13 @@ def apply(
         if rows:
             connection.execute(_INSERTS[table], with_macs(vault, table, rows))
     write_sweeps(connection, changes.sweeps)
-    write_cases(connection, vault, changes.cases)
-    change_cases(connection, vault, changes.case_changes)
+    # Before the cases, which may name the document of one.
+    write_crops(connection, vault, changes.crops)
+    write_cases(connection, vault, changes.cases, at)
+    change_cases(connection, vault, changes.case_changes, at)
+    keep_crops_of_cases(connection, vault, changes.crops, at)
     write_notes(connection, vault, changes.case_notes)
     write_judged(connection, vault, changes.judged)
-    write_crops(connection, vault, changes.crops)
     if changes.tallies:
         count_tallies(connection, changes.tallies, at)
     if changes.filled_references:
@@ -497,7 +500,7 @@ def _erase(connection: Connection, document_id: str, at: datetime) -> None:
     connection.execute(delete(tables.tallies).where(tables.tallies.c.name.in_(names)))
     _change_one(connection, _ERASE_DOCUMENT, {"key": document_id, "at": at})
     connection.execute(_ERASE_LINES, {"key": document_id, "at": at})
-    erase_crops(connection, document_id)
+    erase_crops(connection, [document_id])
 
 
 class Writer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from engine.cases.suspects import measure_precision
 from engine.errors import RegistryError, SweepOver
 from engine.matching.calibration import Calibration, Comparison
 from engine.reasons import Decision
-from engine.registry.reader import AttemptRecord, Reader
+from engine.registry.reader import Reader
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
 from engine.sweeps.report.contents import Chance, ReportInput, Sweep
@@ -120,27 +120,20 @@ def make_contents(
 
 
 _LIVE = "live"
+_MOST_FACES = 20
 
 
 def gather_faces(reader: Reader, document_ids: Sequence[str]) -> dict[str, bytes]:
-    """The newest aligned live face that is kept for each document, as a JPEG or PNG file.
+    """An aligned face that is kept of each document, as a JPEG or PNG file: one that its reference
+    was made of, else its newest; a live one before a portrait.
 
     Refused attempts do not count, since they may show somebody else. A document without a kept face
     is left out. The caller audits this access to personal data.
     """
     faces = {}
-    for document, attempts in reader.attempts_of(document_ids).items():
-        face = _find_face(reader, attempts)
-        if face is not None:
-            faces[document] = face
+    for document, found in reader.cases.faces(document_ids, _MOST_FACES).items():
+        sound = [one for one in found if one.decision != Decision.REJECTED]
+        sound.sort(key=lambda one: (not one.is_of_reference, one.crop.photograph != _LIVE))
+        if sound:
+            faces[document] = sound[0].image
     return faces
-
-
-def _find_face(reader: Reader, attempts: Iterable[AttemptRecord]) -> bytes | None:
-    for attempt in attempts:
-        if attempt.decision == Decision.REJECTED:
-            continue
-        for crop, image in reader.cases.crops(attempt.id):
-            if crop.photograph == _LIVE:
-                return image
-    return None

@@ -140,6 +140,9 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         "POST /v1/people/search": Endpoint(
             people.search_people, "Search for a person", Action.SEARCH_PEOPLE
         ),
+        "POST /v1/faces/query": Endpoint(
+            people.read_faces, "Read the faces of documents", Action.READ_CROPS
+        ),
         "GET /v1/documents/{document_id}": Endpoint(
             people.read_document, "Read what stands under a document", Action.SEARCH_PEOPLE
         ),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
@@ -47,6 +48,23 @@ def init(
     embedder: Annotated[
         str | None, typer.Option(metavar="CARD", help="The card of an embedder of your own.")
     ] = None,
+    crops: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|cases|all",
+            help="Whose faces are kept for those who decide cases; asked on a terminal, else none.",
+        ),
+    ] = None,
+    hold_days: Annotated[
+        int | None,
+        typer.Option(
+            metavar="DAYS",
+            min=0,
+            max=366,
+            help="With --crops cases: so long everybody's face is held, shown to nobody, for a "
+            "case that may come. [7]",
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Make a deployment: settings, key ring, an empty registry."""
@@ -60,6 +78,7 @@ def init(
         if code is not None:
             require_code(code)
     chosen = _choose_settings(registry_url, embedder)
+    chosen |= _choose_crops(crops, hold_days, is_asked=not as_json and _is_terminal())
     settings = make_settings(chosen)
     create_home(folder, settings, chosen)
     with Deployment(folder, settings) as made:
@@ -131,8 +150,59 @@ def upgrade(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     print_answer(answer, text, as_json=as_json)
 
 
-def _choose_settings(registry_url: str | None, embedder: str | None) -> dict[str, dict[str, str]]:
-    chosen: dict[str, dict[str, str]] = {}
+HOLD_DAYS = 7
+CROPS_ASKED = """
+Whose aligned face is kept, sealed, so that who decides a case can look at it?
+  [bold]none[/]   Nobody's. Cases are decided by scores and histories, without a face to look at.
+         What is not kept cannot be lost, nor asked for.
+  [bold]cases[/]  Of people whom a decision, a sweep or a dispute brings into a case, for 30 days.
+         Everybody's is held first, shown to nobody, since their case may come later.
+  [bold]all[/]    Everybody's, for 30 days: any of them can be shown without a case, and whoever
+         has the registry and the key ring has them all.
+A face is biometric data of somebody who mostly did nothing: the law may ask for a reason."""
+
+
+KEEP, MOST_DAYS = ("none", "cases", "all"), 366
+
+
+def _read_keep(text: str) -> str:
+    if text not in KEEP:
+        raise typer.BadParameter("write none, cases or all")
+    return text
+
+
+def _read_days(text: str | int) -> int:
+    if not str(text).isdecimal() or int(text) > MOST_DAYS:
+        raise typer.BadParameter(f"write a number of days, {MOST_DAYS} at most")
+    return int(text)
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _choose_crops(
+    keep: str | None, hold_days: int | None, *, is_asked: bool
+) -> dict[str, dict[str, Any]]:
+    """What the settings say of crops; nothing where nobody said anything: none are kept."""
+    if keep is None and is_asked:
+        print_line(CROPS_ASKED)
+        keep = typer.prompt("Keep none, cases or all?", default="none", value_proc=_read_keep)
+        if keep == "cases" and hold_days is None:
+            asked = "Hold everybody's for how many days? As many as lie between two sweeps"
+            hold_days = typer.prompt(asked, default=HOLD_DAYS, value_proc=_read_days)
+        print_line("It can be changed under \\[crops] in sosie.toml; sosie doctor shows it.")
+    if keep not in (None, *KEEP):
+        raise RequestError("--crops: give none, cases or all")
+    if keep != "cases":
+        if hold_days is not None:
+            raise RequestError("--hold-days is for --crops cases: give both")
+        return {} if keep is None else {"crops": {"keep": keep}}
+    return {"crops": {"keep": keep, "hold_days": HOLD_DAYS if hold_days is None else hold_days}}
+
+
+def _choose_settings(registry_url: str | None, embedder: str | None) -> dict[str, dict[str, Any]]:
+    chosen: dict[str, dict[str, Any]] = {}
     if registry_url is not None:
         if _has_password(registry_url):
             raise RequestError(

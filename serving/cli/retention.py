@@ -168,7 +168,7 @@ def _show(deployment: Deployment, as_json: bool) -> None:
         "until": {kind.value: moment.isoformat() for kind, moment in until.items()},
         "due": {kind.value: one.rows for kind, one in due.items()},
         "held": {kind.value: one.held for kind, one in due.items()},
-        "crops": {"keep": crops.keep, "days": crops.days},
+        "crops": {"keep": crops.keep, "days": crops.days, "hold_days": crops.hold_days},
         "daily_at": deployment.settings.retention.daily_at or None,
         "clock_fault": fault,
     }

@@ -189,6 +189,13 @@ class AsyncClient:
         call = get(enrollments.Crops, "enrollments", enrollment_id, "crops")
         return await self._send(call, options)
 
+    async def read_faces(
+        self, document_ids: Sequence[str], options: Options = _DEFAULT
+    ) -> people.Faces:
+        """The faces that are kept under up to 8 documents, and how alike each two are."""
+        body = people.FacesRequest(document_ids=tuple(document_ids))
+        return await self._send(post(people.Faces, "faces", "query", body=body), options)
+
     async def list_cases(
         self,
         *,

@@ -186,6 +186,11 @@ class Client:
         call = get(enrollments.Crops, "enrollments", enrollment_id, "crops")
         return self._send(call, options)
 
+    def read_faces(self, document_ids: Sequence[str], options: Options = _DEFAULT) -> people.Faces:
+        """The faces that are kept under up to 8 documents, and how alike each two are."""
+        body = people.FacesRequest(document_ids=tuple(document_ids))
+        return self._send(post(people.Faces, "faces", "query", body=body), options)
+
     def list_cases(
         self,
         *,

@@ -41,7 +41,7 @@ ATTACKS: dict[str, Callable[[], bytes] | None] = {
     "few empty scans": lambda: jpeg_of_empty_scans(scans=8),
     "WebP, 25 megapixels": lambda: write(grey(5000, 5000), "WEBP", lossless=True),
     "PNG, 12 megapixels": lambda: write(grey(4000, 3000, "RGBA"), "PNG"),
-    "WebP, 7 megapixels": lambda: write(grey(2800, 2490), "WEBP", lossless=True),
+    "WebP, 7.5 megapixels": lambda: write(grey(3000, 2500), "WEBP", lossless=True),
     "JPEG, 25 megapixels": lambda: write(grey(5000, 5000), "JPEG"),
 }
 UNFINISHED: dict[str, Callable[[str], bytes]] = {

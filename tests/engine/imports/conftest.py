@@ -31,7 +31,7 @@ from engine.matching.documents import FormAuthority
 from engine.matching.judge import Judge
 from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Registrar
-from engine.matching.requests import Sample
+from engine.matching.requests import NO_CROPS, CropPolicy, Sample, seal_crop
 from engine.reasons import PhotographKind, Reason
 from engine.registry.store import Store
 from engine.registry.vault import Vault
@@ -108,6 +108,7 @@ class Importer:
     store: Store
     vault: Vault
     folder: Path
+    crops: CropPolicy = NO_CROPS
 
     def extract(
         self, images: Sequence[bytes], _: Sequence[PhotographKind | None] = ()
@@ -123,7 +124,11 @@ class Importer:
             return Sample(None, digest, (Reason.NO_FACE,))
         vector = draw_photograph(person, variant, self.vault.dim)
         rotated = self.vault.rotate(vector[None])[0]
-        return Sample(rotated, digest, (Reason(problem),) if problem else ())
+        problems = (Reason(problem),) if problem else ()
+        crop = None
+        if self.crops.keeps_any:
+            crop = seal_crop(self.vault, digest, np.zeros((112, 112, 3), np.uint8))
+        return Sample(rotated, digest, problems, {"sharpness": 123.0}, crop)
 
     @contextmanager
     def registrar(self) -> Iterator[Registrar]:
@@ -161,7 +166,10 @@ class Importer:
         mapping = mapping or ColumnMapping()
         source = open_source(path, mapping, form or CsvForm())
         terms = AdmissionTerms(
-            actor="test", same_document=THRESHOLDS.same_document, review=THRESHOLDS.review
+            actor="test",
+            same_document=THRESHOLDS.same_document,
+            review=THRESHOLDS.review,
+            crops=self.crops,
         )
         identity = Identity(self.vault.deployment_id, source.digest, "terms")
         reader = RowReader(

@@ -7,16 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.cases.case import CaseKind, CaseOrigin
+from engine.cases.opening import CaseBatch, NewCase
 from engine.imports.columns import ColumnMapping
 from engine.imports.faults import Code, Field
 from engine.imports.import_run import Ending
 from engine.matching.documents import Document
+from engine.matching.filling import Filled, fill_from_crops
 from engine.matching.holders import block_document, find_document, watch_face
 from engine.matching.recovery import restore_gallery
-from engine.matching.requests import EnrollmentRequest
+from engine.matching.requests import CropPolicy, CropScope, EnrollmentRequest, SecondEmbedder
 from engine.reasons import Decision, Reason
 from engine.registry.audit import verify_chain
-from engine.registry.records import LineStatus
+from engine.registry.records import Changes, LineStatus
 
 
 def document_of(row: dict[str, str]) -> Document:
@@ -310,3 +313,44 @@ def test_a_check_finds_the_faults_of_an_import_and_stores_nothing(importer: Any,
     _, imported = importer.run(path, resumes=False, chunk_rows=2)
     assert importer.faults(path) == found
     assert imported == checked
+
+
+def test_the_faces_of_imported_references_are_held_for_a_case(importer: Any, base: Any) -> None:
+    """Of photographs that made no reference none is, nor where nothing is to be kept."""
+    importer.crops = CropPolicy(CropScope.CASES, 30, hold_days=7)
+    rows = [base.add(serial) for serial in range(3)]
+    # Another line of the first, whose reference stays, and a row that is refused.
+    base.add(0, msisdn="+8613000000099", live=base.photograph("person0", "2"))
+    base.add(9, live=base.photograph("person9", problem=Reason.NO_FACE))
+    importer.run(base.write(), is_check=True, resumes=False)
+    assert importer.store.counts()["crops"] == 0
+    importer.run(base.write(), resumes=False)
+    ids = [find(importer, row).id for row in rows]
+    assert importer.store.cases.faces(ids, 9) == {key: [] for key in ids}
+    assert importer.store.counts()["crops"] == 3
+    assert fill(importer) == Filled(without_photograph=3), "held for a case, and for nothing else"
+    with importer.registrar() as registrar:
+        case = NewCase(kind=CaseKind.DUPLICATE_IDENTITY, origin=CaseOrigin.SWEEP, document_ids=ids)
+
+        def open_case(writer: Any, now: datetime) -> None:
+            batch = CaseBatch(importer.store, now)
+            batch.open(case, "test")
+            writer.commit(batch.add_to(Changes(sequence=writer.sequence, audit=())))
+
+        registrar.run(open_case)
+    for key, [face] in importer.store.cases.faces(ids, 9).items():
+        assert (face.crop.document_id, face.crop.photograph) == (key, "live")
+        assert (face.is_of_reference, face.decision, face.crop.enrollment_id) == (True, None, None)
+        assert face.crop.quality == {"sharpness": 123.0}
+    assert fill(importer) == Filled(filled=3)
+
+
+def fill(importer: Any) -> Filled:
+    """Templates of a second model from crops."""
+
+    class Shade:
+        def embed(self, crops: Any) -> Any:
+            return np.stack([crops.mean(axis=(1, 2, 3)), np.ones(len(crops))], 1, dtype=np.float32)
+
+    second = SecondEmbedder(Shade(), "sha256:second", importer.vault.of_dimension(2))  # type: ignore[arg-type]
+    return fill_from_crops(importer.store, second, "test")

@@ -106,7 +106,7 @@ def pair(score: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def judge(live: Any, portrait: Any, *faults: RowFault) -> Any:
-    return judge_row(RowFaces(Row(1, faults, "Name", DOCUMENT), live, portrait, 2), VERIFY)
+    return judge_row(RowFaces(Row(1, faults, "Name", DOCUMENT), live, portrait, 2, {}), VERIFY)
 
 
 def test_two_photographs_of_one_person_make_one_reference() -> None:

@@ -86,9 +86,9 @@ def test_the_crop_that_is_kept_is_the_best_frames(lab: Any) -> None:
     assert fused.quality == frames[1].quality
     # No other leaves the place where it was made.
     assert [one.crop is None for one in fused.frames] == [True, False, True]
-    request = lab.request(person, live=fused)
+    samples = {"live": fused, "portrait": lab.people.sample(person)}
     keep = CropPolicy(CropScope.ALL).choose
-    (kept,) = keep(lab.vault, request, "an id", has_case=False, decided_at=NOW)
+    (kept,) = keep(lab.vault, samples, enrollment_id="e", document_id="d", has_case=False, at=NOW)
     assert kept.photograph == "live"
     assert np.asarray(Image.open(BytesIO(kept.image))).mean() == pytest.approx(200, abs=1)
 

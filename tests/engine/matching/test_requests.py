@@ -41,6 +41,7 @@ from engine.matching.requests import (
 )
 from engine.reasons import Decision, PhotographKind, Reason
 from engine.registry.keyring import KeyRing
+from engine.registry.records import NewCrop
 from engine.registry.vault import Vault
 from tests.engine.faces.records import write_19794_2011
 
@@ -245,27 +246,40 @@ def attempt(vault: Vault, face: Any, *, with_crops: bool = True) -> EnrollmentRe
     )
 
 
+def choose(
+    policy: CropPolicy, vault: Vault, request: EnrollmentRequest, *, has_case: bool = False
+) -> list[NewCrop]:
+    samples = {"live": request.live, "portrait": request.portrait}
+    return policy.choose(
+        vault, samples, enrollment_id="e", document_id="d", has_case=has_case, at=NOW
+    )
+
+
 @pytest.mark.parametrize(
-    ("keep", "has_case", "kept"),
+    ("keep", "hold_days", "has_case", "kept_days"),
     [
-        (CropScope.NONE, True, 0),
-        (CropScope.CASES, False, 0),
-        (CropScope.CASES, True, 2),
-        (CropScope.ALL, False, 2),
+        (CropScope.NONE, 3, True, None),
+        (CropScope.CASES, 0, False, None),
+        (CropScope.CASES, 3, False, 3),
+        (CropScope.CASES, 3, True, 7),
+        (CropScope.ALL, 0, False, 7),
     ],
 )
-def test_crops_are_kept_only_of_the_attempts_that_the_policy_names(
-    keep: CropScope, has_case: bool, kept: int, vault: Vault, face: Any
+def test_crops_are_kept_or_held_only_of_the_photographs_that_the_policy_names(
+    keep: CropScope, hold_days: int, has_case: bool, kept_days: int | None, vault: Vault, face: Any
 ) -> None:
-    policy = CropPolicy(keep, 7 * DAY)
-    chosen = policy.choose(vault, attempt(vault, face), "e", has_case, NOW)
-    assert len(chosen) == kept
+    policy = CropPolicy(keep, 7, hold_days)
+    chosen = choose(policy, vault, attempt(vault, face), has_case=has_case)
+    assert len(chosen) == (0 if kept_days is None else 2)
     assert policy.keeps_any == (keep is not CropScope.NONE)
-    assert {crop.kept_until for crop in chosen} <= {NOW + 7 * DAY}
+    for crop in chosen:
+        assert crop.kept_until == NOW + DAY * (kept_days or 0)
+        assert bool(crop.is_held) == (kept_days == hold_days)
+        assert (crop.case_days, crop.document_id, crop.received_at) == (7, "d", NOW)
 
 
 def test_a_crop_is_the_face_as_it_was_aligned(vault: Vault, face: Any) -> None:
-    chosen = CropPolicy(CropScope.ALL).choose(vault, attempt(vault, face), "e", False, NOW)
+    chosen = choose(CropPolicy(CropScope.ALL), vault, attempt(vault, face))
     assert [crop.photograph for crop in chosen] == ["live", "portrait"]
     with Image.open(io.BytesIO(chosen[0].image)) as image:
         assert (image.format, image.size) == ("JPEG", (112, 112))
@@ -275,12 +289,12 @@ def test_a_crop_is_the_face_as_it_was_aligned(vault: Vault, face: Any) -> None:
 
 def test_an_attempt_without_crops_leaves_none(vault: Vault, face: Any) -> None:
     request = attempt(vault, face, with_crops=False)
-    assert CropPolicy(CropScope.ALL).choose(vault, request, "e", True, NOW) == []
+    assert choose(CropPolicy(CropScope.ALL), vault, request) == []
 
 
 def test_a_crop_on_its_way_to_the_registrar_is_sealed(vault: Vault, face: Any) -> None:
     request = attempt(vault, face)
-    image = CropPolicy(CropScope.ALL).choose(vault, request, "e", True, NOW)[0].image
+    image = choose(CropPolicy(CropScope.ALL), vault, request)[0].image
     assert image not in pickle.dumps(request)
     assert "crop" not in repr(request.live)
 
@@ -292,7 +306,7 @@ def test_a_crop_of_another_photograph_is_not_taken(vault: Vault, face: Any) -> N
         **{name: getattr(request, name) for name in request.__slots__} | {"live": moved}
     )
     with pytest.raises(SealBroken):
-        CropPolicy(CropScope.ALL).choose(vault, swapped, "e", True, NOW)
+        choose(CropPolicy(CropScope.ALL), vault, swapped)
 
 
 def test_a_second_model_that_fails_fails_nobody(vault: Any, caplog: Any) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from engine.registry.records import (
     CaseState,
     Changes,
     EnrollmentRecord,
+    NewCrop,
     NewDocument,
     NewLine,
     NewReference,
@@ -62,6 +63,19 @@ def make_case(**values: Any) -> CaseRecord:
         "updated_at": now,
     }
     return CaseRecord(**given | values)
+
+
+IMAGE = b"\xff\xd8\xff\xe0 a face in the clear " + bytes(range(256))
+
+
+def make_crop(enrollment_id: str, photograph: str = "live", days: int = 30) -> NewCrop:
+    return NewCrop(
+        id=new_id(),
+        enrollment_id=enrollment_id,
+        photograph=photograph,
+        kept_until=utc_now() + timedelta(days=days),
+        image=IMAGE + photograph.encode(),
+    )
 
 
 def committed(writer: Writer, changes: Changes) -> Changes:

@@ -33,13 +33,22 @@ from engine.registry.records import (
     JudgedPair,
     LineStatus,
     NewCrop,
+    NewReference,
     new_id,
     utc_now,
 )
 from engine.registry.tables import case_notes
 from engine.registry.tables import crops as table
 from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepState, SweepTerms
-from tests.engine.registry.conftest import change, committed, erasure, make_case
+from tests.engine.registry.conftest import (
+    IMAGE,
+    NOW,
+    change,
+    committed,
+    erasure,
+    make_case,
+    make_crop,
+)
 
 DAY = timedelta(days=1)
 
@@ -371,19 +380,6 @@ def test_pairs_are_read_by_outcome_and_the_last_verdict_stands(
     assert store.cases.decided_pairs() == {(one, two), (one, three), (two, three)}
 
 
-IMAGE = b"\xff\xd8\xff\xe0 a face in the clear " + bytes(range(256))
-
-
-def make_crop(enrollment_id: str, photograph: str = "live", days: int = 30) -> NewCrop:
-    return NewCrop(
-        id=new_id(),
-        enrollment_id=enrollment_id,
-        photograph=photograph,
-        kept_until=utc_now() + timedelta(days=days),
-        image=IMAGE + photograph.encode(),
-    )
-
-
 @pytest.fixture
 def enrolled(writer, enroll) -> Changes:
     return committed(writer, enroll(writer, 2))
@@ -493,3 +489,115 @@ def test_an_unknown_sweep_is_not_found(store) -> None:
     for unknown in (new_id(), "../../etc", "a\0"):
         with pytest.raises(NotFound):
             store.sweeps.get(unknown)
+
+
+def hold(document_id: str, enrollment_id: str | None = None, **values) -> NewCrop:
+    crop = make_crop(enrollment_id or "", days=3)
+    given = {"document_id": document_id, "received_at": NOW, "quality": {"sharpness": 200.5}}
+    held = {"enrollment_id": enrollment_id, "is_held": True, "case_days": 30}
+    return replace(crop, **given | held | values)
+
+
+def test_a_face_that_is_held_is_shown_to_nobody_until_a_case_names_its_document(
+    store, writer, enrolled
+) -> None:
+    one, two = (record.id for record in enrolled.documents)
+    attempt = enrolled.enrollments[0].id
+    held, other, late = (hold(one, attempt), hold(two), hold(one, kept_until=utc_now()))
+    writer.commit(change(2, crops=[held, other, late]))
+    assert store.cases.crops(attempt) == []
+    assert store.cases.faces([one, two], 9) == {one: [], two: []}
+    case = make_case(document_ids=(one, new_id()))
+    writer.commit(change(2, cases=[case]))
+    [(shown, image)] = store.cases.crops(attempt)
+    assert (shown.id, image, shown.is_held) == (held.id, held.image, None)
+    assert shown.kept_until > utc_now() + timedelta(days=29)
+    assert store.cases.faces([two], 9) == {two: []}
+    # What comes in of a document in an open case is its case's, too; not after it has ended.
+    again = hold(one)
+    writer.commit(change(2, crops=[again]))
+    assert again.id in {face.crop.id for face in store.cases.faces([one], 9)[one]}
+    # Later on the case comes to name the other, too, with a face that the same changes bring.
+    new = hold(two, is_held=None, kept_until=utc_now() + timedelta(days=1))
+    grown = replace(case, document_ids=(*case.document_ids, two))
+    writer.commit(change(2, case_changes=[grown], crops=[new]))
+    [first, second] = store.cases.faces([two], 9)[two]
+    assert {first.crop.id, second.crop.id} == {other.id, new.id}
+    assert min(one.crop.kept_until for one in (first, second)) > utc_now() + timedelta(days=29)
+    ended = replace(grown, state=CaseState.CLOSED, outcome=Outcome.MISTAKE, closed_at=utc_now())
+    writer.commit(change(2, case_changes=[ended]))
+    writer.commit(change(2, crops=[hold(two)]))
+    assert len(store.cases.faces([two], 9)[two]) == 2
+
+
+def test_the_faces_of_a_document_begin_with_those_of_its_reference(store, writer, enrolled) -> None:
+    one, two = (record.id for record in enrolled.documents)
+    later = replace(enrolled.enrollments[0], id=new_id(), decision="review")
+    plain = {"is_held": None}
+    mine = [hold(one, enrolled.enrollments[0].id, photograph=name, **plain) for name in LIVE_FIRST]
+    newest = hold(one, later.id, received_at=NOW + timedelta(days=1), **plain)
+    imported = hold(two, **plain)
+    crops = [newest, *reversed(mine), imported]
+    writer.commit(change(2, enrollments=[later], crops=crops))
+    found = store.cases.faces([one, two], 2)
+    assert [face.crop.id for face in found[one]] == [crop.id for crop in mine]
+    assert [face.is_of_reference for face in found[one]] == [True, True]
+    assert found[one][0].crop.quality == {"sharpness": 200.5}
+    third = store.cases.faces([one], 3)[one][2]
+    assert (third.decision, third.is_of_reference) == ("review", False)
+    # Its reference was made by an attempt, so this face is not the reference's.
+    [face] = found[two]
+    assert (face.decision, face.crop.received_at, face.is_of_reference) == (None, NOW, False)
+
+
+LIVE_FIRST = ("live", "portrait")
+
+
+def test_crops_of_an_import_are_of_the_one_reference_that_it_brought(
+    store, writer, enrolled
+) -> None:
+    one = enrolled.documents[0].id
+
+    def bring(sequence: int, **removed: Any) -> int:
+        key, crop = writer.next_reference_id(), hold(one, is_held=None)
+        reference = NewReference(key, one, None, enrolled.references[0].template, sequence)
+        crops = [crop, hold(one), hold(one, enrolled.enrollments[0].id, is_held=None)]
+        writer.commit(change(sequence, references=[reference], crops=crops, **removed))
+        shown.append(crop.id)
+        return key
+
+    shown: list[str] = []
+    first = bring(3)
+    assert store.origins_of([first]) == {first: (one, None)}
+    assert [crop.id for crop, _ in store.cases.crops_of_import(one)] == shown
+    bring(4, removed_references=[(first, 4)])
+    assert store.cases.crops_of_import(one) == [], "each may be of another person"
+
+
+def test_no_face_is_shown_under_another_document(store, writer, enrolled) -> None:
+    one, two = (record.id for record in enrolled.documents)
+    crop = hold(one, is_held=None)
+    writer.commit(change(2, crops=[crop]))
+    for values in (
+        {"document_id": two},
+        {"quality": {}},
+        {"kept_until": NOW + timedelta(days=9999)},
+    ):
+        with store._engine.begin() as connection:
+            row = connection.execute(select(table).where(table.c.id == crop.id)).one()
+            connection.execute(update(table).where(table.c.id == crop.id).values(**values))
+        with pytest.raises(SealBroken):
+            store.cases.faces([one, two], 9)
+        with store._engine.begin() as connection:
+            before = {name: row._mapping[name] for name in values}
+            connection.execute(update(table).where(table.c.id == crop.id).values(**before))
+    assert store.cases.faces([one], 9)[one]
+
+
+def test_the_faces_of_an_erased_document_are_gone_without_an_attempt_too(
+    store, writer, enrolled
+) -> None:
+    one, two = (record.id for record in enrolled.documents)
+    writer.commit(change(2, crops=[hold(one), hold(two), hold(one, is_held=None)]))
+    writer.commit(erasure(enrolled, 0, 3))
+    assert [row.document_id for row in store.rows(select(table))] == [two]

@@ -12,6 +12,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Table, insert, inspect, select, text, update
 
@@ -39,7 +40,15 @@ from engine.registry.store import Store
 from engine.registry.upgrade import upgrade
 from engine.registry.vault import REFERENCE_TEMPLATE, Vault, name_reference
 from engine.registry.writer import Writer
-from tests.engine.registry.conftest import ENTRY, MODEL, Enroll, change, committed, erasure
+from tests.engine.registry.conftest import (
+    ENTRY,
+    MODEL,
+    Enroll,
+    change,
+    committed,
+    erasure,
+    make_crop,
+)
 
 
 def make_revision(url: str, vault: Vault, revision: str) -> dict[str, str]:
@@ -179,6 +188,12 @@ def age(store: Store) -> None:
         )
         for table in AUTHENTICATED:
             connection.execute(text(f'ALTER TABLE "{table.name}" DROP COLUMN mac'))
+        connection.execute(text("DROP INDEX ix_crops_document_id"))
+        with Operations(MigrationContext.configure(connection)).batch_alter_table("crops") as crops:
+            crops.drop_constraint("fk_crops_document_id", type_="foreignkey")
+            crops.drop_constraint("ck_crops_owner")
+            for name in ("document_id", "received_at", "quality", "is_held", "case_days"):
+                crops.drop_column(name)
         for name in ("carriers", "outlets"):
             connection.execute(text(f"ALTER TABLE {name} DROP COLUMN time_zone"))
         for name in ('"references"', "watchlist"):
@@ -212,6 +227,8 @@ def older(
         with store.writer() as writer:
             enrolled = committed(writer, enroll(writer, 7))
             writer.commit(erasure(enrolled, 0, writer.sequence + 1))
+            crops = [make_crop(record.id) for record in enrolled.enrollments[1:4]]
+            writer.commit(change(writer.sequence, crops=crops))
         age(store)
     return enrolled
 
@@ -246,6 +263,10 @@ def test_an_upgrade_authenticates_all_that_is_there_and_may_be_killed_anywhere(
         [chunk] = store.references()
         wanted = [one.template for one in older.references[1:]]
         assert np.array_equal(chunk.vectors, np.stack(wanted))
+        attempt = older.enrollments[2]
+        [(crop, _)] = store.cases.crops(attempt.id)
+        assert crop.document_id == attempt.document_id
+        assert len(store.cases.faces([attempt.document_id], 9)[attempt.document_id]) == 1
         keys = {key.id: key for key in store.api_keys()}
         # Without a label a key's id stands for its person.
         assert [keys[name].person for name, *_ in KEYS] == [None, "key:k2", "key:k3"]

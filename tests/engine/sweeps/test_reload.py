@@ -1,4 +1,4 @@
-"""The face of a document in a report is the newest kept one of its holder."""
+"""The face of a document in a report is the one that its reference was made of."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ def crops_of(attempt: EnrollmentRecord, name: str) -> list[NewCrop]:
             enrollment_id=attempt.id,
             photograph=photograph,
             kept_until=utc_now() + timedelta(days=1),
+            document_id=attempt.document_id,
+            received_at=attempt.created_at,
             image=f"{name}.{photograph}".encode(),
         )
         for photograph in ("live", "portrait")
     ]
 
 
-def test_the_newest_live_face_that_is_kept_and_was_not_refused(
+def test_the_face_of_the_reference_is_shown_else_the_newest_that_was_not_refused(
     store: Store, writer: Writer, enroll: Enroll
 ) -> None:
     changes = enroll(writer, 3)
@@ -42,7 +44,7 @@ def test_the_newest_live_face_that_is_kept_and_was_not_refused(
     one, two, three = changes.enrollments
     review, refused = again(one, 1, Decision.REVIEW), again(one, 2, Decision.REJECTED)
     unkept = again(two, 1, Decision.APPROVED)
-    kept = {"first": one, "review": review, "refused": refused, "two": two}
+    kept = {"first": one, "review": review, "refused": refused, "later": unkept, "three": three}
     writer.commit(
         Changes(
             sequence=writer.sequence,
@@ -53,6 +55,7 @@ def test_the_newest_live_face_that_is_kept_and_was_not_refused(
     )
     asked = [three.document_id, two.document_id, one.document_id, new_id()]
     assert gather_faces(store, asked) == {
-        one.document_id: b"review.live",
-        two.document_id: b"two.live",
+        one.document_id: b"first.live",
+        two.document_id: b"later.live",
+        three.document_id: b"three.live",
     }

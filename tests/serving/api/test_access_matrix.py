@@ -101,6 +101,7 @@ def matrix(
             (post("/v1/people/search", {"document": DOCUMENT}), only(fraud=200)),
             (get(document), only(fraud=200)),
             (get(f"{enrollment}/crops"), only(fraud=200)),
+            (post("/v1/faces/query", {"document_ids": [enrolled["document_id"]]}), only(fraud=200)),
             (get("/v1/cases"), only(fraud=200)),
             (get(case), only(fraud=404)),
             (post(f"{case}/assign", {"assignee": "me"}), only(fraud=404)),

@@ -129,7 +129,7 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
 
 
 def key_for(path: str, method: str) -> str:
-    if path.startswith(FRAUD) or path.endswith("/crops"):
+    if path.startswith(FRAUD) or path.endswith(("/crops", "/faces/query")):
         return "fraud"
     if (method, path) == ("GET", "/v1/documents/{document_id}"):
         return "fraud"

@@ -58,6 +58,46 @@ def test_init_says_what_losing_the_key_ring_means_and_what_to_do_next(
     assert "outlet add" in out
 
 
+CROPS = {
+    "nothing said": ((), None, ("none", 0), "ok"),
+    "none": (("--crops", "none"), None, ("none", 0), "ok"),
+    "cases": (("--crops", "cases"), None, ("cases", 7), "ok"),
+    "days": (("--crops", "cases", "--hold-days", "31"), None, ("cases", 31), "ok"),
+    "none held": (("--crops", "cases", "--hold-days", "0"), None, ("cases", 0), "warning"),
+    "asked, Enter": ((), "\n", ("none", 0), "ok"),
+    "asked, cases": ((), "cases\n14\n", ("cases", 14), "ok"),
+    "asked, all": ((), "what\nall\n", ("all", 0), "ok"),
+}
+
+
+@pytest.mark.parametrize("case", CROPS)
+def test_init_keeps_no_face_unless_somebody_says_whose(
+    case: str, sosie: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, typed, wanted, state = CROPS[case]
+    monkeypatch.setattr("serving.cli.deployment._is_terminal", lambda: typed is not None)
+    made = sosie("init", tmp_path / "home", *options, given=typed or "")
+    assert made.code == 0
+    crops = load_settings(tmp_path / "home").crops
+    assert (crops.keep, crops.hold_days) == wanted
+    # The consequences are told before the answer.
+    assert ("biometric" in made.out) == (typed is not None)
+    if case in ("nothing said", "asked, cases", "none held"):
+        checks = sosie("doctor", "--home", tmp_path / "home", "--json").json["checks"]
+        [told] = [one for one in checks if one["subject"] == "faces"]
+        assert told["state"] == state
+        assert ("14 days" in told["detail"]) == (case == "asked, cases")
+
+
+def test_days_are_held_of_no_setting_but_the_one_that_holds(
+    sosie: Any, assert_refused: Any, tmp_path: Path
+) -> None:
+    for options in (("--crops", "all", "--hold-days", "3"), ("--hold-days", "3")):
+        assert_refused(sosie("init", tmp_path / "home", *options), "--crops cases")
+    assert_refused(sosie("init", tmp_path / "home", "--crops", "some"), "none, cases or all")
+    assert not (tmp_path / "home").exists()
+
+
 def test_a_home_is_never_made_twice(
     home: Path, sosie: Any, assert_refused: Any, contents: Any
 ) -> None:

@@ -67,7 +67,10 @@ def test_what_would_leave_is_shown_and_stays(aged_home: Path, sosie: Any, conten
     }
     # The duplicate opened a case on both documents.
     assert (shown["held"]["attempts"], shown["held"]["lines"]) == (1, 1)
-    assert (shown["crops"], shown["daily_at"]) == ({"keep": "none", "days": 30}, "02:30")
+    assert (shown["crops"], shown["daily_at"]) == (
+        {"keep": "none", "days": 30, "hold_days": 0},
+        "02:30",
+    )
     again = sosie("retention", "run", "--dry-run", *at, "--json").json
     assert (again["due"], again["held"]) == (shown["due"], shown["held"])
     assert "180 days" in sosie("retention", "show", *at).out

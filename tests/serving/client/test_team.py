@@ -39,6 +39,8 @@ def test_a_person_is_found_by_face_document_and_number(
         [attempt] = whole.enrollments
         assert team.read_enrollment(attempt.enrollment_id).decision == "approved"
         assert team.read_crops(attempt.enrollment_id).crops == ()
+        [subject] = team.read_faces([person.document_id]).subjects
+        assert (subject.is_reference, subject.photographs) == (True, ())
 
 
 def test_a_case_is_worked_by_two_people(

@@ -22,8 +22,10 @@ from engine.matching.bulk_enrollment import (
     plan_admission,
 )
 from engine.matching.documents import FormAuthority, check_documents
+from engine.matching.requests import Sample, seal_crop
+from engine.registry.vault import Vault
 from engine.registry.writer import Writer
-from serving.compose import Deployment
+from serving.compose import Deployment, read_crop_policy
 from serving.demo.data import make_document
 from serving.settings import SETTINGS_FILE, load_settings
 from tests.serving.api.conftest import extractor, keyed_home, service, serving
@@ -88,13 +90,16 @@ def plant_ring(home: Path) -> None:
 
         def enter(writer: Writer, now: datetime) -> None:
             subscribers = [
-                make_subscriber(place, vector, now)
+                make_subscriber(deployment.vault, place, vector, now)
                 for place, vector in enumerate(make_ring(registrar.gallery.dim))
             ]
             plan = plan_admission(
                 deployment.store, registrar.gallery, HolderCache(), subscribers, same_document=0.5
             )
-            admit_planned(writer, registrar.gallery, plan, actor="test", subject="ring", detail={})
+            kept = read_crop_policy(deployment.settings.crops)
+            admit_planned(
+                writer, registrar.gallery, plan, actor="test", subject="ring", detail={}, crops=kept
+            )
 
         registrar.run(enter)
         registrar.close()
@@ -111,10 +116,18 @@ def make_ring(dim: int) -> NDArray[np.float32]:
     return np.concatenate([ring, outside[None]]).astype(np.float32)
 
 
-def make_subscriber(place: int, vector: NDArray[np.float32], now: datetime) -> Subscriber:
+def make_subscriber(
+    vault: Vault, place: int, vector: NDArray[np.float32], now: datetime
+) -> Subscriber:
     document = make_document(place, f"Ring Member {place}")
     [checked] = check_documents([document], FormAuthority(), now.date())
     opened_at = datetime.now(UTC) - timedelta(days=30 - place)
     carrier, outlet = ("blue", "b1") if place % 2 else ("red", "r1")
     line = OpenedLine(f"+861390013{8000 + place}", carrier, outlet, opened_at)
-    return Subscriber(document.name, checked, vector, line)
+    if place == 0:
+        # Of one no face is kept.
+        return Subscriber(document.name, checked, vector, line)
+    digest, shade = bytes([place] * 32), np.full((112, 112, 3), 40 + 25 * place, np.uint8)
+    crop = seal_crop(vault, digest, shade)
+    live = Sample(None, digest, quality={"sharpness": 200.0 + place}, crop=crop)
+    return Subscriber(document.name, checked, vector, line, samples={"live": live})

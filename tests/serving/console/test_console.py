@@ -14,6 +14,20 @@ from tests.serving.sweeps.synthetic_people import PausedJoin
 
 HOLDER, SECOND = "110105199003071239", "110105198503071257"
 OPEN_CASES = re.compile(r"/v1/cases\?.*state=alive")
+IS_THERE = """async (address) => {
+  const image = new Image();
+  image.src = address;
+  return image.decode().then(() => true, () => false);
+}"""
+MANY = """async () => {
+  const { faceSection } = await import("/console/js/faces.js");
+  const links = [...document.querySelectorAll("main td a[href*=documents]")];
+  const known = links.slice(0, 6).map((one) => one.href.split("/").pop());
+  const others = Array.from({ length: 3000 }, () => crypto.randomUUID());
+  const { signal } = new AbortController();
+  const { node } = await faceSection({ signal }, [...known, ...others]);
+  document.querySelector("main").append(node);
+}"""
 NOTE = '<img src=x onerror="document.title=1"> <b>same scar</b> \u0645\u062d\u0645\u062f'
 
 
@@ -110,24 +124,71 @@ def open_the_case(analyst: Visitor) -> None:
     note = analyst.page.locator(".note")
     expect(note).to_have_text(NOTE)
     assert note.locator("*").count() == 0
+    compare_faces(analyst)
     analyst.check("case")
+
+
+def compare_faces(analyst: Visitor) -> None:
+    """Suspect and holder, of whose reference no face is kept; by keyboard, at three times a crop's
+    size, and on a narrow screen."""
+    desk = analyst.page.locator(".face-desk")
+    shown = desk.locator(".face-frame > img:visible")
+    expect(shown).to_have_count(2)
+    size = "async node => (await node.decode(), [node.naturalWidth, node.clientWidth])"
+    assert shown.first.evaluate(size)[0] == 112
+    assert shown.first.evaluate(size)[1] >= 3 * 112
+    sides = [desk.get_by_label(name, exact=True) for name in ("Left", "Right")]
+    left, right = (side.input_value() for side in sides)
+    analyst.page.keyboard.press("s")
+    assert [side.input_value() for side in sides] == [right, left]
+    analyst.page.keyboard.press("f")
+    expect(desk.get_by_role("button", name="Flip")).to_have_attribute("aria-pressed", "true")
+    analyst.page.keyboard.press("z")
+    expect(desk.get_by_role("status")).to_contain_text("1.5")
+    desk.get_by_label("Part of both").select_option("Eyes")
+    transforms = "nodes => new Set(nodes.map((node) => node.style.transform)).size"
+    assert shown.evaluate_all(transforms) == 1
+    analyst.page.keyboard.press("Escape")
+    desk.get_by_role("button", name="Blink").press("Enter")
+    expect(desk.locator(".face-over")).to_be_visible()
+    expect(desk.locator(".face-over")).to_be_hidden()
+    desk.get_by_role("button", name="Blink").press("Enter")
+    reference = sides[1].locator("option").filter(has_text="Not kept")
+    sides[1].select_option(value=reference.first.get_attribute("value"))
+    expect(desk.locator(".face-missing")).to_be_visible()
+    expect(desk.locator(".face-score")).to_contain_text("pairs of strangers scores as high")
+    analyst.page.set_viewport_size({"width": 390, "height": 844})
+    desk.locator("summary").press("Enter")
+    expect(desk.get_by_role("table")).to_be_visible()
+    width = "document.documentElement.scrollWidth"
+    assert analyst.page.evaluate(width) <= 390
+    analyst.check("case-narrow")
+    desk.locator("summary").press("Enter")
+    analyst.page.set_viewport_size({"width": 1280, "height": 800})
+    desk.get_by_label("Part of both").select_option("Whole face")
+    desk.get_by_role("button", name="Flip").click()
+    for _ in range(3):
+        desk.get_by_role("button", name="Zoom").click()
+    expect(desk.get_by_role("status")).not_to_contain_text("1.5")
+    for side, chosen in zip(sides, (left, right), strict=True):
+        side.select_option(value=chosen)
 
 
 def look_at_the_enrollment(analyst: Visitor) -> None:
     analyst.page.locator(".facts a").first.click()
     analyst.expect_heading("Enrollment")
-    faces = analyst.page.locator(".faces img")
+    faces = analyst.page.locator(".face-frame > img:visible")
     expect(faces).to_have_count(2)
-    for place in range(2):
-        assert (
-            faces.nth(place).evaluate("async node => (await node.decode(), node.naturalWidth)")
-            == 112
-        )
-    expect(analyst.page.locator(".curve")).to_have_count(2)
-    expect(analyst.page.locator(".curve").nth(1)).to_contain_text("Duplicate")
+    address = faces.first.get_attribute("src") or ""
+    assert address.startswith("blob:")
+    expect(analyst.page.locator(".curves .curve")).to_have_count(2)
+    expect(analyst.page.locator(".curves .curve").nth(1)).to_contain_text("Duplicate")
     analyst.check("enrollment")
     analyst.page.go_back()
     analyst.expect_heading("One face, two documents")
+    # The picture is gone with its page.
+    assert not analyst.page.evaluate(IS_THERE, address)
+    analyst.faults.clear()
 
 
 def propose_fraud(analyst: Visitor) -> None:
@@ -208,10 +269,35 @@ def run_a_sweep(analyst: Visitor) -> None:
     expect(cut.get_by_role("row")).to_have_count(2)
     analyst.page.locator(".graph .node").first.focus()
     assert analyst.page.locator(".link-lit").count() > 0
+    choose_among_many(analyst)
     analyst.check("group")
+    analyst.page.locator(".graph .node").first.focus()
     analyst.page.keyboard.press("Enter")
     expect(analyst.page.locator(".person-head")).to_contain_text("R••")
     analyst.check("document")
+
+
+def choose_among_many(analyst: Visitor) -> None:
+    """Of thousands of members a few are looked at, and the next ones on demand."""
+    desk = analyst.page.locator(".face-desk")
+    people = desk.get_by_role("list", name="People to compare with").get_by_role("button")
+    expect(people).to_have_count(RING - 1)
+    people.last.press("Enter")
+    expect(people.last).to_have_attribute("aria-pressed", "true")
+    expect(people.last).to_be_focused()
+    expect(desk.locator(".face-score")).to_contain_text("pairs of strangers")
+    desk.locator("summary").click()
+    expect(desk.get_by_role("row", name="sharpness")).to_have_count(1)
+    expect(desk.locator(".curve")).to_have_count(1)
+    with analyst.page.expect_response("**/v1/faces/query") as first:
+        analyst.page.evaluate(MANY)
+    many = analyst.page.locator(".face-desk").last
+    assert len(first.value.request.post_data_json["document_ids"]) == 8
+    with analyst.page.expect_response("**/v1/faces/query") as second:
+        many.get_by_role("button", name="Show 8 more").click()
+    assert len(second.value.request.post_data_json["document_ids"]) == 8
+    expect(many.get_by_role("button", name="Show 8 more, 2,990 are left")).to_be_visible()
+    many.evaluate("node => node.parentElement.remove()")
 
 
 def search(analyst: Visitor, photographs: Any) -> None:
@@ -239,6 +325,9 @@ def search(analyst: Visitor, photographs: Any) -> None:
     expect(people).to_have_count(1)
     expect(people).to_contain_text("8000")
     expect(analyst.page.locator(".results")).to_contain_text("Strangers to expect by chance")
+    analyst.press("Show faces side by side")
+    expect(analyst.page.locator(".face-desk")).to_contain_text("Photograph searched with")
+    assert analyst.faults == []
 
 
 def dispute_a_number(clerk: Visitor, photographs: Any) -> None:

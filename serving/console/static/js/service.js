@@ -88,6 +88,9 @@ export const readEnrollment = (id) => get(at("enrollments", id));
 export const findEnrollment = (key) => get(`/v1/enrollments${query({ idempotency_key: key })}`);
 export const readCrops = (id) => get(at("enrollments", id, "crops"));
 
+export const readFaces = (documentIds) =>
+  post("/v1/faces/query", { document_ids: documentIds });
+
 export const queryLines = (form) => post("/v1/lines/query", form);
 export const disputeLine = (lineId, form) => post(at("lines", lineId, "dispute"), form);
 

@@ -6,7 +6,9 @@ import { checkField } from "./forms.js";
 import { say } from "./language.js";
 
 const KEPT = "sosie.shortcuts";
-const HELP = ["j", "k", "Enter", "a", "x", "n", "p", "c", "u", "?"];
+const HELP = [
+  "j", "k", "Enter", "a", "x", "n", "p", "c", "u", "s", "b", "f", "z", "l", "h", "?",
+];
 const TYPING = "input, textarea, select, [contenteditable]";
 let current = {};
 let isOn = kept(() => localStorage.getItem(KEPT)) !== "off";

@@ -1,9 +1,10 @@
 // One case: what it is about, what was said of it, and the steps that end it.
 
 import { caseActions } from "../casework.js";
-import { add, element, figure, link, quoted, wholeId } from "../elements.js";
+import { add, element, figure, link, plainButton, quoted, replace, wholeId } from "../elements.js";
+import { faceSection } from "../faces.js";
 import { workButton } from "../forms.js";
-import { moment, say, score } from "../language.js";
+import { moment, number, say, score } from "../language.js";
 import {
   actorName,
   badge,
@@ -24,6 +25,8 @@ import { readFilter } from "./cases.js";
 export async function show(page, id, focus = null) {
   const found = await readCase(id);
   const actions = caseActions(page, found);
+  const names = numbersOf(found);
+  const faces = await faceSection(page, [...names.keys()], { names });
   const next = workButton(page, say("case.next"), () => openNext(page, id), "quiet");
   add(
     page.main,
@@ -39,14 +42,28 @@ export async function show(page, id, focus = null) {
     element(
       "div",
       { class: "desk" },
-      element("div", { class: "desk-what" }, factsOf(found), documents(found), mergedTable(found), history(found)),
+      element(
+        "div",
+        { class: "desk-what" },
+        faces.node,
+        factsOf(found),
+        documents(found, names),
+        mergedTable(found),
+        history(found),
+      ),
       actions &&
         element("aside", { class: "desk-do", "aria-label": say("case.actions") }, actions.node),
     ),
   );
   const keys = { j: next.run, u: () => page.go("cases", page.query) };
-  bindKeys(page, { ...(actions?.keys ?? {}), ...keys });
+  bindKeys(page, { ...faces.keys, ...(actions?.keys ?? {}), ...keys });
   if (focus !== null) actions?.focusOn(focus);
+}
+
+/** Each document's number on this page: those that seem to be one person's come first. */
+function numbersOf({ documents: held }) {
+  const sorted = [...held].sort((one, other) => other.is_suspect - one.is_suspect);
+  return new Map(sorted.map((one, place) => [one.document_id, number(place + 1)]));
 }
 
 /** The case that comes next in the queue that this one was opened from. */
@@ -101,35 +118,54 @@ function factsOf(found) {
   ]);
 }
 
-function documents(found) {
-  const about = new Set(found.line_ids);
+/** So many documents are shown at once: a case of a sweep may name thousands. */
+const SHOWN = 20;
+
+function documents(found, names) {
+  const sorted = [...found.documents].sort((one, other) => other.is_suspect - one.is_suspect);
+  const place = element("div", { class: "documents" });
+  const more = element("p", { class: "actions" });
+  const extend = () => {
+    const next = sorted.splice(0, SHOWN);
+    add(place, documentCards(found, next, names));
+    const text = () => say("case.moredocuments", { count: number(sorted.length) });
+    replace(more, sorted.length > 0 && plainButton(text(), extend));
+  };
+  extend();
   return section(
     "case.documents",
     found.documents.length === 0 && empty("case.nodocuments"),
-    found.documents.map((one) =>
+    place,
+    more,
+  );
+}
+
+function documentCards(found, shown, names) {
+  const about = new Set(found.line_ids);
+  return shown.map((one) =>
+    element(
+      "article",
+      { class: "card" },
       element(
-        "article",
-        { class: "card" },
-        element(
-          "h3",
-          {},
-          link(
-            ["documents", one.document_id],
-            one.name ? quoted(one.name) : say("document.title"),
-            " ",
-            quoted(one.document_id.slice(-8), { class: "id" }),
-          ),
+        "h3",
+        {},
+        `${names.get(one.document_id)}. `,
+        link(
+          ["documents", one.document_id],
+          one.name ? quoted(one.name) : say("document.title"),
           " ",
-          badge("docstate", one.document_status),
-          one.is_suspect && [
-            " ",
-            element("span", { class: "badge state-proposed" }, say("case.suspect")),
-          ],
+          quoted(one.document_id.slice(-8), { class: "id" }),
         ),
-        lineTable(
-          one.lines,
-          about.size ? (line) => about.has(line.line_id) && say("case.thisline") : null,
-        ),
+        " ",
+        badge("docstate", one.document_status),
+        one.is_suspect && [
+          " ",
+          element("span", { class: "badge state-proposed" }, say("case.suspect")),
+        ],
+      ),
+      lineTable(
+        one.lines,
+        about.size ? (line) => about.has(line.line_id) && say("case.thisline") : null,
       ),
     ),
   );

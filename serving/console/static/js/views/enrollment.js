@@ -4,22 +4,22 @@ import { curveFigure } from "../curves.js";
 import { frameTable, qualityTable, scoreTable, searchPanel, verdict } from "../decision.js";
 import { add, element, figure, hint, quoted, wholeId } from "../elements.js";
 import { buildForm, radioField, textField } from "../forms.js";
+import { faceSection } from "../faces.js";
 import { moment, number, say, score } from "../language.js";
 import { facts, idLink, notice, pageHead, section, seller, table } from "../marks.js";
 import { findEnrollment, readCrops, readEnrollment, readThresholds } from "../service.js";
 import { hasRole } from "../session.js";
+import { bindKeys } from "../shortcuts.js";
 
 export async function show(page, id = null) {
   if (id === null) return showFinder(page);
   const record = await readEnrollment(id);
-  const [crops, thresholds] = await Promise.all([
-    hasRole("fraud") ? readCrops(id) : null,
-    readThresholds(),
-  ]);
+  const [faces, thresholds] = await Promise.all([facesOf(page, record), readThresholds()]);
   add(
     page.main,
     element("h1", {}, say("enrollment.title")),
-    element("div", { class: "pair" }, verdict(record), faces(record, crops)),
+    verdict(record),
+    faces.node,
     record.expired_at &&
       notice("info", element("p", {}, say("enrollment.expired"), " ", moment(record.expired_at))),
     factsOf(record),
@@ -41,6 +41,29 @@ export async function show(page, id = null) {
       qualityTable(record.quality),
     ),
   );
+  bindKeys(page, faces.keys);
+}
+
+/** Both photographs of the attempt, and the faces of whom it is said to be like. */
+async function facesOf(page, record) {
+  if (!hasRole("fraud")) return { node: notice("info", say("crops.forbidden")), keys: {} };
+  const { crops } = await readCrops(record.enrollment_id);
+  const { live_portrait: own, holder } = record.scores;
+  const attempt = {
+    subject_id: record.enrollment_id,
+    document_id: record.document_id,
+    enrollment_id: record.enrollment_id,
+    is_reference: false,
+    decision: record.decision,
+    captured_at: record.captured_at,
+    received_at: record.decided_at,
+    kept_until: crops[0]?.kept_until ?? null,
+    own_score: own,
+    photographs: crops.map((one) => ({ ...one, quality: record.quality[one.photograph] })),
+  };
+  const others = (record.duplicate_search.candidates ?? []).map((one) => one.document_id);
+  if (holder !== null) others.unshift(record.document_id);
+  return faceSection(page, others.filter(Boolean), { own: [attempt] });
 }
 
 function factsOf(record) {
@@ -60,55 +83,6 @@ function factsOf(record) {
     ["enrollment.calibration", quoted(String(record.calibration_version ?? "–"))],
     ["enrollment.model", quoted(record.model_digest.slice(0, 12))],
   ]);
-}
-
-/** Both aligned faces with their score between them, or why there are none. */
-function faces(record, answer) {
-  const found = new Map((answer?.crops ?? []).map((crop) => [crop.photograph, crop]));
-  const value = record.scores.live_portrait;
-  return element(
-    "figure",
-    { class: "faces" },
-    face(found, "live"),
-    element(
-      "div",
-      { class: "faces-score" },
-      figure(score(value)),
-      element("span", { class: "hint" }, say("score.live_portrait")),
-    ),
-    face(found, "portrait"),
-    element("figcaption", {}, keptText(answer, found)),
-  );
-}
-
-function face(found, photograph) {
-  const crop = found.get(photograph);
-  const label = say(`photograph.${photograph}`);
-  const picture = crop
-    ? element("img", {
-        src: imageOf(crop.image),
-        width: 168,
-        height: 168,
-        alt: say("crops.alt", { label }),
-      })
-    : element("span", { class: "face-missing" }, element("span", {}, say("crops.missing")));
-  return element(
-    "div",
-    { class: "face" },
-    picture,
-    element("span", { class: "hint", "aria-hidden": crop ? "true" : null }, label),
-  );
-}
-
-function imageOf(base64) {
-  const type = base64.startsWith("iVBOR") ? "image/png" : "image/jpeg";
-  return `data:${type};base64,${base64}`;
-}
-
-function keptText(answer, found) {
-  if (answer === null) return say("crops.forbidden");
-  const [crop] = found.values();
-  return crop ? [say("crops.until"), " ", moment(crop.kept_until)] : say("crops.notkept");
 }
 
 function figures(record, calibration) {

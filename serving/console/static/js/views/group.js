@@ -1,14 +1,17 @@
 // A group of a sweep: as a graph, as a table beside it, and why it ranks where it does.
 
 import { add, element, figure, hint, link, quoted } from "../elements.js";
+import { faceSection } from "../faces.js";
 import { groupFigure } from "../graph.js";
 import { day, number, say, score } from "../language.js";
 import { idLink, notice, row, section, table, word } from "../marks.js";
 import { readGroup } from "../service.js";
+import { bindKeys } from "../shortcuts.js";
 
 export async function show(page, sweepId, key) {
   const group = await readGroup(sweepId, key);
   const names = new Map(group.identities.map((one, place) => [one.document_id, String(place + 1)]));
+  const faces = await faceSection(page, [...names.keys()], { names });
   add(
     page.main,
     element("p", { class: "back" }, link(["sweep", sweepId], say("group.back"))),
@@ -21,6 +24,7 @@ export async function show(page, sweepId, key) {
       identityTable(group, names),
     ),
     leftOutNotice(group.left_out),
+    faces.node,
     element(
       "div",
       { class: "group" },
@@ -33,6 +37,7 @@ export async function show(page, sweepId, key) {
       section("group.risk", termTable(group), caseList(group.cases)),
     ),
   );
+  bindKeys(page, faces.keys);
 }
 
 function leftOutNotice(left) {

@@ -1,7 +1,9 @@
 // Who is it? By a face, a document, or a number; every look is audited.
 
 import { add, element, replace } from "../elements.js";
-import { buildForm, documentFields, numberField, radioField } from "../forms.js";
+import { rateAt } from "../curves.js";
+import { faceSection } from "../faces.js";
+import { buildForm, documentFields, numberField, radioField, workButton } from "../forms.js";
 import { number, rate, say, score } from "../language.js";
 import {
   badge,
@@ -15,7 +17,8 @@ import {
 } from "../marks.js";
 import { personHead } from "../persons.js";
 import { pictureField } from "../pictures.js";
-import { packImages, searchPeople } from "../service.js";
+import { packImages, readThresholds, searchPeople } from "../service.js";
+import { bindKeys } from "../shortcuts.js";
 
 export async function show(page) {
   const results = element("section", { class: "results", "aria-label": say("people.results") });
@@ -28,7 +31,8 @@ export async function show(page) {
     async (values) => {
       const isLacking = values.by === "face" && picture.image() === null;
       if (isLacking) return picture.complain(say("picture.missing"));
-      showPeople(page, results, await searchPeople(requestOf(values, picture)));
+      const found = await searchPeople(requestOf(values, picture));
+      showPeople(page, results, found, values.by === "face" ? picture.image() : null);
     },
   );
   add(page.main, pageHead("people.title", "people.lead"), form, results);
@@ -54,7 +58,7 @@ function requestOf({ by, type, number: text, msisdn }, picture) {
   return by === "document" ? { document: { type, number: text } } : { msisdn };
 }
 
-function showPeople(page, results, found) {
+function showPeople(page, results, found, probe) {
   const heading = element(
     "h2",
     { tabindex: "-1" },
@@ -71,8 +75,48 @@ function showPeople(page, results, found) {
       ]),
     found.people.length === 0 && notice("info", say("people.nobody")),
     found.people.map(person),
+    found.people.length > 0 && facesButton(page, found, probe),
   );
   heading.focus();
+}
+
+/** A look at the faces of those who were found, on demand: most searches need none. */
+function facesButton(page, { people }, probe) {
+  const place = element("div", {});
+  const show = async () => {
+    const { calibration } = await readThresholds();
+    const curve = calibration?.curves.find((one) => one.comparison === "fused_to_one");
+    const asked = probe && {
+      subject_id: PROBE,
+      document_id: null,
+      enrollment_id: null,
+      is_reference: false,
+      kind: PROBE,
+      photographs: [{ photograph: "live", url: URL.createObjectURL(probe) }],
+    };
+    const ownLikenesses = people.map((one) => ({
+      left: PROBE,
+      right: one.document_id,
+      score: one.score,
+      strangers: curve && strangersOf(curve, one.score),
+    }));
+    const { node, keys } = await faceSection(
+      page,
+      people.map((one) => one.document_id),
+      { own: asked ? [asked] : [], ownLikenesses: asked ? ownLikenesses : [] },
+    );
+    replace(place, node);
+    bindKeys(page, keys);
+  };
+  const { button, faults } = workButton(page, say("face.show"), show);
+  return add(place, button, faults);
+}
+
+const PROBE = "probe";
+
+function strangersOf(curve, value) {
+  const rate = rateAt(curve, value);
+  return { value: rate.value, is_bound: rate.isBound };
 }
 
 function person(one) {

@@ -1,0 +1,96 @@
+"""Faces side by side: held until a case comes, then shown to the fraud team, with how alike."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from engine.retention.job import Schedule, run_retention
+from serving.wire.fields import read
+from serving.wire.people import Faces
+from tests.serving.api.test_retained import NextYear
+
+OTHER = {"type": "cn-ric", "number": "110105198503071302", "name": "Another Name"}
+ENROLL, QUERY = "/v1/enrollments", "/v1/faces/query"
+
+
+def ask(service: Any, *document_ids: str, key: str = "fraud") -> Any:
+    return service.ask("POST", QUERY, body={"document_ids": list(document_ids)}, key=key)
+
+
+def enroll(service: Any, key: str, body: dict[str, Any]) -> Any:
+    return service.read(service.ask("POST", ENROLL, body=body, headers={"idempotency-key": key}))
+
+
+def test_suspect_and_holder_are_shown_from_when_a_case_names_them(
+    start_service: Any, activation: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOSIE_CROPS__KEEP", "cases")
+    monkeypatch.setenv("SOSIE_CROPS__HOLD_DAYS", "7")
+    service = start_service()
+    first = enroll(service, "k1", activation())
+    holder = first["document_id"]
+    shown = service.read(ask(service, holder))
+    [subject] = shown["subjects"]
+    # Nobody looks at the face of somebody whom no case names.
+    assert (subject["is_reference"], subject["photographs"], shown["likenesses"]) == (True, [], [])
+    assert subject["kept_until"] is None
+
+    second = enroll(service, "k2", activation(document=OTHER, msisdn="+8613800138002"))
+    assert second["cases"]
+    case = service.ask("GET", f"/v1/cases/{second['cases'][0]['id']}", key="fraud")
+    [suspect] = set(service.read(case)["document_ids"]) - {holder}
+    before = service.parts.store.audit_head()[0]
+    answer = ask(service, holder, suspect)
+    shown = read(service.read(answer), Faces)
+    reference, attempt = shown.subjects
+    assert (reference.subject_id, reference.is_reference) == (first["enrollment_id"], True)
+    assert (attempt.subject_id, attempt.is_reference) == (second["enrollment_id"], False)
+    assert attempt.decision == second["decision"] != "approved"
+    for subject in shown.subjects:
+        assert [one.photograph for one in subject.photographs] == ["live", "portrait"]
+        for one in subject.photographs:
+            with Image.open(io.BytesIO(one.image)) as image:
+                assert image.size == (112, 112)
+            assert one.quality
+        assert subject.captured_at is not None
+    [likeness] = shown.likenesses
+    record = service.read(service.ask("GET", f"{ENROLL}/{second['enrollment_id']}", key="fraud"))
+    assert likeness.score == record["scores"]["best_candidate"]
+    assert likeness.strangers is not None
+    assert 0 < likeness.strangers.value < 1
+
+    assert answer.headers["cache-control"] == "no-store"
+    [entry] = [
+        one.entry
+        for one in service.parts.store.audit_entries(before)
+        if one.entry.action == "faces.read"
+    ]
+    assert entry.detail == {"documents": [holder, suspect], "faces": 4}
+    image = base64.b64encode(reference.photographs[0].image).decode()
+    assert image[:60] not in service.log_text
+    run_retention(NextYear(service), Schedule(), "test")
+    later = service.read(ask(service, holder, suspect))
+    assert [one["photographs"] for one in later["subjects"]] == [[], []]
+    assert later["likenesses"] == []
+
+
+def test_faces_are_for_the_fraud_team_and_of_those_who_are_there(
+    fresh: Any, activation: Callable[..., dict[str, Any]]
+) -> None:
+    """Whoever holds lines of two carriers is nobody's to look at but theirs who see both."""
+    document = enroll(fresh, "k1", activation())["document_id"]
+    for key in ("blue", "red", "b1", "operator"):
+        assert ask(fresh, document, key=key).status_code == 403
+    unknown = "0190a000-0000-7000-8000-000000000000"
+    [subject] = fresh.read(ask(fresh, unknown, document, document))["subjects"]
+    assert subject["document_id"] == document
+    assert ask(fresh, *[unknown] * 9).status_code == 400
+    assert ask(fresh).status_code == 400
+    fresh.ask("DELETE", f"/v1/documents/{document}", key="operator")
+    assert fresh.read(ask(fresh, document))["subjects"] == []
