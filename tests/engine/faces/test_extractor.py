@@ -32,6 +32,7 @@ from engine.faces.extractor import (
     open_extractor,
 )
 from engine.faces.images import Decoder, Pixels
+from engine.faces.quality_limits import QUALITY_LIMITS
 from engine.models.catalog import FileSource, builtin_card, load_card, locate
 from engine.models.session import Session, SessionOptions
 from engine.reasons import PhotographKind, Reason
@@ -187,11 +188,16 @@ def test_a_bystander_who_is_clearly_smaller_is_let_pass_unless_the_outlet_is_str
 
 
 def test_the_kind_of_a_photograph_decides_which_limits_it_is_held_to(
-    extractor: Extractor, astronaut: Pixels, encode: Encode
+    astronaut: Pixels, encode: Encode
 ) -> None:
     small = PillowImage.fromarray(astronaut).resize((126, 126), PillowImage.Resampling.LANCZOS)
     kinds = [None, *PhotographKind]
-    outcomes = extractor.extract([encode(small)] * 4, kinds)
+    strict = dataclasses.replace(QUALITY_LIMITS[PhotographKind.LIVE], min_inter_eye_px=12)
+    limits = dict.fromkeys(PhotographKind, strict)
+    limits[PhotographKind.CHIP] = QUALITY_LIMITS[PhotographKind.CHIP]
+    config = ExtractorConfig(threads=1, quality=limits)
+    with open_extractor(config=config, session=SessionOptions(provider="cpu")) as own:
+        outcomes = own.extract([encode(small)] * 4, kinds)
     refused = [Reason.FACE_TOO_SMALL in found(one).problems for one in outcomes]
     assert dict(zip(kinds, refused, strict=True)) == {
         None: True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
 from engine.errors import ImageDamaged, ImageError, ImageUnsupported
+from engine.faces.extractor import Extraction, ExtractorConfig, open_extractor
 from engine.faces.face_records import find_image, is_record
 from engine.faces.images import Image, Pixels
-from engine.reasons import Reason
+from engine.faces.quality_limits import QUALITY_LIMITS
+from engine.models.session import SessionOptions
+from engine.reasons import PhotographKind, Reason
 from tests.engine.faces.records import (
     element,
     write_19794_2005,
@@ -144,11 +148,18 @@ def test_a_damaged_record_gives_an_image_or_an_image_error(
 
 
 def test_a_portrait_in_a_record_is_held_to_the_limits_of_a_chip(
-    extractor: object, astronaut: Pixels, encode: Encode
+    astronaut: Pixels, encode: Encode
 ) -> None:
     image = encode(PillowImage.fromarray(astronaut).resize((126, 126)), "JPEG2000")
     record = write_19794_2005(image, 2)
-    bare, inside = extractor.extract([image, record])  # type: ignore[attr-defined]
+    limits = dict(QUALITY_LIMITS)
+    limits[PhotographKind.LIVE] = replace(limits[PhotographKind.LIVE], min_inter_eye_px=12)
+    config = ExtractorConfig(threads=1, quality=limits)
+    with open_extractor(config=config, session=SessionOptions(provider="cpu")) as own:
+        bare, inside = own.extract([image, record])
+    assert isinstance(bare, Extraction)
+    assert isinstance(inside, Extraction)
     assert Reason.FACE_TOO_SMALL in bare.problems
     assert Reason.FACE_TOO_SMALL not in inside.problems
+    assert bare.vector is not None
     assert np.array_equal(bare.vector, inside.vector)

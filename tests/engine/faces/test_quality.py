@@ -157,7 +157,7 @@ def test_flat_crop_is_measured_without_dividing_by_nothing() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        ("inter_eye_px", 8.9, Reason.FACE_TOO_SMALL),
+        ("inter_eye_px", 7.9, Reason.FACE_TOO_SMALL),
         ("sharpness", 0.04, Reason.BLURRED),
         ("exposure", 0.03, Reason.TOO_DARK),
         ("exposure", 0.94, Reason.TOO_BRIGHT),

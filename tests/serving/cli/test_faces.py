@@ -81,7 +81,8 @@ def test_a_photograph_that_is_not_fit_never_matches(
 ) -> None:
     small = tmp_path / "small.png"
     astronaut.resize((126, 126)).save(small)
-    outcome = sosie("verify", photographs.live, small, "--json")
+    env = {"SOSIE_QUALITY__LIVE__MIN_INTER_EYE_PX": "12", "SOSIE_QUALITY__LIVE__MIN_CLARITY": "0"}
+    outcome = sosie("verify", photographs.live, small, "--json", env=env)
     assert outcome.code == 1
     assert outcome.json["score"] > outcome.json["threshold"]
     assert outcome.json["match"] is None

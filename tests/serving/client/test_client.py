@@ -185,6 +185,7 @@ def test_every_endpoint_of_the_service_has_a_method(
         "sweeps.SweepRequest": SweepTerms(),
         "Sequence[MatchItem]": [MatchItem(b"x", search=True)],
         "Sequence[bytes]": [b"x"],
+        "Sequence[str]": ["X"],
         "cases.Outcome": "fraud",
     }
     one_of = {"verify": {"line": "X"}, "search_people": {"msisdn": "X"}}
