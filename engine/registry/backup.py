@@ -177,6 +177,8 @@ def _copy_pages(writer: Writer, file: Path, progress: Progress | None) -> None:
     driver = writer.sqlite
     assert driver is not None
     for pages in (PAGES_PER_STEP, 16 * PAGES_PER_STEP, -1):
+        # Without a journal nothing takes back what an attempt that was given up has written.
+        os.truncate(file, 0)
         with closing(sqlite3.connect(file, isolation_level=None)) as copy:
             for pragma in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
                 copy.execute(f"PRAGMA {pragma}")
