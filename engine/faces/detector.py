@@ -175,8 +175,6 @@ class FaceDetector:
     def _look(self, picture: Pixels) -> tuple[DetectedFace, ...]:
         """The faces of a picture as it is."""
         outputs = self._session.run(_pad_to_bgr(picture))
-        if not all(np.isfinite(output).all() for output in outputs):
-            raise VectorUnusable("the detector gave no finite numbers: report this photograph")
         raw = dict(zip(self._session.output_names, outputs, strict=True))
         boxes, landmarks, scores = _decode(raw, picture.shape[1], self._config.min_score)
         return tuple(
@@ -308,24 +306,26 @@ def _decode(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Boxes float32[n, 4], landmarks float32[n, 5, 2] and scores float32[n] from `min_score`.
 
-    Each cell of each stride proposes one face, relative to its own corner and in strides.
+    Each cell of each stride proposes one face, relative to its own corner and in strides. Raises
+    VectorUnusable where a number of the model is none.
     """
-    boxes, landmarks, scores = [], [], []
-    for stride in _STRIDES:
-        class_score = np.clip(raw[f"cls_{stride}"][0, :, 0], 0, 1)
-        object_score = np.clip(raw[f"obj_{stride}"][0, :, 0], 0, 1)
-        score = np.sqrt(class_score * object_score)
-        (cells,) = np.nonzero(score >= min_score)
-        columns = -(-width // 32) * 32 // stride
-        corner = np.stack([cells % columns, cells // columns], axis=1).astype(np.float32)
-        box = raw[f"bbox_{stride}"][0, cells]
-        size = np.exp(box[:, 2:]) * stride
-        centre = (corner + box[:, :2]) * stride
-        boxes.append(np.concatenate([centre - size / 2, size], axis=1))
-        points = raw[f"kps_{stride}"][0, cells].reshape(-1, 5, 2)
-        landmarks.append((points + corner[:, None, :]) * stride)
-        scores.append(score[cells])
-    return np.concatenate(boxes), np.concatenate(landmarks), np.concatenate(scores)
+    class_score, object_score, box, points = (
+        np.concatenate([raw[f"{kind}_{stride}"][0] for stride in _STRIDES]) for kind in _KINDS
+    )
+    if not all(np.isfinite(part).all() for part in (class_score, object_score, box, points)):
+        raise VectorUnusable("the detector gave no finite numbers: report this photograph")
+    score = np.sqrt(np.clip(class_score, 0, 1) * np.clip(object_score, 0, 1))[:, 0]
+    (cells,) = np.nonzero(score >= min_score)
+    counts = [raw[f"cls_{stride}"].shape[1] for stride in _STRIDES]
+    stride = np.repeat(_STRIDES, counts)[cells]
+    place = cells - np.repeat(np.cumsum(counts) - counts, counts)[cells]
+    columns = -(-width // 32) * 32 // stride
+    corner = np.stack([place % columns, place // columns], axis=1).astype(np.float32)
+    scale = stride[:, None].astype(np.float32)
+    size = np.exp(box[cells, 2:]) * scale
+    centre = (corner + box[cells, :2]) * scale
+    landmarks = (points[cells].reshape(-1, 5, 2) + corner[:, None, :]) * scale[:, None]
+    return np.concatenate([centre - size / 2, size], axis=1), landmarks, score[cells]
 
 
 def _suppress(

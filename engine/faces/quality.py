@@ -88,7 +88,7 @@ def measure_quality(
     The landmarks, `size_px` (width, height) and the bytes of the file are the original picture's.
     """
     luma = _crop_luma(crop)
-    low, high = np.percentile(luma, (5, 95))
+    low, high = _find_spread(luma)
     yaw, pitch, roll = estimate_pose(landmarks_px)
     inter_eye_px = float(np.hypot(*(landmarks_px[1] - landmarks_px[0])))
     squares = size_px[0] * size_px[1] / max(inter_eye_px, 1.0) ** 2
@@ -167,7 +167,19 @@ def _measure_sharpness(luma: NDArray[np.float32]) -> float:
         (luma[after, after] - centre + luma[before, before]) / 2,
         (luma[after, before] - centre + luma[before, after]) / 2,
     )
-    return min(float(bend.std()) for bend in bends) / max(float(luma.std()), 1.0)
+    return min(_measure_deviation(bend) for bend in bends) / max(_measure_deviation(luma), 1.0)
+
+
+def _measure_deviation(values: NDArray[np.floating]) -> float:
+    # A third of the time of ndarray.std.
+    return float(cv2.meanStdDev(values)[1][0, 0])
+
+
+def _find_spread(luma: NDArray[np.float32]) -> tuple[float, float]:
+    """The 5th and the 95th percentile of whole numbers from 0 to 255, as numpy's nearest."""
+    counts = np.bincount(luma.ravel().astype(np.uint8), minlength=256).cumsum()
+    low, high = np.searchsorted(counts, np.array([0.05, 0.95]) * (luma.size - 1), side="right")
+    return float(low), float(high)
 
 
 def _crop_luma(crop: Pixels) -> NDArray[np.float32]:
