@@ -9,7 +9,7 @@ from typing import Any
 from bench.core.render import render
 from bench.core.reports import Report as BenchReport
 from bench.core.reports import find_figure, read_report
-from bench.docs.benchmark_charts import stamp
+from bench.docs.benchmark_charts import draw_degraded, stamp
 from bench.suites.accuracy import MATED_SCORES, RATES, RESEMBLANCE, name_mates
 from bench.suites.held_out import (
     FRAMES,
@@ -62,6 +62,8 @@ def build_accuracy_page(reports: Path, images: Path) -> str:
     for picture in draw_pictures(report, images / "det.png").values():
         stamp(picture, [reports / EVALUATION])
     suite = read_report(reports / f"{SUITE}.json")
+    if draw_degraded({SUITE: suite}, images / "degraded.png"):
+        stamp(images / "degraded.png", [reports / f"{SUITE}.json"])
     tables = {
         "population": _tabulate_population(suite),
         "mates": _tabulate_mates(suite),

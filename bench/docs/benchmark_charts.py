@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from bench.core.compare import Better, better
 from bench.core.render import list_promises, write_goal, write_value
 from bench.core.reports import Direction, Figure, Report, Result, Setup, find_figure, find_result
 from bench.suites.curves import LATENCY_BATCH, LATENCY_ONE, RECALL, SPEED
+from bench.suites.degraded import DEGRADED, LOSSES
 from bench.suites.kernels import RATES
 from engine.accuracy.plots import note, open_panels, save_figure, style, write_numbers
 from engine.errors import RequestError
@@ -424,6 +426,42 @@ def digest_reports(reports: Iterable[Path]) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in reports)).hexdigest()
 
 
+def draw_degraded(reports: Mapping[str, Report], path: Path) -> bool:
+    """Stacked bars of what becomes of honest pairs at each level of each degradation."""
+    result = find_result(reports, "accuracy", DEGRADED)
+    if result is None:
+        return False
+    shares = {figure.name: 100 * (figure.value or 0.0) for figure in result.figures}
+    levels = [name.removesuffix(", lost") for name in shares if name.endswith(", lost")]
+    size = -(-len(levels) // _LEVEL_COLUMNS)
+    figure, panels = open_panels(_WIDE, 0.19 * size + 1.2, _LEVEL_COLUMNS)
+    for axes, start in zip(panels, range(0, len(levels), size), strict=True):
+        shown = levels[start : start + size]
+        left = np.zeros(len(shown))
+        for label, color, of in _OUTCOMES:
+            widths = np.array([of(*(shares[f"{one}, {kind}"] for kind in LOSSES)) for one in shown])
+            axes.barh(shown, widths, left=left, height=0.7, color=color, label=label)
+            left += widths
+        style(axes)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.tick_params(axis="y", labelsize=7)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    caption = (
+        "per cent of a person's first photograph against the second, degraded; "
+        f"{name_sizes(result.setup)}, none of them used for fitting"
+    )
+    save_figure(figure, path, caption)
+    return True
+
+
+_LEVEL_COLUMNS = 3
+# Of (lost, silent, needless), as `sosie bench accuracy` reports them.
+_OUTCOMES: tuple[tuple[str, str, Callable[[float, float, float], float]], ...] = (
+    ("below the threshold, no reason told", BAD, lambda _lost, silent, _needless: silent),
+    ("below the threshold, sent back with a reason", GOOD, lambda lost, silent, _: lost - silent),
+    ("sent back, would have matched", "#E69F00", lambda _lost, _silent, needless: needless),
+)
 _CHARTS: Mapping[str, Callable[[Mapping[str, Report], Path], bool]] = {
     "versus": draw_versus,
     "goals": draw_goals,

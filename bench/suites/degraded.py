@@ -35,6 +35,7 @@ UPRIGHT, TURNED, COVERED = "as they are", "turned", "covered"
 SETTLED_LOSS = 0.04
 """A level that loses no more is clearly within limits that stand at 10 %."""
 DEGRADED, BYSTANDER, CURVES = "Degraded photographs", "A bystander", "Loss by measure of quality"
+LOSSES = ("lost", "silent", "needless")
 MEASURED = ("turned_loss", "silent_loss", "needless_refusals")
 BYSTANDER_MEASURED = ("bystander_wrong", "bystander_refused")
 
@@ -291,7 +292,7 @@ def report_levels(found: Sequence[Outcome], setup: Setup) -> tuple[Result, dict[
     figures = []
     for one in found:
         name = " ".join(part for part in (one.level.degradation, one.level.name) if part)
-        shares = {"lost": one.lost, "silent": one.silent, "needless": one.needless}
+        shares = dict(zip(LOSSES, (one.lost, one.silent, one.needless), strict=True))
         figures += [Figure(f"{name}, {kind}", "share", share) for kind, share in shares.items()]
     upright = next(one for one in found if one.level.degradation == UPRIGHT)
     turned = [one for one in found if one.level.degradation == TURNED]
