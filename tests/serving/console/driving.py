@@ -32,6 +32,29 @@ LEFT_IN_ENGLISH = """() => {
   }
   return found.filter(Boolean).join("\\n");
 }"""
+BROKEN_LAYOUT = """() => {
+  const scrolls = (node) => /auto|scroll/.test(getComputedStyle(node).overflowX);
+  const isCut = (node) => {
+    const { overflowX, textOverflow } = getComputedStyle(node);
+    const hides = /hidden|clip/.test(overflowX) && textOverflow !== "ellipsis";
+    return hides && node.clientWidth > 1 && node.scrollWidth > node.clientWidth + 1;
+  };
+  const found = [];
+  const page = document.documentElement;
+  if (page.scrollWidth > innerWidth) found.push(`the page is ${page.scrollWidth} px wide`);
+  if (page.scrollHeight > 8000) found.push(`the page is ${page.scrollHeight} px high`);
+  for (const node of document.querySelectorAll("main *, dialog *")) {
+    if (node.closest(".face-frame, svg")) continue;
+    let box = node;
+    while (box && !scrolls(box)) box = box.parentElement;
+    if (isCut(node)) found.push(`${node.tagName}.${node.className} cuts what it holds`);
+    if (!box && node.getBoundingClientRect().right > innerWidth + 1)
+      found.push(`${node.tagName}.${node.className} ends outside of the page`);
+  }
+  return found;
+}"""
+RAW_VALUE = re.compile(r"\d\.\d{5,}|\[['\"]|\bNone\b|\bundefined\b|\bNaN\b|\[object |\bnull\b")
+WIDTHS_PX = (390, 1280)
 SAME_EVERYWHERE = {"API", "JPEG", "PNG", "WebP", "MB", "kB", "Aadhaar", "blue", "red", "PM", "AM"}
 
 
@@ -103,14 +126,27 @@ class Visitor:
         ]
         assert grave == [], name
         assert self.faults == [], name
+        assert RAW_VALUE.findall(self.page.inner_text("main")) == [], name
+        self.check_layout(name)
         if SCREENSHOTS:
             self.picture(name)
+
+    def check_layout(self, name: str) -> None:
+        """On a telephone and on a screen, nothing is cut and the page has an end."""
+        size = self.page.viewport_size
+        assert size is not None
+        for width_px in WIDTHS_PX:
+            self.page.set_viewport_size({"width": width_px, "height": size["height"]})
+            assert self.page.evaluate(BROKEN_LAYOUT) == [], (name, width_px)
+        self.page.set_viewport_size(size)
 
     def picture(self, name: str) -> None:
         """Keeps a picture of the view; no photograph of anybody is in it."""
         source = f"data:image/png;base64,{draw_face()}"
         self.page.evaluate(
             """async (source) => {
+              const drawn = document.querySelectorAll("main svg image");
+              drawn.forEach((image) => image.setAttribute("href", source));
               const shown = document.querySelectorAll("main img, dialog img");
               await Promise.all([...shown].map((img) => ((img.src = source), img.decode())));
             }""",

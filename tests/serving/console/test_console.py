@@ -263,6 +263,8 @@ def run_a_sweep(analyst: Visitor) -> None:
     group.get_by_role("link").click()
     analyst.expect_heading("One face, many documents")
     expect(analyst.page.locator(".graph .node")).to_have_count(RING)
+    # Of one no face is kept.
+    expect(analyst.page.locator(".graph .node image")).to_have_count(RING - 1)
     expect(analyst.page.locator(".link-weakest")).to_have_count(1)
     # Whoever looks like one of the seven alone is not in the group, and is told of.
     cut = analyst.page.get_by_role("table", name="Cut links")

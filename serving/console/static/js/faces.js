@@ -25,7 +25,8 @@ const COMMON = 0.1;
 /** The section of the faces of these documents; of many, the first few and a way to the next.
  *
  * `names` numbers documents as the page does. `own` are subjects that the page brings itself, and
- * `ownLikenesses` how alike they are. Gives its `node`, and `keys` to be bound.
+ * `ownLikenesses` how alike they are; `onFace(documentId, url)` is told of each face that is shown.
+ * Gives its `node`, and `keys` to be bound.
  */
 export async function faceSection(page, documentIds, options = {}) {
   const ids = [...new Set(documentIds)];
@@ -44,10 +45,11 @@ export async function faceSection(page, documentIds, options = {}) {
 
 const NOBODY = { subjects: [], likenesses: [] };
 
-function faceDesk(page, found, { names, own = [], ownLikenesses = [], limits, rest }) {
+function faceDesk(page, found, { names, own = [], ownLikenesses = [], onFace = null, limits, rest }) {
   const desk = {
     page,
     limits,
+    onFace,
     names: new Map(names),
     faces: [],
     likenesses: [...ownLikenesses],
@@ -82,6 +84,7 @@ function take(desk, subjects, likenesses) {
     for (const photograph of shown) {
       const url = photograph && (photograph.url ?? addressOf(photograph.image));
       desk.faces.push({ key: freshId("face"), subject, photograph, url });
+      if (url && subject.is_reference) desk.onFace?.(subject.document_id, url);
     }
   }
   desk.likenesses.push(...likenesses);

@@ -7,7 +7,8 @@ import { placeOf } from "./places.js";
 
 const SIZE = { width: 560, height: 440 };
 const CENTRE = { x: SIZE.width / 2, y: SIZE.height / 2 };
-const RADIUS = 178;
+const RADIUS = 170;
+const FACE_RADIUS = 34;
 
 /** The maximum spanning tree of a group's links (Kruskal): what holds it together. */
 export function spanningTree(identities, links) {
@@ -54,6 +55,20 @@ export function weakSide(identities, tree, weakest) {
     }
   }
   return side;
+}
+
+/** Puts a face at the node of its document, in a drawing that has it; its name stands below then. */
+export function showFace(figure, documentId, url) {
+  const node = figure.querySelector(`[data-document="${documentId}"]`);
+  if (!node || node.querySelector("image")) return;
+  const [circle, text] = [node.querySelector("circle"), node.querySelector("text")];
+  const [x, y] = ["cx", "cy"].map((name) => Number(circle.getAttribute(name)));
+  const count = figure.querySelectorAll(".node").length;
+  const radius = Math.min(FACE_RADIUS, (Math.PI * RADIUS) / count - 2);
+  circle.setAttribute("r", radius);
+  text.setAttribute("y", y + radius + 15);
+  const [side, left, top] = [2 * radius - 4, x - radius + 2, y - radius + 2];
+  circle.after(shape("image", { href: url, x: left, y: top, width: side, height: side }));
 }
 
 /** The drawing; `names` gives each document the number that the table beside it uses. */

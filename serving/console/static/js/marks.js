@@ -90,23 +90,25 @@ const sizes = new ResizeObserver((changed) => {
 export function table(title, heads, rows, none = null) {
   if (none !== null && rows.length === 0) return empty(none);
   const caption = say(title);
+  const names = heads.map((head) => say(head));
+  // On a narrow screen a row is a list of its cells, and no table to those who hear it without roles.
   const scroller = element(
     "div",
     { class: "scroller", role: "group", "aria-label": caption },
     element(
       "table",
-      {},
+      { role: "table" },
       element("caption", { class: "spoken" }, caption),
       element(
         "thead",
-        {},
+        { role: "rowgroup" },
         element(
           "tr",
-          {},
-          heads.map((head) => element("th", { scope: "col" }, say(head))),
+          { role: "row" },
+          names.map((name) => element("th", { scope: "col", role: "columnheader" }, name)),
         ),
       ),
-      element("tbody", {}, rows.map(asRow)),
+      element("tbody", { role: "rowgroup" }, asRows(rows, names)),
     ),
   );
   sizes.observe(scroller);
@@ -118,7 +120,7 @@ export function growingTable(page, title, heads, first, ask, read) {
   const whole = table(title, heads, []);
   const more = element("div", { class: "more" });
   const extend = (answer) => {
-    add(whole.querySelector("tbody"), read(answer).map(asRow));
+    add(whole.querySelector("tbody"), asRows(read(answer), heads.map((head) => say(head))));
     if (answer.next === null) return replace(more);
     const next = async () => extend(await ask(answer.next));
     const { button, faults } = workButton(page, say("action.more"), next);
@@ -128,13 +130,20 @@ export function growingTable(page, title, heads, first, ask, read) {
   return [whole, more];
 }
 
-const asRow = (one) => (Array.isArray(one) ? row({}, ...one) : one);
+/** Rows of which each cell knows the head of its column. */
+function asRows(rows, names) {
+  return rows.map((one) => {
+    const made = Array.isArray(one) ? row({}, ...one) : one;
+    [...made.cells].forEach((cell, place) => (cell.dataset.head = names[place]));
+    return made;
+  });
+}
 
 export function row(given, ...cells) {
   return element(
     "tr",
-    given,
-    cells.map((cell) => element("td", {}, cell)),
+    { role: "row", ...given },
+    cells.map((cell) => element("td", { role: "cell" }, cell)),
   );
 }
 

@@ -1,8 +1,8 @@
 // A group of a sweep: as a graph, as a table beside it, and why it ranks where it does.
 
-import { add, element, figure, hint, link, quoted } from "../elements.js";
+import { add, element, figure as digits, hint, link, quoted } from "../elements.js";
 import { faceSection } from "../faces.js";
-import { groupFigure } from "../graph.js";
+import { groupFigure, showFace } from "../graph.js";
 import { day, number, say, score } from "../language.js";
 import { idLink, notice, row, section, table, word } from "../marks.js";
 import { readGroup } from "../service.js";
@@ -11,7 +11,9 @@ import { bindKeys } from "../shortcuts.js";
 export async function show(page, sweepId, key) {
   const group = await readGroup(sweepId, key);
   const names = new Map(group.identities.map((one, place) => [one.document_id, String(place + 1)]));
-  const faces = await faceSection(page, [...names.keys()], { names });
+  const figure = groupFigure(group, names);
+  const onFace = (id, url) => showFace(figure, id, url);
+  const faces = await faceSection(page, [...names.keys()], { names, onFace });
   add(
     page.main,
     element("p", { class: "back" }, link(["sweep", sweepId], say("group.back"))),
@@ -20,7 +22,7 @@ export async function show(page, sweepId, key) {
     element(
       "div",
       { class: "group group-head" },
-      groupFigure(group, names),
+      figure,
       identityTable(group, names),
     ),
     leftOutNotice(group.left_out),
@@ -96,7 +98,7 @@ function linkTable({ links, weakest }, names) {
         `${names.get(link.left)} – ${names.get(link.right)} `,
         isWeakest(link) && element("span", { class: "badge weakest" }, say("group.weakest")),
       ],
-      figure(score(link.score)),
+      digits(score(link.score)),
     ]),
     "graph.nolinks",
   );
@@ -114,14 +116,14 @@ function severedLinks({ severed }, names) {
       ["group.between", "score.value"],
       severed.map(({ left, right, score: value }) => [
         [end(left), " – ", end(right)],
-        figure(score(value)),
+        digits(score(value)),
       ]),
     ),
   );
 }
 
 function termTable({ terms, risk }) {
-  const points = (value) => figure(number(value, { maximumFractionDigits: 1 }));
+  const points = (value) => digits(number(value, { maximumFractionDigits: 1 }));
   return table(
     "group.risk",
     ["risk.term", "risk.counted", "risk.points"],
