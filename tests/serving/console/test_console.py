@@ -108,6 +108,8 @@ def enroll(clerk: Visitor, photographs: Any, number: str, name: str, msisdn: str
 def open_the_case(analyst: Visitor) -> None:
     analyst.expect_heading("Cases")
     expect(analyst.row("One face, two documents")).to_have_count(1)
+    analyst.page.get_by_label("Show faces").check()
+    expect(analyst.page.locator(".row-faces img")).to_have_count(2)
     analyst.check("cases")
     analyst.page.keyboard.press("?")
     expect(analyst.page.get_by_role("dialog")).to_contain_text("Next case")

@@ -43,6 +43,19 @@ export async function faceSection(page, documentIds, options = {}) {
   }
 }
 
+/** The address of a picture of each document of which a face is kept; it lasts as the page does. */
+export async function smallFaces(page, documentIds) {
+  const { subjects } = await readFaces(documentIds.slice(0, AT_ONCE));
+  const found = new Map();
+  for (const { document_id: id, photographs } of subjects) {
+    if (page.signal.aborted || found.has(id) || photographs.length === 0) continue;
+    const url = addressOf(photographs[0].image);
+    page.signal.addEventListener("abort", () => URL.revokeObjectURL(url));
+    found.set(id, url);
+  }
+  return found;
+}
+
 const NOBODY = { subjects: [], likenesses: [] };
 
 function faceDesk(page, found, { names, own = [], ownLikenesses = [], onFace = null, limits, rest }) {

@@ -9,7 +9,7 @@ const KEPT = "sosie.shortcuts";
 const HELP = [
   "j", "k", "Enter", "a", "x", "n", "p", "c", "u", "s", "b", "f", "z", "l", "h", "?",
 ];
-const TYPING = "input, textarea, select, [contenteditable]";
+const TYPING = "input:not([type=checkbox]), textarea, select, [contenteditable]";
 let current = {};
 let isOn = kept(() => localStorage.getItem(KEPT)) !== "off";
 

@@ -1,6 +1,7 @@
 // The queue of the fraud desk: what is to be decided, worked through with single keys.
 
 import { add, element, figure, hint, link, plainButton, quoted, replace } from "../elements.js";
+import { smallFaces } from "../faces.js";
 import { sentenceOf } from "../faults.js";
 import { attempt, checkField, choiceField, textField, workButton } from "../forms.js";
 import { day, moment, number, say, score } from "../language.js";
@@ -33,12 +34,15 @@ const KINDS = [
   "resale_ring",
 ];
 const FILTERS = ["sort", "state", "kind", "assignee", "carrier", "outlet", "id_end", "overdue"];
+/** Of a case in the queue, the faces of so many documents are shown, of so many cases at once. */
+const FACES = 2;
+const CASES_AT_ONCE = 4;
 const PAGE = 50;
 const DAY_MS = 86_400_000;
 
 /** What an address asks for, and nothing else that it says. */
 export function readFilter(query) {
-  const known = FILTERS.filter((name) => query[name]).map((name) => [name, query[name]]);
+  const known = [...FILTERS, "faces"].filter((name) => query[name]).map((name) => [name, query[name]]);
   return { sort: "risk", state: "alive", ...Object.fromEntries(known) };
 }
 
@@ -65,7 +69,8 @@ export async function show(page) {
 
 /** "All" is said in the address, and not asked for. */
 function asQuery(filter) {
-  return { ...filter, state: filter.state === "all" ? null : filter.state };
+  const { faces: _shown, ...asked } = filter;
+  return { ...asked, state: filter.state === "all" ? null : filter.state };
 }
 
 function filters(filter, change, faults) {
@@ -104,6 +109,10 @@ function filters(filter, change, faults) {
       checked: filter.overdue === "true",
       onchange: (event) => change({ overdue: event.target.checked ? "true" : "" }),
     }),
+    checkField(say("cases.faces"), {
+      checked: filter.faces === "true",
+      onchange: (event) => change({ faces: event.target.checked ? "true" : "" }),
+    }),
     faults,
   );
 }
@@ -127,7 +136,10 @@ function fillQueue(page, list, filter, answer, reload) {
     return;
   }
   const ask = (after) => listCases({ ...asQuery(filter), limit: PAGE, after });
-  const read = ({ cases }) => cases.map((one) => caseRow(one, filter));
+  const read = ({ cases }) => {
+    if (filter.faces) queueMicrotask(() => showFaces(page, list));
+    return cases.map((one) => caseRow(one, filter));
+  };
   replace(
     list,
     growingTable(page, "cases.caption", HEADS, answer, ask, read),
@@ -138,7 +150,11 @@ function fillQueue(page, list, filter, answer, reload) {
 function caseRow(one, filter) {
   const name = aboutText(one);
   return row(
-    { "data-case": one.case_id, class: one.is_overdue ? "overdue" : null },
+    {
+      "data-case": one.case_id,
+      "data-documents": one.document_ids.slice(0, FACES).join(" "),
+      class: one.is_overdue ? "overdue" : null,
+    },
     element("input", {
       type: "checkbox",
       name: "case",
@@ -159,6 +175,29 @@ function caseRow(one, filter) {
       ? [day(one.due_at), one.is_overdue && [" ", badge("due", "overdue")]]
       : element("span", {}, "–"),
   );
+}
+
+/** Small pictures in rows that have none yet, of the faces that are kept; each look is audited. */
+async function showFaces(page, list) {
+  const rows = [...list.querySelectorAll("tr[data-documents]:not([data-pictured])")];
+  rows.forEach((one) => (one.dataset.pictured = ""));
+  const idsOf = (one) => one.dataset.documents.split(" ").filter(Boolean);
+  while (rows.length && !page.signal.aborted) {
+    const some = rows.splice(0, CASES_AT_ONCE);
+    try {
+      const found = await smallFaces(page, some.flatMap(idsOf));
+      for (const one of some) {
+        const shown = idsOf(one).filter((id) => found.has(id));
+        const images = shown.map((id) => element("img", { src: found.get(id), alt: "" }));
+        one.cells[HEADS.indexOf("case.about")].prepend(
+          element("div", { class: "row-faces" }, images),
+        );
+      }
+    } catch (fault) {
+      if (!page.signal.aborted) page.announce(sentenceOf(fault));
+      return;
+    }
+  }
 }
 
 /** Whom a case is about, masked: what tells it from the next. */
