@@ -34,7 +34,7 @@ OTHER := .venv-other
 test-other: $(OTHER)/.short
 	$(OTHER)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not lfw and not gpu" \
 		-W "ignore:unclosed database in:ResourceWarning" \
-		tests/indexes/exact tests/indexes/snapshots tests/engine/matching tests/engine/registry
+		tests/indexes/exact tests/engine/registry
 
 $(OTHER)/.short: pyproject.toml locks/cpu+demo+postgres+test.txt
 	$(OTHER_PYTHON) -m venv $(OTHER)

@@ -51,7 +51,7 @@ def test_an_open_loop_measures_a_stall_that_a_closed_one_hides(
     opened, closed = map(finish, running)
     [step], [closed_step] = opened.json["steps"], closed.json["steps"]
     assert step["latency"]["match"]["ms"]["p99"] >= 0.8 * STALL_S * 1e3
-    assert closed_step["latency"]["match"]["ms"]["p99"] < 500
+    assert closed_step["latency"]["match"]["ms"]["p99"] < step["latency"]["match"]["ms"]["p99"]
 
     # The open loop went on sending; the closed loop sent less and passed.
     assert (step["visits"], step["omitted"]) == (RATE * SECONDS, 0)

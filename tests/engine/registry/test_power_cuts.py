@@ -30,6 +30,8 @@ from engine.registry.writer import Writer
 from tests.engine.registry.conftest import MODEL, change, erasure
 from tests.engine.registry.faulty_disk import FaultyDisk, mounted
 
+pytestmark = pytest.mark.slow
+
 CUTS = 2
 """Power cuts after each failure: what of the unflushed sectors is found differs."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -84,15 +84,25 @@ def browser() -> Iterator[Browser]:
 
 
 def plant_ring(home: Path) -> None:
-    """Enters a ring of documents with a face each, and their lines, as an import would."""
+    """Enters a ring of documents with a face each, and their lines."""
+    import_subscribers(
+        home,
+        lambda vault, dim, now: [
+            make_subscriber(vault, place, vector, now)
+            for place, vector in enumerate(make_ring(dim))
+        ],
+    )
+
+
+def import_subscribers(
+    home: Path, make: Callable[[Vault, int, datetime], Sequence[Subscriber]]
+) -> None:
+    """Enters what `make(vault, dim, now)` gives, as an import would."""
     with Deployment(home, load_settings(home)) as deployment:
         registrar = deployment.registrar
 
         def enter(writer: Writer, now: datetime) -> None:
-            subscribers = [
-                make_subscriber(deployment.vault, place, vector, now)
-                for place, vector in enumerate(make_ring(registrar.gallery.dim))
-            ]
+            subscribers = make(deployment.vault, registrar.gallery.dim, now)
             plan = plan_admission(
                 deployment.store, registrar.gallery, HolderCache(), subscribers, same_document=0.5
             )

@@ -20,7 +20,7 @@ import {
 import { listCases, readCase } from "../service.js";
 import { myActor } from "../session.js";
 import { bindKeys } from "../shortcuts.js";
-import { readFilter } from "./cases.js";
+import { asQuery, readFilter } from "./cases.js";
 
 export async function show(page, id, focus = null) {
   const found = await readCase(id);
@@ -68,9 +68,7 @@ function numbersOf({ documents: held }) {
 
 /** The case that comes next in the queue that this one was opened from. */
 async function openNext(page, id) {
-  const filter = readFilter(page.query);
-  const state = filter.state === "all" ? null : filter.state;
-  const { cases } = await listCases({ ...filter, state, after: id, limit: 1 });
+  const { cases } = await listCases({ ...asQuery(readFilter(page.query)), after: id, limit: 1 });
   if (cases.length === 0) return page.announce(say("case.last"));
   return page.go("case", cases[0].case_id, page.query);
 }

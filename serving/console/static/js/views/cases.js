@@ -67,8 +67,8 @@ export async function show(page) {
   bindKeys(page, keysOf(page, list, filter));
 }
 
-/** "All" is said in the address, and not asked for. */
-function asQuery(filter) {
+/** What is asked for: the address also says "all", and whether faces are shown. */
+export function asQuery(filter) {
   const { faces: _shown, ...asked } = filter;
   return { ...asked, state: filter.state === "all" ? null : filter.state };
 }
