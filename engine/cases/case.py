@@ -130,11 +130,22 @@ class Actor:
 
     def is_person(self, other: str) -> bool:
         """Whether that is the same person, however the name is written."""
-        return _fold(self.person) == _fold(other)
+        return fold_person(self.person) == fold_person(other)
 
 
-def _fold(person: str) -> str:
+def fold_person(person: str) -> str:
+    """One spelling for one person, however the name is written."""
     return " ".join(unicodedata.normalize("NFKC", person).casefold().split())
+
+
+LONGEST_PERSON = 160
+"""Of a name in an actor: the whole fits the columns that name actors."""
+
+
+def describe_actor(person: str | None, credential: str) -> str:
+    """How the audit chain names who does something: the person, and in brackets by which key or
+    session; the credential alone where it is no person's."""
+    return credential if person is None else f"{person[:LONGEST_PERSON]} ({credential})"
 
 
 @dataclass(frozen=True, slots=True)
