@@ -485,7 +485,7 @@ class SignInSettings(Section):
     scopes: str = Field(default="openid profile", description="asked for, with openid")
     person_claim: str = Field(
         default="preferred_username",
-        description="claim that names people, as --person of their keys; one that they cannot change",
+        description="claim that names people, as --person of their keys; none they can change",
     )
     groups_claim: str = Field(default="groups", description="claim that lists a person's groups")
     groups: dict[str, str] = Field(

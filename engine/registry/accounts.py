@@ -7,7 +7,7 @@ stays the same person here, and nobody becomes another by taking a name that has
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import NamedTuple
 
@@ -64,38 +64,35 @@ class Accounts(Source):
             raise NotFound("no session has this id: sign in")
         return read_as(Session, row)
 
-    def list(self, now: datetime) -> list[Account]:
+    def everyone(self, now: datetime) -> list[Account]:
         """Every account, by its person's name."""
-        return [Account(*row) for row in self.rows(_ALL, now=now)]
-
-    def person_of(self, subject: str) -> str | None:
-        """Whose account it is, by what the provider calls it; None before its first sign-in."""
-        row = self._first(_OF_SUBJECT, subject=self.vault.look_up("subject", subject))
-        return None if row is None else str(require_authentic(self.vault, _accounts, row).person)
+        return [Account._make(row) for row in self.rows(_ALL, now=now)]
 
     def sign_in(self, session: Session, subject: str, correlator: str) -> bool:
         """Keeps a new session, whose `digest` is of its secret, and its account where that is new.
 
-        False, with nothing kept, where the account is another person's than the session's, or
-        another account has this person's name. Sessions that have expired leave.
+        `subject` is what the provider calls the account. Where it is known the session is its
+        person's, however the provider names them today. False, with nothing kept, where another
+        account has the name of a new one. Sessions that have expired leave.
         """
         key = self.vault.look_up("subject", subject)
         name = self.vault.look_up("person", fold_person(session.person))
+        known = self._first(_OF_SUBJECT, subject=key)
+        if known is not None:
+            person = str(require_authentic(self.vault, _accounts, known).person)
+            session = replace(session, person=person)
+        elif self._first(_OF_NAME, name=name) is not None:
+            return False
         account = {"subject": key, "person": session.person, "name": name}
         bound = {one: getattr(session, one) for one in ("person", "role", "carrier", "outlet")}
         actor = describe_actor(session.person, f"session:{session.id}")
         entry = AuditEntry(actor, "session.opened", session.id, bound | {"correlator": correlator})
-        found = self._first(_OF_SUBJECT, subject=key) or self._first(_OF_NAME, name=name)
-        if found is not None:
-            require_authentic(self.vault, _accounts, found)
-            if (found.subject, found.person) != (key, session.person):
-                return False
         digest = bind_session(self.vault, session, session.digest)
         with recorded(self._engine, self.vault, [entry]) as connection:
             ended = delete(_sessions).where(_sessions.c.expires_at <= session.created_at)
             connection.execute(ended)
             try:
-                if found is None:
+                if known is None:
                     row = account | {"created_at": session.created_at}
                     connection.execute(insert(_accounts), with_macs(self.vault, _accounts, [row]))
                 values = asdict(session) | {"digest": digest, "subject": key}

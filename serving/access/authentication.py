@@ -231,7 +231,7 @@ class Authenticator:
         return known.principal
 
     async def admit_session(self, text: str | None) -> Principal:
-        """The principal of what a session's cookie holds; `SessionEnded` where it is not in force."""
+        """The principal of what a session's cookie holds; `SessionEnded` if it is not in force."""
         known = await self._find_known(parse_key(text, Credential.SESSION))
         if known is None:
             raise SessionEnded("your session has ended: sign in again")
@@ -348,9 +348,8 @@ class Authenticator:
         return outlet is not None and outlet.is_open
 
     def _know(self, row: ApiKey | Session, until: float) -> _Known:
-        is_key = isinstance(row, ApiKey)
-        own_rate = row.rate_limit if is_key else None
-        ends_at = None if is_key else row.expires_at
+        own_rate = row.rate_limit if isinstance(row, ApiKey) else None
+        ends_at = row.expires_at if isinstance(row, Session) else None
         given = (row.id, Role(row.role), row.carrier, row.outlet, own_rate, row.person, ends_at)
         principal = Principal(*given)
         before = self._known.get(principal.credential)

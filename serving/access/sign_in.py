@@ -13,7 +13,8 @@ import base64
 import hmac
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -50,18 +51,7 @@ but no more often than every `RETRY_S`."""
 RETRY_S = 5.0
 LEEWAY_S = 60
 """Between the provider's clock and ours."""
-ALGORITHMS = [
-    "RS256",
-    "RS384",
-    "RS512",
-    "PS256",
-    "PS384",
-    "PS512",
-    "ES256",
-    "ES384",
-    "ES512",
-    "EdDSA",
-]
+ALGORITHMS = [f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)]
 """Signatures alone: with a shared secret whoever verifies could also sign."""
 LONGEST_PERSON = 160
 _PLACE = "sign_in.flow"
@@ -82,6 +72,8 @@ class Reason(StrEnum):
     """No group of theirs may do anything here."""
     NO_PERSON = "noperson"
     """The token names no person, or another account has that name."""
+    NOT_READY = "notready"
+    """The session could not be kept."""
 
 
 class SignInFailed(Exception):
@@ -103,11 +95,13 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """Whom the provider vouches for: `subject` is its own name of the account."""
+    """Whom the provider vouches for: `subject` is its own name of the account. `former` is the
+    session that the browser had when the sign-in began."""
 
     subject: str
     person: str
     grant: Grant
+    former: str | None
 
 
 @dataclass(slots=True)
@@ -168,11 +162,12 @@ class SignIn:
             parts.append(f"Max-Age={int(LASTS.total_seconds())}")
         return "; ".join(parts)
 
-    async def begin(self) -> tuple[str, str]:
-        """Where to send the browser, and what its flow cookie holds; `SignInFailed`."""
+    async def begin(self, former: str | None) -> tuple[str, str]:
+        """Where to send the browser, which may have a session by this id, and what its flow cookie
+        holds; `SignInFailed`."""
         metadata = (await self._provider()).metadata
         state, nonce, verifier = generate_token(43), generate_token(43), generate_token(64)
-        given = {"state": state, "nonce": nonce, "verifier": verifier}
+        given = {"state": state, "nonce": nonce, "verifier": verifier, "former": former}
         until = (self._now() + LASTS).timestamp()
         sealed = self._vault.seal(_PLACE, "flow", json.dumps(given | {"until": until}).encode())
         address = prepare_grant_uri(
@@ -204,7 +199,7 @@ class SignIn:
             tokens = await self._redeem(provider, given["code"], flow["verifier"])
             claims = await self._verify(tokens, flow["nonce"])
             claims = await self._complete(provider, tokens, claims)
-        return self._recognize(claims)
+        return self._recognize(claims, flow["former"])
 
     def open_session(self, who: SignedIn) -> tuple[Session, NewKey]:
         """A new session of that person, whose text is for the cookie."""
@@ -323,7 +318,7 @@ class SignIn:
             raise SignInFailed(Reason.UNPROVEN, "the user info is of another account")
         return {name: told[name] for name in wanted if name in told} | claims
 
-    def _recognize(self, claims: Mapping[str, Any]) -> SignedIn:
+    def _recognize(self, claims: Mapping[str, Any], former: str | None) -> SignedIn:
         person = claims.get(self.settings.person_claim)
         is_name = isinstance(person, str) and person == person.strip() and is_visible(person)
         if not is_name or not 1 <= len(str(person)) <= LONGEST_PERSON:
@@ -331,12 +326,18 @@ class SignIn:
         if claims.get("email_verified") is False and self.settings.person_claim == "email":
             raise SignInFailed(Reason.NO_PERSON, "the provider has not verified the address")
         groups = claims.get(self.settings.groups_claim)
-        held = {groups} if isinstance(groups, str) else set(filter(_is_text, groups or ()))
+        listed = groups if isinstance(groups, list) else [groups]
+        held = {one for one in listed if isinstance(one, str)}
         for group, grant in self.settings.groups.items():
             if group in held:
                 subject = json.dumps([self.settings.issuer, claims["sub"]])
-                return SignedIn(subject, str(person), read_grant(grant))
+                return SignedIn(subject, str(person), read_grant(grant), former)
         raise SignInFailed(Reason.NO_ROLE, "no group of the account is in [sign_in] groups")
+
+
+def open_sign_in(settings: SignInSettings, vault: Vault, home: Path) -> SignIn | None:
+    """The way to the provider that the settings name; None where they name none."""
+    return SignIn(settings, vault, home) if settings.issuer else None
 
 
 def read_grant(text: str) -> Grant:
@@ -344,10 +345,6 @@ def read_grant(text: str) -> Grant:
     role, _, bounds = text.partition(":")
     carrier, _, outlet = bounds.partition("/")
     return Grant(Role(role), carrier or None, outlet or None)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
 
 
 def _read_secret(settings: SignInSettings, home: Path) -> str:
@@ -362,20 +359,14 @@ def _read_secret(settings: SignInSettings, home: Path) -> str:
         ) from None
 
 
-class _patience:  # noqa: N801 - used as a context alone
+@asynccontextmanager
+async def _patience() -> AsyncIterator[None]:
     """Ends what takes longer than anybody waits."""
-
-    def __init__(self) -> None:
-        self._timeout = asyncio.timeout(WHOLE_TIMEOUT_S)
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-
-    async def __aexit__(self, *raised: Any) -> None:
-        try:
-            await self._timeout.__aexit__(*raised)
-        except TimeoutError:
-            raise SignInFailed(Reason.UNAVAILABLE, "the provider takes too long") from None
+    try:
+        async with asyncio.timeout(WHOLE_TIMEOUT_S):
+            yield
+    except TimeoutError:
+        raise SignInFailed(Reason.UNAVAILABLE, "the provider takes too long") from None
 
 
 async def _ask(method: str, address: str, **more: Any) -> dict[str, Any]:
