@@ -1,9 +1,11 @@
 // What stands around every view: the way past it, the navigation, the tools, the spoken notices.
 
 import { element, plainButton, quoted, replace } from "./elements.js";
+import { faultBox } from "./faults.js";
 import { chooseLanguage, currentLanguage, LANGUAGES, say } from "./language.js";
 import { PARENTS, placeOf, PLACES } from "./places.js";
-import { signOut, whoAmI } from "./session.js";
+import { endSession } from "./service.js";
+import { isSession, signOut, whoAmI } from "./session.js";
 import { showShortcuts } from "./shortcuts.js";
 
 const root = document.getElementById("console");
@@ -67,8 +69,8 @@ function navigation(role) {
   return element("nav", { "aria-label": say("frame.navigation") }, links);
 }
 
-function ownerBox({ role, carrier, outlet }) {
-  const where = [carrier, outlet].filter(Boolean).join(" / ");
+function ownerBox({ role, carrier, outlet, person }) {
+  const where = [person, [carrier, outlet].filter(Boolean).join(" / ")].filter(Boolean).join(" · ");
   return element("span", { class: "owner" }, say(`role.${role}`), where && [" ", quoted(where)]);
 }
 
@@ -93,7 +95,13 @@ function tools() {
   ];
 }
 
-function leave() {
+async function leave() {
+  try {
+    if (isSession()) await endSession();
+  } catch (fault) {
+    // One that has ended already is what was asked for.
+    if (fault.status !== 401) return main.prepend(faultBox(fault, leave));
+  }
   signOut();
   buildFrame();
   location.hash = "#/signin";
