@@ -223,6 +223,16 @@ class ListedKey(AnswerBody, frozen=True):
     revoked_at: Moment | None
 
 
+class ListedAccount(AnswerBody, frozen=True):
+    """Who has signed in by the identity provider; `sessions` have not expired, one that is idle
+    may have ended."""
+
+    person: str
+    since: Moment
+    sessions: int
+    seen_at: Moment | None
+
+
 class ListedCarrier(AnswerBody, frozen=True):
     """A carrier, how many open lines one holder may have with it, and the time zone of its outlets
     that have none; null for the deployment's."""
