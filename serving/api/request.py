@@ -198,6 +198,11 @@ class Request:
         return is_same and (given is None or given.lower() == origin)
 
     @property
+    def is_unattended(self) -> bool:
+        """Whether a page asked by itself: nobody uses their session by it."""
+        return b"x-unattended" in self._headers
+
+    @property
     def is_visit(self) -> bool:
         """Whether no other site's page has sent the browser here."""
         return self._headers.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin")
@@ -394,7 +399,7 @@ async def _admit_session(parts: Parts, request: Request, text: str) -> None:
     if not request.is_from(parts.sign_in.settings.origin):
         raise CrossSite("a session is for the console's own pages: anything else sends a key")
     request.enter(await parts.authenticator.admit_session(text))
-    if parts.authenticator.is_to_be_touched(request.caller):
+    if not request.is_unattended and parts.authenticator.is_to_be_touched(request.caller):
         await parts.registrar.touch_session(request.caller.key_id, request.context())
 
 

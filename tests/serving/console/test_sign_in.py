@@ -112,6 +112,8 @@ def test_a_session_that_ends_in_the_middle_of_a_note_loses_nothing_of_it(
         visitor.press("Add the note")
         dialog = page.get_by_role("dialog")
         expect(dialog).to_contain_text("What you typed stays here")
+        visitor.faults.clear()  # the 401, and the provider's own page
+        visitor.check("signin-again")
         again_in_another_tab(page, dialog, "u2")
         expect(dialog.get_by_role("alert")).to_contain_text("somebody else")
         again_in_another_tab(page, dialog, "u1")

@@ -70,8 +70,10 @@ function navigation(role) {
 }
 
 function ownerBox({ role, carrier, outlet, person }) {
-  const where = [person, [carrier, outlet].filter(Boolean).join(" / ")].filter(Boolean).join(" · ");
-  return element("span", { class: "owner" }, say(`role.${role}`), where && [" ", quoted(where)]);
+  const where = [carrier, outlet].filter(Boolean).join(" / ");
+  const of = person ? element("span", { class: "spoken" }, say(`role.${role}`)) : say(`role.${role}`);
+  const names = [person, where].filter(Boolean).map((one) => [" ", quoted(one, { title: one })]);
+  return element("span", { class: "owner" }, of, names);
 }
 
 function languages() {

@@ -35,7 +35,11 @@ async function watch(page, status, found, before) {
     if (page.signal.aborted) return;
     if (document.hidden) continue;
     try {
-      const now = await readSweep(known.sweep_id, { signal: page.signal });
+      const now = await readSweep(known.sweep_id, {
+        signal: page.signal,
+        // Nobody did anything: a session that is idle shall end.
+        headers: { "X-Unattended": "1" },
+      });
       showStatus(page, status, now);
       if (now.state !== known.state) page.announce(say(`sweep.${now.state}`));
       known = now;
