@@ -39,6 +39,7 @@ from serving.errors import (
     IdempotencyKeyMissing,
     Malformed,
     NotAcceptable,
+    SessionEnded,
     TemplateInvalid,
 )
 from serving.ingress.extraction_queue import FRAMES_WORK, decode_work
@@ -196,6 +197,11 @@ class Request:
         given = self._text(b"origin")
         is_same = site == b"same-origin" if site is not None else given is not None
         return is_same and (given is None or given.lower() == origin)
+
+    @property
+    def session_id(self) -> str | None:
+        """The session by which a page says that it was opened."""
+        return self._text(b"x-session")
 
     @property
     def is_unattended(self) -> bool:
@@ -398,7 +404,11 @@ async def _admit_session(parts: Parts, request: Request, text: str) -> None:
     assert parts.sign_in is not None
     if not request.is_from(parts.sign_in.settings.origin):
         raise CrossSite("a session is for the console's own pages: anything else sends a key")
-    request.enter(await parts.authenticator.admit_session(text))
+    caller = await parts.authenticator.admit_session(text)
+    if request.session_id not in (None, caller.key_id):
+        # Somebody has signed in beside it: what is done on this page would be theirs.
+        raise SessionEnded("another session has taken the place of yours: sign in again")
+    request.enter(caller)
     if not request.is_unattended and parts.authenticator.is_to_be_touched(request.caller):
         await parts.registrar.touch_session(request.caller.key_id, request.context())
 

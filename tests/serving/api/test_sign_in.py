@@ -110,6 +110,7 @@ def test_a_person_signs_in_as_their_group_allows_and_out_again(place: Place) -> 
     browser.put_back(kept)
     assert refusal(browser.call("GET", "/v1/cases")) == ENDED
     assert browser.call("GET", "/console/session").json()["holder"] is None
+    assert kept["sosie_session"] not in place.service.log_text
 
 
 def test_an_outlet_signs_in_for_its_own_alone(place: Place) -> None:
@@ -221,6 +222,13 @@ def test_a_role_that_is_altered_in_the_database_makes_a_session_useless(place: P
             "WHERE role = 'outlet'"
         )
     assert refusal(browser.call("GET", "/v1/me")) == ENDED
+
+
+def test_a_page_acts_in_nobodys_name_but_whose_it_shows(place: Place) -> None:
+    browser = place.signed_in("u1")
+    own = browser.call("GET", "/v1/me").json()["key_id"]
+    for headers, status in (({"x-session": own}, 200), ({"x-session": "0123456789ab"}, 401)):
+        assert browser.get("/v1/cases", headers=SAME_SITE | headers).status_code == status
 
 
 def test_an_operator_ends_the_sessions_of_a_person_and_closing_an_outlet_those_of_its_people(

@@ -124,6 +124,38 @@ def test_a_session_that_ends_in_the_middle_of_a_note_loses_nothing_of_it(
         expect(page.locator(".history-note strong")).to_contain_text(["Note", "You"])
 
 
+def test_a_tab_goes_on_for_the_same_person_and_does_nothing_in_anothers_name(
+    browser: Browser, site: Site, photographs: Any
+) -> None:
+    case_id = open_case(site, photographs)
+    with visiting(browser, site) as visitor:
+        page = visitor.page
+        page.goto(f"{site.url}/console#/case/{case_id}")
+        consent(page, "u2")
+        page.get_by_label("Note").fill("typed before")
+        with_other_tab(page, "u2")
+        visitor.press("Add the note")
+        expect(page.get_by_role("status").get_by_text("signed in again")).to_be_visible()
+        visitor.press("Add the note")
+        expect(page.locator(".history-note").last).to_contain_text("typed before")
+        page.get_by_label("Note").fill("not bo's")
+        with_other_tab(page, "u1")
+        visitor.press("Add the note")
+        expect(page.get_by_role("dialog")).to_contain_text("bo")
+        visitor.press("Leave this page")
+        visitor.expect_heading("Sign in")
+
+
+def with_other_tab(page: Page, subject: str) -> None:
+    """Somebody signs out and in beside it."""
+    other = page.context.new_page()
+    other.goto(page.url.partition("#")[0])
+    other.get_by_role("button", name="Sign out").click()
+    consent(other, subject)
+    expect(other.get_by_role("navigation")).to_be_visible()
+    other.close()
+
+
 def again_in_another_tab(page: Page, dialog: Any, subject: str) -> None:
     with page.context.expect_page() as opened:
         dialog.get_by_role("link", name="Sign in with Example ID").click()

@@ -4,8 +4,8 @@ import { faultBox } from "./faults.js";
 import { buildFrame, clearPage } from "./frame.js";
 import { say } from "./language.js";
 import { isOpenTo, placeOf, PLACES, readPlace, readQuery } from "./places.js";
-import { signOut, takePlace, whoAmI } from "./session.js";
-import { signInAgain } from "./signing.js";
+import { isSession, signOut, takePlace, whoAmI } from "./session.js";
+import { resumeSession, signInAgain } from "./signing.js";
 
 const VIEWS = {
   signin: () => import("./views/signin.js"),
@@ -77,7 +77,9 @@ async function open(view, steps) {
     await module.show(page, ...steps);
   } catch (fault) {
     if (signal.aborted) return;
-    if (fault.status === 401) return turnOut("ended");
+    if (fault.status === 401) {
+      return isSession() && (await resumeSession()) ? follow() : turnOut("ended");
+    }
     page.main.append(faultBox(fault, follow));
   }
   if (!signal.aborted) settle(page);

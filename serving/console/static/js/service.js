@@ -1,6 +1,6 @@
 // The public API, and how to ask it: this is the only module that sends anything.
 
-import { currentKey } from "./session.js";
+import { currentKey, isSession, whoAmI } from "./session.js";
 
 /** Why a call was not answered: the service's own code, or one of the console's. */
 export class Fault extends Error {
@@ -31,6 +31,8 @@ export function packImages(request, images) {
 async function ask(method, path, { body, headers = {}, signal, key = currentKey() } = {}) {
   const sent = { Accept: "application/json", ...headers };
   if (key !== null) sent.Authorization = `Bearer ${key}`;
+  // Another person may have signed in in another tab: then nothing is done here in their name.
+  else if (isSession() && path.startsWith("/v1/")) sent["X-Session"] = whoAmI().key_id;
   const isForm = body instanceof FormData;
   if (body !== undefined && !isForm) sent["Content-Type"] = "application/json";
   let response;

@@ -7,7 +7,14 @@ import { openDialog } from "./dialogs.js";
 import { say } from "./language.js";
 import { notice } from "./marks.js";
 import { readSession, showKey } from "./service.js";
-import { dropKey, isSamePerson, providerName, signIn, whoAmI } from "./session.js";
+import {
+  dropKey,
+  isSamePerson,
+  isSession,
+  providerName,
+  signIn,
+  whoAmI,
+} from "./session.js";
 
 const BEGIN = "/console/sign-in";
 const tabs = new BroadcastChannel("sosie.session");
@@ -29,12 +36,31 @@ export function keyField() {
   return textField(say("signin.key"), { ...given, autocapitalize: "none" }, say("signin.hint"));
 }
 
+/** Whether the same person has a session in this browser, by a sign-in in another tab: then it is
+ * this tab's as well. */
+export async function resumeSession() {
+  const before = whoAmI();
+  const { holder } = await readSession().catch(() => ({ holder: null }));
+  if (holder === null || !isSameHolder(holder, before)) return false;
+  signIn(null, holder);
+  return true;
+}
+
+function isSameHolder(one, other) {
+  return isSamePerson(one.name, other.name) && one.role === other.role;
+}
+
 let running = null;
 
 /** Asks whoever was signed in to sign in again; false where they leave. */
 export function signInAgain(signal) {
-  running ??= ask(signal).finally(() => (running = null));
+  running ??= resumeOrAsk(signal).finally(() => (running = null));
   return running;
+}
+
+async function resumeOrAsk(signal) {
+  if (isSession() && (await resumeSession())) return true;
+  return ask(signal);
 }
 
 function ask(signal) {
@@ -43,7 +69,7 @@ function ask(signal) {
   return new Promise((resolve) => {
     const told = element("div", {});
     const accept = (key, found) => {
-      if (!isSamePerson(found.name, before.name) || found.role !== before.role) {
+      if (!isSameHolder(found, before)) {
         replace(told, notice("warn", element("p", { role: "alert" }, say("again.other"))));
         return;
       }
