@@ -120,10 +120,22 @@ class Unauthenticated(AccessRefusal):
     code = "ACCESS.UNAUTHENTICATED"
 
 
+class SessionEnded(Unauthenticated):
+    """The session of a person at the console is over, or was ended."""
+
+    code = "ACCESS.SESSION_ENDED"
+
+
 class Forbidden(AccessRefusal):
     """The key's role or tenant may not do this."""
 
     code = "ACCESS.FORBIDDEN"
+
+
+class CrossSite(Forbidden):
+    """A session's cookie came with a call that our own page did not make."""
+
+    code = "ACCESS.CROSS_SITE"
 
 
 class RateLimited(AccessRefusal):

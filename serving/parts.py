@@ -12,6 +12,7 @@ from engine.matching.calibration import Calibration, Thresholds
 from engine.registry.reader import Reader
 from engine.registry.vault import Vault
 from serving.access.authentication import Authenticator
+from serving.access.sign_in import SignIn
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.templates import SealedTemplates
 from serving.registrar.protocol import RegistrarClient
@@ -41,6 +42,8 @@ class Parts:
     warnings: tuple[str, ...] = ()
     """What `/version` says of the model's calibration."""
     tracer: Tracer = field(default_factory=Tracer)
+    sign_in: SignIn | None = None
+    """The way to the identity provider; None where there are only keys."""
     due: DueDates = field(default_factory=DueDates)
     thresholds_for: Callable[[int], Thresholds] | None = None
     """For searches of so many references, where `review` follows the gallery's size."""

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
@@ -460,6 +462,104 @@ class CropsSettings(Section):
     )
 
 
+class SignInSettings(Section):
+    """Sign-in to the console with accounts of an OpenID Connect provider; off without an issuer."""
+
+    issuer: str = Field(
+        default="", description="https address of the provider, as its tokens name it; empty: off"
+    )
+    name: str = Field(default="", max_length=60, description="on the button; empty: the host")
+    url: str = Field(
+        default="",
+        description="https address at which people open this service, registered there with the "
+        "path /console/signed-in; http on loopback alone",
+    )
+    client_id: str = Field(default="", description="of this service at the provider")
+    client_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="better as SOSIE_SIGN_IN__CLIENT_SECRET or in a file; empty: a public client",
+    )
+    client_secret_file: str = Field(
+        default="", description="file with the secret, in the home folder unless absolute"
+    )
+    scopes: str = Field(default="openid profile", description="asked for, with openid")
+    person_claim: str = Field(
+        default="preferred_username",
+        description="claim that names people, as --person of their keys; none they can change",
+    )
+    groups_claim: str = Field(default="groups", description="claim that lists a person's groups")
+    groups: dict[str, str] = Field(
+        default={},
+        description="what a group may do: fraud, operator, carrier:CODE or outlet:CARRIER/OUTLET, "
+        'as { "fraud team" = "fraud" }; of several the first one here',
+    )
+    idle_min: float = Field(
+        default=30, ge=1, le=1440, description="minutes without a call, then a session ends"
+    )
+    longest_h: float = Field(
+        default=10, gt=0, le=168, description="hours after which a session ends in any case"
+    )
+
+    @property
+    def origin(self) -> str:
+        """Of `url`, as browsers say it."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}".lower()
+
+    @property
+    def is_secure(self) -> bool:
+        return urlsplit(self.url).scheme == "https"
+
+    @field_validator("issuer", "url")
+    @classmethod
+    def _is_private(cls, given: str) -> str:
+        if given and not is_private_address(given):
+            raise ValueError("give an https address (http on loopback alone), with no query")
+        return given
+
+    @field_validator("url")
+    @classmethod
+    def _has_no_path(cls, given: str) -> str:
+        if urlsplit(given).path not in ("", "/"):
+            raise ValueError("give the address without a path: the console is at /console there")
+        return given
+
+    @field_validator("groups")
+    @classmethod
+    def _are_grants(cls, given: dict[str, str]) -> dict[str, str]:
+        for value in given.values():
+            if _GRANT.fullmatch(value) is None:
+                raise ValueError("give fraud, operator, carrier:CODE or outlet:CARRIER/OUTLET")
+        return given
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.issuer:
+            for name in ("url", "client_id", "groups"):
+                if not getattr(self, name):
+                    raise ValueError(f"an issuer needs {name} too")
+        if self.client_secret.get_secret_value() and self.client_secret_file:
+            raise ValueError("give client_secret or client_secret_file, not both")
+        return self
+
+
+_GRANT = re.compile(r"fraud|operator|carrier:[^/\s]+|outlet:[^/\s]+/[^/\s]+")
+
+
+def is_private_address(address: str) -> bool:
+    """Whether what is sent there is encrypted, or stays on this machine."""
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    if not host or "@" in parts.netloc or parts.query or parts.fragment:
+        return False
+    if parts.scheme == "https":
+        return True
+    return parts.scheme == "http" and (host == "localhost" or host in ("127.0.0.1", "::1"))
+
+
 SETTINGS_FILE = "sosie.toml"
 KEY_RING_FILE = "keyring.json"
 HOME_VARIABLE = "SOSIE_HOME"
@@ -492,6 +592,7 @@ class Settings(BaseSettings):
     cases: CasesSettings = CasesSettings()
     crops: CropsSettings = CropsSettings()
     audit: AuditSettings = AuditSettings()
+    sign_in: SignInSettings = SignInSettings()
 
     @classmethod
     def settings_customise_sources(

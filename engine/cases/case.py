@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -120,9 +121,10 @@ class DueDates:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who takes a step: `name` as the audit chain has it, and the person behind it.
+    """Who takes a step: `name` as the audit chain has it, and the person behind it, whom the
+    history names.
 
-    A person may have several keys, and an account of the machine besides.
+    A person may have several keys, sessions, and an account of the machine besides.
     """
 
     name: str
@@ -130,11 +132,32 @@ class Actor:
 
     def is_person(self, other: str) -> bool:
         """Whether that is the same person, however the name is written."""
-        return _fold(self.person) == _fold(other)
+        return fold_person(self.person) == fold_person(other)
 
 
-def _fold(person: str) -> str:
+def fold_person(person: str) -> str:
+    """One spelling for one person, however the name is written."""
     return " ".join(unicodedata.normalize("NFKC", person).casefold().split())
+
+
+LONGEST_PERSON = 160
+"""Of a name in an actor: the whole fits the columns that name actors."""
+
+
+def describe_actor(person: str | None, credential: str) -> str:
+    """How the audit chain names who does something: the person, and in brackets by which key or
+    session; the credential alone where it is no person's."""
+    return credential if person is None else f"{person[:LONGEST_PERSON]} ({credential})"
+
+
+CREDENTIALS, CREDENTIAL_ID_LENGTH = ("key", "session"), 12
+_OF_PERSON = re.compile(rf"(.+) \((?:{'|'.join(CREDENTIALS)}):[0-9a-z]{{{CREDENTIAL_ID_LENGTH}}}\)")
+
+
+def person_of(actor: str) -> str:
+    """The person in what `describe_actor` says; any other actor as it is."""
+    found = _OF_PERSON.fullmatch(actor)
+    return actor if found is None else found[1]
 
 
 @dataclass(frozen=True, slots=True)

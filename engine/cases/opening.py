@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from engine.cases.case import APART, CaseKind, CaseNote, CaseOrigin, NoteKind
+from engine.cases.case import APART, CaseKind, CaseNote, CaseOrigin, NoteKind, person_of
 from engine.registry.reader import Reader
 from engine.registry.records import ALIVE, AuditEntry, CaseRecord, CaseState, Changes, new_id
 from engine.registry.rows import columns_of
@@ -160,7 +160,7 @@ class CaseBatch:
                 self._cases[key] = replace(known, merged_into=into)
 
     def _note(self, case_id: str, kind: NoteKind, actor: str, text: str) -> None:
-        self._notes.append((case_id, CaseNote(self._now, actor, kind, text)))
+        self._notes.append((case_id, CaseNote(self._now, person_of(actor), kind, text)))
 
 
 def _unite(case: CaseRecord, other: CaseRecord, now: datetime) -> CaseRecord:

@@ -152,8 +152,8 @@ def assign(
         state = case.state if case.proposal is not None else state_of(assignee)
         assigned = replace(case, assignee=assignee, state=state, updated_at=date_change(case, now))
         detail = {"assignee": assignee}
-        note = CaseNote(now, actor.name, NoteKind.ASSIGNED, assignee or "")
-        writer.commit(_changes(writer, assigned, note, "case.assigned", detail))
+        note = CaseNote(now, actor.person, NoteKind.ASSIGNED, assignee or "")
+        writer.commit(_changes(writer, actor, assigned, note, "case.assigned", detail))
         return assigned
 
     return registrar.run(perform)
@@ -170,8 +170,8 @@ def note(registrar: Runner, registry: Reader, case_id: str, text: str, actor: Ac
         case = _find(registry, case_id)
         noted = replace(case, updated_at=date_change(case, now))
         detail = {"length": len(text)}
-        entry = CaseNote(now, actor.name, NoteKind.NOTE, text)
-        writer.commit(_changes(writer, noted, entry, "case.noted", detail))
+        entry = CaseNote(now, actor.person, NoteKind.NOTE, text)
+        writer.commit(_changes(writer, actor, noted, entry, "case.noted", detail))
         return noted
 
     return registrar.run(perform)
@@ -205,8 +205,8 @@ def propose(
             case, state=CaseState.PROPOSED, proposal=proposal, updated_at=date_change(case, now)
         )
         detail = {"outcome": outcome.value, "close_lines": list(lines)}
-        entry = CaseNote(now, actor.name, NoteKind.PROPOSED, outcome.value)
-        writer.commit(_changes(writer, proposed, entry, "case.proposed", detail))
+        entry = CaseNote(now, actor.person, NoteKind.PROPOSED, outcome.value)
+        writer.commit(_changes(writer, actor, proposed, entry, "case.proposed", detail))
         return proposed
 
     return registrar.run(perform)
@@ -222,9 +222,9 @@ def withdraw(registrar: Runner, registry: Reader, case_id: str, actor: Actor) ->
         state = state_of(case.assignee)
         withdrawn = replace(case, state=state, proposal=None, updated_at=date_change(case, now))
         outcome = case.proposal.outcome.value
-        entry = CaseNote(now, actor.name, NoteKind.WITHDRAWN, outcome)
+        entry = CaseNote(now, actor.person, NoteKind.WITHDRAWN, outcome)
         detail = {"outcome": outcome, "by": case.proposal.by}
-        writer.commit(_changes(writer, withdrawn, entry, "case.withdrawn", detail))
+        writer.commit(_changes(writer, actor, withdrawn, entry, "case.withdrawn", detail))
         return withdrawn
 
     return registrar.run(perform)
@@ -255,7 +255,7 @@ def close(
             require_second_person(case, outcome, lines, actor)
         effects = find_effects(registrar, registry, writer, case, outcome, lines, actor.name, now)
         closed = _end(case, outcome, lines, now)
-        writer.commit(_closing_changes(writer, case, closed, effects, actor.name, now))
+        writer.commit(_closing_changes(writer, case, closed, effects, actor, now))
         for entry in effects.watched:
             registrar.watchlist.add(entry)
         return closed
@@ -284,18 +284,18 @@ def _closing_changes(
     case: CaseRecord,
     closed: CaseRecord,
     effects: Effects,
-    actor: str,
+    actor: Actor,
     now: datetime,
 ) -> Changes:
     assert closed.outcome is not None
     outcome = closed.outcome.value
     proposed_by = None if case.proposal is None else case.proposal.by
     detail = {"outcome": outcome, "proposed_by": proposed_by} | effects.describe()
-    entry = CaseNote(now, actor, NoteKind.CLOSED, outcome)
-    changes = _changes(writer, closed, entry, "case.closed", detail)
+    entry = CaseNote(now, actor.person, NoteKind.CLOSED, outcome)
+    changes = _changes(writer, actor, closed, entry, "case.closed", detail)
     return replace(
         changes,
-        audit=(*changes.audit, *effects.entries(case, actor)),
+        audit=(*changes.audit, *effects.entries(case, actor.name)),
         judged=effects.judged,
         watched=effects.watched,
         closed_lines=effects.closed_lines,
@@ -304,11 +304,16 @@ def _closing_changes(
 
 
 def _changes(
-    writer: Writer, case: CaseRecord, entry: CaseNote, action: str, detail: dict[str, Any]
+    writer: Writer,
+    actor: Actor,
+    case: CaseRecord,
+    entry: CaseNote,
+    action: str,
+    detail: dict[str, Any],
 ) -> Changes:
     return Changes(
         sequence=writer.sequence,
-        audit=(AuditEntry(entry.actor, action, case.id, detail),),
+        audit=(AuditEntry(actor.name, action, case.id, detail),),
         case_changes=(case,),
         case_notes=((case.id, entry),),
     )
@@ -342,4 +347,4 @@ def _require_text(text: str) -> None:
 
 def _require_name(assignee: str) -> None:
     if not assignee.strip() or len(assignee) > MAX_ACTOR_LENGTH or not is_visible(assignee):
-        raise RequestError("an assignee is given as in the history: key:<id>")
+        raise RequestError("an assignee is given as histories name people")

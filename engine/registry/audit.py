@@ -10,8 +10,9 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, insert, or_, select
 
+from engine.cases.case import CREDENTIAL_ID_LENGTH, CREDENTIALS
 from engine.errors import ChainBroken, RequestError, SchemaMismatch
 from engine.registry import tables
 from engine.registry.database import CHUNK_ROWS, Source, reading
@@ -267,14 +268,17 @@ def read_audit(
     actor: str | None = None,
     subject: str | None = None,
 ) -> list[AuditRecord]:
-    """The first `limit` entries above a number that match exactly, in the order of the chain.
+    """The first `limit` entries above a number that match exactly, in the order of the chain. The
+    actor may be a person's name as well: all that they did, by whichever key or session.
 
     Without a number the newest that match, in the same order. A page that is not full is the
     last one.
     """
     assert limit > 0
-    asked = ((_audit.c.action, action), (_audit.c.actor, actor), (_audit.c.subject, subject))
+    asked = ((_audit.c.action, action), (_audit.c.subject, subject))
     wanted = select(_audit).where(*(column == text for column, text in asked if text is not None))
+    if actor is not None:
+        wanted = wanted.where(_is_by(actor))
     head, _ = reader.audit_head()
     is_newest = after is None
     place = _audit.c.number.desc() if is_newest else _audit.c.number
@@ -285,6 +289,13 @@ def read_audit(
         if len(found) == limit:
             break
     return found[::-1] if is_newest else found
+
+
+def _is_by(actor: str) -> ColumnElement[bool]:
+    column, any_id = _audit.c.actor, "_" * CREDENTIAL_ID_LENGTH
+    name = actor.replace("/", "//").replace("%", "/%").replace("_", "/_")
+    of_person = (column.like(f"{name} ({what}:{any_id})", escape="/") for what in CREDENTIALS)
+    return or_(column == actor, *of_person)
 
 
 def _windows(wanted: Select[Any], after: int | None, head: int) -> Iterator[Select[Any]]:

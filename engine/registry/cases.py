@@ -215,7 +215,8 @@ class CaseFilter:
 
     state: CaseState | Collection[CaseState] | None = None
     kind: str | None = None
-    assignee: str | None = None
+    assignees: Collection[str] = ()
+    """Any of these: a person, and how older cases name them."""
     carrier: str | None = None
     outlet: str | None = None
     id_end: str | None = None
@@ -229,8 +230,8 @@ class CaseFilter:
             yield cases.c.state.in_([one.value for one in self.state])
         if self.kind is not None:
             yield cases.c.kind == self.kind
-        if self.assignee is not None:
-            yield cases.c.assignee == self.assignee
+        if self.assignees:
+            yield cases.c.assignee.in_(self.assignees)
         if self.carrier is not None:
             yield _is_at(_lines.c.carrier, tables.enrollments.c.carrier, self.carrier)
         if self.outlet is not None:
@@ -304,7 +305,9 @@ class CaseReader(Source):
 
         `NotFound` where `after` is no case.
         """
-        wanted = CaseFilter(state=state, kind=kind, assignee=assignee)
+        wanted = CaseFilter(
+            state=state, kind=kind, assignees=() if assignee is None else (assignee,)
+        )
         return self.queue(wanted, CaseSort.NEWEST, limit=limit, after=after)
 
     def queue(

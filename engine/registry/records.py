@@ -418,3 +418,19 @@ class ApiKey:
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
     person: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A sign-in by the identity provider; `digest` is as a key's, `seen_at` when it was used last,
+    to a minute. It ends at `expires_at` at the latest."""
+
+    id: str
+    digest: bytes = field(repr=False)
+    person: str
+    role: str
+    carrier: str | None
+    outlet: str | None
+    created_at: datetime
+    expires_at: datetime
+    seen_at: datetime

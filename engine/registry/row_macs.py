@@ -31,7 +31,7 @@ from sqlalchemy import (
 from engine.errors import SealBroken
 from engine.registry import tables
 from engine.registry.database import KEYS, Moment, chunks, plain_value
-from engine.registry.records import ApiKey
+from engine.registry.records import ApiKey, Session
 from engine.registry.tables import metadata
 from engine.registry.vault import Vault
 
@@ -90,6 +90,7 @@ REFERENCE_COLUMNS = _without_sealed(tables.references)
 CROP_COLUMNS = _without_sealed(tables.crops)
 """The same of a crop, without its image."""
 _KEY_COLUMNS = ("id", "role", "carrier", "outlet", "person", "rate_limit", "expires_at")
+_SESSION_COLUMNS = ("id", "person", "role", "carrier", "outlet", "created_at", "expires_at")
 
 
 def compute_mac(vault: Vault, table: Table, values: RowValues) -> bytes:
@@ -190,7 +191,18 @@ def _rows_of(connection: Connection, table: Table, keys: Collection[Any]) -> lis
 def bind_key(vault: Vault, key: ApiKey, secret_digest: bytes) -> bytes:
     """What a key's row keeps: over the digest of the key itself and all that it may do, so that
     whoever alters the row only makes it useless."""
-    said = {name: getattr(key, name) for name in _KEY_COLUMNS}
-    if key.expires_at is not None:
-        said["expires_at"] = _in_utc(key.expires_at)
-    return vault.authenticate("api_keys", _encode([said, secret_digest]))
+    return _bind(vault, "api_keys", key, _KEY_COLUMNS, secret_digest)
+
+
+def bind_session(vault: Vault, session: Session, secret_digest: bytes) -> bytes:
+    """The same of a session; when it was seen last is not bound, so an altered row lives no longer
+    than `expires_at`."""
+    return _bind(vault, "sessions", session, _SESSION_COLUMNS, secret_digest)
+
+
+def _bind(
+    vault: Vault, what: str, row: object, columns: Sequence[str], secret_digest: bytes
+) -> bytes:
+    said = {name: getattr(row, name) for name in columns}
+    moments = {name: _in_utc(value) for name, value in said.items() if isinstance(value, datetime)}
+    return vault.authenticate(what, _encode([said | moments, secret_digest]))

@@ -25,6 +25,7 @@ from engine.errors import (
     WriterBusy,
 )
 from engine.registry import audit, deployment, rows, tables
+from engine.registry.accounts import Accounts
 from engine.registry.database import changing, connect, long_statements, reading, sqlite_file
 from engine.registry.reader import Reader
 from engine.registry.records import ApiKey, AuditEntry, Carrier, SecondTemplate, utc_now
@@ -32,7 +33,7 @@ from engine.registry.row_macs import bind_key, changing_rows, with_macs
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer, recorded, take_lease
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011")
+REVISIONS = tuple(f"{number:04}" for number in range(1, 13))
 """Every revision this version knows, oldest first; the last is the one it works with."""
 
 ROOM_BYTES = 2**20
@@ -91,6 +92,7 @@ class Store(Reader):
     def __init__(self, engine: Engine, vault: Vault, model_digest: str) -> None:
         super().__init__(engine, vault)
         self.model_digest = model_digest
+        self.accounts = Accounts(engine, vault)
 
     @classmethod
     def create(cls, url: str, vault: Vault, *, model_digest: str) -> Store:

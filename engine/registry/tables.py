@@ -387,6 +387,37 @@ api_keys = Table(
     CheckConstraint("rate_limit > 0", name="rate_limit"),
 )
 
+# Who has signed in by the identity provider: `subject` and `name` are keyed look-ups, of what the
+# provider calls the account and of the person's name, so that no two accounts are one person.
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("subject", LargeBinary, primary_key=True),
+    Column("person", String(200), nullable=False),
+    Column("name", LargeBinary, nullable=False, unique=True),
+    Column("created_at", Moment, nullable=False),
+    _mac(),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Code, primary_key=True),
+    # As a key's: of the secret and of all that the session may do, but `seen_at`.
+    Column("digest", LargeBinary, nullable=False),
+    Column("subject", ForeignKey(accounts.c.subject), nullable=False, index=True),
+    Column("person", String(200), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("carrier", ForeignKey(carriers.c.code)),
+    Column("outlet", ForeignKey(outlets.c.code)),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+    Column("seen_at", Moment, nullable=False),
+    CheckConstraint("role IN ('outlet', 'carrier', 'fraud', 'operator')", name="role"),
+    CheckConstraint("(role IN ('outlet', 'carrier')) = (carrier IS NOT NULL)", name="carrier"),
+    CheckConstraint("(role = 'outlet') = (outlet IS NOT NULL)", name="outlet"),
+)
+
 SEALED = (
     (documents, documents.c.identity),
     (references, references.c.template),

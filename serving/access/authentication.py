@@ -1,7 +1,8 @@
-"""Authentication: API keys, which of them are in force, and how fast each may call.
+"""Authentication: API keys and sessions, which are in force, and how fast each may call.
 
 A key is `sosie_<id>_<secret>`: the id names its row and may be shown, the secret is random. The
-registry knows it by a digest alone.
+registry knows it by a digest alone. What a session's cookie holds has the same form, and is no key:
+each is believed only where it belongs.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ import string
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import TypeVar
 
 from engine.errors import NotFound
+from engine.registry.accounts import Accounts
 from engine.registry.reader import Reader
-from engine.registry.records import ApiKey, utc_now
-from engine.registry.row_macs import bind_key
+from engine.registry.records import ApiKey, Session, utc_now
+from engine.registry.row_macs import bind_key, bind_session
 from engine.registry.vault import Vault
 from serving.access.authorization import MIN_BURST, Principal, Role
-from serving.errors import RateLimited, Unauthenticated
+from serving.errors import RateLimited, SessionEnded, Unauthenticated
 
 MAX_KNOWN = 10_000
 """Most keys, and most unknown ids, in the cache."""
@@ -48,6 +51,13 @@ _KEY = re.compile(
 )
 
 
+class Credential(StrEnum):
+    """What is presented, by the name of its look-ups."""
+
+    KEY = "api_key"
+    SESSION = "session"
+
+
 @dataclass(frozen=True, slots=True)
 class NewKey:
     """A fresh key: `text` is for its holder, once; `digest` for the registry."""
@@ -59,49 +69,55 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class PresentedKey:
-    """A text of the form of a key, not yet authenticated."""
+    """A text of the form of a key or a session, not yet authenticated."""
 
     id: str
     secret: str = field(repr=False)
+    kind: Credential = Credential.KEY
+
+    @property
+    def name(self) -> str:
+        """As `Principal.credential`."""
+        return f"{'key' if self.kind is Credential.KEY else 'session'}:{self.id}"
 
 
-def make_key(vault: Vault) -> NewKey:
-    """A new key with 256 random bits."""
+def make_key(vault: Vault, kind: Credential = Credential.KEY) -> NewKey:
+    """A new key, or session, with 256 random bits."""
     stem = "".join(secrets.choice(_ID_SIGNS) for _ in range(_STEM_LENGTH))
-    key_id = stem + _check_signs(vault, stem)
+    key_id = stem + _check_signs(vault, stem, kind)
     secret = "".join(secrets.choice(_SECRET_SIGNS) for _ in range(_SECRET_LENGTH))
-    return NewKey(key_id, f"sosie_{key_id}_{secret}", digest_key(vault, key_id, secret))
+    return NewKey(key_id, f"sosie_{key_id}_{secret}", digest_key(vault, key_id, secret, kind))
 
 
-def parse_key(text: str | None) -> PresentedKey | None:
+def parse_key(text: str | None, kind: Credential = Credential.KEY) -> PresentedKey | None:
     """The parts of a text of the form of a key; `None` for any other."""
     if text is None or len(text) > MAX_LENGTH:
         return None
     found = _KEY.fullmatch(text)
-    return None if found is None else PresentedKey(found[1], found[2])
+    return None if found is None else PresentedKey(found[1], found[2], kind)
 
 
-def digest_key(vault: Vault, key_id: str, secret: str) -> bytes:
+def digest_key(vault: Vault, key_id: str, secret: str, kind: Credential = Credential.KEY) -> bytes:
     """The digest of a key, 32 bytes, keyed (HMAC-SHA256), which the registry binds to what the key
     may do (`engine.registry.row_macs.bind_key`).
 
     A slow hash protects secrets that can be guessed. Nobody guesses 256 random bits, and this one
     is computed for every request.
     """
-    return vault.look_up("api_key", f"{key_id}\0{secret}")
+    return vault.look_up(kind, f"{key_id}\0{secret}")
 
 
-def is_issued_id(vault: Vault, key_id: str) -> bool:
+def is_issued_id(vault: Vault, key_id: str, kind: Credential = Credential.KEY) -> bool:
     """False for nearly every id that this deployment never gave: one in 1.7 million passes.
 
     So made-up keys cost no look-up, and do not use up those of others.
     """
     stem, check = key_id[:_STEM_LENGTH], key_id[_STEM_LENGTH:]
-    return hmac.compare_digest(_check_signs(vault, stem), check)
+    return hmac.compare_digest(_check_signs(vault, stem, kind), check)
 
 
-def _check_signs(vault: Vault, stem: str) -> str:
-    number = int.from_bytes(vault.look_up("api_key_id", stem)[:8], "big")
+def _check_signs(vault: Vault, stem: str, kind: Credential) -> str:
+    number = int.from_bytes(vault.look_up(f"{kind}_id", stem)[:8], "big")
     signs = []
     for _ in range(_CHECK_LENGTH):
         number, place = divmod(number, len(_ID_SIGNS))
@@ -144,20 +160,25 @@ class TokenBucket:
 
 @dataclass(slots=True)
 class _Known:
-    """A key in force, as it was looked up; `until` is on the authenticator's clock."""
+    """A key or a session in force, as it was looked up; `until` is on the authenticator's clock."""
 
     principal: Principal
-    row: ApiKey
+    row: ApiKey | Session
     until: float
     bucket: TokenBucket | None
 
 
-class Authenticator:
-    """Authenticates the keys of one registry, with a cache; for one event loop.
+TOUCHED_AFTER = timedelta(minutes=1)
+"""A session that is used is noted as used no more often, or at a quarter of its idle time."""
 
-    A key that is revoked or expires, or whose outlet is closed, is refused at the latest `cache_s`
-    after. `rate_limit`, in items a second, is for keys without their own (0: none); every limit is
-    divided by `replicas`, among which calls are spread.
+
+class Authenticator:
+    """Authenticates the keys and sessions of one registry, with a cache; for one event loop.
+
+    What is revoked or expires, or whose outlet is closed, is refused at the latest `cache_s` after.
+    `rate_limit`, in items a second, is for keys without their own (0: none); every limit is
+    divided by `replicas`, among which calls are spread. Without `accounts` there are no sessions;
+    one that is not used for `idle` has ended.
     """
 
     def __init__(
@@ -167,11 +188,15 @@ class Authenticator:
         cache_s: float,
         rate_limit: float = 0.0,
         replicas: int = 1,
+        accounts: Accounts | None = None,
+        idle: timedelta = timedelta(minutes=30),
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         assert replicas >= 1
         self._store = store
+        self._accounts = accounts
+        self._idle = idle
         self._vault = store.vault
         self._cache_s = cache_s
         self._rate_limit = rate_limit
@@ -190,7 +215,7 @@ class Authenticator:
         presented = parse_key(key)
         if presented is None:
             return None
-        known = self._known.get(presented.id)
+        known = self._known.get(presented.name)
         now = self._clock()
         if known is None or now >= known.until or not self._matches(presented, known):
             return None
@@ -199,39 +224,71 @@ class Authenticator:
 
     async def admit(self, key: str | None) -> Principal:
         """The same with a look-up; `Unauthenticated` for a key that is not in force."""
-        presented = parse_key(key)
-        if presented is None or not is_issued_id(self._vault, presented.id):
-            raise Unauthenticated(_REFUSAL)
-        known = self._known.get(presented.id)
-        if known is None or self._clock() >= known.until:
-            known = await self._look_up(presented.id)
-        if known is None or not self._matches(presented, known):
+        known = await self._find_known(parse_key(key))
+        if known is None:
             raise Unauthenticated(_REFUSAL)
         _take(known.bucket, 1, self._clock())
         return known.principal
 
+    async def admit_session(self, text: str | None) -> Principal:
+        """The principal of what a session's cookie holds; `SessionEnded` if it is not in force."""
+        known = await self._find_known(parse_key(text, Credential.SESSION))
+        if known is None:
+            raise SessionEnded("your session has ended: sign in again")
+        _take(known.bucket, 1, self._clock())
+        return known.principal
+
+    def is_to_be_touched(self, principal: Principal) -> bool:
+        """Whether it is time to note that a session is used: true once for each such time."""
+        known = self._known.get(principal.credential)
+        if known is None or not isinstance(known.row, Session):
+            return False
+        now = self._now()
+        if now - known.row.seen_at < min(TOUCHED_AFTER, self._idle / 4):
+            return False
+        known.row = replace(known.row, seen_at=now)
+        return True
+
+    def forget(self, principal: Principal) -> None:
+        """Looks it up again when it comes next."""
+        self._known.pop(principal.credential, None)
+
     def charge(self, principal: Principal, items: int) -> None:
         """Charges a batch's other items; `RateLimited` beyond its rate."""
-        known = self._known.get(principal.key_id)
+        known = self._known.get(principal.credential)
         if known is not None and items > 0:
             _take(known.bucket, items, self._clock(), paid=1)
 
-    def _matches(self, presented: PresentedKey, known: _Known) -> bool:
-        digest = digest_key(self._vault, presented.id, presented.secret)
-        return hmac.compare_digest(bind_key(self._vault, known.row, digest), known.row.digest)
-
-    async def _look_up(self, key_id: str) -> _Known | None:
-        """The key in force with this id, from the registry; concurrent calls share one look-up."""
-        now = self._clock()
-        if now < self._absent.get(key_id, now):
+    async def _find_known(self, presented: PresentedKey | None) -> _Known | None:
+        if presented is None or not is_issued_id(self._vault, presented.id, presented.kind):
             return None
-        task = self._lookups.get(key_id)
+        known = self._known.get(presented.name)
+        if known is None or self._clock() >= known.until or self._is_over(known.row):
+            known = await self._look_up(presented)
+        return known if known is not None and self._matches(presented, known) else None
+
+    def _matches(self, presented: PresentedKey, known: _Known) -> bool:
+        vault, row = self._vault, known.row
+        digest = digest_key(vault, presented.id, presented.secret, presented.kind)
+        bound = (
+            bind_session(vault, row, digest)
+            if isinstance(row, Session)
+            else bind_key(vault, row, digest)
+        )
+        return hmac.compare_digest(bound, row.digest)
+
+    async def _look_up(self, presented: PresentedKey) -> _Known | None:
+        """The key in force with this id, from the registry; concurrent calls share one look-up."""
+        now, name = self._clock(), presented.name
+        if now < self._absent.get(name, now):
+            return None
+        task = self._lookups.get(name)
         if task is None:
-            if key_id not in self._known:
+            if name not in self._known:
                 self._limit_unknown(now)
-            task = asyncio.create_task(self._read(key_id))
-            self._lookups[key_id] = task
-            task.add_done_callback(lambda done: self._settle(key_id, done))
+            task = asyncio.create_task(self._read(presented))
+            self._lookups[name] = task
+            task.add_done_callback(lambda done: self._settle(name, done))
         # The client of one call may go away: the others still wait for the answer.
         return await asyncio.shield(task)
 
@@ -240,51 +297,68 @@ class Authenticator:
         if wait_s:
             raise RateLimited("too many unknown keys are tried: try again later", wait_s)
 
-    def _settle(self, key_id: str, task: asyncio.Task[_Known | None]) -> None:
-        del self._lookups[key_id]
+    def _settle(self, name: str, task: asyncio.Task[_Known | None]) -> None:
+        del self._lookups[name]
         if not task.cancelled():
             task.exception()  # retrieved, or asyncio warns where nobody waited
 
-    async def _read(self, key_id: str) -> _Known | None:
-        asked_at = self._clock()
-        found = await asyncio.to_thread(self._find_in_force, key_id)
+    async def _read(self, presented: PresentedKey) -> _Known | None:
+        asked_at, name = self._clock(), presented.name
+        is_key = presented.kind is Credential.KEY
+        find = self._find_key if is_key else self._find_session
+        found = await asyncio.to_thread(find, presented.id)
         until = asked_at + self._cache_s
         if found is None:
-            self._known.pop(key_id, None)
-            _remember(self._absent, key_id, until)
+            self._known.pop(name, None)
+            _remember(self._absent, name, until)
             return None
         if found.expires_at is not None:
             until = min(until, asked_at + (found.expires_at - self._now()).total_seconds())
         known = self._know(found, until)
-        _remember(self._known, key_id, known)
-        self._absent.pop(key_id, None)
+        _remember(self._known, name, known)
+        self._absent.pop(name, None)
         return known
 
-    def _find_in_force(self, key_id: str) -> ApiKey | None:
+    def _find_key(self, key_id: str) -> ApiKey | None:
         try:
             key = self._store.api_key(key_id)
         except NotFound:
             return None
-        is_expired = key.expires_at is not None and key.expires_at <= self._now()
-        if key.revoked_at is not None or is_expired:
-            return None
-        if key.outlet is not None:
-            outlet = self._store.outlets([key.outlet]).get(key.outlet)
-            if outlet is None or not outlet.is_open:
-                return None
-        return key
+        is_over = key.revoked_at is not None or self._is_over(key)
+        return None if is_over or not self._is_open(key.outlet) else key
 
-    def _know(self, key: ApiKey, until: float) -> _Known:
-        principal = Principal(
-            key.id, Role(key.role), key.carrier, key.outlet, key.rate_limit, key.person
-        )
-        before = self._known.get(key.id)
+    def _find_session(self, session_id: str) -> Session | None:
+        if self._accounts is None:
+            return None
+        try:
+            session = self._accounts.find(session_id)
+        except NotFound:
+            return None
+        return None if self._is_over(session) or not self._is_open(session.outlet) else session
+
+    def _is_over(self, row: ApiKey | Session) -> bool:
+        now = self._now()
+        is_idle = isinstance(row, Session) and row.seen_at + self._idle <= now
+        return is_idle or (row.expires_at is not None and row.expires_at <= now)
+
+    def _is_open(self, code: str | None) -> bool:
+        if code is None:
+            return True
+        outlet = self._store.outlets([code]).get(code)
+        return outlet is not None and outlet.is_open
+
+    def _know(self, row: ApiKey | Session, until: float) -> _Known:
+        own_rate = row.rate_limit if isinstance(row, ApiKey) else None
+        ends_at = row.expires_at if isinstance(row, Session) else None
+        given = (row.id, Role(row.role), row.carrier, row.outlet, own_rate, row.person, ends_at)
+        principal = Principal(*given)
+        before = self._known.get(principal.credential)
         if before is not None and before.principal == principal:
             # It keeps its bucket: a look-up brings no new allowance.
-            return replace(before, row=key, until=until)
-        rate = self._rate_limit if key.rate_limit is None else key.rate_limit
+            return replace(before, row=row, until=until)
+        rate = self._rate_limit if own_rate is None else own_rate
         bucket = TokenBucket(rate / self._replicas, self._clock()) if rate > 0 else None
-        return _Known(principal, key, until, bucket)
+        return _Known(principal, row, until, bucket)
 
 
 def _remember(places: dict[str, _Value], key_id: str, value: _Value) -> None:

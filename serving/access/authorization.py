@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from engine.cases.case import CaseKind
+from engine.cases.case import CaseKind, describe_actor
 from engine.errors import NotFound
 from engine.reasons import IMAGE_REASONS, WITHHELD, Decision, Reason
 from serving.errors import Forbidden, Malformed
@@ -41,8 +42,10 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The holder of a key. `carrier` is None for roles of all tenants, `outlet` for all but one.
+    """The holder of a key or a session. `carrier` is None for roles of all tenants, `outlet` for
+    all but one.
 
+    `key_id` is the session's where it is one, and `ends_at` then when it ends at the latest.
     `rate_limit` is in items a second; None takes the setting. `person` is whose key it is.
     """
 
@@ -52,11 +55,22 @@ class Principal:
     outlet: str | None = None
     rate_limit: float | None = None
     person: str | None = None
+    ends_at: datetime | None = None
+
+    @property
+    def credential(self) -> str:
+        """By what it is authenticated."""
+        return f"{'key' if self.ends_at is None else 'session'}:{self.key_id}"
+
+    @property
+    def name(self) -> str:
+        """Who it is in the queue and the history of cases: two keys of a person are one."""
+        return self.person or self.credential
 
     @property
     def actor(self) -> str:
         """How the audit chain names it."""
-        return f"key:{self.key_id}"
+        return describe_actor(self.person, self.credential)
 
 
 class Action(StrEnum):

@@ -30,6 +30,7 @@ from serving.api.body import JSON, BodyBudget
 from serving.api.endpoints import ENDPOINTS, Endpoint
 from serving.api.openapi import build_document
 from serving.api.request import SCOPE_KEY, Answer, Request, Stop, admit, read_idempotency_key
+from serving.api.routes.sessions import sign_in_pages
 from serving.console.routes import page_routes
 from serving.errors import (
     BodyTimeout,
@@ -267,7 +268,7 @@ def build_app(parts: Parts) -> ASGIApp:
     async def show_document(_: StarletteRequest) -> Response:
         return Response(document, media_type=JSON)
 
-    pages = [("/openapi.json", show_document), *page_routes()]
+    pages = [("/openapi.json", show_document), *sign_in_pages(parts), *page_routes()]
     routes += [_Route(path, show) for path, show in pages]
     return RequestMiddleware(
         Router(routes, redirect_slashes=False),

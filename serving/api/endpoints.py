@@ -22,11 +22,12 @@ from serving.api.routes import (
     lines,
     matching,
     people,
+    sessions,
     sweeps,
 )
 from serving.wire.enrollments import Enrollment
 from serving.wire.fields import AnswerBody, QueryString, RequestBody
-from serving.wire.oversight import Readiness
+from serving.wire.oversight import EndedSession, Readiness
 from serving.wire.sweeps import Expectation, SweepReport
 
 TAGS = {
@@ -204,6 +205,9 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
             backups.list_backups, "List backups", Action.BACK_UP, errors=()
         ),
         "GET /v1/me": Endpoint(health.read_key, "Whose key", errors=()),
+        "DELETE /v1/session": Endpoint(
+            sessions.end_session, "Sign out", answers={200: EndedSession}
+        ),
     },
     "health": {
         "GET /version": Endpoint(health.read_version, "Version", needs_key=False, errors=()),

@@ -33,11 +33,13 @@ from serving.api.body import (
     work_apart,
 )
 from serving.errors import (
+    CrossSite,
     FaceUnusable,
     IdempotencyKeyInvalid,
     IdempotencyKeyMissing,
     Malformed,
     NotAcceptable,
+    SessionEnded,
     TemplateInvalid,
 )
 from serving.ingress.extraction_queue import FRAMES_WORK, decode_work
@@ -169,6 +171,47 @@ class Request:
             return self._text(b"x-api-key")
         scheme, _, key = given.partition(" ")
         return key.strip() if scheme.lower() == "bearer" else None
+
+    @property
+    def has_key(self) -> bool:
+        """Whether a header for a key is there, whatever it holds: then no cookie counts."""
+        return b"authorization" in self._headers or b"x-api-key" in self._headers
+
+    def cookie(self, name: str) -> str | None:
+        """What a cookie holds; None where there is none or, set by whomever, more than one."""
+        found = [
+            value
+            for header, line in self.scope["headers"]
+            if header == b"cookie"
+            for given, _, value in (
+                part.strip().partition("=") for part in line.decode("latin-1").split(";")
+            )
+            if given == name
+        ]
+        return found[0] if len(found) == 1 else None
+
+    def is_from(self, origin: str) -> bool:
+        """Whether a page of that origin made this call, as the browser says of every call to an
+        address that is https or on loopback; one that says nothing is not believed."""
+        site = self._headers.get(b"sec-fetch-site")
+        given = self._text(b"origin")
+        is_same = site == b"same-origin" if site is not None else given is not None
+        return is_same and (given is None or given.lower() == origin)
+
+    @property
+    def session_id(self) -> str | None:
+        """The session by which a page says that it was opened."""
+        return self._text(b"x-session")
+
+    @property
+    def is_unattended(self) -> bool:
+        """Whether a page asked by itself: nobody uses their session by it."""
+        return b"x-unattended" in self._headers
+
+    @property
+    def is_visit(self) -> bool:
+        """Whether no other site's page has sent the browser here."""
+        return self._headers.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin")
 
     @property
     def idempotency_key(self) -> str | None:
@@ -346,9 +389,28 @@ class Request:
 
 
 async def admit(parts: Parts, request: Request) -> None:
-    """Finds whose key it is, before a body is read; `Unauthenticated`, `RateLimited`, `Busy`."""
+    """Finds whose key or session it is, before a body is read; `Unauthenticated`, `CrossSite`,
+    `RateLimited`, `Busy`."""
     key = request.key
+    if key is None and parts.sign_in is not None and not request.has_key:
+        text = request.cookie(parts.sign_in.session_cookie)
+        if text is not None:
+            return await _admit_session(parts, request, text)
     request.enter(parts.authenticator.admit_known(key) or await parts.authenticator.admit(key))
+    return None
+
+
+async def _admit_session(parts: Parts, request: Request, text: str) -> None:
+    assert parts.sign_in is not None
+    if not request.is_from(parts.sign_in.settings.origin):
+        raise CrossSite("a session is for the console's own pages: anything else sends a key")
+    caller = await parts.authenticator.admit_session(text)
+    if request.session_id not in (None, caller.key_id):
+        # Somebody has signed in beside it: what is done on this page would be theirs.
+        raise SessionEnded("another session has taken the place of yours: sign in again")
+    request.enter(caller)
+    if not request.is_unattended and parts.authenticator.is_to_be_touched(request.caller):
+        await parts.registrar.touch_session(request.caller.key_id, request.context())
 
 
 def read_idempotency_key(request: Request) -> str:

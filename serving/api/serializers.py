@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from math import ceil, floor
 from typing import Any, TypeVar
 
 from engine.cases import suspects
-from engine.cases.case import DueDates
+from engine.cases.case import CaseNote, DueDates, NoteKind
 from engine.errors import NotFound
 from engine.matching import calibration as thresholds
 from engine.matching import holders
@@ -166,7 +166,7 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
     return _case(
         cases.CaseFile,
         record,
-        notes=store.cases.notes(case_id),
+        notes=_name_people(store, store.cases.notes(case_id)),
         merged=tuple(
             of_record(cases.MergedCase, one, case_id=one.id)
             for one in store.cases.merged_into(case_id)
@@ -182,6 +182,23 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
             for document in held
         ),
     )
+
+
+def _name_people(store: Reader, notes: Sequence[CaseNote]) -> list[CaseNote]:
+    """A history written before keys were people's names the keys: here whose they are."""
+    if not any(one.actor.startswith(_BY_KEY) for one in notes):
+        return list(notes)
+    people = {f"{_BY_KEY}{key.id}": key.person for key in store.api_keys() if key.person}
+
+    def name(note: CaseNote) -> CaseNote:
+        is_assigned = note.kind is NoteKind.ASSIGNED
+        text = people.get(note.text, note.text) if is_assigned else note.text
+        return replace(note, actor=people.get(note.actor, note.actor), text=text)
+
+    return list(map(name, notes))
+
+
+_BY_KEY = "key:"
 
 
 def _case(kind: type[C], record: CaseRecord, **more: Any) -> C:

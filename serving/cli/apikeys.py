@@ -1,4 +1,4 @@
-"""Keys, carriers and outlets: `apikey`, `carrier`, `outlet`."""
+"""Keys, accounts, carriers and outlets: `apikey`, `account`, `carrier`, `outlet`."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from engine.registry.records import ApiKey
     from serving.wire.oversight import ListedKey
 
@@ -41,6 +43,9 @@ FASTEST = 1_000_000
 def register(app: typer.Typer) -> None:
     summary = "Add a key of the service, list them, or revoke one."
     add_group(app, "apikey", summary, DEPLOYMENT, add=add_key, list=list_keys, revoke=revoke_key)
+    summary = "List who has signed in to the console, and end their sessions."
+    accounts = {"list": list_accounts, "sign-out": sign_out_person, "forget": forget_person}
+    add_group(app, "account", summary, DEPLOYMENT, **accounts)
 
 
 def add_key(
@@ -203,6 +208,66 @@ def _list_key(key: ApiKey, now: datetime, closed: Collection[str] = ()) -> Liste
     from serving.wire.oversight import ListedKey
 
     return of_record(ListedKey, key, key_id=key.id, state=_name_state(key, now, closed))
+
+
+PersonName = Annotated[
+    str, typer.Argument(metavar="NAME", help="As `sosie account list` shows it.")
+]
+
+
+def list_accounts(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """List who has signed in by the identity provider, by name."""
+    from serving.wire.fields import Moment
+    from serving.wire.oversight import ListedAccount
+
+    now = datetime.now(UTC)
+    with open_deployment(home) as deployment:
+        items = [
+            ListedAccount(
+                person=one.person,
+                since=Moment.of(one.created_at),
+                sessions=one.sessions,
+                seen_at=Moment.of_optional(one.seen_at),
+            )
+            for one in deployment.store.accounts.everyone(now)
+        ]
+    rows = [
+        [escape(one.person), str(one.sessions), _minute(one.seen_at), _minute(one.since)]
+        for one in items
+    ]
+    columns = ("person", "sessions", "seen", "since")
+    empty = "Nobody has signed in: [sign_in] names the provider."
+    print_list("accounts", items, columns, rows, as_json=as_json, empty=escape(empty))
+
+
+def sign_out_person(person: PersonName, home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """End every session of a person: refused within the setting serve.key_cache_s.
+
+    Who is still in a group of [sign_in] may sign in again.
+    """
+    _end_sessions(person, home, as_json, forgets=False)
+
+
+def forget_person(person: PersonName, home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """Forget an account, with its sessions: its name is free for another one.
+
+    Only for a name that the provider has given to somebody else: histories keep it.
+    """
+    _end_sessions(person, home, as_json, forgets=True)
+
+
+def _end_sessions(person: str, home: Path | None, as_json: bool, *, forgets: bool) -> None:
+    require_words(person, "a person's name", MAX_LABEL_LENGTH)
+    with open_deployment(home) as deployment:
+        accounts = deployment.store.accounts
+        ended = accounts.sign_out_person(person, actor=name_actor(), forgets=forgets)
+    done = "Forgot" if forgets else "Signed out"
+    text = f"[green]{done}[/] {escape(person)}: {ended} sessions ended."
+    print_answer({"person": person, "sessions": ended}, text, as_json=as_json)
+
+
+def _minute(moment: datetime | None) -> str:
+    return "-" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 Code = Annotated[str, typer.Argument(metavar="CODE")]

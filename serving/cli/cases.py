@@ -52,7 +52,7 @@ def assign_cases(
     case_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The ids of cases.")],
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="ACTOR", help="As histories name people.", show_default=ME),
+        typer.Option("--to", metavar="PERSON", help="As histories name people.", show_default=ME),
     ] = None,
     back: Annotated[bool, typer.Option("--back", help="Give it back to the queue.")] = False,
     home: HomeOption = None,
@@ -117,8 +117,19 @@ def close_case(
 
 
 def name_person(name: str | None) -> str | None:
-    """An actor as histories name people."""
-    return name_actor() if name == ME else name
+    """A person as histories name them."""
+    return _myself() if name == ME else name
+
+
+def _name_people(name: str | None) -> tuple[str, ...]:
+    # Older cases name the account as the audit chain does.
+    if name == ME:
+        return _myself(), name_actor()
+    return () if name is None else (name,)
+
+
+def _myself() -> str:
+    return name_actor().removeprefix("cli:")
 
 
 def _read_seen_at(text: str | None) -> datetime | None:
@@ -146,8 +157,7 @@ def _step_in(
     from engine.cases import steps
     from serving.api import serializers
 
-    account = name_actor()
-    actor = Actor(account, account.removeprefix("cli:"))
+    actor = Actor(name_actor(), _myself())
     case = getattr(steps, name)(
         deployment.registrar, deployment.store, case_id, *given, actor, **more
     )
@@ -187,7 +197,7 @@ def list_cases(
     ] = STANDING,
     kind: Annotated[str | None, typer.Option(help="Only this kind.")] = None,
     assignee: Annotated[
-        str | None, typer.Option(metavar="ACTOR", help=f"Only this person's; {ME}: yours.")
+        str | None, typer.Option(metavar="PERSON", help=f"Only this person's; {ME}: yours.")
     ] = None,
     carrier: Annotated[str | None, typer.Option(help="Only with lines of this carrier.")] = None,
     outlet: Annotated[str | None, typer.Option(help="Only with lines of this outlet.")] = None,
@@ -219,7 +229,7 @@ def list_cases(
     wanted = CaseFilter(
         state=None if state == ANY else ALIVE if state == STANDING else CaseState(state),
         kind=kind,
-        assignee=name_person(assignee),
+        assignees=_name_people(assignee),
         carrier=carrier,
         outlet=outlet,
         id_end=id_end,

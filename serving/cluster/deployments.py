@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import timedelta
 from importlib.metadata import version
 from typing import Any
 
@@ -17,6 +18,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.batching import Batch, Batcher, Lane, Refusals, share_out
 from serving.access.authentication import Authenticator
+from serving.access.sign_in import open_sign_in
 from serving.api.app import build_app
 from serving.cluster.haproxy import PLACE
 from serving.cluster.proxy_metrics import ProxyCollector
@@ -129,8 +131,14 @@ class Ingress:
             faces=self._faces,
             templates=SealedTemplates(vault, store.model_digest, serve.template_ttl_h),
             authenticator=Authenticator(
-                store, cache_s=serve.key_cache_s, rate_limit=serve.rate_limit, replicas=replicas
+                store,
+                cache_s=serve.key_cache_s,
+                rate_limit=serve.rate_limit,
+                replicas=replicas,
+                accounts=store.accounts,
+                idle=timedelta(minutes=settings.sign_in.idle_min),
             ),
+            sign_in=open_sign_in(settings.sign_in, vault, deployment.home),
             meter=meter,
             log=log,
             model_digest=store.model_digest,

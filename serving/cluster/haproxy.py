@@ -32,6 +32,8 @@ OWN = "http-sosie"
 """The backend of our application: Serve names it after the application."""
 
 UNWATCHED = "x-request-disconnect-disabled"
+SESSION_COOKIES = ("sosie_session", "__Host-sosie_session")
+"""As `serving.access.sign_in` names them: here neither is known to be the one that counts."""
 ADMITTED, UNREAD = "x-key-admitted", "x-body-unread"
 """Headers of an ingress's answer (`serving.api.request`): its key is in force; the body of the
 request is not read. Clients do not see them."""
@@ -252,6 +254,12 @@ def _authenticate(ours: str, trusted: tuple[str, ...]) -> Iterator[str]:
     yield f"http-request set-var(txn.given) http_auth_bearer if {authorized}"
     sound = f"{{ var(txn.given) -m reg '{_KEY}' }}"
     yield f"http-request set-var(txn.key) var(txn.given),sha2(256) if {sound}"
+    # A session's cookie has the form of a key; whether it is one, and may be, the ingress says.
+    alone = f"!{authorized} !{{ req.hdr(x-api-key) -m found }}"
+    for cookie in SESSION_COOKIES:
+        is_there = f"{{ req.cook({cookie}) -m found }}"
+        yield f"http-request set-var(txn.given) req.cook({cookie}) if {alone} {is_there}"
+    yield f"http-request set-var(txn.key) var(txn.given),sha2(256) if {alone} {sound}"
     yield "http-request unset-var(txn.given)"
     refused = _answer(
         401,

@@ -27,7 +27,7 @@ from engine.matching.lines import Dispute
 from engine.matching.registrar import BoundedRunner, Outcome
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.verification import HolderCheck, HolderProbe
-from engine.registry.records import AuditEntry, CaseRecord, SecondTemplate, Tally
+from engine.registry.records import AuditEntry, CaseRecord, SecondTemplate, Session, Tally, utc_now
 from engine.sweeps.estimate import Expectation, SweepRequest
 from engine.sweeps.sweep_model import SweepRecord
 from serving.backups import BackupManager, BackupRecord
@@ -275,10 +275,19 @@ class Operations:
         erase = self._opened.deployment.erase
         return erase(document_id, context.actor, context.carrier, self._runner)
 
+    def open_session(self, session: Session, subject: str) -> bool:
+        return self._opened.store.accounts.sign_in(session, subject, self._context.correlator)
+
+    def touch_session(self, session_id: str) -> None:
+        self._opened.store.accounts.touch(session_id, utc_now())
+
+    def end_session(self, session_id: str) -> None:
+        self._opened.store.accounts.sign_out(session_id, actor=self._context.actor)
+
     def step_case(self, case_id: str, step: CaseStep) -> CaseRecord:
         given = (self._runner, self._opened.store, case_id)
         context = self._context
-        actor = Actor(context.actor, context.person or context.actor)
+        actor = Actor(context.actor, context.name)
         match step:
             case Assign(assignee):
                 return steps.assign(*given, assignee, actor)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from engine.matching.lines import Dispute
     from engine.matching.requests import Answer, EnrollmentRequest
     from engine.matching.verification import HolderCheck
-    from engine.registry.records import AuditEntry, CaseRecord, SecondTemplate
+    from engine.registry.records import AuditEntry, CaseRecord, SecondTemplate, Session
     from engine.sweeps.estimate import Expectation, SweepRequest
     from engine.sweeps.sweep_model import SweepRecord
     from serving.backups import BackupRecord
@@ -98,6 +98,11 @@ class CallContext:
     traceparent: str | None = None
     outlet: str | None = None
     person: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Who it is in the history of cases."""
+        return self.person or self.actor
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +285,19 @@ class RegistrarClient(ABC):
     @_carried
     async def note(self, entries: Sequence[AuditEntry], context: CallContext) -> None:
         """Keeps audit entries durably; gathered with others into one transaction."""
+
+    @_carried
+    async def open_session(self, session: Session, subject: str, context: CallContext) -> bool:
+        """Keeps a new session of an account; audited. False where the account is another person's,
+        or the name another account's."""
+
+    @_carried
+    async def touch_session(self, session_id: str, context: CallContext) -> None:
+        """Notes that a session is used."""
+
+    @_carried
+    async def end_session(self, session_id: str, context: CallContext) -> None:
+        """Ends a session; audited."""
 
     @_carried
     async def step_case(self, case_id: str, step: CaseStep, context: CallContext) -> CaseRecord:

@@ -39,8 +39,8 @@ Actor = Annotated[
     str,
     Meta(
         min_length=1,
-        max_length=64,
-        description="as history names people: `key:<id>`, `me` for who asks",
+        max_length=200,
+        description="as histories name people, `key:<id>` for a key of none; `me` for who asks",
     ),
 ]
 LineIds = Annotated[

@@ -57,13 +57,31 @@ class Version(AnswerBody, frozen=True, omit_defaults=True):
 
 
 class KeyHolder(AnswerBody, frozen=True):
-    """What the key that was sent stands for."""
+    """What the key or the session that was sent stands for; `key_id` is of whichever it is."""
 
     key_id: str
     role: Role
     carrier: str | None
     outlet: str | None
     person: Annotated[str | None, Meta(description="whose key it is: two keys of one are not two")]
+    name: Annotated[str, Meta(description="as histories of cases name whoever it is")] = ""
+    ends_at: Annotated[
+        Moment | None, Meta(description="of a session: when it ends at the latest; null: a key")
+    ] = None
+
+
+class EndedSession(AnswerBody, frozen=True):
+    """The session that is over."""
+
+    session_id: str
+
+
+class SignInState(AnswerBody, frozen=True):
+    """How people sign in to the console: the name of the provider, null where there are only keys;
+    and who is signed in."""
+
+    provider: str | None
+    holder: KeyHolder | None
 
 
 class CurvePoint(AnswerBody, frozen=True):
@@ -203,6 +221,16 @@ class ListedKey(AnswerBody, frozen=True):
     created_at: Moment
     expires_at: Moment | None
     revoked_at: Moment | None
+
+
+class ListedAccount(AnswerBody, frozen=True):
+    """Who has signed in by the identity provider; `sessions` have not expired, one that is idle
+    may have ended."""
+
+    person: str
+    since: Moment
+    sessions: int
+    seen_at: Moment | None
 
 
 class ListedCarrier(AnswerBody, frozen=True):

@@ -245,10 +245,10 @@ def test_a_note_a_verdict_and_a_watched_face(
     note(*service.context, case.id, "they are sisters", ANNA)
     service.decide(case.id, Outcome.FRAUD)
     with found_by(service, "case_notes: row"):
-        attack("UPDATE case_notes SET actor = 'key:bob' WHERE kind = 'note'")
+        attack("UPDATE case_notes SET actor = 'bob' WHERE kind = 'note'")
     with pytest.raises(SealBroken):
         service.store.cases.notes(case.id)
-    attack("UPDATE case_notes SET actor = 'key:anna' WHERE kind = 'note'")
+    attack("UPDATE case_notes SET actor = 'anna' WHERE kind = 'note'")
     with found_by(service, "judged_pairs: row"):
         attack("UPDATE judged_pairs SET outcome = 'twins'")
     with pytest.raises(SealBroken):

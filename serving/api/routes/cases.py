@@ -38,7 +38,8 @@ async def assign_case(
     parts: Parts, request: Request, body: wire.AssignRequest, case_id: str
 ) -> wire.Case:
     """Gives the case to a person, or back to the queue."""
-    return await _step(parts, request, case_id, Assign(_name(body.assignee, request.caller)))
+    assignee = request.caller.name if body.assignee == wire.ME else body.assignee
+    return await _step(parts, request, case_id, Assign(assignee))
 
 
 async def note_case(
@@ -82,7 +83,7 @@ def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> tuple[wire.
     wanted = CaseFilter(
         state=None if state is None else ALIVE if state == "alive" else CaseState(state),
         kind=query.kind,
-        assignee=_name(query.assignee, caller),
+        assignees=_names(query.assignee, caller),
         carrier=query.carrier,
         outlet=query.outlet,
         id_end=query.id_end,
@@ -96,5 +97,8 @@ def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> tuple[wire.
     return serializers.case_page(parts.store, found, parts.due, now)
 
 
-def _name(person: str | None, caller: Principal) -> str | None:
-    return caller.actor if person == wire.ME else person
+def _names(person: str | None, caller: Principal) -> tuple[str, ...]:
+    if person == wire.ME:
+        # Cases that were assigned before keys were people's name the key.
+        return caller.name, caller.credential
+    return () if person is None else (person,)

@@ -9,6 +9,7 @@ from functools import lru_cache
 from engine.errors import SosieError
 from serving.api import serializers
 from serving.api.request import Answer, Request
+from serving.api.routes.sessions import key_holder
 from serving.errors import ServiceRefusal
 from serving.parts import Parts
 from serving.registrar.protocol import Status
@@ -43,10 +44,9 @@ async def read_version(parts: Parts, request: Request) -> wire.Version:
 
 
 async def read_key(parts: Parts, request: Request) -> wire.KeyHolder:
-    """What the key stands for."""
+    """What the key or the session stands for."""
     del parts
-    caller = request.caller
-    return wire.KeyHolder(caller.key_id, caller.role, caller.carrier, caller.outlet, caller.person)
+    return key_holder(request.caller)
 
 
 async def read_thresholds(parts: Parts, request: Request) -> wire.CalibratedThresholds:

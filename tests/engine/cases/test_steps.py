@@ -27,23 +27,23 @@ def history(service: Any, case_id: str) -> list[tuple[NoteKind, str, str]]:
 
 def test_a_case_is_assigned_reassigned_and_returned(service: Any) -> None:
     case = service.open("a")
-    assigned = assign(*service.context, case.id, ANNA.name, BOB)
-    assert (assigned.state, assigned.assignee) == (CaseState.ASSIGNED, ANNA.name)
+    assigned = assign(*service.context, case.id, ANNA.person, BOB)
+    assert (assigned.state, assigned.assignee) == (CaseState.ASSIGNED, ANNA.person)
     assert service.store.cases.get(case.id) == assigned
-    assert service.store.cases.newest(CaseState.ASSIGNED, assignee=ANNA.name) == [assigned]
+    assert service.store.cases.newest(CaseState.ASSIGNED, assignee=ANNA.person) == [assigned]
     proposed = propose(*service.context, case.id, Outcome.TWINS, (), ANNA)
     assert proposed.state is CaseState.PROPOSED
-    moved = assign(*service.context, case.id, BOB.name, ANNA)
+    moved = assign(*service.context, case.id, BOB.person, ANNA)
     assert (moved.state, moved.proposal) == (CaseState.PROPOSED, proposed.proposal)
     assert withdraw(*service.context, case.id, BOB).state is CaseState.ASSIGNED
     freed = assign(*service.context, case.id, None, BOB)
     assert (freed.state, freed.assignee) == (CaseState.OPEN, None)
     assert history(service, case.id) == [
-        (NoteKind.ASSIGNED, BOB.name, ANNA.name),
-        (NoteKind.PROPOSED, ANNA.name, "twins"),
-        (NoteKind.ASSIGNED, ANNA.name, BOB.name),
-        (NoteKind.WITHDRAWN, BOB.name, "twins"),
-        (NoteKind.ASSIGNED, BOB.name, ""),
+        (NoteKind.ASSIGNED, BOB.person, ANNA.person),
+        (NoteKind.PROPOSED, ANNA.person, "twins"),
+        (NoteKind.ASSIGNED, ANNA.person, BOB.person),
+        (NoteKind.WITHDRAWN, BOB.person, "twins"),
+        (NoteKind.ASSIGNED, BOB.person, ""),
     ]
     actions = ["case.assigned", "case.proposed", "case.withdrawn"]
     entries = [(one.action, one.actor, one.subject) for one in service.entries(*actions)]
@@ -69,7 +69,7 @@ def test_a_case_is_assigned_reassigned_and_returned(service: Any) -> None:
 def test_a_note_is_stored_unchanged_and_not_in_the_audit(service: Any, text: str) -> None:
     case = service.open("a")
     note(*service.context, case.id, text, ANNA)
-    assert history(service, case.id) == [(NoteKind.NOTE, ANNA.name, text)]
+    assert history(service, case.id) == [(NoteKind.NOTE, ANNA.person, text)]
     (entry,) = service.entries("case.noted")
     assert (entry.actor, entry.subject, entry.detail) == (ANNA.name, case.id, {"length": len(text)})
 

@@ -186,7 +186,9 @@ def age(store: Store) -> None:
             .where(tables.api_keys.c.revoked_at.is_(None))
             .values(digest=OLD_DIGEST)
         )
-        for table in AUTHENTICATED:
+        for name in ("sessions", "accounts"):
+            connection.execute(text(f"DROP TABLE {name}"))
+        for table in set(AUTHENTICATED) - {tables.accounts}:
             connection.execute(text(f'ALTER TABLE "{table.name}" DROP COLUMN mac'))
         connection.execute(text("DROP INDEX ix_crops_document_id"))
         with Operations(MigrationContext.configure(connection)).batch_alter_table("crops") as crops:

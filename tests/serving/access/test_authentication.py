@@ -233,7 +233,7 @@ def test_no_refusal_and_no_text_form_shows_a_key(
             admit(auth, tried)
         shown += f"{caught.value!r}{caught.value}"
         assert tried[-43:] not in shown
-    assert str(auth._known[id_of(key)].row.digest)[2:10] not in shown
+    assert str(auth._known[f"key:{id_of(key)}"].row.digest)[2:10] not in shown
 
 
 KEY = "sosie_" + "a" * 12 + "_" + "B" * 43

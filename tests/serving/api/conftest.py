@@ -19,6 +19,7 @@ from engine.faces.extractor import Extractor
 from engine.registry.records import ApiKey, utc_now
 from engine.registry.store import PERSONAL_ROLES
 from serving.access.authentication import Authenticator, make_key
+from serving.access.sign_in import open_sign_in
 from serving.api.app import build_app
 from serving.compose import Deployment
 from serving.ingress.extraction_queue import ExtractionQueue
@@ -114,7 +115,8 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
             thresholds_for=reading.thresholds_for,
             faces=faces,
             templates=SealedTemplates(vault, store.model_digest, serve.template_ttl_h),
-            authenticator=Authenticator(store, cache_s=serve.key_cache_s),
+            authenticator=Authenticator(store, cache_s=serve.key_cache_s, accounts=store.accounts),
+            sign_in=open_sign_in(whole.sign_in, vault, home),
             meter=meter,
             log=log,
             model_digest=store.model_digest,

@@ -125,6 +125,8 @@ def matrix(
             (("DELETE", document, {}), only(blue=200, red=404, operator=404)),
             (get("/metrics"), only(operator=200)),
             (get("/v1/me"), (200,) * len(NAMES)),
+            # A key is not signed out.
+            (("DELETE", "/v1/session", {}), (400,) * len(NAMES)),
         ]
 
     return list_all
@@ -172,6 +174,8 @@ def test_a_key_may_come_in_its_own_header(service: Any) -> None:
         "carrier": "blue",
         "outlet": "b1",
         "person": None,
+        "name": f"key:{key_id}",
+        "ends_at": None,
     }
 
 

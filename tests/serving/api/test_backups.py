@@ -54,7 +54,7 @@ def test_a_backup_is_made_beside_enrollments_and_lies_in_the_home(
         fresh.ask("GET", "/v1/audit", key="operator", params={"action": "backup.made"})
     )
     (entry,) = audit["entries"]
-    assert entry["actor"].startswith("key:")
+    assert entry["actor"].startswith("operator (key:")
     assert entry["detail"]["audit_number"] == made["audit_number"]
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from engine.registry.records import Session
 from engine.registry.row_macs import bind_key
-from serving.access.authentication import digest_key, parse_key
+from serving.access.authentication import Credential, digest_key, make_key, parse_key
 from serving.cli.inputs import open_deployment
 
 
@@ -191,3 +192,22 @@ def test_a_carriers_name_that_no_database_takes_is_refused(
     long = ("outlet", "add", "x", "--carrier", "c" * 65, "--home", home)
     assert_refused(sosie(*long), "64 printable")
     assert contents(home) == before
+
+
+def test_accounts_are_listed_signed_out_and_forgotten(home: Path, sosie: Any) -> None:
+    now, at = datetime.now(UTC), ("--home", home, "--json")
+    with open_deployment(home) as deployment:
+        made = make_key(deployment.vault, Credential.SESSION)
+        bounds = ("fraud", None, None, now, now + timedelta(hours=1), now)
+        session = Session(made.id, made.digest, "anna", *bounds)
+        assert deployment.store.accounts.sign_in(session, "subject", "c-1")
+    [listed] = sosie("account", "list", *at).json["accounts"]
+    assert (listed["person"], listed["sessions"]) == ("anna", 1)
+    assert "anna" in sosie("account", "list", "--home", home).out
+    assert sosie("account", "sign-out", "Anna", *at).json == {"person": "Anna", "sessions": 1}
+    assert sosie("account", "list", *at).json["accounts"][0]["sessions"] == 0
+    assert sosie("account", "forget", "anna", *at).code == 0
+    assert sosie("account", "list", *at).json["accounts"] == []
+    assert sosie("account", "forget", "anna", *at).code == 2
+    entries = sosie("audit", "show", "--action", "account.forgotten", *at).json["entries"]
+    assert [one["detail"] for one in entries] == [{"person": "anna"}]

@@ -26,6 +26,8 @@ HEAVY = (
     "faiss",
     "matplotlib",
     "pydantic",
+    "authlib",
+    "joserfc",
 )
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -54,7 +56,7 @@ from serving.cli.main import app
 try:
     app(["verify", {str(photographs.live)!r}, {str(photographs.portrait)!r}])
 except SystemExit as end:
-    print([name for name in ("sqlalchemy", "faiss", "numba", "matplotlib") if name in sys.modules])
+    print([name for name in ("sqlalchemy", "faiss", "numba", "authlib") if name in sys.modules])
     raise
 """
     done = subprocess.run(

@@ -94,9 +94,9 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @contextmanager
-def listening(app: Any, loop: asyncio.AbstractEventLoop) -> Iterator[int]:
+def listening(app: Any, loop: asyncio.AbstractEventLoop, port: int = 0) -> Iterator[int]:
     """The port of a real server on loopback."""
-    config = uvicorn.Config(app, port=0, lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(app, port=port, lifespan="off", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     ended = asyncio.run_coroutine_threadsafe(server.serve(), loop)
     while not server.started:

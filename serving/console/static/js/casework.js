@@ -5,7 +5,7 @@ import { areaField, buildForm, checkField, radioField, workButton } from "./form
 import { moment, say } from "./language.js";
 import { actorName, maskedNumber, seller, word } from "./marks.js";
 import { assignCase, closeCase, noteCase, proposeOutcome, withdrawProposal } from "./service.js";
-import { myActor, myPerson } from "./session.js";
+import { isMe } from "./session.js";
 
 /** The one outcome that one person may decide, where no line is closed by it. */
 const ALONE = "unfounded";
@@ -43,7 +43,7 @@ export function caseActions(page, found) {
 }
 
 function assignment(page, found, done) {
-  const isMine = found.assignee === myActor();
+  const isMine = isMe(found.assignee);
   const work = () =>
     assignCase(found.case_id, isMine ? null : "me").then(() =>
       done(isMine ? "case.givenback" : "cases.assigned"),
@@ -127,7 +127,7 @@ function linesOf(found) {
 /** A proposal waits: another person closes by it, or it is taken back. */
 function approval(page, found, done) {
   const { outcome, close_lines: lines, by, person, at } = found.proposal;
-  const isMine = by === myActor() || (person !== null && person === myPerson());
+  const isMine = isMe(person ?? by);
   const numbers = new Map(linesOf(found).map((line) => [line.line_id, line.number]));
   const approve = workButton(
     page,
@@ -144,7 +144,7 @@ function approval(page, found, done) {
     { class: "card proposal", "aria-label": say("case.proposal") },
     element("h2", {}, say("case.proposal")),
     element("p", {}, element("strong", {}, word("outcome", outcome))),
-    hint(actorName(by, myActor()), " ", moment(at)),
+    hint(actorName(by), " ", moment(at)),
     lines.length > 0 && element("p", {}, say("case.closelines")),
     element(
       "ul",

@@ -143,7 +143,9 @@ export async function attempt(page, busy, faults, work) {
   } catch (fault) {
     if (page.signal.aborted) return;
     if (fault.status === 401) {
-      await page.turnOut("signin.ended");
+      // What was typed stays, for whoever typed it.
+      if (!(await page.signInAgain())) await page.turnOut("ended");
+      else replace(faults, element("p", { class: "notice good", role: "status" }, say("again.done")));
       return;
     }
     replace(faults, faultBox(fault));

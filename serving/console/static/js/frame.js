@@ -1,9 +1,11 @@
 // What stands around every view: the way past it, the navigation, the tools, the spoken notices.
 
 import { element, plainButton, quoted, replace } from "./elements.js";
+import { faultBox } from "./faults.js";
 import { chooseLanguage, currentLanguage, LANGUAGES, say } from "./language.js";
 import { PARENTS, placeOf, PLACES } from "./places.js";
-import { signOut, whoAmI } from "./session.js";
+import { endSession } from "./service.js";
+import { isSession, signOut, whoAmI } from "./session.js";
 import { showShortcuts } from "./shortcuts.js";
 
 const root = document.getElementById("console");
@@ -67,9 +69,11 @@ function navigation(role) {
   return element("nav", { "aria-label": say("frame.navigation") }, links);
 }
 
-function ownerBox({ role, carrier, outlet }) {
+function ownerBox({ role, carrier, outlet, person }) {
   const where = [carrier, outlet].filter(Boolean).join(" / ");
-  return element("span", { class: "owner" }, say(`role.${role}`), where && [" ", quoted(where)]);
+  const of = person ? element("span", { class: "spoken" }, say(`role.${role}`)) : say(`role.${role}`);
+  const names = [person, where].filter(Boolean).map((one) => [" ", quoted(one, { title: one })]);
+  return element("span", { class: "owner" }, of, names);
 }
 
 function languages() {
@@ -93,7 +97,13 @@ function tools() {
   ];
 }
 
-function leave() {
+async function leave() {
+  try {
+    if (isSession()) await endSession();
+  } catch (fault) {
+    // One that has ended already is what was asked for.
+    if (fault.status !== 401) return main.prepend(faultBox(fault, leave));
+  }
   signOut();
   buildFrame();
   location.hash = "#/signin";

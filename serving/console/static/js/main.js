@@ -1,13 +1,23 @@
-// Starts the console: a language, the key that this tab may hold, then the view that is asked for.
+// Starts the console: a language, the key that this tab may hold or the session that this browser
+// may have, then the view that is asked for.
 
 import { faultBox } from "./faults.js";
 import { buildFrame } from "./frame.js";
 import { chooseLanguage, preferredLanguage } from "./language.js";
 import { follow } from "./routing.js";
-import { showKey } from "./service.js";
-import { keptKey, signIn, signOut } from "./session.js";
+import { readSession, showKey } from "./service.js";
+import { keptKey, knowProvider, signIn, signOut } from "./session.js";
+import { tellSignedIn } from "./signing.js";
 
 async function resume(key) {
+  const { provider, holder } = await readSession();
+  knowProvider(provider);
+  if (key === null) {
+    if (holder === null) return;
+    signIn(null, holder);
+    tellSignedIn();
+    return;
+  }
   try {
     signIn(key, await showKey(key));
   } catch (fault) {
@@ -20,7 +30,7 @@ async function start() {
   await chooseLanguage(preferredLanguage());
   const key = keptKey();
   try {
-    if (key !== null) await resume(key);
+    await resume(key);
   } catch (fault) {
     document.getElementById("console").replaceChildren(faultBox(fault, start));
     return;

@@ -3,6 +3,7 @@
 import { add, element, link, quoted, replace, shortId } from "./elements.js";
 import { workButton } from "./forms.js";
 import { moment, say, sayIfKnown, score } from "./language.js";
+import { isMe, personOf } from "./session.js";
 
 /** A decision or a state: a sign and a word, so that its colour says nothing alone. */
 export function badge(family, value) {
@@ -199,11 +200,11 @@ export function idLink(view, id) {
   return link([view, id], shortId(id));
 }
 
-/** Who did something: the reader, a key, or a part of the service. */
-export function actorName(actor, mine) {
+/** Who it is, however the audit chain has it: the person, with the key or session on demand. */
+export function actorName(actor) {
   if (actor === null || actor === undefined) return "–";
-  if (actor === mine) return element("strong", {}, say("actor.me"));
-  return quoted(actor.replace(/^key:/, ""));
+  if (isMe(actor)) return element("strong", { title: actor }, say("actor.me"));
+  return quoted(personOf(actor).replace(/^key:/, ""), { title: actor });
 }
 
 /** How many strangers such a search brings, with its interval. */

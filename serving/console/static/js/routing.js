@@ -4,7 +4,8 @@ import { faultBox } from "./faults.js";
 import { buildFrame, clearPage } from "./frame.js";
 import { say } from "./language.js";
 import { isOpenTo, placeOf, PLACES, readPlace, readQuery } from "./places.js";
-import { signOut, whoAmI } from "./session.js";
+import { isSession, signOut, takePlace, whoAmI } from "./session.js";
+import { resumeSession, signInAgain } from "./signing.js";
 
 const VIEWS = {
   signin: () => import("./views/signin.js"),
@@ -22,7 +23,7 @@ const VIEWS = {
 };
 
 let leave = new AbortController();
-let wanted = null;
+let wanted = takePlace();
 
 /** Shows what the address says, to whom it is open. */
 export async function follow() {
@@ -30,8 +31,9 @@ export async function follow() {
   const owner = whoAmI();
   if (owner === null) {
     if (view && view !== "signin") wanted = location.hash;
-    return open("signin", []);
+    return open("signin", view === "signin" ? steps : []);
   }
+  if (wanted !== null && ["", "signin"].includes(view)) return goOn();
   if (!isOpenTo(owner.role, view)) return go(PLACES[owner.role][0]);
   return open(view, steps);
 }
@@ -44,7 +46,7 @@ export async function go(view, ...steps) {
 
 /** To the sign-in, with what to say there; whoever signs in again comes back to where they were. */
 function turnOut(reason) {
-  wanted = location.hash;
+  if (whoAmI() !== null) wanted = location.hash;
   signOut();
   buildFrame();
   return open("signin", [reason]);
@@ -66,12 +68,18 @@ async function open(view, steps) {
   const module = await VIEWS[view]();
   if (signal.aborted) return;
   const query = readQuery(location.hash);
-  const page = { ...clearPage(view), signal, query, go, goOn, turnOut, reload: follow };
+  const page = {
+    ...clearPage(view),
+    ...{ signal, query, go, goOn, turnOut, reload: follow, wanted },
+    signInAgain: () => signInAgain(signal),
+  };
   try {
     await module.show(page, ...steps);
   } catch (fault) {
     if (signal.aborted) return;
-    if (fault.status === 401) return turnOut("signin.ended");
+    if (fault.status === 401) {
+      return isSession() && (await resumeSession()) ? follow() : turnOut("ended");
+    }
     page.main.append(faultBox(fault, follow));
   }
   if (!signal.aborted) settle(page);

@@ -1,6 +1,6 @@
 // The public API, and how to ask it: this is the only module that sends anything.
 
-import { currentKey } from "./session.js";
+import { currentKey, isSession, whoAmI } from "./session.js";
 
 /** Why a call was not answered: the service's own code, or one of the console's. */
 export class Fault extends Error {
@@ -29,7 +29,10 @@ export function packImages(request, images) {
 }
 
 async function ask(method, path, { body, headers = {}, signal, key = currentKey() } = {}) {
-  const sent = { Accept: "application/json", Authorization: `Bearer ${key}`, ...headers };
+  const sent = { Accept: "application/json", ...headers };
+  if (key !== null) sent.Authorization = `Bearer ${key}`;
+  // Another person may have signed in in another tab: then nothing is done here in their name.
+  else if (isSession() && path.startsWith("/v1/")) sent["X-Session"] = whoAmI().key_id;
   const isForm = body instanceof FormData;
   if (body !== undefined && !isForm) sent["Content-Type"] = "application/json";
   let response;
@@ -40,7 +43,8 @@ async function ask(method, path, { body, headers = {}, signal, key = currentKey(
       body: body === undefined || isForm ? body : JSON.stringify(body),
       signal,
       cache: "no-store",
-      credentials: "omit",
+      // The session's cookie goes where no key does.
+      credentials: key === null ? "same-origin" : "omit",
       redirect: "error",
     });
   } catch (error) {
@@ -79,6 +83,9 @@ const at = (...steps) => `/v1/${steps.map(encodeURIComponent).join("/")}`;
 const get = (path, options) => ask("GET", path, options);
 const post = (path, body, options) => ask("POST", path, { body, ...options });
 
+/** How one signs in here, and who is signed in by this browser's session. */
+export const readSession = () => get("/console/session", { key: null });
+export const endSession = () => ask("DELETE", "/v1/session");
 export const showKey = (key) => get("/v1/me", { key });
 export const readThresholds = () => get("/v1/thresholds");
 

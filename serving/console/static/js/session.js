@@ -1,18 +1,27 @@
-// The key of this tab, and whose it is. It ends with the tab, and is nowhere else.
+// Who is signed in to this tab: by a key, which ends with the tab and is nowhere else, or by the
+// session of this browser, whose cookie no script can read.
 
 import { kept } from "./elements.js";
 
 const KEPT = "sosie.key";
+const PLACE = "sosie.place";
 let key = null;
 let owner = null;
+let provider = null;
 
-/** What the key stands for: `key_id`, `role`, `carrier`, `outlet`, `person`; null when signed out. */
+/** What the key or session stands for: `key_id`, `role`, `carrier`, `outlet`, `person`, `name`,
+ * `ends_at`; null when signed out. */
 export function whoAmI() {
   return owner;
 }
 
+/** The key; null where there is none, or it is a session. */
 export function currentKey() {
   return key;
+}
+
+export function isSession() {
+  return owner !== null && key === null;
 }
 
 /** A key that this tab was signed in with before it was loaded again. */
@@ -20,26 +29,57 @@ export function keptKey() {
   return kept(() => sessionStorage.getItem(KEPT));
 }
 
+/** The identity provider's name; null where there are only keys. */
+export function providerName() {
+  return provider;
+}
+
+export function knowProvider(name) {
+  provider = name;
+}
+
+/** With a key, or with null for the browser's session. */
 export function signIn(text, found) {
   key = text;
   owner = found;
-  kept(() => sessionStorage.setItem(KEPT, text));
+  if (text !== null) kept(() => sessionStorage.setItem(KEPT, text));
 }
 
 export function signOut() {
-  key = null;
   owner = null;
+  dropKey();
+}
+
+/** Forgets a key that has ended, and not yet whose it was. */
+export function dropKey() {
+  key = null;
   kept(() => sessionStorage.removeItem(KEPT));
 }
 
-/** How cases and the audit chain name whoever is signed in. */
-export function myActor() {
-  return owner === null ? null : `key:${owner.key_id}`;
+/** The view to go on at after a visit to the provider: only this tab remembers it. */
+export function keepPlace(hash) {
+  kept(() => sessionStorage.setItem(PLACE, hash));
 }
 
-/** Whose key it is, whichever of theirs; null for a key of no person. */
-export function myPerson() {
-  return owner?.person ?? null;
+export function takePlace() {
+  const place = kept(() => sessionStorage.getItem(PLACE));
+  kept(() => sessionStorage.removeItem(PLACE));
+  return place;
+}
+
+/** The person in what the audit chain says of an actor: `anna (key:…)`. */
+export function personOf(actor) {
+  return actor.replace(/ \((?:key|session):[0-9a-z]{12}\)$/, "");
+}
+
+/** Whether it is whoever is signed in, by whichever key or session. */
+export function isMe(actor) {
+  return owner !== null && actor !== null && isSamePerson(personOf(actor), owner.name);
+}
+
+export function isSamePerson(one, other) {
+  const fold = (name) => name.normalize("NFKC").toLowerCase().trim();
+  return fold(one) === fold(other);
 }
 
 export function hasRole(...roles) {

@@ -5,7 +5,6 @@ import { buildForm, textField, workButton } from "../forms.js";
 import { moment, number, say, share } from "../language.js";
 import { actorName, notice, pageHead, section, table } from "../marks.js";
 import { listAudit, verifyAudit } from "../service.js";
-import { myActor } from "../session.js";
 
 const PAGE = 50;
 
@@ -120,7 +119,7 @@ function entryTable(entries) {
       .map((one) => [
         number(one.number),
         moment(one.at),
-        actorName(one.actor, myActor()),
+        actorName(one.actor),
         element("code", { translate: "no" }, one.action),
         quoted(one.subject, { class: "id wrap" }),
         detailCell(one.detail),

@@ -18,7 +18,6 @@ import {
   word,
 } from "../marks.js";
 import { listCases, readCase } from "../service.js";
-import { myActor } from "../session.js";
 import { bindKeys } from "../shortcuts.js";
 import { asQuery, readFilter } from "./cases.js";
 
@@ -101,7 +100,7 @@ function factsOf(found) {
   return facts([
     ["case.id", wholeId(found.case_id)],
     ["case.origin", word("origin", found.origin)],
-    ["case.assignee", actorName(found.assignee, myActor())],
+    ["case.assignee", actorName(found.assignee)],
     ["case.score", figure(score(found.score))],
     found.outcome && ["case.outcome", word("outcome", found.outcome)],
     ["case.opened", moment(found.opened_at)],
@@ -173,7 +172,7 @@ function documentCards(found, shown, names) {
 function saidIn({ kind, text }) {
   if (!text) return null;
   if (kind === "note") return element("p", { class: "note", dir: "auto", translate: "no" }, text);
-  if (kind === "assigned") return element("p", {}, actorName(text, myActor()));
+  if (kind === "assigned") return element("p", {}, actorName(text));
   if (kind === "merged") {
     const [origin, id] = text.split(" ");
     return element("p", {}, word("origin", origin), " ", quoted(id, { class: "id" }));
@@ -196,7 +195,7 @@ function history({ notes }) {
             { class: "history-head" },
             element("strong", {}, word("history", one.kind)),
             " ",
-            actorName(one.actor, myActor()),
+            actorName(one.actor),
             " ",
             moment(one.at),
           ),

@@ -17,7 +17,6 @@ import {
 } from "../marks.js";
 import { placeOf } from "../places.js";
 import { assignCase, listCases } from "../service.js";
-import { myActor } from "../session.js";
 import { bindKeys } from "../shortcuts.js";
 
 const STATES = ["open", "assigned", "proposed", "closed"];
@@ -166,7 +165,7 @@ function caseRow(one, filter) {
       element("div", { class: "hint" }, word("kind", one.kind)),
     ],
     figure(number(one.risk, { maximumFractionDigits: 0 })),
-    [badge("state", one.state), one.assignee && [" ", actorName(one.assignee, myActor())]],
+    [badge("state", one.state), one.assignee && [" ", actorName(one.assignee)]],
     say("case.sizes", { documents: number(one.document_ids.length), lines: number(one.lines) }),
     placesOf(one),
     figure(scoresOf(one)),
@@ -286,11 +285,11 @@ function keysOf(page, list, filter) {
 async function takeOver(page, chosen) {
   try {
     const changed = await assignCase(chosen.dataset.case, "me");
-    const state = [badge("state", changed.state), " ", actorName(changed.assignee, myActor())];
+    const state = [badge("state", changed.state), " ", actorName(changed.assignee)];
     replace(chosen.cells[HEADS.indexOf("case.state")], state);
     page.announce(say("cases.assigned"));
   } catch (fault) {
-    if (fault.status === 401) return page.turnOut("signin.ended");
+    if (fault.status === 401) return page.turnOut("ended");
     page.announce(sentenceOf(fault));
   }
   return null;

@@ -1,34 +1,38 @@
-// Sign in with a key, which stays in this tab.
+// Sign in: with an account of the identity provider, where there is one, or with a key, which stays
+// in this tab.
 
 import { add, element } from "../elements.js";
 import { faultBox } from "../faults.js";
-import { buildForm, textField } from "../forms.js";
-import { say } from "../language.js";
+import { buildForm } from "../forms.js";
+import { say, sayIfKnown } from "../language.js";
 import { notice, pageHead } from "../marks.js";
 import { showKey } from "../service.js";
-import { signIn, whoAmI } from "../session.js";
+import { keepPlace, providerName, signIn, whoAmI } from "../session.js";
+import { keyField, providerLink } from "../signing.js";
 
+/** `reason`: why nobody is signed in, as the service or the console has it. */
 export async function show(page, reason = null) {
   if (whoAmI() !== null) return page.goOn();
-  const input = textField(
-    say("signin.key"),
-    { name: "key", type: "password", required: true, spellcheck: "false", autocapitalize: "none" },
-    say("signin.hint"),
-  );
+  const told = sayIfKnown(`signin.reason.${reason}`);
+  const field = keyField();
   const refused = element("div", {});
+  const keep = () => page.wanted !== null && keepPlace(page.wanted);
+  const provider =
+    providerName() === null ? null : providerLink({ onclick: keep, class: "button primary" });
   add(
     page.main,
     element(
       "div",
       { class: "signin" },
-      pageHead("signin.title", "signin.lead"),
-      reason && notice("warn", element("p", { role: "alert" }, say(reason))),
-      buildForm(page, { class: "card" }, [input, refused], say("signin.submit"), ({ key }) =>
+      pageHead("signin.title", provider === null ? "signin.lead" : "signin.both"),
+      told && notice("warn", element("p", { role: "alert" }, told)),
+      provider && element("p", { class: "card" }, provider),
+      buildForm(page, { class: "card" }, [field, refused], say("signin.submit"), ({ key }) =>
         enter(page, key, refused),
       ),
     ),
   );
-  input.querySelector("input").focus();
+  (provider ?? field.querySelector("input")).focus();
 }
 
 async function enter(page, text, refused) {

@@ -5,7 +5,6 @@ import { workButton } from "../forms.js";
 import { duration, moment, number, say, score, share } from "../language.js";
 import { actorName, badge, empty, facts, growingTable, notice, word } from "../marks.js";
 import { listGroups, readSweep, steerSweep } from "../service.js";
-import { myActor } from "../session.js";
 
 const POLL_MS = 1500;
 const ALIVE = ["queued", "running", "paused"];
@@ -36,13 +35,17 @@ async function watch(page, status, found, before) {
     if (page.signal.aborted) return;
     if (document.hidden) continue;
     try {
-      const now = await readSweep(known.sweep_id, { signal: page.signal });
+      const now = await readSweep(known.sweep_id, {
+        signal: page.signal,
+        // Nobody did anything: a session that is idle shall end.
+        headers: { "X-Unattended": "1" },
+      });
       showStatus(page, status, now);
       if (now.state !== known.state) page.announce(say(`sweep.${now.state}`));
       known = now;
     } catch (fault) {
       if (page.signal.aborted) return;
-      if (fault.status === 401) return void page.turnOut("signin.ended");
+      if (fault.status === 401) return void page.turnOut("ended");
       // Whatever else it is may pass: the sweep goes on without being watched.
     }
   }
@@ -76,7 +79,7 @@ function showStatus(page, status, sweep) {
         progress.remaining_s === null ? say("sweep.unknown") : duration(progress.remaining_s),
       ],
       ["search.sequence", sweep.gallery_sequence === null ? "–" : number(sweep.gallery_sequence)],
-      ["sweep.requestedby", actorName(sweep.requested_by, myActor())],
+      ["sweep.requestedby", actorName(sweep.requested_by)],
       ["sweep.began", moment(sweep.started_at)],
       sweep.ended_at && ["sweep.ended", moment(sweep.ended_at)],
     ]),

@@ -1,0 +1,121 @@
+// Signing in again over a page whose session or key has ended: what was typed there stays.
+
+import { element, hint, plainButton, replace } from "./elements.js";
+import { faultBox } from "./faults.js";
+import { textField } from "./forms.js";
+import { openDialog } from "./dialogs.js";
+import { say } from "./language.js";
+import { notice } from "./marks.js";
+import { readSession, showKey } from "./service.js";
+import {
+  dropKey,
+  isSamePerson,
+  isSession,
+  providerName,
+  signIn,
+  whoAmI,
+} from "./session.js";
+
+const BEGIN = "/console/sign-in";
+const tabs = new BroadcastChannel("sosie.session");
+
+/** Tells the other tabs of this browser that somebody has signed in. */
+export function tellSignedIn() {
+  tabs.postMessage("signed-in");
+}
+
+/** A link to the identity provider. */
+export function providerLink(given) {
+  const label = say("signin.with", { name: providerName() });
+  return element("a", { class: "button primary", href: BEGIN, ...given }, label);
+}
+
+/** The field for a key. */
+export function keyField() {
+  const given = { name: "key", type: "password", required: true, spellcheck: "false" };
+  return textField(say("signin.key"), { ...given, autocapitalize: "none" }, say("signin.hint"));
+}
+
+/** Whether the same person has a session in this browser, by a sign-in in another tab: then it is
+ * this tab's as well. */
+export async function resumeSession() {
+  const before = whoAmI();
+  const { holder } = await readSession().catch(() => ({ holder: null }));
+  if (holder === null || !isSameHolder(holder, before)) return false;
+  signIn(null, holder);
+  return true;
+}
+
+function isSameHolder(one, other) {
+  return isSamePerson(one.name, other.name) && one.role === other.role;
+}
+
+let running = null;
+
+/** Asks whoever was signed in to sign in again; false where they leave. */
+export function signInAgain(signal) {
+  running ??= resumeOrAsk(signal).finally(() => (running = null));
+  return running;
+}
+
+async function resumeOrAsk(signal) {
+  if (isSession() && (await resumeSession())) return true;
+  return ask(signal);
+}
+
+function ask(signal) {
+  const before = whoAmI();
+  dropKey();
+  return new Promise((resolve) => {
+    const told = element("div", {});
+    const accept = (key, found) => {
+      if (!isSameHolder(found, before)) {
+        replace(told, notice("warn", element("p", { role: "alert" }, say("again.other"))));
+        return;
+      }
+      signIn(key, found);
+      finish(true);
+    };
+    const look = async () => {
+      const { holder } = await readSession().catch(() => ({ holder: null }));
+      if (holder !== null && dialog.open) accept(null, holder);
+    };
+    const finish = (isSignedIn) => {
+      tabs.removeEventListener("message", look);
+      resolve(isSignedIn);
+      dialog.close();
+    };
+    const send = async (event) => {
+      event.preventDefault();
+      const key = new FormData(form).get("key").trim();
+      replace(told);
+      try {
+        accept(key, await showKey(key));
+      } catch (fault) {
+        replace(told, faultBox(fault));
+      }
+    };
+    const submit = element("button", { type: "submit", class: "button" }, say("signin.submit"));
+    const form = element(
+      "form",
+      { onsubmit: send },
+      keyField(),
+      element("p", { class: "actions" }, submit),
+    );
+    const dialog = openDialog(
+      say("again.title"),
+      [
+        hint(say("again.lead", { name: before.name })),
+        providerName() && element("p", {}, providerLink({ target: "_blank", rel: "noopener" })),
+        form,
+        told,
+        plainButton(say("again.leave"), () => finish(false), "quiet"),
+      ],
+      { signal },
+    );
+    // A key that closes it would lose what was typed.
+    dialog.addEventListener("cancel", (event) => event.preventDefault());
+    dialog.addEventListener("close", () => finish(false));
+    tabs.addEventListener("message", look);
+  });
+}
