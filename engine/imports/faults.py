@@ -77,6 +77,7 @@ MESSAGES: dict[str, str] = {
     Code.VECTOR_INVALID: "not a vector of this model: wrong length, or no direction",
     Reason.DOCUMENT_INVALID: "the number is not well-formed, or its check digit is wrong",
     Reason.DOCUMENT_BLOCKED: "the document is blocked",
+    Reason.ERASURE_PENDING: "the document is about to be erased: see `sosie erasures`",
     Reason.NAME_MISMATCH: "the name differs from the one registered for this document",
     Reason.NO_FACE: "no face was found: take another photograph",
     Reason.SEVERAL_FACES: "several faces were found: crop the photograph to one",

@@ -171,7 +171,7 @@ def gather_evidence(
     verify = thresholds.verify_for(attempt.request.live.length)
     return Evidence(
         thresholds=replace(thresholds, verify=verify),
-        document_findings=_document_findings(attempt, held),
+        document_findings=_document_findings(attempt, record),
         judged_on=None if attempt.judged_on is None else attempt.judged_on.isoformat(),
         time_zone=attempt.time_zone,
         name_differs=held is not None and held.name_lookup not in (None, attempt.name_lookup),
@@ -192,11 +192,16 @@ def gather_evidence(
     )
 
 
-def _document_findings(attempt: Attempt, held: DocumentRecord | None) -> tuple[Reason, ...]:
+def _document_findings(attempt: Attempt, record: DocumentRecord | None) -> tuple[Reason, ...]:
     findings = attempt.document.findings
-    if held is not None and held.status is DocumentStatus.BLOCKED:
-        return tuple(dict.fromkeys((*findings, Reason.DOCUMENT_BLOCKED)))
-    return findings
+    if record is None:
+        return findings
+    if record.status is DocumentStatus.BLOCKED:
+        findings = (*findings, Reason.DOCUMENT_BLOCKED)
+    if record.awaits_erasure:
+        # What is acknowledged happens: nothing comes to the document that would go with it.
+        findings = (*findings, Reason.ERASURE_PENDING)
+    return tuple(dict.fromkeys(findings))
 
 
 def _problems(problems: tuple[Reason, ...], is_faceless: bool) -> tuple[Reason, ...]:

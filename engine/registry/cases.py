@@ -116,8 +116,13 @@ _NOTES = (
     .where(or_(case_notes.c.case_id == bindparam("id"), case_notes.c.case_id.in_(_WENT_INTO)))
     .order_by(case_notes.c.id)
 )
+_IS_NEEDED = exists().where(
+    case_documents.c.document_id == crops.c.document_id,
+    _STATE.in_(sorted(state.value for state in ALIVE)),
+)
+# An open case keeps its faces beyond their time; retention takes them where its hold is over.
 _IS_SHOWN = and_(
-    crops.c.kept_until > bindparam("now", type_=Moment),
+    or_(crops.c.kept_until > bindparam("now", type_=Moment), _IS_NEEDED),
     func.coalesce(crops.c.is_held, false()).is_(false()),
 )
 _CROPS_OF = (

@@ -56,6 +56,11 @@ _BLOCKED_DOCUMENTS = (
     .order_by(None)
     .order_by(_documents.c.blocked_at, _documents.c.id, _references.c.id)
 )
+_AWAITING_ERASURE = (
+    _DOCUMENTS.where(_documents.c.erasure_due_at.is_not(None))
+    .order_by(None)
+    .order_by(_documents.c.erasure_due_at, _documents.c.id, _references.c.id)
+)
 _LIVE = _references.c.removed_sequence.is_(None)
 _TEMPLATES = select(_references).where(_references.c.id.in_(KEYS), _LIVE)
 _SECOND_TEMPLATES = select(
@@ -273,6 +278,10 @@ class Reader(AuditReader):
     def blocked_documents(self) -> list[DocumentRecord]:
         """Every blocked document, erased ones too, the longest blocked first."""
         return gather_documents(self.vault, self.rows(_BLOCKED_DOCUMENTS))
+
+    def awaiting_erasure(self) -> list[DocumentRecord]:
+        """Every document whose erasure waits for open cases, what is due first."""
+        return gather_documents(self.vault, self.rows(_AWAITING_ERASURE))
 
     def documents_of(self, reference_ids: Sequence[int]) -> dict[int, str]:
         """The document of each of these references; a removed one is left out."""

@@ -210,6 +210,7 @@ _OF_HOLDERS = frozenset(
     {
         Reason.NAME_MISMATCH,
         Reason.DOCUMENT_BLOCKED,
+        Reason.ERASURE_PENDING,
         Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
         Reason.LINE_LIMIT_REACHED,
         Reason.LINE_IN_USE,

@@ -24,7 +24,7 @@ from serving.api.routes import (
     people,
     sweeps,
 )
-from serving.wire.enrollments import Enrollment
+from serving.wire.enrollments import Enrollment, Erasure, ErasureCertificate
 from serving.wire.fields import AnswerBody, QueryString, RequestBody
 from serving.wire.oversight import Readiness
 from serving.wire.sweeps import Expectation, SweepReport
@@ -147,7 +147,13 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
             people.read_document, "Read what stands under a document", Action.SEARCH_PEOPLE
         ),
         "DELETE /v1/documents/{document_id}": Endpoint(
-            people.erase_document, "Erase a holder", Action.ERASE_DOCUMENT
+            people.erase_document,
+            "Erase a holder",
+            Action.ERASE_DOCUMENT,
+            answers={200: ErasureCertificate, 202: Erasure},
+        ),
+        "GET /v1/documents/{document_id}/erasure": Endpoint(
+            people.read_erasure, "Read how far an erasure is", Action.ERASE_DOCUMENT, errors=()
         ),
     },
     "lines": {

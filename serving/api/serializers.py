@@ -101,6 +101,13 @@ def erasure(found: holders.ErasureCertificate) -> enrollments.ErasureCertificate
     return of_record(enrollments.ErasureCertificate, found)
 
 
+def erasure_state(found: holders.ErasureState) -> enrollments.Erasure:
+    made = found.certificate
+    return of_record(
+        enrollments.Erasure, found, certificate=None if made is None else erasure(made)
+    )
+
+
 # -- Cases ------------------------------------------------------------------------------------
 
 
@@ -177,6 +184,7 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
                 name=_masked_name(identities.get(document.id)),
                 document_status=document.status,
                 is_suspect=document.id in record.suspect_ids,
+                erasure_due_at=Moment.of_optional(document.erasure_due_at),
                 lines=tuple(line(one, numbers) for one in found[document.id]),
             )
             for document in held
@@ -256,6 +264,8 @@ def _people(
                 document_id=record.id,
                 document_type=record.kind,
                 document_status=record.status,
+                erasure_asked_at=Moment.of_optional(record.erasure_asked_at),
+                erasure_due_at=Moment.of_optional(record.erasure_due_at),
                 number=number,
                 name=name,
                 score=scores.get(record.id),

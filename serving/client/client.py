@@ -145,9 +145,17 @@ class Client:
 
     def erase(
         self, document_id: str, options: Options = _DEFAULT
-    ) -> enrollments.ErasureCertificate:
-        """Erases the holder of a document."""
-        call = delete(enrollments.ErasureCertificate, "documents", document_id)
+    ) -> enrollments.ErasureCertificate | enrollments.Erasure:
+        """Erases the holder of a document; an `Erasure` where it waits for open cases: it is done
+        by itself, and `read_erasure` has the certificate then."""
+        call: Call[enrollments.ErasureCertificate | enrollments.Erasure] = delete(
+            enrollments.ErasureCertificate, "documents", document_id, accepted=enrollments.Erasure
+        )
+        return self._send(call, options)
+
+    def read_erasure(self, document_id: str, options: Options = _DEFAULT) -> enrollments.Erasure:
+        """How far the erasure of a document is."""
+        call = get(enrollments.Erasure, "documents", document_id, "erasure")
         return self._send(call, options)
 
     def ready(self, options: Options = _DEFAULT) -> oversight.Readiness:

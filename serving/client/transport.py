@@ -152,10 +152,11 @@ class Exchange(Generic[T]):
     def judge_response(self, response: httpx.Response) -> T | Wait:
         """After an attempt that was answered, by the service or by whatever lies before it."""
         status, misfit = response.status_code, None
-        is_answered = status in self._call.answered
-        if is_answered:
+        answer = self._call.find_answer(status)
+        is_answered = answer is not None
+        if answer is not None:
             try:
-                return _decode(response, self._call.answer)
+                return _decode(response, answer)
             except msgspec.ValidationError as error:
                 misfit = str(error)
             except UNREADABLE:

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
+from threading import Event
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from engine.errors import DeadlinePassed, GalleryBehind, RegistryError, SosieErr
 from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
 from engine.matching.documents import Document
-from engine.matching.holders import ErasureCertificate, HolderLines
+from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
 from engine.matching.identification import Identification
 from engine.matching.limits import Caller, Guard, name_shown
 from engine.matching.lines import Dispute
@@ -97,6 +98,8 @@ class OpenRegistry:
         self.searches = SearchQueue(self.gallery, self.store, probes_waiting, observe_search)
         self.sweeps = SweepManager(deployment)
         self.backups = BackupManager(deployment)
+        self.case_closed = Event()
+        """Set when a case was closed: erasures that waited for it may be done."""
 
     def warm(self) -> None:
         """One search of each kind, so that no caller waits for code that is compiled."""
@@ -270,7 +273,7 @@ class Operations:
             self._runner, store, target.text, context.actor, carrier=context.carrier
         )
 
-    def erase(self, document_id: str) -> ErasureCertificate:
+    def erase(self, document_id: str) -> ErasureCertificate | PendingErasure:
         context = self._context
         erase = self._opened.deployment.erase
         return erase(document_id, context.actor, context.carrier, self._runner)
@@ -289,7 +292,9 @@ class Operations:
             case Withdraw():
                 return steps.withdraw(*given, actor)
             case Close(outcome, lines, seen_at):
-                return steps.close(*given, outcome, lines, actor, seen_at)
+                closed = steps.close(*given, outcome, lines, actor, seen_at)
+                self._opened.case_closed.set()
+                return closed
 
     def expect_sweep(self, request: SweepRequest) -> Expectation:
         return self._opened.sweeps.plan(request)

@@ -24,7 +24,7 @@ from serving.errors import Interrupted, ServiceRefusal
 
 if TYPE_CHECKING:
     from engine.matching.documents import Document
-    from engine.matching.holders import ErasureCertificate, HolderLines
+    from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
     from engine.matching.identification import Identification
     from engine.matching.lines import Dispute
     from engine.matching.requests import Answer, EnrollmentRequest
@@ -273,9 +273,12 @@ class RegistrarClient(ABC):
         """Closes a line in use and returns its id; `NotFound` for another tenant's."""
 
     @_carried
-    async def erase(self, document_id: str, context: CallContext) -> ErasureCertificate:
-        """Erases a holder. For a tenant: one whose every line is its own, else `NotFound` or, where
-        it has lines here and elsewhere, `TenantConflict`."""
+    async def erase(
+        self, document_id: str, context: CallContext
+    ) -> ErasureCertificate | PendingErasure:
+        """Erases a holder, or acknowledges it where open cases need the document: then the service
+        does it later. For a tenant: one whose every line is its own, else `NotFound` or, where it
+        has lines here and elsewhere, `TenantConflict`."""
 
     @_carried
     async def note(self, entries: Sequence[AuditEntry], context: CallContext) -> None:

@@ -194,6 +194,14 @@ def age(store: Store) -> None:
             crops.drop_constraint("ck_crops_owner")
             for name in ("document_id", "received_at", "quality", "is_held", "case_days"):
                 crops.drop_column(name)
+        for index in ("ix_documents_erasure", "ix_enrollments_outlet"):
+            connection.execute(text(f"DROP INDEX {index}"))
+        for name in ("asked_at", "due_at", "asked_by", "number"):
+            connection.execute(text(f"ALTER TABLE documents DROP COLUMN erasure_{name}"))
+        with Operations(MigrationContext.configure(connection)).batch_alter_table("outlets") as at:
+            at.drop_constraint("ck_outlets_restriction")
+            for column in list(tables.outlets.c)[-7:]:
+                at.drop_column(column.name)
         for name in ("carriers", "outlets"):
             connection.execute(text(f"ALTER TABLE {name} DROP COLUMN time_zone"))
         for name in ('"references"', "watchlist"):
