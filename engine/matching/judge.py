@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
-from engine.errors import SosieError, TooManyFailures
+from engine.errors import OutletRestricted, SosieError, TooManyFailures
 from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.comparison import Comparisons, WatchList, score_best
 from engine.matching.documents import DEFAULT_TIME_ZONE, DocumentAuthority
@@ -711,8 +712,10 @@ class Judge:
         intake = Intake(self.store, self.vault, self.authority, self.time_zone)
         sorted_out = intake.sort(requests, now)
         attempts = [item for item in sorted_out if isinstance(item, Attempt)]
+        refused = _record_refused(requests, sorted_out, sequence)
         if not attempts:
-            return JudgedBatch([it for it in sorted_out if not isinstance(it, Attempt)], None)
+            outcomes = [it for it in sorted_out if not isinstance(it, Attempt)]
+            return JudgedBatch(outcomes, refused if refused.audit else None)
         thresholds = self.thresholds
         if self.thresholds_for is not None:
             # Both are searched at one threshold.
@@ -746,4 +749,36 @@ class Judge:
         decided = iter(answers)
         outcomes = [next(decided) if isinstance(it, Attempt) else it for it in sorted_out]
         changes = collector.changes()
+        changes = replace(
+            changes,
+            audit=(*changes.audit, *refused.audit),
+            refused_attempts=refused.refused_attempts,
+        )
         return JudgedBatch(outcomes, changes if changes.audit else None)
+
+
+REFUSED = "enrollment.refused"
+"""Action of the audit entry of an attempt at an outlet that may enroll nobody."""
+
+
+def _record_refused(
+    requests: Sequence[EnrollmentRequest],
+    outcomes: Sequence[Attempt | Answer | SosieError],
+    sequence: int,
+) -> Changes:
+    """The attempts at restricted outlets: an audit entry each, and a count by outlet."""
+    refused = [
+        request
+        for request, outcome in zip(requests, outcomes, strict=True)
+        if isinstance(outcome, OutletRestricted)
+    ]
+    entries = tuple(
+        AuditEntry(
+            f"outlet:{one.outlet}" if one.caller is None else one.caller.actor,
+            REFUSED,
+            one.outlet,
+            {"cause": OutletRestricted.code},
+        )
+        for one in refused
+    )
+    return Changes(sequence, entries, refused_attempts=Counter(one.outlet for one in refused))

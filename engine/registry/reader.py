@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from engine.registry.cases import DOCUMENTS_OF, CaseReader, FactReader, SweepRea
 from engine.registry.database import KEYS, long_statements, reading
 from engine.registry.records import (
     ApiKey,
+    AttemptRecord,
     Carrier,
     DocumentRecord,
     EnrollmentRecord,
@@ -223,19 +223,6 @@ class Coverage:
             watched = self.watched - self.missing_watched
             told += f", {watched:,} of {self.watched:,} watched faces"
         return told
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptRecord:
-    """One enrollment in short; `Reader.enrollment` has its evidence."""
-
-    id: str
-    document_id: str
-    carrier: str
-    outlet: str
-    decision: str
-    reasons: tuple[str, ...]
-    created_at: datetime
 
 
 class Reader(AuditReader):

@@ -195,6 +195,19 @@ class EnrollmentRecord:
     expired_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One enrollment in short; `Reader.enrollment` has its evidence."""
+
+    id: str
+    document_id: str | None
+    carrier: str
+    outlet: str
+    decision: str
+    reasons: tuple[str, ...]
+    created_at: datetime
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SecondTemplate:
     """A template of the model `digest` beside that of the model in force: rotated, float32[its

@@ -31,7 +31,14 @@ SERVER_SHARE = 0.95
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 507})
 # Said by the service itself, these come again however often one asks.
 FINAL_CODES = frozenset(
-    {"INTERNAL", "CASE.STATE", "SWEEP.BUSY", "SWEEP.STATE", "REQUEST.TOO_MANY_FAILURES"}
+    {
+        "INTERNAL",
+        "CASE.STATE",
+        "OUTLET.STATE",
+        "SWEEP.BUSY",
+        "SWEEP.STATE",
+        "REQUEST.TOO_MANY_FAILURES",
+    }
 )
 NEVER_SENT = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 
