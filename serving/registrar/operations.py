@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from structlog.typing import FilteringBoundLogger
 
-from engine.cases import steps
+from engine.cases import outlets, steps
 from engine.cases.case import Actor
 from engine.errors import DeadlinePassed, GalleryBehind, RegistryError, SosieError
 from engine.matching import holders, verification
@@ -28,7 +28,7 @@ from engine.matching.lines import Dispute
 from engine.matching.registrar import BoundedRunner, Outcome
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.verification import HolderCheck, HolderProbe
-from engine.registry.records import AuditEntry, CaseRecord, SecondTemplate, Tally
+from engine.registry.records import AuditEntry, CaseRecord, Outlet, SecondTemplate, Tally
 from engine.sweeps.estimate import Expectation, SweepRequest
 from engine.sweeps.sweep_model import SweepRecord
 from serving.backups import BackupManager, BackupRecord
@@ -36,14 +36,18 @@ from serving.compose import Deployment
 from serving.errors import Interrupted
 from serving.registrar.protocol import (
     Assign,
+    Bar,
     CallContext,
     CaseStep,
     Close,
+    Lift,
     LineTarget,
+    OutletStep,
     Probes,
     Propose,
     Remark,
     Steering,
+    Suspend,
     Withdraw,
 )
 from serving.registrar.search_queue import SearchQueue
@@ -280,8 +284,7 @@ class Operations:
 
     def step_case(self, case_id: str, step: CaseStep) -> CaseRecord:
         given = (self._runner, self._opened.store, case_id)
-        context = self._context
-        actor = Actor(context.actor, context.person or context.actor)
+        actor = self._actor
         match step:
             case Assign(assignee):
                 return steps.assign(*given, assignee, actor)
@@ -295,6 +298,20 @@ class Operations:
                 closed = steps.close(*given, outcome, lines, actor, seen_at)
                 self._opened.case_closed.set()
                 return closed
+
+    def step_outlet(self, code: str, step: OutletStep) -> Outlet:
+        given = (self._runner, self._opened.store, code)
+        match step:
+            case Suspend(case_id, reason):
+                return outlets.suspend(*given, case_id, reason, self._actor)
+            case Bar(case_id, reason):
+                return outlets.bar(*given, case_id, reason, self._actor)
+            case Lift(restriction, reason):
+                return outlets.lift(*given, restriction, reason, self._actor)
+
+    @property
+    def _actor(self) -> Actor:
+        return Actor(self._context.actor, self._context.person or self._context.actor)
 
     def expect_sweep(self, request: SweepRequest) -> Expectation:
         return self._opened.sweeps.plan(request)

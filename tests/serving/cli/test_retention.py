@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import sqlite3
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,18 @@ def alter(home: Path, *statements: str) -> None:
 
 @pytest.fixture
 def aged_home(caught_home: Path, sosie: Any) -> Path:
-    """A duplicate that was caught, a closed line, and a time long ago for all of it."""
+    """A duplicate that was caught, a closed line, and for each a time that is over since days."""
+
+    def days_ago(days: int) -> str:
+        return f"'{datetime.now(UTC) - timedelta(days=days):%Y-%m-%dT%H:%M:%S.%fZ}'"
+
     close = ("line", "close", "--msisdn", "+8613800138000")
     assert sosie(*close, "--home", caught_home).code == 0
     alter(
         caught_home,
-        "UPDATE enrollments SET created_at = '2020-01-01T00:00:00.000000Z'",
-        "UPDATE idempotency SET created_at = '2020-01-01T00:00:00.000000Z'",
-        "UPDATE lines SET closed_at = '2020-01-01T00:00:00.000000Z'",
+        f"UPDATE enrollments SET created_at = {days_ago(190)}",
+        f"UPDATE idempotency SET created_at = {days_ago(190)}",
+        f"UPDATE lines SET closed_at = {days_ago(740)}",
     )
     return caught_home
 

@@ -4,7 +4,7 @@
 export const PLACES = {
   outlet: ["enroll", "lines", "enrollments"],
   carrier: ["enroll", "lines", "enrollments"],
-  fraud: ["cases", "sweeps", "search", "enrollments", "lines"],
+  fraud: ["cases", "outlets", "sweeps", "search", "enrollments", "lines"],
   operator: ["audit", "enrollments"],
 };
 

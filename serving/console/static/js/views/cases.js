@@ -19,9 +19,9 @@ import { assignCase, listCases } from "../service.js";
 import { myActor } from "../session.js";
 import { bindKeys } from "../shortcuts.js";
 
-const STATES = ["open", "assigned", "proposed", "closed"];
+export const STATES = ["open", "assigned", "proposed", "closed"];
 const SORTS = ["risk", "due", "newest", "oldest", "score"];
-const KINDS = [
+export const KINDS = [
   "duplicate_identity",
   "possible_duplicate",
   "stolen_document",
