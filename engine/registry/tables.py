@@ -231,9 +231,6 @@ outlets = Table(
     Column("restriction_case", UuidText),
     Column("restriction_reason", String(200)),
     Column("refused_attempts", Integer),
-    CheckConstraint(
-        "restriction IS NULL OR restriction IN ('suspended', 'barred')", name="restriction"
-    ),
 )
 
 documents = Table(

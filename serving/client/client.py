@@ -300,11 +300,7 @@ class Client:
         return self._send(post(outlets.OutletState, "outlets", outlet, "bar", body=body), options)
 
     def lift_restriction(
-        self,
-        outlet: str,
-        restriction: Literal["suspended", "barred"],
-        reason: str,
-        options: Options = _DEFAULT,
+        self, outlet: str, restriction: outlets.Restricted, reason: str, options: Options = _DEFAULT
     ) -> outlets.OutletState:
         """Lets an outlet enroll again; `restriction` is the one that was seen."""
         body = outlets.LiftRequest(restriction, reason)

@@ -25,6 +25,7 @@ from serving.wire.fields import (
 
 MAX_REASON_LENGTH = 200
 
+Restricted = Literal["suspended", "barred"]
 Restriction = Annotated[str, known("suspended", "barred")]
 ReasonText = Annotated[
     str,
@@ -53,7 +54,7 @@ class RestrictRequest(RequestBody, frozen=True):
 class LiftRequest(RequestBody, frozen=True):
     """Why it may enroll again; `restriction` is the one that was seen: 409 for another."""
 
-    restriction: Literal["suspended", "barred"]
+    restriction: Restricted
     reason: ReasonText
 
 

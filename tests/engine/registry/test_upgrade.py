@@ -196,12 +196,9 @@ def age(store: Store) -> None:
                 crops.drop_column(name)
         for index in ("ix_documents_erasure", "ix_enrollments_outlet"):
             connection.execute(text(f"DROP INDEX {index}"))
-        for name in ("asked_at", "due_at", "asked_by", "number"):
-            connection.execute(text(f"ALTER TABLE documents DROP COLUMN erasure_{name}"))
-        with Operations(MigrationContext.configure(connection)).batch_alter_table("outlets") as at:
-            at.drop_constraint("ck_outlets_restriction")
-            for column in list(tables.outlets.c)[-7:]:
-                at.drop_column(column.name)
+        for table, count in ((tables.documents, 4), (tables.outlets, 7)):
+            for column in list(table.c)[-count:]:
+                connection.execute(text(f"ALTER TABLE {table.name} DROP COLUMN {column.name}"))
         for name in ("carriers", "outlets"):
             connection.execute(text(f"ALTER TABLE {name} DROP COLUMN time_zone"))
         for name in ('"references"', "watchlist"):
