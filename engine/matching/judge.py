@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -50,6 +49,7 @@ from engine.matching.second_model import FILLED, SecondModel
 from engine.reasons import Decision, Reason
 from engine.registry.reader import Reader
 from engine.registry.records import (
+    ENROLLMENT_REFUSED,
     AuditEntry,
     Changes,
     DocumentRecord,
@@ -712,10 +712,10 @@ class Judge:
         intake = Intake(self.store, self.vault, self.authority, self.time_zone)
         sorted_out = intake.sort(requests, now)
         attempts = [item for item in sorted_out if isinstance(item, Attempt)]
-        refused = _record_refused(requests, sorted_out, sequence)
+        refused = _record_refused(requests, sorted_out)
         if not attempts:
             outcomes = [it for it in sorted_out if not isinstance(it, Attempt)]
-            return JudgedBatch(outcomes, refused if refused.audit else None)
+            return JudgedBatch(outcomes, Changes(sequence, refused) if refused else None)
         thresholds = self.thresholds
         if self.thresholds_for is not None:
             # Both are searched at one threshold.
@@ -749,36 +749,21 @@ class Judge:
         decided = iter(answers)
         outcomes = [next(decided) if isinstance(it, Attempt) else it for it in sorted_out]
         changes = collector.changes()
-        changes = replace(
-            changes,
-            audit=(*changes.audit, *refused.audit),
-            refused_attempts=refused.refused_attempts,
-        )
+        changes = replace(changes, audit=(*changes.audit, *refused))
         return JudgedBatch(outcomes, changes if changes.audit else None)
 
 
-REFUSED = "enrollment.refused"
-"""Action of the audit entry of an attempt at an outlet that may enroll nobody."""
-
-
 def _record_refused(
-    requests: Sequence[EnrollmentRequest],
-    outcomes: Sequence[Attempt | Answer | SosieError],
-    sequence: int,
-) -> Changes:
-    """The attempts at restricted outlets: an audit entry each, and a count by outlet."""
-    refused = [
-        request
-        for request, outcome in zip(requests, outcomes, strict=True)
-        if isinstance(outcome, OutletRestricted)
-    ]
-    entries = tuple(
+    requests: Sequence[EnrollmentRequest], outcomes: Sequence[Attempt | Answer | SosieError]
+) -> tuple[AuditEntry, ...]:
+    """An audit entry of each attempt at a restricted outlet."""
+    return tuple(
         AuditEntry(
             f"outlet:{one.outlet}" if one.caller is None else one.caller.actor,
-            REFUSED,
+            ENROLLMENT_REFUSED,
             one.outlet,
             {"cause": OutletRestricted.code},
         )
-        for one in refused
+        for one, outcome in zip(requests, outcomes, strict=True)
+        if isinstance(outcome, OutletRestricted)
     )
-    return Changes(sequence, entries, refused_attempts=Counter(one.outlet for one in refused))

@@ -391,6 +391,10 @@ DOCUMENT_ERASED, ERASURE_ASKED = "document.erased", "document.erasure_asked"
 """Actions of the audit entries of an erasure, and of one that is acknowledged and waits."""
 
 
+ENROLLMENT_REFUSED = "enrollment.refused"
+"""Action of the entry of an attempt at a restricted outlet, its subject; the outlet counts them."""
+
+
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
     """An action for the audit trail; `detail` holds ids, codes, counts and scores, never a name."""
@@ -452,8 +456,6 @@ class Changes:
     erased_documents: Sequence[str] = ()
     asked_erasures: Sequence[AskedErasure] = ()
     outlets: Sequence[OutletChange] = ()
-    refused_attempts: Mapping[str, int] = field(default_factory=dict)
-    """Attempts by restricted outlet that were refused."""
     watched: Sequence[WatchEntry] = ()
     unwatched: Sequence[int] = ()
     case_notes: Sequence[tuple[str, CaseNote]] = ()

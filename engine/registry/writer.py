@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ from engine.registry.database import (
     write_something,
 )
 from engine.registry.records import (
+    ENROLLMENT_REFUSED,
     AuditEntry,
     AuditRecord,
     Changes,
@@ -498,7 +500,7 @@ def _find_updated(connection: Connection, changes: Changes) -> dict[Table, list[
             *changes.erased_documents,
             *(one.document_id for one in changes.asked_erasures),
         ],
-        _outlets: [*(one.code for one in changes.outlets), *changes.refused_attempts],
+        _outlets: [*(one.code for one in changes.outlets), *_count_refused(changes)],
         _references: [int(key) for key, _ in changes.removed_references],
         _lines: lines,
         tables.watchlist: [int(key) for key in changes.unwatched],
@@ -528,10 +530,16 @@ def _update(
         _erase(connection, document_id, at, number)
     for outlet in changes.outlets:
         _change_one(connection, _RESTRICT, _restriction_row(outlet, at))
-    for code, count in changes.refused_attempts.items():
-        _change_one(connection, _COUNT_REFUSED, {"key": code, "count": count})
+    for code, count in _count_refused(changes).items():
+        # None where it has been lifted meanwhile.
+        connection.execute(_COUNT_REFUSED, {"key": code, "count": count})
     for entry_id in changes.unwatched:
         _change_one(connection, _UNWATCH, {"key": int(entry_id), "at": at})
+
+
+def _count_refused(changes: Changes) -> Counter[str]:
+    """Attempts by restricted outlet, as the audit entries have them."""
+    return Counter(one.subject for one in changes.audit if one.action == ENROLLMENT_REFUSED)
 
 
 def _restriction_row(outlet: OutletChange, at: datetime) -> RowValues:

@@ -58,7 +58,13 @@ export async function show(page) {
     history.replaceState(null, "", placeOf("cases", filter));
     return attempt(page, list, faults, load);
   };
-  add(page.main, pageHead("cases.title", "cases.lead"), filters(filter, change, faults), list);
+  add(
+    page.main,
+    pageHead("cases.title", "cases.lead"),
+    element("p", {}, link(["outlets"], say("outlets.title"))),
+    filters(filter, change, faults),
+    list,
+  );
   await load();
   bindKeys(page, keysOf(page, list, filter));
 }

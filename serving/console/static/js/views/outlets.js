@@ -77,7 +77,11 @@ async function showOne(page, code) {
       "div",
       { class: "desk" },
       element("div", { class: "desk-what" }, factsOf(found), await pastOf(page, code)),
-      element("aside", { class: "desk-do", "aria-label": say("outlet.steps") }, steps(page, found)),
+      element(
+        "aside",
+        { class: "desk-do", "aria-label": say("outlet.steps") },
+        element("div", {}, steps(page, found)),
+      ),
     ),
   );
 }
@@ -99,18 +103,19 @@ function factsOf(found) {
 
 /** What may be done: one person suspends, another bars, and a person lifts either. */
 function steps(page, found) {
-  if (!found.is_open) return hint(say("outlet.closed"));
+  const told = (text) => element("div", { class: "card" }, hint(say(text)));
+  if (!found.is_open) return told("outlet.closed");
   const { restriction, outlet } = found;
   const done = (text) => {
     page.announce(say(text));
     return page.go("outlets", outlet, page.query);
   };
   if (restriction === null) {
-    return [hint(say("outlet.suspendhint")), restrictForm(page, found, "suspend", done)];
+    return [told("outlet.suspendhint"), restrictForm(page, found, "suspend", done)];
   }
   const isMine = found.restricted_by === myActor() || found.restricted_person === myPerson();
   return [
-    restriction === "suspended" && hint(say(isMine ? "outlet.another" : "outlet.barhint")),
+    restriction === "suspended" && told(isMine ? "outlet.another" : "outlet.barhint"),
     restriction === "suspended" && !isMine && restrictForm(page, found, "bar", done),
     buildForm(page, { class: "card" }, [reasonField()], say("outlet.lift"), async ({ reason }) => {
       await stepOutlet(outlet, "lift", { restriction, reason });
