@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -101,3 +102,21 @@ def test_the_past_attempts_of_an_outlet_are_listed_by_their_cases(service: Any) 
         read(AttemptFilter(outlet=CODE), after=new_id())
     case = service.store.cases.of_attempts(newest_first)[second.enrollment_id]
     assert case.enrollment_id == second.enrollment_id
+
+
+def test_what_was_in_the_queue_before_a_suspension_is_decided_and_what_came_after_is_refused(
+    service: Any, busy: Any
+) -> None:
+    case = service.open(service.enroll(1)[0]["document_id"])
+    registrar = service.registrar
+    with ThreadPoolExecutor(1) as pool:
+        with busy(registrar):
+            before = registrar.submit(service.lab.request())
+            waiting = registrar.queued
+            step = pool.submit(suspend, *service.context, CODE, case.id, WHY, ANNA)
+            while registrar.queued == waiting:
+                assert not step.done()
+            after = registrar.submit(service.lab.request())
+        assert before.result(60).decision.value == "approved"
+        assert isinstance(after.result(60), OutletRestricted)
+        assert step.result(60).restriction == Restriction.SUSPENDED

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from engine.errors import StorageFailed
+from engine.sweeps.folder_retention import SweepRetention
 from serving.cli import cases, outlets
 from serving.cli.inputs import open_deployment
 from serving.compose import Deployment
@@ -245,3 +247,23 @@ def test_an_outlet_is_suspended_and_barred_and_lifted_by_accounts_of_people(
     assert_refused(take("ada", *lift, "suspended"), "barred now")
     assert "Open" in take("ada", *lift, "barred").out
     assert "Another staff" in sosie("case", "show", case["case_id"], *at).out
+
+
+def test_an_erasure_that_fails_when_its_case_is_closed_stays_and_is_done_by_the_next_run(
+    caught_home: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = ("--home", caught_home)
+    erase = ("erase", "--document-type", "cn-ric", "--document-number", OTHER_NUMBER, "--yes")
+    assert sosie(*erase, *at).code == 1
+
+    def fail(*_: object) -> None:
+        raise StorageFailed("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SweepRetention, "erase", fail)
+        close_cases(caught_home, sosie)
+    (pending,) = sosie("erasures", *at, "--json").json["erasures"]
+    assert (pending["state"], pending["cases"]) == ("pending", [])
+    assert "1 are due" in sosie("doctor", *at).out
+    assert "1 documents that waited" in sosie("retention", "run", *at).out
+    assert sosie("erasures", *at, "--json").json["erasures"] == []
