@@ -156,6 +156,7 @@ _ANY_OUTLETS = select(
 _OUTLETS = _ANY_OUTLETS.where(tables.outlets.c.code.in_(KEYS))
 _CARRIERS = select(tables.carriers).order_by(tables.carriers.c.code)
 _ALL_OUTLETS = _ANY_OUTLETS.order_by(tables.outlets.c.code)
+_RESTRICTED_OUTLETS = _ALL_OUTLETS.where(tables.outlets.c.restriction.is_not(None))
 _API_KEYS = select(tables.api_keys).order_by(tables.api_keys.c.created_at, tables.api_keys.c.id)
 _API_KEY = select(tables.api_keys).where(tables.api_keys.c.id == bindparam("id"))
 _TALLIES = select(tables.tallies).where(tables.tallies.c.name.in_(KEYS))
@@ -401,6 +402,10 @@ class Reader(AuditReader):
     def all_outlets(self) -> list[Outlet]:
         """Every outlet, closed ones too, by code."""
         return [self._outlet(row) for row in self.rows(_ALL_OUTLETS)]
+
+    def restricted_outlets(self) -> list[Outlet]:
+        """Every outlet that may enroll nobody, by code."""
+        return [self._outlet(row) for row in self.rows(_RESTRICTED_OUTLETS)]
 
     def api_key(self, key_id: str) -> ApiKey:
         """One key of the service, in force or not; `NotFound` if there is none."""

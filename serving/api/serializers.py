@@ -211,15 +211,13 @@ def outlet(record: Outlet) -> outlets.OutletState:
 
 
 def outlet_list(
-    records: Sequence[Outlet], *, carrier: str | None = None, restriction: str | None = None
+    records: Sequence[Outlet], carrier: str | None, restriction: str | None
 ) -> tuple[outlets.OutletState, ...]:
-    """Those of a carrier and of a restriction, `any` included: most refused attempts first."""
+    """Those of a carrier and of a restriction, most refused attempts first."""
     shown = [
         outlet(one)
         for one in records
-        if carrier in (None, one.carrier)
-        and (restriction is None or one.restriction is not None)
-        and restriction in (None, "any", one.restriction)
+        if carrier in (None, one.carrier) and restriction in (None, one.restriction)
     ]
     return tuple(sorted(shown, key=lambda one: (-one.refused_attempts, one.outlet)))
 

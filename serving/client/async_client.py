@@ -280,11 +280,14 @@ class AsyncClient:
         self,
         *,
         carrier: str | None = None,
-        restriction: str | None = None,
+        restriction: outlets.Restricted | None = None,
+        after: str | None = None,
+        limit: int = 50,
         options: Options = _DEFAULT,
     ) -> outlets.OutletList:
-        """The outlets; `restriction`: only those "suspended", "barred" or "any" of both."""
+        """A page of the outlets that may enroll nobody, those with most refused attempts first."""
         query: Query = {"carrier": carrier, "restriction": restriction}
+        query |= {"after": after, "limit": limit}
         return await self._send(get(outlets.OutletList, "outlets", **query), options)
 
     async def read_outlet(self, outlet: str, options: Options = _DEFAULT) -> outlets.OutletState:

@@ -38,10 +38,12 @@ ReasonText = Annotated[
 
 
 class OutletsQuery(QueryString, frozen=True):
-    """Which outlets to list."""
+    """Which restricted outlets to list; any outlet is read by its code."""
 
+    limit: Limit = PAGE
+    after: Annotated[Code | None, Meta(description="`next` of the page before")] = None
     carrier: Code | None = None
-    restriction: Literal["suspended", "barred", "any"] | None = None
+    restriction: Restricted | None = None
 
 
 class RestrictRequest(RequestBody, frozen=True):
@@ -74,9 +76,10 @@ class OutletState(AnswerBody, frozen=True):
 
 
 class OutletList(AnswerBody, frozen=True):
-    """Outlets, those with most refused attempts first, then by code."""
+    """A page of the outlets that may enroll nobody, those with most refused attempts first."""
 
     outlets: tuple[OutletState, ...]
+    next: NextPage
 
 
 class PastQuery(QueryString, frozen=True):

@@ -18,11 +18,14 @@ from serving.wire import outlets as wire
 
 
 async def list_outlets(parts: Parts, _: Request, query: wire.OutletsQuery) -> wire.OutletList:
-    """The outlets, or those that are restricted: those with most refused attempts first."""
-    found = await asyncio.to_thread(parts.store.all_outlets)
-    return wire.OutletList(
-        serializers.outlet_list(found, carrier=query.carrier, restriction=query.restriction)
-    )
+    """The outlets that may enroll nobody, those with most refused attempts first."""
+    found = await asyncio.to_thread(parts.store.restricted_outlets)
+    listed = serializers.outlet_list(found, query.carrier, query.restriction)
+    # One that was lifted since the page before is in no list: then from the first again.
+    places = [place for place, one in enumerate(listed) if one.outlet == query.after]
+    start = places[0] + 1 if places else 0
+    page = listed[start : start + query.limit]
+    return wire.OutletList(page, next_page(page, query.limit, lambda one: one.outlet))
 
 
 async def read_outlet(parts: Parts, _: Request, outlet: str) -> wire.OutletState:

@@ -236,9 +236,9 @@ def test_attempts_at_a_suspended_outlet_are_refused_recorded_and_counted_and_an_
         fresh.assert_refused(given, 403, "REQUEST.OUTLET_RESTRICTED")
     barred = fresh.read(fresh.ask("POST", f"{outlet}/bar", key="second", body=why))
     assert (barred["restriction"], barred["refused_attempts"]) == ("barred", 2)
-    asked = {"restriction": "any"}
-    listed = fresh.read(fresh.ask("GET", "/v1/outlets", key="fraud", params=asked))
-    assert [one["outlet"] for one in listed["outlets"]] == ["b1"]
+    for asked, codes in (({}, ["b1"]), ({"limit": 1, "after": "b1"}, []), ({"carrier": "red"}, [])):
+        listed = fresh.read(fresh.ask("GET", "/v1/outlets", key="fraud", params=asked))
+        assert [one["outlet"] for one in listed["outlets"]] == codes
     again = fresh.ask("POST", f"{outlet}/bar", key="fraud", body=why)
     fresh.assert_refused(again, 409, "OUTLET.STATE")
     lift = {"restriction": "suspended", "reason": "x"}

@@ -13,7 +13,6 @@ import {
   maskedNumber,
   pageHead,
   section,
-  table,
   word,
 } from "../marks.js";
 import { placeOf } from "../places.js";
@@ -31,35 +30,46 @@ export async function show(page, code = null) {
 
 async function showAll(page) {
   const chosen = page.query.restriction ?? "";
-  const { outlets } = await listOutlets({ restriction: chosen });
-  const options = ["", "any", "suspended", "barred"];
+  const ask = (after) => listOutlets({ restriction: chosen, limit: PAGE, after });
+  const first = await ask();
   const choose = (event) => page.go("outlets", { restriction: event.target.value });
+  const options = ["", "suspended", "barred"].map((one) => [one, say(`restriction.${one || "any"}`)]);
+  const field = textField(say("case.outlet"), { name: "code", required: true, maxlength: 64 });
   add(
     page.main,
     pageHead("outlets.title", "outlets.lead"),
+    buildForm(page, { class: "card" }, [field], say("outlets.open"), ({ code }) =>
+      page.go("outlets", code.trim()),
+    ),
     element(
       "div",
       { class: "filters", role: "search", "aria-label": say("outlets.filters") },
-      choiceField(
-        say("case.state"),
-        { onchange: choose },
-        options.map((one) => [one, say(one ? `restriction.${one}` : "cases.all")]),
-        chosen,
-      ),
+      choiceField(say("case.state"), { onchange: choose }, options, chosen),
     ),
-    table(
-      "outlets.title",
-      ["case.outlet", "case.carrier", "case.state", "outlet.reason", "outlet.refused"],
-      outlets.map((one) => [
-        link(["outlets", one.outlet], quoted(one.outlet)),
-        quoted(one.carrier),
-        stateOf(one),
-        one.restriction_reason ? quoted(one.restriction_reason) : "–",
-        figure(one.restriction ? number(one.refused_attempts) : "–"),
-      ]),
-      "outlets.none",
-    ),
+    first.outlets.length === 0
+      ? empty("outlets.none")
+      : growingTable(page, "outlets.title", OUTLET_HEADS, first, ask, ({ outlets }) =>
+          outlets.map(outletRow),
+        ),
   );
+}
+
+const OUTLET_HEADS = [
+  "case.outlet",
+  "case.carrier",
+  "case.state",
+  "outlet.reason",
+  "outlet.refused",
+];
+
+function outletRow(one) {
+  return [
+    link(["outlets", one.outlet], quoted(one.outlet)),
+    quoted(one.carrier),
+    stateOf(one),
+    quoted(one.restriction_reason),
+    figure(number(one.refused_attempts)),
+  ];
 }
 
 function stateOf(found) {
