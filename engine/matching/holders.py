@@ -222,7 +222,7 @@ def _tell_cases(cases: Sequence[CaseRecord], note: CaseNote, changes: Changes) -
 
 @dataclass(frozen=True, slots=True)
 class ErasureState:
-    """How far the erasure of a document is: None asked, waiting, or done.
+    """How far the erasure of a document is: not asked for, waiting, or done.
 
     `certificate` is that of an erasure that was asked for; retention gives none for a document.
     """
@@ -246,8 +246,10 @@ def read_erasure(registry: Reader, document_id: str, carrier: str | None = None)
 
     `NotFound` and `TenantConflict` as in `find_erasable`.
     """
-    record = registry.documents_by_id([document_id]).get(document_id)
-    if record is None or not is_id(document_id):
+    record = (
+        registry.documents_by_id([document_id]).get(document_id) if is_id(document_id) else None
+    )
+    if record is None:
         raise NotFound(NOBODY)
     _require_own(registry, record, carrier)
     cases = registry.cases.open_of([record.id])[record.id] if record.awaits_erasure else []
@@ -413,6 +415,7 @@ def find_erasable(
 
 
 def _require_own(registry: Reader, record: DocumentRecord, carrier: str | None) -> None:
+    """`NotFound` or `TenantConflict`, as `find_erasable` says."""
     if carrier is None:
         return
     tenants = {line.carrier for line in registry.lines_of(record.id)}
