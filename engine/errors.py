@@ -217,6 +217,18 @@ class OutletRefused(RequestError):
     code = "REQUEST.OUTLET_REFUSED"
 
 
+class OutletRestricted(OutletRefused):
+    """The outlet is suspended or barred: it enrolls nobody. The attempt is on record."""
+
+    code = "REQUEST.OUTLET_RESTRICTED"
+
+
+class OutletMoved(RequestError):
+    """The state of the outlet does not allow it, or has changed since it was read."""
+
+    code = "OUTLET.STATE"
+
+
 class IdempotencyMismatch(RequestError):
     """This Idempotency-Key was used with another payload."""
 

@@ -142,7 +142,7 @@ def _print_end(console: Console, summary: Document) -> None:
         _note(
             console,
             f"up to {left} people stay enrolled: give an erase key (--keys) and the test erases "
-            "them",
+            "them; whoever is in an open case is erased when that is closed, or 30 days later",
         )
     if knee is not None:
         is_last = knee["lowest_rate_that_failed"] is None

@@ -233,7 +233,7 @@ PATIENCE_S = 60.0
 """For all of the cleaning: who is left after it is reported."""
 SETTLE_S = 2.0
 """How long a request may still be decided after its client has given up."""
-NOT_FOUND = 404
+ACCEPTED, NOT_FOUND = 202, 404
 
 
 @dataclass(slots=True)
@@ -279,8 +279,9 @@ class Cleaner:
     def _erase(self, document_id: str, end: float, total: int) -> None:
         path = f"/v1/documents/{document_id}"
         reply = self._ask("DELETE", path, self.access.erase_key, end)
-        # A document that is gone needs no erasing.
-        if 200 <= reply.status < 300 or reply.status == NOT_FOUND:
+        # A document that is gone needs no erasing; 202: it waits for a case that the test opened.
+        is_done = 200 <= reply.status < 300 and reply.status != ACCEPTED
+        if is_done or reply.status == NOT_FOUND:
             del self.enrolled.documents[document_id]
         done = total - len(self.enrolled.documents)
         self.report("erasing people enrolled by the test", done, total)

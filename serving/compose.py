@@ -14,11 +14,25 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 from engine.cases.case import DUE_DAYS, DueDates
-from engine.errors import KeyRingMissing, RegistryError, RegistryExists, RequestError, SosieError
+from engine.errors import (
+    KeyRingMissing,
+    NotFound,
+    RegistryError,
+    RegistryExists,
+    RequestError,
+    SosieError,
+)
 from engine.matching.calibration import Calibration, Comparison, Thresholds
 from engine.matching.comparison import WatchList
 from engine.matching.documents import Document, FormAuthority
-from engine.matching.holders import ErasureCertificate, erase_holder, find_erasable
+from engine.matching.holders import (
+    ErasureCertificate,
+    PendingErasure,
+    ask_erasure,
+    erase_holder,
+    find_erasable,
+    list_pending,
+)
 from engine.matching.judge import Judge
 from engine.matching.limits import Bound, Limits
 from engine.matching.recovery import Restored
@@ -29,6 +43,7 @@ from engine.registry.records import utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
+from engine.retention.clock import check_clock
 from engine.retention.job import Schedule
 from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
@@ -151,6 +166,7 @@ def read_schedule(settings: RetentionSettings) -> Schedule:
         reviews=_days(settings.review_days),
         lines=_days(settings.closed_lines_days),
         answers=_days(settings.answers_days),
+        hold=timedelta(days=settings.case_hold_days),
     )
 
 
@@ -384,10 +400,11 @@ class Deployment:
         actor: str,
         carrier: str | None = None,
         runner: Runner | None = None,
-    ) -> ErasureCertificate:
+    ) -> ErasureCertificate | PendingErasure:
         """Erases the holder of a document, also from the snapshot on disk and the files of sweeps.
 
-        For a tenant and a document by its id see `find_erasable`; `runner` makes the change instead
+        Where open cases need it, it is only acknowledged; `finish_erasures` does it later. For a
+        tenant and a document by its id see `find_erasable`; `runner` makes the change instead
         of the registrar. `NotFound` where the document has no holder; `RegistryError`, with nothing
         erased, where the snapshot, or a file that names the document, cannot be removed.
         """
@@ -396,9 +413,49 @@ class Deployment:
         with self._erasing:
             return self._erase(runner, target, actor, carrier)
 
+    def finish_erasures(self, actor: str, runner: Runner | None = None) -> list[ErasureCertificate]:
+        """Does the acknowledged erasures that no open case holds any more, or whose time has come.
+
+        To be called when a case was closed, at a start, and again and again: an erasure that fails
+        stays acknowledged, and its error is raised once the others are done. A time that has come
+        by a clock that cannot be right is not believed: `ClockImplausible`.
+        """
+        runner = runner or self.registrar
+        now = utc_now()
+        done: list[ErasureCertificate] = []
+        faults: list[SosieError] = []
+        pending = list_pending(self.store)
+        wanted = [one for one in pending if not one.cases]
+        late = [one for one in pending if one.cases and one.due_at <= now]
+        try:
+            if late:
+                check_clock(self.store, now)
+                wanted += late
+        except SosieError as error:
+            faults.append(error)
+        for one in wanted:
+            try:
+                with self._erasing:
+                    made = self._erase(runner, one.document_id, actor, None)
+            except NotFound:
+                # Erased by retention meanwhile.
+                continue
+            except SosieError as error:
+                faults.append(error)
+                continue
+            if isinstance(made, ErasureCertificate):
+                done.append(made)
+        if faults:
+            raise faults[0]
+        return done
+
     def _erase(
         self, runner: Runner, target: Document | str, actor: str, carrier: str | None
-    ) -> ErasureCertificate:
+    ) -> ErasureCertificate | PendingErasure:
+        hold = timedelta(days=self.settings.retention.case_hold_days)
+        pending = ask_erasure(runner, self.store, target, actor, carrier, hold)
+        if pending is not None:
+            return pending
         holder = find_erasable(self.store, target, utc_now().date(), carrier)
         self.sweeps.erase(holder.id, holder.reference_ids)
         # The snapshot is removed first, except files that cannot contain the face: a crash in
@@ -420,7 +477,7 @@ class Deployment:
                 self.registrar.run(end)
 
         try:
-            certificate = erase_holder(runner, self.store, target, actor, carrier)
+            made = erase_holder(runner, self.store, target, actor, carrier, hold)
         except SosieError:
             # Nothing was erased, and the next start needs a snapshot all the same.
             bring_back()
@@ -430,7 +487,7 @@ class Deployment:
         # here does not fail the erasure, which is done.
         with suppress(RegistryError):
             self.sweeps.erase(holder.id, holder.reference_ids)
-        return certificate
+        return made
 
     def close(self) -> None:
         """Saves a snapshot if much has changed, releases the lease, closes the store."""

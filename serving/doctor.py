@@ -177,6 +177,7 @@ def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Fin
         yield _examine_key_ring(deployment)
         yield _attempt("registry", lambda: _describe_registry(deployment))
         yield _examine_crops(deployment)
+        yield from _examine_erasures(deployment)
         if settings.models.second:
             yield _attempt_second(deployment)
         yield _examine_database(deployment, is_deep)
@@ -210,6 +211,23 @@ def _examine_crops(deployment: Deployment) -> Finding:
         return Finding("faces", State.OK, f"{detail}; {held}; {there}")
     advice = "set hold_days under [crops] to the days between two sweeps, or tell the fraud team"
     return Finding("faces", State.WARNING, f"{detail}, but for whom they are like; {there}", advice)
+
+
+def _examine_erasures(deployment: Deployment) -> Iterator[Finding]:
+    """Erasures that wait for open cases; nothing where none does."""
+    from engine.matching.holders import list_pending  # noqa: PLC0415 - as above
+    from engine.registry.records import utc_now  # noqa: PLC0415 - as above
+
+    pending, now = list_pending(deployment.store), utc_now()
+    if not pending:
+        return
+    detail = f"{len(pending)} wait for open cases, the first until {pending[0].due_at:%Y-%m-%d}"
+    late = [one for one in pending if not one.cases or one.due_at <= now]
+    if late:
+        advice = "start the service, or run sosie retention run"
+        yield Finding("erasures", State.WARNING, f"{detail}; {len(late)} are due", advice)
+    else:
+        yield Finding("erasures", State.OK, detail)
 
 
 def _examine_clock(deployment: Deployment) -> Finding:

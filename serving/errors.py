@@ -204,6 +204,7 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (errors.TenantConflict, 403, _BAD),
     (errors.DeadlinePassed, 503, _BAD),
     (errors.CaseMoved, 409, _BAD),
+    (errors.OutletMoved, 409, _BAD),
     (errors.FourEyes, 403, _BAD),
     (errors.SweepBusy, 409, _BAD),
     (errors.SweepOver, 409, _BAD),
@@ -245,6 +246,7 @@ RETRIABLE = frozenset({409, 429, 503, 507})
 RETRY_AFTER_S = 1.0
 FINAL = (
     errors.CaseMoved,
+    errors.OutletMoved,
     errors.SweepBusy,
     errors.SweepOver,
     errors.NotInstalled,

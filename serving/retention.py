@@ -211,6 +211,56 @@ class DailyRetention:
         self._log.warning("retention_failed", code=code, error=type(error).__name__)
 
 
+FINISH_EVERY_S = 60.0
+
+
+class PendingErasures:
+    """Does the erasures that were acknowledged, in a thread of its own until it is closed: at the
+    start, when `wake` is set, as after the closing of a case, and every minute.
+
+    What cannot be done is logged, stays acknowledged, and is tried again; `tell_overdue` hears
+    whether that is so.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        wake: threading.Event,
+        log: FilteringBoundLogger,
+        tell_overdue: Callable[[bool], object],
+    ) -> None:
+        self._deployment, self._wake, self._log = deployment, wake, log
+        self._tell_overdue = tell_overdue
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="erasures", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._wake.set()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while not self._closing.is_set():
+            # Before the look: a case that is closed during it wakes the next.
+            self._wake.clear()
+            try:
+                done = self._deployment.finish_erasures(ACTOR)
+                self._tell_overdue(False)
+            except Exception as error:  # noqa: BLE001 - the thread must outlive any of them
+                code = error.code if isinstance(error, SosieError) else "INTERNAL"
+                self._log.warning("erasures_failed", code=code, error=type(error).__name__)
+                self._tell_overdue(True)
+            else:
+                if done:
+                    self._log.info("erasures_finished", documents=len(done))
+            if not self._closing.is_set():
+                self._wake.wait(FINISH_EVERY_S)
+
+
 def seconds_until(at: time, now: datetime) -> float:
     """How long it is from now to that time (UTC), a day at most and never nothing."""
     now = now.astimezone(UTC)

@@ -384,7 +384,7 @@ class SweepSettings(Section):
 
 class RetentionSettings(Section):
     """Days until data that is no longer needed is deleted; 0 keeps it. Data under a document that
-    an open case names stays until the case is closed."""
+    an open case names stays longer, as does a document whose erasure is asked for."""
 
     rejected_days: int = Field(
         default=180,
@@ -408,6 +408,13 @@ class RetentionSettings(Section):
         ge=0,
         le=36500,
         description="stored answers: an Idempotency-Key sent later is decided again; 0: kept",
+    )
+    case_hold_days: int = Field(
+        default=30,
+        ge=0,
+        le=365,
+        description="so long at most an open case holds back what it needs: from when an erasure "
+        "was asked for, or beyond these dates; 0: not at all",
     )
     daily_at: str = Field(
         default="02:30",
@@ -451,7 +458,7 @@ class CropsSettings(Section):
         ge=1,
         le=3650,
         description="how long a crop is kept from its photograph, or from when a case names its "
-        "document; even if that case is open",
+        "document; longer by retention.case_hold_days at most while a case is open",
     )
     hold_days: int = Field(
         default=0,

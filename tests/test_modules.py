@@ -30,7 +30,7 @@ SHARED_NAMES = {
         "errors",
     ),
     *("gallery", "imports", "join", "kernels", "lines", "matching", "models", "people", "plan"),
-    *("registrar", "retention", "rotation", "shards", "sweeps"),
+    *("outlets", "registrar", "retention", "rotation", "shards", "sweeps"),
 }
 
 

@@ -100,6 +100,14 @@ class NoteKind(StrEnum):
     PROPOSED = "proposed"
     WITHDRAWN = "withdrawn"
     CLOSED = "closed"
+    ERASURE_ASKED = "erasure_asked"
+    """Of a document; it waits for the case until the moment that the text says."""
+    ERASED = "erased"
+    """A document, although the case was open."""
+    EXPIRED = "expired"
+    """What retention deletes, although the case was open; the text says which kind."""
+    RESTRICTED = "restricted"
+    """An outlet was suspended, barred, or may enroll again; the text says which, and why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,7 @@ def find_look_alikes(
 
 _FIELD_OF = {
     Reason.DOCUMENT_BLOCKED: Field.DOCUMENT_NUMBER,
+    Reason.ERASURE_PENDING: Field.DOCUMENT_NUMBER,
     Reason.DOCUMENT_HELD_BY_ANOTHER_FACE: Field.DOCUMENT_NUMBER,
     Reason.LINE_IN_USE: Field.MSISDN,
 }

@@ -41,6 +41,7 @@ class Code(StrEnum):
     TIME_AHEAD = "TIME_AHEAD"
     NUMBER_INVALID = "NUMBER_INVALID"
     OUTLET_UNKNOWN = "OUTLET_UNKNOWN"
+    OUTLET_RESTRICTED = "OUTLET_RESTRICTED"
     CARRIER_MISMATCH = "CARRIER_MISMATCH"
     FACE_MISSING = "FACE_MISSING"
     FACE_TWICE = "FACE_TWICE"
@@ -65,6 +66,7 @@ MESSAGES: dict[str, str] = {
     Code.TIME_AHEAD: "the time is in the future: check it, and --timezone",
     Code.NUMBER_INVALID: "not a telephone number: write +<country><number>, or give --country",
     Code.OUTLET_UNKNOWN: "no outlet has this code: see `sosie outlet list`",
+    Code.OUTLET_RESTRICTED: "the outlet was suspended or barred when the line was opened",
     Code.CARRIER_MISMATCH: "the outlet belongs to another carrier: check both codes",
     Code.FACE_MISSING: "neither a photograph nor a template is given: add one",
     Code.FACE_TWICE: "a template replaces the live photograph: give only one of the two",
@@ -77,6 +79,7 @@ MESSAGES: dict[str, str] = {
     Code.VECTOR_INVALID: "not a vector of this model: wrong length, or no direction",
     Reason.DOCUMENT_INVALID: "the number is not well-formed, or its check digit is wrong",
     Reason.DOCUMENT_BLOCKED: "the document is blocked",
+    Reason.ERASURE_PENDING: "the document is about to be erased: see `sosie erasures`",
     Reason.NAME_MISMATCH: "the name differs from the one registered for this document",
     Reason.NO_FACE: "no face was found: take another photograph",
     Reason.SEVERAL_FACES: "several faces were found: crop the photograph to one",

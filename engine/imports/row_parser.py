@@ -179,6 +179,10 @@ class RowReader:
             return None
         msisdn, opened_at = self._msisdn(text, cells), self._moment(cells)
         outlet = self._outlet(cells)
+        since = None if outlet is None else outlet.restricted_at
+        # What it opened before is part of the base, and looked at there.
+        if since is not None and opened_at is not None and opened_at >= since:
+            cells.add_fault(Field.OUTLET, Code.OUTLET_RESTRICTED)
         if msisdn is None or opened_at is None or outlet is None:
             return None
         return OpenedLine(msisdn, outlet.carrier, outlet.code, opened_at)

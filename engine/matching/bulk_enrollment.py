@@ -53,6 +53,7 @@ class Holder:
     status: DocumentStatus
     name_lookup: bytes | None
     vectors: NDArray[np.float32] = field(repr=False)
+    awaits_erasure: bool = False
 
     @property
     def is_bound(self) -> bool:
@@ -97,7 +98,9 @@ class HolderCache:
         for key in unknown:
             one = records.get(key)
             self.holders[key] = (
-                None if one is None else Holder(one.id, one.status, one.name_lookup, held[one.id])
+                None
+                if one is None
+                else Holder(one.id, one.status, one.name_lookup, held[one.id], one.awaits_erasure)
             )
         unseen = [key for key in numbers if key not in self.numbers]
         lines = registry.lines_in_use(unseen)
@@ -253,6 +256,8 @@ class _Planner:
     def _refuse(self, one: Subscriber, holder: Holder | None, user: str | None) -> Reason | None:
         if holder is not None and holder.status is DocumentStatus.BLOCKED:
             return Reason.DOCUMENT_BLOCKED
+        if holder is not None and holder.awaits_erasure:
+            return Reason.ERASURE_PENDING
         score = None if holder is None else holder.score(one.vector)
         if score is not None and not score >= self._same_document:
             return Reason.DOCUMENT_HELD_BY_ANOTHER_FACE

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from time import monotonic, sleep
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.cases.case import CaseNote, NoteKind, person_of
+from engine.cases.opening import date_change
 from engine.errors import GalleryBehind, NotFound, RequestError, TenantConflict
 from engine.matching.comparison import score_best
 from engine.matching.documents import Document, FormAuthority, check_documents, require_checkable
 from engine.matching.limits import Guard, name_holder, name_shown
 from engine.matching.registrar import Audit, CountingAudit, Runner, publish
 from engine.matching.requests import document_look_up
+from engine.registry.audit import read_audit
 from engine.registry.reader import Reader
 from engine.registry.records import (
+    DOCUMENT_ERASED,
+    ERASURE_ASKED,
+    AskedErasure,
     AuditEntry,
+    CaseRecord,
     Changes,
     DocumentRecord,
     LineRecord,
@@ -85,6 +92,19 @@ class ErasureCertificate:
 
 
 @dataclass(frozen=True, slots=True)
+class PendingErasure:
+    """An erasure that is acknowledged, and waits for the open cases `cases` that name the document.
+
+    It is done when they are closed, and at `due_at` although they are not.
+    """
+
+    document_id: str
+    asked_at: datetime
+    due_at: datetime
+    cases: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HolderLines:
     """The lines under a document, shown only to the face that holds it.
 
@@ -99,30 +119,61 @@ class HolderLines:
     """Line id to number, for the lines that are open."""
 
 
+def ask_erasure(
+    registrar: Runner,
+    registry: Reader,
+    target: Document | str,
+    actor: str,
+    carrier: str | None = None,
+    hold: timedelta = timedelta(),
+) -> PendingErasure | None:
+    """Acknowledges an erasure that has to wait for open cases, for `hold` at most from when it was
+    asked first; None where nothing is waited for. Durable, and told in the history of these cases.
+
+    `NotFound` and `TenantConflict` as in `find_erasable`.
+    """
+
+    def perform(writer: Writer, now: datetime) -> PendingErasure | None:
+        record = find_erasable(registry, target, now.date(), carrier)
+        return _hold_erasure(writer, registry, record, actor, now, hold)
+
+    return registrar.run(perform)
+
+
 def erase_holder(
     registrar: Runner,
     registry: Reader,
     target: Document | str,
     actor: str,
     carrier: str | None = None,
-) -> ErasureCertificate:
+    hold: timedelta = timedelta(),
+) -> ErasureCertificate | PendingErasure:
     """Erases a document, presented or by its id, with its references, numbers and crops, and the
-    texts of cases that name nobody else; what people put on the watch-list stays there.
+    texts of cases that name nobody else; what people put on the watch-list stays there. Where it
+    has to wait for open cases it is acknowledged only, as `ask_erasure` does.
 
     `NotFound` and `TenantConflict` as in `find_erasable`.
     """
 
-    def perform(writer: Writer, now: datetime) -> ErasureCertificate:
+    def perform(writer: Writer, now: datetime) -> ErasureCertificate | PendingErasure:
         record = find_erasable(registry, target, now.date(), carrier)
+        pending = _hold_erasure(writer, registry, record, actor, now, hold)
+        if pending is not None:
+            return pending
         ids = record.reference_ids
         sequence = writer.sequence + 1 if ids else writer.sequence
         open_lines = [line for line in registry.lines_of(record.id) if line.closed_at is None]
         detail = {"references": len(ids), "lines": len(open_lines), "gallery_sequence": sequence}
-        changes = Changes(
-            sequence=sequence,
-            audit=(AuditEntry(actor, "document.erased", record.id, detail),),
-            removed_references=tuple((key, sequence) for key in ids),
-            erased_documents=(record.id,),
+        # Those that are still open have had their time.
+        changes = _tell_cases(
+            registry.cases.open_of([record.id])[record.id],
+            CaseNote(now, person_of(actor), NoteKind.ERASED, record.id),
+            Changes(
+                sequence=sequence,
+                audit=(AuditEntry(actor, DOCUMENT_ERASED, record.id, detail),),
+                removed_references=tuple((key, sequence) for key in ids),
+                erased_documents=(record.id,),
+            ),
         )
         kept = publish(writer, registrar.gallery, changes)
         return ErasureCertificate(
@@ -136,6 +187,110 @@ def erase_holder(
         )
 
     return registrar.run(perform)
+
+
+def _hold_erasure(
+    writer: Writer,
+    registry: Reader,
+    record: DocumentRecord,
+    actor: str,
+    now: datetime,
+    hold: timedelta,
+) -> PendingErasure | None:
+    cases = registry.cases.open_of([record.id])[record.id]
+    # The time runs from when it was asked first: no later case, and no later setting, extends it.
+    due_at = record.erasure_due_at or now + hold
+    if not cases or due_at <= now:
+        return None
+    ids = tuple(case.id for case in cases)
+    detail = {"cases": list(ids), "due_at": due_at.isoformat()}
+    entry = AuditEntry(actor, ERASURE_ASKED, record.id, detail)
+    changes = Changes(sequence=writer.sequence, audit=(entry,))
+    if not record.awaits_erasure:
+        note = CaseNote(now, person_of(actor), NoteKind.ERASURE_ASKED, due_at.isoformat())
+        asked = AskedErasure(record.id, actor, due_at)
+        changes = _tell_cases(cases, note, replace(changes, asked_erasures=(asked,)))
+    kept = writer.commit(changes)
+    return PendingErasure(record.id, record.erasure_asked_at or kept.at, due_at, ids)
+
+
+def _tell_cases(cases: Sequence[CaseRecord], note: CaseNote, changes: Changes) -> Changes:
+    """The changes, told in the history of these cases: who has read one must read it again."""
+    told = tuple(replace(one, updated_at=date_change(one, note.at)) for one in cases)
+    return replace(changes, case_changes=told, case_notes=tuple((one.id, note) for one in told))
+
+
+@dataclass(frozen=True, slots=True)
+class ErasureState:
+    """How far the erasure of a document is: not asked for, waiting, or done.
+
+    `certificate` is that of an erasure that was asked for; retention gives none for a document.
+    """
+
+    document_id: str
+    asked_at: datetime | None = None
+    due_at: datetime | None = None
+    cases: tuple[str, ...] = ()
+    erased_at: datetime | None = None
+    certificate: ErasureCertificate | None = None
+
+    @property
+    def state(self) -> str:
+        if self.erased_at is not None:
+            return "done"
+        return "none" if self.due_at is None else "pending"
+
+
+def read_erasure(registry: Reader, document_id: str, carrier: str | None = None) -> ErasureState:
+    """How far the erasure of a document is, an erased one's too.
+
+    `NotFound` and `TenantConflict` as in `find_erasable`.
+    """
+    record = (
+        registry.documents_by_id([document_id]).get(document_id) if is_id(document_id) else None
+    )
+    if record is None:
+        raise NotFound(NOBODY)
+    _require_own(registry, record, carrier)
+    cases = registry.cases.open_of([record.id])[record.id] if record.awaits_erasure else []
+    return ErasureState(
+        record.id,
+        record.erasure_asked_at,
+        record.erasure_due_at,
+        # To a tenant the cases of the fraud team are none of its business.
+        tuple(case.id for case in cases) if carrier is None else (),
+        record.erased_at if record.is_erased else None,
+        _find_certificate(registry, record),
+    )
+
+
+def list_pending(registry: Reader) -> list[PendingErasure]:
+    """Every erasure that waits, what is due first; without cases where nothing holds it."""
+    records = registry.awaiting_erasure()
+    cases = registry.cases.open_of([one.id for one in records])
+    return [
+        PendingErasure(
+            one.id, one.erasure_asked_at, one.erasure_due_at, tuple(it.id for it in cases[one.id])
+        )
+        for one in records
+        if one.erasure_asked_at is not None and one.erasure_due_at is not None
+    ]
+
+
+def _find_certificate(registry: Reader, record: DocumentRecord) -> ErasureCertificate | None:
+    """The certificate as the audit chain has it: it can be had again."""
+    if record.erasure_number is None:
+        return None
+    for one in read_audit(registry, record.erasure_number - 1, 1):
+        if (one.entry.action, one.entry.subject) == (DOCUMENT_ERASED, record.id):
+            return ErasureCertificate(
+                document_id=record.id,
+                erased_at=one.at,
+                audit_number=one.number,
+                audit_hash=one.hash.hex(),
+                **one.entry.detail,
+            )
+    return None
 
 
 def block_document(registrar: Runner, registry: Reader, document: Document, actor: str) -> str:
@@ -255,8 +410,14 @@ def find_erasable(
     `TenantConflict` where another tenant has, or had, one too.
     """
     record = find_target(registry, target, on)
+    _require_own(registry, record, carrier)
+    return record
+
+
+def _require_own(registry: Reader, record: DocumentRecord, carrier: str | None) -> None:
+    """`NotFound` or `TenantConflict`, as `find_erasable` says."""
     if carrier is None:
-        return record
+        return
     tenants = {line.carrier for line in registry.lines_of(record.id)}
     if carrier not in tenants:
         raise NotFound(NOBODY)
@@ -264,7 +425,6 @@ def find_erasable(
         raise TenantConflict(
             "other carriers have lines under this document: ask the operator to erase it"
         )
-    return record
 
 
 def find_target(registry: Reader, target: Document | str, on: date) -> DocumentRecord:

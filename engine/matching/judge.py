@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
-from engine.errors import SosieError, TooManyFailures
+from engine.errors import OutletRestricted, SosieError, TooManyFailures
 from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.comparison import Comparisons, WatchList, score_best
 from engine.matching.documents import DEFAULT_TIME_ZONE, DocumentAuthority
@@ -49,6 +49,7 @@ from engine.matching.second_model import FILLED, SecondModel
 from engine.reasons import Decision, Reason
 from engine.registry.reader import Reader
 from engine.registry.records import (
+    ENROLLMENT_REFUSED,
     AuditEntry,
     Changes,
     DocumentRecord,
@@ -171,7 +172,7 @@ def gather_evidence(
     verify = thresholds.verify_for(attempt.request.live.length)
     return Evidence(
         thresholds=replace(thresholds, verify=verify),
-        document_findings=_document_findings(attempt, held),
+        document_findings=_document_findings(attempt, record),
         judged_on=None if attempt.judged_on is None else attempt.judged_on.isoformat(),
         time_zone=attempt.time_zone,
         name_differs=held is not None and held.name_lookup not in (None, attempt.name_lookup),
@@ -192,11 +193,16 @@ def gather_evidence(
     )
 
 
-def _document_findings(attempt: Attempt, held: DocumentRecord | None) -> tuple[Reason, ...]:
+def _document_findings(attempt: Attempt, record: DocumentRecord | None) -> tuple[Reason, ...]:
     findings = attempt.document.findings
-    if held is not None and held.status is DocumentStatus.BLOCKED:
-        return tuple(dict.fromkeys((*findings, Reason.DOCUMENT_BLOCKED)))
-    return findings
+    if record is None:
+        return findings
+    if record.status is DocumentStatus.BLOCKED:
+        findings = (*findings, Reason.DOCUMENT_BLOCKED)
+    if record.awaits_erasure:
+        # What is acknowledged happens: nothing comes to the document that would go with it.
+        findings = (*findings, Reason.ERASURE_PENDING)
+    return tuple(dict.fromkeys(findings))
 
 
 def _problems(problems: tuple[Reason, ...], is_faceless: bool) -> tuple[Reason, ...]:
@@ -706,8 +712,10 @@ class Judge:
         intake = Intake(self.store, self.vault, self.authority, self.time_zone)
         sorted_out = intake.sort(requests, now)
         attempts = [item for item in sorted_out if isinstance(item, Attempt)]
+        refused = _record_refused(requests, sorted_out)
         if not attempts:
-            return JudgedBatch([it for it in sorted_out if not isinstance(it, Attempt)], None)
+            outcomes = [it for it in sorted_out if not isinstance(it, Attempt)]
+            return JudgedBatch(outcomes, Changes(sequence, refused) if refused else None)
         thresholds = self.thresholds
         if self.thresholds_for is not None:
             # Both are searched at one threshold.
@@ -741,4 +749,21 @@ class Judge:
         decided = iter(answers)
         outcomes = [next(decided) if isinstance(it, Attempt) else it for it in sorted_out]
         changes = collector.changes()
+        changes = replace(changes, audit=(*changes.audit, *refused))
         return JudgedBatch(outcomes, changes if changes.audit else None)
+
+
+def _record_refused(
+    requests: Sequence[EnrollmentRequest], outcomes: Sequence[Attempt | Answer | SosieError]
+) -> tuple[AuditEntry, ...]:
+    """An audit entry of each attempt at a restricted outlet."""
+    return tuple(
+        AuditEntry(
+            f"outlet:{one.outlet}" if one.caller is None else one.caller.actor,
+            ENROLLMENT_REFUSED,
+            one.outlet,
+            {"cause": OutletRestricted.code},
+        )
+        for one, outcome in zip(requests, outcomes, strict=True)
+        if isinstance(outcome, OutletRestricted)
+    )

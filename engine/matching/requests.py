@@ -22,6 +22,7 @@ from engine.errors import (
     ImageError,
     ModelError,
     OutletRefused,
+    OutletRestricted,
     RequestError,
     SosieError,
     VectorUnusable,
@@ -471,6 +472,11 @@ class Attempt:
     time_zone: str | None = None
 
 
+def restricted(restriction: str) -> str:
+    """What is told of a restricted outlet, in one line."""
+    return f"the outlet is {restriction} and enrolls nobody: ask your carrier's fraud team"
+
+
 class Intake:
     """Sorts a batch into stored answers, refusals and attempts to be judged; writes nothing."""
 
@@ -537,6 +543,8 @@ class Intake:
                     "the outlet is unknown, closed or of another carrier: check the codes of both"
                 )
                 outcomes.append(OutletRefused(refusal))
+            elif outlet.restriction is not None:
+                outcomes.append(OutletRestricted(restricted(outlet.restriction)))
             else:
                 attempt = self._attempt(request, outlet, document, scope, payload_digest)
                 outcomes.append(replace(attempt, judged_on=on, time_zone=zone))

@@ -35,7 +35,7 @@ from engine.registry.database import (
     storage_errors,
 )
 from engine.registry.reader import Reader
-from engine.registry.records import AuditEntry, utc_now
+from engine.registry.records import DOCUMENT_ERASED, ERASURE_ASKED, AuditEntry, utc_now
 from engine.registry.store import Store, upgrade_schema
 from engine.registry.upgrade import bring_up_to_date
 from engine.registry.vault import Vault
@@ -403,9 +403,9 @@ def _compare(engine: Engine, vault: Vault, manifest: Manifest) -> tuple[Lost | N
         for record in () if is_another else reader.audit_entries(manifest.audit_number):
             action = record.entry.action
             entries[action] = entries.get(action, 0) + 1
-            if action == "document.erased":
+            if action in (DOCUMENT_ERASED, ERASURE_ASKED):
                 erased.append(record.entry.subject)
-        return Lost(entries, tuple(erased), is_another), row.writer_epoch
+        return Lost(entries, tuple(dict.fromkeys(erased)), is_another), row.writer_epoch
     except (SosieError, ValueError, TypeError):
         return None, 0
 

@@ -21,6 +21,7 @@ from sqlalchemy import (
     exists,
     false,
     func,
+    literal,
     or_,
     select,
     text,
@@ -34,6 +35,7 @@ from engine.registry import tables
 from engine.registry.database import KEYS, Moment, Source
 from engine.registry.records import (
     ALIVE,
+    AttemptRecord,
     CaseRecord,
     CaseState,
     CropRecord,
@@ -116,8 +118,13 @@ _NOTES = (
     .where(or_(case_notes.c.case_id == bindparam("id"), case_notes.c.case_id.in_(_WENT_INTO)))
     .order_by(case_notes.c.id)
 )
+_IS_NEEDED = exists().where(
+    case_documents.c.document_id == crops.c.document_id,
+    _STATE.in_(sorted(state.value for state in ALIVE)),
+)
+# An open case keeps its faces beyond their time; retention takes them where its hold is over.
 _IS_SHOWN = and_(
-    crops.c.kept_until > bindparam("now", type_=Moment),
+    or_(crops.c.kept_until > bindparam("now", type_=Moment), _IS_NEEDED),
     func.coalesce(crops.c.is_held, false()).is_(false()),
 )
 _CROPS_OF = (
@@ -254,6 +261,48 @@ class CaseFilter:
             yield and_(cases.c.state.in_([one.value for one in ALIVE]), or_(*late))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFilter:
+    """Which attempts of an outlet are listed; what is None does not matter.
+
+    `case`: those whose case, or the one that it went into, is in that queue. `id_end`: its id, or
+    that of its document, ends so.
+    """
+
+    outlet: str
+    decision: str | None = None
+    id_end: str | None = None
+    case: CaseFilter | None = None
+    oldest_first: bool = False
+
+    def terms(self, due: DueDates) -> Iterator[ColumnElement[bool]]:
+        """As terms of a query."""
+        attempts = tables.enrollments.c
+        yield attempts.outlet == self.outlet
+        if self.decision is not None:
+            yield attempts.decision == self.decision
+        if self.id_end is not None:
+            yield or_(
+                attempts.id.endswith(self.id_end, autoescape=True),
+                attempts.document_id.endswith(self.id_end, autoescape=True),
+            )
+        if self.case is not None and self.case != CaseFilter():
+            yield exists().where(
+                _opened.c.enrollment_id == attempts.id,
+                cases.c.id == func.coalesce(_opened.c.merged_into, _opened.c.id),
+                *self.case.terms(due),
+            )
+
+
+_opened = cases.alias("opened")
+_OF_ATTEMPTS = (
+    select(_standing, cases.c.enrollment_id.label("attempt_id"))
+    .join(_standing, _standing.c.id == func.coalesce(cases.c.merged_into, cases.c.id))
+    .where(cases.c.enrollment_id.in_(KEYS))
+    .order_by(_standing.c.opened_at, _standing.c.id)
+)
+
+
 def _is_at(of_line: Column[str], of_attempt: Column[str], value: str) -> ColumnElement[bool]:
     return or_(
         exists().where(
@@ -326,6 +375,42 @@ class CaseReader(Source):
         if sort is CaseSort.DUE:
             return self._by_due_date(wanted, due, limit, last)
         return self._sorted(wanted, sort, due, limit, last)
+
+    def attempts(
+        self,
+        wanted: AttemptFilter,
+        *,
+        due: DueDates | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[AttemptRecord]:
+        """The newest attempts at an outlet, or the oldest, below the attempt `after`.
+
+        `NotFound` where `after` is none.
+        """
+        table = tables.enrollments
+        place = (table.c.created_at, table.c.id)
+        query = select(table).where(*wanted.terms(due or DueDates())).limit(limit)
+        query = query.order_by(*(one if wanted.oldest_first else one.desc() for one in place))
+        if after is not None:
+            last = self.rows(select(*place).where(table.c.id == after)) if is_id(after) else ()
+            if not last:
+                raise NotFound("no enrollment has this id: check it")
+            mark = tuple_(*map(literal, last[0], (one.type for one in place)))
+            own = tuple_(*place)
+            query = query.where(own > mark if wanted.oldest_first else own < mark)
+        return [
+            read_as(AttemptRecord, row, reasons=tuple(row.reasons))
+            for found in self.rows(query)
+            for row in (require_authentic(self.vault, table, found),)
+        ]
+
+    def of_attempts(self, enrollment_ids: Sequence[str]) -> dict[str, CaseRecord]:
+        """The newest case that each of these attempts opened or went into."""
+        return {
+            row.attempt_id: case_of(self.vault, row)
+            for row in self._rows_of(_OF_ATTEMPTS, enrollment_ids)
+        }
 
     def _sorted(
         self, wanted: CaseFilter, sort: CaseSort, due: DueDates, limit: int, last: CaseRecord | None

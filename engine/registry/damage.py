@@ -14,6 +14,7 @@ from engine.errors import SosieError, StorageFailed
 from engine.registry import tables
 from engine.registry.audit import AuditReader
 from engine.registry.database import chunks, long_statements, reading, sqlite_file
+from engine.registry.records import DOCUMENT_ERASED, ERASURE_ASKED
 from engine.registry.row_macs import AUTHENTICATED, is_authentic, values_of
 from engine.registry.rows import name_sealed
 from engine.registry.tables import metadata
@@ -33,14 +34,22 @@ _COUNTED = {
 }
 """Tables that have exactly one row for each entry of an action."""
 _documents, _lines, _keys = tables.documents, tables.lines, tables.api_keys
+_outlets = tables.outlets
 _STATES: dict[str, tuple[Table, Callable[[Row[Any]], bool]]] = {
     "document.blocked": (_documents, lambda row: row.blocked_at is not None),
     "document.unblocked": (_documents, lambda row: row.blocked_at is None),
-    "document.erased": (_documents, lambda row: row.status == "erased"),
+    DOCUMENT_ERASED: (_documents, lambda row: row.status == "erased"),
+    ERASURE_ASKED: (
+        _documents,
+        lambda row: row.status == "erased" or row.erasure_due_at is not None,
+    ),
     "line.closed": (_lines, lambda row: row.status == "closed"),
     # An erasure closes lines without entries of their own.
     "line.disputed": (_lines, lambda row: row.status in ("disputed", "closed")),
     "line.restored": (_lines, lambda row: row.status in ("active", "closed")),
+    "outlet.suspended": (_outlets, lambda row: row.restriction == "suspended"),
+    "outlet.barred": (_outlets, lambda row: row.restriction == "barred"),
+    "outlet.lifted": (_outlets, lambda row: row.restriction is None),
     "apikey.revoked": (_keys, lambda row: row.revoked_at is not None and not row.digest),
 }
 """What the last of these entries about a row says of it: an older state has its code too."""
@@ -168,6 +177,7 @@ def _check_chain(reader: AuditReader) -> Iterator[str]:
     entries: Counter[str] = Counter()
     decided: dict[str, Any] = {}
     last: dict[tuple[str, bool], str] = {}
+    erasing = (DOCUMENT_ERASED, ERASURE_ASKED)
     for record in reader.audit_entries():
         if record.number > head:
             break
@@ -177,7 +187,7 @@ def _check_chain(reader: AuditReader) -> Iterator[str]:
             decided[entry.subject] = entry.detail
         elif entry.action in _STATES:
             # A document's erasure says nothing of its block.
-            last[entry.subject, entry.action == "document.erased"] = entry.action
+            last[entry.subject, entry.action in erasing] = entry.action
         if len(decided) >= _ROWS_AT_ONCE:
             yield from _check_decisions(reader, decided)
             decided = {}
@@ -225,7 +235,10 @@ def _check_states(reader: AuditReader, last: list[tuple[str, str]], head: int) -
         subjects.setdefault(table, {}).setdefault(subject, []).append(action)
     for table, told in subjects.items():
         for keys in chunks(list(told)):
-            found = {row.id: row for row in reader.rows(select(table).where(table.c.id.in_(keys)))}
+            (name,) = table.primary_key
+            found = {
+                row._mapping[name]: row for row in reader.rows(select(table).where(name.in_(keys)))
+            }
             for key in keys:
                 row = found.get(key)
                 wrong = [one for one in told[key] if row is None or not _STATES[one][1](row)]

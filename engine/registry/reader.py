@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from engine.registry.cases import DOCUMENTS_OF, CaseReader, FactReader, SweepRea
 from engine.registry.database import KEYS, long_statements, reading
 from engine.registry.records import (
     ApiKey,
+    AttemptRecord,
     Carrier,
     DocumentRecord,
     EnrollmentRecord,
@@ -55,6 +55,11 @@ _BLOCKED_DOCUMENTS = (
     _DOCUMENTS.where(_documents.c.blocked_at.is_not(None))
     .order_by(None)
     .order_by(_documents.c.blocked_at, _documents.c.id, _references.c.id)
+)
+_AWAITING_ERASURE = (
+    _DOCUMENTS.where(_documents.c.erasure_due_at.is_not(None))
+    .order_by(None)
+    .order_by(_documents.c.erasure_due_at, _documents.c.id, _references.c.id)
 )
 _LIVE = _references.c.removed_sequence.is_(None)
 _TEMPLATES = select(_references).where(_references.c.id.in_(KEYS), _LIVE)
@@ -151,6 +156,7 @@ _ANY_OUTLETS = select(
 _OUTLETS = _ANY_OUTLETS.where(tables.outlets.c.code.in_(KEYS))
 _CARRIERS = select(tables.carriers).order_by(tables.carriers.c.code)
 _ALL_OUTLETS = _ANY_OUTLETS.order_by(tables.outlets.c.code)
+_RESTRICTED_OUTLETS = _ALL_OUTLETS.where(tables.outlets.c.restriction.is_not(None))
 _API_KEYS = select(tables.api_keys).order_by(tables.api_keys.c.created_at, tables.api_keys.c.id)
 _API_KEY = select(tables.api_keys).where(tables.api_keys.c.id == bindparam("id"))
 _TALLIES = select(tables.tallies).where(tables.tallies.c.name.in_(KEYS))
@@ -220,19 +226,6 @@ class Coverage:
         return told
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRecord:
-    """One enrollment in short; `Reader.enrollment` has its evidence."""
-
-    id: str
-    document_id: str
-    carrier: str
-    outlet: str
-    decision: str
-    reasons: tuple[str, ...]
-    created_at: datetime
-
-
 class Reader(AuditReader):
     """What the registrar and the surfaces ask; safe to use from any thread."""
 
@@ -273,6 +266,10 @@ class Reader(AuditReader):
     def blocked_documents(self) -> list[DocumentRecord]:
         """Every blocked document, erased ones too, the longest blocked first."""
         return gather_documents(self.vault, self.rows(_BLOCKED_DOCUMENTS))
+
+    def awaiting_erasure(self) -> list[DocumentRecord]:
+        """Every document whose erasure waits for open cases, what is due first."""
+        return gather_documents(self.vault, self.rows(_AWAITING_ERASURE))
 
     def documents_of(self, reference_ids: Sequence[int]) -> dict[int, str]:
         """The document of each of these references; a removed one is left out."""
@@ -405,6 +402,10 @@ class Reader(AuditReader):
     def all_outlets(self) -> list[Outlet]:
         """Every outlet, closed ones too, by code."""
         return [self._outlet(row) for row in self.rows(_ALL_OUTLETS)]
+
+    def restricted_outlets(self) -> list[Outlet]:
+        """Every outlet that may enroll nobody, by code."""
+        return [self._outlet(row) for row in self.rows(_RESTRICTED_OUTLETS)]
 
     def api_key(self, key_id: str) -> ApiKey:
         """One key of the service, in force or not; `NotFound` if there is none."""

@@ -91,13 +91,43 @@ class Carrier:
 
 @dataclass(frozen=True, slots=True)
 class Outlet:
-    """An official point of sale, with its carrier's limit, and its time zone or its carrier's."""
+    """An official point of sale, with its carrier's limit, and its time zone or its carrier's.
+
+    While it is `restricted` it enrolls nobody; `refused_attempts` came since. `restricted_person`
+    is who did it, `restricted_by` with which key, `restriction_case` the case that says why.
+    """
 
     code: str
     carrier: str
     is_open: bool
     line_limit: int
     time_zone: str | None = None
+    restriction: str | None = None
+    restricted_at: datetime | None = None
+    restricted_by: str | None = None
+    restricted_person: str | None = None
+    restriction_case: str | None = None
+    restriction_reason: str | None = None
+    refused_attempts: int | None = None
+
+
+class Restriction(StrEnum):
+    """Why an outlet may enroll nobody: suspended by one person at once, barred by a second."""
+
+    SUSPENDED = "suspended"
+    BARRED = "barred"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutletChange:
+    """An outlet as it is restricted from now on; by a `restriction` of None not any more."""
+
+    code: str
+    restriction: Restriction | None = None
+    by: str | None = None
+    person: str | None = None
+    case_id: str | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +150,8 @@ class DocumentRecord:
     """A document as look-ups need it.
 
     The look-ups are `None` once it is erased; only a blocked one keeps `lookup`, so that it stays
-    refused, until it is unblocked.
+    refused, until it is unblocked. An erasure that waits for open cases is done at the moment
+    `erasure_due_at` at the latest; `erasure_number` is of the audit entry of one that was done.
     """
 
     id: str
@@ -132,6 +163,15 @@ class DocumentRecord:
     reference_ids: tuple[int, ...]
     blocked_at: datetime | None = None
     is_erased: bool = False
+    erasure_asked_at: datetime | None = None
+    erasure_due_at: datetime | None = None
+    erasure_asked_by: str | None = None
+    erased_at: datetime | None = None
+    erasure_number: int | None = None
+
+    @property
+    def awaits_erasure(self) -> bool:
+        return self.erasure_due_at is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +193,19 @@ class EnrollmentRecord:
     captured_at: datetime | None
     created_at: datetime
     expired_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One enrollment in short; `Reader.enrollment` has its evidence."""
+
+    id: str
+    document_id: str | None
+    carrier: str
+    outlet: str
+    decision: str
+    reasons: tuple[str, ...]
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -334,6 +387,14 @@ class TallyRecord:
     at: datetime
 
 
+DOCUMENT_ERASED, ERASURE_ASKED = "document.erased", "document.erasure_asked"
+"""Actions of the audit entries of an erasure, and of one that is acknowledged and waits."""
+
+
+ENROLLMENT_REFUSED = "enrollment.refused"
+"""Action of the entry of an attempt at a restricted outlet, its subject; the outlet counts them."""
+
+
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
     """An action for the audit trail; `detail` holds ids, codes, counts and scores, never a name."""
@@ -352,6 +413,15 @@ class AuditRecord:
     at: datetime
     entry: AuditEntry
     hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AskedErasure:
+    """An erasure that waits for open cases, `due_at` at the latest."""
+
+    document_id: str
+    by: str
+    due_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,6 +454,8 @@ class Changes:
     blocked_documents: Sequence[str] = ()
     unblocked_documents: Sequence[str] = ()
     erased_documents: Sequence[str] = ()
+    asked_erasures: Sequence[AskedErasure] = ()
+    outlets: Sequence[OutletChange] = ()
     watched: Sequence[WatchEntry] = ()
     unwatched: Sequence[int] = ()
     case_notes: Sequence[tuple[str, CaseNote]] = ()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -25,11 +25,13 @@ from sqlalchemy import (
     update,
 )
 
+from engine.cases.case import CaseNote, NoteKind
+from engine.cases.opening import date_change
 from engine.registry import tables
 from engine.registry.database import Source, chunks
 from engine.registry.records import ALIVE, AuditEntry, Json
 from engine.registry.row_macs import changing_rows
-from engine.registry.rows import erase_crops, erase_notes
+from engine.registry.rows import case_of, change_cases, erase_crops, erase_notes, write_notes
 from engine.registry.vault import Vault
 from engine.registry.writer import ERASED, Writer
 
@@ -86,6 +88,8 @@ ROWS_PER_BATCH = 500
 """So many rows delay decisions by a tenth of a second at most."""
 Until = Mapping["Kind", datetime]
 """By kind, the newest moment that has stayed its time; a kind without one is kept."""
+Hold = timedelta | None
+"""How long beyond its time an open case keeps what it needs; None: until it is closed."""
 
 # Not as parameters: a partial index serves only a query that says what the index does.
 _REJECTED: ColumnElement[str] = literal_column("'rejected'")
@@ -127,12 +131,13 @@ class Job:
     actor: str
     until: Until
     strip: Strip
+    hold: Hold = None
 
 
-def count_due(source: Writer | Source, kind: Kind, until: Until) -> Due:
+def count_due(source: Writer | Source, kind: Kind, until: Until, hold: Hold = None) -> Due:
     """Counts what of a kind expires now."""
     rule = _RULES[kind]
-    is_due, is_held = rule.is_due(until), rule.is_held
+    is_due, is_held = rule.is_due(until, hold), rule.find_held(until, hold)
     counts = [func.count(case((~is_held, 1))), func.count(case((is_held, 1)))]
     query: Any = select(*counts).where(is_due)
     rows, held = tuple(source.rows(query)[0])
@@ -145,7 +150,8 @@ def expire(writer: Writer, kind: Kind, job: Job, now: datetime, limit: int = ROW
     To be called on the writer's thread, where nothing changes between the query and the wiping.
     """
     rule = _RULES[kind]
-    query = select(rule.key).where(rule.is_due(job.until), ~rule.is_held).order_by(*rule.order)
+    is_due, is_held = rule.is_due(job.until, job.hold), rule.find_held(job.until, job.hold)
+    query = select(rule.key).where(is_due, ~is_held).order_by(*rule.order)
     keys = [row[0] for row in writer.rows(query.limit(limit))]
     if not keys:
         return 0
@@ -154,6 +160,8 @@ def expire(writer: Writer, kind: Kind, job: Job, now: datetime, limit: int = ROW
     entry = AuditEntry(job.actor, "retention.expired", kind.value, detail)
     with writer.changing(entry) as connection:
         for part in chunks(keys):
+            if rule.document is not None and job.hold is not None:
+                _tell_cases(connection, writer.vault, rule, part, kind, job.actor, now)
             if rule.wipe is None:
                 connection.execute(delete(rule.key.table).where(rule.key.in_(part)))
             else:
@@ -162,32 +170,70 @@ def expire(writer: Writer, kind: Kind, job: Job, now: datetime, limit: int = ROW
     return len(keys)
 
 
+def _tell_cases(
+    connection: Connection,
+    vault: Vault,
+    rule: _Rule,
+    keys: Sequence[Any],
+    kind: Kind,
+    actor: str,
+    now: datetime,
+) -> None:
+    """Says in the history of open cases that what they need goes all the same: their hold is over.
+
+    Who has read such a case before must read it again to decide it.
+    """
+    assert rule.document is not None
+    documents = select(rule.document).where(rule.key.in_(keys))
+    is_alive = _cases.c.state.in_([state.value for state in ALIVE])
+    named = select(_named.c.case_id).where(_named.c.document_id.in_(documents))
+    rows = connection.execute(select(_cases).where(_cases.c.id.in_(named), is_alive)).all()
+    found = [case_of(vault, row) for row in rows]
+    changed = [replace(one, updated_at=date_change(one, now)) for one in found]
+    change_cases(connection, vault, changed, now)
+    note = CaseNote(now, actor, NoteKind.EXPIRED, kind.value)
+    write_notes(connection, vault, [(one.id, note) for one in found])
+
+
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """How one kind is found, and wiped where its rows stay; `is_held` is true where an open case
-    names the row."""
+    """How one kind is found, and wiped where its rows stay.
+
+    A row whose `document` an open case names is held, as long as it `stays` by a later moment:
+    that at which it would have gone, and the hold.
+    """
 
     key: Column[Any]
-    is_due: Callable[[Until], ColumnElement[bool]]
+    is_due: Callable[[Until, Hold], ColumnElement[bool]]
     order: tuple[Column[Any], ...]
     wipe: Wipe | None = None
-    is_held: ColumnElement[bool] = field(default_factory=false)
+    document: Column[Any] | None = None
+    kind: Kind | None = None
+    dated: Column[Any] | None = None
+
+    def find_held(self, until: Until, hold: Hold) -> ColumnElement[bool]:
+        """True where an open case needs the row, and its hold is not over."""
+        if self.document is None or self.dated is None or self.kind is None:
+            return false()
+        return _is_held(self.document, self.dated, until[self.kind], hold)
 
 
-# Nothing expires of a document in an open case: not itself, no attempt or line under it.
+# Nothing expires of a document in an open case: not itself, no attempt, line or face under it.
 _LOOKED_INTO = (
     select(_named.c.document_id)
     .join(_cases, _cases.c.id == _named.c.case_id)
     .where(_cases.c.state.in_([state.value for state in ALIVE]))
 )
-_IS_HELD_ATTEMPT = and_(
-    _enrollments.c.document_id.is_not(None), _enrollments.c.document_id.in_(_LOOKED_INTO)
-)
-_IS_HELD_DOCUMENT = _documents.c.id.in_(_LOOKED_INTO)
-_IS_HELD_LINE = _lines.c.document_id.in_(_LOOKED_INTO)
 
 
-def _due_reviews(until: Until) -> ColumnElement[bool]:
+def _is_held(
+    document: Column[Any], dated: Column[Any], until: datetime, hold: Hold
+) -> ColumnElement[bool]:
+    is_needed = and_(document.is_not(None), document.in_(_LOOKED_INTO))
+    return is_needed if hold is None else and_(is_needed, dated > until - hold)
+
+
+def _due_reviews(until: Until, _: Hold) -> ColumnElement[bool]:
     """Counted from the close of the case that they opened or went into, where that is later: what
     people have decided on can be looked at for as long as what the rules have."""
     is_newly_closed = exists().where(
@@ -206,11 +252,20 @@ def _has_stayed(decision: ColumnElement[str], until: datetime) -> ColumnElement[
     )
 
 
-def _due_documents(until: Until) -> ColumnElement[bool]:
+def _due_documents(until: Until, hold: Hold) -> ColumnElement[bool]:
     """Attempted, and no attempt under it stays."""
     has_left = _enrollments.c.expired_at.is_not(None)
-    due = [is_due(until) for kind, is_due in _DUE_ATTEMPTS.items() if kind in until]
-    leaves = and_(or_(false(), *due), ~_IS_HELD_ATTEMPT)
+    leaves = or_(
+        false(),
+        *(
+            and_(
+                is_due(until, hold),
+                ~_is_held(_enrollments.c.document_id, _enrollments.c.created_at, until[kind], hold),
+            )
+            for kind, is_due in _DUE_ATTEMPTS.items()
+            if kind in until
+        ),
+    )
     under_it = _enrollments.c.document_id == _documents.c.id
     return and_(
         _documents.c.status == _ATTEMPTED,
@@ -219,13 +274,13 @@ def _due_documents(until: Until) -> ColumnElement[bool]:
     )
 
 
-_DUE_ATTEMPTS: dict[Kind, Callable[[Until], ColumnElement[bool]]] = {
-    Kind.ATTEMPTS: lambda until: _has_stayed(_REJECTED, until[Kind.ATTEMPTS]),
+_DUE_ATTEMPTS: dict[Kind, Callable[[Until, Hold], ColumnElement[bool]]] = {
+    Kind.ATTEMPTS: lambda until, _: _has_stayed(_REJECTED, until[Kind.ATTEMPTS]),
     Kind.REVIEWS: _due_reviews,
 }
 
 
-def _due_lines(until: Until) -> ColumnElement[bool]:
+def _due_lines(until: Until, _: Hold) -> ColumnElement[bool]:
     return and_(
         _lines.c.status == _CLOSED,
         _lines.c.msisdn.is_not(None),
@@ -236,21 +291,46 @@ def _due_lines(until: Until) -> ColumnElement[bool]:
 _ATTEMPT_ORDER = (_enrollments.c.created_at, _enrollments.c.id)
 _RULES = {
     **{
-        kind: _Rule(_enrollments.c.id, is_due, _ATTEMPT_ORDER, wipe_attempts, _IS_HELD_ATTEMPT)
+        kind: _Rule(
+            _enrollments.c.id,
+            is_due,
+            _ATTEMPT_ORDER,
+            wipe_attempts,
+            _enrollments.c.document_id,
+            kind,
+            _enrollments.c.created_at,
+        )
         for kind, is_due in _DUE_ATTEMPTS.items()
     },
     Kind.DOCUMENTS: _Rule(
-        _documents.c.id, _due_documents, (_documents.c.id,), wipe_documents, _IS_HELD_DOCUMENT
+        _documents.c.id,
+        _due_documents,
+        (_documents.c.id,),
+        wipe_documents,
+        _documents.c.id,
+        Kind.DOCUMENTS,
+        _documents.c.created_at,
     ),
     Kind.LINES: _Rule(
-        _lines.c.id, _due_lines, (_lines.c.closed_at, _lines.c.id), wipe_lines, _IS_HELD_LINE
+        _lines.c.id,
+        _due_lines,
+        (_lines.c.closed_at, _lines.c.id),
+        wipe_lines,
+        _lines.c.document_id,
+        Kind.LINES,
+        _lines.c.closed_at,
     ),
     Kind.ANSWERS: _Rule(
         _answers.c.scope,
-        lambda until: _answers.c.created_at <= until[Kind.ANSWERS],
+        lambda until, _: _answers.c.created_at <= until[Kind.ANSWERS],
         (_answers.c.created_at,),
     ),
     Kind.CROPS: _Rule(
-        _crops.c.id, lambda until: _crops.c.kept_until <= until[Kind.CROPS], (_crops.c.kept_until,)
+        _crops.c.id,
+        lambda until, _: _crops.c.kept_until <= until[Kind.CROPS],
+        (_crops.c.kept_until,),
+        document=_crops.c.document_id,
+        kind=Kind.CROPS,
+        dated=_crops.c.kept_until,
     ),
 }

@@ -222,6 +222,15 @@ outlets = Table(
     Column("closed_at", Moment),
     Column("time_zone", String(64)),
     _mac(),
+    # Why nothing is enrolled here for now, or any more; null where nothing hinders it.
+    Column("restriction", String(16)),
+    Column("restricted_at", Moment),
+    Column("restricted_by", String(200)),
+    Column("restricted_person", String(200)),
+    # No foreign key: cases have one on enrollments, and those on outlets.
+    Column("restriction_case", UuidText),
+    Column("restriction_reason", String(200)),
+    Column("refused_attempts", Integer),
 )
 
 documents = Table(
@@ -240,6 +249,12 @@ documents = Table(
     Column("blocked_at", Moment),
     Column("erased_at", Moment),
     _mac(),
+    # An erasure that waits for open cases, until `erasure_due_at` at the latest.
+    Column("erasure_asked_at", Moment),
+    Column("erasure_due_at", Moment),
+    Column("erasure_asked_by", String(200)),
+    # Of the entry that is the certificate of what was erased.
+    Column("erasure_number", BigInteger),
     CheckConstraint("status IN ('attempted', 'active', 'erased')", name="status"),
     CheckConstraint("(status = 'erased') = (identity IS NULL)", name="erased"),
     CheckConstraint("(lookup IS NULL) = (status = 'erased' AND blocked_at IS NULL)", name="lookup"),
@@ -247,6 +262,9 @@ documents = Table(
 # Partial: few documents are blocked.
 _partial_index("ix_documents_blocked", documents.c.blocked_at, where="blocked_at IS NOT NULL")
 _partial_index("ix_documents_attempted", documents.c.id, where="status = 'attempted'")
+_partial_index(
+    "ix_documents_erasure", documents.c.erasure_due_at, where="erasure_due_at IS NOT NULL"
+)
 
 enrollments = Table(
     "enrollments",
@@ -267,6 +285,7 @@ enrollments = Table(
     _mac(),
     CheckConstraint("decision IN ('approved', 'review', 'rejected')", name="decision"),
 )
+Index("ix_enrollments_outlet", enrollments.c.outlet, enrollments.c.created_at, enrollments.c.id)
 _REJECTED = "decision = 'rejected' AND expired_at IS NULL"
 _partial_index(
     "ix_enrollments_rejected", enrollments.c.created_at, enrollments.c.id, where=_REJECTED

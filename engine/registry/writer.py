@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,11 +48,13 @@ from engine.registry.database import (
     write_something,
 )
 from engine.registry.records import (
+    ENROLLMENT_REFUSED,
     AuditEntry,
     AuditRecord,
     Changes,
     DocumentStatus,
     LineStatus,
+    OutletChange,
     tally_names,
     utc_now,
 )
@@ -372,6 +375,35 @@ _ACTIVATE_DOCUMENT = _one_of(
     identity=bindparam("sealed"),
     expires_on=bindparam("expiry"),
 )
+_ASK_ERASURE = _one_of(
+    _documents,
+    _documents.c.status != DocumentStatus.ERASED.value,
+    _documents.c.erasure_due_at.is_(None),
+).values(
+    erasure_asked_at=bindparam("at", type_=Moment),
+    erasure_due_at=bindparam("due", type_=Moment),
+    erasure_asked_by=bindparam("by"),
+)
+_outlets = tables.outlets
+_RESTRICT = (
+    update(_outlets)
+    .where(_outlets.c.code == bindparam("key"))
+    .values(
+        restriction=bindparam("new_restriction"),
+        restricted_at=bindparam("at", type_=Moment),
+        restricted_by=bindparam("by"),
+        restricted_person=bindparam("who"),
+        restriction_case=bindparam("case"),
+        restriction_reason=bindparam("reason"),
+        # A bar goes on counting where the suspension before it stopped.
+        refused_attempts=case((bindparam("is_lifted"), None), else_=_outlets.c.refused_attempts),
+    )
+)
+_COUNT_REFUSED = (
+    update(_outlets)
+    .where(_outlets.c.code == bindparam("key"), _outlets.c.restriction.is_not(None))
+    .values(refused_attempts=func.coalesce(_outlets.c.refused_attempts, 0) + bindparam("count"))
+)
 ERASED: RowValues = {
     "status": DocumentStatus.ERASED.value,
     # Or erasure would lift a block: the same document could be enrolled anew.
@@ -379,10 +411,13 @@ ERASED: RowValues = {
     "name_lookup": None,
     "identity": None,
     "expires_on": None,
+    # Who asked for it stays in the audit chain alone.
+    "erasure_due_at": None,
+    "erasure_asked_by": None,
 }
 """What an erasure leaves in a document's row, beside its time."""
 _ERASE_DOCUMENT = _one_of(_documents, _documents.c.status != DocumentStatus.ERASED.value).values(
-    **ERASED, erased_at=bindparam("at")
+    **ERASED, erased_at=bindparam("at"), erasure_number=bindparam("number")
 )
 _ERASE_LINES = (
     update(_lines)
@@ -410,9 +445,15 @@ _UNWATCH = _one_of(tables.watchlist, tables.watchlist.c.removed_at.is_(None)).va
 
 
 def apply(
-    connection: Connection, vault: Vault, model_digest: str, changes: Changes, at: datetime
+    connection: Connection,
+    vault: Vault,
+    model_digest: str,
+    changes: Changes,
+    at: datetime,
+    number: int,
 ) -> None:
-    """Inserts, then removes; a change of a row that is not there undoes the transaction."""
+    """Inserts, then removes; a change of a row that is not there undoes the transaction. `number`
+    is that of the changes' last audit entry."""
     for table, rows in (
         (tables.documents, [document_row(vault, one, at) for one in changes.documents]),
         (tables.enrollments, [enrollment_row(record) for record in changes.enrollments]),
@@ -436,7 +477,7 @@ def apply(
     if changes.filled_references:
         fill_references(connection, vault, changes.filled_references)
     with changing_rows(connection, vault, _find_updated(connection, changes)):
-        _update(connection, vault, changes, at)
+        _update(connection, vault, changes, at, number)
     if changes.erased_documents:
         erase_notes(connection, vault, changes.erased_documents)
     if connection.dialect.name == "postgresql" and len(changes.documents) >= BULK_ROWS:
@@ -457,14 +498,18 @@ def _find_updated(connection: Connection, changes: Changes) -> dict[Table, list[
             *changes.blocked_documents,
             *changes.unblocked_documents,
             *changes.erased_documents,
+            *(one.document_id for one in changes.asked_erasures),
         ],
+        _outlets: [*(one.code for one in changes.outlets), *_count_refused(changes)],
         _references: [int(key) for key, _ in changes.removed_references],
         _lines: lines,
         tables.watchlist: [int(key) for key in changes.unwatched],
     }
 
 
-def _update(connection: Connection, vault: Vault, changes: Changes, at: datetime) -> None:
+def _update(
+    connection: Connection, vault: Vault, changes: Changes, at: datetime, number: int
+) -> None:
     for document in changes.activated_documents:
         _change_one(connection, _ACTIVATE_DOCUMENT, activation_row(vault, document))
     for reference_id, sequence in changes.removed_references:
@@ -478,10 +523,37 @@ def _update(connection: Connection, vault: Vault, changes: Changes, at: datetime
     ):
         for key in keys:
             _change_one(connection, statement, {"key": key, **values})
+    for asked in changes.asked_erasures:
+        given = {"key": asked.document_id, "at": at, "due": asked.due_at, "by": asked.by}
+        _change_one(connection, _ASK_ERASURE, given)
     for document_id in changes.erased_documents:
-        _erase(connection, document_id, at)
+        _erase(connection, document_id, at, number)
+    for outlet in changes.outlets:
+        _change_one(connection, _RESTRICT, _restriction_row(outlet, at))
+    for code, count in _count_refused(changes).items():
+        # None where it has been lifted meanwhile.
+        connection.execute(_COUNT_REFUSED, {"key": code, "count": count})
     for entry_id in changes.unwatched:
         _change_one(connection, _UNWATCH, {"key": int(entry_id), "at": at})
+
+
+def _count_refused(changes: Changes) -> Counter[str]:
+    """Attempts by restricted outlet, as the audit entries have them."""
+    return Counter(one.subject for one in changes.audit if one.action == ENROLLMENT_REFUSED)
+
+
+def _restriction_row(outlet: OutletChange, at: datetime) -> RowValues:
+    is_lifted = outlet.restriction is None
+    return {
+        "key": outlet.code,
+        "new_restriction": None if is_lifted else str(outlet.restriction),
+        "at": None if is_lifted else at,
+        "by": outlet.by,
+        "who": outlet.person,
+        "case": outlet.case_id,
+        "reason": outlet.reason,
+        "is_lifted": is_lifted,
+    }
 
 
 def _change_one(connection: Connection, statement: Executable, values: RowValues) -> None:
@@ -492,13 +564,13 @@ def _change_one(connection: Connection, statement: Executable, values: RowValues
         )
 
 
-def _erase(connection: Connection, document_id: str, at: datetime) -> None:
+def _erase(connection: Connection, document_id: str, at: datetime, number: int) -> None:
     live = connection.scalar(_LIVE_REFERENCES_OF, {"key": document_id})
     assert live == 0, "an erased document's references are removed in the same changes"
     lookup = connection.scalar(select(_documents.c.lookup).where(_documents.c.id == document_id))
     names = tally_names(document_id, lookup)
     connection.execute(delete(tables.tallies).where(tables.tallies.c.name.in_(names)))
-    _change_one(connection, _ERASE_DOCUMENT, {"key": document_id, "at": at})
+    _change_one(connection, _ERASE_DOCUMENT, {"key": document_id, "at": at, "number": number})
     connection.execute(_ERASE_LINES, {"key": document_id, "at": at})
     erase_crops(connection, [document_id])
 
@@ -564,7 +636,7 @@ class Writer:
             fence=self._fence,
             sequence=changes.sequence,
         ) as (connection, last):
-            apply(connection, self.vault, self._model_digest, changes, now)
+            apply(connection, self.vault, self._model_digest, changes, now, last.number)
         self._sequence = changes.sequence
         self._audit_number = last.number
         if changes.removed_references or changes.erased_documents or changes.unwatched:

@@ -29,6 +29,8 @@ class Schedule:
     reviews: timedelta | None = None
     lines: timedelta | None = None
     answers: timedelta | None = None
+    hold: timedelta | None = None
+    """So long beyond its time an open case keeps what it needs; None: until it is closed."""
 
     @property
     def periods(self) -> Mapping[Kind, timedelta | None]:
@@ -70,7 +72,8 @@ class RetentionCertificate:
     """What a run expired, up to which date, and the audit entry that says so.
 
     `left` and `held` are rows by kind. Rows under a document that an open case names are held
-    until the case is closed. A run that was stopped is not complete; the next one continues.
+    until the case is closed, or the schedule's `hold` is over. A run that was stopped is not
+    complete; the next one continues.
     """
 
     job_id: str
@@ -86,7 +89,7 @@ class RetentionCertificate:
 def preview(source: Reader, schedule: Schedule, now: datetime) -> dict[Kind, Due]:
     """Count by kind what a run would expire now, and what open cases hold; changes nothing."""
     until = schedule.until(now)
-    return {kind: count_due(source, kind, until) for kind in until}
+    return {kind: count_due(source, kind, until, schedule.hold) for kind in until}
 
 
 def run_retention(
@@ -99,7 +102,7 @@ def run_retention(
     report: Callable[[Kind, int], None] | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> RetentionCertificate:
-    """Expire everything whose period is over and that no open case names.
+    """Expire everything whose period is over and that no open case holds.
 
     Each batch is a fenced, audited transaction on the writer's thread; decisions continue between
     them. After a stop or a crash, whole batches are done and the next run continues.
@@ -107,7 +110,7 @@ def run_retention(
     accepted; without it the runner's clock is believed.
     """
     until = schedule.until(now) if now else runner.run(lambda _, now: schedule.until(now))
-    job = Job(new_id(), actor, until, strip_evidence)
+    job = Job(new_id(), actor, until, strip_evidence, schedule.hold)
     left = dict.fromkeys(until, 0)
     is_complete = True
     for kind in until:
@@ -143,7 +146,7 @@ def _certify(
 ) -> RetentionCertificate:
     until = {kind.value: moment for kind, moment in job.until.items()}
     rows = {kind.value: count for kind, count in left.items()}
-    held = {kind.value: count_due(writer, kind, job.until).held for kind in job.until}
+    held = {kind.value: count_due(writer, kind, job.until, job.hold).held for kind in job.until}
     entry = AuditEntry(job.actor, RUN, job.id, describe_run(until, rows, held, is_complete))
     committed = writer.commit(Changes(sequence=writer.sequence, audit=(entry,)))
     return RetentionCertificate(

@@ -100,6 +100,8 @@ class Action(StrEnum):
     SWEEP = "sweep"
     """To start and steer sweeps, and to see what they found."""
     WORK_CASES = "work_on_cases"
+    RESTRICT_OUTLETS = "restrict_outlets"
+    """To suspend an outlet, bar it, and lift that."""
     READ_THRESHOLDS = "read_thresholds"
     READ_AUDIT = "read_the_audit_chain"
     BACK_UP = "back_up"
@@ -128,6 +130,7 @@ PERMISSIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
         Action.READ_CROPS: frozenset({_FRAUD}),
         Action.SWEEP: frozenset({_FRAUD}),
         Action.WORK_CASES: frozenset({_FRAUD}),
+        Action.RESTRICT_OUTLETS: frozenset({_FRAUD}),
         Action.READ_THRESHOLDS: frozenset(Role),
         Action.READ_AUDIT: frozenset({_OPERATOR}),
         Action.READ_METRICS: frozenset({_OPERATOR}),
@@ -224,6 +227,7 @@ _OF_HOLDERS = frozenset(
     {
         Reason.NAME_MISMATCH,
         Reason.DOCUMENT_BLOCKED,
+        Reason.ERASURE_PENDING,
         Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
         Reason.LINE_LIMIT_REACHED,
         Reason.LINE_IN_USE,

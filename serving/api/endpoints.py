@@ -21,11 +21,12 @@ from serving.api.routes import (
     health,
     lines,
     matching,
+    outlets,
     people,
     sessions,
     sweeps,
 )
-from serving.wire.enrollments import Enrollment
+from serving.wire.enrollments import Enrollment, Erasure, ErasureCertificate
 from serving.wire.fields import AnswerBody, QueryString, RequestBody
 from serving.wire.oversight import EndedSession, Readiness
 from serving.wire.sweeps import Expectation, SweepReport
@@ -36,6 +37,7 @@ TAGS = {
     "lines": "A holder's own lines, a dispute, an end.",
     "people": "Who somebody is, masked and audited.",
     "cases": "What people look into, the steps they take, and what came of it.",
+    "outlets": "Who may enroll nobody, and what was enrolled there before.",
     "sweeps": "The whole gallery searched with itself.",
     "oversight": "Thresholds, the audit chain, and what a key stands for.",
     "health": "Whether it runs, and how it does.",
@@ -98,6 +100,7 @@ CHANGES = (409, 507)
 
 _step = partial(Endpoint, action=Action.WORK_CASES, errors=CHANGES)
 _sweep = partial(Endpoint, action=Action.SWEEP, errors=CHANGES)
+_outlet = partial(Endpoint, action=Action.RESTRICT_OUTLETS, errors=CHANGES)
 
 _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
     "matching": {
@@ -148,7 +151,13 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
             people.read_document, "Read what stands under a document", Action.SEARCH_PEOPLE
         ),
         "DELETE /v1/documents/{document_id}": Endpoint(
-            people.erase_document, "Erase a holder", Action.ERASE_DOCUMENT
+            people.erase_document,
+            "Erase a holder",
+            Action.ERASE_DOCUMENT,
+            answers={200: ErasureCertificate, 202: Erasure},
+        ),
+        "GET /v1/documents/{document_id}/erasure": Endpoint(
+            people.read_erasure, "Read how far an erasure is", Action.ERASE_DOCUMENT, errors=()
         ),
     },
     "lines": {
@@ -168,6 +177,20 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         "POST /v1/cases/{case_id}/propose": _step(cases.propose_outcome, "Propose an outcome"),
         "POST /v1/cases/{case_id}/withdraw": _step(cases.withdraw_proposal, "Withdraw a proposal"),
         "POST /v1/cases/{case_id}/close": _step(cases.close_case, "Close a case"),
+    },
+    "outlets": {
+        "GET /v1/outlets": Endpoint(
+            outlets.list_outlets, "List outlets", Action.WORK_CASES, errors=()
+        ),
+        "GET /v1/outlets/{outlet}": Endpoint(
+            outlets.read_outlet, "Read an outlet", Action.WORK_CASES, errors=()
+        ),
+        "GET /v1/outlets/{outlet}/enrollments": Endpoint(
+            outlets.list_past_enrollments, "List what was enrolled there", Action.WORK_CASES
+        ),
+        "POST /v1/outlets/{outlet}/suspend": _outlet(outlets.suspend_outlet, "Suspend an outlet"),
+        "POST /v1/outlets/{outlet}/bar": _outlet(outlets.bar_outlet, "Bar an outlet"),
+        "POST /v1/outlets/{outlet}/lift": _outlet(outlets.lift_restriction, "Lift a restriction"),
     },
     "sweeps": {
         "POST /v1/sweeps": Endpoint(

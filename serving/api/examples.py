@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from serving.wire import cases, enrollments, lines, matching, people, sweeps
+from serving.wire import cases, enrollments, lines, matching, outlets, people, sweeps
 from serving.wire.fields import HOLDER_EXAMPLE, ID_EXAMPLE, IMAGE_EXAMPLE
 
 _KNOWN_DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
@@ -119,6 +119,10 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
         {"outcome": "fraud", "close_lines": [ID_EXAMPLE], "seen_at": "2026-01-31T12:00:00.123456Z"},
         {"outcome": "twins"},
     ],
+    outlets.RestrictRequest: [
+        {"case_id": ID_EXAMPLE, "reason": "Twelve documents of one face in a night."}
+    ],
+    outlets.LiftRequest: [{"restriction": "suspended", "reason": "The clerk has left."}],
     sweeps.SweepRequest: [
         {"scope": "all", "dry_run": True},
         {"scope": "new", "threshold": 0.47},

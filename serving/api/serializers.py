@@ -17,18 +17,20 @@ from engine.registry.cases import risk_of
 from engine.registry.reader import Identity, Reader
 from engine.registry.records import (
     ALIVE,
+    AttemptRecord,
     AuditRecord,
     CaseRecord,
     DocumentRecord,
     EnrollmentRecord,
     JudgedPair,
     LineRecord,
+    Outlet,
 )
 from engine.sweeps import estimate
 from engine.sweeps.sweep_model import SweepRecord
 from serving.backups import BackupRecord
 from serving.masking import mask_name, mask_number
-from serving.wire import cases, enrollments, lines, oversight, people, sweeps
+from serving.wire import cases, enrollments, lines, outlets, oversight, people, sweeps
 from serving.wire.fields import Moment, of_record, read
 
 C = TypeVar("C", bound=cases.Case)
@@ -99,6 +101,13 @@ def holder_lines(found: holders.HolderLines, *, is_masked: bool = True) -> lines
 
 def erasure(found: holders.ErasureCertificate) -> enrollments.ErasureCertificate:
     return of_record(enrollments.ErasureCertificate, found)
+
+
+def erasure_state(found: holders.ErasureState) -> enrollments.Erasure:
+    made = found.certificate
+    return of_record(
+        enrollments.Erasure, found, certificate=None if made is None else erasure(made)
+    )
 
 
 # -- Cases ------------------------------------------------------------------------------------
@@ -177,6 +186,7 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
                 name=_masked_name(identities.get(document.id)),
                 document_status=document.status,
                 is_suspect=document.id in record.suspect_ids,
+                erasure_due_at=Moment.of_optional(document.erasure_due_at),
                 lines=tuple(line(one, numbers) for one in found[document.id]),
             )
             for document in held
@@ -203,6 +213,55 @@ _BY_KEY = "key:"
 
 def _case(kind: type[C], record: CaseRecord, **more: Any) -> C:
     return of_record(kind, record, case_id=record.id, risk=risk_of(record), **more)
+
+
+# -- Outlets ----------------------------------------------------------------------------------
+
+
+def outlet(record: Outlet) -> outlets.OutletState:
+    return of_record(
+        outlets.OutletState,
+        record,
+        outlet=record.code,
+        refused_attempts=record.refused_attempts or 0,
+    )
+
+
+def outlet_list(
+    records: Sequence[Outlet], carrier: str | None, restriction: str | None
+) -> tuple[outlets.OutletState, ...]:
+    """Those of a carrier and of a restriction, most refused attempts first."""
+    shown = [
+        outlet(one)
+        for one in records
+        if carrier in (None, one.carrier) and restriction in (None, one.restriction)
+    ]
+    return tuple(sorted(shown, key=lambda one: (-one.refused_attempts, one.outlet)))
+
+
+def past_enrollments(
+    store: Reader, records: Sequence[AttemptRecord]
+) -> tuple[outlets.PastEnrollment, ...]:
+    """Attempts of an outlet, each with its case, and with whom its document names, masked."""
+    documents = list(dict.fromkeys(one.document_id for one in records if one.document_id))
+    identities, found = store.identities(documents), store.lines_in_use_of(documents)
+    opened = {line.enrollment_id: line.id for some in found.values() for line in some}
+    numbers = store.numbers([opened[one.id] for one in records if one.id in opened])
+    cases_of = store.cases.of_attempts([one.id for one in records])
+    return tuple(
+        of_record(
+            outlets.PastEnrollment,
+            one,
+            enrollment_id=one.id,
+            decided_at=Moment.of(one.created_at),
+            name=_masked_name(identities.get(one.document_id or "")),
+            number=mask_number(numbers.get(opened.get(one.id, ""), "")),
+            case=None
+            if (case_of := cases_of.get(one.id)) is None
+            else of_record(outlets.PastCase, case_of, case_id=case_of.id),
+        )
+        for one in records
+    )
 
 
 # -- People -----------------------------------------------------------------------------------
@@ -273,6 +332,8 @@ def _people(
                 document_id=record.id,
                 document_type=record.kind,
                 document_status=record.status,
+                erasure_asked_at=Moment.of_optional(record.erasure_asked_at),
+                erasure_due_at=Moment.of_optional(record.erasure_due_at),
                 number=number,
                 name=name,
                 score=scores.get(record.id),

@@ -18,6 +18,7 @@ from serving.cli.inputs import (
     require_code,
     require_words,
 )
+from serving.cli.outlets import bar_outlet, lift_restriction, list_past, suspend_outlet
 from serving.cli.output import (
     DEPLOYMENT,
     JsonFlag,
@@ -293,12 +294,16 @@ def register_operators(app: typer.Typer) -> None:
     summary = "Add a carrier, set its time zone, or list them."
     carriers = {"add": add_carrier, "time-zone": set_carrier_zone, "list": list_carriers}
     add_group(app, "carrier", summary, DEPLOYMENT, **carriers)
-    summary = "Add an outlet of a carrier, set its time zone, close one, or list them."
+    summary = "Add an outlet of a carrier, close one, restrict one, or list them."
     outlets = {
         "add": add_outlet,
         "time-zone": set_outlet_zone,
         "close": close_outlet,
         "list": list_outlets,
+        "suspend": suspend_outlet,
+        "bar": bar_outlet,
+        "lift": lift_restriction,
+        "enrollments": list_past,
     }
     add_group(app, "outlet", summary, DEPLOYMENT, **outlets)
 
@@ -420,12 +425,21 @@ def list_outlets(
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """List the outlets by code."""
+    """List the outlets by code, with why one enrolls nobody, and how many attempts were refused."""
     from serving.wire.oversight import ListedOutlet
 
     with open_deployment(home) as deployment:
         outlets = [
-            ListedOutlet(one.code, one.carrier, one.is_open, one.time_zone)
+            ListedOutlet(
+                one.code,
+                one.carrier,
+                one.is_open,
+                one.time_zone,
+                one.restriction,
+                one.restriction_case,
+                one.restriction_reason,
+                one.refused_attempts or 0,
+            )
             for one in deployment.store.all_outlets()
             if carrier is None or one.carrier == carrier
         ]
@@ -433,11 +447,12 @@ def list_outlets(
         [
             escape(one.outlet),
             escape(one.carrier),
-            "open" if one.is_open else "closed",
+            one.restriction or ("open" if one.is_open else "closed"),
             one.time_zone or "-",
+            escape(one.restriction_reason or "-"),
+            f"{one.refused_attempts:,}" if one.restriction else "-",
         ]
         for one in outlets
     ]
-    print_list(
-        "outlets", outlets, ("outlet", "carrier", "state", "time zone"), rows, as_json=as_json
-    )
+    columns = ("outlet", "carrier", "state", "time zone", "why", "refused since")
+    print_list("outlets", outlets, columns, rows, as_json=as_json)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.cases.case import Actor, CaseSort, Outcome
+from engine.errors import SosieError
 from serving.cli.inputs import HomeOption, name_actor, open_deployment
 from serving.cli.output import (
     REGISTRY,
@@ -121,7 +122,7 @@ def name_person(name: str | None) -> str | None:
     return _myself() if name == ME else name
 
 
-def _name_people(name: str | None) -> tuple[str, ...]:
+def name_people(name: str | None) -> tuple[str, ...]:
     # Older cases name the account as the audit chain does.
     if name == ME:
         return _myself(), name_actor()
@@ -155,6 +156,7 @@ def _step_in(
     deployment: Deployment, as_json: bool, case_id: str, name: str, *given: object, **more: object
 ) -> None:
     from engine.cases import steps
+    from engine.registry.records import CaseState
     from serving.api import serializers
 
     actor = Actor(name_actor(), _myself())
@@ -164,7 +166,20 @@ def _step_in(
     found = "" if case.outcome is None else f", {case.outcome.value}"
     whose = "" if case.assignee is None else f", {escape(case.assignee)}'s"
     text = f"[green]{case.state.value.capitalize()}[/]: case {case.id}{found}{whose}."
+    if case.state is CaseState.CLOSED:
+        text += _finish_erasures(deployment, actor.name)
     print_answer(serializers.case(case), text, as_json=as_json)
+
+
+def _finish_erasures(deployment: Deployment, actor: str) -> str:
+    """Does the erasures that waited for a case; the case is closed whether or not they fail."""
+    try:
+        done = deployment.finish_erasures(actor)
+    except SosieError as error:
+        return f"\n[yellow]An erasure still waits[/]: {escape(str(error))}. See sosie erasures."
+    return "".join(
+        f"\n[green]Erased[/] the document {one.document_id}, which waited for it." for one in done
+    )
 
 
 MOST_CASES = 10_000
@@ -229,7 +244,7 @@ def list_cases(
     wanted = CaseFilter(
         state=None if state == ANY else ALIVE if state == STANDING else CaseState(state),
         kind=kind,
-        assignees=_name_people(assignee),
+        assignees=name_people(assignee),
         carrier=carrier,
         outlet=outlet,
         id_end=id_end,
@@ -315,7 +330,12 @@ def _print_case(case: CaseFile) -> None:
     print_facts(f"[bold]{escape(case.kind)}[/]  case {case.case_id}", facts)
     rows = []
     for document in case.documents:
-        what = [document.document_id, "suspect" if document.is_suspect else ""]
+        due = document.erasure_due_at
+        marks = [
+            "suspect" if document.is_suspect else "",
+            "" if due is None else f"erased by {due:%Y-%m-%d}",
+        ]
+        what = [document.document_id, ", ".join(filter(None, marks))]
         rows += [
             [
                 *what,

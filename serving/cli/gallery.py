@@ -27,9 +27,11 @@ from serving.cli.output import (
     REGISTRY,
     JsonFlag,
     exit_negative,
+    print_answer,
     print_facts,
     print_json,
     print_line,
+    print_list,
     print_table,
 )
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=REGISTRY)(search)
     app.command(rich_help_panel=REGISTRY)(erase)
+    app.command("erasures", rich_help_panel=REGISTRY)(list_erasures)
 
 
 def search(
@@ -116,8 +119,13 @@ def erase(
 ) -> None:
     """Erase a document's holder: references, name and numbers.
 
-    It cannot be undone.
+    It cannot be undone. While an open case needs the document the erasure waits, and is done when
+    the case is closed, or at the moment that is shown: `sosie erasures` lists those that wait.
+
+    Exit code 1 where it waits.
     """
+    from engine.matching.holders import ErasureState, PendingErasure
+    from serving.api import serializers
     from serving.retention import write_certificate
 
     details = read_details(document, type=document_type, number=document_number)
@@ -128,6 +136,15 @@ def erase(
         if not yes:
             _confirm()
         made = deployment.erase(target, name_actor())
+    if isinstance(made, PendingErasure):
+        state = ErasureState(made.document_id, made.asked_at, made.due_at, made.cases)
+        text = (
+            f"[yellow]Waits[/]: open cases need the document {made.document_id} "
+            f"({', '.join(made.cases)}). It is erased when they are closed, at the latest on "
+            f"{made.due_at:%Y-%m-%d %H:%M} UTC. Until then nothing is enrolled under it."
+        )
+        print_answer(serializers.erasure_state(state), text, as_json=as_json, is_no=True)
+        return
     # Shown before anything else can fail: it cannot be had a second time.
     answer = write_certificate(made)
     if as_json:
@@ -138,6 +155,30 @@ def erase(
     if certificate is not None:
         fallback = "keep the certificate that was printed"
         save_certificate(certificate, answer, "erased", fallback)
+
+
+def list_erasures(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """List the erasures that wait for open cases, what is due first."""
+    from engine.matching.holders import list_pending, read_erasure
+    from serving.api import serializers
+
+    with open_deployment(home) as deployment:
+        found = list_pending(deployment.store)
+        items = [
+            serializers.erasure_state(read_erasure(deployment.store, one.document_id))
+            for one in found
+        ]
+    rows = [
+        [
+            one.document_id,
+            one.asked_at.isoformat(timespec="minutes"),
+            one.due_at.isoformat(timespec="minutes"),
+            ", ".join(one.cases) or "none: sosie retention run does it",
+        ]
+        for one in found
+    ]
+    columns = ("document", "asked", "at the latest", "waits for cases")
+    print_list("erasures", items, columns, rows, as_json=as_json, empty="No erasure waits.")
 
 
 def _choose_threshold(deployment: Deployment, threshold: float | None, fmr: float | None) -> float:

@@ -82,6 +82,9 @@ def run_now(
             _show(deployment, as_json)
             return
         made = _run(deployment, is_shown=not as_json)
+        erased = deployment.finish_erasures(name_actor())
+        if erased and not as_json:
+            print_line(f"[green]Erased[/]: {len(erased)} documents that waited for cases.")
     _print_result(made, certificate, as_json)
 
 

@@ -13,7 +13,7 @@ from serving.client.calls import Activation, Face, MatchItem
 from serving.client.client import Client
 from serving.client.transport import ApiError, CallFailed, Options, Unavailable
 from serving.wire.cases import Case, CaseFile, CasePage
-from serving.wire.enrollments import Enrollment, EnrollmentRecord
+from serving.wire.enrollments import Enrollment, EnrollmentRecord, Erasure, ErasureCertificate
 from serving.wire.fields import Document, KnownDocument, Template
 from serving.wire.lines import HolderLines
 from serving.wire.matching import MatchResult, Templates, Verification
@@ -33,6 +33,8 @@ __all__ = [
     "Document",
     "Enrollment",
     "EnrollmentRecord",
+    "Erasure",
+    "ErasureCertificate",
     "Expectation",
     "Face",
     "Group",

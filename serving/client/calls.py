@@ -16,6 +16,7 @@ from serving.wire.fields import Moment, RequestBody, Template, encode_msgpack
 
 T = TypeVar("T")
 
+ACCEPTED = 202
 Query = dict[str, str | int | None]
 
 
@@ -33,6 +34,14 @@ class Call(Generic[T]):
     content: bytes | None = field(default=None, repr=False)
     idempotency_key: str | None = None
     answered: frozenset[int] = frozenset({200, 201})
+    accepted: type[T] | None = None
+    """What comes with 202, where the service may only acknowledge the call."""
+
+    def find_answer(self, status: int) -> type[T] | None:
+        """What the body of this status is; None where it is no answer."""
+        if status == ACCEPTED:
+            return self.accepted
+        return self.answer if status in self.answered else None
 
 
 def get(answer: type[T], *steps: str, **query: str | int | None) -> Call[T]:
@@ -48,8 +57,8 @@ def post(
     return Call("POST", _path(steps), answer, content, key)
 
 
-def delete(answer: type[T], *steps: str) -> Call[T]:
-    return Call("DELETE", _path(steps), answer)
+def delete(answer: type[T], *steps: str, accepted: type[T] | None = None) -> Call[T]:
+    return Call("DELETE", _path(steps), answer, accepted=accepted)
 
 
 def _path(steps: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import httpx
 from msgspec.structs import replace
@@ -26,7 +26,7 @@ from serving.client.calls import (
     write_outcome,
 )
 from serving.client.transport import Exchange, Options, Wait
-from serving.wire import cases, enrollments, lines, matching, oversight, people, sweeps
+from serving.wire import cases, enrollments, lines, matching, outlets, oversight, people, sweeps
 from serving.wire.fields import KnownDocument
 
 T = TypeVar("T")
@@ -145,9 +145,17 @@ class Client:
 
     def erase(
         self, document_id: str, options: Options = _DEFAULT
-    ) -> enrollments.ErasureCertificate:
-        """Erases the holder of a document."""
-        call = delete(enrollments.ErasureCertificate, "documents", document_id)
+    ) -> enrollments.ErasureCertificate | enrollments.Erasure:
+        """Erases the holder of a document; an `Erasure` where it waits for open cases: it is done
+        by itself, and `read_erasure` has the certificate then."""
+        call: Call[enrollments.ErasureCertificate | enrollments.Erasure] = delete(
+            enrollments.ErasureCertificate, "documents", document_id, accepted=enrollments.Erasure
+        )
+        return self._send(call, options)
+
+    def read_erasure(self, document_id: str, options: Options = _DEFAULT) -> enrollments.Erasure:
+        """How far the erasure of a document is."""
+        call = get(enrollments.Erasure, "documents", document_id, "erasure")
         return self._send(call, options)
 
     def ready(self, options: Options = _DEFAULT) -> oversight.Readiness:
@@ -260,6 +268,69 @@ class Client:
         """Closes a case; lines only by the same proposal of another person. `seen_at` as above."""
         body = write_outcome(outcome, close_lines, seen_at)
         return self._send(post(cases.Case, "cases", case_id, "close", body=body), options)
+
+    def list_outlets(
+        self,
+        *,
+        carrier: str | None = None,
+        restriction: outlets.Restricted | None = None,
+        after: str | None = None,
+        limit: int = 50,
+        options: Options = _DEFAULT,
+    ) -> outlets.OutletList:
+        """A page of the outlets that may enroll nobody, those with most refused attempts first."""
+        query: Query = {"carrier": carrier, "restriction": restriction}
+        query |= {"after": after, "limit": limit}
+        return self._send(get(outlets.OutletList, "outlets", **query), options)
+
+    def read_outlet(self, outlet: str, options: Options = _DEFAULT) -> outlets.OutletState:
+        """Whether an outlet may enroll."""
+        return self._send(get(outlets.OutletState, "outlets", outlet), options)
+
+    def suspend_outlet(
+        self, outlet: str, case_id: str, reason: str, options: Options = _DEFAULT
+    ) -> outlets.OutletState:
+        """Lets an outlet enroll nobody, at once."""
+        body = outlets.RestrictRequest(case_id, reason)
+        call = post(outlets.OutletState, "outlets", outlet, "suspend", body=body)
+        return self._send(call, options)
+
+    def bar_outlet(
+        self, outlet: str, case_id: str, reason: str, options: Options = _DEFAULT
+    ) -> outlets.OutletState:
+        """Bars an outlet that another person has suspended."""
+        body = outlets.RestrictRequest(case_id, reason)
+        return self._send(post(outlets.OutletState, "outlets", outlet, "bar", body=body), options)
+
+    def lift_restriction(
+        self, outlet: str, restriction: outlets.Restricted, reason: str, options: Options = _DEFAULT
+    ) -> outlets.OutletState:
+        """Lets an outlet enroll again; `restriction` is the one that was seen."""
+        body = outlets.LiftRequest(restriction, reason)
+        call = post(outlets.OutletState, "outlets", outlet, "lift", body=body)
+        return self._send(call, options)
+
+    def list_past_enrollments(
+        self,
+        outlet: str,
+        *,
+        sort: Literal["newest", "oldest"] = "newest",
+        decision: str | None = None,
+        state: str | None = None,
+        kind: str | None = None,
+        assignee: str | None = None,
+        id_end: str | None = None,
+        overdue: bool = False,
+        after: str | None = None,
+        limit: int = 50,
+        options: Options = _DEFAULT,
+    ) -> outlets.PastEnrollments:
+        """A page of what was attempted at an outlet; `state` and `kind` are of its case."""
+        query: Query = {"sort": sort, "decision": decision, "state": state, "kind": kind}
+        query |= {"assignee": assignee, "id_end": id_end, "after": after, "limit": limit}
+        query |= {"overdue": "true" if overdue else None}
+        call = get(outlets.PastEnrollments, "outlets", outlet, "enrollments", **query)
+        return self._send(call, options)
 
     def measure_precision(
         self, sweep_id: str | None = None, options: Options = _DEFAULT

@@ -31,7 +31,14 @@ SERVER_SHARE = 0.95
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 507})
 # Said by the service itself, these come again however often one asks.
 FINAL_CODES = frozenset(
-    {"INTERNAL", "CASE.STATE", "SWEEP.BUSY", "SWEEP.STATE", "REQUEST.TOO_MANY_FAILURES"}
+    {
+        "INTERNAL",
+        "CASE.STATE",
+        "OUTLET.STATE",
+        "SWEEP.BUSY",
+        "SWEEP.STATE",
+        "REQUEST.TOO_MANY_FAILURES",
+    }
 )
 NEVER_SENT = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 
@@ -152,10 +159,11 @@ class Exchange(Generic[T]):
     def judge_response(self, response: httpx.Response) -> T | Wait:
         """After an attempt that was answered, by the service or by whatever lies before it."""
         status, misfit = response.status_code, None
-        is_answered = status in self._call.answered
-        if is_answered:
+        answer = self._call.find_answer(status)
+        is_answered = answer is not None
+        if answer is not None:
             try:
-                return _decode(response, self._call.answer)
+                return _decode(response, answer)
             except msgspec.ValidationError as error:
                 misfit = str(error)
             except UNREADABLE:

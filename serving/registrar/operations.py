@@ -8,26 +8,35 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
+from threading import Event
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
 import numpy as np
 from structlog.typing import FilteringBoundLogger
 
-from engine.cases import steps
+from engine.cases import outlets, steps
 from engine.cases.case import Actor
 from engine.errors import DeadlinePassed, GalleryBehind, RegistryError, SosieError
 from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
 from engine.matching.documents import Document
-from engine.matching.holders import ErasureCertificate, HolderLines
+from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
 from engine.matching.identification import Identification
 from engine.matching.limits import Caller, Guard, name_shown
 from engine.matching.lines import Dispute
 from engine.matching.registrar import BoundedRunner, Outcome
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.verification import HolderCheck, HolderProbe
-from engine.registry.records import AuditEntry, CaseRecord, SecondTemplate, Session, Tally, utc_now
+from engine.registry.records import (
+    AuditEntry,
+    CaseRecord,
+    Outlet,
+    SecondTemplate,
+    Session,
+    Tally,
+    utc_now,
+)
 from engine.sweeps.estimate import Expectation, SweepRequest
 from engine.sweeps.sweep_model import SweepRecord
 from serving.backups import BackupManager, BackupRecord
@@ -35,14 +44,18 @@ from serving.compose import Deployment
 from serving.errors import Interrupted
 from serving.registrar.protocol import (
     Assign,
+    Bar,
     CallContext,
     CaseStep,
     Close,
+    Lift,
     LineTarget,
+    OutletStep,
     Probes,
     Propose,
     Remark,
     Steering,
+    Suspend,
     Withdraw,
 )
 from serving.registrar.search_queue import SearchQueue
@@ -97,6 +110,8 @@ class OpenRegistry:
         self.searches = SearchQueue(self.gallery, self.store, probes_waiting, observe_search)
         self.sweeps = SweepManager(deployment)
         self.backups = BackupManager(deployment)
+        self.case_closed = Event()
+        """Set when a case was closed: erasures that waited for it may be done."""
 
     def warm(self) -> None:
         """One search of each kind, so that no caller waits for code that is compiled."""
@@ -270,7 +285,7 @@ class Operations:
             self._runner, store, target.text, context.actor, carrier=context.carrier
         )
 
-    def erase(self, document_id: str) -> ErasureCertificate:
+    def erase(self, document_id: str) -> ErasureCertificate | PendingErasure:
         context = self._context
         erase = self._opened.deployment.erase
         return erase(document_id, context.actor, context.carrier, self._runner)
@@ -286,8 +301,7 @@ class Operations:
 
     def step_case(self, case_id: str, step: CaseStep) -> CaseRecord:
         given = (self._runner, self._opened.store, case_id)
-        context = self._context
-        actor = Actor(context.actor, context.name)
+        actor = self._actor
         match step:
             case Assign(assignee):
                 return steps.assign(*given, assignee, actor)
@@ -298,7 +312,23 @@ class Operations:
             case Withdraw():
                 return steps.withdraw(*given, actor)
             case Close(outcome, lines, seen_at):
-                return steps.close(*given, outcome, lines, actor, seen_at)
+                closed = steps.close(*given, outcome, lines, actor, seen_at)
+                self._opened.case_closed.set()
+                return closed
+
+    def step_outlet(self, code: str, step: OutletStep) -> Outlet:
+        given = (self._runner, self._opened.store, code)
+        match step:
+            case Suspend(case_id, reason):
+                return outlets.suspend(*given, case_id, reason, self._actor)
+            case Bar(case_id, reason):
+                return outlets.bar(*given, case_id, reason, self._actor)
+            case Lift(restriction, reason):
+                return outlets.lift(*given, restriction, reason, self._actor)
+
+    @property
+    def _actor(self) -> Actor:
+        return Actor(self._context.actor, self._context.name)
 
     def expect_sweep(self, request: SweepRequest) -> Expectation:
         return self._opened.sweeps.plan(request)

@@ -24,12 +24,19 @@ from serving.errors import Interrupted, ServiceRefusal
 
 if TYPE_CHECKING:
     from engine.matching.documents import Document
-    from engine.matching.holders import ErasureCertificate, HolderLines
+    from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
     from engine.matching.identification import Identification
     from engine.matching.lines import Dispute
     from engine.matching.requests import Answer, EnrollmentRequest
     from engine.matching.verification import HolderCheck
-    from engine.registry.records import AuditEntry, CaseRecord, SecondTemplate, Session
+    from engine.registry.records import (
+        AuditEntry,
+        CaseRecord,
+        Outlet,
+        Restriction,
+        SecondTemplate,
+        Session,
+    )
     from engine.sweeps.estimate import Expectation, SweepRequest
     from engine.sweeps.sweep_model import SweepRecord
     from serving.backups import BackupRecord
@@ -149,6 +156,33 @@ class Close:
 
 
 CaseStep = Assign | Remark | Propose | Withdraw | Close
+
+
+@dataclass(frozen=True, slots=True)
+class Suspend:
+    """Lets an outlet enroll nobody; `case_id` is the case that says why."""
+
+    case_id: str
+    reason: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """The same for good, after another person has suspended it."""
+
+    case_id: str
+    reason: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Lift:
+    """Lets it enroll again; `restriction` is the one that was seen."""
+
+    restriction: Restriction
+    reason: str = field(repr=False)
+
+
+OutletStep = Suspend | Bar | Lift
 
 
 class Steering(StrEnum):
@@ -278,9 +312,12 @@ class RegistrarClient(ABC):
         """Closes a line in use and returns its id; `NotFound` for another tenant's."""
 
     @_carried
-    async def erase(self, document_id: str, context: CallContext) -> ErasureCertificate:
-        """Erases a holder. For a tenant: one whose every line is its own, else `NotFound` or, where
-        it has lines here and elsewhere, `TenantConflict`."""
+    async def erase(
+        self, document_id: str, context: CallContext
+    ) -> ErasureCertificate | PendingErasure:
+        """Erases a holder, or acknowledges it where open cases need the document: then the service
+        does it later. For a tenant: one whose every line is its own, else `NotFound` or, where it
+        has lines here and elsewhere, `TenantConflict`."""
 
     @_carried
     async def note(self, entries: Sequence[AuditEntry], context: CallContext) -> None:
@@ -303,6 +340,11 @@ class RegistrarClient(ABC):
     async def step_case(self, case_id: str, step: CaseStep, context: CallContext) -> CaseRecord:
         """Takes one step of a case and returns it as it is then; audited. `NotFound`, `CaseMoved`
         where the case is not in a state for it, `FourEyes` where another person must do it."""
+
+    @_carried
+    async def step_outlet(self, code: str, step: OutletStep, context: CallContext) -> Outlet:
+        """Restricts an outlet, or lifts that; audited. `NotFound`, `OutletMoved` where it is not in
+        a state for it, `FourEyes` where another person must do it."""
 
     @_carried
     async def expect_sweep(self, request: SweepRequest, context: CallContext) -> Expectation:

@@ -38,7 +38,7 @@ from serving.compose import Deployment
 from serving.errors import Busy, Interrupted, NotReady, describe
 from serving.registrar.operations import GRACE_S, OpenRegistry, Operations, Watermark, finish_by
 from serving.registrar.protocol import OPERATIONS, CallContext, Phase, Reply, Status, presentable
-from serving.retention import DailyRetention
+from serving.retention import DailyRetention, PendingErasures
 from serving.settings import ServeSettings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import PHASE, Meter
@@ -176,7 +176,12 @@ class Lifecycle:
             anchoring = Anchoring.of(deployment, self._meter, self._log)
             examine = partial(examine_rows, deployment.store, self._meter, self._log)
             tell_refusal = partial(self._meter.set, metrics.RETENTION_REFUSED)
-            with DailyRetention.of(deployment, self._log, tell_refusal, examine), anchoring:
+            tell_overdue = partial(self._meter.set, metrics.ERASURES_OVERDUE)
+            with (
+                DailyRetention.of(deployment, self._log, tell_refusal, examine),
+                PendingErasures(deployment, opened.case_closed, self._log, tell_overdue),
+                anchoring,
+            ):
                 self._anchoring = anchoring
                 self._tend(opened)
             self._anchoring = None

@@ -33,7 +33,20 @@ ShownOutcome = Annotated[str, known("fraud", "twins", "mistake", "unfounded")]
 ShownState = Annotated[str, known("open", "assigned", "proposed", "closed", "merged")]
 CaseOrigin = Annotated[str, known("decision", "dispute", "reverification", "sweep")]
 NoteKind = Annotated[
-    str, known("opened", "merged", "assigned", "note", "proposed", "withdrawn", "closed")
+    str,
+    known(
+        "opened",
+        "merged",
+        "assigned",
+        "note",
+        "proposed",
+        "withdrawn",
+        "closed",
+        "erasure_asked",
+        "erased",
+        "expired",
+        "restricted",
+    ),
 ]
 Actor = Annotated[
     str,
@@ -206,6 +219,10 @@ class CaseDocument(PrivateAnswer, frozen=True):
         ),
     ]
     lines: tuple[Line, ...]
+    erasure_due_at: Annotated[
+        Moment | None,
+        Meta(description="its erasure is asked for, waits for this case, and is done by then"),
+    ]
 
 
 class MergedCase(AnswerBody, frozen=True):

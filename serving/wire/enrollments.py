@@ -34,6 +34,7 @@ Reason = Annotated[
         "DOCUMENT_INVALID",
         "DOCUMENT_EXPIRED",
         "DOCUMENT_BLOCKED",
+        "ERASURE_PENDING",
         "NAME_MISMATCH",
         "NO_FACE",
         "SEVERAL_FACES",
@@ -267,3 +268,26 @@ class ErasureCertificate(AnswerBody, frozen=True):
     erased_at: Moment
     audit_number: int
     audit_hash: str
+
+
+class Erasure(AnswerBody, frozen=True):
+    """How far the erasure of a document is.
+
+    `pending`: acknowledged, and waiting for open cases that need the document; it is done when they
+    are closed, and at `due_at` although they are not. Nothing is enrolled under it meanwhile.
+    """
+
+    document_id: Id
+    state: Annotated[str, known("none", "pending", "done")]
+    asked_at: Annotated[
+        Moment | None, Meta(description="when it was asked first; null where nothing waited")
+    ]
+    due_at: Annotated[Moment | None, Meta(description="at the latest; null unless pending")]
+    cases: Annotated[
+        tuple[str, ...], Meta(description="that it waits for, by id; none are told to a tenant")
+    ]
+    erased_at: Moment | None
+    certificate: Annotated[
+        ErasureCertificate | None,
+        Meta(description="once done; null where retention wiped the document"),
+    ]

@@ -244,13 +244,17 @@ class ListedCarrier(AnswerBody, frozen=True):
 
 
 class ListedOutlet(AnswerBody, frozen=True):
-    """An outlet; a closed one enrolls nobody. Its time zone, or its carrier's, says by which date
-    documents expire; null for the deployment's."""
+    """An outlet; one that is closed or restricted enrolls nobody. Its time zone, or its carrier's,
+    says by which date documents expire; null for the deployment's."""
 
     outlet: str
     carrier: str
     is_open: bool
     time_zone: str | None
+    restriction: Annotated[str | None, known("suspended", "barred")] = None
+    restriction_case: str | None = None
+    restriction_reason: str | None = None
+    refused_attempts: int = 0
 
 
 class WatchedEntry(AnswerBody, frozen=True):

@@ -113,6 +113,10 @@ class Person(PrivateAnswer, frozen=True):
         tuple[Attempt, ...], Meta(description=f"the {MAX_ATTEMPTS} newest, newest first")
     ]
     cases: Annotated[tuple[Case, ...], Meta(description="that name the document, newest first")]
+    erasure_asked_at: Moment | None
+    erasure_due_at: Annotated[
+        Moment | None, Meta(description="it waits for open cases, and is done by then")
+    ]
 
 
 class People(AnswerBody, frozen=True):

@@ -83,7 +83,7 @@ def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> tuple[wire.
     wanted = CaseFilter(
         state=None if state is None else ALIVE if state == "alive" else CaseState(state),
         kind=query.kind,
-        assignees=_names(query.assignee, caller),
+        assignees=name_assignees(query.assignee, caller),
         carrier=query.carrier,
         outlet=query.outlet,
         id_end=query.id_end,
@@ -97,7 +97,8 @@ def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> tuple[wire.
     return serializers.case_page(parts.store, found, parts.due, now)
 
 
-def _names(person: str | None, caller: Principal) -> tuple[str, ...]:
+def name_assignees(person: str | None, caller: Principal) -> tuple[str, ...]:
+    """Whom a filter of the queue asks for, by every name that they had."""
     if person == wire.ME:
         # Cases that were assigned before keys were people's name the key.
         return caller.name, caller.credential

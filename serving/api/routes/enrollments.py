@@ -7,12 +7,12 @@ import math
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from engine.errors import NotFound, SosieError
+from engine.errors import NotFound, OutletRestricted, SosieError
 from engine.matching.documents import Document, FormAuthority
 from engine.matching.frames import fuse_frames
 from engine.matching.requests import Answer as Decided
 from engine.matching.requests import EnrollmentRequest, Intake, Sample, idempotency_scope
-from engine.registry.records import utc_now
+from engine.registry.records import ENROLLMENT_REFUSED, utc_now
 from serving.access.authorization import (
     Principal,
     outlet_of,
@@ -50,7 +50,11 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
     key = read_idempotency_key(request)
     asked = _read_request(request.caller, key, body)
     # What is answered already or cannot be judged costs no extraction.
-    decided = await asyncio.to_thread(_answer_early, parts, asked)
+    try:
+        decided = await asyncio.to_thread(_answer_early, parts, asked)
+    except OutletRestricted as error:
+        await note(parts, request, ENROLLMENT_REFUSED, asked.outlet, cause=error.code)
+        raise
     if decided is None:
         _require_capture_time(body.captured_at)
         faces = {"live": list_frames(body.live), "portrait": [body.portrait]}

@@ -12,20 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import NotFound
+from engine.matching import holders
 from engine.matching.calibration import Calibration, Comparison
 from engine.matching.comparison import score_best
-from engine.matching.holders import find_holder
+from engine.matching.holders import ErasureCertificate, ErasureState, find_holder
 from engine.matching.lines import find_line
 from engine.matching.requests import normalise_msisdn
 from engine.registry.cases import Face as KeptFace
 from engine.registry.reader import Reader
 from engine.registry.records import DocumentRecord, utc_now
 from serving.api import serializers
-from serving.api.request import Request, known_document, note, take_face
+from serving.api.request import Answer, Request, known_document, note, take_face
 from serving.errors import Malformed
 from serving.parts import Parts
 from serving.wire import people as wire
-from serving.wire.enrollments import ErasureCertificate
+from serving.wire.enrollments import Erasure
 from serving.wire.fields import KnownDocument, Moment, of_record
 from serving.wire.matching import ExpectedFalseCandidates, Face
 
@@ -104,12 +105,29 @@ async def read_document(parts: Parts, request: Request, document_id: str) -> wir
     return shown
 
 
-async def erase_document(parts: Parts, request: Request, document_id: str) -> ErasureCertificate:
+async def erase_document(parts: Parts, request: Request, document_id: str) -> Answer:
     """Erases a document's holder: references, name, numbers. The answer is the certificate.
 
-    A carrier may do so where every line of the holder is its own.
+    While an open case or dispute needs the document the erasure waits: 202 acknowledges it, and
+    says until when at the latest. A carrier may erase where every line of the holder is its own.
     """
-    return serializers.erasure(await parts.registrar.erase(document_id, request.context()))
+    context = request.context()
+    done = await parts.registrar.erase(document_id, context)
+    if isinstance(done, ErasureCertificate):
+        return Answer(serializers.erasure(done))
+    state = ErasureState(
+        done.document_id, done.asked_at, done.due_at, done.cases if context.carrier is None else ()
+    )
+    return Answer(serializers.erasure_state(state), 202)
+
+
+async def read_erasure(parts: Parts, request: Request, document_id: str) -> Erasure:
+    """How far the erasure of a document is, with its certificate once it is done; a carrier is told
+    of holders whose every line is its own.
+    """
+    carrier = request.context().carrier
+    found = await asyncio.to_thread(holders.read_erasure, parts.store, document_id, carrier)
+    return serializers.erasure_state(found)
 
 
 def _look_up(store: Reader, body: wire.PeopleRequest) -> Sequence[str]:

@@ -15,9 +15,9 @@ from engine.matching.registrar import Registrar
 from engine.registry.records import AuditEntry, CaseRecord, Changes, new_id, utc_now
 from engine.registry.store import Store
 from engine.sweeps.sweep_model import SweepRecord, SweepState, SweepTerms
-from tests.engine.matching.conftest import Lab, lab, make_lab, people
+from tests.engine.matching.conftest import Lab, busy, lab, make_lab, people
 
-__all__ = ["lab", "make_lab", "people"]
+__all__ = ["busy", "lab", "make_lab", "people"]
 
 ANNA, BOB = Actor("key:anna", "anna"), Actor("key:bob", "bob")
 

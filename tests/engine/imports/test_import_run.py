@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,14 @@ from engine.matching.recovery import restore_gallery
 from engine.matching.requests import CropPolicy, CropScope, EnrollmentRequest, SecondEmbedder
 from engine.reasons import Decision, Reason
 from engine.registry.audit import verify_chain
-from engine.registry.records import Changes, LineStatus
+from engine.registry.records import (
+    ERASURE_ASKED,
+    AskedErasure,
+    AuditEntry,
+    Changes,
+    LineStatus,
+    utc_now,
+)
 
 
 def document_of(row: dict[str, str]) -> Document:
@@ -226,22 +233,30 @@ def test_a_document_known_from_attempts_alone_gets_its_holder(importer: Any, bas
     )
 
 
-def test_a_blocked_document_is_refused_and_a_watched_face_is_reported(
+def test_a_blocked_document_and_one_that_awaits_erasure_are_refused_and_a_watched_face_is_reported(
     importer: Any, base: Any
 ) -> None:
-    blocked, watched = base.add(1), base.add(2)
+    blocked, watched, leaving = base.add(1), base.add(2), base.add(3)
     importer.run(base.write("first.csv"))
     face = importer.extract([(base.folder / watched["live"]).read_bytes()])[0]
     with importer.registrar() as registrar:
         block_document(registrar, importer.store, document_of(blocked), "test")
         watch_face(registrar, face.vector, "seen", "test")
+        asked = AskedErasure(find(importer, leaving).id, "test", utc_now() + timedelta(days=1))
+        entry = AuditEntry("test", ERASURE_ASKED, asked.document_id)
+        registrar.run(
+            lambda writer, _: writer.commit(
+                Changes(writer.sequence, (entry,), asked_erasures=(asked,))
+            )
+        )
     path = base.write("second.csv")
     _, tally = importer.run(path)
     assert importer.faults(path) == [
         (1, "failure", "document_number", "DOCUMENT_BLOCKED"),
         (2, "warning", "", "WATCHLISTED"),
+        (3, "failure", "document_number", "ERASURE_PENDING"),
     ]
-    assert (tally.failed, tally.present, tally.warned) == (1, 1, 1)
+    assert (tally.failed, tally.present, tally.warned) == (2, 1, 1)
 
 
 def test_another_name_for_a_known_document_is_a_warning(importer: Any, base: Any) -> None:

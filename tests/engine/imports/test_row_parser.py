@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -84,6 +85,14 @@ def test_a_fault_names_its_column(field: Field, value: str, code: str) -> None:
     assert codes(row) == [(field, code)]
     assert MESSAGES[code] == row.faults[0].message
     assert not value.strip() or value not in row.faults[0].message
+
+
+def test_a_line_that_an_outlet_opened_since_it_was_restricted_is_refused() -> None:
+    at = datetime(2026, 5, 4, tzinfo=UTC)
+    outlets = {"r1": replace(OUTLETS["r1"], restriction="barred", restricted_at=at)}
+    late = read_row({Field.OPENED_AT: at.isoformat()}, outlets=outlets)
+    assert codes(late) == [(Field.OUTLET, Code.OUTLET_RESTRICTED)]
+    assert read_row(outlets=outlets).faults == ()
 
 
 def test_all_faults_of_a_row_are_reported() -> None:

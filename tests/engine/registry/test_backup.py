@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import threading
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,14 @@ from engine.registry.audit import verify_chain
 from engine.registry.backup import DATABASE_FILE, MANIFEST_FILE, make_backup, restore_backup
 from engine.registry.damage import find_damage
 from engine.registry.keyring import KeyRing
-from engine.registry.records import AuditEntry, Carrier, Changes
+from engine.registry.records import (
+    ERASURE_ASKED,
+    AskedErasure,
+    AuditEntry,
+    Carrier,
+    Changes,
+    utc_now,
+)
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
@@ -164,13 +172,21 @@ def test_a_backup_is_restored_and_what_was_lost_is_told(
             assert replaced.counts()["enrollments"] == 13
 
 
-def test_erasures_since_the_backup_are_named(
+def test_erasures_since_the_backup_are_named_those_that_wait_too_and_those_before_are_in_it(
     store: Store, database_url: str, vault: Vault, enroll: Any, tmp_path: Path
 ) -> None:
     with store.writer() as writer:
         made = committed(writer, enroll(writer, 3))
+        kept, erased, asked = (one.id for one in made.documents)
+
+        def ask(document_id: str) -> None:
+            entry = AuditEntry("test", ERASURE_ASKED, document_id)
+            waits = AskedErasure(document_id, "test", utc_now() + timedelta(days=30))
+            writer.commit(Changes(writer.sequence, [entry], asked_erasures=[waits]))
+
+        ask(kept)
         make_backup(store, writer, tmp_path / "copy", actor="test")
-        erased = made.documents[1].id
+        ask(asked)
         sequence = writer.sequence + 1
         writer.commit(
             Changes(
@@ -182,7 +198,9 @@ def test_erasures_since_the_backup_are_named(
         )
     store.close()
     done = restore(database_url, vault, tmp_path / "copy", replaces=True)
-    assert done.lost.erased == (erased,)
+    assert done.lost.erased == (asked, erased)
+    with Store.open(database_url, vault, model_digest=MODEL) as restored:
+        assert [one.id for one in restored.awaiting_erasure()] == [kept]
 
 
 def test_a_backup_of_one_database_is_restored_into_the_other(

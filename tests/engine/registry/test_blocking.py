@@ -60,6 +60,7 @@ def test_erasure_does_not_lift_a_block_and_leaves_nothing_else(store, writer, bl
         "created_at",
         "blocked_at",
         "erased_at",
+        "erasure_number",
         "mac",
     }
 

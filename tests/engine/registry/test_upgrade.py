@@ -196,6 +196,11 @@ def age(store: Store) -> None:
             crops.drop_constraint("ck_crops_owner")
             for name in ("document_id", "received_at", "quality", "is_held", "case_days"):
                 crops.drop_column(name)
+        for index in ("ix_documents_erasure", "ix_enrollments_outlet"):
+            connection.execute(text(f"DROP INDEX {index}"))
+        for table, count in ((tables.documents, 4), (tables.outlets, 7)):
+            for column in list(table.c)[-count:]:
+                connection.execute(text(f"ALTER TABLE {table.name} DROP COLUMN {column.name}"))
         for name in ("carriers", "outlets"):
             connection.execute(text(f"ALTER TABLE {name} DROP COLUMN time_zone"))
         for name in ('"references"', "watchlist"):

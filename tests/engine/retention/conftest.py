@@ -130,7 +130,7 @@ class RegistryBuilder:
             created_at=decided_at,
         )
         answer = StoredAnswer(made.scope, bytes(32), made.id, {"score": 0.81}, decided_at)
-        crops = [] if crops_until is None else [_crop(made.id, crops_until)]
+        crops = [] if crops_until is None else [_crop(made, crops_until)]
         self._commit(enrollments=[record], answers=[answer], crops=crops)
         return made
 
@@ -206,10 +206,11 @@ class RegistryBuilder:
         self.writer.commit(Changes(sequence=self.writer.sequence, audit=[TEST], **changes))
 
 
-def _crop(enrollment_id: str, until: datetime) -> NewCrop:
+def _crop(attempt: Attempt, until: datetime) -> NewCrop:
     return NewCrop(
         id=new_id(),
-        enrollment_id=enrollment_id,
+        enrollment_id=attempt.id,
+        document_id=attempt.document_id,
         photograph="live",
         kept_until=until,
         image=b"an image",

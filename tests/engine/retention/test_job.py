@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from engine.cases.case import NoteKind
 from engine.reasons import Decision
 from engine.registry import tables
 from engine.registry.audit import verify_chain
 from engine.registry.records import CaseState, LineStatus
-from engine.registry.retention import Kind
+from engine.registry.retention import Due, Kind
 from engine.registry.store import Store
 from engine.retention.job import Schedule, preview, run_retention
 from tests.engine.retention.conftest import DAY, MONTH, NOW, OLD, YOUNG, is_expired, is_known
@@ -47,14 +48,28 @@ def test_each_kind_leaves_at_its_moment_and_not_a_microsecond_before(
     assert [row.enrollment_id for row in kept] == [crops[1].id]
 
 
-def test_crops_leave_at_the_time_that_each_bears_even_under_an_open_case(
+def test_an_open_case_keeps_its_faces_until_its_hold_is_over_and_then_says_that_they_leave(
     store: Store, builder: Any, run: Any
 ) -> None:
-    over, lasting = (builder.attempt(NOW, crops_until=NOW + step) for step in (-DAY, DAY))
-    builder.open_case(over.document_id)
-    run(Schedule())
-    kept = store.rows(tables.crops.select())
-    assert [row.enrollment_id for row in kept] == [lasting.id]
+    over, held = (builder.attempt(NOW, crops_until=NOW - DAY) for _ in range(2))
+    late = builder.attempt(NOW, crops_until=NOW - 10 * DAY)
+    case = builder.open_case(held.document_id, late.document_id)
+
+    def kept() -> set[str]:
+        return {row.enrollment_id for row in store.rows(tables.crops.select())}
+
+    schedule = Schedule(hold=10 * DAY)
+    assert preview(store, schedule, NOW)[Kind.CROPS] == Due(rows=2, held=1)
+    assert run(schedule).held["crops"] == 1
+    assert kept() == {held.id}
+    assert len(store.cases.crops(held.id)) == 1
+    assert store.cases.crops(over.id) == []
+    last = store.cases.notes(case.id)[-1]
+    assert (last.kind, last.text) == (NoteKind.EXPIRED, "crops")
+    assert store.cases.get(case.id).updated_at > case.updated_at
+    builder.close_case(store.cases.get(case.id))
+    run(schedule)
+    assert kept() == set()
 
 
 @pytest.mark.parametrize("state", [CaseState.OPEN, CaseState.ASSIGNED, CaseState.PROPOSED])

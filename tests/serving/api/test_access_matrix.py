@@ -53,8 +53,7 @@ def matrix(
 
     The astronaut is enrolled at blue's outlet b1. To a fraud team 404 is a case, sweep or group
     that is none (see test_cases, test_sweeps). Asked in this order, each by the keys from left to
-    right: what blue has closed or erased is gone for the operator, who may do the same (see
-    test_lines).
+    right: what blue has closed is gone for the operator, who may do the same (see test_lines).
     """
     face, again = {"image": faces["live"]}, {"image": faces["later"]}
     holder = {"document": DOCUMENT, "probe": again}
@@ -122,7 +121,18 @@ def matrix(
             (post("/v1/backups"), only(operator=201)),
             (get("/v1/backups"), only(operator=200)),
             (("DELETE", line, {}), only(blue=200, red=404, operator=404)),
-            (("DELETE", document, {}), only(blue=200, red=404, operator=404)),
+            # The dispute above needs it.
+            (("DELETE", document, {}), only(blue=202, red=404, operator=202)),
+            (get(f"{document}/erasure"), only(blue=200, red=404, operator=200)),
+            (get("/v1/outlets"), only(fraud=200)),
+            (get("/v1/outlets/b1"), only(fraud=200)),
+            (get("/v1/outlets/b1/enrollments"), only(fraud=200)),
+            (post("/v1/outlets/b1/suspend", {"case_id": UNKNOWN, "reason": "x"}), only(fraud=404)),
+            (post("/v1/outlets/b1/bar", {"case_id": UNKNOWN, "reason": "x"}), only(fraud=403)),
+            (
+                post("/v1/outlets/b1/lift", {"restriction": "barred", "reason": "x"}),
+                only(fraud=409),
+            ),
             (get("/metrics"), only(operator=200)),
             (get("/v1/me"), (200,) * len(NAMES)),
             # A key is not signed out.

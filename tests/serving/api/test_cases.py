@@ -219,3 +219,42 @@ def test_a_line_of_nobody_in_the_case_is_not_closed(
     assert response.status_code in (400, 404)
     line = fresh.parts.store.lines_by_id([enrolled["line_id"]])[enrolled["line_id"]]
     assert line.status.value == "active"
+
+
+def test_attempts_at_a_suspended_outlet_are_refused_recorded_and_counted_and_an_erasure_is_told(
+    fresh: Any, open_case: Open, activation: Any
+) -> None:
+    case = open_case(fresh)
+    why = {"case_id": case, "reason": "One face, two documents"}
+    outlet = "/v1/outlets/b1"
+    assert fresh.ask("POST", f"{outlet}/suspend", key="fraud", body=why).status_code == 200
+    refused = fresh.ask("POST", f"{outlet}/bar", key="fraud", body=why)
+    fresh.assert_refused(refused, 403, "CASE.FOUR_EYES")
+    for key in ("one", "two"):
+        headers = {"idempotency-key": key}
+        given = fresh.ask("POST", "/v1/enrollments", key="b1", body=activation(), headers=headers)
+        fresh.assert_refused(given, 403, "REQUEST.OUTLET_RESTRICTED")
+    barred = fresh.read(fresh.ask("POST", f"{outlet}/bar", key="second", body=why))
+    assert (barred["restriction"], barred["refused_attempts"]) == ("barred", 2)
+    for asked, codes in (({}, ["b1"]), ({"limit": 1, "after": "b1"}, []), ({"carrier": "red"}, [])):
+        listed = fresh.read(fresh.ask("GET", "/v1/outlets", key="fraud", params=asked))
+        assert [one["outlet"] for one in listed["outlets"]] == codes
+    again = fresh.ask("POST", f"{outlet}/bar", key="fraud", body=why)
+    fresh.assert_refused(again, 409, "OUTLET.STATE")
+    lift = {"restriction": "suspended", "reason": "x"}
+    stale = fresh.ask("POST", f"{outlet}/lift", key="fraud", body=lift)
+    fresh.assert_refused(stale, 409, "OUTLET.STATE")
+    past = fresh.read(fresh.ask("GET", f"{outlet}/enrollments", key="fraud"))["enrollments"]
+    assert [one["decision"] for one in past] == ["rejected", "approved"]
+    assert past[0]["case"]["case_id"] == case
+    # The case needs the document: who asks is told so, and may ask again after a restart.
+    path = f"/v1/documents/{past[1]['document_id']}"
+    pending = fresh.ask("DELETE", path, key="blue")
+    assert pending.status_code == 202
+    told = fresh.read(pending)
+    assert (told["state"], told["cases"]) == ("pending", [])
+    assert fresh.read(fresh.ask("GET", f"{path}/erasure", key="operator"))["cases"] == [case]
+    shown = fresh.read(fresh.ask("GET", f"{QUEUE}/{case}", key="fraud"))
+    assert told["due_at"] in [one["erasure_due_at"] for one in shown["documents"]]
+    refused = fresh.ask("GET", f"{path}/erasure", key="red")
+    fresh.assert_refused(refused, 404, "REQUEST.NOT_FOUND")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -74,7 +75,7 @@ def test_suspect_and_holder_are_shown_from_when_a_case_names_them(
     assert entry.detail == {"documents": [holder, suspect], "faces": 4}
     image = base64.b64encode(reference.photographs[0].image).decode()
     assert image[:60] not in service.log_text
-    run_retention(NextYear(service), Schedule(), "test")
+    run_retention(NextYear(service), Schedule(hold=timedelta(days=30)), "test")
     later = service.read(ask(service, holder, suspect))
     assert [one["photographs"] for one in later["subjects"]] == [[], []]
     assert later["likenesses"] == []

@@ -33,7 +33,14 @@ CHECKS = [
     response_schema_conformance,
 ]
 # Deep enough for each route: the key that may do the most there.
-FRAUD = ("/v1/identifications", "/v1/people", "/v1/cases", "/v1/sweeps", "/v1/precision")
+FRAUD = (
+    "/v1/identifications",
+    "/v1/people",
+    "/v1/cases",
+    "/v1/outlets",
+    "/v1/sweeps",
+    "/v1/precision",
+)
 OPERATOR = ("/metrics", "/v1/audit")
 # Of these a body has one, which no schema says.
 CHOICES = {
@@ -86,7 +93,9 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
     path: str,
 ) -> None:
     image = base64.b64encode(faces["later"]).decode()
-    case_id = open_case(own_service, path) if "{case_id}" in path else None
+    is_about_case = any(name in path for name in ("{case_id}", "{outlet}"))
+    case_id = open_case(own_service, path) if is_about_case else None
+    outlet, restriction = prepare_outlet(own_service, path, case_id)
 
     def deepen(case: Any) -> Any:
         # Random bytes are no photograph, and random digits no number: few cases would go on.
@@ -116,6 +125,10 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
                     body["reference"] = {"image": image}
         if "line" in case.path_parameters:
             case.path_parameters["line"] = "+8613800138000"
+        if "outlet" in case.path_parameters:
+            case.path_parameters["outlet"] = outlet
+            found = {"case_id": case_id, "restriction": restriction, "reason": "seen"}
+            case.body.update({name: found[name] for name in found if name in case.body})
         if "case_id" in case.path_parameters:
             case.path_parameters["case_id"] = case_id
         return case
@@ -126,6 +139,16 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
     )
     seen = ask_all(own_service, method, path, cases.map(deepen), is_hasty=False, at_most=12)
     assert seen & {200, 201}
+
+
+def prepare_outlet(service: Any, path: str, case_id: str | None) -> tuple[str, str | None]:
+    """An outlet that this step may be taken against, and its restriction."""
+    if "{outlet}" not in path or path.endswith("/suspend"):
+        return "b2", None
+    body = {"case_id": case_id, "reason": "seen by another"}
+    service.ask("POST", "/v1/outlets/r1/suspend", key="second", body=body)
+    state = service.read(service.ask("GET", "/v1/outlets/r1", key="fraud"))
+    return "r1", state["restriction"]
 
 
 def key_for(path: str, method: str) -> str:

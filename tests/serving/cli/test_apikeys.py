@@ -151,9 +151,11 @@ def test_carriers_and_outlets_are_listed_with_what_holds_for_them(home: Path, so
     assert carriers[1] == named | {"line_limit": 2, "time_zone": None}
     assert "[Green]" in sosie("carrier", "list", *at).out
     outlets = sosie("outlet", "list", *at, "--json").json["outlets"]
+    free = dict.fromkeys(("time_zone", "restriction", "restriction_case", "restriction_reason"))
+    free["refused_attempts"] = 0
     assert outlets == [
-        {"outlet": "b1", "carrier": "blue", "is_open": True, "time_zone": None},
-        {"outlet": "r1", "carrier": "red", "is_open": False, "time_zone": None},
+        {"outlet": "b1", "carrier": "blue", "is_open": True, **free},
+        {"outlet": "r1", "carrier": "red", "is_open": False, **free},
     ]
     of_red = sosie("outlet", "list", "--carrier", "red", *at, "--json").json["outlets"]
     assert [one["outlet"] for one in of_red] == ["r1"]

@@ -6,13 +6,16 @@ import io
 import json
 import shutil
 import sqlite3
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from serving.cli import cases
+from engine.errors import StorageFailed
+from engine.sweeps.folder_retention import SweepRetention
+from serving.cli import cases, outlets
 from serving.cli.inputs import open_deployment
 from serving.compose import Deployment
 from serving.settings import load_settings
@@ -32,14 +35,18 @@ def alter(home: Path, *statements: str) -> None:
 
 @pytest.fixture
 def aged_home(caught_home: Path, sosie: Any) -> Path:
-    """A duplicate that was caught, a closed line, and a time long ago for all of it."""
+    """A duplicate that was caught, a closed line, and for each a time that is over since days."""
+
+    def days_ago(days: int) -> str:
+        return f"'{datetime.now(UTC) - timedelta(days=days):%Y-%m-%dT%H:%M:%S.%fZ}'"
+
     close = ("line", "close", "--msisdn", "+8613800138000")
     assert sosie(*close, "--home", caught_home).code == 0
     alter(
         caught_home,
-        "UPDATE enrollments SET created_at = '2020-01-01T00:00:00.000000Z'",
-        "UPDATE idempotency SET created_at = '2020-01-01T00:00:00.000000Z'",
-        "UPDATE lines SET closed_at = '2020-01-01T00:00:00.000000Z'",
+        f"UPDATE enrollments SET created_at = {days_ago(190)}",
+        f"UPDATE idempotency SET created_at = {days_ago(190)}",
+        f"UPDATE lines SET closed_at = {days_ago(740)}",
     )
     return caught_home
 
@@ -185,3 +192,78 @@ def test_erasing_somebody_erases_the_crops_too(
     for folder, left in ((copy, 2), (home, 0)):
         with Deployment(folder, load_settings(folder)) as deployment:
             assert len(deployment.store.cases.crops(enrolled["enrollment_id"])) == left
+
+
+def test_an_erasure_waits_for_the_case_and_is_done_by_the_command_that_closes_it(
+    caught_home: Path, sosie: Any
+) -> None:
+    at = ("--home", caught_home)
+    erase = ("erase", "--document-type", "cn-ric", "--document-number", OTHER_NUMBER, "--yes")
+    asked = sosie(*erase, *at, "--json")
+    assert (asked.code, asked.json["state"]) == (1, "pending")
+    assert asked.json["due_at"] > asked.json["asked_at"]
+    assert "Waits" in sosie(*erase, *at).out
+    (pending,) = sosie("erasures", *at, "--json").json["erasures"]
+    assert pending == asked.json
+    (case,) = sosie("cases", *at, "--json").json["cases"]
+    shown = sosie("case", "show", case["case_id"], *at)
+    assert "erased by" in shown.out
+    # A run of retention does what is due, and nothing else.
+    assert sosie("retention", "run", *at).code == 0
+    assert len(sosie("erasures", *at, "--json").json["erasures"]) == 1
+    close_cases(caught_home, sosie)
+    assert sosie("erasures", *at).out.strip() == "No erasure waits."
+    entries = sosie("audit", "show", "--action", "document.erased", *at, "--json").json["entries"]
+    assert [one["subject"] for one in entries] == [pending["document_id"]]
+    assert sosie("doctor", *at).code == 0
+
+
+def test_an_outlet_is_suspended_and_barred_and_lifted_by_accounts_of_people(
+    caught_home: Path, sosie: Any, request_of: Any, photographs: Any, assert_refused: Any
+) -> None:
+    at = ("--home", caught_home)
+    (case,) = sosie("cases", *at, "--json").json["cases"]
+    why = ("--case", case["case_id"], "--reason", "One face, two documents")
+
+    def take(account: str, *step: str) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(outlets, "name_actor", lambda: f"cli:{account}")
+            return sosie("outlet", *step, *at)
+
+    assert "Suspended" in take("ada", "suspend", "b1", *why).out
+    assert_refused(take("ada", "bar", "b1", *why), "another person must bar it")
+    again = request_of(caught_home, photographs, msisdn="+8613800138002")
+    assert_refused(sosie(*again), "the outlet is suspended and enrolls nobody")
+    assert "Barred" in take("bo", "bar", "b1", *why).out
+    listed = sosie("outlet", "list", *at).out
+    assert "barred" in listed
+    (found, _) = sosie("outlet", "list", *at, "--json").json["outlets"]
+    assert (found["restriction"], found["refused_attempts"]) == ("barred", 1)
+    past = sosie("outlet", "enrollments", "b1", "--state", "alive", *at, "--json").json
+    assert [one["decision"] for one in past["enrollments"]] == ["rejected"]
+    assert past["enrollments"][0]["case"]["case_id"] == case["case_id"]
+    assert "duplicate_identity" not in sosie("outlet", "enrollments", "b1", *at).err
+    lift = ("lift", "b1", "--reason", "Another staff", "--restriction")
+    assert_refused(take("ada", *lift, "suspended"), "barred now")
+    assert "Open" in take("ada", *lift, "barred").out
+    assert "Another staff" in sosie("case", "show", case["case_id"], *at).out
+
+
+def test_an_erasure_that_fails_when_its_case_is_closed_stays_and_is_done_by_the_next_run(
+    caught_home: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = ("--home", caught_home)
+    erase = ("erase", "--document-type", "cn-ric", "--document-number", OTHER_NUMBER, "--yes")
+    assert sosie(*erase, *at).code == 1
+
+    def fail(*_: object) -> None:
+        raise StorageFailed("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SweepRetention, "erase", fail)
+        close_cases(caught_home, sosie)
+    (pending,) = sosie("erasures", *at, "--json").json["erasures"]
+    assert (pending["state"], pending["cases"]) == ("pending", [])
+    assert "1 are due" in sosie("doctor", *at).out
+    assert "1 documents that waited" in sosie("retention", "run", *at).out
+    assert sosie("erasures", *at, "--json").json["erasures"] == []

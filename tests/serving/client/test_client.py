@@ -187,6 +187,7 @@ def test_every_endpoint_of_the_service_has_a_method(
         "Sequence[bytes]": [b"x"],
         "Sequence[str]": ["X"],
         "cases.Outcome": "fraud",
+        "outlets.Restricted": "barred",
     }
     one_of = {"verify": {"line": "X"}, "search_people": {"msisdn": "X"}}
     called = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import pytest
@@ -50,8 +51,15 @@ def test_the_whole_way_from_an_activation_to_a_decided_case_and_a_sweep(
         analyst.sign_in("fraud")
         open_the_case(analyst)
         look_at_the_enrollment(analyst)
+        document = hold_an_erasure(analyst)
         propose_fraud(analyst)
         approve(second)
+        expect_erased(site, document)
+        suspend_an_outlet(analyst)
+        bar_the_outlet(second)
+        with visiting(browser, site) as clerk:
+            be_refused(clerk, photographs)
+        lift_the_bar(second)
         run_a_sweep(analyst)
         search(analyst, photographs)
     with visiting(browser, site) as clerk:
@@ -191,6 +199,103 @@ def look_at_the_enrollment(analyst: Visitor) -> None:
     # The picture is gone with its page.
     assert not analyst.page.evaluate(IS_THERE, address)
     analyst.faults.clear()
+
+
+def hold_an_erasure(analyst: Visitor) -> str:
+    """The erasure of the document that the case is about is asked for, and waits for it."""
+    card = analyst.page.locator("article.card").filter(has_text="Attempted only")
+    address = card.get_by_role("link").first.get_attribute("href") or ""
+    document = address.split("/")[-1]
+    path = f"/v1/documents/{document}"
+    asked = analyst.site.service.ask("DELETE", path, key="operator")
+    assert (asked.status_code, asked.json()["state"]) == (202, "pending")
+    analyst.page.reload()
+    analyst.expect_heading("One face, two documents")
+    notice = analyst.page.locator(".notice.warn")
+    expect(notice).to_contain_text("whose erasure is asked for: 1")
+    expect(card).to_contain_text("Erased at the latest")
+    expect(analyst.page.locator(".history-erasure_asked")).to_have_count(1)
+    analyst.check("hold")
+    card.get_by_role("link").first.click()
+    expect(analyst.page.locator(".notice.info")).to_contain_text("waits for open cases")
+    analyst.page.go_back()
+    analyst.expect_heading("One face, two documents")
+    return document
+
+
+def expect_erased(site: Site, document: str) -> None:
+    """What was acknowledged is done once the case is closed."""
+    deadline = time.monotonic() + 60
+    path = f"/v1/documents/{document}/erasure"
+    while (found := site.service.ask("GET", path, key="operator").json())["state"] != "done":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert found["certificate"]["document_id"] == document
+
+
+def suspend_an_outlet(analyst: Visitor) -> None:
+    analyst.page.reload()
+    analyst.expect_heading("One face, two documents")
+    analyst.page.get_by_role("link", name="b1", exact=True).first.click()
+    analyst.expect_heading("b1")
+    analyst.fill(reason="Two documents of one face")
+    analyst.check("outlet")
+    analyst.press("Suspend the outlet")
+    analyst.expect_heading("Suspended")
+    steps = analyst.page.get_by_role("complementary", name="What may be done")
+    expect(steps).to_contain_text("another person must bar it")
+    expect(steps.get_by_role("button", name="Bar the outlet")).to_have_count(0)
+    analyst.page.locator(".facts").get_by_role("link").click()
+    analyst.expect_heading("One face, two documents")
+    expect(analyst.page.locator(".history-restricted")).to_contain_text("Two documents of one face")
+
+
+def bar_the_outlet(second: Visitor) -> None:
+    second.open("Cases")
+    second.page.get_by_role("link", name="Outlets", exact=True).click()
+    second.expect_heading("Outlets")
+    row = second.row("b1", "Suspended")
+    expect(row).to_have_count(1)
+    second.check("outlets")
+    row.get_by_role("link").click()
+    second.expect_heading("b1")
+    bar = second.page.locator("form").filter(has_text="Bar the outlet")
+    bar.locator("[name=reason]").fill("Seen by a second person")
+    bar.get_by_role("button", name="Bar the outlet").click()
+    second.expect_heading("Barred")
+
+
+def be_refused(clerk: Visitor, photographs: Any) -> None:
+    clerk.sign_in("b1")
+    clerk.expect_heading("New activation")
+    given = {"type": "cn-ric", "number": SECOND, "name": "Eve Twice", "msisdn": "+8613800138779"}
+    clerk.fill(**given, consent_ref="C-2026-2")
+    clerk.choose("Live photograph", photographs.later)
+    clerk.choose("Document portrait", photographs.portrait)
+    clerk.take_now()
+    clerk.press("Decide")
+    expect(clerk.page.get_by_role("alert")).to_contain_text("may enroll nobody")
+
+
+def lift_the_bar(second: Visitor) -> None:
+    """What was refused there is counted, and what was enrolled before is looked at."""
+    second.page.reload()
+    second.expect_heading("Barred")
+    expect(second.page.locator(".facts")).to_contain_text(re.compile(r"Attempts refused since\s*1"))
+    past = second.page.get_by_role("table", name="Enrolled there before")
+    rows = past.locator("tbody").get_by_role("row")
+    before = rows.count()
+    second.page.get_by_label("Decision").select_option("rejected")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("One face, two documents")
+    assert before > 1
+    second.page.set_viewport_size({"width": 390, "height": 844})
+    assert second.page.evaluate("document.documentElement.scrollWidth") <= 390
+    second.page.set_viewport_size({"width": 1280, "height": 800})
+    second.check("barred")
+    second.fill(reason="Another staff")
+    second.press("Let it enroll again")
+    second.expect_heading("Open")
 
 
 def propose_fraud(analyst: Visitor) -> None:

@@ -11,7 +11,8 @@ import pytest
 from engine.cases.case import CaseKind, CaseOrigin, NoteKind, Outcome
 from engine.matching.documents import DOCUMENT_TYPES
 from engine.reasons import Decision, Reason
-from engine.registry.records import CaseState, DocumentStatus, LineStatus
+from engine.registry.records import CaseState, DocumentStatus, LineStatus, Restriction
+from engine.registry.retention import Kind
 from engine.sweeps.risk import SCALES
 from engine.sweeps.sweep_model import GroupKind, Scope, SweepState
 from serving.access.authorization import Role
@@ -83,6 +84,8 @@ CLOSED: dict[str, Any] = {
     "scope": Scope,
     "risk": SCALES,
     "role": Role,
+    "restriction": Restriction,
+    "expired": [one for one in Kind if one is not Kind.ANSWERS],
 }
 
 

@@ -16,6 +16,7 @@ const VIEWS = {
   documents: () => import("./views/document.js"),
   cases: () => import("./views/cases.js"),
   case: () => import("./views/case.js"),
+  outlets: () => import("./views/outlets.js"),
   sweeps: () => import("./views/sweeps.js"),
   sweep: () => import("./views/sweep.js"),
   group: () => import("./views/group.js"),

@@ -116,6 +116,12 @@ export const closeCase = ({ case_id: id, updated_at: seen }, outcome, lines) =>
   post(at("cases", id, "close"), { outcome, close_lines: lines, seen_at: seen });
 export const readPrecision = () => get("/v1/precision");
 
+export const listOutlets = (filter) => get(`/v1/outlets${query(filter)}`);
+export const readOutlet = (code) => get(at("outlets", code));
+export const stepOutlet = (code, step, body) => post(at("outlets", code, step), body);
+export const listPast = (code, filter) =>
+  get(`${at("outlets", code, "enrollments")}${query(filter)}`);
+
 export const planSweep = (terms) => post("/v1/sweeps", { ...terms, dry_run: true });
 export const startSweep = (terms) => post("/v1/sweeps", { ...terms, dry_run: false });
 export const listSweeps = () => get("/v1/sweeps");

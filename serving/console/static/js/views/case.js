@@ -1,7 +1,17 @@
 // One case: what it is about, what was said of it, and the steps that end it.
 
 import { caseActions } from "../casework.js";
-import { add, element, figure, link, plainButton, quoted, replace, wholeId } from "../elements.js";
+import {
+  add,
+  element,
+  figure,
+  hint,
+  link,
+  plainButton,
+  quoted,
+  replace,
+  wholeId,
+} from "../elements.js";
 import { faceSection } from "../faces.js";
 import { workButton } from "../forms.js";
 import { moment, number, say, score } from "../language.js";
@@ -38,6 +48,7 @@ export async function show(page, id, focus = null) {
     ),
     element("h1", {}, word("kind", found.kind), " ", badge("state", found.state)),
     mergedNotice(found),
+    erasureNotice(found),
     element(
       "div",
       { class: "desk" },
@@ -94,6 +105,14 @@ function mergedTable({ merged }) {
 function mergedNotice({ merged_into: target }) {
   if (!target) return null;
   return notice("info", element("p", {}, `${say("case.merged")} `, idLink("case", target)));
+}
+
+/** Until when what the case needs is there: an erasure of it is asked for. */
+function erasureNotice({ documents: held }) {
+  const due = held.map((one) => one.erasure_due_at).filter(Boolean);
+  if (due.length === 0) return null;
+  const text = say("case.erasure", { count: number(due.length) });
+  return notice("warn", element("p", {}, `${text} `, moment(due.sort()[0])));
 }
 
 function factsOf(found) {
@@ -160,6 +179,8 @@ function documentCards(found, shown, names) {
           element("span", { class: "badge state-proposed" }, say("case.suspect")),
         ],
       ),
+      one.erasure_due_at && hint(`${say("erasure.due")} `, moment(one.erasure_due_at)),
+      placesOf(one, found),
       lineTable(
         one.lines,
         about.size ? (line) => about.has(line.line_id) && say("case.thisline") : null,
@@ -168,10 +189,29 @@ function documentCards(found, shown, names) {
   );
 }
 
+/** The outlets of a document's lines, each with its past enrollments and the steps against it. */
+function placesOf({ lines }, { case_id: id }) {
+  const outlets = [...new Set(lines.map((line) => line.outlet))];
+  if (outlets.length === 0) return null;
+  const links = outlets.map((one) => [" ", link(["outlets", one, { case: id }], quoted(one))]);
+  return hint(say("case.outlets"), links);
+}
+
 /** What an entry says besides its kind: people's words as they are, the service's in the page's. */
 function saidIn({ kind, text }) {
   if (!text) return null;
   if (kind === "note") return element("p", { class: "note", dir: "auto", translate: "no" }, text);
+  if (kind === "erasure_asked") {
+    return element("p", {}, `${say("erasure.due")} `, moment(text));
+  }
+  if (kind === "erased") return element("p", {}, quoted(text.slice(-8), { class: "id" }));
+  if (kind === "expired") return element("p", {}, word("expired", text));
+  if (kind === "restricted") {
+    const [done, reason] = text.split("\n");
+    const [restriction, outlet] = done.split(" ");
+    const what = [badge("restriction", restriction), " ", link(["outlets", outlet], quoted(outlet))];
+    return [element("p", {}, what), element("p", { class: "note", dir: "auto" }, reason)];
+  }
   if (kind === "assigned") return element("p", {}, actorName(text));
   if (kind === "merged") {
     const [origin, id] = text.split(" ");

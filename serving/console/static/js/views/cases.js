@@ -19,9 +19,9 @@ import { placeOf } from "../places.js";
 import { assignCase, listCases } from "../service.js";
 import { bindKeys } from "../shortcuts.js";
 
-const STATES = ["open", "assigned", "proposed", "closed"];
+export const STATES = ["open", "assigned", "proposed", "closed"];
 const SORTS = ["risk", "due", "newest", "oldest", "score"];
-const KINDS = [
+export const KINDS = [
   "duplicate_identity",
   "possible_duplicate",
   "stolen_document",
@@ -61,7 +61,13 @@ export async function show(page) {
     history.replaceState(null, "", placeOf("cases", filter));
     return attempt(page, list, faults, load);
   };
-  add(page.main, pageHead("cases.title", "cases.lead"), filters(filter, change, faults), list);
+  add(
+    page.main,
+    pageHead("cases.title", "cases.lead"),
+    element("p", {}, link(["outlets"], say("outlets.title"))),
+    filters(filter, change, faults),
+    list,
+  );
   await load();
   bindKeys(page, keysOf(page, list, filter));
 }

@@ -1,13 +1,14 @@
 // Everything that stands under one document, closed lines and closed cases too.
 
 import { add, element, wholeId } from "../elements.js";
-import { moment } from "../language.js";
+import { moment, say } from "../language.js";
 import {
   badge,
   caseTable,
   facts,
   idLink,
   lineTable,
+  notice,
   section,
   seller,
   table,
@@ -22,9 +23,23 @@ export async function show(page, id) {
     page.main,
     personHead(found, "h1"),
     facts([["document.id", wholeId(found.document_id)]]),
+    erasureNotice(found),
     section("lines.caption", lineTable(found.lines)),
     section("cases.caption", caseTable(found.cases)),
     section("enrollment.list", attemptTable(found.enrollments)),
+  );
+}
+
+/** An erasure that is asked for and waits for open cases. */
+function erasureNotice({ erasure_asked_at: asked, erasure_due_at: due }) {
+  if (due === null) return null;
+  return notice(
+    "info",
+    element("p", {}, say("erasure.waits")),
+    facts([
+      ["erasure.asked", moment(asked)],
+      ["erasure.due", moment(due)],
+    ]),
   );
 }
 

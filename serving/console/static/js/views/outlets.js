@@ -1,0 +1,251 @@
+// Outlets: who may enroll nobody and why, and one outlet with its steps and what it enrolled before.
+
+import { add, element, figure, hint, link, quoted, replace } from "../elements.js";
+import { areaField, attempt, buildForm, checkField, choiceField, textField } from "../forms.js";
+import { moment, number, say } from "../language.js";
+import {
+  actorName,
+  badge,
+  empty,
+  facts,
+  growingTable,
+  idLink,
+  maskedNumber,
+  pageHead,
+  section,
+  word,
+} from "../marks.js";
+import { placeOf } from "../places.js";
+import { listOutlets, listPast, readOutlet, stepOutlet } from "../service.js";
+import { isMe } from "../session.js";
+import { KINDS, STATES } from "./cases.js";
+
+const PAGE = 50;
+const DECISIONS = ["approved", "review", "rejected"];
+const FILTERS = ["sort", "decision", "state", "kind", "assignee", "id_end", "overdue"];
+
+export async function show(page, code = null) {
+  return code === null ? showAll(page) : showOne(page, code);
+}
+
+async function showAll(page) {
+  const chosen = page.query.restriction ?? "";
+  const ask = (after) => listOutlets({ restriction: chosen, limit: PAGE, after });
+  const first = await ask();
+  const choose = (event) => page.go("outlets", { restriction: event.target.value });
+  const options = ["", "suspended", "barred"].map((one) => [one, say(`restriction.${one || "any"}`)]);
+  const field = textField(say("case.outlet"), { name: "code", required: true, maxlength: 64 });
+  add(
+    page.main,
+    pageHead("outlets.title", "outlets.lead"),
+    buildForm(page, { class: "card" }, [field], say("outlets.open"), ({ code }) =>
+      page.go("outlets", code.trim()),
+    ),
+    element(
+      "div",
+      { class: "filters", role: "search", "aria-label": say("outlets.filters") },
+      choiceField(say("case.state"), { onchange: choose }, options, chosen),
+    ),
+    first.outlets.length === 0
+      ? empty("outlets.none")
+      : growingTable(page, "outlets.title", OUTLET_HEADS, first, ask, ({ outlets }) =>
+          outlets.map(outletRow),
+        ),
+  );
+}
+
+const OUTLET_HEADS = [
+  "case.outlet",
+  "case.carrier",
+  "case.state",
+  "outlet.reason",
+  "outlet.refused",
+];
+
+function outletRow(one) {
+  return [
+    link(["outlets", one.outlet], quoted(one.outlet)),
+    quoted(one.carrier),
+    stateOf(one),
+    quoted(one.restriction_reason),
+    figure(number(one.refused_attempts)),
+  ];
+}
+
+function stateOf(found) {
+  if (found.restriction) return badge("restriction", found.restriction);
+  return found.is_open ? badge("restriction", "open") : badge("restriction", "closed");
+}
+
+async function showOne(page, code) {
+  const found = await readOutlet(code);
+  add(
+    page.main,
+    element("p", { class: "back" }, link(["outlets"], say("outlets.back"))),
+    element("h1", {}, quoted(found.outlet), " ", stateOf(found)),
+    element(
+      "div",
+      { class: "desk" },
+      element("div", { class: "desk-what" }, factsOf(found), await pastOf(page, code)),
+      element(
+        "aside",
+        { class: "desk-do", "aria-label": say("outlet.steps") },
+        element("div", {}, steps(page, found)),
+      ),
+    ),
+  );
+}
+
+function factsOf(found) {
+  return facts([
+    ["case.carrier", quoted(found.carrier)],
+    ...(found.restriction
+      ? [
+          ["outlet.since", moment(found.restricted_at)],
+          ["outlet.by", actorName(found.restricted_by)],
+          ["outlet.reason", quoted(found.restriction_reason)],
+          ["outlet.case", idLink("case", found.restriction_case)],
+          ["outlet.refused", number(found.refused_attempts)],
+        ]
+      : []),
+  ]);
+}
+
+/** What may be done: one person suspends, another bars, and a person lifts either. */
+function steps(page, found) {
+  const told = (text) => element("div", { class: "card" }, hint(say(text)));
+  if (!found.is_open) return told("outlet.closed");
+  const { restriction, outlet } = found;
+  const done = (text) => {
+    page.announce(say(text));
+    return page.go("outlets", outlet, page.query);
+  };
+  if (restriction === null) {
+    return [told("outlet.suspendhint"), restrictForm(page, found, "suspend", done)];
+  }
+  const isMine = isMe(found.restricted_person ?? found.restricted_by);
+  return [
+    restriction === "suspended" && told(isMine ? "outlet.another" : "outlet.barhint"),
+    restriction === "suspended" && !isMine && restrictForm(page, found, "bar", done),
+    buildForm(page, { class: "card" }, [reasonField()], say("outlet.lift"), async ({ reason }) => {
+      await stepOutlet(outlet, "lift", { restriction, reason });
+      await done("outlet.lifted");
+    }),
+  ];
+}
+
+function restrictForm(page, found, step, done) {
+  const caseField = textField(say("outlet.caseid"), {
+    name: "case_id",
+    required: true,
+    minlength: 36,
+    maxlength: 36,
+    spellcheck: "false",
+    value: found.restriction_case ?? page.query.case ?? "",
+  });
+  const send = async (values) => {
+    await stepOutlet(found.outlet, step, values);
+    await done(step === "bar" ? "outlet.barred" : "outlet.suspended");
+  };
+  const fields = [caseField, reasonField()];
+  return buildForm(page, { class: "card" }, fields, say(`outlet.${step}`), send);
+}
+
+function reasonField() {
+  const given = { name: "reason", required: true, maxlength: 200, dir: "auto" };
+  return areaField(say("outlet.reason"), given, say("outlet.reasonhint"));
+}
+
+/** What was attempted there: by decision, and by the case of each. */
+async function pastOf(page, code) {
+  const list = element("div", {});
+  const faults = element("div", { class: "faults" });
+  const known = FILTERS.filter((name) => page.query[name]);
+  const filter = Object.fromEntries(known.map((name) => [name, page.query[name]]));
+  let asked = 0;
+  const ask = (more) => listPast(code, { ...filter, limit: PAGE, ...more });
+  const load = async () => {
+    const turn = ++asked;
+    const answer = await ask({});
+    // Whoever changed the filter meanwhile wants only the last answer.
+    if (turn !== asked) return;
+    if (answer.enrollments.length === 0) return replace(list, empty("enrollment.none"));
+    const more = (after) => ask({ after });
+    const read = ({ enrollments }) => enrollments.map(pastRow);
+    replace(list, growingTable(page, "outlet.past", HEADS, answer, more, read));
+  };
+  const change = (changes) => {
+    Object.assign(filter, changes);
+    history.replaceState(null, "", placeOf("outlets", code, filter));
+    return attempt(page, list, faults, load);
+  };
+  await load();
+  return section("outlet.past", filters(filter, change), faults, list);
+}
+
+function filters(filter, change) {
+  const choice = (label, name, values, texts) =>
+    choiceField(
+      say(label),
+      { onchange: (event) => change({ [name]: event.target.value }) },
+      [["", say("cases.all")], ...values.map((one) => [one, say(`${texts}.${one}`)])],
+      filter[name] ?? "",
+    );
+  const check = (label, name, value) =>
+    checkField(say(label), {
+      checked: filter[name] === value,
+      onchange: (event) => change({ [name]: event.target.checked ? value : "" }),
+    });
+  return element(
+    "div",
+    { class: "filters", role: "search", "aria-label": say("outlet.filters") },
+    choiceField(
+      say("cases.sort"),
+      { onchange: (event) => change({ sort: event.target.value }) },
+      ["newest", "oldest"].map((one) => [one, say(`sort.${one}`)]),
+      filter.sort ?? "newest",
+    ),
+    choice("enrollment.decision", "decision", DECISIONS, "decision"),
+    choice("outlet.casestate", "state", ["alive", ...STATES], "state"),
+    choice("case.kind", "kind", KINDS, "kind"),
+    textField(say("cases.idend"), {
+      value: filter.id_end ?? "",
+      maxlength: 36,
+      spellcheck: "false",
+      pattern: "[0-9a-f\\-]{4,36}",
+      onchange: (event) => change({ id_end: event.target.value.trim() }),
+    }),
+    check("cases.mine", "assignee", "me"),
+    check("cases.overdue", "overdue", "true"),
+  );
+}
+
+const HEADS = [
+  "enrollment.id",
+  "enrollment.decision",
+  "case.about",
+  "enrollment.reasons",
+  "outlet.case",
+  "enrollment.decided",
+];
+
+function pastRow(one) {
+  return [
+    idLink("enrollments", one.enrollment_id),
+    badge("decision", one.decision),
+    one.name || one.number
+      ? [one.name && quoted(one.name), " ", one.number && maskedNumber(one.number)]
+      : "–",
+    one.reasons.length
+      ? one.reasons.map((reason) => element("div", {}, word("reason", reason)))
+      : "–",
+    one.case
+      ? [
+          link(["case", one.case.case_id], word("kind", one.case.kind)),
+          " ",
+          badge("state", one.case.state),
+        ]
+      : "–",
+    moment(one.decided_at),
+  ];
+}
