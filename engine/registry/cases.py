@@ -187,6 +187,7 @@ EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
 """What later sweeps respect: these two documents are two people, or one with good reason."""
 
 _JUDGED = select(judged_pairs).order_by(judged_pairs.c.left_document, judged_pairs.c.right_document)
+_JUDGED_BY = _JUDGED.where(judged_pairs.c.case_id == bindparam("case"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,11 +404,15 @@ class CaseReader(Source):
         query = _JUDGED
         if outcomes is not None:
             query = query.where(judged_pairs.c.outcome.in_([one.value for one in outcomes]))
-        return [
-            read_as(JudgedPair, row, outcome=Outcome(row.outcome))
-            for found in self.rows(query)
-            for row in (require_authentic(self.vault, judged_pairs, found),)
-        ]
+        return list(map(self._judged, self.rows(query)))
+
+    def pairs_judged_by(self, case_id: str) -> list[JudgedPair]:
+        """The pairs whose outcome this case gave, by document."""
+        return list(map(self._judged, self.rows(_JUDGED_BY, case=case_id)))
+
+    def _judged(self, found: Row[Any]) -> JudgedPair:
+        row = require_authentic(self.vault, judged_pairs, found)
+        return read_as(JudgedPair, row, outcome=Outcome(row.outcome))
 
     def exceptions(self) -> set[tuple[str, str]]:
         """The pairs (left, right) that were judged twins or a mistake."""

@@ -86,6 +86,8 @@ class Action(StrEnum):
     SWEEP = "sweep"
     """To start and steer sweeps, and to see what they found."""
     WORK_CASES = "work_on_cases"
+    REVEAL = "reveal_names_and_numbers"
+    """In the report of a case, where it is asked for."""
     READ_THRESHOLDS = "read_thresholds"
     READ_AUDIT = "read_the_audit_chain"
     BACK_UP = "back_up"
@@ -114,6 +116,7 @@ PERMISSIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
         Action.READ_CROPS: frozenset({_FRAUD}),
         Action.SWEEP: frozenset({_FRAUD}),
         Action.WORK_CASES: frozenset({_FRAUD}),
+        Action.REVEAL: frozenset({_FRAUD}),
         Action.READ_THRESHOLDS: frozenset(Role),
         Action.READ_AUDIT: frozenset({_OPERATOR}),
         Action.READ_METRICS: frozenset({_OPERATOR}),

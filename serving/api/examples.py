@@ -119,6 +119,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
         {"outcome": "fraud", "close_lines": [ID_EXAMPLE], "seen_at": "2026-01-31T12:00:00.123456Z"},
         {"outcome": "twins"},
     ],
+    cases.CaseReportRequest: [{"faces": True}, {"reveal": True, "carrier": "blue"}],
     sweeps.SweepRequest: [
         {"scope": "all", "dry_run": True},
         {"scope": "new", "threshold": 0.47},

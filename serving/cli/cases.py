@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.cases.case import Actor, CaseSort, Outcome
-from serving.cli.inputs import HomeOption, name_actor, open_deployment
+from engine.errors import RegistryError
+from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_place
 from serving.cli.output import (
     REGISTRY,
     JsonFlag,
@@ -157,6 +158,57 @@ def _step_in(
     print_answer(serializers.case(case), text, as_json=as_json)
 
 
+def report_case(
+    case_id: CaseId,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the page goes.")],
+    faces: Annotated[
+        bool, typer.Option("--faces", help="With the faces that are kept, side by side.")
+    ] = False,
+    reveal: Annotated[
+        bool, typer.Option("--reveal", help="Show names and numbers in full, not masked.")
+    ] = False,
+    carrier: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Leave out what this carrier may not see.")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a case as one HTML page for police or a regulator; audited.
+
+    With its scores in words, its history and its entries of the audit chain, which `sosie audit
+    verify --anchor FILE` compares. No retention reaches the file: it is yours to delete.
+    """
+    from engine.atomic_files import replacing
+    from engine.registry.records import AuditEntry
+    from serving.case_report import ReportTerms, gather_case, write_case
+
+    require_place(file)
+    terms = ReportTerms(has_faces=faces, is_revealed=reveal, carrier=carrier)
+    with open_deployment(home) as deployment:
+        store = deployment.store
+        found = gather_case(store, deployment.calibration, case_id, terms)
+        store.note(AuditEntry(name_actor(), "case.reported", case_id, found.describe()))
+        report = write_case(found, store)
+    try:
+        with replacing(file) as beside:
+            beside.write_bytes(report.html)
+    except OSError as error:
+        raise RegistryError(f"{file} cannot be written: {error.strerror}") from None
+    answer = {
+        "report": str(file),
+        "faces": report.faces,
+        "documents": report.documents,
+        "left_out": report.left_out,
+        "audit_entries": report.audit_entries,
+    }
+    text = f"  {escape(str(file))}"
+    if report.left_out:
+        text += f"\nThere was no room for {report.left_out:,} documents of the case."
+    if faces and not report.faces:
+        text += "\nNo face is kept of these people (\\[crops] keep in sosie.toml): it shows none."
+    print_answer(answer, text, as_json=as_json)
+
+
 MOST_CASES = 10_000
 ANY, STANDING = "all", "alive"
 STATES = (STANDING, ANY, "open", "assigned", "proposed", "closed", "merged")
@@ -171,6 +223,7 @@ def register(app: typer.Typer) -> None:
         "propose": propose_outcome,
         "withdraw": withdraw_proposal,
         "close": close_case,
+        "report": report_case,
     }
     add_group(app, "case", "Show a case, and take its steps.", REGISTRY, **commands)
 

@@ -261,6 +261,19 @@ class Client:
         body = write_outcome(outcome, close_lines, seen_at)
         return self._send(post(cases.Case, "cases", case_id, "close", body=body), options)
 
+    def report_case(
+        self,
+        case_id: str,
+        *,
+        faces: bool = False,
+        reveal: bool = False,
+        carrier: str | None = None,
+        options: Options = _DEFAULT,
+    ) -> cases.CaseReport:
+        """A case as one file for police or a regulator: `html` is the page."""
+        body = cases.CaseReportRequest(faces=faces, reveal=reveal, carrier=carrier)
+        return self._send(post(cases.CaseReport, "cases", case_id, "report", body=body), options)
+
     def measure_precision(
         self, sweep_id: str | None = None, options: Options = _DEFAULT
     ) -> sweeps.Precision:

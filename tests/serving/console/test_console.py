@@ -228,6 +228,30 @@ def approve(second: Visitor) -> None:
     expect(second.row("8000")).to_have_count(1)
     expect(second.row("8777")).to_have_count(0)
     second.check("closed")
+    make_the_report(second)
+
+
+def make_the_report(second: Visitor) -> None:
+    """The file of the case opens by itself, with faces and, where asked, whole names."""
+    made = []
+    for wants_more in (False, True):
+        if wants_more:
+            second.page.get_by_label("With the faces that are kept").check()
+            second.page.get_by_label("Names and numbers in full").check()
+        with second.page.expect_download() as download:
+            second.press("Make the file")
+        made.append(download.value.path())
+    expect(second.page.get_by_text("The file was made. Faces in it: ")).to_be_visible()
+    assert "Aileen Probe" not in made[0].read_text("utf-8")
+    page = second.page.context.new_page()
+    page.set_content(made[1].read_text("utf-8"))
+    expect(page.get_by_role("heading", level=1)).to_have_text("One face, two documents")
+    expect(page.get_by_text("Aileen Probe").first).to_be_visible()
+    expect(page.locator(".pair img").first).to_be_visible()
+    expect(page.get_by_text("pairs of strangers scores as high").first).to_be_visible()
+    expect(page.locator(".note").first).to_have_text(NOTE)
+    expect(page.get_by_role("row").filter(has_text="case.reported")).to_have_count(2)
+    page.close()
 
 
 def refuse_what_nobody_has_seen(second: Visitor) -> None:
