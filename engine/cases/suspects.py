@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from engine.accuracy.error_rates import wilson_interval
 from engine.cases.case import Outcome
+from engine.cases.decided import read_decided
 from engine.matching.calibration import Rate
 from engine.matching.comparison import WatchList
 from engine.registry.reader import Reader
@@ -35,7 +36,7 @@ class Suspects:
     """
 
     def __init__(self, registry: Reader, gallery: Gallery, case: CaseRecord) -> None:
-        self._case = case
+        self._case, self._registry = case, registry
         self._sweep = None if case.sweep_id is None else registry.sweeps.get(case.sweep_id)
         found = registry.documents_by_id(case.suspect_ids)
         self._documents = sorted(key for key, record in found.items() if record.reference_ids)
@@ -45,13 +46,21 @@ class Suspects:
         flat = np.array([key for keys in ids for key in keys], dtype=np.int64)
         self._vectors: NDArray[np.float32] = gallery.vectors(flat)
 
-    def judge(self, outcome: Outcome, actor: str, now: datetime) -> list[JudgedPair]:
-        """Every pair of documents, judged with the best score between their references.
+    def judge(self, outcome: Outcome, actor: str, now: datetime, sequence: int) -> list[JudgedPair]:
+        """Every pair of documents, judged with the best score between their references, which are
+        those of the gallery at `sequence`.
 
-        Pairs that reach the threshold of the case's sweep are attributed to it.
+        A pair that was decided before keeps its outcome, unless its evidence has changed or the
+        case has no other pair. Pairs that reach the threshold of the case's sweep are attributed
+        to it.
         """
         left, right, scores = self._score_pairs()
         best = np.argsort(-scores, kind="stable")[:MAX_PAIRS]
+        standing = read_decided(self._registry, self._documents).standing
+        documents = self._documents
+        asked = [
+            one for one in best if (documents[left[one]], documents[right[one]]) not in standing
+        ]
         return [
             JudgedPair(
                 left_document=self._documents[left[place]],
@@ -62,8 +71,9 @@ class Suspects:
                 sweep_id=self._sweep_of(float(scores[place])),
                 decided_at=now,
                 decided_by=actor,
+                sequence=sequence,
             )
-            for place in best
+            for place in asked or best
         ]
 
     def watch(

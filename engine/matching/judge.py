@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.cases.case import CaseKind, CaseOrigin
+from engine.cases.decided import is_more_alike
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import SosieError, TooManyFailures
 from engine.matching.calibration import Comparison, Thresholds
@@ -47,6 +48,7 @@ from engine.matching.requests import (
 )
 from engine.matching.second_model import FILLED, SecondModel
 from engine.reasons import Decision, Reason
+from engine.registry.cases import EXCEPTIONS
 from engine.registry.reader import Reader
 from engine.registry.records import (
     AuditEntry,
@@ -54,6 +56,7 @@ from engine.registry.records import (
     DocumentRecord,
     DocumentStatus,
     EnrollmentRecord,
+    JudgedPair,
     NewCrop,
     NewDocument,
     NewLine,
@@ -91,6 +94,7 @@ class BatchState:
     ) -> None:
         lookups = [it.document_lookup for it in attempts if it.document_lookup is not None]
         self._gallery = gallery
+        self._cases = store.cases
         self._documents = store.documents(lookups)
         self._owners = store.documents_of(hit_ids)
         self._numbers = set(store.lines_in_use([attempt.msisdn_lookup for attempt in attempts]))
@@ -123,6 +127,11 @@ class BatchState:
 
     def open_lines(self, document_id: str, carrier: str) -> int:
         return self._open_lines.get((document_id, carrier), 0)
+
+    def judged(self, own: DocumentRecord, others: Sequence[str]) -> Mapping[str, JudgedPair]:
+        """What people judged of this document with others, by the other."""
+        # Without a reference it was never compared by people.
+        return self._cases.judged_among(own.id, others) if own.reference_ids and others else {}
 
     def references_of(self, document: DocumentRecord) -> NDArray[np.float32]:
         """The vectors of a document's references: float32[n, d]."""
@@ -167,7 +176,16 @@ def gather_evidence(
     record = state.document(attempt.document_lookup)
     held = record if record is not None and record.status is not DocumentStatus.ATTEMPTED else None
     has_probe = comparisons.has_probe(place)
-    own_id = record.id if record else None
+    candidates: tuple[Candidate, ...] = ()
+    excepted: tuple[Candidate, ...] = ()
+    holder_score = _holder_score(place, held, comparisons, state) if has_probe else None
+    if has_probe:
+        own_id = record.id if record else None
+        candidates = _candidates(place, own_id, comparisons, state, thresholds)
+        # Decisions about a document's holder say nothing of whoever else presents it.
+        if record is not None and _is_holder(holder_score, thresholds):
+            excepted = _find_excepted(record, candidates, state)
+            candidates = tuple(one for one in candidates if one not in excepted)
     verify = thresholds.verify_for(attempt.request.live.length)
     return Evidence(
         thresholds=replace(thresholds, verify=verify),
@@ -181,8 +199,9 @@ def gather_evidence(
         ),
         is_same_photograph=attempt.is_same_photograph,
         live_portrait_score=comparisons.pair_scores[place],
-        holder_score=_holder_score(place, held, comparisons, state) if has_probe else None,
-        candidates=_candidates(place, own_id, comparisons, state, thresholds) if has_probe else (),
+        holder_score=holder_score,
+        candidates=candidates[:MAX_CANDIDATES],
+        excepted=excepted[:MAX_CANDIDATES],
         searched=comparisons.searched if has_probe else None,
         is_number_in_use=state.is_number_in_use(attempt.msisdn_lookup),
         open_lines=state.open_lines(held.id, attempt.outlet.carrier) if held else 0,
@@ -218,6 +237,7 @@ def _candidates(
     state: BatchState,
     thresholds: Thresholds,
 ) -> tuple[Candidate, ...]:
+    """The best of each other document, best first."""
     found = [
         Candidate(reference_id, owner, score)
         for reference_id, score in comparisons.hits(place)
@@ -232,7 +252,25 @@ def _candidates(
     for candidate in found:
         if candidate.document_id != own_id:
             best.setdefault(candidate.document_id, candidate)
-    return tuple(best.values())[:MAX_CANDIDATES]
+    return tuple(best.values())
+
+
+def _is_holder(score: float | None, thresholds: Thresholds) -> bool:
+    return score is not None and score >= thresholds.same_document
+
+
+def _find_excepted(
+    own: DocumentRecord, candidates: Sequence[Candidate], state: BatchState
+) -> tuple[Candidate, ...]:
+    """The candidates of whom people have decided that they are not this document's holder."""
+    judged = state.judged(own, [one.document_id for one in candidates])
+    return tuple(
+        one
+        for one in candidates
+        if (pair := judged.get(one.document_id)) is not None
+        and pair.outcome in EXCEPTIONS
+        and not is_more_alike(one.score, pair)
+    )
 
 
 def describe_scores(evidence: Evidence) -> dict[str, float | None]:
@@ -359,10 +397,17 @@ class ChangeCollector:
             assert document_id is not None
             self._add_reference(place, attempt, enrollment_id, document_id)
             line_id = self._open_line(attempt, enrollment_id, document_id)
+        known = self._find_known(attempt, evidence)
+        asked = replace(
+            evidence,
+            candidates=tuple(one for one in evidence.candidates if one.document_id not in known),
+        )
         cases = [
             self._open_case(
-                attempt, describe_case(kind, verdict, evidence, enrollment_id, document_id)
+                attempt, describe_case(kind, verdict, asked, enrollment_id, document_id)
             )
+            if asked.candidates or kind is CaseKind.STOLEN_DOCUMENT
+            else {"id": next(iter(known.values())).case_id, "kind": kind.value}
             for kind in verdict.cases
         ]
         body = {
@@ -512,6 +557,19 @@ class ChangeCollector:
         )
         self._state.add_line(attempt.msisdn_lookup, document_id, attempt.outlet.carrier)
         return line_id
+
+    def _find_known(self, attempt: Attempt, evidence: Evidence) -> dict[str, JudgedPair]:
+        """What people have decided of the document's holder and the candidates, and need not
+        decide again."""
+        own = self._state.document(attempt.document_lookup)
+        if own is None or not _is_holder(evidence.holder_score, evidence.thresholds):
+            return {}
+        judged = self._state.judged(own, [one.document_id for one in evidence.candidates])
+        return {
+            one.document_id: judged[one.document_id]
+            for one in evidence.candidates
+            if one.document_id in judged and not is_more_alike(one.score, judged[one.document_id])
+        }
 
     def _open_case(self, attempt: Attempt, case: NewCase) -> dict[str, str]:
         # The case that people will decide may be another one that shares a face with this.

@@ -186,8 +186,16 @@ _FACES_OF = (
 EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
 """What later sweeps respect: these two documents are two people, or one with good reason."""
 
-_JUDGED = select(judged_pairs).order_by(judged_pairs.c.left_document, judged_pairs.c.right_document)
+_PAIRS = select(judged_pairs)
+_JUDGED = _PAIRS.order_by(judged_pairs.c.left_document, judged_pairs.c.right_document)
 _JUDGED_BY = _JUDGED.where(judged_pairs.c.case_id == bindparam("case"))
+
+
+_NEWEST_REFERENCES = (
+    select(_references.c.document_id, func.max(_references.c.added_sequence).label("newest"))
+    .where(_references.c.document_id.in_(KEYS), _references.c.removed_sequence.is_(None))
+    .group_by(_references.c.document_id)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,20 +418,37 @@ class CaseReader(Source):
         """The pairs whose outcome this case gave, by document."""
         return list(map(self._judged, self.rows(_JUDGED_BY, case=case_id)))
 
+    def judged_between(self, document_ids: Sequence[str]) -> list[JudgedPair]:
+        """What people judged of any two of these documents."""
+        wanted, left = set(document_ids), judged_pairs.c.left_document
+        rows = self._rows_of(_PAIRS.where(left.in_(KEYS)), sorted(wanted))
+        return [self._judged(row) for row in rows if row.right_document in wanted]
+
+    def judged_among(self, document_id: str, others: Sequence[str]) -> dict[str, JudgedPair]:
+        """What people judged of a document with each of these others, by the other."""
+        lower = [one for one in others if one < document_id]
+        higher = [one for one in others if one > document_id]
+        left, right = judged_pairs.c.left_document, judged_pairs.c.right_document
+        rows = [
+            *self._rows_of(_PAIRS.where(right == document_id, left.in_(KEYS)), lower),
+            *self._rows_of(_PAIRS.where(left == document_id, right.in_(KEYS)), higher),
+        ]
+        pairs = map(self._judged, rows)
+        return {
+            one.right_document if one.left_document == document_id else one.left_document: one
+            for one in pairs
+        }
+
+    def newest_references(self, document_ids: Sequence[str]) -> dict[str, int]:
+        """The gallery's sequence at which each document's newest live reference was added; none of
+        one without references."""
+        return {
+            row.document_id: row.newest for row in self._rows_of(_NEWEST_REFERENCES, document_ids)
+        }
+
     def _judged(self, found: Row[Any]) -> JudgedPair:
         row = require_authentic(self.vault, judged_pairs, found)
         return read_as(JudgedPair, row, outcome=Outcome(row.outcome))
-
-    def exceptions(self) -> set[tuple[str, str]]:
-        """The pairs (left, right) that were judged twins or a mistake."""
-        return self._pairs(EXCEPTIONS)
-
-    def decided_pairs(self) -> set[tuple[str, str]]:
-        """The pairs (left, right) that were judged at all."""
-        return self._pairs(tuple(Outcome))
-
-    def _pairs(self, outcomes: Collection[Outcome]) -> set[tuple[str, str]]:
-        return {(pair.left_document, pair.right_document) for pair in self.judged_pairs(outcomes)}
 
     def crops(self, enrollment_id: str) -> list[tuple[CropRecord, bytes]]:
         """The crops of an enrollment with their images, `live` before `portrait`.

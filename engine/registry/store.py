@@ -32,7 +32,20 @@ from engine.registry.row_macs import bind_key, changing_rows, with_macs
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer, recorded, take_lease
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011")
+REVISIONS = (
+    "0001",
+    "0002",
+    "0003",
+    "0004",
+    "0005",
+    "0006",
+    "0007",
+    "0008",
+    "0009",
+    "0010",
+    "0011",
+    "0014",
+)
 """Every revision this version knows, oldest first; the last is the one it works with."""
 
 ROOM_BYTES = 2**20
