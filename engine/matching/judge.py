@@ -176,16 +176,11 @@ def gather_evidence(
     record = state.document(attempt.document_lookup)
     held = record if record is not None and record.status is not DocumentStatus.ATTEMPTED else None
     has_probe = comparisons.has_probe(place)
-    candidates: tuple[Candidate, ...] = ()
-    excepted: tuple[Candidate, ...] = ()
     holder_score = _holder_score(place, held, comparisons, state) if has_probe else None
-    if has_probe:
-        own_id = record.id if record else None
-        candidates = _candidates(place, own_id, comparisons, state, thresholds)
-        # Decisions about a document's holder say nothing of whoever else presents it.
-        if record is not None and _is_holder(holder_score, thresholds):
-            excepted = _find_excepted(record, candidates, state)
-            candidates = tuple(one for one in candidates if one not in excepted)
+    own_id = record.id if record else None
+    found = _candidates(place, own_id, comparisons, state, thresholds) if has_probe else ()
+    decided = find_decided(record, holder_score, found, state, thresholds)
+    others = {key for key, pair in decided.items() if pair.outcome in EXCEPTIONS}
     verify = thresholds.verify_for(attempt.request.live.length)
     return Evidence(
         thresholds=replace(thresholds, verify=verify),
@@ -200,8 +195,8 @@ def gather_evidence(
         is_same_photograph=attempt.is_same_photograph,
         live_portrait_score=comparisons.pair_scores[place],
         holder_score=holder_score,
-        candidates=candidates[:MAX_CANDIDATES],
-        excepted=excepted[:MAX_CANDIDATES],
+        candidates=tuple(one for one in found if one.document_id not in others)[:MAX_CANDIDATES],
+        excepted=tuple(one for one in found if one.document_id in others)[:MAX_CANDIDATES],
         searched=comparisons.searched if has_probe else None,
         is_number_in_use=state.is_number_in_use(attempt.msisdn_lookup),
         open_lines=state.open_lines(held.id, attempt.outlet.carrier) if held else 0,
@@ -255,22 +250,24 @@ def _candidates(
     return tuple(best.values())
 
 
-def _is_holder(score: float | None, thresholds: Thresholds) -> bool:
-    return score is not None and score >= thresholds.same_document
-
-
-def _find_excepted(
-    own: DocumentRecord, candidates: Sequence[Candidate], state: BatchState
-) -> tuple[Candidate, ...]:
-    """The candidates of whom people have decided that they are not this document's holder."""
+def find_decided(
+    own: DocumentRecord | None,
+    holder_score: float | None,
+    candidates: Sequence[Candidate],
+    state: BatchState,
+    thresholds: Thresholds,
+) -> dict[str, JudgedPair]:
+    """What people have decided of a document's holder and these candidates, by the candidate's
+    document. It says nothing of whoever else presents the document, and nothing where the face is
+    more alike than it was then."""
+    if own is None or holder_score is None or not holder_score >= thresholds.same_document:
+        return {}
     judged = state.judged(own, [one.document_id for one in candidates])
-    return tuple(
-        one
+    return {
+        one.document_id: judged[one.document_id]
         for one in candidates
-        if (pair := judged.get(one.document_id)) is not None
-        and pair.outcome in EXCEPTIONS
-        and not is_more_alike(one.score, pair)
-    )
+        if one.document_id in judged and not is_more_alike(one.score, judged[one.document_id])
+    }
 
 
 def describe_scores(evidence: Evidence) -> dict[str, float | None]:
@@ -397,10 +394,10 @@ class ChangeCollector:
             assert document_id is not None
             self._add_reference(place, attempt, enrollment_id, document_id)
             line_id = self._open_line(attempt, enrollment_id, document_id)
-        known = self._find_known(attempt, evidence)
+        own, found = self._state.document(attempt.document_lookup), evidence.candidates
+        known = find_decided(own, evidence.holder_score, found, self._state, evidence.thresholds)
         asked = replace(
-            evidence,
-            candidates=tuple(one for one in evidence.candidates if one.document_id not in known),
+            evidence, candidates=tuple(one for one in found if one.document_id not in known)
         )
         cases = [
             self._open_case(
@@ -557,19 +554,6 @@ class ChangeCollector:
         )
         self._state.add_line(attempt.msisdn_lookup, document_id, attempt.outlet.carrier)
         return line_id
-
-    def _find_known(self, attempt: Attempt, evidence: Evidence) -> dict[str, JudgedPair]:
-        """What people have decided of the document's holder and the candidates, and need not
-        decide again."""
-        own = self._state.document(attempt.document_lookup)
-        if own is None or not _is_holder(evidence.holder_score, evidence.thresholds):
-            return {}
-        judged = self._state.judged(own, [one.document_id for one in evidence.candidates])
-        return {
-            one.document_id: judged[one.document_id]
-            for one in evidence.candidates
-            if one.document_id in judged and not is_more_alike(one.score, judged[one.document_id])
-        }
 
     def _open_case(self, attempt: Attempt, case: NewCase) -> dict[str, str]:
         # The case that people will decide may be another one that shares a face with this.

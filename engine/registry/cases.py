@@ -31,7 +31,7 @@ from sqlalchemy import case as by_value
 from engine.cases.case import KIND_RISK, CaseKind, CaseNote, CaseSort, DueDates, NoteKind, Outcome
 from engine.errors import NotFound
 from engine.registry import tables
-from engine.registry.database import KEYS, Moment, Source
+from engine.registry.database import KEYS, Moment, Source, long_statements, reading
 from engine.registry.records import (
     ALIVE,
     CaseRecord,
@@ -621,6 +621,31 @@ class FactReader(Source):
             Identity(key, tuple(ordered[key]), tuple(lines[key]), disputes.get(key, 0))
             for key in documents
         ]
+
+    def crowded_documents(self, most: int, is_each_carrier: bool) -> list[str]:
+        """The documents with more than `most` lines in use: over all carriers, or with one."""
+        grouped = (
+            (_lines.c.document_id, _lines.c.carrier) if is_each_carrier else (_lines.c.document_id,)
+        )
+        query = (
+            select(_lines.c.document_id)
+            .where(_lines.c.status != LineStatus.CLOSED.value)
+            .group_by(*grouped)
+            .having(func.count() > most)
+        )
+        # It reads every line.
+        with reading(self._engine) as connection, long_statements(connection):
+            return sorted({row.document_id for row in connection.execute(query)})
+
+    def count_outlet_lines(self, outlets: Sequence[str]) -> dict[str, int]:
+        """How many lines each outlet has opened, closed ones too; none of one without lines."""
+        query = (
+            select(_lines.c.outlet, func.count().label("lines"))
+            .where(_lines.c.outlet.in_(sorted(set(outlets))))
+            .group_by(_lines.c.outlet)
+        )
+        with reading(self._engine) as connection, long_statements(connection):
+            return {row.outlet: row.lines for row in connection.execute(query)}
 
     def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Of every live reference: ids int64[n], ascending, and a number of its document int64[n].

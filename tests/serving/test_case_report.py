@@ -238,3 +238,31 @@ def test_a_score_is_said_as_one_of_so_many_strangers() -> None:
     )
     assert "says nothing" in describe_strangers(StrangersAlike(0.3, 0.2, 0.4, is_bound=False))
     assert "no calibration" in describe_strangers(None)
+
+
+def test_a_list_of_people_is_masked_unless_revealed_and_audited(
+    desk: Deployment, case: CaseRecord, sosie: Any, tmp_path: Path, assert_refused: Any
+) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(
+        'lists = "people"\ntitle = "Own"\nmost_lines = 1\n'
+        '[columns]\nName = "name"\nNumber = "number"\n'
+    )
+    file = tmp_path / "people.csv"
+    made = ("statutory", "people", file, "--home", desk.home, "--layout", own)
+    # The three suspects of the case are one person of four lines; nobody else has two.
+    assert sosie(*made, "--json").json["rows"] == 4
+    assert "Member 1" not in file.read_text("utf-8")
+    assert sosie(*made, "--reveal").code == 0
+    assert "Member 1" in file.read_text("utf-8")
+    entry = [one.entry for one in desk.store.audit_entries()][-1]
+    assert (entry.action, entry.detail["people"], entry.detail["revealed"]) == (
+        "list.made",
+        1,
+        True,
+    )
+    assert len(entry.detail["documents"]) == 3
+    outlets = sosie("statutory", "outlets", tmp_path / "o.parquet", "--home", desk.home, "--json")
+    assert outlets.json["rows"] == 2
+    wrong = ("statutory", "people", tmp_path / "x.xlsx", "--home", desk.home, "--layout", "india")
+    assert_refused(sosie(*wrong), "neither .csv nor .parquet")
