@@ -1,21 +1,15 @@
-"""Suspects of a case: their references are scored pairwise and put on the watch-list.
-
-The precision of sweeps is measured from the judged pairs.
-"""
+"""Suspects of a case: their references are scored pairwise and put on the watch-list."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.accuracy.error_rates import wilson_interval
 from engine.cases.case import Outcome
 from engine.cases.decided import read_decided
-from engine.matching.calibration import Rate
 from engine.matching.comparison import WatchList
 from engine.registry.reader import Reader
 from engine.registry.records import CaseRecord, JudgedPair, WatchEntry
@@ -116,37 +110,3 @@ class Suspects:
         kept = np.flatnonzero(np.diff(pairs, prepend=-1))
         left, right = np.divmod(pairs[kept], max(len(self._documents), 1))
         return left, right, scores[kept]
-
-
-@dataclass(frozen=True, slots=True)
-class Precision:
-    """Share of the `judged` pairs at or above `threshold` (None: of all) that were fraud."""
-
-    judged: int
-    confirmed: int
-    threshold: float | None = None
-
-    @property
-    def rate(self) -> Rate | None:
-        """Share of confirmed pairs, with a 95 % interval; None where nothing was judged.
-
-        The interval is for independent pairs; those of one case are not, so the true one is wider.
-        """
-        if not self.judged:
-            return None
-        low, high = wilson_interval(self.confirmed, self.judged)
-        return Rate(self.confirmed / self.judged, low, high)
-
-
-def measure_precision(
-    pairs: Sequence[JudgedPair], threshold: float | None = None, sweep_id: str | None = None
-) -> Precision:
-    """Precision of the pairs that one sweep, or any, had found; twins and mistakes are wrong."""
-    outcomes = [
-        pair.outcome
-        for pair in pairs
-        if pair.sweep_id is not None
-        and sweep_id in (None, pair.sweep_id)
-        and (threshold is None or pair.score >= threshold)
-    ]
-    return Precision(len(outcomes), outcomes.count(Outcome.FRAUD), threshold)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from engine.cases.case import Outcome
-from engine.cases.suspects import measure_precision
+from engine.cases.precision import measure_precision
 from engine.errors import RegistryError, SweepOver
 from engine.matching.calibration import Calibration, Comparison
 from engine.reasons import Decision

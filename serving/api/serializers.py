@@ -8,7 +8,7 @@ from datetime import datetime
 from math import ceil, floor
 from typing import Any, TypeVar
 
-from engine.cases import suspects
+from engine.cases import precision
 from engine.cases.case import DueDates
 from engine.errors import NotFound
 from engine.matching import calibration as thresholds
@@ -21,7 +21,6 @@ from engine.registry.records import (
     CaseRecord,
     DocumentRecord,
     EnrollmentRecord,
-    JudgedPair,
     LineRecord,
 )
 from engine.sweeps import estimate
@@ -324,26 +323,41 @@ def sweep_expectation(found: estimate.Expectation) -> sweeps.Expectation:
     )
 
 
-def sweep_precision(pairs: Sequence[JudgedPair], sweep_id: str | None) -> sweeps.Precision:
-    """How many of the judged pairs were fraud, at every twentieth of a score."""
-    whole = suspects.measure_precision(pairs, sweep_id=sweep_id)
+def sweep_precision(store: Reader, sweep_id: str | None, wanted: float) -> sweeps.Precision:
+    """How many of the judged pairs were fraud, at every twentieth of a score; how cases ended."""
+    pairs = store.cases.judged_pairs()
+    whole = precision.measure_precision(pairs, sweep_id=sweep_id)
     scores = [pair.score for pair in pairs if pair.sweep_id is not None]
     first = floor(min(scores, default=1) * PRECISION_STEPS)
     last = ceil(max(scores, default=0) * PRECISION_STEPS)
     steps = [step / PRECISION_STEPS for step in range(first, last)]
+    closed = precision.read_closed(store, sweep_id)
+    proposed = precision.propose_threshold(pairs, wanted)
     return sweeps.Precision(
         **_precision_fields(whole),
         thresholds=tuple(
-            sweeps.PrecisionAt(
-                **_precision_fields(suspects.measure_precision(pairs, threshold, sweep_id)),
-                threshold=threshold,
-            )
-            for threshold in steps
+            sweeps.PrecisionAt(**_precision_fields(found), threshold=step)
+            for step, found in zip(steps, precision.measure_at(pairs, steps, sweep_id), strict=True)
+        ),
+        kinds=tuple(map(_case_outcomes, precision.count_by_kind(closed))),
+        months=tuple(map(_case_outcomes, precision.count_by_month(closed))),
+        proposal=sweeps.ProposedThreshold(
+            threshold=proposed.threshold,
+            wanted=proposed.wanted,
+            ground=proposed.ground.value,
+            cases=proposed.measured.cases,
+            effective_cases=proposed.measured.effective,
+            least_cases=precision.LEAST_CASES,
         ),
     )
 
 
-def _precision_fields(found: suspects.Precision) -> dict[str, Any]:
+def _case_outcomes(found: precision.Outcomes) -> sweeps.CaseOutcomes:
+    rate = found.rate
+    return of_record(sweeps.CaseOutcomes, found, precision=rate.value, low=rate.low, high=rate.high)
+
+
+def _precision_fields(found: precision.Precision) -> dict[str, Any]:
     rate = found.rate
     return {
         "judged": found.judged,
@@ -351,6 +365,7 @@ def _precision_fields(found: suspects.Precision) -> dict[str, Any]:
         "precision": None if rate is None else rate.value,
         "low": None if rate is None else rate.low,
         "high": None if rate is None else rate.high,
+        "cases": found.cases,
     }
 
 

@@ -28,6 +28,7 @@ from serving.cli.output import (
 if TYPE_CHECKING:
     from serving.compose import Deployment
     from serving.wire.cases import CaseFile, ListedCase
+    from serving.wire.sweeps import CaseOutcomes, Precision, PrecisionRate, ProposedThreshold
 
 
 MAX_NOTE_BYTES = 64 * 1024
@@ -209,6 +210,78 @@ def report_case(
     print_answer(answer, text, as_json=as_json)
 
 
+def show_precision(
+    sweep: Annotated[
+        str | None, typer.Option(metavar="ID", help="Of this sweep's pairs and cases alone.")
+    ] = None,
+    wanted: Annotated[
+        float,
+        typer.Option(min=0.01, max=0.99, help="The precision that a threshold is proposed for."),
+    ] = 0.8,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show how often people found fraud: by threshold, kind and month; and what that proposes.
+
+    The threshold for the next sweep is the lowest, at a hundredth, at which at least so much of the
+    pairs were fraud, with 95 % confidence.
+    """
+    from serving.api import serializers
+
+    with open_deployment(home) as deployment:
+        if sweep is not None:
+            deployment.store.sweeps.get(sweep)
+        found = serializers.sweep_precision(deployment.store, sweep, wanted)
+    print_answer(found, lambda: _print_precision(found), as_json=as_json)
+
+
+def _print_precision(found: Precision) -> None:
+    from engine.formatting import percent
+
+    def interval(one: PrecisionRate | CaseOutcomes) -> str:
+        if one.precision is None or one.low is None or one.high is None:
+            return "-"
+        return f"{percent(one.precision)} ({percent(one.low)} to {percent(one.high)})"
+
+    if found.thresholds:
+        rows = [
+            [f"{one.threshold:.2f}", f"{one.judged:,}", f"{one.cases:,}", interval(one)]
+            for one in found.thresholds
+        ]
+        print_table("Pairs of sweeps", ("from score", "judged", "in cases", "fraud"), rows)
+    for title, some in (("Closed cases by kind", found.kinds), ("by month", found.months)):
+        rows = [
+            [
+                escape(one.name.replace("_", " ")),
+                *(f"{n:,}" for n in (one.cases, one.fraud, one.twins, one.mistake, one.unfounded)),
+                interval(one),
+            ]
+            for one in some
+        ]
+        if rows:
+            heads = ("", "cases", "fraud", "twins", "mistake", "unfounded", "fraud of all")
+            print_table(title, heads, rows)
+    print_line(_describe_proposal(found.proposal))
+
+
+def _describe_proposal(proposal: ProposedThreshold) -> str:
+    from engine.formatting import percent
+
+    wanted = percent(proposal.wanted)
+    if proposal.threshold is not None:
+        return (
+            f"The decisions propose a threshold of {proposal.threshold:.2f}: of the pairs there, "
+            f"at least {wanted} were fraud, with 95 % confidence: "
+            f"sosie sweep --threshold {proposal.threshold:.2f}"
+        )
+    if proposal.ground == "too_few":
+        return (
+            f"Too few decisions for a threshold: {proposal.cases:,} cases of sweeps count as "
+            f"{proposal.effective_cases:.1f}, and it takes {proposal.least_cases}."
+        )
+    return f"No threshold is known at which at least {wanted} of the pairs were fraud."
+
+
 MOST_CASES = 10_000
 ANY, STANDING = "all", "alive"
 STATES = (STANDING, ANY, "open", "assigned", "proposed", "closed", "merged")
@@ -216,6 +289,7 @@ STATES = (STANDING, ANY, "open", "assigned", "proposed", "closed", "merged")
 
 def register(app: typer.Typer) -> None:
     app.command("cases", rich_help_panel=REGISTRY)(list_cases)
+    app.command("precision", rich_help_panel=REGISTRY)(show_precision)
     commands = {
         "show": show_case,
         "assign": assign_cases,

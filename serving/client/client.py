@@ -275,10 +275,16 @@ class Client:
         return self._send(post(cases.CaseReport, "cases", case_id, "report", body=body), options)
 
     def measure_precision(
-        self, sweep_id: str | None = None, options: Options = _DEFAULT
+        self,
+        sweep_id: str | None = None,
+        *,
+        wanted: float | None = None,
+        options: Options = _DEFAULT,
     ) -> sweeps.Precision:
-        """How many of the pairs that one sweep, or any, found and people judged were fraud."""
-        return self._send(get(sweeps.Precision, "precision", sweep_id=sweep_id), options)
+        """How many of the pairs that one sweep, or any, found and people judged were fraud; and
+        which threshold that speaks for, where so much of it is `wanted`."""
+        call = get(sweeps.Precision, "precision", sweep_id=sweep_id, wanted=wanted)
+        return self._send(call, options)
 
     def expect_sweep(
         self, terms: sweeps.SweepRequest, options: Options = _DEFAULT

@@ -9,7 +9,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cases.suspects import Precision
+from engine.cases.precision import Precision
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.summary import Summary
 from engine.sweeps.sweep_model import Group, SweepTerms

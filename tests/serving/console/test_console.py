@@ -53,6 +53,7 @@ def test_the_whole_way_from_an_activation_to_a_decided_case_and_a_sweep(
         propose_fraud(analyst)
         approve(second)
         run_a_sweep(analyst)
+        look_at_what_decisions_teach(analyst)
         search(analyst, photographs)
     with visiting(browser, site) as clerk:
         clerk.sign_in("r1")
@@ -299,6 +300,16 @@ def run_a_sweep(analyst: Visitor) -> None:
     analyst.page.keyboard.press("Enter")
     expect(analyst.page.locator(".person-head")).to_contain_text("R••")
     analyst.check("document")
+
+
+def look_at_what_decisions_teach(analyst: Visitor) -> None:
+    analyst.open("Sweeps")
+    analyst.page.get_by_role("link", name="By threshold, kind and month").click()
+    analyst.expect_heading("What decisions teach")
+    expect(analyst.page.locator(".notice")).to_contain_text("Too few decisions for a threshold")
+    kinds = analyst.page.get_by_role("table", name="Closed cases by kind")
+    expect(kinds.get_by_role("row", name="One face, two documents")).to_contain_text("100%")
+    analyst.check("precision")
 
 
 def choose_among_many(analyst: Visitor) -> None:

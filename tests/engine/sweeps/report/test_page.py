@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.cases.suspects import Precision
+from engine.cases.precision import Precision
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.report.contents import Chance, ReportInput
 from engine.sweeps.report.page import judge_chance, miss_rate, render_report, write_report
@@ -196,7 +196,7 @@ def test_the_sweep_is_described(make_contents: Made) -> None:
         same_document_pairs=17,
         excepted_pairs=1,
     )
-    judged = Precision(judged=40, confirmed=36)
+    judged = Precision(judged=40, confirmed=36, cases=40, effective=40.0)
     text = Reading(render_report(replace(contents, sweep=sweep, judged=judged))).text()
     for text_part in (
         "at sequence 44,722",
