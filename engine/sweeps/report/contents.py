@@ -64,3 +64,5 @@ class ReportInput:
     cases: Mapping[str, str] = field(default_factory=dict)
     carrier_names: Mapping[str, str] = field(default_factory=dict)
     crops: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    console: str = ""
+    """The address of the console, where a report may link its cases; empty: it names them alone."""
