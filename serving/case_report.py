@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
@@ -20,8 +20,9 @@ from markupsafe import Markup
 
 from engine.cases.case import CaseNote, NoteKind
 from engine.errors import RequestError
-from engine.formatting import DASH, count, percent, plural
+from engine.formatting import DASH, count, number, percent, plural
 from engine.matching.calibration import Calibration, Comparison
+from engine.reasons import Decision
 from engine.registry.audit import read_about, write_anchor
 from engine.registry.cases import risk_of
 from engine.registry.reader import AttemptRecord, Identity, Reader
@@ -246,21 +247,50 @@ def _compare(
         # An attempt at another carrier shows somebody whom this one may not see.
         if terms.carrier is None or one.enrollment_id is None or one.enrollment_id in allowed
     }
-    pairs = [
-        Pair(sides[one.left], sides[one.right], one.score, describe_strangers(one.strangers))
-        for one in faces.likenesses
-        if one.left in sides and one.right in sides
-    ]
+    lent = _lend_faces(sides)
+    pairs = []
+    for one in faces.likenesses:
+        if one.left in sides and one.right in sides:
+            both = sides[one.left], sides[one.right]
+            # Of one document it is the attempt itself that the reference is compared with.
+            if both[0].subject.document_id != both[1].subject.document_id:
+                both = lent[one.left], lent[one.right]
+            pairs.append(Pair(*both, one.score, describe_strangers(one.strangers)))
     pairs.sort(key=lambda one: -one.score)
-    paired = {id(side) for pair in _side_by_side(pairs) for side in (pair.left, pair.right)}
-    alone = [one for one in sides.values() if one.source and id(one) not in paired]
+    paired = {
+        side.subject.subject_id for pair in _side_by_side(pairs) for side in (pair.left, pair.right)
+    }
+    alone = [one for key, one in sides.items() if one.source and key not in paired]
     return pairs, alone
 
 
 def _side_by_side(pairs: Sequence[Pair]) -> list[Pair]:
-    """The first pairs of which a face is shown, those of two faces before those of one."""
-    seen = [one for one in pairs if one.left.source or one.right.source]
-    return sorted(seen, key=lambda one: not (one.left.source and one.right.source))[:MOST_PAIRS]
+    """The first pairs of which a face is shown: those of two documents and of two faces first."""
+
+    def rank(one: Pair) -> tuple[bool, bool]:
+        is_one = one.left.subject.document_id == one.right.subject.document_id
+        return is_one, not (one.left.source and one.right.source)
+
+    return sorted((one for one in pairs if one.left.source or one.right.source), key=rank)[
+        :MOST_PAIRS
+    ]
+
+
+def _lend_faces(sides: Mapping[str, Side]) -> dict[str, Side]:
+    """The sides, of which a reference without a face of its own has that of an approved attempt
+    under its document, and says so."""
+    approved = {
+        one.subject.document_id: one
+        for one in sides.values()
+        if one.source and one.subject.decision == Decision.APPROVED
+    }
+    lent = dict(sides)
+    for key, one in sides.items():
+        other = approved.get(one.subject.document_id)
+        if one.source is None and one.subject.is_reference and other is not None:
+            label = f"{one.label}, whose face is not kept; shown is an approved attempt under it"
+            lent[key] = replace(other, label=label)
+    return lent
 
 
 def _side(subject: FaceSubject, place: int, terms: ReportTerms) -> Side:
@@ -418,6 +448,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"word": lambda value, family: _word(family, value), "moment": _moment}
+    environment.filters["figure"] = number
     environment.filters |= {"plural": plural, "format_count": count, "detail": _detail}
     environment.globals |= {"CLOSED": LineStatus.CLOSED, "MOST_SCORES": MOST_SCORES}
     return environment
