@@ -158,12 +158,7 @@ def gather_case(
     visible = [one for one in held if one.id in _visible(store, held, terms.carrier)]
     documents = _list_documents(store, case, visible[:MOST_DOCUMENTS], terms)
     pairs, alone = _compare(store, calibration, documents, terms)
-    shown = {one.record.id for one in documents}
-    judged = [
-        one
-        for one in store.cases.pairs_judged_by(case.id)
-        if one.left_document in shown and one.right_document in shown
-    ]
+    judged = store.cases.judged_between([one.record.id for one in documents])
     return CaseReport(
         case=case,
         terms=terms,

@@ -188,7 +188,6 @@ EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
 
 _PAIRS = select(judged_pairs)
 _JUDGED = _PAIRS.order_by(judged_pairs.c.left_document, judged_pairs.c.right_document)
-_JUDGED_BY = _JUDGED.where(judged_pairs.c.case_id == bindparam("case"))
 
 
 _NEWEST_REFERENCES = (
@@ -413,10 +412,6 @@ class CaseReader(Source):
         if outcomes is not None:
             query = query.where(judged_pairs.c.outcome.in_([one.value for one in outcomes]))
         return list(map(self._judged, self.rows(query)))
-
-    def pairs_judged_by(self, case_id: str) -> list[JudgedPair]:
-        """The pairs whose outcome this case gave, by document."""
-        return list(map(self._judged, self.rows(_JUDGED_BY, case=case_id)))
 
     def judged_between(self, document_ids: Sequence[str]) -> list[JudgedPair]:
         """What people judged of any two of these documents."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from engine.cases import precision
 from engine.cases.case import DueDates
+from engine.cases.decided import read_decided
 from engine.errors import NotFound
 from engine.matching import calibration as thresholds
 from engine.matching import holders
@@ -166,6 +167,7 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
         cases.CaseFile,
         record,
         notes=store.cases.notes(case_id),
+        decided=_decided_before(store, record, held),
         merged=tuple(
             of_record(cases.MergedCase, one, case_id=one.id)
             for one in store.cases.merged_into(case_id)
@@ -180,6 +182,32 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
             )
             for document in held
         ),
+    )
+
+
+MOST_DECIDED = 200
+
+
+def _decided_before(
+    store: Reader, record: CaseRecord, held: Sequence[DocumentRecord]
+) -> tuple[cases.DecidedPair, ...]:
+    ids = [one.id for one in held]
+    standing = read_decided(store, ids).standing
+    found = [
+        one
+        for one in store.cases.judged_between(ids)
+        if one.case_id != record.id and (one.left_document, one.right_document) in standing
+    ]
+    found.sort(key=lambda one: -one.score)
+    return tuple(
+        cases.DecidedPair(
+            left=one.left_document,
+            right=one.right_document,
+            outcome=one.outcome.value,
+            score=one.score,
+            case_id=one.case_id,
+        )
+        for one in found[:MOST_DECIDED]
     )
 
 

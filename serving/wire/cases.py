@@ -219,6 +219,17 @@ class MergedCase(AnswerBody, frozen=True):
     opened_at: Moment
 
 
+class DecidedPair(AnswerBody, frozen=True):
+    """Two documents of a case on which people have decided in another: nobody is asked again, and
+    the outcome of this case leaves it as it is."""
+
+    left: Id
+    right: Id
+    outcome: ShownOutcome
+    score: float
+    case_id: Id
+
+
 class CaseFile(Case, frozen=True):
     """A case with its history, oldest first, and its documents that are not erased."""
 
@@ -227,6 +238,10 @@ class CaseFile(Case, frozen=True):
         tuple[MergedCase, ...], Meta(description="what went into it, each with its enrollment")
     ]
     documents: tuple[CaseDocument, ...]
+    decided: Annotated[
+        tuple[DecidedPair, ...],
+        Meta(description="pairs of its documents that stand as decided before, the closest first"),
+    ] = ()
 
 
 class CaseReportRequest(RequestBody, frozen=True):

@@ -28,7 +28,7 @@ from engine.matching.documents import FormAuthority, check_documents
 from engine.matching.requests import CropPolicy, Sample, seal_crop
 from engine.registry.records import AuditEntry, CaseRecord, Changes
 from engine.registry.writer import Writer
-from serving.api.serializers import find_held
+from serving.api.serializers import case_file, find_held
 from serving.case_report import (
     MOST_DOCUMENTS,
     ReportTerms,
@@ -170,6 +170,28 @@ def test_it_says_who_what_when_and_what_a_score_means(desk: Deployment, case: Ca
     assert "names and numbers are masked" in text.lower()
     for whole in ("محمد", "Member 1", "+8613900130001", "onerror"):
         assert whole not in text
+
+
+def test_a_later_case_of_them_says_what_was_decided_before(
+    desk: Deployment, case: CaseRecord
+) -> None:
+    first, second, _, fourth, *_ = case.document_ids
+
+    def perform(writer: Writer, now: datetime) -> CaseRecord:
+        batch = CaseBatch(desk.store, now)
+        ids = (first, second, fourth)
+        new = NewCase(kind=CaseKind.DISPUTE, origin=CaseOrigin.DISPUTE, document_ids=ids)
+        opened = batch.open(new, "sosie")
+        writer.commit(batch.add_to(Changes(sequence=writer.sequence, audit=())))
+        return opened
+
+    later: CaseRecord = desk.registrar.run(perform)
+    [decided] = case_file(desk.store, later.id).decided
+    assert {decided.left, decided.right} == {first, second}
+    assert (decided.outcome, decided.case_id) == ("fraud", case.id)
+    page, _ = report(desk, later)
+    assert f"case {case.id}" in page.text
+    assert case_file(desk.store, case.id).decided == ()
 
 
 def test_a_large_case_says_what_it_leaves_out(desk: Deployment, case: CaseRecord) -> None:

@@ -371,7 +371,6 @@ def test_pairs_are_read_by_outcome_and_the_last_verdict_stands(
     writer.commit(change(3, judged=[fraud, first]))
     assert store.cases.judged_pairs() == [first, fraud]
     assert store.cases.judged_pairs([Outcome.FRAUD]) == [fraud]
-    assert store.cases.pairs_judged_by(case_id) == [first, fraud]
     assert store.cases.judged_between([one, two]) == [first]
     assert store.cases.judged_among(one, [two, three]) == {two: first, three: fraud}
     again = pair(one, two, case_id, outcome=Outcome.FRAUD, decided_by="key:bob")

@@ -230,6 +230,25 @@ def approve(second: Visitor) -> None:
     expect(second.row("8777")).to_have_count(0)
     second.check("closed")
     make_the_report(second)
+    see_what_was_decided_before(second)
+
+
+def see_what_was_decided_before(second: Visitor) -> None:
+    """Of a case that has grown, two documents were decided on in another."""
+
+    def grow(route: Route) -> None:
+        answer = route.fetch()
+        case = answer.json()
+        left, right = sorted(case["document_ids"])
+        pair = {"left": left, "right": right, "outcome": "twins", "score": 0.61}
+        case["decided"] = [pair | {"case_id": case["case_id"]}]
+        route.fulfill(response=answer, json=case)
+
+    second.page.route("**/v1/cases/*", grow)
+    second.page.reload()
+    table = second.page.get_by_role("table", name="Decided before")
+    expect(table.get_by_role("row").nth(1)).to_contain_text("0.610Twins")
+    second.page.unroute("**/v1/cases/*")
 
 
 def make_the_report(second: Visitor) -> None:

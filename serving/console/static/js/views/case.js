@@ -48,6 +48,7 @@ export async function show(page, id, focus = null) {
         faces.node,
         factsOf(found),
         documents(found, names),
+        decidedTable(found, names),
         mergedTable(found),
         history(found),
         reportForm(page, found),
@@ -74,6 +75,25 @@ async function openNext(page, id) {
   const { cases } = await listCases({ ...filter, state, after: id, limit: 1 });
   if (cases.length === 0) return page.announce(say("case.last"));
   return page.go("case", cases[0].case_id, page.query);
+}
+
+/** What people decided of these documents elsewhere: it stands, whatever this case decides. */
+function decidedTable({ decided = [] }, names) {
+  if (decided.length === 0) return null;
+  return section(
+    "case.decided",
+    hint(say("case.decided.hint")),
+    table(
+      "case.decided",
+      ["group.between", "case.score", "case.outcome", "case.id"],
+      decided.map((one) => [
+        `${names.get(one.left)} – ${names.get(one.right)}`,
+        figure(score(one.score)),
+        word("outcome", one.outcome),
+        idLink("case", one.case_id),
+      ]),
+    ),
+  );
 }
 
 /** What went into this case, each with its own attempt. */
