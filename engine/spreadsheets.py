@@ -17,8 +17,8 @@ _FORMULA = r"^[\pZ\pC]*[=+\-@\x{ff1d}\x{ff0b}\x{ff0d}\x{ff20}]|^[\t\r\n]"
 
 def guard_cells(table: pa.Table) -> pa.Table:
     """The table with texts that no spreadsheet computes, and without lists."""
-    columns = {name: _guard(table[name]) for name in table.column_names}
-    return pa.table(columns)
+    names = _guard(pa.chunked_array([pa.array(table.column_names, pa.string())])).to_pylist()
+    return pa.table([_guard(one) for one in table.columns], names=names)
 
 
 def _guard(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -371,7 +371,13 @@ class Deployment:
         """The files of sweeps; only the holder of the writer's lease may change them."""
         days = self.settings.sweep.keep_days
         stay = timedelta(days=days) if days else None
-        return SweepRetention(self.sweep_folder, self.store, lambda: self.calibration, stay)
+        return SweepRetention(
+            self.sweep_folder,
+            self.store,
+            lambda: self.calibration,
+            stay,
+            self.settings.serve.console_url,
+        )
 
     def expect_false_candidates(
         self, gallery_size: int, score: float, kind: Comparison

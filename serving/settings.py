@@ -336,6 +336,11 @@ class ServeSettings(Section):
     drain_s: float = Field(
         default=30, ge=0, description="how long a stop waits for running requests"
     )
+    public_url: str = Field(
+        default="",
+        description="by which people reach it, as https://sosie.example: reports link their cases "
+        "there; empty: they only name them",
+    )
     proxy: Literal["haproxy", "ray"] = Field(
         default="haproxy", description="ray: Serve's own proxy, ten times slower; for comparison"
     )
@@ -345,6 +350,20 @@ class ServeSettings(Section):
         """Of `trusted_proxies`, each with its prefix length."""
         given = filter(None, (part.strip() for part in self.trusted_proxies.split(",")))
         return tuple(str(ip_network(part)) for part in given)
+
+    @property
+    def console_url(self) -> str:
+        """The console's address, empty where nobody said by which people reach it."""
+        return self.public_url and f"{self.public_url.rstrip('/')}/console"
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_address(cls, given: str) -> str:
+        found = urlsplit(given)
+        is_whole = found.scheme in {"http", "https"} and bool(found.hostname)
+        if given and (not is_whole or found.query or found.fragment or found.username):
+            raise ValueError("give the address alone, as https://sosie.example")
+        return given
 
     @field_validator("trusted_proxies")
     @classmethod

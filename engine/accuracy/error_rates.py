@@ -52,7 +52,7 @@ def threshold_at(nonmated: NDArray[np.float32], rate: float) -> float:
     return float(thresholds_at(nonmated, np.array([rate]))[0])
 
 
-def wilson_interval(events: float, trials: int) -> tuple[float, float]:
+def wilson_interval(events: float, trials: float) -> tuple[float, float]:
     """The 95 % score interval of a share of independent trials (Wilson 1927)."""
     z = 1.959964
     centre = (events + z * z / 2) / (trials + z * z)

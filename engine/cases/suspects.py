@@ -1,20 +1,15 @@
-"""Suspects of a case: their references are scored pairwise and put on the watch-list.
-
-The precision of sweeps is measured from the judged pairs.
-"""
+"""Suspects of a case: their references are scored pairwise and put on the watch-list."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.accuracy.error_rates import wilson_interval
 from engine.cases.case import Outcome
-from engine.matching.calibration import Rate
+from engine.cases.decided import read_decided
 from engine.matching.comparison import WatchList
 from engine.registry.reader import Reader
 from engine.registry.records import CaseRecord, JudgedPair, WatchEntry
@@ -35,7 +30,7 @@ class Suspects:
     """
 
     def __init__(self, registry: Reader, gallery: Gallery, case: CaseRecord) -> None:
-        self._case = case
+        self._case, self._registry = case, registry
         self._sweep = None if case.sweep_id is None else registry.sweeps.get(case.sweep_id)
         found = registry.documents_by_id(case.suspect_ids)
         self._documents = sorted(key for key, record in found.items() if record.reference_ids)
@@ -45,13 +40,21 @@ class Suspects:
         flat = np.array([key for keys in ids for key in keys], dtype=np.int64)
         self._vectors: NDArray[np.float32] = gallery.vectors(flat)
 
-    def judge(self, outcome: Outcome, actor: str, now: datetime) -> list[JudgedPair]:
-        """Every pair of documents, judged with the best score between their references.
+    def judge(self, outcome: Outcome, actor: str, now: datetime, sequence: int) -> list[JudgedPair]:
+        """Every pair of documents, judged with the best score between their references, which are
+        those of the gallery at `sequence`.
 
-        Pairs that reach the threshold of the case's sweep are attributed to it.
+        A pair that was decided before keeps its outcome, unless its evidence has changed or the
+        case has no other pair. Pairs that reach the threshold of the case's sweep are attributed
+        to it.
         """
         left, right, scores = self._score_pairs()
         best = np.argsort(-scores, kind="stable")[:MAX_PAIRS]
+        standing = read_decided(self._registry, self._documents).standing
+        documents = self._documents
+        asked = [
+            one for one in best if (documents[left[one]], documents[right[one]]) not in standing
+        ]
         return [
             JudgedPair(
                 left_document=self._documents[left[place]],
@@ -62,8 +65,9 @@ class Suspects:
                 sweep_id=self._sweep_of(float(scores[place])),
                 decided_at=now,
                 decided_by=actor,
+                sequence=sequence,
             )
-            for place in best
+            for place in asked or best
         ]
 
     def watch(
@@ -106,37 +110,3 @@ class Suspects:
         kept = np.flatnonzero(np.diff(pairs, prepend=-1))
         left, right = np.divmod(pairs[kept], max(len(self._documents), 1))
         return left, right, scores[kept]
-
-
-@dataclass(frozen=True, slots=True)
-class Precision:
-    """Share of the `judged` pairs at or above `threshold` (None: of all) that were fraud."""
-
-    judged: int
-    confirmed: int
-    threshold: float | None = None
-
-    @property
-    def rate(self) -> Rate | None:
-        """Share of confirmed pairs, with a 95 % interval; None where nothing was judged.
-
-        The interval is for independent pairs; those of one case are not, so the true one is wider.
-        """
-        if not self.judged:
-            return None
-        low, high = wilson_interval(self.confirmed, self.judged)
-        return Rate(self.confirmed / self.judged, low, high)
-
-
-def measure_precision(
-    pairs: Sequence[JudgedPair], threshold: float | None = None, sweep_id: str | None = None
-) -> Precision:
-    """Precision of the pairs that one sweep, or any, had found; twins and mistakes are wrong."""
-    outcomes = [
-        pair.outcome
-        for pair in pairs
-        if pair.sweep_id is not None
-        and sweep_id in (None, pair.sweep_id)
-        and (threshold is None or pair.score >= threshold)
-    ]
-    return Precision(len(outcomes), outcomes.count(Outcome.FRAUD), threshold)

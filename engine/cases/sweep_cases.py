@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from engine.cases.case import CaseKind, CaseOrigin
+from engine.cases.decided import Decided, pair_of, read_decided
 from engine.cases.opening import CaseBatch, NewCase
 from engine.matching.registrar import Runner
 from engine.registry.reader import Reader
 from engine.registry.records import CaseState, Changes
 from engine.registry.writer import Writer
+from engine.sweeps.groups import find_weakest
 from engine.sweeps.sweep_model import Group, GroupKind
 
 GROUPS_PER_TRANSACTION = 100
@@ -22,13 +25,23 @@ def open_sweep_cases(
 ) -> dict[str, str]:
     """Open a case for each group, or merge it into an open one; returns case ids by group key.
 
-    A group with a closed case keeps that case. A group whose links are all judged pairs gets no
-    case. Called again for the same sweep, as after a crash, it adds nothing twice.
+    A group with a closed case keeps that case. A pair that people have decided is in no case
+    again, unless its evidence has changed: a group of such links alone gets none, and a document
+    that has no other link is in none. Called again for the same sweep, as after a crash, it adds
+    nothing twice.
     """
-    judged = registry.cases.decided_pairs()
+    decided = read_decided(registry)
     known = registry.cases.of_groups([group.key for group in groups])
-    cases = {key: case.id for key, case in known.items() if case.state is CaseState.CLOSED}
-    fresh = [group for group in groups if group.key not in cases and not _is_judged(group, judged)]
+    reopened = {
+        group.key for group in groups if decided.changed.intersection(map(pair_of, group.links))
+    }
+    cases = {
+        key: case.id
+        for key, case in known.items()
+        if case.state is CaseState.CLOSED and key not in reopened
+    }
+    asked = (_without_decided(group, decided) for group in groups if group.key not in cases)
+    fresh = [group for group in asked if group is not None]
     for start in range(0, len(fresh), GROUPS_PER_TRANSACTION):
         part = fresh[start : start + GROUPS_PER_TRANSACTION]
 
@@ -68,6 +81,13 @@ def _new_case(group: Group, sweep_id: str) -> NewCase:
     )
 
 
-def _is_judged(group: Group, judged: set[tuple[str, str]]) -> bool:
-    pairs = [(min(link.left, link.right), max(link.left, link.right)) for link in group.links]
-    return bool(pairs) and judged.issuperset(pairs)
+def _without_decided(group: Group, decided: Decided) -> Group | None:
+    """The group with what is still a question in it; None where nothing is."""
+    links = decided.undecided(group.links)
+    if len(links) == len(group.links):
+        return group
+    if not links:
+        return None
+    linked = {end for link in links for end in (link.left, link.right)}
+    members = tuple(one for one in group.identities if one.document_id in linked)
+    return replace(group, identities=members, links=tuple(links), weakest=find_weakest(links))

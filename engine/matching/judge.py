@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.cases.case import CaseKind, CaseOrigin
+from engine.cases.decided import is_more_alike
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import OutletRestricted, SosieError, TooManyFailures
 from engine.matching.calibration import Comparison, Thresholds
@@ -47,6 +48,7 @@ from engine.matching.requests import (
 )
 from engine.matching.second_model import FILLED, SecondModel
 from engine.reasons import Decision, Reason
+from engine.registry.cases import EXCEPTIONS
 from engine.registry.reader import Reader
 from engine.registry.records import (
     ENROLLMENT_REFUSED,
@@ -55,6 +57,7 @@ from engine.registry.records import (
     DocumentRecord,
     DocumentStatus,
     EnrollmentRecord,
+    JudgedPair,
     NewCrop,
     NewDocument,
     NewLine,
@@ -92,6 +95,7 @@ class BatchState:
     ) -> None:
         lookups = [it.document_lookup for it in attempts if it.document_lookup is not None]
         self._gallery = gallery
+        self._cases = store.cases
         self._documents = store.documents(lookups)
         self._owners = store.documents_of(hit_ids)
         self._numbers = set(store.lines_in_use([attempt.msisdn_lookup for attempt in attempts]))
@@ -124,6 +128,11 @@ class BatchState:
 
     def open_lines(self, document_id: str, carrier: str) -> int:
         return self._open_lines.get((document_id, carrier), 0)
+
+    def judged(self, own: DocumentRecord, others: Sequence[str]) -> Mapping[str, JudgedPair]:
+        """What people judged of this document with others, by the other."""
+        # Without a reference it was never compared by people.
+        return self._cases.judged_among(own.id, others) if own.reference_ids and others else {}
 
     def references_of(self, document: DocumentRecord) -> NDArray[np.float32]:
         """The vectors of a document's references: float32[n, d]."""
@@ -168,7 +177,11 @@ def gather_evidence(
     record = state.document(attempt.document_lookup)
     held = record if record is not None and record.status is not DocumentStatus.ATTEMPTED else None
     has_probe = comparisons.has_probe(place)
+    holder_score = _holder_score(place, held, comparisons, state) if has_probe else None
     own_id = record.id if record else None
+    found = _candidates(place, own_id, comparisons, state, thresholds) if has_probe else ()
+    decided = find_decided(record, holder_score, found, state, thresholds)
+    others = {key for key, pair in decided.items() if pair.outcome in EXCEPTIONS}
     verify = thresholds.verify_for(attempt.request.live.length)
     return Evidence(
         thresholds=replace(thresholds, verify=verify),
@@ -182,8 +195,9 @@ def gather_evidence(
         ),
         is_same_photograph=attempt.is_same_photograph,
         live_portrait_score=comparisons.pair_scores[place],
-        holder_score=_holder_score(place, held, comparisons, state) if has_probe else None,
-        candidates=_candidates(place, own_id, comparisons, state, thresholds) if has_probe else (),
+        holder_score=holder_score,
+        candidates=tuple(one for one in found if one.document_id not in others)[:MAX_CANDIDATES],
+        excepted=tuple(one for one in found if one.document_id in others)[:MAX_CANDIDATES],
         searched=comparisons.searched if has_probe else None,
         is_number_in_use=state.is_number_in_use(attempt.msisdn_lookup),
         open_lines=state.open_lines(held.id, attempt.outlet.carrier) if held else 0,
@@ -224,6 +238,7 @@ def _candidates(
     state: BatchState,
     thresholds: Thresholds,
 ) -> tuple[Candidate, ...]:
+    """The best of each other document, best first."""
     found = [
         Candidate(reference_id, owner, score)
         for reference_id, score in comparisons.hits(place)
@@ -238,7 +253,27 @@ def _candidates(
     for candidate in found:
         if candidate.document_id != own_id:
             best.setdefault(candidate.document_id, candidate)
-    return tuple(best.values())[:MAX_CANDIDATES]
+    return tuple(best.values())
+
+
+def find_decided(
+    own: DocumentRecord | None,
+    holder_score: float | None,
+    candidates: Sequence[Candidate],
+    state: BatchState,
+    thresholds: Thresholds,
+) -> dict[str, JudgedPair]:
+    """What people have decided of a document's holder and these candidates, by the candidate's
+    document. It says nothing of whoever else presents the document, and nothing where the face is
+    more alike than it was then."""
+    if own is None or holder_score is None or not holder_score >= thresholds.same_document:
+        return {}
+    judged = state.judged(own, [one.document_id for one in candidates])
+    return {
+        one.document_id: judged[one.document_id]
+        for one in candidates
+        if one.document_id in judged and not is_more_alike(one.score, judged[one.document_id])
+    }
 
 
 def describe_scores(evidence: Evidence) -> dict[str, float | None]:
@@ -365,10 +400,17 @@ class ChangeCollector:
             assert document_id is not None
             self._add_reference(place, attempt, enrollment_id, document_id)
             line_id = self._open_line(attempt, enrollment_id, document_id)
+        own, found = self._state.document(attempt.document_lookup), evidence.candidates
+        known = find_decided(own, evidence.holder_score, found, self._state, evidence.thresholds)
+        asked = replace(
+            evidence, candidates=tuple(one for one in found if one.document_id not in known)
+        )
         cases = [
             self._open_case(
-                attempt, describe_case(kind, verdict, evidence, enrollment_id, document_id)
+                attempt, describe_case(kind, verdict, asked, enrollment_id, document_id)
             )
+            if asked.candidates or kind is CaseKind.STOLEN_DOCUMENT
+            else {"id": next(iter(known.values())).case_id, "kind": kind.value}
             for kind in verdict.cases
         ]
         body = {

@@ -66,6 +66,9 @@ class Evidence:
     open_lines: int = 0
     line_limit: int = 5
     is_watchlisted: bool = False
+    excepted: tuple[Candidate, ...] = ()
+    """Look-alikes whom people have judged to be other people than the document's holder, and who
+    look no more alike than when that was judged: they bring no finding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +212,8 @@ def read_evidence(recorded: Mapping[str, Any]) -> Evidence:
     """The evidence that `write_evidence` wrote, after a way through JSON."""
     fields = dict(recorded)
     fields["thresholds"] = Thresholds(**fields["thresholds"])
-    fields["candidates"] = tuple(Candidate(**item) for item in fields["candidates"])
+    for name in ("candidates", "excepted"):
+        fields[name] = tuple(Candidate(**item) for item in fields.get(name, ()))
     for name in ("document_findings", "live_problems", "portrait_problems"):
         fields[name] = tuple(Reason(item) for item in fields[name])
     return Evidence(**fields)

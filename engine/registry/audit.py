@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +11,19 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, insert, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Text,
+    bindparam,
+    cast,
+    func,
+    insert,
+    or_,
+    select,
+)
 
 from engine.cases.case import CREDENTIAL_ID_LENGTH, CREDENTIALS
 from engine.errors import ChainBroken, RequestError, SchemaMismatch
@@ -298,6 +311,42 @@ def _is_by(actor: str) -> ColumnElement[bool]:
     return or_(column == actor, *of_person)
 
 
+_AT = select(_audit.c.at).where(_audit.c.number == bindparam("number"))
+_READS_OF_LISTS = ("audit.read", "cases.read")
+"""Actions whose detail names whatever stood in a list."""
+
+
+def read_about(
+    reader: AuditReader, subjects: Sequence[str], named: Sequence[str], since: datetime, most: int
+) -> tuple[list[AuditRecord], int]:
+    """The first `most` entries from a moment on that are about one of these subjects, or whose
+    detail has one of these ids, in the order of the chain; and how many there are besides.
+
+    Lists that people looked through do not count.
+    """
+    head, _ = reader.audit_head()
+    first = bisect_left(range(1, head + 1), since, key=lambda one: _moment_of(reader, one))
+    detail = cast(_audit.c.detail, Text)
+    wanted = select(_audit).where(
+        _audit.c.action.not_in(_READS_OF_LISTS),
+        or_(
+            _audit.c.subject.in_(subjects),
+            *(detail.contains(one, autoescape=True) for one in named),
+        ),
+    )
+    found = [
+        row
+        for window in _windows(wanted, first, head)
+        for row in reader.rows(window.order_by(_audit.c.number))
+    ]
+    return [record_of(row) for row in found[:most]], max(len(found) - most, 0)
+
+
+def _moment_of(reader: AuditReader, number: int) -> datetime:
+    at: datetime = reader.rows(_AT, number=number)[0].at
+    return at
+
+
 def _windows(wanted: Select[Any], after: int | None, head: int) -> Iterator[Select[Any]]:
     """The query cut into bounded pieces: upwards from a number, or downwards from the head."""
     starts = range(after or 0, head, WINDOW_ENTRIES)
@@ -306,11 +355,11 @@ def _windows(wanted: Select[Any], after: int | None, head: int) -> Iterator[Sele
         yield wanted.where(number > start, number <= start + WINDOW_ENTRIES)
 
 
-def write_anchor(deployment_id: str, number: int, head: bytes) -> str:
-    """A head as the line that is sent."""
+def write_anchor(deployment_id: str, number: int, head: bytes, at: datetime | None = None) -> str:
+    """A head as the line that is sent, told at a moment: now, where none is given."""
     values = {
         "deployment_id": deployment_id,
-        "at": utc_now().isoformat(timespec="seconds"),
+        "at": (at or utc_now()).isoformat(timespec="seconds"),
         "audit_number": number,
         "audit_head": head.hex(),
     }

@@ -32,7 +32,7 @@ from sqlalchemy import case as by_value
 from engine.cases.case import KIND_RISK, CaseKind, CaseNote, CaseSort, DueDates, NoteKind, Outcome
 from engine.errors import NotFound
 from engine.registry import tables
-from engine.registry.database import KEYS, Moment, Source
+from engine.registry.database import KEYS, Moment, Source, long_statements, reading
 from engine.registry.records import (
     ALIVE,
     AttemptRecord,
@@ -193,7 +193,15 @@ _FACES_OF = (
 EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
 """What later sweeps respect: these two documents are two people, or one with good reason."""
 
-_JUDGED = select(judged_pairs).order_by(judged_pairs.c.left_document, judged_pairs.c.right_document)
+_PAIRS = select(judged_pairs)
+_JUDGED = _PAIRS.order_by(judged_pairs.c.left_document, judged_pairs.c.right_document)
+
+
+_NEWEST_REFERENCES = (
+    select(_references.c.document_id, func.max(_references.c.added_sequence).label("newest"))
+    .where(_references.c.document_id.in_(KEYS), _references.c.removed_sequence.is_(None))
+    .group_by(_references.c.document_id)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,22 +499,39 @@ class CaseReader(Source):
         query = _JUDGED
         if outcomes is not None:
             query = query.where(judged_pairs.c.outcome.in_([one.value for one in outcomes]))
-        return [
-            read_as(JudgedPair, row, outcome=Outcome(row.outcome))
-            for found in self.rows(query)
-            for row in (require_authentic(self.vault, judged_pairs, found),)
+        return list(map(self._judged, self.rows(query)))
+
+    def judged_between(self, document_ids: Sequence[str]) -> list[JudgedPair]:
+        """What people judged of any two of these documents."""
+        wanted, left = set(document_ids), judged_pairs.c.left_document
+        rows = self._rows_of(_PAIRS.where(left.in_(KEYS)), sorted(wanted))
+        return [self._judged(row) for row in rows if row.right_document in wanted]
+
+    def judged_among(self, document_id: str, others: Sequence[str]) -> dict[str, JudgedPair]:
+        """What people judged of a document with each of these others, by the other."""
+        lower = [one for one in others if one < document_id]
+        higher = [one for one in others if one > document_id]
+        left, right = judged_pairs.c.left_document, judged_pairs.c.right_document
+        rows = [
+            *self._rows_of(_PAIRS.where(right == document_id, left.in_(KEYS)), lower),
+            *self._rows_of(_PAIRS.where(left == document_id, right.in_(KEYS)), higher),
         ]
+        pairs = map(self._judged, rows)
+        return {
+            one.right_document if one.left_document == document_id else one.left_document: one
+            for one in pairs
+        }
 
-    def exceptions(self) -> set[tuple[str, str]]:
-        """The pairs (left, right) that were judged twins or a mistake."""
-        return self._pairs(EXCEPTIONS)
+    def newest_references(self, document_ids: Sequence[str]) -> dict[str, int]:
+        """The gallery's sequence at which each document's newest live reference was added; none of
+        one without references."""
+        return {
+            row.document_id: row.newest for row in self._rows_of(_NEWEST_REFERENCES, document_ids)
+        }
 
-    def decided_pairs(self) -> set[tuple[str, str]]:
-        """The pairs (left, right) that were judged at all."""
-        return self._pairs(tuple(Outcome))
-
-    def _pairs(self, outcomes: Collection[Outcome]) -> set[tuple[str, str]]:
-        return {(pair.left_document, pair.right_document) for pair in self.judged_pairs(outcomes)}
+    def _judged(self, found: Row[Any]) -> JudgedPair:
+        row = require_authentic(self.vault, judged_pairs, found)
+        return read_as(JudgedPair, row, outcome=Outcome(row.outcome))
 
     def crops(self, enrollment_id: str) -> list[tuple[CropRecord, bytes]]:
         """The crops of an enrollment with their images, `live` before `portrait`.
@@ -679,6 +704,31 @@ class FactReader(Source):
             Identity(key, tuple(ordered[key]), tuple(lines[key]), disputes.get(key, 0))
             for key in documents
         ]
+
+    def crowded_documents(self, most: int, is_each_carrier: bool) -> list[str]:
+        """The documents with more than `most` lines in use: over all carriers, or with one."""
+        grouped = (
+            (_lines.c.document_id, _lines.c.carrier) if is_each_carrier else (_lines.c.document_id,)
+        )
+        query = (
+            select(_lines.c.document_id)
+            .where(_lines.c.status != LineStatus.CLOSED.value)
+            .group_by(*grouped)
+            .having(func.count() > most)
+        )
+        # It reads every line.
+        with reading(self._engine) as connection, long_statements(connection):
+            return sorted({row.document_id for row in connection.execute(query)})
+
+    def count_outlet_lines(self, outlets: Sequence[str]) -> dict[str, int]:
+        """How many lines each outlet has opened, closed ones too; none of one without lines."""
+        query = (
+            select(_lines.c.outlet, func.count().label("lines"))
+            .where(_lines.c.outlet.in_(sorted(set(outlets))))
+            .group_by(_lines.c.outlet)
+        )
+        with reading(self._engine) as connection, long_statements(connection):
+            return {row.outlet: row.lines for row in connection.execute(query)}
 
     def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Of every live reference: ids int64[n], ascending, and a number of its document int64[n].

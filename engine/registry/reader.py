@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine, Row, bindparam, func, select, tuple_
+from sqlalchemy import Engine, Row, Select, bindparam, func, select, tuple_
 
 from engine.errors import NotFound
 from engine.registry import tables
@@ -113,6 +113,9 @@ _LINES_IN_USE_OF = (
     select(_lines)
     .where(_lines.c.document_id.in_(KEYS), _IN_USE)
     .order_by(_lines.c.opened_at, _lines.c.id)
+)
+_LINES_OF_EACH = (
+    select(_lines).where(_lines.c.document_id.in_(KEYS)).order_by(_lines.c.opened_at, _lines.c.id)
 )
 _NUMBERS = select(_lines.c.id, _lines.c.msisdn).where(_lines.c.id.in_(KEYS))
 _TEMPLATES_OF = (
@@ -318,8 +321,17 @@ class Reader(AuditReader):
 
     def lines_in_use_of(self, document_ids: Sequence[str]) -> dict[str, list[LineRecord]]:
         """The lines, not closed, of each document, oldest first; no document is left out."""
+        return self._lines_by_document(_LINES_IN_USE_OF, document_ids)
+
+    def lines_of_each(self, document_ids: Sequence[str]) -> dict[str, list[LineRecord]]:
+        """The same with closed lines."""
+        return self._lines_by_document(_LINES_OF_EACH, document_ids)
+
+    def _lines_by_document(
+        self, query: Select[Any], document_ids: Sequence[str]
+    ) -> dict[str, list[LineRecord]]:
         found: dict[str, list[LineRecord]] = {key: [] for key in document_ids}
-        for row in self._rows_of(_LINES_IN_USE_OF, document_ids):
+        for row in self._rows_of(query, document_ids):
             found[row.document_id].append(line_of(self.vault, row))
         return found
 

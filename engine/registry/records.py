@@ -292,7 +292,8 @@ class CaseRecord:
 class JudgedPair:
     """The outcome that people gave a pair of documents, left < right.
 
-    `score` is the best between their references, `sweep_id` the sweep that found them.
+    `score` is the best between their references, `sweep_id` the sweep that found them, and
+    `sequence` the gallery's that was decided on; None where it was not noted.
     """
 
     left_document: str
@@ -303,6 +304,7 @@ class JudgedPair:
     sweep_id: str | None
     decided_at: datetime
     decided_by: str
+    sequence: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -153,6 +153,8 @@ judged_pairs = Table(
     Column("decided_at", Moment, nullable=False),
     Column("decided_by", String(200), nullable=False),
     _mac(),
+    # The gallery's that was decided on; null of a pair from before it was noted.
+    Column("sequence", BigInteger),
     CheckConstraint("outcome IN ('fraud', 'twins', 'mistake')", name="outcome"),
 )
 

@@ -33,6 +33,7 @@ class SweepRetention:
     """Cleans, expires and erases the folders below `root`; safe to use from several threads.
 
     Needs the writer's lease. `stay` is how long the files of a done sweep are kept; None: for ever.
+    `console` is where reports link their cases.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class SweepRetention:
         reader: Reader,
         calibration: Callable[[], Calibration],
         stay: timedelta | None,
+        console: str = "",
     ) -> None:
         self._root = root
         self._reader = reader
         self._calibration = calibration
         self._stay = stay
+        self._console = console
         # Two threads that rewrite one folder would bring back what the other has erased.
         self._lock = Lock()
 
@@ -126,7 +129,7 @@ class SweepRetention:
         except (ImportError, RegistryError, SweepOver) as error:
             self._drop(folder, error)
         else:
-            erase_from_files(sweep, self._reader, self._calibration(), document_id)
+            erase_from_files(sweep, self._reader, self._calibration(), document_id, self._console)
 
     def _drop(self, folder: SweepFolder, error: Exception) -> None:
         """Removes files that cannot be rewritten."""
@@ -163,7 +166,11 @@ _SIDES = ("left_document", "right_document")
 
 
 def erase_from_files(
-    sweep: DoneSweep, reader: Reader, calibration: Calibration, document_id: str | None = None
+    sweep: DoneSweep,
+    reader: Reader,
+    calibration: Calibration,
+    document_id: str | None = None,
+    console: str = "",
 ) -> bool:
     """Rewrites a sweep's files without a document, or without all erased ones; False if they name
     none.
@@ -185,7 +192,8 @@ def erase_from_files(
         pairs=_without(sweep.pairs, gone),
         groups=rank(without_documents(sweep.groups, gone, threshold)),
     )
-    write_findings(sweep.folder, sweep.about, left.pairs, left.contents(reader, calibration))
+    contents = left.contents(reader, calibration, console=console)
+    write_findings(sweep.folder, sweep.about, left.pairs, contents)
     return True
 
 

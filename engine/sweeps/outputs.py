@@ -188,6 +188,7 @@ def write_outputs(
     cost: SweepCost,
     reader: Reader,
     calibration: Calibration,
+    console: str = "",
 ) -> dict[str, Any]:
     """Writes all outputs and what the next sweep needs; returns the summary.
 
@@ -195,7 +196,9 @@ def write_outputs(
     """
     sweep = _describe(result, cost)
     scores = result.pairs.scores[~result.is_excepted]
-    contents = make_contents(sweep, scores, result.groups, cases, reader, calibration)
+    contents = make_contents(
+        sweep, scores, result.groups, cases, reader, calibration, console=console
+    )
     assert contents.chance is not None, "a calibration is given"
     references = np.union1d(result.pairs.left, result.pairs.right).tolist()
     outcomes = {

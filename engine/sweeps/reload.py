@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from engine.cases.case import Outcome
-from engine.cases.suspects import measure_precision
+from engine.cases.precision import measure_precision
 from engine.errors import RegistryError, SweepOver
 from engine.matching.calibration import Calibration, Comparison
 from engine.reasons import Decision
@@ -71,7 +71,11 @@ class DoneSweep:
         return {key: case.id for key, case in found.items()}
 
     def contents(
-        self, reader: Reader, calibration: Calibration, crops: Mapping[str, bytes] | None = None
+        self,
+        reader: Reader,
+        calibration: Calibration,
+        crops: Mapping[str, bytes] | None = None,
+        console: str = "",
     ) -> ReportInput:
         """The contents of a report, with the judgements made meanwhile."""
         found = self.record.summary or {}
@@ -87,7 +91,7 @@ class DoneSweep:
             excepted_pairs=found["excepted_pairs"],
         )
         return make_contents(
-            sweep, self.scores, self.groups, self.cases(reader), reader, calibration, crops
+            sweep, self.scores, self.groups, self.cases(reader), reader, calibration, crops, console
         )
 
 
@@ -99,6 +103,7 @@ def make_contents(
     reader: Reader,
     calibration: Calibration,
     crops: Mapping[str, bytes] | None = None,
+    console: str = "",
 ) -> ReportInput:
     """The contents of a report; `cases`: case id by group key."""
     rate = calibration.fmr_at(sweep.terms.threshold, Comparison.FUSED)
@@ -116,6 +121,7 @@ def make_contents(
         cases=cases,
         carrier_names={carrier.code: carrier.name for carrier in reader.carriers()},
         crops=crops or {},
+        console=console,
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.cases.case import CaseKind
+from engine.cases.decided import read_decided
 from engine.reasons import Reason
 from engine.registry.reader import Reader
 from engine.registry.records import ALIVE, CaseRecord, CaseState
@@ -137,7 +138,7 @@ def read_facts(reader: Reader, references: Ids) -> FaceFacts:
     A few are looked up with all references of their documents; reading all of a large registry
     takes seconds.
     """
-    judged = reader.cases.exceptions()
+    judged = read_decided(reader).exceptions
     named = {key for pair in judged for key in pair}
     is_few = len(references) + len(named) <= _LOOKED_UP
     if is_few:

@@ -102,6 +102,8 @@ class Action(StrEnum):
     WORK_CASES = "work_on_cases"
     RESTRICT_OUTLETS = "restrict_outlets"
     """To suspend an outlet, bar it, and lift that."""
+    REVEAL = "reveal_names_and_numbers"
+    """In the report of a case, where it is asked for."""
     READ_THRESHOLDS = "read_thresholds"
     READ_AUDIT = "read_the_audit_chain"
     BACK_UP = "back_up"
@@ -131,6 +133,7 @@ PERMISSIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
         Action.SWEEP: frozenset({_FRAUD}),
         Action.WORK_CASES: frozenset({_FRAUD}),
         Action.RESTRICT_OUTLETS: frozenset({_FRAUD}),
+        Action.REVEAL: frozenset({_FRAUD}),
         Action.READ_THRESHOLDS: frozenset(Role),
         Action.READ_AUDIT: frozenset({_OPERATOR}),
         Action.READ_METRICS: frozenset({_OPERATOR}),

@@ -123,6 +123,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
         {"case_id": ID_EXAMPLE, "reason": "Twelve documents of one face in a night."}
     ],
     outlets.LiftRequest: [{"restriction": "suspended", "reason": "The clerk has left."}],
+    cases.CaseReportRequest: [{"faces": True}, {"reveal": True, "carrier": "blue"}],
     sweeps.SweepRequest: [
         {"scope": "all", "dry_run": True},
         {"scope": "new", "threshold": 0.47},

@@ -8,8 +8,9 @@ from datetime import datetime
 from math import ceil, floor
 from typing import Any, TypeVar
 
-from engine.cases import suspects
+from engine.cases import precision
 from engine.cases.case import CaseNote, DueDates, NoteKind
+from engine.cases.decided import read_decided
 from engine.errors import NotFound
 from engine.matching import calibration as thresholds
 from engine.matching import holders
@@ -22,7 +23,6 @@ from engine.registry.records import (
     CaseRecord,
     DocumentRecord,
     EnrollmentRecord,
-    JudgedPair,
     LineRecord,
     Outlet,
 )
@@ -176,6 +176,7 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
         cases.CaseFile,
         record,
         notes=_name_people(store, store.cases.notes(case_id)),
+        decided=_decided_before(store, record, held),
         merged=tuple(
             of_record(cases.MergedCase, one, case_id=one.id)
             for one in store.cases.merged_into(case_id)
@@ -209,6 +210,32 @@ def _name_people(store: Reader, notes: Sequence[CaseNote]) -> list[CaseNote]:
 
 
 _BY_KEY = "key:"
+
+
+MOST_DECIDED = 200
+
+
+def _decided_before(
+    store: Reader, record: CaseRecord, held: Sequence[DocumentRecord]
+) -> tuple[cases.DecidedPair, ...]:
+    ids = [one.id for one in held]
+    standing = read_decided(store, ids).standing
+    found = [
+        one
+        for one in store.cases.judged_between(ids)
+        if one.case_id != record.id and (one.left_document, one.right_document) in standing
+    ]
+    found.sort(key=lambda one: -one.score)
+    return tuple(
+        cases.DecidedPair(
+            left=one.left_document,
+            right=one.right_document,
+            outcome=one.outcome.value,
+            score=one.score,
+            case_id=one.case_id,
+        )
+        for one in found[:MOST_DECIDED]
+    )
 
 
 def _case(kind: type[C], record: CaseRecord, **more: Any) -> C:
@@ -402,26 +429,41 @@ def sweep_expectation(found: estimate.Expectation) -> sweeps.Expectation:
     )
 
 
-def sweep_precision(pairs: Sequence[JudgedPair], sweep_id: str | None) -> sweeps.Precision:
-    """How many of the judged pairs were fraud, at every twentieth of a score."""
-    whole = suspects.measure_precision(pairs, sweep_id=sweep_id)
+def sweep_precision(store: Reader, sweep_id: str | None, wanted: float) -> sweeps.Precision:
+    """How many of the judged pairs were fraud, at every twentieth of a score; how cases ended."""
+    pairs = store.cases.judged_pairs()
+    whole = precision.measure_precision(pairs, sweep_id=sweep_id)
     scores = [pair.score for pair in pairs if pair.sweep_id is not None]
     first = floor(min(scores, default=1) * PRECISION_STEPS)
     last = ceil(max(scores, default=0) * PRECISION_STEPS)
     steps = [step / PRECISION_STEPS for step in range(first, last)]
+    closed = precision.read_closed(store, sweep_id)
+    proposed = precision.propose_threshold(pairs, wanted)
     return sweeps.Precision(
         **_precision_fields(whole),
         thresholds=tuple(
-            sweeps.PrecisionAt(
-                **_precision_fields(suspects.measure_precision(pairs, threshold, sweep_id)),
-                threshold=threshold,
-            )
-            for threshold in steps
+            sweeps.PrecisionAt(**_precision_fields(found), threshold=step)
+            for step, found in zip(steps, precision.measure_at(pairs, steps, sweep_id), strict=True)
+        ),
+        kinds=tuple(map(_case_outcomes, precision.count_by_kind(closed))),
+        months=tuple(map(_case_outcomes, precision.count_by_month(closed))),
+        proposal=sweeps.ProposedThreshold(
+            threshold=proposed.threshold,
+            wanted=proposed.wanted,
+            ground=proposed.ground.value,
+            cases=proposed.measured.cases,
+            effective_cases=proposed.measured.effective,
+            least_cases=precision.LEAST_CASES,
         ),
     )
 
 
-def _precision_fields(found: suspects.Precision) -> dict[str, Any]:
+def _case_outcomes(found: precision.Outcomes) -> sweeps.CaseOutcomes:
+    rate = found.rate
+    return of_record(sweeps.CaseOutcomes, found, precision=rate.value, low=rate.low, high=rate.high)
+
+
+def _precision_fields(found: precision.Precision) -> dict[str, Any]:
     rate = found.rate
     return {
         "judged": found.judged,
@@ -429,6 +471,7 @@ def _precision_fields(found: suspects.Precision) -> dict[str, Any]:
         "precision": None if rate is None else rate.value,
         "low": None if rate is None else rate.low,
         "high": None if rate is None else rate.high,
+        "cases": found.cases,
     }
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.cases.case import Actor, CaseSort, Outcome
-from engine.errors import SosieError
-from serving.cli.inputs import HomeOption, name_actor, open_deployment
+from engine.errors import RegistryError, SosieError
+from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_place
 from serving.cli.output import (
     REGISTRY,
     JsonFlag,
@@ -28,6 +28,7 @@ from serving.cli.output import (
 if TYPE_CHECKING:
     from serving.compose import Deployment
     from serving.wire.cases import CaseFile, ListedCase
+    from serving.wire.sweeps import CaseOutcomes, Precision, PrecisionRate, ProposedThreshold
 
 
 MAX_NOTE_BYTES = 64 * 1024
@@ -182,6 +183,129 @@ def _finish_erasures(deployment: Deployment, actor: str) -> str:
     )
 
 
+def report_case(
+    case_id: CaseId,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the page goes.")],
+    faces: Annotated[
+        bool, typer.Option("--faces", help="With the faces that are kept, side by side.")
+    ] = False,
+    reveal: Annotated[
+        bool, typer.Option("--reveal", help="Show names and numbers in full, not masked.")
+    ] = False,
+    carrier: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Leave out what this carrier may not see.")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a case as one HTML page for police or a regulator; audited.
+
+    With its scores in words, its history and its entries of the audit chain, which `sosie audit
+    verify --anchor FILE` compares. No retention reaches the file: it is yours to delete.
+    """
+    from engine.atomic_files import replacing
+    from engine.registry.records import AuditEntry
+    from serving.case_report import ReportTerms, gather_case, write_case
+
+    require_place(file)
+    terms = ReportTerms(has_faces=faces, is_revealed=reveal, carrier=carrier)
+    with open_deployment(home) as deployment:
+        store = deployment.store
+        found = gather_case(store, deployment.calibration, case_id, terms)
+        store.note(AuditEntry(name_actor(), "case.reported", case_id, found.describe()))
+        report = write_case(found, store)
+    try:
+        with replacing(file) as beside:
+            beside.write_bytes(report.html)
+    except OSError as error:
+        raise RegistryError(f"{file} cannot be written: {error.strerror}") from None
+    answer = {
+        "report": str(file),
+        "faces": report.faces,
+        "documents": report.documents,
+        "left_out": report.left_out,
+        "audit_entries": report.audit_entries,
+    }
+    text = f"  {escape(str(file))}"
+    if report.left_out:
+        text += f"\nThere was no room for {report.left_out:,} documents of the case."
+    if faces and not report.faces:
+        text += "\nNo face is kept of these people (\\[crops] keep in sosie.toml): it shows none."
+    print_answer(answer, text, as_json=as_json)
+
+
+def show_precision(
+    sweep: Annotated[
+        str | None, typer.Option(metavar="ID", help="Of this sweep's pairs and cases alone.")
+    ] = None,
+    wanted: Annotated[
+        float,
+        typer.Option(min=0.01, max=0.99, help="The precision that a threshold is proposed for."),
+    ] = 0.8,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show how often people found fraud: by threshold, kind and month; and what that proposes.
+
+    The threshold for the next sweep is the lowest, at a hundredth, at which at least so much of the
+    pairs were fraud, with 95 % confidence.
+    """
+    from serving.api import serializers
+
+    with open_deployment(home) as deployment:
+        if sweep is not None:
+            deployment.store.sweeps.get(sweep)
+        found = serializers.sweep_precision(deployment.store, sweep, wanted)
+    print_answer(found, lambda: _print_precision(found), as_json=as_json)
+
+
+def _print_precision(found: Precision) -> None:
+    from engine.formatting import percent
+
+    def interval(one: PrecisionRate | CaseOutcomes) -> str:
+        if one.precision is None or one.low is None or one.high is None:
+            return "-"
+        return f"{percent(one.precision)} ({percent(one.low)} to {percent(one.high)})"
+
+    if found.thresholds:
+        rows = [
+            [f"{one.threshold:.2f}", f"{one.judged:,}", f"{one.cases:,}", interval(one)]
+            for one in found.thresholds
+        ]
+        print_table("Pairs of sweeps", ("from score", "judged", "in cases", "fraud"), rows)
+    for title, some in (("Closed cases by kind", found.kinds), ("by month", found.months)):
+        rows = [
+            [
+                escape(one.name.replace("_", " ")),
+                *(f"{n:,}" for n in (one.cases, one.fraud, one.twins, one.mistake, one.unfounded)),
+                interval(one),
+            ]
+            for one in some
+        ]
+        if rows:
+            heads = ("", "cases", "fraud", "twins", "mistake", "unfounded", "fraud of all")
+            print_table(title, heads, rows)
+    print_line(_describe_proposal(found.proposal))
+
+
+def _describe_proposal(proposal: ProposedThreshold) -> str:
+    from engine.formatting import percent
+
+    wanted = percent(proposal.wanted)
+    if proposal.threshold is not None:
+        return (
+            f"The decisions propose a threshold of {proposal.threshold:.2f}: of the pairs there, "
+            f"at least {wanted} were fraud, with 95 % confidence: "
+            f"sosie sweep --threshold {proposal.threshold:.2f}"
+        )
+    if proposal.ground == "too_few":
+        return (
+            f"Too few decisions for a threshold: {proposal.cases:,} cases of sweeps count as "
+            f"{proposal.effective_cases:.1f}, and it takes {proposal.least_cases}."
+        )
+    return f"No threshold is known at which at least {wanted} of the pairs were fraud."
+
+
 MOST_CASES = 10_000
 ANY, STANDING = "all", "alive"
 STATES = (STANDING, ANY, "open", "assigned", "proposed", "closed", "merged")
@@ -189,6 +313,7 @@ STATES = (STANDING, ANY, "open", "assigned", "proposed", "closed", "merged")
 
 def register(app: typer.Typer) -> None:
     app.command("cases", rich_help_panel=REGISTRY)(list_cases)
+    app.command("precision", rich_help_panel=REGISTRY)(show_precision)
     commands = {
         "show": show_case,
         "assign": assign_cases,
@@ -196,6 +321,7 @@ def register(app: typer.Typer) -> None:
         "propose": propose_outcome,
         "withdraw": withdraw_proposal,
         "close": close_case,
+        "report": report_case,
     }
     add_group(app, "case", "Show a case, and take its steps.", REGISTRY, **commands)
 

@@ -24,6 +24,7 @@ from serving.cli import (
     plan,
     retention,
     serve,
+    statutory,
     sweep,
 )
 from serving.cli.inputs import Globals
@@ -38,6 +39,7 @@ REGISTRATIONS = (
     lines.register_restrictions,
     cases.register,
     sweep.register,
+    statutory.register,
     deployment.register,
     serve.register,
     deployment.register_doctor,

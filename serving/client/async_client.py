@@ -341,11 +341,32 @@ class AsyncClient:
         call = get(outlets.PastEnrollments, "outlets", outlet, "enrollments", **query)
         return await self._send(call, options)
 
+    async def report_case(
+        self,
+        case_id: str,
+        *,
+        faces: bool = False,
+        reveal: bool = False,
+        carrier: str | None = None,
+        options: Options = _DEFAULT,
+    ) -> cases.CaseReport:
+        """A case as one file for police or a regulator: `html` is the page."""
+        body = cases.CaseReportRequest(faces=faces, reveal=reveal, carrier=carrier)
+        return await self._send(
+            post(cases.CaseReport, "cases", case_id, "report", body=body), options
+        )
+
     async def measure_precision(
-        self, sweep_id: str | None = None, options: Options = _DEFAULT
+        self,
+        sweep_id: str | None = None,
+        *,
+        wanted: float | None = None,
+        options: Options = _DEFAULT,
     ) -> sweeps.Precision:
-        """How many of the pairs that one sweep, or any, found and people judged were fraud."""
-        return await self._send(get(sweeps.Precision, "precision", sweep_id=sweep_id), options)
+        """How many of the pairs that one sweep, or any, found and people judged were fraud; and
+        which threshold that speaks for, where so much of it is `wanted`."""
+        call = get(sweeps.Precision, "precision", sweep_id=sweep_id, wanted=wanted)
+        return await self._send(call, options)
 
     async def expect_sweep(
         self, terms: sweeps.SweepRequest, options: Options = _DEFAULT

@@ -44,7 +44,7 @@ class Call(Generic[T]):
         return self.answer if status in self.answered else None
 
 
-def get(answer: type[T], *steps: str, **query: str | int | None) -> Call[T]:
+def get(answer: type[T], *steps: str, **query: str | float | None) -> Call[T]:
     """The steps of a path below `/v1`; of the query, what is None is left out."""
     asked = {name: value for name, value in query.items() if value is not None}
     return Call("GET", _path(steps) + (f"?{urlencode(asked)}" if asked else ""), answer)

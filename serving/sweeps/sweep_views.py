@@ -228,14 +228,14 @@ def issue_report(
     from engine.sweeps.report.page import write_report  # noqa: PLC0415
     from engine.sweeps.report.views import documents_with_cards  # noqa: PLC0415
 
-    store = deployment.store
+    store, console = deployment.store, deployment.settings.serve.console_url
     reader = SweepReader(store, deployment.sweep_folder)
     sweep = DoneSweep.of(reader.status(sweep_id), reader.folder(sweep_id))
     if runner is None:
-        write_report(target, sweep.contents(store, deployment.calibration))
+        write_report(target, sweep.contents(store, deployment.calibration, console=console))
         return None
     faces = gather_faces(store, list(dict.fromkeys(documents_with_cards(sweep.groups))))
-    contents = sweep.contents(store, deployment.calibration, faces)
+    contents = sweep.contents(store, deployment.calibration, faces, console)
     entry = AuditEntry(actor, "crops.read", sweep_id, {"documents": sorted(faces)})
     runner.run(lambda writer, _: writer.commit(Changes(sequence=writer.sequence, audit=(entry,))))
     write_report(target, contents)

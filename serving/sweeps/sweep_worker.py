@@ -187,7 +187,8 @@ def _sweep(deployment: Deployment, states: SweepStates, run: SweepRun, record: S
     account = SweepCost(
         comparisons=run.progress.comparisons_total, seconds=run.spent_s, pace=run.pace, at=utc_now()
     )
-    summary = write_outputs(swept, cases, account, store, deployment.calibration)
+    console = deployment.settings.serve.console_url
+    summary = write_outputs(swept, cases, account, store, deployment.calibration, console)
     done = states.move(
         record.id,
         _RUNNING,

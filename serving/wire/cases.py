@@ -236,6 +236,17 @@ class MergedCase(AnswerBody, frozen=True):
     opened_at: Moment
 
 
+class DecidedPair(AnswerBody, frozen=True):
+    """Two documents of a case on which people have decided in another: nobody is asked again, and
+    the outcome of this case leaves it as it is."""
+
+    left: Id
+    right: Id
+    outcome: ShownOutcome
+    score: float
+    case_id: Id
+
+
 class CaseFile(Case, frozen=True):
     """A case with its history, oldest first, and its documents that are not erased."""
 
@@ -244,3 +255,31 @@ class CaseFile(Case, frozen=True):
         tuple[MergedCase, ...], Meta(description="what went into it, each with its enrollment")
     ]
     documents: tuple[CaseDocument, ...]
+    decided: Annotated[
+        tuple[DecidedPair, ...],
+        Meta(description="pairs of its documents that stand as decided before, the closest first"),
+    ] = ()
+
+
+class CaseReportRequest(RequestBody, frozen=True):
+    """What the report of a case shows besides what was seen and decided."""
+
+    faces: Annotated[bool, Meta(description="those that are kept, side by side")] = False
+    reveal: Annotated[bool, Meta(description="names and numbers in full; else masked")] = False
+    carrier: Annotated[
+        Code | None, Meta(description="leave out what this carrier may not see: others' lines")
+    ] = None
+
+
+class CaseReport(PrivateAnswer, frozen=True):
+    """A case as one file for police or a regulator; nothing in it is loaded from elsewhere."""
+
+    case_id: Id
+    file_name: str
+    html: Annotated[bytes, Meta(description="base64 in JSON, binary in MessagePack")]
+    faces: Annotated[int, Meta(description="pictures of faces in it")]
+    documents: int
+    left_out: Annotated[int, Meta(description="documents that there was no room for")]
+    audit_entries: Annotated[
+        int, Meta(description="of the audit chain, with their hashes; the last is about this file")
+    ]

@@ -45,6 +45,10 @@ class PrecisionQuery(QueryString, frozen=True):
     """Of one sweep, or of all."""
 
     sweep_id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    wanted: Annotated[
+        float,
+        Meta(ge=0.01, le=0.99, description="the least precision that a threshold is proposed for"),
+    ] = 0.8
 
 
 class SweepRequest(RequestBody, frozen=True):
@@ -232,8 +236,8 @@ class Group(AnswerBody, frozen=True):
 class PrecisionRate(AnswerBody, frozen=True):
     """How many of the judged pairs were fraud, with a 95 % interval (Wilson, 1927).
 
-    Null where nothing was judged. The pairs of one case are judged together, so the truth is less
-    certain.
+    Null where nothing was judged. The pairs of one case have one outcome: the interval counts
+    cases, of which large ones count no more than small ones (Kish's effective number).
     """
 
     judged: int
@@ -241,6 +245,7 @@ class PrecisionRate(AnswerBody, frozen=True):
     precision: float | None
     low: float | None
     high: float | None
+    cases: Annotated[int, Meta(description="that judged them")]
 
 
 class PrecisionAt(PrecisionRate, frozen=True):
@@ -249,9 +254,39 @@ class PrecisionAt(PrecisionRate, frozen=True):
     threshold: float
 
 
+class CaseOutcomes(AnswerBody, frozen=True):
+    """How the closed cases of a kind or of a month ended: the share of fraud with its interval."""
+
+    name: Annotated[str, Meta(description="a kind, or a month as 2026-11")]
+    cases: int
+    fraud: int
+    twins: int
+    mistake: int
+    unfounded: int
+    precision: float
+    low: float
+    high: float
+
+
+class ProposedThreshold(AnswerBody, frozen=True):
+    """The lowest threshold, at a hundredth, at which the precision's interval begins at `wanted` or
+    above; null where there are too few decisions, or none reaches it."""
+
+    threshold: float | None
+    wanted: float
+    ground: Annotated[str, known("enough", "too_few", "never")]
+    cases: Annotated[int, Meta(description="decided, of which it speaks")]
+    effective_cases: float
+    least_cases: Annotated[int, Meta(description="effective ones that a proposal takes")]
+
+
 class Precision(PrecisionRate, frozen=True):
-    """The precision of sweeps, and what higher thresholds would have had."""
+    """The precision of sweeps, and what higher thresholds would have had; how closed cases ended,
+    by kind and by month; and the threshold that decisions on all sweeps propose."""
 
     thresholds: Annotated[
         tuple[PrecisionAt, ...], Meta(description="rising; empty where nothing was judged")
     ]
+    kinds: Annotated[tuple[CaseOutcomes, ...], Meta(description="most cases first")]
+    months: Annotated[tuple[CaseOutcomes, ...], Meta(description="newest first")]
+    proposal: ProposedThreshold

@@ -89,6 +89,8 @@ def test_a_settings_file_is_never_overwritten(tmp_path: Path) -> None:
     [
         "[models]\nthread = 1\n",
         "[thresholds]\nverify_fmr = 0\n",
+        '[serve]\npublic_url = "sosie.example"\n',
+        '[serve]\npublic_url = "https://sosie.example/#/case"\n',
         "[nonsense]\n",
         "= =",
         '[gallery]\nkind = "annoy"\n',

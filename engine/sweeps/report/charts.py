@@ -30,7 +30,7 @@ from engine.svg import (
 from engine.sweeps.report.words import format_rate
 from engine.sweeps.summary import Week
 
-_LEFT, _RIGHT = 64.0, WIDTH - 16
+_LEFT, _RIGHT = 76.0, WIDTH - 16
 
 BIN = 0.01
 """Width of a bar of the histogram, in score."""
@@ -121,7 +121,7 @@ def _draw_score_axes(x: Scale, y: Scale) -> list[Markup]:
     return [
         *draw_y_axis(x, y, [(value, count(value)) for value in log_ticks(y.low, y.high)]),
         *draw_x_axis(x, _BOTTOM, scores, text_anchor="middle"),
-        text((_LEFT + _RIGHT) / 2, _BOTTOM + 42, "score", class_="tick"),
+        text((_LEFT + _RIGHT) / 2, _BOTTOM + 42, "score", class_="tick", text_anchor="middle"),
         text(0.0, 13.0, f"pairs in each {BIN:g} of score", class_="tick"),
     ]
 
@@ -181,7 +181,7 @@ def draw_chance(expected: Rate, found: int) -> Markup:
         *_draw_expected(expected, scale),
         *_draw_found(found, scale),
     ]
-    return chart(WIDTH, 152.0, label, parts)
+    return chart(WIDTH, 162.0, label, parts)
 
 
 def _place(value: float, scale: Scale) -> float:
@@ -189,14 +189,19 @@ def _place(value: float, scale: Scale) -> float:
 
 
 def _draw_chance_axis(scale: Scale) -> list[Markup]:
-    parts = []
-    for value in [0, *log_ticks(scale.low, scale.high)]:
+    # From nothing to the first power of ten is no distance on such a scale: the line is broken.
+    parts = [
+        line(_ZERO, _CHANCE_BOTTOM, _CHANCE_LEFT, _CHANCE_BOTTOM, class_="axis break"),
+        line(_CHANCE_LEFT, _CHANCE_BOTTOM, _CHANCE_RIGHT, _CHANCE_BOTTOM, class_="axis"),
+    ]
+    factors = (1, 2, 5) if scale.high <= 100 * scale.low else (1,)
+    for value in [0, *log_ticks(scale.low, scale.high, factors)]:
         x = _place(value, scale)
         parts.append(line(x, 12.0, x, _CHANCE_BOTTOM, class_="grid"))
         label = count(value)
         parts.append(text(x, _CHANCE_BOTTOM + 18, label, class_="tick", text_anchor="middle"))
-    title = "pairs (each step is ten times as many)"
-    parts.append(text(_CHANCE_RIGHT, _CHANCE_BOTTOM + 34, title, class_="tick", text_anchor="end"))
+    title = "pairs, on a scale of powers of ten"
+    parts.append(text(_CHANCE_RIGHT, _CHANCE_BOTTOM + 40, title, class_="tick", text_anchor="end"))
     return parts
 
 

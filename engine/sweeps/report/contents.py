@@ -9,7 +9,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cases.suspects import Precision
+from engine.cases.precision import Precision
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.summary import Summary
 from engine.sweeps.sweep_model import Group, SweepTerms
@@ -64,3 +64,5 @@ class ReportInput:
     cases: Mapping[str, str] = field(default_factory=dict)
     carrier_names: Mapping[str, str] = field(default_factory=dict)
     crops: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    console: str = ""
+    """The address of the console, where a report may link its cases; empty: it names them alone."""

@@ -115,6 +115,10 @@ def _count_pairs(expected: Rate) -> str:
 MOST_WEEKS = 104
 MOST_SELLERS = 25
 FIRST_GROUPS = 5
+OPEN_CARDS = 5
+"""Groups whose details are open; the others fold."""
+FEW_OUTLETS = 12
+"""Outlets that need no map."""
 
 
 def write_report(path: Path, contents: ReportInput) -> None:
@@ -128,7 +132,7 @@ def write_report(path: Path, contents: ReportInput) -> None:
 def render_report(contents: ReportInput) -> str:
     """Renders the report as HTML; the same contents give the same text."""
     environment = _environment()
-    style, script = _source("style.css"), _source("sort.js")
+    style, script = _source("style.css"), _source("report.js")
     rows = views.list_rows(contents)
     cards = views.list_cards(contents, rows)
     members = [one for card in cards for one in card.members]
@@ -172,8 +176,9 @@ def _show_summary(contents: ReportInput) -> dict[str, Any]:
         "weeks": weeks,
         "earlier_lines": sum(one.lines for one in summary.weeks if first and one.monday < first),
         "week_chart": draw_timeline(weeks) if weeks else None,
+        # A map of a few fields says less than their table.
         "outlet_chart": draw_outlets(summary.outlets, contents.carrier_names)
-        if summary.outlets
+        if len(summary.outlets) > FEW_OUTLETS
         else None,
         "sellers": {"Outlet": summary.outlets[:MOST_SELLERS], "Carrier": summary.carriers},
         "other_outlets": max(len(summary.outlets) - MOST_SELLERS, 0),
@@ -219,6 +224,7 @@ def _environment() -> Environment:
     for one in (words.format_day, words.format_moment, words.format_rate, words.format_share):
         environment.filters[one.__name__] = one
     environment.globals |= {"KIND_NAMES": words.KIND_NAMES, "KIND_MEANINGS": words.KIND_MEANINGS}
+    environment.globals["OPEN_CARDS"] = OPEN_CARDS
     return environment
 
 

@@ -8,9 +8,10 @@ from engine.cases.case import CaseSort, Outcome
 from engine.errors import NotFound
 from engine.registry.cases import CaseFilter
 from engine.registry.records import ALIVE, CaseState, utc_now
-from serving.access.authorization import Principal
+from serving.access.authorization import Action, Principal, authorize, scope_of
 from serving.api import serializers
 from serving.api.request import Request, next_page, note
+from serving.case_report import ReportTerms, gather_case, write_case
 from serving.errors import Malformed
 from serving.parts import Parts
 from serving.registrar.protocol import Assign, CaseStep, Close, Propose, Remark, Withdraw
@@ -72,6 +73,28 @@ async def close_case(
     """
     step = Close(Outcome(body.outcome), body.close_lines, body.seen_at)
     return await _step(parts, request, case_id, step)
+
+
+async def report_case(
+    parts: Parts, request: Request, body: wire.CaseReportRequest, case_id: str
+) -> wire.CaseReport:
+    """Makes one file of a case: who, what, when, what each score means, both faces where they are
+    kept and asked for, the history, and where all of it stands in the audit chain. Names and
+    numbers in full only where asked; audited.
+    """
+    if body.faces:
+        authorize(request.caller, Action.READ_CROPS)
+    if body.reveal:
+        authorize(request.caller, Action.REVEAL)
+    terms = ReportTerms(
+        has_faces=body.faces,
+        is_revealed=body.reveal,
+        carrier=scope_of(request.caller) or body.carrier,
+    )
+    store = parts.store
+    report = await asyncio.to_thread(gather_case, store, parts.calibration, case_id, terms)
+    await note(parts, request, "case.reported", case_id, **report.describe())
+    return await asyncio.to_thread(write_case, report, store)
 
 
 async def _step(parts: Parts, request: Request, case_id: str, step: CaseStep) -> wire.Case:

@@ -88,9 +88,11 @@ async def read_group(parts: Parts, request: Request, sweep_id: str, key: str) ->
 async def read_precision(
     parts: Parts, request: Request, query: wire.PrecisionQuery
 ) -> wire.Precision:
-    """Of the pairs that sweeps found and people judged, how many were fraud; and how many at
-    higher thresholds.
+    """Of the pairs that sweeps found and people judged, how many were fraud, and how many at
+    higher thresholds; how closed cases ended, by kind and by month; and the threshold for the next
+    sweep that all of it speaks for.
     """
     del request
-    pairs = await asyncio.to_thread(parts.store.cases.judged_pairs)
-    return serializers.sweep_precision(pairs, query.sweep_id)
+    return await asyncio.to_thread(
+        serializers.sweep_precision, parts.store, query.sweep_id, query.wanted
+    )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from engine.cases.case import CaseKind, CaseOrigin, NoteKind, Outcome
+from engine.cases.decided import read_decided
 from engine.cases.steps import close, note
 from engine.matching.comparison import WatchList
 from engine.matching.holders import erase_holder
@@ -90,7 +91,7 @@ def test_pairs_of_suspects_are_judged_with_their_score(
         assert pair.score == float(np.float32(vectors[0] @ vectors[1]))
         assert (pair.outcome, pair.case_id, pair.decided_by) == (outcome, case.id, BOB.name)
     is_exception = outcome is not Outcome.FRAUD
-    assert len(service.store.cases.exceptions()) == (3 if is_exception else 0)
+    assert len(read_decided(service.store).exceptions) == (3 if is_exception else 0)
     assert len(service.store.watchlist()) == (0 if is_exception else 3)
 
 

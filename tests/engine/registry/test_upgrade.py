@@ -207,6 +207,7 @@ def age(store: Store) -> None:
             connection.execute(text(f"ALTER TABLE {name} DROP COLUMN second_template"))
             connection.execute(text(f"ALTER TABLE {name} DROP COLUMN second_model_digest"))
         connection.execute(text("ALTER TABLE cases DROP COLUMN weakest"))
+        connection.execute(text("ALTER TABLE judged_pairs DROP COLUMN sequence"))
         connection.execute(text("ALTER TABLE deployment DROP COLUMN audit_mac"))
         connection.execute(text("ALTER TABLE api_keys DROP COLUMN person"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0006'"))

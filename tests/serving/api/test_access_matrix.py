@@ -108,6 +108,7 @@ def matrix(
             (post(f"{case}/propose", {"outcome": "fraud"}), only(fraud=404)),
             (post(f"{case}/withdraw"), only(fraud=404)),
             (post(f"{case}/close", {"outcome": "fraud"}), only(fraud=404)),
+            (post(f"{case}/report", {"reveal": True}), only(fraud=404)),
             (post("/v1/sweeps", {"dry_run": True, "threshold": 0.6}), only(fraud=200)),
             (get("/v1/sweeps"), only(fraud=200)),
             (get(sweep), only(fraud=404)),

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from engine.retention.job import Schedule, run_retention
+from serving.wire.cases import CaseReport
 from serving.wire.fields import read
 from serving.wire.people import Faces
 from tests.serving.api.test_retained import NextYear
@@ -74,7 +75,15 @@ def test_suspect_and_holder_are_shown_from_when_a_case_names_them(
     ]
     assert entry.detail == {"documents": [holder, suspect], "faces": 4}
     image = base64.b64encode(reference.photographs[0].image).decode()
-    assert image[:60] not in service.log_text
+    terms = {"faces": True, "reveal": True}
+    path = f"/v1/cases/{second['cases'][0]['id']}/report"
+    answer = service.ask("POST", path, key="fraud", body=terms)
+    assert answer.headers["cache-control"] == "no-store"
+    report = read(service.read(answer), CaseReport)
+    assert (report.faces, report.documents, report.left_out) == (2, 2, 0)
+    for shown_whole in (image, OTHER["name"], OTHER["number"], "+8613800138001"):
+        assert shown_whole.encode() in report.html
+        assert shown_whole[:60] not in service.log_text
     run_retention(NextYear(service), Schedule(hold=timedelta(days=30)), "test")
     later = service.read(ask(service, holder, suspect))
     assert [one["photographs"] for one in later["subjects"]] == [[], []]

@@ -125,5 +125,5 @@ def test_a_form_names_its_images_as_the_fields_are_named(document: dict[str, Any
 
 
 def test_every_action_has_roles_and_an_endpoint_or_stands_behind_one() -> None:
-    behind = {"search", "verify_holder"}
+    behind = {"search", "verify_holder", "reveal_names_and_numbers"}
     assert {one.action for one in ENDPOINTS} - {None} | behind == PERMISSIONS.keys()

@@ -36,6 +36,8 @@ def failing_registrar_calls(wrong: dict[str, str]) -> list[Ask]:
         as_fraud("POST", f"/v1/cases/{NUMBER}/notes", body={"text": NAME}),
         as_fraud("POST", f"/v1/cases/{NUMBER}/notes", body={"text": f"{NAME}\0"}),
         as_fraud("POST", f"/v1/cases/{NUMBER}/propose", body={"outcome": NAME}),
+        as_fraud("POST", f"/v1/cases/{NUMBER}/report", body={"reveal": True, "carrier": NAME}),
+        as_fraud("GET", "/v1/precision", params={"wanted": NUMBER}),
         as_fraud("POST", "/v1/sweeps", body={"scope": NAME}),
         as_fraud("GET", f"/v1/sweeps/{NUMBER}/groups/{NAME}"),
         ("GET", "/v1/audit", {"key": "operator", "params": {"subject": f"{NAME}\0"}}),

@@ -257,8 +257,13 @@ def test_the_precision_is_that_of_the_pairs_that_people_judged(
     shown = measure()
     read(shown, Precision)
     assert (shown["judged"], shown["confirmed"], shown["precision"]) == (4, 3, 0.75)
-    # Wilson's interval of 3 in 4, from tables.
-    assert (round(shown["low"], 3), round(shown["high"], 3)) == (0.301, 0.954)
+    # Wilson's interval, of two cases with three pairs and one: 16 / 10 by Kish.
+    assert (round(shown["low"], 3), round(shown["high"], 3)) == (0.169, 0.978)
+    assert (shown["cases"], shown["proposal"]["ground"]) == (2, "too_few")
+    [kind] = shown["kinds"]
+    [month] = shown["months"]
+    assert kind == {**month, "name": "one_face_many_documents"}
+    assert (kind["cases"], kind["fraud"], kind["twins"], kind["precision"]) == (2, 1, 1, 0.5)
     rising = [(one["threshold"], one["judged"]) for one in shown["thresholds"]]
     assert rising[0][1] == 4
     assert rising == sorted(rising, key=lambda one: (one[0], -one[1]))

@@ -197,6 +197,12 @@ def test_cases_are_listed_by_state_kind_and_person(
     assert take("close", "--outcome", "mistake").code == 0
     assert listed() == []
     assert listed("--state", "closed") == [case_id]
+    taught = sosie("precision", "--home", caught_home, "--json").json
+    [kind] = taught["kinds"]
+    assert (kind["name"], kind["cases"], kind["mistake"]) == ("duplicate_identity", 1, 1)
+    assert taught["proposal"]["threshold"] is None
+    told = sosie("precision", "--home", caught_home)
+    assert (told.code, "Too few decisions" in told.out) == (0, True)
     assert case_id in sosie("cases", "--state", "closed", "--home", caught_home).out
 
 

@@ -292,8 +292,11 @@ def test_a_report_is_written_anew_later_with_faces_or_without(
     without = sosie("sweep", "report", sweep, plain, *at, "--json")
     assert without.json == {"report": str(plain), "faces": None}
     assert FACE not in plain.read_text("utf-8")
-    told = sosie("sweep", "report", sweep, pictured, "--faces", *at)
+    assert "/console#/case/" not in plain.read_text("utf-8")
+    here = {"SOSIE_SERVE__PUBLIC_URL": "https://sosie.test/"}
+    told = sosie("sweep", "report", sweep, pictured, "--faces", *at, env=here)
     assert told.code == 0, told.err
+    assert 'href="https://sosie.test/console#/case/' in pictured.read_text("utf-8")
     assert str(pictured) in told.out
     assert FACE in pictured.read_text("utf-8")
 

@@ -61,6 +61,7 @@ def test_the_whole_way_from_an_activation_to_a_decided_case_and_a_sweep(
             be_refused(clerk, photographs)
         lift_the_bar(second)
         run_a_sweep(analyst)
+        look_at_what_decisions_teach(analyst)
         search(analyst, photographs)
     with visiting(browser, site) as clerk:
         clerk.sign_in("r1")
@@ -335,6 +336,53 @@ def approve(second: Visitor) -> None:
     expect(second.row("8000")).to_have_count(1)
     expect(second.row("8777")).to_have_count(0)
     second.check("closed")
+    make_the_report(second)
+    see_what_was_decided_before(second)
+
+
+def see_what_was_decided_before(second: Visitor) -> None:
+    """Of a case that has grown, two documents were decided on in another."""
+
+    def grow(route: Route) -> None:
+        answer = route.fetch()
+        case = answer.json()
+        left, right = sorted(case["document_ids"])
+        pair = {"left": left, "right": right, "outcome": "twins", "score": 0.61}
+        case["decided"] = [pair | {"case_id": case["case_id"]}]
+        route.fulfill(response=answer, json=case)
+
+    second.page.route("**/v1/cases/*", grow)
+    second.page.reload()
+    table = second.page.get_by_role("table", name="Decided before")
+    expect(table.get_by_role("row").nth(1)).to_contain_text("0.610Twins")
+    second.page.unroute("**/v1/cases/*")
+
+
+def make_the_report(second: Visitor) -> None:
+    """The file of the case opens by itself, with faces and, where asked, whole names."""
+    made = []
+    for wants_more in (False, True):
+        if wants_more:
+            second.page.get_by_label("With the faces that are kept").check()
+            second.page.get_by_label("Names and numbers in full").check()
+        with second.page.expect_download() as download:
+            second.press("Make the file")
+        made.append(download.value.path())
+    expect(second.page.get_by_text("The file was made. Faces in it: ")).to_be_visible()
+    assert "Aileen Probe" not in made[0].read_text("utf-8")
+    # The page's policy would refuse what axe adds to it.
+    reader = second.page.context.browser
+    assert reader is not None
+    page = reader.new_page(bypass_csp=True)
+    page.set_content(made[1].read_text("utf-8"))
+    expect(page.get_by_role("heading", level=1)).to_have_text("One face, two documents")
+    expect(page.get_by_text("Aileen Probe").first).to_be_visible()
+    expect(page.locator(".pair").first.locator("img")).to_have_count(2)
+    expect(page.get_by_text("pairs of strangers scores as high").first).to_be_visible()
+    expect(page.locator(".note").first).to_have_text(NOTE)
+    expect(page.get_by_role("row").filter(has_text="case.reported")).to_have_count(2)
+    Visitor(second.site, page).check("case-report")
+    page.close()
 
 
 def refuse_what_nobody_has_seen(second: Visitor) -> None:
@@ -384,6 +432,16 @@ def run_a_sweep(analyst: Visitor) -> None:
     analyst.page.keyboard.press("Enter")
     expect(analyst.page.locator(".person-head")).to_contain_text("R••")
     analyst.check("document")
+
+
+def look_at_what_decisions_teach(analyst: Visitor) -> None:
+    analyst.open("Sweeps")
+    analyst.page.get_by_role("link", name="By threshold, kind and month").click()
+    analyst.expect_heading("What decisions teach")
+    expect(analyst.page.locator(".notice")).to_contain_text("Too few decisions for a threshold")
+    kinds = analyst.page.get_by_role("table", name="Closed cases by kind")
+    expect(kinds.get_by_role("row", name="One face, two documents")).to_contain_text("100%")
+    analyst.check("precision")
 
 
 def choose_among_many(analyst: Visitor) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from engine.cases.case import Actor, Outcome
+from engine.cases.steps import close, propose
 from engine.errors import (
     NotFound,
     NotInstalled,
@@ -83,6 +85,26 @@ def test_a_sweep_finds_people_enrolled_twice_and_states_what_it_covered(
     assert {"pairs.parquet", "groups.csv", "groups.json", "outlets.csv", "report.html"} <= names
     assert "checkpoint" not in names
     assert actions(deployment) == [("sweep.started", ACTOR), ("sweep.done", "sweep")]
+
+
+def test_a_second_sweep_asks_nothing_that_was_decided(
+    manager: SweepManager, deployment: Deployment
+) -> None:
+    finish(manager, manager.start(REQUEST, ACTOR))
+    context = (deployment.registrar, deployment.store)
+    opened = deployment.store.cases.newest(limit=100)
+    outcomes = [Outcome.FRAUD, Outcome.TWINS, Outcome.MISTAKE]
+    for case, outcome in zip(opened, outcomes, strict=False):
+        propose(*context, case.id, outcome, (), Actor("key:a", "a"))
+        close(*context, case.id, outcome, (), Actor("key:b", "b"))
+    again = finish(manager, manager.start(REQUEST, ACTOR))
+    assert again.summary is not None
+    # Twins and mistakes are no pairs any more; the fraud is one, with the case that decided it.
+    assert (again.summary["groups"], again.summary["excepted_pairs"]) == (TWICE - 2, 2)
+    assert {case.id for case in deployment.store.cases.newest(limit=100)} == {
+        case.id for case in opened[3:]
+    }
+    assert len(deployment.store.cases.newest(None, limit=100)) == TWICE
 
 
 def test_the_second_of_two_is_refused_and_the_first_is_named(

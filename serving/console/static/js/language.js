@@ -93,6 +93,12 @@ export function share(value) {
   return number(value, { style: "percent", maximumFractionDigits: 1 });
 }
 
+/** A precision with its 95 % interval. */
+export function intervalText({ precision, low, high }) {
+  const [value, from, to] = [precision, low, high].map((one) => share(one));
+  return say("precision.interval", { value, low: from, high: to });
+}
+
 /** Seconds as seconds, minutes or hours, whichever is read most easily. */
 export function duration(given) {
   const seconds = Math.max(given, 1);

@@ -9,7 +9,14 @@ export const PLACES = {
 };
 
 /** Views that no navigation names: the one that they belong to. */
-export const PARENTS = { case: "cases", outlets: "cases", sweep: "sweeps", group: "sweeps", documents: "search" };
+export const PARENTS = {
+  case: "cases",
+  outlets: "cases",
+  sweep: "sweeps",
+  group: "sweeps",
+  precision: "sweeps",
+  documents: "search",
+};
 
 /** Where a link to a view leads; an object as the last step is its query. */
 export function placeOf(view, ...steps) {

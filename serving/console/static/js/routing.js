@@ -20,6 +20,7 @@ const VIEWS = {
   sweeps: () => import("./views/sweeps.js"),
   sweep: () => import("./views/sweep.js"),
   group: () => import("./views/group.js"),
+  precision: () => import("./views/precision.js"),
   audit: () => import("./views/audit.js"),
 };
 

@@ -114,6 +114,7 @@ export const proposeOutcome = ({ case_id: id, updated_at: seen }, outcome, lines
 export const withdrawProposal = (id) => post(at("cases", id, "withdraw"));
 export const closeCase = ({ case_id: id, updated_at: seen }, outcome, lines) =>
   post(at("cases", id, "close"), { outcome, close_lines: lines, seen_at: seen });
+export const reportCase = (id, terms) => post(at("cases", id, "report"), terms);
 export const readPrecision = () => get("/v1/precision");
 
 export const listOutlets = (filter) => get(`/v1/outlets${query(filter)}`);

@@ -83,6 +83,22 @@ def test_groups_are_sorted_by_a_click_and_by_the_keyboard(browser: Browser, repo
     page.close()
 
 
+def test_what_is_folded_opens_for_a_link_and_for_print(browser: Browser, report: str) -> None:
+    page = browser.new_page()
+    page.goto(report)
+    folds = "[...document.querySelectorAll('details.fold')]"
+    page.evaluate(f"{folds}.forEach(one => one.open = false)")
+    page.evaluate("location.hash = 'group-2'")
+    page.wait_for_function("document.querySelector('#group-2 details').open")
+    assert page.locator("#group-2").is_visible()
+    assert page.evaluate(f"{folds}.filter(one => one.open).length") == 2
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate(f"{folds}.every(one => one.open)")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(f"{folds}.filter(one => one.open).length") == 2
+    page.close()
+
+
 def test_without_script_the_groups_are_in_order_of_rank(browser: Browser, report: str) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()

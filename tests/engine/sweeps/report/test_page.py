@@ -14,10 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.cases.suspects import Precision
+from engine.cases.precision import Precision
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.report.contents import Chance, ReportInput
-from engine.sweeps.report.page import judge_chance, miss_rate, render_report, write_report
+from engine.sweeps.report.page import (
+    FEW_OUTLETS,
+    OPEN_CARDS,
+    judge_chance,
+    miss_rate,
+    render_report,
+    write_report,
+)
 from engine.sweeps.report.views import MOST_CARDS, MOST_ROWS
 from engine.sweeps.summary import summarise
 from engine.sweeps.sweep_model import Group, GroupKind, Identity, Scope, SweepTerms
@@ -196,7 +203,7 @@ def test_the_sweep_is_described(make_contents: Made) -> None:
         same_document_pairs=17,
         excepted_pairs=1,
     )
-    judged = Precision(judged=40, confirmed=36)
+    judged = Precision(judged=40, confirmed=36, cases=40, effective=40.0)
     text = Reading(render_report(replace(contents, sweep=sweep, judged=judged))).text()
     for text_part in (
         "at sequence 44,722",
@@ -219,6 +226,40 @@ def test_a_group_shows_its_reasons_weakest_link_and_case(
     assert "3 documents with one face" in text
     assert "Weakest link B\N{EN DASH}C, score 0.890; highest 0.900." in text
     assert "case case-9" in text
+
+
+def test_cases_are_linked_where_the_console_has_an_address(
+    make_contents: Made, make_group: MadeGroup
+) -> None:
+    group = make_group()
+    contents = make_contents(group, cases={group.key: "case-9"})
+    assert "case-9" not in " ".join(Reading(render_report(contents)).values("href"))
+    linked = replace(contents, console="https://sosie.test/console")
+    links = Reading(render_report(linked)).values("href")
+    assert links.count("https://sosie.test/console#/case/case-9") == 3
+
+
+def test_few_outlets_are_a_table_and_many_have_a_map(
+    make_contents: Made, make_group: MadeGroup
+) -> None:
+    def named(count: int) -> tuple[str, str]:
+        groups = [make_group(f"g{number}", 2, f"outlet {number}") for number in range(count)]
+        page = render_report(make_contents(*groups))
+        return page, Reading(page).text()
+
+    few, text = named(FEW_OUTLETS)
+    assert 'class="map"' not in few
+    assert "Outlets, by lines in groups" in text
+    assert 'class="map"' in named(FEW_OUTLETS + 1)[0]
+
+
+def test_sections_fold_and_the_first_groups_are_open(
+    make_contents: Made, make_group: MadeGroup
+) -> None:
+    groups = [make_group(f"g{number}", 2) for number in range(OPEN_CARDS + 3)]
+    source = render_report(make_contents(*groups))
+    assert source.count('<details class="fold" open>') == 9 + OPEN_CARDS
+    assert source.count('<details class="fold">') == 3
 
 
 def test_a_group_without_links_is_shown_without_graph(make_contents: Made) -> None:

@@ -1,19 +1,9 @@
 // One case: what it is about, what was said of it, and the steps that end it.
 
 import { caseActions } from "../casework.js";
-import {
-  add,
-  element,
-  figure,
-  hint,
-  link,
-  plainButton,
-  quoted,
-  replace,
-  wholeId,
-} from "../elements.js";
+import { add, element, figure, hint, link, plainButton, quoted, replace, wholeId } from "../elements.js";
 import { faceSection } from "../faces.js";
-import { workButton } from "../forms.js";
+import { buildForm, checkField, workButton } from "../forms.js";
 import { moment, number, say, score } from "../language.js";
 import {
   actorName,
@@ -27,7 +17,7 @@ import {
   table,
   word,
 } from "../marks.js";
-import { listCases, readCase } from "../service.js";
+import { listCases, readCase, reportCase } from "../service.js";
 import { bindKeys } from "../shortcuts.js";
 import { asQuery, readFilter } from "./cases.js";
 
@@ -58,8 +48,10 @@ export async function show(page, id, focus = null) {
         faces.node,
         factsOf(found),
         documents(found, names),
+        decidedTable(found, names),
         mergedTable(found),
         history(found),
+        reportForm(page, found),
       ),
       actions &&
         element("aside", { class: "desk-do", "aria-label": say("case.actions") }, actions.node),
@@ -81,6 +73,25 @@ async function openNext(page, id) {
   const { cases } = await listCases({ ...asQuery(readFilter(page.query)), after: id, limit: 1 });
   if (cases.length === 0) return page.announce(say("case.last"));
   return page.go("case", cases[0].case_id, page.query);
+}
+
+/** What people decided of these documents elsewhere: it stands, whatever this case decides. */
+function decidedTable({ decided = [] }, names) {
+  if (decided.length === 0) return null;
+  return section(
+    "case.decided",
+    hint(say("case.decided.hint")),
+    table(
+      "case.decided",
+      ["group.between", "case.score", "case.outcome", "case.id"],
+      decided.map((one) => [
+        `${names.get(one.left)} – ${names.get(one.right)}`,
+        figure(score(one.score)),
+        word("outcome", one.outcome),
+        idLink("case", one.case_id),
+      ]),
+    ),
+  );
 }
 
 /** What went into this case, each with its own attempt. */
@@ -195,6 +206,36 @@ function placesOf({ lines }, { case_id: id }) {
   if (outlets.length === 0) return null;
   const links = outlets.map((one) => [" ", link(["outlets", one, { case: id }], quoted(one))]);
   return hint(say("case.outlets"), links);
+}
+
+/** A file of the case, to be handed over; names, numbers and faces stand in it where asked for. */
+function reportForm(page, { case_id: id }) {
+  const made = element("p", { role: "status" });
+  const form = buildForm(
+    page,
+    { class: "report" },
+    [
+      checkField(say("report.faces"), { name: "faces" }),
+      checkField(say("report.reveal"), { name: "reveal" }),
+    ],
+    say("report.make"),
+    async ({ faces, reveal }) => {
+      const file = await reportCase(id, { faces: faces === "on", reveal: reveal === "on" });
+      if (page.signal.aborted) return;
+      save(file);
+      const counts = { faces: number(file.faces), left: number(file.left_out) };
+      replace(made, say(file.left_out ? "report.part" : "report.made", counts));
+    },
+  );
+  return section("report.title", hint(say("report.lead")), form, made);
+}
+
+/** To the reader's own files; nothing of it stays here. */
+function save({ html, file_name: name }) {
+  const bytes = Uint8Array.from(atob(html), (one) => one.charCodeAt(0));
+  const href = URL.createObjectURL(new Blob([bytes], { type: "text/html" }));
+  element("a", { href, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 60_000);
 }
 
 /** What an entry says besides its kind: people's words as they are, the service's in the page's. */

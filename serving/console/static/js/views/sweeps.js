@@ -1,8 +1,8 @@
 // Sweeps: what one would cost and bring, its start, and those that were.
 
-import { add, element, figure, hint, replace } from "../elements.js";
+import { add, element, figure, hint, link, replace } from "../elements.js";
 import { buildForm, checkField, radioField, textField, workButton } from "../forms.js";
-import { bytes, duration, moment, number, rate, say, score, share } from "../language.js";
+import { bytes, duration, intervalText, moment, number, rate, say, score, share } from "../language.js";
 import {
   badge,
   empty,
@@ -148,21 +148,16 @@ function sweepTable(sweeps) {
 }
 
 function precisionPanel(precision) {
+  const more = element("p", {}, link(["precision"], say("precision.more")));
   const lead = hint(say("precision.lead"));
-  if (!precision.judged) return [lead, empty("precision.none")];
+  if (!precision.judged) return [lead, empty("precision.none"), more];
   return [
     lead,
     facts([
       ["precision.judged", number(precision.judged)],
       ["precision.confirmed", number(precision.confirmed)],
-      [
-        "precision.value",
-        say("precision.interval", {
-          value: share(precision.precision),
-          low: share(precision.low),
-          high: share(precision.high),
-        }),
-      ],
+      ["precision.value", intervalText(precision)],
     ]),
+    more,
   ];
 }

@@ -1,4 +1,23 @@
 "use strict";
+// Whoever follows a link sees where it leads, and what is printed is whole.
+const folds = [...document.querySelectorAll("details.fold")];
+const reveal = () => {
+  let node = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const target = node;
+  target?.querySelector("details.fold")?.setAttribute("open", "");
+  for (; node; node = node.parentElement) if (node.matches("details")) node.open = true;
+  target?.scrollIntoView();
+};
+addEventListener("hashchange", reveal);
+reveal();
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = folds.filter((one) => !one.open);
+  for (const one of closed) one.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const one of closed) one.open = false;
+});
 // Makes tables sortable by column; without this script they stay in the order of ranks.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];

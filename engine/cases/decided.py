@@ -1,0 +1,85 @@
+"""Pairs of documents that people have decided: nobody is asked about them a second time.
+
+Only other evidence makes a pair a question again: a reference that is newer than the decision and
+more alike by `MORE_ALIKE` than what was decided on. A renewal that scores as before changes
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from engine.cases.case import Outcome
+from engine.matching.comparison import score_best
+from engine.registry.cases import EXCEPTIONS
+from engine.registry.reader import Reader
+from engine.registry.records import JudgedPair
+from engine.sweeps.sweep_model import Link
+
+MORE_ALIKE = 0.05
+"""As far as a pair may lie below a sweep's threshold and still count as near."""
+
+Pair = tuple[str, str]
+"""Two documents, the lower id first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What people have decided: `standing` outcomes, and the pairs whose evidence has `changed`."""
+
+    standing: Mapping[Pair, Outcome]
+    changed: frozenset[Pair]
+
+    @property
+    def exceptions(self) -> set[Pair]:
+        """The pairs that stand as twins or a mistake."""
+        return {pair for pair, outcome in self.standing.items() if outcome in EXCEPTIONS}
+
+    def undecided(self, links: Iterable[Link]) -> list[Link]:
+        """The links that are still a question."""
+        return [link for link in links if pair_of(link) not in self.standing]
+
+
+def pair_of(link: Link) -> Pair:
+    return min(link.left, link.right), max(link.left, link.right)
+
+
+def read_decided(registry: Reader, document_ids: Sequence[str] | None = None) -> Decided:
+    """What people have decided, all of it or between these documents, compared with the references
+    of this moment."""
+    found = (
+        registry.cases.judged_pairs()
+        if document_ids is None
+        else registry.cases.judged_between(document_ids)
+    )
+    judged = {(one.left_document, one.right_document): one for one in found}
+    changed = _find_changed(registry, judged)
+    standing = {pair: one.outcome for pair, one in judged.items() if pair not in changed}
+    return Decided(standing, changed)
+
+
+def _find_changed(registry: Reader, judged: Mapping[Pair, JudgedPair]) -> frozenset[Pair]:
+    noted = {pair: one.sequence for pair, one in judged.items() if one.sequence is not None}
+    newest = registry.cases.newest_references(sorted({key for pair in noted for key in pair}))
+    newer = [
+        pair
+        for pair, sequence in noted.items()
+        if any(newest.get(key, 0) > sequence for key in pair)
+    ]
+    templates = registry.templates_of(sorted({key for pair in newer for key in pair}))
+    changed = []
+    for left, right in newer:
+        rows = templates.get(left), templates.get(right)
+        if rows[0] is None or rows[1] is None:
+            continue
+        scores = [score_best(row, rows[1]) for row in rows[0]]
+        best = max((one for one in scores if one is not None), default=None)
+        if best is not None and is_more_alike(best, judged[left, right]):
+            changed.append((left, right))
+    return frozenset(changed)
+
+
+def is_more_alike(score: float, pair: JudgedPair) -> bool:
+    """Whether a score is more than people decided on."""
+    return score >= pair.score + MORE_ALIKE

@@ -1,0 +1,173 @@
+"""What decisions teach: how often people found fraud, and which threshold they speak for.
+
+All pairs of a case have its outcome, so an interval counts Kish's effective number of cases and not
+their pairs (Kish 1965): a ring of twenty documents is one decision, and not 190.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from enum import StrEnum
+
+from engine.accuracy.error_rates import wilson_interval
+from engine.cases.case import Outcome
+from engine.matching.calibration import Rate
+from engine.registry.reader import Reader
+from engine.registry.records import CaseRecord, CaseState, JudgedPair
+
+WANTED = 0.8
+"""Of the pairs at the proposed threshold so many should be one person."""
+LEAST_CASES = 20
+"""So many decided cases, by Kish's number, a proposal takes."""
+STEPS = 100
+"""Thresholds that a proposal chooses among, from score 0 to 1."""
+_PAGE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Share of the `judged` pairs at or above `threshold` (None: of all) that were fraud.
+
+    `cases` decided them, which count as `effective` ones.
+    """
+
+    judged: int
+    confirmed: int
+    threshold: float | None = None
+    cases: int = 0
+    effective: float = 0.0
+
+    @property
+    def rate(self) -> Rate | None:
+        """Share of confirmed pairs, with a 95 % interval; None where nothing was judged."""
+        if not self.judged:
+            return None
+        share = self.confirmed / self.judged
+        low, high = wilson_interval(share * self.effective, self.effective)
+        return Rate(share, min(low, share), max(high, share))
+
+
+def measure_precision(
+    pairs: Sequence[JudgedPair], threshold: float | None = None, sweep_id: str | None = None
+) -> Precision:
+    """Precision of the pairs that one sweep, or any, had found; twins and mistakes are wrong."""
+    [found] = measure_at(pairs, [-math.inf if threshold is None else threshold], sweep_id)
+    return Precision(found.judged, found.confirmed, threshold, found.cases, found.effective)
+
+
+def measure_at(
+    pairs: Sequence[JudgedPair], thresholds: Sequence[float], sweep_id: str | None = None
+) -> list[Precision]:
+    """The same at each of these thresholds, in their order."""
+    found = [
+        pair for pair in pairs if pair.sweep_id is not None and sweep_id in (None, pair.sweep_id)
+    ]
+    found.sort(key=lambda pair: -pair.score)
+    measured: dict[float, Precision] = {}
+    of_case: Counter[str] = Counter()
+    place = confirmed = squares = 0
+    for threshold in sorted(set(thresholds), reverse=True):
+        while place < len(found) and found[place].score >= threshold:
+            pair = found[place]
+            # (m + 1)^2 - m^2
+            squares += 2 * of_case[pair.case_id] + 1
+            of_case[pair.case_id] += 1
+            confirmed += pair.outcome is Outcome.FRAUD
+            place += 1
+        effective = place**2 / squares if squares else 0.0
+        measured[threshold] = Precision(place, confirmed, threshold, len(of_case), effective)
+    return [measured[one] for one in thresholds]
+
+
+class Ground(StrEnum):
+    """Why a threshold is proposed, or none is."""
+
+    ENOUGH = "enough"
+    TOO_FEW = "too_few"
+    NEVER = "never"
+    """No threshold reaches it by the decisions made so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProposedThreshold:
+    """The lowest threshold, at a hundredth, of which the lower end of the precision's interval is
+    at least `wanted`; None for `ground`. `measured` is at it, else of all pairs."""
+
+    threshold: float | None
+    wanted: float
+    ground: Ground
+    measured: Precision
+
+
+def propose_threshold(pairs: Sequence[JudgedPair], wanted: float = WANTED) -> ProposedThreshold:
+    """What the decisions on the pairs of all sweeps speak for; none below the lowest score that was
+    decided, of which they say nothing."""
+    whole = measure_precision(pairs)
+    scores = [pair.score for pair in pairs if pair.sweep_id is not None]
+    if whole.effective < LEAST_CASES:
+        return ProposedThreshold(None, wanted, Ground.TOO_FEW, whole)
+    first, last = math.ceil(min(scores) * STEPS), math.floor(max(scores) * STEPS)
+    for found in measure_at(pairs, [step / STEPS for step in range(first, last + 1)]):
+        if found.effective < LEAST_CASES:
+            break
+        if found.rate is not None and found.rate.low >= wanted:
+            return ProposedThreshold(found.threshold, wanted, Ground.ENOUGH, found)
+    return ProposedThreshold(None, wanted, Ground.NEVER, whole)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """How the closed cases of one kind, or of one month, ended."""
+
+    name: str
+    cases: int
+    fraud: int
+    twins: int
+    mistake: int
+    unfounded: int
+
+    @property
+    def rate(self) -> Rate:
+        """Share of fraud among them, with its 95 % interval (Wilson 1927)."""
+        low, high = wilson_interval(self.fraud, self.cases)
+        return Rate(self.fraud / self.cases, low, high)
+
+
+def read_closed(registry: Reader, sweep_id: str | None = None) -> list[CaseRecord]:
+    """Every closed case, or those of one sweep, the newest first."""
+    closed: list[CaseRecord] = []
+    after = None
+    while page := registry.cases.newest(CaseState.CLOSED, limit=_PAGE, after=after):
+        closed += [one for one in page if sweep_id in (None, one.sweep_id)]
+        after = page[-1].id
+    return closed
+
+
+def count_by_kind(closed: Iterable[CaseRecord]) -> list[Outcomes]:
+    """By kind, the kind with most cases first."""
+    return sorted(_count(closed, lambda one: one.kind), key=lambda one: (-one.cases, one.name))
+
+
+def count_by_month(closed: Iterable[CaseRecord]) -> list[Outcomes]:
+    """By the month in which they were closed (UTC, as 2026-11), the newest first."""
+    return sorted(_count(closed, _month_of), key=lambda one: one.name, reverse=True)
+
+
+def _month_of(case: CaseRecord) -> str:
+    assert case.closed_at is not None, "it is closed"
+    return case.closed_at.astimezone(UTC).strftime("%Y-%m")
+
+
+def _count(closed: Iterable[CaseRecord], name_of: Callable[[CaseRecord], str]) -> list[Outcomes]:
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for case in closed:
+        if case.outcome is not None:
+            found[name_of(case)][case.outcome.value] += 1
+    return [
+        Outcomes(name, counts.total(), *(counts[one.value] for one in Outcome))
+        for name, counts in found.items()
+    ]

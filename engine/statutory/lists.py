@@ -1,0 +1,255 @@
+"""Lists for a law or a regulator: people with more lines than allowed, outlets by confirmed fraud.
+
+A person is what the registry can say: the holder of a document, and of several documents where
+people decided that they show one person (fraud), as long as that decision stands.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv, parquet
+
+from engine.atomic_files import replacing
+from engine.cases.case import Outcome
+from engine.cases.decided import Pair, read_decided
+from engine.errors import RequestError
+from engine.reasons import Decision
+from engine.registry.reader import Reader
+from engine.registry.records import CaseRecord, CaseState, LineRecord, LineStatus
+from engine.spreadsheets import guard_cells
+from engine.statutory.layouts import Layout, Scope
+from engine.sweeps.clustering import label_components
+
+Mask = Callable[[str], str]
+"""How a name or a number is shown."""
+Row = dict[str, Any]
+
+_TEXT, _COUNT, _MOMENT = pa.string(), pa.int64(), pa.timestamp("us", "UTC")
+PERSON_FIELDS: Mapping[str, pa.DataType] = {
+    **dict.fromkeys(("person", "person_lines", "person_documents", "person_carriers"), _COUNT),
+    **dict.fromkeys(("document", "document_type", "document_number", "name", "line"), _TEXT),
+    **dict.fromkeys(("number", "carrier", "carrier_name", "outlet", "status"), _TEXT),
+    "lines_over": _COUNT,
+    "cases": pa.list_(_TEXT),
+    "opened_at": _MOMENT,
+}
+OUTLET_FIELDS: Mapping[str, pa.DataType] = {
+    **dict.fromkeys(("carrier", "carrier_name", "outlet"), _TEXT),
+    **dict.fromkeys(("cases", "documents", "lines", "lines_in_use", "outlet_lines"), _COUNT),
+    **dict.fromkeys(("first_opened", "last_opened"), _MOMENT),
+    "refused_attempts": _COUNT,
+    "is_open": pa.bool_(),
+    "case_ids": pa.list_(_TEXT),
+    "share": pa.float64(),
+}
+"""Fields that a layout may name, and what stands in them."""
+_PAGE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class List:
+    """Rows by field, and whom they are about: `subjects` are documents, or outlets."""
+
+    rows: Sequence[Row] = field(repr=False)
+    people: int
+    subjects: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Person:
+    """Documents of one person, and their lines in use within a scope."""
+
+    documents: tuple[str, ...]
+    lines: tuple[LineRecord, ...]
+
+
+def list_people(registry: Reader, layout: Layout, name: Mask, number: Mask) -> List:
+    """A row for each line of everybody with more lines in use than `layout.most_lines`; most
+    lines first."""
+    decided = read_decided(registry)
+    fraud = [pair for pair, outcome in decided.standing.items() if outcome is Outcome.FRAUD]
+    is_each = layout.scope is Scope.EACH_CARRIER
+    crowded = registry.facts.crowded_documents(layout.most_lines, is_each)
+    joined = {key for pair in fraud for key in pair}
+    lines = registry.lines_in_use_of(sorted({*crowded, *joined}))
+    persons = [
+        _Person(documents, tuple(some))
+        for documents in _join_documents(sorted(lines), fraud)
+        for some in _by_scope([line for key in documents for line in lines[key]], is_each)
+        if len(some) > layout.most_lines
+    ]
+    persons.sort(key=lambda one: (-len(one.lines), one.documents))
+    rows = _describe_people(registry, persons, layout.most_lines, name, number)
+    return List(rows, len(persons), sorted({key for one in persons for key in one.documents}))
+
+
+def _join_documents(ids: Sequence[str], fraud: Iterable[Pair]) -> list[tuple[str, ...]]:
+    """The documents of each person; `ids` ascending."""
+    places = {key: place for place, key in enumerate(ids)}
+    edges = [(places[left], places[right]) for left, right in fraud]
+    left, right = np.array(edges, np.int64).reshape(-1, 2).T
+    persons: dict[int, list[str]] = defaultdict(list)
+    for key, label in zip(ids, label_components(len(ids), left, right).tolist(), strict=True):
+        persons[label].append(key)
+    return [tuple(keys) for keys in persons.values()]
+
+
+def _by_scope(lines: Sequence[LineRecord], is_each: bool) -> list[list[LineRecord]]:
+    if not is_each:
+        return [list(lines)]
+    ordered = sorted(lines, key=lambda one: one.carrier)
+    return [list(some) for _, some in groupby(ordered, key=lambda one: one.carrier)]
+
+
+def _describe_people(
+    registry: Reader, persons: Sequence[_Person], most: int, name: Mask, number: Mask
+) -> list[Row]:
+    ids = sorted({key for one in persons for key in one.documents})
+    records, identities = registry.documents_by_id(ids), registry.identities(ids)
+    numbers = registry.numbers([line.id for one in persons for line in one.lines])
+    cases, names = registry.cases.of(ids), _carrier_names(registry)
+    rows = []
+    for place, person in enumerate(persons, 1):
+        of_person = {
+            "person": place,
+            "person_lines": len(person.lines),
+            "person_documents": len(person.documents),
+            "person_carriers": len({line.carrier for line in person.lines}),
+            "lines_over": len(person.lines) - most,
+            "cases": sorted({case.id for key in person.documents for case in cases[key]}),
+        }
+        for line in person.lines:
+            identity = identities.get(line.document_id)
+            rows.append(
+                of_person
+                | {
+                    "document": line.document_id,
+                    "document_type": records[line.document_id].kind,
+                    "document_number": None if identity is None else number(identity.number),
+                    "name": None if identity is None else name(identity.name),
+                    "line": line.id,
+                    "number": number(numbers[line.id]) if line.id in numbers else None,
+                    "carrier": line.carrier,
+                    "carrier_name": names.get(line.carrier, line.carrier),
+                    "outlet": line.outlet,
+                    "opened_at": line.opened_at,
+                    "status": line.status.value,
+                }
+            )
+    return rows
+
+
+@dataclass(slots=True)
+class _Sales:
+    """What an outlet had to do with confirmed fraud."""
+
+    cases: set[str] = field(default_factory=set)
+    documents: set[str] = field(default_factory=set)
+    lines: dict[str, LineRecord] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+
+
+def list_outlets(registry: Reader, layout: Layout) -> List:
+    """A row for each outlet where people of confirmed fraud opened lines or tried to; most cases
+    first."""
+    frauds = list(_find_frauds(registry))
+    ids = sorted({key for case in frauds for key in _suspects(case)})
+    lines, attempts = registry.lines_of_each(ids), registry.attempts_of(ids)
+    sales: dict[tuple[str, str], _Sales] = defaultdict(_Sales)
+    for case in frauds:
+        for key in _suspects(case):
+            for line in lines[key]:
+                sold = sales[line.carrier, line.outlet]
+                sold.cases.add(case.id)
+                sold.documents.add(key)
+                sold.lines[line.id] = line
+            for attempt in attempts[key]:
+                if attempt.decision != Decision.APPROVED:
+                    sold = sales[attempt.carrier, attempt.outlet]
+                    sold.cases.add(case.id)
+                    sold.documents.add(key)
+                    sold.refused.add(attempt.id)
+    kept = {key: one for key, one in sales.items() if len(one.cases) >= layout.least_cases}
+    rows = _describe_outlets(registry, kept)
+    return List(
+        rows,
+        len({key for one in kept.values() for key in one.documents}),
+        sorted(outlet for _, outlet in kept),
+    )
+
+
+def _find_frauds(registry: Reader) -> Iterable[CaseRecord]:
+    after = None
+    while page := registry.cases.newest(CaseState.CLOSED, limit=_PAGE, after=after):
+        yield from (case for case in page if case.outcome is Outcome.FRAUD)
+        after = page[-1].id
+
+
+def _suspects(case: CaseRecord) -> Sequence[str]:
+    """Whose fraud it was; a ring of resold lines has no suspects, and is about its documents."""
+    return case.suspect_ids or case.document_ids
+
+
+def _describe_outlets(registry: Reader, sales: Mapping[tuple[str, str], _Sales]) -> list[Row]:
+    known, names = registry.outlets([outlet for _, outlet in sales]), _carrier_names(registry)
+    totals = registry.facts.count_outlet_lines([outlet for _, outlet in sales])
+    rows = []
+    for (carrier, outlet), sold in sales.items():
+        opened = [line.opened_at for line in sold.lines.values()]
+        states = Counter(line.status for line in sold.lines.values())
+        total = totals.get(outlet, 0)
+        rows.append(
+            {
+                "carrier": carrier,
+                "carrier_name": names.get(carrier, carrier),
+                "outlet": outlet,
+                "is_open": known[outlet].is_open if outlet in known else None,
+                "cases": len(sold.cases),
+                "case_ids": sorted(sold.cases),
+                "documents": len(sold.documents),
+                "lines": len(sold.lines),
+                "lines_in_use": len(sold.lines) - states[LineStatus.CLOSED],
+                "refused_attempts": len(sold.refused),
+                "outlet_lines": total,
+                "share": len(sold.lines) / total if total else None,
+                "first_opened": min(opened, default=None),
+                "last_opened": max(opened, default=None),
+            }
+        )
+    return sorted(rows, key=lambda one: (-one["cases"], -one["lines"], one["outlet"]))
+
+
+def _carrier_names(registry: Reader) -> dict[str, str]:
+    return {one.code: one.name for one in registry.carriers()}
+
+
+SUFFIXES = (".csv", ".parquet")
+
+
+def require_suffix(path: Path) -> None:
+    """`RequestError` for a file that is neither a CSV nor Parquet by its name."""
+    if path.suffix not in SUFFIXES:
+        raise RequestError(f"{path} is neither .csv nor .parquet: name a file that is")
+
+
+def write_list(path: Path, found: List, layout: Layout, types: Mapping[str, pa.DataType]) -> None:
+    """Writes the rows under the layout's headings, as the file's name says; only its owner can
+    read it. A CSV holds no cell that a spreadsheet would compute."""
+    columns = {
+        heading: pa.array([row[name] for row in found.rows], types[name])
+        for heading, name in layout.columns.items()
+    }
+    table = pa.table(columns).replace_schema_metadata({"sosie.title": layout.title})
+    with replacing(path) as beside, beside.open("wb") as file:
+        if path.suffix == ".csv":
+            csv.write_csv(guard_cells(table), file)
+        else:
+            parquet.write_table(table, file, compression="zstd")

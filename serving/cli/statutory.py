@@ -1,0 +1,124 @@
+"""Lists that a law or a regulator asks for: `statutory people` and `statutory outlets`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from engine.errors import NotInstalled, RegistryError, advise_extra
+from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_place
+from serving.cli.output import REGISTRY, JsonFlag, add_group, escape, print_answer
+
+if TYPE_CHECKING:
+    from engine.registry.reader import Reader
+    from engine.statutory.layouts import Layout
+    from engine.statutory.lists import List
+
+MOST_NAMED = 1_000
+"""Subjects that the entry in the audit chain names; all are counted."""
+
+FileArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", help="Where the list goes: .csv or .parquet.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    summary = "Lists that a law or a regulator asks for."
+    add_group(app, "statutory", summary, REGISTRY, people=list_people, outlets=list_outlets)
+
+
+def list_people(
+    file: FileArgument,
+    layout: Annotated[
+        str, typer.Option(metavar="NAME", help="india, indonesia, philippines, or a TOML file.")
+    ],
+    reveal: Annotated[
+        bool, typer.Option("--reveal", help="Show names and numbers in full, not masked.")
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List everybody with more lines than a person may have; audited.
+
+    A person is a document's holder; documents that people found to be one person's count together.
+    No retention reaches the file: it is yours to delete.
+    """
+    from serving.masking import mask_name, mask_number
+
+    masks = (str, str) if reveal else (mask_name, mask_number)
+
+    def find(store: Reader, chosen: Layout) -> List:
+        from engine.statutory import lists
+
+        return lists.list_people(store, chosen, *masks)
+
+    _write(file, layout, "people", find, home, as_json=as_json, is_revealed=reveal)
+
+
+def list_outlets(
+    file: FileArgument,
+    layout: Annotated[
+        str, typer.Option(metavar="NAME", help="outlets, or a TOML file.")
+    ] = "outlets",
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List outlets by the cases of confirmed fraud whose people opened lines there, or tried to."""
+
+    def find(store: Reader, chosen: Layout) -> List:
+        from engine.statutory import lists
+
+        return lists.list_outlets(store, chosen)
+
+    _write(file, layout, "outlets", find, home, as_json=as_json, is_revealed=False)
+
+
+def _write(
+    file: Path,
+    name: str,
+    kind: str,
+    find: Callable[[Reader, Layout], List],
+    home: Path | None,
+    *,
+    as_json: bool,
+    is_revealed: bool,
+) -> None:
+    from engine.registry.records import AuditEntry
+    from engine.statutory.layouts import read_layout
+
+    require_place(file)
+    try:
+        from engine.statutory.lists import OUTLET_FIELDS, PERSON_FIELDS, require_suffix, write_list
+    except ModuleNotFoundError as missing:
+        raise NotInstalled(
+            f"a list is written with {missing.name}, which is not installed here: "
+            f"{advise_extra('desk')}"
+        ) from None
+    require_suffix(file)
+    types = PERSON_FIELDS if kind == "people" else OUTLET_FIELDS
+    chosen = read_layout(name, kind, types)
+    with open_deployment(home) as deployment:
+        found = find(deployment.store, chosen)
+        detail = {
+            "rows": len(found.rows),
+            "people": found.people,
+            "revealed": is_revealed,
+            kind if kind == "outlets" else "documents": list(found.subjects[:MOST_NAMED]),
+        }
+        # Before anything is written: whom the file shows is in the chain.
+        deployment.store.note(AuditEntry(name_actor(), "list.made", chosen.title[:200], detail))
+    try:
+        write_list(file, found, chosen, types)
+    except OSError as error:
+        raise RegistryError(f"{file} cannot be written: {error.strerror}") from None
+    answer = {
+        "file": str(file),
+        "title": chosen.title,
+        "rows": len(found.rows),
+        "people": found.people,
+    }
+    text = f"  {escape(str(file))}\n{escape(chosen.title)}: {found.people:,} people"
+    print_answer(answer, f"{text}, {len(found.rows):,} rows.", as_json=as_json)

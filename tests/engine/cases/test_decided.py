@@ -1,0 +1,156 @@
+"""No pair is asked about twice, by a sweep or an attempt, unless its evidence changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from engine.cases.case import CaseKind, CaseOrigin, Outcome
+from engine.cases.decided import read_decided
+from engine.cases.sweep_cases import open_sweep_cases
+from engine.matching.policy import replay
+from engine.matching.registrar import publish
+from engine.reasons import Decision, Reason
+from engine.registry.records import AuditEntry, Changes, NewReference
+from engine.sweeps.sweep_model import GroupKind
+from tests.engine.cases.test_sweep_cases import ANNA, group_of
+
+Face = NDArray[np.float32]
+
+
+class Couple:
+    """Two holders with this score, and the request of the first."""
+
+    def __init__(self, service: Any, score: float = 0.59) -> None:
+        self._service = service
+        self.first: Face = service.lab.people.person()
+        self.second: Face = service.lab.people.between(self.first, score)
+        requests = [self.request(face) for face in (self.first, self.second)]
+        self.document = requests[0].document
+        answers = service.registrar.enroll(requests)
+        assert [one.decision for one in answers] == [Decision.APPROVED] * 2
+        self.ids = tuple(one.body["document_id"] for one in answers)
+        self.pair = (min(self.ids), max(self.ids))
+
+    def request(self, face: Face, **more: Any) -> Any:
+        live, portrait = (self._service.lab.people.sample(face, noise=0.0) for _ in range(2))
+        return self._service.lab.request(face, live=live, portrait=portrait, **more)
+
+    def come_again(self, likeness: float) -> Any:
+        """The first under their document, so much drawn towards the second."""
+        face = self.first + likeness * self.second
+        face = (face / np.linalg.norm(face)).astype(np.float32)
+        return self._service.registrar.enroll([self.request(face, document=self.document)])[0]
+
+    def decide(self, outcome: Outcome) -> str:
+        case = self._service.open(*self.ids)
+        self._service.decide(case.id, outcome)
+        return str(case.id)
+
+    def replace_face(self, face: Face) -> None:
+        """The first document has a second reference, of this face."""
+
+        def perform(writer: Any, _: Any) -> None:
+            reference = NewReference(
+                writer.next_reference_id(), self.ids[0], None, face, writer.sequence + 1
+            )
+            entry = AuditEntry("test", "reference.added", self.ids[0])
+            changes = Changes(writer.sequence + 1, audit=(entry,), references=(reference,))
+            publish(writer, self._service.registrar.gallery, changes)
+
+        self._service.registrar.run(perform)
+
+
+def test_a_twin_who_was_decided_on_is_no_finding_again(service: Any) -> None:
+    twins = Couple(service)
+    before = twins.come_again(0.05)
+    assert before.reasons == (Reason.POSSIBLE_DUPLICATE,)
+    [case] = service.store.cases.newest()
+    assert case.id == before.body["cases"][0]["id"]
+    service.decide(case.id, Outcome.TWINS)
+    after = twins.come_again(0.05)
+    assert (after.decision, after.reasons, after.body["cases"]) == (Decision.APPROVED, (), [])
+    recorded = service.store.enrollment(after.body["enrollment_id"])
+    [excepted] = recorded.evidence["inputs"]["excepted"]
+    assert excepted["document_id"] == twins.ids[1]
+    assert replay(recorded).agrees
+    # The other twin's face under this document is another matter.
+    swapped = twins.come_again(3.0)
+    assert Reason.DUPLICATE_IDENTITY in swapped.reasons
+    assert len(service.store.cases.newest()) == 1
+
+
+def test_who_is_not_the_holder_gains_nothing_by_what_was_decided_of_them(service: Any) -> None:
+    twins = Couple(service)
+    twins.decide(Outcome.TWINS)
+    stranger = service.lab.people.between(twins.second, 0.62)
+    refused = service.registrar.enroll([twins.request(stranger, document=twins.document)])[0]
+    assert set(refused.reasons) == {Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Reason.POSSIBLE_DUPLICATE}
+
+
+def test_what_was_found_to_be_fraud_is_not_asked_again(service: Any) -> None:
+    couple = Couple(service)
+    decided = couple.decide(Outcome.FRAUD)
+    again = couple.come_again(0.05)
+    # The finding stands; the case is the one in which people decided.
+    assert Reason.POSSIBLE_DUPLICATE in again.reasons
+    assert again.body["cases"] == [{"id": decided, "kind": CaseKind.POSSIBLE_DUPLICATE.value}]
+    assert service.store.cases.newest() == []
+
+
+@pytest.mark.parametrize("outcome", [Outcome.TWINS, Outcome.FRAUD])
+def test_a_later_group_asks_about_the_new_pairs_alone(service: Any, outcome: Outcome) -> None:
+    couple = Couple(service)
+    earlier = couple.decide(outcome)
+    [third], [fourth] = ([one["document_id"]] for one in service.enroll(2))
+    sweep = service.store_sweep(0.5)
+    grown = group_of(GroupKind.ONE_FACE, "k1", *couple.ids, third)
+    apart = group_of(GroupKind.ONE_FACE, "k2", *couple.ids, fourth)
+    kept = tuple(one for one in apart.links if couple.ids[1] not in (one.left, one.right))
+    decided = tuple(one for one in apart.links if {one.left, one.right} == set(couple.ids))
+    apart = replace(apart, links=(*kept, *decided))
+    cases = open_sweep_cases(*service.context, sweep, [grown], ANNA)
+    assert set(service.store.cases.get(cases["k1"]).suspect_ids) == {*couple.ids, third}
+    service.decide(cases["k1"], Outcome.MISTAKE)
+    judged = {
+        (one.left_document, one.right_document): one for one in service.store.cases.judged_pairs()
+    }
+    assert (judged[couple.pair].outcome, judged[couple.pair].case_id) == (outcome, earlier)
+    assert len(judged) == 3
+    # A member that is linked by a decided pair alone is no part of the question.
+    later = open_sweep_cases(*service.context, service.store_sweep(0.5), [apart], ANNA)
+    assert set(service.store.cases.get(later["k2"]).document_ids) == {couple.ids[0], fourth}
+    assert open_sweep_cases(*service.context, service.store_sweep(0.5), [grown], ANNA) == cases
+
+
+def test_other_evidence_makes_it_a_question_again(service: Any) -> None:
+    couple = Couple(service)
+    first = couple.decide(Outcome.TWINS)
+    assert read_decided(service.store).exceptions == {couple.pair}
+    # Another reference as alike as before changes nothing.
+    couple.replace_face(service.lab.people.between(couple.second, 0.6))
+    assert read_decided(service.store).exceptions == {couple.pair}
+    couple.replace_face(couple.second)
+    decided = read_decided(service.store, couple.ids)
+    assert (decided.standing, decided.changed) == ({}, {couple.pair})
+    group = group_of(GroupKind.ONE_FACE, "k1", *couple.ids)
+    cases = open_sweep_cases(*service.context, service.store_sweep(0.5), [group], ANNA)
+    assert cases["k1"] != first
+    service.decide(cases["k1"], Outcome.FRAUD)
+    [pair] = service.store.cases.judged_pairs()
+    assert (pair.outcome, pair.case_id) == (Outcome.FRAUD, cases["k1"])
+    assert pair.score > 0.99
+    assert read_decided(service.store).standing == {couple.pair: Outcome.FRAUD}
+
+
+def test_a_case_of_decided_pairs_alone_decides_them_anew(service: Any) -> None:
+    couple = Couple(service)
+    couple.decide(Outcome.MISTAKE)
+    again = service.open(*couple.ids, origin=CaseOrigin.DECISION)
+    service.decide(again.id, Outcome.FRAUD)
+    [pair] = service.store.cases.judged_pairs()
+    assert (pair.outcome, pair.case_id) == (Outcome.FRAUD, again.id)

@@ -1,0 +1,132 @@
+"""What decisions teach: what counts, with its interval, and the threshold that is proposed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from engine.cases.case import CaseOrigin, Outcome
+from engine.cases.precision import (
+    Ground,
+    Outcomes,
+    count_by_kind,
+    count_by_month,
+    measure_at,
+    measure_precision,
+    propose_threshold,
+)
+from engine.registry.records import CaseRecord, CaseState, JudgedPair, new_id
+
+
+def pair(
+    outcome: Outcome, score: float, sweep_id: str | None = "s1", case_id: str = ""
+) -> JudgedPair:
+    return JudgedPair(
+        left_document="a",
+        right_document="b",
+        outcome=outcome,
+        score=score,
+        case_id=case_id or new_id(),
+        sweep_id=sweep_id,
+        decided_at=datetime(2026, 1, 1, tzinfo=UTC),
+        decided_by="key:anna",
+    )
+
+
+PAIRS = [
+    *[pair(Outcome.FRAUD, 0.8) for _ in range(8)],
+    pair(Outcome.TWINS, 0.75),
+    pair(Outcome.MISTAKE, 0.6),
+    pair(Outcome.FRAUD, 0.6, "s2"),
+    *[pair(Outcome.MISTAKE, 0.9, None)] * 5,
+]
+
+
+def test_twins_and_mistakes_count_against_a_sweep_and_other_cases_do_not_count() -> None:
+    found = measure_precision(PAIRS)
+    assert (found.judged, found.confirmed) == (11, 9)
+    assert found.rate is not None
+    assert found.rate.value == pytest.approx(9 / 11)
+    # Wilson's interval by hand: centre 0.7355, half width 0.2128.
+    assert found.rate.low == pytest.approx(0.5230, abs=1e-4)
+    assert found.rate.high == pytest.approx(0.9486, abs=1e-4)
+
+
+def test_it_is_measured_for_one_sweep_and_at_thresholds() -> None:
+    assert measure_precision(PAIRS, sweep_id="s2").judged == 1
+    measured = [measure_precision(PAIRS, at, "s1") for at in (0.6, 0.7, 0.8, 0.95)]
+    assert [(one.threshold, one.judged, one.confirmed) for one in measured] == [
+        (0.6, 10, 8),
+        (0.7, 9, 8),
+        (0.8, 8, 8),
+        (0.95, 0, 0),
+    ]
+    assert measured[2].rate is not None
+    assert measured[2].rate.low < 0.7
+    assert measured[2].rate.high == 1.0
+
+
+def test_nothing_judged_has_no_rate() -> None:
+    assert measure_precision([]).rate is None
+
+
+def test_a_large_case_is_one_decision_to_an_interval() -> None:
+    ring = [pair(Outcome.FRAUD, 0.8, case_id="ring") for _ in range(190)]
+    found = measure_precision(ring)
+    assert (found.judged, found.cases, found.effective) == (190, 1, 1.0)
+    assert found.rate is not None
+    assert found.rate.low == pytest.approx(0.2065, abs=1e-4)
+    mixed = measure_precision([*ring, pair(Outcome.TWINS, 0.7)])
+    # (190 + 1)^2 / (190^2 + 1)
+    assert mixed.effective == pytest.approx(1.0105, abs=1e-4)
+
+
+def test_the_lowest_threshold_is_proposed_at_which_most_pairs_were_fraud() -> None:
+    good = [pair(Outcome.FRAUD, 0.61 + 0.002 * n) for n in range(60)]
+    bad = [pair(Outcome.MISTAKE, 0.50 + 0.002 * n) for n in range(40)]
+    found = propose_threshold([*good, *bad])
+    assert (found.ground, found.threshold) == (Ground.ENOUGH, 0.57)
+    assert found.measured.rate is not None
+    assert found.measured.rate.low >= 0.8
+    [below] = measure_at([*good, *bad], [0.56])
+    assert below.rate is not None
+    assert below.rate.low < 0.8
+    stricter = propose_threshold([*good, *bad], wanted=0.9)
+    assert stricter.threshold is not None
+    assert stricter.threshold > 0.57
+
+
+def test_few_decisions_and_bad_ones_propose_nothing() -> None:
+    few = propose_threshold([pair(Outcome.FRAUD, 0.7) for _ in range(19)])
+    assert (few.threshold, few.ground, few.measured.cases) == (None, Ground.TOO_FEW, 19)
+    # A thousand pairs of one ring are not a thousand decisions.
+    ring = [pair(Outcome.FRAUD, 0.7, case_id="ring") for _ in range(1000)]
+    assert propose_threshold(ring).ground is Ground.TOO_FEW
+    bad = propose_threshold([pair(Outcome.TWINS, 0.6 + 0.001 * n) for n in range(50)])
+    assert (bad.threshold, bad.ground) == (None, Ground.NEVER)
+    assert propose_threshold([]).ground is Ground.TOO_FEW
+
+
+def test_closed_cases_are_counted_by_kind_and_by_month() -> None:
+    def closed(kind: str, outcome: Outcome, month: int) -> CaseRecord:
+        at = datetime(2026, month, 3, tzinfo=UTC)
+        return CaseRecord(
+            id=new_id(), kind=kind, origin=CaseOrigin.SWEEP, state=CaseState.CLOSED,
+            document_ids=("a",), outcome=outcome, opened_at=at, updated_at=at, closed_at=at,
+        )  # fmt: skip
+
+    cases = [
+        closed("dispute", Outcome.UNFOUNDED, 1),
+        closed("ring", Outcome.FRAUD, 1),
+        closed("ring", Outcome.MISTAKE, 2),
+    ]
+    assert count_by_kind(cases) == [
+        Outcomes("ring", cases=2, fraud=1, twins=0, mistake=1, unfounded=0),
+        Outcomes("dispute", cases=1, fraud=0, twins=0, mistake=0, unfounded=1),
+    ]
+    assert [(one.name, one.cases) for one in count_by_month(cases)] == [
+        ("2026-02", 1),
+        ("2026-01", 2),
+    ]
+    assert count_by_month(cases)[1].rate.value == 0.5

@@ -1,0 +1,290 @@
+"""The report of a case: who may see what, what is missing or left out, how it is verified."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.cases import steps
+from engine.cases.case import Actor, CaseKind, CaseOrigin, Outcome
+from engine.cases.opening import CaseBatch, NewCase
+from engine.errors import NotFound, RequestError
+from engine.matching.bulk_enrollment import (
+    HolderCache,
+    OpenedLine,
+    Subscriber,
+    admit_planned,
+    plan_admission,
+)
+from engine.matching.documents import FormAuthority, check_documents
+from engine.matching.requests import CropPolicy, Sample, seal_crop
+from engine.registry.records import AuditEntry, CaseRecord, Changes
+from engine.registry.writer import Writer
+from serving.api.serializers import case_file, find_held
+from serving.case_report import (
+    MOST_DOCUMENTS,
+    ReportTerms,
+    describe_strangers,
+    gather_case,
+    write_case,
+)
+from serving.compose import Deployment
+from serving.demo.data import make_document
+from serving.settings import load_settings
+from serving.wire.people import StrangersAlike
+
+PEOPLE = MOST_DOCUMENTS + 5
+RIGHT_TO_LEFT = "\u202eمحمد\u202c <img src=x onerror=alert(1)>"
+NOTE = "<script>alert(1)</script> same scar"
+ANNA, BOB = Actor("cli:anna", "anna"), Actor("cli:bob", "bob")
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text, of a page that loads nothing."""
+
+    def __init__(self, html: bytes) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.images: list[str] = []
+        self.words: list[str] = []
+        self.feed(html.decode())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        values = dict(attrs)
+        assert "onerror" not in values
+        assert not {"href", "action"} & values.keys()
+        if tag == "img":
+            self.images.append(values["src"] or "")
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def desk(empty_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """105 documents of faces alike, one with lines of two carriers; of the first a face is kept."""
+    home = tmp_path_factory.mktemp("reported") / "home"
+    shutil.copytree(empty_home, home)
+    with Deployment(home, load_settings(home)) as deployment:
+        enter(deployment)
+        yield deployment
+
+
+def enter(deployment: Deployment) -> None:
+    registrar, vault = deployment.registrar, deployment.vault
+    generator = np.random.default_rng(3)
+    centre = generator.standard_normal(registrar.gallery.dim)
+    rows = centre + 0.5 * generator.standard_normal((PEOPLE, registrar.gallery.dim))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    def subscriber(place: int, now: datetime) -> Subscriber:
+        name = RIGHT_TO_LEFT if place == 0 else f"Member {place}"
+        document = make_document(place, name)
+        [checked] = check_documents([document], FormAuthority(), now.date())
+        carrier, outlet = ("blue", "b1") if place % 2 else ("red", "r1")
+        line = OpenedLine(f"+86139001{30000 + place}", carrier, outlet, datetime.now(UTC))
+        if place:
+            return Subscriber(name, checked, rows[place], line)
+        digest = bytes([place] * 32)
+        crop = seal_crop(vault, digest, np.full((112, 112, 3), 80, np.uint8))
+        live = Sample(None, digest, quality={"sharpness": 201.0}, crop=crop)
+        return Subscriber(name, checked, rows[place], line, samples={"live": live})
+
+    def perform(writer: Writer, now: datetime) -> None:
+        subscribers = [subscriber(place, now) for place in range(PEOPLE)]
+        [again] = check_documents([make_document(0, RIGHT_TO_LEFT)], FormAuthority(), now.date())
+        other = OpenedLine("+8613900139999", "blue", "b1", datetime.now(UTC))
+        subscribers.append(Subscriber(RIGHT_TO_LEFT, again, rows[0], other))
+        plan = plan_admission(deployment.store, registrar.gallery, HolderCache(), subscribers, 0.5)
+        kept = CropPolicy("all", days=30, hold_days=0)
+        admit_planned(
+            writer, registrar.gallery, plan, actor="test", subject="-", detail={}, crops=kept
+        )
+
+    registrar.run(perform)
+
+
+@pytest.fixture(scope="module")
+def case(desk: Deployment) -> CaseRecord:
+    """A case of all of them, noted, proposed by Anna and closed by Bob."""
+    references, _ = desk.store.facts.document_owner_array()
+    owners = desk.store.documents_of(references.tolist())
+    documents = [owners[key] for key in sorted(owners)]
+
+    def perform(writer: Writer, now: datetime) -> CaseRecord:
+        batch = CaseBatch(desk.store, now)
+        new = NewCase(
+            kind=CaseKind.ONE_FACE,
+            origin=CaseOrigin.SWEEP,
+            document_ids=documents,
+            suspect_ids=documents[:3],
+            score=0.8,
+        )
+        opened = batch.open(new, "sosie")
+        writer.commit(batch.add_to(Changes(sequence=writer.sequence, audit=())))
+        return opened
+
+    opened: CaseRecord = desk.registrar.run(perform)
+    context = (desk.registrar, desk.store, opened.id)
+    steps.note(*context, NOTE, ANNA)
+    steps.propose(*context, Outcome.FRAUD, (), ANNA)
+    return steps.close(*context, Outcome.FRAUD, (), BOB)
+
+
+def report(desk: Deployment, case: CaseRecord, **terms: Any) -> tuple[Page, Any]:
+    found = gather_case(desk.store, desk.calibration, case.id, ReportTerms(**terms))
+    desk.store.note(AuditEntry("cli:anna", "case.reported", case.id, found.describe()))
+    made = write_case(found, desk.store)
+    return Page(made.html), made
+
+
+def test_it_says_who_what_when_and_what_a_score_means(desk: Deployment, case: CaseRecord) -> None:
+    page, made = report(desk, case, has_faces=True)
+    text = page.text
+    assert "One face, many documents" in text
+    assert "Fraud" in text
+    assert re.search(r"Proposed by cli:anna.* Decided by cli:bob", text)
+    assert "pairs of strangers scores as high" in text
+    assert "3 document" not in text
+    assert text.count("cli:bob") >= 2
+    # Text of people and names is text, whatever its script and whatever it holds.
+    assert NOTE in text
+    assert "script" not in page.tags
+    assert page.images == [page.images[0]] * len(page.images)
+    assert page.images[0].startswith("data:image/")
+    assert "No face is kept of this person" in text
+    assert made.faces == len(page.images) > 0
+    assert "names and numbers are masked" in text.lower()
+    for whole in ("محمد", "Member 1", "+8613900130001", "onerror"):
+        assert whole not in text
+
+
+def test_a_later_case_of_them_says_what_was_decided_before(
+    desk: Deployment, case: CaseRecord
+) -> None:
+    first, second, _, fourth, *_ = case.document_ids
+
+    def perform(writer: Writer, now: datetime) -> CaseRecord:
+        batch = CaseBatch(desk.store, now)
+        ids = (first, second, fourth)
+        new = NewCase(kind=CaseKind.DISPUTE, origin=CaseOrigin.DISPUTE, document_ids=ids)
+        opened = batch.open(new, "sosie")
+        writer.commit(batch.add_to(Changes(sequence=writer.sequence, audit=())))
+        return opened
+
+    later: CaseRecord = desk.registrar.run(perform)
+    [decided] = case_file(desk.store, later.id).decided
+    assert {decided.left, decided.right} == {first, second}
+    assert (decided.outcome, decided.case_id) == ("fraud", case.id)
+    page, _ = report(desk, later)
+    assert f"case {case.id}" in page.text
+    assert case_file(desk.store, case.id).decided == ()
+
+
+def test_a_large_case_says_what_it_leaves_out(desk: Deployment, case: CaseRecord) -> None:
+    page, made = report(desk, case)
+    assert (made.documents, made.left_out, made.faces) == (MOST_DOCUMENTS, 5, 0)
+    assert "5 further documents of this case are left out" in page.text
+    assert "Faces were not asked for" in page.text
+    assert page.images == []
+
+
+def test_numbers_and_names_are_whole_where_they_are_asked_for(
+    desk: Deployment, case: CaseRecord
+) -> None:
+    page, _ = report(desk, case, is_revealed=True)
+    assert RIGHT_TO_LEFT in page.text
+    assert "img" not in page.tags
+    assert "+8613900130001" in page.text
+    entries = [one.entry for one in desk.store.audit_entries()]
+    told = [one.detail for one in entries if one.action == "case.reported"][-1]
+    assert (told["revealed"], told["faces"]) == (True, 0)
+
+
+def test_what_a_carrier_may_not_see_is_counted_and_not_shown(
+    desk: Deployment, case: CaseRecord
+) -> None:
+    page, made = report(desk, case, carrier="blue", is_revealed=True, has_faces=True)
+    # The first document has a line of each; every second of the others is red's alone.
+    assert made.documents == 1 + PEOPLE // 2
+    assert f"{PEOPLE - made.documents} further documents of this case are of other" in page.text
+    assert "1 further line of other carriers is not shown" in page.text
+    assert "+8613900139999" in page.text
+    for hidden in ("+8613900130000", "Member 2 ", NOTE):
+        assert hidden not in page.text
+    held = find_held(desk.store, case.document_ids)
+    assert held[2].id not in page.text
+    with pytest.raises(RequestError, match="no carrier"):
+        report(desk, case, carrier="green")
+    with pytest.raises(NotFound):
+        gather_case(desk.store, desk.calibration, "none", ReportTerms())
+
+
+def test_its_entries_stand_in_the_audit_chain_and_are_compared_with_it(
+    desk: Deployment, case: CaseRecord, sosie: Any, tmp_path: Path
+) -> None:
+    page, made = report(desk, case)
+    for action in ("case.opened", "case.noted", "case.proposed", "case.closed", "case.reported"):
+        assert action in page.text
+    file = tmp_path / "case.html"
+    file.write_bytes(made.html)
+    verify = ("audit", "verify", "--home", desk.home, "--json", "--anchor")
+    found = sosie(*verify, file)
+    assert (found.code, found.json["anchors"]) == (0, made.audit_entries)
+    head = desk.store.audit_hash_at(desk.store.audit_head()[0])
+    assert head is not None
+    file.write_bytes(made.html.replace(head.hex().encode(), bytes(32).hex().encode()))
+    assert sosie(*verify, file).code == 1
+
+
+def test_a_score_is_said_as_one_of_so_many_strangers() -> None:
+    assert describe_strangers(StrangersAlike(1e-4, 5e-5, 2e-4, is_bound=False)) == (
+        "One of 10,000 pairs of strangers scores as high. "
+        "With 95 % confidence one of 5,000 to 20,000."
+    )
+    assert describe_strangers(StrangersAlike(1e-6, 0.0, 1e-6, is_bound=True)).startswith(
+        "At most one of 1 million pairs"
+    )
+    assert "says nothing" in describe_strangers(StrangersAlike(0.3, 0.2, 0.4, is_bound=False))
+    assert "no calibration" in describe_strangers(None)
+
+
+def test_a_list_of_people_is_masked_unless_revealed_and_audited(
+    desk: Deployment, case: CaseRecord, sosie: Any, tmp_path: Path, assert_refused: Any
+) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(
+        'lists = "people"\ntitle = "Own"\nmost_lines = 1\n'
+        '[columns]\nName = "name"\nNumber = "number"\n'
+    )
+    file = tmp_path / "people.csv"
+    made = ("statutory", "people", file, "--home", desk.home, "--layout", own)
+    # The three suspects of the case are one person of four lines; nobody else has two.
+    assert sosie(*made, "--json").json["rows"] == 4
+    assert "Member 1" not in file.read_text("utf-8")
+    assert sosie(*made, "--reveal").code == 0
+    assert "Member 1" in file.read_text("utf-8")
+    entry = [one.entry for one in desk.store.audit_entries()][-1]
+    assert (entry.action, entry.detail["people"], entry.detail["revealed"]) == (
+        "list.made",
+        1,
+        True,
+    )
+    assert len(entry.detail["documents"]) == 3
+    outlets = sosie("statutory", "outlets", tmp_path / "o.parquet", "--home", desk.home, "--json")
+    assert outlets.json["rows"] == 2
+    wrong = ("statutory", "people", tmp_path / "x.xlsx", "--home", desk.home, "--layout", "india")
+    assert_refused(sosie(*wrong), "neither .csv nor .parquet")
