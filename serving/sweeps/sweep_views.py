@@ -87,8 +87,10 @@ def _tell_share(true: Mapping[str, Any]) -> str:
     return f"{share} expected, by {true['decided']:,} decided groups"
 
 
-def describe_terms(terms: Sequence[RiskTerm], kind: GroupKind) -> list[str]:
+def describe_terms(group: wire.Group) -> list[str]:
     """Why a group has its rank, in words, with the points."""
+    kind = GroupKind(group.kind)
+    terms = (RiskTerm(one.name, one.value, one.points) for one in group.terms)
     reasons = (describe_term(one, kind) for one in terms)
     return [f"{one.text} ({one.points:+g})" for one in reasons]
 

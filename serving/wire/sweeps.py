@@ -59,12 +59,10 @@ class SweepRequest(RequestBody, frozen=True):
         Meta(description="take a threshold of which the calibration says no more than a bound"),
     ] = False
     budget: Annotated[
-        int | None,
+        Annotated[int, Meta(ge=1, le=10_000)] | None,
         Meta(
-            ge=1,
-            le=10_000,
             description="so many groups at most, by likelihood ratio: the score with outlets, "
-            "times, names, birth dates, passport numbers and disputes",
+            "times, names, birth dates, passport numbers and disputes"
         ),
     ] = None
 

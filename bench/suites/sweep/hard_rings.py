@@ -287,18 +287,12 @@ def measure_budgets_here(plan: HardPlan, folder: Path, setup: Setup) -> Found:
         Figure("documents whose names and numbers were looked at", "documents", ranking.opened),
         list_peak(peak_bytes),
     )
-    counts = tuple(
-        Figure(f"the {budget:,} best", "rings", found[f"{name} {budget}"])
-        for name in ("budget", "score")
-        for budget in BUDGETS
-    )
     results = (
         Result("What a budget of cases costs", setup, costs),
-        Result("Rings in a budget", setup, _compare(found)),
+        Result("Rings in a budget", setup, (*_compare(found), *_list_siblings(ranking, hard))),
         Result("The share that is expected", setup, tuple(_expect(ranking.groups, hard.rings))),
         Result("What the terms say", setup, tuple(_list_terms(ranking))),
     )
-    del counts
     return results, {
         "budget_gain": found["budget 1000"] / max(found["score 1000"], 1.0),
         "ranking_share": rank_s / join_s,
@@ -361,6 +355,15 @@ def _compare(found: Mapping[str, float]) -> tuple[Figure, ...]:
             ),
         ]
     return tuple(figures)
+
+
+def _list_siblings(ranking: Ranking, hard: HardRings) -> Iterator[Figure]:
+    """Honest families are what is suspicious beyond the score, too."""
+    sibling_of = {one: other for one, other in hard.siblings.tolist()}
+    for budget in BUDGETS:
+        members = ({x.reference_ids[0] for x in one.identities} for one in ranking.groups[:budget])
+        count = sum(any(sibling_of.get(row) in rows for row in rows) for rows in members)
+        yield Figure(f"siblings in the {budget:,} best", "groups", float(count))
 
 
 def _expect(groups: Sequence[Group], rings: Sequence[Rows]) -> Iterator[Figure]:

@@ -120,7 +120,7 @@ function severedLinks({ severed }, names) {
   );
 }
 
-function termTable({ terms, risk }) {
+export function termTable({ terms, risk }) {
   const points = (value) => figure(number(value, { maximumFractionDigits: 1 }));
   return table(
     "group.risk",
