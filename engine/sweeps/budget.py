@@ -54,8 +54,8 @@ MOST_STRANGERS = 2_000_000
 """But never more: 40 MB on the disk."""
 SAMPLE = 5_000
 """Pairs of strangers whose names and numbers are looked at."""
-LEAST_DECIDED = 20
-"""From fewer decided groups no share of true ones is expected."""
+BAND_POINTS, LEAST_DECIDED = 5, 20
+"""Of risk; from fewer decided groups of one band no share of true ones is expected."""
 _SCATTER = np.uint64(0x9E3779B97F4A7C15)
 
 Pieces = Callable[[], Iterator[PairTable]]
@@ -315,15 +315,15 @@ def expect_true(risks: Iterable[float], decided: Iterable[tuple[float, bool]]) -
     """The share of groups with these risks that are expected to be true, with its 95 % interval, by
     the `decided` ones of sweeps with a budget: their risk, and whether they were fraud.
 
-    Both are compared in bands of ten points. A group in a band where fewer than `LEAST_DECIDED`
+    Both are compared in bands of `BAND_POINTS`. A group in a band where fewer than `LEAST_DECIDED`
     were decided may be either, which widens the interval; `share` is None where most are.
     """
     bands: dict[int, list[bool]] = {}
     for risk, is_true in decided:
-        bands.setdefault(int(risk // 10), []).append(is_true)
+        bands.setdefault(int(risk // BAND_POINTS), []).append(is_true)
     low = value = high = known = total = 0.0
     for risk in risks:
-        judged = bands.get(int(risk // 10), [])
+        judged = bands.get(int(risk // BAND_POINTS), [])
         total += 1
         if len(judged) < LEAST_DECIDED:
             high += 1
