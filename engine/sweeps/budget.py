@@ -12,6 +12,7 @@ the same person, and takes nothing away.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -54,8 +55,8 @@ MOST_STRANGERS = 2_000_000
 """But never more: 40 MB on the disk."""
 SAMPLE = 5_000
 """Pairs of strangers whose names and numbers are looked at."""
-BAND_POINTS, LEAST_DECIDED = 5, 20
-"""Of risk; from fewer decided groups of one band no share of true ones is expected."""
+DECIDED_TOGETHER = 25
+"""Of so many decided groups one share of true ones is taken."""
 _SCATTER = np.uint64(0x9E3779B97F4A7C15)
 
 Pieces = Callable[[], Iterator[PairTable]]
@@ -315,26 +316,26 @@ def expect_true(risks: Iterable[float], decided: Iterable[tuple[float, bool]]) -
     """The share of groups with these risks that are expected to be true, with its 95 % interval, by
     the `decided` ones of sweeps with a budget: their risk, and whether they were fraud.
 
-    Both are compared in bands of `BAND_POINTS`. A group in a band where fewer than `LEAST_DECIDED`
-    were decided may be either, which widens the interval; `share` is None where most are.
+    Groups are held against the `DECIDED_TOGETHER` of nearest risk. One of less risk than any that
+    was decided may be either, which widens the interval; `share` is None where most are.
     """
-    bands: dict[int, list[bool]] = {}
-    for risk, is_true in decided:
-        bands.setdefault(int(risk // BAND_POINTS), []).append(is_true)
-    low = value = high = known = total = 0.0
-    for risk in risks:
-        judged = bands.get(int(risk // BAND_POINTS), [])
-        total += 1
-        if len(judged) < LEAST_DECIDED:
-            high += 1
-            continue
-        least, most = wilson_interval(sum(judged), len(judged))
-        known, low, high = known + 1, low + least, high + most
-        value += sum(judged) / len(judged)
-    is_told = total > 0 and known > total / 2
+    ordered = sorted(decided, reverse=True)
+    size = DECIDED_TOGETHER
+    bands = [ordered[start : start + size] for start in range(0, len(ordered) - size + 1, size)]
+    edges = [-band[-1][0] for band in bands]
+    rates = [
+        (true / size, *wilson_interval(true, size))
+        for true in (sum(is_true for _, is_true in band) for band in bands)
+    ]
+    places = [bisect_left(edges, -risk) for risk in risks]
+    known = [rates[place] for place in places if place < len(rates)]
+    total = len(places)
+    if 2 * len(known) <= total:
+        return {"share": None, "low": None, "high": None, "decided": len(ordered)}
+    value, low, high = (sum(column) for column in zip(*known, strict=True))
     return {
-        "share": value / known if is_told else None,
-        "low": low / total if is_told else None,
-        "high": high / total if is_told else None,
-        "decided": sum(map(len, bands.values())),
+        "share": value / len(known),
+        "low": low / total,
+        "high": (high + total - len(known)) / total,
+        "decided": len(ordered),
     }

@@ -128,7 +128,7 @@ export function termTable({ terms, risk }) {
     [
       ...terms.map((one) => [
         word("risk", one.name),
-        number(one.value, { maximumFractionDigits: 3 }),
+        number(one.value, { maximumFractionDigits: one.value < 1 ? 3 : one.value < 100 ? 1 : 0 }),
         points(one.points),
       ]),
       row({ class: "total" }, element("strong", {}, say("risk.total")), "", points(risk)),
