@@ -202,12 +202,14 @@ def _sweep(deployment: Deployment, states: SweepStates, run: SweepRun, record: S
     account = SweepCost(
         comparisons=run.progress.comparisons_total, seconds=run.spent_s, pace=run.pace, at=utc_now()
     )
+    # Whose names and numbers were looked at is not said, but that they were.
+    opened = {} if swept.ranking is None else {"documents_opened": swept.ranking.opened}
     summary = write_outputs(swept, cases, account, store, deployment.calibration)
     done = states.move(
         record.id,
         _RUNNING,
         SweepState.DONE,
-        detail={"pairs": len(swept.pairs), "groups": len(swept.groups)},
+        detail={"pairs": len(swept.pairs), "groups": len(swept.groups), **opened},
         change=lambda one: replace(
             one, sequence=swept.sequence, progress=run.progress, summary=summary
         ),

@@ -93,7 +93,9 @@ def test_a_sweep_is_paused_and_goes_on_and_another_is_cancelled(
         analyst.press("Go on")
         expect(state).to_contain_text("Done", timeout=20_000)
         analyst.row("One face, many documents").get_by_role("link").click()
-        case = analyst.page.get_by_role("main").locator("a[href*='/case/'], a[href*='#/case']").first
+        case = (
+            analyst.page.get_by_role("main").locator("a[href*='/case/'], a[href*='#/case']").first
+        )
         expect(analyst.row("Score: times as likely of one person")).to_be_visible()
         case.click()
         expect(analyst.page.get_by_role("heading", name="Why this case")).to_be_visible()
