@@ -215,7 +215,7 @@ def test_without_photographs_their_figures_are_skipped(
 
 
 def test_parts_are_chosen_by_name() -> None:
-    assert read_parts("") == ("million", "flood", "deployment", "lfw")
+    assert read_parts("") == ("million", "budgets", "flood", "deployment", "lfw")
     assert read_parts("lfw, flood") == ("lfw", "flood")
     with pytest.raises(RequestError, match="no part rings"):
         read_parts("rings")

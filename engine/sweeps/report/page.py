@@ -39,16 +39,13 @@ class Verdict:
     text: str
 
 
-def judge_ranking(found: int, chance: Chance | None) -> Verdict:
+def judge_ranking(chance: Chance | None) -> Verdict:
     """Of a sweep with a budget: its pairs are strangers for the most part."""
-    expected = (
-        "" if chance is None else f", where chance alone brings {format_rate(chance.false_pairs)}"
-    )
+    known = "" if chance is None else f"Chance alone brings {format_rate(chance.false_pairs)}. "
     return Verdict(
         "doubt",
         "Ranked, and cut off at a budget",
-        f"That are {found:,} pairs{expected}: too many to look at. Those are listed that are "
-        "suspicious beyond their score.",
+        f"{known}The groups listed are the most suspicious beyond their score.",
     )
 
 
@@ -185,7 +182,7 @@ def _show_scores(contents: ReportInput) -> dict[str, Any]:
         found = sweep.ranking["pairs_found"]
         return {
             "found": found,
-            "verdict": judge_ranking(found, chance),
+            "verdict": judge_ranking(chance),
             "chance_chart": None,
             "ranked_share": tell_share(sweep.ranking["true"]),
             "missed": miss_rate(curve, threshold) if curve else None,
