@@ -273,7 +273,9 @@ class Estimate:
 
     @property
     def ratio(self) -> float:
-        return min(max(self.mated / self.strangers, LEAST_RATIO), MOST_RATIO)
+        # Where all strangers share an outlet, it is not suspicious to share none.
+        most = 1.0 if self.value == list(CIRCUMSTANCES[self.circumstance])[-1] else MOST_RATIO
+        return min(max(self.mated / self.strangers, LEAST_RATIO), most)
 
 
 def estimate(circumstance: str, strangers: Codes, judged: Codes) -> list[Estimate]:

@@ -207,6 +207,8 @@ def test_a_ratio_is_bounded_and_is_not_taken_from_few_strangers() -> None:
     assert [one.judged for one in rare] == [0] * 5
     assert rare[0].ratio == likelihood.MOST_RATIO
     assert 0.4 < rare[4].ratio < 0.5
+    # Where all share an outlet, it says nothing to share none.
+    assert estimate(OPENING, np.zeros(10_000, np.int64), NONE)[4].ratio == 1
     assert estimate(OPENING, codes[: likelihood.LEAST_STRANGERS - 1], NONE) == []
     assert log_ratios(np.array([UNKNOWN, 0]), rare).tolist() == [0, 3]
 
