@@ -289,7 +289,7 @@ def sweep(
     chosen: Chosen,
     n: Annotated[int | None, typer.Option(min=1_000, help="References in the gallery.")] = None,
     only: Annotated[
-        str, typer.Option(metavar="PARTS", help="Of million,flood,deployment,lfw.")
+        str, typer.Option(metavar="PARTS", help="Of million,budgets,flood,deployment,lfw.")
     ] = "",
     registered: Annotated[
         int | None, typer.Option(min=1_000, help="References of the deployment.")

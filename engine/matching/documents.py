@@ -228,6 +228,34 @@ def _check_form(document: Document, on: date) -> CheckedDocument:
     return CheckedDocument(document.type, number, name, expires_on, findings)
 
 
+_SERIAL = re.compile(r"([A-Z]{2,3}):([A-Z]{0,3})([0-9]{6,12})")
+
+
+def read_birth(document_type: str, number: str) -> date | None:
+    """The date of birth that a national number tells, in its canonical form; None where it tells
+    none."""
+    if document_type not in NATIONAL_NUMBERS:
+        return None
+    module = importlib.import_module(NATIONAL_NUMBERS[document_type])
+    if not hasattr(module, "get_birth_date"):
+        return None
+    try:
+        birth: date = module.get_birth_date(number)
+    except ValueError:
+        return None
+    return birth
+
+
+def read_serial(document_type: str, number: str) -> tuple[str, int] | None:
+    """The series and the number in it of a passport in its canonical form; None of others.
+
+    Numbers of passports are given out in series, and tell nothing of their holder. A national
+    number tells birth, sex or birthplace instead, so its digits are not compared.
+    """
+    found = _SERIAL.fullmatch(number) if document_type == PASSPORT else None
+    return (f"{found[1]}:{found[2]}:{len(found[3])}", int(found[3])) if found else None
+
+
 def _compact_national(document_type: str, number: str) -> str:
     module = importlib.import_module(NATIONAL_NUMBERS[document_type])
     compact: str = module.validate(number)  # its ValidationError is a ValueError

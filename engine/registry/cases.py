@@ -677,6 +677,14 @@ _OWNERS = (
     .limit(bindparam("page"))
 )
 _REMOVED = select(_references.c.id).where(_references.c.removed_sequence.is_not(None))
+_OPENINGS = (
+    select(_lines.c.id, _references.c.id.label("reference"), _lines.c.outlet, _lines.c.opened_at)
+    .add_columns(_lines.c.status)
+    .join(_references, (_references.c.document_id == _lines.c.document_id) & _IS_LIVE)
+    .where(_lines.c.id > bindparam("last"))
+    .order_by(_lines.c.id)
+    .limit(bindparam("page"))
+)
 
 
 class FactReader(Source):
@@ -746,6 +754,30 @@ class FactReader(Source):
         order = np.argsort(ids)
         order = order[~np.isin(ids[order], removed)]
         return ids[order], numbers[order]
+
+    def opening_arrays(self) -> tuple[NDArray[Any], ...]:
+        """Of every line of a live reference: a reference int64[n], a number of its outlet int32[n],
+        the minute it was opened in int64[n], and whether it is disputed bool[n].
+
+        Read in pages as `document_owner_array`; a line of several references may be there again.
+        """
+        outlets: dict[str, int] = {}
+        pages: list[NDArray[np.int64]] = [np.empty((0, 4), np.int64)]
+        asked = {"last": "", "page": OWNERS_PER_PAGE}
+        while rows := self.rows(_OPENINGS, **asked):
+            numbers = [
+                (
+                    row.reference,
+                    outlets.setdefault(row.outlet, len(outlets)),
+                    int(row.opened_at.timestamp() // 60),
+                    row.status == LineStatus.DISPUTED.value,
+                )
+                for row in rows
+            ]
+            pages.append(np.array(numbers, np.int64))
+            asked["last"] = rows[-1].id
+        reference, outlet, minute, is_disputed = np.concatenate(pages).T
+        return reference, outlet.astype(np.int32), minute, is_disputed.astype(np.bool_)
 
     def _owner_pages(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
         """References by document, and whether each is of another document than the one before."""

@@ -541,6 +541,7 @@ def _sweep_row(record: SweepRecord) -> RowValues:
             "threshold": float(record.terms.threshold),
             "scope": record.terms.scope.value,
             "model_digest": record.terms.model_digest,
+            "budget": record.terms.budget,
         },
         progress=asdict(record.progress),
         summary=None if record.summary is None else dict(record.summary),

@@ -75,6 +75,18 @@ def find_near(
     pair inside a component is scored, and one at most `SLACK` below the threshold counts neither
     for nor against. `exceptions` (see `link_documents`) are never near.
     """
+    best = score_components(links, owners, exceptions, read_vectors)
+    scores = best.scores.astype(np.float64)
+    return best.at((scores >= threshold - SLACK) & (scores < threshold))
+
+
+def score_components(
+    links: LinkTable, owners: Owners, exceptions: Documents, read_vectors: ReadVectors
+) -> LinkTable:
+    """All pairs of documents in one component of `links`, whatever they score.
+
+    Not of components that have all links, nor of those with more than `MOST_DOCUMENTS`.
+    """
     documents, labels = _open_components(links)
     is_member = np.isin(owners.documents, documents)
     references, holders = owners.references[is_member], owners.documents[is_member]
@@ -84,10 +96,7 @@ def find_near(
     for span in _spans(components[order]):
         rows = order[span]
         found.append(_score(references[rows], holders[rows], components[rows], read_vectors))
-    best = LinkTable.joined(found)
-    scores = best.scores.astype(np.float64)
-    near = best.at((scores >= threshold - SLACK) & (scores < threshold))
-    return drop_exceptions(near, exceptions)
+    return drop_exceptions(LinkTable.joined(found), exceptions)
 
 
 def label_components(size: int, left: Documents, right: Documents) -> Documents:

@@ -16,15 +16,21 @@ import numpy as np
 
 from engine.errors import RateUnsupported, RequestError
 from engine.matching.calibration import CalibrationCurve, Rate
+from engine.sweeps.budget import PAIRS_A_CASE, choose_threshold
+from engine.sweeps.likelihood import ScoreRatio
 from engine.sweeps.sweep_model import Scope, SweepProgress, SweepTerms
 from indexes.base import Vectors
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import PAIRS_LIMIT, TILE_ROWS, Progress, join
+from indexes.joining.pairs import PIECE_RECORDS
 
 FALSE_PAIRS_PER_REFERENCE = 0.01
 """The budget of the proposal: if one reference in a hundred belongs to a ring, about half of the
 pairs found are true."""
+
+MOST_BUDGET = 10_000
+"""Groups that a budget may ask for."""
 
 LOOSEST_FMR = 1e-4
 """No proposal is looser than verification: a pair that fails there is no finding here."""
@@ -32,6 +38,8 @@ LOOSEST_FMR = 1e-4
 # Of a join: ids, places, flags and digests of each reference; a row of a block besides its codes;
 # a pair from its run to its place in a group.
 _BYTES_A_REFERENCE, _BYTES_A_BLOCK_ROW, _BYTES_A_PAIR = 192, 64, 120
+# With a budget also of each reference's line: as read, and as numbers.
+_BYTES_A_LINE = 160
 # Python and its libraries.
 _PROCESS_BYTES = 250 << 20
 
@@ -41,14 +49,18 @@ class SweepRequest:
     """A threshold, or the false match rate that chooses it, or neither for the proposed one.
 
     `is_unsupported_allowed` accepts a threshold for which the calibration has only an upper bound.
+    With a `budget` of groups the proposed one lets in as many strangers as can be ranked.
     """
 
     threshold: float | None = None
     fmr: float | None = None
     scope: Scope = Scope.ALL
     is_unsupported_allowed: bool = False
+    budget: int | None = None
 
     def __post_init__(self) -> None:
+        if self.budget is not None and not 1 <= self.budget <= MOST_BUDGET:
+            raise RequestError(f"a budget is of 1 to {MOST_BUDGET:,} groups")
         if self.threshold is not None and self.fmr is not None:
             raise RequestError("two thresholds are given: choose a score or a false match rate")
         # In this form NaN is refused too.
@@ -126,14 +138,15 @@ class Expectation:
                 f"about {self.false_pairs.value:.2g} pairs of strangers reach "
                 f"{self.terms.threshold:.4f}, and {PAIRS_LIMIT:,} can be kept: raise the threshold"
             )
-        if request.is_unsupported_allowed:
+        is_ranked = request.is_open and request.budget is not None
+        if request.is_unsupported_allowed or is_ranked:
             return
         if request.is_open and not self.proposal.is_within_budget:
             raise RateUnsupported(
                 f"no threshold that the calibration supports keeps to {self.proposal.budget:,.3g} "
                 f"false pairs here (the highest, {self.proposal.threshold:.4f}, brings "
-                f"{self.proposal.false_pairs}): choose a threshold or a rate, or calibrate a "
-                "stronger model"
+                f"{self.proposal.false_pairs}): give a budget of cases (--budget 500), choose a "
+                "threshold or a rate, or calibrate a stronger model"
             )
         if not self.is_supported:
             raise RateUnsupported(
@@ -159,7 +172,11 @@ def expect(
     a threshold below `at_least`.
     """
     proposal = propose(size, curve, budget)
-    threshold = _choose(request, curve, max(proposal.threshold, at_least))
+    wanted = proposal.threshold
+    if request.budget is not None:
+        ratio = ScoreRatio.of(curve)
+        wanted = choose_threshold(ratio, request.budget, size.comparisons, LOOSEST_FMR)
+    threshold = _choose(request, curve, max(wanted, at_least))
     if threshold < at_least:
         raise RequestError(
             f"the last sweep looked from {at_least:.4f} on, so what lies between that and "
@@ -167,13 +184,13 @@ def expect(
         )
     rate = curve.fmr_at(threshold)
     return Expectation(
-        terms=SweepTerms(threshold=threshold, scope=request.scope),
+        terms=SweepTerms(threshold=threshold, scope=request.scope, budget=request.budget),
         references=size.references,
         new_references=size.new,
         sequence=size.sequence,
         comparisons=size.comparisons,
         duration_s=size.comparisons / pace,
-        memory_bytes=_memory(size, rate),
+        memory_bytes=_memory(size, rate, request.budget),
         false_pairs=rate.times(size.comparisons),
         is_supported=not rate.is_bound,
         highest_supported=curve.points[-1].threshold,
@@ -202,12 +219,14 @@ def propose(size: GallerySize, curve: CalibrationCurve, budget: float) -> Propos
     )
 
 
-def _memory(size: GallerySize, rate: Rate) -> int:
+def _memory(size: GallerySize, rate: Rate, budget: int | None) -> int:
     blocks = 2 * min(size.references, TILE_ROWS) * (size.dim + _BYTES_A_BLOCK_ROW)
-    pairs = _BYTES_A_PAIR * rate.times(size.comparisons).high
-    return int(
-        _PROCESS_BYTES + size.held_bytes + _BYTES_A_REFERENCE * size.references + blocks + pairs
-    )
+    pairs, a_reference = rate.times(size.comparisons).high, _BYTES_A_REFERENCE
+    if budget is not None:
+        pairs = min(pairs, PIECE_RECORDS + PAIRS_A_CASE * budget)
+        a_reference += _BYTES_A_LINE
+    references = a_reference * size.references
+    return int(_PROCESS_BYTES + size.held_bytes + references + blocks + _BYTES_A_PAIR * pairs)
 
 
 _FIRST_ROWS, _MOST_ROWS = 4096, 65_536

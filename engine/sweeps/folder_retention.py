@@ -15,7 +15,7 @@ from engine.matching.calibration import Calibration
 from engine.registry.reader import Reader
 from engine.registry.records import is_id
 from engine.sweeps.folder import SweepFolder
-from engine.sweeps.groups import make_group
+from engine.sweeps.groups import find_weakest, make_group
 from engine.sweeps.risk import rank
 from engine.sweeps.sweep_model import Group, GroupKind, SweepRecord, SweepState
 
@@ -190,7 +190,11 @@ def erase_from_files(
     left = replace(
         sweep,
         pairs=_without(sweep.pairs, gone),
-        groups=rank(without_documents(sweep.groups, gone, threshold)),
+        groups=rank(
+            without_documents(
+                sweep.groups, gone, threshold, is_ranked=sweep.record.terms.budget is not None
+            )
+        ),
     )
     contents = left.contents(reader, calibration, console=console)
     write_findings(sweep.folder, sweep.about, left.pairs, contents)
@@ -198,9 +202,12 @@ def erase_from_files(
 
 
 def without_documents(
-    groups: Iterable[Group], gone: Collection[str], threshold: float
+    groups: Iterable[Group], gone: Collection[str], threshold: float, *, is_ranked: bool = False
 ) -> Iterable[Group]:
-    """The groups without these documents; groups of nothing else are removed."""
+    """The groups without these documents; groups of nothing else are removed.
+
+    Of a sweep with a budget (`is_ranked`) they keep the terms by which they were chosen.
+    """
     for group in groups:
         links, severed = (
             [one for one in some if one.left not in gone and one.right not in gone]
@@ -208,7 +215,16 @@ def without_documents(
         )
         members = [one for one in group.identities if one.document_id not in gone]
         if group.kind is GroupKind.ONE_FACE:
-            if links:
+            if links and is_ranked:
+                weakest = find_weakest(links)
+                yield replace(
+                    group,
+                    identities=tuple(members),
+                    links=tuple(links),
+                    severed=tuple(severed),
+                    weakest=weakest,
+                )
+            elif links:
                 yield make_group(group.key, members, links, severed, threshold)
         elif members:
             yield replace(group, identities=tuple(members))

@@ -22,6 +22,7 @@ from engine.sweeps.clustering import (
     cluster_links,
     find_near,
     label_components,
+    score_components,
     strongest_tree,
 )
 from engine.sweeps.linking import Documents, LinkTable, Owners, link_documents
@@ -52,6 +53,7 @@ def group_faces(
     *,
     read_vectors: ReadVectors | None = None,
     fresh: NDArray[np.int64] | None = None,
+    is_whole: bool = True,
 ) -> list[Group]:
     """Groups of documents with one face, highest risk first; `clustering` says what makes one.
 
@@ -60,18 +62,20 @@ def group_faces(
     would seem to be strangers; with `fresh`, its new references, only groups with a link to one of
     them are returned. Pairs of one document, of references that are gone and of documents judged to
     be two persons do not count. With `read_vectors`, pairs just below the threshold do not part
-    documents that are linked (see `find_near`).
+    documents that are linked (see `find_near`); where not `is_whole`, they are only the pairs that
+    a budget has room for, and others of the same documents are looked for, too.
     """
     owners = facts.owners
     links = link_documents(pairs, owners, facts.exceptions)
     fresh_documents = None if fresh is None else np.unique(owners.of(fresh))
     if fresh_documents is not None:
         links = _keep_components(links, fresh_documents)
-    near = (
-        None
-        if read_vectors is None
-        else find_near(links, owners, facts.exceptions, read_vectors, threshold)
-    )
+    near = None
+    if read_vectors is not None:
+        if not is_whole:
+            inside = score_components(links, owners, facts.exceptions, read_vectors)
+            links = LinkTable.joined([links, inside.at(inside.scores >= np.float64(threshold))])
+        near = find_near(links, owners, facts.exceptions, read_vectors, threshold)
     clusters, identities = _cluster(links, near, facts, fresh_documents)
     return rank(_build(cluster, identities, threshold) for cluster in clusters)
 

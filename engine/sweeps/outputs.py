@@ -213,14 +213,15 @@ def write_outputs(
     }
     write_findings(result.task.folder, about, pairs, contents)
     result.task.folder.save_covered(result.covered)
-    return {
+    ranking = result.ranking
+    return ({} if ranking is None else {"ranking": sweep.ranking}) | {
         **contents.summary.counts(),
         "references": result.compared,
         "new_references": result.new,
         "comparisons": cost.comparisons,
         "seconds": round(cost.seconds, 3),
         "comparisons_per_s": cost.pace and round(cost.pace),
-        "pairs": len(result.pairs),
+        "pairs": len(result.pairs) if ranking is None else ranking.candidates.found,
         "same_document_pairs": result.same_document_pairs,
         "excepted_pairs": sweep.excepted_pairs,
         "expected_false_pairs": asdict(contents.chance.false_pairs),
@@ -241,6 +242,13 @@ def write_findings(
     write_report(folder.report, contents)
 
 
+def _tell(result: SweepResult) -> dict[str, Any] | None:
+    """How a budget's groups were chosen, and the share of true ones to expect."""
+    if result.ranking is None:
+        return None
+    return result.ranking.to_dict() | {"true": result.expected_true}
+
+
 def _describe(result: SweepResult, cost: SweepCost) -> Sweep:
     return Sweep(
         id=result.task.id,
@@ -251,5 +259,10 @@ def _describe(result: SweepResult, cost: SweepCost) -> Sweep:
         comparisons=cost.comparisons,
         seconds=cost.seconds,
         same_document_pairs=result.same_document_pairs,
-        excepted_pairs=int(result.is_excepted.sum()),
+        excepted_pairs=(
+            int(result.is_excepted.sum())
+            if result.ranking is None
+            else result.ranking.candidates.excepted
+        ),
+        ranking=_tell(result),
     )

@@ -89,6 +89,7 @@ class DoneSweep:
             seconds=found["seconds"],
             same_document_pairs=found["same_document_pairs"],
             excepted_pairs=found["excepted_pairs"],
+            ranking=found.get("ranking"),
         )
         return make_contents(
             sweep, self.scores, self.groups, self.cases(reader), reader, calibration, crops, console

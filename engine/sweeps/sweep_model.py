@@ -43,11 +43,16 @@ class GroupKind(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepTerms:
     """Threshold (a cosine) and scope of a sweep, and the model of the references compared; None in
-    sweeps before that was recorded."""
+    sweeps before that was recorded.
+
+    With a `budget`, so many groups of one face at most are kept, those first that are suspicious
+    beyond their score; see `engine.sweeps.budget`.
+    """
 
     threshold: float
     scope: Scope = Scope.ALL
     model_digest: str | None = None
+    budget: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,19 +6,22 @@ tile, and the steps after them take seconds and are repeated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cases.case import CaseKind
+from engine.cases.case import CaseKind, Outcome
 from engine.cases.decided import read_decided
+from engine.matching.calibration import CalibrationCurve
+from engine.matching.documents import normalise_name, read_birth, read_serial
 from engine.reasons import Reason
 from engine.registry.reader import Reader
 from engine.registry.records import ALIVE, CaseRecord, CaseState
+from engine.sweeps.budget import BudgetTerms, Ranking, expect_true, rank_within_budget
 from engine.sweeps.clustering import ReadVectors
 from engine.sweeps.folder import Covered, SweepFolder
 from engine.sweeps.groups import (
@@ -29,11 +32,13 @@ from engine.sweeps.groups import (
     groups_of_documents,
     groups_of_lines,
 )
-from engine.sweeps.linking import Owners, mark_exceptions, number_exceptions
+from engine.sweeps.likelihood import Openings, Particulars, ReadParticulars, ScoreRatio
+from engine.sweeps.linking import Documents, Owners, mark_exceptions, number_exceptions
 from engine.sweeps.risk import rank
 from engine.sweeps.sweep_model import Group, Identity, PairTable, SweepTerms
 from indexes.base import Ids
 from indexes.joining.join import JoinedGallery, Report
+from indexes.joining.pairs import Records
 
 _PAGE_CASES = 1000
 # A merged case still says why it was opened.
@@ -118,7 +123,8 @@ class SweepResult:
 
     `pairs` are the new ones between two documents; `is_excepted` bool[m] marks those judged to be
     two persons. `compared` counts references, `new` those that no earlier sweep had. `covered` is
-    for the next sweep.
+    for the next sweep. With a budget, `ranking` says how the groups were chosen, and `pairs` are
+    those between members of one group.
     """
 
     task: SweepTask
@@ -130,18 +136,20 @@ class SweepResult:
     compared: int
     new: int
     covered: Covered
+    ranking: Ranking | None = None
+    expected_true: Mapping[str, Any] | None = None
 
 
-def read_facts(reader: Reader, references: Ids) -> FaceFacts:
-    """The owners of these references and of judged documents, as of one moment.
+def read_facts(reader: Reader, references: Ids | None) -> FaceFacts:
+    """The owners of these references (None: of all) and of judged documents, as of one moment.
 
     A few are looked up with all references of their documents; reading all of a large registry
     takes seconds.
     """
     judged = read_decided(reader).exceptions
     named = {key for pair in judged for key in pair}
-    is_few = len(references) + len(named) <= _LOOKED_UP
-    if is_few:
+    is_few = references is not None and len(references) + len(named) <= _LOOKED_UP
+    if references is not None and is_few:
         named.update(reader.documents_of(references.tolist()).values())
     found = reader.documents_by_id(sorted(named))
     # The order of ids decides between equal scores, as it does when all are read.
@@ -160,13 +168,15 @@ def run_sweep(
     reader: Reader,
     *,
     read_vectors: ReadVectors | None = None,
+    curve: CalibrationCurve | None = None,
     progress: Report | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> SweepResult:
     """Compares the gallery and groups the pairs found; writes only to the checkpoint.
 
     Covers the gallery as of the first start: references added meanwhile are for the next sweep, and
-    those gone at the end are in no result. `read_vectors` is for `group_faces`. `progress` is
+    those gone at the end are in no result. `read_vectors` is for `group_faces`; a budget needs it,
+    and the `curve` of fused references. `progress` is
     called after each tile, `check` several times a second and between later steps; an exception
     from either stops the sweep. `CheckpointInvalid` if the folder is of another gallery,
     `SearchInvalid` if more pairs reach the threshold than can be kept.
@@ -180,8 +190,12 @@ def run_sweep(
         check=check,
     )
     check()
-    found = _find(joined, task, reader)
     fresh = None if known is None else np.setdiff1d(joined.ids, known.ids, assume_unique=True)
+    if task.terms.budget is not None:
+        assert read_vectors is not None, "a budget looks for what it left out"
+        assert curve is not None, "a budget ranks by a calibration"
+        return _rank(joined, task, reader, read_vectors, curve, fresh)
+    found = _find(joined, task, reader)
     check()
     faces = group_faces(
         found.whole, task.terms.threshold, found.facts, read_vectors=read_vectors, fresh=fresh
@@ -200,6 +214,139 @@ def run_sweep(
     )
 
 
+def _rank(
+    joined: JoinedGallery,
+    task: SweepTask,
+    reader: Reader,
+    read_vectors: ReadVectors,
+    curve: CalibrationCurve,
+    fresh: Ids | None,
+) -> SweepResult:
+    """The result of a sweep with a budget: pairs are read in pieces."""
+    assert task.terms.budget is not None
+    facts = read_facts(reader, None)
+    decisions = read_decisions(reader, facts.owners)
+    terms = BudgetTerms(
+        budget=task.terms.budget,
+        threshold=task.terms.threshold,
+        references=len(joined.ids),
+        ratio=ScoreRatio.of(curve),
+        openings=_read_openings(reader, facts.owners),
+        read_particulars=particulars_reader(reader, facts.owners),
+        judged=decisions.judged,
+    )
+    ranking = rank_within_budget(
+        lambda: map(_columns, joined.pairs.pieces()),
+        terms,
+        facts,
+        earlier=_keep_earlier(task),
+        read_vectors=read_vectors,
+        fresh=fresh,
+        decided=set(read_decided(reader).standing),
+    )
+    chosen = ranking.candidates.pairs
+    group_of = {
+        key: number
+        for number, group in enumerate(ranking.groups)
+        for one in group.identities
+        for key in one.reference_ids
+    }
+    groups = [
+        np.array([group_of.get(key, -1) for key in side.tolist()], np.int64)
+        for side in (chosen.left, chosen.right)
+    ]
+    pairs = chosen.at((groups[0] == groups[1]) & (groups[0] >= 0))
+    return SweepResult(
+        task=task,
+        pairs=pairs,
+        is_excepted=np.zeros(len(pairs), np.bool_),
+        same_document_pairs=ranking.candidates.same_document,
+        groups=rank([*ranking.groups, *groups_of_events(reader)]),
+        sequence=joined.sequence,
+        compared=len(joined.ids),
+        new=len(joined.ids) if fresh is None else len(fresh),
+        covered=Covered(joined.ids, _join(_keep_earlier(task), chosen)),
+        ranking=ranking,
+        expected_true=expect_true((group.risk for group in ranking.groups), decisions.decided),
+    )
+
+
+def _keep_earlier(task: SweepTask) -> PairTable:
+    earlier = _NOTHING if task.known is None else task.known.pairs
+    # In float64, since numpy would round the threshold to the scores' float32.
+    return earlier.at(earlier.scores.astype(np.float64) >= task.terms.threshold)
+
+
+def _columns(records: Records) -> PairTable:
+    columns = (np.ascontiguousarray(records[name]) for name in ("left", "right", "score"))
+    return PairTable(*columns)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decisions:
+    """What people decided that a budget learns from.
+
+    `judged` int64[k, 2]: documents of fraud that no sweep with a budget had found. `decided`: the
+    risk of each group that one had, and whether it was fraud.
+    """
+
+    judged: Documents
+    decided: list[tuple[float, bool]]
+
+
+def read_decisions(reader: Reader, owners: Owners) -> Decisions:
+    """The decisions on record."""
+    pairs = reader.cases.judged_pairs()
+    sweeps = {one.sweep_id for one in pairs if one.sweep_id is not None}
+    budgeted = {one for one in sweeps if reader.sweeps.get(one).terms.budget is not None}
+    frauds = [x for x in pairs if x.outcome is Outcome.FRAUD and x.sweep_id not in budgeted]
+    found = reader.documents_by_id(
+        sorted({key for one in frauds for key in (one.left_document, one.right_document)})
+    )
+    held = {key: one.reference_ids for key, one in found.items()}
+    cases = reader.cases.by_id(sorted({x.case_id for x in pairs if x.sweep_id in budgeted}))
+    return Decisions(
+        number_exceptions([(x.left_document, x.right_document) for x in frauds], held, owners),
+        [
+            (case.risk, case.outcome is Outcome.FRAUD)
+            for case in cases.values()
+            if case.risk is not None and case.outcome is not None
+        ],
+    )
+
+
+def _read_openings(reader: Reader, owners: Owners) -> Openings:
+    references, outlets, minutes, is_disputed = reader.facts.opening_arrays()
+    documents = owners.of(references)
+    order = np.argsort(documents, kind="stable")
+    order = order[documents[order] >= 0]
+    return Openings(documents[order], outlets[order], minutes[order], is_disputed[order])
+
+
+def particulars_reader(reader: Reader, owners: Owners) -> ReadParticulars:
+    """Opens what documents say, for comparison alone."""
+    order = np.argsort(owners.documents, kind="stable")
+    by_document = owners.documents[order]
+
+    def read_particulars(documents: Documents) -> dict[int, Particulars]:
+        places = order[np.searchsorted(by_document, documents)]
+        numbers = dict(zip(owners.references[places].tolist(), documents.tolist(), strict=True))
+        ids = reader.documents_of(list(numbers))
+        kinds = {key: one.kind for key, one in reader.documents_by_id(list(ids.values())).items()}
+        sealed = reader.identities(list(ids.values()))
+        return {
+            numbers[reference]: Particulars(
+                normalise_name(sealed[key].name),
+                read_birth(kinds[key], sealed[key].number),
+                read_serial(kinds[key], sealed[key].number),
+            )
+            for reference, key in ids.items()
+            if key in sealed and key in kinds
+        }
+
+    return read_particulars
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Found:
     """Pairs between two existing documents: the new ones, and all with earlier ones (`whole`)."""
@@ -212,9 +359,7 @@ class _Found:
 
 def _find(joined: JoinedGallery, task: SweepTask, reader: Reader) -> _Found:
     found = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
-    earlier = _NOTHING if task.known is None else task.known.pairs
-    # In float64, since numpy would round the threshold to the scores' float32.
-    earlier = earlier.at(earlier.scores.astype(np.float64) >= task.terms.threshold)
+    earlier = _keep_earlier(task)
     ends = (found.left, found.right, earlier.left, earlier.right)
     facts = read_facts(reader, np.unique(np.concatenate(ends)))
     pairs, same_document = _part(found, facts.owners)

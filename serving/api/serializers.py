@@ -413,6 +413,7 @@ def _sweep(kind: type[S], record: SweepRecord, **more: Any) -> S:
         sweep_id=record.id,
         threshold=record.terms.threshold,
         scope=record.terms.scope,
+        budget=record.terms.budget,
         gallery_sequence=record.sequence,
         **more,
     )
@@ -425,6 +426,7 @@ def sweep_expectation(found: estimate.Expectation) -> sweeps.Expectation:
         found,
         threshold=found.terms.threshold,
         scope=found.terms.scope,
+        budget=found.terms.budget,
         gallery_sequence=found.sequence,
     )
 

@@ -441,10 +441,26 @@ def show_case(case_id: CaseId, home: HomeOption = None, as_json: JsonFlag = Fals
         case = serializers.case_file(deployment.store, case_id)
         detail = {"documents": list(case.document_ids)}
         deployment.store.note(AuditEntry(name_actor(), "case.read", case.case_id, detail))
-    print_answer(case, lambda: _print_case(case), as_json=as_json)
+        why = [] if as_json else _tell_why(deployment, case)
+    print_answer(case, lambda: _print_case(case, why), as_json=as_json)
 
 
-def _print_case(case: CaseFile) -> None:
+def _tell_why(deployment: Deployment, case: CaseFile) -> list[str]:
+    """The terms of its group, where the sweep's files are still there."""
+    from engine.errors import NotFound, RegistryError, SweepOver
+    from serving.sweeps.sweep_views import SweepReader, describe_terms
+
+    if case.sweep_id is None or case.group_key is None:
+        return []
+    try:
+        reader = SweepReader(deployment.store, deployment.sweep_folder)
+        group = reader.group(case.sweep_id, case.group_key)
+    except (NotFound, RegistryError, SweepOver):
+        return ["the sweep's files, which tell it, are no longer there"]
+    return describe_terms(group)
+
+
+def _print_case(case: CaseFile, why: list[str]) -> None:
     from serving.wire.fields import plain
 
     listed_below = ("case_id", "document_ids", "documents", "notes", "merged")
@@ -454,6 +470,8 @@ def _print_case(case: CaseFile) -> None:
         if value not in (None, []) and name not in listed_below
     }
     print_facts(f"[bold]{escape(case.kind)}[/]  case {case.case_id}", facts)
+    if why:
+        print_table("Why it is here", ("",), [[escape(one)] for one in why])
     rows = []
     for document in case.documents:
         due = document.erasure_due_at

@@ -227,6 +227,14 @@ def sweep(
             help="Take a threshold of which the calibration can't say what to expect.",
         ),
     ] = False,
+    budget: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=10_000,
+            help="So many groups at most, the most suspicious beyond their score.",
+        ),
+    ] = None,
     resume: Annotated[
         str | None, typer.Option(metavar="ID", help="Go on with a sweep that was stopped.")
     ] = None,
@@ -241,13 +249,15 @@ def sweep(
     """Find the faces in the whole gallery that hold several identities.
 
     Compares every reference with every other one, and says before it starts what to expect.
-    Without a threshold it takes the lowest one that keeps false pairs few at this size. Ctrl-C
-    pauses it; however it ends, `--resume` goes on where it was.
+    Without a threshold it takes the lowest one that keeps false pairs few at this size. Where
+    none does, give a --budget of cases: groups rank by score, outlets, times, names, birth dates,
+    passport numbers and disputes. Ctrl-C pauses it; `--resume` goes on where it was.
     """
     if context.invoked_subcommand is not None:
         return
-    request = _ask(threshold, fmr, new=new, unsupported=unsupported)
-    if resume is not None and (plan or new or unsupported or not request.is_open):
+    request = _ask(threshold, fmr, budget, new=new, unsupported=unsupported)
+    is_asked = plan or new or unsupported or budget is not None or not request.is_open
+    if resume is not None and is_asked:
         raise RequestError("a sweep goes on with its own terms: give --resume ID alone")
     if faces and report is None:
         raise RequestError("faces go into a file of yours alone: name it with --report FILE")
@@ -280,7 +290,7 @@ def cancel_sweep(sweep_id: SweepId, home: HomeOption = None, as_json: JsonFlag =
 
 
 def _ask(
-    threshold: float | None, fmr: float | None, *, new: bool, unsupported: bool
+    threshold: float | None, fmr: float | None, budget: int | None, *, new: bool, unsupported: bool
 ) -> SweepRequest:
     from engine.sweeps.estimate import SweepRequest
     from engine.sweeps.sweep_model import Scope
@@ -290,6 +300,7 @@ def _ask(
         fmr=fmr,
         scope=Scope.NEW if new else Scope.ALL,
         is_unsupported_allowed=unsupported,
+        budget=budget,
     )
 
 

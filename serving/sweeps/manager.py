@@ -63,7 +63,7 @@ class SweepManager:
 
     def start(self, request: SweepRequest, actor: str, runner: Runner | None = None) -> SweepRecord:
         """Starts a sweep; `RateUnsupported` if the calibration does not support its threshold."""
-        require_libraries()
+        require_libraries(request.budget)
         self._states.require_none_alive()
         self._clean()
         expectation = self.plan(request)

@@ -23,11 +23,11 @@ REPRESENTATIVE_COMPARISONS = 1_000_000_000
 def plan_sweep(deployment: Deployment, request: SweepRequest) -> Expectation:
     """The expectation; measures the machine's pace, for a second, unless a sweep has shown it."""
     chosen = deployment.settings.sweep
-    if request.is_open and chosen.fmr > 0:
+    if request.is_open and request.budget is None and chosen.fmr > 0:
         request = replace(request, fmr=chosen.fmr)
     gallery = deployment.restored.gallery
     last = deployment.store.sweeps.last_done()
-    known = find_known(deployment, request.scope, last)
+    known = find_known(deployment, request.scope, last, is_whole=request.budget is None)
     ids, sequence = gallery.ids, gallery.sequence
     size = GallerySize(
         references=len(ids),
@@ -57,16 +57,24 @@ def is_converted(deployment: Deployment, sweep: SweepRecord) -> bool:
     return sweep.terms.model_digest != deployment.store.model_digest
 
 
-def find_known(deployment: Deployment, scope: Scope, last: SweepRecord | None) -> Covered | None:
+def find_known(
+    deployment: Deployment, scope: Scope, last: SweepRecord | None, *, is_whole: bool
+) -> Covered | None:
     """References and pairs that a sweep of this scope need not compare again; None for all.
 
-    `RegistryError` where the last sweep's folder is gone, or references were converted since.
+    `RegistryError` where the last sweep's folder is gone, references were converted since, or
+    the last sweep kept only the pairs of its budget and this one needs the `is_whole`.
     """
     if scope is Scope.ALL:
         return None
     if last is None:
         none = np.empty(0, np.int64)
         return Covered(none, PairTable(none, none, np.empty(0, np.float32)))
+    if is_whole and last.terms.budget is not None:
+        raise RegistryError(
+            f"sweep {last.id} kept only what its budget had room for: give a budget again, or "
+            "sweep all once"
+        )
     if is_converted(deployment, last):
         raise RegistryError(
             f"references were converted to another model since sweep {last.id}: sweep all once"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from engine.errors import SweepOver
 from engine.formatting import duration, size, with_interval
@@ -14,7 +15,8 @@ from engine.registry.records import AuditEntry, Changes
 from engine.sweeps.estimate import Expectation
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
-from engine.sweeps.sweep_model import Group, Scope, SweepRecord, SweepState
+from engine.sweeps.report.words import describe_term
+from engine.sweeps.sweep_model import Group, GroupKind, RiskTerm, Scope, SweepRecord, SweepState
 from serving.compose import Deployment
 from serving.sweeps.sweep_states import ALIVE
 from serving.wire import sweeps as wire
@@ -54,12 +56,18 @@ def sweep_facts(record: SweepRecord) -> dict[str, str]:
         "compares": _SCOPES[record.terms.scope],
         "compared": f"{progress.comparisons:,} of {progress.comparisons_total:,}",
     }
+    if record.terms.budget is not None:
+        facts["budget"] = f"{record.terms.budget:,} groups, by likelihood ratio"
     if progress.remaining_s:
         facts["remaining"] = f"about {duration(progress.remaining_s)}"
     if record.fault is not None:
         facts["fault"] = record.fault
     if found is None:
         return facts
+    if ranking := found.get("ranking"):
+        facts["considered"] = f"{ranking['considered']:,} groups"
+        facts["true"] = _tell_share(ranking["true"])
+        facts["looked at"] = f"names and numbers of {ranking['documents_opened']:,} documents"
     return facts | {
         "covers": f"{found['references']:,} references at sequence {record.sequence}",
         "took": duration(found["seconds"]),
@@ -70,6 +78,21 @@ def sweep_facts(record: SweepRecord) -> dict[str, str]:
         f"{found['lines']:,} lines",
         "cases": f"{found['cases']:,}",
     }
+
+
+def _tell_share(true: Mapping[str, Any]) -> str:
+    if true["share"] is None:
+        return f"not known: {true['decided']:,} groups with a budget were decided"
+    share = f"{true['share']:.0%} ({true['low']:.0%} to {true['high']:.0%})"
+    return f"{share} expected, by {true['decided']:,} decided groups"
+
+
+def describe_terms(group: wire.Group) -> list[str]:
+    """Why a group has its rank, in words, with the points."""
+    kind = GroupKind(group.kind)
+    terms = (RiskTerm(one.name, one.value, one.points) for one in group.terms)
+    reasons = (describe_term(one, kind) for one in terms)
+    return [f"{one.text} ({one.points:+g})" for one in reasons]
 
 
 def expectation_facts(expectation: Expectation) -> dict[str, str]:
@@ -89,6 +112,9 @@ def expectation_facts(expectation: Expectation) -> dict[str, str]:
     }
     if terms.scope is Scope.ALL:
         del facts["new of them"]
+    if terms.budget is not None:
+        facts["budget"] = f"the {terms.budget:,} groups with the highest likelihood ratio"
+        del facts["proposed"]
     if not expectation.is_supported:
         facts["NOT SUPPORTED"] = (
             f"the calibration ends at {expectation.highest_supported:.4f}; above it nothing was "

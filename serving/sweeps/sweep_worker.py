@@ -21,6 +21,7 @@ from engine.errors import (
     StorageFailed,
     advise_extra,
 )
+from engine.matching.calibration import Comparison
 from engine.registry.records import utc_now
 from engine.sweeps.clustering import vector_reader
 from engine.sweeps.estimate import ProgressCount
@@ -152,11 +153,17 @@ def perform_sweep(
     _clean_folder(deployment, run, record)
 
 
-def require_libraries() -> None:
-    """`NotInstalled` without pyarrow, for a sweep's files; the service runs without it."""
+def require_libraries(budget: int | None = None) -> None:
+    """`NotInstalled` without pyarrow, for a sweep's files, or with a budget rapidfuzz, for names;
+    the service runs without them."""
     if find_spec("pyarrow") is None:
         raise NotInstalled(
             "a sweep writes its files with pyarrow, which is not installed here: "
+            f"{advise_extra('desk')}"
+        )
+    if budget is not None and find_spec("rapidfuzz") is None:
+        raise NotInstalled(
+            "a budget compares names with rapidfuzz, which is not installed here: "
             f"{advise_extra('desk')}"
         )
 
@@ -174,13 +181,21 @@ def _sweep(deployment: Deployment, states: SweepStates, run: SweepRun, record: S
         id=record.id,
         terms=record.terms,
         folder=run.folder,
-        known=find_known(deployment, scope, store.sweeps.last_done()),
+        known=find_known(
+            deployment, scope, store.sweeps.last_done(), is_whole=record.terms.budget is None
+        ),
     )
     with closing(Scanner(threads=deployment.settings.sweep.threads or None)) as scanner:
         join = deployment.joiner(scanner)
         read_vectors = vector_reader(deployment.restored.gallery)
         swept = run_sweep(
-            task, join, store, read_vectors=read_vectors, progress=run.report, check=run.check
+            task,
+            join,
+            store,
+            read_vectors=read_vectors,
+            curve=deployment.calibration.curve(Comparison.FUSED),
+            progress=run.report,
+            check=run.check,
         )
     cases = open_sweep_cases(deployment.registrar, store, record.id, swept.groups, ITSELF)
     run.check()
@@ -188,12 +203,14 @@ def _sweep(deployment: Deployment, states: SweepStates, run: SweepRun, record: S
         comparisons=run.progress.comparisons_total, seconds=run.spent_s, pace=run.pace, at=utc_now()
     )
     console = deployment.settings.serve.console_url
+    # Whose names and numbers were looked at is not said, but that they were.
+    opened = {} if swept.ranking is None else {"documents_opened": swept.ranking.opened}
     summary = write_outputs(swept, cases, account, store, deployment.calibration, console)
     done = states.move(
         record.id,
         _RUNNING,
         SweepState.DONE,
-        detail={"pairs": len(swept.pairs), "groups": len(swept.groups)},
+        detail={"pairs": len(swept.pairs), "groups": len(swept.groups), **opened},
         change=lambda one: replace(
             one, sequence=swept.sequence, progress=run.progress, summary=summary
         ),

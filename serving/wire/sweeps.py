@@ -62,6 +62,13 @@ class SweepRequest(RequestBody, frozen=True):
         bool,
         Meta(description="take a threshold of which the calibration says no more than a bound"),
     ] = False
+    budget: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000)] | None,
+        Meta(
+            description="so many groups at most, by likelihood ratio: the score with outlets, "
+            "times, names, birth dates, passport numbers and disputes"
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         if self.threshold is not None and self.fmr is not None:
@@ -100,6 +107,7 @@ class Expectation(AnswerBody, frozen=True):
         bool, Meta(description="false where the calibration can only bound them")
     ]
     proposal: SweepProposal
+    budget: Annotated[int | None, Meta(description="of groups; null where all are kept")]
 
 
 class Progress(AnswerBody, frozen=True):
@@ -126,6 +134,7 @@ class Sweep(AnswerBody, frozen=True):
     started_at: Moment | None
     ended_at: Moment | None
     fault: str | None
+    budget: Annotated[int | None, Meta(description="of groups; null where all are kept")]
 
 
 class SweepReport(Sweep, frozen=True):
@@ -141,7 +150,10 @@ class Sweeps(AnswerBody, frozen=True):
 
 
 class RiskTerm(AnswerBody, frozen=True):
-    """One stated reason of a rank: what was counted, and the points that it brings."""
+    """One stated reason of a rank: what was counted, and the points that it brings.
+
+    In a sweep with a budget `value` is a ratio, and five points are a factor of ten.
+    """
 
     name: str
     value: float

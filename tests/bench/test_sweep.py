@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from bench.__main__ import app
 from bench.core.reports import Skipped, load_goals
+from bench.data.vectors import default_thresholds
 from bench.suites.sweep import sweep_suite, synthetic
 from bench.suites.sweep.agreement import (
     adjusted_rand,
@@ -21,12 +22,14 @@ from bench.suites.sweep.agreement import (
     label_sets,
     share_pairs,
 )
+from bench.suites.sweep.hard_rings import HardPlan, measure_budgets_here, plant_hard
 from bench.suites.sweep.planted import LARGEST, Plan, Planted, is_trap, plant, planted_pairs
 from bench.suites.sweep.sweep_suite import SweepConfig, read_parts, run
 from engine.errors import RequestError
 from engine.sweeps.sweep_model import PairTable
 
 THRESHOLD = 0.62
+HARD = HardPlan(references=4_000, rings=10, siblings=20, seed=1)
 PLAN = Plan(references=4_000, rings=20, traps=6, newcomers=200, threshold=THRESHOLD, seed=3)
 
 
@@ -212,7 +215,7 @@ def test_without_photographs_their_figures_are_skipped(
 
 
 def test_parts_are_chosen_by_name() -> None:
-    assert read_parts("") == ("million", "flood", "deployment", "lfw")
+    assert read_parts("") == ("million", "budgets", "flood", "deployment", "lfw")
     assert read_parts("lfw, flood") == ("lfw", "flood")
     with pytest.raises(RequestError, match="no part rings"):
         read_parts("rings")
@@ -228,3 +231,24 @@ def test_the_command_measures_the_parts_asked_for(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as ended:
         app(["sweep", "--only", "rings"])
     assert ended.value.code == 2
+
+
+def test_no_two_identities_of_a_hard_ring_reach_certain() -> None:
+    hard = plant_hard(HARD)
+    certain = default_thresholds().certain
+    for rows in hard.rings:
+        scores = hard.vectors[rows] @ hard.vectors[rows].T
+        assert scores[np.triu_indices(len(rows), 1)].max() < certain
+    planted = np.concatenate([*hard.rings, hard.siblings.ravel()])
+    assert len(np.unique(planted)) == len(planted)
+
+
+def test_budgets_are_compared_with_ranking_by_score_in_one_run(tmp_path: Path) -> None:
+    results, measured = measure_budgets_here(HARD, tmp_path, {})
+    figures = {one.name: one.value for one in results[1].figures}
+    for budget in ("500", "1,000", "5,000"):
+        for by in ("score alone", "likelihood ratio"):
+            found = figures[f"{budget} groups by {by}"]
+            assert found is not None
+            assert 0 < found <= HARD.rings
+    assert measured["budget_gain"] >= 1

@@ -52,6 +52,7 @@ PROMISED = {
     ("sweep", "adjusted_rand"): ("at_least", 0.99),
     ("sweep", "sprung_traps"): ("at_most", 0),
     ("sweep", "sweep_seconds"): ("at_most", 180),
+    ("sweep", "budget_gain"): ("at_least", 2),
     ("sweep", "sweep_peak_gb"): ("at_most", 3),
     ("sweep", "new_pairs_found"): ("at_least", 1.0),
     ("sweep", "new_seconds"): ("at_most", 5),

@@ -12,6 +12,7 @@ from bench.data.vectors import describe_population
 from bench.suites.search import PROMISED_SIZE, size_reason
 from bench.suites.sweep import synthetic
 from bench.suites.sweep.deployment_sweep import sweep_deployment
+from bench.suites.sweep.hard_rings import HardPlan, measure_budgets
 from bench.suites.sweep.lfw import sweep_photographs
 from bench.suites.sweep.planted import DIM, LARGEST, SMALLEST, Plan
 
@@ -22,6 +23,8 @@ QUICK = {
     "newcomers": 1_000,
     "flood": 50_000,
     "registered": 4_000,
+    "hard_rings": 40,
+    "siblings": 100,
     "people": 60,
 }
 PARTS: dict[str, tuple[str, ...]] = {
@@ -34,6 +37,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "new_pairs_found",
         "new_seconds",
     ),
+    "budgets": ("budget_gain", "ranking_share"),
     "flood": ("flood_seconds",),
     # Stated, without goals: at a million, the registry takes minutes to be filled, and what
     # photographs bring says little of others.
@@ -51,6 +55,7 @@ class SweepConfig:
     It is beyond what a calibration on LFW can give a rate for, as is any that serves a million.
     `flood` random links are clustered alone. A deployment has `registered` references, and rings,
     traps and newcomers in the same shares. `people`: only the first so many of the photographs.
+    `hard_rings` and pairs of `siblings` are hidden in a gallery of their own (`hard_rings`).
     Checkpoints and homes lie in a folder made in `folder`.
     """
 
@@ -60,6 +65,8 @@ class SweepConfig:
     newcomers: int = 10_000
     flood: int = 1_000_000
     registered: int = 100_000
+    hard_rings: int = 1_000
+    siblings: int = 10_000
     threshold: float = 0.62
     people: int | None = None
     faces: Path | None = None
@@ -83,6 +90,7 @@ def _run_parts(config: SweepConfig) -> SuiteOutput:
     measured: dict[str, Measured] = {}
     for part, measure in (
         ("million", _run_million),
+        ("budgets", _run_budgets),
         ("flood", _run_flood),
         ("deployment", _run_deployment),
         ("lfw", _run_lfw),
@@ -103,6 +111,28 @@ def _run_million(config: SweepConfig) -> SuiteOutput:
     if config.references != PROMISED_SIZE[0]:
         size = Skipped(size_reason(*PROMISED_SIZE))
         measured |= dict.fromkeys(("sweep_seconds", "sweep_peak_gb", "new_seconds"), size)
+    return results, measured
+
+
+def _run_budgets(config: SweepConfig) -> SuiteOutput:
+    plan = HardPlan(
+        references=config.references,
+        rings=config.hard_rings,
+        siblings=config.siblings,
+        seed=config.seed,
+    )
+    setup: Setup = {
+        "references": plan.references,
+        "dim": DIM,
+        "population": "synthetic, with SFace's statistics, look-alikes too",
+        "seed": plan.seed,
+        "threads": cores(),
+        "filesystem": filesystem_of(config.folder),
+    }
+    results, found = measure_budgets(plan, config.folder, setup)
+    measured: dict[str, Measured] = dict(found)
+    if config.references != PROMISED_SIZE[0]:
+        measured = dict.fromkeys(measured, Skipped(size_reason(*PROMISED_SIZE)))
     return results, measured
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ class Sweep:
     """Left out of `scores`: one person under one document is expected. None: not counted."""
     excepted_pairs: int | None = None
     """Left out as confirmed twins or mistakes. None: not counted."""
+    ranking: Mapping[str, Any] | None = None
+    """Of a sweep with a budget, `budget.Ranking.to_dict`: how its groups were chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +52,8 @@ class Chance:
 class ReportInput:
     """Everything that a report shows.
 
-    `scores`: float32[m], of every pair found between different documents. `groups`: ranked,
+    `scores`: float32[m], of every pair found between different documents; of a sweep with a budget,
+    of those in its groups. `groups`: ranked,
     highest risk first. `chance` is None if the model has no calibration. `judged`: of all pairs
     judged so far. `cases`: case id by group key. `carrier_names`: by carrier code. `crops`: aligned
     faces, JPEG or PNG, by document id; without it the report holds no face.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -36,6 +37,30 @@ class Verdict:
     tone: str
     title: str
     text: str
+
+
+def judge_ranking(chance: Chance | None) -> Verdict:
+    """Of a sweep with a budget: its pairs are strangers for the most part."""
+    known = "" if chance is None else f"Chance alone brings {format_rate(chance.false_pairs)}. "
+    return Verdict(
+        "doubt",
+        "Ranked, and cut off at a budget",
+        f"{known}The groups listed are the most suspicious beyond their score.",
+    )
+
+
+def tell_share(true: Mapping[str, Any]) -> str:
+    """What share of the groups is expected to be true, in words."""
+    if true["share"] is None:
+        return (
+            "What share of them is true is not known: too few groups of sweeps with a budget have "
+            f"been decided ({true['decided']:,})."
+        )
+    low, high = (format_share(true[name]) for name in ("low", "high"))
+    return (
+        f"About {format_share(true['share'])} of them are expected to be true ({low} to {high}), "
+        f"by {true['decided']:,} groups that were decided."
+    )
 
 
 def judge_chance(found: int, chance: Chance | None) -> Verdict:
@@ -157,6 +182,15 @@ def _show_scores(contents: ReportInput) -> dict[str, Any]:
     sweep, chance = contents.sweep, contents.chance
     curve = chance.curve if chance else None
     threshold, found = sweep.terms.threshold, len(contents.scores)
+    if sweep.ranking is not None:
+        found = sweep.ranking["pairs_found"]
+        return {
+            "found": found,
+            "verdict": judge_ranking(chance),
+            "chance_chart": None,
+            "ranked_share": tell_share(sweep.ranking["true"]),
+            "missed": miss_rate(curve, threshold) if curve else None,
+        }
     counted = count_scores(contents.scores, threshold, sweep.comparisons, curve)
     return {
         "found": found,
@@ -223,7 +257,11 @@ def _environment() -> Environment:
     environment.filters |= {"format_count": count, "plural": plural, "duration": duration}
     for one in (words.format_day, words.format_moment, words.format_rate, words.format_share):
         environment.filters[one.__name__] = one
-    environment.globals |= {"KIND_NAMES": words.KIND_NAMES, "KIND_MEANINGS": words.KIND_MEANINGS}
+    environment.globals |= {
+        "KIND_NAMES": words.KIND_NAMES,
+        "KIND_MEANINGS": words.KIND_MEANINGS,
+        "RATIO_TEXTS": words.RATIO_TEXTS,
+    }
     environment.globals["OPEN_CARDS"] = OPEN_CARDS
     return environment
 

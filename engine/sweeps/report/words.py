@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from engine.formatting import count, percent, plural, with_interval
 from engine.matching.calibration import Rate
+from engine.sweeps.likelihood import MINUTES
 from engine.sweeps.risk import BURST, SCALES
 from engine.sweeps.sweep_model import GroupKind, RiskTerm
 
@@ -63,11 +64,11 @@ def letter(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A term of a risk as text, with its points and the `most` it can bring."""
+    """A term of a risk as text, with its points and the `most` it can bring; None of a ratio."""
 
     text: str
     points: float
-    most: float
+    most: float | None
 
 
 _EVENTS = {
@@ -90,8 +91,42 @@ _TEXTS: Mapping[str, Callable[[float], str]] = {
 
 def describe_term(term: RiskTerm, kind: GroupKind) -> Reason:
     """Describes a term; one without a text here is shown by its name."""
+    if term.name in RATIO_TEXTS:
+        return Reason(_describe_ratio(term), term.points, None)
     scale = SCALES.get(term.name)
     return Reason(_describe_value(term, kind), term.points, scale[-1][1] if scale else term.points)
+
+
+RATIO_TEXTS: Mapping[str, str] = {
+    "prior": "Before a face is compared",
+    "score_ratio": "The score of the strongest pair",
+    "same_outlet_minutes": f"One outlet within {MINUTES} minutes",
+    "same_outlet_day": "One outlet within a day",
+    "same_outlet_month": "One outlet within 30 days",
+    "same_outlet": "One outlet at different times",
+    "other_outlet": "Never one outlet",
+    "alike_name_and_birth": "Similar names and one birth date",
+    "alike_name": "Similar names, other birth dates",
+    "same_birth": "One birth date, other names",
+    "other_name_and_birth": "Other names and birth dates",
+    "similar_name": "Similar names",
+    "other_name": "Other names",
+    "close_number": "Passport numbers that are close",
+    "distant_number": "Passport numbers that are not close",
+    "disputed": "A line is disputed",
+    "not_disputed": "No line is disputed",
+    "further_identities": "Further identities",
+}
+"""What the terms of a sweep with a budget say of a group's strongest pair (`likelihood`)."""
+
+
+def _describe_ratio(term: RiskTerm) -> str:
+    text = RATIO_TEXTS[term.name]
+    if term.name == "prior":
+        return f"{text}: one reference in {count(term.value)} is the same person's"
+    if term.name == "further_identities":
+        return plural(int(term.value), "further identity", "further identities")
+    return f"{text}: {count(term.value)} times as likely of one person"
 
 
 def _describe_value(term: RiskTerm, kind: GroupKind) -> str:

@@ -25,6 +25,7 @@ async def start_sweep(parts: Parts, request: Request, body: wire.SweepRequest) -
         fmr=body.fmr,
         scope=Scope(body.scope),
         is_unsupported_allowed=body.allow_unsupported,
+        budget=body.budget,
     )
     if body.dry_run:
         expected = await parts.registrar.expect_sweep(asked, request.context())

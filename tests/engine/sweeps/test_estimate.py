@@ -134,6 +134,25 @@ def test_a_gallery_too_large_for_every_calibrated_threshold_has_none_proposed() 
     estimate_for(chosen, size(1_000_000)).require_sound(chosen)
 
 
+def test_the_refusal_names_the_budget_with_which_it_goes() -> None:
+    with pytest.raises(RateUnsupported, match=r"give a budget of cases \(--budget 500\)"):
+        estimate_for(SweepRequest(), size(1_000_000)).require_sound(SweepRequest())
+    thresholds = []
+    for budget in (10, 100, 1_000):
+        request = SweepRequest(budget=budget)
+        expectation = estimate_for(request, size(1_000_000))
+        expectation.require_sound(request)
+        assert expectation.terms.budget == budget
+        thresholds.append(expectation.terms.threshold)
+    assert thresholds[0] > thresholds[1] > thresholds[2]
+    small = estimate_for(SweepRequest(budget=1_000), size(2_000))
+    assert small.terms.threshold == pytest.approx(CURVE.threshold_at(LOOSEST_FMR))
+    huge = estimate_for(SweepRequest(budget=1_000), size(100_000_000))
+    assert huge.memory_bytes < 100_000_000 * 500
+    with pytest.raises(RequestError, match="1 to 10,000"):
+        SweepRequest(budget=0)
+
+
 def test_a_rate_that_the_data_do_not_support_is_refused_by_name() -> None:
     with pytest.raises(RateUnsupported, match="1e-09 is not supported"):
         estimate_for(SweepRequest(fmr=1e-9), size(10))

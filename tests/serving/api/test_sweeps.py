@@ -120,6 +120,8 @@ def test_a_dry_run_says_what_to_expect_and_starts_nothing(ringed: Service, accep
     assert shown["comparisons"] == references * (references - 1) // 2
     assert (shown["threshold"], shown["scope"]) == (0.47, "all")
     assert shown["false_pairs"]["value"] > 0
+    ranked = ask(ringed, "POST", body={"budget": 5, "dry_run": True}, headers={"accept": accept})
+    assert ringed.read(ranked)["budget"] == 5
     assert len(ringed.read(ask(ringed, "GET"))["sweeps"]) == before
 
 

@@ -82,6 +82,28 @@ def test_a_sweep_shows_its_groups_and_files(sosie: Any, people_home: Path, tmp_p
     assert len({one["key"] for one in (*page["groups"], *rest["groups"])}) == TWICE
 
 
+def test_a_budget_ranks_the_cases_and_each_says_why(sosie: Any, people_home: Path) -> None:
+    plan = sosie("sweep", "--budget", 3, "--plan", "--home", people_home)
+    assert "likelihood ratio" in plan.out
+    done = sosie("sweep", "--budget", 3, "--home", people_home, "--json")
+    assert done.code == 0, done.err
+    sweep, groups = done.json["sweep"], done.json["groups"]
+    assert (sweep["budget"], len(groups), sweep["summary"]["cases"]) == (3, 3, 3)
+    ranking = sweep["summary"]["ranking"]
+    assert ranking["considered"] == ranking["pairs_found"] == TWICE
+    assert {one["name"] for one in groups[0]["terms"]} >= {"prior", "score_ratio"}
+    shown = sosie("sweep", "show", sweep["sweep_id"], "--home", people_home)
+    assert "not known: 0 groups" in shown.out
+    page = next(path for path in done.json["files"] if path.endswith("report.html"))
+    assert "How these groups were chosen" in Path(page).read_text()
+    case = sosie("cases", "--home", people_home, "--json").json["cases"][0]
+    words = sosie("case", "show", case["case_id"], "--home", people_home)
+    assert "times as likely of one person" in words.out
+    assert "Holder" not in Path(page).read_text()
+    again = sosie("sweep", "--new", *AT, "--home", people_home)
+    assert "kept only what its budget had room for" in " ".join(again.err.split())
+
+
 def test_people_read_a_table_and_where_the_files_are(sosie: Any, people_home: Path) -> None:
     done = sosie("sweep", *AT, "--home", people_home)
     assert done.code == 0, done.err

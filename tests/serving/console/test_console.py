@@ -76,11 +76,17 @@ def test_a_sweep_is_paused_and_goes_on_and_another_is_cancelled(
 ) -> None:
     deployment = site.service.match._lifecycle.require().deployment
 
-    def start_and_hold(analyst: Visitor) -> PausedJoin:
+    def start_and_hold(analyst: Visitor, budget: str = "") -> PausedJoin:
         paused = PausedJoin(deployment)
         monkeypatch.setattr(deployment, "joiner", paused.joiner)
         analyst.open("Sweeps")
+        if budget:
+            analyst.page.get_by_label("A budget of cases").check()
+            analyst.fill(value=budget)
         analyst.press("What to expect")
+        if budget:
+            expect(analyst.page.locator(".plan")).to_contain_text("Groups rank by score")
+            analyst.check("budget")
         analyst.press("Start the sweep")
         analyst.expect_heading("Sweep")
         assert paused.reached.wait(120)
@@ -89,12 +95,21 @@ def test_a_sweep_is_paused_and_goes_on_and_another_is_cancelled(
     with visiting(browser, site) as analyst:
         analyst.sign_in("fraud")
         state = analyst.page.locator(".status-line")
-        paused = start_and_hold(analyst)
+        paused = start_and_hold(analyst, budget="3")
         analyst.press("Pause")
         expect(state).to_contain_text("Paused")
         paused.opened.set()
         analyst.press("Go on")
         expect(state).to_contain_text("Done", timeout=20_000)
+        analyst.row("One face, many documents").get_by_role("link").click()
+        case = (
+            analyst.page.get_by_role("main").locator("a[href*='/case/'], a[href*='#/case']").first
+        )
+        expect(analyst.row("Score: times as likely of one person")).to_be_visible()
+        case.click()
+        expect(analyst.page.get_by_role("heading", name="Why this case")).to_be_visible()
+        expect(analyst.row("Further identities")).to_be_visible()
+        analyst.check("why")
         paused = start_and_hold(analyst)
         analyst.press("Cancel the sweep")
         expect(state).to_contain_text("Cancelled")

@@ -16,6 +16,7 @@ import pytest
 
 from engine.cases.precision import Precision
 from engine.matching.calibration import CalibrationCurve, Rate
+from engine.sweeps.likelihood import CIRCUMSTANCES
 from engine.sweeps.report.contents import Chance, ReportInput
 from engine.sweeps.report.page import (
     FEW_OUTLETS,
@@ -26,8 +27,9 @@ from engine.sweeps.report.page import (
     write_report,
 )
 from engine.sweeps.report.views import MOST_CARDS, MOST_ROWS
+from engine.sweeps.report.words import RATIO_TEXTS
 from engine.sweeps.summary import summarise
-from engine.sweeps.sweep_model import Group, GroupKind, Identity, Scope, SweepTerms
+from engine.sweeps.sweep_model import Group, GroupKind, Identity, RiskTerm, Scope, SweepTerms
 
 Made = Callable[..., ReportInput]
 MadeGroup = Callable[..., Group]
@@ -320,3 +322,41 @@ def test_the_miss_rate_lies_between_calibrated_points(curve: CalibrationCurve) -
     assert (missed.low, missed.high) == (pytest.approx(0.00225), pytest.approx(0.009))
     assert miss_rate(curve, 0.61) is None
     assert miss_rate(curve, 0.05) is None
+
+
+def test_a_budget_tells_every_term_and_where_its_ratio_comes_from(
+    make_contents: Made, make_group: MadeGroup
+) -> None:
+    terms = (
+        RiskTerm("prior", 4_472_200.0, 16.7),
+        RiskTerm("score_ratio", 81_000.0, 24.5),
+        RiskTerm("same_outlet_minutes", 356.0, 12.8),
+        RiskTerm("other_name_and_birth", 0.7, -0.8),
+        RiskTerm("further_identities", 1.0, 2.5),
+    )
+    ranking = {
+        "considered": 12_345,
+        "pairs_found": 372_956,
+        "unknown": ["number"],
+        "true": {"share": 0.53, "low": 0.44, "high": 0.6, "decided": 1_000},
+        "estimates": [
+            {"value": value, "mated": mated, "strangers": mated / 40, "ratio": 40.0}
+            | {"compared": 150_000, "judged": 12}
+            for value, mated in CIRCUMSTANCES["opening"].items()
+        ],
+    }
+    contents = make_contents(replace(make_group(), terms=terms, risk=55.7))
+    sweep = replace(contents.sweep, ranking=ranking, terms=SweepTerms(threshold=0.5, budget=500))
+    page = render_report(replace(contents, sweep=sweep))
+    Reading(page)
+    for said in (
+        "12,345 groups were considered, and the budget has room for 500",
+        "About 53\N{NO-BREAK SPACE}% of them are expected to be true",
+        "One outlet within 15 minutes: 360 times as likely of one person",
+        "150,000 pairs of strangers; assumed, and 12 judged pairs",
+        "Left out, since too few strangers tell it here: number",
+    ):
+        assert said in page, said
+    assert "-0.8" in page
+    assert 'id="scores"' not in page
+    assert {value for values in CIRCUMSTANCES.values() for value in values} <= set(RATIO_TEXTS)

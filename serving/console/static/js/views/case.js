@@ -17,15 +17,17 @@ import {
   table,
   word,
 } from "../marks.js";
-import { listCases, readCase, reportCase } from "../service.js";
+import { listCases, readCase, readGroup, reportCase } from "../service.js";
 import { bindKeys } from "../shortcuts.js";
 import { asQuery, readFilter } from "./cases.js";
+import { termTable } from "./group.js";
 
 export async function show(page, id, focus = null) {
   const found = await readCase(id);
   const actions = caseActions(page, found);
   const names = numbersOf(found);
   const faces = await faceSection(page, [...names.keys()], { names });
+  const why = await whyOf(found);
   const next = workButton(page, say("case.next"), () => openNext(page, id), "quiet");
   add(
     page.main,
@@ -47,6 +49,7 @@ export async function show(page, id, focus = null) {
         { class: "desk-what" },
         faces.node,
         factsOf(found),
+        why,
         documents(found, names),
         decidedTable(found, names),
         mergedTable(found),
@@ -111,6 +114,13 @@ function mergedTable({ merged }) {
       ]),
     ),
   );
+}
+
+/** The terms of its group, by which a sweep put it where it is; they go with the sweep's files. */
+async function whyOf({ sweep_id: sweep, group_key: key }) {
+  if (!sweep || !key) return null;
+  const group = await readGroup(sweep, key).catch(() => null);
+  return section("case.why", group ? termTable(group) : empty("case.nowhy"));
 }
 
 function mergedNotice({ merged_into: target }) {

@@ -122,7 +122,7 @@ function severedLinks({ severed }, names) {
   );
 }
 
-function termTable({ terms, risk }) {
+export function termTable({ terms, risk }) {
   const points = (value) => digits(number(value, { maximumFractionDigits: 1 }));
   return table(
     "group.risk",
@@ -130,7 +130,7 @@ function termTable({ terms, risk }) {
     [
       ...terms.map((one) => [
         word("risk", one.name),
-        number(one.value, { maximumFractionDigits: 3 }),
+        number(one.value, { maximumFractionDigits: one.value < 1 ? 3 : one.value < 100 ? 1 : 0 }),
         points(one.points),
       ]),
       row({ class: "total" }, element("strong", {}, say("risk.total")), "", points(risk)),

@@ -38,7 +38,7 @@ function planner(page) {
   const by = radioField(
     say("sweep.by"),
     "by",
-    ["proposed", "threshold", "fmr"].map((one) => [one, say(`sweep.by.${one}`)]),
+    ["proposed", "budget", "threshold", "fmr"].map((one) => [one, say(`sweep.by.${one}`)]),
     "proposed",
   );
   const scope = radioField(
@@ -71,14 +71,16 @@ function readTerms({ scope, by, value }) {
 }
 
 function showPlan(page, plan, expected) {
-  const { threshold, scope } = expected;
+  const { threshold, scope, budget } = expected;
   const anyway = checkField(say("sweep.anyway"), {});
   const start = workButton(
     page,
     say("sweep.start"),
     async () => {
       const isAllowed = anyway.querySelector("input").checked;
-      const started = await startSweep({ scope, threshold, allow_unsupported: isAllowed });
+      const started = await startSweep(
+        budget ? { scope, budget } : { scope, threshold, allow_unsupported: isAllowed },
+      );
       await page.go("sweep", started.sweep_id);
     },
     "primary",
@@ -103,6 +105,7 @@ function showPlan(page, plan, expected) {
 function expectedFacts(expected) {
   return facts([
     ["score.threshold", figure(score(expected.threshold))],
+    expected.budget && ["sweep.budget", number(expected.budget)],
     ["sweep.references", number(expected.references)],
     expected.scope === "new" && ["sweep.newones", number(expected.new_references)],
     ["sweep.comparisons", number(expected.comparisons)],
@@ -112,7 +115,8 @@ function expectedFacts(expected) {
   ]);
 }
 
-function warnings({ threshold, is_supported: isSupported, proposal }, anyway) {
+function warnings({ threshold, budget, is_supported: isSupported, proposal }, anyway) {
+  if (budget) return [notice("info", say("sweep.ranked"))];
   const pairs = rate(proposal.false_pairs.value);
   const proposed = say("sweep.proposal", { threshold: score(proposal.threshold), pairs });
   return [
