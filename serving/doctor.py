@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import stat
@@ -178,6 +179,8 @@ def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Fin
         yield _attempt("registry", lambda: _describe_registry(deployment))
         yield _examine_crops(deployment)
         yield from _examine_erasures(deployment)
+        if settings.sign_in.issuer:
+            yield _examine_sign_in(deployment)
         if settings.models.second:
             yield _attempt_second(deployment)
         yield _examine_database(deployment, is_deep)
@@ -228,6 +231,28 @@ def _examine_erasures(deployment: Deployment) -> Iterator[Finding]:
         yield Finding("erasures", State.WARNING, f"{detail}; {len(late)} are due", advice)
     else:
         yield Finding("erasures", State.OK, detail)
+
+
+def _examine_sign_in(deployment: Deployment) -> Finding:
+    """Whether the identity provider answers, and what [sign_in] groups grants is here."""
+    try:
+        from serving.access.sign_in import SignIn, SignInFailed  # noqa: PLC0415 - an extra
+    except ImportError:
+        advice = advise_extra("serve")
+        return Finding("sign-in", State.WARNING, "its packages are not installed", advice)
+    try:
+        sign_in = SignIn(deployment.settings.sign_in, deployment.vault, deployment.home)
+        asyncio.run(sign_in.check())
+        unknown = sign_in.find_unknown(deployment.store)
+    except SignInFailed as failure:
+        advice = "keys still work; look at the provider, or mend [sign_in] issuer"
+        return Finding("sign-in", State.WARNING, str(failure), advice)
+    except SosieError as error:
+        return _broken("sign-in", error)
+    if unknown:
+        detail = f"groups are given what is not here: {', '.join(unknown)}"
+        return Finding("sign-in", State.WARNING, detail, "add it, or mend [sign_in] groups")
+    return Finding("sign-in", State.OK, f"{sign_in.name} answers")
 
 
 def _examine_clock(deployment: Deployment) -> Finding:

@@ -539,7 +539,7 @@ class SignInSettings(Section):
     @field_validator("issuer", "url")
     @classmethod
     def _is_private(cls, given: str) -> str:
-        if given and not is_private_address(given):
+        if given and ("?" in given or not is_private_address(given)):
             raise ValueError("give an https address (http on loopback alone), with no query")
         return given
 
@@ -579,11 +579,11 @@ def is_private_address(address: str) -> bool:
         host = parts.hostname or ""
     except ValueError:
         return False
-    if not host or "@" in parts.netloc or parts.query or parts.fragment:
+    if not host or "@" in parts.netloc or parts.fragment:
         return False
     if parts.scheme == "https":
         return True
-    return parts.scheme == "http" and (host == "localhost" or host in ("127.0.0.1", "::1"))
+    return parts.scheme == "http" and host in ("localhost", "127.0.0.1", "::1")
 
 
 SETTINGS_FILE = "sosie.toml"

@@ -32,6 +32,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from engine.errors import RequestError, SealBroken
+from engine.registry.reader import Reader
 from engine.registry.records import Session, utc_now
 from engine.registry.vault import Vault
 from engine.texts import is_visible
@@ -161,6 +162,24 @@ class SignIn:
         elif name == self.flow_cookie:
             parts.append(f"Max-Age={int(LASTS.total_seconds())}")
         return "; ".join(parts)
+
+    async def check(self) -> None:
+        """Asks the provider for what a sign-in needs; `SignInFailed`."""
+        await self._provider()
+
+    def find_unknown(self, store: Reader) -> list[str]:
+        """What groups are given, but is no carrier and no open outlet here."""
+        carriers = {one.code for one in store.carriers()}
+        outlets = {(one.carrier, one.code) for one in store.all_outlets() if one.is_open}
+        unknown = []
+        for text in sorted(set(self.settings.groups.values())):
+            grant = read_grant(text)
+            is_known = grant.carrier in carriers or grant.carrier is None
+            if grant.outlet is not None:
+                is_known = (grant.carrier, grant.outlet) in outlets
+            if not is_known:
+                unknown.append(text)
+        return unknown
 
     async def begin(self, former: str | None) -> tuple[str, str]:
         """Where to send the browser, which may have a session by this id, and what its flow cookie

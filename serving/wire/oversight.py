@@ -145,7 +145,8 @@ class ChainQuery(QueryString, frozen=True):
 
 
 class AuditEntry(AnswerBody, frozen=True):
-    """One entry; `detail` holds ids, codes, counts and scores, never a name."""
+    """One entry; `detail` holds ids, codes, counts and scores, and no name but that of the person
+    of a key or a session, as `actor` has it."""
 
     number: int
     at: Moment

@@ -257,6 +257,13 @@ def test_a_group_of_a_carrier_that_is_not_here_signs_nobody_in(
     assert store.accounts.everyone(NOW) == []
 
 
+def test_what_groups_are_given_but_is_not_here_is_found(store: Store, sign_in: SignIn) -> None:
+    assert sign_in.find_unknown(store) == []
+    groups = {"a": "carrier:green", "b": "outlet:blue/r1", "c": "outlet:red/r1", "d": "fraud"}
+    sign_in.settings = SETTINGS.model_copy(update={"groups": groups})
+    assert sign_in.find_unknown(store) == ["carrier:green", "outlet:blue/r1"]
+
+
 def test_closing_an_outlet_ends_the_sessions_of_its_people(
     store: Store, opened: Callable[..., tuple[Any, str]]
 ) -> None:

@@ -118,25 +118,14 @@ def test_an_outlet_signs_in_for_its_own_alone(place: Place) -> None:
     assert (me["role"], me["carrier"], me["outlet"]) == ("outlet", "blue", "b1")
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {},
-        {"sec-fetch-site": "cross-site"},
-        {"sec-fetch-site": "same-site"},
-        {"sec-fetch-site": "none"},
-        {"origin": "http://evil.example"},
-        {"origin": "null"},
-        {"sec-fetch-site": "same-origin", "origin": "http://evil.example"},
-    ],
-)
-def test_a_call_that_our_own_page_did_not_make_is_refused(
-    place: Place, headers: dict[str, str]
-) -> None:
+def test_a_call_that_our_own_page_did_not_make_is_refused(place: Place) -> None:
     browser = place.signed_in("u1")
-    for method, path in (("GET", "/v1/cases"), ("POST", "/v1/sweeps"), ("DELETE", "/v1/session")):
-        assert refusal(browser.request(method, path, headers=headers)) == CROSS
-    assert browser.get("/console/session", headers=headers).json()["holder"] is None
+    evil = {"origin": "http://evil.example"}
+    sites = [{"sec-fetch-site": site} for site in ("cross-site", "same-site", "none")]
+    for headers in ({}, *sites, evil, {"origin": "null"}, SAME_SITE | evil):
+        for call in (("GET", "/v1/cases"), ("POST", "/v1/sweeps"), ("DELETE", "/v1/session")):
+            assert refusal(browser.request(*call, headers=headers)) == CROSS, headers
+        assert browser.get("/console/session", headers=headers).json()["holder"] is None
     assert browser.get("/v1/me", headers={"origin": place.url}).status_code == 200
 
 
@@ -272,21 +261,24 @@ def test_two_people_are_two_people_however_each_has_signed_in(
 
 
 def test_a_provider_that_is_down_is_one_line_and_nothing_else_fails(
-    keyed_home: tuple[Path, dict[str, str]], extractor: Extractor, tmp_path: Path
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = tmp_path / "served"
-    shutil.copytree(keyed_home[0], home)
-    write_sign_in(home, f"http://127.0.0.1:{free_port()}", "http://127.0.0.1:1")
-    with serving(home, keyed_home[1], extractor) as start:
-        service = start()
-        for _ in range(2):
-            answer = service.ask("GET", "/console/sign-in", key=None)
-            assert answer.headers["location"] == "/console#/signin/unavailable"
-        assert service.ask("GET", "/health/ready", key=None).status_code == 200
-        assert service.ask("GET", "/v1/me").status_code == 200
-        lines = [line for line in service.log_text.splitlines() if "sign_in_failed" in line]
-        assert len(lines) == 2
-        assert "the provider does not answer" in lines[0]
+    service, browser = place.service, place.signed_in("u1")
+    sign_in = service.parts.sign_in
+    assert sign_in is not None
+    gone = sign_in.settings.model_copy(update={"issuer": f"http://127.0.0.1:{free_port()}"})
+    for name, value in {"settings": gone, "_kept": None, "_asked_at": -60.0}.items():
+        monkeypatch.setattr(sign_in, name, value)
+    before = len(service.log_text)
+    for _ in range(2):
+        answer = browser.get("/console/sign-in")
+        assert answer.headers["location"] == "/console#/signin/unavailable"
+    assert service.ask("GET", "/health/ready", key=None).status_code == 200
+    assert service.ask("GET", "/v1/me").status_code == 200
+    assert browser.call("GET", "/v1/me").status_code == 200
+    told = [line for line in service.log_text[before:].splitlines() if "sign_in_failed" in line]
+    assert len(told) == 2
+    assert "the provider does not answer" in told[0]
 
 
 def test_without_a_provider_there_is_nothing_to_sign_in_to(service: Service) -> None:

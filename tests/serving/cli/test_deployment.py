@@ -15,6 +15,7 @@ from engine.registry.vault import name_reference
 from serving.compose import Deployment
 from serving.settings import load_settings
 from tests.row_codes import vouch
+from tests.serving.identity_provider import free_port
 
 
 @pytest.fixture
@@ -115,6 +116,17 @@ def test_a_gallery_too_large_for_the_false_candidates_asked_is_told(
     assert warned["state"] == "warning"
     assert "in 1 references: 6.3e-07" in warned["detail"]
     assert "review_false_candidates" in warned["advice"]
+
+
+def test_a_provider_that_is_down_is_a_warning_of_one_line(full_home: Path, sosie: Any) -> None:
+    issuer = f"http://127.0.0.1:{free_port()}"
+    given = {"ISSUER": issuer, "URL": "https://s.example", "CLIENT_ID": "s", "CLIENT_SECRET": "pst"}
+    env = {f"SOSIE_SIGN_IN__{name}": value for name, value in given.items()}
+    env["SOSIE_SIGN_IN__GROUPS"] = '{"team": "fraud"}'
+    outcome = sosie("doctor", "--home", full_home, "--json", env=env)
+    [found] = [one for one in outcome.json["checks"] if one["subject"] == "sign-in"]
+    assert (found["state"], "does not answer" in found["detail"]) == ("warning", True)
+    assert "pst" not in outcome.out
 
 
 def test_the_rows_of_a_large_registry_are_read_where_that_is_asked_for(
