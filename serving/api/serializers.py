@@ -140,8 +140,10 @@ def case_page(
         )
 
     places = store.cases.places([one.id for one in records])
+    leaving = {one.id: one.erasure_due_at for one in store.awaiting_erasure()}
     shown = []
     for one in records:
+        dates = [leaving[key] for key in one.document_ids if key in leaving]
         due_at = due.of(one.kind, one.opened_at) if one.state in ALIVE else None
         row = _case(
             cases.ListedCase,
@@ -152,6 +154,7 @@ def case_page(
             lines=places[one.id].lines,
             due_at=Moment.of_optional(due_at),
             is_overdue=due_at is not None and due_at < now,
+            erasure_due_at=Moment.of_optional(min(filter(None, dates), default=None)),
         )
         shown.append(row)
     return tuple(shown)

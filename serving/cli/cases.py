@@ -414,6 +414,9 @@ def _row_of(one: ListedCase, now: datetime) -> list[str]:
     more = len(one.document_ids) - len(who)
     scores = [f"{value:.3f}" for value in (one.score, one.weakest) if value is not None]
     due = "-" if one.due_at is None else one.due_at.date().isoformat()
+    due = f"[red]{due} overdue[/]" if one.is_overdue else due
+    if one.erasure_due_at is not None:
+        due += f"; erased by {one.erasure_due_at.date().isoformat()}"
     return [
         one.case_id,
         f"{one.risk:.0f}",
@@ -425,7 +428,7 @@ def _row_of(one: ListedCase, now: datetime) -> list[str]:
         " to ".join(dict.fromkeys(scores)) or "-",
         one.state + (f", {escape(one.assignee)}" if one.assignee else ""),
         f"{(now - one.opened_at).days} d",
-        f"[red]{due} overdue[/]" if one.is_overdue else due,
+        due,
     ]
 
 

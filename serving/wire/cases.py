@@ -188,6 +188,10 @@ class ListedCase(Case, frozen=True):
     lines: Annotated[int, Meta(description="in use, of all its documents")]
     due_at: DueAt
     is_overdue: bool
+    erasure_due_at: Annotated[
+        Moment | None,
+        Meta(description="the erasure of a document is asked for: what the case needs goes then"),
+    ]
 
 
 class CasePage(AnswerBody, frozen=True):

@@ -256,5 +256,7 @@ def test_attempts_at_a_suspended_outlet_are_refused_recorded_and_counted_and_an_
     assert fresh.read(fresh.ask("GET", f"{path}/erasure", key="operator"))["cases"] == [case]
     shown = fresh.read(fresh.ask("GET", f"{QUEUE}/{case}", key="fraud"))
     assert told["due_at"] in [one["erasure_due_at"] for one in shown["documents"]]
+    [queued] = fresh.read(fresh.ask("GET", QUEUE, key="fraud"))["cases"]
+    assert queued["erasure_due_at"] == told["due_at"]
     refused = fresh.ask("GET", f"{path}/erasure", key="red")
     fresh.assert_refused(refused, 404, "REQUEST.NOT_FOUND")

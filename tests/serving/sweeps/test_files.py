@@ -55,6 +55,12 @@ def names_of(folder: SweepFolder) -> Iterator[str]:
     yield from (path.read_text("utf-8") for path in folder.files() if path.suffix != ".parquet")
 
 
+@pytest.fixture(autouse=True)
+def _no_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cases that a sweep opens put off no erasure here."""
+    monkeypatch.setenv("SOSIE_RETENTION__CASE_HOLD_DAYS", "0")
+
+
 @pytest.fixture
 def trio(deployment: Deployment) -> None:
     """The first person is there under a third document."""

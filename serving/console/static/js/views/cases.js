@@ -176,9 +176,13 @@ function caseRow(one, filter) {
     placesOf(one),
     figure(scoresOf(one)),
     ageOf(one.opened_at),
-    one.due_at
-      ? [day(one.due_at), one.is_overdue && [" ", badge("due", "overdue")]]
-      : element("span", {}, "–"),
+    [
+      one.due_at
+        ? [day(one.due_at), one.is_overdue && [" ", badge("due", "overdue")]]
+        : element("span", {}, "–"),
+      one.erasure_due_at &&
+        element("div", { class: "hint" }, `${say("erasure.due")} `, day(one.erasure_due_at)),
+    ],
   );
 }
 
