@@ -181,7 +181,15 @@ def gather_evidence(
     own_id = record.id if record else None
     found = _candidates(place, own_id, comparisons, state, thresholds) if has_probe else ()
     decided = find_decided(record, holder_score, found, state, thresholds)
-    others = {key for key, pair in decided.items() if pair.outcome in EXCEPTIONS}
+    others = {
+        one.document_id
+        for one in found
+        if (pair := decided.get(one.document_id)) is not None
+        and pair.outcome in EXCEPTIONS
+        # A look-alike who shows this document is more like themselves, whatever the model.
+        and holder_score is not None
+        and one.score < holder_score
+    }
     verify = thresholds.verify_for(attempt.request.live.length)
     return Evidence(
         thresholds=replace(thresholds, verify=verify),

@@ -67,8 +67,8 @@ class Evidence:
     line_limit: int = 5
     is_watchlisted: bool = False
     excepted: tuple[Candidate, ...] = ()
-    """Look-alikes whom people have judged to be other people than the document's holder, and who
-    look no more alike than when that was judged: they bring no finding."""
+    """Look-alikes whom people have judged to be other people than the document's holder, whom the
+    face is more like, and no more alike than when that was judged: they bring no finding."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ def list_outlets(registry: Reader, layout: Layout) -> List:
     first."""
     frauds = list(_find_frauds(registry))
     ids = sorted({key for case in frauds for key in _suspects(case)})
-    lines, attempts = registry.lines_of_each(ids), registry.attempts_of(ids)
+    lines, attempts = registry.lines_of_each(ids), registry.attempts_of(ids, _PAGE)
     sales: dict[tuple[str, str], _Sales] = defaultdict(_Sales)
     for case in frauds:
         for key in _suspects(case):

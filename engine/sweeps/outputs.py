@@ -18,6 +18,7 @@ from pyarrow import csv, parquet
 
 from engine.atomic_files import replacing
 from engine.cases.case import Outcome
+from engine.cases.decided import read_decided
 from engine.matching.calibration import Calibration
 from engine.registry.reader import Reader
 from engine.spreadsheets import guard_cells
@@ -201,11 +202,8 @@ def write_outputs(
     )
     assert contents.chance is not None, "a calibration is given"
     references = np.union1d(result.pairs.left, result.pairs.right).tolist()
-    outcomes = {
-        (pair.left_document, pair.right_document): pair.outcome
-        for pair in reader.cases.judged_pairs()
-    }
-    pairs = pair_table(result.pairs, reader.facts.identities_of(references), outcomes)
+    standing = read_decided(reader).standing
+    pairs = pair_table(result.pairs, reader.facts.identities_of(references), standing)
     about = {
         "sweep": result.task.id,
         "sequence": str(result.sequence),

@@ -78,9 +78,13 @@ def test_a_twin_who_was_decided_on_is_no_finding_again(service: Any) -> None:
     [excepted] = recorded.evidence["inputs"]["excepted"]
     assert excepted["document_id"] == twins.ids[1]
     assert replay(recorded).agrees
-    # The other twin's face under this document is another matter.
-    swapped = twins.come_again(3.0)
+    # The other twin's face under this document is another matter, by whatever model it is scored.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.cases.decided.MORE_ALIKE", 1.0)
+        swapped = twins.come_again(3.0)
     assert Reason.DUPLICATE_IDENTITY in swapped.reasons
+    drawn_near = twins.come_again(0.3)
+    assert Reason.DUPLICATE_IDENTITY in drawn_near.reasons
     assert len(service.store.cases.newest()) == 1
 
 

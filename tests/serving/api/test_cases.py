@@ -204,11 +204,9 @@ def test_every_step_is_answered_with_the_case_and_audited(fresh: Any, open_case:
     assert len(kept) == 5
     precision = fresh.read(fresh.ask("GET", "/v1/precision", key="fraud"))
     # No sweep had found the pair.
-    assert precision == dict.fromkeys(("precision", "low", "high")) | {
-        "judged": 0,
-        "confirmed": 0,
-        "thresholds": [],
-    }
+    assert (precision["judged"], precision["precision"], precision["thresholds"]) == (0, None, [])
+    [kind] = precision["kinds"]
+    assert (kind["name"], kind["unfounded"]) == ("duplicate_identity", 1)
 
 
 def test_a_line_of_nobody_in_the_case_is_not_closed(

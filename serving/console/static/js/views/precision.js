@@ -19,7 +19,7 @@ export async function show(page) {
 }
 
 /** The threshold that decisions speak for, or why they speak for none. */
-function proposalNotice(proposal) {
+export function proposalNotice(proposal) {
   const wanted = share(proposal.wanted);
   if (proposal.threshold !== null) {
     const threshold = score(proposal.threshold);

@@ -15,6 +15,7 @@ import {
   table,
 } from "../marks.js";
 import { listSweeps, planSweep, readPrecision, startSweep } from "../service.js";
+import { proposalNotice } from "./precision.js";
 
 export async function show(page) {
   const [answer, precision] = await Promise.all([listSweeps(), readPrecision()]);
@@ -162,6 +163,7 @@ function precisionPanel(precision) {
       ["precision.confirmed", number(precision.confirmed)],
       ["precision.value", intervalText(precision)],
     ]),
+    proposalNotice(precision.proposal),
     more,
   ];
 }
