@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from engine.cases.case import CaseKind, CaseOrigin
-from engine.cases.decided import is_more_alike
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import OutletRestricted, SosieError, TooManyFailures
 from engine.matching.calibration import Comparison, Thresholds
-from engine.matching.comparison import Comparisons, WatchList, score_best
+from engine.matching.comparison import Comparisons, WatchList
 from engine.matching.documents import DEFAULT_TIME_ZONE, DocumentAuthority
+from engine.matching.evidence import BatchState, FreshReference, find_decided, gather_evidence
 from engine.matching.frames import describe_frames
 from engine.matching.limits import (
     NO_LIMITS,
@@ -30,7 +28,6 @@ from engine.matching.limits import (
 )
 from engine.matching.policy import (
     POLICY_VERSION,
-    Candidate,
     Evidence,
     Verdict,
     decide,
@@ -48,7 +45,6 @@ from engine.matching.requests import (
 )
 from engine.matching.second_model import FILLED, SecondModel
 from engine.reasons import Decision, Reason
-from engine.registry.cases import EXCEPTIONS
 from engine.registry.reader import Reader
 from engine.registry.records import (
     ENROLLMENT_REFUSED,
@@ -57,7 +53,6 @@ from engine.registry.records import (
     DocumentRecord,
     DocumentStatus,
     EnrollmentRecord,
-    JudgedPair,
     NewCrop,
     NewDocument,
     NewLine,
@@ -70,218 +65,6 @@ from engine.registry.records import (
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from indexes.gallery import Gallery
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FreshReference:
-    """A reference that an earlier attempt of the same batch added."""
-
-    place: int
-    reference_id: int
-    document_id: str
-    vector: NDArray[np.float32] = field(repr=False)
-
-
-class BatchState:
-    """Registry rows that a batch needs, kept up to date as its attempts are decided."""
-
-    def __init__(
-        self,
-        store: Store,
-        gallery: Gallery,
-        attempts: Sequence[Attempt],
-        hit_ids: Sequence[int],
-        second: SecondModel | None = None,
-    ) -> None:
-        lookups = [it.document_lookup for it in attempts if it.document_lookup is not None]
-        self._gallery = gallery
-        self._cases = store.cases
-        self._documents = store.documents(lookups)
-        self._owners = store.documents_of(hit_ids)
-        self._numbers = set(store.lines_in_use([attempt.msisdn_lookup for attempt in attempts]))
-        known = [record.id for record in self._documents.values()]
-        carriers = {attempt.outlet.carrier for attempt in attempts}
-        self._open_lines = {
-            (document_id, carrier): count
-            for carrier in carriers
-            for document_id, count in store.open_line_counts(known, carrier).items()
-        }
-        self.fresh: list[FreshReference] = []
-        held = [key for record in self._documents.values() for key in record.reference_ids]
-        self.second = {} if second is None else second.read_templates(store, [*held, *hit_ids])
-        """Templates of a second model, of the references that have one."""
-
-    def document(self, lookup: bytes | None) -> DocumentRecord | None:
-        """The document as the registry and this batch have it now."""
-        return None if lookup is None else self._documents.get(lookup)
-
-    def owner(self, reference_id: int) -> str | None:
-        """The document that a reference belongs to; `None` once it is erased."""
-        return self._owners.get(reference_id)
-
-    def owners(self) -> Collection[str]:
-        """The documents of all references that the batch may have found."""
-        return self._owners.values()
-
-    def is_number_in_use(self, msisdn_lookup: bytes) -> bool:
-        return msisdn_lookup in self._numbers
-
-    def open_lines(self, document_id: str, carrier: str) -> int:
-        return self._open_lines.get((document_id, carrier), 0)
-
-    def judged(self, own: DocumentRecord, others: Sequence[str]) -> Mapping[str, JudgedPair]:
-        """What people judged of this document with others, by the other."""
-        # Without a reference it was never compared by people.
-        return self._cases.judged_among(own.id, others) if own.reference_ids and others else {}
-
-    def references_of(self, document: DocumentRecord) -> NDArray[np.float32]:
-        """The vectors of a document's references: float32[n, d]."""
-        fresh = [item for item in self.fresh if item.document_id == document.id]
-        fresh_ids = {item.reference_id for item in fresh}
-        stored = [key for key in document.reference_ids if key not in fresh_ids]
-        rows = self._gallery.vectors(np.asarray(stored, dtype=np.int64))
-        return np.concatenate([rows, *(item.vector[None] for item in fresh)])
-
-    def add_document(self, lookup: bytes, record: DocumentRecord) -> None:
-        self._documents[lookup] = record
-
-    def add_reference(self, lookup: bytes, reference: FreshReference) -> None:
-        record = self._documents[lookup]
-        ids = (*record.reference_ids, reference.reference_id)
-        self._documents[lookup] = replace(record, reference_ids=ids)
-        self.fresh.append(reference)
-
-    def add_line(self, msisdn_lookup: bytes, document_id: str, carrier: str) -> None:
-        self._numbers.add(msisdn_lookup)
-        key = (document_id, carrier)
-        self._open_lines[key] = self._open_lines.get(key, 0) + 1
-
-
-MAX_CANDIDATES = 10
-"""Most candidates in an answer and its evidence, at most one for each document."""
-
-
-def gather_evidence(
-    place: int,
-    attempt: Attempt,
-    comparisons: Comparisons,
-    state: BatchState,
-    thresholds: Thresholds,
-) -> Evidence:
-    """The evidence on attempt `place`, all before it in the batch included.
-
-    A photograph that is not fit to be matched is not matched: with image problems, or a number
-    that identifies nobody, there is no 1:1 and no duplicate search, and the evidence says so.
-    Its `verify` is the one of a live face of so many frames.
-    """
-    record = state.document(attempt.document_lookup)
-    held = record if record is not None and record.status is not DocumentStatus.ATTEMPTED else None
-    has_probe = comparisons.has_probe(place)
-    holder_score = _holder_score(place, held, comparisons, state) if has_probe else None
-    own_id = record.id if record else None
-    found = _candidates(place, own_id, comparisons, state, thresholds) if has_probe else ()
-    decided = find_decided(record, holder_score, found, state, thresholds)
-    others = {
-        one.document_id
-        for one in found
-        if (pair := decided.get(one.document_id)) is not None
-        and pair.outcome in EXCEPTIONS
-        # A look-alike who shows this document is more like themselves, whatever the model.
-        and holder_score is not None
-        and one.score < holder_score
-    }
-    verify = thresholds.verify_for(attempt.request.live.length)
-    return Evidence(
-        thresholds=replace(thresholds, verify=verify),
-        document_findings=_document_findings(attempt, record),
-        judged_on=None if attempt.judged_on is None else attempt.judged_on.isoformat(),
-        time_zone=attempt.time_zone,
-        name_differs=held is not None and held.name_lookup not in (None, attempt.name_lookup),
-        live_problems=_problems(attempt.request.live.problems, attempt.request.live.vector is None),
-        portrait_problems=_problems(
-            attempt.request.portrait.problems, attempt.request.portrait.vector is None
-        ),
-        is_same_photograph=attempt.is_same_photograph,
-        live_portrait_score=comparisons.pair_scores[place],
-        holder_score=holder_score,
-        candidates=tuple(one for one in found if one.document_id not in others)[:MAX_CANDIDATES],
-        excepted=tuple(one for one in found if one.document_id in others)[:MAX_CANDIDATES],
-        searched=comparisons.searched if has_probe else None,
-        is_number_in_use=state.is_number_in_use(attempt.msisdn_lookup),
-        open_lines=state.open_lines(held.id, attempt.outlet.carrier) if held else 0,
-        line_limit=attempt.outlet.line_limit,
-        is_watchlisted=comparisons.watch.has_document(attempt.document_lookup)
-        or (has_probe and comparisons.is_watched(place)),
-    )
-
-
-def _document_findings(attempt: Attempt, record: DocumentRecord | None) -> tuple[Reason, ...]:
-    findings = attempt.document.findings
-    if record is None:
-        return findings
-    if record.status is DocumentStatus.BLOCKED:
-        findings = (*findings, Reason.DOCUMENT_BLOCKED)
-    if record.awaits_erasure:
-        # What is acknowledged happens: nothing comes to the document that would go with it.
-        findings = (*findings, Reason.ERASURE_PENDING)
-    return tuple(dict.fromkeys(findings))
-
-
-def _problems(problems: tuple[Reason, ...], is_faceless: bool) -> tuple[Reason, ...]:
-    return (Reason.NO_FACE,) if is_faceless and not problems else problems
-
-
-def _holder_score(
-    place: int, held: DocumentRecord | None, comparisons: Comparisons, state: BatchState
-) -> float | None:
-    if held is None or not held.reference_ids:
-        return None
-    return score_best(comparisons.probe(place), state.references_of(held))
-
-
-def _candidates(
-    place: int,
-    own_id: str | None,
-    comparisons: Comparisons,
-    state: BatchState,
-    thresholds: Thresholds,
-) -> tuple[Candidate, ...]:
-    """The best of each other document, best first."""
-    found = [
-        Candidate(reference_id, owner, score)
-        for reference_id, score in comparisons.hits(place)
-        if (owner := state.owner(reference_id)) is not None
-    ]
-    for earlier in state.fresh:
-        score = comparisons.among(place, earlier.place)
-        if score is not None and score >= thresholds.review:
-            found.append(Candidate(earlier.reference_id, earlier.document_id, score))
-    found.sort(key=lambda candidate: (-candidate.score, candidate.reference_id))
-    best: dict[str, Candidate] = {}
-    for candidate in found:
-        if candidate.document_id != own_id:
-            best.setdefault(candidate.document_id, candidate)
-    return tuple(best.values())
-
-
-def find_decided(
-    own: DocumentRecord | None,
-    holder_score: float | None,
-    candidates: Sequence[Candidate],
-    state: BatchState,
-    thresholds: Thresholds,
-) -> dict[str, JudgedPair]:
-    """What people have decided of a document's holder and these candidates, by the candidate's
-    document. It says nothing of whoever else presents the document, and nothing where the face is
-    more alike than it was then."""
-    if own is None or holder_score is None or not holder_score >= thresholds.same_document:
-        return {}
-    judged = state.judged(own, [one.document_id for one in candidates])
-    return {
-        one.document_id: judged[one.document_id]
-        for one in candidates
-        if one.document_id in judged and not is_more_alike(one.score, judged[one.document_id])
-    }
 
 
 def describe_scores(evidence: Evidence) -> dict[str, float | None]:

@@ -345,13 +345,14 @@ def approve(second: Visitor) -> None:
     second.row("One face, two documents").get_by_role("link").click()
     second.expect_heading("One face, two documents")
     second.check("proposal")
+    # The erasure that waits is done when the case closes.
+    make_the_report(second)
     refuse_what_nobody_has_seen(second)
     second.press("Approve and close")
     expect(second.page.get_by_role("heading", level=1)).to_contain_text("Closed")
     expect(second.row("8000")).to_have_count(1)
     expect(second.row("8777")).to_have_count(0)
     second.check("closed")
-    make_the_report(second)
     see_what_was_decided_before(second)
 
 
