@@ -178,6 +178,10 @@ def test_names_and_birth_dates_are_one_circumstance(
     assert sum(codes[0] != UNKNOWN for codes in found.values()) == 1
 
 
+def test_what_a_document_says_is_in_no_repr() -> None:
+    assert repr(replace(LI, serial=("UTO:L:7", 8988901))) == "Particulars()"
+
+
 def test_a_name_that_many_bear_says_nothing() -> None:
     known = dict.fromkeys(range(likelihood.MOST_BEARERS + 1), LI)
     found = compare_particulars(np.array([0]), np.array([1]), known)
