@@ -359,7 +359,7 @@ def _compare(found: Mapping[str, float]) -> tuple[Figure, ...]:
 
 def _list_siblings(ranking: Ranking, hard: HardRings) -> Iterator[Figure]:
     """Honest families are what is suspicious beyond the score, too."""
-    sibling_of = {one: other for one, other in hard.siblings.tolist()}
+    sibling_of = dict(hard.siblings.tolist())
     for budget in BUDGETS:
         members = ({x.reference_ids[0] for x in one.identities} for one in ranking.groups[:budget])
         count = sum(any(sibling_of.get(row) in rows for row in rows) for rows in members)
