@@ -82,12 +82,13 @@ class Candidates:
     """The best pairs, and what was counted on the way.
 
     `strangers` int64[k, 2]: a sample of documents of pairs with low scores. `estimates` by
-    circumstance.
+    circumstance; `excess` as of `Openings.find_excess`.
     """
 
     pairs: PairTable
     strangers: Documents
     estimates: dict[str, list[Estimate]]
+    excess: NDArray[np.float64]
     found: int
     same_document: int
     excepted: int
@@ -164,6 +165,7 @@ def choose_pairs(pieces: Pieces, terms: BudgetTerms, facts: FaceFacts) -> Candid
     low = terms.ratio.score_at(10**low_rate)
     codes: dict[str, list[Codes]] = {name: [] for name in NEAR_CIRCUMSTANCES}
     strangers = np.empty((0, 2), np.int64)
+    shared: list[NDArray[np.int64]] = []
     found = same_document = excepted = 0
     for piece in pieces():
         one, other, is_between, is_excepted = _place(piece, facts)
@@ -171,15 +173,19 @@ def choose_pairs(pieces: Pieces, terms: BudgetTerms, facts: FaceFacts) -> Candid
         excepted += int(is_excepted.sum())
         same_document += int(((one == other) & (one >= 0)).sum())
         is_low = is_between & ~is_excepted & (piece.scores < low)
-        for name, values in _compare_near(one[is_low], other[is_low], terms.openings).items():
+        near, places = _compare_near(one[is_low], other[is_low], terms.openings)
+        for name, values in near.items():
             codes[name].append(values.astype(np.int8))
+        shared.append(places[places >= 0])
         strangers = _sample(strangers, one[is_low], other[is_low])
-    judged = _compare_near(terms.judged[:, 0], terms.judged[:, 1], terms.openings)
+    judged, _ = _compare_near(terms.judged[:, 0], terms.judged[:, 1], terms.openings)
+    excess = terms.openings.find_excess(merge_codes(shared))
     estimates = {name: estimate(name, merge_codes(codes[name]), judged[name]) for name in codes}
     return Candidates(
-        pairs=_keep_best(pieces, terms, facts, estimates),
+        pairs=_keep_best(pieces, terms, facts, estimates, excess),
         strangers=strangers,
         estimates=estimates,
+        excess=excess,
         found=found,
         same_document=same_document,
         excepted=excepted,
@@ -187,7 +193,11 @@ def choose_pairs(pieces: Pieces, terms: BudgetTerms, facts: FaceFacts) -> Candid
 
 
 def _keep_best(
-    pieces: Pieces, terms: BudgetTerms, facts: FaceFacts, estimates: Mapping[str, list[Estimate]]
+    pieces: Pieces,
+    terms: BudgetTerms,
+    facts: FaceFacts,
+    estimates: Mapping[str, list[Estimate]],
+    excess: NDArray[np.float64],
 ) -> PairTable:
     most = PAIRS_A_CASE * terms.budget
     values = np.empty(0)
@@ -197,8 +207,9 @@ def _keep_best(
         wanted = is_between & ~is_excepted
         more, one, other = piece.at(wanted), one[wanted], other[wanted]
         found = terms.ratio.log_ratio(more.scores.astype(np.float64))
-        for name, codes in _compare_near(one, other, terms.openings).items():
-            found += log_ratios(codes, estimates[name])
+        near, places = _compare_near(one, other, terms.openings)
+        for name, codes in near.items():
+            found += log_ratios(codes, estimates[name], excess[places] if name == OPENING else 0.0)
         values = np.concatenate([values, found])
         kept = PairTable(
             *(
@@ -222,8 +233,12 @@ def _place(
     return one, other, is_between, is_between & mark_exceptions(one, other, facts.exceptions)
 
 
-def _compare_near(one: Documents, other: Documents, openings: Openings) -> dict[str, Codes]:
-    return {OPENING: openings.compare(one, other), DISPUTE: openings.list_disputes(one, other)}
+def _compare_near(
+    one: Documents, other: Documents, openings: Openings
+) -> tuple[dict[str, Codes], NDArray[np.int64]]:
+    """The values of pairs, and the outlets that they share."""
+    opened, places = openings.compare(one, other)
+    return {OPENING: opened, DISPUTE: openings.list_disputes(one, other)}, places
 
 
 def _sample(kept: Documents, one: Documents, other: Documents) -> Documents:
@@ -259,7 +274,8 @@ def _assess(
     documents = np.unique(pairs)
     known = terms.read_particulars(documents)
     one, other = pairs[:, 0], pairs[:, 1]
-    codes = _compare_near(one, other, terms.openings) | compare_particulars(one, other, known)
+    near, places = _compare_near(one, other, terms.openings)
+    codes = near | compare_particulars(one, other, known)
     until = len(ends) + len(candidates.strangers)
     estimates = candidates.estimates | {
         name: estimate(name, codes[name][len(ends) : until], codes[name][until:])
@@ -267,7 +283,11 @@ def _assess(
         if name not in candidates.estimates
     }
     scores = terms.ratio.log_ratio(np.array([link.score for link in links]))
-    parts = {name: log_ratios(codes[name][: len(ends)], estimates[name]) for name in CIRCUMSTANCES}
+    less = {OPENING: candidates.excess[places[: len(ends)]]}
+    parts = {
+        name: log_ratios(codes[name][: len(ends)], estimates[name], less.get(name, 0.0))
+        for name in CIRCUMSTANCES
+    }
     totals = scores + sum(parts.values())
     prior = prior_log_odds(terms.references)
     ranked: list[tuple[float, Group]] = []

@@ -86,6 +86,8 @@ share a common family name are not."""
 COMMON_SHARE, MOST_BEARERS = 1e-3, 20
 """A name is common from this share of the documents looked at on, and from so many bearers."""
 CLOSE_NUMBERS = 50
+USUAL_PAIRS = 5
+"""So many pairs of strangers at one outlet may be chance, whatever its size."""
 LEAST_STRANGERS = 200
 """From fewer pairs of strangers no ratio is taken."""
 
@@ -167,15 +169,16 @@ class Openings:
     minutes: NDArray[np.int64]
     is_disputed: NDArray[np.bool_]
 
-    def compare(self, one: Documents, other: Documents) -> Codes:
-        """How their lines were opened: the most telling value of any two. Unknown without lines."""
-        codes = np.full(len(one), UNKNOWN, np.int64)
+    def compare(self, one: Documents, other: Documents) -> tuple[Codes, NDArray[np.int64]]:
+        """How their lines were opened: the most telling value of any two, unknown without lines.
+        And at which outlet, int64[m], -1 at none."""
+        codes, places = np.full(len(one), UNKNOWN, np.int64), np.full(len(one), -1, np.int64)
         starts, counts = self._find(one)
         others, more = self._find(other)
         sizes = counts * more
         known = np.flatnonzero(sizes)
         if not len(known):
-            return codes
+            return codes, places
         starts, others, more, sizes = starts[known], others[known], more[known], sizes[known]
         ends = np.cumsum(sizes)
         pair = np.repeat(np.arange(len(known)), sizes)
@@ -184,8 +187,24 @@ class Openings:
         gaps = np.abs(self.minutes[left] - self.minutes[right])
         same = self.outlets[left] == self.outlets[right]
         found = np.where(same, np.searchsorted(_WINDOWS, gaps), len(_WINDOWS) + 1)
-        codes[known] = np.minimum.reduceat(found, ends - sizes)
-        return codes
+        best = np.lexsort((self.outlets[left], found, pair))[ends - sizes]
+        codes[known] = found[best]
+        places[known] = np.where(same[best], self.outlets[left[best]], -1)
+        return codes, places
+
+    def find_excess(self, shared: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Of each outlet, what is taken off the logarithm of a ratio there: how many more pairs of
+        strangers share it than its size lets expect, given the outlets that such pairs `shared`.
+
+        Where people of one origin live, strangers look alike and go to one outlet.
+        """
+        size = 1 + int(self.outlets.max(initial=0))
+        shares = np.bincount(self.outlets, minlength=size).astype(np.float64) ** 2
+        expected = len(shared) * shares / max(shares.sum(), 1.0)
+        found = np.bincount(shared, minlength=size)
+        excess = (found + USUAL_PAIRS) / (expected + USUAL_PAIRS)
+        logs: NDArray[np.float64] = np.log10(np.maximum(excess, 1))
+        return np.append(logs, 0.0)
 
     def list_disputes(self, one: Documents, other: Documents) -> Codes:
         """Whether a line of either is disputed."""
@@ -301,12 +320,15 @@ def estimate(circumstance: str, strangers: Codes, judged: Codes) -> list[Estimat
     ]
 
 
-def log_ratios(codes: Codes, estimates: Sequence[Estimate]) -> NDArray[np.float64]:
-    """The decimal logarithm of each pair's ratio, float64[m]; 0 where it is unknown."""
+def log_ratios(
+    codes: Codes, estimates: Sequence[Estimate], less: NDArray[np.float64] | float = 0.0
+) -> NDArray[np.float64]:
+    """The decimal logarithm of each pair's ratio, float64[m], `less` than in general but not below
+    `LEAST_RATIO`; 0 where it is unknown."""
     if not estimates:
         return np.zeros(len(codes))
     table = np.array([*(math.log10(one.ratio) for one in estimates), 0.0])
-    ratios: NDArray[np.float64] = table[codes]
+    ratios: NDArray[np.float64] = np.maximum(table[codes] - less, math.log10(LEAST_RATIO))
     return ratios
 
 

@@ -128,5 +128,6 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
         {"scope": "all", "dry_run": True},
         {"scope": "new", "threshold": 0.47},
         {"fmr": 1e-6},
+        {"budget": 500},
     ],
 }

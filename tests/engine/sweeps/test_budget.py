@@ -140,7 +140,8 @@ def test_a_calibration_without_a_slope_is_refused() -> None:
 def test_openings_are_told_by_outlet_and_time(
     one: tuple[int, int], other: tuple[int, int], value: str
 ) -> None:
-    codes = openings({0: one, 1: other}, 2).compare(np.array([0]), np.array([1]))
+    codes, places = openings({0: one, 1: other}, 2).compare(np.array([0]), np.array([1]))
+    assert places.tolist() == [7 if one[0] == other[0] else -1]
     assert list(CIRCUMSTANCES[OPENING])[codes[0]] == value
 
 
@@ -151,8 +152,8 @@ def test_of_many_lines_the_most_telling_two_count_and_without_lines_nothing_is_k
         np.array([0, 50, 0, 60]),
         np.array([False, False, True, False]),
     )
-    codes = known.compare(np.array([0, 1]), np.array([2, 2]))
-    assert codes.tolist() == [0, UNKNOWN]
+    codes, places = known.compare(np.array([0, 1]), np.array([2, 2]))
+    assert (codes.tolist(), places.tolist()) == ([0, UNKNOWN], [2, -1])
     assert known.list_disputes(np.array([0, 0]), np.array([2, 1])).tolist() == [0, 1]
 
 
@@ -176,6 +177,10 @@ def test_names_and_birth_dates_are_one_circumstance(
     found = compare_particulars(np.array([0]), np.array([1]), {0: LI, 1: other})
     assert list(CIRCUMSTANCES[circumstance])[found[circumstance][0]] == value
     assert sum(codes[0] != UNKNOWN for codes in found.values()) == 1
+
+
+def test_what_a_document_says_is_in_no_repr() -> None:
+    assert repr(replace(LI, serial=("UTO:L:7", 8988901))) == "Particulars()"
 
 
 def test_a_name_that_many_bear_says_nothing() -> None:
@@ -227,6 +232,18 @@ def test_a_pair_with_a_shared_visit_comes_before_one_that_scores_more() -> None:
     first, second = members(rank(pairs, known))[:2]
     assert (first, second) == ((0, 1), (2, 3))
     assert members(rank(pairs, openings({})))[0] == (2, 3)
+
+
+def test_an_outlet_that_many_strangers_share_who_look_alike_says_less() -> None:
+    there = {row: (7, -row * 100_000) for row in range(200, 400)}
+    pairs = table(*strangers(), (0, 1, FAR), (2, 3, FAR))
+    known = openings(there | {row: (7 if row < 2 else 8, row) for row in range(4)})
+    # Of the size of the other, but for those who look alike.
+    others = {row: (8, -row * 100_000) for row in range(1_400, 1_600)}
+    both = openings(there | others | {row: (7 if row < 2 else 8, row) for row in range(4)})
+    for each in (known, both):
+        risks = {one.identities[0].reference_ids[0]: one.risk for one in rank(pairs, each).groups}
+        assert risks[2] > risks[0]
 
 
 def test_every_group_carries_the_terms_that_make_its_risk() -> None:
