@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -431,7 +433,30 @@ def _moment(moment: datetime | None) -> str:
 
 
 def _detail(entry: AuditRecord) -> str:
-    return json.dumps(dict(entry.entry.detail), ensure_ascii=False, sort_keys=True)
+    """What an entry says, for people: its hash is over the whole of it."""
+    said = sorted(entry.entry.detail.items())
+    return "; ".join(f"{name.replace('_', ' ')}: {_say(value)}" for name, value in said)
+
+
+def _say(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_say(one)}" for name, one in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_say, value)) or "none"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    return f"{value:.3g}" if isinstance(value, float) else _told_moment(str(value))
+
+
+def _told_moment(text: str) -> str:
+    """A moment that was kept as text, as others are written; any other text as it is."""
+    with suppress(ValueError):
+        if _IS_MOMENT.match(text):
+            return _moment(datetime.fromisoformat(text))
+    return text
+
+
+_IS_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d")
 
 
 @cache
@@ -445,7 +470,12 @@ def _environment() -> Environment:
     )
     environment.filters |= {"word": lambda value, family: _word(family, value), "moment": _moment}
     environment.filters["figure"] = number
-    environment.filters |= {"plural": plural, "format_count": count, "detail": _detail}
+    environment.filters |= {
+        "plural": plural,
+        "format_count": count,
+        "detail": _detail,
+        "told_moment": _told_moment,
+    }
     environment.globals |= {"CLOSED": LineStatus.CLOSED, "MOST_SCORES": MOST_SCORES}
     return environment
 

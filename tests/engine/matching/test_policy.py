@@ -38,7 +38,12 @@ ROWS = [
     ({}, Decision.APPROVED, (), ()),
     *(
         ({"document_findings": (reason,)}, Decision.REJECTED, (reason,), ())
-        for reason in (Reason.DOCUMENT_INVALID, Reason.DOCUMENT_EXPIRED, Reason.DOCUMENT_BLOCKED)
+        for reason in (
+            Reason.DOCUMENT_INVALID,
+            Reason.DOCUMENT_EXPIRED,
+            Reason.DOCUMENT_BLOCKED,
+            Reason.ERASURE_PENDING,
+        )
     ),
     ({"name_differs": True}, Decision.REVIEW, (Reason.NAME_MISMATCH,), ()),
     *(
