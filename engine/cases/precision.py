@@ -51,6 +51,15 @@ class Precision:
         return Rate(share, min(low, share), max(high, share))
 
 
+def read_plain(registry: Reader) -> list[JudgedPair]:
+    """What people judged, without the pairs of sweeps with a budget: those were chosen by more than
+    their score, so they say nothing of a threshold."""
+    pairs = registry.cases.judged_pairs()
+    named = {pair.sweep_id for pair in pairs if pair.sweep_id is not None}
+    chosen = {one for one in named if registry.sweeps.get(one).terms.budget is not None}
+    return [pair for pair in pairs if pair.sweep_id not in chosen]
+
+
 def measure_precision(
     pairs: Sequence[JudgedPair], threshold: float | None = None, sweep_id: str | None = None
 ) -> Precision:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from engine.cases.case import Outcome
-from engine.cases.precision import measure_precision
+from engine.cases.precision import measure_precision, read_plain
 from engine.errors import RegistryError, SweepOver
 from engine.matching.calibration import Calibration, Comparison
 from engine.reasons import Decision
@@ -118,7 +118,7 @@ def make_contents(
         scores=scores,
         groups=groups,
         summary=summarise(groups),
-        judged=measure_precision(reader.cases.judged_pairs()),
+        judged=measure_precision(read_plain(reader)),
         cases=cases,
         carrier_names={carrier.code: carrier.name for carrier in reader.carriers()},
         crops=crops or {},
