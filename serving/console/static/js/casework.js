@@ -115,7 +115,8 @@ function lineBoxes(found) {
       return checkField(label, { name: "line", value: line.line_id });
     });
   const legend = element("legend", {}, say("case.closelines"));
-  const field = boxes.length > 0 ? element("fieldset", {}, legend, boxes) : null;
+  const list = element("div", { class: "line-boxes" }, boxes);
+  const field = boxes.length > 0 ? element("fieldset", {}, legend, list) : null;
   const inputs = boxes.map((box) => box.querySelector("input"));
   return { field, chosen: () => inputs.filter((one) => one.checked).map((one) => one.value) };
 }

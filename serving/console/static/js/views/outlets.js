@@ -86,13 +86,14 @@ async function showOne(page, code) {
     element(
       "div",
       { class: "desk" },
-      element("div", { class: "desk-what" }, factsOf(found), await pastOf(page, code)),
+      element("div", { class: "desk-what" }, factsOf(found)),
       element(
         "aside",
         { class: "desk-do", "aria-label": say("outlet.steps") },
         element("div", {}, steps(page, found)),
       ),
     ),
+    await pastOf(page, code),
   );
 }
 
