@@ -156,7 +156,7 @@ def test_it_says_who_what_when_and_what_a_score_means(desk: Deployment, case: Ca
     text = page.text
     assert "One face, many documents" in text
     assert "Fraud" in text
-    assert re.search(r"Proposed by cli:anna.* Decided by cli:bob", text)
+    assert re.search(r"Proposed by cli:anna.* Decided by bob", text)
     assert "pairs of strangers scores as high" in text
     assert "3 document" not in text
     assert text.count("cli:bob") >= 2
