@@ -266,3 +266,24 @@ def test_a_group_of_hundreds_is_drawn_though_its_weakest_link_is_left_out(
     with visiting(browser, site) as visitor:
         visitor.sign_in("fraud")
         assert visitor.page.evaluate(draw) == [500, True]
+
+
+def test_a_case_of_hundreds_of_numbers_is_no_page_without_an_end(
+    browser: Browser, site: Site
+) -> None:
+    draw = """async (proposal) => {
+        const { caseActions } = await import("/console/js/casework.js");
+        const line = { number: "••••1", carrier: "blue", outlet: "b1", status: "active" };
+        const lines = Array.from({ length: 900 }, (_, at) => ({ ...line, line_id: `l${at}` }));
+        const given = proposal && { outcome: "fraud", close_lines: lines.map((one) => one.line_id),
+                                    by: "x", person: "x", at: "2026-01-01T00:00:00Z" };
+        const found = { case_id: "c", kind: "one_face_many_documents", state: "open",
+                        assignee: null, documents: [{ lines }], proposal: given };
+        const page = { signal: new AbortController().signal };
+        document.querySelector("main").replaceChildren(caseActions(page, found).node);
+        return document.documentElement.scrollHeight < 4000;
+    }"""
+    with visiting(browser, site) as visitor:
+        visitor.sign_in("fraud")
+        for proposal in (False, True):
+            assert visitor.page.evaluate(draw, proposal), proposal
