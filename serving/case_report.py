@@ -158,7 +158,8 @@ def gather_case(
     ids = list(dict.fromkeys((*case.suspect_ids, *case.document_ids)))
     found = store.documents_by_id(ids)
     held = [found[key] for key in ids if key in found and not found[key].is_erased]
-    visible = [one for one in held if one.id in _visible(store, held, terms.carrier)]
+    known = _known_to(store, held, terms.carrier)
+    visible = [one for one in held if one.id in known]
     documents = _list_documents(store, case, visible[:MOST_DOCUMENTS], terms)
     pairs, alone = _compare(store, calibration, documents, terms)
     judged = store.cases.judged_between([one.record.id for one in documents])
@@ -179,7 +180,7 @@ def gather_case(
     )
 
 
-def _visible(store: Reader, held: Sequence[DocumentRecord], carrier: str | None) -> frozenset[str]:
+def _known_to(store: Reader, held: Sequence[DocumentRecord], carrier: str | None) -> frozenset[str]:
     """The documents that a carrier knows: with a line of its own, or an attempt at it."""
     ids = [one.id for one in held]
     if carrier is None:
@@ -213,7 +214,10 @@ def _list_documents(
             place=place,
             record=one,
             is_suspect=one.id in case.suspect_ids,
-            name=_name(identities.get(one.id), terms),
+            # Whoever tried a document out is not told whose it is.
+            name=_name(
+                identities.get(one.id), terms, is_known=bool(own[one.id] or not lines[one.id])
+            ),
             number=shown_number(identities[one.id].number) if one.id in identities else "",
             lines=[(line, shown_number(numbers.get(line.id, ""))) for line in own[one.id]],
             other_lines=len(lines[one.id]) - len(own[one.id]),
@@ -223,10 +227,10 @@ def _list_documents(
     ]
 
 
-def _name(identity: Identity | None, terms: ReportTerms) -> str:
+def _name(identity: Identity | None, terms: ReportTerms, *, is_known: bool) -> str:
     if identity is None:
         return ""
-    return identity.name if terms.is_revealed else mask_name(identity.name)
+    return identity.name if terms.is_revealed and is_known else mask_name(identity.name)
 
 
 def _compare(
@@ -238,12 +242,14 @@ def _compare(
     """The pairs that were compared, those of the highest scores first, and who has no pair."""
     places = {one.record.id: one.place for one in documents[:MOST_WITH_FACES]}
     faces = find_faces(store, calibration, list(places))
-    allowed = {each.id for one in documents for each in one.attempts}
+    # An attempt at another carrier, or its import, shows somebody whom this one may not see.
+    attempts = {each.id for one in documents for each in one.attempts}
+    own = {one.record.id for one in documents if one.lines}
     sides = {
         one.subject_id: _side(one, places[one.document_id], terms)
         for one in faces.subjects
-        # An attempt at another carrier shows somebody whom this one may not see.
-        if terms.carrier is None or one.enrollment_id is None or one.enrollment_id in allowed
+        if terms.carrier is None
+        or (one.document_id in own if one.enrollment_id is None else one.enrollment_id in attempts)
     }
     lent = _lend_faces(sides)
     pairs = []
@@ -391,14 +397,17 @@ def _find_entries(store: Reader, report: CaseReport) -> tuple[list[AuditRecord],
     case, merged = report.case, report.merged
     cases = [case.id, *(one.id for one in merged)]
     moments = [one.opened_at for one in (case, *merged)]
-    attempts = [one.enrollment_id for one in (case, *merged) if one.enrollment_id]
-    subjects = [*cases, *attempts]
-    moments += [store.enrollment(one).created_at for one in attempts]
+    attempts = [store.enrollment(one.enrollment_id) for one in (case, *merged) if one.enrollment_id]
+    carrier = report.terms.carrier
+    subjects = [*cases, *(one.id for one in attempts if carrier in (None, one.carrier))]
+    moments += [one.created_at for one in attempts]
     if case.sweep_id is not None:
         subjects.append(case.sweep_id)
         moments.append(store.sweeps.get(case.sweep_id).created_at)
     since = datetime.fromtimestamp(min(moments).timestamp() - _MARGIN_S, UTC)
-    return read_about(store, subjects, cases, since, MOST_ENTRIES)
+    # Entries that only name the case are about lines and outlets, of whichever carrier.
+    named = cases if carrier is None else []
+    return read_about(store, subjects, named, since, MOST_ENTRIES)
 
 
 def _write_anchors(store: Reader, entries: Iterable[AuditRecord]) -> Markup:

@@ -168,6 +168,18 @@ def person_of(actor: str) -> str:
     return actor if found is None else found[1]
 
 
+def is_credential(name: str) -> bool:
+    """Whether a history would take this name for a key, a session or the machine's own, or for
+    that of another person: nobody is called so."""
+    folded = fold_person(name)
+    start, colon, _ = folded.partition(":")
+    is_prefixed = bool(colon) and start in {*CREDENTIALS, _MACHINE, "cli", "outlet"}
+    return is_prefixed or folded == _MACHINE or person_of(folded) != folded
+
+
+_MACHINE = "sosie"
+
+
 @dataclass(frozen=True, slots=True)
 class CaseNote:
     """Entry of a case's history; `text` is sealed in the registry."""

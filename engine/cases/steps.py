@@ -1,8 +1,8 @@
 """Steps of analysts on a case, each an audited transaction on the writer's thread.
 
-What judges people takes two of them, however many keys one has: fraud, twins, mistake, and every
-closing of lines. One proposes the outcome and the lines, another closes with the same. `NotFound`
-for an unknown case; `CaseMoved` where it is closed or was merged into another.
+What judges people takes two of them, however many keys one has: every outcome, and every closing of
+lines, but that a dispute is unfounded. One proposes the outcome and the lines, another closes with
+the same. `NotFound` for an unknown case; `CaseMoved` where it is closed or was merged into another.
 
 A case may grow after an analyst has read it, when another is merged into it, and an outcome would
 then cover people whom nobody has seen. With `seen_at`, the `updated_at` of the case as it was read,
@@ -243,15 +243,16 @@ def close(
 
     Fraud puts the faces of its suspects on the watch-list. Fraud, twins and mistake judge the
     pairs of its suspects; the latter two are exceptions that later sweeps respect. Unfounded
-    makes a disputed line active again; without lines one person may say so. `FourEyes` where it
-    takes two, and no other person has proposed the same.
+    makes a disputed line active again; of a dispute, without lines, one person may say so: other
+    cases would be hidden from later sweeps by it, and their holds ended. `FourEyes` where it takes
+    two, and no other person has proposed the same.
     """
     lines = tuple(dict.fromkeys(close_lines))
 
     def perform(writer: Writer, now: datetime) -> CaseRecord:
         case = _find_open(registry, case_id)
         _require_seen(case, seen_at)
-        if lines or outcome in _JUDGING_OUTCOMES:
+        if lines or outcome is not Outcome.UNFOUNDED or case.kind != CaseKind.DISPUTE:
             require_second_person(case, outcome, lines, actor)
         effects = find_effects(registrar, registry, writer, case, outcome, lines, actor.name, now)
         closed = _end(case, outcome, lines, now)

@@ -51,6 +51,10 @@ STRANGERS = 0.5
 
 MINUTES, DAY_MINUTES, MONTH_MINUTES = 15, 24 * 60, 30 * 24 * 60
 _WINDOWS = np.array([MINUTES, DAY_MINUTES, MONTH_MINUTES])
+MOST_LINES = 1_000
+"""Lines of one document that are compared with another's."""
+AT_ONCE = 1 << 21
+"""Pairs of lines that are compared at once: a quarter of a gigabyte."""
 UNKNOWN = -1
 Codes = NDArray[np.int64]
 """int64[m]: the value of a circumstance for each pair, as its place in `CIRCUMSTANCES`, or
@@ -171,26 +175,39 @@ class Openings:
 
     def compare(self, one: Documents, other: Documents) -> tuple[Codes, NDArray[np.int64]]:
         """How their lines were opened: the most telling value of any two, unknown without lines.
-        And at which outlet, int64[m], -1 at none."""
+        And at which outlet, int64[m], -1 at none. Of a document's lines the first `MOST_LINES`
+        count."""
         codes, places = np.full(len(one), UNKNOWN, np.int64), np.full(len(one), -1, np.int64)
         starts, counts = self._find(one)
         others, more = self._find(other)
+        known = np.flatnonzero(counts * more)
+        # Documents with many lines would fill the memory: not all pairs of lines at once.
+        ends = np.cumsum(counts[known] * more[known])
+        cuts = np.searchsorted(ends, np.arange(AT_ONCE, ends.max(initial=0), AT_ONCE))
+        for rows in np.split(known, cuts):
+            if len(rows):
+                given = (starts[rows], counts[rows], others[rows], more[rows])
+                codes[rows], places[rows] = self._compare_lines(*given)
+        return codes, places
+
+    def _compare_lines(
+        self,
+        starts: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        others: NDArray[np.int64],
+        more: NDArray[np.int64],
+    ) -> tuple[Codes, NDArray[np.int64]]:
+        """The same of pairs that all have lines, by where these begin and how many there are."""
         sizes = counts * more
-        known = np.flatnonzero(sizes)
-        if not len(known):
-            return codes, places
-        starts, others, more, sizes = starts[known], others[known], more[known], sizes[known]
         ends = np.cumsum(sizes)
-        pair = np.repeat(np.arange(len(known)), sizes)
+        pair = np.repeat(np.arange(len(sizes)), sizes)
         place = np.arange(ends[-1]) - (ends - sizes)[pair]
         left, right = starts[pair] + place // more[pair], others[pair] + place % more[pair]
         gaps = np.abs(self.minutes[left] - self.minutes[right])
         same = self.outlets[left] == self.outlets[right]
         found = np.where(same, np.searchsorted(_WINDOWS, gaps), len(_WINDOWS) + 1)
         best = np.lexsort((self.outlets[left], found, pair))[ends - sizes]
-        codes[known] = found[best]
-        places[known] = np.where(same[best], self.outlets[left[best]], -1)
-        return codes, places
+        return found[best], np.where(same[best], self.outlets[left[best]], -1)
 
     def find_excess(self, shared: NDArray[np.int64]) -> NDArray[np.float64]:
         """Of each outlet, what is taken off the logarithm of a ratio there: how many more pairs of
@@ -214,7 +231,8 @@ class Openings:
     def _find(self, documents: Documents) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where the lines of each begin, and how many there are."""
         starts = np.searchsorted(self.documents, documents)
-        return starts, np.searchsorted(self.documents, documents, "right") - starts
+        counts = np.searchsorted(self.documents, documents, "right") - starts
+        return starts, np.minimum(counts, MOST_LINES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any, cast
 from urllib.parse import quote_plus, urlsplit
 
@@ -31,6 +33,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
+from engine.cases.case import is_credential
 from engine.errors import RequestError, SealBroken
 from engine.registry.reader import Reader
 from engine.registry.records import Session, utc_now
@@ -56,6 +59,7 @@ ALGORITHMS = [f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 3
 """Signatures alone: with a shared secret whoever verifies could also sign."""
 LONGEST_PERSON = 160
 _PLACE = "sign_in.flow"
+_VERIFIED = "email_verified"
 
 
 class Reason(StrEnum):
@@ -335,14 +339,16 @@ class SignIn:
         told = await _ask("GET", cast("str", place), headers=headers)
         if told.get("sub") != claims["sub"]:
             raise SignInFailed(Reason.UNPROVEN, "the user info is of another account")
-        return {name: told[name] for name in wanted if name in told} | claims
+        return {name: told[name] for name in (*wanted, _VERIFIED) if name in told} | claims
 
     def _recognize(self, claims: Mapping[str, Any], former: str | None) -> SignedIn:
         person = claims.get(self.settings.person_claim)
         is_name = isinstance(person, str) and person == person.strip() and is_visible(person)
-        if not is_name or not 1 <= len(str(person)) <= LONGEST_PERSON:
+        if not is_name or not 1 <= len(str(person)) <= LONGEST_PERSON or is_credential(str(person)):
             raise SignInFailed(Reason.NO_PERSON, "the claim that names people is not there, or odd")
-        if claims.get("email_verified") is False and self.settings.person_claim == "email":
+        # Some providers say it as a text.
+        is_verified = claims.get(_VERIFIED, True) in (True, "true")
+        if self.settings.person_claim == "email" and not is_verified:
             raise SignInFailed(Reason.NO_PERSON, "the provider has not verified the address")
         groups = claims.get(self.settings.groups_claim)
         listed = groups if isinstance(groups, list) else [groups]
@@ -388,10 +394,16 @@ async def _patience() -> AsyncIterator[None]:
         raise SignInFailed(Reason.UNAVAILABLE, "the provider takes too long") from None
 
 
+@cache
+def _read_authorities() -> SSLContext:
+    """Once: it takes milliseconds, and anybody may come back with a code that is none."""
+    return httpx.create_ssl_context()
+
+
 async def _ask(method: str, address: str, **more: Any) -> dict[str, Any]:
     """A JSON object of the provider's; `SignInFailed` where it does not answer so."""
     try:
-        async with httpx.AsyncClient(timeout=TIMEOUT_S) as client:
+        async with httpx.AsyncClient(timeout=TIMEOUT_S, verify=_read_authorities()) as client:
             answer = await client.request(method, address, **more)
         body = answer.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:

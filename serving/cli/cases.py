@@ -110,9 +110,9 @@ def close_case(
 ) -> None:
     """Close a case.
 
-    Fraud, twins, a mistake, and the closing of lines take two people: another must have proposed
-    the same. Fraud puts the faces on the watch-list; twins and mistakes are exceptions for later
-    sweeps; after an unfounded dispute its lines are active again.
+    It takes two people: another must have proposed the same outcome and lines. One may say that a
+    dispute is unfounded. Fraud puts the faces on the watch-list; twins and mistakes are exceptions
+    for later sweeps; after an unfounded dispute its lines are active again.
     """
     seen = _read_seen_at(seen_at)
     _step(home, as_json, case_id, "close", outcome, tuple(close_line or ()), seen_at=seen)

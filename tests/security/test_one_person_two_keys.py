@@ -13,7 +13,7 @@ from serving.access.authentication import make_key
 from tests.serving.api.conftest import open_case  # noqa: F401 - a fixture
 
 Open = Callable[..., str]
-JUDGED = ("fraud", "twins", "mistake")
+JUDGED = ("fraud", "twins", "mistake", "unfounded")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,6 +26,7 @@ from engine.matching.bulk_enrollment import (
 )
 from engine.matching.documents import FormAuthority, check_documents
 from engine.matching.requests import CropPolicy, Sample, seal_crop
+from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, CaseRecord, Changes
 from engine.registry.writer import Writer
 from serving.api.serializers import case_file, find_held
@@ -156,7 +157,7 @@ def test_it_says_who_what_when_and_what_a_score_means(desk: Deployment, case: Ca
     text = page.text
     assert "One face, many documents" in text
     assert "Fraud" in text
-    assert re.search(r"Proposed by cli:anna.* Decided by bob", text)
+    assert re.search(r"Proposed by anna .* Decided by bob ", text)
     assert "pairs of strangers scores as high" in text
     assert "3 document" not in text
     assert text.count("cli:bob") >= 2
@@ -231,6 +232,21 @@ def test_what_a_carrier_may_not_see_is_counted_and_not_shown(
         report(desk, case, carrier="green")
     with pytest.raises(NotFound):
         gather_case(desk.store, desk.calibration, "none", ReportTerms())
+
+
+def test_what_a_carrier_may_see_is_looked_up_once_for_all_documents(
+    desk: Deployment, case: CaseRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    read = Reader.lines_of_each
+
+    def count(reader: Reader, ids: Sequence[str]) -> Any:
+        asked.append(len(ids))
+        return read(reader, ids)
+
+    monkeypatch.setattr(Reader, "lines_of_each", count)
+    gather_case(desk.store, desk.calibration, case.id, ReportTerms(carrier="blue"))
+    assert len(asked) == 2
 
 
 def test_its_entries_stand_in_the_audit_chain_and_are_compared_with_it(

@@ -66,8 +66,8 @@ async def withdraw_proposal(parts: Parts, request: Request, case_id: str) -> wir
 async def close_case(
     parts: Parts, request: Request, body: wire.OutcomeRequest, case_id: str
 ) -> wire.Case:
-    """Closes the case. Fraud, twins, a mistake, and every closing of lines take two people: another
-    person must have proposed the same outcome and the same lines, whichever keys they have. Fraud
+    """Closes the case. It takes two people: another person must have proposed the same outcome and
+    the same lines, whichever keys they have. One may say that a dispute is unfounded. Fraud
     puts the faces on the watch-list; twins and mistakes are exceptions for later sweeps; an
     unfounded dispute leaves its lines active.
     """

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engine.cases.case import Actor, NoteKind, Outcome
+from engine.cases.case import Actor, CaseKind, NoteKind, Outcome
 from engine.cases.steps import MAX_NOTE_LENGTH, assign, close, note, propose, withdraw
 from engine.errors import CaseMoved, FourEyes, NotFound, RequestError
 from engine.matching.lines import close_line
@@ -131,9 +131,15 @@ def test_lines_are_closed_exactly_as_proposed(service: Any) -> None:
     assert service.store.cases.get(case.id).state is CaseState.PROPOSED
 
 
-def test_one_person_closes_as_unfounded_and_nothing_else(service: Any) -> None:
+def test_one_person_closes_a_dispute_as_unfounded_and_nothing_else(service: Any) -> None:
     (body,) = service.enroll(1)
-    case = service.open(body["document_id"])
+    for kind in (CaseKind.ONE_FACE, CaseKind.PROBING):
+        # A later sweep would ask nobody about it, and a hold would be over.
+        other = service.open("a", kind=kind)
+        with pytest.raises(FourEyes):
+            close(*service.context, other.id, Outcome.UNFOUNDED, (), BOB)
+        assert service.decide(other.id, Outcome.UNFOUNDED).state is CaseState.CLOSED
+    case = service.open(body["document_id"], kind=CaseKind.DISPUTE)
     propose(*service.context, case.id, Outcome.FRAUD, [body["line_id"]], ANNA)
     for outcome in (Outcome.FRAUD, Outcome.TWINS, Outcome.MISTAKE):
         with pytest.raises(FourEyes):
@@ -183,6 +189,8 @@ def test_a_case_that_has_grown_must_be_read_again(service: Any, step: Any) -> No
     with pytest.raises(CaseMoved, match="changed since"):
         step(*asked, seen.updated_at)
     assert service.store.cases.get(seen.id) == grown
+    if step is close:
+        grown = propose(*service.context, seen.id, Outcome.UNFOUNDED, (), BOB)
     assert step(*asked, grown.updated_at).state is not CaseState.OPEN
 
 
@@ -194,7 +202,7 @@ def test_a_step_without_seen_at_is_taken(service: Any) -> None:
 
 
 def test_a_step_based_on_an_older_read_is_refused(service: Any) -> None:
-    case = service.open("a")
+    case = service.open("a", kind=CaseKind.DISPUTE)
     noted = note(*service.context, case.id, "the man with the scar", BOB)
     asked = (*service.context, case.id, Outcome.UNFOUNDED, (), ANNA)
     with pytest.raises(CaseMoved):
@@ -231,7 +239,7 @@ def test_a_merged_case_names_the_other(service: Any, name: str) -> None:
 
 
 def test_a_closed_case_takes_notes_and_nothing_else(service: Any) -> None:
-    case = service.open("a")
+    case = service.open("a", kind=CaseKind.DISPUTE)
     close(*service.context, case.id, Outcome.UNFOUNDED, (), BOB)
     for name, (step, *rest) in steps(case.id).items():
         if name == "note":
@@ -243,7 +251,7 @@ def test_a_closed_case_takes_notes_and_nothing_else(service: Any) -> None:
 
 
 def test_concurrent_steps_are_taken_one_after_another(service: Any) -> None:
-    case = service.open("a")
+    case = service.open("a", kind=CaseKind.DISPUTE)
 
     def try_close(place: int) -> bool:
         try:

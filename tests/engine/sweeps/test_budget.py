@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date
@@ -155,6 +156,39 @@ def test_of_many_lines_the_most_telling_two_count_and_without_lines_nothing_is_k
     codes, places = known.compare(np.array([0, 1]), np.array([2, 2]))
     assert (codes.tolist(), places.tolist()) == ([0, UNKNOWN], [2, -1])
     assert known.list_disputes(np.array([0, 0]), np.array([2, 1])).tolist() == [0, 1]
+
+
+def test_the_lines_of_many_pairs_are_compared_a_part_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = np.random.default_rng(5)
+    documents = np.sort(generator.integers(0, 20, 90))
+    known = Openings(
+        documents,
+        generator.integers(0, 4, 90).astype(np.int32),
+        generator.integers(0, 40_000, 90),
+        np.zeros(90, np.bool_),
+    )
+    one, other = generator.integers(0, 22, (2, 300))
+    whole = known.compare(one, other)
+    monkeypatch.setattr(likelihood, "AT_ONCE", 30)
+    for first, second in zip(whole, known.compare(one, other), strict=True):
+        assert first.tolist() == second.tolist()
+
+
+def test_a_document_of_ten_thousand_lines_fits_in_memory() -> None:
+    lines = 10_000
+    rows = np.repeat([0, 1], lines)
+    minutes = np.arange(2 * lines)
+    known = Openings(rows, rows.astype(np.int32), minutes, np.zeros(2 * lines, np.bool_))
+    tracemalloc.start()
+    try:
+        codes, _ = known.compare(np.array([0, 1]), np.array([1, 0]))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert list(CIRCUMSTANCES[OPENING])[codes[0]] == "other_outlet"
+    assert peak < 512 * 2**20
 
 
 LI = Particulars("li wei", date(1990, 1, 2))

@@ -149,12 +149,41 @@ def test_a_new_key_of_the_provider_is_asked_for_and_not_too_often(
         ({"preferred_username": "a" * 161}, "noperson"),
         ({"preferred_username": ["anna"]}, "noperson"),
         ({"preferred_username": None}, "noperson"),
+        ({"preferred_username": "key:0123456789ab"}, "noperson"),
+        ({"preferred_username": "Session\uff1a0123456789ab"}, "noperson"),
+        ({"preferred_username": "anna (key:0123456789ab)"}, "noperson"),
+        ({"preferred_username": "sosie"}, "noperson"),
+        ({"preferred_username": "cli:root"}, "noperson"),
     ],
 )
 def test_odd_claims_sign_nobody_in(sign_in: SignIn, changed: dict[str, Any], reason: str) -> None:
     with pytest.raises(SignInFailed) as caught:
         sign_in._recognize(CLAIMS | changed, None)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("verified", [False, "false", 0])
+def test_an_address_that_the_provider_has_not_verified_names_nobody(
+    sign_in: SignIn, monkeypatch: pytest.MonkeyPatch, verified: object
+) -> None:
+    sign_in.settings = SETTINGS.model_copy(update={"person_claim": "email"})
+    told = {"sub": "u1", "email": "anna@example.com", "groups": ["desk"]}
+
+    async def tell(*_: object, **__: object) -> dict[str, Any]:
+        return told | {"email_verified": verified}
+
+    async def complete(claims: dict[str, Any]) -> SignedIn:
+        provider = module._Kept({"userinfo_endpoint": f"{ISSUER}/user"}, KeySet([KEY]), 0.0)
+        return sign_in._recognize(
+            await sign_in._complete(provider, {"access_token": "a"}, claims), None
+        )
+
+    monkeypatch.setattr(module, "_ask", tell)
+    for claims in ({"sub": "u1"}, told | {"email_verified": verified}):
+        with pytest.raises(SignInFailed, match="not verified"):
+            asyncio.run(complete(claims))
+    for said in ({"email_verified": True}, {"email_verified": "true"}, {}):
+        assert asyncio.run(complete(told | said)).person == "anna@example.com"
 
 
 def test_cookies_are_this_hosts_alone_and_unseen_by_scripts(sign_in: SignIn) -> None:

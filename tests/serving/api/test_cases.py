@@ -196,12 +196,15 @@ def test_every_step_is_answered_with_the_case_and_audited(fresh: Any, open_case:
     assert fresh.read(step(fresh, case, "propose", outcome="twins"))["state"] == "proposed"
     taken = fresh.read(step(fresh, case, "withdraw"))
     assert (taken["state"], taken["proposal"]) == ("open", None)
+    alone = step(fresh, case, "close", outcome="unfounded")
+    fresh.assert_refused(alone, 403, "CASE.FOUR_EYES")
+    step(fresh, case, "propose", key="second", outcome="unfounded")
     closed = fresh.read(step(fresh, case, "close", outcome="unfounded"))
     assert (closed["state"], closed["outcome"]) == ("closed", "unfounded")
     kept = entries(fresh, before)
     assert {one.subject for one in kept} == {case}
-    assert {one.actor for one in kept} == {actor(fresh, "fraud")}
-    assert len(kept) == 5
+    assert {one.actor for one in kept} == {actor(fresh, "fraud"), actor(fresh, "second")}
+    assert len(kept) == 6
     precision = fresh.read(fresh.ask("GET", "/v1/precision", key="fraud"))
     # No sweep had found the pair.
     assert (precision["judged"], precision["precision"], precision["thresholds"]) == (0, None, [])

@@ -90,6 +90,42 @@ def test_suspect_and_holder_are_shown_from_when_a_case_names_them(
     assert later["likenesses"] == []
 
 
+def test_a_report_for_a_carrier_tells_nothing_of_what_another_did(
+    fresh: Any, activation: Callable[..., dict[str, Any]], faces: dict[str, bytes]
+) -> None:
+    def try_out(key: str, **changes: Any) -> Any:
+        body = activation(outlet="r1", msisdn=f"+861380013800{key}", **changes)
+        headers = {"idempotency-key": key}
+        return fresh.read(fresh.ask("POST", ENROLL, key="red", body=body, headers=headers))
+
+    def report(case: Any, carrier: str) -> str:
+        path, terms = f"/v1/cases/{case['id']}/report", {"reveal": True, "carrier": carrier}
+        return read(
+            fresh.read(fresh.ask("POST", path, key="fraud", body=terms)), CaseReport
+        ).html.decode()
+
+    holder = enroll(fresh, "k1", activation())
+    attempt = try_out("2", document=OTHER)
+    [case] = attempt["cases"]
+    step = {"case_id": case["id"], "reason": "a look"}
+    assert fresh.ask("POST", "/v1/outlets/r1/suspend", key="fraud", body=step).status_code == 200
+    page = report(case, "blue")
+    assert "Stan Stranger" in page
+    red_key = fresh.keys["red"].split("_")[1]
+    for hidden in (attempt["enrollment_id"], OTHER["name"], OTHER["number"], red_key, "r1"):
+        assert hidden not in page, hidden
+    page = report(case, "red")
+    assert OTHER["name"] in page
+    assert "Stan Stranger" not in page
+    lift = {"restriction": "suspended", "reason": "seen"}
+    assert fresh.ask("POST", "/v1/outlets/r1/lift", key="fraud", body=lift).status_code == 200
+    # A stolen number does not bring the name of its holder with it.
+    stolen = try_out("3", live=faces["live"], portrait=faces["portrait"])
+    page = report(stolen["cases"][0], "red")
+    assert holder["document_id"] in page
+    assert "Stan Stranger" not in page
+
+
 def test_faces_are_for_the_fraud_team_and_of_those_who_are_there(
     fresh: Any, activation: Callable[..., dict[str, Any]]
 ) -> None:

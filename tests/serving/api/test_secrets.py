@@ -44,6 +44,34 @@ def failing_registrar_calls(wrong: dict[str, str]) -> list[Ask]:
     ]
 
 
+def failing_desk_calls() -> list[Ask]:
+    """Of faces, outlets, holds and sessions."""
+    outlet, case = "/v1/outlets/b1", "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
+    reason = {"case_id": case, "reason": f"{NAME} {NUMBER}"}
+    asked: list[Ask] = [
+        ("POST", "/v1/faces/query", {"body": {"document_ids": [NUMBER]}}),
+        ("POST", "/v1/faces/query", {"body": {"document_ids": [case], NAME: NUMBER}}),
+        ("GET", "/v1/outlets", {"params": {"restriction": NAME}}),
+        ("GET", f"/v1/outlets/{NAME}", {}),
+        ("GET", f"/v1/outlets/{NUMBER}/enrollments", {}),
+        ("GET", f"{outlet}/enrollments", {"params": {"id_end": NAME}}),
+        ("GET", f"{outlet}/enrollments", {"params": {"after": NUMBER}}),
+        ("POST", f"{outlet}/suspend", {"body": reason}),
+        ("POST", f"{outlet}/bar", {"body": reason}),
+        ("POST", f"{outlet}/lift", {"body": {"restriction": "barred", "reason": NAME}}),
+        ("POST", f"{outlet}/lift", {"body": {"restriction": NAME, "reason": NUMBER}}),
+        ("POST", f"/v1/cases/{NUMBER}/report", {"body": {NAME: NUMBER}}),
+        ("POST", f"/v1/cases/{NUMBER}/assign", {"body": {"assignee": f"{NAME}\0"}}),
+        ("DELETE", "/v1/session", {}),
+    ]
+    return [
+        *((method, path, {"key": "fraud", **more}) for method, path, more in asked),
+        ("GET", f"/v1/documents/{NUMBER}/erasure", {"key": "operator"}),
+        ("GET", f"/console/{NAME}", {"key": None}),
+        ("GET", "/console/signed-in", {"key": None, "params": {"code": NUMBER, "state": NAME}}),
+    ]
+
+
 def failing_calls(activation: Callable[..., dict[str, Any]], faces: dict[str, bytes]) -> list[Ask]:
     body = activation()
     probe = {"image": faces["stranger"]}
@@ -73,6 +101,7 @@ def failing_calls(activation: Callable[..., dict[str, Any]], faces: dict[str, by
         ("DELETE", f"/v1/lines/{MSISDN}", {}),
         ("DELETE", f"/v1/documents/{NUMBER}", {"key": "operator"}),
         *failing_registrar_calls(wrong),
+        *failing_desk_calls(),
         ("GET", f"/v1/{NAME}/{MSISDN}", {}),
         ("POST", "/v1/match", {"body": {"items": [{"id": NAME, NAME: NUMBER}]}}),
         ("GET", "/v1/me", {"key": f"sosie_{NUMBER}_{NAME}"}),

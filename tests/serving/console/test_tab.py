@@ -245,3 +245,45 @@ def test_every_view_is_whole_in_another_language_on_a_dark_telephone_too(
             assert visitor.page.evaluate(fits), view
         visitor.page.reload()
         visitor.expect_language(language)
+
+
+def test_a_group_of_hundreds_is_drawn_though_its_weakest_link_is_left_out(
+    browser: Browser, site: Site
+) -> None:
+    draw = """async () => {
+        const { groupFigure, showFace } = await import("/console/js/graph.js");
+        const ids = Array.from({ length: 500 }, (_, place) => `d${place}`);
+        const identities = ids.map((id) => ({ document_id: id, lines: [], disputes: 0 }));
+        const links = ids.slice(1).map((right, place) => ({ left: ids[place], right, score: 0.7 }));
+        const weakest = { left: "d499", right: "d500", score: 0.6 };
+        const names = new Map(ids.map((id, place) => [id, String(place + 1)]));
+        const figure = groupFigure({ identities, links, weakest }, names);
+        showFace(figure, "d7", "data:,");
+        const sizes = [...figure.querySelectorAll("circle, image")].map(
+            (one) => Number(one.getAttribute("r") ?? one.getAttribute("width")));
+        return [figure.querySelectorAll(".node").length, Math.min(...sizes) > 0];
+    }"""
+    with visiting(browser, site) as visitor:
+        visitor.sign_in("fraud")
+        assert visitor.page.evaluate(draw) == [500, True]
+
+
+def test_a_case_of_hundreds_of_numbers_is_no_page_without_an_end(
+    browser: Browser, site: Site
+) -> None:
+    draw = """async (proposal) => {
+        const { caseActions } = await import("/console/js/casework.js");
+        const line = { number: "••••1", carrier: "blue", outlet: "b1", status: "active" };
+        const lines = Array.from({ length: 900 }, (_, at) => ({ ...line, line_id: `l${at}` }));
+        const given = proposal && { outcome: "fraud", close_lines: lines.map((one) => one.line_id),
+                                    by: "x", person: "x", at: "2026-01-01T00:00:00Z" };
+        const found = { case_id: "c", kind: "one_face_many_documents", state: "open",
+                        assignee: null, documents: [{ lines }], proposal: given };
+        const page = { signal: new AbortController().signal };
+        document.querySelector("main").replaceChildren(caseActions(page, found).node);
+        return document.documentElement.scrollHeight < 4000;
+    }"""
+    with visiting(browser, site) as visitor:
+        visitor.sign_in("fraud")
+        for proposal in (False, True):
+            assert visitor.page.evaluate(draw, proposal), proposal

@@ -9,6 +9,8 @@ import { isMe } from "./session.js";
 
 /** The one outcome that one person may decide, where no line is closed by it. */
 const ALONE = "unfounded";
+/** More numbers than this are looked through in a frame of their own. */
+const FRAMED = 20;
 const OUTCOMES = ["fraud", "twins", "mistake", ALONE];
 
 /** What may be done with a case that is not over; null for one that is.
@@ -115,8 +117,8 @@ function lineBoxes(found) {
       return checkField(label, { name: "line", value: line.line_id });
     });
   const legend = element("legend", {}, say("case.closelines"));
-  const list = element("div", { class: "line-boxes" }, boxes);
-  const field = boxes.length > 0 ? element("fieldset", {}, legend, list) : null;
+  const framed = boxes.length > FRAMED ? element("div", { class: "scroller" }, boxes) : boxes;
+  const field = boxes.length > 0 ? element("fieldset", {}, legend, framed) : null;
   const inputs = boxes.map((box) => box.querySelector("input"));
   return { field, chosen: () => inputs.filter((one) => one.checked).map((one) => one.value) };
 }
@@ -149,7 +151,7 @@ function approval(page, found, done) {
     lines.length > 0 && element("p", {}, say("case.closelines")),
     element(
       "ul",
-      {},
+      lines.length > FRAMED ? { class: "scroller", tabindex: "0" } : {},
       lines.map((line) => element("li", {}, maskedNumber(numbers.get(line) ?? "–"))),
     ),
     isAlone && hint(say("case.waiting")),

@@ -64,7 +64,7 @@ export function showFace(figure, documentId, url) {
   const [circle, text] = [node.querySelector("circle"), node.querySelector("text")];
   const [x, y] = ["cx", "cy"].map((name) => Number(circle.getAttribute(name)));
   const count = figure.querySelectorAll(".node").length;
-  const radius = Math.min(FACE_RADIUS, (Math.PI * RADIUS) / count - 2);
+  const radius = Math.max(Math.min(FACE_RADIUS, (Math.PI * RADIUS) / count - 2), 5);
   circle.setAttribute("r", radius);
   text.setAttribute("y", y + radius + 15);
   const [side, left, top] = [2 * radius - 4, x - radius + 2, y - radius + 2];
@@ -74,9 +74,12 @@ export function showFace(figure, documentId, url) {
 /** The drawing; `names` gives each document the number that the table beside it uses. */
 export function groupFigure(group, names) {
   const tree = spanningTree(group.identities, group.links);
-  const side = weakSide(group.identities, tree, group.weakest);
   const places = layOut(walkOrder(group.identities, tree));
-  const links = group.links.map((link) => linkLine(link, places, tree, group.weakest));
+  // Of a large group only a part is here, and not always that with the weakest link.
+  const isHere = group.weakest && places.has(group.weakest.left) && places.has(group.weakest.right);
+  const weakest = isHere ? group.weakest : null;
+  const side = weakSide(group.identities, tree, weakest);
+  const links = group.links.map((link) => linkLine(link, places, tree, weakest));
   const nodes = group.identities.map((one) =>
     documentNode(one, places, names, side.has(one.document_id)),
   );
@@ -89,7 +92,7 @@ export function groupFigure(group, names) {
       "aria-label": say("graph.title"),
     },
     links,
-    group.weakest && weakestLabel(group.weakest, places),
+    weakest && weakestLabel(weakest, places),
     nodes,
   );
   for (const kind of ["focusin", "mouseover"])
@@ -100,12 +103,12 @@ export function groupFigure(group, names) {
     "figure",
     { class: "graph-figure" },
     drawing,
-    element("figcaption", {}, splitText(group, names, side)),
+    element("figcaption", {}, splitText(group, weakest, names, side)),
   );
 }
 
-function splitText({ weakest, identities }, names, side) {
-  if (!weakest) return say("graph.nolinks");
+function splitText({ identities, links }, weakest, names, side) {
+  if (!weakest) return links.length ? null : say("graph.nolinks");
   const list = (isIn) =>
     identities
       .filter((one) => side.has(one.document_id) === isIn)
