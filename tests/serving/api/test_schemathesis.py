@@ -95,6 +95,9 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
     image = base64.b64encode(faces["later"]).decode()
     is_about_case = any(name in path for name in ("{case_id}", "{outlet}"))
     case_id = open_case(own_service, path) if is_about_case else None
+    if path.endswith("/close"):
+        proposal = {"key": "second", "body": {"outcome": "unfounded"}}
+        own_service.ask("POST", f"/v1/cases/{case_id}/propose", **proposal)
     outlet, restriction = prepare_outlet(own_service, path, case_id)
 
     def deepen(case: Any) -> Any:
@@ -115,7 +118,7 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
         for body in bodies:
             body.update({name: value for name, value in sound.items() if name in body})
             if path.endswith("/close"):
-                # All else takes two people.
+                # What another person has proposed.
                 body.update({"outcome": "unfounded", "close_lines": []})
             if path in CHOICES:
                 for name in CHOICES[path]:
