@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image, ImageDraw
@@ -65,6 +66,7 @@ class Visitor:
     site: Site
     page: Page
     faults: list[str] = field(default_factory=list)
+    scheme: Literal["light", "dark"] = "light"
 
     def sign_in(self, name: str) -> None:
         self.page.goto(f"{self.site.url}/console")
@@ -140,6 +142,16 @@ class Visitor:
             broken = self.page.evaluate(BROKEN_LAYOUT)
             assert broken == [], (name, width_px)
         self.page.set_viewport_size(size)
+        # Without motion the colours change at once.
+        self.page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+        pale = Axe().run(self.page, options={"runOnly": ["color-contrast"]})
+        found = [
+            (node["target"], [any_["data"] for any_ in node["any"]])
+            for one in pale.response["violations"]
+            for node in one["nodes"]
+        ]
+        assert found == [], (name, "dark")
+        self.page.emulate_media(color_scheme=self.scheme, reduced_motion="no-preference")
 
     def picture(self, name: str) -> None:
         """Keeps a picture of the view; no photograph of anybody is in it."""
@@ -172,18 +184,20 @@ class Visitor:
 
 
 @contextmanager
-def visiting(browser: Browser, site: Site, scheme: str = "light") -> Iterator[Visitor]:
+def visiting(
+    browser: Browser, site: Site, scheme: Literal["light", "dark"] = "light"
+) -> Iterator[Visitor]:
     """A new tab, without a key."""
     context = browser.new_context(
         locale="en-GB",
         timezone_id="UTC",
         viewport={"width": 1280, "height": 800},
-        color_scheme="dark" if scheme == "dark" else "light",
+        color_scheme=scheme,
         permissions=["camera"],
     )
     context.set_default_timeout(10_000)
     page = context.new_page()
-    visitor = Visitor(site, page)
+    visitor = Visitor(site, page, scheme=scheme)
 
     def hear(message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"}:

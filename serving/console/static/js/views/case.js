@@ -39,6 +39,7 @@ export async function show(page, id, focus = null) {
       next.faults,
     ),
     element("h1", {}, word("kind", found.kind), " ", badge("state", found.state)),
+    aboutOf(found),
     mergedNotice(found),
     erasureNotice(found),
     element(
@@ -64,6 +65,17 @@ export async function show(page, id, focus = null) {
   bindKeys(page, { ...faces.keys, ...(actions?.keys ?? {}), ...keys });
   if (focus !== null) actions?.focusOn(focus);
 }
+
+/** The first people whom it is about, masked. */
+function aboutOf({ documents: held }) {
+  const names = held.slice(0, ABOUT).map((one) => one.name).filter(Boolean);
+  const more = held.length - names.length;
+  if (names.length === 0) return null;
+  const shown = names.map((name, place) => [place > 0 && " · ", quoted(name)]);
+  return element("p", { class: "lead" }, shown, more > 0 && ` ${say("case.more", { count: number(more) })}`);
+}
+
+const ABOUT = 3;
 
 /** Each document's number on this page: those that seem to be one person's come first. */
 function numbersOf({ documents: held }) {
