@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from indexes.base import Ids, Vectors
 from indexes.errors import IdInvalid, SegmentsInvalid
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
-from indexes.flat import FlatIndex
+from indexes.segmented.heads import HeadView
+from indexes.segmented.views import Part, SealedView, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,60 +127,45 @@ _ROWS_AT_ONCE = 1 << 14
 class Rewrite:
     """A job that makes one segment of parts, as of its begin; the parts stay in use meanwhile.
 
-    `alive` bool[n] is a copy for each segment, `loose` a copy of the ids and vectors of each head.
     `removed` collects the ids removed while the job runs: they must be removed from the product
     too, for their rows may have been copied before they were wiped.
     """
 
     begun: float
-    segments: tuple[Exact8Segment, ...] = ()
-    alive: tuple[NDArray[np.bool_], ...] = ()
-    heads: tuple[FlatIndex, ...] = ()
-    loose: tuple[tuple[Ids, Vectors], ...] = ()
+    sealed: tuple[SealedView, ...] = ()
+    heads: tuple[HeadView, ...] = ()
     removed: list[Ids] = field(default_factory=list)
-
-    @classmethod
-    def of_segments(cls, segments: Sequence[Exact8Segment], begun: float) -> Rewrite:
-        """A rewrite of segments without their tombstones; call it while nothing changes."""
-        alive = tuple(segment.alive_rows.copy() for segment in segments)
-        return cls(begun, segments=tuple(segments), alive=alive)
-
-    @classmethod
-    def of_heads(cls, heads: Sequence[FlatIndex], begun: float) -> Rewrite:
-        """A rewrite of heads; call it while nothing changes."""
-        loose = tuple(head.contents() for head in heads)
-        return cls(begun, heads=tuple(heads), loose=loose)
 
     def build(self, config: SegmentsConfig, scanner: Scanner) -> Exact8Segment | None:
         """Builds the segment while the parts are searched and changed; None if nothing is alive."""
-        counts = [int(alive.sum()) for alive in self.alive]
-        total = sum(counts) + sum(len(ids) for ids, _ in self.loose)
+        parts: tuple[Part, ...] = (*self.sealed, *self.heads)
+        total = sum(map(len, parts))
         if not total:
             return None
         rows = np.empty((total, self._dim()), self._dtype(config))
         ids = np.empty(total, np.int64)
         end = 0
-        for segment, alive in zip(self.segments, self.alive, strict=True):
-            places = np.flatnonzero(alive)
+        for view in self.sealed:
+            places = np.flatnonzero(view.alive)
             for first in range(0, len(places), _ROWS_AT_ONCE):
                 some = places[first : first + _ROWS_AT_ONCE]
                 start, end = end, end + len(some)
-                rows[start:end] = segment.rows.take(some)
-                ids[start:end] = segment.row_ids[some]
-        for loose_ids, vectors in self.loose:
-            start, end = end, end + len(loose_ids)
-            rows[start:end], ids[start:end] = vectors, loose_ids
+                rows[start:end] = view.segment.rows.take(some)
+                ids[start:end] = view.segment.row_ids[some]
+        for head in self.heads:
+            start, end = end, end + len(head)
+            ids[start:end], rows[start:end] = head.contents()
         return Exact8Segment(ids, rows, scanner=scanner)
 
     def settle(self, product: Exact8Segment) -> None:
-        """Removes from the product what was removed meanwhile; call it while nothing runs."""
+        """Removes from the product what was removed meanwhile; call it while nothing changes."""
         if not self.removed:
             return
         rows, present = product.find(np.unique(np.concatenate(self.removed)))
         product.remove_rows(rows[present])
 
     def _dim(self) -> int:
-        return self.segments[0].dim if self.segments else self.loose[0][1].shape[1]
+        return self.sealed[0].segment.dim if self.sealed else self.heads[0].rows.shape[1]
 
     def _dtype(self, config: SegmentsConfig) -> np.dtype[Any]:
         """float16 only where that loses nothing, so that no score changes."""
@@ -189,8 +174,8 @@ class Rewrite:
         return np.dtype(np.float32)
 
     def _is_narrow(self) -> bool:
-        return all(segment.rows.dtype == np.float16 for segment in self.segments) and all(
-            np.array_equal(narrowed(vectors), vectors) for _, vectors in self.loose
+        return all(view.segment.rows.dtype == np.float16 for view in self.sealed) and all(
+            np.array_equal(narrowed(head.rows), head.rows) for head in self.heads
         )
 
 
@@ -198,9 +183,6 @@ def narrowed(vectors: Vectors) -> Vectors:
     """The vectors rounded to float16, as float32[n, dim]."""
     with np.errstate(over="ignore"):
         return vectors.astype(np.float16).astype(np.float32)
-
-
-Part = FlatIndex | Exact8Segment
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -213,16 +195,20 @@ class Batch:
     segment: Exact8Segment | None
 
 
-def require_new(batch: Batch, parts: Sequence[Part]) -> None:
-    """`IdInvalid` where an id of the batch is in one of the parts already."""
+def require_new(batch: Batch, view: View) -> None:
+    """`IdInvalid` where an id of the batch is in the index already."""
     keys = batch.keys
     lowest, highest = min(keys, default=0), max(keys, default=-1)
-    for part in parts:
-        if isinstance(part, FlatIndex):
-            part.require_new(keys)
-        elif part.may_hold(lowest, highest):
+    for head in view.heads:
+        if not head.head.row_of.keys().isdisjoint(keys):
+            _refuse(next(key for key in keys if key in head.head.row_of))
+    for sealed in view.sealed:
+        if sealed.segment.may_hold(lowest, highest):
             # A single id, the usual batch, is looked up without the cost of arrays.
-            present = part.find(batch.ids)[1] if len(keys) > 1 else np.array([keys[0] in part])
+            present = sealed.find(batch.ids)[1] if len(keys) > 1 else np.array([keys[0] in sealed])
             if present.any():
-                key = keys[int(present.argmax())]
-                raise IdInvalid(f"id {key} is in the index already; remove it first")
+                _refuse(keys[int(present.argmax())])
+
+
+def _refuse(key: int) -> None:
+    raise IdInvalid(f"id {key} is in the index already; remove it first")

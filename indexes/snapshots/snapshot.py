@@ -293,20 +293,23 @@ class _Frame:
         if gallery.kind != SegmentedIndex.kind:
             held = gallery.contents()
             return cls((), (), {}, held.ids, held.vectors, held.sequence)
-        pinned = gallery.pin()
-        sealed = len(pinned.segments) - pinned.head
-        ids, vectors = [np.empty(0, np.int64)], [np.empty((0, gallery.dim), np.float32)]
-        for head in pinned.segments[sealed:]:
-            ids.append(head.row_ids)
-            vectors.append(head.rows.take(np.arange(len(head.row_ids))))
-        return cls(
-            pinned.segments[:sealed],
-            pinned.alive[:sealed],
-            pinned.removed_since,
-            np.concatenate(ids),
-            np.concatenate(vectors),
-            pinned.sequence,
-        )
+        while True:
+            pinned = gallery.pin()
+            sealed = len(pinned.segments) - pinned.head
+            ids, vectors = [np.empty(0, np.int64)], [np.empty((0, gallery.dim), np.float32)]
+            for head in pinned.segments[sealed:]:
+                ids.append(head.row_ids)
+                vectors.append(head.rows.take(np.arange(len(head.row_ids))))
+            # One that was removed since may have been copied half wiped.
+            if all(head.alive_rows.all() for head in pinned.segments[sealed:]):
+                return cls(
+                    pinned.segments[:sealed],
+                    pinned.alive[:sealed],
+                    pinned.removed_since,
+                    np.concatenate(ids),
+                    np.concatenate(vectors),
+                    pinned.sequence,
+                )
 
     def is_whole(self) -> bool:
         """True if no row has been removed since; a row's flag is cleared before it is wiped."""
