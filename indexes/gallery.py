@@ -18,7 +18,7 @@ from indexes.exact.exact8 import Exact8Segment, RowStore
 from indexes.exact.scanner import Scanner
 from indexes.segmented.merging import Rewrite
 from indexes.segmented.segments import SegmentedIndex
-from indexes.segmented.views import View
+from indexes.segmented.view import View
 
 
 class SharedLock:

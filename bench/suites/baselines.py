@@ -23,7 +23,7 @@ from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.segmented.segments import SegmentedIndex
-from indexes.segmented.views import SealedView, SegmentSearch
+from indexes.segmented.view import SealedView, SegmentSearch
 
 SEGMENT, GALLERY = "exact8, one segment", "exact8, the gallery"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from indexes.base import Hits, MemoryAccount
 from indexes.exact.scanner import Scanner
-from indexes.gallery import Gallery
+from indexes.gallery import Gallery, SharedLock
 from indexes.segmented.segments import SegmentedIndex
 from indexes.snapshots.manifest import Origin
 from indexes.snapshots.snapshot import Opening, load, save
@@ -142,6 +143,62 @@ class ChangingGallery:
         )
 
 
+PASS_PROBES, THRESHOLD = 1024, 0.57
+"""A large search: what a sweep or a queue of searches asks at once."""
+
+
+@dataclass(slots=True)
+class BesidePasses:
+    """Seconds of adds of one reference, of readings of the sequence, and of the passes beside."""
+
+    add_s: list[float] = field(default_factory=list)
+    sequence_s: list[float] = field(default_factory=list)
+    pass_s: list[float] = field(default_factory=list)
+
+
+def add_beside_passes(
+    gallery: Gallery, newcomers: Vectors, first_id: int, seconds: float, *, has_lock: bool
+) -> BesidePasses:
+    """Adds one by one, until time or newcomers are used up, while a thread makes pass after pass.
+
+    `has_lock`: a pass holds a lock for readers and an add one for writers, as a gallery without
+    views does; for comparison.
+    """
+    found, stop, begun = BesidePasses(), Event(), Event()
+    lock = SharedLock()
+    reading, writing = (lock.reading, lock.writing) if has_lock else (nullcontext, nullcontext)
+    probes = newcomers[:PASS_PROBES]
+
+    def search() -> None:
+        while not stop.is_set():
+            with reading():
+                begun.set()
+                found.pass_s.append(clock(lambda: gallery.range_search(probes, THRESHOLD))[1])
+
+    def read_sequence() -> int:
+        with reading():
+            return gallery.sequence
+
+    def add(place: int) -> None:
+        with writing():
+            key = np.array([first_id + place])
+            gallery.add(key, newcomers[place : place + 1], gallery.sequence + 1)
+
+    with Upkeep(gallery), ThreadPoolExecutor(1) as pool:
+        passes = pool.submit(search)
+        begun.wait()
+        end = time.perf_counter() + seconds
+        for place in range(len(newcomers)):
+            if time.perf_counter() > end:
+                break
+            time.sleep(PAUSE_S)
+            found.sequence_s.append(clock(read_sequence)[1])
+            found.add_s.append(clock(partial(add, place))[1])
+        stop.set()
+        passes.result()
+    return found
+
+
 # Upkeep is asked for after so many adds; it is what a thread of its own does in a deployment.
 _LOOK_EVERY = 256
 
@@ -208,6 +265,7 @@ QUICK = {
     "removed": 200,
     "batch": 32,
 }
+VIEWS, LOCK = "a pass holds a view", "a pass holds a lock"
 BATCHES, SINGLES = f"batches of {BATCH}, from none to all", "one by one, after all"
 
 _INDEXES_AT_ONCE = 6
@@ -268,15 +326,26 @@ def run(config: GalleryConfig) -> SuiteOutput:
     changing = ChangingGallery(grown, faces.references, newcomers)
     quiet = changing.search_alone(config.changing_s / 4, config.seed)
     busy = changing.search_while_changing(config.changing_s, config.seed + 1)
+    beside = {
+        name: add_beside_passes(
+            grown,
+            faces.newcomers(max(PASS_PROBES, int(config.changing_s / 2 / PAUSE_S))),
+            first_id,
+            config.changing_s / 2,
+            has_lock=has_lock,
+        )
+        for name, first_id, has_lock in ((VIEWS, 2 * _FAR_ID, False), (LOCK, 3 * _FAR_ID, True))
+    }
     scanner.close()
     results = (
         _list_account(account, opened.mapped, built.build_s, setup),
         Result("Snapshot", setup_disk, opened.figures),
         _list_growth(growth, setup),
         _list_concurrent_search(quiet, busy, setup),
+        _list_beside_passes(beside, setup),
         Result("Erasure", setup | {"removed": config.removed}, erasure),
     )
-    return results, _measure(config, account, opened, growth, busy)
+    return results, _measure(config, account, opened, growth, busy, beside)
 
 
 def _snapshot(
@@ -390,12 +459,31 @@ def _list_concurrent_search(
     return Result("Searching while everything changes", setup | run, tuple(figures))
 
 
+def _p99(seconds: list[float]) -> float:
+    return float(np.quantile(seconds, 0.99))
+
+
+def _list_beside_passes(beside: Mapping[str, BesidePasses], setup: Setup) -> Result:
+    """Times as good: p99 against that with the lock."""
+    figures = []
+    for name, one in beside.items():
+        for what, times in (("an add", one.add_s), ("reading the sequence", one.sequence_s)):
+            figures += [
+                Figure.of(f"{what}, {name}", "ms", np.array(times) * 1e3),
+                Figure(f"{what}, {name}, p99", "ms", _p99(times) * 1e3),
+            ]
+        figures.append(Figure.of(f"a pass, {name}", "ms", np.array(one.pass_s) * 1e3))
+    run: Setup = {"probes of a pass": PASS_PROBES, "threshold": THRESHOLD}
+    return Result("Adds beside passes", setup | run, tuple(figures))
+
+
 def _measure(
     config: GalleryConfig,
     account: MemoryAccount,
     opened: Opened,
     growth: Mapping[str, Growth],
     busy: ConcurrentSearch,
+    beside: Mapping[str, BesidePasses],
 ) -> dict[str, Measured]:
     """The figures that `targets.toml` names."""
     right: dict[str, Measured] = {
@@ -407,6 +495,9 @@ def _measure(
         "bytes_per_reference": account.bytes_per_reference,
         "open_seconds": opened.open_s,
         "add_microseconds": max(one.microseconds for one in growth.values()),
+        "add_beside_passes_ms": _p99(beside[VIEWS].add_s) * 1e3,
+        "sequence_beside_passes_ms": _p99(beside[VIEWS].sequence_s) * 1e3,
+        "add_beside_passes_share": _p99(beside[VIEWS].add_s) / _p99(beside[LOCK].add_s),
     }
     if (config.references, config.dim) != PROMISED_SIZE:
         values = dict.fromkeys(values, Skipped(size_reason(*PROMISED_SIZE)))

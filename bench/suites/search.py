@@ -33,7 +33,7 @@ from indexes.base import Hits
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
-from indexes.segmented.views import SealedView, SegmentSearch
+from indexes.segmented.view import SealedView, SegmentSearch
 
 SCORE_TOLERANCE = 1e-6
 _SINGLES_IN = 16

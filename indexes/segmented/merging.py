@@ -12,8 +12,8 @@ from indexes.base import Ids, Vectors
 from indexes.errors import IdInvalid, SegmentsInvalid
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
-from indexes.segmented.heads import HeadView
-from indexes.segmented.views import Part, SealedView, View
+from indexes.segmented.head import HeadView
+from indexes.segmented.view import Part, SealedView, View
 
 
 @dataclass(frozen=True, slots=True)

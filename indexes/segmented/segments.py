@@ -22,7 +22,7 @@ from indexes.errors import IdInvalid
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.scoring import Positions
-from indexes.segmented.heads import Head, HeadView
+from indexes.segmented.head import Head, HeadView
 from indexes.segmented.merging import (
     Batch,
     Rewrite,
@@ -35,7 +35,7 @@ from indexes.segmented.merging import (
     require_new,
     with_tombstones,
 )
-from indexes.segmented.views import SealedView, View
+from indexes.segmented.view import SealedView, View
 
 # A batch as large as so many heads becomes a segment of its own.
 _BULK_HEADS = 4

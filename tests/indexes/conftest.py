@@ -9,7 +9,7 @@ import pytest
 
 from indexes.base import Hits, Ids, Vectors
 from indexes.exact.exact8 import Exact8Segment
-from indexes.segmented.views import SealedView, SegmentSearch
+from indexes.segmented.view import SealedView, SegmentSearch
 
 UnitRows = Callable[..., Vectors]
 

@@ -25,7 +25,7 @@ from indexes.errors import IdInvalid
 from indexes.exact.codes import CodedQueries
 from indexes.exact.exact8 import Counts, Exact8Segment, Pairs, passes
 from indexes.scoring import Positions, arrange, no_hits
-from indexes.segmented.heads import HeadView
+from indexes.segmented.head import HeadView
 
 
 @dataclass(frozen=True, slots=True, eq=False)
