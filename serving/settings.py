@@ -222,6 +222,12 @@ class GallerySettings(Section):
     head_rows: int = Field(
         default=8192, ge=64, le=1 << 20, description="exact8: references that make a segment"
     )
+    segment_rows: int = Field(
+        default=4_000_000,
+        ge=1 << 20,
+        le=1 << 30,
+        description="exact8: references of the largest segment; a merge takes memory for as many",
+    )
     erasure_deadline_h: float = Field(
         default=24,
         ge=0,

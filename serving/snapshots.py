@@ -42,6 +42,7 @@ def gallery_config(settings: Settings) -> GalleryConfig:
         head_rows=chosen.head_rows,
         erasure_deadline_s=3600 * chosen.erasure_deadline_h,
         rows=chosen.rows,
+        segment_rows=chosen.segment_rows,
     )
     return GalleryConfig(chosen.kind, segments, chosen.mapped)
 

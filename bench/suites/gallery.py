@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
@@ -25,6 +25,7 @@ from engine.registry.vault import Vault
 from indexes.base import Hits, MemoryAccount
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery, SharedLock
+from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.snapshots.manifest import Origin
 from indexes.snapshots.snapshot import Opening, load, save
@@ -141,6 +142,34 @@ class ChangingGallery:
                 for key in keys.tolist()
             ]
         )
+
+
+_MERGED_PIECES, _SHARE_OF_A_SEGMENT = 16, 4
+"""Merges are measured on so many small segments, of which so many make the largest one."""
+
+
+def merge_peak(references: Vectors, scanner: Scanner, segment_rows: int) -> float:
+    """The most memory while small segments are merged, as a share of the gallery's."""
+    dim = references.shape[1]
+    # Heads so small that every piece becomes a segment.
+    size = len(references) // _MERGED_PIECES
+    config = SegmentsConfig(head_rows=max(1, size // 4), segment_rows=segment_rows)
+    gallery = Gallery(SegmentedIndex(dim, config, scanner=scanner))
+    for start in range(0, len(references) - size + 1, size):
+        ids = np.arange(start, start + size)
+        gallery.add(ids, references[start : start + size], gallery.sequence + 1)
+    held = gallery.account().total
+    # From now on the peak is that of the merges.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status_bytes("VmRSS")
+    gallery.settle()
+    return (held + _status_bytes("VmHWM") - before) / held
+
+
+def _status_bytes(name: str) -> int:
+    """A figure of this process's memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 PASS_PROBES, THRESHOLD = 1024, 0.57
@@ -265,10 +294,12 @@ QUICK = {
     "removed": 200,
     "batch": 32,
 }
+CAPPED, WHOLE = "a segment is a quarter at most", "one segment in the end"
 VIEWS, LOCK = "a pass holds a view", "a pass holds a lock"
 BATCHES, SINGLES = f"batches of {BATCH}, from none to all", "one by one, after all"
 
 _INDEXES_AT_ONCE = 6
+_LARGE_DIM = 512
 _CHANGED = 1_000
 # Ids of references that a measurement adds for itself.
 _FAR_ID = 1 << 40
@@ -336,6 +367,12 @@ def run(config: GalleryConfig) -> SuiteOutput:
         )
         for name, first_id, has_lock in ((VIEWS, 2 * _FAR_ID, False), (LOCK, 3 * _FAR_ID, True))
     }
+    del grown
+    peaks = {
+        (dim, name): merge_peak(vectors, scanner, len(vectors) // share)
+        for dim, vectors in _vectors_to_merge(faces, config)
+        for name, share in ((CAPPED, _SHARE_OF_A_SEGMENT), (WHOLE, 1))
+    }
     scanner.close()
     results = (
         _list_account(account, opened.mapped, built.build_s, setup),
@@ -343,9 +380,23 @@ def run(config: GalleryConfig) -> SuiteOutput:
         _list_growth(growth, setup),
         _list_concurrent_search(quiet, busy, setup),
         _list_beside_passes(beside, setup),
+        Result(
+            "Merges",
+            setup,
+            tuple(
+                Figure(f"{dim} dimensions, {name}", "of the gallery's memory", peak)
+                for (dim, name), peak in peaks.items()
+            ),
+        ),
         Result("Erasure", setup | {"removed": config.removed}, erasure),
     )
-    return results, _measure(config, account, opened, growth, busy, beside)
+    return results, _measure(config, account, opened, growth, busy, beside, peaks)
+
+
+def _vectors_to_merge(faces: Faces, config: GalleryConfig) -> Iterator[tuple[int, Vectors]]:
+    """Of the suite's dimensions, and of a large model's."""
+    yield config.dim, faces.references
+    yield _LARGE_DIM, Faces(config.references // 4, _LARGE_DIM, config.seed).references
 
 
 def _snapshot(
@@ -484,6 +535,7 @@ def _measure(
     growth: Mapping[str, Growth],
     busy: ConcurrentSearch,
     beside: Mapping[str, BesidePasses],
+    peaks: Mapping[tuple[int, str], float],
 ) -> dict[str, Measured]:
     """The figures that `targets.toml` names."""
     right: dict[str, Measured] = {
@@ -495,6 +547,7 @@ def _measure(
         "bytes_per_reference": account.bytes_per_reference,
         "open_seconds": opened.open_s,
         "add_microseconds": max(one.microseconds for one in growth.values()),
+        "merge_peak": max(peak for (_, name), peak in peaks.items() if name == CAPPED),
         "add_beside_passes_ms": _p99(beside[VIEWS].add_s) * 1e3,
         "sequence_beside_passes_ms": _p99(beside[VIEWS].sequence_s) * 1e3,
         "add_beside_passes_share": _p99(beside[VIEWS].add_s) / _p99(beside[LOCK].add_s),

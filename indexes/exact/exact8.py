@@ -213,6 +213,13 @@ class Exact8Segment:
         segment._hold(parts.name, codes, parts.ids, parts.rows, scanner)
         return segment
 
+    @classmethod
+    def of_codes(cls, ids: Ids, codes: Codes, rows: RowStore, *, scanner: Scanner) -> Exact8Segment:
+        """A segment of rows that are coded already, in the order of their codes."""
+        segment = cls.__new__(cls)
+        segment._hold(secrets.token_hex(16), codes, ids, rows, scanner)
+        return segment
+
     def _hold(self, name: str, codes: Codes, ids: Ids, rows: RowStore, scanner: Scanner) -> None:
         self.name = name
         self.scanner = scanner

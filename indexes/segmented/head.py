@@ -14,6 +14,8 @@ from indexes.scoring import Positions, exact_scores, rounding_bound
 _BEYOND_ANY_SCORE = 2.0
 # Large tiles: BLAS synchronises its threads at every product, costly where cores are shared.
 _TILE_PRODUCTS = 1 << 22
+# A product of fewer is made row by row, in this thread alone.
+_PRODUCT_FROM = 8
 # An entry of a dict and its two numbers.
 _ENTRY_BYTES = 104
 
@@ -125,7 +127,7 @@ class HeadView:
             size = max(1, _TILE_PRODUCTS // len(rows))
             for start in range(0, len(queries), size):
                 part = slice(start, start + size)
-                kth = np.partition(queries[part] @ rows.T, -k, axis=1)[:, -k]
+                kth = np.partition(_products(queries[part], rows), -k, axis=1)[:, -k]
                 floors[part] = kth.astype(np.float64) - rounding_bound(rows.shape[1])
         return self.at_or_above(queries, floors)
 
@@ -140,7 +142,7 @@ class HeadView:
         tile = max(256, _TILE_PRODUCTS // max(1, len(queries)))
         query_of, row_of = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for start in range(0, len(self.rows), tile):
-            products = queries @ self.rows[start : start + tile].T
+            products = _products(queries, self.rows[start : start + tile])
             queries_above, rows_above = np.nonzero(products > below)
             query_of.append(queries_above)
             row_of.append(rows_above + start)
@@ -151,3 +153,11 @@ class HeadView:
         # In float64, for numpy would round the floors to the scores' float32.
         kept = scores.astype(np.float64) >= floors[queries_found]
         return queries_found[kept], self.stored_ids[rows_found[kept]], scores[kept]
+
+
+def _products(queries: Vectors, rows: Vectors) -> NDArray[np.float32]:
+    """Inner products within `rounding_bound` of the scores: float32[q, n]."""
+    if len(queries) >= _PRODUCT_FROM:
+        return queries @ rows.T
+    products: NDArray[np.float32] = np.vecdot(rows[None], queries[:, None])
+    return products

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from weakref import WeakSet
 
+import numpy as np
+
 from indexes.base import (
     CertifiedHits,
     Ids,
@@ -146,16 +148,23 @@ class SegmentedIndex(VectorIndex):
         keys, rows = check_references(ids, vectors, self._dim)
         if self.config.rows == "float16":
             rows = check_vectors(narrowed(rows), self._dim)
-        segment = None
+        segments: tuple[Exact8Segment, ...] = ()
         if len(keys) >= _BULK_HEADS * self.config.head_rows:
-            segment = Exact8Segment(ids, rows.astype(self.config.rows), scanner=self.scanner)
-        return Batch(keys, ids, rows, segment)
+            pieces = -(-len(keys) // self.config.segment_rows)
+            parts = zip(np.array_split(ids, pieces), np.array_split(rows, pieces), strict=True)
+            segments = tuple(
+                Exact8Segment(
+                    some, vectors.astype(self.config.rows, copy=False), scanner=self.scanner
+                )
+                for some, vectors in parts
+            )
+        return Batch(keys, ids, rows, segments)
 
     def admit(self, batch: Batch) -> None:
         """The rest of `add`."""
         require_new(batch, self.view)
-        if batch.segment is not None:
-            sealed = (*self.view.sealed, SealedView.of(batch.segment))
+        if batch.segments:
+            sealed = (*self.view.sealed, *map(SealedView.of, batch.segments))
             self.view = replace(self.view, sealed=sealed)
         else:
             self._append(batch.keys, batch.ids, batch.rows)

@@ -48,6 +48,7 @@ PROMISED = {
     ("gallery", "add_beside_passes_ms"): ("at_most", 20),
     ("gallery", "add_beside_passes_share"): ("at_most", 0.1),
     ("gallery", "sequence_beside_passes_ms"): ("at_most", 1),
+    ("gallery", "merge_peak"): ("at_most", 1.3),
     ("gallery", "unseen_adds"): ("at_most", 0),
     ("gallery", "missed_references"): ("at_most", 0),
     ("import", "photographs_per_second"): ("at_least", 150),

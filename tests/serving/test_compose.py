@@ -229,10 +229,17 @@ def test_a_refused_snapshot_is_reported_and_removed_by_the_writer(
 
 
 def test_the_settings_say_what_gallery_is_opened() -> None:
-    chosen = {"rows": "float16", "mapped": True, "head_rows": 100, "erasure_deadline_h": 2}
+    chosen = {
+        "rows": "float16",
+        "mapped": True,
+        "head_rows": 100,
+        "segment_rows": 2_000_000,
+        "erasure_deadline_h": 2,
+    }
     config = gallery_config(make_settings({"gallery": chosen}))
     assert (config.kind, config.mapped) == ("exact8", True)
     assert (config.segments.rows, config.segments.head_rows) == ("float16", 100)
+    assert config.segments.segment_rows == 2_000_000
     assert config.segments.erasure_deadline_s == 7200
 
 
