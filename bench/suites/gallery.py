@@ -396,7 +396,7 @@ def run(config: GalleryConfig) -> SuiteOutput:
 def _vectors_to_merge(faces: Faces, config: GalleryConfig) -> Iterator[tuple[int, Vectors]]:
     """Of the suite's dimensions, and of a large model's."""
     yield config.dim, faces.references
-    yield _LARGE_DIM, Faces(config.references // 4, _LARGE_DIM, config.seed).references
+    yield _LARGE_DIM, Faces(config.references // 2, _LARGE_DIM, config.seed).references
 
 
 def _snapshot(

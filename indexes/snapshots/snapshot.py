@@ -201,18 +201,22 @@ def load(
 
 
 def withdraw(
-    folder: Path, origin: Origin, sealer: Sealer, keep: Collection[str]
+    folder: Path,
+    origin: Origin,
+    sealer: Sealer,
+    keep: Collection[str],
+    trusted: Collection[SegmentEntry] = (),
 ) -> tuple[SegmentEntry, ...]:
     """Withdraws the snapshot, and removes all files but those of the segments to keep.
 
-    `keep` has names of segments. The result comes from a verified manifest: pass it to the next
-    `save` as `trusted`. If a crash prevents that, the remaining files are swept later, and the
-    gallery is rebuilt from the store.
+    `keep` has names of segments, `trusted` what an earlier withdrawal left. The result comes from a
+    verified manifest: pass it to the next `save`, or withdrawal, as `trusted`. If a crash prevents
+    that, the remaining files are swept later, and the gallery is rebuilt from the store.
     """
     if not folder.exists():
         return ()
     with locked(folder, fcntl.LOCK_EX):
-        entries = in_force(folder, origin, sealer)
+        entries = (*trusted, *in_force(folder, origin, sealer))
         kept = tuple(entry for entry in entries if entry.segment in keep)
         (folder / MANIFEST).unlink(missing_ok=True)
         # Durable before any file is removed: a manifest without its files would be damage.
