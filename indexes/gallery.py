@@ -220,7 +220,8 @@ class Gallery:
             if self._segmented is None:
                 self._change_locked(partial(self._index.remove, ids), sequence, removed=len(ids))
             else:
-                self._publish(sequence, ids.copy(), self._segmented.withdraw(ids))
+                wipe = self._segmented.withdraw(ids)
+                self._publish(sequence, ids.copy(), wipe)
         self._wipe()
         self._work_due.set()
 
