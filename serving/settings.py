@@ -223,10 +223,7 @@ class GallerySettings(Section):
         default=8192, ge=64, le=1 << 20, description="exact8: references that make a segment"
     )
     segment_rows: int = Field(
-        default=4_000_000,
-        ge=1 << 20,
-        le=1 << 30,
-        description="exact8: references of the largest segment; a merge takes memory for as many",
+        default=4_000_000, ge=1 << 20, le=1 << 30, description="exact8: the most that are merged"
     )
     erasure_deadline_h: float = Field(
         default=24,
@@ -234,7 +231,6 @@ class GallerySettings(Section):
         le=8760,
         description="hours until segments are rewritten without removed references",
     )
-
     shards: int = Field(
         default=0,
         ge=0,
