@@ -114,14 +114,6 @@ class FlatIndex(VectorIndex):
     def vectors(self, ids: Ids) -> Vectors:
         return self._rows()[self._rows_of(check_ids(ids))]
 
-    def contents(self) -> tuple[Ids, Vectors]:
-        """A copy of everything, in the order of the rows: int64[n], float32[n, dim]."""
-        return self._id_of[: len(self)].copy(), self._rows().copy()
-
-    def among(self, keys: list[int]) -> NDArray[np.bool_]:
-        """Which of these ids are in the index: bool[n]."""
-        return np.array([key in self._row_of for key in keys], np.bool_)
-
     def account(self) -> MemoryAccount:
         return MemoryAccount(
             references=len(self),

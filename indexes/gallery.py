@@ -1,10 +1,11 @@
-"""A thread-safe gallery: an index, its locks and the watermark of its changes."""
+"""A thread-safe gallery: an index, what its readers hold, and the watermark of its changes."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from threading import Condition, Event, Lock
 
@@ -15,8 +16,9 @@ from indexes.base import Hits, Ids, MemoryAccount, VectorIndex, Vectors
 from indexes.errors import SequenceInvalid
 from indexes.exact.exact8 import Exact8Segment, RowStore
 from indexes.exact.scanner import Scanner
-from indexes.segmented.merging import Rewrite, require_new
+from indexes.segmented.merging import Rewrite
 from indexes.segmented.segments import SegmentedIndex
+from indexes.segmented.view import View
 
 
 class SharedLock:
@@ -68,7 +70,9 @@ class SharedLock:
 class Found:
     """An answer and the state of the gallery that was searched.
 
-    `sequence` is the last change that the search has seen, `searched` the number of references.
+    `sequence` is the last change that the search has seen, `searched` the number of references
+    then. What was removed since, but before the answer, is left out of the hits: of the k best of
+    that moment there may be fewer than k.
     """
 
     hits: Hits
@@ -89,9 +93,10 @@ class Contents:
 class Pinned:
     """All references of a gallery at one moment as sealed segments, for long reads.
 
-    `alive` bool[n] says which rows of each segment were alive then: a row removed since may be half
-    wiped. `head` is the number of last segments that were sealed for this alone (0 or 1).
-    `removed_since` has the time of the oldest tombstone by the name of its segment.
+    `alive` bool[n] says which rows of each segment were alive then: a row removed since is wiped,
+    and `alive_rows` of its segment says so before. `head` is the number of last segments that were
+    sealed for this alone (0 or 1). `removed_since` has the time of the oldest tombstone by the name
+    of its segment.
     """
 
     segments: tuple[Exact8Segment, ...]
@@ -101,15 +106,39 @@ class Pinned:
     removed_since: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _State:
+    """What readers read; replaced by one store, so that they see all of a change or none."""
+
+    index: View | VectorIndex
+    sequence: int
+    removals: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Removal:
+    """References removed, whose rows wait for the searches that began before.
+
+    `removals` is the count of the state that is without them.
+    """
+
+    ids: Ids
+    removals: int
+    wipe: Callable[[], None]
+
+
 class Gallery:
     """References that many threads search while one at a time changes them.
 
     A search that starts after a change returned sees it, and sees all of a change or none of it.
-    Searches run concurrently; a change waits for running ones and goes before later ones. The
-    gallery owns its index: fill it before, or change it through `add`.
+    The gallery owns its index: fill it before, or change it through `add`.
+
+    Over a `SegmentedIndex`, searches and changes do not wait for each other: a search reads a view
+    that does not change. What is removed is in no answer from then on, and is wiped when the last
+    search that began before has ended. Over another index a change waits for running searches.
 
     A `SegmentedIndex` needs upkeep, one job at each `maintain`: searches and changes continue
-    meanwhile, and wait only for the last step, which takes milliseconds. `Upkeep` calls it.
+    meanwhile; only changes wait for its last step, which takes milliseconds. `Upkeep` calls it.
     """
 
     def __init__(self, index: VectorIndex, sequence: int = 0) -> None:
@@ -117,12 +146,17 @@ class Gallery:
             raise SequenceInvalid(f"sequence {sequence} is negative; give 0 or more")
         self._index = index
         self._segmented = index if isinstance(index, SegmentedIndex) else None
-        self._sequence = sequence
-        self._removals = 0
+        self._state = _State(self._readable(), sequence, 0)
         # Always acquired in this order.
         self._upkeep = Lock()
         self._changes = Lock()
+        # Over an index without views.
         self._lock = SharedLock()
+        # Over one with views, how many read each state, by its removals, and what waits for them;
+        # held for a few statements only.
+        self._counting = Lock()
+        self._readers: Counter[int] = Counter()
+        self._unwiped: tuple[_Removal, ...] = ()
         self._work_due = Event()
 
     @property
@@ -137,34 +171,31 @@ class Gallery:
     @property
     def sequence(self) -> int:
         """The watermark: the last change that every search from now on sees."""
-        with self._lock.reading():
-            return self._sequence
+        return self._state.sequence
 
     @property
     def segments(self) -> tuple[Exact8Segment, ...]:
         """The sealed segments, to be read only; empty for a kind without segments."""
-        with self._lock.reading():
-            return () if self._segmented is None else self._segmented.segments
+        return () if self._segmented is None else self._segmented.segments
 
     @property
     def removals(self) -> int:
         """How many references have been removed through this gallery."""
-        with self._lock.reading():
-            return self._removals
+        return self._state.removals
 
     @property
     def ids(self) -> Ids:
         """All ids, ascending; a copy."""
-        with self._lock.reading():
-            return self._index.ids
+        with self._reading() as state:
+            return state.index.ids
 
     def __len__(self) -> int:
-        with self._lock.reading():
-            return len(self._index)
+        with self._reading() as state:
+            return len(state.index)
 
     def __contains__(self, key: object) -> bool:
-        with self._lock.reading():
-            return key in self._index
+        with self._reading() as state:
+            return key in state.index
 
     def add(self, ids: Ids, vectors: Vectors, sequence: int) -> None:
         """Adds a batch under its sequence, which must be greater than the last.
@@ -174,69 +205,83 @@ class Gallery:
         """
         with self._changes:
             self._check_sequence(sequence)
-            change = self._prepared(ids, vectors)
-            self._change(change, sequence)
-        if self._segmented is not None and len(self._segmented.heads) > 1:
+            if self._segmented is None:
+                self._change_locked(partial(self._index.add, ids, vectors), sequence)
+                return
+            self._segmented.admit(self._segmented.prepare(ids, vectors))
+            self._publish(sequence)
+        if len(self._segmented.heads) > 1:
             self._work_due.set()
 
     def remove(self, ids: Ids, sequence: int) -> None:
         """Removes a batch under its sequence; `IdInvalid` for an unknown id, with none removed."""
         with self._changes:
             self._check_sequence(sequence)
-            self._change(partial(self._index.remove, ids), sequence, removed=len(ids))
+            if self._segmented is None:
+                self._change_locked(partial(self._index.remove, ids), sequence, removed=len(ids))
+            else:
+                wipe = self._segmented.withdraw(ids)
+                self._publish(sequence, ids.copy(), wipe)
+        self._wipe()
         self._work_due.set()
 
     def vectors(self, ids: Ids) -> Vectors:
         """The stored rows in the order of the ids: float32[n, dim]; a copy."""
-        with self._lock.reading():
-            return self._index.vectors(ids)
+        with self._reading() as state:
+            return state.index.vectors(ids)
 
     def search(self, queries: Vectors, k: int) -> Found:
         """The k best hits of each query, or all where there are fewer."""
-        with self._lock.reading():
-            hits = self._index.search(queries, k)
-            return Found(hits, self._sequence, len(self._index))
+        with self._reading() as state:
+            hits = state.index.search(queries, k)
+            return Found(self._remaining(hits, state), state.sequence, len(state.index))
 
     def range_search(self, queries: Vectors, threshold: float) -> Found:
         """Every reference at or above the threshold."""
-        with self._lock.reading():
-            hits = self._index.range_search(queries, threshold)
-            return Found(hits, self._sequence, len(self._index))
+        with self._reading() as state:
+            hits = state.index.range_search(queries, threshold)
+            return Found(self._remaining(hits, state), state.sequence, len(state.index))
 
     def contents(self) -> Contents:
-        """A copy of all references as of one moment; changes wait while it is made."""
-        with self._lock.reading():
-            ids = self._index.ids
-            return Contents(ids, self._index.vectors(ids), self._sequence)
+        """A copy of all references as of one moment."""
+        with self._reading() as state:
+            if isinstance(state.index, View):
+                return Contents(*state.index.contents(), state.sequence)
+            ids = state.index.ids
+            return Contents(ids, state.index.vectors(ids), state.sequence)
 
     def pin(self, scanner: Scanner | None = None) -> Pinned:
-        """All references as of one moment; changes wait only while head and flags are copied.
+        """All references as of one moment; what is removed later is wiped from it too.
 
-        `scanner` is for an index without segments, which becomes one segment.
+        `scanner` is for an index without segments, which becomes one segment, a copy.
         """
         if self._segmented is None:
             held = self.contents()
             whole = Exact8Segment(held.ids, held.vectors, scanner=scanner or Scanner())
             return Pinned((whole,), (whole.alive_rows.copy(),), held.sequence, 1, {})
-        with self._lock.reading():
-            sealed = Rewrite.of_segments(self._segmented.segments, 0)
-            heads = Rewrite.of_heads(self._segmented.heads, 0)
-            sequence, removed_since = self._sequence, self._segmented.removed_since
-        head = heads.build(self._segmented.config, self._segmented.scanner)
-        heads_sealed = () if head is None else (head,)
-        alive = tuple(segment.alive_rows.copy() for segment in heads_sealed)
+        with self._reading() as state:
+            assert isinstance(state.index, View)
+            sealed, removed_since = state.index.sealed, self._segmented.removed_since
+            segments = [view.segment for view in sealed]
+            alive = [view.alive_rows for view in sealed]
+            heads = Rewrite(0, heads=state.index.heads)
+            copied = heads.build(self._segmented.config, self._segmented.scanner)
+            if copied is not None:
+                segments.append(copied)
+                alive.append(copied.alive_rows)
+                self._watch(copied, state)
         return Pinned(
-            sealed.segments + heads_sealed,
-            sealed.alive + alive,
-            sequence,
-            len(heads_sealed),
+            tuple(segments),
+            tuple(alive),
+            state.sequence,
+            len(segments) - len(sealed),
             removed_since,
         )
 
     def account(self) -> MemoryAccount:
         """Memory use by part."""
-        with self._lock.reading():
-            return self._index.account()
+        with self._reading() as state:
+            return state.index.account()
 
     def maintain(self) -> bool:
         """Does the next job of upkeep (seal, merge or compact); False if none is due."""
@@ -264,8 +309,8 @@ class Gallery:
 
     def replace_rows(self, name: str, rows: RowStore) -> bool:
         """Reads the rows of a segment from another store; False if the segment is gone."""
-        with self._lock.writing():
-            for segment in () if self._segmented is None else self._segmented.segments:
+        with self._changes:
+            for segment in self.segments:
                 if segment.name == name:
                     segment.replace_rows(rows)
                     return True
@@ -282,54 +327,107 @@ class Gallery:
 
     def deadline_s(self) -> float | None:
         """Seconds until the oldest tombstone has to be gone; None where there is none."""
+        if self._segmented is not None:
+            return self._segmented.deadline_s()
         with self._lock.reading():
             return self._index.deadline_s()
 
-    def _prepared(self, ids: Ids, vectors: Vectors) -> Callable[[], None]:
-        """The change that adds a batch, after all work that needs no lock."""
-        if self._segmented is None:
-            return partial(self._index.add, ids, vectors)
-        batch = self._segmented.prepare(ids, vectors)
-        if batch.segment is not None:
-            # Slow for a large batch, so not under the lock. It holds until the change: no other
-            # thread adds, and a rewrite moves the references of these parts along.
-            with self._lock.reading():
-                parts = self._segmented.parts
-            require_new(batch, parts)
-        return partial(self._segmented.admit, batch, is_new=batch.segment is not None)
+    def _readable(self) -> View | VectorIndex:
+        return self._index if self._segmented is None else self._segmented.view
 
-    def _change(self, change: Callable[[], None], sequence: int, removed: int = 0) -> None:
+    @contextmanager
+    def _reading(self) -> Iterator[_State]:
+        """The state to read: no reference of it is wiped, or changed, until the end."""
+        if self._segmented is None:
+            with self._lock.reading():
+                yield self._state
+            return
+        with self._counting:
+            state = self._state
+            self._readers[state.removals] += 1
+        try:
+            yield state
+        finally:
+            with self._counting:
+                self._readers[state.removals] -= 1
+            if self._unwiped:
+                self._wipe()
+
+    def _publish(
+        self, sequence: int, removed: Ids | None = None, wipe: Callable[[], None] | None = None
+    ) -> None:
+        """Lets readers see the index as it is now; call it under `_changes`."""
+        removals = self._state.removals + (0 if removed is None else len(removed))
+        with self._counting:
+            if removed is not None and wipe is not None:
+                self._unwiped = (*self._unwiped, _Removal(removed, removals, wipe))
+            self._state = _State(self._readable(), sequence, removals)
+
+    def _change_locked(self, change: Callable[[], None], sequence: int, removed: int = 0) -> None:
         with self._lock.writing():
             change()
-            self._sequence = sequence
-            self._removals += removed
+            self._state = _State(self._index, sequence, self._state.removals + removed)
+
+    def _wipe(self) -> None:
+        """Wipes what was removed before every search that runs began."""
+        with self._counting:
+            self._readers = +self._readers
+            oldest = min(self._readers, default=self._state.removals)
+            due = [removal for removal in self._unwiped if removal.removals <= oldest]
+            self._unwiped = tuple(one for one in self._unwiped if one.removals > oldest)
+        for removal in due:
+            removal.wipe()
+
+    def _removed_since(self, state: _State) -> Ids:
+        """The ids removed since a state that is being read."""
+        later = [one.ids for one in self._unwiped if one.removals > state.removals]
+        return np.concatenate([np.empty(0, np.int64), *later])
+
+    def _remaining(self, hits: Hits, state: _State) -> Hits:
+        """The hits without those removed since."""
+        removed = self._removed_since(state)
+        if not len(removed):
+            return hits
+        kept = ~np.isin(hits.ids, removed)
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
+        return replace(
+            hits, offsets=before[hits.offsets], ids=hits.ids[kept], scores=hits.scores[kept]
+        )
+
+    def _watch(self, copied: Exact8Segment, state: _State) -> None:
+        """Has removals wiped from a copy of the state that is being read, those since included."""
+        assert self._segmented is not None
+        with self._changes:
+            self._segmented.watch(copied)
+            rows, present = copied.find(self._removed_since(state))
+            copied.remove_rows(np.unique(rows[present]))
 
     def _rewrite(self, *, all_removed: bool = False) -> bool:
         index = self._segmented
         if index is None:
             return False
-        # Nothing changes under the read lock, and `_upkeep` admits one rewrite at a time.
-        with self._lock.reading():
+        # `_upkeep` admits one rewrite at a time.
+        with self._changes:
             rewrite = index.begin_rewrite(all_removed=all_removed)
         if rewrite is None:
             return False
         try:
             product = rewrite.build(index.config, index.scanner)
-            with self._lock.writing():
+            with self._changes:
                 index.finish_rewrite(rewrite, product)
+                self._publish(self._state.sequence)
         except BaseException:
-            with self._lock.reading():
+            with self._changes:
                 index.abandon_rewrite(rewrite)
             raise
         return True
 
     def _names_with_tombstones(self) -> set[str]:
-        with self._lock.reading():
-            return set() if self._segmented is None else set(self._segmented.removed_since)
+        return set() if self._segmented is None else set(self._segmented.removed_since)
 
     def _check_sequence(self, sequence: int) -> None:
-        if sequence <= self._sequence:
+        if sequence <= self._state.sequence:
             raise SequenceInvalid(
-                f"sequence {sequence} is not after {self._sequence}; "
+                f"sequence {sequence} is not after {self._state.sequence}; "
                 "give each change a greater one than the last"
             )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import stat
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from datetime import datetime, time, timedelta
+from datetime import time, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
@@ -236,6 +237,7 @@ class Deployment:
         self._open_index = open_index
         self._upkeep: Upkeep | None = None
         self._erasing = Lock()
+        self._resealing = ThreadPoolExecutor(1, "reseal")
         self.vault = load_vault(home, settings)
         self.store = Store.open(
             registry_url(home, settings),
@@ -464,40 +466,44 @@ class Deployment:
             return pending
         holder = find_erasable(self.store, target, utc_now().date(), carrier)
         self.sweeps.erase(holder.id, holder.reference_ids)
-        # The snapshot is removed first, except files that cannot contain the face: a crash in
-        # between costs a rebuild, and leaves no erased face.
+        # The snapshot is removed first, except files that cannot contain the face: a crash before
+        # it is saved again costs a rebuild, and leaves no erased face.
         had_snapshot = self.snapshot_folder.exists()
-        trusted = self._snapshots.withdraw(self.restored.gallery, holder.reference_ids)
-
-        def end(_writer: Writer, _now: datetime) -> None:
-            if had_snapshot:
-                self._snapshots.renew(self.restored.gallery, trusted)
-            else:
-                # A process that lost the lease may have saved its own.
-                self._snapshots.remove()
-                self.restored.gallery.compact()
-
-        def bring_back() -> None:
-            # A lost shard has nothing left, and the next search reports it.
-            with suppress(RegistryError, ShardLost):
-                self.registrar.run(end)
-
+        self._snapshots.withdraw(self.restored.gallery, holder.reference_ids)
         try:
             made = erase_holder(runner, self.store, target, actor, carrier, hold)
         except SosieError:
             # Nothing was erased, and the next start needs a snapshot all the same.
-            bring_back()
+            self._resealing.submit(self._reseal, had_snapshot=had_snapshot)
             raise
-        bring_back()
+        self._resealing.submit(self._reseal, had_snapshot=had_snapshot)
         # A sweep may have ended meanwhile. It removes erased references itself too, so a failure
         # here does not fail the erasure, which is done.
         with suppress(RegistryError):
             self.sweeps.erase(holder.id, holder.reference_ids)
         return made
 
+    def _reseal(self, *, had_snapshot: bool) -> None:
+        """Saves the snapshot again, once for all erasures so far; the registrar goes on deciding.
+
+        The next erasure waits: a snapshot must not be saved from what it removes.
+        """
+        with self._erasing:
+            gallery = self.restored.gallery
+            # A lost shard has nothing left, and the next search reports it.
+            with suppress(RegistryError, ShardLost):
+                if not had_snapshot:
+                    # A process that lost the lease may have saved its own.
+                    self._snapshots.remove()
+                    gallery.compact()
+                elif self._snapshots.is_withdrawn:
+                    self._snapshots.renew(gallery)
+
     def close(self) -> None:
         """Saves a snapshot if much has changed, releases the lease, closes the store."""
         built = self.__dict__
+        # While there is a lease: it ends with what was erased sealed anew.
+        self._resealing.shutdown()
         with ExitStack() as closing:
             closing.callback(self.store.close)
             if "_snapshots" in built:

@@ -222,13 +222,15 @@ class GallerySettings(Section):
     head_rows: int = Field(
         default=8192, ge=64, le=1 << 20, description="exact8: references that make a segment"
     )
+    segment_rows: int = Field(
+        default=4_000_000, ge=1 << 20, le=1 << 30, description="exact8: the most that are merged"
+    )
     erasure_deadline_h: float = Field(
         default=24,
         ge=0,
         le=8760,
         description="hours until segments are rewritten without removed references",
     )
-
     shards: int = Field(
         default=0,
         ge=0,

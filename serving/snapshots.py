@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from engine.errors import RegistryError
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from engine.sweeps.sweep_run import Join
     from indexes.exact.scanner import Scanner
 
+# A change is in the store a moment before the gallery has it.
+_LAG_S = 2.0
+_RETRY_EVERY_S = 0.005
+
 OpenIndex = Callable[[ShardPlan], ShardedIndex]
 """Opens an empty gallery on shards; `ShardLost` where they are not available."""
 
@@ -42,6 +47,7 @@ def gallery_config(settings: Settings) -> GalleryConfig:
         head_rows=chosen.head_rows,
         erasure_deadline_s=3600 * chosen.erasure_deadline_h,
         rows=chosen.rows,
+        segment_rows=chosen.segment_rows,
     )
     return GalleryConfig(chosen.kind, segments, chosen.mapped)
 
@@ -60,6 +66,9 @@ class SnapshotManager:
         self._config = config
         self._warn = warn
         self._removals_left_out = 0
+        # Files that a withdrawal left, for the next save.
+        self._trusted: tuple[SegmentEntry, ...] = ()
+        self.is_withdrawn = False
 
     def restore(self) -> Restored:
         """The gallery, brought to the state of the store."""
@@ -77,13 +86,13 @@ class SnapshotManager:
         if self.folder.is_dir():
             snapshot.sweep(self.folder)
 
-    def save(self, gallery: Gallery, trusted: Collection[SegmentEntry] = ()) -> bool:
-        """Replaces the snapshot; `trusted` are files left by `withdraw`.
+    def save(self, gallery: Gallery) -> bool:
+        """Replaces the snapshot; decisions go on meanwhile, erasures must not.
 
         False, with a warning, on failure: the previous snapshot stays.
         """
         try:
-            save_snapshot(self._store, gallery, self.folder, self._config, trusted)
+            save_snapshot(self._store, gallery, self.folder, self._config, self._trusted)
         except (OSError, RegistryError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             self._warn(f"the gallery's snapshot was not saved: {reason}")
@@ -92,25 +101,30 @@ class SnapshotManager:
         if not self._is_current(gallery):
             self.remove()
             return False
+        self._trusted, self.is_withdrawn = (), False
         return True
 
-    def withdraw(self, gallery: Gallery, ids: Collection[int]) -> tuple[SegmentEntry, ...]:
+    def withdraw(self, gallery: Gallery, ids: Collection[int]) -> None:
         """Removes all files of the snapshot that may contain one of these references.
 
+        There is no snapshot until the next `save` or `renew`, which writes anew what was removed.
         `RegistryError` where they cannot be removed.
         """
         if not self.folder.exists():
-            return ()
+            return
         try:
-            return withdraw_snapshot(self._store, gallery, self.folder, ids, self._config)
+            self._trusted = withdraw_snapshot(
+                self._store, gallery, self.folder, ids, self._config, self._trusted
+            )
         except OSError as error:
             raise RegistryError(
                 f"{self.folder} cannot be removed ({error.strerror}), so nothing was "
                 "erased: mend its permissions"
             ) from None
+        self.is_withdrawn = True
 
-    def renew(self, gallery: Gallery, trusted: Collection[SegmentEntry] = ()) -> None:
-        """Replaces the snapshot by one without any removed row, or removes it."""
+    def renew(self, gallery: Gallery) -> None:
+        """Replaces the snapshot by one without any removed row, or removes it; as `save`."""
         try:
             gallery.compact()
         except MemoryError:
@@ -118,7 +132,7 @@ class SnapshotManager:
             self.remove()
             return
         removals = gallery.removals
-        if self.save(gallery, trusted):
+        if self.save(gallery):
             self._removals_left_out = removals
         else:
             self.remove()
@@ -133,6 +147,7 @@ class SnapshotManager:
 
     def remove(self) -> None:
         """Removes the snapshot if there is one; the next start rebuilds the gallery."""
+        self._trusted, self.is_withdrawn = (), False
         try:
             if self.folder.exists():
                 shutil.rmtree(self.folder)
@@ -140,10 +155,18 @@ class SnapshotManager:
             self._warn(f"remove {self.folder} by hand: {error.strerror}")
 
     def _is_current(self, gallery: Gallery) -> bool:
+        """Whether the gallery has, or soon will have, all that is in the store now."""
         try:
-            return self._store.sequence() == gallery.sequence
+            stored = self._store.sequence()
         except RegistryError:
             return False
+        # A batch lies between its commit and its place in the gallery.
+        give_up_at = monotonic() + _LAG_S
+        while gallery.sequence < stored:
+            if monotonic() > give_up_at:
+                return False
+            sleep(_RETRY_EVERY_S)
+        return True
 
 
 class ShardManager(SnapshotManager):
@@ -192,14 +215,13 @@ class ShardManager(SnapshotManager):
     def sweep(self) -> None:
         self.remove()
 
-    def save(self, gallery: Gallery, trusted: Collection[SegmentEntry] = ()) -> bool:
+    def save(self, gallery: Gallery) -> bool:
         """Saves nothing, and returns False."""
-        del gallery, trusted
+        del gallery
         return False
 
-    def renew(self, gallery: Gallery, trusted: Collection[SegmentEntry] = ()) -> None:
+    def renew(self, gallery: Gallery) -> None:
         """Frees removed references in the shards' memory, and removes any snapshot."""
-        del trusted
         self.remove()
         gallery.compact()
 

@@ -22,7 +22,8 @@ from indexes.base import CertifiedHits
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
-from indexes.segmented.segments import SegmentedIndex, SegmentSearch
+from indexes.segmented.segments import SegmentedIndex
+from indexes.segmented.view import SealedView, SegmentSearch
 
 SEGMENT, GALLERY = "exact8, one segment", "exact8, the gallery"
 
@@ -52,7 +53,7 @@ def build_segment(references: Vectors, scanner: Scanner) -> tuple[Exact8Segment,
     """One sealed segment, and how it is asked."""
     rows = np.arange(len(references), dtype=np.int64)
     segment, build_s = clock(lambda: Exact8Segment(rows, references, scanner=scanner))
-    parts = SegmentSearch([segment], [], scanner.kernel)
+    parts = SegmentSearch([SealedView.of(segment)], [], scanner.kernel)
     searcher = Searcher(
         name=SEGMENT,
         best=lambda queries, k: _rows_of(parts.search(queries, k)),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,8 @@ from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from indexes.base import Hits, MemoryAccount
 from indexes.exact.scanner import Scanner
-from indexes.gallery import Gallery
+from indexes.gallery import Gallery, SharedLock
+from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.snapshots.manifest import Origin
 from indexes.snapshots.snapshot import Opening, load, save
@@ -142,6 +144,90 @@ class ChangingGallery:
         )
 
 
+_MERGED_PIECES, _SHARE_OF_A_SEGMENT = 16, 4
+"""Merges are measured on so many small segments, of which so many make the largest one."""
+
+
+def merge_peak(references: Vectors, scanner: Scanner, segment_rows: int) -> float:
+    """The most memory while small segments are merged, as a share of the gallery's."""
+    dim = references.shape[1]
+    # Heads so small that every piece becomes a segment.
+    size = len(references) // _MERGED_PIECES
+    config = SegmentsConfig(head_rows=max(1, size // 4), segment_rows=segment_rows)
+    gallery = Gallery(SegmentedIndex(dim, config, scanner=scanner))
+    for start in range(0, len(references) - size + 1, size):
+        ids = np.arange(start, start + size)
+        gallery.add(ids, references[start : start + size], gallery.sequence + 1)
+    held = gallery.account().total
+    # From now on the peak is that of the merges.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status_bytes("VmRSS")
+    gallery.settle()
+    return (held + _status_bytes("VmHWM") - before) / held
+
+
+def _status_bytes(name: str) -> int:
+    """A figure of this process's memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+PASS_PROBES, THRESHOLD = 1024, 0.57
+"""A large search: what a sweep or a queue of searches asks at once."""
+
+
+@dataclass(slots=True)
+class BesidePasses:
+    """Seconds of adds of one reference, of readings of the sequence, and of the passes beside."""
+
+    add_s: list[float] = field(default_factory=list)
+    sequence_s: list[float] = field(default_factory=list)
+    pass_s: list[float] = field(default_factory=list)
+
+
+def add_beside_passes(
+    gallery: Gallery, newcomers: Vectors, first_id: int, seconds: float, *, has_lock: bool
+) -> BesidePasses:
+    """Adds one by one, until time or newcomers are used up, while a thread makes pass after pass.
+
+    `has_lock`: a pass holds a lock for readers and an add one for writers, as a gallery without
+    views does; for comparison.
+    """
+    found, stop, begun = BesidePasses(), Event(), Event()
+    lock = SharedLock()
+    reading, writing = (lock.reading, lock.writing) if has_lock else (nullcontext, nullcontext)
+    probes = newcomers[:PASS_PROBES]
+
+    def search() -> None:
+        while not stop.is_set():
+            with reading():
+                begun.set()
+                found.pass_s.append(clock(lambda: gallery.range_search(probes, THRESHOLD))[1])
+
+    def read_sequence() -> int:
+        with reading():
+            return gallery.sequence
+
+    def add(place: int) -> None:
+        with writing():
+            key = np.array([first_id + place])
+            gallery.add(key, newcomers[place : place + 1], gallery.sequence + 1)
+
+    with Upkeep(gallery), ThreadPoolExecutor(1) as pool:
+        passes = pool.submit(search)
+        begun.wait()
+        end = time.perf_counter() + seconds
+        for place in range(len(newcomers)):
+            if time.perf_counter() > end:
+                break
+            time.sleep(PAUSE_S)
+            found.sequence_s.append(clock(read_sequence)[1])
+            found.add_s.append(clock(partial(add, place))[1])
+        stop.set()
+        passes.result()
+    return found
+
+
 # Upkeep is asked for after so many adds; it is what a thread of its own does in a deployment.
 _LOOK_EVERY = 256
 
@@ -208,9 +294,12 @@ QUICK = {
     "removed": 200,
     "batch": 32,
 }
+CAPPED, WHOLE = "a segment is a quarter at most", "one segment in the end"
+VIEWS, LOCK = "a pass holds a view", "a pass holds a lock"
 BATCHES, SINGLES = f"batches of {BATCH}, from none to all", "one by one, after all"
 
 _INDEXES_AT_ONCE = 6
+_LARGE_DIM = 512
 _CHANGED = 1_000
 # Ids of references that a measurement adds for itself.
 _FAR_ID = 1 << 40
@@ -268,15 +357,46 @@ def run(config: GalleryConfig) -> SuiteOutput:
     changing = ChangingGallery(grown, faces.references, newcomers)
     quiet = changing.search_alone(config.changing_s / 4, config.seed)
     busy = changing.search_while_changing(config.changing_s, config.seed + 1)
+    beside = {
+        name: add_beside_passes(
+            grown,
+            faces.newcomers(max(PASS_PROBES, int(config.changing_s / 2 / PAUSE_S))),
+            first_id,
+            config.changing_s / 2,
+            has_lock=has_lock,
+        )
+        for name, first_id, has_lock in ((VIEWS, 2 * _FAR_ID, False), (LOCK, 3 * _FAR_ID, True))
+    }
+    del grown
+    peaks = {
+        (dim, name): merge_peak(vectors, scanner, len(vectors) // share)
+        for dim, vectors in _vectors_to_merge(faces, config)
+        for name, share in ((CAPPED, _SHARE_OF_A_SEGMENT), (WHOLE, 1))
+    }
     scanner.close()
     results = (
         _list_account(account, opened.mapped, built.build_s, setup),
         Result("Snapshot", setup_disk, opened.figures),
         _list_growth(growth, setup),
         _list_concurrent_search(quiet, busy, setup),
+        _list_beside_passes(beside, setup),
+        Result(
+            "Merges",
+            setup,
+            tuple(
+                Figure(f"{dim} dimensions, {name}", "of the gallery's memory", peak)
+                for (dim, name), peak in peaks.items()
+            ),
+        ),
         Result("Erasure", setup | {"removed": config.removed}, erasure),
     )
-    return results, _measure(config, account, opened, growth, busy)
+    return results, _measure(config, account, opened, growth, busy, beside, peaks)
+
+
+def _vectors_to_merge(faces: Faces, config: GalleryConfig) -> Iterator[tuple[int, Vectors]]:
+    """Of the suite's dimensions, and of a large model's."""
+    yield config.dim, faces.references
+    yield _LARGE_DIM, Faces(config.references // 2, _LARGE_DIM, config.seed).references
 
 
 def _snapshot(
@@ -390,12 +510,32 @@ def _list_concurrent_search(
     return Result("Searching while everything changes", setup | run, tuple(figures))
 
 
+def _p99(seconds: list[float]) -> float:
+    return float(np.quantile(seconds, 0.99))
+
+
+def _list_beside_passes(beside: Mapping[str, BesidePasses], setup: Setup) -> Result:
+    """Times as good: p99 against that with the lock."""
+    figures = []
+    for name, one in beside.items():
+        for what, times in (("an add", one.add_s), ("reading the sequence", one.sequence_s)):
+            figures += [
+                Figure.of(f"{what}, {name}", "ms", np.array(times) * 1e3),
+                Figure(f"{what}, {name}, p99", "ms", _p99(times) * 1e3),
+            ]
+        figures.append(Figure.of(f"a pass, {name}", "ms", np.array(one.pass_s) * 1e3))
+    run: Setup = {"probes of a pass": PASS_PROBES, "threshold": THRESHOLD}
+    return Result("Adds beside passes", setup | run, tuple(figures))
+
+
 def _measure(
     config: GalleryConfig,
     account: MemoryAccount,
     opened: Opened,
     growth: Mapping[str, Growth],
     busy: ConcurrentSearch,
+    beside: Mapping[str, BesidePasses],
+    peaks: Mapping[tuple[int, str], float],
 ) -> dict[str, Measured]:
     """The figures that `targets.toml` names."""
     right: dict[str, Measured] = {
@@ -407,6 +547,10 @@ def _measure(
         "bytes_per_reference": account.bytes_per_reference,
         "open_seconds": opened.open_s,
         "add_microseconds": max(one.microseconds for one in growth.values()),
+        "merge_peak": max(peak for (_, name), peak in peaks.items() if name == CAPPED),
+        "add_beside_passes_ms": _p99(beside[VIEWS].add_s) * 1e3,
+        "sequence_beside_passes_ms": _p99(beside[VIEWS].sequence_s) * 1e3,
+        "add_beside_passes_share": _p99(beside[VIEWS].add_s) / _p99(beside[LOCK].add_s),
     }
     if (config.references, config.dim) != PROMISED_SIZE:
         values = dict.fromkeys(values, Skipped(size_reason(*PROMISED_SIZE)))

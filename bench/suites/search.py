@@ -33,7 +33,7 @@ from indexes.base import Hits
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
-from indexes.segmented.segments import SegmentSearch
+from indexes.segmented.view import SealedView, SegmentSearch
 
 SCORE_TOLERANCE = 1e-6
 _SINGLES_IN = 16
@@ -59,7 +59,7 @@ def check_exactness(
     queries = np.concatenate([mates, strangers])
     best = find_best(queries, faces.references, k)
     reaching = find_reaching(queries, faces.references, threshold)
-    whole = SegmentSearch([segment], [], segment.scanner.kernel)
+    whole = SegmentSearch([SealedView.of(segment)], [], segment.scanner.kernel)
     asked: tuple[tuple[str, Answers, Ask], ...] = (
         (f"the gallery, best {k}", best, lambda some: gallery.search(some, k).hits),
         ("the gallery, range", reaching, lambda some: gallery.range_search(some, threshold).hits),

@@ -120,11 +120,13 @@ def withdraw_snapshot(
     folder: Path,
     ids: Collection[int],
     config: GalleryConfig | None = None,
+    trusted: Collection[SegmentEntry] = (),
 ) -> tuple[SegmentEntry, ...]:
     """Takes the snapshot out of force and removes every file that may hold one of the references.
 
     The files that stay are those of segments that the gallery still has and that have lost no
-    reference yet; what is returned lets the next save name them again.
+    reference yet; what is returned lets the next save name them again. `trusted` is what an
+    earlier call returned, where nothing was saved since.
     """
     wanted = np.array(sorted(ids), np.int64)
     clean = [
@@ -133,7 +135,7 @@ def withdraw_snapshot(
         if not segment.removed and not segment.find(wanted)[1].any()
     ]
     origin = origin_of(store, config)
-    return snapshot.withdraw(folder, origin, store.vault.sealer(), clean)
+    return snapshot.withdraw(folder, origin, store.vault.sealer(), clean, trusted)
 
 
 def origin_of(store: Store, config: GalleryConfig | None = None) -> Origin:

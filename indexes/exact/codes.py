@@ -119,6 +119,23 @@ class Codes:
         restored._hold(codes, residuals)
         return restored
 
+    @classmethod
+    def empty(cls, count: int, dim: int, limit: float) -> Codes:
+        """Room for the codes of so many rows, all zero: write them to `bytes`, then call `fill`."""
+        codes = cls.__new__(cls)
+        width = codes._begin(dim, limit)
+        codes._quantizer.codes.resize(-(-count // BLOCK) * BLOCK * width)
+        codes._quantizer.ntotal = -(-count // BLOCK) * BLOCK
+        use_large_pages(codes.bytes)
+        codes.bytes[:] = _ZERO_CODE
+        return codes
+
+    def fill(self, residuals: NDArray[np.float32], longest: float) -> None:
+        """Takes the residuals of the codes written, in ascending order, and the longest row."""
+        self.order = np.empty(0, np.int64)
+        self.longest = longest
+        self._reach(residuals)
+
     def _begin(self, dim: int, limit: float) -> int:
         """Sets all that does not depend on rows; returns the padded dimension."""
         if dim > _MOST_DIMENSIONS:
@@ -137,6 +154,9 @@ class Codes:
     def _hold(self, codes: NDArray[np.uint8], residuals: NDArray[np.float32]) -> None:
         self._quantizer.add_sa_codes(codes)
         use_large_pages(self.bytes)
+        self._reach(residuals)
+
+    def _reach(self, residuals: NDArray[np.float32]) -> None:
         self.residuals = residuals
         count = len(residuals)
         lasts = np.minimum(np.arange(STRETCH, count + STRETCH, STRETCH), count) - 1

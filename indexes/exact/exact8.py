@@ -188,11 +188,12 @@ class Exact8Segment:
     float16[n, dim], were checked when they were added. With float16, the rounded vectors are what
     is searched, exactly. `limit` is the component that gets the highest code. Memory: dim + 4 * dim
     (or 2 * dim) + 17 bytes a row, dim of the codes rounded up to a multiple of 64. Searches may run
-    concurrently; a removal must run alone.
+    concurrently; removals one at a time.
 
     `name` is 32 hex digits: segments of one name were the same when they were built. `row_ids` and
     `rows` have the id and the vector of each row, removed ones too; `alive` bool[rows padded] says
-    which have not been removed.
+    which have not been removed: another array after each removal, so that who holds an earlier one
+    goes on with what it says.
     """
 
     def __init__(
@@ -210,6 +211,13 @@ class Exact8Segment:
         segment = cls.__new__(cls)
         codes = Codes.restore(parts.codes, parts.residuals, parts.dim, parts.limit)
         segment._hold(parts.name, codes, parts.ids, parts.rows, scanner)
+        return segment
+
+    @classmethod
+    def of_codes(cls, ids: Ids, codes: Codes, rows: RowStore, *, scanner: Scanner) -> Exact8Segment:
+        """A segment of rows that are coded already, in the order of their codes."""
+        segment = cls.__new__(cls)
+        segment._hold(secrets.token_hex(16), codes, ids, rows, scanner)
         return segment
 
     def _hold(self, name: str, codes: Codes, ids: Ids, rows: RowStore, scanner: Scanner) -> None:
@@ -247,7 +255,11 @@ class Exact8Segment:
         return self._count
 
     def __contains__(self, key: object) -> bool:
-        return is_id(key) and self.may_hold(key, key) and self._holds(key)
+        return self.holds(key, self.alive)
+
+    def holds(self, key: object, alive: NDArray[np.bool_]) -> bool:
+        """Whether the id is alive by these flags."""
+        return is_id(key) and self.may_hold(key, key) and self._holds(key, alive)
 
     def parts(self) -> SegmentParts:
         """Views of its content, removed rows included."""
@@ -269,8 +281,18 @@ class Exact8Segment:
 
     def remove_rows(self, rows: Positions) -> None:
         """Removes these rows, which are alive and distinct, and wipes their codes and vectors."""
-        self.alive[rows] = False
+        self.mark_removed(rows)
+        self.wipe_rows(rows)
+
+    def mark_removed(self, rows: Positions) -> None:
+        """The first half of `remove_rows`, which searches by earlier flags do not notice."""
+        alive = self.alive.copy()
+        alive[rows] = False
+        self.alive = alive
         self._count -= len(rows)
+
+    def wipe_rows(self, rows: Positions) -> None:
+        """The second half: no search may run by flags that have these rows alive."""
         self.codes.bytes[rows] = _WIPED_CODE
         self.rows.wipe(rows)
 
@@ -278,13 +300,16 @@ class Exact8Segment:
         """False where all its ids are outside this range; costs nothing."""
         return self._lowest <= highest and lowest <= self._highest
 
-    def find(self, ids: Ids) -> tuple[Positions, NDArray[np.bool_]]:
-        """The row of each id, int64[n], and whether it is there, bool[n]."""
+    def find(
+        self, ids: Ids, alive: NDArray[np.bool_] | None = None
+    ) -> tuple[Positions, NDArray[np.bool_]]:
+        """The row of each id, int64[n], and whether it is alive (by these flags), bool[n]."""
+        alive = self.alive if alive is None else alive
         if not len(self.row_ids):
             return np.zeros(len(ids), np.int64), np.zeros(len(ids), np.bool_)
         places = self.row_ids.searchsorted(ids, sorter=self._by_id)
         rows = self._by_id[np.minimum(places, len(self._by_id) - 1)].astype(np.int64)
-        return rows, (self.row_ids[rows] == ids) & self.alive[rows]
+        return rows, (self.row_ids[rows] == ids) & alive[rows]
 
     def account(self) -> MemoryAccount:
         """Memory use by part."""
@@ -298,28 +323,40 @@ class Exact8Segment:
         )
 
     def best(
-        self, queries: Vectors, coded: CodedQueries, k: int, floors: Floors
+        self,
+        queries: Vectors,
+        coded: CodedQueries,
+        k: int,
+        floors: Floors,
+        alive: NDArray[np.bool_] | None = None,
     ) -> tuple[Pairs, Counts]:
         """Pairs that may be among the k best of a pass, where k rows elsewhere reach the floors.
 
-        Also returns how many pairs of each query were scored for it.
+        Also returns how many pairs of each query were scored for it. `alive` are the flags to go
+        by, the present ones by default.
         """
+        alive = self.alive if alive is None else alive
         if k >= len(self):
-            return self.at_or_above(queries, coded, floors)
+            return self.at_or_above(queries, coded, floors, alive)
         wanted = coded.wanted(self.codes, floors, k)
-        found = self.scanner.gather_best(self.codes.rows(self.alive), wanted)
+        found = self.scanner.gather_best(self.codes.rows(alive), wanted)
         return score_best(queries, self.rows, found, k, floors), _counts(found, len(coded))
 
     def at_or_above(
-        self, queries: Vectors, coded: CodedQueries, floors: Floors
+        self,
+        queries: Vectors,
+        coded: CodedQueries,
+        floors: Floors,
+        alive: NDArray[np.bool_] | None = None,
     ) -> tuple[Pairs, Counts]:
         """Pairs that reach the floors of a pass, and how many of each query were scored."""
+        alive = self.alive if alive is None else alive
         rows, wanted = self.rows, coded.wanted(self.codes, floors)
 
         def finish(found: Found) -> tuple[Pairs, Counts]:
             return score_pairs(queries, rows, found, floors), _counts(found, len(coded))
 
-        parts = self.scanner.gather(self.codes.rows(self.alive), wanted, finish)
+        parts = self.scanner.gather(self.codes.rows(alive), wanted, finish)
         counts = sum((counts for _, counts in parts), np.zeros(len(coded), np.int64))
         return joined([pairs for pairs, _ in parts]), counts
 
@@ -329,10 +366,10 @@ class Exact8Segment:
         reach = float(self.codes.reach.max(initial=0))
         return fixed + slope * reach
 
-    def _holds(self, key: int) -> bool:
+    def _holds(self, key: int, alive: NDArray[np.bool_]) -> bool:
         """`find` for one id within the range; several times faster."""
         row = self._by_id[self.row_ids.searchsorted(key, sorter=self._by_id)]
-        return bool(self.row_ids[row] == key and self.alive[row])
+        return bool(self.row_ids[row] == key and alive[row])
 
 
 def _counts(found: Found, queries: int) -> Counts:

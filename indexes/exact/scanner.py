@@ -7,8 +7,10 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from threading import Condition
 from typing import Any, TypeVar
 
 import llvmlite.binding
@@ -62,12 +64,50 @@ _PAIRS_AT_ONCE = 1 << 23
 _ROWS_AT_ONCE = 1 << 18
 # With fewer pairs, waking a thread costs more than it gains.
 _PAIRS_FOR_THREADS = 1 << 17
+# A batch of decisions has fewer queries. Others wait for it between two slices, each time for so
+# long at most: they go on, slowly, beside decisions without end.
+_FEW_QUERIES = 64
+_GIVE_WAY_S = 0.02
 
 Part = TypeVar("Part")
 
 
+class Precedence:
+    """Lets scans of few queries go before all others of this process; thread-safe."""
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._few = 0
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """A scan that goes first."""
+        with self._changed:
+            self._few += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._few -= 1
+                self._changed.notify_all()
+
+    def give_way(self, parts: Iterable[Part]) -> Iterator[Part]:
+        """The same parts; before each one waits while a scan that goes first runs."""
+        for part in parts:
+            if self._few:
+                with self._changed:
+                    self._changed.wait_for(lambda: not self._few, _GIVE_WAY_S)
+            yield part
+
+
+PRECEDENCE = Precedence()
+
+
 class Scanner:
     """The threads and the kernel that segments share; thread-safe.
+
+    Scans of few queries have threads of their own, and the scans of many, with this scanner or
+    another, pause while they run.
 
     `kernel` is one of `KERNELS`, by default the first that runs on this machine; `SearchInvalid`
     for one that does not. Where the default is not a vector kernel, a log line says so.
@@ -78,12 +118,14 @@ class Scanner:
             raise SearchInvalid(f"threads is {threads}; give at least 1")
         self.threads = threads or len(os.sched_getaffinity(0))
         self.kernel = _chosen(kernel)
-        self._pool = ThreadPoolExecutor(max(1, self.threads - 1), "scan")
+        self._few = ThreadPoolExecutor(max(1, self.threads - 1), "scan-few")
+        self._many = ThreadPoolExecutor(max(1, self.threads - 1), "scan")
         self._product = ProductScan()
 
     def close(self) -> None:
         """Ends the threads."""
-        self._pool.shutdown()
+        self._few.shutdown()
+        self._many.shutdown()
 
     def gather(
         self, rows: Rows, wanted: Wanted, finish: Callable[[Found], Part], first: int = 0
@@ -134,9 +176,17 @@ class Scanner:
         queue = iter(list(enumerate(parts)))
         pairs = len(rows.codes) * len(wanted.codes)
         helpers = min(self.threads, len(parts)) - 1 if pairs >= _PAIRS_FOR_THREADS else 0
-        others = [self._pool.submit(work, queue) for _ in range(helpers)]
+        if len(wanted.codes) <= _FEW_QUERIES:
+            with PRECEDENCE.first():
+                return self._divide(self._few, helpers, lambda: work(queue))
+        return self._divide(self._many, helpers, lambda: work(PRECEDENCE.give_way(queue)))
+
+    def _divide(
+        self, pool: ThreadPoolExecutor, helpers: int, work: Callable[[], list[Part]]
+    ) -> list[Part]:
+        others = [pool.submit(work) for _ in range(helpers)]
         try:
-            done = work(queue)
+            done = work()
         finally:
             # A task that has not begun would find the queue empty: there is no need to wait for
             # those before it in the pool. One that has begun reads the caller's memory.

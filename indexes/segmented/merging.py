@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from indexes.base import Ids, Vectors
 from indexes.errors import IdInvalid, SegmentsInvalid
-from indexes.exact.exact8 import Exact8Segment
+from indexes.exact.codes import Codes
+from indexes.exact.exact8 import Exact8Segment, MemoryRows
 from indexes.exact.scanner import Scanner
-from indexes.flat import FlatIndex
+from indexes.segmented.head import HeadView
+from indexes.segmented.view import Part, SealedView, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class SegmentsConfig:
     rewritten. `erasure_deadline_s`: removed rows are overwritten at once; so many seconds later the
     rewrite begins that leaves out their ids and flags, and their rows in a mapped file. `rows`: the
     type of stored vectors; with float16 a reference is rounded once, when it is added.
+    `segment_rows`: no segment becomes larger, so that a rewrite never needs the memory of more than
+    so many references beside the gallery.
     """
 
     head_rows: int = 8192
@@ -33,11 +36,16 @@ class SegmentsConfig:
     dead_share: float = 0.2
     erasure_deadline_s: float = 86_400
     rows: Literal["float32", "float16"] = "float32"
+    segment_rows: int = 4_000_000
 
     def __post_init__(self) -> None:
         if self.head_rows < 1 or self.fan < 2:
             raise SegmentsInvalid(
                 f"head_rows is {self.head_rows} and fan {self.fan}; give at least 1 and 2"
+            )
+        if self.segment_rows < self.head_rows:
+            raise SegmentsInvalid(
+                f"segment_rows is {self.segment_rows}; give at least head_rows, {self.head_rows}"
             )
         if not 0 <= self.dead_share < 1 or not self.erasure_deadline_s >= 0:
             raise SegmentsInvalid(
@@ -86,20 +94,30 @@ def due_rewrite(segments: Sequence[SegmentState], config: SegmentsConfig) -> Pla
 
 
 def due_merge(sizes: Sequence[int], config: SegmentsConfig) -> Places:
-    """The segments of a full class, and of the classes that would overflow by merging it."""
+    """The segments of a full class, and of the classes that would overflow by merging it.
+
+    Together they are not larger than a segment may be. One of more than half of that stays.
+    """
+    most = config.segment_rows
     classes: dict[int, list[int]] = {}
     for place, size in enumerate(sizes):
-        classes.setdefault(size_class(size, config), []).append(place)
+        if 2 * size <= most:
+            classes.setdefault(size_class(size, config), []).append(place)
     full = [order for order, places in classes.items() if len(places) >= config.fan]
     if not full:
         return ()
-    merged = classes.pop(min(full))
+    merged: list[int] = []
+    total = 0
+    for place in sorted(classes.pop(min(full)), key=lambda place: sizes[place]):
+        if total + sizes[place] <= most:
+            merged, total = [*merged, place], total + sizes[place]
     while True:
         # If the result would fill its own class, merge that at once and save one rewrite.
-        order = size_class(sum(sizes[place] for place in merged), config)
-        if len(classes.get(order, [])) + 1 < config.fan:
+        others = classes.pop(size_class(total, config), [])
+        total += sum(sizes[place] for place in others)
+        if len(others) + 1 < config.fan or total > most:
             return tuple(sorted(merged))
-        merged = merged + classes.pop(order)
+        merged += others
 
 
 def size_class(size: int, config: SegmentsConfig) -> int:
@@ -120,67 +138,44 @@ def _first(segments: Sequence[SegmentState], holds: Callable[[SegmentState], boo
     return next(((place,) for place, segment in enumerate(segments) if holds(segment)), ())
 
 
-_ROWS_AT_ONCE = 1 << 14
+_ROWS_AT_ONCE = 1 << 12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rewrite:
     """A job that makes one segment of parts, as of its begin; the parts stay in use meanwhile.
 
-    `alive` bool[n] is a copy for each segment, `loose` a copy of the ids and vectors of each head.
     `removed` collects the ids removed while the job runs: they must be removed from the product
     too, for their rows may have been copied before they were wiped.
     """
 
     begun: float
-    segments: tuple[Exact8Segment, ...] = ()
-    alive: tuple[NDArray[np.bool_], ...] = ()
-    heads: tuple[FlatIndex, ...] = ()
-    loose: tuple[tuple[Ids, Vectors], ...] = ()
+    sealed: tuple[SealedView, ...] = ()
+    heads: tuple[HeadView, ...] = ()
     removed: list[Ids] = field(default_factory=list)
-
-    @classmethod
-    def of_segments(cls, segments: Sequence[Exact8Segment], begun: float) -> Rewrite:
-        """A rewrite of segments without their tombstones; call it while nothing changes."""
-        alive = tuple(segment.alive_rows.copy() for segment in segments)
-        return cls(begun, segments=tuple(segments), alive=alive)
-
-    @classmethod
-    def of_heads(cls, heads: Sequence[FlatIndex], begun: float) -> Rewrite:
-        """A rewrite of heads; call it while nothing changes."""
-        loose = tuple(head.contents() for head in heads)
-        return cls(begun, heads=tuple(heads), loose=loose)
 
     def build(self, config: SegmentsConfig, scanner: Scanner) -> Exact8Segment | None:
         """Builds the segment while the parts are searched and changed; None if nothing is alive."""
-        counts = [int(alive.sum()) for alive in self.alive]
-        total = sum(counts) + sum(len(ids) for ids, _ in self.loose)
+        parts: tuple[Part, ...] = (*self.sealed, *self.heads)
+        total = sum(map(len, parts))
         if not total:
             return None
-        rows = np.empty((total, self._dim()), self._dtype(config))
+        if self.sealed:
+            return _merged(self.sealed, total, self._dtype(config), scanner)
+        rows = np.empty((total, self.heads[0].rows.shape[1]), self._dtype(config))
         ids = np.empty(total, np.int64)
         end = 0
-        for segment, alive in zip(self.segments, self.alive, strict=True):
-            places = np.flatnonzero(alive)
-            for first in range(0, len(places), _ROWS_AT_ONCE):
-                some = places[first : first + _ROWS_AT_ONCE]
-                start, end = end, end + len(some)
-                rows[start:end] = segment.rows.take(some)
-                ids[start:end] = segment.row_ids[some]
-        for loose_ids, vectors in self.loose:
-            start, end = end, end + len(loose_ids)
-            rows[start:end], ids[start:end] = vectors, loose_ids
+        for head in self.heads:
+            start, end = end, end + len(head)
+            ids[start:end], rows[start:end] = head.contents()
         return Exact8Segment(ids, rows, scanner=scanner)
 
     def settle(self, product: Exact8Segment) -> None:
-        """Removes from the product what was removed meanwhile; call it while nothing runs."""
+        """Removes from the product what was removed meanwhile; call it while nothing changes."""
         if not self.removed:
             return
         rows, present = product.find(np.unique(np.concatenate(self.removed)))
         product.remove_rows(rows[present])
-
-    def _dim(self) -> int:
-        return self.segments[0].dim if self.segments else self.loose[0][1].shape[1]
 
     def _dtype(self, config: SegmentsConfig) -> np.dtype[Any]:
         """float16 only where that loses nothing, so that no score changes."""
@@ -189,9 +184,42 @@ class Rewrite:
         return np.dtype(np.float32)
 
     def _is_narrow(self) -> bool:
-        return all(segment.rows.dtype == np.float16 for segment in self.segments) and all(
-            np.array_equal(narrowed(vectors), vectors) for _, vectors in self.loose
+        return all(view.segment.rows.dtype == np.float16 for view in self.sealed) and all(
+            np.array_equal(narrowed(head.rows), head.rows) for head in self.heads
         )
+
+
+def _merged(
+    sealed: Sequence[SealedView], total: int, dtype: np.dtype[Any], scanner: Scanner
+) -> Exact8Segment:
+    """One segment of the rows alive, by the codes and residuals that they have already.
+
+    The first pass finds the place of each row, the second writes it there: there is never more in
+    memory than the product beside its parts.
+    """
+    limit, dim = sealed[0].segment.codes.limit, sealed[0].segment.dim
+    assert all(view.segment.codes.limit == limit for view in sealed), "one limit for a dimension"
+    places_of = [np.flatnonzero(view.alive) for view in sealed]
+    pairs = list(zip(sealed, places_of, strict=True))
+    residuals = np.concatenate([view.segment.codes.residuals[places] for view, places in pairs])
+    order = np.argsort(residuals, kind="stable")
+    residuals = residuals[order]
+    target = np.empty(total, np.int64)
+    target[order] = np.arange(total)
+    del order
+    codes = Codes.empty(total, dim, limit)
+    ids, rows = np.empty(total, np.int64), np.empty((total, dim), dtype)
+    end = 0
+    for view, places in pairs:
+        for first in range(0, len(places), _ROWS_AT_ONCE):
+            some = places[first : first + _ROWS_AT_ONCE]
+            start, end = end, end + len(some)
+            at = target[start:end]
+            rows[at] = view.segment.rows.take(some)
+            codes.bytes[at] = view.segment.codes.bytes[some]
+            ids[at] = view.segment.row_ids[some]
+    codes.fill(residuals, max(view.segment.codes.longest for view in sealed))
+    return Exact8Segment.of_codes(ids, codes, MemoryRows(rows), scanner=scanner)
 
 
 def narrowed(vectors: Vectors) -> Vectors:
@@ -200,29 +228,33 @@ def narrowed(vectors: Vectors) -> Vectors:
         return vectors.astype(np.float16).astype(np.float32)
 
 
-Part = FlatIndex | Exact8Segment
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Checked references to add, whose ids may still be taken; sealed if there are many."""
+    """Checked references to add, whose ids may still be taken.
+
+    Where there are many they are in `segments` already.
+    """
 
     keys: list[int]
     ids: Ids
     rows: Vectors
-    segment: Exact8Segment | None
+    segments: tuple[Exact8Segment, ...]
 
 
-def require_new(batch: Batch, parts: Sequence[Part]) -> None:
-    """`IdInvalid` where an id of the batch is in one of the parts already."""
+def require_new(batch: Batch, view: View) -> None:
+    """`IdInvalid` where an id of the batch is in the index already."""
     keys = batch.keys
     lowest, highest = min(keys, default=0), max(keys, default=-1)
-    for part in parts:
-        if isinstance(part, FlatIndex):
-            part.require_new(keys)
-        elif part.may_hold(lowest, highest):
+    for head in view.heads:
+        if not head.head.row_of.keys().isdisjoint(keys):
+            _refuse(next(key for key in keys if key in head.head.row_of))
+    for sealed in view.sealed:
+        if sealed.segment.may_hold(lowest, highest):
             # A single id, the usual batch, is looked up without the cost of arrays.
-            present = part.find(batch.ids)[1] if len(keys) > 1 else np.array([keys[0] in part])
+            present = sealed.find(batch.ids)[1] if len(keys) > 1 else np.array([keys[0] in sealed])
             if present.any():
-                key = keys[int(present.argmax())]
-                raise IdInvalid(f"id {key} is in the index already; remove it first")
+                _refuse(keys[int(present.argmax())])
+
+
+def _refuse(key: int) -> None:
+    raise IdInvalid(f"id {key} is in the index already; remove it first")

@@ -1,37 +1,32 @@
-"""Segmented index: a flat head, searchable at once, and sealed segments that merge."""
+"""Segmented index: flat heads, searchable at once, and sealed segments that merge."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from weakref import WeakSet
 
 import numpy as np
 
 from indexes.base import (
-    Certificate,
     CertifiedHits,
-    Hits,
     Ids,
     MemoryAccount,
-    Scores,
     VectorIndex,
     Vectors,
     check_distinct,
-    check_hit_count,
     check_ids,
     check_references,
-    check_threshold,
     check_vectors,
 )
 from indexes.errors import IdInvalid
-from indexes.exact.codes import CodedQueries
-from indexes.exact.exact8 import Counts, Exact8Segment, Pairs, passes
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
-from indexes.flat import FlatIndex
-from indexes.scoring import Positions, arrange, no_hits
+from indexes.scoring import Positions
+from indexes.segmented.head import Head, HeadView
 from indexes.segmented.merging import (
     Batch,
-    Part,
     Rewrite,
     SegmentsConfig,
     SegmentState,
@@ -42,6 +37,7 @@ from indexes.segmented.merging import (
     require_new,
     with_tombstones,
 )
+from indexes.segmented.view import SealedView, View
 
 # A batch as large as so many heads becomes a segment of its own.
 _BULK_HEADS = 4
@@ -52,8 +48,12 @@ class SegmentedIndex(VectorIndex):
 
     Adding costs O(rows added). Nothing is sealed or merged by itself: `begin_rewrite` returns the
     job that is due, `Rewrite.build` makes the new segment, and `finish_rewrite` replaces the old
-    parts by it. `Gallery` does that under its locks. Removed references are wiped from memory at
-    once, and are tombstones until their segment is rewritten.
+    parts by it. `Gallery` does that. Removed references are wiped from memory, that of parts which
+    a rewrite replaced and somebody still reads included, and are tombstones until their segment is
+    rewritten.
+
+    `view` is the index at this moment: it does not change, and any number of threads may search it
+    while one at a time changes the index, provided that what `withdraw` returns waits for them.
 
     `clock` gives seconds since the epoch: the age of a tombstone outlives a restart.
     """
@@ -68,15 +68,17 @@ class SegmentedIndex(VectorIndex):
         scanner: Scanner | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._head = FlatIndex(dim)
         self._dim = dim
         self.config = config or SegmentsConfig()
         self.scanner = scanner or Scanner()
         self._clock = clock
-        self._frozen: tuple[FlatIndex, ...] = ()
-        self._segments: tuple[Exact8Segment, ...] = ()
+        self._head = Head(dim, self.config.head_rows)
+        self.view = View(dim, (), (self._head.view,), self.scanner.kernel)
         self._removed_since: dict[str, float] = {}
         self._rewrites: list[Rewrite] = []
+        # Parts that somebody may read although the index has them no more.
+        self._replaced_segments: WeakSet[Exact8Segment] = WeakSet()
+        self._replaced_heads: WeakSet[Head] = WeakSet()
 
     @classmethod
     def restore(
@@ -96,7 +98,7 @@ class SegmentedIndex(VectorIndex):
         it is rewritten at once. `IdInvalid` where an id is alive twice.
         """
         index = cls(dim, config, scanner=scanner, clock=clock)
-        index._segments = tuple(segments)
+        index.view = replace(index.view, sealed=tuple(map(SealedView.of, segments)))
         for segment in segments:
             assert segment.dim == dim
             if segment.removed:
@@ -116,17 +118,12 @@ class SegmentedIndex(VectorIndex):
     @property
     def segments(self) -> tuple[Exact8Segment, ...]:
         """The sealed segments."""
-        return self._segments
+        return tuple(view.segment for view in self.view.sealed)
 
     @property
-    def heads(self) -> tuple[FlatIndex, ...]:
+    def heads(self) -> tuple[HeadView, ...]:
         """References not sealed yet: full heads, the oldest first, and the growing one."""
-        return (*self._frozen, self._head)
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """Heads and segments."""
-        return (*self.heads, *self._segments)
+        return self.view.heads
 
     @property
     def removed_since(self) -> dict[str, float]:
@@ -135,13 +132,13 @@ class SegmentedIndex(VectorIndex):
 
     @property
     def ids(self) -> Ids:
-        return np.sort(np.concatenate([part.ids for part in self.parts]))
+        return self.view.ids
 
     def __len__(self) -> int:
-        return sum(len(part) for part in self.parts)
+        return len(self.view)
 
     def __contains__(self, key: object) -> bool:
-        return any(key in part for part in self.parts)
+        return key in self.view
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
         self.admit(self.prepare(ids, vectors))
@@ -151,54 +148,75 @@ class SegmentedIndex(VectorIndex):
         keys, rows = check_references(ids, vectors, self._dim)
         if self.config.rows == "float16":
             rows = check_vectors(narrowed(rows), self._dim)
-        segment = None
+        segments: tuple[Exact8Segment, ...] = ()
         if len(keys) >= _BULK_HEADS * self.config.head_rows:
-            segment = Exact8Segment(ids, rows.astype(self.config.rows), scanner=self.scanner)
-        return Batch(keys, ids, rows, segment)
+            pieces = -(-len(keys) // self.config.segment_rows)
+            parts = zip(np.array_split(ids, pieces), np.array_split(rows, pieces), strict=True)
+            segments = tuple(
+                Exact8Segment(
+                    some, vectors.astype(self.config.rows, copy=False), scanner=self.scanner
+                )
+                for some, vectors in parts
+            )
+        return Batch(keys, ids, rows, segments)
 
-    def admit(self, batch: Batch, *, is_new: bool = False) -> None:
-        """The rest of `add`; `is_new` where the caller has checked all parts by `require_new`."""
-        if not is_new:
-            require_new(batch, self.parts)
-        if batch.segment is not None:
-            self._segments = (*self._segments, batch.segment)
+    def admit(self, batch: Batch) -> None:
+        """The rest of `add`."""
+        require_new(batch, self.view)
+        if batch.segments:
+            sealed = (*self.view.sealed, *map(SealedView.of, batch.segments))
+            self.view = replace(self.view, sealed=sealed)
         else:
             self._append(batch.keys, batch.ids, batch.rows)
 
     def remove(self, ids: Ids) -> None:
+        self.withdraw(ids)()
+
+    def withdraw(self, ids: Ids) -> Callable[[], None]:
+        """Removes these ids from the view; the result wipes them, when no older view is read."""
         keys = check_distinct(check_ids(ids))
-        for part, places, rows in self._locate(ids, keys):
-            if isinstance(part, FlatIndex):
-                part.remove(ids[places])
+        found = self.view.locate(ids, keys)
+        wipes: list[Callable[[], None]] = []
+        sealed, heads = list(self.view.sealed), list(self.view.heads)
+        for part, _, rows in found:
+            if isinstance(part, HeadView):
+                wipes.append(part.head.remove(keys))
+                heads[heads.index(part)] = part.head.view
             else:
-                part.remove_rows(rows)
-                self._removed_since.setdefault(part.name, self._clock())
+                wipes.append(_remove(part.segment, rows))
+                sealed[sealed.index(part)] = SealedView.of(part.segment)
+                self._removed_since.setdefault(part.segment.name, self._clock())
+        self.view = replace(self.view, sealed=tuple(sealed), heads=tuple(heads))
         for rewrite in self._rewrites:
             rewrite.removed.append(ids.copy())
+        for segment in list(self._replaced_segments):
+            rows, present = segment.find(ids)
+            if present.any():
+                wipes.append(_remove(segment, rows[present]))
+        wipes += [head.remove(keys) for head in list(self._replaced_heads)]
+
+        def wipe() -> None:
+            for one in wipes:
+                one()
+
+        return wipe
+
+    def watch(self, segment: Exact8Segment) -> None:
+        """Has later removals wiped from a segment that copies references, while it is in use."""
+        self._replaced_segments.add(segment)
 
     def vectors(self, ids: Ids) -> Vectors:
-        found = self._locate(ids, check_ids(ids))
-        rows = np.empty((len(ids), self._dim), np.float32)
-        for part, places, at in found:
-            if isinstance(part, FlatIndex):
-                rows[places] = part.vectors(ids[places])
-            else:
-                rows[places] = part.rows.take(at)
-        return rows
+        return self.view.vectors(ids)
 
     def search(self, queries: Vectors, k: int) -> CertifiedHits:
-        queries, k = check_vectors(queries, self._dim), check_hit_count(k)
-        return self._searched().search(queries, k)
+        return self.view.search(queries, k)
 
     def range_search(self, queries: Vectors, threshold: float) -> CertifiedHits:
-        queries, threshold = check_vectors(queries, self._dim), check_threshold(threshold)
-        return self._searched().range_search(queries, threshold)
+        return self.view.range_search(queries, threshold)
 
     def account(self) -> MemoryAccount:
         """Memory use by part, without that of a running rewrite."""
-        account = MemoryAccount(0, head=sum(head.account().total for head in self.heads))
-        account += MemoryAccount(sum(map(len, self.heads)))
-        return sum((segment.account() for segment in self._segments), account)
+        return self.view.account()
 
     def deadline_s(self) -> float | None:
         """Seconds until the oldest tombstone has to be gone; None where there is none."""
@@ -215,27 +233,32 @@ class SegmentedIndex(VectorIndex):
             places = with_tombstones(states)
         else:
             places = overdue(states, self.config, now)
-            if not places and self._frozen:
-                return self._begin(Rewrite.of_heads(self._frozen[: self.config.fan], now))
+            full = self.view.heads[:-1]
+            if not places and full:
+                return self._begin(Rewrite(now, heads=full[: self.config.fan]))
             places = places or due_rewrite(states, self.config)
         if not places:
             return None
-        return self._begin(Rewrite.of_segments([self._segments[i] for i in places], now))
+        return self._begin(Rewrite(now, sealed=tuple(self.view.sealed[i] for i in places)))
 
     def finish_rewrite(self, rewrite: Rewrite, product: Exact8Segment | None) -> None:
-        """Replaces the parts by the product; call it while nothing runs."""
+        """Replaces the parts by the product; call it while nothing changes."""
         if product is not None:
             # First, for it may fail, and then the parts must stay.
             rewrite.settle(product)
-        frozen = tuple(head for head in self._frozen if head not in rewrite.heads)
-        segments = tuple(s for s in self._segments if s not in rewrite.segments)
+        old_segments = [view.segment for view in rewrite.sealed]
+        old_heads = [view.head for view in rewrite.heads]
+        sealed = tuple(view for view in self.view.sealed if view.segment not in old_segments)
+        heads = tuple(view for view in self.view.heads if view.head not in old_heads)
         if product is not None and len(product):
-            segments = (*segments, product)
+            sealed = (*sealed, SealedView.of(product))
             if product.removed:
                 self._removed_since[product.name] = rewrite.begun
         self._rewrites.remove(rewrite)
-        self._frozen, self._segments = frozen, segments
-        for segment in rewrite.segments:
+        self._replaced_segments.update(old_segments)
+        self._replaced_heads.update(old_heads)
+        self.view = replace(self.view, sealed=sealed, heads=heads)
+        for segment in old_segments:
             self._removed_since.pop(segment.name, None)
 
     def abandon_rewrite(self, rewrite: Rewrite) -> None:
@@ -243,157 +266,41 @@ class SegmentedIndex(VectorIndex):
         self._rewrites.remove(rewrite)
 
     def _states(self) -> list[SegmentState]:
+        since = self._removed_since
         return [
-            SegmentState(len(s), s.removed, self._removed_since.get(s.name)) for s in self._segments
+            SegmentState(
+                len(view), len(view.segment.row_ids) - len(view), since.get(view.segment.name)
+            )
+            for view in self.view.sealed
         ]
-
-    def _searched(self) -> SegmentSearch:
-        return SegmentSearch(self._segments, self.heads, self.scanner.kernel)
 
     def _begin(self, rewrite: Rewrite) -> Rewrite:
         self._rewrites.append(rewrite)
         return rewrite
 
     def _append(self, keys: list[int], ids: Ids, rows: Vectors) -> None:
-        self._head.append(keys, ids, rows)
-        if len(self._head) >= self.config.head_rows:
-            self._frozen = (*self._frozen, self._head)
-            self._head = FlatIndex(self._dim)
-
-    def _locate(self, ids: Ids, keys: list[int]) -> list[tuple[Part, Positions, Positions]]:
-        """By part: which of the ids it has, and for a segment their rows."""
-        found: list[tuple[Part, Positions, Positions]] = []
-        missing = np.ones(len(keys), np.bool_)
-        lowest, highest = min(keys, default=0), max(keys, default=-1)
-        for segment in self._segments:
-            if not segment.may_hold(lowest, highest):
-                continue
-            rows, present = segment.find(ids)
-            found.append((segment, np.flatnonzero(present), rows[present]))
-        for head in self.heads:
-            places = np.flatnonzero(head.among(keys))
-            found.append((head, places, places))
-        for _, places, _ in found:
-            missing[places] = False
-        if missing.any():
-            raise IdInvalid(f"id {keys[int(missing.argmax())]} is not in the index")
-        return [place for place in found if len(place[1])]
+        heads, room = [self._head], self._head.free
+        # One more where the last is filled; made first, for it may fail, and then nothing changes.
+        while room <= len(keys):
+            heads.append(Head(self._dim, self.config.head_rows))
+            room += self.config.head_rows
+        start = 0
+        for head in heads:
+            part = slice(start, start + head.free)
+            head.append(keys[part], ids[part], rows[part])
+            start = part.stop
+        full = self.view.heads[:-1]
+        self._head = heads[-1]
+        self.view = replace(self.view, heads=(*full, *(head.view for head in heads)))
 
 
-class SegmentSearch:
-    """One search over several sealed segments and flat heads; an id is alive in one of them only.
+def _remove(segment: Exact8Segment, rows: Positions) -> Callable[[], None]:
+    segment.mark_removed(rows)
+    store = segment.rows
 
-    The codes of a query are made once for all segments. The largest segment is searched first: its
-    k-th best score is the floor for the others, which then find next to nothing.
-    """
+    def wipe() -> None:
+        segment.wipe_rows(rows)
+        # Searches may have begun before the rows were served from elsewhere.
+        store.wipe(rows)
 
-    def __init__(
-        self, segments: Sequence[Exact8Segment], heads: Sequence[FlatIndex], kernel: str
-    ) -> None:
-        self._segments = sorted((s for s in segments if len(s)), key=len, reverse=True)
-        self._heads = [head for head in heads if len(head)]
-        self._coarse = sum(segment.coarse for segment in self._segments)
-        self._kernel = kernel
-
-    def search(self, queries: Vectors, k: int) -> CertifiedHits:
-        """The k best of each query; the input is not checked."""
-        done = []
-        for part in passes(len(queries), self._coarse, k):
-            pass_hits = _PassHits(queries[part], self._segments)
-            for segment in self._segments:
-                found = segment.best(pass_hits.queries, pass_hits.coded, k, pass_hits.floors)
-                pass_hits.take_sealed(segment, *found)
-                pass_hits.keep_best(k)
-            for head in self._heads:
-                if pass_hits.is_empty():
-                    pass_hits.take(*head.best(pass_hits.queries, k))
-                else:
-                    pass_hits.take(*head.at_or_above(pass_hits.queries, pass_hits.floors))
-                pass_hits.keep_best(k)
-            done.append(pass_hits)
-        return self._answer(done, k)
-
-    def range_search(self, queries: Vectors, threshold: float) -> CertifiedHits:
-        """Everything at or above the threshold; the input is not checked."""
-        done = []
-        for part in passes(len(queries), self._coarse):
-            pass_hits = _PassHits(queries[part], self._segments)
-            floors = np.full(len(pass_hits.queries), threshold)
-            for segment in self._segments:
-                found = segment.at_or_above(pass_hits.queries, pass_hits.coded, floors)
-                pass_hits.take_sealed(segment, *found)
-            for head in self._heads:
-                pass_hits.take(*head.at_or_above(pass_hits.queries, floors))
-            done.append(pass_hits)
-        return self._answer(done)
-
-    def _answer(self, done: list[_PassHits], k: int | None = None) -> CertifiedHits:
-        hits = [pass_hits.hits(k) for pass_hits in done]
-        offsets, ids, scores = [np.zeros(1, np.int64)], [], []
-        for part in hits:
-            offsets.append(part.offsets[1:] + offsets[-1][-1])
-            ids.append(part.ids)
-            scores.append(part.scores)
-        certificate = Certificate(
-            epsilon=np.concatenate([np.empty(0), *(part.epsilon for part in done)]),
-            rescored=np.concatenate([np.empty(0, np.int64), *(part.rescored for part in done)]),
-            compared=sum(map(len, self._segments)) + sum(map(len, self._heads)),
-            kernel=self._kernel,
-        )
-        return CertifiedHits(
-            np.concatenate(offsets),
-            np.concatenate([np.empty(0, np.int64), *ids]),
-            np.concatenate([np.empty(0, np.float32), *scores]),
-            certificate,
-        )
-
-
-class _PassHits:
-    """Hits of one pass of queries so far."""
-
-    def __init__(self, queries: Vectors, segments: Sequence[Exact8Segment]) -> None:
-        self.queries = queries
-        self.floors = np.full(len(queries), -np.inf)
-        self.epsilon = np.zeros(len(queries))
-        self.rescored: Counts = np.zeros(len(queries), np.int64)
-        if segments:
-            self.coded = CodedQueries.of_vectors(queries)
-        self._found: list[tuple[Positions, Ids, Scores]] = []
-        self._size = 0
-
-    def take_sealed(self, segment: Exact8Segment, pairs: Pairs, counts: Counts) -> None:
-        """Adds the pairs and the certificate of a segment."""
-        self.take(pairs.query_of, segment.row_ids[pairs.row_of], pairs.scores)
-        np.maximum(self.epsilon, segment.epsilon(self.coded), out=self.epsilon)
-        self.rescored += counts
-
-    def take(self, query_of: Positions, ids: Ids, scores: Scores) -> None:
-        """Adds scored pairs."""
-        self._found.append((query_of, ids, scores))
-        self._size += len(ids)
-
-    def is_empty(self) -> bool:
-        """True while there are no hits and so no floors."""
-        return not self._size
-
-    def keep_best(self, k: int) -> None:
-        """Raises the floors to the k-th best scores, where that is worth sorting.
-
-        That is after the first part, and when later ones have doubled the hits.
-        """
-        if self._size < 2 * k * len(self.queries) and len(self._found) > 1:
-            return
-        best = self.hits(k)
-        counts = np.diff(best.offsets)
-        full = np.flatnonzero(counts == k)
-        self.floors[full] = best.scores[best.offsets[1:][full] - 1]
-        query_of = np.repeat(np.arange(len(self.queries)), counts)
-        self._found = [(query_of, best.ids, best.scores)]
-        self._size = len(best.ids)
-
-    def hits(self, k: int | None = None) -> Hits:
-        """The sorted hits, of each query the k best where k is given."""
-        if not self._found:
-            return no_hits(len(self.queries))
-        query_of, ids, scores = (np.concatenate(c) for c in zip(*self._found, strict=True))
-        return arrange(len(self.queries), query_of, ids, scores, k)
+    return wipe

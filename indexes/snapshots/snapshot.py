@@ -201,18 +201,22 @@ def load(
 
 
 def withdraw(
-    folder: Path, origin: Origin, sealer: Sealer, keep: Collection[str]
+    folder: Path,
+    origin: Origin,
+    sealer: Sealer,
+    keep: Collection[str],
+    trusted: Collection[SegmentEntry] = (),
 ) -> tuple[SegmentEntry, ...]:
     """Withdraws the snapshot, and removes all files but those of the segments to keep.
 
-    `keep` has names of segments. The result comes from a verified manifest: pass it to the next
-    `save` as `trusted`. If a crash prevents that, the remaining files are swept later, and the
-    gallery is rebuilt from the store.
+    `keep` has names of segments, `trusted` what an earlier withdrawal left. The result comes from a
+    verified manifest: pass it to the next `save`, or withdrawal, as `trusted`. If a crash prevents
+    that, the remaining files are swept later, and the gallery is rebuilt from the store.
     """
     if not folder.exists():
         return ()
     with locked(folder, fcntl.LOCK_EX):
-        entries = in_force(folder, origin, sealer)
+        entries = (*trusted, *in_force(folder, origin, sealer))
         kept = tuple(entry for entry in entries if entry.segment in keep)
         (folder / MANIFEST).unlink(missing_ok=True)
         # Durable before any file is removed: a manifest without its files would be damage.
@@ -293,20 +297,23 @@ class _Frame:
         if gallery.kind != SegmentedIndex.kind:
             held = gallery.contents()
             return cls((), (), {}, held.ids, held.vectors, held.sequence)
-        pinned = gallery.pin()
-        sealed = len(pinned.segments) - pinned.head
-        ids, vectors = [np.empty(0, np.int64)], [np.empty((0, gallery.dim), np.float32)]
-        for head in pinned.segments[sealed:]:
-            ids.append(head.row_ids)
-            vectors.append(head.rows.take(np.arange(len(head.row_ids))))
-        return cls(
-            pinned.segments[:sealed],
-            pinned.alive[:sealed],
-            pinned.removed_since,
-            np.concatenate(ids),
-            np.concatenate(vectors),
-            pinned.sequence,
-        )
+        while True:
+            pinned = gallery.pin()
+            sealed = len(pinned.segments) - pinned.head
+            ids, vectors = [np.empty(0, np.int64)], [np.empty((0, gallery.dim), np.float32)]
+            for head in pinned.segments[sealed:]:
+                ids.append(head.row_ids)
+                vectors.append(head.rows.take(np.arange(len(head.row_ids))))
+            # One that was removed since may have been copied half wiped.
+            if all(head.alive_rows.all() for head in pinned.segments[sealed:]):
+                return cls(
+                    pinned.segments[:sealed],
+                    pinned.alive[:sealed],
+                    pinned.removed_since,
+                    np.concatenate(ids),
+                    np.concatenate(vectors),
+                    pinned.sequence,
+                )
 
     def is_whole(self) -> bool:
         """True if no row has been removed since; a row's flag is cleared before it is wiped."""

@@ -9,14 +9,14 @@ import pytest
 
 from indexes.base import Hits, Ids, Vectors
 from indexes.exact.exact8 import Exact8Segment
-from indexes.segmented.segments import SegmentSearch
+from indexes.segmented.view import SealedView, SegmentSearch
 
 UnitRows = Callable[..., Vectors]
 
 
 def ask(segment: Exact8Segment) -> SegmentSearch:
     """One segment, to be searched as a gallery searches it."""
-    return SegmentSearch([segment], [], segment.scanner.kernel)
+    return SegmentSearch([SealedView.of(segment)], [], segment.scanner.kernel)
 
 
 def assert_same(found: Hits, expected: Hits) -> None:

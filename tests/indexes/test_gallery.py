@@ -13,8 +13,9 @@ from indexes.base import Vectors
 from indexes.errors import IdInvalid, SequenceInvalid, VectorInvalid
 from indexes.exact.exact8 import MemoryRows
 from indexes.exact.scanner import Scanner
+from indexes.exact.scans import Scan
 from indexes.flat import FlatIndex
-from indexes.gallery import Gallery, SharedLock
+from indexes.gallery import Found, Gallery, SharedLock
 from indexes.scoring import Positions
 from indexes.segmented.merging import Rewrite, SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
@@ -307,6 +308,84 @@ def test_a_swap_that_fails_loses_nothing_and_is_made_later(
     gallery.settle()
     assert gallery.ids.tolist() == [key for key in range(12) if key != 5]
     assert gallery.removals == 1
+
+
+class HeldScanner(Scanner):
+    """A scanner whose first scan waits in the middle of a search until it is released."""
+
+    def __init__(self) -> None:
+        super().__init__(threads=1)
+        self.begun, self.released = threading.Event(), threading.Event()
+
+    def _scan_for(self, queries: int) -> Scan:
+        if not self.begun.is_set():
+            self.begun.set()
+            assert self.released.wait(WAIT_S)
+        return super()._scan_for(queries)
+
+
+@pytest.mark.parametrize("k", [None, 3])
+def test_changes_do_not_wait_for_a_search_and_its_answer_leaves_out_what_they_removed(
+    unit_rows: UnitRows, k: int | None
+) -> None:
+    scanner, rows = HeldScanner(), unit_rows(100)
+    gallery = Gallery(SegmentedIndex(16, SegmentsConfig(head_rows=HEAD_ROWS), scanner=scanner))
+    gallery.add(np.arange(64), rows[:64], sequence=1)
+    gallery.add(np.arange(64, 72), rows[64:72], sequence=2)
+    queries = rows[[7, 70, 90]]
+
+    def search() -> Found:
+        return gallery.search(queries, k) if k else gallery.range_search(queries, 0.99)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(search)
+        assert scanner.begun.wait(WAIT_S)
+        gallery.add(np.arange(72, 100), rows[72:], sequence=3)
+        gallery.remove(np.array([7, 70]), sequence=4)
+        gallery.settle()
+        assert (gallery.sequence, len(gallery)) == (4, 98)
+        assert search().hits.ids.tolist().count(90) == 1
+        scanner.released.set()
+        found = running.result()
+    assert (found.sequence, found.searched) == (2, 72)
+    assert not {7, 70, 90} & set(found.hits.ids.tolist())
+    assert len(found.hits.ids) == (2 + 2 + 3 if k else 0)
+
+
+def test_what_is_removed_is_wiped_from_what_is_pinned_and_when_older_searches_end(
+    unit_rows: UnitRows,
+) -> None:
+    scanner, rows = HeldScanner(), unit_rows(100)
+    gallery = Gallery(SegmentedIndex(16, SegmentsConfig(head_rows=HEAD_ROWS), scanner=scanner))
+    gallery.add(np.arange(64), rows[:64], sequence=1)
+    gallery.add(np.arange(64, 100), rows[64:], sequence=2)
+    pinned = gallery.pin()
+    gallery.remove(np.array([1]), sequence=3)
+    # The pinned segments are not the gallery's any more.
+    gallery.settle()
+    gallery.compact()
+    gone = np.array([5, 70, 99])
+
+    def left() -> list[int]:
+        """How many of the rows are not zero: of the pinned segments, of their codes."""
+        counts = [0, 0]
+        for segment in pinned.segments:
+            at = np.flatnonzero(np.isin(segment.row_ids, gone))
+            counts[0] += int(segment.rows.take(at).any(axis=1).sum())
+            counts[1] += int((segment.codes.bytes[at] != 128).any(axis=1).sum())
+        return counts
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(gallery.range_search, rows, 0.99)
+        assert scanner.begun.wait(WAIT_S)
+        gallery.remove(gone, sequence=4)
+        # A search that began before reads them.
+        assert left() == [3, 3]
+        scanner.released.set()
+        assert not np.isin(gone, running.result().hits.ids).any()
+    assert left() == [0, 0]
+    alive = [s.alive_rows[np.isin(s.row_ids, gone)] for s in pinned.segments]
+    assert not np.concatenate(alive).any()
 
 
 WAIT_S = 300

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,32 @@ def test_an_erasure_whose_snapshot_cannot_be_saved_leaves_none_and_is_certified(
     assert not (full_home / "gallery").exists()
 
 
+def test_the_registrar_does_not_wait_while_a_snapshot_is_sealed_after_an_erasure(
+    open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, released = threading.Event(), threading.Event()
+
+    def save(*arguments: Any) -> None:
+        begun.set()
+        assert released.wait(120)
+        recovery.save_snapshot(*arguments)
+
+    with open_home() as deployment:
+        deployment.save_snapshot()
+    monkeypatch.setattr(snapshots, "save_snapshot", save)
+    with open_home() as deployment:
+        assert deployment.erase(DOCUMENT, "test").references == 1
+        assert begun.wait(120)
+        # No file is left of the face, and none is used, until the new snapshot is whole.
+        assert list((full_home / "gallery").iterdir()) == []
+        assert deployment.registrar.run(lambda writer, _: writer.sequence) > 0
+        released.set()
+    assert (full_home / "gallery" / "manifest").is_file()
+    with open_home() as deployment:
+        assert (len(deployment.restored.gallery), deployment.restored.replayed) == (0, 0)
+        assert deployment.restored.fault is None
+
+
 def test_a_crash_in_an_erasure_leaves_no_file_with_the_face_and_costs_a_rebuild(
     open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,10 +256,17 @@ def test_a_refused_snapshot_is_reported_and_removed_by_the_writer(
 
 
 def test_the_settings_say_what_gallery_is_opened() -> None:
-    chosen = {"rows": "float16", "mapped": True, "head_rows": 100, "erasure_deadline_h": 2}
+    chosen = {
+        "rows": "float16",
+        "mapped": True,
+        "head_rows": 100,
+        "segment_rows": 2_000_000,
+        "erasure_deadline_h": 2,
+    }
     config = gallery_config(make_settings({"gallery": chosen}))
     assert (config.kind, config.mapped) == ("exact8", True)
     assert (config.segments.rows, config.segments.head_rows) == ("float16", 100)
+    assert config.segments.segment_rows == 2_000_000
     assert config.segments.erasure_deadline_s == 7200
 
 

@@ -15,7 +15,7 @@ import pytest
 from indexes.exact.codes import CodedQueries
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.kernels import Found
-from indexes.exact.scanner import Scanner
+from indexes.exact.scanner import PRECEDENCE, Scanner
 from tests.indexes.conftest import UnitRows, ask
 
 ROWS, QUERIES = 4096, 64
@@ -26,7 +26,7 @@ def test_a_search_waits_for_no_thread_that_has_not_begun(unit_rows: UnitRows) ->
     rows = unit_rows(ROWS, 64)
     scanner, release = Scanner(threads=2), threading.Event()
     index = Exact8Segment(np.arange(ROWS), rows, scanner=scanner)
-    scanner._pool.submit(release.wait)
+    scanner._few.submit(release.wait)
     try:
         with ThreadPoolExecutor(1) as caller:
             hits = caller.submit(ask(index).search, rows[:QUERIES], 1).result(timeout=120)
@@ -34,6 +34,34 @@ def test_a_search_waits_for_no_thread_that_has_not_begun(unit_rows: UnitRows) ->
         release.set()
         scanner.close()
     assert hits.ids.tolist() == list(range(QUERIES))
+
+
+def test_a_scan_of_many_queries_pauses_while_one_of_few_runs(
+    unit_rows: UnitRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexes.exact.scanner._GIVE_WAY_S", 120)
+    rows = unit_rows(ROWS, 64)
+    few, many = Scanner(threads=2), Scanner(threads=2)
+    index = Exact8Segment(np.arange(ROWS), rows, scanner=few)
+    wanted = CodedQueries.of_vectors(rows[: QUERIES + 1]).wanted(index.codes, 0.99)
+    begun, order = threading.Event(), []
+
+    def scan_many() -> None:
+        begun.set()
+        many.gather(index.codes.rows(index.alive), wanted, lambda _: order.append("many"))
+
+    with ThreadPoolExecutor(1) as pool:
+        with PRECEDENCE.first():
+            running = pool.submit(scan_many)
+            assert begun.wait(120)
+            time.sleep(0.2)  # Time for a scan that would not pause; too short, it only hides that.
+            assert len(ask(index).search(rows[:QUERIES], 1).ids) == QUERIES
+            order.append("few")
+        running.result(timeout=120)
+    few.close()
+    many.close()
+    assert order[0] == "few"
+    assert set(order[1:]) == {"many"}
 
 
 def test_a_scan_that_fails_ends_only_when_all_its_threads_have_ended(unit_rows: UnitRows) -> None:

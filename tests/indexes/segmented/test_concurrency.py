@@ -1,4 +1,7 @@
-"""Concurrent use: no search misses, or invents, a reference of the state it names."""
+"""Concurrent use: no search misses, or invents, a reference of the state it names.
+
+What was removed after that state, and before the answer, may be left out, whole changes at a time.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import pytest
 from indexes.base import Hits, Ids, Vectors
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
-from indexes.gallery import Gallery, Pinned
+from indexes.gallery import Found, Gallery, Pinned
 from indexes.scoring import arrange, exact_scores
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
@@ -71,6 +74,25 @@ class Oracle:
         kept = scores.astype(np.float64) >= threshold
         ids = self.ids[entries[row_of[kept]]]
         return arrange(len(queries), query_of[kept], ids, scores[kept])
+
+    def left_out(self, expected: Hits, found: Found) -> Hits:
+        """The hits without those that changes after the search's moment removed.
+
+        The last of these changes is that which took the last of the hits not found: a search
+        leaves out all that a change removed, and what every earlier one did.
+        """
+        entries = self.at(found.sequence)
+        by_id = entries[np.argsort(self.ids[entries])]
+        removed = self.removed[by_id[np.searchsorted(self.ids[by_id], expected.ids)]]
+        found_of = np.repeat(np.arange(len(found.hits)), np.diff(found.hits.offsets))
+        expected_of = np.repeat(np.arange(len(expected)), np.diff(expected.offsets))
+        pairs = set(zip(found_of.tolist(), found.hits.ids.tolist(), strict=True))
+        wanted = zip(expected_of.tolist(), expected.ids.tolist(), strict=True)
+        missing = np.array([pair not in pairs for pair in wanted], np.bool_)
+        last = removed[missing].max(initial=found.sequence)
+        assert last < NEVER, "a reference that stays is missed"
+        kept = removed > last
+        return arrange(len(expected), expected_of[kept], expected.ids[kept], expected.scores[kept])
 
 
 def unit(rows: np.ndarray) -> Vectors:
@@ -142,6 +164,7 @@ class ConcurrentUse:
                 expected = self.best(queries, k, found.sequence)
             assert found.sequence >= known
             assert found.searched == len(self.oracle.at(found.sequence))
+            expected = self.oracle.left_out(expected, found)
             assert np.array_equal(found.hits.offsets, expected.offsets)
             assert np.array_equal(found.hits.ids, expected.ids)
             assert np.array_equal(found.hits.scores, expected.scores)

@@ -37,13 +37,24 @@ def test_a_merge_takes_in_the_class_that_its_result_would_fill() -> None:
     assert due_merge([500, 100, 500, 100, 500, 100, 100], CONFIG) == (0, 1, 2, 3, 4, 5, 6)
 
 
+def test_no_merge_makes_a_segment_larger_than_it_may_be() -> None:
+    capped = SegmentsConfig(head_rows=100, fan=4, segment_rows=1000)
+    assert due_merge([501, 501, 501, 501], capped) == ()
+    # The smallest, as many as fit; the class above, which the result would fill, does not.
+    assert due_merge([390, 300, 310, 320], capped) == (1, 2, 3)
+    assert due_merge([450, 100, 450, 100, 450, 100, 100], capped) == (1, 3, 5, 6)
+
+
 @given(
     fan=st.integers(2, 6),
     heads=st.integers(1, 300),
     sizes=st.lists(st.integers(100, 150), min_size=1, max_size=8),
+    most=st.sampled_from([150, 1000, 4_000_000]),
 )
-def test_segments_stay_few_and_rewrites_rare(fan: int, heads: int, sizes: list[int]) -> None:
-    config = SegmentsConfig(head_rows=100, fan=fan)
+def test_segments_stay_few_and_rewrites_rare(
+    fan: int, heads: int, sizes: list[int], most: int
+) -> None:
+    config = SegmentsConfig(head_rows=100, fan=fan, segment_rows=most)
     segments: list[int] = []
     rewritten = 0
     for head in range(heads):
@@ -52,9 +63,12 @@ def test_segments_stay_few_and_rewrites_rare(fan: int, heads: int, sizes: list[i
         while places := due_merge(segments, config):
             merged = sum(segments[place] for place in places)
             rewritten += merged
+            assert len(places) > 1
+            assert merged <= most
             segments = [s for place, s in enumerate(segments) if place not in places] + [merged]
     classes = size_class(sum(segments), config) + 1
-    assert len(segments) <= (fan - 1) * classes
+    # Those that are full, and the classes below.
+    assert len(segments) <= (fan - 1) * classes + 2 * sum(segments) / most
     assert rewritten <= (classes + 1) * sum(segments)
 
 
@@ -86,6 +100,7 @@ def test_an_empty_segment_goes_first_and_a_dead_share_last() -> None:
         {"erasure_deadline_s": -1.0},
         {"erasure_deadline_s": float("nan")},
         {"rows": "int8"},
+        {"segment_rows": 8191},
     ],
 )
 def test_a_configuration_by_which_nothing_can_grow_is_refused(wrong: dict[str, Any]) -> None:

@@ -195,6 +195,32 @@ def test_a_large_batch_is_sealed_at_once_and_a_full_head_waits(index: SegmentedI
     assert [len(head) for head in index.heads] == [4]
 
 
+def test_merged_rows_keep_their_codes_and_a_large_batch_becomes_several_segments(
+    unit_rows: UnitRows,
+) -> None:
+    for kept in ("float32", "float16"):
+        config = SegmentsConfig(head_rows=HEAD_ROWS, fan=2, segment_rows=500, rows=kept)
+        index = SegmentedIndex(100, config, scanner=SCANNER)
+        rows = unit_rows(1300, 100)
+        index.add(np.arange(1100), rows[:1100])
+        assert [len(segment) for segment in index.segments] == [367, 367, 366]
+        for start in range(1100, 1300, 100):
+            index.add(np.arange(start, start + 100), rows[start : start + 100])
+        index.remove(np.arange(1100, 1300, 7))
+        while rewrite(index):
+            pass
+        assert max(len(segment.row_ids) for segment in index.segments) <= 500
+        merged = index.segments[-1]
+        built = Exact8Segment(
+            merged.row_ids, merged.rows.take(np.arange(len(merged))), scanner=SCANNER
+        )
+        assert np.array_equal(built.codes.bytes, merged.codes.bytes)
+        assert np.array_equal(built.codes.residuals, merged.codes.residuals)
+        assert np.array_equal(built.codes.reach, merged.codes.reach)
+        assert built.codes.longest <= merged.codes.longest
+        assert np.array_equal(built.row_ids, merged.row_ids)
+
+
 def test_an_id_that_is_anywhere_is_refused_and_nothing_changes(
     index: SegmentedIndex, unit_rows: UnitRows
 ) -> None:

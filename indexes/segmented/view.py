@@ -1,0 +1,274 @@
+"""What one search of a segmented index reads: parts that do not change, and the search itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexes.base import (
+    Certificate,
+    CertifiedHits,
+    Hits,
+    Ids,
+    MemoryAccount,
+    Scores,
+    Vectors,
+    check_hit_count,
+    check_ids,
+    check_threshold,
+    check_vectors,
+)
+from indexes.errors import IdInvalid
+from indexes.exact.codes import CodedQueries
+from indexes.exact.exact8 import Counts, Exact8Segment, Pairs, passes
+from indexes.scoring import Positions, arrange, no_hits
+from indexes.segmented.head import HeadView
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SealedView:
+    """A sealed segment at one moment: `alive` bool[n padded] never changes, `count` are alive.
+
+    The rows are whole until they are wiped, also those removed since.
+    """
+
+    segment: Exact8Segment
+    alive: NDArray[np.bool_]
+    count: int
+
+    @classmethod
+    def of(cls, segment: Exact8Segment) -> SealedView:
+        """The segment as it is now; call it while nothing changes."""
+        return cls(segment, segment.alive, len(segment))
+
+    @property
+    def alive_rows(self) -> NDArray[np.bool_]:
+        """`alive` without the padding: bool[n]."""
+        return self.alive[: len(self.segment.row_ids)]
+
+    @property
+    def ids(self) -> Ids:
+        """The ids alive, in the order of the rows; a copy."""
+        return self.segment.row_ids[self.alive_rows]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __contains__(self, key: object) -> bool:
+        return self.segment.holds(key, self.alive)
+
+    def find(self, ids: Ids) -> tuple[Positions, NDArray[np.bool_]]:
+        """The row of each id, int64[n], and whether it is there, bool[n]."""
+        return self.segment.find(ids, self.alive)
+
+
+Part = HeadView | SealedView
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """A segmented index at one moment, by any number of threads, whatever is changed meanwhile.
+
+    `heads` has those that are full, the oldest first, and the growing one.
+    """
+
+    dim: int
+    sealed: tuple[SealedView, ...]
+    heads: tuple[HeadView, ...]
+    kernel: str
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Heads and segments."""
+        return (*self.heads, *self.sealed)
+
+    @property
+    def ids(self) -> Ids:
+        """All ids, ascending; a copy."""
+        return np.sort(np.concatenate([part.ids for part in self.parts]))
+
+    def __len__(self) -> int:
+        return sum(part.count for part in self.parts)
+
+    def __contains__(self, key: object) -> bool:
+        return any(key in part for part in self.parts)
+
+    def vectors(self, ids: Ids) -> Vectors:
+        """The stored rows in the order of the ids: float32[n, dim]; a copy."""
+        found = self.locate(ids, check_ids(ids))
+        vectors = np.empty((len(ids), self.dim), np.float32)
+        for part, places, rows in found:
+            vectors[places] = _rows_of(part, rows)
+        return vectors
+
+    def contents(self) -> tuple[Ids, Vectors]:
+        """A copy of everything, ids ascending: int64[n], float32[n, dim]."""
+        ids = self.ids
+        vectors = np.empty((len(ids), self.dim), np.float32)
+        for part in self.parts:
+            vectors[np.searchsorted(ids, part.ids)] = _rows_of(part, np.flatnonzero(part.alive))
+        return ids, vectors
+
+    def search(self, queries: Vectors, k: int) -> CertifiedHits:
+        """The k best hits of each query, or all where there are fewer."""
+        queries, k = check_vectors(queries, self.dim), check_hit_count(k)
+        return SegmentSearch(self.sealed, self.heads, self.kernel).search(queries, k)
+
+    def range_search(self, queries: Vectors, threshold: float) -> CertifiedHits:
+        """Every reference whose score, as a float, is at or above the threshold."""
+        queries, threshold = check_vectors(queries, self.dim), check_threshold(threshold)
+        return SegmentSearch(self.sealed, self.heads, self.kernel).range_search(queries, threshold)
+
+    def account(self) -> MemoryAccount:
+        """Memory use by part."""
+        accounts = [head.account() for head in self.heads]
+        accounts += [view.segment.account() for view in self.sealed]
+        return sum(accounts, MemoryAccount(0))
+
+    def locate(self, ids: Ids, keys: list[int]) -> list[tuple[Part, Positions, Positions]]:
+        """By part: which of the ids it has, and their rows; `IdInvalid` for one in none."""
+        found: list[tuple[Part, Positions, Positions]] = []
+        missing = np.ones(len(keys), np.bool_)
+        lowest, highest = min(keys, default=0), max(keys, default=-1)
+        for view in self.sealed:
+            if view.segment.may_hold(lowest, highest):
+                rows, present = view.find(ids)
+                found.append((view, np.flatnonzero(present), rows[present]))
+        for head in self.heads:
+            rows, present = head.find(keys)
+            found.append((head, np.flatnonzero(present), rows[present]))
+        for _, places, _ in found:
+            missing[places] = False
+        if missing.any():
+            raise IdInvalid(f"id {keys[int(missing.argmax())]} is not in the index")
+        return [place for place in found if len(place[1])]
+
+
+def _rows_of(part: Part, rows: Positions) -> Vectors:
+    return part.rows[rows] if isinstance(part, HeadView) else part.segment.rows.take(rows)
+
+
+class SegmentSearch:
+    """One search over several sealed segments and flat heads; an id is alive in one of them only.
+
+    The codes of a query are made once for all segments. The largest segment is searched first: its
+    k-th best score is the floor for the others, which then find next to nothing.
+    """
+
+    def __init__(
+        self, sealed: Sequence[SealedView], heads: Sequence[HeadView], kernel: str
+    ) -> None:
+        self._sealed = sorted((view for view in sealed if len(view)), key=len, reverse=True)
+        self._heads = [head for head in heads if len(head)]
+        self._coarse = sum(view.segment.coarse for view in self._sealed)
+        self._kernel = kernel
+
+    def search(self, queries: Vectors, k: int) -> CertifiedHits:
+        """The k best of each query; the input is not checked."""
+        done = []
+        for part in passes(len(queries), self._coarse, k):
+            pass_hits = _PassHits(queries[part], has_codes=bool(self._sealed))
+            for view in self._sealed:
+                found = view.segment.best(
+                    pass_hits.queries, pass_hits.coded, k, pass_hits.floors, view.alive
+                )
+                pass_hits.take_sealed(view.segment, *found)
+                pass_hits.keep_best(k)
+            for head in self._heads:
+                if pass_hits.is_empty():
+                    pass_hits.take(*head.best(pass_hits.queries, k))
+                else:
+                    pass_hits.take(*head.at_or_above(pass_hits.queries, pass_hits.floors))
+                pass_hits.keep_best(k)
+            done.append(pass_hits)
+        return self._answer(done, k)
+
+    def range_search(self, queries: Vectors, threshold: float) -> CertifiedHits:
+        """Everything at or above the threshold; the input is not checked."""
+        done = []
+        for part in passes(len(queries), self._coarse):
+            pass_hits = _PassHits(queries[part], has_codes=bool(self._sealed))
+            floors = np.full(len(pass_hits.queries), threshold)
+            for view in self._sealed:
+                found = view.segment.at_or_above(
+                    pass_hits.queries, pass_hits.coded, floors, view.alive
+                )
+                pass_hits.take_sealed(view.segment, *found)
+            for head in self._heads:
+                pass_hits.take(*head.at_or_above(pass_hits.queries, floors))
+            done.append(pass_hits)
+        return self._answer(done)
+
+    def _answer(self, done: list[_PassHits], k: int | None = None) -> CertifiedHits:
+        hits = [pass_hits.hits(k) for pass_hits in done]
+        offsets, ids, scores = [np.zeros(1, np.int64)], [], []
+        for part in hits:
+            offsets.append(part.offsets[1:] + offsets[-1][-1])
+            ids.append(part.ids)
+            scores.append(part.scores)
+        certificate = Certificate(
+            epsilon=np.concatenate([np.empty(0), *(part.epsilon for part in done)]),
+            rescored=np.concatenate([np.empty(0, np.int64), *(part.rescored for part in done)]),
+            compared=sum(map(len, self._sealed)) + sum(map(len, self._heads)),
+            kernel=self._kernel,
+        )
+        return CertifiedHits(
+            np.concatenate(offsets),
+            np.concatenate([np.empty(0, np.int64), *ids]),
+            np.concatenate([np.empty(0, np.float32), *scores]),
+            certificate,
+        )
+
+
+class _PassHits:
+    """Hits of one pass of queries so far."""
+
+    def __init__(self, queries: Vectors, *, has_codes: bool) -> None:
+        self.queries = queries
+        self.floors = np.full(len(queries), -np.inf)
+        self.epsilon = np.zeros(len(queries))
+        self.rescored: Counts = np.zeros(len(queries), np.int64)
+        if has_codes:
+            self.coded = CodedQueries.of_vectors(queries)
+        self._found: list[tuple[Positions, Ids, Scores]] = []
+        self._size = 0
+
+    def take_sealed(self, segment: Exact8Segment, pairs: Pairs, counts: Counts) -> None:
+        """Adds the pairs and the certificate of a segment."""
+        self.take(pairs.query_of, segment.row_ids[pairs.row_of], pairs.scores)
+        np.maximum(self.epsilon, segment.epsilon(self.coded), out=self.epsilon)
+        self.rescored += counts
+
+    def take(self, query_of: Positions, ids: Ids, scores: Scores) -> None:
+        """Adds scored pairs."""
+        self._found.append((query_of, ids, scores))
+        self._size += len(ids)
+
+    def is_empty(self) -> bool:
+        """True while there are no hits and so no floors."""
+        return not self._size
+
+    def keep_best(self, k: int) -> None:
+        """Raises the floors to the k-th best scores, where that is worth sorting.
+
+        That is after the first part, and when later ones have doubled the hits.
+        """
+        if self._size < 2 * k * len(self.queries) and len(self._found) > 1:
+            return
+        best = self.hits(k)
+        counts = np.diff(best.offsets)
+        full = np.flatnonzero(counts == k)
+        self.floors[full] = best.scores[best.offsets[1:][full] - 1]
+        query_of = np.repeat(np.arange(len(self.queries)), counts)
+        self._found = [(query_of, best.ids, best.scores)]
+        self._size = len(best.ids)
+
+    def hits(self, k: int | None = None) -> Hits:
+        """The sorted hits, of each query the k best where k is given."""
+        if not self._found:
+            return no_hits(len(self.queries))
+        query_of, ids, scores = (np.concatenate(c) for c in zip(*self._found, strict=True))
+        return arrange(len(self.queries), query_of, ids, scores, k)
