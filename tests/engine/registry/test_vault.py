@@ -191,6 +191,14 @@ def test_batched_templates_are_the_single_ones(random_units) -> None:
         VAULT.open_templates(ids, sealed, WATCHED_TEMPLATE)
 
 
+def test_templates_of_two_data_keys_open_in_one_batch(random_units) -> None:
+    rows = random_units(20)
+    wider = Vault(RING.with_new_data_key(), DIM)
+    sealed = VAULT.seal_templates(range(10), rows[:10])
+    sealed += wider.seal_templates(range(10, 20), rows[10:])
+    assert np.array_equal(wider.open_templates(range(20), sealed), rows)
+
+
 def test_no_template_is_an_empty_batch() -> None:
     assert VAULT.seal_templates([], np.empty((0, DIM), np.float32)) == []
     assert VAULT.open_templates([], []).shape == (0, DIM)
