@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import struct
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -108,6 +110,12 @@ _HEADER = itemgetter(slice(KEY_HEADER_BYTES))
 _NONCE = itemgetter(slice(KEY_HEADER_BYTES, _NONCE_END))
 _BODY = itemgetter(slice(_NONCE_END, None))
 
+TOKEN_FORMAT = 2
+_TOKEN_HEADER = struct.Struct(">BHH")
+"""Format, version of the data key, and the day by its number since 1970."""
+_DAY_S = 86_400
+_TOKEN_KEYS = 64
+
 REFERENCE_TEMPLATE = "references.template"
 WATCHED_TEMPLATE = "watchlist.template"
 SECOND_TEMPLATE, SECOND_WATCHED = "references.second_template", "watchlist.second_template"
@@ -135,6 +143,9 @@ class Vault:
     AES-256-GCM ciphertext. Its authenticated context is that header, the deployment, the place
     (`table.column`) and the row, a template's with its document, so that it opens nowhere else.
     Random nonces allow 2**32 seals a data key (NIST SP 800-38D): rotate it long before.
+
+    A token, which lies elsewhere and for hours, is sealed with a key of its day instead (UTC), so
+    that however many are issued, the data key has no more seals; its header has the day as well.
     """
 
     def __init__(self, ring: KeyRing, dim: int) -> None:
@@ -144,6 +155,7 @@ class Vault:
         self.deployment_id = ring.deployment_id
         self._ciphers = {key.version: AESGCM(key.secret) for key in ring.data}
         self._headers = {key.version: key_header(key.version) for key in ring.data}
+        self._token_ciphers: dict[bytes, AESGCM] = {}
         self.active_data_version = ring.active_data_key.version
         self._matrix = rotation_matrix(ring.rotation, dim).T.astype(np.float32)
         derived = HKDF(SHA256(), SECRET_BYTES, salt=None, info=b"sosie authentication")
@@ -220,16 +232,45 @@ class Vault:
         context = self._context(place) + str(row).encode()
         return self._open(context, sealed, f"{place} of row {_id_of(row)}")
 
-    def open_all(self, place: str, row: str, sealed: Sequence[bytes]) -> list[bytes | None]:
-        """The values that were sealed for this place and row; None for each that was not."""
-        context = self._context(place) + row.encode()
-        opened: list[bytes | None] = []
-        for one in sealed:
-            try:
-                opened.append(self._open(context, one, place))
-            except SealBroken:
-                opened.append(None)
-        return opened
+    def seal_token(self, place: str, row: str, data: bytes, at_s: float | None = None) -> bytes:
+        """Seals what is not kept here: the place and row say what it is for. It opens while the
+        data key of now is in the ring, and is to say itself how long it is good for.
+
+        `at_s`: seconds since 1970, now unless given.
+        """
+        day = int(time.time() if at_s is None else at_s) // _DAY_S
+        header = _TOKEN_HEADER.pack(TOKEN_FORMAT, self.active_data_version, day)
+        nonce, context = os.urandom(_NONCE_BYTES), self._context(place) + row.encode()
+        return header + nonce + self._token_cipher(header).encrypt(nonce, data, header + context)
+
+    def open_token(self, place: str, row: str, token: bytes) -> bytes:
+        """The value, if it was sealed for this place and row by this deployment; `SealBroken`.
+
+        It may be of a version that sealed tokens with the data key.
+        """
+        if token[:1] != TOKEN_FORMAT.to_bytes():
+            return self.open(place, row, token)
+        header, context = token[: _TOKEN_HEADER.size], self._context(place) + row.encode()
+        nonce = token[_TOKEN_HEADER.size : _TOKEN_HEADER.size + _NONCE_BYTES]
+        try:
+            cipher, body = self._token_cipher(header), token[_TOKEN_HEADER.size + _NONCE_BYTES :]
+            return cipher.decrypt(nonce, body, header + context)
+        except (InvalidTag, ValueError, struct.error, KeyError):
+            raise SealBroken(f"this is no token of {place}: ask for a new one") from None
+
+    def _token_cipher(self, header: bytes) -> AESGCM:
+        """The key of a day: HKDF (RFC 5869) over the data key, the deployment and the day."""
+        cipher = self._token_ciphers.get(header)
+        if cipher is None:
+            _, version, day = _TOKEN_HEADER.unpack(header)
+            secret = {key.version: key.secret for key in self.ring.data}[version]
+            info = b"\0".join((b"sosie tokens", self.deployment_id.encode(), str(day).encode()))
+            cipher = AESGCM(HKDF(SHA256(), SECRET_BYTES, salt=None, info=info).derive(secret))
+            if len(self._token_ciphers) >= _TOKEN_KEYS:
+                # Anybody may send a token of any day.
+                self._token_ciphers.clear()
+            self._token_ciphers[header] = cipher
+        return cipher
 
     def seal_templates(
         self,
