@@ -440,6 +440,11 @@ class Reader(AuditReader):
         """The gallery's sequence: the last committed change of references."""
         return int(self.rows(_DEPLOYMENT)[0].sequence)
 
+    def seal_counts(self) -> dict[int, int]:
+        """How many values each data key has sealed, by version; of keys that sealed any."""
+        counted = self.rows(_DEPLOYMENT)[0].seals or {}
+        return {int(version): values for version, values in counted.items()}
+
     def counts(self) -> dict[str, int]:
         """Rows by table, and `live_references`: those that the gallery holds."""
         queries = {

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
+from threading import Lock
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -101,6 +102,8 @@ def _parts(rows: int, blocks: int) -> Iterator[slice]:
 
 
 SEAL_FORMAT = 1
+MOST_SEALS = 2**32
+"""With random nonces of 96 bits, a key (NIST SP 800-38D, 8.3)."""
 KEY_HEADER_BYTES = 3  # format, then the key version, big-endian
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
@@ -136,21 +139,41 @@ def _id_of(name: str | int) -> str:
     return str(name).partition("\0")[0]
 
 
+class SealCount:
+    """How many values the active data key has sealed since they were last recorded; thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._new = 0
+
+    def add(self, values: int = 1) -> None:
+        with self._lock:
+            self._new += values
+
+    def take(self) -> int:
+        """The number, to be recorded or added again."""
+        with self._lock:
+            taken, self._new = self._new, 0
+        return taken
+
+
 class Vault:
     """The cryptography of one deployment for embeddings of one dimension; thread-safe.
 
     A sealed value is the format byte, the data key's version, a random 96-bit nonce and the
     AES-256-GCM ciphertext. Its authenticated context is that header, the deployment, the place
     (`table.column`) and the row, a template's with its document, so that it opens nowhere else.
-    Random nonces allow 2**32 seals a data key (NIST SP 800-38D): rotate it long before.
+    Random nonces allow `MOST_SEALS` a data key: each is counted, for `sosie doctor` to say when it
+    is to be rotated.
 
     A token, which lies elsewhere and for hours, is sealed with a key of its day instead (UTC), so
     that however many are issued, the data key has no more seals; its header has the day as well.
     """
 
-    def __init__(self, ring: KeyRing, dim: int) -> None:
+    def __init__(self, ring: KeyRing, dim: int, seals: SealCount | None = None) -> None:
         self.ring = ring
         self.dim = dim
+        self.seals = seals or SealCount()
         self._others: dict[int, Vault] = {}
         self.deployment_id = ring.deployment_id
         self._ciphers = {key.version: AESGCM(key.secret) for key in ring.data}
@@ -167,7 +190,7 @@ class Vault:
         if dim == self.dim:
             return self
         if dim not in self._others:
-            self._others[dim] = Vault(self.ring, dim)
+            self._others[dim] = Vault(self.ring, dim, self.seals)
         return self._others[dim]
 
     def __repr__(self) -> str:
@@ -315,6 +338,7 @@ class Vault:
     def _seal(self, context: bytes, data: bytes) -> bytes:
         version, nonce = self.active_data_version, os.urandom(_NONCE_BYTES)
         header = self._headers[version]
+        self.seals.add()
         return header + nonce + self._ciphers[version].encrypt(nonce, data, header + context)
 
     def _open(self, context: bytes, sealed: bytes, what: str) -> bytes:
