@@ -19,6 +19,10 @@ class SearchInvalid(IndexFault):
     """A search for fewer than one hit, or at a threshold that is not a finite number."""
 
 
+class PairsExceeded(SearchInvalid):
+    """More pairs reach the threshold of a join than it may return."""
+
+
 class SequenceInvalid(IndexFault):
     """A change whose sequence is not greater than the last one seen."""
 

@@ -21,6 +21,7 @@ from engine.formatting import size
 from engine.matching.calibration import Comparison
 from engine.models.catalog import ModelCard, locate, read_transform_file
 from engine.models.session import available_providers, runtime_version
+from engine.registry.vault import MOST_SEALS
 from indexes.errors import IndexFault
 from serving.models import (
     describe_calibration,
@@ -63,6 +64,8 @@ class Finding:
     advice: str = ""
 
 
+SEALS_TO_ROTATE = MOST_SEALS // 2
+"""From so many values sealed with one data key on, `sosie doctor` asks for a new one."""
 QUICK_ROWS = 200_000
 """Most rows that are read without being asked to: some ten seconds."""
 
@@ -281,7 +284,12 @@ def _examine_key_ring(deployment: Deployment) -> Finding:
     if len(ring.data) > 1:
         advice = "a rotation has stopped half-way: run sosie keys rotate"
         return Finding("key ring", State.WARNING, f"several data keys; {marks}", advice)
-    return Finding("key ring", State.OK, f"readable by its owner alone; {marks}")
+    sealed = deployment.store.seal_counts().get(ring.active_data_key.version, 0)
+    detail = f"readable by its owner alone; {sealed:,} values sealed of {MOST_SEALS:,}; {marks}"
+    if sealed >= SEALS_TO_ROTATE:
+        advice = "run sosie keys rotate, which makes a new data key: beyond that none is safe"
+        return Finding("key ring", State.WARNING, detail, advice)
+    return Finding("key ring", State.OK, detail)
 
 
 def _describe_registry(deployment: Deployment) -> str:

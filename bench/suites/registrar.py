@@ -33,6 +33,7 @@ from engine.matching.recovery import save_snapshot
 from engine.matching.registrar import Outcome, Registrar, RegistrarConfig, publish
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.reasons import Decision
+from engine.registry.database import sqlite_file
 from engine.registry.records import utc_now
 from indexes.gallery import Gallery
 from indexes.upkeep import Upkeep
@@ -293,6 +294,7 @@ class RegistrarSuiteConfig:
 
 LOAD, OPEN_STORE = "bulk load", "open from the store"
 OPEN_SNAPSHOT, SAVE = "open from a snapshot", "save a snapshot"
+STORE = "store"
 
 
 @dataclass(slots=True)
@@ -303,6 +305,7 @@ class _Steps:
     home: Path
     config: RegistrarSuiteConfig
     times: dict[str, float] = field(default_factory=dict)
+    store_bytes: int = 0
 
     def open(self) -> Deployment:
         settings = make_settings(BATCH, self.config.visitors)
@@ -317,6 +320,9 @@ class _Steps:
         with self.open() as deployment:
             with deployment.store.writer() as writer:
                 self.times[LOAD] = clock(lambda: load_holders(writer, references))[1]
+            database = sqlite_file(deployment.store.engine)
+            assert database is not None, "the suite's own home is on SQLite"
+            self.store_bytes = database.stat().st_size
             expected = expect_answers(visits, references, deployment.thresholds)
             places = [place for place, answer in enumerate(expected) if answer is not None]
             requests = write_requests(visits, places, deployment.vault, config.references)
@@ -381,7 +387,7 @@ def run(config: RegistrarSuiteConfig) -> SuiteOutput:
     results = (
         list_decisions(rounds, setup),
         _list_stages(stages, setup),
-        _list_gallery(steps.times, config.references, setup),
+        _list_gallery(steps, setup),
         log.list_outcomes(setup),
     )
     return results, measured
@@ -393,12 +399,14 @@ def _list_stages(stages: Stages, setup: Setup) -> Result:
     return Result(f"Stages of a batch of {BATCH}", setup | batches, tuple(figures))
 
 
-def _list_gallery(times: Mapping[str, float], references: int, setup: Setup) -> Result:
+def _list_gallery(steps: _Steps, setup: Setup) -> Result:
+    times, references = steps.times, steps.config.references
     opened_s, snapshot_s = times[OPEN_STORE], times[OPEN_SNAPSHOT]
     figures = (
         Figure(LOAD, "holders/s", references / times[LOAD]),
         Figure(OPEN_STORE, "s", opened_s, ratio=1.0),
         Figure(OPEN_SNAPSHOT, "s", snapshot_s, ratio=opened_s / snapshot_s),
         Figure(SAVE, "s", times[SAVE]),
+        Figure(STORE, "bytes/holder", steps.store_bytes / references),
     )
     return Result("Gallery", setup, figures)

@@ -10,7 +10,6 @@ from engine.capacity.model import (
     MAX_BANDWIDTH_BYTES_S,
     PAIR_SPREAD,
     PROBES_AT_ONCE,
-    WHILE_MERGING,
     Costs,
     Demand,
     Layout,
@@ -54,12 +53,14 @@ def list_assumptions(
         )
     said += [
         "The gallery is exact8. Memory is counted at its peak: the largest merge builds the new "
-        f"segment beside the old ones, {WHILE_MERGING:g} times the memory at rest. At most "
-        f"{node.memory_share:.0%} of a node's memory is used.",
+        f"segment beside the old ones, {figures.value(Quantity.MERGE_PEAK):g} times the memory at "
+        f"rest. At most {node.memory_share:.0%} of a node's memory is used.",
         "Disk: one enrollment for each face, and new ones at the busiest rate all day.",
         "False candidates: each face matches a stranger at the rate that the calibration measured "
         "on its people, independently of the others; relatives and look-alikes cause more. Those "
         "of a day assume the busiest rate all day.",
+        "An erasure, and a start after a failure, grow with the references of one machine; until a "
+        "gallery is back nothing is decided (503).",
         "One spare node takes any role (Ray places it); while a shard is rebuilt, every search and "
         "decision is refused (503), since a partial answer would be a silent miss.",
     ]

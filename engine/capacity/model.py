@@ -190,8 +190,6 @@ def assume_node(
 
 MAX_SHARDS = 256
 """Limit of `[gallery] shards`."""
-WHILE_MERGING = 2.0
-"""The largest merge builds the new segment beside the old ones: factor of the memory at rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +236,7 @@ class Memory:
         others = figures.value(Quantity.OTHER_BYTES)
         registrar = figures.value(Quantity.REGISTRAR_BYTES)
         ingresses = layout.node.cores * figures.value(Quantity.INGRESS_BYTES)
-        peak = WHILE_MERGING * a_reference
+        peak = figures.value(Quantity.MERGE_PEAK) * a_reference
         a_scanner = layout.references_per_scanner(faces) * peak
         held = 0.0 if layout.shards else a_scanner
         writer = others + registrar + held + (ingresses if layout.is_one_machine else 0.0)

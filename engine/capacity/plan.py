@@ -164,7 +164,9 @@ class Simulated:
 class Plan:
     """A plan; `layout` and what depends on it are None where none will do: see `shortfall`.
 
-    `start_s`: a start without a snapshot, as of every sharded gallery.
+    `start_s`: a start without a snapshot, as of every sharded gallery and after the loss of a
+    shard. `reopen_s`: one with a snapshot, as after a failure; 0 where there is none. `erasure_s`:
+    until no trace of an erased reference is in memory.
     """
 
     demand: Demand
@@ -178,6 +180,8 @@ class Plan:
     memory: Memory | None = None
     disk: Disk | None = None
     start_s: float = 0.0
+    reopen_s: float = 0.0
+    erasure_s: float = 0.0
     simulated: Simulated | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -203,6 +207,8 @@ class Plan:
             "memory": self.memory and asdict(self.memory),
             "disk": self.disk and asdict(self.disk),
             "start_s": self.start_s,
+            "reopen_s": self.reopen_s,
+            "erasure_s": self.erasure_s,
             "false_candidates": self.candidates.to_dict(),
             "figures": self.figures.to_dict(),
             "machine": asdict(self.figures.machine),
@@ -239,6 +245,8 @@ def make_plan(
         memory=Memory.of(layout, demand.faces, figures),
         disk=Disk.of(layout, demand.faces, demand.enrollments, figures),
         start_s=demand.faces * figures.value(Quantity.RESTORE),
+        reopen_s=0.0 if layout.shards else demand.faces * figures.value(Quantity.REOPEN),
+        erasure_s=layout.references_per_scanner(demand.faces) * figures.value(Quantity.ERASE),
         simulated=simulated,
     )
 

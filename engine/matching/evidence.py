@@ -43,7 +43,6 @@ class BatchState:
         second: SecondModel | None = None,
     ) -> None:
         lookups = [it.document_lookup for it in attempts if it.document_lookup is not None]
-        self._gallery = gallery
         self._cases = store.cases
         self._documents = store.documents(lookups)
         self._owners = store.documents_of(hit_ids)
@@ -59,6 +58,9 @@ class BatchState:
         held = [key for record in self._documents.values() for key in record.reference_ids]
         self.second = {} if second is None else second.read_templates(store, [*held, *hit_ids])
         """Templates of a second model, of the references that have one."""
+        # One call for all: on shards each is a way to other nodes and back.
+        vectors = gallery.vectors(np.array(held, dtype=np.int64))
+        self._vectors = dict(zip(held, vectors, strict=True))
 
     def document(self, lookup: bytes | None) -> DocumentRecord | None:
         """The document as the registry and this batch have it now."""
@@ -85,11 +87,7 @@ class BatchState:
 
     def references_of(self, document: DocumentRecord) -> NDArray[np.float32]:
         """The vectors of a document's references: float32[n, d]."""
-        fresh = [item for item in self.fresh if item.document_id == document.id]
-        fresh_ids = {item.reference_id for item in fresh}
-        stored = [key for key in document.reference_ids if key not in fresh_ids]
-        rows = self._gallery.vectors(np.asarray(stored, dtype=np.int64))
-        return np.concatenate([rows, *(item.vector[None] for item in fresh)])
+        return np.stack([self._vectors[key] for key in document.reference_ids])
 
     def add_document(self, lookup: bytes, record: DocumentRecord) -> None:
         self._documents[lookup] = record
@@ -99,6 +97,7 @@ class BatchState:
         ids = (*record.reference_ids, reference.reference_id)
         self._documents[lookup] = replace(record, reference_ids=ids)
         self.fresh.append(reference)
+        self._vectors[reference.reference_id] = reference.vector
 
     def add_line(self, msisdn_lookup: bytes, document_id: str, carrier: str) -> None:
         self._numbers.add(msisdn_lookup)

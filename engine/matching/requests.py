@@ -365,7 +365,7 @@ class CropPolicy:
                 quality=dict(sample.quality),
                 is_held=is_held or None,
                 case_days=self.days,
-                image=vault.open(_CROP_CONTEXT, sample.digest.hex(), sample.crop),
+                image=vault.open_token(_CROP_CONTEXT, sample.digest.hex(), sample.crop),
             )
             for photograph, sample in samples.items()
             if sample.crop is not None
@@ -385,7 +385,7 @@ def seal_crop(vault: Vault, digest: bytes, pixels: Pixels) -> bytes:
     file = BytesIO()
     # No chroma subsampling: the whole face is as small as an icon.
     Image.fromarray(pixels).save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return vault.seal(_CROP_CONTEXT, digest.hex(), file.getvalue())
+    return vault.seal_token(_CROP_CONTEXT, digest.hex(), file.getvalue())
 
 
 SAME_SCORE, SAME_LEVELS = 0.85, 6.0
@@ -403,7 +403,7 @@ def seal_thumbnail(vault: Vault, digest: bytes, pixels: Pixels) -> bytes:
 
     size = (_THUMBNAIL_PX, _THUMBNAIL_PX)
     small = Image.fromarray(pixels).convert("L").resize(size, Image.Resampling.BOX)
-    return vault.seal(_THUMBNAIL_CONTEXT, digest.hex(), small.tobytes())
+    return vault.seal_token(_THUMBNAIL_CONTEXT, digest.hex(), small.tobytes())
 
 
 def is_same_photograph(vault: Vault, live: Sample, portrait: Sample) -> bool:
@@ -418,7 +418,9 @@ def is_same_photograph(vault: Vault, live: Sample, portrait: Sample) -> bool:
     if not float(live.vector @ portrait.vector) >= SAME_SCORE:
         return False
     small = [
-        np.frombuffer(vault.open(_THUMBNAIL_CONTEXT, one.digest.hex(), one.thumbnail), np.uint8)
+        np.frombuffer(
+            vault.open_token(_THUMBNAIL_CONTEXT, one.digest.hex(), one.thumbnail), np.uint8
+        )
         .reshape(_THUMBNAIL_PX, _THUMBNAIL_PX)
         .astype(np.float32)
         for one in (live, portrait)

@@ -34,6 +34,9 @@ from engine.errors import RegistryError, RowRefused, StorageFailed, StorageFull,
 from engine.registry.vault import Vault
 
 BUSY_TIMEOUT_MS = 10_000
+PAGE_BYTES = 16_384
+"""Of SQLite: on a page of 4,096 bytes there is room for one template of 512 floats, and the other
+half stays empty."""
 CHUNK_ROWS = 500
 """How many values one IN list holds."""
 
@@ -181,6 +184,8 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     # The driver must begin nothing of its own accord: it would begin late, and not immediately.
     connection.isolation_level = None
     for pragma in (
+        # Of a new database; one that is there keeps its own.
+        f"page_size = {PAGE_BYTES}",
         "journal_mode = PERSIST",
         "synchronous = EXTRA",
         "foreign_keys = ON",
@@ -189,7 +194,11 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         "temp_store = MEMORY",
         f"busy_timeout = {BUSY_TIMEOUT_MS}",
     ):
-        connection.execute(f"PRAGMA {pragma}")
+        try:
+            connection.execute(f"PRAGMA {pragma}")
+        except UnicodeDecodeError:
+            # What SQLite says of a damaged schema quotes it.
+            raise sqlite3.DatabaseError("the schema is damaged") from None
 
 
 _flushed_journals: dict[Path, int] = {}
@@ -341,6 +350,18 @@ class Source:
         """What the query finds, for these values of its parameters."""
         with reading(self._engine) as connection:
             return connection.execute(query, values).all()
+
+    def _columns(self, query: Select[Any], **values: object) -> list[tuple[Any, ...]]:
+        """The same by column, as the driver has the values and without a row object for each: of
+        numbers, texts and bytes. Empty where nothing is found."""
+        with reading(self._engine) as connection:
+            cursor = connection.execute(query, values).cursor
+            assert cursor is not None, "a query has rows"
+            try:
+                found = cursor.fetchall()
+            except self._engine.dialect.loaded_dbapi.Error as error:
+                raise _translate(error) from None
+            return list(zip(*found, strict=True))
 
     def _first(self, query: Select[Any], **values: object) -> Row[Any] | None:
         return next(iter(self.rows(query, **values)), None)

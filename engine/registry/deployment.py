@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from sqlalchemy import Connection, insert, select, update
@@ -113,6 +114,15 @@ def drop_data_key(connection: Connection, version: int) -> None:
     known = connection.scalars(select(_deployment.c.data_keys)).one()
     kept = {name: mark for name, mark in known.items() if name != str(version)}
     connection.execute(update(_deployment).values(data_keys=kept))
+
+
+def count_seals(
+    connection: Connection, version: int, values: int, before: Mapping[str, int] | None
+) -> None:
+    """Adds to how many values a data key has sealed, which `before` says of each."""
+    counted = dict(before or {})
+    counted[str(version)] = counted.get(str(version), 0) + values
+    connection.execute(update(_deployment).values(seals=counted))
 
 
 def _data_keys(vault: Vault) -> dict[str, str]:

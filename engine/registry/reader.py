@@ -33,7 +33,13 @@ from engine.registry.records import (
 from engine.registry.row_macs import REFERENCE_COLUMNS, require_authentic
 from engine.registry.rows import OF_REFERENCE, gather_documents, line_of, read_as
 from engine.registry.tables import metadata
-from engine.registry.vault import SECOND_TEMPLATE, WATCHED_TEMPLATE, Vault, name_reference
+from engine.registry.vault import (
+    SECOND_TEMPLATE,
+    WATCHED_TEMPLATE,
+    Vault,
+    name_reference,
+    name_references,
+)
 
 TEMPLATES_PER_CHUNK = 10_000
 
@@ -352,16 +358,16 @@ class Reader(AuditReader):
         # Ids are never negative, so -1 stands before the first reference of the next sequence.
         place = {"sequence": after_sequence + 1, "id": -1, "page": TEMPLATES_PER_CHUNK}
         while True:
-            rows = self.rows(_REFERENCE_PAGE, **place)
-            if not rows:
+            columns = self._columns(_REFERENCE_PAGE, **place)
+            if not columns:
                 return
-            names = [name_reference(row.id, row.document_id) for row in rows]
+            ids, documents, templates, sequences = columns
             yield ReferenceChunk(
-                ids=np.array([row.id for row in rows], dtype=np.int64),
-                vectors=self.vault.open_templates(names, [row.template for row in rows]),
-                sequences=np.array([row.added_sequence for row in rows], dtype=np.int64),
+                ids=np.array(ids, dtype=np.int64),
+                vectors=self.vault.open_templates(name_references(ids, documents), templates),
+                sequences=np.array(sequences, dtype=np.int64),
             )
-            place |= {"sequence": rows[-1].added_sequence, "id": rows[-1].id}
+            place |= {"sequence": sequences[-1], "id": ids[-1]}
 
     def templates_of(self, document_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """The live references of each document that has any: rotated unit rows float32[n, dim]."""
@@ -433,6 +439,11 @@ class Reader(AuditReader):
     def sequence(self) -> int:
         """The gallery's sequence: the last committed change of references."""
         return int(self.rows(_DEPLOYMENT)[0].sequence)
+
+    def seal_counts(self) -> dict[int, int]:
+        """How many values each data key has sealed, by version; of keys that sealed any."""
+        counted = self.rows(_DEPLOYMENT)[0].seals or {}
+        return {int(version): values for version, values in counted.items()}
 
     def counts(self) -> dict[str, int]:
         """Rows by table, and `live_references`: those that the gallery holds."""

@@ -63,7 +63,7 @@ def retire(writer: Writer, version: int) -> KeyRing:
     entry = AuditEntry("sosie", "datakey.retired", str(version))
     with writer.changing(entry) as connection:
         for table, column in tables.SEALED:
-            used = select(table.c.id).where(_header_of(column) == key_header(version)).limit(1)
+            used = select(table.c.id).where(header_of(column) == key_header(version)).limit(1)
             if connection.execute(used).first() is not None:
                 raise KeyRingError(
                     f"data key {version} still seals rows of {table.name}: reseal, then retire it"
@@ -105,7 +105,7 @@ def _count_left(writer: Writer, column: Column[Any]) -> int:
 
 def _is_left(column: Column[Any], vault: Vault) -> ColumnElement[bool]:
     active = key_header(vault.active_data_version)
-    return and_(column.is_not(None), _header_of(column) != active)
+    return and_(column.is_not(None), header_of(column) != active)
 
 
 def _seal_again(
@@ -119,5 +119,6 @@ def _seal_again(
     ]
 
 
-def _header_of(column: Column[Any]) -> Any:
+def header_of(column: Column[Any]) -> Any:
+    """The first bytes of a sealed column's values, which say the data key."""
     return func.substr(column, 1, KEY_HEADER_BYTES, type_=column.type)

@@ -199,6 +199,8 @@ deployment = Table(
     # Of number, head and sequence; null until an upgrade has authenticated every row.
     Column("audit_mac", LargeBinary),
     Column("created_at", Moment, nullable=False),
+    # How many values each data key has sealed, by version.
+    Column("seals", Json),
     CheckConstraint("singleton = 1", name="one_row"),
 )
 

@@ -3,6 +3,7 @@ templates of a model that a transform was added to."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from engine.registry import deployment, store, tables
 from engine.registry.audit import AuditReader, read_head, verify_chain
 from engine.registry.database import changing, connect, long_statements, reading
 from engine.registry.records import ApiKey, AuditEntry, utc_now
+from engine.registry.rotation import header_of
 from engine.registry.row_macs import (
     AUTHENTICATED,
     CROP_COLUMNS,
@@ -33,7 +35,7 @@ from engine.registry.row_macs import (
     write_macs,
 )
 from engine.registry.rows import name_sealed, read_as
-from engine.registry.vault import REFERENCE_TEMPLATE, Vault, name_reference
+from engine.registry.vault import REFERENCE_TEMPLATE, Vault, key_version, name_reference
 from engine.registry.writer import chained, take_lease
 
 ROWS_PER_BATCH = 2_000
@@ -97,6 +99,8 @@ def bring_up_to_date(
         store.check(connection)
         if before < _CROPS_HAVE_CODES:
             _authenticate_crops(connection, vault)
+        if before < _SEALS_ARE_COUNTED:
+            _count_sealed(connection, vault)
     _authenticate(engine, vault, progress)
     is_converted = conversion is not None and _convert(engine, vault, conversion, progress)
     return Upgraded(before, store.REVISIONS[-1], is_converted)
@@ -115,6 +119,27 @@ def _authenticate_crops(connection: Connection, vault: Vault) -> None:
     _require_ring(read_head(connection), vault)
     while rows := connection.execute(_CROPS_LEFT).all():
         write_macs(connection, vault, _crops, rows)
+
+
+_SEALS_ARE_COUNTED = "0015"
+_SEALS_OF_ATTEMPT = 4
+"""Crops and thumbnails of both photographs, which older versions sealed with the data key."""
+
+
+def _count_sealed(connection: Connection, vault: Vault) -> None:
+    """Begins to count what each data key has sealed with what is there. It is not known how often
+    values were replaced, and how many templates were issued."""
+    counted: Counter[int] = Counter()
+    for _, column in tables.SEALED:
+        header = header_of(column)
+        query = select(header.label("header"), func.count().label("values"))
+        for row in connection.execute(query.where(column.is_not(None)).group_by(header)):
+            counted[key_version(bytes(row.header))] += row.values
+    attempts = connection.scalar(select(func.count()).select_from(tables.enrollments)) or 0
+    counted[vault.active_data_version] += _SEALS_OF_ATTEMPT * attempts
+    for key in vault.ring.data:
+        before = read_head(connection).seals
+        deployment.count_seals(connection, key.version, counted[key.version], before)
 
 
 def _require_ring(head: Row[Any], vault: Vault) -> None:

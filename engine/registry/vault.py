@@ -10,8 +10,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import struct
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
+from threading import Lock
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -98,10 +102,22 @@ def _parts(rows: int, blocks: int) -> Iterator[slice]:
 
 
 SEAL_FORMAT = 1
+MOST_SEALS = 2**32
+"""With random nonces of 96 bits, a key (NIST SP 800-38D, 8.3)."""
 KEY_HEADER_BYTES = 3  # format, then the key version, big-endian
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
 OVERHEAD_BYTES = KEY_HEADER_BYTES + _NONCE_BYTES + _TAG_BYTES
+_NONCE_END = KEY_HEADER_BYTES + _NONCE_BYTES
+_HEADER = itemgetter(slice(KEY_HEADER_BYTES))
+_NONCE = itemgetter(slice(KEY_HEADER_BYTES, _NONCE_END))
+_BODY = itemgetter(slice(_NONCE_END, None))
+
+TOKEN_FORMAT = 2
+_TOKEN_HEADER = struct.Struct(">BHH")
+"""Format, version of the data key, and the day by its number since 1970."""
+_DAY_S = 86_400
+_TOKEN_KEYS = 64
 
 REFERENCE_TEMPLATE = "references.template"
 WATCHED_TEMPLATE = "watchlist.template"
@@ -114,8 +130,31 @@ def name_reference(reference_id: int, document_id: str) -> str:
     return f"{int(reference_id)}\0{document_id}"
 
 
+def name_references(ids: Sequence[int], document_ids: Sequence[str]) -> list[str]:
+    """The same of many, as the database gave their ids."""
+    return list(map("%d\0%s".__mod__, zip(ids, document_ids, strict=True)))
+
+
 def _id_of(name: str | int) -> str:
     return str(name).partition("\0")[0]
+
+
+class SealCount:
+    """How many values the active data key has sealed since they were last recorded; thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._new = 0
+
+    def add(self, values: int = 1) -> None:
+        with self._lock:
+            self._new += values
+
+    def take(self) -> int:
+        """The number, to be recorded or added again."""
+        with self._lock:
+            taken, self._new = self._new, 0
+        return taken
 
 
 class Vault:
@@ -124,16 +163,22 @@ class Vault:
     A sealed value is the format byte, the data key's version, a random 96-bit nonce and the
     AES-256-GCM ciphertext. Its authenticated context is that header, the deployment, the place
     (`table.column`) and the row, a template's with its document, so that it opens nowhere else.
-    Random nonces allow 2**32 seals a data key (NIST SP 800-38D): rotate it long before.
+    Random nonces allow `MOST_SEALS` a data key: each is counted, for `sosie doctor` to say when it
+    is to be rotated.
+
+    A token, which lies elsewhere and for hours, is sealed with a key of its day instead (UTC), so
+    that however many are issued, the data key has no more seals; its header has the day as well.
     """
 
-    def __init__(self, ring: KeyRing, dim: int) -> None:
+    def __init__(self, ring: KeyRing, dim: int, seals: SealCount | None = None) -> None:
         self.ring = ring
         self.dim = dim
+        self.seals = seals or SealCount()
         self._others: dict[int, Vault] = {}
         self.deployment_id = ring.deployment_id
         self._ciphers = {key.version: AESGCM(key.secret) for key in ring.data}
         self._headers = {key.version: key_header(key.version) for key in ring.data}
+        self._token_ciphers: dict[bytes, AESGCM] = {}
         self.active_data_version = ring.active_data_key.version
         self._matrix = rotation_matrix(ring.rotation, dim).T.astype(np.float32)
         derived = HKDF(SHA256(), SECRET_BYTES, salt=None, info=b"sosie authentication")
@@ -145,7 +190,7 @@ class Vault:
         if dim == self.dim:
             return self
         if dim not in self._others:
-            self._others[dim] = Vault(self.ring, dim)
+            self._others[dim] = Vault(self.ring, dim, self.seals)
         return self._others[dim]
 
     def __repr__(self) -> str:
@@ -210,16 +255,45 @@ class Vault:
         context = self._context(place) + str(row).encode()
         return self._open(context, sealed, f"{place} of row {_id_of(row)}")
 
-    def open_all(self, place: str, row: str, sealed: Sequence[bytes]) -> list[bytes | None]:
-        """The values that were sealed for this place and row; None for each that was not."""
-        context = self._context(place) + row.encode()
-        opened: list[bytes | None] = []
-        for one in sealed:
-            try:
-                opened.append(self._open(context, one, place))
-            except SealBroken:
-                opened.append(None)
-        return opened
+    def seal_token(self, place: str, row: str, data: bytes, at_s: float | None = None) -> bytes:
+        """Seals what is not kept here: the place and row say what it is for. It opens while the
+        data key of now is in the ring, and is to say itself how long it is good for.
+
+        `at_s`: seconds since 1970, now unless given.
+        """
+        day = int(time.time() if at_s is None else at_s) // _DAY_S
+        header = _TOKEN_HEADER.pack(TOKEN_FORMAT, self.active_data_version, day)
+        nonce, context = os.urandom(_NONCE_BYTES), self._context(place) + row.encode()
+        return header + nonce + self._token_cipher(header).encrypt(nonce, data, header + context)
+
+    def open_token(self, place: str, row: str, token: bytes) -> bytes:
+        """The value, if it was sealed for this place and row by this deployment; `SealBroken`.
+
+        It may be of a version that sealed tokens with the data key.
+        """
+        if token[:1] != TOKEN_FORMAT.to_bytes():
+            return self.open(place, row, token)
+        header, context = token[: _TOKEN_HEADER.size], self._context(place) + row.encode()
+        nonce = token[_TOKEN_HEADER.size : _TOKEN_HEADER.size + _NONCE_BYTES]
+        try:
+            cipher, body = self._token_cipher(header), token[_TOKEN_HEADER.size + _NONCE_BYTES :]
+            return cipher.decrypt(nonce, body, header + context)
+        except (InvalidTag, ValueError, struct.error, KeyError):
+            raise SealBroken(f"this is no token of {place}: ask for a new one") from None
+
+    def _token_cipher(self, header: bytes) -> AESGCM:
+        """The key of a day: HKDF (RFC 5869) over the data key, the deployment and the day."""
+        cipher = self._token_ciphers.get(header)
+        if cipher is None:
+            _, version, day = _TOKEN_HEADER.unpack(header)
+            secret = {key.version: key.secret for key in self.ring.data}[version]
+            info = b"\0".join((b"sosie tokens", self.deployment_id.encode(), str(day).encode()))
+            cipher = AESGCM(HKDF(SHA256(), SECRET_BYTES, salt=None, info=info).derive(secret))
+            if len(self._token_ciphers) >= _TOKEN_KEYS:
+                # Anybody may send a token of any day.
+                self._token_ciphers.clear()
+            self._token_ciphers[header] = cipher
+        return cipher
 
     def seal_templates(
         self,
@@ -241,11 +315,16 @@ class Vault:
         self, names: Sequence[str | int], sealed: Sequence[bytes], place: str = REFERENCE_TEMPLATE
     ) -> NDArray[np.float32]:
         """The rows float32[n, dim] that were sealed for the rows of these names."""
+        assert len(names) == len(sealed)
         context = self._context(place)
-        plain = [
-            self._open(context + str(name).encode(), blob, f"{place} of row {_id_of(name)}")
-            for name, blob in zip(names, sealed, strict=True)
-        ]
+        try:
+            plain = self._open_alike(context, names, sealed)
+        except (InvalidTag, ValueError):
+            # Of several keys, or one is not sound: one by one, which says what row it is.
+            plain = [
+                self._open(context + str(name).encode(), blob, f"{place} of row {_id_of(name)}")
+                for name, blob in zip(names, sealed, strict=True)
+            ]
         rows = np.frombuffer(b"".join(plain), dtype="<f4").reshape(len(plain), self.dim)
         return rows.astype(np.float32)
 
@@ -259,22 +338,32 @@ class Vault:
     def _seal(self, context: bytes, data: bytes) -> bytes:
         version, nonce = self.active_data_version, os.urandom(_NONCE_BYTES)
         header = self._headers[version]
+        self.seals.add()
         return header + nonce + self._ciphers[version].encrypt(nonce, data, header + context)
 
     def _open(self, context: bytes, sealed: bytes, what: str) -> bytes:
         header, version = sealed[:KEY_HEADER_BYTES], key_version(sealed)
         if header != self._headers.get(version) or len(sealed) < OVERHEAD_BYTES:
             raise SealBroken(f"{what} is not sealed with a key of this ring: check the key ring")
-        nonce = sealed[KEY_HEADER_BYTES : KEY_HEADER_BYTES + _NONCE_BYTES]
         try:
-            return self._ciphers[version].decrypt(
-                nonce, sealed[KEY_HEADER_BYTES + _NONCE_BYTES :], header + context
-            )
+            return self._ciphers[version].decrypt(_NONCE(sealed), _BODY(sealed), header + context)
         except InvalidTag:
             raise SealBroken(
                 f"{what} does not authenticate (altered, moved or of another key): "
                 "restore the database from a backup"
             ) from None
+
+    def _open_alike(
+        self, context: bytes, names: Sequence[str | int], sealed: Sequence[bytes]
+    ) -> list[bytes]:
+        """The values that one key has sealed, without a line of Python for each: a start opens
+        millions. `ValueError` where they are not of one key of this ring, or `InvalidTag`."""
+        (header,) = set(map(_HEADER, sealed)) or {b""}
+        cipher = self._ciphers.get(key_version(header))
+        if cipher is None or header != self._headers[key_version(header)]:
+            raise ValueError
+        contexts = map((header + context).__add__, map(str.encode, map(str, names)))
+        return list(map(cipher.decrypt, map(_NONCE, sealed), map(_BODY, sealed), contexts))
 
     def _assert_vectors(self, vectors: NDArray[np.float32]) -> None:
         assert vectors.dtype == np.float32

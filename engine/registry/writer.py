@@ -246,7 +246,7 @@ def chained(
     """
     assert entries, "nothing changes without an audit entry"
     records: list[AuditRecord] = []
-    ready = False
+    ready, sealed = False, 0
     try:
         with changing(engine) as connection:
             # Locks the row first: PostgreSQL by FOR UPDATE, SQLite by BEGIN IMMEDIATE.
@@ -266,9 +266,15 @@ def chained(
             )
             yield connection, records[-1]
             audit.append(connection, records)
+            if sealed := vault.seals.take():
+                # What was sealed for it, or outside any transaction before.
+                version = vault.active_data_version
+                deployment.count_seals(connection, version, sealed, head.seals)
             ready = True
-    except StorageFailed:
-        if not ready or not _was_kept(engine.engine, records[-1]):
+    except BaseException as failure:
+        is_kept = isinstance(failure, StorageFailed) and ready
+        if not is_kept or not _was_kept(engine.engine, records[-1]):
+            vault.seals.add(sealed)
             raise
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from indexes.base import Ids, check_ids, check_threshold
-from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
+from indexes.errors import IdInvalid, PairsExceeded, SearchInvalid, VectorInvalid
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
@@ -112,7 +112,7 @@ def join(
     begins, and a join that was stopped at any moment continues after its last whole tile, however
     the references are distributed over segments by then. `CheckpointInvalid` where the folder is
     damaged, in use, of other parameters, or of a join without some of these references.
-    `SearchInvalid` at more than `limit` pairs. `progress` is called at the start and after each
+    `PairsExceeded` at more than `limit` pairs. `progress` is called at the start and after each
     tile; an exception from it stops the join.
     """
     terms = _Terms(threshold, right is None or and_within, right is not None, tile_rows, limit)
@@ -210,7 +210,7 @@ def make_tiles(
 ) -> None:
     """Adds the runs of the tiles that are not in the checkpoint yet, in their order.
 
-    `comparisons` are those of all tiles. `SearchInvalid` at more than `limit` pairs.
+    `comparisons` are those of all tiles. `PairsExceeded` at more than `limit` pairs.
     """
     compared = [0, *accumulate(comparisons)]
 
@@ -224,7 +224,7 @@ def make_tiles(
         for run in runs:
             kept.put(run.tobytes())
             if kept.size_bytes // RECORD.itemsize > limit:
-                raise SearchInvalid(
+                raise PairsExceeded(
                     f"more than {limit} pairs reach the threshold; raise it, or the limit"
                 )
         kept.end_tile()

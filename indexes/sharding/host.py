@@ -25,7 +25,7 @@ CALLS_AT_ONCE = 4
 """Concurrent calls of a shard; more would only share the same cores."""
 
 JOINED_LIMIT = 2_000_000
-"""Pairs that one call of `join` may return: 40 megabytes."""
+"""Pairs that one call of `join` may return, 40 megabytes: with more it is to be asked in parts."""
 
 # Listing so many ids costs as much as looking one up.
 _IDS_FOR_ONE_LOOK_UP = 32

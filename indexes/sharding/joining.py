@@ -15,11 +15,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Ids, check_threshold
+from indexes.base import Ids, Vectors, check_threshold
+from indexes.errors import PairsExceeded
 from indexes.gallery import Gallery
 from indexes.joining.checkpoint import Checkpoint, Coverage, Participants, split_ids, stored_subject
 from indexes.joining.join import PAIRS_LIMIT, JoinedGallery, Report, make_tiles, name_known
@@ -83,7 +85,7 @@ def join_shards(
         then.check(now)
         rows = block_rows or _rows_at_once(then, len(index.shards), index.dim)
         tiles = list(plan_tiles(then, len(index.shards), rows))
-        make = _maker(index.shards, then, threshold)
+        make = _maker(index.shards, then, threshold, limit)
         remaining = _pairs_of_tiles(tiles[kept.next_tile :], make, len(index.shards), check)
         with closing(remaining):
             make_tiles(remaining, (tile.comparisons for tile in tiles), kept, limit, progress)
@@ -162,14 +164,14 @@ def _among(participants: Participants, ids: Ids) -> Participants:
 
 
 def _maker(
-    shards: Sequence[Shard], covered: Coverage, threshold: float
+    shards: Sequence[Shard], covered: Coverage, threshold: float, limit: int
 ) -> Callable[[ShardTile], Records]:
     all_ids, new = covered.ids, covered.left.ids
 
     def make(tile: ShardTile) -> Records:
         ids, vectors = shards[tile.source].held(tile.ids).result()
-        found = shards[tile.target].join(ids, vectors, threshold, tile.above).result()
-        left, right, scores = found
+        target = shards[tile.target]
+        left, right, scores = _join(target, ids, vectors, threshold, tile.above, limit)
         # A shard may have references that were added after the start.
         kept = _is_among(right, all_ids)
         if tile.source == tile.target or covered.right is not None:
@@ -181,6 +183,28 @@ def _maker(
         return sort_records(records)
 
     return make
+
+
+def _join(
+    shard: Shard, ids: Ids, vectors: Vectors, threshold: float, above: int, limit: int
+) -> list[NDArray[Any]]:
+    """`Shard.join`, in halves where one message would have too many pairs: only the whole join has
+    a limit, as without shards. `PairsExceeded` at more, and for a row that has so many alone."""
+    try:
+        return shard.join(ids, vectors, threshold, above).result()
+    except PairsExceeded:
+        if len(ids) == 1:
+            raise
+    middle = len(ids) // 2
+    parts, pairs = [], 0
+    for half in (slice(0, middle), slice(middle, None)):
+        parts.append(_join(shard, ids[half], vectors[half], threshold, above, limit))
+        pairs += len(parts[-1][0])
+        if pairs > limit:
+            raise PairsExceeded(
+                f"more than {limit} pairs reach the threshold; raise it, or the limit"
+            )
+    return [np.concatenate(each) for each in zip(*parts, strict=True)]
 
 
 def _is_among(ids: Ids, ascending: Ids) -> NDArray[np.bool_]:

@@ -191,8 +191,9 @@ class SignIn:
         metadata = (await self._provider()).metadata
         state, nonce, verifier = generate_token(43), generate_token(43), generate_token(64)
         given = {"state": state, "nonce": nonce, "verifier": verifier, "former": former}
-        until = (self._now() + LASTS).timestamp()
-        sealed = self._vault.seal(_PLACE, "flow", json.dumps(given | {"until": until}).encode())
+        now = self._now()
+        content = json.dumps(given | {"until": (now + LASTS).timestamp()}).encode()
+        sealed = self._vault.seal_token(_PLACE, "flow", content, now.timestamp())
         address = prepare_grant_uri(
             metadata["authorization_endpoint"],
             self.settings.client_id,
@@ -241,7 +242,7 @@ class SignIn:
         stale = SignInFailed(Reason.STALE, "no sign-in was begun in this browser, or it took long")
         try:
             sealed = base64.urlsafe_b64decode((cookie or "").encode())
-            flow = json.loads(self._vault.open(_PLACE, "flow", sealed))
+            flow = json.loads(self._vault.open_token(_PLACE, "flow", sealed))
         except (ValueError, SealBroken):
             raise stale from None
         if self._now().timestamp() >= flow["until"]:

@@ -380,10 +380,15 @@ def _print_bytes(plan: Plan) -> None:
         ("disk of the store, an enrollment a face", size(disk.store_bytes)),
         ("what a day at this rate adds", size(disk.day_bytes)),
         ("disk of a snapshot, the new beside the old", size(disk.snapshot_bytes)),
+        ("a start from the snapshot, as after a failure", duration(plan.reopen_s)),
         ("a start from the store alone", duration(plan.start_s)),
+        ("an erasure, until no trace is in memory", duration(plan.erasure_s)),
     ]
     if layout.shards:
-        rows[-2] = ("disk of a snapshot", "none: a sharded gallery keeps none")
+        rows[-4:-1] = [
+            ("disk of a snapshot", "none: a sharded gallery keeps none"),
+            ("a start, from the store; after a failure as well", duration(plan.start_s)),
+        ]
     print_table("Memory and disk", ("", ""), rows)
 
 

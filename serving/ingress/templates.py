@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.registry.vault import OVERHEAD_BYTES, Vault
+from engine.errors import SealBroken
+from engine.registry.vault import Vault
 from indexes.base import UNIT_TOLERANCE, check_vectors
 from serving.errors import TemplateInvalid
 
@@ -22,8 +23,8 @@ _FLOATS = np.dtype("<f4")
 
 
 class SealedTemplates:
-    """Issues and opens tokens: AES-256-GCM seals of the moment of issue (int64, seconds) and the
-    vector (float32[d]), both little-endian. The seal authenticates tenant and model, too."""
+    """Issues and opens tokens: the moment of issue (int64, seconds) and the vector (float32[d]),
+    both little-endian, sealed by `Vault.seal_token` for a tenant and the model."""
 
     def __init__(
         self, vault: Vault, model_digest: str, ttl_h: float, clock: Callable[[], float] = time.time
@@ -34,18 +35,14 @@ class SealedTemplates:
         self._clock = clock
         self._plain_bytes = _ISSUED_AT.size + 4 * vault.dim
 
-    @property
-    def token_bytes(self) -> int:
-        """Length of a token."""
-        return self._plain_bytes + OVERHEAD_BYTES
-
     def issue(self, vectors: NDArray[np.float32], tenant: str) -> list[bytes]:
         """A token for each rotated row of float32[n, d]; `VectorInvalid` for one not of unit
         length."""
         vectors = check_vectors(vectors, self._vault.dim)
-        row, issued_at = self._row(tenant), _ISSUED_AT.pack(int(self._clock()))
+        row, now = self._row(tenant), self._clock()
+        issued_at = _ISSUED_AT.pack(int(now))
         return [
-            self._vault.seal(PLACE, row, issued_at + vector.tobytes())
+            self._vault.seal_token(PLACE, row, issued_at + vector.tobytes(), now)
             for vector in np.ascontiguousarray(vectors, dtype=_FLOATS)
         ]
 
@@ -53,15 +50,15 @@ class SealedTemplates:
         self, tokens: Sequence[bytes], tenant: str
     ) -> list[NDArray[np.float32] | TemplateInvalid]:
         """The rotated unit vector float32[d] of each token, or the same error for every other."""
-        now, read_time, length = self._clock(), _ISSUED_AT.unpack_from, self.token_bytes
-        unsealed = self._vault.open_all(PLACE, self._row(tenant), tokens)
+        now, read_time, length = self._clock(), _ISSUED_AT.unpack_from, self._plain_bytes
+        row = self._row(tenant)
         opened = [
             np.frombuffer(plain, _FLOATS, -1, _ISSUED_AT.size)
             if plain is not None
-            and len(token) == length
+            and len(plain) == length
             and -MAX_AHEAD_S <= now - read_time(plain)[0] <= self._ttl_s
             else None
-            for token, plain in zip(tokens, unsealed, strict=True)
+            for plain in (self._unseal(row, token) for token in tokens)
         ]
         return [
             refuse_template()
@@ -69,6 +66,12 @@ class SealedTemplates:
             else vector
             for vector in opened
         ]
+
+    def _unseal(self, row: str, token: bytes) -> bytes | None:
+        try:
+            return self._vault.open_token(PLACE, row, token)
+        except SealBroken:
+            return None
 
     def _row(self, tenant: str) -> str:
         # The length keeps tenant and digest apart, whatever either holds.

@@ -126,7 +126,7 @@ def test_no_template_of_one_is_issued_or_taken(lab: Lab, length: float) -> None:
         templates.issue(forged[None], "blue")
     (token,) = templates.issue(person[None], "blue")
     row = templates._row("blue")
-    issued_at = lab.vault.open(PLACE, row, token)[:8]
+    issued_at = lab.vault.open_token(PLACE, row, token)[:8]
     old = lab.vault.seal(PLACE, row, issued_at + forged.astype("<f4").tobytes())
     sound, refused = templates.open([token, old], "blue")
     assert np.array_equal(sound, person)

@@ -155,4 +155,4 @@ def test_longer_vectors_take_what_their_length_takes(
     assert figures.kind.dim == 512
     assert list_reported(figures) == {Quantity.PAIR}
     assert figures.value(Quantity.SNAPSHOT_BYTES) > 3.9 * 652
-    assert figures.value(Quantity.RESTORE) == pytest.approx(40e-6)
+    assert figures.value(Quantity.RESTORE) == pytest.approx(4 * 7.3e-6)

@@ -15,6 +15,7 @@ from engine.matching.policy import replay
 from engine.matching.requests import Sample
 from engine.reasons import Decision, Reason
 from engine.registry.records import CaseState, WatchEntry
+from indexes.gallery import Gallery
 from tests.engine.matching.conftest import DIM, NOW, THRESHOLDS
 
 
@@ -75,6 +76,30 @@ def test_a_returning_subscriber_is_approved_until_the_line_limit(lab: Any) -> No
     assert outcomes[5].reasons == (Reason.LINE_LIMIT_REACHED,)
     assert at_another_carrier.decision is Decision.APPROVED
     assert lab.store.counts()["live_references"] == 1
+
+
+def test_the_references_of_all_who_return_in_a_batch_are_read_in_one_call(
+    lab: Any, busy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call of a sharded gallery goes to other nodes and back."""
+    people = [lab.people.person() for _ in range(4)]
+    with lab.registrar() as registrar:
+        first = [lab.request(person) for person in people]
+        registrar.enroll(first)
+        read, sizes = Gallery.vectors, []
+
+        def counted(gallery: Gallery, ids: Any) -> Any:
+            sizes.append(len(ids))
+            return read(gallery, ids)
+
+        monkeypatch.setattr(Gallery, "vectors", counted)
+        with busy(registrar):
+            again = [
+                registrar.submit(lab.request(person, document=request.document))
+                for person, request in zip(people, first, strict=True)
+            ]
+        assert all(one.result(120).decision is Decision.APPROVED for one in again)
+    assert sizes == [4]
 
 
 def test_a_stolen_document_opens_a_case_for_its_holder(lab: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from engine.cases.case import CaseNote, NoteKind
-from engine.errors import KeyRingError, KeyRingForeign, ModelMismatch, SealBroken
+from engine.errors import KeyRingError, KeyRingForeign, ModelMismatch, RegistryError, SealBroken
 from engine.registry import tables
 from engine.registry.audit import verify_chain
 from engine.registry.keyring import KeyRing
@@ -18,7 +18,7 @@ from engine.registry.records import Changes, NewCrop, WatchEntry, new_id, utc_no
 from engine.registry.rotation import reseal, retire
 from engine.registry.store import Store
 from engine.registry.vault import Vault, key_version
-from tests.engine.registry.conftest import ENTRY, MODEL, change, committed, make_case
+from tests.engine.registry.conftest import ENTRY, MODEL, change, committed, make_case, make_crop
 
 CASE = new_id()
 
@@ -131,6 +131,27 @@ def test_data_key_is_rotated_without_losing_a_row(store, filled, database_url, w
     assert [key.version for key in narrow.data] == [2]
     with reopened(store, database_url, narrow) as after:
         assert contents(after, filled) == before
+
+
+def test_every_value_that_a_data_key_seals_is_counted_with_its_transaction(
+    store, filled, database_url, wider
+) -> None:
+    # Ten references, one of which was removed since.
+    kept, sealed = 33, 34
+    assert store.seal_counts() == {1: sealed}
+    store.vault.seal_token("issued.template", "row", b"of no data key")
+    store.note(ENTRY)
+    assert store.seal_counts() == {1: sealed}
+    with store.writer() as writer:
+        refused = change(11, removed_references=[(999, 11)], crops=[make_crop("no attempt")])
+        with pytest.raises(RegistryError):
+            writer.commit(refused)
+        assert store.seal_counts() == {1: sealed}
+        writer.commit(change(11))
+        assert store.seal_counts() == {1: sealed + 1}
+    with reopened(store, database_url, wider) as widened, widened.writer() as writer:
+        reseal(writer, rows_per_batch=4)
+        assert widened.seal_counts() == {1: sealed + 1, 2: kept}
 
 
 def test_resealing_twice_finds_nothing_to_do(store, filled, database_url, wider) -> None:

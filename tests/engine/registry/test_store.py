@@ -191,3 +191,14 @@ def test_upgrade_of_a_current_registry_changes_nothing(store: Store, database_ur
 def test_upgrade_of_nothing_is_refused(database_url: str, vault: Vault) -> None:
     with pytest.raises(RegistryMissing):
         upgrade(database_url, vault)
+
+
+def test_a_new_sqlite_registry_has_room_for_several_templates_on_a_page(tmp_path: Path) -> None:
+    """Half of a page of 4,096 bytes stays empty beside one template of 512 floats."""
+    vault = Vault(KeyRing.generate(), 512)
+    with Store.create(f"sqlite:///{tmp_path}/registry.db", vault, model_digest=MODEL) as store:
+        with store.engine.connect() as connection:
+            page_bytes = connection.exec_driver_sql("PRAGMA page_size").scalar()
+        assert page_bytes is not None
+        sealed = len(vault.seal("references.template", 1, bytes(4 * vault.dim)))
+        assert page_bytes // (sealed + 300) >= 6

@@ -11,6 +11,9 @@ import hypothesis.extra.numpy as numpy_strategies
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -191,23 +194,48 @@ def test_batched_templates_are_the_single_ones(random_units) -> None:
         VAULT.open_templates(ids, sealed, WATCHED_TEMPLATE)
 
 
+def test_templates_of_two_data_keys_open_in_one_batch(random_units) -> None:
+    rows = random_units(20)
+    wider = Vault(RING.with_new_data_key(), DIM)
+    sealed = VAULT.seal_templates(range(10), rows[:10])
+    sealed += wider.seal_templates(range(10, 20), rows[10:])
+    assert np.array_equal(wider.open_templates(range(20), sealed), rows)
+
+
 def test_no_template_is_an_empty_batch() -> None:
     assert VAULT.seal_templates([], np.empty((0, DIM), np.float32)) == []
     assert VAULT.open_templates([], []).shape == (0, DIM)
 
 
-def test_values_opened_together_are_those_opened_singly_and_none_for_each_that_is_refused() -> None:
-    rotated = Vault(RING.with_new_data_key(), DIM)
-    old, new = (
-        VAULT.seal("table.column", "row", b"old"),
-        rotated.seal("table.column", "row", b"new"),
-    )
-    moved = VAULT.seal("table.column", "other", b"moved")
-    altered = old[:-1] + bytes([old[-1] ^ 1])
-    sealed = [old, moved, new, altered, old[:20], b"", old[:3]]
-    opened = rotated.open_all("table.column", "row", sealed)
-    assert opened == [b"old", None, b"new", None, None, None, None]
-    assert VAULT.open_all("table.column", "row", [new, old]) == [None, b"old"]
+def test_tokens_of_two_days_are_sealed_with_two_keys_and_none_of_them_is_the_data_key() -> None:
+    secrets = {VAULT.ring.active_data_key.secret}
+    for day in (20_000, 20_001):
+        token = VAULT.seal_token("issued.template", "row", b"data", 86_400.0 * day)
+        assert VAULT.open_token("issued.template", "row", token) == b"data"
+        header = token[:5]
+        assert header == bytes([2]) + bytes([0, 1]) + day.to_bytes(2, "big")
+        info = b"\0".join((b"sosie tokens", RING.deployment_id.encode(), str(day).encode()))
+        secret = HKDF(SHA256(), 32, salt=None, info=info).derive(RING.data[0].secret)
+        context = VAULT._context("issued.template") + b"row"
+        assert AESGCM(secret).decrypt(token[5:17], token[17:], header + context) == b"data"
+        secrets.add(secret)
+        other_day = header[:3] + (day + 1).to_bytes(2, "big") + token[5:]
+        for spoilt in (other_day, token[:-1], token[:12], token[:4], b"", b"\2"):
+            with pytest.raises(SealBroken):
+                VAULT.open_token("issued.template", "row", spoilt)
+        with pytest.raises(SealBroken):
+            VAULT.open_token("issued.template", "other", token)
+    assert len(secrets) == 3
+
+
+def test_a_token_opens_until_its_data_key_is_retired_and_one_of_an_older_version_too() -> None:
+    wider = RING.with_new_data_key()
+    token = VAULT.seal_token("sign_in.flow", "flow", b"data")
+    older = VAULT.seal("sign_in.flow", "flow", b"data")
+    for one in (token, older):
+        assert Vault(wider, DIM).open_token("sign_in.flow", "flow", one) == b"data"
+        with pytest.raises(SealBroken):
+            Vault(wider.without_data_key(1), DIM).open_token("sign_in.flow", "flow", one)
 
 
 def test_look_ups_of_different_kinds_or_keys_never_meet() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from indexes.base import Ids, Vectors
-from indexes.errors import CheckpointInvalid, SearchInvalid, ShardLost
+from indexes.errors import CheckpointInvalid, PairsExceeded, SearchInvalid, ShardLost
 from indexes.gallery import Gallery
 from indexes.joining.checkpoint import Coverage, Participants
 from indexes.joining.join import JoinedGallery, Progress, join_gallery
@@ -137,6 +137,24 @@ def test_a_join_that_was_stopped_goes_on_after_the_tiles_that_it_kept(tmp_path: 
         assert again.sequence == sequence
         stays = (expected["left"] >= 100) & (expected["right"] >= 100)
         assert np.array_equal(again.pairs.records, expected[stays])
+
+
+def test_tiles_of_more_pairs_than_a_message_holds_are_joined_in_parts_and_the_whole_has_its_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows, ids = random_rows(8, 600), np.arange(600)
+    with open_local(KINDS[0], 3) as index:
+        twins = Twins(index)
+        twins.add(ids, rows)
+        expected = join_gallery(twins.whole, 0.0).pairs.records
+        monkeypatch.setattr("indexes.sharding.host.JOINED_LIMIT", len(expected) // 40)
+        found = twins.join(0.0).pairs.records
+        assert np.array_equal(found, expected)
+        assert len(twins.join(0.0, limit=len(expected)).pairs.records) == len(expected)
+        for join in (join_gallery, twins.join):
+            arguments = (twins.whole, 0.0) if join is join_gallery else (0.0,)
+            with pytest.raises(PairsExceeded, match="raise it"):
+                join(*arguments, limit=len(expected) - 1)  # type: ignore[operator]
 
 
 class CountedShard:

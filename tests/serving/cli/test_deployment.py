@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import name_reference
 from serving.compose import Deployment
+from serving.doctor import SEALS_TO_ROTATE
 from serving.settings import load_settings
 from tests.row_codes import vouch
 from tests.serving.identity_provider import free_port
@@ -154,6 +155,22 @@ def test_a_key_ring_that_others_can_read_is_broken(full_home: Path, sosie: Any) 
     outcome = sosie("doctor", "--home", full_home)
     assert outcome.code == 1
     assert "chmod 600" in outcome.out
+
+
+def test_a_data_key_that_has_sealed_half_of_what_is_safe_is_told_long_before(
+    full_home: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def examine() -> dict[str, str]:
+        checks = sosie("doctor", "--home", full_home, "--json").json["checks"]
+        (found,) = [check for check in checks if check["subject"] == "key ring"]
+        return dict(found)
+
+    assert examine()["state"] == "ok"
+    assert "of 4,294,967,296" in examine()["detail"]
+    assert SEALS_TO_ROTATE == 2**31
+    monkeypatch.setattr("serving.doctor.SEALS_TO_ROTATE", 3)
+    warned = examine()
+    assert (warned["state"], "sosie keys rotate" in warned["advice"]) == ("warning", True)
 
 
 @pytest.mark.parametrize(
