@@ -144,8 +144,12 @@ class ChangingGallery:
         )
 
 
-_MERGED_PIECES, _SHARE_OF_A_SEGMENT = 16, 4
-"""Merges are measured on so many small segments, of which so many make the largest one."""
+_MERGED_PIECES, _SHARE_OF_A_SEGMENT = 8, 4
+"""Merges are measured on so many segments; the largest is a quarter.
+
+Fewer than a gallery has, or their arrays would be so small that malloc keeps them when they are
+freed, for the next ones.
+"""
 
 
 def merge_peak(references: Vectors, scanner: Scanner, segment_rows: int) -> float:
@@ -153,7 +157,7 @@ def merge_peak(references: Vectors, scanner: Scanner, segment_rows: int) -> floa
     dim = references.shape[1]
     # Heads so small that every piece becomes a segment.
     size = len(references) // _MERGED_PIECES
-    config = SegmentsConfig(head_rows=max(1, size // 4), segment_rows=segment_rows)
+    config = SegmentsConfig(head_rows=max(1, size // 4), fan=2, segment_rows=segment_rows)
     gallery = Gallery(SegmentedIndex(dim, config, scanner=scanner))
     for start in range(0, len(references) - size + 1, size):
         ids = np.arange(start, start + size)
