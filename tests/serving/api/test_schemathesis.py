@@ -140,7 +140,7 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
     cases = operation.as_strategy(generation_mode=GenerationMode.POSITIVE).filter(
         lambda case: case.media_type != FORM and isinstance(case.body, dict)
     )
-    seen = ask_all(own_service, method, path, cases.map(deepen), is_hasty=False, at_most=12)
+    seen = ask_all(own_service, method, path, cases.map(deepen), is_hasty=False, at_most=20)
     assert seen & {200, 201}
 
 
