@@ -41,7 +41,7 @@ from engine.registry.vault import Vault
 from engine.texts import is_visible
 from serving.access.authentication import Credential, NewKey, make_key
 from serving.access.authorization import Role
-from serving.settings import SignInSettings, is_private_address
+from serving.settings import Settings, SignInSettings, is_private_address
 
 CALLBACK = "/console/signed-in"
 LASTS = timedelta(minutes=10)
@@ -124,6 +124,7 @@ class SignIn:
     def __init__(
         self,
         settings: SignInSettings,
+        public_url: str,
         vault: Vault,
         home: Path,
         *,
@@ -131,6 +132,10 @@ class SignIn:
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self.settings = settings
+        parts = urlsplit(public_url)
+        self.origin = f"{parts.scheme}://{parts.netloc}".lower()
+        """Of our own pages, as browsers say it."""
+        self.is_secure = parts.scheme == "https"
         self.name = settings.name or urlsplit(settings.issuer).hostname or ""
         self._vault = vault
         self._secret = _read_secret(settings, home)
@@ -144,11 +149,11 @@ class SignIn:
     def session_cookie(self) -> str:
         """Its name. With the prefix a browser takes it from this host alone, over TLS: neighbours
         under the same domain cannot plant theirs."""
-        return "__Host-sosie_session" if self.settings.is_secure else "sosie_session"
+        return "__Host-sosie_session" if self.is_secure else "sosie_session"
 
     @property
     def flow_cookie(self) -> str:
-        return "__Host-sosie_sign_in" if self.settings.is_secure else "sosie_sign_in"
+        return "__Host-sosie_sign_in" if self.is_secure else "sosie_sign_in"
 
     def write_cookie(self, name: str, value: str) -> str:
         """A Set-Cookie header; an empty value takes the cookie away.
@@ -158,7 +163,7 @@ class SignIn:
         """
         site = "Strict" if name == self.session_cookie else "Lax"
         parts = [f"{name}={value}", "Path=/", "HttpOnly", f"SameSite={site}"]
-        if self.settings.is_secure:
+        if self.is_secure:
             parts.append("Secure")
         if not value:
             parts.append("Max-Age=0")
@@ -232,7 +237,7 @@ class SignIn:
 
     @property
     def _redirect(self) -> str:
-        return self.settings.origin + CALLBACK
+        return self.origin + CALLBACK
 
     def _open_flow(self, cookie: str | None) -> dict[str, Any]:
         stale = SignInFailed(Cause.STALE, "no sign-in was begun in this browser, or it took long")
@@ -357,9 +362,11 @@ class SignIn:
         raise SignInFailed(Cause.NO_ROLE, "no group of the account is in [sign_in] groups")
 
 
-def open_sign_in(settings: SignInSettings, vault: Vault, home: Path) -> SignIn | None:
+def open_sign_in(settings: Settings, vault: Vault, home: Path) -> SignIn | None:
     """The way to the provider that the settings name; None where they name none."""
-    return SignIn(settings, vault, home) if settings.issuer else None
+    if not settings.sign_in.issuer:
+        return None
+    return SignIn(settings.sign_in, settings.serve.public_url, vault, home)
 
 
 def read_grant(text: str) -> Grant:
