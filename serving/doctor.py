@@ -239,12 +239,13 @@ def _examine_erasures(deployment: Deployment) -> Iterator[Finding]:
 def _examine_sign_in(deployment: Deployment) -> Finding:
     """Whether the identity provider answers, and what [sign_in] groups grants is here."""
     try:
-        from serving.access.sign_in import SignIn, SignInFailed  # noqa: PLC0415 - an extra
+        from serving.access.sign_in import SignInFailed, open_sign_in  # noqa: PLC0415 - an extra
     except ImportError:
         advice = advise_extra("serve")
         return Finding("sign-in", State.WARNING, "its packages are not installed", advice)
     try:
-        sign_in = SignIn(deployment.settings.sign_in, deployment.vault, deployment.home)
+        sign_in = open_sign_in(deployment.settings, deployment.vault, deployment.home)
+        assert sign_in is not None, "an issuer is named"
         asyncio.run(sign_in.check())
         unknown = sign_in.find_unknown(deployment.store)
     except SignInFailed as failure:

@@ -341,7 +341,7 @@ class ServeSettings(Section):
     public_url: str = Field(
         default="",
         description="by which people reach it, as https://sosie.example: reports link their cases "
-        "there; empty: they only name them",
+        "there, and a sign-in comes back to its /console/signed-in; empty: reports only name them",
     )
     proxy: Literal["haproxy", "ray"] = Field(
         default="haproxy", description="ray: Serve's own proxy, ten times slower; for comparison"
@@ -497,11 +497,6 @@ class SignInSettings(Section):
         default="", description="https address of the provider, as its tokens name it; empty: off"
     )
     name: str = Field(default="", max_length=60, description="on the button; empty: the host")
-    url: str = Field(
-        default="",
-        description="https address at which people open this service, registered there with the "
-        "path /console/signed-in; http on loopback alone",
-    )
     client_id: str = Field(default="", description="of this service at the provider")
     client_secret: SecretStr = Field(
         default=SecretStr(""),
@@ -528,28 +523,11 @@ class SignInSettings(Section):
         default=10, gt=0, le=168, description="hours after which a session ends in any case"
     )
 
-    @property
-    def origin(self) -> str:
-        """Of `url`, as browsers say it."""
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc}".lower()
-
-    @property
-    def is_secure(self) -> bool:
-        return urlsplit(self.url).scheme == "https"
-
-    @field_validator("issuer", "url")
+    @field_validator("issuer")
     @classmethod
     def _is_private(cls, given: str) -> str:
         if given and ("?" in given or not is_private_address(given)):
             raise ValueError("give an https address (http on loopback alone), with no query")
-        return given
-
-    @field_validator("url")
-    @classmethod
-    def _has_no_path(cls, given: str) -> str:
-        if urlsplit(given).path not in ("", "/"):
-            raise ValueError("give the address without a path: the console is at /console there")
         return given
 
     @field_validator("groups")
@@ -563,7 +541,7 @@ class SignInSettings(Section):
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
         if self.issuer:
-            for name in ("url", "client_id", "groups"):
+            for name in ("client_id", "groups"):
                 if not getattr(self, name):
                     raise ValueError(f"an issuer needs {name} too")
         if self.client_secret.get_secret_value() and self.client_secret_file:
@@ -621,6 +599,16 @@ class Settings(BaseSettings):
     crops: CropsSettings = CropsSettings()
     audit: AuditSettings = AuditSettings()
     sign_in: SignInSettings = SignInSettings()
+
+    @model_validator(mode="after")
+    def _has_address_to_sign_in_at(self) -> Self:
+        url = self.serve.public_url
+        if self.sign_in.issuer:
+            if not is_private_address(url):
+                raise ValueError("an issuer needs [serve] public_url, https or on loopback")
+            if urlsplit(url).path not in ("", "/"):
+                raise ValueError("with an issuer [serve] public_url has no path")
+        return self
 
     @classmethod
     def settings_customise_sources(

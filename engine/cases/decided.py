@@ -18,7 +18,7 @@ from engine.registry.records import JudgedPair
 from engine.sweeps.sweep_model import Link
 
 MORE_ALIKE = 0.05
-"""As far as a pair may lie below a sweep's threshold and still count as near."""
+"""A score that lies so far above the one that people decided on is other evidence."""
 
 Pair = tuple[str, str]
 """Two documents, the lower id first."""

@@ -307,7 +307,7 @@ def _decode(
     """Boxes float32[n, 4], landmarks float32[n, 5, 2] and scores float32[n] from `min_score`.
 
     Each cell of each stride proposes one face, relative to its own corner and in strides. Raises
-    VectorUnusable where a number of the model is none.
+    VectorUnusable where the model gave a number that is not finite.
     """
     class_score, object_score, box, points = (
         np.concatenate([raw[f"{kind}_{stride}"][0] for stride in _STRIDES]) for kind in _KINDS

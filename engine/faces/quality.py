@@ -176,7 +176,7 @@ def _measure_deviation(values: NDArray[np.floating]) -> float:
 
 
 def _find_spread(luma: NDArray[np.float32]) -> tuple[float, float]:
-    """The 5th and the 95th percentile of whole numbers from 0 to 255, as numpy's nearest."""
+    """The grey levels, whole from 0 to 255, that 5 and 95 per cent of the pixels do not exceed."""
     counts = np.bincount(luma.ravel().astype(np.uint8), minlength=256).cumsum()
     low, high = np.searchsorted(counts, np.array([0.05, 0.95]) * (luma.size - 1), side="right")
     return float(low), float(high)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -43,9 +43,13 @@ class BatchState:
         second: SecondModel | None = None,
     ) -> None:
         lookups = [it.document_lookup for it in attempts if it.document_lookup is not None]
-        self._cases = store.cases
         self._documents = store.documents(lookups)
         self._owners = store.documents_of(hit_ids)
+        # Without a reference a document was never compared by people.
+        held_ids = {one.id for one in self._documents.values() if one.reference_ids}
+        named = held_ids.union(self._owners.values()) if held_ids else set()
+        judged = store.cases.judged_between(sorted(named)) if len(named) > 1 else []
+        self._judged = {(one.left_document, one.right_document): one for one in judged}
         self._numbers = set(store.lines_in_use([attempt.msisdn_lookup for attempt in attempts]))
         known = [record.id for record in self._documents.values()]
         carriers = {attempt.outlet.carrier for attempt in attempts}
@@ -80,10 +84,9 @@ class BatchState:
     def open_lines(self, document_id: str, carrier: str) -> int:
         return self._open_lines.get((document_id, carrier), 0)
 
-    def judged(self, own: DocumentRecord, others: Sequence[str]) -> Mapping[str, JudgedPair]:
-        """What people judged of this document with others, by the other."""
-        # Without a reference it was never compared by people.
-        return self._cases.judged_among(own.id, others) if own.reference_ids and others else {}
+    def judged(self, own: DocumentRecord, other: str) -> JudgedPair | None:
+        """What people judged of this document with another that the batch may have found."""
+        return self._judged.get((min(own.id, other), max(own.id, other)))
 
     def references_of(self, document: DocumentRecord) -> NDArray[np.float32]:
         """The vectors of a document's references: float32[n, d]."""
@@ -224,9 +227,9 @@ def find_decided(
     more alike than it was then."""
     if own is None or holder_score is None or not holder_score >= thresholds.same_document:
         return {}
-    judged = state.judged(own, [one.document_id for one in candidates])
     return {
-        one.document_id: judged[one.document_id]
+        one.document_id: judged
         for one in candidates
-        if one.document_id in judged and not is_more_alike(one.score, judged[one.document_id])
+        if (judged := state.judged(own, one.document_id)) is not None
+        and not is_more_alike(one.score, judged)
     }

@@ -507,21 +507,6 @@ class CaseReader(Source):
         rows = self._rows_of(_PAIRS.where(left.in_(KEYS)), sorted(wanted))
         return [self._judged(row) for row in rows if row.right_document in wanted]
 
-    def judged_among(self, document_id: str, others: Sequence[str]) -> dict[str, JudgedPair]:
-        """What people judged of a document with each of these others, by the other."""
-        lower = [one for one in others if one < document_id]
-        higher = [one for one in others if one > document_id]
-        left, right = judged_pairs.c.left_document, judged_pairs.c.right_document
-        rows = [
-            *self._rows_of(_PAIRS.where(right == document_id, left.in_(KEYS)), lower),
-            *self._rows_of(_PAIRS.where(left == document_id, right.in_(KEYS)), higher),
-        ]
-        pairs = map(self._judged, rows)
-        return {
-            one.right_document if one.left_document == document_id else one.left_document: one
-            for one in pairs
-        }
-
     def newest_references(self, document_ids: Sequence[str]) -> dict[str, int]:
         """The gallery's sequence at which each document's newest live reference was added; none of
         one without references."""

@@ -33,7 +33,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
-from engine.cases.case import is_credential
+from engine.cases.case import LONGEST_PERSON, is_credential
 from engine.errors import RequestError, SealBroken
 from engine.registry.reader import Reader
 from engine.registry.records import Session, utc_now
@@ -41,7 +41,7 @@ from engine.registry.vault import Vault
 from engine.texts import is_visible
 from serving.access.authentication import Credential, NewKey, make_key
 from serving.access.authorization import Role
-from serving.settings import SignInSettings, is_private_address
+from serving.settings import Settings, SignInSettings, is_private_address
 
 CALLBACK = "/console/signed-in"
 LASTS = timedelta(minutes=10)
@@ -57,12 +57,11 @@ LEEWAY_S = 60
 """Between the provider's clock and ours."""
 ALGORITHMS = [f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)]
 """Signatures alone: with a shared secret whoever verifies could also sign."""
-LONGEST_PERSON = 160
 _PLACE = "sign_in.flow"
 _VERIFIED = "email_verified"
 
 
-class Reason(StrEnum):
+class Cause(StrEnum):
     """Why nobody was signed in; the console has a sentence for each."""
 
     UNAVAILABLE = "unavailable"
@@ -84,7 +83,7 @@ class Reason(StrEnum):
 class SignInFailed(Exception):
     """Nobody was signed in; the text is for the log, and names nobody."""
 
-    def __init__(self, reason: Reason, text: str) -> None:
+    def __init__(self, reason: Cause, text: str) -> None:
         super().__init__(text)
         self.reason = reason
 
@@ -125,6 +124,7 @@ class SignIn:
     def __init__(
         self,
         settings: SignInSettings,
+        public_url: str,
         vault: Vault,
         home: Path,
         *,
@@ -132,6 +132,10 @@ class SignIn:
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self.settings = settings
+        parts = urlsplit(public_url)
+        self.origin = f"{parts.scheme}://{parts.netloc}".lower()
+        """Of our own pages, as browsers say it."""
+        self.is_secure = parts.scheme == "https"
         self.name = settings.name or urlsplit(settings.issuer).hostname or ""
         self._vault = vault
         self._secret = _read_secret(settings, home)
@@ -145,11 +149,11 @@ class SignIn:
     def session_cookie(self) -> str:
         """Its name. With the prefix a browser takes it from this host alone, over TLS: neighbours
         under the same domain cannot plant theirs."""
-        return "__Host-sosie_session" if self.settings.is_secure else "sosie_session"
+        return "__Host-sosie_session" if self.is_secure else "sosie_session"
 
     @property
     def flow_cookie(self) -> str:
-        return "__Host-sosie_sign_in" if self.settings.is_secure else "sosie_sign_in"
+        return "__Host-sosie_sign_in" if self.is_secure else "sosie_sign_in"
 
     def write_cookie(self, name: str, value: str) -> str:
         """A Set-Cookie header; an empty value takes the cookie away.
@@ -159,7 +163,7 @@ class SignIn:
         """
         site = "Strict" if name == self.session_cookie else "Lax"
         parts = [f"{name}={value}", "Path=/", "HttpOnly", f"SameSite={site}"]
-        if self.settings.is_secure:
+        if self.is_secure:
             parts.append("Secure")
         if not value:
             parts.append("Max-Age=0")
@@ -211,13 +215,11 @@ class SignIn:
         """Who came back from the provider with this query; `SignInFailed`."""
         flow = self._open_flow(cookie)
         if not hmac.compare_digest(given.get("state", "").encode(), flow["state"].encode()):
-            raise SignInFailed(
-                Reason.STALE, "the state is not the one that this browser began with"
-            )
+            raise SignInFailed(Cause.STALE, "the state is not the one that this browser began with")
         if given.get("iss", self.settings.issuer) != self.settings.issuer:
-            raise SignInFailed(Reason.UNPROVEN, "another issuer answered")
+            raise SignInFailed(Cause.UNPROVEN, "another issuer answered")
         if "error" in given or "code" not in given:
-            raise SignInFailed(Reason.DENIED, "the provider gave no code")
+            raise SignInFailed(Cause.DENIED, "the provider gave no code")
         async with _patience():
             provider = await self._provider()
             tokens = await self._redeem(provider, given["code"], flow["verifier"])
@@ -236,10 +238,10 @@ class SignIn:
 
     @property
     def _redirect(self) -> str:
-        return self.settings.origin + CALLBACK
+        return self.origin + CALLBACK
 
     def _open_flow(self, cookie: str | None) -> dict[str, Any]:
-        stale = SignInFailed(Reason.STALE, "no sign-in was begun in this browser, or it took long")
+        stale = SignInFailed(Cause.STALE, "no sign-in was begun in this browser, or it took long")
         try:
             sealed = base64.urlsafe_b64decode((cookie or "").encode())
             flow = json.loads(self._vault.open_token(_PLACE, "flow", sealed))
@@ -259,21 +261,21 @@ class SignIn:
                 async with _patience():
                     self._kept = kept = await self._discover(now)
         if kept is None:
-            raise SignInFailed(Reason.UNAVAILABLE, "the provider did not answer a moment ago")
+            raise SignInFailed(Cause.UNAVAILABLE, "the provider did not answer a moment ago")
         return kept
 
     async def _discover(self, now: float) -> _Kept:
         issuer = self.settings.issuer
         metadata = await _ask("GET", issuer.rstrip("/") + "/.well-known/openid-configuration")
         if metadata.get("issuer") != issuer:
-            raise SignInFailed(Reason.UNAVAILABLE, "the provider's metadata name another issuer")
+            raise SignInFailed(Cause.UNAVAILABLE, "the provider's metadata name another issuer")
         needed = ("authorization_endpoint", "token_endpoint", "jwks_uri")
         if not all(is_private_address(str(metadata.get(name))) for name in needed):
-            raise SignInFailed(Reason.UNAVAILABLE, "the provider's metadata lack an https address")
+            raise SignInFailed(Cause.UNAVAILABLE, "the provider's metadata lack an https address")
         try:
             keys = KeySet.import_key_set(cast("Any", await _ask("GET", metadata["jwks_uri"])))
         except (JoseError, ValueError, TypeError, KeyError):
-            raise SignInFailed(Reason.UNAVAILABLE, "the provider's keys cannot be read") from None
+            raise SignInFailed(Cause.UNAVAILABLE, "the provider's keys cannot be read") from None
         return _Kept(metadata, keys, now)
 
     async def _redeem(self, provider: _Kept, code: str, verifier: str) -> Mapping[str, Any]:
@@ -297,7 +299,7 @@ class SignIn:
         """The claims of the ID token, once its signature, issuer, audience, time and nonce hold."""
         text, settings = tokens.get("id_token"), self.settings
         if not isinstance(text, str):
-            raise SignInFailed(Reason.UNPROVEN, "the provider gave no ID token")
+            raise SignInFailed(Cause.UNPROVEN, "the provider gave no ID token")
         try:
             token = await self._decode(text)
             claims = CodeIDToken(
@@ -316,7 +318,7 @@ class SignIn:
             claims.validate(now=int(self._now().timestamp()), leeway=LEEWAY_S)
         except (JoseError, ValueError, TypeError, KeyError) as error:
             kind = type(error).__name__
-            raise SignInFailed(Reason.UNPROVEN, f"the ID token does not hold ({kind})") from None
+            raise SignInFailed(Cause.UNPROVEN, f"the ID token does not hold ({kind})") from None
         return dict(claims)
 
     async def _decode(self, text: str) -> jwt.Token:
@@ -339,18 +341,18 @@ class SignIn:
         headers = {"Authorization": f"Bearer {access}"}
         told = await _ask("GET", cast("str", place), headers=headers)
         if told.get("sub") != claims["sub"]:
-            raise SignInFailed(Reason.UNPROVEN, "the user info is of another account")
+            raise SignInFailed(Cause.UNPROVEN, "the user info is of another account")
         return {name: told[name] for name in (*wanted, _VERIFIED) if name in told} | claims
 
     def _recognize(self, claims: Mapping[str, Any], former: str | None) -> SignedIn:
         person = claims.get(self.settings.person_claim)
         is_name = isinstance(person, str) and person == person.strip() and is_visible(person)
         if not is_name or not 1 <= len(str(person)) <= LONGEST_PERSON or is_credential(str(person)):
-            raise SignInFailed(Reason.NO_PERSON, "the claim that names people is not there, or odd")
+            raise SignInFailed(Cause.NO_PERSON, "the claim that names people is not there, or odd")
         # Some providers say it as a text.
         is_verified = claims.get(_VERIFIED, True) in (True, "true")
         if self.settings.person_claim == "email" and not is_verified:
-            raise SignInFailed(Reason.NO_PERSON, "the provider has not verified the address")
+            raise SignInFailed(Cause.NO_PERSON, "the provider has not verified the address")
         groups = claims.get(self.settings.groups_claim)
         listed = groups if isinstance(groups, list) else [groups]
         held = {one for one in listed if isinstance(one, str)}
@@ -358,12 +360,14 @@ class SignIn:
             if group in held:
                 subject = json.dumps([self.settings.issuer, claims["sub"]])
                 return SignedIn(subject, str(person), read_grant(grant), former)
-        raise SignInFailed(Reason.NO_ROLE, "no group of the account is in [sign_in] groups")
+        raise SignInFailed(Cause.NO_ROLE, "no group of the account is in [sign_in] groups")
 
 
-def open_sign_in(settings: SignInSettings, vault: Vault, home: Path) -> SignIn | None:
+def open_sign_in(settings: Settings, vault: Vault, home: Path) -> SignIn | None:
     """The way to the provider that the settings name; None where they name none."""
-    return SignIn(settings, vault, home) if settings.issuer else None
+    if not settings.sign_in.issuer:
+        return None
+    return SignIn(settings.sign_in, settings.serve.public_url, vault, home)
 
 
 def read_grant(text: str) -> Grant:
@@ -392,7 +396,7 @@ async def _patience() -> AsyncIterator[None]:
         async with asyncio.timeout(WHOLE_TIMEOUT_S):
             yield
     except TimeoutError:
-        raise SignInFailed(Reason.UNAVAILABLE, "the provider takes too long") from None
+        raise SignInFailed(Cause.UNAVAILABLE, "the provider takes too long") from None
 
 
 @cache
@@ -409,11 +413,11 @@ async def _ask(method: str, address: str, **more: Any) -> dict[str, Any]:
         body = answer.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         kind = type(error).__name__
-        raise SignInFailed(Reason.UNAVAILABLE, f"the provider does not answer ({kind})") from None
+        raise SignInFailed(Cause.UNAVAILABLE, f"the provider does not answer ({kind})") from None
     if not isinstance(body, dict):
-        raise SignInFailed(Reason.UNAVAILABLE, "the provider answers with no object of JSON")
+        raise SignInFailed(Cause.UNAVAILABLE, "the provider answers with no object of JSON")
     if answer.status_code != httpx.codes.OK:
         is_ours = answer.is_client_error and method == "POST"
-        reason = Reason.DENIED if is_ours else Reason.UNAVAILABLE
+        reason = Cause.DENIED if is_ours else Cause.UNAVAILABLE
         raise SignInFailed(reason, f"the provider answered with {answer.status_code}")
     return body

@@ -402,7 +402,7 @@ async def admit(parts: Parts, request: Request) -> None:
 
 async def _admit_session(parts: Parts, request: Request, text: str) -> None:
     assert parts.sign_in is not None
-    if not request.is_from(parts.sign_in.settings.origin):
+    if not request.is_from(parts.sign_in.origin):
         raise CrossSite("a session is for the console's own pages: anything else sends a key")
     caller = await parts.authenticator.admit_session(text)
     if request.session_id not in (None, caller.key_id):

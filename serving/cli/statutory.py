@@ -14,8 +14,7 @@ from serving.cli.output import REGISTRY, JsonFlag, add_group, escape, print_answ
 
 if TYPE_CHECKING:
     from engine.registry.reader import Reader
-    from engine.statutory.layouts import Layout
-    from engine.statutory.lists import List
+    from engine.statutory.lists import Layout, List
 
 MOST_NAMED = 1_000
 """Subjects that the entry in the audit chain names; all are counted."""
@@ -87,7 +86,7 @@ def _write(
     is_revealed: bool,
 ) -> None:
     from engine.registry.records import AuditEntry
-    from engine.statutory.layouts import read_layout
+    from engine.statutory.lists import read_layout
 
     require_place(file)
     try:

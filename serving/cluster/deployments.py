@@ -138,7 +138,7 @@ class Ingress:
                 accounts=store.accounts,
                 idle=timedelta(minutes=settings.sign_in.idle_min),
             ),
-            sign_in=open_sign_in(settings.sign_in, vault, deployment.home),
+            sign_in=open_sign_in(settings, vault, deployment.home),
             meter=meter,
             log=log,
             model_digest=store.model_digest,

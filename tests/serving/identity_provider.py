@@ -65,19 +65,19 @@ def _wait(process: subprocess.Popen[bytes], issuer: str) -> None:
 
 
 def write_sign_in(home: Path, issuer: str, url: str) -> None:
-    """Sets [sign_in] of a home."""
+    """Sets [sign_in] of a home, and the address that people open."""
     file = home / SETTINGS_FILE
     (home / "client.secret").write_text(SECRET + "\n")
     groups = ", ".join(f'"{name}" = "{grant}"' for name, grant in GROUPS.items())
     section = f"""[sign_in]
 issuer = "{issuer}"
 name = "Example ID"
-url = "{url}"
 client_id = "{CLIENT}"
 client_secret_file = "client.secret"
 groups = {{ {groups} }}
 """
-    file.write_text(file.read_text().replace("[sign_in]\n", section))
+    text = file.read_text().replace("[sign_in]\n", section)
+    file.write_text(text.replace('# public_url = ""', f'public_url = "{url}"'))
 
 
 SAME_SITE = {"sec-fetch-site": "same-origin"}

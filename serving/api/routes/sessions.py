@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from engine.errors import RegistryError, SosieError
 from serving.access.authorization import Principal
-from serving.access.sign_in import CALLBACK, Reason, SignInFailed
+from serving.access.sign_in import CALLBACK, Cause, SignInFailed
 from serving.api.body import JSON
 from serving.api.request import SCOPE_KEY, Answer, Request, admit
 from serving.console.routes import HEADERS
@@ -109,7 +109,7 @@ async def _end(parts: Parts, page: PageRequest) -> Response:
         actor, left_s = f"session:{session.id}", request.remaining_s
         context = CallContext(actor, request.correlator, timeout_s=left_s)
         if not await parts.registrar.open_session(session, who.subject, context):
-            raise SignInFailed(Reason.NO_PERSON, "another account has this name")
+            raise SignInFailed(Cause.NO_PERSON, "another account has this name")
         if who.former is not None:
             await parts.registrar.end_session(who.former, context)
     except SignInFailed as failure:
@@ -117,7 +117,7 @@ async def _end(parts: Parts, page: PageRequest) -> Response:
     except (ServiceRefusal, SosieError) as error:
         fault = "the registry" if isinstance(error, RegistryError) else "the service"
         text = f"{fault} did not keep the session"
-        return _refuse(parts, request, SignInFailed(Reason.NOT_READY, text))
+        return _refuse(parts, request, SignInFailed(Cause.NOT_READY, text))
     return _go(
         HOME,
         sign_in.write_cookie(sign_in.session_cookie, made.text),

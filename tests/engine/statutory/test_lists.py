@@ -10,12 +10,15 @@ from pyarrow import csv, parquet
 
 from engine.cases.case import Outcome
 from engine.errors import RequestError
-from engine.statutory.layouts import BUILT_IN, Layout, Scope, read_layout
 from engine.statutory.lists import (
+    BUILT_IN,
     OUTLET_FIELDS,
     PERSON_FIELDS,
+    Layout,
+    Scope,
     list_outlets,
     list_people,
+    read_layout,
     write_list,
 )
 from tests.engine.cases.conftest import Service, lab, make_lab, make_pair, people, service

@@ -14,7 +14,7 @@ from joserfc.jwk import ECKey, KeySet, OctKey
 from joserfc.jws import JWSRegistry
 
 from engine.cases.case import describe_actor, person_of
-from engine.errors import RegistryError
+from engine.errors import RegistryError, RequestError
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from serving.access import sign_in as module
@@ -22,7 +22,7 @@ from serving.access.authentication import Authenticator
 from serving.access.authorization import Role
 from serving.access.sign_in import Grant, SignedIn, SignIn, SignInFailed
 from serving.errors import SessionEnded
-from serving.settings import SignInSettings
+from serving.settings import SignInSettings, make_settings
 
 ISSUER = "https://id.example"
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
@@ -39,9 +39,9 @@ CLAIMS = {
 }
 ANALYST = Grant(Role.FRAUD)
 KEY = ECKey.generate_key("P-256", {"kid": "1"})
+URL = "https://sosie.example"
 SETTINGS = SignInSettings(
     issuer=ISSUER,
-    url="https://sosie.example",
     client_id="sosie",
     groups={"shop": "outlet:red/r1", "desk": "fraud", "other": "operator"},
 )
@@ -50,7 +50,7 @@ SETTINGS = SignInSettings(
 @pytest.fixture
 def sign_in(vault: Vault, tmp_path: Path) -> SignIn:
     """The way to a provider whose key is known."""
-    made = SignIn(SETTINGS, vault, tmp_path, clock=lambda: 0.0, now=lambda: NOW)
+    made = SignIn(SETTINGS, URL, vault, tmp_path, clock=lambda: 0.0, now=lambda: NOW)
     metadata = {"issuer": ISSUER, "authorization_endpoint": f"{ISSUER}/authorize"}
     made._kept, made._asked_at = module._Kept(metadata, KeySet([KEY]), 0.0), 0.0
     return made
@@ -205,9 +205,6 @@ def test_a_sign_in_that_took_too_long_is_stale(sign_in: SignIn) -> None:
     ("changed", "said"),
     [
         ({"issuer": "http://id.example"}, "https"),
-        ({"url": "http://10.0.0.1:8700"}, "https"),
-        ({"url": "https://a@b.example"}, "https"),
-        ({"url": "https://sosie.example/console"}, "without a path"),
         ({"groups": {"x": "admin"}}, "outlet:CARRIER/OUTLET"),
         ({"groups": {}}, "groups"),
         ({"client_id": ""}, "client_id"),
@@ -219,6 +216,21 @@ def test_settings_that_would_be_unsafe_or_useless_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         SignInSettings(**SETTINGS.model_dump() | changed)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("", "needs .*public_url"),
+        ("http://10.0.0.1:8700", "https"),
+        ("https://a@b.example", "https"),
+        ("https://sosie.example/console", "no path"),
+    ],
+)
+def test_a_sign_in_without_a_safe_address_of_our_own_is_refused(url: str, said: str) -> None:
+    given = {"sign_in": SETTINGS.model_dump(), "serve": {"public_url": url}}
+    with pytest.raises(RequestError, match=said):
+        make_settings(given)
 
 
 class Clock:

@@ -116,7 +116,7 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
             faces=faces,
             templates=SealedTemplates(vault, store.model_digest, serve.template_ttl_h),
             authenticator=Authenticator(store, cache_s=serve.key_cache_s, accounts=store.accounts),
-            sign_in=open_sign_in(whole.sign_in, vault, home),
+            sign_in=open_sign_in(whole, vault, home),
             meter=meter,
             log=log,
             model_digest=store.model_digest,

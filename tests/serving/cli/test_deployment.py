@@ -121,8 +121,9 @@ def test_a_gallery_too_large_for_the_false_candidates_asked_is_told(
 
 def test_a_provider_that_is_down_is_a_warning_of_one_line(full_home: Path, sosie: Any) -> None:
     issuer = f"http://127.0.0.1:{free_port()}"
-    given = {"ISSUER": issuer, "URL": "https://s.example", "CLIENT_ID": "s", "CLIENT_SECRET": "pst"}
+    given = {"ISSUER": issuer, "CLIENT_ID": "s", "CLIENT_SECRET": "pst"}
     env = {f"SOSIE_SIGN_IN__{name}": value for name, value in given.items()}
+    env["SOSIE_SERVE__PUBLIC_URL"] = "https://s.example"
     env["SOSIE_SIGN_IN__GROUPS"] = '{"team": "fraud"}'
     outcome = sosie("doctor", "--home", full_home, "--json", env=env)
     [found] = [one for one in outcome.json["checks"] if one["subject"] == "sign-in"]
