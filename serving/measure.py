@@ -267,6 +267,8 @@ def _time_embedding(settings: Settings, rounds: int) -> tuple[float, float]:
 
 MAX_REFERENCES = 1_000_000
 """Codes of so many are more than a processor's caches hold."""
+LEAST_REFERENCES = 40_000
+"""So many are sealed when they are added; fewer stay in a head, where a reference takes more."""
 LONE_PROBES, SCAN_BATCHES = 60, 5
 THRESHOLD = 0.57
 """About where a search looks from; random strangers do not reach it."""
@@ -313,7 +315,7 @@ def measure_scans(
 def _affordable(dim: int) -> int:
     """A million, or what a quarter of the memory holds while it is built."""
     free_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    return max(10_000, min(MAX_REFERENCES, free_bytes // 4 // (8 * dim)))
+    return max(LEAST_REFERENCES, min(MAX_REFERENCES, free_bytes // 4 // (8 * dim)))
 
 
 def _draw(rng: np.random.Generator, count: int, dim: int) -> Vectors:

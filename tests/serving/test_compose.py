@@ -361,8 +361,8 @@ def test_an_erased_face_leaves_the_shards_and_no_snapshot_comes_of_it(
             other.save_snapshot()
         assert deployment.erase(DOCUMENT, "test").references == 1
         assert opened[0].account().references == 0
-        assert opened[0].account().total < 1000
-        assert not (full_home / "gallery").exists()
+    # The rest of the folder goes in the background, at the latest before the lease ends.
+    assert not (full_home / "gallery").exists()
 
 
 def test_a_deployment_whose_shard_is_lost_decides_nothing_closes_and_opens_again(

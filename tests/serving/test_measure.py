@@ -15,6 +15,7 @@ from engine.capacity.figures import Figure, Figures, Origin, Quantity, Report, r
 from engine.errors import RequestError
 from engine.models.catalog import CARDS_FOLDER
 from serving.measure import (
+    LEAST_REFERENCES,
     join_figures,
     measure_decisions,
     measure_photographs,
@@ -60,8 +61,8 @@ def test_each_round_takes_other_photographs(tmp_path: Path) -> None:
 
 
 def test_vectors_kept_in_half_the_bytes_take_so_much_less() -> None:
-    whole, _ = measure_scans(Settings(), 12_000)
-    half, _ = measure_scans(Settings(gallery=GallerySettings(rows="float16")), 12_000)
+    whole, _ = measure_scans(Settings(), LEAST_REFERENCES)
+    half, _ = measure_scans(Settings(gallery=GallerySettings(rows="float16")), LEAST_REFERENCES)
     saved = whole[Quantity.REFERENCE_BYTES] - half[Quantity.REFERENCE_BYTES]
     assert saved == pytest.approx(256, rel=0.02)
 
