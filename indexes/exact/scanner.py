@@ -57,8 +57,8 @@ KERNELS = ("amx", "vnni", "onnxruntime", "numba")
 _cpu_target: Any = cpu_target
 _log = logging.getLogger(__name__)
 _PRODUCT_FROM = 16
-# With more queries the batch kernels are faster, which read the codes once for all.
-_PLANE_UP_TO = 4
+# With more queries the batch kernel is faster, which reads the codes once for all (600,000 x 128).
+_PLANE_UP_TO = {"amx": 2, "vnni": 4}
 # A thread's unit of work: some milliseconds, and at worst some megabytes of pairs.
 _PAIRS_AT_ONCE = 1 << 23
 _ROWS_AT_ONCE = 1 << 18
@@ -90,11 +90,11 @@ class Scanner:
     @property
     def reads_planes(self) -> bool:
         """Whether a plane makes searches of few queries faster: it is read by vector kernels."""
-        return self.kernel in {"amx", "vnni"}
+        return self.kernel in _PLANE_UP_TO
 
     def uses_plane(self, plane: Plane, queries: int) -> bool:
         """Whether so many queries are compared with the plane first."""
-        return self.reads_planes and len(plane.halves) > 0 and queries <= _PLANE_UP_TO
+        return len(plane.halves) > 0 and queries <= _PLANE_UP_TO.get(self.kernel, 0)
 
     def gather(
         self, rows: Rows, wanted: Wanted, finish: Callable[[Found], Part], first: int = 0

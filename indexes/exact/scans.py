@@ -43,8 +43,8 @@ _AHEAD_BYTES = 8 * 1024
 _TILE_SHAPES = tile_shapes()
 
 
-# A stretch of which so many rows pass the plane is no faster by it: the next ones do without.
-_MOST_PASSING, _PAUSE = STRETCH // 64, 8
+# A stretch of which so many rows pass the plane is no faster by it: so many next ones do without.
+_MOST_PASSING, _PAUSE = STRETCH // 24, 4
 
 
 @compiled
@@ -64,7 +64,7 @@ def scan_few_vnni(rows: Rows, wanted: Wanted, first: int, last: int, found: Foun
     alive, levels, heaps = rows.alive, wanted.levels, wanted.heaps
     halves, plane_lengths, distances, longest = rows.plane
     width = halves.shape[1]
-    sums = np.empty(8, np.int32)
+    sums, places = np.empty(8, np.int32), np.empty(_MOST_PASSING + ROWS_AT_ONCE, np.int64)
     # Addresses are taken once, for numba counts a reference each time; and it frees an array after
     # its last use by name, so each local one is used at the end of the loop.
     codes_at, query_at, sums_at, halves_at, factors_at = (
@@ -94,25 +94,18 @@ def scan_few_vnni(rows: Rows, wanted: Wanted, first: int, last: int, found: Foun
                     here, half_at = halves_at + row * width, factors_at + 2 * query * width
                     reached = reach_one_halves(here, width, half_at, floor)
                     while reached:
-                        place = row + lowest_bit(reached)
+                        places[passed] = row + lowest_bit(reached)
+                        prefetch_bytes(codes_at + places[passed] * dim, dim)
                         reached &= reached - 1
                         passed += 1
-                        total = sum_one_vnni(codes_at + place * dim, dim, own_at)
-                        if total >= floors[query]:
-                            kept = keep(
-                                alive,
-                                levels,
-                                heaps,
-                                floors,
-                                margins,
-                                place,
-                                query,
-                                total,
-                                found,
-                                kept,
-                            )
-                            near, far = _turn(floors[query] - zero, lengths[query], longest)
                     row += ROWS_AT_ONCE
+                # Not at once: each would wait for the memory.
+                for place in places[:passed]:
+                    total = sum_one_vnni(codes_at + place * dim, dim, own_at)
+                    if total >= floors[query]:
+                        kept = keep(
+                            alive, levels, heaps, floors, margins, place, query, total, found, kept
+                        )
                 pauses[query] = _PAUSE if passed > _MOST_PASSING else 0
             for at in range(row, end, ROWS_AT_ONCE):
                 reached = reach_one_vnni(codes_at + at * dim, dim, own_at, floors[query], sums_at)
