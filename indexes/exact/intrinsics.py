@@ -313,7 +313,7 @@ def reach_one_halves(builder: Any, halves: Any, width: Any, query: Any, floor: A
 
     64 bytes hold 128 components: the lower halves are the first 64, the upper ones the others.
     """
-    ahead_bytes = builder.mul(width, LONG(2 * ROWS_AT_ONCE))
+    ahead_bytes = builder.mul(width, LONG(16 * ROWS_AT_ONCE))
     lower_bits, shift = ir.Constant(INTS, [0x0F0F0F0F] * 16), ir.Constant(INTS, [4] * 16)
     gathered = [hold_zeros(builder) for _ in range(ROWS_AT_ONCE)]
     with cgutils.for_range(builder, builder.udiv(width, LONG(STEP))) as step:
