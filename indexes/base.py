@@ -47,13 +47,16 @@ class Certificate:
     `epsilon` float64[q]: the largest possible difference between a score and the score of the
     codes, over all rows that were compared with the query. `rescored` int64[q]: how many rows came
     within that of the threshold or of the k-th place, and had their score computed from the stored
-    vectors. `compared`: rows compared with each query.
+    vectors. `compared`: rows compared with each query. `bounds`: by what rows were dropped without
+    their score: `bytes`, the codes, or `half bytes`, the plane before them; several where parts of
+    a batch or of the gallery went different ways.
     """
 
     epsilon: NDArray[np.float64]
     rescored: NDArray[np.int64]
     compared: int
     kernel: str
+    bounds: tuple[str, ...]
     exact: bool = True
 
 
@@ -68,13 +71,15 @@ class CertifiedHits(Hits):
 class MemoryAccount:
     """Bytes of memory by part, for a number of references.
 
-    `codes`, `rows` (the vectors; of a mapped file only what is in memory), `ids` (with the order by
-    which they are looked up), `residuals` and `alive` are those of sealed segments, removed rows
-    included; `head` is everything for the references not sealed yet.
+    `codes`, `plane` (the codes once more, in half a byte a dimension), `rows` (the vectors; of a
+    mapped file only what is in memory), `ids` (with the order by which they are looked up),
+    `residuals` and `alive` are those of sealed segments, removed rows included; `head` is
+    everything for the references not sealed yet.
     """
 
     references: int
     codes: int = 0
+    plane: int = 0
     rows: int = 0
     ids: int = 0
     residuals: int = 0
@@ -83,7 +88,7 @@ class MemoryAccount:
 
     @property
     def total(self) -> int:
-        return self.codes + self.rows + self.ids + self.residuals + self.alive + self.head
+        return sum(astuple(self)[1:])
 
     @property
     def bytes_per_reference(self) -> float:

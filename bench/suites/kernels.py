@@ -26,9 +26,10 @@ from bench.suites.serve.process import Worker
 from engine.errors import RequestError
 from indexes.exact.intrinsics import BLOCK, pack
 from indexes.exact.kernels import LOWEST, STRETCH, Found, Rows, Wanted
+from indexes.exact.plane import no_plane
 from indexes.exact.product import ProductScan
 from indexes.exact.scanner import available_kernels
-from indexes.exact.scans import Scan, scan_amx, scan_one_vnni, scan_plain, scan_vnni
+from indexes.exact.scans import Scan, scan_amx, scan_few_vnni, scan_plain, scan_vnni
 
 QUICK = {"rows": 16_384, "queries": 64, "blocks": 3, "most_s": 0.03}
 RATES = "Rate"
@@ -200,7 +201,8 @@ def make_case(sizes: KernelsConfig) -> Case:
     codes = (signed.view(np.uint8) ^ 128).astype(np.uint8)
     levels = np.full(-(-sizes.queries // BLOCK) * BLOCK, LOWEST, np.int32)
     levels[: sizes.queries] = level + 128 * factors.sum(axis=1, dtype=np.int32)
-    rows = Rows(codes, np.ones(len(codes), np.bool_), np.zeros(-(-len(codes) // STRETCH)))
+    alive, reach = np.ones(len(codes), np.bool_), np.zeros(-(-len(codes) // STRETCH))
+    rows = Rows(codes, alive, reach, no_plane())
     zeros = np.zeros(sizes.queries)
     heaps = np.empty((sizes.queries, 0), np.int32)
     wanted = Wanted(factors, pack(factors), zeros, zeros, levels, heaps)
@@ -274,9 +276,9 @@ def _scan_of(kernel: str, sizes: KernelsConfig) -> Scan | None:
     """The scan that a `Scanner` of this kernel would choose, if it is worth the time."""
     is_one = sizes.queries == 1
     if kernel == "amx":
-        return scan_one_vnni if is_one else scan_amx
+        return scan_few_vnni if is_one else scan_amx
     if kernel == "vnni":
-        return scan_one_vnni if is_one else scan_vnni
+        return scan_few_vnni if is_one else scan_vnni
     if kernel == "onnxruntime":
         return None if is_one else ProductScan()
     return scan_plain if sizes.rows * sizes.queries <= _PLAIN_PAIRS else None

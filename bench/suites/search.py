@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 
@@ -31,12 +34,12 @@ from bench.suites.baselines import (
 from bench.suites.pgvector import PgvectorConfig, compare_pgvector
 from indexes.base import Hits
 from indexes.exact.exact8 import Exact8Segment
+from indexes.exact.plane import no_plane
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.segmented.view import SealedView, SegmentSearch
 
 SCORE_TOLERANCE = 1e-6
-_SINGLES_IN = 16
 
 Ask = Callable[[Vectors], Hits]
 
@@ -52,8 +55,8 @@ def check_exactness(
 ) -> tuple[Result, float]:
     """Shares of probes with brute force's ids and scores, and the least of them.
 
-    `probes` mated ones and as many strangers, in one batch, and every sixteenth by itself too:
-    one query has a kernel of its own.
+    `probes` mated ones and as many strangers, in one batch, and each by itself too: one query has a
+    kernel and a bound of its own.
     """
     mates, strangers = faces.sample(probes).probes, faces.strangers(probes)
     queries = np.concatenate([mates, strangers])
@@ -70,8 +73,7 @@ def check_exactness(
     for name, right, ask in asked:
         same = np.array(list(_compare(ask(queries), right)))
         alone = [
-            next(_compare(ask(queries[one : one + 1]), right, one))
-            for one in range(0, len(queries), _SINGLES_IN)
+            next(_compare(ask(queries[one : one + 1]), right, one)) for one in range(len(queries))
         ]
         parts = (
             ("mated", same[: len(mates)]),
@@ -150,10 +152,12 @@ def run(config: SearchConfig) -> SuiteOutput:
     probes = mix(faces, config.batch)
     one, reading = _time_one(participants, probes, config)
     batch = time_batch(participants.searchers, probes, K, config.batch_rounds)
+    bounds, speedups = _compare_bounds(participants.segment, faces, threshold, config, setup)
     results = (
         _list_times("One query", participants, one, setup | {"k": K}, reading),
         _list_times("A batch", participants, batch, setup | {"k": K, "batch": config.batch}),
         *_list_ranges(participants, probes, threshold, config, setup),
+        bounds,
         _list_reading(participants, one, reading, setup),
         *list_recall(
             find_bands(faces, threshold, config.near, K),
@@ -168,7 +172,8 @@ def run(config: SearchConfig) -> SuiteOutput:
         *_compare_with_postgres(config, scanner),
     )
     scanner.close()
-    return results, {"identical_answers": share} | _measure(config, one, batch, reading)
+    measured = {"identical_answers": share} | speedups
+    return results, measured | _measure(config, one, batch, reading)
 
 
 def _compare_with_postgres(config: SearchConfig, scanner: Scanner) -> list[Result]:
@@ -198,6 +203,49 @@ def _time_one(
     seconds = interleave(actions | {"read": rested(reader.read, config.calls)}, config.rounds)
     reader.close()
     return seconds, seconds.pop("read")
+
+
+def _compare_bounds(
+    segment: Exact8Segment, faces: Faces, threshold: float, config: SearchConfig, setup: Setup
+) -> tuple[Result, dict[str, Measured]]:
+    """One query of a segment by bytes alone and by half bytes first, round by round in turn."""
+    by_bytes = copy(segment)
+    by_bytes.codes = copy(segment.codes)
+    by_bytes.codes.plane = no_plane()
+    probes = mix(faces, config.batch)
+    wholes = {
+        name: SegmentSearch([SealedView.of(one)], [], segment.scanner.kernel)
+        for name, one in (("bytes", by_bytes), ("half bytes", segment))
+    }
+
+    def ask(whole: SegmentSearch, is_range: bool) -> Callable[[], object]:
+        turn = cycle(range(len(probes)))
+
+        def search() -> object:
+            query = probes[(place := next(turn)) : place + 1]
+            return whole.range_search(query, threshold) if is_range else whole.search(query, K)
+
+        return search
+
+    figures: list[Figure] = []
+    speedups: dict[str, Measured] = {}
+    for name, called in (("range", "range"), ("best", f"best {K}")):
+        actions = {
+            way: rested(ask(whole, name == "range"), config.calls) for way, whole in wholes.items()
+        }
+        seconds = interleave(actions, config.rounds)
+        baseline = seconds["bytes"]
+        figures += [
+            Figure.of(f"{called}, {way}", "ms", taken * 1e3, speedup(baseline, taken))
+            for way, taken in seconds.items()
+        ]
+        speedups[f"half_bytes_{name}_speedup"] = (
+            speedup(baseline, seconds["half bytes"])
+            if by_bytes.codes.bytes.nbytes >= math.prod(PROMISED_SIZE)
+            else Skipped(size_reason(*PROMISED_SIZE))
+        )
+    setup = setup | {"threshold": round(threshold, 4), "baseline": "bytes"}
+    return Result("One query, by bytes and by half bytes", setup, tuple(figures)), speedups
 
 
 def _list_ranges(

@@ -63,10 +63,10 @@ class Quantity(Enum):
         "way between ingress and registrar, and back", "s", 2e-3, "a call of Ray each way"
     )
     REFERENCE_BYTES = Assumed(
-        "memory of a reference", "bytes", 657.0, "its floats, their codes and its ids"
+        "memory of a reference", "bytes", 722.0, "its floats, their codes twice, and its ids"
     )
     SNAPSHOT_BYTES = Assumed(
-        "snapshot, a reference", "bytes", 652.0, "what is in memory, but for the order of ids"
+        "snapshot, a reference", "bytes", 652.0, "its floats, their codes and its ids"
     )
     MERGE_PEAK = Assumed(
         "memory while all segments merge into one", "times that at rest", 2.0, "the old and the new"
@@ -152,8 +152,9 @@ def assume(quantity: Quantity, kind: VectorKind = USUAL) -> Figure:
     value = assumed.value
     match quantity:
         case Quantity.REFERENCE_BYTES | Quantity.SNAPSHOT_BYTES:
-            # A float and its one-byte code.
-            value += kind.dim * (kind.float_bytes + 1) - USUAL.dim * (USUAL.float_bytes + 1)
+            # A float and its code of a byte; in memory one of half a byte too.
+            codes = 1.5 if quantity is Quantity.REFERENCE_BYTES else 1
+            value += kind.dim * (kind.float_bytes + codes) - USUAL.dim * (USUAL.float_bytes + codes)
         case Quantity.ROW_BYTES:
             # The store has float32, whatever the gallery uses.
             value += (kind.dim - USUAL.dim) * USUAL.float_bytes

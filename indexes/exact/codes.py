@@ -25,6 +25,7 @@ from indexes.base import UNIT_TOLERANCE, Vectors
 from indexes.errors import VectorInvalid
 from indexes.exact.intrinsics import BLOCK, STEP, pack
 from indexes.exact.kernels import LOWEST, STRETCH, Rows, Wanted
+from indexes.exact.plane import make_plane, no_plane, wipe_plane
 from indexes.scoring import rounding_bound
 
 _LARGE_BYTES = 1 << 21
@@ -157,6 +158,7 @@ class Codes:
         self._reach(residuals)
 
     def _reach(self, residuals: NDArray[np.float32]) -> None:
+        self.plane = no_plane()
         self.residuals = residuals
         count = len(residuals)
         lasts = np.minimum(np.arange(STRETCH, count + STRETCH, STRETCH), count) - 1
@@ -174,7 +176,16 @@ class Codes:
 
     def rows(self, alive: NDArray[np.bool_]) -> Rows:
         """The input of a scan; `alive` bool[n padded]."""
-        return Rows(self.bytes, alive, self.reach)
+        return Rows(self.bytes, alive, self.reach, self.plane)
+
+    def add_plane(self) -> None:
+        """Makes the plane, by which few queries are compared faster."""
+        self.plane = make_plane(self.bytes, self.dim)
+
+    def wipe(self, rows: NDArray[np.int64]) -> None:
+        """Overwrites these rows, in the plane too."""
+        self.bytes[rows] = _ZERO_CODE
+        wipe_plane(self.plane, rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

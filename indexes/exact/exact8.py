@@ -176,7 +176,6 @@ class SegmentParts:
 
 # A row with a larger residual may have to be rescored for every query.
 _COARSE_RESIDUAL = 0.1
-_WIPED_CODE = 128
 
 Counts = NDArray[np.int64]
 
@@ -187,7 +186,8 @@ class Exact8Segment:
     `indexes.segmented.segments.SegmentSearch` makes answers of what it finds. `rows`, float32 or
     float16[n, dim], were checked when they were added. With float16, the rounded vectors are what
     is searched, exactly. `limit` is the component that gets the highest code. Memory: dim + 4 * dim
-    (or 2 * dim) + 17 bytes a row, dim of the codes rounded up to a multiple of 64. Searches may run
+    (or 2 * dim) + 17 bytes a row, dim of the codes rounded up to a multiple of 64; and where the
+    kernel reads planes dim / 2 + 1, that dim rounded up to a multiple of 128. Searches may run
     concurrently; removals one at a time.
 
     `name` is 32 hex digits: segments of one name were the same when they were built. `row_ids` and
@@ -223,6 +223,8 @@ class Exact8Segment:
     def _hold(self, name: str, codes: Codes, ids: Ids, rows: RowStore, scanner: Scanner) -> None:
         self.name = name
         self.scanner = scanner
+        if scanner.reads_planes:
+            codes.add_plane()
         self.codes = codes
         self.dim = codes.dim
         self.rows = rows
@@ -293,7 +295,7 @@ class Exact8Segment:
 
     def wipe_rows(self, rows: Positions) -> None:
         """The second half: no search may run by flags that have these rows alive."""
-        self.codes.bytes[rows] = _WIPED_CODE
+        self.codes.wipe(rows)
         self.rows.wipe(rows)
 
     def may_hold(self, lowest: int, highest: int) -> bool:
@@ -318,6 +320,7 @@ class Exact8Segment:
             codes=self.codes.bytes.nbytes,
             rows=self.rows.memory_bytes,
             ids=self.row_ids.nbytes + self._by_id.nbytes,
+            plane=sum(part.nbytes for part in self.codes.plane[:3]),
             residuals=self.codes.residuals.nbytes + self.codes.reach.nbytes,
             alive=self.alive.nbytes,
         )
@@ -359,6 +362,11 @@ class Exact8Segment:
         parts = self.scanner.gather(self.codes.rows(alive), wanted, finish)
         counts = sum((counts for _, counts in parts), np.zeros(len(coded), np.int64))
         return joined([pairs for pairs, _ in parts]), counts
+
+    def bound(self, queries: int) -> str:
+        """By what a search of so many queries drops rows: see `Certificate`."""
+        is_halved = self.scanner.uses_plane(self.codes.plane, queries)
+        return "half bytes" if is_halved else "bytes"
 
     def epsilon(self, coded: CodedQueries) -> NDArray[np.float64]:
         """The largest difference between a score and that of the codes: float64[q]."""

@@ -291,15 +291,43 @@ def reach_one_vnni(builder: Any, codes: Any, dim: Any, query: Any, floor: Any, s
             at = builder.add(here, builder.mul(dim, LONG(row)))
             prefetch(builder, builder.add(at, ahead_bytes), level=2)
             gather(builder, gathered[row], load(builder, at), factor)
-    vectors = [builder.load(variable) for variable in gathered]
-    while len(vectors) > 1:
-        vectors = [
-            add_pairs(builder, *pair) for pair in zip(vectors[::2], vectors[1::2], strict=True)
-        ]
-    totals = first_of(builder, add_pairs(builder, *vectors, *vectors), ROWS_AT_ONCE)
+    totals, reached = _reaching_rows(builder, gathered, floor)
     builder.store(totals, point(builder, sums, totals.type), align=4)
-    floors = repeat(builder, builder.trunc(floor, INT), ROWS_AT_ONCE)
-    return builder.zext(bits_of(builder, totals, floors), LONG)
+    return builder.zext(reached, LONG)
+
+
+@instruction(types.int64)
+def sum_one_vnni(builder: Any, codes: Any, dim: Any, query: Any) -> Any:
+    """The sum of one row and one query, int8[dim]."""
+    gathered = hold_zeros(builder)
+    with cgutils.for_range(builder, builder.udiv(dim, LONG(STEP))) as step:
+        factor = load(builder, move(builder, query, step.index, STEP))
+        gather(builder, gathered, load(builder, move(builder, codes, step.index, STEP)), factor)
+    name = "llvm.vector.reduce.add.v16i32"
+    return builder.sext(call(builder, name, builder.load(gathered), returns=INT), LONG)
+
+
+@instruction(types.int64)
+def reach_one_halves(builder: Any, halves: Any, width: Any, query: Any, floor: Any) -> Any:
+    """`reach_one_vnni` for rows of half bytes, `width` bytes each and a multiple of 64.
+
+    64 bytes hold 128 components: the lower halves are the first 64, the upper ones the others.
+    """
+    ahead_bytes = builder.mul(width, LONG(16 * ROWS_AT_ONCE))
+    lower_bits, shift = ir.Constant(INTS, [0x0F0F0F0F] * 16), ir.Constant(INTS, [4] * 16)
+    gathered = [hold_zeros(builder) for _ in range(ROWS_AT_ONCE)]
+    with cgutils.for_range(builder, builder.udiv(width, LONG(STEP))) as step:
+        here = move(builder, halves, step.index, STEP)
+        factors = move(builder, query, step.index, 2 * STEP)
+        lower, upper = load(builder, factors), load(builder, builder.add(factors, LONG(STEP)))
+        for row in range(ROWS_AT_ONCE):
+            at = builder.add(here, builder.mul(width, LONG(row)))
+            prefetch(builder, builder.add(at, ahead_bytes), level=2)
+            both = load(builder, at)
+            gather(builder, gathered[row], builder.and_(both, lower_bits), lower)
+            above = builder.and_(builder.lshr(both, shift), lower_bits)
+            gather(builder, gathered[row], above, upper)
+    return builder.zext(_reaching_rows(builder, gathered, floor)[1], LONG)
 
 
 @instruction(types.void)
@@ -329,6 +357,18 @@ def which_reach(builder: Any, line: Any, floors: Any) -> Any:
 def lowest_bit(builder: Any, bits: Any) -> Any:
     """The place of the lowest bit that is set: int64; there must be one."""
     return builder.cttz(bits, ir.IntType(1)(1))
+
+
+def _reaching_rows(builder: Any, gathered: list[Any], floor: Any) -> tuple[Any, Any]:
+    """The sum of each of 8 vectors, and which are at or above the floor: a bit each."""
+    vectors = [builder.load(variable) for variable in gathered]
+    while len(vectors) > 1:
+        vectors = [
+            add_pairs(builder, *pair) for pair in zip(vectors[::2], vectors[1::2], strict=True)
+        ]
+    totals = first_of(builder, add_pairs(builder, *vectors, *vectors), ROWS_AT_ONCE)
+    floors = repeat(builder, builder.trunc(floor, INT), ROWS_AT_ONCE)
+    return totals, bits_of(builder, totals, floors)
 
 
 def _write_reaching(builder: Any, below: list[Any], least: list[Any], sums: Any) -> None:

@@ -26,16 +26,31 @@ HIGHEST = 2**30
 Found = NDArray[np.int32]
 
 
+class Plane(NamedTuple):
+    """Rows in half a byte a dimension, and how well these fit the byte codes of each eight rows.
+
+    `halves` uint8[n, width]; `lengths` and `distances` float32[n / 8], and `longest`, as
+    `indexes.exact.plane` says.
+    """
+
+    halves: NDArray[np.uint8]
+    lengths: NDArray[np.float32]
+    distances: NDArray[np.float32]
+    longest: float
+
+
 class Rows(NamedTuple):
     """Rows of a segment for a scan, padded to whole blocks with rows that are not alive.
 
     `codes` uint8[n, dim], n a multiple of 32 and dim of 64; `alive` bool[n]; `reach`
-    float64[stretches], the largest residual norm in each stretch.
+    float64[stretches], the largest residual norm in each stretch; `plane` has the rows in half a
+    byte a dimension, or no rows.
     """
 
     codes: NDArray[np.uint8]
     alive: NDArray[np.bool_]
     reach: NDArray[np.float64]
+    plane: Plane
 
 
 class Wanted(NamedTuple):

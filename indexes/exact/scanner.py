@@ -19,9 +19,9 @@ from numba.core.registry import cpu_target
 from numpy.typing import NDArray
 
 from indexes.errors import SearchInvalid
-from indexes.exact.kernels import STRETCH, Found, Rows, Wanted
+from indexes.exact.kernels import STRETCH, Found, Plane, Rows, Wanted
 from indexes.exact.product import ProductScan, has_product
-from indexes.exact.scans import Scan, scan_amx, scan_one_vnni, scan_plain, scan_vnni
+from indexes.exact.scans import Scan, scan_amx, scan_few_vnni, scan_plain, scan_vnni
 
 
 def has_vnni() -> bool:
@@ -59,6 +59,8 @@ KERNELS = ("amx", "vnni", "onnxruntime", "numba")
 _cpu_target: Any = cpu_target
 _log = logging.getLogger(__name__)
 _PRODUCT_FROM = 16
+# With more queries the batch kernel is faster, which reads the codes once for all (600,000 x 128).
+_PLANE_UP_TO = {"amx": 2, "vnni": 4}
 # A thread's unit of work: some milliseconds, and at worst some megabytes of pairs.
 _PAIRS_AT_ONCE = 1 << 23
 _ROWS_AT_ONCE = 1 << 18
@@ -127,6 +129,15 @@ class Scanner:
         self._few.shutdown()
         self._many.shutdown()
 
+    @property
+    def reads_planes(self) -> bool:
+        """Whether a plane makes searches of few queries faster: it is read by vector kernels."""
+        return self.kernel in _PLANE_UP_TO
+
+    def uses_plane(self, plane: Plane, queries: int) -> bool:
+        """Whether so many queries are compared with the plane first."""
+        return len(plane.halves) > 0 and queries <= _PLANE_UP_TO.get(self.kernel, 0)
+
     def gather(
         self, rows: Rows, wanted: Wanted, finish: Callable[[Found], Part], first: int = 0
     ) -> list[Part]:
@@ -134,7 +145,7 @@ class Scanner:
 
         `finish` runs in the scanning threads. `first` is the stretch to begin at.
         """
-        scan = self._scan_for(len(wanted.codes))
+        scan = self._scan_for(rows, len(wanted.codes))
         parts = _parts(rows, wanted, first, self.threads)
 
         def work(mine: Iterator[tuple[int, tuple[int, int]]]) -> list[tuple[int, Part]]:
@@ -146,7 +157,7 @@ class Scanner:
 
     def gather_best(self, rows: Rows, wanted: Wanted) -> Found:
         """What may be among the k best, k as in `wanted.heaps`."""
-        scan = self._scan_for(len(wanted.codes))
+        scan = self._scan_for(rows, len(wanted.codes))
         parts = _parts(rows, wanted, 0, self.threads)
         k = wanted.heaps.shape[1]
 
@@ -196,11 +207,11 @@ class Scanner:
             done += other.result()
         return done
 
-    def _scan_for(self, queries: int) -> Scan:
-        if self.kernel == "amx":
-            return scan_one_vnni if queries == 1 else scan_amx
-        if self.kernel == "vnni":
-            return scan_one_vnni if queries == 1 else scan_vnni
+    def _scan_for(self, rows: Rows, queries: int) -> Scan:
+        if self.reads_planes:
+            if queries == 1 or self.uses_plane(rows.plane, queries):
+                return scan_few_vnni
+            return scan_amx if self.kernel == "amx" else scan_vnni
         if self.kernel == "onnxruntime" and queries >= _PRODUCT_FROM:
             return self._product
         return scan_plain

@@ -8,6 +8,7 @@ all pairs: growing an array in the loop would cost reference counting for each r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -23,12 +24,15 @@ from indexes.exact.intrinsics import (
     lowest_bit,
     multiply_amx,
     prefetch_bytes,
+    reach_one_halves,
     reach_one_vnni,
     reach_vnni,
+    sum_one_vnni,
     tile_shapes,
     which_reach,
 )
 from indexes.exact.kernels import STRETCH, Found, Rows, Wanted, keep, set_floors
+from indexes.exact.plane import HALF_STEP, HALF_ZERO
 
 Scan = Callable[[Rows, Wanted, int, int, Found], int]
 
@@ -39,31 +43,108 @@ _AHEAD_BYTES = 8 * 1024
 _TILE_SHAPES = tile_shapes()
 
 
+# A stretch of which so many rows pass the plane is no faster by it: so many next ones do without.
+_MOST_PASSING, _PAUSE = STRETCH // 24, 4
+
+
 @compiled
-def scan_one_vnni(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) -> int:
-    """One query, bound by the speed of memory."""
+def scan_few_vnni(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) -> int:
+    """A few queries one by one, bound by the speed of memory.
+
+    With a plane its half bytes are read, and the codes of the rows that may reach by these; without
+    one, and where too many may, the codes alone.
+    """
     count, dim = rows.codes.shape
     kept = 0
-    floors = np.empty(1, np.int32)
-    margins = np.empty(1, np.int32)
+    queries = len(wanted.codes)
+    floors = np.empty(queries, np.int32)
+    margins = np.empty(queries, np.int32)
+    pauses = np.zeros(queries, np.int64)
+    factors, zeros, lengths = _prepare_queries(rows, wanted)
     alive, levels, heaps = rows.alive, wanted.levels, wanted.heaps
-    sums = np.empty(8, np.int32)
+    halves, plane_lengths, distances, longest = rows.plane
+    width = halves.shape[1]
+    sums, places = np.empty(8, np.int32), np.empty(_MOST_PASSING + ROWS_AT_ONCE, np.int64)
     # Addresses are taken once, for numba counts a reference each time; and it frees an array after
     # its last use by name, so each local one is used at the end of the loop.
-    codes_at, query_at, sums_at = (
+    codes_at, query_at, sums_at, halves_at, factors_at = (
         rows.codes.ctypes.data,
         wanted.codes.ctypes.data,
         sums.ctypes.data,
+        halves.ctypes.data,
+        factors.ctypes.data,
     )
     for stretch in range(first, last):
         set_floors(floors, margins, rows, wanted, stretch)
-        for row in range(stretch * STRETCH, min((stretch + 1) * STRETCH, count), ROWS_AT_ONCE):
-            reached = reach_one_vnni(codes_at + row * dim, dim, query_at, floors[0], sums_at)
-            while reached:
-                i = lowest_bit(reached)
-                reached &= reached - 1
-                kept = keep(alive, levels, heaps, floors, margins, row + i, 0, sums[i], found, kept)
+        end = min((stretch + 1) * STRETCH, count)
+        for query in range(len(factors)):
+            row, zero, own_at = stretch * STRETCH, zeros[query], query_at + query * dim
+            if not len(halves) or floors[query] <= zero:
+                pass
+            elif pauses[query]:
+                pauses[query] -= 1
+            else:
+                passed = 0
+                near, far = _turn(floors[query] - zero, lengths[query], longest)
+                while row < end and passed <= _MOST_PASSING:
+                    group = row // ROWS_AT_ONCE
+                    least = near * plane_lengths[group] - far * distances[group]
+                    # The sum of values at or above it; 2 less: for what int() and float64 round.
+                    floor = int((least + HALF_ZERO * zero / 128) / HALF_STEP) - 2
+                    here, half_at = halves_at + row * width, factors_at + 2 * query * width
+                    reached = reach_one_halves(here, width, half_at, floor)
+                    while reached:
+                        places[passed] = row + lowest_bit(reached)
+                        prefetch_bytes(codes_at + places[passed] * dim, dim)
+                        reached &= reached - 1
+                        passed += 1
+                    row += ROWS_AT_ONCE
+                # Not at once: each would wait for the memory.
+                for place in places[:passed]:
+                    total = sum_one_vnni(codes_at + place * dim, dim, own_at)
+                    if total >= floors[query]:
+                        kept = keep(
+                            alive, levels, heaps, floors, margins, place, query, total, found, kept
+                        )
+                pauses[query] = _PAUSE if passed > _MOST_PASSING else 0
+            for at in range(row, end, ROWS_AT_ONCE):
+                reached = reach_one_vnni(codes_at + at * dim, dim, own_at, floors[query], sums_at)
+                while reached:
+                    i = lowest_bit(reached)
+                    reached &= reached - 1
+                    kept = keep(
+                        alive, levels, heaps, floors, margins, at + i, query, sums[i], found, kept
+                    )
     return kept
+
+
+@compiled
+def _prepare_queries(
+    rows: Rows, wanted: Wanted
+) -> tuple[NDArray[np.int8], NDArray[np.int64], NDArray[np.float64]]:
+    """Queries padded to the width of the plane, what 128 adds to their sums, and their lengths."""
+    queries, dim = wanted.codes.shape
+    factors = np.zeros((queries, 2 * rows.plane.halves.shape[1]), np.int8)
+    zeros = np.zeros(queries, np.int64)
+    lengths = np.zeros(queries, np.float64)
+    for query in range(queries):
+        total, squares = np.int64(0), np.int64(0)
+        for i in range(dim):
+            code = np.int64(wanted.codes[query, i])
+            total += code
+            squares += code * code
+            if i < factors.shape[1]:
+                factors[query, i] = code
+        zeros[query] = 128 * total
+        lengths[query] = math.sqrt(squares)
+    return factors, zeros, lengths
+
+
+@compiled
+def _turn(wanted: int, length: float, longest: float) -> tuple[float, float]:
+    """|q| cos f and |q| sin f, f the angle between query and row at the sum that is wanted."""
+    cosine = min(1.0, wanted / (length * longest)) if longest > 0 else 1.0
+    return length * cosine, length * math.sqrt(1 - cosine * cosine)
 
 
 @compiled

@@ -214,6 +214,7 @@ class SegmentSearch:
             rescored=np.concatenate([np.empty(0, np.int64), *(part.rescored for part in done)]),
             compared=sum(map(len, self._sealed)) + sum(map(len, self._heads)),
             kernel=self._kernel,
+            bounds=tuple(sorted(set[str]().union(*(part.bounds for part in done)))),
         )
         return CertifiedHits(
             np.concatenate(offsets),
@@ -231,6 +232,7 @@ class _PassHits:
         self.floors = np.full(len(queries), -np.inf)
         self.epsilon = np.zeros(len(queries))
         self.rescored: Counts = np.zeros(len(queries), np.int64)
+        self.bounds: set[str] = set()
         if has_codes:
             self.coded = CodedQueries.of_vectors(queries)
         self._found: list[tuple[Positions, Ids, Scores]] = []
@@ -241,6 +243,7 @@ class _PassHits:
         self.take(pairs.query_of, segment.row_ids[pairs.row_of], pairs.scores)
         np.maximum(self.epsilon, segment.epsilon(self.coded), out=self.epsilon)
         self.rescored += counts
+        self.bounds.add(segment.bound(len(self.queries)))
 
     def take(self, query_of: Positions, ids: Ids, scores: Scores) -> None:
         """Adds scored pairs."""

@@ -346,5 +346,6 @@ def _merge_certificates(certificates: Sequence[Certificate]) -> Certificate:
         rescored=np.sum([each.rescored for each in certificates], axis=0),
         compared=sum(each.compared for each in certificates),
         kernel="+".join(sorted({each.kernel for each in certificates})),
+        bounds=tuple(sorted({bound for each in certificates for bound in each.bounds})),
         exact=all(each.exact for each in certificates),
     )

@@ -12,6 +12,7 @@ import pytest
 from indexes.base import Vectors
 from indexes.errors import IdInvalid, SequenceInvalid, VectorInvalid
 from indexes.exact.exact8 import MemoryRows
+from indexes.exact.kernels import Rows
 from indexes.exact.scanner import Scanner
 from indexes.exact.scans import Scan
 from indexes.flat import FlatIndex
@@ -317,11 +318,11 @@ class HeldScanner(Scanner):
         super().__init__(threads=1)
         self.begun, self.released = threading.Event(), threading.Event()
 
-    def _scan_for(self, queries: int) -> Scan:
+    def _scan_for(self, rows: Rows, queries: int) -> Scan:
         if not self.begun.is_set():
             self.begun.set()
             assert self.released.wait(WAIT_S)
-        return super()._scan_for(queries)
+        return super()._scan_for(rows, queries)
 
 
 @pytest.mark.parametrize("k", [None, 3])

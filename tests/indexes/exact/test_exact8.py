@@ -134,6 +134,12 @@ def test_the_certificate_has_the_bound_and_the_rows_rescored(
     best = ask(index).search(probes, 5).certificate
     assert (best.rescored >= 5).all()
     assert best.rescored.mean() < 100
+    # A batch is compared by bytes, a single query by half bytes where the kernel can.
+    assert certificate.bounds == best.bounds == ("bytes",)
+    one = ask(index).range_search(probes[:1], 0.2)
+    assert one.certificate.bounds == ("half bytes" if scanner.reads_planes else "bytes",)
+    assert np.array_equal(one.certificate.epsilon, certificate.epsilon[:1])
+    assert np.array_equal(one.certificate.rescored, certificate.rescored[:1])
 
 
 @pytest.mark.parametrize("limit", [0.02, 0.1, 1.0])

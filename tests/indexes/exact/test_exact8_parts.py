@@ -50,6 +50,8 @@ def test_removed_rows_are_wiped_from_memory(unit_rows: UnitRows, kept: str) -> N
     assert sorted(index.row_ids[dead]) == list(range(10))
     assert not index.rows.take(dead).any()
     assert (index.codes.bytes[dead] == 128).all()
+    halves = index.codes.plane.halves
+    assert (halves[dead[dead < len(halves)]] == 0x88).all()
     # Not by a threshold that all reach, and not where fewer are left than asked for.
     assert ask(index).range_search(rows[:1], -2.0).ids.min() == 10
     assert len(ask(index).search(rows[:1], 50).ids) == 40

@@ -13,13 +13,22 @@ from hypothesis import strategies as st
 from indexes.exact import scans
 from indexes.exact.intrinsics import pack
 from indexes.exact.kernels import HIGHEST, LOWEST, STRETCH, Found, Rows, Wanted
+from indexes.exact.plane import make_plane, no_plane
 from indexes.exact.product import ProductScan, has_product
 from indexes.exact.scanner import Scanner, available_kernels, has_amx, has_vnni
 from indexes.exact.scans import Scan
 
 SCANS: dict[str, Scan] = {"plain": scans.scan_plain}
 if has_vnni():
-    SCANS |= {"vnni": scans.scan_vnni}
+    SCANS |= {
+        "vnni": scans.scan_vnni,
+        "few by bytes": lambda rows, *rest: scans.scan_few_vnni(
+            rows._replace(plane=no_plane()), *rest
+        ),
+        "few by the plane": lambda rows, *rest: scans.scan_few_vnni(
+            rows._replace(plane=make_plane(rows.codes, rows.codes.shape[1])), *rest
+        ),
+    }
 if has_amx():
     SCANS |= {"amx": scans.scan_amx}
 if has_product():
@@ -47,7 +56,7 @@ def wanted_at(codes: np.ndarray, levels: np.ndarray, margin: float = 0.0, k: int
 
 
 def rows_of(codes: np.ndarray, alive: np.ndarray) -> Rows:
-    return Rows(codes, alive, np.zeros(-(-len(codes) // STRETCH)))
+    return Rows(codes, alive, np.zeros(-(-len(codes) // STRETCH)), no_plane())
 
 
 @settings(max_examples=40, deadline=None)
@@ -80,10 +89,6 @@ def test_every_kernel_keeps_the_pairs_that_numpy_finds(
         found = scanned(scan, rows_of(codes, alive), wanted_at(factors, levels, 3.4))
         assert np.array_equal(found[:, :2], expected), name
         assert np.array_equal(found[:, 2], sums[expected[:, 0], expected[:, 1]] + 5), name
-    if has_vnni():
-        one = wanted_at(factors[:1], levels[:1], 3.4)
-        found = scanned(scans.scan_one_vnni, rows_of(codes, alive), one)
-        assert np.array_equal(found[:, 0], expected[expected[:, 1] == 0, 0])
 
 
 @pytest.mark.parametrize("name", SCANS)
@@ -142,7 +147,7 @@ def test_the_kernels_use_the_instructions_they_are_written_for() -> None:
     codes, factors = np.zeros((32, 64), np.uint8), np.zeros((1, 64), np.int8)
     rows, wanted = rows_of(codes, np.ones(32, np.bool_)), wanted_at(factors, np.zeros(1))
     wanted_instructions: dict[Callable[..., int], str] = {
-        scans.scan_one_vnni: "vpdpbusd",
+        scans.scan_few_vnni: "vpdpbusd",
         scans.scan_vnni: "vpdpbusd",
     }
     if has_amx():

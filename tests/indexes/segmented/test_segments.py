@@ -345,10 +345,11 @@ def test_the_memory_account_names_every_part(unit_rows: UnitRows) -> None:
         assert account.rows == 8192 * 128 * width
         assert account.ids == 8192 * 12
         assert (account.alive, account.head) == (8192, 0)
-        assert account.total == account.codes + account.rows + account.ids + account.residuals + (
-            account.alive
+        assert account.plane == (8192 * 65 if SCANNER.reads_planes else 0)
+        assert account.total == account.codes + account.plane + account.rows + account.ids + (
+            account.residuals + account.alive
         )
-        assert account.bytes_per_reference <= 128 * (1 + width) + 18
+        assert account.bytes_per_reference <= 128 * (1.5 + width) + 19
         index.add(np.arange(9000, 9100), unit_rows(100, 128))
         assert index.account().head >= 100 * 128 * 4
         assert index.account().references == 8292
