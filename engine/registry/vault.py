@@ -19,7 +19,7 @@ from threading import Lock
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -58,13 +58,16 @@ class FileCipher:
 
     def hide(self, plain: Buffer, offset: int) -> bytes:
         """Encrypts a run of bytes that lies in the file from `offset`, a multiple of 16."""
+        return self._stream(offset).update(plain)
+
+    def reveal(self, hidden: Buffer, offset: int, plain: Octets) -> None:
+        """Decrypts the run at this offset to `plain`: counter mode is its own inverse."""
+        self._stream(offset).update_into(hidden, plain.data)
+
+    def _stream(self, offset: int) -> CipherContext:
         assert offset % BLOCK_BYTES == 0
         start = (offset // BLOCK_BYTES).to_bytes(BLOCK_BYTES, "big")
-        return Cipher(algorithms.AES(self._encryption), modes.CTR(start)).encryptor().update(plain)
-
-    def reveal(self, hidden: Buffer, offset: int) -> bytes:
-        """Decrypts the run at this offset: counter mode is its own inverse."""
-        return self.hide(hidden, offset)
+        return Cipher(algorithms.AES(self._encryption), modes.CTR(start)).encryptor()
 
     def reveal_rows(self, hidden: Octets, offsets: NDArray[np.int64]) -> Octets:
         """Decrypts many short runs at any offsets: uint8[n, size] to uint8[n, size].

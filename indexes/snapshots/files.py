@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
+from itertools import cycle
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self
 
@@ -88,12 +90,13 @@ class SealedReader:
     decrypted here. `SnapshotDamaged` where the file does not match its entry.
     """
 
-    def __init__(self, file: BinaryIO, seal: FileSeal, entry: FileEntry, what: str) -> None:
+    def __init__(self, file: BufferedReader, seal: FileSeal, entry: FileEntry, what: str) -> None:
         self._file, self._seal, self._entry, self._what = file, seal, entry, what
         self._digest = seal.digest()
         self._offset = 0
         self._digests = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
+        self._chunks = cycle([memoryview(bytearray(CHUNK_BYTES)) for _ in range(2)])
         if os.fstat(file.fileno()).st_size != entry.size_bytes:
             raise self._damaged("has the wrong size")
 
@@ -109,8 +112,7 @@ class SealedReader:
         for start in range(0, len(octets), CHUNK_BYTES):
             part = octets[start : start + CHUNK_BYTES]
             offset = self._offset
-            hidden = self._next(len(part))
-            part[:] = np.frombuffer(self._seal.reveal(hidden, offset), np.uint8)
+            self._seal.reveal(self._next(len(part)), offset, part)
         self._pass_over(aligned_bytes(self._offset) - self._offset)
 
     def skip(self, size_bytes: int) -> None:
@@ -131,12 +133,13 @@ class SealedReader:
         for start in range(0, size_bytes, CHUNK_BYTES):
             self._next(min(CHUNK_BYTES, size_bytes - start))
 
-    def _next(self, size_bytes: int) -> bytes:
-        hidden = self._file.read(size_bytes)
-        if len(hidden) != size_bytes:
+    def _next(self, size_bytes: int) -> memoryview:
+        """The next bytes of the file, which stay as they are until the call after the next."""
+        hidden = next(self._chunks)[:size_bytes]
+        if self._file.readinto(hidden) != size_bytes:
             raise self._damaged("has the wrong size")
         self._offset += size_bytes
-        # At most one chunk ahead of the digest, for the chunks wait in memory.
+        # At most one chunk ahead of the digest: the one before is where the next is read to.
         if self._pending is not None:
             self._pending.result()
         self._pending = self._digests.submit(self._digest.update, hidden)
@@ -152,7 +155,7 @@ def aligned_bytes(size_bytes: int) -> int:
 
 
 @contextmanager
-def opened(path: Path, what: str) -> Iterator[BinaryIO]:
+def opened(path: Path, what: str) -> Iterator[BufferedReader]:
     """Opens a file that the manifest names; `SnapshotDamaged` where it is missing."""
     try:
         file = path.open("rb")
@@ -249,8 +252,9 @@ class MappedRows:
         page = aligned - aligned % mmap.PAGESIZE
         self._memory.madvise(mmap.MADV_WILLNEED, page, end - page)
         with memoryview(self._memory) as memory:
-            plain = self._seal.reveal(bytes(memory[aligned:end]), aligned)
-        return np.frombuffer(plain, np.uint8)[start - aligned :].reshape(count, self._row_bytes)
+            plain = np.empty(end - aligned, np.uint8)
+            self._seal.reveal(memory[aligned:end], aligned, plain)
+        return plain[start - aligned :].reshape(count, self._row_bytes)
 
     def _hidden(self) -> Octets:
         """A view of the encrypted rows in the file: uint8[n, bytes of a row]."""

@@ -24,8 +24,8 @@ class FileSeal(Protocol):
         """The bytes of this run in the file."""
         ...
 
-    def reveal(self, hidden: Buffer, offset: int) -> bytes:
-        """The run that was hidden at this offset."""
+    def reveal(self, hidden: Buffer, offset: int, plain: Octets) -> None:
+        """Writes the run that was hidden at this offset to `plain`, uint8[n] of its size."""
         ...
 
     def reveal_rows(self, hidden: Octets, offsets: NDArray[np.int64]) -> Octets:

@@ -15,6 +15,7 @@ import fcntl
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -337,15 +338,24 @@ def _read_index(folder: Path, manifest: Manifest, sealer: Sealer, opening: Openi
         index.add(state.ids, state.vectors)
         return index
     scanner = opening.scanner or Scanner()
-    segments, removed_since = [], {}
-    for entry, tombstones in zip(manifest.segments, state.tombstones, strict=True):
+
+    def read(entry: SegmentEntry, tombstones: Tombstones) -> Exact8Segment:
         parts = read_segment(folder, entry, origin.dim, sealer, mapped=opening.mapped)
         segment = Exact8Segment.restore(parts, scanner=scanner)
         dead = np.flatnonzero(~tombstones.alive)
         if len(dead):
             segment.remove_rows(dead)
-            removed_since[segment.name] = tombstones.removed_at
-        segments.append(segment)
+        return segment
+
+    # Ciphers, digests and planes leave the interpreter to other threads.
+    with ThreadPoolExecutor(scanner.threads) as pool:
+        pairs = zip(manifest.segments, state.tombstones, strict=True)
+        segments = list(pool.map(lambda pair: read(*pair), pairs))
+    removed_since = {
+        segment.name: tombstones.removed_at
+        for segment, tombstones in zip(segments, state.tombstones, strict=True)
+        if segment.removed
+    }
     return SegmentedIndex.restore(
         origin.dim,
         segments,
