@@ -419,4 +419,5 @@ def join_figures(
             "has others: give --measure"
         )
     machine = stamp_machine() if measured or not reports else most_frequent_machine(reports)
-    return Figures(machine, kind, overlay(gather_figures(reports, kind), measured))
+    found = overlay(gather_figures(reports, kind), measured)
+    return Figures(machine, kind, found, settings.gallery.segment_rows)

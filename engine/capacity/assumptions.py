@@ -54,13 +54,15 @@ def list_assumptions(
     said += [
         "The gallery is exact8. Memory is counted at its peak: the largest merge builds the new "
         f"segment beside the old ones, {figures.value(Quantity.MERGE_PEAK):g} times the memory at "
-        f"rest. At most {node.memory_share:.0%} of a node's memory is used.",
+        f"rest for as many as {figures.segment_rows:,} references. At most {node.memory_share:.0%} "
+        "of a node's memory is used.",
         "Disk: one enrollment for each face, and new ones at the busiest rate all day.",
         "False candidates: each face matches a stranger at the rate that the calibration measured "
         "on its people, independently of the others; relatives and look-alikes cause more. Those "
         "of a day assume the busiest rate all day.",
-        "An erasure, and a start after a failure, grow with the references of one machine; until a "
-        "gallery is back nothing is decided (503).",
+        "An erasure is out of memory at once; the time is that of its file, which grows with the "
+        "references of one segment. A start after a failure grows with those of one machine; until "
+        "a gallery is back nothing is decided (503).",
         "One spare node takes any role (Ray places it); while a shard is rebuilt, every search and "
         "decision is refused (503), since a partial answer would be a silent miss.",
     ]

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.errors import RequestError
+from indexes.segmented.merging import SegmentsConfig
 
 
 class Origin(StrEnum):
@@ -92,7 +93,7 @@ class Quantity(Enum):
         "start from a snapshot, a reference", "s", 1.8e-6, "`sosie bench registrar` on two cores"
     )
     ERASE = Assumed(
-        "erasure until no trace is in memory, a reference", "s", 2.7e-6, "`sosie bench gallery`"
+        "rewriting a segment after an erasure, a reference", "s", 2.7e-6, "`sosie bench gallery`"
     )
 
     @property
@@ -171,11 +172,15 @@ def assume(quantity: Quantity, kind: VectorKind = USUAL) -> Figure:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """All quantities, known or assumed; `machine` is that of most reports."""
+    """All quantities, known or assumed; `machine` is that of most reports.
+
+    `segment_rows` bounds what a merge or an erasure rewrites at once, whatever the gallery's size.
+    """
 
     machine: Machine
     kind: VectorKind
     found: Found = field(repr=False)
+    segment_rows: int = SegmentsConfig().segment_rows
 
     def __getitem__(self, quantity: Quantity) -> Figure:
         known = self.found.get(quantity)

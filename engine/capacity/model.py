@@ -236,20 +236,23 @@ class Memory:
         others = figures.value(Quantity.OTHER_BYTES)
         registrar = figures.value(Quantity.REGISTRAR_BYTES)
         ingresses = layout.node.cores * figures.value(Quantity.INGRESS_BYTES)
-        peak = figures.value(Quantity.MERGE_PEAK) * a_reference
-        a_scanner = layout.references_per_scanner(faces) * peak
+        references = layout.references_per_scanner(faces)
+        merged = min(references, figures.segment_rows)
+        merging = merged * (figures.value(Quantity.MERGE_PEAK) - 1) * a_reference
+        a_scanner = references * a_reference + merging
         held = 0.0 if layout.shards else a_scanner
         writer = others + registrar + held + (ingresses if layout.is_one_machine else 0.0)
         nodes = [writer]
         nodes += [others + ingresses] * min(layout.ingress_nodes, 1)
         nodes += [others + registrar + a_scanner] * min(layout.shards, 1)
+        peak = faces * a_reference + max(layout.shards, 1) * merging
         bases = layout.nodes * others + (1 + layout.shards) * registrar
         bases += max(layout.ingress_nodes, 1) * ingresses
         return cls(
             gallery_bytes=faces * a_reference,
-            gallery_peak_bytes=faces * peak,
+            gallery_peak_bytes=peak,
             fullest_node_bytes=max(nodes),
-            total_bytes=bases + faces * peak,
+            total_bytes=bases + peak,
         )
 
 

@@ -246,7 +246,8 @@ def make_plan(
         disk=Disk.of(layout, demand.faces, demand.enrollments, figures),
         start_s=demand.faces * figures.value(Quantity.RESTORE),
         reopen_s=0.0 if layout.shards else demand.faces * figures.value(Quantity.REOPEN),
-        erasure_s=layout.references_per_scanner(demand.faces) * figures.value(Quantity.ERASE),
+        erasure_s=min(layout.references_per_scanner(demand.faces), figures.segment_rows)
+        * figures.value(Quantity.ERASE),
         simulated=simulated,
     )
 

@@ -382,7 +382,7 @@ def _print_bytes(plan: Plan) -> None:
         ("disk of a snapshot, the new beside the old", size(disk.snapshot_bytes)),
         ("a start from the snapshot, as after a failure", duration(plan.reopen_s)),
         ("a start from the store alone", duration(plan.start_s)),
-        ("an erasure, until no trace is in memory", duration(plan.erasure_s)),
+        ("an erasure, until its segment is written anew", duration(plan.erasure_s)),
     ]
     if layout.shards:
         rows[-4:-1] = [
