@@ -15,6 +15,7 @@ import ctypes
 import math
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import faiss
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from indexes.base import UNIT_TOLERANCE, Vectors
 from indexes.errors import VectorInvalid
-from indexes.exact.intrinsics import BLOCK, STEP, pack
+from indexes.exact.intrinsics import BLOCK, STEP, compiled, pack
 from indexes.exact.kernels import LOWEST, STRETCH, Rows, Wanted
 from indexes.exact.plane import make_plane, no_plane, wipe_plane
 from indexes.scoring import rounding_bound
@@ -91,13 +92,9 @@ class Codes:
         self.longest = 0.0
         for start in range(0, count, _ROWS_AT_ONCE):
             part = slice(start, min(start + _ROWS_AT_ONCE, count))
-            rows = vectors[part].astype(np.float64)
-            scaled = np.zeros((len(rows), width), np.float32)
-            scaled[:, :dim] = np.rint(rows / self.step).clip(-_HIGHEST_CODE, _HIGHEST_CODE)
-            codes[part] = self._quantizer.sa_encode(scaled)
-            decoded = (codes[part, :dim].astype(np.float64) - _ZERO_CODE) * self.step
-            residuals[part] = np.linalg.norm(rows - decoded, axis=1)
-            self.longest = max(self.longest, float(np.linalg.norm(rows, axis=1).max()))
+            rows = np.ascontiguousarray(vectors[part], np.float32)
+            longest = _encode(rows, self.step, codes[part], residuals[part])
+            self.longest = max(self.longest, longest)
         self.order = np.argsort(residuals, kind="stable")
         codes[:count] = codes[self.order]
         rounded = residuals[self.order] * _SLACK
@@ -186,6 +183,27 @@ class Codes:
         """Overwrites these rows, in the plane too."""
         self.bytes[rows] = _ZERO_CODE
         wipe_plane(self.plane, rows)
+
+
+# The order of the sums changes their last bits, which `_SLACK` allows for.
+@partial(compiled, reordered=True)
+def _encode(
+    rows: NDArray[np.float32], step: float, codes: NDArray[np.uint8], residuals: NDArray[np.float64]
+) -> float:
+    """Writes the codes and the residuals of rows float32[n, dim]; returns the longest's length."""
+    longest = 0.0
+    for row in range(len(rows)):
+        lost, own = 0.0, 0.0
+        for i in range(rows.shape[1]):
+            value = np.float64(rows[row, i])
+            code = min(max(np.rint(value / step), -_HIGHEST_CODE), _HIGHEST_CODE)
+            off = value - code * step
+            lost += off * off
+            own += value * value
+            codes[row, i] = np.uint8(np.int32(code) + _ZERO_CODE)
+        residuals[row] = math.sqrt(lost)
+        longest = max(longest, own)
+    return math.sqrt(longest)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
