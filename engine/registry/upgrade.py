@@ -13,6 +13,7 @@ from sqlalchemy import (
     Row,
     Table,
     bindparam,
+    delete,
     func,
     literal,
     select,
@@ -258,6 +259,7 @@ def _convert(
         rows = connection.execute(select(watchlist).where(held)).all()
         with changing_rows(connection, vault, {watchlist: [row.id for row in rows]}):
             _convert_templates(connection, vault, watchlist, rows, turned)
+        connection.execute(delete(tables.attempt_templates))
         deployment.set_model(connection, conversion.after)
     return True
 

@@ -188,9 +188,9 @@ def age(store: Store) -> None:
             .where(tables.api_keys.c.revoked_at.is_(None))
             .values(digest=OLD_DIGEST)
         )
-        for name in ("sessions", "accounts"):
+        for name in ("sessions", "accounts", "attempt_templates"):
             connection.execute(text(f"DROP TABLE {name}"))
-        for table in set(AUTHENTICATED) - {tables.accounts}:
+        for table in set(AUTHENTICATED) - {tables.accounts, tables.attempt_templates}:
             connection.execute(text(f'ALTER TABLE "{table.name}" DROP COLUMN mac'))
         connection.execute(text("DROP INDEX ix_crops_document_id"))
         with Operations(MigrationContext.configure(connection)).batch_alter_table("crops") as crops:
@@ -209,7 +209,8 @@ def age(store: Store) -> None:
             connection.execute(text(f"ALTER TABLE {name} DROP COLUMN second_template"))
             connection.execute(text(f"ALTER TABLE {name} DROP COLUMN second_model_digest"))
         connection.execute(text("ALTER TABLE cases DROP COLUMN weakest"))
-        connection.execute(text("ALTER TABLE judged_pairs DROP COLUMN sequence"))
+        for name in ("sequence", "left_attempt_score", "right_attempt_score"):
+            connection.execute(text(f"ALTER TABLE judged_pairs DROP COLUMN {name}"))
         for name in ("audit_mac", "seals"):
             connection.execute(text(f"ALTER TABLE deployment DROP COLUMN {name}"))
         connection.execute(text("ALTER TABLE api_keys DROP COLUMN person"))
