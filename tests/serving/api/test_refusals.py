@@ -106,6 +106,8 @@ BODIES: dict[str, list[tuple[Any, str]]] = {
     "/v1/sweeps": [
         ({"threshold": 0.6, "fmr": 1e-6}, MALFORMED),
         ({"threshold": 2}, MALFORMED),
+        # Faces that are held would be shown of anybody.
+        ({"threshold": -0.9, "allow_unsupported": True}, INVALID),
         ({"threshold": "0.6"}, MALFORMED),
         ({"threshold": float("nan")}, MALFORMED),
         ({"threshold": float("inf")}, MALFORMED),
