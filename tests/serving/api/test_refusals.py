@@ -100,6 +100,8 @@ BODIES: dict[str, list[tuple[Any, str]]] = {
     ],
     f"{CASE}/close": [
         ({}, MALFORMED),
+        # Who does not say what they have seen judges whom they have not.
+        ({"outcome": "fraud"}, MALFORMED),
         ({"outcome": "fraud", "close_lines": [UNKNOWN] * 201}, MALFORMED),
         ({"outcome": "fraud", "seen_at": "yesterday"}, MALFORMED),
     ],
