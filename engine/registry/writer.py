@@ -402,7 +402,7 @@ _RESTRICT = (
         restricted_by=bindparam("by"),
         restricted_person=bindparam("who"),
         restriction_case=bindparam("case"),
-        restriction_reason=bindparam("reason"),
+        restriction_reason=None,
         # A bar goes on counting where the suspension before it stopped.
         refused_attempts=case((bindparam("is_lifted"), None), else_=_outlets.c.refused_attempts),
     )
@@ -563,7 +563,6 @@ def _restriction_row(outlet: OutletChange, at: datetime) -> RowValues:
         "by": outlet.by,
         "who": outlet.person,
         "case": outlet.case_id,
-        "reason": outlet.reason,
         "is_lifted": is_lifted,
     }
 
