@@ -80,6 +80,18 @@ def _find_changed(registry: Reader, judged: Mapping[Pair, JudgedPair]) -> frozen
     return frozenset(changed)
 
 
-def is_more_alike(score: float, pair: JudgedPair) -> bool:
-    """Whether a score is more than people decided on."""
-    return score >= pair.score + MORE_ALIKE
+def is_more_alike(score: float, pair: JudgedPair, attempt_of: str | None = None) -> bool:
+    """Whether a score is more than people decided on: of references, or of an attempt by the holder
+    of one of the two documents.
+
+    A photograph of the day that they decided on says nothing of what a reference may be.
+    """
+    decided_on = [pair.score]
+    if attempt_of is not None:
+        of_attempts = (
+            pair.left_attempt_score
+            if attempt_of == pair.left_document
+            else pair.right_attempt_score
+        )
+        decided_on += [] if of_attempts is None else [of_attempts]
+    return score >= max(decided_on) + MORE_ALIKE

@@ -38,7 +38,9 @@ class CaseBatch:
     """Collects the cases of one transaction, on the writer's thread.
 
     Cases that name a common document are merged into the oldest open one. Disputes are not, as each
-    is about one line, nor are cases of probing, which are about who asks.
+    is about one line, nor are cases of probing, which are about who asks. A case with a proposal
+    takes nobody in: two people must have seen everyone whom it judges, and whoever goes on sending
+    attempts would keep it open. What comes meanwhile about others gathers in the next case.
     """
 
     def __init__(self, registry: Reader, now: datetime, known_groups: Collection[str] = ()) -> None:
@@ -69,7 +71,7 @@ class CaseBatch:
         if new.kind in APART:
             return self._add(draft, actor)
         self.look_up(draft.document_ids)
-        matching = self._find_matching(draft.document_ids)
+        matching = self._find_matching(draft)
         if not matching:
             return self._add(draft, actor)
         oldest, *others = sorted(matching, key=lambda case: (case.opened_at, case.id))
@@ -105,9 +107,14 @@ class CaseBatch:
             ),
         )
 
-    def _find_matching(self, document_ids: Sequence[str]) -> list[CaseRecord]:
-        ids = {key for document in document_ids for key in self._cases_of.get(document, ())}
-        return [self._cases[key] for key in ids if self._cases[key].state in ALIVE]
+    def _find_matching(self, draft: CaseRecord) -> list[CaseRecord]:
+        """The open cases to merge with; of those with a proposal one at most, that it adds to."""
+        ids = {key for one in draft.document_ids for key in self._cases_of.get(one, ())}
+        found = [self._cases[key] for key in ids if self._cases[key].state in ALIVE]
+        proposed = [one for one in found if one.proposal is not None and _covers(one, draft)]
+        oldest = min(proposed, key=lambda case: (case.opened_at, case.id), default=None)
+        unproposed = [one for one in found if one.proposal is None]
+        return unproposed or ([] if oldest is None else [oldest])
 
     def _index(self, case: CaseRecord) -> None:
         self._cases[case.id] = case
@@ -127,8 +134,6 @@ class CaseBatch:
     def _merge(self, case: CaseRecord, other: CaseRecord, actor: str) -> CaseRecord:
         """`case` with everything of `other`, which is merged into it."""
         merged = _unite(case, other, self._now)
-        if case.proposal is not None and merged.proposal is None:
-            self._note(case.id, NoteKind.WITHDRAWN, actor, case.proposal.outcome.value)
         self._index(merged)
         self._touched[case.id] = None
         has_row = self._needs_row(case, other)
@@ -164,8 +169,10 @@ class CaseBatch:
 
 
 def _unite(case: CaseRecord, other: CaseRecord, now: datetime) -> CaseRecord:
-    grown = replace(
+    assignee = case.assignee or other.assignee
+    return replace(
         case,
+        state=case.state if case.proposal is not None else state_of(assignee),
         document_ids=_join(case.document_ids, other.document_ids),
         suspect_ids=_join(case.suspect_ids, other.suspect_ids),
         line_ids=_join(case.line_ids, other.line_ids),
@@ -175,14 +182,16 @@ def _unite(case: CaseRecord, other: CaseRecord, now: datetime) -> CaseRecord:
         risk=_highest(case.risk, other.risk),
         sweep_id=other.sweep_id or case.sweep_id,
         group_key=case.group_key or other.group_key,
-        assignee=case.assignee or other.assignee,
+        assignee=assignee,
         updated_at=date_change(case, now),
     )
-    is_same = (grown.document_ids, grown.suspect_ids) == (case.document_ids, case.suspect_ids)
-    if case.proposal is not None and is_same:
-        return grown
-    # A proposal for fewer people is withdrawn: two people must have seen everyone it judges.
-    return replace(grown, proposal=None, state=state_of(grown.assignee))
+
+
+def _covers(case: CaseRecord, draft: CaseRecord) -> bool:
+    """Whether a case names everyone whom the other does, and suspects whom it suspects."""
+    return set(draft.document_ids) <= set(case.document_ids) and set(draft.suspect_ids) <= set(
+        case.suspect_ids
+    )
 
 
 def _highest(*values: float | None) -> float | None:

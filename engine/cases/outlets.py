@@ -7,7 +7,7 @@ is kept as in `steps`: a suspension is one person's, and a bar takes another who
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -99,11 +99,27 @@ def lift(
 
 
 def find_outlet(registry: Reader, code: str) -> Outlet:
-    """The outlet with this code; `NotFound` if there is none."""
+    """The outlet with this code, and why; `NotFound` if there is none."""
     outlet = registry.outlets([code]).get(code)
     if outlet is None:
         raise NotFound("no outlet has this code: see `sosie outlet list`")
-    return outlet
+    return with_reasons(registry, [outlet])[0]
+
+
+def with_reasons(registry: Reader, outlets: Sequence[Outlet]) -> list[Outlet]:
+    """The outlets with why each is restricted, from the history of the case that says it; None
+    where that was erased."""
+    cases = [one.restriction_case for one in outlets if one.restriction_case is not None]
+    told = registry.cases.restrictions(cases)
+    return [
+        replace(one, restriction_reason=_find_reason(one, told.get(one.restriction_case or "", ())))
+        for one in outlets
+    ]
+
+
+def _find_reason(outlet: Outlet, notes: Sequence[str]) -> str | None:
+    said = f"{outlet.restriction} {outlet.code}\n"
+    return next((text[len(said) :] for text in reversed(notes) if text.startswith(said)), None)
 
 
 def _restrict(

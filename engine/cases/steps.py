@@ -88,7 +88,7 @@ def find_effects(
     watched: Sequence[WatchEntry] = ()
     if outcome in _JUDGING_OUTCOMES:
         suspects = Suspects(registry, registrar.gallery, case)
-        judged = suspects.judge(outcome, actor, now, writer.sequence)
+        judged = suspects.judge(outcome, actor, now, writer.sequence, writer.model_digest)
         if outcome is Outcome.FRAUD:
             watched = suspects.watch(registrar.watchlist, writer.next_watch_id, now)
     found = registry.lines_by_id([*lines, *case.line_ids])

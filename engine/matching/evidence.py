@@ -45,11 +45,16 @@ class BatchState:
         lookups = [it.document_lookup for it in attempts if it.document_lookup is not None]
         self._documents = store.documents(lookups)
         self._owners = store.documents_of(hit_ids)
-        # Without a reference a document was never compared by people.
-        held_ids = {one.id for one in self._documents.values() if one.reference_ids}
-        named = held_ids.union(self._owners.values()) if held_ids else set()
+        known_ids = {one.id for one in self._documents.values()}
+        named = known_ids.union(self._owners.values()) if known_ids else set()
         judged = store.cases.judged_between(sorted(named)) if len(named) > 1 else []
         self._judged = {(one.left_document, one.right_document): one for one in judged}
+        attempted = {one.id for one in self._documents.values() if not one.reference_ids}
+        self._shown = {
+            one.case_id: store.attempt_templates(store.cases.attempts_in(one.case_id))
+            for one in judged
+            if not attempted.isdisjoint((one.left_document, one.right_document))
+        }
         self._numbers = set(store.lines_in_use([attempt.msisdn_lookup for attempt in attempts]))
         known = [record.id for record in self._documents.values()]
         carriers = {attempt.outlet.carrier for attempt in attempts}
@@ -87,6 +92,16 @@ class BatchState:
     def judged(self, own: DocumentRecord, other: str) -> JudgedPair | None:
         """What people judged of this document with another that the batch may have found."""
         return self._judged.get((min(own.id, other), max(own.id, other)))
+
+    def score_decided_on(
+        self, own: DocumentRecord, pair: JudgedPair, probe: NDArray[np.float32]
+    ) -> float | None:
+        """How alike a probe is to what people saw under a document without a reference when they
+        decided a pair: to every attempt that they saw, so that none brings another's face in; None
+        where they saw none, or it has left."""
+        shown = self._shown.get(pair.case_id, {}).get(own.id, ())
+        scores = [score_best(probe, one[None]) for one in shown]
+        return min((-1.0 if one is None else one for one in scores), default=None)
 
     def references_of(self, document: DocumentRecord) -> NDArray[np.float32]:
         """The vectors of a document's references: float32[n, d]."""
@@ -131,15 +146,11 @@ def gather_evidence(
     holder_score = _holder_score(place, held, comparisons, state) if has_probe else None
     own_id = record.id if record else None
     found = _candidates(place, own_id, comparisons, state, thresholds) if has_probe else ()
-    decided = find_decided(record, holder_score, found, state, thresholds)
+    decided = find_decided(place, record, holder_score, found, comparisons, state, thresholds)
     others = {
         one.document_id
         for one in found
-        if (pair := decided.get(one.document_id)) is not None
-        and pair.outcome in EXCEPTIONS
-        # A look-alike who shows this document is more like themselves, whatever the model.
-        and holder_score is not None
-        and one.score < holder_score
+        if (pair := decided.get(one.document_id)) is not None and pair.outcome in EXCEPTIONS
     }
     verify = thresholds.verify_for(attempt.request.live.length)
     return Evidence(
@@ -216,20 +227,35 @@ def _candidates(
 
 
 def find_decided(
+    place: int,
     own: DocumentRecord | None,
     holder_score: float | None,
     candidates: Sequence[Candidate],
+    comparisons: Comparisons,
     state: BatchState,
     thresholds: Thresholds,
 ) -> dict[str, JudgedPair]:
-    """What people have decided of a document's holder and these candidates, by the candidate's
-    document. It says nothing of whoever else presents the document, and nothing where the face is
-    more alike than it was then."""
-    if own is None or holder_score is None or not holder_score >= thresholds.same_document:
+    """What people have decided of whom attempt `place` shows and these candidates, by the
+    candidate's document.
+
+    It must be the face of the document's holder, or without a reference the one that people saw
+    under it. It says nothing of whoever else presents the document, who is more like themselves,
+    whatever the model, and nothing where the face is more alike than it was then.
+    """
+    if own is None or not comparisons.has_probe(place):
         return {}
-    return {
-        one.document_id: judged
-        for one in candidates
-        if (judged := state.judged(own, one.document_id)) is not None
-        and not is_more_alike(one.score, judged)
-    }
+    found = {}
+    for one in candidates:
+        pair = state.judged(own, one.document_id)
+        if pair is None or is_more_alike(one.score, pair, own.id):
+            continue
+        own_score = (
+            holder_score
+            if own.reference_ids
+            else state.score_decided_on(own, pair, comparisons.probe(place))
+        )
+        if own_score is None or not own_score >= thresholds.same_document:
+            continue
+        if pair.outcome not in EXCEPTIONS or one.score < own_score:
+            found[one.document_id] = pair
+    return found

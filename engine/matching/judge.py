@@ -48,6 +48,7 @@ from engine.reasons import Decision, Reason
 from engine.registry.reader import Reader
 from engine.registry.records import (
     ENROLLMENT_REFUSED,
+    AttemptTemplate,
     AuditEntry,
     Changes,
     DocumentRecord,
@@ -145,6 +146,7 @@ class ChangeCollector:
         self._activated: list[NewDocument] = []
         self._enrollments: list[EnrollmentRecord] = []
         self._references: list[NewReference] = []
+        self._attempts: list[AttemptTemplate] = []
         self._lines: list[NewLine] = []
         self._answers: list[StoredAnswer] = []
         self._crops: list[NewCrop] = []
@@ -170,6 +172,7 @@ class ChangeCollector:
             activated_documents=tuple(self._activated),
             enrollments=tuple(self._enrollments),
             references=tuple(self._references),
+            attempt_templates=tuple(self._attempts),
             lines=tuple(self._lines),
             answers=tuple(self._answers),
             crops=tuple(self._crops),
@@ -192,7 +195,15 @@ class ChangeCollector:
             self._add_reference(place, attempt, enrollment_id, document_id)
             line_id = self._open_line(attempt, enrollment_id, document_id)
         own, found = self._state.document(attempt.document_lookup), evidence.candidates
-        known = find_decided(own, evidence.holder_score, found, self._state, evidence.thresholds)
+        known = find_decided(
+            place,
+            own,
+            evidence.holder_score,
+            found,
+            self._comparisons,
+            self._state,
+            evidence.thresholds,
+        )
         asked = replace(
             evidence, candidates=tuple(one for one in found if one.document_id not in known)
         )
@@ -227,6 +238,11 @@ class ChangeCollector:
             "policy_version": POLICY_VERSION,
             "decided_at": self._now.isoformat(),
         }
+        is_of_one = Reason.FACE_MISMATCH not in verdict.reasons
+        if own is not None and not own.reference_ids and asked.candidates and is_of_one:
+            # Nothing else says later whose face people have decided about.
+            shown = self._comparisons.probe(place)
+            self._attempts.append(AttemptTemplate(enrollment_id, own.id, shown))
         self._record(attempt, body, evidence, second)
         return Answer(body)
 

@@ -118,6 +118,11 @@ _NOTES = (
     .where(or_(case_notes.c.case_id == bindparam("id"), case_notes.c.case_id.in_(_WENT_INTO)))
     .order_by(case_notes.c.id)
 )
+_RESTRICTIONS = (
+    select(case_notes)
+    .where(case_notes.c.case_id.in_(KEYS), case_notes.c.kind == NoteKind.RESTRICTED.value)
+    .order_by(case_notes.c.id)
+)
 _IS_NEEDED = exists().where(
     case_documents.c.document_id == crops.c.document_id,
     _STATE.in_(sorted(state.value for state in ALIVE)),
@@ -471,9 +476,24 @@ class CaseReader(Source):
             for row in (require_authentic(self.vault, case_notes, found),)
         ]
 
+    def restrictions(self, case_ids: Sequence[str]) -> dict[str, list[str]]:
+        """What the histories of these cases say of outlets, oldest first; nothing of what was
+        erased."""
+        found: dict[str, list[str]] = {}
+        for row in self._rows_of(_RESTRICTIONS, sorted(set(case_ids))):
+            require_authentic(self.vault, case_notes, row)
+            found.setdefault(row.case_id, []).append(self._text(row))
+        return found
+
     def merged_into(self, case_id: str) -> list[CaseRecord]:
         """The cases that went into this one, oldest first: each with its own enrollment."""
         return [case_of(self.vault, row) for row in self.rows(_MERGED_INTO, id=case_id)]
+
+    def attempts_in(self, case_id: str) -> list[str]:
+        """The enrollments that opened a case or went into it; none of one that is not there."""
+        found = (*self.by_id([case_id]).values(), *self.merged_into(case_id))
+        ids = (one.enrollment_id for one in found if one.enrollment_id is not None)
+        return list(dict.fromkeys(ids))
 
     def open_of_line(self, line_id: str, kind: str) -> CaseRecord | None:
         """The case of one kind about a line that is alive; `None` where there is none."""

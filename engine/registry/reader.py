@@ -34,6 +34,7 @@ from engine.registry.row_macs import REFERENCE_COLUMNS, require_authentic
 from engine.registry.rows import OF_REFERENCE, gather_documents, line_of, read_as
 from engine.registry.tables import metadata
 from engine.registry.vault import (
+    ATTEMPT_TEMPLATE,
     SECOND_TEMPLATE,
     WATCHED_TEMPLATE,
     Vault,
@@ -69,6 +70,7 @@ _AWAITING_ERASURE = (
 )
 _LIVE = _references.c.removed_sequence.is_(None)
 _TEMPLATES = select(_references).where(_references.c.id.in_(KEYS), _LIVE)
+_SHOWN = select(tables.attempt_templates).where(tables.attempt_templates.c.id.in_(KEYS))
 _SECOND_TEMPLATES = select(
     _references.c.id,
     _references.c.document_id,
@@ -149,6 +151,7 @@ _REMOVALS = (
     .where(_references.c.removed_sequence > bindparam("sequence"))
     .order_by(_references.c.id)
 )
+_ENROLLMENTS = select(tables.enrollments).where(tables.enrollments.c.id.in_(KEYS))
 _ENROLLMENT = select(tables.enrollments).where(tables.enrollments.c.id == bindparam("id"))
 _EVIDENCE = (
     select(_enrollments)
@@ -382,6 +385,20 @@ class Reader(AuditReader):
             for key, rows in found.items()
         }
 
+    def attempt_templates(self, enrollment_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """What these attempts showed under documents that had no reference, by document: rotated
+        unit rows float32[n, dim]; none of one that has left, or showed no face of its own."""
+        found: dict[str, list[Row[Any]]] = {}
+        for row in self._rows_of(_SHOWN, enrollment_ids):
+            require_authentic(self.vault, tables.attempt_templates, row)
+            found.setdefault(row.document_id, []).append(row)
+        return {
+            key: self.vault.open_templates(
+                [row.id for row in rows], [row.template for row in rows], ATTEMPT_TEMPLATE
+            )
+            for key, rows in found.items()
+        }
+
     def removals(self, after_sequence: int) -> NDArray[np.int64]:
         """The references removed after a gallery sequence: int64[n], ascending."""
         rows = self.rows(_REMOVALS, sequence=after_sequence)
@@ -399,6 +416,14 @@ class Reader(AuditReader):
             raise NotFound("no enrollment has this id: check it")
         require_authentic(self.vault, _enrollments, row)
         return read_as(EnrollmentRecord, row, reasons=tuple(row.reasons))
+
+    def enrollments(self, enrollment_ids: Sequence[str]) -> list[EnrollmentRecord]:
+        """The known ones of these enrollments."""
+        return [
+            read_as(EnrollmentRecord, row, reasons=tuple(row.reasons))
+            for found in self._rows_of(_ENROLLMENTS, enrollment_ids)
+            for row in (require_authentic(self.vault, _enrollments, found),)
+        ]
 
     def attempts_of(
         self, document_ids: Sequence[str], most: int = 20

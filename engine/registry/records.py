@@ -195,6 +195,16 @@ class EnrollmentRecord:
     expired_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AttemptTemplate:
+    """What an attempt showed under a document without a reference, as a unit vector float32[d]: for
+    what people decide of it, and shown by no call."""
+
+    enrollment_id: str
+    document_id: str
+    template: NDArray[np.float32] = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
     """One enrollment in short; `Reader.enrollment` has its evidence."""
@@ -292,8 +302,10 @@ class CaseRecord:
 class JudgedPair:
     """The outcome that people gave a pair of documents, left < right.
 
-    `score` is the best between their references, `sweep_id` the sweep that found them, and
-    `sequence` the gallery's that was decided on; None where it was not noted.
+    `score` is the best between their references, or what attempts showed under one that had none;
+    `sweep_id` the sweep that found them, and `sequence` the gallery's that was decided on; None
+    where it was not noted. `left_attempt_score`: the best of attempts by the holder of the left
+    document that were decided on, with a reference of the right one; None where there was none.
     """
 
     left_document: str
@@ -305,6 +317,8 @@ class JudgedPair:
     decided_at: datetime
     decided_by: str
     sequence: int | None = None
+    left_attempt_score: float | None = None
+    right_attempt_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -469,6 +483,8 @@ class Changes:
     """Disputed lines that are active again."""
     tallies: Sequence[Tally] = ()
     """Of one name as many as there are."""
+    attempt_templates: Sequence[AttemptTemplate] = ()
+    """Those of a document go when it becomes active, and has a reference."""
     filled_references: Sequence[tuple[int, SecondTemplate]] = ()
     """Reference id and its template of a second model; one that was removed is left alone."""
 

@@ -31,7 +31,14 @@ from engine.registry import tables
 from engine.registry.database import Source, chunks
 from engine.registry.records import ALIVE, AuditEntry, Json
 from engine.registry.row_macs import changing_rows
-from engine.registry.rows import case_of, change_cases, erase_crops, erase_notes, write_notes
+from engine.registry.rows import (
+    case_of,
+    change_cases,
+    erase_attempt_templates,
+    erase_crops,
+    erase_notes,
+    write_notes,
+)
 from engine.registry.vault import Vault
 from engine.registry.writer import ERASED, Writer
 
@@ -56,7 +63,7 @@ _EXPIRE_ATTEMPT = (
 def wipe_attempts(
     connection: Connection, _: Vault, ids: Sequence[Any], now: datetime, strip: Strip
 ) -> None:
-    """Wipes what describes a person; stored answers and crops are deleted."""
+    """Wipes what describes a person; stored answers, templates and crops are deleted."""
     found = select(_enrollments.c.id, _enrollments.c.evidence).where(_enrollments.c.id.in_(ids))
     stripped = [
         {"key": row.id, "stays": dict(strip(row.evidence)), "at": now}
@@ -65,6 +72,8 @@ def wipe_attempts(
     connection.execute(_EXPIRE_ATTEMPT, stripped)
     connection.execute(delete(_answers).where(_answers.c.enrollment_id.in_(ids)))
     connection.execute(delete(_crops).where(_crops.c.enrollment_id.in_(ids)))
+    shown = tables.attempt_templates
+    connection.execute(delete(shown).where(shown.c.id.in_(ids)))
 
 
 def wipe_documents(
@@ -76,6 +85,7 @@ def wipe_documents(
     connection.execute(wiped)
     erase_notes(connection, vault, ids)
     erase_crops(connection, ids)
+    erase_attempt_templates(connection, ids)
 
 
 def wipe_lines(connection: Connection, _: Vault, ids: Sequence[Any], *__: object) -> None:
@@ -102,8 +112,8 @@ class Kind(StrEnum):
     """What may expire, in the order in which it does."""
 
     ATTEMPTS = "attempts"
-    """Of rejected attempts: evidence, consent, capture time, stored answer, crops. The decision
-    stays, with its reasons."""
+    """Of rejected attempts: evidence, consent, capture time, stored answer, template, crops. The
+    decision stays, with its reasons."""
     REVIEWS = "reviews"
     """The same of attempts that people decided."""
     DOCUMENTS = "documents"

@@ -30,6 +30,7 @@ from engine.registry import tables
 from engine.registry.database import KEYS, Moment, chunks
 from engine.registry.records import (
     ALIVE,
+    AttemptTemplate,
     CaseRecord,
     CaseState,
     DocumentRecord,
@@ -50,6 +51,7 @@ from engine.registry.records import (
 from engine.registry.row_macs import RowValues, changing_rows, require_authentic, with_macs
 from engine.registry.tables import case_documents, case_notes, cases, crops, judged_pairs, sweeps
 from engine.registry.vault import (
+    ATTEMPT_TEMPLATE,
     SECOND_TEMPLATE,
     SECOND_WATCHED,
     WATCHED_TEMPLATE,
@@ -169,6 +171,20 @@ def reference_rows(
             **seal_second(vault, SECOND_TEMPLATE, name, reference.second),
         }
         for key, reference, name, template in zip(ids, references, names, sealed, strict=True)
+    ]
+
+
+def attempt_template_rows(vault: Vault, attempts: Sequence[AttemptTemplate]) -> list[RowValues]:
+    if not attempts:
+        return []
+    templates = np.stack([one.template for one in attempts])
+    _require_unit(templates, vault.dim)
+    sealed = vault.seal_templates(
+        [one.enrollment_id for one in attempts], templates, ATTEMPT_TEMPLATE
+    )
+    return [
+        {"id": one.enrollment_id, "document_id": one.document_id, "template": template}
+        for one, template in zip(attempts, sealed, strict=True)
     ]
 
 
@@ -516,6 +532,12 @@ def keep_crops_of_cases(
 def erase_crops(connection: Connection, document_ids: Sequence[str]) -> None:
     """Deletes the crops of documents: of every attempt under one, and of an imported reference."""
     connection.execute(_ERASE_CROPS, {"keys": list(document_ids)})
+
+
+def erase_attempt_templates(connection: Connection, document_ids: Sequence[str]) -> None:
+    """Deletes what attempts under these documents showed."""
+    table = tables.attempt_templates
+    connection.execute(delete(table).where(table.c.document_id.in_(document_ids)))
 
 
 def write_sweeps(connection: Connection, records: Sequence[SweepRecord]) -> None:

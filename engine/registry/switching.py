@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Table, bindparam, func, select, update
+from sqlalchemy import Connection, Engine, Row, Table, bindparam, delete, func, select, update
 
 from engine.errors import RequestError
 from engine.registry import deployment, store, tables
@@ -114,6 +114,8 @@ def _switch(
         rows = connection.execute(select(_watchlist).where(of_second)).all()
         with changing_rows(connection, vault, {_watchlist: [row.id for row in rows]}):
             _exchange(connection, vault, _watchlist, rows, before)
+        # Nothing of the present model's is compared from now on, and the second has none of them.
+        connection.execute(delete(tables.attempt_templates))
         connection.execute(
             update(tables.deployment).values(model_digest=after, dim=dim, rotation_id=rotation_id)
         )

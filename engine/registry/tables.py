@@ -155,6 +155,9 @@ judged_pairs = Table(
     _mac(),
     # The gallery's that was decided on; null of a pair from before it was noted.
     Column("sequence", BigInteger),
+    # Of the holders' attempts that were decided on, each with the other's reference.
+    Column("left_attempt_score", Float(53)),
+    Column("right_attempt_score", Float(53)),
     CheckConstraint("outcome IN ('fraud', 'twins', 'mistake')", name="outcome"),
 )
 
@@ -178,6 +181,19 @@ crops = Table(
     _mac(),
     CheckConstraint("photograph IN ('live', 'portrait')", name="photograph"),
     CheckConstraint("enrollment_id IS NOT NULL OR document_id IS NOT NULL", name="owner"),
+)
+
+
+# What an attempt under a document without a reference showed, while people may be asked about it:
+# else what they decide of it could not be found again.
+attempt_templates = Table(
+    "attempt_templates",
+    metadata,
+    # The attempt's.
+    Column("id", ForeignKey("enrollments.id"), primary_key=True),
+    Column("document_id", ForeignKey("documents.id"), nullable=False, index=True),
+    Column("template", LargeBinary, nullable=False),
+    _mac(),
 )
 
 
@@ -233,6 +249,7 @@ outlets = Table(
     Column("restricted_person", String(200)),
     # No foreign key: cases have one on enrollments, and those on outlets.
     Column("restriction_case", UuidText),
+    # Null: the history of that case has it, sealed. A version before 0017 kept it here.
     Column("restriction_reason", String(200)),
     Column("refused_attempts", Integer),
 )
@@ -450,5 +467,6 @@ SEALED = (
     (watchlist, watchlist.c.second_template),
     (case_notes, case_notes.c.text),
     (crops, crops.c.image),
+    (attempt_templates, attempt_templates.c.template),
 )
 """Every table with a sealed column; `rows.name_sealed` says how its seals name a row."""

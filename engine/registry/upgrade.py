@@ -13,6 +13,7 @@ from sqlalchemy import (
     Row,
     Table,
     bindparam,
+    delete,
     func,
     literal,
     select,
@@ -101,6 +102,8 @@ def bring_up_to_date(
             _authenticate_crops(connection, vault)
         if before < _SEALS_ARE_COUNTED:
             _count_sealed(connection, vault)
+        if before < _REASONS_ARE_SEALED:
+            _forget_reasons(connection, vault)
     _authenticate(engine, vault, progress)
     is_converted = conversion is not None and _convert(engine, vault, conversion, progress)
     return Upgraded(before, store.REVISIONS[-1], is_converted)
@@ -119,6 +122,21 @@ def _authenticate_crops(connection: Connection, vault: Vault) -> None:
     _require_ring(read_head(connection), vault)
     while rows := connection.execute(_CROPS_LEFT).all():
         write_macs(connection, vault, _crops, rows)
+
+
+_REASONS_ARE_SEALED = "0017"
+
+
+def _forget_reasons(connection: Connection, vault: Vault) -> None:
+    """Why an outlet is restricted stays in the history of its case, sealed."""
+    outlets = tables.outlets
+    told = connection.scalars(
+        select(outlets.c.code).where(outlets.c.restriction_reason.is_not(None))
+    ).all()
+    with changing_rows(connection, vault, {outlets: told}):
+        connection.execute(
+            update(outlets).where(outlets.c.code.in_(told)).values(restriction_reason=None)
+        )
 
 
 _SEALS_ARE_COUNTED = "0015"
@@ -258,6 +276,7 @@ def _convert(
         rows = connection.execute(select(watchlist).where(held)).all()
         with changing_rows(connection, vault, {watchlist: [row.id for row in rows]}):
             _convert_templates(connection, vault, watchlist, rows, turned)
+        connection.execute(delete(tables.attempt_templates))
         deployment.set_model(connection, conversion.after)
     return True
 

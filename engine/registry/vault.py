@@ -124,6 +124,7 @@ _TOKEN_KEYS = 64
 
 REFERENCE_TEMPLATE = "references.template"
 WATCHED_TEMPLATE = "watchlist.template"
+ATTEMPT_TEMPLATE = "attempt_templates.template"
 SECOND_TEMPLATE, SECOND_WATCHED = "references.second_template", "watchlist.second_template"
 _SNAPSHOT = "snapshot"
 

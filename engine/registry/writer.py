@@ -62,10 +62,12 @@ from engine.registry.row_macs import RowValues, changing_rows, with_macs
 from engine.registry.rows import (
     activation_row,
     answer_row,
+    attempt_template_rows,
     change_cases,
     count_tallies,
     document_row,
     enrollment_row,
+    erase_attempt_templates,
     erase_crops,
     erase_notes,
     fill_references,
@@ -400,7 +402,7 @@ _RESTRICT = (
         restricted_by=bindparam("by"),
         restricted_person=bindparam("who"),
         restriction_case=bindparam("case"),
-        restriction_reason=bindparam("reason"),
+        restriction_reason=None,
         # A bar goes on counting where the suspension before it stopped.
         refused_attempts=case((bindparam("is_lifted"), None), else_=_outlets.c.refused_attempts),
     )
@@ -464,6 +466,7 @@ def apply(
         (tables.documents, [document_row(vault, one, at) for one in changes.documents]),
         (tables.enrollments, [enrollment_row(record) for record in changes.enrollments]),
         (tables.references, reference_rows(vault, model_digest, changes.references)),
+        (tables.attempt_templates, attempt_template_rows(vault, changes.attempt_templates)),
         (tables.lines, [line_row(vault, line) for line in changes.lines]),
         (tables.watchlist, [watched_row(vault, entry) for entry in changes.watched]),
         (tables.idempotency, [answer_row(answer) for answer in changes.answers]),
@@ -518,6 +521,9 @@ def _update(
 ) -> None:
     for document in changes.activated_documents:
         _change_one(connection, _ACTIVATE_DOCUMENT, activation_row(vault, document))
+    if changes.activated_documents:
+        # From now on the holder's reference says whose face it is.
+        erase_attempt_templates(connection, [one.id for one in changes.activated_documents])
     for reference_id, sequence in changes.removed_references:
         _change_one(connection, _REMOVE_REFERENCE, {"key": int(reference_id), "sequence": sequence})
     for statement, keys, values in (
@@ -557,7 +563,6 @@ def _restriction_row(outlet: OutletChange, at: datetime) -> RowValues:
         "by": outlet.by,
         "who": outlet.person,
         "case": outlet.case_id,
-        "reason": outlet.reason,
         "is_lifted": is_lifted,
     }
 
@@ -579,6 +584,7 @@ def _erase(connection: Connection, document_id: str, at: datetime, number: int) 
     _change_one(connection, _ERASE_DOCUMENT, {"key": document_id, "at": at, "number": number})
     connection.execute(_ERASE_LINES, {"key": document_id, "at": at})
     erase_crops(connection, [document_id])
+    erase_attempt_templates(connection, [document_id])
 
 
 class Writer:
@@ -591,7 +597,7 @@ class Writer:
     def __init__(self, engine: Engine, vault: Vault, model_digest: str) -> None:
         self._engine = engine
         self.vault = vault
-        self._model_digest = model_digest
+        self.model_digest = model_digest
         self._closed = False
         self._epoch = self._sequence = self._audit_number = 0
         self._last_reference_id = self._last_watch_id = 0
@@ -642,7 +648,7 @@ class Writer:
             fence=self._fence,
             sequence=changes.sequence,
         ) as (connection, last):
-            apply(connection, self.vault, self._model_digest, changes, now, last.number)
+            apply(connection, self.vault, self.model_digest, changes, now, last.number)
         self._sequence = changes.sequence
         self._audit_number = last.number
         if changes.removed_references or changes.erased_documents or changes.unwatched:
@@ -714,7 +720,7 @@ class Writer:
             )
             # Again, after `Store.open`: the data key may have been rotated in between.
             deployment.check_data_key_is_newest(connection, self.vault)
-            deployment.check(connection, self.vault, self._model_digest)
+            deployment.check(connection, self.vault, self.model_digest)
             audit.require_head(self.vault, audit.read_head(connection), self._audit_number)
             deployment.add_data_key(connection, self.vault)
             _forget_tallies(connection)

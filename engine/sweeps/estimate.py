@@ -164,19 +164,28 @@ def expect(
     pace: float,
     budget: float = FALSE_PAIRS_PER_REFERENCE,
     at_least: float = -1.0,
+    review: float = -1.0,
 ) -> Expectation:
     """What to expect, at `pace` comparisons a second; `budget` is of false pairs a new reference.
 
     `curve` is of fused references. `at_least` is the threshold of the sweep that this one goes on
-    from. Raises `RateUnsupported` for a rate that the curve does not support, `RequestError` for
-    a threshold below `at_least`.
+    from. Nobody asks for less than `review` or the proposal, whichever is lower: a sweep brings
+    people into cases, where their faces are shown, for being alike, and not because somebody wants
+    to see them. Raises `RateUnsupported` for a rate that the curve does not support,
+    `RequestError` for a threshold below these.
     """
     proposal = propose(size, curve, budget)
+    lowest = -1.0 if request.is_open else min(review, proposal.threshold)
     wanted = proposal.threshold
     if request.budget is not None:
         ratio = ScoreRatio.of(curve)
         wanted = choose_threshold(ratio, request.budget, size.comparisons, LOOSEST_FMR)
     threshold = _choose(request, curve, max(wanted, at_least))
+    if threshold < lowest:
+        raise RequestError(
+            f"a threshold of {threshold:.4f} would bring strangers into cases: the lowest that may "
+            f"be asked for here is {lowest:.4f}"
+        )
     if threshold < at_least:
         raise RequestError(
             f"the last sweep looked from {at_least:.4f} on, so what lies between that and "

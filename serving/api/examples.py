@@ -117,7 +117,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
     cases.NoteRequest: [{"text": "Both documents show the same scar."}],
     cases.OutcomeRequest: [
         {"outcome": "fraud", "close_lines": [ID_EXAMPLE], "seen_at": "2026-01-31T12:00:00.123456Z"},
-        {"outcome": "twins"},
+        {"outcome": "twins", "seen_at": "2026-01-31T12:00:00.123456Z"},
     ],
     outlets.RestrictRequest: [
         {"case_id": ID_EXAMPLE, "reason": "Twelve documents of one face in a night."}

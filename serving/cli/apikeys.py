@@ -415,7 +415,8 @@ def list_carriers(home: HomeOption = None, as_json: JsonFlag = False) -> None:
         for one in carriers
     ]
     columns = ("carrier", "name", "line limit", "time zone")
-    print_list("carriers", carriers, columns, rows, as_json=as_json)
+    empty = "There is no carrier: sosie carrier add makes one."
+    print_list("carriers", carriers, columns, rows, as_json=as_json, empty=empty)
 
 
 def list_outlets(
@@ -426,6 +427,7 @@ def list_outlets(
     as_json: JsonFlag = False,
 ) -> None:
     """List the outlets by code, with why one enrolls nobody, and how many attempts were refused."""
+    from engine.cases.outlets import with_reasons
     from serving.wire.oversight import ListedOutlet
 
     with open_deployment(home) as deployment:
@@ -440,7 +442,7 @@ def list_outlets(
                 one.restriction_reason,
                 one.refused_attempts or 0,
             )
-            for one in deployment.store.all_outlets()
+            for one in with_reasons(deployment.store, deployment.store.all_outlets())
             if carrier is None or one.carrier == carrier
         ]
     rows = [
@@ -455,4 +457,6 @@ def list_outlets(
         for one in outlets
     ]
     columns = ("outlet", "carrier", "state", "time zone", "why", "refused since")
-    print_list("outlets", outlets, columns, rows, as_json=as_json)
+    of = "" if carrier is None else f" of {escape(carrier)}"
+    empty = f"There is no outlet{of}: sosie outlet add makes one."
+    print_list("outlets", outlets, columns, rows, as_json=as_json, empty=empty)

@@ -41,7 +41,7 @@ LinesOption = Annotated[
     typer.Option("--close-line", metavar="LINE", help="A line to close, by its id; repeat it."),
 ]
 SeenOption = Annotated[
-    str | None,
+    str,
     typer.Option(
         "--seen-at",
         metavar="MOMENT",
@@ -85,8 +85,8 @@ def note_case(
 def propose_outcome(
     case_id: CaseId,
     outcome: OutcomeOption,
+    seen_at: SeenOption,
     close_line: LinesOption = None,
-    seen_at: SeenOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -103,8 +103,8 @@ def withdraw_proposal(case_id: CaseId, home: HomeOption = None, as_json: JsonFla
 def close_case(
     case_id: CaseId,
     outcome: OutcomeOption,
+    seen_at: SeenOption,
     close_line: LinesOption = None,
-    seen_at: SeenOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -134,9 +134,7 @@ def _myself() -> str:
     return name_actor().removeprefix("cli:")
 
 
-def _read_seen_at(text: str | None) -> datetime | None:
-    if text is None:
-        return None
+def _read_seen_at(text: str) -> datetime:
     moment: datetime | None = None
     with suppress(ValueError):
         moment = datetime.fromisoformat(text)

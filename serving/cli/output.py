@@ -100,12 +100,12 @@ def print_list(
     rows: Sequence[Sequence[str]],
     *,
     as_json: bool,
-    empty: str | None = None,
+    empty: str,
 ) -> None:
     """Writes `items` as JSON under a name, else `rows` as a table; `empty` stands for no row."""
     if as_json:
         print_json({name: items})
-    elif empty is not None and not rows:
+    elif not rows:
         print_line(empty)
     else:
         print_table(None, columns, rows)

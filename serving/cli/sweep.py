@@ -209,7 +209,10 @@ def register(app: typer.Typer) -> None:
 def sweep(
     context: typer.Context,
     threshold: Annotated[
-        float | None, typer.Option(min=-1, max=1, help="The lowest score of a pair.")
+        float | None,
+        typer.Option(
+            min=-1, max=1, help="The lowest score of a pair; from review or the proposal on."
+        ),
     ] = None,
     fmr: Annotated[
         float | None, typer.Option(help="The false match rate that chooses it instead.")

@@ -249,7 +249,7 @@ class AsyncClient:
         outcome: cases.Outcome,
         close_lines: Sequence[str] = (),
         *,
-        seen_at: datetime | None = None,
+        seen_at: datetime,
         options: Options = _DEFAULT,
     ) -> cases.Case:
         """Proposes an outcome, with the lines that another person is to close by it.
@@ -269,7 +269,7 @@ class AsyncClient:
         outcome: cases.Outcome,
         close_lines: Sequence[str] = (),
         *,
-        seen_at: datetime | None = None,
+        seen_at: datetime,
         options: Options = _DEFAULT,
     ) -> cases.Case:
         """Closes a case; lines only by the same proposal of another person. `seen_at` as above."""

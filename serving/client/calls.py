@@ -86,9 +86,9 @@ def write_face(face: Face) -> matching.Face:
 
 
 def write_outcome(
-    outcome: cases.Outcome, close_lines: Sequence[str], seen_at: datetime | None
+    outcome: cases.Outcome, close_lines: Sequence[str], seen_at: datetime
 ) -> cases.OutcomeRequest:
-    return cases.OutcomeRequest(outcome, tuple(close_lines), Moment.of_optional(seen_at))
+    return cases.OutcomeRequest(outcome, Moment.of(seen_at), tuple(close_lines))
 
 
 class Activation(enrollments.EnrollmentRequest, frozen=True, kw_only=True):

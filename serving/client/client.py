@@ -242,7 +242,7 @@ class Client:
         outcome: cases.Outcome,
         close_lines: Sequence[str] = (),
         *,
-        seen_at: datetime | None = None,
+        seen_at: datetime,
         options: Options = _DEFAULT,
     ) -> cases.Case:
         """Proposes an outcome, with the lines that another person is to close by it.
@@ -262,7 +262,7 @@ class Client:
         outcome: cases.Outcome,
         close_lines: Sequence[str] = (),
         *,
-        seen_at: datetime | None = None,
+        seen_at: datetime,
         options: Options = _DEFAULT,
     ) -> cases.Case:
         """Closes a case; lines only by the same proposal of another person. `seen_at` as above."""

@@ -23,6 +23,10 @@ REPRESENTATIVE_COMPARISONS = 1_000_000_000
 def plan_sweep(deployment: Deployment, request: SweepRequest) -> Expectation:
     """The expectation; measures the machine's pace, for a second, unless a sweep has shown it."""
     chosen = deployment.settings.sweep
+    curve, review = deployment.calibration.curve(Comparison.FUSED), deployment.thresholds.review
+    if chosen.fmr > 0:
+        # What the operator has set may be asked for.
+        review = min(review, curve.threshold_at(chosen.fmr))
     if request.is_open and request.budget is None and chosen.fmr > 0:
         request = replace(request, fmr=chosen.fmr)
     gallery = deployment.restored.gallery
@@ -39,10 +43,11 @@ def plan_sweep(deployment: Deployment, request: SweepRequest) -> Expectation:
     expectation = expect(
         request,
         size,
-        deployment.calibration.curve(Comparison.FUSED),
+        curve,
         pace=_find_pace(last, size, chosen.threads or None),
         budget=chosen.false_pairs,
         at_least=-1.0 if last is None or known is None else last.terms.threshold,
+        review=review,
     )
     terms = replace(expectation.terms, model_digest=deployment.store.model_digest)
     return replace(expectation, terms=terms)

@@ -111,13 +111,13 @@ class OutcomeRequest(RequestBody, frozen=True):
     """What was found, and which lines are to be closed by it."""
 
     outcome: Outcome
-    close_lines: LineIds = ()
     seen_at: Annotated[
-        Moment | None,
+        Moment,
         Meta(
             description="`updated_at` of the case as it was looked at: 409 if it has changed since"
         ),
-    ] = None
+    ]
+    close_lines: LineIds = ()
 
     def __post_init__(self) -> None:
         if any("\0" in line for line in self.close_lines):

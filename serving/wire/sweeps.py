@@ -54,8 +54,14 @@ class PrecisionQuery(QueryString, frozen=True):
 class SweepRequest(RequestBody, frozen=True):
     """A threshold, or the false match rate that chooses one, or neither for the proposed one."""
 
-    threshold: Score | None = None
-    fmr: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    threshold: Annotated[
+        Score | None,
+        Meta(description="not below the deployment's for review, or the proposed one if lower"),
+    ] = None
+    fmr: Annotated[
+        Annotated[float, Meta(gt=0, lt=1)] | None,
+        Meta(description="its threshold is bound in the same way"),
+    ] = None
     scope: Scope = "all"
     dry_run: Annotated[bool, Meta(description="only say what to expect")] = False
     allow_unsupported: Annotated[

@@ -34,7 +34,8 @@ def case(own_service: Any, open_case: Open) -> str:  # noqa: F811 - the fixture
 
 
 def step(service: Any, case: str, name: str, key: str, outcome: str) -> Any:
-    body = {"outcome": outcome}
+    seen = service.read(service.ask("GET", f"/v1/cases/{case}", key="fraud"))["updated_at"]
+    body = {"outcome": outcome, "seen_at": seen}
     return service.ask("POST", f"/v1/cases/{case}/{name}", key=key, body=body)
 
 

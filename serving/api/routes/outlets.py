@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from engine.cases.outlets import find_outlet
+from engine.cases.outlets import find_outlet, with_reasons
 from engine.errors import NotFound
 from engine.registry.cases import AttemptFilter, CaseFilter
 from engine.registry.records import ALIVE, CaseState, Restriction, utc_now
@@ -19,7 +19,8 @@ from serving.wire import outlets as wire
 
 async def list_outlets(parts: Parts, _: Request, query: wire.OutletsQuery) -> wire.OutletList:
     """The outlets that may enroll nobody, those with most refused attempts first."""
-    found = await asyncio.to_thread(parts.store.restricted_outlets)
+    store = parts.store
+    found = await asyncio.to_thread(lambda: with_reasons(store, store.restricted_outlets()))
     listed = serializers.outlet_list(found, query.carrier, query.restriction)
     # One that was lifted since the page before is in no list: then from the first again.
     places = [place for place, one in enumerate(listed) if one.outlet == query.after]

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sqlalchemy import select
 
 from engine.cases.case import CaseKind, CaseOrigin, Outcome
 from engine.cases.decided import read_decided
 from engine.cases.sweep_cases import open_sweep_cases
+from engine.matching.holders import erase_holder
 from engine.matching.policy import replay
 from engine.matching.registrar import publish
 from engine.reasons import Decision, Reason
+from engine.registry import tables
 from engine.registry.records import AuditEntry, Changes, NewReference
 from engine.sweeps.sweep_model import GroupKind
 from tests.engine.cases.test_sweep_cases import ANNA, group_of
@@ -158,3 +161,94 @@ def test_a_case_of_decided_pairs_alone_decides_them_anew(service: Any) -> None:
     service.decide(again.id, Outcome.FRAUD)
     [pair] = service.store.cases.judged_pairs()
     assert (pair.outcome, pair.case_id) == (Outcome.FRAUD, again.id)
+
+
+class Newcomer:
+    """Somebody who looks like a holder and was never enrolled."""
+
+    def __init__(self, service: Any, score: float = 0.62) -> None:
+        self._service = service
+        people = service.lab.people
+        self.holder: Face = people.person()
+        self.face: Face = people.between(self.holder, score)
+        first = self._request(self.holder)
+        self.holders_document = service.registrar.enroll([first])[0].body["document_id"]
+        self.document = self._request(self.face).document
+
+    def _request(self, face: Face, **more: Any) -> Any:
+        live, portrait = (self._service.lab.people.sample(face, noise=0.0) for _ in range(2))
+        return self._service.lab.request(face, live=live, portrait=portrait, **more)
+
+    def come(self, face: Face | None = None) -> Any:
+        """Visit with the document; with somebody else's face, where one is given."""
+        shown = self.face if face is None else face
+        return self._service.registrar.enroll([self._request(shown, document=self.document)])[0]
+
+
+@pytest.mark.parametrize("score", [0.62, 0.8])
+def test_who_was_judged_a_look_alike_before_ever_being_enrolled_is_enrolled(
+    service: Any, score: float
+) -> None:
+    new = Newcomer(service, score)
+    refused = new.come()
+    assert refused.reasons in ((Reason.POSSIBLE_DUPLICATE,), (Reason.DUPLICATE_IDENTITY,))
+    assert new.come().body["cases"] == refused.body["cases"]
+    service.decide(refused.body["cases"][0]["id"], Outcome.TWINS)
+    [pair] = service.store.cases.judged_pairs()
+    assert {pair.left_document, pair.right_document} == {
+        new.holders_document,
+        refused.body["document_id"],
+    }
+    assert pair.score == pytest.approx(score, abs=1e-5)
+    after = new.come()
+    assert (after.decision, after.reasons, after.body["cases"]) == (Decision.APPROVED, (), [])
+    assert replay(service.store.enrollment(after.body["enrollment_id"])).agrees
+    assert new.come().decision is Decision.APPROVED
+    assert service.store.cases.newest() == []
+    # The reference is compared from now on: what the attempts showed has gone.
+    assert service.store.rows(select(tables.attempt_templates)) == []
+
+
+def test_no_other_face_is_let_through_by_what_was_decided_of_an_attempt(service: Any) -> None:
+    new = Newcomer(service)
+    case = new.come().body["cases"][0]["id"]
+    service.decide(case, Outcome.TWINS)
+    people = service.lab.people
+    look_alike = people.between(new.holder, 0.62)
+    nearer = new.face + 0.15 * new.holder
+    watched = new.come(new.holder)
+    for answer in (watched, new.come(look_alike), new.come(nearer / np.linalg.norm(nearer))):
+        assert answer.decision is not Decision.APPROVED
+        assert answer.body["cases"][0]["id"] != case
+    # Whoever decides the next case has seen several faces under this document: none is let in.
+    service.decide(watched.body["cases"][0]["id"], Outcome.TWINS)
+    for face in (new.face, new.holder, look_alike):
+        assert new.come(face).decision is not Decision.APPROVED
+
+
+def test_what_was_found_to_be_fraud_of_an_attempt_is_not_asked_again(service: Any) -> None:
+    new = Newcomer(service)
+    [case] = new.come().body["cases"]
+    service.decide(case["id"], Outcome.FRAUD)
+    again = new.come()
+    assert (again.decision, again.body["cases"]) == (Decision.REVIEW, [case])
+    assert service.store.cases.newest() == []
+    # What the attempts showed goes with an erasure.
+    assert len(service.store.rows(select(tables.attempt_templates))) == 1
+    erase_holder(*service.context, again.body["document_id"], "test")
+    assert service.store.rows(select(tables.attempt_templates)) == []
+
+
+def test_a_photograph_of_the_day_that_was_decided_on_is_not_asked_about_again(service: Any) -> None:
+    twins = Couple(service)
+    twins.decide(Outcome.TWINS)
+    asked = twins.come_again(0.2)
+    assert asked.body["scores"]["best_candidate"] > 0.59 + 0.05
+    service.decide(asked.body["cases"][0]["id"], Outcome.TWINS)
+    assert twins.come_again(0.2).reasons == ()
+    [pair] = service.store.cases.judged_pairs()
+    # Of the attempt, not of the references: it says nothing of what a new reference may be.
+    assert pair.score == pytest.approx(0.59, abs=1e-5)
+    assert twins.come_again(0.4).body["cases"]
+    twins.replace_face(service.lab.people.between(twins.second, 0.66))
+    assert read_decided(service.store).changed == {twins.pair}

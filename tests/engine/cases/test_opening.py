@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.cases.case import CaseKind, CaseOrigin, NoteKind, Outcome
 from engine.cases.opening import CaseBatch, NewCase, date_change
-from engine.cases.steps import assign, propose
+from engine.cases.steps import assign, propose, withdraw
 from engine.registry.keyring import KeyRing
 from engine.registry.records import ALIVE, CaseState, Changes, new_id, utc_now
 from engine.registry.store import Store
@@ -72,21 +72,32 @@ def test_a_case_that_joins_two_merges_them(service: Any) -> None:
     assert len(service.store.cases.merged_into(case.id)) == 2
 
 
-def test_a_proposal_is_withdrawn_only_when_its_case_grows(service: Any) -> None:
+def test_a_proposal_stays_and_what_comes_about_others_gathers_in_the_next_case(
+    service: Any,
+) -> None:
     case = service.open("a", "b")
     propose(*service.context, case.id, Outcome.FRAUD, (), ANNA)
     same = service.open("a", score=0.9)
-    assert (same.state, same.score) == (CaseState.PROPOSED, 0.9)
-    grown = service.open("b", "c")
-    assert (grown.id, grown.state, grown.proposal) == (case.id, CaseState.OPEN, None)
-    kinds = [note.kind for note in service.store.cases.notes(case.id)]
-    assert kinds[-2:] == [NoteKind.WITHDRAWN, NoteKind.MERGED]
+    assert (same.id, same.state, same.score) == (case.id, CaseState.PROPOSED, 0.9)
+    # However many new numbers a face tries: nobody comes into what is proposed.
+    later = [service.open("b", other) for other in "cde"]
+    assert {one.id for one in later} == {later[0].id} != {case.id}
+    assert service.open("a").id == case.id
+    stands = service.store.cases.get(case.id)
+    assert (stands.proposal.outcome, set(stands.document_ids)) == (Outcome.FRAUD, {"a", "b"})
+    assert service.open("b").id == later[0].id
+    # Withdrawn by a person, it takes them in again.
+    withdraw(*service.context, case.id, ANNA)
+    whole = service.open("a", "c")
+    assert (whole.id, set(whole.document_ids)) == (case.id, set("abcde"))
 
 
-def test_more_suspects_among_the_same_documents_withdraw_a_proposal(service: Any) -> None:
+def test_more_suspects_among_the_same_documents_do_not_come_into_what_is_proposed(
+    service: Any,
+) -> None:
     case = service.open("a", "b", suspect_ids=())
     propose(*service.context, case.id, Outcome.FRAUD, (), ANNA)
-    assert service.open("a", "b").proposal is None
+    assert service.open("a", "b").id != case.id
 
 
 def test_disputes_are_never_merged(service: Any) -> None:

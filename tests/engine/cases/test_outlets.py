@@ -26,6 +26,9 @@ def test_one_person_suspends_an_outlet_another_bars_it_and_it_may_be_lifted(serv
         bar(*service.context, CODE, case.id, WHY, ANNA)
     found = suspend(*service.context, CODE, case.id, WHY, ANNA)
     assert (found.restriction, found.restriction_case) == (Restriction.SUSPENDED, case.id)
+    assert found.restriction_reason == WHY
+    # In words only in the case's history, where it is sealed.
+    assert service.store.outlets([CODE])[CODE].restriction_reason is None
     with pytest.raises(OutletMoved, match="suspended already"):
         suspend(*service.context, CODE, case.id, WHY, BOB)
     with pytest.raises(FourEyes, match="whichever key"):
@@ -34,6 +37,7 @@ def test_one_person_suspends_an_outlet_another_bars_it_and_it_may_be_lifted(serv
     assert [type(one) for one in refused] == [OutletRestricted] * 3
     barred = bar(*service.context, CODE, case.id, WHY, BOB)
     assert (barred.restriction, barred.restricted_person) == (Restriction.BARRED, BOB.person)
+    assert barred.restriction_reason == WHY
     with pytest.raises(OutletMoved, match="barred already"):
         bar(*service.context, CODE, case.id, WHY, ANNA)
     # Another outlet enrolls beside it, and the refused one is counted in the same batch.

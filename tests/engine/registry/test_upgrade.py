@@ -35,7 +35,7 @@ from engine.registry.records import (
     new_id,
     utc_now,
 )
-from engine.registry.row_macs import AUTHENTICATED, bind_key
+from engine.registry.row_macs import AUTHENTICATED, bind_key, changing_rows
 from engine.registry.store import Store
 from engine.registry.upgrade import upgrade
 from engine.registry.vault import REFERENCE_TEMPLATE, Vault, name_reference
@@ -188,9 +188,9 @@ def age(store: Store) -> None:
             .where(tables.api_keys.c.revoked_at.is_(None))
             .values(digest=OLD_DIGEST)
         )
-        for name in ("sessions", "accounts"):
+        for name in ("sessions", "accounts", "attempt_templates"):
             connection.execute(text(f"DROP TABLE {name}"))
-        for table in set(AUTHENTICATED) - {tables.accounts}:
+        for table in set(AUTHENTICATED) - {tables.accounts, tables.attempt_templates}:
             connection.execute(text(f'ALTER TABLE "{table.name}" DROP COLUMN mac'))
         connection.execute(text("DROP INDEX ix_crops_document_id"))
         with Operations(MigrationContext.configure(connection)).batch_alter_table("crops") as crops:
@@ -209,7 +209,8 @@ def age(store: Store) -> None:
             connection.execute(text(f"ALTER TABLE {name} DROP COLUMN second_template"))
             connection.execute(text(f"ALTER TABLE {name} DROP COLUMN second_model_digest"))
         connection.execute(text("ALTER TABLE cases DROP COLUMN weakest"))
-        connection.execute(text("ALTER TABLE judged_pairs DROP COLUMN sequence"))
+        for name in ("sequence", "left_attempt_score", "right_attempt_score"):
+            connection.execute(text(f"ALTER TABLE judged_pairs DROP COLUMN {name}"))
         for name in ("audit_mac", "seals"):
             connection.execute(text(f"ALTER TABLE deployment DROP COLUMN {name}"))
         connection.execute(text("ALTER TABLE api_keys DROP COLUMN person"))
@@ -405,3 +406,23 @@ def test_a_registry_of_another_model_or_transform_is_refused_and_left_as_it_is(
         [chunk] = opened.references()
     wanted = [one.template for one in of_the_model_before.references[1:]]
     assert np.array_equal(chunk.vectors, np.stack(wanted))
+
+
+def test_upgrade_leaves_no_reason_of_a_restriction_in_the_clear(
+    database_url: str, vault: Vault
+) -> None:
+    with Store.create(database_url, vault, model_digest=MODEL) as store:
+        store.add_carrier(Carrier("red", "Red"), actor="test")
+        store.add_outlet("r1", "red", actor="test")
+        with changing(store.engine) as connection:
+            with changing_rows(connection, vault, {tables.outlets: ["r1"]}):
+                connection.execute(update(tables.outlets).values(restriction_reason="a name"))
+            connection.execute(text("DROP TABLE attempt_templates"))
+            for side in ("left", "right"):
+                connection.execute(
+                    text(f"ALTER TABLE judged_pairs DROP COLUMN {side}_attempt_score")
+                )
+            connection.execute(text("UPDATE alembic_version SET version_num = '0015'"))
+    upgrade(database_url, vault)
+    with Store.open(database_url, vault, model_digest=MODEL) as store:
+        assert store.outlets(["r1"])["r1"].restriction_reason is None

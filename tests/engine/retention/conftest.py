@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engine.cases.case import CaseKind, CaseNote, CaseOrigin, NoteKind, Outcome
@@ -23,6 +24,7 @@ from engine.matching.policy import (
 from engine.reasons import Decision
 from engine.registry import tables
 from engine.registry.records import (
+    AttemptTemplate,
     AuditEntry,
     CaseRecord,
     CaseState,
@@ -131,7 +133,11 @@ class RegistryBuilder:
         )
         answer = StoredAnswer(made.scope, bytes(32), made.id, {"score": 0.81}, decided_at)
         crops = [] if crops_until is None else [_crop(made, crops_until)]
-        self._commit(enrollments=[record], answers=[answer], crops=crops)
+        # The case of a face has what it showed, where its document has no reference.
+        shown = np.zeros(self.store.vault.dim, np.float32)
+        shown[0] = 1.0
+        kept = [] if crops_until is None else [AttemptTemplate(made.id, document_id, shown)]
+        self._commit(enrollments=[record], answers=[answer], crops=crops, attempt_templates=kept)
         return made
 
     def line(self, closed_at: datetime | None, document_id: str | None = None) -> str:

@@ -28,6 +28,7 @@ def test_an_old_rejected_attempt_keeps_its_decision_and_loses_all_about_the_pers
 ) -> None:
     attempt = builder.attempt(OLD, crops_until=NOW + DAY)
     before = store.counts()
+    assert attempt.document_id in store.attempt_templates([attempt.id])
     made = run()
     record = store.enrollment(attempt.id)
     assert (record.decision, record.reasons) == ("rejected", ("DUPLICATE_IDENTITY",))
@@ -37,10 +38,11 @@ def test_an_old_rejected_attempt_keeps_its_decision_and_loses_all_about_the_pers
     assert "0.81" not in str(record.evidence)
     assert store.answers([attempt.scope]) == {}
     assert store.cases.crops(attempt.id) == []
+    assert store.attempt_templates([attempt.id]) == {}
     assert not is_known(store, attempt.document_id)
     assert made.left == {"attempts": 1, "documents": 1, "lines": 0, "answers": 0, "crops": 0}
     after = store.counts()
-    gone = {"idempotency": 1, "crops": 1}
+    gone = {"idempotency": 1, "crops": 1, "attempt_templates": 1}
     assert {
         name: before[name] - after[name] for name in before if name not in ("audit", *gone)
     } == dict.fromkeys(before.keys() - {"audit", *gone}, 0)

@@ -235,3 +235,16 @@ def test_the_remaining_time_is_that_of_this_run_alone() -> None:
     assert (later.comparisons, later.comparisons_total, later.pairs) == (6000, 10_000, 8)
     assert (later.remaining_s, count.pace) == (8.0, 500.0)
     assert count.count(Progress(10, 10, 10_000, 10_000, 8)).remaining_s == 0.0
+
+
+def test_nobody_asks_for_less_than_review_or_the_proposal() -> None:
+    def asks(**terms: float) -> float:
+        request, of = SweepRequest(**terms), size(1_000)
+        return expect(request, of, CURVE, pace=1e9, budget=BUDGET, review=0.5).terms.threshold
+
+    proposed = asks()
+    assert proposed < 0.5
+    assert asks(threshold=proposed) == proposed
+    for terms in ({"threshold": -0.9}, {"threshold": proposed - 0.01}, {"fmr": 0.1}):
+        with pytest.raises(RequestError, match=f"the lowest that may be asked for.*{proposed:.4f}"):
+            asks(**terms)

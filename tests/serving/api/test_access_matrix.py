@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from engine.registry.records import utc_now
 from serving.access.authorization import PERMISSIONS, Role
 from serving.api.endpoints import ENDPOINTS, Endpoint
 from tests.serving.api.driver import KEYS
@@ -67,6 +68,8 @@ def matrix(
         body = activation(captured_at=captured_at, **changes)
         return "POST", "/v1/enrollments", {"body": body, "headers": {"idempotency-key": key}}
 
+    decided = {"outcome": "fraud", "seen_at": utc_now().isoformat()}
+
     def list_all(key: str) -> list[tuple[Call, Statuses]]:
         own = only(b1=201, b2=201, blue=400, r1=201, red=400)
         found = {"b1": 200, "b2": 404, "blue": 200, "r1": 404, "red": 404}
@@ -105,9 +108,9 @@ def matrix(
             (get(case), only(fraud=404)),
             (post(f"{case}/assign", {"assignee": "me"}), only(fraud=404)),
             (post(f"{case}/notes", {"text": "seen"}), only(fraud=404)),
-            (post(f"{case}/propose", {"outcome": "fraud"}), only(fraud=404)),
+            (post(f"{case}/propose", decided), only(fraud=404)),
             (post(f"{case}/withdraw"), only(fraud=404)),
-            (post(f"{case}/close", {"outcome": "fraud"}), only(fraud=404)),
+            (post(f"{case}/close", decided), only(fraud=404)),
             (post(f"{case}/report", {"reveal": True}), only(fraud=404)),
             (post("/v1/sweeps", {"dry_run": True, "threshold": 0.6}), only(fraud=200)),
             (get("/v1/sweeps"), only(fraud=200)),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from engine.registry.records import utc_now
 from serving.api.body import JSON, MSGPACK
 from serving.masking import mask_name
 from serving.wire.cases import Case, CaseFile, CasePage
@@ -33,7 +34,15 @@ def dispute(faces: dict[str, bytes]) -> Callable[..., str]:
     return make
 
 
+def see(service: Any, case: str) -> str:
+    """`updated_at` of a case as it is now; some moment where there is none."""
+    found = service.parts.store.cases.by_id([case])
+    return (found[case].updated_at if case in found else utc_now()).isoformat()
+
+
 def step(service: Any, case: str, name: str, key: str = "fraud", **body: Any) -> Any:
+    if name in {"propose", "close"} and "seen_at" not in body:
+        body["seen_at"] = see(service, case)
     given = body or None
     return service.ask("POST", f"{QUEUE}/{case}/{name}", key=key, body=given)
 

@@ -95,7 +95,9 @@ def test_a_document_is_read_with_what_was_closed(
     assert fresh.ask("DELETE", f"/v1/lines/{MSISDN}").status_code == 200
     for name, key in (("propose", "fraud"), ("close", "second")):
         step = f"/v1/cases/{case['id']}/{name}"
-        assert fresh.ask("POST", step, key=key, body={"outcome": "twins"}).status_code == 200
+        seen = fresh.read(fresh.ask("GET", f"/v1/cases/{case['id']}", key="fraud"))["updated_at"]
+        body = {"outcome": "twins", "seen_at": seen}
+        assert fresh.ask("POST", step, key=key, body=body).status_code == 200
     before = fresh.parts.store.audit_head()[0]
     shown = fresh.read(fresh.ask("GET", path, key="fraud"))
     read(shown, Person)

@@ -100,12 +100,16 @@ BODIES: dict[str, list[tuple[Any, str]]] = {
     ],
     f"{CASE}/close": [
         ({}, MALFORMED),
+        # Who does not say what they have seen judges whom they have not.
+        ({"outcome": "fraud"}, MALFORMED),
         ({"outcome": "fraud", "close_lines": [UNKNOWN] * 201}, MALFORMED),
         ({"outcome": "fraud", "seen_at": "yesterday"}, MALFORMED),
     ],
     "/v1/sweeps": [
         ({"threshold": 0.6, "fmr": 1e-6}, MALFORMED),
         ({"threshold": 2}, MALFORMED),
+        # Faces that are held would be shown of anybody.
+        ({"threshold": -0.9, "allow_unsupported": True}, INVALID),
         ({"threshold": "0.6"}, MALFORMED),
         ({"threshold": float("nan")}, MALFORMED),
         ({"threshold": float("inf")}, MALFORMED),

@@ -98,7 +98,8 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
     if path.endswith("/close"):
         # Operations asked before this one may have proposed something else about the same faces.
         own_service.ask("POST", f"/v1/cases/{case_id}/withdraw", key="fraud", body={})
-        proposal = {"key": "second", "body": {"outcome": "unfounded"}}
+        body = {"outcome": "unfounded", "seen_at": datetime.now(UTC).isoformat()}
+        proposal = {"key": "second", "body": body}
         proposed = own_service.ask("POST", f"/v1/cases/{case_id}/propose", **proposal)
         assert proposed.status_code == 200, proposed.text
     outlet, restriction = prepare_outlet(own_service, path, case_id)
@@ -121,9 +122,9 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
         for body in bodies:
             body.update({name: value for name, value in sound.items() if name in body})
             if path.endswith("/close"):
-                # What another person has proposed, with no mark of an earlier state of the case.
-                body.update({"outcome": "unfounded", "close_lines": []})
-                body.pop("seen_at", None)
+                # What another person has proposed, of the case as it is now.
+                seen = datetime.now(UTC).isoformat()
+                body.update({"outcome": "unfounded", "close_lines": [], "seen_at": seen})
             if path in CHOICES:
                 for name in CHOICES[path]:
                     body.pop(name, None)

@@ -239,10 +239,13 @@ def test_two_people_are_two_people_however_each_has_signed_in(
     fields = (made.id, made.digest, "", "fraud", None, None, None, utc_now())
     store.add_api_key(ApiKey(*fields, person="Anna"), actor="test")
     anna, bo = place.signed_in("u1"), place.signed_in("u2")
-    outcome = {"outcome": "fraud", "close_lines": []}
     path = f"/v1/cases/{case_id}"
-    assert anna.call("POST", f"{path}/assign", {"assignee": "me"}).json()["assignee"] == "anna"
-    assert anna.call("POST", f"{path}/propose", outcome).status_code == 200
+    taken = anna.call("POST", f"{path}/assign", {"assignee": "me"}).json()
+    assert taken["assignee"] == "anna"
+    outcome = {"outcome": "fraud", "close_lines": [], "seen_at": taken["updated_at"]}
+    proposed = anna.call("POST", f"{path}/propose", outcome)
+    assert proposed.status_code == 200
+    outcome["seen_at"] = proposed.json()["updated_at"]
     own = service.ask("POST", f"{path}/close", key=made.text, body=outcome)
     assert refusal(own) == (403, "CASE.FOUR_EYES")
     assert bo.call("POST", f"{path}/close", outcome).status_code == 200

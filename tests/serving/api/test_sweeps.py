@@ -253,8 +253,10 @@ def test_the_precision_is_that_of_the_pairs_that_people_judged(
     assert sorted(cases) == sorted(RINGS)
     for size, outcome in ((3, "fraud"), (2, "twins")):
         for name, key in (("propose", "fraud"), ("close", "second")):
-            path = f"/v1/cases/{cases[size]}/{name}"
-            taken = ringed.ask("POST", path, key=key, body={"outcome": outcome})
+            path = f"/v1/cases/{cases[size]}"
+            seen = ringed.read(ringed.ask("GET", path, key="fraud"))["updated_at"]
+            body = {"outcome": outcome, "seen_at": seen}
+            taken = ringed.ask("POST", f"{path}/{name}", key=key, body=body)
             assert taken.status_code == 200, taken.text
     shown = measure()
     read(shown, Precision)

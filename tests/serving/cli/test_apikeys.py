@@ -160,6 +160,8 @@ def test_carriers_and_outlets_are_listed_with_what_holds_for_them(home: Path, so
     of_red = sosie("outlet", "list", "--carrier", "red", *at, "--json").json["outlets"]
     assert [one["outlet"] for one in of_red] == ["r1"]
     assert "closed" in sosie("outlet", "list", *at).out
+    none = sosie("outlet", "list", "--carrier", "green", *at).out
+    assert none == "There is no outlet of green: sosie outlet add makes one.\n"
 
 
 def test_time_zones_are_set_unset_and_listed(home: Path, sosie: Any, assert_refused: Any) -> None:

@@ -25,7 +25,11 @@ def take(caught_home: Path, sosie: Any, case_id: str) -> Callable[..., Any]:
     """`take(step, *arguments)` takes a step of the case."""
 
     def step(name: str, *arguments: object, **more: Any) -> Any:
-        return sosie("case", name, case_id, *arguments, "--home", caught_home, **more)
+        at = ("--home", caught_home)
+        if name in {"propose", "close"} and "--seen-at" not in arguments:
+            seen = sosie("case", "show", case_id, *at, "--json").json["updated_at"]
+            arguments = (*arguments, "--seen-at", seen)
+        return sosie("case", name, case_id, *arguments, *at, **more)
 
     return step
 
@@ -214,6 +218,7 @@ def test_cases_are_listed_by_state_kind_and_person(
         (("note", MISSING, "text"), "no case"),
         (("close", MISSING, "--outcome", "guilty"), "outcome"),
         (("close", MISSING), "outcome"),
+        (("close", MISSING, "--outcome", "twins"), "--seen-at"),
         (("assign", MISSING, "--to", "me", "--back"), "not both"),
         (("withdraw", MISSING), "no case"),
     ],

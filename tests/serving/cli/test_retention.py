@@ -56,7 +56,10 @@ def close_cases(home: Path, sosie: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for account, step in (("ada", "propose"), ("bo", "close")):
             patch.setattr(cases, "name_actor", lambda account=account: f"cli:{account}")
-            taken = sosie("case", step, case["case_id"], "--outcome", "mistake", "--home", home)
+            at = ("--home", home)
+            seen = sosie("case", "show", case["case_id"], *at, "--json").json["updated_at"]
+            given = ("--outcome", "mistake", "--seen-at", seen)
+            taken = sosie("case", step, case["case_id"], *given, *at)
             assert taken.code == 0
 
 

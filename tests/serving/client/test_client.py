@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,7 @@ def test_every_endpoint_of_the_service_has_a_method(
         "Sequence[str]": ["X"],
         "cases.Outcome": "fraud",
         "outlets.Restricted": "barred",
+        "datetime": datetime.now(UTC),
     }
     one_of = {"verify": {"line": "X"}, "search_people": {"msisdn": "X"}}
     called = set()
@@ -202,9 +204,11 @@ def test_every_endpoint_of_the_service_has_a_method(
             if name.startswith("_") or name == "close":
                 continue
             parameters = inspect.signature(method).parameters.values()
-            given = [samples[one.annotation] for one in parameters if one.default is one.empty]
+            needed = [one for one in parameters if one.default is one.empty]
+            given = [samples[one.annotation] for one in needed if one.kind is not one.KEYWORD_ONLY]
+            named = {one.name: samples[one.annotation] for one in needed[len(given) :]}
             with pytest.raises(ApiError):
-                method(*given, **one_of.get(name, {}))
+                method(*given, **named, **one_of.get(name, {}))
     document = service.ask("GET", "/openapi.json", key=None).json()
     served = {
         (method.upper(), re.sub(r"\{\w+\}", "{}", path))

@@ -54,11 +54,11 @@ def test_a_case_is_worked_by_two_people(
         assert case_id in [one.case_id for one in first.list_cases(state="alive").cases]
         me = first.whose_key()
         assert first.assign_case(case_id).assignee == me.name == "fraud"
-        first.note_case(case_id, "the holder was abroad")
+        noted = first.note_case(case_id, "the holder was abroad").updated_at
         with pytest.raises(ApiError) as alone:
-            first.close_case(case_id, "fraud", [line.line_id])
+            first.close_case(case_id, "fraud", [line.line_id], seen_at=noted)
         assert (alone.value.status, alone.value.code) == (403, "CASE.FOUR_EYES")
-        first.propose_outcome(case_id, "twins")
+        first.propose_outcome(case_id, "twins", seen_at=noted)
         first.withdraw_proposal(case_id)
         seen = first.read_case(case_id).updated_at
         proposed = first.propose_outcome(case_id, "fraud", [line.line_id], seen_at=seen)
@@ -70,7 +70,7 @@ def test_a_case_is_worked_by_two_people(
         closed = second.close_case(case_id, "fraud", [line.line_id], seen_at=now)
         assert closed.state == "closed"
         with pytest.raises(ApiError) as late:
-            first.close_case(case_id, "fraud")
+            first.close_case(case_id, "fraud", seen_at=closed.updated_at)
         # Asked again it would come to the same: it is not.
         assert (late.value.code, late.value.attempts) == ("CASE.STATE", 1)
         file = first.read_case(case_id)
