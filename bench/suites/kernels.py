@@ -202,10 +202,11 @@ def make_case(sizes: KernelsConfig) -> Case:
     levels = np.full(-(-sizes.queries // BLOCK) * BLOCK, LOWEST, np.int32)
     levels[: sizes.queries] = level + 128 * factors.sum(axis=1, dtype=np.int32)
     alive, reach = np.ones(len(codes), np.bool_), np.zeros(-(-len(codes) // STRETCH))
-    rows = Rows(codes, alive, reach, no_plane())
+    rows = Rows(codes, alive, reach, no_plane(), codes.shape[1], reach)
     zeros = np.zeros(sizes.queries)
     heaps = np.empty((sizes.queries, 0), np.int32)
-    wanted = Wanted(factors, pack(factors), zeros, zeros, levels, heaps)
+    no_tails = np.zeros(sizes.queries, np.int64)
+    wanted = Wanted(factors, pack(factors), zeros, zeros, levels, heaps, zeros, no_tails)
     right = find_by_numpy(floats, queries, threshold)
     return Case(rows, wanted, floats, queries, threshold, right)
 

@@ -27,6 +27,7 @@ from indexes.errors import VectorInvalid
 from indexes.exact.intrinsics import BLOCK, STEP, compiled, pack
 from indexes.exact.kernels import LOWEST, STRETCH, Rows, Wanted
 from indexes.exact.plane import make_plane, no_plane, wipe_plane
+from indexes.exact.prefix import Axes, tail_norms
 from indexes.scoring import rounding_bound
 
 _LARGE_BYTES = 1 << 21
@@ -134,6 +135,33 @@ class Codes:
         self.longest = longest
         self._reach(residuals)
 
+    @classmethod
+    def in_axes(cls, vectors: Vectors, axes: Axes) -> Codes:
+        """Codes of the vectors' components along other axes, of which a prefix may be enough.
+
+        Rows are sorted by the norm of what the prefix leaves out, so that a stretch shares nearly
+        one, and those that codes fit badly come last.
+        """
+        codes = cls.__new__(cls)
+        count, dim = vectors.shape
+        width = codes._begin(dim, axes.limit)
+        padded = -(-count // BLOCK) * BLOCK
+        bytes_, residuals = np.full((padded, width), _ZERO_CODE, np.uint8), np.empty(count)
+        codes.longest = 0.0
+        for start in range(0, count, _ROWS_AT_ONCE):
+            part = slice(start, min(start + _ROWS_AT_ONCE, count))
+            turned = vectors[part].astype(np.float64) @ axes.columns
+            longest = _encode(turned, codes.step, bytes_[part], residuals[part])
+            codes.longest = max(codes.longest, longest)
+        tails = tail_norms((bytes_[:count] ^ _ZERO_CODE).view(np.int8), axes.prefix)
+        fits_badly = residuals > 2 * np.median(residuals) if count else residuals > 0
+        codes.order = np.lexsort((tails, fits_badly))
+        bytes_[:count] = bytes_[codes.order]
+        rounded = (residuals[codes.order] * _SLACK).astype(np.float32)
+        codes._hold(bytes_, np.nextafter(rounded, np.float32(np.inf)))
+        codes.prefix, codes.tails = axes.prefix, _greatest(tails[codes.order])
+        return codes
+
     def _begin(self, dim: int, limit: float) -> int:
         """Sets all that does not depend on rows; returns the padded dimension."""
         if dim > _MOST_DIMENSIONS:
@@ -157,9 +185,8 @@ class Codes:
     def _reach(self, residuals: NDArray[np.float32]) -> None:
         self.plane = no_plane()
         self.residuals = residuals
-        count = len(residuals)
-        lasts = np.minimum(np.arange(STRETCH, count + STRETCH, STRETCH), count) - 1
-        self.reach = residuals[lasts].astype(np.float64)
+        self.reach = _greatest(residuals.astype(np.float64))
+        self.prefix, self.tails = self.bytes.shape[1], np.zeros(len(self.reach))
 
     @property
     def bytes(self) -> NDArray[np.uint8]:
@@ -173,7 +200,7 @@ class Codes:
 
     def rows(self, alive: NDArray[np.bool_]) -> Rows:
         """The input of a scan; `alive` bool[n padded]."""
-        return Rows(self.bytes, alive, self.reach, self.plane)
+        return Rows(self.bytes, alive, self.reach, self.plane, self.prefix, self.tails)
 
     def add_plane(self) -> None:
         """Makes the plane, by which few queries are compared faster."""
@@ -188,9 +215,12 @@ class Codes:
 # The order of the sums changes their last bits, which `_SLACK` allows for.
 @partial(compiled, reordered=True)
 def _encode(
-    rows: NDArray[np.float32], step: float, codes: NDArray[np.uint8], residuals: NDArray[np.float64]
+    rows: NDArray[np.float32] | NDArray[np.float64],
+    step: float,
+    codes: NDArray[np.uint8],
+    residuals: NDArray[np.float64],
 ) -> float:
-    """Writes the codes and the residuals of rows float32[n, dim]; returns the longest's length."""
+    """Writes the codes and the residuals of rows float[n, dim]; returns the longest's length."""
     longest = 0.0
     for row in range(len(rows)):
         lost, own = 0.0, 0.0
@@ -212,7 +242,7 @@ class CodedQueries:
 
     `steps` is the value of 1, `residuals` |q - q'|, `lengths` |q'|: float64[q]. What every segment
     needs is made once: `packed`, in the order that blocks read, and `zeros` int64[q], what the 128
-    of the rows' codes adds to a sum.
+    of the rows' codes adds to a sum. `tails` and `tail_zeros` are those of `kernels.Wanted`.
     """
 
     codes: NDArray[np.int8]
@@ -221,6 +251,8 @@ class CodedQueries:
     lengths: NDArray[np.float64]
     packed: NDArray[np.int8]
     zeros: NDArray[np.int64]
+    tails: NDArray[np.float64]
+    tail_zeros: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -241,6 +273,7 @@ class CodedQueries:
             np.linalg.norm(decoded, axis=1) * _SLACK,
             pack(codes),
             _zeros(codes),
+            *_no_tails(len(codes)),
         )
 
     @classmethod
@@ -254,6 +287,8 @@ class CodedQueries:
             np.linalg.norm(signed.astype(np.float64), axis=1) * rows.step * _SLACK,
             pack(signed),
             _zeros(signed),
+            tail_norms(signed, rows.prefix),
+            _zeros(signed[:, rows.prefix :]),
         )
 
     def bound(self, rows: Codes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -286,6 +321,8 @@ class CodedQueries:
             slope=slope / units * _SLACK,
             levels=levels,
             heaps=np.repeat(levels[: len(self), None], k, axis=1),
+            tails=self.tails,
+            tail_zeros=self.tail_zeros,
         )
 
 
@@ -293,3 +330,14 @@ def _zeros(codes: NDArray[np.int8]) -> NDArray[np.int64]:
     """What the rows' codes add to each sum, being greater by 128 than their values: int64[q]."""
     sums: NDArray[np.int64] = codes.sum(axis=1, dtype=np.int64)
     return _ZERO_CODE * sums
+
+
+def _no_tails(count: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    return np.zeros(count), np.zeros(count, np.int64)
+
+
+def _greatest(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The greatest value of each stretch: float64[stretches]."""
+    starts = np.arange(0, len(values), STRETCH)
+    greatest: NDArray[np.float64] = np.maximum.reduceat(values, starts) if len(values) else values
+    return greatest

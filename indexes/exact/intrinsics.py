@@ -238,40 +238,63 @@ def multiply_amx(builder: Any, codes: Any, stride: Any, packed: Any, steps: Any,
 
 @instruction(types.boolean)
 def reach_vnni(
-    builder: Any, codes: Any, stride: Any, packed: Any, steps: Any, floors: Any, sums: Any
+    builder: Any,
+    codes: Any,
+    stride: Any,
+    packed: Any,
+    prefix: Any,
+    prefix_floors: Any,
+    floors: Any,
+    sums: Any,
 ) -> Any:
     """Whether any of 8 rows x 32 queries is at or above the floor of its query, by AVX-512.
 
     The sums start below zero by the floors and stay in registers: one that reaches is one whose
-    sign is gone, and a single instruction looks at three of them. Only where there is one is
-    anything written to `sums`: the 8 x 32 sums, int32, and then for each row which of its
-    queries are reached, 32 bits.
+    sign is gone, and a single instruction looks at three of them. The components after the first
+    `prefix` are added only where a sum of these reaches its own floor. Only where one of all
+    reaches is anything written to `sums`: the 8 x 32 sums, int32, and then for each row which of
+    its queries are reached, 32 bits.
     """
-    lines = builder.mul(steps, LONG(_TILE))
-    least = [load(builder, builder.add(floors, LONG(half * STEP))) for half in range(2)]
     nothing = ir.Constant(INTS, [0] * 16)
+    least, first = (
+        [load(builder, builder.add(at, LONG(half * STEP))) for half in range(2)]
+        for at in (floors, prefix_floors)
+    )
     gathered = [
-        hold(builder, builder.sub(nothing, least[half]))
+        hold(builder, builder.sub(nothing, first[half]))
         for _ in range(ROWS_AT_ONCE)
         for half in range(2)
     ]
-    with cgutils.for_range(builder, lines) as line:
-        # 16 lines of the left queries, 16 of the right ones, for each step.
-        step = builder.mul(builder.udiv(line.index, LONG(_TILE)), LONG(_TILE_BYTES))
-        left = move(builder, builder.add(packed, step), line.index, STEP)
-        halves = [load(builder, left), load(builder, builder.add(left, LONG(_TILE_BYTES)))]
-        here = move(builder, codes, line.index, 4)
-        for row in range(ROWS_AT_ONCE):
-            # A line of packed queries meets 4 components of a row, repeated 16 times.
-            at = builder.add(here, builder.mul(stride, LONG(row)))
-            repeated = repeat(builder, load(builder, at, INT))
-            for half in range(2):
-                gather(builder, gathered[2 * row + half], repeated, halves[half])
-    below = [builder.load(variable) for variable in gathered]
-    reached = any_of(builder, functools.reduce(builder.and_, below), nothing)
+    lines, before = builder.udiv(stride, LONG(4)), builder.udiv(prefix, LONG(4))
+
+    def add_lines(start: Any, end: Any) -> Any:
+        with cgutils.for_range(builder, builder.sub(end, start)) as loop:
+            line = builder.add(loop.index, start)
+            # 16 lines of the left queries, 16 of the right ones, for each step.
+            step = builder.mul(builder.udiv(line, LONG(_TILE)), LONG(_TILE_BYTES))
+            left = move(builder, builder.add(packed, step), line, STEP)
+            halves = [load(builder, left), load(builder, builder.add(left, LONG(_TILE_BYTES)))]
+            here = move(builder, codes, line, 4)
+            for row in range(ROWS_AT_ONCE):
+                # A line of packed queries meets 4 components of a row, repeated 16 times.
+                at = builder.add(here, builder.mul(stride, LONG(row)))
+                repeated = repeat(builder, load(builder, at, INT))
+                for half in range(2):
+                    gather(builder, gathered[2 * row + half], repeated, halves[half])
+        below = [builder.load(variable) for variable in gathered]
+        return any_of(builder, functools.reduce(builder.and_, below), nothing), below
+
+    reached, _ = add_lines(LONG(0), before)
+    result = cgutils.alloca_once_value(builder, ir.IntType(1)(0))  # type: ignore[no-untyped-call]
     with builder.if_then(reached, likely=False):
-        _write_reaching(builder, below, least, sums)
-    return reached
+        for place, variable in enumerate(gathered):
+            lower = builder.sub(first[place % 2], least[place % 2])
+            builder.store(builder.add(builder.load(variable), lower), variable)
+        reached, below = add_lines(before, lines)
+        builder.store(reached, result)
+        with builder.if_then(reached, likely=False):
+            _write_reaching(builder, below, least, sums)
+    return builder.load(result)
 
 
 @instruction(types.int64)

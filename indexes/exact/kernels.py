@@ -44,13 +44,16 @@ class Rows(NamedTuple):
 
     `codes` uint8[n, dim], n a multiple of 32 and dim of 64; `alive` bool[n]; `reach`
     float64[stretches], the largest residual norm in each stretch; `plane` has the rows in half a
-    byte a dimension, or no rows.
+    byte a dimension, or no rows. The first `prefix` components are compared first, unless these
+    are all; `tails` float64[stretches] is then the greatest norm of the others' codes.
     """
 
     codes: NDArray[np.uint8]
     alive: NDArray[np.bool_]
     reach: NDArray[np.float64]
     plane: Plane
+    prefix: int
+    tails: NDArray[np.float64]
 
 
 class Wanted(NamedTuple):
@@ -59,7 +62,8 @@ class Wanted(NamedTuple):
     `codes` int8[q, dim]; `packed` the same in the order that blocks read, q rounded up to 32. The
     margin of a query in a stretch is `base + slope * reach`, rounded up, in units of its sums.
     `levels` int32[q rounded up] and `heaps` int32[q, k] (k = 0: the levels stay) change during a
-    scan: each thread has its own heaps, and all raise the same levels.
+    scan: each thread has its own heaps, and all raise the same levels. `tails` float64[q] are the
+    norms of the codes after the prefix, `tail_zeros` int64[q] what 128 in the rows adds to these.
     """
 
     codes: NDArray[np.int8]
@@ -68,6 +72,8 @@ class Wanted(NamedTuple):
     slope: NDArray[np.float64]
     levels: NDArray[np.int32]
     heaps: NDArray[np.int32]
+    tails: NDArray[np.float64]
+    tail_zeros: NDArray[np.int64]
 
 
 @compiled
@@ -80,6 +86,25 @@ def set_floors(
         # 2 more: for what int() cuts off and what float64 rounds.
         margins[query] = int(wanted.base[query] + wanted.slope[query] * rows.reach[stretch]) + 2
         floors[query] = _floor(wanted.levels[query] - margins[query])
+
+
+@compiled
+def set_prefix_floors(
+    prefix_floors: NDArray[np.int32],
+    floors: NDArray[np.int32],
+    rows: Rows,
+    wanted: Wanted,
+    stretch: int,
+) -> None:
+    """What the sum of a prefix must reach: the floor less the most that the others can add.
+
+    That is the product of the norms of both sides' other components (Cauchy and Schwarz).
+    """
+    prefix_floors[:] = HIGHEST
+    for query in range(len(wanted.codes)):
+        # 2 more: for what int() cuts off and what float64 rounds.
+        most = int(wanted.tails[query] * rows.tails[stretch]) + 2 + wanted.tail_zeros[query]
+        prefix_floors[query] = _floor(floors[query] - most)
 
 
 @compiled

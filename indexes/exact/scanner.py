@@ -19,7 +19,9 @@ from numba.core.registry import cpu_target
 from numpy.typing import NDArray
 
 from indexes.errors import SearchInvalid
+from indexes.exact.intrinsics import BLOCK, ROWS_AT_ONCE, STEP
 from indexes.exact.kernels import STRETCH, Found, Plane, Rows, Wanted
+from indexes.exact.prefix import Grid
 from indexes.exact.product import ProductScan, has_product
 from indexes.exact.scans import Scan, scan_amx, scan_few_vnni, scan_plain, scan_vnni
 
@@ -61,6 +63,7 @@ _log = logging.getLogger(__name__)
 _PRODUCT_FROM = 16
 # With more queries the batch kernel is faster, which reads the codes once for all (600,000 x 128).
 _PLANE_UP_TO = {"amx": 2, "vnni": 4}
+_GRIDS = {"amx": Grid(BLOCK, BLOCK, STEP), "vnni": Grid(ROWS_AT_ONCE, BLOCK, 4)}
 # A thread's unit of work: some milliseconds, and at worst some megabytes of pairs.
 _PAIRS_AT_ONCE = 1 << 23
 _ROWS_AT_ONCE = 1 << 18
@@ -128,6 +131,11 @@ class Scanner:
         """Ends the threads."""
         self._few.shutdown()
         self._many.shutdown()
+
+    @property
+    def grid(self) -> Grid | None:
+        """How a batch is compared where a prefix of the components may be enough; else None."""
+        return _GRIDS.get(self.kernel)
 
     @property
     def reads_planes(self) -> bool:

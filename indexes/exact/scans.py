@@ -31,7 +31,7 @@ from indexes.exact.intrinsics import (
     tile_shapes,
     which_reach,
 )
-from indexes.exact.kernels import STRETCH, Found, Rows, Wanted, keep, set_floors
+from indexes.exact.kernels import STRETCH, Found, Rows, Wanted, keep, set_floors, set_prefix_floors
 from indexes.exact.plane import HALF_STEP, HALF_ZERO
 
 Scan = Callable[[Rows, Wanted, int, int, Found], int]
@@ -166,10 +166,14 @@ def scan_amx(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) ->
         sums.ctypes.data,
         floors.ctypes.data,
     )
+    prefix_floors = np.empty(blocks * BLOCK, np.int32)
+    prefix_at = prefix_floors.ctypes.data
     at_once = max(1, _PASS_BYTES // (BLOCK * dim))
     begin_tiles(_TILE_SHAPES.ctypes.data)
     for stretch in range(first, last):
         set_floors(floors, margins, rows, wanted, stretch)
+        if rows.prefix < dim:
+            set_prefix_floors(prefix_floors, floors, rows, wanted, stretch)
         for start in range(0, blocks, at_once):
             for row in range(stretch * STRETCH, min((stretch + 1) * STRETCH, count), BLOCK):
                 codes = codes_at + row * dim
@@ -177,6 +181,10 @@ def scan_amx(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) ->
                     prefetch_bytes(codes + _AHEAD_BYTES, BLOCK * dim)
                 for block in range(start, min(start + at_once, blocks)):
                     packed = packed_at + block * BLOCK * dim
+                    if rows.prefix < dim:
+                        multiply_amx(codes, dim, packed, rows.prefix // 64, sums_at)
+                        if not _any_tile_reaches(sums_at, prefix_at + 4 * block * BLOCK):
+                            continue
                     multiply_amx(codes, dim, packed, dim // 64, sums_at)
                     for tile in range(4):
                         query = block * BLOCK + (tile & 1) * _HALF
@@ -201,6 +209,14 @@ def scan_amx(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) ->
 
 
 @compiled
+def _any_tile_reaches(sums_at: int, floors_at: int) -> bool:
+    for tile in range(4):
+        if any_reaches(sums_at + tile * _TILE_BYTES, floors_at + 4 * (tile & 1) * _HALF):
+            return True
+    return False
+
+
+@compiled
 def scan_vnni(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) -> int:
     """A batch by AVX-512; the sums leave the registers only where one reaches its floor."""
     count, dim = rows.codes.shape
@@ -216,9 +232,13 @@ def scan_vnni(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) -
         sums.ctypes.data,
         floors.ctypes.data,
     )
+    prefix_floors = np.empty(blocks * BLOCK, np.int32)
+    prefix_at = prefix_floors.ctypes.data if rows.prefix < dim else floors_at
     at_once = max(1, _PASS_BYTES // (BLOCK * dim))
     for stretch in range(first, last):
         set_floors(floors, margins, rows, wanted, stretch)
+        if rows.prefix < dim:
+            set_prefix_floors(prefix_floors, floors, rows, wanted, stretch)
         for start in range(0, blocks, at_once):
             for row in range(stretch * STRETCH, min((stretch + 1) * STRETCH, count), ROWS_AT_ONCE):
                 codes = codes_at + row * dim
@@ -226,8 +246,16 @@ def scan_vnni(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) -
                     prefetch_bytes(codes + _AHEAD_BYTES, ROWS_AT_ONCE * dim)
                 for block in range(start, min(start + at_once, blocks)):
                     packed = packed_at + block * BLOCK * dim
-                    floor = floors_at + 4 * BLOCK * block
-                    if reach_vnni(codes, dim, packed, dim // 64, floor, sums_at):
+                    shift = 4 * BLOCK * block
+                    if reach_vnni(
+                        codes,
+                        dim,
+                        packed,
+                        rows.prefix,
+                        prefix_at + shift,
+                        floors_at + shift,
+                        sums_at,
+                    ):
                         kept = _keep_block(
                             alive,
                             levels,

@@ -18,6 +18,7 @@ from indexes.exact.codes import CodedQueries, Codes
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.intrinsics import BLOCK
 from indexes.exact.kernels import STRETCH, Found
+from indexes.exact.prefix import Axes, find_axes
 from indexes.exact.scanner import Scanner
 from indexes.joining.pairs import RECORD, Records, sort_records
 from indexes.scoring import Positions, exact_scores
@@ -78,10 +79,15 @@ class References:
         parts = (_digests(segment) for segment in self.segments)
         return np.concatenate([np.empty(0, np.uint64), *parts])[self.places]
 
-    def blocks(self, part: slice) -> list[Block]:
-        """Blocks of the references in this part that are not gone, one for each code limit."""
+    def blocks(self, part: slice, axes: Axes | None) -> list[Block]:
+        """Blocks of the references in this part that are not gone, one for each code limit.
+
+        With `axes` they are coded anew along these, all of them with one limit.
+        """
         places = self.places[part]
         places = places[places >= 0]
+        if axes is not None:
+            return [Block(self, np.sort(places), axes)] if len(places) else []
         chosen_of: dict[float, list[Positions]] = {}
         for segment, chosen, _ in self.split(places):
             chosen_of.setdefault(segment.codes.limit, []).append(chosen)
@@ -89,6 +95,19 @@ class References:
             Block(self, np.sort(places[np.concatenate(chosen)]))
             for _, chosen in sorted(chosen_of.items(), key=lambda item: item[0])
         ]
+
+    def sample(self, count: int) -> Vectors:
+        """The vectors of so many references, or of all where there are fewer: float32[m, dim]."""
+        places = self.places[self.places >= 0]
+        chosen = np.random.default_rng(0).permutation(len(places))[:count]
+        return self.vectors(np.sort(places[chosen]))
+
+    def vectors(self, places: Positions) -> Vectors:
+        """The vectors at these places: float32[m, dim]."""
+        vectors = np.empty((len(places), self.dim or 0), np.float32)
+        for segment, chosen, rows in self.split(places):
+            vectors[chosen] = segment.rows.take(rows)
+        return vectors
 
     def split(self, places: Positions) -> Iterator[tuple[Exact8Segment, Positions, Positions]]:
         """For each segment with some of the places: which ones, and their rows in it."""
@@ -107,34 +126,42 @@ class Block:
     by row; `alive` bool[n padded] is false for the padding alone. `places` are ascending.
     """
 
-    def __init__(self, side: References, places: Positions) -> None:
+    def __init__(self, side: References, places: Positions, axes: Axes | None = None) -> None:
+        self._side = side
+        if axes is None:
+            self._gather(places)
+        else:
+            self.codes = Codes.in_axes(side.vectors(places), axes)
+            self._places = places[self.codes.order]
+        self.ids: Ids = np.empty(len(places), np.int64)
+        for segment, chosen, rows in side.split(self._places):
+            self.ids[chosen] = segment.row_ids[rows]
+        self.alive = np.arange(len(self.codes.bytes)) < len(places)
+
+    def _gather(self, places: Positions) -> None:
+        """Takes the codes that the segments have."""
+        side = self._side
         residuals = np.empty(len(places), np.float32)
         for segment, chosen, rows in side.split(places):
             residuals[chosen] = segment.codes.residuals[rows]
         # By place the rows of a segment are in order already: sorting finds runs, and gathering
         # reads memory in sequence.
         order = np.argsort(residuals, kind="stable")
-        self._side, self._places = side, places[order]
+        self._places = places[order]
         padded = -(-len(places) // BLOCK) * BLOCK
         first = next(side.split(places))[0].codes
         codes = np.full((padded, first.bytes.shape[1]), _ZERO_CODE, np.uint8)
-        self.ids: Ids = np.empty(len(places), np.int64)
         for segment, chosen, rows in side.split(self._places):
             # Twice as fast as indexing.
             codes[chosen] = np.take(segment.codes.bytes, rows, axis=0)
-            self.ids[chosen] = segment.row_ids[rows]
         self.codes = Codes.restore(codes, residuals[order], first.dim, first.limit)
-        self.alive = np.arange(padded) < len(places)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def vectors(self, rows: Positions) -> Vectors:
         """The vectors of these rows: float32[m, dim]."""
-        vectors = np.empty((len(rows), self.codes.dim), np.float32)
-        for segment, chosen, own_rows in self._side.split(self._places[rows]):
-            vectors[chosen] = segment.rows.take(own_rows)
-        return vectors
+        return self._side.vectors(self._places[rows])
 
     def unremoved(self, rows: Positions) -> NDArray[np.bool_]:
         """Which of these rows have not been removed from their segments since: bool[m]."""
@@ -168,6 +195,9 @@ _FIRST_QUERIES = 256
 # Pairs of one scan: with all that is made of them, a few hundred megabytes.
 _FOUND_AT_ONCE = 1 << 22
 _RUN_RECORDS = 1 << 20
+# Comparisons of a second or more.
+_AXES_FROM = 1 << 32
+_SAMPLE = 2048
 
 
 class Tile(NamedTuple):
@@ -206,11 +236,13 @@ class Tiling:
         check: Callable[[], None] = no_check,
     ) -> None:
         self._left, self._right, self._within = left, right, within
-        self._scanner, self._check = scanner, check
+        self._check = check
         self._threshold, self._tile_rows = threshold, tile_rows
         self._queries = _FIRST_QUERIES
         self._left_blocks: tuple[int, list[Block]] = (-1, [])
         self.tiles = list(self._all_tiles())
+        self._scanner = scanner or (left.segments[0].scanner if left.segments else None)
+        self._axes = self._find_axes()
 
     def runs_of(self, tile: Tile) -> Iterator[Records]:
         """The pairs of one tile in sorted runs of at most some millions."""
@@ -220,7 +252,7 @@ class Tiling:
         else:
             other = self._left if tile.within else self._right
             assert other is not None
-            both = list(itertools.product(lefts, other.blocks(self._span(tile.right))))
+            both = list(itertools.product(lefts, other.blocks(self._span(tile.right), self._axes)))
         gathered: list[Records] = []
         for queries, rows in both:
             for records in self._pairs(queries, rows):
@@ -239,6 +271,14 @@ class Tiling:
         other = self._left if tile.within else self._right
         assert other is not None
         return rows * self._rows_of(other, tile.right)
+
+    def _find_axes(self) -> Axes | None:
+        """Axes that save more than it takes to find them, and to code the blocks anew."""
+        if self._scanner is None or self._scanner.grid is None:
+            return None
+        if sum(map(self.comparisons_of, self.tiles)) < _AXES_FROM:
+            return None
+        return find_axes(self._left.sample(_SAMPLE), self._threshold, self._scanner.grid)
 
     def _all_tiles(self) -> Iterator[Tile]:
         lefts = -(-len(self._left) // self._tile_rows)
@@ -275,11 +315,11 @@ class Tiling:
         wanted = coded.wanted(rows.codes, self._threshold)
         # Within a block a pair is kept once: where the second one is the row scanned.
         first = part.start // STRETCH if queries is rows else 0
-        scanner = self._scanner or self._left.segments[0].scanner
+        assert self._scanner is not None, "there are rows"
         return np.concatenate(
             [
                 np.empty(0, RECORD),
-                *scanner.gather(rows.codes.rows(rows.alive), wanted, finish, first),
+                *self._scanner.gather(rows.codes.rows(rows.alive), wanted, finish, first),
             ]
         )
 
@@ -309,7 +349,7 @@ class Tiling:
 
     def _blocks_of_left(self, i: int) -> list[Block]:
         if self._left_blocks[0] != i:
-            self._left_blocks = (i, self._left.blocks(self._span(i)))
+            self._left_blocks = (i, self._left.blocks(self._span(i), self._axes))
         return self._left_blocks[1]
 
     def _span(self, i: int) -> slice:

@@ -52,11 +52,14 @@ def wanted_at(codes: np.ndarray, levels: np.ndarray, margin: float = 0.0, k: int
         slope=np.ones(len(codes)),
         levels=padded,
         heaps=np.full((len(codes), k), LOWEST, np.int32),
+        tails=np.zeros(len(codes)),
+        tail_zeros=np.zeros(len(codes), np.int64),
     )
 
 
 def rows_of(codes: np.ndarray, alive: np.ndarray) -> Rows:
-    return Rows(codes, alive, np.zeros(-(-len(codes) // STRETCH)), no_plane())
+    none = np.zeros(-(-len(codes) // STRETCH))
+    return Rows(codes, alive, none, no_plane(), codes.shape[1], none)
 
 
 @settings(max_examples=40, deadline=None)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from indexes.base import Ids, Vectors
 from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
 from indexes.exact.exact8 import Exact8Segment
+from indexes.exact.prefix import find_axes
 from indexes.exact.scanner import Scanner, available_kernels
 from indexes.gallery import Gallery
 from indexes.joining.join import Progress, join, join_gallery
@@ -257,3 +258,29 @@ def test_nothing_joins_to_nothing(tmp_path: Path) -> None:
 
 def _halves() -> tuple[slice, slice]:
     return slice(0, 900), slice(900, None)
+
+
+@pytest.mark.parametrize("kernel", available_kernels())
+def test_a_join_along_other_axes_finds_the_same_pairs(
+    kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dim = 128
+    rows = random_rows(11, ROWS, dim) * np.float32(np.arange(1, dim + 1) ** -0.5)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    ids, scanner = np.arange(ROWS) * 3, Scanner(kernel, threads=2)
+    parts = [slice(0, 1000), slice(1000, ROWS)]
+    sides = [
+        # Of two code limits, which a block has one of.
+        Exact8Segment(ids[part], rows[part], scanner=scanner, limit=0.4 + 0.2 * place)
+        for place, part in enumerate(parts)
+    ]
+    found = []
+    for smallest in (1 << 62, 0):
+        monkeypatch.setattr("indexes.joining.tiling._AXES_FROM", smallest)
+        found.append(join(sides, None, 0.9, tile_rows=1100).records)
+    # Without its copies, which would be near one another in every block.
+    alone = rows[np.unique(rows[:, 0], return_index=True)[1]][:1000]
+    assert scanner.grid is None or find_axes(alone, 0.9, scanner.grid) is not None
+    expected = brute_force(ids, rows, 0.9)
+    assert len(expected) > 100
+    assert all(np.array_equal(one, expected) for one in found)
