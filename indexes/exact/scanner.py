@@ -19,7 +19,7 @@ from numba.core.registry import cpu_target
 from numpy.typing import NDArray
 
 from indexes.errors import SearchInvalid
-from indexes.exact.intrinsics import BLOCK, ROWS_AT_ONCE, STEP
+from indexes.exact.intrinsics import BLOCK, ROWS_AT_ONCE
 from indexes.exact.kernels import STRETCH, Found, Plane, Rows, Wanted
 from indexes.exact.prefix import Grid
 from indexes.exact.product import ProductScan, has_product
@@ -63,7 +63,9 @@ _log = logging.getLogger(__name__)
 _PRODUCT_FROM = 16
 # With more queries the batch kernel is faster, which reads the codes once for all (600,000 x 128).
 _PLANE_UP_TO = {"amx": 2, "vnni": 4}
-_GRIDS = {"amx": Grid(BLOCK, BLOCK, STEP), "vnni": Grid(ROWS_AT_ONCE, BLOCK, 4)}
+# AMX multiplies 64 components at once, or none: of 128 a prefix of 64 saved less than making the
+# codes anew.
+_GRIDS = {"vnni": Grid(ROWS_AT_ONCE, BLOCK, 4)}
 # A thread's unit of work: some milliseconds, and at worst some megabytes of pairs.
 _PAIRS_AT_ONCE = 1 << 23
 _ROWS_AT_ONCE = 1 << 18

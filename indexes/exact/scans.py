@@ -166,14 +166,10 @@ def scan_amx(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) ->
         sums.ctypes.data,
         floors.ctypes.data,
     )
-    prefix_floors = np.empty(blocks * BLOCK, np.int32)
-    prefix_at = prefix_floors.ctypes.data
     at_once = max(1, _PASS_BYTES // (BLOCK * dim))
     begin_tiles(_TILE_SHAPES.ctypes.data)
     for stretch in range(first, last):
         set_floors(floors, margins, rows, wanted, stretch)
-        if rows.prefix < dim:
-            set_prefix_floors(prefix_floors, floors, rows, wanted, stretch)
         for start in range(0, blocks, at_once):
             for row in range(stretch * STRETCH, min((stretch + 1) * STRETCH, count), BLOCK):
                 codes = codes_at + row * dim
@@ -181,10 +177,6 @@ def scan_amx(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) ->
                     prefetch_bytes(codes + _AHEAD_BYTES, BLOCK * dim)
                 for block in range(start, min(start + at_once, blocks)):
                     packed = packed_at + block * BLOCK * dim
-                    if rows.prefix < dim:
-                        multiply_amx(codes, dim, packed, rows.prefix // 64, sums_at)
-                        if not _any_tile_reaches(sums_at, prefix_at + 4 * block * BLOCK):
-                            continue
                     multiply_amx(codes, dim, packed, dim // 64, sums_at)
                     for tile in range(4):
                         query = block * BLOCK + (tile & 1) * _HALF
@@ -206,14 +198,6 @@ def scan_amx(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) ->
                             )
     end_tiles()
     return kept
-
-
-@compiled
-def _any_tile_reaches(sums_at: int, floors_at: int) -> bool:
-    for tile in range(4):
-        if any_reaches(sums_at + tile * _TILE_BYTES, floors_at + 4 * (tile & 1) * _HALF):
-            return True
-    return False
 
 
 @compiled
