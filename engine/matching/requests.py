@@ -166,9 +166,8 @@ def require_judgeable(request: EnrollmentRequest) -> None:
     require_visible("name", request.document.name, MARKS, is_prose=True)
     require_visible("number", request.msisdn)
     require_visible("consent reference", request.consent_ref or "")
+    require_units(request)
     for what, sample in (("live", request.live), ("portrait", request.portrait)):
-        if sample.vector is not None:
-            require_unit(sample.vector, what)
         if sample.second is not None:
             require_unit(sample.second.vector, what)
     if request.consent_ref is not None and len(request.consent_ref) > MAX_CONSENT_LENGTH:
@@ -177,6 +176,13 @@ def require_judgeable(request: EnrollmentRequest) -> None:
         raise RequestError("the capture time has no time zone: write it as 2026-01-31T12:00:00Z")
     require_checkable(request.document)
     normalise_msisdn(request.msisdn)
+
+
+def require_units(request: EnrollmentRequest) -> None:
+    """`VectorUnusable` unless both photographs' vectors, where there are any, are unit vectors."""
+    for what, sample in (("live", request.live), ("portrait", request.portrait)):
+        if sample.vector is not None:
+            require_unit(sample.vector, what)
 
 
 def require_unit(vector: NDArray[np.float32], what: str) -> None:
