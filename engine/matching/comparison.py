@@ -16,7 +16,7 @@ from engine.matching.requests import Sample
 from engine.registry.records import SecondTemplate, WatchEntry
 from indexes.flat import FlatIndex
 from indexes.gallery import Found, Gallery
-from indexes.scoring import exact_scores, rounding_bound
+from indexes.scoring import exact_scores, products, rounding_bound
 
 
 class WatchList:
@@ -168,7 +168,7 @@ class Comparisons:
         self._rows = {place: row for row, place in enumerate(self._scanned)}
         probes = [one.scan.probes[row] for one, row in self._scanned.values()]
         self._probes = np.array(probes, np.float32).reshape(len(probes), gallery.dim)
-        self._among = self._probes @ self._probes.T
+        self._among = products(self._probes, self._probes)
 
     def has_probe(self, place: int) -> bool:
         return place in self._rows
