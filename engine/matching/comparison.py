@@ -92,22 +92,20 @@ class Scan:
         thresholds: Thresholds,
     ) -> None:
         self.thresholds = thresholds
-        usable = [
-            (place, pair[0], pair[1])
+        usable = {
+            place: pair
             for place, pair in enumerate(pairs)
             if pair is not None and pair[0].is_usable and pair[1].is_usable
-        ]
-        self.rows = {place: row for row, (place, _, _) in enumerate(usable)}
+        }
+        self.rows = {place: row for row, place in enumerate(usable)}
         """The row of each attempt that has a probe."""
-        self.pair_scores: list[float | None] = []
+        self.pair_scores = _score_pairs(list(usable.values()), gallery.dim)
         self.kinds: list[Comparison] = []
         self.probes = np.empty((len(usable), gallery.dim), dtype=np.float32)
-        for row, (_, live, portrait) in enumerate(usable):
+        for row, (live, portrait) in enumerate(usable.values()):
             assert live.vector is not None
             assert portrait.vector is not None
-            score = score_best(live.vector, portrait.vector[None])
-            self.pair_scores.append(score)
-            is_match = score is not None and score >= thresholds.verify_for(live.length)
+            is_match = self.pair_scores[row] >= thresholds.verify_for(live.length)
             is_fused = is_match or live.length < 1
             self.kinds.append(Comparison.FUSED if is_fused else Comparison.FUSED_TO_ONE)
             self.probes[row] = (
@@ -220,6 +218,15 @@ class Comparisons:
         if self._among[row, other] < self.review - rounding_bound(self._probes.shape[1]):
             return None
         return score_best(self._probes[row], self._probes[other][None])
+
+
+def _score_pairs(pairs: Sequence[Pair], dim: int) -> list[float]:
+    """The score of each live face with its portrait."""
+    sides = np.array([[one.vector for one in pair] for pair in pairs], np.float32)
+    sides = sides.reshape(len(pairs), 2, dim)
+    rows = np.arange(len(pairs))
+    scores: list[float] = exact_scores(sides[:, 0], sides[:, 1], rows, rows).tolist()
+    return scores
 
 
 def score_best(probe: NDArray[np.float32], references: NDArray[np.float32]) -> float | None:
