@@ -42,6 +42,8 @@ class Call(Generic[P, R]):
     """How much of it batches have taken, and how much of that has come to results."""
     is_settled = False
     """The caller is answered, or is about to be."""
+    is_prepared = False
+    """Its lane has done ahead what it could."""
 
     def __init__(
         self,
@@ -150,6 +152,10 @@ class Lane:
     batch; where the lane `splits`, what fits is taken, and after a whole batch's worth the rest
     stands at the end again. Where it is `filled`, room that its batch leaves is for the lanes
     after it. After a batch of several calls, `gather_s` passes first for more to join the next.
+    `prepare` does ahead what it can for calls that wait while a batch is carried out, in a thread
+    of its own: not for every call, and in vain for one that is then given up. They stay in the
+    queue; a batch with some that are being prepared begins when they are. Where it fails, whoever
+    carries them out will meet it again.
     """
 
     batch_size: int
@@ -158,6 +164,7 @@ class Lane:
     splits: bool = False
     filled: bool = False
     gather_s: float = 0.0
+    prepare: Callable[[Sequence[Call[Any, Any]]], object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +191,25 @@ class _LaneQueue(Generic[P, R]):
         self.had_several = False
         self.collected: dict[Call[P, R], list[Any]] = {}
         """The results so far of calls that are split."""
+        self.preparing: list[Call[P, R]] = []
 
     def places(self, call: Call[P, R]) -> int:
         """How much of the queue's room the call takes now."""
         left = call.weight - call.taken
         return left if left < self.lane.places else self.lane.places
+
+    def unprepared(self) -> list[Call[P, R]]:
+        """Those of the next batch that nothing was done for yet."""
+        room, found = self.lane.batch_size, []
+        for call in self.calls:
+            if call.alone:
+                continue
+            room -= call.weight
+            if room < 0:
+                break
+            if not call.is_prepared:
+                found.append(call)
+        return found
 
     def has_batch(self) -> bool:
         """Whether waiting longer would make the next batch no larger, or keep others waiting."""
@@ -242,7 +263,19 @@ class Batcher(Generic[P, R]):
         self._ended = 0
         self._started: dict[int, float] = {}
         """When each worker that has a batch began it."""
-        for thread in self._threads:
+        self._is_busy = False
+        """Whether a batch is being carried out; where lanes prepare there is one worker."""
+        self._ahead = threading.Condition(self._lock)
+        self._prepared = threading.Condition(self._lock)
+        ahead = [queue for queue in self._queues if queue.lane.prepare is not None]
+        assert not ahead or workers == 1
+        self._preparers = [
+            threading.Thread(
+                target=self._prepare_ahead, args=(queue,), name=f"{name}-ahead", daemon=True
+            )
+            for queue in ahead
+        ]
+        for thread in (*self._threads, *self._preparers):
             thread.start()
 
     @property
@@ -322,12 +355,13 @@ class Batcher(Generic[P, R]):
             self._is_closing = True
             self._refused = self._refused or self._refusals.closed
             self._wake_all()
-        for thread in self._threads:
+        for thread in (*self._threads, *self._preparers):
             thread.join(timeout_s)
 
     def _wake_all(self) -> None:
         self._work.notify_all()
         self._room.notify_all()
+        self._ahead.notify_all()
 
     def _admit(self, call: Call[P, R], *, wait: bool = False) -> None:
         queue = self._queues[call.lane]
@@ -346,6 +380,8 @@ class Batcher(Generic[P, R]):
             self._hold(queue, places)
             if self._idle:
                 self._wake(call.loop)
+            if self._is_busy and queue.held <= queue.lane.batch_size:
+                self._ahead.notify_all()
 
     def _wake(self, loop: asyncio.AbstractEventLoop | None) -> None:
         if loop is None:
@@ -477,18 +513,54 @@ class Batcher(Generic[P, R]):
             batch: list[Call[P, R]] = []
             late: list[Call[P, R]] = []
             with self._lock:
+                self._is_busy = False
                 self._await_work()
                 index = self._next_lane()
                 if index is None:
+                    self._ahead.notify_all()
                     return []
                 self._last_lane = index
                 self._fill(index, batch, late)
                 if self._idle and self._has_orphan():
                     self._work.notify()
+                if batch and self._preparers:
+                    self._is_busy = True
+                    self._ahead.notify_all()
+                    self._prepared.wait_for(partial(self._are_ready, batch))
             for call in late:
                 self._fail_call(call, copy_for_one(self._refusals.late))
             if batch:
                 return batch
+
+    def _are_ready(self, batch: list[Call[P, R]]) -> bool:
+        return not any(call in queue.preparing for queue in self._queues for call in batch)
+
+    def _prepare_ahead(self, queue: _LaneQueue[P, R]) -> None:
+        prepare = queue.lane.prepare
+        assert prepare is not None
+        while True:
+            with self._lock:
+                self._ahead.wait_for(partial(self._may_prepare, queue))
+                if self._is_over(queue):
+                    return
+                queue.preparing = calls = queue.unprepared()
+            try:
+                prepare(calls)
+            except Exception as error:  # noqa: BLE001 - whoever carries them out meets it again
+                _log.warning("a batch was not prepared (%s)", type(error).__name__)
+            finally:
+                with self._lock:
+                    for call in calls:
+                        call.is_prepared = True
+                    queue.preparing = []
+                    self._prepared.notify_all()
+
+    def _may_prepare(self, queue: _LaneQueue[P, R]) -> bool:
+        return self._is_over(queue) or (self._is_busy and bool(queue.unprepared()))
+
+    def _is_over(self, queue: _LaneQueue[P, R]) -> bool:
+        """Whether no call of a lane will ever wait again."""
+        return self._failure is not None or (self._is_closing and not queue.calls)
 
     def _has_orphan(self) -> bool:
         """Whether what waits next has woken no worker of its own: it is the rest of a call, or was

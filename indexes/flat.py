@@ -22,7 +22,7 @@ from indexes.base import (
     is_id,
 )
 from indexes.errors import IdInvalid, VectorInvalid
-from indexes.scoring import Positions, arrange, exact_scores, no_hits, rounding_bound
+from indexes.scoring import Positions, arrange, exact_scores, no_hits, products, rounding_bound
 
 # Hits requested beyond k, so that ties with the k-th place rarely reach past the result.
 _SPARE_HITS = 16
@@ -196,7 +196,7 @@ class FlatIndex(VectorIndex):
         query_of, row_of = [], []
         for start in range(0, len(rows), tile):
             queries_above, rows_above = np.nonzero(
-                queries @ rows[start : start + tile].T > below[:, None]
+                products(queries, rows[start : start + tile]) > below[:, None]
             )
             query_of.append(queries_above)
             row_of.append(rows_above + start)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Condition, Event, Lock
@@ -12,13 +12,18 @@ from threading import Condition, Event, Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Hits, Ids, MemoryAccount, VectorIndex, Vectors
-from indexes.errors import SequenceInvalid
+from indexes.base import CertifiedHits, Hits, Ids, MemoryAccount, VectorIndex, Vectors
+from indexes.errors import IdInvalid, SequenceInvalid
 from indexes.exact.exact8 import Exact8Segment, RowStore
 from indexes.exact.scanner import Scanner
+from indexes.scoring import arrange
+from indexes.segmented.head import Head
 from indexes.segmented.merging import Rewrite
 from indexes.segmented.segments import SegmentedIndex
 from indexes.segmented.view import View
+
+RECENT_CHANGES, RECENT_IDS = 64, 4096
+"""The most changes, and the most ids in them, by which an answer is brought up to date."""
 
 
 class SharedLock:
@@ -107,12 +112,38 @@ class Pinned:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Change:
+    """The ids that were added, or removed, under a sequence."""
+
+    sequence: int
+    ids: Ids
+    is_removal: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _State:
-    """What readers read; replaced by one store, so that they see all of a change or none."""
+    """What readers read; replaced by one store, so that they see all of a change or none.
+
+    `recent` are all changes after the sequence `known_from`, the last one at the end.
+    """
 
     index: View | VectorIndex
     sequence: int
     removals: int
+    recent: tuple[_Change, ...]
+    known_from: int
+
+    def after(
+        self, index: View | VectorIndex, sequence: int, ids: Ids, *, is_removal: bool
+    ) -> _State:
+        """The state after these ids were added or removed under a sequence."""
+        recent = (*self.recent, _Change(sequence, ids.copy(), is_removal))
+        known_from = self.known_from
+        size = sum(len(one.ids) for one in recent)
+        while len(recent) > RECENT_CHANGES or size > RECENT_IDS:
+            size, known_from, recent = size - len(recent[0].ids), recent[0].sequence, recent[1:]
+        removals = self.removals + is_removal * len(ids)
+        return _State(index, sequence, removals, recent, known_from)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,7 +177,7 @@ class Gallery:
             raise SequenceInvalid(f"sequence {sequence} is negative; give 0 or more")
         self._index = index
         self._segmented = index if isinstance(index, SegmentedIndex) else None
-        self._state = _State(self._readable(), sequence, 0)
+        self._state = _State(self._readable(), sequence, 0, (), sequence)
         # Always acquired in this order.
         self._upkeep = Lock()
         self._changes = Lock()
@@ -206,10 +237,11 @@ class Gallery:
         with self._changes:
             self._check_sequence(sequence)
             if self._segmented is None:
-                self._change_locked(partial(self._index.add, ids, vectors), sequence)
+                add = partial(self._index.add, ids, vectors)
+                self._change_locked(add, sequence, ids, is_removal=False)
                 return
             self._segmented.admit(self._segmented.prepare(ids, vectors))
-            self._publish(sequence)
+            self._publish(sequence, ids)
         if len(self._segmented.heads) > 1:
             self._work_due.set()
 
@@ -218,10 +250,11 @@ class Gallery:
         with self._changes:
             self._check_sequence(sequence)
             if self._segmented is None:
-                self._change_locked(partial(self._index.remove, ids), sequence, removed=len(ids))
+                remove = partial(self._index.remove, ids)
+                self._change_locked(remove, sequence, ids, is_removal=True)
             else:
                 wipe = self._segmented.withdraw(ids)
-                self._publish(sequence, ids.copy(), wipe)
+                self._publish(sequence, ids, wipe)
         self._wipe()
         self._work_due.set()
 
@@ -241,6 +274,21 @@ class Gallery:
         with self._reading() as state:
             hits = state.index.range_search(queries, threshold)
             return Found(self._remaining(hits, state), state.sequence, len(state.index))
+
+    def refresh(self, found: Found, queries: Vectors, threshold: float) -> Found:
+        """What `range_search` would answer now, to the last bit, from what it answered before.
+
+        It compares only what was added since, whatever the size of the gallery; after more than
+        `RECENT_CHANGES` changes, or of more ids than `RECENT_IDS`, it searches again.
+        """
+        # An id that is looked up may be removed meanwhile.
+        with suppress(IdInvalid), self._reading() as state:
+            if found.sequence == state.sequence:
+                return replace(found, hits=self._remaining(found.hits, state))
+            if found.sequence >= state.known_from:
+                hits = self._renew(found, queries, threshold, state)
+                return Found(self._remaining(hits, state), state.sequence, len(state.index))
+        return self.range_search(queries, threshold)
 
     def contents(self) -> Contents:
         """A copy of all references as of one moment."""
@@ -353,20 +401,51 @@ class Gallery:
             if self._unwiped:
                 self._wipe()
 
-    def _publish(
-        self, sequence: int, removed: Ids | None = None, wipe: Callable[[], None] | None = None
-    ) -> None:
-        """Lets readers see the index as it is now; call it under `_changes`."""
-        removals = self._state.removals + (0 if removed is None else len(removed))
+    def _publish(self, sequence: int, ids: Ids, wipe: Callable[[], None] | None = None) -> None:
+        """Lets readers see the index as it is after a change, of a removal with what wipes it;
+        call it under `_changes`."""
+        state = self._state.after(self._readable(), sequence, ids, is_removal=wipe is not None)
         with self._counting:
-            if removed is not None and wipe is not None:
-                self._unwiped = (*self._unwiped, _Removal(removed, removals, wipe))
-            self._state = _State(self._readable(), sequence, removals)
+            if wipe is not None:
+                removed = _Removal(ids.copy(), state.removals, wipe)
+                self._unwiped = (*self._unwiped, removed)
+            self._state = state
 
-    def _change_locked(self, change: Callable[[], None], sequence: int, removed: int = 0) -> None:
+    def _change_locked(
+        self, perform: Callable[[], None], sequence: int, ids: Ids, *, is_removal: bool
+    ) -> None:
         with self._lock.writing():
-            change()
-            self._state = _State(self._index, sequence, self._state.removals + removed)
+            perform()
+            self._state = self._state.after(self._index, sequence, ids, is_removal=is_removal)
+
+    def _renew(self, found: Found, queries: Vectors, threshold: float, state: _State) -> Hits:
+        """The hits with what was added since, in a state that is being read, and without what was
+        removed."""
+        added: dict[int, None] = {}
+        later = [change for change in state.recent if change.sequence > found.sequence]
+        for change in later:
+            keys = change.ids.tolist()
+            if change.is_removal:
+                for key in keys:
+                    added.pop(key, None)
+            else:
+                added.update(dict.fromkeys(keys))
+        changed = np.concatenate([np.empty(0, np.int64), *(change.ids for change in later)])
+        kept = ~np.isin(found.hits.ids, changed)
+        query_of = np.repeat(np.arange(len(queries)), np.diff(found.hits.offsets))[kept]
+        pairs = [(query_of, found.hits.ids[kept], found.hits.scores[kept])]
+        if added and len(queries):
+            new = np.array([*added], np.int64)
+            head = Head(self.dim, len(new))
+            head.append([*added], new, state.index.vectors(new))
+            pairs.append(head.view.at_or_above(queries, np.full(len(queries), threshold)))
+        query_of, ids, scores = (np.concatenate(column) for column in zip(*pairs, strict=True))
+        hits = arrange(len(queries), query_of, ids, scores)
+        if not isinstance(found.hits, CertifiedHits):
+            return hits
+        searched = found.hits.certificate
+        certificate = replace(searched, compared=searched.compared + len(added))
+        return CertifiedHits(hits.offsets, hits.ids, hits.scores, certificate)
 
     def _wipe(self) -> None:
         """Wipes what was removed before every search that runs began."""
@@ -415,7 +494,8 @@ class Gallery:
             product = rewrite.build(index.config, index.scanner)
             with self._changes:
                 index.finish_rewrite(rewrite, product)
-                self._publish(self._state.sequence)
+                with self._counting:
+                    self._state = replace(self._state, index=index.view)
         except BaseException:
             with self._changes:
                 index.abandon_rewrite(rewrite)

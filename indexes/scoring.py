@@ -15,6 +15,9 @@ from indexes.base import UNIT_TOLERANCE, Hits, Ids, Scores, Vectors
 Positions = NDArray[np.int64]
 
 _PAIRS_AT_ONCE = 4096
+# OpenBLAS makes a product of so many multiplications in the calling thread.
+_ALONE = 1 << 18
+_FEWEST_ROWS = 8
 
 
 def exact_scores(queries: Vectors, rows: Vectors, query_of: Positions, row_of: Positions) -> Scores:
@@ -36,6 +39,24 @@ def exact_score(query: Vectors, row: Vectors) -> float:
     products = query.astype(np.float64)
     products *= row
     return float(np.float32(np.add.reduce(products)))
+
+
+def products(queries: Vectors, rows: Vectors) -> NDArray[np.float32]:
+    """Inner products within `rounding_bound` of the scores: float32[q, n].
+
+    For a few queries by many small products: the threads of a large one would go on waiting
+    actively for 0.1 s after it, and take a core from others.
+    """
+    count, dim = queries.shape
+    size = _ALONE // max(1, count * dim)
+    if size < _FEWEST_ROWS or not count:
+        return queries @ rows.T
+    found = np.empty((count, len(rows)), np.float32)
+    whole = len(rows) // size * size
+    tiles = found[:, :whole].reshape(count, -1, size).transpose(1, 0, 2)
+    np.matmul(queries, rows[:whole].reshape(-1, size, dim).transpose(0, 2, 1), out=tiles)
+    np.matmul(queries, rows[whole:].T, out=found[:, whole:])
+    return found
 
 
 def rounding_bound(dim: int) -> float:

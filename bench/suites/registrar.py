@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
 from statistics import median
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.core.machine import DISK, MEMORY, cores, filesystem_of, open_folder
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
-from bench.core.timing import clock, speedup
+from bench.core.timing import Seconds, clock, speedup
 from bench.data.vectors import describe_population
 from bench.suites.workload import (
     Expected,
@@ -29,13 +29,14 @@ from bench.suites.workload import (
 )
 from engine.accuracy.population import Population
 from engine.errors import RequestError
-from engine.matching.recovery import save_snapshot
+from engine.matching.recovery import rebuild_gallery, save_snapshot
 from engine.matching.registrar import Outcome, Registrar, RegistrarConfig, publish
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.reasons import Decision
 from engine.registry.database import sqlite_file
 from engine.registry.records import utc_now
 from indexes.gallery import Gallery
+from indexes.segmented.segments import SegmentedIndex
 from indexes.upkeep import Upkeep
 from serving.compose import SNAPSHOT_FOLDER, Deployment
 
@@ -229,37 +230,87 @@ def is_right(outcome: Outcome, expected: Expected | None) -> bool:
 
 STAGES = ("the search alone", "judging, search included", "commit, and into the gallery")
 Stages = Mapping[str, Sequence[float]]
-"""Seconds of each batch, stage by stage; judging holds a search of its own."""
+"""Seconds of each batch, stage by stage."""
 
 
 def time_stages(
     deployment: Deployment, requests: Sequence[EnrollmentRequest], batch: int
 ) -> tuple[list[Outcome], Stages]:
-    """Decides the requests as the registrar does, on its writer's lease; outcomes in order."""
+    """Decides the requests as the registrar does, on its writer's lease; outcomes in order.
+
+    Each batch is searched for before, as what waits is, and then judged by what was found.
+    """
     judge = deployment.judge
     outcomes: list[Outcome] = []
     stages: dict[str, list[float]] = {name: [] for name in STAGES}
     with deployment.store.writer() as writer:
         for start in range(0, len(requests), batch):
             part = requests[start : start + batch]
-            probes = np.stack([item.live.vector for item in part if item.live.vector is not None])
-            moments = [time.perf_counter()]
-            judge.gallery.range_search(probes, deployment.thresholds.review)
-            moments.append(time.perf_counter())
+            begun = time.perf_counter()
+            scanned = judge.scan(part)
+            found = time.perf_counter()
             judged = judge.judge(
                 part,
                 sequence=writer.sequence,
                 next_reference_id=writer.next_reference_id,
                 now=utc_now(),
+                scanned=scanned,
             )
-            moments.append(time.perf_counter())
+            decided = time.perf_counter()
             assert judged.changes is not None, "every request is new"
             publish(writer, judge.gallery, judged.changes)
-            moments.append(time.perf_counter())
+            ended = time.perf_counter()
             outcomes += judged.outcomes
-            for name, (begun, ended) in zip(STAGES, pairwise(moments), strict=True):
-                stages[name].append(ended - begun)
+            for name, seconds in zip(
+                STAGES, (found - begun, decided - begun, ended - decided), strict=True
+            ):
+                stages[name].append(seconds)
     return outcomes, stages
+
+
+def find_own_time(stages: Stages) -> float:
+    """Seconds of the serialiser's thread for a batch, the search apart: the middle one."""
+    search, judging, commit = (np.array(stages[name]) for name in STAGES)
+    return float(np.median(judging - search + commit))
+
+
+def decide_by_turns(
+    deployment: Deployment, requests: Sequence[EnrollmentRequest], rounds: int
+) -> tuple[list[Outcome], dict[bool, list[Decided]]]:
+    """Decides the requests in full batches, in series and with searches ahead (True), by turns;
+    outcomes in order, and what counts of `rounds`, after a round that warms up."""
+    size = len(requests) // (2 * (rounds + 1)) // BATCH * BATCH
+    if not size:
+        raise RequestError(f"too few decisions for {rounds} rounds by turns: give more")
+    outcomes: list[Outcome] = []
+    decided: dict[bool, list[Decided]] = {False: [], True: []}
+    with Upkeep(deployment.restored.gallery):
+        for number in range(2 * (rounds + 1)):
+            is_ahead = number % 4 in (1, 2)
+            config = RegistrarConfig(BATCH, queue_size=size, searches_ahead=is_ahead)
+            part = requests[number * size : (number + 1) * size]
+            with Registrar(deployment.store.writer(), deployment.judge, config) as registrar:
+                one = decide_all(registrar, part)
+            outcomes += one.outcomes
+            if number > 1:
+                decided[is_ahead].append(one)
+    return outcomes, decided
+
+
+def fill_gallery(deployment: Deployment, population: Population, size: int, seed: int) -> None:
+    """Gives the deployment a gallery of so many: strangers whom no document names come before the
+    references of its registry."""
+    index = SegmentedIndex(population.dim)
+    strangers = size - deployment.store.counts()["live_references"]
+    for start in range(0, strangers, _FILLED_AT_ONCE):
+        ids = np.arange(start, min(start + _FILLED_AT_ONCE, strangers)) + _FIRST_STRANGER
+        people = population.references(len(ids), seed + 2 + start)
+        index.add(ids, deployment.vault.rotate(people))
+    deployment.__dict__["restored"] = rebuild_gallery(deployment.store, index)
+
+
+_FILLED_AT_ONCE = 250_000
+_FIRST_STRANGER = 1 << 40
 
 
 QUICK = {
@@ -268,6 +319,8 @@ QUICK = {
     "single_decisions": 32,
     "rounds": 3,
     "stage_batches": 4,
+    "filled": 20_000,
+    "filled_decisions": 512,
 }
 
 
@@ -275,8 +328,10 @@ QUICK = {
 class RegistrarSuiteConfig:
     """`decisions` in full batches, `single_decisions` one a transaction, `stage_batches` by hand.
 
-    The first two are shared out among `rounds` and one that warms up before them. The database
-    lies in a folder made in `folder`, which must be on a disk to be durable.
+    The first two are shared out among `rounds` and one that warms up before them. By hand are
+    also decided as many on a registry of a `SMALLER` share. `filled_decisions` are decided in
+    series and overlapped on a gallery filled up to `filled`. The databases lie in a folder made in
+    `folder`, which must be on a disk to be durable.
     """
 
     references: int = 100_000
@@ -284,14 +339,31 @@ class RegistrarSuiteConfig:
     single_decisions: int = 320
     rounds: int = 5
     stage_batches: int = 20
+    filled: int = 1_000_000
+    filled_decisions: int = 7_680
     seed: int = 0
     folder: Path = DISK
 
     @property
     def visitors(self) -> int:
-        return self.decisions + self.single_decisions + self.stage_batches * BATCH
+        by_hand = self.stage_batches * BATCH
+        return self.decisions + self.single_decisions + by_hand + self.filled_decisions
+
+    @property
+    def smaller(self) -> RegistrarSuiteConfig:
+        """The registry whose decisions are timed beside those of a whole one."""
+        visitors = self.stage_batches * BATCH
+        return replace(
+            self,
+            references=max(visitors, self.references // SMALLER),
+            decisions=visitors,
+            single_decisions=0,
+            stage_batches=0,
+            filled_decisions=0,
+        )
 
 
+SMALLER = 10
 LOAD, OPEN_STORE = "bulk load", "open from the store"
 OPEN_SNAPSHOT, SAVE = "open from a snapshot", "save a snapshot"
 STORE = "store"
@@ -351,6 +423,19 @@ class _Steps:
             log.outcomes += outcomes
         return stages
 
+    def decide_filled(
+        self, requests: Sequence[EnrollmentRequest], log: DecisionLog, population: Population
+    ) -> dict[bool, list[Decided]]:
+        """The registrar in series and with searches ahead, over a gallery that was filled up."""
+        config = self.config
+        with self.open() as deployment:
+            fill_gallery(deployment, population, config.filled, config.seed)
+            outcomes, decided = decide_by_turns(deployment, requests, config.rounds)
+            log.outcomes += outcomes
+        # What is left over was not asked.
+        del log.places[len(log.outcomes) :]
+        return decided
+
     def _restore(self, deployment: Deployment, name: str, log: DecisionLog) -> Gallery:
         self.times[name] = clock(lambda: deployment.restored)[1]
         gallery = deployment.restored.gallery
@@ -364,10 +449,15 @@ def run(config: RegistrarSuiteConfig) -> SuiteOutput:
         filesystem = filesystem_of(config.folder)
         steps = _Steps(folder / "home", config)
         log, requests = steps.prepare(population)
-        by_hand = len(requests) - config.stage_batches * BATCH
+        filled = len(requests) - config.filled_decisions
+        by_hand = filled - config.stage_batches * BATCH
         assert by_hand > 0, "almost every visitor lies near a threshold"
         rounds = steps.decide_from_store(requests[:by_hand], log)
-        stages = steps.decide_by_hand(requests[by_hand:], log)
+        stages = steps.decide_by_hand(requests[by_hand:filled], log)
+        turns = steps.decide_filled(requests[filled:], log, population)
+        smaller = _Steps(folder / "smaller", config.smaller)
+        small_log, small_requests = smaller.prepare(population)
+        few_stages = smaller.decide_by_hand(small_requests, small_log)
     setup: Setup = {
         "references": config.references,
         "dim": population.dim,
@@ -381,12 +471,16 @@ def run(config: RegistrarSuiteConfig) -> SuiteOutput:
         "decisions_per_second": Skipped(f"{config.folder} is {filesystem}: not durable")
         if filesystem in MEMORY
         else median(one.rate for one in rounds[BATCH]),
-        "wrong_decisions": float(log.count_wrong()),
-        "gallery_difference": float(log.difference),
+        "wrong_decisions": float(log.count_wrong() + small_log.count_wrong()),
+        "serialiser_growth": find_own_time(stages) / find_own_time(few_stages),
+        "overlap_speedup": speedup(*_rates_of(turns)),
+        "gallery_difference": float(log.difference + small_log.difference),
     }
     results = (
         list_decisions(rounds, setup),
         _list_stages(stages, setup),
+        _list_own_time(stages, few_stages, smaller.config.references, setup),
+        _list_turns(turns, setup | {"gallery": config.filled}),
         _list_gallery(steps, setup),
         log.list_outcomes(setup),
     )
@@ -397,6 +491,32 @@ def _list_stages(stages: Stages, setup: Setup) -> Result:
     figures = [Figure.of(name, "ms", np.array(each) * 1e3) for name, each in stages.items()]
     batches = {"batches": len(stages[STAGES[0]])}
     return Result(f"Stages of a batch of {BATCH}", setup | batches, tuple(figures))
+
+
+def _list_own_time(stages: Stages, few: Stages, references: int, setup: Setup) -> Result:
+    """The serialiser's own, the search apart, by the size of registry and gallery."""
+    own = [1e3 / BATCH * find_own_time(each) for each in (few, stages)]
+    figures = (
+        Figure(f"{references} references", "ms/decision", own[0], ratio=1.0),
+        Figure("all references", "ms/decision", own[1], ratio=own[1] / own[0]),
+    )
+    return Result("The serialiser's own time", setup, figures)
+
+
+def _rates_of(turns: Mapping[bool, Sequence[Decided]]) -> tuple[Seconds, Seconds]:
+    """Decisions a second, overlapped and in series: as many as `speedup` takes for seconds."""
+    overlapped, series = (np.array([one.rate for one in turns[key]]) for key in (True, False))
+    return overlapped, series
+
+
+def _list_turns(turns: Mapping[bool, Sequence[Decided]], setup: Setup) -> Result:
+    overlapped, series = _rates_of(turns)
+    figures = (
+        Figure.of("searched in series", "decisions/s", series, 1.0),
+        Figure.of("searched ahead", "decisions/s", overlapped, speedup(overlapped, series)),
+    )
+    counts: Setup = {"decisions": sum(len(one.outcomes) for one in turns[True])}
+    return Result("Decisions on a filled gallery", setup | counts, figures)
 
 
 def _list_gallery(steps: _Steps, setup: Setup) -> Result:

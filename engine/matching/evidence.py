@@ -164,7 +164,7 @@ def gather_evidence(
             attempt.request.portrait.problems, attempt.request.portrait.vector is None
         ),
         is_same_photograph=attempt.is_same_photograph,
-        live_portrait_score=comparisons.pair_scores[place],
+        live_portrait_score=comparisons.pair_score(place),
         holder_score=holder_score,
         candidates=tuple(one for one in found if one.document_id not in others)[:MAX_CANDIDATES],
         excepted=tuple(one for one in found if one.document_id in others)[:MAX_CANDIDATES],

@@ -11,9 +11,9 @@ import msgspec
 
 from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
-from engine.errors import OutletRestricted, SosieError, TooManyFailures
+from engine.errors import OutletRestricted, SosieError, TooManyFailures, VectorUnusable
 from engine.matching.calibration import Comparison, Thresholds
-from engine.matching.comparison import Comparisons, WatchList
+from engine.matching.comparison import Comparisons, Pair, Scan, Scanned, WatchList
 from engine.matching.documents import DEFAULT_TIME_ZONE, DocumentAuthority
 from engine.matching.evidence import BatchState, FreshReference, find_decided, gather_evidence
 from engine.matching.frames import describe_frames
@@ -42,6 +42,7 @@ from engine.matching.requests import (
     EnrollmentRequest,
     Intake,
     describe_record,
+    require_units,
 )
 from engine.matching.second_model import FILLED, SecondModel
 from engine.reasons import Decision, Reason
@@ -243,7 +244,7 @@ class ChangeCollector:
             # Nothing else says later whose face people have decided about.
             shown = self._comparisons.probe(place)
             self._attempts.append(AttemptTemplate(enrollment_id, own.id, shown))
-        self._record(attempt, body, evidence, second)
+        self._record(place, attempt, body, evidence, second)
         return Answer(body)
 
     def _settle_document(self, attempt: Attempt, verdict: Verdict) -> str | None:
@@ -373,8 +374,17 @@ class ChangeCollector:
         opened = self._cases.open(case, _actor_of(attempt))
         return {"id": opened.id, "kind": case.kind.value}
 
+    def _describe_watermarks(self, place: int) -> dict[str, Any]:
+        """The gallery's sequence when the probe was searched for, and when it was decided: what
+        changed between was compared one by one."""
+        searched_at = self._comparisons.searched_at(place)
+        if searched_at is None:
+            return {}
+        return {"watermarks": {"searched": searched_at, "decided": self._comparisons.sequence}}
+
     def _record(
         self,
+        place: int,
         attempt: Attempt,
         body: dict[str, Any],
         evidence: Evidence,
@@ -400,6 +410,7 @@ class ChangeCollector:
                     "model_digest": self._judge.model_digest,
                     "calibration_version": self._judge.calibration_version,
                     "policy_version": POLICY_VERSION,
+                    **self._describe_watermarks(place),
                     **({} if second is None else {"second": second}),
                 },
                 consent_ref=request.consent_ref,
@@ -549,6 +560,21 @@ class Judge:
     """For searches of so many references, instead of `thresholds`."""
     second: SecondModel | None = None
 
+    def scan(self, requests: Sequence[EnrollmentRequest]) -> list[Scanned]:
+        """Searches for requests that are to be judged later; asks the registry nothing.
+
+        Any thread may call it beside `judge`. What no decision could use is left out.
+        """
+        pairs: list[Pair | None] = []
+        for request in requests:
+            try:
+                require_units(request)
+            except VectorUnusable:
+                pairs.append(None)
+            else:
+                pairs.append((request.live, request.portrait))
+        return self._search(pairs, self._find_thresholds())
+
     def judge(
         self,
         requests: Sequence[EnrollmentRequest],
@@ -556,30 +582,23 @@ class Judge:
         sequence: int,
         next_reference_id: Callable[[], int],
         now: datetime,
+        scanned: Sequence[Scanned | None] = (),
     ) -> JudgedBatch:
-        """`sequence` is the gallery's now; changes that add references carry the next one."""
+        """`sequence` is the gallery's now; changes that add references carry the next one.
+
+        `scanned`: what `scan` found for each request; those without are searched for now.
+        """
         intake = Intake(self.store, self.vault, self.authority, self.time_zone)
         sorted_out = intake.sort(requests, now)
+        places = [place for place, it in enumerate(sorted_out) if isinstance(it, Attempt)]
         attempts = [item for item in sorted_out if isinstance(item, Attempt)]
         refused = _record_refused(requests, sorted_out)
         if not attempts:
             outcomes = [it for it in sorted_out if not isinstance(it, Attempt)]
             return JudgedBatch(outcomes, Changes(sequence, refused) if refused else None)
-        thresholds = self.thresholds
-        if self.thresholds_for is not None:
-            # Both are searched at one threshold.
-            thresholds = self.thresholds_for(len(self.gallery) + self.watch.face_count)
-        comparisons = Comparisons(
-            [
-                (item.request.live, item.request.portrait)
-                if item.document.is_well_formed and not item.is_same_photograph
-                else None
-                for item in attempts
-            ],
-            self.gallery,
-            self.watch,
-            thresholds,
-        )
+        thresholds = self._find_thresholds()
+        found = [scanned[place] for place in places] if scanned else [None] * len(attempts)
+        comparisons = self._compare(attempts, found, thresholds)
         hit_ids = comparisons.all_hit_ids()
         state = BatchState(self.store, self.gallery, attempts, hit_ids, self.second)
         collector = ChangeCollector(self, comparisons, state, sequence, next_reference_id, now)
@@ -600,6 +619,42 @@ class Judge:
         changes = collector.changes()
         changes = replace(changes, audit=(*changes.audit, *refused))
         return JudgedBatch(outcomes, changes if changes.audit else None)
+
+    def _find_thresholds(self) -> Thresholds:
+        if self.thresholds_for is None:
+            return self.thresholds
+        # Gallery and watch-list are searched at one threshold.
+        return self.thresholds_for(len(self.gallery) + self.watch.face_count)
+
+    def _search(self, pairs: Sequence[Pair | None], thresholds: Thresholds) -> list[Scanned]:
+        scan = Scan(pairs, self.gallery, self.watch, thresholds)
+        return [Scanned(scan, place, scan.found.sequence) for place in range(len(pairs))]
+
+    def _compare(
+        self, attempts: Sequence[Attempt], scanned: Sequence[Scanned | None], thresholds: Thresholds
+    ) -> Comparisons:
+        """The comparisons of the attempts; searches where it was not done, or for others."""
+        is_compared = [
+            one.document.is_well_formed and not one.is_same_photograph for one in attempts
+        ]
+        wanted = [
+            compared and (one is None or not one.scan.serves(thresholds))
+            for compared, one in zip(is_compared, scanned, strict=True)
+        ]
+        now: Sequence[Scanned | None] = [None] * len(attempts)
+        if any(wanted):
+            pairs = [
+                (one.request.live, one.request.portrait) if is_wanted else None
+                for one, is_wanted in zip(attempts, wanted, strict=True)
+            ]
+            now = self._search(pairs, thresholds)
+        chosen = [
+            (later if is_wanted else before) if compared else None
+            for compared, is_wanted, later, before in zip(
+                is_compared, wanted, now, scanned, strict=True
+            )
+        ]
+        return Comparisons(chosen, self.gallery, self.watch, thresholds)
 
 
 def _record_refused(

@@ -27,7 +27,7 @@ from engine.errors import (
     StorageFailed,
     copy_for_one,
 )
-from engine.matching.comparison import WatchList
+from engine.matching.comparison import Scanned, WatchList
 from engine.matching.judge import Judge
 from engine.matching.limits import ChangeRunner
 from engine.matching.requests import Answer, EnrollmentRequest
@@ -124,16 +124,21 @@ _REFUSALS = Refusals(
 class RegistrarConfig:
     """`batch_size`: the most that one transaction decides; `queue_size`: the most that waits;
     `gather_s`: how long a batch waits for more while enrollments come several at a time;
-    `audit_queue_size`: how many audit entries wait."""
+    `audit_queue_size`: how many audit entries wait; `searches_ahead`: whether what waits is
+    searched for beside the batch that is being decided."""
 
     batch_size: int = 32
     queue_size: int = 1024
     gather_s: float = 0.0
     audit_queue_size: int = 8192
+    searches_ahead: bool = True
 
 
 class _Enrollment(Pending[EnrollmentRequest, Outcome]):
     """A request to be judged: its key is in flight until it is answered; errors are values."""
+
+    scanned: Scanned | None = None
+    """What was found for it while it waited."""
 
     def __init__(
         self,
@@ -181,7 +186,9 @@ class Registrar:
 
     An `Answer` that a caller holds is durable, and every later search sees its reference. Two
     requests with one idempotency key are never judged twice. All writes pass through one
-    thread; the `Writer` that it owns keeps every other process out.
+    thread; the `Writer` that it owns keeps every other process out. While it decides a batch,
+    another thread searches the gallery for those that wait; what changed since is compared when
+    they are decided, so that every decision is the one of a search at that moment.
     """
 
     def __init__(
@@ -206,7 +213,12 @@ class Registrar:
             self._work,
             (
                 Lane(AUDIT_ENTRIES_AT_ONCE, sizes.audit_queue_size),
-                Lane(sizes.batch_size, sizes.queue_size, gather_s=sizes.gather_s),
+                Lane(
+                    sizes.batch_size,
+                    sizes.queue_size,
+                    gather_s=sizes.gather_s,
+                    prepare=self._scan_ahead if sizes.searches_ahead else None,
+                ),
             ),
             _REFUSALS,
             name="registrar",
@@ -364,7 +376,7 @@ class Registrar:
         started = monotonic()
         try:
             self._require_sound()
-            outcomes, judge_s = self._judge_and_publish([call.payload for call in batch])
+            outcomes, judge_s = self._judge_and_publish(batch)
         except Exception as error:  # noqa: BLE001 - one request's bug must not stop the others
             fatal = self._stop_if_fatal(error)
             if len(batch) > 1 and fatal is None and not _is_of_the_database(error):
@@ -393,11 +405,21 @@ class Registrar:
             raise copy_for_one(self.failure)
         require_in_step(self._writer, self.gallery)
 
-    def _judge_and_publish(self, requests: list[EnrollmentRequest]) -> tuple[list[Outcome], float]:
+    def _scan_ahead(self, calls: Batch[EnrollmentRequest, Outcome]) -> None:
+        """Searches for requests that wait, on another thread than the writer's."""
+        found = self._judge.scan([call.payload for call in calls])
+        for call, scanned in zip(calls, found, strict=True):
+            assert isinstance(call, _Enrollment)
+            call.scanned = scanned
+
+    def _judge_and_publish(
+        self, batch: Batch[EnrollmentRequest, Outcome]
+    ) -> tuple[list[Outcome], float]:
         """The outcomes, and how many seconds judging took."""
         started = monotonic()
         judged = self._judge.judge(
-            requests,
+            [call.payload for call in batch],
+            scanned=[call.scanned if isinstance(call, _Enrollment) else None for call in batch],
             sequence=self._writer.sequence,
             next_reference_id=self._writer.next_reference_id,
             now=self._clock(),

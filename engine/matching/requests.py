@@ -166,9 +166,8 @@ def require_judgeable(request: EnrollmentRequest) -> None:
     require_visible("name", request.document.name, MARKS, is_prose=True)
     require_visible("number", request.msisdn)
     require_visible("consent reference", request.consent_ref or "")
+    require_units(request)
     for what, sample in (("live", request.live), ("portrait", request.portrait)):
-        if sample.vector is not None:
-            require_unit(sample.vector, what)
         if sample.second is not None:
             require_unit(sample.second.vector, what)
     if request.consent_ref is not None and len(request.consent_ref) > MAX_CONSENT_LENGTH:
@@ -177,6 +176,13 @@ def require_judgeable(request: EnrollmentRequest) -> None:
         raise RequestError("the capture time has no time zone: write it as 2026-01-31T12:00:00Z")
     require_checkable(request.document)
     normalise_msisdn(request.msisdn)
+
+
+def require_units(request: EnrollmentRequest) -> None:
+    """`VectorUnusable` unless both photographs' vectors, where there are any, are unit vectors."""
+    for what, sample in (("live", request.live), ("portrait", request.portrait)):
+        if sample.vector is not None:
+            require_unit(sample.vector, what)
 
 
 def require_unit(vector: NDArray[np.float32], what: str) -> None:
@@ -190,13 +196,16 @@ def require_unit(vector: NDArray[np.float32], what: str) -> None:
         ) from None
 
 
-def digest_payload(request: EnrollmentRequest, checked_number: str) -> bytes:
-    """SHA-256 over all that makes two requests the same: the input of a keyed digest."""
+def digest_payload(request: EnrollmentRequest, checked_number: str, msisdn: str) -> bytes:
+    """SHA-256 over all that makes two requests the same: the input of a keyed digest.
+
+    `checked_number` is the document's in its canonical form, `msisdn` the number in E.164.
+    """
     document = request.document
     payload = {
         "outlet": request.outlet,
         "document": [document.type, checked_number, document.name, str(document.expires_on)],
-        "msisdn": normalise_msisdn(request.msisdn),
+        "msisdn": msisdn,
         **_describe_file("live", request.live),
         **_describe_file("portrait", request.portrait),
         "consent_ref": request.consent_ref,
@@ -525,7 +534,8 @@ class Intake:
         outcomes: list[Attempt | Answer | SosieError] = []
         judged = zip(requests, documents, scopes, zones, dates, strict=True)
         for request, document, scope, zone, on in judged:
-            payload = digest_payload(request, document.number)
+            msisdn = normalise_msisdn(request.msisdn)
+            payload = digest_payload(request, document.number, msisdn)
             payload_digest = self._vault.look_up("payload", payload.hex())
             stored = answers.get(scope)
             if stored is not None:
@@ -548,7 +558,7 @@ class Intake:
             elif outlet.restriction is not None:
                 outcomes.append(OutletRestricted(restricted(outlet.restriction)))
             else:
-                attempt = self._attempt(request, outlet, document, scope, payload_digest)
+                attempt = self._attempt(request, outlet, document, msisdn, scope, payload_digest)
                 outcomes.append(replace(attempt, judged_on=on, time_zone=zone))
         return outcomes
 
@@ -560,10 +570,10 @@ class Intake:
         request: EnrollmentRequest,
         outlet: Outlet,
         document: CheckedDocument,
+        msisdn: str,
         scope: bytes,
         payload_digest: bytes,
     ) -> Attempt:
-        msisdn = normalise_msisdn(request.msisdn)
         document_lookup = name_lookup = None
         if document.is_well_formed:
             document_lookup = document_look_up(self._vault, document)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.base import Ids, MemoryAccount, Scores, Vectors, is_id
-from indexes.scoring import Positions, exact_scores, rounding_bound
+from indexes.scoring import Positions, exact_scores, products, rounding_bound
 
 _BEYOND_ANY_SCORE = 2.0
 # Large tiles: BLAS synchronises its threads at every product, costly where cores are shared.
@@ -142,8 +142,8 @@ class HeadView:
         tile = max(256, _TILE_PRODUCTS // max(1, len(queries)))
         query_of, row_of = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for start in range(0, len(self.rows), tile):
-            products = _products(queries, self.rows[start : start + tile])
-            queries_above, rows_above = np.nonzero(products > below)
+            found = _products(queries, self.rows[start : start + tile])
+            queries_above, rows_above = np.nonzero(found > below)
             query_of.append(queries_above)
             row_of.append(rows_above + start)
         queries_found, rows_found = np.concatenate(query_of), np.concatenate(row_of)
@@ -158,6 +158,6 @@ class HeadView:
 def _products(queries: Vectors, rows: Vectors) -> NDArray[np.float32]:
     """Inner products within `rounding_bound` of the scores: float32[q, n]."""
     if len(queries) >= _PRODUCT_FROM:
-        return queries @ rows.T
-    products: NDArray[np.float32] = np.vecdot(rows[None], queries[:, None])
-    return products
+        return products(queries, rows)
+    found: NDArray[np.float32] = np.vecdot(rows[None], queries[:, None])
+    return found

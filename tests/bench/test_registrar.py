@@ -16,7 +16,15 @@ from engine.errors import RequestError
 from engine.matching.requests import Answer, normalise_msisdn
 from engine.reasons import Decision, Reason
 
-TINY = {"references": 300, "decisions": 128, "single_decisions": 4, "rounds": 3, "stage_batches": 1}
+TINY = {
+    "references": 300,
+    "decisions": 128,
+    "single_decisions": 4,
+    "rounds": 3,
+    "stage_batches": 1,
+    "filled": 1_000,
+    "filled_decisions": 256,
+}
 
 
 def answer(decision: str, *reasons: str) -> Answer:
@@ -31,6 +39,8 @@ def test_every_decision_of_a_small_day_is_right_and_nothing_is_lost(tmp_path: Pa
     assert [result.name for result in results] == [
         "Decisions",
         "Stages of a batch of 32",
+        "The serialiser's own time",
+        "Decisions on a filled gallery",
         "Gallery",
         "What was decided",
     ]

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from indexes.base import Vectors
+from indexes import gallery as galleries
+from indexes.base import CertifiedHits, Vectors
 from indexes.errors import IdInvalid, SequenceInvalid, VectorInvalid
 from indexes.exact.exact8 import MemoryRows
 from indexes.exact.kernels import Rows
@@ -21,7 +26,7 @@ from indexes.scoring import Positions
 from indexes.segmented.merging import Rewrite, SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.shards import ShardPlan
-from tests.indexes.conftest import UnitRows
+from tests.indexes.conftest import UnitRows, assert_same
 from tests.indexes.sharding.local_shards import open_local
 
 BATCH = 8
@@ -387,6 +392,71 @@ def test_what_is_removed_is_wiped_from_what_is_pinned_and_when_older_searches_en
     assert left() == [0, 0]
     alive = [s.alive_rows[np.isin(s.row_ids, gone)] for s in pinned.segments]
     assert not np.concatenate(alive).any()
+
+
+PLAN = ShardPlan("exact8", 16, threads=1, config=SegmentsConfig(head_rows=4, fan=2))
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(0, 39), st.integers(0, 9)),
+        st.tuples(st.just("remove"), st.integers(0, 39), st.integers(0, 9)),
+        st.tuples(st.just("settle"), st.just(0), st.just(0)),
+    ),
+    max_size=9,
+)
+
+
+@pytest.fixture(scope="module", params=["flat", "segmented", "sharded"])
+def open_gallery(request: pytest.FixtureRequest) -> Callable[[], AbstractContextManager[Gallery]]:
+    @contextmanager
+    def opened() -> Iterator[Gallery]:
+        if request.param == "sharded":
+            with open_local(PLAN, 2) as index:
+                yield Gallery(index)
+        elif request.param == "flat":
+            yield Gallery(FlatIndex(16))
+        else:
+            yield Gallery(SegmentedIndex(16, PLAN.config, scanner=SCANNER))
+
+    return opened
+
+
+@settings(max_examples=40, deadline=None)
+@given(before=STEPS, after=STEPS, known=st.sampled_from([(64, 4096), (2, 4096), (64, 12)]))
+def test_an_answer_brought_up_to_date_is_the_one_of_a_new_search(
+    open_gallery: Callable[[], AbstractContextManager[Gallery]],
+    unit_rows: UnitRows,
+    before: list[tuple[str, int, int]],
+    after: list[tuple[str, int, int]],
+    known: tuple[int, int],
+) -> None:
+    """Whatever was added, removed, added again, merged, or is too much to be known."""
+    # Five faces, so that most rows are above the threshold for some query.
+    rows = unit_rows(5)[np.arange(40) % 5] + 0.2 * unit_rows(40, seed=1)
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    def change(gallery: Gallery, steps: list[tuple[str, int, int]]) -> None:
+        for step, first, count in steps:
+            ids = np.arange(first, min(first + count, 40))
+            present = np.isin(ids, gallery.ids)
+            if step == "add":
+                ids = ids[~present]
+                gallery.add(ids, rows[ids], gallery.sequence + 1)
+            elif step == "remove":
+                gallery.remove(ids[present], gallery.sequence + 1)
+            else:
+                gallery.settle()
+
+    with pytest.MonkeyPatch.context() as patched, open_gallery() as gallery:
+        patched.setattr(galleries, "RECENT_CHANGES", known[0])
+        patched.setattr(galleries, "RECENT_IDS", known[1])
+        change(gallery, before)
+        queries = unit_rows(5)[: len(before)]
+        found = gallery.range_search(queries, 0.9)
+        change(gallery, after)
+        renewed, expected = gallery.refresh(found, queries, 0.9), gallery.range_search(queries, 0.9)
+        assert_same(renewed.hits, expected.hits)
+        assert (renewed.sequence, renewed.searched) == (expected.sequence, expected.searched)
+        assert isinstance(renewed.hits, CertifiedHits) == isinstance(expected.hits, CertifiedHits)
 
 
 WAIT_S = 300
