@@ -62,6 +62,7 @@ PROMISED = {
     ("sweep", "new_seconds"): ("at_most", 5),
     ("sweep", "flood_seconds"): ("at_most", 10),
     ("serve", "enrollment_share"): ("at_least", 0.85),
+    ("serve", "enrollment_cost"): ("at_most", 1.15),
     ("serve", "proxy_speedup"): ("at_least", 6),
     ("serve", "matches_per_second"): ("at_least", 3_000),
     ("serve", "batched_comparisons_per_second"): ("at_least", 50_000),
