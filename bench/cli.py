@@ -202,7 +202,8 @@ def search(
     graph: Graph = True,
     postgres: Postgres = None,
 ) -> None:
-    """One against all: exactness, speed and recall, beside FAISS, usearch, hnswlib, pgvector."""
+    """One against all: exactness, speed and recall, beside FAISS, usearch, NumKong, hnswlib and
+    pgvector."""
     from bench.suites.search import QUICK, SearchConfig, run
 
     given = {"references": n, "dim": dim, "has_graph": graph, "postgres": postgres}

@@ -47,6 +47,7 @@ PACKAGES = (
     "faiss-cpu",
     "numba",
     "usearch",
+    "numkong",
     "hnswlib",
     "psycopg",
     "pillow",
