@@ -16,7 +16,15 @@ from engine.errors import RequestError
 from engine.matching.requests import Answer, normalise_msisdn
 from engine.reasons import Decision, Reason
 
-TINY = {"references": 300, "decisions": 128, "single_decisions": 4, "rounds": 3, "stage_batches": 1}
+TINY = {
+    "references": 300,
+    "decisions": 128,
+    "single_decisions": 4,
+    "rounds": 3,
+    "stage_batches": 1,
+    "lone_decisions": 8,
+    "erasures": 2,
+}
 
 
 def answer(decision: str, *reasons: str) -> Answer:
@@ -32,8 +40,10 @@ def test_every_decision_of_a_small_day_is_right_and_nothing_is_lost(tmp_path: Pa
         "Decisions",
         "Stages of a batch of 32",
         "Gallery",
+        "Decisions beside erasures",
         "What was decided",
     ]
+    assert results[3].setup["erasures"] == 2
     assert all(result.setup["references"] == 300 for result in results)
     single, full, *_ = results[0].figures
     assert (single.name, full.name) == ("one a transaction", "batches of 32")

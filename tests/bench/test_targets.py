@@ -31,6 +31,7 @@ PROMISED = {
     ("extract", "verify_seconds"): ("at_most", 1.5),
     ("registrar", "decisions_per_second"): ("at_least", 500),
     ("registrar", "wrong_decisions"): ("at_most", 0),
+    ("registrar", "decisions_beside_erasures"): ("at_most", 2),
     ("kernels", "wrong_kernels"): ("at_most", 0),
     ("search", "identical_answers"): ("at_least", 1),
     ("search", "one_query_speedup"): ("at_least", 6),
