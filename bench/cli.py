@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.core.machine import look, stamp
+from bench.core.machine import look, stamp, stamp_again
 from bench.core.reports import TARGETS, Report, Setup, SuiteOutput, check_goals, load_goals
 from serving.cli.output import JsonFlag, exit_negative, print_json, show_progress
 
@@ -95,10 +95,12 @@ def run_suite(chosen: Chosen, name: str, suite: Callable[[], SuiteOutput]) -> No
     goals = [goal for goal in load_goals(chosen.targets) if goal.suite == name]
     machine = stamp() if chosen.stamp else look()
     results, measured = suite()
+    if chosen.stamp:
+        machine = stamp_again(machine)
     usual: Setup = {"seed": chosen.seed, "threads": machine.cores}
     # Results that do not state seed and threads have those of the run, and all cores.
     complete = tuple(replace(one, setup=one.setup | usual | one.setup) for one in results)
-    report = Report(machine, complete, check_goals(goals, name, measured), name)
+    report = Report(machine, complete, check_goals(goals, name, measured, machine), name)
     if chosen.as_json:
         print_json(report.to_dict())
     else:
@@ -200,7 +202,8 @@ def search(
     graph: Graph = True,
     postgres: Postgres = None,
 ) -> None:
-    """One against all: exactness, speed and recall, beside FAISS, usearch, hnswlib, pgvector."""
+    """One against all: exactness, speed and recall, beside FAISS, usearch, NumKong, hnswlib and
+    pgvector."""
     from bench.suites.search import QUICK, SearchConfig, run
 
     given = {"references": n, "dim": dim, "has_graph": graph, "postgres": postgres}

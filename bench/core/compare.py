@@ -73,8 +73,8 @@ _UNSTEADY = re.compile(
     r"given up|requests answered|of them enrollments|acknowledged|decided before the kill"
 )
 _OTHERS = re.compile(
-    r"FAISS|usearch|hnswlib|pgvector|deepface|face_recognition|numpy|MatMulInteger|python -c|"
-    r"dequantised|connected components|pairs alone|Serve's own proxy"
+    r"FAISS|usearch|NumKong|hnswlib|pgvector|deepface|face_recognition|numpy|MatMulInteger|"
+    r"python -c|dequantised|connected components|pairs alone|Serve's own proxy"
 )
 
 

@@ -47,6 +47,7 @@ PACKAGES = (
     "faiss-cpu",
     "numba",
     "usearch",
+    "numkong",
     "hnswlib",
     "psycopg",
     "pillow",
@@ -59,6 +60,7 @@ COPY_BYTES = 256 * 2**20
 
 _READINGS = 5
 _PRODUCT_DIM, _PRODUCT_S = 128, 0.15
+_PYTHON_STEPS = 500_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +69,8 @@ class Machine:
 
     `copy_gb_per_s` counts what one thread reads and writes while it copies 256 MiB. What all
     cores do together is None where it was not measured: `read_gb_per_s`, the best reading of that
-    much, and `int8_gops`, the best of some tilings of ONNX Runtime's bare int8 product.
+    much, and `int8_gops`, the best of some tilings of ONNX Runtime's bare int8 product. So is
+    `python_mops`, steps of a loop of Python's on one core.
     """
 
     cpu: str
@@ -82,6 +85,7 @@ class Machine:
     warnings: tuple[str, ...]
     read_gb_per_s: float | None = None
     int8_gops: float | None = None
+    python_mops: float | None = None
 
     def is_like(self, other: Machine) -> bool:
         """Whether times of both may be compared: one processor, as many cores.
@@ -111,7 +115,7 @@ def look() -> Machine:
 
 
 def stamp() -> Machine:
-    """Looks, and measures what all cores can read and multiply; takes up to three seconds."""
+    """Looks, and measures what all cores can read and multiply; takes some three seconds."""
     seen = look()
     reader = MemoryReader(np.ones(COPY_BYTES, np.uint8))
     fastest = min(reader.read() for _ in range(_READINGS))
@@ -120,7 +124,28 @@ def stamp() -> Machine:
     if find_spec("onnxruntime") is not None:
         rates = [measure_product(_PRODUCT_DIM, tile, _PRODUCT_S) for tile in (TILES[0], TILES[-1])]
         gops = round(max(rates) * 2 * _PRODUCT_DIM / 1e9, 1)
-    return replace(seen, read_gb_per_s=round(COPY_BYTES / fastest / 1e9, 1), int8_gops=gops)
+    return replace(
+        seen,
+        read_gb_per_s=round(COPY_BYTES / fastest / 1e9, 1),
+        int8_gops=gops,
+        python_mops=_measure_python(),
+    )
+
+
+def stamp_again(before: Machine) -> Machine:
+    """The same, with the better of both measurements: other work slows one of them at times."""
+    after = stamp()
+
+    def better(name: str) -> float | None:
+        found = [value for one in (before, after) if (value := getattr(one, name)) is not None]
+        return max(found, default=None)
+
+    return replace(
+        before,
+        read_gb_per_s=better("read_gb_per_s"),
+        int8_gops=better("int8_gops"),
+        python_mops=better("python_mops"),
+    )
 
 
 DISK = Path("/var/tmp")  # noqa: S108 - /tmp may be memory, where nothing is durable
@@ -146,6 +171,17 @@ def filesystem_of(path: Path) -> str:
     mounts = {Path(columns[1]): columns[2] for columns in map(str.split, lines)}
     resolved = path.resolve()
     return next(mounts[one] for one in (resolved, *resolved.parents) if one in mounts)
+
+
+def _measure_python() -> float:
+    def count() -> int:
+        total = 0
+        for number in range(_PYTHON_STEPS):
+            total += number & 7
+        return total
+
+    best_s = min(clock(count)[1] for _ in range(_READINGS))
+    return round(_PYTHON_STEPS / best_s / 1e6, 1)
 
 
 def _measure_copy() -> float:

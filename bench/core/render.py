@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def print_report(report: Report, goals: Sequence[Goal]) -> None:
             COLOURED_MARKS[check.holds],
             check.name,
             number(check.value),
-            write_goal(known[check.name]),
+            write_goal(replace(known[check.name], goal=check.goal)),
             known[check.name].unit,
             escape(check.skipped or known[check.name].description),
         ]
@@ -147,7 +148,8 @@ def list_promises(reports: Mapping[str, Report]) -> Iterator[tuple[str, Check, G
         for check in report.checks:
             goal = goals.get((report.suite or name, check.name))
             if goal is not None:
-                yield name, check, goal
+                # As it was on the machine of the run.
+                yield name, check, replace(goal, goal=check.goal)
 
 
 def write_value(value: float, unit: str) -> str:

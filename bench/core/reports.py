@@ -79,7 +79,8 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A promised goal and the figure measured for it; `holds` is None where `skipped` says why."""
+    """A promised goal, as it is on this machine, and the figure measured for it; `holds` is None
+    where `skipped` says why."""
 
     name: str
     value: float | None
@@ -218,9 +219,17 @@ class Direction(StrEnum):
     AT_MOST = "at_most"
 
 
+REFERENCE = {"int8_gops": 840.0, "read_gb_per_s": 30.0, "python_mops": 30.0}
+"""Speeds of the kernels of `Machine` that goals in seconds and rates are stated for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A figure that the project promises, and the suite that measures it."""
+    """A figure that the project promises, and the suite that measures it.
+
+    One in seconds or a rate names the `kernel` that bounds it: on a machine whose kernel is half
+    as fast as the reference it is twice as many seconds, or half the rate.
+    """
 
     name: str
     suite: str
@@ -228,6 +237,22 @@ class Goal:
     direction: Direction
     unit: str
     description: str
+    kernel: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kernel and self.kernel not in REFERENCE:
+            raise ValueError(f"no kernel {self.kernel}: choose of {', '.join(REFERENCE)}")
+
+    def scale(self, machine: Machine) -> Self | None:
+        """The goal on this machine; None where the kernel that it names was not measured."""
+        if not self.kernel:
+            return self
+        measured = getattr(machine, self.kernel)
+        if not measured:
+            return None
+        speed = measured / REFERENCE[self.kernel]
+        is_rate = self.direction is Direction.AT_LEAST
+        return replace(self, goal=self.goal * speed if is_rate else self.goal / speed)
 
     def is_met(self, value: float) -> bool:
         if self.direction is Direction.AT_LEAST:
@@ -253,6 +278,7 @@ class Skipped:
     reason: str
 
 
+NOT_STAMPED = "the machine's speed was not measured: run without --no-stamp"
 Measured = float | Skipped
 SuiteOutput = tuple[Sequence[Result], dict[str, Measured]]
 """All results of a suite or a part of it, and the figures that its goals name."""
@@ -281,9 +307,9 @@ def load_goals(path: Path = TARGETS) -> tuple[Goal, ...]:
 
 
 def check_goals(
-    goals: Sequence[Goal], suite: str, measured: Mapping[str, Measured]
+    goals: Sequence[Goal], suite: str, measured: Mapping[str, Measured], machine: Machine
 ) -> tuple[Check, ...]:
-    """A check for each goal of the suite, in the file's order.
+    """A check for each goal of the suite, as it is on this machine, in the file's order.
 
     Raises `RequestError` for a goal whose figure the suite does not know: a misspelt one would
     silently never be checked.
@@ -294,13 +320,15 @@ def check_goals(
             continue
         if goal.name not in measured:
             raise RequestError(f"the suite {suite} has no figure {goal.name}: correct the targets")
-        value = measured[goal.name]
+        value, here = measured[goal.name], goal.scale(machine)
         if isinstance(value, Skipped):
-            checks.append(Check(goal.name, None, goal.goal, None, value.reason))
+            checks.append(Check(goal.name, None, (here or goal).goal, None, value.reason))
+        elif here is None:
+            checks.append(Check(goal.name, None, goal.goal, None, NOT_STAMPED))
         else:
             # JSON has neither: what never came, or could not be measured.
             told = value if math.isfinite(value) else None
-            checks.append(Check(goal.name, told, goal.goal, goal.is_met(value)))
+            checks.append(Check(goal.name, told, here.goal, here.is_met(value)))
     return tuple(checks)
 
 
@@ -395,4 +423,4 @@ def _merge_checks(same: Sequence[Check], goal: Goal | None) -> Check:
         return next(one for one in same if one.value is None)
     value = goal.worst(values) if goal.counts_errors else statistics.median(values)
     measured = next(one for one in same if one.value is not None)
-    return replace(measured, value=value, holds=goal.is_met(value))
+    return replace(measured, value=value, holds=replace(goal, goal=measured.goal).is_met(value))

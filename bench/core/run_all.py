@@ -139,7 +139,7 @@ def plan_runs(
 def run_alone(suite: Suite, *options: str, quick: bool, seed: int) -> Report:
     """The report of `sosie bench SUITE` in a new process; `RequestError` says why there is none."""
     command = [sys.executable, "-P", "-m", "bench", "--until-stdin-closes"]
-    command += [suite.name, "--json", "--no-stamp"]
+    command += [suite.name, "--json", *(("--no-stamp",) if quick else ())]
     command += ["--seed", str(seed), *(("--quick", *suite.quick) if quick else ()), *options]
     process = subprocess.Popen(
         command,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -97,7 +98,8 @@ def _rows_of(hits: CertifiedHits) -> NDArray[np.int64]:
 
 
 FLAT, FLAT_BLAS, SQ8 = "FAISS Flat", "FAISS Flat by BLAS", "FAISS SQ8"
-FASTSCAN, IVF, USEARCH, HNSW = "FAISS PQ4fs+refine", "FAISS IVF", "usearch int8, exact", "hnswlib"
+FASTSCAN, IVF, RABITQ = "FAISS PQ4fs+refine", "FAISS IVF", "FAISS RaBitQ IVF"
+USEARCH, HNSW, NUMKONG = "usearch int8, exact", "hnswlib", "NumKong int8, exact"
 K_FACTOR = 20
 NPROBES, EFS, K_FACTORS = (64, 256), (64, 256), (1, 5, 20, 80)
 
@@ -109,6 +111,7 @@ _LISTS = 4096
 _ROWS_A_LIST = 39  # below it FAISS warns that a centroid has seen too little
 _HNSW_LINKS, _HNSW_EF_CONSTRUCTION = 16, 100
 _HIGHEST_CODE = 127
+_NUMKONG_ROWS = 65_536
 
 
 def build_flat(references: Vectors) -> tuple[Searcher, Searcher]:
@@ -181,9 +184,22 @@ def build_fastscan(references: Vectors) -> dict[int, Searcher]:
 
 def build_ivf(references: Vectors, nprobes: tuple[int, ...]) -> dict[int, Searcher]:
     """The same codes in lists, of which the nearest `nprobe` are looked through."""
+    dim = references.shape[1]
+    return _build_lists(references, nprobes, IVF, f"PQ{dim // 2}x4fs", dim / 4)
+
+
+def build_rabitq(references: Vectors, nprobes: tuple[int, ...]) -> dict[int, Searcher]:
+    """A bit a dimension in lists, whose bound on the error is probable only; the best refined."""
+    dim = references.shape[1]
+    return _build_lists(references, nprobes, RABITQ, "RaBitQfs", dim / 8 + 8)
+
+
+def _build_lists(
+    references: Vectors, nprobes: tuple[int, ...], name: str, codes: str, code_bytes: float
+) -> dict[int, Searcher]:
     count, dim = references.shape
     lists = min(_LISTS, max(16, min(count, _TRAINING_ROWS) // _ROWS_A_LIST))
-    factory = f"IVF{lists},PQ{dim // 2}x4fs,RFlat"
+    factory = f"IVF{lists},{codes},RFlat"
     index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     build_s = _train_and_add(index, references)
 
@@ -192,11 +208,16 @@ def build_ivf(references: Vectors, nprobes: tuple[int, ...]) -> dict[int, Search
             k_factor=K_FACTOR, base_index_params=_faiss.IVFSearchParameters(nprobe=nprobe)
         )
         return Searcher(
-            name=f"FAISS IVF{lists}, nprobe {nprobe}",
+            name=f"{name}{lists}, nprobe {nprobe}",
             best=lambda queries, k: index.search(queries, k, params=options)[1],
-            reaching=lambda queries, at: index.range_search(queries, at, params=options),
+            reaching=(
+                (lambda queries, at: index.range_search(queries, at, params=options))
+                if name == IVF
+                else None
+            ),
+            no_range="FAISS's answers of it are not compared",
             build_s=build_s,
-            bytes_per_reference=dim / 4 + 4 * dim + 8,
+            bytes_per_reference=code_bytes + 4 * dim + 8,
         )
 
     return {nprobe: searcher(nprobe) for nprobe in nprobes if nprobe <= lists}
@@ -221,6 +242,44 @@ def build_usearch(references: Vectors) -> Searcher:
         no_range="usearch has no exact one",
         build_s=coding_s,
         bytes_per_reference=float(references.shape[1]),
+    )
+
+
+def build_numkong(references: Vectors) -> Searcher:
+    """Packed bytes and their products with the queries, the k best of each block by numpy;
+    `ImportError` where numkong is not installed."""
+    import numkong
+
+    limit = float(np.abs(references).max())
+    starts = range(0, len(references), _NUMKONG_ROWS)
+
+    def pack() -> list[Any]:
+        codes = _to_bytes(references, limit)
+        return [numkong.dots_pack(codes[at : at + _NUMKONG_ROWS]) for at in starts]
+
+    blocks, build_s = clock(pack)
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+
+    def best(queries: Vectors, k: int) -> NDArray[np.int64]:
+        coded = _to_bytes(queries, limit)
+
+        def look(start: int, block: Any) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+            scores = np.asarray(numkong.dots_packed(coded, block))
+            kept = min(k, scores.shape[1])
+            rows = np.argpartition(scores, scores.shape[1] - kept, axis=1)[:, -kept:]
+            return rows + start, np.take_along_axis(scores, rows, axis=1)
+
+        found = list(pool.map(look, starts, blocks))
+        rows, scores = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(rows, order, axis=1)
+
+    return Searcher(
+        name=NUMKONG,
+        best=best,
+        no_range="NumKong has kernels, and no search",
+        build_s=build_s,
+        bytes_per_reference=float(sum(block.nbytes for block in blocks)) / len(references),
     )
 
 
@@ -289,7 +348,7 @@ def _to_bytes(vectors: Vectors, limit: float) -> NDArray[np.int8]:
     return codes
 
 
-PACKAGES = {USEARCH: "usearch", HNSW: "hnswlib"}
+PACKAGES = {USEARCH: "usearch", HNSW: "hnswlib", NUMKONG: "numkong"}
 
 
 @dataclass(slots=True, eq=False)
@@ -319,8 +378,10 @@ def build_participants(references: Vectors, scanner: Scanner, *, has_graph: bool
     gallery, deployed = build_gallery(references, scanner)
     searchers = [*build_flat(references), deployed, ours, build_sq8(references)]
     searchers += [build_fastscan(references)[K_FACTOR], *build_ivf(references, NPROBES).values()]
+    searchers += build_rabitq(references, NPROBES).values()
     missing: dict[str, str] = {}
     add_if_installed(searchers, missing, USEARCH, lambda: [build_usearch(references)])
+    add_if_installed(searchers, missing, NUMKONG, lambda: [build_numkong(references)])
     if has_graph:
         add_if_installed(searchers, missing, HNSW, lambda: build_hnsw(references, EFS).values())
     else:

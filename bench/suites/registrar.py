@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from statistics import median
+from threading import Semaphore
 
 import numpy as np
 
@@ -23,12 +25,14 @@ from bench.suites.workload import (
     draw_visits,
     expect_answers,
     load_holders,
+    make_document,
     make_home,
     make_settings,
     write_requests,
 )
 from engine.accuracy.population import Population
 from engine.errors import RequestError
+from engine.matching.documents import Document
 from engine.matching.recovery import rebuild_gallery, save_snapshot
 from engine.matching.registrar import Outcome, Registrar, RegistrarConfig, publish
 from engine.matching.requests import Answer, EnrollmentRequest
@@ -212,7 +216,7 @@ class DecisionLog:
             else Figure(name, "share", share)
             for name, share in shares
         ]
-        near = len(self.expected) - len(self.places)
+        near = sum(answer is None for answer in self.expected)
         counts: Setup = {"visitors": len(self.outcomes), "left_out_near_a_threshold": near}
         return Result("What was decided", setup | counts, tuple(figures))
 
@@ -313,6 +317,63 @@ _FILLED_AT_ONCE = 250_000
 _FIRST_STRANGER = 1 << 40
 
 
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Milliseconds of decisions one after another: while nothing else goes on, and while holders
+    are erased, each with its snapshot."""
+
+    quiet_ms: list[float]
+    beside_ms: list[float]
+    erasure_s: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """The p99 beside erasures over that of the quiet ones."""
+        return float(np.quantile(self.beside_ms, 0.99) / np.quantile(self.quiet_ms, 0.99))
+
+    def list_figures(self, setup: Setup) -> Result:
+        figures = [
+            Figure(f"{name}, p{share * 100:.0f}", "ms", float(np.quantile(values, share)))
+            for name, values in (("quiet", self.quiet_ms), ("beside erasures", self.beside_ms))
+            for share in (0.5, 0.99, 1.0)
+        ]
+        figures.append(Figure.of("an erasure", "s", self.erasure_s))
+        counts: Setup = {
+            "quiet": len(self.quiet_ms),
+            "beside": len(self.beside_ms),
+            "erasures": len(self.erasure_s),
+        }
+        return Result("Decisions beside erasures", setup | counts, tuple(figures))
+
+
+def decide_beside_erasures(
+    deployment: Deployment, requests: Sequence[EnrollmentRequest], erased: Sequence[Document]
+) -> Latencies:
+    """Decides one request after another; in the later half these holders are erased, evenly spread
+    over it, so that a snapshot is nearly always being compacted and saved."""
+    registrar, half = deployment.registrar, len(requests) // 2
+    _ = deployment.restored
+    due = Semaphore(0)
+
+    def decide(request: EnrollmentRequest) -> float:
+        return clock(registrar.submit(request).result)[1] * 1e3
+
+    def erase(holder: Document) -> float:
+        due.acquire()
+        return clock(partial(deployment.erase, holder, "bench"))[1]
+
+    quiet_ms = [decide(request) for request in requests[:half]]
+    beside_ms = []
+    with ThreadPoolExecutor(1) as pool:
+        erasing = [pool.submit(erase, holder) for holder in erased]
+        for place, request in enumerate(requests[half:]):
+            if place * len(erased) // half < (place + 1) * len(erased) // half:
+                due.release()
+            beside_ms.append(decide(request))
+        due.release(len(erased))
+        return Latencies(quiet_ms, beside_ms, [one.result() for one in erasing])
+
+
 QUICK = {
     "references": 5_000,
     "decisions": 640,
@@ -321,12 +382,15 @@ QUICK = {
     "stage_batches": 4,
     "filled": 20_000,
     "filled_decisions": 512,
+    "lone_decisions": 100,
+    "erasures": 5,
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistrarSuiteConfig:
-    """`decisions` in full batches, `single_decisions` one a transaction, `stage_batches` by hand.
+    """`decisions` in full batches, `single_decisions` one a transaction, `stage_batches` by hand;
+    `lone_decisions` one after another, the later half of them beside `erasures`.
 
     The first two are shared out among `rounds` and one that warms up before them. By hand are
     also decided as many on a registry of a `SMALLER` share. `filled_decisions` are decided in
@@ -341,13 +405,16 @@ class RegistrarSuiteConfig:
     stage_batches: int = 20
     filled: int = 1_000_000
     filled_decisions: int = 7_680
+    lone_decisions: int = 1_200
+    erasures: int = 50
     seed: int = 0
     folder: Path = DISK
 
     @property
     def visitors(self) -> int:
         by_hand = self.stage_batches * BATCH
-        return self.decisions + self.single_decisions + by_hand + self.filled_decisions
+        apart = by_hand + self.filled_decisions + self.lone_decisions
+        return self.decisions + self.single_decisions + apart
 
     @property
     def smaller(self) -> RegistrarSuiteConfig:
@@ -360,6 +427,7 @@ class RegistrarSuiteConfig:
             single_decisions=0,
             stage_batches=0,
             filled_decisions=0,
+            lone_decisions=0,
         )
 
 
@@ -436,6 +504,16 @@ class _Steps:
         del log.places[len(log.outcomes) :]
         return decided
 
+    def decide_beside_erasures(
+        self, requests: Sequence[EnrollmentRequest], visits: Visits
+    ) -> Latencies:
+        """Erases holders of whom no visitor comes back."""
+        known = set(visits.people.tolist())
+        free = (serial for serial in range(self.config.references) if serial not in known)
+        erased = [make_document(serial) for serial in islice(free, self.config.erasures)]
+        with self.open() as deployment:
+            return decide_beside_erasures(deployment, requests, erased)
+
     def _restore(self, deployment: Deployment, name: str, log: DecisionLog) -> Gallery:
         self.times[name] = clock(lambda: deployment.restored)[1]
         gallery = deployment.restored.gallery
@@ -449,12 +527,15 @@ def run(config: RegistrarSuiteConfig) -> SuiteOutput:
         filesystem = filesystem_of(config.folder)
         steps = _Steps(folder / "home", config)
         log, requests = steps.prepare(population)
-        filled = len(requests) - config.filled_decisions
+        lone = len(requests) - config.lone_decisions
+        filled = lone - config.filled_decisions
         by_hand = filled - config.stage_batches * BATCH
         assert by_hand > 0, "almost every visitor lies near a threshold"
         rounds = steps.decide_from_store(requests[:by_hand], log)
         stages = steps.decide_by_hand(requests[by_hand:filled], log)
-        turns = steps.decide_filled(requests[filled:], log, population)
+        turns = steps.decide_filled(requests[filled:lone], log, population)
+        # What an erased face would have changed is not known beforehand: these are timed alone.
+        latencies = steps.decide_beside_erasures(requests[lone:], log.visits)
         smaller = _Steps(folder / "smaller", config.smaller)
         small_log, small_requests = smaller.prepare(population)
         few_stages = smaller.decide_by_hand(small_requests, small_log)
@@ -475,6 +556,9 @@ def run(config: RegistrarSuiteConfig) -> SuiteOutput:
         "serialiser_growth": find_own_time(stages) / find_own_time(few_stages),
         "overlap_speedup": speedup(*_rates_of(turns)),
         "gallery_difference": float(log.difference + small_log.difference),
+        "decisions_beside_erasures": latencies.ratio
+        if config.references >= RegistrarSuiteConfig().references
+        else Skipped("promised for the default size, not for this"),
     }
     results = (
         list_decisions(rounds, setup),
@@ -482,6 +566,7 @@ def run(config: RegistrarSuiteConfig) -> SuiteOutput:
         _list_own_time(stages, few_stages, smaller.config.references, setup),
         _list_turns(turns, setup | {"gallery": config.filled}),
         _list_gallery(steps, setup),
+        latencies.list_figures(setup),
         log.list_outcomes(setup),
     )
     return results, measured

@@ -112,7 +112,7 @@ QUICK = {
     "postgres_references": 5_000,
 }
 FASTSCAN_NAME = f"{FASTSCAN}, k_factor {K_FACTOR}"
-_INDEXES_AT_ONCE = 8
+_INDEXES_AT_ONCE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
+from engine.batching import name_thread
 from engine.errors import ImageError, VectorUnusable
 from engine.faces.detector import DetectedFace, FaceDetector, choose_main_face, has_competing_face
 from engine.faces.embedder import (
@@ -109,7 +110,9 @@ class Extractor:
         self.model_digest = digest_embedding(embedder.card, embedder.flip)
         """Only vectors of one digest can be compared."""
         self._decoder = Decoder(self._config.images)
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="extract")
+        self._pool = ThreadPoolExecutor(
+            self.threads, "extract", initializer=name_thread, initargs=("extract",)
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -16,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 from structlog.typing import FilteringBoundLogger
 
-from engine.batching import Batch, Batcher, Lane, Refusals, share_out
+from engine.batching import Batch, Batcher, Lane, Refusals, name_thread, share_out
 from serving.access.authentication import Authenticator
 from serving.access.sign_in import open_sign_in
 from serving.api.app import build_app
@@ -46,6 +46,8 @@ from serving.telemetry.logs import close_log
 from serving.telemetry.metrics import BUILD, Meter
 from serving.telemetry.traces import open_tracer
 
+EVENT_LOOP = "event-loop"
+"""Name of the thread that answers all calls of a replica; Serve makes the replica on it."""
 REMOTE_WORKERS = 4
 """Threads that wait for a remote embedder while others decode the next photographs."""
 
@@ -79,6 +81,7 @@ class Ingress:
         embedder: DeploymentHandle[Any] | None,
         replicas: int,
     ) -> None:
+        name_thread(EVENT_LOOP)
         settings = site.load()
         serve = settings.serve
         # What is opened first is closed last, after the photographs that are being extracted.
@@ -115,7 +118,9 @@ class Ingress:
         )
         opened.callback(self._faces.close)
         self._registrar = RayRegistrar(
-            registrar,
+            # Both sides can import what travels: no need to look for code to send along, as Ray's
+            # own serializer does.
+            registrar.options(request_serialization="pickle", response_serialization="pickle"),
             capacity=serve.requests_ongoing,
             timeout_s=serve.request_timeout_s,
             meter=meter,
@@ -170,6 +175,7 @@ class Registrar:
     """Replica of the single writer; its service opens in the background."""
 
     def __init__(self, site: Site) -> None:
+        name_thread(EVENT_LOOP)
         settings = site.load()
         self._drain_s = settings.serve.drain_s
         self._log = site.open_log(settings.serve, "registrar")

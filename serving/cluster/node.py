@@ -158,8 +158,9 @@ KEEP_ALIVE_S = 75
 NAME = "sosie"
 LOOPBACK = "127.0.0.1"
 APPLICATION = "serving.cluster.application"
-WATCH_S = 2.0
-LOST_AFTER = 3
+WATCH_S = 4.0
+"""Between two calls of Serve's controller, of 13 ms of a core each."""
+LOST_AFTER = 2
 _PR_SET_PDEATHSIG = 1
 
 

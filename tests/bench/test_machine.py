@@ -20,6 +20,7 @@ def test_the_stamp_names_processor_memory_packages_and_what_all_cores_can_do() -
     assert "sosie" in machine.packages
     assert (machine.read_gb_per_s or 0) > 0
     assert (machine.int8_gops or 0) > 0
+    assert (machine.python_mops or 0) > 0
 
 
 def test_times_of_one_processor_with_as_many_cores_may_be_compared() -> None:

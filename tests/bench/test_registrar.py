@@ -24,6 +24,8 @@ TINY = {
     "stage_batches": 1,
     "filled": 1_000,
     "filled_decisions": 256,
+    "lone_decisions": 8,
+    "erasures": 2,
 }
 
 
@@ -42,8 +44,10 @@ def test_every_decision_of_a_small_day_is_right_and_nothing_is_lost(tmp_path: Pa
         "The serialiser's own time",
         "Decisions on a filled gallery",
         "Gallery",
+        "Decisions beside erasures",
         "What was decided",
     ]
+    assert results[5].setup["erasures"] == 2
     assert all(result.setup["references"] == 300 for result in results)
     single, full, *_ = results[0].figures
     assert (single.name, full.name) == ("one a transaction", "batches of 32")

@@ -10,6 +10,7 @@ import pytest
 
 from bench.core.machine import Machine, look
 from bench.core.reports import (
+    REFERENCE,
     Check,
     Direction,
     Figure,
@@ -85,21 +86,41 @@ def make_goal(direction: Direction, goal: float = 2.0) -> Goal:
     return Goal("speed", "tiny", goal, direction, "times", "how fast")
 
 
-def test_a_measured_figure_is_held_against_its_goal() -> None:
+def test_a_measured_figure_is_held_against_its_goal(machine: Machine) -> None:
     least, most = (make_goal(direction) for direction in Direction)
     for value, holds in ((2.5, True), (2.0, True), (1.5, False)):
-        assert check_goals([least], "tiny", {"speed": value}) == (
+        assert check_goals([least], "tiny", {"speed": value}, machine) == (
             Check("speed", value, 2.0, holds),
         )
-    assert [check.holds for check in check_goals([most], "tiny", {"speed": 2.5})] == [False]
-    (skipped,) = check_goals([least], "tiny", {"speed": Skipped("no such device")})
+    assert [check.holds for check in check_goals([most], "tiny", {"speed": 2.5}, machine)] == [
+        False
+    ]
+    (skipped,) = check_goals([least], "tiny", {"speed": Skipped("no such device")}, machine)
     assert skipped == Check("speed", None, 2.0, None, "no such device")
-    assert check_goals([least], "other", {}) == ()
+    assert check_goals([least], "other", {}, machine) == ()
 
 
-def test_a_goal_for_a_figure_that_no_suite_measures_is_refused() -> None:
+def test_a_goal_in_seconds_or_a_rate_is_the_slower_machines_own(machine: Machine) -> None:
+    slow = replace(machine, python_mops=REFERENCE["python_mops"] / 2)
+    rate, seconds = (replace(make_goal(direction), kernel="python_mops") for direction in Direction)
+    assert check_goals([rate], "tiny", {"speed": 1.0}, slow) == (Check("speed", 1.0, 1.0, True),)
+    assert check_goals([seconds], "tiny", {"speed": 5.0}, slow) == (
+        Check("speed", 5.0, 4.0, False),
+    )
+    (unknown,) = check_goals([rate], "tiny", {"speed": 9.0}, machine)
+    assert unknown.holds is None
+
+
+def test_a_kernel_that_no_run_measures_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "targets.toml"
+    path.write_text(ENTRY + 'kernel = "luck"\n', encoding="utf-8")
+    with pytest.raises(RequestError, match="no kernel luck"):
+        load_goals(path)
+
+
+def test_a_goal_for_a_figure_that_no_suite_measures_is_refused(machine: Machine) -> None:
     with pytest.raises(RequestError, match="has no figure speed"):
-        check_goals([make_goal(Direction.AT_LEAST)], "tiny", {"sped": 1.0})
+        check_goals([make_goal(Direction.AT_LEAST)], "tiny", {"sped": 1.0}, machine)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,14 @@ def test_every_goal_of_the_suite_is_measured_or_skipped_for_the_size(done: Run) 
 def test_ours_and_the_others_stand_in_one_table(done: Run) -> None:
     names = list(figures_of(done, "A batch"))
     assert names[0] == "FAISS Flat"
-    for wanted in (*OURS, "FAISS SQ8", "FAISS PQ4fs+refine, k_factor 20", "usearch", "hnswlib"):
+    for wanted in (
+        *OURS,
+        "FAISS SQ8",
+        "FAISS PQ4fs+refine, k_factor 20",
+        "usearch",
+        "NumKong",
+        "hnswlib",
+    ):
         assert any(name.startswith(wanted) for name in names)
     assert sum(name.startswith("FAISS IVF") for name in names) >= 1
 
@@ -84,12 +91,14 @@ def test_setup_says_what_the_faces_are(done: Run) -> None:
 def test_what_is_not_installed_is_missing_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hnswlib", None)
     monkeypatch.setitem(sys.modules, "usearch.index", None)
+    monkeypatch.setitem(sys.modules, "numkong", None)
     faces = Faces(1_000, 32, 0)
     participants = bench.suites.baselines.build_participants(
         faces.references, Scanner(threads=1), has_graph=True
     )
     assert participants.missing == {
         "usearch int8, exact": "not installed: pip install usearch",
+        "NumKong int8, exact": "not installed: pip install numkong",
         "hnswlib": "not installed: pip install hnswlib",
     }
 

@@ -15,7 +15,7 @@ from bench.suites.serve.chaos import measure_kills
 from bench.suites.serve.fixtures import Home, Person, draw_people
 from bench.suites.serve.load_requests import BATCH, draw_probes, pack, pair_items, write_visits
 from bench.suites.serve.overload import OverloadPlan, OverloadRun, run_overload
-from bench.suites.serve.process import list_usage, serve
+from bench.suites.serve.process import Usage, list_costs, list_usage, serve
 from bench.suites.serve.sizes import Context, Part, Sizes, open_context
 from bench.suites.serve.soak import measure_soak
 from bench.suites.serve.throughput import (
@@ -129,6 +129,7 @@ def measure_throughput(context: Context) -> SuiteOutput:
         slow = _match(context, session)
     results = [
         _list_enrollments(context, home, enrolling, (before, after), measured),
+        _list_costs(context, home, enrolling, (before, after), measured),
         _list_matches(context, home, matching, slow, measured),
         *batches,
     ]
@@ -213,6 +214,29 @@ def _list_enrollments(
     )
 
 
+def _list_costs(
+    context: Context,
+    home: Home,
+    enrolling: Enrolling,
+    here: tuple[Enrolled, Enrolled],
+    measured: dict[str, Measured],
+) -> Result:
+    """Where each millisecond goes: the service's beside the library's, the generator apart."""
+    own: Usage = {}
+    for one in here:
+        for name, seconds in one.usage.items():
+            own[name] = own.get(name, 0.0) + seconds
+    count, served = sum(len(one.decisions) for one in here), len(enrolling.record)
+    ratio = (sum(enrolling.usage.values()) / served) / (sum(own.values()) / count)
+    measured["enrollment_cost"] = ratio
+    setup = context.setup(home, connections=context.sizes.pace.enrolling_connections)
+    figures = (
+        *list_costs(own, "in process", count, 1.0),
+        *list_costs(enrolling.usage, "over HTTP", served, 1 / ratio),
+    )
+    return Result("Processor time of an enrollment", setup, figures)
+
+
 def _list_matches(
     context: Context, home: Home, fast: Loops, slow: Loops, measured: dict[str, Measured]
 ) -> Result:
@@ -238,6 +262,7 @@ PARTS: Mapping[Part, tuple[Callable[[Context], SuiteOutput], tuple[str, ...]]] =
         measure_throughput,
         (
             "enrollment_share",
+            "enrollment_cost",
             "proxy_speedup",
             "matches_per_second",
             "batched_comparisons_per_second",

@@ -27,7 +27,14 @@ from bench.suites.serve.load_requests import (
     read_results,
     write_visits,
 )
-from bench.suites.serve.process import HOST, Service, Usage, list_usage, watch_usage
+from bench.suites.serve.process import (
+    HOST,
+    Service,
+    Usage,
+    list_usage,
+    watch_own_usage,
+    watch_usage,
+)
 from bench.suites.workload import make_msisdn
 from engine.errors import ImageError, RequestError
 from engine.matching.registrar import Outcome
@@ -183,10 +190,11 @@ MOST_UNDECIDED = 512
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """Decisions of visits in their order, and the seconds of all."""
+    """Decisions of visits in their order, the seconds of all, and their processor time."""
 
     decisions: tuple[str, ...]
     seconds: float
+    usage: Usage
 
     @property
     def rate(self) -> float:
@@ -204,16 +212,17 @@ def enroll_here(
     registrar = deployment.registrar
     futures: deque[Future[Outcome]] = deque()
     outcomes: list[Outcome] = []
-    start = time.perf_counter()
-    for first in range(0, len(people), CHUNK):
-        part = people[first : first + CHUNK]
-        for request in make_requests(deployment, part, first_serial + first):
-            futures.append(registrar.submit(request))
-        while len(futures) > MOST_UNDECIDED:
-            outcomes.append(futures.popleft().result())
-    outcomes += [future.result() for future in futures]
-    seconds = time.perf_counter() - start
-    return Enrolled(tuple(_name(outcome) for outcome in outcomes), seconds)
+    with watch_own_usage() as usage:
+        start = time.perf_counter()
+        for first in range(0, len(people), CHUNK):
+            part = people[first : first + CHUNK]
+            for request in make_requests(deployment, part, first_serial + first):
+                futures.append(registrar.submit(request))
+            while len(futures) > MOST_UNDECIDED:
+                outcomes.append(futures.popleft().result())
+        outcomes += [future.result() for future in futures]
+        seconds = time.perf_counter() - start
+    return Enrolled(tuple(_name(outcome) for outcome in outcomes), seconds, usage)
 
 
 def make_requests(
