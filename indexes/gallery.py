@@ -197,28 +197,30 @@ class Gallery:
         with self._reading() as state:
             return key in state.index
 
-    def add(self, ids: Ids, vectors: Vectors, sequence: int) -> None:
+    def add(self, ids: Ids, vectors: Vectors, sequence: int, history: str = "") -> None:
         """Adds a batch under its sequence, which must be greater than the last.
 
-        An empty batch only moves the watermark. `SequenceInvalid`, `VectorInvalid` or `IdInvalid`,
-        with nothing changed.
+        An empty batch only moves the watermark. `history` identifies the history of the store up
+        to this change, for shards that outlive this process. `SequenceInvalid`, `VectorInvalid` or
+        `IdInvalid`, with nothing changed.
         """
         with self._changes:
             self._check_sequence(sequence)
             if self._segmented is None:
-                self._change_locked(partial(self._index.add, ids, vectors), sequence)
+                self._change_locked(partial(self._index.add, ids, vectors), sequence, history)
                 return
             self._segmented.admit(self._segmented.prepare(ids, vectors))
             self._publish(sequence)
         if len(self._segmented.heads) > 1:
             self._work_due.set()
 
-    def remove(self, ids: Ids, sequence: int) -> None:
-        """Removes a batch under its sequence; `IdInvalid` for an unknown id, with none removed."""
+    def remove(self, ids: Ids, sequence: int, history: str = "") -> None:
+        """Removes a batch, as `add` adds one; `IdInvalid` for an unknown id, with none removed."""
         with self._changes:
             self._check_sequence(sequence)
             if self._segmented is None:
-                self._change_locked(partial(self._index.remove, ids), sequence, removed=len(ids))
+                removal = partial(self._index.remove, ids)
+                self._change_locked(removal, sequence, history, removed=len(ids))
             else:
                 wipe = self._segmented.withdraw(ids)
                 self._publish(sequence, ids.copy(), wipe)
@@ -363,8 +365,11 @@ class Gallery:
                 self._unwiped = (*self._unwiped, _Removal(removed, removals, wipe))
             self._state = _State(self._readable(), sequence, removals)
 
-    def _change_locked(self, change: Callable[[], None], sequence: int, removed: int = 0) -> None:
+    def _change_locked(
+        self, change: Callable[[], None], sequence: int, history: str, removed: int = 0
+    ) -> None:
         with self._lock.writing():
+            self._index.note(sequence, history)
             change()
             self._state = _State(self._index, sequence, self._state.removals + removed)
 
