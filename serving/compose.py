@@ -363,6 +363,11 @@ class Deployment:
         self._snapshots.tend(registrar)
         return registrar
 
+    @property
+    def copies_wanting(self) -> int:
+        """How many shards of the gallery have lost a copy that is not made again yet."""
+        return self._snapshots.copies_wanting
+
     def joiner(self, scanner: Scanner) -> Join:
         """The join by which a sweep finds all pairs of the gallery, in memory or on shards."""
         return self._snapshots.joiner(self.restored.gallery, scanner)
@@ -512,13 +517,14 @@ class Deployment:
         self._resealing.shutdown()
         with ExitStack() as closing:
             closing.callback(self.store.close)
-            if "_snapshots" in built:
-                self._snapshots.stop_tending()
-                closing.callback(self._snapshots.release if keep_shards else self._snapshots.close)
             if "extractor" in built:
                 closing.callback(self.extractor.close)
             if "writer" in built:
                 closing.callback(self.writer.close)
+            if "_snapshots" in built:
+                # Under the lease, or the next writer would find shards that are ended here.
+                self._snapshots.stop_tending()
+                closing.callback(self._snapshots.release if keep_shards else self._snapshots.close)
             if self._upkeep is not None:
                 self._upkeep.close()
             if "registrar" in built:

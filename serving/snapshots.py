@@ -92,6 +92,11 @@ class SnapshotManager:
         """The join over all pairs of the gallery; uses these threads if it is in memory."""
         return partial(join_gallery, gallery, scanner=scanner)
 
+    @property
+    def copies_wanting(self) -> int:
+        """How many shards have fewer copies than they are to have."""
+        return 0
+
     def tend(self, registrar: Registrar) -> None:
         """Keeps up what the gallery of `restore` needs beside its own upkeep."""
 
@@ -239,6 +244,10 @@ class ShardManager(SnapshotManager):
         except BaseException:
             self.release()
             raise
+
+    @property
+    def copies_wanting(self) -> int:
+        return 0 if self._index is None else len(self._index.wanting)
 
     def tend(self, registrar: Registrar) -> None:
         """Makes lost copies of shards again, from now on."""

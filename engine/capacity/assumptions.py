@@ -61,8 +61,9 @@ def list_assumptions(
         "of a day assume the busiest rate all day.",
         "An erasure, and a start after a failure, grow with the references of one machine; until a "
         "gallery is back nothing is decided (503).",
-        "One spare node takes any role (Ray places it); while a shard is rebuilt, every search and "
-        "decision is refused (503), since a partial answer would be a silent miss.",
+        "One spare node takes any role (Ray places it). A shard has one copy; while a lost one is "
+        "rebuilt, every search and decision is refused (503), since a partial answer would be a "
+        "silent miss. With [gallery] shard_copies = 2 none is, and they need twice the nodes.",
     ]
     return (*said, *_list_assumed(figures))
 

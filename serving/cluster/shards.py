@@ -24,7 +24,7 @@ from ray.exceptions import RayError
 
 from engine.registry.keyring import forbid_core_dumps
 from indexes.base import Ids, Vectors
-from indexes.errors import IndexFault, SearchInvalid, ShardLost
+from indexes.errors import IndexFault, SearchInvalid, ShardFenced, ShardLost
 from indexes.sharding.host import CALLS_AT_ONCE, ShardHost
 from indexes.sharding.shards import (
     ReplicatedShard,
@@ -208,7 +208,7 @@ class RayShard(Shard):
         self._waiting: dict[Future[Any], int] = {}
         self._tick = 0
         self._lost: str | None = None
-        self._is_stuck = False
+        self._is_stuck = self._is_fenced = False
         self._closing = Event()
         self._bulk = ThreadPoolExecutor(1, f"shard-{number}-bulk")
         self._watch = Thread(target=self._look, name=f"shard-{number}-watch", daemon=True)
@@ -229,9 +229,10 @@ class RayShard(Shard):
         return self._in_pieces(lambda: self._read(ids))
 
     def close(self) -> None:
-        """Ends the actor, even while it works."""
+        """Ends the actor, even while it works; not one that a later writer is known to have."""
         self.release()
-        end_actor(self._actor)
+        if not self._is_fenced:
+            end_actor(self._actor)
 
     def release(self) -> None:
         """Leaves the actor to the next writer, if it may outlive this process and does answer."""
@@ -292,6 +293,7 @@ class RayShard(Shard):
                 return  # it has failed already: the shard is lost
         reply = done.result()
         if reply.refusal is not None:
+            self._is_fenced |= isinstance(reply.refusal, ShardFenced)
             future.set_exception(reply.refusal)
         elif reply.failure is not None:
             failure = f"shard {self._number} failed at {operation} with {reply.failure}"

@@ -230,7 +230,7 @@ def test_shards_with_content_are_adopted_by_the_next_and_obey_the_last_before_no
         index.shards[0].remove(ids[:1]).result()
     with pytest.raises(ShardLost):
         index.search(rows[:1], 1)
-    index.release()
+    index.close()
     assert_exact(later, ids, rows)
     later.release()
     # Of other content, in their place.
