@@ -152,6 +152,10 @@ class VectorIndex(ABC):
     def account(self) -> MemoryAccount:
         """Memory use by part."""
 
+    def note(self, sequence: int, history: str) -> None:  # noqa: B027 - most have nothing to do
+        """What the next change will be in the store; for an index whose content outlives this
+        process. See `Gallery.add`."""
+
     def compact(self) -> None:  # noqa: B027 - most have nothing to do
         """Frees what removed references still take in memory; searches may run meanwhile."""
 

@@ -45,6 +45,10 @@ class ShardLost(IndexFault):
     code = "INDEX.SHARD_LOST"
 
 
+class ShardFenced(ShardLost):
+    """A shard that a later writer has taken over: it obeys this one no more."""
+
+
 class CheckpointInvalid(IndexFault):
     """A checkpoint that is damaged, in use, of another join, or does not cover these references."""
 

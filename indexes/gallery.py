@@ -228,30 +228,31 @@ class Gallery:
         with self._reading() as state:
             return key in state.index
 
-    def add(self, ids: Ids, vectors: Vectors, sequence: int) -> None:
+    def add(self, ids: Ids, vectors: Vectors, sequence: int, history: str = "") -> None:
         """Adds a batch under its sequence, which must be greater than the last.
 
-        An empty batch only moves the watermark. `SequenceInvalid`, `VectorInvalid` or `IdInvalid`,
-        with nothing changed.
+        An empty batch only moves the watermark. `history` identifies the history of the store up
+        to this change, for shards that outlive this process. `SequenceInvalid`, `VectorInvalid` or
+        `IdInvalid`, with nothing changed.
         """
         with self._changes:
             self._check_sequence(sequence)
             if self._segmented is None:
                 add = partial(self._index.add, ids, vectors)
-                self._change_locked(add, sequence, ids, is_removal=False)
+                self._change_locked(add, sequence, ids, history, is_removal=False)
                 return
             self._segmented.admit(self._segmented.prepare(ids, vectors))
             self._publish(sequence, ids)
         if len(self._segmented.heads) > 1:
             self._work_due.set()
 
-    def remove(self, ids: Ids, sequence: int) -> None:
-        """Removes a batch under its sequence; `IdInvalid` for an unknown id, with none removed."""
+    def remove(self, ids: Ids, sequence: int, history: str = "") -> None:
+        """Removes a batch, as `add` adds one; `IdInvalid` for an unknown id, with none removed."""
         with self._changes:
             self._check_sequence(sequence)
             if self._segmented is None:
                 remove = partial(self._index.remove, ids)
-                self._change_locked(remove, sequence, ids, is_removal=True)
+                self._change_locked(remove, sequence, ids, history, is_removal=True)
             else:
                 wipe = self._segmented.withdraw(ids)
                 self._publish(sequence, ids, wipe)
@@ -412,9 +413,16 @@ class Gallery:
             self._state = state
 
     def _change_locked(
-        self, perform: Callable[[], None], sequence: int, ids: Ids, *, is_removal: bool
+        self,
+        perform: Callable[[], None],
+        sequence: int,
+        ids: Ids,
+        history: str,
+        *,
+        is_removal: bool,
     ) -> None:
         with self._lock.writing():
+            self._index.note(sequence, history)
             perform()
             self._state = self._state.after(self._index, sequence, ids, is_removal=is_removal)
 

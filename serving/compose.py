@@ -36,7 +36,7 @@ from engine.matching.holders import (
 )
 from engine.matching.judge import Judge
 from engine.matching.limits import Bound, Limits
-from engine.matching.recovery import Restored
+from engine.matching.recovery import Restored, Tell
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig, Runner
 from engine.matching.requests import CropPolicy, CropScope
 from engine.registry.keyring import KeyRing
@@ -215,13 +215,15 @@ class Deployment:
     """An open home folder; each part is built on first use. Close it after use.
 
     `warn` gets one line for each failure that does not fail the command itself. With `open_index`
-    the gallery is on shards, is built from the store, and has no snapshot. `observer` (metrics) and
-    `gather_s` (see `RegistrarConfig`) must be set before the first use of the registrar. With
+    the gallery is on shards, which takes the writer's lease, and has no snapshot. `observer`
+    (metrics), `gather_s` (see `RegistrarConfig`) and `tell` (of shards that are rebuilt, instead of
+    `warn`) must be set before the first use of the registrar. With
     `is_examined` an altered registry opens, for those who look for what was altered.
     """
 
     observer: Observer | None = None
     gather_s: float = 0.0
+    tell: Tell | None = None
 
     def __init__(
         self,
@@ -298,14 +300,14 @@ class Deployment:
     def _snapshots(self) -> SnapshotManager:
         config = gallery_config(self.settings)
         parts = (self.store, self.snapshot_folder, config, self._warn)
-        return (
-            ShardManager(*parts, self._open_index) if self._open_index else SnapshotManager(*parts)
-        )
+        if self._open_index is None:
+            return SnapshotManager(*parts)
+        return ShardManager(*parts, self._open_index, lambda: self.writer.epoch)
 
     @cached_property
     def restored(self) -> Restored:
         """The gallery, brought to the state of the store on first use."""
-        return self._snapshots.restore()
+        return self._snapshots.restore(self.tell)
 
     @cached_property
     def watchlist(self) -> WatchList:
@@ -358,7 +360,13 @@ class Deployment:
             raise
         # Only a writer needs upkeep.
         self._upkeep = Upkeep(self.restored.gallery).start()
+        self._snapshots.tend(registrar)
         return registrar
+
+    @property
+    def copies_wanting(self) -> int:
+        """How many shards of the gallery have lost a copy that is not made again yet."""
+        return self._snapshots.copies_wanting
 
     def joiner(self, scanner: Scanner) -> Join:
         """The join by which a sweep finds all pairs of the gallery, in memory or on shards."""
@@ -499,19 +507,24 @@ class Deployment:
                 elif self._snapshots.is_withdrawn:
                     self._snapshots.renew(gallery)
 
-    def close(self) -> None:
-        """Saves a snapshot if much has changed, releases the lease, closes the store."""
+    def close(self, *, keep_shards: bool = False) -> None:
+        """Saves a snapshot if much has changed, releases the lease, closes the store.
+
+        With `keep_shards` the next writer finds the shards with what they hold.
+        """
         built = self.__dict__
         # While there is a lease: it ends with what was erased sealed anew.
         self._resealing.shutdown()
         with ExitStack() as closing:
             closing.callback(self.store.close)
-            if "_snapshots" in built:
-                closing.callback(self._snapshots.close)
             if "extractor" in built:
                 closing.callback(self.extractor.close)
             if "writer" in built:
                 closing.callback(self.writer.close)
+            if "_snapshots" in built:
+                # Under the lease, or the next writer would find shards that are ended here.
+                self._snapshots.stop_tending()
+                closing.callback(self._snapshots.release if keep_shards else self._snapshots.close)
             if self._upkeep is not None:
                 self._upkeep.close()
             if "registrar" in built:

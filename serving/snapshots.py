@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Collection
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from threading import Event, Thread
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
@@ -13,17 +18,23 @@ from engine.errors import RegistryError
 from engine.matching.recovery import (
     GalleryConfig,
     Restored,
-    rebuild_gallery,
+    Tell,
+    fill_copy,
+    origin_of,
     restore_gallery,
+    restore_shards,
     save_snapshot,
     withdraw_snapshot,
 )
+from engine.matching.registrar import Registrar
 from engine.registry.store import Store
+from engine.registry.writer import Writer
+from indexes.errors import ShardFenced
 from indexes.gallery import Gallery
 from indexes.joining.join import join_gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.joining import join_shards
-from indexes.sharding.shards import ShardedIndex, ShardPlan
+from indexes.sharding.shards import ReplicatedShard, Shard, ShardedIndex, ShardPlan
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import SegmentEntry
 from serving.settings import Settings
@@ -32,12 +43,14 @@ if TYPE_CHECKING:
     from engine.sweeps.sweep_run import Join
     from indexes.exact.scanner import Scanner
 
+_log = logging.getLogger(__name__)
 # A change is in the store a moment before the gallery has it.
 _LAG_S = 2.0
 _RETRY_EVERY_S = 0.005
 
 OpenIndex = Callable[[ShardPlan], ShardedIndex]
-"""Opens an empty gallery on shards; `ShardLost` where they are not available."""
+"""Opens a gallery on shards: those that an earlier writer left, and new ones, which are empty.
+`ShardLost` where they are not available, `ShardFenced` where a later writer has them."""
 
 
 def gallery_config(settings: Settings) -> GalleryConfig:
@@ -70,16 +83,31 @@ class SnapshotManager:
         self._trusted: tuple[SegmentEntry, ...] = ()
         self.is_withdrawn = False
 
-    def restore(self) -> Restored:
-        """The gallery, brought to the state of the store."""
+    def restore(self, tell: Tell | None = None) -> Restored:
+        """The gallery, brought to the state of the store; `tell` says what is rebuilt for it."""
+        del tell
         return restore_gallery(self._store, self.folder, self._config)
 
     def joiner(self, gallery: Gallery, scanner: Scanner) -> Join:
         """The join over all pairs of the gallery; uses these threads if it is in memory."""
         return partial(join_gallery, gallery, scanner=scanner)
 
+    @property
+    def copies_wanting(self) -> int:
+        """How many shards have fewer copies than they are to have."""
+        return 0
+
+    def tend(self, registrar: Registrar) -> None:
+        """Keeps up what the gallery of `restore` needs beside its own upkeep."""
+
+    def stop_tending(self) -> None:
+        """Ends that; before the registrar is closed."""
+
     def close(self) -> None:
         """Releases resources of the gallery of `restore` other than memory."""
+
+    def release(self) -> None:
+        """The same, but leaves to the next writer what can outlive this process."""
 
     def sweep(self) -> None:
         """Removes files of a replaced snapshot that a crash left, which may hold erased people."""
@@ -170,10 +198,11 @@ class SnapshotManager:
 
 
 class ShardManager(SnapshotManager):
-    """The gallery on shards, with no snapshot: it is built from the store at every start.
+    """The gallery on shards, with no snapshot: each shard is brought to the store at every start.
 
-    A snapshot left by a start without shards is removed, so that no later start can load a face
-    that was erased meanwhile.
+    Shards that the writer before this one has left are adopted with what they hold; `read_epoch`
+    says which writer this is. A snapshot left by a start without shards is removed, so that no
+    later start can load a face that was erased meanwhile.
     """
 
     def __init__(
@@ -183,22 +212,52 @@ class ShardManager(SnapshotManager):
         config: GalleryConfig,
         warn: Callable[[str], None],
         open_shards: OpenIndex,
+        read_epoch: Callable[[], int],
     ) -> None:
         super().__init__(store, folder, config, warn)
-        self._open = open_shards
+        self._open, self._read_epoch = open_shards, read_epoch
         self._index: ShardedIndex | None = None
+        self._copies: CopyUpkeep | None = None
 
-    def restore(self) -> Restored:
-        """The gallery, built on new shards; those of an earlier call are ended first."""
-        self.close()
+    def restore(self, tell: Tell | None = None) -> Restored:
+        """The gallery on its shards; those of an earlier call are adopted too."""
+        self.release()
         config = self._config
-        plan = ShardPlan(config.kind, self._store.vault.dim, config=config.segments)
-        self._index = self._open(plan)
+        origin = origin_of(self._store, config)
+        names = (origin.deployment_id, origin.key_id, origin.model_digest, version("sosie"))
+        plan = ShardPlan(
+            config.kind,
+            origin.dim,
+            config=config.segments,
+            content=":".join(names),
+            epoch=self._read_epoch(),
+        )
         try:
-            return rebuild_gallery(self._store, self._index)
+            self._index = self._open(plan)
+        except ShardFenced:
+            # After a restore the writers before have greater numbers, and none of them comes again.
+            if self._store.writer_epoch() != plan.epoch:
+                raise
+            self._index = self._open(replace(plan, by_force=True))
+        try:
+            return restore_shards(self._store, self._index, tell or _log.info)
         except BaseException:
-            self.close()
+            self.release()
             raise
+
+    @property
+    def copies_wanting(self) -> int:
+        return 0 if self._index is None else len(self._index.wanting)
+
+    def tend(self, registrar: Registrar) -> None:
+        """Makes lost copies of shards again, from now on."""
+        assert self._index is not None, "restored before it is tended"
+        self._copies = CopyUpkeep(self._store, self._index, registrar, self._warn)
+
+    def stop_tending(self) -> None:
+        if self._copies is not None:
+            self._copies.close()
+            self._copies = None
 
     def joiner(self, gallery: Gallery, scanner: Scanner) -> Join:
         """The join over the shards, each with its own threads."""
@@ -210,6 +269,12 @@ class ShardManager(SnapshotManager):
         """Ends the shards."""
         if self._index is not None:
             self._index.close()
+            self._index = None
+
+    def release(self) -> None:
+        """Leaves the shards to the next writer."""
+        if self._index is not None:
+            self._index.release()
             self._index = None
 
     def sweep(self) -> None:
@@ -228,3 +293,66 @@ class ShardManager(SnapshotManager):
     def may_hold_removed(self, gallery: Gallery) -> bool:
         del gallery
         return False
+
+
+LOOK_FOR_COPIES_S = 1.0
+_COPY_AGAIN_S = 10.0
+_NEARLY_WHOLE = 256
+"""Changes of the store that a new copy may lack before the writer waits for it."""
+
+
+class CopyUpkeep:
+    """Thread that opens, fills and attaches a new copy for each shard that has lost one.
+
+    Searches and decisions go on; the writer waits for the last few changes only.
+    """
+
+    def __init__(
+        self, store: Store, index: ShardedIndex, registrar: Registrar, warn: Callable[[str], None]
+    ) -> None:
+        self._store, self._index, self._registrar = store, index, registrar
+        self._warn = warn
+        self._filling: Shard | None = None
+        self._closing = Event()
+        self._thread = Thread(target=self._run, name="copies", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread, and a copy that is not whole yet."""
+        self._closing.set()
+        if self._filling is not None:
+            self._filling.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        pause_s = LOOK_FOR_COPIES_S
+        while not self._closing.wait(pause_s):
+            pause_s = LOOK_FOR_COPIES_S
+            for shard in self._index.wanting:
+                try:
+                    self._add_copy(shard)
+                except Exception as error:  # noqa: BLE001 - the other copy works, so it can wait
+                    number = self._index.shards.index(shard)
+                    self._warn(f"shard {number} has one copy only ({type(error).__name__})")
+                    pause_s = _COPY_AGAIN_S
+
+    def _add_copy(self, shard: ReplicatedShard) -> None:
+        assert self._index.open_copy is not None
+        number = self._index.shards.index(shard)
+        fill = partial(fill_copy, self._store, self._index, number)
+        copy = self._filling = self._index.open_copy(number)
+        try:
+            reached = fill(copy, last=False)
+            while self._store.sequence() - reached > _NEARLY_WHOLE and not self._closing.is_set():
+                reached = fill(copy, reached, last=False)
+
+            def attach(_writer: Writer, _now: datetime) -> None:
+                fill(copy, reached, last=True)
+                shard.attach(copy)
+
+            self._registrar.run(attach)
+        except BaseException:
+            copy.close()
+            raise
+        finally:
+            self._filling = None

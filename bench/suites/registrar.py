@@ -33,7 +33,7 @@ from bench.suites.workload import (
 from engine.accuracy.population import Population
 from engine.errors import RequestError
 from engine.matching.documents import Document
-from engine.matching.recovery import rebuild_gallery, save_snapshot
+from engine.matching.recovery import Restored, save_snapshot
 from engine.matching.registrar import Outcome, Registrar, RegistrarConfig, publish
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.reasons import Decision
@@ -310,7 +310,10 @@ def fill_gallery(deployment: Deployment, population: Population, size: int, seed
         ids = np.arange(start, min(start + _FILLED_AT_ONCE, strangers)) + _FIRST_STRANGER
         people = population.references(len(ids), seed + 2 + start)
         index.add(ids, deployment.vault.rotate(people))
-    deployment.__dict__["restored"] = rebuild_gallery(deployment.store, index)
+    for chunk in deployment.store.references():
+        index.add(chunk.ids, chunk.vectors)
+    gallery = Gallery(index, deployment.store.sequence())
+    deployment.__dict__["restored"] = Restored(gallery, 0, len(index))
 
 
 _FILLED_AT_ONCE = 250_000

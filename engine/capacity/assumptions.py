@@ -63,8 +63,9 @@ def list_assumptions(
         "An erasure is out of memory at once; the time is that of its file, which grows with the "
         "references of one segment. A start after a failure grows with those of one machine; until "
         "a gallery is back nothing is decided (503).",
-        "One spare node takes any role (Ray places it); while a shard is rebuilt, every search and "
-        "decision is refused (503), since a partial answer would be a silent miss.",
+        "One spare node takes any role (Ray places it). A shard has one copy; while a lost one is "
+        "rebuilt, every search and decision is refused (503), since a partial answer would be a "
+        "silent miss. With [gallery] shard_copies = 2 none is, and they need twice the nodes.",
     ]
     return (*said, *_list_assumed(figures))
 

@@ -164,9 +164,10 @@ class Simulated:
 class Plan:
     """A plan; `layout` and what depends on it are None where none will do: see `shortfall`.
 
-    `start_s`: a start without a snapshot, as of every sharded gallery and after the loss of a
-    shard. `reopen_s`: one with a snapshot, as after a failure; 0 where there is none. `erasure_s`:
-    until no trace of an erased reference is in memory.
+    `start_s`: a start without a snapshot, as of a sharded gallery whose shards are gone; of one
+    that is lost alone the store is read too, but only its part is unsealed. `reopen_s`: one with a
+    snapshot, as after a failure; 0 where there is none. `erasure_s`: until no trace of an erased
+    reference is in memory.
     """
 
     demand: Demand

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.registry.reader import ReferenceChunk
 from engine.registry.store import Store
-from indexes.base import VectorIndex
-from indexes.errors import IndexFault, SnapshotMissing
+from indexes.base import Ids
+from indexes.errors import IndexFault, ShardLost, SnapshotMissing
 from indexes.gallery import Gallery
 from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
+from indexes.sharding.shards import Shard, ShardedIndex, ShardMark, ShardState, shards_of
 from indexes.snapshots import snapshot
-from indexes.snapshots.manifest import Header, Origin, SegmentEntry
+from indexes.snapshots.manifest import Origin, SegmentEntry
 from indexes.snapshots.snapshot import Opening
 
 _log = logging.getLogger(__name__)
 # So much is read from the store before it is added, so that a rebuild makes large segments.
 BULK_BYTES = 1 << 29
 _LOG_EVERY_S = 5.0
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +74,7 @@ def restore_gallery(store: Store, folder: Path, config: GalleryConfig | None = N
             folder,
             origin_of(store, config),
             store.vault.sealer(),
-            lambda header: _is_past(store, header),
+            lambda header: _is_past(store, header.mark),
             Opening(config.segments, mapped=config.mapped),
         )
         loaded = len(gallery)
@@ -85,10 +91,160 @@ def restore_gallery(store: Store, folder: Path, config: GalleryConfig | None = N
     return Restored(gallery, 0, _replay(store, gallery), fault)
 
 
-def rebuild_gallery(store: Store, index: VectorIndex) -> Restored:
-    """Fills an empty index with all references of the store."""
-    gallery = Gallery(index)
-    return Restored(gallery, 0, _replay(store, gallery))
+Tell = Callable[[str], None]
+"""Called with a line on what cannot be searched meanwhile."""
+
+
+def restore_shards(store: Store, index: ShardedIndex, tell: Tell = _log.info) -> Restored:
+    """Brings the shards to the state of the store, each from what it holds; for the writer.
+
+    A shard that has all up to some sequence, in this store's history, gets what came after; any
+    other is cleared and built again, alone. Of several copies of a shard of which one can go on,
+    the others are ended: see `fill_copy`. `ShardLost` where the shards do not take what they are
+    given.
+    """
+    shards, sequence, history = len(index.shards), store.sequence(), _mark_of(store)
+    tasks, loaded = [], 0
+    for number, shard in enumerate(index.shards):
+        own = [_Task(number, copy) for copy in shard.copies]
+        for task, state in zip(own, _all([task.copy.state() for task in own]), strict=True):
+            task.start = _start_of(store, state, sequence)
+            loaded += state.count if task.start is not None and task is own[0] else 0
+        if any(task.start is not None for task in own):
+            for task in own:
+                if task.start is None:
+                    shard.drop(task.copy)
+            own = [task for task in own if task.start is not None]
+        tasks += own
+    mark = ShardMark(sequence, history)
+    changed = _bring(store, tasks, shards, mark, tell)
+    wrong = _find_wrong(store, tasks, shards)
+    if wrong:
+        _log.warning("%d shards do not hold what the store has", len(wrong))
+        for task in wrong:
+            task.start = None
+        changed += _bring(store, wrong, shards, mark, tell)
+        if _find_wrong(store, tasks, shards):
+            raise ShardLost("the gallery's shards do not hold what the store has: report this")
+    index.recount()
+    return Restored(Gallery(index, sequence), loaded, changed)
+
+
+def fill_copy(
+    store: Store, index: ShardedIndex, number: int, copy: Shard, start: int = -1, *, last: bool
+) -> int:
+    """Gives a new copy of a shard what the store has of it; returns the sequence up to which.
+
+    The writer may go on meanwhile: give that sequence as `start` of the next call. In the `last`
+    one nothing is written, and then the copy is whole.
+    """
+    mark = ShardMark(store.sequence(), _mark_of(store))
+    task = _Task(number, copy, None if start < 0 else start)
+    _bring(store, [task], len(index.shards), mark, whole=last)
+    return mark.sequence
+
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    """A copy of a shard to be brought to the store; from nothing where `start` is None."""
+
+    number: int
+    copy: Shard
+    start: int | None = None
+
+
+def _start_of(store: Store, state: ShardState, sequence: int) -> int | None:
+    """The sequence up to which a shard has all; None where that is not certain."""
+    mark = state.mark
+    if mark is None or mark.sequence > sequence or not _is_past(store, mark.history):
+        return None
+    return mark.sequence
+
+
+def _bring(
+    store: Store,
+    tasks: Sequence[_Task],
+    shards: int,
+    mark: ShardMark,
+    tell: Tell = _log.debug,
+    *,
+    whole: bool = True,
+) -> int:
+    """Clears, removes and adds what is needed; returns how many references changed."""
+    anew = [task for task in tasks if task.start is None]
+    if anew:
+        parts = sorted({task.number for task in anew})
+        names = ", ".join(str(number) for number in parts)
+        tell(f"shards {names} of {shards} are built from the store: nothing is searched meanwhile")
+        _all([task.copy.clear() for task in anew])
+    kept = [task for task in tasks if task.start is not None and task.start < mark.sequence]
+    changed = _remove_gone(store, kept, shards)
+    since = np.full(shards, mark.sequence)
+    for task in (*anew, *kept):
+        since[task.number] = min(since[task.number], task.start or 0)
+
+    def choose(ids: Ids, sequences: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return sequences > since[shards_of(ids, shards)]
+
+    waiting: list[Future[None]] = []
+    chunks = store.references(int(since.min(initial=mark.sequence)), choose)
+    for batch in _gather(_log_progress(chunks), above=-1):
+        # The shards add one batch while the next is read.
+        _all(waiting)
+        waiting = []
+        owners = shards_of(batch.ids, shards)
+        for task in (*anew, *kept):
+            rows = np.flatnonzero((owners == task.number) & (batch.sequences > (task.start or 0)))
+            if task.start is not None:
+                rows = rows[~task.copy.contains(batch.ids[rows]).result()]
+            if len(rows):
+                waiting.append(task.copy.add(batch.ids[rows], batch.vectors[rows]))
+                changed += len(rows)
+    _all(waiting)
+    none = np.empty(0, np.int64)
+    _all([task.copy.remove(none, mark if whole else None) for task in tasks])
+    return changed
+
+
+def _remove_gone(store: Store, tasks: Sequence[_Task], shards: int) -> int:
+    """Removes what was removed from the store since; returns how many references."""
+    if not tasks:
+        return 0
+    gone = store.removals(min(task.start or 0 for task in tasks))
+    owners, removed = shards_of(gone, shards), 0
+    for task in tasks:
+        own = gone[owners == task.number]
+        own = own[task.copy.contains(own).result()]
+        if len(own):
+            task.copy.remove(own).result()
+        removed += len(own)
+    return removed
+
+
+def _find_wrong(store: Store, tasks: Sequence[_Task], shards: int) -> list[_Task]:
+    """Those whose ids are not the store's: by count and sum, and only where these differ one by
+    one."""
+    states = _all([task.copy.state() for task in tasks])
+    first: dict[int, ShardState] = {}
+    for task, state in zip(tasks, states, strict=True):
+        first.setdefault(task.number, state)
+    count = sum(state.count for state in first.values())
+    total = sum(state.ids_sum for state in first.values()) % (1 << 64)
+    are_alike = all(state == first[task.number] for task, state in zip(tasks, states, strict=True))
+    if are_alike and (count, total) == store.live_total():
+        return []
+    ids = np.sort(store.live_ids())
+    owners = shards_of(ids, shards)
+    return [
+        task
+        for task in tasks
+        if not np.array_equal(task.copy.ids().result(), ids[owners == task.number])
+    ]
+
+
+def _all(futures: Sequence[Future[Value]]) -> list[Value]:
+    wait(futures)
+    return [future.result() for future in futures]
 
 
 def save_snapshot(
@@ -108,7 +264,7 @@ def save_snapshot(
         gallery,
         origin_of(store, config),
         store.vault.sealer(),
-        read_mark=lambda: _write_mark(*store.audit_head()),
+        read_mark=lambda: _mark_of(store),
         trusted=trusted,
         mapped=config.mapped,
     )
@@ -151,19 +307,24 @@ def origin_of(store: Store, config: GalleryConfig | None = None) -> Origin:
     )
 
 
-def _write_mark(number: int, digest: bytes) -> str:
+def write_mark(number: int, digest: bytes) -> str:
+    """What identifies the history of a store up to an audit entry."""
     return f"{number}:{digest.hex()}"
 
 
-def _is_past(store: Store, header: Header) -> bool:
-    """True if the store's audit chain contains the entry at which the snapshot was made.
+def _mark_of(store: Store) -> str:
+    return write_mark(*store.audit_head())
+
+
+def _is_past(store: Store, mark: str) -> bool:
+    """True if the store's audit chain contains the entry at which a snapshot or shard was made.
 
     Sequences alone cannot tell: a store restored from a backup reaches them again, with other
     people under the same numbers.
     """
-    number = int(header.mark.partition(":")[0] or -1)
+    number = int(mark.partition(":")[0] or -1)
     digest = store.audit_hash_at(number)
-    return digest is not None and header.mark == _write_mark(number, digest)
+    return digest is not None and mark == write_mark(number, digest)
 
 
 def _replay(store: Store, gallery: Gallery) -> int:

@@ -30,6 +30,7 @@ from engine.errors import (
 from engine.matching.comparison import Scanned, WatchList
 from engine.matching.judge import Judge
 from engine.matching.limits import ChangeRunner
+from engine.matching.recovery import write_mark
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.registry.records import AuditEntry, AuditRecord, Changes, Tally, utc_now
 from engine.registry.writer import Writer
@@ -59,15 +60,16 @@ def publish(
         raise
     except Exception as error:
         raise GalleryBehind("a commit ended in an unknown state: restart to rebuild") from error
+    history = write_mark(kept.number, kept.hash)
     try:
         if changes.references:
             ids = np.array([reference.id for reference in changes.references], dtype=np.int64)
             if vectors is None:
                 vectors = np.stack([reference.template for reference in changes.references])
-            gallery.add(ids, vectors, changes.sequence)
+            gallery.add(ids, vectors, changes.sequence, history)
         elif changes.removed_references:
             removed = np.array([key for key, _ in changes.removed_references], dtype=np.int64)
-            gallery.remove(removed, changes.sequence)
+            gallery.remove(removed, changes.sequence, history)
     except Exception as error:
         raise GalleryBehind("a change is durable but not visible: restart to rebuild") from error
     return kept

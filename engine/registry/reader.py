@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,11 @@ _REMOVALS = (
     .order_by(_references.c.id)
 )
 _ENROLLMENTS = select(tables.enrollments).where(tables.enrollments.c.id.in_(KEYS))
+_LIVE_IDS = select(_references.c.id).where(_references.c.removed_sequence.is_(None))
+_ALL_TOTAL = select(
+    func.count().label("rows"), func.sum(_references.c.id).label("total")
+).select_from(_references)
+_REMOVED_TOTAL = _ALL_TOTAL.where(_references.c.removed_sequence.is_not(None))
 _ENROLLMENT = select(tables.enrollments).where(tables.enrollments.c.id == bindparam("id"))
 _EVIDENCE = (
     select(_enrollments)
@@ -352,8 +358,15 @@ class Reader(AuditReader):
             if row.msisdn is not None
         }
 
-    def references(self, after_sequence: int = 0) -> Iterator[ReferenceChunk]:
+    def references(
+        self,
+        after_sequence: int = 0,
+        choose: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]] | None = None,
+    ) -> Iterator[ReferenceChunk]:
         """The live references added after a gallery sequence, in the order they were added.
+
+        `choose` takes ids and sequences of a page and says which of them are wanted, bool[n]; the
+        others are not unsealed.
 
         Every chunk is a transaction of its own; hold the writer's lease, or catch up afterwards
         with `removals` and a second call, to see one state of the gallery.
@@ -364,13 +377,19 @@ class Reader(AuditReader):
             columns = self._columns(_REFERENCE_PAGE, **place)
             if not columns:
                 return
+            place |= {"sequence": columns[3][-1], "id": columns[0][-1]}
+            if choose is not None:
+                keys, orders = (np.array(columns[at], np.int64) for at in (0, 3))
+                wanted = choose(keys, orders).tolist()
+                if not any(wanted):
+                    continue
+                columns = [tuple(compress(column, wanted)) for column in columns]
             ids, documents, templates, sequences = columns
             yield ReferenceChunk(
                 ids=np.array(ids, dtype=np.int64),
                 vectors=self.vault.open_templates(name_references(ids, documents), templates),
                 sequences=np.array(sequences, dtype=np.int64),
             )
-            place |= {"sequence": sequences[-1], "id": ids[-1]}
 
     def templates_of(self, document_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """The live references of each document that has any: rotated unit rows float32[n, dim]."""
@@ -403,6 +422,25 @@ class Reader(AuditReader):
         """The references removed after a gallery sequence: int64[n], ascending."""
         rows = self.rows(_REMOVALS, sequence=after_sequence)
         return np.array([row.id for row in rows], dtype=np.int64)
+
+    def live_ids(self) -> NDArray[np.int64]:
+        """The ids of all live references, in no order: int64[n]."""
+        with reading(self._engine) as connection, long_statements(connection):
+            return np.fromiter(connection.scalars(_LIVE_IDS), np.int64)
+
+    def live_total(self) -> tuple[int, int]:
+        """How many references are live, and the sum of their ids, modulo 2^64."""
+        # All less those removed: of both there is an index, and reading all rows takes long.
+        with reading(self._engine) as connection, long_statements(connection):
+            every, removed = (
+                connection.execute(query).one() for query in (_ALL_TOTAL, _REMOVED_TOTAL)
+            )
+        total = int(every.total or 0) - int(removed.total or 0)
+        return every.rows - removed.rows, total % (1 << 64)
+
+    def writer_epoch(self) -> int:
+        """The epoch of the last writer that took the lease."""
+        return int(self.rows(_DEPLOYMENT)[0].writer_epoch)
 
     def watchlist(self) -> list[WatchEntry]:
         """Every entry in force, with its template."""

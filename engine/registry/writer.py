@@ -619,6 +619,11 @@ class Writer:
         """The gallery sequence after the last commit."""
         return self._sequence
 
+    @property
+    def epoch(self) -> int:
+        """The number of this writer: every later one has a greater."""
+        return self._epoch
+
     def next_reference_id(self) -> int:
         """A gallery key that no reference had before, removed ones included."""
         self._last_reference_id += 1

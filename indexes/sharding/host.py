@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.base import Hits, Ids, MemoryAccount, Vectors
-from indexes.errors import IdInvalid
+from indexes.errors import IdInvalid, ShardFenced
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery, Pinned
 from indexes.joining.join import join
 from indexes.joining.tiling import References
 from indexes.kinds import open_index
-from indexes.sharding.shards import ShardPlan
+from indexes.sharding.shards import CHANGES, ShardMark, ShardPlan, ShardState
 from indexes.upkeep import Upkeep
 
 CALLS_AT_ONCE = 4
@@ -29,29 +29,72 @@ JOINED_LIMIT = 2_000_000
 
 # Listing so many ids costs as much as looking one up.
 _IDS_FOR_ONE_LOOK_UP = 32
+_FENCED = "the shards of the gallery obey a later writer: open the registry again"
 
 
 class ShardHost:
     """A gallery with its upkeep, and the calls of `Shard`; thread-safe.
 
     Its methods take and return only arrays, numbers and the data classes of this package, so that
-    any remote call can carry them.
+    any remote call can carry them. It may outlive who calls it: `adopt` gives it to the writer of a
+    later epoch, and from then on `call` refuses all earlier ones.
     """
 
     def __init__(self, plan: ShardPlan) -> None:
-        self._threads = plan.threads
+        self._plan = plan
+        self._epoch = plan.epoch
+        self._mark: ShardMark | None = None
         self._scanner = Scanner(threads=plan.threads) if plan.kind == "exact8" else None
-        self._gallery = Gallery(open_index(plan.kind, plan.dim, plan.config, self._scanner))
         self._changing = Lock()
-        self._upkeep = Upkeep(self._gallery).start()
+        self._gallery, self._upkeep = self._open()
 
-    def add(self, ids: Ids, vectors: Vectors) -> None:
+    def adopt(self, epoch: int, *, force: bool = False) -> ShardState:
+        """Obeys the writer of this epoch from now on; `ShardFenced` where that of a later one has
+        it, or with `force` forgets all that it did."""
         with self._changing:
-            self._gallery.add(ids, vectors, self._gallery.sequence + 1)
+            if epoch < self._epoch:
+                if not force:
+                    raise ShardFenced(_FENCED)
+                self._clear()
+            self._epoch = epoch
+        return self.state()
 
-    def remove(self, ids: Ids) -> None:
+    def call(self, epoch: int, operation: str, *arguments: Any) -> Any:
+        """Performs an operation for the writer of this epoch; `ShardFenced` for an earlier one.
+
+        No change of an earlier writer comes after `adopt`, and no answer to it tells of what the
+        later one has done.
+        """
+        perform = getattr(self, operation)
+        if operation in CHANGES:
+            with self._changing:
+                self.check_epoch(epoch)
+                return perform(*arguments)
+        self.check_epoch(epoch)
+        value = perform(*arguments)
+        self.check_epoch(epoch)
+        return value
+
+    def check_epoch(self, epoch: int) -> None:
+        """`ShardFenced` where a later writer has it."""
+        if epoch < self._epoch:
+            raise ShardFenced(_FENCED)
+
+    def state(self) -> ShardState:
         with self._changing:
-            self._gallery.remove(ids, self._gallery.sequence + 1)
+            ids = self._gallery.ids.view(np.uint64)
+            return ShardState(self._mark, len(ids), int(ids.sum(dtype=np.uint64)))
+
+    def add(self, ids: Ids, vectors: Vectors, mark: ShardMark | None = None) -> None:
+        self._gallery.add(ids, vectors, self._gallery.sequence + 1)
+        self._mark = mark
+
+    def remove(self, ids: Ids, mark: ShardMark | None = None) -> None:
+        self._gallery.remove(ids, self._gallery.sequence + 1)
+        self._mark = mark
+
+    def clear(self) -> None:
+        self._clear()
 
     def search(self, queries: Vectors, k: int) -> Hits:
         return self._gallery.search(queries, k).hits
@@ -103,6 +146,16 @@ class ShardHost:
     def compact(self) -> None:
         self._gallery.compact()
 
+    def _open(self) -> tuple[Gallery, Upkeep]:
+        plan = self._plan
+        gallery = Gallery(open_index(plan.kind, plan.dim, plan.config, self._scanner))
+        return gallery, Upkeep(gallery).start()
+
+    def _clear(self) -> None:
+        self._mark = None
+        self._upkeep.close()
+        self._gallery, self._upkeep = self._open()
+
     def close(self) -> None:
         """Stops the threads, after the running job of upkeep."""
         self._upkeep.close()
@@ -112,7 +165,7 @@ class ShardHost:
     @contextmanager
     def _pinned(self) -> Iterator[tuple[Pinned, Scanner]]:
         """All references as segments; a kind without segments is converted each time."""
-        scanner = self._scanner or Scanner(threads=self._threads)
+        scanner = self._scanner or Scanner(threads=self._plan.threads)
         try:
             yield self._gallery.pin(scanner), scanner
         finally:

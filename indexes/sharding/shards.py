@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from threading import Lock, Thread
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,7 +28,7 @@ from indexes.base import (
     check_vectors,
     is_id,
 )
-from indexes.errors import IdInvalid, IndexFault, SearchInvalid, ShardLost
+from indexes.errors import IdInvalid, IndexFault, SearchInvalid, ShardFenced, ShardLost
 from indexes.scoring import Positions, arrange
 from indexes.segmented.merging import SegmentsConfig, narrowed
 
@@ -40,16 +41,49 @@ class ShardPlan:
 
     `kind` is one of `indexes.kinds.KINDS`; `config` is for exact8, None for its defaults.
     `threads`: search threads of a shard; None for its share of the cores.
+
+    `content` names what the vectors are of, its deployment first, up to a colon; with a name,
+    shards outlive this process, and those that an earlier one left are adopted. `epoch` is that of
+    the writer who opens them: `ShardFenced` where a later one has them already, unless `by_force`,
+    which is for a store that has gone back.
     """
 
     kind: str
     dim: int
     threads: int | None = None
     config: SegmentsConfig | None = None
+    content: str = ""
+    epoch: int = 0
+    by_force: bool = False
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise SearchInvalid(f"threads is {self.threads}; give at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardMark:
+    """Up to where a shard has every change of its ids: a sequence of the store, and what identifies
+    the store's history at that change."""
+
+    sequence: int
+    history: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardState:
+    """`mark` is None for a shard that is new, was cleared, or has a part of a change only.
+
+    `ids_sum` is the sum of its ids, modulo 2^64.
+    """
+
+    mark: ShardMark | None
+    count: int
+    ids_sum: int
+
+
+CHANGES = frozenset({"add", "remove", "clear"})
+"""Operations that change a shard's content."""
 
 
 class Shard(ABC):
@@ -62,6 +96,11 @@ class Shard(ABC):
     """
 
     @property
+    def copies(self) -> Sequence[Shard]:
+        """The shard itself, or those that hold the same."""
+        return (self,)
+
+    @property
     @abstractmethod
     def lost(self) -> str | None:
         """Why it is gone or closed, as far as known without a call; None while it works."""
@@ -70,15 +109,31 @@ class Shard(ABC):
     def close(self) -> None:
         """Ends the shard and frees its memory; does nothing the second time."""
 
+    def drop(self, copy: Shard) -> None:
+        """Ends a copy that is not used any more; another one remains."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Leaves the shard to the next writer, if it can outlive this process; else `close`."""
+        self.close()
+
     @abstractmethod
     def _call(self, operation: str, *arguments: object) -> Future[Any]:
         """Sends the call to the host."""
 
-    def add(self, ids: Ids, vectors: Vectors) -> Future[None]:
-        return self._call("add", ids, vectors)
+    def add(self, ids: Ids, vectors: Vectors, mark: ShardMark | None = None) -> Future[None]:
+        """Adds new ids; `mark` where with these the shard has all up to it."""
+        return self._call("add", ids, vectors, mark)
 
-    def remove(self, ids: Ids) -> Future[None]:
-        return self._call("remove", ids)
+    def remove(self, ids: Ids, mark: ShardMark | None = None) -> Future[None]:
+        return self._call("remove", ids, mark)
+
+    def clear(self) -> Future[None]:
+        """Removes everything, as from a shard whose content is not certain."""
+        return self._call("clear")
+
+    def state(self) -> Future[ShardState]:
+        return self._call("state")
 
     def search(self, queries: Vectors, k: int) -> Future[Hits]:
         return self._call("search", queries, k)
@@ -122,22 +177,151 @@ class Shard(ABC):
         return self._call("compact")
 
 
+class ReplicatedShard(Shard):
+    """A shard of which several copies hold the same, on different nodes.
+
+    Every copy gets every change, in one order. A copy that is lost, or does not do what another one
+    did, is ended, and its calls are answered by the others; the shard is lost with its last copy.
+    `attach` adds a copy that holds what the others do.
+    """
+
+    def __init__(self, copies: Sequence[Shard]) -> None:
+        assert copies
+        self._lock = Lock()
+        self._copies = tuple(copies)
+        self._asked = 0
+        self._why: str | None = None
+
+    @property
+    def copies(self) -> Sequence[Shard]:
+        return self._copies
+
+    @property
+    def lost(self) -> str | None:
+        for copy in self._copies:
+            if copy.lost is not None:
+                self.drop(copy)
+        return None if self._copies else self._why
+
+    def attach(self, copy: Shard) -> None:
+        """Adds a copy; call it while nothing changes."""
+        with self._lock:
+            self._copies = (*self._copies, copy)
+
+    def drop(self, copy: Shard) -> None:
+        with self._lock:
+            if copy not in self._copies:
+                return
+            self._copies = tuple(one for one in self._copies if one is not copy)
+            self._why = copy.lost or "a copy of a shard did not do what another one did"
+        # Beside the calls that wait for another copy: to end one that hangs takes a while.
+        Thread(target=copy.close, name="close", daemon=True).start()
+
+    def close(self) -> None:
+        close_all(self._copies)
+
+    def release(self) -> None:
+        _at_once(self._copies, lambda copy: copy.release())
+
+    def _call(self, operation: str, *arguments: object) -> Future[Any]:
+        if operation in CHANGES or operation == "compact":
+            return self._change(operation, arguments)
+        answer: Future[Any] = Future()
+        answer.set_running_or_notify_cancel()  # a call of a shard cannot be cancelled
+        self._ask(answer, operation, arguments)
+        return answer
+
+    def _ask(self, answer: Future[Any], operation: str, arguments: tuple[object, ...]) -> None:
+        """Asks the copies by turns; where one is lost, the next."""
+        copies = self._copies
+        if not copies:
+            answer.set_exception(ShardLost(self._why))
+            return
+        self._asked += 1
+        copy = copies[self._asked % len(copies)]
+
+        def pass_on(asked: Future[Any]) -> None:
+            failure = asked.exception()
+            if failure is None:
+                answer.set_result(asked.result())
+            elif isinstance(failure, ShardLost) and not isinstance(failure, ShardFenced):
+                self.drop(copy)
+                self._ask(answer, operation, arguments)
+            else:
+                answer.set_exception(failure)
+
+        getattr(copy, operation)(*arguments).add_done_callback(pass_on)
+
+    def _change(self, operation: str, arguments: tuple[object, ...]) -> Future[Any]:
+        """Done when every copy has done it or is dropped; fails where no copy has done it."""
+        answer: Future[Any] = Future()
+        answer.set_running_or_notify_cancel()
+        with self._lock:
+            copies = self._copies
+            asked = {copy: getattr(copy, operation)(*arguments) for copy in copies}
+        if not copies:
+            answer.set_exception(ShardLost(self._why))
+            return answer
+        waiting, counting = [len(asked)], Lock()
+
+        def settle(_: Future[Any]) -> None:
+            with counting:
+                waiting[0] -= 1
+                if waiting[0]:
+                    return
+            failures = {copy: failure for copy in copies if (failure := asked[copy].exception())}
+            # A later writer has the copies: they are not ours to end.
+            fenced = [one for one in failures.values() if isinstance(one, ShardFenced)]
+            if fenced:
+                answer.set_exception(fenced[0])
+                return
+            refusals = [one for one in failures.values() if not isinstance(one, ShardLost)]
+            is_done = len(failures) < len(copies)
+            for copy, failure in failures.items():
+                if is_done or isinstance(failure, ShardLost):
+                    self.drop(copy)
+            if is_done:
+                answer.set_result(None)
+            else:
+                answer.set_exception([*refusals, *failures.values()][0])
+
+        for future in asked.values():
+            future.add_done_callback(settle)
+        return answer
+
+
 class ShardedIndex(VectorIndex):
     """A `VectorIndex` over shards: each id is in one of them, a search runs in all at once.
 
     Answers are those of one index with all references, bit for bit. A call is checked as a whole
     before any shard changes, so a refused call changes none. Where a shard is lost, or a change has
     reached some shards and not others, the index is broken for good: every later call raises
-    `ShardLost`, and there are no partial answers. It owns its shards: `close` ends them. Upkeep,
-    with the erasure deadline, is each shard's own.
+    `ShardLost`, and there are no partial answers. It owns its shards: `close` ends them, `release`
+    leaves them to the next writer with what they hold. Upkeep, with the erasure deadline, is each
+    shard's own.
+
+    Each shard is to have so many `copies`; `open_copy` opens another one of that number, empty.
     """
 
-    def __init__(self, plan: ShardPlan, shards: Sequence[Shard]) -> None:
+    def __init__(
+        self,
+        plan: ShardPlan,
+        shards: Sequence[Shard],
+        copies: int = 1,
+        open_copy: Callable[[int], Shard] | None = None,
+    ) -> None:
         if not shards:
             raise SearchInvalid("a sharded index has no shards; give at least 1")
+        self._copies = copies
+        self.open_copy = open_copy
         self._plan = plan
         self._shards = tuple(shards)
         self._broken: str | None = None
+        self._mark: ShardMark | None = None
+        self.recount()
+
+    def recount(self) -> None:
+        """To be called when the shards were changed apart from this index."""
         self._count = sum(self._results([shard.count() for shard in self._shards]))
 
     @property
@@ -153,6 +337,12 @@ class ShardedIndex(VectorIndex):
     def shards(self) -> tuple[Shard, ...]:
         """The shards, by number."""
         return self._shards
+
+    @property
+    def wanting(self) -> list[ReplicatedShard]:
+        """The shards that have fewer copies than they are to have."""
+        found = [shard for shard in self._shards if isinstance(shard, ReplicatedShard)]
+        return [shard for shard in found if not shard.lost and len(shard.copies) < self._copies]
 
     @property
     def ids(self) -> Ids:
@@ -175,8 +365,16 @@ class ShardedIndex(VectorIndex):
 
     def close(self) -> None:
         """Ends all shards; does nothing the second time."""
-        self._broken = self._broken or "the sharded gallery is closed; open it again"
+        self._broken = self._broken or _CLOSED
         close_all(self._shards)
+
+    def release(self) -> None:
+        """Leaves the shards to the next writer, with what they hold; nothing is answered here."""
+        self._broken = self._broken or _CLOSED
+        _at_once(self._shards, lambda shard: shard.release())
+
+    def note(self, sequence: int, history: str) -> None:
+        self._mark = ShardMark(sequence, history)
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
         """Adds new ids; `IdInvalid` for one that is there already, and then none is added."""
@@ -193,7 +391,8 @@ class ShardedIndex(VectorIndex):
             if present.any():
                 first = ids[np.argmax(present)]
                 raise IdInvalid(f"id {first} is in the index already; remove it first")
-        self._change(parts, lambda shard, places: shard.add(ids[places], rows[places]))
+        mark = self._take_mark()
+        self._change(parts, lambda shard, places: shard.add(ids[places], rows[places], mark))
         self._count += len(keys)
 
     def remove(self, ids: Ids) -> None:
@@ -202,7 +401,8 @@ class ShardedIndex(VectorIndex):
         parts = self._split(ids)
         if len(parts) > 1:
             self._check_known(ids)
-        self._change(parts, lambda shard, places: shard.remove(ids[places]))
+        mark = self._take_mark()
+        self._change(parts, lambda shard, places: shard.remove(ids[places], mark))
         self._count -= len(keys)
 
     def vectors(self, ids: Ids) -> Vectors:
@@ -235,6 +435,11 @@ class ShardedIndex(VectorIndex):
         """Frees the memory of removed references in every shard now."""
         self._check_whole()
         self._results([shard.compact() for shard in self._shards])
+
+    def _take_mark(self) -> ShardMark | None:
+        """The mark of one change: without it a shard is not taken for whole later."""
+        mark, self._mark = self._mark, None
+        return mark
 
     def _split(self, ids: Ids) -> list[tuple[Shard, Positions]]:
         """Each shard concerned, with the positions of its ids."""
@@ -299,10 +504,17 @@ class ShardedIndex(VectorIndex):
         return [future.result() for future in futures]
 
 
+_CLOSED = "the sharded gallery is closed; open it again"
+
+
 def close_all(shards: Sequence[Shard]) -> None:
     """Closes the shards concurrently, for one that hangs takes a while."""
+    _at_once(shards, lambda shard: shard.close())
+
+
+def _at_once(shards: Sequence[Shard], end: Callable[[Shard], None]) -> None:
     with ThreadPoolExecutor(max(1, len(shards)), "close") as pool:
-        list(pool.map(lambda shard: shard.close(), shards))
+        list(pool.map(end, shards))
 
 
 def shards_of(ids: Ids, shards: int) -> NDArray[np.int64]:

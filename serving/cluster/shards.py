@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Event, Lock, Thread
+from time import sleep
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -21,9 +24,16 @@ from ray.exceptions import RayError
 
 from engine.registry.keyring import forbid_core_dumps
 from indexes.base import Ids, Vectors
-from indexes.errors import IndexFault, SearchInvalid, ShardLost
+from indexes.errors import IndexFault, SearchInvalid, ShardFenced, ShardLost
 from indexes.sharding.host import CALLS_AT_ONCE, ShardHost
-from indexes.sharding.shards import Shard, ShardedIndex, ShardPlan, close_all
+from indexes.sharding.shards import (
+    ReplicatedShard,
+    Shard,
+    ShardedIndex,
+    ShardMark,
+    ShardPlan,
+    ShardState,
+)
 from serving.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -50,56 +60,88 @@ class Reply:
 
 
 class ShardActor:
-    """Actor with one `ShardHost`, called by its owner; ends with its owner.
+    """Actor with one `ShardHost`; outlives the writer that opened it, and obeys the next one.
 
     A large batch arrives in pieces (`stage`) and is added at once at its end (`add_staged`), so
-    that it is refused or visible as a whole, and makes one segment.
+    that it is refused or visible as a whole, and makes one segment. It ends when no writer has
+    called it for so many seconds, if it is given any.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, abandoned_after_s: float = 0.0) -> None:
         # It has no keys, but templates.
         forbid_core_dumps()
         self._host: ShardHost | None = None
+        self._identity = ""
         self._lock = Lock()
         self._staged: dict[str, list[tuple[Ids, Vectors]]] = {}
+        self._silent_s = 0
+        if abandoned_after_s:
+            Thread(target=self._end_if_abandoned, args=(abandoned_after_s,), daemon=True).start()
 
     def place(self) -> Place:
         return Place(ray.get_runtime_context().get_node_id(), len(os.sched_getaffinity(0)))
 
     def heartbeat(self) -> None:
         """Answers even while other calls run."""
+        self._silent_s = 0
 
-    def open(self, plan: ShardPlan) -> Reply:
+    def open(self, plan: ShardPlan, identity: str) -> Reply:
         """Opens an empty index; once, before any other call."""
-        return _reply("open", self._open, plan)
+        return _reply("open", self._open, plan, identity)
 
-    def call(self, operation: str, *arguments: Any) -> Reply:
+    def adopt(self, plan: ShardPlan, identity: str) -> Reply:
+        """Obeys the writer of this plan from now on; its place and state, or None where what it
+        holds has another identity."""
+        return _reply("adopt", self._adopt, plan, identity)
+
+    def call(self, epoch: int, operation: str, *arguments: Any) -> Reply:
         assert self._host is not None
-        return _reply(operation, getattr(self._host, operation), *map(_writable, arguments))
+        return _reply(operation, self._host.call, epoch, operation, *map(_writable, arguments))
 
-    def stage(self, batch: str, ids: Ids, vectors: Vectors) -> Reply:
-        return _reply("stage", self._stage, batch, ids, vectors)
+    def stage(self, epoch: int, batch: str, ids: Ids, vectors: Vectors) -> Reply:
+        return _reply("stage", self._stage, epoch, batch, ids, vectors)
 
-    def add_staged(self, batch: str) -> Reply:
-        return _reply("add", self._add_staged, batch)
+    def add_staged(self, epoch: int, batch: str, mark: ShardMark | None) -> Reply:
+        return _reply("add", self._add_staged, epoch, batch, mark)
 
-    def _open(self, plan: ShardPlan) -> None:
+    def _open(self, plan: ShardPlan, identity: str) -> None:
         assert self._host is None
-        self._host = ShardHost(plan)
+        self._host, self._identity = ShardHost(plan), identity
 
-    def _stage(self, batch: str, ids: Ids, vectors: Vectors) -> None:
+    def _adopt(self, plan: ShardPlan, identity: str) -> tuple[Place, ShardState] | None:
+        self._silent_s = 0
+        if self._host is None or self._identity != identity:
+            return None
+        state = self._host.adopt(plan.epoch, force=plan.by_force)
+        with self._lock:
+            self._staged.clear()
+        return self.place(), state
+
+    def _stage(self, epoch: int, batch: str, ids: Ids, vectors: Vectors) -> None:
+        assert self._host is not None
+        # Nothing is kept for a writer that will not come back for it.
+        self._host.check_epoch(epoch)
         # Copied, or each piece would stay in Ray's object store until the batch is complete.
         piece = (np.array(ids), np.array(vectors))
         with self._lock:
             self._staged.setdefault(batch, []).append(piece)
 
-    def _add_staged(self, batch: str) -> None:
+    def _add_staged(self, epoch: int, batch: str, mark: ShardMark | None) -> None:
         assert self._host is not None
+        self._host.check_epoch(epoch)
         with self._lock:
             pieces = self._staged.pop(batch)
         ids, vectors = zip(*pieces, strict=True)
         del pieces
-        self._host.add(np.concatenate(ids), np.concatenate(vectors))
+        self._host.call(epoch, "add", np.concatenate(ids), np.concatenate(vectors), mark)
+
+    def _end_if_abandoned(self, after_s: float) -> None:
+        """Time is counted in seconds awake: a machine that slept has abandoned nothing."""
+        while self._silent_s < after_s:
+            sleep(1)
+            self._silent_s += 1
+        _log.warning("a gallery shard has not heard of its registrar for %g s: it ends", after_s)
+        os._exit(0)
 
 
 def _writable(argument: Any) -> Any:
@@ -137,24 +179,28 @@ class Timing:
 
     A node that is switched off sends nothing, and Ray itself waits half a minute for it; so each
     shard is asked every `heartbeat_every_s`, and lost when it has been silent for `silent_for_s`.
+    One that outlives its writer ends after `abandoned_after_s` without a heartbeat.
     """
 
     placed_within_s: float = 10.0
     answered_within_s: float = 120.0
     heartbeat_every_s: float = 1.0
     silent_for_s: float = 10.0
+    abandoned_after_s: float = 900.0
 
 
 class RayShard(Shard):
-    """A `Shard` in an actor that is placed already; it owns the actor.
+    """A `Shard` in an actor that is placed, and open, already.
 
-    It can be used when `opened` is done. An error of Ray, a late answer and a long silence mean the
-    same: the shard is lost for good, and every waiting or later call fails with `ShardLost`.
+    An error of Ray, a late answer and a long silence mean the same: the shard is lost for good, and
+    every waiting or later call fails with `ShardLost`.
     """
 
-    def __init__(self, actor: Any, number: int, plan: ShardPlan, timing: Timing) -> None:
-        self._actor = actor
-        self._number = number
+    def __init__(self, actor: _Actor, plan: ShardPlan, timing: Timing) -> None:
+        self.actor = actor
+        self._actor = actor.handle
+        self._number = number = actor.number
+        self._epoch = plan.epoch
         self._rows_at_once = max(1, MESSAGE_BYTES // (4 * plan.dim))
         self._timing = timing
         self._lock = Lock()
@@ -162,20 +208,20 @@ class RayShard(Shard):
         self._waiting: dict[Future[Any], int] = {}
         self._tick = 0
         self._lost: str | None = None
+        self._is_stuck = self._is_fenced = False
         self._closing = Event()
         self._bulk = ThreadPoolExecutor(1, f"shard-{number}-bulk")
         self._watch = Thread(target=self._look, name=f"shard-{number}-watch", daemon=True)
-        self.opened: Future[None] = self._ask("open", lambda: actor.open.remote(plan))
         self._watch.start()
 
     @property
     def lost(self) -> str | None:
         return self._lost
 
-    def add(self, ids: Ids, vectors: Vectors) -> Future[None]:
+    def add(self, ids: Ids, vectors: Vectors, mark: ShardMark | None = None) -> Future[None]:
         if len(ids) <= self._rows_at_once:
-            return super().add(ids, vectors)
-        return self._in_pieces(lambda: self._add_staged(ids, vectors))
+            return super().add(ids, vectors, mark)
+        return self._in_pieces(lambda: self._add_staged(ids, vectors, mark))
 
     def vectors(self, ids: Ids) -> Future[Vectors]:
         if len(ids) <= self._rows_at_once:
@@ -183,18 +229,25 @@ class RayShard(Shard):
         return self._in_pieces(lambda: self._read(ids))
 
     def close(self) -> None:
-        """Ends the actor, even while it works."""
+        """Ends the actor, even while it works; not one that a later writer is known to have."""
+        self.release()
+        if not self._is_fenced:
+            end_actor(self._actor)
+
+    def release(self) -> None:
+        """Leaves the actor to the next writer, if it may outlive this process and does answer."""
         self._lose("is closed; open the gallery again")
         self._closing.set()
         self._watch.join()
         self._bulk.shutdown()
-        end_actor(self._actor)
+        if self._is_stuck:
+            end_actor(self._actor)
 
-    def _add_staged(self, ids: Ids, vectors: Vectors) -> None:
-        batch = uuid4().hex
+    def _add_staged(self, ids: Ids, vectors: Vectors, mark: ShardMark | None) -> None:
+        batch, stage = uuid4().hex, partial(self._actor.stage.remote, self._epoch)
         for part in self._parts(ids):
-            self._ask("stage", self._actor.stage.remote, batch, ids[part], vectors[part]).result()
-        self._ask("add", self._actor.add_staged.remote, batch).result()
+            self._ask("stage", stage, batch, ids[part], vectors[part]).result()
+        self._ask("add", self._actor.add_staged.remote, self._epoch, batch, mark).result()
 
     def _read(self, ids: Ids) -> Vectors:
         return np.concatenate([self._call("vectors", ids[x]).result() for x in self._parts(ids)])
@@ -212,7 +265,7 @@ class RayShard(Shard):
         return refused
 
     def _call(self, operation: str, *arguments: object) -> Future[Any]:
-        return self._ask(operation, self._actor.call.remote, operation, *arguments)
+        return self._ask(operation, self._actor.call.remote, self._epoch, operation, *arguments)
 
     def _ask(self, operation: str, remote: Callable[..., Any], *arguments: object) -> Future[Any]:
         future: Future[Any] = Future()
@@ -240,6 +293,7 @@ class RayShard(Shard):
                 return  # it has failed already: the shard is lost
         reply = done.result()
         if reply.refusal is not None:
+            self._is_fenced |= isinstance(reply.refusal, ShardFenced)
             future.set_exception(reply.refusal)
         elif reply.failure is not None:
             failure = f"shard {self._number} failed at {operation} with {reply.failure}"
@@ -257,6 +311,7 @@ class RayShard(Shard):
         while self._lost is None and not self._closing.wait(every_s):
             silent = 0 if heartbeat is None or heartbeat.done() else silent + 1
             if silent * every_s >= self._timing.silent_for_s:
+                self._is_stuck = True
                 self._lose(f"has been silent for {self._timing.silent_for_s:g} s; {_REBUILD}")
             elif silent == 0:
                 try:
@@ -273,6 +328,7 @@ class RayShard(Shard):
             self._tick += 1
             is_late = any(tick <= self._tick for tick in self._waiting.values())
         if is_late:
+            self._is_stuck = True
             self._lose(f"has not answered in {self._timing.answered_within_s:g} s; {_REBUILD}")
 
     def _lose_by(self, error: BaseException) -> None:
@@ -294,7 +350,7 @@ def end_actor(actor: Any) -> None:
             ray.kill(actor, no_restart=True)
 
 
-_REBUILD = "the gallery must be built again from the store"
+_REBUILD = "its part must be built again from the store"
 
 
 def _asked(remote: Callable[..., Any], *arguments: object) -> Future[Any]:
@@ -312,83 +368,262 @@ def shard_opener(
     chosen = settings.gallery
     if not chosen.shards:
         return None
-    return lambda plan: open_ray_shards(plan, chosen.shards, chosen.shard_resource, timing)
+    placing = Placing(chosen.shard_resource, int(chosen.shard_memory_gib * (1 << 30)))
+    return lambda plan: open_ray_shards(
+        plan, chosen.shards, placing, timing, copies=chosen.shard_copies
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """What a node must have for a shard: one of `resource`, if set, and so much of Ray's memory."""
+
+    resource: str = ""
+    memory_bytes: int = 0
 
 
 def open_ray_shards(
-    plan: ShardPlan, shards: int, resource: str = "", timing: Timing | None = None
+    plan: ShardPlan,
+    shards: int,
+    placing: Placing | None = None,
+    timing: Timing | None = None,
+    *,
+    copies: int = 1,
 ) -> ShardedIndex:
-    """An empty gallery on so many actors of the cluster that this process is connected to.
+    """A gallery on actors of the cluster that this process is connected to.
 
-    Each takes one of `resource` if that is set; else they are spread over the nodes. They end with
-    this process, or with `close`. If the plan sets no number of threads, the shards of a node share
-    its cores. `ShardLost`, with none left running, where they are not placed and opened in time.
+    Each of the shards has so many copies, on different nodes where there are. Actors that hold the
+    plan's `content` already, for an earlier writer, are adopted; the others are new and empty, and
+    spread over the nodes. Without `content` all are new, and end with this process. If the plan
+    sets no number of threads, the new shards of a node share its cores. `ShardLost`, with no new
+    one left running, where a shard has no copy that is placed and opened in time; `ShardFenced`
+    where a later writer has one.
     """
     if shards < 1:
         raise SearchInvalid(f"shards is {shards}; give at least 1")
     if not ray.is_initialized():
         # Ray would start a cluster of its own.
         raise ShardLost("no cluster to put the gallery's shards on: connect to one first")
-    timing = timing or Timing()
-    # A new name: actors of an earlier start may still be ending.
-    boot = uuid4().hex[:12]
-    actors = [_start(f"sosie-shard-{boot}-{number}", resource) for number in range(shards)]
-    try:
-        places = _await_places(actors, resource, timing.placed_within_s)
-    except BaseException:
-        for actor in actors:
-            end_actor(actor)
-        raise
-    started = [
-        RayShard(actor, number, each, timing)
-        for number, (actor, each) in enumerate(zip(actors, _plans(plan, places), strict=True))
-    ]
-    try:
-        for shard in started:
-            shard.opened.result()
-        return ShardedIndex(plan, started)
-    except BaseException:
-        close_all(started)
-        raise
+    opener = _Opener(plan, shards, placing or Placing(), timing or Timing(), copies)
+    return opener.open()
 
 
-def _start(name: str, resource: str) -> Any:
-    where: dict[str, Any] = (
-        {"resources": {resource: 1}} if resource else {"scheduling_strategy": "SPREAD"}
-    )
-    kind = ray.remote(concurrency_groups={HEARTBEAT_GROUP: 1})(ShardActor)
-    return kind.options(
-        name=name,
-        num_cpus=0,  # it uses the cores of its node; the resource selects the node
-        max_restarts=0,  # a restarted one would be empty, and answer
-        max_task_retries=0,
-        max_concurrency=CALLS_AT_ONCE,
-        **where,
-    ).remote()
+NAMESPACE = "sosie"
+"""Of the names of shards; a writer finds those that the one before has left by it."""
 
 
-def _await_places(actors: Sequence[Any], resource: str, within_s: float) -> list[Place]:
-    asked = [actor.place.remote() for actor in actors]
-    placed, missing = ray.wait(asked, num_returns=len(asked), timeout=within_s)
-    if missing:
-        wanted = f", each on a node with the resource {resource}" if resource else ""
-        raise ShardLost(
-            f"waiting for gallery shards: {len(placed)} of {len(asked)} have a place{wanted}"
-        )
-    try:
-        places: list[Place] = ray.get(asked)
-    except RayError as error:
-        raise ShardLost(f"a gallery shard did not start ({type(error).__name__})") from None
-    return places
+@dataclass(frozen=True, slots=True, eq=False)
+class _Actor:
+    """An actor that has a place, for the shard of this number."""
+
+    handle: Any
+    number: int
+    place: Place
+    state: ShardState | None = None
 
 
-def _plans(plan: ShardPlan, places: Sequence[Place]) -> list[ShardPlan]:
-    """The plan of each shard, with its share of the cores of its node."""
-    shards_on = Counter(place.node for place in places)
-    plans = [
-        replace(plan, threads=plan.threads or max(1, place.cores // shards_on[place.node]))
-        for place in places
-    ]
-    for number, (place, each) in enumerate(zip(places, plans, strict=True)):
-        _log.info("gallery shard %d is on node %s, %d threads", number, place.node, each.threads)
-    return plans
+class _Opener:
+    """Finds, adopts and starts the actors of a gallery."""
+
+    def __init__(
+        self, plan: ShardPlan, shards: int, placing: Placing, timing: Timing, copies: int
+    ) -> None:
+        self._plan, self._shards, self._copies = plan, shards, copies
+        self._placing, self._timing = placing, timing
+        # The deployment's: also of shards that hold what it does not want any more.
+        whose = plan.content.partition(":")[0] if plan.content else uuid4().hex
+        self._prefix = f"sosie-shard-{_digest(whose)}-"
+        self._open: list[RayShard] = []
+
+    def open(self) -> ShardedIndex:
+        found = self._adopt() if self._plan.content else []
+        missing = [
+            number
+            for number in range(self._shards)
+            for _ in range(self._copies - sum(one.number == number for one in found))
+        ]
+        # Where it fails, those that were found stay: they hold what a later start can use.
+        actors = [*found, *self._start(missing, found)]
+        self._open = [RayShard(one, self._plan, self._timing) for one in actors]
+        parts = [
+            [shard for shard in self._open if shard.actor.number == number]
+            for number in range(self._shards)
+        ]
+        shards = [own[0] if self._copies == 1 else ReplicatedShard(own) for own in parts]
+        try:
+            return ShardedIndex(self._plan, shards, self._copies, self.open_copy)
+        except BaseException:
+            for shard in self._open:
+                shard.release() if self._plan.content else shard.close()
+            raise
+
+    def open_copy(self, number: int) -> Shard:
+        """Another copy of a shard, empty; on a node that has none of it, where there is one."""
+        living = [shard for shard in self._open if shard.lost is None]
+        (actor,) = self._start([number], [shard.actor for shard in living], is_copy=True)
+        shard = RayShard(actor, self._plan, self._timing)
+        self._open = [*living, shard]
+        return shard
+
+    def _adopt(self) -> list[_Actor]:
+        """The actors of an earlier writer; those of no use are ended."""
+        asked: dict[Any, tuple[Any, int]] = {}
+        for name in self._names():
+            number = int(name.removeprefix(self._prefix).partition("-")[0])
+            # One that has just ended has no name any more.
+            with suppress(ValueError):
+                handle = ray.get_actor(name, namespace=NAMESPACE)
+                asked[handle.adopt.remote(self._plan, self._identity(number))] = (handle, number)
+        _await(list(asked), self._timing.placed_within_s)
+        found: list[_Actor] = []
+        for reference, (handle, number) in asked.items():
+            reply = _reply_now(reference)
+            if reply is not None and reply.refusal is not None:
+                raise reply.refusal
+            if reply is None or reply.value is None:
+                end_actor(handle)
+            else:
+                place, state = reply.value
+                found.append(_Actor(handle, number, place, state))
+        # The most advanced first: there are more than are wanted where the settings have changed,
+        # or a copy was being made.
+        found.sort(key=lambda one: -_sequence_of(one.state))
+        kept: list[_Actor] = []
+        for one in found:
+            if sum(other.number == one.number for other in kept) < self._copies:
+                kept.append(one)
+            else:
+                end_actor(one.handle)
+        if kept:
+            _log.info("%d shards were left by an earlier writer", len(kept))
+        return kept
+
+    def _names(self) -> list[str]:
+        named = ray.util.list_named_actors(all_namespaces=True)
+        names = [one["name"] for one in named if one["namespace"] == NAMESPACE]
+        return [name for name in names if name.startswith(self._prefix)]
+
+    def _identity(self, number: int) -> str:
+        """What a shard must hold: it changes with the number of shards and the configuration."""
+        plan = self._plan
+        return _digest(repr((plan.content, plan.kind, plan.dim, plan.config, self._shards, number)))
+
+    def _start(
+        self, missing: Sequence[int], beside: Sequence[_Actor], *, is_copy: bool = False
+    ) -> list[_Actor]:
+        """New actors for the shards of these numbers, placed and open; all, or for each number that
+        has none at least one."""
+        has_one = set() if is_copy else {one.number for one in beside}
+        started: list[_Actor] = []
+        waiting = sorted(missing)
+        try:
+            while waiting:
+                # A second copy of a number is placed when the first one is.
+                numbers = sorted(set(waiting))
+                for number in numbers:
+                    waiting.remove(number)
+                placed = self._place(numbers, (*beside, *started))
+                started += placed
+                has_one |= {one.number for one in placed}
+                if not has_one.issuperset(numbers):
+                    resource = self._placing.resource
+                    wanted = f", each on a node with the resource {resource}" if resource else ""
+                    raise ShardLost(
+                        f"waiting for gallery shards: {len(has_one)} of "
+                        f"{1 if is_copy else self._shards} have a place{wanted}"
+                    )
+            self._open_new(started, beside)
+        except BaseException:
+            for one in started:
+                end_actor(one.handle)
+            raise
+        return started
+
+    def _place(self, numbers: Sequence[int], beside: Sequence[_Actor]) -> list[_Actor]:
+        handles = {}
+        for number in numbers:
+            nodes = {one.place.node for one in beside if one.number == number}
+            handle = self._make(number, nodes)
+            handles[handle.place.remote()] = (handle, number)
+        _await(list(handles), self._timing.placed_within_s)
+        placed = []
+        for reference, (handle, number) in handles.items():
+            place = _value_now(reference)
+            if place is None:
+                end_actor(handle)
+            else:
+                placed.append(_Actor(handle, number, place))
+        return placed
+
+    def _make(self, number: int, other_nodes: Collection[str]) -> Any:
+        """Starts an actor; on none of these nodes, if there is another."""
+        outlives = bool(self._plan.content)
+        options: dict[str, Any] = {"lifetime": "detached"} if outlives else {}
+        if self._placing.memory_bytes:
+            options["memory"] = self._placing.memory_bytes
+        if self._placing.resource:
+            options["resources"] = {self._placing.resource: 1}
+        if other_nodes:
+            elsewhere = {NODE_LABEL: f"!in({','.join(sorted(other_nodes))})"}
+            options |= {"label_selector": elsewhere, "fallback_strategy": [{"label_selector": {}}]}
+        elif not self._placing.resource:
+            options["scheduling_strategy"] = "SPREAD"
+        kind = ray.remote(concurrency_groups={HEARTBEAT_GROUP: 1})(ShardActor)
+        return kind.options(
+            # A new name each: one that is ending may still have its own.
+            name=f"{self._prefix}{number}-{uuid4().hex[:12]}",
+            namespace=NAMESPACE,
+            num_cpus=0,  # it uses the cores of its node; the resource selects the node
+            max_restarts=0,  # a restarted one would be empty, and answer
+            max_task_retries=0,
+            max_concurrency=CALLS_AT_ONCE,
+            **options,
+        ).remote(self._timing.abandoned_after_s if outlives else 0.0)
+
+    def _open_new(self, started: Sequence[_Actor], beside: Sequence[_Actor]) -> None:
+        """Opens new actors, each with its share of the cores of its node."""
+        shards_on = Counter(one.place.node for one in (*beside, *started))
+        asked = []
+        for one in started:
+            cores = one.place.cores // shards_on[one.place.node]
+            plan = replace(self._plan, threads=self._plan.threads or max(1, cores))
+            node, threads = one.place.node, plan.threads
+            _log.info("gallery shard %d is on node %s, %d threads", one.number, node, threads)
+            asked.append(one.handle.open.remote(plan, self._identity(one.number)))
+        _await(asked, self._timing.answered_within_s)
+        for reference in asked:
+            reply = _reply_now(reference)
+            if reply is None or reply.failure is not None:
+                raise ShardLost("a gallery shard did not start")
+            if reply.refusal is not None:
+                raise reply.refusal
+
+
+NODE_LABEL = "ray.io/node-id"
+"""By which Ray tells its nodes apart in a `label_selector`."""
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _sequence_of(state: ShardState | None) -> int:
+    return -1 if state is None or state.mark is None else state.mark.sequence
+
+
+def _await(references: list[Any], timeout_s: float) -> None:
+    """Until all are there, or the time is over."""
+    if references:
+        ray.wait(references, num_returns=len(references), timeout=timeout_s)
+
+
+def _value_now(reference: Any) -> Any:
+    """The value of what was waited for; None where it is late, or the actor is gone."""
+    with suppress(RayError):  # GetTimeoutError is one
+        return ray.get(reference, timeout=0)
+    return None
+
+
+def _reply_now(reference: Any) -> Reply | None:
+    reply = _value_now(reference)
+    return reply if isinstance(reply, Reply) else None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from threading import Event
 from time import monotonic, sleep
 from typing import Any, TypeVar
@@ -141,10 +141,10 @@ class OpenRegistry:
         if self.registrar.failure is None:
             self.registrar.stop(GalleryBehind("the gallery was lost: it is opened again"))
 
-    def close(self) -> None:
+    def close(self, *, keep_shards: bool = False) -> None:
         """Answers who waits, keeps a snapshot where much has changed, gives back the lease."""
         with ExitStack() as closing:
-            closing.callback(self.deployment.close)
+            closing.callback(partial(self.deployment.close, keep_shards=keep_shards))
             closing.callback(self.searches.close)
             closing.callback(self.sweeps.close)
             closing.callback(self.backups.close)

@@ -193,12 +193,13 @@ class Lifecycle:
         """None where the service is closed meanwhile."""
         deployment = self._open_deployment()
         with ExitStack() as undo:
-            undo.callback(_ignoring_errors(deployment.close))
+            undo.callback(_ignoring_errors(lambda: self._leave(deployment.close)))
             if not self._take_lease(deployment):
                 return None
             self._enter(Phase.REPLAYING, "the gallery is brought to the state of the store")
             deployment.observer = _Counting(self._meter)
             deployment.gather_s = GATHER_S
+            deployment.tell = self._tell
             opened = OpenRegistry(deployment, self._probes_waiting, self._count_searches)
             undo.callback(opened.searches.close)
             opened.warm()
@@ -207,6 +208,9 @@ class Lifecycle:
             self._admit(opened)
             undo.pop_all()
         return opened
+
+    def _tell(self, line: str) -> None:
+        self._enter(Phase.REPLAYING, line)
 
     def _count_searches(self, probes: int, seconds: float) -> None:
         self._meter.observe(metrics.BATCH_SIZE, probes, "search")
@@ -257,6 +261,7 @@ class Lifecycle:
         _show_queues(self._meter, opened)
         _show_watermark(self._meter, mark)
         _show_sweep(self._meter, opened)
+        self._meter.set(metrics.COPIES_WANTING, opened.deployment.copies_wanting)
         self._meter.set_state(PHASE, self._phase)
         self._behind = self._behind + 1 if mark.is_behind else 0
         if self._behind >= LOOKS_BEHIND:
@@ -266,10 +271,14 @@ class Lifecycle:
         with self._lock:
             self._opened = self._mark = None
         try:
-            opened.close()
+            self._leave(opened.close)
         except Exception as error:  # noqa: BLE001 - it is gone, and the next is to be opened
             self._log.warning("close_failed", error=type(error).__name__)
         _show_queues(self._meter, None)
+
+    def _leave(self, close: Callable[..., None]) -> None:
+        """Closes; the shards of the gallery stay for the next opening, unless there is none."""
+        close(keep_shards=not self._closing.is_set())
 
     def _keep(self, mark: Watermark) -> None:
         self._mark = mark

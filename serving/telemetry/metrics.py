@@ -111,6 +111,9 @@ QUEUE_CAPACITY = _gauge("sosie_queue_capacity", "Items that may wait.", SUM, "qu
 DECISIONS = _counter("sosie_decisions", "Enrollments decided.", "decision", known=Decision)
 REASONS = _counter("sosie_decision_reasons", "Reasons of decisions.", "reason", known=Reason)
 REFERENCES = _gauge("sosie_gallery_references", "Faces that are searched.", LATEST)
+COPIES_WANTING = _gauge(
+    "sosie_gallery_copies_wanting", "Shards that have one copy left of two.", LATEST
+)
 ERASURES_OVERDUE = _gauge(
     "sosie_erasures_overdue", "1 while an acknowledged erasure is due and fails.", LATEST
 )

@@ -13,8 +13,8 @@ from engine.matching import recovery
 from engine.matching.holders import erase_holder
 from engine.matching.recovery import (
     GalleryConfig,
-    rebuild_gallery,
     restore_gallery,
+    restore_shards,
     save_snapshot,
     withdraw_snapshot,
 )
@@ -137,7 +137,7 @@ def test_a_rebuild_on_shards_is_the_gallery_of_the_store(lab: Any) -> None:
         erase_holder(registrar, lab.store, requests[4].document, "test")
         expected = registrar.gallery.contents()
     with open_local(ShardPlan("exact8", lab.vault.dim, threads=1), 2) as index:
-        restored = rebuild_gallery(lab.store, index)
+        restored = restore_shards(lab.store, index)
         found = restored.gallery.contents()
         assert all(shard.count().result() for shard in index.shards)
     assert (restored.loaded, restored.replayed, restored.fault) == (0, 8, None)

@@ -16,10 +16,16 @@ _CLOSED = "a shard is closed; open the gallery again"
 
 
 class LocalShard(Shard):
-    """A `Shard` whose calls run in threads of this process."""
+    """A `Shard` whose calls run in threads of this process.
 
-    def __init__(self, plan: ShardPlan) -> None:
-        self._host = ShardHost(plan)
+    With a `host` it adopts that, as a later writer does; `release` leaves it.
+    """
+
+    def __init__(self, plan: ShardPlan, host: ShardHost | None = None) -> None:
+        self.host = host or ShardHost(plan)
+        self._epoch = plan.epoch
+        if host is not None:
+            host.adopt(plan.epoch, force=plan.by_force)
         self._pool = ThreadPoolExecutor(CALLS_AT_ONCE, "shard")
         self._lock = Lock()
         self._closed = False
@@ -30,17 +36,24 @@ class LocalShard(Shard):
 
     def close(self) -> None:
         """Stops the threads, after the running calls."""
+        if self._stop():
+            self.host.close()
+
+    def release(self) -> None:
+        self._stop()
+
+    def _stop(self) -> bool:
         with self._lock:
             if self._closed:
-                return
+                return False
             self._closed = True
         self._pool.shutdown()
-        self._host.close()
+        return True
 
     def _call(self, operation: str, *arguments: object) -> Future[Any]:
         with self._lock:
             if not self._closed:
-                return self._pool.submit(getattr(self._host, operation), *arguments)
+                return self._pool.submit(self.host.call, self._epoch, operation, *arguments)
         refused: Future[Any] = Future()
         refused.set_exception(ShardLost(_CLOSED))
         return refused

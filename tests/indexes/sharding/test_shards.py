@@ -140,7 +140,7 @@ def test_a_shard_known_to_be_lost_is_reported_before_any_call(index: ShardedInde
 class FailingShard(LocalShard):
     """A shard that runs out of memory when it is to change."""
 
-    def add(self, ids: Ids, vectors: Vectors) -> Future[None]:  # noqa: ARG002
+    def add(self, ids: Ids, vectors: Vectors, mark: object = None) -> Future[None]:  # noqa: ARG002
         failed: Future[None] = Future()
         failed.set_exception(MemoryError())
         return failed

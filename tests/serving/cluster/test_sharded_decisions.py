@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,18 @@ import ray
 import structlog
 from stdnum.cn import ric
 
-from engine.errors import SosieError
+from engine.errors import LeaseLost, SosieError
 from engine.matching.documents import Document
 from engine.matching.identification import Identification
 from engine.matching.requests import Answer, EnrollmentRequest, Sample
 from engine.registry.records import Carrier, is_id
-from serving.cluster.shards import shard_opener
+from serving.cluster.shards import NAMESPACE, shard_opener
 from serving.compose import Deployment, create_home
 from serving.errors import ServiceRefusal, describe
 from serving.registrar.protocol import CallContext, Phase, Status
 from serving.registrar.service import RegistrarService
 from serving.settings import ServeSettings, Settings, make_settings
+from serving.snapshots import ShardManager
 from serving.telemetry.metrics import Meter
 from tests.serving.cluster.two_nodes import (
     QUICK,
@@ -66,9 +68,9 @@ class Pair:
             assert all(isinstance(answer, Answer) for answer in answers)
         postgres.psql(f"CREATE DATABASE {self.second} TEMPLATE {self.first};")
 
-    def settings(self, database: str, shards: int = 0) -> Settings:
+    def settings(self, database: str, shards: int = 0, **chosen: Any) -> Settings:
         url = self._postgres.get_uri(database=database, driver="psycopg")
-        gallery = {"shards": shards, "shard_resource": RESOURCE}
+        gallery = {"shards": shards, "shard_resource": RESOURCE, **chosen}
         # The same few faces are asked about again and again.
         limits = {
             "holder_failures": 0,
@@ -78,8 +80,8 @@ class Pair:
         }
         return make_settings({"registry": {"url": url}, "gallery": gallery, "limits": limits})
 
-    def open(self, database: str, shards: int = 0) -> Deployment:
-        settings = self.settings(database, shards)
+    def open(self, database: str, shards: int = 0, **chosen: Any) -> Deployment:
+        settings = self.settings(database, shards, **chosen)
         return Deployment(self.home, settings, open_index=shard_opener(settings, QUICK))
 
     def drop(self) -> None:
@@ -204,6 +206,103 @@ def test_two_nodes_decide_and_find_what_one_process_does(nodes: Nodes, pair: Pai
     assert {body["decision"] for body, _ in bodies} == {"approved", "review", "rejected"}
     assert {len(each.candidates) for each in found} >= {0, 1}
     assert not (pair.home / "gallery").exists()
+
+
+PROBES = likenesses(FACES, seed=7)
+
+
+def shard_pids() -> dict[str, int]:
+    """The process of each shard, by the name of its actor, which begins with its number."""
+    found = {}
+    for one in ray.util.list_named_actors(all_namespaces=True):
+        # One that is ending has its name for a moment, or no name any more.
+        if one["namespace"] == NAMESPACE:
+            with suppress(ValueError, ray.exceptions.RayError):
+                actor = ray.get_actor(one["name"], namespace=NAMESPACE)
+                pid = ray.get(actor.__ray_call__.remote(lambda _: os.getpid()))
+                found[one["name"].removeprefix("sosie-shard-").partition("-")[2]] = pid
+    return found
+
+
+def kill(name: str) -> str:
+    os.kill(shard_pids()[name], signal.SIGKILL)
+    return name
+
+
+async def ask_until_whole_again(registrar: LocalRegistrar, whole: list[Identification]) -> None:
+    """Every answer is whole or a refusal; returns after the first that follows a refusal."""
+    refused, give_up_at = 0, time.monotonic() + WAIT_S
+    while time.monotonic() < give_up_at:
+        try:
+            assert await registrar.identify(PROBES, 0.3, CONTEXT) == whole
+        except (SosieError, ServiceRefusal) as refusal:
+            assert_unavailable(refusal)
+            refused += 1
+            await asyncio.sleep(0.02)
+        else:
+            if refused:
+                return
+    raise AssertionError(f"refused {refused} times")
+
+
+def test_of_four_shards_one_that_is_killed_is_built_again_alone_and_a_lost_registrar_builds_none(
+    nodes: Nodes, pair: Pair
+) -> None:
+    async def lose_both(registrar: LocalRegistrar) -> None:
+        await reach_ready(registrar)
+        whole = await registrar.identify(PROBES, 0.3, CONTEXT)
+        before = shard_pids()
+        killed = kill(min(before))
+        await ask_until_whole_again(registrar, whole)
+        after = shard_pids()
+        del before[killed]
+        assert before.items() <= after.items()
+        assert (len(after), killed in after) == (4, False)
+        # As when it loses its lease; what is opened next finds all four.
+        lifecycle = registrar.service._lifecycle
+        lifecycle.lose(lifecycle.require(), LeaseLost("for this test"))
+        await ask_until_whole_again(registrar, whole)
+        assert shard_pids() == after
+        await enroll_all(registrar, mixed_requests()[:3])
+
+    with serving(lambda: pair.open(pair.first, shards=4, shard_resource="")) as registrar:
+        asyncio.run(lose_both(registrar))
+    assert shard_pids() == {}
+
+
+def test_with_two_copies_no_call_fails_when_a_shard_is_killed_and_another_copy_is_made(
+    nodes: Nodes, pair: Pair
+) -> None:
+    requests = iter(mixed_requests())
+
+    async def lose_copies(registrar: LocalRegistrar) -> None:
+        await reach_ready(registrar)
+        before = shard_pids()
+        assert sorted(name[0] for name in before) == ["0", "0", "1", "1"]
+        killed = kill(min(before))
+        give_up_at = time.monotonic() + WAIT_S
+        while len(shard_pids()) < 4 or not has_two_copies(registrar):
+            assert time.monotonic() < give_up_at
+            await registrar.identify(PROBES, 0.3, CONTEXT)
+            if (one := next(requests, None)) is not None:
+                await registrar.enroll(one, CONTEXT)
+        whole = await registrar.identify(PROBES, 0.3, CONTEXT)
+        # The other one of that number: what is left of it is the new one.
+        kill(next(name for name in before if name[0] == killed[0] and name != killed))
+        assert await registrar.identify(PROBES, 0.3, CONTEXT) == whole
+
+    def has_two_copies(registrar: LocalRegistrar) -> bool:
+        manager = registrar.service._lifecycle.require().deployment._snapshots
+        assert isinstance(manager, ShardManager)
+        assert manager._index is not None
+        return not manager._index.wanting
+
+    def open_pair() -> Deployment:
+        return pair.open(pair.first, shards=2, shard_resource="", shard_copies=2)
+
+    with serving(open_pair) as registrar:
+        asyncio.run(lose_copies(registrar))
+    assert shard_pids() == {}
 
 
 def test_a_lost_node_is_refused_loudly_until_it_is_back_and_then_nothing_is_missing(

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -16,9 +18,9 @@ import ray
 from numpy.typing import NDArray
 from ray._private.utils import read_ray_address
 
-from indexes.errors import IdInvalid, SearchInvalid, ShardLost
+from indexes.errors import IdInvalid, SearchInvalid, ShardFenced, ShardLost
 from indexes.flat import FlatIndex
-from indexes.sharding.shards import ShardedIndex
+from indexes.sharding.shards import ShardedIndex, ShardMark
 from serving.cluster import shards
 from serving.cluster.shards import (
     RayShard,
@@ -32,9 +34,9 @@ from serving.cluster.shards import (
 from serving.settings import make_settings
 from tests.serving.cluster.two_nodes import (
     DIM,
+    PLACING,
     PLAN,
     QUICK,
-    RESOURCE,
     Nodes,
     Rows,
     likenesses,
@@ -83,7 +85,7 @@ def test_a_cluster_of_the_tests_is_no_other_rays_default(nodes: Nodes) -> None:
 
 def test_each_node_has_a_shard_and_the_answers_are_exact(nodes: Nodes) -> None:
     ids, rows = np.arange(3000), unit_rows(3000)
-    with open_ray_shards(PLAN, 2, RESOURCE) as index:
+    with open_ray_shards(PLAN, 2, PLACING) as index:
         asked = [shard(index, number)._actor.place.remote() for number in range(2)]
         assert len({place.node for place in ray.get(asked)}) == 2
         index.add(ids, rows)
@@ -112,8 +114,8 @@ def test_an_unforeseen_failure_arrives_without_its_text() -> None:
 
     assert _reply("search", fail) == Reply(failure="KeyError")
     actor = ShardActor()
-    assert actor.open(PLAN) == Reply()
-    assert isinstance(actor.call("search", unit_rows(1), 0).refusal, SearchInvalid)
+    assert actor.open(PLAN, "") == Reply()
+    assert isinstance(actor.call(0, "search", unit_rows(1), 0).refusal, SearchInvalid)
 
 
 def test_a_large_batch_is_sent_in_pieces_and_visible_or_refused_as_a_whole(
@@ -134,12 +136,12 @@ def test_a_large_batch_is_sent_in_pieces_and_visible_or_refused_as_a_whole(
 
 def test_shards_without_a_place_are_waited_for_a_while_and_not_left_behind(nodes: Nodes) -> None:
     with pytest.raises(ShardLost, match=r"waiting for gallery shards: \d of 3 .* gallery"):
-        open_ray_shards(PLAN, 3, RESOURCE, IMPATIENT)
-    open_ray_shards(PLAN, 2, RESOURCE).close()
+        open_ray_shards(PLAN, 3, PLACING, IMPATIENT)
+    open_ray_shards(PLAN, 2, PLACING).close()
 
 
 def test_a_closed_gallery_says_so_and_closes_again(nodes: Nodes) -> None:
-    index = open_ray_shards(PLAN, 2, RESOURCE)
+    index = open_ray_shards(PLAN, 2, PLACING)
     index.close()
     index.close()
     for call in (
@@ -152,7 +154,7 @@ def test_a_closed_gallery_says_so_and_closes_again(nodes: Nodes) -> None:
 
 
 def test_a_silent_shard_is_lost_and_its_waiting_calls_fail(nodes: Nodes) -> None:
-    with open_ray_shards(PLAN, 1, RESOURCE, QUICK) as index, ThreadPoolExecutor(1) as pool:
+    with open_ray_shards(PLAN, 1, PLACING, QUICK) as index, ThreadPoolExecutor(1) as pool:
         index.add(np.arange(10), unit_rows(10))
         pid = ray.get(shard(index, 0)._actor.__ray_call__.remote(lambda _: os.getpid()))
         os.kill(pid, signal.SIGSTOP)
@@ -168,7 +170,7 @@ def test_a_silent_shard_is_lost_and_its_waiting_calls_fail(nodes: Nodes) -> None
 
 def test_a_call_that_takes_too_long_loses_the_shard(nodes: Nodes) -> None:
     timing = Timing(answered_within_s=1.0, heartbeat_every_s=0.25)
-    with open_ray_shards(PLAN, 1, RESOURCE, timing) as index:
+    with open_ray_shards(PLAN, 1, PLACING, timing) as index:
         chosen = shard(index, 0)
         stuck = chosen._ask("sleep", chosen._actor.__ray_call__.remote, lambda _: time.sleep(60))
         with pytest.raises(ShardLost, match="not answered in 1 s"):
@@ -177,22 +179,60 @@ def test_a_call_that_takes_too_long_loses_the_shard(nodes: Nodes) -> None:
 
 ORPHANS = """
 import sys, time
+import numpy as np
 import ray
 from indexes.sharding.shards import ShardPlan
-from serving.cluster.shards import open_ray_shards
+from serving.cluster.shards import Placing, open_ray_shards
+from tests.serving.cluster.two_nodes import unit_rows
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
-index = open_ray_shards(ShardPlan("exact8", 128), 2, "gallery")
+plan = ShardPlan("exact8", 128, content=sys.argv[2], epoch=1)
+index = open_ray_shards(plan, 2, Placing("gallery"))
+index.note(7, "7:h")
+index.add(np.arange(100), unit_rows(100))
 print("open", flush=True)
 time.sleep(100)
 """
 
 
-def test_shards_end_with_the_process_that_opened_them(nodes: Nodes) -> None:
-    command = [sys.executable, "-c", ORPHANS, nodes.address]
+@contextmanager
+def killed_owner(nodes: Nodes, content: str) -> Iterator[None]:
+    """While another process has two shards with 100 references; it is killed at the end."""
+    command = [sys.executable, "-c", ORPHANS, nodes.address, content]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == "open\n"
-        with pytest.raises(ShardLost):
-            open_ray_shards(PLAN, 1, RESOURCE, IMPATIENT)
+        yield
         owner.kill()
-    open_ray_shards(PLAN, 2, RESOURCE).close()
+
+
+def test_shards_without_content_end_with_the_process_that_opened_them(nodes: Nodes) -> None:
+    with killed_owner(nodes, ""), pytest.raises(ShardLost):
+        open_ray_shards(PLAN, 1, PLACING, IMPATIENT)
+    open_ray_shards(PLAN, 2, PLACING).close()
+
+
+def test_shards_with_content_are_adopted_by_the_next_and_obey_the_last_before_no_more(
+    nodes: Nodes,
+) -> None:
+    own = replace(PLAN, content="one:of this test", epoch=2)
+    with killed_owner(nodes, own.content):
+        pass
+    index = open_ray_shards(own, 2, PLACING)
+    ids, rows = np.arange(100), unit_rows(100)
+    assert_exact(index, ids, rows)
+    marks = [each.state().result().mark for each in index.shards]
+    assert marks == [ShardMark(7, "7:h")] * 2
+    # Whoever looks after a later writer has come is refused, and so is a change on its way.
+    later = open_ray_shards(replace(own, epoch=3), 2, PLACING)
+    with pytest.raises(ShardFenced):
+        open_ray_shards(own, 2, PLACING)
+    with pytest.raises(ShardFenced):
+        index.shards[0].remove(ids[:1]).result()
+    with pytest.raises(ShardLost):
+        index.search(rows[:1], 1)
+    index.close()
+    assert_exact(later, ids, rows)
+    later.release()
+    # Of other content, in their place.
+    with open_ray_shards(replace(own, content="one:of another model", epoch=4), 2, PLACING) as new:
+        assert len(new) == 0

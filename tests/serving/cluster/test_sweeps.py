@@ -17,7 +17,15 @@ from serving.cluster.shards import open_ray_shards, shard_opener
 from serving.compose import Deployment
 from serving.settings import make_settings
 from serving.sweeps.manager import SweepManager
-from tests.serving.cluster.two_nodes import DIM, PLAN, RESOURCE, Nodes, likenesses, unit_rows
+from tests.serving.cluster.two_nodes import (
+    DIM,
+    PLACING,
+    PLAN,
+    RESOURCE,
+    Nodes,
+    likenesses,
+    unit_rows,
+)
 from tests.serving.sweeps.synthetic_people import TWICE, make_people_home
 
 THRESHOLD = 0.5
@@ -29,7 +37,7 @@ def test_two_nodes_join_what_one_process_does(nodes: Nodes, tmp_path: Path) -> N
     ids = np.arange(len(rows))
     whole = Gallery(SegmentedIndex(DIM))
     whole.add(ids, rows, 1)
-    with open_ray_shards(PLAN, 2, RESOURCE) as index:
+    with open_ray_shards(PLAN, 2, PLACING) as index:
         gallery = Gallery(index)
         gallery.add(ids[:6400], rows[:6400], 1)
         seen: list[Progress] = []

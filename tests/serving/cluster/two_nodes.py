@@ -15,11 +15,12 @@ import ray
 from numpy.typing import NDArray
 
 from indexes.sharding.shards import ShardPlan
-from serving.cluster.shards import Timing
+from serving.cluster.shards import Placing, Timing
 
 DIM = 128
 PLAN = ShardPlan("exact8", DIM)
 RESOURCE = "gallery"
+PLACING = Placing(RESOURCE)
 QUICK = Timing(placed_within_s=4.0, heartbeat_every_s=0.25, silent_for_s=1.5)
 
 Rows = NDArray[np.float32]

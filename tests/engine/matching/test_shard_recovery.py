@@ -1,0 +1,258 @@
+"""Shards that outlive their writer: each is brought to the store from what it holds, or alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.matching.holders import erase_holder
+from engine.matching.recovery import Restored, fill_copy, restore_gallery, restore_shards
+from engine.registry.records import Carrier
+from engine.registry.store import Store
+from indexes.errors import ShardFenced, ShardLost
+from indexes.sharding.host import ShardHost
+from indexes.sharding.shards import ReplicatedShard, ShardedIndex, ShardMark, ShardPlan
+from tests.engine.matching.conftest import DIM
+from tests.indexes.sharding.local_shards import LocalShard
+
+PLAN = ShardPlan("exact8", DIM, threads=1, content="lab:")
+SHARDS = 3
+
+
+def open_index(epoch: int, hosts: list[ShardHost] | None = None) -> ShardedIndex:
+    """New shards, or those that an earlier writer has left."""
+    plan = replace(PLAN, epoch=epoch)
+    kept: list[Any] = hosts or [None] * SHARDS
+    return ShardedIndex(plan, [LocalShard(plan, host) for host in kept])
+
+
+def hosts_of(index: ShardedIndex) -> list[ShardHost]:
+    return [shard.host for shard in index.shards if isinstance(shard, LocalShard)]
+
+
+def enroll(lab: Any, people: int, restored: Restored | None = None) -> list[Any]:
+    requests = [lab.request() for _ in range(people)]
+    with lab.registrar(gallery=None if restored is None else restored.gallery) as registrar:
+        registrar.enroll(requests)
+    return requests
+
+
+def assert_as_the_store(lab: Any, restored: Restored) -> None:
+    found, expected = restored.gallery.contents(), restore_gallery(lab.store, lab.folder).gallery
+    assert found.sequence == expected.sequence == lab.store.sequence()
+    np.testing.assert_array_equal(found.ids, expected.contents().ids)
+    np.testing.assert_array_equal(found.vectors, expected.contents().vectors)
+
+
+@pytest.fixture
+def left(lab: Any) -> list[ShardHost]:
+    """Shards with 20 people, whose writer is gone."""
+    index = open_index(1)
+    restored = restore_shards(lab.store, index)
+    assert (restored.loaded, restored.replayed) == (0, 0)
+    enroll(lab, 20, restored)
+    hosts = hosts_of(index)
+    index.release()
+    assert all(host.count() for host in hosts)
+    return hosts
+
+
+def test_shards_that_outlived_their_writer_get_only_what_they_lack(
+    lab: Any, left: list[ShardHost]
+) -> None:
+    requests = enroll(lab, 5)
+    with lab.registrar() as registrar:
+        erase_holder(registrar, lab.store, requests[0].document, "test")
+        erase_holder(registrar, lab.store, requests[1].document, "test")
+    told: list[str] = []
+    with open_index(2, left) as index:
+        restored = restore_shards(lab.store, index, told.append)
+        assert (restored.loaded, restored.replayed, told) == (20, 3, [])
+        assert_as_the_store(lab, restored)
+        enroll(lab, 3, restored)
+        assert_as_the_store(lab, restored)
+        assert len(index) == 26
+
+
+def lose(hosts: list[ShardHost]) -> None:
+    hosts[1].close()
+    hosts[1] = ShardHost(PLAN)
+
+
+def stop_in_a_change(hosts: list[ShardHost]) -> None:
+    hosts[1].remove(hosts[1].ids()[:1])
+
+
+def miss_a_reference(hosts: list[ShardHost]) -> None:
+    """As only an error of ours could."""
+    hosts[1].remove(hosts[1].ids()[:1], hosts[1].state().mark)
+
+
+def hold_another(hosts: list[ShardHost]) -> None:
+    """The count is right."""
+    row = np.eye(1, DIM, dtype=np.float32)
+    hosts[1].add(np.array([10_000]), row)
+    miss_a_reference(hosts)
+
+
+def be_of_another_history(hosts: list[ShardHost]) -> None:
+    state = hosts[1].state()
+    assert state.mark is not None
+    number, _, digest = state.mark.history.partition(":")
+    history = f"{number}:{digest[::-1]}"
+    hosts[1].remove(np.empty(0, np.int64), ShardMark(state.mark.sequence, history))
+
+
+def be_ahead(hosts: list[ShardHost]) -> None:
+    state = hosts[1].state()
+    assert state.mark is not None
+    hosts[1].remove(np.empty(0, np.int64), replace(state.mark, sequence=10_000))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lose, stop_in_a_change, miss_a_reference, hold_another, be_of_another_history, be_ahead],
+)
+def test_a_shard_that_cannot_go_on_is_built_again_alone(
+    lab: Any, left: list[ShardHost], spoil: Any
+) -> None:
+    own = left[1].count()
+    spoil(left)
+    told: list[str] = []
+    with open_index(2, left) as index:
+        restored = restore_shards(lab.store, index, told.append)
+        assert told == ["shards 1 of 3 are built from the store: nothing is searched meanwhile"]
+        assert restored.replayed == own
+        assert_as_the_store(lab, restored)
+
+
+def test_a_shard_that_missed_the_last_changes_gets_those_of_its_ids(
+    lab: Any, left: list[ShardHost]
+) -> None:
+    """As one whose writer died between the shards of a change."""
+    behind = LocalShard(replace(PLAN, epoch=2), left[0])
+    before = behind.state().result()
+    with open_index(2, left) as index:
+        restored = restore_shards(lab.store, index)
+        enroll(lab, 12, restored)
+        late = behind.ids().result()[before.count :]
+        assert len(late)
+        behind.remove(late, before.mark).result()
+        index.release()
+    with open_index(3, left) as index:
+        restored = restore_shards(lab.store, index)
+        assert restored.replayed == len(late)
+        assert_as_the_store(lab, restored)
+
+
+def test_of_two_writers_with_the_shards_of_a_third_only_the_later_is_obeyed(
+    lab: Any, left: list[ShardHost]
+) -> None:
+    second = open_index(2, left)
+    of_second = restore_shards(lab.store, second)
+    third = open_index(3, left)
+    row = np.eye(1, DIM, dtype=np.float32)
+    for call in (
+        lambda: of_second.gallery.search(row, 1),
+        lambda: of_second.gallery.add(np.array([99]), row, of_second.gallery.sequence + 1),
+        lambda: restore_shards(lab.store, second),
+    ):
+        with pytest.raises(ShardFenced if call.__code__.co_names[-1] == "store" else ShardLost):
+            call()
+    with pytest.raises(ShardFenced, match="later writer"):
+        open_index(2, left)
+    with third:
+        restored = restore_shards(lab.store, third)
+        assert (restored.loaded, restored.replayed) == (20, 0)
+        enroll(lab, 2, restored)
+        assert_as_the_store(lab, restored)
+
+
+def test_shards_of_a_store_that_went_back_forget_what_they_held(
+    lab: Any, left: list[ShardHost], sqlite_url: str
+) -> None:
+    """A restored backup has other people under the same numbers, and a writer of a lower epoch."""
+    path = sqlite_url.replace("registry.db", "backup.db")
+    with Store.create(path, lab.vault, model_digest=lab.store.model_digest) as backup:
+        backup.add_carrier(Carrier("blue", "Blue"), actor="test")
+        backup.add_outlet("blue-1", "blue", actor="test")
+        other = replace(lab, store=backup, folder=lab.folder / "other")
+        enroll(other, 25)
+        with pytest.raises(ShardFenced):
+            open_index(0, left)
+        plan = replace(PLAN, epoch=0, by_force=True)
+        with ShardedIndex(plan, [LocalShard(plan, host) for host in left]) as index:
+            restored = restore_shards(backup, index)
+            assert (restored.loaded, restored.replayed) == (0, 25)
+            assert_as_the_store(other, restored)
+
+
+def open_pairs(epoch: int) -> tuple[ShardedIndex, list[ReplicatedShard]]:
+    plan = replace(PLAN, epoch=epoch)
+    pairs = [ReplicatedShard([LocalShard(plan), LocalShard(plan)]) for _ in range(2)]
+    return ShardedIndex(plan, pairs, copies=2), pairs
+
+
+def test_with_two_copies_a_lost_one_fails_no_call_and_is_made_again_beside_decisions(
+    lab: Any,
+) -> None:
+    index, pairs = open_pairs(1)
+    with index:
+        restored = restore_shards(lab.store, index)
+        requests = enroll(lab, 10, restored)
+        pairs[0].copies[0].close()
+        enroll(lab, 5, restored)
+        assert_as_the_store(lab, restored)
+        assert (index.wanting, len(pairs[0].copies)) == ([pairs[0]], 1)
+        # One is begun, and is whole after what was decided meanwhile.
+        copy = LocalShard(replace(PLAN, epoch=1))
+        assert not index.shards[1].lost
+        reached = fill_copy(lab.store, index, 0, copy, last=False)
+        with lab.registrar(gallery=restored.gallery) as registrar:
+            registrar.enroll([lab.request() for _ in range(5)])
+            for one in requests[:6]:
+                erase_holder(registrar, lab.store, one.document, "test")
+        fill_copy(lab.store, index, 0, copy, reached, last=True)
+        pairs[0].attach(copy)
+        assert index.wanting == []
+        assert copy.state().result() == pairs[0].copies[0].state().result()
+        pairs[0].copies[0].close()
+        pairs[1].copies[1].close()
+        enroll(lab, 3, restored)
+        assert_as_the_store(lab, restored)
+        copy.close()
+        with pytest.raises(ShardLost):
+            restored.gallery.search(np.eye(1, DIM, dtype=np.float32), 1)
+
+
+def test_a_copy_that_does_not_do_what_the_other_did_is_ended(lab: Any) -> None:
+    index, pairs = open_pairs(1)
+    with index:
+        restored = restore_shards(lab.store, index)
+        enroll(lab, 10, restored)
+        wrong = pairs[1].copies[1]
+        wrong.add(np.arange(11, 40), np.tile(np.eye(1, DIM, dtype=np.float32), (29, 1))).result()
+        enroll(lab, 5, restored)
+        assert wrong not in pairs[1].copies
+        assert_as_the_store(lab, restored)
+
+
+def test_of_two_copies_the_one_that_can_go_on_does_and_no_search_waits_for_the_other(
+    lab: Any,
+) -> None:
+    index, pairs = open_pairs(1)
+    enroll(lab, 10, restore_shards(lab.store, index))
+    hosts = [[copy.host for copy in pair.copies if isinstance(copy, LocalShard)] for pair in pairs]
+    index.release()
+    miss_a_reference([hosts[0][1], hosts[0][0]])
+    stop_in_a_change([hosts[1][1], hosts[1][0]])
+    plan = replace(PLAN, epoch=2)
+    pairs = [ReplicatedShard([LocalShard(plan, host) for host in each]) for each in hosts]
+    with ShardedIndex(plan, pairs, copies=2) as index:
+        told: list[str] = []
+        restored = restore_shards(lab.store, index, told.append)
+        assert_as_the_store(lab, restored)
+        assert index.wanting == [pairs[1]]
