@@ -15,7 +15,6 @@ from serving.access.authorization import Action
 from serving.api.request import Answer
 from serving.api.routes import (
     audit,
-    backups,
     cases,
     enrollments,
     health,
@@ -225,11 +224,9 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
             audit.verify_audit, "Verify the audit chain", Action.READ_AUDIT
         ),
         "POST /v1/backups": Endpoint(
-            backups.start_backup, "Make a backup", Action.BACK_UP, status=201
+            audit.start_backup, "Make a backup", Action.BACK_UP, status=201
         ),
-        "GET /v1/backups": Endpoint(
-            backups.list_backups, "List backups", Action.BACK_UP, errors=()
-        ),
+        "GET /v1/backups": Endpoint(audit.list_backups, "List backups", Action.BACK_UP, errors=()),
         "GET /v1/me": Endpoint(health.read_key, "Whose key", errors=()),
         "DELETE /v1/session": Endpoint(
             sessions.end_session, "Sign out", answers={200: EndedSession}

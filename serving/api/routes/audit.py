@@ -1,4 +1,4 @@
-"""`/v1/audit`: the chain of who did what, read by operators and verified part by part."""
+"""`/v1/audit`: who did what, verified part by part; `/v1/backups`: copies of the registry."""
 
 from __future__ import annotations
 
@@ -67,3 +67,16 @@ async def verify_audit(parts: Parts, request: Request, query: wire.ChainQuery) -
         head=head,
         next=report.entries if report.intact and report.entries < head else None,
     )
+
+
+async def start_backup(parts: Parts, request: Request) -> wire.Backup:
+    """Begins a backup beside all decisions, into the home's folder `backups`: it is copied, checked
+    as a whole, and audited. One at a time: where one runs, this is it.
+    """
+    return serializers.backup(await parts.registrar.start_backup(request.context()))
+
+
+async def list_backups(parts: Parts, request: Request) -> wire.Backups:
+    """Every backup of the home, and the one that runs or has failed last; the newest first."""
+    found = await parts.registrar.list_backups(request.context())
+    return wire.Backups(tuple(map(serializers.backup, found)))
