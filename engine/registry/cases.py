@@ -198,6 +198,9 @@ _FACES_OF = (
 EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
 """What later sweeps respect: these two documents are two people, or one with good reason."""
 
+_CLOSED_COUNT = (
+    select(func.count()).select_from(cases).where(cases.c.state == CaseState.CLOSED.value)
+)
 _PAIRS = select(judged_pairs)
 _JUDGED = _PAIRS.order_by(judged_pairs.c.left_document, judged_pairs.c.right_document)
 
@@ -513,6 +516,11 @@ class CaseReader(Source):
         return {
             row.named_key: case_of(self.vault, row) for row in self._rows_of(_OF_GROUPS, group_keys)
         }
+
+    def count_closed(self) -> int:
+        """How many cases are closed; none is ever opened again, or deleted."""
+        ((count,),) = self.rows(_CLOSED_COUNT)
+        return int(count)
 
     def judged_pairs(self, outcomes: Collection[Outcome] | None = None) -> list[JudgedPair]:
         """Every judged pair, or those with one of these outcomes; by document."""
