@@ -492,12 +492,6 @@ class CaseReader(Source):
         """The cases that went into this one, oldest first: each with its own enrollment."""
         return [case_of(self.vault, row) for row in self.rows(_MERGED_INTO, id=case_id)]
 
-    def attempts_in(self, case_id: str) -> list[str]:
-        """The enrollments that opened a case or went into it; none of one that is not there."""
-        found = (*self.by_id([case_id]).values(), *self.merged_into(case_id))
-        ids = (one.enrollment_id for one in found if one.enrollment_id is not None)
-        return list(dict.fromkeys(ids))
-
     def open_of_line(self, line_id: str, kind: str) -> CaseRecord | None:
         """The case of one kind about a line that is alive; `None` where there is none."""
         row = self._first(_OPEN_OF_LINE, line=line_id, kind=kind)
