@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from structlog.typing import FilteringBoundLogger
 
 from engine.cases.case import DueDates
+from engine.cases.precision import DecisionReader
 from engine.matching.calibration import Calibration, Thresholds
 from engine.registry.reader import Reader
 from engine.registry.vault import Vault
@@ -47,6 +48,10 @@ class Parts:
     due: DueDates = field(default_factory=DueDates)
     thresholds_for: Callable[[int], Thresholds] | None = None
     """For searches of so many references, where `review` follows the gallery's size."""
+    decisions: DecisionReader = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "decisions", DecisionReader(self.store))
 
     async def read_thresholds(self) -> Thresholds:
         """For the gallery as it is now."""

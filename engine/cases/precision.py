@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from engine.accuracy.error_rates import wilson_interval
 from engine.cases.case import Outcome
 from engine.matching.calibration import Rate
 from engine.registry.reader import Reader
-from engine.registry.records import CaseRecord, CaseState, JudgedPair
+from engine.registry.records import CaseState, JudgedPair
 
 WANTED = 0.8
 """Of the pairs at the proposed threshold so many should be one person."""
@@ -146,32 +146,72 @@ class Outcomes:
         return Rate(self.fraud / self.cases, low, high)
 
 
-def read_closed(registry: Reader, sweep_id: str | None = None) -> list[CaseRecord]:
-    """Every closed case, or those of one sweep, the newest first."""
-    closed: list[CaseRecord] = []
+@dataclass(frozen=True, slots=True)
+class ClosedCase:
+    """What is counted of a closed case; nothing of it changes any more."""
+
+    kind: str
+    outcome: Outcome | None
+    closed_at: datetime | None
+    sweep_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What people judged, those of it that speak for a threshold, and how cases ended."""
+
+    pairs: list[JudgedPair]
+    plain: list[JudgedPair]
+    closed: list[ClosedCase]
+
+
+class DecisionReader:
+    """Reads every decision, and again only once more cases are closed: what people judge changes
+    with a closing alone. May be shared by threads."""
+
+    def __init__(self, registry: Reader) -> None:
+        self._registry = registry
+        self._known: tuple[int, Decisions] | None = None
+
+    def read(self) -> Decisions:
+        """The decisions as of this moment."""
+        # Counted first: what is closed meanwhile is in it, and read again at the next call.
+        count, known = self._registry.cases.count_closed(), self._known
+        if known is not None and known[0] == count:
+            return known[1]
+        found = Decisions(
+            self._registry.cases.judged_pairs(),
+            read_plain(self._registry),
+            list(_read_closed(self._registry)),
+        )
+        self._known = count, found
+        return found
+
+
+def _read_closed(registry: Reader) -> Iterator[ClosedCase]:
     after = None
     while page := registry.cases.newest(CaseState.CLOSED, limit=_PAGE, after=after):
-        closed += [one for one in page if sweep_id in (None, one.sweep_id)]
+        for one in page:
+            yield ClosedCase(one.kind, one.outcome, one.closed_at, one.sweep_id)
         after = page[-1].id
-    return closed
 
 
-def count_by_kind(closed: Iterable[CaseRecord]) -> list[Outcomes]:
+def count_by_kind(closed: Iterable[ClosedCase]) -> list[Outcomes]:
     """By kind, the kind with most cases first."""
     return sorted(_count(closed, lambda one: one.kind), key=lambda one: (-one.cases, one.name))
 
 
-def count_by_month(closed: Iterable[CaseRecord]) -> list[Outcomes]:
+def count_by_month(closed: Iterable[ClosedCase]) -> list[Outcomes]:
     """By the month in which they were closed (UTC, as 2026-11), the newest first."""
     return sorted(_count(closed, _month_of), key=lambda one: one.name, reverse=True)
 
 
-def _month_of(case: CaseRecord) -> str:
+def _month_of(case: ClosedCase) -> str:
     assert case.closed_at is not None, "it is closed"
     return case.closed_at.astimezone(UTC).strftime("%Y-%m")
 
 
-def _count(closed: Iterable[CaseRecord], name_of: Callable[[CaseRecord], str]) -> list[Outcomes]:
+def _count(closed: Iterable[ClosedCase], name_of: Callable[[ClosedCase], str]) -> list[Outcomes]:
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for case in closed:
         if case.outcome is not None:

@@ -42,7 +42,7 @@ class Suspects:
         self._references: NDArray[np.float32] = gallery.vectors(flat)
         ends = np.cumsum([len(keys) for keys in ids], dtype=np.int64)
         rows = dict(zip(held, np.split(self._references, ends[:-1]), strict=True)) if held else {}
-        self._attempts = registry.cases.attempts_in(case.id)
+        self._attempts = registry.attempts_in(case.id)
         shown = registry.attempt_templates(self._attempts)
         rows |= {key: vectors for key, vectors in shown.items() if key in found and key not in rows}
         self._documents = sorted(rows)

@@ -51,7 +51,7 @@ class BatchState:
         self._judged = {(one.left_document, one.right_document): one for one in judged}
         attempted = {one.id for one in self._documents.values() if not one.reference_ids}
         self._shown = {
-            one.case_id: store.attempt_templates(store.cases.attempts_in(one.case_id))
+            one.case_id: store.attempt_templates(store.attempts_in(one.case_id))
             for one in judged
             if not attempted.isdisjoint((one.left_document, one.right_document))
         }

@@ -198,6 +198,9 @@ _FACES_OF = (
 EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
 """What later sweeps respect: these two documents are two people, or one with good reason."""
 
+_CLOSED_COUNT = (
+    select(func.count()).select_from(cases).where(cases.c.state == CaseState.CLOSED.value)
+)
 _PAIRS = select(judged_pairs)
 _JUDGED = _PAIRS.order_by(judged_pairs.c.left_document, judged_pairs.c.right_document)
 
@@ -489,12 +492,6 @@ class CaseReader(Source):
         """The cases that went into this one, oldest first: each with its own enrollment."""
         return [case_of(self.vault, row) for row in self.rows(_MERGED_INTO, id=case_id)]
 
-    def attempts_in(self, case_id: str) -> list[str]:
-        """The enrollments that opened a case or went into it; none of one that is not there."""
-        found = (*self.by_id([case_id]).values(), *self.merged_into(case_id))
-        ids = (one.enrollment_id for one in found if one.enrollment_id is not None)
-        return list(dict.fromkeys(ids))
-
     def open_of_line(self, line_id: str, kind: str) -> CaseRecord | None:
         """The case of one kind about a line that is alive; `None` where there is none."""
         row = self._first(_OPEN_OF_LINE, line=line_id, kind=kind)
@@ -513,6 +510,11 @@ class CaseReader(Source):
         return {
             row.named_key: case_of(self.vault, row) for row in self._rows_of(_OF_GROUPS, group_keys)
         }
+
+    def count_closed(self) -> int:
+        """How many cases are closed; none is ever opened again, or deleted."""
+        ((count,),) = self.rows(_CLOSED_COUNT)
+        return int(count)
 
     def judged_pairs(self, outcomes: Collection[Outcome] | None = None) -> list[JudgedPair]:
         """Every judged pair, or those with one of these outcomes; by document."""

@@ -404,6 +404,12 @@ class Reader(AuditReader):
             for key, rows in found.items()
         }
 
+    def attempts_in(self, case_id: str) -> list[str]:
+        """The enrollments that opened a case or went into it; none of one that is not there."""
+        found = (*self.cases.by_id([case_id]).values(), *self.cases.merged_into(case_id))
+        ids = (one.enrollment_id for one in found if one.enrollment_id is not None)
+        return list(dict.fromkeys(ids))
+
     def attempt_templates(self, enrollment_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """What these attempts showed under documents that had no reference, by document: rotated
         unit rows float32[n, dim]; none of one that has left, or showed no face of its own."""

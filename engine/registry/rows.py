@@ -537,7 +537,8 @@ def erase_crops(connection: Connection, document_ids: Sequence[str]) -> None:
 def erase_attempt_templates(connection: Connection, document_ids: Sequence[str]) -> None:
     """Deletes what attempts under these documents showed."""
     table = tables.attempt_templates
-    connection.execute(delete(table).where(table.c.document_id.in_(document_ids)))
+    for part in chunks(list(document_ids)):
+        connection.execute(delete(table).where(table.c.document_id.in_(part)))
 
 
 def write_sweeps(connection: Connection, records: Sequence[SweepRecord]) -> None:

@@ -53,6 +53,9 @@ KEPT_S = 3600.0
 """Metadata and keys of the provider are read anew after that, or for a key that is not among them,
 but no more often than every `RETRY_S`."""
 RETRY_S = 5.0
+MOST_ENDING = 16
+"""So many ask the provider at once: anybody may come back with a made-up code, and while a provider
+hangs they must not hold every slot that the proxy has for pages."""
 LEEWAY_S = 60
 """Between the provider's clock and ours."""
 ALGORITHMS = [f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)]
@@ -144,6 +147,7 @@ class SignIn:
         self._kept: _Kept | None = None
         self._asked_at = -RETRY_S
         self._lock = asyncio.Lock()
+        self._ending = 0
 
     @property
     def session_cookie(self) -> str:
@@ -220,11 +224,17 @@ class SignIn:
             raise SignInFailed(Cause.UNPROVEN, "another issuer answered")
         if "error" in given or "code" not in given:
             raise SignInFailed(Cause.DENIED, "the provider gave no code")
-        async with _patience():
-            provider = await self._provider()
-            tokens = await self._redeem(provider, given["code"], flow["verifier"])
-            claims = await self._verify(tokens, flow["nonce"])
-            claims = await self._complete(provider, tokens, claims)
+        if self._ending >= MOST_ENDING:
+            raise SignInFailed(Cause.UNAVAILABLE, "too many sign-ins wait for the provider at once")
+        self._ending += 1
+        try:
+            async with _patience():
+                provider = await self._provider()
+                tokens = await self._redeem(provider, given["code"], flow["verifier"])
+                claims = await self._verify(tokens, flow["nonce"])
+                claims = await self._complete(provider, tokens, claims)
+        finally:
+            self._ending -= 1
         return self._recognize(claims, flow["former"])
 
     def open_session(self, who: SignedIn) -> tuple[Session, NewKey]:

@@ -434,16 +434,18 @@ def sweep_expectation(found: estimate.Expectation) -> sweeps.Expectation:
     )
 
 
-def sweep_precision(store: Reader, sweep_id: str | None, wanted: float) -> sweeps.Precision:
+def sweep_precision(
+    decisions: precision.Decisions, sweep_id: str | None, wanted: float
+) -> sweeps.Precision:
     """How many of the judged pairs were fraud, at every twentieth of a score; how cases ended."""
-    plain = precision.read_plain(store)
-    pairs = plain if sweep_id is None else store.cases.judged_pairs()
+    plain = decisions.plain
+    pairs = plain if sweep_id is None else decisions.pairs
     whole = precision.measure_precision(pairs, sweep_id=sweep_id)
     scores = [pair.score for pair in pairs if pair.sweep_id is not None]
     first = floor(min(scores, default=1) * PRECISION_STEPS)
     last = ceil(max(scores, default=0) * PRECISION_STEPS)
     steps = [step / PRECISION_STEPS for step in range(first, last)]
-    closed = precision.read_closed(store, sweep_id)
+    closed = [one for one in decisions.closed if sweep_id in (None, one.sweep_id)]
     proposed = precision.propose_threshold(plain, wanted)
     return sweeps.Precision(
         **_precision_fields(whole),

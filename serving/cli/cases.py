@@ -248,12 +248,14 @@ def show_precision(
     The threshold for the next sweep is the lowest, at a hundredth, at which at least so much of the
     pairs were fraud, with 95 % confidence.
     """
+    from engine.cases.precision import DecisionReader
     from serving.api import serializers
 
     with open_deployment(home) as deployment:
         if sweep is not None:
             deployment.store.sweeps.get(sweep)
-        found = serializers.sweep_precision(deployment.store, sweep, wanted)
+        decisions = DecisionReader(deployment.store).read()
+    found = serializers.sweep_precision(decisions, sweep, wanted)
     print_answer(found, lambda: _print_precision(found), as_json=as_json)
 
 

@@ -94,6 +94,7 @@ async def read_precision(
     sweep that all of it speaks for.
     """
     del request
+    decisions = await asyncio.to_thread(parts.decisions.read)
     return await asyncio.to_thread(
-        serializers.sweep_precision, parts.store, query.sweep_id, query.wanted
+        serializers.sweep_precision, decisions, query.sweep_id, query.wanted
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
-from engine.cases.case import CaseOrigin, Outcome
+from engine.cases.case import Outcome
 from engine.cases.precision import (
+    ClosedCase,
+    DecisionReader,
     Ground,
     Outcomes,
     count_by_kind,
@@ -16,7 +19,7 @@ from engine.cases.precision import (
     measure_precision,
     propose_threshold,
 )
-from engine.registry.records import CaseRecord, CaseState, JudgedPair, new_id
+from engine.registry.records import JudgedPair, new_id
 
 
 def pair(
@@ -109,12 +112,8 @@ def test_few_decisions_and_bad_ones_propose_nothing() -> None:
 
 
 def test_closed_cases_are_counted_by_kind_and_by_month() -> None:
-    def closed(kind: str, outcome: Outcome, month: int) -> CaseRecord:
-        at = datetime(2026, month, 3, tzinfo=UTC)
-        return CaseRecord(
-            id=new_id(), kind=kind, origin=CaseOrigin.SWEEP, state=CaseState.CLOSED,
-            document_ids=("a",), outcome=outcome, opened_at=at, updated_at=at, closed_at=at,
-        )  # fmt: skip
+    def closed(kind: str, outcome: Outcome, month: int) -> ClosedCase:
+        return ClosedCase(kind, outcome, datetime(2026, month, 3, tzinfo=UTC), None)
 
     cases = [
         closed("dispute", Outcome.UNFOUNDED, 1),
@@ -130,3 +129,23 @@ def test_closed_cases_are_counted_by_kind_and_by_month() -> None:
         ("2026-01", 2),
     ]
     assert count_by_month(cases)[1].rate.value == 0.5
+
+
+def test_decisions_are_read_once_until_another_case_is_closed(
+    service: Any, make_pair: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decisions = DecisionReader(service.store)
+    assert decisions.read().closed == []
+    ids = [one["document_id"] for one in make_pair()]
+    service.decide(service.open(*ids).id, Outcome.TWINS)
+    found = decisions.read()
+    assert [one.outcome for one in found.closed] == [Outcome.TWINS]
+    assert len(found.pairs) == len(found.plain) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(type(service.store.cases), "newest", None)
+        patch.setattr(type(service.store.cases), "judged_pairs", None)
+        assert decisions.read() is found
+    service.decide(service.open(*ids).id, Outcome.FRAUD)
+    again = decisions.read()
+    assert [one.outcome for one in again.pairs] == [Outcome.FRAUD]
+    assert {one.outcome for one in again.closed} == {Outcome.TWINS, Outcome.FRAUD}

@@ -26,6 +26,7 @@ from engine.registry import backup, tables
 from engine.registry.audit import verify_chain
 from engine.registry.backup import DATABASE_FILE, MANIFEST_FILE, make_backup, restore_backup
 from engine.registry.damage import find_damage
+from engine.registry.database import PAGE_BYTES
 from engine.registry.keyring import KeyRing
 from engine.registry.records import (
     ERASURE_ASKED,
@@ -282,7 +283,7 @@ def test_what_is_no_sound_backup_is_refused_and_changes_nothing(
 
     def cut(place: Path) -> None:
         file = place / DATABASE_FILE
-        file.write_bytes(file.read_bytes()[:-4096])
+        file.write_bytes(file.read_bytes()[:-PAGE_BYTES])
 
     def alter(place: Path) -> None:
         values = json.loads((place / MANIFEST_FILE).read_text())
@@ -297,7 +298,7 @@ def test_what_is_no_sound_backup_is_refused_and_changes_nothing(
         with pytest.raises(RequestError, match=words):
             restore(sqlite_url, vault, place, replaces=True)
     bare = tmp_path / "bare.sqlite"
-    bare.write_bytes((tmp_path / "copy" / DATABASE_FILE).read_bytes()[:-4096])
+    bare.write_bytes((tmp_path / "copy" / DATABASE_FILE).read_bytes()[:-PAGE_BYTES])
     with pytest.raises(RegistryError):
         restore(sqlite_url, vault, bare, replaces=True)
     foreign = Vault(KeyRing.generate(), vault.dim)

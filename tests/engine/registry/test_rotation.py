@@ -14,7 +14,7 @@ from engine.errors import KeyRingError, KeyRingForeign, ModelMismatch, RegistryE
 from engine.registry import tables
 from engine.registry.audit import verify_chain
 from engine.registry.keyring import KeyRing
-from engine.registry.records import Changes, NewCrop, WatchEntry, new_id, utc_now
+from engine.registry.records import AttemptTemplate, Changes, NewCrop, WatchEntry, new_id, utc_now
 from engine.registry.rotation import reseal, retire
 from engine.registry.store import Store
 from engine.registry.vault import Vault, key_version
@@ -58,7 +58,7 @@ def stopping(changing, batch: int):
 @pytest.fixture
 def filled(store, enroll):
     """Ten enrollments, one of them removed, a watched face, two notes beside one that is empty,
-    and a crop: 10 + 9 + 10 + 1 + 2 + 1 sealed values."""
+    a crop, and what an attempt showed: 10 + 9 + 10 + 1 + 2 + 1 + 1 sealed values."""
     with store.writer() as writer:
         changes = committed(writer, enroll(writer, 10))
         now = utc_now()
@@ -72,10 +72,13 @@ def filled(store, enroll):
             kept_until=now + timedelta(days=1),
             image=b"a face",
         )
+        first = changes.enrollments[0].id, changes.documents[0].id
+        shown = AttemptTemplate(*first, changes.references[0].template)
         writer.commit(
             change(
                 11,
                 removed_references=[(5, 11)],
+                attempt_templates=[shown],
                 watched=[face],
                 cases=[case],
                 case_notes=[(CASE, note) for note in notes],
@@ -100,7 +103,9 @@ def contents(store: Store, changes: Changes) -> tuple[object, ...]:
     numbers = store.numbers([line.id for line in changes.lines])
     gallery = np.concatenate([chunk.vectors for chunk in store.references()]).tobytes()
     desk = store.cases.notes(CASE), store.cases.crops(changes.enrollments[0].id)
-    return identities, numbers, gallery, store.watchlist()[0].template.tobytes(), desk
+    [shown] = store.attempt_templates([changes.enrollments[0].id]).values()
+    faces = gallery, store.watchlist()[0].template.tobytes(), shown.tobytes()
+    return identities, numbers, faces, desk
 
 
 @pytest.fixture
@@ -123,6 +128,7 @@ def test_data_key_is_rotated_without_losing_a_row(store, filled, database_url, w
                 "watchlist": 1,
                 "case_notes": 2,
                 "crops": 1,
+                "attempt_templates": 1,
             }
             narrow = retire(writer, 1)
         assert versions(widened) == {2}
@@ -137,7 +143,7 @@ def test_every_value_that_a_data_key_seals_is_counted_with_its_transaction(
     store, filled, database_url, wider
 ) -> None:
     # Ten references, one of which was removed since.
-    kept, sealed = 33, 34
+    kept, sealed = 34, 35
     assert store.seal_counts() == {1: sealed}
     store.vault.seal_token("issued.template", "row", b"of no data key")
     store.note(ENTRY)

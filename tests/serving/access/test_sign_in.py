@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from joserfc import jwt
@@ -191,6 +192,40 @@ def test_cookies_are_this_hosts_alone_and_unseen_by_scripts(sign_in: SignIn) -> 
     assert session == "__Host-sosie_session=v; Path=/; HttpOnly; SameSite=Strict; Secure"
     flow = sign_in.write_cookie(sign_in.flow_cookie, "v")
     assert flow == ("__Host-sosie_sign_in=v; Path=/; HttpOnly; SameSite=Lax; Secure; Max-Age=600")
+
+
+def test_made_up_codes_wait_for_the_provider_in_bounded_numbers(
+    sign_in: SignIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def come_back_often() -> list[str]:
+        answers, asked = asyncio.Event(), 0
+
+        async def hang(*_: Any, **__: Any) -> dict[str, Any]:
+            nonlocal asked
+            asked += 1
+            await answers.wait()
+            raise SignInFailed(module.Cause.DENIED, "it is no code")
+
+        monkeypatch.setattr(SignIn, "_redeem", hang)
+        address, cookie = await sign_in.begin(None)
+        [state] = parse_qs(urlsplit(address).query)["state"]
+        given = {"state": state, "code": "made up"}
+        waiting = [
+            asyncio.ensure_future(sign_in.end(given, cookie)) for _ in range(module.MOST_ENDING)
+        ]
+        async with asyncio.timeout(10):
+            while asked < module.MOST_ENDING:
+                await asyncio.sleep(0)
+        with pytest.raises(SignInFailed) as caught:
+            await sign_in.end(given, cookie)
+        answers.set()
+        failed = await asyncio.gather(*waiting, return_exceptions=True)
+        assert asked == module.MOST_ENDING
+        reasons = [one.reason for one in (caught.value, *failed) if isinstance(one, SignInFailed)]
+        return [str(one) for one in reasons]
+
+    first, *others = asyncio.run(come_back_often())
+    assert (first, others) == ("unavailable", ["denied"] * module.MOST_ENDING)
 
 
 def test_a_sign_in_that_took_too_long_is_stale(sign_in: SignIn) -> None:

@@ -135,13 +135,7 @@ class Visitor:
 
     def check_layout(self, name: str) -> None:
         """On a telephone and on a screen, nothing is cut and the page has an end."""
-        size = self.page.viewport_size
-        assert size is not None
-        for width_px in WIDTHS_PX:
-            self.page.set_viewport_size({"width": width_px, "height": size["height"]})
-            broken = self.page.evaluate(BROKEN_LAYOUT)
-            assert broken == [], (name, width_px)
-        self.page.set_viewport_size(size)
+        self.check_widths(name)
         # Without motion the colours change at once.
         self.page.emulate_media(color_scheme="dark", reduced_motion="reduce")
         pale = Axe().run(self.page, options={"runOnly": ["color-contrast"]})
@@ -152,6 +146,15 @@ class Visitor:
         ]
         assert found == [], (name, "dark")
         self.page.emulate_media(color_scheme=self.scheme, reduced_motion="no-preference")
+
+    def check_widths(self, name: str) -> None:
+        size = self.page.viewport_size
+        assert size is not None
+        for width_px in WIDTHS_PX:
+            self.page.set_viewport_size({"width": width_px, "height": size["height"]})
+            broken = self.page.evaluate(BROKEN_LAYOUT)
+            assert broken == [], (name, width_px)
+        self.page.set_viewport_size(size)
 
     def picture(self, name: str) -> None:
         """Keeps a picture of the view; no photograph of anybody is in it."""
@@ -174,6 +177,17 @@ class Visitor:
         self.page.locator("#language").select_option(language)
         self.expect_language(language)
         self.expect_heading()
+
+    def check_languages(self, name: str) -> None:
+        """The view in Chinese and Korean, dark: nothing left in English, nothing cut."""
+        self.page.emulate_media(color_scheme="dark")
+        for language in ("zh", "ko"):
+            self.speak(language)
+            left = self.words_left_in_english()
+            assert not left, (name, language, left)
+            self.check_widths(f"{name}-{language}")
+        self.speak("en")
+        self.page.emulate_media(color_scheme=self.scheme)
 
     def expect_language(self, code: str) -> None:
         expect(self.page.locator("html")).to_have_attribute("lang", re.compile(f"^{code}"))

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 import time
+from datetime import datetime
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Route, expect
 
+from engine.cases.case import CaseKind, CaseOrigin
+from engine.cases.opening import CaseBatch, NewCase
+from engine.registry.records import CaseRecord, Changes
+from engine.registry.writer import Writer
 from tests.serving.console.conftest import RING, Site
 from tests.serving.console.driving import Visitor, visiting
 from tests.serving.sweeps.synthetic_people import PausedJoin
@@ -39,6 +44,7 @@ def test_the_whole_way_from_an_activation_to_a_decided_case_and_a_sweep(
         clerk.page.goto(f"{site.url}/console")
         clerk.expect_heading("Sign in")
         clerk.check("signin")
+        clerk.check_languages("signin")
         clerk.sign_in("b1")
         enroll(clerk, photographs, HOLDER, "Aileen Probe", "+8613800138777")
         expect(clerk.page.locator(".verdict")).to_contain_text("Approved")
@@ -60,6 +66,7 @@ def test_the_whole_way_from_an_activation_to_a_decided_case_and_a_sweep(
         with visiting(browser, site) as clerk:
             be_refused(clerk, photographs)
         lift_the_bar(second)
+        decide_two_of_the_ring(site)
         run_a_sweep(analyst)
         look_at_what_decisions_teach(analyst)
         search(analyst, photographs)
@@ -134,7 +141,10 @@ def open_the_case(analyst: Visitor) -> None:
     expect(analyst.row("One face, two documents")).to_have_count(1)
     analyst.page.get_by_label("Show faces").check()
     expect(analyst.page.locator(".row-faces img")).to_have_count(2)
+    # Whose face an attempt shows nobody knows yet.
+    expect(analyst.page.locator(".row-faces figcaption").first).to_have_text("Attempt")
     analyst.check("cases")
+    find_by_number(analyst)
     analyst.page.keyboard.press("?")
     expect(analyst.page.get_by_role("dialog")).to_contain_text("Next case")
     analyst.check("keys")
@@ -144,6 +154,9 @@ def open_the_case(analyst: Visitor) -> None:
     expect(analyst.row("One face, two documents")).to_contain_text("You")
     analyst.page.keyboard.press("n")
     analyst.expect_heading("One face, two documents")
+    # What tells it from others of its kind, in a tab too: masked.
+    analyst.expect_heading("8000")
+    assert re.search(r"two documents: .*••••\d{4}", analyst.page.title())
     expect(analyst.page.get_by_label("Note")).to_be_focused()
     analyst.page.keyboard.type(NOTE)
     analyst.press("Add the note")
@@ -152,6 +165,18 @@ def open_the_case(analyst: Visitor) -> None:
     assert note.locator("*").count() == 0
     compare_faces(analyst)
     analyst.check("case")
+
+
+def find_by_number(analyst: Visitor) -> None:
+    """The whole number is sent, and is in no address."""
+    analyst.page.get_by_text("Find by telephone number").first.click()
+    analyst.fill(msisdn="+8613800138777")
+    analyst.press("Find by telephone number")
+    expect(analyst.page.get_by_role("table", name="Cases")).to_contain_text("One face")
+    assert "8777" not in analyst.page.url
+    analyst.press("← The queue")
+    expect(analyst.page.locator("tr[data-case]")).to_have_count(1)
+    analyst.page.get_by_text("Find by telephone number").first.click()
 
 
 def compare_faces(analyst: Visitor) -> None:
@@ -268,11 +293,17 @@ def suspend_an_outlet(analyst: Visitor) -> None:
 
 def bar_the_outlet(second: Visitor) -> None:
     second.open("Cases")
+    # A look is in the name of whoever looks: no address that somebody was sent asks for it.
+    second.page.evaluate("location.hash = '#/cases?faces=true&state=all'")
+    expect(second.page.locator("tr[data-case]")).to_have_count(1)
+    expect(second.page.get_by_label("Show faces")).not_to_be_checked()
+    expect(second.page.locator(".row-faces")).to_have_count(0)
     second.page.get_by_role("link", name="Outlets", exact=True).click()
     second.expect_heading("Outlets")
     row = second.row("b1", "Suspended")
     expect(row).to_have_count(1)
     second.check("outlets")
+    second.check_languages("outlets")
     row.get_by_role("link").click()
     second.expect_heading("b1")
     bar = second.page.locator("form").filter(has_text="Bar the outlet")
@@ -353,34 +384,49 @@ def approve(second: Visitor) -> None:
     expect(second.row("8000")).to_have_count(1)
     expect(second.row("8777")).to_have_count(0)
     second.check("closed")
-    see_what_was_decided_before(second)
 
 
-def see_what_was_decided_before(second: Visitor) -> None:
-    """Of a case that has grown, two documents were decided on in another."""
+def decide_two_of_the_ring(site: Site) -> None:
+    """Two people say of two of the ring that they are two people, before a sweep finds the ring."""
+    numbers = [f"+861390013{8000 + place}" for place in (RING - 2, RING - 1)]
+    ask = site.service.ask
+    asked = [ask("POST", "/v1/people/search", key="fraud", body={"msisdn": n}) for n in numbers]
+    ids = [one.json()["people"][0]["document_id"] for one in asked]
+    deployment = site.service.match._lifecycle.require().deployment
 
-    def grow(route: Route) -> None:
-        answer = route.fetch()
-        case = answer.json()
-        left, right = sorted(case["document_ids"])
-        pair = {"left": left, "right": right, "outcome": "twins", "score": 0.61}
-        case["decided"] = [pair | {"case_id": case["case_id"]}]
-        route.fulfill(response=answer, json=case)
+    def open_case(writer: Writer, now: datetime) -> CaseRecord:
+        batch = CaseBatch(deployment.store, now)
+        given = {"document_ids": ids, "suspect_ids": ids}
+        new = NewCase(kind=CaseKind.POSSIBLE_DUPLICATE, origin=CaseOrigin.DECISION, **given)
+        case = batch.open(new, "test")
+        writer.commit(batch.add_to(Changes(sequence=writer.sequence, audit=())))
+        return case
 
-    second.page.route("**/v1/cases/*", grow)
-    second.page.reload()
-    table = second.page.get_by_role("table", name="Decided before")
-    expect(table.get_by_role("row").nth(1)).to_contain_text("0.610Twins")
-    second.page.unroute("**/v1/cases/*")
+    path = f"/v1/cases/{deployment.registrar.run(open_case).id}"
+    for key, step in (("fraud", "propose"), ("second", "close")):
+        body = {"outcome": "mistake", "seen_at": ask("GET", path, key=key).json()["updated_at"]}
+        assert ask("POST", f"{path}/{step}", key=key, body=body).status_code == 200
+
+
+def see_what_was_decided_before(analyst: Visitor) -> None:
+    """Of the case of the ring, two documents were decided on in another."""
+    analyst.row("One face, many documents").get_by_role("link").first.click()
+    analyst.expect_heading("One face, many documents")
+    table = analyst.page.get_by_role("table", name="Decided before")
+    expect(table.get_by_role("row").nth(1)).to_contain_text("0.532Mistake")
+    analyst.check_languages("decided")
 
 
 def make_the_report(second: Visitor) -> None:
     """The file of the case opens by itself, with faces and, where asked, whole names."""
     made = []
+    whose = second.page.get_by_label("For", exact=True)
+    whose.select_option("blue")
     for wants_more in (False, True):
         if wants_more:
             second.page.get_by_label("With the faces that are kept").check()
             second.page.get_by_label("Names and numbers in full").check()
+            whose.select_option("All carriers")
         with second.page.expect_download() as download:
             second.press("Make the file")
         made.append(download.value.path())
@@ -431,6 +477,7 @@ def run_a_sweep(analyst: Visitor) -> None:
     group = analyst.row("One face, many documents")
     expect(group).to_contain_text(str(RING))
     analyst.check("sweep")
+    analyst.check_languages("sweep")
     group.get_by_role("link").click()
     analyst.expect_heading("One face, many documents")
     expect(analyst.page.locator(".graph .node")).to_have_count(RING)
@@ -444,10 +491,13 @@ def run_a_sweep(analyst: Visitor) -> None:
     assert analyst.page.locator(".link-lit").count() > 0
     choose_among_many(analyst)
     analyst.check("group")
+    analyst.check_languages("group")
     analyst.page.locator(".graph .node").first.focus()
     analyst.page.keyboard.press("Enter")
     expect(analyst.page.locator(".person-head")).to_contain_text("R••")
     analyst.check("document")
+    analyst.check_languages("document")
+    see_what_was_decided_before(analyst)
 
 
 def look_at_what_decisions_teach(analyst: Visitor) -> None:
@@ -456,8 +506,22 @@ def look_at_what_decisions_teach(analyst: Visitor) -> None:
     analyst.expect_heading("What decisions teach")
     expect(analyst.page.locator(".notice")).to_contain_text("Too few decisions for a threshold")
     kinds = analyst.page.get_by_role("table", name="Closed cases by kind")
-    expect(kinds.get_by_role("row", name="One face, two documents")).to_contain_text("100%")
+    found = kinds.get_by_role("row", name=re.compile("^One face, two documents"))
+    expect(found).to_contain_text("100%")
     analyst.check("precision")
+    analyst.check_languages("precision")
+    # A threshold that decisions propose is one click away from its plan.
+    take = """async () => {
+      const { proposalNotice } = await import("/console/js/views/precision.js");
+      const proposal = { threshold: 0.62, wanted: 0.8, cases: 30 };
+      document.querySelector("main").prepend(proposalNotice(proposal));
+    }"""
+    analyst.page.evaluate(take)
+    analyst.page.get_by_role("link", name="Plan a sweep at this threshold").click()
+    analyst.expect_heading("Sweeps")
+    expect(analyst.page.locator("[name=value]")).to_have_value("0.62")
+    analyst.press("What to expect")
+    expect(analyst.page.locator(".plan")).to_contain_text("0.620")
 
 
 def choose_among_many(analyst: Visitor) -> None:

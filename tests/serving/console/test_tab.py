@@ -228,7 +228,7 @@ def test_the_curve_reads_as_the_calibration_does(browser: Browser, site: Site) -
 @pytest.mark.parametrize("language", ["zh", "ko"])
 @pytest.mark.parametrize("key", VIEWS)
 def test_every_view_is_whole_in_another_language_on_a_dark_telephone_too(
-    browser: Browser, site: Site, key: str, language: str
+    browser: Browser, site: Site, photographs: Any, key: str, language: str
 ) -> None:
     is_narrow = language == "ko"
     with visiting(browser, site, scheme="dark" if is_narrow else "light") as visitor:
@@ -243,8 +243,27 @@ def test_every_view_is_whole_in_another_language_on_a_dark_telephone_too(
             visitor.check(f"{view}-{language}")
             fits = "document.documentElement.scrollWidth <= innerWidth"
             assert visitor.page.evaluate(fits), view
+        if key == "b1":
+            decide(visitor, photographs)
+            assert visitor.words_left_in_english() == set()
+            visitor.check_layout(f"decision-{language}")
         visitor.page.reload()
         visitor.expect_language(language)
+
+
+def decide(visitor: Visitor, photographs: Any) -> None:
+    """An activation that is decided, in whatever language."""
+    visitor.page.locator("nav a[data-view=enroll]").click()
+    visitor.fill(
+        number="110105198503071257", name="Eve Twice", msisdn="+8613800138991", consent_ref="C"
+    )
+    files = visitor.page.locator("form input[type=file]")
+    for place, photograph in enumerate((photographs.later, photographs.portrait)):
+        files.nth(place).set_input_files(photograph)
+    expect(visitor.page.locator("form img")).to_have_count(2)
+    visitor.take_now()
+    visitor.page.locator("form button[type=submit]").click()
+    expect(visitor.page.locator(".verdict")).to_be_visible()
 
 
 def test_a_group_of_hundreds_is_drawn_though_its_weakest_link_is_left_out(

@@ -43,15 +43,16 @@ export async function faceSection(page, documentIds, options = {}) {
   }
 }
 
-/** The address of a picture of each document of which a face is kept; it lasts as the page does. */
+/** A picture of each document of which a face is kept, and whether it is of its reference; its address
+ * lasts as the page does. */
 export async function smallFaces(page, documentIds) {
   const { subjects } = await readFaces(documentIds.slice(0, AT_ONCE));
   const found = new Map();
-  for (const { document_id: id, photographs } of subjects) {
+  for (const { document_id: id, is_reference: isReference, photographs } of subjects) {
     if (page.signal.aborted || found.has(id) || photographs.length === 0) continue;
     const url = addressOf(photographs[0].image);
     page.signal.addEventListener("abort", () => URL.revokeObjectURL(url));
-    found.set(id, url);
+    found.set(id, { url, isReference });
   }
   return found;
 }

@@ -15,6 +15,8 @@ let main = element("main", { id: "main" });
 /** Builds the frame for whoever is signed in, in the language of the page. */
 export function buildFrame() {
   main = element("main", { id: "main", tabindex: "-1" });
+  // What was said last may be in another language, or to somebody else.
+  replace(spoken);
   replace(root, skipLink(), header(), main, spoken);
 }
 

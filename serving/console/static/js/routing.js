@@ -89,7 +89,8 @@ async function open(view, steps) {
 
 function settle({ main }) {
   const heading = main.querySelector("h1");
-  document.title = `${heading?.textContent ?? say("console.name")} · Sosie`;
+  const title = heading?.dataset.title ?? heading?.textContent ?? say("console.name");
+  document.title = `${title} · Sosie`;
   if (heading !== null && !main.contains(document.activeElement)) {
     heading.tabIndex = -1;
     heading.focus({ preventScroll: true });

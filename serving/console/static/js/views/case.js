@@ -3,7 +3,7 @@
 import { caseActions } from "../casework.js";
 import { add, element, figure, hint, link, plainButton, quoted, replace, wholeId } from "../elements.js";
 import { faceSection } from "../faces.js";
-import { buildForm, checkField, workButton } from "../forms.js";
+import { buildForm, checkField, choiceField, workButton } from "../forms.js";
 import { moment, number, say, score } from "../language.js";
 import {
   actorName,
@@ -17,6 +17,7 @@ import {
   table,
   word,
 } from "../marks.js";
+import { aboutPeople, peopleText } from "../persons.js";
 import { listCases, readCase, readGroup, reportCase } from "../service.js";
 import { bindKeys } from "../shortcuts.js";
 import { asQuery, readFilter } from "./cases.js";
@@ -38,8 +39,7 @@ export async function show(page, id, focus = null) {
       next.button,
       next.faults,
     ),
-    element("h1", {}, word("kind", found.kind), " ", badge("state", found.state)),
-    aboutOf(found),
+    headOf(found),
     mergedNotice(found),
     erasureNotice(found),
     element(
@@ -66,21 +66,34 @@ export async function show(page, id, focus = null) {
   if (focus !== null) actions?.focusOn(focus);
 }
 
-/** The first people whom it is about, masked. */
-function aboutOf({ documents: held }) {
-  const names = held.slice(0, ABOUT).map((one) => one.name).filter(Boolean);
-  const more = held.length - names.length;
-  if (names.length === 0) return null;
-  const shown = names.map((name, place) => [place > 0 && " · ", quoted(name)]);
-  return element("p", { class: "lead" }, shown, more > 0 && ` ${say("case.more", { count: number(more) })}`);
+/** What it is, whom it is about, and how far it is; a tab is told from others by the first two. */
+function headOf({ kind, state, documents: held }) {
+  const people = suspectsFirst(held)
+    .slice(0, ABOUT)
+    .map(({ name, lines }) => ({ name, number: lines.find((one) => one.number)?.number ?? "" }));
+  const shown = element("span", {}, word("kind", kind));
+  const title = [shown.textContent, peopleText(people)].filter(Boolean).join(": ");
+  return element(
+    "h1",
+    { "data-title": title },
+    shown,
+    " ",
+    element("span", { class: "about" }, aboutPeople(people, held.length)),
+    " ",
+    badge("state", state),
+  );
 }
 
-const ABOUT = 3;
+/** As many as the queue names. */
+const ABOUT = 2;
+
+function suspectsFirst(held) {
+  return [...held].sort((one, other) => other.is_suspect - one.is_suspect);
+}
 
 /** Each document's number on this page: those that seem to be one person's come first. */
 function numbersOf({ documents: held }) {
-  const sorted = [...held].sort((one, other) => other.is_suspect - one.is_suspect);
-  return new Map(sorted.map((one, place) => [one.document_id, number(place + 1)]));
+  return new Map(suspectsFirst(held).map((one, place) => [one.document_id, number(place + 1)]));
 }
 
 /** The case that comes next in the queue that this one was opened from. */
@@ -171,7 +184,7 @@ function factsOf(found) {
 const SHOWN = 20;
 
 function documents(found, names) {
-  const sorted = [...found.documents].sort((one, other) => other.is_suspect - one.is_suspect);
+  const sorted = suspectsFirst(found.documents);
   const place = element("div", { class: "documents" });
   const more = element("p", { class: "actions" });
   const extend = () => {
@@ -231,7 +244,8 @@ function placesOf({ lines }, { case_id: id }) {
 }
 
 /** A file of the case, to be handed over; names, numbers and faces stand in it where asked for. */
-function reportForm(page, { case_id: id }) {
+function reportForm(page, { case_id: id, documents: held }) {
+  const carriers = [...new Set(held.flatMap(({ lines }) => lines.map((one) => one.carrier)))];
   const made = element("p", { role: "status" });
   const form = buildForm(
     page,
@@ -239,10 +253,18 @@ function reportForm(page, { case_id: id }) {
     [
       checkField(say("report.faces"), { name: "faces" }),
       checkField(say("report.reveal"), { name: "reveal" }),
+      choiceField(
+        say("report.carrier"),
+        { name: "carrier" },
+        [["", say("report.everyone")], ...carriers.sort().map((one) => [one, one])],
+        "",
+        say("report.carrier.hint"),
+      ),
     ],
     say("report.make"),
-    async ({ faces, reveal }) => {
-      const file = await reportCase(id, { faces: faces === "on", reveal: reveal === "on" });
+    async ({ faces, reveal, carrier }) => {
+      const terms = { faces: faces === "on", reveal: reveal === "on", carrier: carrier || null };
+      const file = await reportCase(id, terms);
       if (page.signal.aborted) return;
       save(file);
       const counts = { faces: number(file.faces), left: number(file.left_out) };

@@ -3,20 +3,22 @@
 import { add, element, figure, hint, link, plainButton, quoted, replace } from "../elements.js";
 import { smallFaces } from "../faces.js";
 import { sentenceOf } from "../faults.js";
-import { attempt, checkField, choiceField, textField, workButton } from "../forms.js";
+import { attempt, buildForm, checkField, choiceField, numberField, textField, workButton } from "../forms.js";
 import { day, moment, number, say, score } from "../language.js";
 import {
   actorName,
   badge,
   empty,
+  caseTable,
   growingTable,
-  maskedNumber,
   pageHead,
   row,
   word,
 } from "../marks.js";
+import { aboutPeople, peopleText } from "../persons.js";
 import { placeOf } from "../places.js";
-import { assignCase, listCases } from "../service.js";
+import { assignCase, listCases, searchPeople } from "../service.js";
+import { whoAmI } from "../session.js";
 import { bindKeys } from "../shortcuts.js";
 
 export const STATES = ["open", "assigned", "proposed", "closed"];
@@ -41,7 +43,7 @@ const DAY_MS = 86_400_000;
 
 /** What an address asks for, and nothing else that it says. */
 export function readFilter(query) {
-  const known = [...FILTERS, "faces"].filter((name) => query[name]).map((name) => [name, query[name]]);
+  const known = FILTERS.filter((name) => query[name]).map((name) => [name, query[name]]);
   return { sort: "risk", state: "alive", ...Object.fromEntries(known) };
 }
 
@@ -66,16 +68,24 @@ export async function show(page) {
     pageHead("cases.title", "cases.lead"),
     element("p", {}, link(["outlets"], say("outlets.title"))),
     filters(filter, change, faults),
+    finder(page, list, () => change({})),
     list,
   );
   await load();
   bindKeys(page, keysOf(page, list, filter));
 }
 
-/** What is asked for: the address also says "all", and whether faces are shown. */
+/** What is asked for: the address also says "all". */
 export function asQuery(filter) {
-  const { faces: _shown, ...asked } = filter;
-  return { ...asked, state: filter.state === "all" ? null : filter.state };
+  return { ...filter, state: filter.state === "all" ? null : filter.state };
+}
+
+/** Who has asked for small faces in this tab: each look is audited in their name, so no address
+ * and no other person's tick asks for them. */
+let looker = null;
+
+function isLooking() {
+  return looker !== null && looker === whoAmI();
 }
 
 function filters(filter, change, faults) {
@@ -115,10 +125,40 @@ function filters(filter, change, faults) {
       onchange: (event) => change({ overdue: event.target.checked ? "true" : "" }),
     }),
     checkField(say("cases.faces"), {
-      checked: filter.faces === "true",
-      onchange: (event) => change({ faces: event.target.checked ? "true" : "" }),
+      checked: isLooking(),
+      onchange: (event) => {
+        looker = event.target.checked ? whoAmI() : null;
+        return change({});
+      },
     }),
     faults,
+  );
+}
+
+/** The open cases about a whole telephone number, which is in no address; each search is audited. */
+function finder(page, list, reload) {
+  const form = buildForm(
+    page,
+    { class: "filters", role: "search", "aria-label": say("cases.find") },
+    numberField(),
+    say("cases.find"),
+    async ({ msisdn }) => {
+      const { people } = await searchPeople({ msisdn });
+      const found = new Map(people.flatMap(({ cases }) => cases).map((one) => [one.case_id, one]));
+      const back = plainButton(say("case.back"), () => {
+        form.reset();
+        return reload();
+      });
+      replace(list, element("p", { class: "actions" }, back), caseTable([...found.values()]));
+      page.announce(say(found.size ? "cases.found" : "cases.none", { count: number(found.size) }));
+    },
+  );
+  return element(
+    "details",
+    { class: "finder" },
+    element("summary", {}, say("cases.find")),
+    form,
+    hint(link(["search"], say("cases.elsewhere"))),
   );
 }
 
@@ -136,13 +176,13 @@ const HEADS = [
 
 function fillQueue(page, list, filter, answer, reload) {
   if (answer.cases.length === 0) {
-    replace(list, empty("cases.none"), hint(link(["search"], say("cases.elsewhere"))));
+    replace(list, empty("cases.none"));
     page.announce(say("cases.none"));
     return;
   }
   const ask = (after) => listCases({ ...asQuery(filter), limit: PAGE, after });
   const read = ({ cases }) => {
-    if (filter.faces) queueMicrotask(() => showFaces(page, list));
+    if (isLooking()) queueMicrotask(() => showFaces(page, list));
     return cases.map((one) => caseRow(one, filter));
   };
   replace(
@@ -153,7 +193,7 @@ function fillQueue(page, list, filter, answer, reload) {
 }
 
 function caseRow(one, filter) {
-  const name = aboutText(one);
+  const name = peopleText(one.people) || one.case_id.slice(-8);
   return row(
     {
       "data-case": one.case_id,
@@ -197,9 +237,8 @@ async function showFaces(page, list) {
       const found = await smallFaces(page, some.flatMap(idsOf));
       for (const one of some) {
         const shown = idsOf(one).filter((id) => found.has(id));
-        const images = shown.map((id) => element("img", { src: found.get(id), alt: "" }));
         one.cells[HEADS.indexOf("case.about")].prepend(
-          element("div", { class: "row-faces" }, images),
+          element("div", { class: "row-faces" }, shown.map((id) => smallFace(found.get(id)))),
         );
       }
     } catch (fault) {
@@ -209,25 +248,15 @@ async function showFaces(page, list) {
   }
 }
 
-/** Whom a case is about, masked: what tells it from the next. */
-function aboutOf(one) {
-  const people = one.people.map(({ name, number: masked }) => [
-    name && quoted(name),
-    name && masked && " ",
-    masked && maskedNumber(masked),
-  ]);
-  const shown = people.filter((parts) => parts.some(Boolean));
-  const more = one.document_ids.length - one.people.length;
-  if (shown.length === 0) return word("kind", one.kind);
-  return [
-    shown.map((parts, place) => [place > 0 && " · ", parts]),
-    more > 0 && ` ${say("case.more", { count: number(more) })}`,
-  ];
+/** Whose reference it is needs no word; an attempt's face may be anybody's. */
+function smallFace({ url, isReference }) {
+  const label = !isReference && element("figcaption", {}, say("face.attempt"));
+  return element("figure", {}, element("img", { src: url, alt: "" }), label);
 }
 
-function aboutText(one) {
-  const texts = one.people.map(({ name, number: masked }) => `${name} ${masked}`.trim());
-  return texts.filter(Boolean).join(", ") || one.case_id.slice(-8);
+function aboutOf(one) {
+  const parts = aboutPeople(one.people, one.document_ids.length);
+  return parts.length ? parts : word("kind", one.kind);
 }
 
 function placesOf({ carriers, outlets }) {
@@ -275,7 +304,7 @@ function keysOf(page, list, filter) {
     all[Math.min(Math.max(current() + step, 0), all.length - 1)]?.focus();
   };
   const on = (work) => () => {
-    const chosen = links()[current()]?.closest("tr");
+    const chosen = links()[current()]?.closest("tr[data-case]");
     return chosen ? work(chosen) : page.announce(say("cases.choose"));
   };
   const open = (...steps) =>

@@ -24,7 +24,9 @@ export function proposalNotice(proposal) {
   if (proposal.threshold !== null) {
     const threshold = score(proposal.threshold);
     const cases = number(proposal.cases);
-    return notice("good", say("precision.proposed", { threshold, wanted, cases }));
+    const take = link(["sweeps", { threshold: proposal.threshold }], say("precision.take"));
+    const said = say("precision.proposed", { threshold, wanted, cases });
+    return notice("good", element("p", {}, said), element("p", {}, take));
   }
   const least = number(proposal.least_cases);
   const cases = number(proposal.effective_cases, { maximumFractionDigits: 1 });

@@ -30,9 +30,18 @@ export async function show(page) {
 
 function planner(page) {
   const plan = element("div", { class: "plan" });
+  // A threshold that decisions propose.
+  const taken = page.query.threshold;
   const limit = textField(
     say("sweep.limit"),
-    { name: "value", type: "text", inputmode: "decimal", required: true, pattern: "[0-9.eE\\-]+" },
+    {
+      name: "value",
+      type: "text",
+      inputmode: "decimal",
+      required: true,
+      pattern: "[0-9.eE\\-]+",
+      value: taken,
+    },
     say("sweep.limit.hint"),
   );
   const input = limit.querySelector("input");
@@ -40,7 +49,7 @@ function planner(page) {
     say("sweep.by"),
     "by",
     ["proposed", "budget", "threshold", "fmr"].map((one) => [one, say(`sweep.by.${one}`)]),
-    "proposed",
+    taken ? "threshold" : "proposed",
   );
   const scope = radioField(
     say("sweep.scope"),
