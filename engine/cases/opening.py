@@ -65,6 +65,10 @@ class CaseBatch:
                 if case.id not in self._cases and case.kind not in APART:
                     self._index(case)
 
+    def note_new(self, document_id: str) -> None:
+        """This transaction adds the document: no case names it yet, so none is looked up."""
+        self._loaded.add(document_id)
+
     def open(self, new: NewCase, actor: str) -> CaseRecord:
         """Open a case or merge it into another; returns the one to be decided."""
         draft = self._draft(new)

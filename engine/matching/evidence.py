@@ -83,6 +83,11 @@ class BatchState:
         """The documents of all references that the batch may have found."""
         return self._owners.values()
 
+    def known_documents(self) -> list[str]:
+        """The documents that the attempts name, and those of all references that they may have
+        found."""
+        return sorted({one.id for one in self._documents.values()}.union(self.owners()))
+
     def is_number_in_use(self, msisdn_lookup: bytes) -> bool:
         return msisdn_lookup in self._numbers
 

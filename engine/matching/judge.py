@@ -139,6 +139,9 @@ class ChangeCollector:
         self._next_reference_id = next_reference_id
         self._now = now
         self._cases = CaseBatch(judge.store, now)
+        if state.owners():
+            # Once for all: the larger the gallery, the more attempts look like somebody.
+            self._cases.look_up(state.known_documents())
         self._false_candidates = {
             kind: judge.false_candidates(comparisons.searched, comparisons.review, kind)
             for kind in (Comparison.FUSED, Comparison.FUSED_TO_ONE)
@@ -274,6 +277,8 @@ class ChangeCollector:
             expires_on=attempt.document.expires_on,
             status=status,
         )
+        if record is None:
+            self._cases.note_new(row.id)
         (self._documents if record is None else self._activated).append(row)
         self._state.add_document(
             lookup,

@@ -151,8 +151,9 @@ def normalise_msisdn(text: str) -> str:
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
 
 
-def require_judgeable(request: EnrollmentRequest) -> None:
-    """`RequestError` for a request that no decision could answer, before anything is looked up."""
+def require_judgeable(request: EnrollmentRequest) -> str:
+    """`RequestError` for a request that no decision could answer, before anything is looked up;
+    its number in E.164."""
     key = request.idempotency_key
     if not key or len(key) > MAX_KEY_LENGTH or not key.isprintable():
         raise RequestError(
@@ -175,7 +176,7 @@ def require_judgeable(request: EnrollmentRequest) -> None:
     if request.captured_at is not None and request.captured_at.tzinfo is None:
         raise RequestError("the capture time has no time zone: write it as 2026-01-31T12:00:00Z")
     require_checkable(request.document)
-    normalise_msisdn(request.msisdn)
+    return normalise_msisdn(request.msisdn)
 
 
 def require_units(request: EnrollmentRequest) -> None:
@@ -509,22 +510,23 @@ class Intake:
     ) -> list[Attempt | Answer | SosieError]:
         """One outcome for each request, in order; a document is judged on its outlet's date."""
         refused: dict[int, SosieError] = {}
+        sound: list[tuple[EnrollmentRequest, str]] = []
         for place, request in enumerate(requests):
             try:
-                require_judgeable(request)
+                sound.append((request, require_judgeable(request)))
             except SosieError as error:
                 refused[place] = error
-        sound = [item for place, item in enumerate(requests) if place not in refused]
         rest = iter(self._sort_sound(sound, now))
         return [
             refused[place] if place in refused else next(rest) for place in range(len(requests))
         ]
 
     def _sort_sound(
-        self, requests: Sequence[EnrollmentRequest], now: datetime
+        self, sound: Sequence[tuple[EnrollmentRequest, str]], now: datetime
     ) -> list[Attempt | Answer | SosieError]:
-        if not requests:
+        if not sound:
             return []
+        requests = [request for request, _ in sound]
         outlets = self._store.outlets(sorted({item.outlet for item in requests}))
         zones = [self._find_time_zone(outlets.get(item.outlet)) for item in requests]
         dates = [find_date(now, zone) for zone in zones]
@@ -532,9 +534,8 @@ class Intake:
         scopes = [idempotency_scope(self._vault, it.carrier, it.idempotency_key) for it in requests]
         answers = self._store.answers(scopes)
         outcomes: list[Attempt | Answer | SosieError] = []
-        judged = zip(requests, documents, scopes, zones, dates, strict=True)
-        for request, document, scope, zone, on in judged:
-            msisdn = normalise_msisdn(request.msisdn)
+        judged = zip(sound, documents, scopes, zones, dates, strict=True)
+        for (request, msisdn), document, scope, zone, on in judged:
             payload = digest_payload(request, document.number, msisdn)
             payload_digest = self._vault.look_up("payload", payload.hex())
             stored = answers.get(scope)
@@ -558,8 +559,8 @@ class Intake:
             elif outlet.restriction is not None:
                 outcomes.append(OutletRestricted(restricted(outlet.restriction)))
             else:
-                attempt = self._attempt(request, outlet, document, msisdn, scope, payload_digest)
-                outcomes.append(replace(attempt, judged_on=on, time_zone=zone))
+                checked = (document, msisdn, on, zone)
+                outcomes.append(self._attempt(request, outlet, checked, scope, payload_digest))
         return outcomes
 
     def _find_time_zone(self, outlet: Outlet | None) -> str:
@@ -569,11 +570,11 @@ class Intake:
         self,
         request: EnrollmentRequest,
         outlet: Outlet,
-        document: CheckedDocument,
-        msisdn: str,
+        checked: tuple[CheckedDocument, str, date, str],
         scope: bytes,
         payload_digest: bytes,
     ) -> Attempt:
+        document, msisdn, judged_on, time_zone = checked
         document_lookup = name_lookup = None
         if document.is_well_formed:
             document_lookup = document_look_up(self._vault, document)
@@ -589,6 +590,8 @@ class Intake:
             document_lookup=document_lookup,
             name_lookup=name_lookup,
             is_same_photograph=is_same_photograph(self._vault, request.live, request.portrait),
+            judged_on=judged_on,
+            time_zone=time_zone,
         )
 
 
