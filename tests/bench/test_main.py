@@ -23,12 +23,12 @@ def disk() -> Iterator[Path]:
 
 
 def write_targets(folder: Path, wanted: str, goal: str) -> Path:
-    """The project's targets with the goal of one figure replaced."""
+    """The project's targets with the goal of one figure replaced, for any machine."""
     parts = TARGETS.read_text(encoding="utf-8").split("[[figure]]")
     for place, part in enumerate(parts):
         if f'name = "{wanted}"' in part:
             lines = [f"goal = {goal}" if x.startswith("goal") else x for x in part.split("\n")]
-            parts[place] = "\n".join(lines)
+            parts[place] = "\n".join(x for x in lines if not x.startswith("kernel"))
     path = folder / "targets.toml"
     path.write_text("[[figure]]".join(parts), encoding="utf-8")
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,15 @@ from bench.suites.serve.chaos import measure_kills
 from bench.suites.serve.fixtures import Home, Person, draw_people
 from bench.suites.serve.load_requests import BATCH, draw_probes, pack, pair_items, write_visits
 from bench.suites.serve.overload import OverloadPlan, OverloadRun, run_overload
-from bench.suites.serve.process import Usage, list_costs, list_usage, serve
+from bench.suites.serve.process import (
+    Service,
+    ServiceFailed,
+    Usage,
+    kill_hard,
+    list_costs,
+    list_usage,
+    serve,
+)
 from bench.suites.serve.sizes import Context, Part, Sizes, open_context
 from bench.suites.serve.soak import measure_soak
 from bench.suites.serve.throughput import (
@@ -28,13 +37,15 @@ from bench.suites.serve.throughput import (
 )
 from engine.errors import RequestError
 from engine.matching.requests import take_samples
+from serving.cluster.processes import Role, find_processes
 
 PROMISED = ("ready_seconds", "ready_seconds_million")
 """Figures of the two sizes."""
 
 
 def measure_start(context: Context) -> SuiteOutput:
-    """Part `start`: seconds from `sosie serve` to the first answer that it is ready.
+    """Part `start`: seconds from `sosie serve` to the first answer that it is ready, and from a
+    SIGKILL of the registrar to that.
 
     On homes that were filled and closed before; the slowest start counts.
     """
@@ -42,16 +53,36 @@ def measure_start(context: Context) -> SuiteOutput:
     results, measured = [], {}
     for name, references in zip(PROMISED, (sizes.references, sizes.million), strict=True):
         home = context.make_home(f"start-{references}", references)
-        seconds = []
+        seconds, failovers = [], []
         for _ in range(sizes.starts):
-            with serve(context.place(home)) as (_, ready_s):
+            with serve(context.place(home)) as (service, ready_s):
                 seconds.append(ready_s)
+                failovers.append(_fail_over(service))
         measured[name] = max(seconds)
-        figures = (Figure.of("ready", "s", seconds), Figure("the slowest start", "s", max(seconds)))
+        figures = (
+            Figure.of("ready", "s", seconds),
+            Figure("the slowest start", "s", max(seconds)),
+            Figure.of("ready after SIGKILL of the registrar", "s", failovers),
+        )
         results.append(
             Result("Start of the service", context.setup(home, starts=sizes.starts), figures)
         )
     return results, dict(measured)
+
+
+FAILOVER_TIMEOUT_S, LOOK_S = 300.0, 0.02
+
+
+def _fail_over(service: Service) -> float:
+    """Seconds from the registrar's end to readiness with another one."""
+    begun = time.perf_counter()
+    (killed,) = find_processes(service.pid)[Role.REGISTRAR]
+    kill_hard([killed])
+    while find_processes(service.pid)[Role.REGISTRAR] in ([], [killed]):
+        if time.perf_counter() - begun > FAILOVER_TIMEOUT_S:
+            raise ServiceFailed("no registrar was started in place of the one that was killed")
+        time.sleep(LOOK_S)
+    return service.wait_ready(begun, FAILOVER_TIMEOUT_S)
 
 
 ENROLLING_SECONDS = 8.0
@@ -300,11 +331,13 @@ def run(config: ServeConfig) -> SuiteOutput:
     visitors = draw_people(config.faces, config.sizes.people, config.seed)
     results: list[Result] = []
     measured: dict[str, Measured] = {}
+    taken: list[Figure] = []
     with open_context(config.sizes, visitors, config.seed, config.folder) as context:
         for part, (measure, names) in PARTS.items():
             if part not in config.parts:
                 measured |= dict.fromkeys(names, Skipped(f"--only without {part}"))
                 continue
+            begun = time.perf_counter()
             try:
                 found, figures = measure(context)
             except RequestError as error:
@@ -312,8 +345,10 @@ def run(config: ServeConfig) -> SuiteOutput:
                 failed = Result(f"Part {part} failed: {error}", context.describe(), ())
                 found, figures = [failed], dict.fromkeys(names, float("nan"))
             assert set(figures) == set(names), "a part measures what it says"
+            taken.append(Figure(part.value, "s", time.perf_counter() - begun))
             results += found
             measured |= {name: _judge(name, value, config) for name, value in figures.items()}
+        results.append(Result("Time that the parts took", context.describe(), tuple(taken)))
     return tuple(results), measured
 
 
