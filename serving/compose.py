@@ -302,7 +302,8 @@ class Deployment:
         parts = (self.store, self.snapshot_folder, config, self._warn)
         if self._open_index is None:
             return SnapshotManager(*parts)
-        return ShardManager(*parts, self._open_index, lambda: self.writer.epoch)
+        folder = self.settings.gallery.shard_folder
+        return ShardManager(*parts, self._open_index, lambda: self.writer.epoch, folder)
 
     @cached_property
     def restored(self) -> Restored:
@@ -361,6 +362,9 @@ class Deployment:
         # Only a writer needs upkeep.
         self._upkeep = Upkeep(self.restored.gallery).start()
         self._snapshots.tend(registrar)
+        if self._open_index is not None and self.restored.replayed > SNAPSHOT_AFTER:
+            # So that the next loss of a shard costs only what has changed since.
+            self._resealing.submit(self._save_shards)
         return registrar
 
     @property
@@ -476,7 +480,7 @@ class Deployment:
         self.sweeps.erase(holder.id, holder.reference_ids)
         # The snapshot is removed first, except files that cannot contain the face: a crash before
         # it is saved again costs a rebuild, and leaves no erased face.
-        had_snapshot = self.snapshot_folder.exists()
+        had_snapshot = self._snapshots.has_any
         self._snapshots.withdraw(self.restored.gallery, holder.reference_ids)
         try:
             made = erase_holder(runner, self.store, target, actor, carrier, hold)
@@ -507,12 +511,21 @@ class Deployment:
                 elif self._snapshots.is_withdrawn:
                     self._snapshots.renew(gallery)
 
+    def _save_shards(self) -> None:
+        with self._erasing, suppress(RegistryError, ShardLost):
+            self.save_snapshot()
+
     def close(self, *, keep_shards: bool = False) -> None:
         """Saves a snapshot if much has changed, releases the lease, closes the store.
 
         With `keep_shards` the next writer finds the shards with what they hold.
         """
         built = self.__dict__
+        if "_snapshots" in built:
+            self._snapshots.stop_tending()
+            if keep_shards:
+                # First, for nothing waits for what a shard is doing.
+                self._snapshots.release()
         # While there is a lease: it ends with what was erased sealed anew.
         self._resealing.shutdown()
         with ExitStack() as closing:
@@ -523,8 +536,7 @@ class Deployment:
                 closing.callback(self.writer.close)
             if "_snapshots" in built:
                 # Under the lease, or the next writer would find shards that are ended here.
-                self._snapshots.stop_tending()
-                closing.callback(self._snapshots.release if keep_shards else self._snapshots.close)
+                closing.callback(self._snapshots.close)
             if self._upkeep is not None:
                 self._upkeep.close()
             if "registrar" in built:

@@ -242,15 +242,13 @@ class GallerySettings(Section):
         description="service: the Ray resource of which each shard takes one, to place it by node",
     )
     shard_copies: int = Field(
-        default=1,
-        ge=1,
-        le=2,
-        description="service: 2: each shard is on two nodes, and one of them can be lost",
+        default=1, ge=1, le=2, description="service: 2: each shard is on two nodes"
     )
     shard_memory_gib: float = Field(
-        default=0,
-        ge=0,
-        description="service: memory that Ray sets aside for each shard on its node; 0: none",
+        default=0, ge=0, description="service: memory that Ray sets aside for a shard"
+    )
+    shard_folder: str = Field(
+        default="", description="service: on each node, for sealed snapshots of its shards"
     )
 
     @field_validator("kind", mode="before")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Collection
+from concurrent.futures import Future
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -14,7 +15,9 @@ from threading import Event, Thread
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
-from engine.errors import RegistryError
+import numpy as np
+
+from engine.errors import RegistryError, SealBroken
 from engine.matching.recovery import (
     GalleryConfig,
     Restored,
@@ -27,15 +30,18 @@ from engine.matching.recovery import (
     withdraw_snapshot,
 )
 from engine.matching.registrar import Registrar
+from engine.registry.keyring import Key
 from engine.registry.store import Store
+from engine.registry.vault import ShardSealer
 from engine.registry.writer import Writer
-from indexes.errors import ShardFenced
+from indexes.errors import ShardFenced, SnapshotMissing
 from indexes.gallery import Gallery
 from indexes.joining.join import join_gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.joining import join_shards
-from indexes.sharding.shards import ReplicatedShard, Shard, ShardedIndex, ShardPlan
+from indexes.sharding.shards import ReplicatedShard, Shard, ShardedIndex, ShardPlan, shards_of
 from indexes.snapshots import snapshot
+from indexes.snapshots.files import created, flush_names
 from indexes.snapshots.manifest import SegmentEntry
 from serving.settings import Settings
 
@@ -63,6 +69,61 @@ def gallery_config(settings: Settings) -> GalleryConfig:
         segment_rows=chosen.segment_rows,
     )
     return GalleryConfig(chosen.kind, segments, chosen.mapped)
+
+
+SHARD_KEYS_FOLDER = "shards"
+
+
+class ShardKeys:
+    """The key of each shard's snapshots: sealed, in a folder beside the gallery's.
+
+    Snapshots of a key that is destroyed cannot be opened any more, even where they lie on a node
+    that is away.
+    """
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self._store, self._folder = store, folder
+
+    def find(self, name: str) -> ShardSealer | None:
+        """The sealer of a shard's snapshots, where there may be any."""
+        try:
+            sealed = (self._folder / name).read_bytes()
+            secret = self._store.vault.sealer().open(sealed, self._context(name))
+        except (OSError, SealBroken):
+            return None
+        return self._sealer(Key(1, secret))
+
+    def find_or_make(self, name: str) -> ShardSealer:
+        """The same, or that of a new key."""
+        if (found := self.find(name)) is not None:
+            return found
+        made = Key.generate(1)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self._folder / name).unlink(missing_ok=True)
+        with created(self._folder / name) as file:
+            file.write(self._store.vault.sealer().seal(made.secret, self._context(name)))
+        flush_names(self._folder)
+        return self._sealer(made)
+
+    def destroy(self, names: Collection[str]) -> None:
+        """Durably, before it returns."""
+        if not self._folder.is_dir():
+            return
+        for name in names:
+            (self._folder / name).unlink(missing_ok=True)
+        flush_names(self._folder)
+
+    def destroy_all_but(self, kept: Collection[str]) -> None:
+        """Those that no erasure would find any more: of another number of shards, or of none."""
+        if self._folder.is_dir():
+            self.destroy([path.name for path in self._folder.iterdir() if path.name not in kept])
+
+    def _sealer(self, key: Key) -> ShardSealer:
+        return ShardSealer(key, self._store.vault.deployment_id.encode())
+
+    @staticmethod
+    def _context(name: str) -> bytes:
+        return b"key of shard " + name.encode()
 
 
 class SnapshotManager:
@@ -93,6 +154,11 @@ class SnapshotManager:
         return partial(join_gallery, gallery, scanner=scanner)
 
     @property
+    def has_any(self) -> bool:
+        """Whether there is a snapshot, or one is to be saved again after an erasure."""
+        return self.folder.exists()
+
+    @property
     def copies_wanting(self) -> int:
         """How many shards have fewer copies than they are to have."""
         return 0
@@ -110,7 +176,9 @@ class SnapshotManager:
         """The same, but leaves to the next writer what can outlive this process."""
 
     def sweep(self) -> None:
-        """Removes files of a replaced snapshot that a crash left, which may hold erased people."""
+        """Removes files of a replaced snapshot that a crash left, which may hold erased people, and
+        the keys of shards that there are no more."""
+        ShardKeys(self._store, self.folder.with_name(SHARD_KEYS_FOLDER)).destroy_all_but(())
         if self.folder.is_dir():
             snapshot.sweep(self.folder)
 
@@ -198,11 +266,12 @@ class SnapshotManager:
 
 
 class ShardManager(SnapshotManager):
-    """The gallery on shards, with no snapshot: each shard is brought to the store at every start.
+    """The gallery on shards: each is brought to the store at every start, from what it holds.
 
-    Shards that the writer before this one has left are adopted with what they hold; `read_epoch`
-    says which writer this is. A snapshot left by a start without shards is removed, so that no
-    later start can load a face that was erased meanwhile.
+    Shards that the writer before this one has left are adopted; `read_epoch` says which writer this
+    is. With a `shard_folder` each shard has a snapshot there, on its own node, under a key of its
+    own, which is destroyed before a reference of the shard is erased. A snapshot left by a start
+    without shards is removed, so that no later start can load a face that was erased meanwhile.
     """
 
     def __init__(
@@ -213,10 +282,14 @@ class ShardManager(SnapshotManager):
         warn: Callable[[str], None],
         open_shards: OpenIndex,
         read_epoch: Callable[[], int],
+        shard_folder: str = "",
     ) -> None:
         super().__init__(store, folder, config, warn)
+        self._keys = ShardKeys(store, folder.with_name(SHARD_KEYS_FOLDER))
+        self._shard_folder = shard_folder
         self._open, self._read_epoch = open_shards, read_epoch
         self._index: ShardedIndex | None = None
+        self._count = 0
         self._copies: CopyUpkeep | None = None
 
     def restore(self, tell: Tell | None = None) -> Restored:
@@ -239,11 +312,19 @@ class ShardManager(SnapshotManager):
             if self._store.writer_epoch() != plan.epoch:
                 raise
             self._index = self._open(replace(plan, by_force=True))
+        self._count = len(self._index.shards)
         try:
-            return restore_shards(self._store, self._index, tell or _log.info)
+            kept = range(self._count if self._shard_folder else 0)
+            self._keys.destroy_all_but([self._name(number) for number in kept])
+            load = self._load if self._shard_folder else None
+            return restore_shards(self._store, self._index, tell or _log.info, load)
         except BaseException:
             self.release()
             raise
+
+    @property
+    def has_any(self) -> bool:
+        return bool(self._shard_folder) or super().has_any
 
     @property
     def copies_wanting(self) -> int:
@@ -278,21 +359,83 @@ class ShardManager(SnapshotManager):
             self._index = None
 
     def sweep(self) -> None:
-        self.remove()
+        super().remove()
 
     def save(self, gallery: Gallery) -> bool:
-        """Saves nothing, and returns False."""
+        """Has every copy of every shard save its snapshot; False where one did not."""
         del gallery
-        return False
+        index = self._index
+        if not self._shard_folder or index is None:
+            return False
+        saving = []
+        try:
+            for number, shard in enumerate(index.shards):
+                sealer = self._keys.find_or_make(self._name(number))
+                place = (self._place(number), origin_of(self._store, self._config), sealer)
+                saving += [copy.save(*place) for copy in shard.copies]
+        except OSError as error:
+            self._warn(f"the shards' snapshots were not saved: {error.strerror}")
+        failures = [one for future in saving if (one := future.exception()) is not None]
+        if failures:
+            self._warn(f"a shard's snapshot was not saved ({type(failures[0]).__name__})")
+        self.is_withdrawn = False
+        return bool(saving) and not failures
+
+    def withdraw(self, gallery: Gallery, ids: Collection[int]) -> None:
+        """Destroys the keys of the snapshots that may contain one of these references, and removes
+        those that can be reached; `RegistryError` where a key cannot be."""
+        super().withdraw(gallery, ids)
+        index = self._index
+        if index is None or not ids:
+            return
+        numbers = np.unique(shards_of(np.array(sorted(ids), np.int64), self._count)).tolist()
+        self._destroy(numbers)
+        for number in numbers if self._shard_folder else ():
+            for copy in index.shards[number].copies:
+                # Without its key it is of no use, whether it is removed or not.
+                copy.forget(self._place(number))
+        self.is_withdrawn = True
 
     def renew(self, gallery: Gallery) -> None:
-        """Frees removed references in the shards' memory, and removes any snapshot."""
-        self.remove()
+        """Frees removed references in the shards' memory, and saves their snapshots without."""
+        super().remove()
         gallery.compact()
+        self.save(gallery)
+
+    def remove(self) -> None:
+        """Removes the snapshots; the next start builds what is lost by then from the store."""
+        super().remove()
+        self._destroy(range(self._count))
 
     def may_hold_removed(self, gallery: Gallery) -> bool:
+        """Never: they are saved compacted, and without their keys from an erasure on."""
         del gallery
         return False
+
+    def _destroy(self, numbers: Collection[int]) -> None:
+        try:
+            self._keys.destroy([self._name(number) for number in numbers])
+        except OSError as error:
+            raise RegistryError(
+                f"the keys of the shards' snapshots cannot be removed ({error.strerror}), so "
+                "nothing was erased: mend the permissions of the home folder"
+            ) from None
+
+    def _load(self, number: int, copy: Shard) -> Future[None]:
+        sealer = self._keys.find(self._name(number))
+        if sealer is None:
+            missing: Future[None] = Future()
+            missing.set_exception(SnapshotMissing("the shard has no snapshot"))
+            return missing
+        return copy.load(self._place(number), origin_of(self._store, self._config), sealer)
+
+    def _name(self, number: int) -> str:
+        return f"{number}-of-{self._count}"
+
+    def _place(self, number: int) -> str:
+        """The folder of a shard's snapshot, on whatever node the shard is."""
+        deployment = self._store.vault.deployment_id
+        return str(Path(self._shard_folder) / deployment / self._name(number))
 
 
 LOOK_FOR_COPIES_S = 1.0

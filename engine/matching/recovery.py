@@ -95,27 +95,35 @@ Tell = Callable[[str], None]
 """Called with a line on what cannot be searched meanwhile."""
 
 
-def restore_shards(store: Store, index: ShardedIndex, tell: Tell = _log.info) -> Restored:
+Load = Callable[[int, Shard], Future[None]]
+"""Has a copy of a shard of that number read its snapshot; the future fails where there is none."""
+
+
+def restore_shards(
+    store: Store, index: ShardedIndex, tell: Tell = _log.info, load: Load | None = None
+) -> Restored:
     """Brings the shards to the state of the store, each from what it holds; for the writer.
 
     A shard that has all up to some sequence, in this store's history, gets what came after; any
-    other is cleared and built again, alone. Of several copies of a shard of which one can go on,
-    the others are ended: see `fill_copy`. `ShardLost` where the shards do not take what they are
-    given.
+    other reads its snapshot, with `load`, or is cleared and built again, alone. Of several copies
+    of a shard of which one can go on, the others are ended: see `fill_copy`. `ShardLost` where the
+    shards do not take what they are given.
     """
     shards, sequence, history = len(index.shards), store.sequence(), _mark_of(store)
+    parts = [[_Task(at, copy) for copy in shard.copies] for at, shard in enumerate(index.shards)]
+    _judge(store, [task for own in parts for task in own], sequence)
+    lost = [own for own in parts if all(task.start is None for task in own)]
+    if load is not None and lost:
+        _load_snapshots(load, [task for own in lost for task in own])
+        _judge(store, [task for own in lost for task in own], sequence)
     tasks, loaded = [], 0
-    for number, shard in enumerate(index.shards):
-        own = [_Task(number, copy) for copy in shard.copies]
-        for task, state in zip(own, _all([task.copy.state() for task in own]), strict=True):
-            task.start = _start_of(store, state, sequence)
-            loaded += state.count if task.start is not None and task is own[0] else 0
-        if any(task.start is not None for task in own):
-            for task in own:
-                if task.start is None:
-                    shard.drop(task.copy)
-            own = [task for task in own if task.start is not None]
-        tasks += own
+    for shard, own in zip(index.shards, parts, strict=True):
+        useful = [task for task in own if task.start is not None]
+        for task in own:
+            if useful and task.start is None:
+                shard.drop(task.copy)
+        tasks += useful or own
+        loaded += useful[0].count if useful else 0
     mark = ShardMark(sequence, history)
     changed = _bring(store, tasks, shards, mark, tell)
     wrong = _find_wrong(store, tasks, shards)
@@ -151,6 +159,28 @@ class _Task:
     number: int
     copy: Shard
     start: int | None = None
+    count: int = 0
+
+
+def _judge(store: Store, tasks: Sequence[_Task], sequence: int) -> None:
+    """Notes from where each can go on."""
+    for task, state in zip(tasks, _all([task.copy.state() for task in tasks]), strict=True):
+        task.start, task.count = _start_of(store, state, sequence), state.count
+
+
+def _load_snapshots(load: Load, tasks: Sequence[_Task]) -> None:
+    """Each shard's own, where it has one that is sound; all at once."""
+    loading = [load(task.number, task.copy) for task in tasks]
+    wait(loading)
+    for task, future in zip(tasks, loading, strict=True):
+        fault = future.exception()
+        if fault is None or isinstance(fault, SnapshotMissing):
+            continue
+        if isinstance(fault, ShardLost):
+            raise fault
+        # The text of another error may have a path.
+        why = fault if isinstance(fault, IndexFault) else type(fault).__name__
+        _log.warning("the snapshot of shard %d is not used: %s", task.number, why)
 
 
 def _start_of(store: Store, state: ShardState, sequence: int) -> int | None:
@@ -264,7 +294,7 @@ def save_snapshot(
         gallery,
         origin_of(store, config),
         store.vault.sealer(),
-        read_mark=lambda: _mark_of(store),
+        read_mark=lambda _: _mark_of(store),
         trusted=trusted,
         mapped=config.mapped,
     )

@@ -402,6 +402,37 @@ class SnapshotSealer:
         return FileCipher.derive(found[0], self._vault.deployment_id.encode(), name)
 
 
+@dataclass(frozen=True, slots=True)
+class ShardSealer:
+    """Sealer of the snapshots of one shard, by a key of their own: it can be sent to where the
+    shard is, and opens nothing else. Who destroys the key has destroyed the snapshots, wherever
+    their files are."""
+
+    key: Key
+    deployment: bytes
+
+    @property
+    def file_key(self) -> str:
+        return self.key.fingerprint
+
+    def seal(self, data: bytes, context: bytes) -> bytes:
+        nonce = os.urandom(_NONCE_BYTES)
+        return nonce + AESGCM(self.key.secret).encrypt(nonce, data, context)
+
+    def open(self, sealed: bytes, context: bytes) -> bytes:
+        cipher = AESGCM(self.key.secret)
+        try:
+            return cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], context)
+        except (InvalidTag, ValueError):
+            raise SealBroken("a shard's snapshot is not sealed with the key of the shard") from None
+
+    def file(self, name: str, key: str) -> FileCipher:
+        """The seal of one file; `SealBroken` where it is of an earlier key."""
+        if key != self.file_key:
+            raise SealBroken("a file of a shard's snapshot is sealed with an earlier key")
+        return FileCipher.derive(self.key, self.deployment, name)
+
+
 def rotation_matrix(key: Key, dim: int) -> NDArray[np.float64]:
     """A uniformly (Haar) distributed orthogonal matrix float64[dim, dim] drawn from the key.
 

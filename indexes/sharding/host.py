@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -11,14 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.base import Hits, Ids, MemoryAccount, Vectors
-from indexes.errors import IdInvalid, ShardFenced
+from indexes.errors import IdInvalid, ShardFenced, SnapshotForeign
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery, Pinned
 from indexes.joining.join import join
 from indexes.joining.tiling import References
 from indexes.kinds import open_index
+from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.shards import CHANGES, ShardMark, ShardPlan, ShardState
+from indexes.snapshots import snapshot
+from indexes.snapshots.manifest import Header, Origin
+from indexes.snapshots.sealing import Sealer
+from indexes.snapshots.snapshot import Opening
 from indexes.upkeep import Upkeep
 
 CALLS_AT_ONCE = 4
@@ -43,7 +50,10 @@ class ShardHost:
     def __init__(self, plan: ShardPlan) -> None:
         self._plan = plan
         self._epoch = plan.epoch
-        self._mark: ShardMark | None = None
+        # By the sequence of its own gallery: of the last change, and of all while a save runs.
+        self._marks: dict[int, ShardMark | None] = {}
+        self._is_saving = False
+        self._saving = Lock()
         self._scanner = Scanner(threads=plan.threads) if plan.kind == "exact8" else None
         self._changing = Lock()
         self._gallery, self._upkeep = self._open()
@@ -83,18 +93,48 @@ class ShardHost:
     def state(self) -> ShardState:
         with self._changing:
             ids = self._gallery.ids.view(np.uint64)
-            return ShardState(self._mark, len(ids), int(ids.sum(dtype=np.uint64)))
+            mark = self._marks.get(self._gallery.sequence)
+            return ShardState(mark, len(ids), int(ids.sum(dtype=np.uint64)))
 
     def add(self, ids: Ids, vectors: Vectors, mark: ShardMark | None = None) -> None:
-        self._gallery.add(ids, vectors, self._gallery.sequence + 1)
-        self._mark = mark
+        with self._marking(mark) as sequence:
+            self._gallery.add(ids, vectors, sequence)
 
     def remove(self, ids: Ids, mark: ShardMark | None = None) -> None:
-        self._gallery.remove(ids, self._gallery.sequence + 1)
-        self._mark = mark
+        with self._marking(mark) as sequence:
+            self._gallery.remove(ids, sequence)
 
     def clear(self) -> None:
         self._clear()
+
+    def save(self, folder: str, origin: Origin, sealer: Sealer) -> None:
+        with self._saving:
+            gallery = self._gallery
+            gallery.compact()
+            with self._changing:
+                self._is_saving = True
+            try:
+                snapshot.save(Path(folder), gallery, origin, sealer, read_mark=self._write_mark)
+            finally:
+                with self._changing:
+                    self._is_saving = False
+
+    def load(self, folder: str, origin: Origin, sealer: Sealer) -> None:
+        headers: list[Header] = []
+
+        def accept(header: Header) -> bool:
+            headers.append(header)
+            return True
+
+        opening = Opening(self._plan.config or SegmentsConfig(), self._scanner)
+        gallery = snapshot.load(Path(folder), origin, sealer, accept, opening)
+        sequence, _, history = headers[0].mark.partition(" ")
+        self._clear(gallery)
+        self._marks = {gallery.sequence: ShardMark(int(sequence), history)}
+
+    def forget(self, folder: str) -> None:
+        with self._saving:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def search(self, queries: Vectors, k: int) -> Hits:
         return self._gallery.search(queries, k).hits
@@ -146,15 +186,37 @@ class ShardHost:
     def compact(self) -> None:
         self._gallery.compact()
 
-    def _open(self) -> tuple[Gallery, Upkeep]:
+    def _open(self, gallery: Gallery | None = None) -> tuple[Gallery, Upkeep]:
         plan = self._plan
-        gallery = Gallery(open_index(plan.kind, plan.dim, plan.config, self._scanner))
+        if gallery is None:
+            gallery = Gallery(open_index(plan.kind, plan.dim, plan.config, self._scanner))
         return gallery, Upkeep(gallery).start()
 
-    def _clear(self) -> None:
-        self._mark = None
+    def _clear(self, gallery: Gallery | None = None) -> None:
+        self._marks = {}
         self._upkeep.close()
-        self._gallery, self._upkeep = self._open()
+        self._gallery, self._upkeep = self._open(gallery)
+
+    @contextmanager
+    def _marking(self, mark: ShardMark | None) -> Iterator[int]:
+        """The sequence of the next change, which has this mark as soon as it is seen."""
+        sequence = self._gallery.sequence + 1
+        self._marks[sequence] = mark
+        try:
+            yield sequence
+        except BaseException:
+            del self._marks[sequence]
+            raise
+        if not self._is_saving:
+            self._marks = {sequence: mark}
+
+    def _write_mark(self, sequence: int) -> str:
+        mark = self._marks.get(sequence)
+        if mark is None:
+            raise SnapshotForeign(
+                "the shard is being changed and has no snapshot yet; save it later"
+            )
+        return f"{mark.sequence} {mark.history}"
 
     def close(self) -> None:
         """Stops the threads, after the running job of upkeep."""

@@ -31,6 +31,8 @@ from indexes.base import (
 from indexes.errors import IdInvalid, IndexFault, SearchInvalid, ShardFenced, ShardLost
 from indexes.scoring import Positions, arrange
 from indexes.segmented.merging import SegmentsConfig, narrowed
+from indexes.snapshots.manifest import Origin
+from indexes.snapshots.sealing import Sealer
 
 Value = TypeVar("Value")
 
@@ -82,7 +84,7 @@ class ShardState:
     ids_sum: int
 
 
-CHANGES = frozenset({"add", "remove", "clear"})
+CHANGES = frozenset({"add", "remove", "clear", "load"})
 """Operations that change a shard's content."""
 
 
@@ -134,6 +136,19 @@ class Shard(ABC):
 
     def state(self) -> Future[ShardState]:
         return self._call("state")
+
+    def save(self, folder: str, origin: Origin, sealer: Sealer) -> Future[None]:
+        """Saves its snapshot in a folder where it is, without anything that was removed; fails with
+        `SnapshotForeign` in the middle of a change of several steps."""
+        return self._call("save", folder, origin, sealer)
+
+    def load(self, folder: str, origin: Origin, sealer: Sealer) -> Future[None]:
+        """Takes the content and mark of its snapshot instead of its own; as `snapshot.load`."""
+        return self._call("load", folder, origin, sealer)
+
+    def forget(self, folder: str) -> Future[None]:
+        """Removes its snapshot."""
+        return self._call("forget", folder)
 
     def search(self, queries: Vectors, k: int) -> Future[Hits]:
         return self._call("search", queries, k)

@@ -118,6 +118,10 @@ def locked(folder: Path, mode: int) -> Iterator[None]:
         os.close(handle)
 
 
+def _no_mark(_sequence: int) -> str:
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Opening:
     """Options for opening a gallery.
@@ -136,7 +140,7 @@ def save(
     origin: Origin,
     sealer: Sealer,
     *,
-    read_mark: Callable[[], str] = str,
+    read_mark: Callable[[int], str] = _no_mark,
     trusted: Collection[SegmentEntry] = (),
     mapped: bool = False,
 ) -> Header:
@@ -144,8 +148,8 @@ def save(
 
     Segments named by the manifest in force, if it is ours, or `trusted` (see `withdraw`) are not
     written again, unless under another key. With `mapped`, new segments are read from their files
-    from then on. `read_mark` is called after the snapshot's moment is fixed, so its value is not
-    older than the content.
+    from then on. `read_mark` is called with the snapshot's sequence after its moment is fixed, so
+    its value is not older than the content.
 
     Searches and changes continue meanwhile. An `OSError` (a full disk) leaves the old snapshot in
     place.
@@ -231,7 +235,7 @@ def write_data(
     gallery: Gallery,
     origin: Origin,
     sealer: Sealer,
-    read_mark: Callable[[], str] = str,
+    read_mark: Callable[[int], str] = _no_mark,
     known: Collection[SegmentEntry] = (),
 ) -> Manifest:
     """Writes and flushes the new files; only the manifest returned names them yet."""
@@ -246,7 +250,7 @@ def write_data(
         # written.
         if not fresh or frame.is_whole():
             break
-    mark = read_mark()
+    mark = read_mark(frame.sequence)
     tombstones = frame.tombstones()
     state = write_state(folder, State(frame.ids, frame.vectors, tombstones), sealer)
     flush_names(folder)

@@ -386,7 +386,7 @@ def _print_bytes(plan: Plan) -> None:
     ]
     if layout.shards:
         rows[-4:-1] = [
-            ("disk of a snapshot", "none: a sharded gallery keeps none"),
+            ("disk of a snapshot", "none, or on the shards' nodes"),
             ("a start, from the store; after a failure as well", duration(plan.start_s)),
         ]
     print_table("Memory and disk", ("", ""), rows)

@@ -170,6 +170,9 @@ HEARTBEAT_GROUP = "heartbeat"
 MESSAGE_BYTES = 16 << 20
 """More vectors are sent in pieces: Ray keeps a whole message in its object store."""
 
+_LONG, _LONG_S = ("save", "load", "compact"), 7200.0
+"""Calls that read or write everything, and how long they may take."""
+
 Value = TypeVar("Value")
 
 
@@ -274,7 +277,8 @@ class RayShard(Shard):
             if self._lost is not None:
                 future.set_exception(ShardLost(self._lost))
                 return future
-            ticks = math.ceil(self._timing.answered_within_s / self._timing.heartbeat_every_s)
+            limit_s = _LONG_S if operation in _LONG else self._timing.answered_within_s
+            ticks = math.ceil(limit_s / self._timing.heartbeat_every_s)
             self._waiting[future] = self._tick + ticks
         try:
             asked = _asked(remote, *arguments)

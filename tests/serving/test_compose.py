@@ -367,6 +367,48 @@ def test_an_erased_face_leaves_the_shards_and_no_snapshot_comes_of_it(
     assert not (full_home / "gallery").exists()
 
 
+@pytest.mark.usefixtures("_always_save")
+def test_a_shard_starts_from_its_snapshot_and_never_from_one_of_before_an_erasure(
+    full_home: Path, tmp_path: Path
+) -> None:
+    places = tmp_path / "node"
+    settings = load_settings(full_home)
+    gallery = settings.gallery.model_copy(update={"shard_folder": str(places)})
+    settings = settings.model_copy(update={"gallery": gallery})
+
+    def open_on_shards() -> Deployment:
+        return Deployment(full_home, settings, open_index=shards_in([]))
+
+    def read_sealed() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in places.rglob("*") if path.is_file()}
+
+    with open_on_shards() as deployment:
+        assert (deployment.registrar.gallery.sequence, deployment.restored.loaded) == (1, 0)
+    before, keys = read_sealed(), {path.name for path in (full_home / "shards").iterdir()}
+    assert keys == {"0-of-2", "1-of-2"}
+    with open_on_shards() as deployment:
+        assert deployment.registrar is not None
+        assert (deployment.restored.loaded, deployment.restored.replayed) == (1, 0)
+        assert deployment.erase(DOCUMENT, "test").references == 1
+        # Saved again, without it.
+        deployment._resealing.submit(int).result()
+        assert {path.name for path in (full_home / "shards").iterdir()} == keys
+        after = read_sealed()
+    # A node comes back with what it had.
+    shutil.rmtree(places)
+    for path, content in before.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    with open_on_shards() as deployment:
+        assert len(deployment.registrar.gallery) == 0
+        assert deployment.restored.loaded == 0
+    assert before.keys() != after.keys()
+    # What no erasure would find any more is destroyed.
+    with Deployment(full_home, load_settings(full_home)) as deployment:
+        assert deployment.registrar is not None
+        assert not list((full_home / "shards").iterdir())
+
+
 def test_a_deployment_whose_shard_is_lost_decides_nothing_closes_and_opens_again(
     open_home: Open,
 ) -> None:

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from engine.matching.holders import erase_holder
-from engine.matching.recovery import Restored, fill_copy, restore_gallery, restore_shards
+from engine.matching.recovery import Restored, fill_copy, origin_of, restore_gallery, restore_shards
+from engine.registry.keyring import Key
 from engine.registry.records import Carrier
 from engine.registry.store import Store
+from engine.registry.vault import ShardSealer
 from indexes.errors import ShardFenced, ShardLost
+from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.host import ShardHost
-from indexes.sharding.shards import ReplicatedShard, ShardedIndex, ShardMark, ShardPlan
+from indexes.sharding.shards import (
+    ReplicatedShard,
+    Shard,
+    ShardedIndex,
+    ShardMark,
+    ShardPlan,
+    shards_of,
+)
 from tests.engine.matching.conftest import DIM
 from tests.indexes.sharding.local_shards import LocalShard
 
-PLAN = ShardPlan("exact8", DIM, threads=1, content="lab:")
+SMALL = SegmentsConfig(head_rows=8, fan=4)
+PLAN = ShardPlan("exact8", DIM, threads=1, config=SMALL, content="lab:")
 SHARDS = 3
 
 
@@ -188,6 +201,68 @@ def test_shards_of_a_store_that_went_back_forget_what_they_held(
             restored = restore_shards(backup, index)
             assert (restored.loaded, restored.replayed) == (0, 25)
             assert_as_the_store(other, restored)
+
+
+def cut(folder: Path, _old: dict[str, bytes]) -> None:
+    path = max(folder.glob("segment-*"), key=lambda path: path.stat().st_size)
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(folder: Path, _old: dict[str, bytes]) -> None:
+    path = next(folder.glob("segment-*"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def keep_an_older_state(folder: Path, old: dict[str, bytes]) -> None:
+    """The file that the manifest names has what the last one had."""
+    (older,) = [content for name, content in old.items() if name.startswith("state-")]
+    next(folder.glob("state-*")).write_bytes(older)
+
+
+def be_as_before(folder: Path, old: dict[str, bytes]) -> None:
+    """A node comes back with an older snapshot, which is sound."""
+    for path in folder.iterdir():
+        path.unlink()
+    for name, content in old.items():
+        (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("spoil", [None, cut, flip, keep_an_older_state, be_as_before])
+def test_a_lost_shard_comes_from_its_snapshot_and_one_that_is_not_sound_from_the_store(
+    lab: Any, tmp_path: Path, spoil: Any
+) -> None:
+    sealer = ShardSealer(Key.generate(1), lab.vault.deployment_id.encode())
+    origin = origin_of(lab.store)
+
+    def load(number: int, copy: Shard) -> Future[None]:
+        return copy.load(str(tmp_path / str(number)), origin, sealer)
+
+    with open_index(1) as index:
+        restored = restore_shards(lab.store, index)
+        enroll(lab, 60, restored)
+        first = sum(host.count() for host in hosts_of(index))
+        for number, shard in enumerate(index.shards):
+            shard.save(str(tmp_path / str(number)), origin, sealer).result()
+        old = {path.name: path.read_bytes() for path in (tmp_path / "1").iterdir()}
+        enroll(lab, 20, restored)
+        for number, shard in enumerate(index.shards):
+            shard.save(str(tmp_path / str(number)), origin, sealer).result()
+        own, own_before = hosts_of(index)[1].count(), 0
+        if spoil is be_as_before:
+            own_before = int((shards_of(np.arange(1, first + 1), SHARDS) == 1).sum())
+    if spoil is not None:
+        spoil(tmp_path / "1", old)
+    enroll(lab, 2)
+    late = len(lab.store.live_ids()) - first - 20
+    with open_index(2) as index:
+        told: list[str] = []
+        restored = restore_shards(lab.store, index, told.append, load)
+        assert_as_the_store(lab, restored)
+        lost = {None: 0, be_as_before: own - own_before}.get(spoil, own)
+        assert restored.replayed == lost + late
+        assert len(told) == (spoil in (cut, flip, keep_an_older_state))
 
 
 def open_pairs(epoch: int) -> tuple[ShardedIndex, list[ReplicatedShard]]:

@@ -127,7 +127,7 @@ def test_the_header_states_what_was_saved(tmp_path: Path, gallery: Gallery, seal
 def test_a_snapshot_whose_mark_is_declined_is_foreign(
     tmp_path: Path, gallery: Gallery, sealer: Sealer
 ) -> None:
-    snapshot.save(tmp_path, gallery, ORIGIN, sealer, read_mark=lambda: "here")
+    snapshot.save(tmp_path, gallery, ORIGIN, sealer, read_mark=lambda _: "here")
     loaded = snapshot.load(tmp_path, ORIGIN, sealer, lambda header: header.mark == "here", OPENING)
     assert_same(loaded, gallery)
     with pytest.raises(SnapshotForeign, match="another history"):

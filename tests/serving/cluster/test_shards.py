@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +19,12 @@ import ray
 from numpy.typing import NDArray
 from ray._private.utils import read_ray_address
 
-from indexes.errors import IdInvalid, SearchInvalid, ShardFenced, ShardLost
+from engine.registry.keyring import Key
+from engine.registry.vault import ShardSealer
+from indexes.errors import IdInvalid, SearchInvalid, ShardFenced, ShardLost, SnapshotDamaged
 from indexes.flat import FlatIndex
 from indexes.sharding.shards import ShardedIndex, ShardMark
+from indexes.snapshots.manifest import Origin
 from serving.cluster import shards
 from serving.cluster.shards import (
     RayShard,
@@ -211,9 +215,13 @@ def test_shards_without_content_end_with_the_process_that_opened_them(nodes: Nod
     open_ray_shards(PLAN, 2, PLACING).close()
 
 
+ORIGIN = Origin("exact8", DIM, "model", "keys", "one")
+
+
 def test_shards_with_content_are_adopted_by_the_next_and_obey_the_last_before_no_more(
-    nodes: Nodes,
+    nodes: Nodes, tmp_path: Path
 ) -> None:
+    sealer = ShardSealer(Key.generate(1), b"one")
     own = replace(PLAN, content="one:of this test", epoch=2)
     with killed_owner(nodes, own.content):
         pass
@@ -231,6 +239,16 @@ def test_shards_with_content_are_adopted_by_the_next_and_obey_the_last_before_no
     with pytest.raises(ShardLost):
         index.search(rows[:1], 1)
     index.close()
+    assert_exact(later, ids, rows)
+    # Each comes back from its own snapshot; one of another key is refused.
+    for each in later.shards:
+        snapshot = (str(tmp_path / str(later.shards.index(each))), ORIGIN)
+        each.save(*snapshot, sealer).result()
+        each.clear().result()
+        with pytest.raises(SnapshotDamaged):
+            each.load(*snapshot, replace(sealer, key=Key.generate(1))).result()
+        each.load(*snapshot, sealer).result()
+        assert each.state().result().mark == marks[0]
     assert_exact(later, ids, rows)
     later.release()
     # Of other content, in their place.
