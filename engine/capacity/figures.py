@@ -76,7 +76,7 @@ class Quantity(Enum):
         "store, a reference with its document and line",
         "bytes",
         1615.0,
-        "pages of 16 KiB in SQLite",
+        "3 % more on small pages of SQLite",
     )
     ENROLLMENT_BYTES = Assumed("store, an enrollment", "bytes", 3000.0, "--measure measures it")
     REGISTRAR_BYTES = Assumed(

@@ -100,7 +100,7 @@ class Store(Reader):
 
         `RegistryExists` where there is one; whatever else fails leaves nothing behind.
         """
-        engine = connect(url)
+        engine = connect(url, vault.dim)
         path = sqlite_file(engine)
         if path is not None:
             _claim(path)
