@@ -57,9 +57,9 @@ SUPERVISED = {
     "RAY_enable_timeline": "0",
     "RAY_debug_dump_period_milliseconds": "0",
     "REPORTER_UPDATE_INTERVAL_MS": "60000",
-    # Looked at ten times a second or more: resources, disk and objects, of which one node with
-    # fixed replicas and calls that carry their arguments has hardly any.
-    "RAY_raylet_report_resources_period_milliseconds": "1000",
+    # Looked at ten times a second or more: disk and objects, of which one node with fixed replicas
+    # and calls that carry their arguments has hardly any. Free resources are left at that: a start
+    # waits for them.
     "RAY_raylet_check_gc_period_milliseconds": "5000",
     "RAY_local_fs_monitor_interval_ms": "5000",
     "RAY_object_manager_timer_freq_ms": "1000",
