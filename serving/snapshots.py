@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Collection
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -290,6 +290,7 @@ class ShardManager(SnapshotManager):
         self._open, self._read_epoch = open_shards, read_epoch
         self._index: ShardedIndex | None = None
         self._count = 0
+        self._forgetting: list[Future[None]] = []
         self._copies: CopyUpkeep | None = None
 
     def restore(self, tell: Tell | None = None) -> Restored:
@@ -367,6 +368,9 @@ class ShardManager(SnapshotManager):
         index = self._index
         if not self._shard_folder or index is None:
             return False
+        # Or one that is late would remove what is saved now.
+        wait(self._forgetting)
+        self._forgetting = []
         saving = []
         try:
             for number, shard in enumerate(index.shards):
@@ -393,7 +397,7 @@ class ShardManager(SnapshotManager):
         for number in numbers if self._shard_folder else ():
             for copy in index.shards[number].copies:
                 # Without its key it is of no use, whether it is removed or not.
-                copy.forget(self._place(number))
+                self._forgetting.append(copy.forget(self._place(number)))
         self.is_withdrawn = True
 
     def renew(self, gallery: Gallery) -> None:
