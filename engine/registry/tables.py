@@ -249,7 +249,7 @@ outlets = Table(
     Column("restricted_person", String(200)),
     # No foreign key: cases have one on enrollments, and those on outlets.
     Column("restriction_case", UuidText),
-    # Null: the history of that case has it, sealed. A version before 0017 kept it here.
+    # Null: the history of that case has it, sealed. A version before 0016 kept it here.
     Column("restriction_reason", String(200)),
     Column("refused_attempts", Integer),
 )

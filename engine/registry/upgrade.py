@@ -124,7 +124,7 @@ def _authenticate_crops(connection: Connection, vault: Vault) -> None:
         write_macs(connection, vault, _crops, rows)
 
 
-_REASONS_ARE_SEALED = "0017"
+_REASONS_ARE_SEALED = "0016"
 
 
 def _forget_reasons(connection: Connection, vault: Vault) -> None:
