@@ -290,6 +290,19 @@ def test_with_two_copies_no_call_fails_when_a_shard_is_killed_and_another_copy_i
         # The other one of that number: what is left of it is the new one.
         kill(next(name for name in before if name[0] == killed[0] and name != killed))
         assert await registrar.identify(PROBES, 0.3, CONTEXT) == whole
+        await reach_two_copies(registrar)
+        # Each shard has one on either node.
+        nodes.lose_second()
+        for _ in range(50):
+            assert await registrar.identify(PROBES, 0.3, CONTEXT) == whole
+        await registrar.enroll(request(901, FACES[5]), CONTEXT)
+        nodes.bring_back()
+
+    async def reach_two_copies(registrar: LocalRegistrar) -> None:
+        give_up_at = time.monotonic() + WAIT_S
+        while len(shard_pids()) < 4 or not has_two_copies(registrar):
+            assert time.monotonic() < give_up_at
+            await asyncio.sleep(0.1)
 
     def has_two_copies(registrar: LocalRegistrar) -> bool:
         manager = registrar.service._lifecycle.require().deployment._snapshots
