@@ -11,7 +11,7 @@ from dataclasses import asdict
 from datetime import time, timedelta
 from functools import cached_property, partial
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Self
 
 from engine.cases.case import DUE_DAYS, DueDates
@@ -204,6 +204,9 @@ def _days(count: int) -> timedelta | None:
 SNAPSHOT_FOLDER = "gallery"
 SNAPSHOT_AFTER = 1_000
 """A deployment that replayed or added more references saves a snapshot when it closes."""
+ERASURES_GATHER_S = 5.0
+"""The snapshot is compacted and saved once for all erasures within so long. The faces are out of
+memory and of every file by then; a crash meanwhile costs a rebuild from the store."""
 
 
 def warn_on_stderr(message: str) -> None:
@@ -240,6 +243,8 @@ class Deployment:
         self._upkeep: Upkeep | None = None
         self._erasing = Lock()
         self._resealing = ThreadPoolExecutor(1, "reseal")
+        self._is_reseal_due = False
+        self._closing = Event()
         self.vault = load_vault(home, settings)
         self.store = Store.open(
             registry_url(home, settings),
@@ -486,21 +491,29 @@ class Deployment:
             made = erase_holder(runner, self.store, target, actor, carrier, hold)
         except SosieError:
             # Nothing was erased, and the next start needs a snapshot all the same.
-            self._resealing.submit(self._reseal, had_snapshot=had_snapshot)
+            self._ask_reseal(had_snapshot=had_snapshot)
             raise
-        self._resealing.submit(self._reseal, had_snapshot=had_snapshot)
+        self._ask_reseal(had_snapshot=had_snapshot)
         # A sweep may have ended meanwhile. It removes erased references itself too, so a failure
         # here does not fail the erasure, which is done.
         with suppress(RegistryError):
             self.sweeps.erase(holder.id, holder.reference_ids)
         return made
 
+    def _ask_reseal(self, *, had_snapshot: bool) -> None:
+        """Has the snapshot saved again, once for all erasures until then; call it while erasing."""
+        if not self._is_reseal_due:
+            self._is_reseal_due = True
+            self._resealing.submit(self._reseal, had_snapshot=had_snapshot)
+
     def _reseal(self, *, had_snapshot: bool) -> None:
-        """Saves the snapshot again, once for all erasures so far; the registrar goes on deciding.
+        """Saves the snapshot again after a while; the registrar goes on deciding.
 
         The next erasure waits: a snapshot must not be saved from what it removes.
         """
+        self._closing.wait(ERASURES_GATHER_S)
         with self._erasing:
+            self._is_reseal_due = False
             gallery = self.restored.gallery
             # A lost shard has nothing left, and the next search reports it.
             with suppress(RegistryError, ShardLost):
@@ -527,6 +540,7 @@ class Deployment:
                 # First, for nothing waits for what a shard is doing.
                 self._snapshots.release()
         # While there is a lease: it ends with what was erased sealed anew.
+        self._closing.set()
         self._resealing.shutdown()
         with ExitStack() as closing:
             closing.callback(self.store.close)

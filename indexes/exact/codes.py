@@ -27,7 +27,7 @@ from indexes.errors import VectorInvalid
 from indexes.exact.intrinsics import BLOCK, STEP, compiled, pack
 from indexes.exact.kernels import LOWEST, STRETCH, Rows, Wanted
 from indexes.exact.plane import make_plane, no_plane, wipe_plane
-from indexes.exact.prefix import Axes, tail_norms
+from indexes.exact.prefix import Axes, tail_norms, turn
 from indexes.scoring import rounding_bound
 
 _LARGE_BYTES = 1 << 21
@@ -150,7 +150,7 @@ class Codes:
         codes.longest = 0.0
         for start in range(0, count, _ROWS_AT_ONCE):
             part = slice(start, min(start + _ROWS_AT_ONCE, count))
-            turned = vectors[part].astype(np.float64) @ axes.columns
+            turned = turn(vectors[part], axes.columns)
             longest = _encode(turned, codes.step, bytes_[part], residuals[part])
             codes.longest = max(codes.longest, longest)
         tails = tail_norms((bytes_[:count] ^ _ZERO_CODE).view(np.int8), axes.prefix)

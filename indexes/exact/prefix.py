@@ -28,6 +28,9 @@ _WORTH = 0.9
 _MARGIN = 0.03
 _PREFIXES = 16
 _ORTHONORMAL = 1e-9
+# OpenBLAS makes a product of so many multiplications in the calling thread.
+_ALONE = 1 << 18
+_FEWEST_ROWS = 4
 
 
 class Grid(NamedTuple):
@@ -67,6 +70,25 @@ def find_axes(sample: Vectors, threshold: float, grid: Grid) -> Axes | None:
         return None
     limit = float(np.quantile(np.abs(turned), 1 - _CLIPPED))
     return Axes(columns, min(costs, key=costs.__getitem__), min(1.0, limit))
+
+
+def turn(rows: Vectors, columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The components of rows along the columns: float64[n, dim].
+
+    By many small products: the threads of a large one would go on waiting actively after it, and
+    take a core from the scan that the rows are for.
+    """
+    dim = len(columns)
+    size = max(1, _ALONE // dim**2)
+    doubles = rows.astype(np.float64)
+    if size < _FEWEST_ROWS:
+        return doubles @ columns
+    turned = np.empty_like(doubles)
+    whole = len(rows) // size * size
+    pieces = doubles[:whole].reshape(-1, size, dim)
+    np.matmul(pieces, columns, out=turned[:whole].reshape(-1, size, dim))
+    np.matmul(doubles[whole:], columns, out=turned[whole:])
+    return turned
 
 
 def tail_norms(codes: NDArray[np.int8], prefix: int) -> NDArray[np.float64]:

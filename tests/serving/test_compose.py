@@ -351,8 +351,9 @@ def test_a_gallery_on_shards_comes_from_the_store_and_leaves_nothing_on_the_disk
 
 
 def test_an_erased_face_leaves_the_shards_and_no_snapshot_comes_of_it(
-    open_home: Open, full_home: Path
+    open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("serving.compose.ERASURES_GATHER_S", 0)
     opened: list[ShardedIndex] = []
     with open_home(open_index=shards_in(opened)) as deployment:
         assert deployment.registrar is not None
@@ -369,8 +370,9 @@ def test_an_erased_face_leaves_the_shards_and_no_snapshot_comes_of_it(
 
 @pytest.mark.usefixtures("_always_save")
 def test_a_shard_starts_from_its_snapshot_and_never_from_one_of_before_an_erasure(
-    full_home: Path, tmp_path: Path
+    full_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("serving.compose.ERASURES_GATHER_S", 0)
     places = tmp_path / "node"
     settings = load_settings(full_home)
     gallery = settings.gallery.model_copy(update={"shard_folder": str(places)})
