@@ -166,8 +166,8 @@ class Plan:
 
     `start_s`: a start without a snapshot, as of a sharded gallery whose shards are gone; of one
     that is lost alone the store is read too, but only its part is unsealed. `reopen_s`: one with a
-    snapshot, as after a failure; 0 where there is none. `erasure_s`: until no trace of an erased
-    reference is in memory.
+    snapshot, as after a failure; 0 where there is none. `erasure_s`: until the segment of
+    an erased reference, which is out of memory at once, is written anew.
     """
 
     demand: Demand

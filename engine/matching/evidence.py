@@ -50,10 +50,14 @@ class BatchState:
         judged = store.cases.judged_between(sorted(named)) if len(named) > 1 else []
         self._judged = {(one.left_document, one.right_document): one for one in judged}
         attempted = {one.id for one in self._documents.values() if not one.reference_ids}
-        self._shown = {
-            one.case_id: store.attempt_templates(store.attempts_in(one.case_id))
+        # Once for each case: many pairs may have been judged in one.
+        cases = {
+            one.case_id
             for one in judged
             if not attempted.isdisjoint((one.left_document, one.right_document))
+        }
+        self._shown = {
+            case: store.attempt_templates(store.attempts_in(case)) for case in sorted(cases)
         }
         self._numbers = set(store.lines_in_use([attempt.msisdn_lookup for attempt in attempts]))
         known = [record.id for record in self._documents.values()]
