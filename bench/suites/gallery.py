@@ -108,7 +108,8 @@ class ChangingGallery:
             start = time.perf_counter()
             hits = self._gallery.search(vectors, 1).hits
             found.search_s.append(time.perf_counter() - start)
-            best = np.array([hits.of(query)[0][0] for query in range(len(vectors))])
+            # None where the best was removed while it was searched for.
+            best = np.array([next(iter(hits.of(query)[0]), -1) for query in range(len(vectors))])
             found.looked_for += len(keys)
             found.missed += int((best[: len(keys)] != keys).sum())
             found.ghosts += int((best[len(keys) :] == removed).sum())

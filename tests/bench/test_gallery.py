@@ -62,10 +62,13 @@ def test_references_are_added_and_removed_while_they_are_looked_for(done: Run) -
         assert value_of(done, name, figure)
 
 
-def test_a_gallery_that_loses_references_fails(faces_and_scanner: tuple[Faces, Scanner]) -> None:
+@pytest.mark.parametrize("first_lost", [700, 0])
+def test_a_gallery_that_loses_references_fails(
+    faces_and_scanner: tuple[Faces, Scanner], first_lost: int
+) -> None:
     faces, scanner = faces_and_scanner
     gallery = build_gallery(faces.references, scanner)[0]
-    gallery.remove(np.arange(700, 1_000), gallery.sequence + 1)
+    gallery.remove(np.arange(first_lost, 1_000), gallery.sequence + 1)
     found = ChangingGallery(gallery, faces.references, faces.newcomers(64)).search_alone(0.2, 0)
     assert found.missed > 0
 
