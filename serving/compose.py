@@ -59,14 +59,11 @@ from serving.models import (
     second_model,
     threshold_rates,
 )
+from serving.sections import CasesSettings, CropsSettings, LimitSettings, RetentionSettings
 from serving.settings import (
     KEY_RING_FILE,
     SETTINGS_FILE,
-    CasesSettings,
     Chosen,
-    CropsSettings,
-    LimitSettings,
-    RetentionSettings,
     Settings,
     is_card_file,
     write_settings,

@@ -47,7 +47,7 @@ from indexes.segmented.merging import SegmentsConfig
 from serving.compose import Deployment, create_home
 from serving.demo.data import make_document
 from serving.models import build_extractor, embedder_card, open_embedder
-from serving.settings import GallerySettings, RegistrySettings
+from serving.sections import GallerySettings, RegistrySettings
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor

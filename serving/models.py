@@ -13,7 +13,8 @@ from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import ModelCard, builtin_card, load_card
 from engine.models.session import SessionOptions
 from engine.models.transform import Conversion, read_transform, without_transform
-from serving.settings import Settings, ThresholdSettings, is_card_file
+from serving.sections import ThresholdSettings
+from serving.settings import Settings, is_card_file
 
 if TYPE_CHECKING:
     from engine.faces.detector import FaceDetector

@@ -17,7 +17,7 @@ from serving.access.sign_in import SignIn
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.templates import SealedTemplates
 from serving.registrar.protocol import RegistrarClient
-from serving.settings import ServeSettings
+from serving.sections import ServeSettings
 from serving.telemetry.metrics import Meter
 from serving.telemetry.traces import Tracer
 

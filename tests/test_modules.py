@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("indexes", "engine", "serving", "bench", "loadtest")
-MOST_MODULES = 380
+# 380 when the layout was made, and subjects that came since.
+MOST_MODULES = 400
 MOST_LINES = 800
 # One subject in several layers: the thing itself, its route, its wire types, its command, its
 # benchmark.

@@ -35,7 +35,8 @@ from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from serving.compose import Deployment, create_home
-from serving.settings import RegistrarSettings, Settings
+from serving.sections import RegistrarSettings
+from serving.settings import Settings
 
 TOLERANCE = 2e-5
 """A score so near a threshold may go either way: such a request is left out."""

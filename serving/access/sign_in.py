@@ -41,7 +41,8 @@ from engine.registry.vault import Vault
 from engine.texts import is_visible
 from serving.access.authentication import Credential, NewKey, make_key
 from serving.access.authorization import Role
-from serving.settings import Settings, SignInSettings, is_private_address
+from serving.sections import SignInSettings, is_private_address
+from serving.settings import Settings
 
 CALLBACK = "/console/signed-in"
 LASTS = timedelta(minutes=10)

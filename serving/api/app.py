@@ -44,7 +44,7 @@ from serving.errors import (
     describe,
 )
 from serving.parts import Parts
-from serving.settings import ServeSettings
+from serving.sections import ServeSettings
 from serving.telemetry.metrics import IN_PROGRESS, OTHER, REFUSALS, REQUEST_SECONDS, REQUESTS, Meter
 from serving.telemetry.traces import REQUEST, Tracer
 from serving.wire.fields import Error, encode_json

@@ -45,7 +45,7 @@ from serving.errors import (
 from serving.ingress.extraction_queue import FRAMES_WORK, decode_work
 from serving.parts import Parts
 from serving.registrar.protocol import CallContext
-from serving.settings import ServeSettings
+from serving.sections import ServeSettings
 from serving.wire.fields import KnownDocument, list_frames
 from serving.wire.matching import Face
 

@@ -19,7 +19,8 @@ from engine.errors import RequestError
 from serving.api.request import MAX_TIMEOUT_MS
 from serving.cluster.haproxy import PLACE, SOCKET, ProxyConfig, write_wrapper
 from serving.cluster.site import count_ingresses
-from serving.settings import METRICS_VARIABLE, ServeSettings, node_environment
+from serving.sections import ServeSettings
+from serving.settings import METRICS_VARIABLE, node_environment
 from serving.telemetry.metrics import clear_folder
 
 PROXY_MARGIN_S = 5

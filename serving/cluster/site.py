@@ -10,7 +10,8 @@ from typing import Any, Self
 from structlog.typing import FilteringBoundLogger
 
 from serving.compose import Deployment
-from serving.settings import ServeSettings, Settings, find_metrics_folder, load_settings
+from serving.sections import ServeSettings
+from serving.settings import Settings, find_metrics_folder, load_settings
 from serving.telemetry.logs import open_log
 
 LOG_PIPE = "log"

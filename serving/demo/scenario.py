@@ -26,7 +26,8 @@ from engine.registry.records import Carrier
 from serving.compose import Deployment, create_home
 from serving.demo.data import Person, Picture, Source, blur, forge_document, make_document, retake
 from serving.errors import require_sound
-from serving.settings import RegistrySettings, Settings
+from serving.sections import RegistrySettings
+from serving.settings import Settings
 
 CARRIER, OUTLET = "demo", "demo-1"
 

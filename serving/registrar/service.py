@@ -39,7 +39,7 @@ from serving.errors import Busy, Interrupted, NotReady, describe
 from serving.registrar.operations import GRACE_S, OpenRegistry, Operations, Watermark, finish_by
 from serving.registrar.protocol import OPERATIONS, CallContext, Phase, Reply, Status, presentable
 from serving.retention import DailyRetention, PendingErasures
-from serving.settings import ServeSettings
+from serving.sections import ServeSettings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import PHASE, Meter
 from serving.telemetry.traces import Attribute, Tracer

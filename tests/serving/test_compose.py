@@ -23,13 +23,8 @@ from indexes.sharding.shards import ShardedIndex, ShardPlan
 from serving import compose, snapshots
 from serving.compose import Deployment
 from serving.models import threshold_rates
-from serving.settings import (
-    ModelSettings,
-    Settings,
-    ThresholdSettings,
-    load_settings,
-    make_settings,
-)
+from serving.sections import ModelSettings, ThresholdSettings
+from serving.settings import Settings, load_settings, make_settings
 from serving.snapshots import OpenIndex, gallery_config
 from tests.indexes.sharding.local_shards import open_local
 

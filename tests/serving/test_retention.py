@@ -25,7 +25,8 @@ from serving import retention
 from serving.compose import Deployment, read_schedule, read_time
 from serving.registrar.service import RegistrarService
 from serving.retention import DailyRetention, seconds_until
-from serving.settings import RetentionSettings, ServeSettings, Settings, load_settings
+from serving.sections import RetentionSettings, ServeSettings
+from serving.settings import Settings, load_settings
 from serving.telemetry.metrics import Meter
 
 WAIT_S = 300

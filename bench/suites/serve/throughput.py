@@ -41,7 +41,7 @@ from engine.matching.registrar import Outcome
 from engine.matching.requests import Answer, EnrollmentRequest, take_samples
 from serving.cluster.site import count_ingresses
 from serving.compose import Deployment
-from serving.settings import ServeSettings
+from serving.sections import ServeSettings
 
 WARM_S = 2.0
 MOST_REFUSED = 0.01

@@ -26,7 +26,8 @@ from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.templates import SealedTemplates
 from serving.parts import Parts
 from serving.registrar.service import RegistrarService
-from serving.settings import LimitSettings, load_settings
+from serving.sections import LimitSettings
+from serving.settings import load_settings
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import Meter
 from serving.telemetry.traces import open_tracer

@@ -10,7 +10,7 @@ import pytest
 
 from serving.cluster.environment import make_environment
 from serving.cluster.haproxy import ProxyConfig
-from serving.settings import ServeSettings
+from serving.sections import ServeSettings
 
 
 def _read_config(variables: dict[str, str]) -> ProxyConfig:

@@ -27,7 +27,8 @@ from serving.compose import Deployment, create_home
 from serving.errors import ServiceRefusal, describe
 from serving.registrar.protocol import CallContext, Phase, Status
 from serving.registrar.service import RegistrarService
-from serving.settings import ServeSettings, Settings, make_settings
+from serving.sections import ServeSettings
+from serving.settings import Settings, make_settings
 from serving.snapshots import ShardManager
 from serving.telemetry.metrics import Meter
 from tests.serving.cluster.two_nodes import (

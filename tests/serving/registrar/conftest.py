@@ -16,7 +16,8 @@ from engine.registry.records import AuditEntry
 from serving.compose import Deployment
 from serving.registrar.protocol import CallContext, Phase, Status
 from serving.registrar.service import RegistrarService
-from serving.settings import ServeSettings, Settings, load_settings
+from serving.sections import ServeSettings
+from serving.settings import Settings, load_settings
 from serving.telemetry.metrics import Meter
 from tests.engine.matching.conftest import People, busy
 from tests.serving.local_registrar import LocalRegistrar

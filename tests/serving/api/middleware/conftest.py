@@ -15,7 +15,7 @@ from structlog.testing import CapturingLogger
 from serving.api.app import RequestMiddleware
 from serving.api.request import SCOPE_KEY, Request
 from serving.api.request import Answer as Sent
-from serving.settings import ServeSettings
+from serving.sections import ServeSettings
 from serving.telemetry.metrics import IN_PROGRESS, REFUSALS, REQUESTS, Meter
 from serving.telemetry.traces import Tracer
 from tests.serving.meters import RecordingMeter
