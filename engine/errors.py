@@ -235,6 +235,18 @@ class IdempotencyMismatch(RequestError):
     code = "REQUEST.IDEMPOTENCY_MISMATCH"
 
 
+class LivenessReplayed(RequestError):
+    """This evidence of liveness has been used."""
+
+    code = "LIVENESS.REPLAYED"
+
+
+class LivenessRefused(RequestError):
+    """Evidence of liveness is required, and what came does not hold."""
+
+    code = "LIVENESS.REFUSED"
+
+
 class IdempotencyInFlight(RequestError):
     """A request with this Idempotency-Key is in progress."""
 

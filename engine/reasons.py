@@ -34,6 +34,12 @@ class Reason(StrEnum):
     POSE = "POSE"
     LIVE_FRAMES_DIFFER = "LIVE_FRAMES_DIFFER"
     SAME_PHOTOGRAPH = "SAME_PHOTOGRAPH"
+    LIVENESS_MISSING = "LIVENESS_MISSING"
+    LIVENESS_INVALID = "LIVENESS_INVALID"
+    LIVENESS_MISBOUND = "LIVENESS_MISBOUND"
+    LIVENESS_FAILED = "LIVENESS_FAILED"
+    LIVENESS_STALE = "LIVENESS_STALE"
+    LIVENESS_UNCERTAIN = "LIVENESS_UNCERTAIN"
     FACE_MISMATCH = "FACE_MISMATCH"
     DOCUMENT_HELD_BY_ANOTHER_FACE = "DOCUMENT_HELD_BY_ANOTHER_FACE"
     DUPLICATE_IDENTITY = "DUPLICATE_IDENTITY"
@@ -74,3 +80,19 @@ class PhotographKind(StrEnum):
     """Taken of a document."""
     CHIP = "chip"
     """Read from a document's chip, small and strongly compressed."""
+
+
+class LivenessMode(StrEnum):
+    """What evidence of liveness does to an answer: nothing and not looked at, nothing but on
+    record, or it is required."""
+
+    OFF = "off"
+    OBSERVE = "observe"
+    REQUIRED = "required"
+
+
+class LivenessUse(StrEnum):
+    """A kind of request that may bring evidence of liveness."""
+
+    ENROLLMENT = "enrollment"
+    VERIFICATION = "verification"

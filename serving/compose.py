@@ -36,9 +36,11 @@ from engine.matching.holders import (
 )
 from engine.matching.judge import Judge
 from engine.matching.limits import Bound, Limits
+from engine.matching.liveness import LivenessChecker, LivenessTerms, load_issuer
 from engine.matching.recovery import Restored, Tell
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig, Runner
 from engine.matching.requests import CropPolicy, CropScope
+from engine.reasons import Decision
 from engine.registry.keyring import KeyRing
 from engine.registry.records import utc_now
 from engine.registry.store import Store
@@ -59,7 +61,13 @@ from serving.models import (
     second_model,
     threshold_rates,
 )
-from serving.sections import CasesSettings, CropsSettings, LimitSettings, RetentionSettings
+from serving.sections import (
+    CasesSettings,
+    CropsSettings,
+    LimitSettings,
+    LivenessSettings,
+    RetentionSettings,
+)
 from serving.settings import (
     KEY_RING_FILE,
     SETTINGS_FILE,
@@ -164,6 +172,7 @@ def read_schedule(settings: RetentionSettings) -> Schedule:
         reviews=_days(settings.review_days),
         lines=_days(settings.closed_lines_days),
         answers=_days(settings.answers_days),
+        liveness=_days(settings.liveness_days),
         hold=timedelta(days=settings.case_hold_days),
     )
 
@@ -187,6 +196,16 @@ def read_limits(settings: LimitSettings) -> Limits:
 def read_due_dates(settings: CasesSettings) -> DueDates:
     """When cases are due, by the settings."""
     return DueDates(DUE_DAYS | {str(kind): days for kind, days in settings.due_days.items()})
+
+
+def read_liveness(settings: LivenessSettings) -> LivenessTerms:
+    """What is asked of evidence of liveness, by the settings."""
+    return LivenessTerms(
+        settings.modes(),
+        settings.carrier_modes(),
+        Decision(settings.missing),
+        timedelta(seconds=settings.max_age_s),
+    )
 
 
 def read_crop_policy(settings: CropsSettings) -> CropPolicy:
@@ -321,6 +340,16 @@ class Deployment:
         return read_limits(self.settings.limits)
 
     @cached_property
+    def liveness(self) -> LivenessChecker:
+        """What checks evidence of liveness; `RequestError` where an issuer's keys are no such."""
+        settings = self.settings.liveness
+        issuers = {
+            name: load_issuer(self.home / one.keys) for name, one in settings.issuers.items()
+        }
+        audience = settings.audience or self.vault.deployment_id
+        return LivenessChecker(read_liveness(settings), issuers, audience)
+
+    @cached_property
     def judge(self) -> Judge:
         return Judge(
             store=self.store,
@@ -337,6 +366,7 @@ class Deployment:
             time_zone=self.settings.registrar.time_zone,
             thresholds_for=self.thresholds_for,
             second=self.second,
+            liveness=self.liveness.terms,
         )
 
     @cached_property

@@ -182,6 +182,7 @@ def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Fin
         yield _attempt("registry", lambda: _describe_registry(deployment))
         yield _examine_crops(deployment)
         yield from _examine_erasures(deployment)
+        yield _attempt("liveness", lambda: _describe_liveness(deployment))
         if settings.sign_in.issuer:
             yield _examine_sign_in(deployment)
         if settings.models.second:
@@ -234,6 +235,15 @@ def _examine_erasures(deployment: Deployment) -> Iterator[Finding]:
         yield Finding("erasures", State.WARNING, f"{detail}; {len(late)} are due", advice)
     else:
         yield Finding("erasures", State.OK, detail)
+
+
+def _describe_liveness(deployment: Deployment) -> str:
+    """What is asked of whose evidence, which the keys of every issuer are there for."""
+    checker, settings = deployment.liveness, deployment.settings.liveness
+    asked = [f"{mode} of {use}s" for use, mode in settings.modes().items()]
+    asked += [f"{len(settings.carriers)} carriers apart"] if settings.carriers else []
+    issuers = ", ".join(settings.issuers) or "no issuer"
+    return f"evidence is {', '.join(asked)}; {issuers}; aud {checker.audience}"
 
 
 def _examine_sign_in(deployment: Deployment) -> Finding:

@@ -197,6 +197,8 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (errors.IdempotencyMismatch, 422, _BAD),
     (errors.TextRefused, 422, _BAD),
     (errors.IdempotencyInFlight, 409, _BAD),
+    (errors.LivenessReplayed, 409, _BAD),
+    (errors.LivenessRefused, 422, _BAD),
     (errors.NotFound, 404, _BAD),
     (errors.Overloaded, 429, _BAD),
     (errors.TooManyFailures, 429, _BAD),
@@ -247,6 +249,7 @@ RETRY_AFTER_S = 1.0
 FINAL = (
     errors.CaseMoved,
     errors.OutletMoved,
+    errors.LivenessReplayed,
     errors.SweepBusy,
     errors.SweepOver,
     errors.NotInstalled,

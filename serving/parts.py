@@ -10,6 +10,7 @@ from structlog.typing import FilteringBoundLogger
 from engine.cases.case import DueDates
 from engine.cases.precision import DecisionReader
 from engine.matching.calibration import Calibration, Thresholds
+from engine.matching.liveness import LivenessChecker
 from engine.registry.reader import Reader
 from engine.registry.vault import Vault
 from serving.access.authentication import Authenticator
@@ -38,6 +39,7 @@ class Parts:
     log: FilteringBoundLogger
     model_digest: str
     version: str
+    liveness: LivenessChecker
     calibration: Calibration | None = None
     """Gives the expected false candidates of a search; without it answers have null."""
     warnings: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 from engine.cases.case import DUE_DAYS, CaseKind
 from engine.faces.quality_limits import QUALITY_LIMITS, QualityLimits
-from engine.reasons import PhotographKind
+from engine.reasons import LivenessMode, LivenessUse, PhotographKind
 
 CARD = "a built-in card's name, or the path of a card"
 
@@ -416,6 +416,12 @@ class RetentionSettings(Section):
         le=36500,
         description="stored answers: an Idempotency-Key sent later is decided again; 0: kept",
     )
+    liveness_days: int = Field(
+        default=730,
+        ge=0,
+        le=36500,
+        description="results of liveness checks: who said what of which attempt, and when; 0: kept",
+    )
     case_hold_days: int = Field(
         default=30,
         ge=0,
@@ -474,6 +480,71 @@ class CropsSettings(Section):
         description="for keep = cases: so long the crops of everybody are held, shown to nobody, "
         "for a case that may come; 0 holds none, and cases show those who opened them alone",
     )
+
+
+class LivenessIssuer(Section):
+    """A capture system that signs what its detector says of a face."""
+
+    keys: str = Field(
+        description="file with its public keys, a JWK Set, in the home folder unless absolute"
+    )
+
+
+class CarrierLiveness(Section):
+    """What is asked of one carrier's requests, where it differs."""
+
+    enrollment: LivenessMode | None = None
+    verification: LivenessMode | None = None
+
+
+class LivenessSettings(Section):
+    """Evidence of liveness: results of the capture systems' presentation attack detection, which
+    Sosie checks and does not make."""
+
+    enrollment: LivenessMode = Field(
+        default=LivenessMode.OFF,
+        description="off, observe (on record, no answer changes) or required",
+    )
+    verification: LivenessMode = Field(
+        default=LivenessMode.OFF, description="the same of verifications against a holder"
+    )
+    missing: Literal["rejected", "review"] = Field(
+        default="rejected", description="what an enrollment without it is, where it is required"
+    )
+    max_age_s: float = Field(default=300, gt=0, le=86400, description="an older result is stale")
+    audience: str = Field(
+        default="", max_length=200, description="`aud` of the results; empty: the deployment's id"
+    )
+    issuers: dict[str, LivenessIssuer] = Field(
+        default={}, description='by `iss`, as { capture = { keys = "capture.json" } }'
+    )
+    carriers: dict[str, CarrierLiveness] = Field(
+        default={}, description='by code, as { red = { enrollment = "required" } }'
+    )
+
+    def modes(self) -> dict[LivenessUse, LivenessMode]:
+        """What is asked of all carriers' requests."""
+        return {
+            LivenessUse.ENROLLMENT: self.enrollment,
+            LivenessUse.VERIFICATION: self.verification,
+        }
+
+    def carrier_modes(self) -> dict[str, dict[LivenessUse, LivenessMode]]:
+        """What is asked of those of one carrier, where it differs."""
+        return {
+            code: {
+                use: mode for use in LivenessUse if (mode := getattr(own, use.value)) is not None
+            }
+            for code, own in self.carriers.items()
+        }
+
+    @model_validator(mode="after")
+    def _has_issuers(self) -> Self:
+        modes = [*self.modes().values()]
+        modes += [mode for own in self.carrier_modes().values() for mode in own.values()]
+        if any(mode is not LivenessMode.OFF for mode in modes) and not self.issuers:
+            raise ValueError("name an issuer of results, with its keys, before they are asked for")
+        return self
 
 
 class SignInSettings(Section):

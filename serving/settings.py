@@ -28,6 +28,7 @@ from serving.sections import (
     CropsSettings,
     GallerySettings,
     LimitSettings,
+    LivenessSettings,
     ModelSettings,
     QualitySettings,
     RegistrarSettings,
@@ -73,6 +74,7 @@ class Settings(BaseSettings):
     cases: CasesSettings = CasesSettings()
     crops: CropsSettings = CropsSettings()
     audit: AuditSettings = AuditSettings()
+    liveness: LivenessSettings = LivenessSettings()
     sign_in: SignInSettings = SignInSettings()
 
     @model_validator(mode="after")

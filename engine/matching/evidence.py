@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from engine.cases.decided import is_more_alike
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import Comparisons, score_best
+from engine.matching.liveness import Weighed
 from engine.matching.policy import Candidate, Evidence
 from engine.matching.requests import Attempt
 from engine.matching.second_model import SecondModel
@@ -142,6 +143,7 @@ def gather_evidence(
     comparisons: Comparisons,
     state: BatchState,
     thresholds: Thresholds,
+    liveness: Weighed | None = None,
 ) -> Evidence:
     """The evidence on attempt `place`, all before it in the batch included.
 
@@ -183,6 +185,8 @@ def gather_evidence(
         line_limit=attempt.outlet.line_limit,
         is_watchlisted=comparisons.watch.has_document(attempt.document_lookup)
         or (has_probe and comparisons.is_watched(place)),
+        liveness_problem=None if liveness is None else liveness.problem,
+        liveness_brings=None if liveness is None else liveness.brings,
     )
 
 

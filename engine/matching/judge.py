@@ -11,7 +11,13 @@ import msgspec
 
 from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
-from engine.errors import OutletRestricted, SosieError, TooManyFailures, VectorUnusable
+from engine.errors import (
+    LivenessReplayed,
+    OutletRestricted,
+    SosieError,
+    TooManyFailures,
+    VectorUnusable,
+)
 from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.comparison import Comparisons, Pair, Scan, Scanned, WatchList
 from engine.matching.documents import DEFAULT_TIME_ZONE, DocumentAuthority
@@ -26,6 +32,7 @@ from engine.matching.limits import (
     name_key,
     name_shown,
 )
+from engine.matching.liveness import NOT_ASKED, LivenessBatch, LivenessTerms, Weighed
 from engine.matching.policy import (
     POLICY_VERSION,
     Evidence,
@@ -45,7 +52,7 @@ from engine.matching.requests import (
     require_units,
 )
 from engine.matching.second_model import FILLED, SecondModel
-from engine.reasons import Decision, Reason
+from engine.reasons import Decision, LivenessUse, Reason
 from engine.registry.reader import Reader
 from engine.registry.records import (
     ENROLLMENT_REFUSED,
@@ -55,6 +62,7 @@ from engine.registry.records import (
     DocumentRecord,
     DocumentStatus,
     EnrollmentRecord,
+    LivenessRecord,
     NewCrop,
     NewDocument,
     NewLine,
@@ -157,6 +165,7 @@ class ChangeCollector:
         self._audit: list[AuditEntry] = []
         self._tallies: list[Tally] = []
         self._filled: list[tuple[int, SecondTemplate]] = []
+        self._liveness: list[LivenessRecord] = []
 
     def count(self, attempt: Attempt, tallies: Sequence[Tally], cases: Sequence[NewCase]) -> None:
         """Adds what an attempt counts for, and the cases about counts that are full."""
@@ -183,11 +192,19 @@ class ChangeCollector:
             audit=tuple(self._audit),
             tallies=tuple(self._tallies),
             filled_references=tuple(self._filled),
+            liveness=tuple(self._liveness),
             sequence=self._next_sequence if self._references else self._next_sequence - 1,
         )
         return self._cases.add_to(own)
 
-    def write(self, place: int, attempt: Attempt, evidence: Evidence, verdict: Verdict) -> Answer:
+    def write(
+        self,
+        place: int,
+        attempt: Attempt,
+        evidence: Evidence,
+        verdict: Verdict,
+        liveness: Weighed | None = None,
+    ) -> Answer:
         """Adds the rows of one verdict, brings the batch's state up to date, and answers."""
         enrollment_id = new_id()
         # Before this attempt adds what it would be compared with.
@@ -247,7 +264,16 @@ class ChangeCollector:
             # Nothing else says later whose face people have decided about.
             shown = self._comparisons.probe(place)
             self._attempts.append(AttemptTemplate(enrollment_id, own.id, shown))
-        self._record(place, attempt, body, evidence, second)
+        told = {} if second is None else {"second": second}
+        if liveness is not None:
+            told |= {"liveness": liveness.describe()}
+            outlet = attempt.outlet
+            self._liveness.append(
+                liveness.record(
+                    LivenessUse.ENROLLMENT, self._now, outlet.carrier, outlet.code, enrollment_id
+                )
+            )
+        self._record(place, attempt, body, evidence, told)
         return Answer(body)
 
     def _settle_document(self, attempt: Attempt, verdict: Verdict) -> str | None:
@@ -393,7 +419,7 @@ class ChangeCollector:
         attempt: Attempt,
         body: dict[str, Any],
         evidence: Evidence,
-        second: Mapping[str, Any] | None,
+        told: Mapping[str, Any],
     ) -> None:
         request = attempt.request
         enrollment_id = body["enrollment_id"]
@@ -416,7 +442,7 @@ class ChangeCollector:
                     "calibration_version": self._judge.calibration_version,
                     "policy_version": POLICY_VERSION,
                     **self._describe_watermarks(place),
-                    **({} if second is None else {"second": second}),
+                    **told,
                 },
                 consent_ref=request.consent_ref,
                 captured_at=request.captured_at,
@@ -564,6 +590,7 @@ class Judge:
     thresholds_for: Callable[[int], Thresholds] | None = None
     """For searches of so many references, instead of `thresholds`."""
     second: SecondModel | None = None
+    liveness: LivenessTerms = NOT_ASKED
 
     def scan(self, requests: Sequence[EnrollmentRequest]) -> list[Scanned]:
         """Searches for requests that are to be judged later; asks the registry nothing.
@@ -603,21 +630,30 @@ class Judge:
             return JudgedBatch(outcomes, Changes(sequence, refused) if refused else None)
         thresholds = self._find_thresholds()
         found = [scanned[place] for place in places] if scanned else [None] * len(attempts)
-        comparisons = self._compare(attempts, found, thresholds)
+        liveness = LivenessBatch(
+            self.liveness, self.vault, self.store, [one.request.liveness for one in attempts]
+        )
+        weighed = [
+            liveness.weigh(one.request.liveness, LivenessUse.ENROLLMENT, one.outlet.carrier)
+            for one in attempts
+        ]
+        comparisons = self._compare(attempts, found, thresholds, weighed)
         hit_ids = comparisons.all_hit_ids()
         state = BatchState(self.store, self.gallery, attempts, hit_ids, self.second)
         collector = ChangeCollector(self, comparisons, state, sequence, next_reference_id, now)
         bounds = BatchBounds(self.limits, self.store, attempts, state, now)
         answers: list[Answer | SosieError] = []
         for place, attempt in enumerate(attempts):
-            evidence = gather_evidence(place, attempt, comparisons, state, thresholds)
+            given = (place, attempt, comparisons, state, thresholds, weighed[place])
+            evidence = gather_evidence(*given)
             verdict = decide(evidence)
             try:
                 bounds.require(attempt, evidence, verdict)
-            except TooManyFailures as error:
+                spent = liveness.spend(weighed[place])
+            except (LivenessReplayed, TooManyFailures) as error:
                 answers.append(error)
                 continue
-            answers.append(collector.write(place, attempt, evidence, verdict))
+            answers.append(collector.write(place, attempt, evidence, verdict, spent))
             collector.count(attempt, *bounds.count(attempt, evidence, verdict))
         decided = iter(answers)
         outcomes = [next(decided) if isinstance(it, Attempt) else it for it in sorted_out]
@@ -636,11 +672,18 @@ class Judge:
         return [Scanned(scan, place, scan.found.sequence) for place in range(len(pairs))]
 
     def _compare(
-        self, attempts: Sequence[Attempt], scanned: Sequence[Scanned | None], thresholds: Thresholds
+        self,
+        attempts: Sequence[Attempt],
+        scanned: Sequence[Scanned | None],
+        thresholds: Thresholds,
+        weighed: Sequence[Weighed | None],
     ) -> Comparisons:
         """The comparisons of the attempts; searches where it was not done, or for others."""
         is_compared = [
-            one.document.is_well_formed and not one.is_same_photograph for one in attempts
+            one.document.is_well_formed
+            and not one.is_same_photograph
+            and (alive is None or alive.brings is not Decision.REJECTED)
+            for one, alive in zip(attempts, weighed, strict=True)
         ]
         wanted = [
             compared and (one is None or not one.scan.serves(thresholds))

@@ -66,6 +66,9 @@ class Evidence:
     open_lines: int = 0
     line_limit: int = 5
     is_watchlisted: bool = False
+    liveness_problem: Reason | None = None
+    """What is wrong with the evidence of liveness, where it is required."""
+    liveness_brings: Decision | None = None
     excepted: tuple[Candidate, ...] = ()
     """Look-alikes whom people have judged to be other people than the document's holder, whom the
     face is more like, and no more alike than when that was judged: they bring no finding."""
@@ -106,16 +109,22 @@ _CASE_OF = {
 def decide(evidence: Evidence, version: str = POLICY_VERSION) -> Verdict:
     """The whole table; every row that applies leaves a finding.
 
-    An unusable photograph is the only thing told: who shows no face asks about nobody's document
-    or number. `version` is the policy's that is applied. Raises `ValueError` for evidence that
-    compared nothing and gives no reason for it: what was not looked at is never approved.
+    An unusable photograph, or a face that is not shown to be alive, is the only thing told: who
+    shows no face asks about nobody's document or number. `version` is the policy's that is applied.
+    Raises `ValueError` for evidence that compared nothing and gives no reason for it: what was not
+    looked at is never approved.
     """
-    photographs = _photograph_findings(evidence)
+    alive = _liveness_findings(evidence)
+    photographs = [
+        *_photograph_findings(evidence),
+        *(one for one in alive if one.decision is Decision.REJECTED),
+    ]
     if photographs and version not in _TELLS_ALL:
         return Verdict(Decision.REJECTED, tuple(photographs), ())
     findings = (
         *_document_findings(evidence),
         *photographs,
+        *(one for one in alive if one not in photographs),
         *_face_findings(evidence),
         *_line_findings(evidence),
     )
@@ -150,6 +159,13 @@ def _photograph_findings(evidence: Evidence) -> list[Finding]:
     if evidence.is_same_photograph:
         findings.append(Finding(Reason.SAME_PHOTOGRAPH, Decision.REJECTED))
     return findings
+
+
+def _liveness_findings(evidence: Evidence) -> list[Finding]:
+    problem, brings = evidence.liveness_problem, evidence.liveness_brings
+    if problem is None or brings is None:
+        return []
+    return [Finding(problem, brings, Photograph.LIVE)]
 
 
 def _face_findings(evidence: Evidence) -> list[Finding]:
@@ -216,6 +232,9 @@ def read_evidence(recorded: Mapping[str, Any]) -> Evidence:
         fields[name] = tuple(Candidate(**item) for item in fields.get(name, ()))
     for name in ("document_findings", "live_problems", "portrait_problems"):
         fields[name] = tuple(Reason(item) for item in fields[name])
+    for name, kind in (("liveness_problem", Reason), ("liveness_brings", Decision)):
+        if fields.get(name) is not None:
+            fields[name] = kind(fields[name])
     return Evidence(**fields)
 
 

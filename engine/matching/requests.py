@@ -39,6 +39,7 @@ from engine.matching.documents import (
     require_checkable,
 )
 from engine.matching.limits import Caller
+from engine.matching.liveness import LivenessResult
 from engine.reasons import Decision, PhotographKind, Reason
 from engine.registry.reader import Reader
 from engine.registry.records import NewCrop, Outlet, SecondTemplate, new_id
@@ -114,6 +115,9 @@ class EnrollmentRequest:
     consent_ref: str | None = None
     captured_at: datetime | None = None
     caller: Caller | None = None
+    liveness: LivenessResult | None = field(default=None, repr=False)
+    liveness_token: str | None = field(default=None, repr=False)
+    """As it was sent: a part of what makes two requests the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +216,8 @@ def digest_payload(request: EnrollmentRequest, checked_number: str, msisdn: str)
         "consent_ref": request.consent_ref,
         "captured_at": request.captured_at.isoformat() if request.captured_at else None,
     }
+    if request.liveness_token is not None:
+        payload["liveness"] = hashlib.sha256(request.liveness_token.encode()).hexdigest()
     canonical = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).digest()
 

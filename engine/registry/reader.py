@@ -72,6 +72,7 @@ _AWAITING_ERASURE = (
 _LIVE = _references.c.removed_sequence.is_(None)
 _TEMPLATES = select(_references).where(_references.c.id.in_(KEYS), _LIVE)
 _SHOWN = select(tables.attempt_templates).where(tables.attempt_templates.c.id.in_(KEYS))
+_USED_LIVENESS = select(tables.liveness.c.token).where(tables.liveness.c.token.in_(KEYS))
 _SECOND_TEMPLATES = select(
     _references.c.id,
     _references.c.document_id,
@@ -423,6 +424,10 @@ class Reader(AuditReader):
             )
             for key, rows in found.items()
         }
+
+    def used_liveness(self, tokens: Sequence[bytes]) -> set[bytes]:
+        """Those of these results of liveness checks that have been used."""
+        return {row.token for row in self._rows_of(_USED_LIVENESS, tokens)}
 
     def removals(self, after_sequence: int) -> NDArray[np.int64]:
         """The references removed after a gallery sequence: int64[n], ascending."""

@@ -205,6 +205,29 @@ class AttemptTemplate:
     template: NDArray[np.float32] = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LivenessRecord:
+    """What became of the evidence of liveness that a request brought, or should have brought.
+
+    `token` is the keyed name of a result that has been used; `issued_at` when the capture system
+    says that it judged. Without an `enrollment_id` it came with a verification.
+    """
+
+    id: str
+    use: str
+    received_at: datetime
+    token: bytes | None = field(default=None, repr=False)
+    problem: str | None = None
+    issuer: str | None = None
+    jti: str | None = None
+    decision: str | None = None
+    level: str | None = None
+    issued_at: datetime | None = None
+    carrier: str | None = None
+    outlet: str | None = None
+    enrollment_id: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
     """One enrollment in short; `Reader.enrollment` has its evidence."""
@@ -487,6 +510,7 @@ class Changes:
     """Those of a document go when it becomes active, and has a reference."""
     filled_references: Sequence[tuple[int, SecondTemplate]] = ()
     """Reference id and its template of a second model; one that was removed is left alone."""
+    liveness: Sequence[LivenessRecord] = ()
 
 
 @dataclass(frozen=True, slots=True)

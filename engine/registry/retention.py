@@ -49,6 +49,7 @@ Wipe = Callable[[Connection, Vault, Sequence[Any], datetime, Strip], None]
 _cases, _documents, _enrollments = tables.cases, tables.documents, tables.enrollments
 _lines, _answers = tables.lines, tables.idempotency
 _crops, _named = tables.crops, tables.case_documents
+_liveness = tables.liveness
 _opened, _standing = _cases.alias("opened"), _cases.alias("standing")
 
 _EXPIRE_ATTEMPT = (
@@ -123,6 +124,8 @@ class Kind(StrEnum):
     ANSWERS = "answers"
     """Stored answers by Idempotency-Key: the same request would be judged anew."""
     CROPS = "crops"
+    LIVENESS = "liveness"
+    """What capture systems said of faces, and when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,5 +345,10 @@ _RULES = {
         document=_crops.c.document_id,
         kind=Kind.CROPS,
         dated=_crops.c.kept_until,
+    ),
+    Kind.LIVENESS: _Rule(
+        _liveness.c.id,
+        lambda until, _: _liveness.c.received_at <= until[Kind.LIVENESS],
+        (_liveness.c.received_at,),
     ),
 }

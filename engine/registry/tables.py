@@ -197,6 +197,27 @@ attempt_templates = Table(
 )
 
 
+# Of evidence of liveness: who said what of which request, and that it was said once.
+liveness = Table(
+    "liveness",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("use", String(16), nullable=False),
+    Column("received_at", Moment, nullable=False, index=True),
+    # Keyed, of issuer and jti: null of what may come again.
+    Column("token", LargeBinary, unique=True),
+    Column("problem", String(32)),
+    Column("issuer", String(200)),
+    Column("jti", String(200)),
+    Column("decision", String(16)),
+    Column("level", String(64)),
+    Column("issued_at", Moment),
+    Column("carrier", ForeignKey("carriers.code")),
+    Column("outlet", ForeignKey("outlets.code")),
+    Column("enrollment_id", ForeignKey("enrollments.id"), index=True),
+    _mac(),
+)
+
 deployment = Table(
     "deployment",
     metadata,

@@ -64,6 +64,7 @@ from engine.registry.rows import (
     answer_row,
     attempt_template_rows,
     change_cases,
+    columns_of,
     count_tallies,
     document_row,
     enrollment_row,
@@ -470,6 +471,7 @@ def apply(
         (tables.lines, [line_row(vault, line) for line in changes.lines]),
         (tables.watchlist, [watched_row(vault, entry) for entry in changes.watched]),
         (tables.idempotency, [answer_row(answer) for answer in changes.answers]),
+        (tables.liveness, [columns_of(one) for one in changes.liveness]),
     ):
         if rows:
             connection.execute(_INSERTS[table], with_macs(vault, table, rows))

@@ -29,6 +29,7 @@ class Schedule:
     reviews: timedelta | None = None
     lines: timedelta | None = None
     answers: timedelta | None = None
+    liveness: timedelta | None = None
     hold: timedelta | None = None
     """So long beyond its time an open case keeps what it needs; None: until it is closed."""
 
@@ -44,6 +45,7 @@ class Schedule:
             Kind.LINES: self.lines,
             Kind.ANSWERS: self.answers,
             Kind.CROPS: timedelta(0),
+            Kind.LIVENESS: self.liveness,
         }
 
     def until(self, now: datetime) -> dict[Kind, datetime]:

@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from engine.errors import ImageError, ImageTooCostly
 from engine.matching.documents import Document
 from engine.matching.frames import FaceVector, fuse_frames
+from engine.matching.liveness import LivenessResult
 from engine.matching.requests import MAX_KEY_LENGTH, Sample
 from engine.reasons import PhotographKind
 from engine.registry.records import AuditEntry
@@ -46,6 +47,7 @@ from serving.ingress.extraction_queue import FRAMES_WORK, decode_work
 from serving.parts import Parts
 from serving.registrar.protocol import CallContext
 from serving.sections import ServeSettings
+from serving.telemetry.metrics import LIVENESS
 from serving.wire.fields import KnownDocument, list_frames
 from serving.wire.matching import Face
 
@@ -431,6 +433,13 @@ async def note(parts: Parts, request: Request, action: str, subject: str, **deta
     """Keeps in the audit chain what the caller does, before it is answered."""
     entry = AuditEntry(request.caller.actor, action, subject, detail)
     await parts.registrar.note([entry], request.context())
+
+
+def count_liveness(parts: Parts, result: LivenessResult | None) -> None:
+    """Counts a result of a liveness check; an issuer that is not known has no name of its own."""
+    if result is not None:
+        told = "PASSED" if result.problem is None else result.problem.value
+        parts.meter.add(LIVENESS, result.issuer or "none", told)
 
 
 def charge_photographs(parts: Parts, request: Request, faces: Iterable[Sequence[bytes]]) -> None:

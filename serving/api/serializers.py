@@ -77,6 +77,7 @@ def enrollment_record(record: EnrollmentRecord) -> dict[str, Any]:
         "document_id": record.document_id,
         "quality": evidence.get("quality", {}),
         "frames": evidence.get("frames", ()),
+        "liveness": evidence.get("liveness"),
         "model_digest": evidence["model_digest"],
         "calibration_version": evidence.get("calibration_version"),
         "policy_version": evidence["policy_version"],

@@ -86,6 +86,13 @@ def enroll(
         str | None,
         typer.Option(metavar="TIME", help="When the photograph was taken: 2026-01-31T12:00:00Z."),
     ] = None,
+    liveness: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What the capture system signed of its liveness check: a compact JWS.",
+        ),
+    ] = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -95,7 +102,10 @@ def enroll(
     """
     from engine.matching.documents import require_checkable
     from engine.matching.frames import fuse_frames
+    from engine.matching.liveness import read_token
     from engine.matching.requests import EnrollmentRequest, normalise_msisdn, require_judgeable
+    from engine.reasons import LivenessUse
+    from engine.registry.records import utc_now
     from serving.access.authorization import Principal, Role, show_decision
     from serving.api import serializers
 
@@ -110,6 +120,7 @@ def enroll(
     frames = list_frames(live)
     presented, number = details.document(), details.require("msisdn", "--msisdn")
     taken_at = None if captured_at is None else _read_moment(captured_at)
+    token = None if liveness is None else read_token(liveness)
     require_checkable(presented)
     normalise_msisdn(number)
     started = time.perf_counter()
@@ -121,9 +132,12 @@ def enroll(
             [*(None for _ in frames), portrait_kind],
             with_crops=keeps_crops,
         )
+        carrier = carrier or _carrier_of(deployment, outlet)
+        files = [frame.read_bytes() for frame in frames]
+        use = LivenessUse.ENROLLMENT
         request = EnrollmentRequest(
             idempotency_key=idempotency_key or str(uuid.uuid4()),
-            carrier=carrier or _carrier_of(deployment, outlet),
+            carrier=carrier,
             outlet=outlet,
             document=presented,
             msisdn=number,
@@ -131,6 +145,8 @@ def enroll(
             portrait=shown_portrait,
             consent_ref=consent_ref,
             captured_at=taken_at,
+            liveness=deployment.liveness.check(token, files, use, carrier, utc_now()),
+            liveness_token=token,
         )
         require_judgeable(request)
         registrar = deployment.registrar

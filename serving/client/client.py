@@ -108,11 +108,15 @@ class Client:
         line: str | None = None,
         document: KnownDocument | None = None,
         document_id: str | None = None,
+        liveness: str | None = None,
         options: Options = _DEFAULT,
     ) -> matching.Verification:
-        """A face against exactly one of: another, the holder of a line, of a document."""
+        """A face against exactly one of: another, the holder of a line, of a document; with what a
+        capture system signed of it."""
         other = None if reference is None else write_face(reference)
-        body = matching.VerificationRequest(write_face(probe), other, line, document, document_id)
+        body = matching.VerificationRequest(
+            write_face(probe), other, line, document, document_id, liveness
+        )
         return self._send(post(matching.Verification, "verifications", body=body), options)
 
     def identify(

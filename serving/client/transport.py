@@ -35,6 +35,7 @@ FINAL_CODES = frozenset(
         "INTERNAL",
         "CASE.STATE",
         "OUTLET.STATE",
+        "LIVENESS.REPLAYED",
         "SWEEP.BUSY",
         "SWEEP.STATE",
         "REQUEST.TOO_MANY_FAILURES",

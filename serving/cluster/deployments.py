@@ -148,6 +148,7 @@ class Ingress:
             log=log,
             model_digest=store.model_digest,
             version=version("sosie"),
+            liveness=deployment.liveness,
             calibration=deployment.calibration,
             warnings=tuple(warn_calibration(settings)),
             tracer=tracer,

@@ -25,6 +25,7 @@ from engine.matching.holders import ErasureCertificate, HolderLines, PendingEras
 from engine.matching.identification import Identification
 from engine.matching.limits import Caller, Guard, name_shown
 from engine.matching.lines import Dispute
+from engine.matching.liveness import LivenessResult, admit_verification
 from engine.matching.registrar import BoundedRunner, Outcome
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.verification import HolderCheck, HolderProbe
@@ -241,18 +242,42 @@ class Operations:
         await finish_by(self._opened.registrar.submit_audit(entries), self._expires_at)
 
     def check_line(
-        self, target: LineTarget, probe: Probes, second: SecondTemplate | None = None
+        self,
+        target: LineTarget,
+        probe: Probes,
+        second: SecondTemplate | None = None,
+        liveness: LivenessResult | None = None,
     ) -> HolderCheck:
+        self._admit(liveness)
         store, asked = self._opened.store, self._probe(probe, second)
         given = (self._runner, store, target.text, asked, self._audit, self._guard)
         return verification.check_line(*given)
 
     def check_document(
-        self, document: Document | str, probe: Probes, second: SecondTemplate | None = None
+        self,
+        document: Document | str,
+        probe: Probes,
+        second: SecondTemplate | None = None,
+        liveness: LivenessResult | None = None,
     ) -> HolderCheck:
+        self._admit(liveness)
         store, asked = self._opened.store, self._probe(probe, second)
         given = (self._runner, store, document, asked, self._audit, self._guard)
         return verification.check_document(*given)
+
+    def _admit(self, liveness: LivenessResult | None) -> None:
+        """Lets a verification go on whose evidence of liveness holds, where that is asked for."""
+        deployment, context = self._opened.deployment, self._context
+        admit_verification(
+            self._runner,
+            self._opened.store,
+            deployment.vault,
+            deployment.liveness.terms,
+            liveness,
+            actor=context.actor,
+            carrier=context.carrier,
+            outlet=context.outlet,
+        )
 
     def read_lines(self, document: Document, probe: Probes) -> HolderLines:
         return holders.show_lines(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
     from engine.matching.identification import Identification
     from engine.matching.lines import Dispute
+    from engine.matching.liveness import LivenessResult
     from engine.matching.requests import Answer, EnrollmentRequest
     from engine.matching.verification import HolderCheck
     from engine.registry.records import (
@@ -275,11 +276,17 @@ class RegistrarClient(ABC):
 
     @_carried
     async def check_line(
-        self, target: LineTarget, probe: Probes, second: SecondTemplate | None, context: CallContext
+        self,
+        target: LineTarget,
+        probe: Probes,
+        second: SecondTemplate | None,
+        liveness: LivenessResult | None,
+        context: CallContext,
     ) -> HolderCheck:
         """The face float32[d] against the holder of a line in use; audited. `second` is the same
         face by a second model, where one is named. `NotFound` for a line
-        that is not, or is of another tenant than the context's."""
+        that is not, or is of another tenant than the context's; `LivenessRefused` or
+        `LivenessReplayed` where the evidence that came with it is required and does not hold."""
 
     @_carried
     async def check_document(
@@ -287,6 +294,7 @@ class RegistrarClient(ABC):
         document: Document | str,
         probe: Probes,
         second: SecondTemplate | None,
+        liveness: LivenessResult | None,
         context: CallContext,
     ) -> HolderCheck:
         """The same for a document, presented or by its id; for a tenant, one with which that

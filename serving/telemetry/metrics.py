@@ -110,6 +110,12 @@ QUEUE_CAPACITY = _gauge("sosie_queue_capacity", "Items that may wait.", SUM, "qu
 
 DECISIONS = _counter("sosie_decisions", "Enrollments decided.", "decision", known=Decision)
 REASONS = _counter("sosie_decision_reasons", "Reasons of decisions.", "reason", known=Reason)
+LIVENESS = _counter(
+    "sosie_liveness_results",
+    "Evidence of liveness that requests brought, by who signed it and what is wrong with it.",
+    "issuer",
+    "result",
+)
 REFERENCES = _gauge("sosie_gallery_references", "Faces that are searched.", LATEST)
 COPIES_WANTING = _gauge(
     "sosie_gallery_copies_wanting", "Shards that have one copy left of two.", LATEST

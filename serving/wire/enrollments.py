@@ -13,6 +13,7 @@ from serving.wire.fields import (
     Document,
     Frames,
     Id,
+    LivenessToken,
     Moment,
     Msisdn,
     Photograph,
@@ -49,6 +50,12 @@ Reason = Annotated[
         "POSE",
         "LIVE_FRAMES_DIFFER",
         "SAME_PHOTOGRAPH",
+        "LIVENESS_MISSING",
+        "LIVENESS_INVALID",
+        "LIVENESS_MISBOUND",
+        "LIVENESS_FAILED",
+        "LIVENESS_STALE",
+        "LIVENESS_UNCERTAIN",
         "FACE_MISMATCH",
         "DOCUMENT_HELD_BY_ANOTHER_FACE",
         "DUPLICATE_IDENTITY",
@@ -90,6 +97,7 @@ class EnrollmentRequest(RequestBody, frozen=True, kw_only=True):
             f"{MAX_AGE_H} hours ago and {MAX_AHEAD_MIN} minutes ahead (REQUEST.CAPTURE_TIME)"
         ),
     ]
+    liveness: LivenessToken | None = None
 
 
 class EnrollmentQuery(QueryString, frozen=True, forbid_unknown_fields=False):
@@ -212,6 +220,21 @@ class Enrollment(AnswerBody, frozen=True):
         return self.decision == "approved"
 
 
+class LivenessEvidence(AnswerBody, frozen=True, omit_defaults=True):
+    """What came of the evidence of liveness; `problem` is a reason, absent where all was well."""
+
+    mode: Annotated[str, known("observe", "required")]
+    problem: Reason | None = None
+    issuer: Annotated[str | None, Meta(description="absent where nobody known has signed")] = None
+    jti: str | None = None
+    decision: str | None = None
+    method: str | None = None
+    level: str | None = None
+    iad: str | None = None
+    issued_at: Moment | None = None
+    is_repeated: Annotated[bool, Meta(description="it had come before")] = False
+
+
 class EnrollmentRecord(AnswerBody, frozen=True):
     """What is on record of an enrollment: the decision and its evidence, no name, no number."""
 
@@ -241,6 +264,9 @@ class EnrollmentRecord(AnswerBody, frozen=True):
     ]
     calibration_version: CalibrationVersion = None
     frames: SeenFrames = ()
+    liveness: Annotated[
+        LivenessEvidence | None, Meta(description="null where it was not asked for, or has left")
+    ] = None
 
 
 class Crop(PrivateAnswer, frozen=True):

@@ -154,6 +154,15 @@ Code = Annotated[str, Meta(min_length=1, max_length=64)]
 Msisdn = Annotated[
     str, Meta(min_length=1, max_length=64, description="a telephone number, +<country><number>")
 ]
+LivenessToken = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=4096,
+        description="the capture system's signed result of its liveness check, a compact JWS; "
+        "see Liveness in docs/api.md",
+    ),
+]
 Photograph = Annotated[
     bytes,
     Meta(

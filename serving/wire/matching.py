@@ -11,6 +11,7 @@ from serving.wire.fields import (
     AnswerBody,
     Frames,
     KnownDocument,
+    LivenessToken,
     Moment,
     Photograph,
     PhotographKind,
@@ -196,6 +197,12 @@ class VerificationRequest(RequestBody, frozen=True):
     ) = None
     document: KnownDocument | None = None
     document_id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    liveness: (
+        Annotated[
+            LivenessToken, Meta(description="of the probe, which is then the photograph itself")
+        ]
+        | None
+    ) = None
 
     def __post_init__(self) -> None:
         RequestBody.__post_init__(self)

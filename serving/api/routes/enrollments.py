@@ -12,6 +12,7 @@ from engine.matching.documents import Document, FormAuthority
 from engine.matching.frames import fuse_frames
 from engine.matching.requests import Answer as Decided
 from engine.matching.requests import EnrollmentRequest, Intake, Sample, idempotency_scope
+from engine.reasons import LivenessUse
 from engine.registry.records import ENROLLMENT_REFUSED, utc_now
 from serving.access.authorization import (
     Principal,
@@ -24,6 +25,7 @@ from serving.api import serializers
 from serving.api.request import (
     Answer,
     Request,
+    count_liveness,
     note,
     read_idempotency_key,
     read_kind,
@@ -48,7 +50,7 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
     request, and is audited; with another body it is refused.
     """
     key = read_idempotency_key(request)
-    asked = _read_request(request.caller, key, body)
+    asked = await asyncio.to_thread(_read_request, parts, request.caller, key, body)
     # What is answered already or cannot be judged costs no extraction.
     try:
         decided = await asyncio.to_thread(_answer_early, parts, asked)
@@ -69,27 +71,31 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
         is_repeated=decided.is_repeated,
     )
     if not decided.is_repeated:
+        count_liveness(parts, asked.liveness)
         return Answer(shown, 201)
     await note(parts, request, "enrollment.read", decided.enrollment_id)
     return Answer(shown, 200, REPLAYED)
 
 
 def _read_request(
-    principal: Principal, key: str, body: wire.EnrollmentRequest
+    parts: Parts, principal: Principal, key: str, body: wire.EnrollmentRequest
 ) -> EnrollmentRequest:
     """The request as far as it is known before its photographs are looked at."""
     carrier, outlet = outlet_of(principal, body.outlet)
-    shown = body.document
+    shown, frames = body.document, list_frames(body.live)
+    use, now = LivenessUse.ENROLLMENT, utc_now()
     return EnrollmentRequest(
         idempotency_key=key,
         carrier=carrier,
         outlet=outlet,
         document=Document(shown.type, shown.number, shown.name, shown.expires_on),
         msisdn=body.msisdn,
-        live=fuse_frames([Sample.unseen(one) for one in list_frames(body.live)], math.inf),
+        live=fuse_frames([Sample.unseen(one) for one in frames], math.inf),
         portrait=Sample.unseen(body.portrait, read_kind(body.portrait_kind)),
         consent_ref=body.consent_ref,
         captured_at=body.captured_at,
+        liveness=parts.liveness.check(body.liveness, frames, use, carrier, now),
+        liveness_token=body.liveness,
     )
 
 

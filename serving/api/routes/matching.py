@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -9,7 +10,9 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError
 from engine.matching.comparison import score_best
+from engine.matching.liveness import LivenessResult
 from engine.matching.verification import HolderCheck
+from engine.reasons import LivenessUse
 from engine.registry.records import SecondTemplate
 from serving.access.authorization import (
     Action,
@@ -21,6 +24,7 @@ from serving.access.authorization import (
 from serving.api.request import (
     Request,
     charge_photographs,
+    count_liveness,
     known_document,
     read_kind,
     take_face,
@@ -31,7 +35,7 @@ from serving.ingress.match import MatchBatch, match_batch, read_sample
 from serving.parts import Parts
 from serving.registrar.protocol import LineTarget
 from serving.wire import matching as wire
-from serving.wire.fields import Moment, Template
+from serving.wire.fields import Moment, Template, list_frames
 
 
 async def match(parts: Parts, request: Request, body: wire.MatchRequest) -> wire.MatchResults:
@@ -103,12 +107,13 @@ async def verify(
         threshold = parts.thresholds.verify_for(probe.length)
         return wire.Verification(score >= threshold, score, threshold, None, None)
     authorize(request.caller, Action.VERIFY_HOLDER)
+    liveness = await asyncio.to_thread(_check_liveness, parts, request, body)
     sample = await take_probe(parts, request, body.probe)
     if sample is None or sample.vector is None:
         vector, second = (await take_face(parts, request, body.probe)).vector, None
     else:
         vector, second = sample.vector, sample.second
-    check = await _check_holder(parts, request, body, vector, second)
+    check = await _check_holder(parts, request, body, vector, second, liveness)
     return wire.Verification(
         is_match=check.is_match,
         score=check.score if scope_of(request.caller) is None else None,
@@ -118,16 +123,28 @@ async def verify(
     )
 
 
+def _check_liveness(
+    parts: Parts, request: Request, body: wire.VerificationRequest
+) -> LivenessResult | None:
+    """Of a template nobody can say that it was alive."""
+    frames = [] if body.probe.image is None else list_frames(body.probe.image)
+    use, carrier = LivenessUse.VERIFICATION, scope_of(request.caller)
+    return parts.liveness.check(body.liveness, frames, use, carrier, datetime.now(UTC))
+
+
 async def _check_holder(
     parts: Parts,
     request: Request,
     body: wire.VerificationRequest,
     probe: NDArray[np.float32],
     second: SecondTemplate | None,
+    liveness: LivenessResult | None,
 ) -> HolderCheck:
     context = request.context()
+    count_liveness(parts, liveness)
     if body.line is not None:
-        return await parts.registrar.check_line(LineTarget(body.line), probe, second, context)
+        line = LineTarget(body.line)
+        return await parts.registrar.check_line(line, probe, second, liveness, context)
     document = body.document_id if body.document is None else known_document(body.document)
     assert document is not None, "the type wants one"
-    return await parts.registrar.check_document(document, probe, second, context)
+    return await parts.registrar.check_document(document, probe, second, liveness, context)

@@ -20,6 +20,7 @@ from engine.matching.comparison import WatchList
 from engine.matching.documents import Document, DocumentAuthority, FormAuthority
 from engine.matching.judge import Judge
 from engine.matching.limits import NO_LIMITS, Limits
+from engine.matching.liveness import NOT_ASKED, LivenessTerms
 from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig
 from engine.matching.requests import EnrollmentRequest, Sample
@@ -118,6 +119,7 @@ class Lab:
         observer: Observer | None = None,
         limits: Limits = NO_LIMITS,
         thresholds_for: Callable[[int], Thresholds] | None = None,
+        liveness: LivenessTerms = NOT_ASKED,
     ) -> Iterator[Registrar]:
         writer = self.store.writer()
         if gallery is None:
@@ -133,6 +135,7 @@ class Lab:
             false_candidates=lambda size, score, _: {"value": size * 1e-6 * (score < 2)},
             limits=limits,
             thresholds_for=thresholds_for,
+            liveness=liveness,
         )
         try:
             registrar = Registrar(writer, judge, config, clock=lambda: NOW, observer=observer)

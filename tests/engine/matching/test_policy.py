@@ -81,6 +81,18 @@ ROWS = [
         (Reason.POSSIBLE_DUPLICATE,),
         (CaseKind.POSSIBLE_DUPLICATE,),
     ),
+    *(
+        ({"liveness_problem": one, "liveness_brings": brings}, brings, (one,), ())
+        for one, brings in (
+            (Reason.LIVENESS_MISSING, Decision.REJECTED),
+            (Reason.LIVENESS_MISSING, Decision.REVIEW),
+            (Reason.LIVENESS_INVALID, Decision.REJECTED),
+            (Reason.LIVENESS_MISBOUND, Decision.REJECTED),
+            (Reason.LIVENESS_FAILED, Decision.REJECTED),
+            (Reason.LIVENESS_STALE, Decision.REJECTED),
+            (Reason.LIVENESS_UNCERTAIN, Decision.REVIEW),
+        )
+    ),
     ({"is_watchlisted": True}, Decision.REVIEW, (Reason.WATCHLISTED,), ()),
     ({"is_number_in_use": True}, Decision.REJECTED, (Reason.LINE_IN_USE,), ()),
     ({"open_lines": 4}, Decision.APPROVED, (), ()),

@@ -173,6 +173,9 @@ def test_upgrade_makes_an_open_dispute_one_of_its_line(database_url: str, vault:
             writer.commit(changes)
 
 
+NEW = {tables.accounts, tables.attempt_templates, tables.liveness}
+
+
 def age(store: Store) -> None:
     """Makes a registry one of 0006: without codes, its templates sealed for their row alone."""
     vault, references = store.vault, tables.references
@@ -188,9 +191,9 @@ def age(store: Store) -> None:
             .where(tables.api_keys.c.revoked_at.is_(None))
             .values(digest=OLD_DIGEST)
         )
-        for name in ("sessions", "accounts", "attempt_templates"):
+        for name in ("sessions", "accounts", "attempt_templates", "liveness"):
             connection.execute(text(f"DROP TABLE {name}"))
-        for table in set(AUTHENTICATED) - {tables.accounts, tables.attempt_templates}:
+        for table in set(AUTHENTICATED) - NEW:
             connection.execute(text(f'ALTER TABLE "{table.name}" DROP COLUMN mac'))
         connection.execute(text("DROP INDEX ix_crops_document_id"))
         with Operations(MigrationContext.configure(connection)).batch_alter_table("crops") as crops:
@@ -418,6 +421,7 @@ def test_upgrade_leaves_no_reason_of_a_restriction_in_the_clear(
             with changing_rows(connection, vault, {tables.outlets: ["r1"]}):
                 connection.execute(update(tables.outlets).values(restriction_reason="a name"))
             connection.execute(text("DROP TABLE attempt_templates"))
+            connection.execute(text("DROP TABLE liveness"))
             for side in ("left", "right"):
                 connection.execute(
                     text(f"ALTER TABLE judged_pairs DROP COLUMN {side}_attempt_score")

@@ -26,7 +26,7 @@ from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.templates import SealedTemplates
 from serving.parts import Parts
 from serving.registrar.service import RegistrarService
-from serving.sections import LimitSettings
+from serving.sections import LimitSettings, LivenessSettings
 from serving.settings import load_settings
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import Meter
@@ -81,9 +81,14 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
     thread.start()
 
     def start(
-        *, is_ready: bool = True, limits: LimitSettings = UNBOUNDED, **changes: Any
+        *,
+        is_ready: bool = True,
+        limits: LimitSettings = UNBOUNDED,
+        liveness: LivenessSettings | None = None,
+        **changes: Any,
     ) -> Service:
-        loaded = load_settings(home).model_copy(update={"limits": limits})
+        given = {"limits": limits, "liveness": liveness or LivenessSettings()}
+        loaded = load_settings(home).model_copy(update=given)
         serve = loaded.serve.model_copy(update={"key_cache_s": 0.0, **changes})
         whole = loaded.model_copy(update={"serve": serve})
         log_file = home / "service.jsonl"
@@ -123,6 +128,7 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
             model_digest=store.model_digest,
             version="0.1.0",
             calibration=reading.calibration,
+            liveness=reading.liveness,
             tracer=tracer,
         )
         service = Service(parts, registrar, match, build_app(parts), loop, keys, log_file)

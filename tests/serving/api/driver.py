@@ -28,7 +28,7 @@ KEYS = {
     "operator": ("operator", None, None),
 }
 """The keys of every service: role, carrier, outlet; `second` is for what needs two people."""
-CONFLICTS = {"CASE", "OUTLET", "SWEEP"}
+CONFLICTS = {"CASE", "LIVENESS", "OUTLET", "SWEEP"}
 """With what somebody else has done: it does not pass with time."""
 
 

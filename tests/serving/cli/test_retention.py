@@ -74,6 +74,7 @@ def test_what_would_leave_is_shown_and_stays(aged_home: Path, sosie: Any, conten
         "lines": 0,
         "answers": 2,
         "crops": 0,
+        "liveness": 0,
     }
     # The duplicate opened a case on both documents.
     assert (shown["held"]["attempts"], shown["held"]["lines"]) == (1, 1)
@@ -108,6 +109,7 @@ def test_what_is_due_leaves_and_its_certificate_holds(
         "lines": 1,
         "answers": 1,
         "crops": 0,
+        "liveness": 0,
     }
     assert json.loads(file.read_text()) == outcome.json
     checked = sosie("audit", "certificate", file, *at, "--json")
@@ -150,7 +152,10 @@ def test_a_certificate_that_cannot_be_written_is_refused_before_anything_leaves(
 def test_a_kind_that_is_set_to_nought_is_kept(aged_home: Path, sosie: Any) -> None:
     kept = {
         f"SOSIE_RETENTION__{name}": "0"
-        for name in ("REJECTED_DAYS", "REVIEW_DAYS", "CLOSED_LINES_DAYS", "ANSWERS_DAYS")
+        for name in (
+            *("REJECTED_DAYS", "REVIEW_DAYS", "CLOSED_LINES_DAYS", "ANSWERS_DAYS"),
+            "LIVENESS_DAYS",
+        )
     }
     outcome = sosie("retention", "run", "--home", aged_home, "--json", env=kept)
     assert outcome.json["left"] == {"crops": 0}

@@ -1,0 +1,395 @@
+"""Evidence of liveness: a capture system's signed result, bound to the bytes of a photograph.
+
+A compact JWS (RFC 7515, ES256 or Ed25519) whose claims name the photograph by its SHA-256 and this
+deployment as the audience. Sosie detects no presentation attack itself: it checks who says that
+none was found, of which photograph, when, and that it is said once.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, KeySet, OKPKey
+from joserfc.jws import JWSRegistry, deserialize_compact
+from msgspec import Meta
+
+from engine.errors import LivenessRefused, LivenessReplayed, RequestError
+from engine.reasons import Decision, LivenessMode, LivenessUse, Reason
+from engine.registry.reader import Reader
+from engine.registry.records import AuditEntry, Changes, LivenessRecord, new_id
+from engine.registry.vault import Vault
+from engine.registry.writer import Writer
+
+if TYPE_CHECKING:
+    from engine.matching.registrar import Runner
+
+MAX_TOKEN_LENGTH = 4096
+CLOCK_SKEW = timedelta(seconds=60)
+"""How far the clocks of a capture system and of this machine may lie apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class LivenessTerms:
+    """What a deployment asks for: `modes` of all carriers, and those of one where they differ.
+
+    A result is taken for `max_age`; where one is required and `missing`, an enrollment is rejected
+    or goes to review.
+    """
+
+    modes: Mapping[LivenessUse, LivenessMode] = field(default_factory=dict)
+    carriers: Mapping[str, Mapping[LivenessUse, LivenessMode]] = field(default_factory=dict)
+    missing: Decision = Decision.REJECTED
+    max_age: timedelta = timedelta(seconds=300)
+
+    def mode(self, use: LivenessUse, carrier: str | None) -> LivenessMode:
+        """Of a carrier's requests; None is one that asks about all."""
+        own = self.carriers.get(carrier, {}) if carrier is not None else {}
+        return own.get(use, self.modes.get(use, LivenessMode.OFF))
+
+    def weigh(self, problem: Reason | None) -> Decision | None:
+        """What a problem brings to an enrollment where evidence is required."""
+        if problem is Reason.LIVENESS_MISSING:
+            return self.missing
+        return None if problem is None else _GRAVITY[problem]
+
+
+NOT_ASKED = LivenessTerms()
+_SPENT = (None, Reason.LIVENESS_FAILED, Reason.LIVENESS_UNCERTAIN)
+_GRAVITY = {
+    Reason.LIVENESS_INVALID: Decision.REJECTED,
+    Reason.LIVENESS_MISBOUND: Decision.REJECTED,
+    Reason.LIVENESS_FAILED: Decision.REJECTED,
+    Reason.LIVENESS_STALE: Decision.REJECTED,
+    Reason.LIVENESS_UNCERTAIN: Decision.REVIEW,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LivenessResult:
+    """A result as it was checked when it came; `problem` is None where it says that all is well.
+
+    Who has not signed it is no issuer: then all else is None. `jti` is its own name, `level` what
+    the issuer's detector was tested to (as `iso30107-3:2`), `iad` the same of injected pictures.
+    """
+
+    problem: Reason | None = None
+    issuer: str | None = None
+    jti: str | None = None
+    decision: str | None = None
+    method: str | None = None
+    level: str | None = None
+    iad: str | None = None
+    issued_at: datetime | None = None
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether its name must not come again: not of one that speaks of another photograph, or
+        whoever has seen it could use it up."""
+        return self.jti is not None and self.problem in _SPENT
+
+
+NO_RESULT = LivenessResult(Reason.LIVENESS_MISSING)
+
+_Short = Annotated[str, Meta(max_length=64)]
+_Name = Annotated[str, Meta(min_length=1, max_length=200)]
+_Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
+_Seconds = Annotated[float, Meta(ge=0, le=253_402_300_799)]
+
+
+class _Claims(msgspec.Struct, frozen=True, kw_only=True):
+    """Others are ignored, as RFC 7519 has it."""
+
+    iss: _Name
+    jti: _Name
+    iat: _Seconds
+    exp: _Seconds
+    aud: _Name | list[_Name]
+    live_sha256: _Sha256 | list[_Sha256]
+    decision: Literal["live", "spoof", "uncertain"]
+    method: _Short | None = None
+    level: _Short | None = None
+    iad: _Short | None = None
+
+
+_REGISTRY = JWSRegistry(algorithms=["ES256", "Ed25519", "EdDSA"])
+# EdDSA is the older name of Ed25519 (RFC 9864), and what most send.
+_REGISTRY.algorithms = {
+    **{name: JWSRegistry.algorithms[name] for name in ("ES256", "Ed25519")},
+    "EdDSA": JWSRegistry.algorithms["Ed25519"],
+}
+
+
+class LivenessChecker:
+    """Checks results of the issuers that the operator has named; thread-safe."""
+
+    def __init__(self, terms: LivenessTerms, issuers: Mapping[str, KeySet], audience: str) -> None:
+        """`audience` is what results must have been made for: this deployment."""
+        self.terms = terms
+        self.audience = audience
+        self._issuers = dict(issuers)
+
+    def check(
+        self,
+        token: str | None,
+        photographs: Sequence[bytes],
+        use: LivenessUse,
+        carrier: str | None,
+        now: datetime,
+    ) -> LivenessResult | None:
+        """The result that came with a live photograph, or its frames; None where the carrier's
+        are not looked at.
+
+        Whatever is wrong with it is its `problem`: a result is no reason to refuse the call.
+        """
+        if self.terms.mode(use, carrier) is LivenessMode.OFF:
+            return None
+        if token is None:
+            return NO_RESULT
+        claims = self._read(token)
+        if claims is None:
+            return LivenessResult(Reason.LIVENESS_INVALID)
+        return LivenessResult(
+            self._find_problem(claims, photographs, now),
+            issuer=claims.iss,
+            jti=claims.jti,
+            decision=claims.decision,
+            method=claims.method,
+            level=claims.level,
+            iad=claims.iad,
+            issued_at=datetime.fromtimestamp(claims.iat, UTC),
+        )
+
+    def _read(self, token: str) -> _Claims | None:
+        """The claims of a result that one of the issuers has signed, with its own key."""
+        if len(token) > MAX_TOKEN_LENGTH or not token.isascii():
+            return None
+        try:
+            # Whose keys to try is all that is taken from it unchecked.
+            parts = token.split(".")
+            issuer = json.loads(_decode(parts[1])).get("iss") if len(parts) == 3 else None
+            keys = self._issuers.get(issuer) if isinstance(issuer, str) else None
+            if keys is None:
+                return None
+            signed = deserialize_compact(token, keys, registry=_REGISTRY)
+            return msgspec.json.decode(signed.payload, type=_Claims)
+        except (JoseError, msgspec.MsgspecError, ValueError, AttributeError, RecursionError):
+            return None
+
+    def _find_problem(
+        self, claims: _Claims, photographs: Sequence[bytes], now: datetime
+    ) -> Reason | None:
+        audiences = [claims.aud] if isinstance(claims.aud, str) else claims.aud
+        told = claims.live_sha256
+        named = {one.lower() for one in ([told] if isinstance(told, str) else told)}
+        shown = {hashlib.sha256(one).hexdigest() for one in photographs}
+        # Every frame, or a picture could be slipped in beside the one that was judged.
+        if self.audience not in audiences or not shown or not shown <= named:
+            return Reason.LIVENESS_MISBOUND
+        if claims.decision == "spoof":
+            return Reason.LIVENESS_FAILED
+        issued, ends = (datetime.fromtimestamp(at, UTC) for at in (claims.iat, claims.exp))
+        oldest, newest = now - self.terms.max_age - CLOCK_SKEW, now + CLOCK_SKEW
+        if not oldest <= issued <= newest or ends + CLOCK_SKEW < now:
+            return Reason.LIVENESS_STALE
+        return Reason.LIVENESS_UNCERTAIN if claims.decision == "uncertain" else None
+
+
+def _decode(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def read_token(path: Path) -> str:
+    """The result in a file; `RequestError` where there is none."""
+    try:
+        with path.open("rb") as file:
+            token = file.read(MAX_TOKEN_LENGTH + 2).strip()
+    except OSError as error:
+        raise RequestError(f"{path}: {error.strerror}: name the file with the result") from None
+    if not token or len(token) > MAX_TOKEN_LENGTH or not token.isascii():
+        raise RequestError(f"{path}: give the file with the capture system's result, a compact JWS")
+    return token.decode("ascii")
+
+
+def load_issuer(path: Path) -> KeySet:
+    """The public keys of an issuer, from a file with its JWK Set (RFC 7517); `RequestError`.
+
+    Each has a `kid` of its own, and is for ES256 or Ed25519.
+    """
+    try:
+        given = json.loads(path.read_bytes())
+        keys = given["keys"] if isinstance(given, dict) else None
+        if not isinstance(keys, list) or not keys:
+            raise ValueError("has no keys")
+        names = [_require_public(key) for key in keys]
+        if len(set(names)) < len(names):
+            raise ValueError("has two keys of one kid")
+        return KeySet.import_key_set({"keys": keys})
+    except OSError as error:
+        raise RequestError(f"{path}: {error.strerror}: give the issuer's JWK Set") from None
+    except (ValueError, KeyError, TypeError, JoseError) as error:
+        fault = str(error) if isinstance(error, ValueError) else "no JWK Set"
+        raise RequestError(
+            f"{path}: {fault}: give the issuer's public keys (ES256, Ed25519), each with its kid"
+        ) from None
+
+
+_CURVES = {("EC", "P-256"): ECKey, ("OKP", "Ed25519"): OKPKey}
+
+
+def _require_public(key: object) -> str:
+    if not isinstance(key, dict) or (key.get("kty"), key.get("crv")) not in _CURVES:
+        raise ValueError("has a key of another kind")
+    if "d" in key:
+        raise ValueError("has a private key")
+    kid = key.get("kid")
+    if not isinstance(kid, str) or not kid:
+        raise ValueError("has a key without kid")
+    return kid
+
+
+def name_token(vault: Vault, result: LivenessResult) -> bytes | None:
+    """The keyed name under which a result is known to have come; None where it may come again."""
+    if not result.is_spent:
+        return None
+    return vault.look_up("liveness", f"{result.issuer}\0{result.jti}")
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """A result beside the carrier's mode; `problem` and `brings` are None where it has no say."""
+
+    mode: LivenessMode
+    result: LivenessResult
+    token: bytes | None = None
+    is_repeated: bool = False
+    brings: Decision | None = None
+
+    @property
+    def problem(self) -> Reason | None:
+        """What is wrong with it, where that is asked."""
+        return self.result.problem if self.mode is LivenessMode.REQUIRED else None
+
+    def describe(self) -> dict[str, Any]:
+        """What evidence keeps of it."""
+        told = {name: str(one) for name, one in asdict(self.result).items() if one is not None}
+        if self.result.issued_at is not None:
+            told["issued_at"] = self.result.issued_at.isoformat()
+        return {"mode": self.mode.value, **told, "is_repeated": self.is_repeated}
+
+    def record(
+        self,
+        use: LivenessUse,
+        at: datetime,
+        carrier: str | None,
+        outlet: str | None,
+        enrollment_id: str | None = None,
+    ) -> LivenessRecord:
+        """The row that keeps it."""
+        result = self.result
+        return LivenessRecord(
+            id=new_id(),
+            use=use.value,
+            received_at=at,
+            token=None if self.is_repeated else self.token,
+            problem=None if result.problem is None else result.problem.value,
+            issuer=result.issuer,
+            jti=result.jti,
+            decision=result.decision,
+            level=result.level,
+            issued_at=result.issued_at,
+            carrier=carrier,
+            outlet=outlet,
+            enrollment_id=enrollment_id,
+        )
+
+
+class LivenessBatch:
+    """Weighs the results of a batch, in order: each is taken once, here and ever before."""
+
+    def __init__(
+        self,
+        terms: LivenessTerms,
+        vault: Vault,
+        registry: Reader,
+        results: Sequence[LivenessResult | None],
+    ) -> None:
+        self._terms = terms
+        self._vault = vault
+        named = (name_token(vault, one) for one in results if one is not None)
+        names = [one for one in named if one is not None]
+        self._used = registry.used_liveness(names) if names else set()
+
+    def weigh(
+        self, result: LivenessResult | None, use: LivenessUse, carrier: str | None
+    ) -> Weighed | None:
+        """What a result brings by itself; None where no evidence is looked at."""
+        mode = self._terms.mode(use, carrier)
+        if mode is LivenessMode.OFF:
+            return None
+        shown = result or NO_RESULT
+        brings = self._terms.weigh(shown.problem) if mode is LivenessMode.REQUIRED else None
+        return Weighed(mode, shown, name_token(self._vault, shown), brings=brings)
+
+    def spend(self, weighed: Weighed | None) -> Weighed | None:
+        """The same, used from now on; `LivenessReplayed` where it is required and was before."""
+        if weighed is None or weighed.token is None:
+            return weighed
+        if weighed.token not in self._used:
+            self._used.add(weighed.token)
+            return weighed
+        if weighed.mode is LivenessMode.REQUIRED:
+            raise LivenessReplayed(
+                "this evidence of liveness was used before: capture the face again"
+            )
+        return replace(weighed, is_repeated=True)
+
+
+def admit_verification(
+    runner: Runner,
+    registry: Reader,
+    vault: Vault,
+    terms: LivenessTerms,
+    result: LivenessResult | None,
+    *,
+    actor: str,
+    carrier: str | None,
+    outlet: str | None,
+) -> None:
+    """Keeps the result that came with a verification, and lets it go on where it may.
+
+    `LivenessRefused` where evidence is required and something is wrong with it, before anybody is
+    looked up; `LivenessReplayed`.
+    """
+    use = LivenessUse.VERIFICATION
+    if terms.mode(use, carrier) is LivenessMode.OFF:
+        return
+
+    def perform(writer: Writer, now: datetime) -> Weighed:
+        batch = LivenessBatch(terms, vault, registry, [result])
+        weighed = batch.spend(batch.weigh(result, use, carrier))
+        assert weighed is not None
+        problem = weighed.result.problem
+        entry = AuditEntry(
+            actor,
+            "liveness.checked",
+            "none" if weighed.result.issuer is None else weighed.result.issuer,
+            {"problem": None if problem is None else problem.value},
+        )
+        kept = weighed.record(use, now, carrier, outlet)
+        writer.commit(Changes(writer.sequence, (entry,), liveness=(kept,)))
+        return weighed
+
+    problem = runner.run(perform).problem
+    if problem is not None:
+        raise LivenessRefused(
+            f"the evidence of liveness does not hold ({problem.value}): capture the face again"
+        )

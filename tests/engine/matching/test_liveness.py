@@ -1,0 +1,275 @@
+"""Evidence of liveness: what is taken, what is refused, and that nothing is taken twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from base64 import urlsafe_b64encode
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from joserfc import jws
+from joserfc.jwk import ECKey, Key, OctKey, OKPKey
+from sqlalchemy import select
+
+from engine.errors import LivenessReplayed, RequestError
+from engine.matching.liveness import LivenessChecker, LivenessResult, LivenessTerms, load_issuer
+from engine.matching.policy import replay
+from engine.reasons import Decision, LivenessMode, LivenessUse, Reason
+from engine.registry import tables
+from engine.registry.retention import Kind
+from engine.retention.job import DirectRunner, Schedule, run_retention
+from tests.engine.matching.conftest import NOW
+
+LIVE, OTHER = b"the live photograph", b"another photograph"
+US = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
+KEY = ECKey.generate_key("P-256", parameters={"kid": "one"})
+EDWARDS = OKPKey.generate_key("Ed25519", parameters={"kid": "two"})
+STRANGE = ECKey.generate_key("P-256", parameters={"kid": "one"})
+REQUIRED = {LivenessUse.ENROLLMENT: LivenessMode.REQUIRED}
+
+
+def claims(**changes: Any) -> dict[str, Any]:
+    at = int(NOW.timestamp())
+    given = {
+        "iss": "capture",
+        "jti": "session-1",
+        "iat": at - 30,
+        "exp": at + 60,
+        "aud": US,
+        "live_sha256": hashlib.sha256(LIVE).hexdigest(),
+        "decision": "live",
+        "level": "iso30107-3:2",
+    }
+    return {name: value for name, value in (given | changes).items() if value is not None}
+
+
+def sign(key: Key = KEY, alg: str = "ES256", **changes: Any) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # EdDSA is what many still send
+        header = {"alg": alg, "kid": str(key.kid)}
+        return jws.serialize_compact(header, json.dumps(claims(**changes)), key, [alg])
+
+
+def write_keys(folder: Path, *keys: Key, private: bool = False) -> Path:
+    path = folder / "capture.json"
+    path.write_text(json.dumps({"keys": [key.as_dict(private=private) for key in keys]}))
+    return path
+
+
+def make_checker(folder: Path, terms: LivenessTerms | None = None) -> LivenessChecker:
+    issuers = {"capture": load_issuer(write_keys(folder, KEY, EDWARDS))}
+    return LivenessChecker(terms or LivenessTerms(REQUIRED), issuers, US)
+
+
+@pytest.fixture(scope="module")
+def checker(tmp_path_factory: pytest.TempPathFactory) -> LivenessChecker:
+    return make_checker(tmp_path_factory.mktemp("keys"))
+
+
+def check(
+    checker: LivenessChecker, token: str | None, *photographs: bytes
+) -> LivenessResult | None:
+    return checker.check(token, photographs or (LIVE,), LivenessUse.ENROLLMENT, "blue", NOW)
+
+
+def problem_of(checker: LivenessChecker, token: str | None, *photographs: bytes) -> Reason | None:
+    result = check(checker, token, *photographs)
+    assert result is not None
+    return result.problem
+
+
+def unsigned(header: dict[str, Any]) -> str:
+    parts = (json.dumps(header).encode(), json.dumps(claims()).encode(), b"")
+    return ".".join(urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
+
+
+@pytest.mark.parametrize(("key", "alg"), [(KEY, "ES256"), (EDWARDS, "EdDSA"), (EDWARDS, "Ed25519")])
+def test_a_result_of_a_known_issuer_is_taken(checker: LivenessChecker, key: Key, alg: str) -> None:
+    result = check(checker, sign(key, alg))
+    assert result is not None
+    assert (result.problem, result.issuer, result.jti) == (None, "capture", "session-1")
+    assert (result.level, result.issued_at) == ("iso30107-3:2", NOW - timedelta(seconds=30))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"live_sha256": hashlib.sha256(OTHER).hexdigest()}, Reason.LIVENESS_MISBOUND),
+        ({"aud": "another deployment"}, Reason.LIVENESS_MISBOUND),
+        ({"aud": ["another", US]}, None),
+        ({"decision": "spoof"}, Reason.LIVENESS_FAILED),
+        ({"decision": "uncertain"}, Reason.LIVENESS_UNCERTAIN),
+        ({"exp": NOW.timestamp() - 61}, Reason.LIVENESS_STALE),
+        ({"exp": NOW.timestamp() - 59}, None),
+        ({"iat": NOW.timestamp() - 361}, Reason.LIVENESS_STALE),
+        ({"iat": NOW.timestamp() + 61}, Reason.LIVENESS_STALE),
+        ({"iss": "another"}, Reason.LIVENESS_INVALID),
+        ({"jti": ""}, Reason.LIVENESS_INVALID),
+        ({"jti": None}, Reason.LIVENESS_INVALID),
+        ({"exp": None}, Reason.LIVENESS_INVALID),
+        ({"decision": "alive"}, Reason.LIVENESS_INVALID),
+        ({"live_sha256": "abc"}, Reason.LIVENESS_INVALID),
+        ({"iat": 1e300}, Reason.LIVENESS_INVALID),
+        ({"device": {"model": "any"}, "score": 0.99}, None),
+    ],
+)
+def test_what_is_wrong_with_a_result_is_named(
+    checker: LivenessChecker, changes: dict[str, Any], problem: Reason | None
+) -> None:
+    assert problem_of(checker, sign(**changes)) is problem
+
+
+def test_what_no_known_key_has_signed_is_nobodys_word(checker: LivenessChecker) -> None:
+    own_secret = OctKey.import_key(json.dumps(KEY.as_dict(private=False)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        header = {"alg": "HS256", "kid": "one"}
+        confused = jws.serialize_compact(header, json.dumps(claims()), own_secret, ["HS256"])
+    token = sign()
+    for forged in (
+        unsigned({"alg": "none"}),
+        unsigned({"alg": "none", "kid": "one"}),
+        confused,
+        sign(STRANGE),
+        token[:-6] + "AAAAAA",
+        ".".join((token.split(".")[0], sign(jti="x").split(".")[1], token.split(".")[2])),
+        token + "." + token,
+        "no token",
+        "a" * 5000,
+    ):
+        result = check(checker, forged)
+        assert result == LivenessResult(Reason.LIVENESS_INVALID)
+
+
+@given(st.text(max_size=200) | st.builds(".".join, st.lists(st.text(max_size=40), min_size=3)))
+def test_no_text_is_more_than_an_invalid_result(text: str) -> None:
+    checker = LivenessChecker(LivenessTerms(REQUIRED), {}, US)
+    assert problem_of(checker, text) is Reason.LIVENESS_INVALID
+
+
+def test_every_frame_must_be_one_that_was_judged(checker: LivenessChecker) -> None:
+    both = [hashlib.sha256(one).hexdigest() for one in (LIVE, OTHER)]
+    assert problem_of(checker, sign(live_sha256=both), LIVE, OTHER) is None
+    assert problem_of(checker, sign(live_sha256=both), LIVE) is None
+    assert problem_of(checker, sign(), LIVE, OTHER) is Reason.LIVENESS_MISBOUND
+
+
+def test_only_public_keys_of_two_kinds_are_an_issuers(tmp_path: Path) -> None:
+    nameless = ECKey.generate_key("P-256", auto_kid=False)
+    for keys, private, fault in (
+        ([KEY], True, "has a private key"),
+        ([nameless], False, "has a key without kid"),
+        ([ECKey.generate_key("P-384", parameters={"kid": "x"})], False, "of another kind"),
+        ([KEY, STRANGE], False, "two keys of one kid"),
+        ([], False, "has no keys"),
+    ):
+        with pytest.raises(RequestError, match=fault):
+            load_issuer(write_keys(tmp_path, *keys, private=private))
+    for text in ("", "[]", "{", '{"keys": 3}', '{"keys": [{"kty": "EC", "crv": "P-256"}]}'):
+        (tmp_path / "capture.json").write_text(text)
+        with pytest.raises(RequestError, match="public keys"):
+            load_issuer(tmp_path / "capture.json")
+    with pytest.raises(RequestError, match="No such file"):
+        load_issuer(tmp_path / "missing.json")
+
+
+def result(jti: str = "a", problem: Reason | None = None) -> LivenessResult:
+    decision = {Reason.LIVENESS_FAILED: "spoof", Reason.LIVENESS_UNCERTAIN: "uncertain"}
+    told = "live" if problem is None else decision.get(problem, "live")
+    return LivenessResult(problem, "capture", jti, told, level="iso30107-3:1", issued_at=NOW)
+
+
+@pytest.mark.parametrize(
+    ("shown", "decision"),
+    [
+        (result(), Decision.APPROVED),
+        (None, Decision.REJECTED),
+        (LivenessResult(Reason.LIVENESS_INVALID), Decision.REJECTED),
+        (result(problem=Reason.LIVENESS_MISBOUND), Decision.REJECTED),
+        (result(problem=Reason.LIVENESS_STALE), Decision.REJECTED),
+        (result(problem=Reason.LIVENESS_FAILED), Decision.REJECTED),
+        (result(problem=Reason.LIVENESS_UNCERTAIN), Decision.REVIEW),
+    ],
+)
+def test_required_evidence_decides_and_replays(
+    lab: Any, shown: LivenessResult | None, decision: Decision
+) -> None:
+    reason = Reason.LIVENESS_MISSING if shown is None else shown.problem
+    with lab.registrar(liveness=LivenessTerms(REQUIRED)) as registrar:
+        answer = registrar.enroll([lab.request(liveness=shown)])[0]
+    assert (answer.decision, answer.reasons) == (decision, (reason,) if reason else ())
+    record = lab.store.enrollment(answer.enrollment_id)
+    assert replay(record).agrees
+    assert record.evidence["liveness"].get("problem") == reason
+    # Who is not shown to be alive is told of nobody.
+    assert (answer.body["scores"]["live_portrait"] is None) == (decision is Decision.REJECTED)
+    (row,) = lab.store.rows(select(tables.liveness))
+    assert (row.enrollment_id, row.outlet, row.problem) == (record.id, "blue-1", reason)
+    assert (row.jti, row.decision) == ((shown.jti, shown.decision) if shown else (None, None))
+
+
+def test_missing_evidence_may_go_to_people(lab: Any) -> None:
+    terms = LivenessTerms(REQUIRED, missing=Decision.REVIEW)
+    with lab.registrar(liveness=terms) as registrar:
+        answer = registrar.enroll([lab.request()])[0]
+    assert (answer.decision, answer.reasons) == (Decision.REVIEW, (Reason.LIVENESS_MISSING,))
+
+
+def test_a_result_is_taken_once_in_a_batch_and_after_a_restart(lab: Any) -> None:
+    with lab.registrar(liveness=LivenessTerms(REQUIRED)) as registrar:
+        first, twin, other = registrar.enroll(
+            [lab.request(liveness=result(jti)) for jti in ("a", "a", "b")]
+        )
+    assert (first.decision, other.decision) == (Decision.APPROVED, Decision.APPROVED)
+    assert isinstance(twin, LivenessReplayed)
+    again = lab.request(liveness=result("b"))
+    with lab.registrar(liveness=LivenessTerms(REQUIRED)) as registrar:
+        assert isinstance(registrar.enroll([again])[0], LivenessReplayed)
+        # Of another photograph: that uses nothing up.
+        misbound = lab.request(liveness=result("c", Reason.LIVENESS_MISBOUND))
+        assert registrar.enroll([misbound])[0].decision is Decision.REJECTED
+        assert registrar.enroll([lab.request(liveness=result("c"))])[0].decision is (
+            Decision.APPROVED
+        )
+
+
+def test_observing_changes_no_answer_and_keeps_what_came(lab: Any) -> None:
+    terms = LivenessTerms({LivenessUse.ENROLLMENT: LivenessMode.OBSERVE})
+    shown = [None, result("a", Reason.LIVENESS_FAILED), result("b"), result("b")]
+    with lab.registrar(liveness=terms) as registrar:
+        answers = registrar.enroll([lab.request(liveness=one) for one in shown])
+    assert [(one.decision, one.reasons) for one in answers] == [(Decision.APPROVED, ())] * 4
+    kept = [lab.store.enrollment(one.enrollment_id).evidence["liveness"] for one in answers]
+    assert [one.get("problem") for one in kept] == ["LIVENESS_MISSING", "LIVENESS_FAILED"] + (
+        [None] * 2
+    )
+    assert [one["is_repeated"] for one in kept] == [False, False, False, True]
+
+
+def test_what_is_asked_differs_by_carrier(lab: Any) -> None:
+    terms = LivenessTerms(carriers={"blue": REQUIRED})
+    assert terms.mode(LivenessUse.ENROLLMENT, "blue") is LivenessMode.REQUIRED
+    assert terms.mode(LivenessUse.VERIFICATION, "blue") is LivenessMode.OFF
+    assert terms.mode(LivenessUse.ENROLLMENT, "red") is LivenessMode.OFF
+    off = LivenessTerms(REQUIRED, {"blue": {LivenessUse.ENROLLMENT: LivenessMode.OFF}})
+    with lab.registrar(liveness=off) as registrar:
+        answer = registrar.enroll([lab.request(liveness=result())])[0]
+    assert "liveness" not in lab.store.enrollment(answer.enrollment_id).evidence
+    assert lab.store.rows(select(tables.liveness)) == []
+
+
+def test_results_leave_when_their_time_is_over(lab: Any) -> None:
+    with lab.registrar(liveness=LivenessTerms(REQUIRED)) as registrar:
+        registrar.enroll([lab.request(liveness=result())])
+    with lab.store.writer() as writer:
+        schedule = Schedule(liveness=timedelta(days=730))
+        for later, left in ((729, 0), (731, 1)):
+            runner = DirectRunner(writer, lambda days=later: NOW + timedelta(days=days))
+            assert run_retention(runner, schedule, "test").left[Kind.LIVENESS] == left
+    assert lab.store.rows(select(tables.liveness)) == []

@@ -1,0 +1,125 @@
+"""Evidence of liveness over HTTP: bound to the photograph that was sent, required, taken once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from joserfc import jws
+from joserfc.jwk import ECKey
+from sqlalchemy import select
+
+from engine.reasons import LivenessMode
+from engine.registry import tables
+from serving.api.body import JSON, MSGPACK
+from serving.sections import CarrierLiveness, LivenessIssuer, LivenessSettings
+from tests.serving.api.conftest import Start
+
+KEY = ECKey.generate_key("P-256", parameters={"kid": "one"})
+MSISDN = "+8613800138000"
+Sign = Callable[..., str]
+
+
+@pytest.fixture
+def required(start_service: Start, tmp_path: Any) -> Any:
+    """A service that asks one carrier for evidence, and all for it with verifications."""
+    keys = tmp_path / "capture.json"
+    keys.write_text(json.dumps({"keys": [KEY.as_dict(private=False)]}))
+    return start_service(
+        liveness=LivenessSettings(
+            verification=LivenessMode.REQUIRED,
+            issuers={"capture": LivenessIssuer(keys=str(keys))},
+            carriers={"blue": CarrierLiveness(enrollment=LivenessMode.REQUIRED)},
+        )
+    )
+
+
+def sign(service: Any, photograph: bytes, decision: str = "live", **changes: Any) -> str:
+    at = int(time.time())
+    given = {
+        "iss": "capture",
+        "jti": str(uuid.uuid4()),
+        "iat": at,
+        "exp": at + 300,
+        "aud": service.parts.vault.deployment_id,
+        "live_sha256": hashlib.sha256(photograph).hexdigest(),
+        "decision": decision,
+        **changes,
+    }
+    return jws.serialize_compact({"alg": "ES256", "kid": "one"}, json.dumps(given), KEY, ["ES256"])
+
+
+def enroll(service: Any, body: dict[str, Any], key: str, kind: str = JSON) -> Any:
+    headers = {"idempotency-key": key}
+    return service.ask("POST", "/v1/enrollments", body=body, kind=kind, headers=headers)
+
+
+@pytest.mark.parametrize("kind", [JSON, MSGPACK, "form"])
+def test_an_activation_brings_its_evidence_once(
+    required: Any, activation: Any, faces: dict[str, bytes], kind: str
+) -> None:
+    token = sign(required, faces["stranger"], level="iso30107-3:2")
+    body = activation(liveness=token)
+    first = required.read(enroll(required, body, "first", kind))
+    assert (first["decision"], first["reasons"]) == ("approved", [])
+    again = enroll(required, body, "first", kind)
+    assert (again.status_code, required.read(again)["is_repeated"]) == (200, True)
+    used = enroll(required, activation(liveness=token, msisdn="+8613800138002"), "second", kind)
+    required.assert_refused(used, 409, "LIVENESS.REPLAYED")
+    shown = required.read(required.ask("GET", f"/v1/enrollments/{first['enrollment_id']}"))
+    told = shown["liveness"]
+    assert (told["mode"], told["issuer"], told["level"]) == ("required", "capture", "iso30107-3:2")
+    counted = required.parts.meter.render()[0].decode()
+    assert 'sosie_liveness_results_total{issuer="capture",result="PASSED"} 1.0' in counted
+
+
+def test_an_activation_without_it_is_told_that_and_of_nobody(
+    required: Any, activation: Any, faces: dict[str, bytes]
+) -> None:
+    # Another's document, number and face: none of it is looked at.
+    changes = {"live": faces["live"], "portrait": faces["portrait"], "msisdn": MSISDN}
+    for place, (token, reason) in enumerate(
+        (
+            (None, "LIVENESS_MISSING"),
+            ("not.a.token", "LIVENESS_INVALID"),
+            (sign(required, faces["stranger"]), "LIVENESS_MISBOUND"),
+            (sign(required, faces["live"], "spoof"), "LIVENESS_FAILED"),
+            (sign(required, faces["live"], exp=1_000_000_000), "LIVENESS_STALE"),
+        )
+    ):
+        answer = enroll(required, activation(**changes, liveness=token), f"key-{place}")
+        body = required.read(answer)
+        assert (answer.status_code, body["decision"]) == (201, "rejected")
+        assert [one["reason"] for one in body["reasons"]] == [reason]
+        assert body["duplicate_search"]["ran"] is False
+        assert set(body["scores"].values()) == {None}
+
+
+def test_a_verification_is_refused_before_anybody_is_looked_up(
+    required: Any, faces: dict[str, bytes]
+) -> None:
+    def verify(line: str, token: str | None, face: str = "later") -> Any:
+        body: dict[str, Any] = {"probe": {"image": faces[face]}, "line": line}
+        return required.ask(
+            "POST", "/v1/verifications", body=body | ({"liveness": token} if token else {})
+        )
+
+    for line in (MSISDN, "+8613800139999"):
+        required.assert_refused(verify(line, None), 422, "LIVENESS.REFUSED")
+    token = sign(required, faces["later"])
+    assert required.read(verify(MSISDN, token))["is_match"] is True
+    required.assert_refused(verify(MSISDN, token), 409, "LIVENESS.REPLAYED")
+    other = sign(required, faces["later"])
+    message = required.assert_refused(verify(MSISDN, other, "stranger"), 422, "LIVENESS.REFUSED")
+    assert "LIVENESS_MISBOUND" in message
+    rows = required.parts.store.rows(select(tables.liveness.c.problem, tables.liveness.c.use))
+    assert sorted((row.problem or "", row.use) for row in rows) == [
+        ("", "verification"),
+        ("LIVENESS_MISBOUND", "verification"),
+        *[("LIVENESS_MISSING", "verification")] * 2,
+    ]
