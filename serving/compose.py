@@ -173,6 +173,7 @@ def read_schedule(settings: RetentionSettings) -> Schedule:
         lines=_days(settings.closed_lines_days),
         answers=_days(settings.answers_days),
         liveness=_days(settings.liveness_days),
+        events=_days(settings.events_days),
         hold=timedelta(days=settings.case_hold_days),
     )
 

@@ -422,6 +422,9 @@ class RetentionSettings(Section):
         le=36500,
         description="results of liveness checks: who said what of which attempt, and when; 0: kept",
     )
+    events_days: int = Field(
+        default=30, ge=0, le=36500, description="events, whether or not they were read; 0: kept"
+    )
     case_hold_days: int = Field(
         default=30,
         ge=0,

@@ -29,6 +29,7 @@ SHARED_NAMES = {
         "deployment",
         "enrollments",
         "errors",
+        "events",
     ),
     *("gallery", "imports", "join", "kernels", "lines", "matching", "models", "people", "plan"),
     *("outlets", "registrar", "retention", "rotation", "shards", "sweeps"),

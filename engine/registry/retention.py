@@ -49,7 +49,7 @@ Wipe = Callable[[Connection, Vault, Sequence[Any], datetime, Strip], None]
 _cases, _documents, _enrollments = tables.cases, tables.documents, tables.enrollments
 _lines, _answers = tables.lines, tables.idempotency
 _crops, _named = tables.crops, tables.case_documents
-_liveness = tables.liveness
+_liveness, _events = tables.liveness, tables.events
 _opened, _standing = _cases.alias("opened"), _cases.alias("standing")
 
 _EXPIRE_ATTEMPT = (
@@ -126,6 +126,8 @@ class Kind(StrEnum):
     CROPS = "crops"
     LIVENESS = "liveness"
     """What capture systems said of faces, and when."""
+    EVENTS = "events"
+    """What systems of carriers were told, or could have read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,5 +352,8 @@ _RULES = {
         _liveness.c.id,
         lambda until, _: _liveness.c.received_at <= until[Kind.LIVENESS],
         (_liveness.c.received_at,),
+    ),
+    Kind.EVENTS: _Rule(
+        _events.c.number, lambda until, _: _events.c.at <= until[Kind.EVENTS], (_events.c.at,)
     ),
 }

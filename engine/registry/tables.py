@@ -218,6 +218,22 @@ liveness = Table(
     _mac(),
 )
 
+# What happened, for the systems of carriers: written with it, in its order.
+events = Table(
+    "events",
+    metadata,
+    Column("number", RowNumber, primary_key=True, autoincrement=False),
+    Column("id", UuidText, nullable=False, unique=True),
+    Column("type", String(32), nullable=False),
+    Column("at", Moment, nullable=False, index=True),
+    Column("subject", UuidText, nullable=False),
+    # Null of what no carrier is told.
+    Column("carrier", ForeignKey("carriers.code")),
+    Column("data", LargeBinary, nullable=False),
+    _mac(),
+)
+Index("ix_events_carrier", events.c.carrier, events.c.number)
+
 deployment = Table(
     "deployment",
     metadata,
@@ -489,5 +505,6 @@ SEALED = (
     (case_notes, case_notes.c.text),
     (crops, crops.c.image),
     (attempt_templates, attempt_templates.c.template),
+    (events, events.c.data),
 )
 """Every table with a sealed column; `rows.name_sealed` says how its seals name a row."""

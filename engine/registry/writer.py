@@ -47,6 +47,7 @@ from engine.registry.database import (
     storage_errors,
     write_something,
 )
+from engine.registry.events import find_events, write_events
 from engine.registry.records import (
     ENROLLMENT_REFUSED,
     AuditEntry,
@@ -463,6 +464,7 @@ def apply(
 ) -> None:
     """Inserts, then removes; a change of a row that is not there undoes the transaction. `number`
     is that of the changes' last audit entry."""
+    events = find_events(connection, changes)
     for table, rows in (
         (tables.documents, [document_row(vault, one, at) for one in changes.documents]),
         (tables.enrollments, [enrollment_row(record) for record in changes.enrollments]),
@@ -491,6 +493,7 @@ def apply(
         _update(connection, vault, changes, at, number)
     if changes.erased_documents:
         erase_notes(connection, vault, changes.erased_documents)
+    write_events(connection, vault, events, at)
     if connection.dialect.name == "postgresql" and len(changes.documents) >= BULK_ROWS:
         # Until its own statistics follow, PostgreSQL would scan a table that was just filled.
         with long_statements(connection):

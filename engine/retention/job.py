@@ -30,6 +30,7 @@ class Schedule:
     lines: timedelta | None = None
     answers: timedelta | None = None
     liveness: timedelta | None = None
+    events: timedelta | None = None
     hold: timedelta | None = None
     """So long beyond its time an open case keeps what it needs; None: until it is closed."""
 
@@ -46,6 +47,7 @@ class Schedule:
             Kind.ANSWERS: self.answers,
             Kind.CROPS: timedelta(0),
             Kind.LIVENESS: self.liveness,
+            Kind.EVENTS: self.events,
         }
 
     def until(self, now: datetime) -> dict[Kind, datetime]:

@@ -105,6 +105,7 @@ class Action(StrEnum):
     REVEAL = "reveal_names_and_numbers"
     """In the report of a case, where it is asked for."""
     READ_THRESHOLDS = "read_thresholds"
+    READ_EVENTS = "read_events"
     READ_AUDIT = "read_the_audit_chain"
     BACK_UP = "back_up"
     READ_METRICS = "read_metrics"
@@ -135,6 +136,7 @@ PERMISSIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
         Action.RESTRICT_OUTLETS: frozenset({_FRAUD}),
         Action.REVEAL: frozenset({_FRAUD}),
         Action.READ_THRESHOLDS: frozenset(Role),
+        Action.READ_EVENTS: frozenset({_CARRIER, _FRAUD, _OPERATOR}),
         Action.READ_AUDIT: frozenset({_OPERATOR}),
         Action.READ_METRICS: frozenset({_OPERATOR}),
         Action.BACK_UP: frozenset({_OPERATOR}),

@@ -17,6 +17,7 @@ from serving.api.routes import (
     audit,
     cases,
     enrollments,
+    events,
     health,
     lines,
     matching,
@@ -38,6 +39,7 @@ TAGS = {
     "cases": "What people look into, the steps they take, and what came of it.",
     "outlets": "Who may enroll nobody, and what was enrolled there before.",
     "sweeps": "The whole gallery searched with itself.",
+    "events": "What happened, in its order.",
     "oversight": "Thresholds, the audit chain, and what a key stands for.",
     "health": "Whether it runs, and how it does.",
 }
@@ -214,6 +216,9 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         "GET /v1/precision": Endpoint(
             sweeps.read_precision, "Measure the precision of sweeps", Action.SWEEP, errors=()
         ),
+    },
+    "events": {
+        "GET /v1/events": Endpoint(events.read_events, "Read events", Action.READ_EVENTS, errors=())
     },
     "oversight": {
         "GET /v1/thresholds": Endpoint(

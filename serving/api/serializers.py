@@ -15,6 +15,7 @@ from engine.errors import NotFound
 from engine.matching import calibration as thresholds
 from engine.matching import holders
 from engine.registry.cases import risk_of
+from engine.registry.events import Event
 from engine.registry.reader import Identity, Reader
 from engine.registry.records import (
     ALIVE,
@@ -30,7 +31,7 @@ from engine.sweeps import estimate
 from engine.sweeps.sweep_model import SweepRecord
 from serving.backups import BackupRecord
 from serving.masking import mask_name, mask_number
-from serving.wire import cases, enrollments, lines, outlets, oversight, people, sweeps
+from serving.wire import cases, enrollments, events, lines, outlets, oversight, people, sweeps
 from serving.wire.fields import Moment, of_record, read
 
 C = TypeVar("C", bound=cases.Case)
@@ -538,4 +539,18 @@ def _curve(kind: thresholds.Comparison, curve: thresholds.CalibrationCurve) -> o
             oversight.CurvePoint(one.threshold, one.fmr, one.fmr_low, one.fmr_high, one.fnmr)
             for one in curve.points
         ),
+    )
+
+
+def event(record: Event, deployment_id: str) -> events.Event:
+    """An event as CloudEvents 1.0 has it."""
+    return events.Event(
+        specversion="1.0",
+        id=record.id,
+        source=f"urn:uuid:{deployment_id}",
+        type=record.type.value,
+        subject=record.subject,
+        time=Moment.of(record.at),
+        datacontenttype="application/json",
+        data=dict(record.data),
     )

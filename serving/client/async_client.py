@@ -25,7 +25,17 @@ from serving.client.calls import (
     write_outcome,
 )
 from serving.client.transport import Exchange, Options, Wait
-from serving.wire import cases, enrollments, lines, matching, outlets, oversight, people, sweeps
+from serving.wire import (
+    cases,
+    enrollments,
+    events,
+    lines,
+    matching,
+    outlets,
+    oversight,
+    people,
+    sweeps,
+)
 from serving.wire.fields import KnownDocument
 
 T = TypeVar("T")
@@ -443,6 +453,18 @@ class AsyncClient:
     async def list_backups(self, options: Options = _DEFAULT) -> oversight.Backups:
         """The backups in the service's home, and the one that runs."""
         return await self._send(get(oversight.Backups, "backups"), options)
+
+    async def read_events(
+        self,
+        after: int = 0,
+        *,
+        limit: int = 100,
+        type: str | None = None,  # noqa: A002 - as the interface calls it
+        options: Options = _DEFAULT,
+    ) -> events.Events:
+        """What happened beyond a place in the feed, in its order; keep `next` and give it back."""
+        query: Query = {"after": after, "limit": limit, "type": type}
+        return await self._send(get(events.Events, "events", **query), options)
 
     async def verify_audit(
         self, after: int = 0, options: Options = _DEFAULT

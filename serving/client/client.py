@@ -26,7 +26,17 @@ from serving.client.calls import (
     write_outcome,
 )
 from serving.client.transport import Exchange, Options, Wait
-from serving.wire import cases, enrollments, lines, matching, outlets, oversight, people, sweeps
+from serving.wire import (
+    cases,
+    enrollments,
+    events,
+    lines,
+    matching,
+    outlets,
+    oversight,
+    people,
+    sweeps,
+)
 from serving.wire.fields import KnownDocument
 
 T = TypeVar("T")
@@ -430,6 +440,18 @@ class Client:
     def list_backups(self, options: Options = _DEFAULT) -> oversight.Backups:
         """The backups in the service's home, and the one that runs."""
         return self._send(get(oversight.Backups, "backups"), options)
+
+    def read_events(
+        self,
+        after: int = 0,
+        *,
+        limit: int = 100,
+        type: str | None = None,  # noqa: A002 - as the interface calls it
+        options: Options = _DEFAULT,
+    ) -> events.Events:
+        """What happened beyond a place in the feed, in its order; keep `next` and give it back."""
+        query: Query = {"after": after, "limit": limit, "type": type}
+        return self._send(get(events.Events, "events", **query), options)
 
     def verify_audit(self, after: int = 0, options: Options = _DEFAULT) -> oversight.ChainPart:
         """Verifies a part of the audit chain; go on from `next` until it is None."""

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from engine.matching.recovery import restore_gallery
+from engine.registry.events import EventType, read_events
 from engine.registry.keyring import KeyRing
 from engine.registry.records import Carrier
 from engine.registry.store import Store
@@ -103,6 +104,22 @@ def check_store(store: Store, folder: Path, acknowledged: Iterable[str], at_leas
         np.testing.assert_array_equal(gallery.vectors(chunk.ids), chunk.vectors)
 
 
+def check_events(store: Store) -> None:
+    """Each decision and each line has its event, once and in this order; no number is missing."""
+    found, after = [], 0
+    while page := read_events(store, after):
+        found += page
+        after = page[-1].number
+    assert [one.number for one in found] == list(range(1, len(found) + 1))
+    decided = [one for one in found if one.type is EventType.ENROLLMENT_DECIDED]
+    opened = {one.data["enrollment_id"]: one for one in found if one.type is EventType.LINE_OPENED}
+    assert len(found) == 2 * len(decided) == 2 * store.counts()["enrollments"]
+    assert len({one.subject for one in decided}) == len(decided)
+    for one in decided:
+        assert opened[one.subject].number > one.number
+        assert opened[one.subject].subject == one.data["line_id"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("database", "kills"), [("sqlite", 50), ("postgres", 15)])
 def test_no_acknowledged_enrollment_is_lost_or_doubled_however_often_it_is_killed(
@@ -136,6 +153,7 @@ def test_no_acknowledged_enrollment_is_lost_or_doubled_however_often_it_is_kille
                 resume, first = first, max(acknowledged) + 1
             check_store(store, folder, [one[1] for one in acks], len(acknowledged))
     check_store(store, folder, acknowledged.values(), len(acknowledged))
+    check_events(store)
     assert len(acknowledged) > kills
     assert repeated > 0
     store.close()

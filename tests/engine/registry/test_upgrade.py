@@ -173,7 +173,7 @@ def test_upgrade_makes_an_open_dispute_one_of_its_line(database_url: str, vault:
             writer.commit(changes)
 
 
-NEW = {tables.accounts, tables.attempt_templates, tables.liveness}
+NEW = {tables.accounts, tables.attempt_templates, tables.liveness, tables.events}
 
 
 def age(store: Store) -> None:
@@ -191,7 +191,7 @@ def age(store: Store) -> None:
             .where(tables.api_keys.c.revoked_at.is_(None))
             .values(digest=OLD_DIGEST)
         )
-        for name in ("sessions", "accounts", "attempt_templates", "liveness"):
+        for name in ("sessions", "accounts", "attempt_templates", "liveness", "events"):
             connection.execute(text(f"DROP TABLE {name}"))
         for table in set(AUTHENTICATED) - NEW:
             connection.execute(text(f'ALTER TABLE "{table.name}" DROP COLUMN mac'))
@@ -422,6 +422,7 @@ def test_upgrade_leaves_no_reason_of_a_restriction_in_the_clear(
                 connection.execute(update(tables.outlets).values(restriction_reason="a name"))
             connection.execute(text("DROP TABLE attempt_templates"))
             connection.execute(text("DROP TABLE liveness"))
+            connection.execute(text("DROP TABLE events"))
             for side in ("left", "right"):
                 connection.execute(
                     text(f"ALTER TABLE judged_pairs DROP COLUMN {side}_attempt_score")

@@ -1,0 +1,29 @@
+"""`/v1/events`: what happened, for those who pull it."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from engine.registry.events import EventType
+from engine.registry.events import read_events as read
+from serving.access.authorization import scope_of
+from serving.api import serializers
+from serving.api.request import Request
+from serving.parts import Parts
+from serving.wire import events as wire
+
+
+async def read_events(parts: Parts, request: Request, query: wire.EventQuery) -> wire.Events:
+    """Events after a place in the feed, in the order in which they happened; to a carrier its own.
+
+    Each was written with what it tells of, so none is ever missing; keep `next` and give it as
+    `after`. They hold ids and no name or number, and reading them is not audited: what is read by
+    an id is.
+    """
+    types = () if query.type is None else (EventType(query.type),)
+    carrier = scope_of(request.caller)
+    find = partial(read, parts.store, query.after, query.limit, carrier=carrier, types=types)
+    found = await asyncio.to_thread(find)
+    shown = tuple(serializers.event(one, parts.vault.deployment_id) for one in found)
+    return wire.Events(shown, found[-1].number if found else query.after)

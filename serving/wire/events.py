@@ -1,0 +1,56 @@
+"""Wire types of events, in the form of CloudEvents 1.0."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from serving.wire.fields import AnswerBody, Id, Moment, QueryString, known
+from serving.wire.oversight import AuditNumber
+
+MOST_EVENTS = 500
+EventType = Annotated[
+    str,
+    known(
+        "enrollment.decided",
+        "line.opened",
+        "line.disputed",
+        "line.restored",
+        "line.closed",
+        "case.opened",
+        "case.closed",
+        "watchlist.hit",
+        "sweep.finished",
+        "erasure.done",
+    ),
+]
+
+
+class EventQuery(QueryString, frozen=True):
+    """Events beyond `after`, in their order."""
+
+    after: Annotated[AuditNumber, Meta(description="`next` of the page before; 0: all")] = 0
+    limit: Annotated[int, Meta(ge=1, le=MOST_EVENTS)] = 100
+    type: EventType | None = None
+
+
+class Event(AnswerBody, frozen=True):
+    """What happened to `subject`, whose id it is: of an enrollment, a line, a case, a sweep or a
+    document. Whoever may read that reads more by its id."""
+
+    specversion: Annotated[str, known("1.0")]
+    id: Id
+    source: Annotated[str, Meta(description="this deployment")]
+    type: EventType
+    subject: Id
+    time: Moment
+    datacontenttype: Annotated[str, known("application/json")]
+    data: dict[str, Any]
+
+
+class Events(AnswerBody, frozen=True):
+    """A page of the feed. Of a page that is empty `next` is where it began: ask again later."""
+
+    events: tuple[Event, ...]
+    next: int

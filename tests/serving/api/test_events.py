@@ -1,0 +1,33 @@
+"""`/v1/events`: the feed, for whoever may read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PATH = "/v1/events"
+
+
+def test_the_feed_is_read_from_where_it_was_left(own_service: Any, activation: Any) -> None:
+    begin = own_service.read(own_service.ask("GET", f"{PATH}?limit=500"))["next"]
+    own_service.ask("POST", "/v1/enrollments", body=activation(), headers={"idempotency-key": "e"})
+    first = own_service.read(own_service.ask("GET", f"{PATH}?after={begin}&limit=1"))
+    (decided,) = first["events"]
+    assert (decided["type"], decided["specversion"]) == ("enrollment.decided", "1.0")
+    assert decided["source"] == f"urn:uuid:{own_service.parts.vault.deployment_id}"
+    rest = own_service.read(own_service.ask("GET", f"{PATH}?after={first['next']}"))
+    assert [one["type"] for one in rest["events"]] == ["line.opened"]
+    assert rest["events"][0]["subject"] == decided["data"]["line_id"]
+    end = own_service.read(own_service.ask("GET", f"{PATH}?after={rest['next']}"))
+    assert end == {"events": [], "next": rest["next"]}
+    own_service.assert_refused(
+        own_service.ask("GET", f"{PATH}?type=line.unknown"), 400, "REQUEST.MALFORMED"
+    )
+
+
+def test_another_carrier_and_an_outlet_are_told_nothing(own_service: Any, activation: Any) -> None:
+    body = activation(msisdn="+8613800138007")
+    own_service.ask("POST", "/v1/enrollments", body=body, headers={"idempotency-key": "f"})
+    for key, is_told in (("blue", True), ("fraud", True), ("operator", True), ("red", False)):
+        shown = own_service.read(own_service.ask("GET", PATH, key=key))
+        assert bool(shown["events"]) is is_told
+    own_service.assert_refused(own_service.ask("GET", PATH, key="b1"), 403, "ACCESS.FORBIDDEN")
