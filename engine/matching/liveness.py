@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from joserfc.errors import JoseError
@@ -23,14 +23,12 @@ from joserfc.jws import JWSRegistry, deserialize_compact
 from msgspec import Meta
 
 from engine.errors import LivenessRefused, LivenessReplayed, RequestError
+from engine.matching.limits import ChangeRunner
 from engine.reasons import Decision, LivenessMode, LivenessUse, Reason
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes, LivenessRecord, new_id
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
-
-if TYPE_CHECKING:
-    from engine.matching.registrar import Runner
 
 MAX_TOKEN_LENGTH = 4096
 CLOCK_SKEW = timedelta(seconds=60)
@@ -354,7 +352,7 @@ class LivenessBatch:
 
 
 def admit_verification(
-    runner: Runner,
+    runner: ChangeRunner,
     registry: Reader,
     vault: Vault,
     terms: LivenessTerms,

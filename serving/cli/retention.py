@@ -44,6 +44,8 @@ NAMES = {
     "lines": "numbers of closed lines",
     "answers": "stored answers",
     "crops": "aligned faces",
+    "liveness": "results of liveness checks",
+    "events": "events",
 }
 
 

@@ -10,6 +10,7 @@ from engine.registry.events import read_events as read
 from serving.access.authorization import scope_of
 from serving.api import serializers
 from serving.api.request import Request
+from serving.errors import Malformed
 from serving.parts import Parts
 from serving.wire import events as wire
 
@@ -21,7 +22,10 @@ async def read_events(parts: Parts, request: Request, query: wire.EventQuery) ->
     `after`. They hold ids and no name or number, and reading them is not audited: what is read by
     an id is.
     """
-    types = () if query.type is None else (EventType(query.type),)
+    try:
+        types = () if query.type is None else (EventType(query.type),)
+    except ValueError:
+        raise Malformed(f"type: unknown; give {', '.join(EventType)}") from None
     carrier = scope_of(request.caller)
     find = partial(read, parts.store, query.after, query.limit, carrier=carrier, types=types)
     found = await asyncio.to_thread(find)

@@ -115,6 +115,7 @@ def test_the_rows_name_every_reason_that_there_is() -> None:
     assert {reason for _, _, reasons, _ in ROWS for reason in reasons} == set(Reason)
 
 
+LIVENESS_REASONS = [one for one in Reason if one.startswith("LIVENESS_")]
 ALL_TOLD = "1"
 """The policy that told everything beside an unusable photograph; replays ask it."""
 
@@ -127,7 +128,7 @@ def test_beside_an_unusable_photograph_nothing_else_is_told(
     changes: dict[str, object], fault: dict[str, object]
 ) -> None:
     verdict = decide(replace(HONEST, **changes | fault))
-    assert set(verdict.reasons) <= IMAGE_REASONS
+    assert set(verdict.reasons) <= {*IMAGE_REASONS, *LIVENESS_REASONS}
     assert (verdict.decision, verdict.cases) == (Decision.REJECTED, ())
 
 

@@ -129,6 +129,7 @@ def test_data_key_is_rotated_without_losing_a_row(store, filled, database_url, w
                 "case_notes": 2,
                 "crops": 1,
                 "attempt_templates": 1,
+                "events": 21,
             }
             narrow = retire(writer, 1)
         assert versions(widened) == {2}
@@ -142,8 +143,8 @@ def test_data_key_is_rotated_without_losing_a_row(store, filled, database_url, w
 def test_every_value_that_a_data_key_seals_is_counted_with_its_transaction(
     store, filled, database_url, wider
 ) -> None:
-    # Ten references, one of which was removed since.
-    kept, sealed = 34, 35
+    # Ten references, one of which was removed since; and an event of each decision and line.
+    kept, sealed = 55, 56
     assert store.seal_counts() == {1: sealed}
     store.vault.seal_token("issued.template", "row", b"of no data key")
     store.note(ENTRY)

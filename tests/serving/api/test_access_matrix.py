@@ -119,6 +119,7 @@ def matrix(
             (get(f"{sweep}/groups"), only(fraud=404)),
             (get(f"{sweep}/groups/any"), only(fraud=404)),
             (get("/v1/precision"), only(fraud=200)),
+            (get("/v1/events"), only(blue=200, red=200, fraud=200, operator=200)),
             (get("/v1/thresholds"), (200,) * len(NAMES)),
             (get("/v1/audit"), only(operator=200)),
             (get("/v1/audit/verification"), only(operator=200)),
