@@ -67,7 +67,7 @@ class ShardsConfig:
     shards: int = 4
     probes: int = 1_024
     rounds: int = 15
-    visitors: int = 1_500
+    visitors: int = 800
     seed: int = 0
     folder: Path = DISK
 

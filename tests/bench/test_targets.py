@@ -54,6 +54,8 @@ PROMISED = {
     ("join", "comparisons_per_second"): ("at_least", 3.3e9),
     ("join", "share_of_ceiling"): ("at_least", 0.6),
     ("join", "flat_speedup"): ("at_least", 25),
+    ("join", "prefix_speedup_review"): ("at_least", 1.35),
+    ("join", "prefix_speedup_certain"): ("at_least", 1.6),
     ("gallery", "bytes_per_reference"): ("at_most", 730),
     ("gallery", "open_seconds"): ("at_most", 3),
     ("gallery", "add_microseconds"): ("at_most", 50),
