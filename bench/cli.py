@@ -258,6 +258,20 @@ def registrar(
 
 
 @suite
+def shards(
+    chosen: Chosen,
+    n: References = None,
+    shards: Annotated[int | None, typer.Option(min=2, max=16, help="Of the gallery.")] = None,
+    folder: Folder = None,
+) -> None:
+    """A gallery over shards on two Ray nodes: the same answers, kills, and how it comes back."""
+    from bench.suites.shards import QUICK, ShardsConfig, run
+
+    given = {"references": n, "shards": shards, "folder": folder}
+    chosen.measure("shards", run, ShardsConfig, QUICK, **given)
+
+
+@suite
 def serve(
     chosen: Chosen,
     n: Annotated[int | None, typer.Option(min=256, help="References enrolled before.")] = None,

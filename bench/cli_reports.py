@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 def report(
     as_json: JsonFlag = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Small sizes: five minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes: seven minutes.")] = False,
     output: Annotated[
         Path, typer.Option("--output", metavar="DIR", help="Folder of page, JSON and pictures.")
     ] = Path("bench-report"),

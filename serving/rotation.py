@@ -9,19 +9,22 @@ from pathlib import Path
 from engine.registry.rotation import reseal, retire
 from serving.compose import Deployment
 from serving.settings import KEY_RING_FILE, Settings
+from serving.snapshots import SHARD_KEYS_FOLDER, ShardKeys
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
     """Result of a rotation: versions of data keys, and values sealed again by table.
 
-    `resumed`: an interrupted rotation was finished.
+    `resumed`: an interrupted rotation was finished. `shard_snapshots`: shards whose snapshots, each
+    on a node of its own, open no more; the next start reads these from the store, and saves them.
     """
 
     active: int
     retired: tuple[int, ...]
     resealed: dict[str, int]
     resumed: bool
+    shard_snapshots: int
 
 
 def rotate_data_key(
@@ -44,9 +47,13 @@ def rotate_data_key(
         # A snapshot sealed with the retired key could not be opened any more.
         if deployment.snapshot_folder.exists() and not deployment.save_snapshot():
             deployment.remove_snapshot()
+        # Their own keys are sealed with the old one, and whoever had that may have them.
+        keys = ShardKeys(deployment.store, home / SHARD_KEYS_FOLDER)
+        shard_snapshots = keys.destroy_all_but(())
         retired = [key.version for key in ring.data[:-1]]
         for version in retired:
             retire(writer, version)
             ring = ring.without_data_key(version)
         ring.save(path)
-    return Rotation(ring.active_data_key.version, tuple(retired), resealed, resumed)
+    active = ring.active_data_key.version
+    return Rotation(active, tuple(retired), resealed, resumed, shard_snapshots)

@@ -113,10 +113,15 @@ class ShardKeys:
             (self._folder / name).unlink(missing_ok=True)
         flush_names(self._folder)
 
-    def destroy_all_but(self, kept: Collection[str]) -> None:
-        """Those that no erasure would find any more: of another number of shards, or of none."""
-        if self._folder.is_dir():
-            self.destroy([path.name for path in self._folder.iterdir() if path.name not in kept])
+    def destroy_all_but(self, kept: Collection[str]) -> int:
+        """Those that no erasure would find any more: of another number of shards, or of none.
+
+        Returns how many."""
+        if not self._folder.is_dir():
+            return 0
+        doomed = [path.name for path in self._folder.iterdir() if path.name not in kept]
+        self.destroy(doomed)
+        return len(doomed)
 
     def _sealer(self, key: Key) -> ShardSealer:
         return ShardSealer(key, self._store.vault.deployment_id.encode())

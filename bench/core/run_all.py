@@ -48,6 +48,7 @@ SUITES = (
     Suite("join"),
     Suite("gallery"),
     Suite("registrar"),
+    Suite("shards", repeated=False, again=()),
     Suite("extract"),
     Suite("accuracy", repeated=False, again=()),
     Suite("import", repeated=False, again=()),

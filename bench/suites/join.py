@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from unittest.mock import patch
 
 import faiss
 import numpy as np
@@ -17,8 +18,10 @@ from bench.core.timing import Seconds, clock, interleave, rested, speedup
 from bench.data.vectors import Faces, Vectors, default_thresholds, find_pairs
 from bench.suites.search import SCORE_TOLERANCE
 from indexes.exact.exact8 import Exact8Segment
-from indexes.exact.scanner import Scanner
+from indexes.exact.scanner import Scanner, available_kernels
+from indexes.joining import tiling
 from indexes.joining.join import join
+from indexes.joining.pairs import Pairs
 
 QUICK = {
     "references": 20_000,
@@ -26,7 +29,9 @@ QUICK = {
     "rounds": 2,
     "compared_rounds": 2,
     "product_s": 0.05,
+    "prefix_rounds": 1,
 }
+ALL, PREFIX, PREFIXED_KERNEL = "all components", "a prefix first", "vnni"
 WHOLE, PARTS = "one segment", "four segments"
 FLAT, NUMPY = "FAISS Flat, range search", "numpy float32, upper triangle"
 
@@ -40,7 +45,7 @@ _LONG_FROM = 400_000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinConfig:
     """`compared` references are joined by the others too, in rounds of their own, and held against
-    brute force."""
+    brute force; `_FEWEST` at most with and without a prefix, in `prefix_rounds`."""
 
     references: int = 200_000
     dim: int = 128
@@ -48,6 +53,7 @@ class JoinConfig:
     rounds: int = 5
     compared_rounds: int = 3
     product_s: float = 0.4
+    prefix_rounds: int = 2
     seed: int = 0
 
 
@@ -87,6 +93,7 @@ def run(config: JoinConfig) -> SuiteOutput:
     )
     joined = _join_all(faces.references, threshold, config, scanner)
     scanner.close()
+    prefixed = _join_by_prefix(faces.references[:_FEWEST], config.prefix_rounds)
     setup: Setup = faces.setup | {
         "threshold": round(threshold, 4),
         "threads": cores(),
@@ -98,8 +105,9 @@ def run(config: JoinConfig) -> SuiteOutput:
         _list_compared(
             compared, setup | {"references": compared.count, "rounds": len(compared.seconds[FLAT])}
         ),
+        _list_prefixed(prefixed, min(config.references, _FEWEST), setup),
     )
-    return results, _measure(config, joined, compared)
+    return results, _measure(config, joined, compared, prefixed)
 
 
 def count_pairs(references: int) -> int:
@@ -176,6 +184,56 @@ def _join_all(
     return Joined({name: np.array(values) for name, values in seconds.items()}, found, rates)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefixed:
+    """Joins at one threshold, by `ALL` components or a `PREFIX` first; `same`: share of pairs."""
+
+    threshold: float
+    seconds: Mapping[str, Seconds]
+    same: float
+
+    @property
+    def gain(self) -> float:
+        return speedup(self.seconds[ALL], self.seconds[PREFIX])
+
+
+def _join_by_prefix(references: Vectors, rounds: int) -> list[Prefixed]:
+    """At `review` and `certain`; nothing without the one kernel for which a prefix is chosen."""
+    if PREFIXED_KERNEL not in available_kernels():
+        return []
+    scanner = Scanner(PREFIXED_KERNEL)
+    segments = cut(references, (0.0, 1.0), scanner)
+    found: dict[str, Pairs] = {}
+
+    def join_from(fewest: int, name: str, threshold: float) -> None:
+        with patch.object(tiling, "_AXES_FROM", fewest):
+            found[name] = join(segments, None, threshold)
+
+    joined = []
+    for threshold in (default_thresholds().review, default_thresholds().certain):
+        actions = {
+            ALL: rested(partial(join_from, 1 << 62, ALL, threshold)),
+            PREFIX: rested(partial(join_from, 0, PREFIX, threshold)),
+        }
+        seconds = interleave(actions, rounds)
+        pairs = [(one.left, one.right, one.scores) for one in (found[ALL], found[PREFIX])]
+        joined.append(Prefixed(threshold, seconds, share_same(*pairs)))
+    scanner.close()
+    return joined
+
+
+def _list_prefixed(prefixed: Sequence[Prefixed], references: int, setup: Setup) -> Result:
+    figures = []
+    for one in prefixed:
+        for name, seconds in one.seconds.items():
+            ratio = one.gain if name == PREFIX else 1.0
+            figures.append(Figure.of(f"at {one.threshold:.3f}: {name}", "s", seconds, ratio))
+    if not figures:
+        figures.append(Figure.skip(PREFIX, "s", f"this machine has no kernel {PREFIXED_KERNEL}"))
+    own: Setup = {"references": references, "kernel": PREFIXED_KERNEL}
+    return Result("With a prefix of the components", setup | own, tuple(figures))
+
+
 def _list_speed(references: int, joined: Joined, compared: Compared, setup: Setup) -> Result:
     """All references; FAISS at the rate at which it decided on the pairs of fewer."""
     pairs = count_pairs(references)
@@ -226,13 +284,20 @@ def _list_compared(compared: Compared, setup: Setup) -> Result:
     return Result("The same references by everybody", setup, tuple(figures))
 
 
-def _measure(config: JoinConfig, joined: Joined, compared: Compared) -> dict[str, Measured]:
+def _measure(
+    config: JoinConfig, joined: Joined, compared: Compared, prefixed: Sequence[Prefixed]
+) -> dict[str, Measured]:
     """The figures that `targets.toml` names, of one segment."""
     names = ("all_pairs_seconds", "comparisons_per_second", "share_of_ceiling", "flat_speedup")
-    same: dict[str, Measured] = {"identical_pairs": min(compared.same.values())}
+    gains = ("prefix_speedup_review", "prefix_speedup_certain")
+    shares = [*compared.same.values(), *(one.same for one in prefixed)]
+    same: dict[str, Measured] = {"identical_pairs": min(shares)}
     if config.dim != _PROMISED_DIM or config.references < _FEWEST:
         reason = f"promised for {_FEWEST:,} references and more of {_PROMISED_DIM} dimensions"
-        return same | dict.fromkeys(names, Skipped(reason))
+        return same | dict.fromkeys((*names, *gains), Skipped(reason))
+    no_kernel = Skipped(f"this machine has no kernel {PREFIXED_KERNEL}")
+    same |= dict.fromkeys(gains, no_kernel)
+    same |= dict(zip(gains, [one.gain for one in prefixed], strict=bool(prefixed)))
     seconds = float(np.median(joined.seconds[WHOLE]))
     rate = count_pairs(config.references) / seconds
     flat_rate = count_pairs(compared.count) / compared.flat_s

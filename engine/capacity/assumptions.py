@@ -63,9 +63,7 @@ def list_assumptions(
         "An erasure is out of memory at once; the time is that of its file, which grows with the "
         "references of one segment. A start after a failure grows with those of one machine; until "
         "a gallery is back nothing is decided (503).",
-        "One spare node takes any role (Ray places it). A shard has one copy; while a lost one is "
-        "rebuilt, every search and decision is refused (503), since a partial answer would be a "
-        "silent miss. With [gallery] shard_copies = 2 none is, and they need twice the nodes.",
+        "One spare node takes any role (Ray places it). " + _describe_copies(layout),
     ]
     return (*said, *_list_assumed(figures))
 
@@ -110,6 +108,20 @@ def _describe_places(layout: Layout | None, costs: Costs) -> list[str]:
         f"and their times vary by a factor of {1 + costs.scan_spread:.2f}.",
         "A call between nodes is as fast as one between processes, where it was measured.",
     ]
+
+
+def _describe_copies(layout: Layout | None) -> str:
+    if layout is not None and layout.shards and layout.copies > 1:
+        return (
+            "A shard has two copies on two nodes, which search by turns: a lost one is made again "
+            "while the other answers, and has to do the work of both, so the scans are counted for "
+            "one of them alone."
+        )
+    return (
+        "A shard has one copy; while a lost one is rebuilt, every search and decision is refused "
+        "(503), since a partial answer would be a silent miss. With [gallery] shard_copies = 2 "
+        "none is, and they need twice the nodes."
+    )
 
 
 def _list_assumed(figures: Figures) -> list[str]:

@@ -196,12 +196,18 @@ MAX_SHARDS = 256
 class Layout:
     """Machines: a single one (`ingress_nodes` 0), or one for the registrar and some for ingresses.
 
-    Each of the `shards` of the gallery has a machine of its own; 0: the registrar's holds it.
+    Each of the `copies` of each of the `shards` of the gallery has a machine of its own; no shards:
+    the registrar's holds it, once.
     """
 
     node: Node
     ingress_nodes: int = 0
     shards: int = 0
+    copies: int = 1
+
+    @property
+    def shard_nodes(self) -> int:
+        return self.shards * self.copies
 
     @property
     def is_one_machine(self) -> bool:
@@ -210,7 +216,7 @@ class Layout:
     @property
     def nodes(self) -> int:
         """Number of machines, without a spare one."""
-        return 1 + self.ingress_nodes + self.shards
+        return 1 + self.ingress_nodes + self.shard_nodes
 
     @property
     def ingress_cores(self) -> int:
@@ -245,11 +251,12 @@ class Memory:
         nodes = [writer]
         nodes += [others + ingresses] * min(layout.ingress_nodes, 1)
         nodes += [others + registrar + a_scanner] * min(layout.shards, 1)
-        peak = faces * a_reference + max(layout.shards, 1) * merging
-        bases = layout.nodes * others + (1 + layout.shards) * registrar
+        copies = layout.copies if layout.shards else 1
+        peak = copies * (faces * a_reference + max(layout.shards, 1) * merging)
+        bases = layout.nodes * others + (1 + layout.shard_nodes) * registrar
         bases += max(layout.ingress_nodes, 1) * ingresses
         return cls(
-            gallery_bytes=faces * a_reference,
+            gallery_bytes=copies * faces * a_reference,
             gallery_peak_bytes=peak,
             fullest_node_bytes=max(nodes),
             total_bytes=bases + peak,

@@ -198,6 +198,7 @@ class Plan:
                 "ingress_nodes": layout.ingress_nodes,
                 "registrar_nodes": 1,
                 "shards": layout.shards,
+                "shard_copies": layout.copies if layout.shards else 0,
                 "nodes": layout.nodes,
                 "nodes_with_spare": layout.nodes + 1,
                 "cores": layout.nodes * self.node.cores,
@@ -224,10 +225,13 @@ def make_plan(
     node: Node,
     candidates: FalseCandidates,
     trial: Trial | None = None,
+    copies: int = 1,
 ) -> Plan:
-    """The smallest layout that meets the demand in a simulation, and the use of its machines."""
+    """The smallest layout that meets the demand in a simulation, and the use of its machines.
+
+    `copies` of each shard, where it has shards."""
     trial = trial or Trial()
-    chosen = choose_layout(demand, costs, figures, node, trial)
+    chosen = choose_layout(demand, costs, figures, node, trial, copies)
     layout, simulated = (None, None) if isinstance(chosen, Shortfall) else chosen
     plan = Plan(
         demand=demand,
@@ -261,13 +265,13 @@ class Shortfall:
 
 
 def choose_layout(
-    demand: Demand, costs: Costs, figures: Figures, node: Node, trial: Trial
+    demand: Demand, costs: Costs, figures: Figures, node: Node, trial: Trial, copies: int = 1
 ) -> tuple[Layout, Simulated] | Shortfall:
     """One machine if it will do; else the fewest shards, then the fewest ingress nodes.
 
     Memory and the ceiling are calculated, the objectives simulated.
     """
-    search = _Search(demand, costs, figures, node, trial)
+    search = _Search(demand, costs, figures, node, trial, copies)
     alone = Layout(node=node)
     if search.is_within_ceiling(alone):
         simulated = search.simulate(alone)
@@ -283,6 +287,7 @@ class _Search:
     figures: Figures
     node: Node
     trial: Trial
+    copies: int
 
     def is_within_ceiling(self, layout: Layout) -> bool:
         """Whether memory suffices and nothing is busier than the ceiling."""
@@ -303,20 +308,21 @@ class _Search:
         most_busy = self.demand.ceiling * self.node.cores
         fewest = max(math.ceil(self.costs.ingress_load(self.demand) / most_busy), 1)
         most = 4 * fewest + 2
-        shards = self._count_shards(Layout(node=self.node, ingress_nodes=fewest))
+        bare = Layout(node=self.node, ingress_nodes=fewest, copies=self.copies)
+        shards = self._count_shards(bare)
         if isinstance(shards, Shortfall):
             return shards
         simulated: dict[int, Simulated] = {}
 
         def holds(count: int) -> bool:
-            layout = Layout(node=self.node, ingress_nodes=count, shards=shards)
+            layout = replace(bare, ingress_nodes=count, shards=shards)
             simulated[count] = self.simulate(layout)
             return simulated[count].holds(self.demand)
 
         ingress_nodes = _least(holds, fewest, most)
         if ingress_nodes is None:
             return Shortfall(f"more than {most:,} nodes for photographs alone: allow more time")
-        chosen = Layout(node=self.node, ingress_nodes=ingress_nodes, shards=shards)
+        chosen = replace(bare, ingress_nodes=ingress_nodes, shards=shards)
         return chosen, simulated[ingress_nodes]
 
     def _find_shortfall(self) -> Shortfall | None:

@@ -24,8 +24,8 @@ def bench(
         str,
         typer.Argument(
             metavar="SUITE",
-            help="kernels, search, join, gallery, registrar, extract, accuracy, import, sweep, "
-            "serve, curves; report, compare, docs.",
+            help="kernels, search, join, gallery, registrar, shards, extract, accuracy, import, "
+            "sweep, serve, curves; report, compare, docs.",
         ),
     ],
 ) -> None:

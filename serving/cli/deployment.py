@@ -234,6 +234,7 @@ def rotate_key(home: HomeOption = None, as_json: JsonFlag = False) -> None:
 
     Stop servers first. May be stopped anywhere: the next call goes on.
     """
+    from engine.formatting import plural
     from serving.rotation import rotate_data_key
     from serving.settings import KEY_RING_FILE, load_settings, require_home
 
@@ -247,6 +248,11 @@ def rotate_key(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     retired = ", ".join(str(version) for version in done.retired)
     print_line(f"[green]{how}[/] data key {done.active}; retired {retired}.")
     print_line(", ".join(f"{rows:,} {table}" for table, rows in done.resealed.items()) + ".")
+    if done.shard_snapshots:
+        print_line(
+            f"The snapshots of {plural(done.shard_snapshots, 'shard')} open no more: the next "
+            "start reads the gallery from the store, and saves them anew."
+        )
     print_line(
         f"Replace your backup of {KEY_RING_FILE}; older backups of the database need the old."
     )

@@ -185,6 +185,7 @@ def plan(
         assume_node(figures, node_cores, memory_bytes, bandwidth),
         _expect_candidates(settings, demand),
         Trial(requests=requests, seed=seed, max_ongoing=settings.serve.enrollments_ongoing),
+        settings.gallery.shard_copies,
     )
     show = partial(print_plan, made)
     print_answer(made.to_dict(), show, as_json=as_json, is_no=made.layout is None)
@@ -338,7 +339,9 @@ def _print_machines(plan: Plan) -> None:
         ]
         if layout.shards:
             share = f"scans {use.scanner:.0%}"
-            rows.append(("shards", f"{layout.shards:,}", f"{layout.shards * cores:,}", share))
+            name = "shards" if layout.copies == 1 else f"{layout.shards} shards, two copies"
+            nodes = layout.shard_nodes
+            rows.append((name, f"{nodes:,}", f"{nodes * cores:,}", share))
     rows.append(("to spare (N+1)", "1", f"{cores:,}", ""))
     total = layout.nodes + 1
     rows.append(("[bold]in all[/]", f"[bold]{total:,}[/]", f"[bold]{total * cores:,}[/]", ""))
@@ -385,9 +388,12 @@ def _print_bytes(plan: Plan) -> None:
         ("an erasure, until its segment is written anew", duration(plan.erasure_s)),
     ]
     if layout.shards:
+        start = "a start, from the store"
+        if layout.copies == 1:
+            start += "; after a failure as well"
         rows[-4:-1] = [
             ("disk of a snapshot", "none, or on the shards' nodes"),
-            ("a start, from the store; after a failure as well", duration(plan.start_s)),
+            (start, duration(plan.start_s)),
         ]
     print_table("Memory and disk", ("", ""), rows)
 

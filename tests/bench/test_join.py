@@ -11,7 +11,13 @@ from bench.data.vectors import Faces, find_pairs
 from bench.suites.join import JoinConfig, count_pairs, run, share_same
 
 TINY = JoinConfig(
-    references=4_000, dim=32, compared=2_000, rounds=1, compared_rounds=3, product_s=0.01
+    references=4_000,
+    dim=32,
+    compared=2_000,
+    rounds=1,
+    compared_rounds=3,
+    product_s=0.01,
+    prefix_rounds=1,
 )
 
 
@@ -21,7 +27,8 @@ def test_a_small_join_finds_the_pairs_of_brute_force_in_one_segment_and_in_sever
     assert set(measured) == {goal.name for goal in load_goals() if goal.suite == "join"}
     skipped = [value for value in measured.values() if isinstance(value, Skipped)]
     assert len(skipped) == len(measured) - 1
-    speed, ceiling, compared = results
+    speed, ceiling, compared, prefixed = results
+    assert all(figure.skipped or figure.value for figure in prefixed.figures)
     figures = {figure.name: figure.value for figure in speed.figures}
     assert figures["one segment: 1,000,000, projected"]
     assert figures["four segments: rate"]
@@ -42,7 +49,7 @@ def test_speeds_are_checked_from_the_size_that_they_are_projected_from() -> None
         1_000, 0, {"FAISS Flat, range search": np.array([0.5, 1.0, 9.0])}, {"one segment": 1.0}
     )
     config = JoinConfig(references=200_000)
-    measured = bench.suites.join._measure(config, joined, compared)
+    measured = bench.suites.join._measure(config, joined, compared, [])
     rate = count_pairs(200_000) / 4.0
     assert measured["comparisons_per_second"] == rate
     assert measured["share_of_ceiling"] == rate / 8e9

@@ -15,20 +15,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from bench.suites.workload import add_outlet, load_holders, make_document
 from engine.errors import StorageFull
 from engine.registry import backup
 from engine.registry.audit import verify_chain
 from engine.registry.backup import make_backup
 from engine.registry.damage import find_damage
 from engine.registry.records import AuditEntry, Changes, utc_now
+from serving import compose
 from serving.compose import Deployment
 from serving.registrar.protocol import CallContext
 from serving.settings import load_settings
 from tests.engine.matching.conftest import People
 from tests.serving.api.conftest import serving
 from tests.serving.api.driver import to_json
+from tests.serving.cluster.two_nodes import unit_rows
 
 MOUNT = 'mount -t tmpfs -o "size=$1" none "$2" || exit 77; shift 2; exec "$@"'
 CHILD = "import sys; from tests.security import test_full_disk as it; it.{part}(*sys.argv[1:])"
@@ -170,3 +174,44 @@ def fill_up_a_backup(disk: str, home: str) -> None:
         fillers[0].unlink()
         manifest = make_backup(store, writer, Path(disk) / "copy", actor="test")
         assert manifest.sequence == writer.sequence
+
+
+def test_a_disk_that_fills_up_while_a_snapshot_is_sealed_after_an_erasure_loses_nothing_else(
+    on_small_disk: Callable[..., None], keyed_home: Any
+) -> None:
+    on_small_disk(fill_up_a_snapshot, "16m", keyed_home[0])
+
+
+def fill_up_a_snapshot(disk: str, base: str) -> None:
+    home = Path(shutil.copytree(base, Path(disk) / "home"))
+    settings, faces = load_settings(home), unit_rows(2_000)
+    with Deployment(home, settings) as deployment:
+        add_outlet(deployment.store)
+        with deployment.store.writer() as writer:
+            load_holders(writer, faces)
+        size = deployment.store.counts()["live_references"]
+        assert deployment.save_snapshot()
+    told: list[str] = []
+    erase, fillers = compose.erase_holder, []
+
+    def erase_and_fill(*arguments: Any) -> Any:
+        made = erase(*arguments)
+        # Others take what the withdrawn snapshot has left.
+        fillers.append(fill(Path(disk), 100_000))
+        return made
+
+    with Deployment(home, settings, told.append) as deployment, pytest.MonkeyPatch.context() as now:
+        now.setattr(compose, "ERASURES_GATHER_S", 0)
+        now.setattr(compose, "erase_holder", erase_and_fill)
+        assert deployment.erase(make_document(7), "test").references == 1
+        # After what the erasure has left to its thread.
+        deployment._resealing.submit(int).result()
+        assert told == ["the gallery's snapshot was not saved: No space left on device"]
+        assert not (home / "gallery").exists()
+        fillers[0].unlink()
+    with Deployment(home, settings) as deployment:
+        restored, faces = deployment.restored, deployment.vault.rotate(faces)
+        assert (restored.loaded, len(restored.gallery), restored.fault) == (0, size - 1, None)
+        found = restored.gallery.range_search(faces[:20], 0.99).hits
+        assert np.diff(found.offsets).tolist() == [place != 7 for place in range(20)]
+        assert verify_chain(deployment.store).intact

@@ -17,15 +17,20 @@ from engine.errors import RegistryError, WriterBusy
 from engine.matching import holders, recovery
 from engine.matching.calibration import ThresholdRates
 from engine.matching.documents import Document
+from engine.matching.requests import Answer
 from engine.models.catalog import CARDS_FOLDER
 from indexes.errors import ShardLost
+from indexes.segmented.merging import Rewrite
 from indexes.sharding.shards import ShardedIndex, ShardPlan
+from indexes.snapshots import snapshot
+from indexes.snapshots.manifest import segment_file
 from serving import compose, snapshots
 from serving.compose import Deployment
 from serving.models import threshold_rates
 from serving.sections import ModelSettings, ThresholdSettings
 from serving.settings import Settings, load_settings, make_settings
 from serving.snapshots import OpenIndex, gallery_config
+from tests.engine.matching.conftest import People
 from tests.indexes.sharding.local_shards import open_local
 
 NUMBER = "110105199003071239"
@@ -180,6 +185,81 @@ def test_a_crash_in_an_erasure_leaves_no_file_with_the_face_and_costs_a_rebuild(
     with open_home() as deployment:
         assert (deployment.restored.loaded, deployment.restored.replayed) == (0, 1)
         assert deployment.restored.fault is None
+
+
+def test_an_erasure_in_the_middle_of_a_merge_leaves_no_face_wherever_it_is_killed(
+    full_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of the home is what a process that is killed at that moment leaves."""
+    merging, released = threading.Event(), threading.Event()
+    killed: dict[str, Path] = {}
+    people, asked = People(seed=4, dim=128, outlet="b1"), []
+    settings = make_settings({"gallery": {"head_rows": 64}})
+
+    def kill(step: str) -> None:
+        assert step not in killed
+        killed[step] = Path(shutil.copytree(full_home, tmp_path / step.replace(" ", "-")))
+
+    def merge(rewrite: Rewrite, *arguments: Any) -> Any:
+        product = build(rewrite, *arguments)
+        if len(rewrite.sealed) > 1:
+            merging.set()
+            # With the face in it, and in no list of what the gallery holds.
+            assert released.wait(120)
+        return product
+
+    def around(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def perform(*arguments: Any, **given: Any) -> Any:
+            kill(f"before the {name}")
+            made = function(*arguments, **given)
+            kill(f"after the {name}")
+            return made
+
+        return perform
+
+    def enroll(deployment: Deployment, count: int) -> None:
+        requests = [people.request() for _ in range(count)]
+        asked.extend(requests)
+        assert all(isinstance(one, Answer) for one in deployment.registrar.enroll(requests))
+
+    build = Rewrite.build
+    with Deployment(full_home, settings) as deployment:
+        for _ in range(3):
+            enroll(deployment, 64)
+            deployment.registrar.gallery.settle()
+        assert deployment.save_snapshot()
+        gallery = deployment.restored.gallery
+        known = gallery.search(asked[5].live.vector[None], 1).hits.ids
+        (segment,) = [one for one in gallery.segments if one.find(known)[1].any()]
+        origin = recovery.origin_of(deployment.store)
+        entries = snapshot.in_force(full_home / "gallery", origin, deployment.vault.sealer())
+        (holding,) = [one.file.name for one in entries if one.segment == segment.name]
+        assert (full_home / "gallery" / segment_file(holding)).exists()
+        monkeypatch.setattr(Rewrite, "build", merge)
+        for _ in range(10):
+            enroll(deployment, 64)
+            # How many make a segment depends on when the thread of upkeep looks.
+            if merging.wait(1):
+                break
+        assert merging.is_set()
+        monkeypatch.setattr(compose, "erase_holder", around("erasure", compose.erase_holder))
+        monkeypatch.setattr(snapshots, "save_snapshot", around("save", recovery.save_snapshot))
+        monkeypatch.setattr(snapshot, "publish", around("publication", snapshot.publish))
+        monkeypatch.setattr(compose, "ERASURES_GATHER_S", 0)
+        assert deployment.erase(asked[5].document, "test").references == 1
+        kill("before the merge ends")
+        released.set()
+        deployment._resealing.submit(int).result()
+    assert len(killed) == 7
+    for step, home in killed.items():
+        assert not (home / "gallery" / segment_file(holding)).exists(), step
+        with Deployment(home, settings) as deployment:
+            is_erased = step != "before the erasure"
+            faces = np.stack([request.live.vector for request in asked])
+            found = deployment.restored.gallery.range_search(faces, 0.8)
+            assert found.searched == len(asked) + 1 - is_erased, step
+            has_any = np.diff(found.hits.offsets) > 0
+            assert has_any[5] != is_erased, step
 
 
 def test_nothing_is_erased_where_the_snapshot_cannot_be_removed(

@@ -39,7 +39,7 @@ class Worker(ProcessPoolExecutor):
     """
 
     def __init__(self) -> None:
-        super().__init__(1, mp_context=get_context("spawn"), initializer=_end_with_parent)
+        super().__init__(1, mp_context=get_context("spawn"), initializer=end_with_parent)
 
     def __exit__(
         self,
@@ -54,7 +54,8 @@ class Worker(ProcessPoolExecutor):
         return super().__exit__(kind, error, trace)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """A spawned process ends with the one that spawned it, even where that is killed."""
     parent = parent_process()
     assert parent is not None
     end_with_starter(parent.sentinel)

@@ -48,9 +48,9 @@ def choose(demand: Demand) -> tuple[Layout, Simulated]:
     return chosen
 
 
-def plan_for(demand: Demand, node: Node = NODE, trial: Trial = SHORT) -> Plan:
+def plan_for(demand: Demand, node: Node = NODE, trial: Trial = SHORT, copies: int = 1) -> Plan:
     candidates = expect_candidates(demand.faces, demand.enrollments, CURVE, 1e-4)
-    return make_plan(demand, FIGURES, COSTS, node, candidates, trial)
+    return make_plan(demand, FIGURES, COSTS, node, candidates, trial, copies)
 
 
 def test_a_small_gallery_under_high_load_is_not_split() -> None:
@@ -118,7 +118,18 @@ def test_a_gallery_of_a_country_is_sharded_and_has_no_snapshot() -> None:
     assert disk.store_bytes == pytest.approx(1.6e9 * (1615 + 3000))
     assert memory.gallery_bytes == pytest.approx(1.6e9 * 722)
     assert plan.start_s == pytest.approx(1.6e9 * 7.3e-6)
-    small = plan_for(Demand(faces=1_000_000, enrollments=1))
+    twice = plan_for(Demand(faces=1_600_000_000, enrollments=100), copies=2)
+    assert twice.layout == replace(layout, copies=2)
+    assert twice.layout.nodes - layout.nodes == layout.shards
+    assert twice.memory is not None
+    assert twice.memory.gallery_bytes == 2 * memory.gallery_bytes
+    assert twice.memory.gallery_peak_bytes == 2 * memory.gallery_peak_bytes
+    assert twice.memory.fullest_node_bytes == memory.fullest_node_bytes
+    assert twice.memory.total_bytes > memory.total_bytes + memory.gallery_peak_bytes
+    assert any("two copies" in line for line in twice.assumptions)
+    small = plan_for(Demand(faces=1_000_000, enrollments=1), copies=2)
+    assert small.memory is not None
+    assert small.memory.gallery_bytes == pytest.approx(1e6 * 722)
     assert small.layout is not None
     assert small.layout.is_one_machine
     assert small.disk is not None

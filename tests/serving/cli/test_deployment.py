@@ -15,6 +15,7 @@ from engine.registry.vault import name_reference
 from serving.compose import Deployment
 from serving.doctor import SEALS_TO_ROTATE
 from serving.settings import load_settings
+from serving.snapshots import SHARD_KEYS_FOLDER, ShardKeys
 from tests.row_codes import vouch
 from tests.serving.identity_provider import free_port
 
@@ -41,11 +42,14 @@ def test_a_rotation_loses_no_value_and_retires_the_old_key(
     before = KeyRing.load(ring_path)
     with Deployment(full_home, load_settings(full_home)) as deployment:
         deployment.save_snapshot()
+        ShardKeys(deployment.store, full_home / SHARD_KEYS_FOLDER).find_or_make("0-of-1")
     outcome = sosie("keys", "rotate", "--home", full_home, "--json")
     assert outcome.code == 0
     assert (outcome.json["active"], outcome.json["retired"]) == (2, [1])
     assert outcome.json["resumed"] is False
     assert outcome.json["resealed"]["references"] == 1
+    assert outcome.json["shard_snapshots"] == 1
+    assert list((full_home / SHARD_KEYS_FOLDER).iterdir()) == []
     after = KeyRing.load(ring_path)
     assert after.data[0].secret != before.data[0].secret
     assert after.rotation == before.rotation

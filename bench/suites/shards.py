@@ -1,0 +1,607 @@
+"""Suite `shards`: a gallery over shards on two Ray nodes of this machine, beside one process; what
+is killed, and how it comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event, Thread, Timer
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import ray
+from ray.cluster_utils import Cluster
+
+from bench.core.machine import DISK, cores, filesystem_of, open_folder
+from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
+from bench.core.timing import Seconds, clock, interleave, rested, speedup
+from bench.data.vectors import Vectors, describe_population
+from bench.suites.registrar import DecisionLog
+from bench.suites.serve.process import end_with_parent
+from bench.suites.workload import (
+    draw_visits,
+    expect_answers,
+    load_holders,
+    make_home,
+    write_requests,
+)
+from engine.accuracy.population import Population
+from engine.errors import RequestError, SosieError
+from engine.matching.recovery import restore_gallery
+from engine.matching.registrar import Outcome
+from engine.matching.requests import EnrollmentRequest
+from indexes.base import Hits
+from indexes.errors import ShardLost
+from indexes.gallery import Gallery
+from indexes.sharding.shards import Shard, ShardedIndex, ShardPlan
+from serving.cluster.shards import RayShard, Timing, shard_opener
+from serving.compose import Deployment
+from serving.sections import GallerySettings
+from serving.settings import Settings
+
+QUICK = {"references": 5_000, "visitors": 300, "rounds": 3, "probes": 256}
+BEST = 10
+WAIT_S = 600.0
+_PROMISED, _MANY = 100_000, 1_000_000
+_PAUSE_S = 0.05
+"""Between two decisions, and between two looks at the copies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardsConfig:
+    """`probes`: searched over the shards and in one process, in batches of 256; `visitors` are
+    decided one after another as long as something is to be waited for."""
+
+    references: int = _PROMISED
+    shards: int = 4
+    probes: int = 1_024
+    rounds: int = 15
+    visitors: int = 800
+    seed: int = 0
+    folder: Path = DISK
+
+
+@contextmanager
+def two_nodes() -> Iterator[str]:
+    """Two Ray nodes on this machine, and this process in their cluster; gives its address."""
+    room: dict[str, Any] = {"num_cpus": 1}
+    # Sockets need a short path. `Cluster` writes its address to where every Ray of this machine
+    # would look for one by default.
+    with TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        own = {"RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"}
+        with patch.dict(os.environ, own):
+            cluster = Cluster(
+                initialize_head=True, head_node_args=room | {"include_dashboard": False}
+            )
+            try:
+                cluster.add_node(**room)
+                _join(cluster.address)
+                yield str(cluster.address)
+            finally:
+                ray.shutdown()
+                cluster.shutdown()
+
+
+def _join(address: str) -> None:
+    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+
+
+@dataclass(slots=True)
+class Opened:
+    """A deployment whose gallery is on shards, with the writer's lease, and these shards."""
+
+    deployment: Deployment
+    shards: Sequence[Shard]
+
+    @property
+    def gallery(self) -> Gallery:
+        return self.deployment.restored.gallery
+
+    @property
+    def is_wanting(self) -> bool:
+        return self.deployment.copies_wanting > 0
+
+
+def open_on_shards(home: Path, shards: int, copies: int = 1) -> Opened:
+    """Opens the home; shards that an earlier one left are adopted."""
+    settings = Settings(gallery=GallerySettings(shards=shards, shard_copies=copies))
+    found: list[ShardedIndex] = []
+
+    def open_index(plan: ShardPlan) -> ShardedIndex:
+        # On a busy machine the first processes of a cluster take longer than the usual time.
+        opener = shard_opener(settings, Timing(placed_within_s=60))
+        assert opener is not None
+        found.append(opener(plan))
+        return found[-1]
+
+    deployment = Deployment(home, settings, open_index=open_index)
+    try:
+        _ = deployment.registrar
+    except BaseException:
+        deployment.close()
+        raise
+    return Opened(deployment, found[-1].shards)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What the process of a registrar says of its start: how long its gallery took, and from
+    where it came; what became of the first visitor."""
+
+    opened_s: float
+    loaded: int
+    replayed: int
+    outcome: Outcome
+
+
+def run_registrar(
+    home: Path, address: str, shards: int, request: EnrollmentRequest, end: Connection
+) -> None:
+    """The process of a registrar: opens the home, decides one visitor, and ends when it is told."""
+    end_with_parent()
+    _join(address)
+    opened, opened_s = clock(partial(open_on_shards, home, shards))
+    with opened.deployment as deployment:
+        outcome = deployment.registrar.submit(request).result()
+        restored = deployment.restored
+        end.send(Start(opened_s, restored.loaded, restored.replayed, outcome))
+        end.recv()
+    ray.shutdown()
+
+
+class Child:
+    """A registrar in a process of its own."""
+
+    def __init__(self, *given: Any) -> None:
+        context = get_context("spawn")
+        self._pipe, end = context.Pipe()
+        self._process = context.Process(target=run_registrar, args=(*given, end), daemon=True)
+        self._process.start()
+        end.close()
+
+    def wait(self) -> Start:
+        """Until it has decided."""
+        if not self._pipe.poll(WAIT_S):
+            raise RequestError(f"a registrar did not start in {WAIT_S:g} s")
+        try:
+            start: Start = self._pipe.recv()
+        except EOFError:
+            raise RequestError("a registrar did not start: what it wrote says why") from None
+        return start
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+    def stop(self) -> None:
+        self._pipe.send(None)
+        self._process.join(WAIT_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Restarts:
+    """The registrar killed and started again, its shards kept; and one that finds no shards.
+
+    `resumed_s` and `begun_s`: from the kill, or the start of the process, to the first decision.
+    """
+
+    kept: Start
+    resumed_s: float
+    anew: Start
+    begun_s: float
+
+    def list_figures(self, setup: Setup) -> Result:
+        figures = (
+            Figure("killed: until the next decision", "s", self.resumed_s),
+            Figure("no shards: until the first decision", "s", self.begun_s),
+            Figure("gallery, shards kept", "s", self.kept.opened_s),
+            Figure("gallery, from the store", "s", self.anew.opened_s),
+            Figure("kept by the shards", "references", float(self.kept.loaded)),
+            Figure("read from the store again", "references", float(self.kept.replayed)),
+        )
+        return Result("The registrar is killed", setup, figures)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One shard killed under searches: seconds from the kill; `held` is what it had, `everything_s`
+    what it takes to open the same gallery with no shard left."""
+
+    noticed_s: float
+    whole_s: float
+    held: int
+    replayed: int
+    everything_s: float
+
+    def list_figures(self, setup: Setup) -> Result:
+        figures = (
+            Figure("everything from the store", "s", self.everything_s, ratio=1.0),
+            Figure("one shard: answers whole again", "s", self.whole_s, ratio=self.ratio),
+            Figure("one shard: noticed", "s", self.noticed_s),
+            Figure("references that it had", "references", float(self.held)),
+            Figure("read from the store", "references", float(self.replayed)),
+        )
+        return Result("One shard is killed", setup, figures)
+
+    @property
+    def ratio(self) -> float:
+        return self.everything_s / self.whole_s
+
+
+@dataclass(slots=True)
+class Calls:
+    """Milliseconds of calls of one kind one after another, quiet and while a copy is made, and the
+    types of the errors."""
+
+    quiet_ms: list[float] = field(default_factory=list)
+    beside_ms: list[float] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def list_figures(self, name: str) -> list[Figure]:
+        figures = [
+            Figure(f"{name}, p99, {state}", "ms", float(np.quantile(values, 0.99)))
+            for state, values in (("quiet", self.quiet_ms), ("a copy is made", self.beside_ms))
+            if values
+        ]
+        failed = Figure(f"{name} that failed", "calls", float(len(self.failures)))
+        return [*figures, failed]
+
+
+@dataclass(slots=True)
+class Load:
+    """Two threads that search and decide, each one call after another, until `end`.
+
+    `known`: how the answers to the probes must be; other answers count as failures.
+    """
+
+    opened: Opened
+    probes: Vectors
+    threshold: float
+    known: tuple[np.ndarray[Any, Any], ...]
+    most_id: int
+    requests: Iterator[EnrollmentRequest]
+    searches: Calls = field(default_factory=Calls)
+    decisions: Calls = field(default_factory=Calls)
+    outcomes: list[Outcome] = field(default_factory=list)
+    is_quiet: bool = False
+    _ending: Event = field(default_factory=Event)
+    _threads: list[Thread] = field(default_factory=list)
+
+    def start(self) -> None:
+        self._threads = [Thread(target=one) for one in (self._search, self._decide)]
+        for thread in self._threads:
+            thread.start()
+
+    def end(self) -> None:
+        self._ending.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _search(self) -> None:
+        while not self._ending.is_set():
+            hits = self._time(
+                self.searches,
+                lambda: self.opened.gallery.range_search(self.probes, self.threshold).hits,
+            )
+            if hits is not None and not are_same(self.known, select(hits, self.most_id)):
+                self.searches.failures.append("other answers")
+
+    def _decide(self) -> None:
+        for request in self.requests:
+            if self._ending.wait(_PAUSE_S):
+                return
+            outcome = self._time(self.decisions, partial(self._submit, request))
+            if isinstance(outcome, SosieError):
+                self.decisions.failures.append(type(outcome).__name__)
+            # What raised is counted already.
+            self.outcomes.append(outcome or SosieError("no answer"))
+
+    def _submit(self, request: EnrollmentRequest) -> Outcome:
+        return self.opened.deployment.registrar.submit(request).result()
+
+    def _time(self, calls: Calls, call: Callable[[], Any]) -> Any:
+        values = calls.quiet_ms if self.is_quiet else calls.beside_ms
+        try:
+            value, seconds = clock(call)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the call failed
+            calls.failures.append(type(error).__name__)
+            return None
+        values.append(seconds * 1e3)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Two copies of each shard: the second ones made beside searches and decisions, then one of
+    them killed, and made again."""
+
+    made_s: float
+    again_s: float
+    searches: Calls
+    decisions: Calls
+
+    @property
+    def failed(self) -> int:
+        return len(self.searches.failures) + len(self.decisions.failures)
+
+    def list_figures(self, setup: Setup) -> Result:
+        figures = (
+            Figure("second copies of all shards made", "s", self.made_s),
+            Figure("killed: a copy made again", "s", self.again_s),
+            *self.searches.list_figures("searches"),
+            *self.decisions.list_figures("decisions"),
+        )
+        counts: Setup = {
+            name: len(calls.quiet_ms) + len(calls.beside_ms)
+            for name, calls in (("searches", self.searches), ("decisions", self.decisions))
+        }
+        return Result("Two copies, one is killed", setup | counts, figures)
+
+
+def select(hits: Hits, most_id: int) -> tuple[np.ndarray[Any, Any], ...]:
+    """Query, id and score of each hit among ids up to this one."""
+    kept = hits.ids <= most_id
+    queries = np.repeat(np.arange(len(hits)), np.diff(hits.offsets))
+    return queries[kept], hits.ids[kept], hits.scores[kept]
+
+
+def are_same(left: Sequence[np.ndarray[Any, Any]], right: Sequence[np.ndarray[Any, Any]]) -> bool:
+    return all(np.array_equal(one, other) for one, other in zip(left, right, strict=True))
+
+
+def share_same(one: Gallery, other: Gallery, probes: Vectors, threshold: float) -> float:
+    """The share of batches of probes to which both give the same ids and scores, bit for bit."""
+    most_id = int(one.ids.max())
+    parts = [probes[start : start + 256] for start in range(0, len(probes), 256)]
+    parts += [probes[place : place + 1] for place in range(0, len(probes), 64)]
+    same = [
+        are_same(select(left.hits, most_id), select(right.hits, most_id))
+        for part in parts
+        for left, right in (
+            (gallery.range_search(part, threshold) for gallery in (one, other)),
+            (gallery.search(part, BEST) for gallery in (one, other)),
+        )
+    ]
+    return float(np.mean(same))
+
+
+def kill(shard: Shard) -> None:
+    """SIGKILL to the process of a shard."""
+    assert isinstance(shard, RayShard)
+    process = shard.actor.handle.__ray_call__.remote(lambda _: os.getpid())
+    os.kill(ray.get(process), signal.SIGKILL)
+
+
+ONE, BATCH = "one query", "a batch of 256"
+HERE, THERE = "one process", "shards"
+
+
+class _Steps:
+    """The steps of the suite on one home, in the order of its methods."""
+
+    def __init__(self, home: Path, address: str, config: ShardsConfig) -> None:
+        self._home, self._address, self._config = home, address, config
+        self.same: list[float] = []
+
+    def prepare(self, population: Population) -> None:
+        """Enrolls all holders; the right answer to each visitor is known before the first one."""
+        config = self._config
+        references = population.references(config.references, config.seed)
+        visits = draw_visits(population, config.references, config.visitors, config.seed)
+        make_home(self._home)
+        with Deployment(self._home, Settings()) as deployment:
+            with deployment.store.writer() as writer:
+                load_holders(writer, references)
+            self.threshold = deployment.thresholds.review
+            expected = expect_answers(visits, references, deployment.thresholds)
+            places = [place for place, answer in enumerate(expected) if answer is not None]
+            self.log = DecisionLog(visits, expected, places)
+            self._requests = write_requests(visits, places, deployment.vault, config.references)
+            self._probes = deployment.vault.rotate(
+                np.resize(visits.live, (config.probes, population.dim))
+            )
+
+    def restart_registrar(self) -> Restarts:
+        """Three processes of a registrar after another: from the store, killed; on its shards,
+        stopped; from the store again, killed."""
+        self._start().kill()
+        killed_at = time.monotonic()
+        # A registrar before it has compiled and read what this one needs.
+        second = self._start()
+        resumed_s, kept = time.monotonic() - killed_at, self._started
+        second.stop()
+        begun_at = time.monotonic()
+        third = self._start()
+        begun_s, anew = time.monotonic() - begun_at, self._started
+        third.kill()
+        return Restarts(kept, resumed_s, anew, begun_s)
+
+    def _start(self) -> Child:
+        given = (self._home, self._address, self._config.shards, next(self._requests))
+        child = Child(*given)
+        self._started = child.wait()
+        self.log.outcomes.append(self._started.outcome)
+        return child
+
+    def adopt(self) -> Opened:
+        """The shards that the last of these processes left."""
+        return self._open()
+
+    def _open(self, copies: int = 1) -> Opened:
+        opened = open_on_shards(self._home, self._config.shards, copies)
+        self.log.note_gallery(len(opened.gallery), self._config.references)
+        return opened
+
+    def compare(self, opened: Opened) -> dict[str, Seconds]:
+        """Searches over the shards, and in one process; seconds of each, by turns."""
+        self._read(opened)
+        self._compare(opened)
+        probes, threshold = self._probes, self.threshold
+        actions = {}
+        for name, gallery in ((HERE, self._alone), (THERE, opened.gallery)):
+            actions[f"{name}: {ONE}"] = rested(partial(gallery.search, probes[:1], BEST))
+            actions[f"{name}: {BATCH}"] = rested(
+                partial(gallery.range_search, probes[:256], threshold)
+            )
+        return interleave(actions, self._config.rounds)
+
+    def _read(self, opened: Opened) -> None:
+        """A gallery in this process, as the store is now."""
+        store = opened.deployment.store
+        self._alone = restore_gallery(store, self._home / "no-snapshot").gallery
+
+    def _compare(self, opened: Opened) -> None:
+        self.same.append(share_same(self._alone, opened.gallery, self._probes, self.threshold))
+
+    def lose_shard(self, opened: Opened) -> Loss:
+        """Kills one shard under searches, and opens the gallery again as the service does."""
+        shard = opened.shards[self._config.shards // 2]
+        held = shard.count().result()
+        killed: list[float] = []
+
+        def strike() -> None:
+            kill(shard)
+            killed.append(time.monotonic())
+
+        striker = Timer(4 * _PAUSE_S, strike)
+        striker.start()
+        with suppress(ShardLost):
+            while True:
+                opened.gallery.range_search(self._probes[:1], self.threshold)
+        striker.join()
+        noticed_at = time.monotonic()
+        opened.deployment.close(keep_shards=True)
+        opened = self._open()
+        opened.gallery.range_search(self._probes[:1], self.threshold)
+        whole_s = time.monotonic() - killed[0]
+        self._compare(opened)
+        replayed = opened.deployment.restored.replayed
+        # And everything, for comparison: closed, it leaves no shard.
+        opened.deployment.close()
+        begun_at = time.monotonic()
+        opened = self._open()
+        opened.gallery.range_search(self._probes[:1], self.threshold)
+        everything_s = time.monotonic() - begun_at
+        opened.deployment.close(keep_shards=True)
+        return Loss(noticed_at - killed[0], whole_s, held, replayed, everything_s)
+
+    def lose_copy(self) -> Copies:
+        """Gives each shard a second copy, then kills one, and waits for another, under load."""
+        opened = self._open(copies=2)
+        probes, most_id = self._probes[:8], int(self._alone.ids.max())
+        known = select(self._alone.range_search(probes, self.threshold).hits, most_id)
+        load = Load(opened, probes, self.threshold, known, most_id, self._requests)
+        load.start()
+        try:
+            _, made_s = clock(partial(wait_for, lambda: not opened.is_wanting))
+            load.is_quiet = True
+            time.sleep(2)
+            load.is_quiet = False
+            doomed = opened.shards[0].copies[0]
+            kill(doomed)
+            killed_at = time.monotonic()
+            wait_for(lambda: doomed not in opened.shards[0].copies and not opened.is_wanting)
+            again_s = time.monotonic() - killed_at
+        finally:
+            load.end()
+        self.log.outcomes += load.outcomes
+        self._read(opened)
+        self._compare(opened)
+        opened.deployment.close(keep_shards=True)
+        # What is left over was not asked.
+        del self.log.places[len(self.log.outcomes) :]
+        self._open().deployment.close()
+        return Copies(made_s, again_s, load.searches, load.decisions)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + WAIT_S
+    while not condition():
+        if time.monotonic() > give_up_at:
+            raise RequestError(f"the copies of the shards were not made in {WAIT_S:g} s")
+        time.sleep(_PAUSE_S)
+
+
+def run(config: ShardsConfig) -> SuiteOutput:
+    population = Population.load("sface")
+    # Ray tells on standard output, where a report may go, of each process that is lost.
+    tell_elsewhere = redirect_stdout(sys.stderr)
+    with tell_elsewhere, open_folder(config.folder) as folder, two_nodes() as address:
+        steps = _Steps(folder / "home", address, config)
+        steps.prepare(population)
+        restarts = steps.restart_registrar()
+        opened = steps.adopt()
+        seconds = steps.compare(opened)
+        loss = steps.lose_shard(opened)
+        copies = steps.lose_copy()
+    setup: Setup = {
+        "references": config.references,
+        "dim": population.dim,
+        "population": describe_population(population.dim),
+        "shards": config.shards,
+        "nodes": 2,
+        "seed": config.seed,
+        "threads": cores(),
+        "database": "SQLite",
+        "filesystem": filesystem_of(config.folder),
+    }
+    results = (
+        _list_searches(seconds, steps.same, setup | {"rounds": config.rounds}),
+        loss.list_figures(setup),
+        restarts.list_figures(setup),
+        copies.list_figures(setup),
+        steps.log.list_outcomes(setup),
+    )
+    return results, _measure(config, steps, seconds, loss, restarts, copies)
+
+
+def _list_searches(seconds: Mapping[str, Seconds], same: Sequence[float], setup: Setup) -> Result:
+    figures = []
+    for what in (ONE, BATCH):
+        here, there = (seconds[f"{where}: {what}"] for where in (HERE, THERE))
+        figures.append(Figure.of(f"{HERE}: {what}", "ms", here * 1e3, 1.0))
+        figures.append(Figure.of(f"{THERE}: {what}", "ms", there * 1e3, speedup(here, there)))
+    figures.append(Figure("the same answers, whatever was lost", "share", min(same)))
+    return Result("Searches over shards", setup, tuple(figures))
+
+
+def _measure(
+    config: ShardsConfig,
+    steps: _Steps,
+    seconds: Mapping[str, Seconds],
+    loss: Loss,
+    restarts: Restarts,
+    copies: Copies,
+) -> dict[str, Measured]:
+    """The figures that `targets.toml` names."""
+    by_clock: dict[str, Measured] = {
+        "one_shard_speedup": loss.ratio,
+        "kept_shards_speedup": restarts.anew.opened_s / restarts.kept.opened_s,
+        "resume_seconds": restarts.resumed_s,
+    }
+    if config.references < _PROMISED:
+        by_clock = dict.fromkeys(
+            by_clock, Skipped(f"promised for {_PROMISED:,} references or more")
+        )
+    batch: Measured = speedup(seconds[f"{HERE}: {BATCH}"], seconds[f"{THERE}: {BATCH}"])
+    if config.references < _MANY:
+        batch = Skipped(f"promised for {_MANY:,} references or more")
+    return by_clock | {
+        "sharded_batch_speedup": batch,
+        "identical_answers": min(steps.same),
+        "wrong_decisions": float(steps.log.count_wrong()),
+        "gallery_difference": float(steps.log.difference),
+        "replayed_needlessly": float(abs(loss.replayed - loss.held) + restarts.kept.replayed),
+        "failed_calls": float(copies.failed),
+    }
