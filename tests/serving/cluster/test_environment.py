@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,8 @@ from serving.sections import ServeSettings
 
 
 def _read_config(variables: dict[str, str]) -> ProxyConfig:
-    """The configuration of the proxy, from the wrapper."""
-    script = Path(variables["RAY_SERVE_HAPROXY_BINARY_PATH"]).read_text()
-    (settings,) = (word for word in shlex.split(script) if word.startswith("{"))
-    return ProxyConfig(**json.loads(settings))
+    """The configuration of the proxy, from what the wrapper reads."""
+    return ProxyConfig(**json.loads(variables["SOSIE_PROXY_CONFIG"]))
 
 
 def test_the_proxys_bounds_are_those_of_an_ingress_times_their_number(tmp_path: Path) -> None:
