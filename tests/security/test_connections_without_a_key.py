@@ -272,7 +272,8 @@ def test_both_ends_use_the_same_headers() -> None:
 def test_settings_reach_the_proxy(tmp_path: Path) -> None:
     given = {"serve": {"trusted_proxies": "10.0.0.5, 10.1.0.0/16", "key_share": 0.25}}
     settings = make_settings(given).serve
-    text = make_variables(settings, tmp_path, tmp_path / "log")["SOSIE_PROXY_CONFIG"]
+    make_variables(settings, tmp_path, tmp_path / "log")
+    text = (tmp_path / "proxy.json").read_text()
     assert '"trusted": ["10.0.0.5/32", "10.1.0.0/16"]' in text
     assert '"key_share": 0.25' in text
     with pytest.raises(RequestError, match="trusted_proxies"):

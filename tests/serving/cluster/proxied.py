@@ -145,7 +145,7 @@ class Proxied:
 
 def start_proxy(path: Path, config: ProxyConfig, log: Path) -> subprocess.Popen[bytes]:
     """HAProxy with the configuration in `path`, started as Serve starts it."""
-    variables = wrapper_variables(config, Path(get_haproxy_binary()), log)
+    variables = wrapper_variables(path.parent, config, Path(get_haproxy_binary()), log)
     return subprocess.Popen(
         [WRAPPER, "-db", "-f", path, "-dR"],
         env={**os.environ, **variables},
