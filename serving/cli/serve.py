@@ -86,7 +86,7 @@ def print_environment(
 
     Writes into DIR what it names: eval "$(sosie ray-environment /run/sosie)".
     """
-    from serving.cluster.environment import USUAL, claim_folder, make_variables
+    from serving.cluster.environment import SHARED, USUAL, claim_folder, make_variables
     from serving.cluster.supervisor import require_ray
     from serving.settings import load_settings, require_home
 
@@ -96,7 +96,7 @@ def print_environment(
     place = claim_folder(folder)
     # Without a file the proxy's one warning goes where its own standard error goes.
     log = site / settings.log_file if settings.log_file else Path(os.devnull)
-    variables = USUAL | make_variables(settings, place, log)
+    variables = USUAL | SHARED | make_variables(settings, place, log)
     for name, value in variables.items():
         typer.echo(f"export {name}={shlex.quote(value)}")
 

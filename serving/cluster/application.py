@@ -124,7 +124,6 @@ def _count(settings: ServeSettings, least: int, most: int, full: int) -> dict[st
         return {"num_replicas": least}
     scaling = AutoscalingConfig(
         min_replicas=least,
-        initial_replicas=least,
         max_replicas=most,
         target_ongoing_requests=max(1.0, full / 2),
         upscale_delay_s=UPSCALE_S,

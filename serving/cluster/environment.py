@@ -80,6 +80,22 @@ SUPERVISED = {
     "LOG_NAME_UPDATE_INTERVAL_S": "3600",
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
 }
+SHARED = {
+    # A node that sends nothing is dead after 9 s, and its replicas start elsewhere; Ray itself
+    # would wait for half a minute.
+    "RAY_health_check_initial_delay_ms": "5000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+    # A proxy outlives its node's ingress for so long, and passes requests on: the next may be
+    # there.
+    "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "30",
+    # An ingress that is replaced answers until every node's proxy has its successor, however busy
+    # the nodes are.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+}
+"""Of a cluster with several nodes."""
+
 LOOPBACK = {
     # Otherwise Ray replaces 127.0.0.1 by the machine's address, and listens on all interfaces.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"
