@@ -253,12 +253,40 @@ class ServeSettings(Section):
         default="", description='a running Ray cluster ("auto", HOST:PORT); empty starts one here'
     )
     ingress_replicas: int = Field(default=0, ge=0, le=1024, description="0: one for each core")
+    max_ingress_replicas: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="as many while the load asks for them; 0: never more than ingress_replicas",
+    )
+    ingresses_per_node: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="at most, so that each node of a cluster has its own; 0: wherever they fit",
+    )
     embedder: Literal["ingress", "deployment"] = Field(
         default="ingress",
         description="where faces are embedded: in each ingress (CPU) or apart, in batches (GPU)",
     )
     embedder_replicas: int = Field(default=1, ge=1, le=256, description="embedders of a deployment")
+    max_embedder_replicas: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="as many while the load asks for them; 0: never more than embedder_replicas",
+    )
     embedder_gpus: float = Field(default=0, ge=0, description="GPUs that each embedder takes")
+    scale_down_after_s: float = Field(
+        default=300, ge=0, description="of a load that fewer replicas are enough for"
+    )
+    replica_cpus: float = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="cores that Ray sets aside for each ingress, embedder and the registrar: 1 on "
+        "a cluster that adds nodes by what is asked for; 0: none, so that any machine is enough",
+    )
     max_body_mib: float = Field(
         default=32, gt=0, le=1024, description="a larger body is refused before it is read"
     )
@@ -332,6 +360,14 @@ class ServeSettings(Section):
     proxy: Literal["haproxy", "ray"] = Field(
         default="haproxy", description="ray: Serve's own proxy, ten times slower; for comparison"
     )
+
+    @model_validator(mode="after")
+    def _grows_from_least_to_most(self) -> Self:
+        for name in ("ingress_replicas", "embedder_replicas"):
+            least, most = getattr(self, name), getattr(self, f"max_{name}")
+            if most and not 0 < least <= most:
+                raise ValueError(f"max_{name} needs {name}, from 1 to max_{name}")
+        return self
 
     @property
     def trusted_networks(self) -> tuple[str, ...]:

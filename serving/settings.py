@@ -195,6 +195,12 @@ def find_metrics_folder() -> Path | None:
     return Path(given) if given else None
 
 
+def find_node_folder() -> Path | None:
+    """The folder of this process's node, which the metrics are in; None in a process with none."""
+    metrics = find_metrics_folder()
+    return None if metrics is None else metrics.parent
+
+
 def node_environment(usual: Mapping[str, str], forced: Mapping[str, str]) -> dict[str, str]:
     """The environment of a node's processes; the operator's variables override `usual`."""
     return {**usual, **os.environ, **forced}

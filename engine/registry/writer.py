@@ -90,7 +90,7 @@ if TYPE_CHECKING:
     import sqlite3
 
 
-RENEW_S, LEASE_S = 5.0, 30
+RENEW_S, LEASE_S = 2.0, 10
 # Advisory locks live in one database, so a constant names the lease of its only registry.
 _LOCK = {"key": 0x736F736965}
 _TRY_LOCK, _UNLOCK = (

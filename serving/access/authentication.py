@@ -136,11 +136,15 @@ class TokenBucket:
     __slots__ = ("_at", "_tokens", "burst", "rate")
 
     def __init__(self, rate: float, now: float) -> None:
+        self.change_rate(rate)
+        self._tokens = self.burst
+        self._at = now
+
+    def change_rate(self, rate: float) -> None:
+        """From the call before this on; what was taken stays taken."""
         assert rate > 0
         self.rate = rate
         self.burst = max(rate, float(MIN_BURST))
-        self._tokens = self.burst
-        self._at = now
 
     def take(self, items: int, now: float, *, paid: int = 0) -> float:
         """Takes the tokens of a call and returns 0, or takes none and returns the seconds to wait.
@@ -176,8 +180,8 @@ class Authenticator:
     """Authenticates the keys and sessions of one registry, with a cache; for one event loop.
 
     What is revoked or expires, or whose outlet is closed, is refused at the latest `cache_s` after.
-    `rate_limit`, in items a second, is for keys without their own (0: none); every limit is
-    divided by `replicas`, among which calls are spread. Without `accounts` there are no sessions;
+    `rate_limit`, in items a second, is for keys without their own (0: none); of every limit this
+    one gives its share (`share`). Without `accounts` there are no sessions;
     one that is not used for `idle` has ended.
     """
 
@@ -187,26 +191,32 @@ class Authenticator:
         *,
         cache_s: float,
         rate_limit: float = 0.0,
-        replicas: int = 1,
         accounts: Accounts | None = None,
         idle: timedelta = timedelta(minutes=30),
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        assert replicas >= 1
         self._store = store
         self._accounts = accounts
         self._idle = idle
         self._vault = store.vault
         self._cache_s = cache_s
         self._rate_limit = rate_limit
-        self._replicas = replicas
+        self._replicas = 1
         self._clock = clock
         self._now = now
         self._known: dict[str, _Known] = {}
         self._absent: dict[str, float] = {}
         self._lookups: dict[str, asyncio.Task[_Known | None]] = {}
         self._unknown = TokenBucket(UNKNOWN_PER_S, clock())
+
+    def share(self, replicas: int) -> None:
+        """From now on calls are spread over so many: each gives its part of every limit."""
+        assert replicas >= 1
+        for known in self._known.values():
+            if known.bucket is not None:
+                known.bucket.change_rate(known.bucket.rate * self._replicas / replicas)
+        self._replicas = replicas
 
     def admit_known(self, key: str | None) -> Principal | None:
         """The principal of a key seen lately, charged one item; None where it must be looked up.

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=DEPLOYMENT)(serve)
     app.command("ray-environment", rich_help_panel=DEPLOYMENT)(print_environment)
+    app.command("serve-config", rich_help_panel=DEPLOYMENT)(print_application)
+    app.command(rich_help_panel=DEPLOYMENT)(drain)
 
 
 def serve(
@@ -84,7 +86,7 @@ def print_environment(
 
     Writes into DIR what it names: eval "$(sosie ray-environment /run/sosie)".
     """
-    from serving.cluster.environment import USUAL, claim_folder, make_variables
+    from serving.cluster.environment import SHARED, USUAL, claim_folder, make_variables
     from serving.cluster.supervisor import require_ray
     from serving.settings import load_settings, require_home
 
@@ -94,9 +96,68 @@ def print_environment(
     place = claim_folder(folder)
     # Without a file the proxy's one warning goes where its own standard error goes.
     log = site / settings.log_file if settings.log_file else Path(os.devnull)
-    variables = USUAL | make_variables(settings, place, log)
+    variables = USUAL | SHARED | make_variables(settings, place, log)
     for name, value in variables.items():
         typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+def print_application(
+    home: HomeOption = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A settings file in place of the home's sosie.toml."),
+    ] = None,
+    python: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Of another environment with Sosie, for its replicas."),
+    ] = None,
+) -> None:
+    """Print the file that `serve deploy` takes, made from the settings.
+
+    Deploying it anew after a change of settings, or of Sosie, replaces the replicas one by one.
+    """
+    import yaml
+
+    from serving.cluster.application import describe
+    from serving.cluster.site import Site
+    from serving.cluster.supervisor import require_ray
+    from serving.settings import require_home
+
+    require_ray()
+    described = describe(Site.of(require_home(home), config), python)
+    typer.echo(yaml.safe_dump(described, sort_keys=False), nl=False)
+
+
+def drain(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[DIR]",
+            help="This node's proxy alone: the folder that ray-environment was given.",
+        ),
+    ] = None,
+    home: HomeOption = None,
+) -> None:
+    """Refuse new requests, wait for running ones, and end the application on its Ray cluster.
+
+    With DIR one node's proxy refuses and waits, and nothing ends: before its node is taken away.
+    Exit code 1 where requests still run after `[serve] drain_s`.
+    """
+    from serving.cluster.haproxy import PLACE
+    from serving.cluster.node import drain_proxies, end_application
+    from serving.cluster.supervisor import require_ray
+    from serving.errors import ExitCode
+    from serving.settings import load_settings, require_home
+
+    require_ray()
+    settings = load_settings(require_home(home)).serve
+    if folder is None:
+        has_drained = end_application(settings.ray_address or "auto", settings.drain_s)
+    else:
+        has_drained = drain_proxies(folder / PLACE, settings.drain_s)
+    if not has_drained:
+        print_line(f"Requests still ran after {settings.drain_s:g} s.", is_notice=True)
+        raise typer.Exit(ExitCode.NEGATIVE)
 
 
 def _validate(site: Site, host: str | None, port: int | None) -> Order:

@@ -1,22 +1,27 @@
-"""The service as one Serve application, for `sosie serve` and for a Serve YAML."""
+"""The service as one Serve application: all that Serve is told of it comes from the settings."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import BackpressureConfig
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from engine.errors import RequestError
 from serving.cluster.deployments import Embedder, Ingress, Registrar
-from serving.cluster.node import registrar_timeout_s
+from serving.cluster.node import KEEP_ALIVE_S, NAME, registrar_timeout_s
 from serving.cluster.site import Site, count_ingresses
-from serving.settings import require_home
+from serving.sections import ServeSettings
+from serving.settings import Settings, require_home
 
-_ARGUMENTS = frozenset({"home", "config"})
+_ARGUMENTS = frozenset({"home", "config", "revision"})
 HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 10.0}
 """An ended replica is detected within the period, one that hangs within the timeout."""
 
@@ -31,9 +36,21 @@ CALLS_ONGOING = 8192
 
 EMBEDDINGS_ONGOING = 64
 
+ONE_BY_ONE: dict[str, Any] = {"rolling_update_percentage": 0.001}
+"""A new version takes over replica by replica."""
+ONE_MORE = ONE_BY_ONE | {"max_surge_percent": 1}
+"""The same, each beside the one that it replaces."""
+
+LOOK_BACK_S, UPSCALE_S = 12.0, 5.0
+"""The load is a mean of so long, which must be above what the replicas are for so long."""
+
+ENROLLMENTS_ONGOING = 5
+"""Where `enrollments_ongoing` sets no bound: the load at which an ingress is full."""
+
 
 def build(arguments: Mapping[str, Any]) -> Application:
-    """The application of a Serve YAML: `home`, and `config` for another settings file."""
+    """The application of a Serve file: `home`, and `config` for another settings file; `revision`
+    is of no meaning but that another one replaces every replica (`sosie serve-config`)."""
     unknown = set(arguments) - _ARGUMENTS
     if unknown:
         raise RequestError(f"unknown arguments {', '.join(sorted(unknown))}: give home, config")
@@ -45,45 +62,111 @@ def build(arguments: Mapping[str, Any]) -> Application:
 
 def compose(site: Site) -> Application:
     """The deployments of a site, bound to each other."""
-    settings = site.load().serve
+    loaded = site.load()
+    settings, site = loaded.serve, site.agreed_with(loaded)
+    cpus = {"num_cpus": settings.replica_cpus}
     registrar = _deployment(
         Registrar,
-        1,
         settings.requests_ongoing,
+        num_replicas=1,
         max_ongoing_requests=CALLS_ONGOING,
         graceful_shutdown_timeout_s=registrar_timeout_s(settings.drain_s),
         graceful_shutdown_wait_loop_s=0.2,
+        ray_actor_options=cpus,
+        # The next one has started, and waits for the lease, before this one gives it back.
+        **ONE_MORE,
     )
     embedder = _deployment(
         Embedder,
-        settings.embedder_replicas,
         settings.photographs_waiting,
+        **_count(
+            settings, settings.embedder_replicas, settings.max_embedder_replicas, EMBEDDINGS_ONGOING
+        ),
         max_ongoing_requests=EMBEDDINGS_ONGOING,
-        ray_actor_options={"num_cpus": 0, "num_gpus": settings.embedder_gpus},
+        ray_actor_options=cpus | {"num_gpus": settings.embedder_gpus},
+        # No GPU need be free for one more.
+        **(ONE_BY_ONE if settings.embedder_gpus else ONE_MORE),
     )
-    # Counted here, once: an ingress on another node may see other cores.
-    replicas = count_ingresses(settings)
+    each_node = settings.ingresses_per_node
     ingress = _deployment(
         Ingress,
-        replicas,
         settings.requests_ongoing,
+        # Counted here, once: an ingress on another node may see other cores.
+        **_count(
+            settings,
+            count_ingresses(settings),
+            settings.max_ingress_replicas,
+            settings.enrollments_ongoing or ENROLLMENTS_ONGOING,
+        ),
         max_ongoing_requests=settings.requests_ongoing + INGRESS_MARGIN,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         graceful_shutdown_timeout_s=settings.drain_s,
         graceful_shutdown_wait_loop_s=0.2,
+        ray_actor_options=cpus,
+        # Where each node has as many as it may there is no place for one more.
+        **(ONE_BY_ONE | {"max_replicas_per_node": each_node} if each_node else ONE_MORE),
     )
     has_embedder = settings.embedder == "deployment"
     bound = embedder.bind(site) if has_embedder else None
-    return ingress.bind(site, registrar.bind(site), bound, replicas)
+    return ingress.bind(site, registrar.bind(site), bound)
 
 
-def _deployment(kind: type[Any], replicas: int, queued: int, **options: Any) -> serve.Deployment:
-    """So many replicas of a class, before which `queued` requests may wait."""
-    usual: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0}, **HEALTH, **QUIET}
+def _deployment(kind: type[Any], queued: int, **options: Any) -> serve.Deployment:
+    """Replicas of a class, before which `queued` requests may wait."""
     return serve.deployment(
-        kind,
-        name=kind.__name__,
-        num_replicas=replicas,
-        max_queued_requests=queued,
-        **(usual | options),
+        kind, name=kind.__name__, max_queued_requests=queued, **HEALTH, **QUIET, **options
     )
+
+
+def _count(settings: ServeSettings, least: int, most: int, full: int) -> dict[str, Any]:
+    """So many replicas; where there may be more, one more as soon as they are half full."""
+    if not most:
+        return {"num_replicas": least}
+    scaling = AutoscalingConfig(
+        min_replicas=least,
+        max_replicas=most,
+        target_ongoing_requests=max(1.0, full / 2),
+        upscale_delay_s=UPSCALE_S,
+        downscale_delay_s=settings.scale_down_after_s,
+        look_back_period_s=LOOK_BACK_S,
+    )
+    return {"autoscaling_config": scaling}
+
+
+def describe(site: Site, python: Path | None = None) -> dict[str, Any]:
+    """The Serve file of a site: what `serve deploy` and a RayService take.
+
+    It names the home and where to listen; all else the service reads from its settings, once. Its
+    replicas run in another environment than Ray, where they are given its `python`.
+    """
+    settings = site.load()
+    arguments = {"home": site.home, "config": site.file, "revision": digest_settings(settings)}
+    environment = {} if python is None else {"runtime_env": {"py_executable": str(python)}}
+    return {
+        "proxy_location": "EveryNode",
+        "http_options": {
+            "host": settings.serve.host,
+            "port": settings.serve.port,
+            "keep_alive_timeout_s": KEEP_ALIVE_S,
+        },
+        "logging_config": {"log_level": "WARNING", "enable_access_log": False},
+        "applications": [
+            {
+                "name": NAME,
+                "route_prefix": "/",
+                "import_path": f"{__name__}:{build.__name__}",
+                "args": {name: value for name, value in arguments.items() if value is not None},
+                **environment,
+            }
+        ],
+    }
+
+
+def digest_settings(settings: Settings) -> str:
+    """Another one for other settings, without what is secret."""
+    text = json.dumps(settings.model_dump(), default=_write_value, sort_keys=True)
+    return hashlib.sha256(f"{version('sosie')} {text}".encode()).hexdigest()[:12]
+
+
+def _write_value(value: object) -> str:
+    return "" if isinstance(value, SecretStr) else str(value)

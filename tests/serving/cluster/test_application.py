@@ -1,4 +1,4 @@
-"""The application that `sosie serve` and the Serve files deploy."""
+"""The application that `sosie serve` and a Serve file deploy."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from engine.errors import RegistryMissing, RequestError
-from serving.cluster.application import build
-
-FOLDER = Path(__file__).parents[3] / "serving/deploy/ray"
-FILES = sorted(FOLDER.glob("*.yaml"))
+from serving.cluster.application import build, describe
+from serving.cluster.site import Site
 
 
 def _deployments(application: Any) -> dict[str, Any]:
@@ -27,22 +25,71 @@ def _deployments(application: Any) -> dict[str, Any]:
     return found
 
 
-def test_there_are_serve_files() -> None:
-    assert {file.name for file in FILES} == {"cluster.yaml", "single.yaml"}
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_a_serve_file_is_what_ray_accepts_and_names_what_exists(
-    file: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_printed_file_is_what_ray_accepts_and_has_the_settings_once(
+    empty_home: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = ServeDeploySchema.model_validate(yaml.safe_load(file.read_text()))
-    monkeypatch.setenv("SOSIE_SERVE__EMBEDDER", "deployment")
-    for application in config.applications:
-        module, name = application.import_path.split(":")
-        builder = getattr(import_module(module), name)
-        assert application.args.keys() <= {"home", "config"}
-        known = _deployments(builder({**application.args, "home": str(empty_home)}))
-        assert {one.name for one in application.deployments} <= set(known)
+    environment = {"SOSIE_SERVE__PORT": "9000", "SOSIE_SERVE__INGRESS_REPLICAS": "3"}
+    printed = sosie("serve-config", "--home", empty_home, env=environment)
+    assert printed.code == 0, printed.err
+    config = ServeDeploySchema.model_validate(yaml.safe_load(printed.out))
+    assert config.http_options.port == 9000
+    (application,) = config.applications
+    assert application.deployments == []
+    module, name = application.import_path.split(":")
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    known = _deployments(getattr(import_module(module), name)(application.args))
+    assert known["Ingress"].num_replicas == 3
+
+
+def test_other_settings_or_another_version_replace_every_replica(
+    empty_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def revision() -> Any:
+        return describe(Site.of(empty_home, None))["applications"][0]["args"]["revision"]
+
+    before = revision()
+    assert revision() == before
+    monkeypatch.setenv("SOSIE_REGISTRY__URL", "postgresql+psycopg://sosie:secret@db/sosie")
+    assert revision() == before  # a digest would help to guess what is secret
+    monkeypatch.setenv("SOSIE_SERVE__KEY_SHARE", "0.25")
+    assert revision() != before
+
+
+def test_a_node_with_other_settings_is_refused_by_name(
+    empty_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site.of(empty_home, None)
+    agreed = site.agreed_with(site.load())
+    monkeypatch.setenv("SOSIE_SERVE__METRICS_PORT", "9100")  # a matter of each node
+    assert agreed.load().serve.metrics_port == 9100
+    monkeypatch.setenv("SOSIE_SERVE__RATE_LIMIT", "7")
+    with pytest.raises(RequestError, match=r"serve.rate_limit is 7.0 on .* and 100.0 where"):
+        agreed.load()
+
+
+def test_what_is_agreed_has_no_secret(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOSIE_REGISTRY__URL", "postgresql+psycopg://sosie:hidden@db/sosie")
+    site = Site.of(empty_home, None)
+    agreed = site.agreed_with(site.load())
+    assert "hidden" not in repr(agreed)
+    assert len(agreed.agreed) > 50
+
+
+def test_the_load_may_ask_for_more_replicas_where_the_settings_allow_it(
+    empty_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOSIE_SERVE__INGRESS_REPLICAS", "2")
+    monkeypatch.setenv("SOSIE_SERVE__MAX_INGRESS_REPLICAS", "8")
+    monkeypatch.setenv("SOSIE_SERVE__REPLICA_CPUS", "1")
+    known = _deployments(build({"home": str(empty_home)}))
+    scaling = known["Ingress"]._deployment_config.autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas) == (2, 8)
+    # What a cluster that adds nodes goes by.
+    assert {one.ray_actor_options["num_cpus"] for one in known.values()} == {1}
+    monkeypatch.setenv("SOSIE_SERVE__INGRESS_REPLICAS", "0")
+    with pytest.raises(RequestError, match="max_ingress_replicas needs ingress_replicas"):
+        build({"home": str(empty_home)})
 
 
 def test_there_is_one_registrar_for_any_settings(empty_home: Path) -> None:
@@ -58,16 +105,6 @@ def test_every_queue_of_the_application_has_a_bound(
     for deployment in _deployments(build({"home": str(empty_home)})).values():
         assert deployment.max_queued_requests > 0
         assert deployment.max_ongoing_requests > 5  # the default of Serve
-
-
-@pytest.mark.parametrize("embedder", ["ingress", "deployment"])
-def test_each_ingress_knows_how_many_share_a_keys_rate(
-    embedder: str, empty_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SOSIE_SERVE__EMBEDDER", embedder)
-    monkeypatch.setenv("SOSIE_SERVE__INGRESS_REPLICAS", "3")
-    ingress = _deployments(build({"home": str(empty_home)}))["Ingress"]
-    assert ingress.num_replicas == ingress.init_args[-1] == 3
 
 
 def test_misspelt_arguments_are_refused(empty_home: Path) -> None:

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from pathlib import Path
 
 import pytest
 
-from serving.cluster.environment import make_environment
-from serving.cluster.haproxy import ProxyConfig
+from serving.cluster.environment import make_environment, renew_proxy_config
+from serving.cluster.haproxy import read_config
 from serving.sections import ServeSettings
 
 
-def _read_config(variables: dict[str, str]) -> ProxyConfig:
-    """The configuration of the proxy, from the wrapper."""
-    script = Path(variables["RAY_SERVE_HAPROXY_BINARY_PATH"]).read_text()
-    (settings,) = (word for word in shlex.split(script) if word.startswith("{"))
-    return ProxyConfig(**json.loads(settings))
-
-
-def test_the_proxys_bounds_are_those_of_an_ingress_times_their_number(tmp_path: Path) -> None:
-    settings = ServeSettings(
-        ingress_replicas=3, requests_ongoing=7, matches_ongoing=5, enrollments_ongoing=2
-    )
-    config = _read_config(make_environment(settings, tmp_path, tmp_path / "log", is_local=True))
-    assert (config.ongoing, config.match_ongoing, config.enroll_ongoing) == (21, 15, 6)
+def test_a_running_node_takes_new_settings_and_keeps_its_address(tmp_path: Path) -> None:
+    assert not renew_proxy_config(ServeSettings(), tmp_path)  # it has no proxy of ours
+    settings = ServeSettings(requests_ongoing=7, matches_ongoing=5, enrollments_ongoing=2)
+    make_environment(settings, tmp_path, tmp_path / "log", is_local=True)
+    config = read_config(tmp_path)
+    assert (config.ongoing, config.match_ongoing, config.enroll_ongoing) == (7, 5, 2)
+    assert not renew_proxy_config(settings, tmp_path)
+    assert renew_proxy_config(ServeSettings(matches_ongoing=6), tmp_path)
+    config = read_config(tmp_path)
+    assert (config.match_ongoing, config.address) == (6, settings.host)
 
 
 def test_workers_start_with_the_default_priority_where_it_is_set_afterwards(

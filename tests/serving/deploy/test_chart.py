@@ -1,0 +1,187 @@
+"""The Helm chart: what it renders is valid, restricted, and agrees with its own settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import kubernetes_validate
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from serving.cluster.application import compose, describe
+from serving.cluster.site import Site
+
+CHART = Path(__file__).parents[3] / "serving/deploy/helm"
+VERSIONS = ("1.31.0", "1.35.0")
+"""Of Kubernetes."""
+EVERYTHING = {
+    "settings": {
+        "serve": {
+            "embedder": "deployment",
+            "embedder_gpus": 1,
+            "embedder_replicas": 2,
+            "max_embedder_replicas": 3,
+        },
+        "gallery": {"shards": 4, "shard_copies": 2, "shard_memory_gib": 20},
+        "thresholds": {"review_fmr": 0.000002},
+    },
+    "home": {"existingClaim": "homes"},
+    "gcs": {"backend": "redis", "redisAddress": "redis.prod:6380"},
+    "secrets": {"environment": "sosie-more"},
+    "image": {"pullSecrets": [{"name": "registry"}], "tag": "7"},
+    "network": {"database": {"to": [{"ipBlock": {"cidr": "10.0.0.0/24"}}]}},
+}
+# As KubeRay's API has them (ray-operator/apis/ray/v1).
+SERVICE = {"upgradeStrategy", "serveConfigV2", "rayClusterConfig", "excludeHeadPodFromServeSvc"} | {
+    "rayClusterDeletionDelaySeconds"
+}
+CLUSTER = {"rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions"} | {
+    *("gcsFaultToleranceOptions", "headGroupSpec", "workerGroupSpecs")
+}
+GROUP = {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
+
+
+class Rendered:
+    """What the chart makes of some values."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        with helm_python.Chart.load(str(CHART)) as chart:
+            files = chart.render(values, name="match", namespace="prod")
+        self.text = "\n".join(files.values())
+        self.objects = [
+            one for file in files.values() for one in yaml.safe_load_all(file) if one is not None
+        ]
+        (self.service,) = (one["spec"] for one in self.objects if one["kind"] == "RayService")
+        self.cluster = self.service["rayClusterConfig"]
+        self.groups = {one["groupName"]: one for one in self.cluster["workerGroupSpecs"]}
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [one for one in self.objects if one["kind"] == kind]
+
+    def pods(self) -> Iterator[dict[str, Any]]:
+        """As KubeRay makes them."""
+        for group in (self.cluster["headGroupSpec"], *self.groups.values()):
+            template = group["template"]
+            metadata = {"name": "ray", **template["metadata"]}
+            yield {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": metadata,
+                "spec": template["spec"],
+            }
+
+    def make_home(self, folder: Path) -> Site:
+        """A home with the settings of the ConfigMap."""
+        (map_,) = self.of("ConfigMap")
+        (folder / "sosie.toml").write_text(map_["data"]["sosie.toml"])
+        return Site.of(folder, None)
+
+
+@pytest.fixture(scope="module", params=[{}, EVERYTHING], ids=["defaults", "everything"])
+def rendered(request: pytest.FixtureRequest) -> Rendered:
+    return Rendered(request.param)
+
+
+def test_helm_finds_no_fault() -> None:
+    assert helm_python.lint(str(CHART))["errors"] == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kubernetes_takes_every_object_and_every_pod(rendered: Rendered, version: str) -> None:
+    own = [one for one in rendered.objects if one["kind"] != "RayService"]
+    for one in (*own, *rendered.pods()):
+        kubernetes_validate.validate(one, version, strict=True)
+    assert set(rendered.service) <= SERVICE
+    assert set(rendered.cluster) <= CLUSTER
+    assert all(set(group) == GROUP for group in rendered.groups.values())
+
+
+def test_serve_is_told_what_sosie_itself_would_tell_it(rendered: Rendered, tmp_path: Path) -> None:
+    told = yaml.safe_load(rendered.service["serveConfigV2"])
+    ServeDeploySchema.model_validate(told)
+    own = describe(rendered.make_home(tmp_path))
+    for one in (told, own):
+        arguments = one["applications"][0]["args"]
+        assert len(arguments.pop("revision")) == 12
+        arguments.pop("home")
+    assert told == own
+
+
+def test_kubernetes_has_the_cores_memory_and_shards_that_ray_will_ask_for(
+    rendered: Rendered, tmp_path: Path
+) -> None:
+    site = rendered.make_home(tmp_path)
+    settings = site.load()
+    ingress = compose(site)._bound_deployment
+    most = settings.serve.max_ingress_replicas
+    assert ingress._deployment_config.autoscaling_config.max_replicas == most
+    workers = rendered.groups["workers"]
+    each = int(workers["rayStartParams"]["num-cpus"])
+    assert each == workers["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"]
+    # With the registrar, and one more replica while a version takes over.
+    cores = (most + 2) * settings.serve.replica_cpus
+    assert each * (workers["maxReplicas"] - 1) < cores <= each * workers["maxReplicas"]
+    if settings.serve.embedder_gpus:
+        gpu = rendered.groups["gpu"]
+        assert (gpu["minReplicas"], gpu["maxReplicas"]) == (2, 3)
+        limits = gpu["template"]["spec"]["containers"][0]["resources"]["limits"]
+        assert limits["nvidia.com/gpu"] == settings.serve.embedder_gpus
+    gallery = settings.gallery
+    if gallery.shards:
+        shards = rendered.groups["shards"]
+        start = shards["rayStartParams"]
+        held = json.loads(json.loads(start["resources"]))[gallery.shard_resource]
+        assert held * shards["replicas"] == gallery.shards * gallery.shard_copies
+        assert int(start["memory"]) == held * gallery.shard_memory_gib * (1 << 30)
+
+
+def test_no_pod_may_more_than_it_must(rendered: Rendered) -> None:
+    for pod in rendered.pods():
+        spec = pod["spec"]
+        assert spec["securityContext"]["runAsNonRoot"]
+        # The autoscaler, beside the head, asks Kubernetes.
+        is_head = pod["metadata"]["labels"]["app.kubernetes.io/component"] == "head"
+        assert spec["automountServiceAccountToken"] == is_head
+        for container in (*spec["initContainers"], *spec["containers"]):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["limits"]["memory"]
+            assert ":" in container["image"]
+            assert not container["image"].endswith(":latest")
+        (main,) = spec["containers"]
+        assert {"startupProbe", "livenessProbe", "readinessProbe"} <= set(main)
+        # The proxy drains first, then the registrar ends: as long as `sosie serve` itself may take.
+        assert spec["terminationGracePeriodSeconds"] == 2 * 30 + 75
+    (policy,) = rendered.of("NetworkPolicy")
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert all(rule.get("from") for rule in policy["spec"]["ingress"])
+    assert {one["spec"]["maxUnavailable"] for one in rendered.of("PodDisruptionBudget")} == {1}
+
+
+def test_only_pods_with_ingresses_are_asked_and_only_while_they_are_ready(
+    rendered: Rendered,
+) -> None:
+    (service,) = rendered.of("Service")
+    selector = service["spec"]["selector"]
+    chosen = [
+        pod for pod in rendered.pods() if selector.items() <= pod["metadata"]["labels"].items()
+    ]
+    (probe,) = (pod["spec"]["containers"][0]["readinessProbe"]["httpGet"] for pod in chosen)
+    assert probe == {"path": "/health/ready", "port": "serve"}
+
+
+def test_secrets_are_named_and_never_rendered() -> None:
+    rendered = Rendered({"secrets": {"database": "a-database", "keyRing": "a-ring"}})
+    (pod, *_) = rendered.pods()
+    variables = {one["name"]: one for one in pod["spec"]["containers"][0]["env"]}
+    found = variables["SOSIE_REGISTRY__URL"]["valueFrom"]["secretKeyRef"]
+    assert found == {"name": "a-database", "key": "url"}
+    assert rendered.of("Secret") == []
