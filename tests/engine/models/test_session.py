@@ -82,7 +82,7 @@ def test_provider_that_is_not_built_in_is_refused_with_what_to_install() -> None
         (SessionOptions(provider="abacus"), "unknown provider abacus: choose auto, cpu"),
         (SessionOptions(provider="cpu", precision="int4"), "unknown precision int4"),
         (SessionOptions(provider="cpu", precision="bfloat16"), "needs provider openvino"),
-        (SessionOptions(provider="cpu", precision="float16"), "needs provider cuda or tensorrt"),
+        (SessionOptions(provider="cpu", precision="float16"), "needs provider cuda, not cpu"),
     ],
 )
 def test_impossible_options_are_refused_before_a_model_is_read(
