@@ -134,8 +134,7 @@ class Ingress:
         self._opened = opened = ExitStack()
         log = site.open_log(serve, "ingress")
         opened.callback(close_log, log)
-        node = find_node_folder()
-        if node is not None and renew_proxy_config(serve, node):
+        if renew_proxy_config(serve, find_node_folder()):
             # Serve reloads the proxy for this ingress.
             log.info("proxy_renewed")
         meter = open_meter(settings, log)

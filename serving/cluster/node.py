@@ -350,6 +350,10 @@ def _explain(error: Exception, what: str) -> Fault:
     fault = describe(error)
     if fault.code != "INTERNAL":
         return fault
+    # What a replica refuses to start with is ours, and one line.
+    refused = re.search(rf"\b{RequestError.__module__}\.RequestError: ([^\n\x1b]+)", str(error))
+    if refused is not None:
+        return describe(RequestError(refused[1]))
     # Its text may quote data of a replica.
     kind = type(error).__name__
     return describe(

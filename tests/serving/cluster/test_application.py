@@ -12,6 +12,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from engine.errors import RegistryMissing, RequestError
 from serving.cluster.application import build, describe
+from serving.cluster.node import _explain
 from serving.cluster.site import Site
 
 
@@ -66,6 +67,14 @@ def test_a_node_with_other_settings_is_refused_by_name(
     monkeypatch.setenv("SOSIE_SERVE__RATE_LIMIT", "7")
     with pytest.raises(RequestError, match=r"serve.rate_limit is 7.0 on .* and 100.0 where"):
         agreed.load()
+
+
+def test_why_a_replica_does_not_start_is_the_reason_that_is_given() -> None:
+    text = "Deploying sosie failed: …\nengine.errors.RequestError: setting a.b is 1\x1b[0m\n"
+    assert _explain(RuntimeError(text), "the service").message == "setting a.b is 1"
+    other = _explain(RuntimeError("somebody's data"), "the service").message
+    assert "data" not in other
+    assert "node.log" in other
 
 
 def test_what_is_agreed_has_no_secret(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

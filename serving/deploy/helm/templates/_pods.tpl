@@ -118,7 +118,8 @@ spec:
       args:
         - >-
           ulimit -n 65536;
-          eval "$(/opt/sosie/bin/sosie ray-environment /run/sosie/n)";
+          environment="$(/opt/sosie/bin/sosie ray-environment /run/sosie/n)" || exit;
+          eval "$environment";
           exec /bin/bash -c "$KUBERAY_GEN_RAY_START_CMD"
       ports:
         {{- if eq .part "head" }}
