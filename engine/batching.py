@@ -158,12 +158,13 @@ class Lane:
     At most `capacity` may wait in it, one call of any weight excepted, and no call counts for more
     than `places`. A batch takes up to `batch_size`. A call that would not fit begins the next
     batch; where the lane `splits`, what fits is taken, and after a whole batch's worth the rest
-    stands at the end again. Where it is `filled`, room that its batch leaves is for the lanes
-    after it. After a batch of several calls, `gather_s` passes first for more to join the next.
-    `prepare` does ahead what it can for calls that wait while a batch is carried out, in a thread
-    of its own: not for every call, and in vain for one that is then given up. They stay in the
-    queue; a batch with some that are being prepared begins when they are. Where it fails, whoever
-    carries them out will meet it again.
+    stands at the end again. Where `sizes` are given, it takes up to the largest of them that waits,
+    or to the smallest. Where it is `filled`, room that its batch leaves is for the lanes after it.
+    After a batch of several calls, `gather_s` passes first for more to join the next. `prepare`
+    does ahead what it can for calls that wait while a batch is carried out, in a thread of its own:
+    not for every call, and in vain for one that is then given up. They stay in the queue; a batch
+    with some that are being prepared begins when they are. Where it fails, whoever carries them
+    out will meet it again.
     """
 
     batch_size: int
@@ -172,6 +173,7 @@ class Lane:
     splits: bool = False
     filled: bool = False
     gather_s: float = 0.0
+    sizes: tuple[int, ...] = ()
     prepare: Callable[[Sequence[Call[Any, Any]]], object] | None = None
 
 
@@ -218,6 +220,13 @@ class _LaneQueue(Generic[P, R]):
             if not call.is_prepared:
                 found.append(call)
         return found
+
+    def room(self) -> int:
+        """How much the next batch may take."""
+        lane = self.lane
+        if not lane.sizes:
+            return lane.batch_size
+        return max((size for size in lane.sizes if size <= self.held), default=min(lane.sizes))
 
     def has_batch(self) -> bool:
         """Whether waiting longer would make the next batch no larger, or keep others waiting."""
@@ -609,7 +618,7 @@ class Batcher(Generic[P, R]):
 
     def _fill(self, index: int, batch: list[Call[P, R]], late: list[Call[P, R]]) -> None:
         queue = self._queues[index]
-        room = self._take_from(queue, queue.lane.batch_size, batch, late)
+        room = self._take_from(queue, queue.room(), batch, late)
         if batch and not batch[0].alone:
             queue.had_several = len(batch) > 1
         while queue.lane.filled and room > 0 and index + 1 < len(self._queues):

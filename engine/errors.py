@@ -77,6 +77,12 @@ class RuntimeMissing(ModelError):
     code = "MODEL.RUNTIME_MISSING"
 
 
+class DeviceFailed(ModelError):
+    """The accelerator failed, or has no memory left; on the CPU the model would run."""
+
+    code = "MODEL.DEVICE_FAILED"
+
+
 class VectorUnusable(ImageError):
     """A face's vector is not of unit length: a fault of the service, not of its caller.
 

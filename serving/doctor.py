@@ -20,6 +20,7 @@ from engine.errors import CalibrationError, SosieError, advise_extra
 from engine.formatting import size
 from engine.matching.calibration import Comparison
 from engine.models.catalog import ModelCard, locate, read_transform_file
+from engine.models.cuda import describe_options
 from engine.models.session import available_providers, runtime_version
 from engine.registry.vault import MOST_SEALS
 from indexes.errors import IndexFault
@@ -28,6 +29,7 @@ from serving.models import (
     detector_card,
     embedder_card,
     model_digest,
+    open_embedder,
     warn_calibration,
 )
 from serving.settings import load_settings
@@ -140,6 +142,7 @@ def _examine_machine_code() -> Finding:
 def _examine_models(settings: Settings) -> Iterator[Finding]:
     yield _attempt("detector", lambda: _describe_model(detector_card(settings)))
     yield _attempt("embedder", lambda: _describe_model(embedder_card(settings)))
+    yield _examine_accelerator(settings)
     try:
         warnings = warn_calibration(settings)
         if embedder_card(settings).calibration_path is None:
@@ -158,6 +161,23 @@ def _examine_models(settings: Settings) -> Iterator[Finding]:
         for warning in warnings:
             detail, _, advice = warning.partition("; ")
             yield Finding("thresholds", State.WARNING, detail, advice)
+
+
+def _examine_accelerator(settings: Settings) -> Finding:
+    """Opens the embedder, and embeds a crop: only that shows that a device works."""
+    try:
+        embedder = open_embedder(settings)
+        embedder.embed(np.zeros((1, embedder.side_px, embedder.side_px, 3), np.uint8))
+    except SosieError as error:
+        return _broken("provider", error)
+    session = embedder.session
+    detail = f"faces are embedded by {session.provider}, {session.precision}"
+    if session.fault:
+        fault, _, advice = session.fault.rpartition(": ")
+        return Finding("provider", State.WARNING, f"{detail}; {fault}", advice)
+    if session.provider == "cuda":
+        detail = f"{detail}: {describe_options(session.device_options)}"
+    return Finding("provider", State.OK, detail)
 
 
 def _describe_model(card: ModelCard) -> str:

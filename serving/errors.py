@@ -211,6 +211,7 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (errors.RequestError, 400, _BAD),
     (errors.CalibrationError, 422, _BAD),
     (errors.KeyRingError, 503, _BAD),
+    (errors.DeviceFailed, 503, _INTERNAL),
     (errors.ModelError, 503, _BAD),
     (errors.StorageFull, 507, _INTERNAL),
     (errors.LeaseLost, 503, _INTERNAL),

@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import CalibrationError, ModelCardInvalid
+from engine.errors import CalibrationError, ModelCardInvalid, RequestError
 from engine.faces import extractor as faces
 from engine.faces.image_files import ImageLimits
 from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import ModelCard, builtin_card, load_card
-from engine.models.session import SessionOptions
+from engine.models.session import SessionOptions, available_providers
 from engine.models.transform import Conversion, read_transform, without_transform
 from serving.sections import ThresholdSettings
 from serving.settings import Settings, is_card_file
@@ -97,9 +97,49 @@ def open_second_embedder(settings: Settings, vault: Vault) -> SecondEmbedder | N
     chosen, model = second_settings(settings), second_model(settings)
     if chosen is None or model is None:
         return None
-    on_cpu = chosen.models.model_copy(update={"provider": "cpu", "precision": "float32"})
-    embedder = open_embedder(chosen.model_copy(update={"models": on_cpu}))
-    return SecondEmbedder(embedder, model.digest, vault.of_dimension(model.dim))
+    return SecondEmbedder(
+        open_embedder(without_accelerator(chosen)), model.digest, vault.of_dimension(model.dim)
+    )
+
+
+def without_accelerator(settings: Settings) -> Settings:
+    """The same settings with every model on the CPU."""
+    on_cpu = settings.models.model_copy(update={"provider": "cpu", "precision": "float32"})
+    return settings.model_copy(update={"models": on_cpu})
+
+
+INGRESS_UNUSED = (
+    "CUDA is installed and not used: ingresses have no GPU; "
+    'set embedder = "deployment" and embedder_gpus under [serve]'
+)
+
+
+def settle_ingress(settings: Settings) -> tuple[Settings, str]:
+    """The settings of an ingress that embeds itself, and what it leaves unused.
+
+    On the CPU: each would open a CUDA context of its own, on the first GPU, whose memory Ray would
+    not know to be taken.
+    """
+    if settings.models.provider == "auto" and "cuda" in available_providers():
+        return without_accelerator(settings), INGRESS_UNUSED
+    return settings, ""
+
+
+def require_agreement(settings: Settings) -> None:
+    """`RequestError` where `provider = "cuda"` and what the service runs do not fit together."""
+    serve = settings.serve
+    if settings.models.provider != "cuda":
+        return
+    if serve.embedder == "ingress":
+        raise RequestError(
+            "provider cuda is not for ingresses, which would each take a GPU's memory: "
+            'set embedder = "deployment" and embedder_gpus under [serve]'
+        )
+    if not serve.embedder_gpus:
+        raise RequestError(
+            "provider cuda takes GPUs that Ray does not know to be taken: "
+            "set embedder_gpus under [serve]"
+        )
 
 
 def build_extractor(
@@ -242,4 +282,9 @@ def _card(name: str, settings: Settings) -> ModelCard:
 
 
 def _session_options(settings: Settings) -> SessionOptions:
-    return SessionOptions(provider=settings.models.provider, precision=settings.models.precision)
+    models = settings.models
+    return SessionOptions(
+        provider=models.provider,
+        precision=models.precision,
+        memory_bytes=int(models.gpu_memory_gib * 2**30),
+    )

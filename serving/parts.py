@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from structlog.typing import FilteringBoundLogger
@@ -14,6 +14,7 @@ from engine.registry.reader import Reader
 from engine.registry.vault import Vault
 from serving.access.authentication import Authenticator
 from serving.access.sign_in import SignIn
+from serving.ingress.embedding import EmbedderStatus
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.templates import SealedTemplates
 from serving.registrar.protocol import RegistrarClient
@@ -48,6 +49,8 @@ class Parts:
     due: DueDates = field(default_factory=DueDates)
     thresholds_for: Callable[[int], Thresholds] | None = None
     """For searches of so many references, where `review` follows the gallery's size."""
+    embedder: Callable[[], Awaitable[EmbedderStatus]] | None = None
+    """What embeds its faces; None in a test that embeds none."""
     decisions: DecisionReader = field(init=False)
 
     def __post_init__(self) -> None:

@@ -54,11 +54,14 @@ class ModelSettings(Section):
         ge=0,
         description="version of the card's calibration, which gives the thresholds; 0: its newest",
     )
-    provider: Literal["auto", "cpu", "openvino", "cuda", "tensorrt"] = Field(
+    provider: Literal["auto", "cpu", "openvino", "cuda"] = Field(
         default="auto", description="of ONNX Runtime; auto: the fastest that is installed"
     )
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="bfloat16: openvino alone; float16: cuda, tensorrt"
+    precision: Literal["float32", "tf32", "bfloat16", "float16"] = Field(
+        default="float32", description="bfloat16: openvino alone; tf32, float16: cuda alone"
+    )
+    gpu_memory_gib: float = Field(
+        default=0, ge=0, description="most memory of a GPU for an embedder that shares it; 0: any"
     )
     threads: int = Field(default=0, ge=0, description="threads for a batch; 0: one for each core")
     decode_cpu_s: float = Field(
@@ -74,6 +77,13 @@ class ModelSettings(Section):
     flip: bool = Field(
         default=False, description="average each face with its mirror image: twice the time"
     )
+
+    @field_validator("provider", mode="before")
+    @classmethod
+    def _is_offered(cls, provider: object) -> object:
+        if provider == "tensorrt":
+            raise ValueError("tensorrt never worked and is no longer offered, set cuda")
+        return provider
 
 
 class PhotographSettings(Section):
@@ -277,6 +287,10 @@ class ServeSettings(Section):
         description="as many while the load asks for them; 0: never more than embedder_replicas",
     )
     embedder_gpus: float = Field(default=0, ge=0, description="GPUs that each embedder takes")
+    embedder_fallback: bool = Field(
+        default=False,
+        description="embed in the ingresses, on the CPU, while no embedder of a deployment answers",
+    )
     scale_down_after_s: float = Field(
         default=300, ge=0, description="of a load that fewer replicas are enough for"
     )

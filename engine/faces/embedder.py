@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import cv2
@@ -94,9 +95,30 @@ def _average_blocks(
     return np.asarray(averaged, dtype=np.uint8), np.array([left, top], dtype=np.float32)
 
 
-# Enough to amortise one reading of the dense layer's weights; an accelerator needs many more.
+# Enough to amortise one reading of the dense layer's weights.
 _CPU_BATCH = 16
-_ACCELERATOR_BATCH = 256
+_CALL_COST = 20
+"""What a call of an accelerator costs besides its rows, in rows: supposed, 0.2 ms and 10 µs."""
+
+
+def plan_batches(count: int, sizes: Sequence[int]) -> list[int]:
+    """Batches of these sizes, largest first, that hold `count` crops and are soonest done."""
+    largest = max(sizes)
+    whole, left = divmod(count, largest)
+    batches = [largest] * whole
+    while left > 0:
+        # The smallest that holds what is left, unless a smaller one first makes it cheaper.
+        around = min(size for size in sizes if size >= left)
+        below = [size for size in sizes if size <= left]
+        inside = max(below) if below else around
+        calls = -(-left // inside)
+        if calls * (inside + _CALL_COST) < around + _CALL_COST:
+            batches.append(inside)
+            left -= inside
+        else:
+            batches.append(around)
+            left = 0
+    return batches
 
 
 class CropEmbedder(Protocol):
@@ -146,11 +168,11 @@ class Embedder:
         self.dim = card.dimension
         self.side_px = card.input.width_px
         self.prefers_large_batches = session.prefers_large_batches
-        self._session = session
+        self.session = session
         self._transform = read_transform(card)
-        self._max_batch = session.fixed_batch or (
-            _ACCELERATOR_BATCH if session.prefers_large_batches else _CPU_BATCH
-        )
+        for size in session.batch_sizes:
+            # The first call of a session plans it, and may find that the device is unfit.
+            session.run(np.zeros((size, self.side_px, self.side_px, 3), np.uint8))
 
     def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them.
@@ -174,10 +196,15 @@ class Embedder:
         return np.asarray(moved * lengths[:, None], dtype=np.float32)
 
     def _embed_plain(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        parts = [
-            self._session.run(prepare(self.card.input, crops[start : start + self._max_batch]))[0]
-            for start in range(0, len(crops), self._max_batch)
-        ]
+        sizes = self.session.batch_sizes
+        if sizes:
+            parts = self._embed_padded(crops, plan_batches(len(crops), sizes))
+        else:
+            step = self.session.fixed_batch or _CPU_BATCH
+            parts = [
+                self.session.run(prepare(self.card.input, crops[start : start + step]))[0]
+                for start in range(0, len(crops), step)
+            ]
         vectors = np.concatenate(parts).reshape(len(crops), -1)
         if vectors.shape[1] != self.dim:
             raise ModelCardInvalid(
@@ -185,6 +212,21 @@ class Embedder:
                 f"its card says dimension {self.dim}; correct the card"
             )
         return vectors.astype(np.float32, copy=False)
+
+    def _embed_padded(
+        self, crops: NDArray[np.uint8], batches: Sequence[int]
+    ) -> list[NDArray[np.float32]]:
+        """Vectors of the crops, batch by batch; the last one is filled up with black."""
+        parts, start = [], 0
+        for size in batches:
+            part = np.ascontiguousarray(crops[start : start + size])
+            filled = part
+            if len(part) < size:
+                filled = np.zeros((size, *crops.shape[1:]), np.uint8)
+                filled[: len(part)] = part
+            parts.append(self.session.run(filled)[0][: len(part)])
+            start += size
+        return parts
 
 
 def prepare(contract: InputContract, crops: NDArray[np.uint8]) -> NDArray[np.float32]:

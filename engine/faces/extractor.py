@@ -102,7 +102,7 @@ class Extractor:
         self, detector: FaceDetector, embedder: CropEmbedder, config: ExtractorConfig | None = None
     ) -> None:
         self._detector = detector
-        self._embedder = embedder
+        self.embedder = embedder
         self._config = config or ExtractorConfig()
         self.threads = self._config.threads or _count_cores()
         self.card, self.flip = embedder.card, embedder.flip
@@ -135,7 +135,7 @@ class Extractor:
         even_share = -(-len(images) // self.threads)
         size = max(1, min(even_share, self._config.chunk_size))
         chunks = [told[start : start + size] for start in range(0, len(images), size)]
-        if self._embedder.prefers_large_batches:
+        if self.embedder.prefers_large_batches:
             prepared = [one for part in self._pool.map(self._prepare, chunks) for one in part]
             return self._embed(prepared)
         finished = self._pool.map(lambda chunk: self._embed(self._prepare(chunk)), chunks)
@@ -193,7 +193,7 @@ class Extractor:
         if not faces:
             return max(image.size_px)
         face = faces[choose_main_face(faces, image.size_px)]
-        scale = measure_scale(face.landmarks_px, self._embedder.side_px)
+        scale = measure_scale(face.landmarks_px, self.embedder.side_px)
         return None if scale * image.reduction <= 1 else math.ceil(scale * max(image.size_px))
 
     def _judge(
@@ -210,7 +210,7 @@ class Extractor:
         landmarks_px = (face.landmarks_px + np.float32(0.5)) / reduction - np.float32(0.5)
         if image.reduction == 1:
             landmarks_px = face.landmarks_px
-        crop = align(image.pixels, landmarks_px, self._embedder.side_px)
+        crop = align(image.pixels, landmarks_px, self.embedder.side_px)
         aligned = time.perf_counter()
         quality = measure_quality(
             crop, face.landmarks_px, face.score, image.coded_bytes, image.size_px
@@ -241,7 +241,7 @@ class Extractor:
         if not crops:
             return list(prepared)
         start = time.perf_counter()
-        given = self._embedder.embed(np.stack(crops))
+        given = self.embedder.embed(np.stack(crops))
         share_ms = (time.perf_counter() - start) * 1e3 / len(crops)
         vectors, clarities = normalise(given), self._measure_clarity(given)
         is_usable = _are_unit(vectors) & (clarities < _HIGHEST_CLARITY)

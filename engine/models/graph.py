@@ -15,8 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from engine.errors import ModelDamaged
-from engine.models.catalog import Step
+from engine.errors import ModelCardInvalid, ModelDamaged
+from engine.models.catalog import InputContract, Step
 
 _Array = NDArray[Any]
 Values = dict[str, _Array]
@@ -116,14 +116,25 @@ def _read_by(nodes: Iterable[onnx.NodeProto]) -> set[str]:
     return {name for node in nodes for name in node.input}
 
 
-def rewrite(model_bytes: bytes, steps: Sequence[Step]) -> bytes:
-    """Apply the steps to a serialised model; raises ModelDamaged if it is not one."""
+def rewrite(
+    model_bytes: bytes, steps: Sequence[Step], contract: InputContract | None = None
+) -> bytes:
+    """Apply the steps to a serialised model; raises ModelDamaged if it is not one.
+
+    With the `contract` of its input the model then takes pixels (`take_pixels`).
+    """
     try:
         model = onnx.load_from_string(model_bytes)
     except Exception as error:  # protobuf's DecodeError has no common base with ours
         raise ModelDamaged("the model file is not an ONNX graph; fetch it again") from error
-    _apply(model, steps)
+    _apply(model, steps, contract)
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def read_batch(model_bytes: bytes) -> int:
+    """The only batch that a serialised model takes; 0 where it is free."""
+    image = onnx.load_from_string(model_bytes).graph.input[0]
+    return int(image.type.tensor_type.shape.dim[0].dim_value)
 
 
 def apply(model: onnx.ModelProto, steps: Sequence[Step]) -> onnx.ModelProto:
@@ -134,7 +145,9 @@ def apply(model: onnx.ModelProto, steps: Sequence[Step]) -> onnx.ModelProto:
     return copy
 
 
-def _apply(model: onnx.ModelProto, steps: Sequence[Step]) -> None:
+def _apply(
+    model: onnx.ModelProto, steps: Sequence[Step], contract: InputContract | None = None
+) -> None:
     """Rewrites the model in place. Weights stay arrays from the first step to the last: turning
     them into tensors and back after each would take longer than all the arithmetic."""
     graph = model.graph
@@ -150,6 +163,8 @@ def _apply(model: onnx.ModelProto, steps: Sequence[Step]) -> None:
     }
     for step in steps:
         passes[step](graph, values)
+    if contract is not None:
+        take_pixels(graph, values, contract)
     del graph.initializer[:]
     _write_values(graph, values, _read_by(graph.node) | {one.name for one in graph.output})
 
@@ -268,6 +283,41 @@ def convert_to_float16(graph: onnx.GraphProto, values: Values) -> None:
         for name, half in outputs.items()
     ]
     del graph.value_info[:]
+    _set_nodes(graph, nodes, values)
+
+
+def take_pixels(graph: onnx.GraphProto, values: Values, contract: InputContract) -> None:
+    """Have the graph take pixels uint8[batch, height, width, 3] (RGB), and do itself what the
+    contract of its input asks for: a quarter of the bytes go to the device.
+
+    It does the same operations in float32 in the same order as `embedder.prepare`, so the vectors
+    are equal bit for bit. To come last: float16 must not round pixels.
+    """
+    if len(graph.input) != 1:
+        raise ModelCardInvalid(f"a model must have one input, not {len(graph.input)}")
+    image = graph.input[0].name
+    chain: list[tuple[str, list[str], dict[str, Any]]] = []
+    if contract.channels == "bgr":
+        values["pixels_order"] = np.array([2, 1, 0], np.int64)
+        chain.append(("Gather", ["pixels_order"], {"axis": 3}))
+    chain.append(("Cast", [], {"to": TensorProto.FLOAT}))
+    if any(contract.mean) or contract.scale != (1.0, 1.0, 1.0):
+        values["pixels_mean"] = np.array(contract.mean, np.float32)
+        values["pixels_scale"] = np.array(contract.scale, np.float32)
+        chain += [("Sub", ["pixels_mean"], {}), ("Mul", ["pixels_scale"], {})]
+    if contract.layout == "nchw":
+        chain.append(("Transpose", [], {"perm": [0, 3, 1, 2]}))
+    names = ["pixels", *(f"pixels_{place}" for place in range(1, len(chain))), image]
+    made = [
+        helper.make_node(kind, [source, *more], [result], **attributes)
+        for (kind, more, attributes), source, result in zip(chain, names, names[1:], strict=False)
+    ]
+    nodes = [*made, *graph.node]
+    batch = graph.input[0].type.tensor_type.shape.dim[0].dim_value or "batch"
+    sides = [contract.height_px, contract.width_px, 3]
+    shape = helper.make_tensor_value_info("pixels", TensorProto.UINT8, [batch, *sides])
+    del graph.input[:], graph.value_info[:]
+    graph.input.append(shape)
     _set_nodes(graph, nodes, values)
 
 

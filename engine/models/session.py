@@ -2,41 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from threading import Lock
+from time import monotonic
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import ModelCardInvalid, ModelDamaged, ModelError, RuntimeMissing, advise_extra
-from engine.models.catalog import ModelCard, Step, read_model
+from engine.errors import (
+    DeviceFailed,
+    ModelCardInvalid,
+    ModelDamaged,
+    ModelError,
+    RuntimeMissing,
+    advise_extra,
+)
+from engine.models import cuda
+from engine.models.catalog import ModelCard, Role, Step, read_model
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
     "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
 }
-_ACCELERATORS = ("cuda", "tensorrt")
-PRECISIONS = {"float32": tuple(PROVIDERS), "bfloat16": ("openvino",), "float16": _ACCELERATORS}
+PRECISIONS = {
+    "float32": tuple(PROVIDERS),
+    "tf32": ("cuda",),
+    "bfloat16": ("openvino",),
+    "float16": ("cuda",),
+}
 """Precisions, and the providers that have them."""
-_EXTRAS = {"cpu": "cpu", "openvino": "openvino", "cuda": "gpu", "tensorrt": "gpu"}
+_log = logging.getLogger(__name__)
+_EXTRAS = {"cpu": "cpu", "openvino": "openvino", "cuda": "gpu"}
 
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """How to run a model: `provider` is auto, cpu, openvino, cuda or tensorrt.
+    """How to run a model: `provider` is auto, cpu, openvino or cuda.
 
     `threads` work on one call, and spin while they wait if `spinning`. `precision` is float32,
-    bfloat16 (OpenVINO alone) or float16 (CUDA and TensorRT).
+    bfloat16 (OpenVINO alone), tf32 or float16 (CUDA alone). An embedder with `batch_sizes` takes
+    pixels in batches of these sizes alone; on CUDA it always does. `memory_bytes` bounds what it
+    takes of a GPU (0: all there is), and `device_options` go before ours.
     """
 
     provider: str = "auto"
     threads: int = 1
     spinning: bool = False
     precision: str = "float32"
+    batch_sizes: tuple[int, ...] = ()
+    memory_bytes: int = 0
+    device_options: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_session(card: ModelCard, options: SessionOptions) -> Session:
@@ -45,11 +66,41 @@ def open_session(card: ModelCard, options: SessionOptions) -> Session:
     Raises RuntimeMissing, ModelMissing, ModelDamaged, ModelCardInvalid or ModelError.
     """
     runtime = _import_runtime()
-    provider = _choose_provider(runtime, options)
+    provider, fault = _choose_provider(runtime, options)
+    if fault:
+        # A command shows it on standard error; the service says it in its own ways too.
+        _log.warning(fault)
     # onnx takes a while to import: only when a model is opened.
-    from engine.models.graph import rewrite  # noqa: PLC0415
+    from engine.models import graph  # noqa: PLC0415
 
-    graph = rewrite(read_model(card), _choose_steps(card, provider, options))
+    sizes = options.batch_sizes
+    if card.role is not Role.EMBEDDER:
+        sizes = ()
+    elif provider == "cuda":
+        sizes = sizes or cuda.BATCH_SIZES
+    contract = card.input if sizes else None
+    steps = _choose_steps(card, provider, options)
+    rewritten = graph.rewrite(read_model(card), steps, contract)
+    if sizes:
+        fixed = graph.read_batch(rewritten)
+        sizes = (fixed,) if fixed else tuple(sorted(sizes))
+    sessions = {
+        size: _open_one(runtime, card, rewritten, provider, options, size, sizes)
+        for size in sizes or (0,)
+    }
+    return Session(sessions, card, provider, options.precision, fault)
+
+
+def _open_one(
+    runtime: ModuleType,
+    card: ModelCard,
+    graph: bytes,
+    provider: str,
+    options: SessionOptions,
+    size: int,
+    sizes: Sequence[int],
+) -> Any:
+    """ONNX Runtime's session for batches of this size; 0: of any size."""
     settings = runtime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
@@ -58,24 +109,29 @@ def open_session(card: ModelCard, options: SessionOptions) -> Session:
     settings.add_session_config_entry(
         "session.intra_op.allow_spinning", "1" if options.spinning else "0"
     )
-    chain = [(PROVIDERS[provider], _provider_options(provider, options))]
-    if provider in _ACCELERATORS:
+    if size:
+        settings.add_free_dimension_override_by_name("batch", size)
+    chain = [(PROVIDERS[provider], _provider_options(provider, options, size, sizes))]
+    if provider == "cuda":
+        # Shapes and the like are reckoned there.
         chain.append((PROVIDERS["cpu"], {}))
     try:
-        session = runtime.InferenceSession(graph, settings, providers=chain)
+        # With its fallback a session whose device fails would go on, on the CPU, and say nothing.
+        session = runtime.InferenceSession(graph, settings, providers=chain, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
+        failure = cuda.read_failure(str(error)) if provider == "cuda" else ""
+        if failure:
+            raise DeviceFailed(f"model {card.name} cannot be put on the GPU: {failure}") from error
         raise ModelDamaged(
             f"model {card.name}: ONNX Runtime refuses the graph ({_first_line(error)}); "
             "check its card's `rewriting`"
         ) from error
     if session.get_providers()[0] != PROVIDERS[provider]:
-        if options.provider == "auto":
-            return open_session(card, replace(options, provider="cpu"))
         raise RuntimeMissing(
             f"ONNX Runtime has {provider} but could not start it; look at the driver, "
             "or choose provider cpu"
         )
-    return Session(session, card, provider)
+    return session
 
 
 def available_providers() -> tuple[str, ...]:
@@ -98,31 +154,69 @@ def runtime_version() -> str | None:
 class Session:
     """A loaded model; `run` may be called from several threads at once."""
 
-    def __init__(self, session: Any, card: ModelCard, provider: str) -> None:
-        inputs = session.get_inputs()
+    def __init__(
+        self,
+        sessions: Mapping[int, Any],
+        card: ModelCard,
+        provider: str,
+        precision: str = "float32",
+        fault: str = "",
+    ) -> None:
+        first = next(iter(sessions.values()))
+        inputs = first.get_inputs()
         if len(inputs) != 1:
             raise ModelCardInvalid(f"model {card.name} must have one input, not {len(inputs)}")
         batch = inputs[0].shape[0] if inputs[0].shape else None
         self.provider = provider
-        self.output_names = tuple(str(output.name) for output in session.get_outputs())
+        self.precision = precision
+        self.fault = fault
+        """Why the provider is not the one that is installed; empty where it is."""
+        self.output_names = tuple(str(output.name) for output in first.get_outputs())
         """In the order in which `run` returns them."""
-        self.fixed_batch = batch if isinstance(batch, int) else None
+        self.batch_sizes = tuple(size for size in sessions if size)
+        """The batches that it takes, as pixels uint8[n, side, side, 3] (RGB); empty: batches of any
+        size, in the card's layout."""
+        self.fixed_batch = batch if isinstance(batch, int) and not self.batch_sizes else None
         """The only batch that the graph takes, where it is not free."""
-        self.prefers_large_batches = provider in _ACCELERATORS
+        self.prefers_large_batches = provider == "cuda"
         """Whether many faces in one call are quicker than many calls."""
-        self._session = session
+        self.observe: Callable[[int, float], None] = lambda _size, _seconds: None
+        """Called after each run, with the size of its batch and the seconds that it took."""
+        self._sessions = sessions
+        # A device does one batch at a time, in the memory of one; threads prepare others meanwhile.
+        self._turn: AbstractContextManager[object] = Lock() if self.batch_sizes else nullcontext()
         self._card_name = card.name
         self._input = inputs[0].name
 
-    def run(self, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Every output for one input batch, in the card's layout."""
+    @property
+    def device_options(self) -> Mapping[str, str]:
+        """The provider's options as the runtime has them, of the largest batch's session."""
+        largest = self._sessions[max(self._sessions)]
+        found: Mapping[str, str] = largest.get_provider_options()[PROVIDERS[self.provider]]
+        return found
+
+    def run(self, inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
+        """Every output for one input batch.
+
+        Raises DeviceFailed where the accelerator fails, else ModelError.
+        """
+        session = self._sessions[len(inputs) if self.batch_sizes else 0]
         try:
-            outputs: Sequence[NDArray[np.float32]] = self._session.run(None, {self._input: inputs})
+            with self._turn:
+                began = monotonic()
+                outputs: Sequence[NDArray[np.float32]] = session.run(None, {self._input: inputs})
+                took_s = monotonic() - began
         except Exception as error:  # ONNX Runtime's exceptions share no base class
+            failure = cuda.read_failure(str(error)) if self.provider == "cuda" else ""
+            if failure:
+                raise DeviceFailed(
+                    f"the GPU failed under model {self._card_name}: {failure}; look at nvidia-smi"
+                ) from error
             raise ModelError(
                 f"model {self._card_name} failed on an input of shape {inputs.shape} "
                 f"({_first_line(error)}); check its card's [input]"
             ) from error
+        self.observe(len(inputs), took_s)
         return list(outputs)
 
 
@@ -134,15 +228,21 @@ def _import_runtime() -> ModuleType:
     return onnxruntime  # type: ignore[no-any-return]
 
 
-def _choose_provider(runtime: ModuleType, options: SessionOptions) -> str:
+def _choose_provider(runtime: ModuleType, options: SessionOptions) -> tuple[str, str]:
+    """The provider, and why it is not the accelerator that is installed."""
     built_in = runtime.get_available_providers()
+    fault = ""
     provider = options.provider
+    if provider in ("auto", "cuda") and PROVIDERS["cuda"] in built_in:
+        cuda.preload(runtime)
+        fault = cuda.find_fault(runtime)
+        if fault and provider == "cuda":
+            raise RuntimeMissing(f"provider cuda cannot start: {fault}; or choose provider cpu")
     if provider == "auto":
-        # TensorRT builds an engine for minutes at first use: only when asked for by name.
-        for name in ("cuda", "openvino", "cpu"):
-            if PROVIDERS[name] in built_in:
-                provider = name
-                break
+        usable = [name for name in ("cuda", "openvino", "cpu") if PROVIDERS[name] in built_in]
+        provider = usable[1] if fault else usable[0]
+        if fault and provider not in PRECISIONS.get(options.precision, (provider,)):
+            raise RuntimeMissing(f"precision {options.precision} needs CUDA: {fault}")
     if provider not in PROVIDERS:
         raise ModelError(f"unknown provider {provider}: choose auto, {', '.join(PROVIDERS)}")
     if PROVIDERS[provider] not in built_in:
@@ -151,7 +251,7 @@ def _choose_provider(runtime: ModuleType, options: SessionOptions) -> str:
             f"{advise_extra(_EXTRAS[provider])}, in place of the other extras"
         )
     _check_precision(provider, options.precision)
-    return provider
+    return provider, fault and f"CUDA is installed and not used: {fault}"
 
 
 def _check_precision(provider: str, precision: str) -> None:
@@ -176,7 +276,14 @@ def _choose_steps(card: ModelCard, provider: str, options: SessionOptions) -> tu
     return steps
 
 
-def _provider_options(provider: str, options: SessionOptions) -> dict[str, str]:
+def _provider_options(
+    provider: str, options: SessionOptions, size: int, sizes: Sequence[int]
+) -> dict[str, str]:
+    if provider == "cuda":
+        usual = cuda.provider_options(
+            options.precision, options.memory_bytes, size or 1, sizes or (1,)
+        )
+        return usual | dict(options.device_options)
     if provider != "openvino":
         return {}
     precision = {"float32": "f32", "bfloat16": "bf16"}[options.precision]

@@ -18,6 +18,7 @@ from engine.errors import RequestError
 from serving.cluster.deployments import Embedder, Ingress, Registrar
 from serving.cluster.node import KEEP_ALIVE_S, NAME, registrar_timeout_s
 from serving.cluster.site import Site, count_ingresses
+from serving.models import require_agreement
 from serving.sections import ServeSettings
 from serving.settings import Settings, require_home
 
@@ -35,6 +36,7 @@ CALLS_ONGOING = 8192
 """Concurrent calls of the registrar: its own queues refuse long before."""
 
 EMBEDDINGS_ONGOING = 64
+EMBEDDER_END_S = 5.0
 
 ONE_BY_ONE: dict[str, Any] = {"rolling_update_percentage": 0.001}
 """A new version takes over replica by replica."""
@@ -63,6 +65,7 @@ def build(arguments: Mapping[str, Any]) -> Application:
 def compose(site: Site) -> Application:
     """The deployments of a site, bound to each other."""
     loaded = site.load()
+    require_agreement(loaded)
     settings, site = loaded.serve, site.agreed_with(loaded)
     cpus = {"num_cpus": settings.replica_cpus}
     registrar = _deployment(
@@ -83,6 +86,8 @@ def compose(site: Site) -> Application:
             settings, settings.embedder_replicas, settings.max_embedder_replicas, EMBEDDINGS_ONGOING
         ),
         max_ongoing_requests=EMBEDDINGS_ONGOING,
+        # One whose device does not answer keeps its GPU from the next for so long.
+        graceful_shutdown_timeout_s=EMBEDDER_END_S,
         ray_actor_options=cpus | {"num_gpus": settings.embedder_gpus},
         # No GPU need be free for one more.
         **(ONE_BY_ONE if settings.embedder_gpus else ONE_MORE),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import timedelta
 from importlib.metadata import version
 from typing import Any
@@ -21,18 +23,28 @@ from starlette.types import ASGIApp
 from structlog.typing import FilteringBoundLogger
 
 from engine.batching import Batch, Batcher, Lane, Refusals, name_thread, share_out
-from engine.errors import RequestError
+from engine.errors import DeviceFailed, RequestError, SosieError
+from engine.faces.extractor import Extractor
 from serving.access.authentication import Authenticator
 from serving.access.sign_in import open_sign_in
 from serving.api.app import build_app
 from serving.cluster.environment import renew_proxy_config
 from serving.cluster.haproxy import PLACE
+from serving.cluster.node import find_start_fault
 from serving.cluster.proxy_metrics import ProxyCollector
 from serving.cluster.registrar_client import RayRegistrar
 from serving.cluster.shards import shard_opener
 from serving.cluster.site import Site
 from serving.compose import Deployment, read_crop_policy, read_due_dates
 from serving.errors import Busy, Interrupted
+from serving.ingress.embedding import (
+    STUCK_S,
+    EmbedderStatus,
+    FallbackEmbedder,
+    WatchedEmbedder,
+    describe_embedder,
+    tell_unused,
+)
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.remote_embedder import (
     CropCall,
@@ -42,7 +54,14 @@ from serving.ingress.remote_embedder import (
     open_remote_extractor,
 )
 from serving.ingress.templates import SealedTemplates
-from serving.models import build_extractor, model_digest, open_embedder, warn_calibration
+from serving.models import (
+    build_extractor,
+    model_digest,
+    open_embedder,
+    settle_ingress,
+    warn_calibration,
+    without_accelerator,
+)
 from serving.parts import Parts
 from serving.registrar.protocol import CallContext, Reply, Status
 from serving.registrar.service import RegistrarService
@@ -91,6 +110,11 @@ def watch_replicas(tell: Callable[[int], None]) -> LongPollClient:
 
 EMBEDDER_TIMEOUT_S = 15.0
 BATCH_CROPS = 256
+IDLE_S = 2.0
+"""An embedder that has embedded nothing for so long is asked to."""
+PROBE_TIMEOUT_S = STUCK_S
+ASK_TIMEOUT_S = 1.5
+"""For an embedder to say how it is: less than a check of readiness takes."""
 
 
 @serve.ingress()
@@ -124,12 +148,8 @@ class Ingress:
             )
         )
         store, vault = deployment.store, deployment.vault
-        # One thread: there is an ingress for each core.
-        extractor = opened.enter_context(
-            build_extractor(settings, threads=1)
-            if embedder is None
-            else open_remote_extractor(settings, _call_embedder(embedder), threads=1)
-        )
+        extractor, find_embedder = _open_extractor(settings, embedder, meter, log)
+        opened.enter_context(extractor)
         if serve.metrics_port:
             opened.enter_context(Exporter(meter.node_registry, serve.metrics_port))
         self._faces = ExtractionQueue(
@@ -180,6 +200,7 @@ class Ingress:
             tracer=tracer,
             thresholds_for=deployment.thresholds_for,
             due=read_due_dates(settings.cases),
+            embedder=find_embedder,
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -250,23 +271,49 @@ class Embedder:
     """Replica that embeds the crops of all ingresses in batches, on a GPU if it has one."""
 
     def __init__(self, site: Site) -> None:
-        self._queue = open_crop_queue(open_embedder(site.load()).embed)
+        settings = site.load()
+        self._log = site.open_log(settings.serve, "embedder")
+        try:
+            model = open_embedder(settings)
+            self._model = WatchedEmbedder(model, open_meter(settings, self._log), self._log)
+        except SosieError as error:
+            self._log.error("embedder_unusable", code=error.code, detail=str(error))
+            raise
+        self._queue = open_crop_queue(self._model.embed, sizes=model.session.batch_sizes)
 
     async def embed(self, crops: Crops) -> Vectors:
         """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them."""
         return await self._queue.ask(crops, len(crops))
 
+    async def status(self) -> EmbedderStatus:
+        """Where it embeds, and what is wrong with it."""
+        return self._model.status()
+
     async def check_health(self) -> None:
-        """Raises where a new process must take over."""
+        """Embeds a crop, unless others were just now; raises where a new process must take over,
+        which Serve starts when this one has raised three times in a row."""
         if not self._queue.is_alive:
             raise RuntimeError("the thread of the model has ended: this replica is to be replaced")
+        if time.monotonic() - self._model.ran_at > IDLE_S and not self._model.must_end:
+            await self._probe()
+        if self._model.must_end:
+            raise RuntimeError("the model fails again and again: this replica is to be replaced")
+
+    async def _probe(self) -> None:
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                self._model.judge_probe(await self.embed(self._model.probe))
+        except TimeoutError:
+            # Else it gets on with what came before.
+            if time.monotonic() - self._model.ran_at > PROBE_TIMEOUT_S:
+                raise
 
 
 def open_crop_queue(
-    embed: Callable[[Crops], Vectors], batch_crops: int = BATCH_CROPS
+    embed: Callable[[Crops], Vectors], batch_crops: int = BATCH_CROPS, sizes: tuple[int, ...] = ()
 ) -> Batcher[Crops, Vectors]:
-    """Queue that batches crops before a model; the event loop stays free meanwhile, since a
-    replica must be able to say that it is alive.
+    """Queue that batches crops before a model, by its `sizes` if it has any; the event loop stays
+    free meanwhile, since a replica must be able to say that it is alive.
 
     Ray bounds how many calls wait.
     """
@@ -276,7 +323,14 @@ def open_crop_queue(
 
     ended = Interrupted("the embedder was lost meanwhile: ask again")
     refusals = Refusals(full=ended, late=ended, closed=ended, ended=ended)
-    return Batcher(embed_all, [Lane(batch_crops)], refusals, name="embedder")
+    return Batcher(
+        embed_all,
+        [Lane(batch_crops, sizes=sizes)],
+        refusals,
+        name="embedder",
+        # One batch is prepared while a device has the other.
+        workers=2 if sizes else 1,
+    )
 
 
 def _call_embedder(handle: DeploymentHandle[Any]) -> CropCall:
@@ -285,8 +339,59 @@ def _call_embedder(handle: DeploymentHandle[Any]) -> CropCall:
             vectors: Vectors = await handle.embed.remote(crops)
         except BackPressureError:
             raise Busy("too many photographs wait for the embedder: ask again later") from None
+        except DeviceFailed as error:
+            # Ray's own has the replica's traceback for its text.
+            raise getattr(error, "cause", error) from None
         except Exception as error:
             raise Interrupted("the embedder was lost meanwhile: ask again") from error
         return vectors
 
     return call_on_loop(send, asyncio.get_running_loop(), EMBEDDER_TIMEOUT_S)
+
+
+FindEmbedder = Callable[[], Awaitable[EmbedderStatus]]
+
+
+def _open_extractor(
+    settings: Settings,
+    handle: DeploymentHandle[Any] | None,
+    meter: Meter,
+    log: FilteringBoundLogger,
+) -> tuple[Extractor, FindEmbedder]:
+    """The extractor of an ingress, and what finds how its embedder is."""
+    # One thread: there is an ingress for each core.
+    if handle is not None:
+        extractor = open_remote_extractor(settings, _call_embedder(handle), threads=1)
+        if settings.serve.embedder_fallback:
+            extractor.embedder = FallbackEmbedder(
+                extractor.embedder,
+                open_embedder(without_accelerator(settings)),
+                lambda error: log.warning("embedder_replaced", detail=str(error)),
+            )
+        return extractor, lambda: _ask_embedder(handle, settings)
+    settled, unused = settle_ingress(settings)
+    tell_unused(unused, meter, log)
+    extractor = build_extractor(settled, threads=1)
+    status = replace(describe_embedder(extractor.embedder), fault=unused)
+
+    async def find() -> EmbedderStatus:
+        return status
+
+    return extractor, find
+
+
+async def _ask_embedder(handle: DeploymentHandle[Any], settings: Settings) -> EmbedderStatus:
+    """How an embedder of the deployment is; `Interrupted` where none says, with why, if known."""
+    reason = ""
+    try:
+        async with asyncio.timeout(ASK_TIMEOUT_S):
+            status: EmbedderStatus = await handle.status.remote()
+            reason = status.failure
+            if not reason:
+                return status
+    except Exception:  # noqa: BLE001 - Ray's many ways to be gone
+        reason = await asyncio.to_thread(find_start_fault)
+    reason = reason or "no embedder answers"
+    if settings.serve.embedder_fallback:
+        return EmbedderStatus("cpu", "float32", f"faces are embedded in the ingresses: {reason}")
+    raise Interrupted(reason)

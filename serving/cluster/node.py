@@ -9,6 +9,7 @@ import ctypes
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -25,12 +26,14 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions, ProxyLocation
-from ray.serve.schema import LoggingConfig
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, LoggingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.errors import RequestError
 from serving.cluster.haproxy import PLACE, STOPPING, command, is_ours, list_sockets, read_statistics
+from serving.cluster.site import Site
 from serving.errors import Fault, describe
+from serving.sections import ServeSettings
 from serving.settings import find_node_folder
 
 # An orderly stop: first the proxy refuses new requests and lets running ones end. Serve would stop
@@ -182,7 +185,7 @@ def main(arguments: Sequence[str]) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             # Only now: Ray installs handlers of its own, which end the process at once.
             signal.signal(number, lambda *_: stop.set())
-        deploy(plan)
+        deploy(plan, stop)
     except Exception as error:  # noqa: BLE001 - the parent reports it in one line
         traceback.print_exc()
         _report(plan, asdict(_explain(error, what)))
@@ -211,8 +214,10 @@ def connect(plan: NodePlan) -> None:
     )
 
 
-def deploy(plan: NodePlan) -> None:
-    """Deploys the application; returns when its replicas have started."""
+def deploy(plan: NodePlan, stop: threading.Event) -> None:
+    """Deploys the application; returns when its replicas have started, or at a stop."""
+    settings = Site(plan.home, plan.file).load().serve
+    require_gpus(settings, GPU_WAIT_S if plan.ray_address else 0.0, stop)
     application = importlib.import_module(APPLICATION)
     location = ProxyLocation.EveryNode if plan.ray_address else ProxyLocation.HeadOnly
     # Replicas listen on Serve's address: here on loopback, also if the proxy listens elsewhere.
@@ -225,7 +230,62 @@ def deploy(plan: NodePlan) -> None:
     if plan.ray_address:
         require_same_port(plan.port)
     arguments = {"home": plan.home, "config": plan.file}
-    serve.run(application.build(arguments), name=NAME, route_prefix="/")
+    target = serve.RunTarget(application.build(arguments), name=NAME, route_prefix="/")
+    serve.run_many([target], wait_for_applications_running=False)
+    _await_start(stop)
+
+
+GPU_WAIT_S = 45.0
+"""For the nodes of a cluster to join."""
+START_LOOK_S = 0.2
+
+
+def require_gpus(settings: ServeSettings, wait_s: float, stop: threading.Event) -> None:
+    """`RequestError` where the cluster has not as many GPUs as the embedders take, after
+    `wait_s`: Serve would wait for them without end."""
+    gpus, wanted = settings.embedder_gpus, settings.embedder_replicas
+    if settings.embedder != "deployment" or not gpus:
+        return
+    deadline = time.monotonic() + wait_s
+    while not stop.is_set():
+        # What one takes is of one node.
+        nodes = [node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]]
+        if sum(int(found / gpus) for found in nodes) >= wanted:
+            return
+        if time.monotonic() >= deadline:
+            raise RequestError(
+                f"{wanted} embedders take {gpus:g} GPUs each, and Ray finds {sum(nodes):g}: look "
+                "at nvidia-smi (a container: --gpus all), or set embedder_gpus under [serve]"
+            )
+        stop.wait(1.0)
+
+
+def _await_start(stop: threading.Event) -> None:
+    """Returns when the application runs, or at a stop; `RequestError` where it cannot start."""
+    while not stop.wait(START_LOOK_S):
+        found = serve.status().applications.get(NAME)
+        if found is not None and found.status == ApplicationStatus.RUNNING:
+            return
+        reason = "" if found is None else _read_fault(found)
+        if reason or found is None or found.status == ApplicationStatus.DEPLOY_FAILED:
+            reason = reason or "see log/node.log in the home folder"
+            raise RequestError(f"the service did not start: {reason}")
+
+
+_LASTING = re.compile(r"\bengine\.errors\.(?:RuntimeMissing|Model\w+): ([^\n\x1b]+)")
+"""What a model's replica cannot start for, as Ray quotes it: another try does not help."""
+
+
+def find_start_fault() -> str:
+    """Why a model's replicas do not start, if that will not pass; else empty."""
+    found = serve.status().applications.get(NAME)
+    return "" if found is None else _read_fault(found)
+
+
+def _read_fault(application: ApplicationStatusOverview) -> str:
+    messages = (one.message for one in application.deployments.values())
+    reasons = [reason for message in messages for reason in _LASTING.findall(message)]
+    return str(reasons[-1]).strip() if reasons else ""
 
 
 def require_same_port(port: int) -> None:

@@ -108,6 +108,13 @@ BATCH_SIZE = _histogram("sosie_batch_size", "Items that a stage took at once.", 
 QUEUE_DEPTH = _gauge("sosie_queue_depth", "Items that wait.", SUM, "queue")
 QUEUE_CAPACITY = _gauge("sosie_queue_capacity", "Items that may wait.", SUM, "queue")
 
+EMBEDDINGS_FAILED = _counter(
+    "sosie_embeddings_failed", "Batches that a model failed on, by the code of the error.", "code"
+)
+ACCELERATOR_UNUSED = _gauge(
+    "sosie_accelerator_unused", "1 where CUDA is installed and faces are embedded without.", MAX
+)
+
 DECISIONS = _counter("sosie_decisions", "Enrollments decided.", "decision", known=Decision)
 REASONS = _counter("sosie_decision_reasons", "Reasons of decisions.", "reason", known=Reason)
 REFERENCES = _gauge("sosie_gallery_references", "Faces that are searched.", LATEST)

@@ -34,13 +34,15 @@ class Check(AnswerBody, frozen=True):
 
 
 class Readiness(AnswerBody, frozen=True):
-    """Ready where every check is but `anchor`, which is there where the audit head is not anchored
-    outside; the phase is null where the registrar cannot be reached."""
+    """Ready where every check is but those that are there only where something is to be mended that
+    stops nothing: `anchor`, the audit head is not anchored outside; `accelerator`, faces are
+    embedded without the one that is installed. The phase is null where the registrar cannot be
+    reached."""
 
     is_ready: bool
     phase: Phase | None
     checks: Annotated[
-        dict[str, Check], Meta(description="store, models, registrar, gallery, anchor")
+        dict[str, Check], Meta(description="store, models, registrar, gallery, anchor, accelerator")
     ]
 
 
@@ -52,8 +54,14 @@ class Version(AnswerBody, frozen=True, omit_defaults=True):
     model_digest: str
     warnings: Annotated[
         tuple[str, ...],
-        Meta(description="thresholds that the model's calibration supports at a higher rate alone"),
+        Meta(
+            description="thresholds that the model's calibration supports at a higher rate alone; "
+            "an accelerator that is installed and not used"
+        ),
     ] = ()
+    runtime: Annotated[
+        str, Meta(description="what embeds faces: provider and precision, as cuda float32")
+    ] = ""
 
 
 class KeyHolder(AnswerBody, frozen=True):

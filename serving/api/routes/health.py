@@ -11,6 +11,7 @@ from serving.api import serializers
 from serving.api.request import Answer, Request
 from serving.api.routes.sessions import key_holder
 from serving.errors import ServiceRefusal
+from serving.ingress.embedding import EmbedderStatus
 from serving.parts import Parts
 from serving.registrar.protocol import Status
 from serving.wire import oversight as wire
@@ -40,7 +41,10 @@ async def read_readiness(parts: Parts, request: Request) -> Answer:
 async def read_version(parts: Parts, request: Request) -> wire.Version:
     """Which version runs, and which model."""
     del request
-    return wire.Version(parts.version, "v1", parts.model_digest, parts.warnings)
+    status = await _readiness_of(parts).find_embedder()
+    fault, runtime = ("", "") if status is None else (status.fault, status.runtime)
+    warnings = (*parts.warnings, *filter(None, [fault]))
+    return wire.Version(parts.version, "v1", parts.model_digest, warnings, runtime)
 
 
 async def read_key(parts: Parts, request: Request) -> wire.KeyHolder:
@@ -79,6 +83,13 @@ class Readiness:
         self._reading: asyncio.Future[tuple[int, bytes]] | None = None
         self._checking: asyncio.Task[wire.Readiness] | None = None
         self._kept: tuple[float, wire.Readiness] | None = None
+        self._embedder: EmbedderStatus | None = None
+
+    async def find_embedder(self) -> EmbedderStatus | None:
+        """What embeds faces, as the last check found it."""
+        if self._embedder is None:
+            await self._check_models()
+        return self._embedder
 
     async def check(self) -> wire.Readiness:
         """What the checks found, half a second ago at most."""
@@ -92,12 +103,12 @@ class Readiness:
 
     async def _check_all(self) -> wire.Readiness:
         try:
-            store, (status, registrar) = await asyncio.gather(
-                self._check_store(), self._ask_status()
+            store, models, (status, registrar) = await asyncio.gather(
+                self._check_store(), self._check_models(), self._ask_status()
             )
             checks = {
                 "store": store,
-                "models": self._check_models(),
+                "models": models,
                 "registrar": registrar,
                 "gallery": _check_gallery(status),
             }
@@ -105,6 +116,9 @@ class Readiness:
             if status is not None and status.anchor_fault is not None:
                 # It is to be mended, and stops no decision.
                 checks["anchor"] = Check(False, status.anchor_fault)
+            if self._embedder is not None and self._embedder.fault:
+                # Faces are embedded, if more slowly.
+                checks["accelerator"] = Check(False, self._embedder.fault)
             found = wire.Readiness(
                 is_ready=is_ready, phase=None if status is None else status.phase, checks=checks
             )
@@ -129,12 +143,27 @@ class Readiness:
             return Check(False, str(error))
         return Check(True, "the store answers, and its audit chain ends at its head")
 
-    def _check_models(self) -> Check:
+    async def _check_models(self) -> Check:
         if self._parts.faces.is_stuck:
             return Check(False, "photographs are not extracted: a worker is stuck")
         if not self._parts.faces.is_alive:
             return Check(False, "no photographs are turned into faces here")
-        return Check(True, f"model {self._parts.model_digest[:12]} is loaded")
+        return await self._ask_embedder()
+
+    async def _ask_embedder(self) -> Check:
+        model = f"model {self._parts.model_digest[:12]}"
+        if self._parts.embedder is None:
+            return Check(True, f"{model} is loaded")
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                self._embedder = status = await self._parts.embedder()
+        except TimeoutError:
+            return Check(False, f"no embedder answered within {CHECK_TIMEOUT_S:g} s")
+        except (SosieError, ServiceRefusal) as error:
+            return Check(False, str(error))
+        if status.failure:
+            return Check(False, status.failure)
+        return Check(True, f"{model} embeds, {status.runtime}")
 
     async def _ask_status(self) -> tuple[Status | None, Check]:
         try:

@@ -40,6 +40,7 @@ class CountingSession:
     provider = "cpu"
     fixed_batch = None
     prefers_large_batches = False
+    batch_sizes = ()
 
     @property
     def output_names(self) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
 import cv2
@@ -13,6 +15,7 @@ from msgspec import structs
 from numpy.typing import NDArray
 from skimage.transform import SimilarityTransform
 
+from engine.batching import Batch, Batcher, Lane, Refusals, share_out, weigh
 from engine.errors import ModelCardInvalid
 from engine.faces.embedder import (
     Embedder,
@@ -21,10 +24,12 @@ from engine.faces.embedder import (
     estimate_similarity,
     measure_lengths,
     normalise,
+    plan_batches,
+    prepare,
 )
 from engine.faces.images import Pixels
 from engine.models.catalog import InputContract, builtin_card
-from engine.models.session import Session
+from engine.models.session import Session, SessionOptions, open_session
 from engine.models.transform import without_transform
 
 Crops = NDArray[np.uint8]
@@ -36,6 +41,7 @@ class RecordingSession:
     provider = "cpu"
     output_names = ("vector",)
     prefers_large_batches = False
+    batch_sizes = ()
 
     def __init__(self, fixed_batch: int | None = None) -> None:
         self.fixed_batch = fixed_batch
@@ -118,6 +124,88 @@ def test_contract_of_another_model_is_kept(crops: Crops) -> None:
     bgr = crops[:2, :, :, ::-1].astype(np.float32)
     wanted = (bgr - np.float32([10, 20, 30])) * np.float32([0.1, 0.2, 0.5])
     np.testing.assert_allclose(session.inputs[0], wanted, rtol=1e-6)
+
+
+SIZES = (16, 64, 256)
+
+
+@pytest.fixture(scope="module")
+def fixed_session() -> Session:
+    """What an accelerator runs, on the CPU: pixels in, a session for each size of a batch."""
+    options = SessionOptions(provider="cpu", batch_sizes=(2, 8))
+    return open_session(builtin_card("sface"), options)
+
+
+def test_pixels_that_the_graph_prepares_give_the_same_vectors_bit_for_bit(
+    embedder_session: Session, fixed_session: Session, crops: Crops
+) -> None:
+    card = builtin_card("sface")
+    (wanted,) = embedder_session.run(prepare(card.input, crops[:8]))
+    (found,) = fixed_session.run(crops[:8])
+    assert np.array_equal(found, wanted)
+
+
+def test_padded_batches_give_the_vectors_of_whole_ones(
+    embedder_session: Session, fixed_session: Session, crops: Crops
+) -> None:
+    card = builtin_card("sface")
+    wanted = normalise(Embedder(embedder_session, card).embed(crops))
+    padded = Embedder(fixed_session, card)
+    for count in (1, 2, 3, 7, 10):
+        found = normalise(padded.embed(crops[:count]))
+        np.testing.assert_allclose(found, wanted[:count], atol=1e-6)
+
+
+def test_batches_have_the_known_sizes_alone_and_hold_all_crops_with_few_to_spare() -> None:
+    assert plan_batches(256, SIZES) == [256]
+    assert plan_batches(36, SIZES) == [64]
+    assert plan_batches(20, SIZES) == [16, 16]
+    for count in range(1, 1200):
+        batches = plan_batches(count, SIZES)
+        assert set(batches) <= set(SIZES)
+        assert count <= sum(batches) < count + 64
+        assert batches == sorted(batches, reverse=True)
+
+
+class FixedSession(RecordingSession):
+    """One that takes fixed batches of pixels, and the time of a device."""
+
+    batch_sizes = SIZES
+
+    def run(self, inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
+        self.inputs.append(np.broadcast_to(np.float32(0), inputs.shape))
+        time.sleep(2e-4 + 1e-5 * len(inputs))
+        return [inputs.reshape(len(inputs), -1)[:, :128].astype(np.float32)]
+
+
+def test_sixty_four_callers_of_pairs_make_three_shapes_and_hardly_any_padding() -> None:
+    session = FixedSession()
+    embedder = Embedder(session, without_transform(builtin_card("sface")))
+    ended = RuntimeError("ended")
+    batches: list[int] = []
+
+    def embed(batch: Batch[Crops, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        batches.append(weigh(batch))
+        return share_out(batch, embedder.embed(np.concatenate([one.payload for one in batch])))
+
+    async def call(queue: Batcher[Crops, Any], value: int) -> None:
+        pair = np.full((2, 112, 112, 3), value, np.uint8)
+        for _ in range(20):
+            vectors = await queue.ask(pair, 2)
+            assert vectors.shape == (2, 128)
+            assert (vectors == value).all()
+
+    async def load() -> None:
+        lane = Lane(max(SIZES), sizes=SIZES)
+        queue = Batcher(embed, [lane], Refusals(*[ended] * 4), name="embedder")
+        await asyncio.gather(*(call(queue, value) for value in range(64)))
+        await asyncio.to_thread(queue.close)
+
+    asyncio.run(load())
+    sizes = [len(given) for given in session.inputs[len(SIZES) :]]  # after those that warm it
+    assert sum(batches) == 64 * 20 * 2
+    assert set(sizes) <= set(SIZES)
+    assert sum(sizes) <= 1.15 * sum(batches)
 
 
 def test_model_with_a_batch_of_one_is_run_face_by_face(crops: Crops) -> None:

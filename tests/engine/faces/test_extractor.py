@@ -408,6 +408,7 @@ class LargeBatchSession:
     """A real session that asks for large batches, as an accelerator's does."""
 
     prefers_large_batches = True
+    batch_sizes = ()
 
     def __init__(self, session: Session) -> None:
         self._session = session

@@ -19,6 +19,7 @@ from serving.api.app import build_app
 from serving.api.body import JSON, MSGPACK
 from serving.api.routes.health import _readiness_of
 from serving.compose import Deployment
+from serving.ingress.embedding import EmbedderStatus
 from serving.settings import load_settings
 from serving.wire.fields import read
 from serving.wire.oversight import CalibratedThresholds, Readiness
@@ -101,6 +102,31 @@ def test_readiness_is_false_where_no_photographs_are_looked_at(
     response = fresh.ask("GET", "/health/ready", key=None)
     assert response.status_code == 503
     assert fresh.read(response)["checks"]["models"]["is_ok"] is False
+
+
+def test_readiness_and_version_tell_of_an_accelerator_that_is_not_used_and_of_one_that_fails(
+    fresh: Any,
+) -> None:
+    told = EmbedderStatus("cpu", "float32", fault="CUDA is installed and not used: no driver")
+
+    async def find() -> EmbedderStatus:
+        return told
+
+    object.__setattr__(fresh.parts, "embedder", find)
+    forget_readiness(fresh)
+    response = fresh.ask("GET", "/health/ready", key=None)
+    checks = fresh.read(response)["checks"]
+    assert response.status_code == 200
+    assert checks["accelerator"] == {"is_ok": False, "detail": told.fault}
+    assert checks["models"]["detail"].endswith("embeds, cpu float32")
+    version = fresh.read(fresh.ask("GET", "/version", key=None))
+    assert version["runtime"] == "cpu float32"
+    assert told.fault in version["warnings"]
+    told = EmbedderStatus("cuda", "float32", failure="the GPU failed: CUDA failure 700")
+    forget_readiness(fresh)
+    response = fresh.ask("GET", "/health/ready", key=None)
+    assert response.status_code == 503
+    assert fresh.read(response)["checks"]["models"]["detail"] == told.failure
 
 
 def test_many_who_ask_for_readiness_share_a_check_and_a_hung_store_holds_one_thread(

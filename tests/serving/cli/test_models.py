@@ -134,7 +134,7 @@ def test_a_setting_of_the_environment_that_is_none_is_refused(
     pair = ("verify", photographs.live, photographs.portrait)
     assert_refused(sosie(*pair, env={"SOSIE_MODELS__PROVIDER": "abacus"}), "models.provider")
     assert_refused(sosie(*pair, env={"SOSIE_MODELS": "no json"}), "SOSIE_")
-    assert_refused(sosie(*pair, env={"SOSIE_MODELS__PROVIDER": "tensorrt"}), ".[gpu]")
+    assert_refused(sosie(*pair, env={"SOSIE_MODELS__PROVIDER": "tensorrt"}), "set cuda")
 
 
 BLOCKED = """

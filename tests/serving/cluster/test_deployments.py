@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import structlog
+from ray.exceptions import RayTaskError
 
 from engine.batching import Pending
+from engine.errors import DeviceFailed
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
-from serving.cluster.deployments import Ingress, _call_embedder, open_crop_queue
+from serving.cluster.deployments import IDLE_S, Embedder, Ingress, _call_embedder, open_crop_queue
+from serving.cluster.site import Site
 from serving.errors import Interrupted, NotReady
+from serving.ingress.embedding import FAILURES
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.remote_embedder import Crops, Vectors
 from serving.telemetry.metrics import Meter
@@ -62,6 +67,78 @@ def test_crops_of_all_calls_that_wait_are_embedded_together_and_each_gets_its_ow
     assert found == [[1], [2, 3], [4], [5, 6]]
     assert sizes == [1, 3, 2]
     queue.close(10)
+
+
+def test_an_embedder_looks_after_its_device_by_embedding_and_ends_when_that_fails(
+    empty_home: Path,
+) -> None:
+    replica = Embedder(Site.of(empty_home, None))
+    real = replica._model._embedder.session
+
+    class Dead:
+        batch_sizes, fixed_batch = (), None
+        provider, precision, fault = "cuda", "float32", ""
+
+        def run(self, _: Any) -> Any:
+            raise DeviceFailed("the GPU failed under model sface: CUDA failure 700: its address")
+
+    async def run() -> None:
+        await replica.check_health()
+        replica._model.ran_at -= 2 * IDLE_S
+        replica._model._embedder.session = real
+        await replica.check_health()
+        replica._model._embedder.session = Dead()  # type: ignore[assignment]
+        replica._model.ran_at -= 2 * IDLE_S
+        for _ in range(FAILURES):
+            with pytest.raises(DeviceFailed, match="CUDA failure 700"):
+                await replica.check_health()
+            assert "CUDA failure 700" in (await replica.status()).failure
+        with pytest.raises(RuntimeError, match="again and again"):
+            await replica.check_health()
+
+    asyncio.run(run())
+    replica._queue.close(10)
+
+
+def test_an_embedder_whose_device_gives_no_numbers_ends_though_it_answers(empty_home: Path) -> None:
+    replica = Embedder(Site.of(empty_home, None))
+    real = replica._model._embedder.session
+
+    class Unfit:
+        batch_sizes, fixed_batch = (), None
+        provider, precision, fault = "cuda", "float32", ""
+
+        def run(self, inputs: Any) -> Any:
+            return [one * np.float32(np.nan) for one in real.run(inputs)]
+
+    async def run() -> None:
+        replica._model._embedder.session = Unfit()  # type: ignore[assignment]
+        replica._model.ran_at -= 2 * IDLE_S
+        for _ in range(FAILURES):
+            with pytest.raises(RuntimeError, match="is to be replaced"):
+                await replica.check_health()
+        assert "no finite numbers" in (await replica.status()).failure
+
+    asyncio.run(run())
+    replica._queue.close(10)
+
+
+def test_an_error_of_the_device_is_told_as_one_and_not_as_rays() -> None:
+    cause = DeviceFailed("the GPU failed under model sface: CUDA failure 700: its address")
+
+    class Method:
+        async def remote(self, *_: Any) -> Any:
+            raise RayTaskError("embed", "Traceback of 10.0.0.7", cause).as_instanceof_cause()
+
+    class Handle:
+        embed = Method()
+
+    async def run() -> None:
+        with pytest.raises(DeviceFailed) as caught:
+            await asyncio.to_thread(_call_embedder(Handle()), np.zeros((1, 9, 9, 3), np.uint8))
+        assert str(caught.value) == str(cause)
+
+    asyncio.run(run())
 
 
 def ask_after_photograph(raised: BaseException) -> None:

@@ -172,6 +172,9 @@ def test_two_nodes_answer_as_one_and_leave_other_applications(
         first, second = nodes.urls
         for url in nodes.urls:
             _wait_until_ready(client, url, process)
+            models = client.get(f"{url}/health/ready").json()["checks"]["models"]
+            assert models["detail"].endswith("embeds, cpu float32")
+            assert client.get(f"{url}/version").json()["runtime"] == "cpu float32"
 
         def enroll(url: str, number: int, body: dict[str, Any]) -> httpx.Response:
             name = {"idempotency-key": f"n-{number}"}

@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,11 @@ from engine.errors import RequestError
 from serving.cluster import environment
 from serving.cluster.application import build
 from serving.cluster.environment import NodeFolder, open_private
-from serving.cluster.node import node_timeout_s, supervisor_timeout_s
+from serving.cluster.node import node_timeout_s, require_gpus, supervisor_timeout_s
 from serving.cluster.processes import Process, Role, find_processes, list_descendants
 from serving.cluster.supervisor import claim, require_port, require_ray
-from tests.serving.cluster.conftest import Start
+from serving.sections import ServeSettings
+from tests.serving.cluster.conftest import Start, find_port
 
 
 def _refuse(start_serve: Start, *arguments: object, **options: Any) -> dict[str, str]:
@@ -30,7 +33,8 @@ def _refuse(start_serve: Start, *arguments: object, **options: Any) -> dict[str,
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 2, (output, errors)
     assert "Traceback" not in errors
-    error: dict[str, str] = json.loads(output)["error"]
+    # After the events, a line each.
+    error: dict[str, str] = json.loads(output[output.index("{\n") :])["error"]
     return error
 
 
@@ -49,6 +53,47 @@ def test_a_taken_port_is_reported_in_one_line(start_serve: Start, home: Path) ->
         error = _refuse(start_serve, "--home", home, "--port", port)
     assert str(port) in error["message"]
     assert "--port" in error["message"]
+
+
+def test_embedders_that_no_gpu_is_there_for_are_refused_and_not_waited_for(
+    start_serve: Start, home: Path
+) -> None:
+    settings = {"SOSIE_SERVE__EMBEDDER": "deployment", "SOSIE_SERVE__EMBEDDER_GPUS": "64"}
+    error = _refuse(start_serve, "--home", home, "--port", find_port(), env=settings)
+    assert "1 embedders take 64 GPUs each, and Ray finds 0" in error["message"]
+
+
+def test_a_stop_is_heeded_while_gpus_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, stop = threading.Event(), threading.Event()
+
+    def list_nodes() -> list[dict[str, Any]]:
+        looked.set()
+        return [{"Alive": True, "Resources": {"CPU": 2.0}}]
+
+    monkeypatch.setattr("ray.nodes", list_nodes)
+    settings = ServeSettings(embedder="deployment", embedder_gpus=1)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(require_gpus, settings, 3600.0, stop)
+        assert looked.wait(60)
+        stop.set()
+        waiting.result(60)
+
+
+def test_gpus_of_two_nodes_are_not_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [{"Alive": True, "Resources": {"GPU": 1.0}}] * 2
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+
+    def require(gpus: float, replicas: int) -> None:
+        settings = ServeSettings(
+            embedder="deployment", embedder_gpus=gpus, embedder_replicas=replicas
+        )
+        require_gpus(settings, 0.0, threading.Event())
+
+    require(1, 2)
+    require(0.5, 4)
+    for gpus, replicas in ((2, 1), (1, 3)):
+        with pytest.raises(RequestError, match="set embedder_gpus"):
+            require(gpus, replicas)
 
 
 def test_the_port_of_rays_own_agent_is_refused_before_ray_starts() -> None:
