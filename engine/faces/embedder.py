@@ -98,7 +98,7 @@ def _average_blocks(
 # Enough to amortise one reading of the dense layer's weights.
 _CPU_BATCH = 16
 _CALL_COST = 20
-"""What a call of an accelerator costs besides its rows, in rows."""
+"""What a call of an accelerator costs besides its rows, in rows: supposed, 0.2 ms and 10 µs."""
 
 
 def plan_batches(count: int, sizes: Sequence[int]) -> list[int]:

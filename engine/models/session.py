@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ PRECISIONS = {
     "float16": ("cuda",),
 }
 """Precisions, and the providers that have them."""
+_log = logging.getLogger(__name__)
 _EXTRAS = {"cpu": "cpu", "openvino": "openvino", "cuda": "gpu"}
 
 
@@ -65,6 +67,9 @@ def open_session(card: ModelCard, options: SessionOptions) -> Session:
     """
     runtime = _import_runtime()
     provider, fault = _choose_provider(runtime, options)
+    if fault:
+        # A command shows it on standard error; the service says it in its own ways too.
+        _log.warning(fault)
     # onnx takes a while to import: only when a model is opened.
     from engine.models import graph  # noqa: PLC0415
 

@@ -280,13 +280,10 @@ class Embedder:
             self._log.error("embedder_unusable", code=error.code, detail=str(error))
             raise
         self._queue = open_crop_queue(self._model.embed, sizes=model.session.batch_sizes)
-        self._embedded_at = time.monotonic()
 
     async def embed(self, crops: Crops) -> Vectors:
         """Crops uint8[n, side, side, 3] (RGB) to float32[n, d], as the model gives them."""
-        vectors = await self._queue.ask(crops, len(crops))
-        self._embedded_at = time.monotonic()
-        return vectors
+        return await self._queue.ask(crops, len(crops))
 
     async def status(self) -> EmbedderStatus:
         """Where it embeds, and what is wrong with it."""
@@ -297,13 +294,19 @@ class Embedder:
         which Serve starts when this one has raised three times in a row."""
         if not self._queue.is_alive:
             raise RuntimeError("the thread of the model has ended: this replica is to be replaced")
+        if time.monotonic() - self._model.ran_at > IDLE_S and not self._model.must_end:
+            await self._probe()
         if self._model.must_end:
             raise RuntimeError("the model fails again and again: this replica is to be replaced")
-        if time.monotonic() - self._embedded_at > IDLE_S:
+
+    async def _probe(self) -> None:
+        try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
-                vectors = await self.embed(self._model.probe)
-            if not np.isfinite(vectors).all():
-                raise RuntimeError("the model gives no numbers: this replica is to be replaced")
+                self._model.judge_probe(await self.embed(self._model.probe))
+        except TimeoutError:
+            # Else it gets on with what came before.
+            if time.monotonic() - self._model.ran_at > PROBE_TIMEOUT_S:
+                raise
 
 
 def open_crop_queue(

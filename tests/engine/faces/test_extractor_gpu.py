@@ -32,7 +32,9 @@ def test_cuda_session_opens_and_prefers_large_batches() -> None:
     assert session.prefers_large_batches
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("float16", 1e-2)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("float32", 1e-3), ("tf32", 1e-2), ("float16", 1e-2)]
+)
 def test_cuda_batch_equals_the_cpus(
     extractor: Extractor, photo: bytes, precision: str, tolerance: float
 ) -> None:

@@ -121,7 +121,7 @@ def test_opening_and_running_the_built_in_models_prints_nothing() -> None:
         "from engine.models.session import SessionOptions, open_session\n"
         "from engine.models.catalog import builtin_card\n"
         "for name, side in (('yunet', 96), ('sface', 112)):\n"
-        "    session = open_session(builtin_card(name), SessionOptions())\n"
+        "    session = open_session(builtin_card(name), SessionOptions(provider='cpu'))\n"
         "    session.run(np.zeros((2, 3, side, side), dtype=np.float32))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

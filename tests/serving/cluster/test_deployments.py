@@ -84,17 +84,40 @@ def test_an_embedder_looks_after_its_device_by_embedding_and_ends_when_that_fail
 
     async def run() -> None:
         await replica.check_health()
-        replica._embedded_at -= 2 * IDLE_S
+        replica._model.ran_at -= 2 * IDLE_S
         replica._model._embedder.session = real
         await replica.check_health()
         replica._model._embedder.session = Dead()  # type: ignore[assignment]
-        replica._embedded_at -= 2 * IDLE_S
+        replica._model.ran_at -= 2 * IDLE_S
         for _ in range(FAILURES):
             with pytest.raises(DeviceFailed, match="CUDA failure 700"):
                 await replica.check_health()
             assert "CUDA failure 700" in (await replica.status()).failure
         with pytest.raises(RuntimeError, match="again and again"):
             await replica.check_health()
+
+    asyncio.run(run())
+    replica._queue.close(10)
+
+
+def test_an_embedder_whose_device_gives_no_numbers_ends_though_it_answers(empty_home: Path) -> None:
+    replica = Embedder(Site.of(empty_home, None))
+    real = replica._model._embedder.session
+
+    class Unfit:
+        batch_sizes, fixed_batch = (), None
+        provider, precision, fault = "cuda", "float32", ""
+
+        def run(self, inputs: Any) -> Any:
+            return [one * np.float32(np.nan) for one in real.run(inputs)]
+
+    async def run() -> None:
+        replica._model._embedder.session = Unfit()  # type: ignore[assignment]
+        replica._model.ran_at -= 2 * IDLE_S
+        for _ in range(FAILURES):
+            with pytest.raises(RuntimeError, match="is to be replaced"):
+                await replica.check_health()
+        assert "no finite numbers" in (await replica.status()).failure
 
     asyncio.run(run())
     replica._queue.close(10)
