@@ -193,6 +193,10 @@ class GallerySettings(Section):
     rows: Literal["float32", "float16"] = Field(
         default="float32", description="exact8: float16 takes 256 bytes a reference less at 128-d"
     )
+    device: Literal["cpu", "cuda"] = Field(
+        default="cpu",
+        description="exact8: cuda: codes are compared on a GPU, which holds them too (extra gpu)",
+    )
     mapped: bool = Field(
         default=False, description="exact8: vectors stay in the snapshot's files, read on demand"
     )
@@ -237,8 +241,10 @@ class GallerySettings(Section):
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
-        if self.kind != "exact8" and (self.mapped or self.rows != "float32"):
-            raise ValueError("rows and mapped are for kind exact8")
+        if self.kind != "exact8" and (
+            self.mapped or (self.rows, self.device) != ("float32", "cpu")
+        ):
+            raise ValueError("rows, device and mapped are for kind exact8")
         if self.mapped and self.shards:
             raise ValueError("mapped galleries have no shards: choose one of both")
         return self

@@ -105,6 +105,8 @@ class Readiness:
             if status is not None and status.anchor_fault is not None:
                 # It is to be mended, and stops no decision.
                 checks["anchor"] = Check(False, status.anchor_fault)
+            if status is not None and status.search_fault is not None:
+                checks["device"] = Check(False, f"the GPU searches no more: {status.search_fault}")
             found = wire.Readiness(
                 is_ready=is_ready, phase=None if status is None else status.phase, checks=checks
             )
