@@ -250,6 +250,11 @@ class GallerySettings(Section):
         return self
 
 
+REMOTE_ENROLLMENTS = 16
+"""At once in an ingress whose faces are embedded elsewhere: a batch of pairs that it prepares, and
+one that the embedder has."""
+
+
 class ServeSettings(Section):
     """The service: addresses, replicas, limits, logs and traces."""
 
@@ -284,7 +289,11 @@ class ServeSettings(Section):
         default=16, ge=0, le=1024, description="concurrent /v1/match for each ingress; 0: no bound"
     )
     enrollments_ongoing: int = Field(
-        default=5, ge=0, le=1024, description="concurrent enrollments for each ingress; 0: no bound"
+        default=5,
+        ge=0,
+        le=1024,
+        description="concurrent enrollments for each ingress; 0: no bound; with an embedder apart "
+        f"{REMOTE_ENROLLMENTS} where it is not set",
     )
     key_share: float = Field(
         default=0.5, gt=0, le=1, description="share of each of these three bounds for one key"
@@ -367,6 +376,13 @@ class ServeSettings(Section):
                 ip_network(part)
             except ValueError:
                 raise ValueError("give addresses or networks, as 10.0.0.5, 10.1.0.0/16") from None
+        return given
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_the_embedder(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("embedder") == "deployment":
+            return {"enrollments_ongoing": REMOTE_ENROLLMENTS} | given
         return given
 
 

@@ -25,7 +25,7 @@ def bench(
         typer.Argument(
             metavar="SUITE",
             help="kernels, search, join, gallery, registrar, extract, accuracy, import, sweep, "
-            "serve, curves; report, compare, docs.",
+            "serve, curves, accelerator; report, compare, docs.",
         ),
     ],
 ) -> None:
