@@ -54,13 +54,15 @@ class SimulatedEmbedder:
 
 
 class SimulatedIngresses:
-    """Several ingresses in one process, each with an event loop and threads that have crops."""
+    """Several ingresses in one process, each with its own gathering, and threads that have crops.
+
+    They share an event loop, and so the handle, which belongs to one.
+    """
 
     def __init__(self, count: int) -> None:
-        self._loops = [asyncio.new_event_loop() for _ in range(count)]
-        for loop in self._loops:
-            threading.Thread(target=loop.run_forever, daemon=True).start()
-        self._handles = [asyncio.run_coroutine_threadsafe(_open(), one) for one in self._loops]
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._embedders, self._handle = self._perform(_open(count))
         random = np.random.default_rng(0)
         self._crops = random.integers(0, 256, (CROPS, 112, 112, 3), np.uint8)
 
@@ -74,8 +76,8 @@ class SimulatedIngresses:
                 done.append((len(first), int((first != self._crops[:, 0, 0, 0]).sum())))
 
         threads = [
-            threading.Thread(target=work, args=(handle.result(60)[0],))
-            for handle in self._handles
+            threading.Thread(target=work, args=(one,))
+            for one in self._embedders
             for _ in range(CALLERS)
         ]
         for thread in threads:
@@ -85,16 +87,18 @@ class SimulatedIngresses:
         return sum(count for count, _ in done), sum(wrong for _, wrong in done)
 
     def take_stock(self) -> tuple[float, float]:
-        handle = self._handles[0].result(60)[1]
-
         async def ask() -> tuple[float, float]:
-            found: tuple[float, float] = await handle.take_stock.remote()
+            found: tuple[float, float] = await self._handle.take_stock.remote()
             return found
 
-        return asyncio.run_coroutine_threadsafe(ask(), self._loops[0]).result(60)
+        asked: tuple[float, float] = self._perform(ask())
+        return asked
+
+    def _perform(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
 
-async def _open() -> tuple[Any, Any]:
+async def _open(count: int) -> tuple[list[Any], Any]:
     from ray import serve
 
     from engine.models.catalog import builtin_card
@@ -102,7 +106,8 @@ async def _open() -> tuple[Any, Any]:
     from serving.ingress.remote_embedder import RemoteEmbedder
 
     handle = serve.get_deployment_handle("SimulatedEmbedder", NAME)
-    return RemoteEmbedder(builtin_card("sface"), False, _call_embedder(handle)), handle
+    card = builtin_card("sface")
+    return [RemoteEmbedder(card, False, _call_embedder(handle)) for _ in range(count)], handle
 
 
 def measure_embedding(context: Context) -> SuiteOutput:
