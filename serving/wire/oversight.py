@@ -40,7 +40,7 @@ class Readiness(AnswerBody, frozen=True):
     is_ready: bool
     phase: Phase | None
     checks: Annotated[
-        dict[str, Check], Meta(description="store, models, registrar, gallery, anchor")
+        dict[str, Check], Meta(description="store, models, registrar, gallery, anchor, device")
     ]
 
 

@@ -103,6 +103,18 @@ def test_readiness_is_false_where_no_photographs_are_looked_at(
     assert fresh.read(response)["checks"]["models"]["is_ok"] is False
 
 
+def test_a_gpu_that_searches_no_more_is_named_and_stops_nothing(
+    fresh: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_readiness(fresh)
+    fault = property(lambda _: "cudaErrorLaunchFailure")
+    monkeypatch.setattr("indexes.gallery.Gallery.search_fault", fault)
+    answer = fresh.read(fresh.ask("GET", "/health/ready", key=None))
+    assert (answer["is_ready"], answer["checks"]["device"]["is_ok"]) == (True, False)
+    assert "cudaErrorLaunchFailure" in answer["checks"]["device"]["detail"]
+    forget_readiness(fresh)
+
+
 def test_many_who_ask_for_readiness_share_a_check_and_a_hung_store_holds_one_thread(
     fresh: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
