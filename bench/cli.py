@@ -244,6 +244,18 @@ def curves(
 
 
 @suite
+def accelerator(
+    chosen: Chosen,
+    n: Annotated[int | None, typer.Option(min=1024, help="References that are searched.")] = None,
+    dim: Dim = 512,
+) -> None:
+    """What a GPU does, beside this processor; without one the parts that need it say so."""
+    from bench.suites.accelerator import QUICK, AcceleratorConfig, run
+
+    chosen.measure("accelerator", run, AcceleratorConfig, QUICK, rows=n, dim=dim)
+
+
+@suite
 def registrar(
     chosen: Chosen,
     n: Annotated[int | None, typer.Option(min=1, help="References enrolled before.")] = None,

@@ -74,7 +74,8 @@ class MemoryAccount:
     `codes`, `plane` (the codes once more, in half a byte a dimension), `rows` (the vectors; of a
     mapped file only what is in memory), `ids` (with the order by which they are looked up),
     `residuals` and `alive` are those of sealed segments, removed rows included; `head` is
-    everything for the references not sealed yet.
+    everything for the references not sealed yet. `device`, the codes once more in the memory of an
+    accelerator, is no part of the total.
     """
 
     references: int
@@ -85,10 +86,11 @@ class MemoryAccount:
     residuals: int = 0
     alive: int = 0
     head: int = 0
+    device: int = 0
 
     @property
     def total(self) -> int:
-        return sum(astuple(self)[1:])
+        return sum(astuple(self)[1:-1])
 
     @property
     def bytes_per_reference(self) -> float:

@@ -19,6 +19,10 @@ class SearchInvalid(IndexFault):
     """A search for fewer than one hit, or at a threshold that is not a finite number."""
 
 
+class DeviceMissing(SearchInvalid):
+    """No GPU to search on, or not what is installed for one."""
+
+
 class PairsExceeded(SearchInvalid):
     """More pairs reach the threshold of a join than it may return."""
 

@@ -210,6 +210,12 @@ class Gallery:
         return () if self._segmented is None else self._segmented.segments
 
     @property
+    def search_fault(self) -> str | None:
+        """Why searches here are slower than they were set up to be; that of a shard is in its
+        log."""
+        return None if self._segmented is None else self._segmented.scanner.fault
+
+    @property
     def removals(self) -> int:
         """How many references have been removed through this gallery."""
         return self._state.removals

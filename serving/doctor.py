@@ -422,6 +422,9 @@ def _describe_index(gallery: Gallery) -> str:
     parts = [gallery.kind, f"{account.bytes_per_reference:,.0f} bytes a reference"]
     segments = gallery.segments
     if segments:
+        parts.append(f"searched by {segments[0].scanner.kernel}")
+        if account.device:
+            parts.append(f"{account.device / 2**20:,.0f} MiB on the GPU")
         removed = sum(segment.removed for segment in segments)
         parts.append(f"{len(segments)} segments with {removed:,} removed references in them")
     return ", ".join(parts)

@@ -203,6 +203,10 @@ class GallerySettings(Section):
     rows: Literal["float32", "float16"] = Field(
         default="float32", description="exact8: float16 takes 256 bytes a reference less at 128-d"
     )
+    device: Literal["cpu", "cuda"] = Field(
+        default="cpu",
+        description="exact8: cuda: codes are compared on a GPU, which holds them too (extra gpu)",
+    )
     mapped: bool = Field(
         default=False, description="exact8: vectors stay in the snapshot's files, read on demand"
     )
@@ -247,11 +251,18 @@ class GallerySettings(Section):
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
-        if self.kind != "exact8" and (self.mapped or self.rows != "float32"):
-            raise ValueError("rows and mapped are for kind exact8")
+        if self.kind != "exact8" and (
+            self.mapped or (self.rows, self.device) != ("float32", "cpu")
+        ):
+            raise ValueError("rows, device and mapped are for kind exact8")
         if self.mapped and self.shards:
             raise ValueError("mapped galleries have no shards: choose one of both")
         return self
+
+
+REMOTE_ENROLLMENTS = 16
+"""At once in an ingress whose faces are embedded elsewhere: a batch of pairs that it prepares, and
+one that the embedder has."""
 
 
 class ServeSettings(Section):
@@ -320,7 +331,11 @@ class ServeSettings(Section):
         default=16, ge=0, le=1024, description="concurrent /v1/match for each ingress; 0: no bound"
     )
     enrollments_ongoing: int = Field(
-        default=5, ge=0, le=1024, description="concurrent enrollments for each ingress; 0: no bound"
+        default=5,
+        ge=0,
+        le=1024,
+        description="concurrent enrollments for each ingress; 0: no bound; with an embedder apart "
+        f"{REMOTE_ENROLLMENTS} where it is not set",
     )
     key_share: float = Field(
         default=0.5, gt=0, le=1, description="share of each of these three bounds for one key"
@@ -411,6 +426,13 @@ class ServeSettings(Section):
                 ip_network(part)
             except ValueError:
                 raise ValueError("give addresses or networks, as 10.0.0.5, 10.1.0.0/16") from None
+        return given
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_the_embedder(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("embedder") == "deployment":
+            return {"enrollments_ongoing": REMOTE_ENROLLMENTS} | given
         return given
 
 

@@ -67,6 +67,7 @@ def gallery_config(settings: Settings) -> GalleryConfig:
         erasure_deadline_s=3600 * chosen.erasure_deadline_h,
         rows=chosen.rows,
         segment_rows=chosen.segment_rows,
+        device=chosen.device,
     )
     return GalleryConfig(chosen.kind, segments, chosen.mapped)
 

@@ -462,7 +462,8 @@ def _erase(gallery: Gallery, count: int) -> tuple[Figure, ...]:
 def _list_account(
     account: MemoryAccount, mapped: MemoryAccount, build_s: float, setup: Setup
 ) -> Result:
-    parts = [part.name for part in fields(MemoryAccount) if part.name != "references"]
+    parts = [part.name for part in fields(MemoryAccount)]
+    parts = [name for name in parts if name not in ("references", "device")]
     figures = [
         Figure(part, "bytes/reference", getattr(account, part) / account.references)
         for part in parts

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from engine.registry.reader import ReferenceChunk
 from engine.registry.store import Store
 from indexes.base import Ids
-from indexes.errors import IndexFault, ShardLost, SnapshotMissing
+from indexes.errors import DeviceMissing, IndexFault, ShardLost, SnapshotMissing
 from indexes.gallery import Gallery
 from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
@@ -81,6 +81,9 @@ def restore_gallery(store: Store, folder: Path, config: GalleryConfig | None = N
         return Restored(gallery, loaded, _replay(store, gallery))
     except SnapshotMissing:
         pass
+    except DeviceMissing:
+        # Not a fault of the snapshot.
+        raise
     except (IndexFault, OSError) as error:
         fault = str(error)
         if isinstance(error, OSError):

@@ -223,8 +223,7 @@ class Exact8Segment:
     def _hold(self, name: str, codes: Codes, ids: Ids, rows: RowStore, scanner: Scanner) -> None:
         self.name = name
         self.scanner = scanner
-        if scanner.reads_planes:
-            codes.add_plane()
+        scanner.prepare(codes)
         self.codes = codes
         self.dim = codes.dim
         self.rows = rows
@@ -296,6 +295,7 @@ class Exact8Segment:
     def wipe_rows(self, rows: Positions) -> None:
         """The second half: no search may run by flags that have these rows alive."""
         self.codes.wipe(rows)
+        self.scanner.wipe(self.codes, rows)
         self.rows.wipe(rows)
 
     def may_hold(self, lowest: int, highest: int) -> bool:
@@ -323,6 +323,7 @@ class Exact8Segment:
             plane=sum(part.nbytes for part in self.codes.plane[:3]),
             residuals=self.codes.residuals.nbytes + self.codes.reach.nbytes,
             alive=self.alive.nbytes,
+            device=self.scanner.device_bytes(self.codes),
         )
 
     def best(
@@ -342,7 +343,7 @@ class Exact8Segment:
         if k >= len(self):
             return self.at_or_above(queries, coded, floors, alive)
         wanted = coded.wanted(self.codes, floors, k)
-        found = self.scanner.gather_best(self.codes.rows(alive), wanted)
+        found = self.scanner.gather_best(self.codes, alive, wanted)
         return score_best(queries, self.rows, found, k, floors), _counts(found, len(coded))
 
     def at_or_above(
@@ -359,7 +360,7 @@ class Exact8Segment:
         def finish(found: Found) -> tuple[Pairs, Counts]:
             return score_pairs(queries, rows, found, floors), _counts(found, len(coded))
 
-        parts = self.scanner.gather(self.codes.rows(alive), wanted, finish)
+        parts = self.scanner.gather(self.codes, alive, wanted, finish)
         counts = sum((counts for _, counts in parts), np.zeros(len(coded), np.int64))
         return joined([pairs for pairs, _ in parts]), counts
 

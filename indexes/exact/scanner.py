@@ -19,6 +19,7 @@ from numba.core.registry import cpu_target
 from numpy.typing import NDArray
 
 from indexes.errors import SearchInvalid
+from indexes.exact.codes import Codes
 from indexes.exact.intrinsics import BLOCK, ROWS_AT_ONCE
 from indexes.exact.kernels import STRETCH, Found, Plane, Rows, Wanted
 from indexes.exact.prefix import Grid
@@ -120,6 +121,9 @@ class Scanner:
     for one that does not. Where the default is not a vector kernel, a log line says so.
     """
 
+    fault: str | None = None
+    """Why not what was chosen scans, but something slower."""
+
     def __init__(self, kernel: str | None = None, threads: int | None = None) -> None:
         if threads is not None and threads < 1:
             raise SearchInvalid(f"threads is {threads}; give at least 1")
@@ -148,15 +152,34 @@ class Scanner:
         """Whether so many queries are compared with the plane first."""
         return len(plane.halves) > 0 and queries <= _PLANE_UP_TO.get(self.kernel, 0)
 
-    def gather(
-        self, rows: Rows, wanted: Wanted, finish: Callable[[Found], Part], first: int = 0
-    ) -> list[Part]:
-        """`finish` of what each part of the rows holds at or above the levels, in their order.
+    def prepare(self, codes: Codes) -> None:
+        """Makes what scans of these codes read beside them, before the first one."""
+        if self.reads_planes:
+            codes.add_plane()
 
-        `finish` runs in the scanning threads. `first` is the stretch to begin at.
+    def wipe(self, codes: Codes, rows: NDArray[np.int64]) -> None:
+        """Overwrites these rows wherever this scanner keeps them, after those of the codes."""
+
+    def device_bytes(self, codes: Codes) -> int:  # noqa: ARG002
+        """Bytes of these codes in the memory of a device."""
+        return 0
+
+    def gather(
+        self,
+        codes: Codes,
+        alive: NDArray[np.bool_],
+        wanted: Wanted,
+        finish: Callable[[Found], Part],
+        first: int = 0,
+    ) -> list[Part]:
+        """`finish` of what each part of the codes holds at or above the levels, in their order.
+
+        `alive` bool[n padded] are the rows that count. `finish` runs in the scanning threads.
+        `first` is the stretch to begin at.
         """
-        scan = self._scan_for(rows, len(wanted.codes))
-        parts = _parts(rows, wanted, first, self.threads)
+        rows = codes.rows(alive)
+        scan = self._scan_for(codes, rows, wanted)
+        parts = self._parts(rows, wanted, first)
 
         def work(mine: Iterator[tuple[int, tuple[int, int]]]) -> list[tuple[int, Part]]:
             room = _room(parts, wanted)
@@ -165,10 +188,11 @@ class Scanner:
         done = self._share(rows, wanted, work, parts)
         return [part for _, part in sorted(done, key=lambda numbered: numbered[0])]
 
-    def gather_best(self, rows: Rows, wanted: Wanted) -> Found:
+    def gather_best(self, codes: Codes, alive: NDArray[np.bool_], wanted: Wanted) -> Found:
         """What may be among the k best, k as in `wanted.heaps`."""
-        scan = self._scan_for(rows, len(wanted.codes))
-        parts = _parts(rows, wanted, 0, self.threads)
+        rows = codes.rows(alive)
+        scan = self._scan_for(codes, rows, wanted)
+        parts = self._parts(rows, wanted, 0)
         k = wanted.heaps.shape[1]
 
         def work(mine: Iterator[tuple[int, tuple[int, int]]]) -> list[tuple[Found, Wanted]]:
@@ -217,7 +241,16 @@ class Scanner:
             done += other.result()
         return done
 
-    def _scan_for(self, rows: Rows, queries: int) -> Scan:
+    def _parts(self, rows: Rows, wanted: Wanted, first: int) -> list[tuple[int, int]]:
+        """Runs of stretches: small enough to bound memory and to give every thread its share."""
+        stretches = len(rows.reach)
+        at_most = min(_ROWS_AT_ONCE, _PAIRS_AT_ONCE // max(1, len(wanted.codes))) // STRETCH
+        share = -(-(stretches - first) // self.threads)
+        size = max(1, min(at_most, share))
+        return [(start, min(start + size, stretches)) for start in range(first, stretches, size)]
+
+    def _scan_for(self, codes: Codes, rows: Rows, wanted: Wanted) -> Scan:  # noqa: ARG002
+        queries = len(wanted.codes)
         if self.reads_planes:
             if queries == 1 or self.uses_plane(rows.plane, queries):
                 return scan_few_vnni
@@ -246,15 +279,6 @@ def _chosen(kernel: str | None) -> str:
     if kernel not in available:
         raise SearchInvalid(f"no kernel {kernel} here; give one of {', '.join(available)}")
     return kernel
-
-
-def _parts(rows: Rows, wanted: Wanted, first: int, threads: int) -> list[tuple[int, int]]:
-    """Runs of stretches: small enough to bound memory and to give every thread its share."""
-    stretches = len(rows.reach)
-    at_most = min(_ROWS_AT_ONCE, _PAIRS_AT_ONCE // max(1, len(wanted.codes))) // STRETCH
-    share = -(-(stretches - first) // threads)
-    size = max(1, min(at_most, share))
-    return [(start, min(start + size, stretches)) for start in range(first, stretches, size)]
 
 
 def _room(parts: list[tuple[int, int]], wanted: Wanted) -> Found:

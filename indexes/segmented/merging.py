@@ -28,7 +28,8 @@ class SegmentsConfig:
     rewrite begins that leaves out their ids and flags, and their rows in a mapped file. `rows`: the
     type of stored vectors; with float16 a reference is rounded once, when it is added.
     `segment_rows`: no segment becomes larger, so that a rewrite never needs the memory of more than
-    so many references beside the gallery.
+    so many references beside the gallery. `device`: where codes are compared, one of
+    `indexes.exact.device.DEVICES`.
     """
 
     head_rows: int = 8192
@@ -37,6 +38,7 @@ class SegmentsConfig:
     erasure_deadline_s: float = 86_400
     rows: Literal["float32", "float16"] = "float32"
     segment_rows: int = 4_000_000
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.head_rows < 1 or self.fan < 2:

@@ -21,6 +21,7 @@ from indexes.base import (
     check_vectors,
 )
 from indexes.errors import IdInvalid
+from indexes.exact.device import open_scanner
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.scoring import Positions
@@ -70,10 +71,10 @@ class SegmentedIndex(VectorIndex):
     ) -> None:
         self._dim = dim
         self.config = config or SegmentsConfig()
-        self.scanner = scanner or Scanner()
+        self.scanner = scanner or open_scanner(self.config.device)
         self._clock = clock
         self._head = Head(dim, self.config.head_rows)
-        self.view = View(dim, (), (self._head.view,), self.scanner.kernel)
+        self.view = View(dim, (), (self._head.view,), self.scanner)
         self._removed_since: dict[str, float] = {}
         self._rewrites: list[Rewrite] = []
         # Parts that somebody may read although the index has them no more.

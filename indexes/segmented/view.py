@@ -24,6 +24,7 @@ from indexes.base import (
 from indexes.errors import IdInvalid
 from indexes.exact.codes import CodedQueries
 from indexes.exact.exact8 import Counts, Exact8Segment, Pairs, passes
+from indexes.exact.scanner import Scanner
 from indexes.scoring import Positions, arrange, no_hits
 from indexes.segmented.head import HeadView
 
@@ -78,7 +79,7 @@ class View:
     dim: int
     sealed: tuple[SealedView, ...]
     heads: tuple[HeadView, ...]
-    kernel: str
+    scanner: Scanner
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -115,12 +116,13 @@ class View:
     def search(self, queries: Vectors, k: int) -> CertifiedHits:
         """The k best hits of each query, or all where there are fewer."""
         queries, k = check_vectors(queries, self.dim), check_hit_count(k)
-        return SegmentSearch(self.sealed, self.heads, self.kernel).search(queries, k)
+        return SegmentSearch(self.sealed, self.heads, self.scanner.kernel).search(queries, k)
 
     def range_search(self, queries: Vectors, threshold: float) -> CertifiedHits:
         """Every reference whose score, as a float, is at or above the threshold."""
         queries, threshold = check_vectors(queries, self.dim), check_threshold(threshold)
-        return SegmentSearch(self.sealed, self.heads, self.kernel).range_search(queries, threshold)
+        search = SegmentSearch(self.sealed, self.heads, self.scanner.kernel)
+        return search.range_search(queries, threshold)
 
     def account(self) -> MemoryAccount:
         """Memory use by part."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from indexes.base import Hits, Ids, MemoryAccount, Vectors
 from indexes.errors import IdInvalid, ShardFenced, SnapshotForeign
+from indexes.exact.device import open_scanner
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery, Pinned
@@ -54,7 +55,9 @@ class ShardHost:
         self._marks: dict[int, ShardMark | None] = {}
         self._is_saving = False
         self._saving = Lock()
-        self._scanner = Scanner(threads=plan.threads) if plan.kind == "exact8" else None
+        config = plan.config or SegmentsConfig()
+        is_scanned = plan.kind == "exact8"
+        self._scanner = open_scanner(config.device, plan.threads) if is_scanned else None
         self._changing = Lock()
         self._gallery, self._upkeep = self._open()
 

@@ -31,6 +31,7 @@ from indexes.errors import (
     SnapshotMissing,
     VectorInvalid,
 )
+from indexes.exact.device import open_scanner
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
@@ -341,7 +342,7 @@ def _read_index(folder: Path, manifest: Manifest, sealer: Sealer, opening: Openi
         index = open_index(origin.index_kind, origin.dim)
         index.add(state.ids, state.vectors)
         return index
-    scanner = opening.scanner or Scanner()
+    scanner = opening.scanner or open_scanner(opening.segments.device)
 
     def read(entry: SegmentEntry, tombstones: Tombstones) -> Exact8Segment:
         parts = read_segment(folder, entry, origin.dim, sealer, mapped=opening.mapped)

@@ -25,7 +25,7 @@ def bench(
         typer.Argument(
             metavar="SUITE",
             help="kernels, search, join, gallery, registrar, shards, extract, accuracy, import, "
-            "sweep, serve, curves; report, compare, docs.",
+            "sweep, serve, curves, accelerator; report, compare, docs.",
         ),
     ],
 ) -> None:

@@ -334,6 +334,9 @@ def open_crop_queue(
 
 
 def _call_embedder(handle: DeploymentHandle[Any]) -> CropCall:
+    # As for the registrar: both sides can import what travels.
+    handle = handle.options(request_serialization="pickle", response_serialization="pickle")
+
     async def send(crops: Crops) -> Vectors:
         try:
             vectors: Vectors = await handle.embed.remote(crops)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import TimeoutError as WaitTimeout
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import SosieError
+from engine.errors import SosieError, copy_for_one
 from engine.faces.extractor import Extractor
 from engine.models.catalog import ModelCard
 from serving.errors import Interrupted, ServiceRefusal
@@ -25,6 +26,74 @@ Called from worker threads."""
 
 MAX_PART_CROPS = 64
 MAX_PART_BYTES = 3 << 20  # a call between processes may carry 4 MiB in all
+
+
+CALLS_AT_ONCE = 2
+"""Calls of an ingress that an embedder has at once: one that it computes, one on the way."""
+
+
+class CallGathering:
+    """Makes one call of the crops that wait, those of all requests; for one event loop.
+
+    A call between processes costs as much as tens of crops do. So at most `CALLS_AT_ONCE` are under
+    way, and what comes meanwhile goes in the next: the slower the answers, the larger the calls,
+    up to `MAX_PART_CROPS` and `MAX_PART_BYTES`.
+    """
+
+    def __init__(self, send: Callable[[Crops], Awaitable[Vectors]]) -> None:
+        self._send = send
+        self._waiting: deque[tuple[Crops, asyncio.Future[Vectors]]] = deque()
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def send(self, crops: Crops) -> Vectors:
+        """The answer to these crops; what the call raises that they went in."""
+        future: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
+        self._waiting.append((crops, future))
+        self._begin()
+        return await future
+
+    def _begin(self) -> None:
+        while len(self._calls) < CALLS_AT_ONCE and (batch := self._take()):
+            call = asyncio.create_task(self._perform(batch))
+            self._calls.add(call)
+            call.add_done_callback(self._end)
+
+    def _end(self, call: asyncio.Task[None]) -> None:
+        self._calls.discard(call)
+        self._begin()
+
+    def _take(self) -> list[tuple[Crops, asyncio.Future[Vectors]]]:
+        """What goes in the next call, without those whose caller has left."""
+        batch: list[tuple[Crops, asyncio.Future[Vectors]]] = []
+        count = size_bytes = 0
+        while self._waiting:
+            crops, future = self._waiting[0]
+            count, size_bytes = count + len(crops), size_bytes + crops.nbytes
+            if batch and (count > MAX_PART_CROPS or size_bytes > MAX_PART_BYTES):
+                break
+            self._waiting.popleft()
+            if future.done():
+                count, size_bytes = count - len(crops), size_bytes - crops.nbytes
+            else:
+                batch.append((crops, future))
+        return batch
+
+    async def _perform(self, batch: list[tuple[Crops, asyncio.Future[Vectors]]]) -> None:
+        try:
+            together = [crops for crops, _ in batch]
+            vectors = await self._send(together[0] if len(batch) == 1 else np.concatenate(together))
+            ends = np.cumsum([len(crops) for crops in together])
+            if len(vectors) != ends[-1]:
+                raise Interrupted("the embedder's answer is not one for each crop: ask again")
+            answers = np.split(vectors, ends[:-1])
+        except Exception as error:  # noqa: BLE001 - it belongs to those who wait
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(copy_for_one(error) if len(batch) > 1 else error)
+            return
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if not future.done():
+                future.set_result(answer)
 
 
 class RemoteEmbedder:
@@ -78,15 +147,13 @@ def call_on_loop(
 ) -> CropCall:
     """A call for worker threads from one that must be made on an event loop, as a handle's.
 
-    `Interrupted` where no answer comes in time, or none at all. Never called on that loop: it
-    would wait for itself.
+    Crops of threads that call meanwhile travel together. `Interrupted` where no answer comes in
+    time, or none at all. Never called on that loop: it would wait for itself.
     """
-
-    async def forward(crops: Crops) -> Vectors:
-        return await send(crops)
+    gathering = CallGathering(send)
 
     def call(crops: Crops) -> Vectors:
-        pending = asyncio.run_coroutine_threadsafe(forward(crops), loop)
+        pending = asyncio.run_coroutine_threadsafe(gathering.send(crops), loop)
         try:
             return pending.result(timeout_s)
         except WaitTimeout:

@@ -111,6 +111,7 @@ class Lifecycle:
         with self._lock:
             mark = None if self._opened is None else self._mark
             stored, anchoring = self._store_read, self._anchoring
+            gallery = None if self._opened is None else self._opened.gallery
             if stored is not None and monotonic() - stored[0] >= STALE_S:
                 stored = None
             if stored is None and self._phase in OPEN:
@@ -124,6 +125,7 @@ class Lifecycle:
                 sequence=None if mark is None else mark.sequence,
                 store_sequence=None if stored is None else stored[1],
                 anchor_fault=None if anchoring is None else anchoring.fault,
+                search_fault=None if gallery is None else gallery.search_fault,
             )
 
     def lose(self, opened: OpenRegistry, error: Exception) -> None:

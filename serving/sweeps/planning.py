@@ -12,9 +12,10 @@ from engine.matching.calibration import Comparison
 from engine.sweeps.estimate import Expectation, GallerySize, SweepRequest, expect, measure_pace
 from engine.sweeps.folder import Covered, SweepFolder
 from engine.sweeps.sweep_model import PairTable, Scope, SweepRecord
-from indexes.exact.scanner import Scanner
+from indexes.exact.device import open_scanner
 from serving.compose import Deployment
 from serving.models import find_conversion
+from serving.settings import Settings
 
 REPRESENTATIVE_COMPARISONS = 1_000_000_000
 """The time of a sweep with so many comparisons predicts that of the next."""
@@ -44,7 +45,7 @@ def plan_sweep(deployment: Deployment, request: SweepRequest) -> Expectation:
         request,
         size,
         curve,
-        pace=_find_pace(last, size, chosen.threads or None),
+        pace=_find_pace(last, size, deployment.settings),
         budget=chosen.false_pairs,
         at_least=-1.0 if last is None or known is None else last.terms.threshold,
         review=review,
@@ -92,11 +93,12 @@ def find_known(
     return covered
 
 
-def _find_pace(last: SweepRecord | None, size: GallerySize, threads: int | None) -> float:
+def _find_pace(last: SweepRecord | None, size: GallerySize, settings: Settings) -> float:
     """Comparisons a second."""
     if last is not None and last.summary is not None:
         pace = last.summary.get("comparisons_per_s")
         if pace and last.summary["comparisons"] >= REPRESENTATIVE_COMPARISONS:
             return float(pace)
-    with closing(Scanner(threads=threads)) as scanner:
+    scanner = open_scanner(settings.gallery.device, settings.sweep.threads or None)
+    with closing(scanner):
         return measure_pace(size.dim, scanner, size.references * (size.references - 1) // 2)

@@ -29,7 +29,7 @@ from engine.sweeps.folder import SweepFolder, SweepStatus
 from engine.sweeps.sweep_model import SweepRecord, SweepState
 from engine.sweeps.sweep_run import SweepTask, run_sweep
 from indexes.errors import ShardLost
-from indexes.exact.scanner import Scanner
+from indexes.exact.device import open_scanner
 from indexes.joining.join import Progress
 from serving.compose import Deployment
 from serving.errors import describe
@@ -185,7 +185,9 @@ def _sweep(deployment: Deployment, states: SweepStates, run: SweepRun, record: S
             deployment, scope, store.sweeps.last_done(), is_whole=record.terms.budget is None
         ),
     )
-    with closing(Scanner(threads=deployment.settings.sweep.threads or None)) as scanner:
+    settings = deployment.settings
+    scanner = open_scanner(settings.gallery.device, settings.sweep.threads or None)
+    with closing(scanner):
         join = deployment.joiner(scanner)
         read_vectors = vector_reader(deployment.restored.gallery)
         swept = run_sweep(

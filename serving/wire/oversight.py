@@ -42,7 +42,8 @@ class Readiness(AnswerBody, frozen=True):
     is_ready: bool
     phase: Phase | None
     checks: Annotated[
-        dict[str, Check], Meta(description="store, models, registrar, gallery, anchor, accelerator")
+        dict[str, Check],
+        Meta(description="store, models, registrar, gallery, anchor, accelerator, device"),
     ]
 
 

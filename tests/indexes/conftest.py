@@ -8,10 +8,19 @@ import numpy as np
 import pytest
 
 from indexes.base import Hits, Ids, Vectors
+from indexes.exact.device import DeviceScanner
 from indexes.exact.exact8 import Exact8Segment
+from indexes.exact.scanner import Scanner, available_kernels
 from indexes.segmented.view import SealedView, SegmentSearch
 
 UnitRows = Callable[..., Vectors]
+KERNELS = (*available_kernels(), "device")
+"""Those of this processor, and what an accelerator runs, by numpy."""
+
+
+def open_kernel(kernel: str, threads: int) -> Scanner:
+    """The scanner of one of `KERNELS`."""
+    return DeviceScanner(np, threads) if kernel == "device" else Scanner(kernel, threads)
 
 
 def ask(segment: Exact8Segment) -> SegmentSearch:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from indexes import gallery as galleries
 from indexes.base import CertifiedHits, Vectors
 from indexes.errors import IdInvalid, SequenceInvalid, VectorInvalid
+from indexes.exact.codes import Codes
 from indexes.exact.exact8 import MemoryRows
-from indexes.exact.kernels import Rows
+from indexes.exact.kernels import Rows, Wanted
 from indexes.exact.scanner import Scanner
 from indexes.exact.scans import Scan
 from indexes.flat import FlatIndex
@@ -323,11 +324,11 @@ class HeldScanner(Scanner):
         super().__init__(threads=1)
         self.begun, self.released = threading.Event(), threading.Event()
 
-    def _scan_for(self, rows: Rows, queries: int) -> Scan:
+    def _scan_for(self, codes: Codes, rows: Rows, wanted: Wanted) -> Scan:
         if not self.begun.is_set():
             self.begun.set()
             assert self.released.wait(WAIT_S)
-        return super()._scan_for(rows, queries)
+        return super()._scan_for(codes, rows, wanted)
 
 
 @pytest.mark.parametrize("k", [None, 3])

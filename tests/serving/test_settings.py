@@ -99,6 +99,8 @@ def test_a_settings_file_is_never_overwritten(tmp_path: Path) -> None:
         '[gallery]\nrows = "float64"\n',
         '[gallery]\nkind = "flat"\nmapped = true\n',
         '[gallery]\nkind = "flat"\nrows = "float16"\n',
+        '[gallery]\nkind = "flat"\ndevice = "cuda"\n',
+        '[gallery]\ndevice = "gpu"\n',
     ],
 )
 def test_what_is_misspelt_or_out_of_range_is_refused(text: str, tmp_path: Path) -> None:
@@ -120,6 +122,21 @@ def test_a_file_without_a_gallery_section_means_exact8(tmp_path: Path) -> None:
     (tmp_path / SETTINGS_FILE).write_text("[models]\nthreads = 3\n")
     gallery = load_settings(tmp_path).gallery
     assert (gallery.kind, gallery.rows, gallery.mapped) == ("exact8", "float32", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "ongoing"),
+    [
+        ("", 5),
+        ('embedder = "deployment"\n', 16),
+        ('embedder = "deployment"\nenrollments_ongoing = 5\n', 5),
+    ],
+)
+def test_an_embedder_apart_has_more_enrollments_at_once_where_none_is_set(
+    text: str, ongoing: int, tmp_path: Path
+) -> None:
+    (tmp_path / SETTINGS_FILE).write_text(f"[serve]\n{text}")
+    assert load_settings(tmp_path).serve.enrollments_ongoing == ongoing
 
 
 def test_no_secret_shows_in_the_text_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from bench.core.machine import DISK, MEMORY, filesystem_of
 from bench.core.reports import Figure, Measured, Result, Skipped, SuiteOutput, choose_names
 from bench.suites.serve.chaos import measure_kills
+from bench.suites.serve.embedding import measure_embedding
 from bench.suites.serve.fixtures import Home, Person, draw_people
 from bench.suites.serve.load_requests import BATCH, draw_probes, pack, pair_items, write_visits
 from bench.suites.serve.overload import OverloadPlan, OverloadRun, run_overload
@@ -308,6 +309,7 @@ PARTS: Mapping[Part, tuple[Callable[[Context], SuiteOutput], tuple[str, ...]]] =
     Part.START: (measure_start, PROMISED),
     Part.KILLS: (measure_kills, KILLS),
     Part.SOAK: (measure_soak, ("memory_growth",)),
+    Part.EMBEDDING: (measure_embedding, ()),
 }
 """What measures a part, and the figures of it that goals name."""
 RIGHT_AT_ANY_SIZE = {"wrong_searches", *KILLS} - {"kills"}

@@ -26,6 +26,7 @@ class Part(StrEnum):
     SOAK = "soak"
     START = "start"
     KILLS = "kills"
+    EMBEDDING = "embedding"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

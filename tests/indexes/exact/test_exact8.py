@@ -16,25 +16,24 @@ from indexes.errors import SearchInvalid, VectorInvalid
 from indexes.exact import scanner as scanner_module
 from indexes.exact.codes import CodedQueries
 from indexes.exact.exact8 import Exact8Segment
-from indexes.exact.scanner import Scanner, available_kernels
+from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
 from indexes.scoring import arrange
-from tests.indexes.conftest import UnitRows, ask, assert_same, remove_ids
+from tests.indexes.conftest import KERNELS, UnitRows, ask, assert_same, open_kernel, remove_ids
 
 DIMS = st.sampled_from([64, 100, 128, 300, 512, 1024])
-KERNELS = available_kernels()
 
 
 @pytest.fixture(scope="module", params=KERNELS)
 def scanner(request: pytest.FixtureRequest) -> Iterator[Scanner]:
-    scanner = Scanner(request.param, threads=2)
+    scanner = open_kernel(request.param, threads=2)
     yield scanner
     scanner.close()
 
 
 @pytest.fixture(scope="module")
 def scanners() -> Iterator[dict[str, Scanner]]:
-    scanners = {kernel: Scanner(kernel, threads=2) for kernel in KERNELS}
+    scanners = {kernel: open_kernel(kernel, threads=2) for kernel in KERNELS}
     yield scanners
     for scanner in scanners.values():
         scanner.close()

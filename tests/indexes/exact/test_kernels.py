@@ -11,12 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexes.exact import scans
+from indexes.exact.codes import Codes
+from indexes.exact.device import DeviceScanner
 from indexes.exact.intrinsics import pack
 from indexes.exact.kernels import HIGHEST, LOWEST, STRETCH, Found, Rows, Wanted
 from indexes.exact.plane import make_plane, no_plane
 from indexes.exact.product import ProductScan, has_product
-from indexes.exact.scanner import Scanner, available_kernels, has_amx, has_vnni
+from indexes.exact.scanner import has_amx, has_vnni
 from indexes.exact.scans import Scan
+from tests.indexes.conftest import KERNELS, open_kernel
 
 SCANS: dict[str, Scan] = {"plain": scans.scan_plain}
 if has_vnni():
@@ -33,6 +36,18 @@ if has_amx():
     SCANS |= {"amx": scans.scan_amx}
 if has_product():
     SCANS |= {"product": ProductScan()}
+
+
+def scan_on_device(rows: Rows, wanted: Wanted, first: int, last: int, found: Found) -> int:
+    device = DeviceScanner(np, threads=1)
+    kept = device._scan(
+        device._send(rows.codes), scans.scan_plain, rows, wanted, first, last, found
+    )
+    assert device.fault is None
+    return kept
+
+
+SCANS |= {"device": scan_on_device}
 
 
 def scanned(scan: Scan, rows: Rows, wanted: Wanted) -> Found:
@@ -123,19 +138,20 @@ def test_no_sum_overflows_beside_an_extreme_level(name: str, level: int) -> None
     assert len(found) == (128 if level <= LOWEST else 0)
 
 
-@pytest.mark.parametrize("kernel", available_kernels())
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("queries", [1, 3, 70])
 def test_threads_that_raise_levels_together_keep_the_best_of_all(kernel: str, queries: int) -> None:
     random = np.random.default_rng(queries)
     codes = random.integers(0, 256, (48 * STRETCH, 64), np.uint8)
     factors = random.integers(-127, 128, (queries, 64), np.int8)
     sums = codes.astype(np.float64) @ factors.T.astype(np.float64)
-    rows = rows_of(codes, np.ones(len(codes), np.bool_))
+    held = Codes.restore(codes, np.zeros(len(codes), np.float32), 64, 0.4)
     expected = None
     for threads in (1, 4):
-        scanner = Scanner(kernel, threads)
+        scanner = open_kernel(kernel, threads)
         levels = np.full(queries, LOWEST)
-        found = scanner.gather_best(rows, wanted_at(factors, levels, 20.0, 10))
+        alive = np.ones(len(codes), np.bool_)
+        found = scanner.gather_best(held, alive, wanted_at(factors, levels, 20.0, 10))
         scanner.close()
         kept = {(row, query) for row, query, _ in found.tolist()}
         best = np.sort(sums, axis=0)[-10]

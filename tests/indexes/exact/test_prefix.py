@@ -11,9 +11,10 @@ from indexes.base import Vectors
 from indexes.exact.codes import CodedQueries, Codes
 from indexes.exact.kernels import Found
 from indexes.exact.prefix import Axes, Grid, find_axes
-from indexes.exact.scanner import Scanner, available_kernels
+from indexes.exact.scanner import Scanner
+from tests.indexes.conftest import KERNELS, open_kernel
 
-SCANNERS = [Scanner(name, threads=1) for name in available_kernels()]
+SCANNERS = [open_kernel(name, 1) for name in KERNELS]
 DIM = 192
 
 
@@ -32,7 +33,7 @@ def find(scanner: Scanner, codes: Codes, queries: Codes, threshold: float) -> se
     coded = CodedQueries.of_rows(queries, slice(0, len(queries.residuals)))
     alive = np.arange(len(codes.bytes)) < len(codes.residuals)
     parts: list[Found] = scanner.gather(
-        codes.rows(alive), coded.wanted(codes, threshold), lambda found: found.copy()
+        codes, alive, coded.wanted(codes, threshold), lambda found: found.copy()
     )
     pairs = np.concatenate(parts)
     return set(zip(codes.order[pairs[:, 0]], queries.order[pairs[:, 1]], strict=True))

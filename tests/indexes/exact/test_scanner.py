@@ -48,7 +48,7 @@ def test_a_scan_of_many_queries_pauses_while_one_of_few_runs(
 
     def scan_many() -> None:
         begun.set()
-        many.gather(index.codes.rows(index.alive), wanted, lambda _: order.append("many"))
+        many.gather(index.codes, index.alive, wanted, lambda _: order.append("many"))
 
     with ThreadPoolExecutor(1) as pool:
         with PRECEDENCE.first():
@@ -81,7 +81,7 @@ def test_a_scan_that_fails_ends_only_when_all_its_threads_have_ended(unit_rows: 
         ended.set()
 
     with pytest.raises(MemoryError):
-        scanner.gather(index.codes.rows(index.alive), wanted, finish)
+        scanner.gather(index.codes, index.alive, wanted, finish)
     assert ended.is_set()
     scanner.close()
 
@@ -97,7 +97,7 @@ for kernel in available_kernels():
     index = Exact8Segment(np.arange(64), rows, scanner=scanner)
     for queries in (1, 17):
         wanted = CodedQueries.of_vectors(rows[:queries]).wanted(index.codes, 0.5)
-        found = scanner.gather(index.codes.rows(index.alive), wanted, np.copy)
+        found = scanner.gather(index.codes, index.alive, wanted, np.copy)
         assert sorted(np.concatenate(found)[:, 0].tolist()) == list(range(queries)), kernel
 print(Scanner(threads=1).kernel)
 """

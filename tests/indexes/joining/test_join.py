@@ -15,14 +15,14 @@ from indexes.base import Ids, Vectors
 from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.prefix import find_axes
-from indexes.exact.scanner import Scanner, available_kernels
+from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.join import Progress, join, join_gallery
 from indexes.joining.pairs import RECORD, Records, sort_records
 from indexes.scoring import exact_scores
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from tests.indexes.conftest import UnitRows, remove_ids
+from tests.indexes.conftest import KERNELS, UnitRows, open_kernel, remove_ids
 
 SCANNER = Scanner(threads=2)
 DIM, ROWS, THRESHOLD = 64, 3000, 0.5
@@ -105,11 +105,11 @@ def test_a_pair_whose_score_is_the_threshold_is_there_and_one_step_above_is_not(
     assert len(at) - len(above) == (scores == np.float32(exact)).sum()
 
 
-@pytest.mark.parametrize("kernel", available_kernels())
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_float16_rows_and_mixed_code_limits_join_exactly(kernel: str) -> None:
     rows, ids = random_rows(3, 900), np.arange(900)
     halves = rows.astype(np.float16).astype(np.float32)
-    scanner = Scanner(kernel, 2)
+    scanner = open_kernel(kernel, 2)
     segments = [
         Exact8Segment(ids[i::2], rows[i::2].astype(np.float16), limit=limit, scanner=scanner)
         for i, limit in enumerate((0.3, None))
@@ -260,14 +260,14 @@ def _halves() -> tuple[slice, slice]:
     return slice(0, 900), slice(900, None)
 
 
-@pytest.mark.parametrize("kernel", available_kernels())
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_a_join_along_other_axes_finds_the_same_pairs(
     kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dim = 128
     rows = random_rows(11, ROWS, dim) * np.float32(np.arange(1, dim + 1) ** -0.5)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    ids, scanner = np.arange(ROWS) * 3, Scanner(kernel, threads=2)
+    ids, scanner = np.arange(ROWS) * 3, open_kernel(kernel, 2)
     parts = [slice(0, 1000), slice(1000, ROWS)]
     sides = [
         # Of two code limits, which a block has one of.

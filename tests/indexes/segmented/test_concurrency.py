@@ -21,6 +21,7 @@ from indexes.scoring import arrange, exact_scores
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.upkeep import Upkeep
+from tests.indexes.conftest import open_kernel
 
 # CI has twenty minutes for everything.
 MANY = 5_000 if os.environ.get("CI") else 15_000
@@ -102,9 +103,9 @@ def unit(rows: np.ndarray) -> Vectors:
 class ConcurrentUse:
     """A gallery under all its operations, each in its own thread."""
 
-    def __init__(self, seed: int, changes: int) -> None:
+    def __init__(self, seed: int, changes: int, scanner: Scanner) -> None:
         config = SegmentsConfig(HEAD_ROWS, fan=3, dead_share=0.2, erasure_deadline_s=0.5)
-        self.index = SegmentedIndex(DIM, config, scanner=Scanner(threads=2))
+        self.index = SegmentedIndex(DIM, config, scanner=scanner)
         self.gallery = Gallery(self.index)
         self.oracle = Oracle(seed)
         self.changes = changes
@@ -212,9 +213,15 @@ class ConcurrentUse:
         return rounds
 
 
-@pytest.mark.parametrize("changes", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
-def test_no_search_misses_a_committed_reference_under_concurrent_use(changes: int) -> None:
-    use = ConcurrentUse(seed=7, changes=changes)
+@pytest.mark.parametrize(
+    ("changes", "kernel"),
+    [(FEW, None), (FEW // 2, "device"), pytest.param(MANY, None, marks=pytest.mark.slow)],
+)
+def test_no_search_misses_a_committed_reference_under_concurrent_use(
+    changes: int, kernel: str | None
+) -> None:
+    scanner = open_kernel(kernel, 2) if kernel else Scanner(threads=2)
+    use = ConcurrentUse(seed=7, changes=changes, scanner=scanner)
     works: list[Callable[[], int]] = [
         use.change,
         use.pin,

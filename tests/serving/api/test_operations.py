@@ -129,6 +129,18 @@ def test_readiness_and_version_tell_of_an_accelerator_that_is_not_used_and_of_on
     assert fresh.read(response)["checks"]["models"]["detail"] == told.failure
 
 
+def test_a_gpu_that_searches_no_more_is_named_and_stops_nothing(
+    fresh: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_readiness(fresh)
+    fault = property(lambda _: "cudaErrorLaunchFailure")
+    monkeypatch.setattr("indexes.gallery.Gallery.search_fault", fault)
+    answer = fresh.read(fresh.ask("GET", "/health/ready", key=None))
+    assert (answer["is_ready"], answer["checks"]["device"]["is_ok"]) == (True, False)
+    assert "cudaErrorLaunchFailure" in answer["checks"]["device"]["detail"]
+    forget_readiness(fresh)
+
+
 def test_many_who_ask_for_readiness_share_a_check_and_a_hung_store_holds_one_thread(
     fresh: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,9 @@ def test_a_lost_embedder_is_interrupted_and_nothing_of_ray_is_seen() -> None:
     class Handle:
         embed = Method()
 
+        def options(self, **_: str) -> Handle:
+            return self
+
     async def run() -> None:
         call = _call_embedder(Handle())
         with pytest.raises(Interrupted) as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from engine.models.catalog import ModelCard, builtin_card, read_model
 from serving.errors import Interrupted
 from serving.ingress import remote_embedder
 from serving.ingress.remote_embedder import (
+    CALLS_AT_ONCE,
     MAX_PART_BYTES,
     MAX_PART_CROPS,
     RemoteEmbedder,
@@ -159,6 +161,52 @@ def test_a_call_may_be_made_on_the_loop_that_it_belongs_to(
     embedder = RemoteEmbedder(CARD, False, call_on_loop(send, loop, timeout_s=30))
     assert embedder.embed(crops_of(2)).shape == (2, 128)
     assert seen == [loop]
+
+
+def test_crops_of_requests_that_wait_travel_in_one_call_and_each_gets_its_own(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    sizes: list[int] = []
+    gates = {0: threading.Event(), 1: threading.Event(), 2: threading.Event()}
+    begun, arrived = threading.Semaphore(0), threading.Semaphore(0)
+
+    async def send(crops: Crops) -> Vectors:
+        sizes.append(len(crops))
+        begun.release()
+        await asyncio.to_thread(gates.get(len(sizes) - 1, gates[2]).wait, 120)
+        if (crops == 66).any():
+            raise OSError("lost")
+        return np.repeat(crops[:, 0, 0, :1].astype(np.float32), 4, axis=1)
+
+    call = call_on_loop(send, loop, timeout_s=120)
+
+    def ask(level: int, count: int) -> list[float]:
+        arrived.release()
+        vectors = call(np.full((count, 4, 4, 3), level, np.uint8))
+        return [*sorted(set(vectors.ravel().tolist())), len(vectors)]
+
+    with ThreadPoolExecutor(8) as pool:
+        first = [pool.submit(ask, level, 2) for level in range(CALLS_AT_ONCE)]
+        for _ in first:
+            assert begun.acquire(timeout=120)
+        # What comes while calls are under way, and more than fits one.
+        sizes_then = ((10, 2), (11, 3), (12, MAX_PART_CROPS - 5), (66, 2), (67, 1))
+        others = []
+        for level, count in sizes_then:
+            others.append(pool.submit(ask, level, count))
+            assert arrived.acquire(timeout=120)
+            # Until the loop has it: it takes them in this order.
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0.05), loop).result(120)
+        gates[0].set()
+        assert begun.acquire(timeout=120)
+        for gate in gates.values():
+            gate.set()
+        assert [one.result(120) for one in first] == [[0, 2], [1, 2]]
+        assert [one.result(120) for one in others[:3]] == [[10, 2], [11, 3], [12, 59]]
+        for lost in others[3:]:
+            with pytest.raises(Interrupted):
+                lost.result(120)
+    assert sizes == [2, 2, MAX_PART_CROPS, 3]
 
 
 def test_a_call_without_an_answer_in_time_is_interrupted(loop: asyncio.AbstractEventLoop) -> None:
