@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,24 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.cluster.processes import list_descendants
+from serving.client.transport import RETRIED
+from serving.cluster.processes import Role, list_descendants
 from tests.serving.cluster.conftest import KEYS, Start, find_port
 
 pytestmark = pytest.mark.slow
 
 WITHIN_S = 300
 RESOURCE = "gallery"
+_DEPLOY = """
+import sys
+import ray
+from ray import serve
+from serving.cluster.application import build
+
+ray.init(address=sys.argv[1], namespace="sosie", log_to_driver=False, logging_level="error")
+# Returns when the last replica of the version before has been replaced.
+serve.run(build({"home": sys.argv[2]}), name="sosie", route_prefix="/")
+"""
 _OTHER = """
 import sys
 import ray
@@ -54,7 +66,112 @@ class Nodes:
     address: str
     urls: tuple[str, str]
     env: dict[str, str]
+    start: Callable[[int], subprocess.Popen[bytes]]
     processes: list[subprocess.Popen[bytes]]
+
+    def find(self, role: Role) -> set[int]:
+        """Process ids of this role, on both nodes."""
+        return {
+            one.pid
+            for process in self.processes
+            for one in list_descendants(process.pid)
+            if one.role is role
+        }
+
+    def wait_until(self, role: Role, count: int) -> None:
+        deadline = time.monotonic() + WITHIN_S
+        while len(self.find(role)) != count:
+            assert time.monotonic() < deadline, f"not {count} of {role}: {self.find(role)}"
+            time.sleep(0.1)
+
+    def deploy(self, home: Path) -> None:
+        """Replaces every replica by a new one."""
+        run = [sys.executable, "-c", _DEPLOY, self.address, str(home)]
+        subprocess.run(run, env=self.env, check=True, timeout=WITHIN_S)
+
+    def kill(self, number: int) -> None:
+        """All processes of a node."""
+        process = self.processes[number]
+        for pid in [*(one.pid for one in list_descendants(process.pid)), process.pid]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+class Callers:
+    """Threads that call both nodes over and over, and what was not answered as it should be."""
+
+    def __init__(
+        self, nodes: Nodes, key: str, pictures: dict[str, bytes], activation: Callable[[int], Any]
+    ) -> None:
+        self._nodes, self._key, self._activation = nodes, key, activation
+        image = base64.b64encode(pictures["live"]).decode()
+        self._body = json.dumps({"items": [{"id": "1", "image": image}]}).encode()
+        self._is_over = threading.Event()
+        self.failed: list[str] = []
+        self.answered = self.enrolled = 0
+
+    @contextmanager
+    def running(self, callers: int, *, enrolls: bool = False) -> Iterator[None]:
+        self._is_over.clear()
+        threads = [threading.Thread(target=self._ask, args=(one,)) for one in range(callers)]
+        if enrolls:
+            threads.append(threading.Thread(target=self._enroll))
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._is_over.set()
+            for thread in threads:
+                thread.join()
+
+    def _ask(self, number: int) -> None:
+        """Templates, which take an ingress and an embedder, and are asked for once; each is under
+        way for a second, most of which takes no processor."""
+        headers = {
+            "authorization": f"Bearer {self._key}",
+            "content-type": "application/json",
+            "content-length": str(len(self._body)),
+        }
+        with httpx.Client(timeout=30, headers=headers) as client:
+            while not self._is_over.is_set():
+                url = self._nodes.urls[number % 2]
+                try:
+                    answer = client.post(f"{url}/v1/templates", content=self._send_slowly())
+                except httpx.TransportError as error:
+                    self.failed.append(type(error).__name__)
+                    continue
+                if answer.status_code != 200:
+                    self.failed.append(answer.text)
+                self.answered += 1
+
+    def _send_slowly(self) -> Iterator[bytes]:
+        half = len(self._body) // 2
+        yield self._body[:half]
+        time.sleep(1)
+        yield self._body[half:]
+
+    def _enroll(self) -> None:
+        """Enrollments, which take the registrar, asked for again as the client does."""
+        number = 500
+        headers = {"authorization": f"Bearer {self._key}"}
+        with httpx.Client(timeout=30, headers=headers) as client:
+            while not self._is_over.is_set():
+                number += 1
+                give_up_at = time.monotonic() + 30
+                while True:
+                    answer = client.post(
+                        f"{self._nodes.urls[number % 2]}/v1/enrollments",
+                        json=self._activation(number),
+                        headers={"idempotency-key": f"c-{number}"},
+                    )
+                    if answer.status_code not in RETRIED or time.monotonic() > give_up_at:
+                        break
+                    time.sleep(0.2)
+                if not answer.is_success:
+                    self.failed.append(answer.text)
+                self.enrolled += 1
 
 
 @pytest.fixture(scope="module")
@@ -87,17 +204,17 @@ def nodes(
         "RAY_AUTH_TOKEN_PATH": str(place / "token"),
         "SOSIE_GALLERY__SHARDS": "2",
         "SOSIE_GALLERY__SHARD_RESOURCE": RESOURCE,
+        # Faces are embedded apart, as where there are GPUs.
+        "SOSIE_SERVE__EMBEDDER": "deployment",
+        "SOSIE_SERVE__INGRESS_REPLICAS": "1",
+        "SOSIE_SERVE__MAX_INGRESS_REPLICAS": "2",
+        # So that two requests at once are above what one ingress is for.
+        "SOSIE_SERVE__ENROLLMENTS_ONGOING": "4",
+        "SOSIE_SERVE__KEY_SHARE": "1",
+        "SOSIE_SERVE__SCALE_DOWN_AFTER_S": "1",
     }
-    variables: dict[str, str] = {}
-    processes = []
-    for number in range(2):
-        printed = sosie("ray-environment", place / str(number), "--home", home, env=database)
-        assert printed.code == 0, printed.err
-        lines = (line.removeprefix("export ") for line in printed.out.splitlines())
-        variables = {**os.environ, **own, **database, **common}
-        variables |= dict(line.split("=", 1) for line in lines)
-        variables["RAY_SERVE_WORKER_PROXY_HTTP_PORT"] = str(urls[1])
-        variables["PYTHONUNBUFFERED"] = "1"
+
+    def start(number: int) -> subprocess.Popen[bytes]:
         role = (
             ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={place}/r"]
             if number == 0
@@ -108,29 +225,41 @@ def nodes(
         command: list[Any] = ["setpriv", "--pdeathsig", "KILL"]
         command += [ray, "start", *role, "--block", "--num-cpus=2", "--disable-usage-stats"]
         command += [f"--dashboard-agent-listen-port={find_port()}", "--node-ip-address=127.0.0.1"]
-        command.append(f'--resources={{"{RESOURCE}": 1}}')
+        # Room for both shards on either node.
+        command.append(f'--resources={{"{RESOURCE}": 2}}')
         log = place / f"{number}.log"
         with log.open("wb") as file:
-            processes.append(subprocess.Popen(command, env=variables, stdout=file, stderr=file))
-        _wait_until_started(log, processes[-1])
+            process = subprocess.Popen(command, env=variables[number], stdout=file, stderr=file)
+        _wait_until_started(log, process)
+        return process
+
+    variables: list[dict[str, str]] = []
+    for number in range(2):
+        printed = sosie("ray-environment", place / str(number), "--home", home, env=database)
+        assert printed.code == 0, printed.err
+        lines = (line.removeprefix("export ") for line in printed.out.splitlines())
+        made = {**os.environ, **own, **database, **common}
+        made |= dict(line.split("=", 1) for line in lines)
+        made["RAY_SERVE_WORKER_PROXY_HTTP_PORT"] = str(urls[1])
+        made["PYTHONUNBUFFERED"] = "1"
+        variables.append(made)
     found = Nodes(
         f"127.0.0.1:{port}",
         (f"http://127.0.0.1:{urls[0]}", f"http://127.0.0.1:{urls[1]}"),
-        variables,
-        processes,
+        variables[1],
+        start,
+        [],
     )
     try:
+        for number in range(2):
+            found.processes.append(start(number))
         run = [sys.executable, "-c", _OTHER, found.address, str(urls[0])]
-        subprocess.run(run, env=variables, check=True, timeout=WITHIN_S)
+        subprocess.run(run, env=found.env, check=True, timeout=WITHIN_S)
         yield found
     finally:
         # On a signal, a node of Ray waits for half a minute: others could take over.
-        for process in reversed(processes):
-            family = [*(one.pid for one in list_descendants(process.pid)), process.pid]
-            for pid in family:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            process.wait()
+        for number in reversed(range(len(found.processes))):
+            found.kill(number)
         shutil.rmtree(place, ignore_errors=True)
 
 
@@ -154,20 +283,21 @@ def _wait_until_ready(client: httpx.Client, url: str, process: subprocess.Popen[
     raise AssertionError(f"{url} is not ready")
 
 
-def test_two_nodes_answer_as_one_and_leave_other_applications(
+def test_two_nodes_answer_as_one_while_all_of_it_changes(
     nodes: Nodes,
     home: Path,
     sosie: Any,
     database: dict[str, str],
+    postgres: Any,
     start_serve: Start,
     activation: Callable[[int], dict[str, Any]],
     pictures: dict[str, bytes],
 ) -> None:
     key = sosie("apikey", "add", *KEYS["blue"], "--home", home, "--json", env=database).json["key"]
-    # Faces are embedded apart, as where there are GPUs.
-    settings = {"SOSIE_SERVE__RAY_ADDRESS": nodes.address, "SOSIE_SERVE__EMBEDDER": "deployment"}
+    settings = {"SOSIE_SERVE__RAY_ADDRESS": nodes.address}
     port = nodes.urls[0].rsplit(":", 1)[1]
     process = start_serve("--home", home, "--port", port, "--json", env=nodes.env | settings)
+    callers = Callers(nodes, key, pictures, activation)
     with httpx.Client(timeout=30, headers={"authorization": f"Bearer {key}"}) as client:
         first, second = nodes.urls
         for url in nodes.urls:
@@ -190,6 +320,31 @@ def test_two_nodes_answer_as_one_and_leave_other_applications(
         found = [client.post(f"{url}/v1/match", json=body).json() for url in nodes.urls]
         assert found[0]["items"][0]["identification"] == found[1]["items"][0]["identification"]
         assert found[0]["items"][0]["identification"]["found"] >= 1
+
+        # Every replica is replaced under load, and the load asks for a second ingress.
+        parts = (Role.INGRESS, Role.REGISTRAR, Role.EMBEDDER)
+        before = {pid for role in parts for pid in nodes.find(role)}
+        assert len(nodes.find(Role.INGRESS)) == 1
+        with callers.running(4, enrolls=True):
+            nodes.deploy(home)
+            nodes.wait_until(Role.INGRESS, 2)
+        assert [one[:200] for one in callers.failed[:3]] == []
+        assert callers.answered > 0
+        assert callers.enrolled > 0
+        assert before.isdisjoint({pid for role in parts for pid in nodes.find(role)})
+
+        # A node is lost, the database starts anew, the node returns.
+        nodes.kill(1)
+        postgres.stop()
+        postgres.ensure_postgres_running()
+        _wait_until_ready(client, first, process)
+        nodes.processes[1] = nodes.start(1)
+        assert enroll(first, 1, one).json()["enrollment_id"] == made.json()["enrollment_id"]
+        for url in nodes.urls:
+            _wait_until_ready(client, url, process)
+
+        # Without load one ingress is enough.
+        nodes.wait_until(Role.INGRESS, 1)
         answers: list[int] = []
         running = [
             threading.Thread(
