@@ -28,6 +28,7 @@ SHARED_NAMES = {
         "cli",
         "deployment",
         "enrollments",
+        "embedding",
         "errors",
         "events",
     ),

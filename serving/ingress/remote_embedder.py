@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import TimeoutError as WaitTimeout
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,10 +58,20 @@ class CallGathering:
             call = asyncio.create_task(self._perform(batch))
             self._calls.add(call)
             call.add_done_callback(self._end)
+            for _, future in batch:
+                future.add_done_callback(partial(self._leave, call, batch))
 
     def _end(self, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
         self._begin()
+
+    @staticmethod
+    def _leave(
+        call: asyncio.Task[None], batch: list[tuple[Crops, asyncio.Future[Vectors]]], _: object
+    ) -> None:
+        # An answer that nobody waits for any more must not keep others from asking.
+        if all(future.done() for _, future in batch):
+            call.cancel()
 
     def _take(self) -> list[tuple[Crops, asyncio.Future[Vectors]]]:
         """What goes in the next call, without those whose caller has left."""

@@ -284,7 +284,8 @@ def test_where_the_machine_itself_was_slower_ratios_are_compared_and_it_is_said(
 
 def test_two_quick_runs_of_the_same_code_agree_within_their_noise() -> None:
     comparison = compare(read_reports(FIRST), read_reports(SECOND))
-    assert {pair.suite for pair in comparison.pairs} == {suite.name for suite in SUITES}
+    # The two runs are older than the suite of shards.
+    assert {pair.suite for pair in comparison.pairs} == {one.name for one in SUITES} - {"shards"}
     assert comparison.regressions == ()
     assert comparison.missing == ()
 

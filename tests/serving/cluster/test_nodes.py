@@ -337,11 +337,10 @@ def test_two_nodes_answer_as_one_while_all_of_it_changes(
         nodes.kill(1)
         postgres.stop()
         postgres.ensure_postgres_running()
-        _wait_until_ready(client, first, process)
         nodes.processes[1] = nodes.start(1)
-        assert enroll(first, 1, one).json()["enrollment_id"] == made.json()["enrollment_id"]
         for url in nodes.urls:
             _wait_until_ready(client, url, process)
+        assert enroll(first, 1, one).json()["enrollment_id"] == made.json()["enrollment_id"]
 
         # Without load one ingress is enough.
         nodes.wait_until(Role.INGRESS, 1)

@@ -58,48 +58,55 @@ def test_nothing_is_left_of_a_service_of_its_own(
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("starter", "is_killed_itself"),
-    [
-        (("loadtest", "smoke", "--references", "0"), True),
-        (("bench", "report", "--quick", "--only", "serve", "--output"), False),
-    ],
-    ids=["load test", "benchmark"],
+STARTERS = (
+    ("loadtest", "smoke", "--references", "0", "--folder"),
+    ("bench", "report", "--quick", "--only", "serve", "--output"),
 )
+
+
 def test_a_service_ends_with_its_starter_even_where_that_is_killed(
-    environment: dict[str, str | None],
-    tmp_path: Path,
-    starter: tuple[str, ...],
-    is_killed_itself: bool,
+    environment: dict[str, str | None], tmp_path: Path
 ) -> None:
     variables = {**os.environ, **environment}
-    place = (str(tmp_path / "out"),) if starter[0] == "bench" else ("--folder", str(tmp_path))
-    process = subprocess.Popen(
-        [sys.executable, "-m", *starter, *place],
-        stdout=subprocess.DEVNULL,
-        env={name: value for name, value in variables.items() if value is not None},
-        start_new_session=True,
-    )
-    family = list_descendants(process.pid)
+    for starter in STARTERS:
+        (tmp_path / starter[0]).mkdir()
+    # Both at once: each waits for its own Ray most of the time.
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", *starter, str(tmp_path / starter[0])],
+            stdout=subprocess.DEVNULL,
+            env={name: value for name, value in variables.items() if value is not None},
+            start_new_session=True,
+        )
+        for starter in STARTERS
+    ]
     try:
-        while not any(one.role is Role.INGRESS for one in family):
-            assert process.poll() is None
-            time.sleep(0.2)
-            family = list_descendants(process.pid)
-        seen = [psutil.Process(one.pid) for one in family]
-        home, folder = _find_places(family)
-        assert home.is_dir()
-        assert folder.is_dir()
+        started = [_wait_for_ingress(process) for process in running]
     finally:
-        process.kill()
-        process.wait()
-    psutil.wait_procs(seen, timeout=240)
-    assert not [one for one in seen if _lives(one)]
-    assert not folder.exists()
-    if is_killed_itself:
-        # Nobody was left to remove it: the next load test does.
-        remove_left(tmp_path)
-    assert not home.exists()
+        for process in running:
+            process.kill()
+            process.wait()
+    for seen, home, folder in started:
+        psutil.wait_procs(seen, timeout=240)
+        assert not [one for one in seen if _lives(one)]
+        assert not folder.exists()
+        if home.is_relative_to(tmp_path / "loadtest"):
+            # Nobody was left to remove it: the next load test does.
+            remove_left(tmp_path / "loadtest")
+        assert not home.exists()
+
+
+def _wait_for_ingress(process: subprocess.Popen[bytes]) -> tuple[list[psutil.Process], Path, Path]:
+    """The processes of a starter once one is an ingress, its home, and the folder of its node."""
+    family = list_descendants(process.pid)
+    while not any(one.role is Role.INGRESS for one in family):
+        assert process.poll() is None
+        time.sleep(0.2)
+        family = list_descendants(process.pid)
+    home, folder = _find_places(family)
+    assert home.is_dir()
+    assert folder.is_dir()
+    return [psutil.Process(one.pid) for one in family], home, folder
 
 
 def _find_places(family: list[Process]) -> tuple[Path, Path]:
