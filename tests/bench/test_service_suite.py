@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,13 +17,13 @@ from engine.errors import RequestError
 
 pytest.importorskip("ray")
 
-RIGHT = {
-    "wrong_searches",
-    "lost_enrollments",
-    "doubled_enrollments",
-    "final_failures",
-    "race_difference",
-}
+# CI has twenty minutes for everything, and tests/serving/cluster kills the same parts.
+KILLS = "CI" not in os.environ
+RIGHT = {"wrong_searches"} | (
+    {"lost_enrollments", "doubled_enrollments", "final_failures", "race_difference"}
+    if KILLS
+    else set()
+)
 """What small sizes prove too; they prove no speed."""
 
 
@@ -30,7 +31,7 @@ RIGHT = {
 def document(tmp_path_factory: pytest.TempPathFactory, faces: Path) -> dict[str, Any]:
     """Of two parts of the suite: services of its own, started, loaded, killed."""
     folder = tmp_path_factory.mktemp("serve")
-    parts = f"{Part.THROUGHPUT},{Part.KILLS}"
+    parts = f"{Part.THROUGHPUT},{Part.KILLS}" if KILLS else str(Part.THROUGHPUT)
     sizes = ("--quick", "--n", "400", "--kills", "2")
     places = ("--folder", str(folder), "--faces", str(faces))
     command = [sys.executable, "-m", "bench", "serve", "--json", "--no-stamp", "--only", parts]
@@ -71,6 +72,7 @@ def test_the_service_answers_as_brute_force_does_behind_either_proxy(
     assert {name: enrolled[f"over HTTP: {name}"] for name in mine} == mine
 
 
+@pytest.mark.skipif(not KILLS, reason="a minute and more of kills: run by hand")
 @pytest.mark.slow
 def test_nothing_acknowledged_is_lost_when_parts_are_killed(document: dict[str, Any]) -> None:
     books = values(document, "Enrollments after all kills")
