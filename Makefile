@@ -35,7 +35,7 @@ OTHER := .venv-other
 test-other: $(OTHER)/.short
 	$(OTHER)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not lfw and not gpu" -k "not postgres" \
 		-W "ignore:unclosed database in:ResourceWarning" \
-		tests/indexes/exact tests/engine/registry
+		tests/indexes/exact tests/engine/registry/test_store.py tests/engine/registry/test_vault.py
 
 $(OTHER)/.short: pyproject.toml locks/cpu+demo+postgres+test.txt
 	$(OTHER_PYTHON) -m venv $(OTHER)

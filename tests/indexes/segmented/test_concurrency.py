@@ -24,7 +24,7 @@ from indexes.upkeep import Upkeep
 from tests.indexes.conftest import open_kernel
 
 # CI has twenty minutes for everything.
-MANY = 5_000 if os.environ.get("CI") else 15_000
+MANY = 2_000 if os.environ.get("CI") else 15_000
 FEW = 800
 DIM = 64
 HEAD_ROWS = 64

@@ -136,6 +136,9 @@ def test_an_error_of_the_device_is_told_as_one_and_not_as_rays() -> None:
     class Handle:
         embed = Method()
 
+        def options(self, **_: Any) -> Handle:
+            return self
+
     async def run() -> None:
         with pytest.raises(DeviceFailed) as caught:
             await asyncio.to_thread(_call_embedder(Handle()), np.zeros((1, 9, 9, 3), np.uint8))
