@@ -212,6 +212,11 @@ def nodes(
         "SOSIE_SERVE__ENROLLMENTS_ONGOING": "4",
         "SOSIE_SERVE__KEY_SHARE": "1",
         "SOSIE_SERVE__SCALE_DOWN_AFTER_S": "1",
+        # The load is of one face and one key.
+        "SOSIE_LIMITS__HOLDER_FAILURES": "0",
+        "SOSIE_LIMITS__HOLDER_SHOWN": "0",
+        "SOSIE_LIMITS__OUTLET_KEY_FAILURES": "0",
+        "SOSIE_LIMITS__KEY_FAILURES": "0",
     }
 
     def start(number: int) -> subprocess.Popen[bytes]:
