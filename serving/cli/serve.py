@@ -116,14 +116,16 @@ def print_application(
 
     Deploying it anew after a change of settings, or of Sosie, replaces the replicas one by one.
     """
-    import yaml
-
-    from serving.cluster.application import describe
     from serving.cluster.site import Site
     from serving.cluster.supervisor import require_ray
     from serving.settings import require_home
 
     require_ray()
+    # They come with the extra.
+    import yaml
+
+    from serving.cluster.application import describe
+
     described = describe(Site.of(require_home(home), config), python)
     typer.echo(yaml.safe_dump(described, sort_keys=False), nl=False)
 
@@ -144,12 +146,14 @@ def drain(
     Exit code 1 where requests still run after `[serve] drain_s`.
     """
     from serving.cluster.haproxy import PLACE
-    from serving.cluster.node import drain_proxies, end_application
     from serving.cluster.supervisor import require_ray
     from serving.errors import ExitCode
     from serving.settings import load_settings, require_home
 
     require_ray()
+    # It comes with the extra.
+    from serving.cluster.node import drain_proxies, end_application
+
     settings = load_settings(require_home(home)).serve
     if folder is None:
         has_drained = end_application(settings.ray_address or "auto", settings.drain_s)

