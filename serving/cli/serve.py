@@ -50,9 +50,11 @@ def serve(
 
     Parts that die are started again. Exit code 3 where the service dies over and over.
     """
+    from serving.cluster.site import Site, require_ray
+
+    require_ray()
     from serving.cluster.processes import end_with_starter
-    from serving.cluster.site import Site
-    from serving.cluster.supervisor import NodeRefused, Supervisor, claim, require_port, require_ray
+    from serving.cluster.supervisor import NodeRefused, Supervisor, claim, require_port
     from serving.settings import require_home
 
     if until_stdin_closes:
@@ -87,7 +89,7 @@ def print_environment(
     Writes into DIR what it names: eval "$(sosie ray-environment /run/sosie)".
     """
     from serving.cluster.environment import SHARED, USUAL, claim_folder, make_variables
-    from serving.cluster.supervisor import require_ray
+    from serving.cluster.site import require_ray
     from serving.settings import load_settings, require_home
 
     require_ray()
@@ -116,8 +118,7 @@ def print_application(
 
     Deploying it anew after a change of settings, or of Sosie, replaces the replicas one by one.
     """
-    from serving.cluster.site import Site
-    from serving.cluster.supervisor import require_ray
+    from serving.cluster.site import Site, require_ray
     from serving.settings import require_home
 
     require_ray()
@@ -146,7 +147,7 @@ def drain(
     Exit code 1 where requests still run after `[serve] drain_s`.
     """
     from serving.cluster.haproxy import PLACE
-    from serving.cluster.supervisor import require_ray
+    from serving.cluster.site import require_ray
     from serving.errors import ExitCode
     from serving.settings import load_settings, require_home
 

