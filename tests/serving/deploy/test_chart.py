@@ -33,7 +33,12 @@ EVERYTHING = {
     "home": {"existingClaim": "homes"},
     "gcs": {"backend": "redis", "redisAddress": "redis.prod:6380"},
     "secrets": {"environment": "sosie-more"},
-    "image": {"pullSecrets": [{"name": "registry"}], "tag": "7"},
+    "image": {
+        "pullSecrets": [{"name": "registry"}],
+        "tag": "7",
+        "digest": f"sha256:{'a' * 64}",
+        "gpuDigest": f"sha256:{'b' * 64}",
+    },
     "network": {"database": {"to": [{"ipBlock": {"cidr": "10.0.0.0/24"}}]}},
 }
 # As KubeRay's API has them (ray-operator/apis/ray/v1).
@@ -185,3 +190,15 @@ def test_secrets_are_named_and_never_rendered() -> None:
     found = variables["SOSIE_REGISTRY__URL"]["valueFrom"]["secretKeyRef"]
     assert found == {"name": "a-database", "key": "url"}
     assert rendered.of("Secret") == []
+
+
+def test_an_image_may_be_held_to_its_digest() -> None:
+    images = {
+        container["image"]
+        for pod in Rendered(EVERYTHING).pods()
+        for container in pod["spec"]["containers"]
+    }
+    assert images == {
+        f"registry.example/sosie:7@sha256:{'a' * 64}",
+        f"registry.example/sosie-gpu:7@sha256:{'b' * 64}",
+    }
