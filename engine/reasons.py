@@ -71,6 +71,9 @@ IMAGE_REASONS = frozenset(
 )
 """Reasons that ask for a new photograph."""
 
+LIVENESS_REASONS = frozenset(one for one in Reason if one.name.startswith("LIVENESS_"))
+"""What is wrong with the evidence that somebody alive was before the camera."""
+
 
 class PhotographKind(StrEnum):
     """Where a photograph comes from; it decides which limits apply."""

@@ -206,6 +206,7 @@ def read_liveness(settings: LivenessSettings) -> LivenessTerms:
         settings.carrier_modes(),
         Decision(settings.missing),
         timedelta(seconds=settings.max_age_s),
+        {code: frozenset(own.issuers) for code, own in settings.carriers.items() if own.issuers},
     )
 
 

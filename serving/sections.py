@@ -570,6 +570,9 @@ class CarrierLiveness(Section):
 
     enrollment: LivenessMode | None = None
     verification: LivenessMode | None = None
+    issuers: list[str] = Field(
+        default=[], description="who may sign for its subscribers; empty: every issuer"
+    )
 
 
 class LivenessSettings(Section):
@@ -586,7 +589,7 @@ class LivenessSettings(Section):
     missing: Literal["rejected", "review"] = Field(
         default="rejected", description="what an enrollment without it is, where it is required"
     )
-    max_age_s: float = Field(default=300, gt=0, le=86400, description="an older result is stale")
+    max_age_s: float = Field(default=300, gt=0, le=3600, description="an older result is stale")
     audience: str = Field(
         default="", max_length=200, description="`aud` of the results; empty: the deployment's id"
     )
@@ -619,6 +622,9 @@ class LivenessSettings(Section):
         modes += [mode for own in self.carrier_modes().values() for mode in own.values()]
         if any(mode is not LivenessMode.OFF for mode in modes) and not self.issuers:
             raise ValueError("name an issuer of results, with its keys, before they are asked for")
+        named = {name for own in self.carriers.values() for name in own.issuers}
+        if unknown := sorted(named.difference(self.issuers)):
+            raise ValueError(f"carriers name the issuer {unknown[0]}, which has no keys")
         return self
 
 

@@ -11,13 +11,7 @@ import msgspec
 
 from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
-from engine.errors import (
-    LivenessReplayed,
-    OutletRestricted,
-    SosieError,
-    TooManyFailures,
-    VectorUnusable,
-)
+from engine.errors import OutletRestricted, SosieError, TooManyFailures, VectorUnusable
 from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.comparison import Comparisons, Pair, Scan, Scanned, WatchList
 from engine.matching.documents import DEFAULT_TIME_ZONE, DocumentAuthority
@@ -32,7 +26,14 @@ from engine.matching.limits import (
     name_key,
     name_shown,
 )
-from engine.matching.liveness import NOT_ASKED, LivenessBatch, LivenessTerms, Weighed
+from engine.matching.liveness import (
+    LIVENESS_CHECKED,
+    NOT_ASKED,
+    REPLAYED,
+    LivenessBatch,
+    LivenessTerms,
+    Weighed,
+)
 from engine.matching.policy import (
     POLICY_VERSION,
     Evidence,
@@ -267,14 +268,24 @@ class ChangeCollector:
         told = {} if second is None else {"second": second}
         if liveness is not None:
             told |= {"liveness": liveness.describe()}
-            outlet = attempt.outlet
-            self._liveness.append(
-                liveness.record(
-                    LivenessUse.ENROLLMENT, self._now, outlet.carrier, outlet.code, enrollment_id
-                )
-            )
+            self._keep_liveness(attempt, liveness, enrollment_id)
         self._record(place, attempt, body, evidence, told)
         return Answer(body)
+
+    def note_replayed(self, attempt: Attempt, liveness: Weighed) -> None:
+        """Keeps that evidence of liveness came again; nothing is decided by it."""
+        caller, outlet = attempt.request.caller, attempt.outlet.code
+        actor = f"outlet:{outlet}" if caller is None else caller.actor
+        issuer = liveness.result.issuer or "none"
+        self._audit.append(AuditEntry(actor, LIVENESS_CHECKED, issuer, {"problem": REPLAYED}))
+        self._keep_liveness(attempt, liveness)
+
+    def _keep_liveness(
+        self, attempt: Attempt, liveness: Weighed, enrollment_id: str | None = None
+    ) -> None:
+        outlet, use = attempt.outlet, LivenessUse.ENROLLMENT
+        given = (use, self._now, outlet.carrier, outlet.code, enrollment_id)
+        self._liveness.append(liveness.record(*given))
 
     def _settle_document(self, attempt: Attempt, verdict: Verdict) -> str | None:
         """The document's id; adds a row only where an approval or a case needs it.
@@ -519,7 +530,7 @@ class BatchBounds:
     ) -> tuple[list[Tally], list[NewCase]]:
         """What a decision counts for, and the cases about counts that are full by it.
 
-        A rejection is its key's failure; an approval takes one off.
+        A rejection by what was compared is its key's failure; an approval takes one off.
         """
         caller, lookup = attempt.request.caller, attempt.document_lookup
         if caller is None:
@@ -529,7 +540,9 @@ class BatchBounds:
         record = self._state.document(lookup)
         if Reason.DOCUMENT_HELD_BY_ANOTHER_FACE in verdict.reasons and lookup and record:
             about[name_holder(lookup)] = [record.id]
-        if verdict.decision is Decision.REJECTED:
+        # Without a result that holds nothing was compared: that finds nothing out.
+        was_compared = evidence.liveness_brings is not Decision.REJECTED
+        if verdict.decision is Decision.REJECTED and was_compared:
             about[name_key(caller)] = []
         tallies = [tally for name in about for tally in self._levels.add(caller, name)]
         if verdict.decision is Decision.APPROVED:
@@ -599,12 +612,14 @@ class Judge:
         """
         pairs: list[Pair | None] = []
         for request in requests:
+            asked = (request.liveness, LivenessUse.ENROLLMENT, request.carrier)
+            is_rejected = self.liveness.weigh(*asked) is Decision.REJECTED
             try:
                 require_units(request)
             except VectorUnusable:
                 pairs.append(None)
             else:
-                pairs.append((request.live, request.portrait))
+                pairs.append(None if is_rejected else (request.live, request.portrait))
         return self._search(pairs, self._find_thresholds())
 
     def judge(
@@ -649,9 +664,13 @@ class Judge:
             verdict = decide(evidence)
             try:
                 bounds.require(attempt, evidence, verdict)
-                spent = liveness.spend(weighed[place])
-            except (LivenessReplayed, TooManyFailures) as error:
+            except TooManyFailures as error:
                 answers.append(error)
+                continue
+            spent = liveness.spend(weighed[place])
+            if spent is not None and spent.refusal is not None:
+                collector.note_replayed(attempt, spent)
+                answers.append(spent.refusal)
                 continue
             answers.append(collector.write(place, attempt, evidence, verdict, spent))
             collector.count(attempt, *bounds.count(attempt, evidence, verdict))

@@ -47,22 +47,31 @@ class LivenessTerms:
     carriers: Mapping[str, Mapping[LivenessUse, LivenessMode]] = field(default_factory=dict)
     missing: Decision = Decision.REJECTED
     max_age: timedelta = timedelta(seconds=300)
+    issuers: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Who may sign for a carrier's subscribers, by its code; else all may."""
 
     def mode(self, use: LivenessUse, carrier: str | None) -> LivenessMode:
         """Of a carrier's requests; None is one that asks about all."""
         own = self.carriers.get(carrier, {}) if carrier is not None else {}
         return own.get(use, self.modes.get(use, LivenessMode.OFF))
 
-    def weigh(self, problem: Reason | None) -> Decision | None:
-        """What a problem brings to an enrollment where evidence is required."""
-        if problem is Reason.LIVENESS_MISSING:
-            return self.missing
-        return None if problem is None else _GRAVITY[problem]
+    def weigh(
+        self, result: LivenessResult | None, use: LivenessUse, carrier: str | None
+    ) -> Decision | None:
+        """What a result brings by itself; None where all is well with it, or none is required."""
+        problem = (result or NO_RESULT).problem
+        if problem is None or self.mode(use, carrier) is not LivenessMode.REQUIRED:
+            return None
+        return self.missing if problem is Reason.LIVENESS_MISSING else _DECISIONS[problem]
 
 
 NOT_ASKED = LivenessTerms()
+LIVENESS_CHECKED = "liveness.checked"
+"""In the audit chain: what came with a verification, or came again."""
+REPLAYED = "LIVENESS_REPLAYED"
+"""Stands beside reasons in what is kept of results: one that had come before."""
 _SPENT = (None, Reason.LIVENESS_FAILED, Reason.LIVENESS_UNCERTAIN)
-_GRAVITY = {
+_DECISIONS = {
     Reason.LIVENESS_INVALID: Decision.REJECTED,
     Reason.LIVENESS_MISBOUND: Decision.REJECTED,
     Reason.LIVENESS_FAILED: Decision.REJECTED,
@@ -97,8 +106,9 @@ class LivenessResult:
 
 NO_RESULT = LivenessResult(Reason.LIVENESS_MISSING)
 
-_Short = Annotated[str, Meta(max_length=64)]
-_Name = Annotated[str, Meta(min_length=1, max_length=200)]
+# What is kept of a result goes into a database: not every one takes every character.
+_Short = Annotated[str, Meta(max_length=64, pattern=r"^[ -~]*\Z")]
+_Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[ -~]+\Z")]
 _Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
 _Seconds = Annotated[float, Meta(ge=0, le=253_402_300_799)]
 
@@ -124,6 +134,13 @@ _REGISTRY.algorithms = {
     **{name: JWSRegistry.algorithms[name] for name in ("ES256", "Ed25519")},
     "EdDSA": JWSRegistry.algorithms["Ed25519"],
 }
+
+
+# What the libraries raise for text that is no result: a header may hold any JSON.
+_UNREADABLE = (
+    *(JoseError, msgspec.MsgspecError, ValueError),
+    *(AttributeError, TypeError, KeyError, RecursionError),
+)
 
 
 class LivenessChecker:
@@ -153,7 +170,8 @@ class LivenessChecker:
         if token is None:
             return NO_RESULT
         claims = self._read(token)
-        if claims is None:
+        allowed = self.terms.issuers.get(carrier) if carrier is not None else None
+        if claims is None or (allowed is not None and claims.iss not in allowed):
             return LivenessResult(Reason.LIVENESS_INVALID)
         return LivenessResult(
             self._find_problem(claims, photographs, now),
@@ -171,17 +189,17 @@ class LivenessChecker:
         if len(token) > MAX_TOKEN_LENGTH or not token.isascii():
             return None
         try:
-            # Whose keys to try is all that is taken from it unchecked.
-            parts = token.split(".")
-            issuer = json.loads(_decode(parts[1])).get("iss") if len(parts) == 3 else None
+            # Whose keys to try, and that one is named, is all that is taken from it unchecked.
+            header, payload, _ = token.split(".")
+            issuer = json.loads(_decode(payload)).get("iss")
             keys = self._issuers.get(issuer) if isinstance(issuer, str) else None
-            if keys is None:
+            if keys is None or "kid" not in json.loads(_decode(header)):
                 return None
             signed = deserialize_compact(token, keys, registry=_REGISTRY)
             claims = msgspec.json.decode(signed.payload, type=_Claims)
             # A text that names two issuers could be signed by one in the other's name.
             return claims if claims.iss == issuer else None
-        except (JoseError, msgspec.MsgspecError, ValueError, AttributeError, RecursionError):
+        except _UNREADABLE:
             return None
 
     def _find_problem(
@@ -198,7 +216,8 @@ class LivenessChecker:
             return Reason.LIVENESS_FAILED
         issued, ends = (datetime.fromtimestamp(at, UTC) for at in (claims.iat, claims.exp))
         oldest, newest = now - self.terms.max_age - CLOCK_SKEW, now + CLOCK_SKEW
-        if not oldest <= issued <= newest or ends + CLOCK_SKEW < now:
+        # The end may be the last moment that there is, to which nothing can be added.
+        if not oldest <= issued <= newest or ends < now - CLOCK_SKEW:
             return Reason.LIVENESS_STALE
         return Reason.LIVENESS_UNCERTAIN if claims.decision == "uncertain" else None
 
@@ -278,9 +297,21 @@ class Weighed:
         """What is wrong with it, where that is asked."""
         return self.result.problem if self.mode is LivenessMode.REQUIRED else None
 
+    @property
+    def refusal(self) -> LivenessReplayed | None:
+        """Why nothing is decided by it: one is required, and this was used before."""
+        if not self.is_repeated or self.mode is not LivenessMode.REQUIRED:
+            return None
+        return LivenessReplayed("this evidence of liveness was used before: capture the face again")
+
     def describe(self) -> dict[str, Any]:
-        """What evidence keeps of it."""
-        told = {name: str(one) for name, one in asdict(self.result).items() if one is not None}
+        """What evidence keeps of it: its own name, behind which a vendor may have pictures, is
+        kept apart and leaves with the holder."""
+        told = {
+            name: str(one)
+            for name, one in asdict(self.result).items()
+            if one is not None and name != "jti"
+        }
         if self.result.issued_at is not None:
             told["issued_at"] = self.result.issued_at.isoformat()
         return {"mode": self.mode.value, **told, "is_repeated": self.is_repeated}
@@ -300,7 +331,7 @@ class Weighed:
             use=use.value,
             received_at=at,
             token=None if self.is_repeated else self.token,
-            problem=None if result.problem is None else result.problem.value,
+            problem=REPLAYED if self.is_repeated else result.problem and result.problem.value,
             issuer=result.issuer,
             jti=result.jti,
             decision=result.decision,
@@ -336,21 +367,17 @@ class LivenessBatch:
         if mode is LivenessMode.OFF:
             return None
         shown = result or NO_RESULT
-        brings = self._terms.weigh(shown.problem) if mode is LivenessMode.REQUIRED else None
+        brings = self._terms.weigh(shown, use, carrier)
         return Weighed(mode, shown, name_token(self._vault, shown), brings=brings)
 
     def spend(self, weighed: Weighed | None) -> Weighed | None:
-        """The same, used from now on; `LivenessReplayed` where it is required and was before."""
+        """The same, used from now on, or `is_repeated` where it was before."""
         if weighed is None or weighed.token is None:
             return weighed
-        if weighed.token not in self._used:
-            self._used.add(weighed.token)
-            return weighed
-        if weighed.mode is LivenessMode.REQUIRED:
-            raise LivenessReplayed(
-                "this evidence of liveness was used before: capture the face again"
-            )
-        return replace(weighed, is_repeated=True)
+        if weighed.token in self._used:
+            return replace(weighed, is_repeated=True)
+        self._used.add(weighed.token)
+        return weighed
 
 
 def admit_verification(
@@ -377,19 +404,16 @@ def admit_verification(
         batch = LivenessBatch(terms, vault, registry, [result])
         weighed = batch.spend(batch.weigh(result, use, carrier))
         assert weighed is not None
-        problem = weighed.result.problem
-        entry = AuditEntry(
-            actor,
-            "liveness.checked",
-            "none" if weighed.result.issuer is None else weighed.result.issuer,
-            {"problem": None if problem is None else problem.value},
-        )
         kept = weighed.record(use, now, carrier, outlet)
+        subject = "none" if kept.issuer is None else kept.issuer
+        entry = AuditEntry(actor, LIVENESS_CHECKED, subject, {"problem": kept.problem})
         writer.commit(Changes(writer.sequence, (entry,), liveness=(kept,)))
         return weighed
 
-    problem = runner.run(perform).problem
-    if problem is not None:
+    kept = runner.run(perform)
+    if kept.refusal is not None:
+        raise kept.refusal
+    if kept.problem is not None:
         raise LivenessRefused(
-            f"the evidence of liveness does not hold ({problem.value}): capture the face again"
+            f"the evidence of liveness does not hold ({kept.problem.value}): capture the face again"
         )

@@ -116,8 +116,6 @@ class EnrollmentRequest:
     captured_at: datetime | None = None
     caller: Caller | None = None
     liveness: LivenessResult | None = field(default=None, repr=False)
-    liveness_token: str | None = field(default=None, repr=False)
-    """As it was sent: a part of what makes two requests the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +202,8 @@ def require_unit(vector: NDArray[np.float32], what: str) -> None:
 def digest_payload(request: EnrollmentRequest, checked_number: str, msisdn: str) -> bytes:
     """SHA-256 over all that makes two requests the same: the input of a keyed digest.
 
+    Evidence of liveness is about the photographs, which are in it, and may be signed anew.
+
     `checked_number` is the document's in its canonical form, `msisdn` the number in E.164.
     """
     document = request.document
@@ -216,8 +216,6 @@ def digest_payload(request: EnrollmentRequest, checked_number: str, msisdn: str)
         "consent_ref": request.consent_ref,
         "captured_at": request.captured_at.isoformat() if request.captured_at else None,
     }
-    if request.liveness_token is not None:
-        payload["liveness"] = hashlib.sha256(request.liveness_token.encode()).hexdigest()
     canonical = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).digest()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import Any
 
@@ -72,6 +72,9 @@ _AWAITING_ERASURE = (
 _LIVE = _references.c.removed_sequence.is_(None)
 _TEMPLATES = select(_references).where(_references.c.id.in_(KEYS), _LIVE)
 _SHOWN = select(tables.attempt_templates).where(tables.attempt_templates.c.id.in_(KEYS))
+_LIVENESS_OF = select(tables.liveness).where(
+    tables.liveness.c.enrollment_id == bindparam("enrollment_id")
+)
 _USED_LIVENESS = select(tables.liveness.c.token).where(tables.liveness.c.token.in_(KEYS))
 _SECOND_TEMPLATES = select(
     _references.c.id,
@@ -458,13 +461,23 @@ class Reader(AuditReader):
         return [self._watched(row) for row in self.rows(_WATCHLIST)]
 
     def enrollment(self, enrollment_id: str) -> EnrollmentRecord:
-        """One enrollment; `NotFound` if there is none."""
+        """One enrollment; `NotFound` if there is none.
+
+        Its evidence of liveness has `jti` while the row that keeps it does.
+        """
         # No database is asked for what is no id: PostgreSQL fails on some texts.
         row = self._first(_ENROLLMENT, id=enrollment_id) if is_id(enrollment_id) else None
         if row is None:
             raise NotFound("no enrollment has this id: check it")
         require_authentic(self.vault, _enrollments, row)
-        return read_as(EnrollmentRecord, row, reasons=tuple(row.reasons))
+        found = read_as(EnrollmentRecord, row, reasons=tuple(row.reasons))
+        if "liveness" in found.evidence:
+            kept = self._first(_LIVENESS_OF, enrollment_id=enrollment_id)
+            if kept is not None and kept.jti is not None:
+                require_authentic(self.vault, tables.liveness, kept)
+                told = {**found.evidence["liveness"], "jti": kept.jti}
+                return replace(found, evidence={**found.evidence, "liveness": told})
+        return found
 
     def enrollments(self, enrollment_ids: Sequence[str]) -> list[EnrollmentRecord]:
         """The known ones of these enrollments."""

@@ -350,6 +350,7 @@ def _one_of(table: Table, *conditions: ColumnElement[bool]) -> Update:
 
 
 _documents, _lines, _references = tables.documents, tables.lines, tables.references
+_enrollments, _liveness = tables.enrollments, tables.liveness
 _REMOVE_REFERENCE = _one_of(_references, _references.c.removed_sequence.is_(None)).values(
     template=None,
     second_template=None,
@@ -439,6 +440,14 @@ _ERASE_LINES = (
         closed_at=func.coalesce(_lines.c.closed_at, bindparam("at", type_=Moment)),
     )
 )
+_ATTEMPTS_UNDER = select(_enrollments.c.id).where(_enrollments.c.document_id == bindparam("key"))
+# The name that a capture system gave to its session leaves; that it was used stays, keyed.
+_ERASE_SESSIONS = (
+    update(_liveness).where(_liveness.c.enrollment_id.in_(_ATTEMPTS_UNDER)).values(jti=None)
+)
+_SESSIONS_UNDER = select(_liveness.c.id).where(
+    _liveness.c.enrollment_id.in_(_ATTEMPTS_UNDER), _liveness.c.jti.is_not(None)
+)
 _LIVE_REFERENCES_OF = (
     select(func.count())
     .select_from(_references)
@@ -503,10 +512,13 @@ def apply(
 def _find_updated(connection: Connection, changes: Changes) -> dict[Table, list[Any]]:
     """The keys of the rows that the changes update."""
     lines = [*changes.disputed_lines, *changes.restored_lines, *changes.closed_lines]
+    sessions: list[str] = []
     for document_id in changes.erased_documents:
         under = select(_lines.c.id).where(_lines.c.document_id == document_id)
         lines += connection.scalars(under)
+        sessions += connection.scalars(_SESSIONS_UNDER, {"key": document_id})
     return {
+        _liveness: sessions,
         _documents: [
             *(one.id for one in changes.activated_documents),
             *changes.blocked_documents,
@@ -588,6 +600,7 @@ def _erase(connection: Connection, document_id: str, at: datetime, number: int) 
     connection.execute(delete(tables.tallies).where(tables.tallies.c.name.in_(names)))
     _change_one(connection, _ERASE_DOCUMENT, {"key": document_id, "at": at, "number": number})
     connection.execute(_ERASE_LINES, {"key": document_id, "at": at})
+    connection.execute(_ERASE_SESSIONS, {"key": document_id})
     erase_crops(connection, [document_id])
     erase_attempt_templates(connection, [document_id])
 

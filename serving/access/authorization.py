@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cases.case import CaseKind, describe_actor
 from engine.errors import NotFound
-from engine.reasons import IMAGE_REASONS, WITHHELD, Decision, Reason
+from engine.reasons import IMAGE_REASONS, LIVENESS_REASONS, WITHHELD, Decision, Reason
 from serving.errors import Forbidden, Malformed
 
 if TYPE_CHECKING:
@@ -253,12 +253,13 @@ _CASES = {
 def find_withheld(reasons: Collection[str], *, is_own_holder: bool) -> frozenset[Reason]:
     """The reasons that a tenant is not told: those about a holder whose face was not shown.
 
-    Face and document agree where both photographs are one person's, who is the document's holder if
-    it has one, and is known under no other. Else documents and numbers could be tried out without
-    their holders, one after another.
+    Face and document agree where both photographs are one person's who was alive before the camera
+    as far as that is asked, who is the document's holder if it has one, and is known under no
+    other. Else documents and numbers could be tried out without their holders, one after another.
     """
     found = {Reason(one) for one in reasons}
-    if found & (IMAGE_REASONS | {Reason.FACE_MISMATCH, Reason.DOCUMENT_INVALID}):
+    unshown = {Reason.FACE_MISMATCH, Reason.DOCUMENT_INVALID}
+    if found & (IMAGE_REASONS | LIVENESS_REASONS | unshown):
         return frozenset(found & (_OF_HOLDERS | _OF_LOOK_ALIKES))
     if found & (_OF_LOOK_ALIKES | {Reason.DOCUMENT_HELD_BY_ANOTHER_FACE}):
         return frozenset(found & (_OF_HOLDERS - _OF_CUSTOMERS if is_own_holder else _OF_HOLDERS))

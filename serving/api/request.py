@@ -14,10 +14,10 @@ from urllib.parse import parse_qsl
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
-from engine.errors import ImageError, ImageTooCostly
+from engine.errors import ImageError, ImageTooCostly, LivenessReplayed, SosieError
 from engine.matching.documents import Document
 from engine.matching.frames import FaceVector, fuse_frames
-from engine.matching.liveness import LivenessResult
+from engine.matching.liveness import REPLAYED, LivenessResult
 from engine.matching.requests import MAX_KEY_LENGTH, Sample
 from engine.reasons import PhotographKind
 from engine.registry.records import AuditEntry
@@ -435,10 +435,15 @@ async def note(parts: Parts, request: Request, action: str, subject: str, **deta
     await parts.registrar.note([entry], request.context())
 
 
-def count_liveness(parts: Parts, result: LivenessResult | None) -> None:
-    """Counts a result of a liveness check; an issuer that is not known has no name of its own."""
+def count_liveness(
+    parts: Parts, result: LivenessResult | None, error: SosieError | None = None
+) -> None:
+    """Counts a result of a liveness check, once the call is answered, or ended in an error; an
+    issuer that is not known has no name of its own."""
     if result is not None:
         told = "PASSED" if result.problem is None else result.problem.value
+        if isinstance(error, LivenessReplayed):
+            told = REPLAYED
         parts.meter.add(LIVENESS, result.issuer or "none", told)
 
 

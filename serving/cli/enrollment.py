@@ -146,7 +146,6 @@ def enroll(
             consent_ref=consent_ref,
             captured_at=taken_at,
             liveness=deployment.liveness.check(token, files, use, carrier, utc_now()),
-            liveness_token=token,
         )
         require_judgeable(request)
         registrar = deployment.registrar

@@ -209,6 +209,8 @@ class VerificationRequest(RequestBody, frozen=True):
         given = (self.reference, self.line, self.document, self.document_id)
         if sum(one is not None for one in given) != 1:
             raise ValueError("give exactly one of reference, line, document and document_id")
+        if self.reference is not None and self.liveness is not None:
+            raise ValueError("liveness is looked at where a holder is verified: leave it out")
         _require_single(self.reference)
 
 

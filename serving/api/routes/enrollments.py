@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from engine.errors import NotFound, OutletRestricted, SosieError
+from engine.errors import LivenessReplayed, NotFound, OutletRestricted, SosieError
 from engine.matching.documents import Document, FormAuthority
 from engine.matching.frames import fuse_frames
 from engine.matching.requests import Answer as Decided
@@ -62,9 +62,12 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
         faces = {"live": list_frames(body.live), "portrait": [body.portrait]}
         kinds = {"portrait": body.portrait_kind}
         live, portrait = await sample_images(parts, request, faces, kinds)
-        decided = await parts.registrar.enroll(
-            replace(asked, live=live, portrait=portrait), request.context()
-        )
+        asked = replace(asked, live=live, portrait=portrait)
+        try:
+            decided = await parts.registrar.enroll(asked, request.context())
+        except LivenessReplayed as error:
+            count_liveness(parts, asked.liveness, error)
+            raise
     shown = serializers.enrollment(
         show_decision(request.caller, parts.vault, decided.body),
         key,
@@ -95,7 +98,6 @@ def _read_request(
         consent_ref=body.consent_ref,
         captured_at=body.captured_at,
         liveness=parts.liveness.check(body.liveness, frames, use, carrier, now),
-        liveness_token=body.liveness,
     )
 
 

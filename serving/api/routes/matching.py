@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import ImageError
+from engine.errors import ImageError, LivenessRefused, LivenessReplayed
 from engine.matching.comparison import score_best
 from engine.matching.liveness import LivenessResult
 from engine.matching.verification import HolderCheck
@@ -140,11 +140,16 @@ async def _check_holder(
     second: SecondTemplate | None,
     liveness: LivenessResult | None,
 ) -> HolderCheck:
-    context = request.context()
+    given = (probe, second, liveness, request.context())
+    try:
+        if body.line is not None:
+            check = await parts.registrar.check_line(LineTarget(body.line), *given)
+        else:
+            document = body.document_id if body.document is None else known_document(body.document)
+            assert document is not None, "the type wants one"
+            check = await parts.registrar.check_document(document, *given)
+    except (LivenessReplayed, LivenessRefused) as error:
+        count_liveness(parts, liveness, error)
+        raise
     count_liveness(parts, liveness)
-    if body.line is not None:
-        line = LineTarget(body.line)
-        return await parts.registrar.check_line(line, probe, second, liveness, context)
-    document = body.document_id if body.document is None else known_document(body.document)
-    assert document is not None, "the type wants one"
-    return await parts.registrar.check_document(document, probe, second, liveness, context)
+    return check

@@ -6,18 +6,21 @@ import hashlib
 import json
 import warnings
 from base64 import urlsafe_b64encode
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from joserfc import jws
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey
 from sqlalchemy import select
 
 from engine.errors import LivenessReplayed, RequestError
+from engine.matching.holders import erase_holder
+from engine.matching.limits import NO_LIMITS, Bound, Caller
 from engine.matching.liveness import LivenessChecker, LivenessResult, LivenessTerms, load_issuer
 from engine.matching.policy import replay
 from engine.reasons import Decision, LivenessMode, LivenessUse, Reason
@@ -84,7 +87,7 @@ def problem_of(checker: LivenessChecker, token: str | None, *photographs: bytes)
     return result.problem
 
 
-def unsigned(header: dict[str, Any]) -> str:
+def unsigned(header: object) -> str:
     parts = (json.dumps(header).encode(), json.dumps(claims()).encode(), b"")
     return ".".join(urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
 
@@ -116,6 +119,10 @@ def test_a_result_of_a_known_issuer_is_taken(checker: LivenessChecker, key: Key,
         ({"decision": "alive"}, Reason.LIVENESS_INVALID),
         ({"live_sha256": "abc"}, Reason.LIVENESS_INVALID),
         ({"iat": 1e300}, Reason.LIVENESS_INVALID),
+        ({"exp": 253_402_300_799}, None),
+        ({"jti": "nul\0"}, Reason.LIVENESS_INVALID),
+        ({"jti": "line\n"}, Reason.LIVENESS_INVALID),
+        ({"level": "ü"}, Reason.LIVENESS_INVALID),
         ({"device": {"model": "any"}, "score": 0.99}, None),
     ],
 )
@@ -142,15 +149,34 @@ def test_what_no_known_key_has_signed_is_nobodys_word(checker: LivenessChecker) 
         token + "." + token,
         "no token",
         "a" * 5000,
+        jws.serialize_compact({"alg": "ES256"}, json.dumps(claims()), KEY, ["ES256"]),
     ):
         result = check(checker, forged)
         assert result == LivenessResult(Reason.LIVENESS_INVALID)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(max_size=8), part),
+    max_leaves=6,
+)
+HEADERS = st.fixed_dictionaries(
+    {"alg": st.sampled_from(["ES256", "EdDSA", "none"]) | JSON, "kid": st.just("one") | JSON},
+    optional={"crit": JSON, "b64": JSON, "jwk": JSON, "typ": JSON},
+)
 
 
 @given(st.text(max_size=200) | st.builds(".".join, st.lists(st.text(max_size=40), min_size=3)))
 def test_no_text_is_more_than_an_invalid_result(text: str) -> None:
     checker = LivenessChecker(LivenessTerms(REQUIRED), {}, US)
     assert problem_of(checker, text) is Reason.LIVENESS_INVALID
+
+
+@given(HEADERS | JSON)
+@example({"alg": "ES256", "kid": "one", "crit": 5})
+@example(["kid", "alg"])
+def test_no_header_is_more_than_an_invalid_result(checker: LivenessChecker, header: object) -> None:
+    assert problem_of(checker, unsigned(header)) is Reason.LIVENESS_INVALID
 
 
 def test_every_frame_must_be_one_that_was_judged(checker: LivenessChecker) -> None:
@@ -228,6 +254,11 @@ def test_a_result_is_taken_once_in_a_batch_and_after_a_restart(lab: Any) -> None
         )
     assert (first.decision, other.decision) == (Decision.APPROVED, Decision.APPROVED)
     assert isinstance(twin, LivenessReplayed)
+    # Nothing is decided, and yet it is on record that somebody tried.
+    (kept,) = lab.store.rows(select(tables.liveness).where(tables.liveness.c.token.is_(None)))
+    assert (kept.problem, kept.jti, kept.enrollment_id) == ("LIVENESS_REPLAYED", "a", None)
+    actions = [one.entry.action for one in lab.store.audit_entries()]
+    assert actions.count("liveness.checked") == 1
     again = lab.request(liveness=result("b"))
     with lab.registrar(liveness=LivenessTerms(REQUIRED)) as registrar:
         assert isinstance(registrar.enroll([again])[0], LivenessReplayed)
@@ -273,3 +304,33 @@ def test_results_leave_when_their_time_is_over(lab: Any) -> None:
             runner = DirectRunner(writer, lambda days=later: NOW + timedelta(days=days))
             assert run_retention(runner, schedule, "test").left[Kind.LIVENESS] == left
     assert lab.store.rows(select(tables.liveness)) == []
+
+
+def test_the_name_of_a_capture_session_leaves_with_the_holder(lab: Any) -> None:
+    with lab.registrar(liveness=LivenessTerms(REQUIRED)) as registrar:
+        answer = registrar.enroll([lab.request(liveness=result())])[0]
+        record = lab.store.enrollment(answer.enrollment_id)
+        assert record.evidence["liveness"]["jti"] == "a"
+        assert record.document_id is not None
+        erase_holder(registrar, lab.store, record.document_id, "test")
+        assert "jti" not in lab.store.enrollment(record.id).evidence["liveness"]
+        # That it was used stays.
+        again = registrar.enroll([lab.request(liveness=result())])[0]
+    assert isinstance(again, LivenessReplayed)
+
+
+def test_an_issuer_signs_for_the_carriers_that_name_it(tmp_path: Path) -> None:
+    terms = LivenessTerms(REQUIRED, issuers={"blue": frozenset({"another"}), "red": frozenset()})
+    checker = make_checker(tmp_path, terms)
+    assert problem_of(checker, sign()) is Reason.LIVENESS_INVALID
+    own = replace(terms, issuers={"blue": frozenset({"capture"})})
+    assert problem_of(make_checker(tmp_path, own), sign()) is None
+
+
+def test_what_is_rejected_for_its_liveness_is_no_failure_of_the_key(lab: Any) -> None:
+    caller = Caller("key:a", "blue-1")
+    limits = replace(NO_LIMITS, outlet_key=Bound(2, timedelta(days=1)))
+    shown = [None] * 5 + [result()]
+    with lab.registrar(liveness=LivenessTerms(REQUIRED), limits=limits) as registrar:
+        answers = [registrar.enroll([lab.request(liveness=one, caller=caller)])[0] for one in shown]
+    assert [one.decision for one in answers] == [Decision.REJECTED] * 5 + [Decision.APPROVED]

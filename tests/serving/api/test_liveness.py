@@ -122,4 +122,5 @@ def test_a_verification_is_refused_before_anybody_is_looked_up(
         ("", "verification"),
         ("LIVENESS_MISBOUND", "verification"),
         *[("LIVENESS_MISSING", "verification")] * 2,
+        ("LIVENESS_REPLAYED", "verification"),
     ]
