@@ -6,14 +6,14 @@ An event says what happened to which id and no more: whoever may read that reads
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, select
+import msgspec
+from sqlalchemy import Connection, Row, bindparam, insert, select
 
 from engine.reasons import Reason
 from engine.registry import tables
@@ -26,6 +26,7 @@ from engine.registry.vault import Vault
 EVENT_DATA = "events.data"
 MOST_EVENTS = 500
 """In one page of a feed."""
+_encode, _decode = msgspec.json.Encoder().encode, msgspec.json.Decoder().decode
 
 
 class EventType(StrEnum):
@@ -61,14 +62,18 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class _New:
+    """With a `line_id` it is two events, the second that this line was opened by it: a decision
+    pays for each row."""
+
     type: EventType
     subject: str
     carrier: str | None
     data: Mapping[str, Any]
+    line_id: str | None = None
 
 
 _events, _lines, _sweeps = tables.events, tables.lines, tables.sweeps
-_LAST = select(func.coalesce(func.max(_events.c.number), 0))
+_LAST = select(_events.c.number, _events.c.line_id).order_by(_events.c.number.desc()).limit(1)
 _LINES = select(_lines.c.id, _lines.c.carrier, _lines.c.document_id).where(
     _lines.c.id.in_(bindparam("keys", expanding=True))
 )
@@ -103,18 +108,19 @@ def find_events(connection: Connection, changes: Changes) -> list[_New]:
 
 
 def _of_enrollments(changes: Changes) -> Iterator[_New]:
-    opened = {line.enrollment_id: line.id for line in changes.lines}
+    # An imported base is the carrier's own: it is told of nothing that it does not know.
+    opened = {line.enrollment_id: line for line in changes.lines if line.enrollment_id is not None}
     for one in changes.enrollments:
-        data = {"decision": str(one.decision), "outlet": one.outlet, "line_id": opened.get(one.id)}
-        yield _New(EventType.ENROLLMENT_DECIDED, one.id, one.carrier, data)
+        line = opened.pop(one.id, None)
+        line_id = None if line is None else line.id
+        data = {"decision": str(one.decision), "outlet": one.outlet, "line_id": line_id}
+        yield _New(EventType.ENROLLMENT_DECIDED, one.id, one.carrier, data, line_id)
         if Reason.WATCHLISTED in one.reasons:
             told = {"carrier": one.carrier, "outlet": one.outlet}
             yield _New(EventType.WATCHLIST_HIT, one.id, None, told)
-    for line in changes.lines:
-        # An imported base is the carrier's own: it is told of nothing that it does not know.
-        if line.enrollment_id is not None:
-            told = {"enrollment_id": line.enrollment_id, "outlet": line.outlet}
-            yield _New(EventType.LINE_OPENED, line.id, line.carrier, told)
+    for line in opened.values():
+        by: Mapping[str, Any] = {"enrollment_id": line.enrollment_id, "outlet": line.outlet}
+        yield _New(EventType.LINE_OPENED, line.id, line.carrier, by)
 
 
 def _of_lines(connection: Connection, changes: Changes) -> Iterator[_New]:
@@ -136,15 +142,20 @@ def _of_lines(connection: Connection, changes: Changes) -> Iterator[_New]:
             yield _New(EventType.ERASURE_DONE, document_id, carrier, {})
 
 
+def find_last(connection: Connection) -> int:
+    """The number of the newest event; 0 where there is none."""
+    row = connection.execute(_LAST).first()
+    return 0 if row is None else int(row.number) + (row.line_id is not None)
+
+
 def write_events(connection: Connection, vault: Vault, found: Sequence[_New], at: datetime) -> None:
     """Adds them after all that are there, each sealed for its row."""
     if not found:
         return
-    last = connection.scalar(_LAST) or 0
+    number = find_last(connection) + 1
     rows = []
-    for number, one in enumerate(found, last + 1):
+    for one in found:
         event_id = new_id()
-        data = json.dumps(one.data, separators=(",", ":")).encode()
         rows.append(
             {
                 "number": number,
@@ -153,9 +164,11 @@ def write_events(connection: Connection, vault: Vault, found: Sequence[_New], at
                 "at": at,
                 "subject": one.subject,
                 "carrier": one.carrier,
-                "data": vault.seal(EVENT_DATA, event_id, data),
+                "data": vault.seal(EVENT_DATA, event_id, _encode(one.data)),
+                "line_id": one.line_id,
             }
         )
+        number += 1 if one.line_id is None else 2
     connection.execute(insert(_events), with_macs(vault, _events, rows))
 
 
@@ -168,15 +181,45 @@ def read_events(
     types: Sequence[EventType] = (),
 ) -> list[Event]:
     """Events beyond a number, in their order; of one carrier alone where it is given."""
-    query = select(_events).where(_events.c.number > after)
+    # The row before may hold the first of them.
+    query = select(_events).where(_events.c.number >= after)
     if carrier is not None:
         query = query.where(_events.c.carrier == carrier)
     if types:
-        query = query.where(_events.c.type.in_([one.value for one in types]))
-    found = []
-    for row in source.rows(query.order_by(_events.c.number).limit(limit)):
-        require_authentic(source.vault, _events, row)
-        data = json.loads(source.vault.open(EVENT_DATA, row.id, row.data))
-        given = (row.number, row.id, EventType(row.type), row.at, row.subject, row.carrier, data)
-        found.append(Event(*given))
-    return found
+        of_type = _events.c.type.in_([one.value for one in types])
+        is_second = _events.c.line_id.is_not(None)
+        query = query.where(of_type | is_second if EventType.LINE_OPENED in types else of_type)
+    rows = source.rows(query.order_by(_events.c.number).limit(limit + 1))
+    found = [
+        event
+        for row in rows
+        for event in _events_of(source.vault, row)
+        if event.number > after and (not types or event.type in types)
+    ]
+    return found[:limit]
+
+
+def read_these(source: Reader, numbers: Iterable[int]) -> dict[int, Event]:
+    """Events by their numbers, without those that have left."""
+    wanted = set(numbers)
+    # A number may be the second one of the row before.
+    keys = sorted(wanted | {one - 1 for one in wanted})
+    return {
+        event.number: event
+        for part in chunks(keys)
+        for row in source.rows(select(_events).where(_events.c.number.in_(part)))
+        for event in _events_of(source.vault, row)
+        if event.number in wanted
+    }
+
+
+def _events_of(vault: Vault, row: Row[Any]) -> Iterator[Event]:
+    """The event of a row, or its two."""
+    require_authentic(vault, _events, row)
+    data = _decode(vault.open(EVENT_DATA, row.id, row.data))
+    yield Event(row.number, row.id, EventType(row.type), row.at, row.subject, row.carrier, data)
+    if row.line_id is not None:
+        told = {"enrollment_id": row.subject, "outlet": data["outlet"]}
+        opened = EventType.LINE_OPENED
+        second_id = f"{row.id[:-1]}{int(row.id[-1], 16) ^ 1:x}"
+        yield Event(row.number + 1, second_id, opened, row.at, row.line_id, row.carrier, told)

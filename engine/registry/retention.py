@@ -107,6 +107,7 @@ _REJECTED: ColumnElement[str] = literal_column("'rejected'")
 _REVIEW: ColumnElement[str] = literal_column("'review'")
 _ATTEMPTED: ColumnElement[str] = literal_column("'attempted'")
 _CLOSED: ColumnElement[str] = literal_column("'closed'")
+_IS_MARKED: ColumnElement[bool] = literal_column(f"number % {tables.EVENTS_MARKED} < 2")
 
 
 class Kind(StrEnum):
@@ -303,6 +304,14 @@ def _due_lines(until: Until, _: Hold) -> ColumnElement[bool]:
     )
 
 
+def _due_events(until: Until, _: Hold) -> ColumnElement[bool]:
+    """Those up to the last marked row of that time, and those after it that are as old."""
+    number = _events.c.number
+    marks = select(func.max(number)).where(_IS_MARKED, _events.c.at <= until[Kind.EVENTS])
+    last = func.coalesce(marks.scalar_subquery(), 0)
+    return and_(number < last + 2 * tables.EVENTS_MARKED, _events.c.at <= until[Kind.EVENTS])
+
+
 _ATTEMPT_ORDER = (_enrollments.c.created_at, _enrollments.c.id)
 _RULES = {
     **{
@@ -353,7 +362,5 @@ _RULES = {
         lambda until, _: _liveness.c.received_at <= until[Kind.LIVENESS],
         (_liveness.c.received_at,),
     ),
-    Kind.EVENTS: _Rule(
-        _events.c.number, lambda until, _: _events.c.at <= until[Kind.EVENTS], (_events.c.at,)
-    ),
+    Kind.EVENTS: _Rule(_events.c.number, _due_events, (_events.c.number,)),
 }

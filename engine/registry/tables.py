@@ -223,16 +223,69 @@ events = Table(
     "events",
     metadata,
     Column("number", RowNumber, primary_key=True, autoincrement=False),
-    Column("id", UuidText, nullable=False, unique=True),
+    Column("id", UuidText, nullable=False),
     Column("type", String(32), nullable=False),
-    Column("at", Moment, nullable=False, index=True),
+    Column("at", Moment, nullable=False),
     Column("subject", UuidText, nullable=False),
     # Null of what no carrier is told.
     Column("carrier", ForeignKey("carriers.code")),
     Column("data", LargeBinary, nullable=False),
     _mac(),
+    # Of an enrollment that opened this line: the row is that event too, of the next number.
+    Column("line_id", UuidText),
 )
 Index("ix_events_carrier", events.c.carrier, events.c.number)
+# Numbers follow the time, so few rows need an entry. A row has two numbers at most: one of two
+# that follow each other is some row's own.
+EVENTS_MARKED = 128
+_partial_index("ix_events_marks", events.c.at, where=f"number % {EVENTS_MARKED} < 2")
+
+# Where events go, by whom it was asked for: a carrier, or who runs the deployment.
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("carrier", ForeignKey("carriers.code"), index=True),
+    Column("sink", LargeBinary, nullable=False),
+    # Null: every type.
+    Column("types", Json),
+    Column("state", String(16), nullable=False),
+    Column("secret", LargeBinary, nullable=False),
+    # Signs as well, until then.
+    Column("earlier_secret", LargeBinary),
+    Column("earlier_until", Moment),
+    Column("created_at", Moment, nullable=False),
+    Column("created_by", String(200), nullable=False),
+    _mac(),
+    CheckConstraint("state IN ('active', 'paused', 'gone')", name="state"),
+)
+
+# How far a reader of events or of the audit chain has come: a webhook by its id, the export of the
+# chain by its name. One process at a time holds it, until `held_until`; `generation` rises when
+# people change what it stands for.
+cursors = Table(
+    "cursors",
+    metadata,
+    Column("name", Code, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("holder", UuidText),
+    Column("held_until", Moment),
+)
+
+# Events up to a webhook's cursor that it has not taken: to be tried again, or given up.
+undelivered = Table(
+    "undelivered",
+    metadata,
+    Column("webhook_id", ForeignKey(webhooks.c.id), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("subject", UuidText, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    # Null of a dead letter.
+    Column("due_at", Moment),
+    Column("fault", String(64)),
+    Column("at", Moment, nullable=False),
+)
 
 deployment = Table(
     "deployment",
@@ -506,5 +559,8 @@ SEALED = (
     (crops, crops.c.image),
     (attempt_templates, attempt_templates.c.template),
     (events, events.c.data),
+    (webhooks, webhooks.c.sink),
+    (webhooks, webhooks.c.secret),
+    (webhooks, webhooks.c.earlier_secret),
 )
 """Every table with a sealed column; `rows.name_sealed` says how its seals name a row."""
