@@ -241,6 +241,12 @@ class IdempotencyMismatch(RequestError):
     code = "REQUEST.IDEMPOTENCY_MISMATCH"
 
 
+class PlaceUnknown(RequestError):
+    """What followed this place of a feed may have left."""
+
+    code = "EVENTS.PLACE_UNKNOWN"
+
+
 class LivenessReplayed(RequestError):
     """This evidence of liveness has been used."""
 

@@ -200,6 +200,7 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (errors.LivenessReplayed, 409, _BAD),
     (errors.LivenessRefused, 422, _BAD),
     (errors.NotFound, 404, _BAD),
+    (errors.PlaceUnknown, 410, _BAD),
     (errors.Overloaded, 429, _BAD),
     (errors.TooManyFailures, 429, _BAD),
     (errors.HolderMismatch, 403, _BAD),

@@ -6,6 +6,9 @@ An event says what happened to which id and no more: whoever may read that reads
 
 from __future__ import annotations
 
+import os
+import uuid
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,13 +16,16 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from sqlalchemy import Connection, Row, bindparam, insert, select
 
+from engine.errors import PlaceUnknown
 from engine.reasons import Reason
 from engine.registry import tables
 from engine.registry.database import chunks
 from engine.registry.reader import Reader
-from engine.registry.records import CaseState, Changes, new_id
+from engine.registry.records import ALIVE, CaseState, Changes, new_id
 from engine.registry.row_macs import require_authentic, with_macs
 from engine.registry.vault import Vault
 
@@ -39,6 +45,7 @@ class EventType(StrEnum):
     LINE_CLOSED = "line.closed"
     CASE_OPENED = "case.opened"
     CASE_CLOSED = "case.closed"
+    CASE_MERGED = "case.merged"
     WATCHLIST_HIT = "watchlist.hit"
     SWEEP_FINISHED = "sweep.finished"
     ERASURE_DONE = "erasure.done"
@@ -80,6 +87,9 @@ _LINES = select(_lines.c.id, _lines.c.carrier, _lines.c.document_id).where(
 _LINES_OF = select(_lines.c.id, _lines.c.carrier, _lines.c.status).where(
     _lines.c.document_id == bindparam("key")
 )
+_CASE_STATES = select(tables.cases.c.id, tables.cases.c.state).where(
+    tables.cases.c.id.in_(bindparam("keys", expanding=True))
+)
 _UNFINISHED = select(_sweeps.c.id).where(
     _sweeps.c.id.in_(bindparam("keys", expanding=True)), _sweeps.c.ended_at.is_(None)
 )
@@ -88,12 +98,7 @@ _UNFINISHED = select(_sweeps.c.id).where(
 def find_events(connection: Connection, changes: Changes) -> list[_New]:
     """What these changes are to others; to be called before they are made."""
     found = [*_of_enrollments(changes), *_of_lines(connection, changes)]
-    for case in changes.cases:
-        found.append(_New(EventType.CASE_OPENED, case.id, None, {"kind": str(case.kind)}))
-    for case in changes.case_changes:
-        if case.state is CaseState.CLOSED and case.outcome is not None:
-            told = {"kind": str(case.kind), "outcome": case.outcome.value}
-            found.append(_New(EventType.CASE_CLOSED, case.id, None, told))
+    found += _of_cases(connection, changes)
     ended = [one for one in changes.sweeps if one.ended_at is not None]
     if ended:
         # A sweep's row is written again when its files leave.
@@ -105,6 +110,28 @@ def find_events(connection: Connection, changes: Changes) -> list[_New]:
             if one.id in running
         ]
     return found
+
+
+def _of_cases(connection: Connection, changes: Changes) -> Iterator[_New]:
+    for case in changes.cases:
+        # One that is merged as it is made was never open.
+        if case.state in ALIVE:
+            yield _New(EventType.CASE_OPENED, case.id, None, {"kind": str(case.kind)})
+    ended = [one for one in changes.case_changes if one.state not in ALIVE]
+    if not ended:
+        return
+    # A closed one is written again when something else is noted of it.
+    states = connection.execute(_CASE_STATES, {"keys": [one.id for one in ended]})
+    alive = {row.id for row in states if CaseState(row.state) in ALIVE}
+    for case in ended:
+        if case.id not in alive:
+            continue
+        told = {"kind": str(case.kind)}
+        if case.state is CaseState.MERGED:
+            yield _New(EventType.CASE_MERGED, case.id, None, told | {"into": case.merged_into})
+        elif case.outcome is not None:
+            told["outcome"] = case.outcome.value
+            yield _New(EventType.CASE_CLOSED, case.id, None, told)
 
 
 def _of_enrollments(changes: Changes) -> Iterator[_New]:
@@ -179,10 +206,14 @@ def read_events(
     *,
     carrier: str | None = None,
     types: Sequence[EventType] = (),
+    until: int | None = None,
 ) -> list[Event]:
-    """Events beyond a number, in their order; of one carrier alone where it is given."""
+    """Events beyond a number, in their order; of one carrier alone where it is given, and to the
+    number `until`."""
     # The row before may hold the first of them.
     query = select(_events).where(_events.c.number >= after)
+    if until is not None:
+        query = query.where(_events.c.number <= until)
     if carrier is not None:
         query = query.where(_events.c.carrier == carrier)
     if types:
@@ -221,5 +252,84 @@ def _events_of(vault: Vault, row: Row[Any]) -> Iterator[Event]:
     if row.line_id is not None:
         told = {"enrollment_id": row.subject, "outlet": data["outlet"]}
         opened = EventType.LINE_OPENED
-        second_id = f"{row.id[:-1]}{int(row.id[-1], 16) ^ 1:x}"
-        yield Event(row.number + 1, second_id, opened, row.at, row.line_id, row.carrier, told)
+        second = (row.number + 1, _second_id(row.id))
+        yield Event(*second, opened, row.at, row.line_id, row.carrier, told)
+
+
+def _second_id(event_id: str) -> str:
+    return f"{event_id[:-1]}{int(event_id[-1], 16) ^ 1:x}"
+
+
+BEGINNING = "0"
+"""The place before the first event that is kept."""
+_NEWEST = (
+    select(_events.c.number, _events.c.id, _events.c.line_id)
+    .order_by(_events.c.number.desc())
+    .limit(1)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Events in their order, and the place after all that were looked at for them."""
+
+    events: list[Event]
+    next: str
+
+
+def read_page(
+    source: Reader,
+    after: str,
+    limit: int = MOST_EVENTS,
+    *,
+    carrier: str | None = None,
+    types: Sequence[EventType] = (),
+) -> Page:
+    """The events beyond a place of the feed, which is of this carrier or of those who see all.
+
+    A place is sealed, and no two are alike: what lies between two of a carrier's events is
+    somebody else's, or is withheld, and their distance would tell of it. `PlaceUnknown` where what
+    followed the place may have left, or was never there.
+    """
+    begin = 0 if after == BEGINNING else _open_place(source, after, carrier)
+    newest = next(iter(source.rows(_NEWEST)), None)
+    if newest is None:
+        return Page([], BEGINNING)
+    last, last_id = newest.number, newest.id
+    if newest.line_id is not None:
+        last, last_id = last + 1, _second_id(last_id)
+    found = read_events(source, begin, limit, carrier=carrier, types=types, until=last)
+    if len(found) == limit:
+        last, last_id = found[-1].number, found[-1].id
+    return Page(found, _seal_place(source.vault, carrier, last, last_id))
+
+
+def _cipher(vault: Vault) -> AESSIV:
+    # Its nonces may be as many as there are polls: a random one may come twice.
+    return AESSIV(vault.authenticate("events.place", b""))
+
+
+def _seal_place(vault: Vault, carrier: str | None, number: int, event_id: str) -> str:
+    told = os.urandom(8) + number.to_bytes(8) + uuid.UUID(event_id).bytes
+    sealed = _cipher(vault).encrypt(told, [(carrier or "").encode()])
+    return urlsafe_b64encode(sealed).decode()
+
+
+def _open_place(source: Reader, place: str, carrier: str | None) -> int:
+    try:
+        sealed = urlsafe_b64decode(place)
+        told = _cipher(source.vault).decrypt(sealed, [(carrier or "").encode()])
+    except (ValueError, InvalidTag):
+        raise PlaceUnknown(_UNKNOWN) from None
+    number, event_id = int.from_bytes(told[8:16]), str(uuid.UUID(bytes=told[16:]))
+    # After a backup was put back, another event may have this number.
+    there = read_these(source, [number]).get(number)
+    if there is None or there.id != event_id:
+        raise PlaceUnknown(_UNKNOWN)
+    return number
+
+
+_UNKNOWN = (
+    "after: this place of the feed is not known or has left with its events: begin at after=0, "
+    "and read what concerns you by its id"
+)

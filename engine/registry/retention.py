@@ -305,11 +305,16 @@ def _due_lines(until: Until, _: Hold) -> ColumnElement[bool]:
 
 
 def _due_events(until: Until, _: Hold) -> ColumnElement[bool]:
-    """Those up to the last marked row of that time, and those after it that are as old."""
+    """Those up to the last marked row of that time, and those after it that are as old, but the
+    newest of all: numbers go on from it, and places in the feed are known by it."""
     number = _events.c.number
     marks = select(func.max(number)).where(_IS_MARKED, _events.c.at <= until[Kind.EVENTS])
     last = func.coalesce(marks.scalar_subquery(), 0)
-    return and_(number < last + 2 * tables.EVENTS_MARKED, _events.c.at <= until[Kind.EVENTS])
+    return and_(
+        number < last + 2 * tables.EVENTS_MARKED,
+        number < select(func.max(number)).scalar_subquery(),
+        _events.c.at <= until[Kind.EVENTS],
+    )
 
 
 _ATTEMPT_ORDER = (_enrollments.c.created_at, _enrollments.c.id)

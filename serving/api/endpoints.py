@@ -218,7 +218,9 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         ),
     },
     "events": {
-        "GET /v1/events": Endpoint(events.read_events, "Read events", Action.READ_EVENTS, errors=())
+        "GET /v1/events": Endpoint(
+            events.read_events, "Read events", Action.READ_EVENTS, errors=(410,)
+        )
     },
     "oversight": {
         "GET /v1/thresholds": Endpoint(

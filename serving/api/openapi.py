@@ -26,6 +26,7 @@ _REASONS = {
     408: "The body came too slowly",
     409: "A request with this Idempotency-Key is being judged; or the case, or the sweep, is "
     "not in a state for this",
+    410: "What came after this place may have left",
     413: "The body or an image is too large",
     415: "A content type or an image format that is not read",
     422: "Understood, and not to be judged",

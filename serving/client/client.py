@@ -443,7 +443,7 @@ class Client:
 
     def read_events(
         self,
-        after: int = 0,
+        after: str = "0",
         *,
         limit: int = 100,
         type: str | None = None,  # noqa: A002 - as the interface calls it

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from serving.wire.fields import AnswerBody, Id, Moment, QueryString, known
-from serving.wire.oversight import AuditNumber
 
 MOST_EVENTS = 500
 EventType = Annotated[
@@ -20,6 +19,7 @@ EventType = Annotated[
         "line.closed",
         "case.opened",
         "case.closed",
+        "case.merged",
         "watchlist.hit",
         "sweep.finished",
         "erasure.done",
@@ -30,7 +30,10 @@ EventType = Annotated[
 class EventQuery(QueryString, frozen=True):
     """Events beyond `after`, in their order."""
 
-    after: Annotated[AuditNumber, Meta(description="`next` of the page before; 0: all")] = 0
+    after: Annotated[
+        str,
+        Meta(max_length=128, pattern=r"^[A-Za-z0-9_=-]+\Z", description="`next` of a page; 0: all"),
+    ] = "0"
     limit: Annotated[int, Meta(ge=1, le=MOST_EVENTS)] = 100
     type: EventType | None = None
 
@@ -50,7 +53,7 @@ class Event(AnswerBody, frozen=True):
 
 
 class Events(AnswerBody, frozen=True):
-    """A page of the feed. Of a page that is empty `next` is where it began: ask again later."""
+    """A page of the feed, and where it goes on; after one that is not full ask again later."""
 
     events: tuple[Event, ...]
-    next: int
+    next: Annotated[str, Meta(description="of this carrier alone, and another each time")]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from engine.registry.events import EventType
-from engine.registry.events import read_events as read
+from engine.registry.events import EventType, read_page
 from serving.access.authorization import scope_of
 from serving.api import serializers
 from serving.api.request import Request
@@ -19,15 +18,15 @@ async def read_events(parts: Parts, request: Request, query: wire.EventQuery) ->
     """Events after a place in the feed, in the order in which they happened; to a carrier its own.
 
     Each was written with what it tells of, so none is ever missing; keep `next` and give it as
-    `after`. They hold ids and no name or number, and reading them is not audited: what is read by
-    an id is.
+    `after`: EVENTS.PLACE_UNKNOWN where what came after it has left. They hold ids and no name or
+    number, and reading them is not audited: what is read by an id is.
     """
     try:
         types = () if query.type is None else (EventType(query.type),)
     except ValueError:
         raise Malformed(f"type: unknown; give {', '.join(EventType)}") from None
     carrier = scope_of(request.caller)
-    find = partial(read, parts.store, query.after, query.limit, carrier=carrier, types=types)
-    found = await asyncio.to_thread(find)
-    shown = tuple(serializers.event(one, parts.vault.deployment_id) for one in found)
-    return wire.Events(shown, found[-1].number if found else query.after)
+    find = partial(read_page, parts.store, query.after, query.limit, carrier=carrier, types=types)
+    page = await asyncio.to_thread(find)
+    shown = tuple(serializers.event(one, parts.vault.deployment_id) for one in page.events)
+    return wire.Events(shown, page.next)

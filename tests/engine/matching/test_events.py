@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
-from engine.errors import SosieError, StorageFailed
+from engine.errors import PlaceUnknown, SosieError, StorageFailed
 from engine.matching.holders import erase_holder, watch_face
 from engine.matching.lines import close_line
 from engine.registry import tables
 from engine.registry.database import changing
-from engine.registry.events import Event, EventType, read_events
-from engine.registry.records import AuditEntry, Changes
+from engine.registry.events import BEGINNING, Event, EventType, read_events, read_page
+from engine.registry.records import AuditEntry, CaseState, Changes, Outcome, new_id, utc_now
+from engine.retention.job import DirectRunner, Schedule, run_retention
+from tests.engine.matching.conftest import NOW
 from tests.engine.matching.test_lines import dispute
 
 
@@ -21,7 +25,7 @@ def told(events: list[Event]) -> list[tuple[str, str]]:
     return [(one.type.value, one.subject) for one in events]
 
 
-def test_a_line_has_its_story_in_order_and_ids_alone(lab: Any) -> None:
+def test_what_happens_to_a_line_is_told_in_order_and_by_ids_alone(lab: Any) -> None:
     person, request = lab.newcomer()
     with lab.registrar() as registrar:
         body = registrar.enroll([request])[0].body
@@ -86,3 +90,43 @@ def test_an_altered_event_is_told_to_nobody(lab: Any) -> None:
     with pytest.raises(SosieError, match="a row of events was altered"):
         read_events(lab.store, 0)
     assert len(lab.store.rows(select(tables.events))) == 1
+
+
+def test_a_place_is_known_while_nothing_after_it_can_have_left(lab: Any) -> None:
+    def keep_days(days: int) -> None:
+        with lab.store.writer() as writer:
+            runner = DirectRunner(writer, lambda: utc_now() + timedelta(days=days))
+            run_retention(runner, Schedule(events=timedelta(days=30)), "test")
+
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request(), lab.request()])
+    first = read_page(lab.store, BEGINNING, 1)
+    last = read_page(lab.store, first.next)
+    assert (len(first.events), len(last.events)) == (1, 3)
+    keep_days(31)
+    with pytest.raises(PlaceUnknown):
+        read_page(lab.store, first.next)
+    assert read_page(lab.store, last.next).events == []
+    # Numbers go on where they were, also where all that had one is long gone.
+    with lab.registrar() as registrar:
+        registrar.enroll([lab.request()])
+    assert [one.number for one in read_page(lab.store, last.next).events] == [5, 6]
+
+
+def test_a_case_is_opened_and_closed_once(lab: Any) -> None:
+    person, request = lab.newcomer()
+    with lab.registrar() as registrar:
+        registrar.enroll([request])
+        case_id = dispute(lab, registrar, request.msisdn, request.document, person).case_id
+        case = lab.store.cases.by_id([case_id])[case_id]
+        closed = replace(case, state=CaseState.CLOSED, outcome=Outcome.UNFOUNDED, closed_at=NOW)
+        merged = replace(case, id=new_id(), state=CaseState.MERGED, merged_into=case_id)
+        touched = {"case_changes": (closed,)}
+        for changes in (touched, touched, {"cases": (merged,)}):
+            registrar.run(
+                lambda writer, _, given=changes: writer.commit(
+                    Changes(writer.sequence, (AuditEntry("test", "test", "test"),), **given)
+                )
+            )
+    kinds = [one.type for one in read_events(lab.store, 0) if one.type.value.startswith("case.")]
+    assert kinds == [EventType.CASE_OPENED, EventType.CASE_CLOSED]

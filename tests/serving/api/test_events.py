@@ -18,7 +18,14 @@ def test_the_feed_is_read_from_where_it_was_left(own_service: Any, activation: A
     assert [one["type"] for one in rest["events"]] == ["line.opened"]
     assert rest["events"][0]["subject"] == decided["data"]["line_id"]
     end = own_service.read(own_service.ask("GET", f"{PATH}?after={rest['next']}"))
-    assert end == {"events": [], "next": rest["next"]}
+    assert end["events"] == []
+    # Of whatever type one asks: what was looked at is not looked at again.
+    closed = own_service.read(own_service.ask("GET", f"{PATH}?type=sweep.finished"))
+    again = own_service.read(own_service.ask("GET", f"{PATH}?after={closed['next']}"))
+    assert (closed["events"], again["events"]) == ([], [])
+    for unknown in ("7", "abcd", first["next"][:-4] + "AAAA"):
+        answer = own_service.ask("GET", f"{PATH}?after={unknown}")
+        own_service.assert_refused(answer, 410, "EVENTS.PLACE_UNKNOWN")
     own_service.assert_refused(
         own_service.ask("GET", f"{PATH}?type=line.unknown"), 400, "REQUEST.MALFORMED"
     )
@@ -31,3 +38,16 @@ def test_another_carrier_and_an_outlet_are_told_nothing(own_service: Any, activa
         shown = own_service.read(own_service.ask("GET", PATH, key=key))
         assert bool(shown["events"]) is is_told
     own_service.assert_refused(own_service.ask("GET", PATH, key="b1"), 403, "ACCESS.FORBIDDEN")
+
+
+def test_a_place_in_the_feed_tells_nothing_of_what_others_did(
+    own_service: Any, activation: Any
+) -> None:
+    page = own_service.read(own_service.ask("GET", PATH, key="red"))
+    again = own_service.read(own_service.ask("GET", f"{PATH}?after={page['next']}", key="red"))
+    # Nothing was, and yet they differ: so a difference is no sign.
+    assert page["next"] != again["next"]
+    assert len(page["next"]) == len(again["next"])
+    for key in ("blue", "fraud"):
+        answer = own_service.ask("GET", f"{PATH}?after={page['next']}", key=key)
+        own_service.assert_refused(answer, 410, "EVENTS.PLACE_UNKNOWN")
