@@ -31,6 +31,10 @@ def serve_sandbox(
         str | None,
         typer.Option(metavar="TYPE", help="Print the document numbers of this type, and end."),
     ] = None,
+    collection: Annotated[
+        bool,
+        typer.Option("--collection", help="Print a collection of requests (Postman), and end."),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print address and keys as one JSON document.")
     ] = False,
@@ -44,6 +48,13 @@ def serve_sandbox(
     """
     if numbers is not None:
         _print_numbers(numbers, as_json=as_json)
+        return
+    if collection:
+        from importlib.metadata import version
+
+        from serving.sandbox.collection import build_collection
+
+        print_json(build_collection(version("sosie")))
         return
     from serving.cluster.processes import end_with_starter
     from serving.sandbox.sandbox_service import PICTURE_FOLDER, WARNING, open_sandbox, prepare

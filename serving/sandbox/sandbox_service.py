@@ -516,7 +516,10 @@ class Sandbox:
             host=host,
             port=port,
             lifespan="off",
+            # httptools loses the body of a request that offers HTTP/2, as Java's client does.
+            http="h11",
             log_config=None,
+            log_level="critical",
             access_log=False,
         )
         server = uvicorn.Server(config)
