@@ -16,7 +16,7 @@ WORKERS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 LOCKS := cpu+dev cpu+demo cpu+demo+postgres+test \
 	$(foreach runtime,cpu openvino gpu,$(runtime)+serve+desk+postgres+tracing)
 
-.PHONY: demo test test-other check format client docs lock clean
+.PHONY: demo test test-other check format client contract docs lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/sosie demo
@@ -49,6 +49,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/generate_client.py | diff serving/client/client.py - # else: make client
+	$(BIN)/python .ci/openapi_changes.py .ci/openapi_v1.json
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format $(SOURCES)
@@ -58,6 +59,11 @@ format: $(VENV)/.dev
 client: $(VENV)/.dev
 	$(BIN)/python .ci/generate_client.py > $(VENV)/client.py
 	mv $(VENV)/client.py serving/client/client.py
+
+# At a release: what version 1 has got since is kept, too.
+contract: $(VENV)/.dev
+	$(BIN)/python .ci/openapi_changes.py .ci/openapi_v1.json
+	$(BIN)/python .ci/openapi_changes.py --write .ci/openapi_v1.json
 
 # Figures and pictures of README.md and docs, rendered from bench/reports.
 docs: $(VENV)/.dev

@@ -115,7 +115,7 @@ def _run_load_test(
     begun, start = datetime.now(UTC), time.perf_counter()
     about = _read_version(asking)
     access = open_access(asking, keys, outlet, begun.isoformat())
-    serials = Serials(_make_numbers(begun))
+    serials = Serials(make_numbers(begun))
     wanted = choose_counts(options, list_phases(options.shape, options.profile))
     dataset = open_dataset(options.faces, *count_people(wanted), options.seed)
     enrolled = EnrollmentTracker()
@@ -183,7 +183,7 @@ def _open_service(
         yield local.target, local.keys, None
 
 
-def _make_numbers(begun: datetime) -> SpecimenNumbers:
+def make_numbers(begun: datetime) -> SpecimenNumbers:
     """Numbers with a random tag: the gallery may hold documents of other runs."""
     tag = "".join(secrets.choice(DIGITS) for _ in range(TAG_LENGTH))
     return SpecimenNumbers(tag, secrets.randbelow(NUMBERS), begun.year)

@@ -244,6 +244,17 @@ Due = tuple[float, int]
 """When a visit is due, in seconds, and its phase."""
 
 
+_CALLED: Mapping[Kind, tuple[Traffic, bool]] = {
+    Kind.MATED: (Traffic.MATCH, False),
+    Kind.STRANGERS: (Traffic.MATCH, True),
+    Kind.OWN_LINES: (Traffic.QUERY, False),
+    Kind.OTHERS_LINES: (Traffic.QUERY, True),
+    Kind.KNOWN: (Traffic.SEARCH, False),
+    Kind.UNKNOWN: (Traffic.SEARCH, True),
+}
+"""The traffic of each kind that stores nothing, and whether its answer must be no."""
+
+
 @dataclass(slots=True)
 class Planner:
     """Plans the visits of one or more steps; people who enroll once do so in one of them."""
@@ -276,6 +287,25 @@ class Planner:
             due = [(float(arrivals.due_s[row]), int(arrivals.phase[row])) for row in rows]
             visits += self._enroll(due) if traffic is Traffic.ENROLL else self._call(traffic, due)
         return tuple(sorted(visits, key=lambda visit: (visit.due_s, visit.number)))
+
+    def draw(self, kind: Kind) -> tuple[Visit, ...]:
+        """A visit of this kind, of some kinds two, for whoever sends it when he likes.
+
+        Where nobody is there for it, a known subscriber opens another line.
+        """
+        now: Due = (0.0, 0)
+        if kind in PLANTED:
+            is_possible = self._count_plantable(kind, 1) > 0
+            planted = tuple(self._plant(kind, now, now)) if is_possible else ()
+            return planted or (self._visit_returning(Traffic.ENROLL, now),)
+        if kind is Kind.NEWCOMER and self._newcomers:
+            person = self._newcomers.pop()
+            return (self._visit_new(kind, now, person.first, NEW, person.number),)
+        if kind in _CALLED:
+            traffic, is_other = _CALLED[kind]
+            found, call, expected, number = self._choose_call(traffic, is_other=is_other)
+            return (self._visit(traffic, found, now, call, expected, number),)
+        return (self._visit_returning(Traffic.RETURN, now),)
 
     def _enroll(self, due: Sequence[Due]) -> Iterator[Visit]:
         slots = Slots([moment for moment, _ in due], self.rng)

@@ -76,6 +76,8 @@ _CUSTOM: Mapping[type, Json] = {
     Moment: {"type": "string", "format": "date-time"},
     Template: {"type": "string"},
 }
+_PHOTOGRAPHS = "Photographs"
+_NULL: Json = {"type": "null"}
 _OF_AN_IMAGE = {"type": "string", "format": "binary"}
 _OF_FRAMES = {"type": "array", "items": _OF_AN_IMAGE, "minItems": 1, "maxItems": MAX_FRAMES}
 """Parts of one name, or a single one."""
@@ -88,6 +90,7 @@ def build_document(version: str) -> Json:
     for endpoint in ENDPOINTS:
         operation = _describe_operation(endpoint, schemas)
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = operation
+    _name_photographs(schemas)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -118,6 +121,17 @@ def describe_types() -> dict[str, Json]:
     for kind, examples in EXAMPLES.items():
         schemas[kind.__name__]["examples"] = examples
     return schemas
+
+
+def _name_photographs(schemas: dict[str, Json]) -> None:
+    """Gives "one photograph, or frames" a name: generators of clients make nothing, or no code that
+    compiles, of a choice that has none."""
+    live, face = schemas["EnrollmentRequest"]["properties"], schemas["Face"]["properties"]
+    choice, reference = live["live"].pop("anyOf"), {"$ref": _REF.format(name=_PHOTOGRAPHS)}
+    assert choice == [one for one in face["image"]["anyOf"] if one != _NULL]
+    schemas[_PHOTOGRAPHS] = {"title": _PHOTOGRAPHS, "anyOf": choice}
+    live["live"] |= reference
+    face["image"]["anyOf"] = [reference, _NULL]
 
 
 def _describe_operation(endpoint: Endpoint, schemas: dict[str, Json]) -> Json:

@@ -462,6 +462,10 @@ class RegistrarService:
         """The status in every phase; at most a second old."""
         return self._lifecycle.status()
 
+    def require(self) -> OpenRegistry:
+        """What the calls work on; `NotReady` where it is not open."""
+        return self._lifecycle.require()
+
     async def perform(self, method: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
         """Carries out a public method of `Operations`; errors are values."""
         assert method in OPERATIONS, "a caller of ours asks for what it knows"

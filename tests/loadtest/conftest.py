@@ -27,8 +27,8 @@ from tests.serving.conftest import Outcome
 
 SHOWN_AGAIN = (36, 73, 90, 97)
 """Images of `lfw_subset` with people whom an earlier one shows already."""
-PARTS = {"one": (22, 3), "two": (18, 2), "three": (16, 2), "four": (16, 2)}
-"""People in each folder, and photographs of each person; nobody is in two folders, so that four
+PARTS = {"one": (22, 3), "two": (18, 2), "three": (16, 2), "four": (16, 2), "five": (23, 3)}
+"""People in each folder, and photographs of each person; nobody is in two folders, so that the
 load tests can run at once."""
 KEYS = {"enroll": ("carrier", "blue"), "fraud": ("fraud", None)}
 MANY = 1_000_000

@@ -1,0 +1,215 @@
+"""Users of Locust with the truth: what each of them asks has a known right answer.
+
+For scenarios of your own, in a file for `locust -f`:
+
+    from locust import between, task
+    from loadtest.users import Kind, SosieUser
+
+    class Shop(SosieUser):
+        wait_time = between(1, 5)
+
+        @task(9)
+        def open_line(self) -> None:
+            self.visit(Kind.NEWCOMER)
+
+        @task
+        def bring_a_second_document(self) -> None:
+            self.visit(Kind.DUPLICATE)
+
+A wrong answer is a failure in Locust's statistics, under the kind's name. Before the users start,
+people are chosen by the service's own model and some are enrolled; afterwards all are erased. These
+users are a closed loop, as Locust's are: `sosie loadtest` sends when a visit is due.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import gevent
+import numpy as np
+from locust import User, events
+from locust.env import Environment
+from locust.exception import StopUser
+
+from loadtest.errors import Exit, LoadTestRefused, refuse
+from loadtest.exchange import Exchange
+from loadtest.judging import Correctness, judge, mark_look_alikes
+from loadtest.load_run import make_numbers
+from loadtest.oracle import Answer, read_answer
+from loadtest.participants import ModelClient, ParticipantCounts, Participants, open_dataset
+from loadtest.schedule import Kind, Outcome, Planner, Visit
+from loadtest.service_calls import Access, Serials, open_access
+from loadtest.setup import Cleaner, EnrollmentTracker, count_people, prepare
+from loadtest.target import read_keys, read_target
+
+__all__ = ["Answer", "Kind", "SosieUser"]
+
+CONNECTIONS, TIMEOUT_S = 256, 30.0
+HOLDERS, RACERS, OUTSIDERS = 8, 4, 4
+_clock = time.perf_counter
+
+
+@dataclass(slots=True)
+class Session:
+    """What the users of one run share: the service, the people in it, and who is to be erased."""
+
+    access: Access
+    participants: Participants
+    planner: Planner
+    enrolled: EnrollmentTracker
+    environment: Environment
+    start: float = field(default_factory=_clock)
+
+    def visit(self, kind: Kind) -> list[Answer]:
+        """Sends one visit, of some kinds two, judges the answers and tells Locust of them."""
+        visits = self.planner.draw(kind)
+        if kind is Kind.RACE:
+            sent = [gevent.spawn(self._send, one) for one in visits]
+            gevent.joinall(sent, raise_error=True)
+            outcomes = [one.value for one in sent]
+        else:
+            moment = datetime.now(UTC).isoformat()
+            outcomes = [self._send(one, moment) for one in visits]
+        self._tell(outcomes)
+        return [one.answer for one in outcomes]
+
+    def _send(self, visit: Visit, captured_at: str | None = None) -> Outcome:
+        call, keys = visit.call, self.access.keys
+        moment = captured_at or datetime.now(UTC).isoformat()
+        key, headers = call.idempotency_key, {}
+        if key is not None:
+            self.enrolled.begin(key)
+            headers = {"Idempotency-Key": key}
+        started_s = _clock() - self.start
+        reply = self.access.exchange.ask(
+            "POST",
+            call.path,
+            keys.fraud if call.needs_fraud else keys.enroll,
+            value=call.write(self.access.common.at(moment)),
+            headers=headers,
+        )
+        answer, done_s = read_answer(reply), _clock() - self.start
+        if key is not None:
+            self.enrolled.finish(key, answer)
+        visit = replace(visit, due_s=started_s)
+        return Outcome(visit, started_s, done_s, answer, reply.size_bytes)
+
+    def _tell(self, outcomes: Sequence[Outcome]) -> None:
+        judged = judge(outcomes)
+        if any(one.correctness is Correctness.WRONG for one in judged):
+            model = ModelClient(self.access.exchange, self.access.keys.fraud)
+            judged = mark_look_alikes(judged, self.participants, model)
+        hook: Any = self.environment.events.request  # Locust's hooks have no types
+        for one in judged:
+            answer, fault = one.outcome.answer, None
+            if one.correctness in (Correctness.WRONG, Correctness.UNANSWERED):
+                word = one.correctness.value
+                fault = LoadTestRefused(f"{word}: {answer.describe()}, expected {one.expected}")
+            hook.fire(
+                request_type="POST",
+                name=one.outcome.visit.kind.value,
+                response_time=one.outcome.latency_s * 1e3,
+                response_length=one.outcome.size_bytes,
+                exception=fault,
+                context={},
+            )
+
+
+class SosieUser(User):
+    """A user whose tasks call `visit`; with no class of its own, it sends nothing."""
+
+    abstract = True
+
+    def visit(self, kind: Kind) -> list[Answer]:
+        """One visit of this kind, judged: its answer, or two of a retry, a race or a conflict.
+
+        Where nobody is left who could be of this kind, a known subscriber opens another line.
+        """
+        session = _sessions.get(self.environment)
+        if session is None:
+            raise StopUser
+        return session.visit(kind)
+
+
+_sessions: dict[Environment, Session] = {}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The arguments that `locust` gets beside its own."""
+    group = parser.add_argument_group("Sosie")
+    group.add_argument("--outlet", metavar="CODE", help="to enroll for with a carrier's key")
+    group.add_argument(
+        "--keys", metavar="FILE", help="JSON with the keys enroll, fraud and erase; - for stdin"
+    )
+    group.add_argument("--faces", metavar="DIR", help="photographs, one folder per person")
+    group.add_argument("--newcomers", type=int, default=100, help="who are new and enroll once")
+    group.add_argument("--seed", type=int, default=0, help="of the choice of people")
+    group.add_argument("--allow-remote", action="store_true", help="for another machine's service")
+
+
+def begin(environment: Environment, **_: Any) -> None:
+    """Prepares the people; a run that cannot be is ended with one line."""
+    try:
+        _sessions[environment] = _open(environment)
+    except LoadTestRefused as refused:
+        refuse(str(refused), as_json=False)
+        environment.process_exit_code = Exit.REFUSED
+        assert environment.runner is not None
+        # Not from inside its own start.
+        gevent.spawn_later(0, environment.runner.quit)
+
+
+def end(environment: Environment, **_: Any) -> None:
+    """Erases everybody whom the run has enrolled, and says who is left."""
+    session = _sessions.pop(environment, None)
+    if session is None:
+        return
+    Cleaner(session.access, session.enrolled, _ignore).clean(keep_enrolled=False)
+    left = session.enrolled.count
+    if left:
+        sys.stderr.write(f"sosie: up to {left} people stay enrolled: an operator can erase them\n")
+    session.access.exchange.close()
+
+
+def _open(environment: Environment) -> Session:
+    given: Any = environment.parsed_options
+    if not environment.host:
+        raise LoadTestRefused("no service: give --host http://HOST:PORT")
+    target = read_target(environment.host, allows_remote=given.allow_remote)
+    begun = datetime.now(UTC)
+    exchange = Exchange(target, CONNECTIONS, TIMEOUT_S)
+    access = open_access(exchange, read_keys(given.keys), given.outlet, begun.isoformat())
+    wanted = ParticipantCounts(
+        holders=HOLDERS, newcomers=given.newcomers, racers=RACERS, outsiders=OUTSIDERS
+    )
+    faces = None if given.faces is None else Path(given.faces)
+    dataset = open_dataset(faces, *count_people(wanted), given.seed)
+    serials, enrolled = Serials(make_numbers(begun)), EnrollmentTracker()
+    try:
+        participants = prepare(access, dataset, wanted, serials, enrolled, _ignore)
+    except BaseException:
+        Cleaner(access, enrolled, _ignore).clean(keep_enrolled=False)
+        raise
+    planner = Planner(participants, serials, np.random.default_rng(given.seed))
+    return Session(access, participants, planner, enrolled, environment)
+
+
+def _ignore(_what: str, _done: int, _total: int) -> None:
+    """Shows no progress: Locust has its own output."""
+
+
+def _listen() -> None:
+    hooks: Any = events  # Locust's hooks have no types
+    hooks.init_command_line_parser.add_listener(add_arguments)
+    hooks.test_start.add_listener(begin)
+    hooks.test_stop.add_listener(end)
+
+
+_listen()

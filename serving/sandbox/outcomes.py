@@ -1,0 +1,227 @@
+"""What document numbers and pictures mean in a sandbox.
+
+The last digits of a document number that are not check digits are its serial. A serial from 900 on
+says how an enrollment under the document ends; every other one is approved. Faces are made of
+names: the same name gives the same face, in every sandbox.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import itertools
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import RequestError
+from engine.matching.documents import (
+    NATIONAL_NUMBERS,
+    PASSPORT,
+    CheckedDocument,
+    Document,
+    FormAuthority,
+    check_documents,
+    compute_check_digit,
+)
+from engine.reasons import Decision, Reason
+
+Vector = NDArray[np.float32]
+
+MARK_FILE = "sandbox.json"
+"""In the home of a sandbox alone, with its keys."""
+
+_APPROVED = Decision.APPROVED
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an enrollment under a document with this serial ends; `status` and `code` of an error."""
+
+    serial: int
+    what: str
+    decision: Decision | None = _APPROVED
+    reason: Reason | None = None
+    status: int = 201
+    code: str = ""
+
+
+_FACES = (
+    Outcome(900, "the name on record is another", Decision.REVIEW, Reason.NAME_MISMATCH),
+    Outcome(901, "two faces", Decision.REJECTED, Reason.FACE_MISMATCH),
+    Outcome(
+        902,
+        "the document is another person's",
+        Decision.REJECTED,
+        Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
+    ),
+    Outcome(
+        903,
+        "the face is the resident's; opens a case",
+        Decision.REJECTED,
+        Reason.DUPLICATE_IDENTITY,
+    ),
+    Outcome(
+        904,
+        "the face is like the resident's; opens a case",
+        Decision.REVIEW,
+        Reason.POSSIBLE_DUPLICATE,
+    ),
+    Outcome(905, "the face is on the watch-list", Decision.REVIEW, Reason.WATCHLISTED),
+    Outcome(906, "the number is the resident's", Decision.REJECTED, Reason.LINE_IN_USE),
+    Outcome(907, "the holder has five lines", Decision.REJECTED, Reason.LINE_LIMIT_REACHED),
+    Outcome(908, "the document is blocked", Decision.REJECTED, Reason.DOCUMENT_BLOCKED),
+)
+_UNFIT = (
+    *(Reason.NO_FACE, Reason.SEVERAL_FACES, Reason.FACE_TOO_SMALL, Reason.BLURRED),
+    *(Reason.TOO_DARK, Reason.TOO_BRIGHT, Reason.LOW_CONTRAST, Reason.COMPRESSED),
+    *(Reason.FACE_CUT, Reason.UNCLEAR, Reason.POSE, Reason.LIVE_FRAMES_DIFFER),
+)
+"""In this order for good: a serial keeps its meaning."""
+_PHOTOGRAPHS = tuple(
+    Outcome(910 + place, "the live photograph is unfit", Decision.REJECTED, reason)
+    for place, reason in enumerate(_UNFIT)
+)
+SLOW, BUSY, BUSY_ONCE, NOT_READY, LOST_BEFORE, LOST_AFTER, FULL, SILENT, BROKEN, BOUNDED = range(
+    930, 940
+)
+
+
+def _error(serial: int, what: str, status: int, code: str) -> Outcome:
+    return Outcome(serial, what, None, None, status, code)
+
+
+_ERRORS = (
+    Outcome(SLOW, "decided after three seconds"),
+    _error(BUSY, "always too busy", 429, "SERVICE.BUSY"),
+    _error(BUSY_ONCE, "too busy for the first request of a key", 429, "SERVICE.BUSY"),
+    _error(NOT_READY, "never ready", 503, "SERVICE.NOT_READY"),
+    _error(LOST_BEFORE, "lost unstored; asked again, decided", 503, "SERVICE.INTERRUPTED"),
+    _error(LOST_AFTER, "lost once stored; asked again, repeated", 503, "SERVICE.INTERRUPTED"),
+    _error(FULL, "the storage is full", 507, "REGISTRY.STORAGE_FULL"),
+    _error(SILENT, "no answer in the request's time", 503, "REQUEST.DEADLINE_PASSED"),
+    _error(BROKEN, "a fault of the service", 500, "INTERNAL"),
+    _error(BOUNDED, "as after many failed checks", 429, "REQUEST.TOO_MANY_FAILURES"),
+)
+APPROVED = Outcome(0, "approved")
+OUTCOMES = {one.serial: one for one in (*_FACES, *_PHOTOGRAPHS, *_ERRORS)}
+
+_SERIAL = "###"
+_PATTERNS = {
+    "cn-ric": f"11010519900307{_SERIAL}?",
+    "kr-rrn": f"900307200{_SERIAL}?",
+    "th-pin": f"110100200{_SERIAL}?",
+    "id-nik": f"3171011708450{_SERIAL}",
+    "my-nric": f"770305020{_SERIAL}",
+    "in-aadhaar": f"23412341{_SERIAL}?",
+    "pk-cnic": f"342010899{_SERIAL}?",
+    "tr-tckimlik": f"172918{_SERIAL}??",
+    "za-idnr": f"7503305{_SERIAL}08?",
+    "es-dni": f"54362{_SERIAL}@",
+}
+"""A sound number of each type: the places of the serial, of check digits (?) and letters (@)."""
+_SIGNS = {"?": "0123456789X", "@": "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+_EXPIRES = "40"
+"""Year of the passports' expiry."""
+
+
+def make_number(document_type: str, serial: int) -> str:
+    """A sound number of this type with this serial; `RequestError` for an unknown type."""
+    if document_type == PASSPORT:
+        number, rest = f"SBX000{serial:03d}", f"900307{compute_check_digit('900307')}F"
+        expiry = f"{_EXPIRES}0131"
+        line = f"{number}{compute_check_digit(number)}UTO{rest}{expiry}"
+        line += f"{compute_check_digit(expiry)}{'<' * 14}<"
+        return line + str(compute_check_digit(line[:10] + line[13:20] + line[21:43]))
+    if document_type not in _PATTERNS:
+        raise RequestError(f"no such document type: use one of {', '.join([*_PATTERNS, PASSPORT])}")
+    pattern = _PATTERNS[document_type].replace(_SERIAL, f"{serial:03d}")
+    module = importlib.import_module(NATIONAL_NUMBERS[document_type])
+    places = [sign for sign in pattern if sign in _SIGNS]
+    for signs in itertools.product(*(_SIGNS[place] for place in places)):
+        chosen = iter(signs)
+        number = "".join(next(chosen) if sign in _SIGNS else sign for sign in pattern)
+        if module.is_valid(number):
+            return number
+    raise AssertionError("every serial has its check digits")
+
+
+def check(document: Document) -> CheckedDocument:
+    """The document in its canonical form."""
+    return check_documents([document], FormAuthority(), datetime.now(UTC).date())[0]
+
+
+def find_outcome(checked: CheckedDocument) -> Outcome:
+    """How an enrollment under it ends; a document that is not sound has no serial."""
+    if not checked.is_well_formed:
+        return APPROVED
+    if checked.type == PASSPORT:
+        text = checked.number[-3:]
+    else:
+        start = _PATTERNS[checked.type].index(_SERIAL)
+        text = checked.number[start : start + len(_SERIAL)]
+    return OUTCOMES.get(int(text), APPROVED) if text.isdigit() else APPROVED
+
+
+# Faces, and the pictures that show them.
+
+ANYBODY, RESIDENT, WATCHED = "anybody", "resident", "watched"
+STRANGER = "STRANGER"
+"""What a picture says that shows somebody else than whoever is asked about."""
+MARKER = "sosie-sandbox"
+PICTURES = (STRANGER, RESIDENT.upper(), *_UNFIT)
+ALIKE = 0.95
+"""Cosine of a photograph with the face that it shows."""
+
+
+def make_face(name: str, dimension: int) -> Vector:
+    """The unit vector float32[d] of this name."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    drawn = np.random.default_rng(seed).standard_normal(dimension)
+    return np.asarray(drawn / np.linalg.norm(drawn), dtype=np.float32)
+
+
+def make_near(face: Vector, name: str, cosine: float) -> Vector:
+    """A unit vector of this name with this cosine to a face."""
+    other = make_face(name, len(face)).astype(np.float64)
+    given = face.astype(np.float64)
+    other -= (other @ given) * given
+    made = cosine * given + np.sqrt(1 - cosine**2) * other / np.linalg.norm(other)
+    return np.asarray(made / np.linalg.norm(made), dtype=np.float32)
+
+
+def make_pair(face: Vector, name: str) -> tuple[Vector, Vector]:
+    """Two photographs of a face, whose mean is that face."""
+    live = make_near(face, name, ALIKE)
+    portrait = 2 * ALIKE * face.astype(np.float64) - live
+    return live, np.asarray(portrait / np.linalg.norm(portrait), dtype=np.float32)
+
+
+def read_marker(data: bytes) -> str:
+    """What a picture says of itself: the text `sosie-sandbox` of a PNG, or a JPEG's comment."""
+    from PIL import Image  # noqa: PLC0415 - not needed for the table of numbers
+
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
+            said = picture.info.get(MARKER, picture.info.get("comment", ""))
+    except Exception:  # noqa: BLE001 - a record, or a picture of another kind: it says nothing
+        return ""
+    text = said.decode("latin-1") if isinstance(said, bytes) else str(said)
+    return text.removeprefix(f"{MARKER}:").strip().upper()
+
+
+def draw_picture(name: str, marker: str = "") -> bytes:
+    """A PNG that stands for a photograph: stripes of the name's colours, and no face."""
+    from PIL import Image, PngImagePlugin  # noqa: PLC0415 - as above
+
+    colours = np.random.default_rng(list(name.encode())).integers(40, 216, (8, 6, 3), np.uint8)
+    information = PngImagePlugin.PngInfo()
+    if marker:
+        information.add_text(MARKER, marker)
+    file = io.BytesIO()
+    picture = Image.fromarray(colours).resize((240, 320), Image.Resampling.NEAREST)
+    picture.save(file, "PNG", pnginfo=information)
+    return file.getvalue()

@@ -1,0 +1,252 @@
+"""Version 1 only grows: what an old client relies on stays."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.api.openapi import build_document
+
+ROOT = Path(__file__).parents[3]
+BASELINE = ROOT / ".ci" / "openapi_v1.json"
+_spec = importlib.util.spec_from_file_location("openapi_changes", ROOT / ".ci/openapi_changes.py")
+assert _spec is not None
+assert _spec.loader is not None
+changes = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(changes)
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def baseline() -> Json:
+    return dict(json.loads(BASELINE.read_text("utf-8")))
+
+
+def test_the_document_has_all_that_it_had_when_version_1_was_first_kept(baseline: Json) -> None:
+    assert changes.Comparison(baseline, build_document("1")).list_breaks() == []
+
+
+def enroll(document: Json) -> Json:
+    return dict(document["paths"]["/v1/enrollments"])["post"]
+
+
+def schema(name: str) -> Callable[[Json], Json]:
+    return lambda document: document["components"]["schemas"][name]
+
+
+def fields(name: str) -> Callable[[Json], Json]:
+    return lambda document: document["components"]["schemas"][name]["properties"]
+
+
+def drop(*steps: str, at: Callable[[Json], Any] = lambda document: document) -> Any:
+    def change(document: Json) -> None:
+        value = at(document)
+        for step in steps[:-1]:
+            value = value[step]
+        del value[steps[-1]]
+
+    return change
+
+
+def put(value: Any, *steps: str, at: Callable[[Json], Any]) -> Any:
+    def change(document: Json) -> None:
+        place = at(document)
+        for step in steps[:-1]:
+            place = place[step]
+        place[steps[-1]] = value
+
+    return change
+
+
+def take_out(value: Any, *steps: str, at: Callable[[Json], Any]) -> Any:
+    def change(document: Json) -> None:
+        place = at(document)
+        for step in steps:
+            place = place[step]
+        place.remove(value)
+
+    return change
+
+
+def add(value: Any, *steps: str, at: Callable[[Json], Any]) -> Any:
+    def change(document: Json) -> None:
+        place = at(document)
+        for step in steps:
+            place = place[step]
+        place.append(value)
+
+    return change
+
+
+def listed(document: Json, name: str = "Enrollment") -> Json:
+    """Fields of a request, lists of types as dicts by their places."""
+    found = document["components"]["schemas"][f"{name}Request"]["properties"]
+
+    def look(one: Json) -> Json:
+        if "anyOf" not in one:
+            return one
+        return {**one, "anyOf": {str(place): kind for place, kind in enumerate(one["anyOf"])}}
+
+    return {field: look(one) for field, one in found.items()}
+
+
+REQUEST, ANSWER = "EnrollmentRequest", "Enrollment"
+NEW = {"name": "shade", "in": "query", "schema": {"type": "string"}}
+NULL = {"type": "null"}
+BREAKS = {
+    "an operation is gone": (drop("paths", "/v1/match"), "POST /v1/match: the operation is gone"),
+    "an operation has another name": (
+        put("decide", "operationId", at=enroll),
+        "POST /v1/enrollments: is named decide",
+    ),
+    "a key is needed": (
+        put([{"bearer": []}], "security", at=lambda d: d["paths"]["/version"]["get"]),
+        "GET /version: needs a key now",
+    ),
+    "a way to send the key is gone": (
+        take_out({"apiKey": []}, "security", at=enroll),
+        "a way to send the key is gone",
+    ),
+    "a parameter is gone": (
+        lambda d: d["paths"]["/v1/events"]["get"]["parameters"].pop(0),
+        "the parameter is gone",
+    ),
+    "a new parameter is required": (
+        add({**NEW, "required": True}, "parameters", at=enroll),
+        "query shade: a new parameter is required",
+    ),
+    "a parameter is narrower": (
+        lambda d: enroll(d)["parameters"][0]["schema"].update(maxLength=36),
+        "Idempotency-Key: maxLength is 36, was 255",
+    ),
+    "a content type is taken no more": (
+        drop("requestBody", "content", "multipart/form-data", at=enroll),
+        "multipart/form-data: is taken no more",
+    ),
+    "a part of a form is gone": (
+        drop(
+            *("requestBody", "content", "multipart/form-data", "schema", "properties", "live"),
+            at=enroll,
+        ),
+        ".live: the field is gone",
+    ),
+    "a status of success is gone": (drop("responses", "201", at=enroll), "answer 201: is gone"),
+    "a new status of success": (
+        lambda d: enroll(d)["responses"].update({"202": {"description": "later"}}),
+        "may answer 202 now",
+    ),
+    "a header is gone": (
+        drop("responses", "200", "headers", "Idempotency-Replayed", at=enroll),
+        "header Idempotency-Replayed: is gone",
+    ),
+    "an answer's content type is gone": (
+        drop("responses", "201", "content", "application/msgpack", at=enroll),
+        "answer 201 as application/msgpack: is gone",
+    ),
+    "a field of a request is gone": (
+        drop("consent_ref", at=fields(REQUEST)),
+        f"{REQUEST} in requests.consent_ref: the field is gone",
+    ),
+    "a field of an answer is gone": (
+        drop("decided_at", at=fields(ANSWER)),
+        f"{ANSWER} in answers.decided_at: the field is gone",
+    ),
+    "a field of an answer may be missing": (
+        take_out("decided_at", "required", at=schema(ANSWER)),
+        "decided_at: may be missing now",
+    ),
+    "a field of an answer may be null": (
+        put({"anyOf": [{"type": "boolean"}, NULL]}, "is_repeated", at=fields(ANSWER)),
+        "is_repeated: may be null",
+    ),
+    "a field of an answer has another type": (
+        put({"type": "string"}, "is_repeated", at=fields(ANSWER)),
+        "is_repeated: may be string",
+    ),
+    "a number of an answer has fractions": (
+        put({"type": "number"}, "number", at=fields("AuditEntry")),
+        "AuditEntry in answers.number: may be integer/number",
+    ),
+    "a value of an answer is gone": (
+        take_out("review", "decision", "enum", at=fields(ANSWER)),
+        "decision: no more review",
+    ),
+    "a field of a request has to be there": (
+        add("outlet", "required", at=schema(REQUEST)),
+        f"{REQUEST} in requests.outlet: is required now",
+    ),
+    "a new field of a request has to be there": (
+        lambda d: (
+            fields(REQUEST)(d).update(shade={"type": "string"}),
+            schema(REQUEST)(d)["required"].append("shade"),
+        ),
+        f"{REQUEST} in requests.shade: is required now",
+    ),
+    "a value of a request is gone": (
+        take_out("chip", "portrait_kind", "anyOf", "0", "enum", at=listed),
+        "portrait_kind: no more chip",
+    ),
+    "a text of a request is one of a list": (
+        put({"type": "string", "enum": ["a"]}, "consent_ref", at=fields(REQUEST)),
+        "consent_ref: takes only some values now",
+    ),
+    "a text of a request is shorter": (
+        put({"type": "string", "minLength": 1, "maxLength": 9}, "consent_ref", at=fields(REQUEST)),
+        "consent_ref: maxLength is 9, was 200",
+    ),
+    "a list of a request is shorter": (
+        put(64, "items", "maxItems", at=fields("MatchRequest")),
+        "items: maxItems is 64, was 256",
+    ),
+    "a request takes one type less": (
+        put({"type": "string", "format": "byte"}, "live", at=fields(REQUEST)),
+        "live: can no longer be array",
+    ),
+    "a number of a request has a bound": (
+        put(0.5, "threshold", "anyOf", "0", "maximum", at=lambda d: listed(d, "Identification")),
+        "threshold: maximum is 0.5",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BREAKS)
+def test_every_kind_of_breaking_change_is_seen(baseline: Json, kind: str) -> None:
+    change, line = BREAKS[kind]
+    changed = copy.deepcopy(baseline)
+    change(changed)
+    found = changes.Comparison(baseline, changed).list_breaks()
+    assert any(line in one for one in found), found
+
+
+GROWTH = {
+    "an operation": lambda d: d["paths"].update(
+        {"/v1/more": copy.deepcopy(d["paths"]["/version"])}
+    ),
+    "an optional parameter": add(NEW, "parameters", at=enroll),
+    "an optional field of a request": put({"type": "string"}, "shade", at=fields(REQUEST)),
+    "a field of an answer": put({"type": "string"}, "shade", at=fields(ANSWER)),
+    "a field that every answer has": add("shade", "required", at=schema(ANSWER)),
+    "a value of an answer": add("postponed", "decision", "enum", at=fields(ANSWER)),
+    "a value of a request": add("drawn", "portrait_kind", "anyOf", "0", "enum", at=listed),
+    "a longer text in a request": put(400, "consent_ref", "maxLength", at=fields(REQUEST)),
+    "a status of an error": lambda d: enroll(d)["responses"].update({"410": {}}),
+    "a further content type of an answer": lambda d: enroll(d)["responses"]["201"][
+        "content"
+    ].update({"application/cbor": {"schema": {}}}),
+    "an answer's text in a narrower form": put(10, "model_digest", "maxLength", at=fields(ANSWER)),
+}
+
+
+@pytest.mark.parametrize("kind", GROWTH)
+def test_growth_breaks_nothing(baseline: Json, kind: str) -> None:
+    changed = copy.deepcopy(baseline)
+    GROWTH[kind](changed)
+    assert changed != baseline
+    assert changes.Comparison(baseline, changed).list_breaks() == []

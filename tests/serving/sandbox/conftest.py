@@ -1,0 +1,68 @@
+"""One sandbox, served in this process, and requests to it."""
+
+from __future__ import annotations
+
+import base64
+import queue
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serving.sandbox.outcomes import make_number
+from serving.sandbox.sandbox_service import open_sandbox, prepare
+
+
+@dataclass
+class Served:
+    """A sandbox on a port of this machine."""
+
+    home: Path
+    url: str
+    keys: dict[str, str]
+    client: httpx.Client
+
+    def ask(self, method: str, path: str, key: str = "outlet", **more: Any) -> httpx.Response:
+        headers = {"authorization": f"Bearer {self.keys[key]}", **more.pop("headers", {})}
+        return self.client.request(method, path, headers=headers, **more)
+
+    def picture(self, name: str) -> str:
+        return base64.b64encode((self.home / "pictures" / f"{name}.png").read_bytes()).decode()
+
+    def activation(self, serial: int = 0, kind: str = "cn-ric", **changes: Any) -> dict[str, Any]:
+        document = {"type": kind, "number": make_number(kind, serial), "name": "Sandra Sand"}
+        return {
+            "document": document,
+            "msisdn": f"+861380013{8000 + serial}",
+            "live": self.picture("anybody-1"),
+            "portrait": self.picture("anybody-2"),
+            "consent_ref": "C-1",
+            "captured_at": datetime.now(UTC).isoformat(),
+        } | changes
+
+    def enroll(self, body: dict[str, Any], key: str | None = None) -> httpx.Response:
+        headers = {"idempotency-key": key or str(uuid.uuid4())}
+        return self.ask("POST", "/v1/enrollments", json=body, headers=headers)
+
+
+@pytest.fixture(scope="package")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    home = tmp_path_factory.mktemp("sandboxes") / "home"
+    keys = prepare(home)
+    stop, urls = threading.Event(), queue.SimpleQueue[str]()
+    with open_sandbox(home) as opened:
+        thread = threading.Thread(target=opened.run, args=("127.0.0.1", 0, urls.put, stop))
+        thread.start()
+        try:
+            url = urls.get(timeout=120)
+            with httpx.Client(base_url=url, timeout=60) as client:
+                yield Served(home, url, keys, client)
+        finally:
+            stop.set()
+            thread.join()
