@@ -23,6 +23,7 @@ from engine.errors import (
     RequestError,
     SosieError,
 )
+from engine.matching.authority import AuthorityTerms
 from engine.matching.calibration import Calibration, Comparison, Thresholds
 from engine.matching.comparison import WatchList
 from engine.matching.documents import Document, FormAuthority
@@ -62,6 +63,7 @@ from serving.models import (
     threshold_rates,
 )
 from serving.sections import (
+    AuthoritySettings,
     CasesSettings,
     CropsSettings,
     LimitSettings,
@@ -207,6 +209,18 @@ def read_liveness(settings: LivenessSettings) -> LivenessTerms:
         Decision(settings.missing),
         timedelta(seconds=settings.max_age_s),
     )
+
+
+def read_authority(settings: AuthoritySettings) -> AuthorityTerms | None:
+    """What look-ups of documents bring, by the settings; None where there are none."""
+    if settings.kind == "form":
+        return None
+    unavailable, unknown = (
+        None if given == "proceed" else Decision(given)
+        for given in (settings.unavailable, settings.unknown)
+    )
+    least = settings.min_face_score or None
+    return AuthorityTerms(unavailable, unknown, Decision(settings.contradicts), least)
 
 
 def read_crop_policy(settings: CropsSettings) -> CropPolicy:
@@ -368,6 +382,7 @@ class Deployment:
             thresholds_for=self.thresholds_for,
             second=self.second,
             liveness=self.liveness.terms,
+            look_ups=read_authority(self.settings.authority),
         )
 
     @cached_property
