@@ -23,6 +23,7 @@ from engine.errors import (
     RequestError,
     SosieError,
 )
+from engine.matching.authority import AuthorityTerms
 from engine.matching.calibration import Calibration, Comparison, Thresholds
 from engine.matching.comparison import WatchList
 from engine.matching.documents import Document, FormAuthority
@@ -62,6 +63,7 @@ from serving.models import (
     threshold_rates,
 )
 from serving.sections import (
+    AuthoritySettings,
     CasesSettings,
     CropsSettings,
     LimitSettings,
@@ -208,6 +210,18 @@ def read_liveness(settings: LivenessSettings) -> LivenessTerms:
         timedelta(seconds=settings.max_age_s),
         {code: frozenset(own.issuers) for code, own in settings.carriers.items() if own.issuers},
     )
+
+
+def read_authority(settings: AuthoritySettings) -> AuthorityTerms | None:
+    """What look-ups of documents bring, by the settings; None where there are none."""
+    if settings.kind == "form":
+        return None
+    unavailable, unknown = (
+        None if given == "proceed" else Decision(given)
+        for given in (settings.unavailable, settings.unknown)
+    )
+    least = settings.min_face_score or None
+    return AuthorityTerms(unavailable, unknown, Decision(settings.contradicts), least)
 
 
 def read_crop_policy(settings: CropsSettings) -> CropPolicy:
@@ -369,6 +383,7 @@ class Deployment:
             thresholds_for=self.thresholds_for,
             second=self.second,
             liveness=self.liveness.terms,
+            look_ups=read_authority(self.settings.authority),
         )
 
     @cached_property

@@ -203,6 +203,8 @@ def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Fin
         yield _examine_crops(deployment)
         yield from _examine_erasures(deployment)
         yield _attempt("liveness", lambda: _describe_liveness(deployment))
+        if settings.authority.kind != "form":
+            yield _examine_authority(deployment)
         if settings.sign_in.issuer:
             yield _examine_sign_in(deployment)
         if settings.models.second:
@@ -264,6 +266,27 @@ def _describe_liveness(deployment: Deployment) -> str:
     asked += [f"{len(settings.carriers)} carriers apart"] if settings.carriers else []
     issuers = ", ".join(settings.issuers) or "no issuer"
     return f"evidence is {', '.join(asked)}; {issuers}; aud {checker.audience}"
+
+
+def _examine_authority(deployment: Deployment) -> Finding:
+    """Whether the list can be read, or the service takes connections; no document is asked for."""
+    settings, home = deployment.settings.authority, deployment.home
+    terms = f"no answer: {settings.unavailable}, unknown: {settings.unknown}"
+    from engine.matching.authority import ListedAuthority  # noqa: PLC0415 - few ask one
+
+    try:
+        from serving.ingress.authority import reach  # noqa: PLC0415 - an extra
+    except ImportError:
+        advice = advise_extra("serve")
+        return Finding("authority", State.WARNING, "its packages are not installed", advice)
+    try:
+        if settings.kind == "listed":
+            listed = ListedAuthority(home / settings.list_file, deployment.vault).read()
+            return Finding("authority", State.OK, f"{len(listed):,} documents are listed; {terms}")
+        return Finding("authority", State.OK, f"{reach(settings, home)}; {terms}")
+    except SosieError as error:
+        detail, _, advice = str(error).rpartition(": ")
+        return Finding("authority", State.WARNING, f"{detail}; {terms}", advice)
 
 
 def _examine_sign_in(deployment: Deployment) -> Finding:

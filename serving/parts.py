@@ -9,6 +9,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.cases.case import DueDates
 from engine.cases.precision import DecisionReader
+from engine.matching.authority import Authority
 from engine.matching.calibration import Calibration, Thresholds
 from engine.matching.liveness import LivenessChecker
 from engine.registry.reader import Reader
@@ -41,6 +42,8 @@ class Parts:
     model_digest: str
     version: str
     liveness: LivenessChecker
+    authority: Authority | None = None
+    """Whom documents are looked up at; None where their form is enough."""
     calibration: Calibration | None = None
     """Gives the expected false candidates of a search; without it answers have null."""
     warnings: tuple[str, ...] = ()

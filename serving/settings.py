@@ -24,6 +24,7 @@ from pydantic_settings import (
 from engine.errors import RegistryExists, RegistryMissing, RequestError
 from serving.sections import (
     AuditSettings,
+    AuthoritySettings,
     CasesSettings,
     CropsSettings,
     GallerySettings,
@@ -75,6 +76,7 @@ class Settings(BaseSettings):
     crops: CropsSettings = CropsSettings()
     audit: AuditSettings = AuditSettings()
     liveness: LivenessSettings = LivenessSettings()
+    authority: AuthoritySettings = AuthoritySettings()
     sign_in: SignInSettings = SignInSettings()
 
     @model_validator(mode="after")

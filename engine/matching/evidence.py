@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.cases.decided import is_more_alike
+from engine.matching.authority import WeighedAuthority
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import Comparisons, score_best
 from engine.matching.liveness import Weighed
@@ -144,6 +145,7 @@ def gather_evidence(
     state: BatchState,
     thresholds: Thresholds,
     liveness: Weighed | None = None,
+    authority: WeighedAuthority | None = None,
 ) -> Evidence:
     """The evidence on attempt `place`, all before it in the batch included.
 
@@ -187,6 +189,8 @@ def gather_evidence(
         or (has_probe and comparisons.is_watched(place)),
         liveness_problem=None if liveness is None else liveness.problem,
         liveness_brings=None if liveness is None else liveness.brings,
+        authority_problem=None if authority is None else authority.problem,
+        authority_brings=None if authority is None else authority.brings,
     )
 
 

@@ -12,6 +12,7 @@ import msgspec
 from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import OutletRestricted, SosieError, TooManyFailures, VectorUnusable
+from engine.matching.authority import AuthorityTerms, WeighedAuthority
 from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.comparison import Comparisons, Pair, Scan, Scanned, WatchList
 from engine.matching.documents import DEFAULT_TIME_ZONE, DocumentAuthority
@@ -205,6 +206,7 @@ class ChangeCollector:
         evidence: Evidence,
         verdict: Verdict,
         liveness: Weighed | None = None,
+        authority: WeighedAuthority | None = None,
     ) -> Answer:
         """Adds the rows of one verdict, brings the batch's state up to date, and answers."""
         enrollment_id = new_id()
@@ -266,6 +268,8 @@ class ChangeCollector:
             shown = self._comparisons.probe(place)
             self._attempts.append(AttemptTemplate(enrollment_id, own.id, shown))
         told = {} if second is None else {"second": second}
+        if authority is not None:
+            told |= {"authority": authority.describe()}
         if liveness is not None:
             told |= {"liveness": liveness.describe()}
             self._keep_liveness(attempt, liveness, enrollment_id)
@@ -604,6 +608,12 @@ class Judge:
     """For searches of so many references, instead of `thresholds`."""
     second: SecondModel | None = None
     liveness: LivenessTerms = NOT_ASKED
+    look_ups: AuthorityTerms | None = None
+    """What is made of look-ups of documents; None where there are none."""
+
+    def intake(self) -> Intake:
+        """What sorts its requests."""
+        return Intake(self.store, self.vault, self.authority, self.time_zone)
 
     def scan(self, requests: Sequence[EnrollmentRequest]) -> list[Scanned]:
         """Searches for requests that are to be judged later; asks the registry nothing.
@@ -635,8 +645,7 @@ class Judge:
 
         `scanned`: what `scan` found for each request; those without are searched for now.
         """
-        intake = Intake(self.store, self.vault, self.authority, self.time_zone)
-        sorted_out = intake.sort(requests, now)
+        sorted_out = self.intake().sort(requests, now)
         places = [place for place, it in enumerate(sorted_out) if isinstance(it, Attempt)]
         attempts = [item for item in sorted_out if isinstance(item, Attempt)]
         refused = _record_refused(requests, sorted_out)
@@ -659,7 +668,8 @@ class Judge:
         bounds = BatchBounds(self.limits, self.store, attempts, state, now)
         answers: list[Answer | SosieError] = []
         for place, attempt in enumerate(attempts):
-            given = (place, attempt, comparisons, state, thresholds, weighed[place])
+            told = self._weigh_authority(attempt)
+            given = (place, attempt, comparisons, state, thresholds, weighed[place], told)
             evidence = gather_evidence(*given)
             verdict = decide(evidence)
             try:
@@ -672,13 +682,19 @@ class Judge:
                 collector.note_replayed(attempt, spent)
                 answers.append(spent.refusal)
                 continue
-            answers.append(collector.write(place, attempt, evidence, verdict, spent))
+            answers.append(collector.write(place, attempt, evidence, verdict, spent, told))
             collector.count(attempt, *bounds.count(attempt, evidence, verdict))
         decided = iter(answers)
         outcomes = [next(decided) if isinstance(it, Attempt) else it for it in sorted_out]
         changes = collector.changes()
         changes = replace(changes, audit=(*changes.audit, *refused))
         return JudgedBatch(outcomes, changes if changes.audit else None)
+
+    def _weigh_authority(self, attempt: Attempt) -> WeighedAuthority | None:
+        # What is not well-formed is not looked up.
+        if self.look_ups is None or not attempt.document.is_well_formed:
+            return None
+        return self.look_ups.weigh(attempt.request.authority)
 
     def _find_thresholds(self) -> Thresholds:
         if self.thresholds_for is None:

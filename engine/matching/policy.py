@@ -69,6 +69,9 @@ class Evidence:
     liveness_problem: Reason | None = None
     """What is wrong with the evidence of liveness, where it is required."""
     liveness_brings: Decision | None = None
+    authority_problem: Reason | None = None
+    """What the look-up of the document brought, where an authority is asked."""
+    authority_brings: Decision | None = None
     excepted: tuple[Candidate, ...] = ()
     """Look-alikes whom people have judged to be other people than the document's holder, whom the
     face is more like, and no more alike than when that was judged: they bring no finding."""
@@ -123,6 +126,7 @@ def decide(evidence: Evidence, version: str = POLICY_VERSION) -> Verdict:
         return Verdict(Decision.REJECTED, tuple(photographs), ())
     findings = (
         *_document_findings(evidence),
+        *_authority_findings(evidence),
         *photographs,
         *(one for one in alive if one not in photographs),
         *_face_findings(evidence),
@@ -145,6 +149,11 @@ def _document_findings(evidence: Evidence) -> list[Finding]:
     if evidence.name_differs:
         findings.append(Finding(Reason.NAME_MISMATCH, Decision.REVIEW))
     return findings
+
+
+def _authority_findings(evidence: Evidence) -> list[Finding]:
+    problem, brings = evidence.authority_problem, evidence.authority_brings
+    return [] if problem is None or brings is None else [Finding(problem, brings)]
 
 
 def _photograph_findings(evidence: Evidence) -> list[Finding]:
@@ -199,6 +208,12 @@ def _is_below(score: float | None, threshold: float) -> bool:
     return score is not None and not score >= threshold
 
 
+_NAMED = {
+    "liveness_problem": Reason,
+    "liveness_brings": Decision,
+    "authority_problem": Reason,
+    "authority_brings": Decision,
+}
 _BARE = ("findings", "model_digest", "calibration_version", "policy_version")
 _BARE_INPUTS = ("thresholds", "searched")
 
@@ -232,7 +247,7 @@ def read_evidence(recorded: Mapping[str, Any]) -> Evidence:
         fields[name] = tuple(Candidate(**item) for item in fields.get(name, ()))
     for name in ("document_findings", "live_problems", "portrait_problems"):
         fields[name] = tuple(Reason(item) for item in fields[name])
-    for name, kind in (("liveness_problem", Reason), ("liveness_brings", Decision)):
+    for name, kind in _NAMED.items():
         if fields.get(name) is not None:
             fields[name] = kind(fields[name])
     return Evidence(**fields)

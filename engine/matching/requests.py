@@ -29,6 +29,7 @@ from engine.errors import (
 )
 from engine.faces.embedder import normalise
 from engine.faces.face_records import find_image, is_record
+from engine.matching.authority import AuthorityQuestion, AuthorityResult
 from engine.matching.documents import (
     DEFAULT_TIME_ZONE,
     CheckedDocument,
@@ -39,10 +40,10 @@ from engine.matching.documents import (
     require_checkable,
 )
 from engine.matching.limits import Caller
-from engine.matching.liveness import LivenessResult
-from engine.reasons import Decision, PhotographKind, Reason
+from engine.matching.liveness import LivenessResult, LivenessTerms
+from engine.reasons import Decision, LivenessUse, PhotographKind, Reason
 from engine.registry.reader import Reader
-from engine.registry.records import NewCrop, Outlet, SecondTemplate, new_id
+from engine.registry.records import NewCrop, Outlet, SecondTemplate, new_id, utc_now
 from engine.registry.vault import Vault
 from engine.texts import LINES, MARKS, require_visible
 from indexes.base import check_vectors
@@ -116,6 +117,8 @@ class EnrollmentRequest:
     captured_at: datetime | None = None
     caller: Caller | None = None
     liveness: LivenessResult | None = field(default=None, repr=False)
+    authority: AuthorityResult | None = None
+    """What an authority said of the document, where one is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -486,6 +489,18 @@ class Attempt:
     is_same_photograph: bool
     judged_on: date | None = None
     time_zone: str | None = None
+
+
+def ask_of(attempt: Attempt, live: bytes, liveness: LivenessTerms) -> AuthorityQuestion | None:
+    """The look-up of an attempt's document; None where nothing is told of it: it is not
+    well-formed, or the attempt will be rejected for what it shows."""
+    request, use = attempt.request, LivenessUse.ENROLLMENT
+    if not attempt.document.is_well_formed or attempt.is_same_photograph:
+        return None
+    if liveness.weigh(request.liveness, use, attempt.outlet.carrier) is Decision.REJECTED:
+        return None
+    name, on = request.document.name, attempt.judged_on
+    return AuthorityQuestion(attempt.document, name, on or utc_now().date(), live)
 
 
 def restricted(restriction: str) -> str:

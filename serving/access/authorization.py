@@ -231,6 +231,8 @@ def order_candidates(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
 _OF_HOLDERS = frozenset(
     {
         Reason.NAME_MISMATCH,
+        Reason.AUTHORITY_UNKNOWN_DOCUMENT,
+        Reason.AUTHORITY_CONTRADICTS,
         Reason.DOCUMENT_BLOCKED,
         Reason.ERASURE_PENDING,
         Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
@@ -242,6 +244,7 @@ _OF_HOLDERS = frozenset(
 """What is known of the document or the number, by whomever it is held."""
 _OF_CUSTOMERS = _OF_HOLDERS - {Reason.LINE_IN_USE, Reason.WATCHLISTED}
 """What a carrier is told of its own holder, if the two photographs show one person."""
+_OF_AUTHORITY = frozenset(one for one in Reason if one.startswith("AUTHORITY_"))
 _OF_LOOK_ALIKES = frozenset({Reason.DUPLICATE_IDENTITY, Reason.POSSIBLE_DUPLICATE})
 _CASES = {
     CaseKind.STOLEN_DOCUMENT: Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
@@ -294,7 +297,20 @@ def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -
         ]
     if withheld or body["decision"] == Decision.REJECTED:
         shown["document_id"] = None
+    if body.get("authority"):
+        shown["authority"] = _show_authority(body, shown["reasons"])
     return shown
+
+
+def _show_authority(
+    body: Mapping[str, Any], told: Iterable[Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
+    """What an authority said, without its score; nothing where its reason was not told either, or
+    documents could be tried out at it with faces of others."""
+    is_told = any(one["reason"] in _OF_AUTHORITY for one in told)
+    if not is_told and body["decision"] != Decision.APPROVED:
+        return None
+    return {**body["authority"], "face_score": None, "min_face_score": None}
 
 
 def _tell(body: Mapping[str, Any], withheld: Collection[str]) -> list[Mapping[str, Any]]:

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from engine.errors import ImageError, ImageTooCostly, LivenessReplayed, SosieError
+from engine.matching.authority import AuthorityCode, AuthorityResult
 from engine.matching.documents import Document
 from engine.matching.frames import FaceVector, fuse_frames
 from engine.matching.liveness import REPLAYED, LivenessResult
@@ -47,7 +48,7 @@ from serving.ingress.extraction_queue import FRAMES_WORK, decode_work
 from serving.parts import Parts
 from serving.registrar.protocol import CallContext
 from serving.sections import ServeSettings
-from serving.telemetry.metrics import LIVENESS
+from serving.telemetry.metrics import AUTHORITY_RESULTS, LIVENESS
 from serving.wire.fields import KnownDocument, list_frames
 from serving.wire.matching import Face
 
@@ -445,6 +446,15 @@ def count_liveness(
         if isinstance(error, LivenessReplayed):
             told = REPLAYED
         parts.meter.add(LIVENESS, result.issuer or "none", told)
+
+
+def note_authority(parts: Parts, result: AuthorityResult | None) -> None:
+    """Counts what came of a look-up, and logs one that confirmed nothing: by its code alone."""
+    if result is not None:
+        source = "kept" if result.is_kept else "asked"
+        parts.meter.add(AUTHORITY_RESULTS, result.code.value, source)
+        if result.code is not AuthorityCode.CONFIRMED:
+            parts.log.warning("authority", kind=result.kind, code=result.code.value)
 
 
 def charge_photographs(parts: Parts, request: Request, faces: Iterable[Sequence[bytes]]) -> None:

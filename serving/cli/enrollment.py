@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import uuid
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.errors import RequestError, SosieError
+from engine.errors import RequestError, SosieError, advise_extra
 from serving.cli.inputs import (
     DocumentOption,
     HomeOption,
@@ -40,7 +41,9 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from engine.matching.authority import AuthorityResult
     from engine.matching.policy import Replay
+    from engine.matching.requests import EnrollmentRequest
     from engine.registry.records import EnrollmentRecord
     from serving.compose import Deployment
     from serving.wire.enrollments import Enrollment
@@ -149,6 +152,8 @@ def enroll(
         )
         require_judgeable(request)
         registrar = deployment.registrar
+        if deployment.settings.authority.kind != "form":
+            request = replace(request, authority=_look_up(deployment, request, files[0]))
         if idempotency_key is None:
             # Before the decision: who gets no answer can ask for it again under this key.
             sys.stderr.write(f"idempotency key {request.idempotency_key}\n")
@@ -197,6 +202,36 @@ def show(
         _print_enrollment(enrollment, again)
     if again is not None and not again.agrees:
         raise exit_negative()
+
+
+def _look_up(
+    deployment: Deployment, request: EnrollmentRequest, live: bytes
+) -> AuthorityResult | None:
+    """What the authority says of the document; None of a request that is answered already."""
+    import asyncio
+
+    from engine.matching.requests import Attempt, ask_of
+    from engine.registry.records import utc_now
+
+    try:
+        from serving.ingress.authority import open_authority
+    except ImportError:
+        raise RequestError(f"the authority needs httpx: {advise_extra('serve')}") from None
+    found = deployment.judge.intake().sort([request], utc_now())[0]
+    if not isinstance(found, Attempt):
+        return None
+
+    async def ask() -> AuthorityResult | None:
+        settings = deployment.settings.authority
+        authority = open_authority(settings, deployment.vault, deployment.home)
+        question = ask_of(found, live, deployment.liveness.terms)
+        assert authority is not None, "its kind is not form"
+        try:
+            return None if question is None else await authority.look_up(question)
+        finally:
+            await authority.close()
+
+    return asyncio.run(ask())
 
 
 def _carrier_of(deployment: Deployment, outlet: str) -> str:

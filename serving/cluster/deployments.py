@@ -37,6 +37,7 @@ from serving.cluster.shards import shard_opener
 from serving.cluster.site import Site
 from serving.compose import Deployment, read_crop_policy, read_due_dates
 from serving.errors import Busy, Interrupted
+from serving.ingress.authority import open_authority
 from serving.ingress.embedding import (
     STUCK_S,
     EmbedderStatus,
@@ -179,6 +180,7 @@ class Ingress:
             accounts=store.accounts,
             idle=timedelta(minutes=settings.sign_in.idle_min),
         )
+        self._authority = open_authority(settings.authority, vault, deployment.home, meter)
         self._ingresses = watch_replicas(authenticator.share)
         self._parts = Parts(
             settings=serve,
@@ -195,6 +197,7 @@ class Ingress:
             model_digest=store.model_digest,
             version=version("sosie"),
             liveness=deployment.liveness,
+            authority=self._authority,
             calibration=deployment.calibration,
             warnings=tuple(warn_calibration(settings)),
             tracer=tracer,
@@ -217,6 +220,8 @@ class Ingress:
     async def __del__(self) -> None:
         self._ingresses.stop()
         await self._registrar.close()
+        if self._authority is not None:
+            await self._authority.close()
         await asyncio.to_thread(self._opened.close)
 
 

@@ -123,6 +123,15 @@ LIVENESS = _counter(
     "issuer",
     "result",
 )
+AUTHORITY_RESULTS = _counter(
+    "sosie_authority_results",
+    "Look-ups of documents by what came of them, and whether the answer was kept from before.",
+    "code",
+    "source",
+)
+AUTHORITY_BREAKER = _gauge(
+    "sosie_authority_breaker_open", "1 while the authority is not asked, for it failed.", MAX
+)
 REFERENCES = _gauge("sosie_gallery_references", "Faces that are searched.", LATEST)
 COPIES_WANTING = _gauge(
     "sosie_gallery_copies_wanting", "Shards that have one copy left of two.", LATEST

@@ -37,6 +37,9 @@ Reason = Annotated[
         "DOCUMENT_BLOCKED",
         "ERASURE_PENDING",
         "NAME_MISMATCH",
+        "AUTHORITY_UNAVAILABLE",
+        "AUTHORITY_UNKNOWN_DOCUMENT",
+        "AUTHORITY_CONTRADICTS",
         "NO_FACE",
         "SEVERAL_FACES",
         "FACE_TOO_SMALL",
@@ -235,6 +238,28 @@ class LivenessEvidence(AnswerBody, frozen=True, omit_defaults=True):
     is_repeated: Annotated[bool, Meta(description="it had come before")] = False
 
 
+class AuthorityEvidence(AnswerBody, frozen=True, omit_defaults=True):
+    """What an authority said of the document: nothing about the person stands in it."""
+
+    kind: Annotated[str, known("listed", "http", "none")]
+    code: Annotated[
+        str,
+        Meta(
+            description="CONFIRMED, UNKNOWN_DOCUMENT, a contradiction (NOT_VALID, DIFFERS, "
+            "AMBIGUOUS, INCONSISTENT), or why there was no answer"
+        ),
+    ]
+    at: Moment
+    standings: tuple[str, ...] = ()
+    differs: tuple[str, ...] = ()
+    reference: Annotated[str | None, Meta(description="the authority's name of its answer")] = None
+    face_score: Annotated[
+        float | None, Meta(description="the authority's, of the live photograph; null to a tenant")
+    ] = None
+    min_face_score: float | None = None
+    is_kept: Annotated[bool, Meta(description="the answer was kept from before")] = False
+
+
 class EnrollmentRecord(AnswerBody, frozen=True):
     """What is on record of an enrollment: the decision and its evidence, no name, no number."""
 
@@ -266,6 +291,13 @@ class EnrollmentRecord(AnswerBody, frozen=True):
     frames: SeenFrames = ()
     liveness: Annotated[
         LivenessEvidence | None, Meta(description="null where it was not asked for, or has left")
+    ] = None
+    authority: Annotated[
+        AuthorityEvidence | None,
+        Meta(
+            description="null where none is asked, or it has left, and to a tenant where it was "
+            "withheld"
+        ),
     ] = None
 
 

@@ -8,10 +8,18 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from engine.errors import LivenessReplayed, NotFound, OutletRestricted, SosieError
+from engine.matching.authority import look_up_beside
 from engine.matching.documents import Document, FormAuthority
 from engine.matching.frames import fuse_frames
 from engine.matching.requests import Answer as Decided
-from engine.matching.requests import EnrollmentRequest, Intake, Sample, idempotency_scope
+from engine.matching.requests import (
+    Attempt,
+    EnrollmentRequest,
+    Intake,
+    Sample,
+    ask_of,
+    idempotency_scope,
+)
 from engine.reasons import LivenessUse
 from engine.registry.records import ENROLLMENT_REFUSED, utc_now
 from serving.access.authorization import (
@@ -27,6 +35,7 @@ from serving.api.request import (
     Request,
     count_liveness,
     note,
+    note_authority,
     read_idempotency_key,
     read_kind,
     sample_images,
@@ -53,15 +62,24 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
     asked = await asyncio.to_thread(_read_request, parts, request.caller, key, body)
     # What is answered already or cannot be judged costs no extraction.
     try:
-        decided = await asyncio.to_thread(_answer_early, parts, asked)
+        early = await asyncio.to_thread(_answer_early, parts, asked)
     except OutletRestricted as error:
         await note(parts, request, ENROLLMENT_REFUSED, asked.outlet, cause=error.code)
         raise
-    if decided is None:
+    if isinstance(early, Decided):
+        decided = early
+    else:
         _require_capture_time(body.captured_at)
         faces = {"live": list_frames(body.live), "portrait": [body.portrait]}
         kinds = {"portrait": body.portrait_kind}
-        live, portrait = await sample_images(parts, request, faces, kinds)
+        sampling = sample_images(parts, request, faces, kinds)
+        if parts.authority is None:
+            live, portrait = await sampling
+        else:
+            question = ask_of(early, faces["live"][0], parts.liveness.terms)
+            samples, said = await look_up_beside(parts.authority, question, sampling)
+            (live, portrait), asked = samples, replace(asked, authority=said)
+            note_authority(parts, said)
         asked = replace(asked, live=live, portrait=portrait)
         try:
             decided = await parts.registrar.enroll(asked, request.context())
@@ -101,8 +119,8 @@ def _read_request(
     )
 
 
-def _answer_early(parts: Parts, asked: EnrollmentRequest) -> Decided | None:
-    """The stored answer of an earlier request, None where it is to be judged.
+def _answer_early(parts: Parts, asked: EnrollmentRequest) -> Decided | Attempt:
+    """The stored answer of an earlier request, or the attempt that is to be judged.
 
     Raises what the registrar would refuse it with: it looks again, so nothing depends on this.
     """
@@ -110,7 +128,7 @@ def _answer_early(parts: Parts, asked: EnrollmentRequest) -> Decided | None:
     outcome = intake.sort([asked], utc_now())[0]
     if isinstance(outcome, SosieError):
         raise outcome
-    return outcome if isinstance(outcome, Decided) else None
+    return outcome
 
 
 def _require_capture_time(captured_at: datetime) -> None:

@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from stdnum.cn import ric
 
+from engine.matching.authority import AuthorityTerms
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import WatchList
 from engine.matching.documents import Document, DocumentAuthority, FormAuthority
@@ -120,6 +121,7 @@ class Lab:
         limits: Limits = NO_LIMITS,
         thresholds_for: Callable[[int], Thresholds] | None = None,
         liveness: LivenessTerms = NOT_ASKED,
+        look_ups: AuthorityTerms | None = None,
     ) -> Iterator[Registrar]:
         writer = self.store.writer()
         if gallery is None:
@@ -136,6 +138,7 @@ class Lab:
             limits=limits,
             thresholds_for=thresholds_for,
             liveness=liveness,
+            look_ups=look_ups,
         )
         try:
             registrar = Registrar(writer, judge, config, clock=lambda: NOW, observer=observer)

@@ -93,6 +93,16 @@ ROWS = [
             (Reason.LIVENESS_UNCERTAIN, Decision.REVIEW),
         )
     ),
+    *(
+        ({"authority_problem": one, "authority_brings": brings}, brings, (one,), ())
+        for one in (
+            Reason.AUTHORITY_UNAVAILABLE,
+            Reason.AUTHORITY_UNKNOWN_DOCUMENT,
+            Reason.AUTHORITY_CONTRADICTS,
+        )
+        for brings in (Decision.REVIEW, Decision.REJECTED)
+    ),
+    ({"authority_problem": Reason.AUTHORITY_UNAVAILABLE}, Decision.APPROVED, (), ()),
     ({"is_watchlisted": True}, Decision.REVIEW, (Reason.WATCHLISTED,), ()),
     ({"is_number_in_use": True}, Decision.REJECTED, (Reason.LINE_IN_USE,), ()),
     ({"open_lines": 4}, Decision.APPROVED, (), ()),
@@ -213,6 +223,8 @@ evidence = st.builds(
     is_number_in_use=st.booleans(),
     open_lines=st.integers(0, 9),
     is_watchlisted=st.booleans(),
+    authority_problem=st.sampled_from([None, Reason.AUTHORITY_CONTRADICTS]),
+    authority_brings=st.sampled_from([None, Decision.REVIEW]),
 )
 
 

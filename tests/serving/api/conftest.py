@@ -22,11 +22,12 @@ from serving.access.authentication import Authenticator, make_key
 from serving.access.sign_in import open_sign_in
 from serving.api.app import build_app
 from serving.compose import Deployment
+from serving.ingress.authority import open_authority
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.templates import SealedTemplates
 from serving.parts import Parts
 from serving.registrar.service import RegistrarService
-from serving.sections import LimitSettings, LivenessSettings
+from serving.sections import AuthoritySettings, LimitSettings, LivenessSettings
 from serving.settings import load_settings
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import Meter
@@ -85,9 +86,14 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
         is_ready: bool = True,
         limits: LimitSettings = UNBOUNDED,
         liveness: LivenessSettings | None = None,
+        authority: AuthoritySettings | None = None,
         **changes: Any,
     ) -> Service:
-        given = {"limits": limits, "liveness": liveness or LivenessSettings()}
+        given = {
+            "limits": limits,
+            "liveness": liveness or LivenessSettings(),
+            "authority": authority or AuthoritySettings(),
+        }
         loaded = load_settings(home).model_copy(update=given)
         serve = loaded.serve.model_copy(update={"key_cache_s": 0.0, **changes})
         whole = loaded.model_copy(update={"serve": serve})
@@ -111,6 +117,9 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
             with_crops=whole.crops.keep != "none",
         )
         undo.append(faces.close)
+        asked = open_authority(whole.authority, vault, home, meter)
+        if asked is not None:
+            undo.append(lambda: asyncio.run_coroutine_threadsafe(asked.close(), loop).result(60))
         registrar = LocalRegistrar(match)
         parts = Parts(
             settings=serve,
@@ -129,6 +138,7 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
             version="0.1.0",
             calibration=reading.calibration,
             liveness=reading.liveness,
+            authority=asked,
             tracer=tracer,
         )
         service = Service(parts, registrar, match, build_app(parts), loop, keys, log_file)

@@ -12,6 +12,7 @@ import pytest
 
 from serving.cli.inputs import open_deployment
 from tests.row_codes import vouch
+from tests.serving.authority_service import answer, serve_authority
 
 NUMBER, OTHER_NUMBER = "110105199003071239", "110105198503071257"
 NAME, MSISDN, OTHER_MSISDN = "Aileen Probe", "+8613800138000", "+8613800138001"
@@ -224,3 +225,32 @@ def test_a_record_that_was_altered_does_not_replay(
 
 def test_an_unknown_enrollment_is_refused(home: Path, sosie: Any, assert_refused: Any) -> None:
     assert_refused(sosie("show", "no-such-id", "--home", home), "no enrollment has this id")
+
+
+def test_a_document_is_looked_up_and_the_doctor_opens_what_it_is_looked_up_at(
+    home: Path, sosie: Any, photographs: Any, request_of: Any
+) -> None:
+    with serve_authority() as authority:
+        env = {"SOSIE_AUTHORITY__KIND": "http", "SOSIE_AUTHORITY__URL": authority.url}
+        authority.behave = answer({"standing": "valid", "differs": ["birth_date"]})
+        outcome = sosie(*request_of(home, photographs), "--json", env=env)
+        assert outcome.json["decision"] == "review"
+        assert [one["reason"] for one in outcome.json["reasons"]] == ["AUTHORITY_CONTRADICTS"]
+        assert len(authority.asked) == 1
+        assert find_check(sosie("doctor", "--home", home, "--json", env=env))["state"] == "ok"
+    warned = find_check(sosie("doctor", "--home", home, "--json", env=env))
+    assert (warned["state"], "does not answer" in warned["detail"]) == ("warning", True)
+    listed = home / "list.csv"
+    listed.write_text(f"type,number,standing\ncn-ric,{OTHER_NUMBER},valid\n")
+    env = {"SOSIE_AUTHORITY__KIND": "listed", "SOSIE_AUTHORITY__LIST_FILE": "list.csv"}
+    rejected = sosie(*request_of(home, photographs), "--json", env=env).json
+    assert [one["reason"] for one in rejected["reasons"]] == ["AUTHORITY_UNKNOWN_DOCUMENT"]
+    found = find_check(sosie("doctor", "--home", home, "--json", env=env))
+    assert "1 documents are listed" in found["detail"]
+    listed.write_text("a,b\n")
+    assert find_check(sosie("doctor", "--home", home, "--json", env=env))["state"] == "warning"
+
+
+def find_check(outcome: Any, subject: str = "authority") -> dict[str, str]:
+    [found] = [one for one in outcome.json["checks"] if one["subject"] == subject]
+    return dict(found)

@@ -1,0 +1,338 @@
+"""What an authority says of a document, as a national registry does, and what that brings.
+
+The look-up is made before the registrar is asked; its result travels with the request, is weighed
+by the decision table and recorded, so that a decision replays without asking again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from pathlib import Path
+from threading import Lock
+from typing import Any, Protocol, TypeVar
+
+from engine.errors import RequestError
+from engine.matching.documents import CheckedDocument, Document, FormAuthority, check_documents
+from engine.reasons import Decision, Reason
+from engine.registry.records import utc_now
+from engine.registry.vault import Vault
+
+T = TypeVar("T")
+MAX_REFERENCE_LENGTH = 64
+
+
+class Standing(StrEnum):
+    """What a registry holds of a document, or of the person that it was given to."""
+
+    VALID = "valid"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+    LOST = "lost"
+    STOLEN = "stolen"
+    DECEASED = "deceased"
+
+
+class Difference(StrEnum):
+    """A statement that is not the registry's."""
+
+    NAME = "name"
+    BIRTH_DATE = "birth_date"
+    EXPIRY = "expiry"
+    FACE = "face"
+
+
+class AuthorityCode(StrEnum):
+    """What came of a look-up; logs and metrics say this and nothing else of it."""
+
+    CONFIRMED = "CONFIRMED"
+    UNKNOWN_DOCUMENT = "UNKNOWN_DOCUMENT"
+    NOT_VALID = "NOT_VALID"
+    """Expired, revoked, lost or stolen, or its holder has died."""
+    DIFFERS = "DIFFERS"
+    AMBIGUOUS = "AMBIGUOUS"
+    """One answer says two things: two records, or valid and revoked at once."""
+    INCONSISTENT = "INCONSISTENT"
+    """An earlier answer, which still holds, says another thing."""
+    TIMEOUT = "TIMEOUT"
+    UNREACHABLE = "UNREACHABLE"
+    REFUSED = "REFUSED"
+    """A status of 4xx."""
+    FAILED = "FAILED"
+    """A status of 5xx, or any other that has no answer."""
+    REDIRECTED = "REDIRECTED"
+    TOO_LARGE = "TOO_LARGE"
+    MALFORMED = "MALFORMED"
+    MISBOUND = "MISBOUND"
+    """It answers another question than the one that was asked."""
+    NO_FACE_SCORE = "NO_FACE_SCORE"
+    BUSY = "BUSY"
+    """Too many look-ups at once, for as long as this one could wait."""
+    BREAKER_OPEN = "BREAKER_OPEN"
+    """Not asked: it failed again and again just now."""
+    UNREADABLE = "UNREADABLE"
+    """The list cannot be read."""
+    NOT_ASKED = "NOT_ASKED"
+    """The request came without a look-up."""
+
+
+_CONTRADICTIONS = frozenset(
+    {
+        AuthorityCode.NOT_VALID,
+        AuthorityCode.DIFFERS,
+        AuthorityCode.AMBIGUOUS,
+        AuthorityCode.INCONSISTENT,
+    }
+)
+ANSWERS = frozenset({AuthorityCode.CONFIRMED, AuthorityCode.UNKNOWN_DOCUMENT}) | _CONTRADICTIONS
+"""What an authority has said; every other code is why it has said nothing."""
+
+
+def find_problem(code: AuthorityCode) -> Reason | None:
+    """The reason that stands for a code; None where the document is confirmed."""
+    if code is AuthorityCode.CONFIRMED:
+        return None
+    if code is AuthorityCode.UNKNOWN_DOCUMENT:
+        return Reason.AUTHORITY_UNKNOWN_DOCUMENT
+    if code in _CONTRADICTIONS:
+        return Reason.AUTHORITY_CONTRADICTS
+    return Reason.AUTHORITY_UNAVAILABLE
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityRecord:
+    """A record that a registry has under a document: what it is, and what is otherwise there."""
+
+    standings: frozenset[Standing]
+    differs: frozenset[Difference] = frozenset()
+    reference: str | None = None
+    face_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityResult:
+    """What came of a look-up, without anything about the person.
+
+    `at` is when the authority was asked, also of an answer that was kept (`is_kept`); `reference`
+    is its own name of the answer, `face_score` its own of the live photograph.
+    """
+
+    kind: str
+    code: AuthorityCode
+    at: datetime
+    standings: tuple[Standing, ...] = ()
+    differs: tuple[Difference, ...] = ()
+    reference: str | None = None
+    face_score: float | None = None
+    is_kept: bool = False
+
+    @property
+    def is_answer(self) -> bool:
+        return self.code in ANSWERS
+
+
+def judge_records(kind: str, records: Sequence[AuthorityRecord], at: datetime) -> AuthorityResult:
+    """What the records of one document say together; none of them is an unknown document."""
+    if not records:
+        return AuthorityResult(kind, AuthorityCode.UNKNOWN_DOCUMENT, at)
+    standings = frozenset[Standing]().union(*(one.standings for one in records))
+    differs = frozenset[Difference]().union(*(one.differs for one in records))
+    first, *others = records
+    if any(one != first for one in others) or (len(standings) > 1 and Standing.VALID in standings):
+        code = AuthorityCode.AMBIGUOUS
+    elif standings != {Standing.VALID}:
+        code = AuthorityCode.NOT_VALID
+    elif differs:
+        code = AuthorityCode.DIFFERS
+    else:
+        code = AuthorityCode.CONFIRMED
+    return AuthorityResult(
+        kind,
+        code,
+        at,
+        standings=tuple(sorted(standings)),
+        differs=tuple(sorted(differs)),
+        reference=first.reference if not others else None,
+        face_score=first.face_score if not others else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityTerms:
+    """What an operator makes of results; None proceeds. With `min_face_score` a confirmed document
+    needs the authority's score of the live face, too."""
+
+    unavailable: Decision | None = Decision.REVIEW
+    unknown: Decision | None = Decision.REJECTED
+    contradicts: Decision = Decision.REVIEW
+    min_face_score: float | None = None
+
+    def weigh(self, result: AuthorityResult | None) -> WeighedAuthority:
+        """A request without a result was not looked up, which is as if nothing had answered."""
+        given = result or AuthorityResult("none", AuthorityCode.NOT_ASKED, utc_now())
+        least = self.min_face_score
+        if least is not None and given.code is AuthorityCode.CONFIRMED:
+            if given.face_score is None:
+                given = replace(given, code=AuthorityCode.NO_FACE_SCORE)
+            elif not given.face_score >= least:
+                differs = (*given.differs, Difference.FACE)
+                given = replace(given, code=AuthorityCode.DIFFERS, differs=differs)
+        problem = find_problem(given.code)
+        brings = None
+        if problem is not None:
+            brings = {
+                Reason.AUTHORITY_UNAVAILABLE: self.unavailable,
+                Reason.AUTHORITY_UNKNOWN_DOCUMENT: self.unknown,
+                Reason.AUTHORITY_CONTRADICTS: self.contradicts,
+            }[problem]
+        return WeighedAuthority(given, problem, brings, least)
+
+
+@dataclass(frozen=True, slots=True)
+class WeighedAuthority:
+    """A result beside what it brings; `brings` is None where it has no say."""
+
+    result: AuthorityResult
+    problem: Reason | None
+    brings: Decision | None
+    min_face_score: float | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """What evidence keeps of it."""
+        one = self.result
+        told: dict[str, Any] = {"kind": one.kind, "code": one.code.value, "at": one.at.isoformat()}
+        if one.standings:
+            told["standings"] = [str(each) for each in one.standings]
+        if one.differs:
+            told["differs"] = [str(each) for each in one.differs]
+        if one.reference is not None:
+            told["reference"] = one.reference
+        if one.face_score is not None:
+            told |= {"face_score": one.face_score, "min_face_score": self.min_face_score}
+        return told | {"is_kept": one.is_kept}
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityQuestion:
+    """A well-formed document to be looked up: as it was checked, and the name as it was written.
+
+    `live` is the live photograph's file, for an authority that compares it.
+    """
+
+    document: CheckedDocument
+    name: str = field(repr=False)
+    on: date
+    live: bytes | None = field(default=None, repr=False)
+
+
+class Authority(Protocol):
+    """Knows documents beyond their form."""
+
+    kind: str
+
+    async def look_up(self, question: AuthorityQuestion) -> AuthorityResult:
+        """Its result, in a bounded time; whatever goes wrong is the result's code."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of what it holds; it may be used no more."""
+        ...
+
+
+class ListedAuthority:
+    """Documents of a CSV file with the columns `type`, `number` and `standing`; others are unknown.
+
+    It is read again when the file has changed. In memory a document is known by its keyed look-up
+    alone.
+    """
+
+    kind = "listed"
+
+    def __init__(self, path: Path, vault: Vault) -> None:
+        self._path = path
+        self._vault = vault
+        self._lock = Lock()
+        self._read: tuple[int, int] | None = None
+        self._listed: Mapping[bytes, tuple[AuthorityRecord, ...]] = {}
+
+    async def look_up(self, question: AuthorityQuestion) -> AuthorityResult:
+        """Asks nobody: a stat of the file, and a look-up in memory."""
+        now = utc_now()
+        try:
+            # A file that has changed may be long.
+            listed = await asyncio.to_thread(self.read)
+        except RequestError:
+            return AuthorityResult(self.kind, AuthorityCode.UNREADABLE, now)
+        document = question.document
+        key = self._vault.look_up(f"document:{document.type}", document.number)
+        return judge_records(self.kind, listed.get(key, ()), now)
+
+    async def close(self) -> None:
+        """Holds nothing open."""
+
+    def read(self) -> Mapping[bytes, tuple[AuthorityRecord, ...]]:
+        """The list as the file has it now; `RequestError` where it is none."""
+        with self._lock:
+            try:
+                found = self._path.stat()
+                stamp = (found.st_mtime_ns, found.st_size)
+                if stamp != self._read:
+                    self._listed = self._parse()
+                    self._read = stamp
+            except (OSError, UnicodeDecodeError, csv.Error) as error:
+                kind = type(error).__name__
+                raise RequestError(
+                    f"{self._path}: {kind}: give a CSV file of type, number and standing"
+                ) from None
+            return self._listed
+
+    def _parse(self) -> dict[bytes, tuple[AuthorityRecord, ...]]:
+        found: dict[bytes, tuple[AuthorityRecord, ...]] = {}
+        with self._path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            if not {"type", "number", "standing"} <= set(rows.fieldnames or ()):
+                raise RequestError(f"{self._path}: name its columns type, number and standing")
+            for line, row in enumerate(rows, start=2):
+                key, record = self._read_row(row, line)
+                held = found.get(key, ())
+                found[key] = held if record in held else (*held, record)
+        return found
+
+    def _read_row(self, row: Mapping[str, str | None], line: int) -> tuple[bytes, AuthorityRecord]:
+        # Any date: whether it has expired is for the row to say.
+        given = Document(row["type"] or "", row["number"] or "", "listed")
+        try:
+            checked = check_documents([given], FormAuthority(), datetime.now(UTC).date())[0]
+            if not checked.is_well_formed:
+                raise ValueError
+            standing = Standing((row["standing"] or "").strip().lower())
+        except (ValueError, KeyError):
+            standings = ", ".join(Standing)
+            raise RequestError(
+                f"{self._path}: line {line} has no well-formed document of a known type, or no "
+                f"standing of {standings}: mend it"
+            ) from None
+        key = self._vault.look_up(f"document:{checked.type}", checked.number)
+        return key, AuthorityRecord(frozenset({standing}))
+
+
+async def look_up_beside(
+    authority: Authority, question: AuthorityQuestion | None, work: Awaitable[T]
+) -> tuple[T, AuthorityResult | None]:
+    """What `work` gives, and what was looked up meanwhile; the look-up ends with the work's
+    failure."""
+    if question is None:
+        return await work, None
+    looking = asyncio.ensure_future(authority.look_up(question))
+    try:
+        done = await work
+        return done, await looking
+    finally:
+        # Of a work that failed, or that nobody waits for: its document is of no interest any more.
+        if not looking.done():
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
