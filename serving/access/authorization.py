@@ -233,6 +233,8 @@ _OF_HOLDERS = frozenset(
         Reason.NAME_MISMATCH,
         Reason.DOCUMENT_BLOCKED,
         Reason.ERASURE_PENDING,
+        Reason.DOCUMENT_REPLACED,
+        Reason.HOLDER_DECEASED,
         Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
         Reason.LINE_LIMIT_REACHED,
         Reason.LINE_IN_USE,
@@ -242,7 +244,9 @@ _OF_HOLDERS = frozenset(
 """What is known of the document or the number, by whomever it is held."""
 _OF_CUSTOMERS = _OF_HOLDERS - {Reason.LINE_IN_USE, Reason.WATCHLISTED}
 """What a carrier is told of its own holder, if the two photographs show one person."""
-_OF_LOOK_ALIKES = frozenset({Reason.DUPLICATE_IDENTITY, Reason.POSSIBLE_DUPLICATE})
+_OF_LOOK_ALIKES = frozenset(
+    {Reason.DUPLICATE_IDENTITY, Reason.POSSIBLE_DUPLICATE, Reason.DECEASED_LOOK_ALIKE}
+)
 _CASES = {
     CaseKind.STOLEN_DOCUMENT: Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
     CaseKind.DUPLICATE_IDENTITY: Reason.DUPLICATE_IDENTITY,
