@@ -27,6 +27,7 @@ class PassportZone:
 
     identity: str = field(repr=False)
     expires_on: date
+    born_on: date | None = field(default=None, repr=False)
 
 
 def compute_check_digit(text: str) -> int:
@@ -56,7 +57,8 @@ def read_passport(text: str, on: date) -> PassportZone:
     if not _has_digit(personal, digit) and not (digit == "<" and not personal.strip("<")):
         raise ValueError("wrong check digit")
     nationality, number = line[10:13].strip("<"), line[0:9].strip("<")
-    return PassportZone(f"{nationality}:{number}", _read_expiry(line[21:27], on))
+    expires_on, born_on = _read_expiry(line[21:27], on), _read_short_birth(line[13:19], on)
+    return PassportZone(f"{nationality}:{number}", expires_on, born_on)
 
 
 def _has_digit(value: str, digit: str) -> bool:
@@ -73,6 +75,29 @@ def _read_expiry(text: str, on: date) -> date:
     return date(year, int(text[2:4]), int(text[4:6]))
 
 
+def _read_short_birth(text: str, on: date) -> date | None:
+    """The date of birth of a zone, YYMMDD; None where it is not known in full."""
+    try:
+        found = datetime.strptime(text, "%y%m%d").date()  # noqa: DTZ007 - a date has no zone
+    except ValueError:
+        return None
+    return _settle_century(found, on)
+
+
+def _settle_century(born_on: date, on: date) -> date | None:
+    """The latest year with these two digits that is not in the future: a number does not tell the
+    century, and whoever takes a child of ten for a person of 110 asks no guardian."""
+    for year in range(on.year, on.year - 200, -1):
+        if year % 100 == born_on.year % 100:
+            try:
+                found = born_on.replace(year=year)
+            except ValueError:  # the 29th of February
+                continue
+            if found <= on:
+                return found
+    return None
+
+
 NATIONAL_NUMBERS = {
     "cn-ric": "stdnum.cn.ric",
     "kr-rrn": "stdnum.kr.rrn",
@@ -84,11 +109,76 @@ NATIONAL_NUMBERS = {
     "tr-tckimlik": "stdnum.tr.tckimlik",
     "za-idnr": "stdnum.za.idnr",
     "es-dni": "stdnum.es.dni",
+    "bg-egn": "stdnum.bg.egn",
+    "es-nie": "stdnum.es.nie",
+    "bg-pnf": "stdnum.bg.pnf",
 }
-"""Document type to the python-stdnum module that knows its form and check digit."""
+"""Document type to the python-stdnum module that knows its form and check digit. The last two are
+numbers of foreigners."""
+_SHORT_YEARS = frozenset({"id-nik", "my-nric", "za-idnr"})
+"""Numbers with two digits of the year of birth, and nothing that tells the century."""
+
+
+def _compact_kr_arc(text: str) -> str:
+    """A Korean foreigner registration number: date of birth, 5 to 8 for sex and century.
+
+    Its last digit is no longer checked: since October 2020 what follows is drawn at random, and a
+    number does not tell when it was given.
+    """
+    number = _strip(text)
+    if not re.fullmatch("[0-9]{6}[5-8][0-9]{6}", number):
+        raise ValueError("not a foreigner registration number")
+    importlib.import_module("stdnum.kr.rrn").get_birth_date(number)
+    return number
+
+
+def _compact_th_nti(text: str) -> str:
+    """The number of a Thai identity card for non-Thais, checked as that of a Thai citizen."""
+    number = _strip(text)
+    if not re.fullmatch("[0678][0-9]{12}", number):
+        raise ValueError("not a number of a person without Thai nationality")
+    if importlib.import_module("stdnum.th.pin").calc_check_digit(number) != number[-1]:
+        raise ValueError("wrong check digit")
+    return number
+
+
+def _compact_cn_frp(text: str) -> str:
+    """A Chinese foreign permanent resident identity card of 2023: 9, region, nationality, date of
+    birth, serial, and the check character of a resident's number."""
+    number = _strip(text).upper()
+    if not re.fullmatch("9[0-9]{16}[0-9X]", number):
+        raise ValueError("not a foreign permanent resident's number")
+    rules = importlib.import_module("stdnum.cn.ric")
+    if rules.calc_check_digit(number) != number[-1]:
+        raise ValueError("wrong check digit")
+    rules.get_birth_date(number)
+    return number
+
+
+def _compact_permit(text: str) -> str:
+    """The number of an Indonesian stay permit: letters and digits; no check of it is published."""
+    number = _strip(text).upper()
+    if not re.fullmatch("(?=(?:[A-Z]*[0-9]){4})[A-Z0-9]{8,16}", number):
+        raise ValueError("not a permit number")
+    return number
+
+
+def _strip(text: str) -> str:
+    return re.sub(r"[\s\-./]", "", text)
+
+
+RESIDENCE_PERMITS = {
+    "kr-arc": _compact_kr_arc,
+    "th-nti": _compact_th_nti,
+    "id-kitas": _compact_permit,
+    "id-kitap": _compact_permit,
+    "cn-frp": _compact_cn_frp,
+}
+"""Numbers of foreigners that python-stdnum does not know, by what knows them."""
+_BIRTHS = NATIONAL_NUMBERS | {"kr-arc": "stdnum.kr.rrn", "cn-frp": "stdnum.cn.ric"}
 
 PASSPORT = "passport"
-DOCUMENT_TYPES = (*NATIONAL_NUMBERS, PASSPORT)
+DOCUMENT_TYPES = (*NATIONAL_NUMBERS, *RESIDENCE_PERMITS, PASSPORT)
 MAX_NAME_LENGTH = 200
 MAX_NUMBER_LENGTH = 100
 
@@ -97,13 +187,15 @@ MAX_NUMBER_LENGTH = 100
 class Document:
     """A document as presented; its repr shows neither the number nor the name.
 
-    For a passport the number is its machine readable zone: the second line, or both.
+    For a passport the number is its machine readable zone: the second line, or both. `born_on` is
+    the holder's date of birth, where it was given.
     """
 
     type: str
     number: str = field(repr=False)
     name: str = field(repr=False)
     expires_on: date | None = None
+    born_on: date | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +203,8 @@ class CheckedDocument:
     """A document in its canonical form, and what is wrong with it.
 
     `number` is the same for every way of writing one document. `findings` is empty for a sound
-    document; with `DOCUMENT_INVALID` in it the number identifies nobody.
+    document; with `DOCUMENT_INVALID` in it the number identifies nobody. `born_on` is what the
+    number or the zone tells, else what was given.
     """
 
     type: str
@@ -119,6 +212,7 @@ class CheckedDocument:
     name: str = field(repr=False)
     expires_on: date | None
     findings: tuple[Reason, ...] = ()
+    born_on: date | None = field(default=None, repr=False)
 
     @property
     def is_well_formed(self) -> bool:
@@ -212,12 +306,14 @@ def require_checkable(document: Document) -> None:
 def _check_form(document: Document, on: date) -> CheckedDocument:
     name = normalise_name(document.name)
     number, expires_on = document.number.strip(), document.expires_on
+    told: date | None = None
     try:
         if document.type == PASSPORT:
             zone = read_passport(number, on)
-            number, expires_on = zone.identity, zone.expires_on
+            number, expires_on, told = zone.identity, zone.expires_on, zone.born_on
         else:
-            number = _compact_national(document.type, number)
+            number = _compact_number(document.type, number)
+            told = find_birth(document.type, number, on)
     except ValueError:
         findings: tuple[Reason, ...] = (Reason.DOCUMENT_INVALID,)
         # What identifies nobody still needs one spelling, for the payload digest.
@@ -225,7 +321,36 @@ def _check_form(document: Document, on: date) -> CheckedDocument:
     else:
         is_expired = expires_on is not None and expires_on < on
         findings = (Reason.DOCUMENT_EXPIRED,) if is_expired else ()
-    return CheckedDocument(document.type, number, name, expires_on, findings)
+        if _contradicts(document.born_on, told, on):
+            findings = (*findings, Reason.BIRTH_DATE_MISMATCH)
+    born_on = document.born_on if told is None else told
+    return CheckedDocument(document.type, number, name, expires_on, findings, born_on)
+
+
+OLDEST_YEARS = 130
+
+
+def _contradicts(given: date | None, told: date | None, on: date) -> bool:
+    """Whether a date of birth is another than the document tells, or nobody's who lives."""
+    if given is None:
+        return False
+    if told is not None:
+        return given != told
+    return not 0 <= on.year - given.year <= OLDEST_YEARS or given > on
+
+
+def find_age(born_on: date, on: date) -> int:
+    """Whole years: who was born on the 29th of February is a year older on the 1st of March."""
+    return on.year - born_on.year - ((on.month, on.day) < (born_on.month, born_on.day))
+
+
+def find_birth(document_type: str, number: str, on: date) -> date | None:
+    """The date of birth that a number tells; of two digits of a year, the latest year not in the
+    future. None where it tells none."""
+    born_on = read_birth(document_type, number)
+    if born_on is not None and document_type in _SHORT_YEARS:
+        return _settle_century(born_on, on)
+    return born_on
 
 
 _SERIAL = re.compile(r"([A-Z]{2,3}):([A-Z]{0,3})([0-9]{6,12})")
@@ -233,10 +358,10 @@ _SERIAL = re.compile(r"([A-Z]{2,3}):([A-Z]{0,3})([0-9]{6,12})")
 
 def read_birth(document_type: str, number: str) -> date | None:
     """The date of birth that a national number tells, in its canonical form; None where it tells
-    none."""
-    if document_type not in NATIONAL_NUMBERS:
+    none. It may be a century off: see `find_birth`."""
+    if document_type not in _BIRTHS:
         return None
-    module = importlib.import_module(NATIONAL_NUMBERS[document_type])
+    module = importlib.import_module(_BIRTHS[document_type])
     if not hasattr(module, "get_birth_date"):
         return None
     try:
@@ -256,7 +381,9 @@ def read_serial(document_type: str, number: str) -> tuple[str, int] | None:
     return (f"{found[1]}:{found[2]}:{len(found[3])}", int(found[3])) if found else None
 
 
-def _compact_national(document_type: str, number: str) -> str:
+def _compact_number(document_type: str, number: str) -> str:
+    if document_type in RESIDENCE_PERMITS:
+        return RESIDENCE_PERMITS[document_type](number)
     module = importlib.import_module(NATIONAL_NUMBERS[document_type])
     compact: str = module.validate(number)  # its ValidationError is a ValueError
     return compact.upper()

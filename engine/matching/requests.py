@@ -219,6 +219,8 @@ def digest_payload(request: EnrollmentRequest, checked_number: str, msisdn: str)
         "consent_ref": request.consent_ref,
         "captured_at": request.captured_at.isoformat() if request.captured_at else None,
     }
+    if document.born_on is not None:
+        payload["born_on"] = document.born_on.isoformat()
     canonical = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).digest()
 

@@ -235,6 +235,8 @@ _OF_HOLDERS = frozenset(
         Reason.AUTHORITY_CONTRADICTS,
         Reason.DOCUMENT_BLOCKED,
         Reason.ERASURE_PENDING,
+        Reason.DOCUMENT_REPLACED,
+        Reason.HOLDER_DECEASED,
         Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
         Reason.LINE_LIMIT_REACHED,
         Reason.LINE_IN_USE,
@@ -245,7 +247,9 @@ _OF_HOLDERS = frozenset(
 _OF_CUSTOMERS = _OF_HOLDERS - {Reason.LINE_IN_USE, Reason.WATCHLISTED}
 """What a carrier is told of its own holder, if the two photographs show one person."""
 _OF_AUTHORITY = frozenset(one for one in Reason if one.startswith("AUTHORITY_"))
-_OF_LOOK_ALIKES = frozenset({Reason.DUPLICATE_IDENTITY, Reason.POSSIBLE_DUPLICATE})
+_OF_LOOK_ALIKES = frozenset(
+    {Reason.DUPLICATE_IDENTITY, Reason.POSSIBLE_DUPLICATE, Reason.DECEASED_LOOK_ALIKE}
+)
 _CASES = {
     CaseKind.STOLEN_DOCUMENT: Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
     CaseKind.DUPLICATE_IDENTITY: Reason.DUPLICATE_IDENTITY,

@@ -70,6 +70,12 @@ def enroll(
     expires_on: Annotated[
         str | None, typer.Option(metavar="DAY", help="The document's last day, as 2031-01-31.")
     ] = None,
+    born_on: Annotated[
+        str | None,
+        typer.Option(
+            "--born-on", metavar="DAY", help="The holder's date of birth; it is not kept."
+        ),
+    ] = None,
     document: DocumentOption = None,
     carrier: Annotated[
         str | None, typer.Option(metavar="CODE", show_default="the outlet's carrier")
@@ -119,6 +125,7 @@ def enroll(
         name=name,
         msisdn=msisdn,
         expires_on=expires_on,
+        born_on=born_on,
     )
     frames = list_frames(live)
     presented, number = details.document(), details.require("msisdn", "--msisdn")

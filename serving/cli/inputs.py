@@ -97,8 +97,8 @@ DocumentOption = Annotated[
     typer.Option(
         "--document",
         metavar="FILE",
-        help="JSON with type, number, name, expires_on and msisdn, as far as they are not given "
-        "as options; - reads standard input.",
+        help="JSON with type, number, name, expires_on, born_on and msisdn, as far as they are not "
+        "given as options; - reads standard input.",
     ),
 ]
 
@@ -112,6 +112,7 @@ class Details:
     name: str | None = field(default=None, repr=False)
     expires_on: str | None = None
     msisdn: str | None = field(default=None, repr=False)
+    born_on: str | None = field(default=None, repr=False)
 
     def require(self, name: str, option: str) -> str:
         value: str | None = getattr(self, name)
@@ -128,6 +129,7 @@ class Details:
             number=self.require("number", "--document-number"),
             name=self.require("name", "--name"),
             expires_on=None if self.expires_on is None else read_date(self.expires_on),
+            born_on=None if self.born_on is None else read_date(self.born_on, "date of birth"),
         )
 
     def known_document(self) -> Document:
@@ -150,12 +152,12 @@ def read_details(source: str | None, **given: str | None) -> Details:
     return Details(**written | {key: value for key, value in given.items() if value is not None})
 
 
-def read_date(text: str) -> date:
+def read_date(text: str, what: str = "day of expiry") -> date:
     """A day as 2031-01-31."""
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise RequestError("the day of expiry is not a date: write it as 2031-01-31") from None
+        raise RequestError(f"the {what} is not a date: write it as 2031-01-31") from None
 
 
 def read_photograph(path: Path) -> bytes:

@@ -33,6 +33,14 @@ DOCUMENT_TYPES = (
     "tr-tckimlik",
     "za-idnr",
     "es-dni",
+    "bg-egn",
+    "es-nie",
+    "bg-pnf",
+    "kr-arc",
+    "th-nti",
+    "id-kitas",
+    "id-kitap",
+    "cn-frp",
     "passport",
 )
 MAX_PAGE = 200
@@ -218,6 +226,16 @@ class Document(RequestBody, frozen=True):
     number: DocumentNumber
     name: HolderName
     expires_on: date | None = None
+    born_on: (
+        Annotated[
+            date,
+            Meta(
+                description="the holder's date of birth, where the number does not tell it; it is "
+                "not kept"
+            ),
+        ]
+        | None
+    ) = None
 
 
 class KnownDocument(RequestBody, frozen=True):

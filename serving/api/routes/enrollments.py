@@ -109,7 +109,7 @@ def _read_request(
         idempotency_key=key,
         carrier=carrier,
         outlet=outlet,
-        document=Document(shown.type, shown.number, shown.name, shown.expires_on),
+        document=Document(*(getattr(shown, name) for name in shown.__struct_fields__)),
         msisdn=body.msisdn,
         live=fuse_frames([Sample.unseen(one) for one in frames], math.inf),
         portrait=Sample.unseen(body.portrait, read_kind(body.portrait_kind)),

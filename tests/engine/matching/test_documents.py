@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -11,10 +12,12 @@ from engine.errors import RequestError
 from engine.matching.documents import (
     DOCUMENT_TYPES,
     NATIONAL_NUMBERS,
+    RESIDENCE_PERMITS,
     Document,
     FormAuthority,
     check_documents,
     compute_check_digit,
+    find_age,
     normalise_name,
     read_passport,
     require_checkable,
@@ -43,6 +46,14 @@ def check(document: Document) -> tuple[Reason, ...]:
         ("tr-tckimlik", "17291716060"),
         ("za-idnr", "7503305044089"),
         ("es-dni", "54362315-K"),
+        ("bg-egn", "752316 926 3"),
+        ("es-nie", "x-2482300w"),
+        ("bg-pnf", "7111042925"),
+        ("kr-arc", "971013-5019902"),
+        ("th-nti", "0-1006-00445-63-1"),
+        ("id-kitas", "2C11JE-1234.AB"),
+        ("id-kitap", "J2U3BN 12345"),
+        ("cn-frp", "91184019900101123X"),
     ],
 )
 def test_a_sound_national_number_has_no_finding_however_it_is_spaced(
@@ -58,7 +69,67 @@ def test_a_sound_national_number_has_no_finding_however_it_is_spaced(
 def test_every_national_type_is_covered_by_a_sound_example() -> None:
     marks = test_a_sound_national_number_has_no_finding_however_it_is_spaced.pytestmark
     examples = {case[0] for case in marks[0].args[1]}
-    assert examples == set(NATIONAL_NUMBERS)
+    assert examples == set(NATIONAL_NUMBERS) | set(RESIDENCE_PERMITS)
+
+
+@pytest.mark.parametrize(
+    ("document_type", "number"),
+    [
+        ("kr-arc", "971013-1019902"),
+        ("kr-arc", "971332-5019902"),
+        ("th-nti", "0100600445632"),
+        ("th-nti", "3100600445635"),
+        ("id-kitas", "ABCDEFGH"),
+        ("id-kitap", "2C11"),
+        ("cn-frp", "911840199001011231"),
+        ("cn-frp", "911840199013011239"),
+        ("es-nie", "X2482300A"),
+        ("bg-pnf", "7111042926"),
+    ],
+)
+def test_a_permit_of_another_form_or_digit_is_invalid(document_type: str, number: str) -> None:
+    assert check(Document(document_type, number, "A Name")) == (Reason.DOCUMENT_INVALID,)
+
+
+@pytest.mark.parametrize(
+    ("document_type", "number", "born_on"),
+    [
+        ("cn-ric", "11010519491231002X", date(1949, 12, 31)),
+        ("kr-arc", "101013-7019902", date(2010, 10, 13)),
+        ("id-nik", "3171011708450001", date(1945, 8, 17)),
+        ("id-nik", "3171015708100001", date(2010, 8, 17)),
+        ("my-nric", "240229021234", date(2024, 2, 29)),
+        ("bg-egn", "7523169263", date(1875, 3, 16)),
+        ("cn-frp", "91184019900101123X", date(1990, 1, 1)),
+        ("passport", ICAO_SPECIMEN, date(1974, 8, 12)),
+        ("th-pin", "1234545678781", None),
+        ("id-kitas", "2C11JE1234AB", None),
+    ],
+)
+def test_a_date_of_birth_is_the_one_in_the_number(
+    document_type: str, number: str, born_on: date | None
+) -> None:
+    given = Document(document_type, number, "A Name")
+    assert check_documents([given], FormAuthority(), TODAY)[0].born_on == born_on
+    other = date(1960, 1, 1)
+    checked = check_documents([replace(given, born_on=other)], FormAuthority(), TODAY)[0]
+    contradicts = born_on is not None
+    assert (Reason.BIRTH_DATE_MISMATCH in checked.findings) == contradicts
+    assert checked.born_on == (born_on if contradicts else other)
+    assert str(other) not in repr(checked)
+
+
+def test_a_date_of_birth_that_nobody_living_has_is_a_contradiction() -> None:
+    for born_on in (date(2026, 11, 25), date(1890, 1, 1)):
+        document = Document("th-pin", "1234545678781", "A Name", born_on=born_on)
+        assert check(document) == (Reason.BIRTH_DATE_MISMATCH,)
+
+
+def test_an_age_is_in_whole_years() -> None:
+    assert find_age(date(2009, 11, 25), TODAY) == 16
+    assert find_age(date(2009, 11, 24), TODAY) == 17
+    assert find_age(date(2008, 2, 29), date(2025, 2, 28)) == 16
+    assert find_age(date(2008, 2, 29), date(2025, 3, 1)) == 17
 
 
 def test_a_resident_identity_number_is_one_number_in_either_case() -> None:

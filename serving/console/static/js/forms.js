@@ -166,6 +166,14 @@ const DOCUMENT_TYPES = [
   "tr-tckimlik",
   "za-idnr",
   "es-dni",
+  "bg-egn",
+  "es-nie",
+  "bg-pnf",
+  "kr-arc",
+  "th-nti",
+  "id-kitas",
+  "id-kitap",
+  "cn-frp",
   "passport",
 ];
 

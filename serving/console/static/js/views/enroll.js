@@ -65,6 +65,7 @@ function subscriberFields() {
       say("document.name.hint"),
     ),
     textField(say("document.expires"), { name: "expires_on", type: "date" }),
+    textField(say("document.born"), { name: "born_on", type: "date" }),
     numberField(),
     hasRole("carrier") && textField(say("line.outlet"), { name: "outlet", required: true }),
     textField(
@@ -96,6 +97,7 @@ function readValues(values) {
       number: values.number,
       name: values.name,
       ...(values.expires_on ? { expires_on: values.expires_on } : {}),
+      ...(values.born_on ? { born_on: values.born_on } : {}),
     },
     msisdn: values.msisdn,
     ...(values.portrait_kind ? { portrait_kind: values.portrait_kind } : {}),
