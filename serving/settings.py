@@ -39,6 +39,7 @@ from serving.sections import (
     SignInSettings,
     SweepSettings,
     ThresholdSettings,
+    WebhookSettings,
     is_private_address,
 )
 
@@ -76,6 +77,7 @@ class Settings(BaseSettings):
     audit: AuditSettings = AuditSettings()
     liveness: LivenessSettings = LivenessSettings()
     sign_in: SignInSettings = SignInSettings()
+    webhooks: WebhookSettings = WebhookSettings()
 
     @model_validator(mode="after")
     def _has_address_to_sign_in_at(self) -> Self:

@@ -13,12 +13,11 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, bindparam, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, insert, select
 
 from engine.reasons import Reason
 from engine.registry import tables
-from engine.registry.database import chunks
-from engine.registry.reader import Reader
+from engine.registry.database import Source, chunks
 from engine.registry.records import CaseState, Changes, new_id
 from engine.registry.row_macs import require_authentic, with_macs
 from engine.registry.vault import Vault
@@ -173,7 +172,7 @@ def write_events(connection: Connection, vault: Vault, found: Sequence[_New], at
 
 
 def read_events(
-    source: Reader,
+    source: Source,
     after: int,
     limit: int = MOST_EVENTS,
     *,
@@ -186,9 +185,7 @@ def read_events(
     if carrier is not None:
         query = query.where(_events.c.carrier == carrier)
     if types:
-        of_type = _events.c.type.in_([one.value for one in types])
-        is_second = _events.c.line_id.is_not(None)
-        query = query.where(of_type | is_second if EventType.LINE_OPENED in types else of_type)
+        query = query.where(is_of_type(types))
     rows = source.rows(query.order_by(_events.c.number).limit(limit + 1))
     found = [
         event
@@ -199,7 +196,15 @@ def read_events(
     return found[:limit]
 
 
-def read_these(source: Reader, numbers: Iterable[int]) -> dict[int, Event]:
+def is_of_type(types: Sequence[EventType]) -> ColumnElement[bool]:
+    """Rows that hold an event of one of these types."""
+    found = _events.c.type.in_([one.value for one in types])
+    if EventType.LINE_OPENED in types:
+        return found | _events.c.line_id.is_not(None)
+    return found
+
+
+def read_these(source: Source, numbers: Iterable[int]) -> dict[int, Event]:
     """Events by their numbers, without those that have left."""
     wanted = set(numbers)
     # A number may be the second one of the row before.
