@@ -43,7 +43,7 @@ from serving.sections import ServeSettings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import PHASE, Meter
 from serving.telemetry.traces import Attribute, Tracer
-from serving.webhooks.worker import DeliveryKeeper
+from serving.webhooks.keeper import DeliveryKeeper
 
 LEASE_RETRY_S = 0.2
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 10.0

@@ -30,9 +30,9 @@ from engine.registry.cursors import Cursor
 from engine.registry.events import Event, read_events, read_these
 from engine.registry.records import new_id, utc_now
 from engine.registry.webhooks import Progress, Undelivered, Webhook, Webhooks, WebhookState
-from serving.api import serializers
 from serving.sections import WebhookSettings
 from serving.webhooks.addresses import AddressRefused
+from serving.webhooks.cloud_event import show_event
 from serving.webhooks.receiver import NoAnswer, Receiver
 from serving.wire.fields import encode_json
 
@@ -415,7 +415,7 @@ class Deliverer:
 
     async def _post(self, route: _Route, event: Event) -> tuple[int, str]:
         """The status of the answer, 0 where there is none, and in words what is wrong with it."""
-        body = encode_json(serializers.event(event, self._webhooks.vault.deployment_id))
+        body = encode_json(show_event(event, self._webhooks.vault.deployment_id))
         at_s = int(time.time())
         headers = (
             *_HEADERS,

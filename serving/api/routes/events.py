@@ -8,10 +8,10 @@ from functools import partial
 from engine.registry.events import EventType
 from engine.registry.events import read_events as read
 from serving.access.authorization import scope_of
-from serving.api import serializers
 from serving.api.request import Request
 from serving.errors import Malformed
 from serving.parts import Parts
+from serving.webhooks.cloud_event import show_event
 from serving.wire import events as wire
 
 
@@ -29,5 +29,5 @@ async def read_events(parts: Parts, request: Request, query: wire.EventQuery) ->
     carrier = scope_of(request.caller)
     find = partial(read, parts.store, query.after, query.limit, carrier=carrier, types=types)
     found = await asyncio.to_thread(find)
-    shown = tuple(serializers.event(one, parts.vault.deployment_id) for one in found)
+    shown = tuple(show_event(one, parts.vault.deployment_id) for one in found)
     return wire.Events(shown, found[-1].number if found else query.after)

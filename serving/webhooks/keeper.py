@@ -26,6 +26,7 @@ from serving.telemetry.metrics import Meter
 if TYPE_CHECKING:
     from serving.compose import Deployment
 
+PROCESS_MODULE = "serving.cluster.webhook_process"
 LOOK_EVERY_S = 10.0
 END_S = 10.0
 
@@ -104,7 +105,7 @@ class DeliveryKeeper:
     def _start(self) -> None:
         if self._child is not None:
             self._log.warning("webhooks_worker_ended", code=self._child.returncode)
-        command = [sys.executable, "-m", "serving.webhooks.worker"]
+        command = [sys.executable, "-m", PROCESS_MODULE]
         child = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 - our own module
         assert child.stdin is not None
         with suppress(BrokenPipeError):
@@ -125,16 +126,3 @@ class DeliveryKeeper:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-
-
-def _main() -> None:
-    from serving.cluster.processes import end_with_starter  # noqa: PLC0415
-    from serving.cluster.site import Site  # noqa: PLC0415
-
-    home, settings = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started it
-    end_with_starter()
-    deliver(home, settings, Site.of(home, None).open_log(settings.serve, "webhooks"))
-
-
-if __name__ == "__main__":
-    _main()
