@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -521,6 +521,29 @@ class AuditSettings(Section):
     )
     anchor_every_s: float = Field(
         default=60, ge=1, le=86400, description="seconds between two heads, where it has moved"
+    )
+
+
+Network = IPv4Network | IPv6Network
+
+
+class WebhookSettings(Section):
+    """Delivery of events to the addresses that tenants name (docs/events.md)."""
+
+    deliver: bool = Field(
+        default=True,
+        description="by the service; false where `sosie webhooks deliver` runs beside it",
+    )
+    allowed_networks: tuple[Network, ...] = Field(
+        default=(),
+        description="networks that events may be sent to though they are not public, as "
+        '["10.20.0.0/16"]; http is accepted to localhost alone, and where that is named here',
+    )
+    timeout_s: float = Field(
+        default=15, ge=0.2, le=60, description="in which a receiver must have answered"
+    )
+    earlier_secret_h: float = Field(
+        default=24, ge=0, le=720, description="so long the secret before a rotation signs as well"
     )
 
 

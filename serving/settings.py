@@ -40,6 +40,7 @@ from serving.sections import (
     SignInSettings,
     SweepSettings,
     ThresholdSettings,
+    WebhookSettings,
     is_private_address,
 )
 
@@ -78,6 +79,7 @@ class Settings(BaseSettings):
     liveness: LivenessSettings = LivenessSettings()
     authority: AuthoritySettings = AuthoritySettings()
     sign_in: SignInSettings = SignInSettings()
+    webhooks: WebhookSettings = WebhookSettings()
 
     @model_validator(mode="after")
     def _has_address_to_sign_in_at(self) -> Self:

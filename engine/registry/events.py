@@ -18,13 +18,12 @@ from typing import Any
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
-from sqlalchemy import Connection, Row, bindparam, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, insert, select
 
 from engine.errors import PlaceUnknown
 from engine.reasons import Reason
 from engine.registry import tables
-from engine.registry.database import chunks
-from engine.registry.reader import Reader
+from engine.registry.database import Source, chunks
 from engine.registry.records import ALIVE, CaseState, Changes, new_id
 from engine.registry.row_macs import require_authentic, with_macs
 from engine.registry.vault import Vault
@@ -200,7 +199,7 @@ def write_events(connection: Connection, vault: Vault, found: Sequence[_New], at
 
 
 def read_events(
-    source: Reader,
+    source: Source,
     after: int,
     limit: int = MOST_EVENTS,
     *,
@@ -217,9 +216,7 @@ def read_events(
     if carrier is not None:
         query = query.where(_events.c.carrier == carrier)
     if types:
-        of_type = _events.c.type.in_([one.value for one in types])
-        is_second = _events.c.line_id.is_not(None)
-        query = query.where(of_type | is_second if EventType.LINE_OPENED in types else of_type)
+        query = query.where(is_of_type(types))
     rows = source.rows(query.order_by(_events.c.number).limit(limit + 1))
     found = [
         event
@@ -230,7 +227,15 @@ def read_events(
     return found[:limit]
 
 
-def read_these(source: Reader, numbers: Iterable[int]) -> dict[int, Event]:
+def is_of_type(types: Sequence[EventType]) -> ColumnElement[bool]:
+    """Rows that hold an event of one of these types."""
+    found = _events.c.type.in_([one.value for one in types])
+    if EventType.LINE_OPENED in types:
+        return found | _events.c.line_id.is_not(None)
+    return found
+
+
+def read_these(source: Source, numbers: Iterable[int]) -> dict[int, Event]:
     """Events by their numbers, without those that have left."""
     wanted = set(numbers)
     # A number may be the second one of the row before.
@@ -278,7 +283,7 @@ class Page:
 
 
 def read_page(
-    source: Reader,
+    source: Source,
     after: str,
     limit: int = MOST_EVENTS,
     *,
@@ -315,7 +320,7 @@ def _seal_place(vault: Vault, carrier: str | None, number: int, event_id: str) -
     return urlsafe_b64encode(sealed).decode()
 
 
-def _open_place(source: Reader, place: str, carrier: str | None) -> int:
+def _open_place(source: Source, place: str, carrier: str | None) -> int:
     try:
         sealed = urlsafe_b64decode(place)
         told = _cipher(source.vault).decrypt(sealed, [(carrier or "").encode()])

@@ -106,6 +106,8 @@ class Action(StrEnum):
     """In the report of a case, where it is asked for."""
     READ_THRESHOLDS = "read_thresholds"
     READ_EVENTS = "read_events"
+    MANAGE_WEBHOOKS = "manage_webhooks"
+    """To say where events are sent."""
     READ_AUDIT = "read_the_audit_chain"
     BACK_UP = "back_up"
     READ_METRICS = "read_metrics"
@@ -137,6 +139,7 @@ PERMISSIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
         Action.REVEAL: frozenset({_FRAUD}),
         Action.READ_THRESHOLDS: frozenset(Role),
         Action.READ_EVENTS: frozenset({_CARRIER, _FRAUD, _OPERATOR}),
+        Action.MANAGE_WEBHOOKS: frozenset({_CARRIER, _OPERATOR}),
         Action.READ_AUDIT: frozenset({_OPERATOR}),
         Action.READ_METRICS: frozenset({_OPERATOR}),
         Action.BACK_UP: frozenset({_OPERATOR}),

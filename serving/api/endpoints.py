@@ -25,6 +25,7 @@ from serving.api.routes import (
     people,
     sessions,
     sweeps,
+    webhooks,
 )
 from serving.wire.enrollments import Enrollment, Erasure, ErasureCertificate
 from serving.wire.fields import AnswerBody, QueryString, RequestBody
@@ -39,7 +40,7 @@ TAGS = {
     "cases": "What people look into, the steps they take, and what came of it.",
     "outlets": "Who may enroll nobody, and what was enrolled there before.",
     "sweeps": "The whole gallery searched with itself.",
-    "events": "What happened, in its order.",
+    "events": "What happened, in its order, and where it is sent.",
     "oversight": "Thresholds, the audit chain, and what a key stands for.",
     "health": "Whether it runs, and how it does.",
 }
@@ -101,6 +102,7 @@ CHANGES = (409, 507)
 
 _step = partial(Endpoint, action=Action.WORK_CASES, errors=CHANGES)
 _sweep = partial(Endpoint, action=Action.SWEEP, errors=CHANGES)
+_webhook = partial(Endpoint, action=Action.MANAGE_WEBHOOKS)
 _outlet = partial(Endpoint, action=Action.RESTRICT_OUTLETS, errors=CHANGES)
 
 _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
@@ -220,7 +222,28 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
     "events": {
         "GET /v1/events": Endpoint(
             events.read_events, "Read events", Action.READ_EVENTS, errors=(410,)
-        )
+        ),
+        "POST /v1/webhooks": _webhook(
+            webhooks.create_webhook, "Send events to an address", status=201
+        ),
+        "GET /v1/webhooks": _webhook(webhooks.list_webhooks, "List webhooks", errors=()),
+        "GET /v1/webhooks/{webhook_id}": _webhook(
+            webhooks.read_webhook, "Read a webhook", errors=()
+        ),
+        "PATCH /v1/webhooks/{webhook_id}": _webhook(webhooks.change_webhook, "Change a webhook"),
+        "DELETE /v1/webhooks/{webhook_id}": _webhook(webhooks.remove_webhook, "Remove a webhook"),
+        "POST /v1/webhooks/{webhook_id}/rotate": _webhook(
+            webhooks.rotate_secret, "Rotate a webhook's secret"
+        ),
+        "POST /v1/webhooks/{webhook_id}/replay": _webhook(
+            webhooks.replay_events, "Send events again"
+        ),
+        "GET /v1/webhooks/{webhook_id}/dead-letters": _webhook(
+            webhooks.list_dead_letters, "List dead letters", errors=()
+        ),
+        "POST /v1/webhooks/{webhook_id}/dead-letters/retry": _webhook(
+            webhooks.ask_again, "Try dead letters again"
+        ),
     },
     "oversight": {
         "GET /v1/thresholds": Endpoint(

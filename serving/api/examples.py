@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from serving.wire import cases, enrollments, lines, matching, outlets, people, sweeps
+from serving.wire import cases, enrollments, lines, matching, outlets, people, sweeps, webhooks
 from serving.wire.fields import HOLDER_EXAMPLE, ID_EXAMPLE, IMAGE_EXAMPLE
 
 _KNOWN_DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
@@ -58,6 +58,12 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
             "calibration_version": 3,
         }
     ],
+    webhooks.NewWebhook: [
+        {"sink": "https://systems.example/sosie", "types": ["line.opened", "line.closed"]}
+    ],
+    webhooks.ChangedWebhook: [{"state": "paused"}],
+    webhooks.Replay: [{"after": 4711}],
+    webhooks.AskedAgain: [{"numbers": [4712]}],
     matching.MatchRequest: [
         {
             "items": [

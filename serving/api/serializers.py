@@ -15,7 +15,6 @@ from engine.errors import NotFound
 from engine.matching import calibration as thresholds
 from engine.matching import holders
 from engine.registry.cases import risk_of
-from engine.registry.events import Event
 from engine.registry.reader import Identity, Reader
 from engine.registry.records import (
     ALIVE,
@@ -27,11 +26,13 @@ from engine.registry.records import (
     LineRecord,
     Outlet,
 )
+from engine.registry.webhooks import DeadLetter, Webhook, Webhooks
 from engine.sweeps import estimate
 from engine.sweeps.sweep_model import SweepRecord
 from serving.backups import BackupRecord
 from serving.masking import mask_name, mask_number
-from serving.wire import cases, enrollments, events, lines, outlets, oversight, people, sweeps
+from serving.webhooks.cloud_event import show_event
+from serving.wire import cases, enrollments, lines, outlets, oversight, people, sweeps, webhooks
 from serving.wire.fields import Moment, of_record, read
 
 C = TypeVar("C", bound=cases.Case)
@@ -543,15 +544,26 @@ def _curve(kind: thresholds.Comparison, curve: thresholds.CalibrationCurve) -> o
     )
 
 
-def event(record: Event, deployment_id: str) -> events.Event:
-    """An event as CloudEvents 1.0 has it."""
-    return events.Event(
-        specversion="1.0",
-        id=record.id,
-        source=f"urn:uuid:{deployment_id}",
-        type=record.type.value,
-        subject=record.subject,
-        time=Moment.of(record.at),
-        datacontenttype="application/json",
-        data=dict(record.data),
+def webhook(registry: Webhooks, record: Webhook) -> webhooks.Webhook:
+    """A webhook with what waits for it now."""
+    backlog = registry.measure(record)
+    until, oldest = record.earlier_until, backlog.oldest_at
+    return webhooks.Webhook(
+        webhook_id=record.id,
+        sink=record.sink,
+        types=tuple(one.value for one in record.types),
+        carrier=record.carrier,
+        state=record.state.value,
+        created_at=Moment.of(record.created_at),
+        created_by=record.created_by,
+        earlier_secret_until=None if until is None else Moment.of(until),
+        cursor=backlog.cursor,
+        waiting=backlog.waiting,
+        oldest_at=None if oldest is None else Moment.of(oldest),
+        dead=backlog.dead,
     )
+
+
+def dead_letter(record: DeadLetter, deployment_id: str) -> webhooks.DeadLetter:
+    shown = show_event(record.event, deployment_id)
+    return webhooks.DeadLetter(record.event.number, shown, record.attempts, record.fault)

@@ -27,6 +27,7 @@ from serving.cli import (
     serve,
     statutory,
     sweep,
+    webhooks,
 )
 from serving.cli.inputs import Globals
 from serving.cli.output import RootGroup
@@ -50,6 +51,7 @@ REGISTRATIONS = (
     apikeys.register,
     deployment.register_keys,
     backups.register,
+    webhooks.register,
     audit.register,
     retention.register,
     accuracy.register,

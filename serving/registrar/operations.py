@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from threading import Event
 from time import monotonic, sleep
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from structlog.typing import FilteringBoundLogger
@@ -57,12 +57,16 @@ from serving.registrar.protocol import (
     Remark,
     Steering,
     Suspend,
+    WebhookAnswer,
     Withdraw,
 )
 from serving.registrar.search_queue import SearchQueue
 from serving.sweeps.manager import SweepManager
 from serving.telemetry.traces import Tracer
 from serving.wire.sweeps import Group, GroupPage
+
+if TYPE_CHECKING:
+    from serving.registrar.protocol import WebhookStep
 
 T = TypeVar("T")
 
@@ -350,6 +354,11 @@ class Operations:
                 return outlets.bar(*given, case_id, reason, self._actor)
             case Lift(restriction, reason):
                 return outlets.lift(*given, restriction, reason, self._actor)
+
+    def step_webhook(self, webhook_id: str, step: WebhookStep) -> WebhookAnswer:
+        from serving.webhooks.administration import take_step  # noqa: PLC0415 - few calls need it
+
+        return take_step(self._opened.deployment, webhook_id, step, self._context)
 
     @property
     def _actor(self) -> Actor:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from engine.matching.liveness import LivenessResult
     from engine.matching.requests import Answer, EnrollmentRequest
     from engine.matching.verification import HolderCheck
+    from engine.registry.events import EventType
     from engine.registry.records import (
         AuditEntry,
         CaseRecord,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         SecondTemplate,
         Session,
     )
+    from engine.registry.webhooks import WebhookChange
     from engine.sweeps.estimate import Expectation, SweepRequest
     from engine.sweeps.sweep_model import SweepRecord
     from serving.backups import BackupRecord
@@ -186,6 +188,52 @@ class Lift:
 
 
 OutletStep = Suspend | Bar | Lift
+
+
+@dataclass(frozen=True, slots=True)
+class NewWebhook:
+    """Sends the events of a carrier, or of all, to an address."""
+
+    sink: str = field(repr=False)
+    types: tuple[EventType, ...]
+    carrier: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rotate:
+    """Gives a webhook a new secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Ends a webhook."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Delivers the events beyond a number again."""
+
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskAgain:
+    """Tries dead letters again, those of these numbers or all."""
+
+    numbers: tuple[int, ...]
+
+
+if TYPE_CHECKING:
+    WebhookStep = NewWebhook | WebhookChange | Rotate | Remove | Replay | AskAgain
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookAnswer:
+    """What came of a step: of some a secret, or how many events are tried again."""
+
+    webhook_id: str
+    secret: str = field(default="", repr=False)
+    count: int = 0
 
 
 class Steering(StrEnum):
@@ -355,6 +403,13 @@ class RegistrarClient(ABC):
     async def step_outlet(self, code: str, step: OutletStep, context: CallContext) -> Outlet:
         """Restricts an outlet, or lifts that; audited. `NotFound`, `OutletMoved` where it is not in
         a state for it, `FourEyes` where another person must do it."""
+
+    @_carried
+    async def step_webhook(
+        self, webhook_id: str, step: WebhookStep, context: CallContext
+    ) -> WebhookAnswer:
+        """Makes a webhook (of no id yet), or changes one; audited. `NotFound` for another
+        tenant's."""
 
     @_carried
     async def expect_sweep(self, request: SweepRequest, context: CallContext) -> Expectation:

@@ -43,6 +43,7 @@ from serving.sections import ServeSettings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import PHASE, Meter
 from serving.telemetry.traces import Attribute, Tracer
+from serving.webhooks.keeper import DeliveryKeeper
 
 LEASE_RETRY_S = 0.2
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 10.0
@@ -182,6 +183,7 @@ class Lifecycle:
             with (
                 DailyRetention.of(deployment, self._log, tell_refusal, examine),
                 PendingErasures(deployment, opened.case_closed, self._log, tell_overdue),
+                DeliveryKeeper(deployment, self._meter, self._log),
                 anchoring,
             ):
                 self._anchoring = anchoring

@@ -154,6 +154,13 @@ PHASE = _gauge(
 
 ANCHORED = _gauge("sosie_audit_anchored", "Newest audit entry that was anchored outside.", LATEST)
 ANCHOR_FAILING = _gauge("sosie_audit_anchor_failing", "1 where the head is not anchored.", LATEST)
+EVENTS_WAITING = _gauge(
+    "sosie_webhook_events_waiting", "Events that active webhooks have not taken.", LATEST
+)
+EVENTS_AGE = _gauge(
+    "sosie_webhook_oldest_seconds", "Age of the oldest event that waits for a webhook.", LATEST
+)
+EVENTS_DEAD = _gauge("sosie_webhook_dead_letters", "Events that were given up.", LATEST)
 DAMAGE = _gauge("sosie_registry_damage", "What the daily examination of all rows found.", LATEST)
 
 SWEEP_STATE = _gauge(

@@ -7,10 +7,10 @@ from functools import partial
 
 from engine.registry.events import EventType, read_page
 from serving.access.authorization import scope_of
-from serving.api import serializers
 from serving.api.request import Request
 from serving.errors import Malformed
 from serving.parts import Parts
+from serving.webhooks.cloud_event import show_event
 from serving.wire import events as wire
 
 
@@ -28,5 +28,5 @@ async def read_events(parts: Parts, request: Request, query: wire.EventQuery) ->
     carrier = scope_of(request.caller)
     find = partial(read_page, parts.store, query.after, query.limit, carrier=carrier, types=types)
     page = await asyncio.to_thread(find)
-    shown = tuple(serializers.event(one, parts.vault.deployment_id) for one in page.events)
+    shown = tuple(show_event(one, parts.vault.deployment_id) for one in page.events)
     return wire.Events(shown, page.next)

@@ -61,6 +61,7 @@ def matrix(
     line, document = f"/v1/lines/{MSISDN}", f"/v1/documents/{enrolled['document_id']}"
     enrollment = f"/v1/enrollments/{enrolled['enrollment_id']}"
     case, sweep = f"/v1/cases/{UNKNOWN}", f"/v1/sweeps/{UNKNOWN}"
+    webhook, no_webhook = f"/v1/webhooks/{UNKNOWN}", only(blue=404, red=404, operator=404)
     captured_at = activation()["captured_at"]
     of_blue = dict.fromkeys(("b1", "b2", "blue", "fraud"), 200) | {"r1": 404, "red": 404}
 
@@ -120,6 +121,18 @@ def matrix(
             (get(f"{sweep}/groups/any"), only(fraud=404)),
             (get("/v1/precision"), only(fraud=200)),
             (get("/v1/events"), only(blue=200, red=200, fraud=200, operator=200)),
+            (get("/v1/webhooks"), only(blue=200, red=200, operator=200)),
+            (
+                post("/v1/webhooks", {"sink": "https://b.example/", "carrier": "blue"}),
+                only(blue=201, operator=201),
+            ),
+            (get(webhook), no_webhook),
+            (("PATCH", webhook, {"body": {"state": "paused"}}), no_webhook),
+            (post(f"{webhook}/rotate"), no_webhook),
+            (post(f"{webhook}/replay", {"after": 0}), no_webhook),
+            (get(f"{webhook}/dead-letters"), no_webhook),
+            (post(f"{webhook}/dead-letters/retry", {"numbers": []}), no_webhook),
+            (("DELETE", webhook, {}), no_webhook),
             (get("/v1/thresholds"), (200,) * len(NAMES)),
             (get("/v1/audit"), only(operator=200)),
             (get("/v1/audit/verification"), only(operator=200)),

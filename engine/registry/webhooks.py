@@ -1,0 +1,413 @@
+"""Webhooks: where events are delivered, for whom, and what could not be delivered yet.
+
+A webhook has a cursor: every event up to it was delivered, or has a row in `undelivered`, to be
+tried again or as a dead letter.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Delete,
+    Row,
+    Select,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    true,
+    update,
+)
+
+from engine.errors import NotFound, RequestError
+from engine.registry import cursors, tables
+from engine.registry.cursors import Cursor, CursorLost
+from engine.registry.database import Source, changing, chunks, reading
+from engine.registry.events import Event, EventType, find_last, is_of_type, read_these
+from engine.registry.records import AuditEntry, new_id, utc_now
+from engine.registry.row_macs import changing_rows, require_authentic, with_macs
+from engine.registry.rows import read_as
+from engine.registry.vault import Vault
+from engine.registry.writer import recorded
+
+SECRET_BYTES = 32
+SECRET_PREFIX = "whsec_"  # noqa: S105 - how a secret begins, in Standard Webhooks
+MOST_WEBHOOKS = 10
+"""Of one carrier, and of the deployment's own."""
+MOST_COUNTED = 100_000
+"""A backlog is counted so far."""
+
+_webhooks, _undelivered, _events = tables.webhooks, tables.undelivered, tables.events
+_cursors = tables.cursors
+
+
+class WebhookState(StrEnum):
+    """`gone`: its receiver has answered 410, and nothing is sent until people set it to active."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where the events of a `carrier` go; None: those of all, as whoever runs the deployment reads
+    them. `types` is empty for every type. `secrets` sign, the newest first: a second one until
+    `earlier_until`."""
+
+    id: str
+    carrier: str | None
+    sink: str = field(repr=False)
+    types: tuple[EventType, ...]
+    state: WebhookState
+    created_at: datetime
+    created_by: str
+    earlier_until: datetime | None = None
+    secrets: tuple[bytes, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookChange:
+    """What is to be another from now on; None leaves it."""
+
+    sink: str | None = field(default=None, repr=False)
+    types: tuple[EventType, ...] | None = None
+    state: WebhookState | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undelivered:
+    """An event that a webhook has not taken, after so many attempts; without `due_at` it is a dead
+    letter, which is tried no more. `at` is when it happened."""
+
+    number: int
+    subject: str
+    attempts: int
+    due_at: datetime | None
+    fault: str | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event that was given up."""
+
+    event: Event
+    attempts: int
+    fault: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What a webhook has before it: `waiting` events, counted up to `MOST_COUNTED`, of which the
+    oldest is from `oldest_at`; and how many were given up."""
+
+    cursor: int
+    waiting: int
+    oldest_at: datetime | None
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a worker has done for a webhook that it holds: the cursor's new number, rows that are to
+    be kept, and numbers of rows that are done."""
+
+    cursor: Cursor
+    number: int
+    kept: Sequence[Undelivered] = ()
+    done: Sequence[int] = ()
+
+
+def show_secret(secret: bytes) -> str:
+    """A secret as receivers are given it."""
+    return SECRET_PREFIX + base64.b64encode(secret).decode()
+
+
+class Webhooks(Source):
+    """The webhooks of one registry; changes are audited, and may be made beside its writer.
+
+    A `carrier` limits what may be seen and changed to its own; None is all. `NotFound` for what is
+    another's.
+    """
+
+    def find_all(self, carrier: str | None = None) -> list[Webhook]:
+        """The oldest first."""
+        query = select(_webhooks).order_by(_webhooks.c.created_at, _webhooks.c.id)
+        if carrier is not None:
+            query = query.where(_webhooks.c.carrier == carrier)
+        now = utc_now()
+        return [_webhook_of(self.vault, row, now) for row in self.rows(query)]
+
+    def find(self, webhook_id: str, carrier: str | None = None) -> Webhook:
+        for row in self.rows(select(_webhooks).where(_webhooks.c.id == webhook_id)):
+            if carrier in (None, row.carrier):
+                return _webhook_of(self.vault, row, utc_now())
+        raise NotFound("no webhook has this id: check it")
+
+    def create(
+        self, sink: str, types: Sequence[EventType], *, carrier: str | None, actor: str
+    ) -> tuple[Webhook, str]:
+        """A new one, which gets what happens from now on, and its secret, which is not told again.
+
+        `RequestError` for one more than `MOST_WEBHOOKS`, or a carrier that is not known.
+        """
+        webhook_id, secret = new_id(), secrets.token_bytes(SECRET_BYTES)
+        kinds = [one.value for one in dict.fromkeys(types)]
+        row = {
+            "id": webhook_id,
+            "carrier": carrier,
+            "sink": self._seal("sink", webhook_id, sink.encode()),
+            "types": kinds or None,
+            "state": WebhookState.ACTIVE.value,
+            "secret": self._seal("secret", webhook_id, secret),
+            "created_at": utc_now(),
+            "created_by": actor,
+        }
+        detail = {"carrier": carrier, "types": kinds}
+        with self._recorded(actor, "webhook.created", webhook_id, detail) as connection:
+            _require_room(connection, carrier)
+            connection.execute(insert(_webhooks), with_macs(self.vault, _webhooks, [row]))
+            cursors.put(connection, webhook_id, find_last(connection))
+        return self.find(webhook_id), show_secret(secret)
+
+    def change(
+        self, webhook_id: str, change: WebhookChange, *, carrier: str | None, actor: str
+    ) -> Webhook:
+        """With another sink, other types or state. What waits is delivered to the new sink."""
+        self.find(webhook_id, carrier)
+        values: dict[str, Any] = {}
+        detail: dict[str, Any] = {}
+        if change.sink is not None:
+            values["sink"] = self._seal("sink", webhook_id, change.sink.encode())
+            # The path of an address may be a secret.
+            detail["sink"] = "changed"
+        if change.types is not None:
+            kinds = [one.value for one in dict.fromkeys(change.types)]
+            values["types"], detail["types"] = kinds or None, kinds
+        if change.state is not None:
+            values["state"] = detail["state"] = change.state.value
+        if values:
+            self._update(webhook_id, values, actor, "webhook.changed", detail)
+        return self.find(webhook_id)
+
+    def rotate(
+        self, webhook_id: str, overlap: timedelta, *, carrier: str | None, actor: str
+    ) -> tuple[Webhook, str]:
+        """Gives it a new secret, and returns that; the one before signs as well for so long."""
+        before, secret = self.find(webhook_id, carrier), secrets.token_bytes(SECRET_BYTES)
+        until = utc_now() + overlap
+        values = {
+            "secret": self._seal("secret", webhook_id, secret),
+            "earlier_secret": self._seal("earlier_secret", webhook_id, before.secrets[0]),
+            "earlier_until": until,
+        }
+        detail = {"earlier_until": until.isoformat()}
+        self._update(webhook_id, values, actor, "webhook.secret_rotated", detail)
+        return self.find(webhook_id), show_secret(secret)
+
+    def remove(self, webhook_id: str, *, carrier: str | None, actor: str) -> None:
+        """Ends it: what waits is delivered to nobody."""
+        self.find(webhook_id, carrier)
+        with self._recorded(actor, "webhook.removed", webhook_id, {}) as connection:
+            connection.execute(_of_webhook(webhook_id, true()))
+            connection.execute(delete(_cursors).where(_cursors.c.name == webhook_id))
+            connection.execute(delete(_webhooks).where(_webhooks.c.id == webhook_id))
+
+    def replay(self, webhook_id: str, after: int, *, carrier: str | None, actor: str) -> Webhook:
+        """Delivers every event beyond a number that is still there, again or for the first time."""
+        found = self.find(webhook_id, carrier)
+        with self._recorded(actor, "webhook.replayed", webhook_id, {"after": after}) as connection:
+            after = min(after, find_last(connection))
+            connection.execute(_of_webhook(webhook_id, _undelivered.c.number > after))
+            cursors.put(connection, webhook_id, after)
+        return found
+
+    def list_dead(
+        self, webhook_id: str, after: int = 0, limit: int = 100, *, carrier: str | None
+    ) -> list[DeadLetter]:
+        """Dead letters beyond a number, in their order, whose events have not left."""
+        self.find(webhook_id, carrier)
+        query = _rows_of(webhook_id).where(
+            _undelivered.c.due_at.is_(None), _undelivered.c.number > after
+        )
+        rows = self.rows(query.limit(limit))
+        found = read_these(self, [row.number for row in rows])
+        return [
+            DeadLetter(found[row.number], row.attempts, row.fault)
+            for row in rows
+            if row.number in found
+        ]
+
+    def ask_again(
+        self, webhook_id: str, numbers: Sequence[int], *, carrier: str | None, actor: str
+    ) -> int:
+        """Has dead letters tried again, these or all of them; how many. Events of their subject
+        that were delivered since are not repeated."""
+        self.find(webhook_id, carrier)
+        revive = (
+            update(_undelivered)
+            .where(_undelivered.c.webhook_id == webhook_id, _undelivered.c.due_at.is_(None))
+            .values(attempts=0, due_at=utc_now())
+        )
+        detail = {"numbers": list(numbers)}
+        with self._recorded(actor, "webhook.asked_again", webhook_id, detail) as connection:
+            parts = chunks(numbers) if numbers else ()
+            asked = [revive.where(_undelivered.c.number.in_(part)) for part in parts] or [revive]
+            revived = sum(connection.execute(one).rowcount for one in asked)
+            connection.execute(_TOUCH, {"key": webhook_id})
+        return revived
+
+    def measure(self, webhook: Webhook) -> Backlog:
+        """What it has before it."""
+        number, is_own = _events.c.number, _undelivered.c.webhook_id == webhook.id
+        is_dead = _undelivered.c.due_at.is_(None)
+        with reading(self._engine) as connection:
+            at = select(_cursors.c.number).where(_cursors.c.name == webhook.id)
+            cursor = connection.scalar(at) or 0
+            beyond = select(_events.c.at, _events.c.line_id).where(
+                number > cursor, *_wanted(webhook)
+            )
+            ahead = beyond.order_by(number).limit(MOST_COUNTED).subquery()
+            second = literal(0) if webhook.types else func.count(ahead.c.line_id)
+            counted = select(func.count() + second, func.min(ahead.c.at)).select_from(ahead)
+            count, oldest = connection.execute(counted).one()
+            kept = select(func.count(), func.min(_undelivered.c.at)).where(is_own, ~is_dead)
+            waiting, oldest_kept = connection.execute(kept).one()
+            dead = connection.scalar(select(func.count()).where(is_own, is_dead)) or 0
+        moments = [one for one in (oldest, oldest_kept) if one is not None]
+        return Backlog(cursor, count + waiting, min(moments, default=None), dead)
+
+    def last_event(self) -> int:
+        """The number of the newest event."""
+        with reading(self._engine) as connection:
+            return find_last(connection)
+
+    def undelivered(self, webhook_id: str) -> list[Undelivered]:
+        """What is to be tried again, in the order of events. Rows whose events have left go."""
+        first = select(func.coalesce(func.min(_events.c.number), 0)).scalar_subquery()
+        has_left = _of_webhook(webhook_id, _undelivered.c.number < first)
+        query = _rows_of(webhook_id).where(_undelivered.c.due_at.is_not(None))
+        with changing(self._engine) as connection:
+            connection.execute(has_left)
+            rows = connection.execute(query).all()
+        return [read_as(Undelivered, row) for row in rows]
+
+    def save(self, holder: str, made: Sequence[Progress]) -> list[str]:
+        """Keeps what was done for webhooks that are held, in one transaction; the ids of those that
+        are not held any more, or were changed by people, of which nothing is kept."""
+        lost = []
+        with changing(self._engine) as connection:
+            for one in made:
+                name = one.cursor.name
+                try:
+                    cursors.advance(connection, one.cursor, holder, one.number)
+                except CursorLost:
+                    lost.append(name)
+                    continue
+                replaced = [*one.done, *(row.number for row in one.kept)]
+                for part in chunks(replaced):
+                    connection.execute(_of_webhook(name, _undelivered.c.number.in_(part)))
+                if one.kept:
+                    rows = [{"webhook_id": name, **asdict(row)} for row in one.kept]
+                    connection.execute(insert(_undelivered), rows)
+        return lost
+
+    def end(self, webhook_id: str, *, actor: str) -> None:
+        """Notes that its receiver wants nothing any more."""
+        values = {"state": WebhookState.GONE.value}
+        self._update(webhook_id, values, actor, "webhook.gone", {})
+
+    def _update(
+        self,
+        webhook_id: str,
+        values: dict[str, Any],
+        actor: str,
+        action: str,
+        detail: dict[str, Any],
+    ) -> None:
+        changed = update(_webhooks).where(_webhooks.c.id == webhook_id).values(values)
+        with (
+            self._recorded(actor, action, webhook_id, detail) as connection,
+            changing_rows(connection, self.vault, {_webhooks: [webhook_id]}),
+        ):
+            if connection.execute(changed).rowcount != 1:
+                raise NotFound("no webhook has this id: check it")
+            connection.execute(_TOUCH, {"key": webhook_id})
+
+    def _recorded(
+        self, actor: str, action: str, webhook_id: str, detail: dict[str, Any]
+    ) -> AbstractContextManager[Connection]:
+        entry = AuditEntry(actor, action, webhook_id, detail)
+        return recorded(self._engine, self.vault, [entry])
+
+    def _seal(self, column: str, webhook_id: str, value: bytes) -> bytes:
+        return self.vault.seal(f"webhooks.{column}", webhook_id, value)
+
+
+_TOUCH = (
+    update(_cursors)
+    .where(_cursors.c.name == bindparam("key"))
+    .values(generation=_cursors.c.generation + 1)
+)
+"""Has the worker that holds a webhook read it anew."""
+
+
+def _require_room(connection: Connection, carrier: str | None) -> None:
+    known = select(tables.carriers.c.code).where(tables.carriers.c.code == carrier)
+    if carrier is not None and connection.scalar(known) is None:
+        raise RequestError(f"no carrier has the code {carrier}: check it")
+    own = _webhooks.c.carrier.is_(None) if carrier is None else _webhooks.c.carrier == carrier
+    count = connection.scalar(select(func.count()).where(own)) or 0
+    if count >= MOST_WEBHOOKS:
+        raise RequestError(f"there are {count} webhooks already: remove one")
+
+
+def _wanted(webhook: Webhook) -> list[ColumnElement[bool]]:
+    """Conditions of rows that a webhook is told of."""
+    found: list[ColumnElement[bool]] = []
+    if webhook.carrier is not None:
+        found.append(_events.c.carrier == webhook.carrier)
+    if webhook.types:
+        found.append(is_of_type(webhook.types))
+    return found
+
+
+def _rows_of(webhook_id: str) -> Select[Any]:
+    of_webhook = _undelivered.c.webhook_id == webhook_id
+    columns = (one for one in _undelivered.columns if one is not _undelivered.c.webhook_id)
+    return select(*columns).where(of_webhook).order_by(_undelivered.c.number)
+
+
+def _of_webhook(webhook_id: str, condition: ColumnElement[bool]) -> Delete:
+    return delete(_undelivered).where(_undelivered.c.webhook_id == webhook_id, condition)
+
+
+def _webhook_of(vault: Vault, row: Row[Any], now: datetime) -> Webhook:
+    require_authentic(vault, _webhooks, row)
+    secrets_ = [vault.open("webhooks.secret", row.id, row.secret)]
+    if row.earlier_until is not None and row.earlier_until > now:
+        secrets_.append(vault.open("webhooks.earlier_secret", row.id, row.earlier_secret))
+    return Webhook(
+        row.id,
+        row.carrier,
+        vault.open("webhooks.sink", row.id, row.sink).decode(),
+        tuple(EventType(one) for one in row.types or ()),
+        WebhookState(row.state),
+        row.created_at,
+        row.created_by,
+        row.earlier_until if len(secrets_) > 1 else None,
+        tuple(secrets_),
+    )

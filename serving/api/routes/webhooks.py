@@ -1,0 +1,131 @@
+"""`/v1/webhooks`: where events are sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from engine.registry.events import EventType
+from engine.registry.webhooks import WebhookChange, WebhookState
+from engine.registry.webhooks import Webhooks as Registry
+from serving.access.authorization import scope_of
+from serving.api import serializers
+from serving.api.request import Request
+from serving.errors import Forbidden, Malformed
+from serving.parts import Parts
+from serving.registrar.protocol import AskAgain, NewWebhook, Remove, Replay, Rotate
+from serving.wire import webhooks as wire
+
+T = TypeVar("T")
+
+
+async def create_webhook(
+    parts: Parts, request: Request, body: wire.NewWebhook
+) -> wire.WebhookSecret:
+    """Sends events of these types to an address from now on, at least once each and in order for
+    each subject. The secret is told here alone.
+    """
+    own = scope_of(request.caller)
+    if own is not None and body.carrier not in (None, own):
+        raise Forbidden("the key may not act for this carrier: leave it out")
+    step = NewWebhook(body.sink, _read_types(body.types), own or body.carrier)
+    return await _tell_secret(parts, request, "", step)
+
+
+async def list_webhooks(parts: Parts, request: Request) -> wire.Webhooks:
+    """The webhooks of a carrier, or all of them, with what waits for each."""
+
+    def read(registry: Registry) -> tuple[wire.Webhook, ...]:
+        found = registry.find_all(scope_of(request.caller))
+        return tuple(serializers.webhook(registry, one) for one in found)
+
+    return wire.Webhooks(await _read(parts, read))
+
+
+async def read_webhook(parts: Parts, request: Request, webhook_id: str) -> wire.Webhook:
+    """A webhook, with what waits for it."""
+    return await _show(parts, request, webhook_id)
+
+
+async def change_webhook(
+    parts: Parts, request: Request, body: wire.ChangedWebhook, webhook_id: str
+) -> wire.Webhook:
+    """Gives it another address, other types or another state: what waits goes to the new address,
+    and one that is paused or gone goes on where it was.
+    """
+    types = None if body.types is None else _read_types(body.types)
+    state = None if body.state is None else WebhookState(body.state)
+    step = WebhookChange(body.sink, types, state)
+    await parts.registrar.step_webhook(webhook_id, step, request.context())
+    return await _show(parts, request, webhook_id)
+
+
+async def remove_webhook(parts: Parts, request: Request, webhook_id: str) -> wire.RemovedWebhook:
+    """Ends a webhook: what waits is sent to nobody."""
+    await parts.registrar.step_webhook(webhook_id, Remove(), request.context())
+    return wire.RemovedWebhook(webhook_id)
+
+
+async def rotate_secret(parts: Parts, request: Request, webhook_id: str) -> wire.WebhookSecret:
+    """Gives it a new secret, told here alone; what is sent is signed with the one before as well,
+    for as long as `[webhooks] earlier_secret_h` says.
+    """
+    return await _tell_secret(parts, request, webhook_id, Rotate())
+
+
+async def replay_events(
+    parts: Parts, request: Request, body: wire.Replay, webhook_id: str
+) -> wire.Webhook:
+    """Sends every event beyond a place in the feed, again or for the first time, under its id."""
+    await parts.registrar.step_webhook(webhook_id, Replay(body.after), request.context())
+    return await _show(parts, request, webhook_id)
+
+
+async def list_dead_letters(
+    parts: Parts, request: Request, query: wire.DeadQuery, webhook_id: str
+) -> wire.DeadLetters:
+    """The events that were given up, with why the last attempt failed."""
+    carrier = scope_of(request.caller)
+    given = (webhook_id, query.after, query.limit)
+    found = await _read(parts, lambda registry: registry.list_dead(*given, carrier=carrier))
+    shown = tuple(serializers.dead_letter(one, parts.vault.deployment_id) for one in found)
+    return wire.DeadLetters(shown, shown[-1].number if len(shown) == query.limit else None)
+
+
+async def ask_again(
+    parts: Parts, request: Request, body: wire.AskedAgain, webhook_id: str
+) -> wire.Revived:
+    """Has dead letters tried again, from the first attempt on."""
+    step = AskAgain(body.numbers)
+    answer = await parts.registrar.step_webhook(webhook_id, step, request.context())
+    return wire.Revived(answer.count)
+
+
+async def _tell_secret(
+    parts: Parts, request: Request, webhook_id: str, step: NewWebhook | Rotate
+) -> wire.WebhookSecret:
+    answer = await parts.registrar.step_webhook(webhook_id, step, request.context())
+    return wire.WebhookSecret(await _show(parts, request, answer.webhook_id), answer.secret)
+
+
+async def _show(parts: Parts, request: Request, webhook_id: str) -> wire.Webhook:
+    carrier = scope_of(request.caller)
+
+    def read(registry: Registry) -> wire.Webhook:
+        return serializers.webhook(registry, registry.find(webhook_id, carrier))
+
+    return await _read(parts, read)
+
+
+async def _read(parts: Parts, read: Callable[[Registry], T]) -> T:
+    registry = Registry(parts.store.engine, parts.vault)
+    return await asyncio.to_thread(partial(read, registry))
+
+
+def _read_types(given: tuple[str, ...]) -> tuple[EventType, ...]:
+    try:
+        return tuple(EventType(one) for one in given)
+    except ValueError:
+        raise Malformed(f"types: one is unknown; give some of {', '.join(EventType)}") from None

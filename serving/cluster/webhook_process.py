@@ -1,0 +1,21 @@
+"""The process that delivers events beside the registrar: it ends with the process that started it,
+which gives it the home and the settings on standard input."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+
+from serving.cluster.processes import end_with_starter
+from serving.cluster.site import Site
+from serving.webhooks.keeper import deliver
+
+
+def main() -> None:
+    home, settings = pickle.load(sys.stdin.buffer)  # noqa: S301 - of the process that started it
+    end_with_starter()
+    deliver(home, settings, Site.of(home, None).open_log(settings.serve, "webhooks"))
+
+
+if __name__ == "__main__":
+    main()

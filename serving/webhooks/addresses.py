@@ -1,0 +1,87 @@
+"""Which addresses events may be sent to: none inside the operator's own network.
+
+A name is resolved once for each connection, every address that it has is checked, and a checked
+one is connected to: so what the name says a moment later changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from urllib.parse import urlsplit
+
+from engine.errors import RequestError
+from serving.sections import Network
+
+MOST_SINK_LENGTH = 1_000
+_TRANSLATED = IPv6Network("64:ff9b::/96")
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+Address = IPv4Address | IPv6Address
+
+
+class AddressRefused(OSError):
+    """A host has an address that nothing is sent to."""
+
+
+def check_sink(sink: str, allowed: Sequence[Network]) -> str:
+    """The address, if events may be sent to it: https, or http to this machine where that is
+    allowed; `RequestError` otherwise. What a name resolves to is checked when it is used."""
+    try:
+        parts = urlsplit(sink)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        host, port = "", 0
+    is_plain = sink.isascii() and sink.isprintable() and " " not in sink
+    if not host or port == 0 or not is_plain or len(sink) > MOST_SINK_LENGTH:
+        raise RequestError(f"sink: give an https address of at most {MOST_SINK_LENGTH} characters")
+    if "@" in parts.netloc or "#" in sink:
+        raise RequestError("sink: give an address without user, password and fragment")
+    if parts.scheme != "https" and not (parts.scheme == "http" and host in _LOOPBACK):
+        raise RequestError("sink: give an https address")
+    try:
+        given = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        return sink
+    if not may_reach(given, allowed):
+        raise RequestError("sink: give a public address; see [webhooks] allowed_networks")
+    return sink
+
+
+def may_reach(address: Address, allowed: Iterable[Network]) -> bool:
+    """True for a public address, and for one in a network that is allowed. An address that holds
+    another one is judged by both."""
+    inner = _find_inner(address)
+    if inner is not None and not may_reach(inner, allowed):
+        return False
+    if any(address.version == one.version and address in one for one in allowed):
+        return True
+    if isinstance(address, IPv6Address) and (address.ipv4_mapped or address in _TRANSLATED):
+        return True
+    return address.is_global and not (
+        address.is_multicast or address.is_reserved or address.is_unspecified
+    )
+
+
+def _find_inner(address: Address) -> IPv4Address | None:
+    if isinstance(address, IPv4Address):
+        return None
+    if address in _TRANSLATED:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    teredo = address.teredo
+    return address.ipv4_mapped or address.sixtofour or (teredo and teredo[1])
+
+
+async def find_addresses(host: str, port: int, allowed: Sequence[Network]) -> list[str]:
+    """The addresses of a host; `AddressRefused` where one of them may not be reached."""
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise ConnectionError("the name is not known") from None
+    texts = list(dict.fromkeys(str(one[4][0]) for one in found))
+    if not all(may_reach(ipaddress.ip_address(text), allowed) for text in texts):
+        raise AddressRefused("an address of the host is not public")
+    return texts

@@ -1,0 +1,463 @@
+"""Delivery of events to webhooks, at least once and in order for each subject.
+
+A worker holds a webhook by its cursor, reads the events beyond it and sends many at once, but of
+one subject one after another. What fails is tried again by `BACKOFF_S` and keeps back the later
+events of its subject alone. What was done is written every `SAVE_EVERY_S`, so that a worker that is
+killed repeats at most that much, under the same ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import ssl
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from importlib.metadata import version
+from time import monotonic
+
+from structlog.typing import FilteringBoundLogger
+
+from engine.errors import SosieError
+from engine.registry import cursors
+from engine.registry.cursors import Cursor
+from engine.registry.events import Event, read_events, read_these
+from engine.registry.records import new_id, utc_now
+from engine.registry.webhooks import Progress, Undelivered, Webhook, Webhooks, WebhookState
+from serving.sections import WebhookSettings
+from serving.webhooks.addresses import AddressRefused
+from serving.webhooks.cloud_event import show_event
+from serving.webhooks.receiver import NoAnswer, Receiver
+from serving.wire.fields import encode_json
+
+ACTOR = "sosie:webhooks"
+BACKOFF_S = (5.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0)
+"""From each failure to the next attempt; after the last one an event is a dead letter."""
+AT_ONCE = 64
+"""Requests to one webhook."""
+READ_AHEAD, PAGE = 1_000, 500
+MOST_WAITING = 10_000
+"""A webhook of which so many events wait is given no new ones."""
+DOWN_AFTER = 16
+"""So many failures in a row, and a receiver counts as down: it is asked with one event at a time,
+at least every `PROBE_EVERY_S`, and given no new ones until it takes one."""
+PROBE_EVERY_S = 300.0
+SAVE_EVERY_S = 0.5
+PARK_AFTER_S = 1.0
+"""What takes longer gets a row, so that the cursor goes on."""
+LOOK_EVERY_S = 1.0
+POLL_S = 0.25
+SKEW_S = 5.0
+"""By which the clocks of two workers may differ."""
+MOST_UNSAVED = 10_000
+"""Events of others that a cursor passes before that is written."""
+TAKEN, GONE = range(200, 300), 410
+
+_HEADERS = (
+    (b"content-type", b"application/cloudevents+json; charset=utf-8"),
+    (b"user-agent", f"sosie/{version('sosie')}".encode()),
+)
+
+
+def sign(secrets: Sequence[bytes], event_id: str, at_s: int, body: bytes) -> bytes:
+    """`webhook-signature` by Standard Webhooks 1.0, one for each secret."""
+    content = f"{event_id}.{at_s}.".encode() + body
+    made = (base64.b64encode(hmac.digest(one, content, "sha256")) for one in secrets)
+    return b" ".join(b"v1," + one for one in made)
+
+
+@dataclass(slots=True, eq=False)
+class _Item:
+    """An event that was read and is not taken. `has_row`: it is in the table of what waits, or is
+    to be with the next save."""
+
+    number: int
+    subject: str
+    at: datetime
+    event: Event | None = None
+    attempts: int = 0
+    due_s: float = 0.0
+    fault: str | None = None
+    has_row: bool = False
+    is_settled: bool = False
+    is_dead: bool = False
+    read_s: float = field(default_factory=monotonic)
+
+    def to_row(self, now: datetime, now_s: float) -> Undelivered:
+        due_at = now + timedelta(seconds=max(0.0, self.due_s - now_s))
+        return Undelivered(
+            number=self.number,
+            subject=self.subject,
+            attempts=self.attempts,
+            due_at=None if self.is_dead else due_at,
+            fault=self.fault,
+            at=self.at,
+        )
+
+
+class _Route:
+    """A webhook that this worker holds, and what it has read for it; of one thread."""
+
+    def __init__(
+        self, webhook: Webhook, cursor: Cursor, held_until_s: float, receiver: Receiver
+    ) -> None:
+        self.webhook, self.cursor, self.held_until_s = webhook, cursor, held_until_s
+        self.read = self.passed = cursor.number
+        self.failures, self.probed_s = 0, -PROBE_EVERY_S
+        self.is_gone = self.is_behind = False
+        self.sent: set[asyncio.Task[None]] = set()
+        self._window: deque[_Item] = deque()
+        self._queues: dict[str, deque[_Item]] = {}
+        self._ready: deque[str] = deque()
+        self._waiting: dict[str, _Item] = {}
+        self._count = 0
+        self._changed: dict[int, _Item] = {}
+        self._done: list[int] = []
+        self._has_taken = False
+        self._early: set[int] = set()
+        self.receiver = receiver
+
+    @property
+    def is_down(self) -> bool:
+        return self.failures >= DOWN_AFTER
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether more is to be read for it."""
+        if self.is_down:
+            return not self._queues
+        return self._count - len(self._waiting) < READ_AHEAD and self._count < MOST_WAITING
+
+    @property
+    def is_low(self) -> bool:
+        """Whether it has soon sent all that was read."""
+        return self.takes_more and self._count - len(self._waiting) <= READ_AHEAD - PAGE
+
+    def add_rows(self, rows: Sequence[Undelivered]) -> None:
+        """What waited when the webhook was taken over; of many the receiver may be down."""
+        if len(rows) >= DOWN_AFTER:
+            self.failures = DOWN_AFTER
+        now, now_s = utc_now(), monotonic()
+        for row in rows:
+            assert row.due_at is not None, "a dead letter waits for nothing"
+            due_s = now_s + (row.due_at - now).total_seconds()
+            given = (row.number, row.subject, row.at, None, row.attempts, due_s, row.fault)
+            self._add(_Item(*given, has_row=True))
+            if row.number > self.cursor.number:
+                self._early.add(row.number)
+
+    def add_page(self, events: Sequence[Event], read: int) -> None:
+        """The next events, with which everything up to the number `read` was looked at."""
+        for event in events:
+            if event.number not in self._early:
+                item = _Item(event.number, event.subject, event.at, event)
+                self._window.append(item)
+                self._add(item)
+        self.read = read
+
+    def choose(self) -> _Item | None:
+        """The next to be sent; of a receiver that is down one now and then, due or not."""
+        now_s = monotonic()
+        for subject in [key for key, item in self._waiting.items() if item.due_s <= now_s]:
+            del self._waiting[subject]
+            self._ready.append(subject)
+        if self.is_down:
+            if self.sent or now_s - self.probed_s < PROBE_EVERY_S:
+                return None
+            self.probed_s = now_s
+            if not self._ready and self._waiting:
+                return self._waiting.pop(min(self._waiting, key=self._due_of))
+        return self._queues[self._ready.popleft()][0] if self._ready else None
+
+    def take(self, item: _Item) -> None:
+        """The receiver has it; one that was down is sent all that waits."""
+        self._has_taken = True
+        if item.has_row:
+            self._done.append(item.number)
+            self._changed.pop(item.number, None)
+        self._settle(item)
+        if self.is_down:
+            for other in self._waiting.values():
+                other.due_s = 0.0
+                self._changed[other.number] = other
+        self.failures = 0
+
+    def fail(self, item: _Item, fault: str, *, counts: bool) -> None:
+        """It is to be tried again, or was tried for the last time."""
+        self.failures += 1
+        item.fault, item.has_row = fault, True
+        self._changed[item.number] = item
+        if counts:
+            item.attempts += 1
+            if item.attempts > len(BACKOFF_S):
+                item.is_dead = True
+                self._settle(item)
+                return
+            item.due_s = monotonic() + BACKOFF_S[item.attempts - 1]
+        self._waiting[item.subject] = item
+
+    def put_back(self, item: _Item) -> None:
+        """It could not be sent, for a reason of ours."""
+        item.due_s = monotonic() + BACKOFF_S[0]
+        self._waiting[item.subject] = item
+
+    def take_progress(self) -> Progress | None:
+        """What is to be written, if anything; from now on it counts as written."""
+        now, now_s = utc_now(), monotonic()
+        for item in self._window:
+            if not item.is_settled and not item.has_row and now_s - item.read_s >= PARK_AFTER_S:
+                item.has_row = True
+                self._changed[item.number] = item
+        while self._window and (self._window[0].is_settled or self._window[0].has_row):
+            self.passed = self._window.popleft().number
+        if not self._window:
+            self.passed = self.read
+        kept = [item.to_row(now, now_s) for item in self._changed.values()]
+        moved = self.passed - self.cursor.number
+        if not (kept or self._done or moved >= MOST_UNSAVED or (moved and self._has_taken)):
+            return None
+        done, self._done, self._changed, self._has_taken = self._done, [], {}, False
+        return Progress(self.cursor, self.passed, kept, done)
+
+    def _add(self, item: _Item) -> None:
+        self._count += 1
+        queue = self._queues.setdefault(item.subject, deque())
+        queue.append(item)
+        if len(queue) == 1:
+            self._line_up(item)
+
+    def _line_up(self, item: _Item) -> None:
+        if item.due_s > monotonic():
+            self._waiting[item.subject] = item
+        else:
+            self._ready.append(item.subject)
+
+    def _settle(self, item: _Item) -> None:
+        """The next of its subject has its turn."""
+        item.is_settled = True
+        self._count -= 1
+        queue = self._queues[item.subject]
+        assert queue.popleft() is item, "of a subject one is sent at a time"
+        if queue:
+            self._line_up(queue[0])
+        else:
+            del self._queues[item.subject]
+
+    def _due_of(self, subject: str) -> float:
+        return self._waiting[subject].due_s
+
+
+class Deliverer:
+    """Delivers to every webhook that no other worker holds, until it is stopped.
+
+    No failure ends it: what cannot be read or written is logged, and begun anew.
+    """
+
+    def __init__(
+        self, webhooks: Webhooks, settings: WebhookSettings, log: FilteringBoundLogger
+    ) -> None:
+        self._webhooks, self._settings, self._log = webhooks, settings, log
+        self._trust = ssl.create_default_context()
+        self._holder = new_id()
+        self._routes: dict[str, _Route] = {}
+        self._wake = asyncio.Event()
+        self._hold_s = 2 * (settings.timeout_s + SKEW_S)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Until `stopping` is set; then what was done is written, and every webhook released."""
+        looked_s = saved_s = -LOOK_EVERY_S
+        try:
+            while not stopping.is_set():
+                try:
+                    if monotonic() - looked_s >= LOOK_EVERY_S:
+                        looked_s = monotonic()
+                        await self._look()
+                    await self._read()
+                    for route in self._routes.values():
+                        self._send(route)
+                    if monotonic() - saved_s >= SAVE_EVERY_S:
+                        saved_s = monotonic()
+                        await self._save()
+                    await self._end_gone()
+                except SosieError as error:
+                    self._log.warning("delivery_failed", code=error.code)
+                    await self._drop(*self._routes)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_S):
+                        await self._wake.wait()
+                self._wake.clear()
+        finally:
+            with suppress(SosieError):
+                await self._save()
+            with suppress(SosieError):
+                await self._drop(*self._routes)
+
+    async def _look(self) -> None:
+        """Takes up webhooks that nobody holds, and gives up what is not to be delivered to."""
+        active = await asyncio.to_thread(self._webhooks.find_all)
+        wanted = {one.id: one for one in active if one.state is WebhookState.ACTIVE}
+        states = await asyncio.to_thread(cursors.read_all, self._webhooks)
+        for name, route in list(self._routes.items()):
+            state = states.get(name)
+            if name not in wanted or state is None or state.generation != route.cursor.generation:
+                await self._drop(name)
+            else:
+                # Its earlier secret may have had its time.
+                route.webhook = wanted[name]
+                if route.held_until_s - monotonic() < self._hold_s / 2:
+                    await self._hold(name)
+        now = utc_now()
+        for name in wanted.keys() - self._routes.keys():
+            state = states.get(name)
+            if state is not None and state.is_free(self._holder, now):
+                await self._take_up(wanted[name])
+
+    async def _hold(self, name: str) -> Cursor | None:
+        held_until_s = monotonic() + self._hold_s
+        held = timedelta(seconds=self._hold_s)
+        given = (self._webhooks.engine, name, self._holder, utc_now(), held)
+        cursor = await asyncio.to_thread(cursors.hold, *given)
+        route = self._routes.get(name)
+        if route is not None:
+            if cursor is None:
+                await self._drop(name)
+            else:
+                route.held_until_s = held_until_s
+        return cursor
+
+    async def _take_up(self, webhook: Webhook) -> None:
+        held_until_s = monotonic() + self._hold_s
+        cursor = await self._hold(webhook.id)
+        if cursor is None:
+            return
+        receiver = Receiver(webhook.sink, self._settings.allowed_networks, self._trust)
+        route = _Route(webhook, cursor, held_until_s, receiver)
+        self._routes[webhook.id] = route
+        route.add_rows(await asyncio.to_thread(self._webhooks.undelivered, webhook.id))
+
+    async def _drop(self, *names: str) -> None:
+        """Ends what is being sent, and lets another worker go on at what was written last."""
+        for name in list(names):
+            route = self._routes.pop(name)
+            for task in route.sent:
+                task.cancel()
+            await asyncio.gather(*route.sent, return_exceptions=True)
+            route.receiver.close()
+            with suppress(SosieError):
+                # Else it is free when its time is over.
+                given = (self._webhooks.engine, name, self._holder)
+                await asyncio.to_thread(cursors.release, *given)
+
+    async def _read(self) -> None:
+        hungry = [one for one in self._routes.values() if one.takes_more]
+        if not hungry:
+            return
+        head = await asyncio.to_thread(self._webhooks.last_event)
+        for route in hungry:
+            if head <= route.read:
+                continue
+            of, kinds = route.webhook.carrier, route.webhook.types
+            most = 1 if route.is_down else PAGE
+            read = partial(read_events, self._webhooks, route.read, most, carrier=of, types=kinds)
+            found = await asyncio.to_thread(read)
+            route.is_behind = len(found) == most
+            if route.is_behind:
+                route.add_page(found, found[-1].number)
+            else:
+                route.add_page(found, max(head, found[-1].number if found else 0))
+
+    def _send(self, route: _Route) -> None:
+        is_held = route.held_until_s - monotonic() > self._settings.timeout_s + SKEW_S
+        while is_held and not route.is_gone and len(route.sent) < AT_ONCE:
+            item = route.choose()
+            if item is None:
+                return
+            task = asyncio.create_task(self._attempt(route, item))
+            route.sent.add(task)
+            task.add_done_callback(partial(self._go_on, route))
+
+    def _go_on(self, route: _Route, task: asyncio.Task[None]) -> None:
+        route.sent.discard(task)
+        if not task.cancelled():
+            self._send(route)
+            if route.is_gone or (route.is_behind and route.is_low):
+                self._wake.set()
+
+    async def _attempt(self, route: _Route, item: _Item) -> None:
+        counts = item.due_s <= monotonic()
+        try:
+            if item.event is None:
+                read = await asyncio.to_thread(read_these, self._webhooks, [item.number])
+                item.event = read.get(item.number)
+            if item.event is None:
+                # It has left the outbox: its time was over.
+                route.take(item)
+                return
+            status, fault = await self._post(route, item.event)
+        except Exception as error:  # noqa: BLE001 - the others of its webhook go on
+            self._log.error("event_not_sent", error=type(error).__name__)
+            route.put_back(item)
+            return
+        if status in TAKEN:
+            route.take(item)
+        elif status == GONE:
+            route.is_gone = True
+        else:
+            route.fail(item, fault, counts=counts)
+            if item.is_dead:
+                self._log.warning("event_dead", webhook_id=route.webhook.id, fault=fault)
+
+    async def _post(self, route: _Route, event: Event) -> tuple[int, str]:
+        """The status of the answer, 0 where there is none, and in words what is wrong with it."""
+        body = encode_json(show_event(event, self._webhooks.vault.deployment_id))
+        at_s = int(time.time())
+        headers = (
+            *_HEADERS,
+            (b"webhook-id", event.id.encode()),
+            (b"webhook-timestamp", str(at_s).encode()),
+            (b"webhook-signature", sign(route.webhook.secrets, event.id, at_s, body)),
+        )
+        try:
+            async with asyncio.timeout(self._settings.timeout_s):
+                status = await route.receiver.post(headers, body)
+        except TimeoutError:
+            return 0, "time-out"
+        except AddressRefused:
+            return 0, "address refused"
+        except ssl.SSLError:
+            return 0, "certificate refused"
+        except NoAnswer:
+            return 0, "no answer"
+        except OSError:
+            return 0, "no connection"
+        return status, f"status {status}"
+
+    async def _save(self, *routes: _Route) -> None:
+        made = {}
+        for route in routes or self._routes.values():
+            progress = route.take_progress()
+            if progress is not None:
+                made[route.webhook.id] = progress
+        if not made:
+            return
+        lost = await asyncio.to_thread(self._webhooks.save, self._holder, list(made.values()))
+        for name, progress in made.items():
+            if name in lost:
+                await self._drop(name)
+            elif name in self._routes:
+                moved = replace(progress.cursor, number=progress.number)
+                self._routes[name].cursor = moved
+
+    async def _end_gone(self) -> None:
+        for route in [one for one in self._routes.values() if one.is_gone]:
+            await self._save(route)
+            await asyncio.to_thread(partial(self._webhooks.end, route.webhook.id, actor=ACTOR))
+            self._log.warning("webhook_gone", webhook_id=route.webhook.id)
+            if route.webhook.id in self._routes:
+                await self._drop(route.webhook.id)

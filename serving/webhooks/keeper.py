@@ -1,0 +1,128 @@
+"""A process that delivers events: beside the registrar, which starts it, or by a command."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from structlog.typing import FilteringBoundLogger
+
+from engine.errors import SosieError
+from engine.registry.records import utc_now
+from engine.registry.webhooks import Webhooks, WebhookState
+from serving.settings import Settings
+from serving.telemetry import metrics
+from serving.telemetry.metrics import Meter
+
+if TYPE_CHECKING:
+    from serving.compose import Deployment
+
+PROCESS_MODULE = "serving.cluster.webhook_process"
+LOOK_EVERY_S = 10.0
+END_S = 10.0
+
+
+def deliver(home: Path, settings: Settings, log: FilteringBoundLogger) -> None:
+    """Delivers to the webhooks of a home until SIGTERM or SIGINT."""
+    # The starting process needs neither.
+    import uvloop  # noqa: PLC0415
+
+    from serving.compose import Deployment  # noqa: PLC0415
+    from serving.webhooks.delivery import Deliverer  # noqa: PLC0415
+
+    async def run(webhooks: Webhooks) -> None:
+        stopping, loop = asyncio.Event(), asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        await Deliverer(webhooks, settings.webhooks, log).run(stopping)
+
+    with Deployment(home, settings) as deployment:
+        webhooks = Webhooks(deployment.store.engine, deployment.vault)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(webhooks))
+
+
+class DeliveryKeeper:
+    """Keeps a process that delivers while there is a webhook, and shows how far it is behind.
+
+    The process is not the registrar's own, so that no decision waits for a delivery.
+    """
+
+    def __init__(self, deployment: Deployment, meter: Meter, log: FilteringBoundLogger) -> None:
+        self._deployment, self._meter, self._log = deployment, meter, log
+        self._webhooks = Webhooks(deployment.store.engine, deployment.vault)
+        self._child: subprocess.Popen[bytes] | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="webhooks", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closing.set()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._look()
+            except Exception as error:  # noqa: BLE001 - the thread must outlive any of them
+                kind = error.code if isinstance(error, SosieError) else type(error).__name__
+                self._log.warning("webhooks_failed", error=kind)
+            self._closing.wait(LOOK_EVERY_S)
+        self._end()
+
+    def _look(self) -> None:
+        webhooks = self._webhooks.find_all()
+        active = [one for one in webhooks if one.state is WebhookState.ACTIVE]
+        if not active or not self._deployment.settings.webhooks.deliver:
+            self._end()
+        elif self._child is None or self._child.poll() is not None:
+            self._start()
+        found = {one.id: self._webhooks.measure(one) for one in webhooks}
+        waiting = [found[one.id] for one in active]
+        moments = [one.oldest_at for one in waiting if one.oldest_at is not None]
+        age = utc_now() - min(moments) if moments else timedelta()
+        self._meter.set(metrics.EVENTS_WAITING, sum(one.waiting for one in waiting))
+        self._meter.set(metrics.EVENTS_AGE, age.total_seconds())
+        self._meter.set(metrics.EVENTS_DEAD, sum(one.dead for one in found.values()))
+
+    def _start(self) -> None:
+        if self._child is not None:
+            self._log.warning("webhooks_worker_ended", code=self._child.returncode)
+        command = [sys.executable, "-m", PROCESS_MODULE]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 - our own module
+        assert child.stdin is not None
+        with suppress(BrokenPipeError):
+            # The pipe stays open: the process ends with this one, however that ends.
+            pickle.dump((self._deployment.home, self._deployment.settings), child.stdin)
+            child.stdin.flush()
+        self._child = child
+
+    def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        assert child.stdin is not None
+        with suppress(BrokenPipeError):
+            child.stdin.close()
+        try:
+            child.wait(END_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()

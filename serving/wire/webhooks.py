@@ -1,0 +1,136 @@
+"""Wire types of webhooks: where events are sent, and which could not be delivered."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from serving.wire.events import Event, EventType
+from serving.wire.fields import (
+    PAGE,
+    AnswerBody,
+    Code,
+    Id,
+    Limit,
+    Moment,
+    NextNumber,
+    PrivateAnswer,
+    QueryString,
+    RequestBody,
+    known,
+)
+from serving.wire.oversight import AuditNumber
+
+MAX_SINK_LENGTH, MAX_TYPES, MAX_NUMBERS = 1_000, 50, 500
+
+Sink = Annotated[
+    str, Meta(min_length=1, max_length=MAX_SINK_LENGTH, description="a public https address")
+]
+Types = Annotated[
+    tuple[EventType, ...], Meta(max_length=MAX_TYPES, description="empty: events of every type")
+]
+State = Annotated[str, known("active", "paused", "gone")]
+Secret = Annotated[
+    str, Meta(description="signs what is sent, by Standard Webhooks; it is not told again")
+]
+
+
+class NewWebhook(RequestBody, frozen=True):
+    """Where events are to be sent."""
+
+    sink: Sink
+    types: Types = ()
+    carrier: Annotated[
+        Code | None,
+        Meta(description="whose events, for operators; null: all. A carrier's key: its own"),
+    ] = None
+
+
+class ChangedWebhook(RequestBody, frozen=True):
+    """What is to be another from now on; null leaves it as it is."""
+
+    sink: Sink | None = None
+    types: Types | None = None
+    state: Literal["active", "paused"] | None = None
+
+
+class Replay(RequestBody, frozen=True):
+    """From where on events are delivered again."""
+
+    after: Annotated[AuditNumber, Meta(description="`next` of a page of the feed; 0: all there is")]
+
+
+class AskedAgain(RequestBody, frozen=True):
+    """Which dead letters are tried again."""
+
+    numbers: Annotated[
+        tuple[AuditNumber, ...], Meta(max_length=MAX_NUMBERS, description="empty: all")
+    ] = ()
+
+
+class Webhook(PrivateAnswer, frozen=True):
+    """Where events are sent, and how many have not arrived there."""
+
+    webhook_id: Id
+    sink: str
+    types: Types
+    carrier: Annotated[str | None, Meta(description="null: events of all carriers")]
+    state: Annotated[State, Meta(description="gone: the receiver has answered 410")]
+    created_at: Moment
+    created_by: str
+    earlier_secret_until: Annotated[
+        Moment | None, Meta(description="until then the secret before the last rotation signs too")
+    ]
+    cursor: Annotated[int, Meta(description="events up to it were sent, or wait to be sent again")]
+    waiting: Annotated[int, Meta(description="events that were not taken yet, 100,000 at most")]
+    oldest_at: Annotated[Moment | None, Meta(description="of the first of them")]
+    dead: Annotated[int, Meta(description="events that are tried no more")]
+
+
+class Webhooks(PrivateAnswer, frozen=True):
+    """All webhooks that the caller may see, the oldest first."""
+
+    webhooks: tuple[Webhook, ...]
+
+
+class WebhookSecret(PrivateAnswer, frozen=True):
+    """A webhook with its new secret."""
+
+    webhook: Webhook
+    secret: Secret
+
+
+class RemovedWebhook(AnswerBody, frozen=True):
+    """A webhook that is no more."""
+
+    webhook_id: Id
+
+
+class DeadQuery(QueryString, frozen=True):
+    """Dead letters beyond `after`, in the order of events."""
+
+    after: Annotated[AuditNumber, Meta(description="`next` of the page before")] = 0
+    limit: Limit = PAGE
+
+
+class DeadLetter(AnswerBody, frozen=True):
+    """An event that is tried no more, and why the last attempt failed."""
+
+    number: int
+    event: Event
+    attempts: int
+    fault: str | None
+
+
+class DeadLetters(AnswerBody, frozen=True):
+    """A page of the dead letters of a webhook, whose events have not left."""
+
+    dead_letters: tuple[DeadLetter, ...]
+    next: NextNumber
+
+
+class Revived(AnswerBody, frozen=True):
+    """How many dead letters are tried again."""
+
+    count: int

@@ -1,0 +1,80 @@
+"""`/v1/webhooks`: each tenant's own, a secret that is told once, and nothing inside the network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PATH = "/v1/webhooks"
+SINK = "https://systems.example/sosie?token=1"
+
+
+def create(service: Any, key: str = "blue", **body: Any) -> Any:
+    made = service.ask("POST", PATH, key=key, body={"sink": SINK} | body)
+    assert made.status_code == 201
+    return service.read(made)
+
+
+def test_a_carrier_manages_its_own_alone(own_service: Any) -> None:
+    made = create(own_service, types=["line.opened"])
+    path = f"{PATH}/{made['webhook']['webhook_id']}"
+    for key, status in (("blue", 200), ("operator", 200), ("red", 404), ("fraud", 403)):
+        assert own_service.ask("GET", path, key=key).status_code == status
+    for method, ending in (("PATCH", ""), ("POST", "/replay")):
+        body = {"after": 0} if ending else {"state": "paused"}
+        refused = own_service.ask(method, path + ending, key="red", body=body)
+        own_service.assert_refused(refused, 404, "REQUEST.NOT_FOUND")
+    for ending in ("/rotate", "/dead-letters/retry"):
+        body = None if ending == "/rotate" else {"numbers": []}
+        refused = own_service.ask("POST", path + ending, key="red", body=body)
+        own_service.assert_refused(refused, 404, "REQUEST.NOT_FOUND")
+    own_service.assert_refused(own_service.ask("DELETE", path, key="red"), 404, "REQUEST.NOT_FOUND")
+    own_service.assert_refused(
+        own_service.ask("POST", PATH, key="blue", body={"sink": SINK, "carrier": "red"}),
+        403,
+        "ACCESS.FORBIDDEN",
+    )
+    assert own_service.read(own_service.ask("GET", PATH, key="red"))["webhooks"] == []
+
+
+def test_a_secret_is_told_once_and_every_step_is_audited(own_service: Any) -> None:
+    made = create(own_service, key="operator")
+    webhook = made["webhook"]
+    assert made["secret"].startswith("whsec_")
+    assert (webhook["carrier"], webhook["types"], webhook["state"]) == (None, [], "active")
+    path = f"{PATH}/{webhook['webhook_id']}"
+    ask = own_service.ask
+    ask("PATCH", path, key="operator", body={"state": "paused", "types": ["case.opened"]})
+    rotated = own_service.read(ask("POST", f"{path}/rotate", key="operator"))
+    assert rotated["secret"] != made["secret"]
+    assert rotated["webhook"]["earlier_secret_until"] is not None
+    ask("POST", f"{path}/replay", key="operator", body={"after": 0})
+    retried = ask("POST", f"{path}/dead-letters/retry", key="operator", body={})
+    assert own_service.read(retried) == {"count": 0}
+    shown = ask("GET", path, key="operator").text
+    dead = own_service.read(ask("GET", f"{path}/dead-letters", key="operator"))
+    assert dead == {"dead_letters": [], "next": None}
+    ask("DELETE", path, key="operator")
+    asked = f"/v1/audit?after=0&limit=100&subject={webhook['webhook_id']}"
+    trail = own_service.read(ask("GET", asked, key="operator"))["entries"]
+    assert [one["action"].removeprefix("webhook.") for one in trail] == [
+        *("created", "changed", "secret_rotated", "replayed", "asked_again", "removed")
+    ]
+    for secret in (made["secret"], rotated["secret"]):
+        assert secret not in shown
+        assert secret not in str(trail)
+    assert "token" not in str(trail)
+
+
+def test_an_address_inside_the_network_an_unknown_type_and_the_eleventh_are_refused(
+    own_service: Any,
+) -> None:
+    for sink in ("https://169.254.169.254/", "http://example.com/", "https://[::1]/"):
+        refused = own_service.ask("POST", PATH, key="red", body={"sink": sink})
+        own_service.assert_refused(refused, 400, "REQUEST.INVALID")
+    refused = own_service.ask("POST", PATH, key="red", body={"sink": SINK, "types": ["a.b"]})
+    own_service.assert_refused(refused, 400, "REQUEST.MALFORMED")
+    made = [create(own_service, key="red") for _ in range(10)]
+    refused = own_service.ask("POST", PATH, key="red", body={"sink": SINK})
+    own_service.assert_refused(refused, 400, "REQUEST.INVALID")
+    for one in made:
+        own_service.ask("DELETE", f"{PATH}/{one['webhook']['webhook_id']}", key="red")

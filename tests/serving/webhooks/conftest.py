@@ -1,0 +1,129 @@
+"""A registry with events in it, and a receiver on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from engine.registry.database import changing
+from engine.registry.events import EventType, _New, write_events
+from engine.registry.keyring import KeyRing
+from engine.registry.records import Carrier, utc_now
+from engine.registry.store import Store
+from engine.registry.vault import Vault
+from engine.registry.webhooks import Webhooks
+from serving.sections import WebhookSettings
+from serving.webhooks.delivery import Deliverer
+
+LOOPBACK = WebhookSettings.model_validate(
+    {"allowed_networks": ["127.0.0.0/8", "::1/128"], "timeout_s": 0.5}
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    url = f"sqlite:///{tmp_path}/registry.sqlite"
+    with Store.create(url, Vault(KeyRing.generate(), 8), model_digest="test") as store:
+        for code in ("blue", "red"):
+            store.add_carrier(Carrier(code, code), actor="test")
+        yield store
+
+
+@pytest.fixture
+def webhooks(store: Store) -> Webhooks:
+    return Webhooks(store.engine, store.vault)
+
+
+def happen(store: Store, subjects: Sequence[str], carrier: str | None = "blue") -> None:
+    """Puts an event of each subject into the outbox."""
+    found = [_New(EventType.LINE_DISPUTED, one, carrier, {}) for one in subjects]
+    with changing(store.engine) as connection:
+        write_events(connection, store.vault, found, utc_now())
+
+
+@dataclass
+class Receiver:
+    """Keeps what it was sent; `answer` says with which status, and may wait before."""
+
+    answer: Callable[[Mapping[str, Any]], Awaitable[int]]
+    port: int = 0
+    got: list[tuple[Mapping[str, str], bytes]] = field(default_factory=list)
+    taken: list[str] = field(default_factory=list)
+    """Subjects, in the order of answers that took them."""
+
+    @property
+    def sink(self) -> str:
+        return f"http://127.0.0.1:{self.port}/events?token=1"
+
+    connections: dict[asyncio.Task[None], asyncio.StreamWriter] = field(default_factory=dict)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.connections[task] = writer
+        with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[1:-2]
+                headers = {
+                    name.lower(): value for name, value in (one.split(": ", 1) for one in head)
+                }
+                body = await reader.readexactly(int(headers["content-length"]))
+                self.got.append((headers, body))
+                event = json.loads(body)
+                status = await self.answer(event)
+                if 200 <= status < 300:
+                    self.taken.append(event["subject"])
+                extra = "Location: /elsewhere\r\n" if status == 302 else ""
+                writer.write(f"HTTP/1.1 {status} X\r\n{extra}Content-Length: 0\r\n\r\n".encode())
+        writer.close()
+
+    async def close(self) -> None:
+        for task in self.connections:
+            task.cancel()
+        await asyncio.gather(*self.connections, return_exceptions=True)
+        for writer in self.connections.values():
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+@asynccontextmanager
+async def receiving(
+    answer: Callable[[Mapping[str, Any]], Awaitable[int]],
+) -> AsyncIterator[Receiver]:
+    receiver = Receiver(answer)
+    server = await asyncio.start_server(receiver.serve, "127.0.0.1")
+    receiver.port = server.sockets[0].getsockname()[1]
+    try:
+        yield receiver
+    finally:
+        server.close()
+        await receiver.close()
+
+
+@asynccontextmanager
+async def delivering(
+    webhooks: Webhooks, settings: WebhookSettings = LOOPBACK
+) -> AsyncIterator[None]:
+    """Delivers meanwhile."""
+    stopping = asyncio.Event()
+    task = asyncio.create_task(Deliverer(webhooks, settings, structlog.get_logger()).run(stopping))
+    try:
+        yield
+    finally:
+        stopping.set()
+        await task
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Waits until it is so."""
+    async with asyncio.timeout(20):
+        while not holds():
+            await asyncio.sleep(0.01)

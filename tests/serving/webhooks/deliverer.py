@@ -1,0 +1,42 @@
+"""A process that delivers until it is killed: `deliverer.py URL KEY_RING DIMENSION`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import structlog
+
+from engine.registry.keyring import KeyRing
+from engine.registry.store import Store
+from engine.registry.vault import Vault
+from engine.registry.webhooks import Webhooks
+from serving.sections import WebhookSettings
+from serving.webhooks import delivery
+
+SETTINGS = WebhookSettings.model_validate({"allowed_networks": ["127.0.0.0/8"], "timeout_s": 0.5})
+MODEL_DIGEST = "d" * 64
+
+
+def hurry() -> None:
+    """What waits for minutes waits for moments."""
+    delivery.BACKOFF_S = (0.05,) * 50
+    delivery.SKEW_S = delivery.SAVE_EVERY_S = 0.1
+    delivery.PARK_AFTER_S = delivery.POLL_S = delivery.LOOK_EVERY_S = 0.05
+    delivery.PROBE_EVERY_S = 0.05
+
+
+def main() -> None:
+    url, ring, dimension = sys.argv[1:]
+    hurry()
+    vault = Vault(KeyRing.load(Path(ring)), int(dimension))
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    with Store.open(url, vault, model_digest=MODEL_DIGEST) as store:
+        webhooks = Webhooks(store.engine, vault)
+        deliverer = delivery.Deliverer(webhooks, SETTINGS, structlog.get_logger())
+        asyncio.run(deliverer.run(asyncio.Event()))
+
+
+if __name__ == "__main__":
+    main()

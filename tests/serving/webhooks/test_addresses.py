@@ -1,0 +1,98 @@
+"""No event is sent into the operator's own network."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from typing import Any
+
+import pytest
+
+from engine.errors import RequestError
+from serving.webhooks.addresses import AddressRefused, check_sink, find_addresses, may_reach
+from serving.webhooks.receiver import Receiver
+from tests.serving.webhooks.conftest import LOOPBACK, receiving
+
+INNER = (
+    *("10.0.0.1", "127.0.0.1", "169.254.169.254", "172.16.3.4", "192.168.1.1", "100.64.0.1"),
+    *("0.0.0.0", "224.0.0.1", "255.255.255.255", "192.0.2.1", "240.0.0.1"),
+    *("::", "::1", "fe80::1", "fe80::1%2", "fc00::1", "ff02::1", "::ffff:10.0.0.1"),
+    *("2002:0a00:0001::", "64:ff9b::7f00:1", "64:ff9b:1::1", "2001:db8::1"),
+    "2001:0:4136:e378:8000:63bf:f5ff:fffe",
+)
+
+
+@pytest.mark.parametrize("text", INNER)
+def test_an_inner_address_is_refused_however_it_is_written(text: str) -> None:
+    assert not may_reach(ipaddress.ip_address(text), ())
+
+
+def test_public_ones_and_those_that_are_allowed_are_reached() -> None:
+    for text in ("1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"):
+        assert may_reach(ipaddress.ip_address(text), ())
+    networks = [ipaddress.ip_network("10.1.0.0/16")]
+    for text, is_allowed in (("10.1.2.3", True), ("10.2.0.1", False), ("::ffff:10.1.0.1", True)):
+        assert may_reach(ipaddress.ip_address(text), networks) is is_allowed
+
+
+@pytest.mark.parametrize(
+    "sink",
+    [
+        *("http://example.com/", "ftp://example.com/", "https://", "/events", "https://a@b.com/"),
+        *("https://127.0.0.1/", "https://[::1]/", "https://localhost/", "http://localhost/"),
+        *("https://b.com/#x", "https://b.com/\r\nX: y", "https://b.com/ü", "https://b.com:99999/"),
+        *("https://10.0.0.1/", "https://[::ffff:10.0.0.1]/", "https://b.com/" + "x" * 1000),
+    ],
+)
+def test_an_address_that_is_none_is_refused_when_it_is_given(sink: str) -> None:
+    with pytest.raises(RequestError, match="sink: give"):
+        check_sink(sink, ())
+
+
+def test_a_public_one_is_taken_and_loopback_where_it_is_allowed() -> None:
+    assert check_sink("https://b.com:8443/events?a=b", ())
+    assert check_sink("http://localhost:8080/", LOOPBACK.allowed_networks)
+    with pytest.raises(RequestError):
+        check_sink("http://example.com/", LOOPBACK.allowed_networks)
+
+
+def test_a_name_of_which_one_address_is_inner_is_refused_when_it_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def resolve(*_: Any, **__: Any) -> Any:
+        kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+        return [(*kind, ("1.1.1.1", 443)), (*kind, ("169.254.169.254", 443))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(AddressRefused):
+        asyncio.run(find_addresses("b.com", 443, ()))
+
+
+def test_the_address_that_was_checked_is_the_one_that_is_reached(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+    real = socket.getaddrinfo
+
+    def resolve(host: Any, *given: Any, **named: Any) -> Any:
+        asked.append(host)
+        # What the name says the next time would lead elsewhere.
+        return real("127.0.0.1" if asked.count("b.test") == 1 else "10.0.0.1", *given, **named)
+
+    async def answer(_: object) -> int:
+        return 200
+
+    async def run() -> None:
+        async with receiving(answer) as other:
+            sink = f"http://b.test:{other.port}/"
+            trust = ssl.create_default_context()
+            receiver = Receiver(sink, LOOPBACK.allowed_networks, trust)
+            assert await receiver.post((), b'{"subject": "a"}') == 200
+            receiver.close()
+            assert other.got[0][0]["host"] == f"b.test:{other.port}"
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    asyncio.run(run())
+    assert asked.count("b.test") == 1

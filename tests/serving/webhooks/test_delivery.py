@@ -1,0 +1,236 @@
+"""Delivery: signed, in order for each subject, again until it is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from standardwebhooks import Webhook as Referee
+from standardwebhooks import WebhookVerificationError
+
+from engine.registry.events import EventType
+from engine.registry.store import Store
+from engine.registry.webhooks import WebhookChange, Webhooks, WebhookState
+from serving.webhooks import delivery
+from tests.serving.webhooks.conftest import delivering, happen, receiving, until
+
+
+async def take(_: Mapping[str, Any]) -> int:
+    return 204
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failures are tried again at once, eight times in all."""
+    monkeypatch.setattr(delivery, "BACKOFF_S", (0.01,) * 7)
+    monkeypatch.setattr(delivery, "PROBE_EVERY_S", 0.05)
+    monkeypatch.setattr(delivery, "POLL_S", 0.02)
+    monkeypatch.setattr(delivery, "SAVE_EVERY_S", 0.1)
+
+
+def test_the_referee_accepts_what_is_sent_also_during_a_rotation(
+    store: Store, webhooks: Webhooks
+) -> None:
+    async def run() -> None:
+        async with receiving(take) as receiver:
+            webhook, secret = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
+            happen(store, ["a"])
+            async with delivering(webhooks):
+                await until(lambda: len(receiver.got) == 1)
+            _, newer = webhooks.rotate(webhook.id, timedelta(hours=1), carrier="blue", actor="test")
+            happen(store, ["b"])
+            async with delivering(webhooks):
+                await until(lambda: len(receiver.got) == 2)
+            webhooks.rotate(webhook.id, timedelta(0), carrier="blue", actor="test")
+            happen(store, ["c"])
+            async with delivering(webhooks):
+                await until(lambda: len(receiver.got) == 3)
+        first, second, third = ((body, headers) for headers, body in receiver.got)
+        event = Referee(secret).verify(*first)
+        assert (event["specversion"], event["subject"]) == ("1.0", "a")
+        assert first[1]["webhook-id"] == event["id"]
+        for known in (secret, newer):
+            assert Referee(known).verify(*second)["subject"] == "b"
+            with pytest.raises(WebhookVerificationError):
+                Referee(known).verify(*third)
+        with pytest.raises(WebhookVerificationError):
+            Referee(newer).verify(*first)
+
+    asyncio.run(run())
+
+
+def test_a_subject_that_fails_keeps_back_itself_alone_and_keeps_its_order(
+    store: Store, webhooks: Webhooks, quick: None
+) -> None:
+    refused = 0
+
+    async def answer(event: Mapping[str, Any]) -> int:
+        nonlocal refused
+        if event["subject"] == "bad" and refused < 5:
+            refused += 1
+            return 500
+        return 200
+
+    async def run() -> None:
+        async with receiving(answer) as receiver:
+            webhooks.create(receiver.sink, (), carrier=None, actor="test")
+            happen(store, ["bad", "good", "bad", "fine", "bad"])
+            async with delivering(webhooks):
+                await until(lambda: len(receiver.taken) == 5)
+        bad = [json.loads(body) for _, body in receiver.got]
+        ids = [one["id"] for one in bad if one["subject"] == "bad"]
+        assert len(set(ids[:6])) == 1
+        assert len(set(ids)) == 3
+        assert len(ids) == 8
+        assert receiver.taken.index("fine") < receiver.taken.index("bad")
+
+    asyncio.run(run())
+
+
+def test_after_the_last_try_it_is_a_dead_letter_that_can_be_asked_for_again(
+    store: Store, webhooks: Webhooks, quick: None
+) -> None:
+    is_broken = True
+
+    async def answer(event: Mapping[str, Any]) -> int:
+        return 302 if is_broken and event["subject"] == "bad" else 200
+
+    async def run() -> None:
+        nonlocal is_broken
+        async with receiving(answer) as receiver:
+            webhook, _ = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
+            happen(store, ["bad", "good", "bad"])
+            async with delivering(webhooks):
+                await until(lambda: webhooks.measure(webhook).dead == 2)
+                assert receiver.taken == ["good"]
+                # No redirect is followed, and none is tried more often than it says.
+                assert len(receiver.got) == 1 + 2 * 8
+                first, second = webhooks.list_dead(webhook.id, carrier="blue")
+                assert (first.attempts, first.fault) == (8, "status 302")
+                is_broken = False
+                asked = (webhook.id, [first.event.number])
+                assert webhooks.ask_again(*asked, carrier="blue", actor="test") == 1
+                await until(lambda: receiver.taken == ["good", "bad"])
+            (left,) = webhooks.list_dead(webhook.id, carrier="blue")
+            assert left == second
+            assert webhooks.measure(webhook).waiting == 0
+
+    asyncio.run(run())
+
+
+def test_one_that_answers_late_is_given_up_in_time_and_holds_up_nobody(
+    store: Store, webhooks: Webhooks, quick: None
+) -> None:
+    async def answer(event: Mapping[str, Any]) -> int:
+        if event["subject"] == "slow":
+            await asyncio.sleep(60)
+        return 200
+
+    async def run() -> None:
+        async with receiving(answer) as receiver:
+            webhook, _ = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
+            happen(store, ["slow", *(f"s{place}" for place in range(700))])
+            async with delivering(webhooks):
+                await until(lambda: len(receiver.taken) == 700)
+                await until(lambda: webhooks.measure(webhook).dead == 1)
+            (dead,) = webhooks.list_dead(webhook.id, carrier="blue")
+            assert (dead.event.subject, dead.fault) == ("slow", "time-out")
+
+    asyncio.run(run())
+
+
+def test_410_ends_it_until_people_set_it_to_active(store: Store, webhooks: Webhooks) -> None:
+    status = 410
+
+    async def answer(_: Mapping[str, Any]) -> int:
+        return status
+
+    async def run() -> None:
+        nonlocal status
+        async with receiving(answer) as receiver:
+            webhook, _ = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
+            happen(store, ["a"])
+            async with delivering(webhooks):
+                await until(lambda: webhooks.find(webhook.id).state is WebhookState.GONE)
+                happen(store, ["b"])
+                assert len(receiver.got) == 1
+                status = 200
+                change = WebhookChange(state=WebhookState.ACTIVE)
+                webhooks.change(webhook.id, change, carrier="blue", actor="test")
+                await until(lambda: sorted(receiver.taken) == ["a", "b"])
+
+    asyncio.run(run())
+
+
+def test_of_a_receiver_that_is_down_nothing_is_lost_and_all_of_it_comes_when_it_is_back(
+    store: Store, webhooks: Webhooks, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "BACKOFF_S", (3600.0,) * 7)
+    status = 503
+
+    async def answer(_: Mapping[str, Any]) -> int:
+        return status
+
+    async def run() -> None:
+        nonlocal status
+        async with receiving(answer) as receiver:
+            webhook, _ = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
+            subjects = [f"s{place}" for place in range(900)]
+            happen(store, subjects)
+            async with delivering(webhooks):
+                await until(lambda: len(receiver.got) > delivery.AT_ONCE)
+            status = 200
+            async with delivering(webhooks):
+                await until(lambda: len(receiver.taken) == len(subjects))
+            assert sorted(receiver.taken) == sorted(subjects)
+            assert webhooks.measure(webhook).dead == 0
+
+    asyncio.run(run())
+
+
+def test_a_replay_repeats_under_the_same_ids_and_types_are_chosen(
+    store: Store, webhooks: Webhooks
+) -> None:
+    async def run() -> None:
+        async with receiving(take) as receiver, receiving(take) as other:
+            webhook, _ = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
+            closed = (EventType.LINE_CLOSED,)
+            webhooks.create(other.sink, closed, carrier="blue", actor="test")
+            happen(store, ["red only"], "red")
+            happen(store, ["a", "a", "a"])
+            async with delivering(webhooks):
+                await until(lambda: len(receiver.taken) == 3)
+                webhooks.replay(webhook.id, 2, carrier="blue", actor="test")
+                await until(lambda: len(receiver.taken) == 5)
+            ids = [headers["webhook-id"] for headers, _ in receiver.got]
+            assert ids[3:] == ids[1:3]
+            assert other.got == []
+
+    asyncio.run(run())
+
+
+def test_two_workers_never_deliver_one_webhook(store: Store, webhooks: Webhooks) -> None:
+    going: set[str] = set()
+
+    async def answer(event: Mapping[str, Any]) -> int:
+        assert event["subject"] not in going
+        going.add(event["subject"])
+        await asyncio.sleep(0.001)
+        going.remove(event["subject"])
+        return 200
+
+    async def run() -> None:
+        async with receiving(answer) as receiver:
+            webhooks.create(receiver.sink, (), carrier="blue", actor="test")
+            async with delivering(webhooks), delivering(webhooks):
+                for _ in range(20):
+                    happen(store, ["a", "b", "a"])
+                await until(lambda: len(receiver.taken) == 60)
+            assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 60
+            assert len(receiver.got) == 60
+
+    asyncio.run(run())

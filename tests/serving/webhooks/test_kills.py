@@ -1,0 +1,129 @@
+"""Events of acknowledged decisions, while the registrar and the worker are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.registry.events import read_events
+from engine.registry.keyring import KeyRing
+from engine.registry.records import Carrier
+from engine.registry.store import Store
+from engine.registry.vault import Vault
+from engine.registry.webhooks import Webhooks
+from serving.webhooks import delivery
+from tests.engine.matching.test_durability import DIM, MODEL_DIGEST, enroller
+from tests.serving.webhooks.conftest import Receiver, delivering, happen, receiving, until
+from tests.serving.webhooks.deliverer import SETTINGS, hurry
+
+DELIVERER = Path(__file__).with_name("deliverer.py")
+KILLS = 3 if "CI" in os.environ else int(os.environ.get("SOSIE_KILLS", "3"))
+"""Of each process."""
+MOST_LINES = 20 if KILLS <= 3 else 120
+"""Decisions before a kill."""
+
+
+def check_received(store: Store, receiver: Receiver) -> int:
+    """All events came; those of a subject in their order, and repeated under their ids alone. How
+    many were repeated."""
+    expected, after = [], 0
+    while page := read_events(store, after):
+        expected += page
+        after = page[-1].number
+    bodies: dict[str, bytes] = {}
+    came = defaultdict(list)
+    for headers, body in receiver.got:
+        event = json.loads(body)
+        assert headers["webhook-id"] == event["id"]
+        assert bodies.setdefault(event["id"], body) == body
+        if event["id"] not in came[event["subject"]]:
+            came[event["subject"]].append(event["id"])
+    wanted = defaultdict(list)
+    for one in expected:
+        wanted[one.subject].append(one.id)
+    assert came == wanted
+    return len(receiver.got) - len(bodies)
+
+
+@pytest.mark.slow
+def test_no_event_of_an_acknowledged_decision_is_lost_or_out_of_order_whatever_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("BACKOFF_S", "SKEW_S", "SAVE_EVERY_S", "PARK_AFTER_S", "POLL_S", "LOOK_EVERY_S"):
+        monkeypatch.setattr(delivery, name, getattr(delivery, name))
+    monkeypatch.setattr(delivery, "PROBE_EVERY_S", delivery.PROBE_EVERY_S)
+    hurry()
+    url, ring = f"sqlite:///{tmp_path}/registry.sqlite", tmp_path / "keyring.json"
+    vault = Vault(KeyRing.create(ring), DIM)
+    chance = random.Random(11)
+    acknowledged: set[str] = set()
+
+    taken: set[str] = set()
+    begun: dict[str, list[str]] = defaultdict(list)
+    early: list[str] = []
+
+    async def answer(event: Mapping[str, Any]) -> int:
+        ids = begun[event["subject"]]
+        if event["id"] not in ids:
+            early.extend(set(ids) - taken)
+            ids.append(event["id"])
+        if chance.random() < 0.05:
+            return 503
+        taken.add(event["id"])
+        return 204
+
+    async def run(store: Store) -> int:
+        webhooks = Webhooks(store.engine, vault)
+        async with receiving(answer) as receiver:
+            webhook, _ = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
+            with enroller(url, ring, tmp_path / "gallery") as process:
+                first = 1
+                for _ in range(KILLS):
+                    command = [sys.executable, str(DELIVERER), url, str(ring), str(DIM)]
+                    worker = subprocess.Popen(command)
+                    try:
+                        lines, after_s = chance.randrange(MOST_LINES), chance.uniform(0, 0.1)
+                        acks = await asyncio.to_thread(
+                            process.run_and_kill, first, first, after_lines=lines, after_s=after_s
+                        )
+                        acknowledged.update(one[1] for one in acks)
+                        # Subjects with many events, beside the decisions with one or two.
+                        happen(store, [f"s{place % 7}" for place in range(70)])
+                        first = max([first - 1, *(int(one[0]) for one in acks)]) + 1
+                        got = len(receiver.got)
+                        await until(
+                            lambda got=got: (
+                                len(receiver.got) > got  # type: ignore[misc]
+                                or not webhooks.measure(webhook).waiting
+                            )
+                        )
+                        await asyncio.sleep(chance.uniform(0, 0.3))
+                    finally:
+                        worker.kill()
+                        worker.wait()
+            async with delivering(webhooks, SETTINGS):
+                await until(lambda: not webhooks.measure(webhook).waiting)
+            assert webhooks.measure(webhook).dead == 0
+            decided = {event.subject for event in read_events(store, 0, 100_000)}
+            assert acknowledged <= decided
+            assert early == []
+            return check_received(store, receiver)
+
+    with Store.create(url, vault, model_digest=MODEL_DIGEST) as store:
+        store.add_carrier(Carrier("blue", "Blue"), actor="test")
+        store.add_outlet("blue-1", "blue", actor="test")
+        repeated = asyncio.run(run(store))
+    sys.stdout.write(
+        f"{len(acknowledged)} acknowledged decisions, {KILLS} kills each, {repeated} repeated\n"
+    )
+    assert acknowledged
