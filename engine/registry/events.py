@@ -296,7 +296,7 @@ def read_page(
     somebody else's, or is withheld, and their distance would tell of it. `PlaceUnknown` where what
     followed the place may have left, or was never there.
     """
-    begin = 0 if after == BEGINNING else _open_place(source, after, carrier)
+    begin = open_place(source, after, carrier)
     newest = next(iter(source.rows(_NEWEST)), None)
     if newest is None:
         return Page([], BEGINNING)
@@ -306,7 +306,7 @@ def read_page(
     found = read_events(source, begin, limit, carrier=carrier, types=types, until=last)
     if len(found) == limit:
         last, last_id = found[-1].number, found[-1].id
-    return Page(found, _seal_place(source.vault, carrier, last, last_id))
+    return Page(found, seal_place(source.vault, carrier, last, last_id))
 
 
 def _cipher(vault: Vault) -> AESSIV:
@@ -314,13 +314,17 @@ def _cipher(vault: Vault) -> AESSIV:
     return AESSIV(vault.authenticate("events.place", b""))
 
 
-def _seal_place(vault: Vault, carrier: str | None, number: int, event_id: str) -> str:
+def seal_place(vault: Vault, carrier: str | None, number: int, event_id: str) -> str:
+    """The place after an event, for a carrier or for those who see all."""
     told = os.urandom(8) + number.to_bytes(8) + uuid.UUID(event_id).bytes
     sealed = _cipher(vault).encrypt(told, [(carrier or "").encode()])
     return urlsafe_b64encode(sealed).decode()
 
 
-def _open_place(source: Source, place: str, carrier: str | None) -> int:
+def open_place(source: Source, place: str, carrier: str | None) -> int:
+    """The number of the event that a place is after; 0 of the beginning. `PlaceUnknown`."""
+    if place == BEGINNING:
+        return 0
     try:
         sealed = urlsafe_b64decode(place)
         told = _cipher(source.vault).decrypt(sealed, [(carrier or "").encode()])

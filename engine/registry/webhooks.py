@@ -252,23 +252,33 @@ class Webhooks(Source):
         ]
 
     def ask_again(
-        self, webhook_id: str, numbers: Sequence[int], *, carrier: str | None, actor: str
+        self, webhook_id: str, event_ids: Sequence[str], *, carrier: str | None, actor: str
     ) -> int:
-        """Has dead letters tried again, these or all of them; how many. Events of their subject
-        that were delivered since are not repeated."""
+        """Has dead letters tried again, these events or all of them; how many. Events of their
+        subject that were delivered since are not repeated."""
         self.find(webhook_id, carrier)
+        numbers = self._find_dead(webhook_id, set(event_ids)) if event_ids else []
         revive = (
             update(_undelivered)
             .where(_undelivered.c.webhook_id == webhook_id, _undelivered.c.due_at.is_(None))
             .values(attempts=0, due_at=utc_now())
         )
-        detail = {"numbers": list(numbers)}
+        detail = {"events": list(event_ids)}
         with self._recorded(actor, "webhook.asked_again", webhook_id, detail) as connection:
-            parts = chunks(numbers) if numbers else ()
-            asked = [revive.where(_undelivered.c.number.in_(part)) for part in parts] or [revive]
+            asked = [revive]
+            if event_ids:
+                asked = [revive.where(_undelivered.c.number.in_(part)) for part in chunks(numbers)]
             revived = sum(connection.execute(one).rowcount for one in asked)
             connection.execute(_TOUCH, {"key": webhook_id})
         return revived
+
+    def _find_dead(self, webhook_id: str, event_ids: set[str]) -> list[int]:
+        """The numbers of those of these events that are dead letters."""
+        numbers, after = [], 0
+        while page := self.list_dead(webhook_id, after, 500, carrier=None):
+            numbers += [one.event.number for one in page if one.event.id in event_ids]
+            after = page[-1].event.number
+        return numbers
 
     def measure(self, webhook: Webhook) -> Backlog:
         """What it has before it."""

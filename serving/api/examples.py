@@ -62,8 +62,8 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
         {"sink": "https://systems.example/sosie", "types": ["line.opened", "line.closed"]}
     ],
     webhooks.ChangedWebhook: [{"state": "paused"}],
-    webhooks.Replay: [{"after": 4711}],
-    webhooks.AskedAgain: [{"numbers": [4712]}],
+    webhooks.Replay: [{"after": "0"}],
+    webhooks.AskedAgain: [{"events": ["0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"]}],
     matching.MatchRequest: [
         {
             "items": [

@@ -15,6 +15,7 @@ from engine.errors import NotFound
 from engine.matching import calibration as thresholds
 from engine.matching import holders
 from engine.registry.cases import risk_of
+from engine.registry.events import seal_place
 from engine.registry.reader import Identity, Reader
 from engine.registry.records import (
     ALIVE,
@@ -26,6 +27,7 @@ from engine.registry.records import (
     LineRecord,
     Outlet,
 )
+from engine.registry.vault import Vault
 from engine.registry.webhooks import DeadLetter, Webhook, Webhooks
 from engine.sweeps import estimate
 from engine.sweeps.sweep_model import SweepRecord
@@ -557,13 +559,20 @@ def webhook(registry: Webhooks, record: Webhook) -> webhooks.Webhook:
         created_at=Moment.of(record.created_at),
         created_by=record.created_by,
         earlier_secret_until=None if until is None else Moment.of(until),
-        cursor=backlog.cursor,
         waiting=backlog.waiting,
         oldest_at=None if oldest is None else Moment.of(oldest),
         dead=backlog.dead,
     )
 
 
-def dead_letter(record: DeadLetter, deployment_id: str) -> webhooks.DeadLetter:
-    shown = show_event(record.event, deployment_id)
-    return webhooks.DeadLetter(record.event.number, shown, record.attempts, record.fault)
+def dead_letters(
+    records: Sequence[DeadLetter], limit: int, vault: Vault, carrier: str | None
+) -> webhooks.DeadLetters:
+    """A page of as many as `limit`, and where it goes on, for those who read this carrier's."""
+    shown = tuple(
+        webhooks.DeadLetter(show_event(one.event, vault.deployment_id), one.attempts, one.fault)
+        for one in records
+    )
+    last = records[-1].event if len(records) == limit else None
+    following = None if last is None else seal_place(vault, carrier, last.number, last.id)
+    return webhooks.DeadLetters(shown, following)

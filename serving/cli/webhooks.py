@@ -143,59 +143,58 @@ def remove_webhook(
 def replay_events(
     webhook_id: WebhookId,
     after: Annotated[
-        int, typer.Option(min=0, help="A place in the feed (GET /v1/events); 0: all there is.")
+        str,
+        typer.Option(
+            help="`next` of a page of the feed that you read as operator; 0: all there is."
+        ),
     ],
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Send every event beyond a place in the feed, again or for the first time."""
+    from engine.registry.events import open_place
     from serving.registrar.protocol import Replay
 
     with open_deployment(home) as deployment:
-        _take_step(deployment, webhook_id, Replay(after))
+        begin = open_place(deployment.store, after, None)
+        _take_step(deployment, webhook_id, Replay(begin))
         _print_webhook(deployment, webhook_id, as_json=as_json)
 
 
 def list_dead_letters(
     webhook_id: WebhookId,
-    after: Annotated[int, typer.Option(min=0, help="Go on beyond this number.")] = 0,
+    after: Annotated[str, typer.Option(help="`next` of the page before.")] = "0",
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 100,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List the events that are tried no more."""
+    from engine.registry.events import open_place
     from engine.registry.webhooks import Webhooks
     from serving.api import serializers
-    from serving.wire.webhooks import DeadLetters
 
     with open_deployment(home) as deployment:
         registry = Webhooks(deployment.store.engine, deployment.vault)
-        found = registry.list_dead(webhook_id, after, limit, carrier=None)
-        own_id = deployment.vault.deployment_id
-        shown = tuple(serializers.dead_letter(one, own_id) for one in found)
+        begin = open_place(deployment.store, after, None)
+        found = registry.list_dead(webhook_id, begin, limit, carrier=None)
+        page = serializers.dead_letters(found, limit, deployment.vault, None)
     if as_json:
-        print_json(DeadLetters(shown, shown[-1].number if len(shown) == limit else None))
-    elif not shown:
+        print_json(page)
+    elif not page.dead_letters:
         print_line("No dead letter.")
     else:
         rows = [
-            [
-                str(one.number),
-                one.event.type,
-                one.event.subject,
-                str(one.attempts),
-                one.fault or "-",
-            ]
-            for one in shown
+            [one.event.id, one.event.type, one.event.subject, str(one.attempts), one.fault or "-"]
+            for one in page.dead_letters
         ]
-        print_table(None, ("number", "type", "subject", "attempts", "fault"), rows)
+        print_table(None, ("event", "type", "subject", "attempts", "fault"), rows)
 
 
 def ask_again(
     webhook_id: WebhookId,
-    numbers: Annotated[
-        list[int] | None,
-        typer.Option("--number", min=1, help="Only this one; may be repeated.", show_default="all"),
+    events: Annotated[
+        list[str] | None,
+        typer.Option("--event", help="Only this one; may be repeated.", show_default="all"),
     ] = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
@@ -205,7 +204,7 @@ def ask_again(
     from serving.wire.webhooks import Revived
 
     with open_deployment(home) as deployment:
-        count = _take_step(deployment, webhook_id, AskAgain(tuple(numbers or ()))).count
+        count = _take_step(deployment, webhook_id, AskAgain(tuple(events or ()))).count
     print_answer(Revived(count), f"{count} dead letters are tried again.", as_json=as_json)
 
 

@@ -218,9 +218,9 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class AskAgain:
-    """Tries dead letters again, those of these numbers or all."""
+    """Tries dead letters again, these events by their ids or all."""
 
-    numbers: tuple[int, ...]
+    events: tuple[str, ...]
 
 
 if TYPE_CHECKING:

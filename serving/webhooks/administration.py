@@ -45,6 +45,6 @@ def take_step(
         case Replay(after):
             webhooks.replay(webhook_id, after, carrier=carrier, actor=actor)
         case _:
-            count = webhooks.ask_again(webhook_id, step.numbers, carrier=carrier, actor=actor)
+            count = webhooks.ask_again(webhook_id, step.events, carrier=carrier, actor=actor)
             return WebhookAnswer(webhook_id, count=count)
     return WebhookAnswer(webhook_id)

@@ -27,13 +27,14 @@ EventType = Annotated[
 ]
 
 
+Place = Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z0-9_=-]+\Z")]
+"""In the feed, of this carrier alone; it reads differently each time."""
+
+
 class EventQuery(QueryString, frozen=True):
     """Events beyond `after`, in their order."""
 
-    after: Annotated[
-        str,
-        Meta(max_length=128, pattern=r"^[A-Za-z0-9_=-]+\Z", description="`next` of a page; 0: all"),
-    ] = "0"
+    after: Annotated[Place, Meta(description="`next` of the page before; 0: all")] = "0"
     limit: Annotated[int, Meta(ge=1, le=MOST_EVENTS)] = 100
     type: EventType | None = None
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from serving.wire.events import Event, EventType
+from serving.wire.events import Event, EventType, Place
 from serving.wire.fields import (
     PAGE,
     AnswerBody,
@@ -14,15 +14,13 @@ from serving.wire.fields import (
     Id,
     Limit,
     Moment,
-    NextNumber,
     PrivateAnswer,
     QueryString,
     RequestBody,
     known,
 )
-from serving.wire.oversight import AuditNumber
 
-MAX_SINK_LENGTH, MAX_TYPES, MAX_NUMBERS = 1_000, 50, 500
+MAX_SINK_LENGTH, MAX_TYPES, MAX_EVENTS = 1_000, 50, 500
 
 Sink = Annotated[
     str, Meta(min_length=1, max_length=MAX_SINK_LENGTH, description="a public https address")
@@ -58,14 +56,14 @@ class ChangedWebhook(RequestBody, frozen=True):
 class Replay(RequestBody, frozen=True):
     """From where on events are delivered again."""
 
-    after: Annotated[AuditNumber, Meta(description="`next` of a page of the feed; 0: all there is")]
+    after: Annotated[Place, Meta(description="`next` of a page of the feed; 0: all there is")]
 
 
 class AskedAgain(RequestBody, frozen=True):
     """Which dead letters are tried again."""
 
-    numbers: Annotated[
-        tuple[AuditNumber, ...], Meta(max_length=MAX_NUMBERS, description="empty: all")
+    events: Annotated[
+        tuple[Id, ...], Meta(max_length=MAX_EVENTS, description="by their ids; empty: all")
     ] = ()
 
 
@@ -82,7 +80,6 @@ class Webhook(PrivateAnswer, frozen=True):
     earlier_secret_until: Annotated[
         Moment | None, Meta(description="until then the secret before the last rotation signs too")
     ]
-    cursor: Annotated[int, Meta(description="events up to it were sent, or wait to be sent again")]
     waiting: Annotated[int, Meta(description="events that were not taken yet, 100,000 at most")]
     oldest_at: Annotated[Moment | None, Meta(description="of the first of them")]
     dead: Annotated[int, Meta(description="events that are tried no more")]
@@ -110,14 +107,13 @@ class RemovedWebhook(AnswerBody, frozen=True):
 class DeadQuery(QueryString, frozen=True):
     """Dead letters beyond `after`, in the order of events."""
 
-    after: Annotated[AuditNumber, Meta(description="`next` of the page before")] = 0
+    after: Annotated[Place, Meta(description="`next` of the page before")] = "0"
     limit: Limit = PAGE
 
 
 class DeadLetter(AnswerBody, frozen=True):
     """An event that is tried no more, and why the last attempt failed."""
 
-    number: int
     event: Event
     attempts: int
     fault: str | None
@@ -127,7 +123,7 @@ class DeadLetters(AnswerBody, frozen=True):
     """A page of the dead letters of a webhook, whose events have not left."""
 
     dead_letters: tuple[DeadLetter, ...]
-    next: NextNumber
+    next: str | None
 
 
 class Revived(AnswerBody, frozen=True):

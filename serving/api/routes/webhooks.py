@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from engine.registry.events import EventType
+from engine.registry.events import EventType, open_place
 from engine.registry.webhooks import WebhookChange, WebhookState
 from engine.registry.webhooks import Webhooks as Registry
 from serving.access.authorization import scope_of
@@ -79,7 +79,8 @@ async def replay_events(
     parts: Parts, request: Request, body: wire.Replay, webhook_id: str
 ) -> wire.Webhook:
     """Sends every event beyond a place in the feed, again or for the first time, under its id."""
-    await parts.registrar.step_webhook(webhook_id, Replay(body.after), request.context())
+    begin = await _open_place(parts, request, body.after)
+    await parts.registrar.step_webhook(webhook_id, Replay(begin), request.context())
     return await _show(parts, request, webhook_id)
 
 
@@ -88,17 +89,16 @@ async def list_dead_letters(
 ) -> wire.DeadLetters:
     """The events that were given up, with why the last attempt failed."""
     carrier = scope_of(request.caller)
-    given = (webhook_id, query.after, query.limit)
+    given = (webhook_id, await _open_place(parts, request, query.after), query.limit)
     found = await _read(parts, lambda registry: registry.list_dead(*given, carrier=carrier))
-    shown = tuple(serializers.dead_letter(one, parts.vault.deployment_id) for one in found)
-    return wire.DeadLetters(shown, shown[-1].number if len(shown) == query.limit else None)
+    return serializers.dead_letters(found, query.limit, parts.vault, carrier)
 
 
 async def ask_again(
     parts: Parts, request: Request, body: wire.AskedAgain, webhook_id: str
 ) -> wire.Revived:
     """Has dead letters tried again, from the first attempt on."""
-    step = AskAgain(body.numbers)
+    step = AskAgain(body.events)
     answer = await parts.registrar.step_webhook(webhook_id, step, request.context())
     return wire.Revived(answer.count)
 
@@ -108,6 +108,10 @@ async def _tell_secret(
 ) -> wire.WebhookSecret:
     answer = await parts.registrar.step_webhook(webhook_id, step, request.context())
     return wire.WebhookSecret(await _show(parts, request, answer.webhook_id), answer.secret)
+
+
+async def _open_place(parts: Parts, request: Request, place: str) -> int:
+    return await asyncio.to_thread(open_place, parts.store, place, scope_of(request.caller))
 
 
 async def _show(parts: Parts, request: Request, webhook_id: str) -> wire.Webhook:

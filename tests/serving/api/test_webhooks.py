@@ -20,11 +20,11 @@ def test_a_carrier_manages_its_own_alone(own_service: Any) -> None:
     for key, status in (("blue", 200), ("operator", 200), ("red", 404), ("fraud", 403)):
         assert own_service.ask("GET", path, key=key).status_code == status
     for method, ending in (("PATCH", ""), ("POST", "/replay")):
-        body = {"after": 0} if ending else {"state": "paused"}
+        body = {"after": "0"} if ending else {"state": "paused"}
         refused = own_service.ask(method, path + ending, key="red", body=body)
         own_service.assert_refused(refused, 404, "REQUEST.NOT_FOUND")
     for ending in ("/rotate", "/dead-letters/retry"):
-        body = None if ending == "/rotate" else {"numbers": []}
+        body = None if ending == "/rotate" else {"events": []}
         refused = own_service.ask("POST", path + ending, key="red", body=body)
         own_service.assert_refused(refused, 404, "REQUEST.NOT_FOUND")
     own_service.assert_refused(own_service.ask("DELETE", path, key="red"), 404, "REQUEST.NOT_FOUND")
@@ -47,7 +47,7 @@ def test_a_secret_is_told_once_and_every_step_is_audited(own_service: Any) -> No
     rotated = own_service.read(ask("POST", f"{path}/rotate", key="operator"))
     assert rotated["secret"] != made["secret"]
     assert rotated["webhook"]["earlier_secret_until"] is not None
-    ask("POST", f"{path}/replay", key="operator", body={"after": 0})
+    ask("POST", f"{path}/replay", key="operator", body={"after": "0"})
     retried = ask("POST", f"{path}/dead-letters/retry", key="operator", body={})
     assert own_service.read(retried) == {"count": 0}
     shown = ask("GET", path, key="operator").text

@@ -112,7 +112,7 @@ def test_after_the_last_try_it_is_a_dead_letter_that_can_be_asked_for_again(
                 first, second = webhooks.list_dead(webhook.id, carrier="blue")
                 assert (first.attempts, first.fault) == (8, "status 302")
                 is_broken = False
-                asked = (webhook.id, [first.event.number])
+                asked = (webhook.id, [first.event.id])
                 assert webhooks.ask_again(*asked, carrier="blue", actor="test") == 1
                 await until(lambda: receiver.taken == ["good", "bad"])
             (left,) = webhooks.list_dead(webhook.id, carrier="blue")
