@@ -23,6 +23,8 @@ from engine.errors import (
     RequestError,
     SosieError,
 )
+from engine.lifecycle.rules import LineRules, load_rules
+from engine.lifecycle.sim_changes import SimChangeTerms
 from engine.matching.calibration import Calibration, Comparison, Thresholds
 from engine.matching.comparison import WatchList
 from engine.matching.documents import Document, FormAuthority
@@ -65,6 +67,7 @@ from serving.sections import (
     CasesSettings,
     CropsSettings,
     LimitSettings,
+    LinesSettings,
     LivenessSettings,
     RetentionSettings,
 )
@@ -174,6 +177,7 @@ def read_schedule(settings: RetentionSettings) -> Schedule:
         answers=_days(settings.answers_days),
         liveness=_days(settings.liveness_days),
         events=_days(settings.events_days),
+        line_events=_days(settings.line_events_days),
         hold=timedelta(days=settings.case_hold_days),
     )
 
@@ -207,6 +211,12 @@ def read_liveness(settings: LivenessSettings) -> LivenessTerms:
         Decision(settings.missing),
         timedelta(seconds=settings.max_age_s),
     )
+
+
+def read_line_rules(settings: LinesSettings, home: Path) -> LineRules:
+    """The rules of lines of each carrier; `RequestError` where they cannot be carried out."""
+    own = {code: load_rules(name, home) for code, name in settings.carriers.items()}
+    return LineRules(load_rules(settings.rules, home), own)
 
 
 def read_crop_policy(settings: CropsSettings) -> CropPolicy:
@@ -351,6 +361,22 @@ class Deployment:
         return LivenessChecker(read_liveness(settings), issuers, audience)
 
     @cached_property
+    def line_rules(self) -> LineRules:
+        """By which holders of lines are asked for."""
+        return read_line_rules(self.settings.lines, self.home)
+
+    @property
+    def sim_changes(self) -> SimChangeTerms:
+        """Which carriers report changes of SIM, and how long they stay known."""
+        kept = _days(self.settings.retention.line_events_days)
+        return SimChangeTerms(self.settings.lines.sim_changes_since, kept)
+
+    @property
+    def person_limit(self) -> int:
+        """Lines in use of a person over all carriers; 0: no limit."""
+        return self.settings.lines.person_limit or self.line_rules.usual.person_limit
+
+    @cached_property
     def judge(self) -> Judge:
         return Judge(
             store=self.store,
@@ -364,6 +390,7 @@ class Deployment:
             calibration_version=self.calibration.version,
             crops=read_crop_policy(self.settings.crops),
             limits=self.limits,
+            person_limit=self.person_limit,
             time_zone=self.settings.registrar.time_zone,
             thresholds_for=self.thresholds_for,
             second=self.second,

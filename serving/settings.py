@@ -28,6 +28,7 @@ from serving.sections import (
     CropsSettings,
     GallerySettings,
     LimitSettings,
+    LinesSettings,
     LivenessSettings,
     ModelSettings,
     QualitySettings,
@@ -75,6 +76,7 @@ class Settings(BaseSettings):
     crops: CropsSettings = CropsSettings()
     audit: AuditSettings = AuditSettings()
     liveness: LivenessSettings = LivenessSettings()
+    lines: LinesSettings = LinesSettings()
     sign_in: SignInSettings = SignInSettings()
 
     @model_validator(mode="after")

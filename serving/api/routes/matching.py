@@ -143,7 +143,7 @@ async def _check_holder(
     context = request.context()
     count_liveness(parts, liveness)
     if body.line is not None:
-        line = LineTarget(body.line)
+        line = LineTarget(body.line, is_photographed=body.probe.image is not None)
         return await parts.registrar.check_line(line, probe, second, liveness, context)
     document = body.document_id if body.document is None else known_document(body.document)
     assert document is not None, "the type wants one"

@@ -120,6 +120,7 @@ class Lab:
         limits: Limits = NO_LIMITS,
         thresholds_for: Callable[[int], Thresholds] | None = None,
         liveness: LivenessTerms = NOT_ASKED,
+        person_limit: int = 0,
     ) -> Iterator[Registrar]:
         writer = self.store.writer()
         if gallery is None:
@@ -136,6 +137,7 @@ class Lab:
             limits=limits,
             thresholds_for=thresholds_for,
             liveness=liveness,
+            person_limit=person_limit,
         )
         try:
             registrar = Registrar(writer, judge, config, clock=lambda: NOW, observer=observer)

@@ -26,7 +26,7 @@ from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.templates import SealedTemplates
 from serving.parts import Parts
 from serving.registrar.service import RegistrarService
-from serving.sections import LimitSettings, LivenessSettings
+from serving.sections import LimitSettings, LinesSettings, LivenessSettings
 from serving.settings import load_settings
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import Meter
@@ -85,9 +85,11 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
         is_ready: bool = True,
         limits: LimitSettings = UNBOUNDED,
         liveness: LivenessSettings | None = None,
+        lines: LinesSettings | None = None,
         **changes: Any,
     ) -> Service:
         given = {"limits": limits, "liveness": liveness or LivenessSettings()}
+        given |= {"lines": lines or LinesSettings()}
         loaded = load_settings(home).model_copy(update=given)
         serve = loaded.serve.model_copy(update={"key_cache_s": 0.0, **changes})
         whole = loaded.model_copy(update={"serve": serve})
@@ -129,6 +131,7 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
             version="0.1.0",
             calibration=reading.calibration,
             liveness=reading.liveness,
+            sim_changes=reading.sim_changes,
             tracer=tracer,
         )
         service = Service(parts, registrar, match, build_app(parts), loop, keys, log_file)
