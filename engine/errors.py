@@ -259,6 +259,18 @@ class LivenessRefused(RequestError):
     code = "LIVENESS.REFUSED"
 
 
+class EventRefused(RequestError):
+    """An event of a line that cannot have happened, or comes too late to be told."""
+
+    code = "LINE.EVENT"
+
+
+class NotReported(RequestError):
+    """What is asked for is not reported by the carrier."""
+
+    code = "CAMARA.SERVICE_NOT_APPLICABLE"
+
+
 class IdempotencyInFlight(RequestError):
     """A request with this Idempotency-Key is in progress."""
 

@@ -23,6 +23,8 @@ from engine.errors import (
     RequestError,
     SosieError,
 )
+from engine.lifecycle.rules import LineRules, load_rules
+from engine.lifecycle.sim_changes import SimChangeTerms
 from engine.matching.authority import AuthorityTerms
 from engine.matching.calibration import Calibration, Comparison, Thresholds
 from engine.matching.comparison import WatchList
@@ -67,6 +69,7 @@ from serving.sections import (
     CasesSettings,
     CropsSettings,
     LimitSettings,
+    LinesSettings,
     LivenessSettings,
     RetentionSettings,
 )
@@ -176,6 +179,7 @@ def read_schedule(settings: RetentionSettings) -> Schedule:
         answers=_days(settings.answers_days),
         liveness=_days(settings.liveness_days),
         events=_days(settings.events_days),
+        line_events=_days(settings.line_events_days),
         hold=timedelta(days=settings.case_hold_days),
     )
 
@@ -222,6 +226,12 @@ def read_authority(settings: AuthoritySettings) -> AuthorityTerms | None:
     )
     least = settings.min_face_score or None
     return AuthorityTerms(unavailable, unknown, Decision(settings.contradicts), least)
+
+
+def read_line_rules(settings: LinesSettings, home: Path) -> LineRules:
+    """The rules of lines of each carrier; `RequestError` where they cannot be carried out."""
+    own = {code: load_rules(name, home) for code, name in settings.carriers.items()}
+    return LineRules(load_rules(settings.rules, home), own)
 
 
 def read_crop_policy(settings: CropsSettings) -> CropPolicy:
@@ -366,6 +376,22 @@ class Deployment:
         return LivenessChecker(read_liveness(settings), issuers, audience)
 
     @cached_property
+    def line_rules(self) -> LineRules:
+        """By which holders of lines are asked for."""
+        return read_line_rules(self.settings.lines, self.home)
+
+    @property
+    def sim_changes(self) -> SimChangeTerms:
+        """Which carriers report changes of SIM, and how long they stay known."""
+        kept = _days(self.settings.retention.line_events_days)
+        return SimChangeTerms(self.settings.lines.sim_changes_since, kept)
+
+    @property
+    def person_limit(self) -> int:
+        """Lines in use of a person over all carriers; 0: no limit."""
+        return self.settings.lines.person_limit or self.line_rules.usual.person_limit
+
+    @cached_property
     def judge(self) -> Judge:
         return Judge(
             store=self.store,
@@ -379,6 +405,7 @@ class Deployment:
             calibration_version=self.calibration.version,
             crops=read_crop_policy(self.settings.crops),
             limits=self.limits,
+            person_limit=self.person_limit,
             time_zone=self.settings.registrar.time_zone,
             thresholds_for=self.thresholds_for,
             second=self.second,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -54,6 +54,18 @@ class CaptureTimeInvalid(Malformed):
     """A capture time that is not plausible."""
 
     code = "REQUEST.CAPTURE_TIME"
+
+
+class OutOfRange(Malformed):
+    """A number beyond what may be asked for."""
+
+    code = "CAMARA.OUT_OF_RANGE"
+
+
+class IdentifierMissing(Malformed):
+    """No telephone number, where no key stands for one."""
+
+    code = "CAMARA.MISSING_IDENTIFIER"
 
 
 class FaceUnusable(ServiceRefusal):
@@ -199,6 +211,8 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (errors.IdempotencyInFlight, 409, _BAD),
     (errors.LivenessReplayed, 409, _BAD),
     (errors.LivenessRefused, 422, _BAD),
+    (errors.EventRefused, 422, _BAD),
+    (errors.NotReported, 422, _BAD),
     (errors.NotFound, 404, _BAD),
     (errors.PlaceUnknown, 410, _BAD),
     (errors.Overloaded, 429, _BAD),
@@ -223,6 +237,7 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (errors.RegistryError, 503, _BAD),
     (errors.NotInstalled, 503, _BAD),
     (errors.SosieError, 500, _INTERNAL),
+    (IdentifierMissing, 422, _BAD),
     (Malformed, 400, _BAD),
     (TemplateInvalid, 400, _BAD),
     (TooManyItems, 422, _BAD),
@@ -244,6 +259,33 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (IndexFault, 400, _BAD),
 )
 """First match wins, so a subclass stands above its base."""
+
+
+_CAMARA = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    405: "METHOD_NOT_ALLOWED",
+    406: "NOT_ACCEPTABLE",
+    409: "CONFLICT",
+    415: "UNSUPPORTED_MEDIA_TYPE",
+    429: "TOO_MANY_REQUESTS",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+}
+"""Codes of CAMARA's errors by status; others of the client's are INVALID_ARGUMENT."""
+
+
+def name_for_camara(fault: Fault) -> Fault:
+    """The fault with the code that CAMARA has for it."""
+    if fault.code == errors.NotFound.code:
+        return replace(fault, code="IDENTIFIER_NOT_FOUND")
+    prefix, _, own = fault.code.partition(".")
+    if prefix == "CAMARA":
+        return replace(fault, code=own)
+    usual = "INVALID_ARGUMENT" if fault.status < 500 else "UNAVAILABLE"
+    return replace(fault, code=_CAMARA.get(fault.status, usual))
 
 
 RETRIABLE = frozenset({409, 429, 503, 507})

@@ -9,6 +9,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.cases.case import DueDates
 from engine.cases.precision import DecisionReader
+from engine.lifecycle.sim_changes import SimChangeTerms
 from engine.matching.authority import Authority
 from engine.matching.calibration import Calibration, Thresholds
 from engine.matching.liveness import LivenessChecker
@@ -56,6 +57,8 @@ class Parts:
     """For searches of so many references, where `review` follows the gallery's size."""
     embedder: Callable[[], Awaitable[EmbedderStatus]] | None = None
     """What embeds its faces; None in a test that embeds none."""
+    sim_changes: SimChangeTerms = field(default_factory=SimChangeTerms)
+    """Which carriers report changes of SIM, and since when."""
     decisions: DecisionReader = field(init=False)
 
     def __post_init__(self) -> None:

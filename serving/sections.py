@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
+from datetime import date
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -497,6 +498,9 @@ class RetentionSettings(Section):
     events_days: int = Field(
         default=30, ge=0, le=36500, description="events, whether or not they were read; 0: kept"
     )
+    line_events_days: int = Field(
+        default=730, ge=0, le=36500, description="what happened to lines, and why; 0: kept"
+    )
     case_hold_days: int = Field(
         default=30,
         ge=0,
@@ -747,6 +751,30 @@ class AuthoritySettings(Section):
         if self.sends_photograph and self.kept_s():
             raise ValueError("what is said of a photograph is not kept: leave cache_s out")
         return self
+
+
+class LinesSettings(Section):
+    """The life of lines: rules by which holders are asked for, limits, and who reports."""
+
+    rules: str = Field(
+        default="",
+        description="of every carrier: bangladesh, china, india, indonesia, korea, philippines, "
+        "thailand, vietnam, or a TOML file in the home folder unless absolute; empty: none",
+    )
+    carriers: dict[str, str] = Field(
+        default={}, description='the same of one carrier, by code, as { red = "vietnam" }'
+    )
+    person_limit: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="lines in use of a person over all carriers; 0: that of the rules, if any",
+    )
+    sim_changes_since: dict[str, date] = Field(
+        default={},
+        description="carriers that report every change of SIM, and since which day: they alone can "
+        "be asked for the last one, as { red = 2026-12-01 }",
+    )
 
 
 class SignInSettings(Section):

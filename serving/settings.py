@@ -29,6 +29,7 @@ from serving.sections import (
     CropsSettings,
     GallerySettings,
     LimitSettings,
+    LinesSettings,
     LivenessSettings,
     ModelSettings,
     QualitySettings,
@@ -78,6 +79,7 @@ class Settings(BaseSettings):
     audit: AuditSettings = AuditSettings()
     liveness: LivenessSettings = LivenessSettings()
     authority: AuthoritySettings = AuthoritySettings()
+    lines: LinesSettings = LinesSettings()
     sign_in: SignInSettings = SignInSettings()
     webhooks: WebhookSettings = WebhookSettings()
 

@@ -33,6 +33,7 @@ SHARED_NAMES = {
         "events",
     ),
     *("gallery", "imports", "join", "kernels", "lines", "matching", "models", "people", "plan"),
+    *("campaigns", "line_life", "sim_swaps"),
     *("outlets", "registrar", "retention", "rotation", "shards", "sweeps"),
 }
 

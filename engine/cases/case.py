@@ -27,6 +27,8 @@ class CaseKind(StrEnum):
     POSSIBLE_DUPLICATE = "possible_duplicate"
     DISPUTE = "dispute"
     LINE_CHANGED_FACE = "line_changed_face"
+    REVERIFICATION_FAILED = "reverification_failed"
+    """Another's face, where a line's holder was asked for: one case of a line at a time."""
     PROBING = "probing"
     """A holder whom others' faces are tried on, or a key that fails, more often than allowed."""
     ONE_FACE = "one_face_many_documents"
@@ -40,6 +42,7 @@ KIND_RISK: Mapping[str, float] = {
     CaseKind.PROBING: 35,
     CaseKind.DISPUTE: 30,
     CaseKind.LINE_CHANGED_FACE: 25,
+    CaseKind.REVERIFICATION_FAILED: 25,
     CaseKind.POSSIBLE_DUPLICATE: 20,
 }
 """The points of a case that no sweep has ranked (`engine.sweeps.risk`), among the groups of sweeps:
@@ -51,6 +54,7 @@ DUE_DAYS: dict[str, int] = {
     CaseKind.DUPLICATE_IDENTITY: 7,
     CaseKind.PROBING: 3,
     CaseKind.LINE_CHANGED_FACE: 14,
+    CaseKind.REVERIFICATION_FAILED: 14,
     CaseKind.POSSIBLE_DUPLICATE: 14,
     CaseKind.ONE_FACE: 30,
     CaseKind.ONE_DOCUMENT: 30,
@@ -72,7 +76,7 @@ class CaseSort(StrEnum):
     """The highest first."""
 
 
-APART = frozenset({CaseKind.DISPUTE, CaseKind.PROBING})
+APART = frozenset({CaseKind.DISPUTE, CaseKind.PROBING, CaseKind.REVERIFICATION_FAILED})
 """Kinds that are never merged with others that name the same document."""
 
 

@@ -43,7 +43,9 @@ class BatchState:
         attempts: Sequence[Attempt],
         hit_ids: Sequence[int],
         second: SecondModel | None = None,
+        person_limit: int = 0,
     ) -> None:
+        self._store, self.person_limit = store, person_limit
         lookups = [it.document_lookup for it in attempts if it.document_lookup is not None]
         self._documents = store.documents(lookups)
         self._owners = store.documents_of(hit_ids)
@@ -69,6 +71,10 @@ class BatchState:
             for carrier in carriers
             for document_id, count in store.open_line_counts(known, carrier).items()
         }
+        # Of a person who has several documents, since people decided that they are one.
+        self._persons = store.life.same_person(known) if person_limit else {}
+        every = sorted({key for some in self._persons.values() for key in some})
+        self._totals = store.life.count_in_use(every) if every else {}
         self.fresh: list[FreshReference] = []
         held = [key for record in self._documents.values() for key in record.reference_ids]
         self.second = {} if second is None else second.read_templates(store, [*held, *hit_ids])
@@ -99,6 +105,14 @@ class BatchState:
 
     def open_lines(self, document_id: str, carrier: str) -> int:
         return self._open_lines.get((document_id, carrier), 0)
+
+    def person_lines(self, document_id: str) -> int:
+        """Lines in use over all carriers of whoever has this document, under all documents."""
+        own = self._persons.get(document_id, frozenset({document_id}))
+        return sum(self._totals.get(key, 0) for key in own)
+
+    def is_exempt(self, document_id: str) -> bool:
+        return document_id in self._store.life.exemptions([document_id])
 
     def judged(self, own: DocumentRecord, other: str) -> JudgedPair | None:
         """What people judged of this document with another that the batch may have found."""
@@ -132,6 +146,8 @@ class BatchState:
         self._numbers.add(msisdn_lookup)
         key = (document_id, carrier)
         self._open_lines[key] = self._open_lines.get(key, 0) + 1
+        if self.person_limit:
+            self._totals[document_id] = self._totals.get(document_id, 0) + 1
 
 
 MAX_CANDIDATES = 10
@@ -166,6 +182,9 @@ def gather_evidence(
         if (pair := decided.get(one.document_id)) is not None and pair.outcome in EXCEPTIONS
     }
     verify = thresholds.verify_for(attempt.request.live.length)
+    open_lines = state.open_lines(held.id, attempt.outlet.carrier) if held else 0
+    limit, lines = state.person_limit, state.person_lines(record.id) if record else 0
+    is_full = open_lines >= attempt.outlet.line_limit or 0 < limit <= lines
     return Evidence(
         thresholds=replace(thresholds, verify=verify),
         document_findings=_document_findings(attempt, record),
@@ -183,8 +202,11 @@ def gather_evidence(
         excepted=tuple(one for one in found if one.document_id in others)[:MAX_CANDIDATES],
         searched=comparisons.searched if has_probe else None,
         is_number_in_use=state.is_number_in_use(attempt.msisdn_lookup),
-        open_lines=state.open_lines(held.id, attempt.outlet.carrier) if held else 0,
+        open_lines=open_lines,
         line_limit=attempt.outlet.line_limit,
+        person_lines=lines,
+        person_limit=limit,
+        is_exempt=is_full and record is not None and state.is_exempt(record.id),
         is_watchlisted=comparisons.watch.has_document(attempt.document_lookup)
         or (has_probe and comparisons.is_watched(place)),
         liveness_problem=None if liveness is None else liveness.problem,

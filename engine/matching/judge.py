@@ -615,6 +615,9 @@ class Judge:
         """What sorts its requests."""
         return Intake(self.store, self.vault, self.authority, self.time_zone)
 
+    person_limit: int = 0
+    """Lines in use of a person over all carriers; 0: no limit."""
+
     def scan(self, requests: Sequence[EnrollmentRequest]) -> list[Scanned]:
         """Searches for requests that are to be judged later; asks the registry nothing.
 
@@ -663,14 +666,15 @@ class Judge:
         ]
         comparisons = self._compare(attempts, found, thresholds, weighed)
         hit_ids = comparisons.all_hit_ids()
-        state = BatchState(self.store, self.gallery, attempts, hit_ids, self.second)
+        given = (self.store, self.gallery, attempts, hit_ids, self.second, self.person_limit)
+        state = BatchState(*given)
         collector = ChangeCollector(self, comparisons, state, sequence, next_reference_id, now)
         bounds = BatchBounds(self.limits, self.store, attempts, state, now)
         answers: list[Answer | SosieError] = []
         for place, attempt in enumerate(attempts):
             told = self._weigh_authority(attempt)
-            given = (place, attempt, comparisons, state, thresholds, weighed[place], told)
-            evidence = gather_evidence(*given)
+            shown = (thresholds, weighed[place], told)
+            evidence = gather_evidence(place, attempt, comparisons, state, *shown)
             verdict = decide(evidence)
             try:
                 bounds.require(attempt, evidence, verdict)

@@ -18,7 +18,7 @@ from engine.matching.calibration import Thresholds
 from engine.reasons import Decision, Reason
 from engine.registry.records import EnrollmentRecord
 
-POLICY_VERSION = "2"
+POLICY_VERSION = "3"
 """Changes whenever the same evidence could lead to another decision, or to other reasons."""
 _TELLS_ALL = frozenset({"1"})
 """Versions that gave findings on document and number beside an unusable photograph."""
@@ -65,6 +65,12 @@ class Evidence:
     is_number_in_use: bool = False
     open_lines: int = 0
     line_limit: int = 5
+    person_lines: int = 0
+    """Lines in use over all carriers, under every document of the person."""
+    person_limit: int = 0
+    """Of these; 0: none, as in decisions from before there was one."""
+    is_exempt: bool = False
+    """Whether no limit holds for the document; asked only where one is reached."""
     is_watchlisted: bool = False
     liveness_problem: Reason | None = None
     """What is wrong with the evidence of liveness, where it is required."""
@@ -198,8 +204,10 @@ def _line_findings(evidence: Evidence) -> list[Finding]:
     findings = []
     if evidence.is_number_in_use:
         findings.append(Finding(Reason.LINE_IN_USE, Decision.REJECTED))
-    if evidence.open_lines >= evidence.line_limit:
+    if evidence.open_lines >= evidence.line_limit and not evidence.is_exempt:
         findings.append(Finding(Reason.LINE_LIMIT_REACHED, Decision.REJECTED))
+    if 0 < evidence.person_limit <= evidence.person_lines and not evidence.is_exempt:
+        findings.append(Finding(Reason.PERSON_LIMIT_REACHED, Decision.REJECTED))
     return findings
 
 

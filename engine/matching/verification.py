@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import NotFound
+from engine.lifecycle.reverification import LifeBatch
+from engine.lifecycle.rules import NO_RULES, LineRules
 from engine.matching.documents import Document
 from engine.matching.holders import NOBODY, UNHELD, find_target, score_holder
 from engine.matching.limits import Guard, name_holder, name_shown
@@ -27,6 +29,7 @@ from engine.registry.records import (
     AuditEntry,
     Changes,
     DocumentRecord,
+    LineEventKind,
     LineRecord,
     SecondTemplate,
     Tally,
@@ -64,6 +67,10 @@ class HolderProbe:
     carrier: str | None = None
     second: SecondTemplate | None = None
     """The same face by a second model: of the holder, it fills a reference that lacks one."""
+    is_photographed: bool = False
+    """Whether it was taken for this check: what was issued before shows nobody who has come."""
+    rules: LineRules = NO_RULES
+    """What follows for a line whose holder has come, or has not."""
 
 
 def check_line(
@@ -157,6 +164,8 @@ class _Check:
             shown = self._shown(record) if is_match else []
             if is_match and self.probe.second is not None:
                 self._fill(record, self.probe.second)
+            if is_match and line is not None and self.probe.is_photographed:
+                self._come(line)
             self.audit(entry, self.guard.count(shown, is_failure=False) if shown else ())
             if shown:
                 self.guard.settle(shown, [record.id])
@@ -195,6 +204,18 @@ class _Check:
         """Who may ask about all tenants is shown the score, which tells more than a decision."""
         return [name_shown(record.id)] if self.probe.carrier is None else []
 
+    def _come(self, line: LineRecord) -> None:
+        """Ends what waits for the line's holder, and its suspension."""
+
+        def perform(writer: Writer, now: datetime) -> None:
+            fresh = self.registry.lines_by_id([line.id]).values()
+            batch = LifeBatch(self.registry, self.probe.rules, fresh, now, self.probe.actor)
+            if batch.come(line.id):
+                writer.commit(batch.add_to(Changes(sequence=writer.sequence, audit=())))
+
+        if line.service is not None or self.registry.life.asked_of([line.id])[line.id]:
+            self.registrar.run(perform)
+
     def _open_case(
         self,
         record: DocumentRecord,
@@ -203,20 +224,31 @@ class _Check:
         entry: AuditEntry,
         tallies: Sequence[Tally],
     ) -> str:
-        new = NewCase(
-            kind=CaseKind.LINE_CHANGED_FACE,
-            origin=CaseOrigin.REVERIFICATION,
-            document_ids=(record.id,),
-            enrollment_id=None if line is None else line.enrollment_id,
-            line_id=None if line is None else line.id,
-            line_ids=() if line is None else (line.id,),
-            score=score,
-        )
-
         def perform(writer: Writer, now: datetime) -> str:
+            asked = [] if line is None else self.registry.life.asked_of([line.id])[line.id]
+            kind = CaseKind.REVERIFICATION_FAILED if asked else CaseKind.LINE_CHANGED_FACE
+            changes = Changes(sequence=writer.sequence, audit=(entry,), tallies=tallies)
+            if asked and line is not None:
+                known = self.registry.cases.open_of_line(line.id, kind)
+                if known is not None:
+                    # One case of a line, however often another's face is tried.
+                    writer.commit(changes)
+                    return known.id
+            new = NewCase(
+                kind=kind,
+                origin=CaseOrigin.REVERIFICATION,
+                document_ids=(record.id,),
+                enrollment_id=None if line is None else line.enrollment_id,
+                line_id=None if line is None else line.id,
+                line_ids=() if line is None else (line.id,),
+                score=score,
+            )
             cases = CaseBatch(self.registry, now)
             case = cases.open(new, self.probe.actor)
-            changes = Changes(sequence=writer.sequence, audit=(entry,), tallies=tallies)
+            if asked and line is not None:
+                batch = LifeBatch(self.registry, self.probe.rules, [line], now, self.probe.actor)
+                batch.happen(line.id, LineEventKind.REVERIFY_FAILED, now, case.id)
+                changes = batch.add_to(changes)
             writer.commit(cases.add_to(changes))
             return case.id
 

@@ -24,7 +24,7 @@ from engine.errors import PlaceUnknown
 from engine.reasons import Reason
 from engine.registry import tables
 from engine.registry.database import Source, chunks
-from engine.registry.records import ALIVE, CaseState, Changes, new_id
+from engine.registry.records import ALIVE, CaseState, Changes, LineEventKind, new_id
 from engine.registry.row_macs import require_authentic, with_macs
 from engine.registry.vault import Vault
 
@@ -48,6 +48,21 @@ class EventType(StrEnum):
     WATCHLIST_HIT = "watchlist.hit"
     SWEEP_FINISHED = "sweep.finished"
     ERASURE_DONE = "erasure.done"
+    # What happens to lines, by its kind; `line.closed` stands above.
+    LINE_SIM_SWAP = "line.sim_swap"
+    LINE_DEVICE_CHANGE = "line.device_change"
+    LINE_PORT_IN = "line.port_in"
+    LINE_PORT_OUT = "line.port_out"
+    LINE_TRANSFER = "line.transfer"
+    LINE_ESIM_DOWNLOAD = "line.esim_download"
+    LINE_REVERIFY_ASKED = "line.reverify_asked"
+    LINE_REVERIFIED = "line.reverified"
+    LINE_REVERIFY_FAILED = "line.reverify_failed"
+    LINE_OVERDUE = "line.overdue"
+    LINE_PENDING = "line.pending"
+    LINE_SUSPENDED_OUTGOING = "line.suspended_outgoing"
+    LINE_SUSPENDED = "line.suspended"
+    LINE_UNSUSPENDED = "line.unsuspended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +111,8 @@ _UNFINISHED = select(_sweeps.c.id).where(
 
 def find_events(connection: Connection, changes: Changes) -> list[_New]:
     """What these changes are to others; to be called before they are made."""
-    found = [*_of_enrollments(changes), *_of_lines(connection, changes)]
-    found += _of_cases(connection, changes)
+    found = [*_of_enrollments(changes), *_of_life(connection, changes)]
+    found += [*_of_lines(connection, changes), *_of_cases(connection, changes)]
     ended = [one for one in changes.sweeps if one.ended_at is not None]
     if ended:
         # A sweep's row is written again when its files leave.
@@ -147,6 +162,21 @@ def _of_enrollments(changes: Changes) -> Iterator[_New]:
     for line in opened.values():
         by: Mapping[str, Any] = {"enrollment_id": line.enrollment_id, "outlet": line.outlet}
         yield _New(EventType.LINE_OPENED, line.id, line.carrier, by)
+
+
+def _of_life(connection: Connection, changes: Changes) -> Iterator[_New]:
+    if changes.life is None:
+        return
+    happened = [one for one in changes.life.events if one.kind is not LineEventKind.CLOSED]
+    ids = list(dict.fromkeys(one.line_id for one in happened))
+    carriers = {
+        row.id: row.carrier
+        for part in chunks(ids)
+        for row in connection.execute(_LINES, {"keys": part})
+    }
+    for one in happened:
+        told = {"at": one.at.isoformat(), "cause": one.cause}
+        yield _New(EventType(f"line.{one.kind}"), one.line_id, carriers[one.line_id], told)
 
 
 def _of_lines(connection: Connection, changes: Changes) -> Iterator[_New]:

@@ -46,6 +46,46 @@ class LineStatus(StrEnum):
     CLOSED = "closed"
 
 
+class LineService(StrEnum):
+    """What of its service a line lacks, beside its status: the least first."""
+
+    PENDING = "pending"
+    """Sold, and its holder not verified yet."""
+    SUSPENDED_OUTGOING = "suspended_outgoing"
+    SUSPENDED = "suspended"
+
+
+class LineState(StrEnum):
+    """What people are shown of a line: a dispute hides a suspension, which is shown beside it."""
+
+    PENDING = "pending"
+    ACTIVE = "active"
+    SUSPENDED_OUTGOING = "suspended_outgoing"
+    SUSPENDED = "suspended"
+    CLOSED = "closed"
+    DISPUTED = "disputed"
+
+
+class LineEventKind(StrEnum):
+    """What may happen to a line; carriers report the first six."""
+
+    SIM_SWAP = "sim_swap"
+    DEVICE_CHANGE = "device_change"
+    PORT_IN = "port_in"
+    PORT_OUT = "port_out"
+    TRANSFER = "transfer"
+    ESIM_DOWNLOAD = "esim_download"
+    REVERIFY_ASKED = "reverify_asked"
+    REVERIFIED = "reverified"
+    REVERIFY_FAILED = "reverify_failed"
+    OVERDUE = "overdue"
+    PENDING = "pending"
+    SUSPENDED_OUTGOING = "suspended_outgoing"
+    SUSPENDED = "suspended"
+    UNSUSPENDED = "unsuspended"
+    CLOSED = "closed"
+
+
 class CaseState(StrEnum):
     """A case is alive while it is open, assigned or proposed."""
 
@@ -289,6 +329,122 @@ class LineRecord:
     status: LineStatus
     opened_at: datetime
     closed_at: datetime | None
+    service: LineService | None = None
+
+    @property
+    def state(self) -> LineState:
+        if self.status is LineStatus.ACTIVE and self.service is not None:
+            return LineState(self.service)
+        return LineState(self.status)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineEvent:
+    """What happened to a line, `at` which moment; it was written down at `recorded_at`.
+
+    `cause` is the rule or the campaign that brought it, or the case that it opened.
+    """
+
+    id: str
+    line_id: str
+    kind: LineEventKind
+    at: datetime
+    recorded_at: datetime
+    cause: str | None
+    by: str
+
+
+Step = tuple[int, str]
+"""Seconds, and the state that a line is in after them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reverification:
+    """A line whose holder is asked for; one of a rule at a time.
+
+    `steps` are those still to come, each counted from the one before. With none left it waits for
+    the holder without a time. `overdue_at`: the first step's moment, once that was done.
+    """
+
+    id: str
+    line_id: str
+    rule: str
+    asked_at: datetime
+    next_step_at: datetime | None
+    steps: tuple[Step, ...]
+    overdue_at: datetime | None = None
+    campaign_id: str | None = None
+
+
+class CampaignState(StrEnum):
+    """Whether lines that it chooses are still being added."""
+
+    FILLING = "filling"
+    RUNNING = "running"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Campaign:
+    """Lines of a carrier whose holders are asked for by a deadline, and what follows it.
+
+    `chosen` are the terms by which lines are chosen, up to the line `filled_to` so far; empty where
+    they are given one by one.
+    """
+
+    id: str
+    carrier: str
+    name: str
+    state: CampaignState
+    deadline: datetime
+    steps: tuple[Step, ...]
+    chosen: Json
+    filled_to: str | None
+    created_at: datetime
+    created_by: str
+
+
+class CampaignLineState(StrEnum):
+    """How far a line of a campaign is. One that is closed before it is verified has left."""
+
+    ASKED = "asked"
+    VERIFIED = "verified"
+    OVERDUE = "overdue"
+    LEFT = "left"
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignLine:
+    campaign_id: str
+    line_id: str
+    state: CampaignLineState
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exemption:
+    """A document that no limit on lines holds for; `cause` says what it is."""
+
+    document_id: str
+    cause: str
+    at: datetime
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LifeChanges:
+    """What changes in the life of lines. Re-verifications, campaigns and their lines replace those
+    of the same id."""
+
+    events: Sequence[LineEvent] = ()
+    services: Mapping[str, LineService | None] = field(default_factory=dict)
+    reverifications: Sequence[Reverification] = ()
+    ended: Sequence[str] = ()
+    """Re-verifications that wait no more."""
+    campaigns: Sequence[Campaign] = ()
+    campaign_lines: Sequence[CampaignLine] = ()
+    exempted: Sequence[Exemption] = ()
+    unexempted: Sequence[str] = ()
+    """Documents."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -511,6 +667,7 @@ class Changes:
     filled_references: Sequence[tuple[int, SecondTemplate]] = ()
     """Reference id and its template of a second model; one that was removed is left alone."""
     liveness: Sequence[LivenessRecord] = ()
+    life: LifeChanges | None = None
 
 
 @dataclass(frozen=True, slots=True)

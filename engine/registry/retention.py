@@ -50,6 +50,7 @@ _cases, _documents, _enrollments = tables.cases, tables.documents, tables.enroll
 _lines, _answers = tables.lines, tables.idempotency
 _crops, _named = tables.crops, tables.case_documents
 _liveness, _events = tables.liveness, tables.events
+_line_events = tables.line_events
 _opened, _standing = _cases.alias("opened"), _cases.alias("standing")
 
 _EXPIRE_ATTEMPT = (
@@ -129,6 +130,8 @@ class Kind(StrEnum):
     """What capture systems said of faces, and when."""
     EVENTS = "events"
     """What systems of carriers were told, or could have read."""
+    LINE_EVENTS = "line_events"
+    """What happened to lines: ids, moments and causes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,4 +371,9 @@ _RULES = {
         (_liveness.c.received_at,),
     ),
     Kind.EVENTS: _Rule(_events.c.number, _due_events, (_events.c.number,)),
+    Kind.LINE_EVENTS: _Rule(
+        _line_events.c.id,
+        lambda until, _: _line_events.c.recorded_at <= until[Kind.LINE_EVENTS],
+        (_line_events.c.recorded_at,),
+    ),
 }

@@ -38,6 +38,7 @@ from engine.registry.records import (
     EnrollmentRecord,
     JudgedPair,
     LineRecord,
+    LineService,
     LineStatus,
     NewCrop,
     NewDocument,
@@ -93,7 +94,7 @@ def gather_documents(vault: Vault, rows: Iterable[Row[Any]]) -> list[DocumentRec
     ]
 
 
-def read_as(kind: type[T], row: Row[Any], **converted: Any) -> T:
+def read_as(kind: type[T], row: Row[Any], /, **converted: Any) -> T:
     """A record of this dataclass from the columns of the same names, but for what is converted."""
     names = (one.name for one in fields(cast("Any", kind)))
     return kind(**{name: getattr(row, name) for name in names if name not in converted} | converted)
@@ -106,7 +107,8 @@ def columns_of(record: Any, **converted: Any) -> RowValues:
 
 def line_of(vault: Vault, row: Row[Any]) -> LineRecord:
     require_authentic(vault, tables.lines, row)
-    return read_as(LineRecord, row, status=LineStatus(row.status))
+    service = None if row.service is None else LineService(row.service)
+    return read_as(LineRecord, row, status=LineStatus(row.status), service=service)
 
 
 def document_row(vault: Vault, document: NewDocument, at: datetime) -> RowValues:

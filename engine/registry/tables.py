@@ -441,6 +441,9 @@ lines = Table(
     Column("opened_at", Moment, nullable=False),
     Column("closed_at", Moment),
     _mac(),
+    # What of its service it lacks; null of a line that has all. Beside the status, so that neither
+    # a dispute nor its end changes it.
+    Column("service", String(24)),
     CheckConstraint("status IN ('active', 'disputed', 'closed')", name="status"),
 )
 _partial_index(
@@ -448,6 +451,86 @@ _partial_index(
 )
 _CLOSED = "status = 'closed' AND msisdn IS NOT NULL"
 _partial_index("ix_lines_closed", lines.c.closed_at, lines.c.id, where=_CLOSED)
+# An event that ended a line is reported again by its number.
+_partial_index(
+    "ix_lines_closed_number",
+    lines.c.msisdn_lookup,
+    where="status = 'closed' AND msisdn_lookup IS NOT NULL",
+)
+
+# What happened to lines, as carriers report it and rules bring it about: ids and causes alone.
+line_events = Table(
+    "line_events",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("line_id", ForeignKey(lines.c.id), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("at", Moment, nullable=False),
+    Column("recorded_at", Moment, nullable=False, index=True),
+    Column("cause", String(64)),
+    Column("by", String(200), nullable=False),
+    _mac(),
+)
+Index("ix_line_events_line", line_events.c.line_id, line_events.c.at)
+
+campaigns = Table(
+    "campaigns",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("carrier", ForeignKey(carriers.c.code), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("deadline", Moment, nullable=False),
+    Column("steps", Json, nullable=False),
+    Column("chosen", Json, nullable=False),
+    Column("filled_to", UuidText),
+    Column("created_at", Moment, nullable=False),
+    Column("created_by", String(200), nullable=False),
+    _mac(),
+)
+
+campaign_lines = Table(
+    "campaign_lines",
+    metadata,
+    Column("campaign_id", ForeignKey(campaigns.c.id), primary_key=True),
+    Column("line_id", ForeignKey(lines.c.id), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("at", Moment, nullable=False),
+)
+
+# Lines whose holders are asked for, and what happens next where they do not come.
+reverifications = Table(
+    "reverifications",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("line_id", ForeignKey(lines.c.id), nullable=False),
+    Column("rule", Code, nullable=False),
+    Column("asked_at", Moment, nullable=False),
+    Column("next_step_at", Moment),
+    # As they were when it was asked for: what a holder was told stays so.
+    Column("steps", Json, nullable=False),
+    Column("overdue_at", Moment),
+    Column("campaign_id", ForeignKey(campaigns.c.id)),
+    _mac(),
+)
+Index("uq_reverifications_line", reverifications.c.line_id, reverifications.c.rule, unique=True)
+_partial_index(
+    "ix_reverifications_due",
+    reverifications.c.next_step_at,
+    reverifications.c.id,
+    where="next_step_at IS NOT NULL",
+)
+
+# Documents that no limit on lines holds for, as those of firms.
+limit_exemptions = Table(
+    "limit_exemptions",
+    metadata,
+    Column("document_id", ForeignKey(documents.c.id), primary_key=True),
+    Column("cause", Code, nullable=False),
+    Column("at", Moment, nullable=False),
+    Column("by", String(200), nullable=False),
+    _mac(),
+)
 
 watchlist = Table(
     "watchlist",

@@ -48,6 +48,7 @@ from engine.registry.database import (
     write_something,
 )
 from engine.registry.events import find_events, write_events
+from engine.registry.line_life import set_services, write_life
 from engine.registry.records import (
     ENROLLMENT_REFUSED,
     AuditEntry,
@@ -496,6 +497,8 @@ def apply(
     write_judged(connection, vault, changes.judged)
     if changes.tallies:
         count_tallies(connection, changes.tallies, at)
+    if changes.life is not None:
+        write_life(connection, vault, changes.life)
     if changes.filled_references:
         fill_references(connection, vault, changes.filled_references)
     with changing_rows(connection, vault, _find_updated(connection, changes)):
@@ -513,6 +516,8 @@ def _find_updated(connection: Connection, changes: Changes) -> dict[Table, list[
     """The keys of the rows that the changes update."""
     lines = [*changes.disputed_lines, *changes.restored_lines, *changes.closed_lines]
     sessions: list[str] = []
+    if changes.life is not None:
+        lines += changes.life.services
     for document_id in changes.erased_documents:
         under = select(_lines.c.id).where(_lines.c.document_id == document_id)
         lines += connection.scalars(under)
@@ -552,6 +557,8 @@ def _update(
     ):
         for key in keys:
             _change_one(connection, statement, {"key": key, **values})
+    if changes.life is not None:
+        set_services(connection, changes.life.services)
     for asked in changes.asked_erasures:
         given = {"key": asked.document_id, "at": at, "due": asked.due_at, "by": asked.by}
         _change_one(connection, _ASK_ERASURE, given)

@@ -31,6 +31,7 @@ class Schedule:
     answers: timedelta | None = None
     liveness: timedelta | None = None
     events: timedelta | None = None
+    line_events: timedelta | None = None
     hold: timedelta | None = None
     """So long beyond its time an open case keeps what it needs; None: until it is closed."""
 
@@ -48,6 +49,7 @@ class Schedule:
             Kind.CROPS: timedelta(0),
             Kind.LIVENESS: self.liveness,
             Kind.EVENTS: self.events,
+            Kind.LINE_EVENTS: self.line_events,
         }
 
     def until(self, now: datetime) -> dict[Kind, datetime]:

@@ -204,7 +204,7 @@ def _describe_people(
                     "carrier_name": names.get(line.carrier, line.carrier),
                     "outlet": line.outlet,
                     "opened_at": line.opened_at,
-                    "status": line.status.value,
+                    "status": line.state.value,
                 }
             )
     return rows

@@ -66,7 +66,8 @@ def _find_attempts(reader: Reader) -> list[ForeignAttempt]:
 def _find_changed(reader: Reader) -> list[ChangedLine]:
     moments = {
         case.line_id: case.opened_at
-        for case in _cases(reader, CaseKind.LINE_CHANGED_FACE)
+        for kind in (CaseKind.LINE_CHANGED_FACE, CaseKind.REVERIFICATION_FAILED)
+        for case in _cases(reader, kind)
         if case.line_id is not None
     }
     return [

@@ -93,6 +93,11 @@ class Action(StrEnum):
     READ_LINES = "read_lines"
     DISPUTE_LINE = "dispute_line"
     CLOSE_LINE = "close_line"
+    REPORT_EVENTS = "report_events_of_lines"
+    RUN_CAMPAIGNS = "run_campaigns"
+    EXEMPT = "exempt_documents_from_limits"
+    READ_HISTORY = "read_the_history_of_lines"
+    READ_SIM_CHANGES = "read_changes_of_sim"
     ERASE_DOCUMENT = "erase_document"
     SEARCH_PEOPLE = "search_people"
     """By face, document or number; and what stands in the name of one document."""
@@ -130,6 +135,11 @@ PERMISSIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
         Action.READ_LINES: _FACES,
         Action.DISPUTE_LINE: _FACES,
         Action.CLOSE_LINE: frozenset({_CARRIER, _OPERATOR}),
+        Action.REPORT_EVENTS: frozenset({_CARRIER, _OPERATOR}),
+        Action.RUN_CAMPAIGNS: frozenset({_CARRIER, _OPERATOR}),
+        Action.EXEMPT: frozenset({_FRAUD}),
+        Action.READ_HISTORY: frozenset({_CARRIER, _FRAUD, _OPERATOR}),
+        Action.READ_SIM_CHANGES: frozenset({_CARRIER, _FRAUD}),
         Action.ERASE_DOCUMENT: frozenset({_CARRIER, _OPERATOR}),
         Action.SEARCH_PEOPLE: frozenset({_FRAUD}),
         Action.READ_CROPS: frozenset({_FRAUD}),
@@ -242,12 +252,15 @@ _OF_HOLDERS = frozenset(
         Reason.HOLDER_DECEASED,
         Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
         Reason.LINE_LIMIT_REACHED,
+        Reason.PERSON_LIMIT_REACHED,
         Reason.LINE_IN_USE,
         Reason.WATCHLISTED,
     }
 )
 """What is known of the document or the number, by whomever it is held."""
-_OF_CUSTOMERS = _OF_HOLDERS - {Reason.LINE_IN_USE, Reason.WATCHLISTED}
+_OF_CUSTOMERS = _OF_HOLDERS - {
+    *(Reason.LINE_IN_USE, Reason.WATCHLISTED, Reason.PERSON_LIMIT_REACHED)
+}
 """What a carrier is told of its own holder, if the two photographs show one person."""
 _OF_AUTHORITY = frozenset(one for one in Reason if one.startswith("AUTHORITY_"))
 _OF_LOOK_ALIKES = frozenset(

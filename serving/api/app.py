@@ -42,6 +42,7 @@ from serving.errors import (
     RouteUnknown,
     ServiceRefusal,
     describe,
+    name_for_camara,
 )
 from serving.parts import Parts
 from serving.sections import ServeSettings
@@ -54,7 +55,8 @@ UNMATCHED = "unmatched"
 EXEMPT_ONGOING = 32
 """Requests that need no key and count into no other bound."""
 _EXEMPT = ("/health/", "/version", "/metrics")
-_VERSIONED = "/v1/"
+_CAMARA = "/camara/"
+_VERSIONED = ("/v1/", _CAMARA)
 _METHODS = frozenset({"GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"})
 
 _LATE = "the time for this request ran out: ask for it again"
@@ -207,6 +209,8 @@ async def _send_fault(request: Request, fault: Fault, headers: dict[str, str]) -
         headers["retry-after"] = str(max(math.ceil(fault.retry_after_s), 1))
     if fault.status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = 'Bearer realm="sosie"'
+    if request.scope["path"].startswith(_CAMARA):
+        fault = name_for_camara(fault)
     shown = Error(fault.status, fault.code, fault.message)
     await request.answer(Answer(shown, fault.status, headers))
 

@@ -15,6 +15,7 @@ from serving.access.authorization import Action
 from serving.api.request import Answer
 from serving.api.routes import (
     audit,
+    campaigns,
     cases,
     enrollments,
     events,
@@ -24,6 +25,7 @@ from serving.api.routes import (
     outlets,
     people,
     sessions,
+    sim_swaps,
     sweeps,
     webhooks,
 )
@@ -35,7 +37,9 @@ from serving.wire.sweeps import Expectation, SweepReport
 TAGS = {
     "enrollments": "One activation decided, and read again.",
     "matching": "Faces held against faces; nothing is stored.",
-    "lines": "A holder's own lines, a dispute, an end.",
+    "lines": "A holder's own lines, a dispute, an end, what happens to them, and exemptions.",
+    "campaigns": "Holders of many lines asked for by a deadline.",
+    "sim swap": "CAMARA's SIM swap 2.1, from the events of lines; errors have CAMARA's codes.",
     "people": "Who somebody is, masked and audited.",
     "cases": "What people look into, the steps they take, and what came of it.",
     "outlets": "Who may enroll nobody, and what was enrolled there before.",
@@ -84,7 +88,7 @@ class Endpoint:
     def all_errors(self) -> tuple[int, ...]:
         """The status of every error that it may be answered with, but for a fault of ours."""
         errors = {400, 429, 503, *self.errors}
-        if self.path.startswith("/v1/"):
+        if self.path.startswith(("/v1/", "/camara/")):
             errors.add(406)
         if self.needs_key:
             errors.add(401)
@@ -171,6 +175,55 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
             lines.dispute_line, "Dispute a line", Action.DISPUTE_LINE, status=201
         ),
         "DELETE /v1/lines/{line}": Endpoint(lines.close_line, "Close a line", Action.CLOSE_LINE),
+        "POST /v1/lines/{line}/events": Endpoint(
+            lines.report_event, "Report what happened to a line", Action.REPORT_EVENTS
+        ),
+        "POST /v1/documents/{document_id}/exemption": Endpoint(
+            lines.exempt_document, "Exempt a document from limits", Action.EXEMPT
+        ),
+        "DELETE /v1/documents/{document_id}/exemption": Endpoint(
+            lines.end_exemption, "End an exemption", Action.EXEMPT
+        ),
+        "GET /v1/documents/{document_id}/exemption": Endpoint(
+            lines.read_exemption, "Read an exemption", Action.EXEMPT, errors=()
+        ),
+        "GET /v1/lines/{line}/events": Endpoint(
+            lines.read_history, "Read what happened to a line", Action.READ_HISTORY
+        ),
+    },
+    "campaigns": {
+        "POST /v1/campaigns": Endpoint(
+            campaigns.start_campaign, "Start a campaign", Action.RUN_CAMPAIGNS, status=201
+        ),
+        "GET /v1/campaigns": Endpoint(
+            campaigns.list_campaigns, "List campaigns", Action.RUN_CAMPAIGNS, errors=()
+        ),
+        "GET /v1/campaigns/{campaign_id}": Endpoint(
+            campaigns.read_campaign, "Read a campaign", Action.RUN_CAMPAIGNS, errors=()
+        ),
+        "POST /v1/campaigns/{campaign_id}/lines": Endpoint(
+            campaigns.add_to_campaign, "Add lines to a campaign", Action.RUN_CAMPAIGNS
+        ),
+        "GET /v1/campaigns/{campaign_id}/lines": Endpoint(
+            campaigns.list_campaign_lines,
+            "List lines of a campaign",
+            Action.RUN_CAMPAIGNS,
+            errors=(),
+        ),
+    },
+    "sim swap": {
+        "POST /camara/sim-swap/v2/retrieve-date": Endpoint(
+            sim_swaps.retrieve_sim_swap_date,
+            "Read when a number got its SIM (CAMARA)",
+            Action.READ_SIM_CHANGES,
+            errors=(404, 507),
+        ),
+        "POST /camara/sim-swap/v2/check": Endpoint(
+            sim_swaps.check_sim_swap,
+            "Ask whether a number got another SIM lately (CAMARA)",
+            Action.READ_SIM_CHANGES,
+            errors=(404, 507),
+        ),
     },
     "cases": {
         "GET /v1/cases": Endpoint(cases.list_cases, "List cases", Action.WORK_CASES),

@@ -7,7 +7,18 @@ from typing import Any
 
 import msgspec
 
-from serving.wire import cases, enrollments, lines, matching, outlets, people, sweeps, webhooks
+from serving.wire import (
+    campaigns,
+    cases,
+    enrollments,
+    lines,
+    matching,
+    outlets,
+    people,
+    sim_swaps,
+    sweeps,
+    webhooks,
+)
 from serving.wire.fields import HOLDER_EXAMPLE, ID_EXAMPLE, IMAGE_EXAMPLE
 
 _KNOWN_DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
@@ -119,6 +130,22 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
     ],
     people.FacesRequest: [{"document_ids": [ID_EXAMPLE]}],
     lines.HolderRequest: [{"document": _KNOWN_DOCUMENT, "probe": _PROBE}],
+    lines.EventReport: [{"kind": "device_change", "at": "2026-01-31T12:00:00Z"}],
+    lines.ExemptionRequest: [{"cause": "business"}],
+    campaigns.CampaignRequest: [
+        {
+            "name": "Lines of outlet b1",
+            "deadline": "2036-01-31T12:00:00Z",
+            "chosen": {"outlet": "b1", "opened_before": "2026-01-01T00:00:00Z"},
+            "then": "suspended_outgoing",
+            "after": "30d",
+            "last": "suspended",
+        },
+        {"name": "From a file", "deadline": "2036-01-31T12:00:00Z"},
+    ],
+    campaigns.CampaignLinesRequest: [{"lines": ["+8613800138000", ID_EXAMPLE]}],
+    sim_swaps.SimSwapDateRequest: [{"phoneNumber": "+8613800138000"}],
+    sim_swaps.SimSwapCheckRequest: [{"phoneNumber": "+8613800138000", "maxAge": 120}],
     cases.AssignRequest: [{"assignee": "me"}],
     cases.NoteRequest: [{"text": "Both documents show the same scar."}],
     cases.OutcomeRequest: [

@@ -97,7 +97,32 @@ def line(record: LineRecord, numbers: Mapping[str, str], *, is_masked: bool = Tr
     """A line with its number masked, None where `numbers` has none for its id."""
     number = numbers.get(record.id)
     shown = number if number is None or not is_masked else mask_number(number)
-    return of_record(lines.Line, record, line_id=record.id, number=shown)
+    return of_record(
+        lines.Line,
+        record,
+        line_id=record.id,
+        number=shown,
+        status=record.state,
+        suspension=record.service,
+    )
+
+
+def line_history(store: Reader, record: LineRecord) -> lines.LineHistory:
+    waiting = store.life.asked_of([record.id])[record.id]
+    return of_record(
+        lines.LineHistory,
+        record,
+        line_id=record.id,
+        status=record.state,
+        suspension=record.service,
+        waiting=tuple(
+            of_record(
+                lines.Waiting, one, next_state=(one.steps[0][1] or None) if one.steps else None
+            )
+            for one in waiting
+        ),
+        events=tuple(of_record(lines.LineEvent, one) for one in store.life.events_of(record.id)),
+    )
 
 
 def holder_lines(found: holders.HolderLines, *, is_masked: bool = True) -> lines.HolderLines:

@@ -25,6 +25,7 @@ from serving.cli.inputs import (
     require_words,
     sample_photographs,
 )
+from serving.cli.line_life import check_rules, report_event, show_line
 from serving.cli.output import (
     REGISTRY,
     JsonFlag,
@@ -42,7 +43,9 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     app.command("lines", rich_help_panel=REGISTRY)(list_lines)
-    add_group(app, "line", "Close a line.", REGISTRY, close=close_line)
+    commands = {"close": close_line, "report": report_event, "show": show_line}
+    summary = "Close a line, report or show what happened to it, check rules."
+    add_group(app, "line", summary, REGISTRY, **commands, rules=check_rules)
 
 
 def list_lines(

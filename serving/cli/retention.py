@@ -46,6 +46,7 @@ NAMES = {
     "crops": "aligned faces",
     "liveness": "results of liveness checks",
     "events": "events",
+    "line_events": "what happened to lines",
 }
 
 

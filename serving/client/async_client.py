@@ -18,6 +18,7 @@ from serving.client.calls import (
     Face,
     MatchItem,
     Query,
+    ask_camara,
     delete,
     get,
     post,
@@ -26,6 +27,7 @@ from serving.client.calls import (
 )
 from serving.client.transport import Exchange, Options, Wait
 from serving.wire import (
+    campaigns,
     cases,
     enrollments,
     events,
@@ -34,9 +36,10 @@ from serving.wire import (
     outlets,
     oversight,
     people,
+    sim_swaps,
     sweeps,
 )
-from serving.wire.fields import KnownDocument
+from serving.wire.fields import KnownDocument, Moment
 
 T = TypeVar("T")
 
@@ -157,6 +160,99 @@ class AsyncClient:
     async def close_line(self, line: str, options: Options = _DEFAULT) -> lines.ClosedLine:
         """Closes a line by its number or id; see `dispute` for logs."""
         return await self._send(delete(lines.ClosedLine, "lines", line), options)
+
+    async def report_event(
+        self, line: str, kind: lines.ReportedKind, at: datetime, options: Options = _DEFAULT
+    ) -> lines.LineEvent:
+        """Reports what has happened to a line, by its number or id; again, it is the same event."""
+        body = lines.EventReport(kind, Moment.of(at))
+        call = post(lines.LineEvent, "lines", line, "events", body=body)
+        return await self._send(call, options)
+
+    async def read_line_history(self, line: str, options: Options = _DEFAULT) -> lines.LineHistory:
+        """What happened to a line, and what it waits for."""
+        return await self._send(get(lines.LineHistory, "lines", line, "events"), options)
+
+    async def exempt_document(
+        self, document_id: str, cause: lines.ExemptionCause, options: Options = _DEFAULT
+    ) -> lines.Exemption:
+        """No limit on lines holds for a document any more."""
+        body = lines.ExemptionRequest(cause)
+        call = post(lines.Exemption, "documents", document_id, "exemption", body=body)
+        return await self._send(call, options)
+
+    async def end_exemption(self, document_id: str, options: Options = _DEFAULT) -> lines.Exemption:
+        """The limits hold for a document again."""
+        return await self._send(
+            delete(lines.Exemption, "documents", document_id, "exemption"), options
+        )
+
+    async def read_exemption(
+        self, document_id: str, options: Options = _DEFAULT
+    ) -> lines.Exemption:
+        """Whether limits on lines hold for a document."""
+        return await self._send(
+            get(lines.Exemption, "documents", document_id, "exemption"), options
+        )
+
+    async def start_campaign(
+        self, campaign: campaigns.CampaignRequest, options: Options = _DEFAULT
+    ) -> campaigns.Campaign:
+        """Asks for the holders of many lines by a deadline."""
+        return await self._send(post(campaigns.Campaign, "campaigns", body=campaign), options)
+
+    async def add_to_campaign(
+        self, campaign_id: str, numbers: Sequence[str], options: Options = _DEFAULT
+    ) -> campaigns.AddedLines:
+        """Adds up to 1,000 lines, by number or id."""
+        body = campaigns.CampaignLinesRequest(tuple(numbers))
+        call = post(campaigns.AddedLines, "campaigns", campaign_id, "lines", body=body)
+        return await self._send(call, options)
+
+    async def list_campaigns(self, options: Options = _DEFAULT) -> campaigns.Campaigns:
+        """The newest campaigns."""
+        return await self._send(get(campaigns.Campaigns, "campaigns"), options)
+
+    async def read_campaign(
+        self, campaign_id: str, options: Options = _DEFAULT
+    ) -> campaigns.Campaign:
+        """A campaign, and how far it is."""
+        return await self._send(get(campaigns.Campaign, "campaigns", campaign_id), options)
+
+    async def list_campaign_lines(
+        self,
+        campaign_id: str,
+        *,
+        state: campaigns.LineState = "overdue",
+        after: str | None = None,
+        limit: int = 200,
+        options: Options = _DEFAULT,
+    ) -> campaigns.CampaignLines:
+        """A page of a campaign's lines in one state."""
+        call = get(
+            campaigns.CampaignLines,
+            "campaigns",
+            campaign_id,
+            "lines",
+            state=state,
+            after=after,
+            limit=limit,
+        )
+        return await self._send(call, options)
+
+    async def retrieve_sim_swap_date(
+        self, number: str, options: Options = _DEFAULT
+    ) -> sim_swaps.SimSwapDate:
+        """When a number got the SIM that it has (CAMARA)."""
+        body = sim_swaps.SimSwapDateRequest(number)
+        return await self._send(ask_camara(sim_swaps.SimSwapDate, "retrieve-date", body), options)
+
+    async def check_sim_swap(
+        self, number: str, max_age_h: int = 240, options: Options = _DEFAULT
+    ) -> sim_swaps.SimSwapCheck:
+        """Whether it got it within these hours (CAMARA)."""
+        body = sim_swaps.SimSwapCheckRequest(number, max_age_h)
+        return await self._send(ask_camara(sim_swaps.SimSwapCheck, "check", body), options)
 
     async def erase(
         self, document_id: str, options: Options = _DEFAULT

@@ -57,6 +57,11 @@ def post(
     return Call("POST", _path(steps), answer, content, key)
 
 
+def ask_camara(answer: type[T], operation: str, body: RequestBody) -> Call[T]:
+    """An operation of CAMARA's SIM swap."""
+    return Call("POST", f"/camara/sim-swap/v2/{operation}", answer, encode_msgpack(body))
+
+
 def delete(answer: type[T], *steps: str, accepted: type[T] | None = None) -> Call[T]:
     return Call("DELETE", _path(steps), answer, accepted=accepted)
 

@@ -19,6 +19,7 @@ from serving.client.calls import (
     Face,
     MatchItem,
     Query,
+    ask_camara,
     delete,
     get,
     post,
@@ -27,6 +28,7 @@ from serving.client.calls import (
 )
 from serving.client.transport import Exchange, Options, Wait
 from serving.wire import (
+    campaigns,
     cases,
     enrollments,
     events,
@@ -35,9 +37,10 @@ from serving.wire import (
     outlets,
     oversight,
     people,
+    sim_swaps,
     sweeps,
 )
-from serving.wire.fields import KnownDocument
+from serving.wire.fields import KnownDocument, Moment
 
 T = TypeVar("T")
 
@@ -156,6 +159,91 @@ class Client:
     def close_line(self, line: str, options: Options = _DEFAULT) -> lines.ClosedLine:
         """Closes a line by its number or id; see `dispute` for logs."""
         return self._send(delete(lines.ClosedLine, "lines", line), options)
+
+    def report_event(
+        self, line: str, kind: lines.ReportedKind, at: datetime, options: Options = _DEFAULT
+    ) -> lines.LineEvent:
+        """Reports what has happened to a line, by its number or id; again, it is the same event."""
+        body = lines.EventReport(kind, Moment.of(at))
+        call = post(lines.LineEvent, "lines", line, "events", body=body)
+        return self._send(call, options)
+
+    def read_line_history(self, line: str, options: Options = _DEFAULT) -> lines.LineHistory:
+        """What happened to a line, and what it waits for."""
+        return self._send(get(lines.LineHistory, "lines", line, "events"), options)
+
+    def exempt_document(
+        self, document_id: str, cause: lines.ExemptionCause, options: Options = _DEFAULT
+    ) -> lines.Exemption:
+        """No limit on lines holds for a document any more."""
+        body = lines.ExemptionRequest(cause)
+        call = post(lines.Exemption, "documents", document_id, "exemption", body=body)
+        return self._send(call, options)
+
+    def end_exemption(self, document_id: str, options: Options = _DEFAULT) -> lines.Exemption:
+        """The limits hold for a document again."""
+        return self._send(delete(lines.Exemption, "documents", document_id, "exemption"), options)
+
+    def read_exemption(self, document_id: str, options: Options = _DEFAULT) -> lines.Exemption:
+        """Whether limits on lines hold for a document."""
+        return self._send(get(lines.Exemption, "documents", document_id, "exemption"), options)
+
+    def start_campaign(
+        self, campaign: campaigns.CampaignRequest, options: Options = _DEFAULT
+    ) -> campaigns.Campaign:
+        """Asks for the holders of many lines by a deadline."""
+        return self._send(post(campaigns.Campaign, "campaigns", body=campaign), options)
+
+    def add_to_campaign(
+        self, campaign_id: str, numbers: Sequence[str], options: Options = _DEFAULT
+    ) -> campaigns.AddedLines:
+        """Adds up to 1,000 lines, by number or id."""
+        body = campaigns.CampaignLinesRequest(tuple(numbers))
+        call = post(campaigns.AddedLines, "campaigns", campaign_id, "lines", body=body)
+        return self._send(call, options)
+
+    def list_campaigns(self, options: Options = _DEFAULT) -> campaigns.Campaigns:
+        """The newest campaigns."""
+        return self._send(get(campaigns.Campaigns, "campaigns"), options)
+
+    def read_campaign(self, campaign_id: str, options: Options = _DEFAULT) -> campaigns.Campaign:
+        """A campaign, and how far it is."""
+        return self._send(get(campaigns.Campaign, "campaigns", campaign_id), options)
+
+    def list_campaign_lines(
+        self,
+        campaign_id: str,
+        *,
+        state: campaigns.LineState = "overdue",
+        after: str | None = None,
+        limit: int = 200,
+        options: Options = _DEFAULT,
+    ) -> campaigns.CampaignLines:
+        """A page of a campaign's lines in one state."""
+        call = get(
+            campaigns.CampaignLines,
+            "campaigns",
+            campaign_id,
+            "lines",
+            state=state,
+            after=after,
+            limit=limit,
+        )
+        return self._send(call, options)
+
+    def retrieve_sim_swap_date(
+        self, number: str, options: Options = _DEFAULT
+    ) -> sim_swaps.SimSwapDate:
+        """When a number got the SIM that it has (CAMARA)."""
+        body = sim_swaps.SimSwapDateRequest(number)
+        return self._send(ask_camara(sim_swaps.SimSwapDate, "retrieve-date", body), options)
+
+    def check_sim_swap(
+        self, number: str, max_age_h: int = 240, options: Options = _DEFAULT
+    ) -> sim_swaps.SimSwapCheck:
+        """Whether it got it within these hours (CAMARA)."""
+        body = sim_swaps.SimSwapCheckRequest(number, max_age_h)
+        return self._send(ask_camara(sim_swaps.SimSwapCheck, "check", body), options)
 
     def erase(
         self, document_id: str, options: Options = _DEFAULT

@@ -203,6 +203,7 @@ class Ingress:
             tracer=tracer,
             thresholds_for=deployment.thresholds_for,
             due=read_due_dates(settings.cases),
+            sim_changes=deployment.sim_changes,
             embedder=find_embedder,
         )
 

@@ -40,7 +40,7 @@ request is not read. Clients do not see them."""
 
 _PATH = "var(txn.path)"  # as the ingress reads it: decoded once
 HEALTH = f"{{ {_PATH} -m beg /health/ /version /metrics }}"
-VERSIONED = f"{{ {_PATH} -m beg /v1/ }}"
+VERSIONED = f"{{ {_PATH} -m beg /v1/ /camara/ }}"
 MATCHES = f"{{ {_PATH} -m str /v1/match }}"
 ENROLLMENTS = f"{{ {_PATH} -m str /v1/enrollments }} {{ method POST }}"
 OTHER_PHOTOGRAPHS = (
@@ -327,7 +327,7 @@ def _authenticate(ours: str, trusted: tuple[str, ...]) -> Iterator[str]:
     )
     yield f"{refused} if {ours} {VERSIONED} !{{ var(txn.key) -m found }}"
     # All other paths are only read.
-    message = "no path outside /v1 takes a body: see /openapi.json"
+    message = "no path outside /v1 and /camara takes a body: see /openapi.json"
     bodiless = _answer(400, "REQUEST.MALFORMED", message)
     has_body = "{ req.hdr_val(content-length) gt 0 } || { req.hdr(transfer-encoding) -m found }"
     yield f"http-request set-var(txn.has_body) bool(1) if {has_body}"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property, partial
 from threading import Event
 from time import monotonic, sleep
@@ -18,6 +19,7 @@ from structlog.typing import FilteringBoundLogger
 from engine.cases import outlets, steps
 from engine.cases.case import Actor
 from engine.errors import DeadlinePassed, GalleryBehind, RegistryError, SosieError
+from engine.lifecycle import campaigns, exemptions, reverification
 from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
 from engine.matching.documents import Document
@@ -31,7 +33,11 @@ from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.verification import HolderCheck, HolderProbe
 from engine.registry.records import (
     AuditEntry,
+    Campaign,
     CaseRecord,
+    Exemption,
+    LineEvent,
+    LineEventKind,
     Outlet,
     SecondTemplate,
     Session,
@@ -47,6 +53,7 @@ from serving.registrar.protocol import (
     Assign,
     Bar,
     CallContext,
+    CampaignTerms,
     CaseStep,
     Close,
     Lift,
@@ -253,8 +260,12 @@ class Operations:
         liveness: LivenessResult | None = None,
     ) -> HolderCheck:
         self._admit(liveness)
-        store, asked = self._opened.store, self._probe(probe, second)
-        given = (self._runner, store, target.text, asked, self._audit, self._guard)
+        asked = replace(
+            self._probe(probe, second),
+            is_photographed=target.is_photographed,
+            rules=self._opened.deployment.line_rules,
+        )
+        given = (self._runner, self._opened.store, target.text, asked, self._audit, self._guard)
         return verification.check_line(*given)
 
     def check_document(
@@ -313,6 +324,44 @@ class Operations:
         return matching_lines.close_line(
             self._runner, store, target.text, context.actor, carrier=context.carrier
         )
+
+    def report_event(self, target: LineTarget, kind: LineEventKind, at: datetime) -> LineEvent:
+        context = self._context
+        return reverification.report_event(
+            self._runner,
+            self._opened.store,
+            self._opened.deployment.line_rules,
+            line_text=target.text,
+            kind=kind,
+            at=at,
+            actor=context.actor,
+            carrier=context.carrier,
+        )
+
+    def start_campaign(self, terms: CampaignTerms) -> Campaign:
+        return campaigns.start_campaign(
+            self._runner,
+            self._opened.store,
+            carrier=terms.carrier,
+            name=terms.name,
+            deadline=terms.deadline,
+            steps=terms.steps,
+            chosen=terms.chosen,
+            actor=self._context.actor,
+        )
+
+    def add_to_campaign(self, campaign_id: str, lines: Sequence[str]) -> tuple[int, list[int]]:
+        context, opened = self._context, self._opened
+        given = (self._runner, opened.store, opened.deployment.line_rules, campaign_id, lines)
+        return campaigns.add_lines(*given, context.actor, context.carrier)
+
+    def exempt(self, document_id: str, cause: str) -> Exemption:
+        given = (self._runner, self._opened.store, document_id, cause, self._context.actor)
+        return exemptions.exempt(*given)
+
+    def end_exemption(self, document_id: str) -> None:
+        given = (self._runner, self._opened.store, document_id, self._context.actor)
+        exemptions.end_exemption(*given)
 
     def erase(self, document_id: str) -> ErasureCertificate | PendingErasure:
         context = self._context

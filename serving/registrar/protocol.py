@@ -33,7 +33,11 @@ if TYPE_CHECKING:
     from engine.registry.events import EventType
     from engine.registry.records import (
         AuditEntry,
+        Campaign,
         CaseRecord,
+        Exemption,
+        LineEvent,
+        LineEventKind,
         Outlet,
         Restriction,
         SecondTemplate,
@@ -119,9 +123,24 @@ class CallContext:
 
 @dataclass(frozen=True, slots=True)
 class LineTarget:
-    """A line by its number (+8613…) or by its id, as a list of lines shows it."""
+    """A line by its number (+8613…) or by its id, as a list of lines shows it.
+
+    `is_photographed`, where its holder is verified: whether the face was taken for that.
+    """
 
     text: str = field(repr=False)
+    is_photographed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CampaignTerms:
+    """Terms of a campaign: see `start_campaign` of the engine."""
+
+    carrier: str
+    name: str
+    deadline: datetime
+    steps: tuple[tuple[int, str], ...] = ()
+    chosen: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +387,32 @@ class RegistrarClient(ABC):
     @_carried
     async def close_line(self, target: LineTarget, context: CallContext) -> str:
         """Closes a line in use and returns its id; `NotFound` for another tenant's."""
+
+    @_carried
+    async def report_event(
+        self, target: LineTarget, kind: LineEventKind, at: datetime, context: CallContext
+    ) -> LineEvent:
+        """Notes what has happened to a line, and does what the carrier's rules say to it; told
+        again, it is the same event. `NotFound` for another tenant's, `EventRefused`."""
+
+    @_carried
+    async def start_campaign(self, terms: CampaignTerms, context: CallContext) -> Campaign:
+        """Asks for the holders of many lines by a deadline; audited. `NotFound` for no carrier."""
+
+    @_carried
+    async def add_to_campaign(
+        self, campaign_id: str, lines: Sequence[str], context: CallContext
+    ) -> tuple[int, list[int]]:
+        """Adds lines by number or id: how many are new, and the places of those that are none in
+        use of the campaign's carrier. `NotFound` for another tenant's campaign."""
+
+    @_carried
+    async def exempt(self, document_id: str, cause: str, context: CallContext) -> Exemption:
+        """No limit on lines holds for a document any more; audited. `NotFound`."""
+
+    @_carried
+    async def end_exemption(self, document_id: str, context: CallContext) -> None:
+        """They do again; audited. `NotFound` where they did."""
 
     @_carried
     async def erase(

@@ -36,6 +36,7 @@ from indexes.errors import IndexFault, ShardLost
 from serving.anchors import Anchoring
 from serving.compose import Deployment
 from serving.errors import Busy, Interrupted, NotReady, describe
+from serving.line_steps import LineSteps
 from serving.registrar.operations import GRACE_S, OpenRegistry, Operations, Watermark, finish_by
 from serving.registrar.protocol import OPERATIONS, CallContext, Phase, Reply, Status, presentable
 from serving.retention import DailyRetention, PendingErasures
@@ -180,10 +181,13 @@ class Lifecycle:
             examine = partial(examine_rows, deployment.store, self._meter, self._log)
             tell_refusal = partial(self._meter.set, metrics.RETENTION_REFUSED)
             tell_overdue = partial(self._meter.set, metrics.ERASURES_OVERDUE)
+            tell_steps = partial(self._meter.set, metrics.LINE_STEPS_OVERDUE)
+            rules = deployment.line_rules
             with (
                 DailyRetention.of(deployment, self._log, tell_refusal, examine),
                 PendingErasures(deployment, opened.case_closed, self._log, tell_overdue),
                 DeliveryKeeper(deployment, self._meter, self._log),
+                LineSteps(opened.registrar, deployment.store, rules, self._log, tell_steps),
                 anchoring,
             ):
                 self._anchoring = anchoring

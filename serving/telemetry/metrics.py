@@ -139,6 +139,9 @@ COPIES_WANTING = _gauge(
 ERASURES_OVERDUE = _gauge(
     "sosie_erasures_overdue", "1 while an acknowledged erasure is due and fails.", LATEST
 )
+LINE_STEPS_OVERDUE = _gauge(
+    "sosie_line_steps_overdue", "1 while steps of lines are due and cannot be done.", LATEST
+)
 RETENTION_REFUSED = _gauge(
     "sosie_retention_refused", "1 while the clock is implausible and nothing is deleted.", LATEST
 )

@@ -78,6 +78,7 @@ Reason = Annotated[
         "DUPLICATE_IDENTITY",
         "POSSIBLE_DUPLICATE",
         "LINE_LIMIT_REACHED",
+        "PERSON_LIMIT_REACHED",
         "LINE_IN_USE",
         "WATCHLISTED",
         "WITHHELD",

@@ -23,11 +23,25 @@ EventType = Annotated[
         "watchlist.hit",
         "sweep.finished",
         "erasure.done",
+        "line.sim_swap",
+        "line.device_change",
+        "line.port_in",
+        "line.port_out",
+        "line.transfer",
+        "line.esim_download",
+        "line.reverify_asked",
+        "line.reverified",
+        "line.reverify_failed",
+        "line.overdue",
+        "line.pending",
+        "line.suspended_outgoing",
+        "line.suspended",
+        "line.unsuspended",
     ),
 ]
 
 
-Place = Annotated[str, Meta(max_length=128, pattern=r"^[A-Za-z0-9_=-]+\Z")]
+Place = Annotated[str, Meta(max_length=128, pattern="^[A-Za-z0-9_=-]+$")]
 """In the feed, of this carrier alone; it reads differently each time."""
 
 

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from msgspec import Meta
 
 from serving.wire.fields import AnswerBody, Id, KnownDocument, Moment, RequestBody, known
 from serving.wire.matching import Face
 
-LineStatus = Annotated[str, known("active", "disputed", "closed")]
+LineStatus = Annotated[
+    str, known("pending", "active", "suspended_outgoing", "suspended", "closed", "disputed")
+]
+ReportedKind = Literal[
+    "sim_swap", "device_change", "port_in", "port_out", "transfer", "esim_download"
+]
+EventKind = Annotated[
+    str,
+    known(
+        *get_args(ReportedKind),
+        "reverify_asked",
+        "reverified",
+        "reverify_failed",
+        "overdue",
+        "pending",
+        "suspended_outgoing",
+        "suspended",
+        "unsuspended",
+        "closed",
+    ),
+]
 
 
 class HolderRequest(RequestBody, frozen=True):
@@ -29,6 +49,11 @@ class Line(AnswerBody, frozen=True):
     status: LineStatus
     opened_at: Moment
     closed_at: Moment | None
+    suspension: Annotated[
+        str | None,
+        known("pending", "suspended_outgoing", "suspended"),
+        Meta(description="also of a line whose status is disputed"),
+    ] = None
 
 
 class HolderLines(AnswerBody, frozen=True):
@@ -58,3 +83,61 @@ class ClosedLine(AnswerBody, frozen=True):
 
     line_id: str
     status: Annotated[str, known("closed")]
+
+
+class EventReport(RequestBody, frozen=True):
+    """What has happened to a line in use. `port_out` and `transfer` end it: whoever has the number
+    then is enrolled anew."""
+
+    kind: ReportedKind
+    at: Moment
+
+
+class LineEvent(AnswerBody, frozen=True):
+    """What happened to a line; `cause` is the rule, the campaign or the case."""
+
+    kind: EventKind
+    at: Moment
+    recorded_at: Moment
+    cause: str | None
+    line_id: Id
+
+
+class Waiting(AnswerBody, frozen=True):
+    """A rule or a campaign that asks for the holder, and what follows where nobody comes."""
+
+    rule: str
+    asked_at: Moment
+    next_step_at: Moment | None
+    next_state: LineStatus | None
+
+
+class LineHistory(AnswerBody, frozen=True):
+    """What happened to a line, its newest 500 events in their order, and what it waits for."""
+
+    line_id: Id
+    status: LineStatus
+    suspension: str | None
+    opened_at: Moment
+    closed_at: Moment | None
+    waiting: tuple[Waiting, ...]
+    events: tuple[LineEvent, ...]
+
+
+ExemptionCause = Literal["business", "public_body", "household", "other"]
+
+
+class ExemptionRequest(RequestBody, frozen=True):
+    """Why no limit on lines holds for a document."""
+
+    cause: ExemptionCause
+
+
+class Exemption(AnswerBody, frozen=True):
+    """Whether limits on lines hold for a document."""
+
+    document_id: Id
+    is_exempt: bool
+    cause: str | None = None
+    at: Moment | None = None
+    by: str | None = None

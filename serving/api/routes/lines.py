@@ -1,13 +1,20 @@
-"""`/v1/lines`: the lines of a holder, disputes of them, and their closing."""
+"""`/v1/lines`: the lines of a holder, disputes of them, their closing, and what happens to them."""
 
 from __future__ import annotations
 
+import asyncio
+
+from engine.errors import NotFound
+from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
+from engine.registry.reader import Reader
+from engine.registry.records import LineEventKind, is_id
+from serving.access.authorization import scope_of
 from serving.api import serializers
-from serving.api.request import Request, known_document, take_face
+from serving.api.request import Request, known_document, note, take_face
 from serving.parts import Parts
 from serving.registrar.protocol import LineTarget
 from serving.wire import lines as wire
-from serving.wire.fields import Moment
+from serving.wire.fields import Moment, of_record
 
 
 async def query_lines(parts: Parts, request: Request, body: wire.HolderRequest) -> wire.HolderLines:
@@ -40,3 +47,57 @@ async def close_line(parts: Parts, request: Request, line: str) -> wire.ClosedLi
     """Closes a line: its number may be given to somebody else. `line` is its number or id."""
     line_id = await parts.registrar.close_line(LineTarget(line), request.context())
     return wire.ClosedLine(line_id, "closed")
+
+
+async def report_event(
+    parts: Parts, request: Request, body: wire.EventReport, line: str
+) -> wire.LineEvent:
+    """Notes what has happened to a line in use, and does what the carrier's rules say to it, such
+    as to ask for its holder. Sent again, with the same moment, it is the same event.
+
+    `line` is its number or id. A moment in the future, before the line was opened or before what is
+    known of the same kind is LINE.EVENT.
+    """
+    given = (LineTarget(line), LineEventKind(body.kind), body.at)
+    return of_record(wire.LineEvent, await parts.registrar.report_event(*given, request.context()))
+
+
+async def read_history(parts: Parts, request: Request, line: str) -> wire.LineHistory:
+    """What happened to a line, why, and what it waits for; by its number in use, or its id also
+    once it is closed. Audited."""
+    carrier = scope_of(request.caller)
+    shown = await asyncio.to_thread(_find_history, parts.store, line, carrier)
+    await note(parts, request, "line.read", shown.line_id)
+    return shown
+
+
+def _find_history(store: Reader, text: str, carrier: str | None) -> wire.LineHistory:
+    target = normalise_line(text)
+    found = store.lines_by_id([target]).get(target) if is_id(target) else find_line(store, target)
+    if found is None or carrier not in (None, found.carrier):
+        raise NotFound(LINE_UNKNOWN)
+    return serializers.line_history(store, found)
+
+
+async def exempt_document(
+    parts: Parts, request: Request, body: wire.ExemptionRequest, document_id: str
+) -> wire.Exemption:
+    """No limit on lines, of a carrier or of a person, holds for a document any more, as for that of
+    a firm. Audited."""
+    made = await parts.registrar.exempt(document_id, body.cause, request.context())
+    return of_record(wire.Exemption, made, is_exempt=True)
+
+
+async def end_exemption(parts: Parts, request: Request, document_id: str) -> wire.Exemption:
+    """The limits hold for a document again."""
+    await parts.registrar.end_exemption(document_id, request.context())
+    return wire.Exemption(document_id, is_exempt=False)
+
+
+async def read_exemption(parts: Parts, request: Request, document_id: str) -> wire.Exemption:
+    """Whether the limits hold for a document."""
+    del request
+    found = await asyncio.to_thread(parts.store.life.exemptions, [document_id])
+    if document_id not in found:
+        return wire.Exemption(document_id, is_exempt=False)
+    return of_record(wire.Exemption, found[document_id], is_exempt=True)

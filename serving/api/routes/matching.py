@@ -143,7 +143,8 @@ async def _check_holder(
     given = (probe, second, liveness, request.context())
     try:
         if body.line is not None:
-            check = await parts.registrar.check_line(LineTarget(body.line), *given)
+            line = LineTarget(body.line, is_photographed=body.probe.image is not None)
+            check = await parts.registrar.check_line(line, *given)
         else:
             document = body.document_id if body.document is None else known_document(body.document)
             assert document is not None, "the type wants one"

@@ -122,6 +122,7 @@ class Lab:
         thresholds_for: Callable[[int], Thresholds] | None = None,
         liveness: LivenessTerms = NOT_ASKED,
         look_ups: AuthorityTerms | None = None,
+        person_limit: int = 0,
     ) -> Iterator[Registrar]:
         writer = self.store.writer()
         if gallery is None:
@@ -139,6 +140,7 @@ class Lab:
             thresholds_for=thresholds_for,
             liveness=liveness,
             look_ups=look_ups,
+            person_limit=person_limit,
         )
         try:
             registrar = Registrar(writer, judge, config, clock=lambda: NOW, observer=observer)

@@ -107,6 +107,15 @@ ROWS = [
     ({"is_number_in_use": True}, Decision.REJECTED, (Reason.LINE_IN_USE,), ()),
     ({"open_lines": 4}, Decision.APPROVED, (), ()),
     ({"open_lines": 5}, Decision.REJECTED, (Reason.LINE_LIMIT_REACHED,), ()),
+    ({"person_lines": 9}, Decision.APPROVED, (), ()),
+    ({"person_lines": 8, "person_limit": 9}, Decision.APPROVED, (), ()),
+    ({"person_lines": 9, "person_limit": 9}, Decision.REJECTED, (Reason.PERSON_LIMIT_REACHED,), ()),
+    (
+        {"open_lines": 5, "person_lines": 9, "person_limit": 9, "is_exempt": True},
+        Decision.APPROVED,
+        (),
+        (),
+    ),
 ]
 
 

@@ -174,7 +174,19 @@ def test_upgrade_makes_an_open_dispute_one_of_its_line(database_url: str, vault:
 
 
 EVENTS = ("undelivered", "webhooks", "cursors", "events")
-NEW = {tables.accounts, tables.attempt_templates, tables.liveness, tables.events, tables.webhooks}
+NEW = {
+    *(tables.accounts, tables.attempt_templates, tables.liveness, tables.events, tables.webhooks),
+    *(tables.line_events, tables.reverifications, tables.campaigns, tables.limit_exemptions),
+}
+LIFE = ("limit_exemptions", "reverifications", "campaign_lines", "campaigns", "line_events")
+
+
+def drop_life(connection: Connection) -> None:
+    """Makes the registry one of before 0020."""
+    for name in LIFE:
+        connection.execute(text(f"DROP TABLE {name}"))
+    connection.execute(text("DROP INDEX ix_lines_closed_number"))
+    connection.execute(text("ALTER TABLE lines DROP COLUMN service"))
 
 
 def age(store: Store) -> None:
@@ -202,6 +214,7 @@ def age(store: Store) -> None:
             crops.drop_constraint("ck_crops_owner")
             for name in ("document_id", "received_at", "quality", "is_held", "case_days"):
                 crops.drop_column(name)
+        drop_life(connection)
         for index in ("ix_documents_erasure", "ix_enrollments_outlet"):
             connection.execute(text(f"DROP INDEX {index}"))
         for table, count in ((tables.documents, 4), (tables.outlets, 7)):
@@ -425,6 +438,7 @@ def test_upgrade_leaves_no_reason_of_a_restriction_in_the_clear(
             connection.execute(text("DROP TABLE liveness"))
             for name in EVENTS:
                 connection.execute(text(f"DROP TABLE {name}"))
+            drop_life(connection)
             for side in ("left", "right"):
                 connection.execute(
                     text(f"ALTER TABLE judged_pairs DROP COLUMN {side}_attempt_score")

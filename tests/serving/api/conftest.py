@@ -27,7 +27,7 @@ from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.templates import SealedTemplates
 from serving.parts import Parts
 from serving.registrar.service import RegistrarService
-from serving.sections import AuthoritySettings, LimitSettings, LivenessSettings
+from serving.sections import AuthoritySettings, LimitSettings, LinesSettings, LivenessSettings
 from serving.settings import load_settings
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import Meter
@@ -87,12 +87,14 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
         limits: LimitSettings = UNBOUNDED,
         liveness: LivenessSettings | None = None,
         authority: AuthoritySettings | None = None,
+        lines: LinesSettings | None = None,
         **changes: Any,
     ) -> Service:
         given = {
             "limits": limits,
             "liveness": liveness or LivenessSettings(),
             "authority": authority or AuthoritySettings(),
+            "lines": lines or LinesSettings(),
         }
         loaded = load_settings(home).model_copy(update=given)
         serve = loaded.serve.model_copy(update={"key_cache_s": 0.0, **changes})
@@ -139,6 +141,7 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
             calibration=reading.calibration,
             liveness=reading.liveness,
             authority=asked,
+            sim_changes=reading.sim_changes,
             tracer=tracer,
         )
         service = Service(parts, registrar, match, build_app(parts), loop, keys, log_file)

@@ -19,6 +19,7 @@ DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
 UNKNOWN = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
 NAMES = ("b1", "b2", "blue", "r1", "red", "fraud", "operator")
 
+SIM_SWAP = "/camara/sim-swap/v2"
 OPEN = {"live": "/health/live", "ready": "/health/ready", "version": "/version",
         "document": "/openapi.json"}  # fmt: skip
 
@@ -62,6 +63,8 @@ def matrix(
     enrollment = f"/v1/enrollments/{enrolled['enrollment_id']}"
     case, sweep = f"/v1/cases/{UNKNOWN}", f"/v1/sweeps/{UNKNOWN}"
     webhook, no_webhook = f"/v1/webhooks/{UNKNOWN}", only(blue=404, red=404, operator=404)
+    campaign, number = f"/v1/campaigns/{UNKNOWN}", {"phoneNumber": MSISDN}
+    running = {"name": "all", "deadline": "2099-01-01T00:00:00Z"}
     captured_at = activation()["captured_at"]
     of_blue = dict.fromkeys(("b1", "b2", "blue", "fraud"), 200) | {"r1": 404, "red": 404}
 
@@ -133,6 +136,23 @@ def matrix(
             (get(f"{webhook}/dead-letters"), no_webhook),
             (post(f"{webhook}/dead-letters/retry", {"events": []}), no_webhook),
             (("DELETE", webhook, {}), no_webhook),
+            # Its moment lies before the line was opened.
+            (
+                post(f"{line}/events", {"kind": "sim_swap", "at": "2020-01-01T00:00:00Z"}),
+                only(blue=422, red=404, operator=422),
+            ),
+            (get(f"{line}/events"), only(blue=200, red=404, fraud=200, operator=200)),
+            (post(f"{document}/exemption", {"cause": "business"}), only(fraud=200)),
+            (get(f"{document}/exemption"), only(fraud=200)),
+            (("DELETE", f"{document}/exemption", {}), only(fraud=200)),
+            (post("/v1/campaigns", running), only(blue=201, red=201, operator=400)),
+            (get("/v1/campaigns"), only(blue=200, red=200, operator=200)),
+            (get(campaign), only(blue=404, red=404, operator=404)),
+            (get(f"{campaign}/lines"), only(blue=404, red=404, operator=404)),
+            (post(f"{campaign}/lines", {"lines": [MSISDN]}), only(blue=404, red=404, operator=404)),
+            # No carrier here reports changes of SIM.
+            (post(f"{SIM_SWAP}/retrieve-date", number), only(blue=422, red=404, fraud=422)),
+            (post(f"{SIM_SWAP}/check", number), only(blue=422, red=404, fraud=422)),
             (get("/v1/thresholds"), (200,) * len(NAMES)),
             (get("/v1/audit"), only(operator=200)),
             (get("/v1/audit/verification"), only(operator=200)),
@@ -183,7 +203,8 @@ def test_who_brings_no_known_key_is_refused_before_anything_else(
         response = service.ask(
             method, path, key=None, headers=headers, content=b"\xc1", params=options.get("params")
         )
-        message = service.assert_refused(response, 401, "ACCESS.UNAUTHENTICATED")
+        code = "UNAUTHENTICATED" if path.startswith(SIM_SWAP) else "ACCESS.UNAUTHENTICATED"
+        message = service.assert_refused(response, 401, code)
         assert response.headers["www-authenticate"].startswith("Bearer")
         assert not key or key == "sosie" or key not in message
 

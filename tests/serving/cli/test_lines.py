@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,41 @@ def test_a_reason_that_no_reviewer_could_read_is_refused(
     watch = ("watch", "add", photographs.stranger, "--reason", reason, "--home", home)
     assert_refused(sosie(*watch), "1 to 200")
     assert contents(home) == before
+
+
+def test_what_happens_to_a_line_is_reported_shown_and_asked_for(
+    full_home: Path, sosie: Any, assert_refused: Any, tmp_path: Path
+) -> None:
+    home = ("--home", full_home)
+    now = datetime.now(UTC).isoformat()
+    rules = {"SOSIE_LINES__RULES": "vietnam"}
+    report = ("line", "report", "device_change", MSISDN, "--at", now, *home, "--json")
+    made = sosie(*report, env=rules)
+    assert made.code == 0
+    assert sosie(*report, env=rules).json == made.json
+    shown = sosie("line", "show", MSISDN, *home, "--json").json
+    assert [one["kind"] for one in shown["events"]] == ["device_change", "reverify_asked"]
+    assert "vn-device-change" in sosie("line", "show", MSISDN, *home).out
+    assert_refused(sosie("line", "report", "closed", MSISDN, "--at", now, *home), "not reported")
+    file, deadline = tmp_path / "numbers.txt", (datetime.now(UTC) + timedelta(days=9)).isoformat()
+    file.write_text(f"{MSISDN}\n+8613800138999\n")
+    campaign = ("campaign", "start", "all", "--carrier", "blue", "--deadline", deadline, *home)
+    started = sosie(*campaign, "--file", file, "--json").json
+    assert (started["asked"], started["unknown"]) == (1, 1)
+    [listed] = sosie("campaign", "list", *home, "--json").json["campaigns"]
+    assert listed["campaign_id"] == started["campaign_id"]
+    overdue = sosie("campaign", "overdue", started["campaign_id"], *home, "--json")
+    assert overdue.json == {"lines": []}
+
+
+def test_rules_that_loop_are_refused_by_name(
+    full_home: Path, sosie: Any, assert_refused: Any, tmp_path: Path
+) -> None:
+    assert "30 d" in sosie("line", "rules", "vietnam").out
+    file = tmp_path / "loop.toml"
+    rule = '[[reverify]]\non = "suspended"\nname = "again"\nwithin = "1d"\nthen = "suspended"\n'
+    file.write_text(f'title = "Loop"\n{rule}')
+    assert_refused(sosie("line", "rules", file), "the rule again loops")
+    env = {"SOSIE_LINES__RULES": str(file)}
+    given = ("line", "close", "--msisdn", MSISDN, "--home", full_home)
+    assert_refused(sosie(*given, env=env), "the rule again loops")

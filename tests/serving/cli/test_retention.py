@@ -76,6 +76,7 @@ def test_what_would_leave_is_shown_and_stays(aged_home: Path, sosie: Any, conten
         "crops": 0,
         "liveness": 0,
         "events": 0,
+        "line_events": 0,
     }
     # The duplicate opened a case on both documents.
     assert (shown["held"]["attempts"], shown["held"]["lines"]) == (1, 1)
@@ -112,6 +113,7 @@ def test_what_is_due_leaves_and_its_certificate_holds(
         "crops": 0,
         "liveness": 0,
         "events": 0,
+        "line_events": 0,
     }
     assert json.loads(file.read_text()) == outcome.json
     checked = sosie("audit", "certificate", file, *at, "--json")
@@ -156,7 +158,7 @@ def test_a_kind_that_is_set_to_nought_is_kept(aged_home: Path, sosie: Any) -> No
         f"SOSIE_RETENTION__{name}": "0"
         for name in (
             *("REJECTED_DAYS", "REVIEW_DAYS", "CLOSED_LINES_DAYS", "ANSWERS_DAYS"),
-            *("LIVENESS_DAYS", "EVENTS_DAYS"),
+            *("LIVENESS_DAYS", "EVENTS_DAYS", "LINE_EVENTS_DAYS"),
         )
     }
     outcome = sosie("retention", "run", "--home", aged_home, "--json", env=kept)

@@ -11,7 +11,7 @@ import pytest
 from engine.cases.case import CaseKind, CaseOrigin, NoteKind, Outcome
 from engine.matching.documents import DOCUMENT_TYPES
 from engine.reasons import Decision, Reason
-from engine.registry.records import CaseState, DocumentStatus, LineStatus, Restriction
+from engine.registry.records import CaseState, DocumentStatus, LineEventKind, LineState, Restriction
 from engine.registry.retention import Kind
 from engine.sweeps.risk import SCALES
 from engine.sweeps.sweep_model import GroupKind, Scope, SweepState
@@ -24,7 +24,7 @@ CATALOGS: dict[str, dict[str, str]] = {
 }
 SCRIPT = "\n".join(file.body.decode() for path, file in FILES.items() if path.endswith(".js"))
 WRITING = {"zh": re.compile("[\u4e00-\u9fff]"), "ko": re.compile("[\uac00-\ud7af]")}
-LATIN = {"API", "JPEG", "PNG", "WebP", "MB", "kB", "Aadhaar"}
+LATIN = {"API", "JPEG", "PNG", "WebP", "MB", "kB", "Aadhaar", "SIM", "eSIM"}
 """Words that are written so in every language; names between braces are no words."""
 NO_WORDS = {"expected.value", "precision.interval", "picture.size"}
 """Of figures alone, in some language."""
@@ -77,7 +77,8 @@ CLOSED: dict[str, Any] = {
     "origin": CaseOrigin,
     "outcome": Outcome,
     "history": NoteKind,
-    "line": LineStatus,
+    "line": LineState,
+    "event": LineEventKind,
     "docstate": DocumentStatus,
     "document": DOCUMENT_TYPES,
     "sweep": SweepState,

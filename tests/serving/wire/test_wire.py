@@ -15,7 +15,7 @@ from engine import reasons
 from engine.cases.case import CaseOrigin, NoteKind, Outcome
 from engine.matching import calibration, documents, requests
 from engine.matching.policy import Photograph
-from engine.registry.records import CaseState, LineStatus
+from engine.registry.records import CaseState, LineEventKind, LineState
 from engine.sweeps.sweep_model import GroupKind, Scope, SweepState
 from serving.access.authorization import Role
 from serving.registrar.protocol import MOST_CANDIDATES, Phase
@@ -39,7 +39,8 @@ STRUCTS = {
 VOCABULARIES: list[tuple[Any, type[Enum]]] = [
     (enrollments.Decision, reasons.Decision),
     (enrollments.WhichPhotograph, Photograph),
-    (lines.LineStatus, LineStatus),
+    (lines.LineStatus, LineState),
+    (lines.EventKind, LineEventKind),
     (cases.Outcome, Outcome),
     (cases.ShownOutcome, Outcome),
     (cases.CaseState, CaseState),

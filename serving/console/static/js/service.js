@@ -101,6 +101,8 @@ export const readFaces = (documentIds) =>
 export const queryLines = (form) => post("/v1/lines/query", form);
 export const disputeLine = (lineId, form) => post(at("lines", lineId, "dispute"), form);
 
+export const readLineHistory = (id) => get(at("lines", id, "events"));
+
 export const searchPeople = (request) => post("/v1/people/search", request);
 export const readDocument = (id) => get(at("documents", id));
 

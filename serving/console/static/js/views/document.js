@@ -1,6 +1,7 @@
 // Everything that stands under one document, closed lines and closed cases too.
 
-import { add, element, wholeId } from "../elements.js";
+import { add, element, replace, wholeId } from "../elements.js";
+import { workButton } from "../forms.js";
 import { moment, say } from "../language.js";
 import {
   badge,
@@ -15,7 +16,7 @@ import {
   word,
 } from "../marks.js";
 import { personHead } from "../persons.js";
-import { readDocument } from "../service.js";
+import { readDocument, readLineHistory } from "../service.js";
 
 export async function show(page, id) {
   const found = await readDocument(id);
@@ -24,7 +25,7 @@ export async function show(page, id) {
     personHead(found, "h1"),
     facts([["document.id", wholeId(found.document_id)]]),
     erasureNotice(found),
-    section("lines.caption", lineTable(found.lines)),
+    section("lines.caption", lineTable(found.lines, (line) => historyCell(page, line))),
     section("cases.caption", caseTable(found.cases)),
     section("enrollment.list", attemptTable(found.enrollments)),
   );
@@ -41,6 +42,19 @@ function erasureNotice({ erasure_asked_at: asked, erasure_due_at: due }) {
       ["erasure.due", moment(due)],
     ]),
   );
+}
+
+/** What happened to a line, once it is asked for: each reading is audited. */
+function historyCell(page, line) {
+  const cell = element("div", { class: "cell" });
+  const { button, faults } = workButton(page, say("line.history"), async () => {
+    const { events } = await readLineHistory(line.line_id);
+    const items = events.map((one) =>
+      element("li", {}, word("event", one.kind), " · ", moment(one.at)),
+    );
+    replace(cell, items.length ? element("ul", {}, items) : say("line.history.none"));
+  });
+  return replace(cell, button, faults);
 }
 
 function attemptTable(attempts) {

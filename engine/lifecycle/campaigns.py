@@ -1,0 +1,195 @@
+"""Campaigns: many lines whose holders are asked for by one deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from engine.errors import EventRefused, NotFound, RequestError
+from engine.lifecycle.reverification import ACTOR, LINES_PER_BATCH, LifeBatch
+from engine.lifecycle.rules import LineRules
+from engine.matching.limits import ChangeRunner
+from engine.matching.lines import normalise_line
+from engine.registry.reader import Reader
+from engine.registry.records import (
+    AuditEntry,
+    Campaign,
+    CampaignState,
+    Changes,
+    LifeChanges,
+    LineRecord,
+    LineStatus,
+    Step,
+    is_id,
+    new_id,
+)
+from engine.registry.writer import Writer
+from engine.texts import require_visible
+
+LEAST = timedelta(hours=1)
+"""So far away a deadline is at least."""
+MOST_NAMED = 1_000
+"""Lines that one call adds."""
+TERMS = frozenset({"outlet", "opened_before", "opened_after"})
+UNKNOWN = "there is no such campaign: check its id"
+
+
+def start_campaign(
+    runner: ChangeRunner,
+    registry: Reader,
+    *,
+    carrier: str,
+    name: str,
+    deadline: datetime,
+    steps: Sequence[Step],
+    chosen: Mapping[str, Any] | None,
+    actor: str,
+) -> Campaign:
+    """Starts a campaign of a carrier: the lines that `chosen` names are added beside all else, all
+    of the carrier's where it is empty, none where it is None.
+
+    The holder of a line is asked for until the deadline; then it is overdue, and `steps` follow, as
+    `read_steps` has them: the first at the deadline, each other counted from the one before.
+    """
+    require_visible(name, "the name of a campaign")
+    if unknown := set(chosen or {}) - TERMS:
+        raise RequestError(f"lines are not chosen by {min(unknown)}: take {', '.join(TERMS)}")
+
+    def perform(writer: Writer, now: datetime) -> Campaign:
+        if deadline < now + LEAST:
+            raise EventRefused("the deadline is less than an hour away: give one that can be met")
+        if carrier not in {one.code for one in registry.carriers()}:
+            raise NotFound("there is no such carrier: check its code")
+        made = Campaign(
+            id=new_id(),
+            carrier=carrier,
+            name=name,
+            state=CampaignState.RUNNING if chosen is None else CampaignState.FILLING,
+            deadline=deadline,
+            steps=tuple(steps),
+            chosen=dict(chosen or {}),
+            filled_to=None,
+            created_at=now,
+            created_by=actor,
+        )
+        detail = {"carrier": carrier, "deadline": deadline.isoformat()}
+        entry = AuditEntry(actor, "campaign.started", made.id, detail)
+        life = LifeChanges(campaigns=(made,))
+        writer.commit(Changes(sequence=writer.sequence, audit=(entry,), life=life))
+        return made
+
+    return runner.run(perform)
+
+
+def find_campaign(registry: Reader, campaign_id: str, carrier: str | None) -> Campaign:
+    """A campaign, of a carrier where it is given; `NotFound`."""
+    found = registry.life.campaign(campaign_id)
+    if found is None or carrier not in (None, found.carrier):
+        raise NotFound(UNKNOWN)
+    return found
+
+
+def add_lines(
+    runner: ChangeRunner,
+    registry: Reader,
+    rules: LineRules,
+    campaign_id: str,
+    texts: Sequence[str],
+    actor: str,
+    carrier: str | None = None,
+) -> tuple[int, list[int]]:
+    """Adds lines by number or id; how many are new to the campaign, and the places of those that
+    are no line in use of its carrier.
+
+    Lines that it has already stay as they are, so it may be asked for again.
+    """
+    if len(texts) > MOST_NAMED:
+        raise RequestError(f"give {MOST_NAMED} lines at most, and the rest in further calls")
+    targets = [_read_line(text) for text in texts]
+
+    def perform(writer: Writer, now: datetime) -> tuple[int, list[int]]:
+        campaign = find_campaign(registry, campaign_id, carrier)
+        if campaign.deadline <= now:
+            raise EventRefused("its deadline has passed: start another campaign")
+        found = _find_lines(registry, targets)
+        lines = [
+            one if one is not None and one.carrier == campaign.carrier else None for one in found
+        ]
+        added = _add(writer, registry, rules, campaign, [one for one in lines if one], now, actor)
+        return added, [place for place, one in enumerate(lines) if one is None]
+
+    return runner.run(perform)
+
+
+def _read_line(text: str) -> str | None:
+    try:
+        return normalise_line(text)
+    except RequestError:
+        # One bad line of a file does not refuse the others.
+        return None
+
+
+def _find_lines(registry: Reader, targets: Sequence[str | None]) -> list[LineRecord | None]:
+    by_id = registry.lines_by_id([one for one in targets if one is not None and is_id(one)])
+    lookups = {
+        one: registry.vault.look_up("msisdn", one)
+        for one in targets
+        if one is not None and not is_id(one)
+    }
+    by_number = registry.lines_in_use(list(lookups.values()))
+    found = [
+        None if one is None else by_id.get(one) or by_number.get(lookups.get(one, b""))
+        for one in targets
+    ]
+    return [None if one is None or one.status is LineStatus.CLOSED else one for one in found]
+
+
+def _add(
+    writer: Writer,
+    registry: Reader,
+    rules: LineRules,
+    campaign: Campaign,
+    lines: Sequence[LineRecord],
+    now: datetime,
+    actor: str,
+    change: Campaign | None = None,
+) -> int:
+    named = registry.life.named_in(campaign.id, [one.id for one in lines])
+    fresh = {one.id: one for one in lines if one.id not in named}
+    batch = LifeBatch(registry, rules, fresh.values(), now, actor)
+    for key in fresh:
+        batch.add_to_campaign(campaign.id, key)
+        batch.ask_by(key, campaign, now)
+    changes = batch.add_to(Changes(sequence=writer.sequence, audit=()))
+    if not changes.audit and change is None:
+        return 0
+    detail = {"lines": len(fresh)}
+    entry = AuditEntry(actor, "campaign.filled", campaign.id, detail)
+    assert changes.life is not None
+    life = replace(changes.life, campaigns=() if change is None else (change,))
+    writer.commit(replace(changes, audit=(*changes.audit, entry), life=life))
+    return len(fresh)
+
+
+def fill_campaigns(runner: ChangeRunner, registry: Reader, rules: LineRules) -> int:
+    """Adds a batch of lines to the campaign that still waits for some; how many were looked at, 0
+    where none does. Where it stopped stands in the registry, so it may be cut off anywhere."""
+
+    def perform(writer: Writer, now: datetime) -> int:
+        filling = registry.life.filling()
+        if not filling:
+            return 0
+        campaign = filling[-1]
+        after = campaign.filled_to or ""
+        given = (campaign.carrier, campaign.chosen, after, LINES_PER_BATCH)
+        lines = registry.life.choose_lines(*given)
+        if lines and campaign.deadline > now:
+            change = replace(campaign, filled_to=lines[-1].id)
+        else:
+            change, lines = replace(campaign, state=CampaignState.RUNNING), []
+        _add(writer, registry, rules, campaign, lines, now, ACTOR, change)
+        return max(len(lines), 1)
+
+    return runner.run(perform)

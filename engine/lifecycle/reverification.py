@@ -1,0 +1,319 @@
+"""What happens to lines: as carriers report it, as rules bring it about, as holders come or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from math import ceil
+
+from engine.errors import EventRefused, NotFound
+from engine.lifecycle.rules import ENDING, REPORTED, LineRules, Rule
+from engine.matching.limits import ChangeRunner
+from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
+from engine.registry.reader import Reader
+from engine.registry.records import (
+    AuditEntry,
+    Campaign,
+    CampaignLine,
+    CampaignLineState,
+    Changes,
+    LifeChanges,
+    LineEvent,
+    LineEventKind,
+    LineRecord,
+    LineService,
+    LineStatus,
+    Reverification,
+    Step,
+    is_id,
+    new_id,
+)
+from engine.registry.writer import Writer
+
+AHEAD = timedelta(minutes=1)
+"""So much later than ours a carrier's clock may be."""
+LATE = timedelta(hours=1)
+"""A step that is done so late was missed: the next one gives its whole time from then on."""
+LINES_PER_BATCH = 200
+"""So many delay decisions by a tenth of a second at most."""
+ACTOR = "sosie:lines"
+"""Who carries out rules."""
+_STRICTER = (None, *LineService)
+
+
+class LifeBatch:
+    """Collects what happens to lines in one transaction, on the writer's thread.
+
+    What happens is followed: rules that wait for it ask for the holder, and what was asked for
+    ends with its line.
+    """
+
+    def __init__(
+        self,
+        registry: Reader,
+        rules: LineRules,
+        lines: Iterable[LineRecord],
+        now: datetime,
+        actor: str,
+    ) -> None:
+        self._rules, self._now, self._actor = rules, now, actor
+        self._lines = {line.id: line for line in lines}
+        self._asked = {
+            key: {one.rule: one for one in found}
+            for key, found in registry.life.asked_of(list(self._lines)).items()
+        }
+        self._services: dict[str, LineService | None] = {}
+        self._written: dict[str, Reverification] = {}
+        self._ended: dict[str, None] = {}
+        self._closed: dict[str, None] = {}
+        self._campaign_lines: dict[tuple[str, str], CampaignLine] = {}
+        self._events: list[LineEvent] = []
+        self._entries: list[AuditEntry] = []
+
+    def happen(
+        self, line_id: str, kind: LineEventKind, at: datetime, cause: str | None = None
+    ) -> LineEvent:
+        """Notes an event, and does what the carrier's rules say to it."""
+        made = LineEvent(
+            id=new_id(),
+            line_id=line_id,
+            kind=kind,
+            at=at,
+            # So that those of one moment keep their order.
+            recorded_at=self._now + timedelta(microseconds=len(self._events)),
+            cause=cause,
+            by=self._actor,
+        )
+        self._events.append(made)
+        detail = {"at": at.isoformat()} | ({} if cause is None else {"cause": cause})
+        self._entries.append(AuditEntry(self._actor, f"line.{kind}", line_id, detail))
+        rule = self._rules.find(self._lines[line_id].carrier, kind)
+        if kind in ENDING:
+            self.restrict(line_id, LineStatus.CLOSED.value, at, kind.value)
+        elif rule is not None and not self._is_closed(line_id):
+            self._follow(line_id, rule, at)
+        return made
+
+    def ask(
+        self,
+        line_id: str,
+        rule: str,
+        steps: Sequence[Step],
+        at: datetime,
+        campaign_id: str | None = None,
+    ) -> None:
+        """Asks for a line's holder, where that rule does not wait for one already: what happens
+        again gives nobody more time."""
+        if rule in self._asked[line_id]:
+            return
+        asked = Reverification(
+            id=new_id(),
+            line_id=line_id,
+            rule=rule,
+            asked_at=at,
+            next_step_at=at + timedelta(seconds=steps[0][0]),
+            steps=tuple(steps),
+            campaign_id=campaign_id,
+        )
+        self._asked[line_id][rule] = self._written[asked.id] = asked
+        self.happen(line_id, LineEventKind.REVERIFY_ASKED, at, rule)
+
+    def ask_by(self, line_id: str, campaign: Campaign, at: datetime) -> None:
+        """Asks for a line's holder until a campaign's deadline."""
+        until = ceil((campaign.deadline - at).total_seconds())
+        # At the deadline it is overdue, whatever follows.
+        first = campaign.steps[0][1] if campaign.steps else ""
+        steps: list[Step] = [(until, first), *campaign.steps[1:]]
+        self.ask(line_id, f"campaign:{campaign.id}", steps, at, campaign.id)
+
+    def restrict(self, line_id: str, state: str, at: datetime, cause: str) -> None:
+        """Puts a line into a stricter state; one that is as strict stays as it is."""
+        if self._is_closed(line_id):
+            return
+        if state == LineStatus.CLOSED:
+            self._closed[line_id] = None
+            self._end(line_id, None)
+            self.happen(line_id, LineEventKind.CLOSED, at, cause)
+            return
+        service = LineService(state)
+        if _STRICTER.index(service) > _STRICTER.index(self._service(line_id)):
+            self._services[line_id] = service
+            self.happen(line_id, LineEventKind(state), at, cause)
+
+    def step(self, asked: Reverification) -> None:
+        """Does the step that is due."""
+        if self._is_closed(asked.line_id):
+            self._end(asked.line_id, None)
+            return
+        due, ((_, state), *rest) = asked.next_step_at, asked.steps
+        assert due is not None, "it is due"
+        # Whoever was cut off late has the time of the next step whole.
+        since = due if self._now - due <= LATE else self._now
+        after = replace(
+            asked,
+            steps=tuple(rest),
+            next_step_at=since + timedelta(seconds=rest[0][0]) if rest else None,
+            overdue_at=asked.overdue_at or due,
+        )
+        self._asked[asked.line_id][asked.rule] = self._written[asked.id] = after
+        if asked.overdue_at is None:
+            self._note_campaign(after, CampaignLineState.OVERDUE, due)
+            self.happen(asked.line_id, LineEventKind.OVERDUE, due, asked.rule)
+        if state:
+            self.restrict(asked.line_id, state, due, asked.rule)
+
+    def come(self, line_id: str) -> bool:
+        """The holder has come: whatever waited for that ends, and any suspension. False where
+        nothing did."""
+        service = self._service(line_id)
+        if self._is_closed(line_id) or not (self._asked[line_id] or service is not None):
+            return False
+        self._end(line_id, CampaignLineState.VERIFIED)
+        if service is not None:
+            self._services[line_id] = None
+        self.happen(line_id, LineEventKind.REVERIFIED, self._now)
+        if service is not None:
+            self.happen(line_id, LineEventKind.UNSUSPENDED, self._now, LineEventKind.REVERIFIED)
+        return True
+
+    def add_to(self, changes: Changes) -> Changes:
+        """The changes with all that, and an audit entry of each event."""
+        life = LifeChanges(
+            events=tuple(self._events),
+            services=dict(self._services),
+            reverifications=tuple(
+                one for key, one in self._written.items() if key not in self._ended
+            ),
+            ended=tuple(self._ended),
+            campaign_lines=tuple(self._campaign_lines.values()),
+        )
+        return replace(
+            changes,
+            audit=(*changes.audit, *self._entries),
+            closed_lines=(*changes.closed_lines, *self._closed),
+            life=life,
+        )
+
+    def add_to_campaign(self, campaign_id: str, line_id: str) -> None:
+        key = (campaign_id, line_id)
+        self._campaign_lines[key] = CampaignLine(*key, CampaignLineState.ASKED, self._now)
+
+    def _follow(self, line_id: str, rule: Rule, at: datetime) -> None:
+        if rule.at_once is not None:
+            self.restrict(line_id, rule.at_once, at, rule.name)
+        self.ask(line_id, rule.name, rule.steps, at)
+
+    def _end(self, line_id: str, told: CampaignLineState | None) -> None:
+        """Ends what a line waits for; of one that has left its campaigns know by its closing."""
+        for asked in self._asked[line_id].values():
+            self._ended[asked.id] = None
+            if told is not None:
+                self._note_campaign(asked, told, self._now)
+        self._asked[line_id] = {}
+
+    def _note_campaign(self, asked: Reverification, state: CampaignLineState, at: datetime) -> None:
+        if asked.campaign_id is not None:
+            key = (asked.campaign_id, asked.line_id)
+            self._campaign_lines[key] = CampaignLine(*key, state, at)
+
+    def _service(self, line_id: str) -> LineService | None:
+        return self._services.get(line_id, self._lines[line_id].service)
+
+    def _is_closed(self, line_id: str) -> bool:
+        return line_id in self._closed or self._lines[line_id].status is LineStatus.CLOSED
+
+
+def report_event(
+    runner: ChangeRunner,
+    registry: Reader,
+    rules: LineRules,
+    *,
+    line_text: str,
+    kind: LineEventKind,
+    at: datetime,
+    actor: str,
+    carrier: str | None = None,
+) -> LineEvent:
+    """Notes what a carrier says has happened to a line in use, by number or id; reported again, it
+    is the same event.
+
+    `NotFound` for no such line, or another carrier's; `EventRefused` for a moment that is in the
+    future, before the line was opened, or before what is known of this kind.
+    """
+    target = normalise_line(line_text)
+    if kind not in REPORTED:
+        raise EventRefused(f"{kind} is not reported: report {', '.join(REPORTED)}")
+
+    def perform(writer: Writer, now: datetime) -> LineEvent:
+        line = find_line(registry, target)
+        if line is None or carrier not in (None, line.carrier):
+            return _find_told(registry, target, kind, at, carrier)
+        known = registry.life.find_event(line.id, kind, at)
+        if known is not None:
+            return known
+        if at > now + AHEAD:
+            raise EventRefused(
+                "it lies in the future: report what has happened, by the right clock"
+            )
+        if at < line.opened_at:
+            raise EventRefused("it lies before the line was opened: give its moment, not its day")
+        newest = registry.life.newest_of([line.id], [kind]).get(line.id)
+        if newest is not None and at < newest:
+            raise EventRefused(
+                f"a later {kind} of this line is known: report those of a kind in their order"
+            )
+        batch = LifeBatch(registry, rules, [line], now, actor)
+        made = batch.happen(line.id, kind, at)
+        writer.commit(batch.add_to(Changes(sequence=writer.sequence, audit=())))
+        return made
+
+    return runner.run(perform)
+
+
+def _find_told(
+    registry: Reader, target: str, kind: LineEventKind, at: datetime, carrier: str | None
+) -> LineEvent:
+    """The event where it was told of a line that has been closed since, as by it; `NotFound`."""
+    if is_id(target):
+        closed = list(registry.lines_by_id([target]).values())
+    else:
+        closed = registry.life.closed_with(registry.vault.look_up("msisdn", target))
+    for line in closed:
+        known = registry.life.find_event(line.id, kind, at)
+        if known is not None and carrier in (None, line.carrier):
+            return known
+    raise NotFound(LINE_UNKNOWN)
+
+
+def carry_out(
+    runner: ChangeRunner,
+    registry: Reader,
+    rules: LineRules,
+    *,
+    now: datetime | None = None,
+    most: int = LINES_PER_BATCH,
+) -> int:
+    """Does the steps that are due, `most` at once, each once, in one transaction; how many.
+
+    A line has one step at a time: after a long silence nobody is suspended and closed at once.
+    `now` instead of the runner's clock, where that was checked.
+    """
+
+    def perform(writer: Writer, moment: datetime) -> int:
+        at = moment if now is None else now
+        due = registry.life.due(at, most)
+        if not due:
+            return 0
+        lines = registry.lines_by_id([one.line_id for one in due])
+        batch = LifeBatch(registry, rules, lines.values(), at, ACTOR)
+        for one in due:
+            batch.step(one)
+        changes = batch.add_to(Changes(sequence=writer.sequence, audit=()))
+        if not changes.audit:
+            entry = AuditEntry(ACTOR, "lines.left", "lines", {"lines": len(due)})
+            changes = replace(changes, audit=(entry,))
+        writer.commit(changes)
+        return len(due)
+
+    return runner.run(perform)

@@ -1,0 +1,250 @@
+"""Rules of the life of lines: when a holder is asked for, and what follows where nobody comes.
+
+A rule waits for an event of a line and is data, in TOML; a set of them is a carrier's.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from engine.errors import RequestError
+from engine.registry.records import LineEventKind, LineService, LineStatus, Step
+
+BUILT_IN = (
+    "bangladesh", "china", "india", "indonesia", "korea", "philippines", "thailand", "vietnam",
+)  # fmt: skip
+"""Names of built-in sets, each with its source; they lie beside this module."""
+
+REPORTED = tuple(LineEventKind)[:6]
+"""What carriers report."""
+ENDING = frozenset({LineEventKind.PORT_OUT, LineEventKind.TRANSFER})
+"""What ends a line: its number goes to another carrier, or to another holder, who has to enroll."""
+SIM_CHANGES = (LineEventKind.SIM_SWAP, LineEventKind.ESIM_DOWNLOAD, LineEventKind.PORT_IN)
+"""What gives a number another SIM."""
+_STATES = (*(one.value for one in LineService), LineStatus.CLOSED.value)
+"""States that a rule brings, each stricter than those before."""
+_AWAITED = frozenset({*REPORTED, *LineEventKind} - ENDING - {LineEventKind.CLOSED})
+_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_DURATION = re.compile(r"(\d{1,6})([smhd])")
+MOST_NAME = 60
+
+
+class Reverify(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A rule as its file has it: at the event `on` the line is put into `at_once`, where that is
+    given; where its holder has not come `within`, it is `then`, `after` that `then2` or `last`, and
+    `after2` that `last`."""
+
+    on: str
+    name: str | None = None
+    at_once: str | None = None
+    within: str
+    then: str
+    after: str | None = None
+    then2: str | None = None
+    after2: str | None = None
+    last: str | None = None
+
+
+class RuleFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A set of rules. `person_limit`: lines of a person over all carriers; 0: no limit. `source`
+    and `note` say whose rules they are, and how far these follow them."""
+
+    title: str
+    source: str = ""
+    note: str = ""
+    person_limit: int = 0
+    reverify: tuple[Reverify, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule that was checked."""
+
+    name: str
+    on: LineEventKind
+    steps: tuple[Step, ...]
+    at_once: LineService | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """The rules of a carrier, by the event that each waits for."""
+
+    title: str = ""
+    rules: Mapping[LineEventKind, Rule] = field(default_factory=dict)
+    person_limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LineRules:
+    """The rules of all carriers: `usual`, but for those with a set of their own."""
+
+    usual: RuleSet = field(default_factory=RuleSet)
+    own: Mapping[str, RuleSet] = field(default_factory=dict)
+
+    def find(self, carrier: str, kind: LineEventKind) -> Rule | None:
+        """The rule of a carrier that waits for this event."""
+        return self.own.get(carrier, self.usual).rules.get(kind)
+
+
+NO_RULES = LineRules()
+
+
+def load_rules(name: str, folder: Path = Path()) -> RuleSet:
+    """A built-in set by its name, or one of a file, in `folder` unless absolute; none for "".
+
+    `RequestError`, in one line that names the rule, where it cannot be carried out.
+    """
+    if not name:
+        return RuleSet()
+    if name in BUILT_IN:
+        text = files("engine.lifecycle").joinpath(f"{name}.toml").read_text("utf-8")
+    else:
+        try:
+            text = (folder / name).read_text("utf-8")
+        except (OSError, ValueError):
+            raise RequestError(
+                f"{name} are no rules of lines: name one of {', '.join(BUILT_IN)}, or a TOML file "
+                "as docs/lines.md shows"
+            ) from None
+    return read_rules(text, name)
+
+
+def read_rules(text: str, name: str) -> RuleSet:
+    """The rules in a text of TOML; `RequestError` as `load_rules`."""
+    try:
+        values: dict[str, Any] = tomllib.loads(text)
+        given = msgspec.convert(values, RuleFile)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise RequestError(f"{name} are no rules of lines: {error}") from None
+    if given.person_limit < 0:
+        raise RequestError(f"{name}: person_limit is below 0: give 0 for none")
+    rules: dict[LineEventKind, Rule] = {}
+    for one in given.reverify:
+        rule = _check(one, name)
+        other = rules.setdefault(rule.on, rule)
+        if other is not rule:
+            raise RequestError(
+                f"{name}: the rules {other.name} and {rule.name} contradict: both wait for "
+                f"{rule.on}; keep one of them"
+            )
+    names = [rule.name for rule in rules.values()]
+    if twice := {one for one in names if names.count(one) > 1}:
+        raise RequestError(f"{name}: two rules are called {min(twice)}: give each its own name")
+    _refuse_loops(rules, name)
+    return RuleSet(given.title, rules, given.person_limit)
+
+
+def _check(given: Reverify, file: str) -> Rule:
+    name = given.name or given.on
+    where = f"{file}: the rule {name[:MOST_NAME]}"
+    if not (0 < len(name) <= MOST_NAME and name.isprintable()) or ":" in name:
+        raise RequestError(f"{where}: a name has 1 to {MOST_NAME} characters, none of them a colon")
+    if given.on not in _AWAITED:
+        why = "ends the line" if given.on in {*ENDING, LineEventKind.CLOSED} else "is no event"
+        raise RequestError(f"{where} waits for {given.on}, which {why}: see docs/lines.md")
+    first = (read_duration(given.within, where), given.then)
+    steps = read_steps(first, given, where)
+    return Rule(name, LineEventKind(given.on), *_check_steps(steps, given.at_once, where))
+
+
+class Later(Protocol):
+    """What follows a first step."""
+
+    @property
+    def after(self) -> str | None: ...
+    @property
+    def then2(self) -> str | None: ...
+    @property
+    def after2(self) -> str | None: ...
+    @property
+    def last(self) -> str | None: ...
+
+
+def read_steps(first: Step, given: Later, where: str) -> tuple[Step, ...]:
+    """The steps of a rule or of a campaign; `RequestError` for what contradicts itself."""
+    if given.then2 is not None:
+        later = [(given.after, given.then2), (given.after2, given.last)]
+    else:
+        later = [(given.after, given.last), (given.after2, None)]
+    if any((when is None) is not (state is None) for when, state in later):
+        raise RequestError(
+            f"{where} is not whole: after has its then2 or last, and after2 its last"
+        )
+    steps = [
+        first,
+        *(
+            (read_duration(when, where), state)
+            for when, state in later
+            if when is not None and state is not None
+        ),
+    ]
+    return check_steps(steps, where)
+
+
+def _check_steps(
+    steps: Sequence[Step], at_once: str | None, where: str
+) -> tuple[tuple[Step, ...], LineService | None]:
+    states = [*([] if at_once is None else [at_once]), *(state for _, state in steps)]
+    for state in states:
+        if state not in _STATES:
+            raise RequestError(f"{where}: {state} is no state: take {', '.join(_STATES)}")
+    if at_once == LineStatus.CLOSED:
+        raise RequestError(f"{where} closes at once: nobody could come; give a time before it")
+    for before, after in pairwise(states):
+        if _STATES.index(after) <= _STATES.index(before):
+            raise RequestError(
+                f"{where} contradicts itself: {after} after {before}; each step must be stricter"
+            )
+    return tuple(steps), None if at_once is None else LineService(at_once)
+
+
+def check_steps(steps: Sequence[Step], where: str) -> tuple[Step, ...]:
+    """The steps; `RequestError` for what contradicts itself."""
+    return _check_steps(steps, None, where)[0]
+
+
+def read_duration(text: str, where: str) -> int:
+    """Seconds of a time such as 2h or 30d; `RequestError`."""
+    found = _DURATION.fullmatch(text)
+    seconds = 0 if found is None else int(found[1]) * _UNIT_S[found[2]]
+    if not seconds:
+        raise RequestError(f"{where}: not a time: write 90m, 2h or 30d")
+    return seconds
+
+
+def _refuse_loops(rules: Mapping[LineEventKind, Rule], file: str) -> None:
+    """A rule must not bring, by itself or by others, the event that it waits for."""
+    graph: dict[LineEventKind, set[LineEventKind]] = {}
+    for rule in rules.values():
+        # Whoever comes ends it, and what was suspended is not any more.
+        brings = {
+            LineEventKind.REVERIFY_ASKED,
+            LineEventKind.OVERDUE,
+            LineEventKind.REVERIFIED,
+            LineEventKind.UNSUSPENDED,
+            *(LineEventKind(state) for _, state in rule.steps),
+            *([] if rule.at_once is None else [LineEventKind(rule.at_once)]),
+        }
+        graph[rule.on] = brings & rules.keys()
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        kinds = list(dict.fromkeys(error.args[1]))
+        named = " and ".join(sorted(rules[kind].name for kind in kinds))
+        raise RequestError(
+            f"{file}: the rules loop: {named} would ask again for ever, as each brings about what "
+            "the next one waits for; take one of them out"
+            if len(kinds) > 1
+            else f"{file}: the rule {named} loops: it brings about the {kinds[0]} that it waits for"
+        ) from None

@@ -1,0 +1,310 @@
+"""The life of lines in the registry: what happened, who is asked for, campaigns, exemptions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
+
+from engine.cases.case import Outcome
+from engine.registry import tables
+from engine.registry.database import KEYS, Moment, Source, chunks
+from engine.registry.records import (
+    Campaign,
+    CampaignLineState,
+    CampaignState,
+    Exemption,
+    LifeChanges,
+    LineEvent,
+    LineEventKind,
+    LineRecord,
+    LineService,
+    LineStatus,
+    Reverification,
+    is_id,
+)
+from engine.registry.row_macs import require_authentic, with_macs
+from engine.registry.rows import columns_of, line_of, read_as
+from engine.registry.vault import Vault
+
+_lines, _events, _asked = tables.lines, tables.line_events, tables.reverifications
+_campaigns, _chosen, _exempt = tables.campaigns, tables.campaign_lines, tables.limit_exemptions
+
+_SET_SERVICE = (
+    update(_lines).where(_lines.c.id == bindparam("key")).values(service=bindparam("new_service"))
+)
+_EVENTS_OF = select(_events).where(_events.c.line_id == bindparam("line"))
+_IN_ORDER = (_events.c.at, _events.c.recorded_at, _events.c.id)
+_NEWEST = (
+    select(_events.c.line_id, func.max(_events.c.at).label("at"))
+    .where(_events.c.line_id.in_(KEYS), _events.c.kind.in_(bindparam("kinds", expanding=True)))
+    .group_by(_events.c.line_id)
+)
+_ASKED_OF = (
+    select(_asked).where(_asked.c.line_id.in_(KEYS)).order_by(_asked.c.asked_at, _asked.c.id)
+)
+_DUE = (
+    select(_asked)
+    .where(
+        _asked.c.next_step_at.is_not(None), _asked.c.next_step_at <= bindparam("now", type_=Moment)
+    )
+    .order_by(_asked.c.next_step_at, _asked.c.id)
+    .limit(bindparam("most"))
+)
+_CLOSED_WITH = (
+    select(_lines)
+    .where(
+        _lines.c.msisdn_lookup == bindparam("number"),
+        _lines.c.msisdn_lookup.is_not(None),
+        _lines.c.status == literal_column("'closed'"),
+    )
+    .order_by(_lines.c.closed_at.desc(), _lines.c.id)
+    .limit(10)
+)
+_FIRST_DUE = select(func.min(_asked.c.next_step_at)).where(_asked.c.next_step_at.is_not(None))
+_CAMPAIGNS = select(_campaigns).order_by(_campaigns.c.created_at.desc(), _campaigns.c.id.desc())
+_CAMPAIGN = select(_campaigns).where(_campaigns.c.id == bindparam("id"))
+_FILLING = _CAMPAIGNS.where(_campaigns.c.state == CampaignState.FILLING.value)
+# A line that is closed before its holder has come has left, whatever closed it; the overdue that a
+# rule has closed stay overdue.
+_STATE = case(
+    (
+        and_(
+            _chosen.c.state == CampaignLineState.ASKED.value,
+            _lines.c.status == LineStatus.CLOSED.value,
+        ),
+        CampaignLineState.LEFT.value,
+    ),
+    else_=_chosen.c.state,
+).label("state")
+_OF_CAMPAIGN = (
+    select(_chosen.c.line_id, _STATE, _chosen.c.at)
+    .join(_lines, _lines.c.id == _chosen.c.line_id)
+    .where(_chosen.c.campaign_id == bindparam("campaign"))
+)
+_NAMED = select(_chosen.c.line_id).where(
+    _chosen.c.campaign_id == bindparam("campaign"), _chosen.c.line_id.in_(KEYS)
+)
+_pairs = tables.judged_pairs
+_FRAUDS = tuple(
+    select(_pairs).where(one.in_(KEYS), _pairs.c.outcome == Outcome.FRAUD.value)
+    for one in (_pairs.c.left_document, _pairs.c.right_document)
+)
+_EXEMPT = select(_exempt).where(_exempt.c.document_id.in_(KEYS))
+_TOTALS = (
+    select(_lines.c.document_id, func.count().label("lines"))
+    .where(_lines.c.document_id.in_(KEYS), _lines.c.status != LineStatus.CLOSED.value)
+    .group_by(_lines.c.document_id)
+)
+
+
+def set_services(connection: Connection, services: Mapping[str, LineService | None]) -> None:
+    """Sets what of their service lines lack; their codes are the caller's to renew."""
+    if services:
+        rows = [{"key": key, "new_service": service} for key, service in services.items()]
+        connection.execute(_SET_SERVICE, rows)
+
+
+def write_life(connection: Connection, vault: Vault, life: LifeChanges) -> None:
+    """Writes all but what stands in the lines' own rows."""
+    for row in with_macs(vault, _campaigns, [_campaign_row(one) for one in life.campaigns]):
+        # In its place, for its lines refer to it.
+        changed = update(_campaigns).where(_campaigns.c.id == row["id"]).values(**row)
+        if not connection.execute(changed).rowcount:
+            connection.execute(insert(_campaigns), row)
+    if life.campaign_lines:
+        rows = [columns_of(one, state=one.state.value) for one in life.campaign_lines]
+        for campaign_id in {one.campaign_id for one in life.campaign_lines}:
+            ids = [one.line_id for one in life.campaign_lines if one.campaign_id == campaign_id]
+            for part in chunks(ids):
+                is_there = _chosen.c.campaign_id == campaign_id
+                connection.execute(delete(_chosen).where(is_there, _chosen.c.line_id.in_(part)))
+        connection.execute(insert(_chosen), rows)
+    for part in chunks(list(life.ended)):
+        connection.execute(delete(_asked).where(_asked.c.id.in_(part)))
+    asked = [
+        columns_of(one, steps=[list(step) for step in one.steps]) for one in life.reverifications
+    ]
+    for part in chunks([row["id"] for row in asked]):
+        connection.execute(delete(_asked).where(_asked.c.id.in_(part)))
+    if asked:
+        connection.execute(insert(_asked), with_macs(vault, _asked, asked))
+    if life.events:
+        events = [columns_of(one, kind=one.kind.value) for one in life.events]
+        connection.execute(insert(_events), with_macs(vault, _events, events))
+    for part in chunks([*life.unexempted, *(one.document_id for one in life.exempted)]):
+        connection.execute(delete(_exempt).where(_exempt.c.document_id.in_(part)))
+    if life.exempted:
+        exempted = [columns_of(one) for one in life.exempted]
+        connection.execute(insert(_exempt), with_macs(vault, _exempt, exempted))
+
+
+def _campaign_row(campaign: Campaign) -> Mapping[str, Any]:
+    return columns_of(
+        campaign,
+        state=campaign.state.value,
+        steps=[list(step) for step in campaign.steps],
+        chosen=dict(campaign.chosen),
+    )
+
+
+class LifeReader(Source):
+    """Reader of what `write_life` has written."""
+
+    def events_of(self, line_id: str, most: int = 500) -> list[LineEvent]:
+        """The newest `most` events of a line, in the order in which they happened."""
+        query = _EVENTS_OF.order_by(*(one.desc() for one in _IN_ORDER)).limit(most)
+        return [self._event(row) for row in reversed(self.rows(query, line=line_id))]
+
+    def find_event(self, line_id: str, kind: LineEventKind, at: datetime) -> LineEvent | None:
+        """The event of this kind that happened to a line at this moment, where there is one."""
+        query = _EVENTS_OF.where(_events.c.kind == kind.value, _events.c.at == at)
+        row = self._first(query, line=line_id)
+        return None if row is None else self._event(row)
+
+    def closed_with(self, number: bytes) -> list[LineRecord]:
+        """The lines that a number was on last, newest first, where it has not left since."""
+        return [line_of(self.vault, row) for row in self.rows(_CLOSED_WITH, number=number)]
+
+    def newest_of(
+        self, line_ids: Sequence[str], kinds: Sequence[LineEventKind]
+    ) -> dict[str, datetime]:
+        """When the newest event of these kinds happened to each line; none of one without any."""
+        given = [one.value for one in kinds]
+        return {row.line_id: row.at for row in self._rows_of(_NEWEST, line_ids, kinds=given)}
+
+    def asked_of(self, line_ids: Sequence[str]) -> dict[str, list[Reverification]]:
+        """The re-verifications that each line waits for, oldest first; no line is left out."""
+        found: dict[str, list[Reverification]] = {key: [] for key in line_ids}
+        for row in self._rows_of(_ASKED_OF, line_ids):
+            found[row.line_id].append(self._asked(row))
+        return found
+
+    def due(self, now: datetime, most: int) -> list[Reverification]:
+        """Those whose next step is due, the longest due first."""
+        return [self._asked(row) for row in self.rows(_DUE, now=now, most=most)]
+
+    def next_step_at(self) -> datetime | None:
+        """When the next step of any line is due."""
+        found: datetime | None = self.rows(_FIRST_DUE)[0][0]
+        return found
+
+    def campaign(self, campaign_id: str) -> Campaign | None:
+        row = self._first(_CAMPAIGN, id=campaign_id) if is_id(campaign_id) else None
+        return None if row is None else self._campaign(row)
+
+    def campaigns(self, carrier: str | None, most: int = 100) -> list[Campaign]:
+        """The newest campaigns, of one carrier where it is given."""
+        query = _CAMPAIGNS
+        if carrier is not None:
+            query = query.where(_campaigns.c.carrier == carrier)
+        return [self._campaign(row) for row in self.rows(query.limit(most))]
+
+    def filling(self) -> list[Campaign]:
+        """Campaigns whose lines are still being added."""
+        return [self._campaign(row) for row in self.rows(_FILLING)]
+
+    def count_lines(self, campaign_id: str) -> dict[CampaignLineState, int]:
+        """How many lines of a campaign are how far."""
+        found = _OF_CAMPAIGN.subquery()
+        query = select(found.c.state, func.count().label("lines")).group_by(found.c.state)
+        counted = {row.state: row.lines for row in self.rows(query, campaign=campaign_id)}
+        return {state: counted.get(state.value, 0) for state in CampaignLineState}
+
+    def list_lines(
+        self, campaign_id: str, state: CampaignLineState, after: str, most: int
+    ) -> list[Row[Any]]:
+        """Lines of a campaign in one state, by id, beyond the id `after`: `line_id` and `at`."""
+        query = _OF_CAMPAIGN.where(_chosen.c.line_id > after, _STATE.in_([state.value]))
+        query = query.order_by(_chosen.c.line_id).limit(most)
+        return list(self.rows(query, campaign=campaign_id))
+
+    def named_in(self, campaign_id: str, line_ids: Sequence[str]) -> set[str]:
+        """Those of these lines that a campaign has already."""
+        return {row.line_id for row in self._rows_of(_NAMED, line_ids, campaign=campaign_id)}
+
+    def choose_lines(
+        self, carrier: str, chosen: Mapping[str, Any], after: str, most: int
+    ) -> list[LineRecord]:
+        """Lines in use of a carrier by the terms of a campaign, by id, beyond the id `after`."""
+        query = select(_lines).where(
+            _lines.c.id > after,
+            _lines.c.carrier == carrier,
+            _lines.c.status != LineStatus.CLOSED.value,
+        )
+        if "outlet" in chosen:
+            query = query.where(_lines.c.outlet == chosen["outlet"])
+        for name, compare in (("opened_before", "__lt__"), ("opened_after", "__ge__")):
+            if name in chosen:
+                moment = datetime.fromisoformat(chosen[name])
+                query = query.where(getattr(_lines.c.opened_at, compare)(moment))
+        rows = self.rows(query.order_by(_lines.c.id).limit(most))
+        return [line_of(self.vault, row) for row in rows]
+
+    def exemptions(self, document_ids: Sequence[str]) -> dict[str, Exemption]:
+        """Those of these documents that no limit holds for."""
+        return {
+            row.document_id: read_as(Exemption, require_authentic(self.vault, _exempt, row))
+            for row in self._rows_of(_EXEMPT, document_ids)
+        }
+
+    def same_person(self, document_ids: Sequence[str]) -> dict[str, frozenset[str]]:
+        """Each document with all that people have decided to be the same person's, over any number
+        of steps."""
+        near: defaultdict[str, set[str]] = defaultdict(set)
+        seen: set[str] = set()
+        fresh = set(document_ids)
+        while fresh:
+            seen |= fresh
+            for query in _FRAUDS:
+                for found in self._rows_of(query, sorted(fresh)):
+                    row = require_authentic(self.vault, tables.judged_pairs, found)
+                    near[row.left_document].add(row.right_document)
+                    near[row.right_document].add(row.left_document)
+            fresh = near.keys() - seen
+        return {key: frozenset(_reach(near, key)) for key in document_ids}
+
+    def count_in_use(self, document_ids: Sequence[str]) -> dict[str, int]:
+        """How many lines in use each document has over all carriers; none is left out."""
+        found = dict.fromkeys(document_ids, 0)
+        for row in self._rows_of(_TOTALS, document_ids):
+            found[row.document_id] = row.lines
+        return found
+
+    def _event(self, row: Row[Any]) -> LineEvent:
+        require_authentic(self.vault, _events, row)
+        return read_as(LineEvent, row, kind=LineEventKind(row.kind))
+
+    def _asked(self, row: Row[Any]) -> Reverification:
+        require_authentic(self.vault, _asked, row)
+        steps = tuple((int(seconds), str(state)) for seconds, state in row.steps)
+        return read_as(Reverification, row, steps=steps)
+
+    def _campaign(self, row: Row[Any]) -> Campaign:
+        require_authentic(self.vault, _campaigns, row)
+        steps = tuple((int(seconds), str(state)) for seconds, state in row.steps)
+        return read_as(Campaign, row, steps=steps, state=CampaignState(row.state))
+
+
+def _reach(near: Mapping[str, set[str]], start: str) -> set[str]:
+    found, left = {start}, [start]
+    while left:
+        for other in near.get(left.pop(), set()) - found:
+            found.add(other)
+            left.append(other)
+    return found

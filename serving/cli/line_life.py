@@ -1,0 +1,276 @@
+"""What happens to lines, and campaigns: `line report`, `line show`, `line rules`, `campaign`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from engine.errors import RequestError
+from serving.cli.inputs import HomeOption, name_actor, open_deployment
+from serving.cli.output import (
+    REGISTRY,
+    JsonFlag,
+    add_group,
+    escape,
+    print_answer,
+    print_line,
+    print_list,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    from engine.lifecycle.rules import RuleSet
+    from engine.registry.reader import Reader
+    from engine.registry.records import Campaign
+    from serving.wire.lines import LineHistory
+
+LineArgument = Annotated[str, typer.Argument(metavar="LINE", help="Its number, or its id.")]
+_MOMENT = "write a moment with its time zone, as 2026-07-01T09:30:00+07:00"
+MOST_BYTES = 64 * 2**20
+
+
+def register(app: typer.Typer) -> None:
+    commands = {"start": start_campaign, "list": list_campaigns, "overdue": list_overdue}
+    summary = "Ask for the holders of many lines by a deadline."
+    add_group(app, "campaign", summary, REGISTRY, **commands)
+
+
+def _read_moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise RequestError(_MOMENT) from None
+    if moment.tzinfo is None:
+        raise RequestError(_MOMENT)
+    return moment
+
+
+def report_event(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="sim_swap, device_change, port_in, port_out, transfer or esim_download; port_out "
+            "and transfer close the line.",
+        ),
+    ],
+    line: LineArgument,
+    at: Annotated[str, typer.Option(metavar="TIME", help="When, as 2026-07-01T09:30:00+07:00.")],
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Report what happened to a line in use; what the carrier's rules say to it is done."""
+    from engine.lifecycle import reverification
+    from engine.lifecycle.rules import REPORTED
+    from engine.registry.records import LineEventKind
+    from serving.wire.fields import of_record
+    from serving.wire.lines import LineEvent
+
+    if kind not in REPORTED:
+        raise RequestError(f"{kind[:40]} is not reported: take {', '.join(REPORTED)}")
+    moment = _read_moment(at)
+    with open_deployment(home) as deployment:
+        made = reverification.report_event(
+            deployment.registrar,
+            deployment.store,
+            deployment.line_rules,
+            line_text=line,
+            kind=LineEventKind(kind),
+            at=moment,
+            actor=name_actor(),
+        )
+    text = f"[green]Noted[/] {kind} of the line {made.line_id}."
+    print_answer(of_record(LineEvent, made), text, as_json=as_json)
+
+
+def show_line(line: LineArgument, home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """Show what happened to a line, and what it waits for; audited."""
+    from engine.errors import NotFound
+    from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
+    from engine.registry.records import AuditEntry, is_id
+    from serving.api import serializers
+
+    target = normalise_line(line)
+    with open_deployment(home) as deployment:
+        store = deployment.store
+        if is_id(target):
+            found = store.lines_by_id([target]).get(target)
+        else:
+            found = find_line(store, target)
+        if found is None:
+            raise NotFound(LINE_UNKNOWN)
+        shown = serializers.line_history(store, found)
+        store.note(AuditEntry(name_actor(), "line.read", found.id))
+    print_answer(shown, lambda: _print_history(shown), as_json=as_json)
+
+
+def _print_history(shown: LineHistory) -> None:
+    print_line(f"{shown.line_id}: [bold]{shown.status}[/]")
+    for one in shown.waiting:
+        until = "" if one.next_step_at is None else f", {one.next_state} at {one.next_step_at}"
+        print_line(f"waits for its holder ({escape(one.rule)}){until}")
+    rows = [[one.at.isoformat(), one.kind, escape(one.cause or "")] for one in shown.events]
+    print_table(None, ("at", "event", "cause"), rows)
+
+
+def check_rules(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A built-in set, or a TOML file.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Check rules of lines, and show what they do. Without a fault the exit code is 0."""
+    from engine.lifecycle.rules import load_rules
+
+    found = load_rules(name)
+    answer = {
+        "title": found.title,
+        "person_limit": found.person_limit,
+        "rules": [
+            {
+                "name": rule.name,
+                "on": rule.on.value,
+                "at_once": rule.at_once,
+                "steps": [{"after_s": seconds, "state": state} for seconds, state in rule.steps],
+            }
+            for rule in found.rules.values()
+        ],
+    }
+
+    def show() -> None:
+        print_line(f"[bold]{escape(found.title)}[/]: {_describe_limit(found)}")
+        rows = [
+            [
+                escape(rule.name),
+                rule.on.value,
+                ", then ".join(f"{_write(seconds)}: {state}" for seconds, state in rule.steps),
+            ]
+            for rule in found.rules.values()
+        ]
+        if rows:
+            print_table(None, ("rule", "on", "steps"), rows)
+
+    print_answer(answer, show, as_json=as_json)
+
+
+def _write(seconds: int) -> str:
+    days, rest = divmod(seconds, 86_400)
+    return f"{seconds / 3600:g} h" if rest else f"{days} d"
+
+
+def _describe_limit(found: RuleSet) -> str:
+    return f"{found.person_limit or 'any number of'} lines a person"
+
+
+def start_campaign(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="For people.")],
+    carrier: Annotated[str, typer.Option(help="Whose lines.")],
+    deadline: Annotated[str, typer.Option(metavar="TIME", help="At least an hour away.")],
+    file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Numbers or ids of lines, one a line.")
+    ] = None,
+    outlet: Annotated[str | None, typer.Option(help="Instead: lines opened there.")] = None,
+    opened_before: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Instead: lines opened before.")
+    ] = None,
+    then: Annotated[
+        str | None, typer.Option(metavar="STATE", help="What the overdue are, if anything.")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Start a campaign over the lines of a file, or of an outlet, or all of a carrier.
+
+    What is no line in use of the carrier is counted, and the others are added.
+    """
+    from engine.lifecycle import campaigns
+    from engine.lifecycle.rules import check_steps
+
+    if file is not None and (outlet or opened_before):
+        raise RequestError("give a file, or what the lines have in common, not both")
+    lines = [] if file is None else _read_lines(file)
+    chosen = None
+    if file is None:
+        chosen = {} if outlet is None else {"outlet": outlet}
+        if opened_before is not None:
+            chosen["opened_before"] = _read_moment(opened_before).isoformat()
+    steps = () if then is None else check_steps([(0, then)], "the campaign")
+    with open_deployment(home) as deployment:
+        runner, store, rules = deployment.registrar, deployment.store, deployment.line_rules
+        made = campaigns.start_campaign(
+            runner,
+            store,
+            carrier=carrier,
+            name=name,
+            deadline=_read_moment(deadline),
+            steps=steps,
+            chosen=chosen,
+            actor=name_actor(),
+        )
+        unknown = 0
+        for start in range(0, len(lines), campaigns.MOST_NAMED):
+            part = lines[start : start + campaigns.MOST_NAMED]
+            _, missing = campaigns.add_lines(runner, store, rules, made.id, part, name_actor())
+            unknown += len(missing)
+        while campaigns.fill_campaigns(runner, store, rules):
+            pass
+        answer = _describe(store, made) | {"unknown": unknown}
+    text = f"[green]Started[/] {made.id}: {answer['asked']:,} lines, {unknown:,} unknown."
+    print_answer(answer, text, as_json=as_json)
+
+
+def _read_lines(file: Path) -> list[str]:
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            raise RequestError(f"{file} is larger than 64 MiB: split it")
+        texts = [line.strip() for line in file.read_text("utf-8").splitlines()]
+    except (OSError, ValueError):
+        raise RequestError(f"{file} cannot be read as text in UTF-8") from None
+    found = [text for text in texts if text]
+    if not found:
+        raise RequestError(f"{file} has no lines")
+    return found
+
+
+def _describe(store: Reader, campaign: Campaign) -> dict[str, object]:
+    counts = {state.value: lines for state, lines in store.life.count_lines(campaign.id).items()}
+    return {
+        "campaign_id": campaign.id,
+        "name": campaign.name,
+        "carrier": campaign.carrier,
+        "deadline": campaign.deadline.isoformat(),
+        **counts,
+    }
+
+
+def list_campaigns(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """List the newest campaigns, and how far they are."""
+    with open_deployment(home) as deployment:
+        store = deployment.store
+        found = [_describe(store, one) for one in store.life.campaigns(None)]
+    columns = ("campaign_id", "name", "carrier", "deadline", "asked", "verified", "overdue", "left")
+    rows = [[escape(str(one[name])) for name in columns] for one in found]
+    heads = ("campaign", *columns[1:])
+    print_list("campaigns", found, heads, rows, as_json=as_json, empty="There is no campaign.")
+
+
+def list_overdue(
+    campaign: Annotated[str, typer.Argument(metavar="ID", help="As `campaign list` shows it.")],
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List the lines of a campaign whose holders did not come in time, by id."""
+    from engine.lifecycle.campaigns import find_campaign
+    from engine.registry.records import CampaignLineState
+
+    found: list[str] = []
+    with open_deployment(home) as deployment:
+        life = deployment.store.life
+        known = find_campaign(deployment.store, campaign, None)
+        after = ""
+        while page := life.list_lines(known.id, CampaignLineState.OVERDUE, after, 1_000):
+            found += [row.line_id for row in page]
+            after = found[-1]
+    rows = [[line] for line in found]
+    print_list("lines", found, ("line",), rows, as_json=as_json, empty="No line is overdue.")

@@ -1,0 +1,99 @@
+"""Steps of lines by themselves: done when they are due, in a thread of the lease's holder."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from engine.errors import ClockImplausible, SosieError
+from engine.lifecycle.campaigns import fill_campaigns
+from engine.lifecycle.reverification import carry_out
+from engine.lifecycle.rules import LineRules
+from engine.matching.limits import ChangeRunner
+from engine.registry.reader import Reader
+from engine.registry.records import utc_now
+from engine.retention.clock import check_clock, check_step
+from serving.retention import read_elapsed_s
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+LOOK_EVERY_S = 5.0
+"""A step is done so late at most, while the service runs."""
+
+
+class LineSteps:
+    """Looks every few seconds for steps that are due, and for campaigns that wait for their lines,
+    and does them in batches, until it is closed.
+
+    What cannot be done is logged, and tried again. By a clock that cannot be right nothing is done;
+    `tell_overdue` hears whether steps wait.
+    """
+
+    def __init__(
+        self,
+        runner: ChangeRunner,
+        source: Reader,
+        rules: LineRules,
+        log: FilteringBoundLogger,
+        tell_overdue: Callable[[bool], object] = lambda _: None,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._runner, self._source, self._rules, self._log = runner, source, rules, log
+        self._tell_overdue, self._clock = tell_overdue, clock
+        self._looked_at: tuple[datetime, float] | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="line-steps", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> LineSteps:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                self._work()
+                self._tell_overdue(False)
+            except Exception as error:  # noqa: BLE001 - the thread must outlive any of them
+                code = error.code if isinstance(error, SosieError) else "INTERNAL"
+                told = {"reason": str(error)} if isinstance(error, ClockImplausible) else {}
+                self._log.warning(
+                    "line_steps_failed", code=code, error=type(error).__name__, **told
+                )
+                self._tell_overdue(True)
+            if self._closing.wait(LOOK_EVERY_S):
+                return
+
+    def _work(self) -> None:
+        while not self._closing.is_set() and fill_campaigns(
+            self._runner, self._source, self._rules
+        ):
+            pass
+        due = self._source.life.next_step_at()
+        if due is None or due > self._clock():
+            return
+        now, done = self._check_clock(), 0
+        while not self._closing.is_set():
+            steps = carry_out(self._runner, self._source, self._rules, now=now)
+            done += steps
+            if not steps:
+                break
+        self._log.info("line_steps", steps=done)
+
+    def _check_clock(self) -> datetime:
+        """The moment, which may be believed: a wrong one would suspend everybody at once."""
+        now, elapsed_s = self._clock(), read_elapsed_s()
+        if self._looked_at is None:
+            check_clock(self._source, now)
+        else:
+            looked_at, then_s = self._looked_at
+            elapsed = timedelta(seconds=elapsed_s - then_s)
+            check_step(self._source, looked_at + elapsed, now, elapsed)
+        self._looked_at = now, elapsed_s
+        return now

@@ -1,0 +1,94 @@
+"""Lines of a carrier in a registry, and a clock that a test sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from engine.lifecycle.reverification import LifeBatch, carry_out
+from engine.lifecycle.rules import LineRules, load_rules
+from engine.registry.records import (
+    AuditEntry,
+    Changes,
+    DocumentStatus,
+    LineEventKind,
+    LineRecord,
+    NewDocument,
+    NewLine,
+    new_id,
+)
+from engine.registry.store import Store
+from engine.registry.writer import Writer
+from engine.retention.job import DirectRunner
+from tests.engine.matching.conftest import lab, make_lab, people
+
+__all__ = ["lab", "make_lab", "people"]
+
+START = datetime(2026, 7, 1, tzinfo=UTC)
+ENTRY = AuditEntry("test", "test.done", "x")
+
+
+@dataclass
+class Lines:
+    """A registry with lines of the carrier `red`, under the rules of a country."""
+
+    store: Store
+    writer: Writer
+    rules: LineRules = field(default_factory=lambda: LineRules(load_rules("vietnam")))
+    now: datetime = START
+
+    @property
+    def runner(self) -> DirectRunner:
+        return DirectRunner(self.writer, lambda: self.now)
+
+    def open(self, count: int, outlet: str = "r1") -> list[str]:
+        """New lines, opened at the start; their ids."""
+        document, ids = new_id(), [new_id() for _ in range(count)]
+        number, first = document[-12:], int(document[-8:], 16) % 90_000_000
+        lookup = self.store.vault.look_up("document:passport", number)
+        given = (lookup, bytes(32), number, "A Holder", None, DocumentStatus.ACTIVE)
+        lines = [
+            NewLine(
+                id=key,
+                msisdn_lookup=self.store.vault.look_up("msisdn", f"+849{first + place:08d}"),
+                msisdn=f"+849{first + place:08d}",
+                document_id=document,
+                carrier="red",
+                outlet=outlet,
+                enrollment_id=None,
+                opened_at=START,
+            )
+            for place, key in enumerate(ids)
+        ]
+        documents = [NewDocument(document, "passport", *given)]
+        self.writer.commit(Changes(self.writer.sequence, [ENTRY], documents=documents, lines=lines))
+        return ids
+
+    def happen(self, moments: dict[str, datetime], kind: LineEventKind) -> None:
+        """An event of each of these lines."""
+        found = self.store.lines_by_id(list(moments)).values()
+        batch = LifeBatch(self.store, self.rules, found, self.now, "test")
+        for key, at in moments.items():
+            batch.happen(key, kind, at)
+        self.writer.commit(batch.add_to(Changes(self.writer.sequence, ())))
+
+    def advance(self, by: timedelta) -> int:
+        """Moves the clock on and does what is due; how many steps."""
+        self.now += by
+        done = 0
+        while more := carry_out(self.runner, self.store, self.rules):
+            done += more
+        return done
+
+    def line(self, line_id: str) -> LineRecord:
+        return self.store.lines_by_id([line_id])[line_id]
+
+    def story(self, line_id: str) -> list[tuple[str, datetime]]:
+        return [(one.kind.value, one.at) for one in self.store.life.events_of(line_id)]
+
+
+@pytest.fixture
+def lines(store: Store, writer: Writer) -> Lines:
+    return Lines(store, writer)

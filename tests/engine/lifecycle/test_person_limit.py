@@ -1,0 +1,63 @@
+"""Lines of a person over all carriers, and documents that no limit holds for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from engine.cases.case import Outcome
+from engine.errors import NotFound
+from engine.lifecycle.exemptions import end_exemption, exempt
+from engine.matching.policy import replay
+from engine.reasons import Reason
+from engine.registry.records import AuditEntry, Changes, JudgedPair, utc_now
+
+
+def enroll(lab: Any, registrar: Any, person: Any, **changes: Any) -> Any:
+    return registrar.enroll([lab.request(person, **changes)])[0]
+
+
+def judge(writer: Any, left: str, right: str, case_id: str) -> None:
+    """People decide that two documents are one person's."""
+    low, high = sorted((left, right))
+    pair = JudgedPair(
+        left_document=low,
+        right_document=high,
+        outcome=Outcome.FRAUD,
+        score=0.9,
+        case_id=case_id,
+        sweep_id=None,
+        decided_at=utc_now(),
+        decided_by="test",
+    )
+    writer.commit(Changes(writer.sequence, [AuditEntry("test", "test", "x")], judged=[pair]))
+
+
+def test_a_person_has_so_many_lines_over_all_carriers_and_all_documents(lab: Any) -> None:
+    person, red = lab.people.person(), {"carrier": "red", "outlet": "red-1"}
+    first = lab.request(person)
+    with lab.registrar(person_limit=3) as registrar:
+        # Two of one batch count as if they came one after the other.
+        batch = [first, lab.request(person, document=first.document, **red)]
+        assert [one.decision.value for one in registrar.enroll(batch)] == ["approved"] * 2
+        own = registrar.enroll([first])[0].body["document_id"]
+        twin = lab.people.person()
+        other = enroll(lab, registrar, twin, **red)
+        duplicate = enroll(lab, registrar, person)
+        case = duplicate.body["cases"][0]["id"]
+        registrar.run(lambda writer, _: judge(writer, own, other.body["document_id"], case))
+        refused = enroll(lab, registrar, person, document=first.document)
+        assert refused.reasons == (Reason.PERSON_LIMIT_REACHED,)
+        record = lab.store.enrollment(refused.enrollment_id)
+        assert record.evidence["inputs"]["person_lines"] == 3
+        assert replay(record).agrees
+        exempt(registrar, lab.store, own, "business", "fraud")
+        assert enroll(lab, registrar, person, document=first.document).decision == "approved"
+        end_exemption(registrar, lab.store, own, "fraud")
+        again = enroll(lab, registrar, person, document=first.document)
+        assert again.reasons == (Reason.PERSON_LIMIT_REACHED,)
+        with pytest.raises(NotFound):
+            end_exemption(registrar, lab.store, own, "fraud")
+    actions = [one.entry.action for one in lab.store.audit_entries()]
+    assert actions.count("document.exempted") == actions.count("document.exemption_ended") == 1

@@ -1,0 +1,215 @@
+"""The life of lines: what carriers report, what rules bring about, and when."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from engine.errors import EventRefused, NotFound
+from engine.lifecycle.reverification import carry_out, report_event
+from engine.matching import verification
+from engine.matching.limits import NO_LIMITS, Caller, Guard
+from engine.matching.lines import close_line
+from engine.matching.verification import HolderProbe
+from engine.registry.damage import find_damage
+from engine.registry.events import read_events
+from engine.registry.records import LineEventKind, LineService, LineState, LineStatus
+from tests.engine.lifecycle.conftest import START, Lines
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+MANY = 300 if "CI" in os.environ else 10_000
+DEVICE_CHANGE = LineEventKind.DEVICE_CHANGE
+
+
+def report(lines: Lines, line: str, kind: LineEventKind, at: datetime, **more: Any) -> Any:
+    given = {"line_text": line, "kind": kind, "at": at, "actor": "key:k"} | more
+    return report_event(lines.runner, lines.store, lines.rules, **given)
+
+
+def test_a_change_of_device_that_nobody_answers_ends_the_line_by_the_rule(lines: Lines) -> None:
+    (line,) = lines.open(1)
+    lines.now += HOUR
+    report(lines, line, DEVICE_CHANGE, lines.now)
+    asked = lines.now
+    assert lines.advance(2 * HOUR - timedelta(seconds=1)) == 0
+    assert lines.line(line).state is LineState.ACTIVE
+    for by, state in (
+        (timedelta(seconds=1), LineState.SUSPENDED_OUTGOING),
+        (30 * DAY, LineState.SUSPENDED),
+        (5 * DAY, LineState.CLOSED),
+    ):
+        assert lines.advance(by) == 1
+        assert lines.line(line).state is state
+    assert lines.story(line) == [
+        ("device_change", asked),
+        ("reverify_asked", asked),
+        ("overdue", asked + 2 * HOUR),
+        ("suspended_outgoing", asked + 2 * HOUR),
+        ("suspended", asked + 2 * HOUR + 30 * DAY),
+        ("closed", asked + 2 * HOUR + 35 * DAY),
+    ]
+    assert lines.store.life.next_step_at() is None
+    assert [one.type.value.removeprefix("line.") for one in read_events(lines.store, 0)] == [
+        kind for kind, _ in lines.story(line)
+    ]
+    assert find_damage(lines.store) == []
+
+
+def test_every_step_of_many_lines_comes_at_its_hour_and_none_is_missed_after_a_day_of_downtime(
+    lines: Lines,
+) -> None:
+    ids = lines.open(MANY)
+    spread = [START + HOUR * (place % 48) for place in range(MANY)]
+    for start in range(0, MANY, 1000):
+        part = dict(zip(ids[start : start + 1000], spread[start : start + 1000], strict=True))
+        lines.happen(part, DEVICE_CHANGE)
+    down = (30, 54)
+    ticks = [tick for tick in range(24 * 40) if not down[0] <= tick < down[1]]
+    steps, before = 0, 0
+    for tick in ticks:
+        steps += lines.advance(HOUR * (tick - before))
+        before = tick
+    assert steps == 3 * MANY
+
+    def done_at(due: int) -> int:
+        return down[1] if down[0] <= due < down[1] else due
+
+    for place, line in enumerate(ids):
+        due = [place % 48 + 2]
+        for wait in (24 * 30, 24 * 5):
+            done = done_at(due[-1])
+            # An hour late is in time; later the next step gives its whole time.
+            due.append((due[-1] if done - due[-1] <= 1 else done) + wait)
+        found = lines.store.life.events_of(line)
+        kept = {one.kind.value: one for one in found}
+        for name, hour in zip(("suspended_outgoing", "suspended", "closed"), due, strict=True):
+            assert kept[name].at == START + HOUR * hour
+            late = kept[name].recorded_at - (START + HOUR * done_at(hour))
+            assert timedelta() <= late < timedelta(seconds=1)
+        assert len(found) == 6
+    assert lines.store.open_line_counts([lines.line(ids[0]).document_id], "red") == {
+        lines.line(ids[0]).document_id: 0
+    }
+
+
+def test_after_a_long_silence_no_line_is_suspended_and_ended_at_once(lines: Lines) -> None:
+    (line,) = lines.open(1)
+    report(lines, line, DEVICE_CHANGE, START)
+    assert lines.advance(400 * DAY) == 1
+    assert lines.line(line).state is LineState.SUSPENDED_OUTGOING
+    assert lines.advance(30 * DAY - HOUR) == 0
+    assert lines.advance(HOUR) == 1
+
+
+def test_a_suspended_line_is_in_use_and_its_steps_are_kept_by_the_store_alone(lines: Lines) -> None:
+    (line,) = lines.open(1)
+    report(lines, line, DEVICE_CHANGE, START)
+    lines.advance(3 * HOUR)
+    record = lines.line(line)
+    assert record.status is LineStatus.ACTIVE
+    assert lines.store.lines_in_use([record.msisdn_lookup or b""])[record.msisdn_lookup or b""]
+    # Another process goes on where this one stopped, and does nothing twice.
+    assert carry_out(lines.runner, lines.store, lines.rules) == 0
+    lines.rules = type(lines.rules)()
+    assert lines.advance(30 * DAY) == 1
+    assert lines.line(line).service is LineService.SUSPENDED
+
+
+def test_what_happens_again_gives_nobody_more_time(lines: Lines) -> None:
+    (line,) = lines.open(1)
+    first = report(lines, line, DEVICE_CHANGE, START)
+    lines.now += HOUR
+    assert report(lines, line, DEVICE_CHANGE, START) == first
+    report(lines, line, DEVICE_CHANGE, START + HOUR)
+    assert lines.store.life.next_step_at() == START + 2 * HOUR
+    assert len(lines.story(line)) == 3
+
+
+def test_a_moment_that_cannot_be_is_refused_and_another_carriers_line_is_none(lines: Lines) -> None:
+    (line,) = lines.open(1)
+    lines.now += DAY
+    report(lines, line, LineEventKind.SIM_SWAP, START + 2 * HOUR)
+    for at, said in (
+        (lines.now + HOUR, "in the future"),
+        (START - HOUR, "before the line was opened"),
+        (START + HOUR, "a later sim_swap"),
+    ):
+        with pytest.raises(EventRefused, match=said):
+            report(lines, line, LineEventKind.SIM_SWAP, at)
+    with pytest.raises(EventRefused, match="is not reported"):
+        report(lines, line, LineEventKind.UNSUSPENDED, START)
+    with pytest.raises(NotFound):
+        report(lines, line, LineEventKind.SIM_SWAP, lines.now, carrier="blue")
+
+
+def test_a_number_that_is_ported_out_ends_its_line_once(lines: Lines) -> None:
+    (line,) = lines.open(1)
+    number = lines.store.numbers([line])[line]
+    report(lines, line, DEVICE_CHANGE, START)
+    made = report(lines, number, LineEventKind.PORT_OUT, START, carrier="red")
+    assert lines.line(line).state is LineState.CLOSED
+    assert report(lines, number, LineEventKind.PORT_OUT, START, carrier="red") == made
+    with pytest.raises(NotFound):
+        report(lines, number, LineEventKind.PORT_OUT, START, carrier="blue")
+    assert lines.store.life.asked_of([line]) == {line: []}
+    assert lines.advance(90 * DAY) == 0
+
+
+def test_what_waits_for_a_line_that_is_closed_otherwise_ends_without_a_step(lines: Lines) -> None:
+    (line,) = lines.open(1)
+    report(lines, line, DEVICE_CHANGE, START)
+    close_line(lines.runner, lines.store, line, "test")  # type: ignore[arg-type]
+    assert lines.advance(3 * HOUR) == 1
+    assert lines.store.life.asked_of([line]) == {line: []}
+    assert [kind for kind, _ in lines.story(line)] == ["device_change", "reverify_asked"]
+
+
+def check(lab: Any, registrar: Any, line: str, face: Any, *, is_photographed: bool = True) -> Any:
+    probe = HolderProbe(
+        vector=face,
+        threshold=0.42,
+        actor="key:1",
+        is_photographed=is_photographed,
+        rules=Lines(lab.store, None).rules,  # type: ignore[arg-type]
+    )
+    guard = Guard(NO_LIMITS, lab.store, registrar, Caller("key:1"))
+    return verification.check_line(registrar, lab.store, line, probe, lambda *_: None, guard)
+
+
+def test_the_holders_face_ends_a_suspension_and_anothers_opens_one_case_of_the_line(
+    lab: Any,
+) -> None:
+    holder, other = lab.people.person(), lab.people.person()
+    request = lab.request(holder)
+    rules = Lines(lab.store, None).rules  # type: ignore[arg-type]
+    with lab.registrar() as registrar:
+        line = registrar.enroll([request])[0].body["line_id"]
+        opened_at = lab.store.lines_by_id([line])[line].opened_at
+        report_event(
+            registrar,
+            lab.store,
+            rules,
+            line_text=request.msisdn,
+            kind=DEVICE_CHANGE,
+            at=opened_at,
+            actor="key:k",
+        )
+        carry_out(registrar, lab.store, rules, now=opened_at + 2 * HOUR)
+        assert lab.store.lines_by_id([line])[line].state is LineState.SUSPENDED_OUTGOING
+        cases = {check(lab, registrar, line, other).case_id for _ in range(3)}
+        (case,) = lab.store.cases.newest()
+        assert cases == {case.id}
+        assert (case.kind, case.line_id) == ("reverification_failed", line)
+        # What was issued before shows nobody who has come.
+        assert check(lab, registrar, line, holder, is_photographed=False).is_match
+        assert lab.store.lines_by_id([line])[line].service is LineService.SUSPENDED_OUTGOING
+        assert check(lab, registrar, line, holder).is_match
+        assert lab.store.lines_by_id([line])[line].state is LineState.ACTIVE
+        check(lab, registrar, line, holder)
+    kinds = [one.kind.value for one in lab.store.life.events_of(line)]
+    ended = ["suspended_outgoing", "reverify_failed", "reverified", "unsuspended"]
+    assert sorted(kinds) == sorted(["device_change", "reverify_asked", "overdue", *ended])
+    assert lab.store.life.next_step_at() is None

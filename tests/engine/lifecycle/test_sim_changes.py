@@ -1,0 +1,48 @@
+"""When a number got its SIM: known as far back as its carrier reports, and no further."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from engine.errors import NotFound, NotReported
+from engine.lifecycle.sim_changes import SimChangeTerms, find_sim_change
+from engine.registry.records import LineEventKind
+from tests.engine.lifecycle.conftest import START, Lines
+
+DAY = timedelta(days=1)
+SINCE = {"red": START.date()}
+
+
+def test_a_change_counts_and_a_change_of_device_does_not(lines: Lines) -> None:
+    (line,) = lines.open(1)
+    number = lines.store.numbers([line])[line]
+    terms = SimChangeTerms(SINCE)
+
+    def find(carrier: str | None = "red") -> object:
+        return find_sim_change(lines.store, number, carrier, terms, START + 20 * DAY).at
+
+    assert find() == START
+    lines.happen({line: START + 5 * DAY}, LineEventKind.DEVICE_CHANGE)
+    assert find() == START
+    for place, kind in enumerate(("sim_swap", "esim_download", "port_in"), 6):
+        lines.happen({line: START + place * DAY}, LineEventKind(kind))
+        assert find() == START + place * DAY
+    with pytest.raises(NotFound):
+        find("blue")
+
+
+def test_what_is_not_known_is_not_told_as_never(lines: Lines) -> None:
+    (line,) = lines.open(1)
+    number, now = lines.store.numbers([line])[line], START + 100 * DAY
+    later = SimChangeTerms({"red": (START + 90 * DAY).date()})
+    found = find_sim_change(lines.store, number, None, later, now)
+    assert (found.at, found.monitored) == (None, 10 * DAY)
+    kept = SimChangeTerms(SINCE, kept=30 * DAY)
+    lines.happen({line: START + 60 * DAY}, LineEventKind.SIM_SWAP)
+    found = find_sim_change(lines.store, number, None, kept, now)
+    assert (found.at, found.monitored) == (None, 30 * DAY)
+    assert find_sim_change(lines.store, number, None, SimChangeTerms(SINCE), now).at is not None
+    with pytest.raises(NotReported):
+        find_sim_change(lines.store, number, None, SimChangeTerms(), now)
