@@ -33,7 +33,7 @@ from engine.matching.limits import (
     name_key,
     name_shown,
 )
-from engine.matching.liveness import NOT_ASKED, LivenessBatch, LivenessTerms, Weighed
+from engine.matching.liveness import NOT_ASKED, Judgement, LivenessBatch, LivenessTerms, Weighed
 from engine.matching.policy import (
     POLICY_VERSION,
     Evidence,
@@ -206,6 +206,7 @@ class ChangeCollector:
         verdict: Verdict,
         liveness: Weighed | None = None,
         authority: WeighedAuthority | None = None,
+        judgement: Judgement | None = None,
     ) -> Answer:
         """Adds the rows of one verdict, brings the batch's state up to date, and answers."""
         enrollment_id = new_id()
@@ -277,6 +278,11 @@ class ChangeCollector:
                     LivenessUse.ENROLLMENT, self._now, outlet.carrier, outlet.code, enrollment_id
                 )
             )
+        if judgement is not None:
+            told |= {"liveness_judge": judgement.describe()}
+            use, outlet = LivenessUse.ENROLLMENT, attempt.outlet
+            kept = judgement.record(use, self._now, outlet.carrier, outlet.code, enrollment_id)
+            self._liveness.append(kept)
         self._record(place, attempt, body, evidence, told)
         return Answer(body)
 
@@ -646,15 +652,25 @@ class Judge:
             liveness.weigh(one.request.liveness, LivenessUse.ENROLLMENT, one.outlet.carrier)
             for one in attempts
         ]
-        comparisons = self._compare(attempts, found, thresholds, weighed)
+        judgements = [self._judge_liveness(one) for one in attempts]
+        comparisons = self._compare(attempts, found, thresholds, weighed, judgements)
         hit_ids = comparisons.all_hit_ids()
         state = BatchState(self.store, self.gallery, attempts, hit_ids, self.second)
         collector = ChangeCollector(self, comparisons, state, sequence, next_reference_id, now)
         bounds = BatchBounds(self.limits, self.store, attempts, state, now)
         answers: list[Answer | SosieError] = []
         for place, attempt in enumerate(attempts):
-            told = self._weigh_authority(attempt)
-            given = (place, attempt, comparisons, state, thresholds, weighed[place], told)
+            told, judgement = self._weigh_authority(attempt), judgements[place]
+            given = (
+                place,
+                attempt,
+                comparisons,
+                state,
+                thresholds,
+                weighed[place],
+                told,
+                judgement,
+            )
             evidence = gather_evidence(*given)
             verdict = decide(evidence)
             try:
@@ -663,13 +679,21 @@ class Judge:
             except (LivenessReplayed, TooManyFailures) as error:
                 answers.append(error)
                 continue
-            answers.append(collector.write(place, attempt, evidence, verdict, spent, told))
+            answers.append(
+                collector.write(place, attempt, evidence, verdict, spent, told, judgement)
+            )
             collector.count(attempt, *bounds.count(attempt, evidence, verdict))
         decided = iter(answers)
         outcomes = [next(decided) if isinstance(it, Attempt) else it for it in sorted_out]
         changes = collector.changes()
         changes = replace(changes, audit=(*changes.audit, *refused))
         return JudgedBatch(outcomes, changes if changes.audit else None)
+
+    def _judge_liveness(self, attempt: Attempt) -> Judgement | None:
+        # Where there is no face the photograph is what is wrong.
+        if self.liveness.judge is None or attempt.request.live.vector is None:
+            return None
+        return self.liveness.judge.weigh(attempt.request.live.least_judged)
 
     def _weigh_authority(self, attempt: Attempt) -> WeighedAuthority | None:
         # What is not well-formed is not looked up.
@@ -693,13 +717,15 @@ class Judge:
         scanned: Sequence[Scanned | None],
         thresholds: Thresholds,
         weighed: Sequence[Weighed | None],
+        judgements: Sequence[Judgement | None],
     ) -> Comparisons:
         """The comparisons of the attempts; searches where it was not done, or for others."""
         is_compared = [
             one.document.is_well_formed
             and not one.is_same_photograph
             and (alive is None or alive.brings is not Decision.REJECTED)
-            for one, alive in zip(attempts, weighed, strict=True)
+            and (judged is None or judged.brings is not Decision.REJECTED)
+            for one, alive, judged in zip(attempts, weighed, judgements, strict=True)
         ]
         wanted = [
             compared and (one is None or not one.scan.serves(thresholds))

@@ -10,11 +10,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from joserfc.errors import JoseError
@@ -30,9 +31,90 @@ from engine.registry.records import AuditEntry, Changes, LivenessRecord, new_id
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 
+if TYPE_CHECKING:
+    from engine.faces.liveness_judge import Judged
+
 MAX_TOKEN_LENGTH = 4096
 CLOCK_SKEW = timedelta(seconds=60)
 """How far the clocks of a capture system and of this machine may lie apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeTerms:
+    """What is made of the scores of a judge that looks at the picture itself, of the model
+    `digest`: live from `live` on, not live below `spoof`. Its findings decide where it `enforces`.
+    """
+
+    digest: str
+    live: float
+    spoof: float
+    enforces: bool = False
+
+    def weigh(self, judged: Judged | None) -> Judgement:
+        """A face that was not judged, or by another model, is not passed over in silence."""
+        if judged is None:
+            return Judgement(self, None, "none", Reason.LIVENESS_MISSING, Decision.REVIEW)
+        score = judged.score
+        if judged.digest != self.digest or math.isnan(score):
+            return Judgement(self, None, "none", Reason.LIVENESS_UNCERTAIN, Decision.REVIEW)
+        if score >= self.live:
+            return Judgement(self, score, "live", None, None)
+        if score < self.spoof:
+            return Judgement(self, score, "spoof", Reason.LIVENESS_FAILED, Decision.REJECTED)
+        return Judgement(self, score, "uncertain", Reason.LIVENESS_UNCERTAIN, Decision.REVIEW)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a judge found of the picture itself; `found` is live, spoof, uncertain or none."""
+
+    terms: JudgeTerms
+    score: float | None
+    found: str
+    problem: Reason | None
+    gravity: Decision | None
+
+    @property
+    def brings(self) -> Decision | None:
+        """What it brings to an enrollment, where it has a say."""
+        return self.gravity if self.terms.enforces else None
+
+    @property
+    def band(self) -> str:
+        """Which tenth its score is in, for metrics."""
+        return "none" if self.score is None else f"{min(int(self.score * 10), 9) / 10:.1f}"
+
+    def describe(self) -> dict[str, Any]:
+        """What evidence keeps of it."""
+        return {
+            "mode": "enforce" if self.terms.enforces else "observe",
+            "model_digest": self.terms.digest,
+            "found": self.found,
+            "score": None if self.score is None else round(self.score, 4),
+            "live": self.terms.live,
+            "spoof": self.terms.spoof,
+        }
+
+    def record(
+        self,
+        use: LivenessUse,
+        at: datetime,
+        carrier: str | None,
+        outlet: str | None,
+        enrollment_id: str | None = None,
+    ) -> LivenessRecord:
+        """The row that keeps it."""
+        return LivenessRecord(
+            id=new_id(),
+            use=use.value,
+            received_at=at,
+            problem=None if self.problem is None else self.problem.value,
+            decision=self.found,
+            carrier=carrier,
+            outlet=outlet,
+            enrollment_id=enrollment_id,
+            judge=self.terms.digest,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +122,14 @@ class LivenessTerms:
     """What a deployment asks for: `modes` of all carriers, and those of one where they differ.
 
     A result is taken for `max_age`; where one is required and `missing`, an enrollment is rejected
-    or goes to review.
+    or goes to review. `judge`: of what looks at the picture itself.
     """
 
     modes: Mapping[LivenessUse, LivenessMode] = field(default_factory=dict)
     carriers: Mapping[str, Mapping[LivenessUse, LivenessMode]] = field(default_factory=dict)
     missing: Decision = Decision.REJECTED
     max_age: timedelta = timedelta(seconds=300)
+    judge: JudgeTerms | None = None
 
     def mode(self, use: LivenessUse, carrier: str | None) -> LivenessMode:
         """Of a carrier's requests; None is one that asks about all."""
@@ -359,37 +442,45 @@ def admit_verification(
     vault: Vault,
     terms: LivenessTerms,
     result: LivenessResult | None,
+    judged: Judged | None = None,
     *,
     actor: str,
     carrier: str | None,
     outlet: str | None,
 ) -> None:
-    """Keeps the result that came with a verification, and lets it go on where it may.
+    """Keeps what came with a verification of liveness, and lets it go on where it may.
 
-    `LivenessRefused` where evidence is required and something is wrong with it, before anybody is
-    looked up; `LivenessReplayed`.
+    `LivenessRefused` where evidence is required and something is wrong with it, or where the judge
+    of the picture enforces and finds something, before anybody is looked up; `LivenessReplayed`.
     """
     use = LivenessUse.VERIFICATION
-    if terms.mode(use, carrier) is LivenessMode.OFF:
+    judgement = None if terms.judge is None else terms.judge.weigh(judged)
+    if terms.mode(use, carrier) is LivenessMode.OFF and judgement is None:
         return
 
-    def perform(writer: Writer, now: datetime) -> Weighed:
+    def perform(writer: Writer, now: datetime) -> list[Reason]:
         batch = LivenessBatch(terms, vault, registry, [result])
         weighed = batch.spend(batch.weigh(result, use, carrier))
-        assert weighed is not None
-        problem = weighed.result.problem
-        entry = AuditEntry(
-            actor,
-            "liveness.checked",
-            "none" if weighed.result.issuer is None else weighed.result.issuer,
-            {"problem": None if problem is None else problem.value},
-        )
-        kept = weighed.record(use, now, carrier, outlet)
-        writer.commit(Changes(writer.sequence, (entry,), liveness=(kept,)))
-        return weighed
+        entries, kept, problems = [], [], []
+        if weighed is not None:
+            issuer, problem = weighed.result.issuer or "none", weighed.result.problem
+            entries.append(_note_checked(actor, issuer, problem))
+            kept.append(weighed.record(use, now, carrier, outlet))
+            problems.append(weighed.problem)
+        if judgement is not None:
+            entries.append(_note_checked(actor, "judge", judgement.problem))
+            kept.append(judgement.record(use, now, carrier, outlet))
+            problems.append(judgement.problem if judgement.terms.enforces else None)
+        writer.commit(Changes(writer.sequence, tuple(entries), liveness=tuple(kept)))
+        return [one for one in problems if one is not None]
 
-    problem = runner.run(perform).problem
-    if problem is not None:
+    problems = runner.run(perform)
+    if problems:
         raise LivenessRefused(
-            f"the evidence of liveness does not hold ({problem.value}): capture the face again"
+            f"the evidence of liveness does not hold ({problems[0].value}): capture the face again"
         )
+
+
+def _note_checked(actor: str, issuer: str, problem: Reason | None) -> AuditEntry:
+    told = None if problem is None else problem.value
+    return AuditEntry(actor, "liveness.checked", issuer, {"problem": told})

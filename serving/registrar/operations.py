@@ -18,6 +18,7 @@ from structlog.typing import FilteringBoundLogger
 from engine.cases import outlets, steps
 from engine.cases.case import Actor
 from engine.errors import DeadlinePassed, GalleryBehind, RegistryError, SosieError
+from engine.faces.liveness_judge import Judged
 from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
 from engine.matching.documents import Document
@@ -247,8 +248,9 @@ class Operations:
         probe: Probes,
         second: SecondTemplate | None = None,
         liveness: LivenessResult | None = None,
+        judged: Judged | None = None,
     ) -> HolderCheck:
-        self._admit(liveness)
+        self._admit(liveness, judged)
         store, asked = self._opened.store, self._probe(probe, second)
         given = (self._runner, store, target.text, asked, self._audit, self._guard)
         return verification.check_line(*given)
@@ -259,13 +261,14 @@ class Operations:
         probe: Probes,
         second: SecondTemplate | None = None,
         liveness: LivenessResult | None = None,
+        judged: Judged | None = None,
     ) -> HolderCheck:
-        self._admit(liveness)
+        self._admit(liveness, judged)
         store, asked = self._opened.store, self._probe(probe, second)
         given = (self._runner, store, document, asked, self._audit, self._guard)
         return verification.check_document(*given)
 
-    def _admit(self, liveness: LivenessResult | None) -> None:
+    def _admit(self, liveness: LivenessResult | None, judged: Judged | None) -> None:
         """Lets a verification go on whose evidence of liveness holds, where that is asked for."""
         deployment, context = self._opened.deployment, self._context
         admit_verification(
@@ -274,6 +277,7 @@ class Operations:
             deployment.vault,
             deployment.liveness.terms,
             liveness,
+            judged,
             actor=context.actor,
             carrier=context.carrier,
             outlet=context.outlet,

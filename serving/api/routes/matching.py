@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ImageError
+from engine.faces.liveness_judge import Judged
 from engine.matching.comparison import score_best
 from engine.matching.liveness import LivenessResult
 from engine.matching.verification import HolderCheck
@@ -24,6 +25,7 @@ from serving.access.authorization import (
 from serving.api.request import (
     Request,
     charge_photographs,
+    count_judged,
     count_liveness,
     known_document,
     read_kind,
@@ -113,7 +115,9 @@ async def verify(
         vector, second = (await take_face(parts, request, body.probe)).vector, None
     else:
         vector, second = sample.vector, sample.second
-    check = await _check_holder(parts, request, body, vector, second, liveness)
+    count_judged(parts, sample)
+    judged = None if sample is None else sample.least_judged
+    check = await _check_holder(parts, request, body, vector, second, (liveness, judged))
     return wire.Verification(
         is_match=check.is_match,
         score=check.score if scope_of(request.caller) is None else None,
@@ -138,13 +142,13 @@ async def _check_holder(
     body: wire.VerificationRequest,
     probe: NDArray[np.float32],
     second: SecondTemplate | None,
-    liveness: LivenessResult | None,
+    alive: tuple[LivenessResult | None, Judged | None],
 ) -> HolderCheck:
     context = request.context()
-    count_liveness(parts, liveness)
+    count_liveness(parts, alive[0])
     if body.line is not None:
         line = LineTarget(body.line)
-        return await parts.registrar.check_line(line, probe, second, liveness, context)
+        return await parts.registrar.check_line(line, probe, second, *alive, context)
     document = body.document_id if body.document is None else known_document(body.document)
     assert document is not None, "the type wants one"
-    return await parts.registrar.check_document(document, probe, second, liveness, context)
+    return await parts.registrar.check_document(document, probe, second, *alive, context)
