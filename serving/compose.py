@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import time, timedelta
 from functools import cached_property, partial
 from pathlib import Path
@@ -58,8 +58,10 @@ from serving.models import (
     build_extractor,
     build_thresholds,
     embedder_card,
+    judge_terms,
     load_calibration,
     model_digest,
+    open_liveness_judge,
     open_second_embedder,
     second_model,
     threshold_rates,
@@ -304,7 +306,9 @@ class Deployment:
 
     @cached_property
     def extractor(self) -> Extractor:
-        return build_extractor(self.settings)
+        made = build_extractor(self.settings)
+        made.liveness_judge = open_liveness_judge(self.settings)
+        return made
 
     @cached_property
     def second(self) -> SecondModel | None:
@@ -373,7 +377,8 @@ class Deployment:
             name: load_issuer(self.home / one.keys) for name, one in settings.issuers.items()
         }
         audience = settings.audience or self.vault.deployment_id
-        return LivenessChecker(read_liveness(settings), issuers, audience)
+        terms = replace(read_liveness(settings), judge=judge_terms(self.settings))
+        return LivenessChecker(terms, issuers, audience)
 
     @cached_property
     def line_rules(self) -> LineRules:

@@ -28,8 +28,10 @@ from serving.models import (
     describe_calibration,
     detector_card,
     embedder_card,
+    judge_terms,
     model_digest,
     open_embedder,
+    open_liveness_judge,
     warn_calibration,
 )
 from serving.settings import load_settings
@@ -203,6 +205,8 @@ def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Fin
         yield _examine_crops(deployment)
         yield from _examine_erasures(deployment)
         yield _attempt("liveness", lambda: _describe_liveness(deployment))
+        if settings.liveness.judge:
+            yield _attempt("liveness judge", lambda: _describe_judge(settings))
         if settings.authority.kind != "form":
             yield _examine_authority(deployment)
         if settings.sign_in.issuer:
@@ -266,6 +270,16 @@ def _describe_liveness(deployment: Deployment) -> str:
     asked += [f"{len(settings.carriers)} carriers apart"] if settings.carriers else []
     issuers = ", ".join(settings.issuers) or "no issuer"
     return f"evidence is {', '.join(asked)}; {issuers}; aud {checker.audience}"
+
+
+def _describe_judge(settings: Settings) -> str:
+    """Opens it, and has it judge a black picture."""
+    judge, terms = open_liveness_judge(settings), judge_terms(settings)
+    assert judge is not None, "a judge is named"
+    assert terms is not None, "a judge is named"
+    limits = f"live from {terms.live:g}, spoof below {terms.spoof:g}"
+    mode = "it decides" if terms.enforces else "it is observed"
+    return f"{_describe_model(judge.card)}; {limits}; {mode}"
 
 
 def _examine_authority(deployment: Deployment) -> Finding:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import CalibrationError, ModelCardInvalid, RequestError
 from engine.faces import extractor as faces
 from engine.faces.image_files import ImageLimits
+from engine.faces.liveness_judge import LivenessJudge, digest_judge, open_judge
 from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import ModelCard, builtin_card, load_card
 from engine.models.session import SessionOptions, available_providers
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from engine.faces.detector import FaceDetector
     from engine.faces.embedder import Embedder
     from engine.faces.extractor import Extractor
+    from engine.matching.liveness import JudgeTerms
     from engine.matching.requests import SecondEmbedder
     from engine.matching.second_model import SecondModel
     from engine.registry.vault import Vault
@@ -100,6 +102,35 @@ def open_second_embedder(settings: Settings, vault: Vault) -> SecondEmbedder | N
     return SecondEmbedder(
         open_embedder(without_accelerator(chosen)), model.digest, vault.of_dimension(model.dim)
     )
+
+
+def judge_terms(settings: Settings) -> JudgeTerms | None:
+    """What is made of the scores of the liveness judge, by its card; None where none is named."""
+    from engine.matching.liveness import JudgeTerms  # noqa: PLC0415 - few name one
+
+    card = _judge_card(settings)
+    if card is None or card.liveness is None:
+        return None
+    limits, enforces = card.liveness, settings.liveness.judge_mode == "enforce"
+    return JudgeTerms(digest_judge(card), limits.live, limits.least, enforces)
+
+
+def open_liveness_judge(settings: Settings) -> LivenessJudge | None:
+    """The judge of the picture itself, in this process and on the CPU; None where none is named."""
+    card = _judge_card(settings)
+    return None if card is None else open_judge(card)
+
+
+def _judge_card(settings: Settings) -> ModelCard | None:
+    if not settings.liveness.judge:
+        return None
+    card = load_card(Path(settings.liveness.judge))
+    if card.liveness is None:
+        raise ModelCardInvalid(
+            f"model {card.name} is of role {card.role}: `judge` under [liveness] takes one of role "
+            "liveness"
+        )
+    return card
 
 
 def without_accelerator(settings: Settings) -> Settings:

@@ -626,6 +626,13 @@ class LivenessSettings(Section):
     carriers: dict[str, CarrierLiveness] = Field(
         default={}, description='by code, as { red = { enrollment = "required" } }'
     )
+    judge: str = Field(
+        default="",
+        description="card of a model of yours that looks at the picture itself; empty: none",
+    )
+    judge_mode: Literal["observe", "enforce"] = Field(
+        default="observe", description="observe: on record, no answer changes; enforce: it decides"
+    )
 
     def modes(self) -> dict[LivenessUse, LivenessMode]:
         """What is asked of all carriers' requests."""

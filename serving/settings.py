@@ -121,7 +121,7 @@ def load_settings(home: Path | None, file: Path | None = None) -> Settings:
     except ValueError as error:
         name = SETTINGS_FILE if file is None else file.name
         raise RequestError(f"{name} is not TOML: {error}") from None
-    return make_settings(_anchor_cards(_pin_calibration(given), home))
+    return make_settings(_anchor_judge(_anchor_cards(_pin_calibration(given), home), home))
 
 
 def make_settings(given: Chosen) -> Settings:
@@ -166,6 +166,15 @@ def _anchor_cards(given: dict[str, Any], home: Path) -> dict[str, Any]:
         and (is_card_file(models[key]) or (key == "folder" and models[key]))
     }
     return given | {"models": models | anchored}
+
+
+def _anchor_judge(given: dict[str, Any], home: Path) -> dict[str, Any]:
+    """The same for the card of a judge of liveness."""
+    liveness = given.get("liveness")
+    if not isinstance(liveness, dict) or not isinstance(liveness.get("judge"), str):
+        return given
+    judge = liveness["judge"] and str(home / liveness["judge"])
+    return given | {"liveness": liveness | {"judge": judge}}
 
 
 def find_home(given: Path | None) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import time
@@ -17,7 +18,7 @@ from msgspec import structs
 from numpy.typing import NDArray
 
 from engine.batching import name_thread
-from engine.errors import ImageError, VectorUnusable
+from engine.errors import ImageError, ModelError, VectorUnusable
 from engine.faces.detector import DetectedFace, FaceDetector, choose_main_face, has_competing_face
 from engine.faces.embedder import (
     CropEmbedder,
@@ -30,11 +31,14 @@ from engine.faces.embedder import (
 from engine.faces.face_records import is_record
 from engine.faces.image_files import ImageLimits
 from engine.faces.images import Decoder, Image, Pixels
+from engine.faces.liveness_judge import Judged, LivenessJudge
 from engine.faces.quality import Quality, find_problems, measure_quality
 from engine.faces.quality_limits import QUALITY_LIMITS, QualityLimits
 from engine.models.catalog import ModelCard, builtin_card
 from engine.models.session import SessionOptions, open_session
 from engine.reasons import PhotographKind, Reason
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +71,17 @@ class Extraction:
     landmarks_px: NDArray[np.float32] | None = None
     crop: Pixels | None = None
     kind: PhotographKind = PhotographKind.LIVE
+    judged: Judged | None = None
+    """How live a judge found the face, where that was asked."""
+    judged_crop: Pixels | None = None
 
 
 Extracted = Extraction | ImageError
 """A bad photograph in a batch is a value."""
 Kinds = Sequence[PhotographKind | None]
 """What the photographs of a batch are, as far as it was told."""
+Asked = tuple[bytes, PhotographKind | None, bool]
+"""A photograph, what it is told to be, and whether its liveness is to be judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +118,8 @@ class Extractor:
         self.dim = embedder.dim
         self.model_digest = digest_embedding(embedder.card, embedder.flip)
         """Only vectors of one digest can be compared."""
+        self.liveness_judge: LivenessJudge | None = None
+        """Looks at the faces of whom it is asked; without one nobody does."""
         self._decoder = Decoder(self._config.images)
         self._pool = ThreadPoolExecutor(
             self.threads, "extract", initializer=name_thread, initargs=("extract",)
@@ -125,13 +136,17 @@ class Extractor:
         self._pool.shutdown()
         self._decoder.close()
 
-    def extract(self, images: Sequence[bytes], kinds: Kinds = ()) -> list[Extracted]:
+    def extract(
+        self, images: Sequence[bytes], kinds: Kinds = (), judged: Sequence[bool] = ()
+    ) -> list[Extracted]:
         """One Extraction or ImageError for each image file, in order.
 
         `kinds`, where given, has one for each: None for what was not told, which is held to the
         limits of a live photograph, or of a chip's portrait if it comes in a document's record.
+        `judged`, where given, says of which the liveness is judged, where there is a judge.
         """
-        told = list(zip(images, kinds or [None] * len(images), strict=True))
+        count = len(images)
+        told = list(zip(images, kinds or [None] * count, judged or [False] * count, strict=True))
         even_share = -(-len(images) // self.threads)
         size = max(1, min(even_share, self._config.chunk_size))
         chunks = [told[start : start + size] for start in range(0, len(images), size)]
@@ -141,16 +156,20 @@ class Extractor:
         finished = self._pool.map(lambda chunk: self._embed(self._prepare(chunk)), chunks)
         return [one for part in finished for one in part]
 
-    def _prepare(self, images: Sequence[tuple[bytes, PhotographKind | None]]) -> list[Extracted]:
+    def _prepare(self, images: Sequence[Asked]) -> list[Extracted]:
         """Everything but the vectors."""
         return [
             self._prepare_one(
-                data, kind or (PhotographKind.CHIP if is_record(data) else PhotographKind.LIVE)
+                data,
+                kind or (PhotographKind.CHIP if is_record(data) else PhotographKind.LIVE),
+                self.liveness_judge if is_judged else None,
             )
-            for data, kind in images
+            for data, kind, is_judged in images
         ]
 
-    def _prepare_one(self, data: bytes, kind: PhotographKind) -> Extracted:
+    def _prepare_one(
+        self, data: bytes, kind: PhotographKind, judge: LivenessJudge | None
+    ) -> Extracted:
         """Decodes a large picture as small as the detector takes it, and again if that is not fine
         enough: for a face that was not found there, or one whose crop needs more pixels.
         """
@@ -159,9 +178,9 @@ class Extractor:
             with self._decoder.decode(data, self._detector.first_side_px) as image:
                 attempts = slice(None) if image.is_finest else slice(1)
                 faces, stages = self._detect(image, start, attempts)
-                side_px = self._find_needed_side(image, faces)
+                side_px = self._find_needed_side(image, faces, judge)
                 if side_px is None:
-                    return self._judge(image, faces, stages, kind)
+                    return self._judge(image, faces, stages, kind, judge)
             again = time.perf_counter()
             with self._decoder.decode(data, side_px) as image:
                 if not faces:
@@ -169,7 +188,7 @@ class Extractor:
                 else:
                     spent_ms = (time.perf_counter() - again) * 1e3
                     stages = replace(stages, decode_ms=stages.decode_ms + spent_ms)
-                return self._judge(image, faces, stages, kind)
+                return self._judge(image, faces, stages, kind, judge)
         except ImageError as error:
             return error
 
@@ -183,8 +202,11 @@ class Extractor:
         spent_ms = (time.perf_counter() - decoded) * 1e3
         return faces, StageTimes((decoded - start) * 1e3, spent_ms)
 
-    def _find_needed_side(self, image: Image, faces: Sequence[DetectedFace]) -> int | None:
-        """The longer side that shows the main face as large as its crop; None where this one does.
+    def _find_needed_side(
+        self, image: Image, faces: Sequence[DetectedFace], judge: LivenessJudge | None
+    ) -> int | None:
+        """The longer side that shows the main face as large as its crop, or the judge's; None where
+        this one does.
 
         Without a face all that the limits give is needed.
         """
@@ -194,10 +216,17 @@ class Extractor:
             return max(image.size_px)
         face = faces[choose_main_face(faces, image.size_px)]
         scale = measure_scale(face.landmarks_px, self.embedder.side_px)
+        if judge is not None:
+            scale = max(scale, min(judge.measure_scale(face.box_px), 1.0))
         return None if scale * image.reduction <= 1 else math.ceil(scale * max(image.size_px))
 
     def _judge(
-        self, image: Image, faces: Sequence[DetectedFace], stages: StageTimes, kind: PhotographKind
+        self,
+        image: Image,
+        faces: Sequence[DetectedFace],
+        stages: StageTimes,
+        kind: PhotographKind,
+        judge: LivenessJudge | None,
     ) -> Extraction:
         """Align the main face and measure it."""
         if not faces:
@@ -231,6 +260,9 @@ class Extractor:
             landmarks_px=face.landmarks_px,
             crop=crop,
             kind=kind,
+            judged_crop=None
+            if judge is None
+            else judge.cut(image.pixels, face.box_px, 1 / image.reduction),
         )
 
     def _embed(self, prepared: Sequence[Extracted]) -> list[Extracted]:
@@ -240,6 +272,7 @@ class Extractor:
         ]
         if not crops:
             return list(prepared)
+        prepared = self._judge_liveness(prepared)
         start = time.perf_counter()
         given = self.embedder.embed(np.stack(crops))
         share_ms = (time.perf_counter() - start) * 1e3 / len(crops)
@@ -262,6 +295,30 @@ class Extractor:
                 self._judge_clarity(replace(one, vector=vector, stages=stages), clarity)
             )
         return finished
+
+    def _judge_liveness(self, prepared: Sequence[Extracted]) -> Sequence[Extracted]:
+        """Gives the faces that are to be judged their scores, in one batch; NaN where the judge
+        fails: it fails nobody's extraction."""
+        judge = self.liveness_judge
+        crops = [
+            one.judged_crop
+            for one in prepared
+            if isinstance(one, Extraction) and one.judged_crop is not None
+        ]
+        if judge is None or not crops:
+            return prepared
+        try:
+            scores = judge.judge(np.stack(crops)).tolist()
+        except ModelError as error:
+            _log.error("the judge of liveness failed: %s", error)
+            scores = [math.nan] * len(crops)
+        told = iter(scores)
+        return [
+            replace(one, judged_crop=None, judged=Judged(judge.digest, next(told)))
+            if isinstance(one, Extraction) and one.judged_crop is not None
+            else one
+            for one in prepared
+        ]
 
     def _measure_clarity(self, given: NDArray[np.float32]) -> NDArray[np.float32]:
         """Lengths of the model's vectors, in that of a usual face's; 1 where that is not known."""

@@ -12,7 +12,7 @@ from engine.cases.decided import is_more_alike
 from engine.matching.authority import WeighedAuthority
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import Comparisons, score_best
-from engine.matching.liveness import Weighed
+from engine.matching.liveness import Judgement, Weighed
 from engine.matching.policy import Candidate, Evidence
 from engine.matching.requests import Attempt
 from engine.matching.second_model import SecondModel
@@ -162,6 +162,7 @@ def gather_evidence(
     thresholds: Thresholds,
     liveness: Weighed | None = None,
     authority: WeighedAuthority | None = None,
+    judgement: Judgement | None = None,
 ) -> Evidence:
     """The evidence on attempt `place`, all before it in the batch included.
 
@@ -211,6 +212,8 @@ def gather_evidence(
         or (has_probe and comparisons.is_watched(place)),
         liveness_problem=None if liveness is None else liveness.problem,
         liveness_brings=None if liveness is None else liveness.brings,
+        judge_problem=None if judgement is None or judgement.brings is None else judgement.problem,
+        judge_brings=None if judgement is None else judgement.brings,
         authority_problem=None if authority is None else authority.problem,
         authority_brings=None if authority is None else authority.brings,
     )

@@ -31,6 +31,7 @@ from engine.matching.liveness import (
     LIVENESS_CHECKED,
     NOT_ASKED,
     REPLAYED,
+    Judgement,
     LivenessBatch,
     LivenessTerms,
     Weighed,
@@ -207,6 +208,7 @@ class ChangeCollector:
         verdict: Verdict,
         liveness: Weighed | None = None,
         authority: WeighedAuthority | None = None,
+        judgement: Judgement | None = None,
     ) -> Answer:
         """Adds the rows of one verdict, brings the batch's state up to date, and answers."""
         enrollment_id = new_id()
@@ -273,6 +275,9 @@ class ChangeCollector:
         if liveness is not None:
             told |= {"liveness": liveness.describe()}
             self._keep_liveness(attempt, liveness, enrollment_id)
+        if judgement is not None:
+            told |= {"liveness_judge": judgement.describe()}
+            self._keep_liveness(attempt, judgement, enrollment_id)
         self._record(place, attempt, body, evidence, told)
         return Answer(body)
 
@@ -285,7 +290,7 @@ class ChangeCollector:
         self._keep_liveness(attempt, liveness)
 
     def _keep_liveness(
-        self, attempt: Attempt, liveness: Weighed, enrollment_id: str | None = None
+        self, attempt: Attempt, liveness: Weighed | Judgement, enrollment_id: str | None = None
     ) -> None:
         outlet, use = attempt.outlet, LivenessUse.ENROLLMENT
         given = (use, self._now, outlet.carrier, outlet.code, enrollment_id)
@@ -664,7 +669,8 @@ class Judge:
             liveness.weigh(one.request.liveness, LivenessUse.ENROLLMENT, one.outlet.carrier)
             for one in attempts
         ]
-        comparisons = self._compare(attempts, found, thresholds, weighed)
+        judgements = [self._judge_liveness(one) for one in attempts]
+        comparisons = self._compare(attempts, found, thresholds, weighed, judgements)
         hit_ids = comparisons.all_hit_ids()
         given = (self.store, self.gallery, attempts, hit_ids, self.second, self.person_limit)
         state = BatchState(*given)
@@ -672,8 +678,8 @@ class Judge:
         bounds = BatchBounds(self.limits, self.store, attempts, state, now)
         answers: list[Answer | SosieError] = []
         for place, attempt in enumerate(attempts):
-            told = self._weigh_authority(attempt)
-            shown = (thresholds, weighed[place], told)
+            told, judgement = self._weigh_authority(attempt), judgements[place]
+            shown = (thresholds, weighed[place], told, judgement)
             evidence = gather_evidence(place, attempt, comparisons, state, *shown)
             verdict = decide(evidence)
             try:
@@ -686,13 +692,21 @@ class Judge:
                 collector.note_replayed(attempt, spent)
                 answers.append(spent.refusal)
                 continue
-            answers.append(collector.write(place, attempt, evidence, verdict, spent, told))
+            answers.append(
+                collector.write(place, attempt, evidence, verdict, spent, told, judgement)
+            )
             collector.count(attempt, *bounds.count(attempt, evidence, verdict))
         decided = iter(answers)
         outcomes = [next(decided) if isinstance(it, Attempt) else it for it in sorted_out]
         changes = collector.changes()
         changes = replace(changes, audit=(*changes.audit, *refused))
         return JudgedBatch(outcomes, changes if changes.audit else None)
+
+    def _judge_liveness(self, attempt: Attempt) -> Judgement | None:
+        # Where there is no face the photograph is what is wrong.
+        if self.liveness.judge is None or attempt.request.live.vector is None:
+            return None
+        return self.liveness.judge.weigh(attempt.request.live.least_judged)
 
     def _weigh_authority(self, attempt: Attempt) -> WeighedAuthority | None:
         # What is not well-formed is not looked up.
@@ -716,13 +730,15 @@ class Judge:
         scanned: Sequence[Scanned | None],
         thresholds: Thresholds,
         weighed: Sequence[Weighed | None],
+        judgements: Sequence[Judgement | None],
     ) -> Comparisons:
         """The comparisons of the attempts; searches where it was not done, or for others."""
         is_compared = [
             one.document.is_well_formed
             and not one.is_same_photograph
             and (alive is None or alive.brings is not Decision.REJECTED)
-            for one, alive in zip(attempts, weighed, strict=True)
+            and (judged is None or judged.brings is not Decision.REJECTED)
+            for one, alive, judged in zip(attempts, weighed, judgements, strict=True)
         ]
         wanted = [
             compared and (one is None or not one.scan.serves(thresholds))

@@ -10,11 +10,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from joserfc.errors import JoseError
@@ -30,9 +31,90 @@ from engine.registry.records import AuditEntry, Changes, LivenessRecord, new_id
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 
+if TYPE_CHECKING:
+    from engine.faces.liveness_judge import Judged
+
 MAX_TOKEN_LENGTH = 4096
 CLOCK_SKEW = timedelta(seconds=60)
 """How far the clocks of a capture system and of this machine may lie apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeTerms:
+    """What is made of the scores of a judge that looks at the picture itself, of the model
+    `digest`: live from `live` on, not live below `spoof`. Its findings decide where it `enforces`.
+    """
+
+    digest: str
+    live: float
+    spoof: float
+    enforces: bool = False
+
+    def weigh(self, judged: Judged | None) -> Judgement:
+        """A face that was not judged, or by another model, is not passed over in silence."""
+        if judged is None:
+            return Judgement(self, None, "none", Reason.LIVENESS_MISSING, Decision.REVIEW)
+        score = judged.score
+        if judged.digest != self.digest or math.isnan(score):
+            return Judgement(self, None, "none", Reason.LIVENESS_UNCERTAIN, Decision.REVIEW)
+        if score >= self.live:
+            return Judgement(self, score, "live", None, None)
+        if score < self.spoof:
+            return Judgement(self, score, "spoof", Reason.LIVENESS_FAILED, Decision.REJECTED)
+        return Judgement(self, score, "uncertain", Reason.LIVENESS_UNCERTAIN, Decision.REVIEW)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a judge found of the picture itself; `found` is live, spoof, uncertain or none."""
+
+    terms: JudgeTerms
+    score: float | None
+    found: str
+    problem: Reason | None
+    gravity: Decision | None
+
+    @property
+    def brings(self) -> Decision | None:
+        """What it brings to an enrollment, where it has a say."""
+        return self.gravity if self.terms.enforces else None
+
+    @property
+    def band(self) -> str:
+        """Which tenth its score is in, for metrics."""
+        return "none" if self.score is None else f"{min(int(self.score * 10), 9) / 10:.1f}"
+
+    def describe(self) -> dict[str, Any]:
+        """What evidence keeps of it."""
+        return {
+            "mode": "enforce" if self.terms.enforces else "observe",
+            "model_digest": self.terms.digest,
+            "found": self.found,
+            "score": None if self.score is None else round(self.score, 4),
+            "live": self.terms.live,
+            "spoof": self.terms.spoof,
+        }
+
+    def record(
+        self,
+        use: LivenessUse,
+        at: datetime,
+        carrier: str | None,
+        outlet: str | None,
+        enrollment_id: str | None = None,
+    ) -> LivenessRecord:
+        """The row that keeps it."""
+        return LivenessRecord(
+            id=new_id(),
+            use=use.value,
+            received_at=at,
+            problem=None if self.problem is None else self.problem.value,
+            decision=self.found,
+            carrier=carrier,
+            outlet=outlet,
+            enrollment_id=enrollment_id,
+            judge=self.terms.digest,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +122,7 @@ class LivenessTerms:
     """What a deployment asks for: `modes` of all carriers, and those of one where they differ.
 
     A result is taken for `max_age`; where one is required and `missing`, an enrollment is rejected
-    or goes to review.
+    or goes to review. `judge`: of what looks at the picture itself.
     """
 
     modes: Mapping[LivenessUse, LivenessMode] = field(default_factory=dict)
@@ -49,6 +131,7 @@ class LivenessTerms:
     max_age: timedelta = timedelta(seconds=300)
     issuers: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Who may sign for a carrier's subscribers, by its code; else all may."""
+    judge: JudgeTerms | None = None
 
     def mode(self, use: LivenessUse, carrier: str | None) -> LivenessMode:
         """Of a carrier's requests; None is one that asks about all."""
@@ -380,40 +463,64 @@ class LivenessBatch:
         return weighed
 
 
-def admit_verification(
-    runner: ChangeRunner,
-    registry: Reader,
-    vault: Vault,
-    terms: LivenessTerms,
-    result: LivenessResult | None,
-    *,
-    actor: str,
-    carrier: str | None,
-    outlet: str | None,
-) -> None:
-    """Keeps the result that came with a verification, and lets it go on where it may.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LivenessOfVerification:
+    """What a verification brought of liveness, on whose behalf, and what is made of it."""
 
-    `LivenessRefused` where evidence is required and something is wrong with it, before anybody is
-    looked up; `LivenessReplayed`.
-    """
-    use = LivenessUse.VERIFICATION
-    if terms.mode(use, carrier) is LivenessMode.OFF:
-        return
+    runner: ChangeRunner
+    registry: Reader
+    vault: Vault
+    terms: LivenessTerms
+    result: LivenessResult | None
+    judged: Judged | None
+    actor: str
+    carrier: str | None
+    outlet: str | None
 
-    def perform(writer: Writer, now: datetime) -> Weighed:
-        batch = LivenessBatch(terms, vault, registry, [result])
-        weighed = batch.spend(batch.weigh(result, use, carrier))
-        assert weighed is not None
-        kept = weighed.record(use, now, carrier, outlet)
-        subject = "none" if kept.issuer is None else kept.issuer
-        entry = AuditEntry(actor, LIVENESS_CHECKED, subject, {"problem": kept.problem})
-        writer.commit(Changes(writer.sequence, (entry,), liveness=(kept,)))
-        return weighed
+    def require(self) -> None:
+        """Before anybody is looked up: `LivenessRefused` where evidence is required and something
+        is wrong with it, or where the judge of the picture enforces and finds something, and
+        `LivenessReplayed`; that is kept. Else nothing is used yet.
+        """
+        if _find_refusal(*self._weigh()) is not None:
+            self.use()
 
-    kept = runner.run(perform)
-    if kept.refusal is not None:
-        raise kept.refusal
-    if kept.problem is not None:
-        raise LivenessRefused(
-            f"the evidence of liveness does not hold ({kept.problem.value}): capture the face again"
-        )
+    def use(self) -> None:
+        """Keeps what came, used from now on; raises as `require` where that has changed."""
+        if self._weigh() == (None, None):
+            return
+        if (error := self.runner.run(self._keep)) is not None:
+            raise error
+
+    def _weigh(self) -> tuple[Weighed | None, Judgement | None]:
+        batch = LivenessBatch(self.terms, self.vault, self.registry, [self.result])
+        weighed = batch.spend(batch.weigh(self.result, LivenessUse.VERIFICATION, self.carrier))
+        judge = self.terms.judge
+        return weighed, None if judge is None else judge.weigh(self.judged)
+
+    def _keep(self, writer: Writer, now: datetime) -> RequestError | None:
+        weighed, judgement = self._weigh()
+        given = (LivenessUse.VERIFICATION, now, self.carrier, self.outlet)
+        entries, kept = [], []
+        for one in (weighed, judgement):
+            if one is not None:
+                row = one.record(*given)
+                by = "judge" if one is judgement else row.issuer or "none"
+                entries.append(
+                    AuditEntry(self.actor, LIVENESS_CHECKED, by, {"problem": row.problem})
+                )
+                kept.append(row)
+        writer.commit(Changes(writer.sequence, tuple(entries), liveness=tuple(kept)))
+        return _find_refusal(weighed, judgement)
+
+
+def _find_refusal(weighed: Weighed | None, judgement: Judgement | None) -> RequestError | None:
+    if weighed is not None and weighed.refusal is not None:
+        return weighed.refusal
+    found = None if weighed is None else weighed.problem
+    if found is None and judgement is not None and judgement.terms.enforces:
+        found = judgement.problem
+    if found is None:
+        return None
+    text = f"the evidence of liveness does not hold ({found.value}): capture the face again"
+    return LivenessRefused(text)

@@ -75,6 +75,9 @@ class Evidence:
     liveness_problem: Reason | None = None
     """What is wrong with the evidence of liveness, where it is required."""
     liveness_brings: Decision | None = None
+    judge_problem: Reason | None = None
+    """What a judge of the picture itself found, where it is to decide."""
+    judge_brings: Decision | None = None
     authority_problem: Reason | None = None
     """What the look-up of the document brought, where an authority is asked."""
     authority_brings: Decision | None = None
@@ -177,10 +180,16 @@ def _photograph_findings(evidence: Evidence) -> list[Finding]:
 
 
 def _liveness_findings(evidence: Evidence) -> list[Finding]:
-    problem, brings = evidence.liveness_problem, evidence.liveness_brings
-    if problem is None or brings is None:
-        return []
-    return [Finding(problem, brings, Photograph.LIVE)]
+    told = (
+        (evidence.liveness_problem, evidence.liveness_brings),
+        (evidence.judge_problem, evidence.judge_brings),
+    )
+    findings = (
+        Finding(problem, brings, Photograph.LIVE)
+        for problem, brings in told
+        if problem is not None and brings is not None
+    )
+    return list(dict.fromkeys(findings))
 
 
 def _face_findings(evidence: Evidence) -> list[Finding]:
@@ -219,6 +228,8 @@ def _is_below(score: float | None, threshold: float) -> bool:
 _NAMED = {
     "liveness_problem": Reason,
     "liveness_brings": Decision,
+    "judge_problem": Reason,
+    "judge_brings": Decision,
     "authority_problem": Reason,
     "authority_brings": Decision,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from engine.faces.embedder import CropEmbedder
     from engine.faces.extractor import Extracted, Extractor, Kinds
     from engine.faces.images import Pixels
+    from engine.faces.liveness_judge import Judged
 
 _log = logging.getLogger(__name__)
 MAX_KEY_LENGTH = 255
@@ -84,6 +86,19 @@ class Sample:
     the mean of the best, which had this `length`, and all else is of the best one."""
     length: float = 1.0
     second: SecondTemplate | None = None
+    judged: Judged | None = None
+    """How live a judge found the face; of several frames, of the best one."""
+
+    @property
+    def least_judged(self) -> Judged | None:
+        """Of several frames the one that seems least live, or else a picture could be slipped in
+        among them: without a score where one has none."""
+        judged = [one.judged for one in self.frames or (self,)]
+        return min(
+            (one for one in judged if one is not None),
+            key=lambda one: -math.inf if math.isnan(one.score) else one.score,
+            default=None,
+        )
 
     @classmethod
     def unseen(cls, data: bytes, kind: PhotographKind | None = None) -> Sample:
@@ -279,12 +294,14 @@ def take_samples(
     *,
     with_crops: bool = False,
     second: SecondEmbedder | None = None,
+    judged: Sequence[bool] = (),
 ) -> list[Sample | ImageError]:
-    """A sample of each image file, or its ImageError, in order; `kinds` as `extract` takes them.
+    """A sample of each image file, or its ImageError, in order; `kinds` and `judged` as `extract`
+    takes them.
 
     Vectors are rotated and crops sealed: no face leaves this module in the clear.
     """
-    extracted = extractor.extract(images, kinds)
+    extracted = extractor.extract(images, kinds, judged)
     return make_samples(images, extracted, vault, kinds, with_crops=with_crops, second=second)
 
 
@@ -324,6 +341,7 @@ def make_samples(
             else None,
             thumbnail=None if one.crop is None else seal_thumbnail(vault, digest, one.crop),
             second=None if one.crop is None else next(seconds, None),
+            judged=one.judged,
         )
         samples.append(sample)
     return samples

@@ -67,6 +67,8 @@ class HolderProbe:
     carrier: str | None = None
     second: SecondTemplate | None = None
     """The same face by a second model: of the holder, it fills a reference that lacks one."""
+    use_liveness: Callable[[], None] | None = field(default=None, repr=False)
+    """Called once, when somebody is found and before the face is compared."""
     is_photographed: bool = False
     """Whether it was taken for this check: what was issued before shows nobody who has come."""
     rules: LineRules = NO_RULES
@@ -142,6 +144,8 @@ class _Check:
         def find_bounded() -> DocumentRecord:
             record = find()
             self.guard.require(self._names(record), [record.id, record.id])
+            if self.probe.use_liveness is not None:
+                self.probe.use_liveness()
             return record
 
         try:

@@ -31,6 +31,8 @@ class Role(StrEnum):
 
     DETECTOR = "detector"
     EMBEDDER = "embedder"
+    LIVENESS = "liveness"
+    """Tells of a face how live it seems."""
 
 
 class Step(StrEnum):
@@ -86,6 +88,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "channels": ("rgb", "bgr"),
     "layout": ("nchw", "nhwc"),
     "alignment": ("arcface",),
+    "activation": ("none", "softmax", "sigmoid"),
 }
 
 
@@ -96,6 +99,28 @@ class CardThresholds(Struct, frozen=True, forbid_unknown_fields=True):
     same_document_fmr: _Rate | None = None
     review_fmr: _Rate | None = None
     certain_margin: Annotated[float, Meta(ge=0, lt=1)] | None = None
+
+
+class LivenessContract(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a judge of liveness takes and gives.
+
+    It takes the square around a face of `crop_scale` times the longer side of its box. Number
+    `index` of `output` (empty: the first) is the probability of a live face, after `activation`. A
+    face with at least `live` counts as live, one below `spoof` as none; in between the judge is
+    uncertain, and without `spoof` nothing is.
+    """
+
+    live: _Rate
+    spoof: _Rate | None = None
+    crop_scale: Annotated[float, Meta(ge=0.5, le=8)] = 1.0
+    output: str = ""
+    index: _Count = 0
+    activation: Literal["none", "softmax", "sigmoid"] = "none"
+
+    @property
+    def least(self) -> float:
+        """The score below which a face counts as not live."""
+        return self.live if self.spoof is None else self.spoof
 
 
 class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):
@@ -123,6 +148,7 @@ class ModelCard(Struct, frozen=True, forbid_unknown_fields=True):
     transform_sha256: str = ""
     rewriting: tuple[Step, ...] = DEFAULT_STEPS
     thresholds: CardThresholds | None = None
+    liveness: LivenessContract | None = None
     folder: Path = Path()
 
     @property
@@ -292,7 +318,17 @@ def _parse(table: Mapping[str, Any], path: Path) -> ModelCard:
         raise refuse("thresholds", "left out: a detector compares nothing")
     if card.role is Role.EMBEDDER and card.dimension == 0:
         raise refuse("dimension", "the length of an embedding")
+    if (card.role is Role.LIVENESS) != (card.liveness is not None):
+        raise refuse("liveness", "a table of a card of role liveness, and of no other")
+    if card.liveness is not None:
+        if card.transform or card.thresholds is not None or card.dimension:
+            raise refuse("role", "another: a judge of liveness makes no vectors")
+        if card.liveness.least > card.liveness.live:
+            raise refuse("spoof", "at most `live`")
+        if "rewriting" not in table:
+            # The usual steps are for embedders: of any other graph nobody has compared them.
+            card = replace(card, rewriting=())
     side = card.input.width_px
-    if card.role is Role.EMBEDDER and (side != card.input.height_px or side == 0):
+    if card.role is not Role.DETECTOR and (side != card.input.height_px or side == 0):
         raise refuse("width_px", "the side of a square crop, equal to `height_px`")
     return replace(card, rewriting=tuple(step for step in Step if step in card.rewriting))

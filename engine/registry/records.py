@@ -250,7 +250,8 @@ class LivenessRecord:
     """What became of the evidence of liveness that a request brought, or should have brought.
 
     `token` is the keyed name of a result that has been used; `issued_at` when the capture system
-    says that it judged. Without an `enrollment_id` it came with a verification.
+    says that it judged. Without an `enrollment_id` it came with a verification. `judge` is the
+    digest of the model that looked at the picture itself, None of what a capture system signed.
     """
 
     id: str
@@ -266,6 +267,7 @@ class LivenessRecord:
     carrier: str | None = None
     outlet: str | None = None
     enrollment_id: str | None = None
+    judge: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

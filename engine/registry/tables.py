@@ -216,6 +216,8 @@ liveness = Table(
     Column("outlet", ForeignKey("outlets.code")),
     Column("enrollment_id", ForeignKey("enrollments.id"), index=True),
     _mac(),
+    # Of the model that looked at the picture itself: null of what a capture system signed.
+    Column("judge", String(64)),
 )
 
 # What happened, for the systems of carriers: written with it, in its order.

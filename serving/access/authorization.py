@@ -317,6 +317,9 @@ def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -
         ]
     if withheld or body["decision"] == Decision.REJECTED:
         shown["document_id"] = None
+    if "liveness_judge" in shown:
+        # Whoever tries attacks would see there how near each came.
+        shown["liveness_judge"] = None
     if body.get("authority"):
         shown["authority"] = _show_authority(body, shown["reasons"])
     return shown

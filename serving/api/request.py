@@ -48,7 +48,7 @@ from serving.ingress.extraction_queue import FRAMES_WORK, decode_work
 from serving.parts import Parts
 from serving.registrar.protocol import CallContext
 from serving.sections import ServeSettings
-from serving.telemetry.metrics import AUTHORITY_RESULTS, LIVENESS
+from serving.telemetry.metrics import AUTHORITY_RESULTS, LIVENESS, LIVENESS_JUDGED
 from serving.wire.fields import KnownDocument, list_frames
 from serving.wire.matching import Face
 
@@ -448,6 +448,14 @@ def count_liveness(
         parts.meter.add(LIVENESS, result.issuer or "none", told)
 
 
+def count_judged(parts: Parts, sample: Sample | None) -> None:
+    """Counts what the judge of the picture itself found of a live face."""
+    judge = parts.liveness.terms.judge
+    if judge is not None and sample is not None and sample.vector is not None:
+        judgement = judge.weigh(sample.least_judged)
+        parts.meter.add(LIVENESS_JUDGED, judgement.found, judgement.band)
+
+
 def note_authority(parts: Parts, result: AuthorityResult | None) -> None:
     """Counts what came of a look-up, and logs one that confirmed nothing: by its code alone."""
     if result is not None:
@@ -479,9 +487,11 @@ async def sample_images(
     request: Request,
     faces: Mapping[str, Sequence[bytes]],
     kinds: Mapping[str, str | None],
+    judged: str | None = None,
 ) -> Sequence[Sample]:
     """A sample of each face, fused where several frames show it, of the kind of the same name;
-    raises the first error, with the field that it speaks of.
+    raises the first error, with the field that it speaks of. The liveness of the face `judged` is
+    judged, where there is a judge.
 
     `ImageTooCostly` where the frames of one face take more than `FRAMES_WORK` to decode,
     `RateLimited` where all exceed the key's rate.
@@ -494,7 +504,13 @@ async def sample_images(
     told = [read_kind(kinds.get(name)) for name, _ in places]
     with parts.tracer.span("extract", items=len(places)):
         files = [faces[name][place] for name, place in places]
-        samples = await parts.faces.sample(files, request.remaining_s, told, is_one_attempt=True)
+        samples = await parts.faces.sample(
+            files,
+            request.remaining_s,
+            told,
+            is_one_attempt=True,
+            judged=[name == judged for name, _ in places],
+        )
     sound: dict[str, list[Sample]] = {name: [] for name in faces}
     for (name, place), sample in zip(places, samples, strict=True):
         if isinstance(sample, ImageError):
@@ -534,7 +550,7 @@ async def take_probe(parts: Parts, request: Request, probe: Face) -> Sample | No
     if probe.image is None:
         return None
     images = {"probe": list_frames(probe.image)}
-    (sample,) = await sample_images(parts, request, images, {"probe": probe.kind})
+    (sample,) = await sample_images(parts, request, images, {"probe": probe.kind}, "probe")
     _require_usable("probe", sample)
     return sample
 

@@ -82,6 +82,7 @@ def enrollment_record(record: EnrollmentRecord) -> dict[str, Any]:
         "quality": evidence.get("quality", {}),
         "frames": evidence.get("frames", ()),
         "liveness": evidence.get("liveness"),
+        "liveness_judge": evidence.get("liveness_judge"),
         "authority": evidence.get("authority"),
         "model_digest": evidence["model_digest"],
         "calibration_version": evidence.get("calibration_version"),

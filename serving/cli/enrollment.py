@@ -141,6 +141,7 @@ def enroll(
             [*frames, portrait],
             [*(None for _ in frames), portrait_kind],
             with_crops=keeps_crops,
+            judged=[*(True for _ in frames), False],
         )
         carrier = carrier or _carrier_of(deployment, outlet)
         files = [frame.read_bytes() for frame in frames]

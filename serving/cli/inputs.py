@@ -182,8 +182,10 @@ def sample_photographs(
     kinds: Sequence[PhotographKind | None] = (),
     *,
     with_crops: bool = False,
+    judged: Sequence[bool] = (),
 ) -> list[Sample]:
-    """The sample of each photograph, of its kind; raises the first error, which names its file."""
+    """The sample of each photograph, of its kind; raises the first error, which names its file.
+    `judged` says of which the liveness is judged."""
     from engine.matching.requests import take_samples
 
     images = [read_photograph(path) for path in paths]
@@ -194,6 +196,7 @@ def sample_photographs(
         kinds,
         with_crops=with_crops,
         second=deployment.second_embedder,
+        judged=judged,
     )
     return require_sound(samples, paths)
 

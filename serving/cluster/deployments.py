@@ -59,6 +59,7 @@ from serving.models import (
     build_extractor,
     model_digest,
     open_embedder,
+    open_liveness_judge,
     settle_ingress,
     warn_calibration,
     without_accelerator,
@@ -150,6 +151,7 @@ class Ingress:
         store, vault = deployment.store, deployment.vault
         extractor, find_embedder = _open_extractor(settings, embedder, meter, log)
         opened.enter_context(extractor)
+        extractor.liveness_judge = open_liveness_judge(settings)
         if serve.metrics_port:
             opened.enter_context(Exporter(meter.node_registry, serve.metrics_port))
         self._faces = ExtractionQueue(

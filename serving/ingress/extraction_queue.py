@@ -10,10 +10,9 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.batching import Batch, Batcher, Lane, Refusals, share_out, weigh
 from engine.errors import DeadlinePassed, ImageError, ImageTooCostly, SosieError, VectorUnusable
-from engine.faces.extractor import Extractor, Kinds
+from engine.faces.extractor import Asked, Extractor, Kinds
 from engine.faces.image_files import find_pixels
 from engine.matching.requests import Sample, SecondEmbedder, make_samples
-from engine.reasons import PhotographKind
 from engine.registry.vault import Vault
 from serving.errors import Busy, NotReady, ServiceRefusal
 from serving.telemetry.metrics import (
@@ -53,8 +52,6 @@ _REFUSALS = Refusals(
 )
 
 Samples = list[Sample | ImageError]
-Asked = Sequence[tuple[bytes, PhotographKind | None]]
-"""The photographs of a call, and what they are told to be."""
 
 
 def decode_work(data: bytes) -> float:
@@ -105,7 +102,7 @@ class ExtractionQueue:
         self._refused_at: float | None = None
         # Two at least: one of a pair would wait for the other.
         places = max(PAIR, capacity // 4)
-        self._queue: Batcher[Asked, Samples] = Batcher(
+        self._queue: Batcher[Sequence[Asked], Samples] = Batcher(
             self._extract,
             (
                 Lane(BATCH_PHOTOGRAPHS, capacity // 2, places, splits=True, filled=True),
@@ -127,11 +124,13 @@ class ExtractionQueue:
         kinds: Kinds = (),
         *,
         is_one_attempt: bool = False,
+        judged: Sequence[bool] = (),
     ) -> Samples:
         """A sample of each image file or what is wrong with it, in their order.
 
         `kinds`, where given, has one for each, None for what was not told. More than two are a
-        batch, unless they are one person's attempt, whose frames they are.
+        batch, unless they are one person's attempt, whose frames they are. `judged`, where given,
+        says of which the liveness is judged.
         `Busy` at once where too many wait, `NotReady` once it closes, `DeadlinePassed` after
         `timeout_s`. A call that is cancelled is not extracted any more.
         """
@@ -140,7 +139,9 @@ class ExtractionQueue:
         lane = _PAIRS if is_one_attempt or len(images) <= PAIR else _BATCHES
         if any(decode_work(image) > LARGE for image in images):
             lane = _LARGE
-        asked = list(zip(images, kinds or [None] * len(images), strict=True))
+        count = len(images)
+        told = zip(images, kinds or [None] * count, judged or [False] * count, strict=True)
+        asked = list(told)
         return await self._queue.ask(asked, len(asked), timeout_s, lane=lane)
 
     def close(self, timeout_s: float | None = None) -> None:
@@ -174,11 +175,12 @@ class ExtractionQueue:
         is_refused = refused_at is not None and time.monotonic() - refused_at < DISTRUST_S
         return self.is_whole and not self.is_stuck and not is_refused
 
-    def _extract(self, batch: Batch[Asked, Samples]) -> list[Samples]:
-        images = [image for call in batch for image, _ in call.payload]
-        kinds = [kind for call in batch for _, kind in call.payload]
+    def _extract(self, batch: Batch[Sequence[Asked], Samples]) -> list[Samples]:
+        photographs = [one for call in batch for one in call.payload]
+        images, kinds = [one[0] for one in photographs], [one[1] for one in photographs]
+        judged = [one[2] for one in photographs]
         try:
-            extracted = self._extractor.extract(images, kinds)
+            extracted = self._extractor.extract(images, kinds, judged)
             samples = make_samples(
                 images,
                 extracted,
@@ -213,7 +215,7 @@ class ExtractionQueue:
             # By type alone: its text may hold anything.
             self._log.error("extraction failed", kind=type(behind).__name__, count=count)
 
-    def _observe(self, batch: Batch[Asked, Samples], seconds: float) -> None:
+    def _observe(self, batch: Batch[Sequence[Asked], Samples], seconds: float) -> None:
         self._meter.observe(STAGE_SECONDS, seconds, _STAGE)
         self._meter.observe(BATCH_SIZE, weigh(batch), _STAGE)
 

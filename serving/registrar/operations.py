@@ -19,6 +19,7 @@ from structlog.typing import FilteringBoundLogger
 from engine.cases import outlets, steps
 from engine.cases.case import Actor
 from engine.errors import DeadlinePassed, GalleryBehind, RegistryError, SosieError
+from engine.faces.liveness_judge import Judged
 from engine.lifecycle import campaigns, exemptions, reverification
 from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
@@ -27,7 +28,7 @@ from engine.matching.holders import ErasureCertificate, HolderLines, PendingEras
 from engine.matching.identification import Identification
 from engine.matching.limits import Caller, Guard, name_shown
 from engine.matching.lines import Dispute
-from engine.matching.liveness import LivenessResult, admit_verification
+from engine.matching.liveness import LivenessOfVerification, LivenessResult
 from engine.matching.registrar import BoundedRunner, Outcome
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.verification import HolderCheck, HolderProbe
@@ -258,12 +259,14 @@ class Operations:
         probe: Probes,
         second: SecondTemplate | None = None,
         liveness: LivenessResult | None = None,
+        judged: Judged | None = None,
     ) -> HolderCheck:
-        self._admit(liveness)
+        alive = self._require_alive(liveness, judged)
         asked = replace(
             self._probe(probe, second),
             is_photographed=target.is_photographed,
             rules=self._opened.deployment.line_rules,
+            use_liveness=alive,
         )
         given = (self._runner, self._opened.store, target.text, asked, self._audit, self._guard)
         return verification.check_line(*given)
@@ -274,25 +277,34 @@ class Operations:
         probe: Probes,
         second: SecondTemplate | None = None,
         liveness: LivenessResult | None = None,
+        judged: Judged | None = None,
     ) -> HolderCheck:
-        self._admit(liveness)
-        store, asked = self._opened.store, self._probe(probe, second)
+        asked = replace(
+            self._probe(probe, second), use_liveness=self._require_alive(liveness, judged)
+        )
+        store = self._opened.store
         given = (self._runner, store, document, asked, self._audit, self._guard)
         return verification.check_document(*given)
 
-    def _admit(self, liveness: LivenessResult | None) -> None:
-        """Lets a verification go on whose evidence of liveness holds, where that is asked for."""
+    def _require_alive(
+        self, liveness: LivenessResult | None, judged: Judged | None
+    ) -> Callable[[], None]:
+        """What uses up the evidence of liveness of a verification, once somebody is found; raises
+        where what is asked for does not hold."""
         deployment, context = self._opened.deployment, self._context
-        admit_verification(
-            self._runner,
-            self._opened.store,
-            deployment.vault,
-            deployment.liveness.terms,
-            liveness,
+        shown = LivenessOfVerification(
+            runner=self._runner,
+            registry=self._opened.store,
+            vault=deployment.vault,
+            terms=deployment.liveness.terms,
+            result=liveness,
+            judged=judged,
             actor=context.actor,
             carrier=context.carrier,
             outlet=context.outlet,
         )
+        shown.require()
+        return shown.use
 
     def read_lines(self, document: Document, probe: Probes) -> HolderLines:
         return holders.show_lines(

@@ -23,6 +23,7 @@ from indexes.errors import IndexFault, ShardLost, VectorInvalid
 from serving.errors import Interrupted, ServiceRefusal
 
 if TYPE_CHECKING:
+    from engine.faces.liveness_judge import Judged
     from engine.matching.documents import Document
     from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
     from engine.matching.identification import Identification
@@ -350,10 +351,12 @@ class RegistrarClient(ABC):
         probe: Probes,
         second: SecondTemplate | None,
         liveness: LivenessResult | None,
+        judged: Judged | None,
         context: CallContext,
     ) -> HolderCheck:
         """The face float32[d] against the holder of a line in use; audited. `second` is the same
-        face by a second model, where one is named. `NotFound` for a line
+        face by a second model, where one is named, and `judged` what a judge made of its picture.
+        `NotFound` for a line
         that is not, or is of another tenant than the context's; `LivenessRefused` or
         `LivenessReplayed` where the evidence that came with it is required and does not hold."""
 
@@ -364,6 +367,7 @@ class RegistrarClient(ABC):
         probe: Probes,
         second: SecondTemplate | None,
         liveness: LivenessResult | None,
+        judged: Judged | None,
         context: CallContext,
     ) -> HolderCheck:
         """The same for a document, presented or by its id; for a tenant, one with which that

@@ -123,6 +123,12 @@ LIVENESS = _counter(
     "issuer",
     "result",
 )
+LIVENESS_JUDGED = _counter(
+    "sosie_liveness_judged",
+    "Live faces by what the judge of the picture itself found, and the tenth that its score is in.",
+    "found",
+    "band",
+)
 AUTHORITY_RESULTS = _counter(
     "sosie_authority_results",
     "Look-ups of documents by what came of them, and whether the answer was kept from before.",

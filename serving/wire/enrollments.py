@@ -253,6 +253,19 @@ class LivenessEvidence(AnswerBody, frozen=True, omit_defaults=True):
     is_repeated: Annotated[bool, Meta(description="it had come before")] = False
 
 
+class JudgeEvidence(AnswerBody, frozen=True):
+    """What the operator's judge of the picture itself made of the live face."""
+
+    mode: Annotated[str, known("observe", "enforce")]
+    model_digest: str
+    found: Annotated[
+        str, known("live", "spoof", "uncertain", "none"), Meta(description="none: not judged")
+    ]
+    score: Annotated[float | None, Meta(description="probability of a live face, by its model")]
+    live: Annotated[float, Meta(description="from this score on it counts as live")]
+    spoof: Annotated[float, Meta(description="below it, as not live")]
+
+
 class AuthorityEvidence(AnswerBody, frozen=True, omit_defaults=True):
     """What an authority said of the document: nothing about the person stands in it."""
 
@@ -306,6 +319,10 @@ class EnrollmentRecord(AnswerBody, frozen=True):
     frames: SeenFrames = ()
     liveness: Annotated[
         LivenessEvidence | None, Meta(description="null where it was not asked for, or has left")
+    ] = None
+    liveness_judge: Annotated[
+        JudgeEvidence | None,
+        Meta(description="null where there is no judge, or it has left, and to every tenant"),
     ] = None
     authority: Annotated[
         AuthorityEvidence | None,

@@ -18,7 +18,7 @@ from PIL import Image
 
 from engine.errors import ImageError, ImageTooCostly, SosieError
 from engine.faces import images
-from engine.faces.extractor import Extracted, Extractor, Kinds
+from engine.faces.extractor import Extracted, Extractor
 from engine.faces.image_files import ImageLimits
 from engine.faces.images import Decoder
 from serving.cluster.deployments import Ingress
@@ -165,7 +165,7 @@ class _Stuck:
     def __init__(self) -> None:
         self.entered, self.released = threading.Event(), threading.Event()
 
-    def extract(self, images: Sequence[bytes], _: Kinds = ()) -> list[Extracted]:
+    def extract(self, images: Sequence[bytes], *_: object) -> list[Extracted]:
         self.entered.set()
         assert self.released.wait(120)
         return [ImageTooCostly("too long") for _ in images]

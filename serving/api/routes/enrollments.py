@@ -33,6 +33,7 @@ from serving.api import serializers
 from serving.api.request import (
     Answer,
     Request,
+    count_judged,
     count_liveness,
     note,
     note_authority,
@@ -72,7 +73,7 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
         _require_capture_time(body.captured_at)
         faces = {"live": list_frames(body.live), "portrait": [body.portrait]}
         kinds = {"portrait": body.portrait_kind}
-        sampling = sample_images(parts, request, faces, kinds)
+        sampling = sample_images(parts, request, faces, kinds, "live")
         if parts.authority is None:
             live, portrait = await sampling
         else:
@@ -80,6 +81,7 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
             samples, said = await look_up_beside(parts.authority, question, sampling)
             (live, portrait), asked = samples, replace(asked, authority=said)
             note_authority(parts, said)
+        count_judged(parts, live)
         asked = replace(asked, live=live, portrait=portrait)
         try:
             decided = await parts.registrar.enroll(asked, request.context())

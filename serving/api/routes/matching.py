@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ImageError, LivenessRefused, LivenessReplayed
+from engine.faces.liveness_judge import Judged
 from engine.matching.comparison import score_best
 from engine.matching.liveness import LivenessResult
 from engine.matching.verification import HolderCheck
@@ -24,6 +25,7 @@ from serving.access.authorization import (
 from serving.api.request import (
     Request,
     charge_photographs,
+    count_judged,
     count_liveness,
     known_document,
     read_kind,
@@ -113,7 +115,9 @@ async def verify(
         vector, second = (await take_face(parts, request, body.probe)).vector, None
     else:
         vector, second = sample.vector, sample.second
-    check = await _check_holder(parts, request, body, vector, second, liveness)
+    count_judged(parts, sample)
+    judged = None if sample is None else sample.least_judged
+    check = await _check_holder(parts, request, body, vector, second, (liveness, judged))
     return wire.Verification(
         is_match=check.is_match,
         score=check.score if scope_of(request.caller) is None else None,
@@ -138,9 +142,9 @@ async def _check_holder(
     body: wire.VerificationRequest,
     probe: NDArray[np.float32],
     second: SecondTemplate | None,
-    liveness: LivenessResult | None,
+    alive: tuple[LivenessResult | None, Judged | None],
 ) -> HolderCheck:
-    given = (probe, second, liveness, request.context())
+    given = (probe, second, *alive, request.context())
     try:
         if body.line is not None:
             line = LineTarget(body.line, is_photographed=body.probe.image is not None)
@@ -150,7 +154,7 @@ async def _check_holder(
             assert document is not None, "the type wants one"
             check = await parts.registrar.check_document(document, *given)
     except (LivenessReplayed, LivenessRefused) as error:
-        count_liveness(parts, liveness, error)
+        count_liveness(parts, alive[0], error)
         raise
-    count_liveness(parts, liveness)
+    count_liveness(parts, alive[0])
     return check

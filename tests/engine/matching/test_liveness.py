@@ -12,16 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from joserfc import jws
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey
 from sqlalchemy import select
 
 from engine.errors import LivenessReplayed, RequestError
+from engine.faces.liveness_judge import Judged
 from engine.matching.holders import erase_holder
 from engine.matching.limits import NO_LIMITS, Bound, Caller
-from engine.matching.liveness import LivenessChecker, LivenessResult, LivenessTerms, load_issuer
+from engine.matching.liveness import (
+    JudgeTerms,
+    LivenessChecker,
+    LivenessResult,
+    LivenessTerms,
+    load_issuer,
+)
 from engine.matching.policy import replay
 from engine.reasons import Decision, LivenessMode, LivenessUse, Reason
 from engine.registry import tables
@@ -172,6 +179,7 @@ def test_no_text_is_more_than_an_invalid_result(text: str) -> None:
     assert problem_of(checker, text) is Reason.LIVENESS_INVALID
 
 
+@settings(deadline=None)
 @given(HEADERS | JSON)
 @example({"alg": "ES256", "kid": "one", "crit": 5})
 @example(["kid", "alg"])
@@ -334,3 +342,49 @@ def test_what_is_rejected_for_its_liveness_is_no_failure_of_the_key(lab: Any) ->
     with lab.registrar(liveness=LivenessTerms(REQUIRED), limits=limits) as registrar:
         answers = [registrar.enroll([lab.request(liveness=one, caller=caller)])[0] for one in shown]
     assert [one.decision for one in answers] == [Decision.REJECTED] * 5 + [Decision.APPROVED]
+
+
+JUDGE = JudgeTerms("d1", live=0.8, spoof=0.2, enforces=True)
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("judged", "decision", "reason"),
+    [
+        (Judged("d1", 0.8), "approved", None),
+        (Judged("d1", 0.79), "review", Reason.LIVENESS_UNCERTAIN),
+        (Judged("d1", 0.2), "review", Reason.LIVENESS_UNCERTAIN),
+        (Judged("d1", 0.19), "rejected", Reason.LIVENESS_FAILED),
+        (Judged("d1", NAN), "review", Reason.LIVENESS_UNCERTAIN),
+        (Judged("d2", 0.9), "review", Reason.LIVENESS_UNCERTAIN),
+        (None, "review", Reason.LIVENESS_MISSING),
+    ],
+)
+def test_what_a_judge_of_the_picture_found_decides_and_replays(
+    lab: Any, judged: Judged | None, decision: str, reason: Reason | None
+) -> None:
+    with lab.registrar(liveness=LivenessTerms(judge=JUDGE)) as registrar:
+        _, request = lab.newcomer()
+        live = replace(request.live, judged=judged)
+        [answer] = registrar.enroll([replace(request, live=live)])
+    assert answer.decision == decision
+    assert answer.reasons == (() if reason is None else (reason,))
+    kept = lab.store.enrollment(answer.enrollment_id)
+    assert replay(kept).agrees
+    [row] = lab.store.rows(select(tables.liveness))
+    assert (row.judge, row.problem, row.token) == ("d1", reason, None)
+    observed = LivenessTerms(judge=replace(JUDGE, enforces=False))
+    with lab.registrar(liveness=observed) as registrar:
+        _, request = lab.newcomer()
+        live = replace(request.live, judged=judged)
+        [answer] = registrar.enroll([replace(request, live=live)])
+    assert answer.decision == "approved"
+
+
+def test_of_several_frames_the_one_that_seems_least_live_counts(lab: Any) -> None:
+    _, request = lab.newcomer()
+    for scores, least in (((0.9, 0.3, 0.8), 0.3), ((0.9, NAN), NAN), ((0.9,), 0.9)):
+        frames = tuple(replace(request.live, judged=Judged("d1", one)) for one in scores)
+        found = replace(request.live, frames=frames, judged=frames[0].judged).least_judged
+        assert found is not None
+        assert found.score == pytest.approx(least, nan_ok=True)

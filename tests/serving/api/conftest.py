@@ -25,6 +25,7 @@ from serving.compose import Deployment
 from serving.ingress.authority import open_authority
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.templates import SealedTemplates
+from serving.models import open_liveness_judge
 from serving.parts import Parts
 from serving.registrar.service import RegistrarService
 from serving.sections import AuthoritySettings, LimitSettings, LinesSettings, LivenessSettings
@@ -110,6 +111,8 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
         match = RegistrarService(lambda: Deployment(home, whole), serve, meter, log, its_tracer)
         undo.append(match.close)
         store, vault = reading.store, reading.vault
+        # One for all tests: each has its own judge, or none.
+        extractor.liveness_judge = open_liveness_judge(whole)
         faces = ExtractionQueue(
             extractor,
             vault,

@@ -7,6 +7,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,12 @@ from joserfc import jws
 from joserfc.jwk import ECKey
 from sqlalchemy import select
 
+from engine.matching.policy import replay
 from engine.reasons import LivenessMode
 from engine.registry import tables
 from serving.api.body import JSON, MSGPACK
 from serving.sections import CarrierLiveness, LivenessIssuer, LivenessSettings
+from tests.liveness_models import write_judge
 from tests.serving.api.conftest import Start
 
 KEY = ECKey.generate_key("P-256", parameters={"kid": "one"})
@@ -112,6 +115,8 @@ def test_a_verification_is_refused_before_anybody_is_looked_up(
     for line in (MSISDN, "+8613800139999"):
         required.assert_refused(verify(line, None), 422, "LIVENESS.REFUSED")
     token = sign(required, faces["later"])
+    # A slip of the number uses nothing up.
+    required.assert_refused(verify("+8613800139999", token), 404, "REQUEST.NOT_FOUND")
     assert required.read(verify(MSISDN, token))["is_match"] is True
     required.assert_refused(verify(MSISDN, token), 409, "LIVENESS.REPLAYED")
     other = sign(required, faces["later"])
@@ -124,3 +129,74 @@ def test_a_verification_is_refused_before_anybody_is_looked_up(
         *[("LIVENESS_MISSING", "verification")] * 2,
         ("LIVENESS_REPLAYED", "verification"),
     ]
+
+
+def judging(start_service: Start, folder: Path, mode: str, **model: Any) -> Any:
+    card = write_judge(folder / "card", **model)
+    return start_service(liveness=LivenessSettings(judge=str(card), judge_mode=mode))
+
+
+BRIGHT = {"half": 0.0}
+"""Every face is brighter: live."""
+DARK = {"half": 1.0}
+
+
+def test_a_judge_that_is_observed_changes_no_answer_and_its_scores_are_on_record(
+    start_service: Start, activation: Any, tmp_path: Path, faces: dict[str, bytes]
+) -> None:
+    service = judging(start_service, tmp_path, "observe", **DARK)
+    frames = [faces["stranger"], faces["stranger"]]
+    given = service.read(enroll(service, activation(live=frames), "one"))
+    assert (given["decision"], given["reasons"]) == ("approved", [])
+    path = f"/v1/enrollments/{given['enrollment_id']}"
+    assert service.read(service.ask("GET", path))["liveness_judge"] is None
+    shown = service.read(service.ask("GET", path, key="fraud"))["liveness_judge"]
+    assert (shown["mode"], shown["found"]) == ("observe", "spoof")
+    assert 0 < shown["score"] < shown["spoof"]
+    digest = service.parts.liveness.terms.judge.digest
+    assert shown["model_digest"] == digest
+    rows = service.parts.store.rows(select(tables.liveness))
+    assert [(one.judge, one.problem, one.outlet) for one in rows] == [
+        (digest, "LIVENESS_FAILED", "b1")
+    ]
+    counted = service.parts.meter.render()[0].decode()
+    assert 'sosie_liveness_judged_total{band="0.0",found="spoof"} 1.0' in counted
+    held = {"probe": {"image": faces["later"]}, "line": MSISDN}
+    assert service.read(service.ask("POST", "/v1/verifications", body=held))["is_match"] is True
+    assert len(service.parts.store.rows(select(tables.liveness))) == 2
+
+
+def test_a_judge_that_enforces_rejects_and_nothing_else_is_told(
+    start_service: Start, activation: Any, tmp_path: Path, faces: dict[str, bytes]
+) -> None:
+    service = judging(start_service, tmp_path, "enforce", **DARK)
+    body = activation(portrait=faces["portrait"], msisdn=MSISDN)
+    given = service.read(enroll(service, body, "one"))
+    assert [one["reason"] for one in given["reasons"]] == ["LIVENESS_FAILED"]
+    assert given["duplicate_search"]["ran"] is False
+    assert replay(service.parts.store.enrollment(given["enrollment_id"])).agrees
+    held = {"probe": {"image": faces["later"]}, "line": MSISDN}
+    answered = service.ask("POST", "/v1/verifications", body=held)
+    assert "LIVENESS_FAILED" in service.assert_refused(answered, 422, "LIVENESS.REFUSED")
+
+
+@pytest.mark.parametrize(
+    ("model", "decision", "reasons"),
+    [
+        (BRIGHT, "approved", []),
+        ({**BRIGHT, "limits": "live = 0.999999\nspoof = 0.1"}, "review", ["LIVENESS_UNCERTAIN"]),
+        ({**BRIGHT, "contract": "index = 1"}, "review", ["LIVENESS_UNCERTAIN"]),
+    ],
+)
+def test_a_judge_that_is_not_certain_or_gives_no_probability_asks_a_person(
+    start_service: Start,
+    activation: Any,
+    tmp_path: Path,
+    model: dict[str, Any],
+    decision: str,
+    reasons: list[str],
+) -> None:
+    service = judging(start_service, tmp_path, "enforce", **model)
+    given = service.read(enroll(service, activation(), "one"))
+    assert given["decision"] == decision
+    assert [one["reason"] for one in given["reasons"]] == reasons

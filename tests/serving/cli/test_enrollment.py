@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from serving.cli.inputs import open_deployment
+from tests.liveness_models import write_judge
 from tests.row_codes import vouch
 from tests.serving.authority_service import answer, serve_authority
 
@@ -249,6 +250,23 @@ def test_a_document_is_looked_up_and_the_doctor_opens_what_it_is_looked_up_at(
     assert "1 documents are listed" in found["detail"]
     listed.write_text("a,b\n")
     assert find_check(sosie("doctor", "--home", home, "--json", env=env))["state"] == "warning"
+
+
+def test_a_judge_of_liveness_is_opened_by_the_doctor_and_asked_about_the_live_face(
+    home: Path, sosie: Any, photographs: Any, request_of: Any
+) -> None:
+    write_judge(home, half=1.0)
+    env = {
+        "SOSIE_LIVENESS__JUDGE": str(home / "judge.toml"),
+        "SOSIE_LIVENESS__JUDGE_MODE": "enforce",
+    }
+    outcome = sosie(*request_of(home, photographs), "--json", env=env)
+    assert [one["reason"] for one in outcome.json["reasons"]] == ["LIVENESS_FAILED"]
+    doctor = ("doctor", "--home", home, "--json")
+    found = find_check(sosie(*doctor, env=env), "liveness judge")
+    assert (found["state"], "it decides" in found["detail"]) == ("ok", True)
+    (home / "judge.onnx").write_bytes(b"another")
+    assert find_check(sosie(*doctor, env=env), "liveness judge")["state"] == "broken"
 
 
 def find_check(outcome: Any, subject: str = "authority") -> dict[str, str]:

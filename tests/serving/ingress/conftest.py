@@ -12,7 +12,7 @@ import structlog
 from numpy.typing import NDArray
 
 from engine.errors import ImageDamaged
-from engine.faces.extractor import Extracted, Extraction, Kinds, StageTimes
+from engine.faces.extractor import Extracted, Extraction, StageTimes
 from engine.reasons import Reason
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
@@ -37,7 +37,7 @@ class BlockedExtractor:
         self.batches: list[list[bytes]] = []
         self.failure: Exception | None = None
 
-    def extract(self, images: Sequence[bytes], _: Kinds = ()) -> list[Extracted]:
+    def extract(self, images: Sequence[bytes], *_: object) -> list[Extracted]:
         self.entered.release()
         assert self.released.wait(120)
         if self.failure is not None:

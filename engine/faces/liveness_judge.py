@@ -1,0 +1,136 @@
+"""A judge that looks at the picture itself: an operator's model that tells how live a face seems.
+
+Sosie ships none. It cuts the face out as the model's card says, and takes the one number that the
+card names as the probability of a live face.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from msgspec import structs
+from numpy.typing import NDArray
+
+from engine.errors import ModelCardInvalid
+from engine.faces.embedder import prepare
+from engine.faces.images import Pixels
+from engine.models.catalog import ModelCard, Role
+from engine.models.session import Session, SessionOptions, open_session
+
+_BATCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What the judge of a digest made of a face: a probability, NaN where it gave none."""
+
+    digest: str
+    score: float
+
+
+class LivenessJudge:
+    """Runs a model of role `liveness` by its card, on the CPU; thread-safe."""
+
+    def __init__(self, session: Session, card: ModelCard) -> None:
+        """Judges a black crop at once: `ModelCardInvalid` where the card does not fit its graph."""
+        if card.role is not Role.LIVENESS or card.liveness is None:
+            raise ModelCardInvalid(
+                f"model {card.name} is of role {card.role}: `judge` under [liveness] takes one of "
+                "role liveness"
+            )
+        self.card = card
+        self.digest = digest_judge(card)
+        self.side_px = card.input.width_px
+        self.crop_scale = card.liveness.crop_scale
+        self._contract = card.liveness
+        self._session = session
+        names = session.output_names
+        if self._contract.output and self._contract.output not in names:
+            raise ModelCardInvalid(
+                f"model {card.name} has no output `output` of its card: use {', '.join(names)}"
+            )
+        if session.fixed_batch not in (None, 1):
+            raise ModelCardInvalid(
+                f"model {card.name} takes batches of {session.fixed_batch} only; "
+                "export it with a free batch dimension"
+            )
+        self._output = names.index(self._contract.output) if self._contract.output else 0
+        self.judge(np.zeros((1, self.side_px, self.side_px, 3), np.uint8))
+
+    def judge(self, crops: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Crops uint8[n, side, side, 3] (RGB) to float64[n]: the probability that each is live, NaN
+        for what is none."""
+        step = self._session.fixed_batch or _BATCH
+        parts = [
+            self._session.run(prepare(self.card.input, crops[start : start + step]))[self._output]
+            for start in range(0, len(crops), step)
+        ]
+        values = np.concatenate(parts).astype(np.float64).reshape(len(crops), -1)
+        place, count = self._contract.index, values.shape[1]
+        if place >= count:
+            raise ModelCardInvalid(
+                f"model {self.card.name} gives {count} numbers for a face, its card takes number "
+                f"{place}; correct `index`"
+            )
+        with np.errstate(all="ignore"):
+            if self._contract.activation == "softmax":
+                powers = np.exp(values - values.max(axis=1, keepdims=True))
+                values = powers / powers.sum(axis=1, keepdims=True)
+            elif self._contract.activation == "sigmoid":
+                values = 1 / (1 + np.exp(-values))
+        chosen = values[:, place]
+        return np.where((chosen >= 0) & (chosen <= 1), chosen, np.nan)
+
+    def cut(
+        self, pixels: Pixels, box_px: tuple[float, float, float, float], share: float = 1.0
+    ) -> Pixels:
+        """The square crop uint8[side, side, 3] around a face: `crop_scale` times the longer side
+        of its box (x, y, width, height in the full picture), black beyond the picture.
+
+        `pixels` show the picture at this share of its width and height.
+        """
+        x, y, width, height = (value * share for value in box_px)
+        side = max(self.crop_scale * max(width, height), 1.0)
+        left, top = x + width / 2 - side / 2, y + height / 2 - side / 2
+        scale = self.side_px / side
+        crop = np.zeros((self.side_px, self.side_px, 3), np.uint8)
+        # Only what is there is cut: the square may be many times as large as the picture.
+        rows, columns = pixels.shape[:2]
+        first_x, last_x = max(round(left), 0), min(round(left + side), columns)
+        first_y, last_y = max(round(top), 0), min(round(top + side), rows)
+        to_x, end_x = (round((at - left) * scale) for at in (first_x, last_x))
+        to_y, end_y = (round((at - top) * scale) for at in (first_y, last_y))
+        to_x, to_y = max(to_x, 0), max(to_y, 0)
+        end_x, end_y = min(end_x, self.side_px), min(end_y, self.side_px)
+        if last_x <= first_x or last_y <= first_y or end_x <= to_x or end_y <= to_y:
+            return crop
+        part = pixels[first_y:last_y, first_x:last_x]
+        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        crop[to_y:end_y, to_x:end_x] = cv2.resize(
+            part, (end_x - to_x, end_y - to_y), interpolation=how
+        )
+        return crop
+
+    def measure_scale(self, box_px: tuple[float, float, float, float]) -> float:
+        """How many pixels of its crop a pixel of the full picture makes."""
+        return self.side_px / max(self.crop_scale * max(box_px[2], box_px[3]), 1.0)
+
+
+def open_judge(card: ModelCard) -> LivenessJudge:
+    """The judge of a card; raises what opening a session does, and `ModelCardInvalid`."""
+    return LivenessJudge(open_session(card, SessionOptions(provider="cpu")), card)
+
+
+def digest_judge(card: ModelCard) -> str:
+    """SHA-256 over what determines a score: weights, input contract, crop and which number counts;
+    not the limits that it is held against."""
+    assert card.liveness is not None, "its role is liveness"
+    contract = structs.asdict(card.liveness)
+    for limit in ("live", "spoof"):
+        del contract[limit]
+    shaped_by = {"sha256": card.sha256, "input": structs.asdict(card.input), "liveness": contract}
+    return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,78 @@
+"""Small real models for a judge of liveness: what they call live is a bright face."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+SIDE_PX = 32
+USUAL = 'index = 1\nactivation = "softmax"'
+
+
+def write_judge(
+    folder: Path,
+    *,
+    half: float = 0.5,
+    steep: float = 12.0,
+    limits: str = "live = 0.8\nspoof = 0.2",
+    contract: str = "",
+    batch: int | str = "n",
+    infinite: bool = False,
+) -> Path:
+    """The card of a model whose score is sigmoid(`steep` * (mean brightness - `half`)).
+
+    Its one output has two numbers: not live first, then live, as many detectors have it.
+    """
+    folder.mkdir(exist_ok=True)
+    weights = np.float32([[-steep / 2, steep / 2]])
+    offset = np.float32([steep / 2 * half, -steep / 2 * half]) / (0 if infinite else 1)
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["picture"], ["channels"]),
+        helper.make_node("ReduceMean", ["channels"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Unsqueeze", ["mean", "last"], ["column"]),
+        helper.make_node("MatMul", ["column", "weights"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "offset"], ["both"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "brightness",
+        [helper.make_tensor_value_info("picture", TensorProto.FLOAT, [batch, 3, SIDE_PX, SIDE_PX])],
+        [helper.make_tensor_value_info("both", TensorProto.FLOAT, [batch, 2])],
+        [
+            numpy_helper.from_array(np.int64([1]), "last"),
+            numpy_helper.from_array(weights, "weights"),
+            numpy_helper.from_array(offset, "offset"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 10
+    data = model.SerializeToString()
+    onnx.checker.check_model(model)
+    (folder / "judge.onnx").write_bytes(data)
+    path = folder / "judge.toml"
+    path.write_text(
+        f"""name = "brightness"
+role = "liveness"
+source = "a test"
+licence = "Apache-2.0"
+sha256 = "{hashlib.sha256(data).hexdigest()}"
+
+[file]
+path = "judge.onnx"
+
+[input]
+width_px = {SIDE_PX}
+height_px = {SIDE_PX}
+channels = "rgb"
+scale = [0.00392156862745098, 0.00392156862745098, 0.00392156862745098]
+
+[liveness]
+{limits}
+{contract or USUAL}
+"""
+    )
+    return path
