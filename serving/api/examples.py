@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from serving.wire import cases, enrollments, lines, matching, outlets, people, sweeps
+from serving.wire import cases, enrollments, imports, lines, matching, outlets, people, sweeps
 from serving.wire.fields import HOLDER_EXAMPLE, ID_EXAMPLE, IMAGE_EXAMPLE
 
 _KNOWN_DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
@@ -124,6 +124,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
     ],
     outlets.LiftRequest: [{"restriction": "suspended", "reason": "The clerk has left."}],
     cases.CaseReportRequest: [{"faces": True}, {"reveal": True, "carrier": "blue"}],
+    imports.ImportChunk: [{"sealed": imports.SEALED_EXAMPLE}],
     sweeps.SweepRequest: [
         {"scope": "all", "dry_run": True},
         {"scope": "new", "threshold": 0.47},

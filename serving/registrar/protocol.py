@@ -23,6 +23,7 @@ from indexes.errors import IndexFault, ShardLost, VectorInvalid
 from serving.errors import Interrupted, ServiceRefusal
 
 if TYPE_CHECKING:
+    from engine.imports.online import ChunkAnswer
     from engine.matching.documents import Document
     from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
     from engine.matching.identification import Identification
@@ -395,3 +396,10 @@ class RegistrarClient(ABC):
     @_carried
     async def list_backups(self, context: CallContext) -> list[BackupRecord]:
         """Every backup of the home, and the one that runs or has failed last; newest first."""
+
+    @_carried
+    async def admit_chunk(
+        self, sealed: bytes, planned: str | None, context: CallContext
+    ) -> ChunkAnswer:
+        """Plans a sealed part of an import, or commits it if its plan is still the one with the
+        digest `planned`; see `engine.imports.online`."""
