@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec.structs import astuple
 from numpy.typing import NDArray
 
-from engine.errors import ImageError, RequestError
+from engine.errors import ImageError, RegistryError, RequestError
 from engine.faces.extractor import Extractor
 from engine.imports.chunk_writer import (
     AdmissionTerms,
@@ -29,6 +33,7 @@ from engine.imports.faults import Field
 from engine.imports.import_report import FaultReport
 from engine.imports.import_run import Ending, ImportTerms, Summary, import_rows
 from engine.imports.journal import Entry, Identity, Journal
+from engine.imports.online import ONLINE_ROWS, ChunkAnswer, RowAnswer, ServiceWriter
 from engine.imports.row_faces import ExtractSamples, FaceLoader, PhotographFolder
 from engine.imports.row_parser import ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, RawRow, Source, open_source
@@ -41,8 +46,17 @@ from serving.access.authorization import Role
 from serving.compose import Deployment, read_crop_policy
 from serving.ingress.templates import SealedTemplates
 from serving.models import find_conversion
+from serving.operator_client import as_operator
 from serving.wire.fields import Template
 
+if TYPE_CHECKING:
+    from serving.client.client import Client
+
+KEY_HOURS = 24 * 14
+"""For the longest import through a running service."""
+START_S, CALL_S = 3.0, 600.0
+"""How long a service may take to answer at all, and to take one part: an overloaded one serves its
+outlets first."""
 PHOTOGRAPHS_A_THREAD = 16
 """As many as a thread of the extractor embeds at once."""
 Progress = Callable[[int, int], None]
@@ -102,14 +116,16 @@ class ImportOrder:
 def run_import(deployment: Deployment, order: ImportOrder, progress: Progress) -> Summary:
     """Imports what is not in yet, or goes through all of it as a check, and writes the summary.
 
-    Takes the writer's lease, but for a check. `RequestError` for a file that cannot be imported
-    at all; an interrupt is passed on when the summary is written.
+    Takes the writer's lease, but for a check; where a service has it, that admits the rows, beside
+    its decisions. `RequestError` for a file that cannot be imported at all, or that another import
+    is at; an interrupt is passed on when the summary is written.
     """
     source = open_source(order.file, order.mapping, order.form)
     transform = _find_transform(source, deployment, order)
     with ExitStack() as stack:
         started = time.perf_counter()
-        chunk_writer, after = _open_writer(deployment, order, source, stack)
+        is_served = not order.is_check and deployment.store.has_writer()
+        chunk_writer, after = _open_writer(deployment, order, source, stack, is_served=is_served)
         total, photographs_before = source.count_rows(), chunk_writer.tally.photographs
 
         def sum_up(ending: Ending) -> Summary:
@@ -136,7 +152,7 @@ def run_import(deployment: Deployment, order: ImportOrder, progress: Progress) -
                 _make_reader(deployment, order),
                 loader,
                 chunk_writer,
-                _make_terms(deployment, order, source),
+                _make_terms(deployment, order, source, is_served=is_served),
                 lambda row: progress(row, total),
             )
         except KeyboardInterrupt:
@@ -191,7 +207,7 @@ def _find_transform(source: Source, deployment: Deployment, order: ImportOrder) 
 
 
 def _open_writer(
-    deployment: Deployment, order: ImportOrder, source: Source, stack: ExitStack
+    deployment: Deployment, order: ImportOrder, source: Source, stack: ExitStack, *, is_served: bool
 ) -> tuple[ChunkWriter, int]:
     """Who takes the rows, and up to which row that is done."""
     thresholds, store = deployment.thresholds, deployment.store
@@ -207,15 +223,76 @@ def _open_writer(
         stack.callback(report.close)
         gallery = deployment.restored.gallery
         return DryRunWriter(store, gallery, deployment.watchlist, report, terms), 0
-    # The lease first: two imports of one file must not write one journal.
-    registrar = deployment.registrar
+    # First: two imports of one file must not write one journal.
+    stack.enter_context(_claim(order.report))
+    client = _ask_service(deployment, order, stack) if is_served else None
+    registrar = None if is_served else deployment.registrar
     journal = _open_journal(deployment, order, source)
     stack.callback(journal.close)
     last = journal.entry
     report = FaultReport(order.report, source.columns, None if last is None else last.report_bytes)
     stack.callback(report.close)
-    chunk_writer = RegistryWriter(registrar, store, report, journal, terms)
-    return chunk_writer, 0 if last is None else last.last_row
+    after = 0 if last is None else last.last_row
+    if registrar is not None:
+        return RegistryWriter(registrar, store, report, journal, terms), after
+    assert client is not None
+    writer = ServiceWriter(
+        partial(_admit, client), store, report, journal, counts_look_alikes=order.counts_look_alikes
+    )
+    stack.callback(writer.close)
+    return writer, after
+
+
+@contextmanager
+def _claim(report: Path) -> Iterator[None]:
+    """Keeps other imports from the report, and so from the journal beside it, for the block."""
+    try:
+        handle = os.open(report, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise RequestError(f"{report} cannot be written: {error.strerror}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise RequestError(
+            f"another import writes {report}: wait for it, or give this one another --report"
+        ) from None
+    finally:
+        os.close(handle)
+
+
+def _ask_service(deployment: Deployment, order: ImportOrder, stack: ExitStack) -> Client:
+    """A client of the service that has the writer's lease; `RegistryError` where none answers."""
+    from serving.client.transport import CallFailed, Options  # noqa: PLC0415 - an extra
+
+    key = as_operator(deployment, order.actor, "sosie import", KEY_HOURS)
+    client = stack.enter_context(key)
+    try:
+        client.ready(Options(timeout_s=START_S))
+    except CallFailed:
+        serve = deployment.settings.serve
+        raise RegistryError(
+            f"another process writes the registry, and no service answers at port {serve.port}: "
+            "start it, or stop that process; then the same command again"
+        ) from None
+    return client
+
+
+def _admit(client: Client, sealed: bytes, planned: str | None) -> ChunkAnswer:
+    """Has the running service plan or commit a chunk; the client repeats what was put off."""
+    from serving.client.transport import ApiError, CallFailed, Options  # noqa: PLC0415 - as above
+
+    try:
+        found = client.admit_rows(sealed, planned, Options(timeout_s=CALL_S))
+    except ApiError as error:
+        raise RegistryError(f"the service refused a part of the import: {error.message}") from None
+    except CallFailed as error:
+        raise RegistryError(
+            f"the service answers no more (correlator {error.correlator}): start it; the same "
+            "command goes on then"
+        ) from None
+    rows = tuple(RowAnswer(*astuple(row)) for row in found.rows)
+    return ChunkAnswer(rows, found.look_alikes, found.is_committed)
 
 
 def _open_journal(deployment: Deployment, order: ImportOrder, source: Source) -> Journal:
@@ -279,11 +356,14 @@ def _make_reader(deployment: Deployment, order: ImportOrder) -> RowReader:
     )
 
 
-def _make_terms(deployment: Deployment, order: ImportOrder, source: Source) -> ImportTerms:
+def _make_terms(
+    deployment: Deployment, order: ImportOrder, source: Source, *, is_served: bool
+) -> ImportTerms:
     threads = deployment.extractor.threads if _has_photographs(source) else 1
     return ImportTerms(
         verify=deployment.thresholds.verify,
         photographs_at_once=PHOTOGRAPHS_A_THREAD * threads,
+        **({"chunk_rows": ONLINE_ROWS} if is_served else {}),
         stop_after_failures=order.stop_after_failures,
     )
 

@@ -28,6 +28,7 @@ from engine.matching.registrar import Registrar
 from engine.matching.requests import NO_CROPS, CropPolicy, document_look_up
 from engine.reasons import Reason
 from engine.registry.reader import Reader
+from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 
@@ -112,19 +113,24 @@ class RegistryWriter:
         self._journal = journal
         self._terms = terms
         self._report = report
-        self._reporter = _ChunkReporter(registry, registrar.watchlist, report, terms)
         self.tally = Tally() if journal.entry is None else journal.entry.tally
 
     def write(self, rows: Sequence[JudgedRow]) -> Future[None]:
         return self._registrar.schedule(lambda writer, _now: self._perform(writer, rows))
 
     def _perform(self, writer: Writer, rows: Sequence[JudgedRow]) -> None:
-        gallery, subscribers = self._registrar.gallery, _subscribers(rows)
+        gallery, subscribers = self._registrar.gallery, list_subscribers(rows)
         plan = plan_admission(
             self._registry, gallery, HolderCache(), subscribers, self._terms.same_document
         )
-        alike = self._count_look_alikes(gallery, subscribers, plan)
-        counted = self._reporter.report(rows, plan, alike)
+        alike = 0
+        if self._terms.counts_look_alikes:
+            alike = count_look_alikes(
+                self._registry, gallery, subscribers, plan, self._terms.review
+            )
+        watch, review = self._registrar.watchlist, self._terms.review
+        watched = find_watched(self._registry.vault, watch, subscribers, review)
+        counted = report_chunk(self._report, rows, plan.admissions, watched, alike)
         entry = self._journal_entry(rows[-1].number, counted)
         self._journal.add(entry)
         admit_planned(
@@ -148,17 +154,6 @@ class RegistryWriter:
             tally=self.tally.plus(counted),
         )
 
-    def _count_look_alikes(
-        self, gallery: Gallery, subscribers: Sequence[Subscriber], plan: AdmissionPlan
-    ) -> int:
-        if not self._terms.counts_look_alikes:
-            return 0
-        admitted = _admitted(subscribers, plan)
-        ids = [document_id for _, document_id in admitted]
-        vectors = np.stack([one.vector for one, _ in admitted]) if admitted else plan.vectors
-        found = find_look_alikes(self._registry, gallery, vectors, ids, self._terms.review)
-        return int(np.count_nonzero(found))
-
 
 class DryRunWriter:
     """Finds every fault that an import would find, and writes nothing but the report.
@@ -177,63 +172,79 @@ class DryRunWriter:
     ) -> None:
         self._registry = registry
         self._gallery = gallery
-        self._same_document = terms.same_document
-        self._reporter = _ChunkReporter(registry, watch, report, terms)
+        self._watch, self._report, self._terms = watch, report, terms
         self._known = HolderCache(is_dry_run=True)
         self.tally = Tally()
 
     def write(self, rows: Sequence[JudgedRow]) -> Future[None]:
-        subscribers = _subscribers(rows)
+        subscribers = list_subscribers(rows)
+        terms = self._terms
         plan = plan_admission(
-            self._registry, self._gallery, self._known, subscribers, self._same_document
+            self._registry, self._gallery, self._known, subscribers, terms.same_document
         )
-        self.tally = self.tally.plus(self._reporter.report(rows, plan, look_alikes=0))
+        watched = find_watched(self._registry.vault, self._watch, subscribers, terms.review)
+        counted = report_chunk(self._report, rows, plan.admissions, watched, look_alikes=0)
+        self.tally = self.tally.plus(counted)
         done: Future[None] = Future()
         done.set_result(None)
         return done
 
 
-class _ChunkReporter:
-    """Reports and counts what was decided on the rows of a chunk."""
-
-    def __init__(
-        self, registry: Reader, watch: WatchList, report: FaultReport, terms: AdmissionTerms
-    ) -> None:
-        self._registry = registry
-        self._watch = watch
-        self._report = report
-        self._review = terms.review
-
-    def report(self, rows: Sequence[JudgedRow], plan: AdmissionPlan, look_alikes: int) -> Tally:
-        watched = iter(self._find_watched(_subscribers(rows)))
-        decided = iter(plan.admissions)
-        admissions: list[Admission | None] = []
-        faults: list[tuple[RowFault, ...]] = []
-        for row in rows:
-            if row.subscriber is None:
-                admissions.append(None)
-                faults.append(row.faults)
-                continue
-            admission = next(decided)
-            admissions.append(admission)
-            faults.append(row.faults + _list_faults(admission, is_watched=next(watched)))
-        self._report.add([row.number for row in rows], faults)
-        return count_chunk(rows, admissions, faults, look_alikes)
-
-    def _find_watched(self, subscribers: Sequence[Subscriber]) -> list[bool]:
-        if not subscribers or not len(self._watch):
-            return [False] * len(subscribers)
-        vectors = np.stack([one.vector for one in subscribers])
-        hits = self._watch.search(vectors, self._review).hits
-        vault = self._registry.vault
-        return [
-            len(hits.of(place)[0]) > 0
-            or self._watch.has_document(document_look_up(vault, one.document))
-            for place, one in enumerate(subscribers)
-        ]
+def report_chunk(
+    report: FaultReport,
+    rows: Sequence[JudgedRow],
+    admissions: Sequence[Admission],
+    watched: Sequence[bool],
+    look_alikes: int,
+) -> Tally:
+    """Reports and counts what was decided on the rows of a chunk; of those that had not failed
+    before there is an admission, and whether they are watched, in their order."""
+    decided = iter(zip(admissions, watched, strict=True))
+    found: list[Admission | None] = []
+    faults: list[tuple[RowFault, ...]] = []
+    for row in rows:
+        if row.subscriber is None:
+            found.append(None)
+            faults.append(row.faults)
+            continue
+        admission, is_watched = next(decided)
+        found.append(admission)
+        faults.append(row.faults + _list_faults(admission, is_watched=is_watched))
+    report.add([row.number for row in rows], faults)
+    return count_chunk(rows, found, faults, look_alikes)
 
 
-def _subscribers(rows: Sequence[JudgedRow]) -> list[Subscriber]:
+def find_watched(
+    vault: Vault, watch: WatchList, subscribers: Sequence[Subscriber], review: float
+) -> list[bool]:
+    """Whether each is on the watch-list, by face or document."""
+    if not subscribers or not len(watch):
+        return [False] * len(subscribers)
+    vectors = np.stack([one.vector for one in subscribers])
+    hits = watch.search(vectors, review).hits
+    return [
+        len(hits.of(place)[0]) > 0 or watch.has_document(document_look_up(vault, one.document))
+        for place, one in enumerate(subscribers)
+    ]
+
+
+def count_look_alikes(
+    registry: Reader,
+    gallery: Gallery,
+    subscribers: Sequence[Subscriber],
+    plan: AdmissionPlan,
+    review: float,
+) -> int:
+    """How many of those that are admitted resemble another document's face; a search of the whole
+    gallery."""
+    admitted = _admitted(subscribers, plan)
+    ids = [document_id for _, document_id in admitted]
+    vectors = np.stack([one.vector for one, _ in admitted]) if admitted else plan.vectors
+    return int(np.count_nonzero(find_look_alikes(registry, gallery, vectors, ids, review)))
+
+
+def list_subscribers(rows: Sequence[JudgedRow]) -> list[Subscriber]:
+    """Those of rows that have not failed."""
     return [row.subscriber for row in rows if row.subscriber is not None]
 
 

@@ -163,6 +163,10 @@ class FaultReport:
             table = guard_cells(pa.Table.from_pylist(rows, SCHEMA))
             self._write(_to_csv(table, has_header=False))
 
+    def cut(self, size_bytes: int) -> None:
+        """Takes back what was written after so many bytes."""
+        os.ftruncate(self._handle, size_bytes)
+
     def close(self) -> None:
         os.close(self._handle)
 

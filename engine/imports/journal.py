@@ -110,6 +110,11 @@ class Journal:
             # This also cuts a torn last line.
             os.truncate(self._path, self._ends[-1])
 
+    def drop_last(self) -> None:
+        """Drop the last entry: its chunk is written anew."""
+        last = self.entry
+        self.drop_uncommitted(lambda one: one is not last)
+
     def close(self) -> None:
         if self._handle is not None:
             os.close(self._handle)

@@ -115,6 +115,7 @@ class Action(StrEnum):
     """To say where events are sent."""
     READ_AUDIT = "read_the_audit_chain"
     BACK_UP = "back_up"
+    IMPORT = "import"
     READ_METRICS = "read_metrics"
 
 
@@ -153,6 +154,7 @@ PERMISSIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
         Action.READ_AUDIT: frozenset({_OPERATOR}),
         Action.READ_METRICS: frozenset({_OPERATOR}),
         Action.BACK_UP: frozenset({_OPERATOR}),
+        Action.IMPORT: frozenset({_OPERATOR}),
     }
 )
 

@@ -20,6 +20,7 @@ from serving.api.routes import (
     enrollments,
     events,
     health,
+    imports,
     lines,
     matching,
     outlets,
@@ -310,6 +311,9 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
             audit.start_backup, "Make a backup", Action.BACK_UP, status=201
         ),
         "GET /v1/backups": Endpoint(audit.list_backups, "List backups", Action.BACK_UP, errors=()),
+        "POST /v1/imports": Endpoint(
+            imports.admit_rows, "Take in a part of an import", Action.IMPORT
+        ),
         "GET /v1/me": Endpoint(health.read_key, "Whose key", errors=()),
         "DELETE /v1/session": Endpoint(
             sessions.end_session, "Sign out", answers={200: EndedSession}

@@ -11,6 +11,7 @@ from serving.wire import (
     campaigns,
     cases,
     enrollments,
+    imports,
     lines,
     matching,
     outlets,
@@ -157,6 +158,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
     ],
     outlets.LiftRequest: [{"restriction": "suspended", "reason": "The clerk has left."}],
     cases.CaseReportRequest: [{"faces": True}, {"reveal": True, "carrier": "blue"}],
+    imports.ImportChunk: [{"sealed": imports.SEALED_EXAMPLE}],
     sweeps.SweepRequest: [
         {"scope": "all", "dry_run": True},
         {"scope": "new", "threshold": 0.47},

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Annotated
@@ -108,6 +106,7 @@ def _back_up(
     """Makes a backup of a home, served or not, in the new folder `target`."""
     from engine.registry.backup import make_backup, move_backup, read_backup
     from serving.backups import FOLDER
+    from serving.operator_client import as_operator
 
     store = deployment.store
     if target.exists():
@@ -117,34 +116,13 @@ def _back_up(
     if not store.has_writer():
         return make_backup(store, deployment.writer, target, actor=actor, progress=report)
     # The process that writes is the one that can copy: it is asked as any operator may ask it.
-    with _as_operator(deployment, actor) as client:
+    with as_operator(deployment, actor, "sosie backup", KEY_HOURS) as client:
         name = _wait_for(client)
     place = deployment.home / FOLDER / name
     _, manifest = read_backup(place, deployment.vault)
     assert manifest is not None, "the service has written it"
     move_backup(place, target)
     return manifest
-
-
-@contextmanager
-def _as_operator(deployment: Deployment, actor: str) -> Iterator[Client]:
-    """A client of the service of a home, with a key that ends with the block."""
-    from engine.registry.records import ApiKey, utc_now
-    from serving.access.authentication import make_key
-    from serving.client.client import Client
-
-    made, now = make_key(deployment.vault), utc_now()
-    fields = (made.id, made.digest, "sosie backup", "operator", None, None, None, now)
-    key = ApiKey(*fields, expires_at=now + timedelta(hours=KEY_HOURS), person=actor)
-    deployment.store.add_api_key(key, actor=actor)
-    serve = deployment.settings.serve
-    is_every = serve.host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
-    host = "127.0.0.1" if is_every else serve.host
-    try:
-        with Client(f"http://{host}:{serve.port}", made.text) as client:
-            yield client
-    finally:
-        deployment.store.revoke_api_key(made.id, actor=actor)
 
 
 def _wait_for(client: Client) -> str:

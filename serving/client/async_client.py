@@ -31,6 +31,7 @@ from serving.wire import (
     cases,
     enrollments,
     events,
+    imports,
     lines,
     matching,
     outlets,
@@ -549,6 +550,13 @@ class AsyncClient:
     async def list_backups(self, options: Options = _DEFAULT) -> oversight.Backups:
         """The backups in the service's home, and the one that runs."""
         return await self._send(get(oversight.Backups, "backups"), options)
+
+    async def admit_rows(
+        self, sealed: bytes, planned: str | None = None, options: Options = _DEFAULT
+    ) -> imports.AdmittedChunk:
+        """Plans a part of an import, or stores what was planned: `sosie import` sends it."""
+        body = imports.ImportChunk(sealed=sealed, planned=planned)
+        return await self._send(post(imports.AdmittedChunk, "imports", body=body), options)
 
     async def read_events(
         self,

@@ -32,6 +32,7 @@ from serving.wire import (
     cases,
     enrollments,
     events,
+    imports,
     lines,
     matching,
     outlets,
@@ -528,6 +529,13 @@ class Client:
     def list_backups(self, options: Options = _DEFAULT) -> oversight.Backups:
         """The backups in the service's home, and the one that runs."""
         return self._send(get(oversight.Backups, "backups"), options)
+
+    def admit_rows(
+        self, sealed: bytes, planned: str | None = None, options: Options = _DEFAULT
+    ) -> imports.AdmittedChunk:
+        """Plans a part of an import, or stores what was planned: `sosie import` sends it."""
+        body = imports.ImportChunk(sealed=sealed, planned=planned)
+        return self._send(post(imports.AdmittedChunk, "imports", body=body), options)
 
     def read_events(
         self,

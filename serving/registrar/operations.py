@@ -18,7 +18,14 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.cases import outlets, steps
 from engine.cases.case import Actor
-from engine.errors import DeadlinePassed, GalleryBehind, RegistryError, SosieError
+from engine.errors import (
+    DeadlinePassed,
+    GalleryBehind,
+    NotInstalled,
+    RegistryError,
+    SosieError,
+    advise_extra,
+)
 from engine.faces.liveness_judge import Judged
 from engine.lifecycle import campaigns, exemptions, reverification
 from engine.matching import holders, verification
@@ -45,10 +52,11 @@ from engine.registry.records import (
     Tally,
     utc_now,
 )
+from engine.registry.writer import Writer
 from engine.sweeps.estimate import Expectation, SweepRequest
 from engine.sweeps.sweep_model import SweepRecord
 from serving.backups import BackupManager, BackupRecord
-from serving.compose import Deployment
+from serving.compose import Deployment, read_crop_policy
 from serving.errors import Interrupted
 from serving.registrar.protocol import (
     Assign,
@@ -74,6 +82,7 @@ from serving.telemetry.traces import Tracer
 from serving.wire.sweeps import Group, GroupPage
 
 if TYPE_CHECKING:
+    from engine.imports.online import ChunkAnswer
     from serving.registrar.protocol import WebhookStep
 
 T = TypeVar("T")
@@ -467,6 +476,30 @@ class Operations:
 
     def list_backups(self) -> list[BackupRecord]:
         return self._opened.backups.list()
+
+    def admit_chunk(self, sealed: bytes, planned: str | None) -> ChunkAnswer:
+        try:
+            from engine.imports import online  # noqa: PLC0415 - it needs an extra
+            from engine.imports.chunk_writer import AdmissionTerms  # noqa: PLC0415
+        except ImportError:
+            raise NotInstalled(f"the service takes in no import: {advise_extra('desk')}") from None
+
+        opened = self._opened
+        store, gallery, watch = opened.store, opened.gallery, opened.registrar.watchlist
+        chunk = online.open_chunk(store.vault, sealed)
+        terms = AdmissionTerms(
+            actor=self._context.actor,
+            same_document=opened.thresholds.same_document,
+            review=opened.thresholds.review,
+            crops=read_crop_policy(opened.deployment.settings.crops),
+        )
+        if planned is None:
+            return online.plan_chunk(store, gallery, watch, chunk, terms)
+
+        def commit(writer: Writer, _: datetime) -> ChunkAnswer:
+            return online.commit_chunk(writer, store, gallery, watch, chunk, terms, planned)
+
+        return self._runner.run(commit)
 
     def _probe(self, probe: Probes, second: SecondTemplate | None) -> HolderProbe:
         return HolderProbe(

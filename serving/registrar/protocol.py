@@ -24,6 +24,7 @@ from serving.errors import Interrupted, ServiceRefusal
 
 if TYPE_CHECKING:
     from engine.faces.liveness_judge import Judged
+    from engine.imports.online import ChunkAnswer
     from engine.matching.documents import Document
     from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
     from engine.matching.identification import Identification
@@ -499,3 +500,10 @@ class RegistrarClient(ABC):
     @_carried
     async def list_backups(self, context: CallContext) -> list[BackupRecord]:
         """Every backup of the home, and the one that runs or has failed last; newest first."""
+
+    @_carried
+    async def admit_chunk(
+        self, sealed: bytes, planned: str | None, context: CallContext
+    ) -> ChunkAnswer:
+        """Plans a sealed part of an import, or commits it if its plan is still the one with the
+        digest `planned`; see `engine.imports.online`."""

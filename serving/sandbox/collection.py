@@ -38,7 +38,7 @@ _MAY_FAIL = frozenset(
         *("proposeOutcome", "withdrawProposal", "closeCase", "suspendOutlet", "barOutlet"),
         *("liftRestriction", "pauseSweep", "resumeSweep", "cancelSweep", "startSweep"),
         *("readSweep", "listGroups", "readGroup", "readMetrics", "readCrops", "readErasure"),
-        *("endSession", "assignCase", "noteCase", "reportCase"),
+        *("admitRows", "endSession", "assignCase", "noteCase", "reportCase"),
     }
 )
 """Operations that are answered with an error of the document where the collection runs."""

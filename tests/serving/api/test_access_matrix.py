@@ -158,6 +158,8 @@ def matrix(
             (get("/v1/audit/verification"), only(operator=200)),
             (post("/v1/backups"), only(operator=201)),
             (get("/v1/backups"), only(operator=200)),
+            # Sealed by nobody.
+            (post("/v1/imports", {"sealed": "AQAAAAAA"}), only(operator=400)),
             (("DELETE", line, {}), only(blue=200, red=404, operator=404)),
             # The dispute above needs it.
             (("DELETE", document, {}), only(blue=202, red=404, operator=202)),

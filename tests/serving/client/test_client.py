@@ -188,6 +188,7 @@ def test_every_endpoint_of_the_service_has_a_method(
         "sweeps.SweepRequest": SweepTerms(),
         "Sequence[MatchItem]": [MatchItem(b"x", search=True)],
         "Sequence[bytes]": [b"x"],
+        "bytes": b"x",
         "Sequence[str]": ["X"],
         "cases.Outcome": "fraud",
         "outlets.Restricted": "barred",

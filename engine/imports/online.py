@@ -1,0 +1,345 @@
+"""An import through a running service: a chunk as it travels, what the service does with it, and
+the writer that sends it.
+
+The service plans a chunk, report and journal are written, and then it commits what it had planned;
+where somebody has enrolled one of these people in between it plans anew. So counts, report and
+journal are those of an import that had the registry for itself, wherever either side ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+
+from engine.errors import RequestError, SealBroken
+from engine.imports.chunk_writer import (
+    AdmissionTerms,
+    count_look_alikes,
+    find_watched,
+    list_subscribers,
+    report_chunk,
+    was_committed,
+)
+from engine.imports.import_report import FaultReport, Tally
+from engine.imports.journal import Entry, Journal
+from engine.imports.row_faces import JudgedRow
+from engine.matching.bulk_enrollment import (
+    Admission,
+    AdmissionPlan,
+    HolderCache,
+    OpenedLine,
+    Subscriber,
+    admit_planned,
+    plan_admission,
+)
+from engine.matching.comparison import WatchList
+from engine.matching.documents import CheckedDocument
+from engine.matching.requests import Sample
+from engine.reasons import PhotographKind, Reason
+from engine.registry.reader import Reader
+from engine.registry.records import SecondTemplate
+from engine.registry.vault import Vault
+from engine.registry.writer import Writer
+from indexes.gallery import Gallery
+
+ONLINE_ROWS = 32
+"""Rows in a transaction: about ten milliseconds of the registrar, for which decisions wait."""
+MOST_ROWS = 256
+REST = 1.0
+"""How long the sender rests after a commit, as a multiple of what that took: so an import takes at
+most half of the registrar's time."""
+_CONTEXT = "import.chunk"
+
+
+@dataclass(frozen=True, slots=True)
+class RowAnswer:
+    """What becomes, or became, of one subscriber."""
+
+    refusal: str | None
+    adds_reference: bool
+    adds_line: bool
+    name_differs: bool
+    is_watched: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkAnswer:
+    """The plan of a chunk; `is_committed` where it is durable. `look_alikes` is counted when it is
+    planned first."""
+
+    rows: tuple[RowAnswer, ...]
+    look_alikes: int = 0
+    is_committed: bool = False
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the plan: by it a commit says which one it is of."""
+        return hashlib.sha256(msgspec.json.encode(self.rows)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Subscribers of one import on their way; `rows` and `failed` count its rows, `audit_number` is
+    the last audit entry before it."""
+
+    import_id: str
+    number: int
+    rows: int
+    failed: int
+    audit_number: int
+    counts_look_alikes: bool
+    subscribers: tuple[Subscriber, ...] = field(repr=False)
+
+
+def seal_chunk(vault: Vault, chunk: Chunk) -> bytes:
+    """The chunk as only a holder of the deployment's key ring can make and read it."""
+    written = {name: getattr(chunk, name) for name in Chunk.__slots__ if name != "subscribers"} | {
+        "subscribers": [_write_subscriber(one) for one in chunk.subscribers]
+    }
+    return vault.seal_token(_CONTEXT, vault.deployment_id, msgspec.msgpack.encode(written))
+
+
+def open_chunk(vault: Vault, sealed: bytes) -> Chunk:
+    """`RequestError` for what this deployment's key ring has not sealed."""
+    try:
+        written = msgspec.msgpack.decode(vault.open_token(_CONTEXT, vault.deployment_id, sealed))
+    except (SealBroken, msgspec.DecodeError):
+        raise RequestError("no part of an import that this deployment has made") from None
+    subscribers = tuple(_read_subscriber(one) for one in written.pop("subscribers"))
+    if len(subscribers) > MOST_ROWS:
+        raise RequestError(f"a part of an import has at most {MOST_ROWS} rows")
+    return Chunk(**written, subscribers=subscribers)
+
+
+def _write_subscriber(one: Subscriber) -> dict[str, Any]:
+    document, line = one.document, one.line
+    return {
+        "name": one.name,
+        "document": [document.type, document.number, document.name, document.expires_on],
+        "findings": [reason.value for reason in document.findings],
+        "vector": one.vector.astype(np.float32).tobytes(),
+        "line": None if line is None else [line.msisdn, line.carrier, line.outlet, line.opened_at],
+        "consent_ref": one.consent_ref,
+        "samples": {name: _write_sample(sample) for name, sample in one.samples.items()},
+    }
+
+
+def _read_subscriber(written: Mapping[str, Any]) -> Subscriber:
+    kind, number, name, expires_on = written["document"]
+    expiry = None if expires_on is None else date.fromisoformat(expires_on)
+    findings = tuple(map(Reason, written["findings"]))
+    line = written["line"]
+    if line is not None:
+        msisdn, carrier, outlet, opened_at = line
+        line = OpenedLine(msisdn, carrier, outlet, _read_moment(opened_at))
+    return Subscriber(
+        name=written["name"],
+        document=CheckedDocument(kind, number, name, expiry, findings),
+        vector=np.frombuffer(written["vector"], np.float32),
+        line=line,
+        consent_ref=written["consent_ref"],
+        samples={name: _read_sample(one) for name, one in written["samples"].items()},
+    )
+
+
+def _read_moment(value: str | datetime) -> datetime:
+    return value if isinstance(value, datetime) else datetime.fromisoformat(value)
+
+
+def _write_sample(sample: Sample) -> dict[str, Any]:
+    """What is kept of a photograph: the crop, where any is, and a second model's template."""
+    second = sample.second
+    return {
+        "digest": sample.digest,
+        "quality": dict(sample.quality),
+        "crop": sample.crop,
+        "kind": None if sample.kind is None else sample.kind.value,
+        "second": None if second is None else [second.digest, second.vector.tobytes()],
+    }
+
+
+def _read_sample(written: Mapping[str, Any]) -> Sample:
+    second, kind = written["second"], written["kind"]
+    return Sample(
+        vector=None,
+        digest=written["digest"],
+        quality=written["quality"],
+        crop=written["crop"],
+        kind=None if kind is None else PhotographKind(kind),
+        second=None
+        if second is None
+        else SecondTemplate(second[0], np.frombuffer(second[1], np.float32)),
+    )
+
+
+# The service's side.
+
+
+def plan_chunk(
+    registry: Reader, gallery: Gallery, watch: WatchList, chunk: Chunk, terms: AdmissionTerms
+) -> ChunkAnswer:
+    """What would become of the chunk now; changes nothing, and runs beside the writer."""
+    plan = plan_admission(
+        registry, gallery, HolderCache(is_dry_run=True), chunk.subscribers, terms.same_document
+    )
+    alike = 0
+    if chunk.counts_look_alikes:
+        alike = count_look_alikes(registry, gallery, chunk.subscribers, plan, terms.review)
+    return ChunkAnswer(_answer(registry, watch, chunk, plan, terms), alike)
+
+
+def commit_chunk(
+    writer: Writer,
+    registry: Reader,
+    gallery: Gallery,
+    watch: WatchList,
+    chunk: Chunk,
+    terms: AdmissionTerms,
+    planned: str,
+) -> ChunkAnswer:
+    """Makes the chunk durable if its plan is still the one with the digest `planned`; else the new
+    plan, and nothing is changed. Asked again for what is durable it says so. On the writer's
+    thread."""
+    if chunk_is_committed(registry, chunk):
+        return ChunkAnswer((), is_committed=True)
+    plan = plan_admission(registry, gallery, HolderCache(), chunk.subscribers, terms.same_document)
+    answer = ChunkAnswer(_answer(registry, watch, chunk, plan, terms))
+    if answer.digest != planned:
+        return answer
+    admit_planned(
+        writer,
+        gallery,
+        plan,
+        actor=terms.actor,
+        subject=chunk.import_id,
+        detail={"chunk": chunk.number, "rows": chunk.rows, "failed": chunk.failed},
+        crops=terms.crops,
+    )
+    return ChunkAnswer(answer.rows, is_committed=True)
+
+
+def chunk_is_committed(registry: Reader, chunk: Chunk) -> bool:
+    """Whether the audit chain has it."""
+    entry = Entry(chunk.number, 0, 0, chunk.audit_number, Tally())
+    return was_committed(registry, chunk.import_id, entry)
+
+
+def _answer(
+    registry: Reader, watch: WatchList, chunk: Chunk, plan: AdmissionPlan, terms: AdmissionTerms
+) -> tuple[RowAnswer, ...]:
+    watched = find_watched(registry.vault, watch, chunk.subscribers, terms.review)
+    return tuple(
+        RowAnswer(
+            None if one.refusal is None else one.refusal.value,
+            one.adds_reference,
+            one.adds_line,
+            one.name_differs,
+            is_watched,
+        )
+        for one, is_watched in zip(plan.admissions, watched, strict=True)
+    )
+
+
+# The sender's side.
+
+
+class AdmitChunk(Protocol):
+    """Has a running service plan a sealed chunk (`planned` is None) or commit it."""
+
+    def __call__(self, sealed: bytes, planned: str | None) -> ChunkAnswer: ...
+
+
+class ServiceWriter:
+    """A `ChunkWriter` that has a running service admit each chunk; one at a time and in order."""
+
+    def __init__(
+        self,
+        admit: AdmitChunk,
+        registry: Reader,
+        report: FaultReport,
+        journal: Journal,
+        *,
+        counts_look_alikes: bool,
+    ) -> None:
+        self._admit = admit
+        self._registry = registry
+        self._report, self._journal = report, journal
+        self._counts_look_alikes = counts_look_alikes
+        self._worker = ThreadPoolExecutor(1, "import")
+        self.tally = Tally() if journal.entry is None else journal.entry.tally
+
+    def write(self, rows: Sequence[JudgedRow]) -> Future[None]:
+        return self._worker.submit(self._perform, rows)
+
+    def close(self) -> None:
+        self._worker.shutdown()
+
+    def _perform(self, rows: Sequence[JudgedRow]) -> None:
+        subscribers = tuple(list_subscribers(rows))
+        last, size_bytes = self._journal.entry, self._report.size_bytes
+        number = 1 if last is None else last.chunk + 1
+        audit_number = self._registry.audit_head()[0]
+        answer = self._admit(self._seal(rows, subscribers, number, 0, audit_number), None)
+        look_alikes = answer.look_alikes
+        while True:
+            counted = self._count(rows, answer, look_alikes)
+            entry = Entry(
+                number,
+                rows[-1].number,
+                self._report.size_bytes,
+                audit_number,
+                self.tally.plus(counted),
+            )
+            self._journal.add(entry)
+            sealed = self._seal(rows, subscribers, number, counted.failed, audit_number)
+            began = time.monotonic()
+            planned = answer.digest
+            answer = self._admit(sealed, planned)
+            if answer.is_committed:
+                break
+            # Somebody has enrolled one of them meanwhile.
+            self._journal.drop_last()
+            self._report.cut(size_bytes)
+        self.tally = entry.tally
+        time.sleep(REST * (time.monotonic() - began))
+
+    def _seal(
+        self,
+        rows: Sequence[JudgedRow],
+        subscribers: tuple[Subscriber, ...],
+        number: int,
+        failed: int,
+        audit_number: int,
+    ) -> bytes:
+        chunk = Chunk(
+            self._journal.import_id,
+            number,
+            len(rows),
+            failed,
+            audit_number,
+            self._counts_look_alikes,
+            subscribers,
+        )
+        return seal_chunk(self._registry.vault, chunk)
+
+    def _count(self, rows: Sequence[JudgedRow], answer: ChunkAnswer, look_alikes: int) -> Tally:
+        admissions = [
+            Admission(
+                document_id=None if one.refusal is not None else "",
+                refusal=None if one.refusal is None else Reason(one.refusal),
+                adds_reference=one.adds_reference,
+                adds_line=one.adds_line,
+                name_differs=one.name_differs,
+            )
+            for one in answer.rows
+        ]
+        watched = [one.is_watched for one in answer.rows]
+        return report_chunk(self._report, rows, admissions, watched, look_alikes)
