@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Condition, Event, Lock
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from indexes.segmented.head import Head
 from indexes.segmented.merging import Rewrite
 from indexes.segmented.segments import SegmentedIndex
 from indexes.segmented.view import View
+
+Value = TypeVar("Value")
 
 RECENT_CHANGES, RECENT_IDS = 64, 4096
 """The most changes, and the most ids in them, by which an answer is brought up to date."""
@@ -361,6 +364,13 @@ class Gallery:
             names = self._names_with_tombstones()
             while names & self._names_with_tombstones() and self._rewrite(all_removed=True):
                 pass
+
+    def rearrange(self, perform: Callable[[], Value]) -> Value:
+        """Performs what changes where the references are, and not which there are, apart from all
+        searches and changes; for an index without views."""
+        assert self._segmented is None, "one with views is rearranged by `maintain`"
+        with self._changes, self._lock.writing():
+            return perform()
 
     def replace_rows(self, name: str, rows: RowStore) -> bool:
         """Reads the rows of a segment from another store; False if the segment is gone."""

@@ -442,16 +442,20 @@ class Deployment:
             raise
         # Only a writer needs upkeep.
         self._upkeep = Upkeep(self.restored.gallery).start()
-        self._snapshots.tend(registrar)
+        self._snapshots.tend(registrar, self._ask_save)
         if self._open_index is not None and self.restored.replayed > SNAPSHOT_AFTER:
-            # So that the next loss of a shard costs only what has changed since.
-            self._resealing.submit(self._save_shards)
+            self._ask_save()
         return registrar
 
     @property
     def copies_wanting(self) -> int:
         """How many shards of the gallery have lost a copy that is not made again yet."""
         return self._snapshots.copies_wanting
+
+    @property
+    def moves_wanting(self) -> int:
+        """How many virtual shards are to be moved to another shard."""
+        return self._snapshots.moves_wanting
 
     def joiner(self, scanner: Scanner) -> Join:
         """The join by which a sweep finds all pairs of the gallery, in memory or on shards."""
@@ -599,6 +603,11 @@ class Deployment:
                     gallery.compact()
                 elif self._snapshots.is_withdrawn:
                     self._snapshots.renew(gallery)
+
+    def _ask_save(self) -> None:
+        """So that the next loss of a shard costs only what has changed since."""
+        with suppress(RuntimeError):  # it is being closed
+            self._resealing.submit(self._save_shards)
 
     def _save_shards(self) -> None:
         with self._erasing, suppress(RegistryError, ShardLost):

@@ -10,8 +10,9 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from engine.matching.recovery import (
     Restored,
     Tell,
     fill_copy,
+    finish_move,
     origin_of,
     restore_gallery,
     restore_shards,
@@ -39,10 +41,11 @@ from indexes.gallery import Gallery
 from indexes.joining.join import join_gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.joining import join_shards
-from indexes.sharding.shards import ReplicatedShard, Shard, ShardedIndex, ShardPlan, shards_of
+from indexes.sharding.shards import ReplicatedShard, Shard, ShardedIndex, ShardPlan
 from indexes.snapshots import snapshot
 from indexes.snapshots.files import created, flush_names
 from indexes.snapshots.manifest import SegmentEntry
+from serving.errors import Interrupted
 from serving.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,6 +56,7 @@ _log = logging.getLogger(__name__)
 # A change is in the store a moment before the gallery has it.
 _LAG_S = 2.0
 _RETRY_EVERY_S = 0.005
+_FORGOTTEN_WITHIN_S = 10.0
 
 OpenIndex = Callable[[ShardPlan], ShardedIndex]
 """Opens a gallery on shards: those that an earlier writer left, and new ones, which are empty.
@@ -169,8 +173,14 @@ class SnapshotManager:
         """How many shards have fewer copies than they are to have."""
         return 0
 
-    def tend(self, registrar: Registrar) -> None:
-        """Keeps up what the gallery of `restore` needs beside its own upkeep."""
+    @property
+    def moves_wanting(self) -> int:
+        """How many virtual shards are to be moved to another shard."""
+        return 0
+
+    def tend(self, registrar: Registrar, save: Callable[[], None]) -> None:
+        """Keeps up what the gallery of `restore` needs beside its own upkeep; `save` has it saved
+        when that is worth it."""
 
     def stop_tending(self) -> None:
         """Ends that; before the registrar is closed."""
@@ -295,9 +305,10 @@ class ShardManager(SnapshotManager):
         self._shard_folder = shard_folder
         self._open, self._read_epoch = open_shards, read_epoch
         self._index: ShardedIndex | None = None
-        self._count = 0
         self._forgetting: list[Future[None]] = []
-        self._copies: CopyUpkeep | None = None
+        # No snapshot is made of a shard that gives something away meanwhile.
+        self._saving = Lock()
+        self._upkeep: ShardUpkeep | None = None
 
     def restore(self, tell: Tell | None = None) -> Restored:
         """The gallery on its shards; those of an earlier call are adopted too."""
@@ -319,10 +330,11 @@ class ShardManager(SnapshotManager):
             if self._store.writer_epoch() != plan.epoch:
                 raise
             self._index = self._open(replace(plan, by_force=True))
-        self._count = len(self._index.shards)
         try:
-            kept = range(self._count if self._shard_folder else 0)
-            self._keys.destroy_all_but([self._name(number) for number in kept])
+            kept = range(len(self._index.shards) if self._shard_folder else 0)
+            useless = self._keys.destroy_all_but([self._name(number) for number in kept])
+            if useless:
+                self._warn(f"snapshots of {useless} shards are of no use any more")
             load = self._load if self._shard_folder else None
             return restore_shards(self._store, self._index, tell or _log.info, load)
         except BaseException:
@@ -337,15 +349,20 @@ class ShardManager(SnapshotManager):
     def copies_wanting(self) -> int:
         return 0 if self._index is None else len(self._index.wanting)
 
-    def tend(self, registrar: Registrar) -> None:
-        """Makes lost copies of shards again, from now on."""
+    @property
+    def moves_wanting(self) -> int:
+        return 0 if self._upkeep is None else self._upkeep.moves_wanting
+
+    def tend(self, registrar: Registrar, save: Callable[[], None]) -> None:
+        """Makes lost copies of shards again, and moves virtual shards, from now on."""
         assert self._index is not None, "restored before it is tended"
-        self._copies = CopyUpkeep(self._store, self._index, registrar, self._warn)
+        store = self._store
+        self._upkeep = ShardUpkeep(store, self._index, registrar, self._warn, self._give, save)
 
     def stop_tending(self) -> None:
-        if self._copies is not None:
-            self._copies.close()
-            self._copies = None
+        if self._upkeep is not None:
+            self._upkeep.close()
+            self._upkeep = None
 
     def joiner(self, gallery: Gallery, scanner: Scanner) -> Join:
         """The join over the shards, each with its own threads."""
@@ -374,6 +391,10 @@ class ShardManager(SnapshotManager):
         index = self._index
         if not self._shard_folder or index is None:
             return False
+        with self._saving:
+            return self._save(index)
+
+    def _save(self, index: ShardedIndex) -> bool:
         # Or one that is late would remove what is saved now.
         wait(self._forgetting)
         self._forgetting = []
@@ -398,12 +419,8 @@ class ShardManager(SnapshotManager):
         index = self._index
         if index is None or not ids:
             return
-        numbers = np.unique(shards_of(np.array(sorted(ids), np.int64), self._count)).tolist()
-        self._destroy(numbers)
-        for number in numbers if self._shard_folder else ():
-            for copy in index.shards[number].copies:
-                # Without its key it is of no use, whether it is removed or not.
-                self._forgetting.append(copy.forget(self._place(number)))
+        owners = index.placement.shard_of(np.array(sorted(ids), np.int64))
+        self._withdraw(index, np.unique(owners).tolist())
         self.is_withdrawn = True
 
     def renew(self, gallery: Gallery) -> None:
@@ -415,12 +432,29 @@ class ShardManager(SnapshotManager):
     def remove(self) -> None:
         """Removes the snapshots; the next start builds what is lost by then from the store."""
         super().remove()
-        self._destroy(range(self._count))
+        self._destroy(range(0 if self._index is None else len(self._index.shards)))
 
     def may_hold_removed(self, gallery: Gallery) -> bool:
         """Never: they are saved compacted, and without their keys from an erasure on."""
         del gallery
         return False
+
+    def _give(self, number: int, perform: Callable[[], None]) -> None:
+        """Performs what takes references from a shard. No snapshot of it may hold them after that:
+        when they are erased, only the shard that they are in then is asked."""
+        with self._saving:
+            if self._index is not None and self._keys.find(self._name(number)) is not None:
+                self._withdraw(self._index, [number])
+                wait(self._forgetting, _FORGOTTEN_WITHIN_S)
+            perform()
+
+    def _withdraw(self, index: ShardedIndex, numbers: Collection[int]) -> None:
+        """Destroys the keys of the snapshots of these shards, and removes those in reach."""
+        self._destroy(numbers)
+        for number in numbers if self._shard_folder else ():
+            for copy in index.shards[number].copies:
+                # Without its key it is of no use, whether it is removed or not.
+                self._forgetting.append(copy.forget(self._place(number)))
 
     def _destroy(self, numbers: Collection[int]) -> None:
         try:
@@ -439,8 +473,9 @@ class ShardManager(SnapshotManager):
             return missing
         return copy.load(self._place(number), origin_of(self._store, self._config), sealer)
 
-    def _name(self, number: int) -> str:
-        return f"{number}-of-{self._count}"
+    @staticmethod
+    def _name(number: int) -> str:
+        return f"shard-{number}"
 
     def _place(self, number: int) -> str:
         """The folder of a shard's snapshot, on whatever node the shard is."""
@@ -448,26 +483,40 @@ class ShardManager(SnapshotManager):
         return str(Path(self._shard_folder) / deployment / self._name(number))
 
 
-LOOK_FOR_COPIES_S = 1.0
-_COPY_AGAIN_S = 10.0
+LOOK_AT_SHARDS_S = 1.0
+LOOK_AT_SETTINGS_S = LOG_MOVES_S = 10.0
+_AGAIN_S = 10.0
 _NEARLY_WHOLE = 256
 """Changes of the store that a new copy may lack before the writer waits for it."""
 
 
-class CopyUpkeep:
-    """Thread that opens, fills and attaches a new copy for each shard that has lost one.
+class ShardUpkeep:
+    """Thread that makes lost copies of shards again, and moves virtual shards one by one to where
+    they are to be, as when the number of shards has changed.
 
-    Searches and decisions go on; the writer waits for the last few changes only.
+    Searches and decisions go on; the writer waits for the last few changes of a copy, and for the
+    step in which one shard takes and another gives a virtual shard. Such a step is made by `give`,
+    with the number of the shard that gives; `save` is called after the last one.
     """
 
     def __init__(
-        self, store: Store, index: ShardedIndex, registrar: Registrar, warn: Callable[[str], None]
+        self,
+        store: Store,
+        index: ShardedIndex,
+        registrar: Registrar,
+        warn: Callable[[str], None],
+        give: Callable[[int, Callable[[], None]], None],
+        save: Callable[[], None],
     ) -> None:
         self._store, self._index, self._registrar = store, index, registrar
-        self._warn = warn
+        self._warn, self._give, self._save = warn, give, save
+        self.moves_wanting = 0
+        self._has_moved = False
+        self._told_at = self._read_at = -inf
+        self._wanted = 0
         self._filling: Shard | None = None
         self._closing = Event()
-        self._thread = Thread(target=self._run, name="copies", daemon=True)
+        self._thread = Thread(target=self._run, name="shards", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -478,16 +527,23 @@ class CopyUpkeep:
         self._thread.join()
 
     def _run(self) -> None:
-        pause_s = LOOK_FOR_COPIES_S
+        pause_s = LOOK_AT_SHARDS_S
         while not self._closing.wait(pause_s):
-            pause_s = LOOK_FOR_COPIES_S
+            pause_s = LOOK_AT_SHARDS_S
             for shard in self._index.wanting:
                 try:
                     self._add_copy(shard)
                 except Exception as error:  # noqa: BLE001 - the other copy works, so it can wait
                     number = self._index.shards.index(shard)
                     self._warn(f"shard {number} has one copy only ({type(error).__name__})")
-                    pause_s = _COPY_AGAIN_S
+                    pause_s = _AGAIN_S
+            try:
+                while not self._closing.is_set() and not self._index.wanting and self._step():
+                    pass
+            except Exception as error:  # noqa: BLE001 - all is where it was, and can wait
+                if not self._closing.is_set():
+                    self._warn(f"no virtual shard is moved for now ({type(error).__name__})")
+                pause_s = _AGAIN_S
 
     def _add_copy(self, shard: ReplicatedShard) -> None:
         assert self._index.open_copy is not None
@@ -509,3 +565,60 @@ class CopyUpkeep:
             raise
         finally:
             self._filling = None
+
+    def _step(self) -> bool:
+        """Opens, fills or ends a shard, as far as the number that is wanted asks for it; False
+        where there is nothing to do, or a sweep needs everything where it is."""
+        index, wanted = self._index, self._read_wanted()
+        owners = index.placement.owners
+        aims = index.placement.balanced(wanted).owners
+        moving = np.flatnonzero(aims != owners)
+        self.moves_wanting = len(moving)
+        if len(index.shards) < wanted and index.open_copy is not None:
+            index.append(index.open_copy(len(index.shards)))
+            return True
+        if len(moving):
+            self._tell(f"{len(moving)} of {len(owners)} virtual shards are to be moved")
+            first = int(moving[0])
+            return self._move(first, int(owners[first]), int(aims[first]))
+        if wanted < len(index.shards):
+            number = len(index.shards) - 1
+            self._give(number, lambda: self._registrar.gallery.rearrange(index.remove_last).close())
+            return True
+        if self._has_moved:
+            self._has_moved, self._told_at = False, -inf
+            _log.info("the gallery is on %d shards", len(index.shards))
+            self._save()
+        return False
+
+    def _move(self, virtual_shard: int, source: int, target: int) -> bool:
+        index, gallery = self._index, self._registrar.gallery
+        if not gallery.rearrange(partial(index.begin_move, virtual_shard, target)):
+            self._tell("virtual shards stay where they are until the sweep has ended")
+            return False
+        try:
+            index.copy_moving(self._check)
+
+            def finish(_writer: Writer, _now: datetime) -> None:
+                finish_move(self._store, gallery, index)
+
+            self._give(source, lambda: self._registrar.run(finish))
+        except BaseException:
+            gallery.rearrange(index.abandon_move)
+            raise
+        self._has_moved = True
+        return True
+
+    def _read_wanted(self) -> int:
+        if monotonic() - self._read_at >= LOOK_AT_SETTINGS_S:
+            self._read_at, self._wanted = monotonic(), self._index.read_wanted()
+        return self._wanted
+
+    def _check(self) -> None:
+        if self._closing.is_set():
+            raise Interrupted("the service stops: the move goes on after the next start")
+
+    def _tell(self, line: str) -> None:
+        if monotonic() - self._told_at >= LOG_MOVES_S:
+            self._told_at = monotonic()
+            _log.info("%s", line)

@@ -45,6 +45,7 @@ from indexes.base import Hits
 from indexes.errors import ShardLost
 from indexes.gallery import Gallery
 from indexes.sharding.shards import Shard, ShardedIndex, ShardPlan
+from serving.cluster.environment import USUAL
 from serving.cluster.shards import RayShard, Timing, shard_opener
 from serving.compose import Deployment
 from serving.sections import GallerySettings
@@ -79,7 +80,7 @@ def two_nodes() -> Iterator[str]:
     # Sockets need a short path. `Cluster` writes its address to where every Ray of this machine
     # would look for one by default.
     with TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        own = {"RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"}
+        own = {"RAY_TMPDIR": folder} | USUAL
         with patch.dict(os.environ, own):
             cluster = Cluster(
                 initialize_head=True, head_node_args=room | {"include_dashboard": False}

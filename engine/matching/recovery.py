@@ -6,13 +6,15 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import GalleryBehind
 from engine.registry.reader import ReferenceChunk
 from engine.registry.store import Store
 from indexes.base import Ids
@@ -21,7 +23,8 @@ from indexes.gallery import Gallery
 from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from indexes.sharding.shards import Shard, ShardedIndex, ShardMark, ShardState, shards_of
+from indexes.sharding.placement import NOWHERE, Placement
+from indexes.sharding.shards import Shard, ShardedIndex, ShardMark, ShardState
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import Origin, SegmentEntry
 from indexes.snapshots.snapshot import Opening
@@ -107,12 +110,13 @@ def restore_shards(
 ) -> Restored:
     """Brings the shards to the state of the store, each from what it holds; for the writer.
 
-    A shard that has all up to some sequence, in this store's history, gets what came after; any
-    other reads its snapshot, with `load`, or is cleared and built again, alone. Of several copies
-    of a shard of which one can go on, the others are ended: see `fill_copy`. `ShardLost` where the
-    shards do not take what they are given.
+    A shard that has all of its virtual shards up to some sequence, in this store's history, keeps
+    them and gets what came after; any other reads its snapshot, with `load`, or is cleared and
+    built again, alone. Virtual shards that none has go to those that there are to be. Of several
+    copies of a shard of which one can go on, the others are ended: see `fill_copy`. `ShardLost`
+    where the shards do not take what they are given.
     """
-    shards, sequence, history = len(index.shards), store.sequence(), _mark_of(store)
+    sequence, history = store.sequence(), _mark_of(store)
     parts = [[_Task(at, copy) for copy in shard.copies] for at, shard in enumerate(index.shards)]
     _judge(store, [task for own in parts for task in own], sequence)
     lost = [own for own in parts if all(task.start is None for task in own)]
@@ -121,21 +125,25 @@ def restore_shards(
         _judge(store, [task for own in lost for task in own], sequence)
     tasks, loaded = [], 0
     for shard, own in zip(index.shards, parts, strict=True):
-        useful = [task for task in own if task.start is not None]
+        # The one that has most; a copy with other virtual shards was left in the middle of a move.
+        best = max(own, key=lambda task: -1 if task.start is None else task.start)
+        useful = [one for one in own if one.start is not None and one.owned == best.owned]
         for task in own:
-            if useful and task.start is None:
+            if useful and task not in useful:
                 shard.drop(task.copy)
         tasks += useful or own
         loaded += useful[0].count if useful else 0
+    virtual_shards = len(index.placement.owners)
+    index.placement = placement = _place(tasks, virtual_shards, index.read_wanted())
     mark = ShardMark(sequence, history)
-    changed = _bring(store, tasks, shards, mark, tell)
-    wrong = _find_wrong(store, tasks, shards)
+    changed = _bring(store, tasks, placement, mark, tell)
+    wrong = _find_wrong(store, tasks, placement)
     if wrong:
         _log.warning("%d shards do not hold what the store has", len(wrong))
         for task in wrong:
             task.start = None
-        changed += _bring(store, wrong, shards, mark, tell)
-        if _find_wrong(store, tasks, shards):
+        changed += _bring(store, wrong, placement, mark, tell)
+        if _find_wrong(store, tasks, placement):
             raise ShardLost("the gallery's shards do not hold what the store has: report this")
     index.recount()
     return Restored(Gallery(index, sequence), loaded, changed)
@@ -146,29 +154,64 @@ def fill_copy(
 ) -> int:
     """Gives a new copy of a shard what the store has of it; returns the sequence up to which.
 
-    The writer may go on meanwhile: give that sequence as `start` of the next call. In the `last`
-    one nothing is written, and then the copy is whole.
+    The writer may go on meanwhile, but nothing may be moved: give that sequence as `start` of the
+    next call. In the `last` one nothing is written, and then the copy is whole.
     """
     mark = ShardMark(store.sequence(), _mark_of(store))
-    task = _Task(number, copy, None if start < 0 else start)
-    _bring(store, [task], len(index.shards), mark, whole=last)
+    owned = index.placement.owned(number)
+    task = _Task(number, copy, None if start < 0 else start, owned)
+    _bring(store, [task], index.placement, mark, whole=last)
     return mark.sequence
+
+
+def finish_move(store: Store, gallery: Gallery, index: ShardedIndex) -> int:
+    """Has a virtual shard answered for by the shard that it was copied to, at one moment; returns
+    how many references it has. On the writer's thread, where the gallery equals the store."""
+    sequence, history = store.sequence(), _mark_of(store)
+    if gallery.sequence != sequence:
+        raise GalleryBehind("the gallery is not what is stored: open the registry again")
+    return gallery.rearrange(partial(index.finish_move, sequence, history))
 
 
 @dataclass(slots=True, eq=False)
 class _Task:
-    """A copy of a shard to be brought to the store; from nothing where `start` is None."""
+    """A copy of a shard to be brought to the store: what it `owned` at `start`, None for nothing
+    that is certain."""
 
     number: int
     copy: Shard
     start: int | None = None
+    owned: bytes = b""
     count: int = 0
+
+    def since(self, placement: Placement) -> NDArray[np.int64]:
+        """After which sequence it needs the references of each virtual shard, `NEVER` of those of
+        other shards: int64[virtual shards]."""
+        since = np.where(placement.are_in(self.owned), self.start or 0, 0)
+        return np.where(placement.owners == self.number, since, NEVER)
+
+
+NEVER = np.iinfo(np.int64).max
 
 
 def _judge(store: Store, tasks: Sequence[_Task], sequence: int) -> None:
-    """Notes from where each can go on."""
+    """Notes from where each can go on, and with what."""
     for task, state in zip(tasks, _all([task.copy.state() for task in tasks]), strict=True):
         task.start, task.count = _start_of(store, state, sequence), state.count
+        task.owned = b"" if task.start is None or state.mark is None else state.mark.owned
+
+
+def _place(tasks: Sequence[_Task], virtual_shards: int, wanted: int) -> Placement:
+    """Every virtual shard where it is; of those that a crash has left with two shards, the one that
+    has more; and what nobody has where there is least."""
+    if all(task.start is None for task in tasks):
+        return Placement.spread(virtual_shards, wanted)
+    found = Placement(np.full(virtual_shards, NOWHERE))
+    for task in sorted(tasks, key=lambda task: -(task.start or 0)):
+        is_free = found.owners == NOWHERE
+        found.owners[is_free & found.are_in(task.owned)] = task.number
+    is_free = found.owners == NOWHERE
+    return Placement(np.where(is_free, found.balanced(wanted).owners, found.owners))
 
 
 def _load_snapshots(load: Load, tasks: Sequence[_Task]) -> None:
@@ -197,7 +240,7 @@ def _start_of(store: Store, state: ShardState, sequence: int) -> int | None:
 def _bring(
     store: Store,
     tasks: Sequence[_Task],
-    shards: int,
+    placement: Placement,
     mark: ShardMark,
     tell: Tell = _log.debug,
     *,
@@ -205,29 +248,30 @@ def _bring(
 ) -> int:
     """Clears, removes and adds what is needed; returns how many references changed."""
     anew = [task for task in tasks if task.start is None]
-    if anew:
-        parts = sorted({task.number for task in anew})
-        names = ", ".join(str(number) for number in parts)
-        tell(f"shards {names} of {shards} are built from the store: nothing is searched meanwhile")
-        _all([task.copy.clear() for task in anew])
-    kept = [task for task in tasks if task.start is not None and task.start < mark.sequence]
-    changed = _remove_gone(store, kept, shards)
-    since = np.full(shards, mark.sequence)
-    for task in (*anew, *kept):
-        since[task.number] = min(since[task.number], task.start or 0)
+    for task in anew:
+        task.owned = b""
+    _tell_missing(tasks, placement, tell)
+    _all([task.copy.clear() for task in anew])
+    kept = [task for task in tasks if task.start is not None]
+    changed = _remove_gone(store, kept, placement, mark.sequence)
+    needs = [(task, task.since(placement)) for task in tasks]
+    # What a shard has up to the mark is not read.
+    least = np.min([since for _, since in needs], axis=0, initial=NEVER)
+    least[least >= mark.sequence] = NEVER
 
     def choose(ids: Ids, sequences: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return sequences > since[shards_of(ids, shards)]
+        wanted: NDArray[np.bool_] = sequences > least[placement.virtual_shard_of(ids)]
+        return wanted
 
     waiting: list[Future[None]] = []
-    chunks = store.references(int(since.min(initial=mark.sequence)), choose)
+    chunks = store.references(min(int(least.min(initial=NEVER)), mark.sequence), choose)
     for batch in _gather(_log_progress(chunks), above=-1):
         # The shards add one batch while the next is read.
         _all(waiting)
         waiting = []
-        owners = shards_of(batch.ids, shards)
-        for task in (*anew, *kept):
-            rows = np.flatnonzero((owners == task.number) & (batch.sequences > (task.start or 0)))
+        virtual_shards = placement.virtual_shard_of(batch.ids)
+        for task, since in needs:
+            rows = np.flatnonzero(batch.sequences > since[virtual_shards])
             if task.start is not None:
                 rows = rows[~task.copy.contains(batch.ids[rows]).result()]
             if len(rows):
@@ -235,26 +279,53 @@ def _bring(
                 changed += len(rows)
     _all(waiting)
     none = np.empty(0, np.int64)
-    _all([task.copy.remove(none, mark if whole else None) for task in tasks])
+    for task in tasks:
+        task.owned = placement.owned(task.number)
+    marks = [replace(mark, owned=task.owned) if whole else None for task in tasks]
+    _all([task.copy.remove(none, one) for task, one in zip(tasks, marks, strict=True)])
     return changed
 
 
-def _remove_gone(store: Store, tasks: Sequence[_Task], shards: int) -> int:
-    """Removes what was removed from the store since; returns how many references."""
-    if not tasks:
-        return 0
-    gone = store.removals(min(task.start or 0 for task in tasks))
-    owners, removed = shards_of(gone, shards), 0
+def _tell_missing(tasks: Sequence[_Task], placement: Placement, tell: Tell) -> None:
+    """Says what cannot be searched before it is built from the store."""
+    owners = set(placement.owners.tolist())
+    anew = sorted({task.number for task in tasks if task.start is None} & owners)
+    if anew:
+        names = ", ".join(map(str, anew))
+        which = f"shards {names} of {placement.shards}"
+        tell(f"{which} are built from the store: nothing is searched meanwhile")
+    missing = np.zeros(len(placement.owners), np.bool_)
     for task in tasks:
-        own = gone[owners == task.number]
-        own = own[task.copy.contains(own).result()]
-        if len(own):
-            task.copy.remove(own).result()
-        removed += len(own)
+        if task.start is not None:
+            missing |= (placement.owners == task.number) & ~placement.are_in(task.owned)
+    if missing.any():
+        part = f"{missing.sum()} of {len(missing)} virtual shards"
+        tell(f"{part} are built from the store: nothing is searched meanwhile")
+
+
+def _remove_gone(store: Store, tasks: Sequence[_Task], placement: Placement, sequence: int) -> int:
+    """Removes what was removed from the store since, and what is another shard's by now; returns
+    how many references."""
+    removed = 0
+    behind = [task for task in tasks if (task.start or 0) < sequence]
+    gone = store.removals(min(task.start or 0 for task in behind)) if behind else None
+    for task in tasks:
+        own = placement.owners == task.number
+        if (placement.are_in(task.owned) & ~own).any():
+            ids = task.copy.ids().result()
+            foreign = ids[~own[placement.virtual_shard_of(ids)]]
+            task.copy.remove(foreign).result()
+        if gone is None:
+            continue
+        mine = gone[own[placement.virtual_shard_of(gone)]]
+        mine = mine[task.copy.contains(mine).result()]
+        if len(mine):
+            task.copy.remove(mine).result()
+        removed += len(mine)
     return removed
 
 
-def _find_wrong(store: Store, tasks: Sequence[_Task], shards: int) -> list[_Task]:
+def _find_wrong(store: Store, tasks: Sequence[_Task], placement: Placement) -> list[_Task]:
     """Those whose ids are not the store's: by count and sum, and only where these differ one by
     one."""
     states = _all([task.copy.state() for task in tasks])
@@ -267,7 +338,7 @@ def _find_wrong(store: Store, tasks: Sequence[_Task], shards: int) -> list[_Task
     if are_alike and (count, total) == store.live_total():
         return []
     ids = np.sort(store.live_ids())
-    owners = shards_of(ids, shards)
+    owners = placement.shard_of(ids)
     return [
         task
         for task in tasks

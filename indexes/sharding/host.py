@@ -22,6 +22,7 @@ from indexes.joining.join import join
 from indexes.joining.tiling import References
 from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
+from indexes.sharding.placement import virtual_shards_of
 from indexes.sharding.shards import CHANGES, ShardMark, ShardPlan, ShardState
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import Header, Origin
@@ -59,6 +60,9 @@ class ShardHost:
         is_scanned = plan.kind == "exact8"
         self._scanner = open_scanner(config.device, plan.threads) if is_scanned else None
         self._changing = Lock()
+        # Of a virtual shard that is on its way here, and what was removed from it meanwhile.
+        self._received: list[tuple[Ids, Vectors]] = []
+        self._discarded: list[Ids] = []
         self._gallery, self._upkeep = self._open()
 
     def adopt(self, epoch: int, *, force: bool = False) -> ShardState:
@@ -70,6 +74,7 @@ class ShardHost:
                     raise ShardFenced(_FENCED)
                 self._clear()
             self._epoch = epoch
+            self.abandon()
         return self.state()
 
     def call(self, epoch: int, operation: str, *arguments: Any) -> Any:
@@ -107,6 +112,31 @@ class ShardHost:
         with self._marking(mark) as sequence:
             self._gallery.remove(ids, sequence)
 
+    def receive(self, ids: Ids, vectors: Vectors) -> None:
+        known = [*(held for held, _ in self._received), *self._discarded]
+        new = ~np.isin(ids, np.concatenate([np.empty(0, np.int64), *known]))
+        self._received.append((ids[new], vectors[new]))
+
+    def discard(self, ids: Ids) -> None:
+        self._discarded.append(ids)
+        for held, vectors in self._received:
+            vectors[np.isin(held, ids)] = 0
+
+    def take(self, ids: Ids, mark: ShardMark) -> None:
+        nothing = (np.empty(0, np.int64), np.empty((0, self._plan.dim), np.float32))
+        held, vectors = map(np.concatenate, zip(nothing, *self._received, strict=True))
+        if not np.isin(ids, held).all():
+            raise IdInvalid("a virtual shard has not arrived whole: it is to be moved again")
+        order = np.argsort(held)
+        places = order[np.searchsorted(held, ids, sorter=order)]
+        self.add(ids, vectors[places], mark)
+        self.abandon()
+
+    def abandon(self) -> None:
+        for _, vectors in self._received:
+            vectors[:] = 0
+        self._received, self._discarded = [], []
+
     def clear(self) -> None:
         self._clear()
 
@@ -131,9 +161,14 @@ class ShardHost:
 
         opening = Opening(self._plan.config or SegmentsConfig(), self._scanner)
         gallery = snapshot.load(Path(folder), origin, sealer, accept, opening)
-        sequence, _, history = headers[0].mark.partition(" ")
+        sequence, history, *owned = headers[0].mark.split(" ")
+        if not owned:
+            raise SnapshotForeign(
+                "the snapshot of the shard is of a version that shared references by another rule"
+            )
         self._clear(gallery)
-        self._marks = {gallery.sequence: ShardMark(int(sequence), history)}
+        mark = ShardMark(int(sequence), history, bytes.fromhex(owned[0]))
+        self._marks = {gallery.sequence: mark}
 
     def forget(self, folder: str) -> None:
         with self._saving:
@@ -180,6 +215,11 @@ class ShardHost:
     def ids(self) -> Ids:
         return self._gallery.ids
 
+    def ids_in(self, virtual_shard: int) -> Ids:
+        ids = self._gallery.ids
+        own: Ids = ids[virtual_shards_of(ids, self._plan.virtual_shards) == virtual_shard]
+        return own
+
     def count(self) -> int:
         return len(self._gallery)
 
@@ -197,6 +237,7 @@ class ShardHost:
 
     def _clear(self, gallery: Gallery | None = None) -> None:
         self._marks = {}
+        self.abandon()
         self._upkeep.close()
         self._gallery, self._upkeep = self._open(gallery)
 
@@ -219,7 +260,7 @@ class ShardHost:
             raise SnapshotForeign(
                 "the shard is being changed and has no snapshot yet; save it later"
             )
-        return f"{mark.sequence} {mark.history}"
+        return f"{mark.sequence} {mark.history} {mark.owned.hex()}"
 
     def close(self) -> None:
         """Stops the threads, after the running job of upkeep."""

@@ -27,7 +27,8 @@ from indexes.joining.checkpoint import Checkpoint, Coverage, Participants, split
 from indexes.joining.join import PAIRS_LIMIT, JoinedGallery, Report, make_tiles, name_known
 from indexes.joining.pairs import RECORD, Pairs, Records, sort_records
 from indexes.joining.tiling import no_check
-from indexes.sharding.shards import Shard, ShardedIndex, shards_of
+from indexes.sharding.placement import Placement
+from indexes.sharding.shards import Shard, ShardedIndex
 
 BLOCK_BYTES = 16 << 20
 """Vectors in one message at most."""
@@ -66,43 +67,48 @@ def join_shards(
 
     It covers every reference as of its `sequence`, and some that were added while it began. As many
     tiles as there are shards run at a time; when it is stopped, by an exception of `check` or
-    `progress`, at most those are repeated. A checkpoint is valid for one number of shards.
+    `progress`, at most those are repeated. While it runs, no virtual shard is
+    moved; a checkpoint is of no use once one was.
     `ShardLost` where a shard is gone.
     """
     threshold = check_threshold(threshold)
-    sequence = gallery.sequence
-    participants = _participants(index.shards)
-    subject = stored_subject(checkpoint) if checkpoint else None
-    stored = None if subject is None else Coverage.from_bytes(subject)
-    new, old, sequence = split_ids(participants.ids, sequence, known, stored)
-    now = Coverage(
-        sequence, _among(participants, new), None if known is None else _among(participants, old)
-    )
-    terms = (threshold, len(index.shards), block_rows, name_known(known))
-    fingerprint = hashlib.sha256(repr(terms).encode()).hexdigest()
-    with Checkpoint(checkpoint, fingerprint, now.to_bytes()) as kept:
-        then = Coverage.from_bytes(kept.subject)
-        then.check(now)
-        rows = block_rows or _rows_at_once(then, len(index.shards), index.dim)
-        tiles = list(plan_tiles(then, len(index.shards), rows))
-        make = _maker(index.shards, then, threshold, limit)
-        remaining = _pairs_of_tiles(tiles[kept.next_tile :], make, len(index.shards), check)
-        with closing(remaining):
-            make_tiles(remaining, (tile.comparisons for tile in tiles), kept, limit, progress)
-        records = [run.view(RECORD) for run in kept.runs()]
-        pairs = Pairs(records, then.remaining(now, mixed=True))
-        return JoinedGallery(pairs, then.ids, then.sequence)
+    with index.staying() as placement:
+        sequence = gallery.sequence
+        participants = _participants(index.shards)
+        subject = stored_subject(checkpoint) if checkpoint else None
+        stored = None if subject is None else Coverage.from_bytes(subject)
+        new, old, sequence = split_ids(participants.ids, sequence, known, stored)
+        now = Coverage(
+            sequence,
+            _among(participants, new),
+            None if known is None else _among(participants, old),
+        )
+        terms = (threshold, placement.owners.tolist(), block_rows, name_known(known))
+        fingerprint = hashlib.sha256(repr(terms).encode()).hexdigest()
+        with Checkpoint(checkpoint, fingerprint, now.to_bytes()) as kept:
+            then = Coverage.from_bytes(kept.subject)
+            then.check(now)
+            rows = block_rows or _rows_at_once(then, placement, index.dim)
+            tiles = list(plan_tiles(then, placement, rows))
+            make = _maker(index.shards, then, threshold, limit)
+            remaining = _pairs_of_tiles(tiles[kept.next_tile :], make, placement.shards, check)
+            with closing(remaining):
+                make_tiles(remaining, (tile.comparisons for tile in tiles), kept, limit, progress)
+            records = [run.view(RECORD) for run in kept.runs()]
+            pairs = Pairs(records, then.remaining(now, mixed=True))
+            return JoinedGallery(pairs, then.ids, then.sequence)
 
 
-def plan_tiles(covered: Coverage, shards: int, block_rows: int) -> Iterator[ShardTile]:
+def plan_tiles(covered: Coverage, placement: Placement, block_rows: int) -> Iterator[ShardTile]:
     """All tiles, ordered so that successive ones are for different shards.
 
     Without a known side, each pair of shards has one tile a block, and the sender alternates. With
     one, the new references of each shard are sent to every shard; two new ones are compared twice,
     and the second time is not counted.
     """
-    left = _split(covered.left.ids, shards)
-    right = None if covered.right is None else _split(covered.right.ids, shards)
+    shards = placement.shards
+    left = _split(covered.left.ids, placement)
+    right = None if covered.right is None else _split(covered.right.ids, placement)
     most = max((-(-len(ids) // block_rows) for ids in left), default=0)
     for block in range(most):
         span = slice(block * block_rows, (block + 1) * block_rows)
@@ -140,13 +146,13 @@ def _is_sent(source: int, target: int) -> bool:
     return target == (high if (low + high) % 2 else low)
 
 
-def _split(ids: Ids, shards: int) -> list[Ids]:
-    owners = shards_of(ids, shards)
-    return [ids[owners == shard] for shard in range(shards)]
+def _split(ids: Ids, placement: Placement) -> list[Ids]:
+    owners = placement.shard_of(ids)
+    return [ids[owners == shard] for shard in range(placement.shards)]
 
 
-def _rows_at_once(covered: Coverage, shards: int, dim: int) -> int:
-    largest = int(np.bincount(shards_of(covered.ids, shards), minlength=1).max())
+def _rows_at_once(covered: Coverage, placement: Placement, dim: int) -> int:
+    largest = int(np.bincount(placement.shard_of(covered.ids), minlength=1).max())
     affordable = BLOCK_COMPARISONS // max(largest, 1)
     return min(max(affordable, _FEWEST_ROWS), max(1, BLOCK_BYTES // (4 * dim)))
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from threading import Lock, Thread
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from threading import Condition, Lock, Thread
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,6 +34,7 @@ from indexes.base import (
 from indexes.errors import IdInvalid, IndexFault, SearchInvalid, ShardFenced, ShardLost
 from indexes.scoring import Positions, arrange
 from indexes.segmented.merging import SegmentsConfig, narrowed
+from indexes.sharding.placement import VIRTUAL_SHARDS, Placement, virtual_shards_of
 from indexes.snapshots.manifest import Origin
 from indexes.snapshots.sealing import Sealer
 
@@ -42,7 +46,8 @@ class ShardPlan:
     """The index that every shard opens, empty.
 
     `kind` is one of `indexes.kinds.KINDS`; `config` is for exact8, None for its defaults.
-    `threads`: search threads of a shard; None for its share of the cores.
+    `threads`: search threads of a shard; None for its share of the cores. Shards share references
+    by `virtual_shards`, a number that never changes in a deployment.
 
     `content` names what the vectors are of, its deployment first, up to a colon; with a name,
     shards outlive this process, and those that an earlier one left are adopted. `epoch` is that of
@@ -57,6 +62,7 @@ class ShardPlan:
     content: str = ""
     epoch: int = 0
     by_force: bool = False
+    virtual_shards: int = VIRTUAL_SHARDS
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
@@ -65,11 +71,12 @@ class ShardPlan:
 
 @dataclass(frozen=True, slots=True)
 class ShardMark:
-    """Up to where a shard has every change of its ids: a sequence of the store, and what identifies
-    the store's history at that change."""
+    """Up to where a shard has every change of its virtual shards: a sequence of the store, and what
+    identifies the store's history at that change. `owned` names them, see `Placement.owned`."""
 
     sequence: int
     history: str
+    owned: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +91,8 @@ class ShardState:
     ids_sum: int
 
 
-CHANGES = frozenset({"add", "remove", "clear", "load"})
-"""Operations that change a shard's content."""
+CHANGES = frozenset({"add", "remove", "clear", "load", "receive", "discard", "take", "abandon"})
+"""Operations that change a shard's content, or what it has received to take later."""
 
 
 class Shard(ABC):
@@ -134,6 +141,23 @@ class Shard(ABC):
         """Removes everything, as from a shard whose content is not certain."""
         return self._call("clear")
 
+    def receive(self, ids: Ids, vectors: Vectors) -> Future[None]:
+        """Keeps references aside, which no search finds, for `take`; known ids are left out."""
+        return self._call("receive", ids, vectors)
+
+    def discard(self, ids: Ids) -> Future[None]:
+        """Wipes these ids from what was received, or will be."""
+        return self._call("discard", ids)
+
+    def take(self, ids: Ids, mark: ShardMark) -> Future[None]:
+        """Adds these of the received references, and forgets the others; `IdInvalid`, with none
+        added, where one was not received."""
+        return self._call("take", ids, mark)
+
+    def abandon(self) -> Future[None]:
+        """Wipes all that was received."""
+        return self._call("abandon")
+
     def state(self) -> Future[ShardState]:
         return self._call("state")
 
@@ -180,6 +204,10 @@ class Shard(ABC):
 
     def ids(self) -> Future[Ids]:
         return self._call("ids")
+
+    def ids_in(self, virtual_shard: int) -> Future[Ids]:
+        """Its ids of one virtual shard, ascending."""
+        return self._call("ids_in", virtual_shard)
 
     def count(self) -> Future[int]:
         return self._call("count")
@@ -305,6 +333,31 @@ class ReplicatedShard(Shard):
         return answer
 
 
+MOVED_BYTES = 8 << 20
+"""Vectors in one message of a move."""
+
+
+@dataclass(slots=True, eq=False)
+class _Move:
+    """A virtual shard on its way: its references, as far as the receiving shard has them."""
+
+    virtual_shard: int
+    source: int
+    target: int
+    lock: Lock = field(default_factory=Lock)
+    received: list[Ids] = field(default_factory=list)
+    removed: list[Ids] = field(default_factory=list)
+
+    @property
+    def ids(self) -> Ids:
+        """All that are to be moved, ascending."""
+        none = np.empty(0, np.int64)
+        with self.lock:
+            received, removed = ([none, *each] for each in (self.received, self.removed))
+        # What was added meanwhile may have been read too.
+        return np.setdiff1d(np.concatenate(received), np.concatenate(removed))
+
+
 class ShardedIndex(VectorIndex):
     """A `VectorIndex` over shards: each id is in one of them, a search runs in all at once.
 
@@ -316,6 +369,10 @@ class ShardedIndex(VectorIndex):
     shard's own.
 
     Each shard is to have so many `copies`; `open_copy` opens another one of that number, empty.
+
+    A virtual shard is moved while calls go on: `begin_move`, `copy_moving` and `finish_move`, of
+    which the caller keeps the last one apart from searches and changes (`Gallery.rearrange`). Until
+    then its old shard alone answers, and changes go to both.
     """
 
     def __init__(
@@ -329,10 +386,17 @@ class ShardedIndex(VectorIndex):
             raise SearchInvalid("a sharded index has no shards; give at least 1")
         self._copies = copies
         self.open_copy = open_copy
+        self.read_wanted: Callable[[], int] = partial(len, shards)
+        """How many shards there are to be; what others have is to be moved."""
         self._plan = plan
         self._shards = tuple(shards)
         self._broken: str | None = None
-        self._mark: ShardMark | None = None
+        self._mark: tuple[int, str] | None = None
+        self.placement = Placement.spread(plan.virtual_shards, len(shards))
+        """The shard of each virtual shard; to be set by who filled the shards otherwise."""
+        self._placing = Condition()
+        self._move: _Move | None = None
+        self._stays = 0
         self.recount()
 
     def recount(self) -> None:
@@ -389,7 +453,93 @@ class ShardedIndex(VectorIndex):
         _at_once(self._shards, lambda shard: shard.release())
 
     def note(self, sequence: int, history: str) -> None:
-        self._mark = ShardMark(sequence, history)
+        self._mark = sequence, history
+
+    def append(self, shard: Shard) -> None:
+        """Adds a shard that is empty, with as many copies as it is to have, or `wanting` some."""
+        added = shard if self._copies == 1 else ReplicatedShard([shard])
+        self._shards = (*self._shards, added)
+
+    def remove_last(self) -> Shard:
+        """Leaves the last shard out, which must have no virtual shard; apart from other calls."""
+        assert self.placement.shards < len(self._shards), "its references must be moved first"
+        *kept, last = self._shards
+        self._shards = tuple(kept)
+        return last
+
+    @contextmanager
+    def staying(self) -> Iterator[Placement]:
+        """Where everything is, as long as the context lasts: no move begins, and one that is under
+        way has ended."""
+        with self._placing:
+            self._placing.wait_for(lambda: self._move is None)
+            self._stays += 1
+        try:
+            yield self.placement
+        finally:
+            with self._placing:
+                self._stays -= 1
+
+    def begin_move(self, virtual_shard: int, target: int) -> bool:
+        """Has changes of a virtual shard go to the target too; apart from changes. False where all
+        must stay for now."""
+        self._check_whole()
+        source = int(self.placement.owners[virtual_shard])
+        assert source != target
+        with self._placing:
+            if self._stays or self._move is not None:
+                return False
+            self._move = _Move(virtual_shard, source, target)
+        return True
+
+    def copy_moving(self, check: Callable[[], None]) -> None:
+        """Sends the target what the source has; beside all other calls. `check` may stop it."""
+        move = self._move
+        assert move is not None, "begin_move was called"
+        source, target = self._shards[move.source], self._shards[move.target]
+        (ids,) = self._results([source.ids_in(move.virtual_shard)])
+        step = max(1, MOVED_BYTES // (4 * self.dim))
+        for start in range(0, len(ids), step):
+            check()
+            ((found, vectors),) = self._results([source.held(ids[start : start + step])])
+            self._results([target.receive(found, vectors)])
+            with move.lock:
+                move.received.append(found)
+
+    def finish_move(self, sequence: int, history: str) -> int:
+        """Has the target answer for the virtual shard, and the source wipe it; apart from searches
+        and changes. Both have everything up to this sequence then.
+
+        Returns how many references were moved. Where it fails, nothing was changed or the index is
+        broken.
+        """
+        move = self._move
+        assert move is not None, "begin_move was called"
+        ids, placement = move.ids, self.placement.moved(move.virtual_shard, move.target)
+        to, of = (
+            ShardMark(sequence, history, placement.owned(number))
+            for number in (move.target, move.source)
+        )
+        self._change([self._shards[move.target].take(ids, to)], may_refuse=True)
+        # From here on both have it: either may answer for it after a crash, and not both now.
+        source = self._shards[move.source]
+        self._change([source.remove(ids, of)])
+        self.placement = placement
+        self._end_move()
+        return len(ids)
+
+    def abandon_move(self) -> None:
+        """Ends a move that is not finished, if there is one: everything stays where it is."""
+        move = self._move
+        if move is not None:
+            # A shard that is lost has nothing to wipe.
+            wait([self._shards[move.target].abandon()])
+            self._end_move()
+
+    def _end_move(self) -> None:
+        with self._placing:
+            self._move = None
+            self._placing.notify_all()
 
     def add(self, ids: Ids, vectors: Vectors) -> None:
         """Adds new ids; `IdInvalid` for one that is there already, and then none is added."""
@@ -399,32 +549,56 @@ class ShardedIndex(VectorIndex):
         if self._plan.kind == "exact8" and config is not None and config.rows == "float16":
             # As the shards will do: rounding may take a row out of the tolerance.
             rows = check_vectors(narrowed(rows), self.dim)
-        parts = self._split(ids)
+        parts, moving = self._split(ids), self._moving(ids)
         # A single shard checks for itself and changes nothing; several must be asked first.
-        if len(parts) > 1:
+        is_alone = len(parts) == 1 and moving is None
+        if not is_alone:
             present = self._contained(ids)
             if present.any():
                 first = ids[np.argmax(present)]
                 raise IdInvalid(f"id {first} is in the index already; remove it first")
-        mark = self._take_mark()
-        self._change(parts, lambda shard, places: shard.add(ids[places], rows[places], mark))
+        mark = self._take_marks()
+
+        def calls() -> Iterator[Future[None]]:
+            for number, places in parts:
+                yield self._shards[number].add(ids[places], rows[places], mark(number))
+            if moving is not None:
+                move, places = moving
+                with move.lock:
+                    move.received.append(ids[places])
+                yield self._shards[move.target].receive(ids[places], rows[places])
+
+        self._change(calls(), may_refuse=is_alone)
         self._count += len(keys)
 
     def remove(self, ids: Ids) -> None:
         self._check_whole()
         keys = check_distinct(check_ids(ids))
-        parts = self._split(ids)
-        if len(parts) > 1:
+        parts, moving = self._split(ids), self._moving(ids)
+        is_alone = len(parts) == 1 and moving is None
+        if not is_alone:
             self._check_known(ids)
-        mark = self._take_mark()
-        self._change(parts, lambda shard, places: shard.remove(ids[places], mark))
+        mark = self._take_marks()
+
+        def calls() -> Iterator[Future[None]]:
+            for number, places in parts:
+                yield self._shards[number].remove(ids[places], mark(number))
+            if moving is not None:
+                move, places = moving
+                with move.lock:
+                    move.removed.append(ids[places])
+                yield self._shards[move.target].discard(ids[places])
+
+        self._change(calls(), may_refuse=is_alone)
         self._count -= len(keys)
 
     def vectors(self, ids: Ids) -> Vectors:
         self._check_whole()
         check_ids(ids)
         parts = self._split(ids)
-        found = self._results([shard.vectors(ids[places]) for shard, places in parts])
+        found = self._results(
+            [self._shards[number].vectors(ids[places]) for number, places in parts]
+        )
         rows = np.empty((len(ids), self.dim), np.float32)
         for (_, places), part in zip(parts, found, strict=True):
             rows[places] = part
@@ -451,25 +625,37 @@ class ShardedIndex(VectorIndex):
         self._check_whole()
         self._results([shard.compact() for shard in self._shards])
 
-    def _take_mark(self) -> ShardMark | None:
-        """The mark of one change: without it a shard is not taken for whole later."""
+    def _take_marks(self) -> Callable[[int], ShardMark | None]:
+        """The mark of one change for each shard: without it none is taken for whole later."""
         mark, self._mark = self._mark, None
-        return mark
+        owned = self.placement.owned
+        return lambda number: None if mark is None else ShardMark(*mark, owned(number))
 
-    def _split(self, ids: Ids) -> list[tuple[Shard, Positions]]:
-        """Each shard concerned, with the positions of its ids."""
-        owners = shards_of(ids, len(self._shards))
+    def _split(self, ids: Ids) -> list[tuple[int, Positions]]:
+        """The number of each shard concerned, with the positions of its ids."""
+        owners = self.placement.shard_of(ids)
         order = np.argsort(owners, kind="stable")
         bounds = np.searchsorted(owners[order], np.arange(len(self._shards) + 1))
         return [
-            (shard, order[start:end])
-            for shard, start, end in zip(self._shards, bounds[:-1], bounds[1:], strict=True)
+            (number, order[start:end])
+            for number, (start, end) in enumerate(pairwise(bounds))
             if start < end
         ]
 
+    def _moving(self, ids: Ids) -> tuple[_Move, Positions] | None:
+        """The move that is under way, with the positions of its ids, if there are any."""
+        move = self._move
+        if move is None:
+            return None
+        of = virtual_shards_of(ids, self._plan.virtual_shards)
+        places = np.flatnonzero(of == move.virtual_shard)
+        return (move, places) if len(places) else None
+
     def _contained(self, ids: Ids) -> NDArray[np.bool_]:
         parts = self._split(ids)
-        found = self._results([shard.contains(ids[places]) for shard, places in parts])
+        found = self._results(
+            [self._shards[number].contains(ids[places]) for number, places in parts]
+        )
         present = np.zeros(len(ids), np.bool_)
         for (_, places), part in zip(parts, found, strict=True):
             present[places] = part
@@ -487,16 +673,12 @@ class ShardedIndex(VectorIndex):
         if self._broken is not None:
             raise ShardLost(self._broken)
 
-    def _change(
-        self,
-        parts: Sequence[tuple[Shard, Positions]],
-        change: Callable[[Shard, Positions], Future[None]],
-    ) -> None:
+    def _change(self, calls: Iterable[Future[None]], *, may_refuse: bool = False) -> None:
         """Changes the shards; any failure except the refusal of a single shard breaks the index."""
         try:
-            self._results(change(shard, places) for shard, places in parts)
+            self._results(calls)
         except BaseException as failure:
-            refused = isinstance(failure, IndexFault) and len(parts) == 1
+            refused = isinstance(failure, IndexFault) and may_refuse
             if self._broken is None and not refused:
                 self._broken = (
                     f"a shard failed in the middle of a change ({type(failure).__name__}); "
@@ -530,20 +712,6 @@ def close_all(shards: Sequence[Shard]) -> None:
 def _at_once(shards: Sequence[Shard], end: Callable[[Shard], None]) -> None:
     with ThreadPoolExecutor(max(1, len(shards)), "close") as pool:
         list(pool.map(end, shards))
-
-
-def shards_of(ids: Ids, shards: int) -> NDArray[np.int64]:
-    """The shard of each id, from 0 to `shards` - 1: int64[n].
-
-    The first number that SplitMix64 gives from the seed `id`, modulo the number of shards. Ids
-    that follow a pattern, as those of one outlet do, spread evenly. The rule never changes.
-    """
-    assert shards >= 1
-    mixed = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(31)
-    return (mixed % np.uint64(shards)).astype(np.int64)
 
 
 def merge_hits(answers: Sequence[Hits], k: int | None = None) -> Hits:

@@ -243,7 +243,7 @@ class Registrar:
             return site.open(
                 settings,
                 warn=lambda line: self._log.warning("deployment", detail=line),
-                open_index=shard_opener(settings),
+                open_index=shard_opener(settings, read_settings=site.load),
             )
 
         self._tracer = open_tracer(settings.serve, "registrar")

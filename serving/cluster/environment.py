@@ -54,6 +54,8 @@ USUAL = {
     # of what a decision costs the registrar.
     "OMP_WAIT_POLICY": "PASSIVE",
     "OPENBLAS_THREAD_TIMEOUT": "4",
+    # What is larger than Ray's usual 100 KiB goes through its object store: a batch of 256 probes.
+    "RAY_max_direct_call_object_size": str(1 << 20),
 }
 SUPERVISED = {
     # Ray's workers, the proxy among them, would start with 15.

@@ -22,6 +22,7 @@ import numpy as np
 import ray
 from ray.exceptions import RayError
 
+from engine.errors import SosieError
 from engine.registry.keyring import forbid_core_dumps
 from indexes.base import Ids, Vectors
 from indexes.errors import IndexFault, SearchInvalid, ShardFenced, ShardLost
@@ -366,16 +367,33 @@ def _asked(remote: Callable[..., Any], *arguments: object) -> Future[Any]:
 
 
 def shard_opener(
-    settings: Settings, timing: Timing | None = None
+    settings: Settings,
+    timing: Timing | None = None,
+    read_settings: Callable[[], Settings] | None = None,
 ) -> Callable[[ShardPlan], ShardedIndex] | None:
-    """A function that opens the shards of these settings; None where there are none."""
+    """A function that opens the shards of these settings; None where there are none.
+
+    `read_settings` reads them again, for another number of shards while they serve.
+    """
     chosen = settings.gallery
     if not chosen.shards:
         return None
     placing = Placing(chosen.shard_resource, int(chosen.shard_memory_gib * (1 << 30)))
-    return lambda plan: open_ray_shards(
-        plan, chosen.shards, placing, timing, copies=chosen.shard_copies
-    )
+    last = [chosen.shards]
+
+    def read_wanted() -> int:
+        # Without valid settings, or with none, everything stays as it is until the next start.
+        if read_settings is not None:
+            with suppress(SosieError):
+                last[0] = read_settings().gallery.shards or last[0]
+        return last[0]
+
+    def open_index(plan: ShardPlan) -> ShardedIndex:
+        index = open_ray_shards(plan, read_wanted(), placing, timing, copies=chosen.shard_copies)
+        index.read_wanted = read_wanted
+        return index
+
+    return open_index
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,12 +414,13 @@ def open_ray_shards(
 ) -> ShardedIndex:
     """A gallery on actors of the cluster that this process is connected to.
 
-    Each of the shards has so many copies, on different nodes where there are. Actors that hold the
-    plan's `content` already, for an earlier writer, are adopted; the others are new and empty, and
-    spread over the nodes. Without `content` all are new, and end with this process. If the plan
-    sets no number of threads, the new shards of a node share its cores. `ShardLost`, with no new
-    one left running, where a shard has no copy that is placed and opened in time; `ShardFenced`
-    where a later writer has one.
+    There are as many shards as asked for, and those beyond that an earlier writer has left: what
+    they have is to be moved. Each has so many copies, on different nodes where there are. Actors
+    that hold the plan's `content` already, for an earlier writer, are adopted; the others are new
+    and empty, and spread over the nodes. Without `content` all are new, and end with this process.
+    If the plan sets no number of threads, the new shards of a node share its cores. `ShardLost`,
+    with no new one left running, where a shard has no copy that is placed and opened in time;
+    `ShardFenced` where a later writer has one.
     """
     if shards < 1:
         raise SearchInvalid(f"shards is {shards}; give at least 1")
@@ -441,6 +460,13 @@ class _Opener:
 
     def open(self) -> ShardedIndex:
         found = self._adopt() if self._plan.content else []
+        while self._shards in {one.number for one in found}:
+            self._shards += 1
+        for one in found:
+            # There is none before it: what it has is built from the store, in another one.
+            if one.number >= self._shards:
+                end_actor(one.handle)
+        found = [one for one in found if one.number < self._shards]
         missing = [
             number
             for number in range(self._shards)
@@ -462,7 +488,8 @@ class _Opener:
             raise
 
     def open_copy(self, number: int) -> Shard:
-        """Another copy of a shard, empty; on a node that has none of it, where there is one."""
+        """Another copy of a shard, or the first of a new one, empty; on a node that has none of it,
+        where there is one."""
         living = [shard for shard in self._open if shard.lost is None]
         (actor,) = self._start([number], [shard.actor for shard in living], is_copy=True)
         shard = RayShard(actor, self._plan, self._timing)
@@ -508,9 +535,10 @@ class _Opener:
         return [name for name in names if name.startswith(self._prefix)]
 
     def _identity(self, number: int) -> str:
-        """What a shard must hold: it changes with the number of shards and the configuration."""
+        """What a shard must hold: it changes with the configuration, not with their number."""
         plan = self._plan
-        return _digest(repr((plan.content, plan.kind, plan.dim, plan.config, self._shards, number)))
+        terms = (plan.content, plan.kind, plan.dim, plan.config, plan.virtual_shards, number)
+        return _digest(repr(terms))
 
     def _start(
         self, missing: Sequence[int], beside: Sequence[_Actor], *, is_copy: bool = False

@@ -79,6 +79,8 @@ OWN_KEYS = frozenset(
         # Of a machine, or of a process on it.
         *("models.folder", "models.provider", "models.precision", "models.threads"),
         "models.gpu_memory_gib",
+        # The registrar's alone, which reads it again while it serves.
+        "gallery.shards",
         *("gallery.shard_folder", "serve.metrics_port", "serve.log_file", "serve.log_level"),
         *("serve.trace_endpoint", "serve.trace_ratio", "serve.proxy"),
         # Read once, where the service is deployed.

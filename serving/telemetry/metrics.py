@@ -142,6 +142,9 @@ REFERENCES = _gauge("sosie_gallery_references", "Faces that are searched.", LATE
 COPIES_WANTING = _gauge(
     "sosie_gallery_copies_wanting", "Shards that have one copy left of two.", LATEST
 )
+MOVES_WANTING = _gauge(
+    "sosie_gallery_moves_wanting", "Virtual shards that are to be moved to another shard.", LATEST
+)
 ERASURES_OVERDUE = _gauge(
     "sosie_erasures_overdue", "1 while an acknowledged erasure is due and fails.", LATEST
 )

@@ -6,7 +6,9 @@ import errno
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from serving.sections import ModelSettings, ThresholdSettings
 from serving.settings import Settings, load_settings, make_settings
 from serving.snapshots import OpenIndex, gallery_config
 from tests.engine.matching.conftest import People
-from tests.indexes.sharding.local_shards import open_local
+from tests.indexes.sharding.local_shards import LocalShard, open_local
 
 NUMBER = "110105199003071239"
 DOCUMENT = Document(type="cn-ric", number=NUMBER, name="any holder")
@@ -462,7 +464,7 @@ def test_a_shard_starts_from_its_snapshot_and_never_from_one_of_before_an_erasur
     with open_on_shards() as deployment:
         assert (deployment.registrar.gallery.sequence, deployment.restored.loaded) == (1, 0)
     before, keys = read_sealed(), {path.name for path in (full_home / "shards").iterdir()}
-    assert keys == {"0-of-2", "1-of-2"}
+    assert keys == {"shard-0", "shard-1"}
     with open_on_shards() as deployment:
         assert deployment.registrar is not None
         assert (deployment.restored.loaded, deployment.restored.replayed) == (1, 0)
@@ -484,6 +486,69 @@ def test_a_shard_starts_from_its_snapshot_and_never_from_one_of_before_an_erasur
     with Deployment(full_home, load_settings(full_home)) as deployment:
         assert deployment.registrar is not None
         assert not list((full_home / "shards").iterdir())
+
+
+@pytest.mark.usefixtures("_always_save")
+def test_another_number_of_shards_is_reached_while_serving_and_no_snapshot_keeps_what_was_moved(
+    full_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.compose.ERASURES_GATHER_S", 0)
+    monkeypatch.setattr(snapshots, "LOOK_AT_SETTINGS_S", 0)
+    monkeypatch.setattr(snapshots, "LOOK_AT_SHARDS_S", 0.01)
+    places = tmp_path / "node"
+    settings = load_settings(full_home)
+    gallery = settings.gallery.model_copy(update={"shard_folder": str(places)})
+    settings = settings.model_copy(update={"gallery": gallery})
+    opened: list[ShardedIndex] = []
+    wanted = [2]
+
+    def open_index(plan: ShardPlan) -> ShardedIndex:
+        plan = replace(plan, virtual_shards=8)
+        shards = [LocalShard(plan) for _ in range(wanted[0])]
+        opened.append(ShardedIndex(plan, shards, open_copy=lambda _: LocalShard(plan)))
+        opened[-1].read_wanted = lambda: wanted[0]
+        return opened[-1]
+
+    def reach(deployment: Deployment, number: int) -> None:
+        wanted[0] = number
+        index = opened[-1]
+        while len(set(index.placement.owners.tolist())) != number or deployment.moves_wanting:
+            time.sleep(0.01)
+        assert np.bincount(index.placement.owners).tolist() == [8 // number] * number
+        # What it has had saved is saved.
+        while {path.name for path in (full_home / "shards").iterdir()} != {
+            f"shard-{at}" for at in range(number)
+        }:
+            time.sleep(0.01)
+        deployment._resealing.submit(int).result()
+
+    def find(deployment: Deployment) -> int:
+        gallery = deployment.registrar.gallery
+        return len(gallery.search(np.eye(1, gallery.dim, dtype=np.float32), 9).hits.ids)
+
+    with Deployment(full_home, settings, open_index=open_index) as deployment:
+        assert find(deployment) == 1
+        deployment._resealing.submit(int).result()
+        assert opened[0].shards[1].count().result() == 1
+        of_two = {path: path.read_bytes() for path in places.rglob("*") if path.is_file()}
+        reach(deployment, 1)
+        assert not list(places.rglob("shard-1/*"))
+        assert find(deployment) == 1
+    # With two again the snapshot of one is taken, and shared again.
+    wanted[0] = 2
+    with Deployment(full_home, settings, open_index=open_index) as deployment:
+        assert find(deployment) == 1
+        assert (deployment.restored.loaded, deployment.restored.replayed) == (1, 0)
+        reach(deployment, 2)
+        assert deployment.erase(DOCUMENT, "test").references == 1
+        deployment._resealing.submit(int).result()
+    # A node comes back with what it had.
+    shutil.rmtree(places)
+    for path, content in of_two.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    with Deployment(full_home, settings, open_index=open_index) as deployment:
+        assert (find(deployment), deployment.restored.loaded) == (0, 0)
 
 
 def test_a_deployment_whose_shard_is_lost_decides_nothing_closes_and_opens_again(

@@ -60,13 +60,12 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
     request, and is audited; with another body it is refused.
     """
     key = read_idempotency_key(request)
-    asked = await asyncio.to_thread(_read_request, parts, request.caller, key, body)
     # What is answered already or cannot be judged costs no extraction.
-    try:
-        early = await asyncio.to_thread(_answer_early, parts, asked)
-    except OutletRestricted as error:
-        await note(parts, request, ENROLLMENT_REFUSED, asked.outlet, cause=error.code)
-        raise
+    asked, early = await asyncio.to_thread(_answer_early, parts, request.caller, key, body)
+    if isinstance(early, OutletRestricted):
+        await note(parts, request, ENROLLMENT_REFUSED, asked.outlet, cause=early.code)
+    if isinstance(early, SosieError):
+        raise early
     if isinstance(early, Decided):
         decided = early
     else:
@@ -121,16 +120,14 @@ def _read_request(
     )
 
 
-def _answer_early(parts: Parts, asked: EnrollmentRequest) -> Decided | Attempt:
-    """The stored answer of an earlier request, or the attempt that is to be judged.
-
-    Raises what the registrar would refuse it with: it looks again, so nothing depends on this.
-    """
+def _answer_early(
+    parts: Parts, principal: Principal, key: str, body: wire.EnrollmentRequest
+) -> tuple[EnrollmentRequest, Attempt | Decided | SosieError]:
+    """The request, and the stored answer of an earlier one, what the registrar would refuse it
+    with, or the attempt to be judged. The registrar looks again, so nothing depends on this."""
+    asked = _read_request(parts, principal, key, body)
     intake = Intake(parts.store, parts.vault, FormAuthority())
-    outcome = intake.sort([asked], utc_now())[0]
-    if isinstance(outcome, SosieError):
-        raise outcome
-    return outcome
+    return asked, intake.sort([asked], utc_now())[0]
 
 
 def _require_capture_time(captured_at: datetime) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ import numpy as np
 import pytest
 
 from engine.matching.holders import erase_holder
-from engine.matching.recovery import Restored, fill_copy, origin_of, restore_gallery, restore_shards
+from engine.matching.recovery import (
+    Restored,
+    fill_copy,
+    finish_move,
+    origin_of,
+    restore_gallery,
+    restore_shards,
+)
 from engine.registry.keyring import Key
 from engine.registry.records import Carrier
 from engine.registry.store import Store
@@ -19,14 +27,7 @@ from engine.registry.vault import ShardSealer
 from indexes.errors import ShardFenced, ShardLost
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.host import ShardHost
-from indexes.sharding.shards import (
-    ReplicatedShard,
-    Shard,
-    ShardedIndex,
-    ShardMark,
-    ShardPlan,
-    shards_of,
-)
+from indexes.sharding.shards import ReplicatedShard, Shard, ShardedIndex, ShardPlan
 from tests.engine.matching.conftest import DIM
 from tests.indexes.sharding.local_shards import LocalShard
 
@@ -116,7 +117,7 @@ def be_of_another_history(hosts: list[ShardHost]) -> None:
     assert state.mark is not None
     number, _, digest = state.mark.history.partition(":")
     history = f"{number}:{digest[::-1]}"
-    hosts[1].remove(np.empty(0, np.int64), ShardMark(state.mark.sequence, history))
+    hosts[1].remove(np.empty(0, np.int64), replace(state.mark, history=history))
 
 
 def be_ahead(hosts: list[ShardHost]) -> None:
@@ -251,7 +252,8 @@ def test_a_lost_shard_comes_from_its_snapshot_and_one_that_is_not_sound_from_the
             shard.save(str(tmp_path / str(number)), origin, sealer).result()
         own, own_before = hosts_of(index)[1].count(), 0
         if spoil is be_as_before:
-            own_before = int((shards_of(np.arange(1, first + 1), SHARDS) == 1).sum())
+            owners = index.placement.shard_of(np.arange(1, first + 1))
+            own_before = int((owners == 1).sum())
     if spoil is not None:
         spoil(tmp_path / "1", old)
     enroll(lab, 2)
@@ -331,3 +333,215 @@ def test_of_two_copies_the_one_that_can_go_on_does_and_no_search_waits_for_the_o
         restored = restore_shards(lab.store, index, told.append)
         assert_as_the_store(lab, restored)
         assert index.wanting == [pairs[1]]
+
+
+class Crash(BaseException):
+    """The writer's process ends."""
+
+
+class CrashingShard(LocalShard):
+    """A shard whose writer's process ends before, or just after, its call of this operation."""
+
+    crash: tuple[str, str] | None = None
+
+    def _call(self, operation: str, *arguments: object) -> Future[Any]:
+        when, doomed = CrashingShard.crash or ("", "")
+        if (when, operation) == ("before", doomed):
+            raise Crash
+        future = super()._call(operation, *arguments)
+        if (when, operation) == ("after", doomed):
+            future.result()
+            raise Crash
+        return future
+
+
+def move(lab: Any, restored: Restored, index: ShardedIndex, wanted: int, beside: Any) -> None:
+    """Every virtual shard to where it is to be on so many shards, with calls in between."""
+    gallery = restored.gallery
+    while True:
+        aims = index.placement.balanced(wanted).owners
+        moving = np.flatnonzero(aims != index.placement.owners)
+        if not len(moving):
+            break
+        begin = partial(index.begin_move, int(moving[0]), int(aims[moving[0]]))
+        assert gallery.rearrange(begin)
+        beside()
+        index.copy_moving(lambda: None)
+        beside()
+        finish_move(lab.store, gallery, index)
+    while len(index.shards) > wanted:
+        gallery.rearrange(index.remove_last).close()
+
+
+STEPS = [
+    (when, operation)
+    for operation in ("ids_in", "held", "receive", "take", "remove")
+    for when in ("before", "after")
+]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("step", STEPS, ids="-".join)
+def test_after_a_crash_at_any_step_of_a_move_every_reference_is_there_once(
+    lab: Any, step: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(PLAN, virtual_shards=16)
+
+    def open_with(epoch: int, hosts: list[Any]) -> ShardedIndex:
+        own = replace(plan, epoch=epoch)
+        return ShardedIndex(own, [CrashingShard(own, host) for host in hosts])
+
+    index = open_with(1, [None, None])
+    restored = restore_shards(lab.store, index)
+    enroll(lab, 40, restored)
+    people = lab.store.sequence()
+    index.append(CrashingShard(replace(plan, epoch=1)))
+    monkeypatch.setattr(CrashingShard, "crash", step)
+    with pytest.raises(Crash):
+        move(lab, restored, index, 3, lambda: None)
+    monkeypatch.setattr(CrashingShard, "crash", None)
+    hosts = hosts_of(index)
+    index.release()
+    # What the next writer decides goes where the one before had the references.
+    with open_with(2, hosts) as index:
+        restored = restore_shards(lab.store, index)
+        assert (restored.loaded - (step == ("after", "take"))) // 40 == 1
+        assert restored.replayed == 0
+        assert not any(host._received for host in hosts)
+        assert_as_the_store(lab, restored)
+        assert sum(host.count() for host in hosts) == 40
+        requests = enroll(lab, 4, restored)
+        erased = iter(requests)
+
+        def beside() -> None:
+            with lab.registrar(gallery=restored.gallery) as registrar:
+                registrar.enroll([lab.request()])
+                if (one := next(erased, None)) is not None:
+                    erase_holder(registrar, lab.store, one.document, "test")
+
+        move(lab, restored, index, 3, beside)
+        assert lab.store.sequence() > people
+        assert_as_the_store(lab, restored)
+        counts = np.bincount(index.placement.owners).tolist()
+        assert sorted(counts) == [5, 5, 6]
+        index.append(CrashingShard(replace(plan, epoch=2)))
+        move(lab, restored, index, 4, lambda: None)
+        move(lab, restored, index, 2, lambda: None)
+        assert_as_the_store(lab, restored)
+        assert len(index.shards) == 2
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_shard_that_was_moved_to_and_is_lost_leaves_only_its_own_to_be_read(lab: Any) -> None:
+    plan = replace(PLAN, virtual_shards=16, epoch=1)
+    index = ShardedIndex(plan, [LocalShard(plan) for _ in range(2)])
+    restored = restore_shards(lab.store, index)
+    enroll(lab, 40, restored)
+    index.append(LocalShard(plan))
+    move(lab, restored, index, 3, lambda: None)
+    *hosts, lost = hosts_of(index)
+    own = lost.count()
+    index.release()
+    later = replace(plan, epoch=2)
+    # As by a start with another number: nobody opens the third one again.
+    with ShardedIndex(later, [LocalShard(later, host) for host in hosts]) as index:
+        told: list[str] = []
+        restored = restore_shards(lab.store, index, told.append)
+        assert_as_the_store(lab, restored)
+        assert restored.replayed == own
+        assert told == [
+            "5 of 16 virtual shards are built from the store: nothing is searched meanwhile"
+        ]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_with_two_copies_a_move_outlives_the_loss_of_one_at_either_end(lab: Any) -> None:
+    index, pairs = open_pairs(1)
+    with index:
+        restored = restore_shards(lab.store, index)
+        enroll(lab, 20, restored)
+        plan = replace(PLAN, epoch=1)
+        index.append(LocalShard(plan))
+        (added,) = index.wanting
+        other = LocalShard(plan)
+        fill_copy(lab.store, index, 2, other, last=True)
+        added.attach(other)
+        doomed = iter([pairs[0].copies[0], added.copies[1], pairs[1].copies[1]])
+
+        def beside() -> None:
+            if (one := next(doomed, None)) is not None:
+                one.close()
+            enroll(lab, 1, restored)
+            assert_as_the_store(lab, restored)
+
+        aims = index.placement.balanced(3).owners
+        # A few of the many are enough.
+        for virtual_shard in np.flatnonzero(aims != index.placement.owners)[::240].tolist():
+            begin = partial(index.begin_move, virtual_shard, int(aims[virtual_shard]))
+            assert restored.gallery.rearrange(begin)
+            beside()
+            index.copy_moving(lambda: None)
+            beside()
+            finish_move(lab.store, restored.gallery, index)
+        assert len(index.wanting) == 3
+        assert_as_the_store(lab, restored)
+        for number, pair in enumerate(index.shards):
+            fill_copy(lab.store, index, number, copy := LocalShard(plan), last=True)
+            found, expected = copy.state().result(), pair.copies[0].state().result()
+            assert found.mark is not None
+            assert expected.mark is not None
+            assert found == replace(expected, mark=found.mark)
+            assert found.mark.owned == expected.mark.owned
+            copy.close()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_copy_left_behind_in_a_move_is_ended_and_the_other_one_goes_on(lab: Any) -> None:
+    index, pairs = open_pairs(1)
+    restored = restore_shards(lab.store, index)
+    enroll(lab, 20, restored)
+    hosts = [[copy.host for copy in pair.copies if isinstance(copy, LocalShard)] for pair in pairs]
+    # The writer ends when one copy of the shard that takes has taken.
+    virtual_shard = int(index.placement.virtual_shard_of(hosts[0][0].ids()[:1])[0])
+    ids = hosts[0][0].ids_in(virtual_shard)
+    mark = hosts[0][0].state().mark
+    assert mark is not None
+    hosts[1][1].receive(ids, hosts[0][0].vectors(ids))
+    hosts[1][1].take(ids, replace(mark, owned=index.placement.moved(virtual_shard, 1).owned(1)))
+    index.release()
+    plan = replace(PLAN, epoch=2)
+    pairs = [ReplicatedShard([LocalShard(plan, host) for host in each]) for each in hosts]
+    with ShardedIndex(plan, pairs, copies=2) as index:
+        restored = restore_shards(lab.store, index)
+        assert restored.replayed == 0
+        assert_as_the_store(lab, restored)
+        assert index.wanting == [pairs[1]]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_shards_snapshot_of_a_version_without_virtual_shards_is_built_anew_and_told(
+    lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sealer = ShardSealer(Key.generate(1), lab.vault.deployment_id.encode())
+    origin = origin_of(lab.store)
+
+    def write_old_mark(host: ShardHost, sequence: int) -> str:
+        mark = host._marks[sequence]
+        assert mark is not None
+        return f"{mark.sequence} {mark.history}"
+
+    with open_index(1) as index:
+        restored = restore_shards(lab.store, index)
+        enroll(lab, 20, restored)
+        monkeypatch.setattr(ShardHost, "_write_mark", write_old_mark)
+        for number, shard in enumerate(index.shards):
+            shard.save(str(tmp_path / str(number)), origin, sealer).result()
+
+    def load(number: int, copy: Shard) -> Future[None]:
+        return copy.load(str(tmp_path / str(number)), origin, sealer)
+
+    with open_index(2) as index:
+        restored = restore_shards(lab.store, index, load=load)
+        assert (restored.loaded, restored.replayed) == (0, 20)
+        assert_as_the_store(lab, restored)
+    assert caplog.text.count("a version that shared references by another rule") == 3

@@ -21,6 +21,7 @@ from indexes.joining.join import JoinedGallery, Progress, join_gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.joining import join_shards, plan_tiles
+from indexes.sharding.placement import Placement
 from indexes.sharding.shards import Shard, ShardedIndex, ShardPlan
 from tests.indexes.sharding.local_shards import open_local
 
@@ -98,7 +99,7 @@ def test_tiles_decide_on_every_pair_once_and_count_it(
     count = n if new is None else min(new, n)
     sides = [Participants(part, part.view(np.uint64)) for part in (ids[:count], ids[count:])]
     covered = Coverage(1, sides[0], None if new is None else sides[1])
-    tiles = list(plan_tiles(covered, shards, block_rows))
+    tiles = list(plan_tiles(covered, Placement.spread(64, shards), block_rows))
     expected = count * (n - count) + count * (count - 1) // 2
     if new is None:
         expected = n * (n - 1) // 2

@@ -18,7 +18,8 @@ from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
-from indexes.sharding.shards import ShardedIndex, ShardPlan, merge_hits, shards_of
+from indexes.sharding.placement import virtual_shards_of
+from indexes.sharding.shards import ShardedIndex, ShardPlan, merge_hits
 from tests.indexes.conftest import UnitRows, ask, assert_same
 from tests.indexes.sharding.local_shards import LocalShard, open_local
 
@@ -49,14 +50,31 @@ def test_the_place_of_an_id_never_changes() -> None:
     seeds = np.array([0, 1234567])
     first = [16294208416658607535, 6457827717110365317]
     for shards in (1, 2, 3, 7, 1000, 2**31 - 1):
-        assert shards_of(seeds, shards).tolist() == [number % shards for number in first]
-    assert shards_of(np.arange(16), 4).tolist() == [3, 1, 2, 1, 2, 2, 0, 3, 2, 0, 2, 1, 3, 3, 2, 1]
-    assert shards_of(np.array([2**63 - 1]), 5).tolist() == [4]
+        assert virtual_shards_of(seeds, shards).tolist() == [number % shards for number in first]
+    assert virtual_shards_of(np.arange(16), 4).tolist() == [
+        3,
+        1,
+        2,
+        1,
+        2,
+        2,
+        0,
+        3,
+        2,
+        0,
+        2,
+        1,
+        3,
+        3,
+        2,
+        1,
+    ]
+    assert virtual_shards_of(np.array([2**63 - 1]), 5).tolist() == [4]
 
 
 @pytest.mark.parametrize("step", [1, 2, 64, 1000, 1 << 32])
 def test_ids_that_follow_a_pattern_spread_evenly(step: int) -> None:
-    counts = np.bincount(shards_of(np.arange(30_000) * step, 3), minlength=3)
+    counts = np.bincount(virtual_shards_of(np.arange(30_000) * step, 3), minlength=3)
     assert abs(counts - 10_000).max() < 500
 
 
@@ -112,7 +130,7 @@ def test_more_hits_than_a_shard_holds_come_from_all(
 
 
 def test_each_id_lives_in_its_shard_and_the_kind_says_how_many(index: ShardedIndex) -> None:
-    places = shards_of(np.arange(60), 3)
+    places = index.placement.shard_of(np.arange(60))
     assert contents(index) == [np.flatnonzero(places == shard).tolist() for shard in range(3)]
     assert (index.kind, index.dim) == ("flat x 3", 16)
     for other in (True, 1.0, -1, 2**63, "1", 60):

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from engine.matching.documents import Document
 from engine.matching.identification import Identification
 from engine.matching.requests import Answer, EnrollmentRequest, Sample
 from engine.registry.records import Carrier, is_id
+from indexes.sharding.shards import ShardPlan
 from serving.cluster.shards import NAMESPACE, shard_opener
 from serving.compose import Deployment, create_home
 from serving.errors import ServiceRefusal, describe
@@ -81,9 +83,16 @@ class Pair:
         }
         return make_settings({"registry": {"url": url}, "gallery": gallery, "limits": limits})
 
-    def open(self, database: str, shards: int = 0, **chosen: Any) -> Deployment:
+    def open(
+        self,
+        database: str,
+        shards: int = 0,
+        read_settings: Callable[[], Settings] | None = None,
+        **chosen: Any,
+    ) -> Deployment:
         settings = self.settings(database, shards, **chosen)
-        return Deployment(self.home, settings, open_index=shard_opener(settings, QUICK))
+        opener = shard_opener(settings, QUICK, read_settings)
+        return Deployment(self.home, settings, open_index=opener)
 
     def drop(self) -> None:
         for database in (self.first, self.second):
@@ -316,6 +325,65 @@ def test_with_two_copies_no_call_fails_when_a_shard_is_killed_and_another_copy_i
 
     with serving(open_pair) as registrar:
         asyncio.run(lose_copies(registrar))
+    assert shard_pids() == {}
+
+
+def test_another_shard_takes_its_share_beside_decisions_and_searches_and_none_fails_or_differs(
+    nodes: Nodes, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.snapshots.LOOK_AT_SETTINGS_S", 0.2)
+    monkeypatch.setattr("serving.snapshots.ShardPlan", partial(ShardPlan, virtual_shards=64))
+    requests, wanted = mixed_requests()[::3], [2]
+
+    def known(found: Identification, bodies: set[str]) -> list[Any]:
+        """What was found of those who were there at the start."""
+        return [one for one in found.candidates if one.document_id in bodies]
+
+    async def decide_all(registrar: LocalRegistrar) -> list[Any]:
+        names: dict[str, str] = {}
+        answers = await enroll_all(registrar, requests)
+        return [neutral(answer.body, names) for answer in answers]
+
+    async def grow(registrar: LocalRegistrar) -> tuple[list[Any], int]:
+        await reach_ready(registrar)
+        before = await registrar.identify(PROBES, 0.3, CONTEXT)
+        people = {one.document_id for each in before for one in each.candidates}
+        whole = [known(each, people) for each in before]
+        wanted[0] = 3
+        deciding = asyncio.create_task(decide_all(registrar))
+        deployment = registrar.service._lifecycle.require().deployment
+        manager, searches, give_up_at = deployment._snapshots, 0, time.monotonic() + WAIT_S
+        assert isinstance(manager, ShardManager)
+        assert manager._index is not None
+        while not deciding.done() or len(set(manager._index.placement.owners.tolist())) < 3:
+            assert time.monotonic() < give_up_at
+            found = await registrar.identify(PROBES, 0.3, CONTEXT)
+            assert [known(each, people) for each in found] == whole
+            searches += 1
+        while deployment.moves_wanting:
+            found = await registrar.identify(PROBES, 0.3, CONTEXT)
+            assert [known(each, people) for each in found] == whole
+            searches += 1
+        assert (await registrar.status()).is_ready
+        assert sorted(name[0] for name in shard_pids()) == ["0", "1", "2"]
+        return await deciding, searches
+
+    def open_growing() -> Deployment:
+        def read_settings() -> Settings:
+            return pair.settings(pair.second, wanted[0])
+
+        return pair.open(pair.second, 2, read_settings, shard_resource="")
+
+    async def decide_alone(registrar: LocalRegistrar) -> list[Any]:
+        await reach_ready(registrar)
+        return await decide_all(registrar)
+
+    with serving(lambda: pair.open(pair.first)) as registrar:
+        expected = asyncio.run(decide_alone(registrar))
+    with serving(open_growing) as registrar:
+        decided, searches = asyncio.run(grow(registrar))
+    assert decided == expected
+    assert searches > 10
     assert shard_pids() == {}
 
 

@@ -229,7 +229,7 @@ def test_shards_with_content_are_adopted_by_the_next_and_obey_the_last_before_no
     ids, rows = np.arange(100), unit_rows(100)
     assert_exact(index, ids, rows)
     marks = [each.state().result().mark for each in index.shards]
-    assert marks == [ShardMark(7, "7:h")] * 2
+    assert marks == [ShardMark(7, "7:h", index.placement.owned(number)) for number in range(2)]
     # Whoever looks after a later writer has come is refused, and so is a change on its way.
     later = open_ray_shards(replace(own, epoch=3), 2, PLACING)
     with pytest.raises(ShardFenced):
@@ -241,14 +241,14 @@ def test_shards_with_content_are_adopted_by_the_next_and_obey_the_last_before_no
     index.close()
     assert_exact(later, ids, rows)
     # Each comes back from its own snapshot; one of another key is refused.
-    for each in later.shards:
-        snapshot = (str(tmp_path / str(later.shards.index(each))), ORIGIN)
+    for number, each in enumerate(later.shards):
+        snapshot = (str(tmp_path / str(number)), ORIGIN)
         each.save(*snapshot, sealer).result()
         each.clear().result()
         with pytest.raises(SnapshotDamaged):
             each.load(*snapshot, replace(sealer, key=Key.generate(1))).result()
         each.load(*snapshot, sealer).result()
-        assert each.state().result().mark == marks[0]
+        assert each.state().result().mark == marks[number]
     assert_exact(later, ids, rows)
     later.release()
     # Of other content, in their place.
