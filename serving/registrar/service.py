@@ -34,6 +34,7 @@ from engine.registry.damage import find_damage
 from engine.registry.store import Store
 from indexes.errors import IndexFault, ShardLost
 from serving.anchors import Anchoring
+from serving.audit_export import AuditExport
 from serving.compose import Deployment
 from serving.errors import Busy, Interrupted, NotReady, describe
 from serving.registrar.operations import GRACE_S, OpenRegistry, Operations, Watermark, finish_by
@@ -184,6 +185,7 @@ class Lifecycle:
                 DailyRetention.of(deployment, self._log, tell_refusal, examine),
                 PendingErasures(deployment, opened.case_closed, self._log, tell_overdue),
                 DeliveryKeeper(deployment, self._meter, self._log),
+                AuditExport.of(deployment, self._meter, self._log),
                 anchoring,
             ):
                 self._anchoring = anchoring
