@@ -49,7 +49,7 @@ def test_every_decision_of_a_small_day_is_right_and_nothing_is_lost(tmp_path: Pa
         "Decisions beside erasures",
         "What was decided",
     ]
-    assert results[5].setup["erasures"] == 2
+    assert results[6].setup["erasures"] == 2
     assert all(result.setup["references"] == 300 for result in results)
     single, full, *_ = results[0].figures
     assert (single.name, full.name) == ("one a transaction", "batches of 32")
