@@ -18,6 +18,7 @@ from bench.core.machine import DISK, MEMORY, cores, filesystem_of, open_folder
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.core.timing import Seconds, clock, speedup
 from bench.data.vectors import describe_population
+from bench.suites.deliveries import measure_deliveries
 from bench.suites.workload import (
     Expected,
     Kind,
@@ -44,6 +45,7 @@ from indexes.gallery import Gallery
 from indexes.segmented.segments import SegmentedIndex
 from indexes.upkeep import Upkeep
 from serving.compose import SNAPSHOT_FOLDER, Deployment
+from serving.webhooks.delivery import AT_ONCE
 
 BATCH, SINGLE = 32, 1
 
@@ -584,6 +586,8 @@ def run(config: RegistrarSuiteConfig) -> SuiteOutput:
         turns = steps.decide_filled(requests[filled:lone], log, population)
         # What an erased face would have changed is not known beforehand: these are timed alone.
         latencies = steps.decide_beside_erasures(requests[lone:], log.visits)
+        with steps.open() as deployment:
+            delivered, delivered_rate = measure_deliveries(deployment)
         smaller = _Steps(folder / "smaller", config.smaller)
         small_log, small_requests = smaller.prepare(population)
         few_stages = smaller.decide_by_hand(small_requests, small_log)
@@ -608,6 +612,7 @@ def run(config: RegistrarSuiteConfig) -> SuiteOutput:
         "overlap_speedup": speedup(*_rates_of(turns)),
         "outbox_cost": find_outbox_cost(outbox_s),
         "decisions_beside_erasures": latencies.ratio,
+        "events_delivered": delivered_rate,
     }
     if config.references < RegistrarSuiteConfig().references:
         by_clock = dict.fromkeys(by_clock, Skipped("promised for the default size, not for this"))
@@ -617,6 +622,11 @@ def run(config: RegistrarSuiteConfig) -> SuiteOutput:
         _list_stages(stages, setup),
         _list_own_time(stages, few_stages, smaller.config.references, setup),
         _list_outbox(outbox_s, setup),
+        Result(
+            "Events delivered to one webhook",
+            setup | {"events": delivered, "at_once": AT_ONCE},
+            (Figure("by one worker, the receiver on its core", "events/s", delivered_rate),),
+        ),
         _list_turns(turns, setup | {"gallery": config.filled}),
         _list_gallery(steps, setup),
         latencies.list_figures(setup),

@@ -9,55 +9,26 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from engine.registry.records import AuditEntry
 from engine.registry.store import Store
 from serving.audit_export import AuditExport
 from serving.sections import AuditSettings
 from serving.telemetry.metrics import Meter
-from tests.serving.webhooks.conftest import store  # noqa: F401 - a fixture
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A key with its own certificate, of 127.0.0.1."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "syslog")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "server.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
-    return path
+from tests.serving.webhooks.conftest import certificate, store  # noqa: F401 - fixtures
 
 
 class Server:
     """A syslog server over TLS: keeps the messages, and breaks off when it is told to."""
 
-    def __init__(self, certificate: Path) -> None:
+    def __init__(self, own: Path) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
+        context.load_cert_chain(own)
         self._context = context
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -99,7 +70,7 @@ class Server:
 
 
 @pytest.fixture
-def server(certificate: Path) -> Iterator[Server]:
+def server(certificate: Path) -> Iterator[Server]:  # noqa: F811
     made = Server(certificate)
     yield made
     made.close()
@@ -125,7 +96,7 @@ def export(source: Store, server: Server, authority: str, meter: Meter) -> Audit
 def test_every_entry_comes_in_order_once_and_goes_on_after_a_break(
     store: Store,  # noqa: F811
     server: Server,
-    certificate: Path,
+    certificate: Path,  # noqa: F811
 ) -> None:
     meter = Meter()
     head = store.audit_head()[0]
@@ -150,7 +121,7 @@ def test_every_entry_comes_in_order_once_and_goes_on_after_a_break(
 def test_a_message_is_rfc_5424_and_says_what_the_chain_says(
     store: Store,  # noqa: F811
     server: Server,
-    certificate: Path,
+    certificate: Path,  # noqa: F811
 ) -> None:
     store.note(AuditEntry("Ann (key:1)", "outlet.suspended", "b1", {"case": "é"}))
     (*_, record) = store.audit_entries()
