@@ -9,6 +9,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -209,6 +210,7 @@ def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Fin
             yield _attempt("liveness judge", lambda: _describe_judge(settings))
         if settings.authority.kind != "form":
             yield _examine_authority(deployment)
+        yield from _examine_webhooks(deployment)
         if settings.sign_in.issuer:
             yield _examine_sign_in(deployment)
         if settings.models.second:
@@ -261,6 +263,34 @@ def _examine_erasures(deployment: Deployment) -> Iterator[Finding]:
         yield Finding("erasures", State.WARNING, f"{detail}; {len(late)} are due", advice)
     else:
         yield Finding("erasures", State.OK, detail)
+
+
+EVENTS_LATE = timedelta(hours=1)
+
+
+def _examine_webhooks(deployment: Deployment) -> Iterator[Finding]:
+    """Whether events arrive; nothing where there is no webhook."""
+    from engine.registry.records import utc_now  # noqa: PLC0415 - as above
+    from engine.registry.webhooks import Webhooks, WebhookState  # noqa: PLC0415 - as above
+
+    webhooks = Webhooks(deployment.store.engine, deployment.vault)
+    try:
+        found = [(one, webhooks.measure(one)) for one in webhooks.find_all()]
+    except SosieError as error:
+        yield _broken("webhooks", error)
+        return
+    if not found:
+        return
+    active = [backlog for one, backlog in found if one.state is WebhookState.ACTIVE]
+    waiting, dead = sum(one.waiting for one in active), sum(one.dead for _, one in found)
+    gone = sum(one.state is WebhookState.GONE for one, _ in found)
+    detail = f"{len(active)} of {len(found)} are active; {waiting:,} events wait; {dead:,} are dead"
+    late = utc_now() - EVENTS_LATE
+    if dead or gone or any(one.oldest_at is not None and one.oldest_at < late for one in active):
+        advice = "see sosie webhooks list, and docs/operations.md#events-wait"
+        yield Finding("webhooks", State.WARNING, detail, advice)
+    else:
+        yield Finding("webhooks", State.OK, detail)
 
 
 def _describe_liveness(deployment: Deployment) -> str:

@@ -516,7 +516,8 @@ class RetentionSettings(Section):
 
 
 class AuditSettings(Section):
-    """Where the newest entry of the audit chain is told outside the database."""
+    """Where the audit chain is told outside the database: its newest entry, or all of it. Files are
+    in the home folder unless absolute."""
 
     anchor: str = Field(
         default="",
@@ -525,6 +526,22 @@ class AuditSettings(Section):
     )
     anchor_every_s: float = Field(
         default=60, ge=1, le=86400, description="seconds between two heads, where it has moved"
+    )
+    export: str = Field(
+        default="",
+        pattern=r"^(syslog\+tls://[^/@?#\s]+)?$",
+        description="syslog+tls://host:port (RFC 5425), which gets every entry of the chain as "
+        "OCSF JSON; empty: none",
+    )
+    export_ca: str = Field(
+        default="",
+        description="certificates that its own is checked by, a PEM file; empty: the system's",
+    )
+    export_certificate: str = Field(
+        default="", description="PEM file with the certificate that this service shows; empty: none"
+    )
+    export_key: str = Field(
+        default="", description="PEM file with its key; empty: in the same file"
     )
 
 

@@ -18,6 +18,7 @@ from bench.core.machine import DISK, MEMORY, cores, filesystem_of, open_folder
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.core.timing import Seconds, clock, speedup
 from bench.data.vectors import describe_population
+from bench.suites.deliveries import measure_deliveries
 from bench.suites.workload import (
     Expected,
     Kind,
@@ -37,12 +38,14 @@ from engine.matching.recovery import Restored, save_snapshot
 from engine.matching.registrar import Outcome, Registrar, RegistrarConfig, publish
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.reasons import Decision
+from engine.registry import writer
 from engine.registry.database import sqlite_file
 from engine.registry.records import utc_now
 from indexes.gallery import Gallery
 from indexes.segmented.segments import SegmentedIndex
 from indexes.upkeep import Upkeep
 from serving.compose import SNAPSHOT_FOLDER, Deployment
+from serving.webhooks.delivery import AT_ONCE
 
 BATCH, SINGLE = 32, 1
 
@@ -247,7 +250,7 @@ def time_stages(
     judge = deployment.judge
     outcomes: list[Outcome] = []
     stages: dict[str, list[float]] = {name: [] for name in STAGES}
-    with deployment.store.writer() as writer:
+    with deployment.store.writer() as own:
         for start in range(0, len(requests), batch):
             part = requests[start : start + batch]
             begun = time.perf_counter()
@@ -255,14 +258,14 @@ def time_stages(
             found = time.perf_counter()
             judged = judge.judge(
                 part,
-                sequence=writer.sequence,
-                next_reference_id=writer.next_reference_id,
+                sequence=own.sequence,
+                next_reference_id=own.next_reference_id,
                 now=utc_now(),
                 scanned=scanned,
             )
             decided = time.perf_counter()
             assert judged.changes is not None, "every request is new"
-            publish(writer, judge.gallery, judged.changes)
+            publish(own, judge.gallery, judged.changes)
             ended = time.perf_counter()
             outcomes += judged.outcomes
             for name, seconds in zip(
@@ -270,6 +273,35 @@ def time_stages(
             ):
                 stages[name].append(seconds)
     return outcomes, stages
+
+
+def time_outbox(
+    deployment: Deployment, requests: Sequence[EnrollmentRequest]
+) -> tuple[list[Outcome], dict[bool, list[float]]]:
+    """Decides the requests by hand, batch by batch by turns with the events that they are (True)
+    and without; outcomes in order, and the seconds of each batch after a few that warm up."""
+    count = len(requests) // BATCH
+    outcomes: list[Outcome] = []
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    names = vars(writer)
+    find_events = names["find_events"]
+    try:
+        for number in range(count):
+            is_told = number % 4 in (1, 2)
+            names["find_events"] = find_events if is_told else lambda *_: []
+            part = requests[number * BATCH : (number + 1) * BATCH]
+            found, stages = time_stages(deployment, part, BATCH)
+            outcomes += found
+            if number >= min(count // 4, 4):
+                seconds[is_told].append(sum(times[0] for times in stages.values()))
+    finally:
+        names["find_events"] = find_events
+    return outcomes, seconds
+
+
+def find_outbox_cost(seconds: Mapping[bool, Sequence[float]]) -> float:
+    """The share of the registrar's rate that events cost, by the middle batches."""
+    return 1.0 - median(seconds[False]) / median(seconds[True])
 
 
 def find_own_time(stages: Stages) -> float:
@@ -383,6 +415,7 @@ QUICK = {
     "single_decisions": 32,
     "rounds": 3,
     "stage_batches": 4,
+    "outbox_batches": 8,
     "filled": 20_000,
     "filled_decisions": 512,
     "lone_decisions": 100,
@@ -392,8 +425,9 @@ QUICK = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistrarSuiteConfig:
-    """`decisions` in full batches, `single_decisions` one a transaction, `stage_batches` by hand;
-    `lone_decisions` one after another, the later half of them beside `erasures`.
+    """`decisions` in full batches, `single_decisions` one a transaction, `stage_batches` by hand,
+    `outbox_batches` with events and without them by turns; `lone_decisions` one after another, the
+    later half of them beside `erasures`.
 
     The first two are shared out among `rounds` and one that warms up before them. By hand are
     also decided as many on a registry of a `SMALLER` share. `filled_decisions` are decided in
@@ -406,6 +440,7 @@ class RegistrarSuiteConfig:
     single_decisions: int = 320
     rounds: int = 5
     stage_batches: int = 20
+    outbox_batches: int = 200
     filled: int = 1_000_000
     filled_decisions: int = 7_680
     lone_decisions: int = 1_200
@@ -415,7 +450,7 @@ class RegistrarSuiteConfig:
 
     @property
     def visitors(self) -> int:
-        by_hand = self.stage_batches * BATCH
+        by_hand = (self.stage_batches + self.outbox_batches) * BATCH
         apart = by_hand + self.filled_decisions + self.lone_decisions
         return self.decisions + self.single_decisions + apart
 
@@ -429,6 +464,7 @@ class RegistrarSuiteConfig:
             decisions=visitors,
             single_decisions=0,
             stage_batches=0,
+            outbox_batches=0,
             filled_decisions=0,
             lone_decisions=0,
         )
@@ -494,6 +530,15 @@ class _Steps:
             log.outcomes += outcomes
         return stages
 
+    def decide_by_turns(
+        self, requests: Sequence[EnrollmentRequest], log: DecisionLog
+    ) -> dict[bool, list[float]]:
+        """The same with events and without, by turns."""
+        with self.open() as deployment:
+            outcomes, seconds = time_outbox(deployment, requests)
+            log.outcomes += outcomes
+        return seconds
+
     def decide_filled(
         self, requests: Sequence[EnrollmentRequest], log: DecisionLog, population: Population
     ) -> dict[bool, list[Decided]]:
@@ -532,13 +577,17 @@ def run(config: RegistrarSuiteConfig) -> SuiteOutput:
         log, requests = steps.prepare(population)
         lone = len(requests) - config.lone_decisions
         filled = lone - config.filled_decisions
-        by_hand = filled - config.stage_batches * BATCH
+        outbox = filled - config.outbox_batches * BATCH
+        by_hand = outbox - config.stage_batches * BATCH
         assert by_hand > 0, "almost every visitor lies near a threshold"
         rounds = steps.decide_from_store(requests[:by_hand], log)
-        stages = steps.decide_by_hand(requests[by_hand:filled], log)
+        stages = steps.decide_by_hand(requests[by_hand:outbox], log)
+        outbox_s = steps.decide_by_turns(requests[outbox:filled], log)
         turns = steps.decide_filled(requests[filled:lone], log, population)
         # What an erased face would have changed is not known beforehand: these are timed alone.
         latencies = steps.decide_beside_erasures(requests[lone:], log.visits)
+        with steps.open() as deployment:
+            delivered, delivered_rate = measure_deliveries(deployment)
         smaller = _Steps(folder / "smaller", config.smaller)
         small_log, small_requests = smaller.prepare(population)
         few_stages = smaller.decide_by_hand(small_requests, small_log)
@@ -561,7 +610,9 @@ def run(config: RegistrarSuiteConfig) -> SuiteOutput:
     by_clock: dict[str, Measured] = {
         "serialiser_growth": find_own_time(stages) / find_own_time(few_stages),
         "overlap_speedup": speedup(*_rates_of(turns)),
+        "outbox_cost": find_outbox_cost(outbox_s),
         "decisions_beside_erasures": latencies.ratio,
+        "events_delivered": delivered_rate,
     }
     if config.references < RegistrarSuiteConfig().references:
         by_clock = dict.fromkeys(by_clock, Skipped("promised for the default size, not for this"))
@@ -570,6 +621,12 @@ def run(config: RegistrarSuiteConfig) -> SuiteOutput:
         list_decisions(rounds, setup),
         _list_stages(stages, setup),
         _list_own_time(stages, few_stages, smaller.config.references, setup),
+        _list_outbox(outbox_s, setup),
+        Result(
+            "Events delivered to one webhook",
+            setup | {"events": delivered, "at_once": AT_ONCE},
+            (Figure("by one worker, the receiver on its core", "events/s", delivered_rate),),
+        ),
         _list_turns(turns, setup | {"gallery": config.filled}),
         _list_gallery(steps, setup),
         latencies.list_figures(setup),
@@ -592,6 +649,16 @@ def _list_own_time(stages: Stages, few: Stages, references: int, setup: Setup) -
         Figure("all references", "ms/decision", own[1], ratio=own[1] / own[0]),
     )
     return Result("The serialiser's own time", setup, figures)
+
+
+def _list_outbox(seconds: Mapping[bool, Sequence[float]], setup: Setup) -> Result:
+    without, told = (np.array(seconds[key]) * 1e3 for key in (False, True))
+    figures = (
+        Figure.of("without events", "ms", without, 1.0),
+        Figure.of("with events", "ms", told, float(np.median(without) / np.median(told))),
+    )
+    batches = {"batches": len(told)}
+    return Result(f"Events of a batch of {BATCH}", setup | batches, figures)
 
 
 def _rates_of(turns: Mapping[bool, Sequence[Decided]]) -> tuple[Seconds, Seconds]:

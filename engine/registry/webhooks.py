@@ -22,6 +22,7 @@ from sqlalchemy import (
     Row,
     Select,
     bindparam,
+    case,
     delete,
     func,
     insert,
@@ -287,12 +288,20 @@ class Webhooks(Source):
         with reading(self._engine) as connection:
             at = select(_cursors.c.number).where(_cursors.c.name == webhook.id)
             cursor = connection.scalar(at) or 0
-            beyond = select(_events.c.at, _events.c.line_id).where(
-                number > cursor, *_wanted(webhook)
+            beyond = select(number, _events.c.type, _events.c.at, _events.c.line_id)
+            # The row of the cursor itself may hold one more.
+            asked = beyond.where(number >= cursor, *_wanted(webhook)).order_by(number)
+            ahead = asked.limit(MOST_COUNTED).subquery()
+            is_first: ColumnElement[bool] = ahead.c.number > cursor
+            is_second: ColumnElement[bool] = ahead.c.line_id.is_not(None)
+            if webhook.types:
+                is_first &= ahead.c.type.in_([one.value for one in webhook.types])
+                is_second &= literal(EventType.LINE_OPENED in webhook.types)
+            counted = select(
+                func.coalesce(func.sum(case((is_first, 1), else_=0)), 0)
+                + func.coalesce(func.sum(case((is_second, 1), else_=0)), 0),
+                func.min(case((is_first | is_second, ahead.c.at))),
             )
-            ahead = beyond.order_by(number).limit(MOST_COUNTED).subquery()
-            second = literal(0) if webhook.types else func.count(ahead.c.line_id)
-            counted = select(func.count() + second, func.min(ahead.c.at)).select_from(ahead)
             count, oldest = connection.execute(counted).one()
             kept = select(func.count(), func.min(_undelivered.c.at)).where(is_own, ~is_dead)
             waiting, oldest_kept = connection.execute(kept).one()

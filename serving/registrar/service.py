@@ -34,6 +34,7 @@ from engine.registry.damage import find_damage
 from engine.registry.store import Store
 from indexes.errors import IndexFault, ShardLost
 from serving.anchors import Anchoring
+from serving.audit_export import AuditExport
 from serving.compose import Deployment
 from serving.errors import Busy, Interrupted, NotReady, describe
 from serving.line_steps import LineSteps
@@ -188,6 +189,7 @@ class Lifecycle:
                 PendingErasures(deployment, opened.case_closed, self._log, tell_overdue),
                 DeliveryKeeper(deployment, self._meter, self._log),
                 LineSteps(opened.registrar, deployment.store, rules, self._log, tell_steps),
+                AuditExport.of(deployment, self._meter, self._log),
                 anchoring,
             ):
                 self._anchoring = anchoring

@@ -173,6 +173,10 @@ EVENTS_AGE = _gauge(
     "sosie_webhook_oldest_seconds", "Age of the oldest event that waits for a webhook.", LATEST
 )
 EVENTS_DEAD = _gauge("sosie_webhook_dead_letters", "Events that were given up.", LATEST)
+AUDIT_EXPORTED = _gauge("sosie_audit_exported", "Newest audit entry that was exported.", LATEST)
+AUDIT_EXPORT_FAILING = _gauge(
+    "sosie_audit_export_failing", "1 where the audit chain is not exported.", LATEST
+)
 DAMAGE = _gauge("sosie_registry_damage", "What the daily examination of all rows found.", LATEST)
 
 SWEEP_STATE = _gauge(

@@ -22,6 +22,7 @@ TINY = {
     "single_decisions": 4,
     "rounds": 3,
     "stage_batches": 1,
+    "outbox_batches": 2,
     "filled": 1_000,
     "filled_decisions": 256,
     "lone_decisions": 8,
@@ -42,12 +43,14 @@ def test_every_decision_of_a_small_day_is_right_and_nothing_is_lost(tmp_path: Pa
         "Decisions",
         "Stages of a batch of 32",
         "The serialiser's own time",
+        "Events of a batch of 32",
+        "Events delivered to one webhook",
         "Decisions on a filled gallery",
         "Gallery",
         "Decisions beside erasures",
         "What was decided",
     ]
-    assert results[5].setup["erasures"] == 2
+    assert results[7].setup["erasures"] == 2
     assert all(result.setup["references"] == 300 for result in results)
     single, full, *_ = results[0].figures
     assert (single.name, full.name) == ("one a transaction", "batches of 32")

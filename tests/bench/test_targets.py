@@ -33,6 +33,8 @@ PROMISED = {
     ("registrar", "wrong_decisions"): ("at_most", 0),
     ("registrar", "serialiser_growth"): ("at_most", 1.3),
     ("registrar", "overlap_speedup"): ("at_least", 1),
+    ("registrar", "outbox_cost"): ("at_most", 0.05),
+    ("registrar", "events_delivered"): ("at_least", 1000),
     ("registrar", "decisions_beside_erasures"): ("at_most", 2),
     ("shards", "identical_answers"): ("at_least", 1),
     ("shards", "wrong_decisions"): ("at_most", 0),

@@ -18,6 +18,7 @@ from engine.registry.records import AttemptTemplate, Changes, NewCrop, WatchEntr
 from engine.registry.rotation import reseal, retire
 from engine.registry.store import Store
 from engine.registry.vault import Vault, key_version
+from engine.registry.webhooks import Webhooks
 from tests.engine.registry.conftest import ENTRY, MODEL, change, committed, make_case, make_crop
 
 CASE = new_id()
@@ -58,7 +59,11 @@ def stopping(changing, batch: int):
 @pytest.fixture
 def filled(store, enroll):
     """Ten enrollments, one of them removed, a watched face, two notes beside one that is empty,
-    a crop, and what an attempt showed: 10 + 9 + 10 + 1 + 2 + 1 + 1 sealed values."""
+    a crop, what an attempt showed, and a webhook with its second secret: 10 + 9 + 10 + 1 + 2 + 1 +
+    1 + 3 sealed values."""
+    webhooks = Webhooks(store.engine, store.vault)
+    webhook, _ = webhooks.create("https://a.example/", (), carrier=None, actor="test")
+    webhooks.rotate(webhook.id, timedelta(days=1), carrier=None, actor="test")
     with store.writer() as writer:
         changes = committed(writer, enroll(writer, 10))
         now = utc_now()
@@ -130,7 +135,7 @@ def test_data_key_is_rotated_without_losing_a_row(store, filled, database_url, w
                 "crops": 1,
                 "attempt_templates": 1,
                 "events": 11,
-                "webhooks": 0,
+                "webhooks": 3,
             }
             narrow = retire(writer, 1)
         assert versions(widened) == {2}
@@ -144,8 +149,9 @@ def test_data_key_is_rotated_without_losing_a_row(store, filled, database_url, w
 def test_every_value_that_a_data_key_seals_is_counted_with_its_transaction(
     store, filled, database_url, wider
 ) -> None:
-    # Ten references, one of which was removed since; and the events of each decision.
-    kept, sealed = 45, 46
+    # Ten references, one of which was removed since, a secret that is none any more;
+    # and the events of each decision.
+    kept, sealed = 48, 50
     assert store.seal_counts() == {1: sealed}
     store.vault.seal_token("issued.template", "row", b"of no data key")
     store.note(ENTRY)

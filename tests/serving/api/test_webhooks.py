@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
+
+import psutil
+import pytest
+from standardwebhooks import Webhook as Referee
+
+from serving.webhooks import keeper
 
 PATH = "/v1/webhooks"
 SINK = "https://systems.example/sosie?token=1"
@@ -78,3 +87,43 @@ def test_an_address_inside_the_network_an_unknown_type_and_the_eleventh_are_refu
     own_service.assert_refused(refused, 400, "REQUEST.INVALID")
     for one in made:
         own_service.ask("DELETE", f"{PATH}/{one['webhook']['webhook_id']}", key="red")
+
+
+class _Receiver(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.server.got.append((body, dict(self.headers)))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_the_service_delivers_by_a_process_that_ends_with_it(
+    start_service: Any, activation: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOSIE_WEBHOOKS__ALLOWED_NETWORKS", '["127.0.0.0/8"]')
+    monkeypatch.setattr(keeper, "LOOK_EVERY_S", 0.1)
+    with HTTPServer(("127.0.0.1", 0), _Receiver) as server:
+        server.got = []
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            service = start_service()
+            made = create(service, sink=f"http://127.0.0.1:{server.server_port}/")
+            body, headers = activation(), {"idempotency-key": "e"}
+            service.ask("POST", "/v1/enrollments", body=body, headers=headers)
+            give_up_at = time.monotonic() + 60
+            while len(server.got) < 2:
+                assert time.monotonic() < give_up_at
+                time.sleep(0.02)
+            children = psutil.Process().children()
+            (worker,) = [one for one in children if keeper.PROCESS_MODULE in one.cmdline()]
+            service.match.close()
+            assert not worker.is_running()
+        finally:
+            server.shutdown()
+            thread.join()
+    events = [Referee(made["secret"]).verify(body, headers) for body, headers in server.got]
+    assert {one["type"] for one in events} == {"enrollment.decided", "line.opened"}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +19,7 @@ from engine.registry.events import EventType
 from engine.registry.store import Store
 from engine.registry.webhooks import WebhookChange, Webhooks, WebhookState
 from serving.webhooks import delivery
-from tests.serving.webhooks.conftest import delivering, happen, receiving, until
+from tests.serving.webhooks.conftest import LOOPBACK, delivering, happen, receiving, until
 
 
 async def take(_: Mapping[str, Any]) -> int:
@@ -232,5 +235,61 @@ def test_two_workers_never_deliver_one_webhook(store: Store, webhooks: Webhooks)
                 await until(lambda: len(receiver.taken) == 60)
             assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 60
             assert len(receiver.got) == 60
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", "time-out"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "no answer"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 20_000, "no answer"),
+        (b"", "no answer"),
+    ],
+)
+def test_what_drips_or_is_no_http_is_a_failure(
+    store: Store, webhooks: Webhooks, quick: None, answer: bytes, fault: str
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        writer.write(answer)
+        with suppress(ConnectionError):
+            while answer.endswith(b"\r\n\r\n") and fault == "time-out":
+                writer.write(b".")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+        writer.close()
+
+    async def run() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1")
+        sink = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        webhook, _ = webhooks.create(sink, (), carrier="blue", actor="test")
+        happen(store, ["a"])
+        async with delivering(webhooks, LOOPBACK.model_copy(update={"timeout_s": 0.2})):
+            await until(lambda: webhooks.measure(webhook).dead == 1)
+        (dead,) = webhooks.list_dead(webhook.id, carrier="blue")
+        assert dead.fault == fault
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(run())
+
+
+def test_a_certificate_that_nobody_has_vouched_for_is_refused(
+    store: Store, webhooks: Webhooks, quick: None, certificate: Path
+) -> None:
+    async def run() -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server = await asyncio.start_server(lambda *_: None, "127.0.0.1", ssl=context)
+        sink = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        webhook, _ = webhooks.create(sink, (), carrier="blue", actor="test")
+        happen(store, ["a"])
+        async with delivering(webhooks):
+            await until(lambda: webhooks.measure(webhook).dead == 1)
+        (dead,) = webhooks.list_dead(webhook.id, carrier="blue")
+        assert dead.fault == "certificate refused"
+        server.close()
 
     asyncio.run(run())

@@ -1,0 +1,245 @@
+"""The audit chain, exported: each entry once it is written, in order, to syslog over TLS.
+
+A message is RFC 5424 with RFC 5425's framing; its text is the entry as an OCSF event. How far it
+has come is a cursor in the registry, which moves when the other host has acknowledged the bytes.
+Syslog has no answers, so a receiver that dies with bytes that it has not read loses those; and
+entries come again after a break, under the same number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import socket
+import ssl
+import struct
+import termios
+import threading
+from collections.abc import Sequence
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+from structlog.typing import FilteringBoundLogger
+
+from engine.errors import SosieError
+from engine.registry import cursors
+from engine.registry.audit import read_audit
+from engine.registry.database import changing
+from engine.registry.reader import Reader
+from engine.registry.records import AuditRecord, new_id, utc_now
+from serving.sections import AuditSettings
+from serving.telemetry import metrics
+from serving.telemetry.metrics import Meter
+
+if TYPE_CHECKING:
+    from serving.compose import Deployment
+
+CURSOR = "audit export"
+PAGE = 500
+LOOK_EVERY_S, RETRY_S, LONGEST_RETRY_S = 1.0, 1.0, 30.0
+HELD = timedelta(seconds=60)
+TIMEOUT_S = 10.0
+SYSLOG_TLS_PORT = 6514
+_PRIORITY = 13 * 8 + 6
+"""Facility "log audit", severity informational."""
+_MOST_MSGID, _MOST_HOSTNAME = 32, 255
+_API_ACTIVITY, _APPLICATION_ACTIVITY = 6003, 6
+_CREATE, _READ, _UPDATE, _DELETE, _OTHER = 1, 2, 3, 4, 99
+_ACTIVITIES = {
+    **dict.fromkeys(("added", "created", "opened", "started", "made", "admitted"), _CREATE),
+    **dict.fromkeys(("read", "searched", "identified", "reported", "dispute_read"), _READ),
+    **dict.fromkeys(("checked", "verified"), _READ),
+    **dict.fromkeys(("erased", "removed", "expired", "revoked", "forgotten", "retired"), _DELETE),
+    **dict.fromkeys(("changed", "assigned", "noted", "proposed", "withdrawn", "closed"), _UPDATE),
+    **dict.fromkeys(("blocked", "unblocked", "disputed", "restored", "suspended"), _UPDATE),
+    **dict.fromkeys(("barred", "lifted", "secret_rotated", "time_zone_set", "merged"), _UPDATE),
+}
+"""By the last part of an action; of all others OCSF says "other"."""
+
+
+def write_ocsf(record: AuditRecord, deployment_id: str) -> dict[str, Any]:
+    """An audit entry as an event of OCSF 1.3: an API Activity, with the entry's own detail and hash
+    beside what the schema knows. It says what `sosie audit show` says, and no more."""
+    entry = record.entry
+    activity = _ACTIVITIES.get(entry.action.rpartition(".")[2], _OTHER)
+    service = {"name": "sosie", "uid": deployment_id}
+    return {
+        "class_uid": _API_ACTIVITY,
+        "category_uid": _APPLICATION_ACTIVITY,
+        "activity_id": activity,
+        "type_uid": _API_ACTIVITY * 100 + activity,
+        "severity_id": 1,
+        "time": int(record.at.timestamp() * 1000),
+        "metadata": {
+            "version": "1.3.0",
+            "product": {"name": "Sosie", "vendor_name": "Sosie", "version": version("sosie")},
+            "uid": f"{deployment_id}:{record.number}",
+            "sequence": record.number,
+            "log_name": "audit",
+        },
+        "actor": {"user": {"name": entry.actor}},
+        "api": {"operation": entry.action, "service": service},
+        "src_endpoint": {"svc_name": "sosie", "uid": deployment_id},
+        "resources": [{"uid": entry.subject}],
+        "unmapped": {"detail": dict(entry.detail), "hash": record.hash.hex()},
+    }
+
+
+def write_message(record: AuditRecord, deployment_id: str, host: str) -> bytes:
+    """The entry as a framed syslog message."""
+    at = record.at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    text = json.dumps(write_ocsf(record, deployment_id), separators=(",", ":"))
+    action = record.entry.action[:_MOST_MSGID]
+    message = f"<{_PRIORITY}>1 {at} {host} sosie - {action} - {text}".encode("ascii")
+    return str(len(message)).encode() + b" " + message
+
+
+class SyslogConnection:
+    """A TLS connection to a syslog server, whose certificate and name are checked."""
+
+    def __init__(self, settings: AuditSettings, home: Path) -> None:
+        url = urlsplit(settings.export)
+        host, port = url.hostname or "", url.port or SYSLOG_TLS_PORT
+        authority = str(home / settings.export_ca) if settings.export_ca else None
+        trust = ssl.create_default_context(cafile=authority)
+        if settings.export_certificate:
+            own, key = settings.export_certificate, settings.export_key
+            trust.load_cert_chain(home / own, home / key if key else None)
+        plain = socket.create_connection((host, port), TIMEOUT_S)
+        try:
+            self._socket = trust.wrap_socket(plain, server_hostname=host)
+        except BaseException:
+            plain.close()
+            raise
+
+    def send(self, messages: Sequence[bytes]) -> None:
+        """Returns when the other host has acknowledged every byte; `OSError` where it may not."""
+        self._require_open()
+        self._socket.settimeout(TIMEOUT_S)
+        self._socket.sendall(b"".join(messages))
+        give_up_s, waited = monotonic() + TIMEOUT_S, threading.Event()
+        while self._count_unacknowledged():
+            if monotonic() > give_up_s:
+                raise TimeoutError("the syslog server does not take what it is sent")
+            waited.wait(0.005)
+        self._require_open()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _count_unacknowledged(self) -> int:
+        answer = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, struct.pack("i", 0))
+        return int(struct.unpack("i", answer)[0])
+
+    def _require_open(self) -> None:
+        """A server says nothing: whatever there is to read is its end."""
+        self._socket.settimeout(0)
+        with contextlib.suppress(ssl.SSLWantReadError, BlockingIOError):
+            self._socket.recv(1)
+            raise ConnectionResetError("the syslog server has closed the connection")
+
+
+class AuditExport:
+    """Sends what is new in the chain, in a thread of its own; nothing waits for it.
+
+    What fails is told by a metric and the log, and is sent again.
+    """
+
+    def __init__(
+        self,
+        source: Reader,
+        settings: AuditSettings,
+        home: Path,
+        meter: Meter,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._source, self._settings, self._home = source, settings, home
+        self._meter, self._log = meter, log
+        self._holder = new_id()
+        self._host = (socket.gethostname() or "-").encode("ascii", "replace").decode()
+        self._connection: SyslogConnection | None = None
+        self._cursor: cursors.Cursor | None = None
+        self._held_until_s = 0.0
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="audit-export", daemon=True)
+        if settings.export:
+            self._thread.start()
+
+    @classmethod
+    def of(cls, deployment: Deployment, meter: Meter, log: FilteringBoundLogger) -> Self:
+        """By a deployment's settings."""
+        return cls(deployment.store, deployment.settings.audit, deployment.home, meter, log)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join(2 * TIMEOUT_S)
+
+    def _serve(self) -> None:
+        pause_s, was_failing = LOOK_EVERY_S, False
+        while not self._closing.wait(0):
+            try:
+                is_behind = self._work()
+                pause_s, is_failing = (0.0 if is_behind else LOOK_EVERY_S), False
+            except Exception as error:  # noqa: BLE001 - the thread must outlive any of them
+                kind = error.code if isinstance(error, SosieError) else type(error).__name__
+                if not was_failing:
+                    self._log.error("audit_export_failed", error=kind)
+                self._disconnect()
+                self._cursor = None
+                pause_s, is_failing = min(max(2 * pause_s, RETRY_S), LONGEST_RETRY_S), True
+            self._meter.set(metrics.AUDIT_EXPORT_FAILING, float(is_failing))
+            was_failing = is_failing
+            self._closing.wait(pause_s)
+        self._disconnect()
+        with contextlib.suppress(SosieError):
+            cursors.release(self._source.engine, CURSOR, self._holder)
+
+    def _work(self) -> bool:
+        """Sends a page; whether there is more."""
+        cursor = self._hold()
+        if cursor is None:
+            return False
+        entries = read_audit(self._source, cursor.number, PAGE)
+        if not entries:
+            return False
+        if self._connection is None:
+            self._connection = SyslogConnection(self._settings, self._home)
+        deployment_id = self._source.vault.deployment_id
+        self._connection.send([write_message(one, deployment_id, self._host) for one in entries])
+        last = entries[-1].number
+        with changing(self._source.engine) as connection:
+            cursors.advance(connection, cursor, self._holder, last)
+        self._cursor = cursors.Cursor(cursor.name, last, cursor.generation)
+        self._meter.set(metrics.AUDIT_EXPORTED, last)
+        return len(entries) == PAGE
+
+    def _hold(self) -> cursors.Cursor | None:
+        """The cursor, made where there is none; None while another process has it."""
+        if self._cursor is not None and monotonic() < self._held_until_s:
+            return self._cursor
+        if CURSOR not in cursors.read_all(self._source):
+            with changing(self._source.engine) as connection:
+                cursors.put(connection, CURSOR, 0)
+        self._held_until_s = monotonic() + HELD.total_seconds() / 2
+        self._cursor = cursors.hold(self._source.engine, CURSOR, self._holder, utc_now(), HELD)
+        return self._cursor
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

@@ -1,0 +1,150 @@
+"""The audit chain leaves by syslog over TLS: all of it, in order, also after a break."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from engine.registry.records import AuditEntry
+from engine.registry.store import Store
+from serving.audit_export import AuditExport
+from serving.sections import AuditSettings
+from serving.telemetry.metrics import Meter
+from tests.serving.webhooks.conftest import certificate, store  # noqa: F401 - fixtures
+
+
+class Server:
+    """A syslog server over TLS: keeps the messages, and breaks off when it is told to."""
+
+    def __init__(self, own: Path) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(own)
+        self._context = context
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.messages: list[str] = []
+        self.connections = 0
+        self.breaks_after: int | None = None
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            plain, _ = self._listener.accept()
+            try:
+                with self._context.wrap_socket(plain, server_side=True) as connection:
+                    self.connections += 1
+                    self._read(connection)
+            except OSError:
+                plain.close()
+            if self.port == 0:
+                return
+
+    def _read(self, connection: ssl.SSLSocket) -> None:
+        reader = connection.makefile("rb")
+        while size := b"".join(iter(lambda: reader.read(1), b" ")) if self._more(reader) else b"":
+            self.messages.append(reader.read(int(size)).decode())
+            if self.breaks_after is not None and len(self.messages) >= self.breaks_after:
+                self.breaks_after = None
+                return
+
+    @staticmethod
+    def _more(reader: Any) -> bool:
+        return bool(reader.peek(1))
+
+    def close(self) -> None:
+        port, self.port = self.port, 0
+        socket.create_connection(("127.0.0.1", port)).close()
+        self._thread.join()
+        self._listener.close()
+
+
+@pytest.fixture
+def server(certificate: Path) -> Iterator[Server]:  # noqa: F811
+    made = Server(certificate)
+    yield made
+    made.close()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
+
+
+def numbers(messages: list[str]) -> list[int]:
+    return [json.loads(one[one.index("{") :])["metadata"]["sequence"] for one in messages]
+
+
+def export(source: Store, server: Server, authority: str, meter: Meter) -> AuditExport:
+    address = f"syslog+tls://127.0.0.1:{server.port}"
+    settings = AuditSettings(export=address, export_ca=authority)
+    return AuditExport(source, settings, Path("/"), meter, structlog.get_logger())
+
+
+def test_every_entry_comes_in_order_once_and_goes_on_after_a_break(
+    store: Store,  # noqa: F811
+    server: Server,
+    certificate: Path,  # noqa: F811
+) -> None:
+    meter = Meter()
+    head = store.audit_head()[0]
+    with export(store, server, str(certificate), meter):
+        until(lambda: len(server.messages) == head)
+    # Where it was is kept: nothing comes twice.
+    store.note(AuditEntry("ops", "case.noted", "c1", {"count": 1}))
+    with export(store, server, str(certificate), meter):
+        until(lambda: len(server.messages) == head + 1)
+        assert numbers(server.messages) == list(range(1, head + 2))
+        server.breaks_after = head + 2
+        for place in range(3):
+            store.note(AuditEntry("ops", "case.noted", f"b{place}"))
+            time.sleep(0.05)
+        until(lambda: set(numbers(server.messages)) == set(range(1, head + 5)))
+    came = numbers(server.messages)
+    assert [one for place, one in enumerate(came) if one not in came[:place]] == sorted(set(came))
+    assert server.connections == 3
+    assert f"sosie_audit_exported {head + 4}.0" in meter.render()[0].decode()
+
+
+def test_a_message_is_rfc_5424_and_says_what_the_chain_says(
+    store: Store,  # noqa: F811
+    server: Server,
+    certificate: Path,  # noqa: F811
+) -> None:
+    store.note(AuditEntry("Ann (key:1)", "outlet.suspended", "b1", {"case": "é"}))
+    (*_, record) = store.audit_entries()
+    with export(store, server, str(certificate), Meter()):
+        until(lambda: len(server.messages) == record.number)
+    form = (
+        r"<110>1 (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z) \S+ sosie - outlet\.suspended - (\{.*\})"
+    )
+    found = re.fullmatch(form, server.messages[-1])
+    assert found is not None
+    event = json.loads(found[2])
+    assert (event["class_uid"], event["activity_id"], event["type_uid"]) == (6003, 3, 600303)
+    assert event["actor"]["user"]["name"] == "Ann (key:1)"
+    assert (event["api"]["operation"], event["resources"]) == ("outlet.suspended", [{"uid": "b1"}])
+    assert event["time"] == int(record.at.timestamp() * 1000)
+    assert event["unmapped"] == {"detail": {"case": "é"}, "hash": record.hash.hex()}
+
+
+def test_a_server_that_is_not_the_one_that_is_meant_is_told_nothing(
+    store: Store,  # noqa: F811
+    server: Server,
+) -> None:
+    meter = Meter()
+    with export(store, server, "", meter):
+        until(lambda: b"sosie_audit_export_failing 1.0" in meter.render()[0])
+    assert server.messages == []
