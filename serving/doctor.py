@@ -203,6 +203,7 @@ def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Fin
         yield _examine_crops(deployment)
         yield from _examine_erasures(deployment)
         yield _attempt("liveness", lambda: _describe_liveness(deployment))
+        yield _examine_lines(deployment)
         if settings.sign_in.issuer:
             yield _examine_sign_in(deployment)
         if settings.models.second:
@@ -264,6 +265,24 @@ def _describe_liveness(deployment: Deployment) -> str:
     asked += [f"{len(settings.carriers)} carriers apart"] if settings.carriers else []
     issuers = ", ".join(settings.issuers) or "no issuer"
     return f"evidence is {', '.join(asked)}; {issuers}; aud {checker.audience}"
+
+
+def _examine_lines(deployment: Deployment) -> Finding:
+    """By which rules holders of lines are asked for, and of whom there are none."""
+    settings = deployment.settings.lines
+    try:
+        rules, limit = deployment.line_rules, deployment.person_limit
+        known = {one.code for one in deployment.store.carriers()}
+    except SosieError as error:
+        return _broken("lines", error)
+    detail = f"rules of {settings.rules}" if settings.rules else "no rules"
+    detail += "".join(f", {code} by {name}" for code, name in settings.carriers.items())
+    detail += f"; {limit or 'any number of'} lines a person"
+    unknown = sorted({*rules.own, *settings.sim_changes_since} - known)
+    if unknown:
+        told = f"{detail}; there is no carrier {', '.join(unknown)}"
+        return Finding("lines", State.WARNING, told, "add it, or mend [lines]")
+    return Finding("lines", State.OK, detail)
 
 
 def _examine_sign_in(deployment: Deployment) -> Finding:
