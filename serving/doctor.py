@@ -203,7 +203,6 @@ def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Fin
         yield _examine_crops(deployment)
         yield from _examine_erasures(deployment)
         yield _attempt("liveness", lambda: _describe_liveness(deployment))
-        yield _examine_lines(deployment)
         if settings.sign_in.issuer:
             yield _examine_sign_in(deployment)
         if settings.models.second:
@@ -214,6 +213,7 @@ def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Fin
             yield from _examine_false_candidates(deployment)
         except (SosieError, IndexFault) as error:
             yield _broken("gallery", error)
+        yield _examine_lines(deployment)
         yield _examine_chain(deployment)
         yield _examine_clock(deployment)
 
@@ -267,24 +267,6 @@ def _describe_liveness(deployment: Deployment) -> str:
     return f"evidence is {', '.join(asked)}; {issuers}; aud {checker.audience}"
 
 
-def _examine_lines(deployment: Deployment) -> Finding:
-    """By which rules holders of lines are asked for, and of whom there are none."""
-    settings = deployment.settings.lines
-    try:
-        rules, limit = deployment.line_rules, deployment.person_limit
-        known = {one.code for one in deployment.store.carriers()}
-    except SosieError as error:
-        return _broken("lines", error)
-    detail = f"rules of {settings.rules}" if settings.rules else "no rules"
-    detail += "".join(f", {code} by {name}" for code, name in settings.carriers.items())
-    detail += f"; {limit or 'any number of'} lines a person"
-    unknown = sorted({*rules.own, *settings.sim_changes_since} - known)
-    if unknown:
-        told = f"{detail}; there is no carrier {', '.join(unknown)}"
-        return Finding("lines", State.WARNING, told, "add it, or mend [lines]")
-    return Finding("lines", State.OK, detail)
-
-
 def _examine_sign_in(deployment: Deployment) -> Finding:
     """Whether the identity provider answers, and what [sign_in] groups grants is here."""
     try:
@@ -306,6 +288,24 @@ def _examine_sign_in(deployment: Deployment) -> Finding:
         detail = f"groups are given what is not here: {', '.join(unknown)}"
         return Finding("sign-in", State.WARNING, detail, "add it, or mend [sign_in] groups")
     return Finding("sign-in", State.OK, f"{sign_in.name} answers")
+
+
+def _examine_lines(deployment: Deployment) -> Finding:
+    """By which rules holders of lines are asked for, and of whom there are none."""
+    settings = deployment.settings.lines
+    try:
+        rules, limit = deployment.line_rules, deployment.person_limit
+        known = {one.code for one in deployment.store.carriers()}
+    except SosieError as error:
+        return _broken("lines", error)
+    detail = f"rules of {settings.rules}" if settings.rules else "no rules"
+    detail += "".join(f", {code} by {name}" for code, name in settings.carriers.items())
+    detail += f"; {limit or 'any number of'} lines a person"
+    unknown = sorted({*rules.own, *settings.sim_changes_since} - known)
+    if unknown:
+        told = f"{detail}; there is no carrier {', '.join(unknown)}"
+        return Finding("lines", State.WARNING, told, "add it, or mend [lines]")
+    return Finding("lines", State.OK, detail)
 
 
 def _examine_clock(deployment: Deployment) -> Finding:

@@ -597,10 +597,10 @@ def _erase(connection: Connection, document_id: str, at: datetime, number: int) 
     connection.execute(delete(tables.tallies).where(tables.tallies.c.name.in_(names)))
     _change_one(connection, _ERASE_DOCUMENT, {"key": document_id, "at": at, "number": number})
     connection.execute(_ERASE_LINES, {"key": document_id, "at": at})
-    under = select(_lines.c.id).where(_lines.c.document_id == document_id)
-    end_waiting(connection, connection.scalars(under).all())
     erase_crops(connection, [document_id])
     erase_attempt_templates(connection, [document_id])
+    under = select(_lines.c.id).where(_lines.c.document_id == document_id)
+    end_waiting(connection, connection.scalars(under).all())
 
 
 class Writer:
