@@ -233,7 +233,15 @@ def read_authority(settings: AuthoritySettings) -> AuthorityTerms | None:
 def read_line_rules(settings: LinesSettings, home: Path) -> LineRules:
     """The rules of lines of each carrier; `RequestError` where they cannot be carried out."""
     own = {code: load_rules(name, home) for code, name in settings.carriers.items()}
-    return LineRules(load_rules(settings.rules, home), own)
+    usual = load_rules(settings.rules, home)
+    limited = [code for code, one in own.items() if one.person_limit]
+    if limited and not (settings.person_limit or usual.person_limit):
+        # It would be left out, and nobody would notice.
+        raise RequestError(
+            f"the rules of {min(limited)} have a person_limit, which is over all carriers: "
+            "set it under [lines], too"
+        )
+    return LineRules(usual, own)
 
 
 def read_crop_policy(settings: CropsSettings) -> CropPolicy:

@@ -221,6 +221,7 @@ def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Fin
             yield from _examine_false_candidates(deployment)
         except (SosieError, IndexFault) as error:
             yield _broken("gallery", error)
+        yield _examine_lines(deployment)
         yield _examine_chain(deployment)
         yield _examine_clock(deployment)
 
@@ -354,6 +355,24 @@ def _examine_sign_in(deployment: Deployment) -> Finding:
         detail = f"groups are given what is not here: {', '.join(unknown)}"
         return Finding("sign-in", State.WARNING, detail, "add it, or mend [sign_in] groups")
     return Finding("sign-in", State.OK, f"{sign_in.name} answers")
+
+
+def _examine_lines(deployment: Deployment) -> Finding:
+    """By which rules holders of lines are asked for, and of whom there are none."""
+    settings = deployment.settings.lines
+    try:
+        rules, limit = deployment.line_rules, deployment.person_limit
+        known = {one.code for one in deployment.store.carriers()}
+    except SosieError as error:
+        return _broken("lines", error)
+    detail = f"rules of {settings.rules}" if settings.rules else "no rules"
+    detail += "".join(f", {code} by {name}" for code, name in settings.carriers.items())
+    detail += f"; {limit or 'any number of'} lines a person"
+    unknown = sorted({*rules.own, *settings.sim_changes_since} - known)
+    if unknown:
+        told = f"{detail}; there is no carrier {', '.join(unknown)}"
+        return Finding("lines", State.WARNING, told, "add it, or mend [lines]")
+    return Finding("lines", State.OK, detail)
 
 
 def _examine_clock(deployment: Deployment) -> Finding:

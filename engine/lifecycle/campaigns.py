@@ -32,6 +32,8 @@ LEAST = timedelta(hours=1)
 """So far away a deadline is at least."""
 MOST_NAMED = 1_000
 """Lines that one call adds."""
+WINDOW = 2_000
+"""Lines that one read looks through."""
 TERMS = frozenset({"outlet", "opened_before", "opened_after"})
 UNKNOWN = "there is no such campaign: check its id"
 
@@ -173,23 +175,37 @@ def _add(
     return len(fresh)
 
 
-def fill_campaigns(runner: ChangeRunner, registry: Reader, rules: LineRules) -> int:
-    """Adds a batch of lines to the campaign that still waits for some; how many were looked at, 0
-    where none does. Where it stopped stands in the registry, so it may be cut off anywhere."""
+def fill_campaigns(runner: ChangeRunner, registry: Reader, rules: LineRules) -> bool:
+    """Adds a batch of lines to the campaign that still waits for some; False where none does.
 
-    def perform(writer: Writer, now: datetime) -> int:
-        filling = registry.life.filling()
-        if not filling:
-            return 0
-        campaign = filling[-1]
-        after = campaign.filled_to or ""
-        given = (campaign.carrier, campaign.chosen, after, LINES_PER_BATCH)
-        lines = registry.life.choose_lines(*given)
-        if lines and campaign.deadline > now:
-            change = replace(campaign, filled_to=lines[-1].id)
+    Lines are looked through beside all else. How far that has come stands in the registry, so it
+    may be cut off anywhere.
+    """
+    filling = registry.life.filling()
+    if not filling:
+        return False
+    campaign = filling[-1]
+    found: list[str] = []
+    last = campaign.filled_to or ""
+    while not found:
+        given = (campaign.carrier, campaign.chosen, last, WINDOW)
+        found, seen = registry.life.choose_lines(*given)
+        if seen is None:
+            break
+        last = seen
+    if len(found) > LINES_PER_BATCH:
+        found = found[:LINES_PER_BATCH]
+        last = found[-1]
+
+    def perform(writer: Writer, now: datetime) -> None:
+        # What has been closed meanwhile is not asked for.
+        known = registry.lines_by_id(found).values()
+        lines = [one for one in known if one.status is not LineStatus.CLOSED]
+        if found and campaign.deadline > now:
+            change = replace(campaign, filled_to=last)
         else:
             change, lines = replace(campaign, state=CampaignState.RUNNING), []
         _add(writer, registry, rules, campaign, lines, now, ACTOR, change)
-        return max(len(lines), 1)
 
-    return runner.run(perform)
+    runner.run(perform)
+    return True

@@ -8,7 +8,7 @@ from engine.errors import NotFound
 from engine.matching.holders import NOBODY
 from engine.matching.limits import ChangeRunner
 from engine.registry.reader import Reader
-from engine.registry.records import AuditEntry, Changes, Exemption, LifeChanges
+from engine.registry.records import AuditEntry, Changes, Exemption, LifeChanges, is_id
 from engine.registry.writer import Writer
 
 CAUSES = ("business", "public_body", "household", "other")
@@ -37,7 +37,7 @@ def end_exemption(runner: ChangeRunner, registry: Reader, document_id: str, acto
     """The limits hold for the document again; `NotFound` where they did."""
 
     def perform(writer: Writer, _: datetime) -> None:
-        if document_id not in registry.life.exemptions([document_id]):
+        if not (is_id(document_id) and registry.life.exemptions([document_id])):
             raise NotFound("this document is not exempt")
         entry = AuditEntry(actor, "document.exemption_ended", document_id)
         life = LifeChanges(unexempted=(document_id,))

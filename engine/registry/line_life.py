@@ -120,6 +120,12 @@ def set_services(connection: Connection, services: Mapping[str, LineService | No
         connection.execute(_SET_SERVICE, rows)
 
 
+def end_waiting(connection: Connection, line_ids: Sequence[str]) -> None:
+    """Nobody is asked for any more who had one of these lines: it has ended."""
+    for part in chunks(list(line_ids)):
+        connection.execute(delete(_asked).where(_asked.c.line_id.in_(part)))
+
+
 def write_life(connection: Connection, vault: Vault, life: LifeChanges) -> None:
     """Writes all but what stands in the lines' own rows."""
     for row in with_macs(vault, _campaigns, [_campaign_row(one) for one in life.campaigns]):
@@ -239,22 +245,25 @@ class LifeReader(Source):
         return {row.line_id for row in self._rows_of(_NAMED, line_ids, campaign=campaign_id)}
 
     def choose_lines(
-        self, carrier: str, chosen: Mapping[str, Any], after: str, most: int
-    ) -> list[LineRecord]:
-        """Lines in use of a carrier by the terms of a campaign, by id, beyond the id `after`."""
-        query = select(_lines).where(
-            _lines.c.id > after,
-            _lines.c.carrier == carrier,
-            _lines.c.status != LineStatus.CLOSED.value,
+        self, carrier: str, chosen: Mapping[str, Any], after: str, window: int
+    ) -> tuple[list[str], str | None]:
+        """Of the next `window` lines beyond the id `after`, by id: those in use of a carrier that
+        the terms of a campaign choose, and the last id that was looked at; None at the end."""
+        some = select(_lines).where(_lines.c.id > after).order_by(_lines.c.id).limit(window)
+        seen = some.subquery()
+        last = self.rows(select(func.max(seen.c.id)))[0][0]
+        query = select(seen.c.id).where(
+            seen.c.carrier == carrier, seen.c.status != LineStatus.CLOSED.value
         )
         if "outlet" in chosen:
-            query = query.where(_lines.c.outlet == chosen["outlet"])
-        for name, compare in (("opened_before", "__lt__"), ("opened_after", "__ge__")):
-            if name in chosen:
-                moment = datetime.fromisoformat(chosen[name])
-                query = query.where(getattr(_lines.c.opened_at, compare)(moment))
-        rows = self.rows(query.order_by(_lines.c.id).limit(most))
-        return [line_of(self.vault, row) for row in rows]
+            query = query.where(seen.c.outlet == chosen["outlet"])
+        if "opened_before" in chosen:
+            moment = datetime.fromisoformat(chosen["opened_before"])
+            query = query.where(seen.c.opened_at < moment)
+        if "opened_after" in chosen:
+            moment = datetime.fromisoformat(chosen["opened_after"])
+            query = query.where(seen.c.opened_at >= moment)
+        return [row.id for row in self.rows(query.order_by(seen.c.id))], last
 
     def exemptions(self, document_ids: Sequence[str]) -> dict[str, Exemption]:
         """Those of these documents that no limit holds for."""

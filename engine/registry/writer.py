@@ -48,7 +48,7 @@ from engine.registry.database import (
     write_something,
 )
 from engine.registry.events import find_events, write_events
-from engine.registry.line_life import set_services, write_life
+from engine.registry.line_life import end_waiting, set_services, write_life
 from engine.registry.records import (
     ENROLLMENT_REFUSED,
     AuditEntry,
@@ -559,6 +559,8 @@ def _update(
             _change_one(connection, statement, {"key": key, **values})
     if changes.life is not None:
         set_services(connection, changes.life.services)
+    if changes.closed_lines:
+        end_waiting(connection, changes.closed_lines)
     for asked in changes.asked_erasures:
         given = {"key": asked.document_id, "at": at, "due": asked.due_at, "by": asked.by}
         _change_one(connection, _ASK_ERASURE, given)
@@ -610,6 +612,8 @@ def _erase(connection: Connection, document_id: str, at: datetime, number: int) 
     connection.execute(_ERASE_SESSIONS, {"key": document_id})
     erase_crops(connection, [document_id])
     erase_attempt_templates(connection, [document_id])
+    under = select(_lines.c.id).where(_lines.c.document_id == document_id)
+    end_waiting(connection, connection.scalars(under).all())
 
 
 class Writer:

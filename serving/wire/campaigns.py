@@ -86,7 +86,7 @@ class Campaign(AnswerBody, frozen=True):
 
 
 class Campaigns(AnswerBody, frozen=True):
-    """The newest hundred."""
+    """The newest twenty."""
 
     campaigns: tuple[Campaign, ...]
 

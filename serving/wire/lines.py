@@ -32,6 +32,13 @@ EventKind = Annotated[
 ]
 
 
+Suspension = Annotated[
+    str,
+    known("pending", "suspended_outgoing", "suspended"),
+    Meta(description="also of a line whose status is disputed"),
+]
+
+
 class HolderRequest(RequestBody, frozen=True):
     """A document and a face that shows to be its holder's."""
 
@@ -49,11 +56,7 @@ class Line(AnswerBody, frozen=True):
     status: LineStatus
     opened_at: Moment
     closed_at: Moment | None
-    suspension: Annotated[
-        str | None,
-        known("pending", "suspended_outgoing", "suspended"),
-        Meta(description="also of a line whose status is disputed"),
-    ] = None
+    suspension: Suspension | None = None
 
 
 class HolderLines(AnswerBody, frozen=True):
@@ -117,7 +120,7 @@ class LineHistory(AnswerBody, frozen=True):
 
     line_id: Id
     status: LineStatus
-    suspension: str | None
+    suspension: Suspension | None
     opened_at: Moment
     closed_at: Moment | None
     waiting: tuple[Waiting, ...]

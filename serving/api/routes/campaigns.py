@@ -16,6 +16,9 @@ from serving.registrar.protocol import CampaignTerms
 from serving.wire import campaigns as wire
 from serving.wire.fields import Moment, of_record
 
+MOST_LISTED = 20
+"""Of each the lines are counted."""
+
 
 async def start_campaign(
     parts: Parts, request: Request, body: wire.CampaignRequest
@@ -65,7 +68,8 @@ async def list_campaigns(parts: Parts, request: Request) -> wire.Campaigns:
     carrier = scope_of(request.caller)
 
     def find() -> tuple[wire.Campaign, ...]:
-        return tuple(_show(parts.store, one) for one in parts.store.life.campaigns(carrier))
+        found = parts.store.life.campaigns(carrier, MOST_LISTED)
+        return tuple(_show(parts.store, one) for one in found)
 
     return wire.Campaigns(await asyncio.to_thread(find))
 

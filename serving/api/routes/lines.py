@@ -97,7 +97,8 @@ async def end_exemption(parts: Parts, request: Request, document_id: str) -> wir
 async def read_exemption(parts: Parts, request: Request, document_id: str) -> wire.Exemption:
     """Whether the limits hold for a document."""
     del request
-    found = await asyncio.to_thread(parts.store.life.exemptions, [document_id])
+    known = [document_id] if is_id(document_id) else []
+    found = await asyncio.to_thread(parts.store.life.exemptions, known)
     if document_id not in found:
         return wire.Exemption(document_id, is_exempt=False)
     return of_record(wire.Exemption, found[document_id], is_exempt=True)

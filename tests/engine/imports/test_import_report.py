@@ -105,6 +105,7 @@ def test_every_reason_and_code_has_a_message() -> None:
         Reason.LIVE_FRAMES_DIFFER,
         Reason.POSSIBLE_DUPLICATE,
         Reason.LINE_LIMIT_REACHED,
+        Reason.PERSON_LIMIT_REACHED,
         *(one for one in Reason if one.startswith("LIVENESS_")),
     }
     assert set(MESSAGES) >= set(Reason) - never_reported

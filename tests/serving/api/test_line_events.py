@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from serving.api.routes import sim_swaps
 from serving.sections import LinesSettings
 from tests.serving.api.driver import Service
 
 MSISDN = "+8613800138000"
 SIM_SWAP = "/camara/sim-swap/v2"
 CORRELATOR = "b4333c46-49c0-4f62-80d7-f0ef930f1c46"
+DAY = timedelta(days=1)
 LONG_AGO = (datetime.now(UTC) - timedelta(days=200)).date()
 
 
@@ -131,6 +133,25 @@ def test_the_scenarios_of_camaras_sim_swap_hold(rich: Service, enrolled: dict[st
     wrong = {"x-correlator": "not*allowed"}
     response = rich.ask("POST", f"{SIM_SWAP}/check", body=number, headers=wrong)
     rich.assert_refused(response, 400, "INVALID_ARGUMENT")
+
+
+def test_what_is_older_than_the_age_or_than_what_is_known_is_no_change(
+    rich: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = {"phoneNumber": MSISDN}
+    swapped = datetime.now(UTC)
+    assert report(rich, "sim_swap", at=swapped.isoformat()).status_code == 200
+    for days, hours, is_swapped in ((11, None, False), (11, 270, True), (11, 260, False)):
+        monkeypatch.setattr(sim_swaps, "utc_now", lambda days=days: swapped + DAY * days)
+        body = number if hours is None else number | {"maxAge": hours}
+        assert rich.read(ask(rich, "check", body)) == {"swapped": is_swapped}
+    monkeypatch.setattr(sim_swaps, "utc_now", lambda: swapped + DAY * 800)
+    found = rich.read(ask(rich, "retrieve-date", number))
+    assert found == {"latestSimChange": None, "monitoredPeriod": 730}
+    # So long nothing is known of it, as of a carrier that reports since yesterday.
+    first = datetime.combine(LONG_AGO, datetime.min.time(), UTC)
+    monkeypatch.setattr(sim_swaps, "utc_now", lambda: first + DAY)
+    rich.assert_refused(ask(rich, "check", number | {"maxAge": 25}), 400, "OUT_OF_RANGE")
 
 
 def test_another_carriers_number_is_as_unknown_as_none(rich: Service) -> None:

@@ -156,3 +156,11 @@ def test_rules_that_loop_are_refused_by_name(
     env = {"SOSIE_LINES__RULES": str(file)}
     given = ("line", "close", "--msisdn", MSISDN, "--home", full_home)
     assert_refused(sosie(*given, env=env), "the rule again loops")
+
+
+def test_rules_of_a_carrier_that_is_not_there_are_told(full_home: Path, sosie: Any) -> None:
+    env = {"SOSIE_LINES__CARRIERS": json.dumps({"blue": "vietnam", "rde": "vietnam"})}
+    found = sosie("doctor", "--home", full_home, "--json", env=env).json
+    [told] = [one for one in found["checks"] if one["subject"] == "lines"]
+    assert told["state"] == "warning"
+    assert told["detail"].endswith("there is no carrier rde")
