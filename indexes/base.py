@@ -120,6 +120,11 @@ class VectorIndex(ABC):
     def dim(self) -> int: ...
 
     @property
+    def search_fault(self) -> str | None:
+        """Why it searches, as exactly, but more slowly than it was set up to; None otherwise."""
+        return None
+
+    @property
     @abstractmethod
     def ids(self) -> Ids:
         """All ids, ascending; a copy."""

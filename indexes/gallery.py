@@ -214,9 +214,8 @@ class Gallery:
 
     @property
     def search_fault(self) -> str | None:
-        """Why searches here are slower than they were set up to be; that of a shard is in its
-        log."""
-        return None if self._segmented is None else self._segmented.scanner.fault
+        """Why searches are slower than they were set up to be, here or in a shard."""
+        return self._index.search_fault
 
     @property
     def removals(self) -> int:

@@ -23,6 +23,7 @@ SHARED_NAMES = {
         "__main__",
         "accuracy",
         "audit",
+        "authority",
         "backups",
         "cases",
         "cli",
@@ -34,7 +35,7 @@ SHARED_NAMES = {
     ),
     *("gallery", "imports", "join", "kernels", "lines", "matching", "models", "people", "plan"),
     *("campaigns", "line_life", "sim_swaps"),
-    *("outlets", "registrar", "retention", "rotation", "shards", "sweeps"),
+    *("outlets", "registrar", "retention", "rotation", "shards", "sweeps", "webhooks"),
 }
 
 

@@ -113,6 +113,10 @@ class SegmentedIndex(VectorIndex):
         return index
 
     @property
+    def search_fault(self) -> str | None:
+        return self.scanner.fault
+
+    @property
     def dim(self) -> int:
         return self._dim
 

@@ -65,6 +65,11 @@ class ShardHost:
         self._discarded: list[Ids] = []
         self._gallery, self._upkeep = self._open()
 
+    @property
+    def search_fault(self) -> str | None:
+        """Why it searches more slowly than it was set up to; None where it does not."""
+        return None if self._scanner is None else self._scanner.fault
+
     def adopt(self, epoch: int, *, force: bool = False) -> ShardState:
         """Obeys the writer of this epoch from now on; `ShardFenced` where that of a later one has
         it, or with `force` forgets all that it did."""

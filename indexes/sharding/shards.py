@@ -114,6 +114,11 @@ class Shard(ABC):
     def lost(self) -> str | None:
         """Why it is gone or closed, as far as known without a call; None while it works."""
 
+    @property
+    @abstractmethod
+    def search_fault(self) -> str | None:
+        """Why it searches more slowly than it was set up to, as far as known without a call."""
+
     @abstractmethod
     def close(self) -> None:
         """Ends the shard and frees its memory; does nothing the second time."""
@@ -238,6 +243,11 @@ class ReplicatedShard(Shard):
     @property
     def copies(self) -> Sequence[Shard]:
         return self._copies
+
+    @property
+    def search_fault(self) -> str | None:
+        found = (one.search_fault for one in self._copies)
+        return next((fault for fault in found if fault is not None), None)
 
     @property
     def lost(self) -> str | None:
@@ -416,6 +426,12 @@ class ShardedIndex(VectorIndex):
     def shards(self) -> tuple[Shard, ...]:
         """The shards, by number."""
         return self._shards
+
+    @property
+    def search_fault(self) -> str | None:
+        found = ((number, one.search_fault) for number, one in enumerate(self._shards))
+        named = (f"shard {number}: {fault}" for number, fault in found if fault is not None)
+        return next(named, None)
 
     @property
     def wanting(self) -> list[ReplicatedShard]:

@@ -82,9 +82,10 @@ class ShardActor:
     def place(self) -> Place:
         return Place(ray.get_runtime_context().get_node_id(), len(os.sched_getaffinity(0)))
 
-    def heartbeat(self) -> None:
-        """Answers even while other calls run."""
+    def heartbeat(self) -> str | None:
+        """Answers even while other calls run: why it searches more slowly than it was set up to."""
         self._silent_s = 0
+        return None if self._host is None else self._host.search_fault
 
     def open(self, plan: ShardPlan, identity: str) -> Reply:
         """Opens an empty index; once, before any other call."""
@@ -212,6 +213,7 @@ class RayShard(Shard):
         self._waiting: dict[Future[Any], int] = {}
         self._tick = 0
         self._lost: str | None = None
+        self._search_fault: str | None = None
         self._is_stuck = self._is_fenced = False
         self._closing = Event()
         self._bulk = ThreadPoolExecutor(1, f"shard-{number}-bulk")
@@ -221,6 +223,10 @@ class RayShard(Shard):
     @property
     def lost(self) -> str | None:
         return self._lost
+
+    @property
+    def search_fault(self) -> str | None:
+        return self._search_fault
 
     def add(self, ids: Ids, vectors: Vectors, mark: ShardMark | None = None) -> Future[None]:
         if len(ids) <= self._rows_at_once:
@@ -312,7 +318,7 @@ class RayShard(Shard):
         Time is counted in ticks: while this process itself is suspended, no call becomes late.
         """
         every_s, silent = self._timing.heartbeat_every_s, 0
-        heartbeat: Future[None] | None = None
+        heartbeat: Future[str | None] | None = None
         while self._lost is None and not self._closing.wait(every_s):
             silent = 0 if heartbeat is None or heartbeat.done() else silent + 1
             if silent * every_s >= self._timing.silent_for_s:
@@ -321,7 +327,7 @@ class RayShard(Shard):
             elif silent == 0:
                 try:
                     if heartbeat is not None:
-                        heartbeat.result()
+                        self._search_fault = heartbeat.result()
                     group = self._actor.heartbeat.options(concurrency_group=HEARTBEAT_GROUP)
                     heartbeat = _asked(group.remote)
                 except Exception as error:  # noqa: BLE001 - any error means no answer

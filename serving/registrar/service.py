@@ -272,6 +272,8 @@ class Lifecycle:
         _show_watermark(self._meter, mark)
         _show_sweep(self._meter, opened)
         self._meter.set(metrics.COPIES_WANTING, opened.deployment.copies_wanting)
+        has_fault = opened.gallery.search_fault is not None
+        self._meter.set(metrics.SEARCH_DEVICE_FAILED, float(has_fault))
         self._meter.set(metrics.MOVES_WANTING, opened.deployment.moves_wanting)
         self._meter.set_state(PHASE, self._phase)
         self._behind = self._behind + 1 if mark.is_behind else 0

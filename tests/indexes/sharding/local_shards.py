@@ -31,6 +31,10 @@ class LocalShard(Shard):
         self._closed = False
 
     @property
+    def search_fault(self) -> str | None:
+        return self.host.search_fault
+
+    @property
     def lost(self) -> str | None:
         return _CLOSED if self._closed else None
 

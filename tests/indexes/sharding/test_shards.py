@@ -283,3 +283,16 @@ def test_certificates_of_all_parts_make_one_of_the_whole(unit_rows: UnitRows) ->
     assert certificate.exact
     assert not isinstance(merge_hits([parts[0], flat.search(queries, 3)], 3), CertifiedHits)
     scanner.close()
+
+
+def test_a_shard_whose_device_failed_is_named() -> None:
+    with open_local(PLANS[1], 2) as index:
+        gallery = Gallery(index)
+        assert gallery.search_fault is None
+        shard = index.shards[1]
+        assert isinstance(shard, LocalShard)
+        scanner = shard.host._scanner
+        assert scanner is not None
+        # As a scanner on a GPU does; none is here.
+        scanner.fault = "CUDA error 700"
+        assert gallery.search_fault == "shard 1: CUDA error 700"
