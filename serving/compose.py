@@ -37,6 +37,7 @@ from engine.matching.holders import (
 from engine.matching.judge import Judge
 from engine.matching.limits import Bound, Limits
 from engine.matching.liveness import LivenessChecker, LivenessTerms, load_issuer
+from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms
 from engine.matching.recovery import Restored, Tell
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig, Runner
 from engine.matching.requests import CropPolicy, CropScope
@@ -66,6 +67,7 @@ from serving.sections import (
     CropsSettings,
     LimitSettings,
     LivenessSettings,
+    PeopleSettings,
     RetentionSettings,
 )
 from serving.settings import (
@@ -173,6 +175,7 @@ def read_schedule(settings: RetentionSettings) -> Schedule:
         lines=_days(settings.closed_lines_days),
         answers=_days(settings.answers_days),
         liveness=_days(settings.liveness_days),
+        people=_days(settings.people_days),
         events=_days(settings.events_days),
         hold=timedelta(days=settings.case_hold_days),
     )
@@ -206,6 +209,24 @@ def read_liveness(settings: LivenessSettings) -> LivenessTerms:
         settings.carrier_modes(),
         Decision(settings.missing),
         timedelta(seconds=settings.max_age_s),
+    )
+
+
+def read_people(settings: PeopleSettings) -> PeopleTerms:
+    """How people are treated whom rules treat apart, by the settings."""
+    if settings == PeopleSettings():
+        return NO_RULES
+    carriers = {code: _read_rules(own) for code, own in settings.of_carriers().items()}
+    return PeopleTerms(_read_rules(settings), carriers)
+
+
+def _read_rules(settings: PeopleSettings) -> PeopleRules:
+    return PeopleRules(
+        age_of_majority=settings.age_of_majority,
+        is_face_waived=settings.minor_face == "guardian",
+        takes_exceptions=settings.exceptions,
+        exceptions_per_outlet=settings.exceptions_per_outlet,
+        window=timedelta(days=settings.exceptions_days),
     )
 
 
@@ -368,6 +389,7 @@ class Deployment:
             thresholds_for=self.thresholds_for,
             second=self.second,
             liveness=self.liveness.terms,
+            people=read_people(self.settings.people),
         )
 
     @cached_property

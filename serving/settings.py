@@ -30,6 +30,7 @@ from serving.sections import (
     LimitSettings,
     LivenessSettings,
     ModelSettings,
+    PeopleSettings,
     QualitySettings,
     RegistrarSettings,
     RegistrySettings,
@@ -75,6 +76,7 @@ class Settings(BaseSettings):
     crops: CropsSettings = CropsSettings()
     audit: AuditSettings = AuditSettings()
     liveness: LivenessSettings = LivenessSettings()
+    people: PeopleSettings = PeopleSettings()
     sign_in: SignInSettings = SignInSettings()
 
     @model_validator(mode="after")

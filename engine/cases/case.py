@@ -27,6 +27,10 @@ class CaseKind(StrEnum):
     POSSIBLE_DUPLICATE = "possible_duplicate"
     DISPUTE = "dispute"
     LINE_CHANGED_FACE = "line_changed_face"
+    EXCEPTION = "exception"
+    """An enrollment without a usable face or portrait: two people grant it, or refuse it."""
+    DECEASED = "deceased_identity"
+    """The document or the face of a holder who was reported dead."""
     PROBING = "probing"
     """A holder whom others' faces are tried on, or a key that fails, more often than allowed."""
     ONE_FACE = "one_face_many_documents"
@@ -37,6 +41,8 @@ class CaseKind(StrEnum):
 KIND_RISK: Mapping[str, float] = {
     CaseKind.STOLEN_DOCUMENT: 45,
     CaseKind.DUPLICATE_IDENTITY: 40,
+    CaseKind.DECEASED: 40,
+    CaseKind.EXCEPTION: 30,
     CaseKind.PROBING: 35,
     CaseKind.DISPUTE: 30,
     CaseKind.LINE_CHANGED_FACE: 25,
@@ -47,6 +53,8 @@ two documents of one face at two carriers bring about 20 there, a ring of five 6
 
 DUE_DAYS: dict[str, int] = {
     CaseKind.DISPUTE: 7,
+    CaseKind.EXCEPTION: 3,
+    CaseKind.DECEASED: 3,
     CaseKind.STOLEN_DOCUMENT: 3,
     CaseKind.DUPLICATE_IDENTITY: 7,
     CaseKind.PROBING: 3,
@@ -72,7 +80,7 @@ class CaseSort(StrEnum):
     """The highest first."""
 
 
-APART = frozenset({CaseKind.DISPUTE, CaseKind.PROBING})
+APART = frozenset({CaseKind.DISPUTE, CaseKind.PROBING, CaseKind.EXCEPTION})
 """Kinds that are never merged with others that name the same document."""
 
 
@@ -87,7 +95,8 @@ class Outcome(StrEnum):
     MISTAKE = "mistake"
     """Not the same person, or one person with good reason: exceptions as well."""
     UNFOUNDED = "unfounded"
-    """A dispute without grounds: disputed lines are active again."""
+    """A dispute without grounds: disputed lines are active again. Of an exception: nothing speaks
+    against it, so it is granted, and its line opened."""
 
 
 class NoteKind(StrEnum):

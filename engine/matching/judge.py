@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,7 +21,15 @@ from engine.errors import (
 from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.comparison import Comparisons, Pair, Scan, Scanned, WatchList
 from engine.matching.documents import DEFAULT_TIME_ZONE, DocumentAuthority
-from engine.matching.evidence import BatchState, FreshReference, find_decided, gather_evidence
+from engine.matching.evidence import (
+    BatchState,
+    FreshReference,
+    describe_case,
+    describe_scores,
+    describe_search,
+    find_decided,
+    gather_evidence,
+)
 from engine.matching.frames import describe_frames
 from engine.matching.limits import (
     NO_LIMITS,
@@ -33,6 +41,13 @@ from engine.matching.limits import (
     name_shown,
 )
 from engine.matching.liveness import NOT_ASKED, LivenessBatch, LivenessTerms, Weighed
+from engine.matching.people import (
+    NO_RULES,
+    PeopleBatch,
+    PeopleTerms,
+    find_failed,
+    find_guardian_case,
+)
 from engine.matching.policy import (
     POLICY_VERSION,
     Evidence,
@@ -48,7 +63,7 @@ from engine.matching.requests import (
     CropPolicy,
     EnrollmentRequest,
     Intake,
-    describe_record,
+    describe_records,
     require_units,
 )
 from engine.matching.second_model import FILLED, SecondModel
@@ -77,57 +92,6 @@ from engine.registry.vault import Vault
 from indexes.gallery import Gallery
 
 
-def describe_scores(evidence: Evidence) -> dict[str, float | None]:
-    """The score of each comparison; None for one that was not made."""
-    return {
-        "live_portrait": evidence.live_portrait_score,
-        "holder": evidence.holder_score,
-        "best_candidate": max((item.score for item in evidence.candidates), default=None),
-    }
-
-
-def describe_search(
-    evidence: Evidence, comparisons: Comparisons, false_candidates: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What was searched and found; says so where no search ran."""
-    if evidence.searched is None:
-        return {"ran": False}
-    return {
-        "ran": True,
-        "searched": evidence.searched,
-        "gallery_sequence": comparisons.sequence,
-        "candidates": [asdict(candidate) for candidate in evidence.candidates],
-        "expected_false_candidates": dict(false_candidates),
-    }
-
-
-def describe_case(
-    kind: CaseKind,
-    verdict: Verdict,
-    evidence: Evidence,
-    enrollment_id: str,
-    document_id: str | None,
-) -> NewCase:
-    """One of the verdict's cases, about the document presented and those of the candidates.
-
-    A stolen document's case is about that document alone. Its holder has another face than the
-    person who presented it, and is a suspect in none of the cases.
-    """
-    is_theft = kind is CaseKind.STOLEN_DOCUMENT
-    others = () if is_theft else tuple(item.document_id for item in evidence.candidates)
-    own = () if document_id is None else (document_id,)
-    best = max((item.score for item in evidence.candidates), default=None)
-    is_suspect = CaseKind.STOLEN_DOCUMENT not in verdict.cases
-    return NewCase(
-        kind=kind,
-        origin=CaseOrigin.DECISION,
-        enrollment_id=enrollment_id,
-        document_ids=own + others,
-        suspect_ids=(own if is_suspect else ()) + others,
-        score=evidence.holder_score if is_theft else best,
-    )
-
-
 class ChangeCollector:
     """Collects the changes of one batch; an approval counts for the attempts after it."""
 
@@ -139,8 +103,10 @@ class ChangeCollector:
         sequence: int,
         next_reference_id: Callable[[], int],
         now: datetime,
+        people: PeopleBatch | None = None,
     ) -> None:
         self._judge = judge
+        self._people = people
         self._comparisons = comparisons
         self._state = state
         self._next_sequence = sequence + 1
@@ -193,6 +159,7 @@ class ChangeCollector:
             tallies=tuple(self._tallies),
             filled_references=tuple(self._filled),
             liveness=tuple(self._liveness),
+            people=None if self._people is None else self._people.changes(),
             sequence=self._next_sequence if self._references else self._next_sequence - 1,
         )
         return self._cases.add_to(own)
@@ -211,10 +178,24 @@ class ChangeCollector:
         second = self._describe_second(place, attempt, evidence)
         document_id = self._settle_document(attempt, verdict)
         line_id = None
+        guardian_id = None
         if verdict.decision is Decision.APPROVED:
             assert document_id is not None
-            self._add_reference(place, attempt, enrollment_id, document_id)
-            line_id = self._open_line(attempt, enrollment_id, document_id)
+            if self._comparisons.has_probe(place):
+                self._add_reference(place, attempt, enrollment_id, document_id)
+            if self._people is not None:
+                line_id = self._people.replace_document(
+                    attempt, evidence, document_id, enrollment_id
+                )
+            line_id = line_id or self._open_line(attempt, enrollment_id, document_id)
+            if (
+                self._people is not None
+                and evidence.people is not None
+                and evidence.people.is_minor
+            ):
+                guardian_id = self._add_guardian(place, attempt, verdict, enrollment_id)
+                given = (line_id, document_id, guardian_id, enrollment_id)
+                self._people.bind_guardian(attempt, *given)
         own, found = self._state.document(attempt.document_lookup), evidence.candidates
         known = find_decided(
             place,
@@ -232,7 +213,7 @@ class ChangeCollector:
             self._open_case(
                 attempt, describe_case(kind, verdict, asked, enrollment_id, document_id)
             )
-            if asked.candidates or kind is CaseKind.STOLEN_DOCUMENT
+            if asked.candidates or kind not in _OF_LOOK_ALIKES
             else {"id": next(iter(known.values())).case_id, "kind": kind.value}
             for kind in verdict.cases
         ]
@@ -249,6 +230,7 @@ class ChangeCollector:
             "is_own_holder": evidence.open_lines > 0,
             "document_id": document_id,
             "line_id": line_id,
+            "guardian_document_id": guardian_id,
             "quality": {
                 "live": dict(attempt.request.live.quality),
                 "portrait": dict(attempt.request.portrait.quality),
@@ -260,10 +242,18 @@ class ChangeCollector:
             "decided_at": self._now.isoformat(),
         }
         is_of_one = Reason.FACE_MISMATCH not in verdict.reasons
-        if own is not None and not own.reference_ids and asked.candidates and is_of_one:
+        is_excused = any(one["kind"] == CaseKind.EXCEPTION for one in cases)
+        if (
+            own is not None
+            and not own.reference_ids
+            and self._comparisons.has_probe(place)
+            and ((asked.candidates and is_of_one) or is_excused)
+        ):
             # Nothing else says later whose face people have decided about.
             shown = self._comparisons.probe(place)
             self._attempts.append(AttemptTemplate(enrollment_id, own.id, shown))
+        if self._people is not None:
+            self._open_cases_apart(place, attempt, evidence, verdict, body)
         told = {} if second is None else {"second": second}
         if liveness is not None:
             told |= {"liveness": liveness.describe()}
@@ -275,6 +265,65 @@ class ChangeCollector:
             )
         self._record(place, attempt, body, evidence, told)
         return Answer(body)
+
+    def _add_guardian(
+        self, place: int, attempt: Attempt, verdict: Verdict, enrollment_id: str
+    ) -> str:
+        """The document of who answers for a minor: bound as one that was enrolled, without a line,
+        so that the face has no second identity."""
+        guardian = attempt.guardian
+        assert guardian is not None, "no minor is approved alone"
+        assert self._people is not None, "rules ask for guardians"
+        guardian_id = self._settle_document(guardian, verdict)
+        assert guardian_id is not None, "a guardian's document is well-formed"
+        at = self._people.guardian_place(place)
+        assert at is not None, "a guardian's face is compared"
+        self._add_reference(at, guardian, enrollment_id, guardian_id)
+        return guardian_id
+
+    def _open_cases_apart(
+        self,
+        place: int,
+        attempt: Attempt,
+        evidence: Evidence,
+        verdict: Verdict,
+        body: Mapping[str, Any],
+    ) -> None:
+        """Opens the cases about others whom an attempt names, and keeps an exception for its own:
+        they are for those who work on cases, and no part of an answer."""
+        assert self._people is not None, "called where rules treat somebody apart"
+        enrollment_id = body["enrollment_id"]
+        for one in body["cases"]:
+            if one["kind"] == CaseKind.EXCEPTION:
+                given = (body["document_id"], enrollment_id, one["id"])
+                self._people.ask_exception(attempt, *given)
+        for case in self._people.find_thefts(attempt, evidence, enrollment_id):
+            self._open_case(attempt, case)
+        kind = find_guardian_case(verdict)
+        guardian = None if evidence.people is None else evidence.people.guardian
+        if kind is None or guardian is None or attempt.guardian is None:
+            return
+        # As of an enrollment that goes to review: a row that people can decide about.
+        document_id = self._settle_document(attempt.guardian, replace(verdict, cases=(kind,)))
+        named = () if document_id is None else (document_id,)
+        others = tuple(one.document_id for one in guardian.candidates)
+        best = max(one.score for one in guardian.candidates)
+        new = NewCase(
+            kind=kind,
+            origin=CaseOrigin.DECISION,
+            enrollment_id=enrollment_id,
+            document_ids=named + others,
+            suspect_ids=named + others,
+            score=best,
+        )
+        self._open_case(attempt, new)
+        own = self._state.document(attempt.guardian.document_lookup)
+        at = self._people.guardian_place(place)
+        shows = any(one.enrollment_id == enrollment_id for one in self._attempts)
+        if own is not None and not own.reference_ids and at is not None and not shows:
+            self._attempts.append(
+                AttemptTemplate(enrollment_id, own.id, self._comparisons.probe(at))
+            )
 
     def _settle_document(self, attempt: Attempt, verdict: Verdict) -> str | None:
         """The document's id; adds a row only where an approval or a case needs it.
@@ -437,7 +486,7 @@ class ChangeCollector:
                     "findings": body["reasons"],
                     "quality": body["quality"],
                     "frames": body["frames"],
-                    **_describe_records(request),
+                    **describe_records(request),
                     "model_digest": self._judge.model_digest,
                     "calibration_version": self._judge.calibration_version,
                     "policy_version": POLICY_VERSION,
@@ -479,6 +528,10 @@ class ChangeCollector:
         )
 
 
+_OF_LOOK_ALIKES = (CaseKind.DUPLICATE_IDENTITY, CaseKind.POSSIBLE_DUPLICATE)
+"""Cases that ask about candidates, and so not again about those that people have decided."""
+
+
 def _actor_of(attempt: Attempt) -> str:
     return f"outlet:{attempt.outlet.code}"
 
@@ -499,7 +552,7 @@ class BatchBounds:
         self._state = state
         bounded = [one for one in attempts if one.request.caller is not None]
         names = [name_key(one.request.caller) for one in bounded if one.request.caller]
-        names += [name_holder(one.document_lookup) for one in bounded if one.document_lookup]
+        names += [name_holder(lookup) for one in bounded for lookup in one.lookups]
         if bounded:
             names += [name_shown(document_id) for document_id in state.owners()]
         self._levels = Levels(limits, store, names, now)
@@ -509,8 +562,7 @@ class BatchBounds:
         """`TooManyFailures` for one that would tell too much of one holder, or to one key."""
         caller = attempt.request.caller
         if caller is not None:
-            lookup = attempt.document_lookup
-            held = [] if lookup is None else [name_holder(lookup)]
+            held = map(name_holder, attempt.lookups)
             shown = map(name_shown, _shown_documents(evidence, verdict))
             self._levels.require(caller, [name_key(caller), *held, *shown])
 
@@ -521,14 +573,15 @@ class BatchBounds:
 
         A rejection is its key's failure; an approval takes one off.
         """
-        caller, lookup = attempt.request.caller, attempt.document_lookup
+        caller = attempt.request.caller
         if caller is None:
             return [], []
         shown = _shown_documents(evidence, verdict)
         about = {name_shown(document_id): [document_id] for document_id in shown}
-        record = self._state.document(lookup)
-        if Reason.DOCUMENT_HELD_BY_ANOTHER_FACE in verdict.reasons and lookup and record:
-            about[name_holder(lookup)] = [record.id]
+        for lookup in find_failed(attempt, verdict):
+            record = self._state.document(lookup)
+            if record is not None:
+                about[name_holder(lookup)] = [record.id]
         if verdict.decision is Decision.REJECTED:
             about[name_key(caller)] = []
         tallies = [tally for name in about for tally in self._levels.add(caller, name)]
@@ -547,16 +600,10 @@ class BatchBounds:
 def _shown_documents(evidence: Evidence, verdict: Verdict) -> list[str]:
     """The holders whose likeness the answer tells of: none to one who shows two people's faces."""
     is_told = Reason.FACE_MISMATCH not in verdict.reasons
-    return [one.document_id for one in evidence.candidates] if is_told else []
-
-
-def _describe_records(request: EnrollmentRequest) -> dict[str, Any]:
-    """Evidence of the documents' records that photographs came in; none where none did."""
-    samples = {"live": request.live, "portrait": request.portrait}
-    records = {
-        name: described for name, one in samples.items() if (described := describe_record(one))
-    }
-    return {"records": records} if records else {}
+    guardian = None if evidence.people is None else evidence.people.guardian
+    of_guardian = () if guardian is None else guardian.candidates
+    told = (*(evidence.candidates if is_told else ()), *of_guardian)
+    return list(dict.fromkeys(one.document_id for one in told))
 
 
 FalseCandidates = Callable[[int, float, Comparison], dict[str, Any]]
@@ -591,6 +638,7 @@ class Judge:
     """For searches of so many references, instead of `thresholds`."""
     second: SecondModel | None = None
     liveness: LivenessTerms = NOT_ASKED
+    people: PeopleTerms = NO_RULES
 
     def scan(self, requests: Sequence[EnrollmentRequest]) -> list[Scanned]:
         """Searches for requests that are to be judged later; asks the registry nothing.
@@ -604,7 +652,7 @@ class Judge:
             except VectorUnusable:
                 pairs.append(None)
             else:
-                pairs.append((request.live, request.portrait))
+                pairs.append(request.pair)
         return self._search(pairs, self._find_thresholds())
 
     def judge(
@@ -634,18 +682,26 @@ class Judge:
             self.liveness, self.vault, self.store, [one.request.liveness for one in attempts]
         )
         weighed = [
-            liveness.weigh(one.request.liveness, LivenessUse.ENROLLMENT, one.outlet.carrier)
+            # Where no face is shown, two people look, or a guardian's frames are judged.
+            None
+            if one.request.live.is_absent and one.request.liveness is None
+            else liveness.weigh(one.request.liveness, LivenessUse.ENROLLMENT, one.outlet.carrier)
             for one in attempts
         ]
         comparisons = self._compare(attempts, found, thresholds, weighed)
         hit_ids = comparisons.all_hit_ids()
         state = BatchState(self.store, self.gallery, attempts, hit_ids, self.second)
-        collector = ChangeCollector(self, comparisons, state, sequence, next_reference_id, now)
+        people = self._find_people(attempts, state, comparisons, now)
+        given = (self, comparisons, state, sequence, next_reference_id, now, people)
+        collector = ChangeCollector(*given)
         bounds = BatchBounds(self.limits, self.store, attempts, state, now)
         answers: list[Answer | SosieError] = []
         for place, attempt in enumerate(attempts):
-            given = (place, attempt, comparisons, state, thresholds, weighed[place])
-            evidence = gather_evidence(*given)
+            evidence = gather_evidence(
+                place, attempt, comparisons, state, thresholds, weighed[place]
+            )
+            if people is not None:
+                evidence = people.add_to(evidence, place, attempt)
             verdict = decide(evidence)
             try:
                 bounds.require(attempt, evidence, verdict)
@@ -660,6 +716,22 @@ class Judge:
         changes = collector.changes()
         changes = replace(changes, audit=(*changes.audit, *refused))
         return JudgedBatch(outcomes, changes if changes.audit else None)
+
+    def _find_people(
+        self,
+        attempts: Sequence[Attempt],
+        state: BatchState,
+        comparisons: Comparisons,
+        now: datetime,
+    ) -> PeopleBatch | None:
+        """None where no rule can treat anybody of the batch apart."""
+        is_asked = any(
+            one.guardian or one.request.exception or one.request.replaces for one in attempts
+        )
+        standing = state.standing
+        if self.people is NO_RULES and not (is_asked or standing.deceased or standing.replaced):
+            return None
+        return PeopleBatch(self.people, self.store, attempts, state, comparisons, now)
 
     def _find_thresholds(self) -> Thresholds:
         if self.thresholds_for is None:
@@ -692,7 +764,7 @@ class Judge:
         now: Sequence[Scanned | None] = [None] * len(attempts)
         if any(wanted):
             pairs = [
-                (one.request.live, one.request.portrait) if is_wanted else None
+                one.request.pair if is_wanted else None
                 for one, is_wanted in zip(attempts, wanted, strict=True)
             ]
             now = self._search(pairs, thresholds)
@@ -702,6 +774,10 @@ class Judge:
                 is_compared, wanted, now, scanned, strict=True
             )
         ]
+        # The guardians', after all attempts: `place_guardians`.
+        guardians = [one.guardian.guardian_pair for one in attempts if one.guardian is not None]
+        if guardians:
+            chosen += self._search(guardians, thresholds)
         return Comparisons(chosen, self.gallery, self.watch, thresholds)
 
 

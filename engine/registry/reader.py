@@ -17,6 +17,7 @@ from engine.registry import tables
 from engine.registry.audit import AuditReader
 from engine.registry.cases import DOCUMENTS_OF, CaseReader, FactReader, SweepReader
 from engine.registry.database import KEYS, long_statements, reading
+from engine.registry.people import PeopleReader
 from engine.registry.records import (
     ApiKey,
     AttemptRecord,
@@ -253,6 +254,7 @@ class Reader(AuditReader):
         self.cases = CaseReader(engine, vault)
         self.sweeps = SweepReader(engine, vault)
         self.facts = FactReader(engine, vault)
+        self.people = PeopleReader(engine, vault)
 
     def answers(self, scopes: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
         """What was answered before under these idempotency scopes."""

@@ -29,6 +29,7 @@ from engine.cases.case import CaseNote, NoteKind
 from engine.cases.opening import date_change
 from engine.registry import tables
 from engine.registry.database import Source, chunks
+from engine.registry.people import forget_people
 from engine.registry.records import ALIVE, AuditEntry, Json
 from engine.registry.row_macs import changing_rows
 from engine.registry.rows import (
@@ -50,6 +51,7 @@ _cases, _documents, _enrollments = tables.cases, tables.documents, tables.enroll
 _lines, _answers = tables.lines, tables.idempotency
 _crops, _named = tables.crops, tables.case_documents
 _liveness, _events = tables.liveness, tables.events
+_exceptions, _guardianships = tables.exceptions, tables.guardianships
 _opened, _standing = _cases.alias("opened"), _cases.alias("standing")
 
 _EXPIRE_ATTEMPT = (
@@ -84,6 +86,8 @@ def wipe_documents(
     go with the last document that it names."""
     wiped = update(_documents).where(_documents.c.id.in_(ids)).values(**ERASED, erased_at=now)
     connection.execute(wiped)
+    for document_id in ids:
+        forget_people(connection, vault, document_id, now)
     erase_notes(connection, vault, ids)
     erase_crops(connection, ids)
     erase_attempt_templates(connection, ids)
@@ -126,6 +130,10 @@ class Kind(StrEnum):
     CROPS = "crops"
     LIVENESS = "liveness"
     """What capture systems said of faces, and when."""
+    EXCEPTIONS = "exceptions"
+    """Decided, and without a line in use: who had no usable face, and why."""
+    GUARDIANS = "guardians"
+    """Who answered for whom, since the end of the year in which that ended."""
     EVENTS = "events"
     """What systems of carriers were told, or could have read."""
 
@@ -352,6 +360,19 @@ _RULES = {
         _liveness.c.id,
         lambda until, _: _liveness.c.received_at <= until[Kind.LIVENESS],
         (_liveness.c.received_at,),
+    ),
+    Kind.EXCEPTIONS: _Rule(
+        _exceptions.c.id,
+        lambda until, _: and_(
+            _exceptions.c.decided_at <= until[Kind.EXCEPTIONS],
+            ~exists().where(_lines.c.id == _exceptions.c.line_id, _lines.c.status != _CLOSED),
+        ),
+        (_exceptions.c.decided_at,),
+    ),
+    Kind.GUARDIANS: _Rule(
+        _guardianships.c.line_id,
+        lambda until, _: _guardianships.c.ends_in < until[Kind.GUARDIANS].year,
+        (_guardianships.c.ends_in,),
     ),
     Kind.EVENTS: _Rule(
         _events.c.number, lambda until, _: _events.c.at <= until[Kind.EVENTS], (_events.c.at,)

@@ -31,6 +31,7 @@ class Schedule:
     answers: timedelta | None = None
     liveness: timedelta | None = None
     events: timedelta | None = None
+    people: timedelta | None = None
     hold: timedelta | None = None
     """So long beyond its time an open case keeps what it needs; None: until it is closed."""
 
@@ -47,6 +48,8 @@ class Schedule:
             Kind.ANSWERS: self.answers,
             Kind.CROPS: timedelta(0),
             Kind.LIVENESS: self.liveness,
+            Kind.EXCEPTIONS: self.people,
+            Kind.GUARDIANS: self.people,
             Kind.EVENTS: self.events,
         }
 

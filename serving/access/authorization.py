@@ -102,6 +102,8 @@ class Action(StrEnum):
     WORK_CASES = "work_on_cases"
     RESTRICT_OUTLETS = "restrict_outlets"
     """To suspend an outlet, bar it, and lift that."""
+    REPORT_DEATH = "report_a_death"
+    """To say that a holder is dead, to confirm it, and to take it back."""
     REVEAL = "reveal_names_and_numbers"
     """In the report of a case, where it is asked for."""
     READ_THRESHOLDS = "read_thresholds"
@@ -134,6 +136,7 @@ PERMISSIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
         Action.SWEEP: frozenset({_FRAUD}),
         Action.WORK_CASES: frozenset({_FRAUD}),
         Action.RESTRICT_OUTLETS: frozenset({_FRAUD}),
+        Action.REPORT_DEATH: frozenset({_FRAUD, _OPERATOR}),
         Action.REVEAL: frozenset({_FRAUD}),
         Action.READ_THRESHOLDS: frozenset(Role),
         Action.READ_EVENTS: frozenset({_CARRIER, _FRAUD, _OPERATOR}),

@@ -111,6 +111,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
         {"document": _KNOWN_DOCUMENT},
         {"msisdn": "+8613800138000"},
     ],
+    people.DeathRequest: [{"step": "report", "source": "registry"}, {"step": "confirm"}],
     people.FacesRequest: [{"document_ids": [ID_EXAMPLE]}],
     lines.HolderRequest: [{"document": _KNOWN_DOCUMENT, "probe": _PROBE}],
     cases.AssignRequest: [{"assignee": "me"}],

@@ -24,6 +24,7 @@ from engine.registry.records import (
     CaseRecord,
     DocumentRecord,
     EnrollmentRecord,
+    ExceptionRecord,
     LineRecord,
     Outlet,
 )
@@ -50,7 +51,9 @@ def enrollment(body: Mapping[str, Any], key: str, *, is_repeated: bool) -> enrol
     return read(values, enrollments.Enrollment)
 
 
-def enrollment_record(record: EnrollmentRecord) -> dict[str, Any]:
+def enrollment_record(
+    record: EnrollmentRecord, exception: ExceptionRecord | None = None
+) -> dict[str, Any]:
     """As plain values of `EnrollmentRecord`; of one that has expired no score."""
     evidence = record.evidence
     inputs: Mapping[str, Any] = evidence["inputs"]
@@ -79,6 +82,9 @@ def enrollment_record(record: EnrollmentRecord) -> dict[str, Any]:
         "quality": evidence.get("quality", {}),
         "frames": evidence.get("frames", ()),
         "liveness": evidence.get("liveness"),
+        "exception": None
+        if exception is None
+        else of_record(enrollments.ExceptionState, exception),
         "model_digest": evidence["model_digest"],
         "calibration_version": evidence.get("calibration_version"),
         "policy_version": evidence["policy_version"],

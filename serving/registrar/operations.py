@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 import numpy as np
 from structlog.typing import FilteringBoundLogger
 
-from engine.cases import outlets, steps
+from engine.cases import deaths, outlets, steps
 from engine.cases.case import Actor
+from engine.cases.deaths import DeathSource
 from engine.errors import DeadlinePassed, GalleryBehind, RegistryError, SosieError
 from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
@@ -32,6 +33,7 @@ from engine.matching.verification import HolderCheck, HolderProbe
 from engine.registry.records import (
     AuditEntry,
     CaseRecord,
+    DeathRecord,
     Outlet,
     SecondTemplate,
     Session,
@@ -49,6 +51,7 @@ from serving.registrar.protocol import (
     CallContext,
     CaseStep,
     Close,
+    DeathStep,
     Lift,
     LineTarget,
     OutletStep,
@@ -350,6 +353,17 @@ class Operations:
                 return outlets.bar(*given, case_id, reason, self._actor)
             case Lift(restriction, reason):
                 return outlets.lift(*given, restriction, reason, self._actor)
+
+    def step_death(self, document_id: str, step: DeathStep, source: str | None) -> DeathRecord:
+        given = (self._runner, self._opened.store, document_id)
+        if step is DeathStep.REPORT:
+            return deaths.report(*given, DeathSource(source or DeathSource.OTHER), self._actor)
+        take = {
+            DeathStep.CONFIRM: deaths.confirm,
+            DeathStep.CONTEST: deaths.contest,
+            DeathStep.LIFT: deaths.lift,
+        }[step]
+        return take(*given, self._actor)
 
     @property
     def _actor(self) -> Actor:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from engine.registry.records import (
         AuditEntry,
         CaseRecord,
+        DeathRecord,
         Outlet,
         Restriction,
         SecondTemplate,
@@ -186,6 +187,15 @@ class Lift:
 
 
 OutletStep = Suspend | Bar | Lift
+
+
+class DeathStep(StrEnum):
+    """A step on a holder who is reported dead; a report names its source."""
+
+    REPORT = "report"
+    CONFIRM = "confirm"
+    CONTEST = "contest"
+    LIFT = "lift"
 
 
 class Steering(StrEnum):
@@ -355,6 +365,13 @@ class RegistrarClient(ABC):
     async def step_outlet(self, code: str, step: OutletStep, context: CallContext) -> Outlet:
         """Restricts an outlet, or lifts that; audited. `NotFound`, `OutletMoved` where it is not in
         a state for it, `FourEyes` where another person must do it."""
+
+    @_carried
+    async def step_death(
+        self, document_id: str, step: DeathStep, source: str | None, context: CallContext
+    ) -> DeathRecord:
+        """Takes one step on a holder who is reported dead; audited. `NotFound`, `HolderMoved`,
+        `FourEyes` where another person must do it."""
 
     @_carried
     async def expect_sweep(self, request: SweepRequest, context: CallContext) -> Expectation:

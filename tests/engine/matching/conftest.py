@@ -21,6 +21,7 @@ from engine.matching.documents import Document, DocumentAuthority, FormAuthority
 from engine.matching.judge import Judge
 from engine.matching.limits import NO_LIMITS, Limits
 from engine.matching.liveness import NOT_ASKED, LivenessTerms
+from engine.matching.people import NO_RULES, PeopleTerms
 from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig
 from engine.matching.requests import EnrollmentRequest, Sample
@@ -120,6 +121,7 @@ class Lab:
         limits: Limits = NO_LIMITS,
         thresholds_for: Callable[[int], Thresholds] | None = None,
         liveness: LivenessTerms = NOT_ASKED,
+        people: PeopleTerms = NO_RULES,
     ) -> Iterator[Registrar]:
         writer = self.store.writer()
         if gallery is None:
@@ -136,6 +138,7 @@ class Lab:
             limits=limits,
             thresholds_for=thresholds_for,
             liveness=liveness,
+            people=people,
         )
         try:
             registrar = Registrar(writer, judge, config, clock=lambda: NOW, observer=observer)

@@ -130,6 +130,7 @@ def test_data_key_is_rotated_without_losing_a_row(store, filled, database_url, w
                 "crops": 1,
                 "attempt_templates": 1,
                 "events": 21,
+                "exceptions": 0,
             }
             narrow = retire(writer, 1)
         assert versions(widened) == {2}

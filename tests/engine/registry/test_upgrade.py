@@ -173,7 +173,8 @@ def test_upgrade_makes_an_open_dispute_one_of_its_line(database_url: str, vault:
             writer.commit(changes)
 
 
-NEW = {tables.accounts, tables.attempt_templates, tables.liveness, tables.events}
+PEOPLE = (tables.guardianships, tables.exceptions, tables.deaths, tables.replacements)
+NEW = {tables.accounts, tables.attempt_templates, tables.liveness, tables.events, *PEOPLE}
 
 
 def age(store: Store) -> None:
@@ -191,7 +192,8 @@ def age(store: Store) -> None:
             .where(tables.api_keys.c.revoked_at.is_(None))
             .values(digest=OLD_DIGEST)
         )
-        for name in ("sessions", "accounts", "attempt_templates", "liveness", "events"):
+        people = (table.name for table in PEOPLE)
+        for name in ("sessions", "accounts", "attempt_templates", "liveness", "events", *people):
             connection.execute(text(f"DROP TABLE {name}"))
         for table in set(AUTHENTICATED) - NEW:
             connection.execute(text(f'ALTER TABLE "{table.name}" DROP COLUMN mac'))
@@ -422,7 +424,8 @@ def test_upgrade_leaves_no_reason_of_a_restriction_in_the_clear(
                 connection.execute(update(tables.outlets).values(restriction_reason="a name"))
             connection.execute(text("DROP TABLE attempt_templates"))
             connection.execute(text("DROP TABLE liveness"))
-            connection.execute(text("DROP TABLE events"))
+            for table in (tables.events, *PEOPLE):
+                connection.execute(text(f"DROP TABLE {table.name}"))
             for side in ("left", "right"):
                 connection.execute(
                     text(f"ALTER TABLE judged_pairs DROP COLUMN {side}_attempt_score")

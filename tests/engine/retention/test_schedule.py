@@ -35,7 +35,9 @@ def test_crops_alone_leave_where_nothing_is_set() -> None:
 
 
 def test_attempts_leave_before_the_documents_that_stand_on_them() -> None:
-    every = Schedule(attempts=DAY, reviews=DAY, lines=DAY, answers=DAY, liveness=DAY, events=DAY)
+    every = Schedule(
+        attempts=DAY, reviews=DAY, lines=DAY, answers=DAY, liveness=DAY, events=DAY, people=DAY
+    )
     kinds = list(every.until(NOW))
     assert kinds == list(Kind)
 

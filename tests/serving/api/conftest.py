@@ -26,7 +26,7 @@ from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.templates import SealedTemplates
 from serving.parts import Parts
 from serving.registrar.service import RegistrarService
-from serving.sections import LimitSettings, LivenessSettings
+from serving.sections import LimitSettings, LivenessSettings, PeopleSettings
 from serving.settings import load_settings
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import Meter
@@ -85,9 +85,14 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
         is_ready: bool = True,
         limits: LimitSettings = UNBOUNDED,
         liveness: LivenessSettings | None = None,
+        people: PeopleSettings | None = None,
         **changes: Any,
     ) -> Service:
-        given = {"limits": limits, "liveness": liveness or LivenessSettings()}
+        given = {
+            "limits": limits,
+            "liveness": liveness or LivenessSettings(),
+            "people": people or PeopleSettings(),
+        }
         loaded = load_settings(home).model_copy(update=given)
         serve = loaded.serve.model_copy(update={"key_cache_s": 0.0, **changes})
         whole = loaded.model_copy(update={"serve": serve})
