@@ -532,6 +532,11 @@ class Deployment:
         if pending is not None:
             return pending
         holder = find_erasable(self.store, target, utc_now().date(), carrier)
+        # The same person's earlier documents go first: whoever asks again finds what is left.
+        for earlier in self.store.people.replaced_by(holder.id):
+            kept = self.store.documents_by_id([earlier]).get(earlier)
+            if kept is not None and not kept.is_erased:
+                self._erase(runner, earlier, actor, None)
         self.sweeps.erase(holder.id, holder.reference_ids)
         # The snapshot is removed first, except files that cannot contain the face: a crash before
         # it is saved again costs a rebuild, and leaves no erased face.

@@ -117,6 +117,11 @@ class PeopleReader(Source):
         rows = self.rows(select(_replacements))
         return [read_as(Replacement, self._require(_replacements, row)) for row in rows]
 
+    def replaced_by(self, document_id: str) -> list[str]:
+        """The documents that this one has replaced, without what those have replaced."""
+        replaced = self.standing([document_id]).replaced
+        return [old for old, new in replaced.items() if new == document_id]
+
     def death(self, document_id: str) -> DeathRecord | None:
         """What was reported of a document's holder, lifted or not."""
         rows = self._authentic(_deaths, _DEATHS, [document_id])

@@ -95,11 +95,30 @@ def enrollment_record(
     }
 
 
-def line(record: LineRecord, numbers: Mapping[str, str], *, is_masked: bool = True) -> lines.Line:
-    """A line with its number masked, None where `numbers` has none for its id."""
+def line(
+    record: LineRecord,
+    numbers: Mapping[str, str],
+    *,
+    is_masked: bool = True,
+    marks: Mapping[str, Mapping[str, str]] | None = None,
+) -> lines.Line:
+    """A line with its number masked, None where `numbers` has none for its id; with its marks."""
     number = numbers.get(record.id)
     shown = number if number is None or not is_masked else mask_number(number)
-    return of_record(lines.Line, record, line_id=record.id, number=shown)
+    told = {} if marks is None else marks.get(record.id, {})
+    given = {"line_id": record.id, "number": shown, "exception": None, "guardian_document_id": None}
+    return of_record(lines.Line, record, **{**given, **told})
+
+
+def find_marks(store: Reader, line_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What is told of lines that were opened for people whom rules treat apart."""
+    marks: dict[str, dict[str, str]] = {
+        key: {"exception": one.cause}
+        for key, one in store.people.exceptions_of_lines(line_ids).items()
+    }
+    for key, guardian in store.people.guardians(line_ids).items():
+        marks.setdefault(key, {})["guardian_document_id"] = guardian.guardian_id
+    return marks
 
 
 def holder_lines(found: holders.HolderLines, *, is_masked: bool = True) -> lines.HolderLines:
@@ -362,6 +381,7 @@ def _people(
     attempts = store.attempts_of(ids, people.MAX_ATTEMPTS)
     in_use = [one.id for key in ids for one in lines_of[key] if one.closed_at is None]
     numbers = store.numbers(in_use)
+    marks = find_marks(store, [one.id for key in ids for one in lines_of[key]])
     shown = []
     for record in held:
         number, name = _identity(store, record.id)
@@ -375,7 +395,7 @@ def _people(
                 number=number,
                 name=name,
                 score=scores.get(record.id),
-                lines=tuple(line(one, numbers) for one in lines_of[record.id]),
+                lines=tuple(line(one, numbers, marks=marks) for one in lines_of[record.id]),
                 enrollments=tuple(
                     of_record(people.Attempt, one, enrollment_id=one.id, decided_at=one.created_at)
                     for one in attempts[record.id]

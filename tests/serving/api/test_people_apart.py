@@ -36,17 +36,20 @@ def test_a_minor_comes_with_a_guardian(
     child = card(1, "2015-01-01")
     alone = service.read(enroll(service, activation(document=child), "alone", kind))
     assert [one["reason"] for one in alone["reasons"]] == ["GUARDIAN_MISSING"]
-    guardian = {"document": card(2), "live": faces["live"], "portrait": faces["portrait"]}
+    # Enrolled before, so the face is enough.
+    holder = {"type": "cn-ric", "number": "110105199003071239", "name": "Any Name"}
+    guardian = {"document": holder, "live": faces["later"]}
     body = activation(document=child, guardian=guardian)
     both = service.read(enroll(service, body, "both", kind))
-    assert (both["decision"], both["reasons"]) == ("approved", [])
+    assert both["reasons"] == []
     assert both["guardian_document_id"] not in (None, both["document_id"])
     again = enroll(service, body, "both", kind)
     assert service.read(again)["is_repeated"]
-    # The guardian is known now: the face is enough.
-    guardian = {"document": card(2), "live": faces["later"]}
-    second = activation(document=child, guardian=guardian, msisdn="+8613800138009")
-    assert service.read(enroll(service, second, "second", kind))["decision"] == "approved"
+    # Under another document the same face is a second identity.
+    other = {"document": card(2), "live": faces["live"], "portrait": faces["portrait"]}
+    second = activation(document=child, guardian=other, msisdn="+8613800138009")
+    refused = service.read(enroll(service, second, "second", kind))
+    assert [one["reason"] for one in refused["reasons"]] == ["GUARDIAN_DUPLICATE"]
 
 
 def test_an_exception_waits_for_two_people_and_is_counted(service: Any, activation: Any) -> None:
