@@ -228,6 +228,7 @@ class ChangeCollector:
             ),
             "cases": cases,
             "is_own_holder": evidence.open_lines > 0,
+            "is_face_waived": evidence.people is not None and evidence.people.is_face_waived,
             "document_id": document_id,
             "line_id": line_id,
             "guardian_document_id": guardian_id,

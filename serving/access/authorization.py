@@ -257,7 +257,13 @@ _CASES = {
 }
 
 
-def find_withheld(reasons: Collection[str], *, is_own_holder: bool) -> frozenset[Reason]:
+_UNSEEN = IMAGE_REASONS | {Reason.FACE_MISMATCH, Reason.DOCUMENT_INVALID, Reason.EXCEPTION_ASKED}
+"""With these no face was shown to be the document's."""
+
+
+def find_withheld(
+    reasons: Collection[str], *, is_own_holder: bool, is_face_waived: bool = False
+) -> frozenset[Reason]:
     """The reasons that a tenant is not told: those about a holder whose face was not shown.
 
     Face and document agree where both photographs are one person's, who is the document's holder if
@@ -265,7 +271,7 @@ def find_withheld(reasons: Collection[str], *, is_own_holder: bool) -> frozenset
     their holders, one after another.
     """
     found = {Reason(one) for one in reasons}
-    if found & (IMAGE_REASONS | {Reason.FACE_MISMATCH, Reason.DOCUMENT_INVALID}):
+    if found & _UNSEEN or is_face_waived:
         return frozenset(found & (_OF_HOLDERS | _OF_LOOK_ALIKES))
     if found & (_OF_LOOK_ALIKES | {Reason.DOCUMENT_HELD_BY_ANOTHER_FACE}):
         return frozenset(found & (_OF_HOLDERS - _OF_CUSTOMERS if is_own_holder else _OF_HOLDERS))
@@ -289,14 +295,22 @@ def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -
     if scope_of(principal) is None:
         return shown
     given = [one["reason"] for one in body["reasons"]]
-    withheld = find_withheld(given, is_own_holder=bool(body.get("is_own_holder")))
+    withheld = find_withheld(
+        given,
+        is_own_holder=bool(body.get("is_own_holder")),
+        is_face_waived=bool(body.get("is_face_waived")),
+    )
     shown["scores"] = {**body["scores"], "holder": None, "best_candidate": None}
     shown["reasons"] = _tell(body, withheld)
     if withheld & _OF_LOOK_ALIKES:
         search["candidates"] = None
     if "cases" in body:
         shown["cases"] = [
-            one for one in body["cases"] if _CASES.get(CaseKind(one["kind"])) not in withheld
+            one
+            for one in body["cases"]
+            if _CASES.get(CaseKind(one["kind"])) not in withheld
+            # Whether it is told follows from reasons of two kinds; no tenant works on it.
+            and one["kind"] != CaseKind.DECEASED
         ]
     if withheld or body["decision"] == Decision.REJECTED:
         shown["document_id"] = None

@@ -78,6 +78,7 @@ def enrollment_record(
             "candidates": candidates if has_searched else None,
         },
         "is_own_holder": inputs.get("open_lines", 0) > 0,
+        "is_face_waived": bool((inputs.get("people") or {}).get("is_face_waived")),
         "document_id": record.document_id,
         "quality": evidence.get("quality", {}),
         "frames": evidence.get("frames", ()),

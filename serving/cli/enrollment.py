@@ -175,10 +175,7 @@ def enroll(
         taken = sample_photographs(
             deployment,
             [*frames, *given],
-            [
-                *(None for _ in frames),
-                *(portrait_kind if one is portrait else None for one in given),
-            ],
+            [None] * len(frames) + [portrait_kind if one is portrait else None for one in given],
             with_crops=keeps_crops,
         )
         samples, others = taken[: len(frames)], dict(zip(given, taken[len(frames) :], strict=True))
@@ -203,9 +200,9 @@ def enroll(
             guardian=None
             if guardian is None or guardian_live is None
             else GuardianShown(
-                read_details(guardian).document(),
-                others[guardian_live],
-                None if guardian_portrait is None else others[guardian_portrait],
+                document=read_details(guardian).document(),
+                live=others[guardian_live],
+                portrait=None if guardian_portrait is None else others[guardian_portrait],
             ),
             exception=None if exception is None else _read_cause(exception),
             replaces=None if replaces is None else read_details(replaces).known_document(),

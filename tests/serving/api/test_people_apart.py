@@ -65,6 +65,11 @@ def test_an_exception_waits_for_two_people_and_is_counted(service: Any, activati
     counted = service.parts.meter.render()[0].decode()
     line = 'sosie_exceptions_total{cause="portrait_unreadable",decision="review"} 1.0'
     assert line in counted
+    # No face was shown to be the document's: nothing is told of documents or numbers.
+    held = {"type": "cn-ric", "number": "110105199003071239", "name": "Another Name"}
+    probing = activation(document=held, live=None, portrait=None, exception="injury")
+    told = service.read(enroll(service, probing, "probing"))
+    assert [one["reason"] for one in told["reasons"]] == ["EXCEPTION_ASKED"]
     bare = activation(document=card(1), portrait=None)
     service.assert_refused(enroll(service, bare, "bare"), 400, "REQUEST.MALFORMED")
 
