@@ -189,14 +189,21 @@ def _response(description: str, kind: type[AnswerBody]) -> Json:
     return {"description": description, "content": content}
 
 
+def _list_forms(schema: Json) -> list[Json]:
+    """The forms that a value may have, each by itself."""
+    return [form for one in schema.get("anyOf", ()) for form in _list_forms(one)] or [schema]
+
+
 def _describe_body(kind: type[RequestBody], schemas: dict[str, Json]) -> Json:
     schema = {"$ref": _REF.format(name=kind.__name__)}
     # Of lists of items the parts are named by their places, which no property can be.
     images = {
-        name: _OF_FRAMES if name in FACE_PARTS or "anyOf" in one else _OF_AN_IMAGE
+        name: _OF_FRAMES
+        if name in FACE_PARTS or any(form.get("type") == "array" for form in forms)
+        else _OF_AN_IMAGE
         for name, one in schemas[kind.__name__]["properties"].items()
-        if name in FACE_PARTS
-        or any(form.get("format") == "byte" for form in (one, *one.get("anyOf", ())))
+        for forms in (_list_forms(one),)
+        if name in FACE_PARTS or any(form.get("format") == "byte" for form in forms)
     }
     return {
         "required": True,

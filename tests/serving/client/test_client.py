@@ -188,6 +188,7 @@ def test_every_endpoint_of_the_service_has_a_method(
         "Sequence[bytes]": [b"x"],
         "Sequence[str]": ["X"],
         "cases.Outcome": "fraud",
+        "people.DeathStep": "confirm",
         "outlets.Restricted": "barred",
         "datetime": datetime.now(UTC),
     }
