@@ -348,3 +348,16 @@ def describe_case(
         suspect_ids=(own if is_suspect else ()) + others,
         score=evidence.holder_score if is_theft else best,
     )
+
+
+def find_failed(attempt: Attempt, verdict: Verdict) -> list[bytes]:
+    """The look-ups of documents whose holder's face was not shown with them."""
+    rows = (
+        (Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, attempt.document_lookup),
+        (
+            Reason.GUARDIAN_MISMATCH,
+            None if attempt.guardian is None else attempt.guardian.document_lookup,
+        ),
+        (Reason.REPLACEMENT_REFUSED, attempt.replaced_lookup),
+    )
+    return [lookup for reason, lookup in rows if reason in verdict.reasons and lookup is not None]

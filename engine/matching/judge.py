@@ -28,6 +28,7 @@ from engine.matching.evidence import (
     describe_scores,
     describe_search,
     find_decided,
+    find_failed,
     gather_evidence,
 )
 from engine.matching.frames import describe_frames
@@ -41,13 +42,7 @@ from engine.matching.limits import (
     name_shown,
 )
 from engine.matching.liveness import NOT_ASKED, LivenessBatch, LivenessTerms, Weighed
-from engine.matching.people import (
-    NO_RULES,
-    PeopleBatch,
-    PeopleTerms,
-    find_failed,
-    find_guardian_case,
-)
+from engine.matching.people import NO_RULES, PeopleBatch, PeopleTerms, find_guardian_case
 from engine.matching.policy import (
     POLICY_VERSION,
     Evidence,

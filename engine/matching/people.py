@@ -148,7 +148,10 @@ class PeopleBatch:
             and request.portrait.is_absent,
             guardian=self._find_guardian(place, attempt, rules, thresholds) if is_minor else None,
             exception=request.exception,
-            is_exception_offered=request.exception is not None and rules.takes_exceptions,
+            # A minor's guardian is bound when the line is opened, and not weeks later.
+            is_exception_offered=request.exception is not None
+            and rules.takes_exceptions
+            and not is_minor,
             asked_exceptions=self._asked[attempt.outlet.code] if _asks(attempt) else 0,
             exception_limit=rules.exceptions_per_outlet if _asks(attempt) else 0,
             is_deceased=own is not None and own.id in standing.deceased,
@@ -337,19 +340,6 @@ class PeopleBatch:
             )
             for document_id, score in found
         ]
-
-
-def find_failed(attempt: Attempt, verdict: Verdict) -> list[bytes]:
-    """The look-ups of documents whose holder's face was not shown with them."""
-    rows = (
-        (Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, attempt.document_lookup),
-        (
-            Reason.GUARDIAN_MISMATCH,
-            None if attempt.guardian is None else attempt.guardian.document_lookup,
-        ),
-        (Reason.REPLACEMENT_REFUSED, attempt.replaced_lookup),
-    )
-    return [lookup for reason, lookup in rows if reason in verdict.reasons and lookup is not None]
 
 
 def place_guardians(attempts: Sequence[Attempt]) -> dict[int, int]:

@@ -222,6 +222,9 @@ def require_judgeable(request: EnrollmentRequest) -> str:
     if request.replaces is not None:
         require_visible("replaced document's number", request.replaces.number, LINES)
         require_checkable(request.replaces)
+        if request.exception is not None:
+            # It is the face that shows whose the replaced document is.
+            raise RequestError("an exception replaces no document: ask for one of the two")
     return normalise_msisdn(request.msisdn)
 
 

@@ -15,7 +15,7 @@ from engine.cases import deaths, steps
 from engine.cases.case import Actor, CaseKind, Outcome
 from engine.cases.deaths import DeathSource
 from engine.cases.decided import read_decided
-from engine.errors import CaseMoved, FourEyes, HolderMoved
+from engine.errors import CaseMoved, FourEyes, HolderMoved, RequestError
 from engine.matching.documents import Document
 from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms
 from engine.matching.policy import replay
@@ -231,6 +231,17 @@ def test_an_exception_without_any_face_is_granted_or_refused_and_its_number_forg
     )
     assert (outlet.outlet, outlet.asked, outlet.granted) == ("blue-1", 2, 1)
     assert lab.store.lines_of(second.body["document_id"]) == []
+
+
+def test_an_exception_takes_nobody_past_a_guardian_or_a_face(
+    lab: Lab, registrar: Registrar
+) -> None:
+    excused: dict[str, Any] = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
+    child = lab.request(document=card(1, CHILD), **excused)
+    assert ask(registrar, child)[0].reasons == (Reason.EXCEPTION_NOT_OFFERED,)
+    renewed = lab.request(document=card(2), replaces=card(3), **excused)
+    (refused,) = registrar.enroll([renewed])
+    assert isinstance(refused, RequestError)
 
 
 def test_an_exception_is_no_way_round_the_search(lab: Lab, registrar: Registrar) -> None:
