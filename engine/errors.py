@@ -235,6 +235,12 @@ class OutletMoved(RequestError):
     code = "OUTLET.STATE"
 
 
+class HolderMoved(RequestError):
+    """The state of a holder does not allow it, or has changed since it was read."""
+
+    code = "HOLDER.STATE"
+
+
 class IdempotencyMismatch(RequestError):
     """This Idempotency-Key was used with another payload."""
 

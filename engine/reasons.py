@@ -112,6 +112,20 @@ class LivenessMode(StrEnum):
     REQUIRED = "required"
 
 
+class ExceptionCause(StrEnum):
+    """Why an enrollment comes without a usable face or portrait."""
+
+    CONDITION = "condition"
+    """A documented medical condition."""
+    INJURY = "injury"
+    DISABILITY = "disability"
+    AGE = "age"
+    NOT_SHOWN = "not_shown"
+    """The face is covered, and its showing refused."""
+    PORTRAIT_UNREADABLE = "portrait_unreadable"
+    """Neither the document nor its chip gives a portrait."""
+
+
 class LivenessUse(StrEnum):
     """A kind of request that may bring evidence of liveness."""
 

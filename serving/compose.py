@@ -40,6 +40,7 @@ from engine.matching.holders import (
 from engine.matching.judge import Judge
 from engine.matching.limits import Bound, Limits
 from engine.matching.liveness import LivenessChecker, LivenessTerms, load_issuer
+from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms
 from engine.matching.recovery import Restored, Tell
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig, Runner
 from engine.matching.requests import CropPolicy, CropScope
@@ -73,6 +74,7 @@ from serving.sections import (
     LimitSettings,
     LinesSettings,
     LivenessSettings,
+    PeopleSettings,
     RetentionSettings,
 )
 from serving.settings import (
@@ -180,6 +182,7 @@ def read_schedule(settings: RetentionSettings) -> Schedule:
         lines=_days(settings.closed_lines_days),
         answers=_days(settings.answers_days),
         liveness=_days(settings.liveness_days),
+        people=_days(settings.people_days),
         events=_days(settings.events_days),
         line_events=_days(settings.line_events_days),
         hold=timedelta(days=settings.case_hold_days),
@@ -242,6 +245,24 @@ def read_line_rules(settings: LinesSettings, home: Path) -> LineRules:
             "set it under [lines], too"
         )
     return LineRules(usual, own)
+
+
+def read_people(settings: PeopleSettings) -> PeopleTerms:
+    """How people are treated whom rules treat apart, by the settings."""
+    if settings == PeopleSettings():
+        return NO_RULES
+    carriers = {code: _read_rules(own) for code, own in settings.of_carriers().items()}
+    return PeopleTerms(_read_rules(settings), carriers)
+
+
+def _read_rules(settings: PeopleSettings) -> PeopleRules:
+    return PeopleRules(
+        age_of_majority=settings.age_of_majority,
+        is_face_waived=settings.minor_face == "guardian",
+        takes_exceptions=settings.exceptions,
+        exceptions_per_outlet=settings.exceptions_per_outlet,
+        window=timedelta(days=settings.exceptions_days),
+    )
 
 
 def read_crop_policy(settings: CropsSettings) -> CropPolicy:
@@ -424,6 +445,7 @@ class Deployment:
             second=self.second,
             liveness=self.liveness.terms,
             look_ups=read_authority(self.settings.authority),
+            people=read_people(self.settings.people),
         )
 
     @cached_property
@@ -570,6 +592,11 @@ class Deployment:
         if pending is not None:
             return pending
         holder = find_erasable(self.store, target, utc_now().date(), carrier)
+        # The same person's earlier documents go first: whoever asks again finds what is left.
+        for earlier in self.store.people.replaced_by(holder.id):
+            kept = self.store.documents_by_id([earlier]).get(earlier)
+            if kept is not None and not kept.is_erased:
+                self._erase(runner, earlier, actor, None)
         self.sweeps.erase(holder.id, holder.reference_ids)
         # The snapshot is removed first, except files that cannot contain the face: a crash before
         # it is saved again costs a rebuild, and leaves no erased face.

@@ -222,6 +222,7 @@ TABLE: tuple[tuple[type[Exception], int, ExitCode], ...] = (
     (errors.DeadlinePassed, 503, _BAD),
     (errors.CaseMoved, 409, _BAD),
     (errors.OutletMoved, 409, _BAD),
+    (errors.HolderMoved, 409, _BAD),
     (errors.FourEyes, 403, _BAD),
     (errors.SweepBusy, 409, _BAD),
     (errors.SweepOver, 409, _BAD),
@@ -293,6 +294,7 @@ RETRY_AFTER_S = 1.0
 FINAL = (
     errors.CaseMoved,
     errors.OutletMoved,
+    errors.HolderMoved,
     errors.LivenessReplayed,
     errors.SweepBusy,
     errors.SweepOver,

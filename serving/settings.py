@@ -32,6 +32,7 @@ from serving.sections import (
     LinesSettings,
     LivenessSettings,
     ModelSettings,
+    PeopleSettings,
     QualitySettings,
     RegistrarSettings,
     RegistrySettings,
@@ -80,6 +81,7 @@ class Settings(BaseSettings):
     liveness: LivenessSettings = LivenessSettings()
     authority: AuthoritySettings = AuthoritySettings()
     lines: LinesSettings = LinesSettings()
+    people: PeopleSettings = PeopleSettings()
     sign_in: SignInSettings = SignInSettings()
     webhooks: WebhookSettings = WebhookSettings()
 

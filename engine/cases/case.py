@@ -29,6 +29,10 @@ class CaseKind(StrEnum):
     LINE_CHANGED_FACE = "line_changed_face"
     REVERIFICATION_FAILED = "reverification_failed"
     """Another's face, where a line's holder was asked for: one case of a line at a time."""
+    EXCEPTION = "exception"
+    """An enrollment without a usable face or portrait: two people grant it, or refuse it."""
+    DECEASED = "deceased_identity"
+    """The document or the face of a holder who was reported dead."""
     PROBING = "probing"
     """A holder whom others' faces are tried on, or a key that fails, more often than allowed."""
     ONE_FACE = "one_face_many_documents"
@@ -39,6 +43,8 @@ class CaseKind(StrEnum):
 KIND_RISK: Mapping[str, float] = {
     CaseKind.STOLEN_DOCUMENT: 45,
     CaseKind.DUPLICATE_IDENTITY: 40,
+    CaseKind.DECEASED: 40,
+    CaseKind.EXCEPTION: 30,
     CaseKind.PROBING: 35,
     CaseKind.DISPUTE: 30,
     CaseKind.LINE_CHANGED_FACE: 25,
@@ -50,6 +56,8 @@ two documents of one face at two carriers bring about 20 there, a ring of five 6
 
 DUE_DAYS: dict[str, int] = {
     CaseKind.DISPUTE: 7,
+    CaseKind.EXCEPTION: 3,
+    CaseKind.DECEASED: 3,
     CaseKind.STOLEN_DOCUMENT: 3,
     CaseKind.DUPLICATE_IDENTITY: 7,
     CaseKind.PROBING: 3,
@@ -76,7 +84,9 @@ class CaseSort(StrEnum):
     """The highest first."""
 
 
-APART = frozenset({CaseKind.DISPUTE, CaseKind.PROBING, CaseKind.REVERIFICATION_FAILED})
+APART = frozenset(
+    {CaseKind.DISPUTE, CaseKind.PROBING, CaseKind.REVERIFICATION_FAILED, CaseKind.EXCEPTION}
+)
 """Kinds that are never merged with others that name the same document."""
 
 
@@ -91,7 +101,8 @@ class Outcome(StrEnum):
     MISTAKE = "mistake"
     """Not the same person, or one person with good reason: exceptions as well."""
     UNFOUNDED = "unfounded"
-    """A dispute without grounds: disputed lines are active again."""
+    """A dispute without grounds: disputed lines are active again. Of an exception: nothing speaks
+    against it, so it is granted, and its line opened."""
 
 
 class NoteKind(StrEnum):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from engine.cases.case import Outcome
 from engine.matching.comparison import score_best
@@ -56,7 +57,19 @@ def read_decided(registry: Reader, document_ids: Sequence[str] | None = None) ->
     judged = {(one.left_document, one.right_document): one for one in found}
     changed = _find_changed(registry, judged)
     standing = {pair: one.outcome for pair, one in judged.items() if pair not in changed}
-    return Decided(standing, changed)
+    # One document took the other's place, for one face: nobody is asked about that either.
+    return Decided(
+        dict.fromkeys(_find_replaced(registry, document_ids), Outcome.MISTAKE) | standing, changed
+    )
+
+
+def _find_replaced(registry: Reader, document_ids: Sequence[str] | None) -> list[Pair]:
+    """The pairs of documents that are one person's because one replaced another."""
+    if document_ids is None:
+        document_ids = sorted({one.document_id for one in registry.people.replacements()})
+    known = registry.people.standing(document_ids)
+    groups = {known.kin(one) for one in known.replaced}
+    return [pair for group in groups for pair in combinations(sorted(group), 2)]
 
 
 def _find_changed(registry: Reader, judged: Mapping[Pair, JudgedPair]) -> frozenset[Pair]:

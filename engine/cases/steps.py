@@ -17,10 +17,11 @@ from datetime import datetime
 from typing import Any
 
 from engine.cases.case import Actor, CaseKind, CaseNote, NoteKind, Outcome, Proposal
+from engine.cases.grants import decide_exception
 from engine.cases.opening import date_change, state_of
 from engine.cases.suspects import Suspects
 from engine.errors import CaseMoved, FourEyes, RequestError
-from engine.matching.registrar import Runner
+from engine.matching.registrar import Runner, publish
 from engine.registry.reader import Reader
 from engine.registry.records import (
     ALIVE,
@@ -243,9 +244,9 @@ def close(
 
     Fraud puts the faces of its suspects on the watch-list. Fraud, twins and mistake judge the
     pairs of its suspects; the latter two are exceptions that later sweeps respect. Unfounded
-    makes a disputed line active again; of a dispute, without lines, one person may say so: other
-    cases would be hidden from later sweeps by it, and their holds ended. `FourEyes` where it takes
-    two, and no other person has proposed the same.
+    makes a disputed line active again, and grants an exception. Of a dispute, without lines, one
+    person may say so: other cases would be hidden from later sweeps by it, and their holds ended.
+    `FourEyes` where it takes two, and no other person has proposed the same.
     """
     lines = tuple(dict.fromkeys(close_lines))
 
@@ -256,7 +257,11 @@ def close(
             require_second_person(case, outcome, lines, actor)
         effects = find_effects(registrar, registry, writer, case, outcome, lines, actor.name, now)
         closed = _end(case, outcome, lines, now)
-        writer.commit(_closing_changes(writer, case, closed, effects, actor, now))
+        changes = _closing_changes(writer, case, closed, effects, actor, now)
+        if case.kind == CaseKind.EXCEPTION:
+            given = (registry, registrar.gallery, case, outcome, changes, actor, now)
+            changes = decide_exception(*given, writer.next_reference_id)
+        publish(writer, registrar.gallery, changes)
         for entry in effects.watched:
             registrar.watchlist.add(entry)
         return closed

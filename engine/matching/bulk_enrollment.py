@@ -27,6 +27,7 @@ from engine.matching.documents import (
 from engine.matching.registrar import publish
 from engine.matching.requests import NO_CROPS, CropPolicy, Sample, document_look_up, name_look_up
 from engine.reasons import Reason
+from engine.registry.people import Standing
 from engine.registry.reader import Reader
 from engine.registry.records import (
     AuditEntry,
@@ -54,6 +55,8 @@ class Holder:
     name_lookup: bytes | None
     vectors: NDArray[np.float32] = field(repr=False)
     awaits_erasure: bool = False
+    bars: Reason | None = None
+    """Why the document enrolls nobody any more: replaced, or its holder reported dead."""
 
     @property
     def is_bound(self) -> bool:
@@ -95,12 +98,25 @@ class HolderCache:
                 if all(reference in gallery for reference in one.reference_ids)
             }
         held = _read_vectors(gallery, list(records.values()))
+        named = [one.id for one in records.values()]
+        standing = registry.people.standing(named) if named else Standing()
         for key in unknown:
             one = records.get(key)
             self.holders[key] = (
                 None
                 if one is None
-                else Holder(one.id, one.status, one.name_lookup, held[one.id], one.awaits_erasure)
+                else Holder(
+                    one.id,
+                    one.status,
+                    one.name_lookup,
+                    held[one.id],
+                    one.awaits_erasure,
+                    Reason.HOLDER_DECEASED
+                    if one.id in standing.deceased
+                    else Reason.DOCUMENT_REPLACED
+                    if one.id in standing.replaced
+                    else None,
+                )
             )
         unseen = [key for key in numbers if key not in self.numbers]
         lines = registry.lines_in_use(unseen)
@@ -258,6 +274,8 @@ class _Planner:
             return Reason.DOCUMENT_BLOCKED
         if holder is not None and holder.awaits_erasure:
             return Reason.ERASURE_PENDING
+        if holder is not None and holder.bars is not None:
+            return holder.bars
         score = None if holder is None else holder.score(one.vector)
         if score is not None and not score >= self._same_document:
             return Reason.DOCUMENT_HELD_BY_ANOTHER_FACE

@@ -72,7 +72,7 @@ class WatchList:
 
 
 Pair = tuple[Sample, Sample]
-"""The live face and the portrait of one attempt."""
+"""The live face and the portrait of one attempt; one of them twice where there is but one."""
 
 
 class Scan:
@@ -105,7 +105,9 @@ class Scan:
         for row, (live, portrait) in enumerate(usable.values()):
             assert live.vector is not None
             assert portrait.vector is not None
-            is_match = self.pair_scores[row] >= thresholds.verify_for(live.length)
+            is_match = live is not portrait and (
+                self.pair_scores[row] >= thresholds.verify_for(live.length)
+            )
             is_fused = is_match or live.length < 1
             self.kinds.append(Comparison.FUSED if is_fused else Comparison.FUSED_TO_ONE)
             self.probes[row] = (

@@ -1,24 +1,31 @@
-"""What a batch's decisions go by: the rows of the registry, and the evidence of each attempt."""
+"""What a batch's decisions go by: rows of the registry, evidence of each attempt, bounds on both."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.decided import is_more_alike
+from engine.cases.opening import NewCase
 from engine.matching.authority import WeighedAuthority
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import Comparisons, score_best
+from engine.matching.limits import Levels, Limits, find_case, name_holder, name_key, name_shown
 from engine.matching.liveness import Judgement, Weighed
-from engine.matching.policy import Candidate, Evidence
+from engine.matching.policy import Candidate, Evidence, Verdict
 from engine.matching.requests import Attempt
 from engine.matching.second_model import SecondModel
-from engine.reasons import Reason
+from engine.reasons import Decision, Reason
 from engine.registry.cases import EXCEPTIONS
-from engine.registry.records import DocumentRecord, DocumentStatus, JudgedPair
+from engine.registry.people import Standing
+from engine.registry.reader import Reader
+from engine.registry.records import DocumentRecord, DocumentStatus, JudgedPair, LineRecord, Tally
 from engine.registry.store import Store
 from indexes.gallery import Gallery
 
@@ -45,13 +52,13 @@ class BatchState:
         second: SecondModel | None = None,
         person_limit: int = 0,
     ) -> None:
+        lookups = [lookup for it in attempts for lookup in it.lookups]
         self._store, self.person_limit = store, person_limit
-        lookups = [it.document_lookup for it in attempts if it.document_lookup is not None]
         self._documents = store.documents(lookups)
         self._owners = store.documents_of(hit_ids)
         known_ids = {one.id for one in self._documents.values()}
-        named = known_ids.union(self._owners.values()) if known_ids else set()
-        judged = store.cases.judged_between(sorted(named)) if len(named) > 1 else []
+        named = known_ids.union(self._owners.values())
+        judged = store.cases.judged_between(sorted(named)) if known_ids and len(named) > 1 else []
         self._judged = {(one.left_document, one.right_document): one for one in judged}
         attempted = {one.id for one in self._documents.values() if not one.reference_ids}
         # Once for each case: many pairs may have been judged in one.
@@ -63,7 +70,10 @@ class BatchState:
         self._shown = {
             case: store.attempt_templates(store.attempts_in(case)) for case in sorted(cases)
         }
-        self._numbers = set(store.lines_in_use([attempt.msisdn_lookup for attempt in attempts]))
+        in_use = store.lines_in_use([attempt.msisdn_lookup for attempt in attempts])
+        self._numbers: dict[bytes, LineRecord | None] = {**in_use}
+        self.standing = store.people.standing(sorted(named)) if named else Standing()
+        """Of the documents that the attempts name, and of those that they may have found."""
         known = [record.id for record in self._documents.values()]
         carriers = {attempt.outlet.carrier for attempt in attempts}
         self._open_lines = {
@@ -75,6 +85,8 @@ class BatchState:
         self._persons = store.life.same_person(known) if person_limit else {}
         every = sorted({key for some in self._persons.values() for key in some})
         self._totals = store.life.count_in_use(every) if every else {}
+        self.changed_documents: set[str] = set()
+        """Documents that this batch has opened lines under."""
         self.fresh: list[FreshReference] = []
         held = [key for record in self._documents.values() for key in record.reference_ids]
         self.second = {} if second is None else second.read_templates(store, [*held, *hit_ids])
@@ -102,6 +114,10 @@ class BatchState:
 
     def is_number_in_use(self, msisdn_lookup: bytes) -> bool:
         return msisdn_lookup in self._numbers
+
+    def line_of_number(self, msisdn_lookup: bytes) -> LineRecord | None:
+        """The line in use that a number is on; None for one of this batch too."""
+        return self._numbers.get(msisdn_lookup)
 
     def open_lines(self, document_id: str, carrier: str) -> int:
         return self._open_lines.get((document_id, carrier), 0)
@@ -142,8 +158,18 @@ class BatchState:
         self.fresh.append(reference)
         self._vectors[reference.reference_id] = reference.vector
 
+    def replace_document(self, old: str, document_id: str, carrier: str) -> None:
+        """A document has taken the place of another, with all its lines."""
+        replaced = {**self.standing.replaced, old: document_id}
+        self.standing = replace(self.standing, replaced=replaced)
+        moved = self._open_lines.pop((old, carrier), 0)
+        key = (document_id, carrier)
+        self._open_lines[key] = self._open_lines.get(key, 0) + moved
+        self.changed_documents |= {old, document_id}
+
     def add_line(self, msisdn_lookup: bytes, document_id: str, carrier: str) -> None:
-        self._numbers.add(msisdn_lookup)
+        self._numbers[msisdn_lookup] = None
+        self.changed_documents.add(document_id)
         key = (document_id, carrier)
         self._open_lines[key] = self._open_lines.get(key, 0) + 1
         if self.person_limit:
@@ -173,9 +199,9 @@ def gather_evidence(
     record = state.document(attempt.document_lookup)
     held = record if record is not None and record.status is not DocumentStatus.ATTEMPTED else None
     has_probe = comparisons.has_probe(place)
-    holder_score = _holder_score(place, held, comparisons, state) if has_probe else None
+    holder_score = find_holder_score(place, held, comparisons, state) if has_probe else None
     own_id = record.id if record else None
-    found = _candidates(place, own_id, comparisons, state, thresholds) if has_probe else ()
+    found = find_candidates(place, own_id, comparisons, state, thresholds) if has_probe else ()
     decided = find_decided(place, record, holder_score, found, comparisons, state, thresholds)
     others = {
         one.document_id
@@ -192,8 +218,10 @@ def gather_evidence(
         judged_on=None if attempt.judged_on is None else attempt.judged_on.isoformat(),
         time_zone=attempt.time_zone,
         name_differs=held is not None and held.name_lookup not in (None, attempt.name_lookup),
-        live_problems=_problems(attempt.request.live.problems, attempt.request.live.vector is None),
-        portrait_problems=_problems(
+        live_problems=find_problems(
+            attempt.request.live.problems, attempt.request.live.vector is None
+        ),
+        portrait_problems=find_problems(
             attempt.request.portrait.problems, attempt.request.portrait.vector is None
         ),
         is_same_photograph=attempt.is_same_photograph,
@@ -231,11 +259,11 @@ def _document_findings(attempt: Attempt, record: DocumentRecord | None) -> tuple
     return tuple(dict.fromkeys(findings))
 
 
-def _problems(problems: tuple[Reason, ...], is_faceless: bool) -> tuple[Reason, ...]:
+def find_problems(problems: tuple[Reason, ...], is_faceless: bool) -> tuple[Reason, ...]:
     return (Reason.NO_FACE,) if is_faceless and not problems else problems
 
 
-def _holder_score(
+def find_holder_score(
     place: int, held: DocumentRecord | None, comparisons: Comparisons, state: BatchState
 ) -> float | None:
     if held is None or not held.reference_ids:
@@ -243,7 +271,7 @@ def _holder_score(
     return score_best(comparisons.probe(place), state.references_of(held))
 
 
-def _candidates(
+def find_candidates(
     place: int,
     own_id: str | None,
     comparisons: Comparisons,
@@ -301,3 +329,139 @@ def find_decided(
         if pair.outcome not in EXCEPTIONS or one.score < own_score:
             found[one.document_id] = pair
     return found
+
+
+def describe_scores(evidence: Evidence) -> dict[str, float | None]:
+    """The score of each comparison; None for one that was not made."""
+    return {
+        "live_portrait": evidence.live_portrait_score,
+        "holder": evidence.holder_score,
+        "best_candidate": max((item.score for item in evidence.candidates), default=None),
+    }
+
+
+def describe_search(
+    evidence: Evidence, comparisons: Comparisons, false_candidates: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What was searched and found; says so where no search ran."""
+    if evidence.searched is None:
+        return {"ran": False}
+    return {
+        "ran": True,
+        "searched": evidence.searched,
+        "gallery_sequence": comparisons.sequence,
+        "candidates": [asdict(candidate) for candidate in evidence.candidates],
+        "expected_false_candidates": dict(false_candidates),
+    }
+
+
+def describe_case(
+    kind: CaseKind,
+    verdict: Verdict,
+    evidence: Evidence,
+    enrollment_id: str,
+    document_id: str | None,
+) -> NewCase:
+    """One of the verdict's cases, about the document presented and those of the candidates.
+
+    A stolen document's case is about that document alone. Its holder has another face than the
+    person who presented it, and is a suspect in none of the cases.
+    """
+    is_theft = kind in (CaseKind.STOLEN_DOCUMENT, CaseKind.EXCEPTION)
+    others = () if is_theft else tuple(item.document_id for item in evidence.candidates)
+    own = () if document_id is None else (document_id,)
+    best = max((item.score for item in evidence.candidates), default=None)
+    is_suspect = CaseKind.STOLEN_DOCUMENT not in verdict.cases and kind is not CaseKind.EXCEPTION
+    return NewCase(
+        kind=kind,
+        origin=CaseOrigin.DECISION,
+        enrollment_id=enrollment_id,
+        document_ids=own + others,
+        suspect_ids=(own if is_suspect else ()) + others,
+        score=evidence.holder_score if is_theft else best,
+    )
+
+
+def find_failed(attempt: Attempt, verdict: Verdict) -> list[bytes]:
+    """The look-ups of documents whose holder's face was not shown with them."""
+    rows = (
+        (Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, attempt.document_lookup),
+        (
+            Reason.GUARDIAN_MISMATCH,
+            None if attempt.guardian is None else attempt.guardian.document_lookup,
+        ),
+        (Reason.REPLACEMENT_REFUSED, attempt.replaced_lookup),
+    )
+    return [lookup for reason, lookup in rows if reason in verdict.reasons and lookup is not None]
+
+
+class BatchBounds:
+    """The bounds on what the attempts of a batch find out, each counted after those before it."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        store: Reader,
+        attempts: Sequence[Attempt],
+        state: BatchState,
+        now: datetime,
+    ) -> None:
+        self._limits = limits
+        self._store = store
+        self._state = state
+        bounded = [one for one in attempts if one.request.caller is not None]
+        names = [name_key(one.request.caller) for one in bounded if one.request.caller]
+        names += [name_holder(lookup) for one in bounded for lookup in one.lookups]
+        if bounded:
+            names += [name_shown(document_id) for document_id in state.owners()]
+        self._levels = Levels(limits, store, names, now)
+        self._reported: set[str] = set()
+
+    def require(self, attempt: Attempt, evidence: Evidence, verdict: Verdict) -> None:
+        """`TooManyFailures` for one that would tell too much of one holder, or to one key."""
+        caller = attempt.request.caller
+        if caller is not None:
+            held = map(name_holder, attempt.lookups)
+            shown = map(name_shown, _shown_documents(evidence, verdict))
+            self._levels.require(caller, [name_key(caller), *held, *shown])
+
+    def count(
+        self, attempt: Attempt, evidence: Evidence, verdict: Verdict
+    ) -> tuple[list[Tally], list[NewCase]]:
+        """What a decision counts for, and the cases about counts that are full by it.
+
+        A rejection by what was compared is its key's failure; an approval takes one off.
+        """
+        caller = attempt.request.caller
+        if caller is None:
+            return [], []
+        shown = _shown_documents(evidence, verdict)
+        about = {name_shown(document_id): [document_id] for document_id in shown}
+        for lookup in find_failed(attempt, verdict):
+            record = self._state.document(lookup)
+            if record is not None:
+                about[name_holder(lookup)] = [record.id]
+        # Without a result that holds nothing was compared: that finds nothing out.
+        was_compared = evidence.liveness_brings is not Decision.REJECTED
+        if verdict.decision is Decision.REJECTED and was_compared:
+            about[name_key(caller)] = []
+        tallies = [tally for name in about for tally in self._levels.add(caller, name)]
+        if verdict.decision is Decision.APPROVED:
+            tallies += self._levels.add(caller, name_key(caller), -1.0)
+        full = [name for name in about if self._levels.is_full(caller, name)]
+        cases = [
+            find_case(self._limits, self._store, caller, name, about[name])
+            for name in full
+            if name not in self._reported
+        ]
+        self._reported.update(full)
+        return tallies, [case for case in cases if case is not None]
+
+
+def _shown_documents(evidence: Evidence, verdict: Verdict) -> list[str]:
+    """The holders whose likeness the answer tells of: none to one who shows two people's faces."""
+    is_told = Reason.FACE_MISMATCH not in verdict.reasons
+    guardian = None if evidence.people is None else evidence.people.guardian
+    of_guardian = () if guardian is None else guardian.candidates
+    told = (*(evidence.candidates if is_told else ()), *of_guardian)
+    return list(dict.fromkeys(one.document_id for one in told))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -16,17 +16,18 @@ from engine.matching.authority import AuthorityTerms, WeighedAuthority
 from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.comparison import Comparisons, Pair, Scan, Scanned, WatchList
 from engine.matching.documents import DEFAULT_TIME_ZONE, DocumentAuthority
-from engine.matching.evidence import BatchState, FreshReference, find_decided, gather_evidence
-from engine.matching.frames import describe_frames
-from engine.matching.limits import (
-    NO_LIMITS,
-    Levels,
-    Limits,
-    find_case,
-    name_holder,
-    name_key,
-    name_shown,
+from engine.matching.evidence import (
+    BatchBounds,
+    BatchState,
+    FreshReference,
+    describe_case,
+    describe_scores,
+    describe_search,
+    find_decided,
+    gather_evidence,
 )
+from engine.matching.frames import describe_frames
+from engine.matching.limits import NO_LIMITS, Limits
 from engine.matching.liveness import (
     LIVENESS_CHECKED,
     NOT_ASKED,
@@ -36,6 +37,7 @@ from engine.matching.liveness import (
     LivenessTerms,
     Weighed,
 )
+from engine.matching.people import NO_RULES, PeopleBatch, PeopleTerms, find_guardian_case
 from engine.matching.policy import (
     POLICY_VERSION,
     Evidence,
@@ -51,12 +53,11 @@ from engine.matching.requests import (
     CropPolicy,
     EnrollmentRequest,
     Intake,
-    describe_record,
+    describe_records,
     require_units,
 )
 from engine.matching.second_model import FILLED, SecondModel
 from engine.reasons import Decision, LivenessUse, Reason
-from engine.registry.reader import Reader
 from engine.registry.records import (
     ENROLLMENT_REFUSED,
     AttemptTemplate,
@@ -80,57 +81,6 @@ from engine.registry.vault import Vault
 from indexes.gallery import Gallery
 
 
-def describe_scores(evidence: Evidence) -> dict[str, float | None]:
-    """The score of each comparison; None for one that was not made."""
-    return {
-        "live_portrait": evidence.live_portrait_score,
-        "holder": evidence.holder_score,
-        "best_candidate": max((item.score for item in evidence.candidates), default=None),
-    }
-
-
-def describe_search(
-    evidence: Evidence, comparisons: Comparisons, false_candidates: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What was searched and found; says so where no search ran."""
-    if evidence.searched is None:
-        return {"ran": False}
-    return {
-        "ran": True,
-        "searched": evidence.searched,
-        "gallery_sequence": comparisons.sequence,
-        "candidates": [asdict(candidate) for candidate in evidence.candidates],
-        "expected_false_candidates": dict(false_candidates),
-    }
-
-
-def describe_case(
-    kind: CaseKind,
-    verdict: Verdict,
-    evidence: Evidence,
-    enrollment_id: str,
-    document_id: str | None,
-) -> NewCase:
-    """One of the verdict's cases, about the document presented and those of the candidates.
-
-    A stolen document's case is about that document alone. Its holder has another face than the
-    person who presented it, and is a suspect in none of the cases.
-    """
-    is_theft = kind is CaseKind.STOLEN_DOCUMENT
-    others = () if is_theft else tuple(item.document_id for item in evidence.candidates)
-    own = () if document_id is None else (document_id,)
-    best = max((item.score for item in evidence.candidates), default=None)
-    is_suspect = CaseKind.STOLEN_DOCUMENT not in verdict.cases
-    return NewCase(
-        kind=kind,
-        origin=CaseOrigin.DECISION,
-        enrollment_id=enrollment_id,
-        document_ids=own + others,
-        suspect_ids=(own if is_suspect else ()) + others,
-        score=evidence.holder_score if is_theft else best,
-    )
-
-
 class ChangeCollector:
     """Collects the changes of one batch; an approval counts for the attempts after it."""
 
@@ -142,8 +92,10 @@ class ChangeCollector:
         sequence: int,
         next_reference_id: Callable[[], int],
         now: datetime,
+        people: PeopleBatch | None = None,
     ) -> None:
         self._judge = judge
+        self._people = people
         self._comparisons = comparisons
         self._state = state
         self._next_sequence = sequence + 1
@@ -196,6 +148,7 @@ class ChangeCollector:
             tallies=tuple(self._tallies),
             filled_references=tuple(self._filled),
             liveness=tuple(self._liveness),
+            people=None if self._people is None else self._people.changes(),
             sequence=self._next_sequence if self._references else self._next_sequence - 1,
         )
         return self._cases.add_to(own)
@@ -216,10 +169,24 @@ class ChangeCollector:
         second = self._describe_second(place, attempt, evidence)
         document_id = self._settle_document(attempt, verdict)
         line_id = None
+        guardian_id = None
         if verdict.decision is Decision.APPROVED:
             assert document_id is not None
-            self._add_reference(place, attempt, enrollment_id, document_id)
-            line_id = self._open_line(attempt, enrollment_id, document_id)
+            if self._comparisons.has_probe(place):
+                self._add_reference(place, attempt, enrollment_id, document_id)
+            if self._people is not None:
+                line_id = self._people.replace_document(
+                    attempt, evidence, document_id, enrollment_id
+                )
+            line_id = line_id or self._open_line(attempt, enrollment_id, document_id)
+            if (
+                self._people is not None
+                and evidence.people is not None
+                and evidence.people.is_minor
+            ):
+                guardian_id = self._add_guardian(place, attempt, verdict, enrollment_id)
+                given = (line_id, document_id, guardian_id, enrollment_id)
+                self._people.bind_guardian(attempt, *given)
         own, found = self._state.document(attempt.document_lookup), evidence.candidates
         known = find_decided(
             place,
@@ -237,7 +204,7 @@ class ChangeCollector:
             self._open_case(
                 attempt, describe_case(kind, verdict, asked, enrollment_id, document_id)
             )
-            if asked.candidates or kind is CaseKind.STOLEN_DOCUMENT
+            if asked.candidates or kind not in _OF_LOOK_ALIKES
             else {"id": next(iter(known.values())).case_id, "kind": kind.value}
             for kind in verdict.cases
         ]
@@ -252,8 +219,10 @@ class ChangeCollector:
             ),
             "cases": cases,
             "is_own_holder": evidence.open_lines > 0,
+            "is_face_waived": evidence.people is not None and evidence.people.is_face_waived,
             "document_id": document_id,
             "line_id": line_id,
+            "guardian_document_id": guardian_id,
             "quality": {
                 "live": dict(attempt.request.live.quality),
                 "portrait": dict(attempt.request.portrait.quality),
@@ -265,10 +234,18 @@ class ChangeCollector:
             "decided_at": self._now.isoformat(),
         }
         is_of_one = Reason.FACE_MISMATCH not in verdict.reasons
-        if own is not None and not own.reference_ids and asked.candidates and is_of_one:
+        is_excused = any(one["kind"] == CaseKind.EXCEPTION for one in cases)
+        if (
+            own is not None
+            and not own.reference_ids
+            and self._comparisons.has_probe(place)
+            and ((asked.candidates and is_of_one) or is_excused)
+        ):
             # Nothing else says later whose face people have decided about.
             shown = self._comparisons.probe(place)
             self._attempts.append(AttemptTemplate(enrollment_id, own.id, shown))
+        if self._people is not None:
+            self._open_cases_apart(place, attempt, evidence, verdict, body)
         told = {} if second is None else {"second": second}
         if authority is not None:
             told |= {"authority": authority.describe()}
@@ -295,6 +272,65 @@ class ChangeCollector:
         outlet, use = attempt.outlet, LivenessUse.ENROLLMENT
         given = (use, self._now, outlet.carrier, outlet.code, enrollment_id)
         self._liveness.append(liveness.record(*given))
+
+    def _add_guardian(
+        self, place: int, attempt: Attempt, verdict: Verdict, enrollment_id: str
+    ) -> str:
+        """The document of who answers for a minor: bound as one that was enrolled, without a line,
+        so that the face has no second identity."""
+        guardian = attempt.guardian
+        assert guardian is not None, "no minor is approved alone"
+        assert self._people is not None, "rules ask for guardians"
+        guardian_id = self._settle_document(guardian, verdict)
+        assert guardian_id is not None, "a guardian's document is well-formed"
+        at = self._people.guardian_place(place)
+        assert at is not None, "a guardian's face is compared"
+        self._add_reference(at, guardian, enrollment_id, guardian_id)
+        return guardian_id
+
+    def _open_cases_apart(
+        self,
+        place: int,
+        attempt: Attempt,
+        evidence: Evidence,
+        verdict: Verdict,
+        body: Mapping[str, Any],
+    ) -> None:
+        """Opens the cases about others whom an attempt names, and keeps an exception for its own:
+        they are for those who work on cases, and no part of an answer."""
+        assert self._people is not None, "called where rules treat somebody apart"
+        enrollment_id = body["enrollment_id"]
+        for one in body["cases"]:
+            if one["kind"] == CaseKind.EXCEPTION:
+                given = (body["document_id"], enrollment_id, one["id"])
+                self._people.ask_exception(attempt, *given)
+        for case in self._people.find_thefts(attempt, evidence, enrollment_id):
+            self._open_case(attempt, case)
+        kind = find_guardian_case(verdict)
+        guardian = None if evidence.people is None else evidence.people.guardian
+        if kind is None or guardian is None or attempt.guardian is None:
+            return
+        # As of an enrollment that goes to review: a row that people can decide about.
+        document_id = self._settle_document(attempt.guardian, replace(verdict, cases=(kind,)))
+        named = () if document_id is None else (document_id,)
+        others = tuple(one.document_id for one in guardian.candidates)
+        best = max(one.score for one in guardian.candidates)
+        new = NewCase(
+            kind=kind,
+            origin=CaseOrigin.DECISION,
+            enrollment_id=enrollment_id,
+            document_ids=named + others,
+            suspect_ids=named + others,
+            score=best,
+        )
+        self._open_case(attempt, new)
+        own = self._state.document(attempt.guardian.document_lookup)
+        at = self._people.guardian_place(place)
+        shows = any(one.enrollment_id == enrollment_id for one in self._attempts)
+        if own is not None and not own.reference_ids and at is not None and not shows:
+            self._attempts.append(
+                AttemptTemplate(enrollment_id, own.id, self._comparisons.probe(at))
+            )
 
     def _settle_document(self, attempt: Attempt, verdict: Verdict) -> str | None:
         """The document's id; adds a row only where an approval or a case needs it.
@@ -457,7 +493,7 @@ class ChangeCollector:
                     "findings": body["reasons"],
                     "quality": body["quality"],
                     "frames": body["frames"],
-                    **_describe_records(request),
+                    **describe_records(request),
                     "model_digest": self._judge.model_digest,
                     "calibration_version": self._judge.calibration_version,
                     "policy_version": POLICY_VERSION,
@@ -499,86 +535,12 @@ class ChangeCollector:
         )
 
 
+_OF_LOOK_ALIKES = (CaseKind.DUPLICATE_IDENTITY, CaseKind.POSSIBLE_DUPLICATE)
+"""Cases that ask about candidates, and so not again about those that people have decided."""
+
+
 def _actor_of(attempt: Attempt) -> str:
     return f"outlet:{attempt.outlet.code}"
-
-
-class BatchBounds:
-    """The bounds on what the attempts of a batch find out, each counted after those before it."""
-
-    def __init__(
-        self,
-        limits: Limits,
-        store: Reader,
-        attempts: Sequence[Attempt],
-        state: BatchState,
-        now: datetime,
-    ) -> None:
-        self._limits = limits
-        self._store = store
-        self._state = state
-        bounded = [one for one in attempts if one.request.caller is not None]
-        names = [name_key(one.request.caller) for one in bounded if one.request.caller]
-        names += [name_holder(one.document_lookup) for one in bounded if one.document_lookup]
-        if bounded:
-            names += [name_shown(document_id) for document_id in state.owners()]
-        self._levels = Levels(limits, store, names, now)
-        self._reported: set[str] = set()
-
-    def require(self, attempt: Attempt, evidence: Evidence, verdict: Verdict) -> None:
-        """`TooManyFailures` for one that would tell too much of one holder, or to one key."""
-        caller = attempt.request.caller
-        if caller is not None:
-            lookup = attempt.document_lookup
-            held = [] if lookup is None else [name_holder(lookup)]
-            shown = map(name_shown, _shown_documents(evidence, verdict))
-            self._levels.require(caller, [name_key(caller), *held, *shown])
-
-    def count(
-        self, attempt: Attempt, evidence: Evidence, verdict: Verdict
-    ) -> tuple[list[Tally], list[NewCase]]:
-        """What a decision counts for, and the cases about counts that are full by it.
-
-        A rejection by what was compared is its key's failure; an approval takes one off.
-        """
-        caller, lookup = attempt.request.caller, attempt.document_lookup
-        if caller is None:
-            return [], []
-        shown = _shown_documents(evidence, verdict)
-        about = {name_shown(document_id): [document_id] for document_id in shown}
-        record = self._state.document(lookup)
-        if Reason.DOCUMENT_HELD_BY_ANOTHER_FACE in verdict.reasons and lookup and record:
-            about[name_holder(lookup)] = [record.id]
-        # Without a result that holds nothing was compared: that finds nothing out.
-        was_compared = evidence.liveness_brings is not Decision.REJECTED
-        if verdict.decision is Decision.REJECTED and was_compared:
-            about[name_key(caller)] = []
-        tallies = [tally for name in about for tally in self._levels.add(caller, name)]
-        if verdict.decision is Decision.APPROVED:
-            tallies += self._levels.add(caller, name_key(caller), -1.0)
-        full = [name for name in about if self._levels.is_full(caller, name)]
-        cases = [
-            find_case(self._limits, self._store, caller, name, about[name])
-            for name in full
-            if name not in self._reported
-        ]
-        self._reported.update(full)
-        return tallies, [case for case in cases if case is not None]
-
-
-def _shown_documents(evidence: Evidence, verdict: Verdict) -> list[str]:
-    """The holders whose likeness the answer tells of: none to one who shows two people's faces."""
-    is_told = Reason.FACE_MISMATCH not in verdict.reasons
-    return [one.document_id for one in evidence.candidates] if is_told else []
-
-
-def _describe_records(request: EnrollmentRequest) -> dict[str, Any]:
-    """Evidence of the documents' records that photographs came in; none where none did."""
-    samples = {"live": request.live, "portrait": request.portrait}
-    records = {
-        name: described for name, one in samples.items() if (described := describe_record(one))
-    }
-    return {"records": records} if records else {}
 
 
 FalseCandidates = Callable[[int, float, Comparison], dict[str, Any]]
@@ -615,13 +577,13 @@ class Judge:
     liveness: LivenessTerms = NOT_ASKED
     look_ups: AuthorityTerms | None = None
     """What is made of look-ups of documents; None where there are none."""
+    person_limit: int = 0
+    """Lines in use of a person over all carriers; 0: no limit."""
+    people: PeopleTerms = NO_RULES
 
     def intake(self) -> Intake:
         """What sorts its requests."""
         return Intake(self.store, self.vault, self.authority, self.time_zone)
-
-    person_limit: int = 0
-    """Lines in use of a person over all carriers; 0: no limit."""
 
     def scan(self, requests: Sequence[EnrollmentRequest]) -> list[Scanned]:
         """Searches for requests that are to be judged later; asks the registry nothing.
@@ -631,13 +593,14 @@ class Judge:
         pairs: list[Pair | None] = []
         for request in requests:
             asked = (request.liveness, LivenessUse.ENROLLMENT, request.carrier)
-            is_rejected = self.liveness.weigh(*asked) is Decision.REJECTED
+            is_unshown = request.live.is_absent and request.liveness is None
+            is_rejected = not is_unshown and self.liveness.weigh(*asked) is Decision.REJECTED
             try:
                 require_units(request)
             except VectorUnusable:
                 pairs.append(None)
             else:
-                pairs.append(None if is_rejected else (request.live, request.portrait))
+                pairs.append(None if is_rejected else request.pair)
         return self._search(pairs, self._find_thresholds())
 
     def judge(
@@ -666,21 +629,28 @@ class Judge:
             self.liveness, self.vault, self.store, [one.request.liveness for one in attempts]
         )
         weighed = [
-            liveness.weigh(one.request.liveness, LivenessUse.ENROLLMENT, one.outlet.carrier)
+            # Where no face is shown, two people look, or a guardian's frames are judged.
+            None
+            if one.request.live.is_absent and one.request.liveness is None
+            else liveness.weigh(one.request.liveness, LivenessUse.ENROLLMENT, one.outlet.carrier)
             for one in attempts
         ]
         judgements = [self._judge_liveness(one) for one in attempts]
         comparisons = self._compare(attempts, found, thresholds, weighed, judgements)
         hit_ids = comparisons.all_hit_ids()
-        given = (self.store, self.gallery, attempts, hit_ids, self.second, self.person_limit)
-        state = BatchState(*given)
-        collector = ChangeCollector(self, comparisons, state, sequence, next_reference_id, now)
+        within = (self.store, self.gallery, attempts, hit_ids, self.second, self.person_limit)
+        state = BatchState(*within)
+        people = self._find_people(attempts, state, comparisons, now)
+        given = (self, comparisons, state, sequence, next_reference_id, now, people)
+        collector = ChangeCollector(*given)
         bounds = BatchBounds(self.limits, self.store, attempts, state, now)
         answers: list[Answer | SosieError] = []
         for place, attempt in enumerate(attempts):
             told, judgement = self._weigh_authority(attempt), judgements[place]
             shown = (thresholds, weighed[place], told, judgement)
             evidence = gather_evidence(place, attempt, comparisons, state, *shown)
+            if people is not None:
+                evidence = people.add_to(evidence, place, attempt)
             verdict = decide(evidence)
             try:
                 bounds.require(attempt, evidence, verdict)
@@ -703,16 +673,36 @@ class Judge:
         return JudgedBatch(outcomes, changes if changes.audit else None)
 
     def _judge_liveness(self, attempt: Attempt) -> Judgement | None:
+        request = attempt.request
+        shown = request.live
+        if shown.is_absent and request.guardian is not None:
+            shown = request.guardian.live
         # Where there is no face the photograph is what is wrong.
-        if self.liveness.judge is None or attempt.request.live.vector is None:
+        if self.liveness.judge is None or shown.vector is None:
             return None
-        return self.liveness.judge.weigh(attempt.request.live.least_judged)
+        return self.liveness.judge.weigh(shown.least_judged)
 
     def _weigh_authority(self, attempt: Attempt) -> WeighedAuthority | None:
         # What is not well-formed is not looked up.
         if self.look_ups is None or not attempt.document.is_well_formed:
             return None
         return self.look_ups.weigh(attempt.request.authority)
+
+    def _find_people(
+        self,
+        attempts: Sequence[Attempt],
+        state: BatchState,
+        comparisons: Comparisons,
+        now: datetime,
+    ) -> PeopleBatch | None:
+        """None where no rule can treat anybody of the batch apart."""
+        is_asked = any(
+            one.guardian or one.request.exception or one.request.replaces for one in attempts
+        )
+        standing = state.standing
+        if self.people is NO_RULES and not (is_asked or standing.deceased or standing.replaced):
+            return None
+        return PeopleBatch(self.people, self.store, attempts, state, comparisons, now)
 
     def _find_thresholds(self) -> Thresholds:
         if self.thresholds_for is None:
@@ -747,7 +737,7 @@ class Judge:
         now: Sequence[Scanned | None] = [None] * len(attempts)
         if any(wanted):
             pairs = [
-                (one.request.live, one.request.portrait) if is_wanted else None
+                one.request.pair if is_wanted else None
                 for one, is_wanted in zip(attempts, wanted, strict=True)
             ]
             now = self._search(pairs, thresholds)
@@ -757,6 +747,10 @@ class Judge:
                 is_compared, wanted, now, scanned, strict=True
             )
         ]
+        # The guardians', after all attempts: `place_guardians`.
+        guardians = [one.guardian.guardian_pair for one in attempts if one.guardian is not None]
+        if guardians:
+            chosen += self._search(guardians, thresholds)
         return Comparisons(chosen, self.gallery, self.watch, thresholds)
 
 

@@ -15,7 +15,7 @@ import msgspec
 from engine.cases.case import CaseKind
 from engine.errors import NotFound
 from engine.matching.calibration import Thresholds
-from engine.reasons import Decision, Reason
+from engine.reasons import Decision, ExceptionCause, Reason
 from engine.registry.records import EnrollmentRecord
 
 POLICY_VERSION = "3"
@@ -38,6 +38,78 @@ class Candidate:
     reference_id: int
     document_id: str
     score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardianEvidence:
+    """What there is of the guardian who came with a minor; scores as in `Evidence`.
+
+    `findings` are on the document, `is_same_person` where it is the minor's own, or the face is
+    the minor's; `standing` is whether the document binds somebody and may go on doing so.
+    """
+
+    findings: tuple[Reason, ...] = ()
+    problems: tuple[Reason, ...] = ()
+    is_grown_up: bool | None = None
+    """None where the date of birth is not known."""
+    is_same_person: bool = False
+    is_barred: bool = False
+    """The document is blocked, replaced, about to be erased, or its holder reported dead."""
+    verify: float
+    live_portrait_score: float | None = None
+    holder_score: float | None = None
+    candidates: tuple[Candidate, ...] = ()
+    searched: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplacementEvidence:
+    """What there is of a document that is said to be replaced: `score` is the face's shown with
+    its references, None without any; `is_free` whether nothing else stands against it."""
+
+    document_id: str | None = None
+    score: float | None = None
+    is_free: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeopleEvidence:
+    """What rules of their own go by: on minors, exceptions, the dead and replaced documents.
+
+    `is_minor` is None where no rule asks, or no date of birth is known; `is_age_asked` tells
+    which. `asked_exceptions` are the outlet's of late, before this one.
+    """
+
+    is_age_asked: bool = False
+    is_minor: bool | None = None
+    is_face_waived: bool = False
+    """A minor who shows no face, where the guardian's is enough."""
+    guardian: GuardianEvidence | None = None
+    exception: ExceptionCause | None = None
+    is_exception_offered: bool = False
+    asked_exceptions: int = 0
+    exception_limit: int = 0
+    is_deceased: bool = False
+    deceased_look_alikes: tuple[str, ...] = ()
+    is_replaced: bool = False
+    replacement: ReplacementEvidence | None = None
+
+    @property
+    def is_excused(self) -> bool:
+        """Whether what is wrong with the photographs goes before two people."""
+        return self.exception is not None and self.exception_refusal is None
+
+    @property
+    def exception_refusal(self) -> Reason | None:
+        if self.exception is None:
+            return None
+        if not self.is_exception_offered:
+            return Reason.EXCEPTION_NOT_OFFERED
+        is_full = self.asked_exceptions >= self.exception_limit
+        return Reason.EXCEPTION_LIMIT_REACHED if is_full else None
+
+
+ORDINARY = PeopleEvidence()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +153,8 @@ class Evidence:
     authority_problem: Reason | None = None
     """What the look-up of the document brought, where an authority is asked."""
     authority_brings: Decision | None = None
+    people: PeopleEvidence | None = None
+    """None where no rule treats this person apart."""
     excepted: tuple[Candidate, ...] = ()
     """Look-alikes whom people have judged to be other people than the document's holder, whom the
     face is more like, and no more alike than when that was judged: they bring no finding."""
@@ -115,6 +189,9 @@ _CASE_OF = {
     Reason.DOCUMENT_HELD_BY_ANOTHER_FACE: CaseKind.STOLEN_DOCUMENT,
     Reason.DUPLICATE_IDENTITY: CaseKind.DUPLICATE_IDENTITY,
     Reason.POSSIBLE_DUPLICATE: CaseKind.POSSIBLE_DUPLICATE,
+    Reason.EXCEPTION_ASKED: CaseKind.EXCEPTION,
+    Reason.HOLDER_DECEASED: CaseKind.DECEASED,
+    Reason.DECEASED_LOOK_ALIKE: CaseKind.DECEASED,
 }
 
 
@@ -126,6 +203,10 @@ def decide(evidence: Evidence, version: str = POLICY_VERSION) -> Verdict:
     Raises `ValueError` for evidence that compared nothing and gives no reason for it: what was not
     looked at is never approved.
     """
+    people = evidence.people or ORDINARY
+    if people.exception_refusal is not None:
+        refused = Finding(people.exception_refusal, Decision.REJECTED)
+        return Verdict(Decision.REJECTED, (refused,), ())
     alive = _liveness_findings(evidence)
     photographs = [
         *_photograph_findings(evidence),
@@ -140,17 +221,27 @@ def decide(evidence: Evidence, version: str = POLICY_VERSION) -> Verdict:
         *(one for one in alive if one not in photographs),
         *_face_findings(evidence),
         *_line_findings(evidence),
+        *_people_findings(people, evidence.thresholds),
     )
     decision = max(
         (finding.decision for finding in findings),
         key=_GRAVITY.__getitem__,
         default=Decision.APPROVED,
     )
-    is_compared = evidence.live_portrait_score is not None and evidence.searched is not None
+    guardian = people.guardian if people.is_face_waived else None
+    shown = evidence if guardian is None else guardian
+    is_compared = shown.searched is not None and (
+        shown.live_portrait_score is not None or (guardian is not None and _is_known(guardian))
+    )
+    if people.is_excused and decision is Decision.REVIEW:
+        is_compared = True
     if decision is not Decision.REJECTED and not is_compared:
         raise ValueError("evidence without a comparison approves nobody")
-    cases = tuple(_CASE_OF[finding.reason] for finding in findings if finding.reason in _CASE_OF)
-    return Verdict(decision, findings, cases)
+    kinds = (_CASE_OF[finding.reason] for finding in findings if finding.reason in _CASE_OF)
+    asked = {CaseKind.EXCEPTION} if decision is Decision.REJECTED else set()
+    return Verdict(
+        decision, findings, tuple(dict.fromkeys(one for one in kinds if one not in asked))
+    )
 
 
 def _document_findings(evidence: Evidence) -> list[Finding]:
@@ -166,14 +257,20 @@ def _authority_findings(evidence: Evidence) -> list[Finding]:
 
 
 def _photograph_findings(evidence: Evidence) -> list[Finding]:
-    findings = [
-        Finding(reason, Decision.REJECTED, photograph)
-        for photograph, problems in (
-            (Photograph.LIVE, evidence.live_problems),
-            (Photograph.PORTRAIT, evidence.portrait_problems),
-        )
-        for reason in problems
-    ]
+    people = evidence.people or ORDINARY
+    is_excused = people.is_excused or people.is_face_waived
+    findings = (
+        []
+        if is_excused
+        else [
+            Finding(reason, Decision.REJECTED, photograph)
+            for photograph, problems in (
+                (Photograph.LIVE, evidence.live_problems),
+                (Photograph.PORTRAIT, evidence.portrait_problems),
+            )
+            for reason in problems
+        ]
+    )
     if evidence.is_same_photograph:
         findings.append(Finding(Reason.SAME_PHOTOGRAPH, Decision.REJECTED))
     return findings
@@ -196,7 +293,10 @@ def _face_findings(evidence: Evidence) -> list[Finding]:
     thresholds = evidence.thresholds
     findings = []
     if _is_below(evidence.live_portrait_score, thresholds.verify):
-        findings.append(Finding(Reason.FACE_MISMATCH, Decision.REJECTED))
+        # Whose face is hurt may not be like their portrait: two people look at both.
+        is_excused = evidence.people is not None and evidence.people.is_excused
+        brings = Decision.REVIEW if is_excused else Decision.REJECTED
+        findings.append(Finding(Reason.FACE_MISMATCH, brings))
     if _is_below(evidence.holder_score, thresholds.same_document):
         findings.append(Finding(Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Decision.REJECTED))
     best = max((candidate.score for candidate in evidence.candidates), default=None)
@@ -218,6 +318,59 @@ def _line_findings(evidence: Evidence) -> list[Finding]:
     if 0 < evidence.person_limit <= evidence.person_lines and not evidence.is_exempt:
         findings.append(Finding(Reason.PERSON_LIMIT_REACHED, Decision.REJECTED))
     return findings
+
+
+def _people_findings(people: PeopleEvidence, thresholds: Thresholds) -> list[Finding]:
+    found = [
+        (people.is_deceased, Reason.HOLDER_DECEASED, Decision.REJECTED),
+        (people.is_replaced, Reason.DOCUMENT_REPLACED, Decision.REJECTED),
+        (bool(people.deceased_look_alikes), Reason.DECEASED_LOOK_ALIKE, Decision.REVIEW),
+        (people.is_excused, Reason.EXCEPTION_ASKED, Decision.REVIEW),
+        (
+            people.is_age_asked and people.is_minor is None,
+            Reason.BIRTH_DATE_MISSING,
+            Decision.REJECTED,
+        ),
+    ]
+    findings = [Finding(reason, brings) for applies, reason, brings in found if applies]
+    replacement = people.replacement
+    if replacement is not None and not (
+        replacement.is_free
+        and replacement.score is not None
+        and replacement.score >= thresholds.same_document
+    ):
+        findings.append(Finding(Reason.REPLACEMENT_REFUSED, Decision.REJECTED))
+    if people.is_minor:
+        findings += _guardian_findings(people.guardian, thresholds)
+    return findings
+
+
+def _guardian_findings(guardian: GuardianEvidence | None, thresholds: Thresholds) -> list[Finding]:
+    """One at most: who does not show the face of the guardian's document is told no more of it."""
+    if guardian is None:
+        return [Finding(Reason.GUARDIAN_MISSING, Decision.REJECTED)]
+    best = max((one.score for one in guardian.candidates), default=None)
+    certain, review = (
+        best is not None and best >= least for least in (thresholds.certain, thresholds.review)
+    )
+    is_other = _is_below(guardian.live_portrait_score, guardian.verify)
+    is_other = is_other or _is_below(guardian.holder_score, thresholds.same_document)
+    rows = (
+        (bool(guardian.findings), Reason.GUARDIAN_REFUSED, Decision.REJECTED),
+        (bool(guardian.problems), Reason.GUARDIAN_UNUSABLE, Decision.REJECTED),
+        (is_other or not _is_known(guardian), Reason.GUARDIAN_MISMATCH, Decision.REJECTED),
+        (guardian.is_barred or guardian.is_same_person, Reason.GUARDIAN_REFUSED, Decision.REJECTED),
+        (guardian.is_grown_up is None, Reason.BIRTH_DATE_MISSING, Decision.REJECTED),
+        (guardian.is_grown_up is False, Reason.GUARDIAN_REFUSED, Decision.REJECTED),
+        (certain, Reason.GUARDIAN_DUPLICATE, Decision.REJECTED),
+        (review, Reason.GUARDIAN_DUPLICATE, Decision.REVIEW),
+    )
+    return [Finding(reason, brings) for applies, reason, brings in rows if applies][:1]
+
+
+def _is_known(guardian: GuardianEvidence) -> bool:
+    """Whether the face was compared with a portrait of the document, or with its holder's."""
+    return guardian.live_portrait_score is not None or guardian.holder_score is not None
 
 
 def _is_below(score: float | None, threshold: float) -> bool:
@@ -264,6 +417,8 @@ def read_evidence(recorded: Mapping[str, Any]) -> Evidence:
     fields["thresholds"] = Thresholds(**fields["thresholds"])
     for name in ("candidates", "excepted"):
         fields[name] = tuple(Candidate(**item) for item in fields.get(name, ()))
+    if fields.get("people") is not None:
+        fields["people"] = msgspec.convert(fields["people"], PeopleEvidence)
     for name in ("document_findings", "live_problems", "portrait_problems"):
         fields[name] = tuple(Reason(item) for item in fields[name])
     for name, kind in _NAMED.items():

@@ -36,13 +36,15 @@ from engine.matching.documents import (
     CheckedDocument,
     Document,
     DocumentAuthority,
+    FormAuthority,
     check_by_date,
+    check_documents,
     find_date,
     require_checkable,
 )
 from engine.matching.limits import Caller
 from engine.matching.liveness import LivenessResult, LivenessTerms
-from engine.reasons import Decision, LivenessUse, PhotographKind, Reason
+from engine.reasons import Decision, ExceptionCause, LivenessUse, PhotographKind, Reason
 from engine.registry.reader import Reader
 from engine.registry.records import NewCrop, Outlet, SecondTemplate, new_id, utc_now
 from engine.registry.vault import Vault
@@ -113,13 +115,36 @@ class Sample:
         return cls(None, digest, record_digest=record, kind=kind)
 
     @property
+    def is_absent(self) -> bool:
+        """Whether no photograph was sent."""
+        return not self.digest
+
+    @property
     def is_usable(self) -> bool:
         return self.vector is not None and not self.problems
 
 
+ABSENT = Sample(None, b"")
+"""Stands for a photograph that was not sent."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class GuardianShown:
+    """Who answers for a minor: the document, and the face that came along. A portrait is needed of
+    a document that nobody holds yet."""
+
+    document: Document
+    live: Sample
+    portrait: Sample | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class EnrollmentRequest:
-    """One activation attempt as an outlet sent it; without a `caller` nothing is bounded."""
+    """One activation attempt as an outlet sent it; without a `caller` nothing is bounded.
+
+    `guardian` comes with a minor; `exception` says why a photograph is missing or cannot be used;
+    `replaces` is a document of the same person that this one takes the place of.
+    """
 
     idempotency_key: str
     carrier: str
@@ -134,6 +159,18 @@ class EnrollmentRequest:
     liveness: LivenessResult | None = field(default=None, repr=False)
     authority: AuthorityResult | None = None
     """What an authority said of the document, where one is asked."""
+    guardian: GuardianShown | None = None
+    exception: ExceptionCause | None = None
+    replaces: Document | None = None
+
+    @property
+    def pair(self) -> tuple[Sample, Sample]:
+        """The photographs to be compared; where an exception leaves one that can be used, that one
+        twice, so that it is searched for all the same."""
+        fit = [one for one in (self.live, self.portrait) if one.is_usable]
+        if self.exception is not None and len(fit) == 1:
+            return fit[0], fit[0]
+        return self.live, self.portrait
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +233,24 @@ def require_judgeable(request: EnrollmentRequest) -> str:
     if request.captured_at is not None and request.captured_at.tzinfo is None:
         raise RequestError("the capture time has no time zone: write it as 2026-01-31T12:00:00Z")
     require_checkable(request.document)
+    if request.guardian is not None:
+        _require_guardian(request.guardian)
+    if request.replaces is not None:
+        require_visible("replaced document's number", request.replaces.number, LINES)
+        require_checkable(request.replaces)
+        if request.exception is not None:
+            # It is the face that shows whose the replaced document is.
+            raise RequestError("an exception replaces no document: ask for one of the two")
     return normalise_msisdn(request.msisdn)
+
+
+def _require_guardian(guardian: GuardianShown) -> None:
+    require_visible("guardian's document number", guardian.document.number, LINES)
+    require_visible("guardian's name", guardian.document.name, MARKS, is_prose=True)
+    require_checkable(guardian.document)
+    for sample in (guardian.live, guardian.portrait):
+        if sample is not None and sample.vector is not None:
+            require_unit(sample.vector, "guardian's")
 
 
 def require_units(request: EnrollmentRequest) -> None:
@@ -236,12 +290,25 @@ def digest_payload(request: EnrollmentRequest, checked_number: str, msisdn: str)
     }
     if document.born_on is not None:
         payload["born_on"] = document.born_on.isoformat()
+    if request.guardian is not None:
+        shown = request.guardian.document
+        told = [shown.type, shown.number, shown.name, str(shown.expires_on), str(shown.born_on)]
+        payload["guardian"] = told
+        payload |= _describe_file("guardian_live", request.guardian.live)
+        if request.guardian.portrait is not None:
+            payload |= _describe_file("guardian_portrait", request.guardian.portrait)
+    if request.exception is not None:
+        payload["exception"] = request.exception.value
+    if request.replaces is not None:
+        payload["replaces"] = [request.replaces.type, request.replaces.number]
     canonical = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).digest()
 
 
 def _describe_file(name: str, sample: Sample) -> dict[str, Any]:
     """The image's digest and what was sent with it; of several frames a list, as they came."""
+    if sample.is_absent:
+        return {}
     if sample.frames:
         return {name: [_describe_file("frame", one) for one in sample.frames]}
     told = {name: sample.digest.hex()}
@@ -259,6 +326,15 @@ def describe_record(sample: Sample) -> dict[str, str]:
     if sample.record_digest is None:
         return {}
     return {"record_sha256": sample.record_digest.hex(), "image_sha256": sample.digest.hex()}
+
+
+def describe_records(request: EnrollmentRequest) -> dict[str, Any]:
+    """Evidence of the documents' records that photographs came in; none where none did."""
+    samples = {"live": request.live, "portrait": request.portrait}
+    records = {
+        name: described for name, one in samples.items() if (described := describe_record(one))
+    }
+    return {"records": records} if records else {}
 
 
 _UNIT_TOLERANCE = 1e-3
@@ -449,7 +525,7 @@ def is_same_photograph(vault: Vault, live: Sample, portrait: Sample) -> bool:
     if live.frames:
         return any(is_same_photograph(vault, one, portrait) for one in live.frames)
     if live.digest == portrait.digest:
-        return True
+        return not live.is_absent
     if live.vector is None or portrait.vector is None:
         return False
     if not float(live.vector @ portrait.vector) >= SAME_SCORE:
@@ -509,9 +585,27 @@ class Attempt:
     is_same_photograph: bool
     judged_on: date | None = None
     time_zone: str | None = None
+    guardian: Attempt | None = None
+    """The guardian as if they were to be enrolled: so they are bound."""
+    replaced_lookup: bytes | None = None
+
+    @property
+    def guardian_pair(self) -> tuple[Sample, Sample]:
+        """The photographs of this attempt as a guardian's: without a portrait the face alone."""
+        portrait = self.request.portrait
+        return self.request.live, self.request.live if portrait.is_absent else portrait
+
+    @property
+    def lookups(self) -> list[bytes]:
+        """Every document that the attempt names."""
+        beside = None if self.guardian is None else self.guardian.document_lookup
+        named = (self.document_lookup, beside, self.replaced_lookup)
+        return [one for one in named if one is not None]
 
 
-def ask_of(attempt: Attempt, live: bytes, liveness: LivenessTerms) -> AuthorityQuestion | None:
+def ask_of(
+    attempt: Attempt, live: bytes | None, liveness: LivenessTerms
+) -> AuthorityQuestion | None:
     """The look-up of an attempt's document; None where nothing is told of it: it is not
     well-formed, or the attempt will be rejected for what it shows."""
     request, use = attempt.request, LivenessUse.ENROLLMENT
@@ -599,8 +693,38 @@ class Intake:
                 outcomes.append(OutletRestricted(restricted(outlet.restriction)))
             else:
                 checked = (document, msisdn, on, zone)
-                outcomes.append(self._attempt(request, outlet, checked, scope, payload_digest))
+                attempt = self._attempt(request, outlet, checked, scope, payload_digest)
+                outcomes.append(self._name_others(attempt))
         return outcomes
+
+    def _name_others(self, attempt: Attempt) -> Attempt:
+        """The attempt with the guardian who came along, and the document that it replaces."""
+        guardian, replaces, on = (
+            attempt.request.guardian,
+            attempt.request.replaces,
+            attempt.judged_on,
+        )
+        assert on is not None, "the intake gives every attempt a date"
+        if guardian is not None:
+            document = check_documents([guardian.document], self._authority, on)[0]
+            asked = replace(
+                attempt.request,
+                document=guardian.document,
+                live=guardian.live,
+                portrait=ABSENT if guardian.portrait is None else guardian.portrait,
+                exception=None,
+                guardian=None,
+                replaces=None,
+            )
+            checked = (document, attempt.msisdn, on, attempt.time_zone or DEFAULT_TIME_ZONE)
+            given = (attempt.outlet, checked, attempt.scope, attempt.payload_digest)
+            attempt = replace(attempt, guardian=self._attempt(asked, *given))
+        if replaces is not None:
+            document = check_documents([replaces], FormAuthority(), on)[0]
+            if document.is_well_formed:
+                lookup = document_look_up(self._vault, document)
+                attempt = replace(attempt, replaced_lookup=lookup)
+        return attempt
 
     def _find_time_zone(self, outlet: Outlet | None) -> str:
         return (outlet.time_zone if outlet else None) or self._time_zone

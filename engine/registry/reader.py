@@ -18,6 +18,7 @@ from engine.registry.audit import AuditReader
 from engine.registry.cases import DOCUMENTS_OF, CaseReader, FactReader, SweepReader
 from engine.registry.database import KEYS, long_statements, reading
 from engine.registry.line_life import LifeReader
+from engine.registry.people import PeopleReader
 from engine.registry.records import (
     ApiKey,
     AttemptRecord,
@@ -258,6 +259,7 @@ class Reader(AuditReader):
         self.sweeps = SweepReader(engine, vault)
         self.facts = FactReader(engine, vault)
         self.life = LifeReader(engine, vault)
+        self.people = PeopleReader(engine, vault)
 
     def answers(self, scopes: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
         """What was answered before under these idempotency scopes."""

@@ -622,6 +622,93 @@ class AskedErasure:
 
 
 @dataclass(frozen=True, slots=True)
+class Guardianship:
+    """Who answers for a minor's line, by ids, until the end of the year `ends_in`."""
+
+    line_id: str
+    document_id: str
+    guardian_id: str
+    enrollment_id: str
+    ends_in: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ExceptionRecord:
+    """An enrollment (its `id`) without a usable face or portrait, and why. `msisdn` is sealed, and
+    leaves once two people have decided; with a `line_id` they granted it."""
+
+    id: str
+    carrier: str
+    outlet: str
+    document_id: str
+    cause: str
+    msisdn: str | None = field(repr=False)
+    asked_at: datetime
+    case_id: str
+    decided_at: datetime | None = None
+    line_id: str | None = None
+
+    @property
+    def state(self) -> str:
+        if self.decided_at is None:
+            return "asked"
+        return "refused" if self.line_id is None else "granted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeathRecord:
+    """A holder who was reported dead; it holds until it is lifted."""
+
+    document_id: str
+    source: str
+    reported_at: datetime
+    reported_by: str
+    reported_person: str
+    disputed_lines: tuple[str, ...] = ()
+    confirmed_at: datetime | None = None
+    confirmed_by: str | None = None
+    contested_at: datetime | None = None
+    contested_by: str | None = None
+    contested_person: str | None = None
+    lifted_at: datetime | None = None
+    lifted_by: str | None = None
+
+    @property
+    def state(self) -> str:
+        if self.lifted_at is not None:
+            return "lifted"
+        return "reported" if self.confirmed_at is None else "confirmed"
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """A document that another of the same person, its successor, has replaced; `score` is that of
+    the face that was shown with the successor."""
+
+    document_id: str
+    successor_id: str
+    enrollment_id: str
+    score: float
+    replaced_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleChanges:
+    """The part of a transaction about people whom rules treat apart."""
+
+    guardianships: Sequence[Guardianship] = ()
+    exceptions: Sequence[ExceptionRecord] = ()
+    decided_exceptions: Sequence[tuple[str, str | None]] = ()
+    """Enrollment, and the line that it was granted."""
+    deaths: Sequence[DeathRecord] = ()
+    """As they are from now on."""
+    replacements: Sequence[Replacement] = ()
+    moved_lines: Sequence[tuple[str, str]] = ()
+    """Line, and the document that it is under from now on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
     """One transaction: all of it is stored, or nothing.
 
@@ -670,6 +757,7 @@ class Changes:
     """Reference id and its template of a second model; one that was removed is left alone."""
     liveness: Sequence[LivenessRecord] = ()
     life: LifeChanges | None = None
+    people: PeopleChanges | None = None
 
 
 @dataclass(frozen=True, slots=True)

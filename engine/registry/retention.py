@@ -29,6 +29,7 @@ from engine.cases.case import CaseNote, NoteKind
 from engine.cases.opening import date_change
 from engine.registry import tables
 from engine.registry.database import Source, chunks
+from engine.registry.people import forget_people
 from engine.registry.records import ALIVE, AuditEntry, Json
 from engine.registry.row_macs import changing_rows
 from engine.registry.rows import (
@@ -51,6 +52,7 @@ _lines, _answers = tables.lines, tables.idempotency
 _crops, _named = tables.crops, tables.case_documents
 _liveness, _events = tables.liveness, tables.events
 _line_events = tables.line_events
+_exceptions, _guardianships = tables.exceptions, tables.guardianships
 _opened, _standing = _cases.alias("opened"), _cases.alias("standing")
 
 _EXPIRE_ATTEMPT = (
@@ -85,6 +87,8 @@ def wipe_documents(
     go with the last document that it names."""
     wiped = update(_documents).where(_documents.c.id.in_(ids)).values(**ERASED, erased_at=now)
     connection.execute(wiped)
+    for document_id in ids:
+        forget_people(connection, vault, document_id, now)
     erase_notes(connection, vault, ids)
     erase_crops(connection, ids)
     erase_attempt_templates(connection, ids)
@@ -128,6 +132,10 @@ class Kind(StrEnum):
     CROPS = "crops"
     LIVENESS = "liveness"
     """What capture systems said of faces, and when."""
+    EXCEPTIONS = "exceptions"
+    """Decided, and without a line in use: who had no usable face, and why."""
+    GUARDIANS = "guardians"
+    """Who answered for whom, since the end of the year in which that ended."""
     EVENTS = "events"
     """What systems of carriers were told, or could have read."""
     LINE_EVENTS = "line_events"
@@ -375,5 +383,18 @@ _RULES = {
         _line_events.c.id,
         lambda until, _: _line_events.c.recorded_at <= until[Kind.LINE_EVENTS],
         (_line_events.c.recorded_at,),
+    ),
+    Kind.EXCEPTIONS: _Rule(
+        _exceptions.c.id,
+        lambda until, _: and_(
+            _exceptions.c.decided_at <= until[Kind.EXCEPTIONS],
+            ~exists().where(_lines.c.id == _exceptions.c.line_id, _lines.c.status != _CLOSED),
+        ),
+        (_exceptions.c.decided_at,),
+    ),
+    Kind.GUARDIANS: _Rule(
+        _guardianships.c.line_id,
+        lambda until, _: _guardianships.c.ends_in < until[Kind.GUARDIANS].year,
+        (_guardianships.c.ends_in,),
     ),
 }

@@ -289,6 +289,74 @@ undelivered = Table(
     Column("at", Moment, nullable=False),
 )
 
+# -- People whom rules treat apart --------------------------------------------------------------
+
+# Who answers for the line of a minor: ids alone, and the year in which that ends.
+guardianships = Table(
+    "guardianships",
+    metadata,
+    Column("line_id", ForeignKey("lines.id"), primary_key=True),
+    Column("document_id", ForeignKey("documents.id"), nullable=False, index=True),
+    Column("guardian_id", ForeignKey("documents.id"), nullable=False, index=True),
+    Column("enrollment_id", ForeignKey("enrollments.id"), nullable=False),
+    Column("ends_in", Integer, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    _mac(),
+)
+
+# Enrollments without a usable face or portrait, until and since two people have decided them.
+exceptions = Table(
+    "exceptions",
+    metadata,
+    # The enrollment's.
+    Column("id", ForeignKey("enrollments.id"), primary_key=True),
+    Column("carrier", ForeignKey("carriers.code"), nullable=False),
+    Column("outlet", ForeignKey("outlets.code"), nullable=False),
+    Column("document_id", ForeignKey("documents.id"), nullable=False, index=True),
+    Column("cause", String(32), nullable=False),
+    # The number that was asked for; null once it was decided.
+    Column("msisdn", LargeBinary),
+    Column("asked_at", Moment, nullable=False, index=True),
+    Column("case_id", ForeignKey("cases.id"), nullable=False, index=True),
+    Column("decided_at", Moment),
+    Column("line_id", ForeignKey("lines.id"), index=True),
+    _mac(),
+)
+Index("ix_exceptions_outlet", exceptions.c.outlet, exceptions.c.asked_at)
+
+# Holders reported dead; the row stays when a report turns out wrong, `lifted_at` says when.
+deaths = Table(
+    "deaths",
+    metadata,
+    Column("document_id", ForeignKey("documents.id"), primary_key=True),
+    Column("source", String(32), nullable=False),
+    Column("reported_at", Moment, nullable=False),
+    Column("reported_by", String(200), nullable=False),
+    Column("reported_person", String(200), nullable=False),
+    Column("disputed_lines", Json, nullable=False),
+    Column("confirmed_at", Moment),
+    Column("confirmed_by", String(200)),
+    Column("contested_at", Moment),
+    Column("contested_by", String(200)),
+    Column("contested_person", String(200)),
+    Column("lifted_at", Moment),
+    Column("lifted_by", String(200)),
+    _mac(),
+)
+
+# Documents that enroll nobody any more, and the one of the same person that took their place.
+replacements = Table(
+    "replacements",
+    metadata,
+    # The one that was replaced.
+    Column("document_id", ForeignKey("documents.id"), primary_key=True),
+    Column("successor_id", ForeignKey("documents.id"), nullable=False, index=True),
+    Column("enrollment_id", ForeignKey("enrollments.id"), nullable=False),
+    Column("score", Float(53), nullable=False),
+    Column("replaced_at", Moment, nullable=False),
+    _mac(),
+)
+
 deployment = Table(
     "deployment",
     metadata,
@@ -647,5 +715,6 @@ SEALED = (
     (webhooks, webhooks.c.sink),
     (webhooks, webhooks.c.secret),
     (webhooks, webhooks.c.earlier_secret),
+    (exceptions, exceptions.c.msisdn),
 )
 """Every table with a sealed column; `rows.name_sealed` says how its seals name a row."""

@@ -49,6 +49,7 @@ from engine.registry.database import (
 )
 from engine.registry.events import find_events, write_events
 from engine.registry.line_life import end_waiting, set_services, write_life
+from engine.registry.people import forget_people, write_people
 from engine.registry.records import (
     ENROLLMENT_REFUSED,
     AuditEntry,
@@ -495,6 +496,8 @@ def apply(
     keep_crops_of_cases(connection, vault, changes.crops, at)
     write_notes(connection, vault, changes.case_notes)
     write_judged(connection, vault, changes.judged)
+    if changes.people is not None:
+        write_people(connection, vault, changes.people, at)
     if changes.tallies:
         count_tallies(connection, changes.tallies, at)
     if changes.life is not None:
@@ -566,6 +569,7 @@ def _update(
         _change_one(connection, _ASK_ERASURE, given)
     for document_id in changes.erased_documents:
         _erase(connection, document_id, at, number)
+        forget_people(connection, vault, document_id, at)
     for outlet in changes.outlets:
         _change_one(connection, _RESTRICT, _restriction_row(outlet, at))
     for code, count in _count_refused(changes).items():

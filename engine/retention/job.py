@@ -32,6 +32,7 @@ class Schedule:
     liveness: timedelta | None = None
     events: timedelta | None = None
     line_events: timedelta | None = None
+    people: timedelta | None = None
     hold: timedelta | None = None
     """So long beyond its time an open case keeps what it needs; None: until it is closed."""
 
@@ -48,6 +49,8 @@ class Schedule:
             Kind.ANSWERS: self.answers,
             Kind.CROPS: timedelta(0),
             Kind.LIVENESS: self.liveness,
+            Kind.EXCEPTIONS: self.people,
+            Kind.GUARDIANS: self.people,
             Kind.EVENTS: self.events,
             Kind.LINE_EVENTS: self.line_events,
         }

@@ -107,6 +107,8 @@ class Action(StrEnum):
     WORK_CASES = "work_on_cases"
     RESTRICT_OUTLETS = "restrict_outlets"
     """To suspend an outlet, bar it, and lift that."""
+    REPORT_DEATH = "report_a_death"
+    """To say that a holder is dead, to confirm it, and to take it back."""
     REVEAL = "reveal_names_and_numbers"
     """In the report of a case, where it is asked for."""
     READ_THRESHOLDS = "read_thresholds"
@@ -147,6 +149,7 @@ PERMISSIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
         Action.SWEEP: frozenset({_FRAUD}),
         Action.WORK_CASES: frozenset({_FRAUD}),
         Action.RESTRICT_OUTLETS: frozenset({_FRAUD}),
+        Action.REPORT_DEATH: frozenset({_FRAUD, _OPERATOR}),
         Action.REVEAL: frozenset({_FRAUD}),
         Action.READ_THRESHOLDS: frozenset(Role),
         Action.READ_EVENTS: frozenset({_CARRIER, _FRAUD, _OPERATOR}),
@@ -275,7 +278,17 @@ _CASES = {
 }
 
 
-def find_withheld(reasons: Collection[str], *, is_own_holder: bool) -> frozenset[Reason]:
+_UNSEEN = (
+    IMAGE_REASONS
+    | LIVENESS_REASONS
+    | {Reason.FACE_MISMATCH, Reason.DOCUMENT_INVALID, Reason.EXCEPTION_ASKED}
+)
+"""With these no face was shown to be the document's."""
+
+
+def find_withheld(
+    reasons: Collection[str], *, is_own_holder: bool, is_face_waived: bool = False
+) -> frozenset[Reason]:
     """The reasons that a tenant is not told: those about a holder whose face was not shown.
 
     Face and document agree where both photographs are one person's who was alive before the camera
@@ -283,8 +296,7 @@ def find_withheld(reasons: Collection[str], *, is_own_holder: bool) -> frozenset
     other. Else documents and numbers could be tried out without their holders, one after another.
     """
     found = {Reason(one) for one in reasons}
-    unshown = {Reason.FACE_MISMATCH, Reason.DOCUMENT_INVALID}
-    if found & (IMAGE_REASONS | LIVENESS_REASONS | unshown):
+    if found & _UNSEEN or is_face_waived:
         return frozenset(found & (_OF_HOLDERS | _OF_LOOK_ALIKES))
     if found & (_OF_LOOK_ALIKES | {Reason.DOCUMENT_HELD_BY_ANOTHER_FACE}):
         return frozenset(found & (_OF_HOLDERS - _OF_CUSTOMERS if is_own_holder else _OF_HOLDERS))
@@ -308,14 +320,22 @@ def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -
     if scope_of(principal) is None:
         return shown
     given = [one["reason"] for one in body["reasons"]]
-    withheld = find_withheld(given, is_own_holder=bool(body.get("is_own_holder")))
+    withheld = find_withheld(
+        given,
+        is_own_holder=bool(body.get("is_own_holder")),
+        is_face_waived=bool(body.get("is_face_waived")),
+    )
     shown["scores"] = {**body["scores"], "holder": None, "best_candidate": None}
     shown["reasons"] = _tell(body, withheld)
     if withheld & _OF_LOOK_ALIKES:
         search["candidates"] = None
     if "cases" in body:
         shown["cases"] = [
-            one for one in body["cases"] if _CASES.get(CaseKind(one["kind"])) not in withheld
+            one
+            for one in body["cases"]
+            if _CASES.get(CaseKind(one["kind"])) not in withheld
+            # Whether it is told follows from reasons of two kinds; no tenant works on it.
+            and one["kind"] != CaseKind.DECEASED
         ]
     if withheld or body["decision"] == Decision.REJECTED:
         shown["document_id"] = None

@@ -164,6 +164,12 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
             Action.ERASE_DOCUMENT,
             answers={200: ErasureCertificate, 202: Erasure},
         ),
+        "GET /v1/documents/{document_id}/death": Endpoint(
+            people.read_death, "Read what is reported of a holder", Action.REPORT_DEATH, errors=()
+        ),
+        "POST /v1/documents/{document_id}/death": Endpoint(
+            people.step_death, "Report a holder dead", Action.REPORT_DEATH, errors=CHANGES
+        ),
         "GET /v1/documents/{document_id}/erasure": Endpoint(
             people.read_erasure, "Read how far an erasure is", Action.ERASE_DOCUMENT, errors=()
         ),
@@ -241,6 +247,9 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
     "outlets": {
         "GET /v1/outlets": Endpoint(
             outlets.list_outlets, "List outlets", Action.WORK_CASES, errors=()
+        ),
+        "GET /v1/exceptions/outlets": Endpoint(
+            outlets.count_exceptions, "Count exceptions by outlet", Action.WORK_CASES, errors=()
         ),
         "GET /v1/outlets/{outlet}": Endpoint(
             outlets.read_outlet, "Read an outlet", Action.WORK_CASES, errors=()

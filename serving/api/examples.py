@@ -129,6 +129,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
         {"document": _KNOWN_DOCUMENT},
         {"msisdn": "+8613800138000"},
     ],
+    people.DeathRequest: [{"step": "report", "source": "registry"}, {"step": "confirm"}],
     people.FacesRequest: [{"document_ids": [ID_EXAMPLE]}],
     lines.HolderRequest: [{"document": _KNOWN_DOCUMENT, "probe": _PROBE}],
     lines.EventReport: [{"kind": "device_change", "at": "2026-01-31T12:00:00Z"}],

@@ -126,12 +126,19 @@ def describe_types() -> dict[str, Json]:
 def _name_photographs(schemas: dict[str, Json]) -> None:
     """Gives "one photograph, or frames" a name: generators of clients make nothing, or no code that
     compiles, of a choice that has none."""
-    live, face = schemas["EnrollmentRequest"]["properties"], schemas["Face"]["properties"]
-    choice, reference = live["live"].pop("anyOf"), {"$ref": _REF.format(name=_PHOTOGRAPHS)}
-    assert choice == [one for one in face["image"]["anyOf"] if one != _NULL]
+    choice = [one for one in schemas["Face"]["properties"]["image"]["anyOf"] if one != _NULL]
+    reference = {"$ref": _REF.format(name=_PHOTOGRAPHS)}
+    for schema in schemas.values():
+        for described in schema.get("properties", {}).values():
+            given = described.get("anyOf", [])
+            if [one for one in given if one != _NULL] != choice:
+                continue
+            if _NULL in given:
+                described["anyOf"] = [reference, _NULL]
+            else:
+                del described["anyOf"]
+                described.update(reference)
     schemas[_PHOTOGRAPHS] = {"title": _PHOTOGRAPHS, "anyOf": choice}
-    live["live"] |= reference
-    face["image"]["anyOf"] = [reference, _NULL]
 
 
 def _describe_operation(endpoint: Endpoint, schemas: dict[str, Json]) -> Json:
@@ -204,14 +211,21 @@ def _response(description: str, kind: type[AnswerBody]) -> Json:
     return {"description": description, "content": content}
 
 
+def _list_forms(schema: Json) -> list[Json]:
+    """The forms that a value may have, each by itself."""
+    return [form for one in schema.get("anyOf", ()) for form in _list_forms(one)] or [schema]
+
+
 def _describe_body(kind: type[RequestBody], schemas: dict[str, Json]) -> Json:
     schema = {"$ref": _REF.format(name=kind.__name__)}
     # Of lists of items the parts are named by their places, which no property can be.
     images = {
-        name: _OF_FRAMES if name in FACE_PARTS or "anyOf" in one else _OF_AN_IMAGE
+        name: _OF_FRAMES
+        if name in FACE_PARTS or any(form.get("type") == "array" for form in forms)
+        else _OF_AN_IMAGE
         for name, one in schemas[kind.__name__]["properties"].items()
-        if name in FACE_PARTS
-        or any(form.get("format") == "byte" for form in (one, *one.get("anyOf", ())))
+        for forms in (_list_forms(one),)
+        if name in FACE_PARTS or any(form.get("format") == "byte" for form in forms)
     }
     return {
         "required": True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar
@@ -487,15 +487,17 @@ async def sample_images(
     request: Request,
     faces: Mapping[str, Sequence[bytes]],
     kinds: Mapping[str, str | None],
-    judged: str | None = None,
+    judged: Collection[str] = (),
 ) -> Sequence[Sample]:
     """A sample of each face, fused where several frames show it, of the kind of the same name;
-    raises the first error, with the field that it speaks of. The liveness of the face `judged` is
+    raises the first error, with the field that it speaks of. The liveness of the faces `judged` is
     judged, where there is a judge.
 
     `ImageTooCostly` where the frames of one face take more than `FRAMES_WORK` to decode,
     `RateLimited` where all exceed the key's rate.
     """
+    if not faces:
+        return ()
     for name, frames in faces.items():
         if len(frames) > 1 and sum(map(decode_work, frames)) > FRAMES_WORK:
             raise ImageTooCostly(f"{name}: its frames have too many pixels: send fewer or smaller")
@@ -509,7 +511,7 @@ async def sample_images(
             request.remaining_s,
             told,
             is_one_attempt=True,
-            judged=[name == judged for name, _ in places],
+            judged=[name in judged for name, _ in places],
         )
     sound: dict[str, list[Sample]] = {name: [] for name in faces}
     for (name, place), sample in zip(places, samples, strict=True):

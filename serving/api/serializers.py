@@ -24,6 +24,7 @@ from engine.registry.records import (
     CaseRecord,
     DocumentRecord,
     EnrollmentRecord,
+    ExceptionRecord,
     LineRecord,
     Outlet,
 )
@@ -53,7 +54,9 @@ def enrollment(body: Mapping[str, Any], key: str, *, is_repeated: bool) -> enrol
     return read(values, enrollments.Enrollment)
 
 
-def enrollment_record(record: EnrollmentRecord) -> dict[str, Any]:
+def enrollment_record(
+    record: EnrollmentRecord, exception: ExceptionRecord | None = None
+) -> dict[str, Any]:
     """As plain values of `EnrollmentRecord`; of one that has expired no score."""
     evidence = record.evidence
     inputs: Mapping[str, Any] = evidence["inputs"]
@@ -78,12 +81,16 @@ def enrollment_record(record: EnrollmentRecord) -> dict[str, Any]:
             "candidates": candidates if has_searched else None,
         },
         "is_own_holder": inputs.get("open_lines", 0) > 0,
+        "is_face_waived": bool((inputs.get("people") or {}).get("is_face_waived")),
         "document_id": record.document_id,
         "quality": evidence.get("quality", {}),
         "frames": evidence.get("frames", ()),
         "liveness": evidence.get("liveness"),
         "liveness_judge": evidence.get("liveness_judge"),
         "authority": evidence.get("authority"),
+        "exception": None
+        if exception is None
+        else of_record(enrollments.ExceptionState, exception),
         "model_digest": evidence["model_digest"],
         "calibration_version": evidence.get("calibration_version"),
         "policy_version": evidence["policy_version"],
@@ -94,10 +101,17 @@ def enrollment_record(record: EnrollmentRecord) -> dict[str, Any]:
     }
 
 
-def line(record: LineRecord, numbers: Mapping[str, str], *, is_masked: bool = True) -> lines.Line:
-    """A line with its number masked, None where `numbers` has none for its id."""
+def line(
+    record: LineRecord,
+    numbers: Mapping[str, str],
+    *,
+    is_masked: bool = True,
+    marks: Mapping[str, Mapping[str, str]] | None = None,
+) -> lines.Line:
+    """A line with its number masked, None where `numbers` has none for its id; with its marks."""
     number = numbers.get(record.id)
     shown = number if number is None or not is_masked else mask_number(number)
+    told = {} if marks is None else marks.get(record.id, {})
     return of_record(
         lines.Line,
         record,
@@ -105,6 +119,8 @@ def line(record: LineRecord, numbers: Mapping[str, str], *, is_masked: bool = Tr
         number=shown,
         status=record.state,
         suspension=record.service,
+        exception=told.get("exception"),
+        guardian_document_id=told.get("guardian_document_id"),
     )
 
 
@@ -124,6 +140,17 @@ def line_history(store: Reader, record: LineRecord) -> lines.LineHistory:
         ),
         events=tuple(of_record(lines.LineEvent, one) for one in store.life.events_of(record.id)),
     )
+
+
+def find_marks(store: Reader, line_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What is told of lines that were opened for people whom rules treat apart."""
+    marks: dict[str, dict[str, str]] = {
+        key: {"exception": one.cause}
+        for key, one in store.people.exceptions_of_lines(line_ids).items()
+    }
+    for key, guardian in store.people.guardians(line_ids).items():
+        marks.setdefault(key, {})["guardian_document_id"] = guardian.guardian_id
+    return marks
 
 
 def holder_lines(found: holders.HolderLines, *, is_masked: bool = True) -> lines.HolderLines:
@@ -386,6 +413,7 @@ def _people(
     attempts = store.attempts_of(ids, people.MAX_ATTEMPTS)
     in_use = [one.id for key in ids for one in lines_of[key] if one.closed_at is None]
     numbers = store.numbers(in_use)
+    marks = find_marks(store, [one.id for key in ids for one in lines_of[key]])
     shown = []
     for record in held:
         number, name = _identity(store, record.id)
@@ -399,7 +427,7 @@ def _people(
                 number=number,
                 name=name,
                 score=scores.get(record.id),
-                lines=tuple(line(one, numbers) for one in lines_of[record.id]),
+                lines=tuple(line(one, numbers, marks=marks) for one in lines_of[record.id]),
                 enrollments=tuple(
                     of_record(people.Attempt, one, enrollment_id=one.id, decided_at=one.created_at)
                     for one in attempts[record.id]

@@ -112,7 +112,8 @@ def close_case(
 
     It takes two people: another must have proposed the same outcome and lines. One may say that a
     dispute is unfounded. Fraud puts the faces on the watch-list; twins and mistakes are exceptions
-    for later sweeps; after an unfounded dispute its lines are active again.
+    for later sweeps; after an unfounded dispute its lines are active again, and an exception
+    that is closed so is granted: its line is opened.
     """
     seen = _read_seen_at(seen_at)
     _step(home, as_json, case_id, "close", outcome, tuple(close_line or ()), seen_at=seen)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from engine.matching.authority import AuthorityResult
     from engine.matching.policy import Replay
     from engine.matching.requests import EnrollmentRequest
+    from engine.reasons import ExceptionCause
     from engine.registry.records import EnrollmentRecord
     from serving.compose import Deployment
     from serving.wire.enrollments import Enrollment
@@ -57,9 +58,11 @@ def register(app: typer.Typer) -> None:
 
 
 def enroll(
-    live: LiveOption,
-    portrait: Annotated[Path, typer.Option(metavar="IMAGE", help="The portrait on the document.")],
     outlet: Annotated[str, typer.Option(metavar="CODE", help="Where it happens.")],
+    live: LiveOption = [],  # noqa: B006 - typer copies it
+    portrait: Annotated[
+        Path | None, typer.Option(metavar="IMAGE", help="The portrait on the document.")
+    ] = None,
     portrait_kind: KindOption = None,
     document_type: TypeOption = None,
     document_number: NumberOption = None,
@@ -102,6 +105,31 @@ def enroll(
             help="What the capture system signed of its liveness check: a compact JWS.",
         ),
     ] = None,
+    guardian: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Of a minor: the guardian's document, as --document takes it."
+        ),
+    ] = None,
+    guardian_live: Annotated[
+        Path | None, typer.Option(metavar="IMAGE", help="The guardian's face, taken now.")
+    ] = None,
+    guardian_portrait: Annotated[
+        Path | None, typer.Option(metavar="IMAGE", help="The portrait on the guardian's document.")
+    ] = None,
+    exception: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CAUSE", help="Why a photograph is missing or unusable; two people decide."
+        ),
+    ] = None,
+    replaces: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSON with type and number of the same person's document that this replaces.",
+        ),
+    ] = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -112,7 +140,13 @@ def enroll(
     from engine.matching.documents import require_checkable
     from engine.matching.frames import fuse_frames
     from engine.matching.liveness import read_token
-    from engine.matching.requests import EnrollmentRequest, normalise_msisdn, require_judgeable
+    from engine.matching.requests import (
+        ABSENT,
+        EnrollmentRequest,
+        GuardianShown,
+        normalise_msisdn,
+        require_judgeable,
+    )
     from engine.reasons import LivenessUse
     from engine.registry.records import utc_now
     from serving.access.authorization import Principal, Role, show_decision
@@ -128,6 +162,11 @@ def enroll(
         born_on=born_on,
     )
     frames = list_frames(live)
+    given = [one for one in (portrait, guardian_live, guardian_portrait) if one is not None]
+    if (not frames or portrait is None) and exception is None and guardian is None:
+        raise RequestError("give --live and --portrait, or say why not with --exception")
+    if (guardian is None) != (guardian_live is None):
+        raise RequestError("a guardian comes with --guardian and --guardian-live: give both")
     presented, number = details.document(), details.require("msisdn", "--msisdn")
     taken_at = None if captured_at is None else _read_moment(captured_at)
     token = None if liveness is None else read_token(liveness)
@@ -136,15 +175,17 @@ def enroll(
     started = time.perf_counter()
     with open_deployment(home) as deployment:
         keeps_crops = deployment.settings.crops.keep != "none"
-        *samples, shown_portrait = sample_photographs(
+        taken = sample_photographs(
             deployment,
-            [*frames, portrait],
-            [*(None for _ in frames), portrait_kind],
+            [*frames, *given],
+            [None] * len(frames) + [portrait_kind if one is portrait else None for one in given],
             with_crops=keeps_crops,
             judged=[*(True for _ in frames), False],
         )
+        samples, others = taken[: len(frames)], dict(zip(given, taken[len(frames) :], strict=True))
         carrier = carrier or _carrier_of(deployment, outlet)
-        files = [frame.read_bytes() for frame in frames]
+        judged = frames if guardian_live is None else [*frames, guardian_live]
+        files = [frame.read_bytes() for frame in judged]
         use = LivenessUse.ENROLLMENT
         request = EnrollmentRequest(
             idempotency_key=idempotency_key or str(uuid.uuid4()),
@@ -152,11 +193,22 @@ def enroll(
             outlet=outlet,
             document=presented,
             msisdn=number,
-            live=fuse_frames(samples, deployment.thresholds.one_person),
-            portrait=shown_portrait,
+            live=fuse_frames(samples, deployment.thresholds.one_person) if samples else ABSENT,
+            portrait=ABSENT if portrait is None else others[portrait],
             consent_ref=consent_ref,
             captured_at=taken_at,
-            liveness=deployment.liveness.check(token, files, use, carrier, utc_now()),
+            liveness=deployment.liveness.check(token, files, use, carrier, utc_now())
+            if files
+            else None,
+            guardian=None
+            if guardian is None or guardian_live is None
+            else GuardianShown(
+                document=read_details(guardian).document(),
+                live=others[guardian_live],
+                portrait=None if guardian_portrait is None else others[guardian_portrait],
+            ),
+            exception=None if exception is None else _read_cause(exception),
+            replaces=None if replaces is None else read_details(replaces).known_document(),
         )
         require_judgeable(request)
         registrar = deployment.registrar
@@ -177,6 +229,16 @@ def enroll(
     )
     show = partial(_print_answer, shown, spent_ms)
     print_answer(shown, show, as_json=as_json, is_no=not shown.is_approved)
+
+
+def _read_cause(text: str) -> ExceptionCause:
+    from engine.reasons import ExceptionCause
+
+    try:
+        return ExceptionCause(text)
+    except ValueError:
+        known = ", ".join(ExceptionCause)
+        raise RequestError(f"no such cause of an exception: give one of {known}") from None
 
 
 def show(

@@ -45,6 +45,8 @@ NAMES = {
     "answers": "stored answers",
     "crops": "aligned faces",
     "liveness": "results of liveness checks",
+    "exceptions": "exceptions that were decided",
+    "guardians": "guardians of who is grown up",
     "events": "events",
     "line_events": "what happened to lines",
 }

@@ -261,6 +261,23 @@ class Client:
         call = get(enrollments.Erasure, "documents", document_id, "erasure")
         return self._send(call, options)
 
+    def read_death(self, document_id: str, options: Options = _DEFAULT) -> people.Death:
+        """What is reported of a document's holder; `ApiError` 404 where nothing is."""
+        return self._send(get(people.Death, "documents", document_id, "death"), options)
+
+    def step_death(
+        self,
+        document_id: str,
+        step: people.DeathStep,
+        *,
+        source: Literal["registry", "certificate", "family", "other"] | None = None,
+        options: Options = _DEFAULT,
+    ) -> people.Death:
+        """Reports a holder dead (with a `source`), confirms or contests that, or lifts it."""
+        body = people.DeathRequest(step, source)
+        call = post(people.Death, "documents", document_id, "death", body=body)
+        return self._send(call, options)
+
     def ready(self, options: Options = _DEFAULT) -> oversight.Readiness:
         """Whether the service decides and searches now; that it does not is an answer."""
         return self._send(READY, options)
@@ -385,6 +402,14 @@ class Client:
         query: Query = {"carrier": carrier, "restriction": restriction}
         query |= {"after": after, "limit": limit}
         return self._send(get(outlets.OutletList, "outlets", **query), options)
+
+    def count_exceptions(
+        self, *, days: int = 30, carrier: str | None = None, options: Options = _DEFAULT
+    ) -> outlets.ExceptionCounts:
+        """The outlets that have asked for exceptions of late, those with most first."""
+        query: Query = {"days": days, "carrier": carrier}
+        call = get(outlets.ExceptionCounts, "exceptions", "outlets", **query)
+        return self._send(call, options)
 
     def read_outlet(self, outlet: str, options: Options = _DEFAULT) -> outlets.OutletState:
         """Whether an outlet may enroll."""

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from structlog.typing import FilteringBoundLogger
 
-from engine.cases import outlets, steps
+from engine.cases import deaths, outlets, steps
 from engine.cases.case import Actor
+from engine.cases.deaths import DeathSource
 from engine.errors import (
     DeadlinePassed,
     GalleryBehind,
@@ -43,6 +44,7 @@ from engine.registry.records import (
     AuditEntry,
     Campaign,
     CaseRecord,
+    DeathRecord,
     Exemption,
     LineEvent,
     LineEventKind,
@@ -65,6 +67,7 @@ from serving.registrar.protocol import (
     CampaignTerms,
     CaseStep,
     Close,
+    DeathStep,
     Lift,
     LineTarget,
     OutletStep,
@@ -429,6 +432,17 @@ class Operations:
         from serving.webhooks.administration import take_step  # noqa: PLC0415 - few calls need it
 
         return take_step(self._opened.deployment, webhook_id, step, self._context)
+
+    def step_death(self, document_id: str, step: DeathStep, source: str | None) -> DeathRecord:
+        given = (self._runner, self._opened.store, document_id)
+        if step is DeathStep.REPORT:
+            return deaths.report(*given, DeathSource(source or DeathSource.OTHER), self._actor)
+        take = {
+            DeathStep.CONFIRM: deaths.confirm,
+            DeathStep.CONTEST: deaths.contest,
+            DeathStep.LIFT: deaths.lift,
+        }[step]
+        return take(*given, self._actor)
 
     @property
     def _actor(self) -> Actor:

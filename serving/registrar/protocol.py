@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         AuditEntry,
         Campaign,
         CaseRecord,
+        DeathRecord,
         Exemption,
         LineEvent,
         LineEventKind,
@@ -257,6 +258,15 @@ class WebhookAnswer:
     count: int = 0
 
 
+class DeathStep(StrEnum):
+    """A step on a holder who is reported dead; a report names its source."""
+
+    REPORT = "report"
+    CONFIRM = "confirm"
+    CONTEST = "contest"
+    LIFT = "lift"
+
+
 class Steering(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
@@ -460,6 +470,12 @@ class RegistrarClient(ABC):
     ) -> WebhookAnswer:
         """Makes a webhook (of no id yet), or changes one; audited. `NotFound` for another
         tenant's."""
+
+    async def step_death(
+        self, document_id: str, step: DeathStep, source: str | None, context: CallContext
+    ) -> DeathRecord:
+        """Takes one step on a holder who is reported dead; audited. `NotFound`, `HolderMoved`,
+        `FourEyes` where another person must do it."""
 
     @_carried
     async def expect_sweep(self, request: SweepRequest, context: CallContext) -> Expectation:

@@ -117,6 +117,12 @@ ACCELERATOR_UNUSED = _gauge(
 
 DECISIONS = _counter("sosie_decisions", "Enrollments decided.", "decision", known=Decision)
 REASONS = _counter("sosie_decision_reasons", "Reasons of decisions.", "reason", known=Reason)
+EXCEPTIONS = _counter(
+    "sosie_exceptions",
+    "Enrollments that asked for an exception, by their cause and what was decided at once.",
+    "cause",
+    "decision",
+)
 LIVENESS = _counter(
     "sosie_liveness_results",
     "Evidence of liveness that requests brought, by who signed it and what is wrong with it.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from msgspec import Meta
 
@@ -13,6 +13,7 @@ from serving.wire.fields import (
     Document,
     Frames,
     Id,
+    KnownDocument,
     LivenessToken,
     Moment,
     Msisdn,
@@ -87,8 +88,33 @@ Reason = Annotated[
 WhichPhotograph = Annotated[str, known("live", "portrait")]
 
 
+LivePhotograph = Annotated[
+    Photograph | Frames,
+    Meta(description=f"taken now, base64 in JSON: one photograph, or up to {MAX_FRAMES} frames"),
+]
+ExceptionCause = Annotated[
+    Literal["condition", "injury", "disability", "age", "not_shown", "portrait_unreadable"],
+    Meta(
+        description="why a photograph is missing or cannot be used: then two people decide, where "
+        "the carrier takes exceptions; see docs/people.md"
+    ),
+]
+
+
+class Guardian(RequestBody, frozen=True, kw_only=True):
+    """Who answers for a minor. A portrait is needed unless the guardian is enrolled already."""
+
+    document: Document
+    live: LivePhotograph
+    portrait: Annotated[Photograph, Meta(description="the guardian's document's")] | None = None
+    portrait_kind: PhotographKind | None = None
+
+
 class EnrollmentRequest(RequestBody, frozen=True, kw_only=True):
-    """One activation attempt: two photographs, a document, a number."""
+    """One activation attempt: two photographs, a document, a number.
+
+    Either photograph may be left out with an `exception`, both where a guardian's face is enough.
+    """
 
     outlet: (
         Annotated[Code, Meta(description="may be left out by an outlet's own key, and by no other")]
@@ -96,13 +122,10 @@ class EnrollmentRequest(RequestBody, frozen=True, kw_only=True):
     ) = None
     document: Document
     msisdn: Msisdn
-    live: Annotated[
-        Photograph | Frames,
-        Meta(
-            description=f"taken now, base64 in JSON: one photograph, or up to {MAX_FRAMES} frames"
-        ),
-    ]
-    portrait: Annotated[Photograph, Meta(description="the document's, base64 in JSON")]
+    live: LivePhotograph | None = None
+    portrait: Annotated[Photograph, Meta(description="the document's, base64 in JSON")] | None = (
+        None
+    )
     portrait_kind: PhotographKind | None = None
     consent_ref: Annotated[
         str,
@@ -116,6 +139,25 @@ class EnrollmentRequest(RequestBody, frozen=True, kw_only=True):
         ),
     ]
     liveness: LivenessToken | None = None
+    guardian: Annotated[Guardian, Meta(description="who came with a minor")] | None = None
+    exception: ExceptionCause | None = None
+    replaces: (
+        Annotated[
+            KnownDocument,
+            Meta(
+                description="a document of the same person that this one takes the place of: its "
+                "lines move, and it enrolls nobody any more"
+            ),
+        ]
+        | None
+    ) = None
+
+    def __post_init__(self) -> None:
+        RequestBody.__post_init__(self)
+        missing = [name for name in ("live", "portrait") if getattr(self, name) is None]
+        is_excused = self.exception is not None or (self.guardian is not None and len(missing) == 2)
+        if missing and not is_excused:
+            raise ValueError(f"{missing[0]} is missing: it may be left out with an exception alone")
 
 
 class EnrollmentQuery(QueryString, frozen=True, forbid_unknown_fields=False):
@@ -206,6 +248,21 @@ class OpenedCase(AnswerBody, frozen=True):
     kind: str
 
 
+GuardianDocument = Annotated[
+    str | None, Meta(description="of who answers for a minor's line; null of everybody else")
+]
+
+
+class ExceptionState(AnswerBody, frozen=True):
+    """What became of an exception; with a `line_id` it was granted."""
+
+    cause: Annotated[str, known(*get_args(get_args(ExceptionCause)[0]))]
+    state: Annotated[str, known("asked", "granted", "refused")]
+    asked_at: Moment
+    decided_at: Moment | None
+    line_id: str | None
+
+
 class Enrollment(AnswerBody, frozen=True):
     """The whole decision, durable and visible to every later search."""
 
@@ -232,6 +289,7 @@ class Enrollment(AnswerBody, frozen=True):
     ]
     calibration_version: CalibrationVersion = None
     frames: SeenFrames = ()
+    guardian_document_id: GuardianDocument = None
 
     @property
     def is_approved(self) -> bool:
@@ -330,6 +388,9 @@ class EnrollmentRecord(AnswerBody, frozen=True):
             description="null where none is asked, or it has left, and to a tenant where it was "
             "withheld"
         ),
+    ] = None
+    exception: Annotated[
+        ExceptionState | None, Meta(description="null where none was asked for, or it has left")
     ] = None
 
 

@@ -57,6 +57,13 @@ class Line(AnswerBody, frozen=True):
     opened_at: Moment
     closed_at: Moment | None
     suspension: Suspension | None = None
+    exception: Annotated[
+        str | None,
+        Meta(description="the cause of the exception by which it was opened; null of all others"),
+    ] = None
+    guardian_document_id: Annotated[
+        str | None, Meta(description="of who answers for it; null but for a minor's")
+    ] = None
 
 
 class HolderLines(AnswerBody, frozen=True):

@@ -82,6 +82,30 @@ class OutletList(AnswerBody, frozen=True):
     next: NextPage
 
 
+class ExceptionsQuery(QueryString, frozen=True):
+    """Since how many days, and of one carrier alone."""
+
+    days: Annotated[int, Meta(ge=1, le=366)] = 30
+    carrier: Code | None = None
+
+
+class OutletExceptions(AnswerBody, frozen=True):
+    """Exceptions that an outlet has asked for: enrollments without a usable face or portrait."""
+
+    outlet: str
+    carrier: str
+    asked: int
+    decided: int
+    granted: int
+    last_at: Moment
+
+
+class ExceptionCounts(AnswerBody, frozen=True):
+    """Outlets that have asked for exceptions, those with most first."""
+
+    outlets: tuple[OutletExceptions, ...]
+
+
 class PastQuery(QueryString, frozen=True):
     """Which attempts of an outlet to list; `state`, `kind`, `assignee` and `overdue` are of the
     case that an attempt opened, or that went on with it."""

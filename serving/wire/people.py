@@ -3,7 +3,7 @@ faces that are kept of them."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -18,6 +18,7 @@ from serving.wire.fields import (
     PrivateAnswer,
     RequestBody,
     Score,
+    known,
 )
 from serving.wire.lines import Line
 from serving.wire.matching import ExpectedFalseCandidates, Face
@@ -130,6 +131,41 @@ class People(AnswerBody, frozen=True):
     gallery_sequence: int | None
     threshold: float | None
     expected_false_candidates: ExpectedFalseCandidates | None
+
+
+DeathStep = Annotated[
+    Literal["report", "confirm", "contest", "lift"],
+    Meta(
+        description="`report` holds at once; another person confirms it, which closes the lines. "
+        "One contests a report, and another lifts it"
+    ),
+]
+
+
+class DeathRequest(RequestBody, frozen=True):
+    """A step on a holder who is reported dead; a report names where it comes from."""
+
+    step: DeathStep
+    source: Literal["registry", "certificate", "family", "other"] | None = None
+
+    def __post_init__(self) -> None:
+        RequestBody.__post_init__(self)
+        if (self.step == "report") != (self.source is not None):
+            raise ValueError("source: a report names where it comes from, no other step does")
+
+
+class Death(AnswerBody, frozen=True):
+    """What is reported of a document's holder, with who did what."""
+
+    document_id: Id
+    state: Annotated[str, known("reported", "confirmed", "lifted")]
+    source: str
+    reported_at: Moment
+    reported_person: str
+    confirmed_at: Moment | None
+    contested_at: Moment | None
+    contested_person: str | None
+    lifted_at: Moment | None
 
 
 class FacesRequest(RequestBody, frozen=True):

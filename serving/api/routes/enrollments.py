@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -11,16 +12,18 @@ from engine.errors import LivenessReplayed, NotFound, OutletRestricted, SosieErr
 from engine.matching.authority import look_up_beside
 from engine.matching.documents import Document, FormAuthority
 from engine.matching.frames import fuse_frames
-from engine.matching.requests import Answer as Decided
 from engine.matching.requests import (
+    ABSENT,
     Attempt,
     EnrollmentRequest,
+    GuardianShown,
     Intake,
     Sample,
     ask_of,
     idempotency_scope,
 )
-from engine.reasons import LivenessUse
+from engine.matching.requests import Answer as Decided
+from engine.reasons import ExceptionCause, LivenessUse
 from engine.registry.records import ENROLLMENT_REFUSED, utc_now
 from serving.access.authorization import (
     Principal,
@@ -35,6 +38,7 @@ from serving.api.request import (
     Request,
     count_judged,
     count_liveness,
+    known_document,
     note,
     note_authority,
     read_idempotency_key,
@@ -43,6 +47,7 @@ from serving.api.request import (
 )
 from serving.errors import CaptureTimeInvalid
 from serving.parts import Parts
+from serving.telemetry.metrics import EXCEPTIONS
 from serving.wire import enrollments as wire
 from serving.wire.fields import Moment, list_frames, read
 
@@ -70,18 +75,8 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
         decided = early
     else:
         _require_capture_time(body.captured_at)
-        faces = {"live": list_frames(body.live), "portrait": [body.portrait]}
-        kinds = {"portrait": body.portrait_kind}
-        sampling = sample_images(parts, request, faces, kinds, "live")
-        if parts.authority is None:
-            live, portrait = await sampling
-        else:
-            question = ask_of(early, faces["live"][0], parts.liveness.terms)
-            samples, said = await look_up_beside(parts.authority, question, sampling)
-            (live, portrait), asked = samples, replace(asked, authority=said)
-            note_authority(parts, said)
-        count_judged(parts, live)
-        asked = replace(asked, live=live, portrait=portrait)
+        asked = await _take_photographs(parts, request, early, asked, body)
+        count_judged(parts, asked.live)
         try:
             decided = await parts.registrar.enroll(asked, request.context())
         except LivenessReplayed as error:
@@ -94,9 +89,64 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
     )
     if not decided.is_repeated:
         count_liveness(parts, asked.liveness)
+        if asked.exception is not None:
+            parts.meter.add(EXCEPTIONS, asked.exception.value, shown.decision)
         return Answer(shown, 201)
     await note(parts, request, "enrollment.read", decided.enrollment_id)
     return Answer(shown, 200, REPLAYED)
+
+
+async def _take_photographs(
+    parts: Parts,
+    request: Request,
+    attempt: Attempt,
+    asked: EnrollmentRequest,
+    body: wire.EnrollmentRequest,
+) -> EnrollmentRequest:
+    """The request with what its photographs show, a guardian's as well, and with what an authority
+    says of the document, which is asked meanwhile."""
+    guardian = body.guardian
+    given = {"live": body.live, "portrait": body.portrait}
+    kinds = {"portrait": body.portrait_kind}
+    if guardian is not None:
+        given |= {"guardian.live": guardian.live, "guardian.portrait": guardian.portrait}
+        kinds["guardian.portrait"] = guardian.portrait_kind
+    faces = {name: list_frames(one) for name, one in given.items() if one is not None}
+    sampling = sample_images(parts, request, faces, kinds, ("live", "guardian.live"))
+    if parts.authority is None:
+        samples = await sampling
+    else:
+        live_file = faces["live"][0] if "live" in faces else None
+        question = ask_of(attempt, live_file, parts.liveness.terms)
+        samples, said = await look_up_beside(parts.authority, question, sampling)
+        asked = replace(asked, authority=said)
+        note_authority(parts, said)
+    taken = dict(zip(faces, samples, strict=True))
+    shown = asked.guardian
+    if shown is not None:
+        live, portrait = taken["guardian.live"], taken.get("guardian.portrait")
+        shown = replace(shown, live=live, portrait=portrait)
+    return replace(
+        asked,
+        live=taken.get("live", ABSENT),
+        portrait=taken.get("portrait", ABSENT),
+        guardian=shown,
+    )
+
+
+def _unseen(frames: Sequence[bytes]) -> Sample:
+    return fuse_frames([Sample.unseen(one) for one in frames], math.inf) if frames else ABSENT
+
+
+def _read_guardian(guardian: wire.Guardian) -> GuardianShown:
+    shown, portrait = guardian.document, guardian.portrait
+    return GuardianShown(
+        document=Document(*(getattr(shown, name) for name in shown.__struct_fields__)),
+        live=_unseen(list_frames(guardian.live)),
+        portrait=None
+        if portrait is None
+        else Sample.unseen(portrait, read_kind(guardian.portrait_kind)),
+    )
 
 
 def _read_request(
@@ -104,7 +154,9 @@ def _read_request(
 ) -> EnrollmentRequest:
     """The request as far as it is known before its photographs are looked at."""
     carrier, outlet = outlet_of(principal, body.outlet)
-    shown, frames = body.document, list_frames(body.live)
+    shown, frames = body.document, () if body.live is None else list_frames(body.live)
+    # One result names the frames of all who were before the camera.
+    judged = (*frames, *(() if body.guardian is None else list_frames(body.guardian.live)))
     use, now = LivenessUse.ENROLLMENT, utc_now()
     return EnrollmentRequest(
         idempotency_key=key,
@@ -112,11 +164,16 @@ def _read_request(
         outlet=outlet,
         document=Document(*(getattr(shown, name) for name in shown.__struct_fields__)),
         msisdn=body.msisdn,
-        live=fuse_frames([Sample.unseen(one) for one in frames], math.inf),
-        portrait=Sample.unseen(body.portrait, read_kind(body.portrait_kind)),
+        live=_unseen(frames),
+        portrait=ABSENT
+        if body.portrait is None
+        else Sample.unseen(body.portrait, read_kind(body.portrait_kind)),
         consent_ref=body.consent_ref,
         captured_at=body.captured_at,
-        liveness=parts.liveness.check(body.liveness, frames, use, carrier, now),
+        liveness=parts.liveness.check(body.liveness, judged, use, carrier, now) if judged else None,
+        guardian=None if body.guardian is None else _read_guardian(body.guardian),
+        exception=None if body.exception is None else ExceptionCause(body.exception),
+        replaces=None if body.replaces is None else known_document(body.replaces),
     )
 
 
@@ -146,7 +203,9 @@ async def read_enrollment(
     record = await asyncio.to_thread(parts.store.enrollment, enrollment_id)
     see_enrollment(request.caller, record)
     await note(parts, request, "enrollment.read", record.id)
-    shown = show_decision(request.caller, parts.vault, serializers.enrollment_record(record))
+    asked = await asyncio.to_thread(parts.store.people.exceptions, [record.id])
+    told = serializers.enrollment_record(record, asked.get(record.id))
+    shown = show_decision(request.caller, parts.vault, told)
     return read(shown, wire.EnrollmentRecord)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 from engine.cases.outlets import find_outlet, with_reasons
 from engine.errors import NotFound
@@ -15,6 +16,7 @@ from serving.errors import Malformed
 from serving.parts import Parts
 from serving.registrar.protocol import Bar, Lift, OutletStep, Suspend
 from serving.wire import outlets as wire
+from serving.wire.fields import of_record
 
 
 async def list_outlets(parts: Parts, _: Request, query: wire.OutletsQuery) -> wire.OutletList:
@@ -27,6 +29,16 @@ async def list_outlets(parts: Parts, _: Request, query: wire.OutletsQuery) -> wi
     start = places[0] + 1 if places else 0
     page = listed[start : start + query.limit]
     return wire.OutletList(page, next_page(page, query.limit, lambda one: one.outlet))
+
+
+async def count_exceptions(
+    parts: Parts, _: Request, query: wire.ExceptionsQuery
+) -> wire.ExceptionCounts:
+    """The outlets that have asked for exceptions of late, those with most first."""
+    since = utc_now() - timedelta(days=query.days)
+    found = await asyncio.to_thread(parts.store.people.count_by_outlet, since)
+    wanted = [one for one in found if query.carrier in (None, one.carrier)]
+    return wire.ExceptionCounts(tuple(of_record(wire.OutletExceptions, one) for one in wanted))
 
 
 async def read_outlet(parts: Parts, _: Request, outlet: str) -> wire.OutletState:

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engine.cases import deaths
 from engine.errors import NotFound
 from engine.matching import holders
 from engine.matching.holders import ErasureCertificate, ErasureState, find_holder
@@ -19,6 +20,7 @@ from serving.api.likeness import find_faces
 from serving.api.request import Answer, Request, known_document, note, take_face
 from serving.errors import Malformed
 from serving.parts import Parts
+from serving.registrar.protocol import DeathStep
 from serving.wire import people as wire
 from serving.wire.enrollments import Erasure
 from serving.wire.fields import KnownDocument, of_record
@@ -113,6 +115,25 @@ async def erase_document(parts: Parts, request: Request, document_id: str) -> An
         done.document_id, done.asked_at, done.due_at, done.cases if context.carrier is None else ()
     )
     return Answer(serializers.erasure_state(state), 202)
+
+
+async def step_death(
+    parts: Parts, request: Request, body: wire.DeathRequest, document_id: str
+) -> wire.Death:
+    """Reports a document's holder dead, confirms or contests that, or lifts it; audited. What is
+    reported holds at once: the document enrolls nobody, its lines are disputed. A second person
+    confirms it, which closes them; a report that one contests another lifts.
+    """
+    step = DeathStep(body.step)
+    given = (document_id, step, body.source, request.context())
+    return of_record(wire.Death, await parts.registrar.step_death(*given))
+
+
+async def read_death(parts: Parts, _: Request, document_id: str) -> wire.Death:
+    """What is reported of a document's holder."""
+    return of_record(
+        wire.Death, await asyncio.to_thread(deaths.read_death, parts.store, document_id)
+    )
 
 
 async def read_erasure(parts: Parts, request: Request, document_id: str) -> Erasure:

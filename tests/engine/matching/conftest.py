@@ -22,6 +22,7 @@ from engine.matching.documents import Document, DocumentAuthority, FormAuthority
 from engine.matching.judge import Judge
 from engine.matching.limits import NO_LIMITS, Limits
 from engine.matching.liveness import NOT_ASKED, LivenessTerms
+from engine.matching.people import NO_RULES, PeopleTerms
 from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig
 from engine.matching.requests import EnrollmentRequest, Sample
@@ -123,6 +124,7 @@ class Lab:
         liveness: LivenessTerms = NOT_ASKED,
         look_ups: AuthorityTerms | None = None,
         person_limit: int = 0,
+        people: PeopleTerms = NO_RULES,
     ) -> Iterator[Registrar]:
         writer = self.store.writer()
         if gallery is None:
@@ -141,6 +143,7 @@ class Lab:
             liveness=liveness,
             look_ups=look_ups,
             person_limit=person_limit,
+            people=people,
         )
         try:
             registrar = Registrar(writer, judge, config, clock=lambda: NOW, observer=observer)

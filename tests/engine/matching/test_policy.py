@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import product
 from math import nan
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,13 +16,16 @@ from engine.matching.calibration import Thresholds
 from engine.matching.policy import (
     Candidate,
     Evidence,
+    GuardianEvidence,
+    PeopleEvidence,
     Photograph,
+    ReplacementEvidence,
     decide,
     read_evidence,
     replay,
     write_evidence,
 )
-from engine.reasons import IMAGE_REASONS, Decision, Reason
+from engine.reasons import IMAGE_REASONS, Decision, ExceptionCause, Reason
 from engine.registry.records import EnrollmentRecord
 
 THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.55, certain=0.65)
@@ -34,7 +38,77 @@ def other(score: float) -> Candidate:
     return Candidate(reference_id=7, document_id="another", score=score)
 
 
-ROWS = [
+GUARDIAN = GuardianEvidence(
+    is_grown_up=True, verify=0.40, live_portrait_score=0.7, holder_score=0.8, searched=100_000
+)
+FREE = ReplacementEvidence(document_id="old", score=0.42, is_free=True)
+
+
+def minor(**guardian: Any) -> dict[str, Any]:
+    """A minor whose guardian differs so from a sound one."""
+    return {"is_age_asked": True, "is_minor": True, "guardian": replace(GUARDIAN, **guardian)}
+
+
+EXCUSED = {
+    "exception": ExceptionCause.INJURY,
+    "is_exception_offered": True,
+    "asked_exceptions": 4,
+    "exception_limit": 5,
+}
+APART: list[tuple[dict[str, Any], Decision, tuple[Reason, ...], tuple[CaseKind, ...]]] = [
+    ({"is_age_asked": True, "is_minor": False}, Decision.APPROVED, (), ()),
+    ({"is_age_asked": True}, Decision.REJECTED, (Reason.BIRTH_DATE_MISSING,), ()),
+    ({"is_age_asked": True, "is_minor": True}, Decision.REJECTED, (Reason.GUARDIAN_MISSING,), ()),
+    (minor(), Decision.APPROVED, (), ()),
+    (minor(live_portrait_score=None), Decision.APPROVED, (), ()),
+    (minor(holder_score=None), Decision.APPROVED, (), ()),
+    *(
+        (minor(**changes), Decision.REJECTED, (reason,), ())
+        for changes, reason in (
+            ({"findings": (Reason.DOCUMENT_EXPIRED,)}, Reason.GUARDIAN_REFUSED),
+            ({"problems": (Reason.BLURRED,)}, Reason.GUARDIAN_UNUSABLE),
+            ({"live_portrait_score": 0.39}, Reason.GUARDIAN_MISMATCH),
+            ({"holder_score": 0.41, "is_barred": True}, Reason.GUARDIAN_MISMATCH),
+            ({"live_portrait_score": None, "holder_score": None}, Reason.GUARDIAN_MISMATCH),
+            ({"is_barred": True}, Reason.GUARDIAN_REFUSED),
+            ({"is_same_person": True}, Reason.GUARDIAN_REFUSED),
+            ({"is_grown_up": False}, Reason.GUARDIAN_REFUSED),
+            ({"is_grown_up": None}, Reason.BIRTH_DATE_MISSING),
+            ({"candidates": (other(0.65),)}, Reason.GUARDIAN_DUPLICATE),
+        )
+    ),
+    (minor(candidates=(other(0.56),)), Decision.REVIEW, (Reason.GUARDIAN_DUPLICATE,), ()),
+    ({"is_deceased": True}, Decision.REJECTED, (Reason.HOLDER_DECEASED,), (CaseKind.DECEASED,)),
+    (
+        {"deceased_look_alikes": ("another",)},
+        Decision.REVIEW,
+        (Reason.DECEASED_LOOK_ALIKE,),
+        (CaseKind.DECEASED,),
+    ),
+    ({"is_replaced": True}, Decision.REJECTED, (Reason.DOCUMENT_REPLACED,), ()),
+    ({"replacement": FREE}, Decision.APPROVED, (), ()),
+    *(
+        ({"replacement": refused}, Decision.REJECTED, (Reason.REPLACEMENT_REFUSED,), ())
+        for refused in (
+            ReplacementEvidence(),
+            replace(FREE, score=0.419),
+            replace(FREE, score=None),
+            replace(FREE, is_free=False),
+        )
+    ),
+]
+ALONE: list[tuple[dict[str, Any], Decision, tuple[Reason, ...], tuple[CaseKind, ...]]] = [
+    (EXCUSED, Decision.REVIEW, (Reason.EXCEPTION_ASKED,), (CaseKind.EXCEPTION,)),
+    (
+        EXCUSED | {"is_exception_offered": False},
+        Decision.REJECTED,
+        (Reason.EXCEPTION_NOT_OFFERED,),
+        (),
+    ),
+    (EXCUSED | {"asked_exceptions": 5}, Decision.REJECTED, (Reason.EXCEPTION_LIMIT_REACHED,), ()),
+]
+"""Rows of exceptions, which change what others bring."""
+ROWS: list[tuple[dict[str, Any], Decision, tuple[Reason, ...], tuple[CaseKind, ...]]] = [
     ({}, Decision.APPROVED, (), ()),
     *(
         ({"document_findings": (reason,)}, Decision.REJECTED, (reason,), ())
@@ -116,10 +190,18 @@ ROWS = [
         (),
         (),
     ),
+    *(
+        ({"people": PeopleEvidence(**people)}, decision, reasons, cases)
+        for people, decision, reasons, cases in APART
+    ),
+]
+EXCEPTIONS = [
+    ({"people": PeopleEvidence(**people)}, decision, reasons, cases)
+    for people, decision, reasons, cases in ALONE
 ]
 
 
-@pytest.mark.parametrize(("changes", "decision", "reasons", "cases"), ROWS)
+@pytest.mark.parametrize(("changes", "decision", "reasons", "cases"), [*ROWS, *EXCEPTIONS])
 def test_each_row_of_the_table_decides_as_written(
     changes: dict[str, object],
     decision: Decision,
@@ -131,7 +213,36 @@ def test_each_row_of_the_table_decides_as_written(
 
 
 def test_the_rows_name_every_reason_that_there_is() -> None:
-    assert {reason for _, _, reasons, _ in ROWS for reason in reasons} == set(Reason)
+    told = {reason for _, _, reasons, _ in (*ROWS, *EXCEPTIONS) for reason in reasons}
+    # The checks of a document give it, with the other findings on documents.
+    assert told | {Reason.BIRTH_DATE_MISMATCH} == set(Reason)
+
+
+def test_an_exception_is_never_approved_whatever_the_photographs_are() -> None:
+    excused = PeopleEvidence(**EXCUSED)
+    unusable = {
+        "live_problems": (Reason.NO_FACE,),
+        "portrait_problems": (Reason.NO_FACE,),
+        "live_portrait_score": None,
+        "searched": None,
+    }
+    for changes in ({}, unusable, {"live_portrait_score": 0.1}):
+        verdict = decide(replace(HONEST, people=excused, **changes))
+        assert verdict.decision is Decision.REVIEW
+        assert verdict.cases == (CaseKind.EXCEPTION,)
+    duplicate = decide(replace(HONEST, people=excused, candidates=(other(0.7),)))
+    assert duplicate.decision is Decision.REJECTED
+    assert duplicate.cases == (CaseKind.DUPLICATE_IDENTITY,)
+
+
+def test_a_minor_without_a_face_is_approved_by_the_guardians_alone() -> None:
+    waived = {"live_problems": (Reason.NO_FACE,), "portrait_problems": (Reason.NO_FACE,)}
+    evidence = replace(HONEST, live_portrait_score=None, searched=None, **waived)
+    people = PeopleEvidence(**minor(), is_face_waived=True)
+    assert decide(replace(evidence, people=people)).decision is Decision.APPROVED
+    not_compared = replace(people, guardian=replace(GUARDIAN, searched=None))
+    with pytest.raises(ValueError, match="approves nobody"):
+        decide(replace(evidence, people=not_compared))
 
 
 LIVENESS_REASONS = [one for one in Reason if one.startswith("LIVENESS_")]

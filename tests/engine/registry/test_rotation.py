@@ -136,6 +136,7 @@ def test_data_key_is_rotated_without_losing_a_row(store, filled, database_url, w
                 "attempt_templates": 1,
                 "events": 11,
                 "webhooks": 3,
+                "exceptions": 0,
             }
             narrow = retire(writer, 1)
         assert versions(widened) == {2}

@@ -173,10 +173,12 @@ def test_upgrade_makes_an_open_dispute_one_of_its_line(database_url: str, vault:
             writer.commit(changes)
 
 
+PEOPLE = (tables.guardianships, tables.exceptions, tables.deaths, tables.replacements)
 EVENTS = ("undelivered", "webhooks", "cursors", "events")
 NEW = {
     *(tables.accounts, tables.attempt_templates, tables.liveness, tables.events, tables.webhooks),
     *(tables.line_events, tables.reverifications, tables.campaigns, tables.limit_exemptions),
+    *PEOPLE,
 }
 LIFE = ("limit_exemptions", "reverifications", "campaign_lines", "campaigns", "line_events")
 
@@ -204,7 +206,8 @@ def age(store: Store) -> None:
             .where(tables.api_keys.c.revoked_at.is_(None))
             .values(digest=OLD_DIGEST)
         )
-        for name in ("sessions", "accounts", "attempt_templates", "liveness", *EVENTS):
+        people = (table.name for table in PEOPLE)
+        for name in ("sessions", "accounts", "attempt_templates", "liveness", *people, *EVENTS):
             connection.execute(text(f"DROP TABLE {name}"))
         for table in set(AUTHENTICATED) - NEW:
             connection.execute(text(f'ALTER TABLE "{table.name}" DROP COLUMN mac'))
@@ -436,7 +439,7 @@ def test_upgrade_leaves_no_reason_of_a_restriction_in_the_clear(
                 connection.execute(update(tables.outlets).values(restriction_reason="a name"))
             connection.execute(text("DROP TABLE attempt_templates"))
             connection.execute(text("DROP TABLE liveness"))
-            for name in EVENTS:
+            for name in (*EVENTS, *(table.name for table in PEOPLE)):
                 connection.execute(text(f"DROP TABLE {name}"))
             drop_life(connection)
             for side in ("left", "right"):

@@ -36,7 +36,7 @@ def test_crops_alone_leave_where_nothing_is_set() -> None:
 
 def test_attempts_leave_before_the_documents_that_stand_on_them() -> None:
     own = dict.fromkeys(("attempts", "reviews", "lines", "answers", "liveness"), DAY)
-    every = Schedule(**own, events=DAY, line_events=DAY)
+    every = Schedule(**own, events=DAY, line_events=DAY, people=DAY)
     kinds = list(every.until(NOW))
     assert kinds == list(Kind)
 

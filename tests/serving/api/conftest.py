@@ -28,7 +28,13 @@ from serving.ingress.templates import SealedTemplates
 from serving.models import open_liveness_judge
 from serving.parts import Parts
 from serving.registrar.service import RegistrarService
-from serving.sections import AuthoritySettings, LimitSettings, LinesSettings, LivenessSettings
+from serving.sections import (
+    AuthoritySettings,
+    LimitSettings,
+    LinesSettings,
+    LivenessSettings,
+    PeopleSettings,
+)
 from serving.settings import load_settings
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import Meter
@@ -89,6 +95,7 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
         liveness: LivenessSettings | None = None,
         authority: AuthoritySettings | None = None,
         lines: LinesSettings | None = None,
+        people: PeopleSettings | None = None,
         **changes: Any,
     ) -> Service:
         given = {
@@ -96,6 +103,7 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
             "liveness": liveness or LivenessSettings(),
             "authority": authority or AuthoritySettings(),
             "lines": lines or LinesSettings(),
+            "people": people or PeopleSettings(),
         }
         loaded = load_settings(home).model_copy(update=given)
         serve = loaded.serve.model_copy(update={"key_cache_s": 0.0, **changes})

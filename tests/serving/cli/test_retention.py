@@ -75,6 +75,8 @@ def test_what_would_leave_is_shown_and_stays(aged_home: Path, sosie: Any, conten
         "answers": 2,
         "crops": 0,
         "liveness": 0,
+        "exceptions": 0,
+        "guardians": 0,
         "events": 0,
         "line_events": 0,
     }
@@ -112,6 +114,8 @@ def test_what_is_due_leaves_and_its_certificate_holds(
         "answers": 1,
         "crops": 0,
         "liveness": 0,
+        "exceptions": 0,
+        "guardians": 0,
         "events": 0,
         "line_events": 0,
     }
@@ -158,7 +162,7 @@ def test_a_kind_that_is_set_to_nought_is_kept(aged_home: Path, sosie: Any) -> No
         f"SOSIE_RETENTION__{name}": "0"
         for name in (
             *("REJECTED_DAYS", "REVIEW_DAYS", "CLOSED_LINES_DAYS", "ANSWERS_DAYS"),
-            *("LIVENESS_DAYS", "EVENTS_DAYS", "LINE_EVENTS_DAYS"),
+            *("LIVENESS_DAYS", "PEOPLE_DAYS", "EVENTS_DAYS", "LINE_EVENTS_DAYS"),
         )
     }
     outcome = sosie("retention", "run", "--home", aged_home, "--json", env=kept)

@@ -191,6 +191,7 @@ def test_every_endpoint_of_the_service_has_a_method(
         "bytes": b"x",
         "Sequence[str]": ["X"],
         "cases.Outcome": "fraud",
+        "people.DeathStep": "confirm",
         "outlets.Restricted": "barred",
         "lines.ReportedKind": "sim_swap",
         "lines.ExemptionCause": "business",

@@ -11,7 +11,7 @@ import pytest
 from serving.console.routes import POLICY, read_files
 
 FILES = read_files()
-MOST_PACKED_BYTES, MOST_BYTES = 115_000, 306_000
+MOST_PACKED_BYTES, MOST_BYTES = 115_000, 310_000
 """Of all views in all languages, as they travel and unpacked: as docs/console.md says."""
 
 

@@ -7,7 +7,7 @@ import { actorName, maskedNumber, seller, word } from "./marks.js";
 import { assignCase, closeCase, noteCase, proposeOutcome, withdrawProposal } from "./service.js";
 import { isMe } from "./session.js";
 
-/** The one outcome that one person may decide, where no line is closed by it. */
+/** The one outcome that one person may decide, of a dispute where no line is closed by it. */
 const ALONE = "unfounded";
 /** More numbers than this are looked through in a frame of their own. */
 const FRAMED = 20;
@@ -82,7 +82,7 @@ function decision(page, found, done) {
   const words = element("p", { class: "hint", role: "status" });
   const takesTwo = () => {
     const outcome = form.querySelector("input[name=outcome]:checked")?.value;
-    return outcome !== ALONE || lines.chosen().length > 0;
+    return outcome !== ALONE || found.kind !== "dispute" || lines.chosen().length > 0;
   };
   const refresh = () => {
     closing.button.setAttribute("aria-disabled", String(takesTwo()));
@@ -102,8 +102,10 @@ function decision(page, found, done) {
 }
 
 function outcomeField(found) {
-  // Only a dispute can be without ground.
-  const open = OUTCOMES.filter((one) => one !== ALONE || found.kind === "dispute");
+  // Only a dispute can be without ground, and only an exception be granted.
+  const open = OUTCOMES.filter(
+    (one) => one !== ALONE || ["dispute", "exception"].includes(found.kind),
+  );
   const options = open.map((one) => [one, say(`outcome.${one}`), say(`outcome.${one}.hint`)]);
   return radioField(say("case.outcome"), "outcome", options);
 }
@@ -141,7 +143,8 @@ function approval(page, found, done) {
   const withdraw = workButton(page, say(isMine ? "case.withdraw" : "case.refuse"), () =>
     withdrawProposal(found.case_id).then(() => done("case.withdrawn")),
   );
-  const isAlone = isMine && (outcome !== ALONE || lines.length > 0);
+  const isAlone =
+    isMine && (outcome !== ALONE || found.kind !== "dispute" || lines.length > 0);
   const node = element(
     "section",
     { class: "card proposal", "aria-label": say("case.proposal") },

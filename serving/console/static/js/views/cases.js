@@ -28,6 +28,8 @@ export const KINDS = [
   "possible_duplicate",
   "stolen_document",
   "probing",
+  "exception",
+  "deceased_identity",
   "dispute",
   "line_changed_face",
   "one_face_many_documents",

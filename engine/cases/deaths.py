@@ -1,0 +1,185 @@
+"""Steps on a holder who is reported dead, each an audited transaction on the writer's thread.
+
+One person reports it, and it holds at once: the document enrolls nobody, its lines are disputed,
+its face goes on being searched. What cannot be undone, the closing of the lines, takes a second
+person; so does taking a report back, which one contests and another lifts. That makes those lines
+active again that the report has disputed and nobody has closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from enum import StrEnum
+
+from engine.cases.case import Actor
+from engine.errors import FourEyes, HolderMoved, NotFound
+from engine.matching.holders import NOBODY
+from engine.matching.registrar import Runner
+from engine.registry.reader import Reader
+from engine.registry.records import (
+    AuditEntry,
+    Changes,
+    DeathRecord,
+    DocumentStatus,
+    LineStatus,
+    PeopleChanges,
+    is_id,
+)
+from engine.registry.writer import Writer
+
+
+class DeathSource(StrEnum):
+    """Where a report comes from."""
+
+    REGISTRY = "registry"
+    """The state's."""
+    CERTIFICATE = "certificate"
+    FAMILY = "family"
+    OTHER = "other"
+
+
+def read_death(registry: Reader, document_id: str) -> DeathRecord:
+    """What was reported; `NotFound` where nothing was."""
+    found = registry.people.death(document_id) if is_id(document_id) else None
+    if found is None:
+        raise NotFound("nobody has reported the holder of this document dead")
+    return found
+
+
+def report(
+    registrar: Runner, registry: Reader, document_id: str, source: DeathSource, actor: Actor
+) -> DeathRecord:
+    """Report a holder dead: from now on the document enrolls nobody, and its lines are disputed.
+
+    `NotFound` for a document that nobody holds, `HolderMoved` where it is reported already.
+    """
+
+    def perform(writer: Writer, now: datetime) -> None:
+        record = registry.document(document_id)
+        if record.status in (DocumentStatus.ATTEMPTED, DocumentStatus.ERASED):
+            raise NotFound(NOBODY)
+        found = registry.people.death(record.id)
+        if found is not None and found.lifted_at is None:
+            raise HolderMoved("the holder is reported dead already: read it again")
+        in_use = registry.lines_in_use_of([record.id])[record.id]
+        disputed = tuple(one.id for one in in_use if one.status is LineStatus.ACTIVE)
+        death = DeathRecord(
+            document_id=record.id,
+            source=source.value,
+            reported_at=now,
+            reported_by=actor.name,
+            reported_person=actor.person,
+            disputed_lines=disputed,
+        )
+        detail = {"source": source.value, "lines": list(disputed)}
+        _commit(writer, death, actor, "reported", detail, disputed=disputed)
+
+    return _run(registrar, registry, document_id, perform)
+
+
+def confirm(registrar: Runner, registry: Reader, document_id: str, actor: Actor) -> DeathRecord:
+    """Confirm what another person has reported: the lines in use are closed.
+
+    `FourEyes` for the same person, `HolderMoved` where it is confirmed or contested.
+    """
+
+    def perform(writer: Writer, now: datetime) -> None:
+        death = _find_standing(registry, document_id)
+        if death.confirmed_at is not None:
+            raise HolderMoved("the death is confirmed already: read it again")
+        if death.contested_at is not None:
+            raise HolderMoved("the report is contested: lift it, or report it anew after that")
+        if actor.is_person(death.reported_person):
+            raise FourEyes("you reported this, with whichever key: another person must confirm")
+        in_use = registry.lines_in_use_of([document_id])[document_id]
+        closed = tuple(one.id for one in in_use)
+        changed = replace(death, confirmed_at=now, confirmed_by=actor.name)
+        detail = {"reported_by": death.reported_by, "lines": list(closed)}
+        _commit(writer, changed, actor, "confirmed", detail, closed=closed)
+
+    return _run(registrar, registry, document_id, perform)
+
+
+def contest(registrar: Runner, registry: Reader, document_id: str, actor: Actor) -> DeathRecord:
+    """Say that a report is wrong; another person must lift it. It holds until then."""
+
+    def perform(writer: Writer, now: datetime) -> None:
+        death = _find_standing(registry, document_id)
+        if death.contested_at is not None:
+            raise HolderMoved("the report is contested already: another person may lift it")
+        changed = replace(
+            death, contested_at=now, contested_by=actor.name, contested_person=actor.person
+        )
+        _commit(writer, changed, actor, "contested", {"state": death.state})
+
+    return _run(registrar, registry, document_id, perform)
+
+
+def lift(registrar: Runner, registry: Reader, document_id: str, actor: Actor) -> DeathRecord:
+    """Lift a report that another person has contested: lines that it disputed are active again.
+
+    `FourEyes` where nobody else has contested it.
+    """
+
+    def perform(writer: Writer, now: datetime) -> None:
+        death = _find_standing(registry, document_id)
+        if death.contested_person is None:
+            raise FourEyes("this takes two people: contest it, and let another person lift it")
+        if actor.is_person(death.contested_person):
+            raise FourEyes("you contested this, with whichever key: another person must lift it")
+        lines = registry.lines_by_id(death.disputed_lines)
+        restored = tuple(
+            key
+            for key in death.disputed_lines
+            if key in lines and lines[key].status is LineStatus.DISPUTED
+        )
+        changed = replace(death, lifted_at=now, lifted_by=actor.name)
+        detail = {"contested_by": death.contested_by, "lines": list(restored)}
+        _commit(writer, changed, actor, "lifted", detail, restored=restored)
+
+    return _run(registrar, registry, document_id, perform)
+
+
+def _find_standing(registry: Reader, document_id: str) -> DeathRecord:
+    death = read_death(registry, document_id)
+    if death.lifted_at is not None:
+        raise HolderMoved("the report was lifted: read it again")
+    return death
+
+
+def _run(
+    registrar: Runner,
+    registry: Reader,
+    document_id: str,
+    perform: Callable[[Writer, datetime], None],
+) -> DeathRecord:
+    if not is_id(document_id):
+        raise NotFound(NOBODY)
+    registrar.run(perform)
+    return read_death(registry, document_id)
+
+
+def _commit(
+    writer: Writer,
+    death: DeathRecord,
+    actor: Actor,
+    done: str,
+    detail: Mapping[str, object],
+    *,
+    disputed: Sequence[str] = (),
+    closed: Sequence[str] = (),
+    restored: Sequence[str] = (),
+) -> None:
+    entry = AuditEntry(actor.name, f"death.{done}", death.document_id, detail)
+    writer.commit(
+        Changes(
+            sequence=writer.sequence,
+            audit=(entry,),
+            disputed_lines=tuple(disputed),
+            closed_lines=tuple(closed),
+            restored_lines=tuple(restored),
+            people=PeopleChanges(deaths=(death,)),
+        )
+    )

@@ -1,0 +1,163 @@
+"""What two people's decision on an exception does: the line that was asked for is opened, or its
+number is forgotten.
+
+An exception is no way round the search: where its face could be used, that is searched again as the
+gallery is now, and becomes the holder's reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.cases.case import Actor, Outcome
+from engine.errors import CaseMoved
+from engine.registry.cases import EXCEPTIONS
+from engine.registry.reader import Reader
+from engine.registry.records import (
+    AuditEntry,
+    CaseRecord,
+    Changes,
+    DocumentRecord,
+    DocumentStatus,
+    ExceptionRecord,
+    NewDocument,
+    NewLine,
+    NewReference,
+    PeopleChanges,
+    new_id,
+)
+from indexes.gallery import Gallery
+
+
+def decide_exception(
+    registry: Reader,
+    gallery: Gallery,
+    case: CaseRecord,
+    outcome: Outcome,
+    changes: Changes,
+    actor: Actor,
+    now: datetime,
+    next_reference_id: Callable[[], int],
+) -> Changes:
+    """The changes that close a case of an exception, with what follows from it.
+
+    `CaseMoved` where it cannot be granted any more: the number, the document or the face has come
+    into other use meanwhile.
+    """
+    asked = registry.people.exception_of_case(case.id)
+    if asked is None or asked.decided_at is not None:
+        return changes
+    if outcome is not Outcome.UNFOUNDED:
+        return _finish(changes, asked, actor, None)
+    record = _require_free(registry, asked)
+    line = NewLine(
+        id=new_id(),
+        msisdn_lookup=registry.vault.look_up("msisdn", _number_of(asked)),
+        msisdn=_number_of(asked),
+        document_id=record.id,
+        carrier=asked.carrier,
+        outlet=asked.outlet,
+        enrollment_id=asked.id,
+        opened_at=now,
+    )
+    changes = replace(changes, lines=(line,))
+    face = _find_face(registry, gallery, asked, record)
+    if face is not None:
+        reference = NewReference(
+            id=next_reference_id(),
+            document_id=record.id,
+            enrollment_id=asked.id,
+            template=face,
+            sequence=changes.sequence + 1,
+        )
+        changes = replace(changes, references=(reference,), sequence=changes.sequence + 1)
+    if record.status is DocumentStatus.ATTEMPTED:
+        changes = replace(changes, activated_documents=(_activate(registry, record),))
+    return _finish(changes, asked, actor, line.id)
+
+
+def _finish(changes: Changes, asked: ExceptionRecord, actor: Actor, line_id: str | None) -> Changes:
+    done = "refused" if line_id is None else "granted"
+    # Without the cause, which may be about somebody's health: the chain forgets nothing.
+    detail = {"case": asked.case_id, "outlet": asked.outlet, "line": line_id}
+    entry = AuditEntry(actor.name, f"exception.{done}", asked.id, detail)
+    return replace(
+        changes,
+        audit=(*changes.audit, entry),
+        people=PeopleChanges(decided_exceptions=((asked.id, line_id),)),
+    )
+
+
+def _number_of(asked: ExceptionRecord) -> str:
+    assert asked.msisdn is not None, "the number stays until it is decided"
+    return asked.msisdn
+
+
+def _require_free(registry: Reader, asked: ExceptionRecord) -> DocumentRecord:
+    """The document; `CaseMoved` where its line can no longer be opened."""
+    record = registry.document(asked.document_id)
+    standing = registry.people.standing([record.id])
+    is_usable = record.status in (DocumentStatus.ACTIVE, DocumentStatus.ATTEMPTED)
+    if (
+        not is_usable
+        or record.awaits_erasure
+        or record.id in standing.deceased
+        or record.id in standing.replaced
+    ):
+        raise CaseMoved("the document enrolls nobody any more: refuse the exception")
+    outlet = registry.outlets([asked.outlet]).get(asked.outlet)
+    if outlet is None or not outlet.is_open or outlet.restriction is not None:
+        raise CaseMoved("the outlet may enroll nobody: refuse the exception, or lift that first")
+    lookup = registry.vault.look_up("msisdn", _number_of(asked))
+    if registry.lines_in_use([lookup]):
+        raise CaseMoved("the number has come into use meanwhile: refuse the exception")
+    counts = registry.open_line_counts([record.id], asked.carrier)
+    if counts[record.id] >= outlet.line_limit:
+        raise CaseMoved("the holder has all the lines that one may have: refuse the exception")
+    return record
+
+
+def _find_face(
+    registry: Reader, gallery: Gallery, asked: ExceptionRecord, record: DocumentRecord
+) -> NDArray[np.float32] | None:
+    """The face that was shown, to become the reference of a holder without one; None for none.
+
+    `CaseMoved` where it has been enrolled under another document since.
+    """
+    shown = registry.attempt_templates([asked.id]).get(record.id)
+    if shown is None or record.reference_ids:
+        return None
+    evidence = registry.enrollment(asked.id).evidence
+    review = float(evidence["inputs"]["thresholds"]["review"])
+    ids, _ = gallery.range_search(shown, review).hits.of(0)
+    owners = set(registry.documents_of(ids.tolist()).values()) - {record.id}
+    judged = registry.cases.judged_between(sorted({record.id, *owners})) if owners else []
+    for pair in judged:
+        if record.id in (pair.left_document, pair.right_document) and pair.outcome in EXCEPTIONS:
+            owners -= {pair.left_document, pair.right_document}
+    if owners:
+        raise CaseMoved(
+            "the face was enrolled under another document meanwhile: refuse the exception"
+        )
+    face: NDArray[np.float32] = shown[0]
+    return face
+
+
+def _activate(registry: Reader, record: DocumentRecord) -> NewDocument:
+    identity = registry.identity(record.id)
+    assert record.lookup is not None, "it is not erased"
+    assert record.name_lookup is not None, "it is not erased"
+    return NewDocument(
+        id=record.id,
+        kind=record.kind,
+        lookup=record.lookup,
+        name_lookup=record.name_lookup,
+        number=identity.number,
+        name=identity.name,
+        expires_on=record.expires_on,
+    )

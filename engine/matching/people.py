@@ -1,0 +1,374 @@
+"""People whom rules treat apart: what is asked of minors, and who may come without a usable face.
+
+The rules are a carrier's (`PeopleTerms`); what they go by is gathered here for a batch, decided in
+`policy`, and what follows is collected for the batch's transaction.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+
+from engine.cases.case import CaseKind, CaseOrigin
+from engine.cases.opening import NewCase
+from engine.matching.calibration import Thresholds
+from engine.matching.comparison import Comparisons, score_best
+from engine.matching.documents import find_age
+from engine.matching.evidence import (
+    MAX_CANDIDATES,
+    BatchState,
+    find_candidates,
+    find_decided,
+    find_holder_score,
+    find_problems,
+)
+from engine.matching.policy import (
+    ORDINARY,
+    Evidence,
+    GuardianEvidence,
+    PeopleEvidence,
+    ReplacementEvidence,
+    Verdict,
+)
+from engine.matching.requests import Attempt
+from engine.reasons import Decision, Reason
+from engine.registry.cases import EXCEPTIONS
+from engine.registry.records import (
+    DocumentRecord,
+    DocumentStatus,
+    ExceptionRecord,
+    Guardianship,
+    PeopleChanges,
+    Replacement,
+)
+from engine.registry.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleRules:
+    """Whoever is younger than `age_of_majority` needs a guardian; 0 asks for nobody's age. With
+    `is_face_waived` the guardian's face is enough. An outlet may ask for so many exceptions in
+    each `window`."""
+
+    age_of_majority: int = 0
+    is_face_waived: bool = False
+    takes_exceptions: bool = False
+    exceptions_per_outlet: int = 5
+    window: timedelta = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleTerms:
+    """The rules of a deployment, and those of carriers that have their own."""
+
+    rules: PeopleRules = PeopleRules()
+    carriers: Mapping[str, PeopleRules] = field(default_factory=dict)
+
+    def of(self, carrier: str) -> PeopleRules:
+        return self.carriers.get(carrier, self.rules)
+
+
+NO_RULES = PeopleTerms()
+
+
+class PeopleBatch:
+    """What a batch needs of these rules; an attempt counts for those after it."""
+
+    def __init__(
+        self,
+        terms: PeopleTerms,
+        store: Store,
+        attempts: Sequence[Attempt],
+        state: BatchState,
+        comparisons: Comparisons,
+        now: datetime,
+    ) -> None:
+        self._terms = terms
+        self._store = store
+        self._state = state
+        self._comparisons = comparisons
+        self._now = now
+        # The guardians' probes come after those of all attempts.
+        self._places = place_guardians(attempts)
+        self._asked: Counter[str] = Counter()
+        for window in {terms.of(one.outlet.carrier).window for one in attempts if _asks(one)}:
+            outlets = [
+                one.outlet.code
+                for one in attempts
+                if _asks(one) and terms.of(one.outlet.carrier).window == window
+            ]
+            self._asked.update(store.people.count_asked(outlets, now - window))
+        self._guardianships: list[Guardianship] = []
+        self._exceptions: list[ExceptionRecord] = []
+        self._replacements: list[Replacement] = []
+        self._moved: dict[str, str] = {}
+
+    def changes(self) -> PeopleChanges | None:
+        """The rows collected; None where there is none."""
+        if not (self._guardianships or self._exceptions or self._replacements):
+            return None
+        return PeopleChanges(
+            guardianships=tuple(self._guardianships),
+            exceptions=tuple(self._exceptions),
+            replacements=tuple(self._replacements),
+            moved_lines=tuple(self._moved.items()),
+        )
+
+    def guardian_place(self, place: int) -> int | None:
+        """Where the probe of an attempt's guardian is among the comparisons."""
+        return self._places.get(place)
+
+    def add_to(self, evidence: Evidence, place: int, attempt: Attempt) -> Evidence:
+        """The evidence with what these rules go by; the same where none treats it apart."""
+        rules, request = self._terms.of(attempt.outlet.carrier), attempt.request
+        standing, thresholds = self._state.standing, evidence.thresholds
+        own = self._state.document(attempt.document_lookup)
+        is_minor = _is_minor(attempt.document.born_on, attempt.judged_on, rules)
+        replacement, old = self._find_replacement(place, attempt, own)
+        is_holder = _reaches(evidence.holder_score, thresholds.same_document)
+        is_old_holder = (
+            replacement is not None
+            and replacement.is_free
+            and _reaches(replacement.score, thresholds.same_document)
+        )
+        kin: set[str] = set()
+        if own is not None and is_holder:
+            kin |= standing.kin(own.id)
+        if old is not None and is_old_holder:
+            kin |= standing.kin(old.id)
+        others = tuple(one for one in evidence.candidates if one.document_id not in kin)
+        people = PeopleEvidence(
+            is_age_asked=bool(rules.age_of_majority),
+            is_minor=is_minor,
+            is_face_waived=bool(is_minor)
+            and rules.is_face_waived
+            and request.live.is_absent
+            and request.portrait.is_absent,
+            guardian=self._find_guardian(place, attempt, rules, thresholds) if is_minor else None,
+            exception=request.exception,
+            # A minor's guardian is bound when the line is opened, and not weeks later.
+            is_exception_offered=request.exception is not None
+            and rules.takes_exceptions
+            and not is_minor,
+            asked_exceptions=self._asked[attempt.outlet.code] if _asks(attempt) else 0,
+            exception_limit=rules.exceptions_per_outlet if _asks(attempt) else 0,
+            is_deceased=own is not None and own.id in standing.deceased,
+            deceased_look_alikes=tuple(
+                one.document_id for one in others if one.document_id in standing.deceased
+            ),
+            is_replaced=own is not None and own.id in standing.replaced,
+            replacement=replacement,
+        )
+        lone = request.pair[0] is request.pair[1]
+        changed = replace(
+            evidence,
+            candidates=others,
+            live_portrait_score=None if lone else evidence.live_portrait_score,
+            people=None if people == ORDINARY else people,
+        )
+        return self._add_lines(changed, attempt, old) if is_old_holder and old else changed
+
+    def _add_lines(self, evidence: Evidence, attempt: Attempt, old: DocumentRecord) -> Evidence:
+        """The lines of the document that is replaced count; its number may come along."""
+        moves = self._moves_number(attempt, old)
+        held = self._state.open_lines(old.id, attempt.outlet.carrier)
+        return replace(
+            evidence,
+            is_number_in_use=evidence.is_number_in_use and not moves,
+            open_lines=evidence.open_lines + held - moves,
+        )
+
+    def _moves_number(self, attempt: Attempt, old: DocumentRecord) -> bool:
+        line = self._state.line_of_number(attempt.msisdn_lookup)
+        return (
+            line is not None
+            and line.document_id == old.id
+            and line.carrier == attempt.outlet.carrier
+        )
+
+    def _find_replacement(
+        self, place: int, attempt: Attempt, own: DocumentRecord | None
+    ) -> tuple[ReplacementEvidence | None, DocumentRecord | None]:
+        if attempt.request.replaces is None:
+            return None, None
+        old = self._state.document(attempt.replaced_lookup)
+        if old is None:
+            return ReplacementEvidence(), None
+        standing, score = self._state.standing, None
+        if self._comparisons.has_probe(place) and old.reference_ids:
+            references = self._state.references_of(old)
+            score = score_best(self._comparisons.probe(place), references)
+        is_free = (
+            old.status is DocumentStatus.ACTIVE
+            and not old.awaits_erasure
+            and old.id not in standing.deceased
+            and old.id not in standing.replaced
+            and (own is None or old.id != own.id)
+            # Its lines would come apart from what this batch has opened under it.
+            and old.id not in self._state.changed_documents
+            # Who is looked into must not leave under another number.
+            and not self._store.cases.open_of([old.id])[old.id]
+        )
+        return ReplacementEvidence(document_id=old.id, score=score, is_free=is_free), old
+
+    def _find_guardian(
+        self, place: int, attempt: Attempt, rules: PeopleRules, thresholds: Thresholds
+    ) -> GuardianEvidence | None:
+        guardian = attempt.guardian
+        if guardian is None:
+            return None
+        at, comparisons, state = self._places[place], self._comparisons, self._state
+        live, portrait = guardian.request.live, guardian.request.portrait
+        record = state.document(guardian.document_lookup)
+        held = record if record and record.status is not DocumentStatus.ATTEMPTED else None
+        has_probe = comparisons.has_probe(at)
+        holder_score = find_holder_score(at, held, comparisons, state) if has_probe else None
+        own_id = None if record is None else record.id
+        found = find_candidates(at, own_id, comparisons, state, thresholds) if has_probe else ()
+        decided = find_decided(at, record, holder_score, found, comparisons, state, thresholds)
+        apart = {key for key, pair in decided.items() if pair.outcome in EXCEPTIONS}
+        if own_id is not None and _reaches(holder_score, thresholds.same_document):
+            apart |= state.standing.kin(own_id)
+        problems = find_problems(live.problems, live.vector is None)
+        if not portrait.is_absent:
+            problems += find_problems(portrait.problems, portrait.vector is None)
+        if guardian.is_same_photograph:
+            problems += (Reason.SAME_PHOTOGRAPH,)
+        is_minor = _is_minor(guardian.document.born_on, attempt.judged_on, rules)
+        with_minor = comparisons.has_probe(place) and has_probe
+        alike = comparisons.among(place, at) if with_minor else None
+        return GuardianEvidence(
+            findings=guardian.document.findings,
+            problems=problems,
+            is_grown_up=None if is_minor is None else not is_minor,
+            is_same_person=guardian.document_lookup == attempt.document_lookup
+            or _reaches(alike, thresholds.review),
+            is_barred=record is not None and self._is_barred(record),
+            verify=thresholds.verify_for(live.length),
+            live_portrait_score=None if portrait.is_absent else comparisons.pair_score(at),
+            holder_score=holder_score,
+            candidates=tuple(one for one in found if one.document_id not in apart)[:MAX_CANDIDATES],
+            searched=comparisons.searched if has_probe else None,
+        )
+
+    def _is_barred(self, record: DocumentRecord) -> bool:
+        standing = self._state.standing
+        return (
+            record.status is DocumentStatus.BLOCKED
+            or record.awaits_erasure
+            or record.id in standing.deceased
+            or record.id in standing.replaced
+        )
+
+    def bind_guardian(
+        self, attempt: Attempt, line_id: str, document_id: str, guardian_id: str, enrollment_id: str
+    ) -> None:
+        """Makes the guardian answer for a minor's line, until the year in which that ends."""
+        born_on = attempt.document.born_on
+        assert born_on is not None, "a minor's age is known"
+        ends_in = born_on.year + self._terms.of(attempt.outlet.carrier).age_of_majority
+        given = (line_id, document_id, guardian_id, enrollment_id, ends_in, self._now)
+        self._guardianships.append(Guardianship(*given))
+
+    def replace_document(
+        self, attempt: Attempt, evidence: Evidence, document_id: str, enrollment_id: str
+    ) -> str | None:
+        """Retires the document that an approved attempt replaces, and moves its lines; the line of
+        the attempt's own number where it is one of them."""
+        replacement = None if evidence.people is None else evidence.people.replacement
+        if replacement is None or replacement.document_id is None or replacement.score is None:
+            return None
+        old = replacement.document_id
+        given = (old, document_id, enrollment_id, replacement.score, self._now)
+        self._replacements.append(Replacement(*given))
+        lines = self._store.lines_in_use_of([old])[old]
+        self._moved |= {line.id: document_id for line in lines}
+        self._state.replace_document(old, document_id, attempt.outlet.carrier)
+        own = self._state.line_of_number(attempt.msisdn_lookup)
+        return own.id if own is not None and own.id in self._moved else None
+
+    def ask_exception(
+        self, attempt: Attempt, document_id: str, enrollment_id: str, case_id: str
+    ) -> None:
+        """Keeps what two people are to decide."""
+        assert attempt.request.exception is not None, "only an exception is asked for"
+        self._asked[attempt.outlet.code] += 1
+        self._exceptions.append(
+            ExceptionRecord(
+                id=enrollment_id,
+                carrier=attempt.outlet.carrier,
+                outlet=attempt.outlet.code,
+                document_id=document_id,
+                cause=attempt.request.exception.value,
+                msisdn=attempt.msisdn,
+                asked_at=self._now,
+                case_id=case_id,
+            )
+        )
+
+    def find_thefts(
+        self, attempt: Attempt, evidence: Evidence, enrollment_id: str
+    ) -> list[NewCase]:
+        """Cases about documents that somebody else's face was shown with: as a guardian's, or as
+        one to be replaced."""
+        people = evidence.people or ORDINARY
+        least = evidence.thresholds.same_document
+        found: list[tuple[str, float]] = []
+        guardian = people.guardian
+        if guardian is not None and attempt.guardian is not None:
+            record = self._state.document(attempt.guardian.document_lookup)
+            score = guardian.holder_score
+            if record is not None and score is not None and not score >= least:
+                found.append((record.id, score))
+        claimed = people.replacement
+        if (
+            claimed is not None
+            and claimed.document_id is not None
+            and claimed.score is not None
+            and not claimed.score >= least
+        ):
+            found.append((claimed.document_id, claimed.score))
+        return [
+            NewCase(
+                kind=CaseKind.STOLEN_DOCUMENT,
+                origin=CaseOrigin.DECISION,
+                enrollment_id=enrollment_id,
+                document_ids=(document_id,),
+                score=score,
+            )
+            for document_id, score in found
+        ]
+
+
+def place_guardians(attempts: Sequence[Attempt]) -> dict[int, int]:
+    """Where the guardians of attempts have their probes: after those of all attempts."""
+    places = [place for place, one in enumerate(attempts) if one.guardian is not None]
+    return {place: len(attempts) + number for number, place in enumerate(places)}
+
+
+def find_guardian_case(verdict: Verdict) -> CaseKind | None:
+    """The case about a guardian who is known under another identity; None where there is none."""
+    if Reason.GUARDIAN_DUPLICATE not in verdict.reasons:
+        return None
+    is_certain = any(
+        one.reason is Reason.GUARDIAN_DUPLICATE and one.decision is Decision.REJECTED
+        for one in verdict.findings
+    )
+    return CaseKind.DUPLICATE_IDENTITY if is_certain else CaseKind.POSSIBLE_DUPLICATE
+
+
+def _asks(attempt: Attempt) -> bool:
+    return attempt.request.exception is not None
+
+
+def _reaches(score: float | None, threshold: float) -> bool:
+    return score is not None and score >= threshold
+
+
+def _is_minor(born_on: date | None, on: date | None, rules: PeopleRules) -> bool | None:
+    """None where no age is asked for, or it is not known."""
+    if not rules.age_of_majority or born_on is None or on is None:
+        return None
+    return find_age(born_on, on) < rules.age_of_majority

@@ -1,0 +1,231 @@
+"""Rows about people whom rules treat apart: guardians, exceptions, the dead, replaced documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Table, bindparam, delete, func, insert, or_, select, update
+
+from engine.errors import RowRefused
+from engine.registry import tables
+from engine.registry.database import KEYS, Source
+from engine.registry.records import (
+    DeathRecord,
+    ExceptionRecord,
+    Guardianship,
+    PeopleChanges,
+    Replacement,
+)
+from engine.registry.row_macs import changing_rows, require_authentic, with_macs
+from engine.registry.rows import columns_of, read_as
+from engine.registry.vault import Vault
+
+_guardianships, _exceptions = tables.guardianships, tables.exceptions
+_deaths, _replacements, _lines = tables.deaths, tables.replacements, tables.lines
+
+_NUMBER = "exceptions.msisdn"
+_DEATHS = select(_deaths).where(_deaths.c.document_id.in_(KEYS))
+_REPLACED = select(_replacements).where(
+    or_(_replacements.c.document_id.in_(KEYS), _replacements.c.successor_id.in_(KEYS))
+)
+_OF_EXCEPTIONS = select(_exceptions).where(_exceptions.c.id.in_(KEYS))
+_BY_LINE = select(_exceptions).where(_exceptions.c.line_id.in_(KEYS))
+_BY_CASE = select(_exceptions).where(_exceptions.c.case_id == bindparam("case"))
+_GUARDED = select(_guardianships).where(
+    or_(_guardianships.c.line_id.in_(KEYS), _guardianships.c.guardian_id.in_(KEYS))
+)
+_ASKED = (
+    select(_exceptions.c.outlet, func.count().label("asked"))
+    .where(_exceptions.c.outlet.in_(KEYS), _exceptions.c.asked_at > bindparam("since"))
+    .group_by(_exceptions.c.outlet)
+)
+_COUNTS = (
+    select(
+        _exceptions.c.outlet,
+        _exceptions.c.carrier,
+        func.count().label("asked"),
+        func.count(_exceptions.c.decided_at).label("decided"),
+        func.count(_exceptions.c.line_id).label("granted"),
+        func.max(_exceptions.c.asked_at).label("last_at"),
+    )
+    .where(_exceptions.c.asked_at > bindparam("since"))
+    .group_by(_exceptions.c.outlet, _exceptions.c.carrier)
+)
+_SET_EXCEPTION = (
+    update(_exceptions)
+    .where(_exceptions.c.id == bindparam("key"), _exceptions.c.decided_at.is_(None))
+    .values(msisdn=None, decided_at=bindparam("at"), line_id=bindparam("line"))
+)
+_MOVE = update(_lines).where(_lines.c.id == bindparam("key"), _lines.c.status != "closed")
+
+
+@dataclass(frozen=True, slots=True)
+class OutletExceptions:
+    """The exceptions that an outlet has asked for since a moment."""
+
+    outlet: str
+    carrier: str
+    asked: int
+    decided: int
+    granted: int
+    last_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of some documents: whose holders are dead, which were replaced, and which are
+    one person's by replacement."""
+
+    deceased: frozenset[str] = frozenset()
+    replaced: Mapping[str, str] = field(default_factory=dict)
+
+    def kin(self, document_id: str) -> frozenset[str]:
+        """The documents of one person with this, itself too, as far as replacements tell."""
+        found, left = {document_id}, [document_id]
+        links = [*self.replaced.items(), *((new, old) for old, new in self.replaced.items())]
+        while left:
+            one = left.pop()
+            beside = {other for this, other in links if this == one} - found
+            found |= beside
+            left += beside
+        return frozenset(found)
+
+
+class PeopleReader(Source):
+    """Reader of these rows."""
+
+    def standing(self, document_ids: Sequence[str]) -> Standing:
+        """What is known of these documents, and of those that they replaced."""
+        replaced: dict[str, str] = {}
+        seen: set[str] = set()
+        asked = set(document_ids)
+        while asked:
+            seen |= asked
+            for row in self._authentic(_replacements, _REPLACED, sorted(asked)):
+                replaced[row.document_id] = row.successor_id
+            asked = {key for pair in replaced.items() for key in pair} - seen
+        dead = self._authentic(_deaths, _DEATHS, document_ids)
+        return Standing(
+            frozenset(row.document_id for row in dead if row.lifted_at is None), replaced
+        )
+
+    def replacements(self) -> list[Replacement]:
+        """Every document that was replaced."""
+        rows = self.rows(select(_replacements))
+        return [read_as(Replacement, self._require(_replacements, row)) for row in rows]
+
+    def replaced_by(self, document_id: str) -> list[str]:
+        """The documents that this one has replaced, without what those have replaced."""
+        replaced = self.standing([document_id]).replaced
+        return [old for old, new in replaced.items() if new == document_id]
+
+    def death(self, document_id: str) -> DeathRecord | None:
+        """What was reported of a document's holder, lifted or not."""
+        rows = self._authentic(_deaths, _DEATHS, [document_id])
+        return next((_death_of(row) for row in rows), None)
+
+    def exceptions(self, enrollment_ids: Sequence[str]) -> dict[str, ExceptionRecord]:
+        """The exceptions that these enrollments asked for."""
+        rows = self._authentic(_exceptions, _OF_EXCEPTIONS, enrollment_ids)
+        return {row.id: read_as(ExceptionRecord, row, msisdn=None) for row in rows}
+
+    def exceptions_of_lines(self, line_ids: Sequence[str]) -> dict[str, ExceptionRecord]:
+        """The exceptions by which lines were opened, by line."""
+        rows = self._authentic(_exceptions, _BY_LINE, line_ids)
+        return {row.line_id: read_as(ExceptionRecord, row, msisdn=None) for row in rows}
+
+    def exception_of_case(self, case_id: str) -> ExceptionRecord | None:
+        """The exception that a case decides, with its number while that is undecided."""
+        for row in self.rows(_BY_CASE, case=case_id):
+            self._require(_exceptions, row)
+            sealed = row.msisdn
+            opened = None if sealed is None else self.vault.open(_NUMBER, row.id, sealed).decode()
+            return read_as(ExceptionRecord, row, msisdn=opened)
+        return None
+
+    def count_asked(self, outlets: Sequence[str], since: datetime) -> dict[str, int]:
+        """How many exceptions each of these outlets has asked for since; none of one without."""
+        return {row.outlet: row.asked for row in self._rows_of(_ASKED, outlets, since=since)}
+
+    def count_by_outlet(self, since: datetime) -> list[OutletExceptions]:
+        """The outlets that have asked for exceptions since, those with most first."""
+        found = [read_as(OutletExceptions, row) for row in self.rows(_COUNTS, since=since)]
+        return sorted(found, key=lambda one: (-one.asked, one.outlet))
+
+    def guardians(self, line_ids: Sequence[str]) -> dict[str, Guardianship]:
+        """Who answers for lines of minors, by line."""
+        rows = self._authentic(_guardianships, _GUARDED, line_ids)
+        return {row.line_id: read_as(Guardianship, row) for row in rows if row.line_id in line_ids}
+
+    def guarded_by(self, document_id: str) -> list[Guardianship]:
+        """The lines of minors that a document's holder answers for."""
+        rows = self._authentic(_guardianships, _GUARDED, [document_id])
+        return [read_as(Guardianship, row) for row in rows if row.guardian_id == document_id]
+
+    def _authentic(self, table: Table, query: Any, keys: Sequence[str]) -> list[Row[Any]]:
+        return [self._require(table, row) for row in self._rows_of(query, keys)]
+
+    def _require(self, table: Table, row: Row[Any]) -> Row[Any]:
+        return require_authentic(self.vault, table, row)
+
+
+def _death_of(row: Row[Any]) -> DeathRecord:
+    return read_as(DeathRecord, row, disputed_lines=tuple(row.disputed_lines))
+
+
+def write_people(
+    connection: Connection, vault: Vault, changes: PeopleChanges, at: datetime
+) -> None:
+    """Writes these rows, after the lines, enrollments and cases that they name."""
+    for table, rows in (
+        (_guardianships, [columns_of(one) for one in changes.guardianships]),
+        (_exceptions, [_exception_row(vault, one) for one in changes.exceptions]),
+        (_replacements, [columns_of(one) for one in changes.replacements]),
+    ):
+        if rows:
+            connection.execute(insert(table), with_macs(vault, table, rows))
+    for death in changes.deaths:
+        row = columns_of(death, disputed_lines=list(death.disputed_lines))
+        connection.execute(delete(_deaths).where(_deaths.c.document_id == death.document_id))
+        connection.execute(insert(_deaths), with_macs(vault, _deaths, [row]))
+    updated = {
+        _exceptions: [key for key, _ in changes.decided_exceptions],
+        _lines: [key for key, _ in changes.moved_lines],
+    }
+    with changing_rows(connection, vault, updated):
+        for key, line_id in changes.decided_exceptions:
+            given = {"key": key, "at": at, "line": line_id}
+            _change_one(connection, _SET_EXCEPTION, given)
+        for key, document_id in changes.moved_lines:
+            _change_one(connection, _MOVE.values(document_id=document_id), {"key": key})
+
+
+def _change_one(connection: Connection, statement: Any, given: Mapping[str, Any]) -> None:
+    if connection.execute(statement, given).rowcount != 1:
+        raise RowRefused(
+            "a row to be changed is not there or was changed before; nothing was kept: "
+            "read it again"
+        )
+
+
+def _exception_row(vault: Vault, one: ExceptionRecord) -> Mapping[str, Any]:
+    assert one.msisdn is not None, "what is asked for is a number"
+    return columns_of(one, msisdn=vault.seal(_NUMBER, one.id, one.msisdn.encode()))
+
+
+def forget_people(connection: Connection, vault: Vault, document_id: str, at: datetime) -> None:
+    """What an erased document leaves: no number that was asked for, and no tie to a person."""
+    asked = connection.scalars(
+        select(_exceptions.c.id).where(
+            _exceptions.c.document_id == document_id, _exceptions.c.decided_at.is_(None)
+        )
+    ).all()
+    with changing_rows(connection, vault, {_exceptions: asked}):
+        for key in asked:
+            _change_one(connection, _SET_EXCEPTION, {"key": key, "at": at, "line": None})
+    for column in (_guardianships.c.document_id, _guardianships.c.guardian_id):
+        connection.execute(delete(_guardianships).where(column == document_id))
+    connection.execute(delete(_replacements).where(_replacements.c.document_id == document_id))

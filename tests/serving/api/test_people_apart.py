@@ -1,0 +1,103 @@
+"""Minors, exceptions, the dead and replaced documents over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from serving.api.body import JSON, MSGPACK
+from serving.sections import CarrierPeople, PeopleSettings
+from tests.serving.api.conftest import Start
+
+
+def card(serial: int, born_on: str = "1980-05-01") -> dict[str, Any]:
+    """A document whose number tells no date of birth."""
+    number = f"2C11{serial:08d}"
+    return {"type": "id-kitas", "number": number, "name": "A Holder", "born_on": born_on}
+
+
+@pytest.fixture
+def service(start_service: Start) -> Any:
+    """A service that asks for guardians and takes exceptions, of one carrier alone."""
+    rules = CarrierPeople(age_of_majority=17, exceptions=True)
+    return start_service(people=PeopleSettings(carriers={"blue": rules}))
+
+
+def enroll(service: Any, body: dict[str, Any], key: str, kind: str = JSON) -> Any:
+    headers = {"idempotency-key": key}
+    return service.ask("POST", "/v1/enrollments", body=body, kind=kind, headers=headers)
+
+
+@pytest.mark.parametrize("kind", [JSON, MSGPACK])
+def test_a_minor_comes_with_a_guardian(
+    service: Any, activation: Any, faces: dict[str, bytes], kind: str
+) -> None:
+    child = card(1, "2015-01-01")
+    alone = service.read(enroll(service, activation(document=child), "alone", kind))
+    assert [one["reason"] for one in alone["reasons"]] == ["GUARDIAN_MISSING"]
+    # Enrolled before, so the face is enough.
+    holder = {"type": "cn-ric", "number": "110105199003071239", "name": "Any Name"}
+    guardian = {"document": holder, "live": faces["later"]}
+    body = activation(document=child, guardian=guardian)
+    both = service.read(enroll(service, body, "both", kind))
+    assert both["reasons"] == []
+    assert both["guardian_document_id"] not in (None, both["document_id"])
+    again = enroll(service, body, "both", kind)
+    assert service.read(again)["is_repeated"]
+    # Under another document the same face is a second identity.
+    other = {"document": card(2), "live": faces["live"], "portrait": faces["portrait"]}
+    second = activation(document=child, guardian=other, msisdn="+8613800138009")
+    refused = service.read(enroll(service, second, "second", kind))
+    assert [one["reason"] for one in refused["reasons"]] == ["GUARDIAN_DUPLICATE"]
+
+
+def test_an_exception_waits_for_two_people_and_is_counted(service: Any, activation: Any) -> None:
+    body = activation(document=card(1), portrait=None, exception="portrait_unreadable")
+    asked = service.read(enroll(service, body, "asked"))
+    assert (asked["decision"], asked["line_id"]) == ("review", None)
+    assert [one["kind"] for one in asked["cases"]] == ["exception"]
+    shown = service.read(service.ask("GET", f"/v1/enrollments/{asked['enrollment_id']}"))
+    told = shown["exception"]
+    assert (told["cause"], told["state"]) == ("portrait_unreadable", "asked")
+    counts = service.read(service.ask("GET", "/v1/exceptions/outlets", key="fraud"))
+    assert [(one["outlet"], one["asked"]) for one in counts["outlets"]] == [("b1", 1)]
+    counted = service.parts.meter.render()[0].decode()
+    line = 'sosie_exceptions_total{cause="portrait_unreadable",decision="review"} 1.0'
+    assert line in counted
+    # No face was shown to be the document's: nothing is told of documents or numbers.
+    held = {"type": "cn-ric", "number": "110105199003071239", "name": "Another Name"}
+    probing = activation(document=held, live=None, portrait=None, exception="injury")
+    told = service.read(enroll(service, probing, "probing"))
+    assert [one["reason"] for one in told["reasons"]] == ["EXCEPTION_ASKED"]
+    bare = activation(document=card(1), portrait=None)
+    service.assert_refused(enroll(service, bare, "bare"), 400, "REQUEST.MALFORMED")
+
+
+def test_a_holder_is_reported_dead_by_one_person_and_confirmed_by_another(
+    service: Any, activation: Any
+) -> None:
+    first = service.read(enroll(service, activation(document=card(1)), "first"))
+    path = f"/v1/documents/{first['document_id']}/death"
+
+    def step(name: str, key: str, **more: str) -> Any:
+        return service.ask("POST", path, body={"step": name, **more}, key=key)
+
+    assert service.read(step("report", "fraud", source="registry"))["state"] == "reported"
+    service.assert_refused(step("confirm", "fraud"), 403, "CASE.FOUR_EYES")
+    again = activation(document=card(1), msisdn="+8613800138009")
+    refused = service.read(enroll(service, again, "again"))
+    assert "HOLDER_DECEASED" in [one["reason"] for one in refused["reasons"]]
+    assert service.read(step("confirm", "operator"))["state"] == "confirmed"
+    assert service.read(service.ask("GET", path, key="fraud"))["state"] == "confirmed"
+
+
+def test_a_renewed_document_takes_its_lines_along(service: Any, activation: Any) -> None:
+    first = service.read(enroll(service, activation(document=card(1)), "first"))
+    old = {"type": "id-kitas", "number": card(1)["number"]}
+    renewed = activation(document=card(2), replaces=old)
+    answer = service.read(enroll(service, renewed, "renewed"))
+    assert (answer["decision"], answer["line_id"]) == ("approved", first["line_id"])
+    retired = activation(document=card(1), msisdn="+8613800138009")
+    reasons = service.read(enroll(service, retired, "retired"))["reasons"]
+    assert [one["reason"] for one in reasons] == ["DOCUMENT_REPLACED"]
