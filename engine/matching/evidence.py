@@ -1,4 +1,4 @@
-"""What a batch's decisions go by: rows of the registry, evidence of each attempt, bounds on both."""
+"""What a batch goes by: rows of the registry, evidence of each attempt, and bounds on it."""
 
 from __future__ import annotations
 
