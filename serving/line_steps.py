@@ -71,10 +71,13 @@ class LineSteps:
                 return
 
     def _work(self) -> None:
-        while not self._closing.is_set() and fill_campaigns(
-            self._runner, self._source, self._rules
-        ):
-            pass
+        # Steps first: to add a country's lines to a campaign takes hours.
+        while not self._closing.is_set():
+            self._do_due()
+            if not fill_campaigns(self._runner, self._source, self._rules):
+                break
+
+    def _do_due(self) -> None:
         due = self._source.life.next_step_at()
         if due is None or due > self._clock():
             return

@@ -319,6 +319,16 @@ def test_a_decision_of_an_earlier_policy_replays_by_that_policy() -> None:
     assert replay(record).agrees
 
 
+def test_a_decision_from_before_a_persons_limit_replays_without_one() -> None:
+    full = replace(HONEST, open_lines=5)
+    inputs = write_evidence(full)
+    for name in ("person_lines", "person_limit", "is_exempt"):
+        del inputs[name]
+    read = read_evidence(inputs)
+    assert read == full
+    assert decide(read, "2").reasons == decide(full).reasons == (Reason.LINE_LIMIT_REACHED,)
+
+
 def test_a_score_that_is_no_number_is_no_match() -> None:
     assert decide(replace(HONEST, live_portrait_score=nan)).decision is Decision.REJECTED
 
