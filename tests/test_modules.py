@@ -33,7 +33,7 @@ SHARED_NAMES = {
         "events",
     ),
     *("gallery", "imports", "join", "kernels", "lines", "matching", "models", "people", "plan"),
-    *("outlets", "registrar", "retention", "rotation", "shards", "sweeps"),
+    *("outlets", "registrar", "retention", "rotation", "shards", "sweeps", "webhooks"),
 }
 
 

@@ -52,6 +52,8 @@ SAVE_EVERY_S = 0.5
 PARK_AFTER_S = 1.0
 """What takes longer gets a row, so that the cursor goes on."""
 LOOK_EVERY_S = 1.0
+TIDY_EVERY_S = 3_600.0
+"""Rows of events that have left go."""
 POLL_S = 0.25
 SKEW_S = 5.0
 """By which the clocks of two workers may differ."""
@@ -271,13 +273,16 @@ class Deliverer:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Until `stopping` is set; then what was done is written, and every webhook released."""
-        looked_s = saved_s = -LOOK_EVERY_S
+        looked_s = saved_s = tidied_s = -TIDY_EVERY_S
         try:
             while not stopping.is_set():
                 try:
                     if monotonic() - looked_s >= LOOK_EVERY_S:
                         looked_s = monotonic()
                         await self._look()
+                    if self._routes and monotonic() - tidied_s >= TIDY_EVERY_S:
+                        tidied_s = monotonic()
+                        await asyncio.to_thread(self._webhooks.forget_left)
                     await self._read()
                     for route in self._routes.values():
                         self._send(route)
