@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from importlib.metadata import version
+from math import inf
 from time import monotonic
 
 from structlog.typing import FilteringBoundLogger
@@ -118,6 +119,7 @@ class _Route:
         self._queues: dict[str, deque[_Item]] = {}
         self._ready: deque[str] = deque()
         self._waiting: dict[str, _Item] = {}
+        self._next_due_s = inf
         self._count = 0
         self._changed: dict[int, _Item] = {}
         self._done: list[int] = []
@@ -166,9 +168,11 @@ class _Route:
     def choose(self) -> _Item | None:
         """The next to be sent; of a receiver that is down one now and then, due or not."""
         now_s = monotonic()
-        for subject in [key for key, item in self._waiting.items() if item.due_s <= now_s]:
-            del self._waiting[subject]
-            self._ready.append(subject)
+        if now_s >= self._next_due_s:
+            for subject in [key for key, item in self._waiting.items() if item.due_s <= now_s]:
+                del self._waiting[subject]
+                self._ready.append(subject)
+            self._next_due_s = min((one.due_s for one in self._waiting.values()), default=inf)
         if self.is_down:
             if self.sent or now_s - self.probed_s < PROBE_EVERY_S:
                 return None
@@ -186,7 +190,7 @@ class _Route:
         self._settle(item)
         if self.is_down:
             for other in self._waiting.values():
-                other.due_s = 0.0
+                other.due_s = self._next_due_s = 0.0
                 self._changed[other.number] = other
         self.failures = 0
 
@@ -202,12 +206,12 @@ class _Route:
                 self._settle(item)
                 return
             item.due_s = monotonic() + BACKOFF_S[item.attempts - 1]
-        self._waiting[item.subject] = item
+        self._wait(item)
 
     def put_back(self, item: _Item) -> None:
         """It could not be sent, for a reason of ours."""
         item.due_s = monotonic() + BACKOFF_S[0]
-        self._waiting[item.subject] = item
+        self._wait(item)
 
     def take_progress(self) -> Progress | None:
         """What is to be written, if anything; from now on it counts as written."""
@@ -236,9 +240,13 @@ class _Route:
 
     def _line_up(self, item: _Item) -> None:
         if item.due_s > monotonic():
-            self._waiting[item.subject] = item
+            self._wait(item)
         else:
             self._ready.append(item.subject)
+
+    def _wait(self, item: _Item) -> None:
+        self._waiting[item.subject] = item
+        self._next_due_s = min(self._next_due_s, item.due_s)
 
     def _settle(self, item: _Item) -> None:
         """The next of its subject has its turn."""
