@@ -315,14 +315,16 @@ class Webhooks(Source):
             return find_last(connection)
 
     def undelivered(self, webhook_id: str) -> list[Undelivered]:
-        """What is to be tried again, in the order of events. Rows whose events have left go."""
-        first = select(func.coalesce(func.min(_events.c.number), 0)).scalar_subquery()
-        has_left = _of_webhook(webhook_id, _undelivered.c.number < first)
+        """What is to be tried again, in the order of events."""
         query = _rows_of(webhook_id).where(_undelivered.c.due_at.is_not(None))
+        return [read_as(Undelivered, row) for row in self.rows(query)]
+
+    def forget_left(self) -> None:
+        """Drops the rows of events that have left the outbox."""
         with changing(self._engine) as connection:
-            connection.execute(has_left)
-            rows = connection.execute(query).all()
-        return [read_as(Undelivered, row) for row in rows]
+            first = connection.scalar(select(func.min(_events.c.number)))
+            has_left = true() if first is None else _undelivered.c.number < first
+            connection.execute(delete(_undelivered).where(has_left))
 
     def save(self, holder: str, made: Sequence[Progress]) -> list[str]:
         """Keeps what was done for webhooks that are held, in one transaction; the ids of those that

@@ -611,7 +611,6 @@ def webhook(registry: Webhooks, record: Webhook) -> webhooks.Webhook:
         carrier=record.carrier,
         state=record.state.value,
         created_at=Moment.of(record.created_at),
-        created_by=record.created_by,
         earlier_secret_until=None if until is None else Moment.of(until),
         waiting=backlog.waiting,
         oldest_at=None if oldest is None else Moment.of(oldest),

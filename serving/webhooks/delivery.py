@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from importlib.metadata import version
+from math import inf
 from time import monotonic
 
 from structlog.typing import FilteringBoundLogger
@@ -52,6 +53,8 @@ SAVE_EVERY_S = 0.5
 PARK_AFTER_S = 1.0
 """What takes longer gets a row, so that the cursor goes on."""
 LOOK_EVERY_S = 1.0
+TIDY_EVERY_S = 3_600.0
+"""Rows of events that have left go."""
 POLL_S = 0.25
 SKEW_S = 5.0
 """By which the clocks of two workers may differ."""
@@ -116,6 +119,7 @@ class _Route:
         self._queues: dict[str, deque[_Item]] = {}
         self._ready: deque[str] = deque()
         self._waiting: dict[str, _Item] = {}
+        self._next_due_s = inf
         self._count = 0
         self._changed: dict[int, _Item] = {}
         self._done: list[int] = []
@@ -164,9 +168,11 @@ class _Route:
     def choose(self) -> _Item | None:
         """The next to be sent; of a receiver that is down one now and then, due or not."""
         now_s = monotonic()
-        for subject in [key for key, item in self._waiting.items() if item.due_s <= now_s]:
-            del self._waiting[subject]
-            self._ready.append(subject)
+        if now_s >= self._next_due_s:
+            for subject in [key for key, item in self._waiting.items() if item.due_s <= now_s]:
+                del self._waiting[subject]
+                self._ready.append(subject)
+            self._next_due_s = min((one.due_s for one in self._waiting.values()), default=inf)
         if self.is_down:
             if self.sent or now_s - self.probed_s < PROBE_EVERY_S:
                 return None
@@ -184,7 +190,7 @@ class _Route:
         self._settle(item)
         if self.is_down:
             for other in self._waiting.values():
-                other.due_s = 0.0
+                other.due_s = self._next_due_s = 0.0
                 self._changed[other.number] = other
         self.failures = 0
 
@@ -200,12 +206,12 @@ class _Route:
                 self._settle(item)
                 return
             item.due_s = monotonic() + BACKOFF_S[item.attempts - 1]
-        self._waiting[item.subject] = item
+        self._wait(item)
 
     def put_back(self, item: _Item) -> None:
         """It could not be sent, for a reason of ours."""
         item.due_s = monotonic() + BACKOFF_S[0]
-        self._waiting[item.subject] = item
+        self._wait(item)
 
     def take_progress(self) -> Progress | None:
         """What is to be written, if anything; from now on it counts as written."""
@@ -234,9 +240,13 @@ class _Route:
 
     def _line_up(self, item: _Item) -> None:
         if item.due_s > monotonic():
-            self._waiting[item.subject] = item
+            self._wait(item)
         else:
             self._ready.append(item.subject)
+
+    def _wait(self, item: _Item) -> None:
+        self._waiting[item.subject] = item
+        self._next_due_s = min(self._next_due_s, item.due_s)
 
     def _settle(self, item: _Item) -> None:
         """The next of its subject has its turn."""
@@ -271,13 +281,16 @@ class Deliverer:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Until `stopping` is set; then what was done is written, and every webhook released."""
-        looked_s = saved_s = -LOOK_EVERY_S
+        looked_s = saved_s = tidied_s = -TIDY_EVERY_S
         try:
             while not stopping.is_set():
                 try:
                     if monotonic() - looked_s >= LOOK_EVERY_S:
                         looked_s = monotonic()
                         await self._look()
+                    if self._routes and monotonic() - tidied_s >= TIDY_EVERY_S:
+                        tidied_s = monotonic()
+                        await asyncio.to_thread(self._webhooks.forget_left)
                     await self._read()
                     for route in self._routes.values():
                         self._send(route)

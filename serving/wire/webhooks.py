@@ -76,7 +76,6 @@ class Webhook(PrivateAnswer, frozen=True):
     carrier: Annotated[str | None, Meta(description="null: events of all carriers")]
     state: Annotated[State, Meta(description="gone: the receiver has answered 410")]
     created_at: Moment
-    created_by: str
     earlier_secret_until: Annotated[
         Moment | None, Meta(description="until then the secret before the last rotation signs too")
     ]

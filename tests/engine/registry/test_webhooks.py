@@ -139,8 +139,16 @@ def test_events_leave_by_their_age_whichever_rows_hold_them(
     job = Job("job", "test", {Kind.EVENTS: until}, dict)
     with store.writer() as writer:
         gone = 0
+        webhook, _ = webhooks.create(SINK, (), carrier=None, actor="test")
+        held = cursors.hold(store.engine, webhook.id, "a", now, MINUTE)
+        assert held is not None
+        kept = [waits(3, due=False), waits(4), waits(540)]
+        webhooks.save("a", [Progress(held, held.number, kept)])
         while count := expire(writer, Kind.EVENTS, job, now, 100):
             gone += count
     assert gone == 340
     (left,) = store.rows(select(func.count(), func.min(tables.events.c.number)))
     assert tuple(left) == (40, 150 * 3 + 80 + 1)
+    webhooks.forget_left()
+    assert [one.number for one in webhooks.undelivered(webhook.id)] == [540]
+    assert webhooks.measure(webhook).dead == 0

@@ -30,7 +30,7 @@ from serving.sections import WebhookSettings
 from serving.webhooks.delivery import Deliverer
 
 LOOPBACK = WebhookSettings.model_validate(
-    {"allowed_networks": ["127.0.0.0/8", "::1/128"], "timeout_s": 0.5}
+    {"allowed_networks": ["127.0.0.0/8", "::1/128"], "timeout_s": 5}
 )
 
 
