@@ -364,11 +364,11 @@ class Gallery:
             while names & self._names_with_tombstones() and self._rewrite(all_removed=True):
                 pass
 
-    def rearrange(self, perform: Callable[[], Value]) -> Value:
+    def rearrange(self, perform: Callable[[], Value], *, beside_searches: bool = False) -> Value:
         """Performs what changes where the references are, and not which there are, apart from all
-        searches and changes; for an index without views."""
+        searches and changes, or from changes alone; for an index without views."""
         assert self._segmented is None, "one with views is rearranged by `maintain`"
-        with self._changes, self._lock.writing():
+        with self._changes, self._lock.reading() if beside_searches else self._lock.writing():
             return perform()
 
     def replace_rows(self, name: str, rows: RowStore) -> bool:

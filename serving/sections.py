@@ -227,7 +227,8 @@ class GallerySettings(Section):
         default=0,
         ge=0,
         le=256,
-        description="service: Ray actors that share the gallery; 0: it is in the registrar",
+        description="service: Ray actors that share the gallery, looked at again while it serves; "
+        "0: it is in the registrar",
     )
     shard_resource: str = Field(
         default="",

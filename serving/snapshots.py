@@ -334,7 +334,7 @@ class ShardManager(SnapshotManager):
             kept = range(len(self._index.shards) if self._shard_folder else 0)
             useless = self._keys.destroy_all_but([self._name(number) for number in kept])
             if useless:
-                self._warn(f"snapshots of {useless} shards are of no use any more")
+                self._warn(f"{useless} snapshots of shards are not used: the store is read instead")
             load = self._load if self._shard_folder else None
             return restore_shards(self._store, self._index, tell or _log.info, load)
         except BaseException:
@@ -432,7 +432,7 @@ class ShardManager(SnapshotManager):
     def remove(self) -> None:
         """Removes the snapshots; the next start builds what is lost by then from the store."""
         super().remove()
-        self._destroy(range(0 if self._index is None else len(self._index.shards)))
+        self._destroy(None)
 
     def may_hold_removed(self, gallery: Gallery) -> bool:
         """Never: they are saved compacted, and without their keys from an erasure on."""
@@ -456,9 +456,13 @@ class ShardManager(SnapshotManager):
                 # Without its key it is of no use, whether it is removed or not.
                 self._forgetting.append(copy.forget(self._place(number)))
 
-    def _destroy(self, numbers: Collection[int]) -> None:
+    def _destroy(self, numbers: Collection[int] | None) -> None:
+        """The keys of these shards' snapshots, or of all."""
         try:
-            self._keys.destroy([self._name(number) for number in numbers])
+            if numbers is None:
+                self._keys.destroy_all_but(())
+            else:
+                self._keys.destroy([self._name(number) for number in numbers])
         except OSError as error:
             raise RegistryError(
                 f"the keys of the shards' snapshots cannot be removed ({error.strerror}), so "
@@ -593,7 +597,8 @@ class ShardUpkeep:
 
     def _move(self, virtual_shard: int, source: int, target: int) -> bool:
         index, gallery = self._index, self._registrar.gallery
-        if not gallery.rearrange(partial(index.begin_move, virtual_shard, target)):
+        begin = partial(index.begin_move, virtual_shard, target)
+        if not gallery.rearrange(begin, beside_searches=True):
             self._tell("virtual shards stay where they are until the sweep has ended")
             return False
         try:
@@ -604,7 +609,7 @@ class ShardUpkeep:
 
             self._give(source, lambda: self._registrar.run(finish))
         except BaseException:
-            gallery.rearrange(index.abandon_move)
+            gallery.rearrange(index.abandon_move, beside_searches=True)
             raise
         self._has_moved = True
         return True

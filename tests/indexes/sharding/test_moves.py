@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from threading import Event
 
 import numpy as np
@@ -98,7 +99,8 @@ class Moves(RuleBasedStateMachine):
         moving = np.flatnonzero(aims != index.placement.owners)
         if len(moving):
             first = int(self.random.choice(moving))
-            assert self.gallery.rearrange(lambda: index.begin_move(first, int(aims[first])))
+            begin = partial(index.begin_move, first, int(aims[first]))
+            assert self.gallery.rearrange(begin, beside_searches=True)
             self.is_copied = False
         elif self.wanted < len(index.shards):
             self.gallery.rearrange(index.remove_last).close()
@@ -182,7 +184,8 @@ def test_searches_beside_moves_from_two_shards_to_five_and_three_miss_and_repeat
                 aims = index.placement.balanced(wanted).owners
                 for virtual_shard in np.flatnonzero(aims != index.placement.owners).tolist():
                     target = int(aims[virtual_shard])
-                    assert gallery.rearrange(lambda: index.begin_move(virtual_shard, target))  # noqa: B023
+                    begin = partial(index.begin_move, virtual_shard, target)
+                    assert gallery.rearrange(begin, beside_searches=True)
                     index.copy_moving(lambda: None)
                     gallery.rearrange(lambda: index.finish_move(gallery.sequence, "h"))
                 while len(index.shards) > wanted:
