@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,9 @@ from typing import Annotated
 import typer
 
 from serving.cli.output import DEPLOYMENT, escape, print_json, print_line, print_list
+
+LOOK_EVERY_S = 0.2
+"""Between two looks at signals."""
 
 
 def register(app: typer.Typer) -> None:
@@ -60,11 +64,12 @@ def serve_sandbox(
     from serving.sandbox.sandbox_service import PICTURE_FOLDER, WARNING, open_sandbox, prepare
 
     stop = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: stop.set())
     if until_stdin_closes:
         end_with_starter()
     with ExitStack() as stack:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            before = signal.signal(name, lambda *_: stop.set())
+            stack.callback(signal.signal, name, before)
         if folder is None:
             parent = stack.enter_context(tempfile.TemporaryDirectory(prefix="sosie-sandbox-"))
             folder = Path(parent) / "home"
@@ -83,10 +88,13 @@ def serve_sandbox(
             print_line(f"Pictures are in {escape(pictures)}; `sosie sandbox --numbers cn-ric`")
             print_line("prints the document numbers. Ctrl-C ends it.")
 
-        thread = threading.Thread(target=sandbox.run, args=(host, port, tell, stop))
-        thread.start()
-        while thread.is_alive():
-            thread.join(0.2)
+        # In a thread: uvicorn takes the signals of a main thread for itself.
+        served = stack.enter_context(ThreadPoolExecutor(1)).submit(
+            sandbox.run, host, port, tell, stop
+        )
+        while not wait([served], LOOK_EVERY_S).done:
+            pass
+        served.result()
 
 
 def _print_numbers(document_type: str, *, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -468,6 +469,10 @@ def open_sandbox(home: Path) -> Iterator[Sandbox]:
         opened.callback(close_log, log)
         reading = opened.enter_context(Deployment(home, settings))
         store, vault = reading.store, reading.vault
+        if store.has_writer():
+            raise RequestError(
+                "another process has this sandbox open: use that one, or another DIR"
+            )
         meter = Meter(None, log)
         service = RegistrarService(lambda: Deployment(home, settings), serve, meter, log)
         opened.callback(service.close)
@@ -528,19 +533,28 @@ class Sandbox:
         )
         server = uvicorn.Server(config)
 
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            listener = socket.create_server((host, port), family=family)
+        except OSError as error:
+            raise RequestError(
+                f"{host}:{port} cannot be listened on ({error.strerror}): choose another --port"
+            ) from None
+
         async def serve() -> None:
             await self.registrar.settle()
-            served = asyncio.create_task(server.serve())
+            served = asyncio.create_task(server.serve([listener]))
             while not server.started and not served.done():
                 await asyncio.sleep(0.01)
             if server.started:
-                ready(f"http://{host}:{server.servers[0].sockets[0].getsockname()[1]}")
+                shown = f"[{host}]" if ":" in host else host
+                ready(f"http://{shown}:{listener.getsockname()[1]}")
                 await asyncio.to_thread(stop.wait)
                 server.should_exit = True
             await served
 
-        # In a thread: uvicorn takes the signals of a main thread for itself.
-        asyncio.run(serve())
+        with listener:
+            asyncio.run(serve())
 
 
 async def _describe() -> EmbedderStatus:

@@ -150,3 +150,11 @@ def test_the_table_is_printed_for_every_type(sosie: Any) -> None:
         numbers = sosie("sandbox", "--numbers", kind, "--json").json["numbers"]
         assert {one["serial"] for one in numbers} == {"000", *map(str, OUTCOMES)}
     assert sosie("sandbox", "--numbers", "none").code == 2
+
+
+def test_what_keeps_it_from_starting_is_said_in_one_line(
+    sandbox: Served, sosie: Any, assert_refused: Any, tmp_path: Path
+) -> None:
+    port = sandbox.url.rpartition(":")[2]
+    assert_refused(sosie("sandbox", tmp_path / "new", "--port", port), "choose another --port")
+    assert_refused(sosie("sandbox", sandbox.home, "--port", "0"), "another process")
