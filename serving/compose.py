@@ -52,6 +52,7 @@ from engine.retention.job import Schedule
 from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
+from serving.authority_settings import AuthoritySettings
 from serving.models import (
     build_extractor,
     build_thresholds,
@@ -65,7 +66,6 @@ from serving.models import (
     threshold_rates,
 )
 from serving.sections import (
-    AuthoritySettings,
     CasesSettings,
     CropsSettings,
     LimitSettings,

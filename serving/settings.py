@@ -22,9 +22,9 @@ from pydantic_settings import (
 )
 
 from engine.errors import RegistryExists, RegistryMissing, RequestError
+from serving.authority_settings import AuthoritySettings
 from serving.sections import (
     AuditSettings,
-    AuthoritySettings,
     CasesSettings,
     CropsSettings,
     GallerySettings,
