@@ -120,6 +120,7 @@ TWICE = b'{"request_id": "x", "records": [], "records": [{"standing": "valid"}]}
         (answer({"standing": "perfect"}), "MALFORMED"),
         (answer({"standing": "valid", "reference": "a name, or two"}), "MALFORMED"),
         (answer({"standing": "valid", "face_score": 95}), "MALFORMED"),
+        (answer({"standing": "valid", "face_score": float("nan")}), "MALFORMED"),
         (answer(*[VALID] * 17), "MALFORMED"),
         (send(TWICE), "MALFORMED"),
         (send(b"<html>"), "MALFORMED"),
