@@ -55,6 +55,7 @@ from engine.retention.job import Schedule
 from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
+from serving.authority_settings import AuthoritySettings
 from serving.models import (
     build_extractor,
     build_thresholds,
@@ -67,14 +68,12 @@ from serving.models import (
     second_model,
     threshold_rates,
 )
+from serving.rule_settings import LinesSettings, PeopleSettings
 from serving.sections import (
-    AuthoritySettings,
     CasesSettings,
     CropsSettings,
     LimitSettings,
-    LinesSettings,
     LivenessSettings,
-    PeopleSettings,
     RetentionSettings,
 )
 from serving.settings import (

@@ -320,7 +320,7 @@ def _examine_authority(deployment: Deployment) -> Finding:
     from engine.matching.authority import ListedAuthority  # noqa: PLC0415 - few ask one
 
     try:
-        from serving.ingress.authority import reach  # noqa: PLC0415 - an extra
+        from serving.ingress.http_authority import reach  # noqa: PLC0415 - an extra
     except ImportError:
         advice = advise_extra("serve")
         return Finding("authority", State.WARNING, "its packages are not installed", advice)

@@ -22,17 +22,16 @@ from pydantic_settings import (
 )
 
 from engine.errors import RegistryExists, RegistryMissing, RequestError
+from serving.authority_settings import AuthoritySettings
+from serving.rule_settings import LinesSettings, PeopleSettings
 from serving.sections import (
     AuditSettings,
-    AuthoritySettings,
     CasesSettings,
     CropsSettings,
     GallerySettings,
     LimitSettings,
-    LinesSettings,
     LivenessSettings,
     ModelSettings,
-    PeopleSettings,
     QualitySettings,
     RegistrarSettings,
     RegistrySettings,

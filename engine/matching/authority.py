@@ -276,19 +276,23 @@ class ListedAuthority:
 
     def read(self) -> Mapping[bytes, tuple[AuthorityRecord, ...]]:
         """The list as the file has it now; `RequestError` where it is none."""
-        with self._lock:
-            try:
-                found = self._path.stat()
-                stamp = (found.st_mtime_ns, found.st_size)
-                if stamp != self._read:
-                    self._listed = self._parse()
-                    self._read = stamp
-            except (OSError, UnicodeDecodeError, csv.Error) as error:
-                kind = type(error).__name__
-                raise RequestError(
-                    f"{self._path}: {kind}: give a CSV file of type, number and standing"
-                ) from None
+        # What was read before stands while another thread reads a long file anew.
+        if not self._lock.acquire(blocking=self._read is None):
             return self._listed
+        try:
+            found = self._path.stat()
+            stamp = (found.st_mtime_ns, found.st_size)
+            if stamp != self._read:
+                self._listed = self._parse()
+                self._read = stamp
+            return self._listed
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            kind = type(error).__name__
+            raise RequestError(
+                f"{self._path}: {kind}: give a CSV file of type, number and standing"
+            ) from None
+        finally:
+            self._lock.release()
 
     def _parse(self) -> dict[bytes, tuple[AuthorityRecord, ...]]:
         found: dict[bytes, tuple[AuthorityRecord, ...]] = {}

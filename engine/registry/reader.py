@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import compress
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, Row, Select, bindparam, func, select, tuple_
 
 from engine.errors import NotFound
+from engine.reasons import Reason
 from engine.registry import tables
 from engine.registry.audit import AuditReader
 from engine.registry.cases import DOCUMENTS_OF, CaseReader, FactReader, SweepReader
@@ -27,6 +29,7 @@ from engine.registry.records import (
     EnrollmentRecord,
     LineRecord,
     LineStatus,
+    LivenessCount,
     Outlet,
     StoredAnswer,
     TallyRecord,
@@ -78,6 +81,25 @@ _LIVENESS_OF = select(tables.liveness).where(
     tables.liveness.c.enrollment_id == bindparam("enrollment_id")
 )
 _USED_LIVENESS = select(tables.liveness.c.token).where(tables.liveness.c.token.in_(KEYS))
+_results = tables.liveness.c
+_LIVENESS_COUNTS = (
+    select(
+        _results.carrier,
+        _results.outlet,
+        _results.judge.is_not(None).label("is_judged"),
+        func.count().label("results"),
+        func.count().filter(_results.problem == Reason.LIVENESS_FAILED.value).label("failed"),
+    )
+    .where(
+        _results.received_at > bindparam("after"),
+        _results.received_at <= bindparam("until"),
+        _results.outlet.is_not(None),
+        # Where nothing was sent or judged, nothing was found either.
+        func.coalesce(_results.problem, "") != Reason.LIVENESS_MISSING.value,
+    )
+    .group_by(_results.carrier, _results.outlet, _results.judge.is_not(None))
+    .order_by(_results.carrier, _results.outlet)
+)
 _SECOND_TEMPLATES = select(
     _references.c.id,
     _references.c.document_id,
@@ -435,6 +457,14 @@ class Reader(AuditReader):
     def used_liveness(self, tokens: Sequence[bytes]) -> set[bytes]:
         """Those of these results of liveness checks that have been used."""
         return {row.token for row in self._rows_of(_USED_LIVENESS, tokens)}
+
+    def liveness_counts(self, after: datetime, until: datetime) -> list[LivenessCount]:
+        """What liveness checks brought at each outlet after one moment and until another."""
+        rows = self.rows(_LIVENESS_COUNTS, after=after, until=until)
+        return [
+            LivenessCount(row.carrier, row.outlet, bool(row.is_judged), row.results, row.failed)
+            for row in rows
+        ]
 
     def removals(self, after_sequence: int) -> NDArray[np.int64]:
         """The references removed after a gallery sequence: int64[n], ascending."""

@@ -28,6 +28,7 @@ from engine.sweeps.linking import Owners
 from engine.sweeps.reload import make_contents
 from engine.sweeps.report.contents import ReportInput, Sweep
 from engine.sweeps.report.page import write_report
+from engine.sweeps.risk import OutletLiveness
 from engine.sweeps.summary import Seller
 from engine.sweeps.sweep_model import Group, Identity, PairTable
 from engine.sweeps.sweep_run import SweepResult
@@ -139,6 +140,23 @@ def seller_table(sellers: Sequence[Seller]) -> pa.Table:
     )
 
 
+def liveness_table(outlets: Sequence[OutletLiveness]) -> pa.Table:
+    """One row per outlet where liveness checks failed, in the order given."""
+    columns: dict[str, pa.Array] = {
+        name: pa.array([getattr(one, name) for one in outlets], kind)
+        for name, kind in (
+            ("carrier", pa.string()),
+            ("outlet", pa.string()),
+            ("signed", pa.int64()),
+            ("signed_failed", pa.int64()),
+            ("judged", pa.int64()),
+            ("judged_failed", pa.int64()),
+            ("lowest", pa.float64()),
+        )
+    }
+    return pa.table(columns)
+
+
 def _share_carriers(identities: Sequence[Identity], couples: Sequence[tuple[int, int]]) -> pa.Array:
     carriers = [frozenset(line.carrier for line in one.lines) for one in identities]
     return pa.array(
@@ -236,6 +254,7 @@ def write_findings(
     write_table(folder.path, "groups", group_table(contents.groups, contents.cases), about)
     write_csv(folder.path, "outlets", seller_table(summary.outlets))
     write_csv(folder.path, "carriers", seller_table(summary.carriers).drop_columns(["outlet"]))
+    write_csv(folder.path, "liveness", liveness_table(contents.liveness))
     write_groups(folder.groups, contents.groups)
     write_report(folder.report, contents)
 

@@ -20,6 +20,7 @@ from engine.registry.reader import Reader
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
 from engine.sweeps.report.contents import Chance, ReportInput, Sweep
+from engine.sweeps.risk import LIVENESS_WINDOW, rank_outlets
 from engine.sweeps.summary import summarise
 from engine.sweeps.sweep_model import Group, SweepRecord, SweepState
 
@@ -118,6 +119,9 @@ def make_contents(
         scores=scores,
         groups=groups,
         summary=summarise(groups),
+        liveness=rank_outlets(
+            reader.liveness_counts(sweep.made_at - LIVENESS_WINDOW, sweep.made_at)
+        ),
         judged=measure_precision(read_plain(reader)),
         cases=cases,
         carrier_names={carrier.code: carrier.name for carrier in reader.carriers()},

@@ -1,4 +1,5 @@
-"""The risk of a group: points for stated terms, by which groups are ranked.
+"""The risk of a group: points for stated terms, by which groups are ranked; and of an outlet, by
+its liveness results.
 
 Each term counts one thing and brings points by its scale in `SCALES`: straight lines between the
 values, constant before the first and after the last. More never brings less. The terms of a kind
@@ -9,13 +10,21 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 
+from engine.accuracy.error_rates import wilson_interval
+from engine.registry.records import LivenessCount
 from engine.sweeps.sweep_model import Group, GroupKind, Identity, LineFact, RiskTerm
 
 BURST = timedelta(days=7)
 """Openings within this time count as a burst."""
+
+LIVENESS_WINDOW = timedelta(days=90)
+"""Liveness results before a sweep that outlets are ranked by."""
+
+FEW_FAILED = 3
 
 Scale = tuple[tuple[float, float], ...]
 """Values and their points, both ascending."""
@@ -108,6 +117,48 @@ def total_of(terms: Iterable[RiskTerm]) -> float:
 def rank(groups: Iterable[Group]) -> list[Group]:
     """Sorts by highest risk, then most identities, then key."""
     return sorted(groups, key=lambda group: (-group.risk, -len(group.identities), group.key))
+
+
+@dataclass(frozen=True, slots=True)
+class OutletLiveness:
+    """Liveness results of an outlet, signed ones and those of a judge of the picture.
+
+    `lowest` is the lower end of the 95 % interval of the share that failed.
+    """
+
+    carrier: str
+    outlet: str
+    signed: int
+    signed_failed: int
+    judged: int
+    judged_failed: int
+    lowest: float
+
+
+def rank_outlets(counts: Iterable[LivenessCount]) -> tuple[OutletLiveness, ...]:
+    """The outlets with failed liveness results, those first whose share is surely high.
+
+    By the lower end of its interval, and those with fewer than `FEW_FAILED` last: neither the
+    outlet with most customers comes first, nor one whose only customer failed.
+    """
+    sellers: dict[tuple[str, str], dict[bool, LivenessCount]] = {}
+    for one in counts:
+        sellers.setdefault((one.carrier, one.outlet), {})[one.is_judged] = one
+    outlets = []
+    for (carrier, outlet), found in sellers.items():
+        nothing = LivenessCount(carrier, outlet, False, 0, 0)
+        signed, judged = found.get(False, nothing), found.get(True, nothing)
+        failed = signed.failed + judged.failed
+        if failed:
+            lowest, _ = wilson_interval(failed, signed.results + judged.results)
+            told = (signed.results, signed.failed, judged.results, judged.failed)
+            outlets.append(OutletLiveness(carrier, outlet, *told, lowest))
+    return tuple(sorted(outlets, key=_place_outlet))
+
+
+def _place_outlet(one: OutletLiveness) -> tuple[bool, float, str, str]:
+    is_few = one.signed_failed + one.judged_failed < FEW_FAILED
+    return is_few, -one.lowest, one.carrier, one.outlet
 
 
 def _terms(kind: GroupKind, values: dict[str, float]) -> tuple[RiskTerm, ...]:

@@ -284,7 +284,7 @@ def _look_up(
     from engine.registry.records import utc_now
 
     try:
-        from serving.ingress.authority import open_authority
+        from serving.ingress.http_authority import open_authority
     except ImportError:
         raise RequestError(f"the authority needs httpx: {advise_extra('serve')}") from None
     found = deployment.judge.intake().sort([request], utc_now())[0]

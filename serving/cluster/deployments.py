@@ -37,7 +37,6 @@ from serving.cluster.shards import shard_opener
 from serving.cluster.site import Site
 from serving.compose import Deployment, read_crop_policy, read_due_dates
 from serving.errors import Busy, Interrupted
-from serving.ingress.authority import open_authority
 from serving.ingress.embedding import (
     STUCK_S,
     EmbedderStatus,
@@ -47,6 +46,7 @@ from serving.ingress.embedding import (
     tell_unused,
 )
 from serving.ingress.extraction_queue import ExtractionQueue
+from serving.ingress.http_authority import open_authority
 from serving.ingress.remote_embedder import (
     CropCall,
     Crops,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from engine.cases.precision import Precision
 from engine.matching.calibration import CalibrationCurve, Rate
+from engine.sweeps.risk import OutletLiveness
 from engine.sweeps.summary import Summary
 from engine.sweeps.sweep_model import Group, SweepTerms
 
@@ -64,6 +65,8 @@ class ReportInput:
     scores: NDArray[np.float32]
     groups: Sequence[Group]
     summary: Summary
+    liveness: Sequence[OutletLiveness] = ()
+    """Outlets where liveness checks failed, ranked."""
     judged: Precision | None = None
     cases: Mapping[str, str] = field(default_factory=dict)
     carrier_names: Mapping[str, str] = field(default_factory=dict)

@@ -27,6 +27,7 @@ from engine.sweeps.report.charts import (
 from engine.sweeps.report.contents import Chance, ReportInput
 from engine.sweeps.report.treemap import draw_outlets
 from engine.sweeps.report.words import format_rate, format_share
+from engine.sweeps.risk import LIVENESS_WINDOW
 from engine.sweeps.summary import fill_weeks
 
 
@@ -215,6 +216,7 @@ def _show_summary(contents: ReportInput) -> dict[str, Any]:
         if len(summary.outlets) > FEW_OUTLETS
         else None,
         "sellers": {"Outlet": summary.outlets[:MOST_SELLERS], "Carrier": summary.carriers},
+        "liveness_days": LIVENESS_WINDOW.days,
         "other_outlets": max(len(summary.outlets) - MOST_SELLERS, 0),
     }
 

@@ -32,6 +32,7 @@ from engine.matching.liveness import (
 from engine.matching.policy import replay
 from engine.reasons import Decision, LivenessMode, LivenessUse, Reason
 from engine.registry import tables
+from engine.registry.records import LivenessCount
 from engine.registry.retention import Kind
 from engine.retention.job import DirectRunner, Schedule, run_retention
 from tests.engine.matching.conftest import NOW
@@ -373,6 +374,11 @@ def test_what_a_judge_of_the_picture_found_decides_and_replays(
     assert replay(kept).agrees
     [row] = lab.store.rows(select(tables.liveness))
     assert (row.judge, row.problem, row.token) == ("d1", reason, None)
+    counts = lab.store.liveness_counts(NOW - timedelta(days=1), NOW)
+    has_failed = reason is Reason.LIVENESS_FAILED
+    is_result = reason is not Reason.LIVENESS_MISSING
+    assert counts == [LivenessCount("blue", "blue-1", True, 1, int(has_failed))][:is_result]
+    assert lab.store.liveness_counts(NOW, NOW + timedelta(days=1)) == []
     observed = LivenessTerms(judge=replace(JUDGE, enforces=False))
     with lab.registrar(liveness=observed) as registrar:
         _, request = lab.newcomer()

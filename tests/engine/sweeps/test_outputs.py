@@ -12,7 +12,16 @@ import pytest
 from pyarrow import parquet
 
 from engine.cases.case import Outcome
-from engine.sweeps.outputs import group_table, pair_table, seller_table, write_csv, write_table
+from engine.registry.records import LivenessCount
+from engine.sweeps.outputs import (
+    group_table,
+    liveness_table,
+    pair_table,
+    seller_table,
+    write_csv,
+    write_table,
+)
+from engine.sweeps.risk import rank_outlets
 from engine.sweeps.summary import summarise
 from engine.sweeps.sweep_model import (
     Group,
@@ -180,3 +189,13 @@ def test_outlets_and_carriers_are_summed_up(tmp_path: Path) -> None:
     (carrier,) = seller_table(summary.carriers).to_pylist()
     assert (outlet["carrier"], outlet["outlet"], outlet["lines"]) == ("north", "'-n1", "1")
     assert (carrier["carrier"], carrier["lines"], carrier["highest_risk"]) == ("north", 1, 21)
+
+
+def test_outlets_where_liveness_failed_are_a_table(tmp_path: Path) -> None:
+    outlets = rank_outlets([LivenessCount("north", "=n1", True, 10, 4)])
+    write_csv(tmp_path, "liveness", liveness_table(outlets))
+    (row,) = read_csv(tmp_path / "liveness.csv")
+    assert (row["outlet"], row["judged"], row["judged_failed"]) == ("'=n1", "10", "4")
+    assert (row["signed"], row["signed_failed"]) == ("0", "0")
+    write_csv(tmp_path, "liveness", liveness_table([]))
+    assert read_csv(tmp_path / "liveness.csv") == []

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.registry.records import LivenessCount
 from engine.sweeps.risk import (
     BURST,
     SCALES,
@@ -19,6 +20,7 @@ from engine.sweeps.risk import (
     count_burst,
     points_of,
     rank,
+    rank_outlets,
     total_of,
 )
 from engine.sweeps.sweep_model import Group, GroupKind, Identity, LineFact
@@ -131,3 +133,19 @@ def test_a_rank_does_not_depend_on_the_order_before(order: list[int]) -> None:
 
     ranked = [one.key for one in rank(group(number) for number in order)]
     assert ranked == ["3", "5", "4", "1", "0", "2"]
+
+
+def test_outlets_rank_by_the_share_that_surely_failed_of_both_kinds_of_evidence() -> None:
+    counts = [
+        LivenessCount("blue", "large", False, 10_000, 60),
+        LivenessCount("blue", "bad", False, 100, 30),
+        LivenessCount("blue", "bad", True, 100, 20),
+        LivenessCount("blue", "unlucky", True, 1, 1),
+        LivenessCount("red", "sound", False, 500, 0),
+    ]
+    ranked = rank_outlets(counts)
+    assert [one.outlet for one in ranked] == ["bad", "large", "unlucky"]
+    bad = ranked[0]
+    assert (bad.signed, bad.signed_failed, bad.judged, bad.judged_failed) == (100, 30, 100, 20)
+    assert 0.15 < bad.lowest < 0.25
+    assert rank_outlets([]) == ()

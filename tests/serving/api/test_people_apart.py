@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from serving.api.body import JSON, MSGPACK
-from serving.sections import CarrierPeople, PeopleSettings
+from serving.rule_settings import CarrierPeople, PeopleSettings
 from tests.serving.api.conftest import Start
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from engine.cases.precision import Precision
 from engine.matching.calibration import CalibrationCurve, Rate
+from engine.registry.records import LivenessCount
 from engine.sweeps.likelihood import CIRCUMSTANCES
 from engine.sweeps.report.contents import Chance, ReportInput
 from engine.sweeps.report.page import (
@@ -28,6 +29,7 @@ from engine.sweeps.report.page import (
 )
 from engine.sweeps.report.views import MOST_CARDS, MOST_ROWS
 from engine.sweeps.report.words import RATIO_TEXTS
+from engine.sweeps.risk import rank_outlets
 from engine.sweeps.summary import summarise
 from engine.sweeps.sweep_model import Group, GroupKind, Identity, RiskTerm, Scope, SweepTerms
 
@@ -360,3 +362,16 @@ def test_a_budget_tells_every_term_and_where_its_ratio_comes_from(
     assert "-0.8" in page
     assert 'id="scores"' not in page
     assert {value for values in CIRCUMSTANCES.values() for value in values} <= set(RATIO_TEXTS)
+
+
+def test_outlets_where_liveness_failed_are_listed_by_rank(make_contents: Made) -> None:
+    counts = [
+        LivenessCount("north", "=n1", False, 100, 30),
+        LivenessCount("north", "<b>n2</b>", True, 100, 50),
+    ]
+    source = render_report(make_contents(liveness=rank_outlets(counts)))
+    assert "<b>n2" not in source
+    shown = Reading(source).text()
+    assert "Outlets where liveness checks failed, in 90 days before" in shown
+    assert shown.index("n2") < shown.index("=n1")
+    assert "liveness checks failed" not in Reading(render_report(make_contents())).text()

@@ -82,7 +82,24 @@ function factsOf(record) {
     ["enrollment.policy", quoted(record.policy_version)],
     ["enrollment.calibration", quoted(String(record.calibration_version ?? "–"))],
     ["enrollment.model", quoted(record.model_digest.slice(0, 12))],
+    ...listEvidence(record),
   ]);
+}
+
+// What was looked up of the document, and what a judge made of the live face; neither, where nobody
+// is asked.
+function listEvidence({ authority, liveness_judge: judge }) {
+  const rows = [];
+  if (authority) {
+    const said = [authority.code, ...(authority.standings ?? []), ...(authority.differs ?? [])];
+    if (authority.reference) said.push(authority.reference);
+    rows.push(["enrollment.authority", quoted(said.join(" · "))]);
+  }
+  if (judge) {
+    const score = judge.score === null ? "–" : judge.score.toFixed(3);
+    rows.push(["enrollment.judge", quoted(`${judge.mode} · ${judge.found} · ${score}`)]);
+  }
+  return rows;
 }
 
 function figures(record, calibration) {

@@ -23,8 +23,8 @@ from engine.matching.authority import AuthorityCode, AuthorityQuestion, Authorit
 from engine.matching.documents import CheckedDocument
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
-from serving.ingress.authority import CircuitBreaker, HttpAuthority, reach
-from serving.sections import AuthoritySettings
+from serving.authority_settings import AuthoritySettings
+from serving.ingress.http_authority import CircuitBreaker, HttpAuthority, reach
 from serving.telemetry.metrics import Meter
 from tests.serving.authority_service import (
     Handler,
@@ -120,6 +120,7 @@ TWICE = b'{"request_id": "x", "records": [], "records": [{"standing": "valid"}]}
         (answer({"standing": "perfect"}), "MALFORMED"),
         (answer({"standing": "valid", "reference": "a name, or two"}), "MALFORMED"),
         (answer({"standing": "valid", "face_score": 95}), "MALFORMED"),
+        (answer({"standing": "valid", "face_score": float("nan")}), "MALFORMED"),
         (answer(*[VALID] * 17), "MALFORMED"),
         (send(TWICE), "MALFORMED"),
         (send(b"<html>"), "MALFORMED"),

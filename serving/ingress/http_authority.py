@@ -40,7 +40,7 @@ from engine.matching.authority import (
 from engine.matching.documents import CheckedDocument
 from engine.registry.records import utc_now
 from engine.registry.vault import Vault
-from serving.sections import AuthoritySettings
+from serving.authority_settings import AuthoritySettings
 from serving.telemetry.metrics import AUTHORITY_BREAKER, STAGE_SECONDS, Meter
 
 MOST_RECORDS = 16
@@ -110,7 +110,7 @@ def read_answer(
     """The records of an answer; `_LookUpFailed` for what is none, or answers another question."""
     try:
         # A key that stands twice says two things, and one of them would be lost.
-        given = json.loads(body, object_pairs_hook=_read_object)
+        given = json.loads(body, object_pairs_hook=_read_object, parse_constant=_refuse_constant)
         answer = msgspec.convert(given, _Answer)
     except (ValueError, RecursionError, msgspec.ValidationError):
         raise _LookUpFailed(AuthorityCode.MALFORMED) from None
@@ -133,6 +133,11 @@ def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError
     return found
+
+
+def _refuse_constant(_: str) -> None:
+    # NaN is in no range, and below none.
+    raise ValueError
 
 
 class CircuitBreaker:

@@ -1,0 +1,107 @@
+"""The section of the settings that says whom documents are looked up at."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from serving.sections import Section, is_private_address
+
+
+class AuthoritySettings(Section):
+    """Whom a document is looked up at before a decision, beyond its form and check digits."""
+
+    kind: Literal["form", "listed", "http"] = Field(
+        default="form",
+        description="form: nobody; listed: a file; http: the operator's service, docs/authority.md",
+    )
+    unavailable: Literal["review", "rejected", "proceed"] = Field(
+        default="review", description="what an enrollment is where there is no answer"
+    )
+    unknown: Literal["review", "rejected", "proceed"] = Field(
+        default="rejected", description="where no record has the document"
+    )
+    contradicts: Literal["review", "rejected"] = Field(
+        default="review",
+        description="where it is lost, revoked, of a dead person, differs, or two things are said",
+    )
+    list_file: str = Field(
+        default="",
+        description="listed: CSV of type, number, standing, in the home folder unless absolute",
+    )
+    url: str = Field(
+        default="",
+        description="http: takes a POST, as https://registry.example/v1/{type}; http on loopback",
+    )
+    token: SecretStr = Field(
+        default=SecretStr(""),
+        description="a bearer token; better as SOSIE_AUTHORITY__TOKEN or in a file",
+    )
+    token_file: str = Field(
+        default="", description="file with the token, in the home folder unless absolute"
+    )
+    ca_file: str = Field(
+        default="", description="PEM: the only authorities of certificates that are believed"
+    )
+    client_certificate: str = Field(default="", description="PEM, shown to the service")
+    client_key: str = Field(default="", description="PEM, its key where it is not in the same file")
+    connect_timeout_s: float = Field(
+        default=2, gt=0, le=60, description="for a connection, a part of timeout_s"
+    )
+    timeout_s: float = Field(
+        default=5, gt=0, le=60, description="for a whole answer, and before that for a place"
+    )
+    concurrency: int = Field(
+        default=8, ge=1, le=256, description="look-ups at once of each ingress; more wait"
+    )
+    max_answer_kib: float = Field(default=64, gt=0, le=4096, description="a larger answer is none")
+    breaker_failures: int = Field(
+        default=5, ge=1, le=1000, description="failures in a row, and it is not asked for a while"
+    )
+    breaker_pause_s: float = Field(default=30, gt=0, le=3600, description="so long")
+    cache_s: dict[
+        Literal["confirmed", "unknown", "contradicts"], Annotated[float, Field(ge=0, le=86400)]
+    ] = Field(
+        default={},
+        description="how long an ingress keeps answers in memory, as { confirmed = 600 }; empty: "
+        "not at all",
+    )
+    sends_photograph: bool = Field(
+        default=False, description="the live photograph goes along, for its face to be compared"
+    )
+    min_face_score: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="least score of the authority's comparison, of 1; 0: its score is only kept",
+    )
+
+    def kept_s(self) -> dict[str, float]:
+        """How long answers are kept, by their kind."""
+        return {kind: seconds for kind, seconds in self.cache_s.items() if seconds}
+
+    @field_validator("url")
+    @classmethod
+    def _is_private(cls, given: str) -> str:
+        if given and not is_private_address(given):
+            raise ValueError("give an https address (http on loopback alone), without a password")
+        if set(given.replace("{type}", "")) & set("{}"):
+            raise ValueError("{type} alone may stand in it: a number would be in every log")
+        return given
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.kind == "listed" and not self.list_file:
+            raise ValueError("kind listed needs list_file")
+        if self.kind == "http" and not self.url:
+            raise ValueError("kind http needs url")
+        if self.token.get_secret_value() and self.token_file:
+            raise ValueError("give token or token_file, not both")
+        if self.client_key and not self.client_certificate:
+            raise ValueError("client_key needs client_certificate")
+        if self.min_face_score and not self.sends_photograph:
+            raise ValueError("min_face_score needs sends_photograph")
+        if self.sends_photograph and self.kept_s():
+            raise ValueError("what is said of a photograph is not kept: leave cache_s out")
+        return self
