@@ -23,7 +23,6 @@ SHARED_NAMES = {
         "__main__",
         "accuracy",
         "audit",
-        "authority",
         "backups",
         "cases",
         "cli",

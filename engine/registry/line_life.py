@@ -105,6 +105,11 @@ _FRAUDS = tuple(
     select(_pairs).where(one.in_(KEYS), _pairs.c.outcome == Outcome.FRAUD.value)
     for one in (_pairs.c.left_document, _pairs.c.right_document)
 )
+_replacements = tables.replacements
+_REPLACED = tuple(
+    select(_replacements.c.document_id, _replacements.c.successor_id).where(one.in_(KEYS))
+    for one in (_replacements.c.document_id, _replacements.c.successor_id)
+)
 _EXEMPT = select(_exempt).where(_exempt.c.document_id.in_(KEYS))
 _TOTALS = (
     select(_lines.c.document_id, func.count().label("lines"))
@@ -273,8 +278,8 @@ class LifeReader(Source):
         }
 
     def same_person(self, document_ids: Sequence[str]) -> dict[str, frozenset[str]]:
-        """Each document with all that people have decided to be the same person's, over any number
-        of steps."""
+        """Each document with all that people have decided to be the same person's, and those that
+        it replaced or that replaced it, over any number of steps."""
         near: defaultdict[str, set[str]] = defaultdict(set)
         seen: set[str] = set()
         fresh = set(document_ids)
@@ -285,6 +290,10 @@ class LifeReader(Source):
                     row = require_authentic(self.vault, tables.judged_pairs, found)
                     near[row.left_document].add(row.right_document)
                     near[row.right_document].add(row.left_document)
+            for query in _REPLACED:
+                for row in self._rows_of(query, sorted(fresh)):
+                    near[row.document_id].add(row.successor_id)
+                    near[row.successor_id].add(row.document_id)
             fresh = near.keys() - seen
         return {key: frozenset(_reach(near, key)) for key in document_ids}
 

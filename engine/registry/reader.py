@@ -29,7 +29,6 @@ from engine.registry.records import (
     EnrollmentRecord,
     LineRecord,
     LineStatus,
-    LivenessCount,
     Outlet,
     StoredAnswer,
     TallyRecord,
@@ -227,6 +226,18 @@ _NEWEST_OF = (
     .where(_newest.c.place <= bindparam("most"))
     .order_by(_newest.c.document_id, _newest.c.place)
 )
+
+
+@dataclass(frozen=True, slots=True)
+class LivenessCount:
+    """How many liveness results an outlet's requests brought, and how many of them failed: those
+    that a capture system signed, or those of a judge of the picture (`is_judged`)."""
+
+    carrier: str
+    outlet: str
+    is_judged: bool
+    results: int
+    failed: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,18 +271,6 @@ class LivenessRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class LivenessCount:
-    """How many liveness results an outlet's requests brought, and how many of them failed: those
-    that a capture system signed, or those of a judge of the picture (`is_judged`)."""
-
-    carrier: str
-    outlet: str
-    is_judged: bool
-    results: int
-    failed: int
-
-
-@dataclass(frozen=True, slots=True)
 class AttemptRecord:
     """One enrollment in short; `Reader.enrollment` has its evidence."""
 

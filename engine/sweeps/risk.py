@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from engine.accuracy.error_rates import wilson_interval
-from engine.registry.records import LivenessCount
+from engine.registry.reader import LivenessCount
 from engine.sweeps.sweep_model import Group, GroupKind, Identity, LineFact, RiskTerm
 
 BURST = timedelta(days=7)

@@ -32,7 +32,7 @@ from engine.matching.liveness import (
 from engine.matching.policy import replay
 from engine.reasons import Decision, LivenessMode, LivenessUse, Reason
 from engine.registry import tables
-from engine.registry.records import LivenessCount
+from engine.registry.reader import LivenessCount
 from engine.registry.retention import Kind
 from engine.retention.job import DirectRunner, Schedule, run_retention
 from tests.engine.matching.conftest import NOW
