@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from engine.cases.case import Outcome
-from engine.registry.records import LivenessCount
+from engine.registry.reader import LivenessCount
 from engine.sweeps.outputs import (
     group_table,
     liveness_table,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.registry.records import LivenessCount
+from engine.registry.reader import LivenessCount
 from engine.sweeps.risk import (
     BURST,
     SCALES,
