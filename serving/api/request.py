@@ -5,23 +5,28 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
-from engine.errors import ImageError, ImageTooCostly, LivenessReplayed, SosieError
+from engine.errors import ImageError, ImageTooCostly, LivenessRefused, LivenessReplayed, SosieError
+from engine.faces.liveness_judge import Judged
 from engine.matching.authority import AuthorityCode, AuthorityResult
 from engine.matching.documents import Document
 from engine.matching.frames import FaceVector, fuse_frames
 from engine.matching.liveness import REPLAYED, LivenessResult
 from engine.matching.requests import MAX_KEY_LENGTH, Sample
-from engine.reasons import PhotographKind
-from engine.registry.records import AuditEntry
+from engine.reasons import LivenessUse, PhotographKind
+from engine.registry.records import AuditEntry, SecondTemplate, utc_now
 from serving.access.authorization import Principal, scope_of, template_tenant
 from serving.api.body import (
     JSON,
@@ -552,7 +557,7 @@ async def take_probe(parts: Parts, request: Request, probe: Face) -> Sample | No
     if probe.image is None:
         return None
     images = {"probe": list_frames(probe.image)}
-    (sample,) = await sample_images(parts, request, images, {"probe": probe.kind}, "probe")
+    (sample,) = await sample_images(parts, request, images, {"probe": probe.kind}, ("probe",))
     _require_usable("probe", sample)
     return sample
 
@@ -560,6 +565,46 @@ async def take_probe(parts: Parts, request: Request, probe: Face) -> Sample | No
 async def take_face(parts: Parts, request: Request, probe: Face) -> FaceVector:
     """The same for the one face that a body names `probe`."""
     return (await take_faces(parts, request, probe=probe))[0]
+
+
+@dataclass(frozen=True, slots=True)
+class HolderFace:
+    """A face that is to be held against a holder's, and what says that it was alive: of a template
+    nobody can say it."""
+
+    vector: NDArray[np.float32]
+    second: SecondTemplate | None
+    liveness: LivenessResult | None
+    judged: Judged | None
+
+
+async def take_holder_face(
+    parts: Parts, request: Request, probe: Face, token: str | None
+) -> HolderFace:
+    """The face of what a body names `probe`, with the evidence of liveness that came with it."""
+    frames = [] if probe.image is None else list_frames(probe.image)
+    use, carrier = LivenessUse.VERIFICATION, scope_of(request.caller)
+    check = partial(parts.liveness.check, token, frames, use, carrier, utc_now())
+    # Only a signature takes a while.
+    liveness = await asyncio.to_thread(check) if token else check()
+    sample = await take_probe(parts, request, probe)
+    count_judged(parts, sample)
+    judged = None if sample is None else sample.least_judged
+    if sample is None or sample.vector is None:
+        face = await take_face(parts, request, probe)
+        return HolderFace(face.vector, None, liveness, judged)
+    return HolderFace(sample.vector, sample.second, liveness, judged)
+
+
+@contextmanager
+def counting_liveness(parts: Parts, result: LivenessResult | None) -> Iterator[None]:
+    """Counts a result once the call within is answered, or refused for it."""
+    try:
+        yield
+    except (LivenessReplayed, LivenessRefused) as error:
+        count_liveness(parts, result, error)
+        raise
+    count_liveness(parts, result)
 
 
 def _require_usable(name: str, sample: Sample) -> FaceVector:

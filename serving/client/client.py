@@ -141,20 +141,31 @@ class Client:
         return self._send(post(people.Identification, "identifications", body=body), options)
 
     def query_lines(
-        self, document: KnownDocument, probe: Face, options: Options = _DEFAULT
+        self,
+        document: KnownDocument,
+        probe: Face,
+        options: Options = _DEFAULT,
+        *,
+        liveness: str | None = None,
     ) -> lines.HolderLines:
         """The lines under a document, over all carriers, to its holder's face."""
-        body = lines.HolderRequest(document, write_face(probe))
+        body = lines.HolderRequest(document, write_face(probe), liveness)
         return self._send(post(lines.HolderLines, "lines", "query", body=body), options)
 
     def dispute(
-        self, line: str, document: KnownDocument, probe: Face, options: Options = _DEFAULT
+        self,
+        line: str,
+        document: KnownDocument,
+        probe: Face,
+        options: Options = _DEFAULT,
+        *,
+        liveness: str | None = None,
     ) -> lines.Dispute:
         """Opens a case over a line, by its number or id, that the holder did not open.
 
         httpx logs paths at level INFO: give the id where such logs are kept.
         """
-        body = lines.HolderRequest(document, write_face(probe))
+        body = lines.HolderRequest(document, write_face(probe), liveness)
         return self._send(post(lines.Dispute, "lines", line, "dispute", body=body), options)
 
     def close_line(self, line: str, options: Options = _DEFAULT) -> lines.ClosedLine:

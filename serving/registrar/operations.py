@@ -318,7 +318,14 @@ class Operations:
         shown.require()
         return shown.use
 
-    def read_lines(self, document: Document, probe: Probes) -> HolderLines:
+    def read_lines(
+        self,
+        document: Document,
+        probe: Probes,
+        liveness: LivenessResult | None = None,
+        judged: Judged | None = None,
+    ) -> HolderLines:
+        self._require_alive(liveness, judged)()
         return holders.show_lines(
             self._opened.store,
             self._opened.gallery,
@@ -331,7 +338,15 @@ class Operations:
             shows_score=self._context.carrier is None,
         )
 
-    def dispute_line(self, target: LineTarget, document: Document, probe: Probes) -> Dispute:
+    def dispute_line(
+        self,
+        target: LineTarget,
+        document: Document,
+        probe: Probes,
+        liveness: LivenessResult | None = None,
+        judged: Judged | None = None,
+    ) -> Dispute:
+        self._require_alive(liveness, judged)()
         return matching_lines.dispute_line(
             self._runner,
             self._opened.store,

@@ -386,18 +386,31 @@ class RegistrarClient(ABC):
 
     @_carried
     async def read_lines(
-        self, document: Document, probe: Probes, context: CallContext
+        self,
+        document: Document,
+        probe: Probes,
+        liveness: LivenessResult | None,
+        judged: Judged | None,
+        context: CallContext,
     ) -> HolderLines:
         """The numbers under a document, over all carriers, to its holder's face; audited. Another
-        face learns nothing, nor whether anybody holds the document."""
+        face learns nothing, nor whether anybody holds the document. `LivenessRefused` and
+        `LivenessReplayed` as of a verification."""
 
     @_carried
     async def dispute_line(
-        self, target: LineTarget, document: Document, probe: Probes, context: CallContext
+        self,
+        target: LineTarget,
+        document: Document,
+        probe: Probes,
+        liveness: LivenessResult | None,
+        judged: Judged | None,
+        context: CallContext,
     ) -> Dispute:
         """Opens a case over a line of this document that its holder did not open; the line becomes
         `disputed`. `HolderMismatch` where the face is not the holder's, or nobody's document.
-        `NotFound` where the line is not under it. Disputed again: the same case."""
+        `NotFound` where the line is not under it. `LivenessRefused`, `LivenessReplayed`. Disputed
+        again: the same case."""
 
     @_carried
     async def close_line(self, target: LineTarget, context: CallContext) -> str:

@@ -6,7 +6,15 @@ from typing import Annotated, Literal, get_args
 
 from msgspec import Meta
 
-from serving.wire.fields import AnswerBody, Id, KnownDocument, Moment, RequestBody, known
+from serving.wire.fields import (
+    AnswerBody,
+    Id,
+    KnownDocument,
+    LivenessToken,
+    Moment,
+    RequestBody,
+    known,
+)
 from serving.wire.matching import Face
 
 LineStatus = Annotated[
@@ -44,6 +52,12 @@ class HolderRequest(RequestBody, frozen=True):
 
     document: KnownDocument
     probe: Face
+    liveness: (
+        Annotated[
+            LivenessToken, Meta(description="of the probe, which is then the photograph itself")
+        ]
+        | None
+    ) = None
 
 
 class Line(AnswerBody, frozen=True):

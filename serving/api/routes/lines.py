@@ -10,7 +10,7 @@ from engine.registry.reader import Reader
 from engine.registry.records import LineEventKind, is_id
 from serving.access.authorization import scope_of
 from serving.api import serializers
-from serving.api.request import Request, known_document, note, take_face
+from serving.api.request import Request, counting_liveness, known_document, note, take_holder_face
 from serving.parts import Parts
 from serving.registrar.protocol import LineTarget
 from serving.wire import lines as wire
@@ -22,9 +22,10 @@ async def query_lines(parts: Parts, request: Request, body: wire.HolderRequest) 
 
     Any other face gets one answer, whether or not somebody holds the document.
     """
-    probe = await take_face(parts, request, body.probe)
-    document = known_document(body.document)
-    found = await parts.registrar.read_lines(document, probe.vector, request.context())
+    shown = await take_holder_face(parts, request, body.probe, body.liveness)
+    given = (shown.vector, shown.liveness, shown.judged, request.context())
+    with counting_liveness(parts, shown.liveness):
+        found = await parts.registrar.read_lines(known_document(body.document), *given)
     return serializers.holder_lines(found)
 
 
@@ -36,10 +37,11 @@ async def dispute_line(
 
     `line` is the number (+8613…) or the id that a list of lines shows.
     """
-    probe = await take_face(parts, request, body.probe)
-    opened = await parts.registrar.dispute_line(
-        LineTarget(line), known_document(body.document), probe.vector, request.context()
-    )
+    shown = await take_holder_face(parts, request, body.probe, body.liveness)
+    given = (shown.vector, shown.liveness, shown.judged, request.context())
+    document = known_document(body.document)
+    with counting_liveness(parts, shown.liveness):
+        opened = await parts.registrar.dispute_line(LineTarget(line), document, *given)
     return wire.Dispute(opened.case_id, opened.line_id, Moment.of(opened.opened_at))
 
 

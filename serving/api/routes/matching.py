@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
-from engine.errors import ImageError, LivenessRefused, LivenessReplayed
-from engine.faces.liveness_judge import Judged
+from engine.errors import ImageError
 from engine.matching.comparison import score_best
-from engine.matching.liveness import LivenessResult
 from engine.matching.verification import HolderCheck
-from engine.reasons import LivenessUse
-from engine.registry.records import SecondTemplate
 from serving.access.authorization import (
     Action,
     authorize,
@@ -24,21 +17,20 @@ from serving.access.authorization import (
     template_tenant,
 )
 from serving.api.request import (
+    HolderFace,
     Request,
     charge_photographs,
-    count_judged,
-    count_liveness,
+    counting_liveness,
     known_document,
     read_kind,
-    take_face,
     take_faces,
-    take_probe,
+    take_holder_face,
 )
 from serving.ingress.match import MatchBatch, match_batch, read_sample
 from serving.parts import Parts
 from serving.registrar.protocol import LineTarget
 from serving.wire import matching as wire
-from serving.wire.fields import Moment, Template, list_frames
+from serving.wire.fields import Moment, Template
 
 
 async def match(parts: Parts, request: Request, body: wire.MatchRequest) -> wire.MatchResults:
@@ -110,17 +102,9 @@ async def verify(
         threshold = parts.thresholds.verify_for(probe.length)
         return wire.Verification(score >= threshold, score, threshold, None, None)
     authorize(request.caller, Action.VERIFY_HOLDER)
-    check_liveness = partial(_check_liveness, parts, request, body)
-    # Only a signature takes a while.
-    liveness = await asyncio.to_thread(check_liveness) if body.liveness else check_liveness()
-    sample = await take_probe(parts, request, body.probe)
-    if sample is None or sample.vector is None:
-        vector, second = (await take_face(parts, request, body.probe)).vector, None
-    else:
-        vector, second = sample.vector, sample.second
-    count_judged(parts, sample)
-    judged = None if sample is None else sample.least_judged
-    check = await _check_holder(parts, request, body, vector, second, (liveness, judged))
+    shown = await take_holder_face(parts, request, body.probe, body.liveness)
+    with counting_liveness(parts, shown.liveness):
+        check = await _check_holder(parts, request, body, shown)
     return wire.Verification(
         is_match=check.is_match,
         score=check.score if scope_of(request.caller) is None else None,
@@ -130,34 +114,13 @@ async def verify(
     )
 
 
-def _check_liveness(
-    parts: Parts, request: Request, body: wire.VerificationRequest
-) -> LivenessResult | None:
-    """Of a template nobody can say that it was alive."""
-    frames = [] if body.probe.image is None else list_frames(body.probe.image)
-    use, carrier = LivenessUse.VERIFICATION, scope_of(request.caller)
-    return parts.liveness.check(body.liveness, frames, use, carrier, datetime.now(UTC))
-
-
 async def _check_holder(
-    parts: Parts,
-    request: Request,
-    body: wire.VerificationRequest,
-    probe: NDArray[np.float32],
-    second: SecondTemplate | None,
-    alive: tuple[LivenessResult | None, Judged | None],
+    parts: Parts, request: Request, body: wire.VerificationRequest, shown: HolderFace
 ) -> HolderCheck:
-    given = (probe, second, *alive, request.context())
-    try:
-        if body.line is not None:
-            line = LineTarget(body.line, is_photographed=body.probe.image is not None)
-            check = await parts.registrar.check_line(line, *given)
-        else:
-            document = body.document_id if body.document is None else known_document(body.document)
-            assert document is not None, "the type wants one"
-            check = await parts.registrar.check_document(document, *given)
-    except (LivenessReplayed, LivenessRefused) as error:
-        count_liveness(parts, alive[0], error)
-        raise
-    count_liveness(parts, alive[0])
-    return check
+    given = (shown.vector, shown.second, shown.liveness, shown.judged, request.context())
+    if body.line is not None:
+        line = LineTarget(body.line, is_photographed=body.probe.image is not None)
+        return await parts.registrar.check_line(line, *given)
+    document = body.document_id if body.document is None else known_document(body.document)
+    assert document is not None, "the type wants one"
+    return await parts.registrar.check_document(document, *given)

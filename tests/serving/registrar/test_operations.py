@@ -62,7 +62,7 @@ async def test_nobody_is_shown_before_the_audit_is_durable(
                 registrar.check_document(request.document, population.person(), context)
             ),
             asyncio.create_task(
-                registrar.read_lines(request.document, population.person(), context)
+                registrar.read_lines(request.document, population.person(), None, None, context)
             ),
         ]
         done, _ = await asyncio.wait(calls, timeout=0.5)
@@ -110,13 +110,13 @@ async def test_lines_are_read_disputed_closed_and_a_holder_erased(
     await registrar.enroll(again, context)
     document, document_id = request.document, answer.body["document_id"]
     mine, other = (population.sample(one).vector for one in (person, stranger))
-    shown = await registrar.read_lines(document, mine, BLUE)
+    shown = await registrar.read_lines(document, mine, None, None, BLUE)
     assert sorted(shown.numbers.values()) == sorted([request.msisdn, again.msisdn])
-    assert not (await registrar.read_lines(document, other, BLUE)).lines
+    assert not (await registrar.read_lines(document, other, None, None, BLUE)).lines
     foreign = LineTarget(again.msisdn)
     with pytest.raises(HolderMismatch):
-        await registrar.dispute_line(foreign, document, other, BLUE)
-    dispute = await registrar.dispute_line(foreign, document, mine, BLUE)
+        await registrar.dispute_line(foreign, document, other, None, None, BLUE)
+    dispute = await registrar.dispute_line(foreign, document, mine, None, None, BLUE)
     assert dispute.line_id in shown.numbers
     with pytest.raises(NotFound):
         await registrar.close_line(foreign, BLUE)

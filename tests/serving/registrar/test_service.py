@@ -186,7 +186,7 @@ async def test_a_drain_waits_for_calls_that_wait_in_no_queue(
         return read(document_id)
 
     monkeypatch.setattr(kept.last.store, "lines_of", read_slowly)
-    call = asyncio.create_task(registrar.read_lines(request.document, person, context))
+    call = asyncio.create_task(registrar.read_lines(request.document, person, None, None, context))
     assert await asyncio.to_thread(reading.wait, WAIT_S)
     drained = asyncio.create_task(registrar.service.drain(10))
     await reach(registrar, Phase.DRAINING)
