@@ -48,7 +48,7 @@ CHOICES = {
     "/v1/verifications": ("reference", "line", "document", "document_id"),
     "/v1/people/search": ("document", "msisdn"),
 }
-BODILESS = ("withdraw", "pause", "resume", "cancel", "backups")
+BODILESS = ("withdraw", "pause", "resume", "cancel", "backups", "rotate")
 
 
 @schemathesis.serializer(MSGPACK)
@@ -103,6 +103,7 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
         proposed = own_service.ask("POST", f"/v1/cases/{case_id}/propose", **proposal)
         assert proposed.status_code == 200, proposed.text
     outlet, restriction = prepare_outlet(own_service, path, case_id)
+    webhook_id = prepare_webhook(own_service) if "{webhook_id}" in path else None
 
     def deepen(case: Any) -> Any:
         # Random bytes are no photograph, and random digits no number: few cases would go on.
@@ -114,6 +115,7 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
             "document": {"type": "cn-ric", "number": "110105199003071239"},
             "captured_at": datetime.now(UTC).isoformat(),
             "msisdn": "+8613800138000",
+            "sink": "https://systems.example/sosie",
         }
         if path == "/v1/enrollments":
             sound["document"] = {**sound["document"], "name": "Aileen Probe"}
@@ -131,6 +133,8 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
                 body["probe"] = {"image": image}
                 if path != "/v1/people/search":
                     body["reference"] = {"image": image}
+        if "webhook_id" in case.path_parameters:
+            case.path_parameters["webhook_id"] = webhook_id
         if "line" in case.path_parameters:
             case.path_parameters["line"] = "+8613800138000"
         if "outlet" in case.path_parameters:
@@ -147,6 +151,15 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
     )
     seen = ask_all(own_service, method, path, cases.map(deepen), is_hasty=False, at_most=20)
     assert seen & {200, 201}
+
+
+def prepare_webhook(service: Any) -> str:
+    """A carrier's webhook: the first, or a new one."""
+    listed = service.read(service.ask("GET", "/v1/webhooks"))["webhooks"]
+    body = {"sink": "https://systems.example/sosie"}
+    made = listed or [service.read(service.ask("POST", "/v1/webhooks", body=body))["webhook"]]
+    webhook_id: str = made[0]["webhook_id"]
+    return webhook_id
 
 
 def prepare_outlet(service: Any, path: str, case_id: str | None) -> tuple[str, str | None]:
