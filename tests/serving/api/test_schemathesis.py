@@ -95,6 +95,7 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
     image = base64.b64encode(faces["later"]).decode()
     is_about_case = any(name in path for name in ("{case_id}", "{outlet}"))
     case_id = open_case(own_service, path) if is_about_case else None
+    webhook_id = prepare_webhook(own_service) if "{webhook_id}" in path else None
     if path.endswith("/close"):
         # Operations asked before this one may have proposed something else about the same faces.
         own_service.ask("POST", f"/v1/cases/{case_id}/withdraw", key="fraud", body={})
@@ -103,7 +104,6 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
         proposed = own_service.ask("POST", f"/v1/cases/{case_id}/propose", **proposal)
         assert proposed.status_code == 200, proposed.text
     outlet, restriction = prepare_outlet(own_service, path, case_id)
-    webhook_id = prepare_webhook(own_service) if "{webhook_id}" in path else None
 
     def deepen(case: Any) -> Any:
         # Random bytes are no photograph, and random digits no number: few cases would go on.
@@ -133,8 +133,6 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
                 body["probe"] = {"image": image}
                 if path != "/v1/people/search":
                     body["reference"] = {"image": image}
-        if "webhook_id" in case.path_parameters:
-            case.path_parameters["webhook_id"] = webhook_id
         if "line" in case.path_parameters:
             case.path_parameters["line"] = "+8613800138000"
         if "outlet" in case.path_parameters:
@@ -143,6 +141,8 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
             case.body.update({name: found[name] for name in found if name in case.body})
         if "case_id" in case.path_parameters:
             case.path_parameters["case_id"] = case_id
+        if "webhook_id" in case.path_parameters:
+            case.path_parameters["webhook_id"] = webhook_id
         return case
 
     operation = described[path][method]
