@@ -6,15 +6,18 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Column, MetaData, Table, func, insert, select, update
 
 from engine.errors import NotFound, SealBroken
 from engine.registry import cursors, tables
-from engine.registry.database import changing
+from engine.registry import store as store_module
+from engine.registry.database import changing, connect
 from engine.registry.events import EventType, _New, read_events, read_these, write_events
 from engine.registry.records import Carrier, new_id, utc_now
 from engine.registry.retention import Job, Kind, expire
-from engine.registry.store import Store
+from engine.registry.store import Store, upgrade_schema
 from engine.registry.webhooks import Progress, Undelivered, Webhooks
 
 SINK = "https://systems.example/a?token=1"
@@ -152,3 +155,22 @@ def test_events_leave_by_their_age_whichever_rows_hold_them(
     webhooks.forget_left()
     assert [one.number for one in webhooks.undelivered(webhook.id)] == [540]
     assert webhooks.measure(webhook).dead == 0
+
+
+def test_an_outbox_of_the_version_before_keeps_its_events(database_url: str) -> None:
+    engine = connect(database_url)
+    row = {"id": "a", "type": "line.closed", "at": utc_now(), "subject": "s", "data": b"x"}
+    with changing(engine) as connection:
+        config = Config()
+        config.set_main_option("script_location", str(store_module._MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0018")
+        columns = [one for one in tables.events.columns if one.name != "line_id"]
+        old = Table("events", MetaData(), *(Column(one.name, one.type) for one in columns))
+        connection.execute(insert(old), [row | {"number": 1}, row | {"number": 2, "id": "b"}])
+        upgrade_schema(connection)
+        found = connection.execute(select(tables.events).order_by(tables.events.c.number)).all()
+        # Nothing looks for an id, so nothing keeps one from coming twice.
+        connection.execute(insert(tables.events), row | {"number": 3, "line_id": "l"})
+    engine.dispose()
+    assert [(one.number, one.id, one.line_id) for one in found] == [(1, "a", None), (2, "b", None)]

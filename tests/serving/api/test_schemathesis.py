@@ -48,7 +48,7 @@ CHOICES = {
     "/v1/verifications": ("reference", "line", "document", "document_id"),
     "/v1/people/search": ("document", "msisdn"),
 }
-BODILESS = ("withdraw", "pause", "resume", "cancel", "backups")
+BODILESS = ("withdraw", "pause", "resume", "cancel", "backups", "rotate")
 
 
 @schemathesis.serializer(MSGPACK)
@@ -103,6 +103,7 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
     image = base64.b64encode(faces["later"]).decode()
     is_about_case = any(name in path for name in ("{case_id}", "{outlet}"))
     case_id = open_case(own_service, path) if is_about_case else None
+    webhook_id = prepare_webhook(own_service) if "{webhook_id}" in path else None
     if path.endswith("/close"):
         # Operations asked before this one may have proposed something else about the same faces.
         own_service.ask("POST", f"/v1/cases/{case_id}/withdraw", key="fraud", body={})
@@ -127,6 +128,7 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
             "document": {"type": "cn-ric", "number": "110105199003071239"},
             "captured_at": datetime.now(UTC).isoformat(),
             "msisdn": "+8613800138000",
+            "sink": "https://systems.example/sosie",
         }
         if path == "/v1/enrollments":
             sound["document"] = {**sound["document"], "name": "Aileen Probe"}
@@ -159,6 +161,8 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
             case.body.update({name: found[name] for name in found if name in case.body})
         if "case_id" in case.path_parameters:
             case.path_parameters["case_id"] = case_id
+        if "webhook_id" in case.path_parameters:
+            case.path_parameters["webhook_id"] = webhook_id
         return case
 
     operation = described[path][method]
@@ -167,6 +171,15 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
     )
     seen = ask_all(own_service, method, path, cases.map(deepen), is_hasty=False, at_most=20)
     assert seen & {200, 201}
+
+
+def prepare_webhook(service: Any) -> str:
+    """A carrier's webhook: the first, or a new one."""
+    listed = service.read(service.ask("GET", "/v1/webhooks"))["webhooks"]
+    body = {"sink": "https://systems.example/sosie"}
+    made = listed or [service.read(service.ask("POST", "/v1/webhooks", body=body))["webhook"]]
+    webhook_id: str = made[0]["webhook_id"]
+    return webhook_id
 
 
 def prepare_outlet(service: Any, path: str, case_id: str | None) -> tuple[str, str | None]:
