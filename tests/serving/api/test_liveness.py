@@ -22,6 +22,7 @@ from serving.api.body import JSON, MSGPACK
 from serving.sections import CarrierLiveness, LivenessIssuer, LivenessSettings
 from tests.liveness_models import write_judge
 from tests.serving.api.conftest import Start
+from tests.serving.conftest import NUMBER
 
 KEY = ECKey.generate_key("P-256", parameters={"kid": "one"})
 MSISDN = "+8613800138000"
@@ -129,6 +130,22 @@ def test_a_verification_is_refused_before_anybody_is_looked_up(
         *[("LIVENESS_MISSING", "verification")] * 2,
         ("LIVENESS_REPLAYED", "verification"),
     ]
+
+
+def test_so_are_a_list_of_lines_and_a_dispute(required: Any, faces: dict[str, bytes]) -> None:
+    document = {"type": "cn-ric", "number": NUMBER}
+
+    def ask(path: str, token: str | None) -> Any:
+        body: dict[str, Any] = {"document": document, "probe": {"image": faces["later"]}}
+        return required.ask(
+            "POST", f"/v1/lines{path}", body=body | ({"liveness": token} if token else {})
+        )
+
+    for path, status in (("/query", 200), (f"/{MSISDN}/dispute", 201)):
+        required.assert_refused(ask(path, None), 422, "LIVENESS.REFUSED")
+        token = sign(required, faces["later"])
+        assert ask(path, token).status_code == status
+        required.assert_refused(ask(path, token), 409, "LIVENESS.REPLAYED")
 
 
 def judging(start_service: Start, folder: Path, mode: str, **model: Any) -> Any:
