@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import date, datetime
 from typing import Any, Protocol
 
 import msgspec
@@ -120,38 +119,21 @@ def open_chunk(vault: Vault, sealed: bytes) -> Chunk:
 
 
 def _write_subscriber(one: Subscriber) -> dict[str, Any]:
-    document, line = one.document, one.line
-    return {
-        "name": one.name,
-        "document": [document.type, document.number, document.name, document.expires_on],
-        "findings": [reason.value for reason in document.findings],
+    fields = {name: getattr(one, name) for name in Subscriber.__slots__} | {
         "vector": one.vector.astype(np.float32).tobytes(),
-        "line": None if line is None else [line.msisdn, line.carrier, line.outlet, line.opened_at],
-        "consent_ref": one.consent_ref,
         "samples": {name: _write_sample(sample) for name, sample in one.samples.items()},
     }
+    written: dict[str, Any] = msgspec.to_builtins(fields, builtin_types=(bytes,))
+    return written
 
 
 def _read_subscriber(written: Mapping[str, Any]) -> Subscriber:
-    kind, number, name, expires_on = written["document"]
-    expiry = None if expires_on is None else date.fromisoformat(expires_on)
-    findings = tuple(map(Reason, written["findings"]))
-    line = written["line"]
-    if line is not None:
-        msisdn, carrier, outlet, opened_at = line
-        line = OpenedLine(msisdn, carrier, outlet, _read_moment(opened_at))
-    return Subscriber(
-        name=written["name"],
-        document=CheckedDocument(kind, number, name, expiry, findings),
-        vector=np.frombuffer(written["vector"], np.float32),
-        line=line,
-        consent_ref=written["consent_ref"],
-        samples={name: _read_sample(one) for name, one in written["samples"].items()},
-    )
-
-
-def _read_moment(value: str | datetime) -> datetime:
-    return value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    fields = dict(written)
+    fields["vector"] = np.frombuffer(written["vector"], np.float32)
+    fields["samples"] = {name: _read_sample(one) for name, one in written["samples"].items()}
+    fields["document"] = msgspec.convert(written["document"], CheckedDocument)
+    fields["line"] = msgspec.convert(written["line"], OpenedLine | None)
+    return Subscriber(**fields)
 
 
 def _write_sample(sample: Sample) -> dict[str, Any]:

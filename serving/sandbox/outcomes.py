@@ -8,7 +8,6 @@ names: the same name gives the same face, in every sandbox.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import io
 import itertools
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from engine.errors import RequestError
 from engine.matching.documents import (
-    NATIONAL_NUMBERS,
+    DOCUMENT_TYPES,
     PASSPORT,
     CheckedDocument,
     Document,
@@ -121,6 +120,14 @@ _PATTERNS = {
     "tr-tckimlik": f"172918{_SERIAL}??",
     "za-idnr": f"7503305{_SERIAL}08?",
     "es-dni": f"54362{_SERIAL}@",
+    "bg-egn": f"900307{_SERIAL}?",
+    "es-nie": f"X5436{_SERIAL}@",
+    "bg-pnf": f"700000{_SERIAL}?",
+    "kr-arc": f"9003075000{_SERIAL}",
+    "th-nti": f"600000000{_SERIAL}?",
+    "id-kitas": f"SBX00000{_SERIAL}",
+    "id-kitap": f"SBX00000{_SERIAL}",
+    "cn-frp": f"91101019900307{_SERIAL}?",
 }
 """A sound number of each type: the places of the serial, of check digits (?) and letters (@)."""
 _SIGNS = {"?": "0123456789X", "@": "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
@@ -136,15 +143,14 @@ def make_number(document_type: str, serial: int) -> str:
         line = f"{number}{compute_check_digit(number)}UTO{rest}{expiry}"
         line += f"{compute_check_digit(expiry)}{'<' * 14}<"
         return line + str(compute_check_digit(line[:10] + line[13:20] + line[21:43]))
-    if document_type not in _PATTERNS:
-        raise RequestError(f"no such document type: use one of {', '.join([*_PATTERNS, PASSPORT])}")
+    if document_type not in _PATTERNS or document_type not in DOCUMENT_TYPES:
+        raise RequestError(f"no such document type: use one of {', '.join(DOCUMENT_TYPES)}")
     pattern = _PATTERNS[document_type].replace(_SERIAL, f"{serial:03d}")
-    module = importlib.import_module(NATIONAL_NUMBERS[document_type])
     places = [sign for sign in pattern if sign in _SIGNS]
     for signs in itertools.product(*(_SIGNS[place] for place in places)):
         chosen = iter(signs)
         number = "".join(next(chosen) if sign in _SIGNS else sign for sign in pattern)
-        if module.is_valid(number):
+        if check(Document(document_type, number, "Sandra Sand")).is_well_formed:
             return number
     raise AssertionError("every serial has its check digits")
 
@@ -160,6 +166,8 @@ def find_outcome(checked: CheckedDocument) -> Outcome:
         return APPROVED
     if checked.type == PASSPORT:
         text = checked.number[-3:]
+    elif checked.type not in _PATTERNS:
+        return APPROVED
     else:
         start = _PATTERNS[checked.type].index(_SERIAL)
         text = checked.number[start : start + len(_SERIAL)]
