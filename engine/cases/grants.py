@@ -119,6 +119,14 @@ def _require_free(registry: Reader, asked: ExceptionRecord) -> DocumentRecord:
     counts = registry.open_line_counts([record.id], asked.carrier)
     if counts[record.id] >= outlet.line_limit:
         raise CaseMoved("the holder has all the lines that one may have: refuse the exception")
+    limit = int(registry.enrollment(asked.id).evidence["inputs"].get("person_limit", 0))
+    if limit and not registry.life.exemptions([record.id]):
+        own = registry.life.same_person([record.id])[record.id]
+        if sum(registry.life.count_in_use(sorted(own)).values()) >= limit:
+            raise CaseMoved(
+                "the person has all the lines that one may have over all carriers: refuse the "
+                "exception"
+            )
     return record
 
 

@@ -165,6 +165,8 @@ class BatchState:
         moved = self._open_lines.pop((old, carrier), 0)
         key = (document_id, carrier)
         self._open_lines[key] = self._open_lines.get(key, 0) + moved
+        if self.person_limit:
+            self._totals[document_id] = self._totals.get(document_id, 0) + self._totals.pop(old, 0)
         self.changed_documents |= {old, document_id}
 
     def add_line(self, msisdn_lookup: bytes, document_id: str, carrier: str) -> None:

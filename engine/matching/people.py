@@ -174,10 +174,14 @@ class PeopleBatch:
         """The lines of the document that is replaced count; its number may come along."""
         moves = self._moves_number(attempt, old)
         held = self._state.open_lines(old.id, attempt.outlet.carrier)
+        total = evidence.person_lines + self._state.person_lines(old.id) - moves
+        is_full = 0 < evidence.person_limit <= total
         return replace(
             evidence,
             is_number_in_use=evidence.is_number_in_use and not moves,
             open_lines=evidence.open_lines + held - moves,
+            person_lines=total if evidence.person_limit else 0,
+            is_exempt=evidence.is_exempt or (is_full and self._state.is_exempt(old.id)),
         )
 
     def _moves_number(self, attempt: Attempt, old: DocumentRecord) -> bool:
