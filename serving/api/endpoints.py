@@ -299,10 +299,10 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
             webhooks.rotate_secret, "Rotate a webhook's secret"
         ),
         "POST /v1/webhooks/{webhook_id}/replay": _webhook(
-            webhooks.replay_events, "Send events again"
+            webhooks.replay_events, "Send events again", errors=(410, 507)
         ),
         "GET /v1/webhooks/{webhook_id}/dead-letters": _webhook(
-            webhooks.list_dead_letters, "List dead letters", errors=()
+            webhooks.list_dead_letters, "List dead letters", errors=(410,)
         ),
         "POST /v1/webhooks/{webhook_id}/dead-letters/retry": _webhook(
             webhooks.ask_again, "Try dead letters again"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Generic, TypeVar
 from urllib.parse import quote, urlencode
@@ -24,8 +24,8 @@ Query = dict[str, str | int | None]
 class Call(Generic[T]):
     """What is sent, as MessagePack; in `answered` statuses the body that comes is an `answer`.
 
-    Every call may be sent again: an enrollment has its key, the rest store nothing or come to the
-    same.
+    A call that `is_repeatable` may be sent again: an enrollment has its key, the rest store nothing
+    or come to the same.
     """
 
     method: str
@@ -36,6 +36,7 @@ class Call(Generic[T]):
     answered: frozenset[int] = frozenset({200, 201})
     accepted: type[T] | None = None
     """What comes with 202, where the service may only acknowledge the call."""
+    is_repeatable: bool = True
 
     def find_answer(self, status: int) -> type[T] | None:
         """What the body of this status is; None where it is no answer."""
@@ -55,6 +56,15 @@ def post(
 ) -> Call[T]:
     content = None if body is None else encode_msgpack(body)
     return Call("POST", _path(steps), answer, content, key)
+
+
+def post_once(answer: type[T], *steps: str, body: RequestBody | None = None) -> Call[T]:
+    """What must not be sent again: each time it comes to something else."""
+    return replace(post(answer, *steps, body=body), is_repeatable=False)
+
+
+def patch(answer: type[T], *steps: str, body: RequestBody) -> Call[T]:
+    return Call("PATCH", _path(steps), answer, encode_msgpack(body))
 
 
 def ask_camara(answer: type[T], operation: str, body: RequestBody) -> Call[T]:

@@ -22,7 +22,9 @@ from serving.client.calls import (
     ask_camara,
     delete,
     get,
+    patch,
     post,
+    post_once,
     write_face,
     write_outcome,
 )
@@ -40,6 +42,7 @@ from serving.wire import (
     people,
     sim_swaps,
     sweeps,
+    webhooks,
 )
 from serving.wire.fields import KnownDocument, Moment
 
@@ -584,6 +587,78 @@ class Client:
         """What happened beyond a place in the feed, in its order; keep `next` and give it back."""
         query: Query = {"after": after, "limit": limit, "type": type}
         return self._send(get(events.Events, "events", **query), options)
+
+    def create_webhook(
+        self,
+        sink: str,
+        types: Sequence[str] = (),
+        *,
+        carrier: str | None = None,
+        options: Options = _DEFAULT,
+    ) -> webhooks.WebhookSecret:
+        """Has events sent to an address, of these types or of all; the secret is told here alone,
+        so the call is not repeated: where no answer came, look at `list_webhooks` first."""
+        body = webhooks.NewWebhook(sink, tuple(types), carrier)
+        return self._send(post_once(webhooks.WebhookSecret, "webhooks", body=body), options)
+
+    def list_webhooks(self, options: Options = _DEFAULT) -> webhooks.Webhooks:
+        """The webhooks of the key's carrier, or all."""
+        return self._send(get(webhooks.Webhooks, "webhooks"), options)
+
+    def read_webhook(self, webhook_id: str, options: Options = _DEFAULT) -> webhooks.Webhook:
+        """A webhook, with what waits for it."""
+        return self._send(get(webhooks.Webhook, "webhooks", webhook_id), options)
+
+    def change_webhook(
+        self,
+        webhook_id: str,
+        *,
+        sink: str | None = None,
+        types: Sequence[str] | None = None,
+        state: Literal["active", "paused"] | None = None,
+        options: Options = _DEFAULT,
+    ) -> webhooks.Webhook:
+        """Changes what is given."""
+        chosen = None if types is None else tuple(types)
+        body = webhooks.ChangedWebhook(sink, chosen, state)
+        call = patch(webhooks.Webhook, "webhooks", webhook_id, body=body)
+        return self._send(call, options)
+
+    def remove_webhook(
+        self, webhook_id: str, options: Options = _DEFAULT
+    ) -> webhooks.RemovedWebhook:
+        """Ends a webhook."""
+        call = delete(webhooks.RemovedWebhook, "webhooks", webhook_id)
+        return self._send(call, options)
+
+    def rotate_secret(self, webhook_id: str, options: Options = _DEFAULT) -> webhooks.WebhookSecret:
+        """A new secret, told here alone; not repeated, since each call makes another."""
+        call = post_once(webhooks.WebhookSecret, "webhooks", webhook_id, "rotate")
+        return self._send(call, options)
+
+    def replay_events(
+        self, webhook_id: str, after: str, options: Options = _DEFAULT
+    ) -> webhooks.Webhook:
+        """Has every event after a place of the feed sent again."""
+        body = webhooks.Replay(after)
+        call = post(webhooks.Webhook, "webhooks", webhook_id, "replay", body=body)
+        return self._send(call, options)
+
+    def list_dead_letters(
+        self, webhook_id: str, after: str = "0", *, limit: int = 100, options: Options = _DEFAULT
+    ) -> webhooks.DeadLetters:
+        """The events that are tried no more."""
+        place: Query = {"after": after, "limit": limit}
+        call = get(webhooks.DeadLetters, "webhooks", webhook_id, "dead-letters", **place)
+        return self._send(call, options)
+
+    def retry_dead_letters(
+        self, webhook_id: str, events: Sequence[str] = (), options: Options = _DEFAULT
+    ) -> webhooks.Revived:
+        """Has these events tried again, or all that were given up."""
+        body = webhooks.AskedAgain(tuple(events))
+        call = post(webhooks.Revived, "webhooks", webhook_id, "dead-letters", "retry", body=body)
+        return self._send(call, options)
 
     def verify_audit(self, after: int = 0, options: Options = _DEFAULT) -> oversight.ChainPart:
         """Verifies a part of the audit chain; go on from `next` until it is None."""

@@ -122,7 +122,8 @@ class Exchange(Generic[T]):
         retries: int,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._call, self._now, self._retries = call, now, retries
+        self._call, self._now = call, now
+        self._retries = retries if call.is_repeatable else 0
         self._deadline = now() + (timeout_s if options.timeout_s is None else options.timeout_s)
         self._attempts = 0
         self._correlator = options.correlator or uuid.uuid4().hex

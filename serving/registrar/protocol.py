@@ -484,6 +484,7 @@ class RegistrarClient(ABC):
         """Makes a webhook (of no id yet), or changes one; audited. `NotFound` for another
         tenant's."""
 
+    @_carried
     async def step_death(
         self, document_id: str, step: DeathStep, source: str | None, context: CallContext
     ) -> DeathRecord:

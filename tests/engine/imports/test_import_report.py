@@ -106,7 +106,11 @@ def test_every_reason_and_code_has_a_message() -> None:
         Reason.POSSIBLE_DUPLICATE,
         Reason.LINE_LIMIT_REACHED,
         Reason.PERSON_LIMIT_REACHED,
-        *(one for one in Reason if one.startswith(("LIVENESS_", "GUARDIAN_", "EXCEPTION_"))),
+        *(
+            one
+            for one in Reason
+            if one.startswith(("LIVENESS_", "GUARDIAN_", "EXCEPTION_", "AUTHORITY_"))
+        ),
         Reason.BIRTH_DATE_MISSING,
         Reason.REPLACEMENT_REFUSED,
         Reason.DECEASED_LOOK_ALIKE,

@@ -86,7 +86,8 @@ def test_what_waits_is_counted_and_a_replay_ends_what_a_worker_knew(
     assert [one.number for one in webhooks.undelivered(webhook.id)] == [2]
     (dead,) = webhooks.list_dead(webhook.id, carrier="of webhooks")
     assert (dead.event.number, dead.event.type) == (4, EventType.LINE_OPENED)
-    assert webhooks.ask_again(webhook.id, [4, 99], carrier=None, actor="test") == 1
+    asked = [dead.event.id, "no such event"]
+    assert webhooks.ask_again(webhook.id, asked, carrier=None, actor="test") == 1
     assert webhooks.save("a", [Progress(held, 8)]) == [webhook.id]
     webhooks.replay(webhook.id, 3, carrier=None, actor="test")
     backlog = webhooks.measure(webhook)

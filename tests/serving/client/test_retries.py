@@ -133,3 +133,21 @@ def test_the_async_client_does_the_same_in_process(
                 await client.read_enrollment("nothing")
 
     service.run(ask())
+
+
+def test_what_comes_to_something_else_each_time_is_sent_once() -> None:
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        status, content, headers = BUSY
+        return httpx.Response(status, content=content, headers=headers)
+
+    with Client("http://sosie.test", "key", transport=httpx.MockTransport(answer)) as client:
+        for call in (
+            lambda: client.create_webhook("https://a.example/"),
+            lambda: client.rotate_secret("1"),
+        ):
+            with pytest.raises(Unavailable, match="attempts: 1"):
+                call()
+    assert asked == ["/v1/webhooks", "/v1/webhooks/1/rotate"]
