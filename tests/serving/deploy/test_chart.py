@@ -192,6 +192,20 @@ def test_secrets_are_named_and_never_rendered() -> None:
     assert rendered.of("Secret") == []
 
 
+def test_settings_that_change_reach_running_pods(rendered: Rendered) -> None:
+    # Kubernetes renews a ConfigMap that is mounted as a folder, and no single file of it.
+    for pod in rendered.pods():
+        (main,) = pod["spec"]["containers"]
+        mounts = {one["name"]: one for one in main["volumeMounts"]}
+        assert mounts["settings"] == {
+            "name": "settings",
+            "mountPath": "/etc/sosie",
+            "readOnly": True,
+        }
+        (home,) = pod["spec"]["initContainers"]
+        assert 'ln -sfn /etc/sosie/sosie.toml "$SOSIE_HOME/sosie.toml"' in home["command"][-1]
+
+
 def test_an_image_may_be_held_to_its_digest() -> None:
     images = {
         container["image"]

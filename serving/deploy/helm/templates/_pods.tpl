@@ -100,6 +100,8 @@ spec:
             install -m 0600 /keyring/keyring.json "$SOSIE_HOME/keyring.json.$HOSTNAME"
             mv -n "$SOSIE_HOME/keyring.json.$HOSTNAME" "$SOSIE_HOME/keyring.json"
           }
+          # A link, since a file that is mounted by itself never changes in a running pod.
+          ln -sfn /etc/sosie/sosie.toml "$SOSIE_HOME/sosie.toml"
       env:
         - {name: SOSIE_HOME, value: /var/lib/sosie}
       securityContext: {{- include "sosie.restricted" . | nindent 8 }}
@@ -169,7 +171,7 @@ spec:
             command: [/opt/sosie/bin/sosie, drain, /run/sosie/n]
       volumeMounts:
         - {name: home, mountPath: /var/lib/sosie}
-        - {name: settings, mountPath: /var/lib/sosie/sosie.toml, subPath: sosie.toml, readOnly: true}
+        - {name: settings, mountPath: /etc/sosie, readOnly: true}
         - {name: run, mountPath: /run/sosie}
         - {name: tmp, mountPath: /tmp}
         - {name: cache, mountPath: /var/cache/sosie}
