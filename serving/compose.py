@@ -28,7 +28,7 @@ from engine.lifecycle.sim_changes import SimChangeTerms
 from engine.matching.authority import AuthorityTerms
 from engine.matching.calibration import Calibration, Comparison, Thresholds
 from engine.matching.comparison import WatchList
-from engine.matching.documents import Document, FormAuthority
+from engine.matching.documents import Document
 from engine.matching.holders import (
     ErasureCertificate,
     PendingErasure,
@@ -432,7 +432,6 @@ class Deployment:
             gallery=self.restored.gallery,
             watch=self.watchlist,
             thresholds=self.thresholds,
-            authority=FormAuthority(),
             model_digest=self.store.model_digest,
             false_candidates=self.expect_false_candidates,
             calibration_version=self.calibration.version,

@@ -18,7 +18,7 @@ from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import Population
 from engine.errors import RequestError
 from engine.matching.calibration import Thresholds
-from engine.matching.documents import Document, FormAuthority, check_documents
+from engine.matching.documents import Document, check_documents
 from engine.matching.requests import EnrollmentRequest, Sample, document_look_up, name_look_up
 from engine.reasons import Decision, Reason
 from engine.registry.records import (
@@ -248,7 +248,7 @@ def _write_holders(writer: Writer, serials: range, rotated: NDArray[np.float32])
     vault, sequence, now = writer.vault, writer.sequence + 1, utc_now()
     documents, references, lines = [], [], []
     given = [make_document(serial) for serial in serials]
-    checked = check_documents(given, FormAuthority(), now.date())
+    checked = check_documents(given, now.date())
     for serial, document, template in zip(serials, checked, rotated, strict=True):
         lookup, document_id = document_look_up(vault, document), new_id()
         documents.append(

@@ -21,7 +21,6 @@ from engine.matching.documents import (
     MAX_NUMBER_LENGTH,
     CheckedDocument,
     Document,
-    FormAuthority,
     check_by_date,
     find_date,
     normalise_name,
@@ -99,7 +98,7 @@ class RowReader:
             for raw, document in zip(raws, documents, strict=True)
             if document is not None
         ]
-        checked = iter(check_by_date(given, FormAuthority(), dates))
+        checked = iter(check_by_date(given, dates))
         return [
             self._read_one(raw, one, document, None if document is None else next(checked))
             for raw, one, document in zip(raws, cells, documents, strict=True)

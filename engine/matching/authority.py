@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Any, Protocol, TypeVar
 
 from engine.errors import RequestError
-from engine.matching.documents import CheckedDocument, Document, FormAuthority, check_documents
+from engine.matching.documents import CheckedDocument, Document, check_documents
 from engine.reasons import Decision, Reason
 from engine.registry.records import utc_now
 from engine.registry.vault import Vault
@@ -310,7 +310,7 @@ class ListedAuthority:
         # Any date: whether it has expired is for the row to say.
         given = Document(row["type"] or "", row["number"] or "", "listed")
         try:
-            checked = check_documents([given], FormAuthority(), datetime.now(UTC).date())[0]
+            checked = check_documents([given], datetime.now(UTC).date())[0]
             if not checked.is_well_formed:
                 raise ValueError
             standing = Standing((row["standing"] or "").strip().lower())

@@ -17,13 +17,7 @@ from numpy.typing import NDArray
 
 from engine.errors import RequestError
 from engine.matching.comparison import fuse_seconds, score_best
-from engine.matching.documents import (
-    CheckedDocument,
-    Document,
-    FormAuthority,
-    check_documents,
-    require_checkable,
-)
+from engine.matching.documents import CheckedDocument, Document, check_documents, require_checkable
 from engine.matching.registrar import publish
 from engine.matching.requests import NO_CROPS, CropPolicy, Sample, document_look_up, name_look_up
 from engine.reasons import Reason
@@ -413,7 +407,7 @@ def _check(documents: Sequence[Document], on: date) -> list[CheckedDocument]:
     """The documents in canonical form; an expired one may be held, a malformed one may not."""
     for document in documents:
         require_checkable(document)
-    checked = check_documents(documents, FormAuthority(), on)
+    checked = check_documents(documents, on)
     malformed = [place for place, item in enumerate(checked) if not item.is_well_formed]
     if malformed:
         raise RequestError(

@@ -6,9 +6,8 @@ import importlib
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from engine.errors import RequestError
@@ -219,49 +218,20 @@ class CheckedDocument:
         return Reason.DOCUMENT_INVALID not in self.findings
 
 
-class DocumentAuthority(Protocol):
-    """Knows documents beyond their form: an operator's government look-up.
-
-    `check` answers for a batch, in order, with further findings for each document; it is only
-    asked about well-formed ones. It must not raise for a document that it does not know.
-    """
-
-    def check(self, documents: Sequence[CheckedDocument], on: date) -> list[tuple[Reason, ...]]: ...
-
-
-class FormAuthority:
-    """The shipped authority: knows nothing beyond form and expiry, which are checked anyway."""
-
-    def check(self, documents: Sequence[CheckedDocument], on: date) -> list[tuple[Reason, ...]]:
-        del on
-        return [() for _ in documents]
-
-
-def check_documents(
-    documents: Sequence[Document], authority: DocumentAuthority, on: date
-) -> list[CheckedDocument]:
-    """Checks a batch: form and check digits first, then expiry, then the authority.
+def check_documents(documents: Sequence[Document], on: date) -> list[CheckedDocument]:
+    """Checks a batch: form and check digits first, then expiry.
 
     The caller has let only documents in that `require_checkable` accepts.
     """
-    checked = [_check_form(document, on) for document in documents]
-    sound = [place for place, item in enumerate(checked) if item.is_well_formed]
-    answers = authority.check([checked[place] for place in sound], on)
-    assert len(answers) == len(sound), "an authority answers for each document"
-    for place, findings in zip(sound, answers, strict=True):
-        merged = tuple(dict.fromkeys((*checked[place].findings, *findings)))
-        checked[place] = replace(checked[place], findings=merged)
-    return checked
+    return [_check_form(document, on) for document in documents]
 
 
-def check_by_date(
-    documents: Sequence[Document], authority: DocumentAuthority, dates: Sequence[date]
-) -> list[CheckedDocument]:
+def check_by_date(documents: Sequence[Document], dates: Sequence[date]) -> list[CheckedDocument]:
     """`check_documents`, each on a date of its own: elsewhere it may be tomorrow already."""
     checked: dict[int, CheckedDocument] = {}
     for on in sorted(set(dates)):
         places = [place for place, one in enumerate(dates) if one == on]
-        found = check_documents([documents[place] for place in places], authority, on)
+        found = check_documents([documents[place] for place in places], on)
         checked |= zip(places, found, strict=True)
     return [checked[place] for place in range(len(documents))]
 

@@ -14,7 +14,7 @@ from engine.cases.case import CaseNote, NoteKind, person_of
 from engine.cases.opening import date_change
 from engine.errors import GalleryBehind, NotFound, RequestError, TenantConflict
 from engine.matching.comparison import score_best
-from engine.matching.documents import Document, FormAuthority, check_documents, require_checkable
+from engine.matching.documents import Document, check_documents, require_checkable
 from engine.matching.limits import Guard, name_holder, name_shown
 from engine.matching.registrar import Audit, CountingAudit, Runner, publish
 from engine.matching.requests import document_look_up
@@ -448,7 +448,7 @@ def find_holder(registry: Reader, document: Document, on: date) -> DocumentRecor
 def look_up(registry: Reader, document: Document, on: date) -> bytes:
     """The keyed digest of a document; `RequestError` for a number that cannot be one."""
     require_checkable(document)
-    checked = check_documents([document], FormAuthority(), on)[0]
+    checked = check_documents([document], on)[0]
     if not checked.is_well_formed:
         raise RequestError("the document number is not well-formed: check each digit")
     return document_look_up(registry.vault, checked)

@@ -15,7 +15,7 @@ from engine.errors import OutletRestricted, SosieError, TooManyFailures, VectorU
 from engine.matching.authority import AuthorityTerms, WeighedAuthority
 from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.comparison import Comparisons, Pair, Scan, Scanned, WatchList
-from engine.matching.documents import DEFAULT_TIME_ZONE, DocumentAuthority
+from engine.matching.documents import DEFAULT_TIME_ZONE
 from engine.matching.evidence import (
     BatchBounds,
     BatchState,
@@ -564,7 +564,6 @@ class Judge:
     gallery: Gallery
     watch: WatchList
     thresholds: Thresholds
-    authority: DocumentAuthority
     model_digest: str
     false_candidates: FalseCandidates
     calibration_version: int = 1
@@ -583,7 +582,7 @@ class Judge:
 
     def intake(self) -> Intake:
         """What sorts its requests."""
-        return Intake(self.store, self.vault, self.authority, self.time_zone)
+        return Intake(self.store, self.vault, self.time_zone)
 
     def scan(self, requests: Sequence[EnrollmentRequest]) -> list[Scanned]:
         """Searches for requests that are to be judged later; asks the registry nothing.

@@ -35,8 +35,6 @@ from engine.matching.documents import (
     DEFAULT_TIME_ZONE,
     CheckedDocument,
     Document,
-    DocumentAuthority,
-    FormAuthority,
     check_by_date,
     check_documents,
     find_date,
@@ -625,17 +623,10 @@ def restricted(restriction: str) -> str:
 class Intake:
     """Sorts a batch into stored answers, refusals and attempts to be judged; writes nothing."""
 
-    def __init__(
-        self,
-        store: Reader,
-        vault: Vault,
-        authority: DocumentAuthority,
-        time_zone: str = DEFAULT_TIME_ZONE,
-    ) -> None:
+    def __init__(self, store: Reader, vault: Vault, time_zone: str = DEFAULT_TIME_ZONE) -> None:
         """`time_zone` is that of outlets which have none, and whose carriers have none."""
         self._store = store
         self._vault = vault
-        self._authority = authority
         self._time_zone = time_zone
 
     def sort(
@@ -663,7 +654,7 @@ class Intake:
         outlets = self._store.outlets(sorted({item.outlet for item in requests}))
         zones = [self._find_time_zone(outlets.get(item.outlet)) for item in requests]
         dates = [find_date(now, zone) for zone in zones]
-        documents = check_by_date([item.document for item in requests], self._authority, dates)
+        documents = check_by_date([item.document for item in requests], dates)
         scopes = [idempotency_scope(self._vault, it.carrier, it.idempotency_key) for it in requests]
         answers = self._store.answers(scopes)
         outcomes: list[Attempt | Answer | SosieError] = []
@@ -706,7 +697,7 @@ class Intake:
         )
         assert on is not None, "the intake gives every attempt a date"
         if guardian is not None:
-            document = check_documents([guardian.document], self._authority, on)[0]
+            document = check_documents([guardian.document], on)[0]
             asked = replace(
                 attempt.request,
                 document=guardian.document,
@@ -720,7 +711,7 @@ class Intake:
             given = (attempt.outlet, checked, attempt.scope, attempt.payload_digest)
             attempt = replace(attempt, guardian=self._attempt(asked, *given))
         if replaces is not None:
-            document = check_documents([replaces], FormAuthority(), on)[0]
+            document = check_documents([replaces], on)[0]
             if document.is_well_formed:
                 lookup = document_look_up(self._vault, document)
                 attempt = replace(attempt, replaced_lookup=lookup)

@@ -22,7 +22,6 @@ from engine.matching.documents import (
     PASSPORT,
     CheckedDocument,
     Document,
-    FormAuthority,
     check_documents,
     compute_check_digit,
 )
@@ -157,7 +156,7 @@ def make_number(document_type: str, serial: int) -> str:
 
 def check(document: Document) -> CheckedDocument:
     """The document in its canonical form."""
-    return check_documents([document], FormAuthority(), datetime.now(UTC).date())[0]
+    return check_documents([document], datetime.now(UTC).date())[0]
 
 
 def find_outcome(checked: CheckedDocument) -> Outcome:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from engine.errors import LivenessReplayed, NotFound, OutletRestricted, SosieError
 from engine.matching.authority import look_up_beside
-from engine.matching.documents import Document, FormAuthority
+from engine.matching.documents import Document
 from engine.matching.frames import fuse_frames
 from engine.matching.requests import (
     ABSENT,
@@ -183,7 +183,7 @@ def _answer_early(
     """The request, and the stored answer of an earlier one, what the registrar would refuse it
     with, or the attempt to be judged. The registrar looks again, so nothing depends on this."""
     asked = _read_request(parts, principal, key, body)
-    intake = Intake(parts.store, parts.vault, FormAuthority())
+    intake = Intake(parts.store, parts.vault)
     return asked, intake.sort([asked], utc_now())[0]
 
 

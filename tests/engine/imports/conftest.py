@@ -27,7 +27,6 @@ from engine.imports.row_parser import ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, open_source
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import WatchList
-from engine.matching.documents import FormAuthority
 from engine.matching.judge import Judge
 from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Registrar
@@ -139,7 +138,6 @@ class Importer:
             gallery=gallery,
             watch=WatchList(self.vault.dim, self.store.watchlist()),
             thresholds=THRESHOLDS,
-            authority=FormAuthority(),
             model_digest=self.store.model_digest,
             false_candidates=lambda *_: {"value": 0.0},
         )

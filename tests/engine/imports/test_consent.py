@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from engine.errors import NotFound
-from engine.matching.documents import Document, FormAuthority, check_documents
+from engine.matching.documents import Document, check_documents
 from engine.matching.holders import erase_holder, find_document
 from engine.matching.requests import document_look_up
 from engine.registry import tables
@@ -63,7 +63,7 @@ def test_an_erasure_leaves_nothing_of_it(importer: Any, base: Any) -> None:
 
 def test_it_is_kept_of_a_document_that_was_known_from_attempts(importer: Any, base: Any) -> None:
     row = base.add(1, consent_ref=CONSENT)
-    (checked,) = check_documents([document_of(row)], FormAuthority(), TODAY)
+    (checked,) = check_documents([document_of(row)], TODAY)
     attempted = NewDocument(
         id=new_id(),
         kind=checked.type,

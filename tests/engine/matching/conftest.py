@@ -18,7 +18,7 @@ from stdnum.cn import ric
 from engine.matching.authority import AuthorityTerms
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import WatchList
-from engine.matching.documents import Document, DocumentAuthority, FormAuthority
+from engine.matching.documents import Document
 from engine.matching.judge import Judge
 from engine.matching.limits import NO_LIMITS, Limits
 from engine.matching.liveness import NOT_ASKED, LivenessTerms
@@ -117,7 +117,6 @@ class Lab:
         config: RegistrarConfig | None = None,
         watchlist: WatchList | None = None,
         gallery: Gallery | None = None,
-        authority: DocumentAuthority | None = None,
         observer: Observer | None = None,
         limits: Limits = NO_LIMITS,
         thresholds_for: Callable[[int], Thresholds] | None = None,
@@ -135,7 +134,6 @@ class Lab:
             gallery=gallery,
             watch=watchlist or WatchList(DIM, self.store.watchlist()),
             thresholds=THRESHOLDS,
-            authority=authority or FormAuthority(),
             model_digest=MODEL_DIGEST,
             false_candidates=lambda size, score, _: {"value": size * 1e-6 * (score < 2)},
             limits=limits,

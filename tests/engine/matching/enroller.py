@@ -21,7 +21,7 @@ from stdnum.cn import ric
 
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import WatchList
-from engine.matching.documents import Document, FormAuthority
+from engine.matching.documents import Document
 from engine.matching.judge import Judge
 from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.matching.registrar import Registrar
@@ -69,7 +69,6 @@ def enroll(url: str, ring: Path, folder: Path, first: int, resume: int) -> None:
         gallery=gallery,
         watch=WatchList(DIM),
         thresholds=Thresholds(verify=0.40, same_document=0.42, review=0.60, certain=0.70),
-        authority=FormAuthority(),
         model_digest=MODEL_DIGEST,
         false_candidates=lambda size, score, _: {"value": size * score * 0},
     )

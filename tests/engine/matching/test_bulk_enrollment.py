@@ -24,7 +24,7 @@ from engine.matching.bulk_enrollment import (
     admit_references,
     plan_admission,
 )
-from engine.matching.documents import Document, FormAuthority, check_documents
+from engine.matching.documents import Document, check_documents
 from engine.matching.holders import find_document
 from engine.matching.recovery import restore_gallery
 from engine.reasons import Decision, Reason
@@ -50,7 +50,7 @@ def face(serial: int) -> np.typing.NDArray[np.float32]:
 
 def subscriber(document: int, person: int, line: int | None = None) -> Subscriber:
     given = Document("cn-ric", number(document), f"Holder {document}")
-    (checked,) = check_documents([given], FormAuthority(), date(2026, 11, 25))
+    (checked,) = check_documents([given], date(2026, 11, 25))
     opened = None if line is None else OpenedLine(f"+8613{line:09d}", "blue", "blue-1", OPENED)
     return Subscriber(given.name, checked, face(person), opened)
 

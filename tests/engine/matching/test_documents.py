@@ -14,7 +14,6 @@ from engine.matching.documents import (
     NATIONAL_NUMBERS,
     RESIDENCE_PERMITS,
     Document,
-    FormAuthority,
     check_documents,
     compute_check_digit,
     find_age,
@@ -30,7 +29,7 @@ ICAO_SPECIMEN = "L898902C36UTO7408122F1204159ZE184226B<<<<<10"
 
 
 def check(document: Document) -> tuple[Reason, ...]:
-    return check_documents([document], FormAuthority(), TODAY)[0].findings
+    return check_documents([document], TODAY)[0].findings
 
 
 @pytest.mark.parametrize(
@@ -60,10 +59,10 @@ def test_a_sound_national_number_has_no_finding_however_it_is_spaced(
     document_type: str, number: str
 ) -> None:
     document = Document(document_type, f" {number} ", "A Name")
-    checked = check_documents([document], FormAuthority(), TODAY)[0]
+    checked = check_documents([document], TODAY)[0]
     assert checked.findings == ()
     compact = Document(document_type, checked.number, "A Name")
-    assert check_documents([compact], FormAuthority(), TODAY)[0].number == checked.number
+    assert check_documents([compact], TODAY)[0].number == checked.number
 
 
 def test_every_national_type_is_covered_by_a_sound_example() -> None:
@@ -110,9 +109,9 @@ def test_a_date_of_birth_is_the_one_in_the_number(
     document_type: str, number: str, born_on: date | None
 ) -> None:
     given = Document(document_type, number, "A Name")
-    assert check_documents([given], FormAuthority(), TODAY)[0].born_on == born_on
+    assert check_documents([given], TODAY)[0].born_on == born_on
     other = date(1960, 1, 1)
-    checked = check_documents([replace(given, born_on=other)], FormAuthority(), TODAY)[0]
+    checked = check_documents([replace(given, born_on=other)], TODAY)[0]
     contradicts = born_on is not None
     assert (Reason.BIRTH_DATE_MISMATCH in checked.findings) == contradicts
     assert checked.born_on == (born_on if contradicts else other)
@@ -135,7 +134,7 @@ def test_an_age_is_in_whole_years() -> None:
 def test_a_resident_identity_number_is_one_number_in_either_case() -> None:
     numbers = ("11010519491231002X", "11010519491231002x")
     documents = [Document("cn-ric", number, "A Name") for number in numbers]
-    first, second = check_documents(documents, FormAuthority(), TODAY)
+    first, second = check_documents(documents, TODAY)
     assert first.number == second.number
 
 

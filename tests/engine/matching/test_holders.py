@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import NotFound, RequestError, StorageFailed, TenantConflict
 from engine.matching.comparison import WatchList
-from engine.matching.documents import Document, FormAuthority, check_documents
+from engine.matching.documents import Document, check_documents
 from engine.matching.holders import (
     HolderLines,
     block_document,
@@ -134,7 +134,7 @@ def test_a_watched_face_goes_to_review_now_and_after_a_restart(lab: Any) -> None
 
 def test_a_watched_document_goes_to_review(lab: Any) -> None:
     request = lab.request()
-    checked = check_documents([request.document], FormAuthority(), date(2026, 1, 1))[0]
+    checked = check_documents([request.document], date(2026, 1, 1))[0]
     watchlist = WatchList(lab.vault.dim)
     entry = WatchEntry(
         id=1,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import numpy as np
 import pytest
 
 from engine.errors import GalleryBehind, SosieError
+from engine.matching import requests as intake
 from engine.matching.comparison import fuse_vectors
-from engine.matching.documents import FormAuthority
+from engine.matching.documents import CheckedDocument, Document, check_by_date
 from engine.matching.holders import erase_holder
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.reasons import Decision
@@ -49,16 +51,18 @@ def test_of_sixteen_racing_enrollments_of_one_face_exactly_one_is_new(lab: Any) 
     assert lab.store.counts()["live_references"] == rounds
 
 
-def test_an_unforeseen_error_hits_one_request_and_shows_none_of_its_text(lab: Any) -> None:
-    class Unlucky(FormAuthority):
-        def check(self, documents: Any, on: Any) -> Any:
-            if any(item.name == "unlucky" for item in documents):
-                raise OSError("the line to the government is down: unlucky")
-            return super().check(documents, on)
+def test_an_unforeseen_error_hits_one_request_and_shows_none_of_its_text(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(given: list[Document], dates: list[date]) -> list[CheckedDocument]:
+        if any(one.name == "Unlucky" for one in given):
+            raise OSError("as no check of ours should: unlucky")
+        return check_by_date(given, dates)
 
+    monkeypatch.setattr(intake, "check_by_date", check)
     bad = lab.request()
     bad = replace(bad, document=replace(bad.document, name="Unlucky"))
-    with lab.registrar(authority=Unlucky()) as registrar:
+    with lab.registrar() as registrar:
         outcomes = registrar.enroll([lab.request(), bad, lab.request()])
     assert isinstance(outcomes[1], SosieError)
     assert "unlucky" not in str(outcomes[1])

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, expect
 
 from engine.faces.extractor import Extraction, Extractor
 from engine.matching.bulk_enrollment import OpenedLine, Subscriber
-from engine.matching.documents import Document, FormAuthority, check_documents
+from engine.matching.documents import Document, check_documents
 from engine.matching.requests import Sample, seal_crop
 from engine.registry.records import CaseState
 from engine.registry.vault import Vault
@@ -211,7 +211,7 @@ def is_alike(one: Photograph, other: Photograph) -> bool:
 def make_subscriber(
     vault: Vault, document: Document, number: str, face: Photograph, now: datetime
 ) -> Subscriber:
-    [checked] = check_documents([document], FormAuthority(), now.date())
+    [checked] = check_documents([document], now.date())
     line = OpenedLine(number, "blue", "b1", now - timedelta(days=1))
     crop = seal_crop(vault, face.digest, face.crop)
     live = Sample(None, face.digest, quality=face.quality, crop=crop)

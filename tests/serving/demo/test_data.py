@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from engine.errors import RequestError
-from engine.matching.documents import Document, FormAuthority, check_documents
+from engine.matching.documents import Document, check_documents
 from engine.reasons import Reason
 from serving.demo.data import (
     MAX_PHOTOGRAPHS,
@@ -113,7 +113,7 @@ ON = date(2026, 11, 24)
 
 
 def is_well_formed(document: Document) -> bool:
-    return check_documents([document], FormAuthority(), ON)[0].is_well_formed
+    return check_documents([document], ON)[0].is_well_formed
 
 
 @given(st.integers(0, 10_000_009))
