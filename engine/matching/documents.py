@@ -1,4 +1,4 @@
-"""Identity documents: form, check digits and expiry, and the interface of a government look-up."""
+"""Identity documents: form, check digits and expiry."""
 
 from __future__ import annotations
 

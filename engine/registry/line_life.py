@@ -24,6 +24,7 @@ from sqlalchemy import (
 from engine.cases.case import Outcome
 from engine.registry import tables
 from engine.registry.database import KEYS, Moment, Source, chunks
+from engine.registry.people import REPLACED
 from engine.registry.records import (
     Campaign,
     CampaignLineState,
@@ -104,11 +105,6 @@ _pairs = tables.judged_pairs
 _FRAUDS = tuple(
     select(_pairs).where(one.in_(KEYS), _pairs.c.outcome == Outcome.FRAUD.value)
     for one in (_pairs.c.left_document, _pairs.c.right_document)
-)
-_replacements = tables.replacements
-_REPLACED = tuple(
-    select(_replacements.c.document_id, _replacements.c.successor_id).where(one.in_(KEYS))
-    for one in (_replacements.c.document_id, _replacements.c.successor_id)
 )
 _EXEMPT = select(_exempt).where(_exempt.c.document_id.in_(KEYS))
 _TOTALS = (
@@ -290,10 +286,10 @@ class LifeReader(Source):
                     row = require_authentic(self.vault, tables.judged_pairs, found)
                     near[row.left_document].add(row.right_document)
                     near[row.right_document].add(row.left_document)
-            for query in _REPLACED:
-                for row in self._rows_of(query, sorted(fresh)):
-                    near[row.document_id].add(row.successor_id)
-                    near[row.successor_id].add(row.document_id)
+            for found in self._rows_of(REPLACED, sorted(fresh)):
+                row = require_authentic(self.vault, tables.replacements, found)
+                near[row.document_id].add(row.successor_id)
+                near[row.successor_id].add(row.document_id)
             fresh = near.keys() - seen
         return {key: frozenset(_reach(near, key)) for key in document_ids}
 

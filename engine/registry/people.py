@@ -28,7 +28,7 @@ _deaths, _replacements, _lines = tables.deaths, tables.replacements, tables.line
 
 _NUMBER = "exceptions.msisdn"
 _DEATHS = select(_deaths).where(_deaths.c.document_id.in_(KEYS))
-_REPLACED = select(_replacements).where(
+REPLACED = select(_replacements).where(
     or_(_replacements.c.document_id.in_(KEYS), _replacements.c.successor_id.in_(KEYS))
 )
 _OF_EXCEPTIONS = select(_exceptions).where(_exceptions.c.id.in_(KEYS))
@@ -104,7 +104,7 @@ class PeopleReader(Source):
         asked = set(document_ids)
         while asked:
             seen |= asked
-            for row in self._authentic(_replacements, _REPLACED, sorted(asked)):
+            for row in self._authentic(_replacements, REPLACED, sorted(asked)):
                 replaced[row.document_id] = row.successor_id
             asked = {key for pair in replaced.items() for key in pair} - seen
         dead = self._authentic(_deaths, _DEATHS, document_ids)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import date
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -222,22 +221,6 @@ def test_a_number_given_as_the_type_is_not_repeated() -> None:
 def test_an_expiry_given_beside_a_national_number_counts() -> None:
     document = Document("cn-ric", "11010519491231002X", "A Name", expires_on=date(2026, 11, 23))
     assert check(document) == (Reason.DOCUMENT_EXPIRED,)
-
-
-def test_an_authority_adds_findings_to_sound_documents_only() -> None:
-    sound = Document("cn-ric", "11010519491231002X", "A Name")
-    forged = Document("cn-ric", "110105194912310021", "A Name")
-
-    class Strict:
-        def check(self, documents: Any, on: date) -> list[tuple[Reason, ...]]:
-            assert on == TODAY
-            return [(Reason.DOCUMENT_BLOCKED,) for _ in documents]
-
-    checked = check_documents([forged, sound], Strict(), TODAY)
-    assert [item.findings for item in checked] == [
-        (Reason.DOCUMENT_INVALID,),
-        (Reason.DOCUMENT_BLOCKED,),
-    ]
 
 
 def test_names_compare_without_case_width_spacing_and_punctuation() -> None:
