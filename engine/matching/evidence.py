@@ -144,6 +144,11 @@ class BatchState:
         scores = [score_best(probe, one[None]) for one in shown]
         return min((-1.0 if one is None else one for one in scores), default=None)
 
+    def vector_of(self, reference_id: int) -> NDArray[np.float32]:
+        """The vector of a reference of a document that the attempts name: float32[d]."""
+        vector: NDArray[np.float32] = self._vectors[reference_id]
+        return vector
+
     def references_of(self, document: DocumentRecord) -> NDArray[np.float32]:
         """The vectors of a document's references: float32[n, d]."""
         return np.stack([self._vectors[key] for key in document.reference_ids])

@@ -144,7 +144,7 @@ class ChangeCollector:
             lines=tuple(self._lines),
             answers=tuple(self._answers),
             crops=tuple(self._crops),
-            audit=tuple(self._audit),
+            audit=(*self._audit, *(() if self._people is None else self._people.audit)),
             tallies=tuple(self._tallies),
             filled_references=tuple(self._filled),
             liveness=tuple(self._liveness),
@@ -173,7 +173,8 @@ class ChangeCollector:
         if verdict.decision is Decision.APPROVED:
             assert document_id is not None
             if self._comparisons.has_probe(place):
-                self._add_reference(place, attempt, enrollment_id, document_id)
+                kept = self._find_inherited(attempt, evidence)
+                self._add_reference(place, attempt, enrollment_id, document_id, kept)
             if self._people is not None:
                 line_id = self._people.replace_document(
                     attempt, evidence, document_id, enrollment_id
@@ -376,8 +377,21 @@ class ChangeCollector:
         )
         return row.id
 
+    def _find_inherited(self, attempt: Attempt, evidence: Evidence) -> int | None:
+        """The reference of the document that is replaced, which goes along: a new one would let
+        the face of its lines drift towards another, document by document."""
+        if evidence.people is None or evidence.people.replacement is None:
+            return None
+        old = self._state.document(attempt.replaced_lookup)
+        return None if old is None or not old.reference_ids else old.reference_ids[0]
+
     def _add_reference(
-        self, place: int, attempt: Attempt, enrollment_id: str, document_id: str
+        self,
+        place: int,
+        attempt: Attempt,
+        enrollment_id: str,
+        document_id: str,
+        inherited: int | None = None,
     ) -> None:
         """One document, one reference: a returning subscriber's probe is not added.
 
@@ -397,8 +411,15 @@ class ChangeCollector:
             place=place,
             reference_id=self._next_reference_id(),
             document_id=document_id,
-            vector=self._comparisons.probe(place),
+            vector=self._comparisons.probe(place)
+            if inherited is None
+            else self._state.vector_of(inherited),
         )
+        if inherited is not None:
+            kept_second = self._state.second.get(inherited)
+            second = None
+            if model is not None and kept_second is not None:
+                second = SecondTemplate(model.digest, kept_second)
         self._references.append(
             NewReference(
                 id=reference.reference_id,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 
-from engine.cases.case import CaseKind, CaseOrigin
+from engine.cases.case import CaseKind, CaseOrigin, Outcome
 from engine.cases.opening import NewCase
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import Comparisons, score_best
@@ -36,6 +36,7 @@ from engine.matching.requests import Attempt
 from engine.reasons import Decision, Reason
 from engine.registry.cases import EXCEPTIONS
 from engine.registry.records import (
+    AuditEntry,
     DocumentRecord,
     DocumentStatus,
     ExceptionRecord,
@@ -44,6 +45,8 @@ from engine.registry.records import (
     Replacement,
 )
 from engine.registry.store import Store
+
+DOCUMENT_REPLACED = "document.replaced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,8 @@ class PeopleBatch:
         self._exceptions: list[ExceptionRecord] = []
         self._replacements: list[Replacement] = []
         self._moved: dict[str, str] = {}
+        self.audit: list[AuditEntry] = []
+        """That documents were replaced."""
 
     def changes(self) -> PeopleChanges | None:
         """The rows collected; None where there is none."""
@@ -214,8 +219,20 @@ class PeopleBatch:
             and old.id not in self._state.changed_documents
             # Who is looked into must not leave under another number.
             and not self._store.cases.open_of([old.id])[old.id]
+            and (not self._is_shared(old, attempt) or self._is_decided(own, old))
         )
         return ReplacementEvidence(document_id=old.id, score=score, is_free=is_free), old
+
+    def _is_shared(self, old: DocumentRecord, attempt: Attempt) -> bool:
+        """Whether another carrier has a line under the document: what it holds is not this
+        carrier's to move."""
+        lines = self._store.lines_in_use_of([old.id])[old.id]
+        return any(one.carrier != attempt.outlet.carrier for one in lines)
+
+    def _is_decided(self, own: DocumentRecord | None, old: DocumentRecord) -> bool:
+        """Whether people have decided that one person has both with good reason."""
+        pair = None if own is None else self._state.judged(own, old.id)
+        return pair is not None and pair.outcome is Outcome.MISTAKE
 
     def _find_guardian(
         self, place: int, attempt: Attempt, rules: PeopleRules, thresholds: Thresholds
@@ -289,6 +306,10 @@ class PeopleBatch:
         self._replacements.append(Replacement(*given))
         lines = self._store.lines_in_use_of([old])[old]
         self._moved |= {line.id: document_id for line in lines}
+        told = {"successor": document_id, "lines": [line.id for line in lines]}
+        caller, outlet = attempt.request.caller, attempt.outlet.code
+        actor = f"outlet:{outlet}" if caller is None else caller.actor
+        self.audit.append(AuditEntry(actor, DOCUMENT_REPLACED, old, told))
         self._state.replace_document(old, document_id, attempt.outlet.carrier)
         own = self._state.line_of_number(attempt.msisdn_lookup)
         return own.id if own is not None and own.id in self._moved else None

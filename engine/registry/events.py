@@ -42,6 +42,7 @@ class EventType(StrEnum):
     LINE_DISPUTED = "line.disputed"
     LINE_RESTORED = "line.restored"
     LINE_CLOSED = "line.closed"
+    LINE_MOVED = "line.moved"
     CASE_OPENED = "case.opened"
     CASE_CLOSED = "case.closed"
     CASE_MERGED = "case.merged"
@@ -180,10 +181,12 @@ def _of_life(connection: Connection, changes: Changes) -> Iterator[_New]:
 
 
 def _of_lines(connection: Connection, changes: Changes) -> Iterator[_New]:
+    moved = () if changes.people is None else [key for key, _ in changes.people.moved_lines]
     kinds = (
         (EventType.LINE_DISPUTED, changes.disputed_lines),
         (EventType.LINE_RESTORED, changes.restored_lines),
         (EventType.LINE_CLOSED, changes.closed_lines),
+        (EventType.LINE_MOVED, moved),
     )
     for kind, ids in kinds:
         for part in chunks(list(ids)):

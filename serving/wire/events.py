@@ -17,6 +17,7 @@ EventType = Annotated[
         "line.disputed",
         "line.restored",
         "line.closed",
+        "line.moved",
         "case.opened",
         "case.closed",
         "case.merged",

@@ -22,6 +22,7 @@ from engine.matching.policy import replay
 from engine.matching.registrar import Registrar
 from engine.matching.requests import ABSENT, Answer, EnrollmentRequest, GuardianShown
 from engine.reasons import Decision, ExceptionCause, Reason
+from engine.registry.events import EventType, read_events
 from engine.registry.records import LineStatus
 from tests.engine.matching.conftest import Lab
 
@@ -346,3 +347,39 @@ def test_a_stranger_replaces_nobodys_document(lab: Lab, registrar: Registrar) ->
     # While people look into it, not even its holder leaves it.
     own = ask(registrar, lab.request(person, document=card(4), replaces=card(1)))[0]
     assert Reason.REPLACEMENT_REFUSED in own.reasons
+
+
+def test_the_face_of_lines_does_not_drift_from_document_to_document(
+    lab: Lab, registrar: Registrar
+) -> None:
+    person, store = lab.people.person(), lab.store
+    first = ask(registrar, lab.request(person, document=card(1)))[0]
+    own = store.document(first.body["document_id"]).reference_ids
+    # Half the holder's face, and half of somebody's.
+    between = lab.people.between(person, 0.7)
+    answer = ask(registrar, lab.request(between, document=card(2), replaces=card(1)))[0]
+    assert answer.decision is Decision.APPROVED, answer.reasons
+    taken = store.document(answer.body["document_id"]).reference_ids
+    kept, inherited = registrar.gallery.vectors(np.array([*own, *taken]))
+    assert np.array_equal(kept, inherited)
+    moved = [one for one in read_events(store, 0) if one.type is EventType.LINE_MOVED]
+    assert {(one.subject, one.carrier) for one in moved} == {(first.body["line_id"], "blue")}
+    (entry,) = [one.entry for one in store.audit_entries() if one.entry.action[-8:] == "replaced"]
+    assert (entry.subject, entry.detail["lines"]) == (
+        first.body["document_id"],
+        [first.body["line_id"]],
+    )
+
+
+def test_lines_of_another_carrier_are_moved_when_two_people_have_looked(
+    lab: Lab, registrar: Registrar
+) -> None:
+    person = lab.people.person()
+    ask(registrar, lab.request(person, document=card(1), carrier="red", outlet="red-1"))
+    refused = ask(registrar, lab.request(person, document=card(2), replaces=card(1)))[0]
+    assert refused.decision is Decision.REJECTED
+    assert {Reason.REPLACEMENT_REFUSED, Reason.DUPLICATE_IDENTITY} <= set(refused.reasons)
+    close(registrar, lab, refused.body["cases"][0]["id"], Outcome.MISTAKE)
+    answer = ask(registrar, lab.request(person, document=card(2), replaces=card(1)))[0]
+    assert answer.decision is Decision.APPROVED, answer.reasons
+    assert_replays(lab, refused, answer)
