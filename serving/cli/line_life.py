@@ -130,7 +130,12 @@ def check_rules(
             [
                 escape(rule.name),
                 rule.on.value,
-                ", then ".join(f"{_write(seconds)}: {state}" for seconds, state in rule.steps),
+                ", then ".join(
+                    [
+                        *([] if rule.at_once is None else [f"at once: {rule.at_once}"]),
+                        *(f"{_write(seconds)}: {state}" for seconds, state in rule.steps),
+                    ]
+                ),
             ]
             for rule in found.rules.values()
         ]
