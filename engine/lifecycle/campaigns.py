@@ -57,7 +57,9 @@ def start_campaign(
     """
     require_visible(name, "the name of a campaign")
     if unknown := set(chosen or {}) - TERMS:
-        raise RequestError(f"lines are not chosen by {min(unknown)}: take {', '.join(TERMS)}")
+        raise RequestError(
+            f"lines are not chosen by {min(unknown)}: take {', '.join(sorted(TERMS))}"
+        )
 
     def perform(writer: Writer, now: datetime) -> Campaign:
         if deadline < now + LEAST:

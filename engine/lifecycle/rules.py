@@ -78,11 +78,13 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """The rules of a carrier, by the event that each waits for."""
+    """The rules of a carrier, by the event that each waits for; the rest as in `RuleFile`."""
 
     title: str = ""
     rules: Mapping[LineEventKind, Rule] = field(default_factory=dict)
     person_limit: int = 0
+    source: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ def read_rules(text: str, name: str) -> RuleSet:
     if twice := {one for one in names if names.count(one) > 1}:
         raise RequestError(f"{name}: two rules are called {min(twice)}: give each its own name")
     _refuse_loops(rules, name)
-    return RuleSet(given.title, rules, given.person_limit)
+    return RuleSet(given.title, rules, given.person_limit, given.source, given.note)
 
 
 def _check(given: Reverify, file: str) -> Rule:

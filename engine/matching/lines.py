@@ -99,6 +99,21 @@ def find_line(registry: Reader, target: str) -> LineRecord | None:
     return registry.lines_in_use([lookup]).get(lookup)
 
 
+def read_line(registry: Reader, line_text: str, *, carrier: str | None = None) -> LineRecord:
+    """A line by its number in use, or by its id also once it is closed.
+
+    `NotFound` where there is none, or where it is another carrier's than the one given.
+    """
+    target = normalise_line(line_text)
+    if is_id(target):
+        line = registry.lines_by_id([target]).get(target)
+    else:
+        line = find_line(registry, target)
+    if line is None or carrier not in (None, line.carrier):
+        raise NotFound(LINE_UNKNOWN)
+    return line
+
+
 NOT_THE_HOLDER = "the face is not that of the document's holder"
 """The same for a document without a holder, so that it does not reveal who is enrolled."""
 

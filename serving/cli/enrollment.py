@@ -6,7 +6,6 @@ import sys
 import time
 import uuid
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +25,7 @@ from serving.cli.inputs import (
     name_actor,
     open_deployment,
     read_details,
+    read_moment,
     sample_photographs,
 )
 from serving.cli.output import (
@@ -168,7 +168,7 @@ def enroll(
     if (guardian is None) != (guardian_live is None):
         raise RequestError("a guardian comes with --guardian and --guardian-live: give both")
     presented, number = details.document(), details.require("msisdn", "--msisdn")
-    taken_at = None if captured_at is None else _read_moment(captured_at)
+    taken_at = None if captured_at is None else read_moment(captured_at, "capture time")
     token = None if liveness is None else read_token(liveness)
     require_checkable(presented)
     normalise_msisdn(number)
@@ -180,7 +180,7 @@ def enroll(
             [*frames, *given],
             [None] * len(frames) + [portrait_kind if one is portrait else None for one in given],
             with_crops=keeps_crops,
-            judged=[*(True for _ in frames), False],
+            judged=[True] * len(frames) + [one is guardian_live for one in given],
         )
         samples, others = taken[: len(frames)], dict(zip(given, taken[len(frames) :], strict=True))
         carrier = carrier or _carrier_of(deployment, outlet)
@@ -308,15 +308,6 @@ def _carrier_of(deployment: Deployment, outlet: str) -> str:
     # An unknown outlet is refused by the registrar, in the same words as one that is closed.
     known = deployment.store.outlets([outlet]).get(outlet)
     return "" if known is None else known.carrier
-
-
-def _read_moment(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise RequestError(
-            "the capture time is not one: write it as 2026-01-31T12:00:00Z"
-        ) from None
 
 
 def _print_answer(answer: Enrollment, spent_ms: float) -> None:

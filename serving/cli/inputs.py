@@ -7,8 +7,9 @@ import os
 import pwd
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 MAX_CODE_LENGTH = 64
 MAX_DOCUMENT_BYTES = 64 * 1024
-_DOCUMENT_KEYS = ("type", "number", "name", "expires_on", "msisdn")
+_DOCUMENT_KEYS = ("type", "number", "name", "expires_on", "born_on", "msisdn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,16 @@ def read_date(text: str, what: str = "day of expiry") -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise RequestError(f"the {what} is not a date: write it as 2031-01-31") from None
+
+
+def read_moment(text: str, what: str = "moment") -> datetime:
+    """A moment as 2026-01-31T12:00:00Z; without a time zone it is none."""
+    moment = None
+    with suppress(ValueError):
+        moment = datetime.fromisoformat(text)
+    if moment is None or moment.tzinfo is None:
+        raise RequestError(f"the {what} is none with a time zone: write it as 2026-01-31T12:00:00Z")
+    return moment
 
 
 def read_photograph(path: Path) -> bytes:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from engine.errors import RequestError
-from serving.cli.inputs import HomeOption, name_actor, open_deployment
+from serving.cli.inputs import HomeOption, name_actor, open_deployment, read_moment
 from serving.cli.output import (
     REGISTRY,
     JsonFlag,
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from serving.wire.lines import LineHistory
 
 LineArgument = Annotated[str, typer.Argument(metavar="LINE", help="Its number, or its id.")]
-_MOMENT = "write a moment with its time zone, as 2026-07-01T09:30:00+07:00"
 MOST_BYTES = 64 * 2**20
 
 
@@ -36,16 +34,6 @@ def register(app: typer.Typer) -> None:
     commands = {"start": start_campaign, "list": list_campaigns, "overdue": list_overdue}
     summary = "Ask for the holders of many lines by a deadline."
     add_group(app, "campaign", summary, REGISTRY, **commands)
-
-
-def _read_moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise RequestError(_MOMENT) from None
-    if moment.tzinfo is None:
-        raise RequestError(_MOMENT)
-    return moment
 
 
 def report_event(
@@ -71,7 +59,7 @@ def report_event(
 
     if kind not in REPORTED:
         raise RequestError(f"{kind[:40]} is not reported: take {', '.join(REPORTED)}")
-    moment = _read_moment(at)
+    moment = read_moment(at)
     with open_deployment(home) as deployment:
         made = reverification.report_event(
             deployment.registrar,
@@ -88,20 +76,13 @@ def report_event(
 
 def show_line(line: LineArgument, home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """Show what happened to a line, and what it waits for; audited."""
-    from engine.errors import NotFound
-    from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
-    from engine.registry.records import AuditEntry, is_id
+    from engine.matching.lines import read_line
+    from engine.registry.records import AuditEntry
     from serving.api import serializers
 
-    target = normalise_line(line)
     with open_deployment(home) as deployment:
         store = deployment.store
-        if is_id(target):
-            found = store.lines_by_id([target]).get(target)
-        else:
-            found = find_line(store, target)
-        if found is None:
-            raise NotFound(LINE_UNKNOWN)
+        found = read_line(store, line)
         shown = serializers.line_history(store, found)
         store.note(AuditEntry(name_actor(), "line.read", found.id))
     print_answer(shown, lambda: _print_history(shown), as_json=as_json)
@@ -126,6 +107,8 @@ def check_rules(
     found = load_rules(name)
     answer = {
         "title": found.title,
+        "source": found.source,
+        "note": found.note,
         "person_limit": found.person_limit,
         "rules": [
             {
@@ -140,11 +123,19 @@ def check_rules(
 
     def show() -> None:
         print_line(f"[bold]{escape(found.title)}[/]: {_describe_limit(found)}")
+        for label, text in (("Source", found.source), ("Note", found.note)):
+            if text:
+                print_line(f"{label}: {escape(text)}")
         rows = [
             [
                 escape(rule.name),
                 rule.on.value,
-                ", then ".join(f"{_write(seconds)}: {state}" for seconds, state in rule.steps),
+                ", then ".join(
+                    [
+                        *([] if rule.at_once is None else [f"at once: {rule.at_once}"]),
+                        *(f"{_write(seconds)}: {state}" for seconds, state in rule.steps),
+                    ]
+                ),
             ]
             for rule in found.rules.values()
         ]
@@ -194,7 +185,7 @@ def start_campaign(
     if file is None:
         chosen = {} if outlet is None else {"outlet": outlet}
         if opened_before is not None:
-            chosen["opened_before"] = _read_moment(opened_before).isoformat()
+            chosen["opened_before"] = read_moment(opened_before).isoformat()
     steps = () if then is None else check_steps([(0, then)], "the campaign")
     with open_deployment(home) as deployment:
         runner, store, rules = deployment.registrar, deployment.store, deployment.line_rules
@@ -203,7 +194,7 @@ def start_campaign(
             store,
             carrier=carrier,
             name=name,
-            deadline=_read_moment(deadline),
+            deadline=read_moment(deadline),
             steps=steps,
             chosen=chosen,
             actor=name_actor(),

@@ -75,10 +75,10 @@ def run_now(
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Delete data whose retention period is over.
+    """Delete data whose retention period is over, and do what is due of lines by their rules.
 
     It cannot be undone. It may be interrupted at any point: the next run goes on. A running
-    service does this itself, daily.
+    service does this itself, daily; steps of lines within seconds.
     """
     if certificate is not None:
         require_place(certificate)
@@ -118,6 +118,7 @@ def confirm_clock(
 
 
 def _run(deployment: Deployment, *, is_shown: bool) -> RetentionCertificate:
+    from engine.lifecycle.reverification import carry_out
     from engine.registry.records import utc_now
     from engine.retention.clock import check_clock
     from engine.retention.job import DirectRunner, preview, run_retention
@@ -128,6 +129,10 @@ def _run(deployment: Deployment, *, is_shown: bool) -> RetentionCertificate:
     now = utc_now()
     check_clock(deployment.store, now)
     runner = DirectRunner(deployment.writer)
+    lines = (runner, deployment.store, deployment.line_rules)
+    steps = sum(iter(lambda: carry_out(*lines, now=now), 0))
+    if steps and is_shown:
+        print_line(f"[green]Done[/]: {steps:,} steps of lines that were due.")
     due = preview(deployment.store, schedule, now)
     done, total = 0, sum(one.rows for one in due.values())
     with show_progress("leaving", is_shown=is_shown) as report:
@@ -172,12 +177,14 @@ def _show(deployment: Deployment, as_json: bool) -> None:
     until = schedule.until(now)
     due = preview(deployment.store, schedule, now)
     crops = deployment.settings.crops
+    step_at = deployment.store.life.next_step_at()
     answer = {
         "until": {kind.value: moment.isoformat() for kind, moment in until.items()},
         "due": {kind.value: one.rows for kind, one in due.items()},
         "held": {kind.value: one.held for kind, one in due.items()},
         "crops": {"keep": crops.keep, "days": crops.days, "hold_days": crops.hold_days},
         "daily_at": deployment.settings.retention.daily_at or None,
+        "line_step_at": None if step_at is None else step_at.isoformat(),
         "clock_fault": fault,
     }
     rows = []
@@ -196,6 +203,8 @@ def _show(deployment: Deployment, as_json: bool) -> None:
 
     def show() -> None:
         print_table(None, columns, rows)
+        if step_at is not None and step_at <= now:
+            print_line(f"Steps of lines are due since {step_at.isoformat(timespec='minutes')}.")
         if fault is not None:
             print_line(f"[red]Refused[/]: {escape(fault)}.")
 

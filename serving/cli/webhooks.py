@@ -21,7 +21,6 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from engine.registry.events import EventType
     from serving.compose import Deployment
     from serving.registrar.protocol import WebhookAnswer, WebhookStep
     from serving.wire.webhooks import Webhook
@@ -64,8 +63,9 @@ def create_webhook(
 ) -> None:
     """Send events to an address from now on. The secret that signs them is printed once."""
     from serving.registrar.protocol import NewWebhook
+    from serving.webhooks.cloud_event import read_types
 
-    step = NewWebhook(sink, _read_types(types or []), carrier)
+    step = NewWebhook(sink, read_types(types or []), carrier)
     _tell_secret(home, "", step, as_json=as_json)
 
 
@@ -108,10 +108,11 @@ def change_webhook(
 ) -> None:
     """Give a webhook another address, other types or another state."""
     from engine.registry.webhooks import WebhookChange, WebhookState
+    from serving.webhooks.cloud_event import read_types
 
     if types and all_types:
         raise typer.BadParameter("give --type or --all-types, not both")
-    kinds = _read_types(types) if types else () if all_types else None
+    kinds = read_types(types) if types else () if all_types else None
     step = WebhookChange(sink, kinds, None if state is None else WebhookState(state))
     with open_deployment(home) as deployment:
         _take_step(deployment, webhook_id, step)
@@ -274,12 +275,3 @@ def _cells(shown: Webhook) -> list[str]:
         f"{shown.waiting:,}",
         f"{shown.dead:,}",
     ]
-
-
-def _read_types(given: list[str]) -> tuple[EventType, ...]:
-    from engine.registry.events import EventType
-
-    try:
-        return tuple(EventType(one) for one in given)
-    except ValueError:
-        raise typer.BadParameter(f"--type: give one of {', '.join(EventType)}") from None

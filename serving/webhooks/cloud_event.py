@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from engine.registry.events import Event
+from collections.abc import Iterable
+
+from engine.registry.events import Event, EventType
+from serving.errors import Malformed
 from serving.wire import events
 from serving.wire.fields import Moment
 
@@ -19,3 +22,11 @@ def show_event(record: Event, deployment_id: str) -> events.Event:
         datacontenttype="application/json",
         data=dict(record.data),
     )
+
+
+def read_types(names: Iterable[str]) -> tuple[EventType, ...]:
+    """The types of events with these names; `Malformed` for one that is unknown."""
+    try:
+        return tuple(EventType(one) for one in names)
+    except ValueError:
+        raise Malformed(f"type of event: unknown; take {', '.join(EventType)}") from None

@@ -47,7 +47,7 @@ MOST_WAITING = 10_000
 """A webhook of which so many events wait is given no new ones."""
 DOWN_AFTER = 16
 """So many failures in a row, and a receiver counts as down: it is asked with one event at a time,
-at least every `PROBE_EVERY_S`, and given no new ones until it takes one."""
+once in `PROBE_EVERY_S` at most, and given no new ones until it takes one."""
 PROBE_EVERY_S = 300.0
 SAVE_EVERY_S = 0.5
 PARK_AFTER_S = 1.0

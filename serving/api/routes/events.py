@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from engine.registry.events import EventType, read_page
+from engine.registry.events import read_page
 from serving.access.authorization import scope_of
 from serving.api.request import Request
-from serving.errors import Malformed
 from serving.parts import Parts
-from serving.webhooks.cloud_event import show_event
+from serving.webhooks.cloud_event import read_types, show_event
 from serving.wire import events as wire
 
 
@@ -21,10 +20,7 @@ async def read_events(parts: Parts, request: Request, query: wire.EventQuery) ->
     `after`: EVENTS.PLACE_UNKNOWN where what came after it has left. They hold ids and no name or
     number, and reading them is not audited: what is read by an id is.
     """
-    try:
-        types = () if query.type is None else (EventType(query.type),)
-    except ValueError:
-        raise Malformed(f"type: unknown; give {', '.join(EventType)}") from None
+    types = read_types(() if query.type is None else (query.type,))
     carrier = scope_of(request.caller)
     find = partial(read_page, parts.store, query.after, query.limit, carrier=carrier, types=types)
     page = await asyncio.to_thread(find)

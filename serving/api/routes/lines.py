@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from engine.errors import NotFound
-from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
+from engine.matching.lines import read_line
 from engine.registry.reader import Reader
 from engine.registry.records import LineEventKind, is_id
 from serving.access.authorization import scope_of
@@ -74,11 +73,7 @@ async def read_history(parts: Parts, request: Request, line: str) -> wire.LineHi
 
 
 def _find_history(store: Reader, text: str, carrier: str | None) -> wire.LineHistory:
-    target = normalise_line(text)
-    found = store.lines_by_id([target]).get(target) if is_id(target) else find_line(store, target)
-    if found is None or carrier not in (None, found.carrier):
-        raise NotFound(LINE_UNKNOWN)
-    return serializers.line_history(store, found)
+    return serializers.line_history(store, read_line(store, text, carrier=carrier))
 
 
 async def exempt_document(

@@ -7,15 +7,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from engine.registry.events import EventType, open_place
+from engine.registry.events import open_place
 from engine.registry.webhooks import WebhookChange, WebhookState
 from engine.registry.webhooks import Webhooks as Registry
 from serving.access.authorization import scope_of
 from serving.api import serializers
 from serving.api.request import Request
-from serving.errors import Forbidden, Malformed
+from serving.errors import Forbidden
 from serving.parts import Parts
 from serving.registrar.protocol import AskAgain, NewWebhook, Remove, Replay, Rotate
+from serving.webhooks.cloud_event import read_types
 from serving.wire import webhooks as wire
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ async def create_webhook(
     own = scope_of(request.caller)
     if own is not None and body.carrier not in (None, own):
         raise Forbidden("the key may not act for this carrier: leave it out")
-    step = NewWebhook(body.sink, _read_types(body.types), own or body.carrier)
+    step = NewWebhook(body.sink, read_types(body.types), own or body.carrier)
     return await _tell_secret(parts, request, "", step)
 
 
@@ -55,7 +56,7 @@ async def change_webhook(
     """Gives it another address, other types or another state: what waits goes to the new address,
     and one that is paused or gone goes on where it was.
     """
-    types = None if body.types is None else _read_types(body.types)
+    types = None if body.types is None else read_types(body.types)
     state = None if body.state is None else WebhookState(body.state)
     step = WebhookChange(body.sink, types, state)
     await parts.registrar.step_webhook(webhook_id, step, request.context())
@@ -126,10 +127,3 @@ async def _show(parts: Parts, request: Request, webhook_id: str) -> wire.Webhook
 async def _read(parts: Parts, read: Callable[[Registry], T]) -> T:
     registry = Registry(parts.store.engine, parts.vault)
     return await asyncio.to_thread(partial(read, registry))
-
-
-def _read_types(given: tuple[str, ...]) -> tuple[EventType, ...]:
-    try:
-        return tuple(EventType(one) for one in given)
-    except ValueError:
-        raise Malformed(f"types: one is unknown; give some of {', '.join(EventType)}") from None

@@ -145,6 +145,16 @@ def test_what_happens_to_a_line_is_reported_shown_and_asked_for(
     assert overdue.json == {"lines": []}
 
 
+def test_rules_are_shown_with_their_source_and_how_far_they_follow_it(sosie: Any) -> None:
+    shown = sosie("line", "rules", "vietnam").out
+    assert "Source: Circular 08/2026/TT-BKHCN" in shown
+    assert "No legal advice" in shown
+    assert "at once: pending, then 30 d" in sosie("line", "rules", "thailand").out
+    answer = sosie("line", "rules", "philippines", "--json").json
+    assert answer["source"].startswith("Republic Act 11934")
+    assert "180 days" in answer["note"]
+
+
 def test_rules_that_loop_are_refused_by_name(
     full_home: Path, sosie: Any, assert_refused: Any, tmp_path: Path
 ) -> None:

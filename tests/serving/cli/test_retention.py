@@ -170,6 +170,28 @@ def test_a_kind_that_is_set_to_nought_is_kept(aged_home: Path, sosie: Any) -> No
     assert "for good" in sosie("retention", "show", "--home", aged_home, env=kept).out
 
 
+def test_a_run_does_the_steps_of_lines_that_are_due_until_none_is_left(
+    full_home: Path, sosie: Any, tmp_path: Path
+) -> None:
+    rules = tmp_path / "quick.toml"
+    rules.write_text(
+        'title = "Quick"\n[[reverify]]\non = "device_change"\nwithin = "1m"\n'
+        'then = "suspended"\nafter = "1m"\nlast = "closed"\n'
+    )
+    at, env = ("--home", full_home), {"SOSIE_LINES__RULES": str(rules)}
+    now, line = datetime.now(UTC), "+8613800138000"
+    report = ("line", "report", "device_change", line, "--at", now.isoformat())
+    line_id = sosie(*report, *at, "--json", env=env).json["line_id"]
+    due = now - timedelta(minutes=30)
+    alter(full_home, f"UPDATE reverifications SET next_step_at = '{due:%Y-%m-%dT%H:%M:%S.%fZ}'")
+    assert "due since" in sosie("retention", "run", "--dry-run", *at, env=env).out
+    assert "2 steps of lines" in sosie("retention", "run", *at, env=env).out
+    shown = sosie("line", "show", line_id, *at, "--json").json
+    assert shown["status"] == "closed"
+    assert {"suspended", "closed"} <= {one["kind"] for one in shown["events"]}
+    assert "steps of lines" not in sosie("retention", "run", *at, env=env).out
+
+
 @pytest.mark.parametrize("keep", ["none", "cases", "all"])
 def test_crops_are_kept_as_the_operator_says_and_leave_at_their_time(
     keep: str, home: Path, sosie: Any, photographs: Any, request_of: Any, tmp_path: Path
