@@ -32,7 +32,7 @@ from engine.registry import cursors
 from engine.registry.audit import read_audit
 from engine.registry.database import changing
 from engine.registry.reader import Reader
-from engine.registry.records import AuditRecord, new_id, utc_now
+from engine.registry.records import AuditRecord, LineEventKind, new_id, utc_now
 from serving.sections import AuditSettings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter
@@ -61,13 +61,22 @@ _ACTIVITIES = {
     **dict.fromkeys(("barred", "lifted", "secret_rotated", "time_zone_set", "merged"), _UPDATE),
 }
 """By the last part of an action; of all others OCSF says "other"."""
+_WHOLE_ACTIVITIES = {
+    "death.reported": _CREATE,
+    **dict.fromkeys(("death.confirmed", "death.contested", "death.lifted"), _UPDATE),
+    **dict.fromkeys(("exception.granted", "exception.refused"), _UPDATE),
+    **dict.fromkeys(("document.exempted", "document.exemption_ended"), _UPDATE),
+    **{f"line.{kind}": _UPDATE for kind in LineEventKind},
+}
+"""By a whole action, which comes first: a death reported is new, a case's report is read."""
 
 
 def write_ocsf(record: AuditRecord, deployment_id: str) -> dict[str, Any]:
     """An audit entry as an event of OCSF 1.3: an API Activity, with the entry's own detail and hash
     beside what the schema knows. It says what `sosie audit show` says, and no more."""
     entry = record.entry
-    activity = _ACTIVITIES.get(entry.action.rpartition(".")[2], _OTHER)
+    by_word = _ACTIVITIES.get(entry.action.rpartition(".")[2], _OTHER)
+    activity = _WHOLE_ACTIVITIES.get(entry.action, by_word)
     service = {"name": "sosie", "uid": deployment_id}
     return {
         "class_uid": _API_ACTIVITY,

@@ -267,6 +267,9 @@ class PeopleBatch:
             is_same_person=guardian.document_lookup == attempt.document_lookup
             or _reaches(alike, thresholds.review),
             is_barred=record is not None and self._is_barred(record),
+            name_differs=held is not None and held.name_lookup not in (None, guardian.name_lookup),
+            is_watchlisted=comparisons.watch.has_document(guardian.document_lookup)
+            or (has_probe and comparisons.is_watched(at)),
             verify=thresholds.verify_for(live.length),
             live_portrait_score=None if portrait.is_absent else comparisons.pair_score(at),
             holder_score=holder_score,

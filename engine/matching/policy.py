@@ -45,7 +45,7 @@ class GuardianEvidence:
     """What there is of the guardian who came with a minor; scores as in `Evidence`.
 
     `findings` are on the document, `is_same_person` where it is the minor's own, or the face is
-    the minor's; `standing` is whether the document binds somebody and may go on doing so.
+    the minor's. Decisions from before name and watch-list were asked have neither of these.
     """
 
     findings: tuple[Reason, ...] = ()
@@ -55,6 +55,8 @@ class GuardianEvidence:
     is_same_person: bool = False
     is_barred: bool = False
     """The document is blocked, replaced, about to be erased, or its holder reported dead."""
+    name_differs: bool = False
+    is_watchlisted: bool = False
     verify: float
     live_portrait_score: float | None = None
     holder_score: float | None = None
@@ -214,7 +216,7 @@ def decide(evidence: Evidence, version: str = POLICY_VERSION) -> Verdict:
     ]
     if photographs and version not in _TELLS_ALL:
         return Verdict(Decision.REJECTED, tuple(photographs), ())
-    findings = (
+    each = (
         *_document_findings(evidence),
         *_authority_findings(evidence),
         *photographs,
@@ -223,6 +225,8 @@ def decide(evidence: Evidence, version: str = POLICY_VERSION) -> Verdict:
         *_line_findings(evidence),
         *_people_findings(people, evidence.thresholds),
     )
+    # Of a minor and of the guardian the same may be found.
+    findings = tuple(dict.fromkeys(each))
     decision = max(
         (finding.decision for finding in findings),
         key=_GRAVITY.__getitem__,
@@ -346,7 +350,8 @@ def _people_findings(people: PeopleEvidence, thresholds: Thresholds) -> list[Fin
 
 
 def _guardian_findings(guardian: GuardianEvidence | None, thresholds: Thresholds) -> list[Finding]:
-    """One at most: who does not show the face of the guardian's document is told no more of it."""
+    """Of rejections one at most: who does not show the face of the guardian's document is told no
+    more of it."""
     if guardian is None:
         return [Finding(Reason.GUARDIAN_MISSING, Decision.REJECTED)]
     best = max((one.score for one in guardian.candidates), default=None)
@@ -356,16 +361,23 @@ def _guardian_findings(guardian: GuardianEvidence | None, thresholds: Thresholds
     is_other = _is_below(guardian.live_portrait_score, guardian.verify)
     is_other = is_other or _is_below(guardian.holder_score, thresholds.same_document)
     rows = (
-        (bool(guardian.findings), Reason.GUARDIAN_REFUSED, Decision.REJECTED),
-        (bool(guardian.problems), Reason.GUARDIAN_UNUSABLE, Decision.REJECTED),
-        (is_other or not _is_known(guardian), Reason.GUARDIAN_MISMATCH, Decision.REJECTED),
-        (guardian.is_barred or guardian.is_same_person, Reason.GUARDIAN_REFUSED, Decision.REJECTED),
-        (guardian.is_grown_up is None, Reason.BIRTH_DATE_MISSING, Decision.REJECTED),
-        (guardian.is_grown_up is False, Reason.GUARDIAN_REFUSED, Decision.REJECTED),
-        (certain, Reason.GUARDIAN_DUPLICATE, Decision.REJECTED),
-        (review, Reason.GUARDIAN_DUPLICATE, Decision.REVIEW),
+        (bool(guardian.findings), Reason.GUARDIAN_REFUSED),
+        (bool(guardian.problems), Reason.GUARDIAN_UNUSABLE),
+        (is_other or not _is_known(guardian), Reason.GUARDIAN_MISMATCH),
+        (guardian.is_barred or guardian.is_same_person, Reason.GUARDIAN_REFUSED),
+        (guardian.is_grown_up is None, Reason.BIRTH_DATE_MISSING),
+        (guardian.is_grown_up is False, Reason.GUARDIAN_REFUSED),
+        (certain, Reason.GUARDIAN_DUPLICATE),
     )
-    return [Finding(reason, brings) for applies, reason, brings in rows if applies][:1]
+    refused = [Finding(reason, Decision.REJECTED) for applies, reason in rows if applies]
+    if refused:
+        return refused[:1]
+    doubts = (
+        (guardian.name_differs, Reason.NAME_MISMATCH),
+        (review, Reason.GUARDIAN_DUPLICATE),
+        (guardian.is_watchlisted, Reason.WATCHLISTED),
+    )
+    return [Finding(reason, Decision.REVIEW) for applies, reason in doubts if applies]
 
 
 def _is_known(guardian: GuardianEvidence) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
@@ -19,6 +19,7 @@ from sqlalchemy import (
     Connection,
     Dialect,
     Engine,
+    Executable,
     Row,
     Select,
     String,
@@ -128,6 +129,15 @@ def changing(place: Engine | Connection) -> Iterator[Connection]:
         connection = plain.execution_options(immediate=True)
         with connection.begin():
             yield connection
+
+
+def change_one(connection: Connection, statement: Executable, values: Mapping[str, Any]) -> None:
+    """Executes what must change one row; `RowRefused` where it changes another number of them."""
+    if connection.execute(statement, values).rowcount != 1:
+        raise RowRefused(
+            "a row to be changed is not there or was changed before; nothing was kept: "
+            "read it again"
+        )
 
 
 @contextmanager

@@ -9,9 +9,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Table, bindparam, delete, func, insert, or_, select, update
 
-from engine.errors import RowRefused
 from engine.registry import tables
-from engine.registry.database import KEYS, Source
+from engine.registry.database import KEYS, Source, change_one
 from engine.registry.records import (
     DeathRecord,
     ExceptionRecord,
@@ -34,9 +33,7 @@ REPLACED = select(_replacements).where(
 _OF_EXCEPTIONS = select(_exceptions).where(_exceptions.c.id.in_(KEYS))
 _BY_LINE = select(_exceptions).where(_exceptions.c.line_id.in_(KEYS))
 _BY_CASE = select(_exceptions).where(_exceptions.c.case_id == bindparam("case"))
-_GUARDED = select(_guardianships).where(
-    or_(_guardianships.c.line_id.in_(KEYS), _guardianships.c.guardian_id.in_(KEYS))
-)
+_GUARDED = select(_guardianships).where(_guardianships.c.line_id.in_(KEYS))
 _ASKED = (
     select(_exceptions.c.outlet, func.count().label("asked"))
     .where(_exceptions.c.outlet.in_(KEYS), _exceptions.c.asked_at > bindparam("since"))
@@ -158,12 +155,7 @@ class PeopleReader(Source):
     def guardians(self, line_ids: Sequence[str]) -> dict[str, Guardianship]:
         """Who answers for lines of minors, by line."""
         rows = self._authentic(_guardianships, _GUARDED, line_ids)
-        return {row.line_id: read_as(Guardianship, row) for row in rows if row.line_id in line_ids}
-
-    def guarded_by(self, document_id: str) -> list[Guardianship]:
-        """The lines of minors that a document's holder answers for."""
-        rows = self._authentic(_guardianships, _GUARDED, [document_id])
-        return [read_as(Guardianship, row) for row in rows if row.guardian_id == document_id]
+        return {row.line_id: read_as(Guardianship, row) for row in rows}
 
     def _authentic(self, table: Table, query: Any, keys: Sequence[str]) -> list[Row[Any]]:
         return [self._require(table, row) for row in self._rows_of(query, keys)]
@@ -198,17 +190,9 @@ def write_people(
     with changing_rows(connection, vault, updated):
         for key, line_id in changes.decided_exceptions:
             given = {"key": key, "at": at, "line": line_id}
-            _change_one(connection, _SET_EXCEPTION, given)
+            change_one(connection, _SET_EXCEPTION, given)
         for key, document_id in changes.moved_lines:
-            _change_one(connection, _MOVE.values(document_id=document_id), {"key": key})
-
-
-def _change_one(connection: Connection, statement: Any, given: Mapping[str, Any]) -> None:
-    if connection.execute(statement, given).rowcount != 1:
-        raise RowRefused(
-            "a row to be changed is not there or was changed before; nothing was kept: "
-            "read it again"
-        )
+            change_one(connection, _MOVE.values(document_id=document_id), {"key": key})
 
 
 def _exception_row(vault: Vault, one: ExceptionRecord) -> Mapping[str, Any]:
@@ -225,7 +209,7 @@ def forget_people(connection: Connection, vault: Vault, document_id: str, at: da
     ).all()
     with changing_rows(connection, vault, {_exceptions: asked}):
         for key in asked:
-            _change_one(connection, _SET_EXCEPTION, {"key": key, "at": at, "line": None})
+            change_one(connection, _SET_EXCEPTION, {"key": key, "at": at, "line": None})
     for column in (_guardianships.c.document_id, _guardianships.c.guardian_id):
         connection.execute(delete(_guardianships).where(column == document_id))
     connection.execute(delete(_replacements).where(_replacements.c.document_id == document_id))

@@ -18,7 +18,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
-    Executable,
     Row,
     Select,
     Table,
@@ -34,10 +33,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from engine.errors import LeaseLost, RegistryError, RowRefused, StorageFailed, WriterBusy
+from engine.errors import LeaseLost, RegistryError, StorageFailed, WriterBusy
 from engine.registry import audit, deployment, tables
 from engine.registry.database import (
     Moment,
+    change_one,
     changing,
     long_statements,
     open_connection,
@@ -545,12 +545,12 @@ def _update(
     connection: Connection, vault: Vault, changes: Changes, at: datetime, number: int
 ) -> None:
     for document in changes.activated_documents:
-        _change_one(connection, _ACTIVATE_DOCUMENT, activation_row(vault, document))
+        change_one(connection, _ACTIVATE_DOCUMENT, activation_row(vault, document))
     if changes.activated_documents:
         # From now on the holder's reference says whose face it is.
         erase_attempt_templates(connection, [one.id for one in changes.activated_documents])
     for reference_id, sequence in changes.removed_references:
-        _change_one(connection, _REMOVE_REFERENCE, {"key": int(reference_id), "sequence": sequence})
+        change_one(connection, _REMOVE_REFERENCE, {"key": int(reference_id), "sequence": sequence})
     for statement, keys, values in (
         (_DISPUTE_LINE, changes.disputed_lines, {}),
         (_RESTORE_LINE, changes.restored_lines, {}),
@@ -559,24 +559,24 @@ def _update(
         (_UNBLOCK_DOCUMENT, changes.unblocked_documents, {}),
     ):
         for key in keys:
-            _change_one(connection, statement, {"key": key, **values})
+            change_one(connection, statement, {"key": key, **values})
     if changes.life is not None:
         set_services(connection, changes.life.services)
     if changes.closed_lines:
         end_waiting(connection, changes.closed_lines)
     for asked in changes.asked_erasures:
         given = {"key": asked.document_id, "at": at, "due": asked.due_at, "by": asked.by}
-        _change_one(connection, _ASK_ERASURE, given)
+        change_one(connection, _ASK_ERASURE, given)
     for document_id in changes.erased_documents:
         _erase(connection, document_id, at, number)
         forget_people(connection, vault, document_id, at)
     for outlet in changes.outlets:
-        _change_one(connection, _RESTRICT, _restriction_row(outlet, at))
+        change_one(connection, _RESTRICT, _restriction_row(outlet, at))
     for code, count in _count_refused(changes).items():
         # None where it has been lifted meanwhile.
         connection.execute(_COUNT_REFUSED, {"key": code, "count": count})
     for entry_id in changes.unwatched:
-        _change_one(connection, _UNWATCH, {"key": int(entry_id), "at": at})
+        change_one(connection, _UNWATCH, {"key": int(entry_id), "at": at})
 
 
 def _count_refused(changes: Changes) -> Counter[str]:
@@ -597,21 +597,13 @@ def _restriction_row(outlet: OutletChange, at: datetime) -> RowValues:
     }
 
 
-def _change_one(connection: Connection, statement: Executable, values: RowValues) -> None:
-    if connection.execute(statement, values).rowcount != 1:
-        raise RowRefused(
-            "a row to be changed is not there or was changed before; nothing was kept: "
-            "read it again"
-        )
-
-
 def _erase(connection: Connection, document_id: str, at: datetime, number: int) -> None:
     live = connection.scalar(_LIVE_REFERENCES_OF, {"key": document_id})
     assert live == 0, "an erased document's references are removed in the same changes"
     lookup = connection.scalar(select(_documents.c.lookup).where(_documents.c.id == document_id))
     names = tally_names(document_id, lookup)
     connection.execute(delete(tables.tallies).where(tables.tallies.c.name.in_(names)))
-    _change_one(connection, _ERASE_DOCUMENT, {"key": document_id, "at": at, "number": number})
+    change_one(connection, _ERASE_DOCUMENT, {"key": document_id, "at": at, "number": number})
     connection.execute(_ERASE_LINES, {"key": document_id, "at": at})
     connection.execute(_ERASE_SESSIONS, {"key": document_id})
     erase_crops(connection, [document_id])

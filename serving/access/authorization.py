@@ -268,6 +268,8 @@ _OF_CUSTOMERS = _OF_HOLDERS - {
 }
 """What a carrier is told of its own holder, if the two photographs show one person."""
 _OF_AUTHORITY = frozenset(one for one in Reason if one.startswith("AUTHORITY_"))
+_OF_GUARDIANS = frozenset({Reason.NAME_MISMATCH, Reason.WATCHLISTED})
+"""Those of holders that a guardian may bring, too."""
 _OF_LOOK_ALIKES = frozenset(
     {Reason.DUPLICATE_IDENTITY, Reason.POSSIBLE_DUPLICATE, Reason.DECEASED_LOOK_ALIKE}
 )
@@ -293,14 +295,18 @@ def find_withheld(
 
     Face and document agree where both photographs are one person's who was alive before the camera
     as far as that is asked, who is the document's holder if it has one, and is known under no
-    other. Else documents and numbers could be tried out without their holders, one after another.
+    other; so is a minor's guardian. Else documents and numbers could be tried out without their
+    holders, one after another.
     """
     found = {Reason(one) for one in reasons}
     if found & _UNSEEN or is_face_waived:
         return frozenset(found & (_OF_HOLDERS | _OF_LOOK_ALIKES))
+    withheld: set[Reason] = set()
     if found & (_OF_LOOK_ALIKES | {Reason.DOCUMENT_HELD_BY_ANOTHER_FACE}):
-        return frozenset(found & (_OF_HOLDERS - _OF_CUSTOMERS if is_own_holder else _OF_HOLDERS))
-    return frozenset()
+        withheld |= found & (_OF_HOLDERS - _OF_CUSTOMERS if is_own_holder else _OF_HOLDERS)
+    if Reason.GUARDIAN_DUPLICATE in found:
+        withheld |= found & _OF_GUARDIANS
+    return frozenset(withheld)
 
 
 def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -> dict[str, Any]:

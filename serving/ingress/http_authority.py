@@ -1,7 +1,7 @@
 """Look-ups of documents at an authority's HTTP service, as docs/authority.md describes it.
 
 One POST of JSON for each. Whatever the service does, a look-up ends in its time, with a result and
-never with an exception; neither a number nor a name is in a URL, a log line or an error.
+never with an exception; no number, name or date of birth is in a URL, a log line or an error.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -88,20 +89,24 @@ class _LookUpFailed(Exception):
 def write_question(question: AuthorityQuestion, request_id: str) -> bytes:
     """The body that is sent."""
     document = question.document
-    expires_on = document.expires_on
     body: dict[str, Any] = {
         "request_id": request_id,
         "document": {
             "type": document.type,
             "number": document.number,
             "name": question.name,
-            "expires_on": None if expires_on is None else expires_on.isoformat(),
+            "expires_on": _write_date(document.expires_on),
+            "born_on": _write_date(document.born_on),
         },
         "on": question.on.isoformat(),
     }
     if question.live is not None:
         body["live"] = base64.b64encode(question.live).decode()
     return json.dumps(body, ensure_ascii=False).encode()
+
+
+def _write_date(on: date | None) -> str | None:
+    return None if on is None else on.isoformat()
 
 
 def read_answer(
@@ -236,7 +241,8 @@ class AnswerCache:
         return self._vault.look_up(f"document:{document.type}", document.number)
 
     def _name(self, question: AuthorityQuestion) -> bytes:
-        asked = f"{question.name}\0{question.document.expires_on}"
+        about = question.document
+        asked = f"{question.name}\0{about.expires_on}\0{about.born_on}"
         document = self._name_document(question)
         return document + self._vault.look_up("authority", f"{document.hex()}\0{asked}")
 

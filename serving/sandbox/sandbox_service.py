@@ -56,6 +56,7 @@ from serving.compose import Deployment, create_home
 from serving.errors import Busy, Interrupted, NotReady
 from serving.ingress.embedding import EmbedderStatus
 from serving.ingress.extraction_queue import ExtractionQueue
+from serving.ingress.http_authority import open_authority
 from serving.ingress.templates import SealedTemplates
 from serving.parts import Parts
 from serving.registrar.operations import OpenRegistry
@@ -502,8 +503,10 @@ def open_sandbox(home: Path) -> Iterator[Sandbox]:
             model_digest=store.model_digest,
             version=f"{version('sosie')}+sandbox",
             liveness=reading.liveness,
+            authority=open_authority(settings.authority, vault, home, meter),
             calibration=reading.calibration,
             warnings=(WARNING,),
+            sim_changes=reading.sim_changes,
             embedder=_describe,
         )
         yield Sandbox(parts, registrar)
@@ -552,6 +555,8 @@ class Sandbox:
                 await asyncio.to_thread(stop.wait)
                 server.should_exit = True
             await served
+            if self.parts.authority is not None:
+                await self.parts.authority.close()
 
         with listener:
             asyncio.run(serve())

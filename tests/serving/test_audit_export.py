@@ -17,7 +17,7 @@ import structlog
 
 from engine.registry.records import AuditEntry
 from engine.registry.store import Store
-from serving.audit_export import AuditExport
+from serving.audit_export import AuditExport, write_ocsf
 from serving.sections import AuditSettings
 from serving.telemetry.metrics import Meter
 from tests.serving.webhooks.conftest import certificate, store  # noqa: F401 - fixtures
@@ -138,6 +138,30 @@ def test_a_message_is_rfc_5424_and_says_what_the_chain_says(
     assert (event["api"]["operation"], event["resources"]) == ("outlet.suspended", [{"uid": "b1"}])
     assert event["time"] == int(record.at.timestamp() * 1000)
     assert event["unmapped"] == {"detail": {"case": "é"}, "hash": record.hash.hex()}
+
+
+def test_an_activity_goes_by_the_whole_action_before_its_last_word(
+    store: Store,  # noqa: F811
+) -> None:
+    create, read, update, other = 1, 2, 3, 99
+    expected = {
+        "death.reported": create,
+        "case.reported": read,
+        "death.confirmed": update,
+        "exception.granted": update,
+        "document.exempted": update,
+        "line.sim_swap": update,
+        "line.overdue": update,
+        "line.read": read,
+        "line.closed": update,
+        "sweep.started": create,
+        "unheard.of": other,
+    }
+    for action in expected:
+        store.note(AuditEntry("Ann (key:1)", action, "7"))
+    written = [write_ocsf(one, "d") for one in store.audit_entries()]
+    told = {one["api"]["operation"]: one["activity_id"] for one in written}
+    assert expected.items() <= told.items()
 
 
 def test_a_server_that_is_not_the_one_that_is_meant_is_told_nothing(

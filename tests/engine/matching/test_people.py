@@ -16,15 +16,21 @@ from engine.cases.case import Actor, CaseKind, Outcome
 from engine.cases.deaths import DeathSource
 from engine.cases.decided import read_decided
 from engine.errors import CaseMoved, FourEyes, HolderMoved, RequestError
-from engine.matching.documents import Document
+from engine.matching.documents import Document, check_documents
 from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms
 from engine.matching.policy import replay
 from engine.matching.registrar import Registrar
-from engine.matching.requests import ABSENT, Answer, EnrollmentRequest, GuardianShown
+from engine.matching.requests import (
+    ABSENT,
+    Answer,
+    EnrollmentRequest,
+    GuardianShown,
+    document_look_up,
+)
 from engine.reasons import Decision, ExceptionCause, Reason
 from engine.registry.events import EventType, read_events
-from engine.registry.records import LineStatus
-from tests.engine.matching.conftest import Lab
+from engine.registry.records import LineStatus, WatchEntry
+from tests.engine.matching.conftest import NOW, Lab
 
 ANNE, BORIS = Actor("Anne (key:a)", "Anne"), Actor("Boris (key:b)", "Boris")
 RULES = PeopleRules(age_of_majority=17, takes_exceptions=True, exceptions_per_outlet=2)
@@ -80,7 +86,6 @@ def test_a_minor_is_enrolled_with_a_guardian_who_is_bound(lab: Lab, registrar: R
     assert len(bound) == 2
     assert guardian_id == answer.body["guardian_document_id"]
     assert {one.ends_in for one in bound.values()} == {2012 + 17}
-    assert len(lab.store.people.guarded_by(guardian_id)) == 2
     # The guardian is a holder: another document for their face is a second identity.
     assert lab.store.document(guardian_id).reference_ids
     other = ask(registrar, lab.request(parent, document=card(3)))[0]
@@ -121,6 +126,36 @@ def test_a_guardian_must_be_somebody_else_grown_up_and_themselves(
     kinds = {one.kind for one in lab.store.cases.newest(None)}
     assert {CaseKind.STOLEN_DOCUMENT, CaseKind.DUPLICATE_IDENTITY} <= kinds
     assert attempt(honest) == ()
+
+
+def test_a_guardian_of_another_name_or_on_the_watch_list_goes_to_review(
+    lab: Lab, registrar: Registrar
+) -> None:
+    parent, stranger = lab.people.person(), lab.people.person()
+    known = ask(registrar, lab.request(parent, document=card(2)))[0]
+    assert known.decision is Decision.APPROVED
+
+    def attempt(shown: GuardianShown) -> Answer:
+        answer = ask(registrar, lab.request(document=card(1, CHILD), guardian=shown))[0]
+        assert_replays(lab, answer)
+        return answer
+
+    renamed = replace(card(2), name="Somebody Else")
+    lookup = document_look_up(lab.vault, check_documents([card(3)], NOW.date())[0])
+    registrar.watchlist.add(WatchEntry(1, lookup, None, "stolen", NOW))
+    registrar.watchlist.add(WatchEntry(2, None, parent, "fraud", NOW))
+    for shown, reasons in (
+        (guardian(lab, stranger, 3), (Reason.WATCHLISTED,)),
+        (guardian(lab, parent, 2), (Reason.WATCHLISTED,)),
+        (guardian(lab, parent, 2, document=renamed), (Reason.NAME_MISMATCH, Reason.WATCHLISTED)),
+        # Who does not show the holder's face is told of neither.
+        (guardian(lab, stranger, 2, document=renamed), (Reason.GUARDIAN_MISMATCH,)),
+    ):
+        answer = attempt(shown)
+        assert answer.reasons == reasons
+        assert answer.body["line_id"] is None
+    registrar.watchlist.remove(2)
+    assert attempt(guardian(lab, parent, 2)).decision is Decision.APPROVED
 
 
 def test_one_new_guardian_is_one_identity_within_a_batch_too(

@@ -78,6 +78,20 @@ APART: list[tuple[dict[str, Any], Decision, tuple[Reason, ...], tuple[CaseKind, 
         )
     ),
     (minor(candidates=(other(0.56),)), Decision.REVIEW, (Reason.GUARDIAN_DUPLICATE,), ()),
+    (minor(name_differs=True), Decision.REVIEW, (Reason.NAME_MISMATCH,), ()),
+    (minor(is_watchlisted=True), Decision.REVIEW, (Reason.WATCHLISTED,), ()),
+    (
+        minor(name_differs=True, is_watchlisted=True, candidates=(other(0.56),)),
+        Decision.REVIEW,
+        (Reason.NAME_MISMATCH, Reason.GUARDIAN_DUPLICATE, Reason.WATCHLISTED),
+        (),
+    ),
+    (
+        minor(name_differs=True, is_watchlisted=True, live_portrait_score=0.39),
+        Decision.REJECTED,
+        (Reason.GUARDIAN_MISMATCH,),
+        (),
+    ),
     ({"is_deceased": True}, Decision.REJECTED, (Reason.HOLDER_DECEASED,), (CaseKind.DECEASED,)),
     (
         {"deceased_look_alikes": ("another",)},
@@ -243,6 +257,20 @@ def test_a_minor_without_a_face_is_approved_by_the_guardians_alone() -> None:
     not_compared = replace(people, guardian=replace(GUARDIAN, searched=None))
     with pytest.raises(ValueError, match="approves nobody"):
         decide(replace(evidence, people=not_compared))
+
+
+def test_evidence_from_before_guardians_were_asked_for_name_and_watch_list_replays() -> None:
+    people = PeopleEvidence(**minor(candidates=(other(0.56),)))
+    written = json.loads(json.dumps(write_evidence(replace(HONEST, people=people))))
+    for name in ("name_differs", "is_watchlisted"):
+        del written["people"]["guardian"][name]
+    assert decide(read_evidence(written)).reasons == (Reason.GUARDIAN_DUPLICATE,)
+
+
+def test_what_holder_and_guardian_have_both_is_one_finding() -> None:
+    people = PeopleEvidence(**minor(name_differs=True))
+    verdict = decide(replace(HONEST, name_differs=True, people=people))
+    assert [one.reason for one in verdict.findings] == [Reason.NAME_MISMATCH]
 
 
 LIVENESS_REASONS = [one for one in Reason if one.startswith("LIVENESS_")]

@@ -111,6 +111,8 @@ def test_how_like_anybody_a_face_is_stays_hidden_from_tenants(vault: Vault) -> N
         ),
         (("DUPLICATE_IDENTITY", "LINE_IN_USE"), False, ("DUPLICATE_IDENTITY",)),
         (("NAME_MISMATCH", "LINE_IN_USE"), False, ("NAME_MISMATCH", "LINE_IN_USE")),
+        (("NAME_MISMATCH", "GUARDIAN_DUPLICATE", "WATCHLISTED"), True, ("GUARDIAN_DUPLICATE",)),
+        (("GUARDIAN_MISSING", "LINE_IN_USE"), True, ("GUARDIAN_MISSING", "LINE_IN_USE")),
     ],
 )
 def test_a_tenant_is_told_of_a_holder_where_face_and_document_agree(

@@ -9,6 +9,7 @@ import pytest
 from serving.api.body import JSON, MSGPACK
 from serving.rule_settings import CarrierPeople, PeopleSettings
 from tests.serving.api.conftest import Start
+from tests.serving.conftest import NAME
 
 
 def card(serial: int, born_on: str = "1980-05-01") -> dict[str, Any]:
@@ -37,7 +38,12 @@ def test_a_minor_comes_with_a_guardian(
     alone = service.read(enroll(service, activation(document=child), "alone", kind))
     assert [one["reason"] for one in alone["reasons"]] == ["GUARDIAN_MISSING"]
     # Enrolled before, so the face is enough.
-    holder = {"type": "cn-ric", "number": "110105199003071239", "name": "Any Name"}
+    holder = {"type": "cn-ric", "number": "110105199003071239", "name": NAME}
+    renamed = {"document": holder | {"name": "Any Name"}, "live": faces["later"]}
+    doubted = activation(document=child, guardian=renamed)
+    reviewed = service.read(enroll(service, doubted, "renamed", kind))
+    assert (reviewed["decision"], reviewed["guardian_document_id"]) == ("review", None)
+    assert [one["reason"] for one in reviewed["reasons"]] == ["NAME_MISMATCH"]
     guardian = {"document": holder, "live": faces["later"]}
     body = activation(document=child, guardian=guardian)
     both = service.read(enroll(service, body, "both", kind))

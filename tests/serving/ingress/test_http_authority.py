@@ -50,8 +50,13 @@ def service() -> Iterator[Service]:
         yield made
 
 
-def ask_about(name: str = NAME, live: bytes | None = None) -> AuthorityQuestion:
-    document = CheckedDocument("cn-ric", NUMBER, name.casefold(), None)
+BORN_ON = datetime.date(1985, 3, 7)
+
+
+def ask_about(
+    name: str = NAME, live: bytes | None = None, born_on: datetime.date | None = BORN_ON
+) -> AuthorityQuestion:
+    document = CheckedDocument("cn-ric", NUMBER, name.casefold(), None, born_on=born_on)
     return AuthorityQuestion(document, name, datetime.date(2026, 11, 28), live)
 
 
@@ -174,12 +179,15 @@ def test_the_question_has_the_document_and_the_photograph_only_where_it_is_to_be
         "number": NUMBER,
         "name": NAME,
         "expires_on": None,
+        "born_on": "1985-03-07",
     }
     assert "live" not in asked
     assert service.paths == ["/v1/cn-ric"]
     assert service.headers[0]["authorization"] == "Bearer s3cret"
     assert (result.reference, result.face_score) == ("R-7", 0.97)
-    look_up(settle(service, sends_photograph=True), vault, ask_about(live=b"picture"))
+    unknown = ask_about(live=b"picture", born_on=None)
+    look_up(settle(service, sends_photograph=True), vault, unknown)
+    assert service.asked[-1]["document"]["born_on"] is None
     assert service.asked[-1]["live"] == "cGljdHVyZQ=="
 
 
@@ -260,9 +268,10 @@ def test_answers_are_kept_by_their_kind_and_for_the_very_question_alone(
     service: Service, vault: Vault
 ) -> None:
     kept = settle(service, cache_s={"confirmed": 60})
-    results = look_up(kept, vault, ask_about(), ask_about(), ask_about("Another Name"))
-    assert [one.is_kept for one in results] == [False, True, False]
-    assert len(service.asked) == 2
+    another = (ask_about("Another Name"), ask_about(born_on=datetime.date(1985, 3, 8)))
+    results = look_up(kept, vault, ask_about(), ask_about(), *another)
+    assert [one.is_kept for one in results] == [False, True, False, False]
+    assert len(service.asked) == 3
     service.behave = answer()
     assert [one.is_kept for one in look_up(kept, vault, *[ask_about()] * 2)] == [False, False]
     assert not any(one.is_kept for one in look_up(settle(service), vault, *[ask_about()] * 2))
@@ -305,6 +314,9 @@ def test_nothing_of_the_person_is_kept_in_the_clear_or_shown(
     assert NUMBER not in shown
     assert NAME not in shown
     assert NAME.casefold() not in shown
+    # Nor the date of birth, which is in the number as 19850307 and here by itself.
+    assert str(BORN_ON) not in shown
+    assert repr(BORN_ON) not in shown
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import queue
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,9 +52,9 @@ class Served:
         return self.ask("POST", "/v1/enrollments", json=body, headers=headers)
 
 
-@pytest.fixture(scope="package")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    home = tmp_path_factory.mktemp("sandboxes") / "home"
+@contextmanager
+def serve_sandbox(home: Path) -> Iterator[Served]:
+    """The sandbox in this folder, made where there is none, by the settings of now."""
     keys = prepare(home)
     stop, urls = threading.Event(), queue.SimpleQueue[str]()
     with open_sandbox(home) as opened:
@@ -66,3 +67,9 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         finally:
             stop.set()
             thread.join()
+
+
+@pytest.fixture(scope="package")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serve_sandbox(tmp_path_factory.mktemp("sandboxes") / "home") as served:
+        yield served

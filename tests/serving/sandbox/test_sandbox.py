@@ -9,10 +9,18 @@ from typing import Any
 
 import pytest
 
-from serving.sandbox.outcomes import LOST_AFTER, LOST_BEFORE, MARK_FILE, OUTCOMES, SILENT, SLOW
+from serving.sandbox.outcomes import (
+    LOST_AFTER,
+    LOST_BEFORE,
+    MARK_FILE,
+    OUTCOMES,
+    SILENT,
+    SLOW,
+    make_number,
+)
 from serving.sandbox.sandbox_service import WARNING
 from serving.wire.fields import DOCUMENT_TYPES
-from tests.serving.sandbox.conftest import Served
+from tests.serving.sandbox.conftest import Served, serve_sandbox
 
 DECIDED = [one for one in OUTCOMES.values() if one.decision is not None and one.serial != SLOW]
 REFUSED = [one for one in OUTCOMES.values() if one.decision is None and one.serial != SILENT]
@@ -158,3 +166,23 @@ def test_what_keeps_it_from_starting_is_said_in_one_line(
     port = sandbox.url.rpartition(":")[2]
     assert_refused(sosie("sandbox", tmp_path / "new", "--port", port), "choose another --port")
     assert_refused(sosie("sandbox", sandbox.home, "--port", "0"), "another process")
+
+
+def test_its_settings_name_an_authority_and_carriers_that_report_changes_of_sim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = tmp_path / "lost.csv"
+    listed.write_text(f"type,number,standing\ncn-ric,{make_number('cn-ric', 8)},lost\n")
+    monkeypatch.setenv("SOSIE_AUTHORITY__KIND", "listed")
+    monkeypatch.setenv("SOSIE_AUTHORITY__LIST_FILE", str(listed))
+    monkeypatch.setenv("SOSIE_AUTHORITY__UNKNOWN", "proceed")
+    monkeypatch.setenv("SOSIE_LINES__SIM_CHANGES_SINCE", '{"sandbox": "2026-01-01"}')
+    with serve_sandbox(tmp_path / "home") as served:
+        lost = served.enroll(served.activation(8)).json()
+        assert (lost["decision"], reasons(lost)) == ("review", {"AUTHORITY_CONTRADICTS"})
+        body = served.activation(9)
+        assert served.enroll(body).json()["decision"] == "approved"
+        asked = {"json": {"phoneNumber": body["msisdn"]}}
+        told = served.ask("POST", "/camara/sim-swap/v2/retrieve-date", "carrier", **asked)
+        assert told.status_code == 200, told.text
+        assert told.json()["latestSimChange"]
