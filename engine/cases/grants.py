@@ -32,6 +32,7 @@ from engine.registry.records import (
     new_id,
 )
 from indexes.gallery import Gallery
+from indexes.scoring import exact_scores
 
 
 def decide_exception(
@@ -138,10 +139,19 @@ def _find_face(
     `CaseMoved` where it has been enrolled under another document since.
     """
     shown = registry.attempt_templates([asked.id]).get(record.id)
-    if shown is None or record.reference_ids:
+    if shown is None:
         return None
-    evidence = registry.enrollment(asked.id).evidence
-    review = float(evidence["inputs"]["thresholds"]["review"])
+    thresholds = registry.enrollment(asked.id).evidence["inputs"]["thresholds"]
+    if record.reference_ids:
+        held = gallery.vectors(np.array(record.reference_ids))
+        rows = np.arange(len(held))
+        score = exact_scores(shown[:1], held, np.zeros_like(rows), rows).max()
+        if score < float(thresholds["same_document"]):
+            raise CaseMoved(
+                "the document was enrolled with another face meanwhile: refuse the exception"
+            )
+        return None
+    review = float(thresholds["review"])
     ids, _ = gallery.range_search(shown, review).hits.of(0)
     owners = set(registry.documents_of(ids.tolist()).values()) - {record.id}
     judged = registry.cases.judged_between(sorted({record.id, *owners})) if owners else []

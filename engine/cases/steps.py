@@ -96,10 +96,15 @@ def find_effects(
     # A line may have been closed since it was proposed.
     in_use = [key for key in lines if found[key].status is not LineStatus.CLOSED]
     is_dispute = outcome is Outcome.UNFOUNDED and case.kind == CaseKind.DISPUTE
+    dead = registry.people.standing([one.document_id for one in found.values()]).deceased
     disputed = [
         key
         for key in case.line_ids
-        if is_dispute and found[key].status is LineStatus.DISPUTED and key not in in_use
+        if is_dispute
+        and found[key].status is LineStatus.DISPUTED
+        and key not in in_use
+        # Of one who is reported dead that report says how long.
+        and found[key].document_id not in dead
     ]
     return Effects(judged, watched, in_use, disputed)
 

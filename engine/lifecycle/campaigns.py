@@ -30,6 +30,8 @@ from engine.texts import require_visible
 
 LEAST = timedelta(hours=1)
 """So far away a deadline is at least."""
+MOST_ALIVE = 20
+"""Campaigns of one carrier before their deadlines: each looks through its lines."""
 MOST_NAMED = 1_000
 """Lines that one call adds."""
 WINDOW = 2_000
@@ -66,6 +68,12 @@ def start_campaign(
             raise EventRefused("the deadline is less than an hour away: give one that can be met")
         if carrier not in {one.code for one in registry.carriers()}:
             raise NotFound("there is no such carrier: check its code")
+        newest = registry.life.campaigns(carrier, MOST_ALIVE)
+        alive = [one for one in newest if one.deadline > now]
+        if len(alive) >= MOST_ALIVE:
+            raise EventRefused(
+                f"{MOST_ALIVE} campaigns of the carrier are before their deadlines: wait for one"
+            )
         made = Campaign(
             id=new_id(),
             carrier=carrier,

@@ -18,13 +18,13 @@ from typing import Any
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, insert, select
 
 from engine.errors import PlaceUnknown
 from engine.reasons import Reason
 from engine.registry import tables
 from engine.registry.database import Source, chunks
-from engine.registry.records import ALIVE, CaseState, Changes, LineEventKind, new_id
+from engine.registry.records import ALIVE, CaseState, Changes, LineEvent, LineEventKind, new_id
 from engine.registry.row_macs import require_authentic, with_macs
 from engine.registry.vault import Vault
 
@@ -68,7 +68,8 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event; `number` is its place among all. Those of one `subject` are in its order.
+    """One event; `number` is its place among all. Those of one `queue` are delivered one after
+    another: a document's with those of its enrollments and lines, else those of the subject.
 
     Without a `carrier` it is for fraud teams and operators, who are also told all others.
     """
@@ -80,28 +81,30 @@ class Event:
     subject: str
     carrier: str | None
     data: Mapping[str, Any]
+    queue: str
 
 
 @dataclass(frozen=True, slots=True)
 class _New:
     """With a `line_id` it is two events, the second that this line was opened by it: a decision
-    pays for each row."""
+    pays for each row. `document_id` is left out where the subject is the document."""
 
     type: EventType
     subject: str
     carrier: str | None
     data: Mapping[str, Any]
     line_id: str | None = None
+    document_id: str | None = None
 
 
 _events, _lines, _sweeps = tables.events, tables.lines, tables.sweeps
 _LAST = select(_events.c.number, _events.c.line_id).order_by(_events.c.number.desc()).limit(1)
-_LINES = select(_lines.c.id, _lines.c.carrier, _lines.c.document_id).where(
+_LINES: Select[Any] = select(_lines.c.id, _lines.c.carrier, _lines.c.document_id).where(
     _lines.c.id.in_(bindparam("keys", expanding=True))
 )
-_LINES_OF = select(_lines.c.id, _lines.c.carrier, _lines.c.status).where(
-    _lines.c.document_id == bindparam("key")
-)
+_LINES_OF: Select[Any] = select(
+    _lines.c.id, _lines.c.carrier, _lines.c.document_id, _lines.c.status
+).where(_lines.c.document_id == bindparam("key"))
 _CASE_STATES = select(tables.cases.c.id, tables.cases.c.state).where(
     tables.cases.c.id.in_(bindparam("keys", expanding=True))
 )
@@ -156,47 +159,58 @@ def _of_enrollments(changes: Changes) -> Iterator[_New]:
         line = opened.pop(one.id, None)
         line_id = None if line is None else line.id
         data = {"decision": str(one.decision), "outlet": one.outlet, "line_id": line_id}
-        yield _New(EventType.ENROLLMENT_DECIDED, one.id, one.carrier, data, line_id)
+        of = one.document_id
+        yield _New(EventType.ENROLLMENT_DECIDED, one.id, one.carrier, data, line_id, of)
         if Reason.WATCHLISTED in one.reasons:
             told = {"carrier": one.carrier, "outlet": one.outlet}
-            yield _New(EventType.WATCHLIST_HIT, one.id, None, told)
+            yield _New(EventType.WATCHLIST_HIT, one.id, None, told, document_id=of)
     for line in opened.values():
         by: Mapping[str, Any] = {"enrollment_id": line.enrollment_id, "outlet": line.outlet}
-        yield _New(EventType.LINE_OPENED, line.id, line.carrier, by)
+        opened_by = (EventType.LINE_OPENED, line.id, line.carrier, by)
+        yield _New(*opened_by, document_id=line.document_id)
 
 
 def _of_life(connection: Connection, changes: Changes) -> Iterator[_New]:
     if changes.life is None:
         return
     happened = [one for one in changes.life.events if one.kind is not LineEventKind.CLOSED]
-    ids = list(dict.fromkeys(one.line_id for one in happened))
-    carriers = {
-        row.id: row.carrier
-        for part in chunks(ids)
-        for row in connection.execute(_LINES, {"keys": part})
-    }
+    ids = dict.fromkeys(one.line_id for one in happened)
+    lines = {row.id: row for row in _find_lines(connection, ids)}
     for one in happened:
-        told = {"at": one.at.isoformat(), "cause": one.cause}
-        yield _New(EventType(f"line.{one.kind}"), one.line_id, carriers[one.line_id], told)
+        yield _of_line(EventType(f"line.{one.kind}"), lines[one.line_id], _tell(one))
+
+
+def _tell(event: LineEvent) -> Mapping[str, Any]:
+    return {"at": event.at.isoformat(), "cause": event.cause}
+
+
+def _find_lines(connection: Connection, ids: Iterable[str]) -> Iterator[Row[Any]]:
+    for part in chunks(list(ids)):
+        yield from connection.execute(_LINES, {"keys": part})
+
+
+def _of_line(kind: EventType, row: Row[Any], data: Mapping[str, Any]) -> _New:
+    return _New(kind, row.id, row.carrier, data, document_id=row.document_id)
 
 
 def _of_lines(connection: Connection, changes: Changes) -> Iterator[_New]:
     moved = () if changes.people is None else [key for key, _ in changes.people.moved_lines]
-    kinds = (
-        (EventType.LINE_DISPUTED, changes.disputed_lines),
-        (EventType.LINE_RESTORED, changes.restored_lines),
-        (EventType.LINE_CLOSED, changes.closed_lines),
-        (EventType.LINE_MOVED, moved),
+    life = () if changes.life is None else changes.life.events
+    closings = {one.line_id: _tell(one) for one in life if one.kind is LineEventKind.CLOSED}
+    kinds: Sequence[tuple[EventType, Sequence[str], Mapping[str, Mapping[str, Any]]]] = (
+        (EventType.LINE_DISPUTED, changes.disputed_lines, {}),
+        (EventType.LINE_RESTORED, changes.restored_lines, {}),
+        (EventType.LINE_CLOSED, changes.closed_lines, closings),
+        (EventType.LINE_MOVED, moved, {}),
     )
-    for kind, ids in kinds:
-        for part in chunks(list(ids)):
-            for row in connection.execute(_LINES, {"keys": part}):
-                yield _New(kind, row.id, row.carrier, {})
+    for kind, ids, told in kinds:
+        for row in _find_lines(connection, ids):
+            yield _of_line(kind, row, told.get(row.id, {}))
     for document_id in changes.erased_documents:
         under = connection.execute(_LINES_OF, {"key": document_id}).all()
         for row in under:
             if row.status != "closed":
-                yield _New(EventType.LINE_CLOSED, row.id, row.carrier, {})
+                yield _of_line(EventType.LINE_CLOSED, row, {})
         for carrier in sorted({row.carrier for row in under}) or [None]:
             yield _New(EventType.ERASURE_DONE, document_id, carrier, {})
 
@@ -225,6 +239,7 @@ def write_events(connection: Connection, vault: Vault, found: Sequence[_New], at
                 "carrier": one.carrier,
                 "data": vault.seal(EVENT_DATA, event_id, _encode(one.data)),
                 "line_id": one.line_id,
+                "document_id": one.document_id,
             }
         )
         number += 1 if one.line_id is None else 2
@@ -286,12 +301,13 @@ def _events_of(vault: Vault, row: Row[Any]) -> Iterator[Event]:
     """The event of a row, or its two."""
     require_authentic(vault, _events, row)
     data = _decode(vault.open(EVENT_DATA, row.id, row.data))
-    yield Event(row.number, row.id, EventType(row.type), row.at, row.subject, row.carrier, data)
+    first = (row.number, row.id, EventType(row.type), row.at, row.subject)
+    queue = row.document_id or row.subject
+    yield Event(*first, row.carrier, data, queue)
     if row.line_id is not None:
         told = {"enrollment_id": row.subject, "outlet": data["outlet"]}
-        opened = EventType.LINE_OPENED
-        second = (row.number + 1, _second_id(row.id))
-        yield Event(*second, opened, row.at, row.line_id, row.carrier, told)
+        second = (row.number + 1, _second_id(row.id), EventType.LINE_OPENED, row.at, row.line_id)
+        yield Event(*second, row.carrier, told, queue)
 
 
 def _second_id(event_id: str) -> str:

@@ -235,6 +235,8 @@ events = Table(
     _mac(),
     # Of an enrollment that opened this line: the row is that event too, of the next number.
     Column("line_id", UuidText),
+    # Whose it is, where the subject is something of a document: its events wait for one another.
+    Column("document_id", UuidText),
 )
 Index("ix_events_carrier", events.c.carrier, events.c.number)
 # Numbers follow the time, so few rows need an entry. A row has two numbers at most: one of two
@@ -281,7 +283,8 @@ undelivered = Table(
     metadata,
     Column("webhook_id", ForeignKey(webhooks.c.id), primary_key=True),
     Column("number", BigInteger, primary_key=True, autoincrement=False),
-    Column("subject", UuidText, nullable=False),
+    # The document, or the event's subject: those of one queue are delivered one after another.
+    Column("queue", UuidText, nullable=False),
     Column("attempts", Integer, nullable=False),
     # Null of a dead letter.
     Column("due_at", Moment),

@@ -91,10 +91,10 @@ class WebhookChange:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Undelivered:
     """An event that a webhook has not taken, after so many attempts; without `due_at` it is a dead
-    letter, which is tried no more. `at` is when it happened."""
+    letter, which is tried no more. `at` is when it happened, `queue` its event's."""
 
     number: int
-    subject: str
+    queue: str
     attempts: int
     due_at: datetime | None
     fault: str | None
@@ -256,7 +256,7 @@ class Webhooks(Source):
         self, webhook_id: str, event_ids: Sequence[str], *, carrier: str | None, actor: str
     ) -> int:
         """Has dead letters tried again, these events or all of them; how many. Events of their
-        subject that were delivered since are not repeated."""
+        queue that were delivered since are not repeated."""
         self.find(webhook_id, carrier)
         numbers = self._find_dead(webhook_id, set(event_ids)) if event_ids else []
         revive = (
@@ -264,7 +264,7 @@ class Webhooks(Source):
             .where(_undelivered.c.webhook_id == webhook_id, _undelivered.c.due_at.is_(None))
             .values(attempts=0, due_at=utc_now())
         )
-        detail = {"events": list(event_ids)}
+        detail = {"events": len(event_ids) or "all"}
         with self._recorded(actor, "webhook.asked_again", webhook_id, detail) as connection:
             asked = [revive]
             if event_ids:

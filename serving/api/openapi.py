@@ -128,15 +128,17 @@ def _name_photographs(schemas: dict[str, Json]) -> None:
     compiles, of a choice that has none."""
     choice = [one for one in schemas["Face"]["properties"]["image"]["anyOf"] if one != _NULL]
     reference = {"$ref": _REF.format(name=_PHOTOGRAPHS)}
-    for schema in schemas.values():
+    for kind, schema in schemas.items():
         for described in schema.get("properties", {}).values():
             given = described.get("anyOf", [])
             if [one for one in given if one != _NULL] != choice:
                 continue
-            if _NULL in given:
+            if _NULL in given and kind != "EnrollmentRequest":
                 described["anyOf"] = [reference, _NULL]
             else:
+                # Left out where there is none: of a choice with null, generators make a third type.
                 del described["anyOf"]
+                described.pop("default", None)
                 described.update(reference)
     schemas[_PHOTOGRAPHS] = {"title": _PHOTOGRAPHS, "anyOf": choice}
 

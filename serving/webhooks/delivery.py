@@ -1,9 +1,9 @@
-"""Delivery of events to webhooks, at least once and in order for each subject.
+"""Delivery of events to webhooks, at least once and in order for each document.
 
 A worker holds a webhook by its cursor, reads the events beyond it and sends many at once, but of
-one subject one after another. What fails is tried again by `BACKOFF_S` and keeps back the later
-events of its subject alone. What was done is written every `SAVE_EVERY_S`, so that a worker that is
-killed repeats at most that much, under the same ids.
+one queue (a document's events, or a case's or a sweep's) one after another. What fails is tried
+again by `BACKOFF_S` and keeps back the later events of its queue alone. What was done is written
+every `SAVE_EVERY_S`, so that a worker that is killed repeats at most that much, under the same ids.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class _Item:
     to be with the next save."""
 
     number: int
-    subject: str
+    queue: str
     at: datetime
     event: Event | None = None
     attempts: int = 0
@@ -96,7 +96,7 @@ class _Item:
         due_at = now + timedelta(seconds=max(0.0, self.due_s - now_s))
         return Undelivered(
             number=self.number,
-            subject=self.subject,
+            queue=self.queue,
             attempts=self.attempts,
             due_at=None if self.is_dead else due_at,
             fault=self.fault,
@@ -151,7 +151,7 @@ class _Route:
         for row in rows:
             assert row.due_at is not None, "a dead letter waits for nothing"
             due_s = now_s + (row.due_at - now).total_seconds()
-            given = (row.number, row.subject, row.at, None, row.attempts, due_s, row.fault)
+            given = (row.number, row.queue, row.at, None, row.attempts, due_s, row.fault)
             self._add(_Item(*given, has_row=True))
             if row.number > self.cursor.number:
                 self._early.add(row.number)
@@ -160,7 +160,7 @@ class _Route:
         """The next events, with which everything up to the number `read` was looked at."""
         for event in events:
             if event.number not in self._early:
-                item = _Item(event.number, event.subject, event.at, event)
+                item = _Item(event.number, event.queue, event.at, event)
                 self._window.append(item)
                 self._add(item)
         self.read = read
@@ -169,9 +169,9 @@ class _Route:
         """The next to be sent; of a receiver that is down one now and then, due or not."""
         now_s = monotonic()
         if now_s >= self._next_due_s:
-            for subject in [key for key, item in self._waiting.items() if item.due_s <= now_s]:
-                del self._waiting[subject]
-                self._ready.append(subject)
+            for queue in [key for key, item in self._waiting.items() if item.due_s <= now_s]:
+                del self._waiting[queue]
+                self._ready.append(queue)
             self._next_due_s = min((one.due_s for one in self._waiting.values()), default=inf)
         if self.is_down:
             if self.sent or now_s - self.probed_s < PROBE_EVERY_S:
@@ -233,7 +233,7 @@ class _Route:
 
     def _add(self, item: _Item) -> None:
         self._count += 1
-        queue = self._queues.setdefault(item.subject, deque())
+        queue = self._queues.setdefault(item.queue, deque())
         queue.append(item)
         if len(queue) == 1:
             self._line_up(item)
@@ -242,25 +242,25 @@ class _Route:
         if item.due_s > monotonic():
             self._wait(item)
         else:
-            self._ready.append(item.subject)
+            self._ready.append(item.queue)
 
     def _wait(self, item: _Item) -> None:
-        self._waiting[item.subject] = item
+        self._waiting[item.queue] = item
         self._next_due_s = min(self._next_due_s, item.due_s)
 
     def _settle(self, item: _Item) -> None:
-        """The next of its subject has its turn."""
+        """The next of its queue has its turn."""
         item.is_settled = True
         self._count -= 1
-        queue = self._queues[item.subject]
-        assert queue.popleft() is item, "of a subject one is sent at a time"
+        queue = self._queues[item.queue]
+        assert queue.popleft() is item, "of a queue one is sent at a time"
         if queue:
             self._line_up(queue[0])
         else:
-            del self._queues[item.subject]
+            del self._queues[item.queue]
 
-    def _due_of(self, subject: str) -> float:
-        return self._waiting[subject].due_s
+    def _due_of(self, queue: str) -> float:
+        return self._waiting[queue].due_s
 
 
 class Deliverer:

@@ -49,6 +49,9 @@ PAGE = 50
 _FROM_URL = bytes.maketrans(b"-_+/=", b"+/\0\0\0")
 
 
+YEARS = range(1900, 2201)
+
+
 class Moment(datetime):
     """A point in time, with a time zone; an ISO 8601 text in JSON and in MessagePack."""
 
@@ -66,6 +69,9 @@ class Moment(datetime):
             raise ValueError(f"not a moment: {form}") from None
         if moment.tzinfo is None:
             raise ValueError(f"has no time zone: {form}")
+        if moment.year not in YEARS:
+            # In another zone the first and the last moments that there are would be none.
+            raise ValueError(f"lies before 1900 or after 2200: {form}")
         return moment
 
     @classmethod

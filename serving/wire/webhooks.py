@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from serving.wire.events import Event, EventType, Place
 from serving.wire.fields import (
+    ID_EXAMPLE,
     PAGE,
     AnswerBody,
     Code,
@@ -32,6 +33,9 @@ State = Annotated[str, known("active", "paused", "gone")]
 Secret = Annotated[
     str, Meta(description="signs what is sent, by Standard Webhooks; it is not told again")
 ]
+
+
+EventId = Annotated[str, Meta(max_length=36, examples=[ID_EXAMPLE])]
 
 
 class NewWebhook(RequestBody, frozen=True):
@@ -63,7 +67,7 @@ class AskedAgain(RequestBody, frozen=True):
     """Which dead letters are tried again."""
 
     events: Annotated[
-        tuple[Id, ...], Meta(max_length=MAX_EVENTS, description="by their ids; empty: all")
+        tuple[EventId, ...], Meta(max_length=MAX_EVENTS, description="by their ids; empty: all")
     ] = ()
 
 

@@ -20,7 +20,7 @@ SAME_PHOTOGRAPHS = 0.9999
 @pytest.fixture
 def misses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Makes the search overlook the first planted duplicate; lists the document missed."""
-    look, missed = evidence._candidates, []
+    look, missed = evidence.find_candidates, []
 
     def overlook(place: Any, own_id: Any, *others: Any) -> Any:
         found = look(place, own_id, *others)
@@ -29,7 +29,7 @@ def misses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             return ()
         return found
 
-    monkeypatch.setattr(evidence, "_candidates", overlook)
+    monkeypatch.setattr(evidence, "find_candidates", overlook)
     return missed
 
 

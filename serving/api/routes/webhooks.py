@@ -26,7 +26,7 @@ async def create_webhook(
     parts: Parts, request: Request, body: wire.NewWebhook
 ) -> wire.WebhookSecret:
     """Sends events of these types to an address from now on, at least once each and in order for
-    each subject. The secret is told here alone.
+    each document. The secret is told here alone.
     """
     own = scope_of(request.caller)
     if own is not None and body.carrier not in (None, own):

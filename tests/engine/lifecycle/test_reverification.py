@@ -52,9 +52,13 @@ def test_a_change_of_device_that_nobody_answers_ends_the_line_by_the_rule(lines:
         ("closed", asked + 2 * HOUR + 35 * DAY),
     ]
     assert lines.store.life.next_step_at() is None
-    assert [one.type.value.removeprefix("line.") for one in read_events(lines.store, 0)] == [
-        kind for kind, _ in lines.story(line)
-    ]
+    told = read_events(lines.store, 0)
+    assert [
+        (one.type.value.removeprefix("line."), datetime.fromisoformat(one.data["at"]))
+        for one in told
+    ] == lines.story(line)
+    assert told[-1].data["cause"] == told[1].data["cause"]
+    assert {one.queue for one in told} == {lines.line(line).document_id}
     assert find_damage(lines.store) == []
 
 

@@ -41,6 +41,9 @@ def test_what_happens_to_a_line_is_told_in_order_and_by_ids_alone(lab: Any) -> N
         ("line.closed", line),
     ]
     assert [one.number for one in events] == [1, 2, 3, 4, 5]
+    document = body["document_id"]
+    assert [one.queue for one in events] == [document, document, document, case, document]
+    assert events[-1].data == {}
     assert events[0].data == {"decision": "approved", "outlet": "blue-1", "line_id": line}
     secrets = (request.msisdn, request.document.number, request.document.name)
     assert not any(secret in str(events) for secret in secrets)
@@ -58,6 +61,7 @@ def test_a_carrier_is_told_of_its_own_alone(lab: Any) -> None:
         ("line.closed", body["line_id"]),
         ("erasure.done", body["document_id"]),
     ]
+    assert {one.queue for one in own} == {body["document_id"]}
     assert read_events(lab.store, 0, carrier="red") == []
     only = read_events(lab.store, 0, types=[EventType.LINE_CLOSED, EventType.LINE_OPENED])
     assert [one.type.value for one in only] == ["line.opened", "line.closed"]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -71,9 +72,17 @@ def webhooks(store: Store) -> Webhooks:
     return Webhooks(store.engine, store.vault)
 
 
-def happen(store: Store, subjects: Sequence[str], carrier: str | None = "blue") -> None:
-    """Puts an event of each subject into the outbox."""
-    found = [_New(EventType.LINE_DISPUTED, one, carrier, {}) for one in subjects]
+def happen(
+    store: Store,
+    subjects: Sequence[str],
+    carrier: str | None = "blue",
+    documents: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Puts an event of each subject into the outbox; some are of these documents."""
+    found = [
+        _New(EventType.LINE_DISPUTED, one, carrier, {}, document_id=documents.get(one))
+        for one in subjects
+    ]
     with changing(store.engine) as connection:
         write_events(connection, store.vault, found, utc_now())
 

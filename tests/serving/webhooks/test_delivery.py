@@ -1,4 +1,4 @@
-"""Delivery: signed, in order for each subject, again until it is taken."""
+"""Delivery: signed, in order for each document, again until it is taken."""
 
 from __future__ import annotations
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
+from engine.registry import tables
 from engine.registry.events import read_events
 from engine.registry.keyring import KeyRing
 from engine.registry.records import Carrier
@@ -31,26 +33,32 @@ KILLS = 3 if "CI" in os.environ else int(os.environ.get("SOSIE_KILLS", "3"))
 """Of each process."""
 MOST_LINES = 20 if KILLS <= 3 else 120
 """Decisions before a kill."""
+LINES = {f"line {place}": f"document {place % 7}" for place in range(21)}
+
+
+def read_documents(store: Store) -> dict[str, str]:
+    """The document of each subject, as the registry has them."""
+    found = (select(one.c.id, one.c.document_id) for one in (tables.enrollments, tables.lines))
+    return LINES | {row.id: row.document_id for query in found for row in store.rows(query)}
 
 
 def check_received(store: Store, receiver: Receiver) -> int:
-    """All events came; those of a subject in their order, and repeated under their ids alone. How
+    """All events came; those of a document in their order, and repeated under their ids alone. How
     many were repeated."""
-    expected, after = [], 0
-    while page := read_events(store, after):
-        expected += page
-        after = page[-1].number
+    expected = read_events(store, 0, 100_000)
+    documents = read_documents(store)
     bodies: dict[str, bytes] = {}
     came = defaultdict(list)
     for headers, body in receiver.got:
         event = json.loads(body)
         assert headers["webhook-id"] == event["id"]
         assert bodies.setdefault(event["id"], body) == body
-        if event["id"] not in came[event["subject"]]:
-            came[event["subject"]].append(event["id"])
+        ids = came[documents[event["subject"]]]
+        if event["id"] not in ids:
+            ids.append(event["id"])
     wanted = defaultdict(list)
     for one in expected:
-        wanted[one.subject].append(one.id)
+        wanted[documents[one.subject]].append(one.id)
     assert came == wanted
     return len(receiver.got) - len(bodies)
 
@@ -69,11 +77,14 @@ def test_no_event_of_an_acknowledged_decision_is_lost_or_out_of_order_whatever_i
     acknowledged: set[str] = set()
 
     taken: set[str] = set()
+    documents: dict[str, str] = {}
     begun: dict[str, list[str]] = defaultdict(list)
     early: list[str] = []
 
     async def answer(event: Mapping[str, Any]) -> int:
-        ids = begun[event["subject"]]
+        if event["subject"] not in documents:
+            documents.update(read_documents(store))
+        ids = begun[documents[event["subject"]]]
         if event["id"] not in ids:
             early.extend(set(ids) - taken)
             ids.append(event["id"])
@@ -97,8 +108,8 @@ def test_no_event_of_an_acknowledged_decision_is_lost_or_out_of_order_whatever_i
                             process.run_and_kill, first, first, after_lines=lines, after_s=after_s
                         )
                         acknowledged.update(one[1] for one in acks)
-                        # Subjects with many events, beside the decisions with one or two.
-                        happen(store, [f"s{place % 7}" for place in range(70)])
+                        # Documents with many events, beside those of decisions with one or two.
+                        happen(store, [*LINES] * 4, documents=LINES)
                         first = max([first - 1, *(int(one[0]) for one in acks)]) + 1
                         got = len(receiver.got)
                         await until(

@@ -16,6 +16,7 @@ def upgrade() -> None:
         events.drop_constraint("uq_events_id", type_="unique")
         events.drop_index("ix_events_at")
         events.add_column(sa.Column("line_id", sa.String(36)))
+        events.add_column(sa.Column("document_id", sa.String(36)))
     op.create_index(
         "ix_events_marks", "events", ["at"], sqlite_where=MARKS, postgresql_where=MARKS
     )
@@ -52,7 +53,7 @@ def upgrade() -> None:
         "undelivered",
         sa.Column("webhook_id", sa.String(36), nullable=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
-        sa.Column("subject", sa.String(36), nullable=False),
+        sa.Column("queue", sa.String(36), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("due_at", MOMENT),
         sa.Column("fault", sa.String(64)),
