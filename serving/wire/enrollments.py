@@ -88,10 +88,10 @@ Reason = Annotated[
 WhichPhotograph = Annotated[str, known("live", "portrait")]
 
 
-LivePhotograph = Annotated[
-    Photograph | Frames,
-    Meta(description=f"taken now, base64 in JSON: one photograph, or up to {MAX_FRAMES} frames"),
-]
+_TAKEN = Meta(
+    description=f"taken now, base64 in JSON: one photograph, or up to {MAX_FRAMES} frames"
+)
+LivePhotograph = Annotated[Photograph | Frames, _TAKEN]
 ExceptionCause = Annotated[
     Literal["condition", "injury", "disability", "age", "not_shown", "portrait_unreadable"],
     Meta(
@@ -122,7 +122,7 @@ class EnrollmentRequest(RequestBody, frozen=True, kw_only=True):
     ) = None
     document: Document
     msisdn: Msisdn
-    live: LivePhotograph | None = None
+    live: Annotated[Photograph | Frames | None, _TAKEN] = None
     portrait: Annotated[Photograph, Meta(description="the document's, base64 in JSON")] | None = (
         None
     )

@@ -144,6 +144,8 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
         bodies = case.body["items"] if isinstance(case.body.get("items"), list) else [case.body]
         for body in bodies:
             body.update({name: value for name, value in sound.items() if name in body})
+            if path.endswith("/propose"):
+                body.update({"close_lines": [], "seen_at": datetime.now(UTC).isoformat()})
             if path.endswith("/close"):
                 # What another person has proposed, of the case as it is now.
                 seen = datetime.now(UTC).isoformat()
