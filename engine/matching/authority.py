@@ -220,13 +220,15 @@ class WeighedAuthority:
 class AuthorityQuestion:
     """A well-formed document to be looked up: as it was checked, and the name as it was written.
 
-    `live` is the live photograph's file, for an authority that compares it.
+    `live` is the live photograph's file, for an authority that compares it. An answer is kept for
+    the `carrier` that asked alone: what another has asked is nobody's to see, or to contradict.
     """
 
     document: CheckedDocument
     name: str = field(repr=False)
     on: date
     live: bytes | None = field(default=None, repr=False)
+    carrier: str = ""
 
 
 class Authority(Protocol):

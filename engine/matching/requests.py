@@ -612,7 +612,8 @@ def ask_of(
     if liveness.weigh(request.liveness, use, attempt.outlet.carrier) is Decision.REJECTED:
         return None
     name, on = request.document.name, attempt.judged_on
-    return AuthorityQuestion(attempt.document, name, on or utc_now().date(), live)
+    carrier = attempt.outlet.carrier
+    return AuthorityQuestion(attempt.document, name, on or utc_now().date(), live, carrier)
 
 
 def restricted(restriction: str) -> str:

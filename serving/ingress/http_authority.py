@@ -238,7 +238,8 @@ class AnswerCache:
 
     def _name_document(self, question: AuthorityQuestion) -> bytes:
         document = question.document
-        return self._vault.look_up(f"document:{document.type}", document.number)
+        asked = f"{question.carrier}\0{document.number}"
+        return self._vault.look_up(f"authority:{document.type}", asked)
 
     def _name(self, question: AuthorityQuestion) -> bytes:
         about = question.document

@@ -83,6 +83,7 @@ class Receiver:
         self._target = ((url.path or "/") + (f"?{url.query}" if url.query else "")).encode()
         self._header = (b"host", url.netloc.encode())
         self._idle: list[_Connection] = []
+        self._looking: asyncio.Task[list[str]] | None = None
 
     async def post(self, headers: Headers, body: bytes) -> int:
         """The status of the answer to one POST. `AddressRefused`, `OSError` or `NoAnswer` where
@@ -113,7 +114,7 @@ class Receiver:
         return status
 
     async def _connect(self) -> _Connection:
-        texts = await find_addresses(self._host, self._port, self._allowed)
+        texts = await self._find_addresses()
         name = self._host if self._trust else None
         failure: OSError = ConnectionError("the name has no address")
         for text in texts:
@@ -126,7 +127,17 @@ class Receiver:
                 failure = error
         raise failure
 
+    async def _find_addresses(self) -> list[str]:
+        """One look-up at a time, for all requests that wait for it."""
+        if self._looking is None or self._looking.done():
+            looking = find_addresses(self._host, self._port, self._allowed)
+            self._looking = asyncio.create_task(looking)
+            self._looking.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(self._looking)
+
     def close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
         for connection in self._idle:
             connection.close()
         self._idle.clear()

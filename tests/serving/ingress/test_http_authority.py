@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
 import ipaddress
 import socket
@@ -269,9 +270,11 @@ def test_answers_are_kept_by_their_kind_and_for_the_very_question_alone(
 ) -> None:
     kept = settle(service, cache_s={"confirmed": 60})
     another = (ask_about("Another Name"), ask_about(born_on=datetime.date(1985, 3, 8)))
+    # Another carrier's question is its own.
+    another += (dataclasses.replace(ask_about(), carrier="red"),)
     results = look_up(kept, vault, ask_about(), ask_about(), *another)
-    assert [one.is_kept for one in results] == [False, True, False, False]
-    assert len(service.asked) == 3
+    assert [one.is_kept for one in results] == [False, True, False, False, False]
+    assert len(service.asked) == 4
     service.behave = answer()
     assert [one.is_kept for one in look_up(kept, vault, *[ask_about()] * 2)] == [False, False]
     assert not any(one.is_kept for one in look_up(settle(service), vault, *[ask_about()] * 2))

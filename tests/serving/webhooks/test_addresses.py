@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
+import threading
 from typing import Any
 
 import pytest
@@ -96,3 +97,30 @@ def test_the_address_that_was_checked_is_the_one_that_is_reached(
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     asyncio.run(run())
     assert asked.count("b.test") == 1
+
+
+def test_a_name_server_that_says_nothing_keeps_back_its_own_receiver_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, answers = [], threading.Event()
+
+    def resolve(host: Any, *_: Any, **__: Any) -> Any:
+        asked.append(host)
+        if host == "silent.example":
+            answers.wait(60)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("1.1.1.1", 443))]
+
+    async def look_up() -> list[str]:
+        silent = Receiver("https://silent.example/", (), ssl.create_default_context())
+        waiting = [asyncio.create_task(silent._find_addresses()) for _ in range(64)]
+        await asyncio.sleep(0)
+        found = await find_addresses("other.example", 443, ())
+        # A request that is given up takes the others' answer from nobody.
+        waiting.pop().cancel()
+        answers.set()
+        await asyncio.gather(*waiting)
+        return found
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    assert asyncio.run(look_up()) == ["1.1.1.1"]
+    assert sorted(asked) == ["other.example", "silent.example"]
