@@ -270,12 +270,21 @@ class PeopleBatch:
             name_differs=held is not None and held.name_lookup not in (None, guardian.name_lookup),
             is_watchlisted=comparisons.watch.has_document(guardian.document_lookup)
             or (has_probe and comparisons.is_watched(at)),
+            has_all_lines=own_id is not None and self._has_all_lines(own_id, attempt),
             verify=thresholds.verify_for(live.length),
             live_portrait_score=None if portrait.is_absent else comparisons.pair_score(at),
             holder_score=holder_score,
             candidates=tuple(one for one in found if one.document_id not in apart)[:MAX_CANDIDATES],
             searched=comparisons.searched if has_probe else None,
         )
+
+    def _has_all_lines(self, guardian_id: str, attempt: Attempt) -> bool:
+        """Or whoever answers for children has as many lines as there are names to invent."""
+        carrier, limit = attempt.outlet.carrier, attempt.outlet.line_limit
+        own = self._state.open_lines(guardian_id, carrier)
+        guarded = self._store.people.count_guarded([guardian_id], carrier).get(guardian_id, 0)
+        fresh = sum(one.guardian_id == guardian_id for one in self._guardianships)
+        return own + guarded + fresh >= limit
 
     def _is_barred(self, record: DocumentRecord) -> bool:
         standing = self._state.standing

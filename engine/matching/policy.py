@@ -45,7 +45,7 @@ class GuardianEvidence:
     """What there is of the guardian who came with a minor; scores as in `Evidence`.
 
     `findings` are on the document, `is_same_person` where it is the minor's own, or the face is
-    the minor's. Decisions from before name and watch-list were asked have neither of these.
+    the minor's.
     """
 
     findings: tuple[Reason, ...] = ()
@@ -57,6 +57,8 @@ class GuardianEvidence:
     """The document is blocked, replaced, about to be erased, or its holder reported dead."""
     name_differs: bool = False
     is_watchlisted: bool = False
+    has_all_lines: bool = False
+    """As many with the carrier, own ones and those answered for, as one person may have."""
     verify: float
     live_portrait_score: float | None = None
     holder_score: float | None = None
@@ -368,6 +370,7 @@ def _guardian_findings(guardian: GuardianEvidence | None, thresholds: Thresholds
         (guardian.is_grown_up is None, Reason.BIRTH_DATE_MISSING),
         (guardian.is_grown_up is False, Reason.GUARDIAN_REFUSED),
         (certain, Reason.GUARDIAN_DUPLICATE),
+        (guardian.has_all_lines, Reason.LINE_LIMIT_REACHED),
     )
     refused = [Finding(reason, Decision.REJECTED) for applies, reason in rows if applies]
     if refused:

@@ -51,6 +51,16 @@ _COUNTS = (
     .where(_exceptions.c.asked_at > bindparam("since"))
     .group_by(_exceptions.c.outlet, _exceptions.c.carrier)
 )
+_GUARDED_LINES = (
+    select(_guardianships.c.guardian_id, func.count().label("lines"))
+    .join(_lines, _lines.c.id == _guardianships.c.line_id)
+    .where(
+        _guardianships.c.guardian_id.in_(KEYS),
+        _lines.c.carrier == bindparam("carrier"),
+        _lines.c.status != "closed",
+    )
+    .group_by(_guardianships.c.guardian_id)
+)
 _SET_EXCEPTION = (
     update(_exceptions)
     .where(_exceptions.c.id == bindparam("key"), _exceptions.c.decided_at.is_(None))
@@ -123,6 +133,11 @@ class PeopleReader(Source):
         """What was reported of a document's holder, lifted or not."""
         rows = self._authentic(_deaths, _DEATHS, [document_id])
         return next((_death_of(row) for row in rows), None)
+
+    def count_guarded(self, guardian_ids: Sequence[str], carrier: str) -> dict[str, int]:
+        """How many lines in use with a carrier each of these documents answers for."""
+        rows = self._rows_of(_GUARDED_LINES, guardian_ids, carrier=carrier)
+        return {row.guardian_id: row.lines for row in rows}
 
     def exceptions(self, enrollment_ids: Sequence[str]) -> dict[str, ExceptionRecord]:
         """The exceptions that these enrollments asked for."""

@@ -418,3 +418,18 @@ def test_lines_of_another_carrier_are_moved_when_two_people_have_looked(
     answer = ask(registrar, lab.request(person, document=card(2), replaces=card(1)))[0]
     assert answer.decision is Decision.APPROVED, answer.reasons
     assert_replays(lab, refused, answer)
+
+
+def test_a_guardian_answers_for_no_more_lines_than_one_person_may_have(
+    lab: Lab, registrar: Registrar
+) -> None:
+    parent = lab.people.person()
+    children = [
+        lab.request(document=card(serial, CHILD), guardian=guardian(lab, parent, 2))
+        for serial in range(10, 17)
+    ]
+    # In one batch and in later ones.
+    answers = [*ask(registrar, *children[:4]), *(ask(registrar, one)[0] for one in children[4:])]
+    assert [one.decision for one in answers] == [Decision.APPROVED] * 5 + [Decision.REJECTED] * 2
+    assert answers[-1].reasons == (Reason.LINE_LIMIT_REACHED,)
+    assert_replays(lab, *answers)
