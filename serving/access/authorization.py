@@ -300,7 +300,11 @@ def find_withheld(
     """
     found = {Reason(one) for one in reasons}
     if found & _UNSEEN or is_face_waived:
-        return frozenset(found & (_OF_HOLDERS | _OF_LOOK_ALIKES))
+        held = _OF_HOLDERS | _OF_LOOK_ALIKES
+        if not is_face_waived:
+            # Whether a guardian's document is held is no matter of an attempt that shows nobody.
+            held |= {Reason.GUARDIAN_MISMATCH}
+        return frozenset(found & held)
     withheld: set[Reason] = set()
     if found & (_OF_LOOK_ALIKES | {Reason.DOCUMENT_HELD_BY_ANOTHER_FACE}):
         withheld |= found & (_OF_HOLDERS - _OF_CUSTOMERS if is_own_holder else _OF_HOLDERS)

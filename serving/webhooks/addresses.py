@@ -11,7 +11,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from threading import Thread
 from urllib.parse import urlsplit
 
@@ -20,6 +20,12 @@ from serving.sections import Network
 
 MOST_SINK_LENGTH = 1_000
 _TRANSLATED = IPv6Network("64:ff9b::/96")
+_OF_OPERATORS = (
+    *(IPv6Network("fec0::/10"), IPv4Network("192.0.0.0/24")),
+    # Where a cloud answers questions about the machine.
+    IPv4Network("168.63.129.16/32"),
+)
+"""Not public, and `is_global` on some Pythons."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 Address = IPv4Address | IPv6Address
 
@@ -62,6 +68,8 @@ def may_reach(address: Address, allowed: Iterable[Network]) -> bool:
         return True
     if isinstance(address, IPv6Address) and (address.ipv4_mapped or address in _TRANSLATED):
         return True
+    if any(address.version == one.version and address in one for one in _OF_OPERATORS):
+        return False
     return address.is_global and not (
         address.is_multicast or address.is_reserved or address.is_unspecified
     )

@@ -233,8 +233,8 @@ ACTIVATIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no time": (changed(captured_at=None), MALFORMED),
     "yesterday": (lambda body: body | {"captured_at": moment(hours=25)}, "REQUEST.CAPTURE_TIME"),
     "soon": (lambda body: body | {"captured_at": moment(minutes=-11)}, "REQUEST.CAPTURE_TIME"),
-    "the first day": (changed(captured_at="0001-01-01T00:00:00+14:00"), "REQUEST.CAPTURE_TIME"),
-    "the last day": (changed(captured_at="9999-12-31T23:59:59Z"), "REQUEST.CAPTURE_TIME"),
+    "the first day": (changed(captured_at="0001-01-01T00:00:00+14:00"), MALFORMED),
+    "the last day": (changed(captured_at="9999-12-31T23:59:59Z"), MALFORMED),
 }
 
 

@@ -136,7 +136,7 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
             sound["document"] = {**sound["document"], "name": "Aileen Probe"}
             sound["outlet"] = "b1"
             # Both photographs, and nobody whom rules treat apart.
-            case.body.update({"live": image, "portrait": image})
+            case.body.update({"live": image, "portrait": image, "outlet": "b1"})
             for name in ("guardian", "exception", "replaces"):
                 case.body.pop(name, None)
         if path.endswith("/replay"):
