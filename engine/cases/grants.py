@@ -136,7 +136,8 @@ def _find_face(
 ) -> NDArray[np.float32] | None:
     """The face that was shown, to become the reference of a holder without one; None for none.
 
-    `CaseMoved` where it has been enrolled under another document since.
+    `CaseMoved` where it has been enrolled under another document since, or the document with
+    another face.
     """
     shown = registry.attempt_templates([asked.id]).get(record.id)
     if shown is None:

@@ -96,7 +96,8 @@ def find_effects(
     # A line may have been closed since it was proposed.
     in_use = [key for key in lines if found[key].status is not LineStatus.CLOSED]
     is_dispute = outcome is Outcome.UNFOUNDED and case.kind == CaseKind.DISPUTE
-    dead = registry.people.standing([one.document_id for one in found.values()]).deceased
+    named = [one.document_id for one in found.values()] if is_dispute else []
+    dead = registry.people.standing(named).deceased
     disputed = [
         key
         for key in case.line_ids
