@@ -274,9 +274,10 @@ def test_it_stops_on_a_signal_with_no_process_left(
     image = base64.b64encode(pictures["live"]).decode()
     many = {"items": [{"image": image} for _ in range(40)]}
     calls: list[tuple[str, dict[str, Any], dict[str, str]]] = [("/v1/templates", many, {})]
+    # Three at once is the share of a key where one ingress runs: the other may not be back yet.
     calls += [
         ("/v1/enrollments", activation(number), {"idempotency-key": f"last-{number}"})
-        for number in range(990, 994)
+        for number in range(990, 992)
     ]
     threads = [threading.Thread(target=ask, args=call) for call in calls]
     for thread in threads:
@@ -286,7 +287,7 @@ def test_it_stops_on_a_signal_with_no_process_left(
     late = _ask_until_refused(served)
     for thread in threads:
         thread.join()
-    assert sorted(statuses) == [200, 201, 201, 201, 201]
+    assert sorted(statuses) == [200, 201, 201]
     assert late is None or (late.status_code == 503 and int(late.headers["retry-after"]) >= 1)
     assert served.process.wait(120) == 0
     assert [pid for pid in family if _is_alive(pid)] == []
