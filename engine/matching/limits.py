@@ -16,15 +16,8 @@ from engine.cases.case import CaseKind, CaseOrigin, person_of
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import TooManyFailures
 from engine.registry.reader import Reader
-from engine.registry.records import (
-    ALIVE,
-    HOLDER_TALLY,
-    KEY_TALLY,
-    SHOWN_TALLY,
-    Changes,
-    Tally,
-    utc_now,
-)
+from engine.registry.records import ALIVE, Changes, Tally, utc_now
+from engine.registry.rows import HOLDER_TALLY, KEY_TALLY, SHOWN_TALLY
 from engine.registry.writer import Writer
 
 T = TypeVar("T")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -29,6 +30,7 @@ from engine.registry.records import (
     Campaign,
     CampaignLineState,
     CampaignState,
+    Changes,
     Exemption,
     LifeChanges,
     LineEvent,
@@ -38,6 +40,7 @@ from engine.registry.records import (
     LineStatus,
     Reverification,
     is_id,
+    new_id,
 )
 from engine.registry.row_macs import require_authentic, with_macs
 from engine.registry.rows import columns_of, line_of, read_as
@@ -50,6 +53,11 @@ _SET_SERVICE = (
     update(_lines).where(_lines.c.id == bindparam("key")).values(service=bindparam("new_service"))
 )
 _EVENTS_OF = select(_events).where(_events.c.line_id == bindparam("line"))
+_IN_USE_UNDER = (
+    select(_lines.c.id)
+    .where(_lines.c.document_id == bindparam("key"), _lines.c.status != LineStatus.CLOSED.value)
+    .order_by(_lines.c.id)
+)
 _IN_ORDER = (_events.c.at, _events.c.recorded_at, _events.c.id)
 _NEWEST = (
     select(_events.c.line_id, func.max(_events.c.at).label("at"))
@@ -112,6 +120,38 @@ _TOTALS = (
     .where(_lines.c.document_id.in_(KEYS), _lines.c.status != LineStatus.CLOSED.value)
     .group_by(_lines.c.document_id)
 )
+
+
+def add_events_of_people(connection: Connection, changes: Changes, at: datetime) -> Changes:
+    """The changes with an event of each line that people close, dispute or restore; those of rules
+    and reports are in them already. To be called before anything is written."""
+    life = changes.life or LifeChanges()
+    told = {one.line_id for one in life.events if one.kind is LineEventKind.CLOSED}
+    closed = [key for key in changes.closed_lines if key not in told]
+    happened = [
+        (LineEventKind.DISPUTED, changes.disputed_lines, changes.cause),
+        (LineEventKind.RESTORED, changes.restored_lines, changes.cause),
+        (LineEventKind.CLOSED, closed, changes.cause),
+    ]
+    for document_id in changes.erased_documents:
+        under = connection.scalars(_IN_USE_UNDER, {"key": document_id}).all()
+        happened.append((LineEventKind.CLOSED, under, "erasure"))
+    events = [
+        LineEvent(
+            id=new_id(),
+            line_id=key,
+            kind=kind,
+            at=at,
+            recorded_at=at,
+            cause=cause,
+            by=changes.audit[0].actor,
+        )
+        for kind, keys, cause in happened
+        for key in keys
+    ]
+    if not events:
+        return changes
+    return replace(changes, life=replace(life, events=(*life.events, *events)))
 
 
 def set_services(connection: Connection, services: Mapping[str, LineService | None]) -> None:

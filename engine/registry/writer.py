@@ -48,7 +48,7 @@ from engine.registry.database import (
     write_something,
 )
 from engine.registry.events import find_events, write_events
-from engine.registry.line_life import end_waiting, set_services, write_life
+from engine.registry.line_life import add_events_of_people, end_waiting, set_services, write_life
 from engine.registry.people import forget_people, write_people
 from engine.registry.records import (
     ENROLLMENT_REFUSED,
@@ -58,7 +58,6 @@ from engine.registry.records import (
     DocumentStatus,
     LineStatus,
     OutletChange,
-    tally_names,
     utc_now,
 )
 from engine.registry.row_macs import RowValues, changing_rows, with_macs
@@ -78,6 +77,7 @@ from engine.registry.rows import (
     keep_crops_of_cases,
     line_row,
     reference_rows,
+    tally_names,
     watched_row,
     write_cases,
     write_crops,
@@ -475,6 +475,7 @@ def apply(
 ) -> None:
     """Inserts, then removes; a change of a row that is not there undoes the transaction. `number`
     is that of the changes' last audit entry."""
+    changes = add_events_of_people(connection, changes, at)
     events = find_events(connection, changes)
     for table, rows in (
         (tables.documents, [document_row(vault, one, at) for one in changes.documents]),

@@ -9,13 +9,13 @@ from math import ceil, floor
 from typing import Any, TypeVar
 
 from engine.cases import precision
-from engine.cases.case import CaseNote, DueDates, NoteKind
+from engine.cases.case import CaseNote, DueDates, NoteKind, find_actor_kind
 from engine.cases.decided import read_decided
 from engine.errors import NotFound
 from engine.matching import calibration as thresholds
 from engine.matching import holders
 from engine.registry.cases import risk_of
-from engine.registry.events import seal_place
+from engine.registry.events import seal_place, tell_cause
 from engine.registry.reader import Identity, Reader
 from engine.registry.records import (
     ALIVE,
@@ -25,6 +25,7 @@ from engine.registry.records import (
     DocumentRecord,
     EnrollmentRecord,
     ExceptionRecord,
+    LineEvent,
     LineRecord,
     Outlet,
 )
@@ -124,7 +125,12 @@ def line(
     )
 
 
-def line_history(store: Reader, record: LineRecord) -> lines.LineHistory:
+def line_event(record: LineEvent, *, is_tenant: bool) -> lines.LineEvent:
+    cause = tell_cause(record) if is_tenant else record.cause
+    return of_record(lines.LineEvent, record, cause=cause, by=find_actor_kind(record.by))
+
+
+def line_history(store: Reader, record: LineRecord, *, is_tenant: bool) -> lines.LineHistory:
     waiting = store.life.asked_of([record.id])[record.id]
     return of_record(
         lines.LineHistory,
@@ -138,7 +144,9 @@ def line_history(store: Reader, record: LineRecord) -> lines.LineHistory:
             )
             for one in waiting
         ),
-        events=tuple(of_record(lines.LineEvent, one) for one in store.life.events_of(record.id)),
+        events=tuple(
+            line_event(one, is_tenant=is_tenant) for one in store.life.events_of(record.id)
+        ),
     )
 
 

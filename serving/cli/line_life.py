@@ -54,8 +54,7 @@ def report_event(
     from engine.lifecycle import reverification
     from engine.lifecycle.rules import REPORTED
     from engine.registry.records import LineEventKind
-    from serving.wire.fields import of_record
-    from serving.wire.lines import LineEvent
+    from serving.api import serializers
 
     if kind not in REPORTED:
         raise RequestError(f"{kind[:40]} is not reported: take {', '.join(REPORTED)}")
@@ -71,7 +70,7 @@ def report_event(
             actor=name_actor(),
         )
     text = f"[green]Noted[/] {kind} of the line {made.line_id}."
-    print_answer(of_record(LineEvent, made), text, as_json=as_json)
+    print_answer(serializers.line_event(made, is_tenant=False), text, as_json=as_json)
 
 
 def show_line(line: LineArgument, home: HomeOption = None, as_json: JsonFlag = False) -> None:
@@ -83,7 +82,7 @@ def show_line(line: LineArgument, home: HomeOption = None, as_json: JsonFlag = F
     with open_deployment(home) as deployment:
         store = deployment.store
         found = read_line(store, line)
-        shown = serializers.line_history(store, found)
+        shown = serializers.line_history(store, found, is_tenant=False)
         store.note(AuditEntry(name_actor(), "line.read", found.id))
     print_answer(shown, lambda: _print_history(shown), as_json=as_json)
 
@@ -93,8 +92,8 @@ def _print_history(shown: LineHistory) -> None:
     for one in shown.waiting:
         until = "" if one.next_step_at is None else f", {one.next_state} at {one.next_step_at}"
         print_line(f"waits for its holder ({escape(one.rule)}){until}")
-    rows = [[one.at.isoformat(), one.kind, escape(one.cause or "")] for one in shown.events]
-    print_table(None, ("at", "event", "cause"), rows)
+    rows = [[one.at.isoformat(), one.kind, escape(one.cause or ""), one.by] for one in shown.events]
+    print_table(None, ("at", "event", "cause", "by"), rows)
 
 
 def check_rules(
