@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -17,6 +17,7 @@ from engine.sweeps.risk import SCALES
 from engine.sweeps.sweep_model import GroupKind, Scope, SweepState
 from serving.access.authorization import Role
 from serving.console.routes import read_files
+from serving.wire.enrollments import ExceptionCause
 
 FILES = read_files()
 CATALOGS: dict[str, dict[str, str]] = {
@@ -79,6 +80,7 @@ CLOSED: dict[str, Any] = {
     "history": NoteKind,
     "line": LineState,
     "event": LineEventKind,
+    "exception": get_args(get_args(ExceptionCause)[0]),
     "docstate": DocumentStatus,
     "document": DOCUMENT_TYPES,
     "sweep": SweepState,
