@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from engine.cases.case import CaseKind, CaseOrigin, NoteKind, Outcome
 from engine.matching.documents import DOCUMENT_TYPES
-from engine.reasons import Decision, Reason
+from engine.reasons import Decision, ExceptionCause, Reason
 from engine.registry.records import CaseState, DocumentStatus, LineEventKind, LineState, Restriction
 from engine.registry.retention import Kind
 from engine.sweeps.risk import SCALES
 from engine.sweeps.sweep_model import GroupKind, Scope, SweepState
 from serving.access.authorization import Role
 from serving.console.routes import read_files
-from serving.wire.enrollments import ExceptionCause
 
 FILES = read_files()
 CATALOGS: dict[str, dict[str, str]] = {
@@ -80,7 +79,7 @@ CLOSED: dict[str, Any] = {
     "history": NoteKind,
     "line": LineState,
     "event": LineEventKind,
-    "exception": get_args(get_args(ExceptionCause)[0]),
+    "exception": ExceptionCause,
     "docstate": DocumentStatus,
     "document": DOCUMENT_TYPES,
     "sweep": SweepState,
