@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine, Row, Select, bindparam, func, select, tuple_
+from sqlalchemy import Connection, Engine, Row, Select, bindparam, func, select, tuple_
 
 from engine.errors import NotFound
 from engine.reasons import Reason
@@ -286,13 +286,13 @@ class Coverage:
 class Reader(AuditReader):
     """What the registrar and the surfaces ask; safe to use from any thread."""
 
-    def __init__(self, engine: Engine, vault: Vault) -> None:
-        super().__init__(engine, vault)
-        self.cases = CaseReader(engine, vault)
-        self.sweeps = SweepReader(engine, vault)
-        self.facts = FactReader(engine, vault)
-        self.life = LifeReader(engine, vault)
-        self.people = PeopleReader(engine, vault)
+    def __init__(self, place: Engine | Connection, vault: Vault) -> None:
+        super().__init__(place, vault)
+        self.cases = CaseReader(place, vault)
+        self.sweeps = SweepReader(place, vault)
+        self.facts = FactReader(place, vault)
+        self.life = LifeReader(place, vault)
+        self.people = PeopleReader(place, vault)
 
     def answers(self, scopes: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
         """What was answered before under these idempotency scopes."""
