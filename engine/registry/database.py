@@ -250,15 +250,12 @@ def keep_journal(engine: Engine) -> None:
         return
     try:
         try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            inode = path.stat().st_ino
+        except FileNotFoundError:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
             # A file system gives the number of one that was deleted to the next.
             _flushed_journals.pop(path, None)
-        except FileExistsError:
-            handle = os.open(path, os.O_WRONLY)
-        try:
-            inode = os.fstat(handle).st_ino
-        finally:
-            os.close(handle)
+            inode = path.stat().st_ino
         if _flushed_journals.get(path) != inode:
             flush_folder(path.parent)
             _flushed_journals[path] = inode

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import compress
@@ -18,7 +19,7 @@ from engine.reasons import Reason
 from engine.registry import tables
 from engine.registry.audit import AuditReader
 from engine.registry.cases import DOCUMENTS_OF, CaseReader, FactReader, SweepReader
-from engine.registry.database import KEYS, long_statements, reading
+from engine.registry.database import KEYS, long_statements, reading, reading_often
 from engine.registry.line_life import LifeReader
 from engine.registry.people import PeopleReader
 from engine.registry.records import (
@@ -293,6 +294,12 @@ class Reader(AuditReader):
         self.facts = FactReader(place, vault)
         self.life = LifeReader(place, vault)
         self.people = PeopleReader(place, vault)
+
+    @contextmanager
+    def reading(self) -> Iterator[Reader]:
+        """The same over one connection until the block ends, for one thread."""
+        with reading_often(self._place) as connection:
+            yield Reader(connection, self.vault)
 
     def answers(self, scopes: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
         """What was answered before under these idempotency scopes."""

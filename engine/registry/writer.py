@@ -7,7 +7,7 @@ import fcntl
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -43,7 +43,6 @@ from engine.registry.database import (
     open_connection,
     overwrite_journal,
     reading,
-    reading_often,
     sqlite_file,
     storage_errors,
     write_something,
@@ -682,13 +681,11 @@ class Writer:
         self._forget_erased()
         return last
 
-    @contextmanager
-    def reading(self) -> Iterator[Reader]:
+    def reading(self) -> AbstractContextManager[Reader]:
         """The registry over one connection until the block ends: on SQLite the one that writes,
         which has in memory what it wrote."""
         assert not self._closed
-        with reading_often(self._place) as connection:
-            yield Reader(connection, self.vault)
+        return Reader(self._place, self.vault).reading()
 
     @contextmanager
     def changing(self, *entries: AuditEntry) -> Iterator[Connection]:
