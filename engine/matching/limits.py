@@ -71,6 +71,11 @@ class Limits:
     outlet_key: Bound = Bound(200, timedelta(days=1))
     other_key: Bound = Bound(5_000, timedelta(days=1))
 
+    @property
+    def is_any(self) -> bool:
+        """Whether anything is bounded."""
+        return any(one.most for one in (self.holder, self.shown, self.outlet_key, self.other_key))
+
     def bound_of(self, name: str, caller: Caller) -> Bound:
         """The bound of a count, by how its name begins."""
         kind = name.partition(":")[0]
@@ -105,7 +110,7 @@ class Levels:
         self, limits: Limits, registry: Reader, names: Iterable[str], now: datetime
     ) -> None:
         self._limits = limits
-        self._found = registry.tallies(sorted(set(names)))
+        self._found = registry.tallies(sorted(set(names))) if limits.is_any else {}
         self._now = now
         self._levels: dict[str, float] = {}
 

@@ -35,6 +35,7 @@ from engine.matching.policy import (
 from engine.matching.requests import Attempt
 from engine.reasons import Decision, Reason
 from engine.registry.cases import EXCEPTIONS
+from engine.registry.reader import Reader
 from engine.registry.records import (
     AuditEntry,
     DocumentRecord,
@@ -44,7 +45,6 @@ from engine.registry.records import (
     PeopleChanges,
     Replacement,
 )
-from engine.registry.store import Store
 
 DOCUMENT_REPLACED = "document.replaced"
 
@@ -82,7 +82,7 @@ class PeopleBatch:
     def __init__(
         self,
         terms: PeopleTerms,
-        store: Store,
+        store: Reader,
         attempts: Sequence[Attempt],
         state: BatchState,
         comparisons: Comparisons,

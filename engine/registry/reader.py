@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import compress
@@ -11,14 +12,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine, Row, Select, bindparam, func, select, tuple_
+from sqlalchemy import Connection, Engine, Row, Select, bindparam, func, select, tuple_
 
 from engine.errors import NotFound
 from engine.reasons import Reason
 from engine.registry import tables
 from engine.registry.audit import AuditReader
 from engine.registry.cases import DOCUMENTS_OF, CaseReader, FactReader, SweepReader
-from engine.registry.database import KEYS, long_statements, reading
+from engine.registry.database import KEYS, long_statements, reading, reading_often
 from engine.registry.line_life import LifeReader
 from engine.registry.people import PeopleReader
 from engine.registry.records import (
@@ -289,13 +290,19 @@ class Coverage:
 class Reader(AuditReader):
     """What the registrar and the surfaces ask; safe to use from any thread."""
 
-    def __init__(self, engine: Engine, vault: Vault) -> None:
-        super().__init__(engine, vault)
-        self.cases = CaseReader(engine, vault)
-        self.sweeps = SweepReader(engine, vault)
-        self.facts = FactReader(engine, vault)
-        self.life = LifeReader(engine, vault)
-        self.people = PeopleReader(engine, vault)
+    def __init__(self, place: Engine | Connection, vault: Vault) -> None:
+        super().__init__(place, vault)
+        self.cases = CaseReader(place, vault)
+        self.sweeps = SweepReader(place, vault)
+        self.facts = FactReader(place, vault)
+        self.life = LifeReader(place, vault)
+        self.people = PeopleReader(place, vault)
+
+    @contextmanager
+    def reading(self) -> Iterator[Reader]:
+        """The same over one connection until the block ends, for one thread."""
+        with reading_often(self._place) as connection:
+            yield Reader(connection, self.vault)
 
     def answers(self, scopes: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
         """What was answered before under these idempotency scopes."""
