@@ -613,14 +613,13 @@ class Judge:
         pairs: list[Pair | None] = []
         for request in requests:
             asked = (request.liveness, LivenessUse.ENROLLMENT, request.carrier)
-            is_unshown = request.live.is_absent and request.liveness is None
-            is_rejected = not is_unshown and self.liveness.weigh(*asked) is Decision.REJECTED
+            brings = None if request.shows_nobody else self.liveness.weigh(*asked)
             try:
                 require_units(request)
             except VectorUnusable:
                 pairs.append(None)
             else:
-                pairs.append(None if is_rejected else request.pair)
+                pairs.append(None if brings is Decision.REJECTED else request.pair)
         return self._search(pairs, self._find_thresholds())
 
     def judge(
@@ -649,9 +648,8 @@ class Judge:
             self.liveness, self.vault, self.store, [one.request.liveness for one in attempts]
         )
         weighed = [
-            # Where no face is shown, two people look, or a guardian's frames are judged.
             None
-            if one.request.live.is_absent and one.request.liveness is None
+            if one.request.shows_nobody
             else liveness.weigh(one.request.liveness, LivenessUse.ENROLLMENT, one.outlet.carrier)
             for one in attempts
         ]

@@ -162,6 +162,12 @@ class EnrollmentRequest:
     replaces: Document | None = None
 
     @property
+    def shows_nobody(self) -> bool:
+        """Whether no liveness is asked of it: two people look, or a guardian's frames are judged,
+        and then a result came along."""
+        return self.live.is_absent and self.liveness is None
+
+    @property
     def pair(self) -> tuple[Sample, Sample]:
         """The photographs to be compared; where an exception leaves one that can be used, that one
         twice, so that it is searched for all the same."""
@@ -609,10 +615,11 @@ def ask_of(
     request, use = attempt.request, LivenessUse.ENROLLMENT
     if not attempt.document.is_well_formed or attempt.is_same_photograph:
         return None
-    if liveness.weigh(request.liveness, use, attempt.outlet.carrier) is Decision.REJECTED:
+    carrier = attempt.outlet.carrier
+    brings = None if request.shows_nobody else liveness.weigh(request.liveness, use, carrier)
+    if brings is Decision.REJECTED:
         return None
     name, on = request.document.name, attempt.judged_on
-    carrier = attempt.outlet.carrier
     return AuthorityQuestion(attempt.document, name, on or utc_now().date(), live, carrier)
 
 
