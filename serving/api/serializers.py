@@ -14,6 +14,7 @@ from engine.cases.decided import read_decided
 from engine.errors import NotFound
 from engine.matching import calibration as thresholds
 from engine.matching import holders
+from engine.matching.authority import DocumentRole
 from engine.registry.cases import risk_of
 from engine.registry.events import seal_place
 from engine.registry.reader import Identity, Reader
@@ -87,7 +88,7 @@ def enrollment_record(
         "frames": evidence.get("frames", ()),
         "liveness": evidence.get("liveness"),
         "liveness_judge": evidence.get("liveness_judge"),
-        "authority": evidence.get("authority"),
+        **{role.value: evidence.get(role.value) for role in DocumentRole},
         "exception": None
         if exception is None
         else of_record(enrollments.ExceptionState, exception),

@@ -52,7 +52,7 @@ from engine.registry.store import PERSONAL_ROLES
 from engine.registry.writer import Writer
 from serving.access.authentication import Authenticator, make_key
 from serving.api.app import build_app
-from serving.compose import Deployment, create_home
+from serving.compose import Deployment, create_home, read_people
 from serving.errors import Busy, Interrupted, NotReady
 from serving.ingress.embedding import EmbedderStatus
 from serving.ingress.extraction_queue import ExtractionQueue
@@ -504,6 +504,7 @@ def open_sandbox(home: Path) -> Iterator[Sandbox]:
             version=f"{version('sosie')}+sandbox",
             liveness=reading.liveness,
             authority=open_authority(settings.authority, vault, home, meter),
+            people=read_people(settings.people),
             calibration=reading.calibration,
             warnings=(WARNING,),
             sim_changes=reading.sim_changes,
