@@ -696,14 +696,12 @@ class Judge:
         return JudgedBatch(outcomes, changes if changes.audit else None)
 
     def _judge_liveness(self, attempt: Attempt) -> Judgement | None:
-        request = attempt.request
-        shown = request.live
-        if shown.is_absent and request.guardian is not None:
-            shown = request.guardian.live
+        """Of all live faces that are shown, a guardian's too, the one that seems least live."""
+        judge, guardian = self.liveness.judge, attempt.request.guardian
+        shown = [attempt.request.live, *([] if guardian is None else [guardian.live])]
         # Where there is no face the photograph is what is wrong.
-        if self.liveness.judge is None or shown.vector is None:
-            return None
-        return self.liveness.judge.weigh(shown.least_judged)
+        faces = [one for one in shown if one.vector is not None]
+        return None if judge is None or not faces else judge.weigh_all(faces)
 
     def _weigh_authority(self, attempt: Attempt) -> dict[DocumentRole, WeighedAuthority]:
         if self.look_ups is None:

@@ -24,8 +24,8 @@ from engine.matching.documents import CheckedDocument, Document
 from engine.matching.liveness import LivenessTerms
 from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms, ask_of
 from engine.matching.policy import replay
-from engine.matching.requests import GuardianShown, Intake
-from engine.reasons import Decision, Reason
+from engine.matching.requests import ABSENT, GuardianShown, Intake
+from engine.reasons import Decision, LivenessMode, LivenessUse, Reason
 from tests.engine.matching.conftest import NOW
 
 TERMS = AuthorityTerms()
@@ -170,11 +170,11 @@ def test_a_replaced_document_is_looked_up_and_may_be_out_of_use(
 
 def test_the_authority_is_asked_of_whom_the_decision_needs_and_no_other(lab: Any) -> None:
     shown = GuardianShown(document=card(2), live=lab.people.sample(lab.people.person()))
-    intake = Intake(lab.store, lab.vault)
+    intake, liveness = Intake(lab.store, lab.vault), LivenessTerms()
 
     def roles(terms: PeopleTerms = RULES, **changes: Any) -> dict[DocumentRole, AuthorityQuestion]:
         (attempt,) = intake.sort([lab.request(**changes)], NOW)
-        return ask_of(attempt, b"live", b"guardian", LivenessTerms(), terms)
+        return ask_of(attempt, b"live", b"guardian", liveness, terms)
 
     asked = roles(document=card(1, CHILD), guardian=shown)
     named = {role: (one.document.number, one.name, one.live) for role, one in asked.items()}
@@ -188,6 +188,10 @@ def test_the_authority_is_asked_of_whom_the_decision_needs_and_no_other(lab: Any
     question = replaced[DocumentRole.REPLACED]
     assert (question.name, question.document.born_on) == ("Holder 1", GROWN_UP)
     assert [*roles(document=card(1), replaces=card(1))] == [DocumentRole.OWN]
+    # Of whoever lacks evidence of liveness nobody is asked; who shows no face needs none.
+    liveness = LivenessTerms({LivenessUse.ENROLLMENT: LivenessMode.REQUIRED})
+    assert roles(document=card(1)) == {}
+    assert [*roles(document=card(1), live=ABSENT)] == [DocumentRole.OWN]
 
 
 def test_nothing_is_told_of_the_document_beside_a_face_that_is_unfit(lab: Any) -> None:
