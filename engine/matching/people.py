@@ -39,6 +39,7 @@ from engine.matching.requests import Attempt
 from engine.reasons import Decision, LivenessUse, Reason
 from engine.registry.cases import EXCEPTIONS
 from engine.registry.records import (
+    AskedLine,
     AuditEntry,
     DocumentRecord,
     DocumentStatus,
@@ -354,7 +355,9 @@ class PeopleBatch:
                 outlet=attempt.outlet.code,
                 document_id=document_id,
                 cause=attempt.request.exception.value,
-                msisdn=attempt.msisdn,
+                line=AskedLine(
+                    attempt.msisdn, attempt.request.document.name, attempt.document.expires_on
+                ),
                 asked_at=self._now,
                 case_id=case_id,
             )

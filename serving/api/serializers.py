@@ -9,7 +9,7 @@ from math import ceil, floor
 from typing import Any, TypeVar
 
 from engine.cases import precision
-from engine.cases.case import CaseNote, DueDates, NoteKind
+from engine.cases.case import CaseKind, CaseNote, DueDates, NoteKind
 from engine.cases.decided import read_decided
 from engine.errors import NotFound
 from engine.matching import calibration as thresholds
@@ -234,7 +234,11 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
     record = store.cases.get(case_id)
     held = find_held(store, record.document_ids)
     found, numbers = _lines_in_use(store, held)
-    identities = store.identities([one.id for one in held])
+    names = {key: mask_name(one.name) for key, one in store.identities(record.document_ids).items()}
+    asked = store.people.exception_of_case(case_id) if record.kind == CaseKind.EXCEPTION else None
+    if asked is not None and asked.line is not None and asked.line.name is not None:
+        # Granting activates this name, and not that of whoever tried the document first.
+        names[asked.document_id] = mask_name(asked.line.name)
     return _case(
         cases.CaseFile,
         record,
@@ -247,7 +251,7 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
         documents=tuple(
             cases.CaseDocument(
                 document_id=document.id,
-                name=_masked_name(identities.get(document.id)),
+                name=names.get(document.id, ""),
                 document_status=document.status,
                 is_suspect=document.id in record.suspect_ids,
                 erasure_due_at=Moment.of_optional(document.erasure_due_at),
