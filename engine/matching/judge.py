@@ -12,7 +12,7 @@ import msgspec
 from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import OutletRestricted, SosieError, TooManyFailures, VectorUnusable
-from engine.matching.authority import AuthorityTerms, WeighedAuthority
+from engine.matching.authority import AuthorityTerms, DocumentRole, WeighedAuthority
 from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.comparison import Comparisons, Pair, Scan, Scanned, WatchList
 from engine.matching.documents import DEFAULT_TIME_ZONE
@@ -37,7 +37,13 @@ from engine.matching.liveness import (
     LivenessTerms,
     Weighed,
 )
-from engine.matching.people import NO_RULES, PeopleBatch, PeopleTerms, find_guardian_case
+from engine.matching.people import (
+    NO_RULES,
+    PeopleBatch,
+    PeopleTerms,
+    find_guardian_case,
+    find_looked_up,
+)
 from engine.matching.policy import (
     POLICY_VERSION,
     Evidence,
@@ -161,9 +167,9 @@ class ChangeCollector:
         attempt: Attempt,
         evidence: Evidence,
         verdict: Verdict,
-        liveness: Weighed | None = None,
-        authority: WeighedAuthority | None = None,
-        judgement: Judgement | None = None,
+        liveness: Weighed | None,
+        authority: Mapping[DocumentRole, WeighedAuthority],
+        judgement: Judgement | None,
     ) -> Answer:
         """Adds the rows of one verdict, brings the batch's state up to date, and answers."""
         enrollment_id = new_id()
@@ -250,8 +256,7 @@ class ChangeCollector:
         if self._people is not None:
             self._open_cases_apart(place, attempt, evidence, verdict, body)
         told = {} if second is None else {"second": second}
-        if authority is not None:
-            told |= {"authority": authority.describe()}
+        told |= {role.value: one.describe() for role, one in authority.items()}
         if liveness is not None:
             told |= {"liveness": liveness.describe()}
             self._keep_liveness(attempt, liveness, enrollment_id)
@@ -615,14 +620,13 @@ class Judge:
         pairs: list[Pair | None] = []
         for request in requests:
             asked = (request.liveness, LivenessUse.ENROLLMENT, request.carrier)
-            is_unshown = request.live.is_absent and request.liveness is None
-            is_rejected = not is_unshown and self.liveness.weigh(*asked) is Decision.REJECTED
+            brings = None if request.shows_nobody else self.liveness.weigh(*asked)
             try:
                 require_units(request)
             except VectorUnusable:
                 pairs.append(None)
             else:
-                pairs.append(None if is_rejected else request.pair)
+                pairs.append(None if brings is Decision.REJECTED else request.pair)
         return self._search(pairs, self._find_thresholds())
 
     def judge(
@@ -661,9 +665,8 @@ class Judge:
             self.liveness, self.vault, registry, [one.request.liveness for one in attempts]
         )
         weighed = [
-            # Where no face is shown, two people look, or a guardian's frames are judged.
             None
-            if one.request.live.is_absent and one.request.liveness is None
+            if one.request.shows_nobody
             else liveness.weigh(one.request.liveness, LivenessUse.ENROLLMENT, one.outlet.carrier)
             for one in attempts
         ]
@@ -678,10 +681,10 @@ class Judge:
         answers: list[Answer | SosieError] = []
         for place, attempt in enumerate(attempts):
             told, judgement = self._weigh_authority(attempt), judgements[place]
-            shown = (thresholds, weighed[place], told, judgement)
+            shown = (thresholds, weighed[place], told.get(DocumentRole.OWN), judgement)
             evidence = gather_evidence(place, attempt, comparisons, state, *shown)
             if people is not None:
-                evidence = people.add_to(evidence, place, attempt)
+                evidence = people.add_to(evidence, place, attempt, told)
             verdict = decide(evidence)
             try:
                 bounds.require(attempt, evidence, verdict)
@@ -704,20 +707,18 @@ class Judge:
         return JudgedBatch(outcomes, changes if changes.audit else None)
 
     def _judge_liveness(self, attempt: Attempt) -> Judgement | None:
-        request = attempt.request
-        shown = request.live
-        if shown.is_absent and request.guardian is not None:
-            shown = request.guardian.live
+        """Of all live faces that are shown, a guardian's too, the one that seems least live."""
+        judge, guardian = self.liveness.judge, attempt.request.guardian
+        shown = [attempt.request.live, *([] if guardian is None else [guardian.live])]
         # Where there is no face the photograph is what is wrong.
-        if self.liveness.judge is None or shown.vector is None:
-            return None
-        return self.liveness.judge.weigh(shown.least_judged)
+        faces = [one for one in shown if one.vector is not None]
+        return None if judge is None or not faces else judge.weigh_all(faces)
 
-    def _weigh_authority(self, attempt: Attempt) -> WeighedAuthority | None:
-        # What is not well-formed is not looked up.
-        if self.look_ups is None or not attempt.document.is_well_formed:
-            return None
-        return self.look_ups.weigh(attempt.request.authority)
+    def _weigh_authority(self, attempt: Attempt) -> dict[DocumentRole, WeighedAuthority]:
+        if self.look_ups is None:
+            return {}
+        given, asked = attempt.request.authority, find_looked_up(attempt, self.people)
+        return {role: self.look_ups.weigh(given.get(role), role) for role in asked}
 
     def _find_people(
         self,

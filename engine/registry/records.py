@@ -629,8 +629,18 @@ class Guardianship:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedLine:
+    """What an exception asks for: a number, under a document as the attempt had it. The name is
+    None where it was asked for before names were kept."""
+
+    msisdn: str = field(repr=False)
+    name: str | None = field(default=None, repr=False)
+    expires_on: date | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ExceptionRecord:
-    """An enrollment (its `id`) without a usable face or portrait, and why. `msisdn` is sealed, and
+    """An enrollment (its `id`) without a usable face or portrait, and why. `line` is sealed, and
     leaves once two people have decided; with a `line_id` they granted it."""
 
     id: str
@@ -638,7 +648,7 @@ class ExceptionRecord:
     outlet: str
     document_id: str
     cause: str
-    msisdn: str | None = field(repr=False)
+    line: AskedLine | None
     asked_at: datetime
     case_id: str
     decided_at: datetime | None = None

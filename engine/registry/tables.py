@@ -318,7 +318,8 @@ exceptions = Table(
     Column("outlet", ForeignKey("outlets.code"), nullable=False),
     Column("document_id", ForeignKey("documents.id"), nullable=False, index=True),
     Column("cause", String(32), nullable=False),
-    # The number that was asked for; null once it was decided.
+    # The number that was asked for, with the name and the expiry of the document as they were
+    # given; null once it was decided.
     Column("msisdn", LargeBinary),
     Column("asked_at", Moment, nullable=False, index=True),
     Column("case_id", ForeignKey("cases.id"), nullable=False, index=True),

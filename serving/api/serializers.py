@@ -9,11 +9,12 @@ from math import ceil, floor
 from typing import Any, TypeVar
 
 from engine.cases import precision
-from engine.cases.case import CaseNote, DueDates, NoteKind, find_actor_kind
+from engine.cases.case import CaseKind, CaseNote, DueDates, NoteKind, find_actor_kind
 from engine.cases.decided import read_decided
 from engine.errors import NotFound
 from engine.matching import calibration as thresholds
 from engine.matching import holders
+from engine.matching.authority import DocumentRole
 from engine.registry.cases import risk_of
 from engine.registry.events import seal_place, tell_cause
 from engine.registry.reader import Identity, Reader
@@ -91,7 +92,7 @@ def enrollment_record(
         "frames": evidence.get("frames", ()),
         "liveness": evidence.get("liveness"),
         "liveness_judge": evidence.get("liveness_judge"),
-        "authority": evidence.get("authority"),
+        **{role.value: evidence.get(role.value) for role in DocumentRole},
         "exception": None
         if exception is None
         else of_record(enrollments.ExceptionState, exception),
@@ -244,7 +245,11 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
     record = store.cases.get(case_id)
     held = find_held(store, record.document_ids)
     found, numbers = _lines_in_use(store, held)
-    identities = store.identities([one.id for one in held])
+    names = {key: mask_name(one.name) for key, one in store.identities(record.document_ids).items()}
+    asked = store.people.exception_of_case(case_id) if record.kind == CaseKind.EXCEPTION else None
+    if asked is not None and asked.line is not None and asked.line.name is not None:
+        # Granting activates this name, and not that of whoever tried the document first.
+        names[asked.document_id] = mask_name(asked.line.name)
     return _case(
         cases.CaseFile,
         record,
@@ -257,7 +262,7 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
         documents=tuple(
             cases.CaseDocument(
                 document_id=document.id,
-                name=_masked_name(identities.get(document.id)),
+                name=names.get(document.id, ""),
                 document_status=document.status,
                 is_suspect=document.id in record.suspect_ids,
                 erasure_due_at=Moment.of_optional(document.erasure_due_at),

@@ -35,7 +35,7 @@ from serving.cluster.proxy_metrics import ProxyCollector
 from serving.cluster.registrar_client import RayRegistrar
 from serving.cluster.shards import shard_opener
 from serving.cluster.site import Site
-from serving.compose import Deployment, read_crop_policy, read_due_dates
+from serving.compose import Deployment, read_crop_policy, read_due_dates, read_people
 from serving.errors import Busy, Interrupted
 from serving.ingress.embedding import (
     STUCK_S,
@@ -200,6 +200,7 @@ class Ingress:
             version=version("sosie"),
             liveness=deployment.liveness,
             authority=self._authority,
+            people=read_people(settings.people),
             calibration=deployment.calibration,
             warnings=tuple(warn_calibration(settings)),
             tracer=tracer,

@@ -35,7 +35,7 @@ from engine.registry.records import ApiKey, Carrier, utc_now
 from engine.registry.store import PERSONAL_ROLES
 from serving.access.authentication import Authenticator, make_key
 from serving.api.app import build_app
-from serving.compose import Deployment, create_home
+from serving.compose import Deployment, create_home, read_people
 from serving.ingress.embedding import EmbedderStatus
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.http_authority import open_authority
@@ -279,6 +279,7 @@ def open_sandbox(home: Path) -> Iterator[Sandbox]:
             version=f"{version('sosie')}+sandbox",
             liveness=reading.liveness,
             authority=open_authority(settings.authority, vault, home, meter),
+            people=read_people(settings.people),
             calibration=reading.calibration,
             warnings=(WARNING,),
             is_sandbox=True,
