@@ -107,11 +107,13 @@ _SAID = {
 class SandboxJudge(Judge):
     """The judge, by the rules that the serial of an enrollment asks for."""
 
-    def judge(self, requests: Sequence[EnrollmentRequest], **given: Any) -> JudgedBatch:
+    def judge(
+        self, requests: Sequence[EnrollmentRequest], writer: Writer, **given: Any
+    ) -> JudgedBatch:
         """One at a time, since each has rules of its own."""
         (request,) = requests
         outcome = find_outcome(outcomes.check(request.document))
-        return Judge.judge(self._follow(outcome.reason), requests, **given)
+        return Judge.judge(self._follow(outcome.reason), requests, writer, **given)
 
     def _follow(self, reason: Reason | None) -> Judge:
         if reason in LIVENESS_REASONS:
