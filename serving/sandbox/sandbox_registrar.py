@@ -29,7 +29,13 @@ from engine.errors import (
     StorageFull,
     TooManyFailures,
 )
-from engine.matching.authority import AuthorityCode, AuthorityResult, AuthorityTerms, Standing
+from engine.matching.authority import (
+    AuthorityCode,
+    AuthorityResult,
+    AuthorityTerms,
+    DocumentRole,
+    Standing,
+)
 from engine.matching.bulk_enrollment import (
     HolderCache,
     OpenedLine,
@@ -107,11 +113,13 @@ _SAID = {
 class SandboxJudge(Judge):
     """The judge, by the rules that the serial of an enrollment asks for."""
 
-    def judge(self, requests: Sequence[EnrollmentRequest], **given: Any) -> JudgedBatch:
+    def judge(
+        self, requests: Sequence[EnrollmentRequest], writer: Writer, **given: Any
+    ) -> JudgedBatch:
         """One at a time, since each has rules of its own."""
         (request,) = requests
         outcome = find_outcome(outcomes.check(request.document))
-        return Judge.judge(self._follow(outcome.reason), requests, **given)
+        return Judge.judge(self._follow(outcome.reason), requests, writer, **given)
 
     def _follow(self, reason: Reason | None) -> Judge:
         if reason in LIVENESS_REASONS:
@@ -322,12 +330,14 @@ def _tell_liveness(request: EnrollmentRequest, outcome: Outcome) -> LivenessResu
     return LivenessResult(outcome.reason)
 
 
-def _tell_authority(request: EnrollmentRequest, outcome: Outcome) -> AuthorityResult | None:
+def _tell_authority(
+    request: EnrollmentRequest, outcome: Outcome
+) -> Mapping[DocumentRole, AuthorityResult]:
     if outcome.reason not in _SAID:
         return request.authority
     assert outcome.reason is not None
     code, standings = _SAID[outcome.reason]
-    return AuthorityResult(ACTOR, code, utc_now(), standings)
+    return {DocumentRole.OWN: AuthorityResult(ACTOR, code, utc_now(), standings)}
 
 
 def _show_face(
