@@ -29,7 +29,13 @@ from engine.errors import (
     StorageFull,
     TooManyFailures,
 )
-from engine.matching.authority import AuthorityCode, AuthorityResult, AuthorityTerms, Standing
+from engine.matching.authority import (
+    AuthorityCode,
+    AuthorityResult,
+    AuthorityTerms,
+    DocumentRole,
+    Standing,
+)
 from engine.matching.bulk_enrollment import (
     HolderCache,
     OpenedLine,
@@ -324,12 +330,14 @@ def _tell_liveness(request: EnrollmentRequest, outcome: Outcome) -> LivenessResu
     return LivenessResult(outcome.reason)
 
 
-def _tell_authority(request: EnrollmentRequest, outcome: Outcome) -> AuthorityResult | None:
+def _tell_authority(
+    request: EnrollmentRequest, outcome: Outcome
+) -> Mapping[DocumentRole, AuthorityResult]:
     if outcome.reason not in _SAID:
         return request.authority
     assert outcome.reason is not None
     code, standings = _SAID[outcome.reason]
-    return AuthorityResult(ACTOR, code, utc_now(), standings)
+    return {DocumentRole.OWN: AuthorityResult(ACTOR, code, utc_now(), standings)}
 
 
 def _show_face(
