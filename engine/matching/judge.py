@@ -11,7 +11,7 @@ import msgspec
 
 from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
-from engine.errors import OutletRestricted, SosieError, TooManyFailures, VectorUnusable
+from engine.errors import SosieError, TooManyFailures, VectorUnusable
 from engine.matching.authority import AuthorityTerms, DocumentRole, WeighedAuthority
 from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.comparison import Comparisons, Pair, Scan, Scanned, WatchList
@@ -60,13 +60,13 @@ from engine.matching.requests import (
     EnrollmentRequest,
     Intake,
     describe_records,
+    record_refused,
     require_units,
 )
 from engine.matching.second_model import FILLED, SecondModel
 from engine.reasons import Decision, LivenessUse, Reason
 from engine.registry.reader import Reader
 from engine.registry.records import (
-    ENROLLMENT_REFUSED,
     AttemptTemplate,
     AuditEntry,
     Changes,
@@ -655,7 +655,7 @@ class Judge:
         sorted_out = self.intake(registry).sort(requests, now)
         places = [place for place, it in enumerate(sorted_out) if isinstance(it, Attempt)]
         attempts = [item for item in sorted_out if isinstance(item, Attempt)]
-        refused = _record_refused(requests, sorted_out)
+        refused = record_refused(requests, sorted_out)
         if not attempts:
             outcomes = [it for it in sorted_out if not isinstance(it, Attempt)]
             return JudgedBatch(outcomes, Changes(writer.sequence, refused) if refused else None)
@@ -785,19 +785,3 @@ class Judge:
         if guardians:
             chosen += self._search(guardians, thresholds)
         return Comparisons(chosen, self.gallery, self.watch, thresholds)
-
-
-def _record_refused(
-    requests: Sequence[EnrollmentRequest], outcomes: Sequence[Attempt | Answer | SosieError]
-) -> tuple[AuditEntry, ...]:
-    """An audit entry of each attempt at a restricted outlet."""
-    return tuple(
-        AuditEntry(
-            f"outlet:{one.outlet}" if one.caller is None else one.caller.actor,
-            ENROLLMENT_REFUSED,
-            one.outlet,
-            {"cause": OutletRestricted.code},
-        )
-        for one, outcome in zip(requests, outcomes, strict=True)
-        if isinstance(outcome, OutletRestricted)
-    )
