@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from engine.cases.case import CaseKind, CaseOrigin, Outcome
-from engine.cases.opening import NewCase
+from engine.cases.case import CLAIMED, CaseKind, CaseOrigin, Outcome
+from engine.cases.opening import NewCase, is_claim
 from engine.matching.authority import AuthorityQuestion, DocumentRole, WeighedAuthority
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import Comparisons, score_best
@@ -52,6 +52,8 @@ from engine.registry.records import (
 from engine.registry.store import Store
 
 DOCUMENT_REPLACED = "document.replaced"
+_OF_WHO_ASKS = (CaseKind.PROBING, CaseKind.EXCEPTION)
+"""Cases about others than the document's holder; an exception is judged anew when it is granted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,11 +235,17 @@ class PeopleBatch:
             and (own is None or old.id != own.id)
             # Its lines would come apart from what this batch has opened under it.
             and old.id not in self._state.changed_documents
-            # Who is looked into must not leave under another number.
-            and not self._store.cases.open_of([old.id])[old.id]
+            and not self._is_looked_into(old)
             and (not self._is_shared(old, attempt) or self._is_decided(own, old))
         )
         return ReplacementEvidence(document_id=old.id, score=score, is_free=is_free), old
+
+    def _is_looked_into(self, old: DocumentRecord) -> bool:
+        """Whether an open case may speak against the holder, who must not leave under another
+        number then. Others' faces shown with such claims do not, nor who else asked for what: else
+        anybody could bar the holder."""
+        cases = self._store.cases.open_of([old.id])[old.id]
+        return any(one.kind not in _OF_WHO_ASKS and not is_claim(one) for one in cases)
 
     def _is_shared(self, old: DocumentRecord, attempt: Attempt) -> bool:
         """Whether another carrier has a line under the document: what it holds is not this
@@ -370,13 +378,13 @@ class PeopleBatch:
         one to be replaced."""
         people = evidence.people or ORDINARY
         least = evidence.thresholds.same_document
-        found: list[tuple[str, float]] = []
+        found: list[tuple[str, float, str | None]] = []
         guardian = people.guardian
         if guardian is not None and attempt.guardian is not None:
             record = self._state.document(attempt.guardian.document_lookup)
             score = guardian.holder_score
             if record is not None and score is not None and not score >= least:
-                found.append((record.id, score))
+                found.append((record.id, score, None))
         claimed = people.replacement
         if (
             claimed is not None
@@ -384,7 +392,8 @@ class PeopleBatch:
             and claimed.score is not None
             and not claimed.score >= least
         ):
-            found.append((claimed.document_id, claimed.score))
+            key = f"{CLAIMED}{claimed.document_id}"
+            found.append((claimed.document_id, claimed.score, key))
         return [
             NewCase(
                 kind=CaseKind.STOLEN_DOCUMENT,
@@ -392,8 +401,9 @@ class PeopleBatch:
                 enrollment_id=enrollment_id,
                 document_ids=(document_id,),
                 score=score,
+                group_key=key,
             )
-            for document_id, score in found
+            for document_id, score, key in found
         ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ from engine.cases import deaths, steps
 from engine.cases.case import Actor, CaseKind, Outcome
 from engine.cases.deaths import DeathSource
 from engine.cases.decided import read_decided
+from engine.cases.opening import is_claim
 from engine.errors import CaseMoved, FourEyes, HolderMoved, RequestError
 from engine.matching.documents import Document, check_documents
+from engine.matching.limits import NO_LIMITS, Bound, Caller
 from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms
 from engine.matching.policy import replay
 from engine.matching.registrar import Registrar
@@ -431,9 +433,51 @@ def test_a_stranger_replaces_nobodys_document(lab: Lab, registrar: Registrar) ->
         assert_replays(lab, answer)
     (case,) = store.cases.open_of([first.body["document_id"]])[first.body["document_id"]]
     assert case.kind == CaseKind.STOLEN_DOCUMENT
-    # While people look into it, not even its holder leaves it.
+    # Another's claim does not bar its holder, however often it is made.
+    assert ask(registrar, replace(stranger, idempotency_key="again"))[0].body["cases"] == []
     own = ask(registrar, lab.request(person, document=card(4), replaces=card(1)))[0]
-    assert Reason.REPLACEMENT_REFUSED in own.reasons
+    assert own.decision is Decision.APPROVED, own.reasons
+    assert_replays(lab, own)
+    assert [one.id for one in store.cases.newest()] == [case.id]
+
+
+@pytest.mark.parametrize("is_claimed_first", [True, False])
+def test_who_is_looked_into_does_not_leave_under_another_number(
+    lab: Lab, registrar: Registrar, is_claimed_first: bool
+) -> None:
+    holder, other, store = lab.people.person(), lab.people.person(), lab.store
+    first = ask(registrar, lab.request(holder, document=card(1)))[0]
+    # Whose document is it: the face on file may be the thief's, and a claim by another hides none.
+    claim = lab.request(document=card(2), replaces=card(1))
+    contest = lab.request(other, document=card(1))
+    ask(registrar, *((claim, contest) if is_claimed_first else (contest, claim)))
+    cases = store.cases.open_of([first.body["document_id"]])[first.body["document_id"]]
+    assert sorted(map(is_claim, cases)) == [False, True]
+    renewed = lab.request(holder, document=card(3), replaces=card(1))
+    refused = ask(registrar, renewed)[0]
+    assert Reason.REPLACEMENT_REFUSED in refused.reasons
+    contested = next(one for one in cases if not is_claim(one))
+    close(registrar, lab, contested.id, Outcome.MISTAKE)
+    again = ask(registrar, replace(renewed, idempotency_key="again"))[0]
+    assert again.decision is Decision.APPROVED, again.reasons
+
+
+def test_nor_do_exceptions_and_tries_of_others_bar_the_holder(lab: Lab) -> None:
+    holder, store = lab.people.person(), lab.store
+    limits = replace(NO_LIMITS, holder=Bound(1, timedelta(seconds=1)))
+    caller = Caller("key:a", "blue-1")
+    with lab.registrar(people=PeopleTerms(RULES), limits=limits) as registrar:
+        first = ask(registrar, lab.request(holder, document=card(1)))[0]
+        faceless = {"live": ABSENT, "portrait": ABSENT, "exception": ExceptionCause.INJURY}
+        asked = ask(registrar, lab.request(document=card(1), **faceless))[0]
+        ask(registrar, lab.request(document=card(2), replaces=card(1), caller=caller))
+        kinds = {one.kind for one in store.cases.open_of([first.body["document_id"]]).popitem()[1]}
+        assert {CaseKind.EXCEPTION, CaseKind.PROBING} < kinds
+        renewed = ask(registrar, lab.request(holder, document=card(3), replaces=card(1)))[0]
+        assert renewed.decision is Decision.APPROVED, renewed.reasons
+        # The exception is judged as the document is by now.
+        with pytest.raises(CaseMoved, match="enrolls nobody"):
+            close(registrar, lab, asked.body["cases"][0]["id"], Outcome.UNFOUNDED)
 
 
 def test_the_face_of_lines_does_not_drift_from_document_to_document(
