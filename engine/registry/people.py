@@ -196,6 +196,8 @@ def write_people(
     ):
         if rows:
             connection.execute(insert(table), with_macs(vault, table, rows))
+    for one in changes.replacements:
+        _follow_replacement(connection, vault, one)
     for death in changes.deaths:
         row = columns_of(death, disputed_lines=list(death.disputed_lines))
         connection.execute(delete(_deaths).where(_deaths.c.document_id == death.document_id))
@@ -210,6 +212,18 @@ def write_people(
             change_one(connection, _SET_EXCEPTION, given)
         for key, document_id in changes.moved_lines:
             change_one(connection, _MOVE.values(document_id=document_id), {"key": key})
+
+
+def _follow_replacement(connection: Connection, vault: Vault, one: Replacement) -> None:
+    """Whom a document is of, as a minor or as a guardian, is the holder of its successor."""
+    columns = (_guardianships.c.document_id, _guardianships.c.guardian_id)
+    for column in columns:
+        is_old = column == one.document_id
+        keys = connection.scalars(select(_guardianships.c.line_id).where(is_old)).all()
+        if keys:
+            with changing_rows(connection, vault, {_guardianships: keys}):
+                moved = update(_guardianships).where(is_old)
+                connection.execute(moved.values({column.name: one.successor_id}))
 
 
 def _exception_row(vault: Vault, one: ExceptionRecord) -> Mapping[str, Any]:

@@ -17,7 +17,8 @@ from engine.cases.case import Actor, CaseKind, Outcome
 from engine.cases.deaths import DeathSource
 from engine.cases.decided import read_decided
 from engine.cases.opening import is_claim
-from engine.errors import CaseMoved, FourEyes, HolderMoved, RequestError
+from engine.errors import CaseMoved, FourEyes, HolderMoved, RequestError, TooManyFailures
+from engine.lifecycle.exemptions import exempt
 from engine.matching.documents import Document, check_documents
 from engine.matching.limits import NO_LIMITS, Bound, Caller
 from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms
@@ -500,6 +501,100 @@ def test_the_face_of_lines_does_not_drift_from_document_to_document(
         first.body["document_id"],
         [first.body["line_id"]],
     )
+
+
+def test_an_exemption_goes_along_with_the_document_that_replaces_another(lab: Lab) -> None:
+    person, store = lab.people.person(), lab.store
+    with lab.registrar(people=PeopleTerms(RULES), person_limit=1) as registrar:
+        first = ask(registrar, lab.request(person, document=card(1)))[0]
+        exempt(registrar, store, first.body["document_id"], "business", "fraud")
+        answers = ask(
+            registrar,
+            # The first of them in the batch of the replacement.
+            lab.request(person, document=card(2), replaces=card(1)),
+            lab.request(person, document=card(2)),
+        )
+        answers += ask(registrar, lab.request(person, document=card(2)))
+    assert [one.decision for one in answers] == [Decision.APPROVED] * 3
+    old, new = first.body["document_id"], answers[0].body["document_id"]
+    assert [(key, one.cause) for key, one in store.life.exemptions([old, new]).items()] == [
+        (new, "business")
+    ]
+    assert_replays(lab, *answers)
+
+
+@pytest.mark.parametrize("is_one_batch", [True, False])
+def test_a_guardian_answers_for_the_same_lines_under_a_renewed_document(
+    lab: Lab, registrar: Registrar, is_one_batch: bool
+) -> None:
+    parent, store = lab.people.person(), lab.store
+    children = [
+        lab.request(document=card(serial, CHILD), guardian=guardian(lab, parent, 2))
+        for serial in range(10, 14)
+    ]
+    before = ask(registrar, *children)
+    # The parent's own line is the fifth: one more child would be beyond the limit.
+    renewed = lab.request(parent, document=card(3), replaces=card(2))
+    more = lab.request(document=card(20, CHILD), guardian=guardian(lab, parent, 3, portrait=False))
+    answers = (
+        ask(registrar, renewed, more)
+        if is_one_batch
+        else [*ask(registrar, renewed), *ask(registrar, more)]
+    )
+    assert [one.decision for one in answers] == [Decision.APPROVED, Decision.REJECTED]
+    assert answers[1].reasons == (Reason.LINE_LIMIT_REACHED,)
+    bound = store.people.guardians([one.body["line_id"] for one in before])
+    assert {one.guardian_id for one in bound.values()} == {answers[0].body["document_id"]}
+
+
+def test_a_minors_line_keeps_its_guardian_when_the_minors_document_is_renewed(
+    lab: Lab, registrar: Registrar
+) -> None:
+    child, parent = lab.people.person(), lab.people.person()
+    shown = guardian(lab, parent, 2)
+    first = ask(registrar, lab.request(child, document=card(1, CHILD), guardian=shown))[0]
+    renewed = lab.request(child, document=card(3, CHILD), replaces=card(1), guardian=shown)
+    answer = ask(registrar, renewed)[0]
+    assert answer.decision is Decision.APPROVED, answer.reasons
+    lines = [first.body["line_id"], answer.body["line_id"]]
+    bound = lab.store.people.guardians(lines)
+    assert {one.document_id for one in bound.values()} == {answer.body["document_id"]}
+    assert len(bound) == 2
+
+
+def test_what_was_tried_on_a_holder_counts_under_a_renewed_document(lab: Lab) -> None:
+    person = lab.people.person()
+    limits = replace(NO_LIMITS, holder=Bound(3, timedelta(days=4)))
+    caller = Caller("key:a", "blue-1")
+    with lab.registrar(people=PeopleTerms(RULES), limits=limits) as registrar:
+        ask(registrar, lab.request(person, document=card(1)))
+        ask(
+            registrar,
+            *(
+                lab.request(document=card(serial), replaces=card(1), caller=caller)
+                for serial in (5, 6)
+            ),
+        )
+        ask(registrar, lab.request(person, document=card(2), replaces=card(1)))
+        tried = [lab.request(document=card(2), caller=caller) for _ in range(2)]
+        third, fourth = registrar.enroll(tried)
+    assert isinstance(third, Answer)
+    assert isinstance(fourth, TooManyFailures)
+
+
+def test_a_document_on_the_watch_list_is_not_shed_by_another(
+    lab: Lab, registrar: Registrar
+) -> None:
+    person = lab.people.person()
+    ask(registrar, lab.request(person, document=card(1)))
+    lookup = document_look_up(lab.vault, check_documents([card(1)], NOW.date())[0])
+    registrar.watchlist.add(WatchEntry(1, lookup, None, "stolen", NOW))
+    answer = ask(registrar, lab.request(person, document=card(2), replaces=card(1)))[0]
+    assert (answer.decision, answer.reasons) == (Decision.REVIEW, (Reason.WATCHLISTED,))
+    # Somebody else's face is not told.
+    other = ask(registrar, lab.request(document=card(3), replaces=card(1)))[0]
+    assert other.reasons == (Reason.REPLACEMENT_REFUSED,)
+    assert_replays(lab, answer, other)
 
 
 def test_lines_of_another_carrier_are_moved_when_two_people_have_looked(
