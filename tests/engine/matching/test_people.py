@@ -17,10 +17,20 @@ from engine.cases.case import Actor, CaseKind, Outcome
 from engine.cases.deaths import DeathSource
 from engine.cases.decided import read_decided
 from engine.cases.opening import is_claim
-from engine.errors import CaseMoved, FourEyes, HolderMoved, RequestError, TooManyFailures
+from engine.errors import (
+    CaseMoved,
+    FourEyes,
+    HolderMoved,
+    NotFound,
+    RequestError,
+    TenantConflict,
+    TooManyFailures,
+)
 from engine.lifecycle.exemptions import exempt
 from engine.matching.documents import Document, check_documents
+from engine.matching.holders import erase_holder, read_erasure
 from engine.matching.limits import NO_LIMITS, Bound, Caller
+from engine.matching.lines import close_line
 from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms
 from engine.matching.policy import replay
 from engine.matching.registrar import Registrar
@@ -595,6 +605,47 @@ def test_a_document_on_the_watch_list_is_not_shed_by_another(
     other = ask(registrar, lab.request(document=card(3), replaces=card(1)))[0]
     assert other.reasons == (Reason.REPLACEMENT_REFUSED,)
     assert_replays(lab, answer, other)
+
+
+def test_a_carrier_erases_its_guardian_once_no_minors_line_hangs_on_it(
+    lab: Lab, registrar: Registrar
+) -> None:
+    parent, store = lab.people.person(), lab.store
+    child = lab.request(document=card(1, CHILD), guardian=guardian(lab, parent, 2))
+    answer = ask(registrar, child)[0]
+    document_id = answer.body["guardian_document_id"]
+    with pytest.raises(NotFound):
+        erase_holder(registrar, store, document_id, "test", "red")
+    with pytest.raises(HolderMoved, match="minor's line in use"):
+        erase_holder(registrar, store, document_id, "test", "blue")
+    close_line(registrar, store, answer.body["line_id"], "test")
+    with pytest.raises(NotFound):
+        erase_holder(registrar, store, document_id, "test", "red")
+    made = erase_holder(registrar, store, document_id, "test", "blue")
+    assert (made.references, made.lines) == (1, 0)
+    assert store.people.guardians([answer.body["line_id"]]) == {}
+    # Whoever asked is told how far it is, and nobody else.
+    assert read_erasure(store, document_id, "blue").state == "done"
+    with pytest.raises(NotFound):
+        read_erasure(store, document_id, "red")
+
+
+def test_a_guardian_of_two_carriers_is_erased_by_the_operator_alone(
+    lab: Lab, registrar: Registrar
+) -> None:
+    parent, store = lab.people.person(), lab.store
+    red: dict[str, Any] = {"carrier": "red", "outlet": "red-1"}
+    answers = ask(
+        registrar,
+        lab.request(document=card(1, CHILD), guardian=guardian(lab, parent, 2)),
+        lab.request(document=card(3, CHILD), guardian=guardian(lab, parent, 2), **red),
+    )
+    assert [one.decision for one in answers] == [Decision.APPROVED] * 2
+    document_id = answers[0].body["guardian_document_id"]
+    for carrier in ("blue", "red"):
+        with pytest.raises(TenantConflict):
+            erase_holder(registrar, store, document_id, "test", carrier)
+    assert erase_holder(registrar, store, document_id, "test").references == 1
 
 
 def test_lines_of_another_carrier_are_moved_when_two_people_have_looked(
