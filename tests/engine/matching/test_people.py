@@ -28,11 +28,11 @@ from engine.errors import (
 )
 from engine.lifecycle.exemptions import exempt
 from engine.matching.documents import Document, check_documents
-from engine.matching.holders import erase_holder, read_erasure
+from engine.matching.holders import block_document, erase_holder, read_erasure
 from engine.matching.limits import NO_LIMITS, Bound, Caller
 from engine.matching.lines import close_line
 from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms
-from engine.matching.policy import replay
+from engine.matching.policy import decide, read_evidence, replay
 from engine.matching.registrar import Registrar
 from engine.matching.requests import (
     ABSENT,
@@ -332,6 +332,45 @@ def test_an_exception_of_a_version_that_kept_no_name_activates_nobody(
     steps.withdraw(registrar, lab.store, case, ANNE)
     close(registrar, lab, case, Outcome.MISTAKE)
     assert lab.store.lines_of(asked.body["document_id"]) == []
+
+
+def test_no_exception_is_rejected_for_what_is_known_of_its_document_or_number(lab: Lab) -> None:
+    rules = PeopleTerms(replace(RULES, exceptions_per_outlet=9))
+    excused: dict[str, Any] = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
+    red: dict[str, Any] = {"carrier": "red", "outlet": "red-1"}
+    person, store = lab.people.person(), lab.store
+    with lab.registrar(people=rules) as registrar:
+        held = lab.request(person, document=card(1), **red)
+        blocked, dead = (lab.request(document=card(serial), **red) for serial in (2, 3))
+        first = ask(registrar, held, blocked, dead)
+        deaths.report(registrar, store, first[2].body["document_id"], DeathSource.REGISTRY, ANNE)
+        block_document(registrar, store, card(2), "test")
+        asked = ask(
+            registrar,
+            lab.request(document=card(9), live=ABSENT, **excused),
+            lab.request(document=card(10), live=ABSENT, msisdn=held.msisdn, **excused),
+            lab.request(document=card(1), **excused),
+            lab.request(document=card(2), live=ABSENT, **excused),
+            lab.request(document=card(3), live=ABSENT, **excused),
+        )
+        told = [one.reasons for one in asked]
+        assert told == [
+            (Reason.EXCEPTION_ASKED,),
+            (Reason.LINE_IN_USE, Reason.EXCEPTION_ASKED),
+            (Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Reason.EXCEPTION_ASKED),
+            (Reason.DOCUMENT_BLOCKED, Reason.EXCEPTION_ASKED),
+            (Reason.HOLDER_DECEASED, Reason.EXCEPTION_ASKED),
+        ]
+        assert {one.decision for one in asked} == {Decision.REVIEW}
+        assert_replays(lab, *asked)
+        # An earlier version's decision replays as it was.
+        record = store.enrollment(asked[1].enrollment_id)
+        evidence = read_evidence(record.evidence["inputs"])
+        assert decide(evidence, "3").decision is Decision.REJECTED
+        for one in asked[1:]:
+            case = next(each for each in one.body["cases"] if each["kind"] == CaseKind.EXCEPTION)
+            with pytest.raises(CaseMoved, match="refuse the exception"):
+                close(registrar, lab, case["id"], Outcome.UNFOUNDED)
 
 
 def test_an_exception_takes_nobody_past_a_guardian_or_a_face(
