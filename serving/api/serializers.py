@@ -26,6 +26,7 @@ from engine.registry.records import (
     DocumentRecord,
     EnrollmentRecord,
     ExceptionRecord,
+    LineEventKind,
     LineRecord,
     Outlet,
 )
@@ -125,7 +126,10 @@ def line(
     )
 
 
-def line_history(store: Reader, record: LineRecord) -> lines.LineHistory:
+def line_history(
+    store: Reader, record: LineRecord, carrier: str | None = None
+) -> lines.LineHistory:
+    """What happened to a line, for a carrier without the cases that it brought."""
     waiting = store.life.asked_of([record.id])[record.id]
     return of_record(
         lines.LineHistory,
@@ -139,7 +143,12 @@ def line_history(store: Reader, record: LineRecord) -> lines.LineHistory:
             )
             for one in waiting
         ),
-        events=tuple(of_record(lines.LineEvent, one) for one in store.life.events_of(record.id)),
+        events=tuple(
+            of_record(lines.LineEvent, one, cause=None)
+            if carrier is not None and one.kind is LineEventKind.REVERIFY_FAILED
+            else of_record(lines.LineEvent, one)
+            for one in store.life.events_of(record.id)
+        ),
     )
 
 
@@ -628,7 +637,9 @@ def dead_letters(
 ) -> webhooks.DeadLetters:
     """A page of as many as `limit`, and where it goes on, for those who read this carrier's."""
     shown = tuple(
-        webhooks.DeadLetter(show_event(one.event, vault.deployment_id), one.attempts, one.fault)
+        webhooks.DeadLetter(
+            show_event(one.event, vault.deployment_id, carrier), one.attempts, one.fault
+        )
         for one in records
     )
     last = records[-1].event if len(records) == limit else None

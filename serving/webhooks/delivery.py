@@ -428,7 +428,8 @@ class Deliverer:
 
     async def _post(self, route: _Route, event: Event) -> tuple[int, str]:
         """The status of the answer, 0 where there is none, and in words what is wrong with it."""
-        body = encode_json(show_event(event, self._webhooks.vault.deployment_id))
+        deployment_id = self._webhooks.vault.deployment_id
+        body = encode_json(show_event(event, deployment_id, route.webhook.carrier))
         at_s = int(time.time())
         headers = (
             *_HEADERS,

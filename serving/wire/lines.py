@@ -118,7 +118,8 @@ class EventReport(RequestBody, frozen=True):
 
 
 class LineEvent(AnswerBody, frozen=True):
-    """What happened to a line; `cause` is the rule, the campaign or the case."""
+    """What happened to a line; `cause` is the rule, the campaign or, to nobody of a carrier, the
+    case."""
 
     kind: EventKind
     at: Moment

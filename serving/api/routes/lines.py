@@ -73,7 +73,7 @@ async def read_history(parts: Parts, request: Request, line: str) -> wire.LineHi
 
 
 def _find_history(store: Reader, text: str, carrier: str | None) -> wire.LineHistory:
-    return serializers.line_history(store, read_line(store, text, carrier=carrier))
+    return serializers.line_history(store, read_line(store, text, carrier=carrier), carrier)
 
 
 async def exempt_document(

@@ -77,11 +77,12 @@ def happen(
     subjects: Sequence[str],
     carrier: str | None = "blue",
     documents: Mapping[str, str] = MappingProxyType({}),
+    kind: EventType = EventType.LINE_DISPUTED,
+    data: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Puts an event of each subject into the outbox; some are of these documents."""
     found = [
-        _New(EventType.LINE_DISPUTED, one, carrier, {}, document_id=documents.get(one))
-        for one in subjects
+        _New(kind, one, carrier, dict(data), document_id=documents.get(one)) for one in subjects
     ]
     with changing(store.engine) as connection:
         write_events(connection, store.vault, found, utc_now())

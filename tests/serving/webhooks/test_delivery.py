@@ -217,6 +217,21 @@ def test_a_replay_repeats_under_the_same_ids_and_types_are_chosen(
     asyncio.run(run())
 
 
+def test_the_webhook_of_a_carrier_is_sent_no_case(store: Store, webhooks: Webhooks) -> None:
+    async def run() -> None:
+        async with receiving(take) as receiver, receiving(take) as whole:
+            webhooks.create(receiver.sink, (), carrier="blue", actor="test")
+            webhooks.create(whole.sink, (), carrier=None, actor="test")
+            data = {"at": "2026-11-28T00:00:00+00:00", "cause": "the case"}
+            happen(store, ["a line"], kind=EventType.LINE_REVERIFY_FAILED, data=data)
+            async with delivering(webhooks):
+                await until(lambda: bool(receiver.taken and whole.taken))
+            sent = [json.loads(one.got[0][1])["data"] for one in (receiver, whole)]
+            assert sent == [data | {"cause": None}, data]
+
+    asyncio.run(run())
+
+
 def test_two_workers_never_deliver_one_webhook(store: Store, webhooks: Webhooks) -> None:
     going: set[str] = set()
 
