@@ -28,9 +28,10 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Any]:
+def postgres(migrate: Any) -> Iterator[Any]:
     """A PostgreSQL server of this session's own, on a socket only; stopped and gone at the end."""
     from bench.suites.pgvector import start_server
+    from tests.migrations import prepare_postgres
 
     # Not pytest's own folder: as root the server runs as another user, who must reach it. In memory
     # where there is room: a database is 300 files, and making and dropping it is most of a test.
@@ -41,22 +42,28 @@ def postgres() -> Iterator[Any]:
         for setting in ("fsync", "full_page_writes"):
             server.psql(f"ALTER SYSTEM SET {setting} = off;")
         server.psql("SELECT pg_reload_conf();")
+        server.psql("CREATE DATABASE model STRATEGY file_copy;")
+        prepare_postgres(server.get_uri(database="model", driver="psycopg"), migrate)
         yield server
 
 
 @pytest.fixture
 def postgres_url(postgres: Any) -> Iterator[str]:
     """An empty PostgreSQL database, dropped after the test."""
+    import psycopg
+
     name = f"sosie_{uuid.uuid4().hex}"
-    postgres.psql(f"CREATE DATABASE {name} STRATEGY file_copy;")
+    with psycopg.connect(postgres.get_uri(), autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name} TEMPLATE model STRATEGY file_copy")
     yield postgres.get_uri(database=name, driver="psycopg")
-    postgres.psql(f"DROP DATABASE {name} WITH (FORCE);")
+    with psycopg.connect(postgres.get_uri(), autocommit=True) as server:
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def migrate() -> Iterator[Any]:
-    """`migrate(connection)`: the migrations themselves. Wherever else a registry is made, what
-    they said to the first one is said again: there are hundreds."""
+    """`migrate(connection)`: the migrations themselves. Wherever else a registry is made, it gets
+    what they left in the first one: there are hundreds."""
     from engine.registry import store
     from tests.migrations import NotedMigrations
 

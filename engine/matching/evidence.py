@@ -33,15 +33,8 @@ from engine.reasons import Decision, Reason
 from engine.registry.cases import EXCEPTIONS
 from engine.registry.people import Standing
 from engine.registry.reader import Reader
-from engine.registry.records import (
-    DocumentRecord,
-    DocumentStatus,
-    JudgedPair,
-    LineRecord,
-    Tally,
-    tally_names,
-)
-from engine.registry.store import Store
+from engine.registry.records import DocumentRecord, DocumentStatus, JudgedPair, LineRecord, Tally
+from engine.registry.rows import tally_names
 from indexes.gallery import Gallery
 
 
@@ -60,7 +53,7 @@ class BatchState:
 
     def __init__(
         self,
-        store: Store,
+        store: Reader,
         gallery: Gallery,
         attempts: Sequence[Attempt],
         hit_ids: Sequence[int],

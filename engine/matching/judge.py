@@ -11,7 +11,7 @@ import msgspec
 
 from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
-from engine.errors import OutletRestricted, SosieError, TooManyFailures, VectorUnusable
+from engine.errors import SosieError, TooManyFailures, VectorUnusable
 from engine.matching.authority import AuthorityTerms, DocumentRole, WeighedAuthority
 from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.comparison import Comparisons, Pair, Scan, Scanned, WatchList
@@ -60,12 +60,13 @@ from engine.matching.requests import (
     EnrollmentRequest,
     Intake,
     describe_records,
+    record_refused,
     require_units,
 )
 from engine.matching.second_model import FILLED, SecondModel
 from engine.reasons import Decision, LivenessUse, Reason
+from engine.registry.reader import Reader
 from engine.registry.records import (
-    ENROLLMENT_REFUSED,
     AttemptTemplate,
     AuditEntry,
     Changes,
@@ -84,6 +85,7 @@ from engine.registry.records import (
 )
 from engine.registry.store import Store
 from engine.registry.vault import Vault
+from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 
 
@@ -95,8 +97,8 @@ class ChangeCollector:
         judge: Judge,
         comparisons: Comparisons,
         state: BatchState,
-        sequence: int,
-        next_reference_id: Callable[[], int],
+        registry: Reader,
+        writer: Writer,
         now: datetime,
         people: PeopleBatch | None = None,
     ) -> None:
@@ -104,10 +106,10 @@ class ChangeCollector:
         self._people = people
         self._comparisons = comparisons
         self._state = state
-        self._next_sequence = sequence + 1
-        self._next_reference_id = next_reference_id
+        self._next_sequence = writer.sequence + 1
+        self._next_reference_id = writer.next_reference_id
         self._now = now
-        self._cases = CaseBatch(judge.store, now)
+        self._cases = CaseBatch(registry, now)
         if state.owners():
             # Once for all: the larger the gallery, the more attempts look like somebody.
             self._cases.look_up(state.known_documents())
@@ -607,9 +609,9 @@ class Judge:
     """Lines in use of a person over all carriers; 0: no limit."""
     people: PeopleTerms = NO_RULES
 
-    def intake(self) -> Intake:
+    def intake(self, registry: Reader | None = None) -> Intake:
         """What sorts its requests."""
-        return Intake(self.store, self.vault, self.time_zone)
+        return Intake(registry or self.store, self.vault, self.time_zone)
 
     def scan(self, requests: Sequence[EnrollmentRequest]) -> list[Scanned]:
         """Searches for requests that are to be judged later; asks the registry nothing.
@@ -631,27 +633,37 @@ class Judge:
     def judge(
         self,
         requests: Sequence[EnrollmentRequest],
+        writer: Writer,
         *,
-        sequence: int,
-        next_reference_id: Callable[[], int],
         now: datetime,
         scanned: Sequence[Scanned | None] = (),
     ) -> JudgedBatch:
-        """`sequence` is the gallery's now; changes that add references carry the next one.
+        """`writer` is the one that will commit the changes: nobody else alters what they go by.
 
         `scanned`: what `scan` found for each request; those without are searched for now.
         """
-        sorted_out = self.intake().sort(requests, now)
+        with writer.reading() as registry:
+            return self._judge(requests, writer, registry, now, scanned)
+
+    def _judge(
+        self,
+        requests: Sequence[EnrollmentRequest],
+        writer: Writer,
+        registry: Reader,
+        now: datetime,
+        scanned: Sequence[Scanned | None],
+    ) -> JudgedBatch:
+        sorted_out = self.intake(registry).sort(requests, now)
         places = [place for place, it in enumerate(sorted_out) if isinstance(it, Attempt)]
         attempts = [item for item in sorted_out if isinstance(item, Attempt)]
-        refused = _record_refused(requests, sorted_out)
+        refused = record_refused(requests, sorted_out)
         if not attempts:
             outcomes = [it for it in sorted_out if not isinstance(it, Attempt)]
-            return JudgedBatch(outcomes, Changes(sequence, refused) if refused else None)
+            return JudgedBatch(outcomes, Changes(writer.sequence, refused) if refused else None)
         thresholds = self._find_thresholds()
         found = [scanned[place] for place in places] if scanned else [None] * len(attempts)
         liveness = LivenessBatch(
-            self.liveness, self.vault, self.store, [one.request.liveness for one in attempts]
+            self.liveness, self.vault, registry, [one.request.liveness for one in attempts]
         )
         weighed = [
             None
@@ -662,12 +674,11 @@ class Judge:
         judgements = [self._judge_liveness(one) for one in attempts]
         comparisons = self._compare(attempts, found, thresholds, weighed, judgements)
         hit_ids = comparisons.all_hit_ids()
-        within = (self.store, self.gallery, attempts, hit_ids, self.second, self.person_limit)
+        within = (registry, self.gallery, attempts, hit_ids, self.second, self.person_limit)
         state = BatchState(*within)
-        people = self._find_people(attempts, state, comparisons, now)
-        given = (self, comparisons, state, sequence, next_reference_id, now, people)
-        collector = ChangeCollector(*given)
-        bounds = BatchBounds(self.limits, self.store, attempts, state, now)
+        people = self._find_people(registry, attempts, state, comparisons, now)
+        collector = ChangeCollector(self, comparisons, state, registry, writer, now, people)
+        bounds = BatchBounds(self.limits, registry, attempts, state, now)
         answers: list[Answer | SosieError] = []
         for place, attempt in enumerate(attempts):
             told, judgement = self._weigh_authority(attempt), judgements[place]
@@ -712,6 +723,7 @@ class Judge:
 
     def _find_people(
         self,
+        registry: Reader,
         attempts: Sequence[Attempt],
         state: BatchState,
         comparisons: Comparisons,
@@ -724,7 +736,7 @@ class Judge:
         standing = state.standing
         if self.people is NO_RULES and not (is_asked or standing.deceased or standing.replaced):
             return None
-        return PeopleBatch(self.people, self.store, attempts, state, comparisons, now)
+        return PeopleBatch(self.people, registry, attempts, state, comparisons, now)
 
     def _find_thresholds(self) -> Thresholds:
         if self.thresholds_for is None:
@@ -774,19 +786,3 @@ class Judge:
         if guardians:
             chosen += self._search(guardians, thresholds)
         return Comparisons(chosen, self.gallery, self.watch, thresholds)
-
-
-def _record_refused(
-    requests: Sequence[EnrollmentRequest], outcomes: Sequence[Attempt | Answer | SosieError]
-) -> tuple[AuditEntry, ...]:
-    """An audit entry of each attempt at a restricted outlet."""
-    return tuple(
-        AuditEntry(
-            f"outlet:{one.outlet}" if one.caller is None else one.caller.actor,
-            ENROLLMENT_REFUSED,
-            one.outlet,
-            {"cause": OutletRestricted.code},
-        )
-        for one, outcome in zip(requests, outcomes, strict=True)
-        if isinstance(outcome, OutletRestricted)
-    )

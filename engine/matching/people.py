@@ -38,6 +38,7 @@ from engine.matching.policy import (
 from engine.matching.requests import Attempt
 from engine.reasons import Decision, LivenessUse, Reason
 from engine.registry.cases import EXCEPTIONS
+from engine.registry.reader import Reader
 from engine.registry.records import (
     AskedLine,
     AuditEntry,
@@ -51,7 +52,6 @@ from engine.registry.records import (
     Replacement,
     utc_now,
 )
-from engine.registry.store import Store
 
 DOCUMENT_REPLACED = "document.replaced"
 _OF_WHO_ASKS = (CaseKind.PROBING, CaseKind.EXCEPTION)
@@ -91,7 +91,7 @@ class PeopleBatch:
     def __init__(
         self,
         terms: PeopleTerms,
-        store: Store,
+        store: Reader,
         attempts: Sequence[Attempt],
         state: BatchState,
         comparisons: Comparisons,

@@ -44,7 +44,14 @@ from engine.matching.limits import Caller
 from engine.matching.liveness import LivenessResult
 from engine.reasons import Decision, ExceptionCause, PhotographKind, Reason
 from engine.registry.reader import Reader
-from engine.registry.records import NewCrop, Outlet, SecondTemplate, new_id
+from engine.registry.records import (
+    ENROLLMENT_REFUSED,
+    AuditEntry,
+    NewCrop,
+    Outlet,
+    SecondTemplate,
+    new_id,
+)
 from engine.registry.vault import Vault
 from engine.texts import LINES, MARKS, require_visible
 from indexes.base import check_vectors
@@ -741,6 +748,22 @@ class Intake:
             judged_on=judged_on,
             time_zone=time_zone,
         )
+
+
+def record_refused(
+    requests: Sequence[EnrollmentRequest], outcomes: Sequence[Attempt | Answer | SosieError]
+) -> tuple[AuditEntry, ...]:
+    """An audit entry of each attempt at a restricted outlet."""
+    return tuple(
+        AuditEntry(
+            f"outlet:{one.outlet}" if one.caller is None else one.caller.actor,
+            ENROLLMENT_REFUSED,
+            one.outlet,
+            {"cause": OutletRestricted.code},
+        )
+        for one, outcome in zip(requests, outcomes, strict=True)
+        if isinstance(outcome, OutletRestricted)
+    )
 
 
 def idempotency_scope(vault: Vault, carrier: str, key: str) -> bytes:

@@ -84,6 +84,9 @@ class LineEventKind(StrEnum):
     SUSPENDED = "suspended"
     UNSUSPENDED = "unsuspended"
     CLOSED = "closed"
+    # By people alone.
+    DISPUTED = "disputed"
+    RESTORED = "restored"
 
 
 class CaseState(StrEnum):
@@ -344,7 +347,8 @@ class LineRecord:
 class LineEvent:
     """What happened to a line, `at` which moment; it was written down at `recorded_at`.
 
-    `cause` is the rule or the campaign that brought it, or the case that it opened.
+    `cause` is the rule or the campaign that brought it, the case that it opened, or why people did
+    it: then a case is `case:` with its id.
     """
 
     id: str
@@ -379,10 +383,11 @@ class Reverification:
 
 
 class CampaignState(StrEnum):
-    """Whether lines that it chooses are still being added."""
+    """Whether lines are still being added: by its terms, or one by one, or none any more."""
 
     FILLING = "filling"
     RUNNING = "running"
+    ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -566,24 +571,6 @@ class Tally:
     most: float
 
 
-HOLDER_TALLY, SHOWN_TALLY, KEY_TALLY = "holder", "shown", "key"
-"""How the name of a count begins: of a document's look-up, of a document, of a key."""
-
-
-def tally_names(document_id: str, lookup: bytes | None) -> list[str]:
-    """The counts about a document."""
-    holder = [] if lookup is None else [f"{HOLDER_TALLY}:{lookup.hex()}"]
-    return [f"{SHOWN_TALLY}:{document_id}", *holder]
-
-
-@dataclass(frozen=True, slots=True)
-class TallyRecord:
-    """The level of a count as it was at a moment."""
-
-    level: float
-    at: datetime
-
-
 DOCUMENT_ERASED, ERASURE_ASKED = "document.erased", "document.erasure_asked"
 """Actions of the audit entries of an erasure, and of one that is acknowledged and waits."""
 
@@ -759,6 +746,8 @@ class Changes:
     crops: Sequence[NewCrop] = ()
     restored_lines: Sequence[str] = ()
     """Disputed lines that are active again."""
+    cause: str | None = None
+    """Why people close, dispute or restore these lines."""
     tallies: Sequence[Tally] = ()
     """Of one name as many as there are."""
     attempt_templates: Sequence[AttemptTemplate] = ()

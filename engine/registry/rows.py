@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 
@@ -265,6 +265,24 @@ def watched_row(vault: Vault, entry: WatchEntry) -> RowValues:
 
 def answer_row(answer: StoredAnswer) -> RowValues:
     return columns_of(answer, response=dict(answer.response))
+
+
+HOLDER_TALLY, SHOWN_TALLY, KEY_TALLY = "holder", "shown", "key"
+"""How the name of a count begins: of a document's look-up, of a document, of a key."""
+
+
+def tally_names(document_id: str, lookup: bytes | None) -> list[str]:
+    """The counts about a document."""
+    holder = [] if lookup is None else [f"{HOLDER_TALLY}:{lookup.hex()}"]
+    return [f"{SHOWN_TALLY}:{document_id}", *holder]
+
+
+@dataclass(frozen=True, slots=True)
+class TallyRecord:
+    """The level of a count as it was at a moment."""
+
+    level: float
+    at: datetime
 
 
 def count_tallies(connection: Connection, added: Sequence[Tally], at: datetime) -> None:

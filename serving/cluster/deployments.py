@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
@@ -259,6 +259,12 @@ class Registrar:
     async def perform(self, method: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
         """`RegistrarService.perform`; errors are values."""
         return await self._service.perform(method, arguments, context)
+
+    async def perform_all(
+        self, calls: Sequence[tuple[str, tuple[Any, ...], CallContext]]
+    ) -> list[Reply]:
+        """The same of several calls, side by side; their replies when all are there."""
+        return await asyncio.gather(*(self._service.perform(*call) for call in calls))
 
     async def status(self) -> Status:
         """The status, in every phase."""

@@ -15,7 +15,7 @@ def show_event(record: Event, deployment_id: str, carrier: str | None) -> events
     alone."""
     data = dict(record.data)
     if carrier is not None and record.type is EventType.LINE_REVERIFY_FAILED:
-        data["cause"] = None
+        data["cause"] = "case"
     return events.Event(
         specversion="1.0",
         id=record.id,

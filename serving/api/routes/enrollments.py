@@ -186,8 +186,8 @@ def _answer_early(
     """The request, and the stored answer of an earlier one, what the registrar would refuse it
     with, or the attempt to be judged. The registrar looks again, so nothing depends on this."""
     asked = _read_request(parts, principal, key, body)
-    intake = Intake(parts.store, parts.vault)
-    return asked, intake.sort([asked], utc_now())[0]
+    with parts.store.reading() as registry:
+        return asked, Intake(registry, parts.vault).sort([asked], utc_now())[0]
 
 
 def _require_capture_time(captured_at: datetime) -> None:

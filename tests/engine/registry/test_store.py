@@ -41,9 +41,10 @@ def set_revision(url: str, revision: str) -> None:
 def test_migrations_give_exactly_the_metadata(
     database_url: str, migrate: Upgrade, noted: bool
 ) -> None:
-    """Said for the first time and, as to most registries of these tests, said again."""
-    engine, bring_up = connect(database_url), NotedMigrations(migrate)
+    """By themselves and, as in most registries of these tests, as what they left elsewhere."""
+    engine, bring_up = connect(database_url), migrate
     if noted:
+        bring_up = NotedMigrations(migrate)
         with engine.connect() as connection:
             bring_up(connection)
             connection.rollback()

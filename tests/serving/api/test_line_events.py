@@ -65,7 +65,7 @@ def test_a_carrier_is_told_that_its_holder_did_not_come_and_not_of_the_case(
     assert not rich.read(rich.ask("POST", "/v1/verifications", body=asked))["is_match"]
     (case,) = rich.parts.store.cases.newest()
     path, failed = f"/v1/lines/{enrolled['line_id']}/events", {"type": "line.reverify_failed"}
-    for key, cause in (("blue", None), ("fraud", case.id)):
+    for key, cause in (("blue", "case"), ("fraud", case.id)):
         (event,) = rich.read(rich.ask("GET", "/v1/events", params=failed, key=key))["events"]
         assert (event["subject"], event["data"]["cause"]) == (enrolled["line_id"], cause)
         (told,) = [
@@ -97,6 +97,11 @@ def test_a_campaign_asks_for_its_lines_and_says_who_has_come(
     assert rich.read(rich.ask("GET", path))["progress"]["verified"] == 1
     come = rich.read(rich.ask("GET", f"{path}/lines", params={"state": "verified"}))
     assert [one["line_id"] for one in come["lines"]] == [enrolled["line_id"]]
+    rich.assert_refused(rich.ask("POST", f"{path}/end", key="red"), 404, "REQUEST.NOT_FOUND")
+    for key in ("blue", "operator"):
+        assert rich.read(rich.ask("POST", f"{path}/end", key=key))["state"] == "ended"
+    late = rich.ask("POST", f"{path}/lines", body=lines)
+    assert "it was ended" in rich.assert_refused(late, 422, "LINE.EVENT")
     assert come["next"] is None
     rich.assert_refused(rich.ask("GET", path, key="red"), 404, "REQUEST.NOT_FOUND")
     soon = {**terms, "deadline": datetime.now(UTC).isoformat()}

@@ -227,7 +227,7 @@ def test_the_webhook_of_a_carrier_is_sent_no_case(store: Store, webhooks: Webhoo
             async with delivering(webhooks):
                 await until(lambda: bool(receiver.taken and whole.taken))
             sent = [json.loads(one.got[0][1])["data"] for one in (receiver, whole)]
-            assert sent == [data | {"cause": None}, data]
+            assert sent == [data | {"cause": "case"}, data]
 
     asyncio.run(run())
 
