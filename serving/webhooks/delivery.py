@@ -27,7 +27,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import SosieError
 from engine.registry import cursors
-from engine.registry.cursors import Cursor
+from engine.registry.cursors import Cursor, CursorLost
 from engine.registry.events import Event, read_events, read_these
 from engine.registry.records import new_id, utc_now
 from engine.registry.webhooks import Progress, Undelivered, Webhook, Webhooks, WebhookState
@@ -506,7 +506,10 @@ class Deliverer:
     async def _end_gone(self) -> None:
         for route in [one for one in self._routes.values() if one.is_gone]:
             await self._save(route)
-            await asyncio.to_thread(partial(self._webhooks.end, route.webhook.id, actor=ACTOR))
-            self._log.warning("webhook_gone", webhook_id=route.webhook.id)
+            # What people have changed meanwhile holds: it may have another address.
+            with suppress(CursorLost):
+                end = partial(self._webhooks.end, route.cursor, self._holder, actor=ACTOR)
+                await asyncio.to_thread(end)
+                self._log.warning("webhook_gone", webhook_id=route.webhook.id)
             if route.webhook.id in self._routes:
                 await self._drop(route.webhook.id)

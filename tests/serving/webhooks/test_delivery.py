@@ -182,6 +182,26 @@ def test_410_ends_it_until_people_set_it_to_active(store: Store, webhooks: Webho
     asyncio.run(run())
 
 
+def test_410_of_an_address_that_people_have_just_left_ends_nothing(
+    store: Store, webhooks: Webhooks
+) -> None:
+    async def run() -> None:
+        async def leave(_: Mapping[str, Any]) -> int:
+            change = WebhookChange(sink=new.sink)
+            webhooks.change(webhook.id, change, carrier="blue", actor="test")
+            return 410
+
+        async with receiving(take) as new, receiving(leave) as old:
+            webhook, _ = webhooks.create(old.sink, (), carrier="blue", actor="test")
+            happen(store, ["a"])
+            async with delivering(webhooks):
+                await until(lambda: new.taken == ["a"])
+            found = webhooks.find(webhook.id)
+            assert (found.state, found.sink) == (WebhookState.ACTIVE, new.sink)
+
+    asyncio.run(run())
+
+
 def test_events_that_have_left_say_nothing_of_a_receiver_that_is_down_and_are_logged(
     store: Store, webhooks: Webhooks, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
