@@ -357,7 +357,8 @@ class Deliverer:
             else:
                 # Its earlier secret may have had its time.
                 route.webhook = wanted[name]
-                if route.held_until_s - monotonic() < self._hold_s / 2:
+                # Less than a half is not enough to send anything.
+                if route.held_until_s - monotonic() < self._hold_s * 3 / 4:
                     await self._hold(name)
         now = utc_now()
         for name in wanted.keys() - self._routes.keys():

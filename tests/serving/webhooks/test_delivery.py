@@ -11,9 +11,11 @@ from contextlib import suppress
 from datetime import timedelta
 from operator import attrgetter
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
+import structlog
 from sqlalchemy import delete
 from standardwebhooks import Webhook as Referee
 from standardwebhooks import WebhookVerificationError
@@ -198,6 +200,28 @@ def test_410_of_an_address_that_people_have_just_left_ends_nothing(
                 await until(lambda: new.taken == ["a"])
             found = webhooks.find(webhook.id)
             assert (found.state, found.sink) == (WebhookState.ACTIVE, new.sink)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("timeout_s", [0.2, 15.0, 60.0])
+def test_a_hold_is_renewed_before_it_is_too_short_to_send_anything(
+    store: Store, webhooks: Webhooks, timeout_s: float
+) -> None:
+    settings = LOOPBACK.model_copy(update={"timeout_s": timeout_s})
+
+    async def run() -> None:
+        webhook, _ = webhooks.create("https://b.com/", (), carrier="blue", actor="test")
+        deliverer = delivery.Deliverer(webhooks, settings, structlog.get_logger())
+        await deliverer._look()
+        route = deliverer._routes[webhook.id]
+        needed_s = timeout_s + delivery.SKEW_S
+        # At the look before it was worth so much, and at the next one it would not be.
+        left_s = needed_s + delivery.LOOK_EVERY_S + delivery.POLL_S
+        route.held_until_s = before_s = monotonic() + left_s
+        await deliverer._look()
+        assert route.held_until_s > before_s
+        await deliverer._drop(webhook.id)
 
     asyncio.run(run())
 
