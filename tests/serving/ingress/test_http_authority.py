@@ -328,6 +328,7 @@ def test_nothing_of_the_person_is_kept_in_the_clear_or_shown(
         {"url": "http://registry.example/v1"},
         {"url": "https://user:secret@registry.example"},
         {"url": "https://registry.example/{number}"},
+        {"url": "https://registry.example:99999/"},
         {"url": ""},
         {"token": "a", "token_file": "b"},
         {"client_key": "key.pem"},
