@@ -118,7 +118,8 @@ class SyslogConnection:
         trust = ssl.create_default_context(cafile=authority)
         if settings.export_certificate:
             own, key = settings.export_certificate, settings.export_key
-            trust.load_cert_chain(home / own, home / key if key else None)
+            # Without this a key with a passphrase would ask at the terminal, and wait for ever.
+            trust.load_cert_chain(home / own, home / key if key else None, password=lambda: "")
         plain = socket.create_connection((host, port), TIMEOUT_S)
         try:
             self._socket = trust.wrap_socket(plain, server_hostname=host)
