@@ -38,7 +38,8 @@ def test_the_operators_key_goes_to_no_proxy_of_the_environment(
     port = listen().rpartition(":")[2]
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
-        proxied = {name: address for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")}
+        names = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+        proxied = dict.fromkeys(names, address)
         direct = {"NO_PROXY": "", "no_proxy": ""}
         given = ("backup", tmp_path / "copy", "--home", service.log_file.parent)
         made = sosie(*given, env={"SOSIE_SERVE__PORT": port, **proxied, **direct})
