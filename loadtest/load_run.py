@@ -5,25 +5,23 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 
 from loadtest.config import LoadTestResult, Options, Step, choose_counts
 from loadtest.criteria import decide
 from loadtest.document_numbers import DIGITS, NUMBERS, TAG_LENGTH, SpecimenNumbers
-from loadtest.errors import LoadTestRefused
 from loadtest.exchange import Exchange
 from loadtest.judging import judge, mark_look_alikes
 from loadtest.load import run_load
 from loadtest.local_service import start_local_service
 from loadtest.participants import ModelClient, Participants, open_dataset
 from loadtest.schedule import Planner, draw_arrivals, require_planted
-from loadtest.service_calls import Access, ReportProgress, Serials, open_access
+from loadtest.service_calls import Access, ReportProgress, Serials, open_access, read_version
 from loadtest.setup import Cleaner, EnrollmentTracker, count_people, prepare
 from loadtest.shapes import Knee, Shape, find_knee, list_phases
 from loadtest.target import Keys, Target
@@ -113,7 +111,7 @@ def _run_load_test(
     report: ReportProgress,
 ) -> LoadTestResult:
     begun, start = datetime.now(UTC), time.perf_counter()
-    about = _read_version(asking)
+    about = read_version(asking)
     access = open_access(asking, keys, outlet, begun.isoformat())
     serials = Serials(make_numbers(begun))
     wanted = choose_counts(options, list_phases(options.shape, options.profile))
@@ -159,14 +157,6 @@ def _cleaned(
             sys.stderr.write(
                 f"sosie: up to {enrolled.count} people stay enrolled: an operator can erase them\n"
             )
-
-
-def _read_version(exchange: Exchange) -> Mapping[str, Any]:
-    """Version and model; `LoadTestRefused` at once if no service of ours answers."""
-    reply = exchange.ask("GET", "/version")
-    if reply.status != OK or not isinstance(reply.value, Mapping):
-        raise LoadTestRefused(f"no service answers at {exchange.target.url}: is it running?")
-    return reply.value
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from itertools import count
 from typing import Any
 
@@ -106,6 +107,17 @@ class Serials:
 
     def draw(self) -> int:
         return next(self._next)
+
+
+def read_version(exchange: Exchange) -> Mapping[str, Any]:
+    """Version and model; `LoadTestRefused` at once where no service of ours answers, or one that
+    looks at no face."""
+    reply = exchange.ask("GET", "/version")
+    if reply.status != HTTPStatus.OK or not isinstance(reply.value, Mapping):
+        raise LoadTestRefused(f"no service answers at {exchange.target.url}: is it running?")
+    if str(reply.value.get("version")).endswith("+sandbox"):
+        raise LoadTestRefused(f"{exchange.target.url} is a sandbox, which looks at no face")
+    return reply.value
 
 
 def open_access(exchange: Exchange, keys: Keys, outlet: str | None, captured_at: str) -> Access:

@@ -45,7 +45,7 @@ from loadtest.load_run import make_numbers
 from loadtest.oracle import Answer, read_answer
 from loadtest.participants import ModelClient, ParticipantCounts, Participants, open_dataset
 from loadtest.schedule import Kind, Outcome, Planner, Visit
-from loadtest.service_calls import Access, Serials, open_access
+from loadtest.service_calls import Access, Serials, open_access, read_version
 from loadtest.setup import Cleaner, EnrollmentTracker, count_people, prepare
 from loadtest.target import read_keys, read_target
 
@@ -185,6 +185,7 @@ def _open(environment: Environment) -> Session:
     target = read_target(environment.host, allows_remote=given.allow_remote)
     begun = datetime.now(UTC)
     exchange = Exchange(target, CONNECTIONS, TIMEOUT_S)
+    read_version(exchange)
     access = open_access(exchange, read_keys(given.keys), given.outlet, begun.isoformat())
     wanted = ParticipantCounts(
         holders=HOLDERS, newcomers=given.newcomers, racers=RACERS, outsiders=OUTSIDERS

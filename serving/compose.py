@@ -78,6 +78,7 @@ from serving.sections import (
 )
 from serving.settings import (
     KEY_RING_FILE,
+    SANDBOX_FILE,
     SETTINGS_FILE,
     Chosen,
     Settings,
@@ -294,8 +295,10 @@ class Deployment:
     (metrics), `gather_s` (see `RegistrarConfig`) and `tell` (of shards that are rebuilt, instead of
     `warn`) must be set before the first use of the registrar. With
     `is_examined` an altered registry opens, for those who look for what was altered.
+    `RequestError` for the home of a sandbox, which its own command alone opens.
     """
 
+    is_of_sandbox = False
     observer: Observer | None = None
     gather_s: float = 0.0
     tell: Tell | None = None
@@ -309,6 +312,8 @@ class Deployment:
         *,
         is_examined: bool = False,
     ) -> None:
+        if (home / SANDBOX_FILE).exists() and not self.is_of_sandbox:
+            raise RequestError(f"{home} is a sandbox's: use `sosie sandbox {home}`")
         self.home = home
         self.settings = settings
         self._open_index = open_index

@@ -122,12 +122,7 @@ def _time_batch(
     """Judges and publishes as the registrar does."""
     judge = deployment.judge
     start = time.perf_counter()
-    judged = judge.judge(
-        requests,
-        sequence=writer.sequence,
-        next_reference_id=writer.next_reference_id,
-        now=utc_now(),
-    )
+    judged = judge.judge(requests, writer, now=utc_now())
     assert judged.changes is not None, "every request is new"
     publish(writer, judge.gallery, judged.changes)
     return time.perf_counter() - start

@@ -13,6 +13,7 @@ from engine.lifecycle.sim_changes import SimChangeTerms
 from engine.matching.authority import Authority
 from engine.matching.calibration import Calibration, Thresholds
 from engine.matching.liveness import LivenessChecker
+from engine.matching.people import NO_RULES, PeopleTerms
 from engine.registry.reader import Reader
 from engine.registry.vault import Vault
 from serving.access.authentication import Authenticator
@@ -45,6 +46,8 @@ class Parts:
     liveness: LivenessChecker
     authority: Authority | None = None
     """Whom documents are looked up at; None where their form is enough."""
+    people: PeopleTerms = NO_RULES
+    """Whose guardians are looked up, too."""
     calibration: Calibration | None = None
     """Gives the expected false candidates of a search; without it answers have null."""
     warnings: tuple[str, ...] = ()
@@ -57,6 +60,8 @@ class Parts:
     """For searches of so many references, where `review` follows the gallery's size."""
     embedder: Callable[[], Awaitable[EmbedderStatus]] | None = None
     """What embeds its faces; None in a test that embeds none."""
+    is_sandbox: bool = False
+    """Nothing is about anybody: the console says so on every page."""
     sim_changes: SimChangeTerms = field(default_factory=SimChangeTerms)
     """Which carriers report changes of SIM, and since when."""
     decisions: DecisionReader = field(init=False)

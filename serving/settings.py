@@ -47,6 +47,8 @@ from serving.sections import (
 
 SETTINGS_FILE = "sosie.toml"
 KEY_RING_FILE = "keyring.json"
+SANDBOX_FILE = "sandbox.json"
+"""In the home of a sandbox alone, with its keys."""
 HOME_VARIABLE = "SOSIE_HOME"
 _MODELS_VARIABLE = "SOSIE_MODELS__FOLDER"
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"

@@ -256,13 +256,7 @@ def time_stages(
             begun = time.perf_counter()
             scanned = judge.scan(part)
             found = time.perf_counter()
-            judged = judge.judge(
-                part,
-                sequence=own.sequence,
-                next_reference_id=own.next_reference_id,
-                now=utc_now(),
-                scanned=scanned,
-            )
+            judged = judge.judge(part, own, now=utc_now(), scanned=scanned)
             decided = time.perf_counter()
             assert judged.changes is not None, "every request is new"
             publish(own, judge.gallery, judged.changes)

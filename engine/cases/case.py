@@ -195,6 +195,24 @@ def is_credential(name: str) -> bool:
 _MACHINE = "sosie"
 
 
+class ActorKind(StrEnum):
+    """What is behind an actor: this service itself, a command at its home, a person, or a key that
+    is no person's."""
+
+    SERVICE = "service"
+    COMMAND = "command"
+    PERSON = "person"
+    KEY = "key"
+
+
+def find_actor_kind(actor: str) -> ActorKind:
+    """What is behind an actor, as `describe_actor` and the commands name them."""
+    start = actor.partition(":")[0]
+    if start in CREDENTIALS:
+        return ActorKind.KEY
+    return {_MACHINE: ActorKind.SERVICE, "cli": ActorKind.COMMAND}.get(start, ActorKind.PERSON)
+
+
 @dataclass(frozen=True, slots=True)
 class CaseNote:
     """Entry of a case's history; `text` is sealed in the registry."""

@@ -180,6 +180,7 @@ def _commit(
             disputed_lines=tuple(disputed),
             closed_lines=tuple(closed),
             restored_lines=tuple(restored),
+            cause="death",
             people=PeopleChanges(deaths=(death,)),
         )
     )

@@ -1,5 +1,5 @@
 """What two people's decision on an exception does: the line that was asked for is opened, or its
-number is forgotten.
+number is forgotten. Whose document it is says the attempt that asked, and no other under it.
 
 An exception is no way round the search: where its face could be used, that is searched again as the
 gallery is now, and becomes the holder's reference.
@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 
 from engine.cases.case import Actor, Outcome
 from engine.errors import CaseMoved
+from engine.matching.documents import normalise_name
+from engine.matching.requests import name_look_up
 from engine.registry.cases import EXCEPTIONS
 from engine.registry.reader import Reader
 from engine.registry.records import (
+    AskedLine,
     AuditEntry,
     CaseRecord,
     Changes,
@@ -55,11 +58,12 @@ def decide_exception(
         return changes
     if outcome is not Outcome.UNFOUNDED:
         return _finish(changes, asked, actor, None)
-    record = _require_free(registry, asked)
+    assert asked.line is not None, "what is asked for stays until it is decided"
+    record = _require_free(registry, asked, asked.line)
     line = NewLine(
         id=new_id(),
-        msisdn_lookup=registry.vault.look_up("msisdn", _number_of(asked)),
-        msisdn=_number_of(asked),
+        msisdn_lookup=registry.vault.look_up("msisdn", asked.line.msisdn),
+        msisdn=asked.line.msisdn,
         document_id=record.id,
         carrier=asked.carrier,
         outlet=asked.outlet,
@@ -78,7 +82,8 @@ def decide_exception(
         )
         changes = replace(changes, references=(reference,), sequence=changes.sequence + 1)
     if record.status is DocumentStatus.ATTEMPTED:
-        changes = replace(changes, activated_documents=(_activate(registry, record),))
+        activated = _activate(registry, record, asked.line)
+        changes = replace(changes, activated_documents=(activated,))
     return _finish(changes, asked, actor, line.id)
 
 
@@ -94,12 +99,7 @@ def _finish(changes: Changes, asked: ExceptionRecord, actor: Actor, line_id: str
     )
 
 
-def _number_of(asked: ExceptionRecord) -> str:
-    assert asked.msisdn is not None, "the number stays until it is decided"
-    return asked.msisdn
-
-
-def _require_free(registry: Reader, asked: ExceptionRecord) -> DocumentRecord:
+def _require_free(registry: Reader, asked: ExceptionRecord, line: AskedLine) -> DocumentRecord:
     """The document; `CaseMoved` where its line can no longer be opened."""
     record = registry.document(asked.document_id)
     standing = registry.people.standing([record.id])
@@ -111,10 +111,11 @@ def _require_free(registry: Reader, asked: ExceptionRecord) -> DocumentRecord:
         or record.id in standing.replaced
     ):
         raise CaseMoved("the document enrolls nobody any more: refuse the exception")
+    _require_name(registry, record, line)
     outlet = registry.outlets([asked.outlet]).get(asked.outlet)
     if outlet is None or not outlet.is_open or outlet.restriction is not None:
         raise CaseMoved("the outlet may enroll nobody: refuse the exception, or lift that first")
-    lookup = registry.vault.look_up("msisdn", _number_of(asked))
+    lookup = registry.vault.look_up("msisdn", line.msisdn)
     if registry.lines_in_use([lookup]):
         raise CaseMoved("the number has come into use meanwhile: refuse the exception")
     counts = registry.open_line_counts([record.id], asked.carrier)
@@ -129,6 +130,26 @@ def _require_free(registry: Reader, asked: ExceptionRecord) -> DocumentRecord:
                 "exception"
             )
     return record
+
+
+def _require_name(registry: Reader, record: DocumentRecord, line: AskedLine) -> None:
+    """`CaseMoved` where the document is somebody else's by name, or nobody knows whose."""
+    if line.name is None:
+        if record.status is DocumentStatus.ATTEMPTED:
+            raise CaseMoved(
+                "an earlier version kept no name with it: refuse the exception, and have it asked "
+                "for again"
+            )
+    elif record.status is DocumentStatus.ACTIVE and record.name_lookup not in (
+        None,
+        _look_up_name(registry, record, line.name),
+    ):
+        raise CaseMoved("the document is enrolled under another name: refuse the exception")
+
+
+def _look_up_name(registry: Reader, record: DocumentRecord, name: str) -> bytes:
+    assert record.lookup is not None, "it is not erased"
+    return name_look_up(registry.vault, record.lookup, normalise_name(name))
 
 
 def _find_face(
@@ -167,16 +188,17 @@ def _find_face(
     return face
 
 
-def _activate(registry: Reader, record: DocumentRecord) -> NewDocument:
-    identity = registry.identity(record.id)
+def _activate(registry: Reader, record: DocumentRecord, line: AskedLine) -> NewDocument:
+    """The document with the name and the expiry of the attempt that asked: the row has those of
+    whoever tried the document first."""
     assert record.lookup is not None, "it is not erased"
-    assert record.name_lookup is not None, "it is not erased"
+    assert line.name is not None, "one without is refused"
     return NewDocument(
         id=record.id,
         kind=record.kind,
         lookup=record.lookup,
-        name_lookup=record.name_lookup,
-        number=identity.number,
-        name=identity.name,
-        expires_on=record.expires_on,
+        name_lookup=_look_up_name(registry, record, line.name),
+        number=registry.identity(record.id).number,
+        name=line.name,
+        expires_on=line.expires_on,
     )

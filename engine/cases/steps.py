@@ -312,6 +312,7 @@ def _closing_changes(
         watched=effects.watched,
         closed_lines=effects.closed_lines,
         restored_lines=effects.restored_lines,
+        cause=f"case:{case.id}",
     )
 
 

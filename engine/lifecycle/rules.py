@@ -33,7 +33,8 @@ SIM_CHANGES = (LineEventKind.SIM_SWAP, LineEventKind.ESIM_DOWNLOAD, LineEventKin
 """What gives a number another SIM."""
 _STATES = (*(one.value for one in LineService), LineStatus.CLOSED.value)
 """States that a rule brings, each stricter than those before."""
-_AWAITED = frozenset({*REPORTED, *LineEventKind} - ENDING - {LineEventKind.CLOSED})
+_BY_PEOPLE = {LineEventKind.CLOSED, LineEventKind.DISPUTED, LineEventKind.RESTORED}
+_AWAITED = frozenset(set(LineEventKind) - ENDING - _BY_PEOPLE)
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(\d{1,6})([smhd])")
 MOST_NAME = 60
@@ -153,8 +154,12 @@ def _check(given: Reverify, file: str) -> Rule:
     if not (0 < len(name) <= MOST_NAME and name.isprintable()) or ":" in name:
         raise RequestError(f"{where}: a name has 1 to {MOST_NAME} characters, none of them a colon")
     if given.on not in _AWAITED:
-        why = "ends the line" if given.on in {*ENDING, LineEventKind.CLOSED} else "is no event"
-        raise RequestError(f"{where} waits for {given.on}, which {why}: see docs/lines.md")
+        is_end = given.on in {*ENDING, LineEventKind.CLOSED}
+        why = "people decide" if given.on in _BY_PEOPLE else "is no event"
+        raise RequestError(
+            f"{where} waits for {given.on}, which {'ends the line' if is_end else why}: "
+            "see docs/lines.md"
+        )
     first = (read_duration(given.within, where), given.then)
     steps = read_steps(first, given, where)
     return Rule(name, LineEventKind(given.on), *_check_steps(steps, given.at_once, where))

@@ -28,6 +28,23 @@ class SimChangeTerms:
         known = max(now - datetime.combine(first, time(), UTC), timedelta())
         return known if self.kept is None else min(known, self.kept)
 
+    def find(self, registry: Reader, number: str, carrier: str | None, now: datetime) -> SimChange:
+        """The last change of SIM of the line in use with this number, of a carrier where it is
+        given.
+
+        `NotFound` for no such line, and for another carrier's; `NotReported` where its carrier does
+        not report them: nothing known is not that nothing happened.
+        """
+        line = find_line(registry, number)
+        if line is None or carrier not in (None, line.carrier):
+            raise NotFound(LINE_UNKNOWN)
+        monitored = self.monitored(line.carrier, now)
+        if monitored is None:
+            raise NotReported("the carrier of this number does not report changes of SIM here")
+        changed = registry.life.newest_of([line.id], SIM_CHANGES).get(line.id)
+        at = line.opened_at if changed is None else max(changed, line.opened_at)
+        return SimChange(line.id, at if at >= now - monitored else None, monitored)
+
 
 @dataclass(frozen=True, slots=True)
 class SimChange:
@@ -36,22 +53,3 @@ class SimChange:
     line_id: str
     at: datetime | None
     monitored: timedelta
-
-
-def find_sim_change(
-    registry: Reader, number: str, carrier: str | None, terms: SimChangeTerms, now: datetime
-) -> SimChange:
-    """The last change of SIM of the line in use with this number, of a carrier where it is given.
-
-    `NotFound` for no such line, and for another carrier's; `NotReported` where its carrier does not
-    report them: nothing known is not that nothing happened.
-    """
-    line = find_line(registry, number)
-    if line is None or carrier not in (None, line.carrier):
-        raise NotFound(LINE_UNKNOWN)
-    monitored = terms.monitored(line.carrier, now)
-    if monitored is None:
-        raise NotReported("the carrier of this number does not report changes of SIM here")
-    changed = registry.life.newest_of([line.id], SIM_CHANGES).get(line.id)
-    at = line.opened_at if changed is None else max(changed, line.opened_at)
-    return SimChange(line.id, at if at >= now - monitored else None, monitored)

@@ -23,7 +23,16 @@ from engine.registry.records import utc_now
 from engine.registry.vault import Vault
 
 T = TypeVar("T")
+K = TypeVar("K")
 MAX_REFERENCE_LENGTH = 64
+
+
+class DocumentRole(StrEnum):
+    """What a document is to an enrollment that names it: as evidence names what is said of it."""
+
+    OWN = "authority"
+    GUARDIAN = "guardian_authority"
+    REPLACED = "replaced_authority"
 
 
 class Standing(StrEnum):
@@ -88,6 +97,8 @@ _CONTRADICTIONS = frozenset(
         AuthorityCode.INCONSISTENT,
     }
 )
+_PUT_AWAY = frozenset({Standing.EXPIRED, Standing.REVOKED, Standing.LOST, Standing.STOLEN})
+"""Why somebody has a new document; whoever comes with the old one shows its holder's face."""
 ANSWERS = frozenset({AuthorityCode.CONFIRMED, AuthorityCode.UNKNOWN_DOCUMENT}) | _CONTRADICTIONS
 """What an authority has said; every other code is why it has said nothing."""
 
@@ -171,8 +182,14 @@ class AuthorityTerms:
     contradicts: Decision = Decision.REVIEW
     min_face_score: float | None = None
 
-    def weigh(self, result: AuthorityResult | None) -> WeighedAuthority:
-        """A request without a result was not looked up, which is as if nothing had answered."""
+    def weigh(
+        self, result: AuthorityResult | None, role: DocumentRole = DocumentRole.OWN
+    ) -> WeighedAuthority:
+        """A request without a result was not looked up, which is as if nothing had answered.
+
+        Of a document that another takes the place of it is no contradiction that it is valid no
+        more, was given in another name, or has left the registry.
+        """
         given = result or AuthorityResult("none", AuthorityCode.NOT_ASKED, utc_now())
         least = self.min_face_score
         if least is not None and given.code is AuthorityCode.CONFIRMED:
@@ -181,7 +198,8 @@ class AuthorityTerms:
             elif not given.face_score >= least:
                 differs = (*given.differs, Difference.FACE)
                 given = replace(given, code=AuthorityCode.DIFFERS, differs=differs)
-        problem = find_problem(given.code)
+        is_replaced = role is DocumentRole.REPLACED and _is_put_away(given)
+        problem = None if is_replaced else find_problem(given.code)
         brings = None
         if problem is not None:
             brings = {
@@ -190,6 +208,15 @@ class AuthorityTerms:
                 Reason.AUTHORITY_CONTRADICTS: self.contradicts,
             }[problem]
         return WeighedAuthority(given, problem, brings, least)
+
+
+def _is_put_away(result: AuthorityResult) -> bool:
+    if result.code is AuthorityCode.UNKNOWN_DOCUMENT:
+        return True
+    if not set(result.differs) <= {Difference.NAME}:
+        return False
+    is_over = result.code is AuthorityCode.NOT_VALID and set(result.standings) <= _PUT_AWAY
+    return is_over or result.code is AuthorityCode.DIFFERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,18 +371,18 @@ class ListedAuthority:
 
 
 async def look_up_beside(
-    authority: Authority, question: AuthorityQuestion | None, work: Awaitable[T]
-) -> tuple[T, AuthorityResult | None]:
-    """What `work` gives, and what was looked up meanwhile; the look-up ends with the work's
-    failure."""
-    if question is None:
-        return await work, None
-    looking = asyncio.ensure_future(authority.look_up(question))
+    authority: Authority, questions: Mapping[K, AuthorityQuestion], work: Awaitable[T]
+) -> tuple[T, dict[K, AuthorityResult]]:
+    """What `work` gives, and what was looked up meanwhile, all at once; the look-ups end with the
+    work's failure."""
+    looking = {key: asyncio.ensure_future(authority.look_up(one)) for key, one in questions.items()}
     try:
         done = await work
-        return done, await looking
+        return done, {key: await one for key, one in looking.items()}
     finally:
-        # Of a work that failed, or that nobody waits for: its document is of no interest any more.
-        if not looking.done():
-            looking.cancel()
-            await asyncio.gather(looking, return_exceptions=True)
+        # Of a work that failed, or that nobody waits for: its documents are of no interest any
+        # more.
+        left = [one for one in looking.values() if not one.done()]
+        for one in left:
+            one.cancel()
+        await asyncio.gather(*left, return_exceptions=True)

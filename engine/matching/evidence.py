@@ -26,7 +26,6 @@ from engine.registry.cases import EXCEPTIONS
 from engine.registry.people import Standing
 from engine.registry.reader import Reader
 from engine.registry.records import DocumentRecord, DocumentStatus, JudgedPair, LineRecord, Tally
-from engine.registry.store import Store
 from indexes.gallery import Gallery
 
 
@@ -45,7 +44,7 @@ class BatchState:
 
     def __init__(
         self,
-        store: Store,
+        store: Reader,
         gallery: Gallery,
         attempts: Sequence[Attempt],
         hit_ids: Sequence[int],

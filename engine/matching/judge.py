@@ -12,7 +12,7 @@ import msgspec
 from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import OutletRestricted, SosieError, TooManyFailures, VectorUnusable
-from engine.matching.authority import AuthorityTerms, WeighedAuthority
+from engine.matching.authority import AuthorityTerms, DocumentRole, WeighedAuthority
 from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.comparison import Comparisons, Pair, Scan, Scanned, WatchList
 from engine.matching.documents import DEFAULT_TIME_ZONE
@@ -37,7 +37,13 @@ from engine.matching.liveness import (
     LivenessTerms,
     Weighed,
 )
-from engine.matching.people import NO_RULES, PeopleBatch, PeopleTerms, find_guardian_case
+from engine.matching.people import (
+    NO_RULES,
+    PeopleBatch,
+    PeopleTerms,
+    find_guardian_case,
+    find_looked_up,
+)
 from engine.matching.policy import (
     POLICY_VERSION,
     Evidence,
@@ -58,6 +64,7 @@ from engine.matching.requests import (
 )
 from engine.matching.second_model import FILLED, SecondModel
 from engine.reasons import Decision, LivenessUse, Reason
+from engine.registry.reader import Reader
 from engine.registry.records import (
     ENROLLMENT_REFUSED,
     AttemptTemplate,
@@ -78,6 +85,7 @@ from engine.registry.records import (
 )
 from engine.registry.store import Store
 from engine.registry.vault import Vault
+from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 
 
@@ -89,8 +97,8 @@ class ChangeCollector:
         judge: Judge,
         comparisons: Comparisons,
         state: BatchState,
-        sequence: int,
-        next_reference_id: Callable[[], int],
+        registry: Reader,
+        writer: Writer,
         now: datetime,
         people: PeopleBatch | None = None,
     ) -> None:
@@ -98,10 +106,10 @@ class ChangeCollector:
         self._people = people
         self._comparisons = comparisons
         self._state = state
-        self._next_sequence = sequence + 1
-        self._next_reference_id = next_reference_id
+        self._next_sequence = writer.sequence + 1
+        self._next_reference_id = writer.next_reference_id
         self._now = now
-        self._cases = CaseBatch(judge.store, now)
+        self._cases = CaseBatch(registry, now)
         if state.owners():
             # Once for all: the larger the gallery, the more attempts look like somebody.
             self._cases.look_up(state.known_documents())
@@ -159,9 +167,9 @@ class ChangeCollector:
         attempt: Attempt,
         evidence: Evidence,
         verdict: Verdict,
-        liveness: Weighed | None = None,
-        authority: WeighedAuthority | None = None,
-        judgement: Judgement | None = None,
+        liveness: Weighed | None,
+        authority: Mapping[DocumentRole, WeighedAuthority],
+        judgement: Judgement | None,
     ) -> Answer:
         """Adds the rows of one verdict, brings the batch's state up to date, and answers."""
         enrollment_id = new_id()
@@ -248,8 +256,7 @@ class ChangeCollector:
         if self._people is not None:
             self._open_cases_apart(place, attempt, evidence, verdict, body)
         told = {} if second is None else {"second": second}
-        if authority is not None:
-            told |= {"authority": authority.describe()}
+        told |= {role.value: one.describe() for role, one in authority.items()}
         if liveness is not None:
             told |= {"liveness": liveness.describe()}
             self._keep_liveness(attempt, liveness, enrollment_id)
@@ -601,9 +608,9 @@ class Judge:
     """Lines in use of a person over all carriers; 0: no limit."""
     people: PeopleTerms = NO_RULES
 
-    def intake(self) -> Intake:
+    def intake(self, registry: Reader | None = None) -> Intake:
         """What sorts its requests."""
-        return Intake(self.store, self.vault, self.time_zone)
+        return Intake(registry or self.store, self.vault, self.time_zone)
 
     def scan(self, requests: Sequence[EnrollmentRequest]) -> list[Scanned]:
         """Searches for requests that are to be judged later; asks the registry nothing.
@@ -613,64 +620,71 @@ class Judge:
         pairs: list[Pair | None] = []
         for request in requests:
             asked = (request.liveness, LivenessUse.ENROLLMENT, request.carrier)
-            is_unshown = request.live.is_absent and request.liveness is None
-            is_rejected = not is_unshown and self.liveness.weigh(*asked) is Decision.REJECTED
+            brings = None if request.shows_nobody else self.liveness.weigh(*asked)
             try:
                 require_units(request)
             except VectorUnusable:
                 pairs.append(None)
             else:
-                pairs.append(None if is_rejected else request.pair)
+                pairs.append(None if brings is Decision.REJECTED else request.pair)
         return self._search(pairs, self._find_thresholds())
 
     def judge(
         self,
         requests: Sequence[EnrollmentRequest],
+        writer: Writer,
         *,
-        sequence: int,
-        next_reference_id: Callable[[], int],
         now: datetime,
         scanned: Sequence[Scanned | None] = (),
     ) -> JudgedBatch:
-        """`sequence` is the gallery's now; changes that add references carry the next one.
+        """`writer` is the one that will commit the changes: nobody else alters what they go by.
 
         `scanned`: what `scan` found for each request; those without are searched for now.
         """
-        sorted_out = self.intake().sort(requests, now)
+        with writer.reading() as registry:
+            return self._judge(requests, writer, registry, now, scanned)
+
+    def _judge(
+        self,
+        requests: Sequence[EnrollmentRequest],
+        writer: Writer,
+        registry: Reader,
+        now: datetime,
+        scanned: Sequence[Scanned | None],
+    ) -> JudgedBatch:
+        sorted_out = self.intake(registry).sort(requests, now)
         places = [place for place, it in enumerate(sorted_out) if isinstance(it, Attempt)]
         attempts = [item for item in sorted_out if isinstance(item, Attempt)]
         refused = _record_refused(requests, sorted_out)
         if not attempts:
             outcomes = [it for it in sorted_out if not isinstance(it, Attempt)]
-            return JudgedBatch(outcomes, Changes(sequence, refused) if refused else None)
+            return JudgedBatch(outcomes, Changes(writer.sequence, refused) if refused else None)
         thresholds = self._find_thresholds()
         found = [scanned[place] for place in places] if scanned else [None] * len(attempts)
         liveness = LivenessBatch(
-            self.liveness, self.vault, self.store, [one.request.liveness for one in attempts]
+            self.liveness, self.vault, registry, [one.request.liveness for one in attempts]
         )
         weighed = [
-            # Where no face is shown, two people look, or a guardian's frames are judged.
             None
-            if one.request.live.is_absent and one.request.liveness is None
+            if one.request.shows_nobody
             else liveness.weigh(one.request.liveness, LivenessUse.ENROLLMENT, one.outlet.carrier)
             for one in attempts
         ]
         judgements = [self._judge_liveness(one) for one in attempts]
         comparisons = self._compare(attempts, found, thresholds, weighed, judgements)
         hit_ids = comparisons.all_hit_ids()
-        within = (self.store, self.gallery, attempts, hit_ids, self.second, self.person_limit)
+        within = (registry, self.gallery, attempts, hit_ids, self.second, self.person_limit)
         state = BatchState(*within)
-        people = self._find_people(attempts, state, comparisons, now)
-        given = (self, comparisons, state, sequence, next_reference_id, now, people)
-        collector = ChangeCollector(*given)
-        bounds = BatchBounds(self.limits, self.store, attempts, state, now)
+        people = self._find_people(registry, attempts, state, comparisons, now)
+        collector = ChangeCollector(self, comparisons, state, registry, writer, now, people)
+        bounds = BatchBounds(self.limits, registry, attempts, state, now)
         answers: list[Answer | SosieError] = []
         for place, attempt in enumerate(attempts):
             told, judgement = self._weigh_authority(attempt), judgements[place]
-            shown = (thresholds, weighed[place], told, judgement)
+            shown = (thresholds, weighed[place], told.get(DocumentRole.OWN), judgement)
             evidence = gather_evidence(place, attempt, comparisons, state, *shown)
             if people is not None:
-                evidence = people.add_to(evidence, place, attempt)
+                evidence = people.add_to(evidence, place, attempt, told)
             verdict = decide(evidence)
             try:
                 bounds.require(attempt, evidence, verdict)
@@ -693,23 +707,22 @@ class Judge:
         return JudgedBatch(outcomes, changes if changes.audit else None)
 
     def _judge_liveness(self, attempt: Attempt) -> Judgement | None:
-        request = attempt.request
-        shown = request.live
-        if shown.is_absent and request.guardian is not None:
-            shown = request.guardian.live
+        """Of all live faces that are shown, a guardian's too, the one that seems least live."""
+        judge, guardian = self.liveness.judge, attempt.request.guardian
+        shown = [attempt.request.live, *([] if guardian is None else [guardian.live])]
         # Where there is no face the photograph is what is wrong.
-        if self.liveness.judge is None or shown.vector is None:
-            return None
-        return self.liveness.judge.weigh(shown.least_judged)
+        faces = [one for one in shown if one.vector is not None]
+        return None if judge is None or not faces else judge.weigh_all(faces)
 
-    def _weigh_authority(self, attempt: Attempt) -> WeighedAuthority | None:
-        # What is not well-formed is not looked up.
-        if self.look_ups is None or not attempt.document.is_well_formed:
-            return None
-        return self.look_ups.weigh(attempt.request.authority)
+    def _weigh_authority(self, attempt: Attempt) -> dict[DocumentRole, WeighedAuthority]:
+        if self.look_ups is None:
+            return {}
+        given, asked = attempt.request.authority, find_looked_up(attempt, self.people)
+        return {role: self.look_ups.weigh(given.get(role), role) for role in asked}
 
     def _find_people(
         self,
+        registry: Reader,
         attempts: Sequence[Attempt],
         state: BatchState,
         comparisons: Comparisons,
@@ -722,7 +735,7 @@ class Judge:
         standing = state.standing
         if self.people is NO_RULES and not (is_asked or standing.deceased or standing.replaced):
             return None
-        return PeopleBatch(self.people, self.store, attempts, state, comparisons, now)
+        return PeopleBatch(self.people, registry, attempts, state, comparisons, now)
 
     def _find_thresholds(self) -> Thresholds:
         if self.thresholds_for is None:

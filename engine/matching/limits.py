@@ -16,15 +16,8 @@ from engine.cases.case import CaseKind, CaseOrigin, person_of
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import TooManyFailures
 from engine.registry.reader import Reader
-from engine.registry.records import (
-    ALIVE,
-    HOLDER_TALLY,
-    KEY_TALLY,
-    SHOWN_TALLY,
-    Changes,
-    Tally,
-    utc_now,
-)
+from engine.registry.records import ALIVE, Changes, Tally, utc_now
+from engine.registry.rows import HOLDER_TALLY, KEY_TALLY, SHOWN_TALLY
 from engine.registry.writer import Writer
 
 T = TypeVar("T")
@@ -78,6 +71,11 @@ class Limits:
     outlet_key: Bound = Bound(200, timedelta(days=1))
     other_key: Bound = Bound(5_000, timedelta(days=1))
 
+    @property
+    def is_any(self) -> bool:
+        """Whether anything is bounded."""
+        return any(one.most for one in (self.holder, self.shown, self.outlet_key, self.other_key))
+
     def bound_of(self, name: str, caller: Caller) -> Bound:
         """The bound of a count, by how its name begins."""
         kind = name.partition(":")[0]
@@ -112,7 +110,7 @@ class Levels:
         self, limits: Limits, registry: Reader, names: Iterable[str], now: datetime
     ) -> None:
         self._limits = limits
-        self._found = registry.tallies(sorted(set(names)))
+        self._found = registry.tallies(sorted(set(names))) if limits.is_any else {}
         self._now = now
         self._levels: dict[str, float] = {}
 

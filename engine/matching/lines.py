@@ -76,7 +76,8 @@ def close_line(
         if line is None or carrier not in (None, line.carrier):
             raise NotFound(LINE_UNKNOWN)
         audited = AuditEntry(actor, "line.closed", line.id)
-        writer.commit(Changes(writer.sequence, (audited,), closed_lines=(line.id,)))
+        closed = (line.id,)
+        writer.commit(Changes(writer.sequence, (audited,), closed_lines=closed, cause="request"))
         return line.id
 
     return registrar.run(perform)
@@ -209,6 +210,7 @@ def _open_case(
         audit=(AuditEntry(actor, "line.disputed", line.id, detail),),
         # A line stays disputed when a case about it was closed without changing it.
         disputed_lines=(line.id,) if line.status is LineStatus.ACTIVE else (),
+        cause="holder",
     )
     writer.commit(cases.add_to(changes))
     return case

@@ -10,12 +10,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
+from typing import Any
 
 from engine.cases.case import CaseKind, CaseOrigin, Outcome
 from engine.cases.opening import NewCase
+from engine.matching.authority import AuthorityQuestion, DocumentRole, WeighedAuthority
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import Comparisons, score_best
-from engine.matching.documents import find_age
+from engine.matching.documents import CheckedDocument, find_age
 from engine.matching.evidence import (
     MAX_CANDIDATES,
     BatchState,
@@ -24,6 +26,7 @@ from engine.matching.evidence import (
     find_holder_score,
     find_problems,
 )
+from engine.matching.liveness import LivenessTerms
 from engine.matching.policy import (
     ORDINARY,
     Evidence,
@@ -33,9 +36,11 @@ from engine.matching.policy import (
     Verdict,
 )
 from engine.matching.requests import Attempt
-from engine.reasons import Decision, Reason
+from engine.reasons import Decision, LivenessUse, Reason
 from engine.registry.cases import EXCEPTIONS
+from engine.registry.reader import Reader
 from engine.registry.records import (
+    AskedLine,
     AuditEntry,
     DocumentRecord,
     DocumentStatus,
@@ -43,8 +48,8 @@ from engine.registry.records import (
     Guardianship,
     PeopleChanges,
     Replacement,
+    utc_now,
 )
-from engine.registry.store import Store
 
 DOCUMENT_REPLACED = "document.replaced"
 
@@ -82,7 +87,7 @@ class PeopleBatch:
     def __init__(
         self,
         terms: PeopleTerms,
-        store: Store,
+        store: Reader,
         attempts: Sequence[Attempt],
         state: BatchState,
         comparisons: Comparisons,
@@ -125,13 +130,24 @@ class PeopleBatch:
         """Where the probe of an attempt's guardian is among the comparisons."""
         return self._places.get(place)
 
-    def add_to(self, evidence: Evidence, place: int, attempt: Attempt) -> Evidence:
+    def add_to(
+        self,
+        evidence: Evidence,
+        place: int,
+        attempt: Attempt,
+        look_ups: Mapping[DocumentRole, WeighedAuthority],
+    ) -> Evidence:
         """The evidence with what these rules go by; the same where none treats it apart."""
         rules, request = self._terms.of(attempt.outlet.carrier), attempt.request
         standing, thresholds = self._state.standing, evidence.thresholds
         own = self._state.document(attempt.document_lookup)
         is_minor = _is_minor(attempt.document.born_on, attempt.judged_on, rules)
         replacement, old = self._find_replacement(place, attempt, own)
+        if replacement is not None:
+            replacement = replace(replacement, **_tell(look_ups.get(DocumentRole.REPLACED)))
+        guardian = self._find_guardian(place, attempt, rules, thresholds) if is_minor else None
+        if guardian is not None:
+            guardian = replace(guardian, **_tell(look_ups.get(DocumentRole.GUARDIAN)))
         is_holder = _reaches(evidence.holder_score, thresholds.same_document)
         is_old_holder = (
             replacement is not None
@@ -151,7 +167,7 @@ class PeopleBatch:
             and rules.is_face_waived
             and request.live.is_absent
             and request.portrait.is_absent,
-            guardian=self._find_guardian(place, attempt, rules, thresholds) if is_minor else None,
+            guardian=guardian,
             exception=request.exception,
             # A minor's guardian is bound when the line is opened, and not weeks later.
             is_exception_offered=request.exception is not None
@@ -339,7 +355,9 @@ class PeopleBatch:
                 outlet=attempt.outlet.code,
                 document_id=document_id,
                 cause=attempt.request.exception.value,
-                msisdn=attempt.msisdn,
+                line=AskedLine(
+                    attempt.msisdn, attempt.request.document.name, attempt.document.expires_on
+                ),
                 asked_at=self._now,
                 case_id=case_id,
             )
@@ -379,6 +397,49 @@ class PeopleBatch:
         ]
 
 
+def find_looked_up(attempt: Attempt, terms: PeopleTerms) -> dict[DocumentRole, CheckedDocument]:
+    """The documents of an attempt that an authority is asked about: a guardian's where one is
+    needed, and what is replaced, of the same person."""
+    own, guardian = attempt.document, attempt.guardian
+    if not own.is_well_formed:
+        return {}
+    found = {DocumentRole.OWN: own}
+    rules = terms.of(attempt.outlet.carrier)
+    if guardian is not None and _is_minor(own.born_on, attempt.judged_on, rules):
+        found[DocumentRole.GUARDIAN] = guardian.document
+    if attempt.replaced is not None:
+        born_on = attempt.replaced.born_on or own.born_on
+        found[DocumentRole.REPLACED] = replace(attempt.replaced, born_on=born_on)
+    named = {(one.type, one.number) for one in found.values()}
+    # Which names one document twice is refused.
+    return found if len(named) == len(found) else {DocumentRole.OWN: own}
+
+
+def ask_of(
+    attempt: Attempt,
+    live: bytes | None,
+    guardian_live: bytes | None,
+    liveness: LivenessTerms,
+    terms: PeopleTerms,
+) -> dict[DocumentRole, AuthorityQuestion]:
+    """The look-ups of an attempt, with the live faces' files; none where nothing is told of it:
+    it is not well-formed, or will be rejected for what it shows."""
+    request, carrier, guardian = attempt.request, attempt.outlet.carrier, attempt.guardian
+    use, on = LivenessUse.ENROLLMENT, attempt.judged_on or utc_now().date()
+    brings = None if request.shows_nobody else liveness.weigh(request.liveness, use, carrier)
+    if attempt.is_same_photograph or brings is Decision.REJECTED:
+        return {}
+    questions = {}
+    for role, document in find_looked_up(attempt, terms).items():
+        shown, file = attempt, live
+        if role is DocumentRole.GUARDIAN and guardian is not None:
+            shown, file = guardian, guardian_live
+        if document.is_well_formed and not shown.is_same_photograph:
+            name = shown.request.document.name
+            questions[role] = AuthorityQuestion(document, name, on, file, carrier)
+    return questions
+
+
 def place_guardians(attempts: Sequence[Attempt]) -> dict[int, int]:
     """Where the guardians of attempts have their probes: after those of all attempts."""
     places = [place for place, one in enumerate(attempts) if one.guardian is not None]
@@ -394,6 +455,12 @@ def find_guardian_case(verdict: Verdict) -> CaseKind | None:
         for one in verdict.findings
     )
     return CaseKind.DUPLICATE_IDENTITY if is_certain else CaseKind.POSSIBLE_DUPLICATE
+
+
+def _tell(weighed: WeighedAuthority | None) -> dict[str, Any]:
+    if weighed is None:
+        return {}
+    return {"authority_problem": weighed.problem, "authority_brings": weighed.brings}
 
 
 def _asks(attempt: Attempt) -> bool:

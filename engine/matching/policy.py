@@ -64,6 +64,8 @@ class GuardianEvidence:
     holder_score: float | None = None
     candidates: tuple[Candidate, ...] = ()
     searched: int | None = None
+    authority_problem: Reason | None = None
+    authority_brings: Decision | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,8 @@ class ReplacementEvidence:
     document_id: str | None = None
     score: float | None = None
     is_free: bool = False
+    authority_problem: Reason | None = None
+    authority_brings: Decision | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,8 +261,10 @@ def _document_findings(evidence: Evidence) -> list[Finding]:
     return findings
 
 
-def _authority_findings(evidence: Evidence) -> list[Finding]:
-    problem, brings = evidence.authority_problem, evidence.authority_brings
+def _authority_findings(
+    looked_up: Evidence | GuardianEvidence | ReplacementEvidence,
+) -> list[Finding]:
+    problem, brings = looked_up.authority_problem, looked_up.authority_brings
     return [] if problem is None or brings is None else [Finding(problem, brings)]
 
 
@@ -340,12 +346,15 @@ def _people_findings(people: PeopleEvidence, thresholds: Thresholds) -> list[Fin
     ]
     findings = [Finding(reason, brings) for applies, reason, brings in found if applies]
     replacement = people.replacement
-    if replacement is not None and not (
-        replacement.is_free
-        and replacement.score is not None
-        and replacement.score >= thresholds.same_document
-    ):
-        findings.append(Finding(Reason.REPLACEMENT_REFUSED, Decision.REJECTED))
+    if replacement is not None:
+        score = replacement.score
+        is_theirs = score is not None and score >= thresholds.same_document
+        # Whoever is not its holder is not told what is known of it, either.
+        findings += (
+            _authority_findings(replacement)
+            if replacement.is_free and is_theirs
+            else [Finding(Reason.REPLACEMENT_REFUSED, Decision.REJECTED)]
+        )
     if people.is_minor:
         findings += _guardian_findings(people.guardian, thresholds)
     return findings
@@ -372,7 +381,9 @@ def _guardian_findings(guardian: GuardianEvidence | None, thresholds: Thresholds
         (certain, Reason.GUARDIAN_DUPLICATE),
         (guardian.has_all_lines, Reason.LINE_LIMIT_REACHED),
     )
+    said = _authority_findings(guardian)
     refused = [Finding(reason, Decision.REJECTED) for applies, reason in rows if applies]
+    refused += [one for one in said if one.decision is Decision.REJECTED]
     if refused:
         return refused[:1]
     doubts = (
@@ -380,7 +391,7 @@ def _guardian_findings(guardian: GuardianEvidence | None, thresholds: Thresholds
         (review, Reason.GUARDIAN_DUPLICATE),
         (guardian.is_watchlisted, Reason.WATCHLISTED),
     )
-    return [Finding(reason, Decision.REVIEW) for applies, reason in doubts if applies]
+    return [Finding(reason, Decision.REVIEW) for applies, reason in doubts if applies] + said
 
 
 def _is_known(guardian: GuardianEvidence) -> bool:

@@ -421,10 +421,9 @@ class Registrar:
         started = monotonic()
         judged = self._judge.judge(
             [call.payload for call in batch],
-            scanned=[call.scanned if isinstance(call, _Enrollment) else None for call in batch],
-            sequence=self._writer.sequence,
-            next_reference_id=self._writer.next_reference_id,
+            self._writer,
             now=self._clock(),
+            scanned=[call.scanned if isinstance(call, _Enrollment) else None for call in batch],
         )
         judge_s = monotonic() - started
         if judged.changes is not None:

@@ -30,7 +30,7 @@ from engine.errors import (
 )
 from engine.faces.embedder import normalise
 from engine.faces.face_records import find_image, is_record
-from engine.matching.authority import AuthorityQuestion, AuthorityResult
+from engine.matching.authority import AuthorityResult, DocumentRole
 from engine.matching.documents import (
     DEFAULT_TIME_ZONE,
     CheckedDocument,
@@ -41,10 +41,10 @@ from engine.matching.documents import (
     require_checkable,
 )
 from engine.matching.limits import Caller
-from engine.matching.liveness import LivenessResult, LivenessTerms
-from engine.reasons import Decision, ExceptionCause, LivenessUse, PhotographKind, Reason
+from engine.matching.liveness import LivenessResult
+from engine.reasons import Decision, ExceptionCause, PhotographKind, Reason
 from engine.registry.reader import Reader
-from engine.registry.records import NewCrop, Outlet, SecondTemplate, new_id, utc_now
+from engine.registry.records import NewCrop, Outlet, SecondTemplate, new_id
 from engine.registry.vault import Vault
 from engine.texts import LINES, MARKS, require_visible
 from indexes.base import check_vectors
@@ -155,11 +155,17 @@ class EnrollmentRequest:
     captured_at: datetime | None = None
     caller: Caller | None = None
     liveness: LivenessResult | None = field(default=None, repr=False)
-    authority: AuthorityResult | None = None
-    """What an authority said of the document, where one is asked."""
+    authority: Mapping[DocumentRole, AuthorityResult] = field(default_factory=dict)
+    """What an authority said of the documents, where one is asked."""
     guardian: GuardianShown | None = None
     exception: ExceptionCause | None = None
     replaces: Document | None = None
+
+    @property
+    def shows_nobody(self) -> bool:
+        """Whether no liveness is asked of it: two people look, or a guardian's frames are judged,
+        and then a result came along."""
+        return self.live.is_absent and self.liveness is None
 
     @property
     def pair(self) -> tuple[Sample, Sample]:
@@ -585,6 +591,8 @@ class Attempt:
     time_zone: str | None = None
     guardian: Attempt | None = None
     """The guardian as if they were to be enrolled: so they are bound."""
+    replaced: CheckedDocument | None = None
+    """What it replaces, where that is well-formed."""
     replaced_lookup: bytes | None = None
 
     @property
@@ -599,21 +607,6 @@ class Attempt:
         beside = None if self.guardian is None else self.guardian.document_lookup
         named = (self.document_lookup, beside, self.replaced_lookup)
         return [one for one in named if one is not None]
-
-
-def ask_of(
-    attempt: Attempt, live: bytes | None, liveness: LivenessTerms
-) -> AuthorityQuestion | None:
-    """The look-up of an attempt's document; None where nothing is told of it: it is not
-    well-formed, or the attempt will be rejected for what it shows."""
-    request, use = attempt.request, LivenessUse.ENROLLMENT
-    if not attempt.document.is_well_formed or attempt.is_same_photograph:
-        return None
-    if liveness.weigh(request.liveness, use, attempt.outlet.carrier) is Decision.REJECTED:
-        return None
-    name, on = request.document.name, attempt.judged_on
-    carrier = attempt.outlet.carrier
-    return AuthorityQuestion(attempt.document, name, on or utc_now().date(), live, carrier)
 
 
 def restricted(restriction: str) -> str:
@@ -715,7 +708,7 @@ class Intake:
             document = check_documents([replaces], on)[0]
             if document.is_well_formed:
                 lookup = document_look_up(self._vault, document)
-                attempt = replace(attempt, replaced_lookup=lookup)
+                attempt = replace(attempt, replaced=document, replaced_lookup=lookup)
         return attempt
 
     def _find_time_zone(self, outlet: Outlet | None) -> str:

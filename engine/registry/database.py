@@ -109,10 +109,25 @@ def open_connection(engine: Engine) -> Connection:
 
 
 @contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
-    """A connection for a short read."""
-    with storage_errors(), open_connection(engine) as connection:
+def reading(place: Engine | Connection) -> Iterator[Connection]:
+    """A connection for a short read: one of an engine, or the one that is open."""
+    opened = open_connection(place) if isinstance(place, Engine) else nullcontext(place)
+    with storage_errors(), opened as connection:
         yield connection
+
+
+@contextmanager
+def reading_often(place: Engine | Connection) -> Iterator[Connection]:
+    """A connection for many short reads, one after the other, which are not of one state.
+
+    On SQLite there is no transaction around them: nobody who writes waits between two of them.
+    """
+    with reading(place) as plain:
+        connection = plain.execution_options(begins=None)
+        try:
+            yield connection
+        finally:
+            connection.rollback()
 
 
 @contextmanager
@@ -126,7 +141,7 @@ def changing(place: Engine | Connection) -> Iterator[Connection]:
     keep_journal(place.engine)
     opened = open_connection(place) if isinstance(place, Engine) else nullcontext(place)
     with storage_errors(), opened as plain:
-        connection = plain.execution_options(immediate=True)
+        connection = plain.execution_options(begins="BEGIN IMMEDIATE")
         with connection.begin():
             yield connection
 
@@ -235,15 +250,12 @@ def keep_journal(engine: Engine) -> None:
         return
     try:
         try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            inode = path.stat().st_ino
+        except FileNotFoundError:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
             # A file system gives the number of one that was deleted to the next.
             _flushed_journals.pop(path, None)
-        except FileExistsError:
-            handle = os.open(path, os.O_WRONLY)
-        try:
-            inode = os.fstat(handle).st_ino
-        finally:
-            os.close(handle)
+            inode = path.stat().st_ino
         if _flushed_journals.get(path) != inode:
             flush_folder(path.parent)
             _flushed_journals[path] = inode
@@ -306,8 +318,9 @@ def write_something(connection: Connection) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    immediate = connection.get_execution_options().get("immediate", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+    begins = connection.get_execution_options().get("begins", "BEGIN")
+    if begins is not None:
+        connection.exec_driver_sql(begins)
 
 
 def _translate(cause: BaseException | None) -> StorageFailed:
@@ -352,10 +365,12 @@ KEYS: BindParameter[Any] = bindparam("keys", expanding=True)
 
 
 class Source:
-    """One registry to read from, each read a short transaction; safe to use from any thread."""
+    """One registry to read from, each read a short transaction; safe to use from any thread, but
+    for one over a connection that is open."""
 
-    def __init__(self, engine: Engine, vault: Vault) -> None:
-        self._engine = engine
+    def __init__(self, place: Engine | Connection, vault: Vault) -> None:
+        self._place = place
+        self._engine = place.engine
         self.vault = vault
 
     @property
@@ -364,13 +379,13 @@ class Source:
 
     def rows(self, query: Select[Any], **values: object) -> Sequence[Row[Any]]:
         """What the query finds, for these values of its parameters."""
-        with reading(self._engine) as connection:
+        with reading(self._place) as connection:
             return connection.execute(query, values).all()
 
     def _columns(self, query: Select[Any], **values: object) -> list[tuple[Any, ...]]:
         """The same by column, as the driver has the values and without a row object for each: of
         numbers, texts and bytes. Empty where nothing is found."""
-        with reading(self._engine) as connection:
+        with reading(self._place) as connection:
             cursor = connection.execute(query, values).cursor
             assert cursor is not None, "a query has rows"
             try:

@@ -120,9 +120,15 @@ def count_seals(
     connection: Connection, version: int, values: int, before: Mapping[str, int] | None
 ) -> None:
     """Adds to how many values a data key has sealed, which `before` says of each."""
+    counted = add_seals(before, version, values)
+    connection.execute(update(_deployment).values(seals=counted))
+
+
+def add_seals(before: Mapping[str, int] | None, version: int, values: int) -> dict[str, int]:
+    """How many values each data key has sealed, with so many more of one."""
     counted = dict(before or {})
     counted[str(version)] = counted.get(str(version), 0) + values
-    connection.execute(update(_deployment).values(seals=counted))
+    return counted
 
 
 def _data_keys(vault: Vault) -> dict[str, str]:

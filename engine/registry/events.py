@@ -24,7 +24,7 @@ from engine.errors import PlaceUnknown
 from engine.reasons import Reason
 from engine.registry import tables
 from engine.registry.database import Source, chunks
-from engine.registry.records import ALIVE, CaseState, Changes, LineEvent, LineEventKind, new_id
+from engine.registry.records import ALIVE, CampaignState, CaseState, Changes, LineEvent, new_id
 from engine.registry.row_macs import require_authentic, with_macs
 from engine.registry.vault import Vault
 
@@ -49,7 +49,7 @@ class EventType(StrEnum):
     WATCHLIST_HIT = "watchlist.hit"
     SWEEP_FINISHED = "sweep.finished"
     ERASURE_DONE = "erasure.done"
-    # What happens to lines, by its kind; `line.closed` stands above.
+    # What happens to lines, by its kind; three stand above.
     LINE_SIM_SWAP = "line.sim_swap"
     LINE_DEVICE_CHANGE = "line.device_change"
     LINE_PORT_IN = "line.port_in"
@@ -64,6 +64,7 @@ class EventType(StrEnum):
     LINE_SUSPENDED_OUTGOING = "line.suspended_outgoing"
     LINE_SUSPENDED = "line.suspended"
     LINE_UNSUSPENDED = "line.unsuspended"
+    CAMPAIGN_ENDED = "campaign.ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +103,12 @@ _LAST = select(_events.c.number, _events.c.line_id).order_by(_events.c.number.de
 _LINES: Select[Any] = select(_lines.c.id, _lines.c.carrier, _lines.c.document_id).where(
     _lines.c.id.in_(bindparam("keys", expanding=True))
 )
-_LINES_OF: Select[Any] = select(
-    _lines.c.id, _lines.c.carrier, _lines.c.document_id, _lines.c.status
-).where(_lines.c.document_id == bindparam("key"))
+_CARRIERS_OF = (
+    select(_lines.c.carrier)
+    .where(_lines.c.document_id == bindparam("key"))
+    .distinct()
+    .order_by(_lines.c.carrier)
+)
 _CASE_STATES = select(tables.cases.c.id, tables.cases.c.state).where(
     tables.cases.c.id.in_(bindparam("keys", expanding=True))
 )
@@ -173,15 +177,26 @@ def _of_enrollments(changes: Changes) -> Iterator[_New]:
 def _of_life(connection: Connection, changes: Changes) -> Iterator[_New]:
     if changes.life is None:
         return
-    happened = [one for one in changes.life.events if one.kind is not LineEventKind.CLOSED]
-    ids = dict.fromkeys(one.line_id for one in happened)
+    ids = dict.fromkeys(one.line_id for one in changes.life.events)
     lines = {row.id: row for row in _find_lines(connection, ids)}
-    for one in happened:
-        yield _of_line(EventType(f"line.{one.kind}"), lines[one.line_id], _tell(one))
+    for one in changes.life.events:
+        # One of a line that is not there is refused when it is written.
+        if one.line_id in lines:
+            yield _of_line(EventType(f"line.{one.kind}"), lines[one.line_id], _tell(one))
+    for campaign in changes.life.campaigns:
+        # Written as ended once.
+        if campaign.state is CampaignState.ENDED:
+            yield _New(EventType.CAMPAIGN_ENDED, campaign.id, campaign.carrier, {})
 
 
 def _tell(event: LineEvent) -> Mapping[str, Any]:
-    return {"at": event.at.isoformat(), "cause": event.cause}
+    return {"at": event.at.isoformat(), "cause": tell_cause(event)}
+
+
+def tell_cause(event: LineEvent) -> str | None:
+    """The cause as a carrier is told it: of a case that closed its line no id, which would say
+    whose other lines are in it."""
+    return "case" if (event.cause or "").startswith("case:") else event.cause
 
 
 def _find_lines(connection: Connection, ids: Iterable[str]) -> Iterator[Row[Any]]:
@@ -195,23 +210,11 @@ def _of_line(kind: EventType, row: Row[Any], data: Mapping[str, Any]) -> _New:
 
 def _of_lines(connection: Connection, changes: Changes) -> Iterator[_New]:
     moved = () if changes.people is None else [key for key, _ in changes.people.moved_lines]
-    life = () if changes.life is None else changes.life.events
-    closings = {one.line_id: _tell(one) for one in life if one.kind is LineEventKind.CLOSED}
-    kinds: Sequence[tuple[EventType, Sequence[str], Mapping[str, Mapping[str, Any]]]] = (
-        (EventType.LINE_DISPUTED, changes.disputed_lines, {}),
-        (EventType.LINE_RESTORED, changes.restored_lines, {}),
-        (EventType.LINE_CLOSED, changes.closed_lines, closings),
-        (EventType.LINE_MOVED, moved, {}),
-    )
-    for kind, ids, told in kinds:
-        for row in _find_lines(connection, ids):
-            yield _of_line(kind, row, told.get(row.id, {}))
+    for row in _find_lines(connection, moved):
+        yield _of_line(EventType.LINE_MOVED, row, {})
     for document_id in changes.erased_documents:
-        under = connection.execute(_LINES_OF, {"key": document_id}).all()
-        for row in under:
-            if row.status != "closed":
-                yield _of_line(EventType.LINE_CLOSED, row, {})
-        for carrier in sorted({row.carrier for row in under}) or [None]:
+        carriers = connection.scalars(_CARRIERS_OF, {"key": document_id}).all()
+        for carrier in carriers or [None]:
             yield _New(EventType.ERASURE_DONE, document_id, carrier, {})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -29,6 +30,7 @@ from engine.registry.records import (
     Campaign,
     CampaignLineState,
     CampaignState,
+    Changes,
     Exemption,
     LifeChanges,
     LineEvent,
@@ -38,6 +40,7 @@ from engine.registry.records import (
     LineStatus,
     Reverification,
     is_id,
+    new_id,
 )
 from engine.registry.row_macs import require_authentic, with_macs
 from engine.registry.rows import columns_of, line_of, read_as
@@ -50,6 +53,11 @@ _SET_SERVICE = (
     update(_lines).where(_lines.c.id == bindparam("key")).values(service=bindparam("new_service"))
 )
 _EVENTS_OF = select(_events).where(_events.c.line_id == bindparam("line"))
+_IN_USE_UNDER = (
+    select(_lines.c.id)
+    .where(_lines.c.document_id == bindparam("key"), _lines.c.status != LineStatus.CLOSED.value)
+    .order_by(_lines.c.id)
+)
 _IN_ORDER = (_events.c.at, _events.c.recorded_at, _events.c.id)
 _NEWEST = (
     select(_events.c.line_id, func.max(_events.c.at).label("at"))
@@ -59,11 +67,12 @@ _NEWEST = (
 _ASKED_OF = (
     select(_asked).where(_asked.c.line_id.in_(KEYS)).order_by(_asked.c.asked_at, _asked.c.id)
 )
+_IS_DUE = and_(
+    _asked.c.next_step_at.is_not(None), _asked.c.next_step_at <= bindparam("now", type_=Moment)
+)
 _DUE = (
     select(_asked)
-    .where(
-        _asked.c.next_step_at.is_not(None), _asked.c.next_step_at <= bindparam("now", type_=Moment)
-    )
+    .where(_IS_DUE)
     .order_by(_asked.c.next_step_at, _asked.c.id)
     .limit(bindparam("most"))
 )
@@ -80,6 +89,25 @@ _CLOSED_WITH = (
 _FIRST_DUE = select(func.min(_asked.c.next_step_at)).where(_asked.c.next_step_at.is_not(None))
 _CAMPAIGNS = select(_campaigns).order_by(_campaigns.c.created_at.desc(), _campaigns.c.id.desc())
 _CAMPAIGN = select(_campaigns).where(_campaigns.c.id == bindparam("id"))
+_first_step = (
+    select(func.min(_asked.c.next_step_at))
+    .where(_asked.c.campaign_id == _campaigns.c.id, _IS_DUE)
+    .scalar_subquery()
+)
+_DUE_CAMPAIGNS = (
+    select(_campaigns.c.carrier, _campaigns.c.id, _first_step.label("first"))
+    .where(_campaigns.c.deadline <= bindparam("now", type_=Moment))
+    .order_by(_first_step, _campaigns.c.id)
+)
+_ALIVE = (
+    select(func.count())
+    .select_from(_campaigns)
+    .where(
+        _campaigns.c.carrier == bindparam("carrier"),
+        _campaigns.c.deadline > bindparam("now", type_=Moment),
+        _campaigns.c.state != CampaignState.ENDED.value,
+    )
+)
 _FILLING = _CAMPAIGNS.where(_campaigns.c.state == CampaignState.FILLING.value)
 # A line that is closed before its holder has come has left, whatever closed it; the overdue that a
 # rule has closed stay overdue.
@@ -112,6 +140,38 @@ _TOTALS = (
     .where(_lines.c.document_id.in_(KEYS), _lines.c.status != LineStatus.CLOSED.value)
     .group_by(_lines.c.document_id)
 )
+
+
+def add_events_of_people(connection: Connection, changes: Changes, at: datetime) -> Changes:
+    """The changes with an event of each line that people close, dispute or restore; those of rules
+    and reports are in them already. To be called before anything is written."""
+    life = changes.life or LifeChanges()
+    told = {one.line_id for one in life.events if one.kind is LineEventKind.CLOSED}
+    closed = [key for key in changes.closed_lines if key not in told]
+    happened = [
+        (LineEventKind.DISPUTED, changes.disputed_lines, changes.cause),
+        (LineEventKind.RESTORED, changes.restored_lines, changes.cause),
+        (LineEventKind.CLOSED, closed, changes.cause),
+    ]
+    for document_id in changes.erased_documents:
+        under = connection.scalars(_IN_USE_UNDER, {"key": document_id}).all()
+        happened.append((LineEventKind.CLOSED, under, "erasure"))
+    events = [
+        LineEvent(
+            id=new_id(),
+            line_id=key,
+            kind=kind,
+            at=at,
+            recorded_at=at,
+            cause=cause,
+            by=changes.audit[0].actor,
+        )
+        for kind, keys, cause in happened
+        for key in keys
+    ]
+    if not events:
+        return changes
+    return replace(changes, life=replace(life, events=(*life.events, *events)))
 
 
 def set_services(connection: Connection, services: Mapping[str, LineService | None]) -> None:
@@ -202,9 +262,19 @@ class LifeReader(Source):
             found[row.line_id].append(self._asked(row))
         return found
 
-    def due(self, now: datetime, most: int) -> list[Reverification]:
-        """Those whose next step is due, the longest due first."""
-        return [self._asked(row) for row in self.rows(_DUE, now=now, most=most)]
+    def due(self, now: datetime, most: int, campaign_id: str | None) -> list[Reverification]:
+        """Those of a campaign, or with None those of rules, whose next step is due, the longest due
+        first."""
+        query = _DUE.where(_asked.c.campaign_id == campaign_id)
+        return [self._asked(row) for row in self.rows(query, now=now, most=most)]
+
+    def due_campaigns(self, now: datetime) -> list[str]:
+        """For each carrier one campaign with steps that are due: whose are due longest."""
+        found: dict[str, str] = {}
+        for row in self.rows(_DUE_CAMPAIGNS, now=now):
+            if row.first is not None:
+                found.setdefault(row.carrier, row.id)
+        return list(found.values())
 
     def next_step_at(self) -> datetime | None:
         """When the next step of any line is due."""
@@ -222,8 +292,12 @@ class LifeReader(Source):
             query = query.where(_campaigns.c.carrier == carrier)
         return [self._campaign(row) for row in self.rows(query.limit(most))]
 
+    def count_alive(self, carrier: str, now: datetime) -> int:
+        """A carrier's campaigns before their deadlines, without those that were ended."""
+        return int(self.rows(_ALIVE, carrier=carrier, now=now)[0][0])
+
     def filling(self) -> list[Campaign]:
-        """Campaigns whose lines are still being added."""
+        """Campaigns whose lines are still being added, newest first."""
         return [self._campaign(row) for row in self.rows(_FILLING)]
 
     def count_lines(self, campaign_id: str) -> dict[CampaignLineState, int]:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, Row, Table, bindparam, delete, func, insert, or_, select, update
 
 from engine.registry import tables
 from engine.registry.database import KEYS, Source, change_one
 from engine.registry.records import (
+    AskedLine,
     DeathRecord,
     ExceptionRecord,
     Guardianship,
@@ -142,20 +144,20 @@ class PeopleReader(Source):
     def exceptions(self, enrollment_ids: Sequence[str]) -> dict[str, ExceptionRecord]:
         """The exceptions that these enrollments asked for."""
         rows = self._authentic(_exceptions, _OF_EXCEPTIONS, enrollment_ids)
-        return {row.id: read_as(ExceptionRecord, row, msisdn=None) for row in rows}
+        return {row.id: read_as(ExceptionRecord, row, line=None) for row in rows}
 
     def exceptions_of_lines(self, line_ids: Sequence[str]) -> dict[str, ExceptionRecord]:
         """The exceptions by which lines were opened, by line."""
         rows = self._authentic(_exceptions, _BY_LINE, line_ids)
-        return {row.line_id: read_as(ExceptionRecord, row, msisdn=None) for row in rows}
+        return {row.line_id: read_as(ExceptionRecord, row, line=None) for row in rows}
 
     def exception_of_case(self, case_id: str) -> ExceptionRecord | None:
-        """The exception that a case decides, with its number while that is undecided."""
+        """The exception that a case decides, with what it asks for while that is undecided."""
         for row in self.rows(_BY_CASE, case=case_id):
             self._require(_exceptions, row)
             sealed = row.msisdn
-            opened = None if sealed is None else self.vault.open(_NUMBER, row.id, sealed).decode()
-            return read_as(ExceptionRecord, row, msisdn=opened)
+            line = None if sealed is None else _read_line(self.vault.open(_NUMBER, row.id, sealed))
+            return read_as(ExceptionRecord, row, line=line)
         return None
 
     def count_asked(self, outlets: Sequence[str], since: datetime) -> dict[str, int]:
@@ -211,8 +213,17 @@ def write_people(
 
 
 def _exception_row(vault: Vault, one: ExceptionRecord) -> Mapping[str, Any]:
-    assert one.msisdn is not None, "what is asked for is a number"
-    return columns_of(one, msisdn=vault.seal(_NUMBER, one.id, one.msisdn.encode()))
+    assert one.line is not None, "what is asked for is a line"
+    sealed = vault.seal(_NUMBER, one.id, msgspec.json.encode(one.line))
+    row = columns_of(one, msisdn=sealed)
+    return {name: row[name] for name in row if name in _exceptions.c}
+
+
+def _read_line(opened: bytes) -> AskedLine:
+    # A number alone was sealed before names were.
+    if opened.startswith(b"+"):
+        return AskedLine(opened.decode())
+    return msgspec.json.decode(opened, type=AskedLine)
 
 
 def forget_people(connection: Connection, vault: Vault, document_id: str, at: datetime) -> None:

@@ -84,6 +84,9 @@ class LineEventKind(StrEnum):
     SUSPENDED = "suspended"
     UNSUSPENDED = "unsuspended"
     CLOSED = "closed"
+    # By people alone.
+    DISPUTED = "disputed"
+    RESTORED = "restored"
 
 
 class CaseState(StrEnum):
@@ -344,7 +347,8 @@ class LineRecord:
 class LineEvent:
     """What happened to a line, `at` which moment; it was written down at `recorded_at`.
 
-    `cause` is the rule or the campaign that brought it, or the case that it opened.
+    `cause` is the rule or the campaign that brought it, the case that it opened, or why people did
+    it: then a case is `case:` with its id.
     """
 
     id: str
@@ -379,10 +383,11 @@ class Reverification:
 
 
 class CampaignState(StrEnum):
-    """Whether lines that it chooses are still being added."""
+    """Whether lines are still being added: by its terms, or one by one, or none any more."""
 
     FILLING = "filling"
     RUNNING = "running"
+    ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -566,16 +571,6 @@ class Tally:
     most: float
 
 
-HOLDER_TALLY, SHOWN_TALLY, KEY_TALLY = "holder", "shown", "key"
-"""How the name of a count begins: of a document's look-up, of a document, of a key."""
-
-
-def tally_names(document_id: str, lookup: bytes | None) -> list[str]:
-    """The counts about a document."""
-    holder = [] if lookup is None else [f"{HOLDER_TALLY}:{lookup.hex()}"]
-    return [f"{SHOWN_TALLY}:{document_id}", *holder]
-
-
 @dataclass(frozen=True, slots=True)
 class TallyRecord:
     """The level of a count as it was at a moment."""
@@ -634,8 +629,18 @@ class Guardianship:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedLine:
+    """What an exception asks for: a number, under a document as the attempt had it. The name is
+    None where it was asked for before names were kept."""
+
+    msisdn: str = field(repr=False)
+    name: str | None = field(default=None, repr=False)
+    expires_on: date | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ExceptionRecord:
-    """An enrollment (its `id`) without a usable face or portrait, and why. `msisdn` is sealed, and
+    """An enrollment (its `id`) without a usable face or portrait, and why. `line` is sealed, and
     leaves once two people have decided; with a `line_id` they granted it."""
 
     id: str
@@ -643,7 +648,7 @@ class ExceptionRecord:
     outlet: str
     document_id: str
     cause: str
-    msisdn: str | None = field(repr=False)
+    line: AskedLine | None
     asked_at: datetime
     case_id: str
     decided_at: datetime | None = None
@@ -749,6 +754,8 @@ class Changes:
     crops: Sequence[NewCrop] = ()
     restored_lines: Sequence[str] = ()
     """Disputed lines that are active again."""
+    cause: str | None = None
+    """Why people close, dispute or restore these lines."""
     tallies: Sequence[Tally] = ()
     """Of one name as many as there are."""
     attempt_templates: Sequence[AttemptTemplate] = ()

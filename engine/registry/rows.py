@@ -267,6 +267,16 @@ def answer_row(answer: StoredAnswer) -> RowValues:
     return columns_of(answer, response=dict(answer.response))
 
 
+HOLDER_TALLY, SHOWN_TALLY, KEY_TALLY = "holder", "shown", "key"
+"""How the name of a count begins: of a document's look-up, of a document, of a key."""
+
+
+def tally_names(document_id: str, lookup: bytes | None) -> list[str]:
+    """The counts about a document."""
+    holder = [] if lookup is None else [f"{HOLDER_TALLY}:{lookup.hex()}"]
+    return [f"{SHOWN_TALLY}:{document_id}", *holder]
+
+
 def count_tallies(connection: Connection, added: Sequence[Tally], at: datetime) -> None:
     """Adds to the counts, each of which leaks away meanwhile and never falls below zero."""
     names = sorted({one.name for one in added})

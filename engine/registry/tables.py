@@ -219,6 +219,7 @@ liveness = Table(
     # Of the model that looked at the picture itself: null of what a capture system signed.
     Column("judge", String(64)),
 )
+Index("ix_liveness_outlet", liveness.c.outlet, liveness.c.received_at)
 
 # What happened, for the systems of carriers: written with it, in its order.
 events = Table(
@@ -317,7 +318,8 @@ exceptions = Table(
     Column("outlet", ForeignKey("outlets.code"), nullable=False),
     Column("document_id", ForeignKey("documents.id"), nullable=False, index=True),
     Column("cause", String(32), nullable=False),
-    # The number that was asked for; null once it was decided.
+    # The number that was asked for, with the name and the expiry of the document as they were
+    # given; null once it was decided.
     Column("msisdn", LargeBinary),
     Column("asked_at", Moment, nullable=False, index=True),
     Column("case_id", ForeignKey("cases.id"), nullable=False, index=True),
@@ -589,6 +591,14 @@ reverifications = Table(
 Index("uq_reverifications_line", reverifications.c.line_id, reverifications.c.rule, unique=True)
 _partial_index(
     "ix_reverifications_due",
+    reverifications.c.next_step_at,
+    reverifications.c.id,
+    where="next_step_at IS NOT NULL",
+)
+# Of each campaign, and of rules, by themselves: so none has to wait behind another's.
+_partial_index(
+    "ix_reverifications_campaign",
+    reverifications.c.campaign_id,
     reverifications.c.next_step_at,
     reverifications.c.id,
     where="next_step_at IS NOT NULL",

@@ -7,7 +7,7 @@ import fcntl
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -48,8 +48,9 @@ from engine.registry.database import (
     write_something,
 )
 from engine.registry.events import find_events, write_events
-from engine.registry.line_life import end_waiting, set_services, write_life
+from engine.registry.line_life import add_events_of_people, end_waiting, set_services, write_life
 from engine.registry.people import forget_people, write_people
+from engine.registry.reader import Reader
 from engine.registry.records import (
     ENROLLMENT_REFUSED,
     AuditEntry,
@@ -58,7 +59,6 @@ from engine.registry.records import (
     DocumentStatus,
     LineStatus,
     OutletChange,
-    tally_names,
     utc_now,
 )
 from engine.registry.row_macs import RowValues, changing_rows, with_macs
@@ -78,6 +78,7 @@ from engine.registry.rows import (
     keep_crops_of_cases,
     line_row,
     reference_rows,
+    tally_names,
     watched_row,
     write_cases,
     write_crops,
@@ -197,8 +198,6 @@ _deployment = tables.deployment
 _HOLD = select(_deployment.c.singleton).with_for_update()
 _ADVANCE = (
     update(_deployment)
-    .where(_deployment.c.writer_epoch == bindparam("epoch"))
-    .where(_deployment.c.sequence == bindparam("known_sequence"))
     .where(_deployment.c.audit_number == bindparam("known_number"))
     .values(
         audit_number=bindparam("number"),
@@ -207,6 +206,7 @@ _ADVANCE = (
         sequence=bindparam("next_sequence"),
     )
 )
+_ADVANCE_AND_COUNT = _ADVANCE.values(seals=bindparam("counted"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,21 +261,14 @@ def chained(
             head = audit.read_head(connection)
             if not trusts_head:
                 audit.require_head(vault, head, 0 if fence is None else fence.audit_number)
+            if fence and (head.writer_epoch, head.sequence) != (fence.epoch, fence.sequence):
+                raise LeaseLost(_TAKEN_OVER)
             records = audit.extend(vault, head.audit_number, head.audit_head, at, entries)
-            _advance(
-                connection,
-                vault,
-                fence or Fence(head.writer_epoch, head.sequence),
-                head.audit_number,
-                records[-1],
-                sequence,
-            )
             yield connection, records[-1]
             audit.append(connection, records)
-            if sealed := vault.seals.take():
-                # What was sealed for it, or outside any transaction before.
-                version = vault.active_data_version
-                deployment.count_seals(connection, version, sealed, head.seals)
+            # What was sealed for it, or outside any transaction before.
+            sealed = vault.seals.take()
+            _advance(connection, vault, head, records[-1], sequence, sealed)
             ready = True
     except BaseException as failure:
         is_kept = isinstance(failure, StorageFailed) and ready
@@ -284,29 +277,31 @@ def chained(
             raise
 
 
+_TAKEN_OVER = "another writer has taken over this registry: restart to read its state"
+
+
 def _advance(
     connection: Connection,
     vault: Vault,
-    fence: Fence,
-    number: int,
+    head: Row[Any],
     last: AuditRecord,
     sequence: int | None,
+    sealed: int,
 ) -> None:
-    following = fence.sequence if sequence is None else sequence
-    result = connection.execute(
-        _ADVANCE,
-        {
-            "epoch": fence.epoch,
-            "known_sequence": fence.sequence,
-            "known_number": number,
-            "number": last.number,
-            "head": last.hash,
-            "code": audit.authenticate_head(vault, last.number, last.hash, following),
-            "next_sequence": following,
-        },
-    )
-    if result.rowcount != 1:
-        raise LeaseLost("another writer has taken over this registry: restart to read its state")
+    following = head.sequence if sequence is None else sequence
+    values = {
+        "known_number": head.audit_number,
+        "number": last.number,
+        "head": last.hash,
+        "code": audit.authenticate_head(vault, last.number, last.hash, following),
+        "next_sequence": following,
+    }
+    statement = _ADVANCE
+    if sealed:
+        statement = _ADVANCE_AND_COUNT
+        values["counted"] = deployment.add_seals(head.seals, vault.active_data_version, sealed)
+    if connection.execute(statement, values).rowcount != 1:
+        raise LeaseLost(_TAKEN_OVER)
 
 
 def _was_kept(engine: Engine, last: AuditRecord) -> bool:
@@ -475,6 +470,7 @@ def apply(
 ) -> None:
     """Inserts, then removes; a change of a row that is not there undoes the transaction. `number`
     is that of the changes' last audit entry."""
+    changes = add_events_of_people(connection, changes, at)
     events = find_events(connection, changes)
     for table, rows in (
         (tables.documents, [document_row(vault, one, at) for one in changes.documents]),
@@ -685,6 +681,12 @@ class Writer:
             self._has_erased = True
         self._forget_erased()
         return last
+
+    def reading(self) -> AbstractContextManager[Reader]:
+        """The registry over one connection until the block ends: on SQLite the one that writes,
+        which has in memory what it wrote."""
+        assert not self._closed
+        return Reader(self._place, self.vault).reading()
 
     @contextmanager
     def changing(self, *entries: AuditEntry) -> Iterator[Connection]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cases.case import CaseKind, describe_actor
 from engine.errors import NotFound
+from engine.matching.authority import AuthorityCode, DocumentRole, find_problem
 from engine.reasons import IMAGE_REASONS, LIVENESS_REASONS, WITHHELD, Decision, Reason
 from serving.errors import Forbidden, Malformed
 
@@ -267,8 +268,14 @@ _OF_CUSTOMERS = _OF_HOLDERS - {
     *(Reason.LINE_IN_USE, Reason.WATCHLISTED, Reason.PERSON_LIMIT_REACHED)
 }
 """What a carrier is told of its own holder, if the two photographs show one person."""
-_OF_AUTHORITY = frozenset(one for one in Reason if one.startswith("AUTHORITY_"))
-_OF_GUARDIANS = frozenset({Reason.NAME_MISMATCH, Reason.WATCHLISTED})
+_OF_GUARDIANS = frozenset(
+    {
+        Reason.NAME_MISMATCH,
+        Reason.WATCHLISTED,
+        Reason.AUTHORITY_UNKNOWN_DOCUMENT,
+        Reason.AUTHORITY_CONTRADICTS,
+    }
+)
 """Those of holders that a guardian may bring, too."""
 _OF_LOOK_ALIKES = frozenset(
     {Reason.DUPLICATE_IDENTITY, Reason.POSSIBLE_DUPLICATE, Reason.DECEASED_LOOK_ALIKE}
@@ -349,9 +356,9 @@ def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -
         ]
     if withheld or body["decision"] == Decision.REJECTED:
         shown["document_id"] = None
-    if "liveness_judge" in shown:
-        # Whoever tries attacks would see there how near each came.
-        shown["liveness_judge"] = None
+    # Whoever tries attacks would see there how near each came.
+    hidden = ("liveness_judge", DocumentRole.GUARDIAN, DocumentRole.REPLACED)
+    shown |= {str(name): None for name in hidden if name in shown}
     if body.get("authority"):
         shown["authority"] = _show_authority(body, shown["reasons"])
     return shown
@@ -360,9 +367,10 @@ def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -
 def _show_authority(
     body: Mapping[str, Any], told: Iterable[Mapping[str, Any]]
 ) -> Mapping[str, Any] | None:
-    """What an authority said, without its score; nothing where its reason was not told either, or
-    documents could be tried out at it with faces of others."""
-    is_told = any(one["reason"] in _OF_AUTHORITY for one in told)
+    """What an authority said of the document, without its score; nothing where its own reason was
+    not told either, or documents could be tried out at it with faces of others."""
+    problem = find_problem(AuthorityCode(body["authority"]["code"]))
+    is_told = problem is not None and any(one["reason"] == problem for one in told)
     if not is_told and body["decision"] != Decision.APPROVED:
         return None
     return {**body["authority"], "face_score": None, "min_face_score": None}

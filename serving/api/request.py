@@ -461,13 +461,12 @@ def count_judged(parts: Parts, sample: Sample | None) -> None:
         parts.meter.add(LIVENESS_JUDGED, judgement.found, judgement.band)
 
 
-def note_authority(parts: Parts, result: AuthorityResult | None) -> None:
+def note_authority(parts: Parts, result: AuthorityResult) -> None:
     """Counts what came of a look-up, and logs one that confirmed nothing: by its code alone."""
-    if result is not None:
-        source = "kept" if result.is_kept else "asked"
-        parts.meter.add(AUTHORITY_RESULTS, result.code.value, source)
-        if result.code is not AuthorityCode.CONFIRMED:
-            parts.log.warning("authority", kind=result.kind, code=result.code.value)
+    source = "kept" if result.is_kept else "asked"
+    parts.meter.add(AUTHORITY_RESULTS, result.code.value, source)
+    if result.code is not AuthorityCode.CONFIRMED:
+        parts.log.warning("authority", kind=result.kind, code=result.code.value)
 
 
 def charge_photographs(parts: Parts, request: Request, faces: Iterable[Sequence[bytes]]) -> None:

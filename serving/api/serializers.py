@@ -9,13 +9,14 @@ from math import ceil, floor
 from typing import Any, TypeVar
 
 from engine.cases import precision
-from engine.cases.case import CaseNote, DueDates, NoteKind
+from engine.cases.case import CaseKind, CaseNote, DueDates, NoteKind, find_actor_kind
 from engine.cases.decided import read_decided
 from engine.errors import NotFound
 from engine.matching import calibration as thresholds
 from engine.matching import holders
+from engine.matching.authority import DocumentRole
 from engine.registry.cases import risk_of
-from engine.registry.events import seal_place
+from engine.registry.events import seal_place, tell_cause
 from engine.registry.reader import Identity, Reader
 from engine.registry.records import (
     ALIVE,
@@ -25,12 +26,15 @@ from engine.registry.records import (
     DocumentRecord,
     EnrollmentRecord,
     ExceptionRecord,
+    LineEvent,
     LineRecord,
     Outlet,
+    utc_now,
 )
 from engine.registry.vault import Vault
 from engine.registry.webhooks import DeadLetter, Webhook, Webhooks
 from engine.sweeps import estimate
+from engine.sweeps.risk import LIVENESS_WINDOW
 from engine.sweeps.sweep_model import SweepRecord
 from serving.backups import BackupRecord
 from serving.masking import mask_name, mask_number
@@ -41,6 +45,7 @@ from serving.wire.fields import Moment, of_record, read
 C = TypeVar("C", bound=cases.Case)
 S = TypeVar("S", bound=sweeps.Sweep)
 
+MOST_CHOSEN = 1_000
 PRECISION_STEPS = 20
 """Thresholds of a precision, from score 0 to 1."""
 
@@ -87,7 +92,7 @@ def enrollment_record(
         "frames": evidence.get("frames", ()),
         "liveness": evidence.get("liveness"),
         "liveness_judge": evidence.get("liveness_judge"),
-        "authority": evidence.get("authority"),
+        **{role.value: evidence.get(role.value) for role in DocumentRole},
         "exception": None
         if exception is None
         else of_record(enrollments.ExceptionState, exception),
@@ -124,7 +129,12 @@ def line(
     )
 
 
-def line_history(store: Reader, record: LineRecord) -> lines.LineHistory:
+def line_event(record: LineEvent, *, is_tenant: bool) -> lines.LineEvent:
+    cause = tell_cause(record) if is_tenant else record.cause
+    return of_record(lines.LineEvent, record, cause=cause, by=find_actor_kind(record.by))
+
+
+def line_history(store: Reader, record: LineRecord, *, is_tenant: bool) -> lines.LineHistory:
     waiting = store.life.asked_of([record.id])[record.id]
     return of_record(
         lines.LineHistory,
@@ -138,7 +148,9 @@ def line_history(store: Reader, record: LineRecord) -> lines.LineHistory:
             )
             for one in waiting
         ),
-        events=tuple(of_record(lines.LineEvent, one) for one in store.life.events_of(record.id)),
+        events=tuple(
+            line_event(one, is_tenant=is_tenant) for one in store.life.events_of(record.id)
+        ),
     )
 
 
@@ -233,7 +245,11 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
     record = store.cases.get(case_id)
     held = find_held(store, record.document_ids)
     found, numbers = _lines_in_use(store, held)
-    identities = store.identities([one.id for one in held])
+    names = {key: mask_name(one.name) for key, one in store.identities(record.document_ids).items()}
+    asked = store.people.exception_of_case(case_id) if record.kind == CaseKind.EXCEPTION else None
+    if asked is not None and asked.line is not None and asked.line.name is not None:
+        # Granting activates this name, and not that of whoever tried the document first.
+        names[asked.document_id] = mask_name(asked.line.name)
     return _case(
         cases.CaseFile,
         record,
@@ -246,7 +262,7 @@ def case_file(store: Reader, case_id: str) -> cases.CaseFile:
         documents=tuple(
             cases.CaseDocument(
                 document_id=document.id,
-                name=_masked_name(identities.get(document.id)),
+                name=names.get(document.id, ""),
                 document_status=document.status,
                 is_suspect=document.id in record.suspect_ids,
                 erasure_due_at=Moment.of_optional(document.erasure_due_at),
@@ -307,13 +323,32 @@ def _case(kind: type[C], record: CaseRecord, **more: Any) -> C:
 # -- Outlets ----------------------------------------------------------------------------------
 
 
-def outlet(record: Outlet) -> outlets.OutletState:
+def outlet(store: Reader, record: Outlet) -> outlets.OutletState:
+    return _outlet(record, outlet_liveness(store, [record.code])[record.code])
+
+
+def _outlet(record: Outlet, liveness: outlets.OutletLiveness | None = None) -> outlets.OutletState:
     return of_record(
         outlets.OutletState,
         record,
         outlet=record.code,
         refused_attempts=record.refused_attempts or 0,
+        liveness=liveness,
     )
+
+
+def outlet_liveness(store: Reader, codes: Sequence[str]) -> dict[str, outlets.OutletLiveness]:
+    """What liveness checks brought of late at each of these outlets, none of which is left out."""
+    now = utc_now()
+    sums = {code: [0, 0, 0] for code in codes}
+    # Many are found among all of them.
+    chosen = codes if len(codes) <= MOST_CHOSEN else None
+    for one in store.liveness_counts(now - LIVENESS_WINDOW, now, chosen):
+        for place, count in enumerate((one.results, one.failed, one.absent)):
+            if one.outlet in sums:
+                sums[one.outlet][place] += count
+    days = LIVENESS_WINDOW.days
+    return {code: outlets.OutletLiveness(days, *counts) for code, counts in sums.items()}
 
 
 def outlet_list(
@@ -321,7 +356,7 @@ def outlet_list(
 ) -> tuple[outlets.OutletState, ...]:
     """Those of a carrier and of a restriction, most refused attempts first."""
     shown = [
-        outlet(one)
+        _outlet(one)
         for one in records
         if carrier in (None, one.carrier) and restriction in (None, one.restriction)
     ]

@@ -41,7 +41,7 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from engine.matching.authority import AuthorityResult
+    from engine.matching.authority import AuthorityResult, DocumentRole
     from engine.matching.policy import Replay
     from engine.matching.requests import EnrollmentRequest
     from engine.reasons import ExceptionCause
@@ -213,7 +213,9 @@ def enroll(
         require_judgeable(request)
         registrar = deployment.registrar
         if deployment.settings.authority.kind != "form":
-            request = replace(request, authority=_look_up(deployment, request, files[0]))
+            own, theirs = files[0] if frames else None, files[-1] if guardian_live else None
+            said = _look_up(deployment, request, own, theirs)
+            request = replace(request, authority=said)
         if idempotency_key is None:
             # Before the decision: who gets no answer can ask for it again under this key.
             sys.stderr.write(f"idempotency key {request.idempotency_key}\n")
@@ -275,12 +277,16 @@ def show(
 
 
 def _look_up(
-    deployment: Deployment, request: EnrollmentRequest, live: bytes
-) -> AuthorityResult | None:
-    """What the authority says of the document; None of a request that is answered already."""
+    deployment: Deployment,
+    request: EnrollmentRequest,
+    live: bytes | None,
+    guardian_live: bytes | None,
+) -> dict[DocumentRole, AuthorityResult]:
+    """What the authority says of the documents; nothing of a request that is answered already."""
     import asyncio
 
-    from engine.matching.requests import Attempt, ask_of
+    from engine.matching.people import ask_of
+    from engine.matching.requests import Attempt
     from engine.registry.records import utc_now
 
     try:
@@ -289,15 +295,17 @@ def _look_up(
         raise RequestError(f"the authority needs httpx: {advise_extra('serve')}") from None
     found = deployment.judge.intake().sort([request], utc_now())[0]
     if not isinstance(found, Attempt):
-        return None
+        return {}
 
-    async def ask() -> AuthorityResult | None:
+    async def ask() -> dict[DocumentRole, AuthorityResult]:
         settings = deployment.settings.authority
         authority = open_authority(settings, deployment.vault, deployment.home)
-        question = ask_of(found, live, deployment.liveness.terms)
+        terms = (deployment.liveness.terms, deployment.judge.people)
+        questions = ask_of(found, live, guardian_live, *terms)
         assert authority is not None, "its kind is not form"
         try:
-            return None if question is None else await authority.look_up(question)
+            answers = await asyncio.gather(*map(authority.look_up, questions.values()))
+            return dict(zip(questions, answers, strict=True))
         finally:
             await authority.close()
 

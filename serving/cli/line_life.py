@@ -31,7 +31,12 @@ MOST_BYTES = 64 * 2**20
 
 
 def register(app: typer.Typer) -> None:
-    commands = {"start": start_campaign, "list": list_campaigns, "overdue": list_overdue}
+    commands = {
+        "start": start_campaign,
+        "end": end_campaign,
+        "list": list_campaigns,
+        "overdue": list_overdue,
+    }
     summary = "Ask for the holders of many lines by a deadline."
     add_group(app, "campaign", summary, REGISTRY, **commands)
 
@@ -54,8 +59,7 @@ def report_event(
     from engine.lifecycle import reverification
     from engine.lifecycle.rules import REPORTED
     from engine.registry.records import LineEventKind
-    from serving.wire.fields import of_record
-    from serving.wire.lines import LineEvent
+    from serving.api import serializers
 
     if kind not in REPORTED:
         raise RequestError(f"{kind[:40]} is not reported: take {', '.join(REPORTED)}")
@@ -71,7 +75,7 @@ def report_event(
             actor=name_actor(),
         )
     text = f"[green]Noted[/] {kind} of the line {made.line_id}."
-    print_answer(of_record(LineEvent, made), text, as_json=as_json)
+    print_answer(serializers.line_event(made, is_tenant=False), text, as_json=as_json)
 
 
 def show_line(line: LineArgument, home: HomeOption = None, as_json: JsonFlag = False) -> None:
@@ -83,7 +87,7 @@ def show_line(line: LineArgument, home: HomeOption = None, as_json: JsonFlag = F
     with open_deployment(home) as deployment:
         store = deployment.store
         found = read_line(store, line)
-        shown = serializers.line_history(store, found)
+        shown = serializers.line_history(store, found, is_tenant=False)
         store.note(AuditEntry(name_actor(), "line.read", found.id))
     print_answer(shown, lambda: _print_history(shown), as_json=as_json)
 
@@ -93,8 +97,8 @@ def _print_history(shown: LineHistory) -> None:
     for one in shown.waiting:
         until = "" if one.next_step_at is None else f", {one.next_state} at {one.next_step_at}"
         print_line(f"waits for its holder ({escape(one.rule)}){until}")
-    rows = [[one.at.isoformat(), one.kind, escape(one.cause or "")] for one in shown.events]
-    print_table(None, ("at", "event", "cause"), rows)
+    rows = [[one.at.isoformat(), one.kind, escape(one.cause or ""), one.by] for one in shown.events]
+    print_table(None, ("at", "event", "cause", "by"), rows)
 
 
 def check_rules(
@@ -232,7 +236,24 @@ def _describe(store: Reader, campaign: Campaign) -> dict[str, object]:
         "carrier": campaign.carrier,
         "deadline": campaign.deadline.isoformat(),
         **counts,
+        "state": campaign.state.value,
     }
+
+
+def end_campaign(
+    campaign: Annotated[str, typer.Argument(metavar="ID", help="As `campaign list` shows it.")],
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """End a campaign before its deadline: nobody else is asked for, and who was stays so."""
+    from engine.lifecycle import campaigns
+
+    with open_deployment(home) as deployment:
+        store = deployment.store
+        ended = campaigns.end_campaign(deployment.registrar, store, campaign, name_actor())
+        answer = _describe(store, ended)
+    text = f"[green]Ended[/] {ended.id}: {answer['asked']:,} lines stay asked for."
+    print_answer(answer, text, as_json=as_json)
 
 
 def list_campaigns(home: HomeOption = None, as_json: JsonFlag = False) -> None:
@@ -240,7 +261,17 @@ def list_campaigns(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     with open_deployment(home) as deployment:
         store = deployment.store
         found = [_describe(store, one) for one in store.life.campaigns(None)]
-    columns = ("campaign_id", "name", "carrier", "deadline", "asked", "verified", "overdue", "left")
+    columns = (
+        "campaign_id",
+        "name",
+        "carrier",
+        "deadline",
+        "asked",
+        "verified",
+        "overdue",
+        "left",
+        "state",
+    )
     rows = [[escape(str(one[name])) for name in columns] for one in found]
     heads = ("campaign", *columns[1:])
     print_list("campaigns", found, heads, rows, as_json=as_json, empty="There is no campaign.")

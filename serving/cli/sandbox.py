@@ -8,11 +8,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from serving.cli.output import DEPLOYMENT, escape, print_json, print_line, print_list
+from serving.cli.output import DEPLOYMENT, escape, print_json, print_line
 
 LOOK_EVERY_S = 0.2
 """Between two looks at signals."""
@@ -100,17 +100,24 @@ def serve_sandbox(
 def _print_numbers(document_type: str, *, as_json: bool) -> None:
     from serving.sandbox.outcomes import APPROVED, OUTCOMES, make_number
 
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "serial": f"{one.serial:03d}",
             "number": make_number(document_type, one.serial),
             "status": one.status,
-            "answer": one.code or str(one.decision),
+            "answer": f"{one.status} {one.code}" if one.code else str(one.decision),
             "reason": one.reason and str(one.reason),
             "what": one.what,
+            "needs": one.needs or None,
         }
         for one in (APPROVED, *OUTCOMES.values())
     ]
-    rows = [[str(value or "") for value in one.values()] for one in found]
-    columns = ("serial", "number", "status", "answer", "reason", "")
-    print_list("numbers", found, columns, rows, as_json=as_json, empty="")
+    if as_json:
+        print_json({"numbers": found})
+        return
+    # No table, which would cut a passport's zone in two.
+    width = max(len(one["number"]) for one in found)
+    for one in found:
+        answer = " ".join(filter(None, (one["answer"], one["reason"])))
+        needs = f" (with `{one['needs']}`)" if one["needs"] else ""
+        print_line(f"{one['serial']}  {one['number']:{width}}  {answer}{needs}: {one['what']}")

@@ -61,7 +61,6 @@ def serve(
         end_with_starter()
     require_ray()
     folder = require_home(home)
-    _require_people(folder)
     site = Site.of(folder, config)
     order = _validate(site, host, port)
     if not order.serve.ray_address:
@@ -184,15 +183,6 @@ def _validate(site: Site, host: str | None, port: int | None) -> Order:
     given = {"host": host, "port": port}
     chosen = {name: value for name, value in given.items() if value is not None}
     return Order(site, settings.serve.model_copy(update=chosen))
-
-
-def _require_people(folder: Path) -> None:
-    """`RequestError` for the home of a sandbox, where nobody's face is known."""
-    from engine.errors import RequestError
-    from serving.sandbox.outcomes import MARK_FILE
-
-    if (folder / MARK_FILE).exists():
-        raise RequestError(f"{folder} is a sandbox's: serve it with `sosie sandbox {folder}`")
 
 
 def _print_event_json(event: str, details: Mapping[str, Any]) -> None:

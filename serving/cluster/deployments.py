@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
@@ -35,7 +35,7 @@ from serving.cluster.proxy_metrics import ProxyCollector
 from serving.cluster.registrar_client import RayRegistrar
 from serving.cluster.shards import shard_opener
 from serving.cluster.site import Site
-from serving.compose import Deployment, read_crop_policy, read_due_dates
+from serving.compose import Deployment, read_crop_policy, read_due_dates, read_people
 from serving.errors import Busy, Interrupted
 from serving.ingress.embedding import (
     STUCK_S,
@@ -200,6 +200,7 @@ class Ingress:
             version=version("sosie"),
             liveness=deployment.liveness,
             authority=self._authority,
+            people=read_people(settings.people),
             calibration=deployment.calibration,
             warnings=tuple(warn_calibration(settings)),
             tracer=tracer,
@@ -258,6 +259,12 @@ class Registrar:
     async def perform(self, method: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
         """`RegistrarService.perform`; errors are values."""
         return await self._service.perform(method, arguments, context)
+
+    async def perform_all(
+        self, calls: Sequence[tuple[str, tuple[Any, ...], CallContext]]
+    ) -> list[Reply]:
+        """The same of several calls, side by side; their replies when all are there."""
+        return await asyncio.gather(*(self._service.perform(*call) for call in calls))
 
     async def status(self) -> Status:
         """The status, in every phase."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +14,8 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from structlog.typing import FilteringBoundLogger
 
-from engine.errors import RequestError
-from serving.errors import Busy, Interrupted, NotReady
+from engine.errors import RequestError, SosieError, copy_for_one
+from serving.errors import Busy, Interrupted, NotReady, ServiceRefusal
 from serving.registrar.protocol import CallContext, Phase, RegistrarClient, Reply, Status
 from serving.telemetry.metrics import STAGE_SECONDS, Meter
 from serving.telemetry.traces import Tracer
@@ -23,13 +25,35 @@ LOOK_AGAIN_S = 0.1
 HOP_TIMEOUT_S = 1.0
 """The time of a call beyond its own deadline, which the registrar enforces."""
 
+JOINED, MOST_JOINED = "enroll", 16
+"""The method whose calls travel together, and how many at most: they wait for one commit anyway."""
+
 LOST = "the registrar was lost meanwhile: ask again with the same Idempotency-Key"
 OVERSIZED = "the answer is larger than one message may be: ask for less at once"
 ABSENT = "the registrar is being started: ask again"
 
 
+_Call = tuple[str, tuple[Any, ...], CallContext]
+
+
+class _Message:
+    """Calls of one turn of the event loop, which are one message there and one back; how long
+    their replies are waited for, and by how many."""
+
+    task: asyncio.Task[Sequence[Reply]]
+
+    def __init__(self) -> None:
+        self.calls: list[_Call] = []
+        self.wait_s = 0.0
+        self.waiting = 0
+
+
 class RayRegistrar(RegistrarClient):
     """Calls `perform` of the registrar's deployment; nothing of Ray reaches its callers.
+
+    Enrollments whose photographs were extracted together are asked for in one message: a message
+    costs more than all that is in it. Who leaves then gives up its own waiting alone; the message
+    is cancelled when nobody waits for it.
 
     At most `capacity` calls are under way. Once one was lost, calls are refused with `NotReady`
     until the registrar answers again, so that no caller waits for it. `timeout_s` is
@@ -53,6 +77,7 @@ class RayRegistrar(RegistrarClient):
         self._log = log
         self._tracer = tracer or Tracer()
         self._ongoing = 0
+        self._message: _Message | None = None
         self._watching: asyncio.Task[None] | None = None
 
     async def status(self) -> Status:
@@ -87,19 +112,56 @@ class RayRegistrar(RegistrarClient):
     async def _send(self, method: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
         timeout_s = context.timeout_s
         wait_s = (self._timeout_s if timeout_s is None else timeout_s) + HOP_TIMEOUT_S
+        call = (method, arguments, context)
+        if method == JOINED:
+            return await self._send_joined(call, wait_s)
+        return (await self._exchange([call], wait_s))[0]
+
+    async def _send_joined(self, call: _Call, wait_s: float) -> Reply:
+        message = self._message
+        if message is None or len(message.calls) == MOST_JOINED:
+            message = self._message = _Message()
+            # Without the context of the first of them: Serve would end it with that request.
+            message.task = asyncio.get_running_loop().create_task(
+                self._exchange_joined(message), context=Context()
+            )
+        place = len(message.calls)
+        message.calls.append(call)
+        message.wait_s = max(message.wait_s, wait_s)
+        message.waiting += 1
         try:
-            reply = await _await(self._handle.perform.remote(method, arguments, context), wait_s)
+            return (await asyncio.shield(message.task))[place]
+        finally:
+            message.waiting -= 1
+            if not message.waiting:
+                message.task.cancel()
+
+    async def _exchange_joined(self, message: _Message) -> Sequence[Reply]:
+        # Begins in the next turn of the loop: until then others join.
+        if self._message is message:
+            self._message = None
+        return await self._exchange(message.calls, message.wait_s)
+
+    async def _exchange(self, calls: Sequence[_Call], wait_s: float) -> Sequence[Reply]:
+        """The replies to calls that are one message."""
+        method, _, context = calls[0]
+        error: SosieError | ServiceRefusal
+        try:
+            if len(calls) == 1:
+                return [await _await(self._handle.perform.remote(*calls[0]), wait_s)]
+            replies: list[Reply] = await _await(self._handle.perform_all.remote(calls), wait_s)
+            return replies
         except BackPressureError:
-            return Reply(error=Busy("too many calls wait for the registrar: ask again later"))
-        except Exception as error:  # noqa: BLE001 - Ray, Serve and gRPC each bring their own
-            if _is_oversized(error):
+            error = Busy("too many calls wait for the registrar: ask again later")
+        except Exception as raised:  # noqa: BLE001 - Ray, Serve and gRPC each bring their own
+            if _is_oversized(raised):
                 # The registrar works: only this answer is too large.
                 self._log.error("reply_too_large", method=method)
-                return Reply(error=RequestError(OVERSIZED))
-            self._suspect(error, method, context)
-            return Reply(error=Interrupted(LOST))
-        assert isinstance(reply, Reply)
-        return reply
+                error = RequestError(OVERSIZED)
+            else:
+                self._suspect(raised, method, context)
+                error = Interrupted(LOST)
+        return [Reply(error=copy_for_one(error)) for _ in calls]
 
     def _suspect(self, error: Exception, method: str, context: CallContext) -> None:
         # The type alone: a text of Ray's may quote what was sent.

@@ -23,6 +23,7 @@ from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer, EnrollmentRequest, make_samples
 from engine.reasons import IMAGE_REASONS, Decision, Reason
 from engine.registry.records import Carrier
+from engine.registry.writer import Writer
 from serving.compose import Deployment, create_home
 from serving.demo.data import Person, Picture, Source, blur, forge_document, make_document, retake
 from serving.errors import require_sound
@@ -38,9 +39,11 @@ class TimedJudge(Judge):
 
     seconds: list[float] = field(default_factory=list)
 
-    def judge(self, requests: Sequence[EnrollmentRequest], **options: Any) -> JudgedBatch:
+    def judge(
+        self, requests: Sequence[EnrollmentRequest], writer: Writer, **options: Any
+    ) -> JudgedBatch:
         start = time.perf_counter()
-        judged = Judge.judge(self, requests, **options)
+        judged = Judge.judge(self, requests, writer, **options)
         self.seconds.append(time.perf_counter() - start)
         return judged
 

@@ -39,6 +39,19 @@ _VALUES = {
     "key": "1",
     "idempotency_key": "{{idempotency_key}}",
 }
+_NEEDED: Json = {
+    "guardian": {
+        "document": {
+            "type": "my-nric",
+            "number": make_number("my-nric", APPROVED.serial),
+            "name": "Gus Sand",
+        },
+        "live": "{{picture}}",
+        "portrait": "{{other_picture}}",
+    },
+    "exception": "injury",
+}
+"""What an outcome needs beside its document number."""
 _SUCCEEDS = frozenset(
     {
         *(
@@ -123,6 +136,8 @@ def _describe_outcome(outcome: Outcome) -> Json:
     document = {"type": "cn-ric", "number": make_number("cn-ric", outcome.serial)}
     body = _adapt(EXAMPLES[example.body][0])
     body |= {"document": {**document, "name": "Sandra Sand"}}
+    if outcome.needs:
+        body[outcome.needs] = _NEEDED[outcome.needs]
     checks = [f"pm.expect(pm.response.code).to.equal({outcome.status});"]
     if outcome.decision is None:
         checks.append(f"pm.expect(pm.response.json().code).to.equal({outcome.code!r});")

@@ -1,4 +1,4 @@
-"""What document numbers and pictures mean in a sandbox.
+"""What document numbers, telephone numbers and pictures mean in a sandbox.
 
 The last digits of a document number that are not check digits are its serial. A serial from 900 on
 says how an enrollment under the document ends; every other one is approved. Faces are made of
@@ -11,7 +11,7 @@ import hashlib
 import io
 import itertools
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,15 +29,20 @@ from engine.reasons import Decision, Reason
 
 Vector = NDArray[np.float32]
 
-MARK_FILE = "sandbox.json"
-"""In the home of a sandbox alone, with its keys."""
-
-_APPROVED = Decision.APPROVED
+GUARDIAN_REASONS = frozenset(one for one in Reason if one.name.startswith("GUARDIAN_"))
+AUTHORITY_REASONS = frozenset(one for one in Reason if one.name.startswith("AUTHORITY_"))
+EXCEPTION_REASONS = frozenset(one for one in Reason if one.name.startswith("EXCEPTION_"))
+_APPROVED, _REVIEW, _REJECTED = Decision.APPROVED, Decision.REVIEW, Decision.REJECTED
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an enrollment under a document with this serial ends; `status` and `code` of an error."""
+    """How an enrollment under a document with this serial ends; `status` and `code` of an error.
+
+    `beside` are reasons that come with `reason` by the decision table. `needs` is a field that the
+    request must bring: without a guardian a minor is GUARDIAN_MISSING, without an exception the
+    enrollment is approved.
+    """
 
     serial: int
     what: str
@@ -45,6 +50,18 @@ class Outcome:
     reason: Reason | None = None
     status: int = 201
     code: str = ""
+    beside: tuple[Reason, ...] = ()
+    needs: str = ""
+
+    @property
+    def reasons(self) -> frozenset[Reason]:
+        """All that the answer gives."""
+        return frozenset(self.beside) | ({self.reason} if self.reason else frozenset())
+
+    @property
+    def is_of_minor(self) -> bool:
+        """Whether a guardian has to come along, where the document is a minor's."""
+        return self.reason in GUARDIAN_REASONS
 
 
 _FACES = (
@@ -72,6 +89,17 @@ _FACES = (
     Outcome(906, "the number is the resident's", Decision.REJECTED, Reason.LINE_IN_USE),
     Outcome(907, "the holder has five lines", Decision.REJECTED, Reason.LINE_LIMIT_REACHED),
     Outcome(908, "the document is blocked", Decision.REJECTED, Reason.DOCUMENT_BLOCKED),
+    Outcome(909, "an erasure waits for a case", _REJECTED, Reason.ERASURE_PENDING),
+    Outcome(922, "another document took its place", _REJECTED, Reason.DOCUMENT_REPLACED),
+    Outcome(923, "the holder is reported dead; a case", _REJECTED, Reason.HOLDER_DECEASED),
+    Outcome(
+        924,
+        "the face is like that of somebody dead; a case",
+        _REVIEW,
+        Reason.DECEASED_LOOK_ALIKE,
+        beside=(Reason.POSSIBLE_DUPLICATE,),
+    ),
+    Outcome(925, "five lines with another carrier", _REJECTED, Reason.PERSON_LIMIT_REACHED),
 )
 _UNFIT = (
     *(Reason.NO_FACE, Reason.SEVERAL_FACES, Reason.FACE_TOO_SMALL, Reason.BLURRED),
@@ -83,6 +111,7 @@ _PHOTOGRAPHS = tuple(
     Outcome(910 + place, "the live photograph is unfit", Decision.REJECTED, reason)
     for place, reason in enumerate(_UNFIT)
 )
+REPLAYED, GRANTED = 946, 971
 SLOW, BUSY, BUSY_ONCE, NOT_READY, LOST_BEFORE, LOST_AFTER, FULL, SILENT, BROKEN, BOUNDED = range(
     930, 940
 )
@@ -104,8 +133,47 @@ _ERRORS = (
     _error(BROKEN, "a fault of the service", 500, "INTERNAL"),
     _error(BOUNDED, "as after many failed checks", 429, "REQUEST.TOO_MANY_FAILURES"),
 )
+_LIVENESS = (
+    Outcome(940, "required, and none came", _REJECTED, Reason.LIVENESS_MISSING),
+    Outcome(941, "signed by nobody who may", _REJECTED, Reason.LIVENESS_INVALID),
+    Outcome(942, "of another photograph", _REJECTED, Reason.LIVENESS_MISBOUND),
+    Outcome(943, "an attack was found", _REJECTED, Reason.LIVENESS_FAILED),
+    Outcome(944, "too old", _REJECTED, Reason.LIVENESS_STALE),
+    Outcome(945, "the detector is not sure", _REVIEW, Reason.LIVENESS_UNCERTAIN),
+    _error(REPLAYED, "the evidence was used before", 409, "LIVENESS.REPLAYED"),
+)
+_AUTHORITY = (
+    Outcome(950, "it did not answer", _REVIEW, Reason.AUTHORITY_UNAVAILABLE),
+    Outcome(951, "it knows no such document", _REJECTED, Reason.AUTHORITY_UNKNOWN_DOCUMENT),
+    Outcome(952, "it lists the document as lost", _REVIEW, Reason.AUTHORITY_CONTRADICTS),
+)
+_GUARDIAN, _EXCEPTION = "guardian", "exception"
+_PEOPLE = (
+    Outcome(960, "a minor; with a guardian, approved", _REJECTED, Reason.GUARDIAN_MISSING),
+    Outcome(961, "too young, too", _REJECTED, Reason.GUARDIAN_REFUSED, needs=_GUARDIAN),
+    Outcome(962, "a blurred photograph", _REJECTED, Reason.GUARDIAN_UNUSABLE, needs=_GUARDIAN),
+    Outcome(963, "two faces", _REJECTED, Reason.GUARDIAN_MISMATCH, needs=_GUARDIAN),
+    Outcome(964, "like the resident; a case", _REVIEW, Reason.GUARDIAN_DUPLICATE, needs=_GUARDIAN),
+    Outcome(970, "two people decide; a case", _REVIEW, Reason.EXCEPTION_ASKED, needs=_EXCEPTION),
+    Outcome(GRANTED, "granted at once", _REVIEW, Reason.EXCEPTION_ASKED, needs=_EXCEPTION),
+    Outcome(
+        972, "too many were asked for", _REJECTED, Reason.EXCEPTION_LIMIT_REACHED, needs=_EXCEPTION
+    ),
+)
 APPROVED = Outcome(0, "approved")
-OUTCOMES = {one.serial: one for one in (*_FACES, *_PHOTOGRAPHS, *_ERRORS)}
+_ALL = (*_FACES, *_PHOTOGRAPHS, *_ERRORS, *_LIVENESS, *_AUTHORITY, *_PEOPLE)
+OUTCOMES = {one.serial: one for one in sorted(_ALL, key=lambda one: one.serial)}
+BY_REQUEST = {
+    Reason.DOCUMENT_INVALID: "a wrong check digit",
+    Reason.DOCUMENT_EXPIRED: "an `expires_on` of yesterday",
+    Reason.BIRTH_DATE_MISMATCH: "a `born_on` that is not the number's",
+    Reason.BIRTH_DATE_MISSING: "a minor's serial in a number that tells no date of birth, as an "
+    "`in-aadhaar`, without `born_on`",
+    Reason.REPLACEMENT_REFUSED: "`replaces` with a document that nobody holds",
+    Reason.EXCEPTION_NOT_OFFERED: "an `exception` under any other serial",
+    Reason.SAME_PHOTOGRAPH: "one picture sent twice",
+}
+"""Reasons that no serial stands for, since the request itself says them; and by what."""
 
 _SERIAL = "###"
 _PATTERNS = {
@@ -129,6 +197,17 @@ _PATTERNS = {
     "cn-frp": f"91101019900307{_SERIAL}?",
 }
 """A sound number of each type: the places of the serial, of check digits (?) and letters (@)."""
+_MINORS = {
+    "cn-ric": f"11010520190307{_SERIAL}?",
+    "kr-rrn": f"190307400{_SERIAL}?",
+    "id-nik": f"3171011708190{_SERIAL}",
+    "my-nric": f"190305020{_SERIAL}",
+    "za-idnr": f"1903305{_SERIAL}08?",
+    "bg-egn": f"194307{_SERIAL}?",
+    "kr-arc": f"1903077000{_SERIAL}",
+    "cn-frp": f"91101020190307{_SERIAL}?",
+}
+"""The same of who is born in 2019, of types whose numbers tell it."""
 _SIGNS = {"?": "0123456789X", "@": "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 _EXPIRES = "40"
 """Year of the passports' expiry."""
@@ -136,15 +215,18 @@ _EXPIRES = "40"
 
 def make_number(document_type: str, serial: int) -> str:
     """A sound number of this type with this serial; `RequestError` for an unknown type."""
+    is_of_minor = serial in OUTCOMES and OUTCOMES[serial].is_of_minor
     if document_type == PASSPORT:
-        number, rest = f"SBX000{serial:03d}", f"900307{compute_check_digit('900307')}F"
+        birth = "190307" if is_of_minor else "900307"
+        number, rest = f"SBX000{serial:03d}", f"{birth}{compute_check_digit(birth)}F"
         expiry = f"{_EXPIRES}0131"
         line = f"{number}{compute_check_digit(number)}UTO{rest}{expiry}"
         line += f"{compute_check_digit(expiry)}{'<' * 14}<"
         return line + str(compute_check_digit(line[:10] + line[13:20] + line[21:43]))
     if document_type not in _PATTERNS or document_type not in DOCUMENT_TYPES:
         raise RequestError(f"no such document type: use one of {', '.join(DOCUMENT_TYPES)}")
-    pattern = _PATTERNS[document_type].replace(_SERIAL, f"{serial:03d}")
+    chosen_of = _MINORS if is_of_minor and document_type in _MINORS else _PATTERNS
+    pattern = chosen_of[document_type].replace(_SERIAL, f"{serial:03d}")
     places = [sign for sign in pattern if sign in _SIGNS]
     for signs in itertools.product(*(_SIGNS[place] for place in places)):
         chosen = iter(signs)
@@ -173,9 +255,21 @@ def find_outcome(checked: CheckedDocument) -> Outcome:
     return OUTCOMES.get(int(text), APPROVED) if text.isdigit() else APPROVED
 
 
+SWAPPED_LATELY, SWAPPED_LONG_AGO, NEVER_SWAPPED, UNKNOWN, NOT_REPORTED = range(981, 986)
+"""The last three digits of a telephone number that is asked for its change of SIM, whether or not
+somebody has it."""
+SWAPPED_BEFORE = {
+    SWAPPED_LATELY: timedelta(minutes=30),
+    SWAPPED_LONG_AGO: timedelta(days=60),
+    NEVER_SWAPPED: None,
+}
+MONITORED = timedelta(days=120)
+"""How far back changes of SIM are known."""
+
+
 # Faces, and the pictures that show them.
 
-ANYBODY, RESIDENT, WATCHED = "anybody", "resident", "watched"
+ANYBODY, RESIDENT, WATCHED, DEPARTED = "anybody", "resident", "watched", "departed"
 STRANGER = "STRANGER"
 """What a picture says that shows somebody else than whoever is asked about."""
 MARKER = "sosie-sandbox"

@@ -392,6 +392,13 @@ class EnrollmentRecord(AnswerBody, frozen=True):
     exception: Annotated[
         ExceptionState | None, Meta(description="null where none was asked for, or it has left")
     ] = None
+    guardian_authority: Annotated[
+        AuthorityEvidence | None,
+        Meta(description="of the guardian's document; as `authority`, and null to every tenant"),
+    ] = None
+    replaced_authority: Annotated[
+        AuthorityEvidence | None, Meta(description="the same of the document that is replaced")
+    ] = None
 
 
 class Crop(PrivateAnswer, frozen=True):

@@ -36,6 +36,8 @@ EventKind = Annotated[
         "suspended",
         "unsuspended",
         "closed",
+        "disputed",
+        "restored",
     ),
 ]
 
@@ -118,13 +120,24 @@ class EventReport(RequestBody, frozen=True):
 
 
 class LineEvent(AnswerBody, frozen=True):
-    """What happened to a line; `cause` is the rule, the campaign or the case."""
+    """What happened to a line, and who has told or done it."""
 
     kind: EventKind
     at: Moment
     recorded_at: Moment
-    cause: str | None
+    cause: Annotated[
+        str | None,
+        Meta(
+            description="the rule, the campaign or the case; of what people did `request`, "
+            "`holder`, `case`, `death` or `erasure`"
+        ),
+    ]
     line_id: Id
+    by: Annotated[
+        str,
+        known("service", "command", "person", "key"),
+        Meta(description="`service`: by a rule; `key`: one that is no person's"),
+    ]
 
 
 class Waiting(AnswerBody, frozen=True):

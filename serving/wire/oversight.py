@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from serving.wire.enrollments import Decision, Reason, Thresholds
 from serving.wire.fields import PAGE, AnswerBody, Limit, Moment, NextNumber, QueryString, known
+from serving.wire.outlets import OutletLiveness
 
 MAX_NUMBER = 2**53 - 1
 
@@ -87,10 +88,11 @@ class EndedSession(AnswerBody, frozen=True):
 
 class SignInState(AnswerBody, frozen=True):
     """How people sign in to the console: the name of the provider, null where there are only keys;
-    and who is signed in."""
+    who is signed in; and whether nothing here is about anybody."""
 
     provider: str | None
     holder: KeyHolder | None
+    is_sandbox: bool = False
 
 
 class CurvePoint(AnswerBody, frozen=True):
@@ -265,6 +267,7 @@ class ListedOutlet(AnswerBody, frozen=True):
     restriction_case: str | None = None
     restriction_reason: str | None = None
     refused_attempts: int = 0
+    liveness: OutletLiveness | None = None
 
 
 class WatchedEntry(AnswerBody, frozen=True):

@@ -16,6 +16,7 @@ import pytest
 
 from loadtest.schedule import Kind
 from tests.serving.api.conftest import Service
+from tests.serving.sandbox.conftest import serve_sandbox
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "load-tests.md"
@@ -87,3 +88,10 @@ def test_a_run_that_cannot_be_is_refused_in_one_line(run: Any) -> None:
     ended = run("-f", "loadtest/locustfile.py", "-u", 1, "-t", "9s", "--keys", "none.json")
     assert ended.returncode == 2, (ended.stdout, ended.stderr)
     assert "sosie: none.json cannot be read" in ended.stderr
+
+
+def test_a_sandbox_is_not_taken_for_a_service(run: Any, tmp_path: Path) -> None:
+    with serve_sandbox(tmp_path / "home") as sandbox:
+        ended = run("-f", "loadtest/locustfile.py", "-u", 1, "-t", "9s", "--host", sandbox.url)
+    assert ended.returncode == 2, (ended.stdout, ended.stderr)
+    assert f"sosie: {sandbox.url} is a sandbox, which looks at no face" in ended.stderr

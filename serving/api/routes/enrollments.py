@@ -12,6 +12,7 @@ from engine.errors import LivenessReplayed, NotFound, OutletRestricted, SosieErr
 from engine.matching.authority import look_up_beside
 from engine.matching.documents import Document
 from engine.matching.frames import fuse_frames
+from engine.matching.people import ask_of
 from engine.matching.requests import (
     ABSENT,
     Attempt,
@@ -19,7 +20,6 @@ from engine.matching.requests import (
     GuardianShown,
     Intake,
     Sample,
-    ask_of,
     idempotency_scope,
 )
 from engine.matching.requests import Answer as Decided
@@ -52,6 +52,7 @@ from serving.wire import enrollments as wire
 from serving.wire.fields import Moment, list_frames, read
 
 REPLAYED = {"Idempotency-Replayed": "true"}
+_LIVE = ("live", "guardian.live")
 KEY_UNUSED = "no enrollment that this key may read has this Idempotency-Key"
 """Said of an outlet's sister's too."""
 
@@ -76,7 +77,8 @@ async def create_enrollment(parts: Parts, request: Request, body: wire.Enrollmen
     else:
         _require_capture_time(body.captured_at)
         asked = await _take_photographs(parts, request, early, asked, body)
-        count_judged(parts, asked.live)
+        for shown in (asked.live, *(() if asked.guardian is None else (asked.guardian.live,))):
+            count_judged(parts, shown)
         try:
             decided = await parts.registrar.enroll(asked, request.context())
         except LivenessReplayed as error:
@@ -104,7 +106,7 @@ async def _take_photographs(
     body: wire.EnrollmentRequest,
 ) -> EnrollmentRequest:
     """The request with what its photographs show, a guardian's as well, and with what an authority
-    says of the document, which is asked meanwhile."""
+    says of the documents, which is asked meanwhile."""
     guardian = body.guardian
     given = {"live": body.live, "portrait": body.portrait}
     kinds = {"portrait": body.portrait_kind}
@@ -112,20 +114,21 @@ async def _take_photographs(
         given |= {"guardian.live": guardian.live, "guardian.portrait": guardian.portrait}
         kinds["guardian.portrait"] = guardian.portrait_kind
     faces = {name: list_frames(one) for name, one in given.items() if one is not None}
-    sampling = sample_images(parts, request, faces, kinds, ("live", "guardian.live"))
+    sampling = sample_images(parts, request, faces, kinds, _LIVE)
     if parts.authority is None:
         samples = await sampling
     else:
-        live_file = faces["live"][0] if "live" in faces else None
-        question = ask_of(attempt, live_file, parts.liveness.terms)
-        samples, said = await look_up_beside(parts.authority, question, sampling)
+        live, theirs = (faces[name][0] if name in faces else None for name in _LIVE)
+        questions = ask_of(attempt, live, theirs, parts.liveness.terms, parts.people)
+        samples, said = await look_up_beside(parts.authority, questions, sampling)
         asked = replace(asked, authority=said)
-        note_authority(parts, said)
+        for one in said.values():
+            note_authority(parts, one)
     taken = dict(zip(faces, samples, strict=True))
     shown = asked.guardian
     if shown is not None:
-        live, portrait = taken["guardian.live"], taken.get("guardian.portrait")
-        shown = replace(shown, live=live, portrait=portrait)
+        portrait = taken.get("guardian.portrait")
+        shown = replace(shown, live=taken["guardian.live"], portrait=portrait)
     return replace(
         asked,
         live=taken.get("live", ABSENT),
@@ -183,8 +186,8 @@ def _answer_early(
     """The request, and the stored answer of an earlier one, what the registrar would refuse it
     with, or the attempt to be judged. The registrar looks again, so nothing depends on this."""
     asked = _read_request(parts, principal, key, body)
-    intake = Intake(parts.store, parts.vault)
-    return asked, intake.sort([asked], utc_now())[0]
+    with parts.store.reading() as registry:
+        return asked, Intake(registry, parts.vault).sort([asked], utc_now())[0]
 
 
 def _require_capture_time(captured_at: datetime) -> None:

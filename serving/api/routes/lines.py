@@ -60,7 +60,8 @@ async def report_event(
     known of the same kind is LINE.EVENT.
     """
     given = (LineTarget(line), LineEventKind(body.kind), body.at)
-    return of_record(wire.LineEvent, await parts.registrar.report_event(*given, request.context()))
+    made = await parts.registrar.report_event(*given, request.context())
+    return serializers.line_event(made, is_tenant=True)
 
 
 async def read_history(parts: Parts, request: Request, line: str) -> wire.LineHistory:
@@ -73,7 +74,8 @@ async def read_history(parts: Parts, request: Request, line: str) -> wire.LineHi
 
 
 def _find_history(store: Reader, text: str, carrier: str | None) -> wire.LineHistory:
-    return serializers.line_history(store, read_line(store, text, carrier=carrier))
+    found = read_line(store, text, carrier=carrier)
+    return serializers.line_history(store, found, is_tenant=carrier is not None)
 
 
 async def exempt_document(

@@ -6,7 +6,7 @@ import asyncio
 from datetime import datetime, timedelta
 
 from engine.errors import NotFound, RequestError
-from engine.lifecycle.sim_changes import SimChange, find_sim_change
+from engine.lifecycle.sim_changes import SimChange
 from engine.matching.lines import LINE_UNKNOWN
 from engine.matching.requests import normalise_msisdn
 from engine.registry.records import utc_now
@@ -51,8 +51,8 @@ async def _find(
     now = utc_now()
     line_id = "unknown"
     try:
-        given = (parts.store, normalise(number), scope_of(request.caller), parts.sim_changes, now)
-        found = await asyncio.to_thread(find_sim_change, *given)
+        given = (parts.store, normalise(number), scope_of(request.caller), now)
+        found = await asyncio.to_thread(parts.sim_changes.find, *given)
         line_id = found.line_id
     finally:
         # Whoever tries numbers out is in the chain too.

@@ -7,13 +7,18 @@ from typing import Any
 
 import pytest
 
-from engine.cases.case import Actor, CaseKind, NoteKind, Outcome
+from engine.cases.case import Actor, CaseKind, NoteKind, Outcome, find_actor_kind
+from engine.cases.deaths import DeathSource, contest, lift, report
 from engine.cases.steps import MAX_NOTE_LENGTH, assign, close, note, propose, withdraw
 from engine.errors import CaseMoved, FourEyes, NotFound, RequestError
+from engine.matching.holders import erase_holder
 from engine.matching.lines import close_line
 from engine.registry.audit import verify_chain
+from engine.registry.events import EventType, read_events
 from engine.registry.records import CaseState, LineStatus, new_id
 from tests.engine.cases.conftest import ANNA, BOB
+
+CLOSED = (EventType.LINE_CLOSED,)
 
 
 def status_of(service: Any, line_id: str) -> LineStatus:
@@ -113,6 +118,39 @@ def test_one_person_never_closes_lines(service: Any) -> None:
     (entry,) = service.entries("case.closed")
     assert (entry.actor, entry.detail["proposed_by"]) == (BOB.name, ANNA.name)
     assert entry.detail["closed_lines"] == [line]
+
+
+def test_what_people_do_to_a_line_is_in_its_history_with_time_cause_and_who(service: Any) -> None:
+    fraud, dead, gone, erased = (body["line_id"] for body in service.enroll(4))
+    lines = service.store.lines_by_id([fraud, dead, gone, erased])
+    case = service.open(lines[fraud].document_id)
+    service.decide(case.id, Outcome.FRAUD, [fraud])
+    of_dead = (*service.context, lines[dead].document_id)
+    report(*of_dead, DeathSource.FAMILY, ANNA)
+    contest(*of_dead, ANNA)
+    lift(*of_dead, BOB)
+    close_line(*service.context, gone, "key:k0")
+    erase_holder(*service.context, lines[erased].document_id, "sosie:retention")
+    told = {
+        line: [
+            (one.kind.value, one.cause, find_actor_kind(one.by).value)
+            for one in service.store.life.events_of(line)
+        ]
+        for line in lines
+    }
+    assert told == {
+        fraud: [("closed", f"case:{case.id}", "key")],
+        dead: [("disputed", "death", "key"), ("restored", "death", "key")],
+        gone: [("closed", "request", "key")],
+        erased: [("closed", "erasure", "service")],
+    }
+    closed = service.store.lines_by_id([fraud, gone, erased]).values()
+    for line in closed:
+        (event,) = service.store.life.events_of(line.id)
+        assert event.at == event.recorded_at == line.closed_at
+    # Whose other lines the case has is nothing for their carriers.
+    feed = {one.subject: one.data["cause"] for one in read_events(service.store, 0, types=CLOSED)}
+    assert feed == {fraud: "case", gone: "request", erased: "erasure"}
 
 
 def test_lines_are_closed_exactly_as_proposed(service: Any) -> None:

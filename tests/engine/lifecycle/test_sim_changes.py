@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from engine.errors import NotFound, NotReported
-from engine.lifecycle.sim_changes import SimChangeTerms, find_sim_change
+from engine.lifecycle.sim_changes import SimChangeTerms
 from engine.registry.records import LineEventKind
 from tests.engine.lifecycle.conftest import START, Lines
 
@@ -21,7 +21,7 @@ def test_a_change_counts_and_a_change_of_device_does_not(lines: Lines) -> None:
     terms = SimChangeTerms(SINCE)
 
     def find(carrier: str | None = "red") -> object:
-        return find_sim_change(lines.store, number, carrier, terms, START + 20 * DAY).at
+        return terms.find(lines.store, number, carrier, START + 20 * DAY).at
 
     assert find() == START
     lines.happen({line: START + 5 * DAY}, LineEventKind.DEVICE_CHANGE)
@@ -37,12 +37,12 @@ def test_what_is_not_known_is_not_told_as_never(lines: Lines) -> None:
     (line,) = lines.open(1)
     number, now = lines.store.numbers([line])[line], START + 100 * DAY
     later = SimChangeTerms({"red": (START + 90 * DAY).date()})
-    found = find_sim_change(lines.store, number, None, later, now)
+    found = later.find(lines.store, number, None, now)
     assert (found.at, found.monitored) == (None, 10 * DAY)
     kept = SimChangeTerms(SINCE, kept=30 * DAY)
     lines.happen({line: START + 60 * DAY}, LineEventKind.SIM_SWAP)
-    found = find_sim_change(lines.store, number, None, kept, now)
+    found = kept.find(lines.store, number, None, now)
     assert (found.at, found.monitored) == (None, 30 * DAY)
-    assert find_sim_change(lines.store, number, None, SimChangeTerms(SINCE), now).at is not None
+    assert SimChangeTerms(SINCE).find(lines.store, number, None, now).at is not None
     with pytest.raises(NotReported):
-        find_sim_change(lines.store, number, None, SimChangeTerms(), now)
+        SimChangeTerms().find(lines.store, number, None, now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ from engine.matching.authority import (
     AuthorityQuestion,
     AuthorityResult,
     AuthorityTerms,
+    DocumentRole,
     ListedAuthority,
     find_problem,
 )
-from engine.matching.documents import CheckedDocument
+from engine.matching.documents import CheckedDocument, Document
+from engine.matching.liveness import LivenessTerms
+from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms, ask_of
 from engine.matching.policy import replay
-from engine.reasons import Decision, Reason
+from engine.matching.requests import ABSENT, GuardianShown, Intake
+from engine.reasons import Decision, LivenessMode, LivenessUse, Reason
 from tests.engine.matching.conftest import NOW
 
 TERMS = AuthorityTerms()
@@ -64,7 +69,9 @@ def test_what_was_looked_up_decides_and_replays_without_asking_again(
 ) -> None:
     with lab.registrar(look_ups=terms) as registrar:
         _, request = lab.newcomer()
-        [answer] = registrar.enroll([replace(request, authority=result)])
+        [answer] = registrar.enroll(
+            [replace(request, authority={DocumentRole.OWN: result} if result else {})]
+        )
     assert answer.decision == decision
     assert answer.reasons == (() if reason is None else (reason,))
     kept = lab.store.enrollment(answer.enrollment_id)
@@ -74,11 +81,124 @@ def test_what_was_looked_up_decides_and_replays_without_asking_again(
     assert find_problem(AuthorityCode(told["code"])) in (reason, *([] if reason else [*Reason]))
 
 
+RULES = PeopleTerms(PeopleRules(age_of_majority=17))
+CHILD, GROWN_UP = date(2012, 5, 1), date(1980, 5, 1)
+
+
+def card(serial: int, born_on: date = GROWN_UP) -> Document:
+    return Document("id-kitas", f"2C11{serial:08d}", f"Holder {serial}", born_on=born_on)
+
+
+def all_confirmed(**others: AuthorityResult) -> dict[DocumentRole, AuthorityResult]:
+    given = {DocumentRole[name.upper()]: one for name, one in others.items()}
+    return {DocumentRole.OWN: said("CONFIRMED")} | given
+
+
+@pytest.mark.parametrize(
+    ("result", "decision", "reason"),
+    [
+        (said("CONFIRMED"), "approved", None),
+        (None, "review", Reason.AUTHORITY_UNAVAILABLE),
+        (said("TIMEOUT"), "review", Reason.AUTHORITY_UNAVAILABLE),
+        (said("UNKNOWN_DOCUMENT"), "rejected", Reason.AUTHORITY_UNKNOWN_DOCUMENT),
+        (said("NOT_VALID", standings=("deceased",)), "review", Reason.AUTHORITY_CONTRADICTS),
+        (said("DIFFERS", differs=("name",)), "review", Reason.AUTHORITY_CONTRADICTS),
+    ],
+)
+def test_a_guardians_document_is_looked_up_as_the_minors_own(
+    lab: Any, result: AuthorityResult | None, decision: str, reason: Reason | None
+) -> None:
+    parent = lab.people.person()
+    shown = GuardianShown(
+        document=card(2), live=lab.people.sample(parent), portrait=lab.people.sample(parent)
+    )
+    given = all_confirmed(guardian=result) if result else all_confirmed()
+    request = lab.request(document=card(1, CHILD), guardian=shown, authority=given)
+    # Of somebody else's face nothing is told that the authority says of the document.
+    other = replace(shown, live=lab.people.sample(lab.people.person()))
+    strange = replace(request, idempotency_key="strange", guardian=other)
+    with lab.registrar(look_ups=TERMS, people=RULES) as registrar:
+        mismatched, answer = registrar.enroll([strange, request])
+    assert answer.decision == decision
+    assert answer.reasons == (() if reason is None else (reason,))
+    assert mismatched.reasons == (Reason.GUARDIAN_MISMATCH,)
+    kept = lab.store.enrollment(answer.enrollment_id)
+    assert replay(kept).agrees
+    assert find_problem(AuthorityCode(kept.evidence["guardian_authority"]["code"])) == reason
+
+
+@pytest.mark.parametrize(
+    ("result", "decision", "reason"),
+    [
+        (said("CONFIRMED"), "approved", None),
+        # What one has a new document for is no contradiction.
+        (said("NOT_VALID", standings=("lost", "revoked")), "approved", None),
+        (said("NOT_VALID", standings=("expired",), differs=("name",)), "approved", None),
+        (said("DIFFERS", differs=("name",)), "approved", None),
+        (said("UNKNOWN_DOCUMENT"), "approved", None),
+        (said("NOT_VALID", standings=("deceased",)), "review", Reason.AUTHORITY_CONTRADICTS),
+        (said("DIFFERS", differs=("birth_date",)), "review", Reason.AUTHORITY_CONTRADICTS),
+        (
+            said("NOT_VALID", standings=("lost",), differs=("face",)),
+            "review",
+            Reason.AUTHORITY_CONTRADICTS,
+        ),
+        (said("AMBIGUOUS"), "review", Reason.AUTHORITY_CONTRADICTS),
+        (said("BREAKER_OPEN"), "review", Reason.AUTHORITY_UNAVAILABLE),
+        (None, "review", Reason.AUTHORITY_UNAVAILABLE),
+    ],
+)
+def test_a_replaced_document_is_looked_up_and_may_be_out_of_use(
+    lab: Any, result: AuthorityResult | None, decision: str, reason: Reason | None
+) -> None:
+    person = lab.people.person()
+    given = all_confirmed(replaced=result) if result else all_confirmed()
+    old = lab.request(person, document=card(1), authority=all_confirmed())
+    renewed = lab.request(person, document=card(2), replaces=card(1), authority=given)
+    stranger = lab.request(document=card(3), replaces=card(1), authority=given)
+    with lab.registrar(look_ups=TERMS, people=RULES) as registrar:
+        first, answer = registrar.enroll([old])[0], registrar.enroll([renewed])[0]
+        told = registrar.enroll([stranger])[0]
+    assert first.decision == "approved"
+    assert answer.decision == decision
+    assert answer.reasons == (() if reason is None else (reason,))
+    assert told.reasons == (Reason.REPLACEMENT_REFUSED,)
+    kept = lab.store.enrollment(answer.enrollment_id)
+    assert replay(kept).agrees
+    assert "replaced_authority" in kept.evidence
+
+
+def test_the_authority_is_asked_of_whom_the_decision_needs_and_no_other(lab: Any) -> None:
+    shown = GuardianShown(document=card(2), live=lab.people.sample(lab.people.person()))
+    intake, liveness = Intake(lab.store, lab.vault), LivenessTerms()
+
+    def roles(terms: PeopleTerms = RULES, **changes: Any) -> dict[DocumentRole, AuthorityQuestion]:
+        (attempt,) = intake.sort([lab.request(**changes)], NOW)
+        return ask_of(attempt, b"live", b"guardian", liveness, terms)
+
+    asked = roles(document=card(1, CHILD), guardian=shown)
+    named = {role: (one.document.number, one.name, one.live) for role, one in asked.items()}
+    assert named == {
+        DocumentRole.OWN: (card(1).number, "Holder 1", b"live"),
+        DocumentRole.GUARDIAN: (card(2).number, "Holder 2", b"guardian"),
+    }
+    assert [*roles(document=card(1), guardian=shown)] == [DocumentRole.OWN]
+    assert [*roles(NO_RULES, document=card(1, CHILD), guardian=shown)] == [DocumentRole.OWN]
+    replaced = roles(document=card(1), replaces=Document("id-kitas", card(3).number, "any holder"))
+    question = replaced[DocumentRole.REPLACED]
+    assert (question.name, question.document.born_on) == ("Holder 1", GROWN_UP)
+    assert [*roles(document=card(1), replaces=card(1))] == [DocumentRole.OWN]
+    # Of whoever lacks evidence of liveness nobody is asked; who shows no face needs none.
+    liveness = LivenessTerms({LivenessUse.ENROLLMENT: LivenessMode.REQUIRED})
+    assert roles(document=card(1)) == {}
+    assert [*roles(document=card(1), live=ABSENT)] == [DocumentRole.OWN]
+
+
 def test_nothing_is_told_of_the_document_beside_a_face_that_is_unfit(lab: Any) -> None:
     with lab.registrar(look_ups=TERMS) as registrar:
         _, request = lab.newcomer()
         dark = replace(request.live, problems=(Reason.TOO_DARK,))
-        asked = replace(request, live=dark, authority=said("UNKNOWN_DOCUMENT"))
+        asked = replace(request, live=dark, authority={DocumentRole.OWN: said("UNKNOWN_DOCUMENT")})
         [answer] = registrar.enroll([asked])
     assert answer.reasons == (Reason.TOO_DARK,)
 
@@ -86,7 +206,9 @@ def test_nothing_is_told_of_the_document_beside_a_face_that_is_unfit(lab: Any) -
 def test_without_an_authority_a_result_has_no_say(lab: Any) -> None:
     with lab.registrar() as registrar:
         _, request = lab.newcomer()
-        [answer] = registrar.enroll([replace(request, authority=said("NOT_VALID"))])
+        [answer] = registrar.enroll(
+            [replace(request, authority={DocumentRole.OWN: said("NOT_VALID")})]
+        )
     assert answer.decision == "approved"
     assert "authority" not in lab.store.enrollment(answer.enrollment_id).evidence
 

@@ -43,7 +43,7 @@ def test_what_happens_to_a_line_is_told_in_order_and_by_ids_alone(lab: Any) -> N
     assert [one.number for one in events] == [1, 2, 3, 4, 5]
     document = body["document_id"]
     assert [one.queue for one in events] == [document, document, document, case, document]
-    assert events[-1].data == {}
+    assert events[-1].data == {"at": events[-1].at.isoformat(), "cause": "request"}
     assert events[0].data == {"decision": "approved", "outlet": "blue-1", "line_id": line}
     secrets = (request.msisdn, request.document.number, request.document.name)
     assert not any(secret in str(events) for secret in secrets)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sqlalchemy import update
 
 from engine.cases import deaths, steps
 from engine.cases.case import Actor, CaseKind, Outcome
@@ -28,8 +29,11 @@ from engine.matching.requests import (
     document_look_up,
 )
 from engine.reasons import Decision, ExceptionCause, Reason
+from engine.registry import tables
 from engine.registry.events import EventType, read_events
-from engine.registry.records import LineStatus, WatchEntry
+from engine.registry.records import AuditEntry, LineStatus, WatchEntry
+from engine.registry.row_macs import changing_rows
+from engine.registry.writer import Writer
 from tests.engine.matching.conftest import NOW, Lab
 
 ANNE, BORIS = Actor("Anne (key:a)", "Anne"), Actor("Boris (key:b)", "Boris")
@@ -261,12 +265,60 @@ def test_an_exception_without_any_face_is_granted_or_refused_and_its_number_forg
     assert [found[one.enrollment_id].state for one in (first, second)] == ["granted", "refused"]
     refused = lab.store.people.exception_of_case(second.body["cases"][0]["id"])
     assert refused is not None
-    assert refused.msisdn is None
+    assert refused.line is None
     (outlet,) = lab.store.people.count_by_outlet(
         found[first.enrollment_id].asked_at.replace(year=2000)
     )
     assert (outlet.outlet, outlet.asked, outlet.granted) == ("blue-1", 2, 1)
     assert lab.store.lines_of(second.body["document_id"]) == []
+
+
+def test_a_granted_exception_activates_the_document_of_who_asked_for_it(
+    lab: Lab, registrar: Registrar
+) -> None:
+    excused: dict[str, Any] = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
+    person, store = lab.people.person(), lab.store
+    # Tried first by somebody of another name, who asks for an exception as well.
+    squatter = replace(card(1), name="Somebody Else", expires_on=date(2031, 1, 1))
+    tried = ask(registrar, lab.request(document=squatter, **excused))[0]
+    honest = lab.request(person, document=card(1), **excused)
+    asked = ask(registrar, honest)[0]
+    document_id = asked.body["document_id"]
+    assert document_id == tried.body["document_id"]
+    assert store.identity(document_id).name == "Somebody Else"
+    close(registrar, lab, asked.body["cases"][0]["id"], Outcome.UNFOUNDED)
+    record = store.document(document_id)
+    assert (store.identity(document_id).name, record.expires_on) == (card(1).name, None)
+    # From now on it is the holder's, in whichever spelling: the other's is granted no more.
+    with pytest.raises(CaseMoved, match="another name"):
+        close(registrar, lab, tried.body["cases"][0]["id"], Outcome.UNFOUNDED)
+    later = lab.request(person, document=replace(card(1), name=card(1).name.upper()))
+    assert ask(registrar, later)[0].decision is Decision.APPROVED
+
+
+def test_an_exception_of_a_version_that_kept_no_name_activates_nobody(
+    lab: Lab, registrar: Registrar
+) -> None:
+    request = lab.request(document=card(1), live=ABSENT, exception=ExceptionCause.INJURY)
+    asked = ask(registrar, request)[0]
+    case = asked.body["cases"][0]["id"]
+
+    def forget_name(writer: Writer, now: datetime) -> None:
+        del now
+        sealed = lab.vault.seal("exceptions.msisdn", asked.enrollment_id, request.msisdn.encode())
+        table = tables.exceptions
+        with (
+            writer.changing(AuditEntry("test", "test", "test")) as connection,
+            changing_rows(connection, lab.vault, {table: [asked.enrollment_id]}),
+        ):
+            connection.execute(update(table).values(msisdn=sealed))
+
+    registrar.run(forget_name)
+    with pytest.raises(CaseMoved, match="asked for again"):
+        close(registrar, lab, case, Outcome.UNFOUNDED)
+    steps.withdraw(registrar, lab.store, case, ANNE)
+    close(registrar, lab, case, Outcome.MISTAKE)
+    assert lab.store.lines_of(asked.body["document_id"]) == []
 
 
 def test_an_exception_takes_nobody_past_a_guardian_or_a_face(

@@ -22,7 +22,7 @@ from serving.access.authentication import Authenticator, make_key
 from serving.access.sign_in import open_sign_in
 from serving.api.app import build_app
 from serving.authority_settings import AuthoritySettings
-from serving.compose import Deployment
+from serving.compose import Deployment, read_people
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.http_authority import open_authority
 from serving.ingress.templates import SealedTemplates
@@ -148,6 +148,7 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
             calibration=reading.calibration,
             liveness=reading.liveness,
             authority=asked,
+            people=read_people(whole.people),
             sim_changes=reading.sim_changes,
             tracer=tracer,
         )

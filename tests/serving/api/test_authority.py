@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 
 from engine.matching.policy import replay
 from serving.authority_settings import AuthoritySettings
+from serving.rule_settings import PeopleSettings
 from tests.serving.api.conftest import Start
 from tests.serving.authority_service import Handler, Question, Service, answer, serve_authority
+from tests.serving.conftest import NAME as HOLDER
 
 NUMBER, NAME = "110105198503071257", "Stan Stranger"
 
@@ -50,6 +53,43 @@ def test_an_activation_is_looked_up_once_and_its_evidence_shown(
     assert asking.read(asking.ask("GET", path, key="operator"))["authority"]["face_score"] == 0.5
     counted = asking.parts.meter.render()[0].decode()
     assert 'sosie_authority_results_total{code="CONFIRMED",source="asked"} 1.0' in counted
+
+
+def test_all_documents_of_an_activation_are_looked_up_at_once(
+    start_service: Start,
+    authority: Service,
+    activation: Callable[..., dict[str, Any]],
+    faces: dict[str, bytes],
+) -> None:
+    settings = AuthoritySettings(kind="http", url=authority.url, timeout_s=10)
+    people = PeopleSettings(age_of_majority=17)
+    service = start_service(authority=settings, people=people)
+    child = {"type": "id-kitas", "number": "2C1100000001", "name": "A", "born_on": "2015-01-01"}
+    # Enrolled before by this face; the authority knows of a death.
+    holder = {"type": "cn-ric", "number": "110105199003071239", "name": HOLDER}
+    old = {"type": "id-kitas", "number": "2C1100000002"}
+    body = activation(
+        document=child, replaces=old, guardian={"document": holder, "live": faces["later"]}
+    )
+    together = threading.Barrier(3)
+
+    def behave(handler: Handler, question: Question) -> None:
+        # Nobody is answered before all are asked.
+        together.wait(60)
+        is_guardian = question["document"]["number"] == holder["number"]
+        answer({"standing": "deceased" if is_guardian else "valid"})(handler, question)
+
+    authority.behave = behave
+    told = enroll(service, body, "one")
+    assert len(authority.asked) == 3
+    codes = [one["reason"] for one in told["reasons"]]
+    assert codes == ["REPLACEMENT_REFUSED", "AUTHORITY_CONTRADICTS"]
+    path = f"/v1/enrollments/{told['enrollment_id']}"
+    own = service.read(service.ask("GET", path))
+    assert (own["authority"], own["guardian_authority"]) == (None, None)
+    whole = service.read(service.ask("GET", path, key="fraud"))
+    assert whole["guardian_authority"]["standings"] == ["deceased"]
+    assert whole["replaced_authority"]["code"] == "CONFIRMED"
 
 
 def test_while_the_authority_is_silent_decisions_of_others_go_on_and_its_own_waits(

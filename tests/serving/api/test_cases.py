@@ -171,6 +171,12 @@ def test_lines_are_closed_by_two_people(
     assert message
     history = fresh.read(fresh.ask("GET", f"{QUEUE}/{case}", key="fraud"))["notes"]
     assert [one["kind"] for one in history] == ["opened", "proposed", "closed"]
+    # Its carrier is told that a case closed it, and not which: others' lines may be in it.
+    of_line = f"/v1/lines/{enrolled['line_id']}/events"
+    for key, cause in (("fraud", f"case:{case}"), ("blue", "case")):
+        events = fresh.read(fresh.ask("GET", of_line, key=key))["events"]
+        told = [(one["kind"], one["cause"], one["by"]) for one in events]
+        assert told == [("disputed", "holder", "person"), ("closed", cause, "person")]
 
 
 def test_a_case_that_has_changed_since_it_was_read_is_neither_proposed_nor_closed(
@@ -249,6 +255,7 @@ def test_attempts_at_a_suspended_outlet_are_refused_recorded_and_counted_and_an_
     for asked, codes in (({}, ["b1"]), ({"limit": 1, "after": "b1"}, []), ({"carrier": "red"}, [])):
         listed = fresh.read(fresh.ask("GET", "/v1/outlets", key="fraud", params=asked))
         assert [one["outlet"] for one in listed["outlets"]] == codes
+        assert [one["liveness"]["results"] for one in listed["outlets"]] == [0] * len(codes)
     again = fresh.ask("POST", f"{outlet}/bar", key="fraud", body=why)
     fresh.assert_refused(again, 409, "OUTLET.STATE")
     lift = {"restriction": "suspended", "reason": "x"}

@@ -63,6 +63,10 @@ def test_an_exception_goes_to_review_and_its_outlet_is_listed(
     home: Path, sosie: Any, photographs: Any, request_of: Any, assert_refused: Any
 ) -> None:
     env, at = {"SOSIE_PEOPLE__EXCEPTIONS": "true"}, ("--home", home)
+    # The authority is asked without a photograph, too.
+    listed = home / "listed.csv"
+    listed.write_text("type,number,standing\ncn-ric,110105199003071239,valid\n")
+    env |= {"SOSIE_AUTHORITY__KIND": "listed", "SOSIE_AUTHORITY__LIST_FILE": str(listed)}
     assert_refused(sosie(*request_of(home, photographs, exception="haste")), "injury")
     asked = request_of(home, photographs, live=None, exception="injury")
     outcome = sosie(*asked, "--json", env=env)

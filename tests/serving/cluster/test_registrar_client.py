@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -61,7 +61,10 @@ class Handle:
         async def is_ready() -> Status:
             return READY
 
-        self.perform = Method(perform)
+        async def perform_all(calls: Sequence[Any]) -> list[Any]:
+            return await asyncio.gather(*(perform(*call) for call in calls))
+
+        self.perform, self.perform_all = Method(perform), Method(perform_all)
         self.status = Method(status or is_ready)
 
 
@@ -208,6 +211,83 @@ def test_while_a_lost_registrar_is_away_nobody_waits_for_it() -> None:
         assert (await registrar.status()).is_ready
 
     asyncio.run(run())
+
+
+def enrolling(registrar: RayRegistrar, names: Sequence[str]) -> list[asyncio.Task[Any]]:
+    """Calls of one turn of the loop; the double of the registrar tells them apart by name."""
+    return [asyncio.create_task(registrar.enroll(name, CONTEXT)) for name in names]  # type: ignore[arg-type]
+
+
+def test_enrollments_of_one_turn_are_one_message_and_each_gets_its_own_reply() -> None:
+    async def perform(_: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
+        (name,) = arguments
+        return Reply(error=NotFound(name)) if name == "b" else Reply(value=name)
+
+    async def run() -> None:
+        handle = Handle(perform)
+        registrar = _open(handle, capacity=64)
+        names = [*"abcdefghijklmnopqrst"]
+        found = await asyncio.gather(*enrolling(registrar, names), return_exceptions=True)
+        assert isinstance(found[1], NotFound)
+        assert [*found[:1], *found[2:]] == [*names[:1], *names[2:]]
+        assert len(handle.perform_all.responses) == 2, "16 and 4 calls"
+        assert not handle.perform.responses
+        assert await registrar.enroll("z", CONTEXT) == "z"  # type: ignore[arg-type,comparison-overlap]
+        assert len(handle.perform.responses) == 1
+
+    asyncio.run(run())
+
+
+def test_who_leaves_a_message_takes_nobody_along_and_the_last_cancels_it() -> None:
+    async def run() -> None:
+        is_free = asyncio.Event()
+
+        async def perform(_: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
+            await is_free.wait()
+            return Reply(value=arguments[0])
+
+        handle = Handle(perform)
+        registrar = _open(handle)
+        for leaves_early in (True, False):
+            gone, stays = enrolling(registrar, ["gone", "stays"])
+            while len(handle.perform_all.responses) < 1:
+                await asyncio.sleep(0)
+            gone.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+            (response,) = handle.perform_all.responses
+            assert not response.cancelled
+            if leaves_early:
+                is_free.set()
+                assert await stays == "stays"
+                is_free.clear()
+            else:
+                stays.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await stays
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                assert response.cancelled
+            handle.perform_all.responses.clear()
+        assert not registrar._ongoing
+
+    asyncio.run(run())
+
+
+def test_a_message_that_is_lost_is_interrupted_for_each_and_logged_once() -> None:
+    logger = structlog.testing.CapturingLogger()
+
+    async def run() -> None:
+        registrar = _open(Handle(_raising(ActorDiedError())), logger=logger)
+        tasks = enrolling(registrar, "ab")
+        first, second = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(first, Interrupted)
+        assert isinstance(second, Interrupted)
+        assert first is not second
+        await registrar.close()
+
+    asyncio.run(run())
+    assert len(logger.calls) == 1
 
 
 def test_an_answer_too_large_to_travel_is_told_and_loses_no_registrar() -> None:

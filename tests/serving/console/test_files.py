@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from serving.console import routes
 from serving.console.routes import POLICY, read_files
 
 FILES = read_files()
@@ -65,6 +67,19 @@ def test_who_unpacks_gzip_gets_the_same_files_smaller(service: Any) -> None:
     assert "content-encoding" not in plain.headers
     assert packed.content == plain.content == FILES["index.html"].body
     assert all(gzip.decompress(file.packed) == file.body for file in FILES.values())
+
+
+def test_comments_do_not_travel_and_each_line_of_code_does_in_its_place() -> None:
+    root = Path(routes.__file__).parent / "static"
+    for path, file in FILES.items():
+        if not path.endswith(".js"):
+            continue
+        written = (root / path).read_text().splitlines()
+        sent = file.body.decode().splitlines()
+        assert len(sent) == len(written)
+        for line, kept in zip(written, sent, strict=True):
+            is_comment = re.match(r" *(//|/\*\*| \*)", line)
+            assert kept == ("" if is_comment else line), (path, line)
 
 
 def test_the_whole_console_travels_light() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.sandbox.outcomes import make_number
+from serving.sandbox.outcomes import OUTCOMES, make_number
 from serving.sandbox.sandbox_service import open_sandbox, prepare
 
 
@@ -38,14 +38,26 @@ class Served:
 
     def activation(self, serial: int = 0, kind: str = "cn-ric", **changes: Any) -> dict[str, Any]:
         document = {"type": kind, "number": make_number(kind, serial), "name": "Sandra Sand"}
-        return {
-            "document": document,
-            "msisdn": f"+861380013{8000 + serial}",
-            "live": self.picture("anybody-1"),
-            "portrait": self.picture("anybody-2"),
-            "consent_ref": "C-1",
-            "captured_at": datetime.now(UTC).isoformat(),
-        } | changes
+        needs = OUTCOMES[serial].needs if serial in OUTCOMES else ""
+        brought = {"guardian": self.guardian(), "exception": "injury"}
+        return (
+            ({needs: brought[needs]} if needs else {})
+            | {
+                "document": document,
+                "msisdn": f"+861380013{8000 + serial}",
+                "live": self.picture("anybody-1"),
+                "portrait": self.picture("anybody-2"),
+                "consent_ref": "C-1",
+                "captured_at": datetime.now(UTC).isoformat(),
+            }
+            | changes
+        )
+
+    def guardian(self, serial: int = 0) -> dict[str, Any]:
+        """Who comes with a minor."""
+        document = {"type": "my-nric", "number": make_number("my-nric", serial), "name": "Gus Sand"}
+        pictures = {"live": self.picture("anybody-1"), "portrait": self.picture("anybody-2")}
+        return {"document": document, **pictures}
 
     def enroll(self, body: dict[str, Any], key: str | None = None) -> httpx.Response:
         headers = {"idempotency-key": key or str(uuid.uuid4())}

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import uuid
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from engine.matching.documents import Document
+from engine.reasons import Reason
 from serving.sandbox.outcomes import (
+    BROKEN,
+    BY_REQUEST,
+    GRANTED,
     LOST_AFTER,
     LOST_BEFORE,
-    MARK_FILE,
+    MONITORED,
+    NOT_REPORTED,
     OUTCOMES,
     SILENT,
     SLOW,
+    SWAPPED_BEFORE,
+    UNKNOWN,
+    check,
     make_number,
 )
 from serving.sandbox.sandbox_service import WARNING
+from serving.settings import SANDBOX_FILE
+from serving.wire.enrollments import Reason as WireReason
 from serving.wire.fields import DOCUMENT_TYPES
 from tests.serving.sandbox.conftest import Served, serve_sandbox
 
+ROOT = Path(__file__).parents[3]
 DECIDED = [one for one in OUTCOMES.values() if one.decision is not None and one.serial != SLOW]
 REFUSED = [one for one in OUTCOMES.values() if one.decision is None and one.serial != SILENT]
 
@@ -39,16 +53,17 @@ def lasting(answer: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-@pytest.mark.parametrize("outcome", DECIDED, ids=lambda one: str(one.reason))
+@pytest.mark.parametrize("outcome", DECIDED, ids=lambda one: f"{one.serial} {one.reason}")
 def test_a_serial_says_the_decision_whenever_it_is_asked(sandbox: Served, outcome: Any) -> None:
     first, second = (sandbox.enroll(sandbox.activation(outcome.serial)) for _ in range(2))
     assert first.status_code == second.status_code == 201, first.text
     answer = first.json()
     assert answer["decision"] == outcome.decision
     # To a tenant a reason about another holder is told as it always is.
-    assert reasons(answer) in ({outcome.reason}, {"WITHHELD"})
+    assert bool(reasons(answer)) == bool(outcome.reasons)
+    assert reasons(answer) <= {*outcome.reasons, "WITHHELD"}
     record = sandbox.ask("GET", f"/v1/enrollments/{answer['enrollment_id']}", "operator")
-    assert {one["reason"] for one in record.json()["reasons"]} == {outcome.reason}
+    assert reasons(record.json()) == outcome.reasons
     assert lasting(answer) == lasting(second.json())
 
 
@@ -66,11 +81,116 @@ def test_every_other_number_is_approved_again_and_again(sandbox: Served, kind: s
         assert (answer["decision"], answer["reasons"]) == ("approved", [])
 
 
-def test_the_table_has_a_reason_for_each_serial_and_a_serial_for_each_reason() -> None:
-    found = [one.reason for one in OUTCOMES.values() if one.reason is not None]
-    assert len(set(found)) == len(found)
+def test_every_reason_of_the_interface_has_a_serial_or_a_request_that_says_it() -> None:
+    by_serial = {reason for one in OUTCOMES.values() for reason in one.reasons}
+    assert by_serial | set(BY_REQUEST) == set(Reason)
+    assert not by_serial & set(BY_REQUEST)
+    assert {*map(str, Reason), "WITHHELD"} == set(get_args(WireReason)[1].extra_json_schema["enum"])
     for serial, outcome in OUTCOMES.items():
         assert outcome.serial == serial
+
+
+def ask_for(sandbox: Served, reason: Reason) -> dict[str, Any]:
+    """A request that says this reason itself."""
+    body = sandbox.activation(11)
+    document = body["document"]
+    number, today = document["number"], datetime.now(UTC).date()
+    match reason:
+        case Reason.DOCUMENT_INVALID:
+            wrong = number[:-1] + ("0" if number[-1] != "0" else "1")
+            return body | {"document": document | {"number": wrong}}
+        case Reason.DOCUMENT_EXPIRED:
+            past = (today - timedelta(days=2)).isoformat()
+            return body | {"document": document | {"expires_on": past}}
+        case Reason.BIRTH_DATE_MISMATCH:
+            return body | {"document": document | {"born_on": "1970-01-01"}}
+        case Reason.BIRTH_DATE_MISSING:
+            return sandbox.activation(960, "in-aadhaar")
+        case Reason.REPLACEMENT_REFUSED:
+            unknown = {"type": "pk-cnic", "number": make_number("pk-cnic", 77)}
+            return body | {"replaces": unknown}
+        case Reason.EXCEPTION_NOT_OFFERED:
+            return body | {"exception": "injury"}
+        case Reason.SAME_PHOTOGRAPH:
+            return body | {"portrait": body["live"]}
+    raise AssertionError(f"no request says {reason}")
+
+
+@pytest.mark.parametrize("reason", BY_REQUEST)
+def test_a_reason_without_a_serial_is_said_by_the_request(sandbox: Served, reason: Reason) -> None:
+    answer = sandbox.enroll(ask_for(sandbox, reason)).json()
+    assert (answer["decision"], reasons(answer)) == ("rejected", {reason})
+
+
+@pytest.mark.parametrize("kind", DOCUMENT_TYPES)
+def test_a_minor_is_approved_with_a_guardian_again_and_again(sandbox: Served, kind: str) -> None:
+    body = sandbox.activation(960, kind, guardian=sandbox.guardian())
+    body["document"]["born_on"] = str(check(Document(**body["document"])).born_on or "2019-03-07")
+    for place in range(7):
+        body["msisdn"] = f"+86139002380{place:02d}"
+        answer = sandbox.enroll(body).json()
+        assert (answer["decision"], answer["reasons"]) == ("approved", [])
+        assert answer["guardian_document_id"]
+    # A guardian answers for as many lines as one may have.
+    assert sandbox.ask("DELETE", f"/v1/lines/{answer['line_id']}", "carrier").is_success
+
+
+def test_an_exception_is_granted_as_two_people_grant_it(sandbox: Served) -> None:
+    body = sandbox.activation(GRANTED)
+    # A face is missing, which is what exceptions are for.
+    del body["live"]
+    for _ in range(2):
+        answer = sandbox.enroll(body).json()
+        assert (answer["decision"], answer["line_id"]) == ("review", None)
+        (case,) = answer["cases"]
+        told = sandbox.ask("GET", f"/v1/cases/{case['id']}", "fraud").json()
+        assert (told["state"], told["outcome"]) == ("closed", "unfounded")
+    # The newest is in one of the pages.
+    found, place = set[str](), "0"
+    while True:
+        page = sandbox.ask("GET", f"/v1/events?type=line.opened&after={place}", "carrier").json()
+        found |= {one["data"]["enrollment_id"] for one in page["events"]}
+        if not page["events"]:
+            break
+        place = page["next"]
+    assert answer["enrollment_id"] in found
+
+
+def test_a_serial_holds_for_its_own_document_alone(sandbox: Served) -> None:
+    assert sandbox.enroll(sandbox.activation(940)).json()["decision"] == "rejected"
+    assert sandbox.enroll(sandbox.activation(14)).json()["decision"] == "approved"
+    # Rules that a serial brings decide nothing where the person is none whom they are about.
+    grown_up = sandbox.activation(15)
+    stem = "11010519900307960"
+    found = (stem + digit for digit in "0123456789X")
+    numbers = (Document("cn-ric", one, "Sandra Sand") for one in found)
+    grown_up["document"]["number"] = next(
+        one.number for one in numbers if check(one).is_well_formed
+    )
+    assert sandbox.enroll(grown_up).json()["decision"] == "approved"
+
+
+def test_the_documentation_has_the_table_of_the_code() -> None:
+    text = (ROOT / "docs" / "sandbox.md").read_text("utf-8")
+    table, numbers = text.split("## Telephone numbers")
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| 9")]
+    told: dict[int, tuple[str, str]] = {}
+    for serials, number, answer in rows:
+        first, _, last = serials.partition(" to ")
+        for serial in range(int(first), int(last or first) + 1):
+            told[serial] = (number.removesuffix(" …"), answer)
+        assert number.removesuffix(" …") == make_number("cn-ric", int(first))
+    assert set(told) == set(OUTCOMES)
+    for serial, (_, answer) in told.items():
+        outcome = OUTCOMES[serial]
+        begins = str(outcome.decision or outcome.status)
+        assert answer.startswith(begins), serial
+        assert {*outcome.reasons, outcome.code} - {""} <= set(re.findall(r"[A-Z_.]{3,}", answer))
+        assert (f"`{outcome.needs}`" in answer) == bool(outcome.needs), serial
+    for digits in (*SWAPPED_BEFORE, UNKNOWN, NOT_REPORTED):
+        assert f"| {digits} | `" in numbers
+    for reason, way in BY_REQUEST.items():
+        assert f"| {reason} | {way} |" in text
 
 
 def test_what_was_lost_is_asked_for_again_with_the_same_key(sandbox: Served) -> None:
@@ -90,11 +210,6 @@ def test_validation_idempotency_and_tenants_are_the_services_own(sandbox: Served
     assert (other.status_code, other.json()["code"]) == (422, "REQUEST.IDEMPOTENCY_MISMATCH")
     assert sandbox.enroll({**body, "shade": 1}).status_code == 400
     assert sandbox.enroll({**body, "live": "AAAA"}).json()["code"].startswith("IMAGE.")
-    same = sandbox.enroll({**body, "portrait": body["live"]}).json()
-    assert reasons(same) == {"SAME_PHOTOGRAPH"}
-    number = body["document"]["number"]
-    wrong = {**body["document"], "number": number[:-1] + ("0" if number[-1] != "0" else "1")}
-    assert reasons(sandbox.enroll({**body, "document": wrong}).json()) == {"DOCUMENT_INVALID"}
     found = sandbox.ask("GET", f"/v1/enrollments?idempotency_key={key}", "other")
     assert found.status_code == 404
 
@@ -126,6 +241,42 @@ def test_a_picture_says_whom_it_shows(sandbox: Served) -> None:
     assert reasons(sandbox.enroll(mixed).json()) == {"FACE_MISMATCH"}
 
 
+def ask_swap(sandbox: Served, operation: str, digits: int, **more: int) -> tuple[int, Any]:
+    asked = {"phoneNumber": f"+861380013{digits:04d}", **more}
+    answer = sandbox.ask("POST", f"/camara/sim-swap/v2/{operation}", "carrier", json=asked)
+    return answer.status_code, answer.json()
+
+
+def test_a_number_says_when_it_got_its_sim_without_any_setting(sandbox: Served) -> None:
+    for digits, before in SWAPPED_BEFORE.items():
+        status, told = ask_swap(sandbox, "retrieve-date", digits)
+        assert status == 200
+        if before is None:
+            assert told == {"latestSimChange": None, "monitoredPeriod": MONITORED.days}
+            age_h = MONITORED / timedelta(hours=1)
+        else:
+            at = datetime.fromisoformat(told["latestSimChange"])
+            assert abs(datetime.now(UTC) - at - before) < timedelta(minutes=5)
+            age_h = before / timedelta(hours=1)
+        for hours in (1, 240, 2400):
+            answer = ask_swap(sandbox, "check", digits, maxAge=hours)
+            assert answer == (200, {"swapped": age_h <= hours})
+    for digits, refusal in (
+        (UNKNOWN, (404, "IDENTIFIER_NOT_FOUND")),
+        (NOT_REPORTED, (422, "SERVICE_NOT_APPLICABLE")),
+    ):
+        for operation in ("retrieve-date", "check"):
+            status, told = ask_swap(sandbox, operation, digits)
+            assert (status, told["code"]) == refusal
+
+
+def test_another_number_got_its_sim_when_its_line_was_opened(sandbox: Served) -> None:
+    assert ask_swap(sandbox, "check", 7016)[0] == 404
+    body = sandbox.activation(16, msisdn="+8613800137016")
+    assert sandbox.enroll(body).json()["decision"] == "approved"
+    assert ask_swap(sandbox, "check", 7016) == (200, {"swapped": True})
+
+
 def test_decisions_have_events_and_cases(sandbox: Served) -> None:
     for serial in (0, 904):
         sandbox.enroll(sandbox.activation(serial))
@@ -143,20 +294,49 @@ def test_it_says_what_it_is(sandbox: Served) -> None:
     assert "sandbox" in ready["checks"]["models"]["detail"]
 
 
+def test_each_of_its_answers_says_what_it_is(sandbox: Served) -> None:
+    for answer in (
+        sandbox.enroll(sandbox.activation(17)),
+        sandbox.enroll(sandbox.activation(BROKEN)),
+        sandbox.client.get("/v1/lines/none"),
+        sandbox.client.get("/health/live"),
+        sandbox.client.get("/console/"),
+    ):
+        assert answer.headers["sosie-sandbox"] == "no face is looked at", answer.url
+
+
+def test_what_the_environment_names_for_people_gets_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    monkeypatch.setenv("SOSIE_REGISTRY__URL", f"sqlite:///{theirs}/registry.sqlite")
+    monkeypatch.setenv("SOSIE_AUDIT__ANCHOR", str(theirs / "anchor"))
+    monkeypatch.setenv("SOSIE_SWEEP__FOLDER", str(theirs))
+    with serve_sandbox(tmp_path / "home") as served:
+        assert served.enroll(served.activation()).json()["decision"] == "approved"
+        asked = served.ask("POST", "/v1/sweeps", "fraud", json={}, headers={"idempotency-key": "1"})
+        assert asked.is_success, asked.text
+    assert list(theirs.iterdir()) == []
+
+
 def test_no_home_with_people_is_opened_as_one_and_none_of_its_as_a_service(
     sandbox: Served, full_home: Path, sosie: Any, assert_refused: Any
 ) -> None:
     assert_refused(sosie("sandbox", full_home), "no sandbox")
     # Not even with another's mark.
-    shutil.copyfile(sandbox.home / MARK_FILE, full_home / MARK_FILE)
+    shutil.copyfile(sandbox.home / SANDBOX_FILE, full_home / SANDBOX_FILE)
     assert_refused(sosie("sandbox", full_home), "no sandbox")
-    assert_refused(sosie("serve", "--home", sandbox.home), "sandbox")
+    for command in (("serve",), ("webhooks", "list"), ("audit", "verify"), ("cases",)):
+        assert_refused(sosie(*command, "--home", sandbox.home), "sosie sandbox")
 
 
 def test_the_table_is_printed_for_every_type(sosie: Any) -> None:
     for kind in DOCUMENT_TYPES:
         numbers = sosie("sandbox", "--numbers", kind, "--json").json["numbers"]
         assert {one["serial"] for one in numbers} == {"000", *map(str, OUTCOMES)}
+        lines = sosie("sandbox", "--numbers", kind).out.splitlines()
+        assert [line.split()[1] for line in lines] == [one["number"] for one in numbers]
     assert sosie("sandbox", "--numbers", "none").code == 2
 
 
@@ -168,7 +348,7 @@ def test_what_keeps_it_from_starting_is_said_in_one_line(
     assert_refused(sosie("sandbox", sandbox.home, "--port", "0"), "another process")
 
 
-def test_its_settings_name_an_authority_and_carriers_that_report_changes_of_sim(
+def test_its_settings_name_an_authority_and_since_when_changes_of_sim_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = tmp_path / "lost.csv"
@@ -176,13 +356,13 @@ def test_its_settings_name_an_authority_and_carriers_that_report_changes_of_sim(
     monkeypatch.setenv("SOSIE_AUTHORITY__KIND", "listed")
     monkeypatch.setenv("SOSIE_AUTHORITY__LIST_FILE", str(listed))
     monkeypatch.setenv("SOSIE_AUTHORITY__UNKNOWN", "proceed")
-    monkeypatch.setenv("SOSIE_LINES__SIM_CHANGES_SINCE", '{"sandbox": "2026-01-01"}')
+    monkeypatch.setenv(
+        "SOSIE_LINES__SIM_CHANGES_SINCE", f'{{"sandbox": "{datetime.now(UTC).date()}"}}'
+    )
     with serve_sandbox(tmp_path / "home") as served:
         lost = served.enroll(served.activation(8)).json()
         assert (lost["decision"], reasons(lost)) == ("review", {"AUTHORITY_CONTRADICTS"})
         body = served.activation(9)
         assert served.enroll(body).json()["decision"] == "approved"
-        asked = {"json": {"phoneNumber": body["msisdn"]}}
-        told = served.ask("POST", "/camara/sim-swap/v2/retrieve-date", "carrier", **asked)
-        assert told.status_code == 200, told.text
-        assert told.json()["latestSimChange"]
+        number = int(body["msisdn"][-4:])
+        assert ask_swap(served, "check", number, maxAge=240)[1]["code"] == "OUT_OF_RANGE"

@@ -1,0 +1,547 @@
+"""The registrar of a sandbox: the real one, asked about the faces that a serial stands for.
+
+Before it the registry is brought to where the outcome follows, and the judge gets the rules that
+the serial asks for, for this one enrollment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from engine.cases import deaths, steps
+from engine.cases.case import Actor, CaseKind, CaseOrigin
+from engine.cases.case import Outcome as CaseOutcome
+from engine.cases.opening import CaseBatch, NewCase
+from engine.errors import (
+    DeadlinePassed,
+    LivenessReplayed,
+    NotFound,
+    RequestError,
+    StorageFull,
+    TooManyFailures,
+)
+from engine.matching.authority import (
+    AuthorityCode,
+    AuthorityResult,
+    AuthorityTerms,
+    DocumentRole,
+    Standing,
+)
+from engine.matching.bulk_enrollment import (
+    HolderCache,
+    OpenedLine,
+    Subscriber,
+    admit_planned,
+    plan_admission,
+)
+from engine.matching.documents import CheckedDocument, Document
+from engine.matching.holders import ask_erasure, block_document, find_document, watch_face
+from engine.matching.judge import Judge, JudgedBatch
+from engine.matching.lines import close_line, find_line, normalise_line
+from engine.matching.liveness import LivenessResult, LivenessTerms
+from engine.matching.people import PeopleRules, PeopleTerms
+from engine.matching.requests import (
+    Answer,
+    EnrollmentRequest,
+    GuardianShown,
+    Sample,
+    idempotency_scope,
+    normalise_msisdn,
+)
+from engine.reasons import IMAGE_REASONS, LIVENESS_REASONS, LivenessMode, LivenessUse, Reason
+from engine.registry.records import Carrier, Changes, DocumentRecord, utc_now
+from engine.registry.writer import Writer
+from serving.compose import Deployment
+from serving.errors import Busy, Interrupted, NotReady
+from serving.registrar.operations import OpenRegistry
+from serving.registrar.protocol import CallContext, LineTarget, RegistrarClient, Reply, Status
+from serving.registrar.service import RegistrarService
+from serving.sandbox import outcomes
+from serving.sandbox.outcomes import (
+    ANYBODY,
+    AUTHORITY_REASONS,
+    RESIDENT,
+    WATCHED,
+    Outcome,
+    Vector,
+    find_outcome,
+    make_face,
+    make_near,
+    make_number,
+    make_pair,
+)
+
+ACTOR = "sandbox"
+CARRIER, OUTLET, CLOSED_OUTLET = "sandbox", "sandbox-1", "sandbox-closed"
+OTHER_CARRIER, OTHER_OUTLET = "other", "other-1"
+LINE_LIMIT = Carrier("", "").line_limit
+SLOW_S, READY_S = 3.0, 120.0
+MOST_KEYS = 10_000
+_PEOPLE = Actor(ACTOR, "sandbox one"), Actor(ACTOR, "sandbox two")
+_RESIDENT = Document("cn-ric", make_number("cn-ric", 899), "Sandbox Resident")
+_DEPARTED = Document("cn-ric", make_number("cn-ric", 898), "Sandbox Departed")
+_HELD_FOR = timedelta(days=3650)
+"""An erasure waits for its case as long as anybody tests with it."""
+
+_ALIVE = LivenessTerms({LivenessUse.ENROLLMENT: LivenessMode.REQUIRED})
+_WITH_GUARDIANS = PeopleRules(age_of_majority=18)
+_PEOPLE_RULES = {
+    **dict.fromkeys(outcomes.GUARDIAN_REASONS, _WITH_GUARDIANS),
+    # Nobody is old enough to answer for others.
+    Reason.GUARDIAN_REFUSED: replace(_WITH_GUARDIANS, age_of_majority=200),
+    Reason.EXCEPTION_ASKED: PeopleRules(takes_exceptions=True, exceptions_per_outlet=10**9),
+    Reason.EXCEPTION_LIMIT_REACHED: PeopleRules(takes_exceptions=True, exceptions_per_outlet=0),
+}
+_SAID = {
+    Reason.AUTHORITY_UNAVAILABLE: (AuthorityCode.TIMEOUT, ()),
+    Reason.AUTHORITY_UNKNOWN_DOCUMENT: (AuthorityCode.UNKNOWN_DOCUMENT, ()),
+    Reason.AUTHORITY_CONTRADICTS: (AuthorityCode.NOT_VALID, (Standing.LOST,)),
+}
+"""What the authority said, where a serial stands for a reason of it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class SandboxJudge(Judge):
+    """The judge, by the rules that the serial of an enrollment asks for."""
+
+    def judge(
+        self, requests: Sequence[EnrollmentRequest], writer: Writer, **given: Any
+    ) -> JudgedBatch:
+        """One at a time, since each has rules of its own."""
+        (request,) = requests
+        outcome = find_outcome(outcomes.check(request.document))
+        return Judge.judge(self._follow(outcome.reason), requests, writer, **given)
+
+    def _follow(self, reason: Reason | None) -> Judge:
+        if reason in LIVENESS_REASONS:
+            return replace(self, liveness=_ALIVE)
+        if reason in AUTHORITY_REASONS:
+            return replace(self, look_ups=AuthorityTerms())
+        if reason in _PEOPLE_RULES:
+            return replace(self, people=PeopleTerms(_PEOPLE_RULES[reason]))
+        if reason is Reason.PERSON_LIMIT_REACHED:
+            return replace(self, person_limit=LINE_LIMIT)
+        return self
+
+
+class SandboxDeployment(Deployment):
+    """A deployment whose judge goes by serials."""
+
+    is_of_sandbox = True
+
+    @cached_property
+    def judge(self) -> Judge:
+        usual = super().judge
+        fields = {name: getattr(usual, name) for name in Judge.__dataclass_fields__}
+        return SandboxJudge(**fields)
+
+
+class SandboxRegistrar(RegistrarClient):
+    """The registrar in this process, which is asked about the faces that a serial stands for."""
+
+    def __init__(self, service: RegistrarService) -> None:
+        self._service = service
+        self._asked: dict[str, None] = {}
+        """Idempotency-Keys that were answered with an error once."""
+
+    async def status(self) -> Status:
+        return await self._service.status()
+
+    async def carry(self, method: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
+        if method == "enroll":
+            return await self._enroll(arguments[0], context)
+        if method in _SHOWN:
+            arguments = await asyncio.to_thread(self._show, method, arguments)
+        return await self._service.perform(method, arguments, context)
+
+    async def settle(self) -> None:
+        """Has the resident and the watched face known; waits until the registry is open."""
+        give_up_at = time.monotonic() + READY_S
+        while not (await self._service.status()).is_ready:
+            if time.monotonic() > give_up_at:
+                raise NotReady(f"not ready after {READY_S:g} s: see the log in its folder")
+            await asyncio.sleep(0.02)
+        await asyncio.to_thread(self._settle)
+
+    def _settle(self) -> None:
+        opened = self._service.require()
+        _admit(opened, _RESIDENT, _find_face(opened, RESIDENT))
+        _report_dead(opened, _DEPARTED, _find_face(opened, outcomes.DEPARTED))
+        if not len(opened.registrar.watchlist):
+            watched = _find_face(opened, WATCHED)
+            watch_face(opened.registrar, watched, "the sandbox's own entry", ACTOR)
+
+    async def _enroll(self, request: EnrollmentRequest, context: CallContext) -> Reply:
+        outcome = find_outcome(outcomes.check(request.document))
+        scope = f"{request.carrier}\0{request.idempotency_key}"
+        is_first = scope not in self._asked
+        self._asked[scope] = None
+        while len(self._asked) > MOST_KEYS:
+            del self._asked[next(iter(self._asked))]
+        await _interrupt(outcome, is_first=is_first)
+        known = await asyncio.to_thread(self._prepare, outcome, request)
+        reply = await self._service.perform("enroll", (known,), context)
+        if outcome.serial == outcomes.LOST_AFTER and is_first:
+            raise Interrupted("lost after it was stored, as this serial says: ask again")
+        if outcome.serial == outcomes.GRANTED and isinstance(reply.value, Answer):
+            await asyncio.to_thread(_grant, self._service.require(), reply.value)
+        return reply
+
+    def _prepare(self, outcome: Outcome, request: EnrollmentRequest) -> EnrollmentRequest:
+        """The request with the faces that lead to the outcome, in a registry where they do."""
+        opened = self._service.require()
+        checked = outcomes.check(request.document)
+        if not checked.is_well_formed or not _is_new(opened, request):
+            return request
+        name = _name(checked)
+        own = make_face(name, opened.gallery.dim)
+        _PREPARATIONS.get(outcome.reason, _free)(opened, request, own)
+        live, portrait = make_pair(_choose_face(opened, outcome, own, name), name)
+        if outcome.reason is Reason.FACE_MISMATCH:
+            portrait = make_near(live, f"{name} portrait", 0.05)
+        return replace(
+            request,
+            live=_show_face(opened, request.live, live, outcome.reason),
+            portrait=_show_face(opened, request.portrait, portrait),
+            guardian=_show_guardian(opened, request.guardian, outcome),
+            liveness=_tell_liveness(request, outcome),
+            authority=_tell_authority(request, outcome),
+        )
+
+    def _show(self, method: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The call with the holder's own face in place of anybody's."""
+        opened = self._service.require()
+        place = _SHOWN[method]
+        probe = arguments[place]
+        record = _find_holder(opened, method, arguments)
+        if record is None or not record.reference_ids or not _is_face(opened, probe, ANYBODY):
+            return arguments
+        reference = opened.gallery.vectors(np.array(record.reference_ids[:1], np.int64))[0]
+        shown = make_near(reference, "probe", outcomes.ALIKE)
+        return (*arguments[:place], shown, *arguments[place + 1 :])
+
+
+_SHOWN = {"check_line": 1, "check_document": 1, "read_lines": 1, "dispute_line": 2}
+"""Calls that hold a face against a holder, and the place of the face among their arguments."""
+
+
+async def _interrupt(outcome: Outcome, *, is_first: bool) -> None:
+    """Waits or raises what the serial asks for."""
+    said = "as this serial says"
+    match outcome.serial:
+        case outcomes.SLOW:
+            await asyncio.sleep(SLOW_S)
+        case outcomes.SILENT:
+            await asyncio.sleep(READY_S)
+            raise DeadlinePassed(f"no time left, {said}: nothing was stored")
+        case outcomes.NOT_READY:
+            raise NotReady(f"not ready, {said}")
+        case outcomes.BUSY:
+            raise Busy(f"too busy, {said}: try again later")
+        case outcomes.BUSY_ONCE if is_first:
+            raise Busy(f"too busy for the first request, {said}: try again later")
+        case outcomes.LOST_BEFORE if is_first:
+            raise Interrupted(f"lost before it was stored, {said}: ask again")
+        case outcomes.FULL:
+            raise StorageFull(f"the storage is full, {said}: nothing was stored")
+        case outcomes.BROKEN:
+            raise RuntimeError(f"a fault, {said}")
+        case outcomes.BOUNDED:
+            raise TooManyFailures(f"too many failed checks, {said}")
+        case outcomes.REPLAYED:
+            raise LivenessReplayed(f"this evidence of liveness was used before, {said}")
+
+
+def _is_new(opened: OpenRegistry, request: EnrollmentRequest) -> bool:
+    """Whether it is to be judged: a stored answer asks for nothing to be prepared."""
+    scope = idempotency_scope(opened.store.vault, request.carrier, request.idempotency_key)
+    return scope not in opened.store.answers([scope])
+
+
+def _find_face(opened: OpenRegistry, name: str) -> Vector:
+    """A face as photographs of it are known here: rotated."""
+    (face,) = opened.store.vault.rotate(make_face(name, opened.gallery.dim)[None])
+    return np.asarray(face, np.float32)
+
+
+def _name(checked: CheckedDocument) -> str:
+    """Of the face that a document's holder has."""
+    return f"{checked.type} {checked.number}"
+
+
+def _is_face(opened: OpenRegistry, vector: Vector, name: str) -> bool:
+    return bool(vector @ _find_face(opened, name) > 0.5)
+
+
+def _is_anybody(opened: OpenRegistry, sample: Sample) -> bool:
+    return sample.vector is not None and _is_face(opened, sample.vector, ANYBODY)
+
+
+def _choose_face(opened: OpenRegistry, outcome: Outcome, own: Vector, name: str) -> Vector:
+    thresholds = opened.thresholds
+    match outcome.reason:
+        case Reason.DUPLICATE_IDENTITY:
+            return make_near(_find_face(opened, RESIDENT), name, (thresholds.certain + 1) / 2)
+        case Reason.POSSIBLE_DUPLICATE:
+            between = (thresholds.review + thresholds.certain) / 2
+            return make_near(_find_face(opened, RESIDENT), name, between)
+        case Reason.WATCHLISTED:
+            return make_near(_find_face(opened, WATCHED), name, outcomes.ALIKE)
+        case Reason.DECEASED_LOOK_ALIKE:
+            between = (thresholds.review + thresholds.certain) / 2
+            return make_near(_find_face(opened, outcomes.DEPARTED), name, between)
+    return own
+
+
+def _show_guardian(
+    opened: OpenRegistry, guardian: GuardianShown | None, outcome: Outcome
+) -> GuardianShown | None:
+    """The guardian with a face of the document's own, or with what the minor's serial says."""
+    if guardian is None:
+        return None
+    name = _name(outcomes.check(guardian.document))
+    own, thresholds = make_face(name, opened.gallery.dim), opened.thresholds
+    if outcome.reason is Reason.GUARDIAN_DUPLICATE:
+        between = (thresholds.review + thresholds.certain) / 2
+        own = make_near(_find_face(opened, RESIDENT), name, between)
+    live, portrait = make_pair(own, name)
+    if outcome.reason is Reason.GUARDIAN_MISMATCH:
+        live = make_near(portrait, f"{name} live", 0.05)
+    problem = Reason.BLURRED if outcome.reason is Reason.GUARDIAN_UNUSABLE else None
+    return replace(
+        guardian,
+        live=_show_face(opened, guardian.live, live, problem),
+        portrait=guardian.portrait and _show_face(opened, guardian.portrait, portrait),
+    )
+
+
+def _tell_liveness(request: EnrollmentRequest, outcome: Outcome) -> LivenessResult | None:
+    if outcome.reason not in LIVENESS_REASONS:
+        return request.liveness
+    return LivenessResult(outcome.reason)
+
+
+def _tell_authority(
+    request: EnrollmentRequest, outcome: Outcome
+) -> Mapping[DocumentRole, AuthorityResult]:
+    if outcome.reason not in _SAID:
+        return request.authority
+    assert outcome.reason is not None
+    code, standings = _SAID[outcome.reason]
+    return {DocumentRole.OWN: AuthorityResult(ACTOR, code, utc_now(), standings)}
+
+
+def _show_face(
+    opened: OpenRegistry, sample: Sample, vector: Vector, reason: Reason | None = None
+) -> Sample:
+    """A sample of anybody with another face, and with what is wrong with it."""
+    if not _is_anybody(opened, sample):
+        return sample
+    if reason not in IMAGE_REASONS:
+        return replace(sample, vector=vector)
+    assert reason is not None
+    return replace(sample, vector=None if reason is Reason.NO_FACE else vector, problems=(reason,))
+
+
+def _find_document(opened: OpenRegistry, document: Document) -> DocumentRecord | None:
+    try:
+        return find_document(opened.store, document, utc_now().date())
+    except (NotFound, RequestError):
+        return None
+
+
+def _find_holder(
+    opened: OpenRegistry, method: str, arguments: tuple[Any, ...]
+) -> DocumentRecord | None:
+    """Whom the call is about; None for nobody."""
+    target = arguments[1] if method == "dispute_line" else arguments[0]
+    if isinstance(target, Document):
+        return _find_document(opened, target)
+    if isinstance(target, LineTarget):
+        line = find_line(opened.store, normalise_line(target.text))
+        target = "" if line is None else line.document_id
+    return opened.store.documents_by_id([target]).get(target)
+
+
+Preparation = Callable[[OpenRegistry, EnrollmentRequest, Vector], None]
+"""Brings the registry to where the outcome follows."""
+
+
+def _free(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
+    """A number that is in use, and a holder with all lines, are free again: tests repeat."""
+    number = normalise_msisdn(request.msisdn)
+    if find_line(opened.store, number) is not None:
+        close_line(opened.registrar, opened.store, number, ACTOR)
+    record = _find_document(opened, request.document)
+    lines = [] if record is None else opened.store.lines_in_use_of([record.id]).get(record.id, [])
+    if len(lines) >= LINE_LIMIT:
+        for line in lines:
+            close_line(opened.registrar, opened.store, line.id, ACTOR)
+    del own
+
+
+def _hold_by_another_name(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
+    _free(opened, request, own)
+    _admit(opened, replace(request.document, name="Sandbox Namesake"), own)
+
+
+def _hold_by_another(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
+    _free(opened, request, own)
+    _admit(opened, request.document, make_near(own, "another holder", 0.05))
+
+
+def _free_all(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
+    """A guardian answers for as many lines as one may have: what a minor had ends."""
+    _free(opened, request, own)
+    record = _find_document(opened, request.document)
+    if record is not None:
+        for line in opened.store.lines_in_use_of([record.id]).get(record.id, []):
+            close_line(opened.registrar, opened.store, line.id, ACTOR)
+
+
+def _use_number(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
+    del own
+    number = normalise_msisdn(request.msisdn)
+    line = OpenedLine(number, OTHER_CARRIER, OTHER_OUTLET, utc_now())
+    _admit(opened, _RESIDENT, _find_face(opened, RESIDENT), [line])
+
+
+def _fill_lines(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
+    _fill(opened, request, own, request.carrier, request.outlet)
+
+
+def _fill_elsewhere(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
+    is_other = request.carrier == OTHER_CARRIER
+    _fill(opened, request, own, *((CARRIER, OUTLET) if is_other else (OTHER_CARRIER, OTHER_OUTLET)))
+
+
+def _fill(
+    opened: OpenRegistry, request: EnrollmentRequest, own: Vector, carrier: str, outlet: str
+) -> None:
+    _free(opened, request, own)
+    at = (carrier, outlet, utc_now())
+    lines = [OpenedLine(_make_msisdn(request, place), *at) for place in range(LINE_LIMIT)]
+    _admit(opened, request.document, own, lines)
+
+
+def _make_msisdn(request: EnrollmentRequest, place: int) -> str:
+    """A number that nobody asks for."""
+    number = outcomes.check(request.document).number
+    return f"+8619{int.from_bytes(number.encode()) % 10**7:07d}{place:02d}"
+
+
+def _await_erasure(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
+    _free(opened, request, own)
+    record = _find_document(opened, request.document)
+    if record is not None and record.awaits_erasure:
+        return
+    _admit(opened, request.document, own)
+    record = _find_document(opened, request.document)
+    assert record is not None, "it was admitted"
+    case = NewCase(
+        kind=CaseKind.STOLEN_DOCUMENT, origin=CaseOrigin.DECISION, document_ids=(record.id,)
+    )
+
+    def perform(writer: Writer, now: datetime) -> None:
+        cases = CaseBatch(opened.store, now)
+        cases.open(case, ACTOR)
+        writer.commit(cases.add_to(Changes(writer.sequence, ())))
+
+    opened.registrar.run(perform)
+    ask_erasure(opened.registrar, opened.store, record.id, ACTOR, hold=_HELD_FOR)
+
+
+def _bury(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
+    _free(opened, request, own)
+    _report_dead(opened, request.document, own)
+
+
+def _report_dead(opened: OpenRegistry, document: Document, face: Vector) -> None:
+    _admit(opened, document, face)
+    record = _find_document(opened, document)
+    assert record is not None, "it was admitted"
+    if record.id not in opened.store.people.standing([record.id]).deceased:
+        source = deaths.DeathSource.OTHER
+        deaths.report(opened.registrar, opened.store, record.id, source, _PEOPLE[0])
+
+
+def _replace(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
+    """By an enrollment with another carrier, whose feed says so and not the caller's."""
+    _free(opened, request, own)
+    _admit(opened, request.document, own)
+    record = _find_document(opened, request.document)
+    assert record is not None, "it was admitted"
+    if record.id in opened.store.people.standing([record.id]).replaced:
+        return
+    msisdn = _make_msisdn(request, LINE_LIMIT)
+    live, portrait = make_pair(own, record.id)
+    successor = EnrollmentRequest(
+        idempotency_key=uuid.uuid4().hex,
+        carrier=OTHER_CARRIER,
+        outlet=OTHER_OUTLET,
+        document=Document("id-kitas", f"SBX{msisdn[5:10]}000{msisdn[10:]}", request.document.name),
+        msisdn=msisdn,
+        live=Sample(live, b"live"),
+        portrait=Sample(portrait, b"portrait"),
+        replaces=request.document,
+    )
+    opened.registrar.enroll([successor])
+
+
+def _block(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
+    record = _find_document(opened, request.document)
+    if record is None or record.blocked_at is None:
+        _admit(opened, request.document, own)
+        block_document(opened.registrar, opened.store, request.document, ACTOR)
+
+
+_PREPARATIONS: Mapping[Reason | None, Preparation] = {
+    Reason.NAME_MISMATCH: _hold_by_another_name,
+    Reason.DOCUMENT_HELD_BY_ANOTHER_FACE: _hold_by_another,
+    Reason.LINE_IN_USE: _use_number,
+    Reason.LINE_LIMIT_REACHED: _fill_lines,
+    Reason.DOCUMENT_BLOCKED: _block,
+    Reason.ERASURE_PENDING: _await_erasure,
+    Reason.HOLDER_DECEASED: _bury,
+    Reason.DOCUMENT_REPLACED: _replace,
+    Reason.PERSON_LIMIT_REACHED: _fill_elsewhere,
+    **dict.fromkeys(outcomes.GUARDIAN_REASONS, _free_all),
+}
+
+
+def _admit(
+    opened: OpenRegistry, document: Document, face: Vector, lines: Sequence[OpenedLine] = ()
+) -> None:
+    """Enters a holder, as an import does; what is there already stays."""
+    checked = outcomes.check(document)
+    subscribers = [
+        Subscriber(name=document.name, document=checked, vector=face, line=line)
+        for line in (lines or (None,))
+    ]
+
+    def perform(writer: Writer, _: datetime) -> None:
+        store, gallery = opened.store, opened.gallery
+        given = (store, gallery, HolderCache(), subscribers, opened.thresholds.same_document)
+        plan = plan_admission(*given)
+        if plan.referenced or plan.lines:
+            admit_planned(writer, gallery, plan, actor=ACTOR, subject=ACTOR, detail={})
+
+    opened.registrar.run(perform)
+
+
+def _grant(opened: OpenRegistry, answer: Answer) -> None:
+    """What two people do who grant an exception; one that was granted before stays."""
+    for case in answer.body["cases"]:
+        if case["kind"] == CaseKind.EXCEPTION and not answer.is_repeated:
+            given = (opened.registrar, opened.store, case["id"], CaseOutcome.UNFOUNDED, ())
+            steps.propose(*given, _PEOPLE[0])
+            steps.close(*given, _PEOPLE[1])
