@@ -122,12 +122,13 @@ def test_a_photograph_is_judged_where_that_is_asked_and_its_vector_is_the_same(
 def test_a_judge_that_fails_while_it_runs_fails_no_photograph(
     extractor: Extractor, photo: bytes, tmp_path: Path
 ) -> None:
-    # It takes any number of faces, and speaks of two.
+    # It speaks of two faces, whatever it is given, and each of two threads has three.
     extractor.liveness_judge = open_judge(load_card(write_judge(tmp_path, rows=[0, 1])))
     try:
-        found = extractor.extract(3 * [photo], (), 3 * [True])
+        found = extractor.extract(6 * [photo], (), 6 * [True])
     finally:
         extractor.liveness_judge = None
+    assert len(found) == 6
     for one in found:
         assert isinstance(one, Extraction)
         assert one.judged is not None
