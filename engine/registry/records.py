@@ -49,9 +49,9 @@ class LineStatus(StrEnum):
 class LineService(StrEnum):
     """What of its service a line lacks, beside its status: the least first."""
 
-    PENDING = "pending"
-    """Sold, and its holder not verified yet."""
     SUSPENDED_OUTGOING = "suspended_outgoing"
+    PENDING = "pending"
+    """Its SIM is not to work until its holder is verified, so it receives nothing either."""
     SUSPENDED = "suspended"
 
 
