@@ -107,6 +107,7 @@ class _New:
 
 
 _events, _lines, _sweeps = tables.events, tables.lines, tables.sweeps
+_INSERT = insert(_events)
 _LAST = select(_events.c.number, _events.c.line_id).order_by(_events.c.number.desc()).limit(1)
 _LINES: Select[Any] = select(_lines.c.id, _lines.c.carrier, _lines.c.document_id).where(
     _lines.c.id.in_(bindparam("keys", expanding=True))
@@ -257,7 +258,7 @@ def write_events(connection: Connection, vault: Vault, found: Sequence[_New], at
             }
         )
         number += 1 if one.line_id is None else 2
-    connection.execute(insert(_events), with_macs(vault, _events, rows))
+    connection.execute(_INSERT, with_macs(vault, _events, rows))
 
 
 def read_events(

@@ -172,6 +172,29 @@ def test_audit_that_moved_under_a_transaction_undoes_it(store, writer, listening
     assert state_of(store) == before
 
 
+def test_between_two_reads_over_one_connection_somebody_else_can_write(
+    store, writer, enroll, listening
+) -> None:
+    opened: list[object] = []
+    note = opened.append
+    with listening(store, "checkout", lambda connection, *_: note(connection)):
+        with writer.reading() as registry:
+            assert registry.counts()["enrollments"] == 0
+            taken = len(opened)
+            assert registry.outlets(["r1", "b1"]) == store.outlets(["r1", "b1"])
+            # On SQLite it would wait for a lock in vain.
+            store.note(ENTRY)
+            others = len(opened) - taken
+            assert registry.audit_head() == store.audit_head()
+            assert registry.answers([b"none"]) == {}
+        assert others == 2, "of the store, one to read and one to write"
+    writer.commit(enroll(writer, 1))
+    with writer.reading() as registry:
+        held = all_documents(store)
+        assert len(held) == 1
+        assert registry.documents_by_id(held) == store.documents_by_id(held)
+
+
 def test_sequence_never_goes_back(writer, enroll) -> None:
     writer.commit(enroll(writer, 3))
     with pytest.raises(AssertionError):
