@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from tests.serving.cluster.conftest import RETRIED, Served
+from tests.serving.cluster.conftest import READY_WITHIN_S, RETRIED, Served
 
 HEARD_WITHIN_S = 120
 """A worker that was killed holds a webhook for up to 40 seconds."""
@@ -69,6 +69,16 @@ class Hearing(threading.Thread):
                 self.reported += 1
             else:
                 assert answer.status_code in RETRIED, answer.text
+
+    def finish(self) -> None:
+        """Reports no more, once something was."""
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not self.reported and self.is_alive():
+            assert time.monotonic() < deadline, "no report is taken"
+            time.sleep(0.1)
+        self.stopping.set()
+        self.join()
+        assert self.reported
 
     def check(self) -> dict[str, int]:
         """Every event of the feed came, those of a document in their order, and what was repeated
