@@ -8,7 +8,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -111,7 +111,9 @@ class Hearing(threading.Thread):
     def close(self) -> None:
         self.stopping.set()
         self.join()
-        self._served.ask("DELETE", f"/v1/webhooks/{self._webhook_id}")
+        # The service may have been stopped.
+        with suppress(httpx.TransportError):
+            self._served.ask("DELETE", f"/v1/webhooks/{self._webhook_id}")
         self._server.shutdown()
         self._server.server_close()
         self._serving.join()
