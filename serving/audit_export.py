@@ -47,7 +47,7 @@ TIMEOUT_S = 10.0
 SYSLOG_TLS_PORT = 6514
 _PRIORITY = 13 * 8 + 6
 """Facility "log audit", severity informational."""
-_MOST_MSGID, _MOST_HOSTNAME = 32, 255
+_MOST_MSGID = 32
 _API_ACTIVITY, _APPLICATION_ACTIVITY = 6003, 6
 _CREATE, _READ, _UPDATE, _DELETE, _OTHER = 1, 2, 3, 4, 99
 _ACTIVITIES = {
@@ -118,7 +118,8 @@ class SyslogConnection:
         trust = ssl.create_default_context(cafile=authority)
         if settings.export_certificate:
             own, key = settings.export_certificate, settings.export_key
-            trust.load_cert_chain(home / own, home / key if key else None)
+            # Without this a key with a passphrase would ask at the terminal, and wait for ever.
+            trust.load_cert_chain(home / own, home / key if key else None, password=lambda: "")
         plain = socket.create_connection((host, port), TIMEOUT_S)
         try:
             self._socket = trust.wrap_socket(plain, server_hostname=host)

@@ -251,12 +251,13 @@ def _claim(report: Path) -> Iterator[None]:
     except OSError as error:
         raise RequestError(f"{report} cannot be written: {error.strerror}") from None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RequestError(
+                f"another import writes {report}: wait for it, or give this one another --report"
+            ) from None
         yield
-    except BlockingIOError:
-        raise RequestError(
-            f"another import writes {report}: wait for it, or give this one another --report"
-        ) from None
     finally:
         os.close(handle)
 

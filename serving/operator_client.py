@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 def as_operator(deployment: Deployment, actor: str, what: str, hours: float) -> Iterator[Client]:
     """A client with a key of its own, which ends with the block, or after so many hours; `what` is
     its label."""
+    import httpx  # noqa: PLC0415 - extras
+
     from engine.registry.records import ApiKey, utc_now  # noqa: PLC0415 - extras
     from serving.access.authentication import make_key  # noqa: PLC0415
     from serving.client.client import Client  # noqa: PLC0415
@@ -25,10 +27,12 @@ def as_operator(deployment: Deployment, actor: str, what: str, hours: float) -> 
     key = ApiKey(*fields, expires_at=now + timedelta(hours=hours), person=actor)
     deployment.store.add_api_key(key, actor=actor)
     serve = deployment.settings.serve
-    is_every = serve.host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
-    host = "127.0.0.1" if is_every else serve.host
+    if serve.host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        serve = serve.model_copy(update={"host": "127.0.0.1"})
     try:
-        with Client(f"http://{host}:{serve.port}", made.text) as client:
+        # With a transport of its own the key goes to no proxy that the environment names.
+        direct = httpx.HTTPTransport()
+        with Client(serve.url, made.text, transport=direct) as client:
             yield client
     finally:
         deployment.store.revoke_api_key(made.id, actor=actor)

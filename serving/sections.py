@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import asdict
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -406,6 +407,12 @@ class ServeSettings(Section):
         return tuple(str(ip_network(part)) for part in given)
 
     @property
+    def url(self) -> str:
+        """Where it listens."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    @property
     def console_url(self) -> str:
         """The console's address, empty where nobody said by which people reach it."""
         return self.public_url and f"{self.public_url.rstrip('/')}/console"
@@ -413,7 +420,7 @@ class ServeSettings(Section):
     @field_validator("public_url")
     @classmethod
     def _is_address(cls, given: str) -> str:
-        found = urlsplit(given)
+        found = split_address(given)
         is_whole = found.scheme in {"http", "https"} and bool(found.hostname)
         if given and (not is_whole or found.query or found.fragment or found.username):
             raise ValueError("give the address alone, as https://sosie.example")
@@ -551,6 +558,13 @@ class AuditSettings(Section):
         default="", description="PEM file with its key; empty: in the same file"
     )
 
+    @field_validator("anchor", "export")
+    @classmethod
+    def _has_a_port(cls, given: str) -> str:
+        if "://" in given:
+            split_address(given)
+        return given
+
 
 Network = IPv4Network | IPv6Network
 
@@ -564,8 +578,13 @@ class WebhookSettings(Section):
     )
     allowed_networks: tuple[Network, ...] = Field(
         default=(),
-        description="networks that events may be sent to though they are not public, as "
-        '["10.20.0.0/16"]; http is accepted to localhost alone, and where that is named here',
+        description="networks that webhooks without a carrier may reach though they are not "
+        'public, as ["10.20.0.0/16"]; http is accepted to localhost alone, where it is named',
+    )
+    carrier_networks: dict[str, tuple[Network, ...]] = Field(
+        default={},
+        description="the same for the webhooks of a carrier, whose keys choose any port and path "
+        'there, so name single hosts, as { blue = ["10.20.0.5/32"] }',
     )
     timeout_s: float = Field(
         default=15, ge=0.2, le=60, description="in which a receiver must have answered"
@@ -573,6 +592,10 @@ class WebhookSettings(Section):
     earlier_secret_h: float = Field(
         default=24, ge=0, le=720, description="so long the secret before a rotation signs as well"
     )
+
+    def networks_of(self, carrier: str | None) -> tuple[Network, ...]:
+        """Networks that are not public and that webhooks of a carrier, or of none, may reach."""
+        return self.allowed_networks if carrier is None else self.carrier_networks.get(carrier, ())
 
 
 class CasesSettings(Section):
@@ -748,10 +771,20 @@ class SignInSettings(Section):
 _GRANT = re.compile(r"fraud|operator|carrier:[^/\s]+|outlet:[^/\s]+/[^/\s]+")
 
 
+def split_address(address: str) -> SplitResult:
+    """The parts of a URL; `ValueError` where it is none, also by its port."""
+    # The text of an error of its own may have a part of the address.
+    with suppress(ValueError):
+        found = urlsplit(address)
+        if found.port != 0:
+            return found
+    raise ValueError("give an address whose port, if any, is between 1 and 65535")
+
+
 def is_private_address(address: str) -> bool:
     """Whether what is sent there is encrypted, or stays on this machine."""
     try:
-        parts = urlsplit(address)
+        parts = split_address(address)
         host = parts.hostname or ""
     except ValueError:
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,12 @@ def write_judge(
     contract: str = "",
     batch: int | str = "n",
     infinite: bool = False,
+    rows: Sequence[int] = (),
 ) -> Path:
     """The card of a model whose score is sigmoid(`steep` * (mean brightness - `half`)).
 
-    Its one output has two numbers: not live first, then live, as many detectors have it.
+    Its one output has two numbers: not live first, then live, as many detectors have it; with
+    `rows` it has those of these faces alone, whatever the batch.
     """
     folder.mkdir(exist_ok=True)
     weights = np.float32([[-steep / 2, steep / 2]])
@@ -35,17 +38,23 @@ def write_judge(
         helper.make_node("ReduceMean", ["channels"], ["mean"], axes=[1, 2, 3], keepdims=0),
         helper.make_node("Unsqueeze", ["mean", "last"], ["column"]),
         helper.make_node("MatMul", ["column", "weights"], ["scaled"]),
-        helper.make_node("Add", ["scaled", "offset"], ["both"]),
+        helper.make_node("Add", ["scaled", "offset"], ["of_each" if rows else "both"]),
     ]
+    if rows:
+        nodes += [
+            helper.make_node("Concat", ["of_each", "of_each"], ["repeated"], axis=0),
+            helper.make_node("Gather", ["repeated", "rows"], ["both"]),
+        ]
     graph = helper.make_graph(
         nodes,
         "brightness",
         [helper.make_tensor_value_info("picture", TensorProto.FLOAT, [batch, 3, SIDE_PX, SIDE_PX])],
-        [helper.make_tensor_value_info("both", TensorProto.FLOAT, [batch, 2])],
+        [helper.make_tensor_value_info("both", TensorProto.FLOAT, [len(rows) or batch, 2])],
         [
             numpy_helper.from_array(np.int64([1]), "last"),
             numpy_helper.from_array(weights, "weights"),
             numpy_helper.from_array(offset, "offset"),
+            *([numpy_helper.from_array(np.int64(rows), "rows")] if rows else []),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])

@@ -88,6 +88,9 @@ APART = frozenset(
     {CaseKind.DISPUTE, CaseKind.PROBING, CaseKind.REVERIFICATION_FAILED, CaseKind.EXCEPTION}
 )
 """Kinds that are never merged with others that name the same document."""
+CLAIMED = "claimed:"
+"""How the group key of a case begins that is about another's face, shown where a document was said
+to be replaced: such cases are merged with their like alone, for they say nothing of the holder."""
 
 
 class Outcome(StrEnum):

@@ -157,13 +157,16 @@ def _find_face(
 ) -> NDArray[np.float32] | None:
     """The face that was shown, to become the reference of a holder without one; None for none.
 
-    `CaseMoved` where it has been enrolled under another document since, or the document with
-    another face.
+    `CaseMoved` where it has been enrolled under another document since, or the document is held by
+    another face, then or by now.
     """
+    inputs = registry.enrollment(asked.id).evidence["inputs"]
+    thresholds, held_score = inputs["thresholds"], inputs.get("holder_score")
+    if held_score is not None and not held_score >= float(thresholds["same_document"]):
+        raise CaseMoved("the document is held by another face: refuse the exception")
     shown = registry.attempt_templates([asked.id]).get(record.id)
     if shown is None:
         return None
-    thresholds = registry.enrollment(asked.id).evidence["inputs"]["thresholds"]
     if record.reference_ids:
         held = gallery.vectors(np.array(record.reference_ids))
         rows = np.arange(len(held))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from engine.cases.case import APART, CaseKind, CaseNote, CaseOrigin, NoteKind, person_of
+from engine.cases.case import APART, CLAIMED, CaseKind, CaseNote, CaseOrigin, NoteKind, person_of
 from engine.registry.reader import Reader
 from engine.registry.records import ALIVE, AuditEntry, CaseRecord, CaseState, Changes, new_id
 from engine.registry.rows import columns_of
@@ -38,7 +38,8 @@ class CaseBatch:
     """Collects the cases of one transaction, on the writer's thread.
 
     Cases that name a common document are merged into the oldest open one. Disputes are not, as each
-    is about one line, nor are cases of probing, which are about who asks. A case with a proposal
+    is about one line, nor are cases of probing, which are about who asks; those of claims, which
+    do not speak against the holder, are merged with their like. A case with a proposal
     takes nobody in: two people must have seen everyone whom it judges, and whoever goes on sending
     attempts would keep it open. What comes meanwhile about others gathers in the next case.
     """
@@ -50,7 +51,7 @@ class CaseBatch:
         self._now = now
         self._cases: dict[str, CaseRecord] = {}
         self._loaded: set[str] = set()
-        self._cases_of: dict[str, set[str]] = {}
+        self._cases_of: dict[tuple[str, bool], set[str]] = {}
         self._added: dict[str, None] = {}
         self._touched: dict[str, None] = {}
         self._notes: list[tuple[str, CaseNote]] = []
@@ -113,7 +114,8 @@ class CaseBatch:
 
     def _find_matching(self, draft: CaseRecord) -> list[CaseRecord]:
         """The open cases to merge with; of those with a proposal one at most, that it adds to."""
-        ids = {key for one in draft.document_ids for key in self._cases_of.get(one, ())}
+        places = [(one, is_claim(draft)) for one in draft.document_ids]
+        ids = {key for place in places for key in self._cases_of.get(place, ())}
         found = [self._cases[key] for key in ids if self._cases[key].state in ALIVE]
         proposed = [one for one in found if one.proposal is not None and _covers(one, draft)]
         oldest = min(proposed, key=lambda case: (case.opened_at, case.id), default=None)
@@ -123,7 +125,7 @@ class CaseBatch:
     def _index(self, case: CaseRecord) -> None:
         self._cases[case.id] = case
         for document in case.document_ids:
-            self._cases_of.setdefault(document, set()).add(case.id)
+            self._cases_of.setdefault((document, is_claim(case)), set()).add(case.id)
 
     def _add(self, case: CaseRecord, actor: str) -> CaseRecord:
         self._added[case.id] = None
@@ -170,6 +172,11 @@ class CaseBatch:
 
     def _note(self, case_id: str, kind: NoteKind, actor: str, text: str) -> None:
         self._notes.append((case_id, CaseNote(self._now, person_of(actor), kind, text)))
+
+
+def is_claim(case: CaseRecord) -> bool:
+    """Whether a case is about a claim to a document that the face refused, and nothing else."""
+    return case.group_key is not None and case.group_key.startswith(CLAIMED)
 
 
 def _unite(case: CaseRecord, other: CaseRecord, now: datetime) -> CaseRecord:

@@ -36,7 +36,7 @@ class LivenessJudge:
     """Runs a model of role `liveness` by its card, on the CPU; thread-safe."""
 
     def __init__(self, session: Session, card: ModelCard) -> None:
-        """Judges a black crop at once: `ModelCardInvalid` where the card does not fit its graph."""
+        """Judges black crops at once: `ModelCardInvalid` where the card does not fit its graph."""
         if card.role is not Role.LIVENESS or card.liveness is None:
             raise ModelCardInvalid(
                 f"model {card.name} is of role {card.role}: `judge` under [liveness] takes one of "
@@ -59,17 +59,25 @@ class LivenessJudge:
                 "export it with a free batch dimension"
             )
         self._output = names.index(self._contract.output) if self._contract.output else 0
-        self.judge(np.zeros((1, self.side_px, self.side_px, 3), np.uint8))
+        # Two: with one a graph that takes its batch for one face would go unseen.
+        self.judge(np.zeros((2, self.side_px, self.side_px, 3), np.uint8))
 
     def judge(self, crops: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Crops uint8[n, side, side, 3] (RGB) to float64[n]: the probability that each is live, NaN
         for what is none."""
         step = self._session.fixed_batch or _BATCH
-        parts = [
-            self._session.run(prepare(self.card.input, crops[start : start + step]))[self._output]
-            for start in range(0, len(crops), step)
-        ]
-        values = np.concatenate(parts).astype(np.float64).reshape(len(crops), -1)
+        parts = [self._score(crops[start : start + step]) for start in range(0, len(crops), step)]
+        return np.concatenate(parts)
+
+    def _score(self, crops: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """As `judge`, of one batch."""
+        found = self._session.run(prepare(self.card.input, crops))[self._output]
+        if found.shape[:1] != (len(crops),):
+            raise ModelCardInvalid(
+                f"model {self.card.name} gives an output of shape {list(found.shape)} for "
+                f"{len(crops)} faces; export it with a row for each"
+            )
+        values = found.astype(np.float64).reshape(len(crops), -1)
         place, count = self._contract.index, values.shape[1]
         if place >= count:
             raise ModelCardInvalid(

@@ -272,6 +272,9 @@ class Authority(Protocol):
         ...
 
 
+_Listed = Mapping[bytes, tuple[AuthorityRecord, ...]]
+
+
 class ListedAuthority:
     """Documents of a CSV file with the columns `type`, `number` and `standing`; others are unknown.
 
@@ -285,8 +288,9 @@ class ListedAuthority:
         self._path = path
         self._vault = vault
         self._lock = Lock()
-        self._read: tuple[int, int] | None = None
-        self._listed: Mapping[bytes, tuple[AuthorityRecord, ...]] = {}
+        self._stamp: tuple[int, int] | None = None
+        self._kept: _Listed | str | None = None
+        """The list, or why the file is none; None before it was read first."""
 
     async def look_up(self, question: AuthorityQuestion) -> AuthorityResult:
         """Asks nobody: a stat of the file, and a look-up in memory."""
@@ -303,25 +307,38 @@ class ListedAuthority:
     async def close(self) -> None:
         """Holds nothing open."""
 
-    def read(self) -> Mapping[bytes, tuple[AuthorityRecord, ...]]:
+    def read(self) -> _Listed:
         """The list as the file has it now; `RequestError` where it is none."""
-        # What was read before stands while another thread reads a long file anew.
-        if not self._lock.acquire(blocking=self._read is None):
-            return self._listed
+        # What was found before stands, a fault too, while another thread reads a long file anew.
+        if self._lock.acquire(blocking=self._kept is None):
+            try:
+                self._refresh()
+            finally:
+                self._lock.release()
+        kept = self._kept
+        assert kept is not None, "it was read"
+        if isinstance(kept, str):
+            raise RequestError(kept)
+        return kept
+
+    def _refresh(self) -> None:
+        """Reads the file where it is another one than before: one with a fault is not read again
+        until it changes."""
+        stamp = None
         try:
             found = self._path.stat()
             stamp = (found.st_mtime_ns, found.st_size)
-            if stamp != self._read:
-                self._listed = self._parse()
-                self._read = stamp
-            return self._listed
+            if stamp == self._stamp:
+                return
+            kept: _Listed | str = self._parse()
+        except RequestError as error:
+            kept = str(error)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             kind = type(error).__name__
-            raise RequestError(
-                f"{self._path}: {kind}: give a CSV file of type, number and standing"
-            ) from None
-        finally:
-            self._lock.release()
+            kept = f"{self._path}: {kind}: give a CSV file of type, number and standing"
+            # It may be readable later without a change of its own.
+            stamp = None if isinstance(error, OSError) else stamp
+        self._stamp, self._kept = stamp, kept
 
     def _parse(self) -> dict[bytes, tuple[AuthorityRecord, ...]]:
         found: dict[bytes, tuple[AuthorityRecord, ...]] = {}

@@ -16,7 +16,15 @@ from engine.cases.opening import NewCase
 from engine.matching.authority import WeighedAuthority
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import Comparisons, score_best
-from engine.matching.limits import Levels, Limits, find_case, name_holder, name_key, name_shown
+from engine.matching.limits import (
+    Caller,
+    Levels,
+    Limits,
+    find_case,
+    name_holder,
+    name_key,
+    name_shown,
+)
 from engine.matching.liveness import Judgement, Weighed
 from engine.matching.policy import Candidate, Evidence, Verdict
 from engine.matching.requests import Attempt
@@ -26,6 +34,7 @@ from engine.registry.cases import EXCEPTIONS
 from engine.registry.people import Standing
 from engine.registry.reader import Reader
 from engine.registry.records import DocumentRecord, DocumentStatus, JudgedPair, LineRecord, Tally
+from engine.registry.rows import tally_names
 from indexes.gallery import Gallery
 
 
@@ -86,6 +95,7 @@ class BatchState:
         self._totals = store.life.count_in_use(every) if every else {}
         self.changed_documents: set[str] = set()
         """Documents that this batch has opened lines under."""
+        self._moved_exemptions: set[str] = set()
         self.fresh: list[FreshReference] = []
         held = [key for record in self._documents.values() for key in record.reference_ids]
         self.second = {} if second is None else second.read_templates(store, [*held, *hit_ids])
@@ -127,7 +137,8 @@ class BatchState:
         return sum(self._totals.get(key, 0) for key in own)
 
     def is_exempt(self, document_id: str) -> bool:
-        return document_id in self._store.life.exemptions([document_id])
+        is_moved = document_id in self._moved_exemptions
+        return is_moved or document_id in self._store.life.exemptions([document_id])
 
     def judged(self, own: DocumentRecord, other: str) -> JudgedPair | None:
         """What people judged of this document with another that the batch may have found."""
@@ -162,8 +173,12 @@ class BatchState:
         self.fresh.append(reference)
         self._vectors[reference.reference_id] = reference.vector
 
-    def replace_document(self, old: str, document_id: str, carrier: str) -> None:
-        """A document has taken the place of another, with all its lines."""
+    def replace_document(
+        self, old: str, document_id: str, carrier: str, *, is_exempt: bool
+    ) -> None:
+        """A document has taken the place of another, with all its lines, and with its exemption."""
+        if is_exempt:
+            self._moved_exemptions.add(document_id)
         replaced = {**self.standing.replaced, old: document_id}
         self.standing = replace(self.standing, replaced=replaced)
         moved = self._open_lines.pop((old, carrier), 0)
@@ -418,6 +433,8 @@ class BatchBounds:
         bounded = [one for one in attempts if one.request.caller is not None]
         names = [name_key(one.request.caller) for one in bounded if one.request.caller]
         names += [name_holder(lookup) for one in bounded for lookup in one.lookups]
+        replaced = [state.document(one.replaced_lookup) for one in attempts if one.replaced_lookup]
+        names += [name for one in replaced if one for name in tally_names(one.id, one.lookup)]
         if bounded:
             names += [name_shown(document_id) for document_id in state.owners()]
         self._levels = Levels(limits, store, names, now)
@@ -438,9 +455,10 @@ class BatchBounds:
 
         A rejection by what was compared is its key's failure; an approval takes one off.
         """
+        moved = self._follow(attempt, verdict)
         caller = attempt.request.caller
         if caller is None:
-            return [], []
+            return moved, []
         shown = _shown_documents(evidence, verdict)
         about = {name_shown(document_id): [document_id] for document_id in shown}
         for lookup in find_failed(attempt, verdict):
@@ -451,7 +469,7 @@ class BatchBounds:
         was_compared = evidence.liveness_brings is not Decision.REJECTED
         if verdict.decision is Decision.REJECTED and was_compared:
             about[name_key(caller)] = []
-        tallies = [tally for name in about for tally in self._levels.add(caller, name)]
+        tallies = moved + [tally for name in about for tally in self._levels.add(caller, name)]
         if verdict.decision is Decision.APPROVED:
             tallies += self._levels.add(caller, name_key(caller), -1.0)
         full = [name for name in about if self._levels.is_full(caller, name)]
@@ -462,6 +480,23 @@ class BatchBounds:
         ]
         self._reported.update(full)
         return tallies, [case for case in cases if case is not None]
+
+    def _follow(self, attempt: Attempt, verdict: Verdict) -> list[Tally]:
+        """What counted about a document that was replaced counts about its successor, which has
+        its reference: a new number is no new try at the same face."""
+        old = self._state.document(attempt.replaced_lookup)
+        own = self._state.document(attempt.document_lookup)
+        if verdict.decision is not Decision.APPROVED or old is None or own is None:
+            return []
+        nobody = Caller("sosie")
+        names = zip(tally_names(old.id, old.lookup), tally_names(own.id, own.lookup), strict=True)
+        levels = [(after, self._levels.level(before, nobody)) for before, after in names]
+        return [
+            tally
+            for name, level in levels
+            if level
+            for tally in self._levels.add(nobody, name, level)
+        ]
 
 
 def _shown_documents(evidence: Evidence, verdict: Verdict) -> list[str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.cases.case import CaseNote, NoteKind, person_of
 from engine.cases.opening import date_change
-from engine.errors import GalleryBehind, NotFound, RequestError, TenantConflict
+from engine.errors import GalleryBehind, HolderMoved, NotFound, RequestError, TenantConflict
 from engine.matching.comparison import score_best
 from engine.matching.documents import Document, check_documents, require_checkable
 from engine.matching.limits import Guard, name_holder, name_shown
@@ -29,6 +29,7 @@ from engine.registry.records import (
     Changes,
     DocumentRecord,
     LineRecord,
+    LineStatus,
     SecondTemplate,
     WatchEntry,
     is_id,
@@ -406,19 +407,29 @@ def find_erasable(
 ) -> DocumentRecord:
     """The document that a tenant may erase; a `carrier` of None may erase all.
 
-    `NotFound` where nobody holds the document, or where the tenant never had a line under it;
-    `TenantConflict` where another tenant has, or had, one too.
+    `NotFound` where nobody holds the document, or where the tenant never had a line under it, nor
+    one of a minor whom the holder answers for, nor bound it to a face; `TenantConflict` where
+    another tenant has, or had, one too; `HolderMoved` while a minor's line is in use.
     """
     record = find_target(registry, target, on)
     _require_own(registry, record, carrier)
+    guarded = _find_guarded(registry, record) if carrier is not None else []
+    if any(line.status is not LineStatus.CLOSED for line in guarded):
+        raise HolderMoved("the holder answers for a minor's line in use: close that line first")
     return record
+
+
+def _find_guarded(registry: Reader, record: DocumentRecord) -> list[LineRecord]:
+    return list(registry.lines_by_id(registry.people.guarded_by(record.id)).values())
 
 
 def _require_own(registry: Reader, record: DocumentRecord, carrier: str | None) -> None:
     """`NotFound` or `TenantConflict`, as `find_erasable` says."""
     if carrier is None:
         return
-    tenants = {line.carrier for line in registry.lines_of(record.id)}
+    lines = [*registry.lines_of(record.id), *_find_guarded(registry, record)]
+    # Of a guardian whose ties have ended there is neither; whoever bound the face is still known.
+    tenants = {line.carrier for line in lines} | registry.people.bound_by(record.id)
     if carrier not in tenants:
         raise NotFound(NOBODY)
     if len(tenants) > 1:

@@ -157,6 +157,7 @@ class ChangeCollector:
             filled_references=tuple(self._filled),
             liveness=tuple(self._liveness),
             people=None if self._people is None else self._people.changes(),
+            life=None if self._people is None else self._people.life(),
             sequence=self._next_sequence if self._references else self._next_sequence - 1,
         )
         return self._cases.add_to(own)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from engine.cases.case import CaseKind, CaseOrigin, Outcome
-from engine.cases.opening import NewCase
+from engine.cases.case import CLAIMED, CaseKind, CaseOrigin, Outcome
+from engine.cases.opening import NewCase, is_claim
 from engine.matching.authority import AuthorityQuestion, DocumentRole, WeighedAuthority
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import Comparisons, score_best
@@ -45,13 +45,17 @@ from engine.registry.records import (
     DocumentRecord,
     DocumentStatus,
     ExceptionRecord,
+    Exemption,
     Guardianship,
+    LifeChanges,
     PeopleChanges,
     Replacement,
     utc_now,
 )
 
 DOCUMENT_REPLACED = "document.replaced"
+_OF_WHO_ASKS = (CaseKind.PROBING, CaseKind.EXCEPTION)
+"""Cases about others than the document's holder; an exception is judged anew when it is granted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,8 @@ class PeopleBatch:
         self._exceptions: list[ExceptionRecord] = []
         self._replacements: list[Replacement] = []
         self._moved: dict[str, str] = {}
+        self._exemptions: dict[str, Exemption] = {}
+        """By the document that they held for."""
         self.audit: list[AuditEntry] = []
         """That documents were replaced."""
 
@@ -125,6 +131,13 @@ class PeopleBatch:
             replacements=tuple(self._replacements),
             moved_lines=tuple(self._moved.items()),
         )
+
+    def life(self) -> LifeChanges | None:
+        """The exemptions that go to another document; None where there is none."""
+        if not self._exemptions:
+            return None
+        moved = self._exemptions
+        return LifeChanges(exempted=tuple(moved.values()), unexempted=tuple(moved))
 
     def guardian_place(self, place: int) -> int | None:
         """Where the probe of an attempt's guardian is among the comparisons."""
@@ -192,15 +205,19 @@ class PeopleBatch:
         return self._add_lines(changed, attempt, old) if is_old_holder and old else changed
 
     def _add_lines(self, evidence: Evidence, attempt: Attempt, old: DocumentRecord) -> Evidence:
-        """The lines of the document that is replaced count; its number may come along."""
+        """The lines of the document that is replaced count, and so does its being watched; its
+        number may come along."""
         moves = self._moves_number(attempt, old)
-        held = self._state.open_lines(old.id, attempt.outlet.carrier)
+        held = self._state.open_lines(old.id, attempt.outlet.carrier) - moves
+        open_lines = evidence.open_lines + held
         total = evidence.person_lines + self._state.person_lines(old.id) - moves
-        is_full = 0 < evidence.person_limit <= total
+        is_full = open_lines >= evidence.line_limit or 0 < evidence.person_limit <= total
         return replace(
             evidence,
+            is_watchlisted=evidence.is_watchlisted
+            or self._comparisons.watch.has_document(attempt.replaced_lookup),
             is_number_in_use=evidence.is_number_in_use and not moves,
-            open_lines=evidence.open_lines + held - moves,
+            open_lines=open_lines,
             person_lines=total if evidence.person_limit else 0,
             is_exempt=evidence.is_exempt or (is_full and self._state.is_exempt(old.id)),
         )
@@ -233,11 +250,17 @@ class PeopleBatch:
             and (own is None or old.id != own.id)
             # Its lines would come apart from what this batch has opened under it.
             and old.id not in self._state.changed_documents
-            # Who is looked into must not leave under another number.
-            and not self._store.cases.open_of([old.id])[old.id]
+            and not self._is_looked_into(old)
             and (not self._is_shared(old, attempt) or self._is_decided(own, old))
         )
         return ReplacementEvidence(document_id=old.id, score=score, is_free=is_free), old
+
+    def _is_looked_into(self, old: DocumentRecord) -> bool:
+        """Whether an open case may speak against the holder, who must not leave under another
+        number then. Others' faces shown with such claims do not, nor who else asked for what: else
+        anybody could bar the holder."""
+        cases = self._store.cases.open_of([old.id])[old.id]
+        return any(one.kind not in _OF_WHO_ASKS and not is_claim(one) for one in cases)
 
     def _is_shared(self, old: DocumentRecord, attempt: Attempt) -> bool:
         """Whether another carrier has a line under the document: what it holds is not this
@@ -298,8 +321,10 @@ class PeopleBatch:
         """Or whoever answers for children has as many lines as there are names to invent."""
         carrier, limit = attempt.outlet.carrier, attempt.outlet.line_limit
         own = self._state.open_lines(guardian_id, carrier)
-        guarded = self._store.people.count_guarded([guardian_id], carrier).get(guardian_id, 0)
-        fresh = sum(one.guardian_id == guardian_id for one in self._guardianships)
+        # What this batch has replaced is still there under the document of before.
+        kin = self._state.standing.kin(guardian_id)
+        guarded = sum(self._store.people.count_guarded(sorted(kin), carrier).values())
+        fresh = sum(one.guardian_id in kin for one in self._guardianships)
         return own + guarded + fresh >= limit
 
     def _is_barred(self, record: DocumentRecord) -> bool:
@@ -334,11 +359,15 @@ class PeopleBatch:
         self._replacements.append(Replacement(*given))
         lines = self._store.lines_in_use_of([old])[old]
         self._moved |= {line.id: document_id for line in lines}
-        told = {"successor": document_id, "lines": [line.id for line in lines]}
+        told: dict[str, Any] = {"successor": document_id, "lines": [line.id for line in lines]}
+        if (exempt := self._store.life.exemptions([old]).get(old)) is not None:
+            self._exemptions[old] = replace(exempt, document_id=document_id)
+            told["exempted"] = exempt.cause
         caller, outlet = attempt.request.caller, attempt.outlet.code
         actor = f"outlet:{outlet}" if caller is None else caller.actor
         self.audit.append(AuditEntry(actor, DOCUMENT_REPLACED, old, told))
-        self._state.replace_document(old, document_id, attempt.outlet.carrier)
+        is_exempt = old in self._exemptions
+        self._state.replace_document(old, document_id, attempt.outlet.carrier, is_exempt=is_exempt)
         own = self._state.line_of_number(attempt.msisdn_lookup)
         return own.id if own is not None and own.id in self._moved else None
 
@@ -370,13 +399,13 @@ class PeopleBatch:
         one to be replaced."""
         people = evidence.people or ORDINARY
         least = evidence.thresholds.same_document
-        found: list[tuple[str, float]] = []
+        found: list[tuple[str, float, str | None]] = []
         guardian = people.guardian
         if guardian is not None and attempt.guardian is not None:
             record = self._state.document(attempt.guardian.document_lookup)
             score = guardian.holder_score
             if record is not None and score is not None and not score >= least:
-                found.append((record.id, score))
+                found.append((record.id, score, None))
         claimed = people.replacement
         if (
             claimed is not None
@@ -384,7 +413,8 @@ class PeopleBatch:
             and claimed.score is not None
             and not claimed.score >= least
         ):
-            found.append((claimed.document_id, claimed.score))
+            key = f"{CLAIMED}{claimed.document_id}"
+            found.append((claimed.document_id, claimed.score, key))
         return [
             NewCase(
                 kind=CaseKind.STOLEN_DOCUMENT,
@@ -392,8 +422,9 @@ class PeopleBatch:
                 enrollment_id=enrollment_id,
                 document_ids=(document_id,),
                 score=score,
+                group_key=key,
             )
-            for document_id, score in found
+            for document_id, score, key in found
         ]
 
 

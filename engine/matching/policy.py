@@ -6,7 +6,7 @@ A recorded decision can therefore be replayed from its recorded evidence.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -18,10 +18,28 @@ from engine.matching.calibration import Thresholds
 from engine.reasons import Decision, ExceptionCause, Reason
 from engine.registry.records import EnrollmentRecord
 
-POLICY_VERSION = "3"
+POLICY_VERSION = "4"
 """Changes whenever the same evidence could lead to another decision, or to other reasons."""
 _TELLS_ALL = frozenset({"1"})
 """Versions that gave findings on document and number beside an unusable photograph."""
+_REJECTS_EXCUSED = frozenset({"1", "2", "3"})
+"""Versions that rejected an exception for what is known of its document or number."""
+_OF_OTHERS = frozenset(
+    {
+        Reason.DOCUMENT_BLOCKED,
+        Reason.ERASURE_PENDING,
+        Reason.DOCUMENT_REPLACED,
+        Reason.HOLDER_DECEASED,
+        Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
+        Reason.AUTHORITY_UNKNOWN_DOCUMENT,
+        Reason.AUTHORITY_CONTRADICTS,
+        Reason.LINE_IN_USE,
+        Reason.LINE_LIMIT_REACHED,
+        Reason.PERSON_LIMIT_REACHED,
+    }
+)
+"""What is known of a document or a number, by whomever it is held: who shows no face of it must
+not tell them apart by the decision."""
 
 
 class Photograph(StrEnum):
@@ -233,6 +251,8 @@ def decide(evidence: Evidence, version: str = POLICY_VERSION) -> Verdict:
     )
     # Of a minor and of the guardian the same may be found.
     findings = tuple(dict.fromkeys(each))
+    if people.is_excused and version not in _REJECTS_EXCUSED:
+        findings = tuple(map(_leave_to_people, findings))
     decision = max(
         (finding.decision for finding in findings),
         key=_GRAVITY.__getitem__,
@@ -252,6 +272,13 @@ def decide(evidence: Evidence, version: str = POLICY_VERSION) -> Verdict:
     return Verdict(
         decision, findings, tuple(dict.fromkeys(one for one in kinds if one not in asked))
     )
+
+
+def _leave_to_people(finding: Finding) -> Finding:
+    """Two people look at an exception, and what is granted is checked once more."""
+    if finding.reason not in _OF_OTHERS:
+        return finding
+    return replace(finding, decision=Decision.REVIEW)
 
 
 def _document_findings(evidence: Evidence) -> list[Finding]:

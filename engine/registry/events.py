@@ -24,7 +24,15 @@ from engine.errors import PlaceUnknown
 from engine.reasons import Reason
 from engine.registry import tables
 from engine.registry.database import Source, chunks
-from engine.registry.records import ALIVE, CampaignState, CaseState, Changes, LineEvent, new_id
+from engine.registry.records import (
+    ALIVE,
+    CampaignState,
+    CaseState,
+    Changes,
+    LineEvent,
+    LineEventKind,
+    new_id,
+)
 from engine.registry.row_macs import require_authentic, with_macs
 from engine.registry.vault import Vault
 
@@ -191,13 +199,16 @@ def _of_life(connection: Connection, changes: Changes) -> Iterator[_New]:
 
 
 def _tell(event: LineEvent) -> Mapping[str, Any]:
-    return {"at": event.at.isoformat(), "cause": tell_cause(event)}
+    # Of a holder who has not come the case stays, for those who read the whole feed.
+    is_whole = event.kind is LineEventKind.REVERIFY_FAILED
+    return {"at": event.at.isoformat(), "cause": event.cause if is_whole else tell_cause(event)}
 
 
 def tell_cause(event: LineEvent) -> str | None:
-    """The cause as a carrier is told it: of a case that closed its line no id, which would say
-    whose other lines are in it."""
-    return "case" if (event.cause or "").startswith("case:") else event.cause
+    """The cause as a carrier is told it: of a case no id, which would say whose other lines are in
+    it, and which is for fraud teams."""
+    is_case = event.kind is LineEventKind.REVERIFY_FAILED or (event.cause or "").startswith("case:")
+    return "case" if is_case else event.cause
 
 
 def _find_lines(connection: Connection, ids: Iterable[str]) -> Iterator[Row[Any]]:

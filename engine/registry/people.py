@@ -20,7 +20,7 @@ from engine.registry.records import (
     PeopleChanges,
     Replacement,
 )
-from engine.registry.row_macs import changing_rows, require_authentic, with_macs
+from engine.registry.row_macs import REFERENCE_COLUMNS, changing_rows, require_authentic, with_macs
 from engine.registry.rows import columns_of, read_as
 from engine.registry.vault import Vault
 
@@ -36,6 +36,9 @@ _OF_EXCEPTIONS = select(_exceptions).where(_exceptions.c.id.in_(KEYS))
 _BY_LINE = select(_exceptions).where(_exceptions.c.line_id.in_(KEYS))
 _BY_CASE = select(_exceptions).where(_exceptions.c.case_id == bindparam("case"))
 _GUARDED = select(_guardianships).where(_guardianships.c.line_id.in_(KEYS))
+_GUARDED_BY = select(_guardianships).where(_guardianships.c.guardian_id.in_(KEYS))
+_REFERENCES = select(*REFERENCE_COLUMNS).where(tables.references.c.document_id.in_(KEYS))
+_ENROLLMENTS = select(tables.enrollments).where(tables.enrollments.c.id.in_(KEYS))
 _ASKED = (
     select(_exceptions.c.outlet, func.count().label("asked"))
     .where(_exceptions.c.outlet.in_(KEYS), _exceptions.c.asked_at > bindparam("since"))
@@ -141,6 +144,16 @@ class PeopleReader(Source):
         rows = self._rows_of(_GUARDED_LINES, guardian_ids, carrier=carrier)
         return {row.guardian_id: row.lines for row in rows}
 
+    def guarded_by(self, guardian_id: str) -> list[str]:
+        """The lines of minors that the holder of this document answers for, closed ones too."""
+        return [row.line_id for row in self._authentic(_guardianships, _GUARDED_BY, [guardian_id])]
+
+    def bound_by(self, document_id: str) -> set[str]:
+        """The carriers whose enrollments have made a face this document's, an erased one's too."""
+        found = self._authentic(tables.references, _REFERENCES, [document_id])
+        ids = [row.enrollment_id for row in found if row.enrollment_id is not None]
+        return {row.carrier for row in self._authentic(tables.enrollments, _ENROLLMENTS, ids)}
+
     def exceptions(self, enrollment_ids: Sequence[str]) -> dict[str, ExceptionRecord]:
         """The exceptions that these enrollments asked for."""
         rows = self._authentic(_exceptions, _OF_EXCEPTIONS, enrollment_ids)
@@ -196,6 +209,8 @@ def write_people(
     ):
         if rows:
             connection.execute(insert(table), with_macs(vault, table, rows))
+    for one in changes.replacements:
+        _follow_replacement(connection, vault, one)
     for death in changes.deaths:
         row = columns_of(death, disputed_lines=list(death.disputed_lines))
         connection.execute(delete(_deaths).where(_deaths.c.document_id == death.document_id))
@@ -210,6 +225,18 @@ def write_people(
             change_one(connection, _SET_EXCEPTION, given)
         for key, document_id in changes.moved_lines:
             change_one(connection, _MOVE.values(document_id=document_id), {"key": key})
+
+
+def _follow_replacement(connection: Connection, vault: Vault, one: Replacement) -> None:
+    """Whom a document is of, as a minor or as a guardian, is the holder of its successor."""
+    columns = (_guardianships.c.document_id, _guardianships.c.guardian_id)
+    for column in columns:
+        is_old = column == one.document_id
+        keys = connection.scalars(select(_guardianships.c.line_id).where(is_old)).all()
+        if keys:
+            with changing_rows(connection, vault, {_guardianships: keys}):
+                moved = update(_guardianships).where(is_old)
+                connection.execute(moved.values({column.name: one.successor_id}))
 
 
 def _exception_row(vault: Vault, one: ExceptionRecord) -> Mapping[str, Any]:

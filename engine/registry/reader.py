@@ -42,12 +42,11 @@ from engine.registry.records import (
     LineStatus,
     Outlet,
     StoredAnswer,
-    TallyRecord,
     WatchEntry,
     is_id,
 )
 from engine.registry.row_macs import REFERENCE_COLUMNS, require_authentic
-from engine.registry.rows import OF_REFERENCE, gather_documents, line_of, read_as
+from engine.registry.rows import OF_REFERENCE, TallyRecord, gather_documents, line_of, read_as
 from engine.registry.tables import metadata
 from engine.registry.vault import (
     ATTEMPT_TEMPLATE,

@@ -49,9 +49,9 @@ class LineStatus(StrEnum):
 class LineService(StrEnum):
     """What of its service a line lacks, beside its status: the least first."""
 
-    PENDING = "pending"
-    """Sold, and its holder not verified yet."""
     SUSPENDED_OUTGOING = "suspended_outgoing"
+    PENDING = "pending"
+    """Its SIM is not to work until its holder is verified, so it receives nothing either."""
     SUSPENDED = "suspended"
 
 
@@ -569,14 +569,6 @@ class Tally:
     amount: float
     each: timedelta
     most: float
-
-
-@dataclass(frozen=True, slots=True)
-class TallyRecord:
-    """The level of a count as it was at a moment."""
-
-    level: float
-    at: datetime
 
 
 DOCUMENT_ERASED, ERASURE_ASKED = "document.erased", "document.erasure_asked"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 
@@ -275,6 +275,14 @@ def tally_names(document_id: str, lookup: bytes | None) -> list[str]:
     """The counts about a document."""
     holder = [] if lookup is None else [f"{HOLDER_TALLY}:{lookup.hex()}"]
     return [f"{SHOWN_TALLY}:{document_id}", *holder]
+
+
+@dataclass(frozen=True, slots=True)
+class TallyRecord:
+    """The level of a count as it was at a moment."""
+
+    level: float
+    at: datetime
 
 
 def count_tallies(connection: Connection, added: Sequence[Tally], at: datetime) -> None:

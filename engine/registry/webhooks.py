@@ -346,10 +346,11 @@ class Webhooks(Source):
                     connection.execute(insert(_undelivered), rows)
         return lost
 
-    def end(self, webhook_id: str, *, actor: str) -> None:
-        """Notes that its receiver wants nothing any more."""
+    def end(self, cursor: Cursor, holder: str, *, actor: str) -> None:
+        """Notes that its receiver wants nothing any more; `CursorLost` where people have changed
+        the webhook since, or another worker holds it."""
         values = {"state": WebhookState.GONE.value}
-        self._update(webhook_id, values, actor, "webhook.gone", {})
+        self._update(cursor.name, values, actor, "webhook.gone", {}, (cursor, holder))
 
     def _update(
         self,
@@ -358,12 +359,15 @@ class Webhooks(Source):
         actor: str,
         action: str,
         detail: dict[str, Any],
+        held: tuple[Cursor, str] | None = None,
     ) -> None:
         changed = update(_webhooks).where(_webhooks.c.id == webhook_id).values(values)
         with (
             self._recorded(actor, action, webhook_id, detail) as connection,
             changing_rows(connection, self.vault, {_webhooks: [webhook_id]}),
         ):
+            if held is not None:
+                cursors.advance(connection, *held, held[0].number)
             if connection.execute(changed).rowcount != 1:
                 raise NotFound("no webhook has this id: check it")
             connection.execute(_TOUCH, {"key": webhook_id})

@@ -344,7 +344,9 @@ def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -
     )
     shown["scores"] = {**body["scores"], "holder": None, "best_candidate": None}
     shown["reasons"] = _tell(body, withheld)
-    if withheld & _OF_LOOK_ALIKES:
+    # Who has shown nobody's face is told the same, whoever has the document, the number or a face.
+    is_unseen = not _UNSEEN.isdisjoint(given)
+    if is_unseen or withheld & _OF_LOOK_ALIKES:
         search["candidates"] = None
     if "cases" in body:
         shown["cases"] = [
@@ -354,7 +356,7 @@ def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -
             # Whether it is told follows from reasons of two kinds; no tenant works on it.
             and one["kind"] != CaseKind.DECEASED
         ]
-    if withheld or body["decision"] == Decision.REJECTED:
+    if is_unseen or withheld or body["decision"] == Decision.REJECTED:
         shown["document_id"] = None
     # Whoever tries attacks would see there how near each came.
     hidden = ("liveness_judge", DocumentRole.GUARDIAN, DocumentRole.REPLACED)

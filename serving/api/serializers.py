@@ -658,7 +658,9 @@ def dead_letters(
 ) -> webhooks.DeadLetters:
     """A page of as many as `limit`, and where it goes on, for those who read this carrier's."""
     shown = tuple(
-        webhooks.DeadLetter(show_event(one.event, vault.deployment_id), one.attempts, one.fault)
+        webhooks.DeadLetter(
+            show_event(one.event, vault.deployment_id, carrier), one.attempts, one.fault
+        )
         for one in records
     )
     last = records[-1].event if len(records) == limit else None

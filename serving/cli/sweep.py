@@ -314,10 +314,8 @@ def _open_manager(deployment: Deployment) -> Iterator[SweepManager]:
     try:
         manager = SweepManager(deployment)
     except WriterBusy as busy:
-        serve = deployment.settings.serve
-        raise WriterBusy(
-            f"{busy}: as POST http://{serve.host}:{serve.port}/v1/sweeps with a key of role fraud"
-        ) from None
+        url = deployment.settings.serve.url
+        raise WriterBusy(f"{busy}: as POST {url}/v1/sweeps with a key of role fraud") from None
     with closing(manager):
         yield manager
 

@@ -47,7 +47,7 @@ class Order:
 
     @property
     def url(self) -> str:
-        return f"http://{self.serve.host}:{self.serve.port}"
+        return self.serve.url
 
 
 class NodeProcess:

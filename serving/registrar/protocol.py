@@ -452,8 +452,9 @@ class RegistrarClient(ABC):
         self, document_id: str, context: CallContext
     ) -> ErasureCertificate | PendingErasure:
         """Erases a holder, or acknowledges it where open cases need the document: then the service
-        does it later. For a tenant: one whose every line is its own, else `NotFound` or, where it
-        has lines here and elsewhere, `TenantConflict`."""
+        does it later. For a tenant: one whose every line is its own, or that of a minor whom the
+        holder answers for, else `NotFound` or, where it has lines here and elsewhere,
+        `TenantConflict`; `HolderMoved` while a minor's line is in use."""
 
     @_carried
     async def note(self, entries: Sequence[AuditEntry], context: CallContext) -> None:

@@ -20,12 +20,25 @@ from serving.sections import Network
 
 MOST_SINK_LENGTH = 1_000
 _TRANSLATED = IPv6Network("64:ff9b::/96")
-_OF_OPERATORS = (
-    *(IPv6Network("fec0::/10"), IPv4Network("192.0.0.0/24")),
-    # Where a cloud answers questions about the machine.
-    IPv4Network("168.63.129.16/32"),
+_NOT_PUBLIC: tuple[Network, ...] = (
+    # Site-local, 6to4 relays and documentation: `is_global` on some Pythons.
+    *(IPv6Network("fec0::/10"), IPv4Network("192.0.0.0/24"), IPv4Network("192.88.99.0/24")),
+    IPv6Network("3fff::/20"),
+    # Services that IBM Cloud gives to what runs inside it.
+    *(IPv4Network("161.26.0.0/16"), IPv4Network("166.8.0.0/14")),
 )
-"""Not public, and `is_global` on some Pythons."""
+_OF_THE_MACHINE: tuple[Network, ...] = (
+    *(IPv4Network("169.254.0.0/16"), IPv6Network("fe80::/10")),
+    # Azure, Oracle Classic, Alibaba.
+    *(IPv4Network(f"{one}/32") for one in ("168.63.129.16", "192.0.0.192", "100.100.100.200")),
+    # AWS, with its names, time and identities of pods; Google, Oracle.
+    *(IPv6Network("fd00:ec2::/32"), IPv6Network("fd20:ce::254"), IPv6Network("fd00:c1::a9fe:a9fe")),
+    # Alibaba, Akamai, Scaleway.
+    *(IPv6Network("fd00:100::100:200"), IPv6Network("fd00:a9fe:a9fe::1")),
+    IPv6Network("fd00:42::42"),
+)
+"""Where clouds tell a machine about itself and give it their keys: whatever networks are allowed,
+no event is sent there."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 Address = IPv4Address | IPv6Address
 
@@ -54,25 +67,33 @@ def check_sink(sink: str, allowed: Sequence[Network]) -> str:
     except ValueError:
         return sink
     if not may_reach(given, allowed):
-        raise RequestError("sink: give a public address; see [webhooks] allowed_networks")
+        raise RequestError(
+            "sink: give a public address; see [webhooks] allowed_networks, carrier_networks"
+        )
     return sink
 
 
 def may_reach(address: Address, allowed: Iterable[Network]) -> bool:
-    """True for a public address, and for one in a network that is allowed. An address that holds
-    another one is judged by both."""
+    """True for a public address, and for one in a network that is allowed, unless clouds have their
+    own services there. An address that holds another one is judged by both."""
     inner = _find_inner(address)
     if inner is not None and not may_reach(inner, allowed):
         return False
-    if any(address.version == one.version and address in one for one in allowed):
+    if _is_in(address, _OF_THE_MACHINE):
+        return False
+    if _is_in(address, allowed):
         return True
     if isinstance(address, IPv6Address) and (address.ipv4_mapped or address in _TRANSLATED):
         return True
-    if any(address.version == one.version and address in one for one in _OF_OPERATORS):
+    if _is_in(address, _NOT_PUBLIC):
         return False
     return address.is_global and not (
         address.is_multicast or address.is_reserved or address.is_unspecified
     )
+
+
+def _is_in(address: Address, networks: Iterable[Network]) -> bool:
+    return any(address.version == one.version and address in one for one in networks)
 
 
 def _find_inner(address: Address) -> IPv4Address | None:

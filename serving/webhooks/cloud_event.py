@@ -10,8 +10,12 @@ from serving.wire import events
 from serving.wire.fields import Moment
 
 
-def show_event(record: Event, deployment_id: str) -> events.Event:
-    """An event as CloudEvents 1.0 has it."""
+def show_event(record: Event, deployment_id: str, carrier: str | None) -> events.Event:
+    """An event as CloudEvents 1.0 has it, for a carrier, or for those who see all: cases are theirs
+    alone."""
+    data = dict(record.data)
+    if carrier is not None and record.type is EventType.LINE_REVERIFY_FAILED:
+        data["cause"] = "case"
     return events.Event(
         specversion="1.0",
         id=record.id,
@@ -20,7 +24,7 @@ def show_event(record: Event, deployment_id: str) -> events.Event:
         subject=record.subject,
         time=Moment.of(record.at),
         datacontenttype="application/json",
-        data=dict(record.data),
+        data=data,
     )
 
 

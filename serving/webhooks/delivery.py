@@ -27,7 +27,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import SosieError
 from engine.registry import cursors
-from engine.registry.cursors import Cursor
+from engine.registry.cursors import Cursor, CursorLost
 from engine.registry.events import Event, read_events, read_these
 from engine.registry.records import new_id, utc_now
 from engine.registry.webhooks import Progress, Undelivered, Webhook, Webhooks, WebhookState
@@ -46,9 +46,10 @@ READ_AHEAD, PAGE = 1_000, 500
 MOST_WAITING = 10_000
 """A webhook of which so many events wait is given no new ones."""
 DOWN_AFTER = 16
-"""So many failures in a row, and a receiver counts as down: it is asked with one event at a time,
-once in `PROBE_EVERY_S` at most, and given no new ones until it takes one."""
-PROBE_EVERY_S = 300.0
+"""So many failures in a row, and a receiver counts as down: until it takes an event it is asked
+with one at a time, an untried one if there is any, as it may refuse those that it was sent."""
+PROBE_FIRST_S, PROBE_EVERY_S = 5.0, 300.0
+"""Between the first two of these attempts; twice as long after each, up to the latter."""
 SAVE_EVERY_S = 0.5
 PARK_AFTER_S = 1.0
 """What takes longer gets a row, so that the cursor goes on."""
@@ -61,6 +62,7 @@ SKEW_S = 5.0
 MOST_UNSAVED = 10_000
 """Events of others that a cursor passes before that is written."""
 TAKEN, GONE = range(200, 300), 410
+_REFUSED = "address refused"
 
 _HEADERS = (
     (b"content-type", b"application/cloudevents+json; charset=utf-8"),
@@ -112,8 +114,10 @@ class _Route:
     ) -> None:
         self.webhook, self.cursor, self.held_until_s = webhook, cursor, held_until_s
         self.read = self.passed = cursor.number
-        self.failures, self.probed_s = 0, -PROBE_EVERY_S
+        self.failures = self._probes = 0
+        self._probe_s = 0.0
         self.is_gone = self.is_behind = False
+        self.left = 0
         self.sent: set[asyncio.Task[None]] = set()
         self._window: deque[_Item] = deque()
         self._queues: dict[str, deque[_Item]] = {}
@@ -123,7 +127,7 @@ class _Route:
         self._count = 0
         self._changed: dict[int, _Item] = {}
         self._done: list[int] = []
-        self._has_taken = False
+        self._has_finished = False
         self._early: set[int] = set()
         self.receiver = receiver
 
@@ -134,19 +138,30 @@ class _Route:
     @property
     def takes_more(self) -> bool:
         """Whether more is to be read for it."""
+        if self._count >= MOST_WAITING:
+            return False
         if self.is_down:
-            return not self._queues
-        return self._count - len(self._waiting) < READ_AHEAD and self._count < MOST_WAITING
+            return self._find_untried() is None
+        return self._count - len(self._waiting) < READ_AHEAD
 
     @property
     def is_low(self) -> bool:
         """Whether it has soon sent all that was read."""
         return self.takes_more and self._count - len(self._waiting) <= READ_AHEAD - PAGE
 
+    def tell(self, fault: str) -> str:
+        """A fault as the webhook's owner may read it: no carrier learns which names and ports there
+        are inside, from the difference between two answers."""
+        if self.webhook.carrier is None:
+            return fault
+        if fault == _REFUSED:
+            return "no connection"
+        return "not taken" if self.receiver.is_inner else fault
+
     def add_rows(self, rows: Sequence[Undelivered]) -> None:
         """What waited when the webhook was taken over; of many the receiver may be down."""
         if len(rows) >= DOWN_AFTER:
-            self.failures = DOWN_AFTER
+            self.failures, self._probes = DOWN_AFTER, 1
         now, now_s = utc_now(), monotonic()
         for row in rows:
             assert row.due_at is not None, "a dead letter waits for nothing"
@@ -166,7 +181,7 @@ class _Route:
         self.read = read
 
     def choose(self) -> _Item | None:
-        """The next to be sent; of a receiver that is down one now and then, due or not."""
+        """The next to be sent; to a receiver that is down one now and then, due or not."""
         now_s = monotonic()
         if now_s >= self._next_due_s:
             for queue in [key for key, item in self._waiting.items() if item.due_s <= now_s]:
@@ -174,29 +189,51 @@ class _Route:
                 self._ready.append(queue)
             self._next_due_s = min((one.due_s for one in self._waiting.values()), default=inf)
         if self.is_down:
-            if self.sent or now_s - self.probed_s < PROBE_EVERY_S:
-                return None
-            self.probed_s = now_s
-            if not self._ready and self._waiting:
-                return self._waiting.pop(min(self._waiting, key=self._due_of))
+            return self._choose_probe(now_s)
         return self._queues[self._ready.popleft()][0] if self._ready else None
 
-    def take(self, item: _Item) -> None:
-        """The receiver has it; one that was down is sent all that waits."""
-        self._has_taken = True
-        if item.has_row:
-            self._done.append(item.number)
-            self._changed.pop(item.number, None)
-        self._settle(item)
-        if self.is_down:
-            for other in self._waiting.values():
-                other.due_s = self._next_due_s = 0.0
-                self._changed[other.number] = other
-        self.failures = 0
+    def _choose_probe(self, now_s: float) -> _Item | None:
+        if self.sent or now_s < self._probe_s:
+            return None
+        queue = self._find_untried()
+        if queue is not None:
+            self._ready.remove(queue)
+        elif self._ready:
+            queue = self._ready.popleft()
+        elif self._waiting:
+            queue = min(self._waiting, key=self._due_of)
+            del self._waiting[queue]
+        else:
+            return None
+        self._probe_s = now_s + min(PROBE_EVERY_S, PROBE_FIRST_S * 2 ** min(self._probes, 9))
+        self._probes += 1
+        return self._queues[queue][0]
 
-    def fail(self, item: _Item, fault: str, *, counts: bool) -> None:
+    def _find_untried(self) -> str | None:
+        """The queue of the newest event that was never tried and may be sent now."""
+        untried = (key for key in reversed(self._ready) if self._queues[key][0].fault is None)
+        return next(untried, None)
+
+    def take(self, item: _Item) -> None:
+        """The receiver has it; one that was down is sent all that waits, due or not."""
+        self._finish(item)
+        # One that takes the first that it is asked with has refused some, and was not away.
+        if self.is_down and self._probes > 1:
+            self._ready.extend(self._waiting)
+            self._waiting.clear()
+        self.failures, self._probes, self._probe_s = 0, 0, 0.0
+
+    def forget(self, item: _Item) -> None:
+        """It has left the outbox, so that its receiver was not asked."""
+        self.left += 1
+        self._probe_s = 0.0
+        self._finish(item)
+
+    def fail(self, item: _Item, fault: str, *, counts: bool, answered: bool) -> None:
         """It is to be tried again, or was tried for the last time."""
-        self.failures += 1
+        # That it is refused once more says nothing of the receiver.
+        if item.fault is None or not answered:
+            self.failures += 1
         item.fault, item.has_row = fault, True
         self._changed[item.number] = item
         if counts:
@@ -226,9 +263,9 @@ class _Route:
             self.passed = self.read
         kept = [item.to_row(now, now_s) for item in self._changed.values()]
         moved = self.passed - self.cursor.number
-        if not (kept or self._done or moved >= MOST_UNSAVED or (moved and self._has_taken)):
+        if not (kept or self._done or moved >= MOST_UNSAVED or (moved and self._has_finished)):
             return None
-        done, self._done, self._changed, self._has_taken = self._done, [], {}, False
+        done, self._done, self._changed, self._has_finished = self._done, [], {}, False
         return Progress(self.cursor, self.passed, kept, done)
 
     def _add(self, item: _Item) -> None:
@@ -247,6 +284,13 @@ class _Route:
     def _wait(self, item: _Item) -> None:
         self._waiting[item.queue] = item
         self._next_due_s = min(self._next_due_s, item.due_s)
+
+    def _finish(self, item: _Item) -> None:
+        self._has_finished = True
+        if item.has_row:
+            self._done.append(item.number)
+            self._changed.pop(item.number, None)
+        self._settle(item)
 
     def _settle(self, item: _Item) -> None:
         """The next of its queue has its turn."""
@@ -323,7 +367,8 @@ class Deliverer:
             else:
                 # Its earlier secret may have had its time.
                 route.webhook = wanted[name]
-                if route.held_until_s - monotonic() < self._hold_s / 2:
+                # Less than a half is not enough to send anything.
+                if route.held_until_s - monotonic() < self._hold_s * 3 / 4:
                     await self._hold(name)
         now = utc_now()
         for name in wanted.keys() - self._routes.keys():
@@ -349,7 +394,8 @@ class Deliverer:
         cursor = await self._hold(webhook.id)
         if cursor is None:
             return
-        receiver = Receiver(webhook.sink, self._settings.allowed_networks, self._trust)
+        allowed = self._settings.networks_of(webhook.carrier)
+        receiver = Receiver(webhook.sink, allowed, self._trust)
         route = _Route(webhook, cursor, held_until_s, receiver)
         self._routes[webhook.id] = route
         route.add_rows(await asyncio.to_thread(self._webhooks.undelivered, webhook.id))
@@ -376,10 +422,9 @@ class Deliverer:
             if head <= route.read:
                 continue
             of, kinds = route.webhook.carrier, route.webhook.types
-            most = 1 if route.is_down else PAGE
-            read = partial(read_events, self._webhooks, route.read, most, carrier=of, types=kinds)
+            read = partial(read_events, self._webhooks, route.read, PAGE, carrier=of, types=kinds)
             found = await asyncio.to_thread(read)
-            route.is_behind = len(found) == most
+            route.is_behind = len(found) == PAGE
             if route.is_behind:
                 route.add_page(found, found[-1].number)
             else:
@@ -409,8 +454,7 @@ class Deliverer:
                 read = await asyncio.to_thread(read_these, self._webhooks, [item.number])
                 item.event = read.get(item.number)
             if item.event is None:
-                # It has left the outbox: its time was over.
-                route.take(item)
+                route.forget(item)
                 return
             status, fault = await self._post(route, item.event)
         except Exception as error:  # noqa: BLE001 - the others of its webhook go on
@@ -422,13 +466,16 @@ class Deliverer:
         elif status == GONE:
             route.is_gone = True
         else:
-            route.fail(item, fault, counts=counts)
+            told = route.tell(fault)
+            route.fail(item, told, counts=counts, answered=status > 0)
             if item.is_dead:
                 self._log.warning("event_dead", webhook_id=route.webhook.id, fault=fault)
 
     async def _post(self, route: _Route, event: Event) -> tuple[int, str]:
-        """The status of the answer, 0 where there is none, and in words what is wrong with it."""
-        body = encode_json(show_event(event, self._webhooks.vault.deployment_id))
+        """The status of the answer, 0 where there is none, and in words what is wrong with it, for
+        whoever runs the deployment."""
+        deployment_id = self._webhooks.vault.deployment_id
+        body = encode_json(show_event(event, deployment_id, route.webhook.carrier))
         at_s = int(time.time())
         headers = (
             *_HEADERS,
@@ -442,7 +489,7 @@ class Deliverer:
         except TimeoutError:
             return 0, "time-out"
         except AddressRefused:
-            return 0, "address refused"
+            return 0, _REFUSED
         except ssl.SSLError:
             return 0, "certificate refused"
         except NoAnswer:
@@ -455,6 +502,10 @@ class Deliverer:
         made = {}
         for route in routes or self._routes.values():
             progress = route.take_progress()
+            if route.left:
+                given = {"webhook_id": route.webhook.id, "count": route.left}
+                self._log.warning("events_left_undelivered", **given)
+                route.left = 0
             if progress is not None:
                 made[route.webhook.id] = progress
         if not made:
@@ -470,7 +521,10 @@ class Deliverer:
     async def _end_gone(self) -> None:
         for route in [one for one in self._routes.values() if one.is_gone]:
             await self._save(route)
-            await asyncio.to_thread(partial(self._webhooks.end, route.webhook.id, actor=ACTOR))
-            self._log.warning("webhook_gone", webhook_id=route.webhook.id)
+            # What people have changed meanwhile holds: it may have another address.
+            with suppress(CursorLost):
+                end = partial(self._webhooks.end, route.cursor, self._holder, actor=ACTOR)
+                await asyncio.to_thread(end)
+                self._log.warning("webhook_gone", webhook_id=route.webhook.id)
             if route.webhook.id in self._routes:
                 await self._drop(route.webhook.id)

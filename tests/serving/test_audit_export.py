@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +17,7 @@ from typing import Any
 
 import pytest
 import structlog
+from cryptography.hazmat.primitives import serialization
 
 from engine.registry.records import AuditEntry
 from engine.registry.store import Store
@@ -172,3 +176,43 @@ def test_a_server_that_is_not_the_one_that_is_meant_is_told_nothing(
     with export(store, server, "", meter):
         until(lambda: b"sosie_audit_export_failing 1.0" in meter.render()[0])
     assert server.messages == []
+
+
+def test_nobody_is_asked_at_the_terminal_for_the_passphrase_of_a_key(
+    certificate: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    key = serialization.load_pem_private_key(certificate.read_bytes(), None)
+    sealed = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"word"),
+    )
+    (tmp_path / "key.pem").write_bytes(sealed)
+    terminal, other_side = os.openpty()
+    # Whoever asks there is given it, and then fails by the connection alone.
+    os.write(terminal, b"word\n")
+    code = f"""
+import os
+from pathlib import Path
+from serving.audit_export import SyslogConnection
+from serving.sections import AuditSettings
+os.open({os.ttyname(other_side)!r}, os.O_RDWR)
+files = dict(export_certificate={str(certificate)!r}, export_key={str(tmp_path / "key.pem")!r})
+try:
+    SyslogConnection(AuditSettings(export="syslog+tls://127.0.0.1:1", **files), Path("/"))
+except OSError as error:
+    print(type(error).__name__)
+"""
+    # The first terminal that the leader of a session opens is its own.
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=True,
+        start_new_session=True,
+        text=True,
+        timeout=60,
+    )
+    os.close(terminal)
+    os.close(other_side)
+    assert run.stdout == "SSLError\n"

@@ -8,6 +8,7 @@ import pytest
 
 from engine.errors import ModelError, RegistryExists, RegistryMissing, RequestError
 from serving.models import embedder_card
+from serving.sections import ServeSettings
 from serving.settings import (
     SETTINGS_FILE,
     Settings,
@@ -91,6 +92,10 @@ def test_a_settings_file_is_never_overwritten(tmp_path: Path) -> None:
         "[thresholds]\nverify_fmr = 0\n",
         '[serve]\npublic_url = "sosie.example"\n',
         '[serve]\npublic_url = "https://sosie.example/#/case"\n',
+        '[serve]\npublic_url = "https://sosie.example:99999"\n',
+        '[audit]\nexport = "syslog+tls://log.example:99999"\n',
+        '[audit]\nexport = "syslog+tls://log.example:0"\n',
+        '[audit]\nanchor = "syslog://log.example:port"\n',
         "[nonsense]\n",
         "= =",
         '[gallery]\nkind = "annoy"\n',
@@ -107,6 +112,13 @@ def test_what_is_misspelt_or_out_of_range_is_refused(text: str, tmp_path: Path) 
     (tmp_path / SETTINGS_FILE).write_text(text)
     with pytest.raises(RequestError, match=SETTINGS_FILE):
         load_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"), [("10.0.0.5", "http://10.0.0.5:8700"), ("::1", "http://[::1]:8700")]
+)
+def test_the_url_of_a_service_is_one_for_ipv6_too(host: str, url: str) -> None:
+    assert ServeSettings(host=host).url == url
 
 
 @pytest.mark.parametrize("kind", ["fastscan", "ivf", "hnsw"])

@@ -24,5 +24,5 @@ async def read_events(parts: Parts, request: Request, query: wire.EventQuery) ->
     carrier = scope_of(request.caller)
     find = partial(read_page, parts.store, query.after, query.limit, carrier=carrier, types=types)
     page = await asyncio.to_thread(find)
-    shown = tuple(show_event(one, parts.vault.deployment_id) for one in page.events)
+    shown = tuple(show_event(one, parts.vault.deployment_id, carrier) for one in page.events)
     return wire.Events(shown, page.next)

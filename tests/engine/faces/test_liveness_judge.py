@@ -54,6 +54,7 @@ def test_what_is_no_probability_is_no_score(tmp_path: Path) -> None:
         ({"limits": "live = 0.5\nspoof = 0.6"}, "spoof"),
         ({"limits": "spoof = 0.6"}, "live"),
         ({"batch": 4}, "batches of 4"),
+        ({"rows": [0]}, "a row for each"),
     ],
 )
 def test_a_card_that_does_not_fit_is_refused_by_name(
@@ -116,3 +117,19 @@ def test_a_photograph_is_judged_where_that_is_asked_and_its_vector_is_the_same(
     assert (other.judged, judged.judged_crop) == (None, None)
     assert np.array_equal(judged.vector, plain.vector)
     assert not isinstance(bad, Extraction)
+
+
+def test_a_judge_that_fails_while_it_runs_fails_no_photograph(
+    extractor: Extractor, photo: bytes, tmp_path: Path
+) -> None:
+    # It speaks of two faces, whatever it is given, and each of two threads has three.
+    extractor.liveness_judge = open_judge(load_card(write_judge(tmp_path, rows=[0, 1])))
+    try:
+        found = extractor.extract(6 * [photo], (), 6 * [True])
+    finally:
+        extractor.liveness_judge = None
+    assert len(found) == 6
+    for one in found:
+        assert isinstance(one, Extraction)
+        assert one.judged is not None
+        assert np.isnan(one.judged.score)

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from engine.errors import EventRefused, NotFound
-from engine.lifecycle.reverification import carry_out, report_event
+from engine.lifecycle.reverification import LifeBatch, carry_out, report_event
+from engine.lifecycle.rules import LineRules, load_rules
 from engine.matching import verification
 from engine.matching.limits import NO_LIMITS, Caller, Guard
 from engine.matching.lines import close_line
 from engine.matching.verification import HolderProbe
 from engine.registry.damage import find_damage
 from engine.registry.events import read_events
-from engine.registry.records import LineEventKind, LineService, LineState, LineStatus
+from engine.registry.records import Changes, LineEventKind, LineService, LineState, LineStatus
 from tests.engine.lifecycle.conftest import START, Lines
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -130,6 +131,21 @@ def test_what_happens_again_gives_nobody_more_time(lines: Lines) -> None:
     report(lines, line, DEVICE_CHANGE, START + HOUR)
     assert lines.store.life.next_step_at() == START + 2 * HOUR
     assert len(lines.story(line)) == 3
+
+
+def test_a_new_sim_of_a_line_that_makes_no_calls_waits_for_its_holder_too(lines: Lines) -> None:
+    lines.rules = LineRules(load_rules("thailand"))
+    (line,) = lines.open(1)
+    asking = LifeBatch(lines.store, lines.rules, [lines.line(line)], lines.now, "test")
+    asking.ask(line, "campaign:c", [(3_600, "suspended_outgoing")], lines.now)
+    lines.writer.commit(asking.add_to(Changes(lines.writer.sequence, ())))
+    lines.advance(HOUR)
+    assert lines.line(line).state is LineState.SUSPENDED_OUTGOING
+    report(lines, line, LineEventKind.SIM_SWAP, lines.now)
+    assert lines.line(line).state is LineState.PENDING
+    assert ("pending", lines.now) in lines.story(line)
+    lines.advance(30 * DAY)
+    assert lines.line(line).state is LineState.SUSPENDED
 
 
 def test_a_moment_that_cannot_be_is_refused_and_another_carriers_line_is_none(lines: Lines) -> None:

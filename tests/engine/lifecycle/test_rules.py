@@ -47,6 +47,7 @@ def test_vietnams_is_the_circulars() -> None:
         ([WHOLE | {"after": "1d", "last": "suspended_outgoing"}], "sim_swap contradicts itself"),
         ([WHOLE | {"at_once": "suspended"}], "sim_swap contradicts itself"),
         ([WHOLE | {"at_once": "closed"}], "closes at once"),
+        ([WHOLE | {"at_once": "pending", "then": "suspended_outgoing"}], "contradicts itself"),
         ([WHOLE | {"on": "suspended"}], "the rule suspended loops"),
         ([WHOLE | {"on": "reverified"}], "the rule reverified loops"),
         (

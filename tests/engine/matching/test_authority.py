@@ -241,3 +241,30 @@ def test_a_list_is_read_anew_when_it_changes_and_holds_no_number(lab: Any, tmp_p
     assert first not in str(refused.value)
     path.unlink()
     assert look_up(first) == "UNREADABLE"
+
+
+def test_a_list_with_a_bad_line_answers_none_of_those_who_ask_at_once(
+    lab: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "list.csv"
+    number = "110105198503071257"
+    good = "type,number,standing\n" + 1_000 * f"cn-ric,{number},valid\n"
+    path.write_text(good)
+    authority = ListedAuthority(path, lab.vault)
+    document = CheckedDocument("cn-ric", number, "a", None)
+    asked = AuthorityQuestion(document, "A", NOW.date())
+
+    def look_up(times: int) -> set[str]:
+        async def ask() -> list[AuthorityResult]:
+            return await asyncio.gather(*(authority.look_up(asked) for _ in range(times)))
+
+        return {one.code.value for one in asyncio.run(ask())}
+
+    assert look_up(4) == {"CONFIRMED"}
+    path.write_text(f"{good}cn-ric,{number},perhaps\n")
+    assert look_up(1) == {"UNREADABLE"}
+    assert look_up(4) == {"UNREADABLE"}
+    path.unlink()
+    assert look_up(4) == {"UNREADABLE"}
+    path.write_text(f"type,number,standing\ncn-ric,{number},stolen\n")
+    assert look_up(1) == {"NOT_VALID"}

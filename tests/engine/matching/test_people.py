@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,23 @@ from engine.cases import deaths, steps
 from engine.cases.case import Actor, CaseKind, Outcome
 from engine.cases.deaths import DeathSource
 from engine.cases.decided import read_decided
-from engine.errors import CaseMoved, FourEyes, HolderMoved, RequestError
+from engine.cases.opening import is_claim
+from engine.errors import (
+    CaseMoved,
+    FourEyes,
+    HolderMoved,
+    NotFound,
+    RequestError,
+    TenantConflict,
+    TooManyFailures,
+)
+from engine.lifecycle.exemptions import exempt
 from engine.matching.documents import Document, check_documents
+from engine.matching.holders import block_document, erase_holder, read_erasure
+from engine.matching.limits import NO_LIMITS, Bound, Caller
+from engine.matching.lines import close_line
 from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms
-from engine.matching.policy import replay
+from engine.matching.policy import decide, read_evidence, replay
 from engine.matching.registrar import Registrar
 from engine.matching.requests import (
     ABSENT,
@@ -321,6 +334,45 @@ def test_an_exception_of_a_version_that_kept_no_name_activates_nobody(
     assert lab.store.lines_of(asked.body["document_id"]) == []
 
 
+def test_no_exception_is_rejected_for_what_is_known_of_its_document_or_number(lab: Lab) -> None:
+    rules = PeopleTerms(replace(RULES, exceptions_per_outlet=9))
+    excused: dict[str, Any] = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
+    red: dict[str, Any] = {"carrier": "red", "outlet": "red-1"}
+    person, store = lab.people.person(), lab.store
+    with lab.registrar(people=rules) as registrar:
+        held = lab.request(person, document=card(1), **red)
+        blocked, dead = (lab.request(document=card(serial), **red) for serial in (2, 3))
+        first = ask(registrar, held, blocked, dead)
+        deaths.report(registrar, store, first[2].body["document_id"], DeathSource.REGISTRY, ANNE)
+        block_document(registrar, store, card(2), "test")
+        asked = ask(
+            registrar,
+            lab.request(document=card(9), live=ABSENT, **excused),
+            lab.request(document=card(10), live=ABSENT, msisdn=held.msisdn, **excused),
+            lab.request(document=card(1), **excused),
+            lab.request(document=card(2), live=ABSENT, **excused),
+            lab.request(document=card(3), live=ABSENT, **excused),
+        )
+        told = [one.reasons for one in asked]
+        assert told == [
+            (Reason.EXCEPTION_ASKED,),
+            (Reason.LINE_IN_USE, Reason.EXCEPTION_ASKED),
+            (Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Reason.EXCEPTION_ASKED),
+            (Reason.DOCUMENT_BLOCKED, Reason.EXCEPTION_ASKED),
+            (Reason.HOLDER_DECEASED, Reason.EXCEPTION_ASKED),
+        ]
+        assert {one.decision for one in asked} == {Decision.REVIEW}
+        assert_replays(lab, *asked)
+        # An earlier version's decision replays as it was.
+        record = store.enrollment(asked[1].enrollment_id)
+        evidence = read_evidence(record.evidence["inputs"])
+        assert decide(evidence, "3").decision is Decision.REJECTED
+        for one in asked[1:]:
+            case = next(each for each in one.body["cases"] if each["kind"] == CaseKind.EXCEPTION)
+            with pytest.raises(CaseMoved, match="refuse the exception"):
+                close(registrar, lab, case["id"], Outcome.UNFOUNDED)
+
+
 def test_an_exception_takes_nobody_past_a_guardian_or_a_face(
     lab: Lab, registrar: Registrar
 ) -> None:
@@ -431,9 +483,51 @@ def test_a_stranger_replaces_nobodys_document(lab: Lab, registrar: Registrar) ->
         assert_replays(lab, answer)
     (case,) = store.cases.open_of([first.body["document_id"]])[first.body["document_id"]]
     assert case.kind == CaseKind.STOLEN_DOCUMENT
-    # While people look into it, not even its holder leaves it.
+    # Another's claim does not bar its holder, however often it is made.
+    assert ask(registrar, replace(stranger, idempotency_key="again"))[0].body["cases"] == []
     own = ask(registrar, lab.request(person, document=card(4), replaces=card(1)))[0]
-    assert Reason.REPLACEMENT_REFUSED in own.reasons
+    assert own.decision is Decision.APPROVED, own.reasons
+    assert_replays(lab, own)
+    assert [one.id for one in store.cases.newest()] == [case.id]
+
+
+@pytest.mark.parametrize("is_claimed_first", [True, False])
+def test_who_is_looked_into_does_not_leave_under_another_number(
+    lab: Lab, registrar: Registrar, is_claimed_first: bool
+) -> None:
+    holder, other, store = lab.people.person(), lab.people.person(), lab.store
+    first = ask(registrar, lab.request(holder, document=card(1)))[0]
+    # Whose document is it: the face on file may be the thief's, and a claim by another hides none.
+    claim = lab.request(document=card(2), replaces=card(1))
+    contest = lab.request(other, document=card(1))
+    ask(registrar, *((claim, contest) if is_claimed_first else (contest, claim)))
+    cases = store.cases.open_of([first.body["document_id"]])[first.body["document_id"]]
+    assert sorted(map(is_claim, cases)) == [False, True]
+    renewed = lab.request(holder, document=card(3), replaces=card(1))
+    refused = ask(registrar, renewed)[0]
+    assert Reason.REPLACEMENT_REFUSED in refused.reasons
+    contested = next(one for one in cases if not is_claim(one))
+    close(registrar, lab, contested.id, Outcome.MISTAKE)
+    again = ask(registrar, replace(renewed, idempotency_key="again"))[0]
+    assert again.decision is Decision.APPROVED, again.reasons
+
+
+def test_nor_do_exceptions_and_tries_of_others_bar_the_holder(lab: Lab) -> None:
+    holder, store = lab.people.person(), lab.store
+    limits = replace(NO_LIMITS, holder=Bound(1, timedelta(seconds=1)))
+    caller = Caller("key:a", "blue-1")
+    with lab.registrar(people=PeopleTerms(RULES), limits=limits) as registrar:
+        first = ask(registrar, lab.request(holder, document=card(1)))[0]
+        faceless = {"live": ABSENT, "portrait": ABSENT, "exception": ExceptionCause.INJURY}
+        asked = ask(registrar, lab.request(document=card(1), **faceless))[0]
+        ask(registrar, lab.request(document=card(2), replaces=card(1), caller=caller))
+        kinds = {one.kind for one in store.cases.open_of([first.body["document_id"]]).popitem()[1]}
+        assert {CaseKind.EXCEPTION, CaseKind.PROBING} < kinds
+        renewed = ask(registrar, lab.request(holder, document=card(3), replaces=card(1)))[0]
+        assert renewed.decision is Decision.APPROVED, renewed.reasons
+        # The exception is judged as the document is by now.
+        with pytest.raises(CaseMoved, match="enrolls nobody"):
+            close(registrar, lab, asked.body["cases"][0]["id"], Outcome.UNFOUNDED)
 
 
 def test_the_face_of_lines_does_not_drift_from_document_to_document(
@@ -456,6 +550,141 @@ def test_the_face_of_lines_does_not_drift_from_document_to_document(
         first.body["document_id"],
         [first.body["line_id"]],
     )
+
+
+def test_an_exemption_goes_along_with_the_document_that_replaces_another(lab: Lab) -> None:
+    person, store = lab.people.person(), lab.store
+    with lab.registrar(people=PeopleTerms(RULES), person_limit=1) as registrar:
+        first = ask(registrar, lab.request(person, document=card(1)))[0]
+        exempt(registrar, store, first.body["document_id"], "business", "fraud")
+        answers = ask(
+            registrar,
+            # The first of them in the batch of the replacement.
+            lab.request(person, document=card(2), replaces=card(1)),
+            lab.request(person, document=card(2)),
+        )
+        answers += ask(registrar, lab.request(person, document=card(2)))
+    assert [one.decision for one in answers] == [Decision.APPROVED] * 3
+    old, new = first.body["document_id"], answers[0].body["document_id"]
+    assert [(key, one.cause) for key, one in store.life.exemptions([old, new]).items()] == [
+        (new, "business")
+    ]
+    assert_replays(lab, *answers)
+
+
+@pytest.mark.parametrize("is_one_batch", [True, False])
+def test_a_guardian_answers_for_the_same_lines_under_a_renewed_document(
+    lab: Lab, registrar: Registrar, is_one_batch: bool
+) -> None:
+    parent, store = lab.people.person(), lab.store
+    children = [
+        lab.request(document=card(serial, CHILD), guardian=guardian(lab, parent, 2))
+        for serial in range(10, 14)
+    ]
+    before = ask(registrar, *children)
+    # The parent's own line is the fifth: one more child would be beyond the limit.
+    renewed = lab.request(parent, document=card(3), replaces=card(2))
+    more = lab.request(document=card(20, CHILD), guardian=guardian(lab, parent, 3, portrait=False))
+    answers = (
+        ask(registrar, renewed, more)
+        if is_one_batch
+        else [*ask(registrar, renewed), *ask(registrar, more)]
+    )
+    assert [one.decision for one in answers] == [Decision.APPROVED, Decision.REJECTED]
+    assert answers[1].reasons == (Reason.LINE_LIMIT_REACHED,)
+    bound = store.people.guardians([one.body["line_id"] for one in before])
+    assert {one.guardian_id for one in bound.values()} == {answers[0].body["document_id"]}
+
+
+def test_a_minors_line_keeps_its_guardian_when_the_minors_document_is_renewed(
+    lab: Lab, registrar: Registrar
+) -> None:
+    child, parent = lab.people.person(), lab.people.person()
+    shown = guardian(lab, parent, 2)
+    first = ask(registrar, lab.request(child, document=card(1, CHILD), guardian=shown))[0]
+    renewed = lab.request(child, document=card(3, CHILD), replaces=card(1), guardian=shown)
+    answer = ask(registrar, renewed)[0]
+    assert answer.decision is Decision.APPROVED, answer.reasons
+    lines = [first.body["line_id"], answer.body["line_id"]]
+    bound = lab.store.people.guardians(lines)
+    assert {one.document_id for one in bound.values()} == {answer.body["document_id"]}
+    assert len(bound) == 2
+
+
+def test_what_was_tried_on_a_holder_counts_under_a_renewed_document(lab: Lab) -> None:
+    person = lab.people.person()
+    limits = replace(NO_LIMITS, holder=Bound(3, timedelta(days=4)))
+    caller = Caller("key:a", "blue-1")
+    with lab.registrar(people=PeopleTerms(RULES), limits=limits) as registrar:
+        ask(registrar, lab.request(person, document=card(1)))
+        ask(
+            registrar,
+            *(
+                lab.request(document=card(serial), replaces=card(1), caller=caller)
+                for serial in (5, 6)
+            ),
+        )
+        ask(registrar, lab.request(person, document=card(2), replaces=card(1)))
+        tried = [lab.request(document=card(2), caller=caller) for _ in range(2)]
+        third, fourth = registrar.enroll(tried)
+    assert isinstance(third, Answer)
+    assert isinstance(fourth, TooManyFailures)
+
+
+def test_a_document_on_the_watch_list_is_not_shed_by_another(
+    lab: Lab, registrar: Registrar
+) -> None:
+    person = lab.people.person()
+    ask(registrar, lab.request(person, document=card(1)))
+    lookup = document_look_up(lab.vault, check_documents([card(1)], NOW.date())[0])
+    registrar.watchlist.add(WatchEntry(1, lookup, None, "stolen", NOW))
+    answer = ask(registrar, lab.request(person, document=card(2), replaces=card(1)))[0]
+    assert (answer.decision, answer.reasons) == (Decision.REVIEW, (Reason.WATCHLISTED,))
+    # Somebody else's face is not told.
+    other = ask(registrar, lab.request(document=card(3), replaces=card(1)))[0]
+    assert other.reasons == (Reason.REPLACEMENT_REFUSED,)
+    assert_replays(lab, answer, other)
+
+
+def test_a_carrier_erases_its_guardian_once_no_minors_line_hangs_on_it(
+    lab: Lab, registrar: Registrar
+) -> None:
+    parent, store = lab.people.person(), lab.store
+    child = lab.request(document=card(1, CHILD), guardian=guardian(lab, parent, 2))
+    answer = ask(registrar, child)[0]
+    document_id = answer.body["guardian_document_id"]
+    with pytest.raises(NotFound):
+        erase_holder(registrar, store, document_id, "test", "red")
+    with pytest.raises(HolderMoved, match="minor's line in use"):
+        erase_holder(registrar, store, document_id, "test", "blue")
+    close_line(registrar, store, answer.body["line_id"], "test")
+    with pytest.raises(NotFound):
+        erase_holder(registrar, store, document_id, "test", "red")
+    made = erase_holder(registrar, store, document_id, "test", "blue")
+    assert (made.references, made.lines) == (1, 0)
+    assert store.people.guardians([answer.body["line_id"]]) == {}
+    # Whoever asked is told how far it is, and nobody else.
+    assert read_erasure(store, document_id, "blue").state == "done"
+    with pytest.raises(NotFound):
+        read_erasure(store, document_id, "red")
+
+
+def test_a_guardian_of_two_carriers_is_erased_by_the_operator_alone(
+    lab: Lab, registrar: Registrar
+) -> None:
+    parent, store = lab.people.person(), lab.store
+    red: dict[str, Any] = {"carrier": "red", "outlet": "red-1"}
+    answers = ask(
+        registrar,
+        lab.request(document=card(1, CHILD), guardian=guardian(lab, parent, 2)),
+        lab.request(document=card(3, CHILD), guardian=guardian(lab, parent, 2), **red),
+    )
+    assert [one.decision for one in answers] == [Decision.APPROVED] * 2
+    document_id = answers[0].body["guardian_document_id"]
+    for carrier in ("blue", "red"):
+        with pytest.raises(TenantConflict):
+            erase_holder(registrar, store, document_id, "test", carrier)
+    assert erase_holder(registrar, store, document_id, "test").references == 1
 
 
 def test_lines_of_another_carrier_are_moved_when_two_people_have_looked(

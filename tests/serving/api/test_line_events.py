@@ -57,6 +57,25 @@ def test_a_change_of_device_asks_for_the_holder_whose_photograph_ends_that(
     rich.assert_refused(report(rich, "unsuspended"), 400, "REQUEST.MALFORMED")
 
 
+def test_a_carrier_is_told_that_its_holder_did_not_come_and_not_of_the_case(
+    rich: Service, enrolled: dict[str, Any], faces: dict[str, bytes]
+) -> None:
+    rich.read(report(rich, "device_change"))
+    asked = {"probe": {"image": faces["stranger"]}, "line": MSISDN}
+    assert not rich.read(rich.ask("POST", "/v1/verifications", body=asked))["is_match"]
+    (case,) = rich.parts.store.cases.newest()
+    path, failed = f"/v1/lines/{enrolled['line_id']}/events", {"type": "line.reverify_failed"}
+    for key, cause in (("blue", "case"), ("fraud", case.id)):
+        (event,) = rich.read(rich.ask("GET", "/v1/events", params=failed, key=key))["events"]
+        assert (event["subject"], event["data"]["cause"]) == (enrolled["line_id"], cause)
+        (told,) = [
+            one
+            for one in rich.read(rich.ask("GET", path, key=key))["events"]
+            if one["kind"] == "reverify_failed"
+        ]
+        assert told["cause"] == cause
+
+
 def test_a_campaign_asks_for_its_lines_and_says_who_has_come(
     rich: Service, enrolled: dict[str, Any], faces: dict[str, bytes]
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from serving.api.body import JSON, MSGPACK
 from serving.rule_settings import CarrierPeople, PeopleSettings
 from tests.serving.api.conftest import Start
-from tests.serving.conftest import NAME
+from tests.serving.conftest import MSISDN, NAME
 
 
 def card(serial: int, born_on: str = "1980-05-01") -> dict[str, Any]:
@@ -28,6 +28,12 @@ def service(start_service: Start) -> Any:
 def enroll(service: Any, body: dict[str, Any], key: str, kind: str = JSON) -> Any:
     headers = {"idempotency-key": key}
     return service.ask("POST", "/v1/enrollments", body=body, kind=kind, headers=headers)
+
+
+def _without_ids(answer: dict[str, Any]) -> dict[str, Any]:
+    own = {"enrollment_id", "decided_at", "idempotency_key", "cases"}
+    kinds = [one["kind"] for one in answer["cases"]]
+    return {name: one for name, one in answer.items() if name not in own} | {"cases": kinds}
 
 
 @pytest.mark.parametrize("kind", [JSON, MSGPACK])
@@ -76,6 +82,15 @@ def test_an_exception_waits_for_two_people_and_is_counted(service: Any, activati
     probing = activation(document=held, live=None, portrait=None, exception="injury")
     told = service.read(enroll(service, probing, "probing"))
     assert [one["reason"] for one in told["reasons"]] == ["EXCEPTION_ASKED"]
+    # As of a document and a number that nobody has.
+    unheld = activation(document=card(7), live=None, portrait=None, exception="injury")
+    in_use = activation(
+        document=card(8), live=None, portrait=None, exception="injury", msisdn=MSISDN
+    )
+    for key, body in (("unheld", unheld), ("in use", in_use)):
+        other = service.read(enroll(service, body, key))
+        assert told["document_id"] is None
+        assert [_without_ids(one) for one in (told, other)] == [_without_ids(told)] * 2
     bare = activation(document=card(1), portrait=None)
     service.assert_refused(enroll(service, bare, "bare"), 400, "REQUEST.MALFORMED")
 

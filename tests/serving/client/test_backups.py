@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 
 def test_a_home_that_is_served_is_copied_by_its_service(
@@ -27,6 +30,23 @@ def test_a_home_that_is_served_is_copied_by_its_service(
     refused = sosie("restore", tmp_path / "copy", "--home", home, "--replace")
     assert refused.code == 2
     assert "writes to this registry" in refused.err
+
+
+def test_the_operators_key_goes_to_no_proxy_of_the_environment(
+    service: Any, listen: Callable[..., str], sosie: Any, tmp_path: Path
+) -> None:
+    port = listen().rpartition(":")[2]
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        names = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+        proxied = dict.fromkeys(names, address)
+        direct = {"NO_PROXY": "", "no_proxy": ""}
+        given = ("backup", tmp_path / "copy", "--home", service.log_file.parent)
+        made = sosie(*given, env={"SOSIE_SERVE__PORT": port, **proxied, **direct})
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+    assert made.code == 0, made.err
 
 
 def keys_of(sosie: Any, home: Path) -> list[dict[str, Any]]:

@@ -206,6 +206,9 @@ def test_two_imports_of_one_file_are_not_at_once(
     base = write(tmp_path / "base.csv", [])
     with imports._claim(tmp_path / "base.csv.import.csv"):
         assert_refused(sosie("import", base, "--home", home), "another import")
+    # What the import itself cannot wait for is none of another.
+    with pytest.raises(BlockingIOError), imports._claim(tmp_path / "base.csv.import.csv"):
+        raise BlockingIOError
 
 
 def test_a_service_that_cannot_be_asked_is_named(

@@ -37,6 +37,7 @@ KEYS = {
 }
 MAX_BODY = "max_body_mib = 31"
 """In the file given as `--config`; the home's own leaves it at 32."""
+WEBHOOK_WORKER = "serving.cluster.webhook_process"
 RETRIED = frozenset({408, 409, 429, 503})
 
 
@@ -99,6 +100,7 @@ class Served:
         deadline = time.monotonic() + READY_WITHIN_S
         parts = (Role.INGRESS, Role.REGISTRAR, Role.PROXY)
         while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.events
             roles = self.roles
             living = {pid for pids in roles.values() for pid in pids}
             if living.isdisjoint(gone) and all(roles[part] for part in parts):
@@ -118,6 +120,17 @@ class Served:
         for pid in doomed:
             os.kill(pid, signal.SIGKILL)
         return gone
+
+    def kill_webhook_worker(self) -> None:
+        """SIGKILL to what delivers events, once it runs."""
+        deadline = time.monotonic() + READY_WITHIN_S
+        while time.monotonic() < deadline:
+            for one in list_descendants(self.process.pid):
+                if WEBHOOK_WORKER in one.words:
+                    os.kill(one.pid, signal.SIGKILL)
+                    return
+            time.sleep(0.1)
+        raise AssertionError("nothing delivers events")
 
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
@@ -212,6 +225,7 @@ def served(serve_home: tuple[Path, dict[str, str]], start_serve: Start) -> Itera
             "SOSIE_SERVE__RATE_LIMIT": "0",
             "SOSIE_LIMITS__HOLDER_FAILURES": "0",
             "SOSIE_LIMITS__HOLDER_SHOWN": "0",
+            "SOSIE_WEBHOOKS__ALLOWED_NETWORKS": '["127.0.0.0/8"]',
         }
         settings = home.with_name("cluster.toml")
         own = (home / SETTINGS_FILE).read_text()

@@ -322,12 +322,25 @@ def test_nothing_of_the_person_is_kept_in_the_clear_or_shown(
     assert repr(BORN_ON) not in shown
 
 
+def test_a_look_up_goes_to_no_proxy_of_the_environment(
+    service: Service, vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "ALL_PROXY"):
+        for variable in (name, name.lower()):
+            monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    assert look_up(settle(service), vault)[0].code == AuthorityCode.CONFIRMED
+    assert len(service.asked) == 1
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"url": "http://registry.example/v1"},
         {"url": "https://user:secret@registry.example"},
         {"url": "https://registry.example/{number}"},
+        {"url": "https://registry.example:99999/"},
         {"url": ""},
         {"token": "a", "token_file": "b"},
         {"client_key": "key.pem"},

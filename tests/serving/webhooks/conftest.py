@@ -30,8 +30,13 @@ from engine.registry.webhooks import Webhooks
 from serving.sections import WebhookSettings
 from serving.webhooks.delivery import Deliverer
 
+NETWORKS = ("127.0.0.0/8", "::1/128")
 LOOPBACK = WebhookSettings.model_validate(
-    {"allowed_networks": ["127.0.0.0/8", "::1/128"], "timeout_s": 5}
+    {
+        "allowed_networks": NETWORKS,
+        "carrier_networks": {"blue": NETWORKS, "red": NETWORKS},
+        "timeout_s": 5,
+    }
 )
 
 
@@ -77,11 +82,12 @@ def happen(
     subjects: Sequence[str],
     carrier: str | None = "blue",
     documents: Mapping[str, str] = MappingProxyType({}),
+    kind: EventType = EventType.LINE_DISPUTED,
+    data: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Puts an event of each subject into the outbox; some are of these documents."""
     found = [
-        _New(EventType.LINE_DISPUTED, one, carrier, {}, document_id=documents.get(one))
-        for one in subjects
+        _New(kind, one, carrier, dict(data), document_id=documents.get(one)) for one in subjects
     ]
     with changing(store.engine) as connection:
         write_events(connection, store.vault, found, utc_now())

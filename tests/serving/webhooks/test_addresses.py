@@ -21,13 +21,27 @@ INNER = (
     *("0.0.0.0", "224.0.0.1", "255.255.255.255", "192.0.2.1", "240.0.0.1"),
     *("::", "::1", "fe80::1", "fe80::1%2", "fc00::1", "ff02::1", "::ffff:10.0.0.1"),
     *("2002:0a00:0001::", "64:ff9b::7f00:1", "64:ff9b:1::1", "2001:db8::1"),
-    *("2001:0:4136:e378:8000:63bf:f5ff:fffe", "fec0::1", "192.0.0.192", "168.63.129.16"),
+    *("2001:0:4136:e378:8000:63bf:f5ff:fffe", "fec0::1", "feff::1", "3fff::1", "192.88.99.1"),
+    *("161.26.0.10", "166.9.0.1", "::ffff:161.26.0.10", "64:ff9b::a11a:a"),
+)
+OF_CLOUDS = (
+    *("169.254.169.254", "169.254.170.2", "168.63.129.16", "192.0.0.192", "100.100.100.200"),
+    *("fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:42::42"),
+    *("fd00:100::100:200", "fd00:a9fe:a9fe::1", "fe80::a9fe:a9fe", "::ffff:100.100.100.200"),
+    *("64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1", "::ffff:168.63.129.16"),
 )
 
 
 @pytest.mark.parametrize("text", INNER)
 def test_an_inner_address_is_refused_however_it_is_written(text: str) -> None:
     assert not may_reach(ipaddress.ip_address(text), ())
+
+
+@pytest.mark.parametrize("text", OF_CLOUDS)
+def test_what_a_cloud_tells_a_machine_is_refused_whatever_is_allowed(text: str) -> None:
+    networks = [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")]
+    for allowed in ((), networks):
+        assert not may_reach(ipaddress.ip_address(text), allowed)
 
 
 def test_public_ones_and_those_that_are_allowed_are_reached() -> None:

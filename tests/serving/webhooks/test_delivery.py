@@ -5,21 +5,30 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
+from operator import attrgetter
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
+import structlog
+from sqlalchemy import delete
 from standardwebhooks import Webhook as Referee
 from standardwebhooks import WebhookVerificationError
+from structlog.testing import capture_logs
 
+from engine.registry import tables
+from engine.registry.database import changing
 from engine.registry.events import EventType
 from engine.registry.store import Store
 from engine.registry.webhooks import WebhookChange, Webhooks, WebhookState
+from serving.sections import WebhookSettings
 from serving.webhooks import delivery
-from tests.serving.webhooks.conftest import LOOPBACK, delivering, happen, receiving, until
+from tests.serving.webhooks.conftest import LOOPBACK, NETWORKS, delivering, happen, receiving, until
 
 
 async def take(_: Mapping[str, Any]) -> int:
@@ -105,20 +114,20 @@ def test_after_the_last_try_it_is_a_dead_letter_that_can_be_asked_for_again(
     async def run() -> None:
         nonlocal is_broken
         async with receiving(answer) as receiver:
-            webhook, _ = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
+            webhook, _ = webhooks.create(receiver.sink, (), carrier=None, actor="test")
             happen(store, ["bad", "good", "bad"])
             async with delivering(webhooks):
                 await until(lambda: webhooks.measure(webhook).dead == 2)
                 assert receiver.taken == ["good"]
                 # No redirect is followed, and none is tried more often than it says.
                 assert len(receiver.got) == 1 + 2 * 8
-                first, second = webhooks.list_dead(webhook.id, carrier="blue")
+                first, second = webhooks.list_dead(webhook.id, carrier=None)
                 assert (first.attempts, first.fault) == (8, "status 302")
                 is_broken = False
                 asked = (webhook.id, [first.event.id])
-                assert webhooks.ask_again(*asked, carrier="blue", actor="test") == 1
+                assert webhooks.ask_again(*asked, carrier=None, actor="test") == 1
                 await until(lambda: receiver.taken == ["good", "bad"])
-            (left,) = webhooks.list_dead(webhook.id, carrier="blue")
+            (left,) = webhooks.list_dead(webhook.id, carrier=None)
             assert left == second
             assert webhooks.measure(webhook).waiting == 0
 
@@ -135,13 +144,13 @@ def test_one_that_answers_late_is_given_up_in_time_and_holds_up_nobody(
 
     async def run() -> None:
         async with receiving(answer) as receiver:
-            webhook, _ = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
+            webhook, _ = webhooks.create(receiver.sink, (), carrier=None, actor="test")
             happen(store, ["slow", *(f"s{place}" for place in range(700))])
             async with delivering(webhooks, LOOPBACK.model_copy(update={"timeout_s": 0.5})):
                 # One that a busy machine answers late comes twice.
                 await until(lambda: len(set(receiver.taken)) == 700)
                 await until(lambda: webhooks.measure(webhook).dead == 1)
-            (dead,) = webhooks.list_dead(webhook.id, carrier="blue")
+            (dead,) = webhooks.list_dead(webhook.id, carrier=None)
             assert (dead.event.subject, dead.fault) == ("slow", "time-out")
 
     asyncio.run(run())
@@ -155,17 +164,100 @@ def test_410_ends_it_until_people_set_it_to_active(store: Store, webhooks: Webho
 
     async def run() -> None:
         nonlocal status
-        async with receiving(answer) as receiver:
+        async with receiving(answer) as receiver, receiving(take) as other:
             webhook, _ = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
             happen(store, ["a"])
             async with delivering(webhooks):
                 await until(lambda: webhooks.find(webhook.id).state is WebhookState.GONE)
                 happen(store, ["b"])
+                # One that is taken up with it, and then sent something more.
+                webhooks.create(other.sink, (), carrier="blue", actor="test")
+                happen(store, ["c"])
+                await until(lambda: other.taken == ["c"])
+                happen(store, ["d"])
+                await until(lambda: other.taken == ["c", "d"])
                 assert len(receiver.got) == 1
                 status = 200
                 change = WebhookChange(state=WebhookState.ACTIVE)
                 webhooks.change(webhook.id, change, carrier="blue", actor="test")
-                await until(lambda: sorted(receiver.taken) == ["a", "b"])
+                await until(lambda: sorted(receiver.taken) == ["a", "b", "c", "d"])
+
+    asyncio.run(run())
+
+
+def test_410_of_an_address_that_people_have_just_left_ends_nothing(
+    store: Store, webhooks: Webhooks
+) -> None:
+    async def run() -> None:
+        async def leave(_: Mapping[str, Any]) -> int:
+            change = WebhookChange(sink=new.sink)
+            webhooks.change(webhook.id, change, carrier="blue", actor="test")
+            return 410
+
+        async with receiving(take) as new, receiving(leave) as old:
+            webhook, _ = webhooks.create(old.sink, (), carrier="blue", actor="test")
+            happen(store, ["a"])
+            async with delivering(webhooks):
+                await until(lambda: new.taken == ["a"])
+            found = webhooks.find(webhook.id)
+            assert (found.state, found.sink) == (WebhookState.ACTIVE, new.sink)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("timeout_s", [0.2, 15.0, 60.0])
+def test_a_hold_is_renewed_before_it_is_too_short_to_send_anything(
+    store: Store, webhooks: Webhooks, timeout_s: float
+) -> None:
+    settings = LOOPBACK.model_copy(update={"timeout_s": timeout_s})
+
+    async def run() -> None:
+        webhook, _ = webhooks.create("https://b.com/", (), carrier="blue", actor="test")
+        deliverer = delivery.Deliverer(webhooks, settings, structlog.get_logger())
+        await deliverer._look()
+        route = deliverer._routes[webhook.id]
+        needed_s = timeout_s + delivery.SKEW_S
+        # At the look before it was worth so much, and at the next one it would not be.
+        left_s = needed_s + delivery.LOOK_EVERY_S + delivery.POLL_S
+        route.held_until_s = before_s = monotonic() + left_s
+        await deliverer._look()
+        assert route.held_until_s > before_s
+        await deliverer._drop(webhook.id)
+
+    asyncio.run(run())
+
+
+def test_events_that_have_left_say_nothing_of_a_receiver_that_is_down_and_are_logged(
+    store: Store, webhooks: Webhooks, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "BACKOFF_S", (3600.0,) * 7)
+    asked: list[str] = []
+
+    async def answer(event: Mapping[str, Any]) -> int:
+        asked.append(event["subject"])
+        return 503
+
+    async def run() -> None:
+        async with receiving(answer) as receiver:
+            webhook, _ = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
+            happen(store, [f"s{place}" for place in range(40)])
+            async with delivering(webhooks):
+                await until(lambda: len(set(asked)) == 40)
+            # Those that it would be asked with first.
+            rows = sorted(webhooks.undelivered(webhook.id), key=attrgetter("due_at"))
+            numbers = [one.number for one in rows[:3]]
+            with changing(store.engine) as connection:
+                number = tables.events.c.number
+                connection.execute(delete(tables.events).where(number.in_(numbers)))
+            asked.clear()
+            with capture_logs() as logs:
+                async with delivering(webhooks):
+                    await until(lambda: webhooks.measure(webhook).waiting == 37)
+                    await until(lambda: len(asked) >= 3)
+            # Of one that is down nothing is asked beside.
+            assert len(set(asked)) == 1
+            left = [one for one in logs if one["event"] == "events_left_undelivered"]
+            assert sum(one["count"] for one in left) == 3
 
     asyncio.run(run())
 
@@ -196,6 +288,54 @@ def test_of_a_receiver_that_is_down_nothing_is_lost_and_all_of_it_comes_when_it_
     asyncio.run(run())
 
 
+def test_a_receiver_that_refuses_many_events_in_a_row_is_sent_all_others(
+    store: Store, webhooks: Webhooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "BACKOFF_S", (3600.0,) * 7)
+    asked: Counter[str] = Counter()
+
+    async def answer(event: Mapping[str, Any]) -> int:
+        asked[event["subject"]] += 1
+        return 400 if event["subject"].startswith("bad") else 200
+
+    async def run() -> None:
+        async with receiving(answer) as receiver:
+            webhook, _ = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
+            bad = [f"bad{place}" for place in range(300)]
+            happen(store, [*bad, *(f"good{place}" for place in range(50))])
+            async with delivering(webhooks):
+                await until(lambda: len(receiver.taken) == 50 and bad[-1] in asked)
+            assert {asked[one] for one in bad} == {1}
+            happen(store, [f"later{place}" for place in range(50)])
+            # Another worker finds 300 that wait.
+            async with delivering(webhooks):
+                await until(lambda: len(receiver.taken) == 100)
+            assert webhooks.measure(webhook).waiting == 300
+            assert {asked[one] for one in bad} <= {1, 2}
+
+    asyncio.run(run())
+
+
+def test_after_events_that_are_refused_and_no_other_the_next_one_is_asked_with_soon(
+    store: Store, webhooks: Webhooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "PROBE_FIRST_S", 0.05)
+
+    async def answer(event: Mapping[str, Any]) -> int:
+        return 400 if event["subject"].startswith("bad") else 200
+
+    async def run() -> None:
+        async with receiving(answer) as receiver:
+            webhooks.create(receiver.sink, (), carrier="blue", actor="test")
+            happen(store, [f"bad{place}" for place in range(delivery.DOWN_AFTER)])
+            async with delivering(webhooks):
+                await until(lambda: len(receiver.got) > delivery.DOWN_AFTER)
+                happen(store, ["good"])
+                await until(lambda: receiver.taken == ["good"])
+
+    asyncio.run(run())
+
+
 def test_a_replay_repeats_under_the_same_ids_and_types_are_chosen(
     store: Store, webhooks: Webhooks
 ) -> None:
@@ -213,6 +353,21 @@ def test_a_replay_repeats_under_the_same_ids_and_types_are_chosen(
             ids = [headers["webhook-id"] for headers, _ in receiver.got]
             assert ids[3:] == ids[1:3]
             assert other.got == []
+
+    asyncio.run(run())
+
+
+def test_the_webhook_of_a_carrier_is_sent_no_case(store: Store, webhooks: Webhooks) -> None:
+    async def run() -> None:
+        async with receiving(take) as receiver, receiving(take) as whole:
+            webhooks.create(receiver.sink, (), carrier="blue", actor="test")
+            webhooks.create(whole.sink, (), carrier=None, actor="test")
+            data = {"at": "2026-11-28T00:00:00+00:00", "cause": "the case"}
+            happen(store, ["a line"], kind=EventType.LINE_REVERIFY_FAILED, data=data)
+            async with delivering(webhooks):
+                await until(lambda: bool(receiver.taken and whole.taken))
+            sent = [json.loads(one.got[0][1])["data"] for one in (receiver, whole)]
+            assert sent == [data | {"cause": "case"}, data]
 
     asyncio.run(run())
 
@@ -265,14 +420,53 @@ def test_what_drips_or_is_no_http_is_a_failure(
     async def run() -> None:
         server = await asyncio.start_server(serve, "127.0.0.1")
         sink = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-        webhook, _ = webhooks.create(sink, (), carrier="blue", actor="test")
+        webhook, _ = webhooks.create(sink, (), carrier=None, actor="test")
         happen(store, ["a"])
         async with delivering(webhooks, LOOPBACK.model_copy(update={"timeout_s": 0.2})):
             await until(lambda: webhooks.measure(webhook).dead == 1)
-        (dead,) = webhooks.list_dead(webhook.id, carrier="blue")
+        (dead,) = webhooks.list_dead(webhook.id, carrier=None)
         assert dead.fault == fault
         server.close()
         await server.wait_closed()
+
+    asyncio.run(run())
+
+
+def test_a_carrier_reaches_what_is_opened_to_it_alone_and_reads_nothing_of_what_is_inside(
+    store: Store, webhooks: Webhooks, quick: None
+) -> None:
+    only_blue = {"allowed_networks": NETWORKS, "carrier_networks": {"blue": NETWORKS}}
+    settings = WebhookSettings.model_validate(only_blue)
+
+    async def refuse(_: Mapping[str, Any]) -> int:
+        return 404
+
+    async def run() -> None:
+        async with receiving(refuse) as receiver:
+            closed = await asyncio.start_server(lambda *_: None, "127.0.0.1")
+            port = closed.sockets[0].getsockname()[1]
+            closed.close()
+            await closed.wait_closed()
+            sinks = (receiver.sink, f"http://127.0.0.1:{port}/")
+            faults = {}
+            for carrier in (None, "blue", "red"):
+                for sink in sinks:
+                    made, _ = webhooks.create(sink, (), carrier=carrier, actor="test")
+                    faults[made.id] = carrier, sink
+            happen(store, ["a"], "blue")
+            happen(store, ["b"], "red")
+            told = defaultdict(set)
+            async with delivering(webhooks, settings):
+                await until(
+                    lambda: all(webhooks.measure(webhooks.find(one)).dead for one in faults)
+                )
+            for one, (carrier, _) in faults.items():
+                told[carrier] |= {dead.fault for dead in webhooks.list_dead(one, carrier=carrier)}
+            assert told[None] == {"status 404", "no connection"}
+            assert told["blue"] == {"not taken"}
+            # What it may not reach is told as a name that nobody has.
+            assert told["red"] == {"no connection"}
+            assert {json.loads(body)["subject"] for _, body in receiver.got} == {"a", "b"}
 
     asyncio.run(run())
 
@@ -285,11 +479,11 @@ def test_a_certificate_that_nobody_has_vouched_for_is_refused(
         context.load_cert_chain(certificate)
         server = await asyncio.start_server(lambda *_: None, "127.0.0.1", ssl=context)
         sink = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-        webhook, _ = webhooks.create(sink, (), carrier="blue", actor="test")
+        webhook, _ = webhooks.create(sink, (), carrier=None, actor="test")
         happen(store, ["a"])
         async with delivering(webhooks):
             await until(lambda: webhooks.measure(webhook).dead == 1)
-        (dead,) = webhooks.list_dead(webhook.id, carrier="blue")
+        (dead,) = webhooks.list_dead(webhook.id, carrier=None)
         assert dead.fault == "certificate refused"
         server.close()
 

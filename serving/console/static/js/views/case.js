@@ -173,7 +173,7 @@ function factsOf(found) {
     found.enrollment_id && ["enrollment.id", idLink("enrollments", found.enrollment_id)],
     found.sweep_id && ["sweep.id", idLink("sweep", found.sweep_id)],
     found.sweep_id &&
-      found.sweep_id && found.group_key && [
+      found.group_key && [
         "group.title",
         link(["group", found.sweep_id, found.group_key], say("group.open")),
       ],
