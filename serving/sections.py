@@ -564,8 +564,13 @@ class WebhookSettings(Section):
     )
     allowed_networks: tuple[Network, ...] = Field(
         default=(),
-        description="networks that events may be sent to though they are not public, as "
-        '["10.20.0.0/16"]; http is accepted to localhost alone, and where that is named here',
+        description="networks that webhooks without a carrier may reach though they are not "
+        'public, as ["10.20.0.0/16"]; http is accepted to localhost alone, where it is named',
+    )
+    carrier_networks: dict[str, tuple[Network, ...]] = Field(
+        default={},
+        description="the same for the webhooks of a carrier, whose keys choose any port and path "
+        'there, so name single hosts, as { blue = ["10.20.0.5/32"] }',
     )
     timeout_s: float = Field(
         default=15, ge=0.2, le=60, description="in which a receiver must have answered"
@@ -573,6 +578,10 @@ class WebhookSettings(Section):
     earlier_secret_h: float = Field(
         default=24, ge=0, le=720, description="so long the secret before a rotation signs as well"
     )
+
+    def networks_of(self, carrier: str | None) -> tuple[Network, ...]:
+        """Networks that are not public and that webhooks of a carrier, or of none, may reach."""
+        return self.allowed_networks if carrier is None else self.carrier_networks.get(carrier, ())
 
 
 class CasesSettings(Section):

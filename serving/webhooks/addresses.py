@@ -67,7 +67,9 @@ def check_sink(sink: str, allowed: Sequence[Network]) -> str:
     except ValueError:
         return sink
     if not may_reach(given, allowed):
-        raise RequestError("sink: give a public address; see [webhooks] allowed_networks")
+        raise RequestError(
+            "sink: give a public address; see [webhooks] allowed_networks, carrier_networks"
+        )
     return sink
 
 

@@ -29,12 +29,13 @@ def take_step(
     settings, actor, carrier = deployment.settings.webhooks, context.actor, context.carrier
     match step:
         case NewWebhook(sink, types, owner):
-            sink = check_sink(sink, settings.allowed_networks)
+            sink = check_sink(sink, settings.networks_of(owner))
             made, secret = webhooks.create(sink, types, carrier=owner, actor=actor)
             return WebhookAnswer(made.id, secret)
         case WebhookChange():
             if step.sink is not None:
-                check_sink(step.sink, settings.allowed_networks)
+                owner = webhooks.find(webhook_id, carrier).carrier
+                check_sink(step.sink, settings.networks_of(owner))
             webhooks.change(webhook_id, step, carrier=carrier, actor=actor)
         case Rotate():
             overlap = timedelta(hours=settings.earlier_secret_h)

@@ -62,6 +62,7 @@ SKEW_S = 5.0
 MOST_UNSAVED = 10_000
 """Events of others that a cursor passes before that is written."""
 TAKEN, GONE = range(200, 300), 410
+_REFUSED = "address refused"
 
 _HEADERS = (
     (b"content-type", b"application/cloudevents+json; charset=utf-8"),
@@ -117,6 +118,7 @@ class _Route:
         self._probe_s = 0.0
         self.is_gone = self.is_behind = False
         self.left = 0
+        self.withheld: set[str] = set()
         self.sent: set[asyncio.Task[None]] = set()
         self._window: deque[_Item] = deque()
         self._queues: dict[str, deque[_Item]] = {}
@@ -147,6 +149,15 @@ class _Route:
     def is_low(self) -> bool:
         """Whether it has soon sent all that was read."""
         return self.takes_more and self._count - len(self._waiting) <= READ_AHEAD - PAGE
+
+    def tell(self, fault: str) -> str:
+        """A fault as the webhook's owner may read it: no carrier learns which names and ports there
+        are inside, from the difference between two answers."""
+        if self.webhook.carrier is None:
+            return fault
+        if fault == _REFUSED:
+            return "no connection"
+        return "not taken" if self.receiver.is_inner else fault
 
     def add_rows(self, rows: Sequence[Undelivered]) -> None:
         """What waited when the webhook was taken over; of many the receiver may be down."""
@@ -384,7 +395,8 @@ class Deliverer:
         cursor = await self._hold(webhook.id)
         if cursor is None:
             return
-        receiver = Receiver(webhook.sink, self._settings.allowed_networks, self._trust)
+        allowed = self._settings.networks_of(webhook.carrier)
+        receiver = Receiver(webhook.sink, allowed, self._trust)
         route = _Route(webhook, cursor, held_until_s, receiver)
         self._routes[webhook.id] = route
         route.add_rows(await asyncio.to_thread(self._webhooks.undelivered, webhook.id))
@@ -455,12 +467,17 @@ class Deliverer:
         elif status == GONE:
             route.is_gone = True
         else:
-            route.fail(item, fault, counts=counts, answered=status > 0)
+            told = route.tell(fault)
+            if told != fault and fault not in route.withheld:
+                route.withheld.add(fault)
+                self._log.warning("fault_withheld", webhook_id=route.webhook.id, fault=fault)
+            route.fail(item, told, counts=counts, answered=status > 0)
             if item.is_dead:
                 self._log.warning("event_dead", webhook_id=route.webhook.id, fault=fault)
 
     async def _post(self, route: _Route, event: Event) -> tuple[int, str]:
-        """The status of the answer, 0 where there is none, and in words what is wrong with it."""
+        """The status of the answer, 0 where there is none, and in words what is wrong with it, for
+        whoever runs the deployment."""
         body = encode_json(show_event(event, self._webhooks.vault.deployment_id))
         at_s = int(time.time())
         headers = (
@@ -475,7 +492,7 @@ class Deliverer:
         except TimeoutError:
             return 0, "time-out"
         except AddressRefused:
-            return 0, "address refused"
+            return 0, _REFUSED
         except ssl.SSLError:
             return 0, "certificate refused"
         except NoAnswer:

@@ -7,13 +7,14 @@ import ssl
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Sequence
 from contextlib import suppress
+from ipaddress import ip_address
 from time import monotonic
 from urllib.parse import urlsplit
 
 import h11
 
 from serving.sections import Network
-from serving.webhooks.addresses import find_addresses
+from serving.webhooks.addresses import find_addresses, may_reach
 
 KEPT_ALIVE_S = 20.0
 MOST_HEAD_BYTES = MOST_BODY_BYTES = 16_384
@@ -84,6 +85,8 @@ class Receiver:
         self._header = (b"host", url.netloc.encode())
         self._idle: list[_Connection] = []
         self._looking: asyncio.Task[list[str]] | None = None
+        self.is_inner = False
+        """Whether a look-up has found an address that is not public."""
 
     async def post(self, headers: Headers, body: bytes) -> int:
         """The status of the answer to one POST. `AddressRefused`, `OSError` or `NoAnswer` where
@@ -133,7 +136,9 @@ class Receiver:
             looking = find_addresses(self._host, self._port, self._allowed)
             self._looking = asyncio.create_task(looking)
             self._looking.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(self._looking)
+        texts = await asyncio.shield(self._looking)
+        self.is_inner |= not all(may_reach(ip_address(text), ()) for text in texts)
+        return texts
 
     def close(self) -> None:
         if self._looking is not None:

@@ -104,7 +104,7 @@ class _Receiver(BaseHTTPRequestHandler):
 def test_the_service_delivers_by_a_process_that_ends_with_it(
     start_service: Any, activation: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SOSIE_WEBHOOKS__ALLOWED_NETWORKS", '["127.0.0.0/8"]')
+    monkeypatch.setenv("SOSIE_WEBHOOKS__CARRIER_NETWORKS", '{"blue": ["127.0.0.0/8"]}')
     monkeypatch.setattr(keeper, "LOOK_EVERY_S", 0.1)
     with HTTPServer(("127.0.0.1", 0), _Receiver) as server:
         server.got = []
@@ -112,7 +112,14 @@ def test_the_service_delivers_by_a_process_that_ends_with_it(
         thread.start()
         try:
             service = start_service()
-            made = create(service, sink=f"http://127.0.0.1:{server.server_port}/")
+            sink = f"http://127.0.0.1:{server.server_port}/"
+            made = create(service, sink=sink)
+            for key in ("red", "operator"):
+                refused = service.ask("POST", PATH, key=key, body={"sink": sink})
+                service.assert_refused(refused, 400, "REQUEST.INVALID")
+            path = f"{PATH}/{create(service, key='red')['webhook']['webhook_id']}"
+            refused = service.ask("PATCH", path, key="operator", body={"sink": sink})
+            service.assert_refused(refused, 400, "REQUEST.INVALID")
             body, headers = activation(), {"idempotency-key": "e"}
             service.ask("POST", "/v1/enrollments", body=body, headers=headers)
             give_up_at = time.monotonic() + 60

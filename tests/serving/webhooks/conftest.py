@@ -30,8 +30,13 @@ from engine.registry.webhooks import Webhooks
 from serving.sections import WebhookSettings
 from serving.webhooks.delivery import Deliverer
 
+NETWORKS = ("127.0.0.0/8", "::1/128")
 LOOPBACK = WebhookSettings.model_validate(
-    {"allowed_networks": ["127.0.0.0/8", "::1/128"], "timeout_s": 5}
+    {
+        "allowed_networks": NETWORKS,
+        "carrier_networks": {"blue": NETWORKS, "red": NETWORKS},
+        "timeout_s": 5,
+    }
 )
 
 

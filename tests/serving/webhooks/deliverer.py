@@ -15,7 +15,10 @@ from engine.registry.webhooks import Webhooks
 from serving.sections import WebhookSettings
 from serving.webhooks import delivery
 
-SETTINGS = WebhookSettings.model_validate({"allowed_networks": ["127.0.0.0/8"], "timeout_s": 0.5})
+LOOPBACK = ["127.0.0.0/8"]
+SETTINGS = WebhookSettings.model_validate(
+    {"allowed_networks": LOOPBACK, "carrier_networks": {"blue": LOOPBACK}, "timeout_s": 0.5}
+)
 MODEL_DIGEST = "d" * 64
 
 

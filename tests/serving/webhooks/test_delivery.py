@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -26,8 +26,9 @@ from engine.registry.database import changing
 from engine.registry.events import EventType
 from engine.registry.store import Store
 from engine.registry.webhooks import WebhookChange, Webhooks, WebhookState
+from serving.sections import WebhookSettings
 from serving.webhooks import delivery
-from tests.serving.webhooks.conftest import LOOPBACK, delivering, happen, receiving, until
+from tests.serving.webhooks.conftest import LOOPBACK, NETWORKS, delivering, happen, receiving, until
 
 
 async def take(_: Mapping[str, Any]) -> int:
@@ -412,6 +413,48 @@ def test_what_drips_or_is_no_http_is_a_failure(
         assert dead.fault == fault
         server.close()
         await server.wait_closed()
+
+    asyncio.run(run())
+
+
+def test_a_carrier_reaches_what_is_opened_to_it_alone_and_reads_nothing_of_what_is_inside(
+    store: Store, webhooks: Webhooks, quick: None
+) -> None:
+    only_blue = {"allowed_networks": NETWORKS, "carrier_networks": {"blue": NETWORKS}}
+    settings = WebhookSettings.model_validate(only_blue)
+
+    async def refuse(_: Mapping[str, Any]) -> int:
+        return 404
+
+    async def run() -> None:
+        async with receiving(refuse) as receiver:
+            closed = await asyncio.start_server(lambda *_: None, "127.0.0.1")
+            port = closed.sockets[0].getsockname()[1]
+            closed.close()
+            await closed.wait_closed()
+            sinks = (receiver.sink, f"http://127.0.0.1:{port}/")
+            carriers = {}
+            for carrier in (None, "blue", "red"):
+                for sink in sinks:
+                    made, _ = webhooks.create(sink, (), carrier=carrier, actor="test")
+                    carriers[made.id] = carrier
+            happen(store, ["a"], "blue")
+            happen(store, ["b"], "red")
+            told = defaultdict(set)
+            with capture_logs() as logs:
+                async with delivering(webhooks, settings):
+                    await until(
+                        lambda: all(webhooks.measure(webhooks.find(one)).dead for one in carriers)
+                    )
+            for one, carrier in carriers.items():
+                told[carrier] |= {dead.fault for dead in webhooks.list_dead(one, carrier=carrier)}
+            assert told[None] == {"status 404", "no connection"}
+            assert told["blue"] == {"not taken"}
+            # What it may not reach is told as a name that nobody has.
+            assert told["red"] == {"no connection"}
+            withheld = {one["fault"] for one in logs if one["event"] == "fault_withheld"}
+            assert withheld == {"status 404", "no connection", "address refused"}
+            assert {json.loads(body)["subject"] for _, body in receiver.got} == {"a", "b"}
 
     asyncio.run(run())
 
