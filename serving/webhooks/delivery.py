@@ -118,6 +118,7 @@ class _Route:
         self._probe_s = 0.0
         self.is_gone = self.is_behind = False
         self.left = 0
+        self.withheld: set[str] = set()
         self.sent: set[asyncio.Task[None]] = set()
         self._window: deque[_Item] = deque()
         self._queues: dict[str, deque[_Item]] = {}
@@ -467,6 +468,9 @@ class Deliverer:
             route.is_gone = True
         else:
             told = route.tell(fault)
+            if told != fault and fault not in route.withheld:
+                route.withheld.add(fault)
+                self._log.warning("fault_withheld", webhook_id=route.webhook.id, fault=fault)
             route.fail(item, told, counts=counts, answered=status > 0)
             if item.is_dead:
                 self._log.warning("event_dead", webhook_id=route.webhook.id, fault=fault)

@@ -448,24 +448,27 @@ def test_a_carrier_reaches_what_is_opened_to_it_alone_and_reads_nothing_of_what_
             closed.close()
             await closed.wait_closed()
             sinks = (receiver.sink, f"http://127.0.0.1:{port}/")
-            faults = {}
+            carriers = {}
             for carrier in (None, "blue", "red"):
                 for sink in sinks:
                     made, _ = webhooks.create(sink, (), carrier=carrier, actor="test")
-                    faults[made.id] = carrier, sink
+                    carriers[made.id] = carrier
             happen(store, ["a"], "blue")
             happen(store, ["b"], "red")
             told = defaultdict(set)
-            async with delivering(webhooks, settings):
-                await until(
-                    lambda: all(webhooks.measure(webhooks.find(one)).dead for one in faults)
-                )
-            for one, (carrier, _) in faults.items():
+            with capture_logs() as logs:
+                async with delivering(webhooks, settings):
+                    await until(
+                        lambda: all(webhooks.measure(webhooks.find(one)).dead for one in carriers)
+                    )
+            for one, carrier in carriers.items():
                 told[carrier] |= {dead.fault for dead in webhooks.list_dead(one, carrier=carrier)}
             assert told[None] == {"status 404", "no connection"}
             assert told["blue"] == {"not taken"}
             # What it may not reach is told as a name that nobody has.
             assert told["red"] == {"no connection"}
+            withheld = {one["fault"] for one in logs if one["event"] == "fault_withheld"}
+            assert withheld == {"status 404", "no connection", "address refused"}
             assert {json.loads(body)["subject"] for _, body in receiver.got} == {"a", "b"}
 
     asyncio.run(run())
