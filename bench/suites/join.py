@@ -37,6 +37,8 @@ FLAT, NUMPY = "FAISS Flat, range search", "numpy float32, upper triangle"
 
 _PROMISED, _PROMISED_DIM, _FEWEST = 1_000_000, 128, 200_000
 _MANY_AT = 0.40
+# What a prefix saves depends on the threshold, so the goals are not for those of a deployment.
+_PREFIXED_AT = (0.57, 0.671)
 _SHARES = {WHOLE: (0.0, 1.0), PARTS: (0.0, 0.5, 0.8, 0.95, 1.0)}
 # From so many references on a join takes minutes: one is made, of one segment.
 _LONG_FROM = 400_000
@@ -198,7 +200,7 @@ class Prefixed:
 
 
 def _join_by_prefix(references: Vectors, rounds: int) -> list[Prefixed]:
-    """At `review` and `certain`; nothing without the one kernel for which a prefix is chosen."""
+    """At the thresholds of the goals; nothing without the kernel for which a prefix is chosen."""
     if PREFIXED_KERNEL not in available_kernels():
         return []
     scanner = Scanner(PREFIXED_KERNEL)
@@ -210,7 +212,7 @@ def _join_by_prefix(references: Vectors, rounds: int) -> list[Prefixed]:
             found[name] = join(segments, None, threshold)
 
     joined = []
-    for threshold in (default_thresholds().review, default_thresholds().certain):
+    for threshold in _PREFIXED_AT:
         actions = {
             ALL: rested(partial(join_from, 1 << 62, ALL, threshold)),
             PREFIX: rested(partial(join_from, 0, PREFIX, threshold)),
@@ -289,7 +291,7 @@ def _measure(
 ) -> dict[str, Measured]:
     """The figures that `targets.toml` names, of one segment."""
     names = ("all_pairs_seconds", "comparisons_per_second", "share_of_ceiling", "flat_speedup")
-    gains = ("prefix_speedup_review", "prefix_speedup_certain")
+    gains = ("prefix_speedup_057", "prefix_speedup_0671")
     shares = [*compared.same.values(), *(one.same for one in prefixed)]
     same: dict[str, Measured] = {"identical_pairs": min(shares)}
     if config.dim != _PROMISED_DIM or config.references < _FEWEST:

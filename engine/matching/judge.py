@@ -712,8 +712,8 @@ class Judge:
         judge, guardian = self.liveness.judge, attempt.request.guardian
         shown = [attempt.request.live, *([] if guardian is None else [guardian.live])]
         # Where there is no face the photograph is what is wrong.
-        faces = [one for one in shown if one.vector is not None]
-        return None if judge is None or not faces else judge.weigh_all(faces)
+        judged = [one.least_judged for one in shown if one.vector is not None]
+        return None if judge is None or not judged else judge.weigh_all(judged)
 
     def _weigh_authority(self, attempt: Attempt) -> dict[DocumentRole, WeighedAuthority]:
         if self.look_ups is None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,7 +28,7 @@ from indexes.errors import VectorInvalid
 from indexes.exact.intrinsics import BLOCK, STEP, compiled, pack
 from indexes.exact.kernels import LOWEST, STRETCH, Rows, Wanted
 from indexes.exact.plane import make_plane, no_plane, wipe_plane
-from indexes.exact.prefix import Axes, tail_norms, turn
+from indexes.exact.prefix import Axes, tail_norms, turn, turning_bound
 from indexes.scoring import rounding_bound
 
 _LARGE_BYTES = 1 << 21
@@ -65,10 +66,21 @@ _DEVIATIONS = 4.5
 _LEAST_LIMIT = 0.01
 _ROWS_AT_ONCE = 8192
 _BEYOND_ANY_SCORE = 2.0
+_BEYOND_ANY_TAIL = 2.0**20
 # No accepted row is longer, rounded to float16 or not.
 _LONGEST = (1 + UNIT_TOLERANCE) * (1 + 2.0**-10)
 # Far more than float64 can lose in what is computed below.
 _SLACK = 1 + 1e-9
+
+
+Each = Callable[[Callable[[slice], Any], Iterable[slice]], Iterable[Any]]
+"""Does some work for each part, in any order: `map`, or `Scanner.each` on all cores."""
+
+
+def parts_of(count: int) -> list[slice]:
+    """So many rows in parts that are coded at once."""
+    starts = range(0, count, _ROWS_AT_ONCE)
+    return [slice(start, min(start + _ROWS_AT_ONCE, count)) for start in starts]
 
 
 def code_limit(dim: int) -> float:
@@ -91,8 +103,7 @@ class Codes:
         codes = np.full((-(-count // BLOCK) * BLOCK, width), _ZERO_CODE, np.uint8)
         residuals = np.empty(count, np.float64)
         self.longest = 0.0
-        for start in range(0, count, _ROWS_AT_ONCE):
-            part = slice(start, min(start + _ROWS_AT_ONCE, count))
+        for part in parts_of(count):
             rows = np.ascontiguousarray(vectors[part], np.float32)
             longest = _encode(rows, self.step, codes[part], residuals[part])
             self.longest = max(self.longest, longest)
@@ -136,30 +147,37 @@ class Codes:
         self._reach(residuals)
 
     @classmethod
-    def in_axes(cls, vectors: Vectors, axes: Axes) -> Codes:
+    def in_axes(cls, vectors: Vectors, axes: Axes, each: Each = map) -> Codes:
         """Codes of the vectors' components along other axes, of which a prefix may be enough.
 
         Rows are sorted by the norm of what the prefix leaves out, so that a stretch shares nearly
         one, and those that codes fit badly come last.
         """
-        codes = cls.__new__(cls)
         count, dim = vectors.shape
-        width = codes._begin(dim, axes.limit)
-        padded = -(-count // BLOCK) * BLOCK
-        bytes_, residuals = np.full((padded, width), _ZERO_CODE, np.uint8), np.empty(count)
-        codes.longest = 0.0
-        for start in range(0, count, _ROWS_AT_ONCE):
-            part = slice(start, min(start + _ROWS_AT_ONCE, count))
-            turned = turn(vectors[part], axes.columns)
-            longest = _encode(turned, codes.step, bytes_[part], residuals[part])
-            codes.longest = max(codes.longest, longest)
-        tails = tail_norms((bytes_[:count] ^ _ZERO_CODE).view(np.int8), axes.prefix)
+        codes = cls.empty(count, dim, axes.limit)
+        unsorted = np.full((count, codes.bytes.shape[1]), _ZERO_CODE, np.uint8)
+        residuals, tails = np.empty(count), np.empty(count)
+        columns, off = axes.columns.astype(np.float32), turning_bound(dim)
+
+        def encode(part: slice) -> float:
+            turned = turn(vectors[part], columns)
+            longest = _encode(turned, codes.step, unsorted[part], residuals[part])
+            tails[part] = tail_norms((unsorted[part] ^ _ZERO_CODE).view(np.int8), axes.prefix)
+            return longest
+
+        parts = parts_of(count)
+        longest = max(each(encode, parts), default=0.0) + off
         fits_badly = residuals > 2 * np.median(residuals) if count else residuals > 0
-        codes.order = np.lexsort((tails, fits_badly))
-        bytes_[:count] = bytes_[codes.order]
-        rounded = (residuals[codes.order] * _SLACK).astype(np.float32)
-        codes._hold(bytes_, np.nextafter(rounded, np.float32(np.inf)))
-        codes.prefix, codes.tails = axes.prefix, _greatest(tails[codes.order])
+        order = np.argsort(tails + fits_badly * _BEYOND_ANY_TAIL)
+        room = codes.bytes
+
+        def move(part: slice) -> None:
+            room[part] = np.take(unsorted, order[part], axis=0)
+
+        list(each(move, parts))
+        rounded = ((residuals[order] + off) * _SLACK).astype(np.float32)
+        codes.fill(np.nextafter(rounded, np.float32(np.inf)), longest)
+        codes.order, codes.prefix, codes.tails = order, axes.prefix, _greatest(tails[order])
         return codes
 
     def _begin(self, dim: int, limit: float) -> int:

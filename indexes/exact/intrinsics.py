@@ -331,7 +331,9 @@ def sum_one_vnni(builder: Any, codes: Any, dim: Any, query: Any) -> Any:
 
 
 @instruction(types.int64)
-def reach_one_halves(builder: Any, halves: Any, width: Any, query: Any, floor: Any) -> Any:
+def reach_one_halves(
+    builder: Any, halves: Any, width: Any, query: Any, floor: Any, sums: Any
+) -> Any:
     """`reach_one_vnni` for rows of half bytes, `width` bytes each and a multiple of 64.
 
     64 bytes hold 128 components: the lower halves are the first 64, the upper ones the others.
@@ -350,7 +352,17 @@ def reach_one_halves(builder: Any, halves: Any, width: Any, query: Any, floor: A
             gather(builder, gathered[row], builder.and_(both, lower_bits), lower)
             above = builder.and_(builder.lshr(both, shift), lower_bits)
             gather(builder, gathered[row], above, upper)
-    return builder.zext(_reaching_rows(builder, gathered, floor)[1], LONG)
+    totals, reached = _reaching_rows(builder, gathered, floor)
+    builder.store(totals, point(builder, sums, totals.type), align=4)
+    return builder.zext(reached, LONG)
+
+
+@instruction(types.int64)
+def which_of_eight(builder: Any, sums: Any, floor: Any) -> Any:
+    """Which of 8 sums are at or above the floor, a number: a bit each."""
+    totals = load(builder, sums, ir.VectorType(INT, ROWS_AT_ONCE))
+    floors = repeat(builder, builder.trunc(floor, INT), ROWS_AT_ONCE)
+    return builder.zext(bits_of(builder, totals, floors), LONG)
 
 
 @instruction(types.void)

@@ -83,9 +83,15 @@ def set_floors(
     """The floors and the margins of all queries in one stretch: int32[q rounded up] each."""
     floors[:] = HIGHEST
     for query in range(len(wanted.codes)):
-        # 2 more: for what int() cuts off and what float64 rounds.
-        margins[query] = int(wanted.base[query] + wanted.slope[query] * rows.reach[stretch]) + 2
+        margins[query] = margin_of(rows, wanted, query, stretch)
         floors[query] = _floor(wanted.levels[query] - margins[query])
+
+
+@compiled
+def margin_of(rows: Rows, wanted: Wanted, query: int, stretch: int) -> int:
+    """The margin of a query in a stretch."""
+    # 2 more: for what int() cuts off and what float64 rounds.
+    return int(wanted.base[query] + wanted.slope[query] * rows.reach[stretch]) + 2
 
 
 @compiled

@@ -12,6 +12,8 @@ compares each of them with very many others; nothing of it is kept.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.base import Vectors
+from indexes.scoring import products, rounding_bound
 
 # So many components are beyond the limit of the codes: those of a row in a thousand.
 _CLIPPED = 1e-5
@@ -26,11 +29,10 @@ _CLIPPED = 1e-5
 _WORTH = 0.9
 # About what the rounding of both sides adds to the bound.
 _MARGIN = 0.03
-_PREFIXES = 16
+_PREFIXES = 32
 _ORTHONORMAL = 1e-9
 # OpenBLAS makes a product of so many multiplications in the calling thread.
-_ALONE = 1 << 18
-_FEWEST_ROWS = 4
+_ALONE, _ROWS_AT_ONCE = 1 << 18, 8
 
 
 class Grid(NamedTuple):
@@ -60,35 +62,37 @@ def find_axes(sample: Vectors, threshold: float, grid: Grid) -> Axes | None:
     dim = len(columns)
     # So products along the axes differ by far less than the bound allows for rounding.
     assert np.abs(columns.T @ columns - np.eye(dim)).max() < _ORTHONORMAL
-    turned = rows @ columns
+    turned = (rows @ columns).astype(np.float32)
     apart = max(grid.step, dim // _PREFIXES // grid.step * grid.step)
-    costs = {
-        prefix: prefix / dim + _share_going_on(turned, prefix, threshold, grid)
-        for prefix in range(apart, dim, apart)
-    }
-    if not costs or min(costs.values()) > _WORTH:
+    cost, prefix = min(_costs(turned, range(apart, dim, apart), threshold, grid), default=(1.0, 0))
+    if cost > _WORTH:
         return None
     limit = float(np.quantile(np.abs(turned), 1 - _CLIPPED))
-    return Axes(columns, min(costs, key=costs.__getitem__), min(1.0, limit))
+    return Axes(columns, prefix, min(1.0, limit))
 
 
-def turn(rows: Vectors, columns: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The components of rows along the columns: float64[n, dim].
+def turn(rows: Vectors, columns: Vectors) -> Vectors:
+    """The components of rows along the columns, within `turning_bound`: float32[n, dim].
 
     By many small products: the threads of a large one would go on waiting actively after it, and
     take a core from the scan that the rows are for.
     """
     dim = len(columns)
-    size = max(1, _ALONE // dim**2)
-    doubles = rows.astype(np.float64)
-    if size < _FEWEST_ROWS:
-        return doubles @ columns
-    turned = np.empty_like(doubles)
-    whole = len(rows) // size * size
-    pieces = doubles[:whole].reshape(-1, size, dim)
-    np.matmul(pieces, columns, out=turned[:whole].reshape(-1, size, dim))
-    np.matmul(doubles[whole:], columns, out=turned[whole:])
+    turned = np.empty(rows.shape, np.float32)
+    width = max(1, _ALONE // (_ROWS_AT_ONCE * dim))
+    whole = len(rows) // _ROWS_AT_ONCE * _ROWS_AT_ONCE
+    for part, size in ((slice(whole), _ROWS_AT_ONCE), (slice(whole, None), len(rows) - whole)):
+        pieces = rows[part].reshape(-1, max(1, size), dim)
+        into = turned[part].reshape(pieces.shape)
+        for start in range(0, dim, width):
+            some = slice(start, start + width)
+            np.matmul(pieces, columns[:, some], out=into[..., some])
     return turned
+
+
+def turning_bound(dim: int) -> float:
+    """How far float32 moves a row that `turn` turns, at most: each component by its own bound."""
+    return math.sqrt(dim) * rounding_bound(dim)
 
 
 def tail_norms(codes: NDArray[np.int8], prefix: int) -> NDArray[np.float64]:
@@ -98,17 +102,26 @@ def tail_norms(codes: NDArray[np.int8], prefix: int) -> NDArray[np.float64]:
     return norms
 
 
-def _share_going_on(
-    turned: NDArray[np.float64], prefix: int, threshold: float, grid: Grid
-) -> float:
-    """The share of blocks in which a pair passes the prefix: of one half with the other."""
-    tails = np.linalg.norm(turned[:, prefix:], axis=1)
+def _costs(
+    turned: Vectors, prefixes: Sequence[int], threshold: float, grid: Grid
+) -> Iterator[tuple[float, int]]:
+    """The share of all work that each prefix leaves, by comparing one half with the other."""
     half = len(turned) // 2
-    # As they lie in a block of a join: those of like tails together.
-    order = np.argsort(tails[:half])
-    rows, queries = turned[:half][order, :prefix], turned[half:, :prefix]
-    most = rows @ queries.T + tails[:half][order, None] * tails[None, half:]
-    high, wide = len(rows) // grid.rows, len(queries) // grid.queries
-    passing = most[: high * grid.rows, : wide * grid.queries] >= threshold - _MARGIN
-    blocks = passing.reshape(high, grid.rows, wide, grid.queries)
-    return float(blocks.any(axis=(1, 3)).mean())
+    high, wide = half // grid.rows * grid.rows, half // grid.queries * grid.queries
+    rows, queries = turned[:high], turned[half : half + wide]
+    sums, before, least = np.zeros((high, wide), np.float32), 0, 1.0
+    for prefix in prefixes:
+        if prefix / turned.shape[1] >= least:
+            return
+        sums += products(rows[:, before:prefix], queries[:, before:prefix])
+        before = prefix
+        own, others = (np.linalg.norm(part[:, prefix:], axis=1) for part in (rows, queries))
+        # As they lie in a block of a join: those of like tails together.
+        order = np.argsort(own)
+        most = sums[order]
+        most += own[order, None] * others
+        highest = most.reshape(-1, grid.rows, wide).max(axis=1)
+        passing = highest.reshape(len(highest), -1, grid.queries) >= threshold - _MARGIN
+        cost = prefix / turned.shape[1] + float(passing.any(axis=2).mean())
+        least = min(least, cost)
+        yield cost, prefix

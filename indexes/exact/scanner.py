@@ -78,6 +78,7 @@ _FEW_QUERIES = 64
 _GIVE_WAY_S = 0.02
 
 Part = TypeVar("Part")
+Item = TypeVar("Item")
 
 
 class Precedence:
@@ -209,6 +210,15 @@ class Scanner:
         best = np.concatenate([own.heaps for _, own in done], axis=1)
         levels = np.partition(best, -k, axis=1)[:, -k]
         return _reaching(found, levels)
+
+    def each(self, work: Callable[[Item], Part], items: Iterable[Item]) -> list[Part]:
+        """`work` of each, in any order, on all cores; scans of few queries go first."""
+        waiting = list(items)
+        queue = iter(waiting)
+        helpers = min(self.threads, len(waiting)) - 1
+        return self._divide(
+            self._many, helpers, lambda: [work(item) for item in PRECEDENCE.give_way(queue)]
+        )
 
     def _share(
         self,

@@ -29,9 +29,21 @@ from indexes.exact.intrinsics import (
     reach_vnni,
     sum_one_vnni,
     tile_shapes,
+    which_of_eight,
     which_reach,
 )
-from indexes.exact.kernels import STRETCH, Found, Rows, Wanted, keep, set_floors, set_prefix_floors
+from indexes.exact.kernels import (
+    LOWEST,
+    STRETCH,
+    Found,
+    Rows,
+    Wanted,
+    keep,
+    margin_of,
+    replace_least,
+    set_floors,
+    set_prefix_floors,
+)
 from indexes.exact.plane import HALF_STEP, HALF_ZERO
 
 Scan = Callable[[Rows, Wanted, int, int, Found], int]
@@ -43,8 +55,10 @@ _AHEAD_BYTES = 8 * 1024
 _TILE_SHAPES = tile_shapes()
 
 
-# A stretch of which so many rows pass the plane is no faster by it: so many next ones do without.
-_MOST_PASSING, _PAUSE = STRETCH // 24, 4
+# A stretch of which more rows pass the plane is no faster by it: so many next ones do without.
+_PAUSE = 4
+# The best so far are known at once of so many at most; twice as many rows are looked at for them.
+_MOST_BEST, _LIKELY = 64, 2
 
 
 @compiled
@@ -64,35 +78,41 @@ def scan_few_vnni(rows: Rows, wanted: Wanted, first: int, last: int, found: Foun
     alive, levels, heaps = rows.alive, wanted.levels, wanted.heaps
     halves, plane_lengths, distances, longest = rows.plane
     width = halves.shape[1]
-    sums, places = np.empty(8, np.int32), np.empty(_MOST_PASSING + ROWS_AT_ONCE, np.int64)
+    most = _most_passing(dim)
+    sums, places = np.empty(8, np.int32), np.empty(most + ROWS_AT_ONCE, np.int64)
+    is_coarse, coarse = _make_coarse(rows, wanted, zeros, factors, first, last)
     # Addresses are taken once, for numba counts a reference each time; and it frees an array after
     # its last use by name, so each local one is used at the end of the loop.
-    codes_at, query_at, sums_at, halves_at, factors_at = (
+    codes_at, query_at, sums_at, halves_at, factors_at, coarse_at = (
         rows.codes.ctypes.data,
         wanted.codes.ctypes.data,
         sums.ctypes.data,
         halves.ctypes.data,
         factors.ctypes.data,
+        coarse.ctypes.data,
     )
     for stretch in range(first, last):
         set_floors(floors, margins, rows, wanted, stretch)
         end = min((stretch + 1) * STRETCH, count)
         for query in range(len(factors)):
             row, zero, own_at = stretch * STRETCH, zeros[query], query_at + query * dim
-            if not len(halves) or floors[query] <= zero:
-                pass
-            elif pauses[query]:
+            is_halved = len(halves) > 0 and floors[query] > zero
+            if is_halved and pauses[query]:
                 pauses[query] -= 1
-            else:
+            elif is_halved:
                 passed = 0
                 near, far = _turn(floors[query] - zero, lengths[query], longest)
-                while row < end and passed <= _MOST_PASSING:
+                while row < end and passed <= most:
                     group = row // ROWS_AT_ONCE
                     least = near * plane_lengths[group] - far * distances[group]
                     # The sum of values at or above it; 2 less: for what int() and float64 round.
                     floor = int((least + HALF_ZERO * zero / 128) / HALF_STEP) - 2
                     here, half_at = halves_at + row * width, factors_at + 2 * query * width
-                    reached = reach_one_halves(here, width, half_at, floor)
+                    if is_coarse[query]:
+                        place = query * coarse.shape[1] + row - first * STRETCH
+                        reached = which_of_eight(coarse_at + 4 * place, floor)
+                    else:
+                        reached = reach_one_halves(here, width, half_at, floor, sums_at)
                     while reached:
                         places[passed] = row + lowest_bit(reached)
                         prefetch_bytes(codes_at + places[passed] * dim, dim)
@@ -106,7 +126,7 @@ def scan_few_vnni(rows: Rows, wanted: Wanted, first: int, last: int, found: Foun
                         kept = keep(
                             alive, levels, heaps, floors, margins, place, query, total, found, kept
                         )
-                pauses[query] = _PAUSE if passed > _MOST_PASSING else 0
+                pauses[query] = _PAUSE if passed > most else 0
             for at in range(row, end, ROWS_AT_ONCE):
                 reached = reach_one_vnni(codes_at + at * dim, dim, own_at, floors[query], sums_at)
                 while reached:
@@ -138,6 +158,86 @@ def _prepare_queries(
         zeros[query] = 128 * total
         lengths[query] = math.sqrt(squares)
     return factors, zeros, lengths
+
+
+@compiled
+def _most_passing(dim: int) -> int:
+    """Rows of a stretch that may pass the plane before bytes alone are faster.
+
+    A row that passes costs a wait for the memory whatever its dimension, and the more of it there
+    is to read, the more the plane saves: measured, 1 in 22 at 128 dimensions, 1 in 7 at 512.
+    """
+    return STRETCH * min(dim, 3 * 128) // (24 * 128)
+
+
+@compiled
+def _make_coarse(
+    rows: Rows,
+    wanted: Wanted,
+    zeros: NDArray[np.int64],
+    factors: NDArray[np.int8],
+    first: int,
+    last: int,
+) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+    """Of which queries all sums of the half bytes are made first, and these: int32[q, rows].
+
+    Those of which the k best are wanted and nothing is known yet: else the level rises so slowly
+    that in the first third of the rows more pass the plane than in all others.
+    """
+    queries, k = len(wanted.codes), wanted.heaps.shape[1]
+    is_coarse = np.zeros(queries, np.bool_)
+    if len(rows.plane.halves) and 0 < k <= _MOST_BEST:
+        is_coarse[:] = wanted.levels[:queries] <= zeros
+    coarse = np.empty((queries if is_coarse.any() else 0, (last - first) * STRETCH), np.int32)
+    for query in range(queries):
+        if is_coarse[query]:
+            end = min(last * STRETCH, len(rows.codes))
+            _raise_level(rows, wanted, query, first * STRETCH, end, factors[query], coarse[query])
+    return is_coarse, coarse
+
+
+@compiled
+def _raise_level(
+    rows: Rows,
+    wanted: Wanted,
+    query: int,
+    first: int,
+    last: int,
+    factors: NDArray[np.int8],
+    coarse: NDArray[np.int32],
+) -> None:
+    """Writes the half-byte sums of rows `first` to `last`, and raises the level by their best.
+
+    k rows certainly reach the k-th greatest `sum - margin` of any rows. Those whose half bytes have
+    the greatest sums come near it, so hardly a row passes that the level at the end would not let.
+    """
+    dim, width, k = rows.codes.shape[1], rows.plane.halves.shape[1], wanted.heaps.shape[1]
+    codes_at, halves_at = rows.codes.ctypes.data, rows.plane.halves.ctypes.data
+    query_at, coarse_at = wanted.codes.ctypes.data + query * dim, coarse.ctypes.data
+    factors_at, alive = factors.ctypes.data, rows.alive
+    likely = np.full((1, _LIKELY * k), LOWEST, np.int32)
+    best = np.full((1, k), LOWEST, np.int32)
+    for row in range(first, last, ROWS_AT_ONCE):
+        at = row - first
+        reached = reach_one_halves(
+            halves_at + row * width, width, factors_at, likely[0, 0], coarse_at + 4 * at
+        )
+        while reached:
+            i = lowest_bit(reached)
+            reached &= reached - 1
+            if alive[row + i]:
+                replace_least(likely, 0, coarse[at + i])
+    left = 2 * _LIKELY * k
+    for row in range(first, last, ROWS_AT_ONCE):
+        reached = which_of_eight(coarse_at + 4 * (row - first), likely[0, 0])
+        while reached and left:
+            i = row + lowest_bit(reached)
+            reached &= reached - 1
+            if alive[i]:
+                left -= 1
+                total = sum_one_vnni(codes_at + i * dim, dim, query_at)
+                replace_least(best, 0, total - margin_of(rows, wanted, query, i // STRETCH))
+    wanted.levels[query] = max(wanted.levels[query], best[0, 0])
 
 
 @compiled

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from indexes.base import Ids, Vectors
 from indexes.errors import IdInvalid, VectorInvalid
-from indexes.exact.codes import CodedQueries, Codes
+from indexes.exact.codes import CodedQueries, Codes, Each, parts_of
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.intrinsics import BLOCK
 from indexes.exact.kernels import STRETCH, Found
@@ -79,7 +79,7 @@ class References:
         parts = (_digests(segment) for segment in self.segments)
         return np.concatenate([np.empty(0, np.uint64), *parts])[self.places]
 
-    def blocks(self, part: slice, axes: Axes | None) -> list[Block]:
+    def blocks(self, part: slice, axes: Axes | None, each: Each = map) -> list[Block]:
         """Blocks of the references in this part that are not gone, one for each code limit.
 
         With `axes` they are coded anew along these, all of them with one limit.
@@ -87,7 +87,7 @@ class References:
         places = self.places[part]
         places = places[places >= 0]
         if axes is not None:
-            return [Block(self, np.sort(places), axes)] if len(places) else []
+            return [Block(self, np.sort(places), axes, each)] if len(places) else []
         chosen_of: dict[float, list[Positions]] = {}
         for segment, chosen, _ in self.split(places):
             chosen_of.setdefault(segment.codes.limit, []).append(chosen)
@@ -102,11 +102,15 @@ class References:
         chosen = np.random.default_rng(0).permutation(len(places))[:count]
         return self.vectors(np.sort(places[chosen]))
 
-    def vectors(self, places: Positions) -> Vectors:
+    def vectors(self, places: Positions, each: Each = map) -> Vectors:
         """The vectors at these places: float32[m, dim]."""
         vectors = np.empty((len(places), self.dim or 0), np.float32)
-        for segment, chosen, rows in self.split(places):
-            vectors[chosen] = segment.rows.take(rows)
+
+        def take(part: slice) -> None:
+            for segment, chosen, rows in self.split(places[part]):
+                vectors[part.start + chosen] = segment.rows.take(rows)
+
+        list(each(take, parts_of(len(places))))
         return vectors
 
     def split(self, places: Positions) -> Iterator[tuple[Exact8Segment, Positions, Positions]]:
@@ -126,12 +130,14 @@ class Block:
     by row; `alive` bool[n padded] is false for the padding alone. `places` are ascending.
     """
 
-    def __init__(self, side: References, places: Positions, axes: Axes | None = None) -> None:
+    def __init__(
+        self, side: References, places: Positions, axes: Axes | None = None, each: Each = map
+    ) -> None:
         self._side = side
         if axes is None:
             self._gather(places)
         else:
-            self.codes = Codes.in_axes(side.vectors(places), axes)
+            self.codes = Codes.in_axes(side.vectors(places, each), axes, each)
             self._places = places[self.codes.order]
         self.ids: Ids = np.empty(len(places), np.int64)
         for segment, chosen, rows in side.split(self._places):
@@ -252,7 +258,7 @@ class Tiling:
         else:
             other = self._left if tile.within else self._right
             assert other is not None
-            both = list(itertools.product(lefts, other.blocks(self._span(tile.right), self._axes)))
+            both = list(itertools.product(lefts, self._blocks(other, tile.right)))
         gathered: list[Records] = []
         for queries, rows in both:
             for records in self._pairs(queries, rows):
@@ -349,8 +355,12 @@ class Tiling:
 
     def _blocks_of_left(self, i: int) -> list[Block]:
         if self._left_blocks[0] != i:
-            self._left_blocks = (i, self._left.blocks(self._span(i), self._axes))
+            self._left_blocks = (i, self._blocks(self._left, i))
         return self._left_blocks[1]
+
+    def _blocks(self, side: References, i: int) -> list[Block]:
+        each = map if self._scanner is None else self._scanner.each
+        return side.blocks(self._span(i), self._axes, each)
 
     def _span(self, i: int) -> slice:
         return slice(i * self._tile_rows, (i + 1) * self._tile_rows)

@@ -126,6 +126,36 @@ def test_levels_rise_and_the_best_are_kept(name: str, k: int) -> None:
     assert len(kept) < sums.size / 4
 
 
+@pytest.mark.skipif(not has_vnni(), reason="no AVX-512 VNNI on this processor")
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    dim=st.sampled_from([128, 512]),
+    blocks=st.integers(1, 150),
+    k=st.sampled_from([1, 10, 64, 65]),
+    near=st.sampled_from([0, 30, 400]),
+)
+def test_half_bytes_find_the_best_that_numpy_finds(
+    seed: int, dim: int, blocks: int, k: int, near: int
+) -> None:
+    random = np.random.default_rng(seed)
+    # As the codes of a segment are distributed; some rows are near the first query.
+    factors = random.normal(0, 28, (3, dim))
+    values = random.normal(0, 28, (32 * blocks, dim))
+    values[:near] = 0.8 * factors[0] + 0.6 * values[:near]
+    codes = np.clip(np.rint(values) + 128, 1, 255).astype(np.uint8)
+    signed = np.clip(np.rint(factors), -127, 127).astype(np.int8)
+    alive = random.random(len(codes)) < 0.8
+    sums = np.where(alive[:, None], codes.astype(np.int64) @ signed.T.astype(np.int64), LOWEST)
+    wanted = wanted_at(signed, np.full(3, LOWEST), 500.0, k)
+    found = scanned(SCANS["few by the plane"], rows_of(codes, alive), wanted)
+    best = np.sort(np.vstack([np.full((k, 3), LOWEST + 502), sums]), axis=0)[-k]
+    assert np.array_equal(wanted.levels[:3], best - 502)
+    kept = {(row, query) for row, query, total in found.tolist() if total >= wanted.levels[query]}
+    expected = np.argwhere(alive[:, None] & (sums + 502 >= best - 502))
+    assert kept == {tuple(pair) for pair in expected.tolist()}
+
+
 @pytest.mark.parametrize("name", SCANS)
 @pytest.mark.parametrize("level", [-(2**31) + 200, LOWEST, HIGHEST, 2**31 - 1])
 def test_no_sum_overflows_beside_an_extreme_level(name: str, level: int) -> None:
