@@ -274,13 +274,17 @@ def shards(
     chosen: Chosen,
     n: References = None,
     shards: Annotated[int | None, typer.Option(min=2, max=16, help="Of the gallery.")] = None,
+    only: Annotated[
+        str, typer.Option(metavar="PARTS", help="Of registrar,searches,shard,copies,moves.")
+    ] = "",
     folder: Folder = None,
 ) -> None:
-    """A gallery over shards on two Ray nodes: the same answers, kills, and how it comes back."""
-    from bench.suites.shards import QUICK, ShardsConfig, run
+    """A gallery over shards on two Ray nodes: the same answers, kills, and how it comes back; one
+    shard more."""
+    from bench.suites.shards import QUICK, ShardsConfig, read_parts, run
 
     given = {"references": n, "shards": shards, "folder": folder}
-    chosen.measure("shards", run, ShardsConfig, QUICK, **given)
+    chosen.measure("shards", run, ShardsConfig, QUICK, parts=read_parts(only), **given)
 
 
 @suite

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -19,6 +20,7 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve._private.long_poll import LongPollClient, LongPollNamespace
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus, ReplicaState
 from starlette.types import ASGIApp
 from structlog.typing import FilteringBoundLogger
 
@@ -108,6 +110,21 @@ def watch_replicas(tell: Callable[[int], None]) -> LongPollClient:
         call_in_event_loop=asyncio.get_running_loop(),
         client_id=f"sosie:{context.replica_tag}",
     )
+
+
+_LIVING = {ReplicaState.STARTING, ReplicaState.UPDATING, ReplicaState.RUNNING}
+
+
+def has_successor(application: str, deployment: str) -> bool:
+    """Whether another replica of this one, which Serve is ending, has come or is coming."""
+    try:
+        found = serve.status().applications.get(application)
+    except Exception:  # noqa: BLE001 - Ray's many ways to be gone
+        return False
+    if found is None or found.status is ApplicationStatus.DELETING:
+        return False
+    own = found.deployments.get(deployment)
+    return own is not None and any(own.replica_states.get(one) for one in _LIVING)
 
 
 EMBEDDER_TIMEOUT_S = 15.0
@@ -234,10 +251,12 @@ class Registrar:
 
     def __init__(self, site: Site) -> None:
         name_thread(EVENT_LOOP)
-        if (get_replica_context().world_size or 1) > 1:
+        context = get_replica_context()
+        if (context.world_size or 1) > 1:
             raise RequestError("there is one writer: give the deployment Registrar one replica")
         settings = site.load()
         self._drain_s = settings.serve.drain_s
+        self._has_successor = partial(has_successor, context.app_name, context.deployment)
         self._log = site.open_log(settings.serve, "registrar")
 
         def open_deployment() -> Deployment:
@@ -276,8 +295,8 @@ class Registrar:
         await self._service.status()
 
     async def __del__(self) -> None:
-        await self._service.drain(self._drain_s)
-        await asyncio.to_thread(self._service.close)
+        # A deploy replaces it: what comes next finds its shards with what they hold.
+        await self._service.drain(self._drain_s, keep_shards=self._has_successor)
         await asyncio.to_thread(self._tracer.close)
         close_log(self._log)
 

@@ -541,10 +541,11 @@ class _Opener:
         return [name for name in names if name.startswith(self._prefix)]
 
     def _identity(self, number: int) -> str:
-        """What a shard must hold: it changes with the configuration, not with their number."""
+        """What a shard must hold, and have of its node: it changes with the configuration, not with
+        their number."""
         plan = self._plan
-        terms = (plan.content, plan.kind, plan.dim, plan.config, plan.virtual_shards, number)
-        return _digest(repr(terms))
+        of = (plan.content, plan.kind, plan.dim, plan.config, plan.virtual_shards)
+        return _digest(repr((*of, self._placing, number)))
 
     def _start(
         self, missing: Sequence[int], beside: Sequence[_Actor], *, is_copy: bool = False

@@ -86,6 +86,7 @@ class Lifecycle:
         self._lock = threading.RLock()
         self._wake, self._closing = threading.Event(), threading.Event()
         self._is_draining = False
+        self._are_shards_kept: Callable[[], bool] = lambda: True
         self._phase, self._detail = Phase.STARTING, "the service starts"
         self._boot_id = ""
         self._opened: OpenRegistry | None = None
@@ -157,9 +158,11 @@ class Lifecycle:
             self._is_draining = True
             self._enter(Phase.DRAINING, "the service stops")
 
-    def close(self) -> None:
-        """Closes what is open, and ends; what waits there is answered."""
+    def close(self, keep_shards: Callable[[], bool]) -> None:
+        """Closes what is open, and ends; what waits there is answered. Asked at the last moment,
+        `keep_shards` says whether the shards of the gallery stay for another process."""
         self.drain()
+        self._are_shards_kept = keep_shards
         self._closing.set()
         self._wake.set()
         self._thread.join()
@@ -291,7 +294,7 @@ class Lifecycle:
 
     def _leave(self, close: Callable[..., None]) -> None:
         """Closes; the shards of the gallery stay for the next opening, unless there is none."""
-        close(keep_shards=not self._closing.is_set())
+        close(keep_shards=not self._closing.is_set() or self._are_shards_kept())
 
     def _keep(self, mark: Watermark) -> None:
         self._mark = mark
@@ -494,19 +497,22 @@ class RegistrarService:
                 traced.fail(error.code)
                 return Reply(error=error)
 
-    async def drain(self, timeout_s: float) -> None:
-        """Refuses new calls, ends those that go on, and closes the deployment."""
-        await asyncio.to_thread(self._drain, timeout_s)
+    async def drain(
+        self, timeout_s: float, keep_shards: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Refuses new calls, ends those that go on, and closes the deployment; the gallery's shards
+        too, unless another process is to have them (`Lifecycle.close`)."""
+        await asyncio.to_thread(self._drain, timeout_s, keep_shards)
 
     def close(self) -> None:
         """The same without waiting for calls that are carried out."""
-        self._drain(0)
+        self._drain(0, lambda: False)
 
-    def _drain(self, timeout_s: float) -> None:
+    def _drain(self, timeout_s: float, keep_shards: Callable[[], bool]) -> None:
         self._lifecycle.drain()
         with self._ended:
             self._ended.wait_for(lambda: self._ongoing == 0, timeout_s)
-        self._lifecycle.close()
+        self._lifecycle.close(keep_shards)
         for pool in (self._readers, self._erasers):
             pool.fail(_CLOSED)
             pool.close()

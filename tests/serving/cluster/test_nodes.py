@@ -326,10 +326,12 @@ def test_two_nodes_answer_as_one_while_all_of_it_changes(
         assert found[0]["items"][0]["identification"] == found[1]["items"][0]["identification"]
         assert found[0]["items"][0]["identification"]["found"] >= 1
 
-        # Every replica is replaced under load, and the load asks for a second ingress.
+        # Every replica is replaced under load, and the load asks for a second ingress. The shards
+        # of the gallery stay.
         parts = (Role.INGRESS, Role.REGISTRAR, Role.EMBEDDER)
         before = {pid for role in parts for pid in nodes.find(role)}
-        assert len(nodes.find(Role.INGRESS)) == 1
+        shards = nodes.find(Role.SHARD)
+        assert (len(nodes.find(Role.INGRESS)), len(shards)) == (1, 2)
         with callers.running(4, enrolls=True):
             nodes.deploy(home)
             nodes.wait_until(Role.INGRESS, 2)
@@ -337,6 +339,7 @@ def test_two_nodes_answer_as_one_while_all_of_it_changes(
         assert callers.answered > 0
         assert callers.enrolled > 0
         assert before.isdisjoint({pid for role in parts for pid in nodes.find(role)})
+        assert nodes.find(Role.SHARD) == shards
 
         # A node is lost, the database starts anew, the node returns.
         nodes.kill(1)
@@ -365,6 +368,7 @@ def test_two_nodes_answer_as_one_while_all_of_it_changes(
         for thread in running:
             thread.join()
         assert process.wait(WITHIN_S) == 0
+        nodes.wait_until(Role.SHARD, 0)
         # What ran is answered, on either node; and others' applications are left alone.
         assert answers == [201] * 4
         for url in nodes.urls:

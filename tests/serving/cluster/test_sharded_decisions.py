@@ -280,6 +280,35 @@ def test_of_four_shards_one_that_is_killed_is_built_again_alone_and_a_lost_regis
     assert shard_pids() == {}
 
 
+def test_a_registrar_that_another_replaces_leaves_it_the_shards_but_not_those_of_other_settings(
+    nodes: Nodes, pair: Pair
+) -> None:
+    def open_anywhere() -> Deployment:
+        return pair.open(pair.first, shards=2, shard_resource="")
+
+    async def search(registrar: LocalRegistrar) -> list[Identification]:
+        await reach_ready(registrar)
+        return await registrar.identify(PROBES, 0.3, CONTEXT)
+
+    def leave(registrar: LocalRegistrar) -> dict[str, int]:
+        asyncio.run(registrar.service.drain(5, keep_shards=lambda: True))
+        return shard_pids()
+
+    with serving(open_anywhere) as first:
+        whole = asyncio.run(search(first))
+        with serving(open_anywhere) as second:
+            left = leave(first)
+            assert len(left) == 2
+            assert asyncio.run(search(second)) == whole
+            assert shard_pids() == left
+            with serving(lambda: pair.open(pair.first, shards=2)) as third:
+                assert leave(second) == left
+                assert asyncio.run(search(third)) == whole
+                assert left.keys().isdisjoint(shard_pids())
+                assert len(shard_pids()) == 2
+    assert shard_pids() == {}
+
+
 def test_with_two_copies_no_call_fails_when_a_shard_is_killed_and_another_copy_is_made(
     nodes: Nodes, pair: Pair
 ) -> None:
