@@ -64,7 +64,7 @@ _WHOLE_ACTIVITIES = {
     "death.reported": _CREATE,
     **dict.fromkeys(("death.confirmed", "death.contested", "death.lifted"), _UPDATE),
     **dict.fromkeys(("exception.granted", "exception.refused"), _UPDATE),
-    **dict.fromkeys(("document.exempted", "document.exemption_ended"), _UPDATE),
+    **dict.fromkeys(("document.exempted", "document.exemption_ended", "campaign.ended"), _UPDATE),
     **{f"line.{kind}": _UPDATE for kind in LineEventKind},
 }
 """By a whole action, which comes first: a death reported is new, a case's report is read."""

@@ -34,8 +34,8 @@ MOST_ALIVE = 20
 """Campaigns of one carrier before their deadlines: each looks through its lines."""
 MOST_NAMED = 1_000
 """Lines that one call adds."""
-WINDOW = 2_000
-"""Lines that one read looks through."""
+WINDOW, MOST_WINDOWS = 2_000, 25
+"""Lines that one read looks through, and reads of one turn."""
 TERMS = frozenset({"outlet", "opened_before", "opened_after"})
 UNKNOWN = "there is no such campaign: check its id"
 
@@ -68,11 +68,9 @@ def start_campaign(
             raise EventRefused("the deadline is less than an hour away: give one that can be met")
         if carrier not in {one.code for one in registry.carriers()}:
             raise NotFound("there is no such carrier: check its code")
-        newest = registry.life.campaigns(carrier, MOST_ALIVE)
-        alive = [one for one in newest if one.deadline > now]
-        if len(alive) >= MOST_ALIVE:
+        if registry.life.count_alive(carrier, now) >= MOST_ALIVE:
             raise EventRefused(
-                f"{MOST_ALIVE} campaigns of the carrier are before their deadlines: wait for one"
+                f"{MOST_ALIVE} campaigns of the carrier are before their deadlines: end one first"
             )
         made = Campaign(
             id=new_id(),
@@ -103,6 +101,30 @@ def find_campaign(registry: Reader, campaign_id: str, carrier: str | None) -> Ca
     return found
 
 
+def end_campaign(
+    runner: ChangeRunner, registry: Reader, campaign_id: str, actor: str, carrier: str | None = None
+) -> Campaign:
+    """Ends a campaign before its deadline: nobody else is asked for, and who was asked for stays
+    so, with all that follows. Ended again, it is the same.
+
+    `NotFound` as `find_campaign`; `EventRefused` after the deadline.
+    """
+
+    def perform(writer: Writer, now: datetime) -> Campaign:
+        campaign = find_campaign(registry, campaign_id, carrier)
+        if campaign.state is CampaignState.ENDED:
+            return campaign
+        if campaign.deadline <= now:
+            raise EventRefused("its deadline has passed: nobody else is asked for")
+        ended = replace(campaign, state=CampaignState.ENDED)
+        entry = AuditEntry(actor, "campaign.ended", campaign.id, {"carrier": campaign.carrier})
+        life = LifeChanges(campaigns=(ended,))
+        writer.commit(Changes(sequence=writer.sequence, audit=(entry,), life=life))
+        return ended
+
+    return runner.run(perform)
+
+
 def add_lines(
     runner: ChangeRunner,
     registry: Reader,
@@ -125,6 +147,8 @@ def add_lines(
         campaign = find_campaign(registry, campaign_id, carrier)
         if campaign.deadline <= now:
             raise EventRefused("its deadline has passed: start another campaign")
+        if campaign.state is CampaignState.ENDED:
+            raise EventRefused("it was ended: start another campaign")
         found = _find_lines(registry, targets)
         lines = [
             one if one is not None and one.carrier == campaign.carrier else None for one in found
@@ -186,36 +210,43 @@ def _add(
 
 
 def fill_campaigns(runner: ChangeRunner, registry: Reader, rules: LineRules) -> bool:
-    """Adds a batch of lines to the campaign that still waits for some; False where none does.
+    """Gives each carrier a turn: a batch of lines is added to its oldest campaign that still waits
+    for some. False where none does.
 
     Lines are looked through beside all else. How far that has come stands in the registry, so it
     may be cut off anywhere.
     """
-    filling = registry.life.filling()
-    if not filling:
-        return False
-    campaign = filling[-1]
+    oldest = {one.carrier: one for one in registry.life.filling()}
+    for campaign in oldest.values():
+        _fill(runner, registry, rules, campaign)
+    return bool(oldest)
+
+
+def _fill(runner: ChangeRunner, registry: Reader, rules: LineRules, campaign: Campaign) -> None:
     found: list[str] = []
-    last = campaign.filled_to or ""
-    while not found:
-        given = (campaign.carrier, campaign.chosen, last, WINDOW)
-        found, seen = registry.life.choose_lines(*given)
-        if seen is None:
+    last, is_whole = campaign.filled_to or "", False
+    for _ in range(MOST_WINDOWS):
+        found, seen = registry.life.choose_lines(campaign.carrier, campaign.chosen, last, WINDOW)
+        is_whole = seen is None
+        last = seen or last
+        if found or is_whole:
             break
-        last = seen
     if len(found) > LINES_PER_BATCH:
         found = found[:LINES_PER_BATCH]
         last = found[-1]
 
     def perform(writer: Writer, now: datetime) -> None:
-        # What has been closed meanwhile is not asked for.
-        known = registry.lines_by_id(found).values()
-        lines = [one for one in known if one.status is not LineStatus.CLOSED]
-        if found and campaign.deadline > now:
-            change = replace(campaign, filled_to=last)
+        current = registry.life.campaign(campaign.id)
+        if current is None or current.state is not CampaignState.FILLING:
+            # Ended meanwhile.
+            return
+        if is_whole or current.deadline <= now:
+            change, lines = replace(current, state=CampaignState.RUNNING), []
         else:
-            change, lines = replace(campaign, state=CampaignState.RUNNING), []
-        _add(writer, registry, rules, campaign, lines, now, ACTOR, change)
+            # What has been closed meanwhile is not asked for.
+            known = registry.lines_by_id(found).values()
+            lines = [one for one in known if one.status is not LineStatus.CLOSED]
+            change = replace(current, filled_to=last)
+        _add(writer, registry, rules, current, lines, now, ACTOR, change)
 
     runner.run(perform)
-    return True

@@ -294,15 +294,27 @@ def carry_out(
     now: datetime | None = None,
     most: int = LINES_PER_BATCH,
 ) -> int:
-    """Does the steps that are due, `most` at once, each once, in one transaction; how many.
+    """Does steps that are due, each once; how many: `most` of rules and then `most` of the
+    campaigns of each carrier, in a transaction each, so nobody waits behind another's million.
 
     A line has one step at a time: after a long silence nobody is suspended and closed at once.
     `now` instead of the runner's clock, where that was checked.
     """
+    at = runner.run(lambda _, moment: moment) if now is None else now
+    turns = [None, *registry.life.due_campaigns(at)]
+    return sum(_take_turn(runner, registry, rules, at, most, one) for one in turns)
 
-    def perform(writer: Writer, moment: datetime) -> int:
-        at = moment if now is None else now
-        due = registry.life.due(at, most)
+
+def _take_turn(
+    runner: ChangeRunner,
+    registry: Reader,
+    rules: LineRules,
+    at: datetime,
+    most: int,
+    campaign_id: str | None,
+) -> int:
+    def perform(writer: Writer, _: datetime) -> int:
+        due = registry.life.due(at, most, campaign_id)
         if not due:
             return 0
         lines = registry.lines_by_id([one.line_id for one in due])

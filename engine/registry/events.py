@@ -24,7 +24,7 @@ from engine.errors import PlaceUnknown
 from engine.reasons import Reason
 from engine.registry import tables
 from engine.registry.database import Source, chunks
-from engine.registry.records import ALIVE, CaseState, Changes, LineEvent, new_id
+from engine.registry.records import ALIVE, CampaignState, CaseState, Changes, LineEvent, new_id
 from engine.registry.row_macs import require_authentic, with_macs
 from engine.registry.vault import Vault
 
@@ -64,6 +64,7 @@ class EventType(StrEnum):
     LINE_SUSPENDED_OUTGOING = "line.suspended_outgoing"
     LINE_SUSPENDED = "line.suspended"
     LINE_UNSUSPENDED = "line.unsuspended"
+    CAMPAIGN_ENDED = "campaign.ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,10 @@ def _of_life(connection: Connection, changes: Changes) -> Iterator[_New]:
         # One of a line that is not there is refused when it is written.
         if one.line_id in lines:
             yield _of_line(EventType(f"line.{one.kind}"), lines[one.line_id], _tell(one))
+    for campaign in changes.life.campaigns:
+        # Written as ended once.
+        if campaign.state is CampaignState.ENDED:
+            yield _New(EventType.CAMPAIGN_ENDED, campaign.id, campaign.carrier, {})
 
 
 def _tell(event: LineEvent) -> Mapping[str, Any]:

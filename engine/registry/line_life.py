@@ -67,11 +67,12 @@ _NEWEST = (
 _ASKED_OF = (
     select(_asked).where(_asked.c.line_id.in_(KEYS)).order_by(_asked.c.asked_at, _asked.c.id)
 )
+_IS_DUE = and_(
+    _asked.c.next_step_at.is_not(None), _asked.c.next_step_at <= bindparam("now", type_=Moment)
+)
 _DUE = (
     select(_asked)
-    .where(
-        _asked.c.next_step_at.is_not(None), _asked.c.next_step_at <= bindparam("now", type_=Moment)
-    )
+    .where(_IS_DUE)
     .order_by(_asked.c.next_step_at, _asked.c.id)
     .limit(bindparam("most"))
 )
@@ -88,6 +89,25 @@ _CLOSED_WITH = (
 _FIRST_DUE = select(func.min(_asked.c.next_step_at)).where(_asked.c.next_step_at.is_not(None))
 _CAMPAIGNS = select(_campaigns).order_by(_campaigns.c.created_at.desc(), _campaigns.c.id.desc())
 _CAMPAIGN = select(_campaigns).where(_campaigns.c.id == bindparam("id"))
+_first_step = (
+    select(func.min(_asked.c.next_step_at))
+    .where(_asked.c.campaign_id == _campaigns.c.id, _IS_DUE)
+    .scalar_subquery()
+)
+_DUE_CAMPAIGNS = (
+    select(_campaigns.c.carrier, _campaigns.c.id, _first_step.label("first"))
+    .where(_campaigns.c.deadline <= bindparam("now", type_=Moment))
+    .order_by(_first_step, _campaigns.c.id)
+)
+_ALIVE = (
+    select(func.count())
+    .select_from(_campaigns)
+    .where(
+        _campaigns.c.carrier == bindparam("carrier"),
+        _campaigns.c.deadline > bindparam("now", type_=Moment),
+        _campaigns.c.state != CampaignState.ENDED.value,
+    )
+)
 _FILLING = _CAMPAIGNS.where(_campaigns.c.state == CampaignState.FILLING.value)
 # A line that is closed before its holder has come has left, whatever closed it; the overdue that a
 # rule has closed stay overdue.
@@ -242,9 +262,19 @@ class LifeReader(Source):
             found[row.line_id].append(self._asked(row))
         return found
 
-    def due(self, now: datetime, most: int) -> list[Reverification]:
-        """Those whose next step is due, the longest due first."""
-        return [self._asked(row) for row in self.rows(_DUE, now=now, most=most)]
+    def due(self, now: datetime, most: int, campaign_id: str | None) -> list[Reverification]:
+        """Those of a campaign, or with None those of rules, whose next step is due, the longest due
+        first."""
+        query = _DUE.where(_asked.c.campaign_id == campaign_id)
+        return [self._asked(row) for row in self.rows(query, now=now, most=most)]
+
+    def due_campaigns(self, now: datetime) -> list[str]:
+        """For each carrier one campaign with steps that are due: whose are due longest."""
+        found: dict[str, str] = {}
+        for row in self.rows(_DUE_CAMPAIGNS, now=now):
+            if row.first is not None:
+                found.setdefault(row.carrier, row.id)
+        return list(found.values())
 
     def next_step_at(self) -> datetime | None:
         """When the next step of any line is due."""
@@ -262,8 +292,12 @@ class LifeReader(Source):
             query = query.where(_campaigns.c.carrier == carrier)
         return [self._campaign(row) for row in self.rows(query.limit(most))]
 
+    def count_alive(self, carrier: str, now: datetime) -> int:
+        """A carrier's campaigns before their deadlines, without those that were ended."""
+        return int(self.rows(_ALIVE, carrier=carrier, now=now)[0][0])
+
     def filling(self) -> list[Campaign]:
-        """Campaigns whose lines are still being added."""
+        """Campaigns whose lines are still being added, newest first."""
         return [self._campaign(row) for row in self.rows(_FILLING)]
 
     def count_lines(self, campaign_id: str) -> dict[CampaignLineState, int]:

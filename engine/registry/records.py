@@ -383,10 +383,11 @@ class Reverification:
 
 
 class CampaignState(StrEnum):
-    """Whether lines that it chooses are still being added."""
+    """Whether lines are still being added: by its terms, or one by one, or none any more."""
 
     FILLING = "filling"
     RUNNING = "running"
+    ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

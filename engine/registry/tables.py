@@ -593,6 +593,14 @@ _partial_index(
     reverifications.c.id,
     where="next_step_at IS NOT NULL",
 )
+# Of each campaign, and of rules, by themselves: so none has to wait behind another's.
+_partial_index(
+    "ix_reverifications_campaign",
+    reverifications.c.campaign_id,
+    reverifications.c.next_step_at,
+    reverifications.c.id,
+    where="next_step_at IS NOT NULL",
+)
 
 # Documents that no limit on lines holds for, as those of firms.
 limit_exemptions = Table(

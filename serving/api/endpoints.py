@@ -208,6 +208,9 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         "GET /v1/campaigns/{campaign_id}": Endpoint(
             campaigns.read_campaign, "Read a campaign", Action.RUN_CAMPAIGNS, errors=()
         ),
+        "POST /v1/campaigns/{campaign_id}/end": Endpoint(
+            campaigns.end_campaign, "End a campaign", Action.RUN_CAMPAIGNS
+        ),
         "POST /v1/campaigns/{campaign_id}/lines": Endpoint(
             campaigns.add_to_campaign, "Add lines to a campaign", Action.RUN_CAMPAIGNS
         ),

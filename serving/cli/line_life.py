@@ -31,7 +31,12 @@ MOST_BYTES = 64 * 2**20
 
 
 def register(app: typer.Typer) -> None:
-    commands = {"start": start_campaign, "list": list_campaigns, "overdue": list_overdue}
+    commands = {
+        "start": start_campaign,
+        "end": end_campaign,
+        "list": list_campaigns,
+        "overdue": list_overdue,
+    }
     summary = "Ask for the holders of many lines by a deadline."
     add_group(app, "campaign", summary, REGISTRY, **commands)
 
@@ -231,7 +236,24 @@ def _describe(store: Reader, campaign: Campaign) -> dict[str, object]:
         "carrier": campaign.carrier,
         "deadline": campaign.deadline.isoformat(),
         **counts,
+        "state": campaign.state.value,
     }
+
+
+def end_campaign(
+    campaign: Annotated[str, typer.Argument(metavar="ID", help="As `campaign list` shows it.")],
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """End a campaign before its deadline: nobody else is asked for, and who was stays so."""
+    from engine.lifecycle import campaigns
+
+    with open_deployment(home) as deployment:
+        store = deployment.store
+        ended = campaigns.end_campaign(deployment.registrar, store, campaign, name_actor())
+        answer = _describe(store, ended)
+    text = f"[green]Ended[/] {ended.id}: {answer['asked']:,} lines stay asked for."
+    print_answer(answer, text, as_json=as_json)
 
 
 def list_campaigns(home: HomeOption = None, as_json: JsonFlag = False) -> None:
@@ -239,7 +261,17 @@ def list_campaigns(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     with open_deployment(home) as deployment:
         store = deployment.store
         found = [_describe(store, one) for one in store.life.campaigns(None)]
-    columns = ("campaign_id", "name", "carrier", "deadline", "asked", "verified", "overdue", "left")
+    columns = (
+        "campaign_id",
+        "name",
+        "carrier",
+        "deadline",
+        "asked",
+        "verified",
+        "overdue",
+        "left",
+        "state",
+    )
     rows = [[escape(str(one[name])) for name in columns] for one in found]
     heads = ("campaign", *columns[1:])
     print_list("campaigns", found, heads, rows, as_json=as_json, empty="There is no campaign.")

@@ -224,6 +224,12 @@ class AsyncClient:
         call = post(campaigns.AddedLines, "campaigns", campaign_id, "lines", body=body)
         return await self._send(call, options)
 
+    async def end_campaign(
+        self, campaign_id: str, options: Options = _DEFAULT
+    ) -> campaigns.Campaign:
+        """Ends a campaign before its deadline: nobody else is asked for."""
+        return await self._send(post(campaigns.Campaign, "campaigns", campaign_id, "end"), options)
+
     async def list_campaigns(self, options: Options = _DEFAULT) -> campaigns.Campaigns:
         """The newest campaigns."""
         return await self._send(get(campaigns.Campaigns, "campaigns"), options)

@@ -217,6 +217,10 @@ class Client:
         call = post(campaigns.AddedLines, "campaigns", campaign_id, "lines", body=body)
         return self._send(call, options)
 
+    def end_campaign(self, campaign_id: str, options: Options = _DEFAULT) -> campaigns.Campaign:
+        """Ends a campaign before its deadline: nobody else is asked for."""
+        return self._send(post(campaigns.Campaign, "campaigns", campaign_id, "end"), options)
+
     def list_campaigns(self, options: Options = _DEFAULT) -> campaigns.Campaigns:
         """The newest campaigns."""
         return self._send(get(campaigns.Campaigns, "campaigns"), options)

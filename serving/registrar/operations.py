@@ -394,6 +394,11 @@ class Operations:
         given = (self._runner, opened.store, opened.deployment.line_rules, campaign_id, lines)
         return campaigns.add_lines(*given, context.actor, context.carrier)
 
+    def end_campaign(self, campaign_id: str) -> Campaign:
+        context = self._context
+        given = (self._runner, self._opened.store, campaign_id)
+        return campaigns.end_campaign(*given, context.actor, context.carrier)
+
     def exempt(self, document_id: str, cause: str) -> Exemption:
         given = (self._runner, self._opened.store, document_id, cause, self._context.actor)
         return exemptions.exempt(*given)

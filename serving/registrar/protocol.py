@@ -435,6 +435,11 @@ class RegistrarClient(ABC):
         use of the campaign's carrier. `NotFound` for another tenant's campaign."""
 
     @_carried
+    async def end_campaign(self, campaign_id: str, context: CallContext) -> Campaign:
+        """Ends a campaign before its deadline; audited. `NotFound` for another tenant's,
+        `EventRefused`."""
+
+    @_carried
     async def exempt(self, document_id: str, cause: str, context: CallContext) -> Exemption:
         """No limit on lines holds for a document any more; audited. `NotFound`."""
 

@@ -74,12 +74,13 @@ class CampaignProgress(AnswerBody, frozen=True):
 
 
 class Campaign(AnswerBody, frozen=True):
-    """A campaign and how far it is; while it is `filling` lines are still being added."""
+    """A campaign and how far it is; while it is `filling` lines are still being added, and once it
+    was `ended` none are."""
 
     campaign_id: Id
     name: str
     carrier: str
-    state: Annotated[str, known("filling", "running")]
+    state: Annotated[str, known("filling", "running", "ended")]
     deadline: Moment
     created_at: Moment
     progress: CampaignProgress

@@ -38,6 +38,7 @@ EventType = Annotated[
         "line.suspended_outgoing",
         "line.suspended",
         "line.unsuspended",
+        "campaign.ended",
     ),
 ]
 
@@ -55,8 +56,8 @@ class EventQuery(QueryString, frozen=True):
 
 
 class Event(AnswerBody, frozen=True):
-    """What happened to `subject`, whose id it is: of an enrollment, a line, a case, a sweep or a
-    document. Whoever may read that reads more by its id."""
+    """What happened to `subject`, whose id it is: of an enrollment, a line, a case, a sweep, a
+    campaign or a document. Whoever may read that reads more by its id."""
 
     specversion: Annotated[str, known("1.0")]
     id: Id

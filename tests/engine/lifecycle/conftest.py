@@ -43,7 +43,7 @@ class Lines:
     def runner(self) -> DirectRunner:
         return DirectRunner(self.writer, lambda: self.now)
 
-    def open(self, count: int, outlet: str = "r1") -> list[str]:
+    def open(self, count: int, outlet: str = "r1", carrier: str = "red") -> list[str]:
         """New lines, opened at the start; their ids."""
         document, ids = new_id(), [new_id() for _ in range(count)]
         number, first = document[-12:], int(document[-8:], 16) % 90_000_000
@@ -55,7 +55,7 @@ class Lines:
                 msisdn_lookup=self.store.vault.look_up("msisdn", f"+849{first + place:08d}"),
                 msisdn=f"+849{first + place:08d}",
                 document_id=document,
-                carrier="red",
+                carrier=carrier,
                 outlet=outlet,
                 enrollment_id=None,
                 opened_at=START,

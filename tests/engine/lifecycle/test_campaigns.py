@@ -8,13 +8,26 @@ from typing import Any
 import pytest
 
 from engine.errors import EventRefused, NotFound, RequestError
-from engine.lifecycle.campaigns import add_lines, fill_campaigns, start_campaign
-from engine.lifecycle.reverification import LifeBatch
+from engine.lifecycle import campaigns
+from engine.lifecycle.campaigns import add_lines, end_campaign, fill_campaigns, start_campaign
+from engine.lifecycle.reverification import LINES_PER_BATCH, LifeBatch, carry_out, report_event
 from engine.matching.lines import close_line
-from engine.registry.records import Campaign, CampaignLineState, Changes, LineState
+from engine.registry.damage import find_damage
+from engine.registry.events import EventType, read_events
+from engine.registry.records import (
+    DOCUMENT_ERASED,
+    AuditEntry,
+    Campaign,
+    CampaignLineState,
+    CampaignState,
+    Changes,
+    LineEventKind,
+    LineState,
+)
 from tests.engine.lifecycle.conftest import START, Lines
 
 DAY = timedelta(days=1)
+OVERDUE = CampaignLineState.OVERDUE
 
 
 def start(lines: Lines, **more: Any) -> Campaign:
@@ -82,3 +95,134 @@ def test_a_campaign_that_cannot_be_is_refused(lines: Lines) -> None:
         start(lines, carrier="green")
     with pytest.raises(RequestError, match="not chosen by colour"):
         start(lines, chosen={"colour": "red"})
+
+
+def test_a_carrier_with_many_lines_does_not_keep_back_the_campaign_of_another(lines: Lines) -> None:
+    lines.open(3 * LINES_PER_BATCH)
+    few = lines.open(10, "b1", "blue")
+    device_changed = lines.open(1)[0]
+    steps = ((0, "suspended_outgoing"),)
+    many = start(lines, chosen={"outlet": "r1"}, steps=steps)
+    other = start(lines, carrier="blue", chosen={}, steps=steps)
+    assert fill_campaigns(lines.runner, lines.store, lines.rules)
+    assert progress(lines, many) == {"asked": LINES_PER_BATCH}
+    assert progress(lines, other) == {"asked": len(few)}
+    fill(lines)
+    # Of rules too, which are behind all of them.
+    lines.now = START + 10 * DAY
+    lines.happen({device_changed: lines.now}, LineEventKind.DEVICE_CHANGE)
+    lines.now += 3 * timedelta(hours=1)
+    assert carry_out(lines.runner, lines.store, lines.rules) == LINES_PER_BATCH + len(few) + 1
+    assert progress(lines, many) == {"asked": 2 * LINES_PER_BATCH + 1, "overdue": LINES_PER_BATCH}
+    assert progress(lines, other) == {"overdue": len(few)}
+    assert lines.line(device_changed).state is LineState.SUSPENDED_OUTGOING
+
+
+def test_a_turn_looks_through_so_many_lines_and_the_next_goes_on_from_there(
+    lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(campaigns, "WINDOW", 2)
+    monkeypatch.setattr(campaigns, "MOST_WINDOWS", 3)
+    seen = sorted(lines.open(9))
+    last = max(*lines.open(1, "r2"), seen[-1])
+    campaign = start(lines, chosen={"outlet": "r2"})
+    assert fill_campaigns(lines.runner, lines.store, lines.rules)
+    found = lines.store.life.campaign(campaign.id)
+    assert found is not None
+    assert found.state is CampaignState.FILLING
+    assert (found.filled_to or last) < last
+    fill(lines)
+    assert progress(lines, campaign) == {"asked": 1}
+
+
+def test_a_campaign_that_was_ended_asks_nobody_else_and_who_was_asked_stays_so(
+    lines: Lines,
+) -> None:
+    ids = lines.open(LINES_PER_BATCH + 3)
+    campaign = start(lines, chosen={}, steps=((0, "suspended_outgoing"),))
+    fill_campaigns(lines.runner, lines.store, lines.rules)
+    given = (lines.runner, lines.store, campaign.id)
+    with pytest.raises(NotFound):
+        end_campaign(*given, "key:k", "blue")
+
+    class Ending:
+        """Ends the campaign as the lines of the next turn are known, and are not asked yet."""
+
+        def run(self, perform: Any) -> Any:
+            assert end_campaign(*given, "key:k", "red").state is CampaignState.ENDED
+            return lines.runner.run(perform)
+
+    assert fill_campaigns(Ending(), lines.store, lines.rules)
+    assert not fill_campaigns(lines.runner, lines.store, lines.rules)
+    assert end_campaign(*given, "key:k", "red").state is CampaignState.ENDED
+    told = read_events(lines.store, 0, carrier="red", types=[EventType.CAMPAIGN_ENDED])
+    assert [one.subject for one in told] == [campaign.id]
+    with pytest.raises(EventRefused, match="it was ended"):
+        add_lines(lines.runner, lines.store, lines.rules, campaign.id, ids, "key:k", "red")
+    assert progress(lines, campaign) == {"asked": LINES_PER_BATCH}
+    lines.advance(11 * DAY)
+    assert progress(lines, campaign) == {"overdue": LINES_PER_BATCH}
+    asked = {row.line_id for row in lines.store.life.list_lines(campaign.id, OVERDUE, "", 500)}
+    states = {lines.line(key).state for key in set(ids) - asked}
+    assert states == {LineState.ACTIVE}
+    late = start(lines, deadline=lines.now + DAY)
+    lines.now += DAY
+    with pytest.raises(EventRefused, match="deadline has passed"):
+        end_campaign(lines.runner, lines.store, late.id, "key:k", "red")
+
+
+def test_to_end_campaigns_and_start_others_is_no_way_round_their_bound(lines: Lines) -> None:
+    alive = [start(lines) for _ in range(campaigns.MOST_ALIVE)]
+    for ended in reversed(alive[-2:]):
+        with pytest.raises(EventRefused, match="end one first"):
+            start(lines)
+        end_campaign(lines.runner, lines.store, ended.id, "key:k")
+        start(lines)
+    with pytest.raises(EventRefused, match="end one first"):
+        start(lines)
+
+
+def test_lines_that_close_while_a_campaign_goes_on_have_left_and_nothing_follows_for_them(
+    lines: Lines,
+) -> None:
+    early, first = lines.open(10), sorted(lines.open(LINES_PER_BATCH))
+    late, later = lines.open(10), sorted(lines.open(60))
+    erased = [*early, *late]
+    campaign = start(lines, chosen={}, steps=((0, "suspended_outgoing"), (86_400, "closed")))
+    fill_campaigns(lines.runner, lines.store, lines.rules)
+    asked = sorted(set(first) | set(erased) | set(later))[:LINES_PER_BATCH]
+    # Both of those that were asked and of those whose turn comes yet.
+    ported = [*first[:5], *first[-5:], *later[:5], *later[-5:]]
+    closed = [*first[5:10], *later[5:10]]
+    for key in ported:
+        kind = LineEventKind.PORT_OUT if key in first else LineEventKind.TRANSFER
+        given = {"line_text": key, "kind": kind, "at": lines.now, "actor": "key:k"}
+        report_event(lines.runner, lines.store, lines.rules, **given)
+    for key in closed:
+        close_line(lines.runner, lines.store, key, "key:k")  # type: ignore[arg-type]
+    for document in (lines.line(early[0]).document_id, lines.line(late[0]).document_id):
+        entry = AuditEntry("key:k", DOCUMENT_ERASED, document)
+        given = {"audit": (entry,), "erased_documents": (document,)}
+        lines.writer.commit(Changes(lines.writer.sequence, **given))
+    fill(lines)
+    gone = {*ported, *closed, *erased}
+    stays = {*first, *later} - gone
+    left = gone & set(asked)
+    assert progress(lines, campaign) == {"asked": len(stays), "left": len(left)}
+    waiting = lines.store.life.asked_of([*first, *erased, *later])
+    assert {key for key, found in waiting.items() if found} == stays
+    lines.advance(10 * DAY)
+    assert progress(lines, campaign) == {"overdue": len(stays), "left": len(left)}
+    # One of those who wait is ported while the steps after the deadline come.
+    one = min(stays)
+    given = {"line_text": one, "kind": LineEventKind.PORT_OUT, "at": lines.now, "actor": "key:k"}
+    report_event(lines.runner, lines.store, lines.rules, **given)
+    lines.advance(2 * DAY)
+    assert {lines.line(key).state for key in [*first, *erased, *later]} == {LineState.CLOSED}
+    for key in gone:
+        kinds = [kind for kind, _ in lines.story(key)]
+        assert kinds.count("closed") == 1
+        assert not {"overdue", "suspended_outgoing"} & set(kinds)
+    assert [kind for kind, _ in lines.story(one)].count("closed") == 1
+    assert lines.store.life.next_step_at() is None
+    assert find_damage(lines.store) == []

@@ -152,6 +152,7 @@ def matrix(
             (get("/v1/campaigns"), only(blue=200, red=200, operator=200)),
             (get(campaign), only(blue=404, red=404, operator=404)),
             (get(f"{campaign}/lines"), only(blue=404, red=404, operator=404)),
+            (post(f"{campaign}/end"), only(blue=404, red=404, operator=404)),
             (post(f"{campaign}/lines", {"lines": [MSISDN]}), only(blue=404, red=404, operator=404)),
             # No carrier here reports changes of SIM.
             (post(f"{SIM_SWAP}/retrieve-date", number), only(blue=422, red=404, fraud=422)),

@@ -78,6 +78,11 @@ def test_a_campaign_asks_for_its_lines_and_says_who_has_come(
     assert rich.read(rich.ask("GET", path))["progress"]["verified"] == 1
     come = rich.read(rich.ask("GET", f"{path}/lines", params={"state": "verified"}))
     assert [one["line_id"] for one in come["lines"]] == [enrolled["line_id"]]
+    rich.assert_refused(rich.ask("POST", f"{path}/end", key="red"), 404, "REQUEST.NOT_FOUND")
+    for key in ("blue", "operator"):
+        assert rich.read(rich.ask("POST", f"{path}/end", key=key))["state"] == "ended"
+    late = rich.ask("POST", f"{path}/lines", body=lines)
+    assert "it was ended" in rich.assert_refused(late, 422, "LINE.EVENT")
     assert come["next"] is None
     rich.assert_refused(rich.ask("GET", path, key="red"), 404, "REQUEST.NOT_FOUND")
     soon = {**terms, "deadline": datetime.now(UTC).isoformat()}

@@ -49,7 +49,7 @@ CHOICES = {
     "/v1/verifications": ("reference", "line", "document", "document_id"),
     "/v1/people/search": ("document", "msisdn"),
 }
-BODILESS = ("withdraw", "pause", "resume", "cancel", "backups", "rotate")
+BODILESS = ("withdraw", "pause", "resume", "cancel", "backups", "rotate", "/end")
 
 
 @schemathesis.serializer(MSGPACK)

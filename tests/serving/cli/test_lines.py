@@ -143,6 +143,8 @@ def test_what_happens_to_a_line_is_reported_shown_and_asked_for(
     assert listed["campaign_id"] == started["campaign_id"]
     overdue = sosie("campaign", "overdue", started["campaign_id"], *home, "--json")
     assert overdue.json == {"lines": []}
+    ended = sosie("campaign", "end", started["campaign_id"], *home, "--json").json
+    assert (ended["state"], ended["asked"]) == ("ended", 1)
 
 
 def test_rules_are_shown_with_their_source_and_how_far_they_follow_it(sosie: Any) -> None:

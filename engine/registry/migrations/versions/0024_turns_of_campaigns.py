@@ -1,0 +1,19 @@
+"""Steps of lines by campaign."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0024"
+down_revision = "0022"
+
+
+def upgrade() -> None:
+    """Adds the index by which campaigns take turns."""
+    condition = sa.text("next_step_at IS NOT NULL")
+    op.create_index(
+        "ix_reverifications_campaign",
+        "reverifications",
+        ["campaign_id", "next_step_at", "id"],
+        sqlite_where=condition,
+        postgresql_where=condition,
+    )
