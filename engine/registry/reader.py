@@ -81,20 +81,21 @@ _LIVENESS_OF = select(tables.liveness).where(
 )
 _USED_LIVENESS = select(tables.liveness.c.token).where(tables.liveness.c.token.in_(KEYS))
 _results = tables.liveness.c
+# Where nothing was sent or judged, nothing was found either.
+_IS_RESULT = func.coalesce(_results.problem, "") != Reason.LIVENESS_MISSING.value
 _LIVENESS_COUNTS = (
     select(
         _results.carrier,
         _results.outlet,
         _results.judge.is_not(None).label("is_judged"),
-        func.count().label("results"),
+        func.count().filter(_IS_RESULT).label("results"),
         func.count().filter(_results.problem == Reason.LIVENESS_FAILED.value).label("failed"),
+        func.count().filter(~_IS_RESULT).label("absent"),
     )
     .where(
         _results.received_at > bindparam("after"),
         _results.received_at <= bindparam("until"),
         _results.outlet.is_not(None),
-        # Where nothing was sent or judged, nothing was found either.
-        func.coalesce(_results.problem, "") != Reason.LIVENESS_MISSING.value,
     )
     .group_by(_results.carrier, _results.outlet, _results.judge.is_not(None))
     .order_by(_results.carrier, _results.outlet)
@@ -230,14 +231,16 @@ _NEWEST_OF = (
 
 @dataclass(frozen=True, slots=True)
 class LivenessCount:
-    """How many liveness results an outlet's requests brought, and how many of them failed: those
-    that a capture system signed, or those of a judge of the picture (`is_judged`)."""
+    """How many liveness results an outlet's requests brought, how many of them failed, and how many
+    were absent: those that a capture system signs, or those of a judge of the picture
+    (`is_judged`)."""
 
     carrier: str
     outlet: str
     is_judged: bool
     results: int
     failed: int
+    absent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,12 +472,17 @@ class Reader(AuditReader):
         """Those of these results of liveness checks that have been used."""
         return {row.token for row in self._rows_of(_USED_LIVENESS, tokens)}
 
-    def liveness_counts(self, after: datetime, until: datetime) -> list[LivenessCount]:
-        """What liveness checks brought at each outlet after one moment and until another."""
-        rows = self.rows(_LIVENESS_COUNTS, after=after, until=until)
+    def liveness_counts(
+        self, after: datetime, until: datetime, outlets: Sequence[str] | None = None
+    ) -> list[LivenessCount]:
+        """What liveness checks brought after one moment and until another: at each outlet, or at
+        each of these."""
+        query = _LIVENESS_COUNTS
+        if outlets is not None:
+            query = query.where(_results.outlet.in_(outlets))
         return [
-            LivenessCount(row.carrier, row.outlet, bool(row.is_judged), row.results, row.failed)
-            for row in rows
+            read_as(LivenessCount, row, is_judged=bool(row.is_judged))
+            for row in self.rows(query, after=after, until=until)
         ]
 
     def removals(self, after_sequence: int) -> NDArray[np.int64]:

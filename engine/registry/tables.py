@@ -219,6 +219,7 @@ liveness = Table(
     # Of the model that looked at the picture itself: null of what a capture system signed.
     Column("judge", String(64)),
 )
+Index("ix_liveness_outlet", liveness.c.outlet, liveness.c.received_at)
 
 # What happened, for the systems of carriers: written with it, in its order.
 events = Table(

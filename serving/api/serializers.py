@@ -28,10 +28,12 @@ from engine.registry.records import (
     LineEvent,
     LineRecord,
     Outlet,
+    utc_now,
 )
 from engine.registry.vault import Vault
 from engine.registry.webhooks import DeadLetter, Webhook, Webhooks
 from engine.sweeps import estimate
+from engine.sweeps.risk import LIVENESS_WINDOW
 from engine.sweeps.sweep_model import SweepRecord
 from serving.backups import BackupRecord
 from serving.masking import mask_name, mask_number
@@ -42,6 +44,7 @@ from serving.wire.fields import Moment, of_record, read
 C = TypeVar("C", bound=cases.Case)
 S = TypeVar("S", bound=sweeps.Sweep)
 
+MOST_CHOSEN = 1_000
 PRECISION_STEPS = 20
 """Thresholds of a precision, from score 0 to 1."""
 
@@ -315,13 +318,32 @@ def _case(kind: type[C], record: CaseRecord, **more: Any) -> C:
 # -- Outlets ----------------------------------------------------------------------------------
 
 
-def outlet(record: Outlet) -> outlets.OutletState:
+def outlet(store: Reader, record: Outlet) -> outlets.OutletState:
+    return _outlet(record, outlet_liveness(store, [record.code])[record.code])
+
+
+def _outlet(record: Outlet, liveness: outlets.OutletLiveness | None = None) -> outlets.OutletState:
     return of_record(
         outlets.OutletState,
         record,
         outlet=record.code,
         refused_attempts=record.refused_attempts or 0,
+        liveness=liveness,
     )
+
+
+def outlet_liveness(store: Reader, codes: Sequence[str]) -> dict[str, outlets.OutletLiveness]:
+    """What liveness checks brought of late at each of these outlets, none of which is left out."""
+    now = utc_now()
+    sums = {code: [0, 0, 0] for code in codes}
+    # Many are found among all of them.
+    chosen = codes if len(codes) <= MOST_CHOSEN else None
+    for one in store.liveness_counts(now - LIVENESS_WINDOW, now, chosen):
+        for place, count in enumerate((one.results, one.failed, one.absent)):
+            if one.outlet in sums:
+                sums[one.outlet][place] += count
+    days = LIVENESS_WINDOW.days
+    return {code: outlets.OutletLiveness(days, *counts) for code, counts in sums.items()}
 
 
 def outlet_list(
@@ -329,7 +351,7 @@ def outlet_list(
 ) -> tuple[outlets.OutletState, ...]:
     """Those of a carrier and of a restriction, most refused attempts first."""
     shown = [
-        outlet(one)
+        _outlet(one)
         for one in records
         if carrier in (None, one.carrier) and restriction in (None, one.restriction)
     ]

@@ -426,11 +426,16 @@ def list_outlets(
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """List the outlets by code, with why one enrolls nobody, and how many attempts were refused."""
+    """List the outlets by code, with why one enrolls nobody, how many attempts were refused, and
+    what liveness checks brought in 90 days."""
     from engine.cases.outlets import with_reasons
+    from serving.api.serializers import outlet_liveness
     from serving.wire.oversight import ListedOutlet
 
     with open_deployment(home) as deployment:
+        store = deployment.store
+        found = [one for one in store.all_outlets() if carrier in (None, one.carrier)]
+        told = outlet_liveness(store, [one.code for one in found])
         outlets = [
             ListedOutlet(
                 one.code,
@@ -441,9 +446,9 @@ def list_outlets(
                 one.restriction_case,
                 one.restriction_reason,
                 one.refused_attempts or 0,
+                told[one.code],
             )
-            for one in with_reasons(deployment.store, deployment.store.all_outlets())
-            if carrier is None or one.carrier == carrier
+            for one in with_reasons(store, found)
         ]
     rows = [
         [
@@ -453,10 +458,13 @@ def list_outlets(
             one.time_zone or "-",
             escape(one.restriction_reason or "-"),
             f"{one.refused_attempts:,}" if one.restriction else "-",
+            *(f"{count:,}" for count in (told[one.outlet].results, told[one.outlet].failed)),
+            f"{told[one.outlet].absent:,}",
         ]
         for one in outlets
     ]
-    columns = ("outlet", "carrier", "state", "time zone", "why", "refused since")
+    head = ("outlet", "carrier", "state", "time zone", "why", "refused since")
+    columns = (*head, "liveness results", "failed", "absent")
     of = "" if carrier is None else f" of {escape(carrier)}"
     empty = f"There is no outlet{of}: sosie outlet add makes one."
     print_list("outlets", outlets, columns, rows, as_json=as_json, empty=empty)

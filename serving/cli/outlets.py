@@ -78,8 +78,9 @@ def _step(
     with open_deployment(home) as deployment:
         take = getattr(outlets, name)
         found = take(deployment.registrar, deployment.store, code, given, reason, actor)
+        shown = serializers.outlet(deployment.store, found)
     text = f"[green]{_name_state(found).capitalize()}[/]: the outlet {escape(code)}."
-    print_answer(serializers.outlet(found), text, as_json=as_json)
+    print_answer(shown, text, as_json=as_json)
 
 
 def _name_state(outlet: Outlet) -> str:

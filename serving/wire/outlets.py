@@ -60,6 +60,16 @@ class LiftRequest(RequestBody, frozen=True):
     reason: ReasonText
 
 
+class OutletLiveness(AnswerBody, frozen=True):
+    """Liveness results of an outlet's requests in the last `days`: those that capture systems
+    signed and those of a judge of the picture, each counted."""
+
+    days: int
+    results: int
+    failed: int
+    absent: Annotated[int, Meta(description="requests that should have brought one and did not")]
+
+
 class OutletState(AnswerBody, frozen=True):
     """An outlet. While it is `restriction`ed it enrolls nobody, and attempts are counted."""
 
@@ -73,6 +83,7 @@ class OutletState(AnswerBody, frozen=True):
     restriction_case: str | None
     restriction_reason: str | None
     refused_attempts: Annotated[int, Meta(description="since it was restricted")]
+    liveness: OutletLiveness | None = None
 
 
 class OutletList(AnswerBody, frozen=True):

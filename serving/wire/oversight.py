@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from serving.wire.enrollments import Decision, Reason, Thresholds
 from serving.wire.fields import PAGE, AnswerBody, Limit, Moment, NextNumber, QueryString, known
+from serving.wire.outlets import OutletLiveness
 
 MAX_NUMBER = 2**53 - 1
 
@@ -265,6 +266,7 @@ class ListedOutlet(AnswerBody, frozen=True):
     restriction_case: str | None = None
     restriction_reason: str | None = None
     refused_attempts: int = 0
+    liveness: OutletLiveness | None = None
 
 
 class WatchedEntry(AnswerBody, frozen=True):

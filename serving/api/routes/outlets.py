@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
+from msgspec.structs import replace
+
 from engine.cases.outlets import find_outlet, with_reasons
 from engine.errors import NotFound
 from engine.registry.cases import AttemptFilter, CaseFilter
@@ -28,7 +30,12 @@ async def list_outlets(parts: Parts, _: Request, query: wire.OutletsQuery) -> wi
     places = [place for place, one in enumerate(listed) if one.outlet == query.after]
     start = places[0] + 1 if places else 0
     page = listed[start : start + query.limit]
-    return wire.OutletList(page, next_page(page, query.limit, lambda one: one.outlet))
+    codes = [one.outlet for one in page]
+    told = await asyncio.to_thread(serializers.outlet_liveness, store, codes)
+    return wire.OutletList(
+        tuple(replace(one, liveness=told[one.outlet]) for one in page),
+        next_page(page, query.limit, lambda one: one.outlet),
+    )
 
 
 async def count_exceptions(
@@ -42,8 +49,9 @@ async def count_exceptions(
 
 
 async def read_outlet(parts: Parts, _: Request, outlet: str) -> wire.OutletState:
-    """Whether an outlet may enroll, and why not."""
-    return serializers.outlet(await asyncio.to_thread(find_outlet, parts.store, outlet))
+    """Whether an outlet may enroll, why not, and what liveness checks brought there."""
+    store = parts.store
+    return await asyncio.to_thread(lambda: serializers.outlet(store, find_outlet(store, outlet)))
 
 
 async def suspend_outlet(
@@ -81,7 +89,8 @@ async def list_past_enrollments(
 
 
 async def _step(parts: Parts, request: Request, outlet: str, step: OutletStep) -> wire.OutletState:
-    return serializers.outlet(await parts.registrar.step_outlet(outlet, step, request.context()))
+    found = await parts.registrar.step_outlet(outlet, step, request.context())
+    return await asyncio.to_thread(serializers.outlet, parts.store, found)
 
 
 def _find(

@@ -377,7 +377,9 @@ def test_what_a_judge_of_the_picture_found_decides_and_replays(
     counts = lab.store.liveness_counts(NOW - timedelta(days=1), NOW)
     has_failed = reason is Reason.LIVENESS_FAILED
     is_result = reason is not Reason.LIVENESS_MISSING
-    assert counts == [LivenessCount("blue", "blue-1", True, 1, int(has_failed))][:is_result]
+    told = (int(is_result), int(has_failed), int(not is_result))
+    assert counts == [LivenessCount("blue", "blue-1", True, *told)]
+    assert lab.store.liveness_counts(NOW - timedelta(days=1), NOW, ["blue-2"]) == []
     assert lab.store.liveness_counts(NOW, NOW + timedelta(days=1)) == []
     observed = LivenessTerms(judge=replace(JUDGE, enforces=False))
     with lab.registrar(liveness=observed) as registrar:

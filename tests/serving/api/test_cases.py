@@ -255,6 +255,7 @@ def test_attempts_at_a_suspended_outlet_are_refused_recorded_and_counted_and_an_
     for asked, codes in (({}, ["b1"]), ({"limit": 1, "after": "b1"}, []), ({"carrier": "red"}, [])):
         listed = fresh.read(fresh.ask("GET", "/v1/outlets", key="fraud", params=asked))
         assert [one["outlet"] for one in listed["outlets"]] == codes
+        assert [one["liveness"]["results"] for one in listed["outlets"]] == [0] * len(codes)
     again = fresh.ask("POST", f"{outlet}/bar", key="fraud", body=why)
     fresh.assert_refused(again, 409, "OUTLET.STATE")
     lift = {"restriction": "suspended", "reason": "x"}

@@ -104,6 +104,19 @@ def test_an_activation_without_it_is_told_that_and_of_nobody(
         assert set(body["scores"].values()) == {None}
 
 
+def test_an_outlet_is_shown_with_how_many_results_it_brought_failed_and_lacked(
+    required: Any, activation: Any, faces: dict[str, bytes]
+) -> None:
+    live = faces["stranger"]
+    for place, token in enumerate((None, sign(required, live, "spoof"), sign(required, live))):
+        required.read(enroll(required, activation(liveness=token), f"key-{place}"))
+    shown = required.read(required.ask("GET", "/v1/outlets/b1", key="fraud"))
+    counts = {"days": 90, "results": 2, "failed": 1, "absent": 1}
+    assert shown["liveness"] == counts
+    other = required.read(required.ask("GET", "/v1/outlets/r1", key="fraud"))
+    assert other["liveness"] == dict.fromkeys(counts, 0) | {"days": 90}
+
+
 def test_a_verification_is_refused_before_anybody_is_looked_up(
     required: Any, faces: dict[str, bytes]
 ) -> None:

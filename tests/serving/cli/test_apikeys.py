@@ -153,6 +153,7 @@ def test_carriers_and_outlets_are_listed_with_what_holds_for_them(home: Path, so
     outlets = sosie("outlet", "list", *at, "--json").json["outlets"]
     free = dict.fromkeys(("time_zone", "restriction", "restriction_case", "restriction_reason"))
     free["refused_attempts"] = 0
+    free["liveness"] = {"days": 90, "results": 0, "failed": 0, "absent": 0}
     assert outlets == [
         {"outlet": "b1", "carrier": "blue", "is_open": True, **free},
         {"outlet": "r1", "carrier": "red", "is_open": False, **free},

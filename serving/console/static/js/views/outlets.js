@@ -60,6 +60,7 @@ const OUTLET_HEADS = [
   "case.state",
   "outlet.reason",
   "outlet.refused",
+  "outlet.liveness",
 ];
 
 function outletRow(one) {
@@ -69,7 +70,15 @@ function outletRow(one) {
     stateOf(one),
     quoted(one.restriction_reason),
     figure(number(one.refused_attempts)),
+    livenessOf(one),
   ];
+}
+
+/** What liveness checks brought there; where they are off, nothing. */
+function livenessOf({ liveness }) {
+  if (liveness === null || liveness.results + liveness.absent === 0) return "–";
+  const counts = ["results", "failed", "absent"].map((name) => [name, number(liveness[name])]);
+  return say("outlet.livenesscounts", { ...Object.fromEntries(counts), days: liveness.days });
 }
 
 function stateOf(found) {
@@ -100,6 +109,7 @@ async function showOne(page, code) {
 function factsOf(found) {
   return facts([
     ["case.carrier", quoted(found.carrier)],
+    ["outlet.liveness", livenessOf(found)],
     ...(found.restriction
       ? [
           ["outlet.since", moment(found.restricted_at)],

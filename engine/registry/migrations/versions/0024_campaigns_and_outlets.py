@@ -1,4 +1,4 @@
-"""Steps of lines by campaign."""
+"""Steps of lines by campaign, and liveness results by outlet."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0022"
 
 
 def upgrade() -> None:
-    """Adds the index by which campaigns take turns."""
+    """Adds the indexes by which campaigns take turns, and outlets are shown with their results."""
     condition = sa.text("next_step_at IS NOT NULL")
     op.create_index(
         "ix_reverifications_campaign",
@@ -17,3 +17,4 @@ def upgrade() -> None:
         sqlite_where=condition,
         postgresql_where=condition,
     )
+    op.create_index("ix_liveness_outlet", "liveness", ["outlet", "received_at"])
