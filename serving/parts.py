@@ -57,6 +57,8 @@ class Parts:
     """For searches of so many references, where `review` follows the gallery's size."""
     embedder: Callable[[], Awaitable[EmbedderStatus]] | None = None
     """What embeds its faces; None in a test that embeds none."""
+    is_sandbox: bool = False
+    """Nothing is about anybody: the console says so on every page."""
     sim_changes: SimChangeTerms = field(default_factory=SimChangeTerms)
     """Which carriers report changes of SIM, and since when."""
     decisions: DecisionReader = field(init=False)

@@ -506,6 +506,7 @@ def open_sandbox(home: Path) -> Iterator[Sandbox]:
             authority=open_authority(settings.authority, vault, home, meter),
             calibration=reading.calibration,
             warnings=(WARNING,),
+            is_sandbox=True,
             sim_changes=reading.sim_changes,
             embedder=_describe,
         )

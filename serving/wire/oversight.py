@@ -88,10 +88,11 @@ class EndedSession(AnswerBody, frozen=True):
 
 class SignInState(AnswerBody, frozen=True):
     """How people sign in to the console: the name of the provider, null where there are only keys;
-    and who is signed in."""
+    who is signed in; and whether nothing here is about anybody."""
 
     provider: str | None
     holder: KeyHolder | None
+    is_sandbox: bool = False
 
 
 class CurvePoint(AnswerBody, frozen=True):

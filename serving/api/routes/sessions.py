@@ -70,7 +70,8 @@ def sign_in_pages(parts: Parts) -> Iterator[tuple[str, Page]]:
                 await admit(parts, request)
                 holder = key_holder(request.caller)
         name = None if parts.sign_in is None else parts.sign_in.name
-        return Response(encode_json(wire.SignInState(name, holder)), media_type=JSON)
+        state = wire.SignInState(name, holder, parts.is_sandbox)
+        return Response(encode_json(state), media_type=JSON)
 
     yield STATE, show_state
     if parts.sign_in is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from engine.registry.records import CaseRecord, Changes
 from engine.registry.writer import Writer
 from tests.serving.console.conftest import RING, Site
 from tests.serving.console.driving import Visitor, visiting
+from tests.serving.sandbox.conftest import serve_sandbox
 from tests.serving.sweeps.synthetic_people import PausedJoin
 
 HOLDER, SECOND = "110105199003071239", "110105198503071257"
@@ -596,3 +598,26 @@ def verify_the_chain(operator: Visitor) -> None:
     operator.press("Verify the chain")
     expect(operator.page.locator(".notice.good")).to_contain_text(re.compile(r"whole: \d+"))
     operator.check("audit")
+
+
+def test_a_sandbox_says_on_every_page_that_it_is_one(
+    browser: Browser, site: Site, tmp_path: Path
+) -> None:
+    banner = re.compile("nothing here is about a real person")
+    with serve_sandbox(tmp_path / "home") as served:
+        sandbox = Site(served.url, served.keys, site.service)
+        with visiting(browser, sandbox) as visitor:
+            visitor.page.goto(f"{sandbox.url}/console")
+            expect(visitor.page.get_by_role("note")).to_have_text(banner)
+            visitor.sign_in("fraud")
+            links = visitor.page.get_by_role("navigation").get_by_role("link")
+            for view in links.all_inner_texts():
+                visitor.open(view)
+                expect(visitor.page.get_by_role("note")).to_have_text(banner)
+            visitor.check("sandbox")
+            visitor.check_languages("sandbox")
+            visitor.press("Sign out")
+            expect(visitor.page.get_by_role("note")).to_have_text(banner)
+    with visiting(browser, site) as visitor:
+        visitor.sign_in("fraud")
+        assert visitor.page.get_by_text(banner).count() == 0

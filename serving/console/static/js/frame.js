@@ -5,7 +5,7 @@ import { faultBox } from "./faults.js";
 import { chooseLanguage, currentLanguage, LANGUAGES, say } from "./language.js";
 import { PARENTS, placeOf, PLACES } from "./places.js";
 import { endSession } from "./service.js";
-import { isSession, signOut, whoAmI } from "./session.js";
+import { isSandbox, isSession, signOut, whoAmI } from "./session.js";
 import { showShortcuts } from "./shortcuts.js";
 
 const root = document.getElementById("console");
@@ -17,7 +17,7 @@ export function buildFrame() {
   main = element("main", { id: "main", tabindex: "-1" });
   // What was said last may be in another language, or to somebody else.
   replace(spoken);
-  replace(root, skipLink(), header(), main, spoken);
+  replace(root, skipLink(), isSandbox() && sandboxBanner(), header(), main, spoken);
 }
 
 /** Empties the page for a view. */
@@ -41,6 +41,11 @@ function announce(text) {
 
 function skipLink() {
   return element("a", { class: "skip", href: "#main", onclick: skip }, say("frame.skip"));
+}
+
+/** It stays in sight while the page is scrolled. */
+function sandboxBanner() {
+  return element("p", { class: "sandbox", role: "note" }, say("frame.sandbox"));
 }
 
 function skip(event) {

@@ -6,12 +6,12 @@ import { buildFrame } from "./frame.js";
 import { chooseLanguage, preferredLanguage } from "./language.js";
 import { follow } from "./routing.js";
 import { readSession, showKey } from "./service.js";
-import { keptKey, knowProvider, signIn, signOut } from "./session.js";
+import { keptKey, knowService, signIn, signOut } from "./session.js";
 import { tellSignedIn } from "./signing.js";
 
 async function resume(key) {
-  const { provider, holder } = await readSession();
-  knowProvider(provider);
+  const { provider, holder, is_sandbox: isSandbox } = await readSession();
+  knowService(provider, isSandbox);
   if (key === null) {
     if (holder === null) return;
     signIn(null, holder);

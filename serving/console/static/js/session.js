@@ -8,6 +8,7 @@ const PLACE = "sosie.place";
 let key = null;
 let owner = null;
 let provider = null;
+let sandbox = false;
 
 /** What the key or session stands for: `key_id`, `role`, `carrier`, `outlet`, `person`, `name`,
  * `ends_at`; null when signed out. */
@@ -34,8 +35,14 @@ export function providerName() {
   return provider;
 }
 
-export function knowProvider(name) {
+/** Whether nothing that it shows is about anybody. */
+export function isSandbox() {
+  return sandbox;
+}
+
+export function knowService(name, isOne) {
   provider = name;
+  sandbox = isOne;
 }
 
 /** With a key, or with null for the browser's session. */
