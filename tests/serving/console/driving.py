@@ -101,6 +101,9 @@ class Visitor:
             else:
                 place.fill(value)
 
+    def tick(self, label: str) -> None:
+        self.page.get_by_role("checkbox", name=label).check()
+
     def choose(self, label: str, photograph: Path) -> None:
         group = self.page.get_by_role("group", name=label)
         group.locator("input[type=file]").set_input_files(photograph)

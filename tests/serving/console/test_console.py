@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,12 @@ from playwright.sync_api import Browser, Route, expect
 
 from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
+from engine.faces.extractor import Extractor
 from engine.registry.records import CaseRecord, Changes
 from engine.registry.writer import Writer
+from serving.rule_settings import CarrierPeople, PeopleSettings
+from tests.serving.api.conftest import serving
+from tests.serving.client.conftest import listening
 from tests.serving.console.conftest import RING, Site
 from tests.serving.console.driving import Visitor, visiting
 from tests.serving.sandbox.conftest import serve_sandbox
@@ -598,6 +604,113 @@ def verify_the_chain(operator: Visitor) -> None:
     operator.press("Verify the chain")
     expect(operator.page.locator(".notice.good")).to_contain_text(re.compile(r"whole: \d+"))
     operator.check("audit")
+
+
+@pytest.fixture
+def strict_site(
+    keyed_home: tuple[Path, dict[str, str]], extractor: Extractor, tmp_path: Path
+) -> Iterator[Site]:
+    """A site that asks for guardians and takes exceptions."""
+    shutil.copytree(keyed_home[0], tmp_path / "home")
+    rules = CarrierPeople(age_of_majority=17, exceptions=True)
+    with serving(tmp_path / "home", keyed_home[1], extractor) as start:
+        service = start(people=PeopleSettings(carriers={"blue": rules}))
+        with listening(service.app, service.loop) as port:
+            yield Site(f"http://127.0.0.1:{port}", keyed_home[1], service)
+
+
+def test_a_guardian_an_exception_and_the_document_before_are_asked_for_where_they_are_ticked(
+    browser: Browser, strict_site: Site, photographs: Any
+) -> None:
+    with visiting(browser, strict_site) as clerk:
+        clerk.sign_in("b1")
+        expect(clerk.page.locator("[name=guardian_name]")).to_be_hidden()
+        expect(clerk.page.locator("[name=exception]")).to_be_hidden()
+        for language in ("zh", "ko", "en"):
+            # A view is made anew in another language.
+            clerk.speak(language)
+            for box in clerk.page.get_by_role("checkbox").all():
+                box.check()
+            assert language == "en" or not clerk.words_left_in_english()
+            clerk.check_widths(f"enroll-{language}")
+        clerk.page.reload()
+        verdict = clerk.page.locator(".verdict")
+        begin_with_a_minor(clerk, "2C1100000001", "+8613800138701")
+        give_photographs(clerk, photographs)
+        decide(clerk)
+        expect(verdict).to_contain_text("a guardian must come along")
+        clerk.press("Next activation")
+        begin_with_a_minor(clerk, "2C1100000001", "+8613800138701")
+        give_photographs(clerk, photographs)
+        come_with_a_guardian(clerk, photographs)
+        decide(clerk)
+        # One face is that of both: so the guardian's photographs and document were sent.
+        expect(verdict).to_contain_text("GUARDIAN_")
+        expect(verdict).not_to_contain_text("GUARDIAN_MISSING")
+        clerk.press("Next activation")
+        ask_for_an_exception(clerk, photographs)
+        decide(clerk)
+        expect(verdict).to_contain_text("two people decide")
+        clerk.press("Next activation")
+        replace_a_document(clerk, photographs)
+        decide(clerk)
+        expect(verdict).to_contain_text("The document said to be replaced")
+        assert clerk.faults == []
+    store = strict_site.service.parts.store
+    [case] = store.cases.newest(kind="exception")
+    assert store.people.exception_of_case(case.id).cause == "portrait_unreadable"
+
+
+def begin_with_a_minor(clerk: Visitor, number: str, msisdn: str) -> None:
+    clerk.expect_heading("New activation")
+    clerk.fill(type="id-kitas", number=number, name="Young Probe", msisdn=msisdn)
+    clerk.fill(consent_ref="C-2026-2", born_on="2015-01-01")
+
+
+def give_photographs(clerk: Visitor, photographs: Any) -> None:
+    clerk.choose("Live photograph", photographs.later)
+    clerk.choose("Document portrait", photographs.portrait)
+    clerk.take_now()
+
+
+def decide(clerk: Visitor) -> None:
+    clerk.press("Decide")
+    clerk.expect_heading("Decision")
+
+
+def come_with_a_guardian(clerk: Visitor, photographs: Any) -> None:
+    clerk.tick("A guardian answers for a minor")
+    number = {"guardian_type": "id-kitas", "guardian_number": "2C1100000009"}
+    clerk.fill(**number, guardian_name="Old Probe", guardian_born_on="1980-05-01")
+    clerk.press("Decide")
+    # Without the guardian's face nothing was sent.
+    group = clerk.page.get_by_role("group", name="Guardian's live photograph")
+    expect(group.get_by_role("status")).to_have_text("A photograph is missing here.")
+    clerk.expect_heading("New activation")
+    clerk.choose("Guardian's live photograph", photographs.later)
+    clerk.choose("Guardian's document portrait", photographs.portrait)
+    clerk.take_now()
+    clerk.check("enroll-guardian")
+
+
+def ask_for_an_exception(clerk: Visitor, photographs: Any) -> None:
+    clerk.fill(type="cn-ric", number=SECOND, name="Eve Probe", msisdn="+8613800138702")
+    clerk.fill(consent_ref="C-2026-3")
+    clerk.choose("Live photograph", photographs.stranger)
+    clerk.take_now()
+    clerk.press("Decide")
+    group = clerk.page.get_by_role("group", name="Document portrait", exact=True)
+    expect(group.get_by_role("status")).to_have_text("A photograph is missing here.")
+    clerk.tick("A photograph is missing or cannot be used")
+    clerk.fill(exception="portrait_unreadable")
+
+
+def replace_a_document(clerk: Visitor, photographs: Any) -> None:
+    clerk.fill(type="cn-ric", number=HOLDER, name="Aileen Probe", msisdn="+8613800138703")
+    clerk.fill(consent_ref="C-2026-4")
+    give_photographs(clerk, photographs)
+    clerk.tick("The document takes the place of another one")
+    clerk.fill(replaces_type="id-kitas", replaces_number="2C1100000077")
 
 
 def test_a_sandbox_says_on_every_page_that_it_is_one(

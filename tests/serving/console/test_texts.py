@@ -10,7 +10,7 @@ import pytest
 
 from engine.cases.case import CaseKind, CaseOrigin, NoteKind, Outcome
 from engine.matching.documents import DOCUMENT_TYPES
-from engine.reasons import Decision, Reason
+from engine.reasons import Decision, ExceptionCause, Reason
 from engine.registry.records import CaseState, DocumentStatus, LineEventKind, LineState, Restriction
 from engine.registry.retention import Kind
 from engine.sweeps.risk import SCALES
@@ -79,6 +79,7 @@ CLOSED: dict[str, Any] = {
     "history": NoteKind,
     "line": LineState,
     "event": LineEventKind,
+    "exception": ExceptionCause,
     "docstate": DocumentStatus,
     "document": DOCUMENT_TYPES,
     "sweep": SweepState,

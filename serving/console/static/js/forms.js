@@ -1,6 +1,6 @@
 // Forms: every field has a label, every fault is said where it arose, nothing is sent twice.
 
-import { element, plainButton, replace } from "./elements.js";
+import { add, element, plainButton, replace } from "./elements.js";
 import { faultBox } from "./faults.js";
 import { say } from "./language.js";
 
@@ -77,6 +77,21 @@ export function radioField(legend, name, options, chosen = null) {
       );
     }),
   );
+}
+
+/** Fields that are asked for, and sent, only while a box is ticked: `isAsked()` says whether. */
+export function optionalFields(label, hint, fields, ticked = () => {}) {
+  const box = element("input", { id: freshId("check"), type: "checkbox" });
+  const part = element("fieldset", { class: "optional", "aria-label": label, disabled: true });
+  const isAsked = () => box.checked;
+  add(part, element("p", { class: "hint" }, hint), fields);
+  part.hidden = true;
+  box.addEventListener("change", () => {
+    part.hidden = part.disabled = !isAsked();
+    ticked(isAsked());
+  });
+  const line = element("div", { class: "check" }, box, element("label", { for: box.id }, label));
+  return { field: element("div", {}, line, part), isAsked };
 }
 
 export function checkField(label, given, ...after) {
@@ -183,14 +198,20 @@ export function numberField() {
   return textField(say("line.number"), given, say("line.number.hint"));
 }
 
-/** Type and number of a document, named `type` and `number`. */
-export function documentFields() {
+/** Type and number of a document, named `type` and `number` behind a prefix. */
+export function documentFields(prefix = "") {
   const options = DOCUMENT_TYPES.map((one) => [one, say(`document.${one}`)]);
   return [
-    choiceField(say("document.type"), { name: "type", required: true }, options),
+    choiceField(say("document.type"), { name: `${prefix}type`, required: true }, options),
     textField(
       say("document.number"),
-      { name: "number", required: true, maxlength: 100, spellcheck: "false", translate: "no" },
+      {
+        name: `${prefix}number`,
+        required: true,
+        maxlength: 100,
+        spellcheck: "false",
+        translate: "no",
+      },
       say("document.number.hint"),
     ),
   ];

@@ -8,6 +8,7 @@ import {
   documentFields,
   momentField,
   numberField,
+  optionalFields,
   textField,
 } from "../forms.js";
 import { say } from "../language.js";
@@ -20,6 +21,7 @@ import { hasRole } from "../session.js";
 
 const DAY_MS = 24 * 3600 * 1000;
 const KINDS = ["printed", "chip", "live"];
+const CAUSES = ["condition", "injury", "disability", "age", "not_shown", "portrait_unreadable"];
 
 export async function show(page) {
   const attempt = keyedAttempt();
@@ -33,19 +35,49 @@ export async function show(page) {
   const changed = attempt.renew;
   const live = pictureField(page, say("photograph.live"), { most: MOST_FRAMES, taken, changed });
   const portrait = pictureField(page, say("photograph.portrait"), { changed });
+  const guardian = guardianFields(page, changed, taken);
+  const exception = exceptionFields(captured);
+  const replaced = optionalFields(
+    say("enroll.replaces"),
+    say("enroll.replaces.hint"),
+    element("div", { class: "columns" }, documentFields("replaces_")),
+  );
+  const find = () => {
+    const { images, missing } = findImages(live, portrait, guardian, exception.isAsked());
+    if (missing) missing.complain(say("picture.missing"));
+    return missing ? null : images;
+  };
   const form = buildForm(
     page,
     { class: "card", oninput: changed },
-    [subscriberFields(), photographFields(live, portrait, captured)],
+    [
+      subscriberFields(),
+      photographFields(live, portrait, captured),
+      [guardian, exception, replaced].map(({ field }) => field),
+    ],
     say("enroll.submit"),
     async (values) => {
-      const missing = [live, portrait].find((one) => one.image() === null);
-      if (missing) return missing.complain(say("picture.missing"));
-      const images = { live: live.image(), portrait: portrait.image() };
+      const images = find();
+      if (images === null) return;
       showAnswer(page, await send(page, attempt, packImages(readValues(values), images)));
     },
   );
   add(page.main, pageHead("enroll.title", "enroll.lead"), form);
+}
+
+/** The photographs by their paths, or the field where one is missing: an exception excuses any of
+ * the person's, and a guardian both. */
+function findImages(live, portrait, guardian, isExcused) {
+  const own = { live, portrait };
+  const others = guardian.isAsked()
+    ? { "guardian.live": guardian.live, "guardian.portrait": guardian.portrait }
+    : {};
+  const lacks = Object.values(own).filter((one) => one.image() === null);
+  const isNeeded = !isExcused && !(guardian.isAsked() && lacks.length === 2);
+  const needed = [...(isNeeded ? lacks : []), ...(guardian.isAsked() ? [guardian.live] : [])];
+  const given = Object.entries({ ...own, ...others }).filter(([, one]) => one.image() !== null);
+  const images = Object.fromEntries(given.map(([path, one]) => [path, one.image()]));
+  return { images, missing: needed.find((one) => one.image() === null) };
 }
 
 function send(page, attempt, body) {
@@ -53,19 +85,26 @@ function send(page, attempt, body) {
   return attempt.send((key) => enroll(body, key), waits);
 }
 
+/** Kind, number, name and dates of a document. */
+function wholeDocument(prefix = "") {
+  return [
+    documentFields(prefix),
+    textField(
+      say("document.name"),
+      { name: `${prefix}name`, required: true, maxlength: 200, dir: "auto" },
+      say("document.name.hint"),
+    ),
+    textField(say("document.expires"), { name: `${prefix}expires_on`, type: "date" }),
+    textField(say("document.born"), { name: `${prefix}born_on`, type: "date" }),
+  ];
+}
+
 function subscriberFields() {
   return element(
     "fieldset",
     { class: "columns" },
     element("legend", {}, say("enroll.subscriber")),
-    documentFields(),
-    textField(
-      say("document.name"),
-      { name: "name", required: true, maxlength: 200, dir: "auto" },
-      say("document.name.hint"),
-    ),
-    textField(say("document.expires"), { name: "expires_on", type: "date" }),
-    textField(say("document.born"), { name: "born_on", type: "date" }),
+    wholeDocument(),
     numberField(),
     hasRole("carrier") && textField(say("line.outlet"), { name: "outlet", required: true }),
     textField(
@@ -73,6 +112,30 @@ function subscriberFields() {
       { name: "consent_ref", required: true, maxlength: 200 },
       say("enroll.consent.hint"),
     ),
+  );
+}
+
+/** Who came with a minor; the photographs are kept apart, as those of the minor are. */
+function guardianFields(page, changed, taken) {
+  const shown = { most: MOST_FRAMES, taken, changed };
+  const live = pictureField(page, say("photograph.guardianlive"), shown);
+  const portrait = pictureField(page, say("photograph.guardianportrait"), { changed });
+  const asked = optionalFields(say("enroll.guardian"), say("enroll.guardian.hint"), [
+    element("div", { class: "columns" }, wholeDocument("guardian_")),
+    element("div", { class: "pictures" }, live.field, portrait.field),
+  ]);
+  return { ...asked, live, portrait };
+}
+
+/** Why a photograph is missing or cannot be used; without one there is no moment of it either. */
+function exceptionFields(captured) {
+  const causes = CAUSES.map((one) => [one, say(`exception.${one}`)]);
+  const input = captured.field.querySelector("input");
+  return optionalFields(
+    say("enroll.exception"),
+    say("enroll.exception.hint"),
+    choiceField(say("enroll.exception.why"), { name: "exception", required: true }, causes),
+    (isAsked) => isAsked && input.value === "" && captured.set(new Date()),
   );
 }
 
@@ -90,21 +153,25 @@ function photographFields(live, portrait, captured) {
   );
 }
 
+/** Of fields that are not asked for there are no values. */
 function readValues(values) {
+  const pick = (names) =>
+    Object.fromEntries(names.filter((name) => values[name]).map((name) => [name, values[name]]));
   return {
-    document: {
-      type: values.type,
-      number: values.number,
-      name: values.name,
-      ...(values.expires_on ? { expires_on: values.expires_on } : {}),
-      ...(values.born_on ? { born_on: values.born_on } : {}),
-    },
+    document: readDocument(values),
     msisdn: values.msisdn,
-    ...(values.portrait_kind ? { portrait_kind: values.portrait_kind } : {}),
     consent_ref: values.consent_ref,
     captured_at: new Date(values.captured_at).toISOString(),
-    ...(values.outlet ? { outlet: values.outlet } : {}),
+    ...pick(["portrait_kind", "outlet", "exception"]),
+    ...(values.guardian_type ? { guardian: { document: readDocument(values, "guardian_") } } : {}),
+    ...(values.replaces_type ? { replaces: readDocument(values, "replaces_") } : {}),
   };
+}
+
+function readDocument(values, prefix = "") {
+  const names = ["type", "number", "name", "expires_on", "born_on"];
+  const given = names.filter((name) => values[prefix + name]);
+  return Object.fromEntries(given.map((name) => [name, values[prefix + name]]));
 }
 
 function showAnswer(page, answer) {
