@@ -100,6 +100,7 @@ def test_a_person_signs_in_as_their_group_allows_and_out_again(place: Place) -> 
     assert (me["role"], me["person"], me["name"]) == ("fraud", "anna", "anna")
     assert browser.call("GET", "/console/session").json() == {
         "provider": "Example ID",
+        "is_sandbox": False,
         "holder": me,
     }
     assert browser.call("GET", "/v1/cases").status_code == 200
@@ -287,6 +288,7 @@ def test_a_provider_that_is_down_is_one_line_and_nothing_else_fails(
 def test_without_a_provider_there_is_nothing_to_sign_in_to(service: Service) -> None:
     assert service.ask("GET", "/console/session", key=None).json() == {
         "provider": None,
+        "is_sandbox": False,
         "holder": None,
     }
     answer = service.ask("GET", "/console/sign-in", key=None)
