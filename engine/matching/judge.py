@@ -712,7 +712,7 @@ class Judge:
         judge, guardian = self.liveness.judge, attempt.request.guardian
         shown = [attempt.request.live, *([] if guardian is None else [guardian.live])]
         # Where there is no face the photograph is what is wrong.
-        faces = [one for one in shown if one.vector is not None]
+        faces = [one.least_judged for one in shown if one.vector is not None]
         return None if judge is None or not faces else judge.weigh_all(faces)
 
     def _weigh_authority(self, attempt: Attempt) -> dict[DocumentRole, WeighedAuthority]:

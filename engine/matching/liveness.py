@@ -33,7 +33,6 @@ from engine.registry.writer import Writer
 
 if TYPE_CHECKING:
     from engine.faces.liveness_judge import Judged
-    from engine.matching.requests import Sample
 
 MAX_TOKEN_LENGTH = 4096
 CLOCK_SKEW = timedelta(seconds=60)
@@ -64,10 +63,11 @@ class JudgeTerms:
             return Judgement(self, score, "spoof", Reason.LIVENESS_FAILED, Decision.REJECTED)
         return Judgement(self, score, "uncertain", Reason.LIVENESS_UNCERTAIN, Decision.REVIEW)
 
-    def weigh_all(self, shown: Sequence[Sample]) -> Judgement:
+    def weigh_all(self, judged: Sequence[Judged | None]) -> Judgement:
         """The gravest of what was found of several faces: one that lives speaks for no other."""
-        found = (self.weigh(one.least_judged) for one in shown)
-        return max(found, key=lambda one: (_GRAVITY[one.gravity], -(one.score or 0.0)))
+        return max(
+            map(self.weigh, judged), key=lambda one: (_GRAVITY[one.gravity], -(one.score or 0.0))
+        )
 
 
 _GRAVITY = {None: 0, Decision.REVIEW: 1, Decision.REJECTED: 2}
