@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cases.case import CaseKind, describe_actor
 from engine.errors import NotFound
-from engine.matching.authority import AuthorityCode, DocumentRole, find_problem
 from engine.reasons import IMAGE_REASONS, LIVENESS_REASONS, WITHHELD, Decision, Reason
 from serving.errors import Forbidden, Malformed
 
@@ -359,8 +358,8 @@ def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -
     if is_unseen or withheld or body["decision"] == Decision.REJECTED:
         shown["document_id"] = None
     # Whoever tries attacks would see there how near each came.
-    hidden = ("liveness_judge", DocumentRole.GUARDIAN, DocumentRole.REPLACED)
-    shown |= {str(name): None for name in hidden if name in shown}
+    hidden = ("liveness_judge", "guardian_authority", "replaced_authority")
+    shown |= {name: None for name in hidden if name in shown}
     if body.get("authority"):
         shown["authority"] = _show_authority(body, shown["reasons"])
     return shown
@@ -371,6 +370,9 @@ def _show_authority(
 ) -> Mapping[str, Any] | None:
     """What an authority said of the document, without its score; nothing where its own reason was
     not told either, or documents could be tried out at it with faces of others."""
+    # Here, for commands that need roles alone.
+    from engine.matching.authority import AuthorityCode, find_problem  # noqa: PLC0415
+
     problem = find_problem(AuthorityCode(body["authority"]["code"]))
     is_told = problem is not None and any(one["reason"] == problem for one in told)
     if not is_told and body["decision"] != Decision.APPROVED:
