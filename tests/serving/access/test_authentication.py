@@ -212,7 +212,7 @@ def test_a_look_up_that_fails_is_told_and_tried_again(
 ) -> None:
     key = add_key()
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_engine", None)
+        patch.setattr(store, "_place", None)
         with pytest.raises(AttributeError):
             admit(auth, key)
     assert admit(auth, key).role is Role.CARRIER
