@@ -70,7 +70,8 @@ def start_campaign(
             raise NotFound("there is no such carrier: check its code")
         if registry.life.count_alive(carrier, now) >= MOST_ALIVE:
             raise EventRefused(
-                f"{MOST_ALIVE} campaigns of the carrier are before their deadlines: end one first"
+                f"{MOST_ALIVE} campaigns of the carrier are before their deadlines: end one that "
+                "has asked for nobody, or wait for a deadline"
             )
         made = Campaign(
             id=new_id(),

@@ -15,9 +15,11 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
+    exists,
     func,
     insert,
     literal_column,
+    or_,
     select,
     update,
 )
@@ -105,7 +107,11 @@ _ALIVE = (
     .where(
         _campaigns.c.carrier == bindparam("carrier"),
         _campaigns.c.deadline > bindparam("now", type_=Moment),
-        _campaigns.c.state != CampaignState.ENDED.value,
+        or_(
+            _campaigns.c.state != CampaignState.ENDED.value,
+            # Its lines wait on, and each event of a line reads all that it waits in.
+            exists().where(_chosen.c.campaign_id == _campaigns.c.id),
+        ),
     )
 )
 _FILLING = _CAMPAIGNS.where(_campaigns.c.state == CampaignState.FILLING.value)
@@ -293,7 +299,7 @@ class LifeReader(Source):
         return [self._campaign(row) for row in self.rows(query.limit(most))]
 
     def count_alive(self, carrier: str, now: datetime) -> int:
-        """A carrier's campaigns before their deadlines, without those that were ended."""
+        """A carrier's campaigns before their deadlines that ask, or whose lines wait for them."""
         return int(self.rows(_ALIVE, carrier=carrier, now=now)[0][0])
 
     def filling(self) -> list[Campaign]:

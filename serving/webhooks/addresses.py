@@ -39,6 +39,8 @@ _OF_THE_MACHINE: tuple[Network, ...] = (
 )
 """Where clouds tell a machine about itself and give it their keys: whatever networks are allowed,
 no event is sent there."""
+_ENDS_IN_ANOTHER = tuple(map(IPv6Network, ("64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")))
+"""Translated by a network of one's own, or long out of use: not public, but may be allowed."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 Address = IPv4Address | IPv6Address
 
@@ -79,7 +81,8 @@ def may_reach(address: Address, allowed: Iterable[Network]) -> bool:
     inner = _find_inner(address)
     if inner is not None and not may_reach(inner, allowed):
         return False
-    if _is_in(address, _OF_THE_MACHINE):
+    last = IPv4Address(int(address) & 0xFFFFFFFF) if _is_in(address, _ENDS_IN_ANOTHER) else address
+    if _is_in(address, _OF_THE_MACHINE) or _is_in(last, _OF_THE_MACHINE):
         return False
     if _is_in(address, allowed):
         return True

@@ -227,7 +227,8 @@ class _Route:
     def forget(self, item: _Item) -> None:
         """It has left the outbox, so that its receiver was not asked."""
         self.left += 1
-        self._probe_s = 0.0
+        # Nor was it an attempt: the next one that fails waits no longer for it.
+        self._probes, self._probe_s = max(0, self._probes - 1), 0.0
         self._finish(item)
 
     def fail(self, item: _Item, fault: str, *, counts: bool, answered: bool) -> None:

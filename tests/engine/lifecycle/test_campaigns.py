@@ -174,12 +174,25 @@ def test_a_campaign_that_was_ended_asks_nobody_else_and_who_was_asked_stays_so(
 def test_to_end_campaigns_and_start_others_is_no_way_round_their_bound(lines: Lines) -> None:
     alive = [start(lines) for _ in range(campaigns.MOST_ALIVE)]
     for ended in reversed(alive[-2:]):
-        with pytest.raises(EventRefused, match="end one first"):
+        with pytest.raises(EventRefused, match="end one that"):
             start(lines)
         end_campaign(lines.runner, lines.store, ended.id, "key:k")
         start(lines)
-    with pytest.raises(EventRefused, match="end one first"):
+    with pytest.raises(EventRefused, match="end one that"):
         start(lines)
+
+
+def test_a_campaign_that_was_ended_counts_while_lines_wait_for_it(lines: Lines) -> None:
+    """Or a line would wait in any number of them, and each of its events reads them all."""
+    (line,) = lines.open(1)
+    for _ in range(campaigns.MOST_ALIVE):
+        made = start(lines)
+        add_lines(lines.runner, lines.store, lines.rules, made.id, [line], "key:k", "red")
+        end_campaign(lines.runner, lines.store, made.id, "key:k")
+    with pytest.raises(EventRefused, match="end one that"):
+        start(lines)
+    lines.advance(11 * DAY)
+    start(lines, deadline=lines.now + DAY)
 
 
 def test_lines_that_close_while_a_campaign_goes_on_have_left_and_nothing_follows_for_them(

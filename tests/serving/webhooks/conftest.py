@@ -130,12 +130,12 @@ class Receiver:
         writer.close()
 
     async def close(self) -> None:
-        for task in self.connections:
+        # One more may be accepted meanwhile; nobody need be there to say goodbye to.
+        while self.connections:
+            task, writer = self.connections.popitem()
             task.cancel()
-        await asyncio.gather(*self.connections, return_exceptions=True)
-        for writer in self.connections.values():
-            with suppress(ConnectionError):
-                await writer.wait_closed()
+            writer.transport.abort()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -168,6 +168,6 @@ async def delivering(
 
 async def until(holds: Callable[[], bool]) -> None:
     """Waits until it is so."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not holds():
             await asyncio.sleep(0.01)

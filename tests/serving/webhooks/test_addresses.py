@@ -29,6 +29,7 @@ OF_CLOUDS = (
     *("fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:42::42"),
     *("fd00:100::100:200", "fd00:a9fe:a9fe::1", "fe80::a9fe:a9fe", "::ffff:100.100.100.200"),
     *("64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1", "::ffff:168.63.129.16"),
+    *("64:ff9b:1::a9fe:a9fe", "::ffff:0:169.254.169.254", "::169.254.169.254"),
 )
 
 
@@ -47,6 +48,7 @@ def test_what_a_cloud_tells_a_machine_is_refused_whatever_is_allowed(text: str) 
 def test_public_ones_and_those_that_are_allowed_are_reached() -> None:
     for text in ("1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"):
         assert may_reach(ipaddress.ip_address(text), ())
+    assert may_reach(ipaddress.ip_address("::1"), [ipaddress.ip_network("::1/128")])
     networks = [ipaddress.ip_network("10.1.0.0/16")]
     for text, is_allowed in (("10.1.2.3", True), ("10.2.0.1", False), ("::ffff:10.1.0.1", True)):
         assert may_reach(ipaddress.ip_address(text), networks) is is_allowed
