@@ -26,6 +26,8 @@ HOP_TIMEOUT_S = 1.0
 """The time of a call beyond its own deadline, which the registrar enforces."""
 
 JOINED, MOST_JOINED = "enroll", 16
+JOINED_WITHIN_S = 1.0
+"""Between the times that calls of one message may take: the replies come together."""
 """The method whose calls travel together, and how many at most: they wait for one commit anyway."""
 
 LOST = "the registrar was lost meanwhile: ask again with the same Idempotency-Key"
@@ -42,10 +44,14 @@ class _Message:
 
     task: asyncio.Task[Sequence[Reply]]
 
-    def __init__(self) -> None:
+    def __init__(self, wait_s: float) -> None:
         self.calls: list[_Call] = []
-        self.wait_s = 0.0
+        self.wait_s = wait_s
         self.waiting = 0
+
+    def takes(self, wait_s: float) -> bool:
+        """Whether there is room, and nobody would wait much longer than they give it."""
+        return len(self.calls) < MOST_JOINED and abs(self.wait_s - wait_s) < JOINED_WITHIN_S
 
 
 class RayRegistrar(RegistrarClient):
@@ -119,15 +125,14 @@ class RayRegistrar(RegistrarClient):
 
     async def _send_joined(self, call: _Call, wait_s: float) -> Reply:
         message = self._message
-        if message is None or len(message.calls) == MOST_JOINED:
-            message = self._message = _Message()
+        if message is None or not message.takes(wait_s):
+            message = self._message = _Message(wait_s)
             # Without the context of the first of them: Serve would end it with that request.
             message.task = asyncio.get_running_loop().create_task(
                 self._exchange_joined(message), context=Context()
             )
         place = len(message.calls)
         message.calls.append(call)
-        message.wait_s = max(message.wait_s, wait_s)
         message.waiting += 1
         try:
             return (await asyncio.shield(message.task))[place]

@@ -238,6 +238,21 @@ def test_enrollments_of_one_turn_are_one_message_and_each_gets_its_own_reply() -
     asyncio.run(run())
 
 
+def test_who_has_little_time_is_in_no_message_with_who_has_much() -> None:
+    async def perform(_: str, arguments: tuple[Any, ...], context: CallContext) -> Reply:
+        return Reply(value=arguments[0])
+
+    async def run() -> None:
+        handle = Handle(perform)
+        registrar = _open(handle)
+        contexts = [replace(CONTEXT, timeout_s=timeout_s) for timeout_s in (10, 0.2, 9.9, 0.3)]
+        calls = [registrar.enroll("x", context) for context in contexts]  # type: ignore[arg-type]
+        assert len(await asyncio.gather(*calls)) == 4
+        assert len(handle.perform.responses) + len(handle.perform_all.responses) == 4
+
+    asyncio.run(run())
+
+
 def test_who_leaves_a_message_takes_nobody_along_and_the_last_cancels_it() -> None:
     async def run() -> None:
         is_free = asyncio.Event()
