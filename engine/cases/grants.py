@@ -158,7 +158,7 @@ def _find_face(
     """The face that was shown, to become the reference of a holder without one; None for none.
 
     `CaseMoved` where it has been enrolled under another document since, or the document is held by
-    another face, then or by now.
+    another face, then or by now; also where it is gone, and so cannot be compared.
     """
     inputs = registry.enrollment(asked.id).evidence["inputs"]
     thresholds, held_score = inputs["thresholds"], inputs.get("holder_score")
@@ -166,6 +166,12 @@ def _find_face(
         raise CaseMoved("the document is held by another face: refuse the exception")
     shown = registry.attempt_templates([asked.id]).get(record.id)
     if shown is None:
+        if inputs["searched"] is not None and held_score is None:
+            # It is deleted when the document is enrolled, and when the model changes.
+            raise CaseMoved(
+                "the face that was shown is gone, for the document was enrolled or the model "
+                "changed meanwhile: refuse the exception, and have it asked for again"
+            )
         return None
     if record.reference_ids:
         held = gallery.vectors(np.array(record.reference_ids))

@@ -403,6 +403,29 @@ def test_an_exception_is_no_way_round_the_search(lab: Lab, registrar: Registrar)
         close(registrar, lab, asked.body["cases"][0]["id"], Outcome.UNFOUNDED)
 
 
+def test_an_exception_whose_face_can_no_longer_be_compared_opens_no_line(lab: Lab) -> None:
+    rules = PeopleTerms(replace(RULES, exceptions_per_outlet=9))
+    excused: dict[str, Any] = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
+    holder, other = lab.people.person(), lab.people.person()
+    with lab.registrar(people=rules) as registrar:
+        asked = ask(
+            registrar,
+            lab.request(other, document=card(1), **excused),
+            lab.request(other, document=card(2), **excused),
+            lab.request(holder, document=card(2), **excused),
+        )
+        # Enrolled under the first meanwhile, and by an exception under the second.
+        held = ask(registrar, lab.request(holder, document=card(1)))[0]
+        assert held.decision is Decision.APPROVED, held.reasons
+        assert held.body["document_id"] == asked[0].body["document_id"]
+        close(registrar, lab, asked[1].body["cases"][0]["id"], Outcome.UNFOUNDED)
+        for one in (asked[0], asked[2]):
+            with pytest.raises(CaseMoved, match="is gone"):
+                close(registrar, lab, one.body["cases"][0]["id"], Outcome.UNFOUNDED)
+    for document_id in (one.body["document_id"] for one in asked[:2]):
+        assert len(lab.store.lines_of(document_id)) == 1
+
+
 def test_the_dead_enroll_nobody_and_are_still_searched(lab: Lab, registrar: Registrar) -> None:
     person = lab.people.person()
     first = ask(registrar, lab.request(person, document=card(1)))[0]
