@@ -514,6 +514,23 @@ def test_a_stranger_replaces_nobodys_document(lab: Lab, registrar: Registrar) ->
     assert [one.id for one in store.cases.newest()] == [case.id]
 
 
+def test_a_minor_does_not_take_the_place_of_their_guardian(lab: Lab, registrar: Registrar) -> None:
+    parent, store = lab.people.person(), lab.store
+    own = ask(registrar, lab.request(parent, document=card(2)))[0]
+    # As much like the parent as kin are: the same face to a document, and nobody to a search.
+    child = lab.people.between(parent, 0.5)
+    face = {"live": lab.people.sample(child, noise=0.05), "portrait": lab.people.sample(child)}
+    shown = guardian(lab, parent, 2)
+    taken = lab.request(document=card(1, CHILD), replaces=card(2), guardian=shown, **face)
+    answer = ask(registrar, taken)[0]
+    assert answer.reasons == (Reason.REPLACEMENT_REFUSED,)
+    assert [one.id for one in store.lines_of(own.body["document_id"])] == [own.body["line_id"]]
+    assert_replays(lab, answer)
+    # Whom no rule asks for a guardian is judged without the one who came along.
+    renewed = lab.request(parent, document=card(3), replaces=card(2), guardian=shown)
+    assert ask(registrar, renewed)[0].decision is Decision.APPROVED
+
+
 @pytest.mark.parametrize("is_claimed_first", [True, False])
 def test_who_is_looked_into_does_not_leave_under_another_number(
     lab: Lab, registrar: Registrar, is_claimed_first: bool
