@@ -651,6 +651,29 @@ def test_a_minors_line_keeps_its_guardian_when_the_minors_document_is_renewed(
     assert len(bound) == 2
 
 
+def test_a_minor_renews_a_document_keeps_the_number_and_is_bound_anew(
+    lab: Lab, registrar: Registrar
+) -> None:
+    child, parents = lab.people.person(), [lab.people.person(), lab.people.person()]
+    before, now = (guardian(lab, one, 2 + place) for place, one in enumerate(parents))
+    old = lab.request(child, document=card(1, CHILD), guardian=before)
+    first = ask(registrar, old)[0]
+    renewed = lab.request(
+        child, document=card(4, CHILD), replaces=card(1), guardian=now, msisdn=old.msisdn
+    )
+    answer = ask(registrar, renewed, lab.request(document=card(9)))[0]
+    assert answer.decision is Decision.APPROVED, answer.reasons
+    line_id = answer.body["line_id"]
+    assert line_id == first.body["line_id"]
+    bound = lab.store.people.guardians([line_id])[line_id]
+    assert bound.document_id == answer.body["document_id"]
+    assert bound.guardian_id == answer.body["guardian_document_id"]
+    assert bound.guardian_id != first.body["guardian_document_id"]
+    # Who answers for it no longer may go.
+    made = erase_holder(registrar, lab.store, first.body["guardian_document_id"], "test", "blue")
+    assert made.references == 1
+
+
 def test_what_was_tried_on_a_holder_counts_under_a_renewed_document(lab: Lab) -> None:
     person = lab.people.person()
     limits = replace(NO_LIMITS, holder=Bound(3, timedelta(days=4)))
