@@ -18,6 +18,7 @@ from engine.cases.case import Actor, Outcome
 from engine.errors import CaseMoved
 from engine.matching.documents import normalise_name
 from engine.matching.requests import name_look_up
+from engine.reasons import Decision
 from engine.registry.cases import EXCEPTIONS
 from engine.registry.reader import Reader
 from engine.registry.records import (
@@ -112,6 +113,9 @@ def _require_free(registry: Reader, asked: ExceptionRecord, line: AskedLine) -> 
     ):
         raise CaseMoved("the document enrolls nobody any more: refuse the exception")
     _require_name(registry, record, line)
+    inputs = registry.enrollment(asked.id).evidence["inputs"]
+    if inputs.get("authority_brings") == Decision.REJECTED:
+        raise CaseMoved("an authority speaks against the document: refuse the exception")
     outlet = registry.outlets([asked.outlet]).get(asked.outlet)
     if outlet is None or not outlet.is_open or outlet.restriction is not None:
         raise CaseMoved("the outlet may enroll nobody: refuse the exception, or lift that first")
@@ -121,7 +125,7 @@ def _require_free(registry: Reader, asked: ExceptionRecord, line: AskedLine) -> 
     counts = registry.open_line_counts([record.id], asked.carrier)
     if counts[record.id] >= outlet.line_limit:
         raise CaseMoved("the holder has all the lines that one may have: refuse the exception")
-    limit = int(registry.enrollment(asked.id).evidence["inputs"].get("person_limit", 0))
+    limit = int(inputs.get("person_limit", 0))
     if limit and not registry.life.exemptions([record.id]):
         own = registry.life.same_person([record.id])[record.id]
         if sum(registry.life.count_in_use(sorted(own)).values()) >= limit:
@@ -158,7 +162,7 @@ def _find_face(
     """The face that was shown, to become the reference of a holder without one; None for none.
 
     `CaseMoved` where it has been enrolled under another document since, or the document is held by
-    another face, then or by now.
+    another face, then or by now; also where it is gone, and so cannot be compared.
     """
     inputs = registry.enrollment(asked.id).evidence["inputs"]
     thresholds, held_score = inputs["thresholds"], inputs.get("holder_score")
@@ -166,6 +170,12 @@ def _find_face(
         raise CaseMoved("the document is held by another face: refuse the exception")
     shown = registry.attempt_templates([asked.id]).get(record.id)
     if shown is None:
+        if inputs["searched"] is not None and held_score is None:
+            # It is deleted when the document is enrolled, and when the model changes.
+            raise CaseMoved(
+                "the face that was shown is gone, for the document was enrolled or the model "
+                "changed meanwhile: refuse the exception, and have it asked for again"
+            )
         return None
     if record.reference_ids:
         held = gallery.vectors(np.array(record.reference_ids))

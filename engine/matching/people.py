@@ -155,7 +155,7 @@ class PeopleBatch:
         standing, thresholds = self._state.standing, evidence.thresholds
         own = self._state.document(attempt.document_lookup)
         is_minor = _is_minor(attempt.document.born_on, attempt.judged_on, rules)
-        replacement, old = self._find_replacement(place, attempt, own)
+        replacement, old = self._find_replacement(place, attempt, own, is_minor)
         if replacement is not None:
             replacement = replace(replacement, **_tell(look_ups.get(DocumentRole.REPLACED)))
         guardian = self._find_guardian(place, attempt, rules, thresholds) if is_minor else None
@@ -231,7 +231,7 @@ class PeopleBatch:
         )
 
     def _find_replacement(
-        self, place: int, attempt: Attempt, own: DocumentRecord | None
+        self, place: int, attempt: Attempt, own: DocumentRecord | None, is_minor: bool | None
     ) -> tuple[ReplacementEvidence | None, DocumentRecord | None]:
         if attempt.request.replaces is None:
             return None, None
@@ -242,12 +242,15 @@ class PeopleBatch:
         if self._comparisons.has_probe(place) and old.reference_ids:
             references = self._state.references_of(old)
             score = score_best(self._comparisons.probe(place), references)
+        guardian = attempt.guardian if is_minor else None
         is_free = (
             old.status is DocumentStatus.ACTIVE
             and not old.awaits_erasure
             and old.id not in standing.deceased
             and old.id not in standing.replaced
             and (own is None or old.id != own.id)
+            # Kin may be the same face to a document, and nobody is their own guardian.
+            and (guardian is None or guardian.document_lookup != attempt.replaced_lookup)
             # Its lines would come apart from what this batch has opened under it.
             and old.id not in self._state.changed_documents
             and not self._is_looked_into(old)

@@ -120,10 +120,15 @@ def reading(place: Engine | Connection) -> Iterator[Connection]:
 def reading_often(place: Engine | Connection) -> Iterator[Connection]:
     """A connection for many short reads, one after the other, which are not of one state.
 
-    On SQLite there is no transaction around them: nobody who writes waits between two of them.
+    On SQLite there is no transaction around them: nobody who writes waits between two of them. On
+    PostgreSQL there is one, which may pause between two reads for as long as a search takes.
     """
     with reading(place) as plain:
         connection = plain.execution_options(begins=None)
+        if connection.dialect.name == "postgresql":
+            from engine.registry import postgresql  # noqa: PLC0415 - an extra
+
+            postgresql.allow_pauses(connection)
         try:
             yield connection
         finally:

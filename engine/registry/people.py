@@ -202,6 +202,10 @@ def write_people(
     connection: Connection, vault: Vault, changes: PeopleChanges, at: datetime
 ) -> None:
     """Writes these rows, after the lines, enrollments and cases that they name."""
+    bound = [one.line_id for one in changes.guardianships]
+    if bound:
+        # A line that goes along with a minor's renewed document has the guardian of before.
+        connection.execute(delete(_guardianships).where(_guardianships.c.line_id.in_(bound)))
     for table, rows in (
         (_guardianships, [columns_of(one) for one in changes.guardianships]),
         (_exceptions, [_exception_row(vault, one) for one in changes.exceptions]),

@@ -31,7 +31,7 @@ STATEMENT_S = 15.0
 so that what we ask anew finds no locks of our own."""
 LOCK_S = 10
 LONG_S = 3600
-"""Both bounds for a statement over whole tables."""
+"""Both bounds for a statement over whole tables, and the longest pause between reads of a batch."""
 POOL_S = 10
 """Longest wait for one of the connections, where all are taken."""
 
@@ -43,7 +43,8 @@ _TCP = {
     "keepalives_count": 3,
 }
 """libpq's, and only a URL that names them itself goes before; the second is in milliseconds."""
-_LIMITS = ("statement_timeout", "idle_in_transaction_session_timeout")
+_PAUSE = "idle_in_transaction_session_timeout"
+_LIMITS = ("statement_timeout", _PAUSE)
 _SESSION = f"""
     SET synchronous_commit = on;
     SET lock_timeout = '{LOCK_S}s';
@@ -119,6 +120,11 @@ def long_statements(connection: Connection) -> Iterator[None]:
         yield
     finally:
         driver.silence_s = None
+
+
+def allow_pauses(connection: Connection) -> None:
+    """Lets its transaction, which only reads, pause between two statements for a search."""
+    connection.exec_driver_sql(f"SET LOCAL {_PAUSE} = '{LONG_S}s'")
 
 
 def _open(_dialect: Any, _record: Any, arguments: Any, options: Any) -> BoundedConnection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from engine.errors import RequestError
+from engine.cases import steps
+from engine.cases.case import Actor, Outcome
+from engine.errors import CaseMoved, RequestError
 from engine.matching.authority import (
     AuthorityCode,
     AuthorityQuestion,
@@ -25,7 +28,7 @@ from engine.matching.liveness import LivenessTerms
 from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms, ask_of
 from engine.matching.policy import replay
 from engine.matching.requests import ABSENT, GuardianShown, Intake
-from engine.reasons import Decision, LivenessMode, LivenessUse, Reason
+from engine.reasons import Decision, ExceptionCause, LivenessMode, LivenessUse, Reason
 from tests.engine.matching.conftest import NOW
 
 TERMS = AuthorityTerms()
@@ -166,6 +169,32 @@ def test_a_replaced_document_is_looked_up_and_may_be_out_of_use(
     kept = lab.store.enrollment(answer.enrollment_id)
     assert replay(kept).agrees
     assert "replaced_authority" in kept.evidence
+
+
+@pytest.mark.parametrize(
+    ("result", "is_granted"),
+    [
+        (said("CONFIRMED"), True),
+        # For people to decide, as any review is.
+        (said("NOT_VALID", standings=("stolen",)), True),
+        (said("UNKNOWN_DOCUMENT"), False),
+    ],
+)
+def test_an_exception_gets_nobody_past_an_authority_that_rejects(
+    lab: Any, result: AuthorityResult, is_granted: bool
+) -> None:
+    rules = PeopleTerms(PeopleRules(takes_exceptions=True))
+    excused = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
+    request = lab.request(document=card(1), authority={DocumentRole.OWN: result}, **excused)
+    with lab.registrar(look_ups=TERMS, people=rules) as registrar:
+        [answer] = registrar.enroll([request])
+        assert answer.decision == "review"
+        (case,) = answer.body["cases"]
+        given = (registrar, lab.store, case["id"], Outcome.UNFOUNDED, ())
+        steps.propose(*given, Actor("Anne (key:a)", "Anne"))
+        with nullcontext() if is_granted else pytest.raises(CaseMoved, match="authority"):
+            steps.close(*given, Actor("Boris (key:b)", "Boris"))
+    assert len(lab.store.lines_of(answer.body["document_id"])) == is_granted
 
 
 def test_the_authority_is_asked_of_whom_the_decision_needs_and_no_other(lab: Any) -> None:

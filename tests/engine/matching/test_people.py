@@ -403,6 +403,29 @@ def test_an_exception_is_no_way_round_the_search(lab: Lab, registrar: Registrar)
         close(registrar, lab, asked.body["cases"][0]["id"], Outcome.UNFOUNDED)
 
 
+def test_an_exception_whose_face_can_no_longer_be_compared_opens_no_line(lab: Lab) -> None:
+    rules = PeopleTerms(replace(RULES, exceptions_per_outlet=9))
+    excused: dict[str, Any] = {"portrait": ABSENT, "exception": ExceptionCause.INJURY}
+    holder, other = lab.people.person(), lab.people.person()
+    with lab.registrar(people=rules) as registrar:
+        asked = ask(
+            registrar,
+            lab.request(other, document=card(1), **excused),
+            lab.request(other, document=card(2), **excused),
+            lab.request(holder, document=card(2), **excused),
+        )
+        # Enrolled under the first meanwhile, and by an exception under the second.
+        held = ask(registrar, lab.request(holder, document=card(1)))[0]
+        assert held.decision is Decision.APPROVED, held.reasons
+        assert held.body["document_id"] == asked[0].body["document_id"]
+        close(registrar, lab, asked[1].body["cases"][0]["id"], Outcome.UNFOUNDED)
+        for one in (asked[0], asked[2]):
+            with pytest.raises(CaseMoved, match="is gone"):
+                close(registrar, lab, one.body["cases"][0]["id"], Outcome.UNFOUNDED)
+    for document_id in (one.body["document_id"] for one in asked[:2]):
+        assert len(lab.store.lines_of(document_id)) == 1
+
+
 def test_the_dead_enroll_nobody_and_are_still_searched(lab: Lab, registrar: Registrar) -> None:
     person = lab.people.person()
     first = ask(registrar, lab.request(person, document=card(1)))[0]
@@ -489,6 +512,23 @@ def test_a_stranger_replaces_nobodys_document(lab: Lab, registrar: Registrar) ->
     assert own.decision is Decision.APPROVED, own.reasons
     assert_replays(lab, own)
     assert [one.id for one in store.cases.newest()] == [case.id]
+
+
+def test_a_minor_does_not_take_the_place_of_their_guardian(lab: Lab, registrar: Registrar) -> None:
+    parent, store = lab.people.person(), lab.store
+    own = ask(registrar, lab.request(parent, document=card(2)))[0]
+    # As much like the parent as kin are: the same face to a document, and nobody to a search.
+    child = lab.people.between(parent, 0.5)
+    face = {"live": lab.people.sample(child, noise=0.05), "portrait": lab.people.sample(child)}
+    shown = guardian(lab, parent, 2)
+    taken = lab.request(document=card(1, CHILD), replaces=card(2), guardian=shown, **face)
+    answer = ask(registrar, taken)[0]
+    assert answer.reasons == (Reason.REPLACEMENT_REFUSED,)
+    assert [one.id for one in store.lines_of(own.body["document_id"])] == [own.body["line_id"]]
+    assert_replays(lab, answer)
+    # Whom no rule asks for a guardian is judged without the one who came along.
+    renewed = lab.request(parent, document=card(3), replaces=card(2), guardian=shown)
+    assert ask(registrar, renewed)[0].decision is Decision.APPROVED
 
 
 @pytest.mark.parametrize("is_claimed_first", [True, False])
@@ -609,6 +649,29 @@ def test_a_minors_line_keeps_its_guardian_when_the_minors_document_is_renewed(
     bound = lab.store.people.guardians(lines)
     assert {one.document_id for one in bound.values()} == {answer.body["document_id"]}
     assert len(bound) == 2
+
+
+def test_a_minor_renews_a_document_keeps_the_number_and_is_bound_anew(
+    lab: Lab, registrar: Registrar
+) -> None:
+    child, parents = lab.people.person(), [lab.people.person(), lab.people.person()]
+    before, now = (guardian(lab, one, 2 + place) for place, one in enumerate(parents))
+    old = lab.request(child, document=card(1, CHILD), guardian=before)
+    first = ask(registrar, old)[0]
+    renewed = lab.request(
+        child, document=card(4, CHILD), replaces=card(1), guardian=now, msisdn=old.msisdn
+    )
+    answer = ask(registrar, renewed, lab.request(document=card(9)))[0]
+    assert answer.decision is Decision.APPROVED, answer.reasons
+    line_id = answer.body["line_id"]
+    assert line_id == first.body["line_id"]
+    bound = lab.store.people.guardians([line_id])[line_id]
+    assert bound.document_id == answer.body["document_id"]
+    assert bound.guardian_id == answer.body["guardian_document_id"]
+    assert bound.guardian_id != first.body["guardian_document_id"]
+    # Who answers for it no longer may go.
+    made = erase_holder(registrar, lab.store, first.body["guardian_document_id"], "test", "blue")
+    assert made.references == 1
 
 
 def test_what_was_tried_on_a_holder_counts_under_a_renewed_document(lab: Lab) -> None:

@@ -128,6 +128,30 @@ def test_both_sides_of_a_connection_are_bounded_and_the_url_may_say_how(postgres
     assert set(theirs.values()) == {"15s"}
 
 
+def test_a_long_search_between_two_reads_of_a_batch_does_not_end_their_session(
+    on_postgres, listening
+) -> None:
+    def end_pauses_soon(connection, _: object) -> None:
+        connection.execute("SET idle_in_transaction_session_timeout = '50ms'")
+        connection.commit()
+
+    on_postgres.engine.dispose()
+    with (
+        listening(on_postgres, "connect", end_pauses_soon),
+        on_postgres.reading() as of_batch,
+        reading(on_postgres.engine) as other,
+        on_postgres.engine.connect() as watching,
+    ):
+        assert of_batch.answers([b"unknown"]) == {}
+        pid = other.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+        watching.execution_options(isolation_level="AUTOCOMMIT")
+        # The later of two pauses has become too long, so the earlier one as well.
+        while watching.exec_driver_sql(f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}").first():
+            pass
+        other.invalidate()
+        assert of_batch.answers([b"unknown"]) == {}
+
+
 def test_what_is_asked_anew_finds_no_lock_of_the_session_that_was_left() -> None:
     assert postgresql.STATEMENT_S < postgresql.SILENCE_S
     assert 4 * writer.RENEW_S < writer.LEASE_S
