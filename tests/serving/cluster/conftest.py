@@ -225,7 +225,7 @@ def served(serve_home: tuple[Path, dict[str, str]], start_serve: Start) -> Itera
             "SOSIE_SERVE__RATE_LIMIT": "0",
             "SOSIE_LIMITS__HOLDER_FAILURES": "0",
             "SOSIE_LIMITS__HOLDER_SHOWN": "0",
-            "SOSIE_WEBHOOKS__ALLOWED_NETWORKS": '["127.0.0.0/8"]',
+            "SOSIE_WEBHOOKS__CARRIER_NETWORKS": '{"blue": ["127.0.0.0/8"]}',
         }
         settings = home.with_name("cluster.toml")
         own = (home / SETTINGS_FILE).read_text()
