@@ -26,9 +26,9 @@ HOP_TIMEOUT_S = 1.0
 """The time of a call beyond its own deadline, which the registrar enforces."""
 
 JOINED, MOST_JOINED = "enroll", 16
-JOINED_WITHIN_S = 1.0
-"""Between the times that calls of one message may take: the replies come together."""
 """The method whose calls travel together, and how many at most: they wait for one commit anyway."""
+JOINED_WITHIN_S = 1.0
+"""How far apart the time limits of such calls may be: their replies come together."""
 
 LOST = "the registrar was lost meanwhile: ask again with the same Idempotency-Key"
 OVERSIZED = "the answer is larger than one message may be: ask for less at once"
