@@ -318,7 +318,9 @@ class Deployment:
         self.settings = settings
         self._open_index = open_index
         self._upkeep: Upkeep | None = None
-        self._erasing = Lock()
+        # Held by an erasure from the first file to the last, by what saves a snapshot, and by a
+        # sweep that ends: a snapshot must not hold, nor a sweep name, who is being erased.
+        self.erasing = Lock()
         self._resealing = ThreadPoolExecutor(1, "reseal")
         self._is_reseal_due = False
         self._closing = Event()
@@ -548,7 +550,7 @@ class Deployment:
         """
         runner = runner or self.registrar
         # One at a time: the snapshot after one must not contain the face of the next.
-        with self._erasing:
+        with self.erasing:
             return self._erase(runner, target, actor, carrier)
 
     def finish_erasures(self, actor: str, runner: Runner | None = None) -> list[ErasureCertificate]:
@@ -573,7 +575,7 @@ class Deployment:
             faults.append(error)
         for one in wanted:
             try:
-                with self._erasing:
+                with self.erasing:
                     made = self._erase(runner, one.document_id, actor, None)
             except NotFound:
                 # Erased by retention meanwhile.
@@ -612,10 +614,6 @@ class Deployment:
             self._ask_reseal(had_snapshot=had_snapshot)
             raise
         self._ask_reseal(had_snapshot=had_snapshot)
-        # A sweep may have ended meanwhile. It removes erased references itself too, so a failure
-        # here does not fail the erasure, which is done.
-        with suppress(RegistryError):
-            self.sweeps.erase(holder.id, holder.reference_ids)
         return made
 
     def _ask_reseal(self, *, had_snapshot: bool) -> None:
@@ -630,7 +628,7 @@ class Deployment:
         The next erasure waits: a snapshot must not be saved from what it removes.
         """
         self._closing.wait(ERASURES_GATHER_S)
-        with self._erasing:
+        with self.erasing:
             self._is_reseal_due = False
             gallery = self.restored.gallery
             # A lost shard has nothing left, and the next search reports it.
@@ -648,7 +646,7 @@ class Deployment:
             self._resealing.submit(self._save_shards)
 
     def _save_shards(self) -> None:
-        with self._erasing, suppress(RegistryError, ShardLost):
+        with self.erasing, suppress(RegistryError, ShardLost):
             self.save_snapshot()
 
     def close(self, *, keep_shards: bool = False) -> None:

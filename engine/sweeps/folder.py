@@ -75,8 +75,7 @@ class SweepFolder:
         """Creates the folder, and removes half-written files of a crash; `RegistryError`."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for leftover in self.path.glob(".*"):
-                leftover.unlink()
+            self.drop_half_written()
         except OSError as error:
             raise RegistryError(f"{self.path} cannot be created: {error.strerror}") from None
 
@@ -103,10 +102,21 @@ class SweepFolder:
                 return True
         return False
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether `drop_checkpoint` has not been called, or was interrupted."""
+        return (self.path / _STATUS).exists()
+
+    def drop_half_written(self) -> None:
+        """Removes files that a crash has left beside those that they were to replace."""
+        for leftover in self.path.glob(".*"):
+            leftover.unlink(missing_ok=True)
+
     def drop_outputs(self) -> None:
         """Removes the outputs."""
-        for path in [*self.files(), *self.path.glob(".*")]:
+        for path in self.files():
             path.unlink(missing_ok=True)
+        self.drop_half_written()
 
     def drop_covered(self) -> None:
         """Removes what only the next sweep needs."""

@@ -53,8 +53,13 @@ class SweepRetention:
         self._lock = Lock()
 
     def clean(self, busy: str | None = None) -> None:
-        """Removes the folders of cancelled and failed sweeps and the outputs of paused ones, except
-        of the sweep `busy`, which does so itself."""
+        """Removes the folders of cancelled and failed sweeps, the outputs of paused ones, and files
+        that a crash has left, except of the sweep `busy`, which does so itself.
+
+        A sweep that was killed before it had finished is finished; where its files can neither be
+        rewritten nor removed, it is told in the log, and the next call tries again.
+        """
+        ending: list[SweepRecord] = []
         with self._lock:
             last = self._reader.sweeps.last_done()
             for record, folder in self._kept():
@@ -64,8 +69,17 @@ class SweepRetention:
                     folder.remove()
                 elif record.state is SweepState.PAUSED:
                     folder.drop_outputs()
-                elif record.state is SweepState.DONE and last and record.id != last.id:
-                    folder.drop_covered()
+                elif record.state is SweepState.DONE:
+                    folder.drop_half_written()
+                    if last and record.id != last.id:
+                        folder.drop_covered()
+                    if folder.is_ending:
+                        ending.append(record)
+        for record in ending:
+            try:
+                self.finish(record)
+            except RegistryError as error:
+                _log.warning("sweep %s may still name who was erased: %s", record.id, error)
 
     def expire(self, now: datetime) -> list[str]:
         """Removes the files of sweeps done longer ago than `stay`; returns the sweeps' ids.
@@ -98,12 +112,16 @@ class SweepRetention:
             if record.state is SweepState.DONE:
                 self._erase(record, folder, reference_ids, document_id)
 
-    def erase_since(self, record: SweepRecord) -> None:
-        """Erases from a sweep that has just ended everybody who was erased while it ran."""
+    def finish(self, record: SweepRecord) -> None:
+        """Erases from a sweep that has just ended everybody who was erased while it ran, and then
+        removes what only a resumed sweep needs. No erasure may be under way that did not find it
+        done."""
         assert record.sequence is not None, "it has ended"
         folder, gone = SweepFolder.of(self._root, record.id), self._reader.removals(record.sequence)
         if len(gone):
             self._erase(record, folder, gone.tolist(), None)
+        # Last, for it is the sign that the rest is done.
+        folder.drop_checkpoint()
 
     def _erase(
         self,
@@ -171,9 +189,9 @@ def erase_from_files(
     calibration: Calibration,
     document_id: str | None = None,
     console: str = "",
-) -> bool:
-    """Rewrites a sweep's files without a document, or without all erased ones; False if they name
-    none.
+) -> None:
+    """Rewrites a sweep's files without a document, or without all erased ones: all of them, for
+    those that tell who is named may have been rewritten before a crash.
 
     A group of one face keeps its key, by which its case is known, with the members left; with less
     than two of them it is removed, and any other group with none. The counts in the registry's row
@@ -181,8 +199,6 @@ def erase_from_files(
     """
     named = set(_list_documents(sweep))
     gone = _find_erased(named, reader) if document_id is None else named & {document_id}
-    if not gone:
-        return False
     # Not above: a service runs without pyarrow and Jinja2.
     from engine.sweeps.outputs import write_findings  # noqa: PLC0415
 
@@ -198,7 +214,6 @@ def erase_from_files(
     )
     contents = left.contents(reader, calibration, console=console)
     write_findings(sweep.folder, sweep.about, left.pairs, contents)
-    return True
 
 
 def without_documents(

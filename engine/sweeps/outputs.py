@@ -248,15 +248,19 @@ def write_outputs(
 def write_findings(
     folder: SweepFolder, about: Mapping[str, str], pairs: pa.Table, contents: ReportInput
 ) -> None:
-    """Writes all outputs, only their owner can read them; `about` goes into Parquet files."""
+    """Writes all outputs, only their owner can read them; `about` goes into Parquet files.
+
+    Files by which an erasure finds whom they name (`SweepFolder.names`) come after the others that
+    name the same: killed in between, it finds them again.
+    """
     summary = contents.summary
     write_table(folder.path, "pairs", pairs, about)
     write_table(folder.path, "groups", group_table(contents.groups, contents.cases), about)
     write_csv(folder.path, "outlets", seller_table(summary.outlets))
     write_csv(folder.path, "carriers", seller_table(summary.carriers).drop_columns(["outlet"]))
     write_csv(folder.path, "liveness", liveness_table(contents.liveness))
-    write_groups(folder.groups, contents.groups)
     write_report(folder.report, contents)
+    write_groups(folder.groups, contents.groups)
 
 
 def _tell(result: SweepResult) -> dict[str, Any] | None:

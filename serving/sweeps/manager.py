@@ -56,6 +56,7 @@ class SweepManager:
             detail={"cause": "starts"},
             change=lambda record: replace(record, fault=fault),
         )
+        self._clean()
 
     def plan(self, request: SweepRequest) -> Expectation:
         """Expected cost and result of a sweep; changes nothing."""

@@ -208,17 +208,18 @@ def _sweep(deployment: Deployment, states: SweepStates, run: SweepRun, record: S
     # Whose names and numbers were looked at is not said, but that they were.
     opened = {} if swept.ranking is None else {"documents_opened": swept.ranking.opened}
     summary = write_outputs(swept, cases, account, store, deployment.calibration, console)
-    done = states.move(
-        record.id,
-        _RUNNING,
-        SweepState.DONE,
-        detail={"pairs": len(swept.pairs), "groups": len(swept.groups), **opened},
-        change=lambda one: replace(
-            one, sequence=swept.sequence, progress=run.progress, summary=summary
-        ),
-    )
-    run.folder.drop_checkpoint()
-    deployment.sweeps.erase_since(done)
+    # An erasure finds it done, and changes its files, or has ended before `finish` looks for it.
+    with deployment.erasing:
+        done = states.move(
+            record.id,
+            _RUNNING,
+            SweepState.DONE,
+            detail={"pairs": len(swept.pairs), "groups": len(swept.groups), **opened},
+            change=lambda one: replace(
+                one, sequence=swept.sequence, progress=run.progress, summary=summary
+            ),
+        )
+        deployment.sweeps.finish(done)
 
 
 def _record_failure(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from engine.errors import SweepOver
+from engine.errors import NotFound, SweepOver
 from engine.registry.records import AuditEntry, Changes, utc_now
 from engine.sweeps import outputs
 from engine.sweeps.estimate import SweepRequest
@@ -21,7 +23,9 @@ from engine.sweeps.groupfile import GroupFile
 from engine.sweeps.sweep_model import Scope, SweepRecord, SweepState
 from serving.compose import Deployment
 from serving.retention import EXPIRED, retire_sweeps
+from serving.settings import load_settings
 from serving.sweeps.manager import SweepManager
+from serving.sweeps.sweep_states import SweepStates
 from serving.wire.sweeps import RiskTerm
 from tests.serving.sweeps.synthetic_people import (
     PEOPLE,
@@ -113,6 +117,103 @@ def test_a_holder_erased_while_a_sweep_ends_is_in_none_of_its_files(
     assert done.state is SweepState.DONE
     assert not any(erased[0] in name for name in names_of(folder_of(deployment, done)))
     assert manager.groups(done.id).total == TWICE - 1
+
+
+def text_of(folder: SweepFolder) -> str:
+    """All that any file of the folder says, hidden ones too, as one text."""
+    found: list[Any] = []
+    for path in sorted(path for path in folder.path.glob("*") if path.is_file()):
+        if path.suffix == ".parquet" or ".parquet." in path.name:
+            found.append(parquet.read_table(path).to_pylist())
+        else:
+            found.append(path.read_bytes())
+    return repr(found)
+
+
+class Killed:
+    """Copies of a home before and after each step once `is_on`: what a process that is killed at
+    that moment leaves, half-written files included."""
+
+    def __init__(self, home: Path, copies: Path) -> None:
+        self.is_on = False
+        self.homes: list[Path] = []
+        self._home, self._copies = home, copies
+
+    def around(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        def perform(*arguments: Any, **given: Any) -> Any:
+            self._kill()
+            done = step(*arguments, **given)
+            self._kill()
+            return done
+
+        return perform
+
+    def _kill(self) -> None:
+        if self.is_on:
+            copy = self._copies / f"killed-{len(self.homes)}"
+            self.homes.append(Path(shutil.copytree(self._home, copy)))
+
+
+@pytest.fixture
+def killed(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Killed]:
+    made = Killed(deployment.home, tmp_path)
+    steps = ((Path, "replace"), (SweepStates, "move"), (SweepFolder, "drop_checkpoint"))
+    with monkeypatch.context() as patch:
+        for owner, name in steps:
+            patch.setattr(owner, name, made.around(getattr(owner, name)))
+        yield made
+
+
+def test_a_sweep_killed_at_any_step_of_its_end_names_nobody_who_was_erased_meanwhile(
+    manager: SweepManager, deployment: Deployment, killed: Killed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erased: list[str] = []
+
+    def write_and_erase(swept: Any, *rest: Any) -> dict[str, Any]:
+        summary = whole(swept, *rest)
+        erased.append(swept.groups[0].identities[0].document_id)
+        deployment.erase(erased[0], ACTOR)
+        killed.is_on = True
+        return summary
+
+    whole = outputs.write_outputs
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "write_outputs", write_and_erase)
+        done = sweep(manager)
+    killed.is_on = False
+    # Around the change of its state, each file that is written anew, and the checkpoint.
+    assert len(killed.homes) > 20
+    for home in killed.homes:
+        with Deployment(home, load_settings(home)) as again, closing(SweepManager(again)) as later:
+            later.open()
+            assert later.wait(120)
+            assert later.status(done.id).state is SweepState.DONE
+            assert erased[0] not in text_of(folder_of(again, done)), home.name
+            assert later.groups(done.id).total == TWICE - 1
+            assert not folder_of(again, done).is_ending
+
+
+def test_an_erasure_killed_at_any_file_of_a_sweep_leaves_none_when_it_is_done_again(
+    manager: SweepManager, deployment: Deployment, killed: Killed
+) -> None:
+    done = sweep(manager)
+    [first] = GroupFile.open(folder_of(deployment, done).groups).page(1)
+    document = first.identities[0].document_id
+    killed.is_on = True
+    deployment.erase(document, ACTOR)
+    killed.is_on = False
+    assert len(killed.homes) >= 20
+    for home in killed.homes:
+        with Deployment(home, load_settings(home)) as again, closing(SweepManager(again)) as later:
+            later.open()
+            # What is half written names others, whose erasure would not look there.
+            assert not list(folder_of(again, done).path.glob(".*"))
+            # As whoever got no certificate does.
+            with suppress(NotFound):
+                again.erase(document, ACTOR)
+            assert document not in text_of(folder_of(again, done)), home.name
 
 
 def test_files_that_cannot_be_written_anew_are_removed(
