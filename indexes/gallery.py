@@ -391,10 +391,7 @@ class Gallery:
 
     def deadline_s(self) -> float | None:
         """Seconds until the oldest tombstone has to be gone; None where there is none."""
-        if self._segmented is not None:
-            return self._segmented.deadline_s()
-        with self._lock.reading():
-            return self._index.deadline_s()
+        return self._index.deadline_s()
 
     def _readable(self) -> View | VectorIndex:
         return self._index if self._segmented is None else self._segmented.view

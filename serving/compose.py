@@ -280,6 +280,10 @@ SNAPSHOT_AFTER = 1_000
 ERASURES_GATHER_S = 5.0
 """The snapshot is compacted and saved once for all erasures within so long. The faces are out of
 memory and of every file by then; a crash meanwhile costs a rebuild from the store."""
+RESEAL_AGAIN_S, LONGEST_PAUSE_S = 10.0, 300.0
+"""Where that fails it is tried again after this pause, then after pauses twice as long each."""
+OVERDUE_S = 600.0
+"""So long after the erasure deadline, at which it begins, the gallery is rewritten."""
 
 
 def warn_on_stderr(message: str) -> None:
@@ -322,7 +326,8 @@ class Deployment:
         # sweep that ends: a snapshot must not hold, nor a sweep name, who is being erased.
         self.erasing = Lock()
         self._resealing = ThreadPoolExecutor(1, "reseal")
-        self._is_reseal_due = False
+        self._is_reseal_due = self._had_snapshot = False
+        self._reseal_fault: str | None = None
         self._closing = Event()
         self.vault = load_vault(home, settings)
         self.store = Store.open(
@@ -483,6 +488,23 @@ class Deployment:
         return registrar
 
     @property
+    def overdue_s(self) -> float:
+        """For how long references that were removed should have been out of memory altogether."""
+        left_s = self.restored.gallery.deadline_s()
+        return 0.0 if left_s is None else max(0.0, -left_s)
+
+    @property
+    def upkeep_fault(self) -> str | None:
+        """What is not done since references were removed, though it is tried again and again."""
+        faults = [] if self._reseal_fault is None else [self._reseal_fault]
+        if self._upkeep is not None and (fault := self._upkeep.fault) is not None:
+            faults.append(f"its segments are not rewritten ({fault})")
+        if self.overdue_s > OVERDUE_S:
+            late_h = self.overdue_s / 3600
+            faults.append(f"removed references take space {late_h:.1f} h beyond erasure_deadline_h")
+        return "; ".join(faults) or None
+
+    @property
     def copies_wanting(self) -> int:
         """How many shards of the gallery have lost a copy that is not made again yet."""
         return self._snapshots.copies_wanting
@@ -618,27 +640,48 @@ class Deployment:
 
     def _ask_reseal(self, *, had_snapshot: bool) -> None:
         """Has the snapshot saved again, once for all erasures until then; call it while erasing."""
+        self._had_snapshot = self._had_snapshot or had_snapshot
         if not self._is_reseal_due:
             self._is_reseal_due = True
-            self._resealing.submit(self._reseal, had_snapshot=had_snapshot)
+            self._resealing.submit(self._reseal)
 
-    def _reseal(self, *, had_snapshot: bool) -> None:
+    def _reseal(self) -> None:
         """Saves the snapshot again after a while; the registrar goes on deciding.
 
-        The next erasure waits: a snapshot must not be saved from what it removes.
+        The next erasure waits: a snapshot must not be saved from what it removes. What fails is
+        tried again until the deployment is closed, and a last time then.
         """
-        self._closing.wait(ERASURES_GATHER_S)
+        is_closing, pause_s = self._closing.wait(ERASURES_GATHER_S), RESEAL_AGAIN_S
+        while not self._attempt_reseal(pause_s) and not is_closing:
+            is_closing = self._closing.wait(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _attempt_reseal(self, pause_s: float) -> bool:
+        """Whether it is done; else erasures count on the next attempt."""
+        what = "the gallery has no snapshot" if self._had_snapshot else "it is not compacted"
         with self.erasing:
             self._is_reseal_due = False
-            gallery = self.restored.gallery
-            # A lost shard has nothing left, and the next search reports it.
-            with suppress(RegistryError, ShardLost):
-                if not had_snapshot:
+            try:
+                gallery = self.restored.gallery
+                if not self._had_snapshot:
                     # A process that lost the lease may have saved its own.
                     self._snapshots.remove()
                     gallery.compact()
-                elif self._snapshots.is_withdrawn:
-                    self._snapshots.renew(gallery)
+                    is_done = True
+                elif self._reseal_fault is not None and not self._snapshots.has_room(gallery):
+                    # An attempt would fill the disk that decisions are written to.
+                    is_done = False
+                else:
+                    is_done = not self._snapshots.is_withdrawn or self._snapshots.renew(gallery)
+            except Exception as error:  # noqa: BLE001 - told, and tried again
+                # The type alone: a message may hold something of a reference.
+                self._warn(f"after an erasure {what} for now ({type(error).__name__})")
+                is_done = False
+            self._is_reseal_due = not is_done
+            self._had_snapshot = self._had_snapshot and not is_done
+            again = f"since an erasure {what}: tried again after {pause_s:g} s"
+            self._reseal_fault = None if is_done else again
+        return is_done
 
     def _ask_save(self) -> None:
         """So that the next loss of a shard costs only what has changed since."""

@@ -458,6 +458,8 @@ def _examine_database(deployment: Deployment, is_deep: bool) -> Finding:
 
 
 def _examine_gallery(deployment: Deployment) -> Iterator[Finding]:
+    from serving.compose import SNAPSHOT_AFTER  # noqa: PLC0415 - as above
+
     restored = deployment.restored
     gallery = restored.gallery
     is_rounded = deployment.settings.gallery.rows == "float16"
@@ -479,9 +481,15 @@ def _examine_gallery(deployment: Deployment) -> Iterator[Finding]:
     if restored.fault is not None:
         advice = f"it is rebuilt from the store; remove {deployment.snapshot_folder}"
         yield Finding("snapshot", State.WARNING, restored.fault, advice)
+    elif not restored.loaded and restored.replayed > SNAPSHOT_AFTER:
+        detail = f"there is none: each start reads {restored.replayed:,} changes from the store"
+        advice = "a service saves one when it stops, and again after an erasure: see its log"
+        yield Finding("snapshot", State.WARNING, detail, advice)
     else:
         detail = f"{restored.loaded:,} references in it, {restored.replayed:,} changes since"
         yield Finding("snapshot", State.OK, detail)
+    if (fault := deployment.upkeep_fault) is not None:
+        yield Finding("upkeep", State.WARNING, fault, "start the service, which rewrites it")
 
 
 def _examine_false_candidates(deployment: Deployment) -> Iterator[Finding]:

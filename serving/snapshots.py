@@ -166,7 +166,7 @@ class SnapshotManager:
     @property
     def has_any(self) -> bool:
         """Whether there is a snapshot, or one is to be saved again after an erasure."""
-        return self.folder.exists()
+        return self.is_withdrawn or self.folder.exists()
 
     @property
     def copies_wanting(self) -> int:
@@ -205,8 +205,10 @@ class SnapshotManager:
         """
         try:
             save_snapshot(self._store, gallery, self.folder, self._config, self._trusted)
-        except (OSError, RegistryError) as error:
+        except (OSError, RegistryError, MemoryError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
+            if isinstance(error, MemoryError):
+                reason = "too little memory"
             self._warn(f"the gallery's snapshot was not saved: {reason}")
             return False
         # A lease can be lost unnoticed: references erased by another writer must not stay here.
@@ -235,19 +237,31 @@ class SnapshotManager:
             ) from None
         self.is_withdrawn = True
 
-    def renew(self, gallery: Gallery) -> None:
-        """Replaces the snapshot by one without any removed row, or removes it; as `save`."""
+    def renew(self, gallery: Gallery) -> bool:
+        """Replaces the snapshot by one without any removed row.
+
+        On failure, as of `save`, there is none, and it still counts as withdrawn.
+        """
+        is_saved = False
         try:
             gallery.compact()
+            removals = gallery.removals
+            is_saved = self.save(gallery)
         except MemoryError:
             self._warn("the gallery's snapshot was not saved: too little memory")
-            self.remove()
-            return
-        removals = gallery.removals
-        if self.save(gallery):
+        finally:
+            if not is_saved:
+                self.remove()
+                self.is_withdrawn = True
+        if is_saved:
             self._removals_left_out = removals
-        else:
-            self.remove()
+        return is_saved
+
+    def has_room(self, gallery: Gallery) -> bool:
+        """Whether its disk has as much room as a snapshot of the whole gallery takes at least."""
+        account = gallery.account()
+        needed = account.rows + account.codes + account.head
+        return shutil.disk_usage(self.folder.parent).free > needed
 
     def may_hold_removed(self, gallery: Gallery) -> bool:
         """Whether a file of the snapshot may contain a removed reference."""
@@ -409,8 +423,9 @@ class ShardManager(SnapshotManager):
         failures = [one for future in saving if (one := future.exception()) is not None]
         if failures:
             self._warn(f"a shard's snapshot was not saved ({type(failures[0]).__name__})")
-        self.is_withdrawn = False
-        return bool(saving) and not failures
+        is_saved = bool(saving) and not failures
+        self.is_withdrawn = self.is_withdrawn and not is_saved
+        return is_saved
 
     def withdraw(self, gallery: Gallery, ids: Collection[int]) -> None:
         """Destroys the keys of the snapshots that may contain one of these references, and removes
@@ -423,11 +438,18 @@ class ShardManager(SnapshotManager):
         self._withdraw(index, np.unique(owners).tolist())
         self.is_withdrawn = True
 
-    def renew(self, gallery: Gallery) -> None:
-        """Frees removed references in the shards' memory, and saves their snapshots without."""
+    def renew(self, gallery: Gallery) -> bool:
+        """Frees removed references in the shards' memory, and saves their snapshots without, where
+        they have any."""
         super().remove()
+        self.is_withdrawn = bool(self._shard_folder)
         gallery.compact()
-        self.save(gallery)
+        return self.save(gallery) or not self._shard_folder
+
+    def has_room(self, gallery: Gallery) -> bool:
+        """Their nodes have to know."""
+        del gallery
+        return True
 
     def remove(self) -> None:
         """Removes the snapshots; the next start builds what is lost by then from the store."""

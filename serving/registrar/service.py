@@ -92,6 +92,7 @@ class Lifecycle:
         self._opened: OpenRegistry | None = None
         self._anchoring: Anchoring | None = None
         self._mark: Watermark | None = None
+        self._upkeep_fault: str | None = None
         self._store_read: tuple[float, int] | None = None
         self._behind = 0
         self._full_until: float | None = None
@@ -130,6 +131,7 @@ class Lifecycle:
                 store_sequence=None if stored is None else stored[1],
                 anchor_fault=None if anchoring is None else anchoring.fault,
                 search_fault=None if gallery is None else gallery.search_fault,
+                upkeep_fault=None if gallery is None else self._upkeep_fault,
             )
 
     def lose(self, opened: OpenRegistry, error: Exception) -> None:
@@ -278,6 +280,9 @@ class Lifecycle:
         has_fault = opened.gallery.search_fault is not None
         self._meter.set(metrics.SEARCH_DEVICE_FAILED, float(has_fault))
         self._meter.set(metrics.MOVES_WANTING, opened.deployment.moves_wanting)
+        self._upkeep_fault = opened.deployment.upkeep_fault
+        self._meter.set(metrics.UPKEEP_FAILED, float(self._upkeep_fault is not None))
+        self._meter.set(metrics.REMOVED_OVERDUE, opened.deployment.overdue_s)
         self._meter.set_state(PHASE, self._phase)
         self._behind = self._behind + 1 if mark.is_behind else 0
         if self._behind >= LOOKS_BEHIND:

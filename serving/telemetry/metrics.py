@@ -154,6 +154,16 @@ SEARCH_DEVICE_FAILED = _gauge(
 MOVES_WANTING = _gauge(
     "sosie_gallery_moves_wanting", "Virtual shards that are to be moved to another shard.", LATEST
 )
+UPKEEP_FAILED = _gauge(
+    "sosie_gallery_upkeep_failed",
+    "1 while the gallery or its snapshot cannot be rewritten since references were removed.",
+    LATEST,
+)
+REMOVED_OVERDUE = _gauge(
+    "sosie_gallery_removed_overdue_seconds",
+    "How long removed references take space beyond the erasure deadline.",
+    LATEST,
+)
 ERASURES_OVERDUE = _gauge(
     "sosie_erasures_overdue", "1 while an acknowledged erasure is due and fails.", LATEST
 )

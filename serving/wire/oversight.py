@@ -37,14 +37,15 @@ class Check(AnswerBody, frozen=True):
 class Readiness(AnswerBody, frozen=True):
     """Ready where every check is but those that are there only where something is to be mended that
     stops nothing: `anchor`, the audit head is not anchored outside; `accelerator`, faces are
-    embedded without the one that is installed. The phase is null where the registrar cannot be
-    reached."""
+    embedded without the one that is installed; `device`, the GPU searches no more; `upkeep`, the
+    gallery or its snapshot is not rewritten since references were removed. The phase is null where
+    the registrar cannot be reached."""
 
     is_ready: bool
     phase: Phase | None
     checks: Annotated[
         dict[str, Check],
-        Meta(description="store, models, registrar, gallery, anchor, accelerator, device"),
+        Meta(description="store, models, registrar, gallery, anchor, accelerator, device, upkeep"),
     ]
 
 

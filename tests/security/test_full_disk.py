@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from serving import compose
 from serving.compose import Deployment
 from serving.registrar.protocol import CallContext
 from serving.settings import load_settings
+from serving.snapshots import SnapshotManager
 from tests.engine.matching.conftest import People
 from tests.serving.api.conftest import serving
 from tests.serving.api.driver import to_json
@@ -175,7 +177,7 @@ def fill_up_a_backup(disk: str, home: str) -> None:
         assert manifest.sequence == writer.sequence
 
 
-def test_a_disk_that_fills_up_while_a_snapshot_is_sealed_after_an_erasure_loses_nothing_else(
+def test_a_disk_that_fills_up_while_a_snapshot_is_sealed_after_an_erasure_has_it_once_there_is_room(
     on_small_disk: Callable[..., None], keyed_home: Any
 ) -> None:
     on_small_disk(fill_up_a_snapshot, "16m", keyed_home[0])
@@ -202,16 +204,35 @@ def fill_up_a_snapshot(disk: str, base: str) -> None:
 
     with Deployment(home, settings, told.append) as deployment, pytest.MonkeyPatch.context() as now:
         now.setattr(compose, "ERASURES_GATHER_S", 0)
+        now.setattr(compose, "RESEAL_AGAIN_S", 0.01)
+        now.setattr(compose, "LONGEST_PAUSE_S", 0.01)
         now.setattr(compose, "erase_holder", erase_and_fill)
+        has_room, looks = SnapshotManager.has_room, Semaphore(0)
+
+        def look(*arguments: Any) -> bool:
+            looks.release()
+            return has_room(*arguments)
+
+        now.setattr(SnapshotManager, "has_room", look)
         assert deployment.erase(make_document(7), "test").references == 1
-        # After what the erasure has left to its thread.
-        deployment._resealing.submit(int).result()
+        # Without room it is not begun again, or it would take what decisions need.
+        for _ in range(3):
+            assert looks.acquire(timeout=120)
         assert told == ["the gallery's snapshot was not saved: No space left on device"]
+        assert "no snapshot" in str(deployment.upkeep_fault)
         assert not (home / "gallery").exists()
         fillers[0].unlink()
+        # After what the erasure has left to its thread.
+        deployment._resealing.submit(int).result()
+        assert (len(told), deployment.upkeep_fault) == (1, None)
+        assert (home / "gallery" / "manifest").exists()
     with Deployment(home, settings) as deployment:
         restored, faces = deployment.restored, deployment.vault.rotate(faces)
-        assert (restored.loaded, len(restored.gallery), restored.fault) == (0, size - 1, None)
+        assert (restored.loaded, len(restored.gallery), restored.fault) == (
+            size - 1,
+            size - 1,
+            None,
+        )
         found = restored.gallery.range_search(faces[:20], 0.99).hits
         assert np.diff(found.offsets).tolist() == [place != 7 for place in range(20)]
         assert verify_chain(deployment.store).intact

@@ -22,6 +22,7 @@ from engine.matching.documents import Document
 from engine.matching.requests import Answer
 from engine.models.catalog import CARDS_FOLDER
 from indexes.errors import ShardLost
+from indexes.gallery import Gallery
 from indexes.segmented.merging import Rewrite
 from indexes.sharding.shards import ShardedIndex, ShardPlan
 from indexes.snapshots import snapshot
@@ -166,6 +167,99 @@ def test_the_registrar_does_not_wait_while_a_snapshot_is_sealed_after_an_erasure
     with open_home() as deployment:
         assert (len(deployment.restored.gallery), deployment.restored.replayed) == (0, 0)
         assert deployment.restored.fault is None
+
+
+@pytest.mark.parametrize("step", ["compact", "pin"])
+@pytest.mark.parametrize("has_snapshot", [True, False])
+def test_what_fails_after_an_erasure_is_told_and_tried_again_until_it_is_done(
+    open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch, step: str, has_snapshot: bool
+) -> None:
+    monkeypatch.setattr(compose, "ERASURES_GATHER_S", 0)
+    monkeypatch.setattr(compose, "RESEAL_AGAIN_S", 0.01)
+    manifest, told, faults = full_home / "gallery" / "manifest", [], []
+    whole = getattr(Gallery, step)
+    if has_snapshot:
+        with open_home() as deployment:
+            deployment.save_snapshot()
+    with open_home(told.append) as deployment:
+
+        def fail(gallery: Gallery, *arguments: Any) -> Any:
+            # What is not certain to be without the face is not used meanwhile.
+            assert not manifest.exists()
+            faults.append(deployment.upkeep_fault)
+            if len(faults) <= 2:
+                raise RuntimeError("row 7 of /secret/path")
+            return whole(gallery, *arguments)
+
+        assert deployment.registrar is not None
+        monkeypatch.setattr(Gallery, step, fail)
+        assert deployment.erase(DOCUMENT, "test").references == 1
+        # After what the erasure has left to its thread.
+        deployment._resealing.submit(int).result()
+        if step == "pin" and not has_snapshot:
+            assert (told, faults) == ([], [])
+        else:
+            assert [line[-14:] for line in told] == ["(RuntimeError)"] * 2
+            assert faults[0] is None
+            assert faults[1] == faults[2].replace("0.02", "0.01")
+            assert "since an erasure" in faults[1]
+        assert "secret" not in f"{told} {faults}"
+        assert deployment.upkeep_fault is None
+        assert manifest.exists() == has_snapshot
+    with open_home() as deployment:
+        assert (len(deployment.restored.gallery), deployment.restored.fault) == (0, None)
+
+
+def test_what_fails_after_an_erasure_does_not_keep_a_deployment_from_closing(
+    open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compose, "ERASURES_GATHER_S", 0)
+    attempts, told = threading.Semaphore(0), []
+
+    def fail(*_: Any) -> None:
+        attempts.release()
+        raise MemoryError
+
+    with open_home() as deployment:
+        deployment.save_snapshot()
+    with open_home(told.append) as deployment:
+        monkeypatch.setattr(snapshots, "save_snapshot", fail)
+        assert deployment.erase(DOCUMENT, "test").references == 1
+        assert attempts.acquire(timeout=120)
+    # A last time, at its end.
+    assert attempts.acquire(timeout=120)
+    assert told == ["the gallery's snapshot was not saved: too little memory"] * 2
+    assert not (full_home / "gallery").exists()
+    monkeypatch.undo()
+    with open_home() as deployment:
+        assert (deployment.restored.loaded, len(deployment.restored.gallery)) == (0, 0)
+
+
+def test_a_gallery_that_cannot_be_rewritten_is_told_and_so_is_a_deadline_that_has_passed(
+    full_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+
+    def fail(*_: Any) -> None:
+        failed.set()
+        raise MemoryError
+
+    monkeypatch.setattr(compose, "OVERDUE_S", 0)
+    settings = make_settings({"gallery": {"head_rows": 64, "erasure_deadline_h": 0}})
+    people = People(seed=4, dim=128, outlet="b1")
+    asked = [people.request() for _ in range(64)]
+    with Deployment(full_home, settings) as deployment:
+        assert all(isinstance(one, Answer) for one in deployment.registrar.enroll(asked))
+        deployment.registrar.gallery.settle()
+        assert (deployment.upkeep_fault, deployment.overdue_s) == (None, 0)
+        with monkeypatch.context() as patched:
+            patched.setattr(Rewrite, "build", fail)
+            assert deployment.erase(asked[5].document, "test").references == 1
+            assert failed.wait(120)
+            while "(MemoryError)" not in (fault := deployment.upkeep_fault or ""):
+                time.sleep(0.01)
+            assert "beyond erasure_deadline_h" in fault
+            assert deployment.overdue_s > 0
 
 
 def test_a_crash_in_an_erasure_leaves_no_file_with_the_face_and_costs_a_rebuild(

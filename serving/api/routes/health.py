@@ -121,6 +121,8 @@ class Readiness:
                 checks["accelerator"] = Check(False, self._embedder.fault)
             if status is not None and status.search_fault is not None:
                 checks["device"] = Check(False, f"the GPU searches no more: {status.search_fault}")
+            if status is not None and status.upkeep_fault is not None:
+                checks["upkeep"] = Check(False, status.upkeep_fault)
             found = wire.Readiness(
                 is_ready=is_ready, phase=None if status is None else status.phase, checks=checks
             )

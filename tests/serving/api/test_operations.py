@@ -141,6 +141,26 @@ def test_a_gpu_that_searches_no_more_is_named_and_stops_nothing(
     forget_readiness(fresh)
 
 
+def test_a_gallery_that_is_not_rewritten_since_an_erasure_is_named_and_stops_nothing(
+    fresh: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = property(lambda _: "the gallery has no snapshot")
+    with monkeypatch.context() as patched:
+        patched.setattr("serving.compose.Deployment.upkeep_fault", fault)
+        while "upkeep" not in (answer := read_readiness(fresh))["checks"]:
+            time.sleep(0.01)
+        assert answer["is_ready"]
+        told = {"is_ok": False, "detail": "the gallery has no snapshot"}
+        assert answer["checks"]["upkeep"] == told
+    while "upkeep" in read_readiness(fresh)["checks"]:
+        time.sleep(0.01)
+
+
+def read_readiness(fresh: Any) -> Any:
+    forget_readiness(fresh)
+    return fresh.read(fresh.ask("GET", "/health/ready", key=None))
+
+
 def test_many_who_ask_for_readiness_share_a_check_and_a_hung_store_holds_one_thread(
     fresh: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,6 +196,19 @@ def test_what_was_altered_in_the_registry_is_broken(
     assert (states(outcome)[broken], states(outcome)[sound]) == ("broken", "ok")
 
 
+def test_doctor_tells_that_there_is_no_snapshot_and_that_removed_references_are_overdue(
+    full_home: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = sosie("doctor", "--home", full_home, "--json")
+    assert states(outcome)["snapshot"] == "ok"
+    assert "upkeep" not in states(outcome)
+    monkeypatch.setattr("serving.compose.SNAPSHOT_AFTER", 0)
+    monkeypatch.setattr("indexes.gallery.Gallery.deadline_s", lambda _: -7200.0)
+    outcome = sosie("doctor", "--home", full_home, "--json")
+    assert (states(outcome)["snapshot"], states(outcome)["upkeep"]) == ("warning", "warning")
+    assert "2.0 h beyond erasure_deadline_h" in outcome.out
+
+
 def test_a_damaged_snapshot_is_a_warning_and_harms_nothing(
     full_home: Path, sosie: Any, photographs: Any, tmp_path: Path
 ) -> None:
