@@ -583,6 +583,45 @@ def test_a_shard_starts_from_its_snapshot_and_never_from_one_of_before_an_erasur
 
 
 @pytest.mark.usefixtures("_always_save")
+def test_a_shard_that_could_not_save_its_snapshot_after_an_erasure_does_so_later(
+    full_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.compose.ERASURES_GATHER_S", 0)
+    monkeypatch.setattr("serving.compose.RESEAL_AGAIN_S", 0.01)
+    settings, told = load_settings(full_home), []
+    gallery = settings.gallery.model_copy(update={"shard_folder": str(tmp_path / "node")})
+    settings = settings.model_copy(update={"gallery": gallery})
+    save, failing = snapshots.ShardManager.save, iter([MemoryError, MemoryError])
+
+    def fail(manager: snapshots.ShardManager, gallery: Gallery) -> bool:
+        if (error := next(failing, None)) is not None:
+            raise error
+        return save(manager, gallery)
+
+    def open_on_shards() -> Deployment:
+        return Deployment(full_home, settings, told.append, open_index=shards_in([]))
+
+    with open_on_shards() as deployment:
+        assert deployment.registrar is not None
+        deployment._resealing.submit(int).result()
+        told.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(snapshots.ShardManager, "save", fail)
+            deployment._ask_save()
+            assert deployment.erase(DOCUMENT, "test").references == 1
+            deployment._resealing.submit(int).result()
+        asked, erased = (
+            "the shards' snapshots were not saved",
+            "after an erasure the gallery has no",
+        )
+        assert told == [f"{asked} (MemoryError)", f"{erased} snapshot for now (MemoryError)"]
+        assert deployment.upkeep_fault is None
+    with open_on_shards() as deployment:
+        assert deployment.registrar is not None
+        assert (len(deployment.restored.gallery), deployment.restored.replayed) == (0, 0)
+
+
+@pytest.mark.usefixtures("_always_save")
 def test_another_number_of_shards_is_reached_while_serving_and_no_snapshot_keeps_what_was_moved(
     full_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
