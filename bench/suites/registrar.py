@@ -379,7 +379,8 @@ def decide_beside_erasures(
     deployment: Deployment, requests: Sequence[EnrollmentRequest], erased: Sequence[Document]
 ) -> Latencies:
     """Decides one request after another; in the later half these holders are erased, evenly spread
-    over it, so that a snapshot is nearly always being compacted and saved."""
+    over it. Most of the slowest decisions are then those that wait for the commit of an erasure:
+    the snapshot is compacted and saved only once for all erasures within seconds."""
     registrar, half = deployment.registrar, len(requests) // 2
     _ = deployment.restored
     due = Semaphore(0)
