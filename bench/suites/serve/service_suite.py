@@ -111,7 +111,7 @@ def measure_overload(context: Context) -> SuiteOutput:
 def _overload_by_matches(context: Context, session: Session) -> OverloadRun:
     requests = pack(session.caller, pair_items(session.home, context.sizes.pairs), 1)
     load = session.make_load(requests, session.pace.connections)
-    rate = max(session.loop(load).rates)
+    rate = _median(session.loop(load).rates)
     return run_overload(context.generator, load, rate, context.sizes.match_overload)
 
 
