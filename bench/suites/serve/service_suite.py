@@ -12,7 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from bench.core.machine import DISK, MEMORY, filesystem_of
-from bench.core.reports import Figure, Measured, Result, Skipped, SuiteOutput, choose_names
+from bench.core.reports import (
+    LEFT_OUT,
+    PART,
+    Figure,
+    Measured,
+    Result,
+    Skipped,
+    SuiteOutput,
+    choose_names,
+)
 from bench.suites.serve.chaos import measure_kills
 from bench.suites.serve.embedding import measure_embedding
 from bench.suites.serve.fixtures import Home, draw_people
@@ -347,11 +356,10 @@ def run(config: ServeConfig) -> SuiteOutput:
     visitors = draw_people(config.faces, config.sizes.people, config.seed)
     results: list[Result] = []
     measured: dict[str, Measured] = {}
-    taken: list[Figure] = []
     with open_context(config.sizes, visitors, config.seed, config.folder) as context:
         for part, (measure, names) in PARTS.items():
             if part not in config.parts:
-                measured |= dict.fromkeys(names, Skipped(f"--only without {part}"))
+                measured |= dict.fromkeys(names, Skipped(f"{LEFT_OUT} {part}"))
                 continue
             begun = time.perf_counter()
             try:
@@ -361,10 +369,10 @@ def run(config: ServeConfig) -> SuiteOutput:
                 failed = Result(f"Part {part} failed: {error}", context.describe(), ())
                 found, figures = [failed], dict.fromkeys(names, float("nan"))
             assert set(figures) == set(names), "a part measures what it says"
-            taken.append(Figure(part.value, "s", time.perf_counter() - begun))
-            results += found
+            taken = Figure(part.value, "s", time.perf_counter() - begun)
+            found = [*found, Result("Time that the parts took", context.describe(), (taken,))]
+            results += (replace(one, setup={PART: part.value, **one.setup}) for one in found)
             measured |= {name: _judge(name, value, config) for name, value in figures.items()}
-        results.append(Result("Time that the parts took", context.describe(), tuple(taken)))
     return tuple(results), measured
 
 
