@@ -25,7 +25,16 @@ import ray
 from ray.cluster_utils import Cluster
 
 from bench.core.machine import DISK, cores, filesystem_of, open_folder
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput, choose_names
+from bench.core.reports import (
+    LEFT_OUT,
+    Figure,
+    Measured,
+    Result,
+    Setup,
+    Skipped,
+    SuiteOutput,
+    choose_names,
+)
 from bench.core.timing import Seconds, clock, interleave, rested, speedup
 from bench.data.vectors import Vectors, describe_population
 from bench.suites.registrar import DecisionLog
@@ -723,7 +732,7 @@ def _measure_parts(config: ShardsConfig, steps: _Steps, setup: Setup) -> SuiteOu
     needless = 0
     for part, names in PARTS.items():
         if part not in config.parts:
-            measured |= dict.fromkeys(names, Skipped(f"--only without {part}"))
+            measured |= dict.fromkeys(names, Skipped(f"{LEFT_OUT} {part}"))
             continue
         found: dict[str, Measured]
         match part:
