@@ -175,10 +175,11 @@ def open_on_shards(
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What the process of a registrar says of its start: how long its gallery took, and from
-    where it came; what became of the first visitor."""
+    """What the process of a registrar says of its start: how long its gallery took, the counting of
+    the store in it, and from where it came; what became of the first visitor."""
 
     opened_s: float
+    counted_s: float
     loaded: int
     replayed: int
     outcome: Outcome
@@ -194,7 +195,8 @@ def run_registrar(
     with opened.deployment as deployment:
         outcome = deployment.registrar.submit(request).result()
         restored = deployment.restored
-        end.send(Start(opened_s, restored.loaded, restored.replayed, outcome))
+        counted_s = clock(deployment.store.live_total)[1]
+        end.send(Start(opened_s, counted_s, restored.loaded, restored.replayed, outcome))
         end.recv()
     ray.shutdown()
 
@@ -246,6 +248,7 @@ class Restarts:
             Figure("no shards: until the first decision", "s", self.begun_s),
             Figure("gallery, shards kept", "s", self.kept.opened_s),
             Figure("gallery, from the store", "s", self.anew.opened_s),
+            Figure("the store counted", "s", self.kept.counted_s),
             Figure("kept by the shards", "references", float(self.kept.loaded)),
             Figure("read from the store again", "references", float(self.kept.replayed)),
         )

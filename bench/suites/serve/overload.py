@@ -96,8 +96,9 @@ class OverloadRun:
         p50, p99 = self.calm_ms
         storm: dict[str, Measured] = {
             f"{prefix}_storm_p99_over_calm": self.storm.quantile_ms(0.99) / p99,
-            f"{prefix}_refusal_ms": self.storm.quantile_ms(0.99, self.storm.is_refused),
-            f"{prefix}_recovery_s": self.find_recovery_s(),
+            f"{prefix}_refusal_over_calm": self.storm.quantile_ms(0.99, self.storm.is_refused)
+            / p99,
+            f"{prefix}_recovery_over_storm": self.find_recovery_s() / self.storm.seconds,
         }
         sent = self.storm.sent_rate / self.storm.offered_rate
         if sent < LEAST_SENT:

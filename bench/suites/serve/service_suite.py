@@ -310,7 +310,13 @@ def _median(values: list[float]) -> float:
     return float(np.median(values))
 
 
-STORM = ("calm_p99_over_p50", "storm_p99_over_calm", "refusal_ms", "recovery_s", "unexpected")
+STORM = (
+    "calm_p99_over_p50",
+    "storm_p99_over_calm",
+    "refusal_over_calm",
+    "recovery_over_storm",
+    "unexpected",
+)
 KILLS = ("kills", "lost_enrollments", "doubled_enrollments", "final_failures", "race_difference")
 PARTS: Mapping[Part, tuple[Callable[[Context], SuiteOutput], tuple[str, ...]]] = {
     Part.THROUGHPUT: (
