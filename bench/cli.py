@@ -298,7 +298,7 @@ def shards(
     n: References = None,
     shards: Annotated[int | None, typer.Option(min=2, max=16, help="Of the gallery.")] = None,
     only: Annotated[
-        str, typer.Option(metavar="PARTS", help="Of registrar,searches,shard,copies,moves.")
+        str, typer.Option(metavar="PARTS", help="Of registrar,searches,shard,copies,beside,moves.")
     ] = "",
     folder: Folder = None,
 ) -> None:
