@@ -164,7 +164,7 @@ class VectorIndex(ABC):
         process. See `Gallery.add`."""
 
     def compact(self) -> None:  # noqa: B027 - most have nothing to do
-        """Frees what removed references still take in memory; searches may run meanwhile."""
+        """Frees what removed references still take in memory; other calls may run meanwhile."""
 
     def deadline_s(self) -> float | None:
         """Seconds until removed references must be gone; None where nothing is pending."""

@@ -353,11 +353,10 @@ class Gallery:
     def compact(self) -> None:
         """Frees the memory of all tombstones that there are at the start.
 
-        Searches continue meanwhile; where the index has no segments, changes wait.
+        Searches and changes continue meanwhile.
         """
         if self._segmented is None:
-            with self._changes, self._lock.reading():
-                self._index.compact()
+            self._index.compact()
             return
         with self._upkeep:
             names = self._names_with_tombstones()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from indexes.sharding.shards import ShardedIndex, ShardPlan, merge_hits
 from tests.indexes.conftest import UnitRows, ask, assert_same
 from tests.indexes.sharding.local_shards import LocalShard, open_local
 
+WAIT_S = 60
 PLAN = ShardPlan("flat", 16, threads=1)
 SEGMENTS = SegmentsConfig(head_rows=8, fan=2)
 PLANS = [PLAN, ShardPlan("exact8", 16, threads=1, config=SEGMENTS)]
@@ -244,27 +246,40 @@ class SlowToCompact(LocalShard):
 
     def __init__(self, plan: ShardPlan) -> None:
         super().__init__(plan)
-        self.ended: Future[None] = Future()
+        self.begun, self.ended = Event(), Future[None]()
 
     def compact(self) -> Future[None]:
+        self.begun.set()
         return self.ended
 
 
-def test_shards_compact_beside_searches_and_changes_wait(unit_rows: UnitRows) -> None:
+def test_shards_compact_beside_searches_and_changes(unit_rows: UnitRows) -> None:
     slow = SlowToCompact(PLAN)
     with ShardedIndex(PLAN, [slow]) as index, ThreadPoolExecutor(2) as pool:
         gallery = Gallery(index)
         gallery.add(np.arange(4), unit_rows(4), sequence=1)
         compacting = pool.submit(gallery.compact)
-        wait([compacting], timeout=0.1)
-        adding = pool.submit(gallery.add, np.arange(4, 6), unit_rows(6)[4:], 2)
-        wait([adding], timeout=0.1)
-        assert gallery.search(unit_rows(1), 9).searched == 4
-        assert not compacting.done()
-        assert not adding.done()
+        assert slow.begun.wait(WAIT_S)
+        changing = pool.submit(gallery.add, np.arange(4, 6), unit_rows(6)[4:], 2)
+        wait([changing], WAIT_S)
+        has_waited, is_compacting = not changing.done(), not compacting.done()
         slow.ended.set_result(None)
-        adding.result(120)
-        assert gallery.search(unit_rows(1), 9).searched == 6
+        assert (has_waited, is_compacting) == (False, True)
+        compacting.result(WAIT_S)
+        assert gallery.range_search(unit_rows(1), -1.0).searched == 6
+
+
+def test_a_shard_that_is_left_out_while_it_compacts_breaks_nothing(unit_rows: UnitRows) -> None:
+    slow = SlowToCompact(PLAN)
+    with ShardedIndex(PLAN, [LocalShard(PLAN)]) as index, ThreadPoolExecutor(1) as pool:
+        index.add(np.arange(4), unit_rows(4))
+        index.append(slow)
+        compacting = pool.submit(index.compact)
+        assert slow.begun.wait(WAIT_S)
+        index.remove_last().close()
+        slow.ended.set_exception(ShardLost("closed"))
+        compacting.result(WAIT_S)
+        assert len(index.search(unit_rows(1), 9).ids) == 4
 
 
 def test_certificates_of_all_parts_make_one_of_the_whole(unit_rows: UnitRows) -> None:
