@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import astuple, dataclass
 from operator import add
-from typing import Any, TypeGuard
+from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,6 +109,10 @@ class VectorIndex(ABC):
     or `SearchInvalid` and changes nothing. Searches may run concurrently, a change must run alone:
     `Gallery` adds the locks.
     """
+
+    searches_beside_changes: ClassVar[bool] = False
+    """Whether `range_search` may run beside a change: it has seen all changes that ended before it
+    began, and any part of those that came later."""
 
     @property
     @abstractmethod

@@ -385,6 +385,8 @@ class ShardedIndex(VectorIndex):
     then its old shard alone answers, and changes go to both.
     """
 
+    searches_beside_changes = True
+
     def __init__(
         self,
         plan: ShardPlan,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Event
 from typing import Any
@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexes.base import CertifiedHits, Ids, Vectors
+from indexes.base import CertifiedHits, Hits, Ids, Vectors
 from indexes.errors import IdInvalid, ShardLost, VectorInvalid
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
-from indexes.gallery import Gallery
+from indexes.gallery import RECENT_CHANGES, Found, Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.placement import virtual_shards_of
 from indexes.sharding.shards import ShardedIndex, ShardPlan, merge_hits
@@ -280,6 +280,141 @@ def test_a_shard_that_is_left_out_while_it_compacts_breaks_nothing(unit_rows: Un
         slow.ended.set_exception(ShardLost("closed"))
         compacting.result(WAIT_S)
         assert len(index.search(unit_rows(1), 9).ids) == 4
+
+
+class HeldShard(LocalShard):
+    """A shard whose range searches are held open, before they have looked or after."""
+
+    def __init__(self, plan: ShardPlan, *, has_looked: bool) -> None:
+        super().__init__(plan)
+        self._has_looked = has_looked
+        self._threads = ThreadPoolExecutor(1)
+        self.searches = 0
+        self.begun, self.released = Event(), Event()
+
+    def range_search(self, queries: Vectors, threshold: float) -> Future[Hits]:
+        search = super().range_search
+
+        def answer() -> Hits:
+            self.searches += 1
+            found = search(queries, threshold).result() if self._has_looked else None
+            self.begun.set()
+            assert self.released.wait(WAIT_S)
+            return found or search(queries, threshold).result()
+
+        return self._threads.submit(answer)
+
+    def close(self) -> None:
+        self.released.set()
+        self._threads.shutdown()
+        super().close()
+
+
+@pytest.fixture
+def held() -> Iterator[tuple[HeldShard, HeldShard]]:
+    """Two shards: while both are held open, one has looked and the other has not."""
+    pair = HeldShard(PLANS[1], has_looked=True), HeldShard(PLANS[1], has_looked=False)
+    yield pair
+    for one in pair:
+        one.close()
+
+
+def test_changes_end_while_a_search_is_held_open_and_its_answer_is_whole(
+    held: tuple[HeldShard, HeldShard], unit_rows: UnitRows
+) -> None:
+    changes = 2 * RECENT_CHANGES
+    rows, flat = unit_rows(3 * changes), FlatIndex(16)
+    index = ShardedIndex(PLANS[1], held)
+    gallery = Gallery(index, sequence=10)
+    gallery.add(np.arange(changes), rows[:changes], 11)
+
+    def change() -> None:
+        for number in range(changes):
+            ids = changes + np.array([2 * number, 2 * number + 1])
+            gallery.add(ids, rows[ids], 12 + 2 * number)
+            # One that the search may have seen, and every other time one that was just added.
+            gallery.remove(np.array([number if number % 2 else ids[0]]), 13 + 2 * number)
+
+    with ThreadPoolExecutor(2) as pool:
+        searching = pool.submit(gallery.range_search, rows[:70], 0.2)
+        assert all(one.begun.wait(WAIT_S) for one in held)
+        changing = pool.submit(change)
+        wait([changing], WAIT_S)
+        has_ended, is_searching = changing.done(), not searching.done()
+        for one in held:
+            one.released.set()
+        found = searching.result(WAIT_S)
+    assert (has_ended, is_searching) == (True, True)
+    changing.result()
+    flat.add(index.ids, rows[index.ids])
+    assert_same(found.hits, flat.range_search(rows[:70], 0.2))
+    assert (found.sequence, found.searched) == (gallery.sequence, len(flat))
+    # It was not made again: that could go on for ever.
+    assert [one.searches for one in held] == [1, 1]
+
+
+def test_a_move_waits_for_a_search_and_changes_do_not_wait_for_the_move(
+    held: tuple[HeldShard, HeldShard], unit_rows: UnitRows
+) -> None:
+    rows, order = unit_rows(60), list[str]()
+    gallery = Gallery(ShardedIndex(PLANS[1], held))
+    gallery.add(np.arange(50), rows[:50], 1)
+    with ThreadPoolExecutor(3) as pool:
+        searching = pool.submit(gallery.range_search, rows[:9], 0.2)
+        assert all(one.begun.wait(WAIT_S) for one in held)
+        searching.add_done_callback(lambda _: order.append("searched"))
+        moving = pool.submit(gallery.rearrange, lambda: order.append("moved"))
+        adding = pool.submit(gallery.add, np.arange(50, 60), rows[50:], 2)
+        adding.add_done_callback(lambda _: order.append("added"))
+        wait([adding], WAIT_S)
+        is_moving = not moving.done()
+        for one in held:
+            one.released.set()
+        wait([searching, moving], WAIT_S)
+    assert is_moving
+    assert order[0] == "added"
+    assert set(order) == {"added", "searched", "moved"}
+
+
+def test_a_search_beside_changes_is_that_of_one_moment(unit_rows: UnitRows) -> None:
+    """Every answer is the oracle's for the sequence that it names, to the last bit."""
+    rows, queries, random = unit_rows(800), unit_rows(9, seed=1), np.random.default_rng(0)
+    whole = FlatIndex(16)
+    whole.add(np.arange(800), rows)
+    everything = whole.range_search(queries, 0.3)
+    there = {1: np.arange(400)}
+    found: list[Found] = []
+    with open_local(PLANS[1], 3) as index, ThreadPoolExecutor(3) as pool:
+        gallery = Gallery(index)
+        gallery.add(there[1], rows[:400], 1)
+        ended = Event()
+
+        def search() -> None:
+            while not ended.is_set():
+                one = gallery.range_search(queries, 0.3)
+                found.extend((one, gallery.refresh(one, queries, 0.3)))
+
+        searching = [pool.submit(search) for _ in range(3)]
+        for sequence in range(2, 302):
+            alive = there[sequence - 1]
+            ids = random.choice(800, 5, replace=False)
+            if sequence % 2:
+                gone = np.intersect1d(ids, alive)
+                there[sequence] = np.setdiff1d(alive, gone)
+                gallery.remove(gone, sequence)
+            else:
+                new = np.setdiff1d(ids, alive)
+                there[sequence] = np.union1d(alive, new)
+                gallery.add(new, rows[new], sequence)
+        ended.set()
+        for one in searching:
+            one.result(WAIT_S)
+    assert len({one.sequence for one in found}) > 10
+    for one in found:
+        assert one.searched == len(there[one.sequence])
+        kept = np.isin(everything.ids, there[one.sequence])
+        assert np.array_equal(one.hits.ids, everything.ids[kept])
+        assert np.array_equal(one.hits.scores, everything.scores[kept])
 
 
 def test_certificates_of_all_parts_make_one_of_the_whole(unit_rows: UnitRows) -> None:
