@@ -421,12 +421,12 @@ def open_ray_shards(
     """A gallery on actors of the cluster that this process is connected to.
 
     There are as many shards as asked for, and those beyond that an earlier writer has left: what
-    they have is to be moved. Each has so many copies, on different nodes where there are. Actors
-    that hold the plan's `content` already, for an earlier writer, are adopted; the others are new
-    and empty, and spread over the nodes. Without `content` all are new, and end with this process.
-    If the plan sets no number of threads, the new shards of a node share its cores. `ShardLost`,
-    with no new one left running, where a shard has no copy that is placed and opened in time;
-    `ShardFenced` where a later writer has one.
+    they have is to be moved. Each has so many copies on different nodes, or is `wanting` those that
+    have no node. Actors that hold the plan's `content` already, for an earlier writer, are adopted;
+    the others are new and empty, and spread over the nodes. Without `content` all are new, and end
+    with this process. If the plan sets no number of threads, the new shards of a node share its
+    cores. `ShardLost`, with no new one left running, where a shard has no copy that is placed and
+    opened in time; `ShardFenced` where a later writer has one.
     """
     if shards < 1:
         raise SearchInvalid(f"shards is {shards}; give at least 1")
@@ -494,8 +494,8 @@ class _Opener:
             raise
 
     def open_copy(self, number: int) -> Shard:
-        """Another copy of a shard, or the first of a new one, empty; on a node that has none of it,
-        where there is one."""
+        """Another copy of a shard, or the first of a new one, empty, on a node that has none of it;
+        `ShardLost` where there is no such node."""
         living = [shard for shard in self._open if shard.lost is None]
         (actor,) = self._start([number], [shard.actor for shard in living], is_copy=True)
         shard = RayShard(actor, self._plan, self._timing)
@@ -595,7 +595,7 @@ class _Opener:
         return placed
 
     def _make(self, number: int, other_nodes: Collection[str]) -> Any:
-        """Starts an actor; on none of these nodes, if there is another."""
+        """Starts an actor; on none of these nodes."""
         outlives = bool(self._plan.content)
         options: dict[str, Any] = {"lifetime": "detached"} if outlives else {}
         if self._placing.memory_bytes:
@@ -604,7 +604,7 @@ class _Opener:
             options["resources"] = {self._placing.resource: 1}
         if other_nodes:
             elsewhere = {NODE_LABEL: f"!in({','.join(sorted(other_nodes))})"}
-            options |= {"label_selector": elsewhere, "fallback_strategy": [{"label_selector": {}}]}
+            options["label_selector"] = elsewhere
         elif not self._placing.resource:
             options["scheduling_strategy"] = "SPREAD"
         kind = ray.remote(concurrency_groups={HEARTBEAT_GROUP: 1})(ShardActor)

@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from engine.registry.keyring import Key
 from engine.registry.vault import ShardSealer
 from indexes.errors import IdInvalid, SearchInvalid, ShardFenced, ShardLost, SnapshotDamaged
 from indexes.flat import FlatIndex
-from indexes.sharding.shards import ShardedIndex, ShardMark
+from indexes.sharding.shards import ReplicatedShard, ShardedIndex, ShardMark
 from indexes.snapshots.manifest import Origin
 from serving.cluster import shards
 from serving.cluster.shards import (
@@ -142,6 +142,47 @@ def test_shards_without_a_place_are_waited_for_a_while_and_not_left_behind(nodes
     with pytest.raises(ShardLost, match=r"waiting for gallery shards: \d of 3 .* gallery"):
         open_ray_shards(PLAN, 3, PLACING, IMPATIENT)
     open_ray_shards(PLAN, 2, PLACING).close()
+
+
+def test_a_copy_has_a_node_of_its_own_or_is_wanting(nodes: Nodes) -> None:
+    with open_ray_shards(PLAN, 1, timing=QUICK, copies=2) as index:
+        (copied,) = index.shards
+        assert index.open_copy is not None
+        assert isinstance(copied, ReplicatedShard)
+        assert len(nodes_of(copied)) == 2
+        nodes.lose_second()
+        try:
+            await_that(lambda: index.wanting == [copied] and living_nodes() == 1)
+            with pytest.raises(ShardLost, match="waiting for gallery shards"):
+                index.open_copy(0)
+            assert index.wanting == [copied]
+        finally:
+            nodes.bring_back()
+            await_that(lambda: living_nodes() == 2)
+
+        def is_whole() -> bool:
+            with suppress(ShardLost):
+                copied.attach(index.open_copy(0))
+            return index.wanting == []
+
+        await_that(is_whole)
+        assert len(nodes_of(copied)) == 2
+
+
+def living_nodes() -> int:
+    return sum(node["Alive"] for node in ray.nodes())
+
+
+def nodes_of(copied: ReplicatedShard) -> set[str]:
+    copies = [copy for copy in copied.copies if isinstance(copy, RayShard)]
+    return {copy.actor.place.node for copy in copies}
+
+
+def await_that(condition: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
 
 
 def test_a_closed_gallery_says_so_and_closes_again(nodes: Nodes) -> None:
