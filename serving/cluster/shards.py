@@ -121,17 +121,17 @@ class ShardActor:
 
     def _stage(self, epoch: int, batch: str, ids: Ids, vectors: Vectors) -> None:
         assert self._host is not None
-        # Nothing is kept for a writer that will not come back for it.
-        self._host.check_epoch(epoch)
         # Copied, or each piece would stay in Ray's object store until the batch is complete.
         piece = (np.array(ids), np.array(vectors))
         with self._lock:
+            # Nothing is kept for a writer that will not come back for it: `adopt` clears later.
+            self._host.check_epoch(epoch)
             self._staged.setdefault(batch, []).append(piece)
 
     def _add_staged(self, epoch: int, batch: str, mark: ShardMark | None) -> None:
         assert self._host is not None
-        self._host.check_epoch(epoch)
         with self._lock:
+            self._host.check_epoch(epoch)
             pieces = self._staged.pop(batch)
         ids, vectors = zip(*pieces, strict=True)
         del pieces

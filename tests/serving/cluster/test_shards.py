@@ -23,10 +23,11 @@ from engine.registry.keyring import Key
 from engine.registry.vault import ShardSealer
 from indexes.errors import IdInvalid, SearchInvalid, ShardFenced, ShardLost, SnapshotDamaged
 from indexes.flat import FlatIndex
-from indexes.sharding.shards import ReplicatedShard, ShardedIndex, ShardMark
+from indexes.sharding.shards import ReplicatedShard, ShardedIndex, ShardMark, ShardPlan
 from indexes.snapshots.manifest import Origin
 from serving.cluster import shards
 from serving.cluster.shards import (
+    Place,
     RayShard,
     Reply,
     ShardActor,
@@ -120,6 +121,30 @@ def test_an_unforeseen_failure_arrives_without_its_text() -> None:
     actor = ShardActor()
     assert actor.open(PLAN, "") == Reply()
     assert isinstance(actor.call(0, "search", unit_rows(1), 0).refusal, SearchInvalid)
+
+
+class LateIds:
+    """Ids whose copying takes until a later writer has adopted the actor."""
+
+    def __init__(self, actor: ShardActor, later: ShardPlan) -> None:
+        self._actor, self._later = actor, later
+
+    def __array__(self, *_: object, **__: object) -> NDArray[np.int64]:
+        self._actor.adopt(self._later, "it")
+        return np.arange(2)
+
+
+def test_a_piece_that_arrives_while_a_later_writer_adopts_the_shard_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # It is Ray that knows the place, and none is here.
+    monkeypatch.setattr(ShardActor, "place", lambda _: Place("node", 1))
+    actor = ShardActor()
+    assert actor.open(PLAN, "it") == Reply()
+    late = LateIds(actor, replace(PLAN, epoch=1))
+    reply = actor.stage(0, "batch", late, unit_rows(2))  # type: ignore[arg-type]
+    assert actor._staged == {}
+    assert isinstance(reply.refusal, ShardFenced)
 
 
 def test_a_large_batch_is_sent_in_pieces_and_visible_or_refused_as_a_whole(
