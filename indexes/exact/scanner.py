@@ -59,6 +59,9 @@ def _tiles_permitted() -> bool:
 KERNELS = ("amx", "vnni", "onnxruntime", "numba")
 """Fastest first. All give the same answers."""
 
+FEW_QUERIES = 64
+"""The most in a batch of decisions, which goes before searches of more."""
+
 _cpu_target: Any = cpu_target
 _log = logging.getLogger(__name__)
 _PRODUCT_FROM = 16
@@ -72,9 +75,8 @@ _PAIRS_AT_ONCE = 1 << 23
 _ROWS_AT_ONCE = 1 << 18
 # With fewer pairs, waking a thread costs more than it gains.
 _PAIRS_FOR_THREADS = 1 << 17
-# A batch of decisions has fewer queries. Others wait for it between two slices, each time for so
-# long at most: they go on, slowly, beside decisions without end.
-_FEW_QUERIES = 64
+# So long at most others wait for a batch of decisions between two slices: they go on, slowly,
+# beside decisions without end.
 _GIVE_WAY_S = 0.02
 
 Part = TypeVar("Part")
@@ -231,7 +233,7 @@ class Scanner:
         queue = iter(list(enumerate(parts)))
         pairs = len(rows.codes) * len(wanted.codes)
         helpers = min(self.threads, len(parts)) - 1 if pairs >= _PAIRS_FOR_THREADS else 0
-        if len(wanted.codes) <= _FEW_QUERIES:
+        if len(wanted.codes) <= FEW_QUERIES:
             with PRECEDENCE.first():
                 return self._divide(self._few, helpers, lambda: work(queue))
         return self._divide(self._many, helpers, lambda: work(PRECEDENCE.give_way(queue)))

@@ -26,6 +26,7 @@ from engine.errors import SosieError
 from engine.registry.keyring import forbid_core_dumps
 from indexes.base import Ids, Vectors
 from indexes.errors import IndexFault, SearchInvalid, ShardFenced, ShardLost
+from indexes.exact.scanner import FEW_QUERIES
 from indexes.sharding.host import CALLS_AT_ONCE, ShardHost
 from indexes.sharding.shards import (
     ReplicatedShard,
@@ -169,11 +170,14 @@ def _reply(operation: str, perform: Any, *arguments: Any) -> Reply:
 HEARTBEAT_GROUP = "heartbeat"
 """The actor's own thread for `heartbeat`, which is answered while others are busy."""
 
+LONG_GROUP = "long"
+"""Threads of the actor for what decisions need not wait for: `_LONG`, and searches of batches."""
+
 MESSAGE_BYTES = 16 << 20
 """More vectors are sent in pieces: Ray keeps a whole message in its object store."""
 
-_LONG, _LONG_S = ("save", "load", "compact"), 7200.0
-"""Calls that read or write everything, and how long they may take."""
+_LONG, _LONG_S = ("save", "load", "compact", "join", "digests"), 7200.0
+"""Calls that read, write or compare everything, and how long they may take."""
 
 Value = TypeVar("Value")
 
@@ -274,8 +278,12 @@ class RayShard(Shard):
         refused.set_exception(ShardLost(self._lost))
         return refused
 
-    def _call(self, operation: str, *arguments: object) -> Future[Any]:
-        return self._ask(operation, self._actor.call.remote, self._epoch, operation, *arguments)
+    def _call(self, operation: str, *arguments: Any) -> Future[Any]:
+        call = self._actor.call
+        is_search = operation in ("search", "range_search")
+        if operation in _LONG or (is_search and len(arguments[0]) > FEW_QUERIES):
+            call = call.options(concurrency_group=LONG_GROUP)
+        return self._ask(operation, call.remote, self._epoch, operation, *arguments)
 
     def _ask(self, operation: str, remote: Callable[..., Any], *arguments: object) -> Future[Any]:
         future: Future[Any] = Future()
@@ -607,7 +615,8 @@ class _Opener:
             options["label_selector"] = elsewhere
         elif not self._placing.resource:
             options["scheduling_strategy"] = "SPREAD"
-        kind = ray.remote(concurrency_groups={HEARTBEAT_GROUP: 1})(ShardActor)
+        groups = {HEARTBEAT_GROUP: 1, LONG_GROUP: CALLS_AT_ONCE}
+        kind = ray.remote(concurrency_groups=groups)(ShardActor)
         return kind.options(
             # A new name each: one that is ending may still have its own.
             name=f"{self._prefix}{number}-{uuid4().hex[:12]}",

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,9 @@ from ray._private.utils import read_ray_address
 from engine.registry.keyring import Key
 from engine.registry.vault import ShardSealer
 from indexes.errors import IdInvalid, SearchInvalid, ShardFenced, ShardLost, SnapshotDamaged
+from indexes.exact.scanner import FEW_QUERIES
 from indexes.flat import FlatIndex
+from indexes.sharding.host import CALLS_AT_ONCE
 from indexes.sharding.shards import ReplicatedShard, ShardedIndex, ShardMark, ShardPlan
 from indexes.snapshots.manifest import Origin
 from serving.cluster import shards
@@ -169,40 +172,6 @@ def test_shards_without_a_place_are_waited_for_a_while_and_not_left_behind(nodes
     open_ray_shards(PLAN, 2, PLACING).close()
 
 
-def test_a_copy_has_a_node_of_its_own_or_is_wanting(nodes: Nodes) -> None:
-    with open_ray_shards(PLAN, 1, timing=QUICK, copies=2) as index:
-        (copied,) = index.shards
-        assert index.open_copy is not None
-        assert isinstance(copied, ReplicatedShard)
-        assert len(nodes_of(copied)) == 2
-        nodes.lose_second()
-        try:
-            await_that(lambda: index.wanting == [copied] and living_nodes() == 1)
-            with pytest.raises(ShardLost, match="waiting for gallery shards"):
-                index.open_copy(0)
-            assert index.wanting == [copied]
-        finally:
-            nodes.bring_back()
-            await_that(lambda: living_nodes() == 2)
-
-        def is_whole() -> bool:
-            with suppress(ShardLost):
-                copied.attach(index.open_copy(0))
-            return index.wanting == []
-
-        await_that(is_whole)
-        assert len(nodes_of(copied)) == 2
-
-
-def living_nodes() -> int:
-    return sum(node["Alive"] for node in ray.nodes())
-
-
-def nodes_of(copied: ReplicatedShard) -> set[str]:
-    copies = [copy for copy in copied.copies if isinstance(copy, RayShard)]
-    return {copy.actor.place.node for copy in copies}
-
-
 def await_that(condition: Callable[[], bool]) -> None:
     give_up_at = time.monotonic() + 120
     while not condition():
@@ -245,6 +214,68 @@ def test_a_call_that_takes_too_long_loses_the_shard(nodes: Nodes) -> None:
         stuck = chosen._ask("sleep", chosen._actor.__ray_call__.remote, lambda _: time.sleep(60))
         with pytest.raises(ShardLost, match="not answered in 1 s"):
             stuck.result(120)
+
+
+@contextmanager
+def held_open(index: ShardedIndex, operation: str, path: Path) -> Iterator[None]:
+    """While the only shard begins calls of this operation and ends none; searches of few apart."""
+    release = path / "released"
+
+    def hold(actor: ShardActor) -> None:
+        host: Any = actor._host
+        perform = getattr(host, operation)
+
+        def wait_and_perform(*arguments: Any) -> object:
+            while "search" not in operation or len(arguments[0]) > FEW_QUERIES:
+                if release.exists():
+                    break
+                time.sleep(0.01)
+            return perform(*arguments)
+
+        setattr(host, operation, wait_and_perform)
+
+    ray.get(shard(index, 0)._actor.__ray_call__.remote(hold))
+    try:
+        yield
+    finally:
+        release.touch()
+
+
+@pytest.mark.parametrize("operation", ["join", "digests", "compact", "range_search"])
+def test_long_calls_take_no_decisions_place_in_a_shard(
+    nodes: Nodes, tmp_path: Path, operation: str
+) -> None:
+    ids, rows = np.arange(100), unit_rows(100)
+    arguments = {"join": (ids, rows, 0.5, 0), "range_search": (rows, 0.5)}.get(operation, ())
+    with open_ray_shards(PLAN, 1, PLACING, Timing(answered_within_s=60)) as index:
+        index.add(ids, rows)
+        with held_open(index, operation, tmp_path):
+            call = getattr(index.shards[0], operation)
+            held = [call(*arguments) for _ in range(CALLS_AT_ONCE)]
+            index.add(ids + 100, unit_rows(100, seed=1))
+            index.remove(ids[:1])
+            few = rows[:FEW_QUERIES]
+            assert index.range_search(few, 0.9).ids.tolist() == list(range(1, FEW_QUERIES))
+            assert not any(future.done() for future in held)
+        for future in held:
+            future.result(120)
+
+
+@pytest.mark.parametrize("operation", ["join", "digests"])
+def test_a_sweeps_call_may_take_longer_than_a_search(
+    nodes: Nodes, tmp_path: Path, operation: str
+) -> None:
+    with open_ray_shards(PLAN, 1, PLACING, QUICK) as index, held_open(index, operation, tmp_path):
+        chosen = shard(index, 0)
+        chosen._timing = replace(QUICK, answered_within_s=0.5)
+        arguments = (np.arange(9), unit_rows(9), 0.5, 0) if operation == "join" else ()
+        held = getattr(chosen, operation)(*arguments)
+        begun = chosen._tick
+        await_that(lambda: chosen._tick > begun + 4 or chosen.lost is not None)
+        assert chosen.lost is None
+        assert not held.done()
+        (tmp_path / "released").touch()
+        held.result(120)
 
 
 ORPHANS = """
@@ -320,3 +351,37 @@ def test_shards_with_content_are_adopted_by_the_next_and_obey_the_last_before_no
     # Of other content, in their place.
     with open_ray_shards(replace(own, content="one:of another model", epoch=4), 2, PLACING) as new:
         assert len(new) == 0
+
+
+def test_a_copy_has_a_node_of_its_own_or_is_wanting(nodes: Nodes) -> None:
+    with open_ray_shards(PLAN, 1, timing=QUICK, copies=2) as index:
+        (copied,) = index.shards
+        assert index.open_copy is not None
+        assert isinstance(copied, ReplicatedShard)
+        assert len(nodes_of(copied)) == 2
+        nodes.lose_second()
+        try:
+            await_that(lambda: index.wanting == [copied] and living_nodes() == 1)
+            with pytest.raises(ShardLost, match="waiting for gallery shards"):
+                index.open_copy(0)
+            assert index.wanting == [copied]
+        finally:
+            nodes.bring_back()
+            await_that(lambda: living_nodes() == 2)
+
+        def is_whole() -> bool:
+            with suppress(ShardLost):
+                copied.attach(index.open_copy(0))
+            return index.wanting == []
+
+        await_that(is_whole)
+        assert len(nodes_of(copied)) == 2
+
+
+def living_nodes() -> int:
+    return sum(node["Alive"] for node in ray.nodes())
+
+
+def nodes_of(copied: ReplicatedShard) -> set[str]:
+    copies = [copy for copy in copied.copies if isinstance(copy, RayShard)]
+    return {copy.actor.place.node for copy in copies}
