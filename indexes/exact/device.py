@@ -267,7 +267,7 @@ class DeviceScanner(Scanner):
             _log.warning("no room on the device (%s): %s scans, exact too", told, self._cpu.kernel)
             return
         if self.fault is None:
-            self.fault, self.kernel = told, self._cpu.kernel
+            self.fault, self.kernel = f"the GPU searches no more: {told}", self._cpu.kernel
             _log.error(
                 "the device failed (%s): searches stay exact, by %s, but are slower; start "
                 "this process again once it is well",

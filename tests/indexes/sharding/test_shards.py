@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from threading import Event
 from typing import Any
 
@@ -23,6 +24,7 @@ from indexes.sharding.placement import virtual_shards_of
 from indexes.sharding.shards import ShardedIndex, ShardPlan, merge_hits
 from tests.indexes.conftest import UnitRows, ask, assert_same
 from tests.indexes.sharding.local_shards import LocalShard, open_local
+from tests.indexes.test_upkeep import SickRows, await_that
 
 WAIT_S = 60
 PLAN = ShardPlan("flat", 16, threads=1)
@@ -446,3 +448,20 @@ def test_a_shard_whose_device_failed_is_named() -> None:
         # As a scanner on a GPU does; none is here.
         scanner.fault = "CUDA error 700"
         assert gallery.search_fault == "shard 1: CUDA error 700"
+
+
+def test_a_shard_whose_upkeep_fails_is_named(unit_rows: UnitRows) -> None:
+    plan = replace(PLANS[1], config=replace(SEGMENTS, erasure_deadline_s=0))
+    with open_local(plan, 2) as index:
+        gallery = Gallery(index)
+        gallery.add(np.arange(100), unit_rows(100), 1)
+        shard = index.shards[1]
+        assert isinstance(shard, LocalShard)
+        own = shard.host._gallery
+        own.settle()
+        for segment in own.segments:
+            rows = SickRows(segment.rows.take(np.arange(len(segment.row_ids))))
+            own.replace_rows(segment.name, rows)
+        gallery.remove(own.ids[:1], 2)
+        await_that(lambda: gallery.search_fault is not None)
+        assert gallery.search_fault == "shard 1: upkeep of the gallery fails (OSError)"
