@@ -131,10 +131,11 @@ class DeviceScanner(Scanner):
         wanted: Wanted,
         finish: Callable[[Found], Part],
         first: int = 0,
+        *,
+        gives_way: bool = False,
     ) -> list[Part]:
-        if self._resident(codes) is None:
-            return self._cpu.gather(codes, alive, wanted, finish, first)
-        return super().gather(codes, alive, wanted, finish, first)
+        gather = super().gather if self._resident(codes) is not None else self._cpu.gather
+        return gather(codes, alive, wanted, finish, first, gives_way=gives_way)
 
     def gather_best(self, codes: Codes, alive: NDArray[np.bool_], wanted: Wanted) -> Found:
         if self._resident(codes) is None:
