@@ -19,7 +19,7 @@ class Upkeep:
     """Runs the jobs that are due in a gallery after each change, until it is closed.
 
     A job that fails (for lack of memory) leaves the gallery unchanged: it is logged and tried again
-    later. Until then `fault` has its type.
+    later, and `fault` says so until one succeeds.
     """
 
     fault: str | None = None
@@ -57,10 +57,10 @@ class Upkeep:
                     pass
             except Exception as error:  # noqa: BLE001 - the thread must outlive any failure
                 # The type alone: a message may hold something of a reference.
-                self.fault = type(error).__name__
+                self.fault = f"upkeep of the gallery fails ({type(error).__name__})"
                 _log.warning(
                     "upkeep of the gallery failed (%s) and is tried again in %g s",
-                    self.fault,
+                    type(error).__name__,
                     self._retry_after_s,
                 )
                 self._closing.wait(self._retry_after_s)

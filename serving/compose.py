@@ -498,7 +498,7 @@ class Deployment:
         """What is not done since references were removed, though it is tried again and again."""
         faults = [] if self._reseal_fault is None else [self._reseal_fault]
         if self._upkeep is not None and (fault := self._upkeep.fault) is not None:
-            faults.append(f"its segments are not rewritten ({fault})")
+            faults.append(fault)
         if self.overdue_s > OVERDUE_S:
             late_h = self.overdue_s / 3600
             faults.append(f"removed references take space {late_h:.1f} h beyond erasure_deadline_h")

@@ -200,7 +200,7 @@ class Shard(ABC):
         self, ids: Ids, vectors: Vectors, threshold: float, above: int
     ) -> Future[list[NDArray[Any]]]:
         """Pairs at or above the threshold of these rows with the shard's own of ids >= `above`:
-        int64[m] ids given, int64[m] own ids, float32[m] scores; sorted."""
+        int64[m] ids given, int64[m] own ids, float32[m] scores; sorted; and their bounds."""
         return self._call("join", ids, vectors, threshold, above)
 
     def digests(self) -> Future[list[NDArray[np.int64]]]:
@@ -384,6 +384,8 @@ class ShardedIndex(VectorIndex):
     which the caller keeps the last one apart from searches and changes (`Gallery.rearrange`). Until
     then its old shard alone answers, and changes go to both.
     """
+
+    searches_beside_changes = True
 
     def __init__(
         self,
@@ -639,7 +641,10 @@ class ShardedIndex(VectorIndex):
     def compact(self) -> None:
         """Frees the memory of removed references in every shard now."""
         self._check_whole()
-        self._results([shard.compact() for shard in self._shards])
+        asked = {shard: shard.compact() for shard in self._shards}
+        wait(asked.values())
+        # One that was left out meanwhile has ended, and had nothing.
+        self._results([asked[shard] for shard in self._shards if shard in asked])
 
     def _take_marks(self) -> Callable[[int], ShardMark | None]:
         """The mark of one change for each shard: without it none is taken for whole later."""
