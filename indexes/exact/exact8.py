@@ -14,6 +14,7 @@ from indexes.base import Ids, MemoryAccount, Scores, Vectors, is_id
 from indexes.exact.codes import CodedQueries, Codes, code_limit
 from indexes.exact.kernels import Found, inner_products, kth_best
 from indexes.exact.scanner import Scanner
+from indexes.memory import overwrite_when_freed
 from indexes.scoring import Positions, exact_scores, rounding_bound
 
 
@@ -36,7 +37,8 @@ class RowStore(Protocol):
     def __len__(self) -> int: ...
 
     def take(self, rows: Positions) -> Vectors:
-        """These rows, in any order and with repetitions: float32[m, dim]; a copy."""
+        """These rows, in any order and with repetitions: float32[m, dim]; a copy, which is
+        overwritten when it is freed."""
         ...
 
     def select(self, rows: Positions) -> tuple[Vectors, Positions]:
@@ -54,7 +56,7 @@ class MemoryRows:
     def __init__(self, rows: NDArray[Any]) -> None:
         assert rows.ndim == 2
         assert rows.dtype in (np.float32, np.float16)
-        self._rows = rows
+        self._rows = overwrite_when_freed(rows)
         self.dtype: np.dtype[Any] = rows.dtype
         self.dim = int(rows.shape[1])
         self.memory_bytes = rows.nbytes
@@ -63,7 +65,10 @@ class MemoryRows:
         return len(self._rows)
 
     def take(self, rows: Positions) -> Vectors:
-        return self._rows[rows].astype(np.float32, copy=False)
+        taken = overwrite_when_freed(self._rows[rows])
+        if self.dtype == np.float32:
+            return taken
+        return overwrite_when_freed(taken.astype(np.float32))
 
     def select(self, rows: Positions) -> tuple[Vectors, Positions]:
         """The array itself where it is float32: nothing is copied."""

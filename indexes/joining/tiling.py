@@ -21,6 +21,7 @@ from indexes.exact.kernels import STRETCH, Found
 from indexes.exact.prefix import Axes, find_axes
 from indexes.exact.scanner import Scanner
 from indexes.joining.pairs import RECORD, Records, sort_records
+from indexes.memory import overwrite_when_freed
 from indexes.scoring import Positions, exact_scores
 
 _ZERO_CODE = 128
@@ -104,7 +105,7 @@ class References:
 
     def vectors(self, places: Positions, each: Each = map) -> Vectors:
         """The vectors at these places: float32[m, dim]."""
-        vectors = np.empty((len(places), self.dim or 0), np.float32)
+        vectors = overwrite_when_freed(np.empty((len(places), self.dim or 0), np.float32))
 
         def take(part: slice) -> None:
             for segment, chosen, rows in self.split(places[part]):
@@ -157,9 +158,10 @@ class Block:
         padded = -(-len(places) // BLOCK) * BLOCK
         first = next(side.split(places))[0].codes
         codes = np.full((padded, first.bytes.shape[1]), _ZERO_CODE, np.uint8)
+        overwrite_when_freed(codes)
         for segment, chosen, rows in side.split(self._places):
             # Twice as fast as indexing.
-            codes[chosen] = np.take(segment.codes.bytes, rows, axis=0)
+            codes[chosen] = overwrite_when_freed(np.take(segment.codes.bytes, rows, axis=0))
         self.codes = Codes.restore(codes, residuals[order], first.dim, first.limit)
 
     def __len__(self) -> int:

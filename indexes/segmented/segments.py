@@ -24,6 +24,7 @@ from indexes.errors import IdInvalid
 from indexes.exact.device import open_scanner
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
+from indexes.memory import overwrite_when_freed
 from indexes.scoring import Positions
 from indexes.segmented.head import Head, HeadView
 from indexes.segmented.merging import (
@@ -159,7 +160,9 @@ class SegmentedIndex(VectorIndex):
             parts = zip(np.array_split(ids, pieces), np.array_split(rows, pieces), strict=True)
             segments = tuple(
                 Exact8Segment(
-                    some, vectors.astype(self.config.rows, copy=False), scanner=self.scanner
+                    some,
+                    overwrite_when_freed(vectors.astype(self.config.rows, copy=False)),
+                    scanner=self.scanner,
                 )
                 for some, vectors in parts
             )

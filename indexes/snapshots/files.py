@@ -33,6 +33,7 @@ from indexes.base import Ids, Vectors
 from indexes.errors import SnapshotDamaged, SnapshotForeign
 from indexes.exact.exact8 import MemoryRows, RowStore, SegmentParts
 from indexes.exact.intrinsics import BLOCK, STEP
+from indexes.memory import overwrite_when_freed
 from indexes.scoring import Positions
 from indexes.snapshots.manifest import (
     FileEntry,
@@ -224,11 +225,11 @@ class MappedRows:
 
     def take(self, rows: Positions) -> Vectors:
         """These rows in their order: float32[m, dim]; a copy."""
-        taken = np.empty((len(rows), self.dim), np.float32)
+        taken = overwrite_when_freed(np.empty((len(rows), self.dim), np.float32))
         for start in range(0, len(rows), _MAPPED_ROWS_AT_ONCE):
             part = rows[start : start + _MAPPED_ROWS_AT_ONCE]
             plain = self._run(part) if _is_run(part) else self._reveal(part)
-            taken[start : start + len(part)] = plain.view(self.dtype)
+            taken[start : start + len(part)] = overwrite_when_freed(plain).view(self.dtype)
         return taken
 
     def select(self, rows: Positions) -> tuple[Vectors, Positions]:
@@ -281,7 +282,8 @@ def write_segment(folder: Path, parts: SegmentParts, sealer: Sealer) -> SegmentE
         for start in range(0, len(parts.rows), _ROWS_AT_ONCE):
             rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(parts.rows)))
             # Exact: float16 rows are taken as float32 and converted back.
-            writer.write(parts.rows.take(rows).astype(parts.rows.dtype, copy=False))
+            taken = parts.rows.take(rows).astype(parts.rows.dtype, copy=False)
+            writer.write(overwrite_when_freed(taken))
         writer.align()
     return SegmentEntry(
         segment=parts.name,
@@ -303,7 +305,7 @@ def read_segment(
     """
     _require_layout(entry, dim)
     ids, residuals = np.empty(entry.rows, np.int64), np.empty(entry.rows, np.float32)
-    codes = np.empty((entry.padded_rows, entry.width), np.uint8)
+    codes = overwrite_when_freed(np.empty((entry.padded_rows, entry.width), np.uint8))
     rows: RowStore
     seal = unseal_file(sealer, entry.file)
     with (
@@ -316,7 +318,7 @@ def read_segment(
             rows = _map(file, entry, dim, sealer)
             reader.skip(entry.rows * dim * rows.dtype.itemsize)
         else:
-            vectors = np.empty((entry.rows, dim), entry.dtype)
+            vectors = overwrite_when_freed(np.empty((entry.rows, dim), entry.dtype))
             reader.fill(vectors)
             rows = MemoryRows(vectors)
         reader.verify()
@@ -386,7 +388,8 @@ def write_state(folder: Path, state: State, sealer: Sealer) -> FileEntry:
 def read_state(folder: Path, manifest: Manifest, sealer: Sealer) -> State:
     """Reads the state and verifies every byte of its file; `SnapshotDamaged`."""
     loose, dim = manifest.loose_rows, manifest.header.origin.dim
-    ids, vectors = np.empty(loose, np.int64), np.empty((loose, dim), np.float32)
+    ids = np.empty(loose, np.int64)
+    vectors = overwrite_when_freed(np.empty((loose, dim), np.float32))
     times = np.empty(len(manifest.segments), np.float64)
     bits = [np.empty(-(-entry.rows // 8), np.uint8) for entry in manifest.segments]
     arrays: list[NDArray[Any]] = [ids, vectors, times, *bits]
