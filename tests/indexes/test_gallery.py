@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -393,6 +394,50 @@ def test_what_is_removed_is_wiped_from_what_is_pinned_and_when_older_searches_en
     assert left() == [0, 0]
     alive = [s.alive_rows[np.isin(s.row_ids, gone)] for s in pinned.segments]
     assert not np.concatenate(alive).any()
+
+
+class HeldPreparing(HeldScanner):
+    """A scanner that waits while a segment is made."""
+
+    def prepare(self, codes: Codes) -> None:
+        self.begun.set()
+        assert self.released.wait(WAIT_S)
+        super().prepare(codes)
+
+
+def test_what_is_removed_is_wiped_from_the_pins_of_a_flat_gallery_too(gallery: Gallery) -> None:
+    scanner = HeldPreparing()
+    with ThreadPoolExecutor(2) as pool:
+        pinning = pool.submit(gallery.pin, scanner)
+        assert scanner.begun.wait(WAIT_S)
+        removing = pool.submit(gallery.remove, np.array([3]), 6)
+        scanner.released.set()
+        removing.result()
+        earlier, later = pinning.result(), gallery.pin(SCANNER)
+    gallery.remove(np.array([5, 7]), 7)
+    for pinned, gone in ((earlier, [3, 5, 7]), (later, [5, 7])):
+        (segment,) = pinned.segments
+        at = np.flatnonzero(np.isin(segment.row_ids, gone))
+        assert pinned.alive[0].all()
+        assert np.array_equal(np.flatnonzero(~segment.alive_rows), at)
+        assert len(segment) == 7
+        assert not segment.rows.take(at).any()
+        assert (segment.codes.bytes[at] == 128).all()
+
+
+def test_threads_that_a_flat_pin_has_made_end_with_it(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
+    before = set(threading.enumerate())
+    pinned = gallery.pin()
+    assert pinned.segments[0].scanner.each(len, ["a"] * 4) == [1] * 4
+    made = set(threading.enumerate()) - before
+    assert made
+    del pinned
+    for thread in made:
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
 
 
 PLAN = ShardPlan("exact8", 16, threads=1, config=SegmentsConfig(head_rows=4, fan=2))
