@@ -46,7 +46,7 @@ class RowStore(Protocol):
         ...
 
     def wipe(self, rows: Positions) -> None:
-        """Overwrites these rows with zeros where they are in memory."""
+        """Has these rows be zeros from now on, in memory and for all who read them."""
         ...
 
 
@@ -283,6 +283,8 @@ class Exact8Segment:
         """Reads the same vectors from another store from now on; must run alone, as a removal."""
         assert (len(rows), rows.dim) == (len(self.rows), self.dim)
         assert rows.dtype == self.rows.dtype
+        # It may have been filled before they were removed.
+        rows.wipe(np.flatnonzero(~self.alive_rows))
         self.rows = rows
 
     def remove_rows(self, rows: Positions) -> None:

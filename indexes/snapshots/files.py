@@ -195,8 +195,8 @@ class MappedRows:
 
     The file is verified once, when it is opened: who can write into the folder can alter it
     afterwards. It must never be truncated while it is mapped, which would end the process; its name
-    may be removed, for the content lives as long as the mapping. `wipe` does nothing: a removed row
-    disappears with the file, at the next save after its segment was compacted.
+    may be removed, for the content lives as long as the mapping. A wiped row is read as zeros; in
+    the file, encrypted, it stays until nobody has the segment any more.
     """
 
     def __init__(
@@ -215,6 +215,8 @@ class MappedRows:
         self._seal = seal
         self._offset, self._rows = offset, rows
         self._row_bytes = dim * self.dtype.itemsize
+        # The system provides the pages of it that are written to.
+        self._wiped = np.zeros(rows, np.bool_)
         # The mapping stays when the file is closed.
         self._memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         # Access is random: reading ahead would fill the memory that mapping saves.
@@ -230,6 +232,8 @@ class MappedRows:
             part = rows[start : start + _MAPPED_ROWS_AT_ONCE]
             plain = self._run(part) if _is_run(part) else self._reveal(part)
             taken[start : start + len(part)] = overwrite_when_freed(plain).view(self.dtype)
+        # Last, for a row may be wiped meanwhile.
+        taken[self._wiped[rows]] = 0
         return taken
 
     def select(self, rows: Positions) -> tuple[Vectors, Positions]:
@@ -238,7 +242,8 @@ class MappedRows:
         return self.take(distinct), places
 
     def wipe(self, rows: Positions) -> None:
-        """Does nothing: the file is immutable."""
+        """Has these rows read as zeros: the file is immutable."""
+        self._wiped[rows] = True
 
     def _reveal(self, rows: Positions) -> Octets:
         return self._seal.reveal_rows(self._hidden()[rows], self._offset + rows * self._row_bytes)

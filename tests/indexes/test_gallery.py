@@ -279,6 +279,18 @@ def test_rows_may_be_served_from_elsewhere(segmented: Gallery, unit_rows: UnitRo
     assert not segmented.replace_rows(segment.name, copied)
 
 
+def test_rows_served_from_elsewhere_are_without_what_was_removed_since_they_were_copied(
+    segmented: Gallery, unit_rows: UnitRows
+) -> None:
+    (segment, _) = segmented.pin().segments
+    copied = MemoryRows(segment.rows.take(np.arange(64)))
+    segmented.remove(np.array([7, 9]), sequence=200)
+    assert segmented.replace_rows(segment.name, copied)
+    at = segment.find(np.arange(64))[0]
+    assert np.flatnonzero(~copied.take(at).any(axis=1)).tolist() == [7, 9]
+    assert np.array_equal(segmented.vectors(np.array([6, 8])), unit_rows(100)[[6, 8]])
+
+
 def test_a_job_that_fails_leaves_the_gallery_as_it_was(
     segmented: Gallery, unit_rows: UnitRows
 ) -> None:
