@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from operator import is_
 from typing import NamedTuple
 
 import numpy as np
@@ -126,9 +127,9 @@ class References:
 class Block:
     """Some references of one side and one code limit, as codes: rows by ascending residual.
 
-    Gathering them from the segments costs some hundredths of the comparisons. A block has no
-    removed row, and does not depend on how references are distributed over segments. `ids` int64[n]
-    by row; `alive` bool[n padded] is false for the padding alone. `places` are ascending.
+    Gathering them from the segments costs some hundredths of the comparisons. A block does not
+    depend on how references are distributed over segments. `ids` int64[n] by row; `alive` bool[n
+    padded] is false for the padding, and for what was removed since. `places` are ascending.
     """
 
     def __init__(
@@ -144,6 +145,8 @@ class Block:
         for segment, chosen, rows in side.split(self._places):
             self.ids[chosen] = segment.row_ids[rows]
         self.alive = np.arange(len(self.codes.bytes)) < len(places)
+        # Not those of now: rows may have been removed while they were gathered.
+        self._flags: list[NDArray[np.bool_]] = []
 
     def _gather(self, places: Positions) -> None:
         """Takes the codes that the segments have."""
@@ -177,6 +180,19 @@ class Block:
         for segment, chosen, own_rows in self._side.split(self._places[rows]):
             unremoved[chosen] = segment.alive_rows[own_rows]
         return unremoved
+
+    def wipe_removed(self, scanner: Scanner) -> None:
+        """Overwrites the codes of rows that have been removed from their segments since."""
+        flags = [segment.alive for segment in self._side.segments]
+        # A removal makes new ones.
+        if len(flags) == len(self._flags) and all(map(is_, flags, self._flags)):
+            return
+        there = self.alive[: len(self)]
+        gone = np.flatnonzero(there & ~self.unremoved(np.arange(len(self))))
+        self.alive[gone] = False
+        self.codes.wipe(gone)
+        scanner.wipe(self.codes, gone)
+        self._flags = flags
 
 
 def _one_dim(segments: Sequence[Exact8Segment]) -> None:
@@ -299,8 +315,11 @@ class Tiling:
     def _pairs(self, queries: Block, rows: Block) -> Iterator[Records]:
         """All pairs of two blocks, or within one, a bounded number at a time."""
         start = 0
+        assert self._scanner is not None, "there are rows"
         while start < len(queries):
             self._check()
+            for block in {queries, rows}:
+                block.wipe_removed(self._scanner)
             part = slice(start, min(start + self._queries, len(queries)))
             try:
                 yield self._scan(queries, rows, part)
@@ -323,7 +342,7 @@ class Tiling:
         wanted = coded.wanted(rows.codes, self._threshold)
         # Within a block a pair is kept once: where the second one is the row scanned.
         first = part.start // STRETCH if queries is rows else 0
-        assert self._scanner is not None, "there are rows"
+        assert self._scanner is not None
         return np.concatenate(
             [
                 np.empty(0, RECORD),
