@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Condition, Event, Lock
@@ -267,8 +267,8 @@ class Gallery:
             else:
                 wipe = self._segmented.withdraw(ids)
                 self._publish(sequence, ids, wipe)
-        self._wipe()
         self._work_due.set()
+        self._wipe()
 
     def vectors(self, ids: Ids) -> Vectors:
         """The stored rows in the order of the ids: float32[n, dim]; a copy."""
@@ -488,8 +488,18 @@ class Gallery:
             oldest = min(self._readers, default=self._state.removals)
             due = [removal for removal in self._unwiped if removal.removals <= oldest]
             self._unwiped = tuple(one for one in self._unwiped if one.removals > oldest)
-        for removal in due:
+        with ExitStack() as wipes:
+            for removal in due:
+                wipes.callback(self._wipe_one, removal)
+
+    def _wipe_one(self, removal: _Removal) -> None:
+        """Wipes what one removal took; what fails is tried again when the next search ends."""
+        try:
             removal.wipe()
+        except BaseException:
+            with self._counting:
+                self._unwiped = (removal, *self._unwiped)
+            raise
 
     def _removed_since(self, state: _State) -> Ids:
         """The ids removed since a state that is being read."""

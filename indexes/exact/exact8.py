@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -301,9 +302,11 @@ class Exact8Segment:
 
     def wipe_rows(self, rows: Positions) -> None:
         """The second half: no search may run by flags that have these rows alive."""
-        self.codes.wipe(rows)
-        self.scanner.wipe(self.codes, rows)
-        self.rows.wipe(rows)
+        with ExitStack() as each:
+            each.callback(self.rows.wipe, rows)
+            each.callback(self.scanner.wipe, self.codes, rows)
+            # The first that is done, for the scanner goes by them.
+            each.callback(self.codes.wipe, rows)
 
     def may_hold(self, lowest: int, highest: int) -> bool:
         """False where all its ids are outside this range; costs nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from weakref import WeakSet
 
@@ -204,8 +205,10 @@ class SegmentedIndex(VectorIndex):
         wipes += [head.remove(keys) for head in list(self._replaced_heads)]
 
         def wipe() -> None:
-            for one in wipes:
-                one()
+            # All of them, also where one fails.
+            with ExitStack() as each:
+                for one in wipes:
+                    each.callback(one)
 
         return wipe
 
@@ -307,8 +310,9 @@ def _remove(segment: Exact8Segment, rows: Positions) -> Callable[[], None]:
     store = segment.rows
 
     def wipe() -> None:
-        segment.wipe_rows(rows)
-        # Searches may have begun before the rows were served from elsewhere.
-        store.wipe(rows)
+        with ExitStack() as each:
+            # Searches may have begun before the rows were served from elsewhere.
+            each.callback(store.wipe, rows)
+            each.callback(segment.wipe_rows, rows)
 
     return wipe

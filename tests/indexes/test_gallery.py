@@ -408,6 +408,49 @@ def test_what_is_removed_is_wiped_from_what_is_pinned_and_when_older_searches_en
     assert not np.concatenate(alive).any()
 
 
+class FailingRows(MemoryRows):
+    """Rows that cannot be wiped so many times."""
+
+    fails = 0
+
+    def wipe(self, rows: Positions) -> None:
+        self.fails -= 1
+        if self.fails >= 0:
+            raise MemoryError
+        super().wipe(rows)
+
+
+def test_a_wipe_that_fails_keeps_no_other_from_being_done_and_is_done_later(
+    unit_rows: UnitRows,
+) -> None:
+    scanner, rows = HeldScanner(), unit_rows(100)
+    index = SegmentedIndex(16, SegmentsConfig(head_rows=HEAD_ROWS), scanner=scanner)
+    gallery = Gallery(index)
+    gallery.add(np.arange(64), rows[:64], sequence=1)
+    gallery.add(np.arange(64, 100), rows[64:], sequence=2)
+    (segment,) = gallery.segments
+    store = FailingRows(segment.rows.take(np.arange(64)))
+    gallery.replace_rows(segment.name, store)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(gallery.range_search, rows, 0.99)
+        assert scanner.begun.wait(WAIT_S)
+        gallery.remove(np.array([5, 70]), sequence=3)
+        gallery.remove(np.array([6, 80, 99]), sequence=4)
+        # Once by the segment and once by what its rows were in.
+        store.fails = 2
+        scanner.released.set()
+        with pytest.raises(MemoryError):
+            running.result()
+    at = np.flatnonzero(~segment.alive_rows)
+    assert len(at) == 2
+    assert (segment.codes.bytes[at] == 128).all()
+    assert store.take(at).any(axis=1).sum() == 1
+    assert [int((~head.alive).sum()) for head in index.heads] == [1, 1, 1]
+    assert not any(head.rows[~head.alive].any() for head in index.heads)
+    assert not {5, 6, 70, 80, 99} & set(gallery.range_search(rows, 0.99).hits.ids.tolist())
+    assert not store.take(at).any()
+
+
 class HeldPreparing(HeldScanner):
     """A scanner that waits while a segment is made."""
 
