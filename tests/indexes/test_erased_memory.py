@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +12,7 @@ from indexes.exact.codes import code_limit
 from indexes.exact.plane import make_plane
 from indexes.exact.scanner import Scanner
 from indexes.memory import GIVEN_BACK_FROM_BYTES
+from tests.indexes.freed_memory import PAUSING, Forms, watch
 
 # Faces are added by small batches and sealed in between, as a service does: heads, segments and
 # what is copied on the way are freed by the hundred, and malloc keeps them as it will.
@@ -29,13 +26,6 @@ def draw(batch):
     rows = np.random.default_rng(batch).standard_normal((BATCH, DIM)) * 0.97 ** np.arange(DIM)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return rows.astype(np.float32)
-"""
-PAUSING = """
-import json, sys
-
-def pause(stage, **forms):
-    print(json.dumps([stage, forms]), flush=True)
-    sys.stdin.readline()
 """
 GALLERY = f"""{DRAWING}{PAUSING}
 from indexes.gallery import Gallery
@@ -94,7 +84,6 @@ pause("a view is left")
 views.clear()
 pause("freed")
 """
-Forms = dict[str, NDArray[np.uint8]]
 
 
 def forms_of_the_erased() -> Forms:
@@ -108,49 +97,6 @@ def forms_of_the_erased() -> Forms:
     if Scanner().reads_planes:
         forms["half bytes"] = make_plane(codes, rows.shape[1]).halves[:, 16:32]
     return forms
-
-
-def count_in_memory(pid: int, forms: Forms) -> dict[str, int]:
-    """How many of the erased stand in each form in what the process can write to."""
-    words = np.concatenate([np.ascontiguousarray(form).view(np.uint64) for form in forms.values()])
-    order = np.argsort(words[:, 0])
-    begins = words[order, 0]
-    # Most of the memory is told apart by two bytes.
-    may_begin = np.zeros(1 << 16, np.bool_)
-    may_begin[begins & 0xFFFF] = True
-    is_seen = np.zeros(len(words), np.bool_)
-    regions = re.findall(r"^(\w+)-(\w+) rw", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE)
-    with Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
-        for first, last in regions:
-            memory.seek(int(first, 16))
-            held = np.frombuffer(memory.read(int(last, 16) - int(first, 16)), np.uint64)
-            at = np.flatnonzero(may_begin[held[:-1].view(np.uint16)[::4]])
-            places = np.minimum(begins.searchsorted(held[at]), len(begins) - 1)
-            alike = (begins[places] == held[at]) & (words[order[places], 1] == held[at + 1])
-            is_seen[order[places[alike]]] = True
-    ends = np.cumsum([len(form) for form in forms.values()])[:-1]
-    return dict(zip(forms, map(int, map(np.sum, np.split(is_seen, ends))), strict=True))
-
-
-def watch(program: str, forms: Forms) -> dict[str, dict[str, int]]:
-    """What of the forms stands in memory at each stage that another process names.
-
-    With a stage it may give bytes, in a form that is known from then on.
-    """
-    seen: dict[str, dict[str, int]] = {}
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        for line in child.stdout:
-            stage, given = json.loads(line)
-            forms |= {name: np.array(rows, np.uint8) for name, rows in given.items()}
-            seen[stage] = count_in_memory(child.pid, forms)
-            child.stdin.write("\n")
-            child.stdin.flush()
-    assert child.returncode == 0
-    return seen
 
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc of another process")
