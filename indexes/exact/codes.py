@@ -279,12 +279,11 @@ class CodedQueries:
     def of_rows(cls, rows: Codes, part: slice) -> CodedQueries:
         """Rows of a segment as queries, by the codes that they have already."""
         signed = overwrite_when_freed(rows.bytes[part] ^ _ZERO_CODE).view(np.int8)
-        exact = overwrite_when_freed(signed.astype(np.float64))
         return cls(
             signed,
             np.full(len(signed), rows.step),
             rows.residuals[part].astype(np.float64),
-            np.linalg.norm(exact, axis=1) * rows.step * _SLACK,
+            tail_norms(signed, 0) * rows.step * _SLACK,
             overwrite_when_freed(pack(signed)),
             _zeros(signed),
             tail_norms(signed, rows.prefix),
