@@ -12,7 +12,18 @@ from typing import Annotated, Any
 import typer
 
 from bench.core.machine import look, stamp, stamp_again
-from bench.core.reports import TARGETS, Report, Setup, SuiteOutput, check_goals, load_goals
+from bench.core.reports import (
+    TARGETS,
+    Report,
+    Setup,
+    SuiteOutput,
+    check_goals,
+    load_goals,
+    read_report,
+    renew,
+    require_renewable,
+    write_report,
+)
 from serving.cli.output import JsonFlag, exit_negative, print_json, show_progress
 
 Sizes = Mapping[str, Any]
@@ -40,6 +51,12 @@ class Chosen:
     targets: Annotated[
         Path, typer.Option(metavar="FILE", help="Goals other than the project's.")
     ] = TARGETS
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="REPORT", help="Renew the parts in this report, and keep those left out."
+        ),
+    ] = None
     stamp: Annotated[
         bool, typer.Option(help="Measure what the machine can read and multiply, in 3 s.")
     ] = True
@@ -93,7 +110,10 @@ def run_suite(chosen: Chosen, name: str, suite: Callable[[], SuiteOutput]) -> No
     """Measures, prints, and ends with 1 where a goal is missed."""
     # Goals first: a misspelt file must not cost a run.
     goals = [goal for goal in load_goals(chosen.targets) if goal.suite == name]
+    old = None if chosen.into is None else read_report(chosen.into)
     machine = stamp() if chosen.stamp else look()
+    if old is not None:
+        require_renewable(old, name, machine)
     results, measured = suite()
     if chosen.stamp:
         machine = stamp_again(machine)
@@ -101,6 +121,9 @@ def run_suite(chosen: Chosen, name: str, suite: Callable[[], SuiteOutput]) -> No
     # Results that do not state seed and threads have those of the run, and all cores.
     complete = tuple(replace(one, setup=one.setup | usual | one.setup) for one in results)
     report = Report(machine, complete, check_goals(goals, name, measured, machine), name)
+    if chosen.into is not None and old is not None:
+        report = renew(old, report)
+        write_report(chosen.into, report)
     if chosen.as_json:
         print_json(report.to_dict())
     else:
@@ -275,7 +298,7 @@ def shards(
     n: References = None,
     shards: Annotated[int | None, typer.Option(min=2, max=16, help="Of the gallery.")] = None,
     only: Annotated[
-        str, typer.Option(metavar="PARTS", help="Of registrar,searches,shard,copies,moves.")
+        str, typer.Option(metavar="PARTS", help="Of registrar,searches,shard,copies,beside,moves.")
     ] = "",
     folder: Folder = None,
 ) -> None:

@@ -262,6 +262,8 @@ class GallerySettings(Section):
         return self
 
 
+ENROLLMENTS_ONGOING = 8
+"""At once in an ingress: of fewer, the registrar decides one or two at a time, which costs more."""
 REMOTE_ENROLLMENTS = 16
 """At once in an ingress whose faces are embedded elsewhere: a batch of pairs that it prepares, and
 one that the embedder has."""
@@ -333,7 +335,7 @@ class ServeSettings(Section):
         default=16, ge=0, le=1024, description="concurrent /v1/match for each ingress; 0: no bound"
     )
     enrollments_ongoing: int = Field(
-        default=5,
+        default=ENROLLMENTS_ONGOING,
         ge=0,
         le=1024,
         description="concurrent enrollments for each ingress; 0: no bound; with an embedder apart "

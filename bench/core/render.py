@@ -11,7 +11,17 @@ from rich.markup import escape
 
 from bench.core.compare import Pair
 from bench.core.machine import Machine
-from bench.core.reports import Check, Direction, Figure, Goal, Report, Result, Setup, load_goals
+from bench.core.reports import (
+    LEFT_OUT,
+    Check,
+    Direction,
+    Figure,
+    Goal,
+    Report,
+    Result,
+    Setup,
+    load_goals,
+)
 from engine.accuracy.writing import write_table
 from engine.formatting import fixed, number, percent, size
 from serving.cli.output import print_line, print_table
@@ -147,7 +157,8 @@ def list_promises(reports: Mapping[str, Report]) -> Iterator[tuple[str, Check, G
     for name, report in reports.items():
         for check in report.checks:
             goal = goals.get((report.suite or name, check.name))
-            if goal is not None:
+            # What a report of one part left out is told by that of the suite.
+            if goal is not None and not (check.skipped or "").startswith(LEFT_OUT):
                 # As it was on the machine of the run.
                 yield name, check, replace(goal, goal=check.goal)
 

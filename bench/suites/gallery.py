@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from bench.core.machine import DISK, cores, filesystem_of, open_folder
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.core.timing import clock
-from bench.data.vectors import Faces, Vectors
-from bench.suites.baselines import build_gallery, mix, refuse_too_much
+from bench.data.vectors import Faces, Vectors, describe_population
+from bench.suites.baselines import build_gallery, explain_too_much, mix, refuse_too_much
 from bench.suites.search import PROMISED_SIZE, K, size_reason
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
@@ -303,7 +303,22 @@ CAPPED, WHOLE = "a segment is a quarter at most", "one segment in the end"
 VIEWS, LOCK = "a pass holds a view", "a pass holds a lock"
 BATCHES, SINGLES = f"batches of {BATCH}, from none to all", "one by one, after all"
 
-_INDEXES_AT_ONCE = 6
+_INDEXES_AT_ONCE, _HELD_INDEXES = 6, 2
+HELD_SIZE, LARGE_SIZE = (10_000_000, 128), (1_000_000, 512)
+"""References and dimensions that a gallery held alone, and a start of wide vectors, are for."""
+_HELD_AT_ONCE = 250_000
+_OF_HELD = ("held_gib", "held_open_seconds")
+_RIGHT = ("unseen_adds", "missed_references", "snapshot_answers")
+_BY_SIZE = (
+    "bytes_per_reference",
+    "open_seconds",
+    "open_seconds_512",
+    "add_microseconds",
+    "merge_peak",
+    "add_beside_passes_ms",
+    "sequence_beside_passes_ms",
+    "add_beside_passes_share",
+)
 _LARGE_DIM = 512
 _CHANGED = 1_000
 # Ids of references that a measurement adds for itself.
@@ -338,8 +353,83 @@ class Opened:
     mapped: MemoryAccount
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A gallery that was opened from its snapshot alone: seconds of it, the most memory that the
+    process had from then on, seconds of a search, and how many references were not found."""
+
+    open_s: float
+    peak_bytes: int
+    search_s: float
+    looked_for: int
+    missed: int
+
+    def list_figures(self, setup: Setup) -> Result:
+        figures = (
+            Figure("open, verified", "s", self.open_s),
+            Figure("opened and searched, the process at most", "GiB", self.peak_bytes / 2**30),
+            Figure(f"a batch's {K} best", "ms", self.search_s * 1e3),
+            Figure("references not found by their vectors", "references", float(self.missed)),
+        )
+        return Result("Held alone", setup | {"looked_for": self.looked_for}, figures)
+
+
+def hold(config: GalleryConfig, scanner: Scanner, folder: Path) -> Held:
+    """Builds the gallery piece by piece, saves it, and opens it again, with nothing beside it."""
+    gallery = open_empty(config.dim, scanner)
+    for start in range(0, config.references, _HELD_AT_ONCE):
+        count = min(_HELD_AT_ONCE, config.references - start)
+        piece = Faces(count, config.dim, config.seed + start).references
+        gallery.add(np.arange(start, start + count), piece, gallery.sequence + 1)
+        gallery.settle()
+    known = piece[-config.batch :].copy()
+    ids = np.arange(config.references - len(known), config.references)
+    vault = Vault(KeyRing.generate(), config.dim)
+    origin = Origin("exact8", config.dim, "bench", vault.rotation_id, vault.deployment_id)
+    save(folder, gallery, origin, vault.sealer())
+    del gallery, piece
+    # From now on the peak is that of opening and searching.
+    Path("/proc/self/clear_refs").write_text("5")
+    opening = Opening(scanner=scanner)
+    opened, open_s = clock(partial(load, folder, origin, vault.sealer(), opening=opening))
+    hits, search_s = clock(lambda: opened.search(known, K).hits)
+    peak = _status_bytes("VmHWM")
+    missed = sum(int(key not in hits.of(place)[0]) for place, key in enumerate(ids.tolist()))
+    return Held(open_s, peak, search_s, len(ids), missed)
+
+
+def _run_held(config: GalleryConfig, reason: str) -> SuiteOutput:
+    """What fits where the suite as a whole does not."""
+    refuse_too_much(config.references, config.dim, _HELD_INDEXES)
+    scanner = Scanner()
+    with open_folder(config.folder) as folder:
+        held = hold(config, scanner, folder / "gallery")
+    scanner.close()
+    setup: Setup = {
+        "references": config.references,
+        "dim": config.dim,
+        "population": describe_population(config.dim),
+        "seed": config.seed,
+        "threads": cores(),
+        "kernel": scanner.kernel,
+        "filesystem": filesystem_of(config.folder),
+        "left out": reason,
+    }
+    measured: dict[str, Measured] = dict.fromkeys((*_RIGHT, *_BY_SIZE), Skipped(reason))
+    measured |= {
+        "missed_references": float(held.missed),
+        "held_gib": held.peak_bytes / 2**30,
+        "held_open_seconds": held.open_s,
+    }
+    if (config.references, config.dim) != HELD_SIZE:
+        measured |= dict.fromkeys(_OF_HELD, Skipped(size_reason(*HELD_SIZE)))
+    return (held.list_figures(setup),), measured
+
+
 def run(config: GalleryConfig) -> SuiteOutput:
-    refuse_too_much(config.references, config.dim, _INDEXES_AT_ONCE)
+    """All of it, or of a gallery too large for that what holds it once."""
+    if reason := explain_too_much(config.references, config.dim, _INDEXES_AT_ONCE):
+        return _run_held(config, reason)
     faces = Faces(config.references, config.dim, config.seed)
     scanner = Scanner()
     setup: Setup = faces.setup | {"threads": cores(), "kernel": scanner.kernel}
@@ -558,6 +648,11 @@ def _measure(
         "sequence_beside_passes_ms": _p99(beside[VIEWS].sequence_s) * 1e3,
         "add_beside_passes_share": _p99(beside[VIEWS].add_s) / _p99(beside[LOCK].add_s),
     }
-    if (config.references, config.dim) != PROMISED_SIZE:
+    size = (config.references, config.dim)
+    if size != PROMISED_SIZE:
         values = dict.fromkeys(values, Skipped(size_reason(*PROMISED_SIZE)))
-    return right | values
+    values["open_seconds_512"] = (
+        opened.open_s if size == LARGE_SIZE else Skipped(size_reason(*LARGE_SIZE))
+    )
+    not_alone = Skipped(f"held alone where more does not fit, as {HELD_SIZE[0]:,} may not")
+    return right | values | dict.fromkeys(_OF_HELD, not_alone)

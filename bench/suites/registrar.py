@@ -454,7 +454,7 @@ class RegistrarSuiteConfig:
         visitors = self.stage_batches * BATCH
         return replace(
             self,
-            references=max(visitors, self.references // SMALLER),
+            references=max(visitors, min(self.references // SMALLER, LARGEST_SMALLER)),
             decisions=visitors,
             single_decisions=0,
             stage_batches=0,
@@ -464,7 +464,8 @@ class RegistrarSuiteConfig:
         )
 
 
-SMALLER = 10
+SMALLER, LARGEST_SMALLER = 10, 100_000
+"""With `--n` the growth is that from a tenth, but from no more than so many."""
 LOAD, OPEN_STORE = "bulk load", "open from the store"
 OPEN_SNAPSHOT, SAVE = "open from a snapshot", "save a snapshot"
 STORE = "store"

@@ -1,5 +1,5 @@
 """Suite `shards`: a gallery over shards on two Ray nodes of this machine, beside one process; what
-is killed, and how it comes back; and one shard more while they serve."""
+is killed, and how it comes back; decisions beside passes, erasures and moves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event, Thread, Timer
+from threading import Timer
 from typing import Any
 from unittest.mock import patch
 
@@ -25,26 +24,39 @@ import ray
 from ray.cluster_utils import Cluster
 
 from bench.core.machine import DISK, cores, filesystem_of, open_folder
-from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput, choose_names
+from bench.core.reports import (
+    LEFT_OUT,
+    Figure,
+    Measured,
+    Result,
+    Setup,
+    Skipped,
+    SuiteOutput,
+    choose_names,
+)
 from bench.core.timing import Seconds, clock, interleave, rested, speedup
 from bench.data.vectors import Vectors, describe_population
+from bench.suites.gallery import PASS_PROBES
 from bench.suites.registrar import DecisionLog
 from bench.suites.serve.process import end_with_parent
 from bench.suites.workload import (
+    QUIET,
+    Load,
+    Visits,
+    are_same,
     draw_visits,
     expect_answers,
     load_holders,
+    make_document,
     make_home,
+    select,
     write_requests,
 )
 from engine.accuracy.population import Population
-from engine.errors import RequestError, SosieError
+from engine.errors import RequestError
 from engine.matching.recovery import finish_move, restore_gallery
 from engine.matching.registrar import Outcome
 from engine.matching.requests import EnrollmentRequest
-from engine.registry.records import AuditRecord
-from engine.registry.writer import Writer
-from indexes.base import Hits
 from indexes.errors import ShardLost
 from indexes.gallery import Gallery
 from indexes.sharding.shards import Shard, ShardedIndex, ShardPlan
@@ -58,6 +70,8 @@ QUICK = {"references": 5_000, "visitors": 1_000, "rounds": 3, "probes": 256}
 BEST = 10
 WAIT_S = 600.0
 _PROMISED, _MANY = 100_000, 1_000_000
+_UNLIKE = 0.1
+"""So far below the threshold is every visitor of a holder who is erased."""
 _PAUSE_S = 0.05
 """Between two decisions, and between two looks at the copies."""
 _QUIET_S = 20.0
@@ -68,6 +82,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "searches": ("sharded_batch_speedup",),
     "shard": ("one_shard_speedup",),
     "copies": ("failed_calls",),
+    "beside": ("failed_beside_erasures", "decision_over_pass", "decision_beside_erasures"),
     "moves": (
         "failed_beside_moves",
         "moves_per_second",
@@ -76,8 +91,10 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """The parts in their order, and the figures of each that goals name; all others are of any."""
-_EXACT = ("failed_calls", "failed_beside_moves")
+_EXACT = ("failed_calls", "failed_beside_moves", "failed_beside_erasures")
 """Of these, those that hold at any size."""
+_OF_MANY = ("sharded_batch_speedup", "decision_over_pass", "decision_beside_erasures")
+"""Those that are promised for the larger size."""
 
 
 def read_parts(text: str) -> tuple[str, ...]:
@@ -88,13 +105,15 @@ def read_parts(text: str) -> tuple[str, ...]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardsConfig:
     """`probes`: searched over the shards and in one process, in batches of 256; `visitors` are
-    decided one after another as long as something is to be waited for."""
+    decided one after another as long as something is to be waited for, `erasures` holders are
+    erased."""
 
     references: int = _PROMISED
     shards: int = 4
     probes: int = 1_024
     rounds: int = 15
     visitors: int = 2_000
+    erasures: int = 50
     parts: tuple[str, ...] = tuple(PARTS)
     seed: int = 0
     folder: Path = DISK
@@ -166,10 +185,11 @@ def open_on_shards(
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What the process of a registrar says of its start: how long its gallery took, and from
-    where it came; what became of the first visitor."""
+    """What the process of a registrar says of its start: how long its gallery took, the counting of
+    the store in it, and from where it came; what became of the first visitor."""
 
     opened_s: float
+    counted_s: float
     loaded: int
     replayed: int
     outcome: Outcome
@@ -185,7 +205,8 @@ def run_registrar(
     with opened.deployment as deployment:
         outcome = deployment.registrar.submit(request).result()
         restored = deployment.restored
-        end.send(Start(opened_s, restored.loaded, restored.replayed, outcome))
+        counted_s = clock(deployment.store.live_total)[1]
+        end.send(Start(opened_s, counted_s, restored.loaded, restored.replayed, outcome))
         end.recv()
     ray.shutdown()
 
@@ -237,6 +258,7 @@ class Restarts:
             Figure("no shards: until the first decision", "s", self.begun_s),
             Figure("gallery, shards kept", "s", self.kept.opened_s),
             Figure("gallery, from the store", "s", self.anew.opened_s),
+            Figure("the store counted", "s", self.kept.counted_s),
             Figure("kept by the shards", "references", float(self.kept.loaded)),
             Figure("read from the store again", "references", float(self.kept.replayed)),
         )
@@ -275,131 +297,6 @@ class Loss:
         return self.everything_s / self.whole_s
 
 
-@dataclass(slots=True)
-class Calls:
-    """Milliseconds of calls of one kind, one after another, by what went on meanwhile; and the
-    types of the errors."""
-
-    taken_ms: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    failures: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return sum(map(len, self.taken_ms.values()))
-
-    def p99_ms(self, state: str) -> float:
-        return float(np.quantile(self.taken_ms[state] or [np.nan], 0.99))
-
-    def list_figures(self, name: str) -> list[Figure]:
-        figures = [
-            Figure(f"{name}, p99, {state}", "ms", self.p99_ms(state))
-            for state, taken_ms in sorted(self.taken_ms.items())
-            if state and taken_ms
-        ]
-        failed = Figure(f"{name} that failed", "calls", float(len(self.failures)))
-        return [*figures, failed]
-
-
-QUIET = "quiet"
-
-
-@dataclass(slots=True)
-class Load:
-    """Two threads that search and decide, each one call after another.
-
-    `known`: how the answers to the probes must be; other answers count as failures. `state`: what
-    goes on meanwhile; empty where that is not told apart. Of decisions it is also known how long
-    they take apart from the commit: a disk that is slow for a moment is not what is asked about.
-    """
-
-    opened: Opened
-    probes: Vectors
-    threshold: float
-    known: tuple[np.ndarray[Any, Any], ...]
-    most_id: int
-    requests: Iterator[EnrollmentRequest]
-    searches: Calls = field(default_factory=Calls)
-    decisions: Calls = field(default_factory=Calls)
-    uncommitted: Calls = field(default_factory=Calls)
-    outcomes: list[Outcome] = field(default_factory=list)
-    state: str = ""
-    _ending: Event = field(default_factory=Event)
-    _committing_ms: float = 0.0
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        threads = [Thread(target=one) for one in (self._search, self._decide)]
-        with patch.object(Writer, "commit", self._time_commit(Writer.commit)):
-            for thread in threads:
-                thread.start()
-            try:
-                yield
-            finally:
-                self._ending.set()
-                for thread in threads:
-                    thread.join()
-
-    @property
-    def failed(self) -> int:
-        return len(self.searches.failures) + len(self.decisions.failures)
-
-    def list_figures(self) -> list[Figure]:
-        return [
-            *self.searches.list_figures("searches"),
-            *self.decisions.list_figures("decisions"),
-            *self.uncommitted.list_figures("decisions without the commit")[:-1],
-        ]
-
-    def count_calls(self) -> Setup:
-        """How many calls there were of each kind."""
-        return {"searches": len(self.searches), "decisions": len(self.decisions)}
-
-    def _search(self) -> None:
-        while not self._ending.is_set():
-            hits = self._time(
-                self.searches,
-                lambda: self.opened.gallery.range_search(self.probes, self.threshold).hits,
-            )
-            if hits is not None and not are_same(self.known, select(hits, self.most_id)):
-                self.searches.failures.append("other answers")
-
-    def _decide(self) -> None:
-        # None is taken that is not asked: the next load goes on with the next visitor.
-        while not self._ending.wait(_PAUSE_S):
-            if (request := next(self.requests, None)) is None:
-                return
-            outcome = self._time(self.decisions, partial(self._submit, request))
-            if isinstance(outcome, SosieError):
-                self.decisions.failures.append(type(outcome).__name__)
-            # What raised is counted already.
-            self.outcomes.append(outcome or SosieError("no answer"))
-
-    def _submit(self, request: EnrollmentRequest) -> Outcome:
-        state, before_ms = self.state, self._committing_ms
-        future = self.opened.deployment.registrar.submit(request)
-        outcome, seconds = clock(future.result)
-        taken_ms = seconds * 1e3 - (self._committing_ms - before_ms)
-        self.uncommitted.taken_ms[state].append(taken_ms)
-        return outcome
-
-    def _time_commit(self, commit: Callable[..., AuditRecord]) -> Callable[..., AuditRecord]:
-        def commit_timed(*given: Any) -> AuditRecord:
-            record, seconds = clock(partial(commit, *given))
-            self._committing_ms += seconds * 1e3
-            return record
-
-        return commit_timed
-
-    def _time(self, calls: Calls, call: Callable[[], Any]) -> Any:
-        state = self.state
-        try:
-            value, seconds = clock(call)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the call failed
-            calls.failures.append(type(error).__name__)
-            return None
-        calls.taken_ms[state].append(seconds * 1e3)
-        return value
-
-
 @dataclass(frozen=True, slots=True)
 class Copies:
     """Two copies of each shard: the second ones made beside searches and decisions, then one of
@@ -416,6 +313,36 @@ class Copies:
             *self.load.list_figures(),
         )
         return Result("Two copies, one is killed", setup | self.load.count_calls(), figures)
+
+
+PASSES, ERASURES = "passes are made", "holders are erased"
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Decisions beside passes of many probes, and beside erasures."""
+
+    pass_s: Sequence[float]
+    erase_s: Sequence[float]
+    load: Load
+
+    def list_figures(self, setup: Setup) -> Result:
+        figures = (
+            Figure.of(f"a pass of {PASS_PROBES:,} probes", "ms", np.array(self.pass_s) * 1e3),
+            Figure.of("an erasure", "ms", np.array(self.erase_s) * 1e3),
+            *self.load.list_figures(),
+        )
+        counts = self.load.count_calls() | {"erasures": len(self.erase_s)}
+        return Result("Beside passes and erasures", setup | counts, figures)
+
+    def measure(self) -> dict[str, Measured]:
+        """A decision needs a scan and an add of its own: at most it waits for no whole pass."""
+        decisions = self.load.uncommitted
+        return {
+            "failed_beside_erasures": float(self.load.failed),
+            "decision_over_pass": decisions.p99_ms(PASSES) / float(np.median(self.pass_s) * 1e3),
+            "decision_beside_erasures": decisions.p99_ms(ERASURES) / decisions.p99_ms(QUIET),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -479,17 +406,6 @@ class Moves:
         }
 
 
-def select(hits: Hits, most_id: int) -> tuple[np.ndarray[Any, Any], ...]:
-    """Query, id and score of each hit among ids up to this one."""
-    kept = hits.ids <= most_id
-    queries = np.repeat(np.arange(len(hits)), np.diff(hits.offsets))
-    return queries[kept], hits.ids[kept], hits.scores[kept]
-
-
-def are_same(left: Sequence[np.ndarray[Any, Any]], right: Sequence[np.ndarray[Any, Any]]) -> bool:
-    return all(np.array_equal(one, other) for one, other in zip(left, right, strict=True))
-
-
 def share_same(one: Gallery, other: Gallery, probes: Vectors, threshold: float) -> float:
     """The share of batches of probes to which both give the same ids and scores, bit for bit."""
     most_id = int(one.ids.max())
@@ -523,6 +439,7 @@ class _Steps:
     def __init__(self, home: Path, address: str, config: ShardsConfig) -> None:
         self._home, self._address, self._config = home, address, config
         self.same: list[float] = []
+        self._erased = 0
 
     def prepare(self, population: Population) -> None:
         """Enrolls all holders; the right answer to each visitor is known before the first one."""
@@ -537,6 +454,7 @@ class _Steps:
             expected = expect_answers(visits, references, deployment.thresholds)
             places = [place for place, answer in enumerate(expected) if answer is not None]
             self.log = DecisionLog(visits, expected, places)
+            self._erasable = _list_erasable(references, visits, self.threshold, config.erasures)
             self._requests = write_requests(visits, places, deployment.vault, config.references)
             self._probes = deployment.vault.rotate(
                 np.resize(visits.live, (config.probes, population.dim))
@@ -567,7 +485,7 @@ class _Steps:
     def _open(self, copies: int = 1, read_settings: Callable[[], Settings] | None = None) -> Opened:
         """On the shards that were left, if there are any."""
         opened = open_on_shards(self._home, self._config.shards, copies, read_settings)
-        self.log.note_gallery(len(opened.gallery), self._config.references)
+        self.log.note_gallery(len(opened.gallery), self._config.references - self._erased)
         return opened
 
     def compare(self) -> dict[str, Seconds]:
@@ -642,6 +560,29 @@ class _Steps:
         self._end(opened, load)
         return Copies(made_s, again_s, load)
 
+    def decide_beside(self) -> Beside:
+        """Decides under load: alone, beside passes of many probes, and while holders are erased."""
+        opened = self._open()
+        load = self._load(opened)
+        probes = np.resize(self._probes, (PASS_PROBES, self._probes.shape[1]))
+        pass_s, erase_s = [], []
+        load.state = QUIET
+        with load.running():
+            time.sleep(_QUIET_S)
+            load.state, end_at = PASSES, time.monotonic() + _QUIET_S
+            while time.monotonic() < end_at:
+                search = partial(opened.gallery.range_search, probes, self.threshold)
+                pass_s.append(clock(search)[1])
+            load.state = ERASURES
+            for serial in self._erasable:
+                erase = partial(opened.deployment.erase, make_document(serial), "bench")
+                erase_s.append(clock(erase)[1])
+                time.sleep(_QUIET_S / len(self._erasable))
+            load.state = ""
+        self._erased += len(erase_s)
+        self._end(opened, load)
+        return Beside(pass_s, erase_s, load)
+
     def move(self) -> Moves:
         """Has one shard more, under load, as when the setting is changed while they serve."""
         wanted = [self._config.shards]
@@ -666,7 +607,7 @@ class _Steps:
         self._compare(opened)
         probes, most_id = self._probes[:8], int(self._alone.ids.max())
         known = select(self._alone.range_search(probes, self.threshold).hits, most_id)
-        return Load(opened, probes, self.threshold, known, most_id, self._requests)
+        return Load(opened.deployment, probes, self.threshold, known, most_id, self._requests)
 
     def _end(self, opened: Opened, load: Load) -> None:
         self.log.outcomes += load.outcomes
@@ -678,6 +619,14 @@ class _Steps:
         # What is left over was not asked.
         del self.log.places[len(self.log.outcomes) :]
         self._open().deployment.close()
+
+
+def _list_erasable(references: Vectors, visits: Visits, threshold: float, count: int) -> list[int]:
+    """Serials of holders whom no visitor resembles, so that no answer changes with them."""
+    free = np.setdiff1d(np.arange(len(references)), visits.people)[: 4 * count]
+    nearest = [(references[free] @ part.T).max(axis=1) for part in (visits.live, visits.portrait)]
+    unlike: list[int] = free[np.max(nearest, axis=0) < threshold - _UNLIKE].tolist()
+    return unlike[:count]
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -723,7 +672,7 @@ def _measure_parts(config: ShardsConfig, steps: _Steps, setup: Setup) -> SuiteOu
     needless = 0
     for part, names in PARTS.items():
         if part not in config.parts:
-            measured |= dict.fromkeys(names, Skipped(f"--only without {part}"))
+            measured |= dict.fromkeys(names, Skipped(f"{LEFT_OUT} {part}"))
             continue
         found: dict[str, Measured]
         match part:
@@ -747,6 +696,10 @@ def _measure_parts(config: ShardsConfig, steps: _Steps, setup: Setup) -> SuiteOu
                 copies = steps.lose_copy()
                 results.append(copies.list_figures(setup))
                 found = {"failed_calls": float(copies.load.failed)}
+            case "beside":
+                beside = steps.decide_beside()
+                results.append(beside.list_figures(setup))
+                found = beside.measure()
             case _:
                 moves = steps.move()
                 results.append(moves.list_figures(setup))
@@ -757,7 +710,7 @@ def _measure_parts(config: ShardsConfig, steps: _Steps, setup: Setup) -> SuiteOu
 
 def _judge(name: str, value: Measured, references: int) -> Measured:
     """A figure by the clock counts at the size that it is promised for."""
-    promised = _MANY if name == "sharded_batch_speedup" else _PROMISED
+    promised = _MANY if name in _OF_MANY else _PROMISED
     if references >= promised or name in _EXACT:
         return value
     return Skipped(f"promised for {promised:,} references or more")

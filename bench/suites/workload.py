@@ -1,28 +1,40 @@
-"""A deployment with so many people enrolled, and requests of the visitors that come to it."""
+"""A deployment with so many people enrolled, requests of the visitors that come to it, and a load
+of searches and decisions."""
 
 from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
 from stdnum.cn import ric
 
+from bench.core.reports import Figure, Setup
+from bench.core.timing import clock
+from bench.data.vectors import Vectors
 from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import Population
-from engine.errors import RequestError
+from engine.errors import RequestError, SosieError
 from engine.matching.calibration import Thresholds
 from engine.matching.documents import Document, check_documents
+from engine.matching.registrar import Outcome
 from engine.matching.requests import EnrollmentRequest, Sample, document_look_up, name_look_up
 from engine.reasons import Decision, Reason
 from engine.registry.records import (
     AuditEntry,
+    AuditRecord,
     Carrier,
     Changes,
     NewDocument,
@@ -34,6 +46,7 @@ from engine.registry.records import (
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
+from indexes.base import Hits
 from serving.compose import Deployment, create_home
 from serving.sections import RegistrarSettings
 from serving.settings import Settings
@@ -289,3 +302,145 @@ def _write_holders(writer: Writer, serials: range, rotated: NDArray[np.float32])
         references=references,
         lines=lines,
     )
+
+
+def select(hits: Hits, most_id: int) -> tuple[np.ndarray[Any, Any], ...]:
+    """Query, id and score of each hit among ids up to this one."""
+    kept = hits.ids <= most_id
+    queries = np.repeat(np.arange(len(hits)), np.diff(hits.offsets))
+    return queries[kept], hits.ids[kept], hits.scores[kept]
+
+
+def are_same(left: Sequence[np.ndarray[Any, Any]], right: Sequence[np.ndarray[Any, Any]]) -> bool:
+    return all(np.array_equal(one, other) for one, other in zip(left, right, strict=True))
+
+
+DECIDING_PAUSE_S = 0.05
+"""Between two decisions."""
+
+
+@dataclass(slots=True)
+class Calls:
+    """Milliseconds of calls of one kind, one after another, by what went on meanwhile; and the
+    types of the errors."""
+
+    taken_ms: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    failures: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.taken_ms.values()))
+
+    def p99_ms(self, state: str) -> float:
+        return float(np.quantile(self.taken_ms[state] or [np.nan], 0.99))
+
+    def list_figures(self, name: str) -> list[Figure]:
+        figures = [
+            Figure(f"{name}, p99, {state}", "ms", self.p99_ms(state))
+            for state, taken_ms in sorted(self.taken_ms.items())
+            if state and taken_ms
+        ]
+        failed = Figure(f"{name} that failed", "calls", float(len(self.failures)))
+        return [*figures, failed]
+
+
+QUIET = "quiet"
+
+
+@dataclass(slots=True)
+class Load:
+    """Two threads that search and decide, each one call after another.
+
+    `known`: how the answers to the probes must be; other answers count as failures. `state`: what
+    goes on meanwhile; empty where that is not told apart. Of decisions it is also known how long
+    they take apart from the commit: a disk that is slow for a moment is not what is asked about.
+    """
+
+    deployment: Deployment
+    probes: Vectors
+    threshold: float
+    known: tuple[np.ndarray[Any, Any], ...]
+    most_id: int
+    requests: Iterator[EnrollmentRequest]
+    searches: Calls = field(default_factory=Calls)
+    decisions: Calls = field(default_factory=Calls)
+    uncommitted: Calls = field(default_factory=Calls)
+    outcomes: list[Outcome] = field(default_factory=list)
+    state: str = ""
+    _ending: Event = field(default_factory=Event)
+    _committing_ms: float = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        threads = [Thread(target=one) for one in (self._search, self._decide)]
+        with patch.object(Writer, "commit", self._time_commit(Writer.commit)):
+            for thread in threads:
+                thread.start()
+            try:
+                yield
+            finally:
+                self._ending.set()
+                for thread in threads:
+                    thread.join()
+
+    @property
+    def failed(self) -> int:
+        return len(self.searches.failures) + len(self.decisions.failures)
+
+    def list_figures(self) -> list[Figure]:
+        return [
+            *self.searches.list_figures("searches"),
+            *self.decisions.list_figures("decisions"),
+            *self.uncommitted.list_figures("decisions without the commit")[:-1],
+        ]
+
+    def count_calls(self) -> Setup:
+        """How many calls there were of each kind."""
+        return {"searches": len(self.searches), "decisions": len(self.decisions)}
+
+    def _search(self) -> None:
+        while not self._ending.is_set():
+            hits = self._time(
+                self.searches,
+                lambda: (
+                    self.deployment.restored.gallery.range_search(self.probes, self.threshold).hits
+                ),
+            )
+            if hits is not None and not are_same(self.known, select(hits, self.most_id)):
+                self.searches.failures.append("other answers")
+
+    def _decide(self) -> None:
+        # None is taken that is not asked: the next load goes on with the next visitor.
+        while not self._ending.wait(DECIDING_PAUSE_S):
+            if (request := next(self.requests, None)) is None:
+                return
+            outcome = self._time(self.decisions, partial(self._submit, request))
+            if isinstance(outcome, SosieError):
+                self.decisions.failures.append(type(outcome).__name__)
+            # What raised is counted already.
+            self.outcomes.append(outcome or SosieError("no answer"))
+
+    def _submit(self, request: EnrollmentRequest) -> Outcome:
+        state, before_ms = self.state, self._committing_ms
+        future = self.deployment.registrar.submit(request)
+        outcome, seconds = clock(future.result)
+        taken_ms = seconds * 1e3 - (self._committing_ms - before_ms)
+        self.uncommitted.taken_ms[state].append(taken_ms)
+        return outcome
+
+    def _time_commit(self, commit: Callable[..., AuditRecord]) -> Callable[..., AuditRecord]:
+        def commit_timed(*given: Any) -> AuditRecord:
+            record, seconds = clock(partial(commit, *given))
+            self._committing_ms += seconds * 1e3
+            return record
+
+        return commit_timed
+
+    def _time(self, calls: Calls, call: Callable[[], Any]) -> Any:
+        state = self.state
+        try:
+            value, seconds = clock(call)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the call failed
+            calls.failures.append(type(error).__name__)
+            return None
+        calls.taken_ms[state].append(seconds * 1e3)
+        return value

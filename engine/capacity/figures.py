@@ -92,6 +92,18 @@ class Quantity(Enum):
     REOPEN = Assumed(
         "start from a snapshot, a reference", "s", 1.8e-6, "`sosie bench registrar` on two cores"
     )
+    SHARD_READ = Assumed(
+        "shards from the store: a reference read, whatever shard's", "s", 6.4e-6, "`bench shards`"
+    )
+    SHARD_BUILD = Assumed(
+        "shards from the store: one unsealed and added as well", "s", 11.8e-6, "`bench shards`"
+    )
+    FAILOVER = Assumed(
+        "from a registrar's end to the next one's decision", "s", 3.2, "shards kept: `bench shards`"
+    )
+    COUNT = Assumed(
+        "counting the store's references then, each", "s", 0.06e-6, "an index of SQLite is read"
+    )
     ERASE = Assumed(
         "rewriting a segment after an erasure, a reference", "s", 2.7e-6, "`sosie bench gallery`"
     )
@@ -143,6 +155,8 @@ VECTOR_DEPENDENT = frozenset(Quantity) - {
     Quantity.REGISTRAR_BYTES,
     Quantity.INGRESS_BYTES,
     Quantity.OTHER_BYTES,
+    Quantity.FAILOVER,
+    Quantity.COUNT,
 }
 """Quantities that depend on the kind of vectors."""
 
@@ -162,6 +176,8 @@ def assume(quantity: Quantity, kind: VectorKind = USUAL) -> Figure:
         case Quantity.SCAN_ALONE | Quantity.SCAN:
             value *= kind.dim / USUAL.dim
         case Quantity.RESTORE | Quantity.REOPEN | Quantity.ERASE:
+            value *= kind.dim / USUAL.dim
+        case Quantity.SHARD_READ | Quantity.SHARD_BUILD:
             value *= kind.dim / USUAL.dim
         case Quantity.MERGE_PEAK if kind.dim > USUAL.dim:
             value = 2.83
@@ -423,6 +439,31 @@ def _read_opening(result: ReportedResult, _cores: int) -> Values:
     }
 
 
+def _read_lost_shard(result: ReportedResult, _cores: int) -> Values:
+    """The line through one shard and all of them: the whole store is read either way."""
+    everything, one = (
+        result.value(name)
+        for name in ("everything from the store", "one shard: answers whole again")
+    )
+    held, references = result.value("references that it had"), result.size("references")
+    if everything is None or one is None or held is None or held >= references:
+        return {}
+    build_s = max(everything - one, 0.0) / (references - held)
+    return {
+        Quantity.SHARD_BUILD: build_s,
+        # What takes the same time at any size is in it.
+        Quantity.SHARD_READ: max(one - held * build_s, 0.0) / references,
+    }
+
+
+def _read_failover(result: ReportedResult, _cores: int) -> Values:
+    counting = result.value("the store counted")
+    return {
+        Quantity.FAILOVER: result.value("killed: until the next decision"),
+        Quantity.COUNT: _times(counting, 1 / result.size("references")),
+    }
+
+
 def _read_erasure(result: ReportedResult, _cores: int) -> Values:
     seconds = result.value("segments rewritten, no trace left")
     return {Quantity.ERASE: _times(seconds, 1 / result.size("references"))}
@@ -471,6 +512,8 @@ READERS: Mapping[str, ReadValues] = {
     "Memory": _read_memory,
     "Snapshot": _read_snapshot,
     "Gallery": _read_opening,
+    "One shard is killed": _read_lost_shard,
+    "The registrar is killed": _read_failover,
     "Erasure": _read_erasure,
     "Merges": _read_merges,
     ENROLLING: _read_enrollments,

@@ -266,7 +266,7 @@ class Memory:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disk:
     """Bytes of the store with an enrollment for each face, of its growth in a day, and of the
-    gallery's snapshot, which a sharded gallery does not have."""
+    gallery's snapshot; that of shards is in parts, each on the node of its shard."""
 
     store_bytes: float
     day_bytes: float
@@ -275,12 +275,48 @@ class Disk:
     @classmethod
     def of(cls, layout: Layout, faces: int, enrollments: float, figures: Figures) -> Disk:
         row, attempt = figures.value(Quantity.ROW_BYTES), figures.value(Quantity.ENROLLMENT_BYTES)
-        snapshot = 0.0 if layout.shards else faces * figures.value(Quantity.SNAPSHOT_BYTES)
+        copies = layout.copies if layout.shards else 1
+        snapshot = copies * faces * figures.value(Quantity.SNAPSHOT_BYTES)
         return cls(
             store_bytes=faces * (row + attempt),
             day_bytes=enrollments * DAY_S * (row + attempt),
             # A new snapshot is written beside the old one.
             snapshot_bytes=2 * snapshot,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waits:
+    """Seconds until the gallery is there, and until an erasure has left the files.
+
+    `start_s`: a start from the store alone, `reopen_s`: from snapshots. `erasure_s`: until the
+    segment of an erased reference, which is out of memory at once, is written anew. Over shards,
+    else None: `failover_s` from the end of a registrar to the next one's decision, the shards kept;
+    `lost_shard_s` until a lost shard is built from the store alone.
+    """
+
+    start_s: float = 0.0
+    reopen_s: float = 0.0
+    erasure_s: float = 0.0
+    failover_s: float | None = None
+    lost_shard_s: float | None = None
+
+    @classmethod
+    def of(cls, layout: Layout, faces: int, figures: Figures) -> Self:
+        value, part = figures.value, layout.references_per_scanner(faces)
+        reopen_s = part * value(Quantity.REOPEN)
+        erasure_s = min(part, figures.segment_rows) * value(Quantity.ERASE)
+        if not layout.shards:
+            return cls(
+                start_s=faces * value(Quantity.RESTORE), reopen_s=reopen_s, erasure_s=erasure_s
+            )
+        read_s, build_s = faces * value(Quantity.SHARD_READ), value(Quantity.SHARD_BUILD)
+        return cls(
+            start_s=read_s + faces * build_s,
+            reopen_s=reopen_s,
+            erasure_s=erasure_s,
+            failover_s=value(Quantity.FAILOVER) + faces * value(Quantity.COUNT),
+            lost_shard_s=read_s + part * build_s,
         )
 
 

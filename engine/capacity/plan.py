@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.capacity.assumptions import list_assumptions
-from engine.capacity.figures import Figures, Quantity
+from engine.capacity.figures import Figures
 from engine.capacity.model import (
     DAY_S,
     MAX_SHARDS,
@@ -23,6 +23,7 @@ from engine.capacity.model import (
     Memory,
     Node,
     Use,
+    Waits,
 )
 from engine.capacity.simulation import Run, Trial, quantile, simulate
 from engine.formatting import size
@@ -162,13 +163,7 @@ class Simulated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A plan; `layout` and what depends on it are None where none will do: see `shortfall`.
-
-    `start_s`: a start without a snapshot, as of a sharded gallery whose shards are gone; of one
-    that is lost alone the store is read too, but only its part is unsealed. `reopen_s`: one with a
-    snapshot, as after a failure; 0 where there is none. `erasure_s`: until the segment of
-    an erased reference, which is out of memory at once, is written anew.
-    """
+    """A plan; `layout` and what depends on it are None where none will do: see `shortfall`."""
 
     demand: Demand
     node: Node
@@ -180,9 +175,7 @@ class Plan:
     use: Use | None = None
     memory: Memory | None = None
     disk: Disk | None = None
-    start_s: float = 0.0
-    reopen_s: float = 0.0
-    erasure_s: float = 0.0
+    waits: Waits | None = None
     simulated: Simulated | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -208,9 +201,7 @@ class Plan:
             "simulated": self.simulated and asdict(self.simulated),
             "memory": self.memory and asdict(self.memory),
             "disk": self.disk and asdict(self.disk),
-            "start_s": self.start_s,
-            "reopen_s": self.reopen_s,
-            "erasure_s": self.erasure_s,
+            **asdict(self.waits or Waits()),
             "false_candidates": self.candidates.to_dict(),
             "figures": self.figures.to_dict(),
             "machine": asdict(self.figures.machine),
@@ -249,10 +240,7 @@ def make_plan(
         use=Use.of(layout, demand, costs),
         memory=Memory.of(layout, demand.faces, figures),
         disk=Disk.of(layout, demand.faces, demand.enrollments, figures),
-        start_s=demand.faces * figures.value(Quantity.RESTORE),
-        reopen_s=0.0 if layout.shards else demand.faces * figures.value(Quantity.REOPEN),
-        erasure_s=min(layout.references_per_scanner(demand.faces), figures.segment_rows)
-        * figures.value(Quantity.ERASE),
+        waits=Waits.of(layout, demand.faces, figures),
         simulated=simulated,
     )
 

@@ -15,7 +15,7 @@ from simpy import Environment, Event, Timeout
 
 from engine.capacity.model import PAIRS_AT_ONCE, PROBES_AT_ONCE, SEARCH_PAIRS, Costs, Demand, Layout
 
-ENROLLMENTS_ONGOING = 5
+ENROLLMENTS_ONGOING = 8
 """At once at each ingress, as in `[serve] enrollments_ongoing`; more are refused (429)."""
 WARM_SHARE = 0.1
 """Share of the requests, at the beginning, that are not counted."""

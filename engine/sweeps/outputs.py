@@ -234,6 +234,7 @@ def write_outputs(
         **contents.summary.counts(),
         "references": result.compared,
         "new_references": result.new,
+        "bounds": list(result.bounds),
         "comparisons": cost.comparisons,
         "seconds": round(cost.seconds, 3),
         "comparisons_per_s": cost.pace and round(cost.pace),

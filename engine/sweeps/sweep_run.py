@@ -123,9 +123,9 @@ class SweepResult:
     """What a sweep found, as of the gallery's `sequence`.
 
     `pairs` are the new ones between two documents; `is_excepted` bool[m] marks those judged to be
-    two persons. `compared` counts references, `new` those that no earlier sweep had. `covered` is
-    for the next sweep. With a budget, `ranking` says how the groups were chosen, and `pairs` are
-    those between members of one group.
+    two persons. `compared` counts references, `new` those that no earlier sweep had. `bounds`: by
+    what all other pairs were dropped, see `Pairs`. `covered` is for the next sweep. With a budget,
+    `ranking` says how the groups were chosen, and `pairs` are those between members of one group.
     """
 
     task: SweepTask
@@ -136,6 +136,7 @@ class SweepResult:
     sequence: int
     compared: int
     new: int
+    bounds: tuple[str, ...]
     covered: Covered
     ranking: Ranking | None = None
     expected_true: Mapping[str, Any] | None = None
@@ -211,6 +212,7 @@ def run_sweep(
         sequence=joined.sequence,
         compared=len(joined.ids),
         new=len(joined.ids) if fresh is None else len(fresh),
+        bounds=joined.pairs.bounds,
         covered=Covered(joined.ids, found.whole),
     )
 
@@ -266,6 +268,7 @@ def _rank(
         sequence=joined.sequence,
         compared=len(joined.ids),
         new=len(joined.ids) if fresh is None else len(fresh),
+        bounds=joined.pairs.bounds,
         covered=Covered(joined.ids, _join(_keep_earlier(task), chosen)),
         ranking=ranking,
         expected_true=expect_true((group.risk for group in ranking.groups), decisions.decided),

@@ -7,7 +7,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,6 +36,11 @@ class _State:
     runs: int = 0
     size_bytes: int = 0
     crc32: int = 0
+    bounds: Sequence[str] | None = None
+
+
+_UNKNOWN = "not recorded"
+"""Bound of tiles that an earlier version made."""
 
 
 class Checkpoint:
@@ -63,6 +68,9 @@ class Checkpoint:
             except BaseException:
                 os.close(self._handle)
                 raise
+        if self._state.bounds is None:
+            earlier = (_UNKNOWN,) if self._state.next_tile else ()
+            self._state = replace(self._state, bounds=earlier)
         self._pending = self._state
 
     def __enter__(self) -> Self:
@@ -81,6 +89,11 @@ class Checkpoint:
     def next_tile(self) -> int:
         """The first tile that has not ended."""
         return self._state.next_tile
+
+    @property
+    def bounds(self) -> tuple[str, ...]:
+        """The bounds of all ended tiles, as `end_tile` was told."""
+        return tuple(self._state.bounds or ())
 
     @property
     def size_bytes(self) -> int:
@@ -104,9 +117,13 @@ class Checkpoint:
             crc32=zlib.crc32(run, zlib.crc32(frame, self._pending.crc32)),
         )
 
-    def end_tile(self) -> None:
-        """Ends the tile; when this returns, its runs are durable."""
-        self._pending = replace(self._pending, next_tile=self._pending.next_tile + 1)
+    def end_tile(self, bounds: Iterable[str] = ()) -> None:
+        """Ends the tile, made by these bounds; when this returns, its runs are durable."""
+        self._pending = replace(
+            self._pending,
+            next_tile=self._pending.next_tile + 1,
+            bounds=sorted({*self.bounds, *bounds}),
+        )
         if self._folder is not None:
             if self._pending.runs != self._state.runs:
                 os.fsync(self._handle)

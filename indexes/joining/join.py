@@ -189,26 +189,28 @@ def _run(
     if folder is None:
         with Checkpoint(None, "") as kept:
             _make(terms.tiling(left, right), kept, terms.limit, progress)
-            return JoinedGallery(Pairs(_records(kept)), _ids(left, right), sequence)
+            pairs = Pairs(_records(kept), bounds=kept.bounds)
+            return JoinedGallery(pairs, _ids(left, right), sequence)
     now = Coverage.of(left, right, sequence)
     with Checkpoint(folder, terms.fingerprint(), now.to_bytes()) as kept:
         then = Coverage.from_bytes(kept.subject)
         then.check(now)
         left, right = then.align(left, right)
         _make(terms.tiling(left, right), kept, terms.limit, progress)
-        return JoinedGallery(
-            Pairs(_records(kept), then.remaining(now, mixed=terms.within)), then.ids, then.sequence
-        )
+        remaining = then.remaining(now, mixed=terms.within)
+        pairs = Pairs(_records(kept), remaining, kept.bounds)
+        return JoinedGallery(pairs, then.ids, then.sequence)
 
 
 def make_tiles(
-    tiles: Iterable[Iterable[Records]],
+    tiles: Iterable[tuple[Iterable[Records], Iterable[str]]],
     comparisons: Iterable[int],
     kept: Checkpoint,
     limit: int,
     progress: Report | None,
 ) -> None:
-    """Adds the runs of the tiles that are not in the checkpoint yet, in their order.
+    """Adds the runs of the tiles that are not in the checkpoint yet, in their order, each tile with
+    its bounds.
 
     `comparisons` are those of all tiles. `PairsExceeded` at more than `limit` pairs.
     """
@@ -220,19 +222,19 @@ def make_tiles(
             progress(Progress(at, len(compared) - 1, compared[at], compared[-1], found))
 
     report()
-    for runs in tiles:
+    for runs, bounds in tiles:
         for run in runs:
             kept.put(run.tobytes())
             if kept.size_bytes // RECORD.itemsize > limit:
                 raise PairsExceeded(
                     f"more than {limit} pairs reach the threshold; raise it, or the limit"
                 )
-        kept.end_tile()
+        kept.end_tile(bounds)
         report()
 
 
 def _make(tiling: Tiling, kept: Checkpoint, limit: int, progress: Report | None) -> None:
-    remaining = map(tiling.runs_of, tiling.tiles[kept.next_tile :])
+    remaining = ((tiling.runs_of(one), tiling.bounds) for one in tiling.tiles[kept.next_tile :])
     make_tiles(remaining, map(tiling.comparisons_of, tiling.tiles), kept, limit, progress)
 
 

@@ -22,11 +22,19 @@ class Pairs:
     """Distinct pairs by ascending left id, then right id.
 
     `left`, `right` and `scores` are all of them in memory: int64[m], int64[m], float32[m].
-    `pieces` needs memory for one piece alone: the runs may lie in a file.
+    `pieces` needs memory for one piece alone: the runs may lie in a file. `bounds`: by what all
+    other pairs were dropped without their score, as in `Certificate`; `prefix 80 of 128` are so
+    many components along the principal axes, before the codes of all.
     """
 
-    def __init__(self, runs: Sequence[Records], known: tuple[Ids, Ids] | None = None) -> None:
+    def __init__(
+        self,
+        runs: Sequence[Records],
+        known: tuple[Ids, Ids] | None = None,
+        bounds: tuple[str, ...] = (),
+    ) -> None:
         """From sorted runs; with `known`, only pairs with one of these left and right ids."""
+        self.bounds = bounds
         self._runs = [run for run in runs if len(run)]
         self._known = known
         total = sum(map(len, self._runs))

@@ -268,6 +268,13 @@ class Tiling:
         self._scanner = scanner or (left.segments[0].scanner if left.segments else None)
         self._axes = self._find_axes()
 
+    @property
+    def bounds(self) -> tuple[str, ...]:
+        """By what its tiles drop pairs: see `Pairs`."""
+        if self._axes is None:
+            return ("bytes",)
+        return (f"prefix {self._axes.prefix} of {len(self._axes.columns)}",)
+
     def runs_of(self, tile: Tile) -> Iterator[Records]:
         """The pairs of one tile in sorted runs of at most some millions."""
         lefts = self._blocks_of_left(tile.left)

@@ -210,7 +210,7 @@ class ShardHost:
             ]
             own = References(pinned.segments, counted)
             pairs = join([rows], own, threshold, limit=JOINED_LIMIT)
-            return [pairs.left, pairs.right, pairs.scores]
+            return [pairs.left, pairs.right, pairs.scores, np.array(pairs.bounds, np.str_)]
 
     def digests(self) -> list[NDArray[np.int64]]:
         with self._pinned() as (pinned, _):

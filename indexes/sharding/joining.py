@@ -51,6 +51,10 @@ class ShardTile:
     comparisons: int
 
 
+MadeTile = tuple[tuple[Records], list[str]]
+"""The pairs of a tile, and by what the others were dropped."""
+
+
 def join_shards(
     gallery: Gallery,
     index: ShardedIndex,
@@ -95,7 +99,7 @@ def join_shards(
             with closing(remaining):
                 make_tiles(remaining, (tile.comparisons for tile in tiles), kept, limit, progress)
             records = [run.view(RECORD) for run in kept.runs()]
-            pairs = Pairs(records, then.remaining(now, mixed=True))
+            pairs = Pairs(records, then.remaining(now, mixed=True), kept.bounds)
             return JoinedGallery(pairs, then.ids, then.sequence)
 
 
@@ -171,13 +175,13 @@ def _among(participants: Participants, ids: Ids) -> Participants:
 
 def _maker(
     shards: Sequence[Shard], covered: Coverage, threshold: float, limit: int
-) -> Callable[[ShardTile], Records]:
+) -> Callable[[ShardTile], MadeTile]:
     all_ids, new = covered.ids, covered.left.ids
 
-    def make(tile: ShardTile) -> Records:
+    def make(tile: ShardTile) -> MadeTile:
         ids, vectors = shards[tile.source].held(tile.ids).result()
         target = shards[tile.target]
-        left, right, scores = _join(target, ids, vectors, threshold, tile.above, limit)
+        left, right, scores, bounds = _join(target, ids, vectors, threshold, tile.above, limit)
         # A shard may have references that were added after the start.
         kept = _is_among(right, all_ids)
         if tile.source == tile.target or covered.right is not None:
@@ -186,7 +190,7 @@ def _maker(
         records["left"] = np.minimum(left, right)[kept]
         records["right"] = np.maximum(left, right)[kept]
         records["score"] = scores[kept]
-        return sort_records(records)
+        return (sort_records(records),), np.unique(bounds).tolist()
 
     return make
 
@@ -222,26 +226,26 @@ def _is_among(ids: Ids, ascending: Ids) -> NDArray[np.bool_]:
 
 def _pairs_of_tiles(
     tiles: Sequence[ShardTile],
-    make: Callable[[ShardTile], Records],
+    make: Callable[[ShardTile], MadeTile],
     at_once: int,
     check: Callable[[], None],
-) -> Generator[tuple[Records], None, None]:
-    """The pairs of these tiles in their order, so many made at a time."""
+) -> Generator[MadeTile, None, None]:
+    """The pairs and bounds of these tiles in their order, so many made at a time."""
     waiting = iter(tiles)
     with ThreadPoolExecutor(at_once, "join") as pool:
         # No further ahead: tiles made beyond the next one to be kept are lost when it is stopped.
         made = deque(pool.submit(make, tile) for tile in islice(waiting, at_once))
         try:
             while made:
-                records = _await(made.popleft(), check)
+                made_tile = _await(made.popleft(), check)
                 made.extend(pool.submit(make, tile) for tile in islice(waiting, 1))
-                yield (records,)
+                yield made_tile
         finally:
             for future in made:
                 future.cancel()
 
 
-def _await(making: Future[Records], check: Callable[[], None]) -> Records:
+def _await(making: Future[MadeTile], check: Callable[[], None]) -> MadeTile:
     while not wait([making], _CHECK_EVERY_S).done:
         check()
     return making.result()

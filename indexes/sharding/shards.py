@@ -200,7 +200,7 @@ class Shard(ABC):
         self, ids: Ids, vectors: Vectors, threshold: float, above: int
     ) -> Future[list[NDArray[Any]]]:
         """Pairs at or above the threshold of these rows with the shard's own of ids >= `above`:
-        int64[m] ids given, int64[m] own ids, float32[m] scores; sorted."""
+        int64[m] ids given, int64[m] own ids, float32[m] scores; sorted; and their bounds."""
         return self._call("join", ids, vectors, threshold, above)
 
     def digests(self) -> Future[list[NDArray[np.int64]]]:

@@ -372,10 +372,11 @@ def _print_times(plan: Plan) -> None:
 
 
 def _print_bytes(plan: Plan) -> None:
-    memory, disk, layout = plan.memory, plan.disk, plan.layout
+    memory, disk, layout, waits = plan.memory, plan.disk, plan.layout, plan.waits
     assert memory is not None
     assert disk is not None
     assert layout is not None
+    assert waits is not None
     rows = [
         ("memory of the gallery, at rest", size(memory.gallery_bytes)),
         ("the same while the largest segments merge", size(memory.gallery_peak_bytes)),
@@ -383,17 +384,20 @@ def _print_bytes(plan: Plan) -> None:
         ("disk of the store, an enrollment a face", size(disk.store_bytes)),
         ("what a day at this rate adds", size(disk.day_bytes)),
         ("disk of a snapshot, the new beside the old", size(disk.snapshot_bytes)),
-        ("a start from the snapshot, as after a failure", duration(plan.reopen_s)),
-        ("a start from the store alone", duration(plan.start_s)),
-        ("an erasure, until its segment is written anew", duration(plan.erasure_s)),
+        ("a start from the snapshot, as after a failure", duration(waits.reopen_s)),
+        ("a start from the store alone", duration(waits.start_s)),
+        ("an erasure, until its segment is written anew", duration(waits.erasure_s)),
     ]
-    if layout.shards:
-        start = "a start, from the store"
-        if layout.copies == 1:
-            start += "; after a failure as well"
+    if waits.failover_s is not None and waits.lost_shard_s is not None:
+        lost = "a lost shard, from the store"
+        if layout.copies > 1:
+            lost = "a lost copy, made again; nothing waits"
         rows[-4:-1] = [
-            ("disk of a snapshot", "none, or on the shards' nodes"),
-            (start, duration(plan.start_s)),
+            ("disk of snapshots (shard_folder), as before", size(disk.snapshot_bytes)),
+            ("failover of the registrar, shards kept", duration(waits.failover_s)),
+            (lost, duration(waits.lost_shard_s)),
+            ("a lost shard or all, from snapshots", duration(waits.reopen_s)),
+            ("a start of all shards from the store", duration(waits.start_s)),
         ]
     print_table("Memory and disk", ("", ""), rows)
 

@@ -227,7 +227,8 @@ def deliver_events(
 
     folder = require_home(home)
     settings = load_settings(folder, config)
-    deliver(folder, settings, open_log(None, settings.serve.log_level, "webhooks"))
+    with Deployment(folder, settings) as deployment:
+        deliver(deployment, open_log(None, settings.serve.log_level, "webhooks"))
 
 
 def _take_step(deployment: Deployment, webhook_id: str, step: WebhookStep) -> WebhookAnswer:

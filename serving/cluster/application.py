@@ -19,7 +19,7 @@ from serving.cluster.deployments import Embedder, Ingress, Registrar
 from serving.cluster.node import KEEP_ALIVE_S, NAME, registrar_timeout_s
 from serving.cluster.site import Site, count_ingresses
 from serving.models import require_agreement
-from serving.sections import ServeSettings
+from serving.sections import ENROLLMENTS_ONGOING, ServeSettings
 from serving.settings import Settings, require_home
 
 _ARGUMENTS = frozenset({"home", "config", "revision"})
@@ -45,9 +45,6 @@ ONE_MORE = ONE_BY_ONE | {"max_surge_percent": 1}
 
 LOOK_BACK_S, UPSCALE_S = 12.0, 5.0
 """The load is a mean of so long, which must be above what the replicas are for so long."""
-
-ENROLLMENTS_ONGOING = 5
-"""Where `enrollments_ongoing` sets no bound: the load at which an ingress is full."""
 
 
 def build(arguments: Mapping[str, Any]) -> Application:
@@ -101,6 +98,7 @@ def compose(site: Site) -> Application:
             settings,
             count_ingresses(settings),
             settings.max_ingress_replicas,
+            # Where nothing is bounded, an ingress is full at the usual bound.
             settings.enrollments_ongoing or ENROLLMENTS_ONGOING,
         ),
         max_ongoing_requests=settings.requests_ongoing + INGRESS_MARGIN,

@@ -282,10 +282,9 @@ def _list_rules(mine: str, config: ProxyConfig, ingresses: int) -> Iterator[str]
     yield f"{_not_ready()} if {ours} {{ var({STOPPING}) -m int 1 }}"
     yield from _authenticate(ours, config.trusted)
     yield from _bound_lanes(ours, config, ingresses)
-    # Serve would watch each client's connection in a task. A match is short and stores nothing,
-    # so that a client that disconnects need not be noticed.
-    yield f"http-request set-header {UNWATCHED} ?1 if {ours} {MATCHES}"
-    yield f"http-request del-header {UNWATCHED} if {ours} !{MATCHES}"
+    # Serve would watch each client's connection in two tasks of its own: the application does so
+    # itself, where a request takes long enough (`Request.guard`).
+    yield f"http-request set-header {UNWATCHED} ?1 if {ours}"
     admitted = f"{ours} {{ res.hdr({ADMITTED}) -m found }}"
     yield f"http-response track-sc3 var(txn.key) table {_name('keys')} if {admitted}"
     # Otherwise it would wait for the rest of the body, and the request would count as running.

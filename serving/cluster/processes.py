@@ -112,9 +112,7 @@ def list_descendants(pid: int) -> list[Process]:
         parent = pending.pop()
         for child in children.get(parent, []):
             pending.append(child)
-            with suppress(OSError):
-                words = Path(f"/proc/{child}/cmdline").read_bytes().decode(errors="replace")
-                found.append(Process(child, parent, tuple(filter(None, words.split("\0")))))
+            found += _read_processes(child, parent)
     return sorted(found, key=lambda process: process.pid)
 
 
@@ -152,10 +150,23 @@ def end_descendants(pid: int, timeout_s: float = 10.0) -> list[int]:
         time.sleep(0.02)
 
 
-def reap_orphans(spared: int | None = None) -> None:
-    """Reads the exit status of ended children, so that none stays a zombie; not of `spared`, for
-    which its owner waits."""
+def reap_orphans(spared: int | None = None) -> list[Process]:
+    """Reads the exit status of ended children, so that none stays a zombie, and returns those that
+    live; not of `spared`, for which its owner waits."""
+    living: list[Process] = []
     for child, state, parent in _read_states():
-        if state == _ZOMBIE and parent == os.getpid() and child != spared:
+        if parent != os.getpid() or child == spared:
+            continue
+        if state == _ZOMBIE:
             with suppress(ChildProcessError):
                 os.waitpid(child, os.WNOHANG)
+        else:
+            living += _read_processes(child, parent)
+    return living
+
+
+def _read_processes(pid: int, parent: int) -> Iterator[Process]:
+    """The process, unless it has ended meanwhile."""
+    with suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        yield Process(pid, parent, tuple(filter(None, words.split("\0"))))

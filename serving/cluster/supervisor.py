@@ -26,7 +26,6 @@ from serving.cluster.processes import (
     RAY_AGENT_PORT,
     Role,
     end_descendants,
-    list_descendants,
     reap_orphans,
 )
 from serving.cluster.site import LOG_PIPE, Site
@@ -115,10 +114,9 @@ class NodeProcess:
 
     def maintain(self) -> None:
         """Ends orphaned proxies; to be called periodically."""
-        reap_orphans(spared=self._process.pid)
-        for one in list_descendants(os.getpid()):
+        for one in reap_orphans(spared=self._process.pid):
             # A proxy without the actor that controlled it holds the port of the next.
-            if one.role is Role.PROXY and one.parent == os.getpid():
+            if one.role is Role.PROXY:
                 with suppress(ProcessLookupError):
                     os.kill(one.pid, signal.SIGKILL)
 

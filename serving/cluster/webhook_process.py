@@ -1,5 +1,5 @@
 """The process that delivers events beside the registrar: it ends with the process that started it,
-which gives it the home and the settings on standard input."""
+which gives it the deployment's class, home and settings on standard input."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from serving.webhooks.keeper import deliver
 
 
 def main() -> None:
-    home, settings = pickle.load(sys.stdin.buffer)  # noqa: S301 - of the process that started it
+    kind, home, settings = pickle.load(sys.stdin.buffer)  # noqa: S301 - of the process that started it
     end_with_starter()
-    deliver(home, settings, Site.of(home, None).open_log(settings.serve, "webhooks"))
+    with kind(home, settings) as deployment:
+        deliver(deployment, Site.of(home, None).open_log(settings.serve, "webhooks"))
 
 
 if __name__ == "__main__":

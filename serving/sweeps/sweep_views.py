@@ -68,6 +68,8 @@ def sweep_facts(record: SweepRecord) -> dict[str, str]:
         facts["considered"] = f"{ranking['considered']:,} groups"
         facts["true"] = _tell_share(ranking["true"])
         facts["looked at"] = f"names and numbers of {ranking['documents_opened']:,} documents"
+    if bounds := found.get("bounds"):
+        facts["compared by"] = ", ".join(bounds)
     return facts | {
         "covers": f"{found['references']:,} references at sequence {record.sequence}",
         "took": duration(found["seconds"]),

@@ -10,7 +10,6 @@ import sys
 import threading
 from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from structlog.typing import FilteringBoundLogger
@@ -18,7 +17,6 @@ from structlog.typing import FilteringBoundLogger
 from engine.errors import SosieError
 from engine.registry.records import utc_now
 from engine.registry.webhooks import Webhooks, WebhookState
-from serving.settings import Settings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter
 
@@ -30,24 +28,22 @@ LOOK_EVERY_S = 10.0
 END_S = 10.0
 
 
-def deliver(home: Path, settings: Settings, log: FilteringBoundLogger) -> None:
-    """Delivers to the webhooks of a home until SIGTERM or SIGINT."""
+def deliver(deployment: Deployment, log: FilteringBoundLogger) -> None:
+    """Delivers to the webhooks of a deployment until SIGTERM or SIGINT."""
     # The starting process needs neither.
     import uvloop  # noqa: PLC0415
 
-    from serving.compose import Deployment  # noqa: PLC0415
     from serving.webhooks.delivery import Deliverer  # noqa: PLC0415
 
     async def run(webhooks: Webhooks) -> None:
         stopping, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
-        await Deliverer(webhooks, settings.webhooks, log).run(stopping)
+        await Deliverer(webhooks, deployment.settings.webhooks, log).run(stopping)
 
-    with Deployment(home, settings) as deployment:
-        webhooks = Webhooks(deployment.store.engine, deployment.vault)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(webhooks))
+    webhooks = Webhooks(deployment.store.engine, deployment.vault)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(webhooks))
 
 
 class DeliveryKeeper:
@@ -104,7 +100,8 @@ class DeliveryKeeper:
         assert child.stdin is not None
         with suppress(BrokenPipeError):
             # The pipe stays open: the process ends with this one, however that ends.
-            pickle.dump((self._deployment.home, self._deployment.settings), child.stdin)
+            opened = self._deployment
+            pickle.dump((type(opened), opened.home, opened.settings), child.stdin)
             child.stdin.flush()
         self._child = child
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ TINY: dict[str, Any] = {
     "batch": 16,
 }
 
-Run = tuple[tuple[Result, ...], dict[str, Any]]
+Run = tuple[Sequence[Result], Mapping[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,27 @@ def test_references_are_added_and_removed_while_they_are_looked_for(done: Run) -
     name = "Searching while everything changes"
     for figure in ("added meanwhile", "removed meanwhile", "committed references looked for"):
         assert value_of(done, name, figure)
+
+
+def test_a_gallery_too_large_for_all_of_it_is_held_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "bench.suites.gallery.explain_too_much", lambda *_: "it does not fit: lower --n"
+    )
+    results, measured = run(GalleryConfig(folder=tmp_path, **TINY))
+    (held,) = results
+    figures = {figure.name: figure.value for figure in held.figures}
+    # Its floats, their codes and ids at least.
+    assert (figures["opened and searched, the process at most"] or 0) * 2**30 > 2_000 * 32 * 5
+    assert figures["references not found by their vectors"] == 0
+    assert held.setup["left out"] == "it does not fit: lower --n"
+    assert set(measured) == {goal.name for goal in load_goals() if goal.suite == "gallery"}
+    assert measured["missed_references"] == 0
+    assert isinstance(measured["held_gib"], Skipped)
+    assert "10,000,000" in measured["held_gib"].reason
+    assert measured["unseen_adds"] == Skipped("it does not fit: lower --n")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("first_lost", [700, 0])

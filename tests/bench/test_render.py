@@ -47,6 +47,6 @@ def test_a_column_of_ratios_names_its_base_wherever_that_stands() -> None:
 
 
 def test_a_promise_that_never_came_is_said_to_be_missed() -> None:
-    check = Check("match_recovery_s", None, 10.0, False)
+    check = Check("match_recovery_over_storm", None, 1.0, False)
     table = tabulate_promises({"serve": Report(look(), (), (check,), "serve")})
-    assert "| never | ≤ 10 | **✗** |" in table
+    assert "| never | ≤ 1 | **✗** |" in table

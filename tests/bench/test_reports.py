@@ -10,6 +10,8 @@ import pytest
 
 from bench.core.machine import Machine, look
 from bench.core.reports import (
+    LEFT_OUT,
+    PART,
     REFERENCE,
     Check,
     Direction,
@@ -22,6 +24,8 @@ from bench.core.reports import (
     key_all,
     load_goals,
     merge_blocks,
+    renew,
+    require_renewable,
     spread,
 )
 from engine.errors import RequestError
@@ -228,3 +232,28 @@ def test_figures_of_one_name_are_told_apart_by_unit_and_order() -> None:
         ("save", "MB", 0),
         ("save", "s", 1),
     ]
+
+
+def test_a_renewed_report_has_what_was_measured_again_and_the_rest_as_it_was(
+    machine: Machine,
+) -> None:
+    def part(name: str, value: float) -> Result:
+        return Result("Speed", {PART: name}, (Figure("one", "ms", value),))
+
+    left_out = Check("a", None, 1.0, None, f"{LEFT_OUT} start")
+    old = Report(machine, (part("start", 1.0), part("kills", 2.0)), (GOOD, BAD), "serve")
+    new = Report(machine, (part("kills", 3.0),), (left_out, replace(BAD, value=0.7)), "serve")
+    renewed = renew(old, new)
+    assert {one.setup[PART]: one.figures[0].value for one in renewed.results} == {
+        "start": 1.0,
+        "kills": 3.0,
+    }
+    assert renewed.checks == (GOOD, replace(BAD, value=0.7))
+
+
+def test_a_report_of_another_suite_or_machine_is_not_renewed(machine: Machine) -> None:
+    report = Report(machine, (), (), "serve")
+    require_renewable(report, "serve", replace(machine, load_at_start=9.0))
+    for suite, other in (("shards", machine), ("serve", replace(machine, cores=99))):
+        with pytest.raises(RequestError, match="another suite or machine"):
+            require_renewable(report, suite, other)

@@ -59,7 +59,7 @@ def test_refused_requests_are_neither_accepted_latency_nor_unexpected() -> None:
     storm = make_record([200, 429] * 50, [15.0, 2.0] * 50, retry_s=1)
     figures = make_overload(storm).measure("match")
     assert figures["match_storm_p99_over_calm"] == pytest.approx(1.5)
-    assert figures["match_refusal_ms"] == pytest.approx(2)
+    assert figures["match_refusal_over_calm"] == pytest.approx(0.2)
     assert figures["match_unexpected"] == 0
 
 
@@ -80,8 +80,10 @@ def test_recovery_is_the_moment_from_which_on_the_p99_is_back() -> None:
     slow, quick = [80.0] * 40, [10.0] * 110
     after = make_record([200] * 150, slow + quick)
     # The slow ones are due in the first four seconds.
-    found = make_overload(after, after).find_recovery_s()
-    assert found == pytest.approx(4.0, abs=0.5)
+    run = make_overload(after, after)
+    assert run.find_recovery_s() == pytest.approx(4.0, abs=0.5)
+    share = run.measure("match")["match_recovery_over_storm"]
+    assert share == pytest.approx(run.find_recovery_s() / 15)
 
 
 def test_a_p99_that_does_not_come_back_is_never() -> None:
@@ -99,7 +101,8 @@ def test_a_storm_that_was_not_sent_proves_nothing_but_its_faults() -> None:
     fine = make_record([200] * 99 + [500], [10.0] * 100)
     late = make_overload(delay(fine, [0.0] * 94 + [0.7] * 6)).measure("match")
     skipped = {name: value.reason for name, value in late.items() if isinstance(value, Skipped)}
-    assert set(skipped) == {"match_storm_p99_over_calm", "match_refusal_ms", "match_recovery_s"}
+    ratios = ("storm_p99_over_calm", "refusal_over_calm", "recovery_over_storm")
+    assert set(skipped) == {f"match_{name}" for name in ratios}
     assert all("94%" in reason for reason in skipped.values())
     assert late["match_unexpected"] == 1
     in_time = make_overload(delay(fine, [0.0] * 96 + [0.7] * 4)).measure("match")

@@ -22,6 +22,7 @@ RIGHT = {
     "replayed_needlessly": 0,
     "failed_calls": 0,
     "failed_beside_moves": 0,
+    "failed_beside_erasures": 0,
 }
 
 
@@ -51,6 +52,7 @@ def test_parts_are_killed_and_one_is_added_and_nothing_is_lost(tmp_path: Path) -
         "Searches over shards",
         "One shard is killed",
         "Two copies, one is killed",
+        "Beside passes and erasures",
         "One shard more while they serve",
         "What was decided",
     ]

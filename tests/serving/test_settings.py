@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import ModelError, RegistryExists, RegistryMissing, RequestError
 from serving.models import embedder_card
-from serving.sections import ServeSettings
+from serving.sections import ENROLLMENTS_ONGOING, ServeSettings
 from serving.settings import (
     SETTINGS_FILE,
     Settings,
@@ -139,7 +139,7 @@ def test_a_file_without_a_gallery_section_means_exact8(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "ongoing"),
     [
-        ("", 5),
+        ("", ENROLLMENTS_ONGOING),
         ('embedder = "deployment"\n', 16),
         ('embedder = "deployment"\nenrollments_ongoing = 5\n', 5),
     ],

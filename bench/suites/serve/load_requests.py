@@ -107,7 +107,8 @@ class Record:
 
     `retry_after_s` is NaN where the answer named none; `request` is the place in the load's
     requests; `bodies` is empty unless they were kept; `sent_s` is NaN where no connection became
-    free in time. `seconds` from the first arrival to the last answer.
+    free in time. `seconds` from the first arrival to the last answer. `cores`: what the process
+    that sent them took of them, in the mean.
     """
 
     intended_s: Seconds
@@ -119,6 +120,7 @@ class Record:
     serial: NDArray[np.int64]
     bodies: tuple[bytes, ...]
     seconds: float
+    cores: float = 0.0
 
     def __len__(self) -> int:
         return len(self.status)
@@ -168,20 +170,21 @@ class Record:
         start: float,
         *,
         seconds: float,
+        cores: float = 0.0,
     ) -> Record:
         """Of rows like `ROW`, their moments those of a clock that was at `start`."""
         table = np.array(rows, ROW)
         for name in ("intended_s", "sent_s", "done_s"):
             table[name] -= start
         columns: dict[str, Any] = {name: table[name].copy() for name in ROW.names or ()}
-        return cls(**columns, bodies=tuple(bodies), seconds=seconds)
+        return cls(**columns, bodies=tuple(bodies), seconds=seconds, cores=cores)
 
     def within(self, start_s: float, end_s: float) -> Record:
         """Only what was meant to start in this span."""
         rows = (self.intended_s >= start_s) & (self.intended_s < end_s)
         kept: dict[str, Any] = {name: getattr(self, name)[rows] for name in ROW.names or ()}
         bodies = compress(self.bodies, rows.tolist())
-        return Record(**kept, bodies=tuple(bodies), seconds=end_s - start_s)
+        return Record(**kept, bodies=tuple(bodies), seconds=end_s - start_s, cores=self.cores)
 
     def quantile_ms(self, share: float, among: NDArray[np.bool_] | None = None) -> float:
         """Of the latencies of those well answered, or of these rows; NaN of none."""

@@ -75,8 +75,10 @@ class OverloadRun:
             _tell("70 %: p50", "ms", p50, "none was accepted", ratio=1.0),
             _tell("70 %: p99", "ms", p99, "none was accepted", ratio=p50 / p99),
             _tell("70 %: generator late, p99", "ms", self.calm.lateness_ms(0.99), "none was sent"),
+            Figure("70 %: taken by the generator", "cores", self.calm.cores),
             Figure(f"{name}: offered", "1/s", storm.offered_rate),
             Figure(f"{name}: sent", "1/s", storm.sent_rate),
+            Figure(f"{name}: taken by the generator", "cores", storm.cores),
             _tell(f"{name}: generator late, p99", "ms", storm.lateness_ms(0.99), "none was sent"),
             Figure(f"{name}: accepted", "1/s", storm.rate),
             _tell(f"{name}: accepted, p50", "ms", storm.quantile_ms(0.5), "none was accepted"),
@@ -94,8 +96,9 @@ class OverloadRun:
         p50, p99 = self.calm_ms
         storm: dict[str, Measured] = {
             f"{prefix}_storm_p99_over_calm": self.storm.quantile_ms(0.99) / p99,
-            f"{prefix}_refusal_ms": self.storm.quantile_ms(0.99, self.storm.is_refused),
-            f"{prefix}_recovery_s": self.find_recovery_s(),
+            f"{prefix}_refusal_over_calm": self.storm.quantile_ms(0.99, self.storm.is_refused)
+            / p99,
+            f"{prefix}_recovery_over_storm": self.find_recovery_s() / self.storm.seconds,
         }
         sent = self.storm.sent_rate / self.storm.offered_rate
         if sent < LEAST_SENT:

@@ -107,6 +107,31 @@ def test_peaks_starts_erasures_and_rows_are_those_that_the_suites_measured(
     }
 
 
+def test_a_lost_shard_and_a_failover_are_those_that_the_shards_suite_measured(
+    write_report: Write,
+) -> None:
+    setup = {"references": 1_000_000, "dim": 128}
+    lost = {
+        "everything from the store": ("s", 18.0),
+        "one shard: answers whole again": ("s", 9.0),
+        "references that it had": ("references", 250_000.0),
+    }
+    restarts = {"killed: until the next decision": ("s", 3.0), "the store counted": ("s", 0.05)}
+    results = {"One shard is killed": (setup, lost), "The registrar is killed": (setup, restarts)}
+    found = find_figures(read_report(write_report(results)))
+    assert {one: figure.value for one, figure in found.items()} == {
+        Quantity.SHARD_BUILD: pytest.approx(12e-6),
+        Quantity.SHARD_READ: pytest.approx(6e-6),
+        Quantity.FAILOVER: 3.0,
+        Quantity.COUNT: pytest.approx(0.05e-6),
+    }
+    only = find_figures(read_report(write_report(results)), VectorKind(512))
+    assert set(only) == {Quantity.FAILOVER, Quantity.COUNT}
+    lost["references that it had"] = ("references", 1_000_000.0)
+    results["One shard is killed"] = (setup, lost)
+    assert Quantity.SHARD_READ not in find_figures(read_report(write_report(results)))
+
+
 def test_a_figure_that_was_skipped_stays_assumed(write_report: Write) -> None:
     path = write_report(
         {"Pairs of photographs": ({"threads": 2}, {"Sosie, cpu": ("pairs/s", None)})}
@@ -131,7 +156,7 @@ def test_the_committed_reports_have_all_figures_of_the_service() -> None:
     figures = Figures(most_frequent_machine(reports), USUAL, gather_figures(reports))
     unknown = {Quantity.FAN_OUT, Quantity.HOP, Quantity.ENROLLMENT_BYTES}
     # Written by newer suites than some of the reports.
-    newer = {Quantity.ROW_BYTES, Quantity.MERGE_PEAK}
+    newer = {Quantity.ROW_BYTES, Quantity.MERGE_PEAK, Quantity.COUNT}
     of_the_service = {
         Quantity.HTTP,
         Quantity.INGRESS_BYTES,

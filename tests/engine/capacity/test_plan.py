@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from engine.capacity.figures import USUAL, Figure, Figures, Machine, Origin, Quantity, VectorKind
-from engine.capacity.model import Affine, Costs, Demand, Layout, Node, Use, assume_node
+from engine.capacity.model import Affine, Costs, Demand, Layout, Node, Use, Waits, assume_node
 from engine.capacity.plan import (
     MAX_REFUSED,
     Plan,
@@ -107,17 +107,16 @@ def test_what_is_planned_holds_under_other_seeds_too(demand: Demand) -> None:
         assert Simulated.of(simulate(layout, demand, COSTS, trial), trial).holds(demand)
 
 
-def test_a_gallery_of_a_country_is_sharded_and_has_no_snapshot() -> None:
+def test_a_gallery_of_a_country_is_sharded_and_each_shard_has_a_snapshot() -> None:
     plan = plan_for(Demand(faces=1_600_000_000, enrollments=100))
     layout, disk, memory = plan.layout, plan.disk, plan.memory
     assert layout is not None
     assert disk is not None
     assert memory is not None
     assert layout.shards >= 1_600_000_000 * 722 * 2 / NODE.usable_bytes
-    assert disk.snapshot_bytes == 0
+    assert disk.snapshot_bytes == pytest.approx(2 * 1.6e9 * 652)
     assert disk.store_bytes == pytest.approx(1.6e9 * (1615 + 3000))
     assert memory.gallery_bytes == pytest.approx(1.6e9 * 722)
-    assert plan.start_s == pytest.approx(1.6e9 * 7.3e-6)
     twice = plan_for(Demand(faces=1_600_000_000, enrollments=100), copies=2)
     assert twice.layout == replace(layout, copies=2)
     assert twice.layout.nodes - layout.nodes == layout.shards
@@ -125,6 +124,8 @@ def test_a_gallery_of_a_country_is_sharded_and_has_no_snapshot() -> None:
     assert twice.memory.gallery_bytes == 2 * memory.gallery_bytes
     assert twice.memory.gallery_peak_bytes == 2 * memory.gallery_peak_bytes
     assert twice.memory.fullest_node_bytes == memory.fullest_node_bytes
+    assert twice.disk is not None
+    assert twice.disk.snapshot_bytes == 2 * disk.snapshot_bytes
     assert twice.memory.total_bytes > memory.total_bytes + memory.gallery_peak_bytes
     assert any("two copies" in line for line in twice.assumptions)
     small = plan_for(Demand(faces=1_000_000, enrollments=1), copies=2)
@@ -134,6 +135,20 @@ def test_a_gallery_of_a_country_is_sharded_and_has_no_snapshot() -> None:
     assert small.layout.is_one_machine
     assert small.disk is not None
     assert small.disk.snapshot_bytes > 0
+
+
+def test_a_lost_shard_is_built_alone_and_a_registrar_finds_the_others() -> None:
+    layout = Layout(node=NODE, ingress_nodes=1, shards=20)
+    waits = Waits.of(layout, 10**9, FIGURES)
+    assert waits.start_s == pytest.approx(1e9 * (6.4e-6 + 11.8e-6))
+    assert waits.lost_shard_s == pytest.approx(1e9 * 6.4e-6 + 5e7 * 11.8e-6)
+    assert waits.failover_s == pytest.approx(3.2 + 1e9 * 0.06e-6)
+    assert waits.reopen_s == pytest.approx(5e7 * 1.8e-6)
+    assert waits.erasure_s == pytest.approx(4e6 * 2.7e-6)
+    assert Waits.of(replace(layout, copies=2), 10**9, FIGURES) == waits
+    whole = Waits.of(Layout(node=NODE), 10**6, FIGURES)
+    assert (whole.start_s, whole.reopen_s) == pytest.approx((7.3, 1.8))
+    assert (whole.failover_s, whole.lost_shard_s) == (None, None)
 
 
 @pytest.mark.parametrize(

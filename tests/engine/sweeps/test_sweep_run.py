@@ -83,6 +83,7 @@ def test_people_with_several_documents_are_found_and_nobody_else(
     assert len(pairs_of(result)) == 6 + 4 * 3
     assert (result.compared, result.new) == (PEOPLE + 14, PEOPLE + 14)
     assert result.sequence == registry.gallery.sequence
+    assert result.bounds == ("bytes",)
     assert [group.risk for group in result.groups] == sorted(
         (group.risk for group in result.groups), reverse=True
     )

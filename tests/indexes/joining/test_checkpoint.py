@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +62,23 @@ def test_the_subject_is_that_of_the_first_start(tmp_path: Path) -> None:
     assert stored_subject(tmp_path) == b"subject"
     with Checkpoint(tmp_path, "terms", b"another") as kept:
         assert (kept.subject, kept.next_tile) == (b"subject", 1)
+
+
+def test_the_bounds_are_those_of_all_tiles_that_ended(tmp_path: Path) -> None:
+    with Checkpoint(tmp_path, "terms", b"subject") as kept:
+        kept.end_tile(["bytes"])
+    with Checkpoint(tmp_path, "terms", b"subject") as kept:
+        assert kept.bounds == ("bytes",)
+        kept.end_tile(["prefix 80 of 128"])
+        assert kept.bounds == ("bytes", "prefix 80 of 128")
+    # As a version wrote it that did not know them.
+    content = json.loads((tmp_path / "state.json").read_bytes().split(b"\n")[0])
+    del content["bounds"]
+    text = json.dumps(content).encode()
+    (tmp_path / "state.json").write_bytes(b"%b\n%d" % (text, zlib.crc32(text)))
+    with Checkpoint(tmp_path, "terms", b"subject") as kept:
+        kept.end_tile(["bytes"])
+        assert kept.bounds == ("bytes", "not recorded")
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:

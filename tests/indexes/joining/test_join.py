@@ -203,7 +203,6 @@ _DENSE = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from indexes.exact.device import DeviceScanner
 from indexes.exact.exact8 import Exact8Segment
 from indexes.joining.join import join
 from indexes.exact.scanner import Scanner
@@ -283,13 +282,16 @@ def test_a_join_along_other_axes_finds_the_same_pairs(
     found = []
     for smallest in (1 << 62, 0):
         monkeypatch.setattr("indexes.joining.tiling._AXES_FROM", smallest)
-        found.append(join(sides, None, 0.9, tile_rows=1100).records)
+        found.append(join(sides, None, 0.9, tile_rows=1100))
     # Without its copies, which would be near one another in every block.
     alone = rows[np.unique(rows[:, 0], return_index=True)[1]][:1000]
     assert scanner.grid is None or find_axes(alone, 0.9, scanner.grid) is not None
     expected = brute_force(ids, rows, 0.9)
     assert len(expected) > 100
-    assert all(np.array_equal(one, expected) for one in found)
+    assert all(np.array_equal(one.records, expected) for one in found)
+    assert found[0].bounds == ("bytes",)
+    (bound,) = found[1].bounds
+    assert bound.startswith("prefix ") == (scanner.grid is not None), bound
 
 
 @pytest.mark.parametrize("axes_from", [1 << 62, 0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from indexes.base import Ids, Vectors
 from indexes.errors import CheckpointInvalid, PairsExceeded, SearchInvalid, ShardLost
+from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.checkpoint import Coverage, Participants
 from indexes.joining.join import JoinedGallery, Progress, join_gallery
@@ -105,6 +107,25 @@ def test_tiles_decide_on_every_pair_once_and_count_it(
         expected = n * (n - 1) // 2
     assert sum(tile.comparisons for tile in tiles) == expected
     assert all(0 < len(tile.ids) <= block_rows for tile in tiles)
+
+
+@pytest.mark.parametrize("plan", KINDS, ids=lambda plan: plan.kind)
+def test_a_join_says_by_which_bounds_its_shards_dropped_pairs(
+    plan: ShardPlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = random_rows(7, 2400) * np.float32(np.arange(1, DIM + 1) ** -1.0)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    with open_local(plan, 2) as index, closing(Scanner()) as scanner:
+        gallery = Gallery(index)
+        gallery.add(np.arange(2400), rows, 1)
+        assert join_shards(gallery, index, 0.95).pairs.bounds == ("bytes",)
+        monkeypatch.setattr("indexes.joining.tiling._AXES_FROM", 0)
+        bounds = join_shards(gallery, index, 0.95, checkpoint=tmp_path / "kept").pairs.bounds
+        assert any(one.startswith("prefix ") for one in bounds) == (scanner.grid is not None)
+        # Its tiles are all made: what it says now, it has kept.
+        monkeypatch.undo()
+        again = join_shards(gallery, index, 0.95, checkpoint=tmp_path / "kept")
+        assert again.pairs.bounds == bounds
 
 
 def test_a_join_that_was_stopped_goes_on_after_the_tiles_that_it_kept(tmp_path: Path) -> None:

@@ -37,6 +37,26 @@ def test_a_plan_needs_no_deployment_and_is_one_json_document(
     assert other["layout"] == told["layout"]
 
 
+@pytest.mark.parametrize(
+    ("copies", "words"),
+    [(1, "a lost shard, from the store"), (2, "a lost copy, made again; nothing waits")],
+)
+def test_over_shards_a_loss_a_failover_and_a_start_are_told_apart(
+    copies: int, words: str, sosie: Any, home: Path
+) -> None:
+    (home / "sosie.toml").write_text(f"[gallery]\nshard_copies = {copies}\n")
+    asked = ("plan", "--faces", "2e8", "--arrivals", "10", "--requests", "1000", "--home", home)
+    node = ("--node-cores", "32", "--node-gib", "128")
+    outcome = sosie(*asked, *node)
+    assert outcome.code == 0, outcome.out
+    assert words in outcome.out
+    assert "failover of the registrar, shards kept" in outcome.out
+    told = sosie(*asked, *node, "--json").json
+    assert 0 < told["failover_s"] < told["lost_shard_s"] < told["start_s"]
+    assert told["layout"]["shard_copies"] == copies
+    assert told["figures"]["shard_build"]["source"].startswith("shards.json")
+
+
 def test_where_no_layout_will_do_the_answer_is_no(sosie: Any) -> None:
     outcome = sosie("plan", "--faces", "1e6", "--arrivals", "50000")
     assert outcome.code == 1

@@ -67,6 +67,7 @@ def test_a_sweep_shows_its_groups_and_files(sosie: Any, people_home: Path, tmp_p
     answer = done.json
     assert (answer["sweep"]["state"], answer["total"], len(answer["groups"])) == ("done", TWICE, 3)
     assert answer["sweep"]["summary"]["pairs"] == TWICE
+    assert answer["sweep"]["summary"]["bounds"] == ["bytes"]
     for name in ("pairs.parquet", "groups.parquet", "groups.csv", "report.html"):
         assert any(path.endswith(name) for path in answer["files"])
     assert (tmp_path / "r.html").read_text().lower().startswith("<!doctype html>")
