@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import astuple, dataclass
 from operator import add
-from typing import Any, TypeGuard
+from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +110,10 @@ class VectorIndex(ABC):
     `Gallery` adds the locks.
     """
 
+    searches_beside_changes: ClassVar[bool] = False
+    """Whether `range_search` may run beside a change: it has seen all changes that ended before it
+    began, and any part of those that came later."""
+
     @property
     @abstractmethod
     def kind(self) -> str:
@@ -164,7 +168,7 @@ class VectorIndex(ABC):
         process. See `Gallery.add`."""
 
     def compact(self) -> None:  # noqa: B027 - most have nothing to do
-        """Frees what removed references still take in memory; searches may run meanwhile."""
+        """Frees what removed references still take in memory; other calls may run meanwhile."""
 
     def deadline_s(self) -> float | None:
         """Seconds until removed references must be gone; None where nothing is pending."""

@@ -129,7 +129,8 @@ class _Change:
 class _State:
     """What readers read; replaced by one store, so that they see all of a change or none.
 
-    `recent` are all changes after the sequence `known_from`, the last one at the end.
+    `recent` are all changes after the sequence `known_from`, the last one at the end: so many as
+    `RECENT_CHANGES` and `RECENT_IDS` allow, and all after `kept_from`.
     """
 
     index: View | VectorIndex
@@ -139,13 +140,21 @@ class _State:
     known_from: int
 
     def after(
-        self, index: View | VectorIndex, sequence: int, ids: Ids, *, is_removal: bool
+        self,
+        index: View | VectorIndex,
+        sequence: int,
+        ids: Ids,
+        *,
+        is_removal: bool,
+        kept_from: int,
     ) -> _State:
         """The state after these ids were added or removed under a sequence."""
         recent = (*self.recent, _Change(sequence, ids.copy(), is_removal))
         known_from = self.known_from
         size = sum(len(one.ids) for one in recent)
-        while len(recent) > RECENT_CHANGES or size > RECENT_IDS:
+        while (len(recent) > RECENT_CHANGES or size > RECENT_IDS) and (
+            recent[0].sequence <= kept_from
+        ):
             size, known_from, recent = size - len(recent[0].ids), recent[0].sequence, recent[1:]
         removals = self.removals + is_removal * len(ids)
         return _State(index, sequence, removals, recent, known_from)
@@ -171,7 +180,8 @@ class Gallery:
 
     Over a `SegmentedIndex`, searches and changes do not wait for each other: a search reads a view
     that does not change. What is removed is in no answer from then on, and is wiped when the last
-    search that began before has ended. Over another index a change waits for running searches.
+    search that began before has ended. Nor do range searches over shards, which are brought up to
+    date at their end. Other searches of an index without views, and changes, wait for each other.
 
     A `SegmentedIndex` needs upkeep, one job at each `maintain`: searches and changes continue
     meanwhile; only changes wait for its last step, which takes milliseconds. `Upkeep` calls it.
@@ -185,12 +195,15 @@ class Gallery:
         self._state = _State(self._readable(), sequence, 0, (), sequence)
         # Always acquired in this order.
         self._upkeep = Lock()
+        # Over an index without views: for searches that changes may run beside, apart from what
+        # changes where references are.
+        self._places = SharedLock()
         self._changes = Lock()
         # Over an index without views; and what `pin` made of it, while somebody has it.
         self._lock = SharedLock()
         self._copies: WeakSet[Exact8Segment] = WeakSet()
         # Over one with views, how many read each state, by its removals, and what waits for them;
-        # held for a few statements only.
+        # else how many search beside changes since each sequence. Held for a few statements only.
         self._counting = Lock()
         self._readers: Counter[int] = Counter()
         self._unwiped: tuple[_Removal, ...] = ()
@@ -283,6 +296,8 @@ class Gallery:
 
     def range_search(self, queries: Vectors, threshold: float) -> Found:
         """Every reference at or above the threshold."""
+        if self._index.searches_beside_changes:
+            return self._search_beside_changes(queries, threshold)
         with self._reading() as state:
             hits = state.index.range_search(queries, threshold)
             return Found(self._remaining(hits, state), state.sequence, len(state.index))
@@ -361,11 +376,10 @@ class Gallery:
     def compact(self) -> None:
         """Frees the memory of all tombstones that there are at the start.
 
-        Searches continue meanwhile; where the index has no segments, changes wait.
+        Searches and changes continue meanwhile.
         """
         if self._segmented is None:
-            with self._changes, self._lock.reading():
-                self._index.compact()
+            self._index.compact()
             return
         with self._upkeep:
             names = self._names_with_tombstones()
@@ -376,7 +390,11 @@ class Gallery:
         """Performs what changes where the references are, and not which there are, apart from all
         searches and changes, or from changes alone; for an index without views."""
         assert self._segmented is None, "one with views is rearranged by `maintain`"
-        with self._changes, self._lock.reading() if beside_searches else self._lock.writing():
+        if beside_searches:
+            with self._changes, self._lock.reading():
+                return perform()
+        # First for running searches, which may be long: changes go on until they have ended.
+        with self._places.writing(), self._changes, self._lock.writing():
             return perform()
 
     def replace_rows(self, name: str, rows: RowStore) -> bool:
@@ -428,7 +446,9 @@ class Gallery:
     def _publish(self, sequence: int, ids: Ids, wipe: Callable[[], None] | None = None) -> None:
         """Lets readers see the index as it is after a change, of a removal with what wipes it;
         call it under `_changes`."""
-        state = self._state.after(self._readable(), sequence, ids, is_removal=wipe is not None)
+        state = self._state.after(
+            self._readable(), sequence, ids, is_removal=wipe is not None, kept_from=sequence
+        )
         with self._counting:
             if wipe is not None:
                 removed = _Removal(ids.copy(), state.removals, wipe)
@@ -447,10 +467,38 @@ class Gallery:
         with self._lock.writing():
             self._index.note(sequence, history)
             perform()
-            self._state = self._state.after(self._index, sequence, ids, is_removal=is_removal)
+            with self._counting:
+                self._readers = +self._readers
+                oldest = min(self._readers, default=sequence)
+                self._state = self._state.after(
+                    self._index, sequence, ids, is_removal=is_removal, kept_from=oldest
+                )
             for copied in list(self._copies) if is_removal else ():
                 rows, present = copied.find(ids)
                 copied.remove_rows(rows[present])
+
+    def _search_beside_changes(self, queries: Vectors, threshold: float) -> Found:
+        """`range_search` of an index that may change meanwhile: a change that its parts have seen
+        or not is left out of the answer, and put right by the end, when none is under way."""
+        with self._places.reading(), self._keeping_changes() as before:
+            hits = self._index.range_search(queries, threshold)
+            with self._reading() as state:
+                if state is not before:
+                    found = Found(hits, before.sequence, 0)
+                    hits = self._renew(found, queries, threshold, state)
+                return Found(hits, state.sequence, len(state.index))
+
+    @contextmanager
+    def _keeping_changes(self) -> Iterator[_State]:
+        """The state now; all changes from here on are kept until the end."""
+        with self._counting:
+            state = self._state
+            self._readers[state.sequence] += 1
+        try:
+            yield state
+        finally:
+            with self._counting:
+                self._readers[state.sequence] -= 1
 
     def _renew(self, found: Found, queries: Vectors, threshold: float, state: _State) -> Hits:
         """The hits with what was added since, in a state that is being read, and without what was

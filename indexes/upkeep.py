@@ -19,8 +19,10 @@ class Upkeep:
     """Runs the jobs that are due in a gallery after each change, until it is closed.
 
     A job that fails (for lack of memory) leaves the gallery unchanged: it is logged and tried again
-    later.
+    later, and `fault` says so until one succeeds.
     """
+
+    fault: str | None = None
 
     def __init__(self, gallery: Gallery, *, retry_after_s: float = _RETRY_AFTER_S) -> None:
         self._gallery = gallery
@@ -55,6 +57,7 @@ class Upkeep:
                     pass
             except Exception as error:  # noqa: BLE001 - the thread must outlive any failure
                 # The type alone: a message may hold something of a reference.
+                self.fault = f"upkeep of the gallery fails ({type(error).__name__})"
                 _log.warning(
                     "upkeep of the gallery failed (%s) and is tried again in %g s",
                     type(error).__name__,
@@ -62,6 +65,7 @@ class Upkeep:
                 )
                 self._closing.wait(self._retry_after_s)
             else:
+                self.fault = None
                 self._gallery.wait_for_work(self._wait_s())
 
     def _wait_s(self) -> float:

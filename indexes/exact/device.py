@@ -131,10 +131,11 @@ class DeviceScanner(Scanner):
         wanted: Wanted,
         finish: Callable[[Found], Part],
         first: int = 0,
+        *,
+        gives_way: bool = False,
     ) -> list[Part]:
-        if self._resident(codes) is None:
-            return self._cpu.gather(codes, alive, wanted, finish, first)
-        return super().gather(codes, alive, wanted, finish, first)
+        gather = super().gather if self._resident(codes) is not None else self._cpu.gather
+        return gather(codes, alive, wanted, finish, first, gives_way=gives_way)
 
     def gather_best(self, codes: Codes, alive: NDArray[np.bool_], wanted: Wanted) -> Found:
         if self._resident(codes) is None:
@@ -267,7 +268,7 @@ class DeviceScanner(Scanner):
             _log.warning("no room on the device (%s): %s scans, exact too", told, self._cpu.kernel)
             return
         if self.fault is None:
-            self.fault, self.kernel = told, self._cpu.kernel
+            self.fault, self.kernel = f"the GPU searches no more: {told}", self._cpu.kernel
             _log.error(
                 "the device failed (%s): searches stay exact, by %s, but are slower; start "
                 "this process again once it is well",

@@ -59,6 +59,9 @@ def _tiles_permitted() -> bool:
 KERNELS = ("amx", "vnni", "onnxruntime", "numba")
 """Fastest first. All give the same answers."""
 
+FEW_QUERIES = 64
+"""The most in a batch of decisions, which goes before searches of more."""
+
 _cpu_target: Any = cpu_target
 _log = logging.getLogger(__name__)
 _PRODUCT_FROM = 16
@@ -72,9 +75,8 @@ _PAIRS_AT_ONCE = 1 << 23
 _ROWS_AT_ONCE = 1 << 18
 # With fewer pairs, waking a thread costs more than it gains.
 _PAIRS_FOR_THREADS = 1 << 17
-# A batch of decisions has fewer queries. Others wait for it between two slices, each time for so
-# long at most: they go on, slowly, beside decisions without end.
-_FEW_QUERIES = 64
+# So long at most others wait for a batch of decisions between two slices: they go on, slowly,
+# beside decisions without end.
 _GIVE_WAY_S = 0.02
 
 Part = TypeVar("Part")
@@ -172,11 +174,14 @@ class Scanner:
         wanted: Wanted,
         finish: Callable[[Found], Part],
         first: int = 0,
+        *,
+        gives_way: bool = False,
     ) -> list[Part]:
         """`finish` of what each part of the codes holds at or above the levels, in their order.
 
         `alive` bool[n padded] are the rows that count. `finish` runs in the scanning threads.
-        `first` is the stretch to begin at.
+        `first` is the stretch to begin at. `gives_way` is for a scan that goes before no other,
+        however few its queries are.
         """
         rows = codes.rows(alive)
         scan = self._scan_for(codes, rows, wanted)
@@ -186,7 +191,7 @@ class Scanner:
             room = _room(parts, wanted)
             return [(i, finish(_found(scan, rows, wanted, part, room))) for i, part in mine]
 
-        done = self._share(rows, wanted, work, parts)
+        done = self._share(rows, wanted, work, parts, gives_way=gives_way)
         return [part for _, part in sorted(done, key=lambda numbered: numbered[0])]
 
     def gather_best(self, codes: Codes, alive: NDArray[np.bool_], wanted: Wanted) -> Found:
@@ -226,12 +231,14 @@ class Scanner:
         wanted: Wanted,
         work: Callable[[Iterator[tuple[int, tuple[int, int]]]], list[Part]],
         parts: list[tuple[int, int]],
+        *,
+        gives_way: bool = False,
     ) -> list[Part]:
         # Each thread takes the next part when ready: next() of a list iterator is atomic.
         queue = iter(list(enumerate(parts)))
         pairs = len(rows.codes) * len(wanted.codes)
         helpers = min(self.threads, len(parts)) - 1 if pairs >= _PAIRS_FOR_THREADS else 0
-        if len(wanted.codes) <= _FEW_QUERIES:
+        if len(wanted.codes) <= FEW_QUERIES and not gives_way:
             with PRECEDENCE.first():
                 return self._divide(self._few, helpers, lambda: work(queue))
         return self._divide(self._many, helpers, lambda: work(PRECEDENCE.give_way(queue)))

@@ -353,7 +353,9 @@ class Tiling:
         return np.concatenate(
             [
                 np.empty(0, RECORD),
-                *self._scanner.gather(rows.codes, rows.alive, wanted, finish, first),
+                *self._scanner.gather(
+                    rows.codes, rows.alive, wanted, finish, first, gives_way=True
+                ),
             ]
         )
 

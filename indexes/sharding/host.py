@@ -31,7 +31,7 @@ from indexes.snapshots.snapshot import Opening
 from indexes.upkeep import Upkeep
 
 CALLS_AT_ONCE = 4
-"""Concurrent calls of a shard; more would only share the same cores."""
+"""Concurrent calls of a shard, long ones apart; more would only share the same cores."""
 
 JOINED_LIMIT = 2_000_000
 """Pairs that one call of `join` may return, 40 megabytes: with more it is to be asked in parts."""
@@ -67,8 +67,10 @@ class ShardHost:
 
     @property
     def search_fault(self) -> str | None:
-        """Why it searches more slowly than it was set up to; None where it does not."""
-        return None if self._scanner is None else self._scanner.fault
+        """Why it searches more slowly than it was set up to, or will before long, since nothing
+        is sealed or merged; None where it does not."""
+        device = None if self._scanner is None else self._scanner.fault
+        return device or self._upkeep.fault
 
     def adopt(self, epoch: int, *, force: bool = False) -> ShardState:
         """Obeys the writer of this epoch from now on; `ShardFenced` where that of a later one has

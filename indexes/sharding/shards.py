@@ -385,6 +385,8 @@ class ShardedIndex(VectorIndex):
     then its old shard alone answers, and changes go to both.
     """
 
+    searches_beside_changes = True
+
     def __init__(
         self,
         plan: ShardPlan,
@@ -639,7 +641,10 @@ class ShardedIndex(VectorIndex):
     def compact(self) -> None:
         """Frees the memory of removed references in every shard now."""
         self._check_whole()
-        self._results([shard.compact() for shard in self._shards])
+        asked = {shard: shard.compact() for shard in self._shards}
+        wait(asked.values())
+        # One that was left out meanwhile has ended, and had nothing.
+        self._results([asked[shard] for shard in self._shards if shard in asked])
 
     def _take_marks(self) -> Callable[[int], ShardMark | None]:
         """The mark of one change for each shard: without it none is taken for whole later."""

@@ -26,6 +26,7 @@ from engine.errors import SosieError
 from engine.registry.keyring import forbid_core_dumps
 from indexes.base import Ids, Vectors
 from indexes.errors import IndexFault, SearchInvalid, ShardFenced, ShardLost
+from indexes.exact.scanner import FEW_QUERIES
 from indexes.sharding.host import CALLS_AT_ONCE, ShardHost
 from indexes.sharding.shards import (
     ReplicatedShard,
@@ -121,17 +122,17 @@ class ShardActor:
 
     def _stage(self, epoch: int, batch: str, ids: Ids, vectors: Vectors) -> None:
         assert self._host is not None
-        # Nothing is kept for a writer that will not come back for it.
-        self._host.check_epoch(epoch)
         # Copied, or each piece would stay in Ray's object store until the batch is complete.
         piece = (np.array(ids), np.array(vectors))
         with self._lock:
+            # Nothing is kept for a writer that will not come back for it: `adopt` clears later.
+            self._host.check_epoch(epoch)
             self._staged.setdefault(batch, []).append(piece)
 
     def _add_staged(self, epoch: int, batch: str, mark: ShardMark | None) -> None:
         assert self._host is not None
-        self._host.check_epoch(epoch)
         with self._lock:
+            self._host.check_epoch(epoch)
             pieces = self._staged.pop(batch)
         ids, vectors = zip(*pieces, strict=True)
         del pieces
@@ -169,11 +170,14 @@ def _reply(operation: str, perform: Any, *arguments: Any) -> Reply:
 HEARTBEAT_GROUP = "heartbeat"
 """The actor's own thread for `heartbeat`, which is answered while others are busy."""
 
+LONG_GROUP = "long"
+"""Threads of the actor for what decisions need not wait for: `_LONG`, and searches of batches."""
+
 MESSAGE_BYTES = 16 << 20
 """More vectors are sent in pieces: Ray keeps a whole message in its object store."""
 
-_LONG, _LONG_S = ("save", "load", "compact"), 7200.0
-"""Calls that read or write everything, and how long they may take."""
+_LONG, _LONG_S = ("save", "load", "compact", "join", "digests"), 7200.0
+"""Calls that read, write or compare everything, and how long they may take."""
 
 Value = TypeVar("Value")
 
@@ -274,8 +278,12 @@ class RayShard(Shard):
         refused.set_exception(ShardLost(self._lost))
         return refused
 
-    def _call(self, operation: str, *arguments: object) -> Future[Any]:
-        return self._ask(operation, self._actor.call.remote, self._epoch, operation, *arguments)
+    def _call(self, operation: str, *arguments: Any) -> Future[Any]:
+        call = self._actor.call
+        is_search = operation in ("search", "range_search")
+        if operation in _LONG or (is_search and len(arguments[0]) > FEW_QUERIES):
+            call = call.options(concurrency_group=LONG_GROUP)
+        return self._ask(operation, call.remote, self._epoch, operation, *arguments)
 
     def _ask(self, operation: str, remote: Callable[..., Any], *arguments: object) -> Future[Any]:
         future: Future[Any] = Future()
@@ -421,12 +429,12 @@ def open_ray_shards(
     """A gallery on actors of the cluster that this process is connected to.
 
     There are as many shards as asked for, and those beyond that an earlier writer has left: what
-    they have is to be moved. Each has so many copies, on different nodes where there are. Actors
-    that hold the plan's `content` already, for an earlier writer, are adopted; the others are new
-    and empty, and spread over the nodes. Without `content` all are new, and end with this process.
-    If the plan sets no number of threads, the new shards of a node share its cores. `ShardLost`,
-    with no new one left running, where a shard has no copy that is placed and opened in time;
-    `ShardFenced` where a later writer has one.
+    they have is to be moved. Each has so many copies on different nodes, or is `wanting` those that
+    have no node. Actors that hold the plan's `content` already, for an earlier writer, are adopted;
+    the others are new and empty, and spread over the nodes. Without `content` all are new, and end
+    with this process. If the plan sets no number of threads, the new shards of a node share its
+    cores. `ShardLost`, with no new one left running, where a shard has no copy that is placed and
+    opened in time; `ShardFenced` where a later writer has one.
     """
     if shards < 1:
         raise SearchInvalid(f"shards is {shards}; give at least 1")
@@ -494,8 +502,8 @@ class _Opener:
             raise
 
     def open_copy(self, number: int) -> Shard:
-        """Another copy of a shard, or the first of a new one, empty; on a node that has none of it,
-        where there is one."""
+        """Another copy of a shard, or the first of a new one, empty, on a node that has none of it;
+        `ShardLost` where there is no such node."""
         living = [shard for shard in self._open if shard.lost is None]
         (actor,) = self._start([number], [shard.actor for shard in living], is_copy=True)
         shard = RayShard(actor, self._plan, self._timing)
@@ -595,7 +603,7 @@ class _Opener:
         return placed
 
     def _make(self, number: int, other_nodes: Collection[str]) -> Any:
-        """Starts an actor; on none of these nodes, if there is another."""
+        """Starts an actor; on none of these nodes."""
         outlives = bool(self._plan.content)
         options: dict[str, Any] = {"lifetime": "detached"} if outlives else {}
         if self._placing.memory_bytes:
@@ -604,10 +612,11 @@ class _Opener:
             options["resources"] = {self._placing.resource: 1}
         if other_nodes:
             elsewhere = {NODE_LABEL: f"!in({','.join(sorted(other_nodes))})"}
-            options |= {"label_selector": elsewhere, "fallback_strategy": [{"label_selector": {}}]}
+            options["label_selector"] = elsewhere
         elif not self._placing.resource:
             options["scheduling_strategy"] = "SPREAD"
-        kind = ray.remote(concurrency_groups={HEARTBEAT_GROUP: 1})(ShardActor)
+        groups = {HEARTBEAT_GROUP: 1, LONG_GROUP: CALLS_AT_ONCE}
+        kind = ray.remote(concurrency_groups=groups)(ShardActor)
         return kind.options(
             # A new name each: one that is ending may still have its own.
             name=f"{self._prefix}{number}-{uuid4().hex[:12]}",

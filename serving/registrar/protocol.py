@@ -82,8 +82,8 @@ class Status:
 
     `sequence` is the gallery's, `store_sequence` the store's; both are None where they could not
     be read. `boot_id` changes with every start of a registrar. `anchor_fault` says why the audit
-    head is not anchored outside, `search_fault` why the GPU that was chosen does not search: these
-    stop nothing.
+    head is not anchored outside, `search_fault` why searches are slower than they were set up to
+    be: these stop nothing.
     """
 
     phase: Phase

@@ -149,7 +149,9 @@ COPIES_WANTING = _gauge(
     "sosie_gallery_copies_wanting", "Shards that have one copy left of two.", LATEST
 )
 SEARCH_DEVICE_FAILED = _gauge(
-    "sosie_search_device_failed", "1 while a GPU that was chosen for searches does none.", LATEST
+    "sosie_search_device_failed",
+    "1 while a GPU that was chosen for searches does none, or a shard cannot seal and merge.",
+    LATEST,
 )
 MOVES_WANTING = _gauge(
     "sosie_gallery_moves_wanting", "Virtual shards that are to be moved to another shard.", LATEST

@@ -83,12 +83,13 @@ def test_a_failed_job_is_logged_without_its_content_and_tried_again(
     gallery, index = build(unit_rows(100), erasure_deadline_s=0)
     sick = SickRows(index.segments[0].rows.take(np.arange(100)))
     gallery.replace_rows(index.segments[0].name, sick)
-    with caplog.at_level(logging.WARNING), Upkeep(gallery, retry_after_s=0.01):
+    with caplog.at_level(logging.WARNING), Upkeep(gallery, retry_after_s=0.01) as upkeep:
         gallery.remove(np.array([3]), sequence=2)
         await_that(lambda: len(caplog.records) >= 2)
+        assert upkeep.fault == "upkeep of the gallery fails (OSError)"
         assert gallery.search(unit_rows(1), 1).hits.ids.tolist() == [0]
         sick.is_healed = True
-        await_that(lambda: index.removed_since == {})
+        await_that(lambda: index.removed_since == {} and upkeep.fault is None)
     assert "upkeep of the gallery failed (OSError)" in caplog.text
     assert "secret" not in caplog.text
 

@@ -120,7 +120,7 @@ class Readiness:
                 # Faces are embedded, if more slowly.
                 checks["accelerator"] = Check(False, self._embedder.fault)
             if status is not None and status.search_fault is not None:
-                checks["device"] = Check(False, f"the GPU searches no more: {status.search_fault}")
+                checks["device"] = Check(False, status.search_fault)
             found = wire.Readiness(
                 is_ready=is_ready, phase=None if status is None else status.phase, checks=checks
             )

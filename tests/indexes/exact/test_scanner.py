@@ -7,7 +7,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ import pytest
 from indexes.exact.codes import CodedQueries
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.kernels import Found
-from indexes.exact.scanner import PRECEDENCE, Scanner
+from indexes.exact.scanner import PRECEDENCE, Part, Precedence, Scanner
+from indexes.joining.join import join
+from indexes.joining.tiling import References
 from tests.indexes.conftest import UnitRows, ask
 
 ROWS, QUERIES = 4096, 64
@@ -62,6 +66,38 @@ def test_a_scan_of_many_queries_pauses_while_one_of_few_runs(
     many.close()
     assert order[0] == "few"
     assert set(order[1:]) == {"many"}
+
+
+class CountedPrecedence(Precedence):
+    """Counts the scans that went first, and those that gave way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.went_first = self.gave_way = 0
+
+    def first(self) -> AbstractContextManager[None]:
+        self.went_first += 1
+        return super().first()
+
+    def give_way(self, parts: Iterable[Part]) -> Iterator[Part]:
+        self.gave_way += 1
+        return super().give_way(parts)
+
+
+def test_a_join_of_few_goes_before_no_other_scan(
+    unit_rows: UnitRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted, scanner = CountedPrecedence(), Scanner(threads=1)
+    monkeypatch.setattr("indexes.exact.scanner.PRECEDENCE", counted)
+    rows = unit_rows(ROWS, 64)
+    index = Exact8Segment(np.arange(ROWS), rows, scanner=scanner)
+    few = Exact8Segment(np.arange(ROWS, ROWS + 9), rows[:9], scanner=scanner)
+    assert len(join([few], References([index], [index.alive_rows]), 0.99).left) == 9
+    assert counted.went_first == 0
+    assert counted.gave_way > 0
+    ask(index).range_search(rows[:9], 0.99)
+    assert counted.went_first == 1
+    scanner.close()
 
 
 def test_a_scan_that_fails_ends_only_when_all_its_threads_have_ended(unit_rows: UnitRows) -> None:

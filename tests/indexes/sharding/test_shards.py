@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -11,18 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexes.base import CertifiedHits, Ids, Vectors
+from indexes.base import CertifiedHits, Hits, Ids, Vectors
 from indexes.errors import IdInvalid, ShardLost, VectorInvalid
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
-from indexes.gallery import Gallery
+from indexes.gallery import RECENT_CHANGES, Found, Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.placement import virtual_shards_of
 from indexes.sharding.shards import ShardedIndex, ShardPlan, merge_hits
 from tests.indexes.conftest import UnitRows, ask, assert_same
 from tests.indexes.sharding.local_shards import LocalShard, open_local
+from tests.indexes.test_upkeep import SickRows, await_that
 
+WAIT_S = 60
 PLAN = ShardPlan("flat", 16, threads=1)
 SEGMENTS = SegmentsConfig(head_rows=8, fan=2)
 PLANS = [PLAN, ShardPlan("exact8", 16, threads=1, config=SEGMENTS)]
@@ -244,27 +248,175 @@ class SlowToCompact(LocalShard):
 
     def __init__(self, plan: ShardPlan) -> None:
         super().__init__(plan)
-        self.ended: Future[None] = Future()
+        self.begun, self.ended = Event(), Future[None]()
 
     def compact(self) -> Future[None]:
+        self.begun.set()
         return self.ended
 
 
-def test_shards_compact_beside_searches_and_changes_wait(unit_rows: UnitRows) -> None:
+def test_shards_compact_beside_searches_and_changes(unit_rows: UnitRows) -> None:
     slow = SlowToCompact(PLAN)
     with ShardedIndex(PLAN, [slow]) as index, ThreadPoolExecutor(2) as pool:
         gallery = Gallery(index)
         gallery.add(np.arange(4), unit_rows(4), sequence=1)
         compacting = pool.submit(gallery.compact)
-        wait([compacting], timeout=0.1)
-        adding = pool.submit(gallery.add, np.arange(4, 6), unit_rows(6)[4:], 2)
-        wait([adding], timeout=0.1)
-        assert gallery.search(unit_rows(1), 9).searched == 4
-        assert not compacting.done()
-        assert not adding.done()
+        assert slow.begun.wait(WAIT_S)
+        changing = pool.submit(gallery.add, np.arange(4, 6), unit_rows(6)[4:], 2)
+        wait([changing], WAIT_S)
+        has_waited, is_compacting = not changing.done(), not compacting.done()
         slow.ended.set_result(None)
-        adding.result(120)
-        assert gallery.search(unit_rows(1), 9).searched == 6
+        assert (has_waited, is_compacting) == (False, True)
+        compacting.result(WAIT_S)
+        assert gallery.range_search(unit_rows(1), -1.0).searched == 6
+
+
+def test_a_shard_that_is_left_out_while_it_compacts_breaks_nothing(unit_rows: UnitRows) -> None:
+    slow = SlowToCompact(PLAN)
+    with ShardedIndex(PLAN, [LocalShard(PLAN)]) as index, ThreadPoolExecutor(1) as pool:
+        index.add(np.arange(4), unit_rows(4))
+        index.append(slow)
+        compacting = pool.submit(index.compact)
+        assert slow.begun.wait(WAIT_S)
+        index.remove_last().close()
+        slow.ended.set_exception(ShardLost("closed"))
+        compacting.result(WAIT_S)
+        assert len(index.search(unit_rows(1), 9).ids) == 4
+
+
+class HeldShard(LocalShard):
+    """A shard whose range searches are held open, before they have looked or after."""
+
+    def __init__(self, plan: ShardPlan, *, has_looked: bool) -> None:
+        super().__init__(plan)
+        self._has_looked = has_looked
+        self._threads = ThreadPoolExecutor(1)
+        self.searches = 0
+        self.begun, self.released = Event(), Event()
+
+    def range_search(self, queries: Vectors, threshold: float) -> Future[Hits]:
+        search = super().range_search
+
+        def answer() -> Hits:
+            self.searches += 1
+            found = search(queries, threshold).result() if self._has_looked else None
+            self.begun.set()
+            assert self.released.wait(WAIT_S)
+            return found or search(queries, threshold).result()
+
+        return self._threads.submit(answer)
+
+    def close(self) -> None:
+        self.released.set()
+        self._threads.shutdown()
+        super().close()
+
+
+@pytest.fixture
+def held() -> Iterator[tuple[HeldShard, HeldShard]]:
+    """Two shards: while both are held open, one has looked and the other has not."""
+    pair = HeldShard(PLANS[1], has_looked=True), HeldShard(PLANS[1], has_looked=False)
+    yield pair
+    for one in pair:
+        one.close()
+
+
+def test_changes_end_while_a_search_is_held_open_and_its_answer_is_whole(
+    held: tuple[HeldShard, HeldShard], unit_rows: UnitRows
+) -> None:
+    changes = 2 * RECENT_CHANGES
+    rows, flat = unit_rows(3 * changes), FlatIndex(16)
+    index = ShardedIndex(PLANS[1], held)
+    gallery = Gallery(index, sequence=10)
+    gallery.add(np.arange(changes), rows[:changes], 11)
+
+    def change() -> None:
+        for number in range(changes):
+            ids = changes + np.array([2 * number, 2 * number + 1])
+            gallery.add(ids, rows[ids], 12 + 2 * number)
+            # One that the search may have seen, and every other time one that was just added.
+            gallery.remove(np.array([number if number % 2 else ids[0]]), 13 + 2 * number)
+
+    with ThreadPoolExecutor(2) as pool:
+        searching = pool.submit(gallery.range_search, rows[:70], 0.2)
+        assert all(one.begun.wait(WAIT_S) for one in held)
+        changing = pool.submit(change)
+        wait([changing], WAIT_S)
+        has_ended, is_searching = changing.done(), not searching.done()
+        for one in held:
+            one.released.set()
+        found = searching.result(WAIT_S)
+    assert (has_ended, is_searching) == (True, True)
+    changing.result()
+    flat.add(index.ids, rows[index.ids])
+    assert_same(found.hits, flat.range_search(rows[:70], 0.2))
+    assert (found.sequence, found.searched) == (gallery.sequence, len(flat))
+    # It was not made again: that could go on for ever.
+    assert [one.searches for one in held] == [1, 1]
+
+
+def test_a_move_waits_for_a_search_and_changes_do_not_wait_for_the_move(
+    held: tuple[HeldShard, HeldShard], unit_rows: UnitRows
+) -> None:
+    rows, order = unit_rows(60), list[str]()
+    gallery = Gallery(ShardedIndex(PLANS[1], held))
+    gallery.add(np.arange(50), rows[:50], 1)
+    with ThreadPoolExecutor(3) as pool:
+        searching = pool.submit(gallery.range_search, rows[:9], 0.2)
+        assert all(one.begun.wait(WAIT_S) for one in held)
+        searching.add_done_callback(lambda _: order.append("searched"))
+        moving = pool.submit(gallery.rearrange, lambda: order.append("moved"))
+        adding = pool.submit(gallery.add, np.arange(50, 60), rows[50:], 2)
+        adding.add_done_callback(lambda _: order.append("added"))
+        wait([adding], WAIT_S)
+        is_moving = not moving.done()
+        for one in held:
+            one.released.set()
+        wait([searching, moving], WAIT_S)
+    assert is_moving
+    assert order[0] == "added"
+    assert set(order) == {"added", "searched", "moved"}
+
+
+def test_a_search_beside_changes_is_that_of_one_moment(unit_rows: UnitRows) -> None:
+    """Every answer is the oracle's for the sequence that it names, to the last bit."""
+    rows, queries, random = unit_rows(800), unit_rows(9, seed=1), np.random.default_rng(0)
+    whole = FlatIndex(16)
+    whole.add(np.arange(800), rows)
+    everything = whole.range_search(queries, 0.3)
+    there = {1: np.arange(400)}
+    found: list[Found] = []
+    with open_local(PLANS[1], 3) as index, ThreadPoolExecutor(3) as pool:
+        gallery = Gallery(index)
+        gallery.add(there[1], rows[:400], 1)
+        ended = Event()
+
+        def search() -> None:
+            while not ended.is_set():
+                one = gallery.range_search(queries, 0.3)
+                found.extend((one, gallery.refresh(one, queries, 0.3)))
+
+        searching = [pool.submit(search) for _ in range(3)]
+        for sequence in range(2, 302):
+            alive = there[sequence - 1]
+            ids = random.choice(800, 5, replace=False)
+            if sequence % 2:
+                gone = np.intersect1d(ids, alive)
+                there[sequence] = np.setdiff1d(alive, gone)
+                gallery.remove(gone, sequence)
+            else:
+                new = np.setdiff1d(ids, alive)
+                there[sequence] = np.union1d(alive, new)
+                gallery.add(new, rows[new], sequence)
+        ended.set()
+        for one in searching:
+            one.result(WAIT_S)
+    assert len({one.sequence for one in found}) > 10
+    for one in found:
+        assert one.searched == len(there[one.sequence])
+        kept = np.isin(everything.ids, there[one.sequence])
+        assert np.array_equal(one.hits.ids, everything.ids[kept])
+        assert np.array_equal(one.hits.scores, everything.scores[kept])
 
 
 def test_certificates_of_all_parts_make_one_of_the_whole(unit_rows: UnitRows) -> None:
@@ -296,3 +448,20 @@ def test_a_shard_whose_device_failed_is_named() -> None:
         # As a scanner on a GPU does; none is here.
         scanner.fault = "CUDA error 700"
         assert gallery.search_fault == "shard 1: CUDA error 700"
+
+
+def test_a_shard_whose_upkeep_fails_is_named(unit_rows: UnitRows) -> None:
+    plan = replace(PLANS[1], config=replace(SEGMENTS, erasure_deadline_s=0))
+    with open_local(plan, 2) as index:
+        gallery = Gallery(index)
+        gallery.add(np.arange(100), unit_rows(100), 1)
+        shard = index.shards[1]
+        assert isinstance(shard, LocalShard)
+        own = shard.host._gallery
+        own.settle()
+        for segment in own.segments:
+            rows = SickRows(segment.rows.take(np.arange(len(segment.row_ids))))
+            own.replace_rows(segment.name, rows)
+        gallery.remove(own.ids[:1], 2)
+        await_that(lambda: gallery.search_fault is not None)
+        assert gallery.search_fault == "shard 1: upkeep of the gallery fails (OSError)"

@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +23,14 @@ from ray._private.utils import read_ray_address
 from engine.registry.keyring import Key
 from engine.registry.vault import ShardSealer
 from indexes.errors import IdInvalid, SearchInvalid, ShardFenced, ShardLost, SnapshotDamaged
+from indexes.exact.scanner import FEW_QUERIES
 from indexes.flat import FlatIndex
-from indexes.sharding.shards import ShardedIndex, ShardMark
+from indexes.sharding.host import CALLS_AT_ONCE
+from indexes.sharding.shards import ReplicatedShard, ShardedIndex, ShardMark, ShardPlan
 from indexes.snapshots.manifest import Origin
 from serving.cluster import shards
 from serving.cluster.shards import (
+    Place,
     RayShard,
     Reply,
     ShardActor,
@@ -122,6 +126,30 @@ def test_an_unforeseen_failure_arrives_without_its_text() -> None:
     assert isinstance(actor.call(0, "search", unit_rows(1), 0).refusal, SearchInvalid)
 
 
+class LateIds:
+    """Ids whose copying takes until a later writer has adopted the actor."""
+
+    def __init__(self, actor: ShardActor, later: ShardPlan) -> None:
+        self._actor, self._later = actor, later
+
+    def __array__(self, *_: object, **__: object) -> NDArray[np.int64]:
+        self._actor.adopt(self._later, "it")
+        return np.arange(2)
+
+
+def test_a_piece_that_arrives_while_a_later_writer_adopts_the_shard_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # It is Ray that knows the place, and none is here.
+    monkeypatch.setattr(ShardActor, "place", lambda _: Place("node", 1))
+    actor = ShardActor()
+    assert actor.open(PLAN, "it") == Reply()
+    late = LateIds(actor, replace(PLAN, epoch=1))
+    reply = actor.stage(0, "batch", late, unit_rows(2))  # type: ignore[arg-type]
+    assert actor._staged == {}
+    assert isinstance(reply.refusal, ShardFenced)
+
+
 def test_a_large_batch_is_sent_in_pieces_and_visible_or_refused_as_a_whole(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +170,13 @@ def test_shards_without_a_place_are_waited_for_a_while_and_not_left_behind(nodes
     with pytest.raises(ShardLost, match=r"waiting for gallery shards: \d of 3 .* gallery"):
         open_ray_shards(PLAN, 3, PLACING, IMPATIENT)
     open_ray_shards(PLAN, 2, PLACING).close()
+
+
+def await_that(condition: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
 
 
 def test_a_closed_gallery_says_so_and_closes_again(nodes: Nodes) -> None:
@@ -179,6 +214,68 @@ def test_a_call_that_takes_too_long_loses_the_shard(nodes: Nodes) -> None:
         stuck = chosen._ask("sleep", chosen._actor.__ray_call__.remote, lambda _: time.sleep(60))
         with pytest.raises(ShardLost, match="not answered in 1 s"):
             stuck.result(120)
+
+
+@contextmanager
+def held_open(index: ShardedIndex, operation: str, path: Path) -> Iterator[None]:
+    """While the only shard begins calls of this operation and ends none; searches of few apart."""
+    release = path / "released"
+
+    def hold(actor: ShardActor) -> None:
+        host: Any = actor._host
+        perform = getattr(host, operation)
+
+        def wait_and_perform(*arguments: Any) -> object:
+            while "search" not in operation or len(arguments[0]) > FEW_QUERIES:
+                if release.exists():
+                    break
+                time.sleep(0.01)
+            return perform(*arguments)
+
+        setattr(host, operation, wait_and_perform)
+
+    ray.get(shard(index, 0)._actor.__ray_call__.remote(hold))
+    try:
+        yield
+    finally:
+        release.touch()
+
+
+@pytest.mark.parametrize("operation", ["join", "digests", "compact", "range_search"])
+def test_long_calls_take_no_decisions_place_in_a_shard(
+    nodes: Nodes, tmp_path: Path, operation: str
+) -> None:
+    ids, rows = np.arange(100), unit_rows(100)
+    arguments = {"join": (ids, rows, 0.5, 0), "range_search": (rows, 0.5)}.get(operation, ())
+    with open_ray_shards(PLAN, 1, PLACING, Timing(answered_within_s=60)) as index:
+        index.add(ids, rows)
+        with held_open(index, operation, tmp_path):
+            call = getattr(index.shards[0], operation)
+            held = [call(*arguments) for _ in range(CALLS_AT_ONCE)]
+            index.add(ids + 100, unit_rows(100, seed=1))
+            index.remove(ids[:1])
+            few = rows[:FEW_QUERIES]
+            assert index.range_search(few, 0.9).ids.tolist() == list(range(1, FEW_QUERIES))
+            assert not any(future.done() for future in held)
+        for future in held:
+            future.result(120)
+
+
+@pytest.mark.parametrize("operation", ["join", "digests"])
+def test_a_sweeps_call_may_take_longer_than_a_search(
+    nodes: Nodes, tmp_path: Path, operation: str
+) -> None:
+    with open_ray_shards(PLAN, 1, PLACING, QUICK) as index, held_open(index, operation, tmp_path):
+        chosen = shard(index, 0)
+        chosen._timing = replace(QUICK, answered_within_s=0.5)
+        arguments = (np.arange(9), unit_rows(9), 0.5, 0) if operation == "join" else ()
+        held = getattr(chosen, operation)(*arguments)
+        begun = chosen._tick
+        await_that(lambda: chosen._tick > begun + 4 or chosen.lost is not None)
+        assert chosen.lost is None
+        assert not held.done()
+        (tmp_path / "released").touch()
+        held.result(120)
 
 
 ORPHANS = """
@@ -254,3 +351,37 @@ def test_shards_with_content_are_adopted_by_the_next_and_obey_the_last_before_no
     # Of other content, in their place.
     with open_ray_shards(replace(own, content="one:of another model", epoch=4), 2, PLACING) as new:
         assert len(new) == 0
+
+
+def test_a_copy_has_a_node_of_its_own_or_is_wanting(nodes: Nodes) -> None:
+    with open_ray_shards(PLAN, 1, timing=QUICK, copies=2) as index:
+        (copied,) = index.shards
+        assert index.open_copy is not None
+        assert isinstance(copied, ReplicatedShard)
+        assert len(nodes_of(copied)) == 2
+        nodes.lose_second()
+        try:
+            await_that(lambda: index.wanting == [copied] and living_nodes() == 1)
+            with pytest.raises(ShardLost, match="waiting for gallery shards"):
+                index.open_copy(0)
+            assert index.wanting == [copied]
+        finally:
+            nodes.bring_back()
+            await_that(lambda: living_nodes() == 2)
+
+        def is_whole() -> bool:
+            with suppress(ShardLost):
+                copied.attach(index.open_copy(0))
+            return index.wanting == []
+
+        await_that(is_whole)
+        assert len(nodes_of(copied)) == 2
+
+
+def living_nodes() -> int:
+    return sum(node["Alive"] for node in ray.nodes())
+
+
+def nodes_of(copied: ReplicatedShard) -> set[str]:
+    copies = [copy for copy in copied.copies if isinstance(copy, RayShard)]
+    return {copy.actor.place.node for copy in copies}
