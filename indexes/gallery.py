@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Condition, Event, Lock
 from typing import TypeVar
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from indexes.base import CertifiedHits, Hits, Ids, MemoryAccount, VectorIndex, V
 from indexes.errors import IdInvalid, SequenceInvalid
 from indexes.exact.exact8 import Exact8Segment, RowStore
 from indexes.exact.scanner import Scanner
+from indexes.memory import overwrite_when_freed
 from indexes.scoring import arrange
 from indexes.segmented.head import Head
 from indexes.segmented.merging import Rewrite
@@ -197,8 +199,9 @@ class Gallery:
         # changes where references are.
         self._places = SharedLock()
         self._changes = Lock()
-        # Over an index without views.
+        # Over an index without views; and what `pin` made of it, while somebody has it.
         self._lock = SharedLock()
+        self._copies: WeakSet[Exact8Segment] = WeakSet()
         # Over one with views, how many read each state, by its removals, and what waits for them;
         # else how many search beside changes since each sequence. Held for a few statements only.
         self._counting = Lock()
@@ -277,8 +280,8 @@ class Gallery:
             else:
                 wipe = self._segmented.withdraw(ids)
                 self._publish(sequence, ids, wipe)
-        self._wipe()
         self._work_due.set()
+        self._wipe()
 
     def vectors(self, ids: Ids) -> Vectors:
         """The stored rows in the order of the ids: float32[n, dim]; a copy."""
@@ -325,26 +328,31 @@ class Gallery:
     def pin(self, scanner: Scanner | None = None) -> Pinned:
         """All references as of one moment; what is removed later is wiped from it too.
 
-        `scanner` is for an index without segments, which becomes one segment, a copy.
+        `scanner` is for an index without segments, which becomes one segment, a copy: changes wait
+        until it is made. The threads of the default end with the copy.
         """
         if self._segmented is None:
-            held = self.contents()
-            whole = Exact8Segment(held.ids, held.vectors, scanner=scanner or Scanner())
-            return Pinned((whole,), (whole.alive_rows.copy(),), held.sequence, 1, {})
+            with self._reading() as state:
+                ids = state.index.ids
+                vectors = overwrite_when_freed(state.index.vectors(ids))
+                whole = Exact8Segment(ids, vectors, scanner=scanner or Scanner())
+                alive = whole.alive_rows.copy()
+                self._copies.add(whole)
+            return Pinned((whole,), (alive,), state.sequence, 1, {})
         with self._reading() as state:
             assert isinstance(state.index, View)
             sealed, removed_since = state.index.sealed, self._segmented.removed_since
             segments = [view.segment for view in sealed]
-            alive = [view.alive_rows for view in sealed]
+            flags = [view.alive_rows for view in sealed]
             heads = Rewrite(0, heads=state.index.heads)
             copied = heads.build(self._segmented.config, self._segmented.scanner)
             if copied is not None:
                 segments.append(copied)
-                alive.append(copied.alive_rows)
+                flags.append(copied.alive_rows)
                 self._watch(copied, state)
         return Pinned(
             tuple(segments),
-            tuple(alive),
+            tuple(flags),
             state.sequence,
             len(segments) - len(sealed),
             removed_since,
@@ -462,6 +470,9 @@ class Gallery:
                 self._state = self._state.after(
                     self._index, sequence, ids, is_removal=is_removal, kept_from=oldest
                 )
+            for copied in list(self._copies) if is_removal else ():
+                rows, present = copied.find(ids)
+                copied.remove_rows(rows[present])
 
     def _search_beside_changes(self, queries: Vectors, threshold: float) -> Found:
         """`range_search` of an index that may change meanwhile: a change that its parts have seen
@@ -522,8 +533,18 @@ class Gallery:
             oldest = min(self._readers, default=self._state.removals)
             due = [removal for removal in self._unwiped if removal.removals <= oldest]
             self._unwiped = tuple(one for one in self._unwiped if one.removals > oldest)
-        for removal in due:
+        with ExitStack() as wipes:
+            for removal in due:
+                wipes.callback(self._wipe_one, removal)
+
+    def _wipe_one(self, removal: _Removal) -> None:
+        """Wipes what one removal took; what fails is tried again when the next search ends."""
+        try:
             removal.wipe()
+        except BaseException:
+            with self._counting:
+                self._unwiped = (removal, *self._unwiped)
+            raise
 
     def _removed_since(self, state: _State) -> Ids:
         """The ids removed since a state that is being read."""

@@ -28,9 +28,13 @@ def exact_scores(queries: Vectors, rows: Vectors, query_of: Positions, row_of: P
     scores = np.empty(len(query_of), np.float32)
     for start in range(0, len(scores), _PAIRS_AT_ONCE):
         pairs = slice(start, start + _PAIRS_AT_ONCE)
-        products = queries[query_of[pairs]].astype(np.float64)
-        products *= rows[row_of[pairs]]
+        left, right = queries[query_of[pairs]], rows[row_of[pairs]]
+        products = left.astype(np.float64)
+        products *= right
         scores[pairs] = products.sum(axis=1)
+        # Faces, which what is freed must not hold.
+        left.fill(0)
+        right.fill(0)
     return scores
 
 

@@ -21,6 +21,7 @@ from indexes.base import Ids
 from indexes.errors import DeviceMissing, IndexFault, ShardLost, SnapshotMissing
 from indexes.gallery import Gallery
 from indexes.kinds import open_index
+from indexes.memory import overwrite_when_freed
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.placement import NOWHERE, Placement
@@ -489,10 +490,11 @@ def _join(chunks: Sequence[ReferenceChunk]) -> ReferenceChunk:
         return chunks[0]
     return ReferenceChunk(
         np.concatenate([chunk.ids for chunk in chunks]),
-        np.concatenate([chunk.vectors for chunk in chunks]),
+        overwrite_when_freed(np.concatenate([chunk.vectors for chunk in chunks])),
         np.concatenate([chunk.sequences for chunk in chunks]),
     )
 
 
 def _cut(chunk: ReferenceChunk, rows: slice) -> ReferenceChunk:
-    return ReferenceChunk(chunk.ids[rows], chunk.vectors[rows].copy(), chunk.sequences[rows])
+    vectors = overwrite_when_freed(chunk.vectors[rows].copy())
+    return ReferenceChunk(chunk.ids[rows], vectors, chunk.sequences[rows])

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from engine.errors import SealBroken
 from engine.models.transform import Transform
 from engine.registry.keyring import SECRET_BYTES, Key, KeyRing
+from indexes.memory import overwrite_when_freed
 from indexes.snapshots.sealing import Buffer, Octets
 
 BLOCK_BYTES = 16
@@ -322,7 +323,7 @@ class Vault:
         """The rows float32[n, dim] that were sealed for the rows of these names."""
         assert len(names) == len(sealed)
         context = self._context(place)
-        rows = np.empty((len(names), self.dim), dtype="<f4")
+        rows = overwrite_when_freed(np.empty((len(names), self.dim), dtype="<f4"))
         if not names:
             return rows.astype(np.float32)
         try:

@@ -11,9 +11,7 @@ the residual.
 
 from __future__ import annotations
 
-import ctypes
 import math
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -29,33 +27,8 @@ from indexes.exact.intrinsics import BLOCK, STEP, compiled, pack
 from indexes.exact.kernels import LOWEST, STRETCH, Rows, Wanted
 from indexes.exact.plane import make_plane, no_plane, wipe_plane
 from indexes.exact.prefix import Axes, tail_norms, turn, turning_bound
+from indexes.memory import overwrite_when_freed, use_large_pages
 from indexes.scoring import rounding_bound
-
-_LARGE_BYTES = 1 << 21
-# madvise(2): let the system use large pages here, now and later; and do so at once (Linux 6.1).
-_HUGEPAGE, _COLLAPSE = 14, 25
-
-
-def use_large_pages(memory: NDArray[Any]) -> None:
-    """Asks Linux to back this memory with pages of 2 MiB; does nothing elsewhere.
-
-    A scan that reads a segment once enters a new page of 4 KiB every 32 rows of 128 bytes: the
-    processor's own prefetch stops at the end of a page, and the address of the next must be looked
-    up. In large pages the same scan is up to twice as fast. numpy asks for its own arrays; FAISS
-    does not.
-    """
-    if sys.platform != "linux":
-        return
-    start = -(-memory.ctypes.data // _LARGE_BYTES) * _LARGE_BYTES
-    size_bytes = memory.ctypes.data + memory.nbytes - start
-    if size_bytes < _LARGE_BYTES:
-        return
-    madvise = ctypes.CDLL(None).madvise
-    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    for advice in (_HUGEPAGE, _COLLAPSE):
-        # Refused where the system has no such pages or none left, which changes nothing.
-        madvise(start, size_bytes - size_bytes % _LARGE_BYTES, advice)
-
 
 _HIGHEST_CODE = 127
 _ZERO_CODE = 128
@@ -101,14 +74,15 @@ class Codes:
         count, dim = vectors.shape
         width = self._begin(dim, limit)
         codes = np.full((-(-count // BLOCK) * BLOCK, width), _ZERO_CODE, np.uint8)
+        overwrite_when_freed(codes)
         residuals = np.empty(count, np.float64)
         self.longest = 0.0
         for part in parts_of(count):
-            rows = np.ascontiguousarray(vectors[part], np.float32)
+            rows = overwrite_when_freed(np.ascontiguousarray(vectors[part], np.float32))
             longest = _encode(rows, self.step, codes[part], residuals[part])
             self.longest = max(self.longest, longest)
         self.order = np.argsort(residuals, kind="stable")
-        codes[:count] = codes[self.order]
+        codes[:count] = overwrite_when_freed(codes[self.order])
         rounded = residuals[self.order] * _SLACK
         self._hold(codes, np.nextafter(rounded.astype(np.float32), np.float32(np.inf)))
 
@@ -136,7 +110,7 @@ class Codes:
         width = codes._begin(dim, limit)
         codes._quantizer.codes.resize(-(-count // BLOCK) * BLOCK * width)
         codes._quantizer.ntotal = -(-count // BLOCK) * BLOCK
-        use_large_pages(codes.bytes)
+        codes._prepare_memory()
         codes.bytes[:] = _ZERO_CODE
         return codes
 
@@ -156,13 +130,15 @@ class Codes:
         count, dim = vectors.shape
         codes = cls.empty(count, dim, axes.limit)
         unsorted = np.full((count, codes.bytes.shape[1]), _ZERO_CODE, np.uint8)
+        overwrite_when_freed(unsorted)
         residuals, tails = np.empty(count), np.empty(count)
         columns, off = axes.columns.astype(np.float32), turning_bound(dim)
 
         def encode(part: slice) -> float:
             turned = turn(vectors[part], columns)
             longest = _encode(turned, codes.step, unsorted[part], residuals[part])
-            tails[part] = tail_norms((unsorted[part] ^ _ZERO_CODE).view(np.int8), axes.prefix)
+            signed = overwrite_when_freed(unsorted[part] ^ _ZERO_CODE)
+            tails[part] = tail_norms(signed.view(np.int8), axes.prefix)
             return longest
 
         parts = parts_of(count)
@@ -172,7 +148,8 @@ class Codes:
         room = codes.bytes
 
         def move(part: slice) -> None:
-            room[part] = np.take(unsorted, order[part], axis=0)
+            # Checking would take a copy first, and the order is right.
+            np.take(unsorted, order[part], axis=0, out=room[part], mode="clip")
 
         list(each(move, parts))
         rounded = ((residuals[order] + off) * _SLACK).astype(np.float32)
@@ -197,8 +174,12 @@ class Codes:
 
     def _hold(self, codes: NDArray[np.uint8], residuals: NDArray[np.float32]) -> None:
         self._quantizer.add_sa_codes(codes)
-        use_large_pages(self.bytes)
+        self._prepare_memory()
         self._reach(residuals)
+
+    def _prepare_memory(self) -> None:
+        use_large_pages(self.bytes)
+        overwrite_when_freed(self.bytes, self)
 
     def _reach(self, residuals: NDArray[np.float32]) -> None:
         self.plane = no_plane()
@@ -297,13 +278,13 @@ class CodedQueries:
     @classmethod
     def of_rows(cls, rows: Codes, part: slice) -> CodedQueries:
         """Rows of a segment as queries, by the codes that they have already."""
-        signed = (rows.bytes[part] ^ _ZERO_CODE).view(np.int8)
+        signed = overwrite_when_freed(rows.bytes[part] ^ _ZERO_CODE).view(np.int8)
         return cls(
             signed,
             np.full(len(signed), rows.step),
             rows.residuals[part].astype(np.float64),
-            np.linalg.norm(signed.astype(np.float64), axis=1) * rows.step * _SLACK,
-            pack(signed),
+            tail_norms(signed, 0) * rows.step * _SLACK,
+            overwrite_when_freed(pack(signed)),
             _zeros(signed),
             tail_norms(signed, rows.prefix),
             _zeros(signed[:, rows.prefix :]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -14,6 +15,7 @@ from indexes.base import Ids, MemoryAccount, Scores, Vectors, is_id
 from indexes.exact.codes import CodedQueries, Codes, code_limit
 from indexes.exact.kernels import Found, inner_products, kth_best
 from indexes.exact.scanner import Scanner
+from indexes.memory import overwrite_when_freed
 from indexes.scoring import Positions, exact_scores, rounding_bound
 
 
@@ -36,7 +38,8 @@ class RowStore(Protocol):
     def __len__(self) -> int: ...
 
     def take(self, rows: Positions) -> Vectors:
-        """These rows, in any order and with repetitions: float32[m, dim]; a copy."""
+        """These rows, in any order and with repetitions: float32[m, dim]; a copy, which is
+        overwritten when it is freed."""
         ...
 
     def select(self, rows: Positions) -> tuple[Vectors, Positions]:
@@ -44,7 +47,7 @@ class RowStore(Protocol):
         ...
 
     def wipe(self, rows: Positions) -> None:
-        """Overwrites these rows with zeros where they are in memory."""
+        """Has these rows be zeros from now on, in memory and for all who read them."""
         ...
 
 
@@ -54,7 +57,7 @@ class MemoryRows:
     def __init__(self, rows: NDArray[Any]) -> None:
         assert rows.ndim == 2
         assert rows.dtype in (np.float32, np.float16)
-        self._rows = rows
+        self._rows = overwrite_when_freed(rows)
         self.dtype: np.dtype[Any] = rows.dtype
         self.dim = int(rows.shape[1])
         self.memory_bytes = rows.nbytes
@@ -63,7 +66,10 @@ class MemoryRows:
         return len(self._rows)
 
     def take(self, rows: Positions) -> Vectors:
-        return self._rows[rows].astype(np.float32, copy=False)
+        taken = overwrite_when_freed(self._rows[rows])
+        if self.dtype == np.float32:
+            return taken
+        return overwrite_when_freed(taken.astype(np.float32))
 
     def select(self, rows: Positions) -> tuple[Vectors, Positions]:
         """The array itself where it is float32: nothing is copied."""
@@ -278,6 +284,8 @@ class Exact8Segment:
         """Reads the same vectors from another store from now on; must run alone, as a removal."""
         assert (len(rows), rows.dim) == (len(self.rows), self.dim)
         assert rows.dtype == self.rows.dtype
+        # It may have been filled before they were removed.
+        rows.wipe(np.flatnonzero(~self.alive_rows))
         self.rows = rows
 
     def remove_rows(self, rows: Positions) -> None:
@@ -294,9 +302,11 @@ class Exact8Segment:
 
     def wipe_rows(self, rows: Positions) -> None:
         """The second half: no search may run by flags that have these rows alive."""
-        self.codes.wipe(rows)
-        self.scanner.wipe(self.codes, rows)
-        self.rows.wipe(rows)
+        with ExitStack() as each:
+            each.callback(self.rows.wipe, rows)
+            each.callback(self.scanner.wipe, self.codes, rows)
+            # The first that is done, for the scanner goes by them.
+            each.callback(self.codes.wipe, rows)
 
     def may_hold(self, lowest: int, highest: int) -> bool:
         """False where all its ids are outside this range; costs nothing."""

@@ -164,7 +164,9 @@ def pack(queries: NDArray[np.int8]) -> NDArray[np.int8]:
     padded = np.zeros((blocks * BLOCK, dim), np.int8)
     padded[:count] = queries
     by_line = padded.reshape(blocks, 2, _TILE, dim // STEP, _TILE, 4)
-    packed[:] = by_line.transpose(0, 3, 1, 4, 2, 5).reshape(packed.shape)
+    packed.reshape(blocks, dim // STEP, 2, _TILE, _TILE, 4)[:] = by_line.transpose(0, 3, 1, 4, 2, 5)
+    # It may be of faces of a join, which what is freed must not hold.
+    padded.fill(0)
     return packed
 
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from indexes.exact.intrinsics import ROWS_AT_ONCE, STEP, compiled
 from indexes.exact.kernels import Plane
+from indexes.memory import overwrite_when_freed
 
 HALF_STEP, HALF_ZERO = 10, 75
 """A half h stands for HALF_STEP * h - HALF_ZERO: 0 to 15 are -75 to 75, 2.7 standard deviations."""
@@ -34,6 +35,7 @@ def make_plane(codes: NDArray[np.uint8], dim: int) -> Plane:
     """The plane of codes uint8[n padded, dim padded], of whose columns the first `dim` are used."""
     count = len(codes)
     halves = np.zeros((count, -(-dim // (2 * STEP)) * STEP), np.uint8)
+    overwrite_when_freed(halves)
     groups = count // ROWS_AT_ONCE
     lengths, distances = np.zeros(groups, np.float32), np.zeros(groups, np.float32)
     longest = _fill(codes, dim, halves, lengths, distances)

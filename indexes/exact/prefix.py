@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.base import Vectors
+from indexes.memory import overwrite_when_freed
 from indexes.scoring import products, rounding_bound
 
 # So many components are beyond the limit of the codes: those of a row in a thousand.
@@ -57,12 +58,12 @@ def find_axes(sample: Vectors, threshold: float, grid: Grid) -> Axes | None:
 
     A block that goes on is counted as one that is compared in full, once more.
     """
-    rows = sample.astype(np.float64)
+    rows = overwrite_when_freed(sample.astype(np.float64))
     columns = np.ascontiguousarray(np.linalg.eigh(rows.T @ rows)[1][:, ::-1])
     dim = len(columns)
     # So products along the axes differ by far less than the bound allows for rounding.
     assert np.abs(columns.T @ columns - np.eye(dim)).max() < _ORTHONORMAL
-    turned = (rows @ columns).astype(np.float32)
+    turned = overwrite_when_freed(overwrite_when_freed(rows @ columns).astype(np.float32))
     apart = max(grid.step, dim // _PREFIXES // grid.step * grid.step)
     cost, prefix = min(_costs(turned, range(apart, dim, apart), threshold, grid), default=(1.0, 0))
     if cost > _WORTH:
@@ -78,7 +79,7 @@ def turn(rows: Vectors, columns: Vectors) -> Vectors:
     take a core from the scan that the rows are for.
     """
     dim = len(columns)
-    turned = np.empty(rows.shape, np.float32)
+    turned = overwrite_when_freed(np.empty(rows.shape, np.float32))
     width = max(1, _ALONE // (_ROWS_AT_ONCE * dim))
     whole = len(rows) // _ROWS_AT_ONCE * _ROWS_AT_ONCE
     for part, size in ((slice(whole), _ROWS_AT_ONCE), (slice(whole, None), len(rows) - whole)):
@@ -97,7 +98,7 @@ def turning_bound(dim: int) -> float:
 
 def tail_norms(codes: NDArray[np.int8], prefix: int) -> NDArray[np.float64]:
     """The norms of the components after the prefix: float64[n]."""
-    tails = codes[:, prefix:].astype(np.int32)
+    tails = overwrite_when_freed(codes[:, prefix:].astype(np.int32))
     norms: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", tails, tails).astype(np.float64))
     return norms
 

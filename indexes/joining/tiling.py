@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from operator import is_
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from indexes.exact.kernels import STRETCH, Found
 from indexes.exact.prefix import Axes, find_axes
 from indexes.exact.scanner import Scanner
 from indexes.joining.pairs import RECORD, Records, sort_records
+from indexes.memory import overwrite_when_freed
 from indexes.scoring import Positions, exact_scores
 
 _ZERO_CODE = 128
@@ -104,7 +106,7 @@ class References:
 
     def vectors(self, places: Positions, each: Each = map) -> Vectors:
         """The vectors at these places: float32[m, dim]."""
-        vectors = np.empty((len(places), self.dim or 0), np.float32)
+        vectors = overwrite_when_freed(np.empty((len(places), self.dim or 0), np.float32))
 
         def take(part: slice) -> None:
             for segment, chosen, rows in self.split(places[part]):
@@ -125,9 +127,9 @@ class References:
 class Block:
     """Some references of one side and one code limit, as codes: rows by ascending residual.
 
-    Gathering them from the segments costs some hundredths of the comparisons. A block has no
-    removed row, and does not depend on how references are distributed over segments. `ids` int64[n]
-    by row; `alive` bool[n padded] is false for the padding alone. `places` are ascending.
+    Gathering them from the segments costs some hundredths of the comparisons. A block does not
+    depend on how references are distributed over segments. `ids` int64[n] by row; `alive` bool[n
+    padded] is false for the padding, and for what was removed since. `places` are ascending.
     """
 
     def __init__(
@@ -143,6 +145,8 @@ class Block:
         for segment, chosen, rows in side.split(self._places):
             self.ids[chosen] = segment.row_ids[rows]
         self.alive = np.arange(len(self.codes.bytes)) < len(places)
+        # Not those of now: rows may have been removed while they were gathered.
+        self._flags: list[NDArray[np.bool_]] = []
 
     def _gather(self, places: Positions) -> None:
         """Takes the codes that the segments have."""
@@ -157,9 +161,10 @@ class Block:
         padded = -(-len(places) // BLOCK) * BLOCK
         first = next(side.split(places))[0].codes
         codes = np.full((padded, first.bytes.shape[1]), _ZERO_CODE, np.uint8)
+        overwrite_when_freed(codes)
         for segment, chosen, rows in side.split(self._places):
             # Twice as fast as indexing.
-            codes[chosen] = np.take(segment.codes.bytes, rows, axis=0)
+            codes[chosen] = overwrite_when_freed(np.take(segment.codes.bytes, rows, axis=0))
         self.codes = Codes.restore(codes, residuals[order], first.dim, first.limit)
 
     def __len__(self) -> int:
@@ -175,6 +180,19 @@ class Block:
         for segment, chosen, own_rows in self._side.split(self._places[rows]):
             unremoved[chosen] = segment.alive_rows[own_rows]
         return unremoved
+
+    def wipe_removed(self, scanner: Scanner) -> None:
+        """Overwrites the codes of rows that have been removed from their segments since."""
+        flags = [segment.alive for segment in self._side.segments]
+        # A removal makes new ones.
+        if len(flags) == len(self._flags) and all(map(is_, flags, self._flags)):
+            return
+        there = self.alive[: len(self)]
+        gone = np.flatnonzero(there & ~self.unremoved(np.arange(len(self))))
+        self.alive[gone] = False
+        self.codes.wipe(gone)
+        scanner.wipe(self.codes, gone)
+        self._flags = flags
 
 
 def _one_dim(segments: Sequence[Exact8Segment]) -> None:
@@ -304,8 +322,11 @@ class Tiling:
     def _pairs(self, queries: Block, rows: Block) -> Iterator[Records]:
         """All pairs of two blocks, or within one, a bounded number at a time."""
         start = 0
+        assert self._scanner is not None, "there are rows"
         while start < len(queries):
             self._check()
+            for block in {queries, rows}:
+                block.wipe_removed(self._scanner)
             part = slice(start, min(start + self._queries, len(queries)))
             try:
                 yield self._scan(queries, rows, part)
@@ -328,7 +349,7 @@ class Tiling:
         wanted = coded.wanted(rows.codes, self._threshold)
         # Within a block a pair is kept once: where the second one is the row scanned.
         first = part.start // STRETCH if queries is rows else 0
-        assert self._scanner is not None, "there are rows"
+        assert self._scanner is not None
         return np.concatenate(
             [
                 np.empty(0, RECORD),

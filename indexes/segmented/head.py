@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.base import Ids, MemoryAccount, Scores, Vectors, is_id
+from indexes.memory import overwrite_when_freed
 from indexes.scoring import Positions, exact_scores, products, rounding_bound
 
 _BEYOND_ANY_SCORE = 2.0
@@ -30,7 +31,7 @@ class Head:
 
     def __init__(self, dim: int, capacity: int) -> None:
         self._ids: Ids = np.empty(capacity, np.int64)
-        self._rows: Vectors = np.empty((capacity, dim), np.float32)
+        self._rows: Vectors = overwrite_when_freed(np.empty((capacity, dim), np.float32))
         self._alive = np.zeros(capacity, np.bool_)
         self._length = self._removed = 0
         self.row_of: dict[int, int] = {}
@@ -100,7 +101,7 @@ class HeadView:
 
     def contents(self) -> tuple[Ids, Vectors]:
         """A copy of everything alive, in the order of the rows: int64[n], float32[n, dim]."""
-        return self.stored_ids[self.alive], self.rows[self.alive]
+        return self.stored_ids[self.alive], overwrite_when_freed(self.rows[self.alive])
 
     def find(self, keys: list[int]) -> tuple[Positions, NDArray[np.bool_]]:
         """The row of each id, int64[n], and whether it is there, bool[n]."""
@@ -123,7 +124,7 @@ class HeadView:
         """
         floors = np.full(len(queries), -_BEYOND_ANY_SCORE)
         if k < self.count:
-            rows = self.rows if self.alive.all() else self.rows[self.alive]
+            rows = self.rows if self.alive.all() else self.contents()[1]
             size = max(1, _TILE_PRODUCTS // len(rows))
             for start in range(0, len(queries), size):
                 part = slice(start, start + size)

@@ -13,6 +13,7 @@ from indexes.errors import IdInvalid, SegmentsInvalid
 from indexes.exact.codes import Codes
 from indexes.exact.exact8 import Exact8Segment, MemoryRows
 from indexes.exact.scanner import Scanner
+from indexes.memory import overwrite_when_freed
 from indexes.segmented.head import HeadView
 from indexes.segmented.view import Part, SealedView, View
 
@@ -165,6 +166,7 @@ class Rewrite:
         if self.sealed:
             return _merged(self.sealed, total, self._dtype(config), scanner)
         rows = np.empty((total, self.heads[0].rows.shape[1]), self._dtype(config))
+        overwrite_when_freed(rows)
         ids = np.empty(total, np.int64)
         end = 0
         for head in self.heads:
@@ -218,7 +220,7 @@ def _merged(
             start, end = end, end + len(some)
             at = target[start:end]
             rows[at] = view.segment.rows.take(some)
-            codes.bytes[at] = view.segment.codes.bytes[some]
+            codes.bytes[at] = overwrite_when_freed(view.segment.codes.bytes[some])
             ids[at] = view.segment.row_ids[some]
     codes.fill(residuals, max(view.segment.codes.longest for view in sealed))
     return Exact8Segment.of_codes(ids, codes, MemoryRows(rows), scanner=scanner)
@@ -227,7 +229,8 @@ def _merged(
 def narrowed(vectors: Vectors) -> Vectors:
     """The vectors rounded to float16, as float32[n, dim]."""
     with np.errstate(over="ignore"):
-        return vectors.astype(np.float16).astype(np.float32)
+        halves = overwrite_when_freed(vectors.astype(np.float16))
+        return overwrite_when_freed(halves.astype(np.float32))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

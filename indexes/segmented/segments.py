@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from weakref import WeakSet
 
@@ -24,6 +25,7 @@ from indexes.errors import IdInvalid
 from indexes.exact.device import open_scanner
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
+from indexes.memory import overwrite_when_freed
 from indexes.scoring import Positions
 from indexes.segmented.head import Head, HeadView
 from indexes.segmented.merging import (
@@ -159,7 +161,9 @@ class SegmentedIndex(VectorIndex):
             parts = zip(np.array_split(ids, pieces), np.array_split(rows, pieces), strict=True)
             segments = tuple(
                 Exact8Segment(
-                    some, vectors.astype(self.config.rows, copy=False), scanner=self.scanner
+                    some,
+                    overwrite_when_freed(vectors.astype(self.config.rows, copy=False)),
+                    scanner=self.scanner,
                 )
                 for some, vectors in parts
             )
@@ -201,8 +205,10 @@ class SegmentedIndex(VectorIndex):
         wipes += [head.remove(keys) for head in list(self._replaced_heads)]
 
         def wipe() -> None:
-            for one in wipes:
-                one()
+            # All of them, also where one fails.
+            with ExitStack() as each:
+                for one in wipes:
+                    each.callback(one)
 
         return wipe
 
@@ -304,8 +310,9 @@ def _remove(segment: Exact8Segment, rows: Positions) -> Callable[[], None]:
     store = segment.rows
 
     def wipe() -> None:
-        segment.wipe_rows(rows)
-        # Searches may have begun before the rows were served from elsewhere.
-        store.wipe(rows)
+        with ExitStack() as each:
+            # Searches may have begun before the rows were served from elsewhere.
+            each.callback(store.wipe, rows)
+            each.callback(segment.wipe_rows, rows)
 
     return wipe

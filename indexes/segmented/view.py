@@ -25,6 +25,7 @@ from indexes.errors import IdInvalid
 from indexes.exact.codes import CodedQueries
 from indexes.exact.exact8 import Counts, Exact8Segment, Pairs, passes
 from indexes.exact.scanner import Scanner
+from indexes.memory import overwrite_when_freed
 from indexes.scoring import Positions, arrange, no_hits
 from indexes.segmented.head import HeadView
 
@@ -100,7 +101,7 @@ class View:
     def vectors(self, ids: Ids) -> Vectors:
         """The stored rows in the order of the ids: float32[n, dim]; a copy."""
         found = self.locate(ids, check_ids(ids))
-        vectors = np.empty((len(ids), self.dim), np.float32)
+        vectors = overwrite_when_freed(np.empty((len(ids), self.dim), np.float32))
         for part, places, rows in found:
             vectors[places] = _rows_of(part, rows)
         return vectors
@@ -108,7 +109,7 @@ class View:
     def contents(self) -> tuple[Ids, Vectors]:
         """A copy of everything, ids ascending: int64[n], float32[n, dim]."""
         ids = self.ids
-        vectors = np.empty((len(ids), self.dim), np.float32)
+        vectors = overwrite_when_freed(np.empty((len(ids), self.dim), np.float32))
         for part in self.parts:
             vectors[np.searchsorted(ids, part.ids)] = _rows_of(part, np.flatnonzero(part.alive))
         return ids, vectors
@@ -150,7 +151,9 @@ class View:
 
 
 def _rows_of(part: Part, rows: Positions) -> Vectors:
-    return part.rows[rows] if isinstance(part, HeadView) else part.segment.rows.take(rows)
+    if isinstance(part, HeadView):
+        return overwrite_when_freed(part.rows[rows])
+    return part.segment.rows.take(rows)
 
 
 class SegmentSearch:

@@ -33,6 +33,7 @@ from indexes.base import Ids, Vectors
 from indexes.errors import SnapshotDamaged, SnapshotForeign
 from indexes.exact.exact8 import MemoryRows, RowStore, SegmentParts
 from indexes.exact.intrinsics import BLOCK, STEP
+from indexes.memory import overwrite_when_freed
 from indexes.scoring import Positions
 from indexes.snapshots.manifest import (
     FileEntry,
@@ -194,8 +195,8 @@ class MappedRows:
 
     The file is verified once, when it is opened: who can write into the folder can alter it
     afterwards. It must never be truncated while it is mapped, which would end the process; its name
-    may be removed, for the content lives as long as the mapping. `wipe` does nothing: a removed row
-    disappears with the file, at the next save after its segment was compacted.
+    may be removed, for the content lives as long as the mapping. A wiped row is read as zeros; in
+    the file, encrypted, it stays until nobody has the segment any more.
     """
 
     def __init__(
@@ -214,6 +215,8 @@ class MappedRows:
         self._seal = seal
         self._offset, self._rows = offset, rows
         self._row_bytes = dim * self.dtype.itemsize
+        # The system provides the pages of it that are written to.
+        self._wiped = np.zeros(rows, np.bool_)
         # The mapping stays when the file is closed.
         self._memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         # Access is random: reading ahead would fill the memory that mapping saves.
@@ -224,11 +227,13 @@ class MappedRows:
 
     def take(self, rows: Positions) -> Vectors:
         """These rows in their order: float32[m, dim]; a copy."""
-        taken = np.empty((len(rows), self.dim), np.float32)
+        taken = overwrite_when_freed(np.empty((len(rows), self.dim), np.float32))
         for start in range(0, len(rows), _MAPPED_ROWS_AT_ONCE):
             part = rows[start : start + _MAPPED_ROWS_AT_ONCE]
             plain = self._run(part) if _is_run(part) else self._reveal(part)
-            taken[start : start + len(part)] = plain.view(self.dtype)
+            taken[start : start + len(part)] = overwrite_when_freed(plain).view(self.dtype)
+        # Last, for a row may be wiped meanwhile.
+        taken[self._wiped[rows]] = 0
         return taken
 
     def select(self, rows: Positions) -> tuple[Vectors, Positions]:
@@ -237,7 +242,8 @@ class MappedRows:
         return self.take(distinct), places
 
     def wipe(self, rows: Positions) -> None:
-        """Does nothing: the file is immutable."""
+        """Has these rows read as zeros: the file is immutable."""
+        self._wiped[rows] = True
 
     def _reveal(self, rows: Positions) -> Octets:
         return self._seal.reveal_rows(self._hidden()[rows], self._offset + rows * self._row_bytes)
@@ -281,7 +287,8 @@ def write_segment(folder: Path, parts: SegmentParts, sealer: Sealer) -> SegmentE
         for start in range(0, len(parts.rows), _ROWS_AT_ONCE):
             rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(parts.rows)))
             # Exact: float16 rows are taken as float32 and converted back.
-            writer.write(parts.rows.take(rows).astype(parts.rows.dtype, copy=False))
+            taken = parts.rows.take(rows).astype(parts.rows.dtype, copy=False)
+            writer.write(overwrite_when_freed(taken))
         writer.align()
     return SegmentEntry(
         segment=parts.name,
@@ -303,7 +310,7 @@ def read_segment(
     """
     _require_layout(entry, dim)
     ids, residuals = np.empty(entry.rows, np.int64), np.empty(entry.rows, np.float32)
-    codes = np.empty((entry.padded_rows, entry.width), np.uint8)
+    codes = overwrite_when_freed(np.empty((entry.padded_rows, entry.width), np.uint8))
     rows: RowStore
     seal = unseal_file(sealer, entry.file)
     with (
@@ -316,7 +323,7 @@ def read_segment(
             rows = _map(file, entry, dim, sealer)
             reader.skip(entry.rows * dim * rows.dtype.itemsize)
         else:
-            vectors = np.empty((entry.rows, dim), entry.dtype)
+            vectors = overwrite_when_freed(np.empty((entry.rows, dim), entry.dtype))
             reader.fill(vectors)
             rows = MemoryRows(vectors)
         reader.verify()
@@ -386,7 +393,8 @@ def write_state(folder: Path, state: State, sealer: Sealer) -> FileEntry:
 def read_state(folder: Path, manifest: Manifest, sealer: Sealer) -> State:
     """Reads the state and verifies every byte of its file; `SnapshotDamaged`."""
     loose, dim = manifest.loose_rows, manifest.header.origin.dim
-    ids, vectors = np.empty(loose, np.int64), np.empty((loose, dim), np.float32)
+    ids = np.empty(loose, np.int64)
+    vectors = overwrite_when_freed(np.empty((loose, dim), np.float32))
     times = np.empty(len(manifest.segments), np.float64)
     bits = [np.empty(-(-entry.rows // 8), np.uint8) for entry in manifest.segments]
     arrays: list[NDArray[Any]] = [ids, vectors, times, *bits]

@@ -36,6 +36,7 @@ from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.kinds import open_index
+from indexes.memory import overwrite_when_freed
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.snapshots.files import (
@@ -317,7 +318,7 @@ class _Frame:
                     pinned.alive[:sealed],
                     pinned.removed_since,
                     np.concatenate(ids),
-                    np.concatenate(vectors),
+                    overwrite_when_freed(np.concatenate(vectors)),
                     pinned.sequence,
                 )
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,92 +11,111 @@ from numpy.typing import NDArray
 from indexes.exact.codes import code_limit
 from indexes.exact.plane import make_plane
 from indexes.exact.scanner import Scanner
+from indexes.memory import GIVEN_BACK_FROM_BYTES
+from tests.indexes.freed_memory import PAUSING, Forms, watch
 
-DIM, ERASED, REFERENCES = 128, 17, 6_000
-# Freed blocks of this size go back to the system, so that what is left is what is held.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "16384"}
-
-GALLERY = f"""
-import json, sys
+# Faces are added by small batches and sealed in between, as a service does: heads, segments and
+# what is copied on the way are freed by the hundred, and malloc keeps them as it will.
+DRAWING = """
 import numpy as np
-from indexes.gallery import Gallery
-from indexes.kinds import open_index
-from indexes.segmented.segments import SegmentsConfig
 
-def pause(stage):
-    print(json.dumps(stage), flush=True)
-    sys.stdin.readline()
+DIM, REFERENCES, BATCH = 128, 20_000, 32
+ERASED = np.arange(5, REFERENCES, 50)
 
-def draw(seed, count):
-    rows = np.random.default_rng(seed).standard_normal((count, {DIM})).astype(np.float32)
+def draw(batch):
+    rows = np.random.default_rng(batch).standard_normal((BATCH, DIM)) * 0.97 ** np.arange(DIM)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows
+    return rows.astype(np.float32)
+"""
+GALLERY = f"""{DRAWING}{PAUSING}
+from indexes.gallery import Gallery
+from indexes.joining import tiling
+from indexes.joining.join import join_gallery
+from indexes.kinds import open_index
+from indexes.segmented.merging import SegmentsConfig
 
-gallery = Gallery(open_index("exact8", {DIM}, SegmentsConfig(head_rows=1024)))
-for batch, start in enumerate(range(0, {REFERENCES}, 1000)):
-    rows = draw(batch, 1000)
-    gallery.add(np.arange(start, start + 1000), rows, batch + 1)
+gallery = Gallery(open_index("exact8", DIM, SegmentsConfig(head_rows=1024)))
+for batch in range(REFERENCES // BATCH):
+    rows = draw(batch)
+    gallery.add(np.arange(BATCH * batch, BATCH * (batch + 1)), rows, batch + 1)
     rows[:] = 0
-pause("in heads")
+    gallery.settle()
+
+blocks = []
+class Watched(tiling.Block):
+    def __init__(self, *args):
+        super().__init__(*args)
+        at = np.flatnonzero(np.isin(self.ids, ERASED))
+        blocks.append(self.codes.bytes[at, 16:32].tolist())
+
+def progress(done):
+    if done.tiles_done == 1:
+        pause("in a join", **{{"codes along axes": blocks[0]}})
+        gallery.remove(ERASED, 10_000)
+    if done.tiles_done == 2:
+        pause("removed in a join")
+
 pinned = gallery.pin()
-pause("pinned")
-gallery.settle()
-pause("sealed")
-gallery.remove(np.array([{ERASED}]), 100)
-pause("removed")
+join_gallery(gallery, 0.6, tile_rows=4096)
+tiling.Block, tiling._AXES_FROM = Watched, 0
+join_gallery(gallery, 0.6, tile_rows=4096, progress=progress)
+pause("joined")
 gallery.compact()
 pause("compacted")
 del pinned
 """
+# Around the largest that malloc may keep.
+SIZES = (1 << 20, 31 << 20, GIVEN_BACK_FROM_BYTES, 96 << 20)
+FREED = f"""{PAUSING}
+import numpy as np
+from indexes.memory import overwrite_when_freed
+
+# From here on malloc keeps what is as large as this, too.
+np.ones({GIVEN_BACK_FROM_BYTES - 8192}, np.uint8)
+views = []
+for size in {SIZES}:
+    array = np.full(size, 7, np.uint8)
+    # One by one, for an array of them would be in memory as well.
+    for place in range(32):
+        array[place] = (size >> 20) + place * place * 37 & 255
+    views.append(overwrite_when_freed(array)[8:])
+    del array
+pause("a view is left")
+views.clear()
+pause("freed")
+"""
 
 
-def forms_of_the_row() -> dict[str, bytes]:
-    """A stretch of the removed row in each form that a gallery keeps it in."""
-    rows = np.random.default_rng(0).standard_normal((1000, DIM)).astype(np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    row = rows[ERASED]
-    step = code_limit(DIM) / 127
-    codes = (np.rint(row.astype(np.float64) / step).clip(-127, 127) + 128).astype(np.uint8)
-    forms = {"vector": row[8:24].tobytes(), "byte codes": codes[8:72].tobytes()}
+def forms_of_the_erased() -> Forms:
+    """Sixteen bytes of each erased row in each form that a gallery keeps it in."""
+    names: dict[str, NDArray[np.float32]] = {}
+    exec(DRAWING + "rows = np.concatenate(list(map(draw, range(REFERENCES // BATCH))))", names)
+    rows = names["rows"][names["ERASED"].tolist()]
+    step = code_limit(rows.shape[1]) / 127
+    codes = (np.rint(rows.astype(np.float64) / step).clip(-127, 127) + 128).astype(np.uint8)
+    forms: Forms = {"vectors": rows[:, 8:12].copy().view(np.uint8), "byte codes": codes[:, 16:32]}
     if Scanner().reads_planes:
-        halves: NDArray[np.uint8] = make_plane(np.tile(codes, (8, 1)), DIM).halves
-        forms["half bytes"] = halves[0].tobytes()
+        forms["half bytes"] = make_plane(codes, rows.shape[1]).halves[:, 16:32]
     return forms
 
 
-def count_in_memory(pid: int, forms: dict[str, bytes]) -> dict[str, int]:
-    """How often each form stands in what the process can write to."""
-    counts = dict.fromkeys(forms, 0)
-    regions = re.findall(r"^(\w+)-(\w+) rw", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE)
-    with Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
-        for first, last in regions:
-            memory.seek(int(first, 16))
-            held = memory.read(int(last, 16) - int(first, 16))
-            for name, form in forms.items():
-                counts[name] += held.count(form)
-    return counts
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc of another process")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc of another process")
-def test_a_removed_face_is_nowhere_in_the_process_at_once_pins_and_merges_included() -> None:
-    forms = forms_of_the_row()
-    seen: dict[str, dict[str, int]] = {}
-    with subprocess.Popen(
-        [sys.executable, "-c", GALLERY],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=os.environ | MALLOC,
-        text=True,
-    ) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        for line in child.stdout:
-            seen[json.loads(line)] = count_in_memory(child.pid, forms)
-            child.stdin.write("\n")
-            child.stdin.flush()
-    assert child.returncode == 0
-    assert seen["in heads"]["vector"] == 1
-    # That of the pin and that of the gallery.
-    assert seen["sealed"]["vector"] >= 2
-    assert all(seen["sealed"].values())
-    assert seen["removed"] == seen["compacted"] == dict.fromkeys(forms, 0), seen
+def test_a_removed_face_is_nowhere_in_the_process_at_once_pins_and_freed_memory_included() -> None:
+    forms = forms_of_the_erased()
+    seen = watch(GALLERY, forms)
+    assert seen["in a join"] == {name: len(form) for name, form in forms.items()}
+    for stage in ("removed in a join", "joined", "compacted"):
+        assert seen[stage] == dict.fromkeys(forms, 0), (stage, seen[stage])
+
+
+def test_memory_is_overwritten_with_the_last_array_over_it_or_given_back_to_the_system() -> None:
+    places = np.arange(16, 32)
+    forms: Forms = {
+        f"{size >> 20} MiB": ((size >> 20) + places * places * 37 & 255).astype(np.uint8)[None]
+        for size in SIZES
+    }
+    seen = watch(FREED, forms)
+    assert seen["a view is left"] == dict.fromkeys(forms, 1)
+    assert seen["freed"] == dict.fromkeys(forms, 0)

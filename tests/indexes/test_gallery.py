@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -278,6 +279,18 @@ def test_rows_may_be_served_from_elsewhere(segmented: Gallery, unit_rows: UnitRo
     assert not segmented.replace_rows(segment.name, copied)
 
 
+def test_rows_served_from_elsewhere_are_without_what_was_removed_since_they_were_copied(
+    segmented: Gallery, unit_rows: UnitRows
+) -> None:
+    (segment, _) = segmented.pin().segments
+    copied = MemoryRows(segment.rows.take(np.arange(64)))
+    segmented.remove(np.array([7, 9]), sequence=200)
+    assert segmented.replace_rows(segment.name, copied)
+    at = segment.find(np.arange(64))[0]
+    assert np.flatnonzero(~copied.take(at).any(axis=1)).tolist() == [7, 9]
+    assert np.array_equal(segmented.vectors(np.array([6, 8])), unit_rows(100)[[6, 8]])
+
+
 def test_a_job_that_fails_leaves_the_gallery_as_it_was(
     segmented: Gallery, unit_rows: UnitRows
 ) -> None:
@@ -393,6 +406,93 @@ def test_what_is_removed_is_wiped_from_what_is_pinned_and_when_older_searches_en
     assert left() == [0, 0]
     alive = [s.alive_rows[np.isin(s.row_ids, gone)] for s in pinned.segments]
     assert not np.concatenate(alive).any()
+
+
+class FailingRows(MemoryRows):
+    """Rows that cannot be wiped so many times."""
+
+    fails = 0
+
+    def wipe(self, rows: Positions) -> None:
+        self.fails -= 1
+        if self.fails >= 0:
+            raise MemoryError
+        super().wipe(rows)
+
+
+def test_a_wipe_that_fails_keeps_no_other_from_being_done_and_is_done_later(
+    unit_rows: UnitRows,
+) -> None:
+    scanner, rows = HeldScanner(), unit_rows(100)
+    index = SegmentedIndex(16, SegmentsConfig(head_rows=HEAD_ROWS), scanner=scanner)
+    gallery = Gallery(index)
+    gallery.add(np.arange(64), rows[:64], sequence=1)
+    gallery.add(np.arange(64, 100), rows[64:], sequence=2)
+    (segment,) = gallery.segments
+    store = FailingRows(segment.rows.take(np.arange(64)))
+    gallery.replace_rows(segment.name, store)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(gallery.range_search, rows, 0.99)
+        assert scanner.begun.wait(WAIT_S)
+        gallery.remove(np.array([5, 70]), sequence=3)
+        gallery.remove(np.array([6, 80, 99]), sequence=4)
+        # Once by the segment and once by what its rows were in.
+        store.fails = 2
+        scanner.released.set()
+        with pytest.raises(MemoryError):
+            running.result()
+    at = np.flatnonzero(~segment.alive_rows)
+    assert len(at) == 2
+    assert (segment.codes.bytes[at] == 128).all()
+    assert store.take(at).any(axis=1).sum() == 1
+    assert [int((~head.alive).sum()) for head in index.heads] == [1, 1, 1]
+    assert not any(head.rows[~head.alive].any() for head in index.heads)
+    assert not {5, 6, 70, 80, 99} & set(gallery.range_search(rows, 0.99).hits.ids.tolist())
+    assert not store.take(at).any()
+
+
+class HeldPreparing(HeldScanner):
+    """A scanner that waits while a segment is made."""
+
+    def prepare(self, codes: Codes) -> None:
+        self.begun.set()
+        assert self.released.wait(WAIT_S)
+        super().prepare(codes)
+
+
+def test_what_is_removed_is_wiped_from_the_pins_of_a_flat_gallery_too(gallery: Gallery) -> None:
+    scanner = HeldPreparing()
+    with ThreadPoolExecutor(2) as pool:
+        pinning = pool.submit(gallery.pin, scanner)
+        assert scanner.begun.wait(WAIT_S)
+        removing = pool.submit(gallery.remove, np.array([3]), 6)
+        scanner.released.set()
+        removing.result()
+        earlier, later = pinning.result(), gallery.pin(SCANNER)
+    gallery.remove(np.array([5, 7]), 7)
+    for pinned, gone in ((earlier, [3, 5, 7]), (later, [5, 7])):
+        (segment,) = pinned.segments
+        at = np.flatnonzero(np.isin(segment.row_ids, gone))
+        assert pinned.alive[0].all()
+        assert np.array_equal(np.flatnonzero(~segment.alive_rows), at)
+        assert len(segment) == 7
+        assert not segment.rows.take(at).any()
+        assert (segment.codes.bytes[at] == 128).all()
+
+
+def test_threads_that_a_flat_pin_has_made_end_with_it(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
+    before = set(threading.enumerate())
+    pinned = gallery.pin()
+    assert pinned.segments[0].scanner.each(len, ["a"] * 4) == [1] * 4
+    made = set(threading.enumerate()) - before
+    assert made
+    del pinned
+    for thread in made:
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
 
 
 PLAN = ShardPlan("exact8", 16, threads=1, config=SegmentsConfig(head_rows=4, fan=2))

@@ -3,7 +3,9 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,8 @@ from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.shards import ShardPlan
 from indexes.snapshots import snapshot
 from indexes.snapshots.files import MappedRows
+from tests.engine.matching.conftest import DIM, MODEL_DIGEST
+from tests.indexes.freed_memory import PAUSING, watch
 from tests.indexes.sharding.local_shards import open_local
 
 SMALL = GalleryConfig(segments=SegmentsConfig(head_rows=2, fan=100))
@@ -111,6 +115,43 @@ def test_every_kind_comes_back_from_its_own_snapshot_and_from_no_other(
     fallen_back = restore_gallery(lab.store, lab.folder, other)
     assert (fallen_back.loaded, fallen_back.replayed) == (0, 3)
     assert fault in (fallen_back.fault or "")
+
+
+STARTING = f"""{PAUSING}
+import numpy as np
+from pathlib import Path
+from engine.matching import recovery
+from engine.registry import reader
+from engine.registry.keyring import KeyRing
+from engine.registry.store import Store
+from engine.registry.vault import Vault
+
+reader.TEMPLATES_PER_CHUNK, recovery.BULK_BYTES = 70, 30_000
+vault = Vault(KeyRing.load(Path("KEYS")), {DIM})
+with Store.open("URL", vault, model_digest="{MODEL_DIGEST}") as store:
+    gallery = recovery.restore_gallery(store, Path("FOLDER")).gallery
+pause("started")
+gallery.remove(gallery.ids[::5], gallery.sequence + 1)
+pause("removed")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc of another process")
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_a_start_leaves_no_copy_of_a_face_that_is_removed_later(
+    lab: Any, tmp_path: Path, database_url: str, is_saved: bool
+) -> None:
+    with lab.registrar() as registrar:
+        for _ in range(10):
+            registrar.enroll([lab.request() for _ in range(40)])
+        if is_saved:
+            save_snapshot(lab.store, registrar.gallery, lab.folder)
+        rows = registrar.gallery.vectors(registrar.gallery.ids[::5])
+    program = STARTING.replace("KEYS", f"{tmp_path / 'keyring.json'}").replace("URL", database_url)
+    seen = watch(
+        program.replace("FOLDER", f"{lab.folder}"), {"vectors": rows[:, 4:8].copy().view(np.uint8)}
+    )
+    assert seen == {"started": {"vectors": len(rows)}, "removed": {"vectors": 0}}
 
 
 def test_a_rebuild_in_pieces_is_the_rebuild_in_one(

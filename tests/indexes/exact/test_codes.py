@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexes.exact import codes as pages
-from indexes.exact.codes import CodedQueries, Codes, code_limit, use_large_pages
+from indexes import memory as pages
+from indexes.exact.codes import CodedQueries, Codes, code_limit
+from indexes.memory import use_large_pages
 from tests.indexes.conftest import UnitRows
 
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -13,12 +15,15 @@ from hypothesis import strategies as st
 
 from indexes.base import Ids, Vectors
 from indexes.errors import IdInvalid, SearchInvalid, VectorInvalid
+from indexes.exact.device import DeviceScanner
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.prefix import find_axes
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
+from indexes.joining import tiling
 from indexes.joining.join import Progress, join, join_gallery
 from indexes.joining.pairs import RECORD, Records, sort_records
+from indexes.joining.tiling import Block
 from indexes.scoring import exact_scores
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
@@ -287,3 +292,45 @@ def test_a_join_along_other_axes_finds_the_same_pairs(
     assert found[0].bounds == ("bytes",)
     (bound,) = found[1].bounds
     assert bound.startswith("prefix ") == (scanner.grid is not None), bound
+
+
+@pytest.mark.parametrize("axes_from", [1 << 62, 0])
+@pytest.mark.parametrize("kernel", [None, "device"])
+def test_a_running_join_holds_no_code_of_what_was_removed_before_its_last_check(
+    kernel: str | None, axes_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dim, count, gone = 128, 2000, np.array([5, 700])
+    rows = random_rows(12, count, dim) * np.float32(np.arange(1, dim + 1) ** -0.5)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    scanner = open_kernel(kernel, 2) if kernel else SCANNER
+    gallery = Gallery(SegmentedIndex(dim, SegmentsConfig(head_rows=256), scanner=scanner))
+    gallery.add(np.arange(count), rows, 1)
+    gallery.settle()
+    blocks = WeakSet[Block]()
+
+    class Watched(Block):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            blocks.add(self)
+
+    monkeypatch.setattr(tiling, "Block", Watched)
+    monkeypatch.setattr(tiling, "_AXES_FROM", axes_from)
+    held: list[list[int]] = []
+
+    def check() -> None:
+        counts = [0, 0]
+        for block in list(blocks):
+            at = np.flatnonzero(np.isin(block.ids, gone))
+            counts[0] += int((block.codes.bytes[at] != 128).sum())
+            if isinstance(scanner, DeviceScanner) and block.codes in scanner._residents:
+                counts[1] += int((scanner._residents[block.codes][at] != 0).sum())
+        held.append(counts)
+        # The block of one is on both sides here, and that of the other is to come.
+        if len(held) == 2:
+            gallery.remove(gone, 2)
+
+    join_gallery(gallery, 0.9, tile_rows=600, check=check)
+    assert held[1][0] > dim // 2
+    assert (held[1][1] > dim // 2) == (kernel == "device")
+    assert len(held) > 10
+    assert held[2:] == [[0, 0]] * (len(held) - 2)

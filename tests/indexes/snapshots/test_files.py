@@ -86,10 +86,21 @@ def test_neighbours_come_as_from_memory(mapped_rows, first: int, count: int) -> 
     assert np.array_equal(memory.take(wanted), mapped.take(wanted))
 
 
-def test_wiping_leaves_the_file_as_it_is(mapped_rows) -> None:
+def test_a_wiped_row_is_zeros_however_it_is_read_and_the_others_stay(mapped_rows) -> None:
     memory, mapped = mapped_rows
-    mapped.wipe(np.arange(10))
-    assert np.array_equal(memory.take(np.arange(300)), mapped.take(np.arange(300)))
+    before = memory.take(np.arange(300))
+    for store in mapped_rows:
+        store.wipe(np.array([3, 4, 200]))
+        store.wipe(np.array([5]))
+    # In a run, and one by one.
+    for wanted in (np.arange(300), np.arange(300)[::-1]):
+        taken = mapped.take(wanted)
+        assert np.array_equal(taken, memory.take(wanted))
+        is_wiped = np.isin(wanted, [3, 4, 5, 200])
+        assert not taken[is_wiped].any()
+        assert np.array_equal(taken[~is_wiped], before[wanted[~is_wiped]])
+    matrix, places = mapped.select(np.array([5, 6, 5]))
+    assert matrix[places].any(axis=1).tolist() == [False, True, False]
 
 
 def test_a_mapping_outlives_the_name_of_its_file(

@@ -10,7 +10,9 @@ import pytest
 
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
+from indexes.base import Vectors
 from indexes.errors import SnapshotMissing
+from indexes.exact.codes import CodedQueries
 from indexes.gallery import Gallery
 from indexes.snapshots import snapshot
 from indexes.snapshots.files import MappedRows
@@ -185,3 +187,31 @@ def test_a_mapped_gallery_outlives_its_folder_and_is_written_whole_again(
     snapshot.save(folder, loaded, ORIGIN, SEALER, mapped=True)
     assert_same(load(folder), gallery)
     assert is_mapped(loaded) == [True] * 4
+
+
+def test_what_is_removed_is_zeros_in_a_mapped_pin_though_its_file_lives_as_long(
+    folder: Path, gallery: Gallery, unit_rows: UnitRows
+) -> None:
+    loaded = load(folder, MAPPED)
+    pinned = loaded.pin()
+    files = named(folder, "segment")
+    gone, whole = np.array([5, 20]), loaded.vectors(np.array([6]))
+    loaded.remove(gone, loaded.sequence + 1)
+    loaded.compact()
+    snapshot.save(folder, loaded, ORIGIN, SEALER, mapped=True)
+    assert len(files - named(folder, "segment")) == 2
+    read = dict[int, Vectors]()
+    for segment in pinned.segments[:4]:
+        assert isinstance(segment.rows, MappedRows)
+        at = np.flatnonzero(np.isin(segment.row_ids, [*gone, 6]))
+        read |= dict(zip(segment.row_ids[at].tolist(), segment.rows.take(at), strict=True))
+        wiped = at[segment.row_ids[at] != 6]
+        assert (segment.codes.bytes[wiped] == 128).all()
+        # By its flags of now and by those of the pin, the scan that would find it.
+        for alive in (None, np.ones(len(segment.alive), np.bool_)):
+            coded = CodedQueries.of_vectors(unit_rows(30)[gone])
+            found, _ = segment.at_or_above(unit_rows(30)[gone], coded, np.full(2, 0.9), alive)
+            assert not np.isin(segment.row_ids[found.row_of], gone).any()
+    assert not read[5].any()
+    assert not read[20].any()
+    assert np.array_equal(read[6], whole[0])
