@@ -332,7 +332,7 @@ class ServeSettings(Section):
         default=256, ge=1, description="concurrent requests in each ingress"
     )
     matches_ongoing: int = Field(
-        default=16, ge=0, le=1024, description="concurrent /v1/match for each ingress; 0: no bound"
+        default=48, ge=0, le=1024, description="concurrent /v1/match for each ingress; 0: no bound"
     )
     enrollments_ongoing: int = Field(
         default=ENROLLMENTS_ONGOING,
