@@ -30,6 +30,7 @@ from indexes.sharding.shards import ReplicatedShard, ShardedIndex, ShardMark, Sh
 from indexes.snapshots.manifest import Origin
 from serving.cluster import shards
 from serving.cluster.shards import (
+    HEARTBEAT_GROUP,
     Place,
     RayShard,
     Reply,
@@ -256,6 +257,9 @@ def test_long_calls_take_no_decisions_place_in_a_shard(
             index.remove(ids[:1])
             few = rows[:FEW_QUERIES]
             assert index.range_search(few, 0.9).ids.tolist() == list(range(1, FEW_QUERIES))
+            if operation != "range_search":
+                # A large search has less time than they, from its sending on.
+                assert index.range_search(rows, 0.9).ids.tolist() == list(range(1, 100))
             assert not any(future.done() for future in held)
         for future in held:
             future.result(120)
@@ -351,6 +355,22 @@ def test_shards_with_content_are_adopted_by_the_next_and_obey_the_last_before_no
     # Of other content, in their place.
     with open_ray_shards(replace(own, content="one:of another model", epoch=4), 2, PLACING) as new:
         assert len(new) == 0
+
+
+def test_an_actor_without_the_groups_of_its_calls_is_replaced_and_not_killed_by_one(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = replace(PLAN, content="one:of an earlier version", epoch=1)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(shards, "GROUPS", {HEARTBEAT_GROUP: 1})
+        left = open_ray_shards(own, 1, PLACING)
+        left.add(np.arange(5), unit_rows(5))
+        left.release()
+    with open_ray_shards(replace(own, epoch=2), 1, PLACING) as index:
+        assert len(index) == 0
+        index.add(np.arange(100), unit_rows(100))
+        index.compact()
+        assert_exact(index, np.arange(100), unit_rows(100))
 
 
 def test_a_copy_has_a_node_of_its_own_or_is_wanting(nodes: Nodes) -> None:
