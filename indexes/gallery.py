@@ -130,13 +130,14 @@ class _State:
     """What readers read; replaced by one store, so that they see all of a change or none.
 
     `recent` are all changes after the sequence `known_from`, the last one at the end: so many as
-    `RECENT_CHANGES` and `RECENT_IDS` allow, and all after `kept_from`.
+    `RECENT_CHANGES` and `RECENT_IDS` allow, and all after `kept_from`. They have `recent_ids` ids.
     """
 
     index: View | VectorIndex
     sequence: int
     removals: int
     recent: tuple[_Change, ...]
+    recent_ids: int
     known_from: int
 
     def after(
@@ -150,14 +151,16 @@ class _State:
     ) -> _State:
         """The state after these ids were added or removed under a sequence."""
         recent = (*self.recent, _Change(sequence, ids.copy(), is_removal))
-        known_from = self.known_from
-        size = sum(len(one.ids) for one in recent)
-        while (len(recent) > RECENT_CHANGES or size > RECENT_IDS) and (
-            recent[0].sequence <= kept_from
+        known_from, size, gone = self.known_from, self.recent_ids + len(ids), 0
+        # Counted first and copied once: after a long search there may be thousands.
+        while (len(recent) - gone > RECENT_CHANGES or size > RECENT_IDS) and (
+            recent[gone].sequence <= kept_from
         ):
-            size, known_from, recent = size - len(recent[0].ids), recent[0].sequence, recent[1:]
+            known_from = recent[gone].sequence
+            size -= len(recent[gone].ids)
+            gone += 1
         removals = self.removals + is_removal * len(ids)
-        return _State(index, sequence, removals, recent, known_from)
+        return _State(index, sequence, removals, recent[gone:], size, known_from)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -192,7 +195,7 @@ class Gallery:
             raise SequenceInvalid(f"sequence {sequence} is negative; give 0 or more")
         self._index = index
         self._segmented = index if isinstance(index, SegmentedIndex) else None
-        self._state = _State(self._readable(), sequence, 0, (), sequence)
+        self._state = _State(self._readable(), sequence, 0, (), 0, sequence)
         # Always acquired in this order.
         self._upkeep = Lock()
         # Over an index without views: for searches that changes may run beside, apart from what
