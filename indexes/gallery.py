@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -162,6 +163,17 @@ class _State:
         removals = self.removals + is_removal * len(ids)
         return _State(index, sequence, removals, recent[gone:], size, known_from)
 
+    def since(self, sequence: int) -> tuple[_Change, ...]:
+        """The changes after a sequence, of which all are kept."""
+        return self.recent[bisect_right(self.recent, sequence, key=lambda one: one.sequence) :]
+
+    def is_near(self, sequence: int) -> bool:
+        """Whether the changes after it are known, and not more than an answer is renewed by."""
+        if sequence < self.known_from:
+            return False
+        later = self.since(sequence)
+        return len(later) <= RECENT_CHANGES and sum(len(one.ids) for one in later) <= RECENT_IDS
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Removal:
@@ -315,7 +327,7 @@ class Gallery:
         with suppress(IdInvalid), self._reading() as state:
             if found.sequence == state.sequence:
                 return replace(found, hits=self._remaining(found.hits, state))
-            if found.sequence >= state.known_from:
+            if state.is_near(found.sequence):
                 hits = self._renew(found, queries, threshold, state)
                 return Found(self._remaining(hits, state), state.sequence, len(state.index))
         return self.range_search(queries, threshold)
@@ -504,7 +516,7 @@ class Gallery:
         """The hits with what was added since, in a state that is being read, and without what was
         removed."""
         added: dict[int, None] = {}
-        later = [change for change in state.recent if change.sequence > found.sequence]
+        later = state.since(found.sequence)
         for change in later:
             keys = change.ids.tolist()
             if change.is_removal:
@@ -516,10 +528,12 @@ class Gallery:
         kept = ~np.isin(found.hits.ids, changed)
         query_of = np.repeat(np.arange(len(queries)), np.diff(found.hits.offsets))[kept]
         pairs = [(query_of, found.hits.ids[kept], found.hits.scores[kept])]
-        if added and len(queries):
-            new = np.array([*added], np.int64)
-            head = Head(self.dim, len(new))
-            head.append([*added], new, state.index.vectors(new))
+        new = np.array([*added], np.int64)
+        for start in range(0, len(new) if len(queries) else 0, RECENT_IDS):
+            # In parts: beside a long search a whole file may have been imported.
+            part = new[start : start + RECENT_IDS]
+            head = Head(self.dim, len(part))
+            head.append(part.tolist(), part, state.index.vectors(part))
             pairs.append(head.view.at_or_above(queries, np.full(len(queries), threshold)))
         query_of, ids, scores = (np.concatenate(column) for column in zip(*pairs, strict=True))
         hits = arrange(len(queries), query_of, ids, scores)
