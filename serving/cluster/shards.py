@@ -540,11 +540,12 @@ class _Opener:
                 place, state = reply.value
                 found.append(_Actor(handle, number, place, state))
         # The most advanced first: there are more than are wanted where the settings have changed,
-        # or a copy was being made.
+        # or a copy was being made. Two on one node would end together.
         found.sort(key=lambda one: -_sequence_of(one.state))
         kept: list[_Actor] = []
         for one in found:
-            if sum(other.number == one.number for other in kept) < self._copies:
+            nodes = [other.place.node for other in kept if other.number == one.number]
+            if len(nodes) < self._copies and one.place.node not in nodes:
                 kept.append(one)
             else:
                 end_actor(one.handle)

@@ -36,6 +36,7 @@ from serving.cluster.shards import (
     Reply,
     ShardActor,
     Timing,
+    _Opener,
     _reply,
     open_ray_shards,
     shard_opener,
@@ -395,6 +396,27 @@ def test_a_copy_has_a_node_of_its_own_or_is_wanting(nodes: Nodes) -> None:
             return index.wanting == []
 
         await_that(is_whole)
+        assert len(nodes_of(copied)) == 2
+
+
+def test_of_two_copies_left_on_one_node_one_is_kept(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = replace(PLAN, content="one:of copies on one node", epoch=1)
+    make, (_, *others) = _Opener._make, [one["NodeID"] for one in ray.nodes() if one["Alive"]]
+    with monkeypatch.context() as earlier:
+        earlier.setattr(_Opener, "_make", lambda self, number, _: make(self, number, others))
+        left = open_ray_shards(own, 1, timing=QUICK, copies=2)
+        left.add(np.arange(5), unit_rows(5))
+        (copied,) = left.shards
+        assert isinstance(copied, ReplicatedShard)
+        assert len(copied.copies) == 2
+        assert len(nodes_of(copied)) == 1
+        left.release()
+    with open_ray_shards(replace(own, epoch=2), 1, timing=QUICK, copies=2) as index:
+        (copied,) = index.shards
+        assert isinstance(copied, ReplicatedShard)
+        assert sorted(copy.count().result() for copy in copied.copies) == [0, 5]
         assert len(nodes_of(copied)) == 2
 
 
