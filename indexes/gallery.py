@@ -408,7 +408,8 @@ class Gallery:
         if beside_searches:
             with self._changes, self._lock.reading():
                 return perform()
-        # First for running searches, which may be long: changes go on until they have ended.
+        # First for running searches, which may be long: changes by other threads go on until they
+        # have ended. The service makes all changes, and calls this, on one thread.
         with self._places.writing(), self._changes, self._lock.writing():
             return perform()
 

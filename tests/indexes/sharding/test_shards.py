@@ -401,7 +401,7 @@ def test_beside_a_long_search_rows_are_read_in_parts_and_answers_renewed_as_ever
             assert_same(one.hits, flat.range_search(rows[:9], 0.2))
 
 
-def test_a_move_waits_for_a_search_and_changes_do_not_wait_for_the_move(
+def test_a_move_waits_for_a_search_and_changes_of_other_threads_do_not_wait_for_the_move(
     held: tuple[HeldShard, HeldShard], unit_rows: UnitRows
 ) -> None:
     rows, order = unit_rows(60), list[str]()
