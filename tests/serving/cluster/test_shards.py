@@ -403,17 +403,19 @@ def test_of_two_copies_left_on_one_node_one_is_kept(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = replace(PLAN, content="one:of copies on one node", epoch=1)
+    # A node that has just come back starts its first actor slowly.
+    ample = Timing(placed_within_s=60.0)
     make, (_, *others) = _Opener._make, [one["NodeID"] for one in ray.nodes() if one["Alive"]]
     with monkeypatch.context() as earlier:
         earlier.setattr(_Opener, "_make", lambda self, number, _: make(self, number, others))
-        left = open_ray_shards(own, 1, timing=QUICK, copies=2)
+        left = open_ray_shards(own, 1, timing=ample, copies=2)
         left.add(np.arange(5), unit_rows(5))
         (copied,) = left.shards
         assert isinstance(copied, ReplicatedShard)
         assert len(copied.copies) == 2
         assert len(nodes_of(copied)) == 1
         left.release()
-    with open_ray_shards(replace(own, epoch=2), 1, timing=QUICK, copies=2) as index:
+    with open_ray_shards(replace(own, epoch=2), 1, timing=ample, copies=2) as index:
         (copied,) = index.shards
         assert isinstance(copied, ReplicatedShard)
         assert sorted(copy.count().result() for copy in copied.copies) == [0, 5]
