@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -130,13 +131,14 @@ class _State:
     """What readers read; replaced by one store, so that they see all of a change or none.
 
     `recent` are all changes after the sequence `known_from`, the last one at the end: so many as
-    `RECENT_CHANGES` and `RECENT_IDS` allow, and all after `kept_from`.
+    `RECENT_CHANGES` and `RECENT_IDS` allow, and all after `kept_from`. They have `recent_ids` ids.
     """
 
     index: View | VectorIndex
     sequence: int
     removals: int
     recent: tuple[_Change, ...]
+    recent_ids: int
     known_from: int
 
     def after(
@@ -150,14 +152,27 @@ class _State:
     ) -> _State:
         """The state after these ids were added or removed under a sequence."""
         recent = (*self.recent, _Change(sequence, ids.copy(), is_removal))
-        known_from = self.known_from
-        size = sum(len(one.ids) for one in recent)
-        while (len(recent) > RECENT_CHANGES or size > RECENT_IDS) and (
-            recent[0].sequence <= kept_from
+        known_from, size, gone = self.known_from, self.recent_ids + len(ids), 0
+        # Counted first and copied once: after a long search there may be thousands.
+        while (len(recent) - gone > RECENT_CHANGES or size > RECENT_IDS) and (
+            recent[gone].sequence <= kept_from
         ):
-            size, known_from, recent = size - len(recent[0].ids), recent[0].sequence, recent[1:]
+            known_from = recent[gone].sequence
+            size -= len(recent[gone].ids)
+            gone += 1
         removals = self.removals + is_removal * len(ids)
-        return _State(index, sequence, removals, recent, known_from)
+        return _State(index, sequence, removals, recent[gone:], size, known_from)
+
+    def since(self, sequence: int) -> tuple[_Change, ...]:
+        """The changes after a sequence, of which all are kept."""
+        return self.recent[bisect_right(self.recent, sequence, key=lambda one: one.sequence) :]
+
+    def is_near(self, sequence: int) -> bool:
+        """Whether the changes after it are known, and not more than an answer is renewed by."""
+        if sequence < self.known_from:
+            return False
+        later = self.since(sequence)
+        return len(later) <= RECENT_CHANGES and sum(len(one.ids) for one in later) <= RECENT_IDS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -192,7 +207,7 @@ class Gallery:
             raise SequenceInvalid(f"sequence {sequence} is negative; give 0 or more")
         self._index = index
         self._segmented = index if isinstance(index, SegmentedIndex) else None
-        self._state = _State(self._readable(), sequence, 0, (), sequence)
+        self._state = _State(self._readable(), sequence, 0, (), 0, sequence)
         # Always acquired in this order.
         self._upkeep = Lock()
         # Over an index without views: for searches that changes may run beside, apart from what
@@ -312,7 +327,7 @@ class Gallery:
         with suppress(IdInvalid), self._reading() as state:
             if found.sequence == state.sequence:
                 return replace(found, hits=self._remaining(found.hits, state))
-            if found.sequence >= state.known_from:
+            if state.is_near(found.sequence):
                 hits = self._renew(found, queries, threshold, state)
                 return Found(self._remaining(hits, state), state.sequence, len(state.index))
         return self.range_search(queries, threshold)
@@ -393,7 +408,8 @@ class Gallery:
         if beside_searches:
             with self._changes, self._lock.reading():
                 return perform()
-        # First for running searches, which may be long: changes go on until they have ended.
+        # First for running searches, which may be long: changes by other threads go on until they
+        # have ended. The service makes all changes, and calls this, on one thread.
         with self._places.writing(), self._changes, self._lock.writing():
             return perform()
 
@@ -501,7 +517,7 @@ class Gallery:
         """The hits with what was added since, in a state that is being read, and without what was
         removed."""
         added: dict[int, None] = {}
-        later = [change for change in state.recent if change.sequence > found.sequence]
+        later = state.since(found.sequence)
         for change in later:
             keys = change.ids.tolist()
             if change.is_removal:
@@ -513,10 +529,12 @@ class Gallery:
         kept = ~np.isin(found.hits.ids, changed)
         query_of = np.repeat(np.arange(len(queries)), np.diff(found.hits.offsets))[kept]
         pairs = [(query_of, found.hits.ids[kept], found.hits.scores[kept])]
-        if added and len(queries):
-            new = np.array([*added], np.int64)
-            head = Head(self.dim, len(new))
-            head.append([*added], new, state.index.vectors(new))
+        new = np.array([*added], np.int64)
+        for start in range(0, len(new) if len(queries) else 0, RECENT_IDS):
+            # In parts: beside a long search a whole file may have been imported.
+            part = new[start : start + RECENT_IDS]
+            head = Head(self.dim, len(part))
+            head.append(part.tolist(), part, state.index.vectors(part))
             pairs.append(head.view.at_or_above(queries, np.full(len(queries), threshold)))
         query_of, ids, scores = (np.concatenate(column) for column in zip(*pairs, strict=True))
         hits = arrange(len(queries), query_of, ids, scores)

@@ -170,8 +170,15 @@ def _reply(operation: str, perform: Any, *arguments: Any) -> Reply:
 HEARTBEAT_GROUP = "heartbeat"
 """The actor's own thread for `heartbeat`, which is answered while others are busy."""
 
+BATCH_GROUP = "batch"
+"""Threads of the actor for searches of more than `FEW_QUERIES`, which decisions do not wait for."""
+
 LONG_GROUP = "long"
-"""Threads of the actor for what decisions need not wait for: `_LONG`, and searches of batches."""
+"""Threads of the actor for the calls in `_LONG`, which no search waits for: it may take less long
+than they, and its time counts from its sending."""
+
+GROUPS = {HEARTBEAT_GROUP: 1, BATCH_GROUP: CALLS_AT_ONCE, LONG_GROUP: CALLS_AT_ONCE}
+"""The groups of threads of an actor. A call in another one would end it."""
 
 MESSAGE_BYTES = 16 << 20
 """More vectors are sent in pieces: Ray keeps a whole message in its object store."""
@@ -281,8 +288,10 @@ class RayShard(Shard):
     def _call(self, operation: str, *arguments: Any) -> Future[Any]:
         call = self._actor.call
         is_search = operation in ("search", "range_search")
-        if operation in _LONG or (is_search and len(arguments[0]) > FEW_QUERIES):
+        if operation in _LONG:
             call = call.options(concurrency_group=LONG_GROUP)
+        elif is_search and len(arguments[0]) > FEW_QUERIES:
+            call = call.options(concurrency_group=BATCH_GROUP)
         return self._ask(operation, call.remote, self._epoch, operation, *arguments)
 
     def _ask(self, operation: str, remote: Callable[..., Any], *arguments: object) -> Future[Any]:
@@ -531,11 +540,12 @@ class _Opener:
                 place, state = reply.value
                 found.append(_Actor(handle, number, place, state))
         # The most advanced first: there are more than are wanted where the settings have changed,
-        # or a copy was being made.
+        # or a copy was being made. Two on one node would end together.
         found.sort(key=lambda one: -_sequence_of(one.state))
         kept: list[_Actor] = []
         for one in found:
-            if sum(other.number == one.number for other in kept) < self._copies:
+            nodes = [other.place.node for other in kept if other.number == one.number]
+            if len(nodes) < self._copies and one.place.node not in nodes:
                 kept.append(one)
             else:
                 end_actor(one.handle)
@@ -549,11 +559,11 @@ class _Opener:
         return [name for name in names if name.startswith(self._prefix)]
 
     def _identity(self, number: int) -> str:
-        """What a shard must hold, and have of its node: it changes with the configuration, not with
-        their number."""
+        """What a shard must hold, have of its node, and be called by: it changes with the
+        configuration and the groups of its threads, not with the number of shards."""
         plan = self._plan
         of = (plan.content, plan.kind, plan.dim, plan.config, plan.virtual_shards)
-        return _digest(repr((*of, self._placing, number)))
+        return _digest(repr((*of, self._placing, GROUPS, number)))
 
     def _start(
         self, missing: Sequence[int], beside: Sequence[_Actor], *, is_copy: bool = False
@@ -615,8 +625,7 @@ class _Opener:
             options["label_selector"] = elsewhere
         elif not self._placing.resource:
             options["scheduling_strategy"] = "SPREAD"
-        groups = {HEARTBEAT_GROUP: 1, LONG_GROUP: CALLS_AT_ONCE}
-        kind = ray.remote(concurrency_groups=groups)(ShardActor)
+        kind = ray.remote(concurrency_groups=GROUPS)(ShardActor)
         return kind.options(
             # A new name each: one that is ending may still have its own.
             name=f"{self._prefix}{number}-{uuid4().hex[:12]}",

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -558,6 +559,36 @@ def test_an_answer_brought_up_to_date_is_the_one_of_a_new_search(
         assert_same(renewed.hits, expected.hits)
         assert (renewed.sequence, renewed.searched) == (expected.sequence, expected.searched)
         assert isinstance(renewed.hits, CertifiedHits) == isinstance(expected.hits, CertifiedHits)
+
+
+class CountedIds(np.ndarray[Any, np.dtype[np.int64]]):
+    """Ids that count how often anybody asks how many they are."""
+
+    asked = 0
+
+    def __len__(self) -> int:
+        CountedIds.asked += 1
+        return super().__len__()
+
+
+def test_a_change_looks_at_no_other_that_is_kept_and_once_at_each_that_goes() -> None:
+    state = galleries._State(FlatIndex(16), 0, 0, (), 0, 0)
+    kept = 10 * galleries.RECENT_CHANGES
+
+    def change(number: int, kept_from: int) -> galleries._State:
+        CountedIds.asked = 0
+        ids = np.array([number, number + 1]).view(CountedIds)
+        return state.after(state.index, number, ids, is_removal=False, kept_from=kept_from)
+
+    for number in range(1, kept + 1):
+        state = change(number, kept_from=0)
+        assert CountedIds.asked <= 2
+    assert (len(state.recent), state.recent_ids, state.known_from) == (kept, 2 * kept, 0)
+    state = change(kept + 1, kept_from=kept)
+    assert CountedIds.asked <= 2 + kept
+    gone = kept + 1 - galleries.RECENT_CHANGES
+    assert [one.sequence for one in state.recent] == list(range(gone + 1, kept + 2))
+    assert (state.recent_ids, state.known_from) == (2 * galleries.RECENT_CHANGES, gone)
 
 
 WAIT_S = 300

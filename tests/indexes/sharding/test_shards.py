@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from indexes import gallery as galleries
 from indexes.base import CertifiedHits, Hits, Ids, Vectors
 from indexes.errors import IdInvalid, ShardLost, VectorInvalid
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
-from indexes.gallery import RECENT_CHANGES, Found, Gallery
+from indexes.gallery import RECENT_CHANGES, RECENT_IDS, Found, Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.placement import virtual_shards_of
 from indexes.sharding.shards import ShardedIndex, ShardPlan, merge_hits
@@ -355,7 +356,52 @@ def test_changes_end_while_a_search_is_held_open_and_its_answer_is_whole(
     assert [one.searches for one in held] == [1, 1]
 
 
-def test_a_move_waits_for_a_search_and_changes_do_not_wait_for_the_move(
+class CountedShard(HeldShard):
+    """Which counts the ids of each call that reads rows."""
+
+    def __init__(self, plan: ShardPlan) -> None:
+        super().__init__(plan, has_looked=True)
+        self.read: list[int] = []
+
+    def vectors(self, ids: Ids) -> Future[Vectors]:
+        self.read.append(len(ids))
+        return super().vectors(ids)
+
+
+@pytest.mark.parametrize("too_many", ["changes", "ids"])
+def test_beside_a_long_search_rows_are_read_in_parts_and_answers_renewed_as_ever(
+    unit_rows: UnitRows, monkeypatch: pytest.MonkeyPatch, too_many: str
+) -> None:
+    limit = 16 if too_many == "ids" else RECENT_IDS
+    monkeypatch.setattr(galleries, "RECENT_IDS", limit)
+    each, changes = (10, 5) if too_many == "ids" else (1, RECENT_CHANGES + 1)
+    rows, shard = unit_rows(200), CountedShard(PLANS[1])
+    with ShardedIndex(PLANS[1], [shard]) as index, ThreadPoolExecutor(1) as pool:
+        gallery = Gallery(index)
+        gallery.add(np.arange(100), rows[:100], 1)
+        shard.released.set()
+        before = gallery.range_search(rows[:9], 0.2)
+        shard.released.clear()
+        shard.begun.clear()
+        searching = pool.submit(gallery.range_search, rows[:9], 0.2)
+        assert shard.begun.wait(WAIT_S)
+        for number in range(changes):
+            ids = 100 + each * number + np.arange(each)
+            gallery.add(ids, rows[ids], 2 + number)
+        shard.released.set()
+        found = [searching.result(WAIT_S)]
+        assert sum(shard.read) == each * changes
+        assert max(shard.read) <= limit
+        # All changes are still known, but more than an answer is renewed by: it is searched again.
+        found.append(gallery.refresh(before, rows[:9], 0.2))
+        assert shard.searches == 3
+        flat = FlatIndex(16)
+        flat.add(index.ids, rows[index.ids])
+        for one in found:
+            assert_same(one.hits, flat.range_search(rows[:9], 0.2))
+
+
+def test_a_move_waits_for_a_search_and_changes_of_other_threads_do_not_wait_for_the_move(
     held: tuple[HeldShard, HeldShard], unit_rows: UnitRows
 ) -> None:
     rows, order = unit_rows(60), list[str]()

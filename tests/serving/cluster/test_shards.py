@@ -30,11 +30,13 @@ from indexes.sharding.shards import ReplicatedShard, ShardedIndex, ShardMark, Sh
 from indexes.snapshots.manifest import Origin
 from serving.cluster import shards
 from serving.cluster.shards import (
+    HEARTBEAT_GROUP,
     Place,
     RayShard,
     Reply,
     ShardActor,
     Timing,
+    _Opener,
     _reply,
     open_ray_shards,
     shard_opener,
@@ -256,6 +258,9 @@ def test_long_calls_take_no_decisions_place_in_a_shard(
             index.remove(ids[:1])
             few = rows[:FEW_QUERIES]
             assert index.range_search(few, 0.9).ids.tolist() == list(range(1, FEW_QUERIES))
+            if operation != "range_search":
+                # A large search has less time than they, from its sending on.
+                assert index.range_search(rows, 0.9).ids.tolist() == list(range(1, 100))
             assert not any(future.done() for future in held)
         for future in held:
             future.result(120)
@@ -353,6 +358,22 @@ def test_shards_with_content_are_adopted_by_the_next_and_obey_the_last_before_no
         assert len(new) == 0
 
 
+def test_an_actor_without_the_groups_of_its_calls_is_replaced_and_not_killed_by_one(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = replace(PLAN, content="one:of an earlier version", epoch=1)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(shards, "GROUPS", {HEARTBEAT_GROUP: 1})
+        left = open_ray_shards(own, 1, PLACING)
+        left.add(np.arange(5), unit_rows(5))
+        left.release()
+    with open_ray_shards(replace(own, epoch=2), 1, PLACING) as index:
+        assert len(index) == 0
+        index.add(np.arange(100), unit_rows(100))
+        index.compact()
+        assert_exact(index, np.arange(100), unit_rows(100))
+
+
 def test_a_copy_has_a_node_of_its_own_or_is_wanting(nodes: Nodes) -> None:
     with open_ray_shards(PLAN, 1, timing=QUICK, copies=2) as index:
         (copied,) = index.shards
@@ -375,6 +396,29 @@ def test_a_copy_has_a_node_of_its_own_or_is_wanting(nodes: Nodes) -> None:
             return index.wanting == []
 
         await_that(is_whole)
+        assert len(nodes_of(copied)) == 2
+
+
+def test_of_two_copies_left_on_one_node_one_is_kept(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = replace(PLAN, content="one:of copies on one node", epoch=1)
+    # A node that has just come back starts its first actor slowly.
+    ample = Timing(placed_within_s=60.0)
+    make, (_, *others) = _Opener._make, [one["NodeID"] for one in ray.nodes() if one["Alive"]]
+    with monkeypatch.context() as earlier:
+        earlier.setattr(_Opener, "_make", lambda self, number, _: make(self, number, others))
+        left = open_ray_shards(own, 1, timing=ample, copies=2)
+        left.add(np.arange(5), unit_rows(5))
+        (copied,) = left.shards
+        assert isinstance(copied, ReplicatedShard)
+        assert len(copied.copies) == 2
+        assert len(nodes_of(copied)) == 1
+        left.release()
+    with open_ray_shards(replace(own, epoch=2), 1, timing=ample, copies=2) as index:
+        (copied,) = index.shards
+        assert isinstance(copied, ReplicatedShard)
+        assert sorted(copy.count().result() for copy in copied.copies) == [0, 5]
         assert len(nodes_of(copied)) == 2
 
 
