@@ -66,6 +66,28 @@ gallery.compact()
 pause("compacted")
 del pinned
 """
+MOVED = f"""{DRAWING}{PAUSING}
+from indexes.segmented.merging import SegmentsConfig
+from indexes.sharding.host import ShardHost
+from indexes.sharding.shards import ShardMark, ShardPlan
+
+plan = ShardPlan("exact8", DIM, threads=1, config=SegmentsConfig(head_rows=1024))
+host = ShardHost(plan)
+# Memory is read while nothing is mapped or given back.
+host._upkeep.close()
+for first in range(0, REFERENCES // BATCH - 63, 64):
+    for batch in range(first, first + 64):
+        rows = draw(batch)
+        host.receive(np.arange(BATCH * batch, BATCH * (batch + 1)), rows)
+        rows[:] = 0
+    host.take(np.arange(BATCH * first, BATCH * (first + 64)), ShardMark(first + 1, "h"))
+    host._gallery.settle()
+pause("moved")
+host.remove(np.intersect1d(ERASED, host.ids()))
+host.compact()
+pause("removed")
+host.close()
+"""
 # Overwritten, and given back to the system, each with what malloc keeps and with what it maps.
 SIZES = (1 << 20, 31 << 20, GIVEN_BACK_FROM_BYTES, 96 << 20)
 FREED = f"""{PAUSING}
@@ -122,6 +144,13 @@ def test_a_removed_face_is_nowhere_in_the_process_at_once_pins_and_freed_memory_
     assert seen["in a join"] == {name: len(form) for name, form in forms.items()}
     for stage in ("removed in a join", "joined", "compacted"):
         assert seen[stage] == dict.fromkeys(forms, 0), (stage, seen[stage])
+
+
+def test_a_face_that_is_removed_after_a_move_is_nowhere_in_the_shard_that_took_it() -> None:
+    forms = forms_of_the_erased()
+    seen = watch(MOVED, forms)
+    assert seen["moved"]["vectors"] > 0
+    assert seen["removed"] == dict.fromkeys(forms, 0)
 
 
 def test_memory_is_overwritten_with_the_last_array_over_it_or_given_back_to_the_system() -> None:
