@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import sys
 import weakref
 from typing import Any, TypeVar
@@ -13,29 +14,49 @@ from numpy.typing import NDArray
 Array = TypeVar("Array", bound=NDArray[Any])
 
 GIVEN_BACK_FROM_BYTES = 32 << 20
-"""glibc's malloc maps a block of so many bytes by itself, whatever was freed before
-(DEFAULT_MMAP_THRESHOLD_MAX), and gives it back to the system when it is freed."""
+"""Of so many bytes or more, pages are given back to the system, which costs less than writing
+zeros. malloc keeps such blocks, too, where others were freed beside them."""
 
 _LARGE_BYTES = 1 << 21
-# madvise(2): let the system use large pages here, now and later; and do so at once (Linux 6.1).
-_HUGEPAGE, _COLLAPSE = 14, 25
+# madvise(2): give these pages back, which are zeros from then on; let the system use large pages
+# here, now and later; do so at once (Linux 6.1).
+_DONTNEED, _HUGEPAGE, _COLLAPSE = 4, 14, 25
 
 
 def overwrite_when_freed(array: Array, owner: object | None = None) -> Array:
     """The same array, whose memory is overwritten when it is freed.
 
     malloc keeps what is freed, where little is needed for long: a face that is erased later would
-    be read there. Memory that arrays share is freed with the last of them. `owner` frees it where
-    that is no array. Larger blocks than malloc keeps go back to the system as they are, so the
-    segments of millions cost nothing.
+    be read there. Memory that arrays share is freed with the last of them. It is numpy's own or
+    numba's, or `owner` frees it; of other memory, as of a mapped file or Ray's store, arrays are
+    refused: who has it overwrites it.
     """
     held: Any = array
     while isinstance(held.base, np.ndarray):
         held = held.base
-    if (held.flags.owndata or owner is not None) and held.nbytes < GIVEN_BACK_FROM_BYTES:
-        address, size = held.ctypes.data, held.nbytes
-        weakref.finalize(owner or held, ctypes.memset, address, 0, size).atexit = False
+    if owner is None:
+        is_numbas = type(held.base).__module__ == "_nrt_python" and held.flags.forc
+        assert held.flags.owndata or is_numbas, "who has the memory of this array overwrites it"
+        owner = held
+    if held.nbytes and not _is_overwritten(owner):
+        weakref.finalize(owner, _overwrite, held.ctypes.data, held.nbytes).atexit = False
     return array
+
+
+def _is_overwritten(owner: object) -> bool:
+    """Whether it was asked for before."""
+    calls = (getattr(known, "__callback__", None) for known in weakref.getweakrefs(owner))
+    found = [call.peek() for call in calls if isinstance(call, weakref.finalize)]
+    return any(each is not None and each[1] is _overwrite for each in found)
+
+
+def _overwrite(address: int, size: int) -> None:
+    first, end = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE, address + size
+    last = end - end % mmap.PAGESIZE
+    if size < GIVEN_BACK_FROM_BYTES or not _advise(first, last - first, _DONTNEED):
+        first = last = end
+    ctypes.memset(address, 0, first - address)
+    ctypes.memset(last, 0, end - last)
 
 
 def use_large_pages(memory: NDArray[Any]) -> None:
@@ -46,14 +67,19 @@ def use_large_pages(memory: NDArray[Any]) -> None:
     up. In large pages the same scan is up to twice as fast. numpy asks for its own arrays; FAISS
     does not.
     """
-    if sys.platform != "linux":
-        return
     start = -(-memory.ctypes.data // _LARGE_BYTES) * _LARGE_BYTES
     size_bytes = memory.ctypes.data + memory.nbytes - start
     if size_bytes < _LARGE_BYTES:
         return
-    madvise = ctypes.CDLL(None).madvise
-    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     for advice in (_HUGEPAGE, _COLLAPSE):
         # Refused where the system has no such pages or none left, which changes nothing.
-        madvise(start, size_bytes - size_bytes % _LARGE_BYTES, advice)
+        _advise(start, size_bytes - size_bytes % _LARGE_BYTES, advice)
+
+
+def _advise(start: int, size_bytes: int, advice: int) -> bool:
+    """Whether the system takes this advice, of which others than Linux have another meaning."""
+    if sys.platform != "linux":
+        return False
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return bool(madvise(start, size_bytes, advice) == 0)

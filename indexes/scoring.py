@@ -35,6 +35,7 @@ def exact_scores(queries: Vectors, rows: Vectors, query_of: Positions, row_of: P
         # Faces, which what is freed must not hold.
         left.fill(0)
         right.fill(0)
+        products.fill(0)
     return scores
 
 

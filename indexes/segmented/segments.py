@@ -153,7 +153,8 @@ class SegmentedIndex(VectorIndex):
     def prepare(self, ids: Ids, vectors: Vectors) -> Batch:
         """The slow part of `add`, which does not touch the index."""
         keys, rows = check_references(ids, vectors, self._dim)
-        if self.config.rows == "float16":
+        is_narrow = self.config.rows == "float16"
+        if is_narrow:
             rows = check_vectors(narrowed(rows), self._dim)
         segments: tuple[Exact8Segment, ...] = ()
         if len(keys) >= _BULK_HEADS * self.config.head_rows:
@@ -162,10 +163,10 @@ class SegmentedIndex(VectorIndex):
             segments = tuple(
                 Exact8Segment(
                     some,
-                    overwrite_when_freed(vectors.astype(self.config.rows, copy=False)),
+                    overwrite_when_freed(part.astype(np.float16)) if is_narrow else part,
                     scanner=self.scanner,
                 )
-                for some, vectors in parts
+                for some, part in parts
             )
         return Batch(keys, ids, rows, segments)
 

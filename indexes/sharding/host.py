@@ -21,6 +21,7 @@ from indexes.gallery import Gallery, Pinned
 from indexes.joining.join import join
 from indexes.joining.tiling import References
 from indexes.kinds import open_index
+from indexes.memory import overwrite_when_freed
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.placement import virtual_shards_of
 from indexes.sharding.shards import CHANGES, ShardMark, ShardPlan, ShardState
@@ -132,11 +133,12 @@ class ShardHost:
     def take(self, ids: Ids, mark: ShardMark) -> None:
         nothing = (np.empty(0, np.int64), np.empty((0, self._plan.dim), np.float32))
         held, vectors = map(np.concatenate, zip(nothing, *self._received, strict=True))
+        overwrite_when_freed(vectors)
         if not np.isin(ids, held).all():
             raise IdInvalid("a virtual shard has not arrived whole: it is to be moved again")
         order = np.argsort(held)
         places = order[np.searchsorted(held, ids, sorter=order)]
-        self.add(ids, vectors[places], mark)
+        self.add(ids, overwrite_when_freed(vectors[places]), mark)
         self.abandon()
 
     def abandon(self) -> None:

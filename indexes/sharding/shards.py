@@ -32,6 +32,7 @@ from indexes.base import (
     is_id,
 )
 from indexes.errors import IdInvalid, IndexFault, SearchInvalid, ShardFenced, ShardLost
+from indexes.memory import overwrite_when_freed
 from indexes.scoring import Positions, arrange
 from indexes.segmented.merging import SegmentsConfig, narrowed
 from indexes.sharding.placement import VIRTUAL_SHARDS, Placement, virtual_shards_of
@@ -617,7 +618,7 @@ class ShardedIndex(VectorIndex):
         found = self._results(
             [self._shards[number].vectors(ids[places]) for number, places in parts]
         )
-        rows = np.empty((len(ids), self.dim), np.float32)
+        rows = overwrite_when_freed(np.empty((len(ids), self.dim), np.float32))
         for (_, places), part in zip(parts, found, strict=True):
             rows[places] = part
         return rows

@@ -27,6 +27,7 @@ from engine.registry.keyring import forbid_core_dumps
 from indexes.base import Ids, Vectors
 from indexes.errors import IndexFault, SearchInvalid, ShardFenced, ShardLost
 from indexes.exact.scanner import FEW_QUERIES
+from indexes.memory import overwrite_when_freed
 from indexes.sharding.host import CALLS_AT_ONCE, ShardHost
 from indexes.sharding.shards import (
     ReplicatedShard,
@@ -123,7 +124,7 @@ class ShardActor:
     def _stage(self, epoch: int, batch: str, ids: Ids, vectors: Vectors) -> None:
         assert self._host is not None
         # Copied, or each piece would stay in Ray's object store until the batch is complete.
-        piece = (np.array(ids), np.array(vectors))
+        piece = (np.array(ids), overwrite_when_freed(np.array(vectors)))
         with self._lock:
             # Nothing is kept for a writer that will not come back for it: `adopt` clears later.
             self._host.check_epoch(epoch)
@@ -136,7 +137,8 @@ class ShardActor:
             pieces = self._staged.pop(batch)
         ids, vectors = zip(*pieces, strict=True)
         del pieces
-        self._host.call(epoch, "add", np.concatenate(ids), np.concatenate(vectors), mark)
+        rows = overwrite_when_freed(np.concatenate(vectors))
+        self._host.call(epoch, "add", np.concatenate(ids), rows, mark)
 
     def _end_if_abandoned(self, after_s: float) -> None:
         """Time is counted in seconds awake: a machine that slept has abandoned nothing."""
@@ -150,7 +152,7 @@ class ShardActor:
 def _writable(argument: Any) -> Any:
     """A writable copy: Ray passes arrays read-only, for which kernels would be compiled again."""
     if isinstance(argument, np.ndarray) and not argument.flags.writeable:
-        return argument.copy()
+        return overwrite_when_freed(argument.copy())
     return argument
 
 
@@ -271,7 +273,8 @@ class RayShard(Shard):
         self._ask("add", self._actor.add_staged.remote, self._epoch, batch, mark).result()
 
     def _read(self, ids: Ids) -> Vectors:
-        return np.concatenate([self._call("vectors", ids[x]).result() for x in self._parts(ids)])
+        parts = [self._call("vectors", ids[part]).result() for part in self._parts(ids)]
+        return overwrite_when_freed(np.concatenate(parts))
 
     def _parts(self, ids: Ids) -> list[slice]:
         step = self._rows_at_once

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from indexes.exact.codes import code_limit
 from indexes.exact.plane import make_plane
 from indexes.exact.scanner import Scanner
-from indexes.memory import GIVEN_BACK_FROM_BYTES
+from indexes.memory import GIVEN_BACK_FROM_BYTES, overwrite_when_freed
 from tests.indexes.freed_memory import PAUSING, Forms, watch
 
 # Faces are added by small batches and sealed in between, as a service does: heads, segments and
@@ -64,22 +66,56 @@ gallery.compact()
 pause("compacted")
 del pinned
 """
-# Around the largest that malloc may keep.
+MOVED = f"""{DRAWING}{PAUSING}
+from indexes.segmented.merging import SegmentsConfig
+from indexes.sharding.host import ShardHost
+from indexes.sharding.shards import ShardMark, ShardPlan
+
+plan = ShardPlan("exact8", DIM, threads=1, config=SegmentsConfig(head_rows=1024))
+host = ShardHost(plan)
+# Memory is read while nothing is mapped or given back.
+host._upkeep.close()
+for first in range(0, REFERENCES // BATCH - 63, 64):
+    for batch in range(first, first + 64):
+        rows = draw(batch)
+        host.receive(np.arange(BATCH * batch, BATCH * (batch + 1)), rows)
+        rows[:] = 0
+    host.take(np.arange(BATCH * first, BATCH * (first + 64)), ShardMark(first + 1, "h"))
+    host._gallery.settle()
+pause("moved")
+host.remove(np.intersect1d(ERASED, host.ids()))
+host.compact()
+pause("removed")
+host.close()
+"""
+# Overwritten, and given back to the system, each with what malloc keeps and with what it maps.
 SIZES = (1 << 20, 31 << 20, GIVEN_BACK_FROM_BYTES, 96 << 20)
 FREED = f"""{PAUSING}
+import numba
 import numpy as np
 from indexes.memory import overwrite_when_freed
 
-# From here on malloc keeps what is as large as this, too.
+def fill(array, value):
+    size = len(array)
+    for part, start in enumerate((64, size // 2, size - 64)):
+        # One by one, for an array of them would be in memory as well.
+        for place in range(32):
+            array[start + place] = value + 5 * part + place * place * 37 & 255
+    return array
+
+made = numba.njit(lambda size: np.empty(size, np.uint8))
+# From here on malloc keeps what is nearly as large as this, too, and takes larger ones from it.
 np.ones({GIVEN_BACK_FROM_BYTES - 8192}, np.uint8)
+small = [np.empty(31 << 20, np.uint8) for _ in range(6)]
+last = np.ones(100_000, np.uint8)
 views = []
-for size in {SIZES}:
-    array = np.full(size, 7, np.uint8)
-    # One by one, for an array of them would be in memory as well.
-    for place in range(32):
-        array[place] = (size >> 20) + place * place * 37 & 255
+for place, size in enumerate({SIZES} * 2):
+    if place == {len(SIZES)}:
+        small.clear()
+    array = fill(np.full(size, 7, np.uint8), (size >> 20) + 128 * (place // {len(SIZES)}))
     views.append(overwrite_when_freed(array)[8:])
     del array
+views.append(overwrite_when_freed(fill(made(4096), 50))[8:])
 pause("a view is left")
 views.clear()
 pause("freed")
@@ -110,12 +146,39 @@ def test_a_removed_face_is_nowhere_in_the_process_at_once_pins_and_freed_memory_
         assert seen[stage] == dict.fromkeys(forms, 0), (stage, seen[stage])
 
 
+def test_a_face_that_is_removed_after_a_move_is_nowhere_in_the_shard_that_took_it() -> None:
+    forms = forms_of_the_erased()
+    seen = watch(MOVED, forms)
+    assert seen["moved"]["vectors"] > 0
+    assert seen["removed"] == dict.fromkeys(forms, 0)
+
+
 def test_memory_is_overwritten_with_the_last_array_over_it_or_given_back_to_the_system() -> None:
     places = np.arange(16, 32)
+    values = {f"{size >> 20} MiB": size >> 20 for size in SIZES}
+    values |= {f"{name}, of what was freed": value + 128 for name, value in values.items()}
+    values["numba's"] = 50
     forms: Forms = {
-        f"{size >> 20} MiB": ((size >> 20) + places * places * 37 & 255).astype(np.uint8)[None]
-        for size in SIZES
+        f"{name}, {part}": (value + 5 * at + places * places * 37 & 255).astype(np.uint8)[None]
+        for name, value in values.items()
+        for at, part in enumerate(("begin", "middle", "end"))
     }
     seen = watch(FREED, forms)
     assert seen["a view is left"] == dict.fromkeys(forms, 1)
     assert seen["freed"] == dict.fromkeys(forms, 0)
+
+
+def test_memory_that_is_no_arrays_own_is_refused_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    path.write_bytes(bytes(range(64)))
+    for array in (np.memmap(path, mode="r+"), np.frombuffer(bytes(64), np.uint8)):
+        with pytest.raises(AssertionError, match="who has the memory"):
+            overwrite_when_freed(array[2:])
+    assert path.read_bytes() == bytes(range(64))
+
+
+def test_an_array_that_is_asked_for_again_is_overwritten_once() -> None:
+    rows = np.ones((4, 8), np.float32)
+    for view in (rows, rows[1:], rows.reshape(-1)):
+        overwrite_when_freed(view)
+    assert weakref.getweakrefcount(rows) == 1
