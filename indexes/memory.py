@@ -28,15 +28,16 @@ def overwrite_when_freed(array: Array, owner: object | None = None) -> Array:
 
     malloc keeps what is freed, where little is needed for long: a face that is erased later would
     be read there. Memory that arrays share is freed with the last of them. It is numpy's own or
-    numba's, or `owner` frees it; of other memory, as of a mapped file or Ray's store, arrays are
-    refused: who has it overwrites it.
+    numba's, or `owner` frees it. Other memory, as of a mapped file or Ray's store, stays as it is:
+    who has it overwrites it.
     """
     held: Any = array
     while isinstance(held.base, np.ndarray):
         held = held.base
     if owner is None:
         is_numbas = type(held.base).__module__ == "_nrt_python" and held.flags.forc
-        assert held.flags.owndata or is_numbas, "who has the memory of this array overwrites it"
+        if not (held.flags.owndata or is_numbas):
+            return array
         owner = held
     if held.nbytes and not _is_overwritten(owner):
         weakref.finalize(owner, _overwrite, held.ctypes.data, held.nbytes).atexit = False
