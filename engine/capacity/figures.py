@@ -315,7 +315,7 @@ def most_frequent_machine(reports: Sequence[Report]) -> Machine:
 
 SOSIE = "Sosie, cpu"
 GALLERY = "exact8, the gallery"
-IN_PROCESS = "in process, before and after"
+IN_PROCESS = "in process, by turns"
 ENROLLING = "Enrollments with two photographs"
 OTHER_PARTS = ("HAProxy", "Serve's proxy", "the rest of Ray")
 CORE_TIME = "us of a core"

@@ -41,7 +41,7 @@ def test_figures_are_converted_to_seconds_of_a_core(write_report: Write) -> None
             "Enrollments with two photographs": (
                 {"references": 1},
                 {
-                    "in process, before and after": ("1/s", 80.0),
+                    "in process, by turns": ("1/s", 80.0),
                     "over HTTP: ingress replicas": ("us of a core", 26_000.0),
                     "over HTTP: HAProxy": ("us of a core", 1_000.0),
                 },

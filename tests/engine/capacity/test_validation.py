@@ -31,7 +31,7 @@ def served(write_report: Write) -> Callable[..., Path]:
                 "Enrollments with two photographs": (
                     setup,
                     {
-                        "in process, before and after": ("1/s", own),
+                        "in process, by turns": ("1/s", own),
                         "over HTTP": ("1/s", rate),
                         "over HTTP: ingress replicas": ("us of a core", 27_000.0),
                         "over HTTP: registrar": ("us of a core", 3_000.0),

@@ -141,7 +141,7 @@ def test_a_check_prints_each_figure_twice(sosie: Any, tmp_path: Path) -> None:
                 "name": "Enrollments with two photographs",
                 "setup": {"references": 100_000, "connections": 10},
                 "figures": [
-                    {"name": "in process, before and after", "unit": "1/s", "value": 76.0},
+                    {"name": "in process, by turns", "unit": "1/s", "value": 76.0},
                     {"name": "over HTTP", "unit": "1/s", "value": 65.0},
                     {"name": "over HTTP: all", "unit": "us of a core", "value": 30_000.0},
                 ],
