@@ -14,7 +14,8 @@ from indexes.base import UNIT_TOLERANCE, Hits, Ids, Scores, Vectors
 
 Positions = NDArray[np.int64]
 
-_PAIRS_AT_ONCE = 4096
+# So few stay in the cache.
+_PAIRS_AT_ONCE = 512
 # OpenBLAS makes a product of so many multiplications in the calling thread.
 _ALONE = 1 << 18
 _FEWEST_ROWS = 8
@@ -26,16 +27,21 @@ def exact_scores(queries: Vectors, rows: Vectors, query_of: Positions, row_of: P
     The inner product in float64, rounded once to float32: a pair has the same score in every call.
     """
     scores = np.empty(len(query_of), np.float32)
+    most = min(len(scores), _PAIRS_AT_ONCE)
+    left, right = (np.empty((most, one.shape[1]), one.dtype) for one in (queries, rows))
+    products = np.empty(left.shape)
     for start in range(0, len(scores), _PAIRS_AT_ONCE):
         pairs = slice(start, start + _PAIRS_AT_ONCE)
-        left, right = queries[query_of[pairs]], rows[row_of[pairs]]
-        products = left.astype(np.float64)
-        products *= right
-        scores[pairs] = products.sum(axis=1)
+        some = slice(len(scores[pairs]))
+        # Checking would take a copy first.
+        np.take(queries, query_of[pairs], axis=0, out=left[some], mode="clip")
+        np.take(rows, row_of[pairs], axis=0, out=right[some], mode="clip")
+        products[some] = left[some]
+        products[some] *= right[some]
+        scores[pairs] = products[some].sum(axis=1)
+    for one in (left, right, products):
         # Faces, which what is freed must not hold.
-        left.fill(0)
-        right.fill(0)
-        products.fill(0)
+        one.fill(0)
     return scores
 
 

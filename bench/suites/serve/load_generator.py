@@ -1,4 +1,4 @@
-"""Sends a load and takes the time of every answer: a process of its own, some 40 us a request."""
+"""Sends a load and takes the time of every answer: a process of its own."""
 
 from __future__ import annotations
 
