@@ -284,6 +284,9 @@ class Request:
             self._is_received = not message.get("more_body", False)
         if length is not None and size != length:
             raise Malformed("the body is not as long as its Content-Length says")
+        if self._timer is not None and self.idempotency_key is not None:
+            # What stores is dropped when its client goes, however quick it is.
+            self._watch_client()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def answer(self, answer: Answer) -> None:
@@ -367,8 +370,8 @@ class Request:
                 self._halt(Stop.SLOW)
                 return
             wait_s = min(wait_s, WATCH_AFTER_S)
-        elif self._watcher is None:
-            self._watcher = self._loop.create_task(self._watch())
+        else:
+            self._watch_client()
         self._timer = self._loop.call_later(wait_s, self._wake)
 
     def _is_slow(self, reading_s: float) -> bool:
@@ -376,6 +379,10 @@ class Request:
             return True
         wanted = self._settings.body_kib_per_s * 1024 * reading_s
         return reading_s >= BODY_GRACE_S and self._held_bytes < wanted
+
+    def _watch_client(self) -> None:
+        if self._watcher is None:
+            self._watcher = self._loop.create_task(self._watch())
 
     async def _watch(self) -> None:
         # The body is read: what comes now is the end of the connection, or of the answer.

@@ -57,6 +57,19 @@ def test_a_client_that_leaves_amid_its_body_is_no_error() -> None:
     assert rig.access["status"] == CLIENT_GONE
 
 
+def test_what_stores_is_stopped_as_soon_as_its_client_has_gone_however_quick_it_is() -> None:
+    async def work(request: Request) -> Any:
+        await request.read_body()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return {"stored": True}
+
+    rig = Rig(work)
+    assert rig.ask(b"abc", headers={"idempotency-key": "k-1"}, stays=False).status == 0
+    assert rig.access["status"] == CLIENT_GONE
+    assert rig.ask(b"abc", headers={"idempotency-key": "k-1"}).json == {"stored": True}
+
+
 def test_a_server_whose_receive_fails_stops_nothing() -> None:
     async def work(request: Request) -> Any:
         await request.read_body()
