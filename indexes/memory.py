@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import sys
 import weakref
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -79,8 +80,15 @@ def use_large_pages(memory: NDArray[Any]) -> None:
 
 def _advise(start: int, size_bytes: int, advice: int) -> bool:
     """Whether the system takes this advice, of which others than Linux have another meaning."""
+    return _madvise is not None and _madvise(start, size_bytes, advice) == 0
+
+
+def _find_madvise() -> Callable[[int, int, int], int] | None:
     if sys.platform != "linux":
-        return False
-    madvise = ctypes.CDLL(None).madvise
-    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    return bool(madvise(start, size_bytes, advice) == 0)
+        return None
+    # As a prototype: what CDLL makes for each library that it opens lies in cycles.
+    kinds = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return ctypes.CFUNCTYPE(*kinds)(("madvise", ctypes.CDLL(None)))
+
+
+_madvise = _find_madvise()

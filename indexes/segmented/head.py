@@ -24,9 +24,9 @@ _ENTRY_BYTES = 104
 class Head:
     """Room for `capacity` references, which the system provides as they are written.
 
-    One thread at a time appends and removes. `view` is what others read: an append writes behind
-    the rows of every earlier view, and a removal makes new flags, so no view ever changes. The
-    rows of removed references stay until they are wiped.
+    One thread at a time appends, removes and takes a `view`, which others read: an append writes
+    behind the rows of every earlier view, and a removal makes new flags, so no view ever changes.
+    The rows of removed references stay until they are wiped.
     """
 
     def __init__(self, dim: int, capacity: int) -> None:
@@ -35,12 +35,20 @@ class Head:
         self._alive = np.zeros(capacity, np.bool_)
         self._length = self._removed = 0
         self.row_of: dict[int, int] = {}
-        self.view = self._viewed()
 
     @property
     def free(self) -> int:
         """How many references can still be appended."""
         return len(self._ids) - self._length
+
+    @property
+    def view(self) -> HeadView:
+        """What is here now; it keeps the head, which therefore does not keep it: memory in a cycle
+        stays until somebody looks for cycles."""
+        held = slice(self._length)
+        return HeadView(
+            self, self._ids[held], self._rows[held], self._alive[held], self._length - self._removed
+        )
 
     def append(self, keys: list[int], ids: Ids, rows: Vectors) -> None:
         """Appends new ids, given as a list and as an array, and their rows; nothing is checked."""
@@ -49,7 +57,6 @@ class Head:
         self._alive[start:end] = True
         self.row_of.update(zip(keys, range(start, end), strict=True))
         self._length = end
-        self.view = self._viewed()
 
     def remove(self, keys: list[int]) -> Callable[[], None]:
         """Removes those of these ids that are here; the result wipes their rows."""
@@ -58,18 +65,11 @@ class Head:
         alive[rows] = False
         self._alive = alive
         self._removed += len(rows)
-        self.view = self._viewed()
 
         def wipe() -> None:
             self._rows[rows] = 0
 
         return wipe
-
-    def _viewed(self) -> HeadView:
-        held = slice(self._length)
-        return HeadView(
-            self, self._ids[held], self._rows[held], self._alive[held], self._length - self._removed
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -193,6 +195,28 @@ def test_a_large_batch_is_sealed_at_once_and_a_full_head_waits(index: SegmentedI
         pass
     assert sorted(len(segment) for segment in index.segments) == [32, 64]
     assert [len(head) for head in index.heads] == [4]
+
+
+def test_what_is_replaced_is_freed_at_once_and_waits_for_no_search_for_cycles(
+    unit_rows: UnitRows,
+) -> None:
+    index = SegmentedIndex(64, SegmentsConfig(HEAD_ROWS, 2), scanner=SCANNER)
+    rows = unit_rows(8 * HEAD_ROWS, 64)
+    gc.collect()
+    gc.disable()
+    try:
+        parts: dict[int, weakref.ref[object]] = {}
+        for start in range(0, len(rows), 4):
+            index.add(np.arange(start, start + 4), rows[start : start + 4])
+            parts |= {id(view.head): weakref.ref(view.head) for view in index.heads}
+        index.remove(np.arange(0, len(rows), 7))
+        while rewrite(index, all_removed=True) or rewrite(index):
+            sealed = [view.segment for view in index.view.sealed]
+            parts |= {id(segment): weakref.ref(segment) for segment in sealed}
+        living = [part for one in parts.values() if (part := one()) is not None]
+        assert len(living) == len(index.heads) + len(index.segments)
+    finally:
+        gc.enable()
 
 
 def test_merged_rows_keep_their_codes_and_a_large_batch_becomes_several_segments(
