@@ -356,8 +356,9 @@ def require_renewable(old: Report, suite: str, machine: Machine) -> None:
 
 def renew(old: Report, new: Report) -> Report:
     """What `new` measured, and of the parts that it left out what the old report has."""
-    parts = {one.setup.get(PART) for one in new.results}
-    kept = [one for one in old.results if one.setup.get(PART) not in parts]
+    # A result of a suite that names no parts is a part by itself.
+    parts = {one.setup.get(PART, one.name) for one in new.results}
+    kept = [one for one in old.results if one.setup.get(PART, one.name) not in parts]
     known = {one.name: one for one in old.checks}
     checks = tuple(
         known.get(one.name, one) if (one.skipped or "").startswith(LEFT_OUT) else one

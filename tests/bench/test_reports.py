@@ -249,6 +249,13 @@ def test_a_renewed_report_has_what_was_measured_again_and_the_rest_as_it_was(
         "kills": 3.0,
     }
     assert renewed.checks == (GOOD, replace(BAD, value=0.7))
+    # Results of a suite that names no parts are told apart by their names.
+    old = Report(machine, (Result("Kills", {}, ()), Result("Moves", {"n": 1}, ())), (), "shards")
+    renewed = renew(old, Report(machine, (Result("Moves", {"n": 2}, ()),), (), "shards"))
+    assert [(one.name, one.setup) for one in renewed.results] == [
+        ("Moves", {"n": 2}),
+        ("Kills", {}),
+    ]
 
 
 def test_a_report_of_another_suite_or_machine_is_not_renewed(machine: Machine) -> None:
