@@ -6,7 +6,6 @@ import ctypes
 import mmap
 import sys
 import weakref
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +21,8 @@ _LARGE_BYTES = 1 << 21
 # madvise(2): give these pages back, which are zeros from then on; let the system use large pages
 # here, now and later; do so at once (Linux 6.1).
 _DONTNEED, _HUGEPAGE, _COLLAPSE = 4, 14, 25
+_madvise = ctypes.CDLL(None).madvise
+_madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 def overwrite_when_freed(array: Array, owner: object | None = None) -> Array:
@@ -80,15 +81,4 @@ def use_large_pages(memory: NDArray[Any]) -> None:
 
 def _advise(start: int, size_bytes: int, advice: int) -> bool:
     """Whether the system takes this advice, of which others than Linux have another meaning."""
-    return _madvise is not None and _madvise(start, size_bytes, advice) == 0
-
-
-def _find_madvise() -> Callable[[int, int, int], int] | None:
-    if sys.platform != "linux":
-        return None
-    # As a prototype: what CDLL makes for each library that it opens lies in cycles.
-    kinds = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    return ctypes.CFUNCTYPE(*kinds)(("madvise", ctypes.CDLL(None)))
-
-
-_madvise = _find_madvise()
+    return sys.platform == "linux" and bool(_madvise(start, size_bytes, advice) == 0)

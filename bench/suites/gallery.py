@@ -326,8 +326,8 @@ _BY_SIZE = (
 _LARGE_DIM = 512
 _CHANGED = 1_000
 _TIMES = 3
-"""It is built and opened so often, and the fastest counts: the host of a virtual machine hands out
-memory that it took back at its own pace, as slowly as 0.4 GB/s."""
+"""So many times the gallery is built, and its snapshot opened; the fastest counts. The first use of
+memory may wait for the host of a virtual machine, which takes back what is free."""
 # Ids of references that a measurement adds for itself.
 _FAR_ID = 1 << 40
 

@@ -43,8 +43,8 @@ class Head:
 
     @property
     def view(self) -> HeadView:
-        """What is here now; it keeps the head, which therefore does not keep it: memory in a cycle
-        stays until somebody looks for cycles."""
+        """What is here now. It refers to the head, so the head keeps none: the rows of both would
+        stay until the garbage collector runs."""
         held = slice(self._length)
         return HeadView(
             self, self._ids[held], self._rows[held], self._alive[held], self._length - self._removed

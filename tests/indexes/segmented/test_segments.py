@@ -197,7 +197,7 @@ def test_a_large_batch_is_sealed_at_once_and_a_full_head_waits(index: SegmentedI
     assert [len(head) for head in index.heads] == [4]
 
 
-def test_what_is_replaced_is_freed_at_once_and_waits_for_no_search_for_cycles(
+def test_what_is_replaced_is_freed_at_once_without_the_garbage_collector(
     unit_rows: UnitRows,
 ) -> None:
     index = SegmentedIndex(64, SegmentsConfig(HEAD_ROWS, 2), scanner=SCANNER)
