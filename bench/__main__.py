@@ -14,7 +14,7 @@ from engine.errors import RequestError, advise_extra
 from serving.cli.output import RootGroup
 from serving.cluster.processes import end_with_starter
 
-NEEDED = ("httpx", "matplotlib", "psutil", "scipy")
+NEEDED = ("matplotlib", "pyarrow", "ray", "scipy", "structlog")
 app = typer.Typer(
     cls=RootGroup,
     name="bench",
