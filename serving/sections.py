@@ -264,6 +264,8 @@ class GallerySettings(Section):
 
 ENROLLMENTS_ONGOING = 8
 """At once in an ingress: of fewer, the registrar decides one or two at a time, which costs more."""
+EXTRACTING_THREADS = 2
+"""Of an ingress that embeds faces itself: they share a batch."""
 REMOTE_ENROLLMENTS = 16
 """At once in an ingress whose faces are embedded elsewhere: a batch of pairs that it prepares, and
 one that the embedder has."""

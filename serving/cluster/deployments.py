@@ -69,6 +69,7 @@ from serving.models import (
 from serving.parts import Parts
 from serving.registrar.protocol import CallContext, Reply, Status
 from serving.registrar.service import RegistrarService
+from serving.sections import EXTRACTING_THREADS
 from serving.settings import Settings, find_metrics_folder, find_node_folder
 from serving.telemetry.exporter import Exporter
 from serving.telemetry.logs import close_log
@@ -396,7 +397,6 @@ def _open_extractor(
     log: FilteringBoundLogger,
 ) -> tuple[Extractor, FindEmbedder]:
     """The extractor of an ingress, and what finds how its embedder is."""
-    # One thread: there is an ingress for each core.
     if handle is not None:
         extractor = open_remote_extractor(settings, _call_embedder(handle), threads=1)
         if settings.serve.embedder_fallback:
@@ -408,7 +408,7 @@ def _open_extractor(
         return extractor, lambda: _ask_embedder(handle, settings)
     settled, unused = settle_ingress(settings)
     tell_unused(unused, meter, log)
-    extractor = build_extractor(settled, threads=1)
+    extractor = build_extractor(settled, threads=EXTRACTING_THREADS)
     status = replace(describe_embedder(extractor.embedder), fault=unused)
 
     async def find() -> EmbedderStatus:

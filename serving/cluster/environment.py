@@ -25,7 +25,7 @@ from serving.cluster.haproxy import (
     wrapper_variables,
     write_config,
 )
-from serving.sections import ServeSettings
+from serving.sections import EXTRACTING_THREADS, ServeSettings
 from serving.settings import METRICS_VARIABLE, node_environment
 from serving.telemetry.metrics import clear_folder
 
@@ -147,6 +147,7 @@ def make_proxy_config(settings: ServeSettings, address: str | None = None) -> Pr
         ongoing=settings.requests_ongoing,
         match_ongoing=settings.matches_ongoing,
         enroll_ongoing=settings.enrollments_ongoing,
+        enrolling=_count_enrolling(settings),
         key_share=settings.key_share,
         connections_per_address=settings.connections_per_address,
         trusted=settings.trusted_networks,
@@ -155,6 +156,14 @@ def make_proxy_config(settings: ServeSettings, address: str | None = None) -> Pr
         hard_stop_s=math.ceil(settings.drain_s) + PROXY_MARGIN_S,
         address=address,
     )
+
+
+def _count_enrolling(settings: ServeSettings) -> int:
+    # As many as extract with all cores. With one for each core more of them would each extract less
+    # at once, and each batch costs the registrar a commit.
+    if settings.embedder == "deployment":
+        return 0
+    return -(-len(os.sched_getaffinity(0)) // EXTRACTING_THREADS)
 
 
 def renew_proxy_config(settings: ServeSettings, folder: Path | None) -> bool:

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -79,6 +80,9 @@ class ProxyConfig:
     ongoing: int
     match_ongoing: int
     enroll_ongoing: int
+    enrolling: int = 0
+    """So many ingresses of a node are sent enrollments, the others while none of these answers; 0:
+    all are."""
     key_share: float = 1.0
     """The share of each bound that one key may take."""
     connections_per_address: int = 0
@@ -203,7 +207,7 @@ def _refuse_when_full(text: str, config: ProxyConfig) -> str:
     before = text.index(choices[place][0])
     text = text[:before] + rules + text[before:]
     for lane in LANES:
-        text = _split_backend(text, OWN, lane.name, lane.waiting_above)
+        text = _split_backend(text, lane, config)
     return text
 
 
@@ -364,18 +368,28 @@ def _bound_lanes(ours: str, config: ProxyConfig, ingresses: int) -> Iterator[str
         yield f"{full} if {{ var(txn.lane) -m str {name} }} {{ be_conn({backend}) ge {bound} }}"
 
 
-def _split_backend(text: str, name: str, kind: str, waiting_above: int) -> str:
+def _split_backend(text: str, lane: Lane, config: ProxyConfig) -> str:
     """Adds a second backend of the same servers, so that these requests are counted separately."""
-    section = re.search(rf"^backend {re.escape(name)}\n(.*?){_SECTION}", text, flags=re.M | re.S)
+    section = re.search(rf"^backend {re.escape(OWN)}\n(.*?){_SECTION}", text, flags=re.M | re.S)
     if section is None:
-        raise TemplateChanged(f"backend {name}")
-    server = r"^( +server (\S+) \S+) [^\n]*$"
-    most = f" maxconn {waiting_above}" if waiting_above else ""
-    # One health check a server is enough.
-    tracked = re.sub(server, rf"\1 track {name}/\2{most}", section[1], flags=re.M)
-    body = re.sub(r"^ +(?:option httpchk|http-check)[^\n]*\n", "", tracked, flags=re.M)
+        raise TemplateChanged(f"backend {OWN}")
+    most = f" maxconn {lane.waiting_above}" if lane.waiting_above else ""
+    enrolling = config.enrolling if lane.name == "enroll" else 0
+    seen: Counter[str] = Counter()
+
+    def track(found: re.Match[str]) -> str:
+        seen[found["host"]] += 1
+        spare = " backup" if 0 < enrolling < seen[found["host"]] else ""
+        # One health check a server is enough.
+        return f"{found['server']} track {OWN}/{found['name']}{most}{spare}"
+
+    server = r"^(?P<server> +server (?P<name>\S+) (?P<host>\S+):\d+) [^\n]*$"
+    body = re.sub(server, track, section[1], flags=re.M)
+    body = re.sub(r"^ +(?:option httpchk|http-check)[^\n]*\n", "", body, flags=re.M)
     body = re.sub(r"^( +default-server.*) check$", r"\1", body, flags=re.M)
-    return text[: section.end()] + f"backend {name}-{kind}\n{body}" + text[section.end() :]
+    all_spare = "    option allbackups\n" if enrolling else ""
+    more = f"backend {OWN}-{lane.name}\n{all_spare}{body}"
+    return text[: section.end()] + more + text[section.end() :]
 
 
 def _describe(status: int, code: str, message: str) -> str:
