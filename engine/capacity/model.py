@@ -56,6 +56,9 @@ PROBES_AT_ONCE = 256
 """Batch size of the measured scans."""
 SEARCH_PAIRS = 0.5
 """A search has one photograph, half of an enrollment's pair."""
+EXTRACTING_THREADS = 2
+"""Of an ingress, which share the photographs of a batch; so many of a node's ingresses as then
+extract with all its cores are sent its enrollments."""
 GATHER_S = 0.015
 """After a batch of several the registrar waits this long for more to share a transaction."""
 PAIR_SPREAD = 0.2
@@ -149,6 +152,15 @@ class Costs:
     def enrollment_s(self, pairs: float = 1.0) -> float:
         """Core-seconds at an ingress of an enrollment, or of a search with its share of a pair."""
         return self.http_s + self.photographs(pairs)
+
+    def extraction_s(self, pairs: float, node: Node) -> tuple[float, int]:
+        """Seconds for a batch of pairs at an ingress, and the threads that each take so long."""
+        threads = min(EXTRACTING_THREADS, node.cores, round(pairs / SEARCH_PAIRS))
+        return self.photographs(pairs) / threads, threads
+
+    def unloaded_s(self, pairs: float, node: Node) -> float:
+        """Seconds of a request that waits for nothing, without what the registrar does."""
+        return self.http_s + self.extraction_s(pairs, node)[0] + self.hop_s
 
     def ingress_load(self, demand: Demand) -> float:
         """Number of cores that HTTP and photographs keep busy."""

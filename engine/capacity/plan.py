@@ -320,10 +320,10 @@ class _Search:
             ("an enrollment", demand.enrollments, demand.enroll_p99_s, 1.0),
             ("a search", demand.searches, demand.search_p99_s, SEARCH_PAIRS),
         ):
-            unloaded_s = costs.enrollment_s(pairs) + costs.hop_s
+            unloaded_s = costs.unloaded_s(pairs, self.node)
             if rate and UNLOADED_TIMES * unloaded_s >= objective_s:
                 return Shortfall(
-                    f"HTTP and photographs of {what} take {unloaded_s * 1e3:.0f} ms of a core "
+                    f"HTTP and photographs of {what} take {unloaded_s * 1e3:.0f} ms "
                     f"without load: an objective of {objective_s * 1e3:.0f} ms leaves the "
                     "registrar nothing; ask for more than "
                     f"{UNLOADED_TIMES * unloaded_s * 1e3:.0f} ms"
@@ -363,7 +363,7 @@ class _Search:
             (run.search_inner_s, demand.search_p99_s, SEARCH_PAIRS),
         ):
             if len(times_s):
-                unloaded_s = costs.enrollment_s(pairs) + costs.hop_s
+                unloaded_s = costs.unloaded_s(pairs, self.node)
                 front_s = max(INGRESS_SHARE * objective_s, UNLOADED_TIMES * unloaded_s)
                 stages.append((quantile(times_s, STAGE_QUANTILE), objective_s - front_s))
         return stages

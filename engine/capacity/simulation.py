@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from simpy import Environment, Event, Timeout
 
-from engine.capacity.model import PAIRS_AT_ONCE, PROBES_AT_ONCE, SEARCH_PAIRS, Costs, Demand, Layout
+from engine.capacity.model import (
+    EXTRACTING_THREADS,
+    PAIRS_AT_ONCE,
+    PROBES_AT_ONCE,
+    SEARCH_PAIRS,
+    Costs,
+    Demand,
+    Layout,
+)
 
 ENROLLMENTS_ONGOING = 8
 """At once at each ingress, as in `[serve] enrollments_ongoing`; more are refused (429)."""
@@ -185,8 +193,12 @@ class _Service:
         spreads = (costs.pair_spread, costs.decision_spread, costs.scan_spread)
         self._pairs, self._steps, self._passes = (_Factors(self._rng, one) for one in spreads)
         self._ingresses = [_Queue(env) for _ in range(layout.ingress_cores)]
-        # Requests in progress at each ingress; ties go to the one that has had as many longest.
-        self._load = np.arange(layout.ingress_cores)
+        # Enrollments and searches in progress at each ingress that is sent them; ties go to the one
+        # that has had as many longest.
+        cores, ends = layout.node.cores, range(layout.ingress_cores)
+        enrolling = -(-cores // EXTRACTING_THREADS)
+        self._enrolling_at = [place for place in ends if place % cores < enrolling]
+        self._loads = (np.arange(len(self._enrolling_at)), np.arange(layout.ingress_cores))
         self._moves = count(layout.ingress_cores)
         self._searches = _Queue(env)
         self._enrollments = _Queue(env)
@@ -234,22 +246,24 @@ class _Service:
         env, costs = self._env, self._costs
         due = env.now
         self._enrolling += not is_search
-        place = int(self._load.argmin())
-        self._move(place, 1)
+        load = self._loads[is_search]
+        place = int(load.argmin())
+        self._move(load, place, 1)
+        ingress = self._ingresses[place if is_search else self._enrolling_at[place]]
         yield self._front.work(costs.http_s * self._pairs.draw())
-        yield self._ingresses[place].put(SEARCH_PAIRS if is_search else 1.0)
+        yield ingress.put(SEARCH_PAIRS if is_search else 1.0)
         yield env.timeout(costs.hop_s / 2)
         asked = env.now
         yield (self._searches if is_search else self._enrollments).put()
         yield env.timeout(costs.hop_s / 2)
-        self._move(place, -1)
+        self._move(load, place, -1)
         self._enrolling -= not is_search
         self._answers.append((due, asked, env.now, is_search))
         self._end_when_enough()
 
-    def _move(self, place: int, step: int) -> None:
-        ongoing = int(self._load[place]) // _MOST_MOVES + step
-        self._load[place] = ongoing * _MOST_MOVES + next(self._moves)
+    def _move(self, load: NDArray[np.int64], place: int, step: int) -> None:
+        ongoing = int(load[place]) // _MOST_MOVES + step
+        load[place] = ongoing * _MOST_MOVES + next(self._moves)
 
     def _end_when_enough(self) -> None:
         if len(self._answers) + self._refused == self._trial.requests:
@@ -262,7 +276,8 @@ class _Service:
                 yield queue.arrival()
             batch = queue.take(PAIRS_AT_ONCE)
             pairs = sum(size for size, _ in batch)
-            yield self._front.work(self._costs.photographs(pairs) * self._pairs.draw())
+            seconds, threads = self._costs.extraction_s(pairs, self._layout.node)
+            yield self._front.work(seconds * self._pairs.draw(), threads)
             _end(batch)
 
     def _search(self) -> Steps:

@@ -146,7 +146,7 @@ class TokenBucket:
         self.rate = rate
         self.burst = max(rate, float(MIN_BURST))
 
-    def take(self, items: int, now: float, *, paid: int = 0) -> float:
+    def take(self, items: float, now: float, *, paid: float = 0) -> float:
         """Takes the tokens of a call and returns 0, or takes none and returns the seconds to wait.
 
         `paid` are those that the same call took before: it passes if it had passed with all its
@@ -202,7 +202,7 @@ class Authenticator:
         self._vault = store.vault
         self._cache_s = cache_s
         self._rate_limit = rate_limit
-        self._replicas = 1
+        self._replicas, self._enrollment_items = 1, 1.0
         self._clock = clock
         self._now = now
         self._known: dict[str, _Known] = {}
@@ -210,15 +210,18 @@ class Authenticator:
         self._lookups: dict[str, asyncio.Task[_Known | None]] = {}
         self._unknown = TokenBucket(UNKNOWN_PER_S, clock())
 
-    def share(self, replicas: int) -> None:
-        """From now on calls are spread over so many: each gives its part of every limit."""
-        assert replicas >= 1
+    def share(self, replicas: int, enrolling: int) -> None:
+        """From now on calls are spread over so many, enrollments over `enrolling` of them: each
+        gives its part of every limit, and those that are sent enrollments charge a part for one,
+        so that a key may enroll as often as it may ask."""
+        assert 1 <= enrolling <= replicas
+        self._enrollment_items = enrolling / replicas
         for known in self._known.values():
             if known.bucket is not None:
                 known.bucket.change_rate(known.bucket.rate * self._replicas / replicas)
         self._replicas = replicas
 
-    def admit_known(self, key: str | None) -> Principal | None:
+    def admit_known(self, key: str | None, *, enrolls: bool = False) -> Principal | None:
         """The principal of a key seen lately, charged one item; None where it must be looked up.
 
         `RateLimited` where it has spent its rate."""
@@ -229,23 +232,23 @@ class Authenticator:
         now = self._clock()
         if known is None or now >= known.until or not self._matches(presented, known):
             return None
-        _take(known.bucket, 1, now)
+        _take(known.bucket, self._weigh(1, enrolls), now)
         return known.principal
 
-    async def admit(self, key: str | None) -> Principal:
+    async def admit(self, key: str | None, *, enrolls: bool = False) -> Principal:
         """The same with a look-up; `Unauthenticated` for a key that is not in force."""
         known = await self._find_known(parse_key(key))
         if known is None:
             raise Unauthenticated(_REFUSAL)
-        _take(known.bucket, 1, self._clock())
+        _take(known.bucket, self._weigh(1, enrolls), self._clock())
         return known.principal
 
-    async def admit_session(self, text: str | None) -> Principal:
+    async def admit_session(self, text: str | None, *, enrolls: bool = False) -> Principal:
         """The principal of what a session's cookie holds; `SessionEnded` if it is not in force."""
         known = await self._find_known(parse_key(text, Credential.SESSION))
         if known is None:
             raise SessionEnded("your session has ended: sign in again")
-        _take(known.bucket, 1, self._clock())
+        _take(known.bucket, self._weigh(1, enrolls), self._clock())
         return known.principal
 
     def is_to_be_touched(self, principal: Principal) -> bool:
@@ -263,11 +266,15 @@ class Authenticator:
         """Looks it up again when it comes next."""
         self._known.pop(principal.credential, None)
 
-    def charge(self, principal: Principal, items: int) -> None:
-        """Charges a batch's other items; `RateLimited` beyond its rate."""
+    def charge(self, principal: Principal, items: int, *, enrolls: bool = False) -> None:
+        """Charges a call's other items; `RateLimited` beyond its rate."""
         known = self._known.get(principal.credential)
         if known is not None and items > 0:
-            _take(known.bucket, items, self._clock(), paid=1)
+            due, paid = (self._weigh(count, enrolls) for count in (items, 1))
+            _take(known.bucket, due, self._clock(), paid=paid)
+
+    def _weigh(self, items: int, enrolls: bool) -> float:
+        return items * self._enrollment_items if enrolls else items
 
     async def _find_known(self, presented: PresentedKey | None) -> _Known | None:
         if presented is None or not is_issued_id(self._vault, presented.id, presented.kind):
@@ -379,7 +386,7 @@ def _remember(places: dict[str, _Value], key_id: str, value: _Value) -> None:
     places[key_id] = value
 
 
-def _take(bucket: TokenBucket | None, items: int, now: float, *, paid: int = 0) -> None:
+def _take(bucket: TokenBucket | None, items: float, now: float, *, paid: float = 0) -> None:
     wait_s = 0.0 if bucket is None else bucket.take(items, now, paid=paid)
     if wait_s:
         raise RateLimited("the key has spent its rate: wait as long as Retry-After says", wait_s)

@@ -212,6 +212,11 @@ class Request:
         return self._text(b"x-session")
 
     @property
+    def enrolls(self) -> bool:
+        """Whether it is one of those that the proxy sends to some of the ingresses alone."""
+        return (self.scope["method"], self.scope["path"]) == ("POST", "/v1/enrollments")
+
+    @property
     def is_unattended(self) -> bool:
         """Whether a page asked by itself: nobody uses their session by it."""
         return b"x-unattended" in self._headers
@@ -411,7 +416,9 @@ async def admit(parts: Parts, request: Request) -> None:
         text = request.cookie(parts.sign_in.session_cookie)
         if text is not None:
             return await _admit_session(parts, request, text)
-    request.enter(parts.authenticator.admit_known(key) or await parts.authenticator.admit(key))
+    authenticator, enrolls = parts.authenticator, request.enrolls
+    known = authenticator.admit_known(key, enrolls=enrolls)
+    request.enter(known or await authenticator.admit(key, enrolls=enrolls))
     return None
 
 
@@ -419,7 +426,7 @@ async def _admit_session(parts: Parts, request: Request, text: str) -> None:
     assert parts.sign_in is not None
     if not request.is_from(parts.sign_in.origin):
         raise CrossSite("a session is for the console's own pages: anything else sends a key")
-    caller = await parts.authenticator.admit_session(text)
+    caller = await parts.authenticator.admit_session(text, enrolls=request.enrolls)
     if request.session_id not in (None, caller.key_id):
         # Somebody has signed in beside it: what is done on this page would be theirs.
         raise SessionEnded("another session has taken the place of yours: sign in again")
@@ -485,7 +492,7 @@ def charge_photographs(parts: Parts, request: Request, faces: Iterable[Sequence[
     work = 0.0
     for frames in faces:
         work += len(frames) - 1 + sum(map(decode_work, frames))
-    parts.authenticator.charge(request.caller, int(work))
+    parts.authenticator.charge(request.caller, int(work), enrolls=request.enrolls)
 
 
 def read_kind(told: str | None) -> PhotographKind | None:

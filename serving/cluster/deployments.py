@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,6 +18,7 @@ import numpy as np
 import ray
 from ray import serve
 from ray.serve import get_replica_context
+from ray.serve._private.common import DeploymentTargetInfo
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve._private.long_poll import LongPollClient, LongPollNamespace
 from ray.serve.exceptions import BackPressureError
@@ -30,7 +33,7 @@ from engine.faces.extractor import Extractor
 from serving.access.authentication import Authenticator
 from serving.access.sign_in import open_sign_in
 from serving.api.app import build_app
-from serving.cluster.environment import renew_proxy_config
+from serving.cluster.environment import count_enrolling, renew_proxy_config
 from serving.cluster.haproxy import PLACE
 from serving.cluster.node import find_start_fault
 from serving.cluster.proxy_metrics import ProxyCollector
@@ -92,22 +95,26 @@ def open_meter(settings: Settings, log: FilteringBoundLogger) -> Meter:
     return meter
 
 
-def watch_replicas(tell: Callable[[int], None]) -> LongPollClient:
-    """Tells how many replicas this one's deployment has, now and whenever that changes.
+def watch_replicas(tell: Callable[[int, int], None], each_node: int) -> LongPollClient:
+    """Tells how many replicas this one's deployment has, now and whenever that changes; and how
+    many of them those are that count where a node has at most `each_node` (0: all).
 
     At once, since what each may take is a share; Serve's public interface can only be asked again
     and again, which costs its controller 13 ms each time.
     """
     context = get_replica_context()
     # Until Serve says so: as many as there were to be.
-    tell(context.world_size or 1)
+    replicas = context.world_size or 1
+    tell(replicas, min(replicas, each_node or replicas))
+
+    def count(targets: DeploymentTargetInfo) -> None:
+        nodes = Counter(replica.node_id for replica in targets.running_replicas)
+        found = max(1, nodes.total())
+        tell(found, sum(min(own, each_node) for own in nodes.values()) or found)
+
     return LongPollClient(
         ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE),
-        {
-            (LongPollNamespace.DEPLOYMENT_TARGETS, context.replica_id.deployment_id): (
-                lambda targets: tell(max(1, len(targets.running_replicas)))
-            )
-        },
+        {(LongPollNamespace.DEPLOYMENT_TARGETS, context.replica_id.deployment_id): count},
         call_in_event_loop=asyncio.get_running_loop(),
         client_id=f"sosie:{context.replica_tag}",
     )
@@ -201,7 +208,7 @@ class Ingress:
             idle=timedelta(minutes=settings.sign_in.idle_min),
         )
         self._authority = open_authority(settings.authority, vault, deployment.home, meter)
-        self._ingresses = watch_replicas(authenticator.share)
+        self._ingresses = watch_replicas(authenticator.share, count_enrolling(serve))
         self._parts = Parts(
             settings=serve,
             registrar=self._registrar,
@@ -408,7 +415,9 @@ def _open_extractor(
         return extractor, lambda: _ask_embedder(handle, settings)
     settled, unused = settle_ingress(settings)
     tell_unused(unused, meter, log)
-    extractor = build_extractor(settled, threads=EXTRACTING_THREADS)
+    extractor = build_extractor(
+        settled, threads=min(EXTRACTING_THREADS, len(os.sched_getaffinity(0)))
+    )
     status = replace(describe_embedder(extractor.embedder), fault=unused)
 
     async def find() -> EmbedderStatus:

@@ -147,7 +147,7 @@ def make_proxy_config(settings: ServeSettings, address: str | None = None) -> Pr
         ongoing=settings.requests_ongoing,
         match_ongoing=settings.matches_ongoing,
         enroll_ongoing=settings.enrollments_ongoing,
-        enrolling=_count_enrolling(settings),
+        enrolling=count_enrolling(settings),
         key_share=settings.key_share,
         connections_per_address=settings.connections_per_address,
         trusted=settings.trusted_networks,
@@ -158,10 +158,13 @@ def make_proxy_config(settings: ServeSettings, address: str | None = None) -> Pr
     )
 
 
-def _count_enrolling(settings: ServeSettings) -> int:
-    # As many as extract with all cores. With one for each core more of them would each extract less
-    # at once, and each batch costs the registrar a commit.
-    if settings.embedder == "deployment":
+def count_enrolling(settings: ServeSettings) -> int:
+    """How many ingresses of a node are sent enrollments, while one of them is there; 0: all.
+
+    As many as extract with all its cores: with an ingress for each core more of them would each
+    extract fewer photographs at once, and what comes of a batch is one message and one commit.
+    """
+    if settings.embedder == "deployment" or settings.proxy == "ray":
         return 0
     return -(-len(os.sched_getaffinity(0)) // EXTRACTING_THREADS)
 

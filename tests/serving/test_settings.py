@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.capacity import model, simulation
 from engine.errors import ModelError, RegistryExists, RegistryMissing, RequestError
 from serving.models import embedder_card
-from serving.sections import ENROLLMENTS_ONGOING, ServeSettings
+from serving.sections import ENROLLMENTS_ONGOING, EXTRACTING_THREADS, ServeSettings
 from serving.settings import (
     SETTINGS_FILE,
     Settings,
@@ -149,6 +150,11 @@ def test_an_embedder_apart_has_more_enrollments_at_once_where_none_is_set(
 ) -> None:
     (tmp_path / SETTINGS_FILE).write_text(f"[serve]\n{text}")
     assert load_settings(tmp_path).serve.enrollments_ongoing == ongoing
+
+
+def test_the_plan_simulates_the_bounds_of_the_service() -> None:
+    assert simulation.ENROLLMENTS_ONGOING == ENROLLMENTS_ONGOING
+    assert model.EXTRACTING_THREADS == EXTRACTING_THREADS
 
 
 def test_no_secret_shows_in_the_text_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:

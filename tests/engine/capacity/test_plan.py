@@ -155,7 +155,7 @@ def test_a_lost_shard_is_built_alone_and_a_registrar_finds_the_others() -> None:
     ("demand", "node", "words"),
     [
         (Demand(faces=1_000, enrollments=5_000), NODE, "one writer orders all decisions"),
-        (Demand(faces=1_000, enrollments=50, enroll_p99_s=0.05), NODE, "leaves the registrar"),
+        (Demand(faces=1_000, enrollments=50, enroll_p99_s=0.03), NODE, "leaves the registrar"),
         (
             Demand(faces=50_000_000_000, enrollments=1),
             replace(NODE, memory_bytes=64 << 30),

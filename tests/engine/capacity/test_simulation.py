@@ -35,11 +35,11 @@ def test_without_load_a_latency_is_the_sum_of_its_steps(machine: Layout, costs: 
     steady = replace(costs, pair_spread=0, decision_spread=0, scan_spread=0)
     run = simulate(machine, demand(enrollments=0.01), steady, Trial(requests=50, is_even=True))
     scan_s = costs.scan_s(100_000, 1, machine.node)
-    assert run.enroll_s == pytest.approx(0.002 + 0.025 + 0.002 + 0.0045 + scan_s, rel=1e-6)
+    assert run.enroll_s == pytest.approx(0.002 + 0.025 / 2 + 0.002 + 0.0045 + scan_s, rel=1e-6)
     run = simulate(
         machine, demand(enrollments=0, searches=0.01), steady, Trial(requests=50, is_even=True)
     )
-    # Half a pair of photographs, and an audit entry in place of a decision.
+    # One photograph, which two threads cannot share, and an audit entry in place of a decision.
     assert run.search_s == pytest.approx(0.002 + 0.014 + 0.002 + scan_s + 0.004, rel=1e-6)
     assert len(run.enroll_s) == 0
 

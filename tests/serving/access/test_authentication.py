@@ -32,8 +32,8 @@ CACHE_S = 5.0
 START = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 
 
-def admit(auth: Authenticator, key: str | None) -> Principal:
-    return asyncio.run(auth.admit(key))
+def admit(auth: Authenticator, key: str | None, *, enrolls: bool = False) -> Principal:
+    return asyncio.run(auth.admit(key, enrolls=enrolls))
 
 
 def id_of(key: str) -> str:
@@ -357,17 +357,44 @@ def test_a_keys_own_rate_or_else_the_setting_is_shared_by_as_many_replicas_as_th
 ) -> None:
     key, auth = add_key(rate_limit=own_rate), make_auth(**options)
     before, *later = replicas
-    auth.share(before)
+    auth.share(before, before)
     admit(auth, key)
     for count in later:
         # Whoever is known already has the share of now, and no new allowance.
-        auth.share(count)
+        auth.share(count, count)
     passed = 1
     with suppress(RateLimited):
         while passed < 5000:
             auth.admit_known(key)
             passed += 1
     assert passed == passing
+
+
+@pytest.mark.parametrize(
+    ("replicas", "enrolling", "passing"), [(4, 4, 1000), (4, 2, 2000), (2, 1, 4000), (3, 2, 2000)]
+)
+def test_a_key_enrolls_as_often_however_few_replicas_are_sent_enrollments(
+    make_auth: Any, add_key: Any, replicas: int, enrolling: int, passing: int
+) -> None:
+    key, auth = add_key(rate_limit=4000.0), make_auth()
+    auth.share(replicas, enrolling)
+    admit(auth, key, enrolls=True)
+    passed = 1
+    with suppress(RateLimited):
+        while passed < 5000:
+            auth.admit_known(key, enrolls=True)
+            passed += 1
+    assert passed == pytest.approx(passing, abs=1)
+    assert passed * enrolling == pytest.approx(4000, abs=4)
+
+
+def test_photographs_of_an_enrollment_weigh_as_it_does(make_auth: Any, add_key: Any) -> None:
+    key, auth = add_key(rate_limit=4000.0), make_auth()
+    auth.share(2, 1)
+    principal = admit(auth, key, enrolls=True)
+    auth.charge(principal, 3999, enrolls=True)
+    with pytest.raises(RateLimited):
+        auth.charge(principal, 1, enrolls=True)
 
 
 def test_the_burst_is_one_seconds_worth_and_at_least_a_full_batch() -> None:

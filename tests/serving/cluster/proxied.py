@@ -7,7 +7,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -155,13 +155,21 @@ def start_proxy(path: Path, config: ProxyConfig, log: Path) -> subprocess.Popen[
 
 @contextmanager
 def run_proxy(
-    folder: Path, config: ProxyConfig = CONFIG, *, beside: bool = False
+    folder: Path,
+    config: ProxyConfig = CONFIG,
+    *,
+    beside: bool = False,
+    more: Sequence[HoldingServer] = (),
 ) -> Iterator[Proxied]:
-    """A server behind the wrapper, which has admitted both keys; `folder` is for its files."""
+    """A server, and `more` after it, behind the wrapper, which has admitted both keys; `folder` is
+    for its files."""
     server = HoldingServer()
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     port = find_port()
-    servers = [ServerConfig("one", "127.0.0.1", server.server_port)]
+    servers = [
+        ServerConfig(f"s{number}", "127.0.0.1", one.server_port)
+        for number, one in enumerate([server, *more])
+    ]
     path = generate(folder, port, servers, beside=beside)
     process = start_proxy(path, config, folder / "log")
     found = Proxied(folder, port, server)

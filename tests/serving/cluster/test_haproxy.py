@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +28,7 @@ from serving.cluster.haproxy import (
 )
 from serving.cluster.node import drain_proxies
 from tests.serving.cluster.conftest import find_port
-from tests.serving.cluster.proxied import CONFIG, KEY, Proxied, generate, run_proxy
+from tests.serving.cluster.proxied import CONFIG, KEY, HoldingServer, Proxied, generate, run_proxy
 
 
 @pytest.fixture
@@ -125,6 +127,48 @@ def test_the_bounds_are_for_so_many_ingresses_as_the_proxys_node_has_now(
     amended = amend(generate(tmp_path, find_port(), servers).read_text(), CONFIG, tmp_path)
     for lane, each in (("match", CONFIG.match_ongoing), ("enroll", CONFIG.enroll_ongoing)):
         assert f"be_conn(http-sosie-{lane}) ge {each * ingresses} " in amended
+
+
+@pytest.mark.parametrize(
+    ("enrolling", "spare"), [(0, ""), (1, "bcde"), (2, "cde"), (4, "e"), (9, "")]
+)
+def test_enrollments_go_to_so_many_ingresses_of_each_node(
+    enrolling: int, spare: str, tmp_path: Path
+) -> None:
+    servers = [ServerConfig(name, "127.0.0.1", ord(name)) for name in "abcde"]
+    servers += [ServerConfig(name, "10.0.0.2", ord(name)) for name in "vw"]
+    path = generate(tmp_path, find_port(), servers)
+    config = replace(CONFIG, enrolling=enrolling)
+    assert prepare(path, config, Path(get_haproxy_binary())) is None
+    _, *backends = path.read_text().split("\nbackend ")
+    found = {
+        text.split("\n")[0]: set(re.findall(r"server (\w) .* backup$", text, re.M))
+        for text in backends
+    }
+    assert found.pop("http-sosie-enroll") == {*spare} | ({"w"} if enrolling == 1 else set())
+    assert not any(found.values())
+
+
+def test_enrollments_go_to_another_ingress_where_theirs_is_gone(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    other = HoldingServer()
+    threading.Thread(target=other.serve_forever, args=(0.02,), daemon=True).start()
+    other.is_open.set()
+    config = replace(CONFIG, enrolling=1, enroll_ongoing=8)
+    with run_proxy(tmp_path_factory.mktemp("p"), config, more=[other]) as proxied:
+        proxied.release([])
+        for _ in range(8):
+            assert proxied.ask("/v1/enrollments", "POST")[0] == 200
+        assert not other.holds.acquire(blocking=False)
+        assert [proxied.ask("/v1/verifications", "POST")[0] for _ in range(8)] == [200] * 8
+        assert other.holds.acquire(blocking=False)
+        proxied.stop_server()
+        deadline = time.monotonic() + 120
+        while proxied.ask("/v1/enrollments", "POST")[0] != 200:
+            assert time.monotonic() < deadline
+    other.shutdown()
+    other.server_close()
 
 
 def test_a_draining_proxy_refuses_new_requests_and_waits_for_running_ones(proxied: Proxied) -> None:
