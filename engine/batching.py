@@ -240,7 +240,8 @@ class Batcher(Generic[P, R]):
     raises fails the whole batch, and the worker goes on. A split call's results are joined as one
     list; it fails as soon as a share of it does. `observe(batch, seconds)` is called after each
     batch that was performed and answered; `show(held)` whenever the places taken change, and must
-    be quick. `capacity` bounds all lanes together.
+    be quick. `capacity` bounds all lanes together. While `may_take()` is False no worker takes a
+    batch; call `wake` when that has changed.
     """
 
     def __init__(
@@ -254,6 +255,7 @@ class Batcher(Generic[P, R]):
         capacity: int = UNBOUNDED,
         observe: Callable[[Batch[P, R], float], None] | None = None,
         show: Callable[[int], None] | None = None,
+        may_take: Callable[[], bool] | None = None,
     ) -> None:
         self._perform = perform
         self._queues: list[_LaneQueue[P, R]] = [_LaneQueue(lane) for lane in lanes]
@@ -261,6 +263,7 @@ class Batcher(Generic[P, R]):
         self._capacity = capacity
         self._observe = observe
         self._show = show
+        self._may_take = may_take
         self._held = 0
         self._last_lane = len(lanes) - 1
         self._lock = threading.RLock()
@@ -318,6 +321,12 @@ class Batcher(Generic[P, R]):
     def queued(self, lane: int = 0) -> int:
         """How many places of a lane are taken."""
         return self._queues[lane].held
+
+    def wake(self) -> None:
+        """Has a worker ask `may_take` again."""
+        with self._lock:
+            if self._idle:
+                self._work.notify()
 
     def submit(self, call: Pending[P, R], *, wait: bool = False) -> Pending[P, R]:
         """Queues a call; where there is no room it waits, or raises `full`."""
@@ -421,7 +430,7 @@ class Batcher(Generic[P, R]):
     def _has_work(self) -> bool:
         for queue in self._queues:
             if queue.calls:
-                return True
+                return self._may_take is None or self._may_take()
         return self._is_closing
 
     def _hold(self, queue: _LaneQueue[P, R], change: int) -> None:

@@ -7,9 +7,10 @@ import json
 import logging
 import math
 import os
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -124,6 +125,10 @@ class Extractor:
         self._pool = ThreadPoolExecutor(
             self.threads, "extract", initializer=name_thread, initargs=("extract",)
         )
+        self._counting = threading.Lock()
+        self._running = 0
+        self.tell_free: Callable[[], None] | None = None
+        """Called by a thread that has done its chunk."""
 
     def __enter__(self) -> Self:
         return self
@@ -151,10 +156,29 @@ class Extractor:
         size = max(1, min(even_share, self._config.chunk_size))
         chunks = [told[start : start + size] for start in range(0, len(images), size)]
         if self.embedder.prefers_large_batches:
-            prepared = [one for part in self._pool.map(self._prepare, chunks) for one in part]
-            return self._embed(prepared)
-        finished = self._pool.map(lambda chunk: self._embed(self._prepare(chunk)), chunks)
-        return [one for part in finished for one in part]
+            return self._embed(self._share(self._prepare, chunks))
+        return self._share(lambda chunk: self._embed(self._prepare(chunk)), chunks)
+
+    def has_free_thread(self) -> bool:
+        """Whether another batch would begin at once."""
+        return self._running < self.threads
+
+    def _share(
+        self, work: Callable[[Sequence[Asked]], list[Extracted]], chunks: Sequence[Sequence[Asked]]
+    ) -> list[Extracted]:
+        """What the threads make of the chunks, in order."""
+        futures = [self._pool.submit(work, chunk) for chunk in chunks]
+        with self._counting:
+            self._running += len(futures)
+        for future in futures:
+            future.add_done_callback(self._end_chunk)
+        return [one for future in futures for one in future.result()]
+
+    def _end_chunk(self, _: Future[list[Extracted]]) -> None:
+        with self._counting:
+            self._running -= 1
+        if self.tell_free is not None:
+            self.tell_free()
 
     def _prepare(self, images: Sequence[Asked]) -> list[Extracted]:
         """Everything but the vectors."""

@@ -76,8 +76,9 @@ class ExtractionQueue:
     pairs. Calls with a photograph that takes long to decode have a lane of their own, of which two
     photographs are taken at a time and one call waits: however many come, others are not kept
     waiting. One worker suffices where extraction keeps the cores busy; more help where it waits for
-    an embedder elsewhere. With `with_crops` each sample has its aligned face, with `second` what a
-    second model makes of it.
+    an embedder elsewhere. Where the extractor has several threads a second worker begins the next
+    batch as soon as a thread is free, and not before, so that batches stay large. With `with_crops`
+    each sample has its aligned face, with `second` what a second model makes of it.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class ExtractionQueue:
         self._meter = meter
         self._log = log
         self._refused_at: float | None = None
+        has_threads = extractor.threads > 1
         # Two at least: one of a pair would wait for the other.
         places = max(PAIR, capacity // 4)
         self._queue: Batcher[Sequence[Asked], Samples] = Batcher(
@@ -111,11 +113,14 @@ class ExtractionQueue:
             ),
             _REFUSALS,
             name="faces",
-            workers=workers,
+            workers=max(workers, 2) if has_threads else workers,
             capacity=capacity,
             observe=self._observe,
             show=self._show_depth,
+            may_take=extractor.has_free_thread if has_threads else None,
         )
+        if has_threads:
+            extractor.tell_free = self._queue.wake
 
     async def sample(
         self,

@@ -162,6 +162,8 @@ def test_an_import_goes_on_past_the_jpeg(
 class _Stuck:
     """An extractor that a library does not let go."""
 
+    threads = 1
+
     def __init__(self) -> None:
         self.entered, self.released = threading.Event(), threading.Event()
 

@@ -151,6 +151,8 @@ def ask_after_photograph(raised: BaseException) -> None:
     """The health of an ingress whose extractor has answered a photograph with this."""
 
     class Extractor:
+        threads = 1
+
         def extract(self, *_: Any) -> Any:
             raise raised
 

@@ -30,6 +30,8 @@ class BlockedExtractor:
     Bytes that begin with `bad` are damaged, with `nobody` show no face.
     """
 
+    threads = 1
+
     def __init__(self) -> None:
         self.released = threading.Event()
         self.released.set()
