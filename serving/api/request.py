@@ -483,16 +483,19 @@ def note_authority(parts: Parts, result: AuthorityResult) -> None:
         parts.log.warning("authority", kind=result.kind, code=result.code.value)
 
 
-def charge_photographs(parts: Parts, request: Request, faces: Iterable[Sequence[bytes]]) -> None:
+def charge_photographs(parts: Parts, request: Request, faces: Iterable[Sequence[bytes]]) -> float:
     """Charges a call's large photographs, and the frames of a face after its first, to its key's
-    rate, as the items that they cost.
+    rate, as the items that they cost; returns the work of the largest (`decode_work`).
 
     `RateLimited` beyond it. What is no image costs nothing to decode: it is refused before that.
     """
-    work = 0.0
+    items = most = 0.0
     for frames in faces:
-        work += len(frames) - 1 + sum(map(decode_work, frames))
-    parts.authenticator.charge(request.caller, int(work), enrolls=request.enrolls)
+        works = [decode_work(frame) for frame in frames]
+        items += len(frames) - 1 + sum(works)
+        most = max([most, *works])
+    parts.authenticator.charge(request.caller, int(items), enrolls=request.enrolls)
+    return most
 
 
 def read_kind(told: str | None) -> PhotographKind | None:
@@ -519,7 +522,7 @@ async def sample_images(
     for name, frames in faces.items():
         if len(frames) > 1 and sum(map(decode_work, frames)) > FRAMES_WORK:
             raise ImageTooCostly(f"{name}: its frames have too many pixels: send fewer or smaller")
-    charge_photographs(parts, request, faces.values())
+    most_work = charge_photographs(parts, request, faces.values())
     places = [(name, place) for name, frames in faces.items() for place in range(len(frames))]
     told = [read_kind(kinds.get(name)) for name, _ in places]
     with parts.tracer.span("extract", items=len(places)):
@@ -529,6 +532,7 @@ async def sample_images(
             request.remaining_s,
             told,
             is_one_attempt=True,
+            most_work=most_work,
             judged=[name in judged for name, _ in places],
         )
     sound: dict[str, list[Sample]] = {name: [] for name in faces}

@@ -129,20 +129,21 @@ class ExtractionQueue:
         kinds: Kinds = (),
         *,
         is_one_attempt: bool = False,
+        most_work: float | None = None,
         judged: Sequence[bool] = (),
     ) -> Samples:
         """A sample of each image file or what is wrong with it, in their order.
 
         `kinds`, where given, has one for each, None for what was not told. More than two are a
-        batch, unless they are one person's attempt, whose frames they are. `judged`, where given,
-        says of which the liveness is judged.
+        batch, unless they are one person's attempt, whose frames they are. `most_work` is that of
+        the largest, where it is known. `judged`, where given, says of which the liveness is judged.
         `Busy` at once where too many wait, `NotReady` once it closes, `DeadlinePassed` after
         `timeout_s`. A call that is cancelled is not extracted any more.
         """
         if not images:
             return []
         lane = _PAIRS if is_one_attempt or len(images) <= PAIR else _BATCHES
-        if any(decode_work(image) > LARGE for image in images):
+        if (max(map(decode_work, images)) if most_work is None else most_work) > LARGE:
             lane = _LARGE
         count = len(images)
         told = zip(images, kinds or [None] * count, judged or [False] * count, strict=True)

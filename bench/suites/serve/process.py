@@ -249,7 +249,7 @@ PARTS = {
     Role.REGISTRAR: "registrar",
     Role.EMBEDDER: "embedder",
 }
-OWN_PROXY, OTHERS = "Serve's proxy", "the rest of Ray"
+OWN_PROXY, OTHERS, SUPERVISOR = "Serve's proxy", "the rest of Ray", "supervisor"
 
 
 Usage = dict[str, float]
@@ -323,7 +323,7 @@ def _add_difference(usage: Usage, before: Times, after: Times) -> None:
 
 
 def _read_times(service: Service) -> Times:
-    times: Times = {}
+    times = _read_process(service.pid, SUPERVISOR)
     for process in list_descendants(service.pid):
         part = name_part(process)
         if _is_decoder(process):
