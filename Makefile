@@ -21,11 +21,16 @@ LOCKS := cpu+dev cpu+demo cpu+demo+postgres+test \
 demo: $(VENV)/.demo
 	$(BIN)/sosie demo
 
-# One Ray cluster at a time, and what is measured there needs the cores: so these go alone.
+# One Ray cluster at a time, and what is measured there needs the cores: so these go alone. A new file
+# of theirs does, too, unless it is named among those that start no Ray.
+CLUSTER := tests/serving/cluster
+NO_RAY := $(patsubst %,$(CLUSTER)/test_%.py,application deployments environment haproxy \
+	proxy_metrics registrar_client restarts)
+ALONE := $(filter-out $(NO_RAY),$(sort $(wildcard $(CLUSTER)/test_*.py)))
 # In their order: pytest-xdist would leave files of few tests, some of them the longest, to the end.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/serving/cluster
-	$(BIN)/python -m pytest tests/serving/cluster
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore %)
+	$(BIN)/python -m pytest $(ALONE)
 
 # What needs few packages, on another Python than that of $(VENV): CI runs it where there is one.
 # On SQLite alone: what differs between Pythons is not in the server.

@@ -111,8 +111,8 @@ class VectorIndex(ABC):
     """
 
     searches_beside_changes: ClassVar[bool] = False
-    """Whether `range_search` may run beside a change: it has seen all changes that ended before it
-    began, and any part of those that came later."""
+    """Whether `range_search`, `ids` and `held` may run beside a change: they have seen all changes
+    that ended before they began, and any part of those that came later."""
 
     @property
     @abstractmethod
@@ -150,6 +150,11 @@ class VectorIndex(ABC):
     @abstractmethod
     def vectors(self, ids: Ids) -> Vectors:
         """The stored rows in the order of the ids: float32[n, dim]; a copy."""
+
+    def held(self, ids: Ids) -> tuple[Ids, Vectors]:
+        """Those of these ids that are there, in their order, and their rows."""
+        there = ids[np.array([key in self for key in ids.tolist()], np.bool_)]
+        return there, self.vectors(there)
 
     @abstractmethod
     def search(self, queries: Vectors, k: int) -> Hits:

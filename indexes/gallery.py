@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -187,6 +187,20 @@ class _Removal:
     wipe: Callable[[], None]
 
 
+def _sum_up(changes: Sequence[_Change]) -> tuple[Ids, Ids]:
+    """The ids of all these changes, and those of them that are there after the last one."""
+    added: dict[int, None] = {}
+    for change in changes:
+        keys = change.ids.tolist()
+        if change.is_removal:
+            for key in keys:
+                added.pop(key, None)
+        else:
+            added.update(dict.fromkeys(keys))
+    changed = np.concatenate([np.empty(0, np.int64), *(change.ids for change in changes)])
+    return changed, np.array([*added], np.int64)
+
+
 class Gallery:
     """References that many threads search while one at a time changes them.
 
@@ -195,8 +209,9 @@ class Gallery:
 
     Over a `SegmentedIndex`, searches and changes do not wait for each other: a search reads a view
     that does not change. What is removed is in no answer from then on, and is wiped when the last
-    search that began before has ended. Nor do range searches over shards, which are brought up to
-    date at their end. Other searches of an index without views, and changes, wait for each other.
+    search that began before has ended. Nor do range searches and lists of ids over shards, which
+    are brought up to date at their end. Other searches of an index without views, and changes, wait
+    for each other.
 
     A `SegmentedIndex` needs upkeep, one job at each `maintain`: searches and changes continue
     meanwhile; only changes wait for its last step, which takes milliseconds. `Upkeep` calls it.
@@ -255,9 +270,19 @@ class Gallery:
 
     @property
     def ids(self) -> Ids:
-        """All ids, ascending; a copy."""
-        with self._reading() as state:
-            return state.index.ids
+        """All ids at one moment, ascending; a copy. Over shards no change waits for it."""
+        if not self._index.searches_beside_changes:
+            with self._reading() as state:
+                return state.index.ids
+        with self._places.reading(), self._keeping_changes() as before:
+            ids = self._index.ids
+            with self._reading() as state:
+                later = state.since(before.sequence)
+        if later:
+            changed, added = _sum_up(later)
+            ids, new = ids[~np.isin(ids, changed)], np.sort(added)
+            ids = np.insert(ids, ids.searchsorted(new), new)
+        return ids
 
     def __len__(self) -> int:
         with self._reading() as state:
@@ -302,6 +327,17 @@ class Gallery:
         """The stored rows in the order of the ids: float32[n, dim]; a copy."""
         with self._reading() as state:
             return state.index.vectors(ids)
+
+    def held(self, ids: Ids) -> tuple[Ids, Vectors]:
+        """Those of these ids that are there, and their rows.
+
+        Over shards no change waits for it: what is added or removed meanwhile is there or not.
+        """
+        if self._index.searches_beside_changes:
+            with self._places.reading():
+                return self._index.held(ids)
+        with self._reading() as state:
+            return state.index.held(ids)
 
     def search(self, queries: Vectors, k: int) -> Found:
         """The k best hits of each query, or all where there are fewer."""
@@ -516,20 +552,10 @@ class Gallery:
     def _renew(self, found: Found, queries: Vectors, threshold: float, state: _State) -> Hits:
         """The hits with what was added since, in a state that is being read, and without what was
         removed."""
-        added: dict[int, None] = {}
-        later = state.since(found.sequence)
-        for change in later:
-            keys = change.ids.tolist()
-            if change.is_removal:
-                for key in keys:
-                    added.pop(key, None)
-            else:
-                added.update(dict.fromkeys(keys))
-        changed = np.concatenate([np.empty(0, np.int64), *(change.ids for change in later)])
+        changed, new = _sum_up(state.since(found.sequence))
         kept = ~np.isin(found.hits.ids, changed)
         query_of = np.repeat(np.arange(len(queries)), np.diff(found.hits.offsets))[kept]
         pairs = [(query_of, found.hits.ids[kept], found.hits.scores[kept])]
-        new = np.array([*added], np.int64)
         for start in range(0, len(new) if len(queries) else 0, RECENT_IDS):
             # In parts: beside a long search a whole file may have been imported.
             part = new[start : start + RECENT_IDS]
@@ -541,7 +567,7 @@ class Gallery:
         if not isinstance(found.hits, CertifiedHits):
             return hits
         searched = found.hits.certificate
-        certificate = replace(searched, compared=searched.compared + len(added))
+        certificate = replace(searched, compared=searched.compared + len(new))
         return CertifiedHits(hits.offsets, hits.ids, hits.scores, certificate)
 
     def _wipe(self) -> None:

@@ -127,7 +127,7 @@ class SearchConfig:
     references: int = 1_000_000
     dim: int = 128
     batch: int = 256
-    probes: int = 2_000
+    probes: int = 5_000
     near: int = 1_000
     rounds: int = 15
     batch_rounds: int = 5

@@ -30,8 +30,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.sweeps.linking import Documents, LinkTable, Owners, drop_exceptions
-from indexes.errors import IdInvalid
-from indexes.gallery import Gallery
 from indexes.scoring import exact_scores
 
 SLACK = 0.05
@@ -43,21 +41,7 @@ _REFERENCES_AT_ONCE = 8_000
 
 References = NDArray[np.int64]
 ReadVectors = Callable[[References], tuple[References, NDArray[np.float32]]]
-"""Takes ascending references; returns those that exist and their rows, float32[n, dim]."""
-
-
-def vector_reader(gallery: Gallery) -> ReadVectors:
-    """Reads rows of a gallery, without references that have been removed."""
-
-    def read_vectors(references: References) -> tuple[References, NDArray[np.float32]]:
-        while True:
-            try:
-                return references, gallery.vectors(references)
-            except IdInvalid:
-                # Removals may go on meanwhile; a removed reference never comes back.
-                references = np.intersect1d(references, gallery.ids)
-
-    return read_vectors
+"""Takes ascending references; returns those that exist and their rows, as `Gallery.held`."""
 
 
 def find_near(

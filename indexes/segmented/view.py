@@ -106,6 +106,15 @@ class View:
             vectors[places] = _rows_of(part, rows)
         return vectors
 
+    def held(self, ids: Ids) -> tuple[Ids, Vectors]:
+        """Those of these ids that are there, in their order, and their rows."""
+        keys, present = check_ids(ids), np.zeros(len(ids), np.bool_)
+        for view in self.sealed:
+            present |= view.find(ids)[1]
+        for head in self.heads:
+            present |= head.find(keys)[1]
+        return ids[present], self.vectors(ids[present])
+
     def contents(self) -> tuple[Ids, Vectors]:
         """A copy of everything, ids ascending: int64[n], float32[n, dim]."""
         ids = self.ids

@@ -198,12 +198,7 @@ class ShardHost:
         return np.array([key in self._gallery for key in ids.tolist()], np.bool_)
 
     def held(self, ids: Ids) -> list[NDArray[Any]]:
-        while True:
-            try:
-                return [ids, self._gallery.vectors(ids)]
-            except IdInvalid:
-                # References may be removed meanwhile, but none returns.
-                ids = ids[self.contains(ids)]
+        return list(self._gallery.held(ids))
 
     def join(self, ids: Ids, vectors: Vectors, threshold: float, above: int) -> list[NDArray[Any]]:
         with self._pinned() as (pinned, scanner):

@@ -623,6 +623,18 @@ class ShardedIndex(VectorIndex):
             rows[places] = part
         return rows
 
+    def held(self, ids: Ids) -> tuple[Ids, Vectors]:
+        self._check_whole()
+        check_ids(ids)
+        parts = self._split(ids)
+        found = self._results([self._shards[number].held(ids[places]) for number, places in parts])
+        there = np.isin(ids, np.concatenate([np.empty(0, np.int64), *(own for own, _ in found)]))
+        row_of = np.cumsum(there) - 1
+        rows = overwrite_when_freed(np.empty((int(there.sum()), self.dim), np.float32))
+        for (_, places), (_, part) in zip(parts, found, strict=True):
+            rows[row_of[places[there[places]]]] = part
+        return ids[there], rows
+
     def search(self, queries: Vectors, k: int) -> Hits:
         self._check_whole()
         rows, hits = check_vectors(queries, self.dim), check_hit_count(k)

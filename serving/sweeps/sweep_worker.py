@@ -23,7 +23,6 @@ from engine.errors import (
 )
 from engine.matching.calibration import Comparison
 from engine.registry.records import utc_now
-from engine.sweeps.clustering import vector_reader
 from engine.sweeps.estimate import ProgressCount
 from engine.sweeps.folder import SweepFolder, SweepStatus
 from engine.sweeps.sweep_model import SweepRecord, SweepState
@@ -189,7 +188,7 @@ def _sweep(deployment: Deployment, states: SweepStates, run: SweepRun, record: S
     scanner = open_scanner(settings.gallery.device, settings.sweep.threads or None)
     with closing(scanner):
         join = deployment.joiner(scanner)
-        read_vectors = vector_reader(deployment.restored.gallery)
+        read_vectors = deployment.restored.gallery.held
         swept = run_sweep(
             task,
             join,

@@ -561,6 +561,29 @@ def test_an_answer_brought_up_to_date_is_the_one_of_a_new_search(
         assert isinstance(renewed.hits, CertifiedHits) == isinstance(expected.hits, CertifiedHits)
 
 
+def test_of_ids_that_are_asked_for_only_those_there_are_read(
+    open_gallery: Callable[[], AbstractContextManager[Gallery]], unit_rows: UnitRows
+) -> None:
+    """In sealed segments and in heads, in the order asked for."""
+    rows = unit_rows(40)
+    with open_gallery() as gallery:
+        for number in range(10):
+            ids = np.arange(4 * number, 4 * number + 4)
+            gallery.add(ids, rows[ids], number + 1)
+            if number == 7:
+                gallery.settle()
+        gallery.remove(np.array([3, 17, 39]), 11)
+        for asked, there in (
+            ([38, 17, 2, 3, 39, 100, 5], [38, 2, 5]),
+            ([17, 3], []),
+            ([], []),
+            ([36, 0], [36, 0]),
+        ):
+            ids, found = gallery.held(np.array(asked, np.int64))
+            assert ids.tolist() == there
+            assert np.array_equal(found, rows[ids])
+
+
 class CountedIds(np.ndarray[Any, np.dtype[np.int64]]):
     """Ids that count how often anybody asks how many they are."""
 

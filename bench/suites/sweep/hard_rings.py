@@ -30,7 +30,6 @@ from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import Population
 from engine.matching.calibration import Comparison
 from engine.sweeps.budget import BudgetTerms, Ranking, choose_pairs, expect_true, rank_within_budget
-from engine.sweeps.clustering import vector_reader
 from engine.sweeps.groups import group_faces
 from engine.sweeps.likelihood import Openings, Particulars, ScoreRatio
 from engine.sweeps.sweep_model import Group, PairTable
@@ -309,7 +308,7 @@ def _rank(joined: Pairs, terms: BudgetTerms, gallery: Gallery) -> Ranking:
         terms,
         make_facts(terms.references),
         earlier=PairTable(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)),
-        read_vectors=vector_reader(gallery),
+        read_vectors=gallery.held,
     )
 
 
@@ -320,7 +319,7 @@ def _rank_by_score(joined: Pairs, terms: BudgetTerms, gallery: Gallery) -> list[
     facts = make_facts(terms.references)
     chosen = choose_pairs(lambda: _read(joined), replace(terms, openings=nothing), facts)
     groups = group_faces(
-        chosen.pairs, terms.threshold, facts, read_vectors=vector_reader(gallery), is_whole=False
+        chosen.pairs, terms.threshold, facts, read_vectors=gallery.held, is_whole=False
     )
     return sorted(groups, key=lambda one: (-max(x.score for x in one.links), one.key))
 

@@ -22,7 +22,6 @@ from bench.suites.sweep.synthetic import make_facts
 from engine.accuracy.dataset import LabelledFolder, embed_folder
 from engine.accuracy.pair_scores import fuse
 from engine.faces.extractor import open_extractor
-from engine.sweeps.clustering import vector_reader
 from engine.sweeps.groups import group_faces
 from engine.sweeps.sweep_model import Group, PairTable
 from indexes.exact.scanner import Scanner
@@ -94,7 +93,7 @@ def _sweep(references: Vectors, people: Rows, thresholds: Mapping[str, float]) -
     for name, threshold in thresholds.items():
         joined = join_gallery(indexed, threshold).pairs
         pairs = PairTable(joined.left, joined.right, joined.scores)
-        groups = group_faces(pairs, threshold, facts, read_vectors=vector_reader(indexed))
+        groups = group_faces(pairs, threshold, facts, read_vectors=indexed.held)
         yield from _compare(f"{name} ({threshold:.3f})", people, pairs, groups)
     scanner.close()
 

@@ -25,7 +25,7 @@ from bench.suites.sweep.agreement import (
 )
 from bench.suites.sweep.planted import Plan, Planted, plant, planted_pairs
 from engine.registry.records import LineStatus
-from engine.sweeps.clustering import cluster_links, label_components, vector_reader
+from engine.sweeps.clustering import cluster_links, label_components
 from engine.sweeps.groups import FaceFacts, group_faces
 from engine.sweeps.linking import LinkTable, Owners
 from engine.sweeps.sweep_model import Group, Identity, LineFact, PairTable
@@ -97,7 +97,7 @@ def _sweep_all(
     facts = make_facts(first)
     pairs = PairTable(joined.pairs.left, joined.pairs.right, joined.pairs.scores)
     group = partial(group_faces, pairs, threshold, facts)
-    groups, group_s = clock(lambda: group(read_vectors=vector_reader(gallery)))
+    groups, group_s = clock(lambda: group(read_vectors=gallery.held))
     wanted = planted_pairs(planted, threshold)
     wanted = wanted[wanted[:, 1] < first]
     missed = count_missed(wanted, pairs)
@@ -147,7 +147,7 @@ def _sweep_new(
                 for name in ("left", "right", "scores")
             )
         )
-        read_vectors, fresh = vector_reader(gallery), np.arange(first, total)
+        read_vectors, fresh = gallery.held, np.arange(first, total)
         return both, group_faces(both, threshold, facts, read_vectors=read_vectors, fresh=fresh)
 
     (pairs, groups), group_s = clock(group)

@@ -20,7 +20,6 @@ from engine.matching.documents import read_birth, read_serial
 from engine.registry.records import new_id
 from engine.sweeps import budget, likelihood
 from engine.sweeps.budget import BudgetTerms, Ranking, expect_true, rank_within_budget
-from engine.sweeps.clustering import vector_reader
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.folder_retention import without_documents
 from engine.sweeps.groups import FaceFacts
@@ -346,7 +345,7 @@ def sweep(registry: SyntheticRegistry, tmp_path: Path) -> Callable[..., SweepRes
             points=tuple(point(10.0**-i, 0.2 * i) for i in (1, 2, 3, 4)),
         )
         join = partial(join_gallery, registry.gallery, tile_rows=50)
-        near = vector_reader(registry.gallery)
+        near = registry.gallery.held
         return run_sweep(task, join, registry.store, read_vectors=near, curve=curve)
 
     return run

@@ -20,11 +20,8 @@ from engine.sweeps.clustering import (
     cluster_links,
     find_near,
     strongest_tree,
-    vector_reader,
 )
 from engine.sweeps.linking import LinkTable, Owners
-from indexes.flat import FlatIndex
-from indexes.gallery import Gallery
 
 Scores = dict[tuple[int, int], float]
 
@@ -360,20 +357,6 @@ def test_a_component_that_is_too_large_is_not_scored(monkeypatch: pytest.MonkeyP
     chain = links((10, 11), (11, 12))
     assert len(find_near(chain, owners(10, 11, 12), NO_PAIRS, reading(rows), THRESHOLD)) == 0
     assert len(find_near(links(), owners(), NO_PAIRS, reading(rows), THRESHOLD)) == 0
-
-
-def test_a_gallery_is_read_without_removed_references() -> None:
-    rows = turned(0, 30, 60)
-    gallery = Gallery(FlatIndex(2))
-    gallery.add(np.array([3, 5, 7]), rows, 1)
-    read_vectors = vector_reader(gallery)
-    ids, found = read_vectors(np.array([3, 7]))
-    assert ids.tolist() == [3, 7]
-    assert np.array_equal(found, rows[[0, 2]])
-    gallery.remove(np.array([3]), 2)
-    ids, found = read_vectors(np.array([3, 7]))
-    assert ids.tolist() == [7]
-    assert np.array_equal(found, rows[[2]])
 
 
 def test_a_tree_keeps_the_strongest_links() -> None:

@@ -21,7 +21,6 @@ from engine.registry.records import Carrier, new_id
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.sweeps import sweep_run
-from engine.sweeps.clustering import vector_reader
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.sweep_model import GroupKind, SweepTerms
 from engine.sweeps.sweep_run import SweepResult, SweepTask, run_sweep
@@ -54,7 +53,7 @@ def sweep(registry: SyntheticRegistry, tmp_path: Path) -> Callable[..., SweepRes
         )
         task.folder.make()
         join = partial(join_gallery, registry.gallery, tile_rows=50)
-        read_vectors = vector_reader(registry.gallery)
+        read_vectors = registry.gallery.held
         return run_sweep(task, join, registry.store, read_vectors=read_vectors, progress=progress)
 
     return run
@@ -237,7 +236,6 @@ from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.sweep_model import SweepTerms
-from engine.sweeps.clustering import vector_reader
 from engine.sweeps.sweep_run import SweepTask, run_sweep
 from indexes.joining.join import join_gallery
 
@@ -254,7 +252,7 @@ task = SweepTask(
 )
 task.folder.make()
 join = partial(join_gallery, gallery, tile_rows=64)
-result = run_sweep(task, join, store, read_vectors=vector_reader(gallery), progress=report)
+result = run_sweep(task, join, store, read_vectors=gallery.held, progress=report)
 rows = zip(result.pairs.left.tolist(), result.pairs.right.tolist(), result.pairs.scores.tolist())
 print(json.dumps([[group.key for group in result.groups], list(rows)]), flush=True)
 """

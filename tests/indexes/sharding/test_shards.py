@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -37,6 +38,7 @@ EVERY_CALL: list[Callable[[ShardedIndex, Vectors], object]] = [
     lambda index, rows: index.search(rows[:2], 3),
     lambda index, rows: index.range_search(rows[:2], 0.5),
     lambda index, _: index.vectors(np.arange(2)),
+    lambda index, _: index.held(np.arange(2)),
     lambda index, _: index.account(),
     lambda index, _: index.compact(),
     lambda index, _: index.ids,
@@ -286,7 +288,8 @@ def test_a_shard_that_is_left_out_while_it_compacts_breaks_nothing(unit_rows: Un
 
 
 class HeldShard(LocalShard):
-    """A shard whose range searches are held open, before they have looked or after."""
+    """A shard whose range searches and lists of ids are held open, before they have looked or
+    after."""
 
     def __init__(self, plan: ShardPlan, *, has_looked: bool) -> None:
         super().__init__(plan)
@@ -296,14 +299,21 @@ class HeldShard(LocalShard):
         self.begun, self.released = Event(), Event()
 
     def range_search(self, queries: Vectors, threshold: float) -> Future[Hits]:
-        search = super().range_search
+        self.searches += 1
+        return self._hold(partial(super().range_search, queries, threshold))
 
-        def answer() -> Hits:
-            self.searches += 1
-            found = search(queries, threshold).result() if self._has_looked else None
+    def ids(self) -> Future[Ids]:
+        return self._hold(super().ids)
+
+    def held(self, ids: Ids) -> Future[list[Any]]:
+        return self._hold(partial(super().held, ids))
+
+    def _hold(self, look: Callable[[], Future[Any]]) -> Future[Any]:
+        def answer() -> Any:
+            found = look().result() if self._has_looked else None
             self.begun.set()
             assert self.released.wait(WAIT_S)
-            return found or search(queries, threshold).result()
+            return look().result() if found is None else found
 
         return self._threads.submit(answer)
 
@@ -354,6 +364,56 @@ def test_changes_end_while_a_search_is_held_open_and_its_answer_is_whole(
     assert (found.sequence, found.searched) == (gallery.sequence, len(flat))
     # It was not made again: that could go on for ever.
     assert [one.searches for one in held] == [1, 1]
+
+
+def test_changes_end_while_ids_are_listed_and_the_list_is_that_of_one_moment(
+    held: tuple[HeldShard, HeldShard], unit_rows: UnitRows
+) -> None:
+    rows = unit_rows(60)
+    gallery = Gallery(ShardedIndex(PLANS[1], held))
+    gallery.add(np.arange(50), rows[:50], 1)
+    with ThreadPoolExecutor(2) as pool:
+        listing = pool.submit(lambda: gallery.ids)
+        assert all(one.begun.wait(WAIT_S) for one in held)
+        changing = pool.submit(change_thrice, gallery, rows)
+        wait([changing], WAIT_S)
+        has_ended, is_listing = changing.done(), not listing.done()
+        for one in held:
+            one.released.set()
+        listed = listing.result(WAIT_S)
+    assert (has_ended, is_listing) == (True, True)
+    changing.result()
+    assert listed.tolist() == [1, *range(4, 58), 59]
+    assert gallery.ids.tolist() == listed.tolist()
+
+
+def change_thrice(gallery: Gallery, rows: Vectors) -> None:
+    """Leaves 1, 4 to 57 and 59 of 0 to 49: one comes back, and one of those added is removed."""
+    gallery.remove(np.arange(4), 2)
+    gallery.add(np.array([*range(59, 49, -1), 1]), rows[[*range(59, 49, -1), 1]], 3)
+    gallery.remove(np.array([58]), 4)
+
+
+def test_rows_are_read_without_what_is_gone_in_one_call_to_each_shard_beside_changes(
+    held: tuple[HeldShard, HeldShard], unit_rows: UnitRows
+) -> None:
+    rows = unit_rows(60)
+    gallery = Gallery(ShardedIndex(PLANS[1], held))
+    gallery.add(np.arange(50), rows[:50], 1)
+    gallery.remove(np.arange(0, 50, 5), 2)
+    asked = np.array([47, 3, 10, 4, 99, 20, 0, 31])
+    with ThreadPoolExecutor(2) as pool:
+        reading = pool.submit(gallery.held, asked)
+        assert all(one.begun.wait(WAIT_S) for one in held)
+        adding = pool.submit(gallery.add, np.arange(50, 60), rows[50:], 3)
+        wait([adding], WAIT_S)
+        has_ended, is_reading = adding.done(), not reading.done()
+        for one in held:
+            one.released.set()
+        ids, found = reading.result(WAIT_S)
+    assert (has_ended, is_reading) == (True, True)
+    assert ids.tolist() == [47, 3, 4, 31]
+    assert np.array_equal(found, rows[ids])
 
 
 class CountedShard(HeldShard):
