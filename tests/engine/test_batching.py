@@ -102,6 +102,26 @@ def test_what_gathers_during_a_batch_is_the_next_and_each_call_gets_its_own(
     assert batcher.queued() == 0
 
 
+def test_no_worker_takes_a_batch_before_it_may(open_batcher: Open, doubler: Doubler) -> None:
+    may = threading.Event()
+    asked = threading.Semaphore(0)
+
+    def may_take() -> bool:
+        asked.release()
+        return may.is_set()
+
+    batcher = open_batcher(workers=2, may_take=may_take)
+    first = batcher.submit(call(1))
+    assert asked.acquire(timeout=ANSWER_S)
+    second = batcher.submit(call(2))
+    assert asked.acquire(timeout=ANSWER_S)
+    assert batcher.queued() == 2
+    may.set()
+    batcher.wake()
+    assert [first.result(ANSWER_S), second.result(ANSWER_S)] == [[2], [4]]
+    assert doubler.batches == [[1, 2]]
+
+
 def test_a_call_that_would_not_fit_begins_the_next_batch_and_is_never_split(
     open_batcher: Open, doubler: Doubler
 ) -> None:

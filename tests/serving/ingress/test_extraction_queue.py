@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from engine.errors import DeadlinePassed, ImageDamaged, ImageError, ModelError
@@ -272,3 +274,31 @@ def test_a_failure_is_told_to_each_of_its_batch_logged_by_type_and_ends_no_worke
     extractor.failure = None
     assert len(run(lambda: queue.sample(images("after")))) == 1
     assert queue.is_alive
+
+
+def test_the_next_batch_begins_as_soon_as_a_thread_is_free_and_not_before(
+    extractor: Any, vault: Vault, meter: RecordingMeter
+) -> None:
+    extractor.threads, free = 2, threading.Event()
+    extractor.has_free_thread = free.is_set
+    log = structlog.get_logger()
+    queue = ExtractionQueue(extractor, vault, capacity=CAPACITY, meter=meter, log=log)
+
+    async def body() -> None:
+        free.set()
+        held = await hold_worker(queue, extractor)
+        free.clear()
+        others = await start(queue, images("c"), images("d"))
+        extractor.tell_free()
+        assert not extractor.entered.acquire(blocking=False)
+        free.set()
+        extractor.tell_free()
+        # Beside the first, which is still under way.
+        await asyncio.to_thread(extractor.entered.acquire)
+        assert not held.done()
+        extractor.released.set()
+        await asyncio.gather(held, *others)
+
+    run(body)
+    queue.close(10)
+    assert images("c", "d") in extractor.batches
