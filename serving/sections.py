@@ -355,7 +355,7 @@ class ServeSettings(Section):
         "X-Forwarded-For, as 10.0.0.5, 10.1.0.0/16",
     )
     photographs_waiting: int = Field(
-        default=64, ge=2, description="waiting photographs in each ingress"
+        default=128, ge=2, description="waiting photographs in each ingress"
     )
     probes_waiting: int = Field(default=2048, ge=1, description="waiting probes in the registrar")
     template_ttl_h: float = Field(
