@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from simpy import Environment, Event, Timeout
+from simpy import Environment, Event, Resource, Timeout
 
 from engine.capacity.model import (
     EXTRACTING_THREADS,
@@ -270,15 +270,26 @@ class _Service:
             self._is_over.succeed()
 
     def _extract(self, queue: _Queue) -> Steps:
-        """An ingress: a worker that extracts all queued pairs together, on shared cores."""
+        """An ingress: its threads share all queued pairs, on shared cores; the next batch begins as
+        soon as one of them is free."""
+        env, node = self._env, self._layout.node
+        threads = Resource(env, min(EXTRACTING_THREADS, node.cores))
         while True:
             if not queue.waiting:
                 yield queue.arrival()
+            with threads.request() as free:
+                yield free
             batch = queue.take(PAIRS_AT_ONCE)
-            pairs = sum(size for size, _ in batch)
-            seconds, threads = self._costs.extraction_s(pairs, self._layout.node)
-            yield self._front.work(seconds * self._pairs.draw(), threads)
-            _end(batch)
+            seconds, shares = self._costs.extraction_s(sum(size for size, _ in batch), node)
+            chunks = [env.process(self._extract_chunk(threads, seconds)) for _ in range(shares)]
+            env.process(_end_after(env.all_of(chunks), batch))
+            # They ask for their threads before the next batch does.
+            yield env.timeout(0)
+
+    def _extract_chunk(self, threads: Resource, seconds: float) -> Steps:
+        with threads.request() as free:
+            yield free
+            yield self._front.work(seconds * self._pairs.draw())
 
     def _search(self) -> Steps:
         """The thread that scans for all queued searches together; they are audited afterwards."""
@@ -355,6 +366,11 @@ class _Service:
             ingress=self._front.busy_s / (self._env.now * self._layout.ingress_cores),
             batch=self._decided / max(self._batches, 1),
         )
+
+
+def _end_after(done: Event, batch: list[tuple[float, Event]]) -> Steps:
+    yield done
+    _end(batch)
 
 
 def _end(batch: list[tuple[float, Event]]) -> None:
