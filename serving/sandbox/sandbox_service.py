@@ -156,7 +156,7 @@ class PictureReader(Extractor):
     """Decodes photographs as an extractor does, and takes the face from what they say."""
 
     def __init__(self, dimension: int) -> None:
-        self.dim = dimension
+        self.dim, self.threads = dimension, 1
         self.liveness_judge = None
         self._decoder = Decoder()
 
