@@ -25,7 +25,6 @@ from engine.registry.vault import ShardSealer
 from indexes.errors import IdInvalid, SearchInvalid, ShardFenced, ShardLost, SnapshotDamaged
 from indexes.exact.scanner import FEW_QUERIES
 from indexes.flat import FlatIndex
-from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.host import CALLS_AT_ONCE
 from indexes.sharding.shards import ReplicatedShard, ShardedIndex, ShardMark, ShardPlan
 from indexes.snapshots.manifest import Origin
@@ -43,7 +42,6 @@ from serving.cluster.shards import (
     shard_opener,
 )
 from serving.settings import make_settings
-from tests.indexes.freed_memory import count_in_memory, forms_of
 from tests.serving.cluster.two_nodes import (
     DIM,
     PLACING,
@@ -194,47 +192,6 @@ def test_a_closed_gallery_says_so_and_closes_again(nodes: Nodes) -> None:
     ):
         with pytest.raises(ShardLost, match="closed"):
             call()
-
-
-def test_a_removed_face_is_nowhere_in_the_memory_of_a_shards_process(nodes: Nodes) -> None:
-    rows, made = unit_rows(6000), 3000
-    forms = forms_of(rows[::50])
-    # What Ray copies of a message is freed and not overwritten, so that vectors are looked for of
-    # what came by none, and what a shard makes of them of everything.
-    forms["vectors"] = forms["vectors"][: made // 50]
-
-    def fill(actor: ShardActor) -> int:
-        host: Any = actor._host
-        own = unit_rows(6000)
-        host.add(np.arange(made), own[:made])
-        own[:] = 0
-        return os.getpid()
-
-    def count(pid: int) -> dict[str, int]:
-        # Stopped, for Ray's own threads map memory and give it back at any time.
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            await_that(lambda: ") T " in Path(f"/proc/{pid}/stat").read_text())
-            return count_in_memory(pid, forms)
-        finally:
-            os.kill(pid, signal.SIGCONT)
-
-    plan, timing = replace(PLAN, config=SegmentsConfig(head_rows=1024)), Timing(silent_for_s=120)
-    with open_ray_shards(plan, 1, PLACING, timing) as index:
-        send = shard(index, 0)._actor.__ray_call__.remote
-        pid = ray.get(send(fill))
-        index.recount()
-        for start in range(made, len(rows), 100):
-            index.add(np.arange(start, start + 100), rows[start : start + 100])
-        ray.get(send(lambda actor: actor._host._gallery.settle()))
-        assert_exact(index, np.arange(len(rows)), rows)
-        before = count(pid)
-        assert before["vectors"] == len(forms["vectors"])
-        assert min(before.values()) > 0
-        index.remove(np.arange(0, len(rows), 50))
-        assert count(pid) == dict.fromkeys(forms, 0)
-        index.compact()
-        assert count(pid) == dict.fromkeys(forms, 0)
 
 
 def test_a_silent_shard_is_lost_and_its_waiting_calls_fail(nodes: Nodes) -> None:
