@@ -22,7 +22,7 @@ demo: $(VENV)/.demo
 	$(BIN)/sosie demo
 
 # One Ray cluster at a time, and what is measured there needs the cores: so these go alone. A new file
-# of theirs does, too, unless it is named among those that start no Ray.
+# there goes alone too, unless it is named here as one that starts no Ray.
 CLUSTER := tests/serving/cluster
 NO_RAY := $(patsubst %,$(CLUSTER)/test_%.py,application deployments environment haproxy \
 	proxy_metrics registrar_client restarts)

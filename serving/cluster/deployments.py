@@ -96,8 +96,8 @@ def open_meter(settings: Settings, log: FilteringBoundLogger) -> Meter:
 
 
 def watch_replicas(tell: Callable[[int, int], None], each_node: int) -> LongPollClient:
-    """Tells how many replicas this one's deployment has, now and whenever that changes; and how
-    many of them those are that count where a node has at most `each_node` (0: all).
+    """Tells how many replicas this one's deployment has, and how many there are if at most
+    `each_node` of a node count (0: all), now and whenever that changes.
 
     At once, since what each may take is a share; Serve's public interface can only be asked again
     and again, which costs its controller 13 ms each time.

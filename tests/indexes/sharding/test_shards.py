@@ -332,6 +332,24 @@ def held() -> Iterator[tuple[HeldShard, HeldShard]]:
         one.close()
 
 
+def look_beside(
+    held: tuple[HeldShard, HeldShard], look: Callable[[], Any], change: Callable[[], None]
+) -> Any:
+    """What is found while both shards are held open, in which time the change ends."""
+    with ThreadPoolExecutor(2) as pool:
+        looking = pool.submit(look)
+        assert all(one.begun.wait(WAIT_S) for one in held)
+        changing = pool.submit(change)
+        wait([changing], WAIT_S)
+        has_ended, is_looking = changing.done(), not looking.done()
+        for one in held:
+            one.released.set()
+        found = looking.result(WAIT_S)
+    assert (has_ended, is_looking) == (True, True)
+    changing.result()
+    return found
+
+
 def test_changes_end_while_a_search_is_held_open_and_its_answer_is_whole(
     held: tuple[HeldShard, HeldShard], unit_rows: UnitRows
 ) -> None:
@@ -348,17 +366,7 @@ def test_changes_end_while_a_search_is_held_open_and_its_answer_is_whole(
             # One that the search may have seen, and every other time one that was just added.
             gallery.remove(np.array([number if number % 2 else ids[0]]), 13 + 2 * number)
 
-    with ThreadPoolExecutor(2) as pool:
-        searching = pool.submit(gallery.range_search, rows[:70], 0.2)
-        assert all(one.begun.wait(WAIT_S) for one in held)
-        changing = pool.submit(change)
-        wait([changing], WAIT_S)
-        has_ended, is_searching = changing.done(), not searching.done()
-        for one in held:
-            one.released.set()
-        found = searching.result(WAIT_S)
-    assert (has_ended, is_searching) == (True, True)
-    changing.result()
+    found = look_beside(held, partial(gallery.range_search, rows[:70], 0.2), change)
     flat.add(index.ids, rows[index.ids])
     assert_same(found.hits, flat.range_search(rows[:70], 0.2))
     assert (found.sequence, found.searched) == (gallery.sequence, len(flat))
@@ -372,17 +380,7 @@ def test_changes_end_while_ids_are_listed_and_the_list_is_that_of_one_moment(
     rows = unit_rows(60)
     gallery = Gallery(ShardedIndex(PLANS[1], held))
     gallery.add(np.arange(50), rows[:50], 1)
-    with ThreadPoolExecutor(2) as pool:
-        listing = pool.submit(lambda: gallery.ids)
-        assert all(one.begun.wait(WAIT_S) for one in held)
-        changing = pool.submit(change_thrice, gallery, rows)
-        wait([changing], WAIT_S)
-        has_ended, is_listing = changing.done(), not listing.done()
-        for one in held:
-            one.released.set()
-        listed = listing.result(WAIT_S)
-    assert (has_ended, is_listing) == (True, True)
-    changing.result()
+    listed = look_beside(held, lambda: gallery.ids, partial(change_thrice, gallery, rows))
     assert listed.tolist() == [1, *range(4, 58), 59]
     assert gallery.ids.tolist() == listed.tolist()
 
@@ -402,16 +400,8 @@ def test_rows_are_read_without_what_is_gone_in_one_call_to_each_shard_beside_cha
     gallery.add(np.arange(50), rows[:50], 1)
     gallery.remove(np.arange(0, 50, 5), 2)
     asked = np.array([47, 3, 10, 4, 99, 20, 0, 31])
-    with ThreadPoolExecutor(2) as pool:
-        reading = pool.submit(gallery.held, asked)
-        assert all(one.begun.wait(WAIT_S) for one in held)
-        adding = pool.submit(gallery.add, np.arange(50, 60), rows[50:], 3)
-        wait([adding], WAIT_S)
-        has_ended, is_reading = adding.done(), not reading.done()
-        for one in held:
-            one.released.set()
-        ids, found = reading.result(WAIT_S)
-    assert (has_ended, is_reading) == (True, True)
+    add = partial(gallery.add, np.arange(50, 60), rows[50:], 3)
+    ids, found = look_beside(held, partial(gallery.held, asked), add)
     assert ids.tolist() == [47, 3, 4, 31]
     assert np.array_equal(found, rows[ids])
 
