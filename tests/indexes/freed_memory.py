@@ -11,6 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from indexes.exact.codes import code_limit
+from indexes.exact.plane import make_plane
+from indexes.exact.scanner import Scanner
+
 Forms = dict[str, NDArray[np.uint8]]
 PAUSING = """
 import json, sys
@@ -19,6 +23,16 @@ def pause(stage, **forms):
     print(json.dumps([stage, forms]), flush=True)
     sys.stdin.readline()
 """
+
+
+def forms_of(rows: NDArray[np.float32]) -> Forms:
+    """Sixteen bytes of each row in each form that a gallery keeps it in."""
+    step = code_limit(rows.shape[1]) / 127
+    codes = (np.rint(rows.astype(np.float64) / step).clip(-127, 127) + 128).astype(np.uint8)
+    forms: Forms = {"vectors": rows[:, 8:12].copy().view(np.uint8), "byte codes": codes[:, 16:32]}
+    if Scanner().reads_planes:
+        forms["half bytes"] = make_plane(codes, rows.shape[1]).halves[:, 16:32]
+    return forms
 
 
 def count_in_memory(pid: int, forms: Forms) -> dict[str, int]:

@@ -11,11 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from indexes.exact.codes import code_limit
-from indexes.exact.plane import make_plane
-from indexes.exact.scanner import Scanner
 from indexes.memory import GIVEN_BACK_FROM_BYTES, overwrite_when_freed
-from tests.indexes.freed_memory import PAUSING, Forms, watch
+from tests.indexes.freed_memory import PAUSING, Forms, forms_of, watch
 
 # Faces are added by small batches and sealed in between, as a service does: heads, segments and
 # what is copied on the way are freed by the hundred, and malloc keeps them as it will.
@@ -124,16 +121,9 @@ pause("freed")
 
 
 def forms_of_the_erased() -> Forms:
-    """Sixteen bytes of each erased row in each form that a gallery keeps it in."""
     names: dict[str, NDArray[np.float32]] = {}
     exec(DRAWING + "rows = np.concatenate(list(map(draw, range(REFERENCES // BATCH))))", names)
-    rows = names["rows"][names["ERASED"].tolist()]
-    step = code_limit(rows.shape[1]) / 127
-    codes = (np.rint(rows.astype(np.float64) / step).clip(-127, 127) + 128).astype(np.uint8)
-    forms: Forms = {"vectors": rows[:, 8:12].copy().view(np.uint8), "byte codes": codes[:, 16:32]}
-    if Scanner().reads_planes:
-        forms["half bytes"] = make_plane(codes, rows.shape[1]).halves[:, 16:32]
-    return forms
+    return forms_of(names["rows"][names["ERASED"].tolist()])
 
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc of another process")
