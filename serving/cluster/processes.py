@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -119,18 +119,26 @@ def list_descendants(pid: int) -> list[Process]:
 _ZOMBIE, _ENDED = "Z", "ZX"
 
 
-def _read_states() -> Iterator[tuple[int, str, int]]:
-    """Id, state and parent of every process that this one may read."""
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
+def _read_states(pids: Iterable[str] = ()) -> Iterator[tuple[int, str, int]]:
+    """Id, state and parent of these processes, or of every one that this one may read."""
+    for pid in pids or filter(str.isdigit, os.listdir("/proc")):
         try:
-            stat = (folder / "stat").read_bytes()
+            stat = Path(f"/proc/{pid}/stat").read_bytes()
         except OSError:
             continue
         # The second field may contain spaces, brackets and half a character.
         state, parent = stat.rpartition(b")")[2].split()[:2]
-        yield int(folder.name), state.decode(), int(parent)
+        yield int(pid), state.decode(), int(parent)
+
+
+def _list_children() -> list[str]:
+    """Ids of this process's children; empty where the kernel keeps no list of them."""
+    found: list[str] = []
+    # An orphan is given to any of the threads.
+    for path in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):
+            found += path.read_text().split()
+    return found
 
 
 def end_descendants(pid: int, timeout_s: float = 10.0) -> list[int]:
@@ -154,7 +162,8 @@ def reap_orphans(spared: int | None = None) -> list[Process]:
     """Reads the exit status of ended children, so that none stays a zombie, and returns those that
     live; not of `spared`, for which its owner waits."""
     living: list[Process] = []
-    for child, state, parent in _read_states():
+    # Asked for every second: not of all processes of the machine.
+    for child, state, parent in _read_states(_list_children()):
         if parent != os.getpid() or child == spared:
             continue
         if state == _ZOMBIE:
