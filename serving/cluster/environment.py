@@ -210,16 +210,28 @@ def _set_proxy(
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(place / "server-state"),
         # Serve waits for its old workers as long.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(config.hard_stop_s),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_find_port()),
+        # Serve needs one, and it gets no requests.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(find_port()),
     }
 
 
-def _find_port() -> int:
-    """A free port for Serve's fallback proxy, which gets no requests."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+FREE_PORTS = range(20_000, 32_768)
+"""Above those of Ray's workers, and below those that Linux gives to connections
+(`ip_local_port_range`)."""
+TRIED_PORTS = 100
+
+
+def find_port() -> int:
+    """A port of 127.0.0.1 at which nobody listens, for a process that will in some seconds: no
+    connection is given it meanwhile. `RequestError` where none is found."""
+    for _ in range(TRIED_PORTS):
+        port = secrets.choice(FREE_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RequestError(
+        f"no free port from {FREE_PORTS.start} to {FREE_PORTS.stop - 1}: end what listens there"
+    )
 
 
 FOLDER_PREFIX, OWNER_FILE = "sosie-", "owner"

@@ -29,7 +29,8 @@ import numpy as np
 import skimage.data
 from PIL import Image, ImageEnhance
 
-from bench.suites.serve.process import Place, find_port, serve
+from bench.suites.serve.process import Place, serve
+from serving.cluster.environment import find_port
 from serving.demo.data import make_document
 from tests.security.costly_files import grey, jpeg_of_empty_scans, write
 from tests.security.unfinished_requests import begin, exchange, make_up_key

@@ -23,19 +23,12 @@ from ray.serve._private.haproxy import ServerConfig
 
 from engine.errors import RequestError
 from serving.api import request
-from serving.cluster.environment import make_variables
+from serving.cluster.environment import find_port, make_variables
 from serving.cluster.haproxy import ADMITTED, ONGOING_OF_ADDRESS, UNREAD, ProxyConfig
 from serving.settings import make_settings
 from tests.security.unfinished_requests import WAIT_S, begin, exchange, make_up_key
 from tests.serving.api.driver import to_json
-from tests.serving.cluster.proxied import (
-    OTHER_KEY,
-    Proxied,
-    find_port,
-    generate,
-    run_proxy,
-    start_proxy,
-)
+from tests.serving.cluster.proxied import OTHER_KEY, Proxied, generate, run_proxy, start_proxy
 
 ATTACKERS = 16
 CONFIG = ProxyConfig(

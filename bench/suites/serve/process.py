@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,13 +20,7 @@ import psutil
 
 from bench.core.reports import Figure
 from engine.errors import RequestError
-from serving.cluster.processes import (
-    RAY_AGENT_PORT,
-    Process,
-    Role,
-    end_with_starter,
-    list_descendants,
-)
+from serving.cluster.processes import Process, Role, end_with_starter, list_descendants
 
 MIB = 2**20
 
@@ -233,14 +226,6 @@ def is_ready(port: int) -> bool:
             return connection.getresponse().status == 200
         except (OSError, HTTPException):
             return False
-
-
-def find_port() -> int:
-    """A port that nobody listens on now, nor Ray later."""
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        port: int = listener.getsockname()[1]
-        return find_port() if port == RAY_AGENT_PORT else port
 
 
 PARTS = {

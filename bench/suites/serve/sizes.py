@@ -13,9 +13,9 @@ from bench.core.reports import Setup
 from bench.suites.serve.fixtures import Home, Visitors, make_home
 from bench.suites.serve.load_generator import Generator
 from bench.suites.serve.overload import OverloadPlan
-from bench.suites.serve.process import Place, find_port, serve
+from bench.suites.serve.process import Place, serve
 from bench.suites.serve.throughput import Pace, Session
-from serving.cluster.environment import OwnedFolder
+from serving.cluster.environment import OwnedFolder, find_port
 
 
 class Part(StrEnum):

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from typing import Any
 import httpx
 import pytest
 
+from serving.cluster.environment import find_port
 from serving.cluster.processes import Role, find_processes, list_descendants
 from serving.settings import SETTINGS_FILE
 from tests.serving.cluster.two_nodes import Nodes, run_nodes
@@ -136,13 +136,6 @@ class Served:
         """SIGTERM; returns the exit code."""
         self.process.terminate()
         return self.process.wait(120)
-
-
-def find_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="session")

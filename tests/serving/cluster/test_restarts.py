@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.serving.cluster.conftest import find_port
+from serving.cluster.environment import find_port
 
 SUPERVISE = """
 import sys
