@@ -126,7 +126,7 @@ def _describe_copies(layout: Layout | None) -> str:
         return (
             "A shard has two copies on two nodes, which search by turns: a lost one is made again "
             "while the other answers, and has to do the work of both, so the scans are counted for "
-            "one of them alone."
+            "one of them alone. What is erased meanwhile stays in its memory until it is whole."
         )
     return (
         "A shard has one copy; while a lost one is rebuilt, every search and decision is refused "
