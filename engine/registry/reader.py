@@ -186,11 +186,8 @@ _REFERENCE_PAGE = (
     .order_by(_references.c.added_sequence, _references.c.id)
     .limit(bindparam("page"))
 )
-_REMOVALS = (
-    select(_references.c.id)
-    .where(_references.c.removed_sequence > bindparam("sequence"))
-    .order_by(_references.c.id)
-)
+# Ordered by its reader: in the order of the ids SQLite would go through all references.
+_REMOVALS = select(_references.c.id).where(_references.c.removed_sequence > bindparam("sequence"))
 _ENROLLMENTS = select(tables.enrollments).where(tables.enrollments.c.id.in_(KEYS))
 _LIVE_IDS = select(_references.c.id).where(_references.c.removed_sequence.is_(None))
 _ALL_TOTAL = select(
@@ -505,7 +502,7 @@ class Reader(AuditReader):
     def removals(self, after_sequence: int) -> NDArray[np.int64]:
         """The references removed after a gallery sequence: int64[n], ascending."""
         rows = self.rows(_REMOVALS, sequence=after_sequence)
-        return np.array([row.id for row in rows], dtype=np.int64)
+        return np.sort(np.array([row.id for row in rows], dtype=np.int64))
 
     def live_ids(self) -> NDArray[np.int64]:
         """The ids of all live references, in no order: int64[n]."""
@@ -609,13 +606,15 @@ class Reader(AuditReader):
             for table in metadata.sorted_tables
             if table is not tables.deployment
         }
+        # Those removed have an index; to count the others all rows would be read.
         queries["live_references"] = queries["references"].where(
-            _references.c.removed_sequence.is_(None)
+            _references.c.removed_sequence.is_not(None)
         )
         # One statement, since PostgreSQL may show each statement a newer state.
         counted = select(*(query.scalar_subquery().label(name) for name, query in queries.items()))
         with reading(self._engine) as connection, long_statements(connection):
-            return dict(connection.execute(counted).one()._mapping)
+            found = dict(connection.execute(counted).one()._mapping)
+        return found | {"live_references": found["references"] - found["live_references"]}
 
     def _outlet(self, row: Row[Any]) -> Outlet:
         require_authentic(self.vault, tables.outlets, row)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import event
 
 from engine.errors import NotFound, RegistryError, SealBroken, StorageFailed
 from engine.registry import audit
@@ -131,6 +132,33 @@ def test_catching_up_gives_what_was_added_and_removed_since(store, writer, enrol
     assert store.removals(8).tolist() == [6]
     assert store.removals(8).dtype == np.int64
     assert store.removals(9).tolist() == []
+
+
+def test_neither_a_restart_nor_a_count_reads_all_references(store, writer, enroll) -> None:
+    """With their templates ten million are 12 GB."""
+    if store._engine.dialect.name != "sqlite":
+        pytest.skip("PostgreSQL reads small tables whole, whatever their indexes")
+    writer.commit(enroll(writer, 3))
+    writer.commit(change(4, removed_references=[(np.int64(1), 4)]))
+    asked: list[tuple[str, Any]] = []
+
+    def keep(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
+        asked.append((statement, values))
+
+    event.listen(store._engine, "before_cursor_execute", keep)
+    assert store.removals(0).tolist() == [1]
+    assert store.counts()["live_references"] == 2
+    assert store.live_total() == (2, 5)
+    event.remove(store._engine, "before_cursor_execute", keep)
+    with store._engine.connect() as connection:
+        steps = [
+            step.detail
+            for statement, values in asked
+            for step in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
+        ]
+    of_references = [step for step in steps if "references" in step]
+    assert len(of_references) >= 5
+    assert all("COVERING INDEX" in step for step in of_references)
 
 
 def test_lines_are_counted_by_carrier_and_closed_ones_left_out(store, writer, enroll) -> None:
