@@ -159,8 +159,8 @@ def test_no_record_of_a_key_shows_its_digest(store) -> None:
     store.add_api_key(OF_AN_OUTLET, actor="test")
     shown = repr((store.api_keys(), list(store.audit_entries())))
     assert "k1" in shown
-    assert str(DIGEST)[2:10] not in shown
-    assert DIGEST.hex()[:8] not in shown
+    assert str(DIGEST)[2:-1] not in shown
+    assert DIGEST.hex() not in shown
 
 
 def test_an_unknown_key_is_not_found(store) -> None:
