@@ -607,14 +607,15 @@ class Reader(AuditReader):
             if table is not tables.deployment
         }
         # Those removed have an index; to count the others all rows would be read.
-        queries["live_references"] = queries["references"].where(
+        queries["removed"] = queries["references"].where(
             _references.c.removed_sequence.is_not(None)
         )
         # One statement, since PostgreSQL may show each statement a newer state.
         counted = select(*(query.scalar_subquery().label(name) for name, query in queries.items()))
         with reading(self._engine) as connection, long_statements(connection):
             found = dict(connection.execute(counted).one()._mapping)
-        return found | {"live_references": found["references"] - found["live_references"]}
+        found["live_references"] = found["references"] - found.pop("removed")
+        return found
 
     def _outlet(self, row: Row[Any]) -> Outlet:
         require_authentic(self.vault, tables.outlets, row)

@@ -215,9 +215,9 @@ def _set_proxy(
     }
 
 
-FREE_PORTS = range(20_000, 32_768)
-"""Above those of Ray's workers, and below those that Linux gives to connections
-(`ip_local_port_range`)."""
+FREE_PORTS = range(20_000, 30_000)
+"""Above those of Ray's workers, and below those that Serve gives to its replicas (from 30,000) and
+Linux to connections (`ip_local_port_range`)."""
 TRIED_PORTS = 100
 
 

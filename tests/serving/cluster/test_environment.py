@@ -6,9 +6,10 @@ import socket
 from pathlib import Path
 
 import pytest
+from ray.serve._private.constants import RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT
 
 from engine.errors import RequestError
-from serving.cluster.environment import find_port, make_environment, renew_proxy_config
+from serving.cluster.environment import FREE_PORTS, find_port, make_environment, renew_proxy_config
 from serving.cluster.haproxy import read_config
 from serving.sections import ServeSettings
 
@@ -56,10 +57,11 @@ def test_blas_threads_do_not_spin_unless_the_operator_sets_it(
     assert read() == "other"
 
 
-def test_no_connection_is_given_a_port_that_was_found_for_a_process() -> None:
+def test_no_connection_and_no_replica_is_given_a_port_that_was_found_for_a_process() -> None:
     given_from = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert FREE_PORTS.stop <= min(given_from, RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", find_port()))
         taken = listener.getsockname()[1]
-        assert taken < given_from
+        assert taken in FREE_PORTS
         assert taken not in {find_port() for _ in range(200)}
