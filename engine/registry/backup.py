@@ -214,7 +214,8 @@ def _pace(progress: Progress | None) -> Callable[[int, int, int], None]:
 
 def _copy_rows(source: Reader, file: Path) -> None:
     """Every row of one moment, read from PostgreSQL without keeping anybody waiting."""
-    with _sqlite_engine(file) as sink, storage_errors(), open_connection(source.engine) as plain:
+    sinking = _sqlite_engine(file, source.vault.dim)
+    with sinking as sink, storage_errors(), open_connection(source.engine) as plain:
         reading = plain.execution_options(
             isolation_level="REPEATABLE READ", stream_results=True, yield_per=_ROWS_AT_ONCE
         )
@@ -227,9 +228,10 @@ def _copy_rows(source: Reader, file: Path) -> None:
 
 
 @contextmanager
-def _sqlite_engine(file: Path) -> Iterator[Engine]:
-    """An engine for a copy; its journal goes with it."""
-    engine = connect(f"sqlite:///{file}")
+def _sqlite_engine(file: Path, dim: int = 0) -> Iterator[Engine]:
+    """An engine for a copy, whose pages are those for templates of `dim` floats where it is new;
+    its journal goes with it."""
+    engine = connect(f"sqlite:///{file}", dim)
     try:
         yield engine
     finally:

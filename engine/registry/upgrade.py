@@ -225,7 +225,8 @@ def _pages(reader: AuditReader, table: Table) -> Iterator[Sequence[Row[Any]]]:
 
 
 def _reseal(connection: Connection, vault: Vault, rows: Sequence[Row[Any]]) -> None:
-    """Seals templates for their row and their document: before, for their row alone."""
+    """Seals templates for their row and their document: before, for their row alone. Counts the
+    seals where the upgrade may be killed before its end."""
     sealed = []
     for row in rows:
         if row.template is not None:
@@ -234,6 +235,8 @@ def _reseal(connection: Connection, vault: Vault, rows: Sequence[Row[Any]]) -> N
             sealed.append({"key": row.id, "new": vault.seal(REFERENCE_TEMPLATE, name, opened)})
     if sealed:
         connection.execute(_RESEAL, sealed)
+        version, before = vault.active_data_version, read_head(connection).seals
+        deployment.count_seals(connection, version, vault.seals.take(), before)
 
 
 _RESEAL = (

@@ -26,7 +26,7 @@ from engine.registry import backup, tables
 from engine.registry.audit import verify_chain
 from engine.registry.backup import DATABASE_FILE, MANIFEST_FILE, make_backup, restore_backup
 from engine.registry.damage import find_damage
-from engine.registry.database import PAGE_BYTES
+from engine.registry.database import LARGE_PAGE_BYTES, PAGE_BYTES
 from engine.registry.keyring import KeyRing
 from engine.registry.records import (
     ERASURE_ASKED,
@@ -220,6 +220,16 @@ def test_a_backup_of_one_database_is_restored_into_the_other(
         assert find_damage(restored) == []
         with restored.writer() as writer:
             writer.commit(enroll(writer, 1, first=77))
+
+
+def test_a_backup_of_long_templates_has_the_pages_of_a_new_registry_of_them(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    vault = Vault(KeyRing.generate(), 512)
+    with Store.create(postgres_url, vault, model_digest=MODEL) as store, store.writer() as writer:
+        make_backup(store, writer, tmp_path / "copy", actor="test")
+    with closing(sqlite3.connect(tmp_path / "copy" / DATABASE_FILE)) as copy:
+        assert copy.execute("PRAGMA page_size").fetchone() == (LARGE_PAGE_BYTES,)
 
 
 @pytest.fixture
