@@ -643,7 +643,8 @@ class Deployment:
         self._had_snapshot = self._had_snapshot or had_snapshot
         if not self._is_reseal_due:
             self._is_reseal_due = True
-            self._resealing.submit(self._reseal)
+            with suppress(RuntimeError):  # it is being closed: the next start builds it again
+                self._resealing.submit(self._reseal)
 
     def _reseal(self) -> None:
         """Saves the snapshot again after a while; the registrar goes on deciding.
@@ -722,9 +723,10 @@ class Deployment:
                 self._upkeep.close()
             if "registrar" in built:
                 closing.callback(self.registrar.close)
-                # Under the lease, or an erasure in between would find no snapshot to remove. A
-                # failed registrar saves none, and its callers know why.
-                with suppress(RegistryError, ShardLost):
+                # Under the lease, or an erasure in between would find no snapshot to remove; not
+                # while one is made, or it would save what that removes. A failed registrar saves
+                # none, and its callers know why.
+                with self.erasing, suppress(RegistryError, ShardLost):
                     self.registrar.run(lambda _writer, _now: self._save_grown())
 
     def _drop_outdated(self, sequence: int) -> None:

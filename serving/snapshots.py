@@ -350,7 +350,7 @@ class ShardManager(SnapshotManager):
             if useless:
                 self._warn(f"{useless} snapshots of shards are not used: the store is read instead")
             load = self._load if self._shard_folder else None
-            return restore_shards(self._store, self._index, tell or _log.info, load)
+            return restore_shards(self._store, self._index, tell or _log.info, load, self._destroy)
         except BaseException:
             self.release()
             raise

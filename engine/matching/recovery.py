@@ -104,18 +104,25 @@ Tell = Callable[[str], None]
 
 Load = Callable[[int, Shard], Future[None]]
 """Has a copy of a shard of that number read its snapshot; the future fails where there is none."""
+GiveUp = Callable[[Sequence[int]], None]
+"""Makes the snapshots of the shards of these numbers useless, wherever they are."""
 
 
 def restore_shards(
-    store: Store, index: ShardedIndex, tell: Tell = _log.info, load: Load | None = None
+    store: Store,
+    index: ShardedIndex,
+    tell: Tell = _log.info,
+    load: Load | None = None,
+    give_up: GiveUp = lambda _: None,
 ) -> Restored:
     """Brings the shards to the state of the store, each from what it holds; for the writer.
 
     A shard that has all of its virtual shards up to some sequence, in this store's history, keeps
     them and gets what came after; any other reads its snapshot, with `load`, or is cleared and
-    built again, alone. Virtual shards that none has go to those that there are to be. Of several
-    copies of a shard of which one can go on, the others are ended: see `fill_copy`. `ShardLost`
-    where the shards do not take what they are given.
+    built again, alone, and its snapshot is given up first: what it had may become another shard's,
+    and an erasure there would not find it. Virtual shards that none has go to those that there are
+    to be. Of several copies of a shard of which one can go on, the others are ended: see
+    `fill_copy`. `ShardLost` where the shards do not take what they are given.
     """
     sequence, history = store.sequence(), _mark_of(store)
     parts = [[_Task(at, copy) for copy in shard.copies] for at, shard in enumerate(index.shards)]
@@ -124,6 +131,7 @@ def restore_shards(
     if load is not None and lost:
         _load_snapshots(load, [task for own in lost for task in own])
         _judge(store, [task for own in lost for task in own], sequence)
+    give_up([own[0].number for own in lost if all(task.start is None for task in own)])
     tasks, loaded = [], 0
     for shard, own in zip(index.shards, parts, strict=True):
         # The one that has most; a copy with other virtual shards was left in the middle of a move.

@@ -185,8 +185,9 @@ GROUPS = {HEARTBEAT_GROUP: 1, BATCH_GROUP: CALLS_AT_ONCE, LONG_GROUP: CALLS_AT_O
 MESSAGE_BYTES = 16 << 20
 """More vectors are sent in pieces: Ray keeps a whole message in its object store."""
 
-_LONG, _LONG_S = ("save", "load", "compact", "join", "digests"), 7200.0
-"""Calls that read, write or compare everything, and how long they may take."""
+_LONG, _LONG_S = ("save", "load", "compact", "join", "digests", "forget"), 7200.0
+"""Calls that read, write or compare everything, or wait for one that does, and how long they may
+take."""
 
 Value = TypeVar("Value")
 

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,45 @@ def test_what_fails_after_an_erasure_is_told_and_tried_again_until_it_is_done(
         assert manifest.exists() == has_snapshot
     with open_home() as deployment:
         assert (len(deployment.restored.gallery), deployment.restored.fault) == (0, None)
+
+
+@pytest.mark.usefixtures("_always_save")
+def test_an_erasure_beside_the_end_of_a_deployment_leaves_no_snapshot_with_the_face(
+    open_home: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, at_snapshot, lock = threading.Event(), threading.Event(), threading.Lock()
+    erase_holder, save_snapshot = compose.erase_holder, snapshots.save_snapshot
+
+    class Erasing:
+        def __enter__(self) -> None:
+            if not lock.acquire(blocking=False):
+                at_snapshot.set()
+                lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+    def erase(*given: Any) -> Any:
+        begun.set()
+        # The end of the deployment saves its snapshot now, or waits for this erasure.
+        assert at_snapshot.wait(120)
+        return erase_holder(*given)
+
+    def save(*given: Any) -> None:
+        save_snapshot(*given)
+        at_snapshot.set()
+
+    with ThreadPoolExecutor(1) as pool, open_home() as deployment:
+        assert deployment.registrar is not None
+        monkeypatch.setattr(deployment, "erasing", Erasing())
+        monkeypatch.setattr(compose, "erase_holder", erase)
+        monkeypatch.setattr(snapshots, "save_snapshot", save)
+        erased = pool.submit(deployment.erase, DOCUMENT, "test")
+        assert begun.wait(120)
+    assert erased.result().references == 1
+    monkeypatch.undo()
+    with open_home() as deployment:
+        assert (deployment.restored.loaded, len(deployment.restored.gallery)) == (0, 0)
 
 
 def test_what_fails_after_an_erasure_does_not_keep_a_deployment_from_closing(
@@ -682,6 +722,33 @@ def test_another_number_of_shards_is_reached_while_serving_and_no_snapshot_keeps
         path.write_bytes(content)
     with Deployment(full_home, settings, open_index=open_index) as deployment:
         assert (find(deployment), deployment.restored.loaded) == (0, 0)
+
+
+@pytest.mark.usefixtures("_always_save")
+def test_a_snapshot_that_was_away_is_of_no_use_once_its_shard_is_built_from_the_store(
+    full_home: Path, tmp_path: Path
+) -> None:
+    """What it holds may be another shard's by then, and an erasure there would not find it."""
+    places, away = tmp_path / "node", tmp_path / "away"
+    settings = load_settings(full_home)
+    gallery = settings.gallery.model_copy(update={"shard_folder": str(places)})
+    settings = settings.model_copy(update={"gallery": gallery})
+
+    def open_on_shards(number: int) -> Deployment:
+        return Deployment(full_home, settings, open_index=lambda plan: open_local(plan, number))
+
+    with open_on_shards(2) as deployment:
+        assert deployment.registrar is not None
+    before = [(full_home / "shards" / f"shard-{at}").read_bytes() for at in range(2)]
+    places.rename(away)
+    with open_on_shards(3) as deployment:
+        assert (len(deployment.registrar.gallery), deployment.restored.loaded) == (1, 0)
+        assert not list((full_home / "shards").iterdir())
+    shutil.copytree(away, places, dirs_exist_ok=True)
+    with open_on_shards(2) as deployment:
+        assert len(deployment.registrar.gallery) == 1
+    after = [(full_home / "shards" / f"shard-{at}").read_bytes() for at in range(2)]
+    assert not set(before) & set(after)
 
 
 def test_a_deployment_whose_shard_is_lost_decides_nothing_closes_and_opens_again(
