@@ -60,9 +60,11 @@ def list_assumptions(
         "False candidates: each face matches a stranger at the rate that the calibration measured "
         "on its people, independently of the others; relatives and look-alikes cause more. Those "
         "of a day assume the busiest rate all day.",
-        "An erasure is out of memory at once; the time is that of its file, which grows with the "
-        "references of one segment. A start from a snapshot grows with the references of one "
-        "machine; until a gallery is back nothing is decided (503)." + _describe_shards(layout),
+        "An erasure is out of memory at once, and a file that has it is removed; the time is until "
+        "its segment is written anew, which grows with the references of one segment. A start from "
+        "a snapshot grows with the references of one machine, one from the store with all that is "
+        "stored: a store that memory does not hold is read at the rate of its disk, on top of the "
+        "time told. Until a gallery is back nothing is decided (503)." + _describe_shards(layout),
         "One spare node takes any role (Ray places it). " + _describe_copies(layout),
     ]
     return (*said, *_list_assumed(figures))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -86,6 +86,12 @@ class Quantity(Enum):
     OTHER_BYTES = Assumed(
         "memory of Ray and the proxy, a node", "bytes", 1e9, "GCS, raylet, agents, HAProxy"
     )
+    START = Assumed(
+        "start of the service, its gallery apart", "s", 20.0, "Ray, Serve, models: `bench serve`"
+    )
+    RESTART = Assumed(
+        "from a registrar's end to the next one, its gallery apart", "s", 5.0, "`bench serve`"
+    )
     RESTORE = Assumed(
         "start from the store, a reference", "s", 7.3e-6, "1,000,000 in 7.3 s on two cores"
     )
@@ -98,6 +104,12 @@ class Quantity(Enum):
     SHARD_BUILD = Assumed(
         "shards from the store: one unsealed and added as well", "s", 11.8e-6, "`bench shards`"
     )
+    COPY_BUILD = Assumed(
+        "a lost copy made again beside searches: a reference of its shard",
+        "s",
+        47e-6,
+        "`bench shards`",
+    )
     FAILOVER = Assumed(
         "from a registrar's end to the next one's decision", "s", 3.2, "shards kept: `bench shards`"
     )
@@ -107,6 +119,7 @@ class Quantity(Enum):
     ERASE = Assumed(
         "rewriting a segment after an erasure, a reference", "s", 2.7e-6, "`sosie bench gallery`"
     )
+    SAVE = Assumed("writing a snapshot, a reference", "s", 1e-6, "`sosie bench gallery`")
 
     @property
     def key(self) -> str:
@@ -120,6 +133,8 @@ class Figure:
     value: float
     origin: Origin
     source: str
+    references: float = 0
+    """So many there were where it was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +170,9 @@ VECTOR_DEPENDENT = frozenset(Quantity) - {
     Quantity.REGISTRAR_BYTES,
     Quantity.INGRESS_BYTES,
     Quantity.OTHER_BYTES,
+    Quantity.MERGE_PEAK,
+    Quantity.START,
+    Quantity.RESTART,
     Quantity.FAILOVER,
     Quantity.COUNT,
 }
@@ -175,12 +193,10 @@ def assume(quantity: Quantity, kind: VectorKind = USUAL) -> Figure:
             value += (kind.dim - USUAL.dim) * USUAL.float_bytes
         case Quantity.SCAN_ALONE | Quantity.SCAN:
             value *= kind.dim / USUAL.dim
-        case Quantity.RESTORE | Quantity.REOPEN | Quantity.ERASE:
+        case Quantity.RESTORE | Quantity.REOPEN | Quantity.ERASE | Quantity.SAVE:
             value *= kind.dim / USUAL.dim
-        case Quantity.SHARD_READ | Quantity.SHARD_BUILD:
+        case Quantity.SHARD_READ | Quantity.SHARD_BUILD | Quantity.COPY_BUILD:
             value *= kind.dim / USUAL.dim
-        case Quantity.MERGE_PEAK if kind.dim > USUAL.dim:
-            value = 2.83
     scaled = f", scaled to {kind.dim} floats of {8 * kind.float_bytes} bits"
     source = assumed.why if value == assumed.value else assumed.why + scaled
     return Figure(value, Origin.ASSUMED, source)
@@ -250,10 +266,6 @@ class ReportedResult(_Read):
                 return one.value if one.value is not None and math.isfinite(one.value) else None
         return None
 
-    def values(self, unit: str) -> list[float]:
-        """All figures in this unit that were measured."""
-        return [one.value for one in self.figures if one.unit == unit and one.value is not None]
-
     def size(self, name: str) -> float:
         """A number of its setup; `RequestError` where it is missing."""
         found = self.setup.get(name)
@@ -315,10 +327,9 @@ def most_frequent_machine(reports: Sequence[Report]) -> Machine:
 
 SOSIE = "Sosie, cpu"
 GALLERY = "exact8, the gallery"
-IN_PROCESS = "in process, by turns"
 ENROLLING = "Enrollments with two photographs"
+COSTS = "Processor time of an enrollment"
 OTHER_PARTS = ("HAProxy", "Serve's proxy", "the rest of Ray")
-CORE_TIME = "us of a core"
 BATCH = 32
 MIB = 2**20
 P99 = 2.326
@@ -337,28 +348,48 @@ def find_figures(report: Report, kind: VectorKind = USUAL) -> dict[Quantity, Fig
             continue
         is_of_kind = _is_of(kind, result)
         source = f"{report.name}: {name} ({report.machine.cpu}, {report.machine.cores} cores)"
+        references = float(result.setup.get("references", 0))
         for quantity, value in read_values(result, report.machine.cores).items():
             if (
                 value is not None
                 and value >= 0
                 and (is_of_kind or quantity not in VECTOR_DEPENDENT)
             ):
-                found[quantity] = Figure(value, Origin.REPORTED, source)
+                found[quantity] = Figure(value, Origin.REPORTED, source, references)
     return found
 
 
 def gather_figures(reports: Iterable[Report], kind: VectorKind = USUAL) -> dict[Quantity, Figure]:
-    """Figures of all reports; later ones win."""
+    """Figures of all reports; those of more references win, then later ones."""
     found: dict[Quantity, Figure] = {}
     for report in reports:
-        found |= find_figures(report, kind)
+        for quantity, figure in find_figures(report, kind).items():
+            if quantity not in found or figure.references >= found[quantity].references:
+                found[quantity] = figure
     return found
 
 
-def processor_time(result: ReportedResult) -> float | None:
-    """Core-seconds of an enrollment over HTTP, over all parts of the service."""
-    spent = result.values(CORE_TIME)
-    return sum(spent) / 1e6 if spent else None
+@dataclass(frozen=True, slots=True)
+class EnrollmentTime:
+    """Core-seconds of an enrollment: of the library alone, and over HTTP in all parts."""
+
+    library_s: float
+    service_s: float
+
+    @classmethod
+    def of(cls, costs: ReportedResult | None) -> Self | None:
+        library_ms, service_ms = (
+            None if costs is None else costs.value(f"{name}: all")
+            for name in ("in process", "over HTTP")
+        )
+        if not library_ms or not service_ms:
+            return None
+        return cls(library_ms / 1e3, service_ms / 1e3)
+
+    @property
+    def beyond_s(self) -> float:
+        """What the service takes beyond the library."""
+        return max(self.service_s - self.library_s, 0.0)
 
 
 def find_spread(p50: float | None, p99: float | None) -> float | None:
@@ -426,8 +457,11 @@ def _read_memory(result: ReportedResult, _cores: int) -> Values:
 
 
 def _read_snapshot(result: ReportedResult, _cores: int) -> Values:
-    megabytes = result.value("save", "MB")
-    return {Quantity.SNAPSHOT_BYTES: _times(megabytes, 1e6 / result.size("references"))}
+    references = result.size("references")
+    return {
+        Quantity.SNAPSHOT_BYTES: _times(result.value("save", "MB"), 1e6 / references),
+        Quantity.SAVE: _times(result.value("save", "s"), 1 / references),
+    }
 
 
 def _read_opening(result: ReportedResult, _cores: int) -> Values:
@@ -456,6 +490,19 @@ def _read_lost_shard(result: ReportedResult, _cores: int) -> Values:
     }
 
 
+def _read_lost_copy(result: ReportedResult, _cores: int) -> Values:
+    made_s = result.value("killed: a copy made again")
+    return {Quantity.COPY_BUILD: _times(made_s, result.size("shards") / result.size("references"))}
+
+
+def _read_start(result: ReportedResult, _cores: int) -> Values:
+    # The gallery of the first size is small beside the rest.
+    return {
+        Quantity.START: result.value("ready"),
+        Quantity.RESTART: result.value("ready after SIGKILL of the registrar"),
+    }
+
+
 def _read_failover(result: ReportedResult, _cores: int) -> Values:
     counting = result.value("the store counted")
     return {
@@ -470,16 +517,14 @@ def _read_erasure(result: ReportedResult, _cores: int) -> Values:
 
 
 def _read_merges(result: ReportedResult, _cores: int) -> Values:
+    # Of any dimension: the new segment is built beside the old ones, in the same form.
     dim = result.setup.get("dim", USUAL.dim)
     return {Quantity.MERGE_PEAK: result.value(f"{dim} dimensions, one segment in the end")}
 
 
-def _read_enrollments(result: ReportedResult, cores: int) -> Values:
-    """Processor time of the service beyond that of the library."""
-    own, spent = result.value(IN_PROCESS), processor_time(result)
-    if not own or spent is None:
-        return {}
-    return {Quantity.HTTP: max(spent - cores / own, 0.0)}
+def _read_costs(result: ReportedResult, _cores: int) -> Values:
+    time = EnrollmentTime.of(result)
+    return {Quantity.HTTP: None if time is None else time.beyond_s}
 
 
 def _read_resident(result: ReportedResult, cores: int) -> Values:
@@ -513,10 +558,12 @@ READERS: Mapping[str, ReadValues] = {
     "Snapshot": _read_snapshot,
     "Gallery": _read_opening,
     "One shard is killed": _read_lost_shard,
+    "Two copies, one is killed": _read_lost_copy,
     "The registrar is killed": _read_failover,
+    "Start of the service": _read_start,
     "Erasure": _read_erasure,
     "Merges": _read_merges,
-    ENROLLING: _read_enrollments,
+    COSTS: _read_costs,
     "Memory under a steady load": _read_resident,
 }
 """Functions that read the quantities of a result, by its name."""

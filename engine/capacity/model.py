@@ -60,6 +60,7 @@ EXTRACTING_THREADS = 2
 """Of an ingress, which share the photographs of a batch; so many of a node's ingresses as then
 extract with all its cores are sent its enrollments."""
 GATHER_S = 0.015
+ERASURES_GATHER_S = 5.0
 """After a batch of several the registrar waits this long for more to share a transaction."""
 PAIR_SPREAD = 0.2
 """Standard deviation of the log of the time: photographs differ in size and in detector passes."""
@@ -299,36 +300,43 @@ class Disk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waits:
-    """Seconds until the gallery is there, and until an erasure has left the files.
+    """Seconds until the gallery is there, and until an erasure is in a snapshot.
 
-    `start_s`: a start from the store alone, `reopen_s`: from snapshots. `erasure_s`: until the
-    segment of an erased reference, which is out of memory at once, is written anew. Over shards,
-    else None: `failover_s` from the end of a registrar to the next one's decision, the shards kept;
-    `lost_shard_s` until a lost shard is built from the store alone.
+    `start_s`: a start from the store alone, `reopen_s`: from snapshots; on one machine of the whole
+    service, over shards of these alone. `failover_s`: from the end of a registrar to the next one's
+    decision; shards are kept. `erasure_s`: until a snapshot without an erased reference, which is
+    out of memory at once, is whole again. `lost_shard_s`, only over shards: until a lost one is
+    built from the store alone, or a lost copy is made again.
     """
 
     start_s: float = 0.0
     reopen_s: float = 0.0
+    failover_s: float = 0.0
     erasure_s: float = 0.0
-    failover_s: float | None = None
     lost_shard_s: float | None = None
 
     @classmethod
     def of(cls, layout: Layout, faces: int, figures: Figures) -> Self:
         value, part = figures.value, layout.references_per_scanner(faces)
         reopen_s = part * value(Quantity.REOPEN)
-        erasure_s = min(part, figures.segment_rows) * value(Quantity.ERASE)
+        rewrite_s = value(Quantity.ERASE) + value(Quantity.SAVE)
+        erasure_s = ERASURES_GATHER_S + min(part, figures.segment_rows) * rewrite_s
         if not layout.shards:
+            start_s = value(Quantity.START)
             return cls(
-                start_s=faces * value(Quantity.RESTORE), reopen_s=reopen_s, erasure_s=erasure_s
+                start_s=start_s + faces * value(Quantity.RESTORE),
+                reopen_s=start_s + reopen_s,
+                failover_s=value(Quantity.RESTART) + reopen_s,
+                erasure_s=erasure_s,
             )
         read_s, build_s = faces * value(Quantity.SHARD_READ), value(Quantity.SHARD_BUILD)
+        lost_s = read_s + part * build_s
         return cls(
             start_s=read_s + faces * build_s,
             reopen_s=reopen_s,
-            erasure_s=erasure_s,
             failover_s=value(Quantity.FAILOVER) + faces * value(Quantity.COUNT),
-            lost_shard_s=read_s + part * build_s,
+            erasure_s=erasure_s,
+            lost_shard_s=lost_s if layout.copies == 1 else part * value(Quantity.COPY_BUILD),
         )
 
 

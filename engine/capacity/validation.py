@@ -1,7 +1,7 @@
 """Validation of the simulation against a measured run.
 
-Given by the report: the processor time of an enrollment in the parts of the service, the rate of
-the library alone in the same run, and the load. If only the cores limit a closed loop, its rate
+Given by the report: the processor time of an enrollment in all parts of the service and in the
+library alone, in the same run, and the load. If only the cores limit a closed loop, its rate
 follows from these, and its median from the rate; those two rows check that. Predicted is how much
 load there may be below that, as a plan must: near the limit a few percent of load are half of a
 latency, so it is the load of the measured latency that has to agree, not the latency of the load.
@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from engine.capacity.figures import (
+    COSTS,
     ENROLLING,
-    IN_PROCESS,
+    EnrollmentTime,
     Figures,
     Report,
     ReportedResult,
-    processor_time,
 )
 from engine.capacity.model import (
     DECISIONS_AT_ONCE,
@@ -107,15 +107,14 @@ def check_report(report: Report, figures: Figures, seed: int = 0) -> Check:
             f"{report.name} has no enrollments over HTTP: give the report of `sosie bench serve`"
         )
     measured = enrolling.value(OVER_HTTP, "1/s")
-    own, spent = enrolling.value(IN_PROCESS), processor_time(enrolling)
-    if not measured or not own or spent is None:
+    time = EnrollmentTime.of(report.result(COSTS))
+    if not measured or time is None:
         raise RequestError(f"{report.name} lacks figures of its enrollments: measure them again")
-    cores = report.machine.cores
-    costs = _fit_costs(figures, cores / own, spent)
+    costs = _fit_costs(figures, time)
     rows = _compare_loop(report, enrolling, costs, measured, seed)
     given = {
-        "an enrollment, processor time of all parts": f"{spent * 1e3:.1f} ms",
-        "the same in the library": f"{cores / own * 1e3:.1f} ms",
+        "an enrollment, processor time of all parts": f"{time.service_s * 1e3:.1f} ms",
+        "the same in the library": f"{time.library_s * 1e3:.1f} ms",
         "references": f"{enrolling.size('references'):,.0f}",
         "connections": f"{enrolling.size('connections'):.0f}",
     }
@@ -143,17 +142,17 @@ def _explain(below: Sequence[Comparison]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _fit_costs(figures: Figures, own_s: float, spent_s: float) -> Costs:
+def _fit_costs(figures: Figures, time: EnrollmentTime) -> Costs:
     """The library's time is photographs and a decision; the rest of the service's is HTTP."""
     costs = Costs.of(figures)
     decision_s = costs.decision(DECISIONS_AT_ONCE) / DECISIONS_AT_ONCE
-    pair_s = max(own_s - decision_s, 0.0)
+    pair_s = max(time.library_s - decision_s, 0.0)
     usual = costs.photographs(PAIRS_AT_ONCE) / PAIRS_AT_ONCE
     scale = pair_s / usual if usual else 1.0
     return replace(
         costs,
         photographs=Affine(costs.photographs.fixed_s * scale, costs.photographs.item_s * scale),
-        http_s=max(spent_s - own_s, 0.0),
+        http_s=time.beyond_s,
     )
 
 

@@ -384,15 +384,16 @@ def _print_bytes(plan: Plan) -> None:
         ("disk of the store, an enrollment a face", size(disk.store_bytes)),
         ("what a day at this rate adds", size(disk.day_bytes)),
         ("disk of a snapshot, the new beside the old", size(disk.snapshot_bytes)),
-        ("a start from the snapshot, as after a failure", duration(waits.reopen_s)),
+        ("a start, from the snapshot", duration(waits.reopen_s)),
         ("a start from the store alone", duration(waits.start_s)),
-        ("an erasure, until its segment is written anew", duration(waits.erasure_s)),
+        ("failover of the registrar, from the snapshot", duration(waits.failover_s)),
+        ("an erasure, until a snapshot without it is whole", duration(waits.erasure_s)),
     ]
-    if waits.failover_s is not None and waits.lost_shard_s is not None:
+    if waits.lost_shard_s is not None:
         lost = "a lost shard, from the store"
         if layout.copies > 1:
             lost = "a lost copy, made again; nothing waits"
-        rows[-4:-1] = [
+        rows[-5:-1] = [
             ("disk of snapshots (shard_folder), as before", size(disk.snapshot_bytes)),
             ("failover of the registrar, shards kept", duration(waits.failover_s)),
             (lost, duration(waits.lost_shard_s)),

@@ -38,12 +38,11 @@ def test_figures_are_converted_to_seconds_of_a_core(write_report: Write) -> None
                 {"references": 1_000_000},
                 {"save": ("MB", 652.0), "open, verified": ("s", 2.0)},
             ),
-            "Enrollments with two photographs": (
+            "Processor time of an enrollment": (
                 {"references": 1},
                 {
-                    "in process, by turns": ("1/s", 80.0),
-                    "over HTTP: ingress replicas": ("us of a core", 26_000.0),
-                    "over HTTP: HAProxy": ("us of a core", 1_000.0),
+                    "in process: all": ("ms of a core", 25.0),
+                    "over HTTP: all": ("ms of a core", 27.0),
                 },
             ),
         }
@@ -88,14 +87,15 @@ def test_peaks_starts_erasures_and_rows_are_those_that_the_suites_measured(
     large = {"references": 200_000, "dim": 512}
     starts = {"open from a snapshot": ("s", 0.4), "store": ("bytes/holder", 3200.0)}
     peaks = {
-        "128 dimensions, one segment in the end": ("of the gallery's memory", 1.5),
-        "512 dimensions, one segment in the end": ("of the gallery's memory", 1.8),
+        "128 dimensions, one segment in the end": ("of the gallery's memory", 1.8),
+        "512 dimensions, one segment in the end": ("of the gallery's memory", 1.5),
     }
     path = write_report(
         {
             "Gallery": (large, starts),
+            "Snapshot": (large, {"save": ("s", 0.6)}),
             "Erasure": (large, {"segments rewritten, no trace left": ("s", 2.0)}),
-            "Merges": (large, peaks),
+            "Merges": ({"references": 1_000_000, "dim": 128}, peaks),
         }
     )
     found = find_figures(read_report(path), VectorKind(512))
@@ -103,7 +103,18 @@ def test_peaks_starts_erasures_and_rows_are_those_that_the_suites_measured(
         Quantity.REOPEN: pytest.approx(2e-6),
         Quantity.ROW_BYTES: 3200,
         Quantity.ERASE: pytest.approx(1e-5),
+        Quantity.SAVE: pytest.approx(3e-6),
         Quantity.MERGE_PEAK: 1.8,
+    }
+
+
+def test_starts_and_failovers_are_those_of_the_whole_service(write_report: Write) -> None:
+    times = {"ready": ("s", 19.0), "ready after SIGKILL of the registrar": ("s", 4.5)}
+    path = write_report({"Start of the service": ({"references": 100_000}, times)})
+    found = find_figures(read_report(path), VectorKind(512))
+    assert {one: figure.value for one, figure in found.items()} == {
+        Quantity.START: 19.0,
+        Quantity.RESTART: 4.5,
     }
 
 
@@ -117,11 +128,17 @@ def test_a_lost_shard_and_a_failover_are_those_that_the_shards_suite_measured(
         "references that it had": ("references", 250_000.0),
     }
     restarts = {"killed: until the next decision": ("s", 3.0), "the store counted": ("s", 0.05)}
-    results = {"One shard is killed": (setup, lost), "The registrar is killed": (setup, restarts)}
+    copies = (setup | {"shards": 4}, {"killed: a copy made again": ("s", 11.0)})
+    results = {
+        "One shard is killed": (setup, lost),
+        "Two copies, one is killed": copies,
+        "The registrar is killed": (setup, restarts),
+    }
     found = find_figures(read_report(write_report(results)))
     assert {one: figure.value for one, figure in found.items()} == {
         Quantity.SHARD_BUILD: pytest.approx(12e-6),
         Quantity.SHARD_READ: pytest.approx(6e-6),
+        Quantity.COPY_BUILD: pytest.approx(44e-6),
         Quantity.FAILOVER: 3.0,
         Quantity.COUNT: pytest.approx(0.05e-6),
     }
@@ -140,6 +157,15 @@ def test_a_figure_that_was_skipped_stays_assumed(write_report: Write) -> None:
     figures = Figures(report.machine, USUAL, find_figures(report))
     assert figures[Quantity.PAIR].origin is Origin.ASSUMED
     assert Quantity.PAIR in figures.list_assumed()
+
+
+def test_what_was_measured_with_more_references_wins_whatever_the_name(write_report: Write) -> None:
+    many, few = (
+        read_report(write_report({"Gallery": ({"references": size}, {"store": ("", told)})}))
+        for size, told in ((1_000_000, 1700.0), (100_000, 1600.0))
+    )
+    for reports in ((many, few), (few, many)):
+        assert gather_figures(reports)[Quantity.ROW_BYTES].value == 1700
 
 
 def test_later_figures_win_over_earlier_ones(write_report: Write) -> None:

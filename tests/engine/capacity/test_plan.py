@@ -144,11 +144,17 @@ def test_a_lost_shard_is_built_alone_and_a_registrar_finds_the_others() -> None:
     assert waits.lost_shard_s == pytest.approx(1e9 * 6.4e-6 + 5e7 * 11.8e-6)
     assert waits.failover_s == pytest.approx(3.2 + 1e9 * 0.06e-6)
     assert waits.reopen_s == pytest.approx(5e7 * 1.8e-6)
-    assert waits.erasure_s == pytest.approx(4e6 * 2.7e-6)
-    assert Waits.of(replace(layout, copies=2), 10**9, FIGURES) == waits
+    assert waits.erasure_s == pytest.approx(5 + 4e6 * (2.7e-6 + 1e-6))
+    twice = Waits.of(replace(layout, copies=2), 10**9, FIGURES)
+    assert twice.lost_shard_s == pytest.approx(5e7 * 47e-6)
+    assert replace(twice, lost_shard_s=waits.lost_shard_s) == waits
+
+
+def test_a_start_of_one_machine_is_that_of_the_whole_service() -> None:
     whole = Waits.of(Layout(node=NODE), 10**6, FIGURES)
-    assert (whole.start_s, whole.reopen_s) == pytest.approx((7.3, 1.8))
-    assert (whole.failover_s, whole.lost_shard_s) == (None, None)
+    assert (whole.start_s, whole.reopen_s) == pytest.approx((20 + 7.3, 20 + 1.8))
+    assert whole.failover_s == pytest.approx(5 + 1.8)
+    assert whole.lost_shard_s is None
 
 
 @pytest.mark.parametrize(
