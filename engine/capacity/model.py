@@ -331,12 +331,13 @@ class Waits:
             )
         read_s, build_s = faces * value(Quantity.SHARD_READ), value(Quantity.SHARD_BUILD)
         lost_s = read_s + part * build_s
+        slower = 1.0 if layout.copies == 1 else value(Quantity.COPY_BUILD)
         return cls(
             start_s=read_s + faces * build_s,
             reopen_s=reopen_s,
             failover_s=value(Quantity.FAILOVER) + faces * value(Quantity.COUNT),
             erasure_s=erasure_s,
-            lost_shard_s=lost_s if layout.copies == 1 else part * value(Quantity.COPY_BUILD),
+            lost_shard_s=slower * lost_s,
         )
 
 

@@ -146,7 +146,7 @@ def test_a_lost_shard_is_built_alone_and_a_registrar_finds_the_others() -> None:
     assert waits.reopen_s == pytest.approx(5e7 * 1.8e-6)
     assert waits.erasure_s == pytest.approx(5 + 4e6 * (2.7e-6 + 1e-6))
     twice = Waits.of(replace(layout, copies=2), 10**9, FIGURES)
-    assert twice.lost_shard_s == pytest.approx(5e7 * 47e-6)
+    assert twice.lost_shard_s == pytest.approx(2 * (1e9 * 6.4e-6 + 5e7 * 11.8e-6))
     assert replace(twice, lost_shard_s=waits.lost_shard_s) == waits
 
 
