@@ -248,7 +248,8 @@ class Participants:
 
     @classmethod
     def of(cls, references: References) -> Participants:
-        return cls(references.ids, references.digests())
+        """Those of the references that have not been removed by the end."""
+        return cls(*references.digests())
 
     def check(self, now: Participants) -> None:
         """`CheckpointInvalid` where `now` has other ids, or other digests for the same ids."""

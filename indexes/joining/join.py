@@ -141,7 +141,8 @@ def join_gallery(
     With `known`, the `ids` of an earlier answer, it returns only pairs that are new since then:
     those with a reference that is not among them. A join resumed from its checkpoint covers the
     references of its first start that are still there, as `ids` and `sequence` say; those added
-    later are left to the next join. `CheckpointInvalid` also where the gallery is older than that.
+    later are left to the next join, and `ids` are without what was removed while it first started.
+    `CheckpointInvalid` also where the gallery is older than that.
 
     A `scanner` of its own keeps the join off the threads that search the gallery. `check` is called
     several times a second: an exception from it stops the join within a tile, which a resumed join

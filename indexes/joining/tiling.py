@@ -72,14 +72,19 @@ class References:
         aligned.places[here] = self.places[np.searchsorted(self.ids, ids[here])]
         return aligned
 
-    def digests(self) -> NDArray[np.uint64]:
-        """A digest of each reference (its id, codes and residual): uint64[n].
+    def digests(self) -> tuple[Ids, NDArray[np.uint64]]:
+        """The ids that have not been removed by the end, ascending, and a digest of each (its id,
+        codes and residual): int64[m], uint64[m].
 
         Two vectors with equal codes and residuals would have the same digest; those of two faces,
         models or keys do not. The vectors, which may lie on a disk, are not read.
         """
         parts = (_digests(segment) for segment in self.segments)
-        return np.concatenate([np.empty(0, np.uint64), *parts])[self.places]
+        digests = np.concatenate([np.empty(0, np.uint64), *parts])
+        # Last, for a removal marks a row before it wipes its codes: no digest is of wiped ones.
+        flags = (segment.alive_rows for segment in self.segments)
+        there = np.concatenate([np.empty(0, np.bool_), *flags])[self.places]
+        return self.ids[there], digests[self.places[there]]
 
     def blocks(self, part: slice, axes: Axes | None, each: Each = map) -> list[Block]:
         """Blocks of the references in this part that are not gone, one for each code limit.

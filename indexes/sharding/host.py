@@ -214,7 +214,8 @@ class ShardHost:
     def digests(self) -> list[NDArray[np.int64]]:
         with self._pinned() as (pinned, _):
             own = References(pinned.segments, pinned.alive)
-            return [own.ids, own.digests().view(np.int64)]
+            ids, digests = own.digests()
+            return [ids, digests.view(np.int64)]
 
     def ids(self) -> Ids:
         return self._gallery.ids

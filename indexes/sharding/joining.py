@@ -69,10 +69,10 @@ def join_shards(
 ) -> JoinedGallery:
     """`join_gallery` over the shards of a gallery's index; the gallery may change meanwhile.
 
-    It covers every reference as of its `sequence`, and some that were added while it began. As many
-    tiles as there are shards run at a time; when it is stopped, by an exception of `check` or
-    `progress`, at most those are repeated. While it runs, no virtual shard is
-    moved; a checkpoint is of no use once one was.
+    It covers every reference as of its `sequence`, but for some that were removed while it began,
+    and some that were added then. As many tiles as there are shards run at a time; when it is
+    stopped, by an exception of `check` or `progress`, at most those are repeated. While it runs, no
+    virtual shard is moved; a checkpoint is of no use once one was.
     `ShardLost` where a shard is gone.
     """
     threshold = check_threshold(threshold)

@@ -205,7 +205,7 @@ class Shard(ABC):
         return self._call("join", ids, vectors, threshold, above)
 
     def digests(self) -> Future[list[NDArray[np.int64]]]:
-        """Its ids, ascending, and the digest of each reference (`References.digests`)."""
+        """Its ids, ascending, and the digest of each reference, as `References.digests` says."""
         return self._call("digests")
 
     def ids(self) -> Future[Ids]:

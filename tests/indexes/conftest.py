@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from indexes.base import Hits, Ids, Vectors
 from indexes.exact.device import DeviceScanner
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner, available_kernels
+from indexes.joining import tiling
 from indexes.segmented.view import SealedView, SegmentSearch
 
 UnitRows = Callable[..., Vectors]
@@ -40,6 +42,23 @@ def remove_ids(segment: Exact8Segment, ids: Ids) -> None:
     rows, present = segment.find(ids)
     assert present.all()
     segment.remove_rows(rows)
+
+
+def change_beside_digests(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Exact8Segment], None], *, before: bool
+) -> None:
+    """Has each segment of a join changed just before its references are digested, or just after."""
+    digest = tiling._digests
+
+    def digest_beside(segment: Exact8Segment) -> NDArray[np.uint64]:
+        if before:
+            change(segment)
+        digests = digest(segment)
+        if not before:
+            change(segment)
+        return digests
+
+    monkeypatch.setattr(tiling, "_digests", digest_beside)
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,10 @@ from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.join import Progress, join, join_gallery
 from indexes.joining.pairs import Records
+from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from tests.indexes.conftest import UnitRows, remove_ids
+from tests.indexes.conftest import UnitRows, change_beside_digests, remove_ids
 
 DIM, ROWS, TILE, THRESHOLD = 64, 2400, 300, 0.35
 TILES = 8 * 9 // 2
@@ -150,6 +151,78 @@ def test_a_sweep_goes_on_in_a_gallery_that_has_changed(
     fresh = join_gallery(gallery, THRESHOLD, known=swept.ids)
     both = np.isin(expected["left"], ids[100:]) & np.isin(expected["right"], ids[100:])
     assert np.array_equal(fresh.pairs.records, expected[both & ~there])
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("between", [False, True])
+def test_references_removed_beside_a_start_leave_the_checkpoint_good_and_are_in_no_pair(
+    faces: tuple[Ids, Vectors],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    between: bool,
+    before: bool,
+) -> None:
+    ids, rows = faces
+    left = cut(faces, 2)
+    right = cut((ids + 5 * ROWS, rows[::-1].copy()), 2) if between else None
+    everything = join(left, right, THRESHOLD).records
+    gone: list[Ids] = []
+
+    def remove_some(segment: Exact8Segment) -> None:
+        gone.append(segment.ids[::100])
+        remove_ids(segment, gone[-1])
+
+    change_beside_digests(monkeypatch, remove_some, before=before)
+    terms = {"checkpoint": tmp_path, "tile_rows": TILE}
+    for tiles in (3, 12, 25):
+        with pytest.raises(Stopped):
+            join(left, right, THRESHOLD, **terms, progress=stop_after(tiles))
+    pairs = join(left, right, THRESHOLD, **terms)
+    away = np.concatenate(gone)
+    stays = ~(np.isin(everything["left"], away) | np.isin(everything["right"], away))
+    assert np.array_equal(pairs.records, everything[stays])
+    assert 0 < stays.sum() < len(everything)
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("kind", ["exact8", "flat"])
+def test_a_sweep_leaves_what_is_removed_while_it_starts_to_the_next_one(
+    faces: tuple[Ids, Vectors],
+    expected: Records,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    before: bool,
+) -> None:
+    ids, rows = faces
+    config = SegmentsConfig(head_rows=500, fan=3)
+    gallery = Gallery(open_index(kind, DIM, config, SCANNER if kind == "exact8" else None))
+    # A segment of its own, and a head.
+    for part in (slice(0, 2100), slice(2100, ROWS)):
+        gallery.add(ids[part], rows[part], gallery.sequence + 1)
+    began, gone = gallery.sequence, []
+
+    def remove_some(segment: Exact8Segment) -> None:
+        gone.append(segment.ids[::20])
+        gallery.remove(gone[-1], gallery.sequence + 1)
+
+    terms = {"checkpoint": tmp_path, "tile_rows": TILE}
+    with monkeypatch.context() as patch:
+        change_beside_digests(patch, remove_some, before=before)
+        with pytest.raises(Stopped):
+            join_gallery(gallery, THRESHOLD, **terms, progress=stop_after(9))
+    away = np.sort(np.concatenate(gone))
+    assert len(gone) == len(gallery.pin(SCANNER).segments)
+    places = np.flatnonzero(np.isin(ids, away))
+    gallery.add(ids[places], rows[places], gallery.sequence + 1)
+    swept = join_gallery(gallery, THRESHOLD, **terms)
+    assert swept.sequence == began
+    assert np.array_equal(swept.ids, np.setdiff1d(ids, away))
+    is_left = np.isin(expected["left"], away) | np.isin(expected["right"], away)
+    assert np.array_equal(swept.pairs.records, expected[~is_left])
+    fresh = join_gallery(gallery, THRESHOLD, known=swept.ids)
+    assert np.array_equal(fresh.pairs.records, expected[is_left])
+    assert is_left.any()
 
 
 def test_a_gallery_older_than_its_checkpoint_is_refused(

@@ -6,6 +6,7 @@ import time
 from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
+from threading import Lock
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from indexes.base import Ids, Vectors
 from indexes.errors import CheckpointInvalid, PairsExceeded, SearchInvalid, ShardLost
+from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.checkpoint import Coverage, Participants
@@ -25,6 +27,7 @@ from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.joining import join_shards, plan_tiles
 from indexes.sharding.placement import Placement
 from indexes.sharding.shards import Shard, ShardedIndex, ShardPlan
+from tests.indexes.conftest import change_beside_digests
 from tests.indexes.sharding.local_shards import open_local
 
 DIM, THRESHOLD = 64, 0.5
@@ -159,6 +162,42 @@ def test_a_join_that_was_stopped_goes_on_after_the_tiles_that_it_kept(tmp_path: 
         assert again.sequence == sequence
         stays = (expected["left"] >= 100) & (expected["right"] >= 100)
         assert np.array_equal(again.pairs.records, expected[stays])
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("plan", KINDS, ids=lambda plan: plan.kind)
+def test_references_removed_beside_a_start_leave_the_checkpoint_good_and_are_in_no_pair(
+    plan: ShardPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    rows, ids = random_rows(9, 900), np.arange(900)
+    with open_local(plan, 3) as index:
+        twins = Twins(index)
+        twins.add(ids, rows)
+        everything = join_gallery(twins.whole, THRESHOLD).pairs
+        gone: list[Ids] = []
+        # The shards digest at the same time.
+        changing = Lock()
+
+        def remove_some(segment: Exact8Segment) -> None:
+            with changing:
+                gone.append(segment.ids[::40])
+                twins.remove(gone[-1])
+
+        def stop(progress: Progress) -> None:
+            if progress.tiles_done >= until:
+                raise KeyboardInterrupt
+
+        change_beside_digests(monkeypatch, remove_some, before=before)
+        for until in (2, 7, 12):
+            with pytest.raises(KeyboardInterrupt):
+                twins.join(checkpoint=tmp_path / "kept", progress=stop)
+            if until == 2:
+                at_first = np.concatenate(gone)
+        found = twins.join(checkpoint=tmp_path / "kept")
+        assert np.array_equal(found.ids, np.setdiff1d(ids, at_first))
+        expected = join_gallery(twins.whole, THRESHOLD).pairs
+        assert np.array_equal(found.pairs.records, expected.records)
+        assert 0 < len(expected) < len(everything)
 
 
 def test_tiles_of_more_pairs_than_a_message_holds_are_joined_in_parts_and_the_whole_has_its_limit(
