@@ -36,7 +36,7 @@ from engine.registry.keyring import Key
 from engine.registry.store import Store
 from engine.registry.vault import ShardSealer
 from engine.registry.writer import Writer
-from indexes.errors import ShardFenced, SnapshotMissing
+from indexes.errors import ShardFenced, ShardLost, SnapshotMissing
 from indexes.gallery import Gallery
 from indexes.joining.join import join_gallery
 from indexes.segmented.merging import SegmentsConfig
@@ -540,16 +540,17 @@ class ShardUpkeep:
         self._has_moved = False
         self._told_at = self._read_at = -inf
         self._wanted = 0
+        # Of a copy that is filled and joins, or is ended: only one of these.
+        self._joining = Lock()
         self._filling: Shard | None = None
         self._closing = Event()
         self._thread = Thread(target=self._run, name="shards", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread, and a copy that is not whole yet."""
+        """Ends the thread, and a copy that has not joined yet."""
         self._closing.set()
-        if self._filling is not None:
-            self._filling.close()
+        self._drop_filling()
         self._thread.join()
 
     def _run(self) -> None:
@@ -560,6 +561,8 @@ class ShardUpkeep:
                 try:
                     self._add_copy(shard)
                 except Exception as error:  # noqa: BLE001 - the other copy works, so it can wait
+                    if self._closing.is_set():
+                        return
                     number = self._index.shards.index(shard)
                     self._warn(f"shard {number} has one copy only ({type(error).__name__})")
                     pause_s = _AGAIN_S
@@ -573,24 +576,47 @@ class ShardUpkeep:
 
     def _add_copy(self, shard: ReplicatedShard) -> None:
         assert self._index.open_copy is not None
+        self._check()
         number = self._index.shards.index(shard)
-        fill = partial(fill_copy, self._store, self._index, number)
-        copy = self._filling = self._index.open_copy(number)
+        copy = self._index.open_copy(number)
+        fill = partial(fill_copy, self._store, self._index, number, copy)
+        with self._joining:
+            self._filling = copy
         try:
-            reached = fill(copy, last=False)
-            while self._store.sequence() - reached > _NEARLY_WHOLE and not self._closing.is_set():
-                reached = fill(copy, reached, last=False)
+            self._check()
+            reached = fill(last=False)
+            while self._store.sequence() - reached > _NEARLY_WHOLE:
+                self._check()
+                reached = fill(reached, last=False)
 
-            def attach(_writer: Writer, _now: datetime) -> None:
-                fill(copy, reached, last=True)
-                shard.attach(copy)
+            def attach(_writer: Writer, _now: datetime) -> ShardLost | None:
+                try:
+                    fill(reached, last=True)
+                except ShardLost as lost:
+                    # Not of a part of the gallery: raised here, it would stop the registrar.
+                    return lost
+                self._join(shard, copy)
+                return None
 
-            self._registrar.run(attach)
-        except BaseException:
-            copy.close()
-            raise
+            lost = self._registrar.run(attach)
+            if lost is not None:
+                raise lost
         finally:
+            self._drop_filling()
+
+    def _join(self, shard: ReplicatedShard, copy: Shard) -> None:
+        """Makes a copy that is whole a part of the gallery, unless the thread is to end."""
+        with self._joining:
+            self._check()
+            shard.attach(copy)
             self._filling = None
+
+    def _drop_filling(self) -> None:
+        """Ends the copy that is being filled, if there is one; one that has joined stays."""
+        with self._joining:
+            copy, self._filling = self._filling, None
+        if copy is not None:
+            copy.close()
 
     def _step(self) -> bool:
         """Opens, fills or ends a shard, as far as the number that is wanted asks for it; False
@@ -643,7 +669,7 @@ class ShardUpkeep:
 
     def _check(self) -> None:
         if self._closing.is_set():
-            raise Interrupted("the service stops: the move goes on after the next start")
+            raise Interrupted("the service stops: this goes on after the next start")
 
     def _tell(self, line: str) -> None:
         if monotonic() - self._told_at >= LOG_MOVES_S:
