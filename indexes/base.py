@@ -168,6 +168,9 @@ class VectorIndex(ABC):
     def account(self) -> MemoryAccount:
         """Memory use by part."""
 
+    def require_whole(self) -> None:  # noqa: B027 - most are in one piece
+        """Raises what every call would where a part of it is known to be gone; asks nobody."""
+
     def note(self, sequence: int, history: str) -> None:  # noqa: B027 - most have nothing to do
         """What the next change will be in the store; for an index whose content outlives this
         process. See `Gallery.add`."""

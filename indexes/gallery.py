@@ -117,6 +117,19 @@ class Pinned:
     removed_since: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a gallery is at one moment: its watermark, and how many references there are at it.
+
+    `coming` is the sequence of the change that is being made, which may wait for a search, or for a
+    shard that does not answer; None where there is none.
+    """
+
+    sequence: int
+    size: int
+    coming: int | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Change:
     """The ids that were added, or removed, under a sequence."""
@@ -132,10 +145,12 @@ class _State:
 
     `recent` are all changes after the sequence `known_from`, the last one at the end: so many as
     `RECENT_CHANGES` and `RECENT_IDS` allow, and all after `kept_from`. They have `recent_ids` ids.
+    `size` is how many references there are, for who may not ask an index that is being changed.
     """
 
     index: View | VectorIndex
     sequence: int
+    size: int
     removals: int
     recent: tuple[_Change, ...]
     recent_ids: int
@@ -152,16 +167,18 @@ class _State:
     ) -> _State:
         """The state after these ids were added or removed under a sequence."""
         recent = (*self.recent, _Change(sequence, ids.copy(), is_removal))
-        known_from, size, gone = self.known_from, self.recent_ids + len(ids), 0
+        count, gone = len(ids), 0
+        known_from, recent_ids = self.known_from, self.recent_ids + count
         # Counted first and copied once: after a long search there may be thousands.
-        while (len(recent) - gone > RECENT_CHANGES or size > RECENT_IDS) and (
+        while (len(recent) - gone > RECENT_CHANGES or recent_ids > RECENT_IDS) and (
             recent[gone].sequence <= kept_from
         ):
             known_from = recent[gone].sequence
-            size -= len(recent[gone].ids)
+            recent_ids -= len(recent[gone].ids)
             gone += 1
-        removals = self.removals + is_removal * len(ids)
-        return _State(index, sequence, removals, recent[gone:], size, known_from)
+        size = self.size - count if is_removal else self.size + count
+        removals = self.removals + is_removal * count
+        return _State(index, sequence, size, removals, recent[gone:], recent_ids, known_from)
 
     def since(self, sequence: int) -> tuple[_Change, ...]:
         """The changes after a sequence, of which all are kept."""
@@ -222,7 +239,9 @@ class Gallery:
             raise SequenceInvalid(f"sequence {sequence} is negative; give 0 or more")
         self._index = index
         self._segmented = index if isinstance(index, SegmentedIndex) else None
-        self._state = _State(self._readable(), sequence, 0, (), 0, sequence)
+        self._state = _State(self._readable(), sequence, len(index), 0, (), 0, sequence)
+        # Before a change waits for anything, and until it is published: for `look` beside it.
+        self._coming: int | None = None
         # Always acquired in this order.
         self._upkeep = Lock()
         # Over an index without views: for searches that changes may run beside, apart from what
@@ -292,6 +311,17 @@ class Gallery:
         with self._reading() as state:
             return key in state.index
 
+    def look(self) -> Standing:
+        """How far it is, without waiting for the change that is being made, be there one.
+
+        `ShardLost` where a part of the gallery is known to be gone.
+        """
+        self._index.require_whole()
+        # First: a change is published before it is not coming any more.
+        coming = self._coming
+        state = self._state
+        return Standing(state.sequence, state.size, coming)
+
     def add(self, ids: Ids, vectors: Vectors, sequence: int, history: str = "") -> None:
         """Adds a batch under its sequence, which must be greater than the last.
 
@@ -299,8 +329,7 @@ class Gallery:
         to this change, for shards that outlive this process. `SequenceInvalid`, `VectorInvalid` or
         `IdInvalid`, with nothing changed.
         """
-        with self._changes:
-            self._check_sequence(sequence)
+        with self._changing(sequence):
             if self._segmented is None:
                 add = partial(self._index.add, ids, vectors)
                 self._change_locked(add, sequence, ids, history, is_removal=False)
@@ -312,8 +341,7 @@ class Gallery:
 
     def remove(self, ids: Ids, sequence: int, history: str = "") -> None:
         """Removes a batch, as `add` adds one; `IdInvalid` for an unknown id, with none removed."""
-        with self._changes:
-            self._check_sequence(sequence)
+        with self._changing(sequence):
             if self._segmented is None:
                 remove = partial(self._index.remove, ids)
                 self._change_locked(remove, sequence, ids, history, is_removal=True)
@@ -637,6 +665,17 @@ class Gallery:
 
     def _names_with_tombstones(self) -> set[str]:
         return set() if self._segmented is None else set(self._segmented.removed_since)
+
+    @contextmanager
+    def _changing(self, sequence: int) -> Iterator[None]:
+        """Alone among changes, with one whose sequence is after the last."""
+        self._coming = sequence
+        try:
+            with self._changes:
+                self._check_sequence(sequence)
+                yield
+        finally:
+            self._coming = None
 
     def _check_sequence(self, sequence: int) -> None:
         if sequence <= self._state.sequence:

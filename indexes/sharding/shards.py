@@ -471,6 +471,9 @@ class ShardedIndex(VectorIndex):
         self._broken = self._broken or _CLOSED
         _at_once(self._shards, lambda shard: shard.release())
 
+    def require_whole(self) -> None:
+        self._check_whole()
+
     def note(self, sequence: int, history: str) -> None:
         self._mark = sequence, history
 

@@ -146,20 +146,25 @@ class OpenRegistry:
             self.searches.submit(probes, self.thresholds.review).result()
 
     def read_watermark(self) -> Watermark:
-        """Where both stand; waits a little for a change that is committed and not yet visible."""
-        before = self.gallery.sequence
-        size = len(self.gallery)
+        """Where both stand; waits a little for a change that is committed and has not reached the
+        gallery, and not for one that has: a silent shard may hold that for long."""
+        before = self.gallery.look()
         try:
             stored = self.store.sequence()
         except RegistryError:
-            return Watermark(size, before, None, monotonic())
+            return Watermark(before.size, before.sequence, None, monotonic())
         # A batch lies between its commit and its place in the gallery.
         give_up_at = monotonic() + CATCH_UP_S
-        while (after := self.gallery.sequence) < stored and monotonic() < give_up_at:
+        while (after := self.gallery.look()).sequence < stored and monotonic() < give_up_at:
+            if after.coming == stored:
+                # Answered to nobody yet: before its commit the store was where the gallery is.
+                stored = after.sequence
+                break
             sleep(LOOK_EVERY_S)
         # It has moved meanwhile: at some moment it stood where the store was.
-        sequence = stored if before <= stored <= after else after
-        return Watermark(size, sequence, stored, monotonic())
+        is_passed = before.sequence <= stored <= after.sequence
+        sequence = stored if is_passed else after.sequence
+        return Watermark(after.size, sequence, stored, monotonic())
 
     def stop(self) -> None:
         """Nothing is decided any more, on a gallery that may be a part of what it was."""

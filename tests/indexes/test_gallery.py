@@ -24,7 +24,7 @@ from indexes.exact.kernels import Rows, Wanted
 from indexes.exact.scanner import Scanner
 from indexes.exact.scans import Scan
 from indexes.flat import FlatIndex
-from indexes.gallery import Found, Gallery, SharedLock
+from indexes.gallery import Found, Gallery, SharedLock, Standing
 from indexes.scoring import Positions
 from indexes.segmented.merging import Rewrite, SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
@@ -53,6 +53,7 @@ def test_an_answer_states_the_gallery_that_was_searched(
 def test_it_holds_what_its_index_holds(gallery: Gallery, unit_rows: UnitRows) -> None:
     gallery.remove(np.array([4]), sequence=6)
     assert (gallery.sequence, gallery.dim, gallery.kind, len(gallery)) == (6, 16, "flat", 9)
+    assert gallery.look() == Standing(sequence=6, size=9, coming=None)
     assert 3 in gallery
     assert 4 not in gallery
     assert gallery.ids.tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9]
@@ -85,6 +86,7 @@ def test_a_refused_batch_leaves_the_watermark_and_the_lock_free(
     assert gallery.sequence == 5
     gallery.add(np.array([50]), unit_rows(1), sequence=6)
     assert 50 in gallery
+    assert gallery.look() == Standing(sequence=6, size=11, coming=None)
 
 
 def test_an_empty_batch_moves_the_watermark(gallery: Gallery) -> None:
@@ -595,7 +597,7 @@ class CountedIds(np.ndarray[Any, np.dtype[np.int64]]):
 
 
 def test_a_change_looks_at_no_other_that_is_kept_and_once_at_each_that_goes() -> None:
-    state = galleries._State(FlatIndex(16), 0, 0, (), 0, 0)
+    state = galleries._State(FlatIndex(16), 0, 0, 0, (), 0, 0)
     kept = 10 * galleries.RECENT_CHANGES
 
     def change(number: int, kept_from: int) -> galleries._State:

@@ -10,7 +10,7 @@ import pytest
 
 from indexes.errors import KindInvalid
 from indexes.flat import FlatIndex
-from indexes.gallery import Gallery
+from indexes.gallery import Gallery, Standing
 from indexes.kinds import KINDS, open_index
 from indexes.segmented.merging import SegmentsConfig
 from tests.indexes.conftest import UnitRows
@@ -25,6 +25,7 @@ def test_every_kind_opens_by_its_name_and_serves_a_gallery(kind: str, unit_rows:
     gallery.remove(np.arange(10), 2)
     flat.add(np.arange(10, 3000), rows[10:])
     assert (gallery.kind, gallery.dim, len(gallery)) == (kind, 64, 2990)
+    assert gallery.look() == Standing(sequence=2, size=2990, coming=None)
     found, truth = gallery.search(rows[:50], 5).hits, flat.search(rows[:50], 5)
     assert np.array_equal(found.ids, truth.ids)
     assert np.array_equal(found.scores, truth.scores)

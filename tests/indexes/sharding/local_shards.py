@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
+from indexes.base import Ids, Vectors
 from indexes.errors import ShardLost
 from indexes.sharding.host import CALLS_AT_ONCE, ShardHost
-from indexes.sharding.shards import Shard, ShardedIndex, ShardPlan
+from indexes.sharding.shards import Shard, ShardedIndex, ShardMark, ShardPlan
 
 _CLOSED = "a shard is closed; open the gallery again"
 
@@ -61,6 +62,31 @@ class LocalShard(Shard):
         refused: Future[Any] = Future()
         refused.set_exception(ShardLost(_CLOSED))
         return refused
+
+
+class SlowToAdd(LocalShard):
+    """A shard that adds as soon as it is `let`: until then it is as one of a silent node."""
+
+    def __init__(self, plan: ShardPlan) -> None:
+        super().__init__(plan)
+        self.begun, self.let = Event(), Event()
+        self.let.set()
+
+    def hold(self) -> None:
+        self.let.clear()
+        self.begun.clear()
+
+    def add(self, ids: Ids, vectors: Vectors, mark: ShardMark | None = None) -> Future[None]:
+        def add_when_let() -> None:
+            self.begun.set()
+            self.let.wait()
+            self.host.call(self._epoch, "add", ids, vectors, mark)
+
+        return self._pool.submit(add_when_let)
+
+    def close(self) -> None:
+        self.let.set()
+        super().close()
 
 
 def open_local(plan: ShardPlan, shards: int) -> ShardedIndex:

@@ -20,12 +20,12 @@ from indexes.errors import IdInvalid, ShardLost, VectorInvalid
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
-from indexes.gallery import RECENT_CHANGES, RECENT_IDS, Found, Gallery
+from indexes.gallery import RECENT_CHANGES, RECENT_IDS, Found, Gallery, Standing
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.placement import virtual_shards_of
 from indexes.sharding.shards import ShardedIndex, ShardPlan, merge_hits
 from tests.indexes.conftest import UnitRows, ask, assert_same
-from tests.indexes.sharding.local_shards import LocalShard, open_local
+from tests.indexes.sharding.local_shards import LocalShard, SlowToAdd, open_local
 from tests.indexes.test_upkeep import SickRows, await_that
 
 WAIT_S = 60
@@ -43,6 +43,7 @@ EVERY_CALL: list[Callable[[ShardedIndex, Vectors], object]] = [
     lambda index, _: index.compact(),
     lambda index, _: index.ids,
     lambda index, _: len(index),
+    lambda index, _: index.require_whole(),
     lambda index, _: 1 in index,
 ]
 
@@ -272,6 +273,26 @@ def test_shards_compact_beside_searches_and_changes(unit_rows: UnitRows) -> None
         assert (has_waited, is_compacting) == (False, True)
         compacting.result(WAIT_S)
         assert gallery.range_search(unit_rows(1), -1.0).searched == 6
+
+
+def test_how_far_a_gallery_is_can_be_read_while_a_change_waits_for_a_shard(
+    unit_rows: UnitRows,
+) -> None:
+    slow = SlowToAdd(PLAN)
+    with ShardedIndex(PLAN, [slow]) as index, ThreadPoolExecutor(2) as pool:
+        gallery = Gallery(index)
+        gallery.add(np.arange(4), unit_rows(4), sequence=1)
+        slow.hold()
+        adding = pool.submit(gallery.add, np.arange(4, 6), unit_rows(6)[4:], 2)
+        assert slow.begun.wait(WAIT_S)
+        looking = pool.submit(gallery.look)
+        wait([looking], WAIT_S)
+        has_waited = not looking.done()
+        slow.let.set()
+        adding.result(WAIT_S)
+        assert not has_waited
+        assert looking.result() == Standing(sequence=1, size=4, coming=2)
+        assert gallery.look() == Standing(sequence=2, size=6, coming=None)
 
 
 def test_a_shard_that_is_left_out_while_it_compacts_breaks_nothing(unit_rows: UnitRows) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from serving.compose import Deployment, load_vault
 from serving.errors import Interrupted, NotReady, ServiceRefusal
 from serving.registrar.operations import OpenRegistry
 from serving.registrar.protocol import CallContext, Phase
+from serving.registrar.service import LOOKS_BEHIND
 from serving.settings import load_settings
-from tests.indexes.sharding.local_shards import open_local
+from tests.indexes.sharding.local_shards import SlowToAdd, open_local
 from tests.serving.local_registrar import LocalRegistrar
 from tests.serving.meters import BrokenMeter
 from tests.serving.registrar.conftest import WAIT_S, reach, until
@@ -140,6 +142,39 @@ async def test_a_shard_that_ends_while_nobody_calls_is_noticed(serve: Any, shard
     opened[-1].shards[0].close()
     await until(registrar, lambda status: status.boot_id != before.boot_id)
     assert (await reach(registrar)).is_ready
+
+
+async def test_a_change_that_waits_for_a_shard_takes_neither_readiness_nor_the_store_away(
+    serve: Any, keep: Any, population: Any, context: CallContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow: list[SlowToAdd] = []
+    looks, look = [0], OpenRegistry.read_watermark
+
+    def open_index(plan: ShardPlan) -> ShardedIndex:
+        slow.append(SlowToAdd(plan))
+        return ShardedIndex(plan, slow[-1:])
+
+    def count(opened: OpenRegistry) -> Any:
+        mark = look(opened)
+        looks[0] += 1
+        return mark
+
+    monkeypatch.setattr("serving.registrar.service.LOOK_EVERY_S", 0.01)
+    registrar: LocalRegistrar = serve(keep(open_index=open_index))
+    before = await reach(registrar)
+    slow[0].hold()
+    patient = replace(context, timeout_s=WAIT_S)
+    enrolling = asyncio.create_task(registrar.enroll(population.request(), patient))
+    assert await asyncio.to_thread(slow[0].begun.wait, WAIT_S)
+    monkeypatch.setattr(OpenRegistry, "read_watermark", count)
+    # More than it takes to say that another process writes.
+    while (during := await registrar.status()).is_ready and looks[0] < 2 * LOOKS_BEHIND:
+        await asyncio.sleep(0.01)
+    slow[0].let.set()
+    assert during == before
+    assert (await enrolling).decision is Decision.APPROVED
+    after = await until(registrar, lambda status: status.sequence == 1)
+    assert after == replace(before, gallery_size=1, sequence=1, store_sequence=1)
 
 
 @pytest.mark.parametrize("column", ["writer_epoch", "sequence"])

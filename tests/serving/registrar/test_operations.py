@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from time import monotonic
 from typing import Any
@@ -23,12 +23,14 @@ from engine.errors import (
     TenantConflict,
     VectorUnusable,
 )
+from indexes.sharding.shards import ShardedIndex, ShardPlan
 from serving.compose import Deployment
 from serving.errors import Interrupted
 from serving.registrar.operations import OpenRegistry, finish_by
 from serving.registrar.protocol import CallContext, Close, LineTarget
+from tests.indexes.sharding.local_shards import SlowToAdd
 from tests.serving.local_registrar import LocalRegistrar
-from tests.serving.registrar.conftest import wait_for_queued
+from tests.serving.registrar.conftest import WAIT_S, wait_for_queued
 
 pytestmark = pytest.mark.anyio
 
@@ -205,6 +207,33 @@ def test_a_gallery_that_lacks_a_change_of_the_store_is_behind(
     monkeypatch.setattr(opened.store, "sequence", lambda: 7)
     mark = opened.read_watermark()
     assert (mark.sequence, mark.store_sequence, mark.is_behind) == (0, 7, True)
+
+
+def test_a_change_that_the_gallery_is_making_is_neither_waited_for_nor_a_lag(
+    open_home: Callable[..., Deployment], population: Any
+) -> None:
+    slow: list[SlowToAdd] = []
+
+    def open_index(plan: ShardPlan) -> ShardedIndex:
+        slow.append(SlowToAdd(plan))
+        return ShardedIndex(plan, slow)
+
+    opened = OpenRegistry(open_home(open_index=open_index), 64)
+    with ThreadPoolExecutor(1) as pool:
+        opened.registrar.enroll([population.request()])
+        slow[0].hold()
+        enrolled = opened.registrar.submit(population.request())
+        assert slow[0].begun.wait(WAIT_S)
+        reading = pool.submit(opened.read_watermark)
+        wait([reading], WAIT_S)
+        has_waited = not reading.done()
+        slow[0].let.set()
+        enrolled.result(WAIT_S)
+        during, after = reading.result(), opened.read_watermark()
+        opened.close()
+    assert not has_waited
+    assert (during.size, during.sequence, during.store_sequence) == (1, 1, 1)
+    assert (after.size, after.sequence, after.store_sequence) == (2, 2, 2)
 
 
 def test_a_store_that_cannot_be_read_is_not_taken_for_a_lag(
