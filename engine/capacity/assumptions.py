@@ -53,8 +53,8 @@ def list_assumptions(
         )
     said += [
         "The gallery is exact8. Memory is counted at its peak: the largest merge builds the new "
-        f"segment beside the old ones, {figures.value(Quantity.MERGE_PEAK):.3g} times the memory at "
-        f"rest for as many as {figures.segment_rows:,} references. At most "
+        f"segment beside the old ones, {figures.value(Quantity.MERGE_PEAK):.3g} times the memory "
+        f"at rest for as many as {figures.segment_rows:,} references. At most "
         f"{node.memory_share:.0%} of a node's memory is used.",
         "Disk: one enrollment for each face, and new ones at the busiest rate all day.",
         "False candidates: each face matches a stranger at the rate that the calibration measured "
