@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
@@ -94,6 +95,15 @@ def due_rewrite(segments: Sequence[SegmentState], config: SegmentsConfig) -> Pla
         or due_merge([segment.alive for segment in segments], config)
         or _first(segments, lambda s: s.removed > share * (s.alive + s.removed))
     )
+
+
+def due_seal(sizes: Sequence[int], config: SegmentsConfig) -> int:
+    """How many of the full heads, the oldest first, become one segment: as many as fit into one.
+
+    At least one, for none is larger than a segment may be.
+    """
+    totals = accumulate(sizes[: config.fan])
+    return max(1, sum(total <= config.segment_rows for total in totals))
 
 
 def due_merge(sizes: Sequence[int], config: SegmentsConfig) -> Places:

@@ -34,6 +34,7 @@ from indexes.segmented.merging import (
     SegmentsConfig,
     SegmentState,
     due_rewrite,
+    due_seal,
     narrowed,
     next_deadline,
     overdue,
@@ -247,7 +248,8 @@ class SegmentedIndex(VectorIndex):
             places = overdue(states, self.config, now)
             full = self.view.heads[:-1]
             if not places and full:
-                return self._begin(Rewrite(now, heads=full[: self.config.fan]))
+                count = due_seal([len(head) for head in full], self.config)
+                return self._begin(Rewrite(now, heads=full[:count]))
             places = places or due_rewrite(states, self.config)
         if not places:
             return None

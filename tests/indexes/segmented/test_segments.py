@@ -245,6 +245,20 @@ def test_merged_rows_keep_their_codes_and_a_large_batch_becomes_several_segments
         assert np.array_equal(built.row_ids, merged.row_ids)
 
 
+def test_full_heads_that_wait_are_sealed_into_no_segment_larger_than_it_may_be(
+    unit_rows: UnitRows,
+) -> None:
+    rows = unit_rows(4 * HEAD_ROWS, 64)
+    for most, expected in ((16, [16] * 4), (40, [32, 32]), (64, [64])):
+        config = SegmentsConfig(head_rows=HEAD_ROWS, fan=4, segment_rows=most)
+        index = SegmentedIndex(64, config, scanner=SCANNER)
+        for start in range(0, len(rows), 4):
+            index.add(np.arange(start, start + 4), rows[start : start + 4])
+        while rewrite(index):
+            pass
+        assert [len(segment) for segment in index.segments] == expected
+
+
 def test_an_id_that_is_anywhere_is_refused_and_nothing_changes(
     index: SegmentedIndex, unit_rows: UnitRows
 ) -> None:
