@@ -53,6 +53,12 @@ def _is_overwritten(owner: object) -> bool:
     return any(each is not None and each[1] is _overwrite for each in found)
 
 
+def overwrite(array: NDArray[Any]) -> None:
+    """Overwrites memory of our own at once, which somebody may hold for longer."""
+    assert array.flags.c_contiguous
+    _overwrite(array.ctypes.data, array.nbytes)
+
+
 def _overwrite(address: int, size: int) -> None:
     first, end = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE, address + size
     last = end - end % mmap.PAGESIZE

@@ -63,10 +63,12 @@ class Upkeep:
                     type(error).__name__,
                     self._retry_after_s,
                 )
-                self._closing.wait(self._retry_after_s)
             else:
                 self.fault = None
                 self._gallery.wait_for_work(self._wait_s())
+                continue
+            # After the handler, for an error holds what its job was copying.
+            self._closing.wait(self._retry_after_s)
 
     def _wait_s(self) -> float:
         left_s = self._gallery.deadline_s()

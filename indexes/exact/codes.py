@@ -25,7 +25,7 @@ from indexes.base import UNIT_TOLERANCE, Vectors
 from indexes.errors import VectorInvalid
 from indexes.exact.intrinsics import BLOCK, STEP, compiled, pack
 from indexes.exact.kernels import LOWEST, STRETCH, Rows, Wanted
-from indexes.exact.plane import make_plane, no_plane, wipe_plane
+from indexes.exact.plane import empty_plane, fill_plane, no_plane, wipe_plane
 from indexes.exact.prefix import Axes, tail_norms, turn, turning_bound
 from indexes.memory import overwrite_when_freed, use_large_pages
 from indexes.scoring import rounding_bound
@@ -61,6 +61,23 @@ def code_limit(dim: int) -> float:
     return min(1.0, _DEVIATIONS / math.sqrt(dim))
 
 
+def encode(rows: Vectors, limit: float) -> tuple[NDArray[np.uint8], NDArray[np.float64], float]:
+    """Codes of rows float32[n, dim] in their order: uint8[n, dim padded]; and their residuals,
+    not rounded yet, and the length of the longest."""
+    count, dim = rows.shape
+    codes = np.full((count, -(-dim // STEP) * STEP), _ZERO_CODE, np.uint8)
+    overwrite_when_freed(codes)
+    residuals = np.empty(count, np.float64)
+    longest = _encode(rows, limit / _HIGHEST_CODE, codes, residuals)
+    return codes, residuals, longest
+
+
+def rounded_up(residuals: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Residuals as they are kept: no less than they are."""
+    rounded = (residuals * _SLACK).astype(np.float32)
+    return np.nextafter(rounded, np.float32(np.inf))
+
+
 class Codes:
     """Byte codes of rows in a FAISS scalar quantizer, sorted by residual norm.
 
@@ -83,8 +100,7 @@ class Codes:
             self.longest = max(self.longest, longest)
         self.order = np.argsort(residuals, kind="stable")
         codes[:count] = overwrite_when_freed(codes[self.order])
-        rounded = residuals[self.order] * _SLACK
-        self._hold(codes, np.nextafter(rounded.astype(np.float32), np.float32(np.inf)))
+        self._hold(codes, rounded_up(residuals[self.order]))
 
     @classmethod
     def restore(
@@ -152,8 +168,7 @@ class Codes:
             np.take(unsorted, order[part], axis=0, out=room[part], mode="clip")
 
         list(each(move, parts))
-        rounded = ((residuals[order] + off) * _SLACK).astype(np.float32)
-        codes.fill(np.nextafter(rounded, np.float32(np.inf)), longest)
+        codes.fill(rounded_up(residuals[order] + off), longest)
         codes.order, codes.prefix, codes.tails = order, axes.prefix, _greatest(tails[order])
         return codes
 
@@ -166,6 +181,9 @@ class Codes:
         self.limit = limit
         self.step = limit / _HIGHEST_CODE
         self.dim = dim
+        self.plane = no_plane()
+        # While the plane is made, the rows that were wiped since its last part.
+        self._wiped: list[NDArray[np.int64]] | None = None
         width = -(-dim // STEP) * STEP
         self._quantizer = faiss.IndexScalarQuantizer(
             width, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT
@@ -182,7 +200,6 @@ class Codes:
         overwrite_when_freed(self.bytes, self)
 
     def _reach(self, residuals: NDArray[np.float32]) -> None:
-        self.plane = no_plane()
         self.residuals = residuals
         self.reach = _greatest(residuals.astype(np.float64))
         self.prefix, self.tails = self.bytes.shape[1], np.zeros(len(self.reach))
@@ -202,12 +219,29 @@ class Codes:
         return Rows(self.bytes, alive, self.reach, self.plane, self.prefix, self.tails)
 
     def add_plane(self) -> None:
-        """Makes the plane, by which few queries are compared faster."""
-        self.plane = make_plane(self.bytes, self.dim)
+        """Makes the plane, by which few queries are compared faster, also while rows are wiped."""
+        wiped: list[NDArray[np.int64]] = []
+        self._wiped = wiped
+        self.plane = plane = empty_plane(len(self.bytes), self.dim)
+        longest = 0.0
+        for part in parts_of(len(self.bytes)):
+            longest = max(longest, fill_plane(plane, self.bytes, self.dim, part))
+            # They may have been read before they were wiped, and written after.
+            while wiped:
+                wipe_plane(plane, wiped.pop())
+        self.plane, self._wiped = plane._replace(longest=longest), None
 
     def wipe(self, rows: NDArray[np.int64]) -> None:
-        """Overwrites these rows, in the plane too."""
+        """Overwrites these rows, in the plane too.
+
+        Beside `add_plane` in what is made of it, at once, and in the part that is being made when
+        that is done (milliseconds): nobody waits, and what comes last overwrites.
+        """
         self.bytes[rows] = _ZERO_CODE
+        # In this order: a part that read them before is not done yet, and looks here at its end.
+        wiped = self._wiped
+        if wiped is not None:
+            wiped.append(rows)
         wipe_plane(self.plane, rows)
 
 

@@ -99,6 +99,24 @@ class HeadView:
         """The ids alive, in the order of the rows; a copy."""
         return self.stored_ids[self.alive]
 
+    @property
+    def dim(self) -> int:
+        return int(self.rows.shape[1])
+
+    @property
+    def source(self) -> Head:
+        """What it is a view of."""
+        return self.head
+
+    @property
+    def alive_now(self) -> NDArray[np.bool_]:
+        """The flags by now."""
+        return self.head.view.alive
+
+    def take(self, rows: Positions) -> Vectors:
+        """These rows: float32[m, dim]; a copy, which is overwritten when it is freed."""
+        return overwrite_when_freed(self.rows[rows])
+
     def contents(self) -> tuple[Ids, Vectors]:
         """A copy of everything alive, in the order of the rows: int64[n], float32[n, dim]."""
         return self.stored_ids[self.alive], overwrite_when_freed(self.rows[self.alive])

@@ -8,13 +8,15 @@ from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from indexes.base import Ids, Vectors
 from indexes.errors import IdInvalid, SegmentsInvalid
-from indexes.exact.codes import Codes
+from indexes.exact.codes import Codes, code_limit, encode, rounded_up
 from indexes.exact.exact8 import Exact8Segment, MemoryRows
 from indexes.exact.scanner import Scanner
-from indexes.memory import overwrite_when_freed
+from indexes.memory import overwrite, overwrite_when_freed
+from indexes.scoring import Positions
 from indexes.segmented.head import HeadView
 from indexes.segmented.view import Part, SealedView, View
 
@@ -154,35 +156,46 @@ def _first(segments: Sequence[SegmentState], holds: Callable[[SegmentState], boo
 _ROWS_AT_ONCE = 1 << 12
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Rewrite:
     """A job that makes one segment of parts, as of its begin; the parts stay in use meanwhile.
 
-    `removed` collects the ids removed while the job runs: they must be removed from the product
-    too, for their rows may have been copied before they were wiped.
+    `removed` collects the ids removed while the job runs, which must be removed from the product
+    too; `wipe` overwrites their rows in it while it is made.
     """
 
     begun: float
     sealed: tuple[SealedView, ...] = ()
     heads: tuple[HeadView, ...] = ()
     removed: list[Ids] = field(default_factory=list)
+    _product: _Product | None = field(default=None, init=False)
 
     def build(self, config: SegmentsConfig, scanner: Scanner) -> Exact8Segment | None:
-        """Builds the segment while the parts are searched and changed; None if nothing is alive."""
+        """Builds the segment while the parts are searched and changed; None if nothing is alive.
+
+        Where that fails, what was copied is overwritten.
+        """
         parts: tuple[Part, ...] = (*self.sealed, *self.heads)
-        total = sum(map(len, parts))
-        if not total:
+        if not any(map(len, parts)):
             return None
-        if self.sealed:
-            return _merged(self.sealed, total, self._dtype(config), scanner)
-        rows = np.empty((total, self.heads[0].rows.shape[1]), self._dtype(config))
-        overwrite_when_freed(rows)
-        ids = np.empty(total, np.int64)
-        end = 0
-        for head in self.heads:
-            start, end = end, end + len(head)
-            ids[start:end], rows[start:end] = head.contents()
-        return Exact8Segment(ids, rows, scanner=scanner)
+        product = _Product(parts, self._dtype(config), scanner)
+        # From here on removals reach it; nothing has been copied yet.
+        self._product = product
+        try:
+            return product.fill()
+        except BaseException:
+            # Now, for who has the error has the memory too.
+            product.overwrite()
+            raise
+
+    def wipe(self, part: Part, rows: Positions) -> None:
+        """Overwrites these rows of a part in the product; the part must have them as removed.
+
+        At once where they have been copied. A block of rows that is being copied, or coded, is
+        looked through when that is done, within milliseconds: nobody waits for it.
+        """
+        if self._product is not None:
+            self._product.wipe(part, rows)
 
     def settle(self, product: Exact8Segment) -> None:
         """Removes from the product what was removed meanwhile; call it while nothing changes."""
@@ -199,41 +212,113 @@ class Rewrite:
 
     def _is_narrow(self) -> bool:
         return all(view.segment.rows.dtype == np.float16 for view in self.sealed) and all(
-            np.array_equal(narrowed(head.rows), head.rows) for head in self.heads
+            np.array_equal(narrowed(head.rows[block]), head.rows[block])
+            for head in self.heads
+            for block in _blocks(len(head.rows))
         )
 
 
-def _merged(
-    sealed: Sequence[SealedView], total: int, dtype: np.dtype[Any], scanner: Scanner
-) -> Exact8Segment:
-    """One segment of the rows alive, by the codes and residuals that they have already.
+class _Product:
+    """Room for one segment of the rows alive in its parts, which removals reach while it fills.
 
-    The first pass finds the place of each row, the second writes it there: there is never more in
-    memory than the product beside its parts.
+    The first pass finds the place of each row by its residual, the second writes it there: there is
+    never more in memory than the product beside its parts.
+
+    Of a row that is removed meanwhile, whoever comes last overwrites what was copied. The flags of
+    its part change first; then `wipe` overwrites what is there. `fill` copies a block and reads the
+    flags again: if they have not changed by then, `wipe` begins later, and finds the block.
     """
-    limit, dim = sealed[0].segment.codes.limit, sealed[0].segment.dim
-    assert all(view.segment.codes.limit == limit for view in sealed), "one limit for a dimension"
-    places_of = [np.flatnonzero(view.alive) for view in sealed]
-    pairs = list(zip(sealed, places_of, strict=True))
-    residuals = np.concatenate([view.segment.codes.residuals[places] for view, places in pairs])
-    order = np.argsort(residuals, kind="stable")
-    residuals = residuals[order]
-    target = np.empty(total, np.int64)
-    target[order] = np.arange(total)
-    del order
-    codes = Codes.empty(total, dim, limit)
-    ids, rows = np.empty(total, np.int64), np.empty((total, dim), dtype)
-    end = 0
-    for view, places in pairs:
-        for first in range(0, len(places), _ROWS_AT_ONCE):
-            some = places[first : first + _ROWS_AT_ONCE]
-            start, end = end, end + len(some)
-            at = target[start:end]
-            rows[at] = view.segment.rows.take(some)
-            codes.bytes[at] = overwrite_when_freed(view.segment.codes.bytes[some])
-            ids[at] = view.segment.row_ids[some]
-    codes.fill(residuals, max(view.segment.codes.longest for view in sealed))
-    return Exact8Segment.of_codes(ids, codes, MemoryRows(rows), scanner=scanner)
+
+    def __init__(self, parts: Sequence[Part], dtype: np.dtype[Any], scanner: Scanner) -> None:
+        self._parts, self._scanner = parts, scanner
+        self._places = [np.flatnonzero(part.alive) for part in parts]
+        dim, self._limit = parts[0].dim, _limit_of(parts)
+        pairs = zip(parts, self._places, strict=True)
+        measured = [_measure(part, places, self._limit) for part, places in pairs]
+        self._longest = max(longest for _, longest in measured)
+        residuals = np.concatenate([residuals for residuals, _ in measured])
+        del measured
+        order = np.argsort(residuals, kind="stable")
+        residuals = residuals[order]
+        self._residuals = residuals if residuals.dtype == np.float32 else rounded_up(residuals)
+        self._target = np.empty(len(order), np.int64)
+        self._target[order] = np.arange(len(order))
+        del order, residuals
+        total = len(self._target)
+        self._codes = Codes.empty(total, dim, self._limit)
+        self._ids = np.empty(total, np.int64)
+        self._rows = overwrite_when_freed(np.empty((total, dim), dtype))
+
+    def fill(self) -> Exact8Segment:
+        """Copies the rows, and makes the segment."""
+        end = 0
+        for part, places in zip(self._parts, self._places, strict=True):
+            for block in _blocks(len(places)):
+                some = places[block]
+                start, end = end, end + len(some)
+                self._copy(part, some, self._target[start:end])
+        codes, rows = self._codes, MemoryRows(self._rows)
+        codes.fill(self._residuals, self._longest)
+        return Exact8Segment.of_codes(self._ids, codes, rows, scanner=self._scanner)
+
+    def wipe(self, part: Part, rows: Positions) -> None:
+        """`Rewrite.wipe`."""
+        start = 0
+        for own, places in zip(self._parts, self._places, strict=True):
+            if own.source is part.source:
+                at = places.searchsorted(rows)
+                held = at < len(places)
+                held[held] = places[at[held]] == rows[held]
+                self._wipe(self._target[start + at[held]])
+            start += len(places)
+
+    def overwrite(self) -> None:
+        """Overwrites all of it."""
+        for array in (self._rows, self._codes.bytes, self._codes.plane.halves):
+            overwrite(array)
+
+    def _copy(self, part: Part, some: Positions, at: Positions) -> None:
+        """Copies some rows of a part to these places."""
+        self._ids[at] = part.stored_ids[some]
+        if isinstance(part, SealedView):
+            self._rows[at] = part.take(some)
+            self._codes.bytes[at] = overwrite_when_freed(part.segment.codes.bytes[some])
+        else:
+            self._rows[at] = rows = part.take(some)
+            self._codes.bytes[at] = encode(rows, self._limit)[0]
+        gone = ~part.alive_now[some]
+        if gone.any():
+            self._wipe(at[gone])
+
+    def _wipe(self, at: Positions) -> None:
+        self._rows[at] = 0
+        self._codes.wipe(at)
+        # After the codes, for it goes by them.
+        self._scanner.wipe(self._codes, at)
+
+
+def _limit_of(parts: Sequence[Part]) -> float:
+    limits = {part.segment.codes.limit for part in parts if isinstance(part, SealedView)}
+    assert len(limits) <= 1, "one limit for a dimension"
+    return limits.pop() if limits else code_limit(parts[0].dim)
+
+
+def _measure(
+    part: Part, places: Positions, limit: float
+) -> tuple[NDArray[np.float32] | NDArray[np.float64], float]:
+    """The residuals of these rows, float64 where they are not rounded yet, and a length that none
+    of them exceeds."""
+    if isinstance(part, SealedView):
+        return part.segment.codes.residuals[places], part.segment.codes.longest
+    residuals, longest = np.empty(len(places)), 0.0
+    for block in _blocks(len(places)):
+        _, residuals[block], most = encode(part.take(places[block]), limit)
+        longest = max(longest, most)
+    return residuals, longest
+
+
+def _blocks(count: int) -> list[slice]:
+    return [slice(start, start + _ROWS_AT_ONCE) for start in range(0, count, _ROWS_AT_ONCE)]
 
 
 def narrowed(vectors: Vectors) -> Vectors:

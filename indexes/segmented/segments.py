@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from weakref import WeakSet
 
 import numpy as np
@@ -52,9 +53,9 @@ class SegmentedIndex(VectorIndex):
 
     Adding costs O(rows added). Nothing is sealed or merged by itself: `begin_rewrite` returns the
     job that is due, `Rewrite.build` makes the new segment, and `finish_rewrite` replaces the old
-    parts by it. `Gallery` does that. Removed references are wiped from memory, that of parts which
-    a rewrite replaced and somebody still reads included, and are tombstones until their segment is
-    rewritten.
+    parts by it. `Gallery` does that. Removed references are wiped from memory, that of a segment
+    which is being made included, and that of parts which a rewrite replaced and somebody still
+    reads, and are tombstones until their segment is rewritten.
 
     `view` is the index at this moment: it does not change, and any number of threads may search it
     while one at a time changes the index, provided that what `withdraw` returns waits for them.
@@ -200,6 +201,7 @@ class SegmentedIndex(VectorIndex):
         self.view = replace(self.view, sealed=tuple(sealed), heads=tuple(heads))
         for rewrite in self._rewrites:
             rewrite.removed.append(ids.copy())
+            wipes += [partial(rewrite.wipe, part, rows) for part, _, rows in found]
         for segment in list(self._replaced_segments):
             rows, present = segment.find(ids)
             if present.any():

@@ -56,6 +56,29 @@ class SealedView:
         """The ids alive, in the order of the rows; a copy."""
         return self.segment.row_ids[self.alive_rows]
 
+    @property
+    def stored_ids(self) -> Ids:
+        """The id of each row, removed ones too."""
+        return self.segment.row_ids
+
+    @property
+    def dim(self) -> int:
+        return self.segment.dim
+
+    @property
+    def source(self) -> Exact8Segment:
+        """What it is a view of."""
+        return self.segment
+
+    @property
+    def alive_now(self) -> NDArray[np.bool_]:
+        """The flags by now."""
+        return self.segment.alive
+
+    def take(self, rows: Positions) -> Vectors:
+        """These rows: float32[m, dim]; a copy, which is overwritten when it is freed."""
+        return self.segment.rows.take(rows)
+
     def __len__(self) -> int:
         return self.count
 
@@ -103,7 +126,7 @@ class View:
         found = self.locate(ids, check_ids(ids))
         vectors = overwrite_when_freed(np.empty((len(ids), self.dim), np.float32))
         for part, places, rows in found:
-            vectors[places] = _rows_of(part, rows)
+            vectors[places] = part.take(rows)
         return vectors
 
     def held(self, ids: Ids) -> tuple[Ids, Vectors]:
@@ -120,7 +143,7 @@ class View:
         ids = self.ids
         vectors = overwrite_when_freed(np.empty((len(ids), self.dim), np.float32))
         for part in self.parts:
-            vectors[np.searchsorted(ids, part.ids)] = _rows_of(part, np.flatnonzero(part.alive))
+            vectors[np.searchsorted(ids, part.ids)] = part.take(np.flatnonzero(part.alive))
         return ids, vectors
 
     def search(self, queries: Vectors, k: int) -> CertifiedHits:
@@ -157,12 +180,6 @@ class View:
         if missing.any():
             raise IdInvalid(f"id {keys[int(missing.argmax())]} is not in the index")
         return [place for place in found if len(place[1])]
-
-
-def _rows_of(part: Part, rows: Positions) -> Vectors:
-    if isinstance(part, HeadView):
-        return overwrite_when_freed(part.rows[rows])
-    return part.segment.rows.take(rows)
 
 
 class SegmentSearch:

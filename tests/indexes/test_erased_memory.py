@@ -86,6 +86,76 @@ host.compact()
 pause("removed")
 host.close()
 """
+# A merge of 8,192, 4,096 and 4,096 rows, in blocks of 4,096: one fails at its third block, with the
+# error kept, and one is held there, and again when all is copied and coded.
+MERGED = f"""{DRAWING}{PAUSING}
+from threading import Event, Thread
+from indexes.exact.exact8 import MemoryRows
+from indexes.exact.scanner import Scanner
+from indexes.gallery import Gallery
+from indexes.kinds import open_index
+from indexes.segmented.merging import SegmentsConfig
+
+HEAD_ROWS, SEALED = 4096, 16_384
+gallery = Gallery(open_index("exact8", DIM, SegmentsConfig(head_rows=HEAD_ROWS, fan=2)))
+for batch in range(SEALED // BATCH):
+    rows = draw(batch)
+    gallery.add(np.arange(BATCH * batch, BATCH * (batch + 1)), rows, batch + 1)
+    rows[:] = 0
+    if BATCH * (batch + 1) < SEALED:
+        gallery.settle()
+gallery.maintain()
+erased = [ERASED[ERASED < SEALED][first::3] for first in range(3)]
+pause("whole")
+
+class Stop:
+    def __init__(self):
+        self.reached, self.left = Event(), Event()
+
+    def wait(self):
+        self.reached.set()
+        self.left.wait()
+
+def fail():
+    raise MemoryError
+
+take, prepare, calls = MemoryRows.take, Scanner.prepare, []
+copying, made = Stop(), Stop()
+
+def stop_taking(rows, places):
+    calls.append(len(places))
+    if len(calls) == 3:
+        at_third()
+    return take(rows, places)
+
+def stop_when_made(scanner, codes):
+    prepare(scanner, codes)
+    made.wait()
+
+MemoryRows.take, Scanner.prepare = stop_taking, stop_when_made
+at_third = fail
+try:
+    gallery.maintain()
+except MemoryError as error:
+    kept = error
+gallery.remove(erased[0], 10_000)
+pause("failed")
+calls.clear()
+at_third = copying.wait
+merging = Thread(target=gallery.maintain)
+merging.start()
+copying.reached.wait()
+gallery.remove(erased[1], 10_001)
+pause("copying")
+copying.left.set()
+made.reached.wait()
+gallery.remove(erased[2], 10_002)
+pause("made")
+made.left.set()
+merging.join()
+assert [len(segment) for segment in gallery.segments] == [SEALED - sum(map(len, erased))]
+pause("merged")
+"""
 # Overwritten, and given back to the system, each with what malloc keeps and with what it maps.
 SIZES = (1 << 20, 31 << 20, GIVEN_BACK_FROM_BYTES, 96 << 20)
 FREED = f"""{PAUSING}
@@ -135,6 +205,20 @@ def test_a_removed_face_is_nowhere_in_the_process_at_once_pins_and_freed_memory_
     assert seen["in a join"] == {name: len(form) for name, form in forms.items()}
     for stage in ("removed in a join", "joined", "compacted"):
         assert seen[stage] == dict.fromkeys(forms, 0), (stage, seen[stage])
+
+
+def test_a_face_removed_beside_a_merge_or_after_it_failed_is_nowhere_before_it_ends() -> None:
+    groups = {
+        f"{name}, {group}": form[group::3]
+        for name, form in forms_of_the_erased().items()
+        for group in range(3)
+    }
+    seen = watch(MERGED, groups)
+    assert all(seen["whole"].values())
+    for gone, stage in enumerate(("failed", "copying", "made")):
+        left = {name for name, count in seen[stage].items() if count}
+        assert left == {name for name in groups if int(name[-1]) > gone}, stage
+    assert seen["merged"] == dict.fromkeys(groups, 0)
 
 
 def test_a_face_that_is_removed_after_a_move_is_nowhere_in_the_shard_that_took_it() -> None:

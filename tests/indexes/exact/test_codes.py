@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from indexes import memory as pages
+from indexes.exact import codes as coding
 from indexes.exact.codes import CodedQueries, Codes, code_limit
+from indexes.exact.kernels import Plane
+from indexes.exact.plane import fill_plane, make_plane
 from indexes.memory import use_large_pages
 from tests.indexes.conftest import UnitRows
 
@@ -60,6 +64,30 @@ def test_a_threshold_for_each_query_is_the_same_as_one_for_all(unit_rows: UnitRo
         alone = queries.wanted(codes, float(threshold), k=2)
         assert together.levels[query] == alone.levels[query]
         assert np.array_equal(together.heaps[query], alone.heaps[query])
+
+
+def test_rows_that_are_wiped_while_the_plane_is_made_are_wiped_in_it(
+    unit_rows: UnitRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = Codes(unit_rows(200, 128), 0.4)
+    gone: list[int] = []
+
+    def fill_from_what_was_read(
+        plane: Plane, held: NDArray[np.uint8], dim: int, part: slice
+    ) -> float:
+        read = held.copy()
+        # One of this part, and of what is made and not made yet.
+        some = np.random.default_rng(part.start).permutation(200)[:20]
+        codes.wipe(np.append(some, part.start))
+        gone.extend((*some, part.start))
+        return fill_plane(plane, read, dim, part)
+
+    monkeypatch.setattr(coding, "_ROWS_AT_ONCE", 32)
+    monkeypatch.setattr(coding, "fill_plane", fill_from_what_was_read)
+    codes.add_plane()
+    assert len(set(gone)) > 50
+    assert (codes.plane.halves[gone] == 0x88).all()
+    assert np.array_equal(codes.plane.halves, make_plane(codes.bytes, 128).halves)
 
 
 @pytest.mark.parametrize("system", [sys.platform, "darwin"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,9 +15,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from indexes.base import CertifiedHits, Vectors
 from indexes.errors import IdInvalid
-from indexes.exact.exact8 import Exact8Segment
+from indexes.exact.codes import Codes
+from indexes.exact.exact8 import Exact8Segment, MemoryRows
 from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
+from indexes.scoring import Positions
+from indexes.segmented import merging
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from tests.indexes.conftest import UnitRows, ask, assert_same
@@ -257,6 +261,89 @@ def test_full_heads_that_wait_are_sealed_into_no_segment_larger_than_it_may_be(
         while rewrite(index):
             pass
         assert [len(segment) for segment in index.segments] == expected
+
+
+class RowsRead(MemoryRows):
+    """Rows that tell when some of them have been read, and not copied yet."""
+
+    def __init__(self, rows: Vectors, told: Callable[[], None]) -> None:
+        super().__init__(rows)
+        self.told = told
+
+    def take(self, rows: Positions) -> Vectors:
+        taken = super().take(rows)
+        self.told()
+        return taken
+
+
+class TellingScanner(Scanner):
+    """A scanner that tells when codes have been prepared."""
+
+    told: Callable[[], None] | None = None
+
+    def prepare(self, codes: Codes) -> None:
+        super().prepare(codes)
+        if self.told is not None:
+            self.told()
+
+
+@pytest.mark.parametrize("kept", ["float32", "float16"])
+@pytest.mark.parametrize("of_heads", [False, True])
+def test_what_is_removed_beside_a_rewrite_is_in_nothing_of_what_it_makes_and_all_else_is_right(
+    unit_rows: UnitRows, monkeypatch: pytest.MonkeyPatch, kept: str, of_heads: bool
+) -> None:
+    scanner = TellingScanner(threads=1)
+    config = SegmentsConfig(head_rows=100, fan=2, rows=kept)
+    index, flat = SegmentedIndex(128, config, scanner=scanner), FlatIndex(128)
+    rows, ids = unit_rows(200, 128), np.random.default_rng(0).permutation(200)
+    for start in range(0, 200, 25):
+        part = ids[start : start + 25]
+        index.add(part, rows[part])
+        flat.add(part, rows[part].astype(kept).astype(np.float32))
+        if not of_heads and len(index.heads) > 1:
+            assert rewrite(index)
+    gone: list[int] = []
+
+    def remove_some() -> None:
+        some = np.random.default_rng(len(gone)).permutation(flat.ids)[:5]
+        index.remove(some)
+        flat.remove(some)
+        gone.extend(some.tolist())
+
+    job = index.begin_rewrite()
+    assert job is not None
+    assert len(job.heads if of_heads else job.sealed) == 2
+    for view in job.sealed:
+        stored = view.segment.rows.take(np.arange(100)).astype(kept)
+        view.segment.replace_rows(RowsRead(stored, remove_some))
+    scanner.told = remove_some
+    # Four blocks of each part: some are removed when one has been read and not copied.
+    monkeypatch.setattr(merging, "_ROWS_AT_ONCE", 32)
+    if of_heads:
+        encode = merging.encode
+
+        def encode_what_was_read(read: Vectors, limit: float) -> object:
+            remove_some()
+            return encode(read, limit)
+
+        monkeypatch.setattr(merging, "encode", encode_what_was_read)
+    product = job.build(index.config, scanner)
+    assert product is not None
+    remove_some()
+    # The rows of heads are read twice.
+    assert len(gone) == 5 * ((16 if of_heads else 8) + 2)
+    places, present = product.find(np.array(gone))
+    assert present.all()
+    assert not product.rows.take(places).any()
+    assert (product.codes.bytes[places] == 128).all()
+    if scanner.reads_planes:
+        assert (product.codes.plane.halves[places] == 0x88).all()
+    index.finish_rewrite(job, product)
+    assert [len(segment) for segment in index.segments] == [200 - len(gone)]
+    queries = unit_rows(9, 128, seed=1)
+    assert_same(index.search(queries, 200), flat.search(queries, 200))
+    assert_same(index.range_search(queries, 0.1), flat.range_search(queries, 0.1))
+    scanner.close()
 
 
 def test_an_id_that_is_anywhere_is_refused_and_nothing_changes(
