@@ -67,7 +67,7 @@ PROMISED = {
     ("join", "all_pairs_seconds"): ("at_most", 150),
     ("join", "comparisons_per_second"): ("at_least", 3.3e9),
     ("join", "share_of_ceiling"): ("at_least", 0.6),
-    ("join", "flat_speedup"): ("at_least", 25),
+    ("join", "flat_speedup"): ("at_least", 10),
     ("join", "prefix_speedup_057"): ("at_least", 1.35),
     ("join", "prefix_speedup_0671"): ("at_least", 1.6),
     ("gallery", "bytes_per_reference"): ("at_most", 730),
