@@ -46,6 +46,8 @@ class Call(Generic[P, R]):
     batcher: Batcher[P, R] | None = None
     loop: asyncio.AbstractEventLoop | None = None
     """Where the caller is to be answered; in whatever thread where None."""
+    asked_on: asyncio.AbstractEventLoop | None = None
+    """The loop that asks for it, maybe for others in the same go: they are one batch."""
     taken = finished = 0
     """How much of it batches have taken, and how much of that has come to results."""
     is_settled = False
@@ -108,7 +110,7 @@ class _AsyncCall(Call[P, R]):
 
     def __init__(self, payload: P, weight: int, timeout_s: float | None, lane: int) -> None:
         super().__init__(payload, weight, timeout_s, lane=lane)
-        self.loop = asyncio.get_running_loop()
+        self.loop = self.asked_on = asyncio.get_running_loop()
         self.future: asyncio.Future[R] = self.loop.create_future()
 
     def answer(self, result: R) -> None:
@@ -405,7 +407,7 @@ class Batcher(Generic[P, R]):
             queue.calls.append(call)
             self._hold(queue, places)
             if self._idle:
-                self._wake(call.loop)
+                self._wake(call.asked_on)
             if self._is_busy and queue.held <= queue.lane.batch_size:
                 self._ahead.notify_all()
 
@@ -593,7 +595,7 @@ class Batcher(Generic[P, R]):
         """Whether what waits next has woken no worker of its own: it is the rest of a call, or was
         asked for together with others."""
         first = next((queue.calls[0] for queue in self._queues if queue.calls), None)
-        return first is not None and (first.taken > 0 or first.loop is not None)
+        return first is not None and (first.taken > 0 or first.asked_on is not None)
 
     def _await_work(self) -> None:
         while True:

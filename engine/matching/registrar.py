@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
@@ -234,18 +235,22 @@ class Registrar:
         self.close()
 
     def submit(
-        self, request: EnrollmentRequest, *, timeout_s: float | None = None
+        self,
+        request: EnrollmentRequest,
+        *,
+        timeout_s: float | None = None,
+        asked_on: AbstractEventLoop | None = None,
     ) -> Future[Outcome]:
         """Puts a request in the queue; the future holds an answer, or an error as a value.
 
         Until its batch is taken it may be cancelled, and after `timeout_s` it comes to
         `DeadlinePassed`: then nothing of it was stored. Once taken it is decided, and can be
-        fetched by its key.
+        fetched by its key. What a loop `asked_on` submits in one go comes into one batch.
 
         Raises `IdempotencyInFlight` while one with its key is being judged, and `Overloaded`
         when the queue is full.
         """
-        return self._enqueue(request, timeout_s)
+        return self._enqueue(request, timeout_s, asked_on=asked_on)
 
     def enroll(self, requests: Sequence[EnrollmentRequest]) -> list[Outcome]:
         """Judges these requests in order; waits for room in the queue instead of refusing."""
@@ -339,9 +344,15 @@ class Registrar:
         return self._queue.is_alive
 
     def _enqueue(
-        self, request: EnrollmentRequest, timeout_s: float | None = None, *, wait: bool = False
+        self,
+        request: EnrollmentRequest,
+        timeout_s: float | None = None,
+        *,
+        wait: bool = False,
+        asked_on: AbstractEventLoop | None = None,
     ) -> Future[Outcome]:
         call = _Enrollment(request, timeout_s, self._in_flight)
+        call.asked_on = asked_on
         try:
             return self._queue.submit(call, wait=wait)
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 import time
@@ -165,6 +166,26 @@ def test_each_batch_is_observed_with_its_times_and_outcomes(lab: Any, busy: Any)
     assert kinds[:3] == [Answer] * 3
     assert issubclass(kinds[3], SosieError)
     assert min(batches[0].judge_s, batches[0].publish_s, batches[0].waited_s) > 0
+
+
+def test_what_a_loop_asks_in_one_go_is_decided_in_one_batch(lab: Any) -> None:
+    sizes: list[int] = []
+
+    class Counting(Observer):
+        def observe_batch(self, batch: DecidedBatch) -> None:
+            sizes.append(len(batch.outcomes))
+
+    async def ask(registrar: Registrar) -> None:
+        loop, futures = asyncio.get_running_loop(), []
+        for _ in range(3):
+            futures.append(registrar.submit(lab.request(), asked_on=loop))
+            # A thread that was woken by the first of them would take it now.
+            time.sleep(0.05)
+        await asyncio.gather(*map(asyncio.wrap_future, futures))
+
+    with lab.registrar(observer=Counting()) as registrar:
+        asyncio.run(ask(registrar))
+    assert sizes == [3]
 
 
 def test_a_gallery_that_has_lost_a_shard_stops_the_registrar(lab: Any) -> None:
