@@ -743,7 +743,6 @@ def test_a_snapshot_that_was_away_is_of_no_use_once_its_shard_is_built_from_the_
     places.rename(away)
     with open_on_shards(3) as deployment:
         assert (len(deployment.registrar.gallery), deployment.restored.loaded) == (1, 0)
-        assert not list((full_home / "shards").iterdir())
     shutil.copytree(away, places, dirs_exist_ok=True)
     with open_on_shards(2) as deployment:
         assert len(deployment.registrar.gallery) == 1
