@@ -184,6 +184,9 @@ def test_what_a_loop_asks_in_one_go_is_decided_in_one_batch(lab: Any) -> None:
         await asyncio.gather(*map(asyncio.wrap_future, futures))
 
     with lab.registrar(observer=Counting()) as registrar:
+        # Its thread has begun, and waits.
+        while not registrar._queue._idle:
+            time.sleep(0.001)
         asyncio.run(ask(registrar))
     assert sizes == [3]
 
