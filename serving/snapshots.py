@@ -487,8 +487,8 @@ class ShardManager(SnapshotManager):
                 self._keys.destroy([self._name(number) for number in numbers])
         except OSError as error:
             raise RegistryError(
-                f"the keys of the shards' snapshots cannot be removed ({error.strerror}), so "
-                "nothing was erased: mend the permissions of the home folder"
+                f"the keys of the shards' snapshots cannot be removed ({error.strerror}): mend the "
+                "permissions of the home folder, then try again"
             ) from None
 
     def _load(self, number: int, copy: Shard) -> Future[None]:

@@ -31,12 +31,6 @@ _ZERO_CODE = 128
 _WIPED = 0x88
 
 
-def make_plane(codes: NDArray[np.uint8], dim: int) -> Plane:
-    """The plane of codes uint8[n padded, dim padded], of whose columns the first `dim` are used."""
-    plane = empty_plane(len(codes), dim)
-    return plane._replace(longest=fill_plane(plane, codes, dim, slice(len(codes))))
-
-
 def empty_plane(count: int, dim: int) -> Plane:
     """Room for the plane of so many rows: `fill_plane` part by part, then set `longest`."""
     halves = np.zeros((count, -(-dim // (2 * STEP)) * STEP), np.uint8)
@@ -46,8 +40,9 @@ def empty_plane(count: int, dim: int) -> Plane:
 
 
 def fill_plane(plane: Plane, codes: NDArray[np.uint8], dim: int, part: slice) -> float:
-    """Writes these rows, whole groups of eight; returns the greatest length of their codes."""
-    groups = slice((part.start or 0) // ROWS_AT_ONCE, part.stop // ROWS_AT_ONCE)
+    """Writes these rows, whole groups of eight, of codes uint8[n padded, dim padded], of whose
+    columns the first `dim` are used; returns the greatest length of their codes."""
+    groups = slice(part.start // ROWS_AT_ONCE, part.stop // ROWS_AT_ONCE)
     return _fill(
         codes[part], dim, plane.halves[part], plane.lengths[groups], plane.distances[groups]
     )
