@@ -50,6 +50,8 @@ MOST_RESTARTS = 5
 """Another process that writes makes SQLite begin anew; then it is kept waiting."""
 MOST_STEPS_WITHOUT_GAIN = 500
 """The writer adds pages as fast as they are copied; then more are copied at once."""
+_WAITING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+"""What a step answers that met a transaction: it copied nothing, and is tried again."""
 _ROWS_AT_ONCE = 2_000
 _BLOCK_BYTES = 2**20
 
@@ -191,6 +193,7 @@ def _copy_pages(writer: Writer, file: Path, progress: Progress | None) -> None:
                 kind = StorageFull if name == "SQLITE_FULL" else RegistryError
                 raise kind(f"the copy stopped ({name}): check both disks, try again") from None
             return
+    raise AssertionError("a copy in one step cannot be outrun")
 
 
 def _pace(progress: Progress | None) -> Callable[[int, int, int], None]:
@@ -198,8 +201,10 @@ def _pace(progress: Progress | None) -> Callable[[int, int, int], None]:
     done = restarts = without_gain = 0
     least = sys.maxsize
 
-    def pause(_status: int, remaining: int, total: int) -> None:
+    def pause(status: int, remaining: int, total: int) -> None:
         nonlocal done, restarts, without_gain, least
+        if status in _WAITING:
+            return
         restarts += total - remaining < done
         without_gain = 0 if remaining < least else without_gain + 1
         if restarts > MOST_RESTARTS or without_gain > MOST_STEPS_WITHOUT_GAIN:

@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -114,6 +115,40 @@ def test_backups_beside_commits_are_whole_and_hold_no_commit_up(
             assert copied.audit_head()[0] == manifest.audit_number
             assert store.audit_hash_at(manifest.audit_number) == copied.audit_head()[1]
     assert verify_chain(store).intact
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_backup_waits_for_a_long_transaction(
+    store: Store, writer: Writer, enroll: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each wait once counted as a step without gain: the last attempt gave up, an empty file was
+    called damaged."""
+    monkeypatch.setattr(backup, "MOST_STEPS_WITHOUT_GAIN", 2)
+    writer.commit(enroll(writer, 50))
+    waits = 0
+    has_waited = threading.Event()
+
+    def pace(progress: Any) -> Any:
+        pause = backup_pace(progress)
+
+        def count(status: int, remaining: int, total: int) -> None:
+            nonlocal waits
+            waits += status == sqlite3.SQLITE_BUSY
+            if waits > 20:
+                has_waited.set()
+            pause(status, remaining, total)
+
+        return count
+
+    backup_pace = backup._pace
+    monkeypatch.setattr(backup, "_pace", pace)
+    with ThreadPoolExecutor(1) as pool:
+        with writer.changing(AuditEntry("test", "registry.resealed", "registry")):
+            copying = pool.submit(make_backup, store, writer, tmp_path / "copy", actor="test")
+            while not has_waited.wait(0.05):
+                assert not copying.done()
+        manifest = copying.result()
+    assert manifest.rows == store.counts() | {"audit": store.counts()["audit"] - 1}
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
