@@ -386,6 +386,7 @@ def _compare_machines(old: Machine, new: Machine) -> tuple[float | None, str]:
     for name, before, now in (
         ("read GB/s", old.read_gb_per_s, new.read_gb_per_s),
         ("int8 GOPS", old.int8_gops, new.int8_gops),
+        ("float32 Gflop/s", old.float_gflops, new.float_gflops),
     ):
         if before and now:
             drift = max(drift, max(before, now) / min(before, now) - 1)

@@ -13,7 +13,7 @@ from importlib.metadata import distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import Any, cast
 
 import numba
 import numpy as np
@@ -69,8 +69,8 @@ class Machine:
 
     `copy_gb_per_s` counts what one thread reads and writes while it copies 256 MiB. What all
     cores do together is None where it was not measured: `read_gb_per_s`, the best reading of that
-    much, and `int8_gops`, the best of some tilings of ONNX Runtime's bare int8 product. So is
-    `python_mops`, steps of a loop of Python's on one core.
+    much, and `int8_gops` and `float_gflops`, the best of some tilings of ONNX Runtime's bare product
+    of bytes and of float32. So is `python_mops`, steps of a loop of Python's on one core.
     """
 
     cpu: str
@@ -85,6 +85,7 @@ class Machine:
     warnings: tuple[str, ...]
     read_gb_per_s: float | None = None
     int8_gops: float | None = None
+    float_gflops: float | None = None
     python_mops: float | None = None
 
     def is_like(self, other: Machine) -> bool:
@@ -115,19 +116,19 @@ def look() -> Machine:
 
 
 def stamp() -> Machine:
-    """Looks, and measures what all cores can read and multiply; takes some three seconds."""
+    """Looks, and measures what all cores can read and multiply; takes some four seconds."""
     seen = look()
     reader = MemoryReader(np.ones(COPY_BYTES, np.uint8))
     fastest = min(reader.read() for _ in range(_READINGS))
     reader.close()
-    gops = None
+    gops = gflops = None
     if find_spec("onnxruntime") is not None:
-        rates = [measure_product(_PRODUCT_DIM, tile, _PRODUCT_S) for tile in (TILES[0], TILES[-1])]
-        gops = round(max(rates) * 2 * _PRODUCT_DIM / 1e9, 1)
+        gops, gflops = _measure_operations(np.uint8), _measure_operations(np.float32)
     return replace(
         seen,
         read_gb_per_s=round(COPY_BYTES / fastest / 1e9, 1),
         int8_gops=gops,
+        float_gflops=gflops,
         python_mops=_measure_python(),
     )
 
@@ -144,6 +145,7 @@ def stamp_again(before: Machine) -> Machine:
         before,
         read_gb_per_s=better("read_gb_per_s"),
         int8_gops=better("int8_gops"),
+        float_gflops=better("float_gflops"),
         python_mops=better("python_mops"),
     )
 
@@ -171,6 +173,14 @@ def filesystem_of(path: Path) -> str:
     mounts = {Path(columns[1]): columns[2] for columns in map(str.split, lines)}
     resolved = path.resolve()
     return next(mounts[one] for one in (resolved, *resolved.parents) if one in mounts)
+
+
+def _measure_operations(kind: Kind) -> float:
+    """Products and sums of a second, in thousands of millions."""
+    rates = [
+        measure_product(_PRODUCT_DIM, tile, _PRODUCT_S, kind) for tile in (TILES[0], TILES[-1])
+    ]
+    return round(max(rates) * 2 * _PRODUCT_DIM / 1e9, 1)
 
 
 def _measure_python() -> float:
@@ -204,8 +214,8 @@ def _find_warnings(load: float, cores: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Sizes of one bare int8 product, its queries a constant that ONNX Runtime packs once: no other
-    form was faster."""
+    """Sizes of one bare product, its queries a constant that ONNX Runtime packs once: no other form
+    of that of bytes was faster."""
 
     rows: int
     queries: int
@@ -251,13 +261,17 @@ class MemoryReader:
         self._pool.shutdown()
 
 
-def measure_product(dim: int, tile: Tile, seconds: float) -> float:
+Kind = type[np.uint8] | type[np.float32]
+"""What a product multiplies: bytes, which come to int32, or float32."""
+
+
+def measure_product(dim: int, tile: Tile, seconds: float, kind: Kind = np.uint8) -> float:
     """Comparisons a second, each of them `dim` products and sums, by all cores.
 
     Each core has a session of one thread, since ONNX Runtime's own pool is slower, and nothing
     reads the sums.
     """
-    runs = [bind_product(dim, tile, seed) for seed in range(cores())]
+    runs = [bind_product(dim, tile, seed, kind) for seed in range(cores())]
     for run in runs:
         run()
     start = time.perf_counter()
@@ -275,35 +289,39 @@ def measure_product(dim: int, tile: Tile, seconds: float) -> float:
     return products * tile.rows * tile.queries / (time.perf_counter() - start)
 
 
-def bind_product(dim: int, tile: Tile, seed: int) -> Callable[[], None]:
+def bind_product(dim: int, tile: Tile, seed: int, kind: Kind = np.uint8) -> Callable[[], None]:
     """One product of random codes, its inputs and output bound to memory that is there already."""
     import onnxruntime
 
     rng = np.random.default_rng(seed)
-    codes = rng.integers(0, 256, (tile.rows, dim), np.uint8)
-    queries = rng.integers(-127, 128, (dim, tile.queries), np.int8)
+    codes: NDArray[Any] = rng.integers(0, 256, (tile.rows, dim), np.uint8)
+    queries: NDArray[Any] = rng.integers(-127, 128, (dim, tile.queries), np.int8)
+    sums: NDArray[Any] = np.empty((tile.rows, tile.queries), np.int32)
+    if kind is np.float32:
+        codes, queries, sums = (part.astype(np.float32) for part in (codes, queries, sums))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(
-        _graph(queries), options, providers=["CPUExecutionProvider"]
+        _graph(codes, queries, sums), options, providers=["CPUExecutionProvider"]
     )
     binding = session.io_binding()
     ortvalue = onnxruntime.OrtValue.ortvalue_from_numpy
     binding.bind_ortvalue_input("codes", ortvalue(codes))
-    binding.bind_ortvalue_output("sums", ortvalue(np.empty((tile.rows, tile.queries), np.int32)))
+    binding.bind_ortvalue_output("sums", ortvalue(sums))
     return lambda: cast(None, session.run_with_iobinding(binding))
 
 
-def _graph(queries: NDArray[np.int8]) -> bytes:
-    from onnx import TensorProto, helper, numpy_helper
+def _graph(codes: NDArray[Any], queries: NDArray[Any], sums: NDArray[Any]) -> bytes:
+    from onnx import helper, numpy_helper
 
-    dim, columns = queries.shape
+    kind = "MatMul" if codes.dtype == np.float32 else "MatMulInteger"
+    given, made = map(helper.np_dtype_to_tensor_dtype, (codes.dtype, sums.dtype))
     graph = helper.make_graph(
-        [helper.make_node("MatMulInteger", ["codes", "queries"], ["sums"])],
+        [helper.make_node(kind, ["codes", "queries"], ["sums"])],
         "ceiling",
-        [helper.make_tensor_value_info("codes", TensorProto.UINT8, ["m", dim])],
-        [helper.make_tensor_value_info("sums", TensorProto.INT32, ["m", columns])],
+        [helper.make_tensor_value_info("codes", given, codes.shape)],
+        [helper.make_tensor_value_info("sums", made, sums.shape)],
         [numpy_helper.from_array(queries, "queries")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)

@@ -210,6 +210,8 @@ def describe_machine(machine: Machine) -> str:
         measured.append(f"reads {machine.read_gb_per_s} GB/s on all cores")
     if machine.int8_gops is not None:
         measured.append(f"int8 product {machine.int8_gops:,.0f} GOPS")
+    if machine.float_gflops is not None:
+        measured.append(f"float32 product {machine.float_gflops:,.0f} Gflop/s")
     return (
         f"{machine.cpu}, {machine.cores} cores ({' '.join(machine.flags)}), "
         f"{size(machine.memory_bytes)}, {', '.join(measured)}"

@@ -219,7 +219,7 @@ class Direction(StrEnum):
     AT_MOST = "at_most"
 
 
-REFERENCE = {"int8_gops": 840.0, "read_gb_per_s": 30.0, "python_mops": 30.0}
+REFERENCE = {"int8_gops": 840.0, "float_gflops": 220.0, "read_gb_per_s": 30.0, "python_mops": 30.0}
 """Speeds of the kernels of `Machine` that goals in seconds and rates are stated for."""
 
 
