@@ -69,7 +69,7 @@ class Machine:
 
     `copy_gb_per_s` counts what one thread reads and writes while it copies 256 MiB. What all
     cores do together is None where it was not measured: `read_gb_per_s`, the best reading of that
-    much, and `int8_gops` and `float_gflops`, the best of some tilings of ONNX Runtime's bare product
+    much; `int8_gops` and `float_gflops`, the best of some tilings of ONNX Runtime's bare product
     of bytes and of float32. So is `python_mops`, steps of a loop of Python's on one core.
     """
 

@@ -20,7 +20,7 @@ PROMISED = {
     ("accuracy", "bystander_wrong"): ("at_most", 0),
     ("accuracy", "bystander_refused"): ("at_most", 0.05),
     ("accuracy", "fta"): ("at_most", 0.0005),
-    ("accuracy", "evaluate_seconds"): ("at_most", 130),
+    ("accuracy", "evaluate_seconds"): ("at_most", 110),
     ("accuracy", "fused_to_one_gain"): ("at_least", 2),
     ("accuracy", "fused_to_fused_fnmr"): ("at_most", 0.005),
     ("extract", "rewritten_speedup"): ("at_least", 1.9),
