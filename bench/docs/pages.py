@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from bench.core.render import TEMPLATES, count_promises, render
-from bench.core.reports import Report, Result, find_figure, find_result, load_goals, read_reports
+from bench.core.reports import Check, Report, Result, find_figure, find_result, read_reports
 from bench.docs.accuracy_pages import build_accuracy_page, build_model_card
 from bench.docs.benchmark_charts import draw_all, draw_curves, load_contents, stamp
 from engine.errors import RequestError
@@ -89,14 +89,17 @@ class Figures:
 
     def promise(self, suite: str, name: str) -> float:
         """What was measured of a goal."""
-        checks = self.reports[suite].checks if suite in self.reports else ()
-        found = next((check.value for check in checks if check.name == name), None)
-        return _require(found, suite, "promise", name)
+        found = self._check(suite, name)
+        return _require(found and found.value, suite, "promise", name)
 
     def goal(self, suite: str, name: str) -> float:
-        """The goal itself."""
-        goals = {(one.suite, one.name): one.goal for one in load_goals()}
-        return _require(goals.get((suite, name)), suite, "goal", name)
+        """The goal itself, as it is on the report's machine."""
+        found = self._check(suite, name)
+        return _require(found and found.goal, suite, "goal", name)
+
+    def _check(self, suite: str, name: str) -> Check | None:
+        checks = self.reports[suite].checks if suite in self.reports else ()
+        return next((one for one in checks if one.name == name), None)
 
     def setup(self, suite: str, result: str, name: str) -> float:
         """A number that a result was measured with."""

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from indexes.base import Hits, Ids, Vectors
 from indexes.exact.device import DeviceScanner
 from indexes.exact.exact8 import Exact8Segment
+from indexes.exact.kernels import Plane
+from indexes.exact.plane import empty_plane, fill_plane
 from indexes.exact.scanner import Scanner, available_kernels
 from indexes.joining import tiling
 from indexes.segmented.view import SealedView, SegmentSearch
@@ -23,6 +25,12 @@ KERNELS = (*available_kernels(), "device")
 def open_kernel(kernel: str, threads: int) -> Scanner:
     """The scanner of one of `KERNELS`."""
     return DeviceScanner(np, threads) if kernel == "device" else Scanner(kernel, threads)
+
+
+def make_plane(codes: NDArray[np.uint8], dim: int) -> Plane:
+    """The plane of codes, made at once."""
+    plane = empty_plane(len(codes), dim)
+    return plane._replace(longest=fill_plane(plane, codes, dim, slice(0, len(codes))))
 
 
 def ask(segment: Exact8Segment) -> SegmentSearch:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.exact.codes import code_limit
-from indexes.exact.plane import empty_plane, fill_plane
 from indexes.exact.scanner import Scanner
+from tests.indexes.conftest import make_plane
 
 Forms = dict[str, NDArray[np.uint8]]
 PAUSING = """
@@ -31,9 +31,7 @@ def forms_of(rows: NDArray[np.float32]) -> Forms:
     codes = (np.rint(rows.astype(np.float64) / step).clip(-127, 127) + 128).astype(np.uint8)
     forms: Forms = {"vectors": rows[:, 8:12].copy().view(np.uint8), "byte codes": codes[:, 16:32]}
     if Scanner().reads_planes:
-        plane = empty_plane(len(codes), rows.shape[1])
-        fill_plane(plane, codes, rows.shape[1], slice(0, len(codes)))
-        forms["half bytes"] = plane.halves[:, 16:32]
+        forms["half bytes"] = make_plane(codes, rows.shape[1]).halves[:, 16:32]
     return forms
 
 

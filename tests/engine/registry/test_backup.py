@@ -125,28 +125,24 @@ def test_a_backup_waits_for_a_long_transaction(
     called damaged."""
     monkeypatch.setattr(backup, "MOST_STEPS_WITHOUT_GAIN", 2)
     writer.commit(enroll(writer, 50))
-    waits = 0
-    has_waited = threading.Event()
+    waits, pace = threading.Semaphore(0), backup._pace
 
-    def pace(progress: Any) -> Any:
-        pause = backup_pace(progress)
+    def watched(progress: Any) -> Any:
+        pause = pace(progress)
 
-        def count(status: int, remaining: int, total: int) -> None:
-            nonlocal waits
-            waits += status == sqlite3.SQLITE_BUSY
-            if waits > 20:
-                has_waited.set()
+        def watch(status: int, remaining: int, total: int) -> None:
+            if status == sqlite3.SQLITE_BUSY:
+                waits.release()
             pause(status, remaining, total)
 
-        return count
+        return watch
 
-    backup_pace = backup._pace
-    monkeypatch.setattr(backup, "_pace", pace)
+    monkeypatch.setattr(backup, "_pace", watched)
     with ThreadPoolExecutor(1) as pool:
         with writer.changing(AuditEntry("test", "registry.resealed", "registry")):
             copying = pool.submit(make_backup, store, writer, tmp_path / "copy", actor="test")
-            while not has_waited.wait(0.05):
-                assert not copying.done()
+            for _ in range(20):
+                assert waits.acquire(timeout=60)
         manifest = copying.result()
     assert manifest.rows == store.counts() | {"audit": store.counts()["audit"] - 1}
 

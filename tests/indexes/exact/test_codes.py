@@ -15,9 +15,9 @@ from indexes import memory as pages
 from indexes.exact import codes as coding
 from indexes.exact.codes import CodedQueries, Codes, code_limit
 from indexes.exact.kernels import Plane
-from indexes.exact.plane import empty_plane, fill_plane
+from indexes.exact.plane import fill_plane
 from indexes.memory import use_large_pages
-from tests.indexes.conftest import UnitRows
+from tests.indexes.conftest import UnitRows, make_plane
 
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -87,9 +87,7 @@ def test_rows_that_are_wiped_while_the_plane_is_made_are_wiped_in_it(
     codes.add_plane()
     assert len(set(gone)) > 50
     assert (codes.plane.halves[gone] == 0x88).all()
-    whole = empty_plane(len(codes.bytes), 128)
-    fill_plane(whole, codes.bytes, 128, slice(0, len(codes.bytes)))
-    assert np.array_equal(codes.plane.halves, whole.halves)
+    assert np.array_equal(codes.plane.halves, make_plane(codes.bytes, 128).halves)
 
 
 @pytest.mark.parametrize("system", [sys.platform, "darwin"])

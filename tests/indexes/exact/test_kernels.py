@@ -9,25 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from indexes.exact import scans
 from indexes.exact.codes import Codes
 from indexes.exact.device import DeviceScanner
 from indexes.exact.intrinsics import pack
-from indexes.exact.kernels import HIGHEST, LOWEST, STRETCH, Found, Plane, Rows, Wanted
-from indexes.exact.plane import empty_plane, fill_plane, no_plane
+from indexes.exact.kernels import HIGHEST, LOWEST, STRETCH, Found, Rows, Wanted
+from indexes.exact.plane import no_plane
 from indexes.exact.product import ProductScan, has_product
 from indexes.exact.scanner import has_amx, has_vnni
 from indexes.exact.scans import Scan
-from tests.indexes.conftest import KERNELS, open_kernel
-
-
-def make_plane(codes: NDArray[np.uint8]) -> Plane:
-    """The plane of these codes, made at once."""
-    plane, part = empty_plane(*codes.shape), slice(0, len(codes))
-    return plane._replace(longest=fill_plane(plane, codes, codes.shape[1], part))
-
+from tests.indexes.conftest import KERNELS, make_plane, open_kernel
 
 SCANS: dict[str, Scan] = {"plain": scans.scan_plain}
 if has_vnni():
@@ -37,7 +29,7 @@ if has_vnni():
             rows._replace(plane=no_plane()), *rest
         ),
         "few by the plane": lambda rows, *rest: scans.scan_few_vnni(
-            rows._replace(plane=make_plane(rows.codes)), *rest
+            rows._replace(plane=make_plane(rows.codes, rows.codes.shape[1])), *rest
         ),
     }
 if has_amx():
