@@ -77,7 +77,7 @@ MESSAGES: dict[str, str] = {
     Code.FILE_UNREADABLE: "the file cannot be read: check that it is a file, and its permissions",
     Code.TEMPLATE_INVALID: "not a template that was issued here to this carrier, or it has expired",
     Code.VECTOR_INVALID: "not a vector of this model: wrong length, or no direction",
-    Reason.DOCUMENT_INVALID: "the number is not well-formed, or its check digit is wrong",
+    Reason.DOCUMENT_INVALID: "no number of this type: compare each digit, and the type",
     Reason.DOCUMENT_BLOCKED: "the document is blocked",
     Reason.ERASURE_PENDING: "the document is about to be erased: see `sosie erasures`",
     Reason.HOLDER_DECEASED: "the document's holder is reported dead: see `sosie death`",

@@ -411,7 +411,7 @@ def _check(documents: Sequence[Document], on: date) -> list[CheckedDocument]:
     malformed = [place for place, item in enumerate(checked) if not item.is_well_formed]
     if malformed:
         raise RequestError(
-            f"{len(malformed)} document numbers are not well-formed, the first in row "
+            f"{len(malformed)} document numbers are none of their types, the first in row "
             f"{malformed[0]}: mend them, then admit again"
         )
     if len({(item.type, item.number) for item in checked}) != len(checked):

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from stdnum import luhn, verhoeff
+from stdnum.bg import egn, pnf
+from stdnum.cn import ric
+from stdnum.es import dni, nie
+from stdnum.id import nik
+from stdnum.kr import rrn
+from stdnum.my import nric
+from stdnum.th import pin
+from stdnum.tr import tckimlik
+from stdnum.util import clean
+from stdnum.za import idnr
 
 from engine.errors import RequestError
 from engine.reasons import Reason
@@ -97,87 +108,67 @@ def _settle_century(born_on: date, on: date) -> date | None:
     return None
 
 
-NATIONAL_NUMBERS = {
-    "cn-ric": "stdnum.cn.ric",
-    "kr-rrn": "stdnum.kr.rrn",
-    "th-pin": "stdnum.th.pin",
-    "id-nik": "stdnum.id.nik",
-    "my-nric": "stdnum.my.nric",
-    "in-aadhaar": "stdnum.in_.aadhaar",
-    "pk-cnic": "stdnum.pk.cnic",
-    "tr-tckimlik": "stdnum.tr.tckimlik",
-    "za-idnr": "stdnum.za.idnr",
-    "es-dni": "stdnum.es.dni",
-    "bg-egn": "stdnum.bg.egn",
-    "es-nie": "stdnum.es.nie",
-    "bg-pnf": "stdnum.bg.pnf",
-}
-"""Document type to the python-stdnum module that knows its form and check digit. The last two are
-numbers of foreigners."""
-_SHORT_YEARS = frozenset({"id-nik", "my-nric", "za-idnr"})
-"""Numbers with two digits of the year of birth, and nothing that tells the century."""
+@dataclass(frozen=True, slots=True)
+class NumberRule:
+    """What the numbers of one type have in common, whenever they were given.
 
-
-def _compact_kr_arc(text: str) -> str:
-    """A Korean foreigner registration number: date of birth, 5 to 8 for sex and century.
-
-    Its last digit is no longer checked: since October 2020 what follows is drawn at random, and a
-    number does not tell when it was given.
+    Places are not looked up: a number keeps the code that its place had on the day on which it was
+    given, and no list has them all. Sources and dates of these rules: docs/documents.md.
     """
-    number = _strip(text)
-    if not re.fullmatch("[0-9]{6}[5-8][0-9]{6}", number):
-        raise ValueError("not a foreigner registration number")
-    importlib.import_module("stdnum.kr.rrn").get_birth_date(number)
-    return number
+
+    form: str
+    has_check: Callable[[str], bool] | None = None
+    """Whether the check digits are right; None where no check is published, or not any more."""
+    read_birth: Callable[[str], date | None] | None = None
+    """The date of birth, perhaps a century off; `ValueError` where it is no date."""
+    is_short_year: bool = False
+    """Two digits of the year of birth, and nothing that tells the century."""
 
 
-def _compact_th_nti(text: str) -> str:
-    """The number of a Thai identity card for non-Thais, checked as that of a Thai citizen."""
-    number = _strip(text)
-    if not re.fullmatch("[0678][0-9]{12}", number):
-        raise ValueError("not a number of a person without Thai nationality")
-    if importlib.import_module("stdnum.th.pin").calc_check_digit(number) != number[-1]:
-        raise ValueError("wrong check digit")
-    return number
+def _has_resident_character(number: str) -> bool:
+    """GB 11643. A card of before 2023 begins with letters: no check of its number is published."""
+    return number[0].isalpha() or bool(ric.calc_check_digit(number) == number[-1])
 
 
-def _compact_cn_frp(text: str) -> str:
-    """A Chinese foreign permanent resident identity card of 2023: 9, region, nationality, date of
-    birth, serial, and the check character of a resident's number."""
-    number = _strip(text).upper()
-    if not re.fullmatch("9[0-9]{16}[0-9X]", number):
-        raise ValueError("not a foreign permanent resident's number")
-    rules = importlib.import_module("stdnum.cn.ric")
-    if rules.calc_check_digit(number) != number[-1]:
-        raise ValueError("wrong check digit")
-    rules.get_birth_date(number)
-    return number
+def _read_resident_birth(number: str) -> date | None:
+    return None if number[0].isalpha() else ric.get_birth_date(number)
 
 
-def _compact_permit(text: str) -> str:
-    """The number of an Indonesian stay permit: letters and digits; no check of it is published."""
-    number = _strip(text).upper()
-    if not re.fullmatch("(?=(?:[A-Z]*[0-9]){4})[A-Z0-9]{8,16}", number):
-        raise ValueError("not a permit number")
-    return number
+def _has_thai_digit(number: str) -> bool:
+    return bool(pin.calc_check_digit(number) == number[-1])
 
 
-def _strip(text: str) -> str:
-    return re.sub(r"[\s\-./]", "", text)
+_PERMIT = NumberRule("(?=(?:[A-Z]*[0-9]){4})[A-Z0-9]{8,16}")
 
-
-RESIDENCE_PERMITS = {
-    "kr-arc": _compact_kr_arc,
-    "th-nti": _compact_th_nti,
-    "id-kitas": _compact_permit,
-    "id-kitap": _compact_permit,
-    "cn-frp": _compact_cn_frp,
+NUMBER_RULES = {
+    "cn-ric": NumberRule("[1-8][0-9]{16}[0-9X]", _has_resident_character, _read_resident_birth),
+    "kr-rrn": NumberRule("[0-9]{6}[0-49][0-9]{6}", read_birth=rrn.get_birth_date),
+    "th-pin": NumberRule("[1-8][0-9]{12}", _has_thai_digit),
+    "id-nik": NumberRule(
+        "[1-9][0-9]{5}[0-7][0-9]{9}", read_birth=nik.get_birth_date, is_short_year=True
+    ),
+    "my-nric": NumberRule("[0-9]{12}", read_birth=nric.get_birth_date, is_short_year=True),
+    "in-aadhaar": NumberRule("[2-9][0-9]{11}", verhoeff.is_valid),
+    "pk-cnic": NumberRule("[1-9][0-9]{12}"),
+    "tr-tckimlik": NumberRule("[1-9][0-9]{10}", tckimlik.is_valid),
+    "za-idnr": NumberRule(
+        "[0-9]{10}[0-2][0-9]{2}", luhn.is_valid, idnr.get_birth_date, is_short_year=True
+    ),
+    "es-dni": NumberRule("[0-9]{8}[A-Z]", dni.is_valid),
+    "bg-egn": NumberRule("[0-9]{10}", egn.is_valid, egn.get_birth_date),
+    "es-nie": NumberRule("[XYZ][0-9]{7}[A-Z]", nie.is_valid),
+    "bg-pnf": NumberRule("[0-9]{10}", pnf.is_valid),
+    "kr-arc": NumberRule("[0-9]{6}[5-8][0-9]{6}", read_birth=rrn.get_birth_date),
+    "th-nti": NumberRule("[03-8][0-9]{12}", _has_thai_digit),
+    "id-kitas": _PERMIT,
+    "id-kitap": _PERMIT,
+    "cn-frp": NumberRule(
+        "9[0-9]{16}[0-9X]|[A-Z]{3}[0-9]{12}", _has_resident_character, _read_resident_birth
+    ),
 }
-"""Numbers of foreigners that python-stdnum does not know, by what knows them."""
-_BIRTHS = NATIONAL_NUMBERS | {"kr-arc": "stdnum.kr.rrn", "cn-frp": "stdnum.cn.ric"}
 
 PASSPORT = "passport"
-DOCUMENT_TYPES = (*NATIONAL_NUMBERS, *RESIDENCE_PERMITS, PASSPORT)
+DOCUMENT_TYPES = (*NUMBER_RULES, PASSPORT)
 MAX_NAME_LENGTH = 200
 MAX_NUMBER_LENGTH = 100
 
@@ -316,10 +307,13 @@ def find_age(born_on: date, on: date) -> int:
 
 def find_birth(document_type: str, number: str, on: date) -> date | None:
     """The date of birth that a number tells; of two digits of a year, the latest year not in the
-    future. None where it tells none."""
-    born_on = read_birth(document_type, number)
-    if born_on is not None and document_type in _SHORT_YEARS:
+    future. None where it tells none, `ValueError` where nobody can have been born then."""
+    rule = NUMBER_RULES[document_type]
+    born_on = rule.read_birth(number) if rule.read_birth else None
+    if born_on is not None and rule.is_short_year:
         return _settle_century(born_on, on)
+    if born_on is not None and born_on > on:
+        raise ValueError("a date of birth to come")
     return born_on
 
 
@@ -329,16 +323,11 @@ _SERIAL = re.compile(r"([A-Z]{2,3}):([A-Z]{0,3})([0-9]{6,12})")
 def read_birth(document_type: str, number: str) -> date | None:
     """The date of birth that a national number tells, in its canonical form; None where it tells
     none. It may be a century off: see `find_birth`."""
-    if document_type not in _BIRTHS:
-        return None
-    module = importlib.import_module(_BIRTHS[document_type])
-    if not hasattr(module, "get_birth_date"):
-        return None
+    rule = NUMBER_RULES.get(document_type)
     try:
-        birth: date = module.get_birth_date(number)
+        return rule.read_birth(number) if rule and rule.read_birth else None
     except ValueError:
         return None
-    return birth
 
 
 def read_serial(document_type: str, number: str) -> tuple[str, int] | None:
@@ -352,8 +341,9 @@ def read_serial(document_type: str, number: str) -> tuple[str, int] | None:
 
 
 def _compact_number(document_type: str, number: str) -> str:
-    if document_type in RESIDENCE_PERMITS:
-        return RESIDENCE_PERMITS[document_type](number)
-    module = importlib.import_module(NATIONAL_NUMBERS[document_type])
-    compact: str = module.validate(number)  # its ValidationError is a ValueError
-    return compact.upper()
+    """The number without spaces and separators; `ValueError` for one that its rule excludes."""
+    rule = NUMBER_RULES[document_type]
+    compact = "".join(clean(number, "-./*").split()).upper()
+    if not re.fullmatch(rule.form, compact) or (rule.has_check and not rule.has_check(compact)):
+        raise ValueError("not a number of this type")
+    return compact

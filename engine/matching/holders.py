@@ -461,7 +461,9 @@ def look_up(registry: Reader, document: Document, on: date) -> bytes:
     require_checkable(document)
     checked = check_documents([document], on)[0]
     if not checked.is_well_formed:
-        raise RequestError("the document number is not well-formed: check each digit")
+        raise RequestError(
+            "this is no number of this document type: compare each digit, and the type"
+        )
     return document_look_up(registry.vault, checked)
 
 

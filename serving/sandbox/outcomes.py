@@ -164,7 +164,7 @@ APPROVED = Outcome(0, "approved")
 _ALL = (*_FACES, *_PHOTOGRAPHS, *_ERRORS, *_LIVENESS, *_AUTHORITY, *_PEOPLE)
 OUTCOMES = {one.serial: one for one in sorted(_ALL, key=lambda one: one.serial)}
 BY_REQUEST = {
-    Reason.DOCUMENT_INVALID: "a wrong check digit",
+    Reason.DOCUMENT_INVALID: "a wrong check digit, or another form",
     Reason.DOCUMENT_EXPIRED: "an `expires_on` of yesterday",
     Reason.BIRTH_DATE_MISMATCH: "a `born_on` that is not the number's",
     Reason.BIRTH_DATE_MISSING: "a minor's serial in a number that tells no date of birth, as an "
@@ -196,7 +196,8 @@ _PATTERNS = {
     "id-kitap": f"SBX00000{_SERIAL}",
     "cn-frp": f"91101019900307{_SERIAL}?",
 }
-"""A sound number of each type: the places of the serial, of check digits (?) and letters (@)."""
+"""A sound number of each type: the places of the serial, of check digits (?) and letters (@). The
+last digit of `kr-rrn` is a check digit no more: serials stay where they were."""
 _MINORS = {
     "cn-ric": f"11010520190307{_SERIAL}?",
     "kr-rrn": f"190307400{_SERIAL}?",

@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from engine.errors import RequestError
 from engine.matching.documents import (
     DOCUMENT_TYPES,
-    NATIONAL_NUMBERS,
-    RESIDENCE_PERMITS,
     Document,
     check_documents,
     compute_check_digit,
@@ -29,64 +27,6 @@ ICAO_SPECIMEN = "L898902C36UTO7408122F1204159ZE184226B<<<<<10"
 
 def check(document: Document) -> tuple[Reason, ...]:
     return check_documents([document], TODAY)[0].findings
-
-
-@pytest.mark.parametrize(
-    ("document_type", "number"),
-    [
-        ("cn-ric", "11010519491231002X"),
-        ("kr-rrn", "971013-9019902"),
-        ("th-pin", "1-2345-45678-78-1"),
-        ("id-nik", "3171011708450001"),
-        ("my-nric", "770305-02-1234"),
-        ("in-aadhaar", "234123412346"),
-        ("pk-cnic", "34201-0891231-8"),
-        ("tr-tckimlik", "17291716060"),
-        ("za-idnr", "7503305044089"),
-        ("es-dni", "54362315-K"),
-        ("bg-egn", "752316 926 3"),
-        ("es-nie", "x-2482300w"),
-        ("bg-pnf", "7111042925"),
-        ("kr-arc", "971013-5019902"),
-        ("th-nti", "0-1006-00445-63-1"),
-        ("id-kitas", "2C11JE-1234.AB"),
-        ("id-kitap", "J2U3BN 12345"),
-        ("cn-frp", "91184019900101123X"),
-    ],
-)
-def test_a_sound_national_number_has_no_finding_however_it_is_spaced(
-    document_type: str, number: str
-) -> None:
-    document = Document(document_type, f" {number} ", "A Name")
-    checked = check_documents([document], TODAY)[0]
-    assert checked.findings == ()
-    compact = Document(document_type, checked.number, "A Name")
-    assert check_documents([compact], TODAY)[0].number == checked.number
-
-
-def test_every_national_type_is_covered_by_a_sound_example() -> None:
-    marks = test_a_sound_national_number_has_no_finding_however_it_is_spaced.pytestmark
-    examples = {case[0] for case in marks[0].args[1]}
-    assert examples == set(NATIONAL_NUMBERS) | set(RESIDENCE_PERMITS)
-
-
-@pytest.mark.parametrize(
-    ("document_type", "number"),
-    [
-        ("kr-arc", "971013-1019902"),
-        ("kr-arc", "971332-5019902"),
-        ("th-nti", "0100600445632"),
-        ("th-nti", "3100600445635"),
-        ("id-kitas", "ABCDEFGH"),
-        ("id-kitap", "2C11"),
-        ("cn-frp", "911840199001011231"),
-        ("cn-frp", "911840199013011239"),
-        ("es-nie", "X2482300A"),
-        ("bg-pnf", "7111042926"),
-    ],
-)
-def test_a_permit_of_another_form_or_digit_is_invalid(document_type: str, number: str) -> None:
-    assert check(Document(document_type, number, "A Name")) == (Reason.DOCUMENT_INVALID,)
 
 
 @pytest.mark.parametrize(
