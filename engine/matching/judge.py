@@ -113,10 +113,7 @@ class ChangeCollector:
         if state.owners():
             # Once for all: the larger the gallery, the more attempts look like somebody.
             self._cases.look_up(state.known_documents())
-        self._false_candidates = {
-            kind: judge.false_candidates(comparisons.searched, comparisons.review, kind)
-            for kind in (Comparison.FUSED, Comparison.FUSED_TO_ONE)
-        }
+        self._false_candidates: dict[tuple[Comparison, ...], dict[str, Any]] = {}
         self._documents: list[NewDocument] = []
         self._activated: list[NewDocument] = []
         self._enrollments: list[EnrollmentRecord] = []
@@ -198,15 +195,7 @@ class ChangeCollector:
                 given = (line_id, document_id, guardian_id, enrollment_id)
                 self._people.bind_guardian(attempt, *given)
         own, found = self._state.document(attempt.document_lookup), evidence.candidates
-        known = find_decided(
-            place,
-            own,
-            evidence.holder_score,
-            found,
-            self._comparisons,
-            self._state,
-            evidence.thresholds,
-        )
+        known = find_decided(place, own, found, self._comparisons, self._state)
         asked = replace(
             evidence, candidates=tuple(one for one in found if one.document_id not in known)
         )
@@ -225,7 +214,7 @@ class ChangeCollector:
             "scores": describe_scores(evidence),
             "thresholds": msgspec.to_builtins(evidence.thresholds),
             "duplicate_search": describe_search(
-                evidence, self._comparisons, self._false_candidates[self._comparisons.kind(place)]
+                evidence, self._comparisons, self._expect_false_candidates(place)
             ),
             "cases": cases,
             "is_own_holder": evidence.open_lines > 0,
@@ -266,6 +255,17 @@ class ChangeCollector:
             self._keep_liveness(attempt, judgement, enrollment_id)
         self._record(place, attempt, body, evidence, told)
         return Answer(body)
+
+    def _expect_false_candidates(self, place: int) -> dict[str, Any]:
+        """Of a search for all faces of an attempt."""
+        if not self._comparisons.has_probe(place):
+            return {}
+        kinds = self._comparisons.faces(place).kinds
+        if kinds not in self._false_candidates:
+            thresholds, searched = self._comparisons.thresholds, self._comparisons.searched
+            asked = [(thresholds.of(kind).review, kind) for kind in kinds]
+            self._false_candidates[kinds] = self._judge.false_candidates(searched, asked)
+        return self._false_candidates[kinds]
 
     def note_replayed(self, attempt: Attempt, liveness: Weighed) -> None:
         """Keeps that evidence of liveness came again; nothing is decided by it."""
@@ -465,7 +465,7 @@ class ChangeCollector:
             evidence,
             held,
             self._state.second,
-            is_fused=self._comparisons.kind(place) is Comparison.FUSED,
+            is_match="mean" in self._comparisons.faces(place).names,
         )
 
     def _open_line(self, attempt: Attempt, enrollment_id: str, document_id: str) -> str:
@@ -572,8 +572,9 @@ def _actor_of(attempt: Attempt) -> str:
     return f"outlet:{attempt.outlet.code}"
 
 
-FalseCandidates = Callable[[int, float, Comparison], dict[str, Any]]
-"""Expected false candidates of one search of so many references at a score."""
+FalseCandidates = Callable[[int, Sequence[tuple[float, Comparison]]], dict[str, Any]]
+"""Expected false candidates of one search of so many references: for each face that is searched for
+the score from which it counts, and which comparisons it makes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,15 +16,15 @@ from engine.cases.case import CLAIMED, CaseKind, CaseOrigin, Outcome
 from engine.cases.opening import NewCase, is_claim
 from engine.matching.authority import AuthorityQuestion, DocumentRole, WeighedAuthority
 from engine.matching.calibration import Thresholds
-from engine.matching.comparison import Comparisons, score_best
+from engine.matching.comparison import Comparisons
 from engine.matching.documents import CheckedDocument, find_age
 from engine.matching.evidence import (
     MAX_CANDIDATES,
     BatchState,
     find_candidates,
     find_decided,
-    find_holder_score,
     find_problems,
+    resemble_holder,
 )
 from engine.matching.liveness import LivenessTerms
 from engine.matching.policy import (
@@ -238,10 +238,9 @@ class PeopleBatch:
         old = self._state.document(attempt.replaced_lookup)
         if old is None:
             return ReplacementEvidence(), None
-        standing, score = self._state.standing, None
-        if self._comparisons.has_probe(place) and old.reference_ids:
-            references = self._state.references_of(old)
-            score = score_best(self._comparisons.probe(place), references)
+        standing, alike = self._state.standing, None
+        if self._comparisons.has_probe(place):
+            alike = resemble_holder(place, old, self._comparisons, self._state)
         guardian = attempt.guardian if is_minor else None
         is_free = (
             old.status is DocumentStatus.ACTIVE
@@ -256,7 +255,13 @@ class PeopleBatch:
             and not self._is_looked_into(old)
             and (not self._is_shared(old, attempt) or self._is_decided(own, old))
         )
-        return ReplacementEvidence(document_id=old.id, score=score, is_free=is_free), old
+        claimed = ReplacementEvidence(
+            document_id=old.id,
+            score=None if alike is None else alike.least,
+            each=None if alike is None else alike.each,
+            is_free=is_free,
+        )
+        return claimed, old
 
     def _is_looked_into(self, old: DocumentRecord) -> bool:
         """Whether an open case may speak against the holder, who must not leave under another
@@ -287,10 +292,11 @@ class PeopleBatch:
         record = state.document(guardian.document_lookup)
         held = record if record and record.status is not DocumentStatus.ATTEMPTED else None
         has_probe = comparisons.has_probe(at)
-        holder_score = find_holder_score(at, held, comparisons, state) if has_probe else None
+        holder = resemble_holder(at, held, comparisons, state) if has_probe else None
+        holder_score = None if holder is None else holder.least
         own_id = None if record is None else record.id
-        found = find_candidates(at, own_id, comparisons, state, thresholds) if has_probe else ()
-        decided = find_decided(at, record, holder_score, found, comparisons, state, thresholds)
+        found = find_candidates(at, own_id, comparisons, state) if has_probe else ()
+        decided = find_decided(at, record, found, comparisons, state)
         apart = {key for key, pair in decided.items() if pair.outcome in EXCEPTIONS}
         if own_id is not None and _reaches(holder_score, thresholds.same_document):
             apart |= state.standing.kin(own_id)
@@ -300,14 +306,19 @@ class PeopleBatch:
         if guardian.is_same_photograph:
             problems += (Reason.SAME_PHOTOGRAPH,)
         is_minor = _is_minor(guardian.document.born_on, attempt.judged_on, rules)
-        with_minor = comparisons.has_probe(place) and has_probe
-        alike = comparisons.among(place, at) if with_minor else None
+        is_same_face = (
+            comparisons.has_probe(place)
+            and has_probe
+            and any(
+                comparisons.look_alikes(shown, comparisons.faces(other).vectors)
+                for shown, other in ((place, at), (at, place))
+            )
+        )
         return GuardianEvidence(
             findings=guardian.document.findings,
             problems=problems,
             is_grown_up=None if is_minor is None else not is_minor,
-            is_same_person=guardian.document_lookup == attempt.document_lookup
-            or _reaches(alike, thresholds.review),
+            is_same_person=guardian.document_lookup == attempt.document_lookup or is_same_face,
             is_barred=record is not None and self._is_barred(record),
             name_differs=held is not None and held.name_lookup not in (None, guardian.name_lookup),
             is_watchlisted=comparisons.watch.has_document(guardian.document_lookup)
@@ -316,6 +327,7 @@ class PeopleBatch:
             verify=thresholds.verify_for(live.length),
             live_portrait_score=None if portrait.is_absent else comparisons.pair_score(at),
             holder_score=holder_score,
+            holder_each=None if holder is None else holder.each,
             candidates=tuple(one for one in found if one.document_id not in apart)[:MAX_CANDIDATES],
             searched=comparisons.searched if has_probe else None,
         )

@@ -49,13 +49,28 @@ class Photograph(StrEnum):
     PORTRAIT = "portrait"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaceScores:
+    """The cosines of the live face, of the portrait and of their mean with one stored face; None
+    where it was not compared, and where it is below what it was searched for at."""
+
+    live: float | None = None
+    portrait: float | None = None
+    mean: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A reference of another document that looks like the probe."""
+    """A reference of another document that looks like what is shown.
+
+    `score` is the gravest of `each`, on the scale of fused comparisons (`on_fused_scale` of
+    `Thresholds`); of the mean alone in decisions that have no `each`.
+    """
 
     reference_id: int
     document_id: str
     score: float
+    each: FaceScores | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +95,7 @@ class GuardianEvidence:
     verify: float
     live_portrait_score: float | None = None
     holder_score: float | None = None
+    holder_each: FaceScores | None = None
     candidates: tuple[Candidate, ...] = ()
     searched: int | None = None
     authority_problem: Reason | None = None
@@ -88,11 +104,13 @@ class GuardianEvidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplacementEvidence:
-    """What there is of a document that is said to be replaced: `score` is the face's shown with
-    its references, None without any; `is_free` whether nothing else stands against it."""
+    """What there is of a document that is said to be replaced: `score` and `each` are those of the
+    faces shown with its references, as a holder's, None without any; `is_free` whether nothing
+    else stands against it."""
 
     document_id: str | None = None
     score: float | None = None
+    each: FaceScores | None = None
     is_free: bool = False
     authority_problem: Reason | None = None
     authority_brings: Decision | None = None
@@ -142,6 +160,9 @@ ORDINARY = PeopleEvidence()
 class Evidence:
     """Everything that a decision depends on; scores are cosines, `None` where not compared.
 
+    Of the faces shown the one that is least like the holder counts: `holder_score` is the lowest of
+    `holder_each`, on the scale of fused comparisons, so that `thresholds.same_document` holds for
+    it (`on_fused_scale` of `Thresholds`). Decisions without `holder_each` have the mean's alone.
     `candidates` are references under other documents with a score at or above
     `thresholds.review`, best first; `searched` is how many references were compared, `None`
     when the duplicate search did not run. The document was checked on the date `judged_on`, in
@@ -158,6 +179,7 @@ class Evidence:
     is_same_photograph: bool = False
     live_portrait_score: float | None = None
     holder_score: float | None = None
+    holder_each: FaceScores | None = None
     candidates: tuple[Candidate, ...] = ()
     searched: int | None = None
     is_number_in_use: bool = False
@@ -469,7 +491,9 @@ def read_evidence(recorded: Mapping[str, Any]) -> Evidence:
     fields = dict(recorded)
     fields["thresholds"] = Thresholds(**fields["thresholds"])
     for name in ("candidates", "excepted"):
-        fields[name] = tuple(Candidate(**item) for item in fields.get(name, ()))
+        fields[name] = msgspec.convert(fields.get(name, ()), tuple[Candidate, ...])
+    if fields.get("holder_each") is not None:
+        fields["holder_each"] = FaceScores(**fields["holder_each"])
     if fields.get("people") is not None:
         fields["people"] = msgspec.convert(fields["people"], PeopleEvidence)
     for name in ("document_findings", "live_problems", "portrait_problems"):

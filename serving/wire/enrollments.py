@@ -215,6 +215,15 @@ class Thresholds(AnswerBody, frozen=True):
     one_person: Annotated[
         float | None, Meta(description="that one of several frames must have with each other")
     ] = None
+    same_document_single: Annotated[
+        float | None,
+        Meta(
+            description="of one photograph against a reference; null, as the next two, in "
+            "decisions from before live face and portrait were each held against references"
+        ),
+    ] = None
+    review_single: float | None = None
+    certain_single: float | None = None
 
 
 class DuplicateSearch(AnswerBody, frozen=True):

@@ -135,7 +135,7 @@ class Lab:
             watch=watchlist or WatchList(DIM, self.store.watchlist()),
             thresholds=THRESHOLDS,
             model_digest=MODEL_DIGEST,
-            false_candidates=lambda size, score, _: {"value": size * 1e-6 * (score < 2)},
+            false_candidates=lambda size, _: {"value": size * 1e-6},
             limits=limits,
             thresholds_for=thresholds_for,
             liveness=liveness,
