@@ -263,6 +263,7 @@ def _read_rules(settings: PeopleSettings) -> PeopleRules:
         takes_exceptions=settings.exceptions,
         exceptions_per_outlet=settings.exceptions_per_outlet,
         window=timedelta(days=settings.exceptions_days),
+        replacement_delay=timedelta(hours=settings.replacement_delay_h),
     )
 
 

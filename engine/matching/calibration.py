@@ -346,8 +346,7 @@ class Thresholds:
         own, fused = (sorted(self.of(one)) for one in (kind, Comparison.FUSED))
         if own == fused:
             return np.asarray(scores, np.float64)
-        scale: NDArray[np.float64] = np.interp(scores, (-1.0, *own, 1.0), (-1.0, *fused, 1.0))  # type: ignore[arg-type]
-        return scale
+        return np.asarray(np.interp(scores, (-1.0, *own, 1.0), (-1.0, *fused, 1.0)))
 
     def verify_for(self, length: float) -> float:
         """`verify` of a mean that had this length before it was normalised, 1 for one photograph.

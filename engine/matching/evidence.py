@@ -410,7 +410,7 @@ def describe_case(
 
 
 def find_failed(attempt: Attempt, verdict: Verdict) -> list[bytes]:
-    """The look-ups of documents whose holder's face was not shown with them."""
+    """The look-ups of documents whose holder's face was not shown with them beyond doubt."""
     rows = (
         (Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, attempt.document_lookup),
         (
@@ -418,6 +418,9 @@ def find_failed(attempt: Attempt, verdict: Verdict) -> list[bytes]:
             None if attempt.guardian is None else attempt.guardian.document_lookup,
         ),
         (Reason.REPLACEMENT_REFUSED, attempt.replaced_lookup),
+        # Nor with these is it told again and again whether a face is like the holder's.
+        (Reason.REPLACEMENT_ASKED, attempt.replaced_lookup),
+        (Reason.GUARDIAN_CHANGED, attempt.document_lookup),
     )
     return [lookup for reason, lookup in rows if reason in verdict.reasons and lookup is not None]
 

@@ -234,15 +234,8 @@ class ChangeCollector:
         }
         is_of_one = Reason.FACE_MISMATCH not in verdict.reasons
         is_excused = any(one["kind"] == CaseKind.EXCEPTION for one in cases)
-        if (
-            own is not None
-            and not own.reference_ids
-            and self._comparisons.has_probe(place)
-            and ((asked.candidates and is_of_one) or is_excused)
-        ):
-            # Nothing else says later whose face people have decided about.
-            shown = self._comparisons.probe(place)
-            self._attempts.append(AttemptTemplate(enrollment_id, own.id, shown))
+        if (asked.candidates and is_of_one) or is_excused:
+            self._keep_shown(place, attempt, enrollment_id)
         if self._people is not None:
             self._open_cases_apart(place, attempt, evidence, verdict, body)
         told = {} if second is None else {"second": second}
@@ -315,31 +308,46 @@ class ChangeCollector:
                 self._people.ask_exception(attempt, *given)
         for case in self._people.find_thefts(attempt, evidence, enrollment_id):
             self._open_case(attempt, case)
-        kind = find_guardian_case(verdict)
         guardian = None if evidence.people is None else evidence.people.guardian
-        if kind is None or guardian is None or attempt.guardian is None:
+        kind, guardian_id = find_guardian_case(verdict), None
+        is_asked = verdict.decision is Decision.REVIEW
+        if attempt.guardian is not None and guardian is not None and (kind or is_asked):
+            # As of an enrollment that goes to review: a row that people can decide about.
+            cases = () if kind is None else (kind,)
+            guardian_id = self._settle_document(attempt.guardian, replace(verdict, cases=cases))
+            at = self._people.guardian_place(place)
+            if not (is_asked and Reason.REPLACEMENT_ASKED in verdict.reasons):
+                self._keep_shown(at, attempt.guardian, enrollment_id)
+        if is_asked and _CONFIRMED & set(verdict.reasons):
+            named = (attempt, evidence, enrollment_id, guardian_id)
+            for new in self._people.find_confirmations(*named):
+                body["cases"].append(self._open_case(attempt, new))
+            self._keep_shown(place, attempt, enrollment_id)
+        if kind is None or guardian is None:
             return
-        # As of an enrollment that goes to review: a row that people can decide about.
-        document_id = self._settle_document(attempt.guardian, replace(verdict, cases=(kind,)))
-        named = () if document_id is None else (document_id,)
+        own = () if guardian_id is None else (guardian_id,)
         others = tuple(one.document_id for one in guardian.candidates)
         best = max(one.score for one in guardian.candidates)
         new = NewCase(
             kind=kind,
             origin=CaseOrigin.DECISION,
             enrollment_id=enrollment_id,
-            document_ids=named + others,
-            suspect_ids=named + others,
+            document_ids=own + others,
+            suspect_ids=own + others,
             score=best,
         )
         self._open_case(attempt, new)
-        own = self._state.document(attempt.guardian.document_lookup)
-        at = self._people.guardian_place(place)
-        shows = any(one.enrollment_id == enrollment_id for one in self._attempts)
-        if own is not None and not own.reference_ids and at is not None and not shows:
-            self._attempts.append(
-                AttemptTemplate(enrollment_id, own.id, self._comparisons.probe(at))
-            )
+
+    def _keep_shown(self, place: int | None, attempt: Attempt, enrollment_id: str) -> None:
+        """Keeps whose face people are asked about: nothing else says it later."""
+        own = self._state.document(attempt.document_lookup)
+        if own is None or own.reference_ids or place is None:
+            return
+        # One face of an attempt at most.
+        is_kept = any(one.enrollment_id == enrollment_id for one in self._attempts)
+        if not is_kept and self._comparisons.has_probe(place):
+            shown = self._comparisons.probe(place)
+            self._attempts.append(AttemptTemplate(enrollment_id, own.id, shown))
 
     def _settle_document(self, attempt: Attempt, verdict: Verdict) -> str | None:
         """The document's id; adds a row only where an approval or a case needs it.
@@ -564,6 +572,8 @@ class ChangeCollector:
         )
 
 
+_CONFIRMED = {Reason.REPLACEMENT_ASKED, Reason.GUARDIAN_CHANGED}
+"""What two people are asked to confirm."""
 _OF_LOOK_ALIKES = (CaseKind.DUPLICATE_IDENTITY, CaseKind.POSSIBLE_DUPLICATE)
 """Cases that ask about candidates, and so not again about those that people have decided."""
 

@@ -18,12 +18,14 @@ from engine.matching.calibration import Thresholds
 from engine.reasons import Decision, ExceptionCause, Reason
 from engine.registry.records import EnrollmentRecord
 
-POLICY_VERSION = "4"
+POLICY_VERSION = "5"
 """Changes whenever the same evidence could lead to another decision, or to other reasons."""
 _TELLS_ALL = frozenset({"1"})
 """Versions that gave findings on document and number beside an unusable photograph."""
 _REJECTS_EXCUSED = frozenset({"1", "2", "3"})
 """Versions that rejected an exception for what is known of its document or number."""
+_REPLACES_AT_ONCE = frozenset({"1", "2", "3", "4"})
+"""Versions that let any face of the old holder replace a document, under whatever name."""
 _OF_OTHERS = frozenset(
     {
         Reason.DOCUMENT_BLOCKED,
@@ -88,6 +90,8 @@ class GuardianEvidence:
     is_same_person: bool = False
     is_barred: bool = False
     """The document is blocked, replaced, about to be erased, or its holder reported dead."""
+    is_other: bool = False
+    """The minor's document has a face or another guardian already, and neither has come."""
     name_differs: bool = False
     is_watchlisted: bool = False
     has_all_lines: bool = False
@@ -112,6 +116,13 @@ class ReplacementEvidence:
     score: float | None = None
     each: FaceScores | None = None
     is_free: bool = False
+    name_differs: bool = False
+    is_always_asked: bool = False
+    """Whether two people decide of every one: a delay is set."""
+    is_confirmed: bool = False
+    """Two people have decided of this face and these two documents, and the delay has passed."""
+    is_waiting: bool = False
+    """They have, and it has not."""
     authority_problem: Reason | None = None
     authority_brings: Decision | None = None
 
@@ -269,7 +280,7 @@ def decide(evidence: Evidence, version: str = POLICY_VERSION) -> Verdict:
         *(one for one in alive if one not in photographs),
         *_face_findings(evidence),
         *_line_findings(evidence),
-        *_people_findings(people, evidence.thresholds),
+        *_people_findings(people, evidence.thresholds, version),
     )
     # Of a minor and of the guardian the same may be found.
     findings = tuple(dict.fromkeys(each))
@@ -381,7 +392,7 @@ def _line_findings(evidence: Evidence) -> list[Finding]:
     return findings
 
 
-def _people_findings(people: PeopleEvidence, thresholds: Thresholds) -> list[Finding]:
+def _people_findings(people: PeopleEvidence, thresholds: Thresholds, version: str) -> list[Finding]:
     found = [
         (people.is_deceased, Reason.HOLDER_DECEASED, Decision.REJECTED),
         (people.is_replaced, Reason.DOCUMENT_REPLACED, Decision.REJECTED),
@@ -394,19 +405,28 @@ def _people_findings(people: PeopleEvidence, thresholds: Thresholds) -> list[Fin
         ),
     ]
     findings = [Finding(reason, brings) for applies, reason, brings in found if applies]
-    replacement = people.replacement
-    if replacement is not None:
-        score = replacement.score
-        is_theirs = score is not None and score >= thresholds.same_document
-        # Whoever is not its holder is not told what is known of it, either.
-        findings += (
-            _authority_findings(replacement)
-            if replacement.is_free and is_theirs
-            else [Finding(Reason.REPLACEMENT_REFUSED, Decision.REJECTED)]
-        )
+    if people.replacement is not None:
+        findings += _replacement_findings(people.replacement, thresholds, version)
     if people.is_minor:
         findings += _guardian_findings(people.guardian, thresholds)
     return findings
+
+
+def _replacement_findings(
+    replacement: ReplacementEvidence, thresholds: Thresholds, version: str
+) -> list[Finding]:
+    """All lines move with a document: only a face beyond doubt under the same name does it alone,
+    for a look-alike of one holder among many is soon found."""
+    score = replacement.score
+    if score is None or not score >= thresholds.same_document or not replacement.is_free:
+        # Whoever is not its holder is not told what is known of it, either.
+        return [Finding(Reason.REPLACEMENT_REFUSED, Decision.REJECTED)]
+    is_sure = score >= thresholds.certain and not replacement.name_differs
+    is_asked = replacement.is_always_asked or not is_sure
+    if version in _REPLACES_AT_ONCE or replacement.is_confirmed or not is_asked:
+        return _authority_findings(replacement)
+    asked = Finding(Reason.REPLACEMENT_ASKED, Decision.REVIEW)
+    return [*_authority_findings(replacement), asked]
 
 
 def _guardian_findings(guardian: GuardianEvidence | None, thresholds: Thresholds) -> list[Finding]:
@@ -436,6 +456,7 @@ def _guardian_findings(guardian: GuardianEvidence | None, thresholds: Thresholds
     if refused:
         return refused[:1]
     doubts = (
+        (guardian.is_other, Reason.GUARDIAN_CHANGED),
         (guardian.name_differs, Reason.NAME_MISMATCH),
         (review, Reason.GUARDIAN_DUPLICATE),
         (guardian.is_watchlisted, Reason.WATCHLISTED),
