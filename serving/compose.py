@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from datetime import time, timedelta
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
+from operator import add
 from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Self
@@ -262,6 +263,7 @@ def _read_rules(settings: PeopleSettings) -> PeopleRules:
         takes_exceptions=settings.exceptions,
         exceptions_per_outlet=settings.exceptions_per_outlet,
         window=timedelta(days=settings.exceptions_days),
+        replacement_delay=timedelta(hours=settings.replacement_delay_h),
     )
 
 
@@ -536,10 +538,12 @@ class Deployment:
         )
 
     def expect_false_candidates(
-        self, gallery_size: int, score: float, kind: Comparison
+        self, gallery_size: int, asked: Sequence[tuple[float, Comparison]]
     ) -> dict[str, Any]:
-        """The expected number of strangers at `score` in one search of `gallery_size`."""
-        return asdict(self.calibration.expected_false_candidates(gallery_size, score, kind))
+        """The expected number of strangers in one search of `gallery_size` for faces that are
+        asked for at a score each; the most, since one stranger may be like several of them."""
+        found = [self.calibration.expected_false_candidates(gallery_size, *one) for one in asked]
+        return asdict(reduce(add, found))
 
     @property
     def snapshot_folder(self) -> Path:

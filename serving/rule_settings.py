@@ -41,6 +41,7 @@ class CarrierPeople(Section):
     minor_face: Literal["required", "guardian"] | None = None
     exceptions: bool | None = None
     exceptions_per_outlet: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    replacement_delay_h: Annotated[int, Field(ge=0, le=8_784)] | None = None
 
 
 class PeopleSettings(Section):
@@ -67,6 +68,13 @@ class PeopleSettings(Section):
         default=5, ge=1, le=100_000, description="asked for by one outlet in exceptions_days"
     )
     exceptions_days: int = Field(default=30, ge=1, le=366, description="see exceptions_per_outlet")
+    replacement_delay_h: int = Field(
+        default=0,
+        ge=0,
+        le=8_784,
+        description="how long after two people have decided it a document may be replaced, each "
+        "then; 0: at once, and of a certain face under the same name without them",
+    )
     carriers: dict[str, CarrierPeople] = Field(
         default={}, description="by code, as { red = { age_of_majority = 17 } }"
     )

@@ -192,7 +192,7 @@ def tabulate_thresholds(calibration: Calibration) -> str:
     """The scores with what sets them."""
     rates = ThresholdRates()
     scores = Thresholds.from_calibration(calibration, rates)
-    fused = calibration.curve(Comparison.FUSED)
+    fused, to_one = map(calibration.curve, (Comparison.FUSED, Comparison.FUSED_TO_ONE))
     review = fused.fmr_at(scores.review)
     low = power(review.low) if review.low else "0"
     rows = (
@@ -205,12 +205,21 @@ def tabulate_thresholds(calibration: Calibration) -> str:
          "one of several live frames against each of the others"),
         ("`same_document`", score(scores.same_document), f"FMR {power(rates.same_document)}, fused",
          "a returning subscriber against the document's reference"),
+        ("`same_document_single`", score(scores.of(Comparison.FUSED_TO_ONE).same_document),
+         f"FMR {power(rates.same_document)}, one against fused",
+         "their live face, and their portrait, alone"),
         ("`review`", score(scores.review),
          f"FMR {power(rates.review)}, fused ({low} to {power(review.high)})",
          "1:N: a possible duplicate, for a person to judge"),
+        ("`review_single`", score(scores.of(Comparison.FUSED_TO_ONE).review),
+         f"FMR {power(rates.review)}, one against fused",
+         "1:N of the live face, and of the portrait, alone"),
         ("`certain`", score(scores.certain),
          f"the highest fused score of two strangers, {score(fused.highest_nonmated)}, plus "
          f"{rates.certain_margin:g}", "1:N: a duplicate"),
+        ("`certain_single`", score(scores.of(Comparison.FUSED_TO_ONE).certain),
+         f"the same, one against fused: {score(to_one.highest_nonmated)}, plus "
+         f"{rates.certain_margin:g}", "1:N of one photograph alone"),
     )  # fmt: skip
     return write_table(("threshold", "score", "set by", "compares"), rows)
 

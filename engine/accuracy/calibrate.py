@@ -133,7 +133,9 @@ def choose_rates(calibration: Calibration) -> ThresholdRates:
     """The usual rates, each raised to the lowest of 1, 2, 5, 10, … that the data support."""
     usual = ThresholdRates()
     single = calibration.curve(Comparison.ONE_TO_ONE).lowest_fmr
-    fused = calibration.curve(Comparison.FUSED).lowest_fmr
+    fused = max(
+        calibration.curve(kind).lowest_fmr for kind in (Comparison.FUSED, Comparison.FUSED_TO_ONE)
+    )
     return ThresholdRates(
         verify=_raise_rate(usual.verify, single),
         same_document=_raise_rate(usual.same_document, fused),

@@ -92,6 +92,16 @@ CLAIMED = "claimed:"
 """How the group key of a case begins that is about another's face, shown where a document was said
 to be replaced: such cases are merged with their like alone, for they say nothing of the holder."""
 
+CONFIRMED = "confirm:"
+"""How the group key of a case begins that asks two people whether what the faces leave open may be
+done, with the ids of both documents: closed as unfounded, it may. It is about who asks, and is
+never merged with others."""
+
+
+def name_confirmation(document_id: str, other_id: str) -> str:
+    """The group key of the case that asks whether the other document may have to do with this."""
+    return f"{CONFIRMED}{document_id}:{other_id}"
+
 
 class Outcome(StrEnum):
     """Decision of an analyst on a case."""
@@ -105,7 +115,8 @@ class Outcome(StrEnum):
     """Not the same person, or one person with good reason: exceptions as well."""
     UNFOUNDED = "unfounded"
     """A dispute without grounds: disputed lines are active again. Of an exception: nothing speaks
-    against it, so it is granted, and its line opened."""
+    against it, so it is granted, and its line opened. Of a replacement or a guardian that two
+    people are asked about: it may be sent again."""
 
 
 class NoteKind(StrEnum):

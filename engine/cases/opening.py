@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from engine.cases.case import APART, CLAIMED, CaseKind, CaseNote, CaseOrigin, NoteKind, person_of
+from engine.cases.case import (
+    APART,
+    CLAIMED,
+    CONFIRMED,
+    CaseKind,
+    CaseNote,
+    CaseOrigin,
+    NoteKind,
+    person_of,
+)
 from engine.registry.reader import Reader
 from engine.registry.records import ALIVE, AuditEntry, CaseRecord, CaseState, Changes, new_id
 from engine.registry.rows import columns_of
@@ -63,7 +72,7 @@ class CaseBatch:
         self._loaded.update(missing)
         for found in self._registry.cases.open_of(missing).values():
             for case in found:
-                if case.id not in self._cases and case.kind not in APART:
+                if case.id not in self._cases and not _is_apart(case):
                     self._index(case)
 
     def note_new(self, document_id: str) -> None:
@@ -73,8 +82,8 @@ class CaseBatch:
     def open(self, new: NewCase, actor: str) -> CaseRecord:
         """Open a case or merge it into another; returns the one to be decided."""
         draft = self._draft(new)
-        if new.kind in APART:
-            return self._add(draft, actor)
+        if _is_apart(draft):
+            return self._find_asked(draft) or self._add(draft, actor)
         self.look_up(draft.document_ids)
         matching = self._find_matching(draft)
         if not matching:
@@ -112,6 +121,14 @@ class CaseBatch:
             ),
         )
 
+    def _find_asked(self, draft: CaseRecord) -> CaseRecord | None:
+        """The open case that asks the same, where people are asked to confirm something."""
+        key = draft.group_key
+        if key is None or not is_confirmation(draft):
+            return None
+        known = [*self._cases.values(), *self._registry.cases.of_groups([key]).values()]
+        return next((one for one in known if one.group_key == key and one.state in ALIVE), None)
+
     def _find_matching(self, draft: CaseRecord) -> list[CaseRecord]:
         """The open cases to merge with; of those with a proposal one at most, that it adds to."""
         places = [(one, is_claim(draft)) for one in draft.document_ids]
@@ -129,7 +146,7 @@ class CaseBatch:
 
     def _add(self, case: CaseRecord, actor: str) -> CaseRecord:
         self._added[case.id] = None
-        if case.kind in APART:
+        if _is_apart(case):
             self._cases[case.id] = case
         else:
             self._index(case)
@@ -172,6 +189,15 @@ class CaseBatch:
 
     def _note(self, case_id: str, kind: NoteKind, actor: str, text: str) -> None:
         self._notes.append((case_id, CaseNote(self._now, person_of(actor), kind, text)))
+
+
+def is_confirmation(case: CaseRecord) -> bool:
+    """Whether a case asks people to confirm what the faces leave open."""
+    return case.group_key is not None and case.group_key.startswith(CONFIRMED)
+
+
+def _is_apart(case: CaseRecord) -> bool:
+    return case.kind in APART or is_confirmation(case)
 
 
 def is_claim(case: CaseRecord) -> bool:

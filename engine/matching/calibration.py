@@ -11,7 +11,9 @@ import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import pairwise
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
 
 from engine.errors import CalibrationError, RateUnsupported
 from engine.formatting import with_interval
@@ -19,6 +21,8 @@ from engine.formatting import with_interval
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 FORMAT = 1
 """Of the calibration file; a file of another format is refused."""
@@ -46,6 +50,12 @@ class Rate:
 
     def times(self, factor: float) -> Rate:
         return Rate(self.value * factor, self.low * factor, self.high * factor, self.is_bound)
+
+    def __add__(self, other: Rate) -> Rate:
+        """The most that both bring together, as searches that may find the same do."""
+        is_bound = self.is_bound or other.is_bound
+        both = self.value + other.value, self.low + other.low, self.high + other.high
+        return Rate(*both, is_bound=is_bound)
 
     def __str__(self) -> str:
         return with_interval(self.value, self.low, self.high, self.is_bound)
@@ -251,6 +261,14 @@ ONE_PERSON_FACTOR = 10.0
 whoever mixes in another's must still pass that, and frames of days apart are one person's."""
 
 
+class OfKind(NamedTuple):
+    """The thresholds of one kind of comparison with references."""
+
+    same_document: float
+    review: float
+    certain: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
     """The scores that decisions depend on.
@@ -275,7 +293,11 @@ class Thresholds:
       photographs agree: every pair of LFW above 0.56 that is labelled non-mated is of one person
       under two names; the next are two pairs of brothers, the same ones among them.
 
-    Fused thresholds are used for single probes too: their false matches are fewer, not more.
+    - `same_document_single`, `review_single`, `certain_single`: the same three where one
+      photograph, live or portrait, is held against a fused reference (fused-to-one); its scores are
+      lower. `on_fused_scale` lays such a score beside the fused ones. Where they are not set, as in
+      decisions recorded before single photographs were held, the fused ones are theirs.
+
     Decisions recorded before there were frames have neither `verify_fused` nor `one_person`; where
     they are not set, no frames are fused and no fused face matches.
     """
@@ -286,15 +308,45 @@ class Thresholds:
     certain: float
     verify_fused: float = 1.0
     one_person: float = 1.0
+    same_document_single: float | None = None
+    review_single: float | None = None
+    certain_single: float | None = None
 
     def __post_init__(self) -> None:
-        if not all(-1 <= score <= 1 for score in asdict(self).values()):
+        scores = [score for score in asdict(self).values() if score is not None]
+        if not all(-1 <= score <= 1 for score in scores):
             raise CalibrationError("thresholds are cosines: choose scores from -1 to 1")
-        if not self.certain > self.review:
-            raise CalibrationError(
-                f"certain ({self.certain:.3f}) must exceed review ({self.review:.3f}): "
-                "widen the margin or allow review a higher rate"
-            )
+        for kind in (Comparison.FUSED, Comparison.FUSED_TO_ONE):
+            own = self.of(kind)
+            if not own.certain > own.review:
+                raise CalibrationError(
+                    f"certain ({own.certain:.3f}) must exceed review ({own.review:.3f}): "
+                    "widen the margin or allow review a higher rate"
+                )
+
+    def of(self, kind: Comparison) -> OfKind:
+        """Those of such comparisons with a reference."""
+        fused = OfKind(self.same_document, self.review, self.certain)
+        if kind is Comparison.FUSED:
+            return fused
+        single = self.same_document_single, self.review_single, self.certain_single
+        return OfKind(*(at if own is None else own for own, at in zip(single, fused, strict=True)))
+
+    @property
+    def lowest_review(self) -> float:
+        """The score from which any comparison with a reference may be a possible duplicate."""
+        return min(self.of(kind).review for kind in (Comparison.FUSED, Comparison.FUSED_TO_ONE))
+
+    def on_fused_scale(
+        self, scores: float | NDArray[np.float32], kind: Comparison
+    ) -> NDArray[np.float64]:
+        """Scores of such comparisons, each as far from the fused thresholds as it is from its own:
+        it reaches one exactly where it reaches its own."""
+        # Sorted, since the rate for `review` may be chosen above that for `same_document`.
+        own, fused = (sorted(self.of(one)) for one in (kind, Comparison.FUSED))
+        if own == fused:
+            return np.asarray(scores, np.float64)
+        return np.asarray(np.interp(scores, (-1.0, *own, 1.0), (-1.0, *fused, 1.0)))
 
     def verify_for(self, length: float) -> float:
         """`verify` of a mean that had this length before it was normalised, 1 for one photograph.
@@ -313,14 +365,23 @@ class Thresholds:
         rates = rates or ThresholdRates()
         single = calibration.curve(Comparison.ONE_TO_ONE)
         fused = calibration.curve(Comparison.FUSED)
+        to_one = calibration.curve(Comparison.FUSED_TO_ONE)
+        review = rates.review_in(references, fused.lowest_fmr)
+        same_document = fused.threshold_at(rates.same_document)
         between_frames = min(rates.verify * ONE_PERSON_FACTOR, single.points[0].fmr)
         return cls(
             verify=single.threshold_at(rates.verify),
-            same_document=fused.threshold_at(rates.same_document),
-            review=fused.threshold_at(rates.review_in(references, fused.lowest_fmr)),
+            same_document=same_document,
+            review=fused.threshold_at(review),
             certain=min(fused.highest_nonmated + rates.certain_margin, 1.0),
             verify_fused=max(_keep_fused(fused, rates.verify), single.threshold_at(rates.verify)),
             one_person=single.threshold_at(between_frames),
+            # Where the data are too few for the rate, the side that lets fewer pass.
+            same_document_single=to_one.threshold_at(rates.same_document)
+            if rates.same_document >= to_one.lowest_fmr
+            else same_document,
+            review_single=to_one.threshold_at(max(review, to_one.lowest_fmr)),
+            certain_single=min(to_one.highest_nonmated + rates.certain_margin, 1.0),
         )
 
 

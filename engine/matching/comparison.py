@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.matching.calibration import Comparison, Thresholds
+from engine.matching.policy import FaceScores
 from engine.matching.requests import Sample
 from engine.registry.records import SecondTemplate, WatchEntry
 from indexes.flat import FlatIndex
@@ -75,13 +77,72 @@ Pair = tuple[Sample, Sample]
 """The live face and the portrait of one attempt; one of them twice where there is but one."""
 
 
-class Scan:
-    """The probes of some attempts, and what gallery and watch-list had for them at one moment.
+class Faces(NamedTuple):
+    """What one attempt shows, each of which is held against what is stored.
 
-    Attempt i has a probe when both photographs may be matched. Where the 1:1 passes, the probe
-    is the normalised mean of both vectors, and becomes the reference; where it fails the
-    portrait is somebody else, and the live face alone is searched. A live face of several frames
-    weighs as one photograph in that mean: frames of one moment must not outweigh the portrait.
+    The portrait is any file that the caller sends, and so is half of the mean: neither may lift a
+    living face to another's identity, or hide it. The first is the probe: the mean where the 1:1
+    passes, which becomes the reference; where it fails the portrait is somebody else, and the live
+    face stands alone. A live face of several frames weighs as one photograph in that mean: frames
+    of one moment must not outweigh the portrait.
+    """
+
+    names: tuple[str, ...]
+    """Of `FaceScores`."""
+    kinds: tuple[Comparison, ...]
+    """Which comparisons each makes with references."""
+    vectors: NDArray[np.float32]
+    """Unit rows, float32[n, d]."""
+
+    @classmethod
+    def of(
+        cls, live: NDArray[np.float32], portrait: NDArray[np.float32] | None, *, is_fused: bool
+    ) -> Faces:
+        """Without a `portrait` the live face alone; `is_fused` where several frames show it."""
+        of_live = Comparison.FUSED if is_fused else Comparison.FUSED_TO_ONE
+        if portrait is None:
+            return cls(("live",), (of_live,), live[None])
+        vectors = np.stack([fuse_vectors(live, portrait), live, portrait])
+        kinds = (Comparison.FUSED, of_live, Comparison.FUSED_TO_ONE)
+        return cls(("mean", "live", "portrait"), kinds, vectors)
+
+
+class Resemblance(NamedTuple):
+    """How alike an attempt's faces are to one stored face.
+
+    `least` counts for being that person and `most` for looking like them, both on the fused scale
+    (`Thresholds.on_fused_scale`); `each` has the cosines themselves.
+    """
+
+    least: float
+    most: float
+    each: FaceScores
+
+
+def compare_faces(
+    faces: Faces, references: NDArray[np.float32], thresholds: Thresholds | None
+) -> Resemblance | None:
+    """With a person's references, float32[n, d], the best of which counts for each face; None
+    without any. Without thresholds, as of a model that is not calibrated, cosines are their own
+    scale."""
+    shape = len(faces.vectors), len(references)
+    if not len(references):
+        return None
+    rows, others = (one.ravel() for one in np.indices(shape))
+    scores = exact_scores(faces.vectors, references, rows, others).reshape(shape).max(axis=1)
+    levels = [
+        float(score if thresholds is None else thresholds.on_fused_scale(score, kind))
+        for score, kind in zip(scores, faces.kinds, strict=True)
+    ]
+    each = FaceScores(**dict(zip(faces.names, scores.tolist(), strict=True)))
+    return Resemblance(min(levels), max(levels), each)
+
+
+class Scan:
+    """The faces of some attempts, and what gallery and watch-list had for them at one moment.
+
+    Attempt i is searched for when both of its photographs may be matched: every face that it shows
+    (`Faces`), in one pass over the gallery.
     """
 
     def __init__(
@@ -97,34 +158,39 @@ class Scan:
             for place, pair in enumerate(pairs)
             if pair is not None and pair[0].is_usable and pair[1].is_usable
         }
-        self.rows = {place: row for row, place in enumerate(usable)}
-        """The row of each attempt that has a probe."""
-        self.pair_scores = _score_pairs(list(usable.values()), gallery.dim)
-        self.kinds: list[Comparison] = []
-        self.probes = np.empty((len(usable), gallery.dim), dtype=np.float32)
-        for row, (live, portrait) in enumerate(usable.values()):
+        self.pair_scores = dict(
+            zip(usable, _score_pairs(list(usable.values()), gallery.dim), strict=True)
+        )
+        self.faces: dict[int, Faces] = {}
+        self.rows: dict[int, slice] = {}
+        """The rows of `probes` of each attempt that is searched for."""
+        count = 0
+        for place, (live, portrait) in usable.items():
             assert live.vector is not None
             assert portrait.vector is not None
             is_match = live is not portrait and (
-                self.pair_scores[row] >= thresholds.verify_for(live.length)
+                self.pair_scores[place] >= thresholds.verify_for(live.length)
             )
-            is_fused = is_match or live.length < 1
-            self.kinds.append(Comparison.FUSED if is_fused else Comparison.FUSED_TO_ONE)
-            self.probes[row] = (
-                fuse_vectors(live.vector, portrait.vector) if is_match else live.vector
-            )
-        self.found: Found = gallery.range_search(self.probes, thresholds.review)
-        self.watched: Found = watch.search(self.probes, thresholds.review)
+            shown = portrait.vector if is_match else None
+            faces = Faces.of(live.vector, shown, is_fused=live.length < 1)
+            self.faces[place] = faces
+            self.rows[place] = slice(count, count + len(faces.vectors))
+            count += len(faces.vectors)
+        self.probes = np.empty((count, gallery.dim), dtype=np.float32)
+        for place, rows in self.rows.items():
+            self.probes[rows] = self.faces[place].vectors
+        self.found: Found = gallery.range_search(self.probes, thresholds.lowest_review)
+        self.watched: Found = watch.search(self.probes, thresholds.lowest_review)
 
     def serves(self, thresholds: Thresholds) -> bool:
         """Whether its probes are those of these thresholds, and its hits all that they ask for."""
         own = self.thresholds
         is_same = (own.verify, own.verify_fused) == (thresholds.verify, thresholds.verify_fused)
-        return is_same and own.review <= thresholds.review
+        return is_same and own.lowest_review <= thresholds.lowest_review
 
     def refresh(self, gallery: Gallery, watch: WatchList) -> None:
         """Brings what was found up to date."""
-        review = self.thresholds.review
+        review = self.thresholds.lowest_review
         self.found = gallery.refresh(self.found, self.probes, review)
         self.watched = watch.refresh(self.watched, self.probes, review)
 
@@ -156,70 +222,101 @@ class Comparisons:
         """`scanned`: of each attempt; None where its photographs are not compared. Scans must
         serve the thresholds; nothing may change the gallery meanwhile."""
         self.watch = watch
-        self.review = thresholds.review
+        self.thresholds = thresholds
         for scan in {id(one.scan): one.scan for one in scanned if one is not None}.values():
             scan.refresh(gallery, watch)
         self.sequence, self.searched = gallery.sequence, len(gallery)
         self._scanned = {
-            place: (one, one.scan.rows[one.place])
+            place: one
             for place, one in enumerate(scanned)
             if one is not None and one.place in one.scan.rows
         }
-        self._rows = {place: row for row, place in enumerate(self._scanned)}
-        probes = [one.scan.probes[row] for one, row in self._scanned.values()]
-        self._probes = np.array(probes, np.float32).reshape(len(probes), gallery.dim)
-        self._among = products(self._probes, self._probes)
+        self._hits = {place: self._find_hits(one) for place, one in self._scanned.items()}
 
     def has_probe(self, place: int) -> bool:
-        return place in self._rows
+        return place in self._scanned
 
     def pair_score(self, place: int) -> float | None:
         """The live photograph against the portrait; None where they were not compared."""
-        if place not in self._scanned:
-            return None
-        one, row = self._scanned[place]
-        return one.scan.pair_scores[row]
-
-    def kind(self, place: int) -> Comparison:
-        """Which comparisons with references this probe makes."""
-        if place not in self._scanned:
-            return Comparison.FUSED_TO_ONE
-        one, row = self._scanned[place]
-        return one.scan.kinds[row]
+        one = self._scanned.get(place)
+        return None if one is None else one.scan.pair_scores[one.place]
 
     def searched_at(self, place: int) -> int | None:
-        """The gallery's sequence when this probe was searched for, at `sequence` or before."""
-        return self._scanned[place][0].searched_at if place in self._scanned else None
+        """The gallery's sequence when this attempt was searched for, at `sequence` or before."""
+        return self._scanned[place].searched_at if place in self._scanned else None
+
+    def faces(self, place: int) -> Faces:
+        one = self._scanned[place]
+        return one.scan.faces[one.place]
 
     def probe(self, place: int) -> NDArray[np.float32]:
         """float32[d], a unit vector."""
-        row: NDArray[np.float32] = self._probes[self._rows[place]]
+        row: NDArray[np.float32] = self.faces(place).vectors[0]
         return row
 
-    def hits(self, place: int) -> list[tuple[int, float]]:
-        """(reference id, score) of the gallery at or above the review threshold, best first."""
-        one, row = self._scanned[place]
-        ids, scores = one.scan.found.hits.of(row)
-        found = zip(ids.tolist(), scores.tolist(), strict=True)
-        # A scan may have been made for a lower threshold.
-        return [(key, score) for key, score in found if score >= self.review]
+    def hits(self, place: int) -> list[tuple[int, Resemblance]]:
+        """(reference id, how alike) of the gallery from the review threshold on."""
+        return self._hits[place]
 
     def all_hit_ids(self) -> list[int]:
-        return sorted({key for place in self._scanned for key, _ in self.hits(place)})
+        return sorted({key for hits in self._hits.values() for key, _ in hits})
 
     def is_watched(self, place: int) -> bool:
-        one, row = self._scanned[place]
-        return any(score >= self.review for score in one.scan.watched.hits.of(row)[1].tolist())
+        one = self._scanned[place]
+        return bool(self._reaching(one, one.scan.watched))
 
-    def among(self, place: int, earlier: int) -> float | None:
-        """The score between the probes of two attempts; `None` where it is surely no candidate.
+    def resemblance(self, place: int, references: NDArray[np.float32]) -> Resemblance | None:
+        """How alike the attempt's faces are to a person's references, float32[n, d]."""
+        return compare_faces(self.faces(place), references, self.thresholds)
 
-        The matrix product of the whole batch is only a sieve: its rounding depends on the batch.
-        """
-        row, other = self._rows[place], self._rows[earlier]
-        if self._among[row, other] < self.review - rounding_bound(self._probes.shape[1]):
-            return None
-        return score_best(self._probes[row], self._probes[other][None])
+    def look_alikes(self, place: int, stored: NDArray[np.float32]) -> list[tuple[int, Resemblance]]:
+        """The rows of float32[n, d] that the attempt's faces are as like as `hits` are."""
+        # A sieve: its rounding depends on how many there are.
+        scores = products(self.faces(place).vectors, stored)
+        least = self.thresholds.lowest_review - rounding_bound(stored.shape[1])
+        near = [
+            (row, self.resemblance(place, stored[row : row + 1])) for row in _rows(scores, least)
+        ]
+        return [
+            (row, alike)
+            for row, alike in near
+            if alike is not None and alike.most >= self.thresholds.review
+        ]
+
+    def _find_hits(self, one: Scanned) -> list[tuple[int, Resemblance]]:
+        reaching = self._reaching(one, one.scan.found)
+        return [
+            (key, Resemblance(min(levels), max(levels), FaceScores(**scores)))
+            for key, (levels, scores) in reaching.items()
+        ]
+
+    def _reaching(
+        self, one: Scanned, found: Found
+    ) -> dict[int, tuple[list[float], dict[str, float]]]:
+        """Of each id found for one of its faces from that one's own threshold on: the scores on
+        the fused scale, and the cosines by the face's name."""
+        reaching: dict[int, tuple[list[float], dict[str, float]]] = {}
+        faces, first = one.scan.faces[one.place], one.scan.rows[one.place].start
+        for row, (name, kind) in enumerate(zip(faces.names, faces.kinds, strict=True), first):
+            ids, scores = found.hits.of(row)
+            if not len(ids):
+                continue
+            levels = self.thresholds.on_fused_scale(scores, kind)
+            for key, score, level in zip(
+                ids.tolist(), scores.tolist(), levels.tolist(), strict=True
+            ):
+                # A scan may have been made for a lower threshold.
+                if level >= self.thresholds.review:
+                    of_id = reaching.setdefault(key, ([], {}))
+                    of_id[0].append(level)
+                    of_id[1][name] = score
+        return reaching
+
+
+def _rows(scores: NDArray[np.float32], least: float) -> list[int]:
+    """The columns of float32[k, n] in which one is at or above `least`."""
+    columns: list[int] = np.flatnonzero((scores >= least).any(axis=0)).tolist()
+    return columns
 
 
 def _score_pairs(pairs: Sequence[Pair], dim: int) -> list[float]:

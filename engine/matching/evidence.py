@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ from engine.cases.decided import is_more_alike
 from engine.cases.opening import NewCase
 from engine.matching.authority import WeighedAuthority
 from engine.matching.calibration import Thresholds
-from engine.matching.comparison import Comparisons, score_best
+from engine.matching.comparison import Comparisons, Resemblance
 from engine.matching.limits import (
     Caller,
     Levels,
@@ -26,7 +26,7 @@ from engine.matching.limits import (
     name_shown,
 )
 from engine.matching.liveness import Judgement, Weighed
-from engine.matching.policy import Candidate, Evidence, Verdict
+from engine.matching.policy import Candidate, Evidence, FaceScores, Verdict
 from engine.matching.requests import Attempt
 from engine.matching.second_model import SecondModel
 from engine.reasons import Decision, Reason
@@ -144,15 +144,12 @@ class BatchState:
         """What people judged of this document with another that the batch may have found."""
         return self._judged.get((min(own.id, other), max(own.id, other)))
 
-    def score_decided_on(
-        self, own: DocumentRecord, pair: JudgedPair, probe: NDArray[np.float32]
-    ) -> float | None:
-        """How alike a probe is to what people saw under a document without a reference when they
-        decided a pair: to every attempt that they saw, so that none brings another's face in; None
-        where they saw none, or it has left."""
-        shown = self._shown.get(pair.case_id, {}).get(own.id, ())
-        scores = [score_best(probe, one[None]) for one in shown]
-        return min((-1.0 if one is None else one for one in scores), default=None)
+    def shown_when_decided(
+        self, own: DocumentRecord, pair: JudgedPair
+    ) -> NDArray[np.float32] | tuple[()]:
+        """What people saw under a document without a reference when they decided a pair, float32[n,
+        d]: every attempt that they saw; empty where they saw none, or it has left."""
+        return self._shown.get(pair.case_id, {}).get(own.id, ())
 
     def vector_of(self, reference_id: int) -> NDArray[np.float32]:
         """The vector of a reference of a document that the attempts name: float32[d]."""
@@ -220,10 +217,10 @@ def gather_evidence(
     record = state.document(attempt.document_lookup)
     held = record if record is not None and record.status is not DocumentStatus.ATTEMPTED else None
     has_probe = comparisons.has_probe(place)
-    holder_score = find_holder_score(place, held, comparisons, state) if has_probe else None
+    holder = resemble_holder(place, held, comparisons, state) if has_probe else None
     own_id = record.id if record else None
-    found = find_candidates(place, own_id, comparisons, state, thresholds) if has_probe else ()
-    decided = find_decided(place, record, holder_score, found, comparisons, state, thresholds)
+    found = find_candidates(place, own_id, comparisons, state) if has_probe else ()
+    decided = find_decided(place, record, found, comparisons, state)
     others = {
         one.document_id
         for one in found
@@ -247,7 +244,8 @@ def gather_evidence(
         ),
         is_same_photograph=attempt.is_same_photograph,
         live_portrait_score=comparisons.pair_score(place),
-        holder_score=holder_score,
+        holder_score=None if holder is None else holder.least,
+        holder_each=None if holder is None else holder.each,
         candidates=tuple(one for one in found if one.document_id not in others)[:MAX_CANDIDATES],
         excepted=tuple(one for one in found if one.document_id in others)[:MAX_CANDIDATES],
         searched=comparisons.searched if has_probe else None,
@@ -284,31 +282,30 @@ def find_problems(problems: tuple[Reason, ...], is_faceless: bool) -> tuple[Reas
     return (Reason.NO_FACE,) if is_faceless and not problems else problems
 
 
-def find_holder_score(
+def resemble_holder(
     place: int, held: DocumentRecord | None, comparisons: Comparisons, state: BatchState
-) -> float | None:
+) -> Resemblance | None:
+    """How alike attempt `place` is to a document's holder; None for one without a reference."""
     if held is None or not held.reference_ids:
         return None
-    return score_best(comparisons.probe(place), state.references_of(held))
+    return comparisons.resemblance(place, state.references_of(held))
 
 
 def find_candidates(
-    place: int,
-    own_id: str | None,
-    comparisons: Comparisons,
-    state: BatchState,
-    thresholds: Thresholds,
+    place: int, own_id: str | None, comparisons: Comparisons, state: BatchState
 ) -> tuple[Candidate, ...]:
     """The best of each other document, best first."""
     found = [
-        Candidate(reference_id, owner, score)
-        for reference_id, score in comparisons.hits(place)
+        Candidate(reference_id, owner, alike.most, alike.each)
+        for reference_id, alike in comparisons.hits(place)
         if (owner := state.owner(reference_id)) is not None
     ]
-    for earlier in state.fresh:
-        score = comparisons.among(place, earlier.place)
-        if score is not None and score >= thresholds.review:
-            found.append(Candidate(earlier.reference_id, earlier.document_id, score))
+    if state.fresh:
+        stored = np.stack([earlier.vector for earlier in state.fresh])
+        for row, alike in comparisons.look_alikes(place, stored):
+            earlier = state.fresh[row]
+            named = (earlier.reference_id, earlier.document_id)
+            found.append(Candidate(*named, alike.most, alike.each))
     found.sort(key=lambda candidate: (-candidate.score, candidate.reference_id))
     best: dict[str, Candidate] = {}
     for candidate in found:
@@ -320,11 +317,9 @@ def find_candidates(
 def find_decided(
     place: int,
     own: DocumentRecord | None,
-    holder_score: float | None,
     candidates: Sequence[Candidate],
     comparisons: Comparisons,
     state: BatchState,
-    thresholds: Thresholds,
 ) -> dict[str, JudgedPair]:
     """What people have decided of whom attempt `place` shows and these candidates, by the
     candidate's document.
@@ -340,16 +335,24 @@ def find_decided(
         pair = state.judged(own, one.document_id)
         if pair is None or is_more_alike(one.score, pair, own.id):
             continue
-        own_score = (
-            holder_score
-            if own.reference_ids
-            else state.score_decided_on(own, pair, comparisons.probe(place))
-        )
-        if own_score is None or not own_score >= thresholds.same_document:
+        known = resemble_holder(place, own, comparisons, state)
+        for row in () if own.reference_ids else state.shown_when_decided(own, pair):
+            alike = comparisons.resemblance(place, row[None])
+            # Of all that they saw the least like, so that none brings another's face in.
+            if alike is not None and (known is None or alike.least < known.least):
+                known = alike
+        if known is None or not known.least >= comparisons.thresholds.same_document:
             continue
-        if pair.outcome not in EXCEPTIONS or one.score < own_score:
+        if pair.outcome not in EXCEPTIONS or _is_more_like(known.each, one.each):
             found[one.document_id] = pair
     return found
+
+
+def _is_more_like(own: FaceScores, other: FaceScores | None) -> bool:
+    """Whether every face shown is more like one stored face than the other."""
+    assert other is not None, "found by this version"
+    pairs = ((own.live, other.live), (own.portrait, other.portrait), (own.mean, other.mean))
+    return all(second is None or (first is not None and first > second) for first, second in pairs)
 
 
 def describe_scores(evidence: Evidence) -> dict[str, float | None]:
@@ -371,7 +374,10 @@ def describe_search(
         "ran": True,
         "searched": evidence.searched,
         "gallery_sequence": comparisons.sequence,
-        "candidates": [asdict(candidate) for candidate in evidence.candidates],
+        "candidates": [
+            {"reference_id": one.reference_id, "document_id": one.document_id, "score": one.score}
+            for one in evidence.candidates
+        ],
         "expected_false_candidates": dict(false_candidates),
     }
 
@@ -404,7 +410,7 @@ def describe_case(
 
 
 def find_failed(attempt: Attempt, verdict: Verdict) -> list[bytes]:
-    """The look-ups of documents whose holder's face was not shown with them."""
+    """The look-ups of documents whose holder's face was not shown with them beyond doubt."""
     rows = (
         (Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, attempt.document_lookup),
         (
@@ -412,6 +418,9 @@ def find_failed(attempt: Attempt, verdict: Verdict) -> list[bytes]:
             None if attempt.guardian is None else attempt.guardian.document_lookup,
         ),
         (Reason.REPLACEMENT_REFUSED, attempt.replaced_lookup),
+        # Nor with these is it told again and again whether a face is like the holder's.
+        (Reason.REPLACEMENT_ASKED, attempt.replaced_lookup),
+        (Reason.GUARDIAN_CHANGED, attempt.document_lookup),
     )
     return [lookup for reason, lookup in rows if reason in verdict.reasons and lookup is not None]
 

@@ -113,10 +113,7 @@ class ChangeCollector:
         if state.owners():
             # Once for all: the larger the gallery, the more attempts look like somebody.
             self._cases.look_up(state.known_documents())
-        self._false_candidates = {
-            kind: judge.false_candidates(comparisons.searched, comparisons.review, kind)
-            for kind in (Comparison.FUSED, Comparison.FUSED_TO_ONE)
-        }
+        self._false_candidates: dict[tuple[Comparison, ...], dict[str, Any]] = {}
         self._documents: list[NewDocument] = []
         self._activated: list[NewDocument] = []
         self._enrollments: list[EnrollmentRecord] = []
@@ -198,15 +195,7 @@ class ChangeCollector:
                 given = (line_id, document_id, guardian_id, enrollment_id)
                 self._people.bind_guardian(attempt, *given)
         own, found = self._state.document(attempt.document_lookup), evidence.candidates
-        known = find_decided(
-            place,
-            own,
-            evidence.holder_score,
-            found,
-            self._comparisons,
-            self._state,
-            evidence.thresholds,
-        )
+        known = find_decided(place, own, found, self._comparisons, self._state)
         asked = replace(
             evidence, candidates=tuple(one for one in found if one.document_id not in known)
         )
@@ -225,7 +214,7 @@ class ChangeCollector:
             "scores": describe_scores(evidence),
             "thresholds": msgspec.to_builtins(evidence.thresholds),
             "duplicate_search": describe_search(
-                evidence, self._comparisons, self._false_candidates[self._comparisons.kind(place)]
+                evidence, self._comparisons, self._expect_false_candidates(place)
             ),
             "cases": cases,
             "is_own_holder": evidence.open_lines > 0,
@@ -245,15 +234,8 @@ class ChangeCollector:
         }
         is_of_one = Reason.FACE_MISMATCH not in verdict.reasons
         is_excused = any(one["kind"] == CaseKind.EXCEPTION for one in cases)
-        if (
-            own is not None
-            and not own.reference_ids
-            and self._comparisons.has_probe(place)
-            and ((asked.candidates and is_of_one) or is_excused)
-        ):
-            # Nothing else says later whose face people have decided about.
-            shown = self._comparisons.probe(place)
-            self._attempts.append(AttemptTemplate(enrollment_id, own.id, shown))
+        if (asked.candidates and is_of_one) or is_excused:
+            self._keep_shown(place, attempt, enrollment_id)
         if self._people is not None:
             self._open_cases_apart(place, attempt, evidence, verdict, body)
         told = {} if second is None else {"second": second}
@@ -266,6 +248,17 @@ class ChangeCollector:
             self._keep_liveness(attempt, judgement, enrollment_id)
         self._record(place, attempt, body, evidence, told)
         return Answer(body)
+
+    def _expect_false_candidates(self, place: int) -> dict[str, Any]:
+        """Of a search for all faces of an attempt."""
+        if not self._comparisons.has_probe(place):
+            return {}
+        kinds = self._comparisons.faces(place).kinds
+        if kinds not in self._false_candidates:
+            thresholds, searched = self._comparisons.thresholds, self._comparisons.searched
+            asked = [(thresholds.of(kind).review, kind) for kind in kinds]
+            self._false_candidates[kinds] = self._judge.false_candidates(searched, asked)
+        return self._false_candidates[kinds]
 
     def note_replayed(self, attempt: Attempt, liveness: Weighed) -> None:
         """Keeps that evidence of liveness came again; nothing is decided by it."""
@@ -315,31 +308,46 @@ class ChangeCollector:
                 self._people.ask_exception(attempt, *given)
         for case in self._people.find_thefts(attempt, evidence, enrollment_id):
             self._open_case(attempt, case)
-        kind = find_guardian_case(verdict)
         guardian = None if evidence.people is None else evidence.people.guardian
-        if kind is None or guardian is None or attempt.guardian is None:
+        kind, guardian_id = find_guardian_case(verdict), None
+        is_asked = verdict.decision is Decision.REVIEW
+        if attempt.guardian is not None and guardian is not None and (kind or is_asked):
+            # As of an enrollment that goes to review: a row that people can decide about.
+            cases = () if kind is None else (kind,)
+            guardian_id = self._settle_document(attempt.guardian, replace(verdict, cases=cases))
+            at = self._people.guardian_place(place)
+            if not (is_asked and Reason.REPLACEMENT_ASKED in verdict.reasons):
+                self._keep_shown(at, attempt.guardian, enrollment_id)
+        if is_asked and _CONFIRMED & set(verdict.reasons):
+            named = (attempt, evidence, enrollment_id, guardian_id)
+            for new in self._people.find_confirmations(*named):
+                body["cases"].append(self._open_case(attempt, new))
+            self._keep_shown(place, attempt, enrollment_id)
+        if kind is None or guardian is None:
             return
-        # As of an enrollment that goes to review: a row that people can decide about.
-        document_id = self._settle_document(attempt.guardian, replace(verdict, cases=(kind,)))
-        named = () if document_id is None else (document_id,)
+        own = () if guardian_id is None else (guardian_id,)
         others = tuple(one.document_id for one in guardian.candidates)
         best = max(one.score for one in guardian.candidates)
         new = NewCase(
             kind=kind,
             origin=CaseOrigin.DECISION,
             enrollment_id=enrollment_id,
-            document_ids=named + others,
-            suspect_ids=named + others,
+            document_ids=own + others,
+            suspect_ids=own + others,
             score=best,
         )
         self._open_case(attempt, new)
-        own = self._state.document(attempt.guardian.document_lookup)
-        at = self._people.guardian_place(place)
-        shows = any(one.enrollment_id == enrollment_id for one in self._attempts)
-        if own is not None and not own.reference_ids and at is not None and not shows:
-            self._attempts.append(
-                AttemptTemplate(enrollment_id, own.id, self._comparisons.probe(at))
-            )
+
+    def _keep_shown(self, place: int | None, attempt: Attempt, enrollment_id: str) -> None:
+        """Keeps whose face people are asked about: nothing else says it later."""
+        own = self._state.document(attempt.document_lookup)
+        if own is None or own.reference_ids or place is None:
+            return
+        # One face of an attempt at most.
+        is_kept = any(one.enrollment_id == enrollment_id for one in self._attempts)
+        if not is_kept and self._comparisons.has_probe(place):
+            shown = self._comparisons.probe(place)
+            self._attempts.append(AttemptTemplate(enrollment_id, own.id, shown))
 
     def _settle_document(self, attempt: Attempt, verdict: Verdict) -> str | None:
         """The document's id; adds a row only where an approval or a case needs it.
@@ -465,7 +473,7 @@ class ChangeCollector:
             evidence,
             held,
             self._state.second,
-            is_fused=self._comparisons.kind(place) is Comparison.FUSED,
+            is_match="mean" in self._comparisons.faces(place).names,
         )
 
     def _open_line(self, attempt: Attempt, enrollment_id: str, document_id: str) -> str:
@@ -564,6 +572,8 @@ class ChangeCollector:
         )
 
 
+_CONFIRMED = {Reason.REPLACEMENT_ASKED, Reason.GUARDIAN_CHANGED}
+"""What two people are asked to confirm."""
 _OF_LOOK_ALIKES = (CaseKind.DUPLICATE_IDENTITY, CaseKind.POSSIBLE_DUPLICATE)
 """Cases that ask about candidates, and so not again about those that people have decided."""
 
@@ -572,8 +582,9 @@ def _actor_of(attempt: Attempt) -> str:
     return f"outlet:{attempt.outlet.code}"
 
 
-FalseCandidates = Callable[[int, float, Comparison], dict[str, Any]]
-"""Expected false candidates of one search of so many references at a score."""
+FalseCandidates = Callable[[int, Sequence[tuple[float, Comparison]]], dict[str, Any]]
+"""Expected false candidates of one search of so many references: for each face that is searched for
+the score from which it counts, and which comparisons it makes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,19 +12,18 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from engine.cases.case import CLAIMED, CaseKind, CaseOrigin, Outcome
-from engine.cases.opening import NewCase, is_claim
+from engine.cases.case import CLAIMED, CaseKind, CaseOrigin, Outcome, name_confirmation
+from engine.cases.opening import NewCase, is_claim, is_confirmation
 from engine.matching.authority import AuthorityQuestion, DocumentRole, WeighedAuthority
-from engine.matching.calibration import Thresholds
-from engine.matching.comparison import Comparisons, score_best
+from engine.matching.comparison import Comparisons
 from engine.matching.documents import CheckedDocument, find_age
 from engine.matching.evidence import (
     MAX_CANDIDATES,
     BatchState,
     find_candidates,
     find_decided,
-    find_holder_score,
     find_problems,
+    resemble_holder,
 )
 from engine.matching.liveness import LivenessTerms
 from engine.matching.policy import (
@@ -62,13 +61,15 @@ _OF_WHO_ASKS = (CaseKind.PROBING, CaseKind.EXCEPTION)
 class PeopleRules:
     """Whoever is younger than `age_of_majority` needs a guardian; 0 asks for nobody's age. With
     `is_face_waived` the guardian's face is enough. An outlet may ask for so many exceptions in
-    each `window`."""
+    each `window`. With a `replacement_delay` two people decide of every document that is to be
+    replaced, and it is so long after that at the earliest."""
 
     age_of_majority: int = 0
     is_face_waived: bool = False
     takes_exceptions: bool = False
     exceptions_per_outlet: int = 5
     window: timedelta = timedelta(days=30)
+    replacement_delay: timedelta = timedelta()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,10 @@ class PeopleBatch:
         replacement, old = self._find_replacement(place, attempt, own, is_minor)
         if replacement is not None:
             replacement = replace(replacement, **_tell(look_ups.get(DocumentRole.REPLACED)))
-        guardian = self._find_guardian(place, attempt, rules, thresholds) if is_minor else None
+        guardian = None
+        if is_minor:
+            is_shown = _reaches(evidence.holder_score, thresholds.same_document)
+            guardian = self._find_guardian(place, attempt, rules, own, is_holder_shown=is_shown)
         if guardian is not None:
             guardian = replace(guardian, **_tell(look_ups.get(DocumentRole.GUARDIAN)))
         is_holder = _reaches(evidence.holder_score, thresholds.same_document)
@@ -238,10 +242,9 @@ class PeopleBatch:
         old = self._state.document(attempt.replaced_lookup)
         if old is None:
             return ReplacementEvidence(), None
-        standing, score = self._state.standing, None
-        if self._comparisons.has_probe(place) and old.reference_ids:
-            references = self._state.references_of(old)
-            score = score_best(self._comparisons.probe(place), references)
+        standing, alike = self._state.standing, None
+        if self._comparisons.has_probe(place):
+            alike = resemble_holder(place, old, self._comparisons, self._state)
         guardian = attempt.guardian if is_minor else None
         is_free = (
             old.status is DocumentStatus.ACTIVE
@@ -256,14 +259,51 @@ class PeopleBatch:
             and not self._is_looked_into(old)
             and (not self._is_shared(old, attempt) or self._is_decided(own, old))
         )
-        return ReplacementEvidence(document_id=old.id, score=score, is_free=is_free), old
+        delay = self._terms.of(attempt.outlet.carrier).replacement_delay
+        since = self._find_confirmation(place, old, own) if is_free else None
+        claimed = ReplacementEvidence(
+            document_id=old.id,
+            score=None if alike is None else alike.least,
+            each=None if alike is None else alike.each,
+            is_free=is_free,
+            name_differs=old.name_lookup not in (None, attempt.replaced_name_lookup),
+            is_always_asked=bool(delay),
+            is_confirmed=since is not None and self._now >= since + delay,
+            is_waiting=since is not None and self._now < since + delay,
+        )
+        return claimed, old
+
+    def _find_confirmation(
+        self, place: int, about: DocumentRecord, asking: DocumentRecord | None
+    ) -> datetime | None:
+        """When two people decided that who shows this face under the document `asking` may have to
+        do with the other one; None where they have not."""
+        if asking is None or not self._comparisons.has_probe(place):
+            return None
+        key = name_confirmation(about.id, asking.id)
+        case = self._store.cases.of_groups([key]).get(key)
+        if case is None or case.outcome is not Outcome.UNFOUNDED or case.closed_at is None:
+            return None
+        alike = resemble_holder(place, asking, self._comparisons, self._state)
+        if alike is None:
+            shown = self._store.attempt_templates(self._store.attempts_in(case.id))
+            seen = shown.get(asking.id)
+            alike = None if seen is None else self._comparisons.resemblance(place, seen)
+        is_theirs = _reaches(
+            None if alike is None else alike.least, self._comparisons.thresholds.same_document
+        )
+        # A change of a case may be dated a little ahead.
+        return min(case.closed_at, self._now) if is_theirs else None
 
     def _is_looked_into(self, old: DocumentRecord) -> bool:
         """Whether an open case may speak against the holder, who must not leave under another
         number then. Others' faces shown with such claims do not, nor who else asked for what: else
         anybody could bar the holder."""
         cases = self._store.cases.open_of([old.id])[old.id]
-        return any(one.kind not in _OF_WHO_ASKS and not is_claim(one) for one in cases)
+        return any(
+            one.kind not in _OF_WHO_ASKS and not is_claim(one) and not is_confirmation(one)
+            for one in cases
+        )
 
     def _is_shared(self, old: DocumentRecord, attempt: Attempt) -> bool:
         """Whether another carrier has a line under the document: what it holds is not this
@@ -277,9 +317,15 @@ class PeopleBatch:
         return pair is not None and pair.outcome is Outcome.MISTAKE
 
     def _find_guardian(
-        self, place: int, attempt: Attempt, rules: PeopleRules, thresholds: Thresholds
+        self,
+        place: int,
+        attempt: Attempt,
+        rules: PeopleRules,
+        minor: DocumentRecord | None,
+        *,
+        is_holder_shown: bool,
     ) -> GuardianEvidence | None:
-        guardian = attempt.guardian
+        guardian, thresholds = attempt.guardian, self._comparisons.thresholds
         if guardian is None:
             return None
         at, comparisons, state = self._places[place], self._comparisons, self._state
@@ -287,10 +333,11 @@ class PeopleBatch:
         record = state.document(guardian.document_lookup)
         held = record if record and record.status is not DocumentStatus.ATTEMPTED else None
         has_probe = comparisons.has_probe(at)
-        holder_score = find_holder_score(at, held, comparisons, state) if has_probe else None
+        holder = resemble_holder(at, held, comparisons, state) if has_probe else None
+        holder_score = None if holder is None else holder.least
         own_id = None if record is None else record.id
-        found = find_candidates(at, own_id, comparisons, state, thresholds) if has_probe else ()
-        decided = find_decided(at, record, holder_score, found, comparisons, state, thresholds)
+        found = find_candidates(at, own_id, comparisons, state) if has_probe else ()
+        decided = find_decided(at, record, found, comparisons, state)
         apart = {key for key, pair in decided.items() if pair.outcome in EXCEPTIONS}
         if own_id is not None and _reaches(holder_score, thresholds.same_document):
             apart |= state.standing.kin(own_id)
@@ -300,15 +347,23 @@ class PeopleBatch:
         if guardian.is_same_photograph:
             problems += (Reason.SAME_PHOTOGRAPH,)
         is_minor = _is_minor(guardian.document.born_on, attempt.judged_on, rules)
-        with_minor = comparisons.has_probe(place) and has_probe
-        alike = comparisons.among(place, at) if with_minor else None
+        is_same_face = (
+            comparisons.has_probe(place)
+            and has_probe
+            and any(
+                comparisons.look_alikes(shown, comparisons.faces(other).vectors)
+                for shown, other in ((place, at), (at, place))
+            )
+        )
         return GuardianEvidence(
             findings=guardian.document.findings,
             problems=problems,
             is_grown_up=None if is_minor is None else not is_minor,
-            is_same_person=guardian.document_lookup == attempt.document_lookup
-            or _reaches(alike, thresholds.review),
+            is_same_person=guardian.document_lookup == attempt.document_lookup or is_same_face,
             is_barred=record is not None and self._is_barred(record),
+            is_other=minor is not None
+            and not is_holder_shown
+            and self._is_other_guardian(at, minor, record),
             name_differs=held is not None and held.name_lookup not in (None, guardian.name_lookup),
             is_watchlisted=comparisons.watch.has_document(guardian.document_lookup)
             or (has_probe and comparisons.is_watched(at)),
@@ -316,9 +371,24 @@ class PeopleBatch:
             verify=thresholds.verify_for(live.length),
             live_portrait_score=None if portrait.is_absent else comparisons.pair_score(at),
             holder_score=holder_score,
+            holder_each=None if holder is None else holder.each,
             candidates=tuple(one for one in found if one.document_id not in apart)[:MAX_CANDIDATES],
             searched=comparisons.searched if has_probe else None,
         )
+
+    def _is_other_guardian(
+        self, at: int, minor: DocumentRecord, guardian: DocumentRecord | None
+    ) -> bool:
+        """Whether a minor's document, whose holder has not come, has a face or other guardians: by
+        anybody's document and face it would be anybody's."""
+        known = self._store.people.guardians_of(minor.id)
+        known |= {one.guardian_id for one in self._guardianships if one.document_id == minor.id}
+        if not known and not minor.reference_ids:
+            return False
+        kin = set() if guardian is None else self._state.standing.kin(guardian.id)
+        if guardian is not None and known & {guardian.id, *kin}:
+            return False
+        return self._find_confirmation(at, minor, guardian) is None
 
     def _has_all_lines(self, guardian_id: str, attempt: Attempt) -> bool:
         """Or whoever answers for children has as many lines as there are names to invent."""
@@ -394,6 +464,33 @@ class PeopleBatch:
                 case_id=case_id,
             )
         )
+
+    def find_confirmations(
+        self, attempt: Attempt, evidence: Evidence, enrollment_id: str, guardian_id: str | None
+    ) -> list[NewCase]:
+        """Cases by which two people decide what the faces leave open: whether a document may be
+        replaced, and whether somebody may come with a minor whom others answer for."""
+        people, own = evidence.people, self._state.document(attempt.document_lookup)
+        if people is None or own is None:
+            return []
+        found: list[tuple[str, str, float | None]] = []
+        replacement = people.replacement
+        if replacement is not None and replacement.document_id and not replacement.is_waiting:
+            found.append((replacement.document_id, own.id, replacement.score))
+        if people.guardian is not None and people.guardian.is_other and guardian_id is not None:
+            found.append((own.id, guardian_id, people.guardian.holder_score))
+        return [
+            NewCase(
+                kind=CaseKind.STOLEN_DOCUMENT,
+                origin=CaseOrigin.DECISION,
+                enrollment_id=enrollment_id,
+                document_ids=(about, asking),
+                suspect_ids=(asking,),
+                score=score,
+                group_key=name_confirmation(about, asking),
+            )
+            for about, asking, score in found
+        ]
 
     def find_thefts(
         self, attempt: Attempt, evidence: Evidence, enrollment_id: str

@@ -18,12 +18,14 @@ from engine.matching.calibration import Thresholds
 from engine.reasons import Decision, ExceptionCause, Reason
 from engine.registry.records import EnrollmentRecord
 
-POLICY_VERSION = "4"
+POLICY_VERSION = "5"
 """Changes whenever the same evidence could lead to another decision, or to other reasons."""
 _TELLS_ALL = frozenset({"1"})
 """Versions that gave findings on document and number beside an unusable photograph."""
 _REJECTS_EXCUSED = frozenset({"1", "2", "3"})
 """Versions that rejected an exception for what is known of its document or number."""
+_REPLACES_AT_ONCE = frozenset({"1", "2", "3", "4"})
+"""Versions that let any face of the old holder replace a document, under whatever name."""
 _OF_OTHERS = frozenset(
     {
         Reason.DOCUMENT_BLOCKED,
@@ -49,13 +51,28 @@ class Photograph(StrEnum):
     PORTRAIT = "portrait"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaceScores:
+    """The cosines of the live face, of the portrait and of their mean with one stored face; None
+    where it was not compared, and where it is below what it was searched for at."""
+
+    live: float | None = None
+    portrait: float | None = None
+    mean: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A reference of another document that looks like the probe."""
+    """A reference of another document that looks like what is shown.
+
+    `score` is the gravest of `each`, on the scale of fused comparisons (`on_fused_scale` of
+    `Thresholds`); of the mean alone in decisions that have no `each`.
+    """
 
     reference_id: int
     document_id: str
     score: float
+    each: FaceScores | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +90,8 @@ class GuardianEvidence:
     is_same_person: bool = False
     is_barred: bool = False
     """The document is blocked, replaced, about to be erased, or its holder reported dead."""
+    is_other: bool = False
+    """The minor's document has a face or another guardian already, and neither has come."""
     name_differs: bool = False
     is_watchlisted: bool = False
     has_all_lines: bool = False
@@ -80,6 +99,7 @@ class GuardianEvidence:
     verify: float
     live_portrait_score: float | None = None
     holder_score: float | None = None
+    holder_each: FaceScores | None = None
     candidates: tuple[Candidate, ...] = ()
     searched: int | None = None
     authority_problem: Reason | None = None
@@ -88,12 +108,21 @@ class GuardianEvidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplacementEvidence:
-    """What there is of a document that is said to be replaced: `score` is the face's shown with
-    its references, None without any; `is_free` whether nothing else stands against it."""
+    """What there is of a document that is said to be replaced: `score` and `each` are those of the
+    faces shown with its references, as a holder's, None without any; `is_free` whether nothing
+    else stands against it."""
 
     document_id: str | None = None
     score: float | None = None
+    each: FaceScores | None = None
     is_free: bool = False
+    name_differs: bool = False
+    is_always_asked: bool = False
+    """Whether two people decide of every one: a delay is set."""
+    is_confirmed: bool = False
+    """Two people have decided of this face and these two documents, and the delay has passed."""
+    is_waiting: bool = False
+    """They have, and it has not."""
     authority_problem: Reason | None = None
     authority_brings: Decision | None = None
 
@@ -142,6 +171,9 @@ ORDINARY = PeopleEvidence()
 class Evidence:
     """Everything that a decision depends on; scores are cosines, `None` where not compared.
 
+    Of the faces shown the one that is least like the holder counts: `holder_score` is the lowest of
+    `holder_each`, on the scale of fused comparisons, so that `thresholds.same_document` holds for
+    it (`on_fused_scale` of `Thresholds`). Decisions without `holder_each` have the mean's alone.
     `candidates` are references under other documents with a score at or above
     `thresholds.review`, best first; `searched` is how many references were compared, `None`
     when the duplicate search did not run. The document was checked on the date `judged_on`, in
@@ -158,6 +190,7 @@ class Evidence:
     is_same_photograph: bool = False
     live_portrait_score: float | None = None
     holder_score: float | None = None
+    holder_each: FaceScores | None = None
     candidates: tuple[Candidate, ...] = ()
     searched: int | None = None
     is_number_in_use: bool = False
@@ -247,7 +280,7 @@ def decide(evidence: Evidence, version: str = POLICY_VERSION) -> Verdict:
         *(one for one in alive if one not in photographs),
         *_face_findings(evidence),
         *_line_findings(evidence),
-        *_people_findings(people, evidence.thresholds),
+        *_people_findings(people, evidence.thresholds, version),
     )
     # Of a minor and of the guardian the same may be found.
     findings = tuple(dict.fromkeys(each))
@@ -359,7 +392,7 @@ def _line_findings(evidence: Evidence) -> list[Finding]:
     return findings
 
 
-def _people_findings(people: PeopleEvidence, thresholds: Thresholds) -> list[Finding]:
+def _people_findings(people: PeopleEvidence, thresholds: Thresholds, version: str) -> list[Finding]:
     found = [
         (people.is_deceased, Reason.HOLDER_DECEASED, Decision.REJECTED),
         (people.is_replaced, Reason.DOCUMENT_REPLACED, Decision.REJECTED),
@@ -372,19 +405,28 @@ def _people_findings(people: PeopleEvidence, thresholds: Thresholds) -> list[Fin
         ),
     ]
     findings = [Finding(reason, brings) for applies, reason, brings in found if applies]
-    replacement = people.replacement
-    if replacement is not None:
-        score = replacement.score
-        is_theirs = score is not None and score >= thresholds.same_document
-        # Whoever is not its holder is not told what is known of it, either.
-        findings += (
-            _authority_findings(replacement)
-            if replacement.is_free and is_theirs
-            else [Finding(Reason.REPLACEMENT_REFUSED, Decision.REJECTED)]
-        )
+    if people.replacement is not None:
+        findings += _replacement_findings(people.replacement, thresholds, version)
     if people.is_minor:
         findings += _guardian_findings(people.guardian, thresholds)
     return findings
+
+
+def _replacement_findings(
+    replacement: ReplacementEvidence, thresholds: Thresholds, version: str
+) -> list[Finding]:
+    """All lines move with a document: only a face beyond doubt under the same name does it alone,
+    for a look-alike of one holder among many is soon found."""
+    score = replacement.score
+    if score is None or not score >= thresholds.same_document or not replacement.is_free:
+        # Whoever is not its holder is not told what is known of it, either.
+        return [Finding(Reason.REPLACEMENT_REFUSED, Decision.REJECTED)]
+    is_sure = score >= thresholds.certain and not replacement.name_differs
+    is_asked = replacement.is_always_asked or not is_sure
+    if version in _REPLACES_AT_ONCE or replacement.is_confirmed or not is_asked:
+        return _authority_findings(replacement)
+    asked = Finding(Reason.REPLACEMENT_ASKED, Decision.REVIEW)
+    return [*_authority_findings(replacement), asked]
 
 
 def _guardian_findings(guardian: GuardianEvidence | None, thresholds: Thresholds) -> list[Finding]:
@@ -414,6 +456,7 @@ def _guardian_findings(guardian: GuardianEvidence | None, thresholds: Thresholds
     if refused:
         return refused[:1]
     doubts = (
+        (guardian.is_other, Reason.GUARDIAN_CHANGED),
         (guardian.name_differs, Reason.NAME_MISMATCH),
         (review, Reason.GUARDIAN_DUPLICATE),
         (guardian.is_watchlisted, Reason.WATCHLISTED),
@@ -469,7 +512,9 @@ def read_evidence(recorded: Mapping[str, Any]) -> Evidence:
     fields = dict(recorded)
     fields["thresholds"] = Thresholds(**fields["thresholds"])
     for name in ("candidates", "excepted"):
-        fields[name] = tuple(Candidate(**item) for item in fields.get(name, ()))
+        fields[name] = msgspec.convert(fields.get(name, ()), tuple[Candidate, ...])
+    if fields.get("holder_each") is not None:
+        fields["holder_each"] = FaceScores(**fields["holder_each"])
     if fields.get("people") is not None:
         fields["people"] = msgspec.convert(fields["people"], PeopleEvidence)
     for name in ("document_findings", "live_problems", "portrait_problems"):

@@ -601,6 +601,8 @@ class Attempt:
     replaced: CheckedDocument | None = None
     """What it replaces, where that is well-formed."""
     replaced_lookup: bytes | None = None
+    replaced_name_lookup: bytes | None = None
+    """The name that came with this document, as the replaced one's would be known."""
 
     @property
     def guardian_pair(self) -> tuple[Sample, Sample]:
@@ -715,7 +717,10 @@ class Intake:
             document = check_documents([replaces], on)[0]
             if document.is_well_formed:
                 lookup = document_look_up(self._vault, document)
-                attempt = replace(attempt, replaced=document, replaced_lookup=lookup)
+                name = name_look_up(self._vault, lookup, attempt.document.name)
+                attempt = replace(
+                    attempt, replaced=document, replaced_lookup=lookup, replaced_name_lookup=name
+                )
         return attempt
 
     def _find_time_zone(self, outlet: Outlet | None) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.errors import CalibrationError
 from engine.matching.calibration import Thresholds
-from engine.matching.comparison import fuse_vectors, score_best
+from engine.matching.comparison import Faces, compare_faces, fuse_vectors, score_best
 from engine.matching.policy import Evidence, decide
 from engine.matching.requests import Sample
 from engine.registry.reader import Reader
@@ -51,7 +51,7 @@ class SecondModel:
         held: Sequence[int],
         known: Mapping[int, NDArray[np.float32]],
         *,
-        is_fused: bool,
+        is_match: bool,
     ) -> Mapping[str, Any] | None:
         """What evidence keeps of its scores and of what they would have decided; None where it saw
         no face.
@@ -63,19 +63,20 @@ class SecondModel:
         first, other = (self._vector_of(one) for one in (live, portrait))
         if first is None or other is None:
             return None
-        probe = fuse_vectors(first, other) if is_fused else first
+        faces = Faces.of(first, other if is_match else None, is_fused=live.length < 1)
         references = [known[key] for key in held if key in known]
+        holder = compare_faces(faces, np.stack(references), self.thresholds) if references else None
         candidates = [
-            replace(one, score=score)
+            replace(one, score=alike.most, each=alike.each)
             for one in evidence.candidates
             if one.reference_id in known
-            for score in (score_best(probe, known[one.reference_id][None]),)
-            if score is not None
+            for alike in (compare_faces(faces, known[one.reference_id][None], self.thresholds),)
+            if alike is not None
         ]
         described: dict[str, Any] = {
             "model_digest": self.digest,
             "live_portrait": score_best(first, other[None]),
-            "holder": score_best(probe, np.stack(references)) if references else None,
+            "holder": None if holder is None else holder.least,
             "best_candidate": max((one.score for one in candidates), default=None),
             "thresholds": None if self.thresholds is None else asdict(self.thresholds),
         }
@@ -89,6 +90,7 @@ class SecondModel:
                 thresholds=self.thresholds,
                 live_portrait_score=described["live_portrait"],
                 holder_score=described["holder"],
+                holder_each=None if holder is None else holder.each,
                 candidates=tuple(one for one in candidates if one.score >= review),
             )
             described["decision"] = decide(again).decision.value

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, insert, select
 
 from engine.errors import PlaceUnknown
-from engine.reasons import Reason
+from engine.reasons import Decision, Reason
 from engine.registry import tables
 from engine.registry.database import Source, chunks
 from engine.registry.records import (
@@ -51,6 +51,7 @@ class EventType(StrEnum):
     LINE_RESTORED = "line.restored"
     LINE_CLOSED = "line.closed"
     LINE_MOVED = "line.moved"
+    LINE_MOVE_ASKED = "line.move_asked"
     CASE_OPENED = "case.opened"
     CASE_CLOSED = "case.closed"
     CASE_MERGED = "case.merged"
@@ -112,6 +113,9 @@ _LAST = select(_events.c.number, _events.c.line_id).order_by(_events.c.number.de
 _LINES: Select[Any] = select(_lines.c.id, _lines.c.carrier, _lines.c.document_id).where(
     _lines.c.id.in_(bindparam("keys", expanding=True))
 )
+_IN_USE_OF: Select[Any] = select(_lines.c.id, _lines.c.carrier, _lines.c.document_id).where(
+    _lines.c.document_id == bindparam("key"), _lines.c.status != "closed"
+)
 _CARRIERS_OF = (
     select(_lines.c.carrier)
     .where(_lines.c.document_id == bindparam("key"))
@@ -130,6 +134,7 @@ def find_events(connection: Connection, changes: Changes) -> list[_New]:
     """What these changes are to others; to be called before they are made."""
     found = [*_of_enrollments(changes), *_of_life(connection, changes)]
     found += [*_of_lines(connection, changes), *_of_cases(connection, changes)]
+    found += _of_replacements(connection, changes)
     ended = [one for one in changes.sweeps if one.ended_at is not None]
     if ended:
         # A sweep's row is written again when its files leave.
@@ -181,6 +186,15 @@ def _of_enrollments(changes: Changes) -> Iterator[_New]:
         by: Mapping[str, Any] = {"enrollment_id": line.enrollment_id, "outlet": line.outlet}
         opened_by = (EventType.LINE_OPENED, line.id, line.carrier, by)
         yield _New(*opened_by, document_id=line.document_id)
+
+
+def _of_replacements(connection: Connection, changes: Changes) -> Iterator[_New]:
+    """That people are to decide whether lines may move: their holder may object in time."""
+    for one in changes.enrollments:
+        if Reason.REPLACEMENT_ASKED in one.reasons and one.decision == Decision.REVIEW:
+            old = one.evidence["inputs"]["people"]["replacement"]["document_id"]
+            for row in connection.execute(_IN_USE_OF, {"key": old}):
+                yield _of_line(EventType.LINE_MOVE_ASKED, row, {})
 
 
 def _of_life(connection: Connection, changes: Changes) -> Iterator[_New]:

@@ -36,6 +36,7 @@ _OF_EXCEPTIONS = select(_exceptions).where(_exceptions.c.id.in_(KEYS))
 _BY_LINE = select(_exceptions).where(_exceptions.c.line_id.in_(KEYS))
 _BY_CASE = select(_exceptions).where(_exceptions.c.case_id == bindparam("case"))
 _GUARDED = select(_guardianships).where(_guardianships.c.line_id.in_(KEYS))
+_GUARDIANS_OF = select(_guardianships).where(_guardianships.c.document_id.in_(KEYS))
 _GUARDED_BY = select(_guardianships).where(_guardianships.c.guardian_id.in_(KEYS))
 _REFERENCES = select(*REFERENCE_COLUMNS).where(tables.references.c.document_id.in_(KEYS))
 _ENROLLMENTS = select(tables.enrollments).where(tables.enrollments.c.id.in_(KEYS))
@@ -147,6 +148,11 @@ class PeopleReader(Source):
     def guarded_by(self, guardian_id: str) -> list[str]:
         """The lines of minors that the holder of this document answers for, closed ones too."""
         return [row.line_id for row in self._authentic(_guardianships, _GUARDED_BY, [guardian_id])]
+
+    def guardians_of(self, document_id: str) -> set[str]:
+        """The documents of those who answer for lines under a minor's document."""
+        rows = self._authentic(_guardianships, _GUARDIANS_OF, [document_id])
+        return {row.guardian_id for row in rows}
 
     def bound_by(self, document_id: str) -> set[str]:
         """The carriers whose enrollments have made a face this document's, an erased one's too."""

@@ -256,6 +256,7 @@ _OF_HOLDERS = frozenset(
         Reason.DOCUMENT_REPLACED,
         Reason.HOLDER_DECEASED,
         Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
+        Reason.GUARDIAN_CHANGED,
         Reason.LINE_LIMIT_REACHED,
         Reason.PERSON_LIMIT_REACHED,
         Reason.LINE_IN_USE,

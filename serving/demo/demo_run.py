@@ -70,11 +70,15 @@ def build_report(
         "model": _describe_model(deployment),
         "thresholds": _describe_thresholds(deployment),
         "expected_false_candidates": {
-            name: deployment.expect_false_candidates(gallery_size, score, Comparison.FUSED)
-            for name, score in (
-                ("review", deployment.thresholds.review),
-                ("certain", deployment.thresholds.certain),
+            name: deployment.expect_false_candidates(
+                gallery_size,
+                # The mean of both photographs, and each alone.
+                [
+                    (getattr(deployment.thresholds.of(kind), name), kind)
+                    for kind in (Comparison.FUSED, *(Comparison.FUSED_TO_ONE,) * 2)
+                ],
             )
+            for name in ("review", "certain")
         },
         "scenes": [_describe_step(number, one) for number, one in enumerate(results, start=1)],
         "stages_ms": _time_stages(results),

@@ -50,6 +50,7 @@ _NEEDED: Json = {
         "portrait": "{{other_picture}}",
     },
     "exception": "injury",
+    "replaces": {"type": "pk-cnic", "number": make_number("pk-cnic", 66)},
 }
 """What an outcome needs beside its document number."""
 _SUCCEEDS = frozenset(

@@ -147,13 +147,15 @@ _AUTHORITY = (
     Outcome(951, "it knows no such document", _REJECTED, Reason.AUTHORITY_UNKNOWN_DOCUMENT),
     Outcome(952, "it lists the document as lost", _REVIEW, Reason.AUTHORITY_CONTRADICTS),
 )
-_GUARDIAN, _EXCEPTION = "guardian", "exception"
+_GUARDIAN, _EXCEPTION, _REPLACES = "guardian", "exception", "replaces"
 _PEOPLE = (
     Outcome(960, "a minor; with a guardian, approved", _REJECTED, Reason.GUARDIAN_MISSING),
     Outcome(961, "too young, too", _REJECTED, Reason.GUARDIAN_REFUSED, needs=_GUARDIAN),
     Outcome(962, "a blurred photograph", _REJECTED, Reason.GUARDIAN_UNUSABLE, needs=_GUARDIAN),
     Outcome(963, "two faces", _REJECTED, Reason.GUARDIAN_MISMATCH, needs=_GUARDIAN),
     Outcome(964, "like the resident; a case", _REVIEW, Reason.GUARDIAN_DUPLICATE, needs=_GUARDIAN),
+    Outcome(965, "not who came before; a case", _REVIEW, Reason.GUARDIAN_CHANGED, needs=_GUARDIAN),
+    Outcome(966, "another name; a case", _REVIEW, Reason.REPLACEMENT_ASKED, needs=_REPLACES),
     Outcome(970, "two people decide; a case", _REVIEW, Reason.EXCEPTION_ASKED, needs=_EXCEPTION),
     Outcome(GRANTED, "granted at once", _REVIEW, Reason.EXCEPTION_ASKED, needs=_EXCEPTION),
     Outcome(
@@ -297,7 +299,7 @@ def make_near(face: Vector, name: str, cosine: float) -> Vector:
 
 def make_pair(face: Vector, name: str) -> tuple[Vector, Vector]:
     """Two photographs of a face, whose mean is that face."""
-    live = make_near(face, name, ALIKE)
+    live = make_near(face, f"{name} live", ALIKE)
     portrait = 2 * ALIKE * face.astype(np.float64) - live
     return live, np.asarray(portrait / np.linalg.norm(portrait), dtype=np.float32)
 

@@ -50,6 +50,7 @@ from engine.matching.lines import close_line, find_line, normalise_line
 from engine.matching.liveness import LivenessResult, LivenessTerms
 from engine.matching.people import PeopleRules, PeopleTerms
 from engine.matching.requests import (
+    ABSENT,
     Answer,
     EnrollmentRequest,
     GuardianShown,
@@ -98,6 +99,7 @@ _PEOPLE_RULES = {
     **dict.fromkeys(outcomes.GUARDIAN_REASONS, _WITH_GUARDIANS),
     # Nobody is old enough to answer for others.
     Reason.GUARDIAN_REFUSED: replace(_WITH_GUARDIANS, age_of_majority=200),
+    Reason.GUARDIAN_CHANGED: replace(_WITH_GUARDIANS, is_face_waived=True),
     Reason.EXCEPTION_ASKED: PeopleRules(takes_exceptions=True, exceptions_per_outlet=10**9),
     Reason.EXCEPTION_LIMIT_REACHED: PeopleRules(takes_exceptions=True, exceptions_per_outlet=0),
 }
@@ -208,10 +210,12 @@ class SandboxRegistrar(RegistrarClient):
         live, portrait = make_pair(_choose_face(opened, outcome, own, name), name)
         if outcome.reason is Reason.FACE_MISMATCH:
             portrait = make_near(live, f"{name} portrait", 0.05)
+        # Of a minor whose face is on file the guardian comes alone.
+        is_absent = outcome.reason is Reason.GUARDIAN_CHANGED and request.guardian is not None
         return replace(
             request,
-            live=_show_face(opened, request.live, live, outcome.reason),
-            portrait=_show_face(opened, request.portrait, portrait),
+            live=ABSENT if is_absent else _show_face(opened, request.live, live, outcome.reason),
+            portrait=ABSENT if is_absent else _show_face(opened, request.portrait, portrait),
             guardian=_show_guardian(opened, request.guardian, outcome),
             liveness=_tell_liveness(request, outcome),
             authority=_tell_authority(request, outcome),
@@ -394,6 +398,17 @@ def _hold_by_another_name(opened: OpenRegistry, request: EnrollmentRequest, own:
     _admit(opened, replace(request.document, name="Sandbox Namesake"), own)
 
 
+def _hold_replaced(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
+    _free(opened, request, own)
+    if request.replaces is not None:
+        _admit(opened, replace(request.replaces, name="Sandbox Namesake"), own)
+
+
+def _hold_minor(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
+    _free_all(opened, request, own)
+    _admit(opened, request.document, own)
+
+
 def _hold_by_another(opened: OpenRegistry, request: EnrollmentRequest, own: Vector) -> None:
     _free(opened, request, own)
     _admit(opened, request.document, make_near(own, "another holder", 0.05))
@@ -514,7 +529,9 @@ _PREPARATIONS: Mapping[Reason | None, Preparation] = {
     Reason.HOLDER_DECEASED: _bury,
     Reason.DOCUMENT_REPLACED: _replace,
     Reason.PERSON_LIMIT_REACHED: _fill_elsewhere,
+    Reason.REPLACEMENT_ASKED: _hold_replaced,
     **dict.fromkeys(outcomes.GUARDIAN_REASONS, _free_all),
+    Reason.GUARDIAN_CHANGED: _hold_minor,
 }
 
 

@@ -40,6 +40,7 @@ Reason = Annotated[
         "DOCUMENT_REPLACED",
         "HOLDER_DECEASED",
         "REPLACEMENT_REFUSED",
+        "REPLACEMENT_ASKED",
         "BIRTH_DATE_MISMATCH",
         "BIRTH_DATE_MISSING",
         "GUARDIAN_MISSING",
@@ -47,6 +48,7 @@ Reason = Annotated[
         "GUARDIAN_UNUSABLE",
         "GUARDIAN_MISMATCH",
         "GUARDIAN_DUPLICATE",
+        "GUARDIAN_CHANGED",
         "EXCEPTION_ASKED",
         "EXCEPTION_NOT_OFFERED",
         "EXCEPTION_LIMIT_REACHED",
@@ -215,6 +217,15 @@ class Thresholds(AnswerBody, frozen=True):
     one_person: Annotated[
         float | None, Meta(description="that one of several frames must have with each other")
     ] = None
+    same_document_single: Annotated[
+        float | None,
+        Meta(
+            description="of one photograph against a reference; null, as the next two, in "
+            "decisions from before live face and portrait were each held against references"
+        ),
+    ] = None
+    review_single: float | None = None
+    certain_single: float | None = None
 
 
 class DuplicateSearch(AnswerBody, frozen=True):

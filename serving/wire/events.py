@@ -18,6 +18,7 @@ EventType = Annotated[
         "line.restored",
         "line.closed",
         "line.moved",
+        "line.move_asked",
         "case.opened",
         "case.closed",
         "case.merged",

@@ -124,6 +124,7 @@ class Lab:
         look_ups: AuthorityTerms | None = None,
         person_limit: int = 0,
         people: PeopleTerms = NO_RULES,
+        clock: Callable[[], datetime] = lambda: NOW,
     ) -> Iterator[Registrar]:
         writer = self.store.writer()
         if gallery is None:
@@ -135,7 +136,7 @@ class Lab:
             watch=watchlist or WatchList(DIM, self.store.watchlist()),
             thresholds=THRESHOLDS,
             model_digest=MODEL_DIGEST,
-            false_candidates=lambda size, score, _: {"value": size * 1e-6 * (score < 2)},
+            false_candidates=lambda size, _: {"value": size * 1e-6},
             limits=limits,
             thresholds_for=thresholds_for,
             liveness=liveness,
@@ -144,7 +145,7 @@ class Lab:
             people=people,
         )
         try:
-            registrar = Registrar(writer, judge, config, clock=lambda: NOW, observer=observer)
+            registrar = Registrar(writer, judge, config, clock=clock, observer=observer)
         except BaseException:
             writer.close()
             raise

@@ -70,7 +70,7 @@ def enroll(url: str, ring: Path, folder: Path, first: int, resume: int) -> None:
         watch=WatchList(DIM),
         thresholds=Thresholds(verify=0.40, same_document=0.42, review=0.60, certain=0.70),
         model_digest=MODEL_DIGEST,
-        false_candidates=lambda size, score, _: {"value": size * score * 0},
+        false_candidates=lambda size, _: {"value": size * 0.0},
     )
     registrar = Registrar(writer, judge)
     os.write(1, b"ready\n")

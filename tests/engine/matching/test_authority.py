@@ -89,7 +89,7 @@ CHILD, GROWN_UP = date(2012, 5, 1), date(1980, 5, 1)
 
 
 def card(serial: int, born_on: date = GROWN_UP) -> Document:
-    return Document("id-kitas", f"2C11{serial:08d}", f"Holder {serial}", born_on=born_on)
+    return Document("id-kitas", f"2C11{serial:08d}", "A Holder", born_on=born_on)
 
 
 def all_confirmed(**others: AuthorityResult) -> dict[DocumentRole, AuthorityResult]:
@@ -208,14 +208,14 @@ def test_the_authority_is_asked_of_whom_the_decision_needs_and_no_other(lab: Any
     asked = roles(document=card(1, CHILD), guardian=shown)
     named = {role: (one.document.number, one.name, one.live) for role, one in asked.items()}
     assert named == {
-        DocumentRole.OWN: (card(1).number, "Holder 1", b"live"),
-        DocumentRole.GUARDIAN: (card(2).number, "Holder 2", b"guardian"),
+        DocumentRole.OWN: (card(1).number, "A Holder", b"live"),
+        DocumentRole.GUARDIAN: (card(2).number, "A Holder", b"guardian"),
     }
     assert [*roles(document=card(1), guardian=shown)] == [DocumentRole.OWN]
     assert [*roles(NO_RULES, document=card(1, CHILD), guardian=shown)] == [DocumentRole.OWN]
     replaced = roles(document=card(1), replaces=Document("id-kitas", card(3).number, "any holder"))
     question = replaced[DocumentRole.REPLACED]
-    assert (question.name, question.document.born_on) == ("Holder 1", GROWN_UP)
+    assert (question.name, question.document.born_on) == ("A Holder", GROWN_UP)
     assert [*roles(document=card(1), replaces=card(1))] == [DocumentRole.OWN]
     # Of whoever lacks evidence of liveness nobody is asked; who shows no face needs none.
     liveness = LivenessTerms({LivenessUse.ENROLLMENT: LivenessMode.REQUIRED})

@@ -202,7 +202,9 @@ def test_review_follows_the_gallery_as_far_as_the_data_support_it() -> None:
     assert rate_in(10**6) == CURVE.lowest_fmr, "never beyond the data"
     assert ThresholdRates().review_in(10**6, CURVE.lowest_fmr) == ThresholdRates().review
     small, large = (Thresholds.from_calibration(CALIBRATION, rates, n) for n in (1_000, 10**9))
-    assert small == replace(large, review=small.review)
+    singly = {"review": small.review, "review_single": small.review_single}
+    assert small == replace(large, **singly)
+    assert small.review_single == CALIBRATION.threshold_at(1e-4, Comparison.FUSED_TO_ONE)
     assert small.review == CALIBRATION.threshold_at(1e-4, Comparison.FUSED)
     assert large.review == CALIBRATION.threshold_at(1e-6, Comparison.FUSED)
 

@@ -69,7 +69,7 @@ def ask(registrar: Registrar, *requests: EnrollmentRequest) -> list[Answer]:
 
 def card(serial: int, born_on: date | None = GROWN_UP) -> Document:
     """A document whose number tells no date of birth."""
-    return Document("id-kitas", f"2C11{serial:08d}", f"Holder {serial}", born_on=born_on)
+    return Document("id-kitas", f"2C11{serial:08d}", "A Holder", born_on=born_on)
 
 
 def guardian(
@@ -576,9 +576,13 @@ def test_the_face_of_lines_does_not_drift_from_document_to_document(
     person, store = lab.people.person(), lab.store
     first = ask(registrar, lab.request(person, document=card(1)))[0]
     own = store.document(first.body["document_id"]).reference_ids
-    # Half the holder's face, and half of somebody's.
+    # Half the holder's face, and half of somebody's: two people have to let it pass.
     between = lab.people.between(person, 0.7)
-    answer = ask(registrar, lab.request(between, document=card(2), replaces=card(1)))[0]
+    renewed = lab.request(between, document=card(2), replaces=card(1))
+    asked = ask(registrar, renewed)[0]
+    assert asked.reasons == (Reason.REPLACEMENT_ASKED,)
+    close(registrar, lab, asked.body["cases"][0]["id"], Outcome.UNFOUNDED)
+    answer = ask(registrar, replace(renewed, idempotency_key="again"))[0]
     assert answer.decision is Decision.APPROVED, answer.reasons
     taken = store.document(answer.body["document_id"]).reference_ids
     kept, inherited = registrar.gallery.vectors(np.array([*own, *taken]))
@@ -590,6 +594,119 @@ def test_the_face_of_lines_does_not_drift_from_document_to_document(
         first.body["document_id"],
         [first.body["line_id"]],
     )
+
+
+@pytest.mark.parametrize("doubt", ["the name", "the face", "the portrait"])
+def test_two_people_decide_of_a_replacement_in_doubt_and_the_lines_stay_until_then(
+    lab: Lab, registrar: Registrar, doubt: str
+) -> None:
+    person, store = lab.people.person(), lab.store
+    first = ask(registrar, lab.request(person, document=card(1)))[0]
+    old = first.body["document_id"]
+    shown: dict[str, Any] = {}
+    if doubt == "the name":
+        shown = {"document": replace(card(2), name="Somebody Else")}
+    elif doubt == "the face":
+        shown = {"live": lab.people.sample(lab.people.between(person, 0.66), noise=0.05)}
+    else:
+        shown = {"portrait": lab.people.sample(lab.people.between(person, 0.66), noise=0.05)}
+    renewed = lab.request(person, **{"document": card(2), "replaces": card(1)} | shown)
+    again = replace(renewed, idempotency_key="again")
+    asked, repeated = ask(registrar, renewed)[0], ask(registrar, again)[0]
+    for answer in (asked, repeated):
+        assert (answer.decision, answer.reasons) == (Decision.REVIEW, (Reason.REPLACEMENT_ASKED,))
+        assert_replays(lab, answer)
+    assert [one.id for one in store.lines_of(old)] == [first.body["line_id"]]
+    told = [one for one in read_events(store, 0) if one.type is EventType.LINE_MOVE_ASKED]
+    assert {(one.subject, one.carrier) for one in told} == {(first.body["line_id"], "blue")}
+    # However often it is sent, it is one question.
+    (case,) = store.cases.newest()
+    assert [one["id"] for one in asked.body["cases"] + repeated.body["cases"]] == [case.id] * 2
+    with pytest.raises(FourEyes):
+        steps.close(registrar, store, case.id, Outcome.UNFOUNDED, (), ANNE)
+    close(registrar, lab, case.id, Outcome.UNFOUNDED)
+    moved = ask(registrar, replace(renewed, idempotency_key="moved"))[0]
+    assert moved.decision is Decision.APPROVED, moved.reasons
+    assert first.body["line_id"] in {one.id for one in store.lines_of(moved.body["document_id"])}
+    assert_replays(lab, moved)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FRAUD, Outcome.MISTAKE, Outcome.TWINS])
+def test_a_replacement_that_people_do_not_let_pass_is_asked_again(
+    lab: Lab, registrar: Registrar, outcome: Outcome
+) -> None:
+    person, store = lab.people.person(), lab.store
+    first = ask(registrar, lab.request(person, document=card(1)))[0]
+    alike = lab.people.between(person, 0.55)
+    face = {"live": lab.people.sample(alike, noise=0.1), "portrait": lab.people.sample(alike)}
+    taking = lab.request(document=card(2), replaces=card(1), **face)
+    asked = ask(registrar, taking)[0]
+    assert asked.reasons == (Reason.REPLACEMENT_ASKED,)
+    close(registrar, lab, asked.body["cases"][0]["id"], outcome)
+    again = ask(registrar, replace(taking, idempotency_key="again"))[0]
+    assert again.reasons == (Reason.REPLACEMENT_ASKED,)
+    assert again.body["cases"] != asked.body["cases"]
+    close(registrar, lab, again.body["cases"][0]["id"], Outcome.UNFOUNDED)
+    # What was decided is about the face that they saw.
+    other = lab.people.between(person, 0.55)
+    face = {"live": lab.people.sample(other, noise=0.1), "portrait": lab.people.sample(other)}
+    taken = ask(registrar, replace(taking, idempotency_key="taken", **face))[0]
+    assert Reason.REPLACEMENT_ASKED in taken.reasons
+    # Its holder goes on under their own document, and may replace it.
+    assert [one.id for one in store.lines_of(first.body["document_id"])] == [first.body["line_id"]]
+    own = ask(registrar, lab.request(person, document=card(3), replaces=card(1)))[0]
+    assert own.decision is Decision.APPROVED, own.reasons
+
+
+def test_a_delay_passes_between_what_people_decide_and_the_move_of_lines(lab: Lab) -> None:
+    person = lab.people.person()
+    rules = PeopleTerms(replace(RULES, replacement_delay=timedelta(hours=48)))
+    renewed = lab.request(person, document=card(2), replaces=card(1))
+    clock = NOW
+    with lab.registrar(people=rules, clock=lambda: clock) as registrar:
+        ask(registrar, lab.request(person, document=card(1)))
+        asked = ask(registrar, renewed)[0]
+        assert asked.reasons == (Reason.REPLACEMENT_ASKED,), "of every face, however alike"
+        close(registrar, lab, asked.body["cases"][0]["id"], Outcome.UNFOUNDED)
+        clock = NOW + timedelta(hours=47)
+        early = ask(registrar, replace(renewed, idempotency_key="early"))[0]
+        assert early.reasons == (Reason.REPLACEMENT_ASKED,)
+        # Nobody is asked again what has been decided.
+        assert early.body["cases"] == []
+        clock = NOW + timedelta(hours=49)
+        moved = ask(registrar, replace(renewed, idempotency_key="late"))[0]
+    assert moved.decision is Decision.APPROVED, moved.reasons
+
+
+def test_a_minors_document_is_no_ones_who_brings_another_guardian(lab: Lab) -> None:
+    child, parent, other = (lab.people.person() for _ in range(3))
+    faceless = {"document": card(1, CHILD), "live": ABSENT, "portrait": ABSENT}
+    waived = PeopleTerms(replace(RULES, is_face_waived=True))
+    with lab.registrar(people=waived) as registrar:
+        with_parent = lab.request(**faceless, guardian=guardian(lab, parent, 2))
+        with_other = lab.request(**faceless, guardian=guardian(lab, other, 3))
+        # The second of one batch, too.
+        first, taken = ask(registrar, with_parent, with_other)
+        assert first.decision is Decision.APPROVED, first.reasons
+        assert (taken.decision, taken.reasons) == (Decision.REVIEW, (Reason.GUARDIAN_CHANGED,))
+        shown = {"live": lab.people.sample(child), "portrait": lab.people.sample(child)}
+        face = lab.request(
+            **faceless | shown, guardian=guardian(lab, other, 3), idempotency_key="a face"
+        )
+        assert ask(registrar, face)[0].reasons == (Reason.GUARDIAN_CHANGED,)
+        own = lab.request(**faceless | shown, guardian=guardian(lab, parent, 2, portrait=False))
+        assert ask(registrar, own)[0].decision is Decision.APPROVED
+        # Now the document has a face: with that anybody may come, and without it nobody new.
+        assert ask(registrar, replace(face, idempotency_key="the face"))[0].reasons == ()
+        third = guardian(lab, lab.people.person(), 4)
+        new = lab.request(**faceless, guardian=third)
+        asked = ask(registrar, new)[0]
+        assert asked.reasons == (Reason.GUARDIAN_CHANGED,)
+        close(registrar, lab, asked.body["cases"][0]["id"], Outcome.UNFOUNDED)
+        granted = ask(registrar, replace(new, idempotency_key="granted"))[0]
+        assert granted.decision is Decision.APPROVED, granted.reasons
+    assert_replays(lab, first, taken, asked, granted)
+    assert {one.kind for one in lab.store.cases.newest()} == {CaseKind.STOLEN_DOCUMENT}
 
 
 def test_an_exemption_goes_along_with_the_document_that_replaces_another(lab: Lab) -> None:

@@ -41,7 +41,8 @@ def other(score: float) -> Candidate:
 GUARDIAN = GuardianEvidence(
     is_grown_up=True, verify=0.40, live_portrait_score=0.7, holder_score=0.8, searched=100_000
 )
-FREE = ReplacementEvidence(document_id="old", score=0.42, is_free=True)
+DOUBTED = ReplacementEvidence(document_id="old", score=0.42, is_free=True)
+FREE = ReplacementEvidence(document_id="old", score=0.65, is_free=True)
 
 
 def minor(**guardian: Any) -> dict[str, Any]:
@@ -100,7 +101,17 @@ APART: list[tuple[dict[str, Any], Decision, tuple[Reason, ...], tuple[CaseKind, 
         (CaseKind.DECEASED,),
     ),
     ({"is_replaced": True}, Decision.REJECTED, (Reason.DOCUMENT_REPLACED,), ()),
+    (minor(is_other=True), Decision.REVIEW, (Reason.GUARDIAN_CHANGED,), ()),
     ({"replacement": FREE}, Decision.APPROVED, (), ()),
+    ({"replacement": replace(DOUBTED, is_confirmed=True)}, Decision.APPROVED, (), ()),
+    *(
+        ({"replacement": doubted}, Decision.REVIEW, (Reason.REPLACEMENT_ASKED,), ())
+        for doubted in (
+            DOUBTED,
+            replace(FREE, name_differs=True),
+            replace(FREE, is_always_asked=True),
+        )
+    ),
     *(
         ({"replacement": refused}, Decision.REJECTED, (Reason.REPLACEMENT_REFUSED,), ())
         for refused in (
@@ -296,6 +307,8 @@ def test_two_rows_together_keep_both_reasons_and_the_graver_decision(first: int)
     for second in range(len(ROWS)):
         if set(ROWS[first][0]) & set(ROWS[second][0]):
             continue
+        if Reason.REPLACEMENT_ASKED in (*ROWS[first][2], *ROWS[second][2]):
+            continue  # the version that tells all asked nobody
         verdict = decide(replace(HONEST, **ROWS[first][0], **ROWS[second][0]), ALL_TOLD)
         assert set(verdict.reasons) == {*ROWS[first][2], *ROWS[second][2]}
         assert gravity.index(verdict.decision) == max(

@@ -38,7 +38,7 @@ def test_a_second_model_decides_by_its_own_scores_and_thresholds_alone() -> None
     pair = sample(1, 0, 0), sample(1, 0, 0)
 
     def say(known: Any, held: Any = (3,)) -> Any:
-        told = model.describe(*pair, evidence, held, known, is_fused=True)
+        told = model.describe(*pair, evidence, held, known, is_match=True)
         assert told is not None
         return told.get("decision")
 
@@ -49,7 +49,7 @@ def test_a_second_model_decides_by_its_own_scores_and_thresholds_alone() -> None
     assert say({3: far, 7: far}) == "rejected", "another face holds the document"
     assert say({3: same}) is None, "it has not seen the candidate"
     assert say({7: far}) is None, "nor the holder"
-    plain = SecondModel(DIGEST, 3).describe(*pair, evidence, (3,), {3: same}, is_fused=True)
+    plain = SecondModel(DIGEST, 3).describe(*pair, evidence, (3,), {3: same}, is_match=True)
     assert plain is not None
     assert plain["thresholds"] is None
     assert "decision" not in plain

@@ -39,7 +39,11 @@ class Served:
     def activation(self, serial: int = 0, kind: str = "cn-ric", **changes: Any) -> dict[str, Any]:
         document = {"type": kind, "number": make_number(kind, serial), "name": "Sandra Sand"}
         needs = OUTCOMES[serial].needs if serial in OUTCOMES else ""
-        brought = {"guardian": self.guardian(), "exception": "injury"}
+        brought = {
+            "guardian": self.guardian(),
+            "exception": "injury",
+            "replaces": {"type": "pk-cnic", "number": make_number("pk-cnic", 66)},
+        }
         return (
             ({needs: brought[needs]} if needs else {})
             | {
