@@ -567,6 +567,16 @@ def test_a_shard_whose_device_failed_is_named() -> None:
         assert gallery.search_fault == "shard 1: CUDA error 700"
 
 
+def test_a_shard_is_open_when_what_its_searches_run_is_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled: list[Scanner] = []
+    monkeypatch.setattr(galleries, "compile_kernels", compiled.append)
+    with open_local(PLANS[1], 2) as index:
+        hosts = [shard.host for shard in index.shards if isinstance(shard, LocalShard)]
+        assert compiled == [host._scanner for host in hosts]
+
+
 def test_a_shard_whose_upkeep_fails_is_named(unit_rows: UnitRows) -> None:
     plan = replace(PLANS[1], config=replace(SEGMENTS, erasure_deadline_s=0))
     with open_local(plan, 2) as index:

@@ -17,6 +17,9 @@ import pytest
 from engine.errors import SosieError
 from engine.reasons import Decision
 from engine.registry.audit import authenticate_head
+from indexes import gallery as galleries
+from indexes.exact import exact8
+from indexes.exact.scanner import Scanner
 from indexes.sharding.shards import ShardedIndex, ShardPlan
 from serving.compose import Deployment, load_vault
 from serving.errors import Interrupted, NotReady, ServiceRefusal
@@ -55,6 +58,24 @@ def other_writer(home: Path) -> Iterator[subprocess.Popen[str]]:
     yield process
     process.kill()
     process.communicate()
+
+
+async def test_it_is_not_ready_before_what_searches_run_is_compiled(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiling, released = threading.Event(), threading.Event()
+
+    def compile_slowly(scanner: Scanner) -> None:
+        compiling.set()
+        assert released.wait(WAIT_S)
+        exact8.compile_kernels(scanner)
+
+    monkeypatch.setattr(galleries, "compile_kernels", compile_slowly)
+    registrar: LocalRegistrar = serve()
+    assert await asyncio.to_thread(compiling.wait, WAIT_S)
+    assert (await registrar.status()).phase is Phase.REPLAYING
+    released.set()
+    await reach(registrar)
 
 
 async def test_the_lease_is_waited_for_and_taken_when_its_holder_is_killed(
