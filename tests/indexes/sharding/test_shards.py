@@ -121,10 +121,10 @@ def test_answers_are_those_of_one_flat_index(
 
 
 @pytest.fixture
-def index(unit_rows: UnitRows) -> ShardedIndex:
-    index = open_local(PLAN, 3)
-    index.add(np.arange(60), unit_rows(60))
-    return index
+def index(unit_rows: UnitRows) -> Iterator[ShardedIndex]:
+    with open_local(PLAN, 3) as index:
+        index.add(np.arange(60), unit_rows(60))
+        yield index
 
 
 def test_more_hits_than_a_shard_holds_come_from_all(
@@ -176,12 +176,12 @@ class FailingShard(LocalShard):
 def test_a_change_that_reached_some_shards_only_breaks_the_index(
     unit_rows: UnitRows, call: Callable[[ShardedIndex, Vectors], Any]
 ) -> None:
-    index = ShardedIndex(PLAN, [LocalShard(PLAN), FailingShard(PLAN)])
-    with pytest.raises(ShardLost, match=r"MemoryError.*restart"):
-        index.add(np.arange(10), unit_rows(10))
-    assert index.shards[0].count().result() > 0
-    with pytest.raises(ShardLost):
-        call(index, unit_rows(4))
+    with ShardedIndex(PLAN, [LocalShard(PLAN), FailingShard(PLAN)]) as index:
+        with pytest.raises(ShardLost, match=r"MemoryError.*restart"):
+            index.add(np.arange(10), unit_rows(10))
+        assert index.shards[0].count().result() > 0
+        with pytest.raises(ShardLost):
+            call(index, unit_rows(4))
 
 
 def test_a_closed_index_says_so_and_closes_again(index: ShardedIndex, unit_rows: UnitRows) -> None:

@@ -27,7 +27,7 @@ from serving.registrar.operations import OpenRegistry
 from serving.registrar.protocol import CallContext, Phase
 from serving.registrar.service import LOOKS_BEHIND
 from serving.settings import load_settings
-from tests.indexes.sharding.local_shards import SlowToAdd, open_local
+from tests.indexes.sharding.local_shards import LocalShard, SlowToAdd
 from tests.serving.local_registrar import LocalRegistrar
 from tests.serving.meters import BrokenMeter
 from tests.serving.registrar.conftest import WAIT_S, reach, until
@@ -117,13 +117,20 @@ async def test_a_failure_to_open_is_told_without_its_text_and_tried_again(
     assert "the database cannot be opened" in shown
 
 
+class Unadopted(LocalShard):
+    """A shard that no later writer takes up: it ends when it is left."""
+
+    def release(self) -> None:
+        self.close()
+
+
 @pytest.fixture
 def shards(open_home: Callable[..., Deployment]) -> tuple[Callable[[], Deployment], list[Any]]:
     """Opens the deployment on two shards, and the indexes that it has opened so."""
     opened: list[ShardedIndex] = []
 
     def open_index(plan: ShardPlan) -> ShardedIndex:
-        opened.append(open_local(plan, 2))
+        opened.append(ShardedIndex(plan, [Unadopted(plan) for _ in range(2)]))
         return opened[-1]
 
     return lambda: open_home(open_index=open_index), opened
