@@ -14,7 +14,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY locks locks
-# Wheels alone, by their hashes: nothing is compiled or run, so no compiler is needed here either.
+# Wheels alone, by their hashes: no package is compiled or runs code, so no compiler is needed here.
 ENV PIP_NO_CACHE_DIR=1 PIP_ONLY_BINARY=:all:
 RUN python3 -m venv /opt/build \
     && /opt/build/bin/pip install --require-hashes --requirement locks/build.txt \
@@ -30,6 +30,11 @@ COPY serving serving
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
     && /opt/sosie/bin/pip install --no-deps /dist/*.whl \
     && /opt/sosie/bin/pip uninstall --yes pip
+# What searches run is compiled here, a minute's work, and again before readiness where a processor
+# is another. numba looks at the times of sources, of which a layer keeps whole seconds.
+RUN touch --date=@0 /opt/sosie/lib/python3*/site-packages/indexes/exact/*.py \
+    && /opt/sosie/bin/python -c "from indexes.exact import device, exact8; exact8.compile_kernels(device.open_scanner('cpu'))" \
+    && chmod --recursive a+rX /opt/sosie/lib/python3*/site-packages/indexes/exact/__pycache__
 
 FROM ${BASE}
 # hadolint ignore=DL3008

@@ -35,12 +35,10 @@ test: $(VENV)/.dev
 # What needs few packages, on another Python than that of $(VENV): CI runs it where there is one.
 # On SQLite alone: what differs between Pythons is not in the server.
 # One process: several would compile the same kernels, each for itself.
-# From 3.13 on an SQLite connection that is collected unclosed is reported, whichever test runs then.
 OTHER_PYTHON ?= /usr/bin/python3
 OTHER := .venv-other
 test-other: $(OTHER)/.short
 	$(OTHER)/bin/python -m pytest -m "not slow and not lfw and not gpu" -k "not postgres" \
-		-W "ignore:unclosed database in:ResourceWarning" \
 		tests/indexes/exact tests/engine/registry/test_store.py tests/engine/registry/test_vault.py
 
 $(OTHER)/.short: pyproject.toml locks/cpu+demo+postgres+test.txt

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bench import cli, cli_reports
+from bench import cli
 from engine.errors import RequestError, advise_extra
 from serving.cli.output import RootGroup
 from serving.cluster.processes import end_with_starter
@@ -49,7 +49,6 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 
 
 cli.register(app)
-cli_reports.register(app)
 
 if __name__ == "__main__":
     app(prog_name="sosie bench")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from indexes.base import CertifiedHits, Hits, Ids, MemoryAccount, VectorIndex, Vectors
 from indexes.errors import IdInvalid, SequenceInvalid
-from indexes.exact.exact8 import Exact8Segment, RowStore
+from indexes.exact.exact8 import Exact8Segment, RowStore, compile_kernels
 from indexes.exact.scanner import Scanner
 from indexes.memory import overwrite_when_freed
 from indexes.scoring import arrange
@@ -442,6 +442,12 @@ class Gallery:
         with self._reading() as state:
             return state.index.account()
 
+    def warm(self) -> None:
+        """Has compiled what searches here run, so that none waits for it; shards do so when they
+        are opened."""
+        if self._segmented is not None:
+            compile_kernels(self._segmented.scanner)
+
     def maintain(self) -> bool:
         """Does the next job of upkeep (seal, merge or compact); False if none is due."""
         with self._upkeep:
@@ -478,13 +484,14 @@ class Gallery:
             return perform()
 
     def replace_rows(self, name: str, rows: RowStore) -> bool:
-        """Reads the rows of a segment from another store; False if the segment is gone."""
-        with self._changes:
-            for segment in self.segments:
-                if segment.name == name:
-                    segment.replace_rows(rows)
-                    return True
+        """Has searches from now on read the rows of a segment from another store; False if the
+        segment is gone. The old store is freed with the last search, or pin, that reads it."""
+        if self._segmented is None:
             return False
+        with self._changes:
+            is_there = self._segmented.replace_rows(name, rows)
+            self._show_parts()
+        return is_there
 
     def wait_for_work(self, timeout_s: float) -> None:
         """Waits until a job may have become due, for at most `timeout_s`."""
@@ -655,13 +662,17 @@ class Gallery:
             product = rewrite.build(index.config, index.scanner)
             with self._changes:
                 index.finish_rewrite(rewrite, product)
-                with self._counting:
-                    self._state = replace(self._state, index=index.view)
+                self._show_parts()
         except BaseException:
             with self._changes:
                 index.abandon_rewrite(rewrite)
             raise
         return True
+
+    def _show_parts(self) -> None:
+        """Lets readers see the same references in other parts; call it under `_changes`."""
+        with self._counting:
+            self._state = replace(self._state, index=self._readable())
 
     def _names_with_tombstones(self) -> set[str]:
         return set() if self._segmented is None else set(self._segmented.removed_since)

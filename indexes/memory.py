@@ -1,4 +1,4 @@
-"""Memory of vectors and codes: in large pages, and overwritten before it is freed."""
+"""Memory of vectors and codes, overwritten before it is freed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ GIVEN_BACK_FROM_BYTES = 32 << 20
 """Of so many bytes or more, pages are given back to the system, which costs less than writing
 zeros. malloc keeps such blocks, too, where others were freed beside them."""
 
-_LARGE_BYTES = 1 << 21
-# madvise(2): give these pages back, which are zeros from then on; let the system use large pages
-# here, now and later; do so at once (Linux 6.1).
-_DONTNEED, _HUGEPAGE, _COLLAPSE = 4, 14, 25
+# madvise(2): give these pages back, which are zeros from then on.
+_DONTNEED = 4
 _madvise = ctypes.CDLL(None).madvise
 _madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
@@ -62,29 +60,12 @@ def overwrite(array: NDArray[Any]) -> None:
 def _overwrite(address: int, size: int) -> None:
     first, end = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE, address + size
     last = end - end % mmap.PAGESIZE
-    if size < GIVEN_BACK_FROM_BYTES or not _advise(first, last - first, _DONTNEED):
+    if size < GIVEN_BACK_FROM_BYTES or not _give_back(first, last - first):
         first = last = end
     ctypes.memset(address, 0, first - address)
     ctypes.memset(last, 0, end - last)
 
 
-def use_large_pages(memory: NDArray[Any]) -> None:
-    """Asks Linux to back this memory with pages of 2 MiB; does nothing elsewhere.
-
-    A scan that reads a segment once enters a new page of 4 KiB every 32 rows of 128 bytes: the
-    processor's own prefetch stops at the end of a page, and the address of the next must be looked
-    up. In large pages the same scan is up to twice as fast. numpy asks for its own arrays; FAISS
-    does not.
-    """
-    start = -(-memory.ctypes.data // _LARGE_BYTES) * _LARGE_BYTES
-    size_bytes = memory.ctypes.data + memory.nbytes - start
-    if size_bytes < _LARGE_BYTES:
-        return
-    for advice in (_HUGEPAGE, _COLLAPSE):
-        # Refused where the system has no such pages or none left, which changes nothing.
-        _advise(start, size_bytes - size_bytes % _LARGE_BYTES, advice)
-
-
-def _advise(start: int, size_bytes: int, advice: int) -> bool:
-    """Whether the system takes this advice, of which others than Linux have another meaning."""
-    return sys.platform == "linux" and bool(_madvise(start, size_bytes, advice) == 0)
+def _give_back(start: int, size_bytes: int) -> bool:
+    """Whether the system takes these pages; to others than Linux the call means something else."""
+    return sys.platform == "linux" and bool(_madvise(start, size_bytes, _DONTNEED) == 0)

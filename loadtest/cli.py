@@ -192,7 +192,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(invocation: Invocation) -> int:
     # Imports Locust, which replaces sockets and threads of the whole process.
-    from loadtest.load_run import run_load_test
+    from loadtest.load import run_load_test
 
     with show_progress(is_shown=not invocation.as_json) as report:
         result = run_load_test(invocation.options, report)

@@ -41,7 +41,7 @@ from locust.exception import StopUser
 from loadtest.errors import Exit, LoadTestRefused, refuse
 from loadtest.exchange import Exchange
 from loadtest.judging import Correctness, judge, mark_look_alikes
-from loadtest.load_run import make_numbers
+from loadtest.load import make_numbers
 from loadtest.oracle import Answer, read_answer
 from loadtest.participants import ModelClient, ParticipantCounts, Participants, open_dataset
 from loadtest.schedule import Kind, Outcome, Planner, Visit

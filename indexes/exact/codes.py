@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +26,7 @@ from indexes.exact.intrinsics import BLOCK, STEP, compiled, pack
 from indexes.exact.kernels import LOWEST, STRETCH, Rows, Wanted
 from indexes.exact.plane import empty_plane, fill_plane, no_plane, wipe_plane
 from indexes.exact.prefix import Axes, tail_norms, turn, turning_bound
-from indexes.memory import overwrite_when_freed, use_large_pages
+from indexes.memory import overwrite_when_freed
 from indexes.scoring import rounding_bound
 
 _HIGHEST_CODE = 127
@@ -79,19 +78,18 @@ def rounded_up(residuals: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 class Codes:
-    """Byte codes of rows in a FAISS scalar quantizer, sorted by residual norm.
+    """Byte codes of rows, sorted by residual norm: `bytes` uint8[n padded, dim padded].
 
     Sorted, because a stretch of rows shares its greatest residual: the few rows that codes fit
     badly lie together at the end and cost the others nothing. `order` int64[n] is the position of
     each row in the vectors given, `residuals` float32[n] is rounded up. Rows and dimensions are
-    padded with zeros to whole blocks.
+    padded with zeros, which 128 stands for, to whole blocks.
     """
 
     def __init__(self, vectors: Vectors, limit: float) -> None:
         count, dim = vectors.shape
-        width = self._begin(dim, limit)
-        codes = np.full((-(-count // BLOCK) * BLOCK, width), _ZERO_CODE, np.uint8)
-        overwrite_when_freed(codes)
+        self._make_room(count, self._begin(dim, limit))
+        codes = self.bytes
         residuals = np.empty(count, np.float64)
         self.longest = 0.0
         for part in parts_of(count):
@@ -100,7 +98,7 @@ class Codes:
             self.longest = max(self.longest, longest)
         self.order = np.argsort(residuals, kind="stable")
         codes[:count] = overwrite_when_freed(codes[self.order])
-        self._hold(codes, rounded_up(residuals[self.order]))
+        self._reach(rounded_up(residuals[self.order]))
 
     @classmethod
     def restore(
@@ -108,7 +106,7 @@ class Codes:
     ) -> Codes:
         """Codes that were made before: uint8[n padded, dim padded], and their residuals.
 
-        They are not verified; their order is the rows' own.
+        It owns them from then on. They are not verified; their order is the rows' own.
         """
         restored = cls.__new__(cls)
         width = restored._begin(dim, limit)
@@ -116,18 +114,15 @@ class Codes:
         assert codes.shape == (-(-count // BLOCK) * BLOCK, width)
         restored.order = np.arange(count)
         restored.longest = _LONGEST
-        restored._hold(codes, residuals)
+        restored.bytes = overwrite_when_freed(codes)
+        restored._reach(residuals)
         return restored
 
     @classmethod
     def empty(cls, count: int, dim: int, limit: float) -> Codes:
         """Room for the codes of so many rows, all zero: write them to `bytes`, then call `fill`."""
         codes = cls.__new__(cls)
-        width = codes._begin(dim, limit)
-        codes._quantizer.codes.resize(-(-count // BLOCK) * BLOCK * width)
-        codes._quantizer.ntotal = -(-count // BLOCK) * BLOCK
-        codes._prepare_memory()
-        codes.bytes[:] = _ZERO_CODE
+        codes._make_room(count, codes._begin(dim, limit))
         return codes
 
     def fill(self, residuals: NDArray[np.float32], longest: float) -> None:
@@ -184,35 +179,19 @@ class Codes:
         self.plane = no_plane()
         # While the plane is made, the rows that were wiped since its last part.
         self._wiped: list[NDArray[np.int64]] | None = None
-        width = -(-dim // STEP) * STEP
-        self._quantizer = faiss.IndexScalarQuantizer(
-            width, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT
-        )
-        return width
+        return -(-dim // STEP) * STEP
 
-    def _hold(self, codes: NDArray[np.uint8], residuals: NDArray[np.float32]) -> None:
-        self._quantizer.add_sa_codes(codes)
-        self._prepare_memory()
-        self._reach(residuals)
-
-    def _prepare_memory(self) -> None:
-        use_large_pages(self.bytes)
-        overwrite_when_freed(self.bytes, self)
+    def _make_room(self, count: int, width: int) -> None:
+        # In pages of 2 MiB where the system has them, for which numpy asks before it is written: a
+        # scan enters a new page of 4 KiB every 32 rows of 128 bytes, where the processor's own
+        # prefetch stops, and is up to twice as fast in large ones.
+        self.bytes = np.full((-(-count // BLOCK) * BLOCK, width), _ZERO_CODE, np.uint8)
+        overwrite_when_freed(self.bytes)
 
     def _reach(self, residuals: NDArray[np.float32]) -> None:
         self.residuals = residuals
         self.reach = _greatest(residuals.astype(np.float64))
         self.prefix, self.tails = self.bytes.shape[1], np.zeros(len(self.reach))
-
-    @property
-    def bytes(self) -> NDArray[np.uint8]:
-        """A view of FAISS's memory, which never moves: uint8[n padded, dim padded], 128 is zero."""
-        count, width = self._quantizer.ntotal, self._quantizer.d
-        if not count:
-            return np.empty((0, width), np.uint8)
-        memory = faiss.rev_swig_ptr(self._quantizer.codes.data(), count * width)
-        codes: NDArray[np.uint8] = memory.reshape(count, width)
-        return codes
 
     def rows(self, alive: NDArray[np.bool_]) -> Rows:
         """The input of a scan; `alive` bool[n padded]."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from indexes.base import Ids, MemoryAccount, Scores, Vectors, is_id
 from indexes.exact.codes import CodedQueries, Codes, code_limit
+from indexes.exact.intrinsics import BLOCK, STEP
 from indexes.exact.kernels import Found, inner_products, kth_best
 from indexes.exact.scanner import Scanner
 from indexes.memory import overwrite_when_freed
@@ -280,13 +282,16 @@ class Exact8Segment:
             self.rows,
         )
 
-    def replace_rows(self, rows: RowStore) -> None:
-        """Reads the same vectors from another store from now on; must run alone, as a removal."""
+    def reading_from(self, rows: RowStore) -> Exact8Segment:
+        """This segment, with the same codes, its vectors read from another store; call it while
+        nothing changes. What is removed later is to be removed from both."""
         assert (len(rows), rows.dim) == (len(self.rows), self.dim)
         assert rows.dtype == self.rows.dtype
         # It may have been filled before they were removed.
         rows.wipe(np.flatnonzero(~self.alive_rows))
-        self.rows = rows
+        other = copy(self)
+        other.rows = rows
+        return other
 
     def remove_rows(self, rows: Positions) -> None:
         """Removes these rows, which are alive and distinct, and wipes their codes and vectors."""
@@ -393,3 +398,15 @@ class Exact8Segment:
 
 def _counts(found: Found, queries: int) -> Counts:
     return np.bincount(found[:, 1], minlength=queries)
+
+
+def compile_kernels(scanner: Scanner) -> None:
+    """Has compiled all that making and searching segments by this scanner runs, a minute's work
+    after an installation, so that no caller waits for it."""
+    rows = np.eye(BLOCK, STEP, dtype=np.float32)
+    segment = Exact8Segment(np.arange(BLOCK), rows, scanner=scanner)
+    # By the kernels for few queries and for many.
+    for queries in (rows[:1], rows):
+        coded, floors = CodedQueries.of_vectors(queries), np.full(len(queries), 0.5)
+        segment.best(queries, coded, 1, np.full(len(queries), -np.inf))
+        segment.at_or_above(queries, coded, floors)

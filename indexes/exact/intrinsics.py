@@ -16,6 +16,7 @@ import functools
 import hashlib
 import inspect
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -426,6 +427,7 @@ def _write_reaching(builder: Any, below: list[Any], least: list[Any], sums: Any)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _FOLDER = Path(__file__).parent
+_BESIDE_SOURCES = _FOLDER / "__pycache__"
 _settings: Any = numba.config
 
 
@@ -461,7 +463,7 @@ def machine_code_folder() -> Path:
     calls, the old machine code would run.
     """
     given: str = _settings.CACHE_DIR
-    folder = Path(given).absolute() if given else _FOLDER / "__pycache__"
+    folder = Path(given).absolute() if given else _BESIDE_SOURCES
     return folder / f"machine-code-{_DIGEST}"
 
 
@@ -487,12 +489,29 @@ def is_private(folder: Path) -> bool:
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
+def _take_over(made: Path, folder: Path) -> None:
+    """Copies the code that came with the installation, as in an image, to where more may be added;
+    an image runs on other processors, too."""
+    if made == folder or not made.exists() or not is_private(made):
+        return
+    # Whole or not at all: other processes start at the same moment.
+    whole = folder.with_name(f"{folder.name}.{os.getpid()}")
+    try:
+        shutil.copytree(made, whole)
+        whole.chmod(0o700)
+        whole.rename(folder)
+    except OSError:
+        shutil.rmtree(whole, ignore_errors=True)
+
+
 @contextmanager
 def _cache_of_these_sources() -> Iterator[bool]:
     """Has numba use the folder; whether it may."""
     given: str = _settings.CACHE_DIR
     folder = machine_code_folder()
     with suppress(OSError):
+        if not folder.exists():
+            _take_over(_BESIDE_SOURCES / folder.name, folder)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _settings.CACHE_DIR = str(folder)
     try:

@@ -7,8 +7,10 @@ integers of the same scale, let a be the angle between x and y, and L > 0 what q
 
 by the triangle inequality on the sphere, so with f = arccos(L / |q||x|) every row that reaches has
 
-    q.y >= |q||y| cos(f + a) = |q| (cos f |y| cos a - sin f |y| sin a).
+    q.y >= |q||y| cos(f + a) = |q| (cos f |y| cos a - sin f |y| sin a),
 
+as long as f + a is at most two right angles, beyond which the cosine rises again. So neither may be
+more than one, which is asserted: f since L > 0, and a since halves have the signs of their codes.
 |y| cos a and |y| sin a are measured on the codes, so the bound holds however the halves were made;
 eight rows share the least of one and the greatest of the other, and all rows the greatest |x|.
 What a scan keeps is then what the byte codes alone would have kept, with the same certificate.
@@ -91,6 +93,7 @@ def _fill(
                 for i in range(start, start + STEP):
                     halves[row, i] = coarse[start + i] | coarse[start + i + STEP] << 4
             if own:
+                assert across >= 0, "the halves point away from their codes"
                 length = across / math.sqrt(own)
                 least = min(least, length)
                 most = max(most, math.sqrt(max(0.0, other - length * length)))

@@ -243,6 +243,7 @@ def _raise_level(
 @compiled
 def _turn(wanted: int, length: float, longest: float) -> tuple[float, float]:
     """|q| cos f and |q| sin f, f the angle between query and row at the sum that is wanted."""
+    assert wanted > 0, "the plane bounds no row that may be a right angle away"
     cosine = min(1.0, wanted / (length * longest)) if longest > 0 else 1.0
     return length * cosine, length * math.sqrt(1 - cosine * cosine)
 

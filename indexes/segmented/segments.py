@@ -24,7 +24,7 @@ from indexes.base import (
 )
 from indexes.errors import IdInvalid
 from indexes.exact.device import open_scanner
-from indexes.exact.exact8 import Exact8Segment
+from indexes.exact.exact8 import Exact8Segment, RowStore
 from indexes.exact.scanner import Scanner
 from indexes.memory import overwrite_when_freed
 from indexes.scoring import Positions
@@ -42,7 +42,7 @@ from indexes.segmented.merging import (
     require_new,
     with_tombstones,
 )
-from indexes.segmented.view import SealedView, View
+from indexes.segmented.view import Part, SealedView, View
 
 # A batch as large as so many heads becomes a segment of its own.
 _BULK_HEADS = 4
@@ -217,8 +217,20 @@ class SegmentedIndex(VectorIndex):
         return wipe
 
     def watch(self, segment: Exact8Segment) -> None:
-        """Has later removals wiped from a segment that copies references, while it is in use."""
+        """Has later removals wiped from a segment that is in no view, while it is in use."""
         self._replaced_segments.add(segment)
+
+    def replace_rows(self, name: str, rows: RowStore) -> bool:
+        """Reads the rows of a segment from another store from the next view on; False if the
+        segment is gone. Who reads an older view keeps the old store, and frees it."""
+        for view in self.view.sealed:
+            if view.segment.name == name:
+                other = SealedView.of(view.segment.reading_from(rows))
+                sealed = tuple(other if one is view else one for one in self.view.sealed)
+                self.watch(view.segment)
+                self.view = replace(self.view, sealed=sealed)
+                return True
+        return False
 
     def vectors(self, ids: Ids) -> Vectors:
         return self.view.vectors(ids)
@@ -262,17 +274,18 @@ class SegmentedIndex(VectorIndex):
         if product is not None:
             # First, for it may fail, and then the parts must stay.
             rewrite.settle(product)
-        old_segments = [view.segment for view in rewrite.sealed]
-        old_heads = [view.head for view in rewrite.heads]
-        sealed = tuple(view for view in self.view.sealed if view.segment not in old_segments)
-        heads = tuple(view for view in self.view.heads if view.head not in old_heads)
+        parts: tuple[Part, ...] = (*rewrite.sealed, *rewrite.heads)
+        old = [part.source for part in parts]
+        old_segments = [view.segment for view in self.view.sealed if view.source in old]
+        sealed = tuple(view for view in self.view.sealed if view.source not in old)
+        heads = tuple(view for view in self.view.heads if view.source not in old)
         if product is not None and len(product):
             sealed = (*sealed, SealedView.of(product))
             if product.removed:
                 self._removed_since[product.name] = rewrite.begun
         self._rewrites.remove(rewrite)
         self._replaced_segments.update(old_segments)
-        self._replaced_heads.update(old_heads)
+        self._replaced_heads.update(view.head for view in rewrite.heads)
         self.view = replace(self.view, sealed=sealed, heads=heads)
         for segment in old_segments:
             self._removed_since.pop(segment.name, None)
@@ -312,12 +325,4 @@ class SegmentedIndex(VectorIndex):
 
 def _remove(segment: Exact8Segment, rows: Positions) -> Callable[[], None]:
     segment.mark_removed(rows)
-    store = segment.rows
-
-    def wipe() -> None:
-        with ExitStack() as each:
-            # Searches may have begun before the rows were served from elsewhere.
-            each.callback(store.wipe, rows)
-            each.callback(segment.wipe_rows, rows)
-
-    return wipe
+    return partial(segment.wipe_rows, rows)

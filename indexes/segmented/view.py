@@ -22,7 +22,7 @@ from indexes.base import (
     check_vectors,
 )
 from indexes.errors import IdInvalid
-from indexes.exact.codes import CodedQueries
+from indexes.exact.codes import CodedQueries, Codes
 from indexes.exact.exact8 import Counts, Exact8Segment, Pairs, passes
 from indexes.exact.scanner import Scanner
 from indexes.memory import overwrite_when_freed
@@ -66,9 +66,9 @@ class SealedView:
         return self.segment.dim
 
     @property
-    def source(self) -> Exact8Segment:
-        """What it is a view of."""
-        return self.segment
+    def source(self) -> Codes:
+        """What it is a view of, wherever its vectors are read from."""
+        return self.segment.codes
 
     @property
     def alive_now(self) -> NDArray[np.bool_]:

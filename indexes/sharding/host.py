@@ -65,6 +65,7 @@ class ShardHost:
         self._received: list[tuple[Ids, Vectors]] = []
         self._discarded: list[Ids] = []
         self._gallery, self._upkeep = self._open()
+        self._gallery.warm()
 
     @property
     def search_fault(self) -> str | None:

@@ -417,7 +417,7 @@ def _print_candidates(plan: Plan) -> None:
 
 
 def _print_figures(plan: Plan) -> None:
-    from engine.capacity.assumptions import show_value
+    from engine.capacity.plan import show_value
     from engine.capacity.figures import Quantity
 
     figures = plan.figures

@@ -140,6 +140,7 @@ class OpenRegistry:
 
     def warm(self) -> None:
         """One search of each kind, so that no caller waits for code that is compiled."""
+        self.gallery.warm()
         for rows in WARM_ROWS:
             probes = np.zeros((rows, self.gallery.dim), np.float32)
             probes[:, 0] = 1

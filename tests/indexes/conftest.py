@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -78,3 +79,10 @@ def unit_rows() -> UnitRows:
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     return build
+
+
+@pytest.fixture(autouse=True)
+def _no_upkeep_is_left() -> Iterator[None]:
+    """Who opens a shard, or the upkeep of a gallery, closes it."""
+    yield
+    assert not [one for one in threading.enumerate() if one.name == "upkeep"]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from engine.accuracy.conditions import AttributeReport, Sample, compare_groups
 from engine.accuracy.dataset import Labels
-from engine.accuracy.differential import AttributeReport, Sample, compare_groups
 from engine.accuracy.error_rates import threshold_at
 from engine.accuracy.pair_scores import (
     compare_all,

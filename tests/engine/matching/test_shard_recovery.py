@@ -442,6 +442,7 @@ def test_a_shard_that_was_moved_to_and_is_lost_leaves_only_its_own_to_be_read(la
     *hosts, lost = hosts_of(index)
     own = lost.count()
     index.release()
+    lost.close()
     later = replace(plan, epoch=2)
     # As by a start with another number: nobody opens the third one again.
     with ShardedIndex(later, [LocalShard(later, host) for host in hosts]) as index:

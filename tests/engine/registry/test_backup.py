@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
@@ -264,8 +265,9 @@ def test_a_backup_of_long_templates_has_the_pages_of_a_new_registry_of_them(
 
 
 @pytest.fixture
-def on_sqlite(sqlite_url: str, vault: Vault) -> Store:
-    return Store.create(sqlite_url, vault, model_digest=MODEL)
+def on_sqlite(sqlite_url: str, vault: Vault) -> Iterator[Store]:
+    with Store.create(sqlite_url, vault, model_digest=MODEL) as store:
+        yield store
 
 
 @pytest.mark.parametrize("is_there", [True, False], ids=["damaged", "lost"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from indexes import memory as pages
 from indexes.exact import codes as coding
 from indexes.exact.codes import CodedQueries, Codes, code_limit
 from indexes.exact.kernels import Plane
 from indexes.exact.plane import fill_plane
-from indexes.memory import use_large_pages
 from tests.indexes.conftest import UnitRows, make_plane
 
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -90,18 +87,6 @@ def test_rows_that_are_wiped_while_the_plane_is_made_are_wiped_in_it(
     assert np.array_equal(codes.plane.halves, make_plane(codes.bytes, 128).halves)
 
 
-@pytest.mark.parametrize("system", [sys.platform, "darwin"])
-@pytest.mark.parametrize("size_bytes", [0, 1, 4096, (1 << 21) - 1, 5 << 21])
-def test_asking_for_large_pages_changes_no_byte(
-    monkeypatch: pytest.MonkeyPatch, system: str, size_bytes: int
-) -> None:
-    monkeypatch.setattr(pages.sys, "platform", system)
-    room = np.random.default_rng(0).integers(0, 256, size_bytes + 100, np.uint8)
-    memory, before = room[50 : 50 + size_bytes], room.copy()
-    use_large_pages(memory)
-    assert np.array_equal(room, before)
-
-
 @pytest.mark.skipif(
     not LARGE_PAGES.exists() or "[never]" in LARGE_PAGES.read_text(),
     reason="this system has no large pages",
@@ -113,6 +98,16 @@ def test_the_codes_of_a_segment_are_offered_large_pages() -> None:
     middle = codes.bytes.ctypes.data + codes.bytes.nbytes // 2
     # The flag of the mapping, not whether pages were free: that is the system's affair.
     assert "hg" in flags_of_mapping(middle)
+
+
+def test_what_is_read_of_codes_stays_when_their_segment_is_gone(unit_rows: UnitRows) -> None:
+    codes = Codes(unit_rows(4096, 128), 0.4)
+    held, before = codes.bytes[1000:], codes.bytes[1000:].copy()
+    del codes
+    # What would take the memory, had it been freed.
+    others = [Codes(unit_rows(4096, 128, seed=seed), 0.4) for seed in range(1, 5)]
+    assert np.array_equal(held, before)
+    assert len(others) == 4
 
 
 def flags_of_mapping(address: int) -> list[str]:

@@ -156,6 +156,14 @@ def test_half_bytes_find_the_best_that_numpy_finds(
     assert kept == {tuple(pair) for pair in expected.tolist()}
 
 
+def test_half_bytes_are_within_a_right_angle_of_every_code_as_their_bound_presumes() -> None:
+    codes = np.repeat(np.arange(256, dtype=np.uint8), 8)[:, None] * np.ones(64, np.uint8)
+    assert ((make_plane(codes, 64).lengths > 0) == (np.arange(256) != 128)).all()
+    for wanted in (0, -1):
+        with pytest.raises(AssertionError, match="right angle"):
+            scans._turn(wanted, 100.0, 100.0)
+
+
 @pytest.mark.parametrize("name", SCANS)
 @pytest.mark.parametrize("level", [-(2**31) + 200, LOWEST, HIGHEST, 2**31 - 1])
 def test_no_sum_overflows_beside_an_extreme_level(name: str, level: int) -> None:

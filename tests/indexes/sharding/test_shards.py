@@ -121,10 +121,10 @@ def test_answers_are_those_of_one_flat_index(
 
 
 @pytest.fixture
-def index(unit_rows: UnitRows) -> ShardedIndex:
-    index = open_local(PLAN, 3)
-    index.add(np.arange(60), unit_rows(60))
-    return index
+def index(unit_rows: UnitRows) -> Iterator[ShardedIndex]:
+    with open_local(PLAN, 3) as index:
+        index.add(np.arange(60), unit_rows(60))
+        yield index
 
 
 def test_more_hits_than_a_shard_holds_come_from_all(
@@ -176,12 +176,12 @@ class FailingShard(LocalShard):
 def test_a_change_that_reached_some_shards_only_breaks_the_index(
     unit_rows: UnitRows, call: Callable[[ShardedIndex, Vectors], Any]
 ) -> None:
-    index = ShardedIndex(PLAN, [LocalShard(PLAN), FailingShard(PLAN)])
-    with pytest.raises(ShardLost, match=r"MemoryError.*restart"):
-        index.add(np.arange(10), unit_rows(10))
-    assert index.shards[0].count().result() > 0
-    with pytest.raises(ShardLost):
-        call(index, unit_rows(4))
+    with ShardedIndex(PLAN, [LocalShard(PLAN), FailingShard(PLAN)]) as index:
+        with pytest.raises(ShardLost, match=r"MemoryError.*restart"):
+            index.add(np.arange(10), unit_rows(10))
+        assert index.shards[0].count().result() > 0
+        with pytest.raises(ShardLost):
+            call(index, unit_rows(4))
 
 
 def test_a_closed_index_says_so_and_closes_again(index: ShardedIndex, unit_rows: UnitRows) -> None:
@@ -565,6 +565,16 @@ def test_a_shard_whose_device_failed_is_named() -> None:
         # As a scanner on a GPU does; none is here.
         scanner.fault = "CUDA error 700"
         assert gallery.search_fault == "shard 1: CUDA error 700"
+
+
+def test_a_shard_is_open_when_what_its_searches_run_is_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled: list[Scanner] = []
+    monkeypatch.setattr(galleries, "compile_kernels", compiled.append)
+    with open_local(PLANS[1], 2) as index:
+        hosts = [shard.host for shard in index.shards if isinstance(shard, LocalShard)]
+        assert compiled == [host._scanner for host in hosts]
 
 
 def test_a_shard_whose_upkeep_fails_is_named(unit_rows: UnitRows) -> None:

@@ -102,6 +102,17 @@ def test_the_installation_is_the_locked_one_from_wheels_alone() -> None:
     ]
 
 
+def test_what_searches_run_is_compiled_when_it_is_built(tmp_path: Path) -> None:
+    (step,) = (line for line in BUILD.of("RUN") if "compile_kernels" in line)
+    (program,) = re.findall(r'python -c "(.+?)"', step)
+    folder = tmp_path / "numba"
+    variables = os.environ | {"NUMBA_CACHE_DIR": str(folder)}
+    subprocess.run([sys.executable, "-c", program], env=variables, check=True)
+    kept = {path.name.split("-")[0] for path in folder.rglob("*.nbc")}
+    assert {"plane._fill", "codes._encode", "kernels.inner_products"} <= kept
+    assert "NUMBA_CACHE_DIR" not in " ".join(BUILD.of("ENV"))
+
+
 def test_the_final_layer_has_no_build_tools_and_no_caches() -> None:
     commands = FINAL.of("RUN")
     assert not [found for line in commands for found in BUILD_TOOLS.findall(line)]

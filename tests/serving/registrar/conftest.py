@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,8 @@ def serve(
     yield start
     for service in services:
         service.close()
+    # Of its galleries, and of the shards that it has left.
+    assert not [one for one in threading.enumerate() if one.name == "upkeep"]
 
 
 @pytest.fixture

@@ -17,6 +17,9 @@ import pytest
 from engine.errors import SosieError
 from engine.reasons import Decision
 from engine.registry.audit import authenticate_head
+from indexes import gallery as galleries
+from indexes.exact import exact8
+from indexes.exact.scanner import Scanner
 from indexes.sharding.shards import ShardedIndex, ShardPlan
 from serving.compose import Deployment, load_vault
 from serving.errors import Interrupted, NotReady, ServiceRefusal
@@ -24,7 +27,7 @@ from serving.registrar.operations import OpenRegistry
 from serving.registrar.protocol import CallContext, Phase
 from serving.registrar.service import LOOKS_BEHIND
 from serving.settings import load_settings
-from tests.indexes.sharding.local_shards import SlowToAdd, open_local
+from tests.indexes.sharding.local_shards import LocalShard, SlowToAdd
 from tests.serving.local_registrar import LocalRegistrar
 from tests.serving.meters import BrokenMeter
 from tests.serving.registrar.conftest import WAIT_S, reach, until
@@ -55,6 +58,24 @@ def other_writer(home: Path) -> Iterator[subprocess.Popen[str]]:
     yield process
     process.kill()
     process.communicate()
+
+
+async def test_it_is_not_ready_before_what_searches_run_is_compiled(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiling, released = threading.Event(), threading.Event()
+
+    def compile_slowly(scanner: Scanner) -> None:
+        compiling.set()
+        assert released.wait(WAIT_S)
+        exact8.compile_kernels(scanner)
+
+    monkeypatch.setattr(galleries, "compile_kernels", compile_slowly)
+    registrar: LocalRegistrar = serve()
+    assert await asyncio.to_thread(compiling.wait, WAIT_S)
+    assert (await registrar.status()).phase is Phase.REPLAYING
+    released.set()
+    await reach(registrar)
 
 
 async def test_the_lease_is_waited_for_and_taken_when_its_holder_is_killed(
@@ -96,13 +117,20 @@ async def test_a_failure_to_open_is_told_without_its_text_and_tried_again(
     assert "the database cannot be opened" in shown
 
 
+class Unadopted(LocalShard):
+    """A shard that no later writer takes up: it ends when it is left."""
+
+    def release(self) -> None:
+        self.close()
+
+
 @pytest.fixture
 def shards(open_home: Callable[..., Deployment]) -> tuple[Callable[[], Deployment], list[Any]]:
     """Opens the deployment on two shards, and the indexes that it has opened so."""
     opened: list[ShardedIndex] = []
 
     def open_index(plan: ShardPlan) -> ShardedIndex:
-        opened.append(open_local(plan, 2))
+        opened.append(ShardedIndex(plan, [Unadopted(plan) for _ in range(2)]))
         return opened[-1]
 
     return lambda: open_home(open_index=open_index), opened

@@ -77,7 +77,7 @@ def webhooks(store: Store) -> Webhooks:
     return Webhooks(store.engine, store.vault)
 
 
-def happen(
+async def happen(
     store: Store,
     subjects: Sequence[str],
     carrier: str | None = "blue",
@@ -89,8 +89,13 @@ def happen(
     found = [
         _New(kind, one, carrier, dict(data), document_id=documents.get(one)) for one in subjects
     ]
-    with changing(store.engine) as connection:
-        write_events(connection, store.vault, found, utc_now())
+
+    def write() -> None:
+        with changing(store.engine) as connection:
+            write_events(connection, store.vault, found, utc_now())
+
+    # Beside the loop, whose receivers answer in time meanwhile.
+    await asyncio.to_thread(write)
 
 
 @dataclass

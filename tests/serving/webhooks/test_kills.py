@@ -109,7 +109,7 @@ def test_no_event_of_an_acknowledged_decision_is_lost_or_out_of_order_whatever_i
                         )
                         acknowledged.update(one[1] for one in acks)
                         # Documents with many events, beside those of decisions with one or two.
-                        happen(store, [*LINES] * 4, documents=LINES)
+                        await happen(store, [*LINES] * 4, documents=LINES)
                         first = max([first - 1, *(int(one[0]) for one in acks)]) + 1
                         got = len(receiver.got)
                         await until(
