@@ -457,8 +457,8 @@ class BatchBounds:
         """The same for one that would tell of a holder of whom no more may be told."""
         caller = attempt.request.caller
         if caller is not None:
-            told = _told_documents(evidence)
-            self._levels.require(caller, [name_holder(one, caller) for one in told])
+            for one in _told_documents(evidence):
+                self._levels.require_room(caller, name_holder(one, caller), SEARCHED)
 
     def end(self, attempt: Attempt) -> tuple[list[Tally], list[NewCase]]:
         """What it counts for that an attempt has met a full holder: it is its key's last."""

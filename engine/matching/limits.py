@@ -190,6 +190,12 @@ class Levels:
         self._levels[name] = min(bound.most, max(0.0, level + amount))
         return [Tally(name, amount, bound.each, bound.most)]
 
+    def require_room(self, caller: Caller, name: str, amount: int) -> None:
+        """`TooManyFailures` where so many more are more than the bound."""
+        least = min(amount, self._limits.bound_of(name, caller).most)
+        if longest := self._wait(name, caller, least - 1):
+            raise refuse(longest)
+
     def is_full(self, caller: Caller, name: str) -> bool:
         """Whether one more would be refused."""
         return bool(self._wait(name, caller))
