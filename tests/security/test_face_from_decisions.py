@@ -19,6 +19,12 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from engine.accuracy.population import Population
+from engine.matching.limits import is_near
+from serving.compose import read_limits
+from serving.models import build_thresholds, load_calibration
+from serving.sections import LimitSettings
+from serving.settings import Settings
 from tests.engine.matching.conftest import resident_number
 from tests.security.test_face_from_scores import (
     DOCUMENT,
@@ -181,3 +187,18 @@ def test_a_month_of_all_keys_of_a_carrier_adds_little_to_a_photograph(
     gain = campaign.belief.cosine(attacker.victim) - float(photograph @ attacker.victim)
     assert gain <= MOST_GAIN
     assert [attacker.document_id] in [one["document_ids"] for one in probing_cases(attacker)]
+
+
+def test_honest_visits_meet_no_bound() -> None:
+    """By one photograph each, a visit a week for two months: those of the synthetic population,
+    hard ones among them, against the most that one carrier is told of a holder."""
+    people, bound = 4_096, read_limits(LimitSettings()).holder
+    population, settings = Population.load("sface"), Settings()
+    least = build_thresholds(settings, load_calibration(settings)).same_document
+    references, latent = population.references(people, 7), population.people(people, 7)
+    counted = np.zeros(people)
+    for visit in range(bound.period // timedelta(weeks=1)):
+        scores = (references * population.samples(latent, 7, 2 + visit)).sum(axis=1)
+        counted += [not score >= least or is_near(score, least) for score in scores.tolist()]
+    assert (counted > bound.most).mean() <= 0.0005
+    assert counted.mean() < 1
