@@ -71,7 +71,7 @@ class Belief:
         aside /= np.linalg.norm(aside)
         angles = np.linspace(0.05, 1.5, 100)
         ways = np.cos(angles)[:, None] * towards + np.sin(angles)[:, None] * aside
-        deviations = np.sqrt(np.einsum("ij,jk,ik->i", ways, self.spread, ways))
+        deviations = np.sqrt(((ways @ self.spread) * ways).sum(axis=1))
         surprises = (threshold - ways @ self.mean) / deviations
         return np.asarray(ways[np.abs(surprises - surprise).argmin()], np.float32)
 
