@@ -173,25 +173,25 @@ class RegistrarSettings(Section):
 
 
 class LimitSettings(Section):
-    """Comparisons with holders that fail, or that tell of one face: beyond a bound 429 and a case.
+    """What is found out of holders, and comparisons that fail: beyond a bound 429 and a case.
     Counts leak away evenly over their hours; 0 is no bound."""
 
     holder_failures: int = Field(
-        default=20, ge=0, description="failed comparisons with one holder, by whomever"
+        default=8,
+        ge=0,
+        description="what one carrier finds out of one holder: a failure or a near match is 1, a "
+        "near look-alike 4",
     )
     holder_shown: int = Field(
-        default=60,
-        ge=0,
-        description="answers that tell of one holder by face alone, or with a score",
+        default=60, ge=0, description="answers with a score of one holder, to the fraud team"
     )
-    holder_h: float = Field(default=96, gt=0, description="hours of the two above")
+    holder_h: float = Field(default=1440, gt=0, le=2160, description="hours of the two above")
     outlet_key_failures: int = Field(
         default=200,
         ge=0,
-        description="failed comparisons and rejections of an outlet's key; an approval takes one "
-        "off",
+        description="failed comparisons and rejections of an outlet's key; an approval is one less",
     )
-    key_failures: int = Field(default=5000, ge=0, description="the same of any other key")
+    key_failures: int = Field(default=5000, ge=0, description="of any other; a carrier's: 4 times")
     key_h: float = Field(default=24, gt=0, description="hours of the two above")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -17,13 +17,15 @@ from engine.matching.authority import WeighedAuthority
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import Comparisons, Resemblance
 from engine.matching.limits import (
+    SEARCHED,
     Caller,
     Levels,
     Limits,
     find_case,
+    is_near,
+    name_ended,
     name_holder,
-    name_key,
-    name_shown,
+    name_keys,
 )
 from engine.matching.liveness import Judgement, Weighed
 from engine.matching.policy import Candidate, Evidence, FaceScores, Verdict
@@ -34,7 +36,6 @@ from engine.registry.cases import EXCEPTIONS
 from engine.registry.people import Standing
 from engine.registry.reader import Reader
 from engine.registry.records import DocumentRecord, DocumentStatus, JudgedPair, LineRecord, Tally
-from engine.registry.rows import tally_names
 from indexes.gallery import Gallery
 
 
@@ -439,23 +440,41 @@ class BatchBounds:
         self._limits = limits
         self._store = store
         self._state = state
-        bounded = [one for one in attempts if one.request.caller is not None]
-        names = [name_key(one.request.caller) for one in bounded if one.request.caller]
-        names += [name_holder(lookup) for one in bounded for lookup in one.lookups]
+        asked = [(one, one.request.caller) for one in attempts if one.request.caller is not None]
+        names = [name for _, caller in asked for name in (*name_keys(caller), name_ended(caller))]
+        for one, caller in asked:
+            documents = [*map(self._find_counted, one.lookups), *state.owners()]
+            names += [name_holder(key, caller) for key in documents]
         replaced = [state.document(one.replaced_lookup) for one in attempts if one.replaced_lookup]
-        names += [name for one in replaced if one for name in tally_names(one.id, one.lookup)]
-        if bounded:
-            names += [name_shown(document_id) for document_id in state.owners()]
+        self._of_replaced = {one.id: store.tally_names(one.id) for one in replaced if one}
+        names += [name for some in self._of_replaced.values() for name in some]
         self._levels = Levels(limits, store, names, now)
         self._reported: set[str] = set()
 
-    def require(self, attempt: Attempt, evidence: Evidence, verdict: Verdict) -> None:
-        """`TooManyFailures` for one that would tell too much of one holder, or to one key."""
+    def _find_counted(self, lookup: bytes) -> str:
+        record = self._state.document(lookup)
+        return lookup.hex() if record is None else record.id
+
+    def require(self, attempt: Attempt) -> None:
+        """`TooManyFailures` for one of a key, or about a document, of which no more is taken."""
         caller = attempt.request.caller
         if caller is not None:
-            held = map(name_holder, attempt.lookups)
-            shown = map(name_shown, _shown_documents(evidence, verdict))
-            self._levels.require(caller, [name_key(caller), *held, *shown])
+            held = [name_holder(self._find_counted(one), caller) for one in attempt.lookups]
+            self._levels.require(caller, [*name_keys(caller), name_ended(caller), *held])
+
+    def require_told(self, attempt: Attempt, evidence: Evidence) -> None:
+        """The same for one that would tell of a holder of whom no more may be told."""
+        caller = attempt.request.caller
+        if caller is not None:
+            for one in _told_documents(evidence):
+                self._levels.require_room(caller, name_holder(one, caller), SEARCHED)
+
+    def end(self, attempt: Attempt) -> tuple[list[Tally], list[NewCase]]:
+        """What it counts for that an attempt has met a full holder: it is its key's last."""
+        caller = attempt.request.caller
+        assert caller is not None, "only what has a caller is bounded"
+        name = name_ended(caller)
+        return self._levels.add(caller, name), self._report(caller, [name])
 
     def count(
         self, attempt: Attempt, evidence: Evidence, verdict: Verdict
@@ -464,31 +483,36 @@ class BatchBounds:
 
         A rejection by what was compared is its key's failure; an approval takes one off.
         """
-        moved = self._follow(attempt, verdict)
+        tallies = self._follow(attempt, verdict)
         caller = attempt.request.caller
         if caller is None:
-            return moved, []
-        shown = _shown_documents(evidence, verdict)
-        about = {name_shown(document_id): [document_id] for document_id in shown}
-        for lookup in find_failed(attempt, verdict):
-            record = self._state.document(lookup)
-            if record is not None:
-                about[name_holder(lookup)] = [record.id]
+            return tallies, []
+        told = dict.fromkeys(_told_documents(evidence), SEARCHED)
+        told |= {self._find_counted(one): 1 for one in find_failed(attempt, verdict)}
+        score, own = evidence.holder_score, attempt.document_lookup
+        if (
+            own is not None
+            and score is not None
+            and is_near(score, evidence.thresholds.same_document)
+        ):
+            told.setdefault(self._find_counted(own), 1)
+        about: dict[str, float] = {name_holder(one, caller): told[one] for one in told}
         # Without a result that holds nothing was compared: that finds nothing out.
         was_compared = evidence.liveness_brings is not Decision.REJECTED
         if verdict.decision is Decision.REJECTED and was_compared:
-            about[name_key(caller)] = []
-        tallies = moved + [tally for name in about for tally in self._levels.add(caller, name)]
-        if verdict.decision is Decision.APPROVED:
-            tallies += self._levels.add(caller, name_key(caller), -1.0)
-        full = [name for name in about if self._levels.is_full(caller, name)]
-        cases = [
-            find_case(self._limits, self._store, caller, name, about[name])
-            for name in full
-            if name not in self._reported
-        ]
-        self._reported.update(full)
-        return tallies, [case for case in cases if case is not None]
+            about |= dict.fromkeys(name_keys(caller), 1)
+        elif verdict.decision is Decision.APPROVED:
+            about |= dict.fromkeys(name_keys(caller), -1)
+        for name, amount in about.items():
+            tallies += self._levels.add(caller, name, amount)
+        return tallies, self._report(caller, about)
+
+    def _report(self, caller: Caller, names: Iterable[str]) -> list[NewCase]:
+        full = [one for one in names if self._levels.is_full(caller, one)]
+        fresh = [one for one in full if one not in self._reported]
+        self._reported.update(fresh)
+        cases = [find_case(self._limits, self._store, caller, name) for name in fresh]
+        return [case for case in cases if case is not None]
 
     def _follow(self, attempt: Attempt, verdict: Verdict) -> list[Tally]:
         """What counted about a document that was replaced counts about its successor, which has
@@ -498,20 +522,19 @@ class BatchBounds:
         if verdict.decision is not Decision.APPROVED or old is None or own is None:
             return []
         nobody = Caller("sosie")
-        names = zip(tally_names(old.id, old.lookup), tally_names(own.id, own.lookup), strict=True)
-        levels = [(after, self._levels.level(before, nobody)) for before, after in names]
         return [
             tally
-            for name, level in levels
-            if level
-            for tally in self._levels.add(nobody, name, level)
+            for name in self._of_replaced[old.id]
+            if (level := self._levels.level(name, nobody))
+            for tally in self._levels.add(nobody, name.replace(old.id, own.id), level)
         ]
 
 
-def _shown_documents(evidence: Evidence, verdict: Verdict) -> list[str]:
-    """The holders whose likeness the answer tells of: none to one who shows two people's faces."""
-    is_told = Reason.FACE_MISMATCH not in verdict.reasons
+def _told_documents(evidence: Evidence) -> list[str]:
+    """The holders of whom an answer, or the time that it took, tells what nobody could foresee."""
     guardian = None if evidence.people is None else evidence.people.guardian
     of_guardian = () if guardian is None else guardian.candidates
-    told = (*(evidence.candidates if is_told else ()), *of_guardian)
-    return list(dict.fromkeys(one.document_id for one in told))
+    told = (*evidence.candidates, *of_guardian)
+    certain = evidence.thresholds.certain
+    near = [one for one in told if one.score < certain or is_near(one.score, certain)]
+    return list(dict.fromkeys(one.document_id for one in near))

@@ -15,7 +15,7 @@ from engine.cases.opening import date_change
 from engine.errors import GalleryBehind, HolderMoved, NotFound, RequestError, TenantConflict
 from engine.matching.comparison import score_best
 from engine.matching.documents import Document, check_documents, require_checkable
-from engine.matching.limits import Guard, name_holder, name_shown
+from engine.matching.limits import Guard
 from engine.matching.registrar import Audit, CountingAudit, Runner, publish
 from engine.matching.requests import document_look_up
 from engine.registry.audit import read_audit
@@ -376,14 +376,12 @@ def show_lines(
     """The same for clients: an unknown document answers like another face, without a score.
 
     Otherwise every outlet could ask how like two people are, or who is enrolled anywhere. What
-    fails is counted, and bounded, whether or not somebody holds the document. The holder's own
-    score is for those whom `shows_score` is for, and counted too.
+    fails is counted, and bounded, whether or not somebody holds the document; so is a match that
+    was a near one. The holder's own score is for those whom `shows_score` is for.
     """
     today = utc_now().date()
-    name = name_holder(look_up(registry, document, today))
-    known = find_known(registry, document, today)
-    shown = list(map(name_shown, known)) if shows_score else []
-    guard.require([name, *shown], known * 2)
+    asked = find_counted(registry, document, today)
+    guard.require(asked)
     entries: list[AuditEntry] = []
     given = (registry, gallery, document, probe, threshold)
     try:
@@ -391,15 +389,12 @@ def show_lines(
     except NotFound:
         found = HolderLines(False, None, threshold)
         entries = [AuditEntry(actor, "lines.read", UNHELD, {"shown": False, "lines": 0})]
-    if found.is_holder and not shows_score:
-        audit(entries[0], ())
-        return replace(found, score=None)
-    names = shown if found.is_holder else [name]
-    audit(entries[0], guard.count(names, is_failure=not found.is_holder))
-    guard.settle(names, known)
-    if found.is_holder:
-        return found
-    return HolderLines(False, None, threshold)
+    told = [asked] if guard.tells(found.score, threshold) else []
+    audit(entries[0], guard.count(*told, is_failure=not found.is_holder))
+    guard.settle(*told)
+    if not found.is_holder:
+        return HolderLines(False, None, threshold)
+    return found if shows_score else replace(found, score=None)
 
 
 def find_erasable(
@@ -467,12 +462,11 @@ def look_up(registry: Reader, document: Document, on: date) -> bytes:
     return document_look_up(registry.vault, checked)
 
 
-def find_known(registry: Reader, document: Document, on: date) -> list[str]:
-    """The id of a document that has a row, for a case about it."""
-    try:
-        return [find_document(registry, document, on).id]
-    except NotFound:
-        return []
+def find_counted(registry: Reader, document: Document, on: date) -> str:
+    """By what a document is counted: its id where it has a row, else its look-up."""
+    lookup = look_up(registry, document, on)
+    record = registry.documents([lookup]).get(lookup)
+    return lookup.hex() if record is None else record.id
 
 
 def find_document(registry: Reader, document: Document, on: date) -> DocumentRecord:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,14 +49,13 @@ def identify(
     """All references at or above the threshold, for each probe of float32[n, d], unit rows; the
     `most` best of them, where that is given.
 
-    Whatever the number of probes, the registry is asked once, and only where there are hits.
+    Whatever the number of probes, the registry is asked once; where nobody is found too, or the
+    time that an answer takes would tell of holders whom it does not name.
     """
     found = gallery.range_search(probes, threshold)
     # Most probes find nobody, and share one answer.
     answers = [Identification((), found.searched, found.sequence)] * len(found.hits)
-    if len(found.hits.ids) == 0:
-        return answers
-    owners = registry.documents_of(np.unique(found.hits.ids).tolist())
+    owners = registry.documents_of(np.unique(found.hits.ids).tolist() or [0])
     for query in np.flatnonzero(np.diff(found.hits.offsets)).tolist():
         ids, scores = found.hits.of(query)
         candidates = tuple(
@@ -73,3 +73,9 @@ def identify(
             documents_left_out=len(left_out.difference(one.document_id for one in best)),
         )
     return answers
+
+
+def keep_documents(found: Identification, documents: Collection[str]) -> Identification:
+    """What of it is about these documents alone, as if there were no others."""
+    kept = tuple(one for one in found.candidates if one.document_id in documents)
+    return replace(found, candidates=kept, left_out=0, documents_left_out=0)

@@ -699,7 +699,7 @@ class Judge:
                 evidence = people.add_to(evidence, place, attempt, told)
             verdict = decide(evidence)
             try:
-                bounds.require(attempt, evidence, verdict)
+                bounds.require(attempt)
             except TooManyFailures as error:
                 answers.append(error)
                 continue
@@ -707,6 +707,12 @@ class Judge:
             if spent is not None and spent.refusal is not None:
                 collector.note_replayed(attempt, spent)
                 answers.append(spent.refusal)
+                continue
+            try:
+                bounds.require_told(attempt, evidence)
+            except TooManyFailures as error:
+                answers.append(error)
+                collector.count(attempt, *bounds.end(attempt))
                 continue
             answers.append(
                 collector.write(place, attempt, evidence, verdict, spent, told, judgement)
@@ -716,7 +722,7 @@ class Judge:
         outcomes = [next(decided) if isinstance(it, Attempt) else it for it in sorted_out]
         changes = collector.changes()
         changes = replace(changes, audit=(*changes.audit, *refused))
-        return JudgedBatch(outcomes, changes if changes.audit else None)
+        return JudgedBatch(outcomes, changes if changes.audit or changes.tallies else None)
 
     def _judge_liveness(self, attempt: Attempt) -> Judgement | None:
         """Of all live faces that are shown, a guardian's too, the one that seems least live."""
@@ -769,7 +775,7 @@ class Judge:
     ) -> Comparisons:
         """The comparisons of the attempts; searches where it was not done, or for others."""
         is_compared = [
-            one.document.is_well_formed
+            not one.document.findings
             and not one.is_same_photograph
             and (alive is None or alive.brings is not Decision.REJECTED)
             and (judged is None or judged.brings is not Decision.REJECTED)

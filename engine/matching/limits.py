@@ -1,26 +1,41 @@
-"""Bounds on comparisons with holders: on those that fail, and on those that tell of one face.
+"""Bounds on what callers find out of stored faces: by failures, and by answers near a threshold.
 
 A decision is one bit about a stored face, and a score an equation: whoever may ask for ever
-computes it. Counts leak away at an even rate; beyond a bound the caller waits, and people have a
+computes it. What tells little is free: that a holder is clearly themselves, or a stranger clearly
+nobody. Whatever lies near a threshold is counted, for each carrier and holder, whether it was a
+hit or not. Counts leak away at an even rate; beyond a bound the caller waits, and people have a
 case.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from engine.cases.case import CaseKind, CaseOrigin, person_of
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import TooManyFailures
 from engine.registry.reader import Reader
-from engine.registry.records import ALIVE, Changes, Tally, utc_now
-from engine.registry.rows import HOLDER_TALLY, KEY_TALLY, SHOWN_TALLY
+from engine.registry.records import ALIVE, Changes, Tally, is_id, utc_now
+from engine.registry.rows import HOLDER_TALLY, SHOWN_TALLY
 from engine.registry.writer import Writer
 
 T = TypeVar("T")
+
+NEAR = 0.1
+"""How far from a threshold a score is clear of it: whoever knows a face as well as one photograph
+of it tells is surprised by less, and learns next to nothing from what is no surprise."""
+SEARCHED = 4
+"""What one of its hits counts for: whoever searches tries as many as they like before it."""
+KEYS_OF_CARRIER = 4
+"""All keys of a carrier together may fail as often as so many that are no outlet's."""
+_KEY, _CARRIER, _ENDED = "key", "carrier", "ended"
+_LATELY = timedelta(days=4)
+_OF_HOLDERS = frozenset({HOLDER_TALLY, SHOWN_TALLY})
 
 
 class ChangeRunner(Protocol):
@@ -33,10 +48,12 @@ class ChangeRunner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who compares faces, as the audit names it; `outlet` where it acts for one alone."""
+    """Who compares faces, as the audit names it; `outlet` where it acts for one alone, `carrier`
+    where it is a tenant's."""
 
     actor: str
     outlet: str | None = None
+    carrier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +78,13 @@ class Bound:
 class Limits:
     """Bounds of a deployment; [templates.md](docs/templates.md) says where they come from.
 
-    `holder`: failed comparisons with one holder, by whomever. `shown`: answers that tell of a
-    holder by face alone, or with a score. `outlet_key`, `other_key`: failures of one key, an
-    outlet's or any other.
+    `holder`: what one carrier finds out of one holder, by all its keys: failures, and answers near
+    a threshold. `shown`: answers with a score of a holder, to whoever is no carrier's.
+    `outlet_key`, `other_key`: failures of one key, an outlet's or any other.
     """
 
-    holder: Bound = Bound(20, timedelta(days=4))
-    shown: Bound = Bound(60, timedelta(days=4))
+    holder: Bound = Bound(8, timedelta(days=60))
+    shown: Bound = Bound(60, timedelta(days=60))
     outlet_key: Bound = Bound(200, timedelta(days=1))
     other_key: Bound = Bound(5_000, timedelta(days=1))
 
@@ -79,28 +96,70 @@ class Limits:
     def bound_of(self, name: str, caller: Caller) -> Bound:
         """The bound of a count, by how its name begins."""
         kind = name.partition(":")[0]
-        if kind == KEY_TALLY:
-            return self.other_key if caller.outlet is None else self.outlet_key
-        return self.holder if kind == HOLDER_TALLY else self.shown
+        of_key = self.other_key if caller.outlet is None else self.outlet_key
+        # A tenant's key that has met a full holder has had its share; who works on cases waits
+        # until one more fits.
+        of_ended = self.shown.each if caller.carrier is None else self.holder.period
+        return {
+            _KEY: of_key,
+            _CARRIER: Bound(KEYS_OF_CARRIER * self.other_key.most, self.other_key.period),
+            _ENDED: Bound(1, of_ended),
+            HOLDER_TALLY: self.holder,
+            SHOWN_TALLY: self.shown,
+        }[kind]
 
 
 NO_LIMITS = Limits(*(Bound(0, timedelta(days=1)),) * 4)
 
 
-def name_holder(lookup: bytes) -> str:
-    """The count of a document's failures. By its look-up, or one that nobody holds would tell
-    itself apart by never being refused."""
-    return f"{HOLDER_TALLY}:{lookup.hex()}"
+def name_holder(document: str, caller: Caller) -> str:
+    """The count of what a caller's carrier, or with scores anybody else, finds out of a holder.
+
+    `document` is its id; of one that nobody holds its look-up, or it would tell itself apart by
+    never being refused.
+    """
+    if caller.carrier is None:
+        return f"{SHOWN_TALLY}:{document}"
+    return f"{HOLDER_TALLY}:{document}:{caller.carrier}"
 
 
-def name_shown(document_id: str) -> str:
-    """The count of the answers that tell of a document's holder."""
-    return f"{SHOWN_TALLY}:{document_id}"
+def name_keys(caller: Caller) -> list[str]:
+    """The counts of failures: the carrier's first, then the key's, or that of all keys and
+    sessions of its person."""
+    of_carrier = [] if caller.carrier is None else [f"{_CARRIER}:{caller.carrier}"]
+    return [*of_carrier, f"{_KEY}:{person_of(caller.actor)}"]
 
 
-def name_key(caller: Caller) -> str:
-    """The count of a key's failures, or of all keys and sessions of its person."""
-    return f"{KEY_TALLY}:{person_of(caller.actor)}"
+def name_ended(caller: Caller) -> str:
+    """The mark of a key whose searches by face have ended."""
+    return f"{_ENDED}:{person_of(caller.actor)}"
+
+
+def is_near(score: float, threshold: float) -> bool:
+    """Whether an answer at this threshold would have been a surprise either way."""
+    return abs(score - threshold) < NEAR
+
+
+class InFlight:
+    """What is being compared with each holder and not counted yet, by all calls of a process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._names: Counter[str] = Counter()
+
+    def add(self, names: Sequence[str]) -> None:
+        with self._lock:
+            self._names.update(names)
+
+    def remove(self, names: Sequence[str]) -> None:
+        with self._lock:
+            self._names.subtract(names)
+            self._names = +self._names
+
+    def others(self, name: str) -> int:
+        """How many beside the one that asks."""
+        with self._lock:
+            return max(0, self._names[name] - 1)
 
 
 class Levels:
@@ -114,10 +173,13 @@ class Levels:
         self._now = now
         self._levels: dict[str, float] = {}
 
-    def require(self, caller: Caller, names: Iterable[str]) -> None:
-        """`TooManyFailures` where one of these counts takes no more."""
-        longest = max((self._wait(name, caller) for name in names), default=timedelta())
-        if longest:
+    def require(
+        self, caller: Caller, names: Iterable[str], in_flight: InFlight | None = None
+    ) -> None:
+        """`TooManyFailures` where one of these counts takes no more, with what is in flight."""
+        beside = (lambda _: 0) if in_flight is None else in_flight.others
+        waits = (self._wait(name, caller, beside(name)) for name in names)
+        if longest := max(waits, default=timedelta()):
             raise refuse(longest)
 
     def add(self, caller: Caller, name: str, amount: float = 1.0) -> list[Tally]:
@@ -125,9 +187,14 @@ class Levels:
         bound, level = self._limits.bound_of(name, caller), self.level(name, caller)
         if not bound.most or (amount < 0 and not level):
             return []
-        self._levels[name] = max(0.0, level + amount)
-        # One above the bound tells an answer that came too late.
-        return [Tally(name, amount, bound.each, bound.most + 1)]
+        self._levels[name] = min(bound.most, max(0.0, level + amount))
+        return [Tally(name, amount, bound.each, bound.most)]
+
+    def require_room(self, caller: Caller, name: str, amount: int) -> None:
+        """`TooManyFailures` where so many more are more than the bound."""
+        least = min(amount, self._limits.bound_of(name, caller).most)
+        if longest := self._wait(name, caller, least - 1):
+            raise refuse(longest)
 
     def is_full(self, caller: Caller, name: str) -> bool:
         """Whether one more would be refused."""
@@ -144,97 +211,139 @@ class Levels:
     def _each(self, name: str, caller: Caller) -> timedelta:
         return self._limits.bound_of(name, caller).each
 
-    def _wait(self, name: str, caller: Caller) -> timedelta:
-        return self._limits.bound_of(name, caller).wait(self.level(name, caller))
+    def _wait(self, name: str, caller: Caller, beside: int = 0) -> timedelta:
+        return self._limits.bound_of(name, caller).wait(self.level(name, caller) + beside)
 
 
 def refuse(wait: timedelta) -> TooManyFailures:
     """The refusal: the same for a holder and for a key."""
     seconds = max(1.0, wait.total_seconds())
     return TooManyFailures(
-        "too many comparisons failed, and people look into it: wait as long as Retry-After says",
+        "too much was asked of one face or too much failed, and people look into it: wait as long "
+        "as Retry-After says",
         seconds,
     )
 
 
-def find_case(
-    limits: Limits, registry: Reader, caller: Caller, name: str, document_ids: Sequence[str]
-) -> NewCase | None:
+def find_case(limits: Limits, registry: Reader, caller: Caller, name: str) -> NewCase | None:
     """The case to be opened about a count that is full; None where people have or had one lately,
     and for a document that nobody holds."""
-    about_key = name.startswith(KEY_TALLY)
-    if not about_key and not document_ids:
+    kind, document, *_ = name.split(":")
+    is_of_holder = kind in _OF_HOLDERS
+    if is_of_holder and not is_id(document):
         return None
-    key = name if about_key else f"{name.partition(':')[0]}:{document_ids[0]}"
+    key = f"{kind}:{document}" if is_of_holder else name
     known = registry.cases.of_groups([key]).get(key)
-    since = utc_now() - limits.bound_of(name, caller).period
+    since = utc_now() - min(limits.bound_of(name, caller).period, _LATELY)
     if known is not None and (known.state in ALIVE or known.opened_at > since):
         return None
     return NewCase(
         kind=CaseKind.PROBING,
         origin=CaseOrigin.REVERIFICATION,
-        document_ids=document_ids,
+        document_ids=(document,) if is_of_holder else (),
         group_key=key,
     )
 
 
 class Guard:
-    """Bounds and counts what one caller compares with holders.
+    """Bounds and counts what one call finds out of holders, from its question to its end.
 
-    What is counted is committed before the answer is given, and an answer that a concurrent one
-    has overtaken at the bound is not given.
+    Bounds are asked before anything is compared, and what is in flight counts meanwhile; what is
+    counted is committed before the answer is given.
     """
 
     def __init__(
-        self, limits: Limits, registry: Reader, runner: ChangeRunner, caller: Caller
+        self,
+        limits: Limits,
+        registry: Reader,
+        runner: ChangeRunner,
+        caller: Caller,
+        in_flight: InFlight,
     ) -> None:
         self._limits = limits
         self._registry = registry
         self._runner = runner
         self._caller = caller
+        self._in_flight = in_flight
+        self._held: list[str] = []
 
-    def require(self, names: Sequence[str], document_ids: Sequence[str] = ()) -> None:
-        """`TooManyFailures`, with a case, where the key or one of these counts takes no more.
+    def __enter__(self) -> Self:
+        return self
 
-        `document_ids` are the documents of the names, in their order.
-        """
-        asked = [name_key(self._caller), *names]
+    def __exit__(self, *_: object) -> None:
+        self._in_flight.remove(self._held)
+        self._held.clear()
+
+    def require(self, *documents: str) -> None:
+        """`TooManyFailures`, with a case, where the carrier, the key or one of these holders takes
+        no more; a document is given by its id, or by its look-up where nobody holds it."""
+        names = [name_holder(one, self._caller) for one in documents]
+        self._held += names
+        self._in_flight.add(names)
+        self._require([*name_keys(self._caller), *names])
+
+    def require_search(self) -> None:
+        """The same for a search by face, which tells of any holder."""
+        self._require([*name_keys(self._caller), name_ended(self._caller)])
+
+    def _require(self, asked: Sequence[str]) -> None:
         levels = self._read(asked)
         try:
-            levels.require(self._caller, asked)
+            levels.require(self._caller, asked, self._in_flight)
         except TooManyFailures:
-            self._open_cases(levels, asked, document_ids)
+            self._open_cases(levels, asked)
             raise
 
-    def count(self, names: Sequence[str], *, is_failure: bool) -> list[Tally]:
-        """What counts one more for each of the names; a failure is the key's too."""
-        given = [name_key(self._caller), *names] if is_failure else list(names)
+    def tells(self, score: float | None, threshold: float) -> bool:
+        """Whether an answer by this score is counted: to those who see scores each is."""
+        if self._caller.carrier is None or score is None:
+            return True
+        return not score >= threshold or is_near(score, threshold)
+
+    def count(self, *documents: str, is_failure: bool) -> list[Tally]:
+        """What counts one more for each of the documents; a failure is the key's too."""
+        names = [name_holder(one, self._caller) for one in documents]
+        given = [*name_keys(self._caller), *names] if is_failure else names
         levels = self._read(given)
         return [tally for name in given for tally in levels.add(self._caller, name)]
 
-    def settle(self, names: Sequence[str], document_ids: Sequence[str] = ()) -> None:
-        """After what was counted is durable: opens the cases, refuses what came too late."""
-        asked = [name_key(self._caller), *names]
-        levels = self._read(asked)
-        self._open_cases(levels, asked, document_ids)
-        for name in asked:
+    def weigh_search(self, told: Sequence[str]) -> tuple[list[Tally], bool]:
+        """What a search counts for that told so often of these documents; and whether it met a
+        holder of whom no more may be told: then it is not answered, and was the key's last."""
+        names = Counter(name_holder(one, self._caller) for one in told)
+        ended = name_ended(self._caller)
+        levels = self._read([*names, ended])
+        # By one that was answered since this was asked.
+        levels.require(self._caller, [ended])
+        tallies: list[Tally] = []
+        is_met = False
+        for name, times in names.items():
             most = self._limits.bound_of(name, self._caller).most
-            if most and levels.level(name, self._caller) > most:
-                levels.require(self._caller, [name])
+            is_met |= 0 < most < levels.level(name, self._caller) + times
+            tallies += levels.add(self._caller, name, times)
+        if is_met:
+            tallies += levels.add(self._caller, ended)
+        return tallies, is_met
+
+    def settle(self, *documents: str, is_met: bool = False) -> None:
+        """After what was counted is durable: opens the cases; refuses what met a full holder."""
+        names = [*name_keys(self._caller), *(name_holder(one, self._caller) for one in documents)]
+        asked = [*names, name_ended(self._caller)] if is_met else names
+        levels = self._read(asked)
+        self._open_cases(levels, asked)
+        if is_met:
+            levels.require(self._caller, [name_ended(self._caller)])
 
     def _read(self, names: Sequence[str]) -> Levels:
         return Levels(self._limits, self._registry, names, utc_now())
 
-    def _open_cases(
-        self, levels: Levels, names: Sequence[str], document_ids: Sequence[str]
-    ) -> None:
-        documents = dict(zip(names[1:], document_ids, strict=False))
-        full = [name for name in names if levels.is_full(self._caller, name)]
-        for name in full:
-            self._open_case(name, [documents[name]] if name in documents else [])
+    def _open_cases(self, levels: Levels, names: Sequence[str]) -> None:
+        for name in names:
+            if levels.is_full(self._caller, name):
+                self._open_case(name)
 
-    def _open_case(self, name: str, document_ids: Sequence[str]) -> None:
-        given = (self._limits, self._registry, self._caller, name, document_ids)
+    def _open_case(self, name: str) -> None:
+        given = (self._limits, self._registry, self._caller, name)
         if find_case(*given) is None:
             return
 

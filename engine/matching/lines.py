@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,8 +14,8 @@ from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import HolderMismatch, NotFound
 from engine.matching.comparison import score_best
 from engine.matching.documents import Document
-from engine.matching.holders import UNHELD, find_document, find_holder, find_known, look_up
-from engine.matching.limits import Guard, name_holder
+from engine.matching.holders import UNHELD, find_counted, find_document, find_holder
+from engine.matching.limits import Guard
 from engine.matching.registrar import Runner
 from engine.matching.requests import normalise_msisdn
 from engine.registry.reader import Reader
@@ -24,6 +25,7 @@ from engine.registry.records import (
     Changes,
     LineRecord,
     LineStatus,
+    Tally,
     is_id,
     utc_now,
 )
@@ -143,18 +145,17 @@ def dispute_line(
 
     `HolderMismatch` where the probe is not the document's holder, or where it has none;
     `NotFound` where the line is not under the document; every refusal is audited. Disputed again:
-    the case that is open, audited too. `guard` bounds refusals.
+    the case that is open, audited too. `guard` bounds refusals, and near matches.
     """
 
     probe = check_vectors(probe[None], registrar.gallery.dim)[0]
     target = normalise_line(line_text)
     today = utc_now().date()
-    name = name_holder(look_up(registry, document, today))
-    known = find_known(registry, document, today)
+    asked = find_counted(registry, document, today)
 
     def refuse(writer: Writer, document_id: str, cause: str) -> None:
         entry = AuditEntry(actor, "line.dispute_refused", document_id, {"cause": cause})
-        tallies = guard.count([name], is_failure=True)
+        tallies = guard.count(asked, is_failure=True)
         writer.commit(Changes(sequence=writer.sequence, audit=(entry,), tallies=tallies))
 
     def perform(writer: Writer, now: datetime) -> Dispute:
@@ -173,23 +174,31 @@ def dispute_line(
         if line is None or line.document_id != record.id:
             refuse(writer, record.id, "line_unknown")
             raise NotFound(LINE_UNKNOWN)
+        told = [asked] if guard.tells(score, threshold) else []
+        tallies = guard.count(*told, is_failure=False)
         case = registry.cases.open_of_line(line.id, CaseKind.DISPUTE)
         if case is None:
-            case = _open_case(writer, registry, line, score, now, actor)
+            case = _open_case(writer, registry, line, score, now, actor, tallies)
         else:
-            _audit(writer, AuditEntry(actor, "line.dispute_read", line.id, {"case": case.id}))
+            entry = AuditEntry(actor, "line.dispute_read", line.id, {"case": case.id})
+            writer.commit(Changes(sequence=writer.sequence, audit=(entry,), tallies=tallies))
         return Dispute(case.id, line.id, case.opened_at)
 
-    guard.require([name], known)
+    guard.require(asked)
     try:
         return registrar.run(perform)
-    except (HolderMismatch, NotFound):
-        guard.settle([name], known)
-        raise
+    finally:
+        guard.settle(asked)
 
 
 def _open_case(
-    writer: Writer, registry: Reader, line: LineRecord, score: float, now: datetime, actor: str
+    writer: Writer,
+    registry: Reader,
+    line: LineRecord,
+    score: float,
+    now: datetime,
+    actor: str,
+    tallies: Sequence[Tally],
 ) -> CaseRecord:
     cases = CaseBatch(registry, now)
     case = cases.open(
@@ -211,10 +220,7 @@ def _open_case(
         # A line stays disputed when a case about it was closed without changing it.
         disputed_lines=(line.id,) if line.status is LineStatus.ACTIVE else (),
         cause="holder",
+        tallies=tallies,
     )
     writer.commit(cases.add_to(changes))
     return case
-
-
-def _audit(writer: Writer, entry: AuditEntry) -> None:
-    writer.commit(Changes(sequence=writer.sequence, audit=(entry,)))

@@ -20,7 +20,7 @@ from engine.lifecycle.reverification import LifeBatch
 from engine.lifecycle.rules import NO_RULES, LineRules
 from engine.matching.documents import Document
 from engine.matching.holders import NOBODY, UNHELD, find_target, score_holder
-from engine.matching.limits import Guard, name_holder, name_shown
+from engine.matching.limits import Guard
 from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
 from engine.matching.registrar import CountingAudit, Runner
 from engine.matching.second_model import FILLED
@@ -139,11 +139,11 @@ class _Check:
 
     def compare(self, find: Callable[[], DocumentRecord]) -> tuple[DocumentRecord, float | None]:
         """The document and the score, where its bounds allow to compare."""
-        self.guard.require([])
+        self.guard.require()
 
         def find_bounded() -> DocumentRecord:
             record = find()
-            self.guard.require(self._names(record), [record.id, record.id])
+            self.guard.require(record.id)
             if self.probe.use_liveness is not None:
                 self.probe.use_liveness()
             return record
@@ -152,8 +152,8 @@ class _Check:
             return score_holder(find_bounded, self.registrar.gallery, self.probe.vector)
         except NotFound:
             entry = AuditEntry(self.probe.actor, "holder.checked", UNHELD, {"matched": False})
-            self.audit(entry, self.guard.count([], is_failure=True))
-            self.guard.settle([])
+            self.audit(entry, self.guard.count(is_failure=True))
+            self.guard.settle()
             raise
 
     def finish(
@@ -165,19 +165,18 @@ class _Check:
         case_id = None
         if is_match or score is None:
             # Without a face on file nothing was compared: that is no evidence.
-            shown = self._shown(record) if is_match else []
+            told = [record.id] if is_match and self._tells(score) else []
             if is_match and self.probe.second is not None:
                 self._fill(record, self.probe.second)
             if is_match and line is not None and self.probe.is_photographed:
                 self._come(line)
-            self.audit(entry, self.guard.count(shown, is_failure=False) if shown else ())
-            if shown:
-                self.guard.settle(shown, [record.id])
+            self.audit(entry, self.guard.count(*told, is_failure=False))
+            if told:
+                self.guard.settle(*told)
         else:
-            names = self._names(record)
-            tallies = self.guard.count(names, is_failure=True)
+            tallies = self.guard.count(record.id, is_failure=True)
             case_id = self._open_case(record, line, score, entry, tallies)
-            self.guard.settle(names, [record.id, record.id])
+            self.guard.settle(record.id)
         line_id = None if line is None else line.id
         return HolderCheck(record.id, line_id, is_match, score, self.probe.threshold, case_id)
 
@@ -200,13 +199,8 @@ class _Check:
         if find_missing():
             self.registrar.run(perform)
 
-    def _names(self, record: DocumentRecord) -> list[str]:
-        held = [] if record.lookup is None else [name_holder(record.lookup)]
-        return [*held, *self._shown(record)]
-
-    def _shown(self, record: DocumentRecord) -> list[str]:
-        """Who may ask about all tenants is shown the score, which tells more than a decision."""
-        return [name_shown(record.id)] if self.probe.carrier is None else []
+    def _tells(self, score: float | None) -> bool:
+        return self.guard.tells(score, self.probe.threshold)
 
     def _come(self, line: LineRecord) -> None:
         """Ends what waits for the line's holder, and its suspension."""

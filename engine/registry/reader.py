@@ -46,7 +46,14 @@ from engine.registry.records import (
     is_id,
 )
 from engine.registry.row_macs import REFERENCE_COLUMNS, require_authentic
-from engine.registry.rows import OF_REFERENCE, TallyRecord, gather_documents, line_of, read_as
+from engine.registry.rows import (
+    OF_REFERENCE,
+    TallyRecord,
+    gather_documents,
+    line_of,
+    read_as,
+    tally_of,
+)
 from engine.registry.tables import metadata
 from engine.registry.vault import (
     ATTEMPT_TEMPLATE,
@@ -322,6 +329,11 @@ class Reader(AuditReader):
     def tallies(self, names: Sequence[str]) -> dict[str, TallyRecord]:
         """The known ones of these counts."""
         return {row.name: read_as(TallyRecord, row) for row in self._rows_of(_TALLIES, names)}
+
+    def tally_names(self, document_id: str) -> list[str]:
+        """The names of the counts about a document, whoever's."""
+        query = select(tables.tallies.c.name).where(tally_of(document_id, None))
+        return [row.name for row in self.rows(query)]
 
     def documents(self, lookups: Sequence[bytes]) -> dict[bytes, DocumentRecord]:
         """The documents on record under these keyed look-ups, with their live references."""

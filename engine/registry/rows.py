@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Row,
     Table,
@@ -267,14 +268,18 @@ def answer_row(answer: StoredAnswer) -> RowValues:
     return columns_of(answer, response=dict(answer.response))
 
 
-HOLDER_TALLY, SHOWN_TALLY, KEY_TALLY = "holder", "shown", "key"
-"""How the name of a count begins: of a document's look-up, of a document, of a key."""
+HOLDER_TALLY, SHOWN_TALLY = "holder", "shown"
+"""How the name of a count about a document begins; its id follows, or its look-up."""
 
 
-def tally_names(document_id: str, lookup: bytes | None) -> list[str]:
-    """The counts about a document."""
-    holder = [] if lookup is None else [f"{HOLDER_TALLY}:{lookup.hex()}"]
-    return [f"{SHOWN_TALLY}:{document_id}", *holder]
+def tally_of(document_id: str, lookup: bytes | None) -> ColumnElement[bool]:
+    """Which counts are about a document, whoever's."""
+    keys = [document_id, *([] if lookup is None else [lookup.hex()])]
+    name = tables.tallies.c.name
+    exact = [f"{SHOWN_TALLY}:{key}" for key in keys]
+    # Those of earlier versions have no carrier.
+    exact += [f"{HOLDER_TALLY}:{key}" for key in keys]
+    return or_(name.in_(exact), *(name.startswith(f"{HOLDER_TALLY}:{key}:") for key in keys))
 
 
 @dataclass(frozen=True, slots=True)

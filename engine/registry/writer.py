@@ -78,7 +78,7 @@ from engine.registry.rows import (
     keep_crops_of_cases,
     line_row,
     reference_rows,
-    tally_names,
+    tally_of,
     watched_row,
     write_cases,
     write_crops,
@@ -332,7 +332,7 @@ def _forget_tallies(connection: Connection) -> None:
         connection.execute(delete(tables.tallies).where(stale))
 
 
-TALLIES_STAY = timedelta(days=30)
+TALLIES_STAY = timedelta(days=90)
 """A count that nothing was added to for so long leaves at the next start."""
 BULK_ROWS = 5_000
 """From so many documents on, a commit counts as a bulk load."""
@@ -597,8 +597,7 @@ def _erase(connection: Connection, document_id: str, at: datetime, number: int) 
     live = connection.scalar(_LIVE_REFERENCES_OF, {"key": document_id})
     assert live == 0, "an erased document's references are removed in the same changes"
     lookup = connection.scalar(select(_documents.c.lookup).where(_documents.c.id == document_id))
-    names = tally_names(document_id, lookup)
-    connection.execute(delete(tables.tallies).where(tables.tallies.c.name.in_(names)))
+    connection.execute(delete(tables.tallies).where(tally_of(document_id, lookup)))
     change_one(connection, _ERASE_DOCUMENT, {"key": document_id, "at": at, "number": number})
     connection.execute(_ERASE_LINES, {"key": document_id, "at": at})
     connection.execute(_ERASE_SESSIONS, {"key": document_id})

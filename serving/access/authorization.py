@@ -1,7 +1,7 @@
 """Authorization: what a role may do, to whose rows, and whom its answers name.
 
 What a role may not do is `Forbidden`; what a tenant may not see is `NotFound`, as if it were not.
-A search covers all carriers, so its candidates are mostly other carriers' holders. A tenant sees
+A tenant's search tells of its own holders; an enrollment is held against all. A tenant sees
 that a face looks alike, and whether it is the same one as before; not whose it is, and not how
 alike: every score against a stored reference is an equation, and enough of them give the face.
 """

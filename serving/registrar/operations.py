@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ import numpy as np
 from structlog.typing import FilteringBoundLogger
 
 from engine.cases import deaths, outlets, steps
-from engine.cases.case import Actor
+from engine.cases.case import Actor, person_of
 from engine.cases.deaths import DeathSource
 from engine.errors import (
     DeadlinePassed,
@@ -33,8 +34,8 @@ from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
 from engine.matching.documents import Document
 from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
-from engine.matching.identification import Identification
-from engine.matching.limits import Caller, Guard, name_shown
+from engine.matching.identification import Identification, keep_documents
+from engine.matching.limits import Caller, Guard, InFlight, is_near
 from engine.matching.lines import Dispute
 from engine.matching.liveness import LivenessOfVerification, LivenessResult
 from engine.matching.registrar import BoundedRunner, Outcome
@@ -135,6 +136,10 @@ class OpenRegistry:
         self.searches = SearchQueue(self.gallery, self.store, probes_waiting, observe_search)
         self.sweeps = SweepManager(deployment)
         self.backups = BackupManager(deployment)
+        self.in_flight = InFlight()
+        self.search_turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """Of each carrier, and of each of those who are none's: what one search told is counted
+        before the next is answered, or those in flight would tell more than the bound."""
         self.case_closed = Event()
         """Set when a case was closed: erasures that waited for it may be done."""
 
@@ -218,13 +223,15 @@ class Operations:
 
     @property
     def _caller(self) -> Caller:
-        return Caller(self._context.actor, self._context.outlet)
+        context = self._context
+        return Caller(context.actor, context.outlet, context.carrier)
 
     @property
     def _guard(self) -> Guard:
         """Bounds what this call finds out of holders."""
         opened = self._opened
-        return Guard(opened.deployment.limits, opened.store, self._runner, self._caller)
+        limits, in_flight = opened.deployment.limits, opened.in_flight
+        return Guard(limits, opened.store, self._runner, self._caller, in_flight)
 
     def give_up(self) -> None:
         """Makes no change any more that has not begun."""
@@ -249,29 +256,47 @@ class Operations:
         return outcome
 
     async def identify(self, probes: Probes, threshold: float) -> list[Identification]:
-        searches = self._opened.searches
-        future = searches.submit(probes, threshold, self._expires_at - monotonic())
+        carrier, guard = self._context.carrier, self._guard
+        await asyncio.to_thread(guard.require_search)
+        future = self._opened.searches.submit(probes, threshold, self._expires_at - monotonic())
         answers = await finish_by(future, self._expires_at)
+        if carrier is not None:
+            answers = await asyncio.to_thread(self._keep_own, answers, carrier)
         shown = [candidate for answer in answers for candidate in answer.candidates]
         # Once for each probe that finds them.
-        told = [key for one in answers for key in {it.document_id for it in one.candidates}]
-        documents = sorted(set(told))
+        told = [
+            key
+            for one in answers
+            for key in {
+                it.document_id
+                for it in one.candidates
+                if carrier is None or is_near(it.score, threshold)
+            }
+        ]
+        documents = sorted({one.document_id for one in shown})
         detail = {"probes": len(answers), "candidates": len(shown), "documents": documents}
         entry = self._entry("faces.identified", "gallery", detail)
-        names = list(map(name_shown, documents))
-        guard = self._guard
-        tallies: Sequence[Tally] = ()
-        if documents:
-            await asyncio.to_thread(guard.require, names, documents)
-            tallies = await asyncio.to_thread(
-                guard.count, list(map(name_shown, told)), is_failure=False
-            )
-        with self._tracer.span("audit"):
+        turn = self._opened.search_turns[carrier or person_of(self._context.actor)]
+        async with asyncio.timeout(self._expires_at - monotonic()), turn:
+            tallies, is_met = await asyncio.to_thread(guard.weigh_search, told)
             noted = self._opened.registrar.submit_audit([entry], tallies)
+            if tallies:
+                await finish_by(noted, self._expires_at)
+        with self._tracer.span("audit"):
             await finish_by(noted, self._expires_at)
-        if documents:
-            await asyncio.to_thread(guard.settle, names, documents)
+        if told:
+            await asyncio.to_thread(partial(guard.settle, *sorted(set(told)), is_met=is_met))
         return answers
+
+    def _keep_own(self, answers: list[Identification], carrier: str) -> list[Identification]:
+        """What a tenant is told of its own holders: of those of others it is told nothing.
+
+        The registry is asked whether or not anybody was found, or the time would tell.
+        """
+        found = {one.document_id for answer in answers for one in answer.candidates}
+        counts = self._opened.store.open_line_counts(sorted(found) or [""], carrier)
+        own = {key for key, count in counts.items() if count}
+        return [keep_documents(one, own) for one in answers]
 
     async def note(self, entries: Sequence[AuditEntry]) -> None:
         await finish_by(self._opened.registrar.submit_audit(entries), self._expires_at)
@@ -291,8 +316,9 @@ class Operations:
             rules=self._opened.deployment.line_rules,
             use_liveness=alive,
         )
-        given = (self._runner, self._opened.store, target.text, asked, self._audit, self._guard)
-        return verification.check_line(*given)
+        with self._guard as guard:
+            given = (self._runner, self._opened.store, target.text, asked, self._audit, guard)
+            return verification.check_line(*given)
 
     def check_document(
         self,
@@ -306,8 +332,9 @@ class Operations:
             self._probe(probe, second), use_liveness=self._require_alive(liveness, judged)
         )
         store = self._opened.store
-        given = (self._runner, store, document, asked, self._audit, self._guard)
-        return verification.check_document(*given)
+        with self._guard as guard:
+            given = (self._runner, store, document, asked, self._audit, guard)
+            return verification.check_document(*given)
 
     def _require_alive(
         self, liveness: LivenessResult | None, judged: Judged | None
@@ -337,17 +364,18 @@ class Operations:
         judged: Judged | None = None,
     ) -> HolderLines:
         self._require_alive(liveness, judged)()
-        return holders.show_lines(
-            self._opened.store,
-            self._opened.gallery,
-            document,
-            probe,
-            self._opened.thresholds.same_document,
-            guard=self._guard,
-            actor=self._context.actor,
-            audit=self._audit,
-            shows_score=self._context.carrier is None,
-        )
+        with self._guard as guard:
+            return holders.show_lines(
+                self._opened.store,
+                self._opened.gallery,
+                document,
+                probe,
+                self._opened.thresholds.same_document,
+                guard=guard,
+                actor=self._context.actor,
+                audit=self._audit,
+                shows_score=self._context.carrier is None,
+            )
 
     def dispute_line(
         self,
@@ -358,16 +386,17 @@ class Operations:
         judged: Judged | None = None,
     ) -> Dispute:
         self._require_alive(liveness, judged)()
-        return matching_lines.dispute_line(
-            self._runner,
-            self._opened.store,
-            line_text=target.text,
-            document=document,
-            probe=probe,
-            threshold=self._opened.thresholds.same_document,
-            actor=self._context.actor,
-            guard=self._guard,
-        )
+        with self._guard as guard:
+            return matching_lines.dispute_line(
+                self._runner,
+                self._opened.store,
+                line_text=target.text,
+                document=document,
+                probe=probe,
+                threshold=self._opened.thresholds.same_document,
+                actor=self._context.actor,
+                guard=guard,
+            )
 
     def close_line(self, target: LineTarget) -> str:
         context, store = self._context, self._opened.store

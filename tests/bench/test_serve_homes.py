@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from bench.suites.serve.chaos import Acknowledged, AnswerLog, audit_store
-from bench.suites.serve.fixtures import CALLER, TENANT, Home, Person, draw_people, make_home
+from bench.suites.serve.fixtures import CALLER, Home, Person, draw_people, make_home
 from bench.suites.serve.load_requests import check_searches, draw_probes, pair_items
 from bench.suites.serve.throughput import enroll_here, make_requests
 from bench.suites.workload import CARRIER
 from engine.registry.row_macs import bind_key
 from engine.registry.vault import Vault
 from serving.access.authentication import digest_key, parse_key
-from serving.access.authorization import name_holder, template_tenant
+from serving.access.authorization import template_tenant
 from serving.ingress.templates import SealedTemplates
 
 REFERENCES, SEED = 400, 2
@@ -65,12 +65,12 @@ def answer_by_brute_force(home: Home, count: int) -> tuple[list[dict[str, object
         owners = deployment.store.documents_of(ids)
         gallery = np.concatenate([chunk.vectors for chunk in chunks])
         turned = deployment.vault.rotate(probes.faces[:count])
-        names = [name_holder(deployment.vault, TENANT[0], owners[key]) for key in ids]
+        names = [owners[key] for key in ids]
     scores = turned @ gallery.T
     answers: list[dict[str, object]] = []
     for row in scores:
         found = np.flatnonzero(row >= threshold)
-        candidates = [{"holder": names[place], "score": float(row[place])} for place in found]
+        candidates = [{"document_id": names[place], "score": float(row[place])} for place in found]
         answers.append({"identification": {"candidates": candidates, "threshold": threshold}})
     return answers, scores.max(axis=1).tolist()
 
@@ -102,7 +102,7 @@ def test_a_missed_candidate_a_false_one_and_a_wrong_score_are_each_counted(home:
 
     answers, best = answer_by_brute_force(home, 64)
     stranger = next(place for place, answer in enumerate(answers) if not candidates(answer))
-    candidates(answers[stranger]).append({"holder": "none", "score": best[stranger]})
+    candidates(answers[stranger]).append({"document_id": "none", "score": best[stranger]})
     assert check_searches(home, probes, answers).ghosts == 1
 
 

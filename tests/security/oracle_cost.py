@@ -6,7 +6,10 @@ The attacker makes a photograph of any vector, knows strangers' faces and the th
 told match or no match. It begins with the strangers; from the first that matches it walks to the
 boundary in one direction after another. Each point there is a linear equation of the stored face,
 which least squares solve. `bisect` halves the way and spends the fewest questions; `creep` steps
-outward until one question fails, and spends the fewest failures: those the service bounds.
+outward until one question fails, and spends the fewest failures.
+
+`find_look_alikes` has a photograph of the face, and is told of hits alone, after misses that cost
+it nothing: an enrollment's look-alikes, of which the service tells two in the period.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.accuracy.population import Population
+from tests.security.test_face_from_decisions import Belief
 
 THRESHOLD = 0.363
 """Of a holder's check at a false match rate of 1e-4."""
@@ -25,6 +29,10 @@ STRANGERS, TARGETS = 100_000, 20
 REACHED = 0.9
 STEPS = 64
 """Into which `creep` divides the way of a direction."""
+
+REVIEW = 0.474
+"""Of a look-alike at a false match rate of 1e-6."""
+MOST_TRIED = 1_000
 
 Vector = NDArray[np.float64]
 
@@ -97,6 +105,36 @@ def attack(
         yield Point(oracle.asked, oracle.failed, cosine)
 
 
+def find_look_alikes(face: Vector, belief: Belief, hits: int, surprise: float) -> int:
+    """Tries probes until so many of them are hits; how many it tried, `MOST_TRIED` at most."""
+    tried = 0
+    while hits and tried < MOST_TRIED:
+        probe = belief.choose(REVIEW, surprise)
+        is_hit = float(probe @ face) >= REVIEW
+        belief.learn(probe, REVIEW, is_hit=is_hit)
+        tried, hits = tried + 1, hits - is_hit
+    return tried
+
+
+def run_look_alikes(targets: int = TARGETS) -> dict[str, float]:
+    """What so many hits add to one photograph: medians over the targets."""
+    population = Population.load("sface")
+    faces = population.references(targets, 1).astype(np.float64)
+    photographs = population.mates(np.arange(targets), 1, photographs=1)
+    alike = float(np.median((photographs * faces).sum(axis=1)))
+    figures = {"photograph": alike}
+    for hits in (1, 2, 3):
+        for surprise in (1.0, 2.0, 2.5):
+            gains, tried = [], []
+            for place, face in enumerate(faces):
+                belief = Belief.of(photographs[place], alike, np.random.default_rng(place))
+                tried.append(find_look_alikes(face, belief, hits, surprise))
+                gains.append(belief.cosine(face) - float(photographs[place] @ face))
+            figures[f"hits_{hits}_surprise_{surprise}_adds"] = float(np.median(gains))
+            figures[f"hits_{hits}_surprise_{surprise}_tried"] = float(np.median(tried))
+    return figures
+
+
 def run(targets: int = TARGETS, strangers: int = STRANGERS) -> dict[str, float]:
     """Medians over the targets."""
     population = Population.load("sface")
@@ -129,5 +167,5 @@ def run(targets: int = TARGETS, strangers: int = STRANGERS) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    for key, value in run().items():
+    for key, value in (run() | run_look_alikes()).items():
         print(f"{key:24} {value:,.3f}")  # noqa: T201

@@ -235,19 +235,25 @@ def test_a_holder_that_others_fail_with_is_blocked_and_people_have_a_case(
     assert int(answer.headers["retry-after"]) > 3_600
     [case] = probing_cases(attacker)
     assert case["document_ids"] == [attacker.document_id]
-    # Every other route is closed too, to the holder's own face as well.
+    # Every other route is closed too, to the holder's own face as well, for this carrier.
     mine = {"image": attacker.alike(attacker.victim).tobytes()}
-    for key, other, body in (
-        ("b2", VERIFY, {"probe": mine, "line": MSISDN}),
-        ("r1", QUERY, {"probe": mine, "document": DOCUMENT}),
-        ("fraud", VERIFY, {"probe": mine, "document_id": attacker.document_id}),
+    for other, body in (
+        (VERIFY, {"probe": mine, "line": MSISDN}),
+        (QUERY, {"probe": mine, "document": DOCUMENT}),
     ):
-        refused = service.ask("POST", other, key=key, body=body)
+        refused = service.ask("POST", other, key="b2", body=body)
         service.assert_refused(refused, 429, "REQUEST.TOO_MANY_FAILURES")
     claimed = enrollment(attacker, attacker.stranger(), 9)
     headers = {"idempotency-key": "k"}
-    refused = service.ask("POST", "/v1/enrollments", key="r1", body=claimed, headers=headers)
+    refused = service.ask("POST", "/v1/enrollments", key="b1", body=claimed, headers=headers)
     service.assert_refused(refused, 429, "REQUEST.TOO_MANY_FAILURES")
+    # No other carrier is barred from its customer, nor are those who work on the case.
+    mine = {"probe": mine}
+    for key, other, of_whom in (
+        ("r1", QUERY, {"document": DOCUMENT}),
+        ("fraud", VERIFY, {"document_id": attacker.document_id}),
+    ):
+        assert service.ask("POST", other, key=key, body=mine | of_whom).status_code == 200
     assert len(probing_cases(attacker)) == 1
 
 
@@ -294,14 +300,63 @@ def test_failures_at_once_are_no_more_than_the_bound(attacker: Attacker) -> None
     assert len(probing_cases(attacker)) == 1
 
 
-def test_hits_of_a_search_are_bounded_too(attacker: Attacker) -> None:
-    bound, told = LimitSettings().holder_shown, 0
-    while search_by_match(attacker, "red", [attacker.alike(attacker.victim)]) == 200:
+def near(attacker: Attacker, score: float) -> Vector:
+    """A face with this score to the victim's."""
+    aside = attacker.stranger()
+    aside = aside - (aside @ attacker.victim) * attacker.victim
+    aside /= np.linalg.norm(aside)
+    return np.asarray(score * attacker.victim + np.sqrt(1 - score**2) * aside, np.float32)
+
+
+def test_a_search_that_meets_a_full_holder_was_its_keys_last_hit_or_miss(
+    attacker: Attacker,
+) -> None:
+    review = attacker.service.parts.thresholds.review
+    bound, told = LimitSettings().holder_failures, 0
+    while search_by_match(attacker, "blue", [near(attacker, review + 0.02)]) == 200:
         told += 1
         assert told <= bound
     assert told == bound
     assert attacker.scores == []
-    assert len(probing_cases(attacker)) == 1
+    documents = sorted(case["document_ids"] for case in probing_cases(attacker))
+    assert documents == [[], [attacker.document_id]]
+    for probe in (attacker.stranger(), near(attacker, review + 0.02), attacker.victim):
+        assert search_by_match(attacker, "blue", [probe]) == 429
+    assert search_by_match(attacker, "red", [attacker.stranger()]) == 200
+
+
+def test_one_search_of_many_faces_tells_no_more_than_many_of_one(attacker: Attacker) -> None:
+    review = attacker.service.parts.thresholds.review
+    probes = [near(attacker, review + (-1) ** place * 0.02) for place in range(256)]
+    assert search_by_match(attacker, "blue", probes) == 429
+    assert search_by_match(attacker, "blue", [attacker.stranger()]) == 429
+
+
+def test_a_carriers_search_tells_of_its_own_holders_alone(attacker: Attacker) -> None:
+    probe = {"probe": {"image": attacker.alike(attacker.victim).tobytes()}, "search": True}
+    for key, found in (("blue", 1), ("red", 0)):
+        answer = attacker.service.ask("POST", MATCH, key=key, body={"items": [probe]})
+        [item] = attacker.service.read(answer)["items"]
+        assert (item["identification"]["found"], item["identification"]["searched"]) == (found, 1)
+        assert len(item["identification"]["candidates"]) == found
+
+
+def test_an_expired_document_tells_nothing_of_the_face_beside_it(attacker: Attacker) -> None:
+    """Such an attempt costs nothing and stores nothing: whoever has no document has many."""
+    shown = []
+    for place, probe in enumerate((attacker.alike(attacker.victim), attacker.stranger())):
+        expired = {"number": "110105198503071257", "expires_on": "2020-01-01"}
+        claimed = enrollment(attacker, probe, place, **expired)
+        headers = {"idempotency-key": f"k{place}"}
+        answer = attacker.service.ask(
+            "POST", "/v1/enrollments", key="r1", body=claimed, headers=headers
+        )
+        shown.append(attacker.service.read(answer))
+    assert [[one["reason"] for one in each["reasons"]] for each in shown] == [
+        ["DOCUMENT_EXPIRED"]
+    ] * 2
+    assert [each["cases"] for each in shown] == [[], []]
+    assert {each["duplicate_search"]["ran"] for each in shown} == {False}
 
 
 @pytest.mark.parametrize("path", [VERIFY, QUERY, "/v1/identifications", "/v1/people/search"])
@@ -320,7 +375,13 @@ def test_scores_that_the_fraud_team_is_shown_of_one_holder_are_bounded(
         assert told <= bound
     # Fewer than the dimensions: the equations leave most of the face open.
     assert told == bound < len(attacker.victim) // 2
-    assert len(probing_cases(attacker)) == 1
+    cases = [case["document_ids"] for case in probing_cases(attacker)]
+    assert [attacker.document_id] in cases
+    if path not in (VERIFY, QUERY):
+        # Nor is a face that nobody has: a refusal is no answer.
+        assert [] in cases
+        body = {"probe": {"image": attacker.stranger().tobytes()}}
+        assert attacker.service.ask("POST", path, key="fraud", body=body).status_code == 429
 
 
 def test_failures_of_one_key_are_bounded_over_all_holders(

@@ -15,7 +15,7 @@ from engine.errors import RowRefused, VectorUnusable
 from engine.matching.bulk_enrollment import AdmissionPlan, admit_planned, admit_references
 from engine.matching.documents import Document
 from engine.matching.holders import score_holder, watch_face
-from engine.matching.limits import NO_LIMITS, Caller, Guard
+from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import dispute_line
 from engine.matching.recovery import restore_gallery
 from engine.reasons import Decision
@@ -79,7 +79,7 @@ def test_no_comparison_with_a_holder_takes_one(lab: Lab, length: float) -> None:
         before = lab.store.audit_head()
         with pytest.raises(VectorInvalid):
             score_holder(lambda: record, registrar.gallery, probe)
-        guard = Guard(NO_LIMITS, lab.store, registrar, Caller("test"))
+        guard = Guard(NO_LIMITS, lab.store, registrar, Caller("test"), InFlight())
         with pytest.raises(VectorInvalid):
             dispute_line(
                 registrar, lab.store, line_text=answer.body["line_id"], document=request.document,

@@ -1,11 +1,11 @@
-"""Deployments to serve: so many references, a carrier with an outlet, a key to call with."""
+"""Deployments to serve: so many references, a carrier with an outlet, keys to call with."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -31,23 +31,27 @@ LINE_LIMIT = 1_000_000
 TENANT = (CARRIER, OUTLET)
 CALLER = Principal(key_id="bench", role=Role.CARRIER, carrier=CARRIER)
 """Whose key a home has; templates are bound to such a caller's tenant."""
+SEARCHER = Principal(key_id="bench", role=Role.FRAUD, person="bench")
+"""Who searches: a carrier would find its own holders alone."""
 Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """A deployment that no process has open; `key` is of the role carrier."""
+    """A deployment that no process has open; `key` is of the role carrier, `search_key` of the role
+    fraud."""
 
     path: Path
     references: int
     seed: int
     key: str = field(repr=False)
+    search_key: str = field(repr=False)
 
     def copy(self, name: str) -> Self:
         """The same deployment once more, beside this one."""
         path = self.path.with_name(name)
         shutil.copytree(self.path, path)
-        return type(self)(path, self.references, self.seed, self.key)
+        return replace(self, path=path)
 
     @contextmanager
     def open(self) -> Iterator[Deployment]:
@@ -55,14 +59,14 @@ class Home:
         with Deployment(self.path, load_settings(self.path)) as deployment:
             yield deployment
 
-    def issue(self, faces: Vectors) -> list[bytes]:
+    def issue(self, faces: Vectors, caller: Principal = CALLER) -> list[bytes]:
         """Templates of unit rows float32[n, d], not rotated, as the service issues them."""
         with self.open() as deployment:
             settings = deployment.settings.serve
             templates = SealedTemplates(
                 deployment.vault, deployment.store.model_digest, settings.template_ttl_h
             )
-            return templates.issue(deployment.vault.rotate(faces), template_tenant(CALLER))
+            return templates.issue(deployment.vault.rotate(faces), template_tenant(caller))
 
 
 UNBOUNDED = {
@@ -82,23 +86,24 @@ def make_home(path: Path, references: int, seed: int) -> Home:
     create_home(path, Settings(), UNBOUNDED)
     with Deployment(path, load_settings(path)) as deployment:
         add_outlet(deployment.store, LINE_LIMIT)
-        key = _add_key(deployment)
+        keys = [_add_key(deployment, one) for one in (CALLER, SEARCHER)]
         if references:
             _admit(deployment, Population.load("sface").references(references, seed))
-    return Home(path, references, seed, key)
+    return Home(path, references, seed, *keys)
 
 
-def _add_key(deployment: Deployment) -> str:
+def _add_key(deployment: Deployment, caller: Principal) -> str:
     made = make_key(deployment.vault)
     row = ApiKey(
         id=made.id,
         digest=made.digest,
         label="bench",
-        role=CALLER.role.value,
-        carrier=CARRIER,
+        role=caller.role.value,
+        carrier=caller.carrier,
         outlet=None,
         rate_limit=None,
         created_at=utc_now(),
+        person=caller.person,
     )
     deployment.store.add_api_key(row, actor="bench")
     return made.text

@@ -12,11 +12,10 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.suites.serve.fixtures import TENANT, Home, Person
+from bench.suites.serve.fixtures import SEARCHER, Home, Person
 from bench.suites.workload import OUTLET
 from engine.accuracy.population import Population
 from engine.registry.records import utc_now
-from serving.access.authorization import name_holder
 
 SERIAL_PLACE = "#SERIAL##"
 """Stands in a text or a header for the serial number of the request, which is as long."""
@@ -284,7 +283,8 @@ def draw_probes(home: Home, count: int, seed: int) -> Probes:
     faces = population.references(count, STRANGERS_SEED + seed)
     mated = rows >= 0
     faces[mated] = population.mates(rows[mated], home.seed)
-    items = tuple({"probe": {"template": token}, "search": True} for token in home.issue(faces))
+    tokens = home.issue(faces, SEARCHER)
+    items = tuple({"probe": {"template": token}, "search": True} for token in tokens)
     return Probes(items, rows, faces)
 
 
@@ -321,15 +321,14 @@ def check_searches(home: Home, probes: Probes, results: Sequence[dict[str, Any]]
     missed = ghosts = wrong = mates = found = 0
     for place, result in enumerate(results):
         scores = gallery @ vectors[place]
-        answered = {one["holder"]: one["score"] for one in result["identification"]["candidates"]}
+        candidates = result["identification"]["candidates"]
+        answered = {one["document_id"]: one["score"] for one in candidates}
         above = {holders[row] for row in np.flatnonzero(scores >= threshold + TOLERANCE)}
         near = {holders[row] for row in np.flatnonzero(scores >= threshold - TOLERANCE)}
         missed += len(above - answered.keys())
         ghosts += len(answered.keys() - near)
         best = float(scores.max())
-        # A tenant is shown none.
-        shown = [score for score in answered.values() if score is not None]
-        if shown and abs(max(shown) - best) > TOLERANCE:
+        if answered and abs(max(answered.values()) - best) > TOLERANCE:
             wrong += 1
         row = int(probes.rows[place])
         if row >= 0 and scores[row] >= threshold + TOLERANCE:
@@ -344,7 +343,7 @@ def read_results(bodies: Sequence[bytes]) -> list[dict[str, Any]]:
 
 
 def _read_gallery(home: Home) -> tuple[list[str], NDArray[np.float32]]:
-    """What answers call each reference's holder, and its rotated vector, in order of admission."""
+    """The document of each reference, and its rotated vector, in order of admission."""
     with home.open() as deployment:
         chunks = list(deployment.store.references())
         ids = np.concatenate([chunk.ids for chunk in chunks])
@@ -353,6 +352,4 @@ def _read_gallery(home: Home) -> tuple[list[str], NDArray[np.float32]]:
         owners: dict[int, str] = {}
         for start in range(0, len(ids), 10_000):
             owners |= deployment.store.documents_of(ids[order][start : start + 10_000].tolist())
-        vault, carrier = deployment.vault, TENANT[0]
-        names = [name_holder(vault, carrier, owners[key]) for key in ids[order].tolist()]
-    return names, vectors[order]
+    return [owners[key] for key in ids[order].tolist()], vectors[order]

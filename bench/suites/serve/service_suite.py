@@ -207,7 +207,7 @@ def _measure_batches(
     setup = context.setup(home, items=BATCH, connections=connections)
     probes = draw_probes(home, sizes.probes, context.seed)
     compared = session.match(pair_items(home, max(sizes.pairs, BATCH)), BATCH, connections)
-    searched = session.match(probes.items, BATCH, connections)
+    searched = session.search(probes, BATCH, connections)
     checked = session.search_all(probes)
     measured["batched_comparisons_per_second"] = _median(compared.rates) * BATCH
     measured["searches_per_second"] = _median(searched.rates) * BATCH

@@ -146,7 +146,7 @@ def _mix(context: Context, session: Session) -> Load:
     singles = pack(caller, pairs, 1)
     probes = draw_probes(home, max(context.sizes.probes, BATCH), context.seed)
     batches = chain.from_iterable(
-        repeat((pack(caller, pairs, BATCH)[0], pack(caller, probes.items, BATCH)[0]))
+        repeat((pack(caller, pairs, BATCH)[0], pack(session.searcher, probes.items, BATCH)[0]))
     )
     requests: list[Request] = []
     for visit in write_visits(caller, context.visitors.people, "soak"):

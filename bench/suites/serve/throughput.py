@@ -140,6 +140,10 @@ class Session:
     def caller(self) -> Caller:
         return Caller(HOST, self.service.place.port, self.home.key)
 
+    @property
+    def searcher(self) -> Caller:
+        return replace(self.caller, key=self.home.search_key)
+
     def make_load(self, requests: Sequence[Request], connections: int, **more: Any) -> Load:
         """A closed loop of prepared requests."""
         port = self.service.place.port
@@ -165,9 +169,13 @@ class Session:
         """Rounds of match requests of `size` items each."""
         return self.loop(self.make_load(pack(self.caller, items, size), connections))
 
+    def search(self, probes: Probes, size: int, connections: int) -> Loops:
+        """Rounds of searches of `size` probes each."""
+        return self.loop(self.make_load(pack(self.searcher, probes.items, size), connections))
+
     def search_all(self, probes: Probes) -> Searched:
         """Asks for every probe once, in batches, and holds the answers against brute force."""
-        requests = pack(self.caller, probes.items, BATCH)
+        requests = pack(self.searcher, probes.items, BATCH)
         load = self.make_load(requests, 1, count=len(requests), keeps_bodies=True)
         record = self.generator.run(load)
         require_judged(record)

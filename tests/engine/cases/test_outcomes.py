@@ -14,7 +14,7 @@ from engine.cases.decided import read_decided
 from engine.cases.steps import close, note
 from engine.matching.comparison import WatchList
 from engine.matching.holders import erase_holder
-from engine.matching.limits import NO_LIMITS, Caller, Guard
+from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import dispute_line
 from engine.reasons import Reason
 from engine.registry.audit import verify_chain
@@ -145,7 +145,7 @@ def test_an_unfounded_dispute_leaves_its_line_active(service: Any) -> None:
         probe=person,
         threshold=0.42,
         actor="key:shop",
-        guard=Guard(NO_LIMITS, service.store, service.registrar, Caller("key:shop")),
+        guard=Guard(NO_LIMITS, service.store, service.registrar, Caller("key:shop"), InFlight()),
     )
     assert line_status(service, dispute.line_id) is LineStatus.DISPUTED
     close(*service.context, dispute.case_id, Outcome.UNFOUNDED, (), ANNA)
@@ -169,7 +169,7 @@ def test_a_founded_dispute_closes_its_line_by_two_people_and_watches_nobody(
         probe=person,
         threshold=0.42,
         actor="key:shop",
-        guard=Guard(NO_LIMITS, service.store, service.registrar, Caller("key:shop")),
+        guard=Guard(NO_LIMITS, service.store, service.registrar, Caller("key:shop"), InFlight()),
     )
     service.decide(made.case_id, outcome, [made.line_id])
     assert line_status(service, made.line_id) is LineStatus.CLOSED

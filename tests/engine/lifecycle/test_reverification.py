@@ -12,7 +12,7 @@ from engine.errors import EventRefused, NotFound
 from engine.lifecycle.reverification import LifeBatch, carry_out, report_event
 from engine.lifecycle.rules import LineRules, load_rules
 from engine.matching import verification
-from engine.matching.limits import NO_LIMITS, Caller, Guard
+from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import close_line
 from engine.matching.verification import HolderProbe
 from engine.registry.damage import find_damage
@@ -199,7 +199,7 @@ def check(lab: Any, registrar: Any, line: str, face: Any, *, is_photographed: bo
         is_photographed=is_photographed,
         rules=Lines(lab.store, None).rules,  # type: ignore[arg-type]
     )
-    guard = Guard(NO_LIMITS, lab.store, registrar, Caller("key:1"))
+    guard = Guard(NO_LIMITS, lab.store, registrar, Caller("key:1"), InFlight())
     return verification.check_line(registrar, lab.store, line, probe, lambda *_: None, guard)
 
 

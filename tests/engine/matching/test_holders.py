@@ -18,7 +18,7 @@ from engine.matching.holders import (
     watch_face,
 )
 from engine.matching.identification import identify
-from engine.matching.limits import NO_LIMITS, Caller, Guard
+from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import unblock_document
 from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.matching.registrar import Registrar
@@ -185,7 +185,7 @@ def test_whoever_is_not_the_holder_cannot_tell_who_is_enrolled_nor_how_like(lab:
 
         def show(request: Any, probe: Any) -> HolderLines:
             given = lab.store, registrar.gallery, request.document, probe, 0.42
-            guard = Guard(NO_LIMITS, lab.store, registrar, Caller("key:k1"))
+            guard = Guard(NO_LIMITS, lab.store, registrar, Caller("key:k1"), InFlight())
             return show_lines(
                 *given, guard=guard, actor="key:k1", audit=lambda entry, _: entries.append(entry)
             )

@@ -10,14 +10,28 @@ import pytest
 from engine.cases.case import CaseKind
 from engine.errors import TooManyFailures
 from engine.matching.holders import erase_holder
-from engine.matching.limits import Bound, Caller, Guard, Levels, Limits, name_key, name_shown
+from engine.matching.limits import (
+    NEAR,
+    SEARCHED,
+    Bound,
+    Caller,
+    Guard,
+    InFlight,
+    Levels,
+    Limits,
+    name_ended,
+    name_holder,
+    name_keys,
+)
 from engine.matching.requests import Answer
 from engine.registry.records import AuditEntry, Changes, utc_now
 
 DAY = timedelta(days=1)
 LIMITS = Limits(holder=Bound(3, DAY), shown=Bound(4, DAY), outlet_key=Bound(5, DAY))
-SHOP = Caller("key:shop", outlet="blue-1")
-OTHER = Caller("key:other", outlet="blue-1")
+SHOP = Caller("key:shop", outlet="blue-1", carrier="blue")
+OTHER = Caller("key:other", outlet="blue-1", carrier="blue")
+RIVAL = Caller("key:rival", outlet="red-1", carrier="red")
+FRAUD = Caller("key:fraud")
 
 
 def under(request: Any, probe: Any, lab: Any, caller: Caller, **changes: Any) -> Any:
@@ -41,7 +55,7 @@ def test_the_wait_is_until_one_more_fits(level: float, parts: float) -> None:
 
 
 def test_a_count_leaks_away_evenly_and_is_kept_by_the_database(lab: Any) -> None:
-    name = name_key(SHOP)
+    name = name_keys(SHOP)[1]
     with lab.registrar() as registrar:
         count(lab, registrar, name, 4.0)
     with lab.registrar():
@@ -52,10 +66,10 @@ def test_a_count_leaks_away_evenly_and_is_kept_by_the_database(lab: Any) -> None
 
 
 def test_one_call_never_blocks_for_longer_than_the_bound(lab: Any) -> None:
-    name = name_shown("a document")
+    name = name_holder("a document", FRAUD)
     with lab.registrar() as registrar:
         count(lab, registrar, name, 1_000.0)
-    assert lab.store.tallies([name])[name].level == LIMITS.shown.most + 1
+    assert lab.store.tallies([name])[name].level == LIMITS.shown.most
 
 
 def test_a_batch_is_bounded_as_single_calls_are(lab: Any) -> None:
@@ -76,35 +90,121 @@ def test_a_batch_is_bounded_as_single_calls_are(lab: Any) -> None:
 
 
 def test_an_approval_takes_one_failure_off_its_key(lab: Any) -> None:
-    name = name_key(SHOP)
+    name = name_keys(SHOP)[1]
     with lab.registrar(limits=LIMITS) as registrar:
         count(lab, registrar, name, 2.0)
         registrar.enroll([lab.request(caller=SHOP), lab.request(caller=OTHER)])
     assert lab.store.tallies([name])[name].level == pytest.approx(1.0, abs=0.01)
-    assert not lab.store.tallies([name_key(OTHER)])
+    assert not lab.store.tallies([name_keys(OTHER)[1]])
 
 
 def test_an_erased_holder_leaves_no_count(lab: Any) -> None:
-    person, request = lab.newcomer()
+    _, request = lab.newcomer()
     with lab.registrar(limits=LIMITS) as registrar:
         held = registrar.enroll([request])[0].body["document_id"]
-        lookup = lab.store.document(held).lookup
         registrar.enroll([under(request, lab.people.person(), lab, SHOP)])
-        registrar.enroll([lab.request(person, caller=SHOP)])
-        names = [f"holder:{lookup.hex()}", name_shown(held)]
+        registrar.enroll([under(request, lab.people.person(), lab, RIVAL)])
+        count(lab, registrar, name_holder(held, FRAUD), 1.0, FRAUD)
+        names = [name_holder(held, one) for one in (SHOP, RIVAL, FRAUD)]
         assert set(lab.store.tallies(names)) == set(names)
         erase_holder(registrar, lab.store, request.document, "test")
     assert not lab.store.tallies(names)
 
 
-def test_an_answer_that_others_have_overtaken_at_the_bound_is_not_given(lab: Any) -> None:
-    name = name_shown("a document")
+def test_what_is_in_flight_counts_until_it_is_counted(lab: Any) -> None:
+    held, in_flight = "a document", InFlight()
     with lab.registrar() as registrar:
-        guard = Guard(LIMITS, lab.store, registrar, SHOP)
-        count(lab, registrar, name, 4.0)
-        # The fourth was in time; what was counted beside it was not.
-        guard.settle([name])
-        count(lab, registrar, name, 1.0)
+        count(lab, registrar, name_holder(held, SHOP), 1.0)
+        given = (LIMITS, lab.store, registrar, SHOP, in_flight)
+        with Guard(*given) as first, Guard(*given) as second, Guard(*given) as third:
+            first.require(held)
+            second.require(held)
+            with pytest.raises(TooManyFailures):
+                third.require(held)
+        with Guard(*given) as again:
+            again.require(held)
+
+
+def test_a_carriers_count_of_a_holder_is_no_others(lab: Any) -> None:
+    with lab.registrar() as registrar:
+        count(lab, registrar, name_holder("a document", SHOP), 3.0)
         with pytest.raises(TooManyFailures):
-            guard.settle([name])
-        assert not [one for one in lab.store.cases.newest() if one.kind == CaseKind.PROBING]
+            Guard(LIMITS, lab.store, registrar, OTHER, InFlight()).require("a document")
+        for other in (RIVAL, FRAUD):
+            Guard(LIMITS, lab.store, registrar, other, InFlight()).require("a document")
+
+
+def test_all_keys_of_a_carrier_together_fail_no_oftener_than_four(lab: Any) -> None:
+    limits = Limits(other_key=Bound(2, DAY))
+    of_carrier, of_key = name_keys(SHOP)
+    with lab.registrar() as registrar:
+        tallies = Levels(limits, lab.store, [of_carrier], utc_now()).add(SHOP, of_carrier, 7.5)
+        entry = AuditEntry("test", "test", "test")
+        registrar.run(
+            lambda writer, _: writer.commit(
+                Changes(sequence=writer.sequence, audit=(entry,), tallies=tallies)
+            )
+        )
+        assert not lab.store.tallies([of_key])
+        with pytest.raises(TooManyFailures):
+            Guard(limits, lab.store, registrar, OTHER, InFlight()).require()
+        Guard(limits, lab.store, registrar, RIVAL, InFlight()).require()
+
+
+def probing(lab: Any) -> list[tuple[str, ...]]:
+    found = [one for one in lab.store.cases.newest() if one.kind == CaseKind.PROBING]
+    return sorted(one.document_ids for one in found)
+
+
+def test_a_search_that_meets_a_full_holder_is_its_keys_last_and_no_others(lab: Any) -> None:
+    _, request = lab.newcomer()
+    with lab.registrar() as registrar:
+        held = registrar.enroll([request])[0].body["document_id"]
+
+        def search(caller: Caller, *told: str) -> None:
+            guard = Guard(LIMITS, lab.store, registrar, caller, InFlight())
+            guard.require_search()
+            tallies, is_met = guard.weigh_search(told)
+            entry = AuditEntry("test", "test", "test")
+            registrar.submit_audit([entry], tallies).result()
+            guard.settle(*told, is_met=is_met)
+
+        search(SHOP, held, held, held)
+        assert probing(lab) == [(held,)]
+        search(SHOP)
+        with pytest.raises(TooManyFailures):
+            search(SHOP, held)
+        assert probing(lab) == [(), (held,)]
+        # From now on a search that finds nobody is refused like one that finds them.
+        for told in ((), (held,), ("another",)):
+            with pytest.raises(TooManyFailures) as refused:
+                search(SHOP, *told)
+            assert refused.value.retry_after_s == pytest.approx(DAY.total_seconds(), rel=0.01)
+        search(OTHER)
+        search(RIVAL, held)
+
+
+def test_near_look_alikes_are_few_and_the_one_too_many_ends_its_key(lab: Any) -> None:
+    _, request = lab.newcomer()
+    with lab.registrar(limits=Limits(holder=Bound(2 * SEARCHED, DAY))) as registrar:
+        held = registrar.enroll([request])[0].body["document_id"]
+        face = next(iter(lab.store.references())).vectors[0]
+
+        def enroll(caller: Caller, probe: Any) -> Any:
+            pair = {name: lab.people.sample(probe, noise=0.0) for name in ("live", "portrait")}
+            return registrar.enroll([lab.request(caller=caller, **pair)])[0]
+
+        def alike(score: float) -> Any:
+            return lab.people.between(face, score)
+
+        # Clear look-alikes are no surprise to whoever shows them, and always told.
+        for _ in range(4):
+            assert enroll(SHOP, alike(0.70 + NEAR + 0.02)).body["decision"] == "rejected"
+        for _ in range(2):
+            assert enroll(SHOP, alike(0.66)).body["decision"] == "review"
+        assert probing(lab) == [(held,)]
+        assert isinstance(enroll(SHOP, alike(0.66)), TooManyFailures)
+        assert probing(lab) == [(), (held,)]
+        assert isinstance(enroll(SHOP, lab.people.person()), TooManyFailures)
+        assert enroll(OTHER, lab.people.person()).body["decision"] == "approved"
+        assert lab.store.tallies([name_ended(SHOP)])

@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import HolderMismatch, NotFound, RequestError
 from engine.matching.holders import erase_holder
-from engine.matching.limits import NO_LIMITS, Caller, Guard
+from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import Dispute, close_line, dispute_line
 from engine.reasons import Reason
 from engine.registry.audit import verify_chain
@@ -26,7 +26,7 @@ def dispute(lab: Any, registrar: Any, text: str, document: Any, probe: Any) -> D
         probe=probe,
         threshold=THRESHOLD,
         actor="key:k1",
-        guard=Guard(NO_LIMITS, lab.store, registrar, Caller("key:k1")),
+        guard=Guard(NO_LIMITS, lab.store, registrar, Caller("key:k1"), InFlight()),
     )
 
 

@@ -555,7 +555,7 @@ def test_who_is_looked_into_does_not_leave_under_another_number(
 def test_nor_do_exceptions_and_tries_of_others_bar_the_holder(lab: Lab) -> None:
     holder, store = lab.people.person(), lab.store
     limits = replace(NO_LIMITS, holder=Bound(1, timedelta(seconds=1)))
-    caller = Caller("key:a", "blue-1")
+    caller = Caller("key:a", "blue-1", "blue")
     with lab.registrar(people=PeopleTerms(RULES), limits=limits) as registrar:
         first = ask(registrar, lab.request(holder, document=card(1)))[0]
         faceless = {"live": ABSENT, "portrait": ABSENT, "exception": ExceptionCause.INJURY}
@@ -794,7 +794,7 @@ def test_a_minor_renews_a_document_keeps_the_number_and_is_bound_anew(
 def test_what_was_tried_on_a_holder_counts_under_a_renewed_document(lab: Lab) -> None:
     person = lab.people.person()
     limits = replace(NO_LIMITS, holder=Bound(3, timedelta(days=4)))
-    caller = Caller("key:a", "blue-1")
+    caller = Caller("key:a", "blue-1", "blue")
     with lab.registrar(people=PeopleTerms(RULES), limits=limits) as registrar:
         ask(registrar, lab.request(person, document=card(1)))
         ask(

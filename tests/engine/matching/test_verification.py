@@ -14,7 +14,7 @@ from engine.errors import GalleryBehind, NotFound, RequestError, StorageFailed
 from engine.matching import holders, verification
 from engine.matching.comparison import fuse_vectors
 from engine.matching.holders import erase_holder
-from engine.matching.limits import NO_LIMITS, Caller, Guard
+from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import close_line
 from engine.matching.second_model import FILLED
 from engine.matching.verification import HolderCheck, HolderProbe
@@ -35,7 +35,7 @@ def check_line(*given: Any) -> HolderCheck:
 
 
 def _check(check: Any, registrar: Any, registry: Any, target: Any, probe: Any, audit: Any) -> Any:
-    guard = Guard(NO_LIMITS, registry, registrar, Caller("test"))
+    guard = Guard(NO_LIMITS, registry, registrar, Caller("test"), InFlight())
     return check(registrar, registry, target, probe, lambda entry, _: audit(entry), guard)
 
 

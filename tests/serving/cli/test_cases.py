@@ -66,7 +66,7 @@ def test_a_disputed_line_is_a_case_that_names_it(
     full_home: Path, enrolled: dict[str, Any], sosie: Any
 ) -> None:
     from engine.matching.documents import Document
-    from engine.matching.limits import NO_LIMITS, Caller, Guard
+    from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
     from engine.matching.lines import dispute_line
     from serving.cli.inputs import open_deployment
 
@@ -80,7 +80,9 @@ def test_a_disputed_line_is_a_case_that_names_it(
             probe=gallery.vectors(gallery.ids)[0],
             threshold=0.5,
             actor="test",
-            guard=Guard(NO_LIMITS, deployment.store, deployment.registrar, Caller("test")),
+            guard=Guard(
+                NO_LIMITS, deployment.store, deployment.registrar, Caller("test"), InFlight()
+            ),
         )
     at = ("--home", full_home)
     (case,) = sosie("cases", *at, "--json").json["cases"]
