@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engine.cases.case import is_lone_name
 from engine.errors import CalibrationError, SosieError, advise_extra
 from engine.formatting import size
 from engine.matching.calibration import Comparison
@@ -211,6 +212,7 @@ def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Fin
         if settings.authority.kind != "form":
             yield _examine_authority(deployment)
         yield from _examine_webhooks(deployment)
+        yield from _examine_people(deployment.store)
         if settings.sign_in.issuer:
             yield _examine_sign_in(deployment)
         if settings.models.second:
@@ -332,6 +334,18 @@ def _examine_authority(deployment: Deployment) -> Finding:
     except SosieError as error:
         detail, _, advice = str(error).rpartition(": ")
         return Finding("authority", State.WARNING, f"{detail}; {terms}", advice)
+
+
+def _examine_people(store: Store) -> Iterator[Finding]:
+    """People whom earlier versions took, by whose names one could be taken for two."""
+    from engine.registry.records import utc_now  # noqa: PLC0415 - as above
+
+    people = {one.person for one in store.api_keys() if one.person and one.revoked_at is None}
+    people |= {one.person for one in store.accounts.everyone(utc_now())}
+    if odd := sum(not is_lone_name(one) for one in people):
+        detail = f"{odd} names of people in keys and accounts mix scripts: one could pass as two"
+        advice = "see sosie apikey list and sosie account list; give new keys, revoke these"
+        yield Finding("people", State.WARNING, detail, advice)
 
 
 def _examine_sign_in(deployment: Deployment) -> Finding:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
-from engine.cases.case import CaseKind, CaseOrigin, person_of
+from engine.cases.case import CaseKind, CaseOrigin, fold_person, person_of
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import TooManyFailures
 from engine.registry.reader import Reader
@@ -100,7 +100,7 @@ def name_shown(document_id: str) -> str:
 
 def name_key(caller: Caller) -> str:
     """The count of a key's failures, or of all keys and sessions of its person."""
-    return f"{KEY_TALLY}:{person_of(caller.actor)}"
+    return f"{KEY_TALLY}:{fold_person(person_of(caller.actor))}"
 
 
 class Levels:

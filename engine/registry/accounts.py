@@ -14,7 +14,7 @@ from typing import NamedTuple
 from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from engine.cases.case import describe_actor, fold_person
+from engine.cases.case import describe_actor, fold_person, is_lone_name
 from engine.errors import NotFound, RegistryError
 from engine.registry import tables
 from engine.registry.database import Source, changing
@@ -73,7 +73,7 @@ class Accounts(Source):
 
         `subject` is what the provider calls the account. Where it is known the session is its
         person's, however the provider names them today. False, with nothing kept, where another
-        account has the name of a new one. Sessions that have expired leave.
+        account has the name of a new one, or it mixes scripts. Sessions that have expired leave.
         """
         key = self.vault.look_up("subject", subject)
         name = self.vault.look_up("person", fold_person(session.person))
@@ -81,7 +81,7 @@ class Accounts(Source):
         if known is not None:
             person = str(require_authentic(self.vault, _accounts, known).person)
             session = replace(session, person=person)
-        elif self._first(_OF_NAME, name=name) is not None:
+        elif not is_lone_name(session.person) or self._first(_OF_NAME, name=name) is not None:
             return False
         account = {"subject": key, "person": session.person, "name": name}
         bound = {one: getattr(session, one) for one in ("person", "role", "carrier", "outlet")}

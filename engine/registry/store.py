@@ -13,6 +13,7 @@ from typing import Any, Self
 from sqlalchemy import Connection, Engine, Table, insert, inspect, select, text, update
 from sqlalchemy.exc import IntegrityError
 
+from engine.cases.case import is_lone_name
 from engine.errors import (
     NotFound,
     RegistryError,
@@ -231,6 +232,11 @@ class Store(Reader):
         may do; `NotFound` where its carrier or its open outlet is not."""
         if key.role in PERSONAL_ROLES and not key.person:
             raise RequestError(f"a key of role {key.role} is a person's: say whose")
+        if key.person and not is_lone_name(key.person):
+            raise RequestError(
+                "the person's name mixes scripts, or is one that keys and the machine have: "
+                "write it in the letters of one script"
+            )
         bound = {name: getattr(key, name) for name in ("role", "carrier", "outlet", "person")}
         with self._recorded(AuditEntry(actor, "apikey.added", key.id, bound)) as connection:
             _require_tenant(connection, key)
