@@ -36,7 +36,7 @@ from serving.models import (
     open_liveness_judge,
     warn_calibration,
 )
-from serving.settings import load_settings
+from serving.settings import find_user_cache, load_settings
 
 if TYPE_CHECKING:
     from engine.registry.store import Store
@@ -81,7 +81,8 @@ def examine(home: Path | None, *, is_deep: bool = False) -> list[Finding]:
 
     Every row of a large registry is read if `is_deep`.
     """
-    findings = [*_examine_machine(), *_examine_packages(), _examine_machine_code()]
+    findings = [*_examine_machine(), *_examine_packages(), _examine_telemetry()]
+    findings.append(_examine_machine_code())
     try:
         settings = load_settings(home)
     except SosieError as error:
@@ -130,6 +131,20 @@ def _examine_packages() -> Iterator[Finding]:
         yield Finding("runtime", State.BROKEN, ", ".join(installed), advice)
     else:
         yield Finding("runtime", State.OK, f"{', '.join(installed)} with {providers}")
+
+
+_TELEMETRY = "Microsoft/DeveloperTools/.onnxruntime"
+"""In the user's cache: an id of this machine, and events that wait to be sent."""
+
+
+def _examine_telemetry() -> Finding:
+    """What packages would report to their makers; both are told not to where they are started."""
+    folder = find_user_cache() / _TELEMETRY
+    if folder.exists():
+        detail = f"off; other uses of ONNX Runtime, or Sosie before it was, left {folder}"
+        advice = "remove the folder, and set ORT_DISABLE_TELEMETRY=1 for other programs"
+        return Finding("telemetry", State.WARNING, detail, advice)
+    return Finding("telemetry", State.OK, "off: ONNX Runtime and Ray report nothing")
 
 
 def _examine_machine_code() -> Finding:

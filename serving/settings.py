@@ -207,6 +207,11 @@ def choose_models(folder: Path) -> None:
     os.environ[_MODELS_VARIABLE] = str(folder.resolve())
 
 
+def find_user_cache() -> Path:
+    """Where the packages that Sosie stands on keep what they like, for this user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+
+
 def find_metrics_folder() -> Path | None:
     """The folder of the node's shared metrics; None in a process with its own."""
     given = os.environ.get(METRICS_VARIABLE)
