@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.cases.case import is_lone_name
 from engine.errors import CalibrationError, SosieError, advise_extra
 from engine.formatting import size
 from engine.matching.calibration import Comparison
@@ -25,6 +24,7 @@ from engine.models.catalog import ModelCard, locate, read_transform_file
 from engine.models.cuda import describe_options
 from engine.models.session import available_providers, runtime_version
 from engine.registry.vault import MOST_SEALS
+from engine.texts import mixes_scripts
 from indexes.errors import IndexFault
 from serving.models import (
     describe_calibration,
@@ -357,7 +357,7 @@ def _examine_people(store: Store) -> Iterator[Finding]:
 
     people = {one.person for one in store.api_keys() if one.person and one.revoked_at is None}
     people |= {one.person for one in store.accounts.everyone(utc_now())}
-    if odd := sum(not is_lone_name(one) for one in people):
+    if odd := sum(mixes_scripts(one) for one in people):
         detail = f"{odd} names of people in keys and accounts mix scripts: one could pass as two"
         advice = "see sosie apikey list and sosie account list; give new keys, revoke these"
         yield Finding("people", State.WARNING, detail, advice)

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from engine.texts import mixes_scripts
-
 
 class CaseOrigin(StrEnum):
     """What opened a case."""
@@ -195,12 +193,6 @@ def is_credential(name: str) -> bool:
     start, colon, _ = folded.partition(":")
     is_prefixed = bool(colon) and start in {*CREDENTIALS, _MACHINE, "cli", "outlet"}
     return is_prefixed or folded == _MACHINE or person_of(folded) != folded
-
-
-def is_lone_name(name: str) -> bool:
-    """Whether a new person may be called so: by the name nobody would take them for another, or
-    for a key."""
-    return not is_credential(name) and not mixes_scripts(name)
 
 
 _MACHINE = "sosie"

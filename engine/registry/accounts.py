@@ -14,7 +14,7 @@ from typing import NamedTuple
 from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from engine.cases.case import describe_actor, fold_person, is_lone_name
+from engine.cases.case import describe_actor, fold_person
 from engine.errors import NotFound, RegistryError
 from engine.registry import tables
 from engine.registry.database import Source, changing
@@ -22,6 +22,7 @@ from engine.registry.records import AuditEntry, Session
 from engine.registry.row_macs import bind_session, require_authentic, with_macs
 from engine.registry.rows import read_as
 from engine.registry.writer import recorded
+from engine.texts import mixes_scripts
 
 _accounts, _sessions = tables.accounts, tables.sessions
 _COLUMNS = [one for one in _sessions.columns if one.name != "subject"]
@@ -81,7 +82,7 @@ class Accounts(Source):
         if known is not None:
             person = str(require_authentic(self.vault, _accounts, known).person)
             session = replace(session, person=person)
-        elif not is_lone_name(session.person) or self._first(_OF_NAME, name=name) is not None:
+        elif mixes_scripts(session.person) or self._first(_OF_NAME, name=name) is not None:
             return False
         account = {"subject": key, "person": session.person, "name": name}
         bound = {one: getattr(session, one) for one in ("person", "role", "carrier", "outlet")}

@@ -13,7 +13,6 @@ from typing import Any, Self
 from sqlalchemy import Connection, Engine, Table, insert, inspect, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from engine.cases.case import is_lone_name
 from engine.errors import (
     NotFound,
     RegistryError,
@@ -33,6 +32,7 @@ from engine.registry.records import ApiKey, AuditEntry, Carrier, SecondTemplate,
 from engine.registry.row_macs import bind_key, changing_rows, with_macs
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer, recorded, take_lease
+from engine.texts import mixes_scripts
 
 REVISIONS = tuple(f"{number:04}" for number in range(1, 24))
 """Every revision this version knows, oldest first; the last is the one it works with."""
@@ -232,10 +232,9 @@ class Store(Reader):
         may do; `NotFound` where its carrier or its open outlet is not."""
         if key.role in PERSONAL_ROLES and not key.person:
             raise RequestError(f"a key of role {key.role} is a person's: say whose")
-        if key.person and not is_lone_name(key.person):
+        if key.person and mixes_scripts(key.person):
             raise RequestError(
-                "the person's name mixes scripts, or is one that keys and the machine have: "
-                "write it in the letters of one script"
+                "the person's name mixes scripts: write it in the letters of one script"
             )
         bound = {name: getattr(key, name) for name in ("role", "carrier", "outlet", "person")}
         with self._recorded(AuditEntry(actor, "apikey.added", key.id, bound)) as connection:

@@ -57,7 +57,7 @@ def test_a_new_account_by_whose_name_one_could_pass_as_another_is_not_kept(store
 def test_an_account_that_an_earlier_version_took_signs_in_as_before(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.registry.accounts.is_lone_name", lambda _: True)
+    monkeypatch.setattr("engine.registry.accounts.mixes_scripts", lambda _: False)
     assert store.accounts.sign_in(session(1, "k\u0456m"), "u1", "c-1")
     monkeypatch.undo()
     assert store.accounts.sign_in(session(2, "k\u0456m"), "u1", "c-2")
