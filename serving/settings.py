@@ -22,7 +22,7 @@ from pydantic_settings import (
 )
 
 from engine.errors import RegistryExists, RegistryMissing, RequestError
-from serving.authority_settings import AuthoritySettings
+from serving.authority_settings import AuthoritySettings, LivenessSettings
 from serving.rule_settings import LinesSettings, PeopleSettings
 from serving.sections import (
     AuditSettings,
@@ -30,7 +30,6 @@ from serving.sections import (
     CropsSettings,
     GallerySettings,
     LimitSettings,
-    LivenessSettings,
     ModelSettings,
     QualitySettings,
     RegistrarSettings,
