@@ -51,6 +51,7 @@ ENV PATH=/opt/sosie/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     SOSIE_HOME=/var/lib/sosie \
     NUMBA_CACHE_DIR=/var/cache/sosie/numba \
+    ORT_DISABLE_TELEMETRY=1 \
     SOSIE_MODELS__PROVIDER=cpu \
     SOSIE_SERVE__HOST=0.0.0.0 \
     SOSIE_SERVE__PORT=8700

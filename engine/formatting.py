@@ -1,12 +1,16 @@
-"""Numbers for people: the same in a terminal, on a page and in a picture."""
+"""Numbers for people: the same in a terminal, on a page and in a picture; and what of a number or
+a name is shown to others than its holder."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 MINUS = "\u2212"
 DASH = "\u2013"
 NONE = "-"
+VISIBLE_DIGITS = 4
+_WORD = re.compile(r"(\S)(\S*)")
 _SIZES = ((2**50, "PiB"), (2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
@@ -95,3 +99,13 @@ def duration(seconds: float) -> str:
     minutes, left = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {left} s"
+
+
+def mask_number(digits: str) -> str:
+    """All but the last four digits hidden."""
+    return "•" * max(len(digits) - VISIBLE_DIGITS, 0) + digits[-VISIBLE_DIGITS:]
+
+
+def mask_name(name: str) -> str:
+    """All but the first letter of each word hidden, in any script."""
+    return _WORD.sub(lambda word: word[1] + "•" * len(word[2]), name)

@@ -19,6 +19,23 @@ _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
 # Persian and the scripts of India are written with joiners, between two of their letters.
 _JOINED = re.compile("(?<=[^\0-\x7f\u200c\u200d])[\u200c\u200d](?=[^\0-\x7f\u200c\u200d])")
 
+_TOGETHER = ({"CJK", "HIRAGANA", "KATAKANA", "IDEOGRAPHIC"}, {"CJK", "HANGUL"}, {"CJK", "BOPOMOFO"})
+"""What Japanese, Korean and Chinese are written with."""
+_IN_ALL = {"DIGIT", "COMBINING", "MODIFIER"}
+"""ASCII's digits, accents, and letters that stand for an apostrophe or a tone."""
+
+
+def mixes_scripts(text: str) -> bool:
+    """Whether letters, marks or numbers of more than one script are in it (after Unicode TS 39,
+    5.1): a Cyrillic one among Latin ones looks like one of theirs."""
+    scripts = {
+        # A character's name begins with its script; of `ARABIC-INDIC DIGIT ONE`, too.
+        unicodedata.name(character, "unnamed").replace("-", " ").partition(" ")[0]
+        for character in unicodedata.normalize("NFKC", text)
+        if unicodedata.category(character)[0] in "LMN"
+    } - _IN_ALL
+    return len(scripts) > 1 and not any(scripts <= one for one in _TOGETHER)
+
 
 def is_visible(text: str, allowed: str = "", *, is_prose: bool = False) -> bool:
     """Whether a text holds no hidden character but those allowed, and no blank one.

@@ -1,4 +1,5 @@
-"""The section of the settings that says whom documents are looked up at."""
+"""Settings that say whose word is taken: an authority's on documents, a capture system's on who is
+alive."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from engine.reasons import LivenessMode, LivenessUse
 from serving.sections import Section, is_private_address
 
 
@@ -104,4 +106,87 @@ class AuthoritySettings(Section):
             raise ValueError("min_face_score needs sends_photograph")
         if self.sends_photograph and self.kept_s():
             raise ValueError("what is said of a photograph is not kept: leave cache_s out")
+        return self
+
+
+class LivenessIssuer(Section):
+    """A capture system that signs what its detector says of a face."""
+
+    keys: str = Field(
+        description="file with its public keys, a JWK Set, in the home folder unless absolute"
+    )
+
+
+class CarrierLiveness(Section):
+    """What is asked of one carrier's requests, where it differs."""
+
+    enrollment: LivenessMode | None = None
+    verification: LivenessMode | None = None
+    issuers: list[str] = Field(
+        default=[], description="who may sign for its subscribers; empty: every issuer"
+    )
+
+
+class LivenessSettings(Section):
+    """Evidence of liveness: results of the capture systems' presentation attack detection, which
+    Sosie checks and does not make."""
+
+    enrollment: LivenessMode = Field(
+        default=LivenessMode.OFF,
+        description="off, observe (on record, no answer changes) or required",
+    )
+    verification: LivenessMode = Field(
+        default=LivenessMode.OFF, description="the same of verifications against a holder"
+    )
+    missing: Literal["rejected", "review"] = Field(
+        default="rejected", description="what an enrollment without it is, where it is required"
+    )
+    max_age_s: float = Field(default=300, gt=0, le=3600, description="an older result is stale")
+    audience: str = Field(
+        default="", max_length=200, description="`aud` of the results; empty: the deployment's id"
+    )
+    must_name: list[Literal["use", "document_sha256"]] = Field(
+        default=[],
+        description="what a result must be made for, beside its photographs: claims that none goes "
+        'without, as ["use", "document_sha256"]; one that is there must fit in any case',
+    )
+    issuers: dict[str, LivenessIssuer] = Field(
+        default={}, description='by `iss`, as { capture = { keys = "capture.json" } }'
+    )
+    carriers: dict[str, CarrierLiveness] = Field(
+        default={}, description='by code, as { red = { enrollment = "required" } }'
+    )
+    judge: str = Field(
+        default="",
+        description="card of a model of yours that looks at the picture itself; empty: none",
+    )
+    judge_mode: Literal["observe", "enforce"] = Field(
+        default="observe", description="observe: on record, no answer changes; enforce: it decides"
+    )
+
+    def modes(self) -> dict[LivenessUse, LivenessMode]:
+        """What is asked of all carriers' requests."""
+        return {
+            LivenessUse.ENROLLMENT: self.enrollment,
+            LivenessUse.VERIFICATION: self.verification,
+        }
+
+    def carrier_modes(self) -> dict[str, dict[LivenessUse, LivenessMode]]:
+        """What is asked of those of one carrier, where it differs."""
+        return {
+            code: {
+                use: mode for use in LivenessUse if (mode := getattr(own, use.value)) is not None
+            }
+            for code, own in self.carriers.items()
+        }
+
+    @model_validator(mode="after")
+    def _has_issuers(self) -> Self:
+        modes = [*self.modes().values()]
+        modes += [mode for own in self.carrier_modes().values() for mode in own.values()]
+        if any(mode is not LivenessMode.OFF for mode in modes) and not self.issuers:
+            raise ValueError("name an issuer of results, with its keys, before they are asked for")
+        named = {name for own in self.carriers.values() for name in own.issuers}
+        if unknown := sorted(named.difference(self.issuers)):
+            raise ValueError(f"carriers name the issuer {unknown[0]}, which has no keys")
         return self

@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from engine.cases.case import CaseNote, NoteKind
 from engine.errors import RequestError
-from engine.formatting import DASH, count, number, percent, plural
+from engine.formatting import DASH, count, mask_name, mask_number, number, percent, plural
 from engine.matching.calibration import Calibration, Comparison
 from engine.reasons import Decision
 from engine.registry.audit import read_about, write_anchor
@@ -39,7 +39,6 @@ from engine.registry.records import (
     utc_now,
 )
 from serving.api.likeness import find_faces
-from serving.masking import mask_name, mask_number
 from serving.wire import cases as wire
 from serving.wire.people import FaceSubject, ShownPhotograph, StrangersAlike
 

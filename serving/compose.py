@@ -56,7 +56,7 @@ from engine.retention.job import Schedule
 from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
-from serving.authority_settings import AuthoritySettings
+from serving.authority_settings import AuthoritySettings, LivenessSettings
 from serving.models import (
     build_extractor,
     build_thresholds,
@@ -70,13 +70,7 @@ from serving.models import (
     threshold_rates,
 )
 from serving.rule_settings import LinesSettings, PeopleSettings
-from serving.sections import (
-    CasesSettings,
-    CropsSettings,
-    LimitSettings,
-    LivenessSettings,
-    RetentionSettings,
-)
+from serving.sections import CasesSettings, CropsSettings, LimitSettings, RetentionSettings
 from serving.settings import (
     KEY_RING_FILE,
     SANDBOX_FILE,
@@ -219,6 +213,7 @@ def read_liveness(settings: LivenessSettings) -> LivenessTerms:
         Decision(settings.missing),
         timedelta(seconds=settings.max_age_s),
         {code: frozenset(own.issuers) for code, own in settings.carriers.items() if own.issuers},
+        must_name=frozenset(settings.must_name),
     )
 
 

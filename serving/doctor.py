@@ -24,6 +24,7 @@ from engine.models.catalog import ModelCard, locate, read_transform_file
 from engine.models.cuda import describe_options
 from engine.models.session import available_providers, runtime_version
 from engine.registry.vault import MOST_SEALS
+from engine.texts import mixes_scripts
 from indexes.errors import IndexFault
 from serving.models import (
     describe_calibration,
@@ -35,7 +36,7 @@ from serving.models import (
     open_liveness_judge,
     warn_calibration,
 )
-from serving.settings import load_settings
+from serving.settings import find_user_cache, load_settings
 
 if TYPE_CHECKING:
     from engine.registry.store import Store
@@ -80,7 +81,8 @@ def examine(home: Path | None, *, is_deep: bool = False) -> list[Finding]:
 
     Every row of a large registry is read if `is_deep`.
     """
-    findings = [*_examine_machine(), *_examine_packages(), _examine_machine_code()]
+    findings = [*_examine_machine(), *_examine_packages(), _examine_telemetry()]
+    findings.append(_examine_machine_code())
     try:
         settings = load_settings(home)
     except SosieError as error:
@@ -129,6 +131,20 @@ def _examine_packages() -> Iterator[Finding]:
         yield Finding("runtime", State.BROKEN, ", ".join(installed), advice)
     else:
         yield Finding("runtime", State.OK, f"{', '.join(installed)} with {providers}")
+
+
+_TELEMETRY = "Microsoft/DeveloperTools/.onnxruntime"
+"""In the user's cache: an id of this machine, and events that wait to be sent."""
+
+
+def _examine_telemetry() -> Finding:
+    """What packages would report to their makers; both are told not to where they are started."""
+    folder = find_user_cache() / _TELEMETRY
+    if folder.exists():
+        detail = f"off; other uses of ONNX Runtime, or Sosie before it was, left {folder}"
+        advice = "remove the folder, and set ORT_DISABLE_TELEMETRY=1 for other programs"
+        return Finding("telemetry", State.WARNING, detail, advice)
+    return Finding("telemetry", State.OK, "off: ONNX Runtime and Ray report nothing")
 
 
 def _examine_machine_code() -> Finding:
@@ -211,6 +227,7 @@ def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Fin
         if settings.authority.kind != "form":
             yield _examine_authority(deployment)
         yield from _examine_webhooks(deployment)
+        yield from _examine_people(deployment.store)
         if settings.sign_in.issuer:
             yield _examine_sign_in(deployment)
         if settings.models.second:
@@ -332,6 +349,18 @@ def _examine_authority(deployment: Deployment) -> Finding:
     except SosieError as error:
         detail, _, advice = str(error).rpartition(": ")
         return Finding("authority", State.WARNING, f"{detail}; {terms}", advice)
+
+
+def _examine_people(store: Store) -> Iterator[Finding]:
+    """People whom earlier versions took, by whose names one could be taken for two."""
+    from engine.registry.records import utc_now  # noqa: PLC0415 - as above
+
+    people = {one.person for one in store.api_keys() if one.person and one.revoked_at is None}
+    people |= {one.person for one in store.accounts.everyone(utc_now())}
+    if odd := sum(mixes_scripts(one) for one in people):
+        detail = f"{odd} names of people in keys and accounts mix scripts: one could pass as two"
+        advice = "see sosie apikey list and sosie account list; give new keys, revoke these"
+        yield Finding("people", State.WARNING, detail, advice)
 
 
 def _examine_sign_in(deployment: Deployment) -> Finding:

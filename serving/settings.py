@@ -22,7 +22,7 @@ from pydantic_settings import (
 )
 
 from engine.errors import RegistryExists, RegistryMissing, RequestError
-from serving.authority_settings import AuthoritySettings
+from serving.authority_settings import AuthoritySettings, LivenessSettings
 from serving.rule_settings import LinesSettings, PeopleSettings
 from serving.sections import (
     AuditSettings,
@@ -30,7 +30,6 @@ from serving.sections import (
     CropsSettings,
     GallerySettings,
     LimitSettings,
-    LivenessSettings,
     ModelSettings,
     QualitySettings,
     RegistrarSettings,
@@ -205,6 +204,11 @@ def require_home(given: Path | None) -> Path:
 def choose_models(folder: Path) -> None:
     """Has this process, and those that it starts, take the built-in models from a folder."""
     os.environ[_MODELS_VARIABLE] = str(folder.resolve())
+
+
+def find_user_cache() -> Path:
+    """Where the packages that Sosie stands on keep what they like, for this user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
 
 
 def find_metrics_folder() -> Path | None:

@@ -69,6 +69,14 @@ def test_two_modules_of_one_name_have_one_subject(modules: list[Path]) -> None:
     assert twice == SHARED_NAMES
 
 
+def test_one_module_imports_onnx_runtime_for_all() -> None:
+    graph = grimp.build_graph(*PACKAGES, include_external_packages=True)
+    assert graph.find_modules_that_directly_import("onnxruntime") == {"indexes.runtime"}
+    importing = re.compile(r"^\s*(import|from) onnxruntime\b", re.MULTILINE)
+    tests = (ROOT / "tests").rglob("*.py")
+    assert [path for path in tests if importing.search(path.read_text("utf-8"))] == []
+
+
 def test_no_import_goes_in_a_circle() -> None:
     graph = grimp.build_graph(*PACKAGES)
     imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from bench.core.timing import clock
 from engine.errors import RequestError
+from indexes.runtime import import_runtime
 from serving.measure import read_cpu, stamp_machine
 
 TELLING_FLAGS = (
@@ -291,8 +292,7 @@ def measure_product(dim: int, tile: Tile, seconds: float, kind: Kind = np.uint8)
 
 def bind_product(dim: int, tile: Tile, seed: int, kind: Kind = np.uint8) -> Callable[[], None]:
     """One product of random codes, its inputs and output bound to memory that is there already."""
-    import onnxruntime
-
+    onnxruntime = import_runtime()
     rng = np.random.default_rng(seed)
     codes: NDArray[Any] = rng.integers(0, 256, (tile.rows, dim), np.uint8)
     queries: NDArray[Any] = rng.integers(-127, 128, (dim, tile.queries), np.int8)

@@ -28,10 +28,8 @@ NOISELESS = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
 
 def open_sosie(setup: Setup) -> tuple[Match, str]:
     """Sosie's own extractor on the provider, precision and threads that the setup names."""
-    import onnxruntime
-
     from engine.faces.extractor import Extraction, ExtractorConfig, open_extractor
-    from engine.models.session import SessionOptions
+    from engine.models.session import SessionOptions, runtime_version
 
     extractor = open_extractor(
         config=ExtractorConfig(threads=setup["threads"]),
@@ -55,7 +53,7 @@ def open_sosie(setup: Setup) -> tuple[Match, str]:
         ]
         return {"scores": scores, "stages": stages}
 
-    return match, f"onnxruntime {onnxruntime.__version__}"
+    return match, f"onnxruntime {runtime_version()}"
 
 
 def open_deepface(setup: Setup) -> tuple[Match, str]:

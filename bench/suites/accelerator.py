@@ -37,6 +37,7 @@ from indexes.exact.codes import CodedQueries, Codes
 from indexes.exact.device import DeviceScanner, open_scanner
 from indexes.exact.kernels import Found
 from indexes.exact.scanner import Scanner
+from indexes.runtime import import_runtime
 
 WHEELS = (
     "onnxruntime-gpu[cuda,cudnn]",
@@ -142,8 +143,7 @@ def _name_gpu() -> str:
 
 def _runtime_fault() -> str:
     """Why ONNX Runtime computes on no GPU here."""
-    import onnxruntime
-
+    onnxruntime = import_runtime()
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return "this ONNX Runtime was built without CUDA"
     try:
@@ -172,8 +172,7 @@ def _sface(steps: tuple[Step, ...]) -> bytes:
 
 def open_graph(graph: bytes, provider: str, **options: str) -> Callable[[Vectors], Vectors]:
     """A function that runs a graph of one input and one output on `cuda` or `cpu`."""
-    import onnxruntime
-
+    onnxruntime = import_runtime()
     if provider == "cuda" and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()
     settings = onnxruntime.SessionOptions()
@@ -699,10 +698,9 @@ def print_child(arguments: Sequence[str]) -> None:
     name, *rest = arguments
     config = AcceleratorConfig()
     if name == "session":
-        import onnxruntime
-
         if rest == ["bare"]:
-            onnxruntime.preload_dlls = lambda: None
+            runtime: Any = import_runtime()
+            runtime.preload_dlls = lambda: None
         value = clock(lambda: open_graph(_sface(()), "cuda")(_pixels(config, 16)))[1]
     elif name == "limited":
         perform = open_graph(_sface(()), "cuda", gpu_mem_limit=str(1 << 30))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol, Self, TypeVar
 
-from engine.cases.case import CaseKind, CaseOrigin, person_of
+from engine.cases.case import CaseKind, CaseOrigin, fold_person, person_of
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import TooManyFailures
 from engine.registry.reader import Reader
@@ -127,12 +127,12 @@ def name_keys(caller: Caller) -> list[str]:
     """The counts of failures: the carrier's first, then the key's, or that of all keys and
     sessions of its person."""
     of_carrier = [] if caller.carrier is None else [f"{_CARRIER}:{caller.carrier}"]
-    return [*of_carrier, f"{_KEY}:{person_of(caller.actor)}"]
+    return [*of_carrier, f"{_KEY}:{fold_person(person_of(caller.actor))}"]
 
 
 def name_ended(caller: Caller) -> str:
     """The mark of a key whose searches by face have ended."""
-    return f"{_ENDED}:{person_of(caller.actor)}"
+    return f"{_ENDED}:{fold_person(person_of(caller.actor))}"
 
 
 def is_near(score: float, threshold: float) -> bool:

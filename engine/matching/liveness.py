@@ -1,8 +1,8 @@
 """Evidence of liveness: a capture system's signed result, bound to the bytes of a photograph.
 
 A compact JWS (RFC 7515, ES256 or Ed25519) whose claims name the photograph by its SHA-256 and this
-deployment as the audience. Sosie detects no presentation attack itself: it checks who says that
-none was found, of which photograph, when, and that it is said once.
+deployment as the audience, and may name what it was made for. Sosie detects no presentation attack
+itself: it checks who says that none was found, of which photograph, when, and that it is said once.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from joserfc.jws import JWSRegistry, deserialize_compact
 from msgspec import Meta
 
 from engine.errors import LivenessRefused, LivenessReplayed, RequestError
+from engine.matching.documents import Document
 from engine.matching.limits import ChangeRunner
 from engine.reasons import Decision, LivenessMode, LivenessUse, Reason
 from engine.registry.reader import Reader
@@ -139,6 +140,8 @@ class LivenessTerms:
     max_age: timedelta = timedelta(seconds=300)
     issuers: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Who may sign for a carrier's subscribers, by its code; else all may."""
+    must_name: frozenset[str] = frozenset()
+    """Of `use` and `document_sha256`: claims that no result goes without."""
     judge: JudgeTerms | None = None
 
     def mode(self, use: LivenessUse, carrier: str | None) -> LivenessMode:
@@ -217,6 +220,13 @@ class _Claims(msgspec.Struct, frozen=True, kw_only=True):
     method: _Short | None = None
     level: _Short | None = None
     iad: _Short | None = None
+    use: _Short | None = None
+    document_sha256: _Sha256 | None = None
+
+
+def name_document(document: Document) -> str:
+    """What `document_sha256` is of, where a call names its document: as it is sent."""
+    return f"{document.type}:{document.number}"
 
 
 _REGISTRY = JWSRegistry(algorithms=["ES256", "Ed25519", "EdDSA"])
@@ -248,11 +258,12 @@ class LivenessChecker:
         token: str | None,
         photographs: Sequence[bytes],
         use: LivenessUse,
+        subject: str,
         carrier: str | None,
         now: datetime,
     ) -> LivenessResult | None:
         """The result that came with a live photograph, or its frames; None where the carrier's
-        are not looked at.
+        are not looked at. `subject` is whom the call is about, as `name_document` says it.
 
         Whatever is wrong with it is its `problem`: a result is no reason to refuse the call.
         """
@@ -265,7 +276,7 @@ class LivenessChecker:
         if claims is None or (allowed is not None and claims.iss not in allowed):
             return LivenessResult(Reason.LIVENESS_INVALID)
         return LivenessResult(
-            self._find_problem(claims, photographs, now),
+            self._find_problem(claims, photographs, use, subject, now),
             issuer=claims.iss,
             jti=claims.jti,
             decision=claims.decision,
@@ -294,15 +305,31 @@ class LivenessChecker:
             return None
 
     def _find_problem(
-        self, claims: _Claims, photographs: Sequence[bytes], now: datetime
+        self,
+        claims: _Claims,
+        photographs: Sequence[bytes],
+        use: LivenessUse,
+        subject: str,
+        now: datetime,
     ) -> Reason | None:
         audiences = [claims.aud] if isinstance(claims.aud, str) else claims.aud
-        told = claims.live_sha256
-        named = {one.lower() for one in ([told] if isinstance(told, str) else told)}
-        shown = {hashlib.sha256(one).hexdigest() for one in photographs}
+        photographed = claims.live_sha256
+        listed = [photographed] if isinstance(photographed, str) else photographed
+        named = {one.lower() for one in listed}
+        shown = set(map(_digest, photographs))
         # Every frame, or a picture could be slipped in beside the one that was judged.
         if self.audience not in audiences or not shown or not shown <= named:
             return Reason.LIVENESS_MISBOUND
+        made_for = {
+            "use": (claims.use, use.value),
+            "document_sha256": (claims.document_sha256, _digest(subject.encode(errors="replace"))),
+        }
+        for name, (told, asked) in made_for.items():
+            # A face that was shown for one purpose is taken for no other.
+            if told is None and name in self.terms.must_name:
+                return Reason.LIVENESS_MISBOUND
+            if told is not None and told.lower() != asked:
+                return Reason.LIVENESS_MISBOUND
         if claims.decision == "spoof":
             return Reason.LIVENESS_FAILED
         issued, ends = (datetime.fromtimestamp(at, UTC) for at in (claims.iat, claims.exp))
@@ -311,6 +338,10 @@ class LivenessChecker:
         if not oldest <= issued <= newest or ends < now - CLOCK_SKEW:
             return Reason.LIVENESS_STALE
         return Reason.LIVENESS_UNCERTAIN if claims.decision == "uncertain" else None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _decode(text: str) -> bytes:

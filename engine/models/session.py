@@ -24,6 +24,7 @@ from engine.errors import (
 )
 from engine.models import cuda
 from engine.models.catalog import ModelCard, Role, Step, read_model
+from indexes.runtime import import_runtime
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -222,10 +223,9 @@ class Session:
 
 def _import_runtime() -> ModuleType:
     try:
-        import onnxruntime  # noqa: PLC0415 (only when a model is opened)
+        return import_runtime()
     except ImportError as error:
         raise RuntimeMissing(f"ONNX Runtime is not installed: {advise_extra('cpu')}") from error
-    return onnxruntime  # type: ignore[no-any-return]
 
 
 def _choose_provider(runtime: ModuleType, options: SessionOptions) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from engine.registry.records import AuditEntry, Session
 from engine.registry.row_macs import bind_session, require_authentic, with_macs
 from engine.registry.rows import read_as
 from engine.registry.writer import recorded
+from engine.texts import mixes_scripts
 
 _accounts, _sessions = tables.accounts, tables.sessions
 _COLUMNS = [one for one in _sessions.columns if one.name != "subject"]
@@ -73,7 +74,7 @@ class Accounts(Source):
 
         `subject` is what the provider calls the account. Where it is known the session is its
         person's, however the provider names them today. False, with nothing kept, where another
-        account has the name of a new one. Sessions that have expired leave.
+        account has the name of a new one, or it mixes scripts. Sessions that have expired leave.
         """
         key = self.vault.look_up("subject", subject)
         name = self.vault.look_up("person", fold_person(session.person))
@@ -81,7 +82,7 @@ class Accounts(Source):
         if known is not None:
             person = str(require_authentic(self.vault, _accounts, known).person)
             session = replace(session, person=person)
-        elif self._first(_OF_NAME, name=name) is not None:
+        elif mixes_scripts(session.person) or self._first(_OF_NAME, name=name) is not None:
             return False
         account = {"subject": key, "person": session.person, "name": name}
         bound = {one: getattr(session, one) for one in ("person", "role", "carrier", "outlet")}

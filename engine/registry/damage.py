@@ -34,7 +34,7 @@ _COUNTED = {
 }
 """Tables that have exactly one row for each entry of an action."""
 _documents, _lines, _keys = tables.documents, tables.lines, tables.api_keys
-_outlets = tables.outlets
+_outlets, _cases, _named = tables.outlets, tables.cases, tables.case_documents
 _STATES: dict[str, tuple[Table, Callable[[Row[Any]], bool]]] = {
     "document.blocked": (_documents, lambda row: row.blocked_at is not None),
     "document.unblocked": (_documents, lambda row: row.blocked_at is None),
@@ -50,6 +50,10 @@ _STATES: dict[str, tuple[Table, Callable[[Row[Any]], bool]]] = {
     "outlet.suspended": (_outlets, lambda row: row.restriction == "suspended"),
     "outlet.barred": (_outlets, lambda row: row.restriction == "barred"),
     "outlet.lifted": (_outlets, lambda row: row.restriction is None),
+    # What is opened may be closed or merged since; a merged one has no other entry to be known by.
+    "case.opened": (_cases, lambda _: True),
+    "case.merged": (_cases, lambda _: True),
+    "case.closed": (_cases, lambda row: row.state == "closed"),
     "apikey.revoked": (_keys, lambda row: row.revoked_at is not None and not row.digest),
 }
 """What the last of these entries about a row says of it: an older state has its code too."""
@@ -84,6 +88,8 @@ def _find(reader: AuditReader, is_alone: bool, progress: Progress | None) -> Ite
                 yield from _check_rows(reader.vault, table, rows)
                 if table is tables.references:
                     yield from _check_origins(reader, rows)
+                if table is _cases:
+                    yield from _check_named(reader, rows)
                 if progress is not None:
                     progress(place, len(metadata.sorted_tables))
         except (StorageFailed, ValueError, TypeError) as error:
@@ -159,6 +165,25 @@ def _check_origins(reader: AuditReader, rows: Sequence[Row[Any]]) -> Iterator[st
             yield f"references: row {row.id} is of another model or rotation"
         if max(row.added_sequence, row.removed_sequence or 0) > deployment.sequence:
             yield f"references: row {row.id} is of a sequence that was never reached"
+
+
+def _check_named(reader: AuditReader, rows: Sequence[Row[Any]]) -> Iterator[str]:
+    """Whether `case_documents` says of these cases what their own rows do, which have a code: else
+    a decision would not see that a document is in an open case."""
+    for keys in chunks([row.id for row in rows]):
+        # In one statement: a writer may go on meanwhile.
+        query = select(_cases.c.id, _cases.c.document_ids, _named.c.document_id)
+        joined = query.outerjoin(_named, _named.c.case_id == _cases.c.id)
+        told: dict[str, tuple[set[str], set[str]]] = {}
+        for row in reader.rows(joined.where(_cases.c.id.in_(keys))):
+            _, found = told.setdefault(row.id, (set(row.document_ids), set()))
+            found.update(() if row.document_id is None else [row.document_id])
+        for key, (own, found) in told.items():
+            if own != found:
+                yield (
+                    f"case_documents: of row {key} of cases {len(own - found):,} documents are "
+                    f"not there, and {len(found - own):,} are that it does not name"
+                )
 
 
 def _is_found(vault: Vault, table: Table, row: Row[Any], opened: bytes) -> bool:

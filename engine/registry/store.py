@@ -32,6 +32,7 @@ from engine.registry.records import ApiKey, AuditEntry, Carrier, SecondTemplate,
 from engine.registry.row_macs import bind_key, changing_rows, with_macs
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer, recorded, take_lease
+from engine.texts import mixes_scripts
 
 REVISIONS = tuple(f"{number:04}" for number in range(1, 24))
 """Every revision this version knows, oldest first; the last is the one it works with."""
@@ -231,6 +232,10 @@ class Store(Reader):
         may do; `NotFound` where its carrier or its open outlet is not."""
         if key.role in PERSONAL_ROLES and not key.person:
             raise RequestError(f"a key of role {key.role} is a person's: say whose")
+        if key.person and mixes_scripts(key.person):
+            raise RequestError(
+                "the person's name mixes scripts: write it in the letters of one script"
+            )
         bound = {name: getattr(key, name) for name in ("role", "carrier", "outlet", "person")}
         with self._recorded(AuditEntry(actor, "apikey.added", key.id, bound)) as connection:
             _require_tenant(connection, key)

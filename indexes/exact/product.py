@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from indexes.exact.intrinsics import compiled
 from indexes.exact.kernels import STRETCH, Found, Rows, Wanted, keep, set_floors
+from indexes.runtime import import_runtime
 
 _SIGNED_ZERO = 128
 
@@ -96,8 +97,7 @@ def _product(session: Any, codes: NDArray[np.uint8], factors: NDArray[Any]) -> N
 
 
 def _session(*, signed: bool) -> Any:
-    import onnxruntime  # noqa: PLC0415 - heavy, and not installed everywhere
-
+    onnxruntime = import_runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -109,7 +109,7 @@ def _session(*, signed: bool) -> Any:
 @functools.cache
 def _graph(*, signed: bool) -> bytes:
     """One MatMulInteger: uint8[m, d], whose zero is 0, times int8[d, q], or uint8 around 128."""
-    from onnx import TensorProto, helper  # noqa: PLC0415 - the same
+    from onnx import TensorProto, helper  # noqa: PLC0415 - heavy
 
     kind, middle = (TensorProto.INT8, 0) if signed else (TensorProto.UINT8, _SIGNED_ZERO)
     node = helper.make_node("MatMulInteger", ["codes", "queries", "zero", "middle"], ["sums"])

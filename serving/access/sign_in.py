@@ -63,6 +63,8 @@ ALGORITHMS = [f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 3
 """Signatures alone: with a shared secret whoever verifies could also sign."""
 _PLACE = "sign_in.flow"
 _VERIFIED = "email_verified"
+_YES = (True, "true")
+"""Some providers say it as a text."""
 
 
 class Cause(StrEnum):
@@ -345,7 +347,10 @@ class SignIn:
         self, provider: _Kept, tokens: Mapping[str, Any], claims: dict[str, Any]
     ) -> dict[str, Any]:
         """Some providers tell groups and names at their user info alone."""
-        wanted = {self.settings.person_claim, self.settings.groups_claim}
+        named = self.settings.person_claim
+        wanted = {named, self.settings.groups_claim}
+        if named == "email":
+            wanted.add(_VERIFIED)
         place, access = provider.metadata.get("userinfo_endpoint"), tokens.get("access_token")
         if wanted <= claims.keys() or not access or not is_private_address(str(place)):
             return claims
@@ -353,16 +358,21 @@ class SignIn:
         told = await _ask("GET", cast("str", place), headers=headers)
         if told.get("sub") != claims["sub"]:
             raise SignInFailed(Cause.UNPROVEN, "the user info is of another account")
-        return {name: told[name] for name in (*wanted, _VERIFIED) if name in told} | claims
+        found = {name: told[name] for name in wanted if name in told} | claims
+        # Whichever of the two names another address speaks of that one.
+        spoken = [
+            one[_VERIFIED]
+            for one in (claims, told)
+            if _VERIFIED in one and one.get(named) == found.get(named)
+        ]
+        return found | {_VERIFIED: bool(spoken) and all(said in _YES for said in spoken)}
 
     def _recognize(self, claims: Mapping[str, Any], former: str | None) -> SignedIn:
         person = claims.get(self.settings.person_claim)
         is_name = isinstance(person, str) and person == person.strip() and is_visible(person)
         if not is_name or not 1 <= len(str(person)) <= LONGEST_PERSON or is_credential(str(person)):
             raise SignInFailed(Cause.NO_PERSON, "the claim that names people is not there, or odd")
-        # Some providers say it as a text.
-        is_verified = claims.get(_VERIFIED, True) in (True, "true")
-        if self.settings.person_claim == "email" and not is_verified:
+        if self.settings.person_claim == "email" and claims.get(_VERIFIED) not in _YES:
             raise SignInFailed(Cause.NO_PERSON, "the provider has not verified the address")
         groups = claims.get(self.settings.groups_claim)
         listed = groups if isinstance(groups, list) else [groups]

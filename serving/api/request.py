@@ -596,12 +596,13 @@ class HolderFace:
 
 
 async def take_holder_face(
-    parts: Parts, request: Request, probe: Face, token: str | None
+    parts: Parts, request: Request, probe: Face, token: str | None, subject: str
 ) -> HolderFace:
-    """The face of what a body names `probe`, with the evidence of liveness that came with it."""
+    """The face of what a body names `probe`, with the evidence of liveness that came with it;
+    `subject` is whom the call is about, as such evidence names it."""
     frames = [] if probe.image is None else list_frames(probe.image)
-    use, carrier = LivenessUse.VERIFICATION, scope_of(request.caller)
-    check = partial(parts.liveness.check, token, frames, use, carrier, utc_now())
+    made_for = (LivenessUse.VERIFICATION, subject, scope_of(request.caller), utc_now())
+    check = partial(parts.liveness.check, token, frames, *made_for)
     # Only a signature takes a while.
     liveness = await asyncio.to_thread(check) if token else check()
     sample = await take_probe(parts, request, probe)

@@ -12,6 +12,7 @@ from engine.cases import precision
 from engine.cases.case import CaseKind, CaseNote, DueDates, NoteKind, find_actor_kind
 from engine.cases.decided import read_decided
 from engine.errors import NotFound
+from engine.formatting import mask_name, mask_number
 from engine.matching import calibration as thresholds
 from engine.matching import holders
 from engine.matching.authority import DocumentRole
@@ -37,7 +38,6 @@ from engine.sweeps import estimate
 from engine.sweeps.risk import LIVENESS_WINDOW
 from engine.sweeps.sweep_model import SweepRecord
 from serving.backups import BackupRecord
-from serving.masking import mask_name, mask_number
 from serving.webhooks.cloud_event import show_event
 from serving.wire import cases, enrollments, lines, outlets, oversight, people, sweeps, webhooks
 from serving.wire.fields import Moment, of_record, read

@@ -139,7 +139,7 @@ def enroll(
     """
     from engine.matching.documents import require_checkable
     from engine.matching.frames import fuse_frames
-    from engine.matching.liveness import read_token
+    from engine.matching.liveness import name_document, read_token
     from engine.matching.requests import (
         ABSENT,
         EnrollmentRequest,
@@ -186,7 +186,7 @@ def enroll(
         carrier = carrier or _carrier_of(deployment, outlet)
         judged = frames if guardian_live is None else [*frames, guardian_live]
         files = [frame.read_bytes() for frame in judged]
-        use = LivenessUse.ENROLLMENT
+        made_for = (LivenessUse.ENROLLMENT, name_document(presented), carrier, utc_now())
         request = EnrollmentRequest(
             idempotency_key=idempotency_key or str(uuid.uuid4()),
             carrier=carrier,
@@ -197,9 +197,7 @@ def enroll(
             portrait=ABSENT if portrait is None else others[portrait],
             consent_ref=consent_ref,
             captured_at=taken_at,
-            liveness=deployment.liveness.check(token, files, use, carrier, utc_now())
-            if files
-            else None,
+            liveness=deployment.liveness.check(token, files, *made_for) if files else None,
             guardian=None
             if guardian is None or guardian_live is None
             else GuardianShown(

@@ -45,7 +45,7 @@ def list_people(
     A person is a document's holder; documents that people found to be one person's count together.
     No retention reaches the file: it is yours to delete.
     """
-    from serving.masking import mask_name, mask_number
+    from engine.formatting import mask_name, mask_number
 
     masks = (str, str) if reveal else (mask_name, mask_number)
 

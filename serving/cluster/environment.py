@@ -43,7 +43,11 @@ USUAL = {
     # One thread: the cores are for the ingresses, and a request takes it 50 µs.
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    # Turned off, Ray still reports that it is, where `ray start` began it: to nobody, so.
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
+    # As `indexes.runtime` has it, for whatever else a worker of Ray imports.
+    "ORT_DISABLE_TELEMETRY": "1",
     # At 0.1 s it takes 4 % of a core in an idle service, at 0.3 s 2.3 %.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     # What replicas are added and taken away by.

@@ -41,6 +41,10 @@ _OF_THE_MACHINE: tuple[Network, ...] = (
 no event is sent there."""
 _ENDS_IN_ANOTHER = tuple(map(IPv6Network, ("64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")))
 """Translated by a network of one's own, or long out of use: not public, but may be allowed."""
+_STARTS = (6, 7, 8, 11)
+"""Where an IPv4 address begins after prefixes of 48, 56, 64 and 96 bits, without the octet of bits
+64 to 71, which is part of none (RFC 6052, 2.2). Only the network's own translators know which of
+their prefixes is how long (RFC 8215)."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 Address = IPv4Address | IPv6Address
 
@@ -81,8 +85,7 @@ def may_reach(address: Address, allowed: Iterable[Network]) -> bool:
     inner = _find_inner(address)
     if inner is not None and not may_reach(inner, allowed):
         return False
-    last = IPv4Address(int(address) & 0xFFFFFFFF) if _is_in(address, _ENDS_IN_ANOTHER) else address
-    if _is_in(address, _OF_THE_MACHINE) or _is_in(last, _OF_THE_MACHINE):
+    if any(_is_in(one, _OF_THE_MACHINE) for one in (address, *_find_translated(address))):
         return False
     if _is_in(address, allowed):
         return True
@@ -106,6 +109,14 @@ def _find_inner(address: Address) -> IPv4Address | None:
         return IPv4Address(int(address) & 0xFFFFFFFF)
     teredo = address.teredo
     return address.ipv4_mapped or address.sixtofour or (teredo and teredo[1])
+
+
+def _find_translated(address: Address) -> list[IPv4Address]:
+    """Each address that a network of one's own may make of this one."""
+    if not _is_in(address, _ENDS_IN_ANOTHER):
+        return []
+    octets = address.packed[:8] + address.packed[9:]
+    return [IPv4Address(octets[start : start + 4]) for start in _STARTS]
 
 
 async def find_addresses(host: str, port: int, allowed: Sequence[Network]) -> list[str]:

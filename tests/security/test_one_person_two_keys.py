@@ -7,13 +7,63 @@ from typing import Any
 
 import pytest
 
+from engine.cases.case import Actor
 from engine.errors import RequestError
 from engine.registry.records import ApiKey, utc_now
+from engine.texts import mixes_scripts
 from serving.access.authentication import make_key
 from tests.serving.api.conftest import open_case  # noqa: F401 - a fixture
 
 Open = Callable[..., str]
 JUDGED = ("fraud", "twins", "mistake", "unfounded")
+
+
+KIM = ("kim", "Kim", " KIM ", "\uff2b\uff29\uff2d", "\u212aim", "\uff4bim")
+"""Full width, and the sign of kelvin."""
+LOOK_ALIKES = (
+    "k\u0456m",  # Cyrillic
+    "\u03bam",  # Greek
+    "K\u13a5m",  # Cherokee
+    "k\uff49\u043c",
+    "kim\u0967",  # a digit of Devanagari
+    "ki\ufe0fm",  # a variation selector
+    "\u738b Kim",
+    "\uac15 \u30ab",
+)
+WRITTEN = (
+    "kim",
+    "Nguy\u1ec5n V\u0103n \u0110\u1ea1t-2",
+    "o\u02bbkim (HR)",
+    "\u738b\u5c0f\u660e",
+    "\u4f50\u3005\u6728\u30a2\u30fc\u3086\u304d",
+    "\u91d1\uae38\ub3d9",
+    "\u0645\u062d\u0645\u062f \u0661",
+    "\u0e2a\u0e21\u0e0a\u0e32\u0e22",
+    "\u0438\u0432\u0430\u043d",
+    "kim@example.com",
+)
+"""Names of one script, or of those that one language is written with."""
+
+
+@pytest.mark.parametrize("name", KIM)
+def test_a_name_is_one_person_however_it_is_written(name: str) -> None:
+    assert Actor("cli:kim", "kim").is_person(name)
+    assert not mixes_scripts(name)
+
+
+@pytest.mark.parametrize("name", LOOK_ALIKES)
+def test_nobody_is_named_so_that_they_could_pass_as_another(own_service: Any, name: str) -> None:
+    store, made = own_service.parts.store, make_key(own_service.parts.vault)
+    fields = (made.id, made.digest, "", "fraud", None, None, None, utc_now())
+    known = len(store.api_keys())
+    with pytest.raises(RequestError, match="write it in the letters of one script"):
+        store.add_api_key(ApiKey(*fields, person=name), actor="cli:ops")
+    assert len(store.api_keys()) == known
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_people_are_called_is_taken(name: str) -> None:
+    assert not mixes_scripts(name)
 
 
 @pytest.fixture(scope="module")

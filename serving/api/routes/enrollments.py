@@ -12,6 +12,7 @@ from engine.errors import LivenessReplayed, NotFound, OutletRestricted, SosieErr
 from engine.matching.authority import look_up_beside
 from engine.matching.documents import Document
 from engine.matching.frames import fuse_frames
+from engine.matching.liveness import name_document
 from engine.matching.people import ask_of
 from engine.matching.requests import (
     ABSENT,
@@ -160,12 +161,13 @@ def _read_request(
     shown, frames = body.document, () if body.live is None else list_frames(body.live)
     # One result names the frames of all who were before the camera.
     judged = (*frames, *(() if body.guardian is None else list_frames(body.guardian.live)))
-    use, now = LivenessUse.ENROLLMENT, utc_now()
+    document = Document(*(getattr(shown, name) for name in shown.__struct_fields__))
+    made_for = (LivenessUse.ENROLLMENT, name_document(document), carrier, utc_now())
     return EnrollmentRequest(
         idempotency_key=key,
         carrier=carrier,
         outlet=outlet,
-        document=Document(*(getattr(shown, name) for name in shown.__struct_fields__)),
+        document=document,
         msisdn=body.msisdn,
         live=_unseen(frames),
         portrait=ABSENT
@@ -173,7 +175,7 @@ def _read_request(
         else Sample.unseen(body.portrait, read_kind(body.portrait_kind)),
         consent_ref=body.consent_ref,
         captured_at=body.captured_at,
-        liveness=parts.liveness.check(body.liveness, judged, use, carrier, now) if judged else None,
+        liveness=parts.liveness.check(body.liveness, judged, *made_for) if judged else None,
         guardian=None if body.guardian is None else _read_guardian(body.guardian),
         exception=None if body.exception is None else ExceptionCause(body.exception),
         replaces=None if body.replaces is None else known_document(body.replaces),

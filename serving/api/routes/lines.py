@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from engine.matching.lines import read_line
+from engine.matching.liveness import name_document
 from engine.registry.reader import Reader
 from engine.registry.records import LineEventKind, is_id
 from serving.access.authorization import scope_of
@@ -21,10 +22,12 @@ async def query_lines(parts: Parts, request: Request, body: wire.HolderRequest) 
 
     Any other face gets one answer, whether or not somebody holds the document.
     """
-    shown = await take_holder_face(parts, request, body.probe, body.liveness)
+    document = known_document(body.document)
+    subject = name_document(document)
+    shown = await take_holder_face(parts, request, body.probe, body.liveness, subject)
     given = (shown.vector, shown.liveness, shown.judged, request.context())
     with counting_liveness(parts, shown.liveness):
-        found = await parts.registrar.read_lines(known_document(body.document), *given)
+        found = await parts.registrar.read_lines(document, *given)
     return serializers.holder_lines(found)
 
 
@@ -36,9 +39,10 @@ async def dispute_line(
 
     `line` is the number (+8613…) or the id that a list of lines shows.
     """
-    shown = await take_holder_face(parts, request, body.probe, body.liveness)
-    given = (shown.vector, shown.liveness, shown.judged, request.context())
     document = known_document(body.document)
+    subject = name_document(document)
+    shown = await take_holder_face(parts, request, body.probe, body.liveness, subject)
+    given = (shown.vector, shown.liveness, shown.judged, request.context())
     with counting_liveness(parts, shown.liveness):
         opened = await parts.registrar.dispute_line(LineTarget(line), document, *given)
     return wire.Dispute(opened.case_id, opened.line_id, Moment.of(opened.opened_at))

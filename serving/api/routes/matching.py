@@ -8,6 +8,7 @@ import numpy as np
 
 from engine.errors import ImageError
 from engine.matching.comparison import score_best
+from engine.matching.liveness import name_document
 from engine.matching.verification import HolderCheck
 from serving.access.authorization import (
     Action,
@@ -102,7 +103,8 @@ async def verify(
         threshold = parts.thresholds.verify_for(probe.length)
         return wire.Verification(score >= threshold, score, threshold, None, None)
     authorize(request.caller, Action.VERIFY_HOLDER)
-    shown = await take_holder_face(parts, request, body.probe, body.liveness)
+    subject = _name_subject(body)
+    shown = await take_holder_face(parts, request, body.probe, body.liveness, subject)
     with counting_liveness(parts, shown.liveness):
         check = await _check_holder(parts, request, body, shown)
     return wire.Verification(
@@ -112,6 +114,13 @@ async def verify(
         document_id=check.document_id,
         line_id=check.line_id,
     )
+
+
+def _name_subject(body: wire.VerificationRequest) -> str:
+    """Whom a verification is about, as evidence of liveness names it."""
+    if body.document is not None:
+        return name_document(known_document(body.document))
+    return f"document_id:{body.document_id}" if body.line is None else f"line:{body.line}"
 
 
 async def _check_holder(

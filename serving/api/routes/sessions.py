@@ -110,7 +110,9 @@ async def _end(parts: Parts, page: PageRequest) -> Response:
         actor, left_s = f"session:{session.id}", request.remaining_s
         context = CallContext(actor, request.correlator, timeout_s=left_s)
         if not await parts.registrar.open_session(session, who.subject, context):
-            raise SignInFailed(Cause.NO_PERSON, "another account has this name")
+            raise SignInFailed(
+                Cause.NO_PERSON, "another account has this name, or it mixes scripts"
+            )
         if who.former is not None:
             await parts.registrar.end_session(who.former, context)
     except SignInFailed as failure:

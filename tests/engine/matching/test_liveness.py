@@ -89,7 +89,8 @@ def checker(tmp_path_factory: pytest.TempPathFactory) -> LivenessChecker:
 def check(
     checker: LivenessChecker, token: str | None, *photographs: bytes
 ) -> LivenessResult | None:
-    return checker.check(token, photographs or (LIVE,), LivenessUse.ENROLLMENT, "blue", NOW)
+    use = LivenessUse.ENROLLMENT
+    return checker.check(token, photographs or (LIVE,), use, "passport:P1", "blue", NOW)
 
 
 def problem_of(checker: LivenessChecker, token: str | None, *photographs: bytes) -> Reason | None:
@@ -134,6 +135,13 @@ def test_a_result_of_a_known_issuer_is_taken(checker: LivenessChecker, key: Key,
         ({"jti": "nul\0"}, Reason.LIVENESS_INVALID),
         ({"jti": "line\n"}, Reason.LIVENESS_INVALID),
         ({"level": "ü"}, Reason.LIVENESS_INVALID),
+        ({"use": "enrollment"}, None),
+        ({"use": "verification"}, Reason.LIVENESS_MISBOUND),
+        ({"use": "payment"}, Reason.LIVENESS_MISBOUND),
+        ({"use": ["enrollment"]}, Reason.LIVENESS_INVALID),
+        ({"document_sha256": hashlib.sha256(b"passport:P1").hexdigest().upper()}, None),
+        ({"document_sha256": hashlib.sha256(b"passport:P2").hexdigest()}, Reason.LIVENESS_MISBOUND),
+        ({"document_sha256": "P1"}, Reason.LIVENESS_INVALID),
         ({"device": {"model": "any"}, "score": 0.99}, None),
     ],
 )
@@ -189,6 +197,17 @@ def test_no_text_is_more_than_an_invalid_result(text: str) -> None:
 @example(["kid", "alg"])
 def test_no_header_is_more_than_an_invalid_result(checker: LivenessChecker, header: object) -> None:
     assert problem_of(checker, unsigned(header)) is Reason.LIVENESS_INVALID
+
+
+def test_a_result_names_what_it_was_made_for_where_that_is_asked(tmp_path: Path) -> None:
+    both = {"use": "enrollment", "document_sha256": hashlib.sha256(b"passport:P1").hexdigest()}
+    for must in ({"use"}, {"document_sha256"}, {"use", "document_sha256"}):
+        checker = make_checker(tmp_path, LivenessTerms(REQUIRED, must_name=frozenset(must)))
+        assert problem_of(checker, sign(**both)) is None
+        assert problem_of(checker, sign()) is Reason.LIVENESS_MISBOUND
+        for name in must:
+            without = {one: value for one, value in both.items() if one != name}
+            assert problem_of(checker, sign(**without)) is Reason.LIVENESS_MISBOUND
 
 
 def test_every_frame_must_be_one_that_was_judged(checker: LivenessChecker) -> None:

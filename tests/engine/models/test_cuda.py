@@ -8,13 +8,13 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from engine.errors import DeviceFailed, ModelError
 from engine.models import cuda
 from engine.models.catalog import builtin_card
 from engine.models.session import Session, SessionOptions, available_providers, open_session
+from indexes.runtime import import_runtime
 
 NO_DEVICE = (
     "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:154 CUDA failure 100: no "
@@ -26,7 +26,7 @@ NO_DEVICE = (
 
 def runtime_whose_provider_needs(name: bytes, folder: Path) -> ModuleType:
     """A runtime whose CUDA provider is a real library that needs one of this name."""
-    place = Path(str(onnxruntime.__file__)).parent / "capi"
+    place = Path(str(import_runtime().__file__)).parent / "capi"
     (library,) = place.glob("onnxruntime_pybind11_state*.so")
     content = library.read_bytes()
     needed = b"\0libpthread.so.0\0"

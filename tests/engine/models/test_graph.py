@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from msgspec import structs
 from numpy.typing import NDArray
@@ -19,11 +18,13 @@ from engine.errors import ModelDamaged
 from engine.models import graph
 from engine.models.catalog import DEFAULT_STEPS, Step, builtin_card, locate
 from engine.models.session import SessionOptions, open_session
+from indexes.runtime import import_runtime
 
 Array = NDArray[np.float32]
 
 
 def run(model: onnx.ModelProto, image: Array) -> list[Array]:
+    onnxruntime = import_runtime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(

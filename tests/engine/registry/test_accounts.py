@@ -44,6 +44,26 @@ def test_an_account_keeps_its_first_person_and_its_name_to_itself(store: Store) 
     assert actions == ["account.forgotten"]
 
 
+def test_a_new_account_by_whose_name_one_could_pass_as_another_is_not_kept(store: Store) -> None:
+    accounts = store.accounts
+    assert accounts.sign_in(session(1, "kim"), "u1", "c-1")
+    for name in ("\uff2b\uff49m", "k\u0456m", "\u738b kim"):
+        assert not accounts.sign_in(session(2, name), "u2", "c-2")
+    # Of an account that is known the provider's names change nothing.
+    assert accounts.sign_in(session(2, "k\u0456m"), "u1", "c-3")
+    assert [one.person for one in accounts.everyone(NOW)] == ["kim"]
+
+
+def test_an_account_that_an_earlier_version_took_signs_in_as_before(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.registry.accounts.mixes_scripts", lambda _: False)
+    assert store.accounts.sign_in(session(1, "k\u0456m"), "u1", "c-1")
+    monkeypatch.undo()
+    assert store.accounts.sign_in(session(2, "k\u0456m"), "u1", "c-2")
+    assert store.accounts.sign_out_person("K\u0456m", actor="test") == 2
+
+
 def test_a_new_sign_in_sweeps_out_what_has_expired(store: Store) -> None:
     store.accounts.sign_in(session(1), "u1", "c-1")
     later = NOW + timedelta(hours=10)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, text, update
+from sqlalchemy import delete, insert, text, update
 
+from engine.cases.case import Outcome
 from engine.errors import SosieError
 from engine.registry import tables
 from engine.registry.audit import verify_chain
 from engine.registry.damage import find_damage
-from engine.registry.records import Carrier
+from engine.registry.records import AuditEntry, Carrier, CaseState, Changes
+from engine.registry.rows import change_cases
 from engine.registry.store import Store
 from engine.registry.vault import Vault
-from tests.engine.registry.conftest import MODEL, committed, erasure
+from tests.engine.registry.conftest import MODEL, NOW, committed, erasure, make_case
 
 FLIPS = 100
 
@@ -31,7 +34,23 @@ def filled(store: Store, writer: Any, enroll: Any) -> Any:
     made = committed(writer, enroll(writer, 30))
     for place in range(3):
         writer.commit(erasure(made, place, writer.sequence + 1))
-    return made
+    ids = [one.id for one in made.documents]
+    cases = [make_case(document_ids=(ids[at], ids[at + 1], ids[at])) for at in (5, 6, 8)]
+    first, second, _ = cases
+    merged = replace(second, state=CaseState.MERGED, merged_into=first.id)
+    closed = replace(
+        first,
+        state=CaseState.CLOSED,
+        outcome=Outcome.TWINS,
+        closed_at=NOW,
+        document_ids=tuple(ids[5:9]),
+    )
+    steps = {"closed": closed, "merged": merged}
+    opened = [AuditEntry("test", "case.opened", one.id) for one in cases]
+    writer.commit(Changes(writer.sequence, opened, cases=cases))
+    ended = [AuditEntry("test", f"case.{what}", one.id) for what, one in steps.items()]
+    writer.commit(Changes(writer.sequence, ended, case_changes=[closed, merged]))
+    return replace(made, cases=(closed, merged, cases[2]))
 
 
 def test_nothing_is_found_in_a_sound_registry(store: Store, filled: Any) -> None:
@@ -79,6 +98,33 @@ def alter_a_model(store: Store, filled: Any) -> None:
     _change(store, update(tables.references).where(row).values(model_digest="another"))
 
 
+def drop_a_document_of_a_case(store: Store, filled: Any) -> None:
+    of_case = tables.case_documents.c.case_id == filled.cases[2].id
+    document = tables.case_documents.c.document_id == filled.documents[8].id
+    _change(store, delete(tables.case_documents).where(of_case, document))
+
+
+def drop_all_documents_of_cases(store: Store, _: Any) -> None:
+    _change(store, delete(tables.case_documents))
+
+
+def add_a_document_to_a_case(store: Store, filled: Any) -> None:
+    row = {"case_id": filled.cases[2].id, "document_id": filled.documents[20].id}
+    _change(store, insert(tables.case_documents).values(row))
+
+
+def drop_a_case(store: Store, filled: Any) -> None:
+    drop_all_documents_of_cases(store, filled)
+    _change(store, delete(tables.cases).where(tables.cases.c.id == filled.cases[2].id))
+
+
+def open_a_closed_case(store: Store, filled: Any) -> None:
+    """As it was a moment before, with the right code."""
+    with store.engine.begin() as connection:
+        case = replace(filled.cases[0], state=CaseState.OPEN, outcome=None, closed_at=None)
+        change_cases(connection, store.vault, [case], NOW)
+
+
 def add_an_outlet(store: Store, _: Any) -> None:
     _change(
         store,
@@ -103,6 +149,11 @@ def spoil_a_time(store: Store, filled: Any) -> None:
         (alter_a_look_up, "not under the look-up"),
         (alter_a_model, "of another model"),
         (alter_a_number, "not under the look-up"),
+        (drop_a_document_of_a_case, "1 documents are not there, and 0"),
+        (drop_all_documents_of_cases, "4 documents are not there, and 0"),
+        (add_a_document_to_a_case, "0 documents are not there, and 1"),
+        (drop_a_case, "is not as case.opened in the audit chain says"),
+        (open_a_closed_case, "is not as case.closed in the audit chain says"),
         (add_an_outlet, "outlets: 4 rows, and 3 entries"),
         (spoil_a_time, "rows of lines cannot be read"),
     ],

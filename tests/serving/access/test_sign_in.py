@@ -181,11 +181,41 @@ def test_an_address_that_the_provider_has_not_verified_names_nobody(
         )
 
     monkeypatch.setattr(module, "_ask", tell)
-    for claims in ({"sub": "u1"}, told | {"email_verified": verified}):
+    for claims in ({"sub": "u1"}, told, told | {"email_verified": verified}):
         with pytest.raises(SignInFailed, match="not verified"):
             asyncio.run(complete(claims))
-    for said in ({"email_verified": True}, {"email_verified": "true"}, {}):
-        assert asyncio.run(complete(told | said)).person == "anna@example.com"
+
+
+def test_an_address_is_verified_where_the_provider_says_so_of_it(
+    sign_in: SignIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_in.settings = SETTINGS.model_copy(update={"person_claim": "email"})
+    told = {"sub": "u1", "email": "anna@example.com", "groups": ["desk"]}
+    other = {"email": "bo@example.com", "email_verified": True}
+
+    def come(claims: dict[str, Any], information: dict[str, Any]) -> str:
+        async def tell(*_: object, **__: object) -> dict[str, Any]:
+            return {"sub": "u1"} | information
+
+        async def complete() -> str:
+            provider = module._Kept({"userinfo_endpoint": f"{ISSUER}/user"}, KeySet([KEY]), 0.0)
+            found = await sign_in._complete(provider, {"access_token": "a"}, claims)
+            return sign_in._recognize(found, None).person
+
+        monkeypatch.setattr(module, "_ask", tell)
+        return asyncio.run(complete())
+
+    for said in (True, "true"):
+        verified = {"email_verified": said}
+        for claims, more in (
+            (told | verified, {}),
+            (told, told | verified),
+            ({"sub": "u1"}, told | verified),
+        ):
+            assert come(claims, more) == "anna@example.com"
+    for claims, more in ((told, {}), (told, other), ({}, told)):
+        with pytest.raises(SignInFailed, match="not verified"):
+            come({"sub": "u1"} | claims, more)
 
 
 def test_cookies_are_this_hosts_alone_and_unseen_by_scripts(sign_in: SignIn) -> None:

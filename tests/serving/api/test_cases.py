@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from engine.formatting import mask_name
 from engine.registry.records import utc_now
 from serving.api.body import JSON, MSGPACK
-from serving.masking import mask_name
 from serving.wire.cases import Case, CaseFile, CasePage
 from serving.wire.fields import read
 from tests.serving.conftest import NAME

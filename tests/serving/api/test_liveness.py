@@ -19,7 +19,7 @@ from engine.matching.policy import replay
 from engine.reasons import LivenessMode
 from engine.registry import tables
 from serving.api.body import JSON, MSGPACK
-from serving.sections import CarrierLiveness, LivenessIssuer, LivenessSettings
+from serving.authority_settings import CarrierLiveness, LivenessIssuer, LivenessSettings
 from tests.liveness_models import write_judge
 from tests.serving.api.conftest import Start
 from tests.serving.conftest import NUMBER
@@ -143,6 +143,47 @@ def test_a_verification_is_refused_before_anybody_is_looked_up(
         *[("LIVENESS_MISSING", "verification")] * 2,
         ("LIVENESS_REPLAYED", "verification"),
     ]
+
+
+def test_a_result_that_was_made_for_something_else_is_taken_for_nothing(
+    required: Any, activation: Any, faces: dict[str, bytes]
+) -> None:
+    """What an app had signed to list somebody's lines opens no line under another document."""
+
+    def of(text: str) -> str:
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    body = activation()
+    own = "{type}:{number}".format_map(body["document"])
+    for place, (changes, decision) in enumerate(
+        (
+            ({"use": "verification"}, "rejected"),
+            ({"document_sha256": of(f"cn-ric:{NUMBER}")}, "rejected"),
+            ({"use": "enrollment", "document_sha256": of(own)}, "approved"),
+        )
+    ):
+        token = sign(required, faces["stranger"], **changes)
+        told = required.read(enroll(required, activation(liveness=token), f"key-{place}"))
+        assert told["decision"] == decision
+        reasons = [one["reason"] for one in told["reasons"]]
+        assert reasons == ([] if decision == "approved" else ["LIVENESS_MISBOUND"])
+    document, probe = {"type": "cn-ric", "number": NUMBER}, {"image": faces["later"]}
+    lookup = required.parts.vault.look_up("msisdn", MSISDN)
+    held = required.parts.store.lines_in_use([lookup])[lookup].document_id
+    calls = (
+        ("lines/query", {"document": document}, f"cn-ric:{NUMBER}"),
+        (f"lines/{MSISDN}/dispute", {"document": document}, f"cn-ric:{NUMBER}"),
+        ("verifications", {"document": document}, f"cn-ric:{NUMBER}"),
+        ("verifications", {"line": MSISDN}, f"line:{MSISDN}"),
+        ("verifications", {"document_id": held}, f"document_id:{held}"),
+    )
+    for path, asked, subject in calls:
+        key = "fraud" if "document_id" in asked else "blue"
+        for named, is_taken in ((own, False), (subject, True)):
+            token = sign(required, faces["later"], use="verification", document_sha256=of(named))
+            call = {"probe": probe, "liveness": token} | asked
+            answer = required.ask("POST", f"/v1/{path}", key=key, body=call)
+            assert answer.is_success is is_taken, (path, asked, named, answer.text)
 
 
 def test_so_are_a_list_of_lines_and_a_dispute(required: Any, faces: dict[str, bytes]) -> None:

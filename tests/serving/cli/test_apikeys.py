@@ -120,6 +120,18 @@ def test_a_key_that_cannot_be_is_refused_in_one_line(
     assert contents(home) == before
 
 
+def test_a_name_that_could_be_anothers_is_refused_and_one_of_an_earlier_version_told_of(
+    home: Path, sosie: Any, assert_refused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["apikey", "add", "--role", "fraud", "--person", "k\u0456m", "--home", home]
+    assert_refused(sosie(*command), "letters of one script")
+    monkeypatch.setattr("engine.registry.store.mixes_scripts", lambda _: False)
+    assert sosie(*command).code == 0
+    found = sosie("doctor", "--home", home, "--json").json["checks"]
+    [told] = [one for one in found if one["subject"] == "people"]
+    assert (told["state"], "1 names" in told["detail"]) == ("warning", True)
+
+
 def test_an_unknown_key_is_not_revoked_and_none_is_revoked_twice(
     home: Path, sosie: Any, assert_refused: Any
 ) -> None:

@@ -100,11 +100,26 @@ def test_a_sound_deployment_is_well(full_home: Path, sosie: Any) -> None:
     assert (outcome.code, outcome.json["ok"]) == (0, True)
     found = states(outcome)
     assert set(found) >= {
-        "python", "cpu", "memory", "packages", "runtime", "machine code", "detector", "embedder",
-        "calibration", "key ring", "registry", "gallery", "index", "snapshot", "audit chain",
+        "python", "cpu", "memory", "packages", "runtime", "telemetry", "machine code", "detector",
+        "embedder", "calibration", "key ring", "registry", "gallery", "index", "snapshot",
+        "audit chain",
     }  # fmt: skip
     assert all(state != "broken" for state in found.values())
     assert len(sosie("doctor", "--home", full_home).out.splitlines()) == len(found)
+
+
+def test_what_onnx_runtime_kept_for_its_maker_is_told_of(
+    tmp_path: Path, sosie: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def examine() -> dict[str, str]:
+        checks = sosie("doctor", "--json", env={"HOME": str(tmp_path)}).json["checks"]
+        (found,) = [check for check in checks if check["subject"] == "telemetry"]
+        return dict(found)
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert examine()["state"] == "ok"
+    (tmp_path / ".cache/Microsoft/DeveloperTools/.onnxruntime").mkdir(parents=True)
+    assert (examine()["state"], str(tmp_path) in examine()["detail"]) == ("warning", True)
 
 
 def test_a_gallery_too_large_for_the_false_candidates_asked_is_told(

@@ -30,6 +30,10 @@ OF_CLOUDS = (
     *("fd00:100::100:200", "fd00:a9fe:a9fe::1", "fe80::a9fe:a9fe", "::ffff:100.100.100.200"),
     *("64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1", "::ffff:168.63.129.16"),
     *("64:ff9b:1::a9fe:a9fe", "::ffff:0:169.254.169.254", "::169.254.169.254"),
+    # With prefixes of 48, 56, 64 and 96 bits.
+    *("64:ff9b:1:a9fe:a9:fe00::", "64:ff9b:1:a9:fe:a9fe::", "64:ff9b:1:ffff:ff:a9fe:a9fe:0"),
+    *("64:ff9b:1:a9:fe:a9fe:0:1", "64:ff9b:1:0:a9:fea9:fe00:0", "64:ff9b:1:1:0:0:a83f:8110"),
+    *("64:ff9b:1:6464:64:c800::", "64:ff9b:1:2:64:6464:c800:0"),
 )
 
 
@@ -49,6 +53,9 @@ def test_public_ones_and_those_that_are_allowed_are_reached() -> None:
     for text in ("1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"):
         assert may_reach(ipaddress.ip_address(text), ())
     assert may_reach(ipaddress.ip_address("::1"), [ipaddress.ip_network("::1/128")])
+    translated = [ipaddress.ip_network("64:ff9b:1::/48")]
+    for text in ("64:ff9b:1::a01:203", "64:ff9b:1:a01:2:300::", "64:ff9b:1:0:a:102:300:0"):
+        assert may_reach(ipaddress.ip_address(text), translated)
     networks = [ipaddress.ip_network("10.1.0.0/16")]
     for text, is_allowed in (("10.1.2.3", True), ("10.2.0.1", False), ("::ffff:10.1.0.1", True)):
         assert may_reach(ipaddress.ip_address(text), networks) is is_allowed

@@ -130,6 +130,7 @@ spec:
         {{- end }}
         - {name: serve, containerPort: {{ int $serve.port }}}
       env:
+        - {name: ORT_DISABLE_TELEMETRY, value: "1"}
         - name: SOSIE_REGISTRY__URL
           valueFrom:
             secretKeyRef: {name: {{ $root.Values.secrets.database }}, key: url}
