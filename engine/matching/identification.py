@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from engine.matching.policy import Candidate
 from engine.registry.reader import Reader
+from engine.registry.records import AuditEntry
 from indexes.gallery import Gallery
 
 
@@ -73,3 +75,12 @@ def identify(
             documents_left_out=len(left_out.difference(one.document_id for one in best)),
         )
     return answers
+
+
+def note_identified(answers: Sequence[Identification], actor: str) -> AuditEntry:
+    """What the audit chain keeps of searches, whoever is found: by whom, and which documents were
+    shown."""
+    shown = [candidate.document_id for answer in answers for candidate in answer.candidates]
+    documents = sorted(set(shown))
+    detail = {"probes": len(answers), "candidates": len(shown), "documents": documents}
+    return AuditEntry(actor, "faces.identified", "gallery", detail)

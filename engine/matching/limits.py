@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
-from engine.cases.case import CaseKind, CaseOrigin, person_of
+from engine.cases.case import ActorKind, CaseKind, CaseOrigin, find_actor_kind, person_of
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import TooManyFailures
 from engine.registry.reader import Reader
@@ -37,6 +37,11 @@ class Caller:
 
     actor: str
     outlet: str | None = None
+
+    @property
+    def is_command(self) -> bool:
+        """Whether it is a command at the home itself: it has the key ring, so nothing bounds it."""
+        return find_actor_kind(self.actor) is ActorKind.COMMAND
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +83,16 @@ class Limits:
 
     def bound_of(self, name: str, caller: Caller) -> Bound:
         """The bound of a count, by how its name begins."""
+        if caller.is_command:
+            return NO_BOUND
         kind = name.partition(":")[0]
         if kind == KEY_TALLY:
             return self.other_key if caller.outlet is None else self.outlet_key
         return self.holder if kind == HOLDER_TALLY else self.shown
 
 
-NO_LIMITS = Limits(*(Bound(0, timedelta(days=1)),) * 4)
+NO_BOUND = Bound(0, timedelta(days=1))
+NO_LIMITS = Limits(*(NO_BOUND,) * 4)
 
 
 def name_holder(lookup: bytes) -> str:
@@ -122,8 +130,11 @@ class Levels:
 
     def add(self, caller: Caller, name: str, amount: float = 1.0) -> list[Tally]:
         """What counts one more, or `amount`; nothing where nothing is bounded or changed."""
-        bound, level = self._limits.bound_of(name, caller), self.level(name, caller)
-        if not bound.most or (amount < 0 and not level):
+        bound = self._limits.bound_of(name, caller)
+        if not bound.most:
+            return []
+        level = self.level(name, caller)
+        if amount < 0 and not level:
             return []
         self._levels[name] = max(0.0, level + amount)
         # One above the bound tells an answer that came too late.
@@ -145,7 +156,8 @@ class Levels:
         return self._limits.bound_of(name, caller).each
 
     def _wait(self, name: str, caller: Caller) -> timedelta:
-        return self._limits.bound_of(name, caller).wait(self.level(name, caller))
+        bound = self._limits.bound_of(name, caller)
+        return bound.wait(self.level(name, caller)) if bound.most else timedelta()
 
 
 def refuse(wait: timedelta) -> TooManyFailures:

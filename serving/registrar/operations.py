@@ -33,7 +33,7 @@ from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
 from engine.matching.documents import Document
 from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
-from engine.matching.identification import Identification
+from engine.matching.identification import Identification, note_identified
 from engine.matching.limits import Caller, Guard, name_shown
 from engine.matching.lines import Dispute
 from engine.matching.liveness import LivenessOfVerification, LivenessResult
@@ -251,12 +251,10 @@ class Operations:
         searches = self._opened.searches
         future = searches.submit(probes, threshold, self._expires_at - monotonic())
         answers = await finish_by(future, self._expires_at)
-        shown = [candidate for answer in answers for candidate in answer.candidates]
         # Once for each probe that finds them.
         told = [key for one in answers for key in {it.document_id for it in one.candidates}]
         documents = sorted(set(told))
-        detail = {"probes": len(answers), "candidates": len(shown), "documents": documents}
-        entry = self._entry("faces.identified", "gallery", detail)
+        entry = note_identified(answers, self._context.actor)
         names = list(map(name_shown, documents))
         guard = self._guard
         tallies: Sequence[Tally] = ()
