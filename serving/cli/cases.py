@@ -27,7 +27,7 @@ from serving.cli.output import (
 
 if TYPE_CHECKING:
     from serving.compose import Deployment
-    from serving.wire.cases import CaseFile, ListedCase
+    from serving.wire.cases import CaseFile, CaseProposal, ListedCase
     from serving.wire.sweeps import CaseOutcomes, Precision, PrecisionRate, ProposedThreshold
 
 
@@ -39,6 +39,13 @@ OutcomeOption = Annotated[Outcome, typer.Option(help="What was found.")]
 LinesOption = Annotated[
     list[str] | None,
     typer.Option("--close-line", metavar="LINE", help="A line to close, by its id; repeat it."),
+]
+KeepFlag = Annotated[
+    bool,
+    typer.Option(
+        "--keep-lines",
+        help="Say that the lines which are not to be closed stay in use, as fraud must.",
+    ),
 ]
 SeenOption = Annotated[
     str,
@@ -87,12 +94,15 @@ def propose_outcome(
     outcome: OutcomeOption,
     seen_at: SeenOption,
     close_line: LinesOption = None,
+    keep_lines: KeepFlag = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Propose an outcome, and the lines to be closed by it, for another person to decide."""
-    seen = _read_seen_at(seen_at)
-    _step(home, as_json, case_id, "propose", outcome, tuple(close_line or ()), seen_at=seen)
+    """Propose an outcome, and the lines to be closed by it, for another person to decide.
+
+    Fraud whose documents have numbers in use names those to close, or says --keep-lines.
+    """
+    _end(home, as_json, case_id, "propose", outcome, close_line, seen_at, keep_lines=keep_lines)
 
 
 def withdraw_proposal(case_id: CaseId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
@@ -105,18 +115,19 @@ def close_case(
     outcome: OutcomeOption,
     seen_at: SeenOption,
     close_line: LinesOption = None,
+    keep_lines: KeepFlag = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Close a case.
 
-    It takes two people: another must have proposed the same outcome and lines. One may say that a
+    It takes two people: another must have proposed the same outcome and lines; `case show` says how
+    many of its numbers will be closed. One may say that a
     dispute is unfounded. Fraud puts the faces on the watch-list; twins and mistakes are exceptions
     for later sweeps; after an unfounded dispute its lines are active again, and an exception
     that is closed so is granted: its line is opened.
     """
-    seen = _read_seen_at(seen_at)
-    _step(home, as_json, case_id, "close", outcome, tuple(close_line or ()), seen_at=seen)
+    _end(home, as_json, case_id, "close", outcome, close_line, seen_at, keep_lines=keep_lines)
 
 
 def name_person(name: str | None) -> str | None:
@@ -142,6 +153,21 @@ def _read_seen_at(text: str) -> datetime:
     if moment is None or moment.tzinfo is None:
         raise typer.BadParameter("--seen-at is no moment with its zone: take it from case show")
     return moment
+
+
+def _end(
+    home: Path | None,
+    as_json: bool,
+    case_id: str,
+    name: str,
+    outcome: Outcome,
+    lines: list[str] | None,
+    seen_at: str,
+    *,
+    keep_lines: bool,
+) -> None:
+    seen, closed = _read_seen_at(seen_at), tuple(lines or ())
+    _step(home, as_json, case_id, name, outcome, closed, seen_at=seen, keep_lines=keep_lines)
 
 
 def _step(
@@ -464,6 +490,14 @@ def _tell_why(deployment: Deployment, case: CaseFile) -> list[str]:
     return describe_terms(group)
 
 
+def _describe_proposed(case: CaseFile, proposal: CaseProposal) -> str:
+    """What another person approves: how many numbers close by it, of all that it could close."""
+    in_use = sum(len(document.lines) for document in case.documents)
+    text = f"{proposal.outcome} by {proposal.by}: "
+    text += f"{len(proposal.close_lines)} of {in_use} numbers will be closed"
+    return text + (", the others stay (--keep-lines)" if proposal.keep_lines else "")
+
+
 def _print_case(case: CaseFile, why: list[str]) -> None:
     from serving.wire.fields import plain
 
@@ -473,9 +507,12 @@ def _print_case(case: CaseFile, why: list[str]) -> None:
         for name, value in plain(case).items()
         if value not in (None, []) and name not in listed_below
     }
+    if case.proposal is not None and case.outcome is None:
+        facts["proposal"] = _describe_proposed(case, case.proposal)
     print_facts(f"[bold]{escape(case.kind)}[/]  case {case.case_id}", facts)
     if why:
         print_table("Why it is here", ("",), [[escape(one)] for one in why])
+    closing = () if case.proposal is None else case.proposal.close_lines
     rows = []
     for document in case.documents:
         due = document.erasure_due_at
@@ -489,7 +526,7 @@ def _print_case(case: CaseFile, why: list[str]) -> None:
                 *what,
                 line.line_id,
                 line.number or "-",
-                line.status,
+                line.status + (", will be closed" if line.line_id in closing else ""),
                 escape(f"{line.carrier} {line.outlet}"),
             ]
             for line in document.lines

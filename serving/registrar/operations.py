@@ -437,12 +437,14 @@ class Operations:
                 return steps.assign(*given, assignee, actor)
             case Remark(text):
                 return steps.note(*given, text, actor)
-            case Propose(outcome, lines, seen_at):
-                return steps.propose(*given, outcome, lines, actor, seen_at)
+            case Propose(outcome, lines, seen_at, keep_lines):
+                said = (outcome, lines, actor, seen_at)
+                return steps.propose(*given, *said, keep_lines=keep_lines)
             case Withdraw():
                 return steps.withdraw(*given, actor)
-            case Close(outcome, lines, seen_at):
-                closed = steps.close(*given, outcome, lines, actor, seen_at)
+            case Close(outcome, lines, seen_at, keep_lines):
+                said = (outcome, lines, actor, seen_at)
+                closed = steps.close(*given, *said, keep_lines=keep_lines)
                 self._opened.case_closed.set()
                 return closed
 

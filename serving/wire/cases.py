@@ -118,6 +118,13 @@ class OutcomeRequest(RequestBody, frozen=True):
         ),
     ]
     close_lines: LineIds = ()
+    keep_lines: Annotated[
+        bool,
+        Meta(
+            description="the lines that are not to be closed stay in use; fraud says it where its "
+            "documents have lines in use and none is closed, and whoever approves says it, too"
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         if any("\0" in line for line in self.close_lines):
@@ -134,6 +141,9 @@ class CaseProposal(AnswerBody, frozen=True):
         str | None, Meta(description="who that is, whichever key was used; null: propose it anew")
     ]
     at: Moment
+    keep_lines: Annotated[
+        bool, Meta(description="it was said that all other lines of the documents stay in use")
+    ] = False
 
 
 class Case(AnswerBody, frozen=True):

@@ -53,8 +53,10 @@ async def note_case(
 async def propose_outcome(
     parts: Parts, request: Request, body: wire.OutcomeRequest, case_id: str
 ) -> wire.Case:
-    """Proposes an outcome, and the lines to be closed by it, for another person to decide."""
-    step = Propose(Outcome(body.outcome), body.close_lines, body.seen_at)
+    """Proposes an outcome, and the lines to be closed by it, for another person to decide. Fraud
+    whose documents have lines in use names those to close, or says that they stay: 400 else.
+    """
+    step = Propose(Outcome(body.outcome), body.close_lines, body.seen_at, body.keep_lines)
     return await _step(parts, request, case_id, step)
 
 
@@ -71,7 +73,7 @@ async def close_case(
     puts the faces on the watch-list; twins and mistakes are exceptions for later sweeps; an
     unfounded dispute leaves its lines active.
     """
-    step = Close(Outcome(body.outcome), body.close_lines, body.seen_at)
+    step = Close(Outcome(body.outcome), body.close_lines, body.seen_at, body.keep_lines)
     return await _step(parts, request, case_id, step)
 
 
