@@ -23,6 +23,7 @@ from engine.cases.grants import decide_exception
 from engine.cases.opening import date_change, state_of
 from engine.cases.suspects import Suspects
 from engine.errors import CaseMoved, FourEyes, RequestError
+from engine.formatting import plural
 from engine.matching.registrar import Runner, publish
 from engine.registry.reader import Reader
 from engine.registry.records import (
@@ -138,7 +139,7 @@ def require_said(
     in_use = sum(map(len, registry.lines_in_use_of(case.document_ids).values()))
     if in_use:
         raise RequestError(
-            f"the case's documents have {in_use:,} numbers in use, of which none is to be closed: "
+            f"{plural(in_use, 'number')} of its documents in use, and none is to be closed: "
             "name those to close, or say that they stay (keep_lines)"
         )
 

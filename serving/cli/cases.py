@@ -334,8 +334,8 @@ def _describe_proposal(proposal: ProposedThreshold) -> str:
 
 
 MOST_CASES = 10_000
-ANY, STANDING = "all", "alive"
-STATES = (STANDING, ANY, "open", "assigned", "proposed", "closed", "merged")
+ANY, STANDING, FRAUD_IN_USE = "all", "alive", "fraud_in_use"
+STATES = (STANDING, ANY, FRAUD_IN_USE, "open", "assigned", "proposed", "closed", "merged")
 
 
 def register(app: typer.Typer) -> None:
@@ -387,15 +387,17 @@ def list_cases(
     Those that are not decided, if nothing else is asked. Names show their first letters, numbers
     their last digits.
     """
+    from engine.formatting import plural
     from engine.registry.cases import CaseFilter
-    from engine.registry.records import ALIVE, AuditEntry, CaseState, utc_now
+    from engine.registry.records import AuditEntry, utc_now
     from serving.api import serializers
+    from serving.api.routes.cases import read_state
     from serving.compose import read_due_dates
     from serving.wire.cases import CasePage
 
     now = utc_now()
     wanted = CaseFilter(
-        state=None if state == ANY else ALIVE if state == STANDING else CaseState(state),
+        **read_state(None if state == ANY else state),
         kind=kind,
         assignees=name_people(assignee),
         carrier=carrier,
@@ -409,12 +411,20 @@ def list_cases(
         shown = serializers.case_page(store, found, due, now)
         detail = {"cases": [one.case_id for one in shown]}
         store.note(AuditEntry(name_actor(), "cases.read", "queue", detail))
+        in_use, lines = store.life.count_fraud()
     following = shown[-1].case_id if len(shown) == limit else None
     if as_json:
-        print_json(CasePage(shown, following))
+        print_json(CasePage(shown, following, in_use))
         return
+    if in_use and state != FRAUD_IN_USE:
+        print_line(
+            f"[yellow]Decided as fraud[/]: {plural(lines, 'number')} of {plural(in_use, 'case')} "
+            "in use: "
+            f"sosie cases --state {FRAUD_IN_USE}"
+        )
     if not shown:
-        print_line("No case is open." if wanted == CaseFilter(state=ALIVE) else "No such case.")
+        is_all = wanted == CaseFilter(**read_state(STANDING))
+        print_line("No case is open." if is_all else "No such case.")
         return
     print_table(None, _COLUMNS, [_row_of(one, now) for one in shown])
     if following is not None:
@@ -450,13 +460,20 @@ def _row_of(one: ListedCase, now: datetime) -> list[str]:
         escape(one.kind),
         escape("; ".join(who) + (f" + {more}" if more > 0 else "")),
         str(len(one.document_ids)),
-        str(one.lines),
+        _count_lines(one),
         escape(", ".join(one.outlets) or "-"),
         " to ".join(dict.fromkeys(scores)) or "-",
         one.state + (f", {escape(one.assignee)}" if one.assignee else ""),
         f"{(now - one.opened_at).days} d",
         due,
     ]
+
+
+def _count_lines(one: ListedCase) -> str:
+    if not one.fraud_lines:
+        return str(one.lines)
+    stays = ", said to stay" if one.proposal is not None and one.proposal.keep_lines else ""
+    return f"{one.lines}, [red]{one.fraud_lines} of fraud[/]{stays}"
 
 
 def show_case(case_id: CaseId, home: HomeOption = None, as_json: JsonFlag = False) -> None:

@@ -66,7 +66,8 @@ LineIds = Annotated[
 
 
 class CaseQuery(QueryString, frozen=True):
-    """Which cases to list, and in which order; `alive` are open, assigned and proposed ones."""
+    """Which cases to list, and in which order; `alive` are open, assigned and proposed ones,
+    `fraud_in_use` those decided to be fraud of which lines are in use."""
 
     limit: Limit = PAGE
     after: Annotated[
@@ -80,7 +81,7 @@ class CaseQuery(QueryString, frozen=True):
             "kind; `due`: what is due first, without cases that are never due"
         ),
     ] = "newest"
-    state: CaseState | Literal["alive"] | None = None
+    state: CaseState | Literal["alive", "fraud_in_use"] | None = None
     kind: Code | None = None
     assignee: Actor | None = None
     carrier: Annotated[
@@ -202,6 +203,9 @@ class ListedCase(Case, frozen=True):
         Moment | None,
         Meta(description="the erasure of a document is asked for: what the case needs goes then"),
     ]
+    fraud_lines: Annotated[
+        int, Meta(description="in use, of what it was decided to be fraud about")
+    ] = 0
 
 
 class CasePage(AnswerBody, frozen=True):
@@ -209,6 +213,9 @@ class CasePage(AnswerBody, frozen=True):
 
     cases: tuple[ListedCase, ...]
     next: NextPage
+    fraud_in_use: Annotated[
+        int, Meta(description="how many cases `state=fraud_in_use` lists, whatever is asked for")
+    ] = 0
 
 
 class CaseNote(PrivateAnswer, frozen=True):

@@ -143,8 +143,8 @@ def case(desk: Deployment) -> CaseRecord:
     opened: CaseRecord = desk.registrar.run(perform)
     context = (desk.registrar, desk.store, opened.id)
     steps.note(*context, NOTE, ANNA)
-    steps.propose(*context, Outcome.FRAUD, (), ANNA)
-    return steps.close(*context, Outcome.FRAUD, (), BOB)
+    steps.propose(*context, Outcome.FRAUD, (), ANNA, keep_lines=True)
+    return steps.close(*context, Outcome.FRAUD, (), BOB, keep_lines=True)
 
 
 def report(desk: Deployment, case: CaseRecord, **terms: Any) -> tuple[Page, Any]:

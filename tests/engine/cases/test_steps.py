@@ -158,7 +158,7 @@ def test_fraud_leaves_no_line_in_use_of_which_nobody_has_said_that_it_stays(serv
     bodies = service.enroll(2)
     case = service.open(*(one["document_id"] for one in bodies))
     said = (*service.context, case.id, Outcome.FRAUD, [])
-    with pytest.raises(RequestError, match="2 numbers in use, of which none is to be closed"):
+    with pytest.raises(RequestError, match="2 numbers of its documents in use, and none"):
         propose(*said, ANNA)
     assert service.store.cases.get(case.id) == case
     proposed = propose(*said, ANNA, keep_lines=True)
@@ -185,7 +185,7 @@ def test_what_was_proposed_before_a_line_was_opened_says_nothing_of_it(service: 
     propose(*said, [], ANNA)
     (later,) = service.registrar.enroll([service.lab.request(face, document=first.document)])
     line = later.body["line_id"]
-    with pytest.raises(RequestError, match="1 numbers in use"):
+    with pytest.raises(RequestError, match="1 number of its documents in use"):
         close(*said, [], BOB)
     for given, keeps in (([], True), ([line], False)):
         with pytest.raises(FourEyes, match="or withdraw it"):
