@@ -155,7 +155,7 @@ _FRAUD_LINES = (
 _found = _FRAUD_LINES.subquery()
 HAS_FRAUD_IN_USE = _cases.c.id.in_(select(_found.c.case_id))
 """Of a case: it was decided to be fraud, and lines of it are in use."""
-_FRAUD_TOTALS = select(
+_FRAUD_TOTALS: Any = select(
     func.count(_found.c.case_id.distinct()).label("cases"),
     func.count(_found.c.line_id.distinct()).label("lines"),
 )

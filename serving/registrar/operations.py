@@ -437,14 +437,12 @@ class Operations:
                 return steps.assign(*given, assignee, actor)
             case Remark(text):
                 return steps.note(*given, text, actor)
-            case Propose(outcome, lines, seen_at, keep_lines):
-                said = (outcome, lines, actor, seen_at)
-                return steps.propose(*given, *said, keep_lines=keep_lines)
+            case Propose(outcome, lines, seen_at, keeps):
+                return steps.propose(*given, outcome, lines, actor, seen_at, keep_lines=keeps)
             case Withdraw():
                 return steps.withdraw(*given, actor)
-            case Close(outcome, lines, seen_at, keep_lines):
-                said = (outcome, lines, actor, seen_at)
-                closed = steps.close(*given, *said, keep_lines=keep_lines)
+            case Close(outcome, lines, seen_at, keeps):
+                closed = steps.close(*given, outcome, lines, actor, seen_at, keep_lines=keeps)
                 self._opened.case_closed.set()
                 return closed
 

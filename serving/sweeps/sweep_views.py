@@ -228,7 +228,7 @@ class SweepReader:
         """The sweep's folder."""
         return SweepFolder.of(self._root, self._registry.sweeps.get(sweep_id).id)
 
-    def _find_fraud(self, groups: Sequence[Group]) -> list[set[str]]:
+    def _find_fraud(self, groups: Sequence[Group]) -> Sequence[set[str]]:
         """The lines in use of decided fraud, of each group: no later sweep asks about it again."""
         named = [[one.document_id for one in group.identities] for group in groups]
         found = self._registry.life.fraud_under(sorted({key for keys in named for key in keys}))
