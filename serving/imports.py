@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 KEY_HOURS = 24 * 14
 """For the longest import through a running service."""
-START_S, CALL_S = 3.0, 600.0
+CALL_S = 600.0
 """How long a service may take to answer at all, and to take one part: an overloaded one serves its
 outlets first."""
 PHOTOGRAPHS_A_THREAD = 16
@@ -225,7 +225,10 @@ def _open_writer(
         return DryRunWriter(store, gallery, deployment.watchlist, report, terms), 0
     # First: two imports of one file must not write one journal.
     stack.enter_context(_claim(order.report))
-    client = _ask_service(deployment, order, stack) if is_served else None
+    client = None
+    if is_served:
+        asked = as_operator(deployment, order.actor, "sosie import", KEY_HOURS)
+        client = stack.enter_context(asked)
     registrar = None if is_served else deployment.registrar
     journal = _open_journal(deployment, order, source)
     stack.callback(journal.close)
@@ -260,23 +263,6 @@ def _claim(report: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _ask_service(deployment: Deployment, order: ImportOrder, stack: ExitStack) -> Client:
-    """A client of the service that has the writer's lease; `RegistryError` where none answers."""
-    from serving.client.transport import CallFailed, Options  # noqa: PLC0415 - an extra
-
-    key = as_operator(deployment, order.actor, "sosie import", KEY_HOURS)
-    client = stack.enter_context(key)
-    try:
-        client.ready(Options(timeout_s=START_S))
-    except CallFailed:
-        serve = deployment.settings.serve
-        raise RegistryError(
-            f"another process writes the registry, and no service answers at port {serve.port}: "
-            "start it, or stop that process; then the same command again"
-        ) from None
-    return client
 
 
 def _admit(client: Client, sealed: bytes, planned: str | None) -> ChunkAnswer:

@@ -1,38 +1,108 @@
-"""A client of the service that has a home open, for commands of its operator beside it."""
+"""A client of the service that has a home open, for commands of its operator beside it, and how
+they find where it listens."""
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from engine.atomic_files import replacing
+from engine.errors import NotInstalled, RegistryError, advise_extra
+from serving.errors import NotReady
 
 if TYPE_CHECKING:
     from serving.client.client import Client
     from serving.compose import Deployment
+    from serving.sections import ServeSettings
+
+ADDRESS_FILE = "serve.address"
+START_S = 3.0
+"""A service that runs answers within it that it is ready."""
+
+
+@contextmanager
+def leave_address(home: Path, serve: ServeSettings) -> Iterator[None]:
+    """Says in the home where its service listens, for the block.
+
+    The file is locked for as long, so that one which a killed process has left is told from it.
+    """
+    path = home / ADDRESS_FILE
+    with ExitStack() as stack:
+        with replacing(path) as beside:
+            file = stack.enter_context(beside.open("w", encoding="utf-8"))
+            file.write(_reach(serve))
+            file.flush()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def find_address(home: Path, serve: ServeSettings) -> str:
+    """Where the service of this home listens: as it has said itself, else as the settings say."""
+    with suppress(FileNotFoundError), (home / ADDRESS_FILE).open(encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read()
+    return _reach(serve)
+
+
+def _reach(serve: ServeSettings) -> str:
+    if serve.host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        serve = serve.model_copy(update={"host": "127.0.0.1"})
+    return serve.url
 
 
 @contextmanager
 def as_operator(deployment: Deployment, actor: str, what: str, hours: float) -> Iterator[Client]:
     """A client with a key of its own, which ends with the block, or after so many hours; `what` is
-    its label."""
-    import httpx  # noqa: PLC0415 - extras
+    its label.
 
+    `NotReady` where no service answers, then or later; `RegistryError` for what it refuses.
+    """
+    try:
+        import httpx  # noqa: PLC0415 - extras
+
+        from serving.client.client import Client  # noqa: PLC0415
+        from serving.client.transport import ApiError, CallFailed, Options  # noqa: PLC0415
+    except ModuleNotFoundError as missing:
+        raise NotInstalled(
+            f"a running service is asked with {missing.name}, which is not installed here: "
+            f"{advise_extra('serve')}"
+        ) from None
     from engine.registry.records import ApiKey, utc_now  # noqa: PLC0415 - extras
     from serving.access.authentication import make_key  # noqa: PLC0415
-    from serving.client.client import Client  # noqa: PLC0415
 
     made, now = make_key(deployment.vault), utc_now()
     fields = (made.id, made.digest, what, "operator", None, None, None, now)
     key = ApiKey(*fields, expires_at=now + timedelta(hours=hours), person=actor)
     deployment.store.add_api_key(key, actor=actor)
-    serve = deployment.settings.serve
-    if serve.host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
-        serve = serve.model_copy(update={"host": "127.0.0.1"})
+    url = find_address(deployment.home, deployment.settings.serve)
     try:
         # With a transport of its own the key goes to no proxy that the environment names.
         direct = httpx.HTTPTransport()
-        with Client(serve.url, made.text, transport=direct) as client:
+        with Client(url, made.text, transport=direct) as client:
+            client.ready(Options(timeout_s=START_S))
             yield client
+    except ApiError as error:
+        raise RegistryError(f"the service at {url} refused it: {error.message}") from None
+    except (CallFailed, httpx.HTTPError) as error:
+        raise NotReady(
+            f"another process writes the registry, and no service that is ready answers at {url}: "
+            "start it or stop that process, or set [serve] host and port to where it listens; "
+            f"then the same command again ({_describe(error)})"
+        ) from None
     finally:
         deployment.store.revoke_api_key(made.id, actor=actor)
+
+
+def _describe(error: Exception) -> str:
+    """What kind of failure it was: texts of others may quote what was sent."""
+    correlator = getattr(error, "correlator", None)
+    return type(error).__name__ if correlator is None else f"correlator {correlator}"

@@ -242,11 +242,13 @@ class Proposal:
     """Outcome proposed by one person; another must close the case by it.
 
     `by` is who proposed it as the audit chain has it; `person` is None where it was proposed before
-    keys belonged to people.
+    keys belonged to people. `keep_lines`: it was said that the lines stay in use that are not to be
+    closed.
     """
 
     outcome: Outcome
     close_lines: tuple[str, ...] = ()
+    keep_lines: bool = False
     by: str
     at: datetime
     person: str | None = None

@@ -2,7 +2,9 @@
 
 What judges people takes two of them, however many keys one has: every outcome, and every closing of
 lines, but that a dispute is unfounded. One proposes the outcome and the lines, another closes with
-the same. `NotFound` for an unknown case; `CaseMoved` where it is closed or was merged into another.
+the same. Fraud whose documents have lines in use says which are closed, or that they stay: both
+people have seen them. `NotFound` for an unknown case; `CaseMoved` where it is closed or was merged
+into another.
 
 A case may grow after an analyst has read it, when another is merged into it, and an outcome would
 then cover people whom nobody has seen. With `seen_at`, the `updated_at` of the case as it was read,
@@ -21,6 +23,7 @@ from engine.cases.grants import decide_exception
 from engine.cases.opening import date_change, state_of
 from engine.cases.suspects import Suspects
 from engine.errors import CaseMoved, FourEyes, RequestError
+from engine.formatting import plural
 from engine.matching.registrar import Runner, publish
 from engine.registry.reader import Reader
 from engine.registry.records import (
@@ -126,21 +129,44 @@ def check_lines(registry: Reader, case: CaseRecord, line_ids: Sequence[str]) -> 
     return lines
 
 
+def require_said(
+    registry: Reader, case: CaseRecord, outcome: Outcome, lines: Sequence[str], keep_lines: bool
+) -> None:
+    """`RequestError` for fraud that says of lines in use neither which are closed nor that they
+    stay: whoever forgets them would leave all of them working."""
+    if outcome is not Outcome.FRAUD or lines or keep_lines:
+        return
+    in_use = sum(map(len, registry.lines_in_use_of(case.document_ids).values()))
+    if in_use:
+        raise RequestError(
+            f"{plural(in_use, 'number')} of its documents in use, and none is to be closed: "
+            "name those to close, or say that they stay (keep_lines)"
+        )
+
+
 def require_second_person(
-    case: CaseRecord, outcome: Outcome, lines: Sequence[str], actor: Actor
+    case: CaseRecord, outcome: Outcome, lines: Sequence[str], keep_lines: bool, actor: Actor
 ) -> None:
     """`FourEyes` unless another person proposed this outcome with these lines."""
     proposal = case.proposal
     if proposal is None:
         raise FourEyes("this takes two people: propose it, and let another person close")
-    if (proposal.outcome, set(proposal.close_lines)) != (outcome, set(lines)):
+    if not _is_followed(proposal, outcome, lines, keep_lines):
         raise FourEyes(
-            "another outcome or other lines were proposed: close exactly what was proposed"
+            "another outcome or other lines were proposed, or that lines stay: close exactly what "
+            "was proposed, or withdraw it"
         )
     if proposal.person is None:
         raise FourEyes("it is not known which person proposed this: withdraw it, propose it anew")
     if actor.is_person(proposal.person):
         raise FourEyes("you proposed this, with whichever key: another person must close the case")
+
+
+def _is_followed(
+    proposal: Proposal, outcome: Outcome, lines: Sequence[str], keep_lines: bool
+) -> bool:
+    proposed = (proposal.outcome, set(proposal.close_lines), proposal.keep_lines)
+    return proposed == (outcome, set(lines), keep_lines)
 
 
 MAX_NOTE_LENGTH = 4_000
@@ -192,11 +218,14 @@ def propose(
     close_lines: Sequence[str],
     actor: Actor,
     seen_at: datetime | None = None,
+    *,
+    keep_lines: bool = False,
 ) -> CaseRecord:
-    """Propose an outcome, with the lines that another person is to close.
+    """Propose an outcome, with the lines that another person is to close; `keep_lines` says that
+    the others stay in use.
 
-    `RequestError` for a line that is not in use under a document of the case, `CaseMoved` where
-    an outcome is already proposed.
+    `RequestError` for a line that is not in use under a document of the case, and for fraud that
+    says nothing of lines in use; `CaseMoved` where an outcome is already proposed.
     """
 
     def perform(writer: Writer, now: datetime) -> CaseRecord:
@@ -205,13 +234,19 @@ def propose(
             raise CaseMoved("an outcome is proposed already: withdraw it first")
         _require_seen(case, seen_at)
         lines = check_lines(registry, case, close_lines)
+        require_said(registry, case, outcome, lines, keep_lines)
         proposal = Proposal(
-            outcome=outcome, close_lines=lines, by=actor.name, at=now, person=actor.person
+            outcome=outcome,
+            close_lines=lines,
+            keep_lines=keep_lines,
+            by=actor.name,
+            at=now,
+            person=actor.person,
         )
         proposed = replace(
             case, state=CaseState.PROPOSED, proposal=proposal, updated_at=date_change(case, now)
         )
-        detail = {"outcome": outcome.value, "close_lines": list(lines)}
+        detail = {"outcome": outcome.value, "close_lines": list(lines), "keep_lines": keep_lines}
         entry = CaseNote(now, actor.person, NoteKind.PROPOSED, outcome.value)
         writer.commit(_changes(writer, actor, proposed, entry, "case.proposed", detail))
         return proposed
@@ -245,6 +280,8 @@ def close(
     close_lines: Sequence[str],
     actor: Actor,
     seen_at: datetime | None = None,
+    *,
+    keep_lines: bool = False,
 ) -> CaseRecord:
     """Close a case with an outcome and its effects.
 
@@ -260,9 +297,10 @@ def close(
         case = _find_open(registry, case_id)
         _require_seen(case, seen_at)
         if lines or outcome is not Outcome.UNFOUNDED or case.kind != CaseKind.DISPUTE:
-            require_second_person(case, outcome, lines, actor)
+            require_second_person(case, outcome, lines, keep_lines, actor)
+            require_said(registry, case, outcome, lines, keep_lines)
         effects = find_effects(registrar, registry, writer, case, outcome, lines, actor.name, now)
-        closed = _end(case, outcome, lines, now)
+        closed = _end(case, outcome, lines, keep_lines, now)
         changes = _closing_changes(writer, case, closed, effects, actor, now)
         if case.kind == CaseKind.EXCEPTION:
             given = (registry, registrar.gallery, case, outcome, changes, actor, now)
@@ -275,12 +313,11 @@ def close(
     return registrar.run(perform)
 
 
-def _end(case: CaseRecord, outcome: Outcome, lines: Sequence[str], now: datetime) -> CaseRecord:
+def _end(
+    case: CaseRecord, outcome: Outcome, lines: Sequence[str], keep_lines: bool, now: datetime
+) -> CaseRecord:
     proposal, moment = case.proposal, date_change(case, now)
-    is_followed = proposal is not None and (proposal.outcome, set(proposal.close_lines)) == (
-        outcome,
-        set(lines),
-    )
+    is_followed = proposal is not None and _is_followed(proposal, outcome, lines, keep_lines)
     return replace(
         case,
         state=CaseState.CLOSED,
@@ -302,7 +339,9 @@ def _closing_changes(
     assert closed.outcome is not None
     outcome = closed.outcome.value
     proposed_by = None if case.proposal is None else case.proposal.by
-    detail = {"outcome": outcome, "proposed_by": proposed_by} | effects.describe()
+    keeps_lines = closed.proposal is not None and closed.proposal.keep_lines
+    detail = {"outcome": outcome, "proposed_by": proposed_by, "keep_lines": keeps_lines}
+    detail |= effects.describe()
     entry = CaseNote(now, actor.person, NoteKind.CLOSED, outcome)
     changes = _changes(writer, actor, closed, entry, "case.closed", detail)
     return replace(

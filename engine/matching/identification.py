@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from engine.matching.policy import Candidate
 from engine.registry.reader import Reader
+from engine.registry.records import AuditEntry
 from indexes.gallery import Gallery
 
 
@@ -79,3 +80,12 @@ def keep_documents(found: Identification, documents: Collection[str]) -> Identif
     """What of it is about these documents alone, as if there were no others."""
     kept = tuple(one for one in found.candidates if one.document_id in documents)
     return replace(found, candidates=kept, left_out=0, documents_left_out=0)
+
+
+def note_identified(answers: Sequence[Identification], actor: str) -> AuditEntry:
+    """What the audit chain keeps of searches, whoever is found: by whom, and which documents were
+    shown."""
+    shown = [candidate.document_id for answer in answers for candidate in answer.candidates]
+    documents = sorted(set(shown))
+    detail = {"probes": len(answers), "candidates": len(shown), "documents": documents}
+    return AuditEntry(actor, "faces.identified", "gallery", detail)

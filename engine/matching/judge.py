@@ -579,6 +579,10 @@ _OF_LOOK_ALIKES = (CaseKind.DUPLICATE_IDENTITY, CaseKind.POSSIBLE_DUPLICATE)
 
 
 def _actor_of(attempt: Attempt) -> str:
+    """The outlet, by whichever of its keys; or who typed the command, at the home itself."""
+    caller = attempt.request.caller
+    if caller is not None and caller.is_command:
+        return caller.actor
     return f"outlet:{attempt.outlet.code}"
 
 

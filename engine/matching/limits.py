@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol, Self, TypeVar
 
-from engine.cases.case import CaseKind, CaseOrigin, fold_person, person_of
+from engine.cases.case import (
+    ActorKind,
+    CaseKind,
+    CaseOrigin,
+    find_actor_kind,
+    fold_person,
+    person_of,
+)
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import TooManyFailures
 from engine.registry.reader import Reader
@@ -54,6 +61,11 @@ class Caller:
     actor: str
     outlet: str | None = None
     carrier: str | None = None
+
+    @property
+    def is_command(self) -> bool:
+        """Whether it is a command at the home itself: it has the key ring, so nothing bounds it."""
+        return find_actor_kind(self.actor) is ActorKind.COMMAND
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +107,8 @@ class Limits:
 
     def bound_of(self, name: str, caller: Caller) -> Bound:
         """The bound of a count, by how its name begins."""
+        if caller.is_command:
+            return NO_BOUND
         kind = name.partition(":")[0]
         of_key = self.other_key if caller.outlet is None else self.outlet_key
         # A tenant's key that has met a full holder has had its share; who works on cases waits
@@ -109,7 +123,8 @@ class Limits:
         }[kind]
 
 
-NO_LIMITS = Limits(*(Bound(0, timedelta(days=1)),) * 4)
+NO_BOUND = Bound(0, timedelta(days=1))
+NO_LIMITS = Limits(*(NO_BOUND,) * 4)
 
 
 def name_holder(document: str, caller: Caller) -> str:
@@ -184,8 +199,11 @@ class Levels:
 
     def add(self, caller: Caller, name: str, amount: float = 1.0) -> list[Tally]:
         """What counts one more, or `amount`; nothing where nothing is bounded or changed."""
-        bound, level = self._limits.bound_of(name, caller), self.level(name, caller)
-        if not bound.most or (amount < 0 and not level):
+        bound = self._limits.bound_of(name, caller)
+        if not bound.most:
+            return []
+        level = self.level(name, caller)
+        if amount < 0 and not level:
             return []
         self._levels[name] = min(bound.most, max(0.0, level + amount))
         return [Tally(name, amount, bound.each, bound.most)]
@@ -212,7 +230,8 @@ class Levels:
         return self._limits.bound_of(name, caller).each
 
     def _wait(self, name: str, caller: Caller, beside: int = 0) -> timedelta:
-        return self._limits.bound_of(name, caller).wait(self.level(name, caller) + beside)
+        bound = self._limits.bound_of(name, caller)
+        return bound.wait(self.level(name, caller) + beside) if bound.most else timedelta()
 
 
 def refuse(wait: timedelta) -> TooManyFailures:

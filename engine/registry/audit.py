@@ -29,7 +29,7 @@ from engine.cases.case import CREDENTIAL_ID_LENGTH, CREDENTIALS
 from engine.errors import ChainBroken, RequestError, SchemaMismatch
 from engine.registry import tables
 from engine.registry.database import CHUNK_ROWS, Source, reading
-from engine.registry.records import AuditEntry, AuditRecord, utc_now
+from engine.registry.records import AuditEntry, AuditRecord, is_id, utc_now
 from engine.registry.rows import columns_of
 from engine.registry.vault import Vault
 
@@ -282,14 +282,18 @@ def read_audit(
     subject: str | None = None,
 ) -> list[AuditRecord]:
     """The first `limit` entries above a number that match exactly, in the order of the chain. The
-    actor may be a person's name as well: all that they did, by whichever key or session.
+    actor may be a person's name as well: all that they did, by whichever key or session. What is
+    about a subject may name it in its detail alone.
 
     Without a number the newest that match, in the same order. A page that is not full is the
     last one.
     """
     assert limit > 0
-    asked = ((_audit.c.action, action), (_audit.c.subject, subject))
-    wanted = select(_audit).where(*(column == text for column, text in asked if text is not None))
+    wanted = select(_audit)
+    if action is not None:
+        wanted = wanted.where(_audit.c.action == action)
+    if subject is not None:
+        wanted = wanted.where(or_(_audit.c.subject == subject, _is_named(subject)))
     if actor is not None:
         wanted = wanted.where(_is_by(actor))
     head, _ = reader.audit_head()
@@ -311,6 +315,12 @@ def _is_by(actor: str) -> ColumnElement[bool]:
     return or_(column == actor, *of_person)
 
 
+def _is_named(subject: str) -> ColumnElement[bool]:
+    """Whether the detail names it: an id anywhere in it, as in `case:<id>`, else a whole text."""
+    text = subject if is_id(subject) else json.dumps(subject, ensure_ascii=False)
+    return cast(_audit.c.detail, Text).contains(text, autoescape=True)
+
+
 _AT = select(_audit.c.at).where(_audit.c.number == bindparam("number"))
 _READS_OF_LISTS = ("audit.read", "cases.read")
 """Actions whose detail names whatever stood in a list."""
@@ -326,13 +336,9 @@ def read_about(
     """
     head, _ = reader.audit_head()
     first = bisect_left(range(1, head + 1), since, key=lambda one: _moment_of(reader, one))
-    detail = cast(_audit.c.detail, Text)
     wanted = select(_audit).where(
         _audit.c.action.not_in(_READS_OF_LISTS),
-        or_(
-            _audit.c.subject.in_(subjects),
-            *(detail.contains(one, autoescape=True) for one in named),
-        ),
+        or_(_audit.c.subject.in_(subjects), *map(_is_named, named)),
     )
     found = [
         row

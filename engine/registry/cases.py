@@ -33,6 +33,7 @@ from engine.cases.case import KIND_RISK, CaseKind, CaseNote, CaseSort, DueDates,
 from engine.errors import NotFound
 from engine.registry import tables
 from engine.registry.database import KEYS, Moment, Source, long_statements, reading
+from engine.registry.line_life import HAS_FRAUD_IN_USE
 from engine.registry.records import (
     ALIVE,
     AttemptRecord,
@@ -203,8 +204,6 @@ _CLOSED_COUNT = (
 )
 _PAIRS = select(judged_pairs)
 _JUDGED = _PAIRS.order_by(judged_pairs.c.left_document, judged_pairs.c.right_document)
-
-
 _NEWEST_REFERENCES = (
     select(_references.c.document_id, func.max(_references.c.added_sequence).label("newest"))
     .where(_references.c.document_id.in_(KEYS), _references.c.removed_sequence.is_(None))
@@ -234,6 +233,7 @@ class CaseFilter:
     `carrier` and `outlet` are where a line in use of one of its documents was opened, or where it
     was attempted. `id_end`: its id, or that of its enrollment or of a document, ends so.
     `overdue_at`: due before that moment, by the dates of the queue, and not decided.
+    `fraud_in_use`: decided to be fraud, and lines of it are in use.
     """
 
     state: CaseState | Collection[CaseState] | None = None
@@ -244,13 +244,15 @@ class CaseFilter:
     outlet: str | None = None
     id_end: str | None = None
     overdue_at: datetime | None = None
+    fraud_in_use: bool = False
 
     def terms(self, due: DueDates) -> Iterator[ColumnElement[bool]]:
         """As terms of a query."""
-        if isinstance(self.state, CaseState):
-            yield cases.c.state == self.state.value
-        elif self.state is not None:
-            yield cases.c.state.in_([one.value for one in self.state])
+        if self.state is not None:
+            states = [self.state] if isinstance(self.state, CaseState) else self.state
+            yield cases.c.state.in_([one.value for one in states])
+        if self.fraud_in_use:
+            yield HAS_FRAUD_IN_USE
         if self.kind is not None:
             yield cases.c.kind == self.kind
         if self.assignees:
@@ -597,9 +599,7 @@ class CaseReader(Source):
         return found
 
     def _text(self, row: Row[Any]) -> str:
-        if row.text is None:
-            return ""
-        return self.vault.open(CASE_NOTE, row.id, row.text).decode()
+        return "" if row.text is None else self.vault.open(CASE_NOTE, row.id, row.text).decode()
 
 
 def _is_below(

@@ -11,9 +11,11 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     Row,
+    Text,
     and_,
     bindparam,
     case,
+    cast,
     delete,
     exists,
     func,
@@ -135,6 +137,30 @@ _OF_CAMPAIGN = (
 _NAMED = select(_chosen.c.line_id).where(
     _chosen.c.campaign_id == bindparam("campaign"), _chosen.c.line_id.in_(KEYS)
 )
+_cases, _documents = tables.cases, tables.case_documents
+# Of a document that a case names and does not suspect, a victim's, only what the case is about.
+_FRAUD_LINES = (
+    select(_documents.c.case_id, _lines.c.document_id, _lines.c.id.label("line_id"))
+    .join(_cases, _cases.c.id == _documents.c.case_id)
+    .join(_lines, _lines.c.document_id == _documents.c.document_id)
+    .where(
+        _cases.c.outcome == Outcome.FRAUD.value,
+        _lines.c.status != LineStatus.CLOSED.value,
+        or_(
+            cast(_cases.c.suspect_ids, Text).contains(_lines.c.document_id),
+            cast(_cases.c.line_ids, Text).contains(_lines.c.id),
+        ),
+    )
+)
+_found = _FRAUD_LINES.subquery()
+HAS_FRAUD_IN_USE = _cases.c.id.in_(select(_found.c.case_id))
+"""Of a case: it was decided to be fraud, and lines of it are in use."""
+_FRAUD_TOTALS: Any = select(
+    func.count(_found.c.case_id.distinct()).label("cases"),
+    func.count(_found.c.line_id.distinct()).label("lines"),
+)
+_FRAUD_OF_CASES = _FRAUD_LINES.where(_documents.c.case_id.in_(KEYS))
+_FRAUD_UNDER = _FRAUD_LINES.where(_lines.c.document_id.in_(KEYS))
 _pairs = tables.judged_pairs
 _FRAUDS = tuple(
     select(_pairs).where(one.in_(KEYS), _pairs.c.outcome == Outcome.FRAUD.value)
@@ -378,6 +404,25 @@ class LifeReader(Source):
         found = dict.fromkeys(document_ids, 0)
         for row in self._rows_of(_TOTALS, document_ids):
             found[row.document_id] = row.lines
+        return found
+
+    def count_fraud(self) -> tuple[int, int]:
+        """How many cases were decided to be fraud and have lines in use, and how many lines."""
+        (found,) = self.rows(_FRAUD_TOTALS)
+        return found.cases, found.lines
+
+    def fraud_of_cases(self, case_ids: Sequence[str]) -> dict[str, set[str]]:
+        """The lines in use of what each case was decided to be fraud about; none is left out."""
+        found: dict[str, set[str]] = {key: set() for key in case_ids}
+        for row in self._rows_of(_FRAUD_OF_CASES, case_ids):
+            found[row.case_id].add(row.line_id)
+        return found
+
+    def fraud_under(self, document_ids: Sequence[str]) -> dict[str, set[str]]:
+        """The lines in use of decided fraud under each document; none is left out."""
+        found: dict[str, set[str]] = {key: set() for key in document_ids}
+        for row in self._rows_of(_FRAUD_UNDER, document_ids):
+            found[row.document_id].add(row.line_id)
         return found
 
     def _event(self, row: Row[Any]) -> LineEvent:

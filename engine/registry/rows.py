@@ -515,6 +515,7 @@ def _proposal_of(values: Mapping[str, Any]) -> Proposal:
     return Proposal(
         outcome=Outcome(values["outcome"]),
         close_lines=tuple(values["close_lines"]),
+        keep_lines=values.get("keep_lines", False),
         by=values["by"],
         at=datetime.fromisoformat(values["at"]),
         person=values.get("person"),

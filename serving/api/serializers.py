@@ -211,6 +211,7 @@ def case_page(
         )
 
     places = store.cases.places([one.id for one in records])
+    fraud = store.life.fraud_of_cases([one.id for one in records])
     leaving = {one.id: one.erasure_due_at for one in store.awaiting_erasure()}
     shown = []
     for one in records:
@@ -223,6 +224,7 @@ def case_page(
             carriers=places[one.id].carriers,
             outlets=places[one.id].outlets,
             lines=places[one.id].lines,
+            fraud_lines=len(fraud[one.id]),
             due_at=Moment.of_optional(due_at),
             is_overdue=due_at is not None and due_at < now,
             erasure_due_at=Moment.of_optional(min(filter(None, dates), default=None)),

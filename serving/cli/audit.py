@@ -39,7 +39,7 @@ def show_entries(
     ] = None,
     actor: Annotated[str | None, typer.Option(help="Only this actor, as outlet:b1.")] = None,
     subject: Annotated[
-        str | None, typer.Option(help="Only about this: the id of a document, line, case …")
+        str | None, typer.Option(help="Only what names this: the id of a document, line, case …")
     ] = None,
     after: Annotated[
         int | None,

@@ -27,7 +27,7 @@ from serving.cli.output import (
 
 if TYPE_CHECKING:
     from serving.compose import Deployment
-    from serving.wire.cases import CaseFile, ListedCase
+    from serving.wire.cases import CaseFile, CaseProposal, ListedCase
     from serving.wire.sweeps import CaseOutcomes, Precision, PrecisionRate, ProposedThreshold
 
 
@@ -39,6 +39,13 @@ OutcomeOption = Annotated[Outcome, typer.Option(help="What was found.")]
 LinesOption = Annotated[
     list[str] | None,
     typer.Option("--close-line", metavar="LINE", help="A line to close, by its id; repeat it."),
+]
+KeepFlag = Annotated[
+    bool,
+    typer.Option(
+        "--keep-lines",
+        help="Say that the lines which are not to be closed stay in use, as fraud must.",
+    ),
 ]
 SeenOption = Annotated[
     str,
@@ -87,12 +94,15 @@ def propose_outcome(
     outcome: OutcomeOption,
     seen_at: SeenOption,
     close_line: LinesOption = None,
+    keep_lines: KeepFlag = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Propose an outcome, and the lines to be closed by it, for another person to decide."""
-    seen = _read_seen_at(seen_at)
-    _step(home, as_json, case_id, "propose", outcome, tuple(close_line or ()), seen_at=seen)
+    """Propose an outcome, and the lines to be closed by it, for another person to decide.
+
+    Fraud whose documents have numbers in use names those to close, or says --keep-lines.
+    """
+    _end(home, as_json, case_id, "propose", outcome, close_line, seen_at, keep_lines=keep_lines)
 
 
 def withdraw_proposal(case_id: CaseId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
@@ -105,18 +115,19 @@ def close_case(
     outcome: OutcomeOption,
     seen_at: SeenOption,
     close_line: LinesOption = None,
+    keep_lines: KeepFlag = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Close a case.
 
-    It takes two people: another must have proposed the same outcome and lines. One may say that a
+    It takes two people: another must have proposed the same outcome and lines; `case show` says how
+    many of its numbers will be closed. One may say that a
     dispute is unfounded. Fraud puts the faces on the watch-list; twins and mistakes are exceptions
     for later sweeps; after an unfounded dispute its lines are active again, and an exception
     that is closed so is granted: its line is opened.
     """
-    seen = _read_seen_at(seen_at)
-    _step(home, as_json, case_id, "close", outcome, tuple(close_line or ()), seen_at=seen)
+    _end(home, as_json, case_id, "close", outcome, close_line, seen_at, keep_lines=keep_lines)
 
 
 def name_person(name: str | None) -> str | None:
@@ -142,6 +153,21 @@ def _read_seen_at(text: str) -> datetime:
     if moment is None or moment.tzinfo is None:
         raise typer.BadParameter("--seen-at is no moment with its zone: take it from case show")
     return moment
+
+
+def _end(
+    home: Path | None,
+    as_json: bool,
+    case_id: str,
+    name: str,
+    outcome: Outcome,
+    lines: list[str] | None,
+    seen_at: str,
+    *,
+    keep_lines: bool,
+) -> None:
+    seen, closed = _read_seen_at(seen_at), tuple(lines or ())
+    _step(home, as_json, case_id, name, outcome, closed, seen_at=seen, keep_lines=keep_lines)
 
 
 def _step(
@@ -308,8 +334,8 @@ def _describe_proposal(proposal: ProposedThreshold) -> str:
 
 
 MOST_CASES = 10_000
-ANY, STANDING = "all", "alive"
-STATES = (STANDING, ANY, "open", "assigned", "proposed", "closed", "merged")
+ANY, STANDING, FRAUD_IN_USE = "all", "alive", "fraud_in_use"
+STATES = (STANDING, ANY, FRAUD_IN_USE, "open", "assigned", "proposed", "closed", "merged")
 
 
 def register(app: typer.Typer) -> None:
@@ -361,15 +387,17 @@ def list_cases(
     Those that are not decided, if nothing else is asked. Names show their first letters, numbers
     their last digits.
     """
+    from engine.formatting import plural
     from engine.registry.cases import CaseFilter
-    from engine.registry.records import ALIVE, AuditEntry, CaseState, utc_now
+    from engine.registry.records import AuditEntry, utc_now
     from serving.api import serializers
+    from serving.api.routes.cases import read_state
     from serving.compose import read_due_dates
     from serving.wire.cases import CasePage
 
     now = utc_now()
     wanted = CaseFilter(
-        state=None if state == ANY else ALIVE if state == STANDING else CaseState(state),
+        **read_state(None if state == ANY else state),
         kind=kind,
         assignees=name_people(assignee),
         carrier=carrier,
@@ -383,12 +411,20 @@ def list_cases(
         shown = serializers.case_page(store, found, due, now)
         detail = {"cases": [one.case_id for one in shown]}
         store.note(AuditEntry(name_actor(), "cases.read", "queue", detail))
+        in_use, lines = store.life.count_fraud()
     following = shown[-1].case_id if len(shown) == limit else None
     if as_json:
-        print_json(CasePage(shown, following))
+        print_json(CasePage(shown, following, in_use))
         return
+    if in_use and state != FRAUD_IN_USE:
+        print_line(
+            f"[yellow]Decided as fraud[/]: {plural(lines, 'number')} of {plural(in_use, 'case')} "
+            "in use: "
+            f"sosie cases --state {FRAUD_IN_USE}"
+        )
     if not shown:
-        print_line("No case is open." if wanted == CaseFilter(state=ALIVE) else "No such case.")
+        is_all = wanted == CaseFilter(**read_state(STANDING))
+        print_line("No case is open." if is_all else "No such case.")
         return
     print_table(None, _COLUMNS, [_row_of(one, now) for one in shown])
     if following is not None:
@@ -424,13 +460,20 @@ def _row_of(one: ListedCase, now: datetime) -> list[str]:
         escape(one.kind),
         escape("; ".join(who) + (f" + {more}" if more > 0 else "")),
         str(len(one.document_ids)),
-        str(one.lines),
+        _count_lines(one),
         escape(", ".join(one.outlets) or "-"),
         " to ".join(dict.fromkeys(scores)) or "-",
         one.state + (f", {escape(one.assignee)}" if one.assignee else ""),
         f"{(now - one.opened_at).days} d",
         due,
     ]
+
+
+def _count_lines(one: ListedCase) -> str:
+    if not one.fraud_lines:
+        return str(one.lines)
+    stays = ", said to stay" if one.proposal is not None and one.proposal.keep_lines else ""
+    return f"{one.lines}, [red]{one.fraud_lines} of fraud[/]{stays}"
 
 
 def show_case(case_id: CaseId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
@@ -464,6 +507,14 @@ def _tell_why(deployment: Deployment, case: CaseFile) -> list[str]:
     return describe_terms(group)
 
 
+def _describe_proposed(case: CaseFile, proposal: CaseProposal) -> str:
+    """What another person approves: how many numbers close by it, of all that it could close."""
+    in_use = sum(len(document.lines) for document in case.documents)
+    text = f"{proposal.outcome} by {proposal.by}: "
+    text += f"{len(proposal.close_lines)} of {in_use} numbers will be closed"
+    return text + (", the others stay (--keep-lines)" if proposal.keep_lines else "")
+
+
 def _print_case(case: CaseFile, why: list[str]) -> None:
     from serving.wire.fields import plain
 
@@ -473,9 +524,12 @@ def _print_case(case: CaseFile, why: list[str]) -> None:
         for name, value in plain(case).items()
         if value not in (None, []) and name not in listed_below
     }
+    if case.proposal is not None and case.outcome is None:
+        facts["proposal"] = _describe_proposed(case, case.proposal)
     print_facts(f"[bold]{escape(case.kind)}[/]  case {case.case_id}", facts)
     if why:
         print_table("Why it is here", ("",), [[escape(one)] for one in why])
+    closing = () if case.proposal is None else case.proposal.close_lines
     rows = []
     for document in case.documents:
         due = document.erasure_due_at
@@ -489,7 +543,7 @@ def _print_case(case: CaseFile, why: list[str]) -> None:
                 *what,
                 line.line_id,
                 line.number or "-",
-                line.status,
+                line.status + (", will be closed" if line.line_id in closing else ""),
                 escape(f"{line.carrier} {line.outlet}"),
             ]
             for line in document.lines

@@ -139,6 +139,7 @@ def enroll(
     """
     from engine.matching.documents import require_checkable
     from engine.matching.frames import fuse_frames
+    from engine.matching.limits import Caller
     from engine.matching.liveness import name_document, read_token
     from engine.matching.requests import (
         ABSENT,
@@ -197,6 +198,7 @@ def enroll(
             portrait=ABSENT if portrait is None else others[portrait],
             consent_ref=consent_ref,
             captured_at=taken_at,
+            caller=Caller(name_actor()),
             liveness=deployment.liveness.check(token, files, *made_for) if files else None,
             guardian=None
             if guardian is None or guardian_live is None

@@ -59,13 +59,13 @@ def search(
 ) -> None:
     """Search the whole gallery for a face (1:N).
 
-    Changes nothing, and runs beside a writer. Lists references at or above the threshold, which
-    is that of a possible duplicate where none is given.
+    Changes nothing, and runs beside a writer; audited, whoever is found. Lists references at or
+    above the threshold, which is that of a possible duplicate where none is given.
 
     Exit code 1 where nobody is found.
     """
     from engine.matching.calibration import Comparison
-    from engine.matching.identification import identify
+    from engine.matching.identification import identify, note_identified
     from serving.wire.fields import of_record
     from serving.wire.matching import Candidate, ItemIdentification
 
@@ -75,17 +75,18 @@ def search(
         lowest = _choose_threshold(deployment, threshold, fmr)
         probe = require_probe(sample_photographs(deployment, [image])[0], image)
         gallery = deployment.restored.gallery
-        found = identify(probe[None], gallery, deployment.store, threshold=lowest)[0]
+        found = identify(probe[None], gallery, deployment.store, threshold=lowest, most=top)[0]
         expected = deployment.calibration.expected_false_candidates(
             found.searched, lowest, Comparison.FUSED_TO_ONE
         )
-    listed = found.candidates[:top]
+        # Before anything is shown.
+        deployment.store.note(note_identified([found], name_actor()))
+    listed = found.candidates
     if as_json:
         answer = of_record(
             ItemIdentification,
             found,
             candidates=tuple(of_record(Candidate, one, holder=None) for one in listed),
-            found=len(found.candidates),
             threshold=lowest,
             expected_false_candidates=expected,
         )
@@ -97,14 +98,13 @@ def search(
         ]
         if rows:
             print_table(None, ("", "score", "document", "reference"), rows)
-        more = len(found.candidates) - len(listed)
+        more = f" ({found.left_out} not listed)" if found.left_out else ""
         print_line(
-            f"{len(found.candidates) or 'Nobody'} at or above {lowest:.4f}"
-            f"{f' ({more} not listed)' if more else ''}; {found.searched:,} references searched "
-            f"at sequence {found.gallery_sequence}."
+            f"{found.found or 'Nobody'} at or above {lowest:.4f}{more}; "
+            f"{found.searched:,} references searched at sequence {found.gallery_sequence}."
         )
         print_line(f"Expected false candidates in one such search: {expected}.")
-    if not found.candidates:
+    if not listed:
         raise exit_negative()
 
 

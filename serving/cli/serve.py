@@ -55,6 +55,7 @@ def serve(
     require_ray()
     from serving.cluster.processes import end_with_starter
     from serving.cluster.supervisor import NodeRefused, Supervisor, claim, require_port
+    from serving.operator_client import leave_address
     from serving.settings import require_home
 
     if until_stdin_closes:
@@ -66,7 +67,7 @@ def serve(
     if not order.serve.ray_address:
         # A cluster that serves others already has its proxies there.
         require_port(order.serve.host, order.serve.port)
-    with claim(folder):
+    with claim(folder), leave_address(folder, order.serve):
         try:
             code = Supervisor(order, _print_event_json if as_json else _print_event).run()
         except NodeRefused as refused:

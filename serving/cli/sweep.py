@@ -309,12 +309,13 @@ def _ask(
 
 @contextmanager
 def _open_manager(deployment: Deployment) -> Iterator[SweepManager]:
+    from serving.operator_client import find_address
     from serving.sweeps.manager import SweepManager
 
     try:
         manager = SweepManager(deployment)
     except WriterBusy as busy:
-        url = deployment.settings.serve.url
+        url = find_address(deployment.home, deployment.settings.serve)
         raise WriterBusy(f"{busy}: as POST {url}/v1/sweeps with a key of role fraud") from None
     with closing(manager):
         yield manager

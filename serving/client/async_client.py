@@ -398,13 +398,15 @@ class AsyncClient:
         close_lines: Sequence[str] = (),
         *,
         seen_at: datetime,
+        keep_lines: bool = False,
         options: Options = _DEFAULT,
     ) -> cases.Case:
-        """Proposes an outcome, with the lines that another person is to close by it.
+        """Proposes an outcome, with the lines that another person is to close by it, or with
+        `keep_lines`: fraud that leaves numbers in use says so.
 
         `seen_at`: the case's `updated_at` as it was looked at; `ApiError` 409 if it has changed.
         """
-        body = write_outcome(outcome, close_lines, seen_at)
+        body = write_outcome(outcome, close_lines, seen_at, keep_lines)
         return await self._send(post(cases.Case, "cases", case_id, "propose", body=body), options)
 
     async def withdraw_proposal(self, case_id: str, options: Options = _DEFAULT) -> cases.Case:
@@ -418,10 +420,12 @@ class AsyncClient:
         close_lines: Sequence[str] = (),
         *,
         seen_at: datetime,
+        keep_lines: bool = False,
         options: Options = _DEFAULT,
     ) -> cases.Case:
-        """Closes a case; lines only by the same proposal of another person. `seen_at` as above."""
-        body = write_outcome(outcome, close_lines, seen_at)
+        """Closes a case; lines only by the same proposal of another person. `seen_at` and
+        `keep_lines` as above."""
+        body = write_outcome(outcome, close_lines, seen_at, keep_lines)
         return await self._send(post(cases.Case, "cases", case_id, "close", body=body), options)
 
     async def list_outlets(

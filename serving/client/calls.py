@@ -101,9 +101,9 @@ def write_face(face: Face) -> matching.Face:
 
 
 def write_outcome(
-    outcome: cases.Outcome, close_lines: Sequence[str], seen_at: datetime
+    outcome: cases.Outcome, close_lines: Sequence[str], seen_at: datetime, keep_lines: bool
 ) -> cases.OutcomeRequest:
-    return cases.OutcomeRequest(outcome, Moment.of(seen_at), tuple(close_lines))
+    return cases.OutcomeRequest(outcome, Moment.of(seen_at), tuple(close_lines), keep_lines)
 
 
 class Activation(enrollments.EnrollmentRequest, frozen=True, kw_only=True):

@@ -34,7 +34,7 @@ from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
 from engine.matching.documents import Document
 from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
-from engine.matching.identification import Identification, keep_documents
+from engine.matching.identification import Identification, keep_documents, note_identified
 from engine.matching.limits import Caller, Guard, InFlight, is_near
 from engine.matching.lines import Dispute
 from engine.matching.liveness import LivenessOfVerification, LivenessResult
@@ -262,7 +262,6 @@ class Operations:
         answers = await finish_by(future, self._expires_at)
         if carrier is not None:
             answers = await asyncio.to_thread(self._keep_own, answers, carrier)
-        shown = [candidate for answer in answers for candidate in answer.candidates]
         # Once for each probe that finds them.
         told = [
             key
@@ -273,9 +272,7 @@ class Operations:
                 if carrier is None or is_near(it.score, threshold)
             }
         ]
-        documents = sorted({one.document_id for one in shown})
-        detail = {"probes": len(answers), "candidates": len(shown), "documents": documents}
-        entry = self._entry("faces.identified", "gallery", detail)
+        entry = note_identified(answers, self._context.actor)
         turn = self._opened.search_turns[carrier or person_of(self._context.actor)]
         async with asyncio.timeout(self._expires_at - monotonic()), turn:
             tallies, is_met = await asyncio.to_thread(guard.weigh_search, told)
@@ -469,12 +466,12 @@ class Operations:
                 return steps.assign(*given, assignee, actor)
             case Remark(text):
                 return steps.note(*given, text, actor)
-            case Propose(outcome, lines, seen_at):
-                return steps.propose(*given, outcome, lines, actor, seen_at)
+            case Propose(outcome, lines, seen_at, keeps):
+                return steps.propose(*given, outcome, lines, actor, seen_at, keep_lines=keeps)
             case Withdraw():
                 return steps.withdraw(*given, actor)
-            case Close(outcome, lines, seen_at):
-                closed = steps.close(*given, outcome, lines, actor, seen_at)
+            case Close(outcome, lines, seen_at, keeps):
+                closed = steps.close(*given, outcome, lines, actor, seen_at, keep_lines=keeps)
                 self._opened.case_closed.set()
                 return closed
 

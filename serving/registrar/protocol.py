@@ -163,12 +163,14 @@ class Remark:
 class Propose:
     """An outcome, and the lines that another person may close by it.
 
-    `seen_at`, here and in `Close`, is `updated_at` of the case that was looked at.
+    `seen_at`, here and in `Close`, is `updated_at` of the case that was looked at; `keep_lines`
+    says that the lines which are not to be closed stay in use.
     """
 
     outcome: Outcome
     close_lines: tuple[str, ...] = ()
     seen_at: datetime | None = None
+    keep_lines: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,7 @@ class Close:
     outcome: Outcome
     close_lines: tuple[str, ...] = ()
     seen_at: datetime | None = None
+    keep_lines: bool = False
 
 
 CaseStep = Assign | Remark | Propose | Withdraw | Close

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from serving.wire.fields import of_record
 
 SWEEP_COLUMNS = ("sweep", "state", "of", "threshold", "begun", "compared", "pairs", "groups")
 GROUP_COLUMNS = (
-    *("", "kind", "identities", "lines", "carriers", "outlets"),
+    *("", "kind", "identities", "lines", "fraud in use", "carriers", "outlets"),
     *("weakest", "cut links", "risk"),
 )
 MOST_IDENTITIES, MOST_LINES, MOST_LINKS, MOST_SEVERED = 500, 2_000, 5_000, 500
@@ -79,7 +79,16 @@ def sweep_facts(record: SweepRecord) -> dict[str, str]:
         "groups": f"{found['groups']:,} with {found['identities']:,} identities, "
         f"{found['lines']:,} lines",
         "cases": f"{found['cases']:,}",
+        **_tell_fraud(found),
     }
+
+
+def _tell_fraud(found: Mapping[str, Any]) -> dict[str, str]:
+    """What earlier decisions have left in use, which a sweep asks nobody about again."""
+    if not found.get("fraud_lines"):
+        return {}
+    text = f"{found['fraud_lines']:,} lines of {found['fraud_cases']:,} cases are in use"
+    return {"decided fraud": f"{text}: sosie cases --state fraud_in_use"}
 
 
 def _tell_share(true: Mapping[str, Any]) -> str:
@@ -125,8 +134,8 @@ def expectation_facts(expectation: Expectation) -> dict[str, str]:
     return facts
 
 
-def count_group(group: Group) -> wire.GroupRow:
-    """A group as counts, without names."""
+def count_group(group: Group, fraud: Collection[str] = ()) -> wire.GroupRow:
+    """A group as counts, without names; `fraud` are lines in use of decided fraud."""
     lines = [line for one in group.identities for line in one.lines]
     return of_record(
         wire.GroupRow,
@@ -137,12 +146,14 @@ def count_group(group: Group) -> wire.GroupRow:
         outlets=len({(line.carrier, line.outlet) for line in lines}),
         weakest_score=None if group.weakest is None else group.weakest.score,
         severed_links=len(group.severed),
+        fraud_lines=len(fraud),
         disputes=sum(one.disputes for one in group.identities),
     )
 
 
-def bound_group(group: Group) -> wire.Group:
-    """A group with as much of it as an answer carries; what is left out is counted."""
+def bound_group(group: Group, fraud: Collection[str] = ()) -> wire.Group:
+    """A group with as much of it as an answer carries; what is left out is counted. `fraud` as
+    above."""
     identities, lines_left = [], MOST_LINES
     for one in group.identities[:MOST_IDENTITIES]:
         lines = one.lines[:lines_left]
@@ -159,7 +170,8 @@ def bound_group(group: Group) -> wire.Group:
         links=len(group.links) - len(links) + len(group.severed) - len(severed),
     )
     shown = {"identities": identities, "links": links, "severed": severed, "left_out": left_out}
-    return of_record(wire.Group, group, **shown, cases=())
+    in_use = tuple(sorted(fraud)[:MOST_LINES])
+    return of_record(wire.Group, group, **shown, cases=(), fraud_lines=in_use)
 
 
 def group_cells(place: int, group: wire.GroupRow) -> list[str]:
@@ -170,6 +182,7 @@ def group_cells(place: int, group: wire.GroupRow) -> list[str]:
         group.kind.replace("_", " "),
         str(group.identities),
         str(group.lines),
+        str(group.fraud_lines or "-"),
         str(group.carriers),
         str(group.outlets),
         "-" if weakest is None else f"{weakest:.4f}",
@@ -202,16 +215,24 @@ class SweepReader:
             return wire.GroupPage((), len(file), None)
         groups = file.page(limit, after=file.keys[after - 1] if after > 0 else None)
         end = after + len(groups)
-        rows = tuple(map(count_group, groups))
+        rows = tuple(map(count_group, groups, self._find_fraud(groups)))
         return wire.GroupPage(rows, len(file), end if end < len(file) else None)
 
     def group(self, sweep_id: str, key: str) -> wire.Group:
         """One group with its members and links; `SweepOver` before the sweep is done."""
-        return bound_group(self._open(sweep_id).group(key))
+        group = self._open(sweep_id).group(key)
+        (lines,) = self._find_fraud([group])
+        return bound_group(group, lines)
 
     def folder(self, sweep_id: str) -> SweepFolder:
         """The sweep's folder."""
         return SweepFolder.of(self._root, self._registry.sweeps.get(sweep_id).id)
+
+    def _find_fraud(self, groups: Sequence[Group]) -> Sequence[set[str]]:
+        """The lines in use of decided fraud, of each group: no later sweep asks about it again."""
+        named = [[one.document_id for one in group.identities] for group in groups]
+        found = self._registry.life.fraud_under(sorted({key for keys in named for key in keys}))
+        return [set().union(*(found[key] for key in keys)) for keys in named]
 
     def _with_progress(self, record: SweepRecord) -> SweepRecord:
         if record.state not in ALIVE:

@@ -66,7 +66,8 @@ LineIds = Annotated[
 
 
 class CaseQuery(QueryString, frozen=True):
-    """Which cases to list, and in which order; `alive` are open, assigned and proposed ones."""
+    """Which cases to list, and in which order; `alive` are open, assigned and proposed ones,
+    `fraud_in_use` those decided to be fraud of which lines are in use."""
 
     limit: Limit = PAGE
     after: Annotated[
@@ -80,7 +81,7 @@ class CaseQuery(QueryString, frozen=True):
             "kind; `due`: what is due first, without cases that are never due"
         ),
     ] = "newest"
-    state: CaseState | Literal["alive"] | None = None
+    state: CaseState | Literal["alive", "fraud_in_use"] | None = None
     kind: Code | None = None
     assignee: Actor | None = None
     carrier: Annotated[
@@ -118,6 +119,13 @@ class OutcomeRequest(RequestBody, frozen=True):
         ),
     ]
     close_lines: LineIds = ()
+    keep_lines: Annotated[
+        bool,
+        Meta(
+            description="the lines that are not to be closed stay in use; fraud says it where its "
+            "documents have lines in use and none is closed, and whoever approves says it, too"
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         if any("\0" in line for line in self.close_lines):
@@ -134,6 +142,9 @@ class CaseProposal(AnswerBody, frozen=True):
         str | None, Meta(description="who that is, whichever key was used; null: propose it anew")
     ]
     at: Moment
+    keep_lines: Annotated[
+        bool, Meta(description="it was said that all other lines of the documents stay in use")
+    ] = False
 
 
 class Case(AnswerBody, frozen=True):
@@ -192,6 +203,9 @@ class ListedCase(Case, frozen=True):
         Moment | None,
         Meta(description="the erasure of a document is asked for: what the case needs goes then"),
     ]
+    fraud_lines: Annotated[
+        int, Meta(description="in use, of what it was decided to be fraud about")
+    ] = 0
 
 
 class CasePage(AnswerBody, frozen=True):
@@ -199,6 +213,9 @@ class CasePage(AnswerBody, frozen=True):
 
     cases: tuple[ListedCase, ...]
     next: NextPage
+    fraud_in_use: Annotated[
+        int, Meta(description="how many cases `state=fraud_in_use` lists, whatever is asked for")
+    ] = 0
 
 
 class CaseNote(PrivateAnswer, frozen=True):

@@ -184,6 +184,9 @@ class GroupRow(AnswerBody, frozen=True):
     severed_links: Annotated[
         int, Meta(description="from a member to a document that is not in the group")
     ]
+    fraud_lines: Annotated[
+        int, Meta(description="of its documents that people decided to be fraud, in use now")
+    ] = 0
 
 
 class GroupPage(AnswerBody, frozen=True):
@@ -249,6 +252,10 @@ class Group(AnswerBody, frozen=True):
     cases: Annotated[
         tuple[str, ...], Meta(description="ids of the open cases that name one of its documents")
     ]
+    fraud_lines: Annotated[
+        tuple[str, ...],
+        Meta(description="lines of its documents that people decided to be fraud, in use now"),
+    ] = ()
 
 
 class PrecisionRate(AnswerBody, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from engine.matching.bulk_enrollment import (
 )
 from engine.matching.documents import check_documents
 from engine.matching.requests import CropPolicy, Sample, seal_crop
+from engine.registry.audit import read_audit
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, CaseRecord, Changes
 from engine.registry.writer import Writer
@@ -37,6 +38,7 @@ from serving.case_report import (
     gather_case,
     write_case,
 )
+from serving.cli import statutory
 from serving.compose import Deployment
 from serving.demo.data import make_document
 from serving.settings import load_settings
@@ -141,8 +143,8 @@ def case(desk: Deployment) -> CaseRecord:
     opened: CaseRecord = desk.registrar.run(perform)
     context = (desk.registrar, desk.store, opened.id)
     steps.note(*context, NOTE, ANNA)
-    steps.propose(*context, Outcome.FRAUD, (), ANNA)
-    return steps.close(*context, Outcome.FRAUD, (), BOB)
+    steps.propose(*context, Outcome.FRAUD, (), ANNA, keep_lines=True)
+    return steps.close(*context, Outcome.FRAUD, (), BOB, keep_lines=True)
 
 
 def report(desk: Deployment, case: CaseRecord, **terms: Any) -> tuple[Page, Any]:
@@ -300,7 +302,54 @@ def test_a_list_of_people_is_masked_unless_revealed_and_audited(
         True,
     )
     assert len(entry.detail["documents"]) == 3
+    assert "asked" not in entry.detail
     outlets = sosie("statutory", "outlets", tmp_path / "o.parquet", "--home", desk.home, "--json")
     assert outlets.json["rows"] == 2
     wrong = ("statutory", "people", tmp_path / "x.xlsx", "--home", desk.home, "--layout", "india")
     assert_refused(sosie(*wrong), "neither .csv nor .parquet")
+
+
+def test_many_people_are_revealed_by_two(
+    desk: Deployment,
+    case: CaseRecord,
+    sosie: Any,
+    tmp_path: Path,
+    assert_refused: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = tmp_path / "own.toml"
+    text = 'lists = "people"\ntitle = "Own"\nmost_lines = %d\n[columns]\nName = "name"\n'
+    own.write_text(text % 1)
+    file = tmp_path / "people.csv"
+    monkeypatch.setattr(statutory, "REVEALED_ALONE", 0)
+    masked = ("statutory", "people", file, "--home", desk.home, "--layout", own)
+    made = (*masked, "--reveal")
+
+    def act_as(person: str) -> None:
+        monkeypatch.setattr(statutory, "name_actor", lambda: f"cli:{person}")
+
+    act_as("anna")
+    assert sosie(*masked).code == 0
+    file.unlink()
+    for _ in range(2):
+        assert_refused(sosie(*made), "take two: you have asked for it")
+        assert not file.exists()
+    # Another list is not the one that was asked for.
+    act_as("bob")
+    own.write_text(text % 0)
+    assert_refused(sosie(*made), "take two")
+    own.write_text(text % 1)
+    assert sosie(*made).code == 0
+    assert "Member 1" in file.read_text("utf-8")
+    digest = [one.entry for one in desk.store.audit_entries()][-1].detail["asked"]
+    both = [one.entry for one in read_audit(desk.store, None, 9, subject=digest)]
+    assert [(one.actor, one.action) for one in both] == [
+        ("cli:anna", "list.asked"),
+        ("cli:bob", "list.made"),
+    ]
+    # What was asked for once is made once.
+    assert_refused(sosie(*made), "take two: you have asked for it")
+    # Nor is it made after its days.
+    monkeypatch.setattr(statutory, "ASKED_FOR", timedelta(0))
+    act_as("anna")
+    assert_refused(sosie(*made), "take two")

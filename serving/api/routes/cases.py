@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from engine.cases.case import CaseSort, Outcome
 from engine.errors import NotFound
@@ -23,8 +24,10 @@ async def list_cases(parts: Parts, request: Request, query: wire.CaseQuery) -> w
     audited.
     """
     shown = await asyncio.to_thread(_find, parts, query, request.caller)
+    in_use, _ = await asyncio.to_thread(parts.store.life.count_fraud)
     await note(parts, request, "cases.read", "queue", cases=[one.case_id for one in shown])
-    return wire.CasePage(cases=shown, next=next_page(shown, query.limit, lambda one: one.case_id))
+    following = next_page(shown, query.limit, lambda one: one.case_id)
+    return wire.CasePage(cases=shown, next=following, fraud_in_use=in_use)
 
 
 async def read_case(parts: Parts, request: Request, case_id: str) -> wire.CaseFile:
@@ -53,8 +56,10 @@ async def note_case(
 async def propose_outcome(
     parts: Parts, request: Request, body: wire.OutcomeRequest, case_id: str
 ) -> wire.Case:
-    """Proposes an outcome, and the lines to be closed by it, for another person to decide."""
-    step = Propose(Outcome(body.outcome), body.close_lines, body.seen_at)
+    """Proposes an outcome, and the lines to be closed by it, for another person to decide. Fraud
+    whose documents have lines in use names those to close, or says that they stay: 400 else.
+    """
+    step = Propose(Outcome(body.outcome), body.close_lines, body.seen_at, body.keep_lines)
     return await _step(parts, request, case_id, step)
 
 
@@ -71,7 +76,7 @@ async def close_case(
     puts the faces on the watch-list; twins and mistakes are exceptions for later sweeps; an
     unfounded dispute leaves its lines active.
     """
-    step = Close(Outcome(body.outcome), body.close_lines, body.seen_at)
+    step = Close(Outcome(body.outcome), body.close_lines, body.seen_at, body.keep_lines)
     return await _step(parts, request, case_id, step)
 
 
@@ -102,9 +107,9 @@ async def _step(parts: Parts, request: Request, case_id: str, step: CaseStep) ->
 
 
 def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> tuple[wire.ListedCase, ...]:
-    state, now = query.state, utc_now()
+    now = utc_now()
     wanted = CaseFilter(
-        state=None if state is None else ALIVE if state == "alive" else CaseState(state),
+        **read_state(query.state),
         kind=query.kind,
         assignees=name_assignees(query.assignee, caller),
         carrier=query.carrier,
@@ -118,6 +123,13 @@ def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> tuple[wire.
     except NotFound:
         raise Malformed("after: no case, so no `next` of a page") from None
     return serializers.case_page(parts.store, found, parts.due, now)
+
+
+def read_state(name: str | None) -> dict[str, Any]:
+    """What a queue's state asks a `CaseFilter` for."""
+    if name == "fraud_in_use":
+        return {"fraud_in_use": True}
+    return {"state": None if name is None else ALIVE if name == "alive" else CaseState(name)}
 
 
 def name_assignees(person: str | None, caller: Principal) -> tuple[str, ...]:

@@ -62,9 +62,9 @@ class Service:
         return self.registrar.run(perform)
 
     def decide(self, case_id: str, outcome: Outcome, lines: Sequence[str] = ()) -> CaseRecord:
-        """Anna proposes it, and Bob closes the case by it."""
-        propose(*self.context, case_id, outcome, lines, ANNA)
-        return close(*self.context, case_id, outcome, lines, BOB)
+        """Anna proposes it, and Bob closes the case by it; lines that are not named stay."""
+        propose(*self.context, case_id, outcome, lines, ANNA, keep_lines=True)
+        return close(*self.context, case_id, outcome, lines, BOB, keep_lines=True)
 
     def store_sweep(self, threshold: float) -> str:
         """Store a sweep and return its id."""

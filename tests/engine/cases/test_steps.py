@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from engine.cases.case import Actor, CaseKind, NoteKind, Outcome, find_actor_kind
+from engine.cases.case import Actor, CaseKind, CaseSort, NoteKind, Outcome, find_actor_kind
 from engine.cases.deaths import DeathSource, contest, lift, report
 from engine.cases.steps import MAX_NOTE_LENGTH, assign, close, note, propose, withdraw
 from engine.errors import CaseMoved, FourEyes, NotFound, RequestError
 from engine.matching.holders import erase_holder
 from engine.matching.lines import close_line
 from engine.registry.audit import verify_chain
+from engine.registry.cases import CaseFilter
 from engine.registry.events import EventType, read_events
 from engine.registry.records import CaseState, LineStatus, new_id
 from tests.engine.cases.conftest import ANNA, BOB
@@ -151,6 +152,72 @@ def test_what_people_do_to_a_line_is_in_its_history_with_time_cause_and_who(serv
     # Whose other lines the case has is nothing for their carriers.
     feed = {one.subject: one.data["cause"] for one in read_events(service.store, 0, types=CLOSED)}
     assert feed == {fraud: "case", gone: "request", erased: "erasure"}
+
+
+def test_fraud_leaves_no_line_in_use_of_which_nobody_has_said_that_it_stays(service: Any) -> None:
+    bodies = service.enroll(2)
+    case = service.open(*(one["document_id"] for one in bodies))
+    said = (*service.context, case.id, Outcome.FRAUD, [])
+    with pytest.raises(RequestError, match="2 numbers of its documents in use, and none"):
+        propose(*said, ANNA)
+    assert service.store.cases.get(case.id) == case
+    proposed = propose(*said, ANNA, keep_lines=True)
+    assert proposed.proposal.keep_lines
+    # Whoever approves says it, too.
+    with pytest.raises(FourEyes, match="exactly what was proposed"):
+        close(*said, BOB)
+    closed = close(*said, BOB, keep_lines=True)
+    assert service.store.cases.get(case.id) == closed
+    assert closed.proposal.keep_lines
+    assert {status_of(service, one["line_id"]) for one in bodies} == {LineStatus.ACTIVE}
+    told = [one.detail["keep_lines"] for one in service.entries("case.proposed", "case.closed")]
+    assert told == [True, True]
+
+
+def test_what_was_proposed_before_a_line_was_opened_says_nothing_of_it(service: Any) -> None:
+    face = service.lab.people.person()
+    first = service.lab.request(face)
+    (answer,) = service.registrar.enroll([first])
+    document = answer.body["document_id"]
+    close_line(*service.context, answer.body["line_id"], "key:k0")
+    case = service.open(document)
+    said = (*service.context, case.id, Outcome.FRAUD)
+    propose(*said, [], ANNA)
+    (later,) = service.registrar.enroll([service.lab.request(face, document=first.document)])
+    line = later.body["line_id"]
+    with pytest.raises(RequestError, match="1 number of its documents in use"):
+        close(*said, [], BOB)
+    for given, keeps in (([], True), ([line], False)):
+        with pytest.raises(FourEyes, match="or withdraw it"):
+            close(*said, given, BOB, keep_lines=keeps)
+    withdraw(*service.context, case.id, BOB)
+    service.decide(case.id, Outcome.FRAUD, [line])
+    assert status_of(service, line) is LineStatus.CLOSED
+
+
+def test_decided_fraud_is_in_the_queue_while_lines_of_it_are_in_use(service: Any) -> None:
+    one, two, victim, twin = service.enroll(4)
+    documents = [body["document_id"] for body in (one, two, victim)]
+    # The victim's document was misused, and is no suspect.
+    case = service.open(*documents, suspect_ids=documents[:2], line_ids=[one["line_id"]])
+    told = service.open(victim["document_id"], kind=CaseKind.DISPUTE, suspect_ids=())
+    other = service.open(twin["document_id"])
+    queue = (CaseFilter(fraud_in_use=True), CaseSort.NEWEST)
+    cases, life = service.store.cases, service.store.life
+    assert cases.queue(*queue) == []
+    assert life.count_fraud() == (0, 0)
+    service.decide(case.id, Outcome.FRAUD, [one["line_id"]])
+    service.decide(told.id, Outcome.FRAUD)
+    service.decide(other.id, Outcome.TWINS)
+    assert [found.id for found in cases.queue(*queue)] == [case.id]
+    assert life.count_fraud() == (1, 1)
+    assert life.fraud_of_cases([case.id, told.id]) == {case.id: {two["line_id"]}, told.id: set()}
+    assert life.fraud_under(documents) == dict(
+        zip(documents, [set(), {two["line_id"]}, set()], strict=True)
+    )
+    close_line(*service.context, two["line_id"], "key:k0")
+    assert cases.queue(*queue) == []
+    assert life.count_fraud() == (0, 0)
 
 
 def test_lines_are_closed_exactly_as_proposed(service: Any) -> None:

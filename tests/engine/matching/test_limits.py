@@ -24,6 +24,7 @@ from engine.matching.limits import (
     name_keys,
 )
 from engine.matching.requests import Answer
+from engine.registry.audit import read_audit
 from engine.registry.records import AuditEntry, Changes, utc_now
 
 DAY = timedelta(days=1)
@@ -87,6 +88,23 @@ def test_a_batch_is_bounded_as_single_calls_are(lab: Any) -> None:
     assert again.is_repeated
     [case] = [one for one in lab.store.cases.newest() if one.kind == CaseKind.PROBING]
     assert case.document_ids == (held,)
+
+
+def test_a_command_at_the_home_is_unbounded_counts_nothing_and_is_named_in_the_audit(
+    lab: Any,
+) -> None:
+    _, request = lab.newcomer()
+    typed = Caller("cli:anna")
+    with lab.registrar(limits=LIMITS) as registrar:
+        registrar.enroll([request])
+        tries = [under(request, lab.people.person(), lab, typed) for _ in range(6)]
+        outcomes = registrar.enroll(tries)
+    assert {type(one) for one in outcomes} == {Answer}
+    assert not [one for one in lab.store.cases.newest() if one.kind == CaseKind.PROBING]
+    assert not lab.store.tallies([name_key(typed)])
+    decided = read_audit(lab.store, None, 100, action="enrollment.decided")
+    assert [one.entry.actor for one in decided][-6:] == ["cli:anna"] * 6
+    assert decided[0].entry.actor == f"outlet:{request.outlet}"
 
 
 def test_an_approval_takes_one_failure_off_its_key(lab: Any) -> None:

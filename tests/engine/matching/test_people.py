@@ -226,10 +226,11 @@ def test_without_rules_nobody_is_asked_for_anything(lab: Lab) -> None:
 
 
 def close(registrar: Registrar, lab: Lab, case_id: str, outcome: Outcome) -> None:
-    steps.propose(registrar, lab.store, case_id, outcome, (), ANNE)
+    given = (registrar, lab.store, case_id, outcome, ())
+    steps.propose(*given, ANNE, keep_lines=True)
     with pytest.raises(FourEyes):
-        steps.close(registrar, lab.store, case_id, outcome, (), ANNE)
-    steps.close(registrar, lab.store, case_id, outcome, (), BORIS)
+        steps.close(*given, ANNE, keep_lines=True)
+    steps.close(*given, BORIS, keep_lines=True)
 
 
 def test_an_exception_opens_its_line_when_two_people_grant_it(

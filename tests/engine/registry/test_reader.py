@@ -290,10 +290,15 @@ def test_bulk_load_leaves_statistics_that_keep_look_ups_quick(
         assert [row.reltuples for row in counted] == [300, 300, 300]
 
 
+DOCUMENT = new_id()
 ENTRIES = [
     AuditEntry(f"actor {number % 2}", f"action.{number % 3}", f"subject {number}", {"n": number})
     for number in range(20)
 ]
+# As a search of the gallery, a closing by a case and a step at an outlet name what they are about.
+ENTRIES[4] = replace(ENTRIES[4], detail={"documents": [new_id(), DOCUMENT]})
+ENTRIES[9] = replace(ENTRIES[9], detail={"cause": f"case:{DOCUMENT}"})
+ENTRIES[15] = replace(ENTRIES[15], detail={"outlet": 'b_1 "é"'})
 
 
 @pytest.fixture
@@ -324,6 +329,11 @@ def test_pages_follow_one_another_and_leave_nothing_out(store: Store, start: int
         ({"actor": "actor 1", "action": "action.0"}, [3, 9, 15]),
         ({"subject": "subject 11"}, [11]),
         ({"subject": "subject"}, []),
+        ({"subject": DOCUMENT}, [4, 9]),
+        ({"subject": DOCUMENT, "actor": "actor 0"}, [4]),
+        ({"subject": DOCUMENT[:8]}, []),
+        ({"subject": 'b_1 "é"'}, [15]),
+        ({"subject": "b_"}, []),
         ({"action": "action.%"}, []),
     ],
 )

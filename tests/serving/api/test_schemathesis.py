@@ -145,11 +145,13 @@ def test_so_is_every_answer_beyond_a_photograph_that_is_one(
         for body in bodies:
             body.update({name: value for name, value in sound.items() if name in body})
             if path.endswith("/propose"):
-                body.update({"close_lines": [], "seen_at": datetime.now(UTC).isoformat()})
+                body.update({"close_lines": [], "keep_lines": True})
+                body["seen_at"] = datetime.now(UTC).isoformat()
             if path.endswith("/close"):
                 # What another person has proposed, of the case as it is now.
                 seen = datetime.now(UTC).isoformat()
                 body.update({"outcome": "unfounded", "close_lines": [], "seen_at": seen})
+                body["keep_lines"] = False
             if path in CHOICES:
                 for name in CHOICES[path]:
                     body.pop(name, None)

@@ -243,7 +243,7 @@ def test_two_people_are_two_people_however_each_has_signed_in(
     path = f"/v1/cases/{case_id}"
     taken = anna.call("POST", f"{path}/assign", {"assignee": "me"}).json()
     assert taken["assignee"] == "anna"
-    outcome = {"outcome": "fraud", "close_lines": [], "seen_at": taken["updated_at"]}
+    outcome = {"outcome": "fraud", "keep_lines": True, "seen_at": taken["updated_at"]}
     proposed = anna.call("POST", f"{path}/propose", outcome)
     assert proposed.status_code == 200
     outcome["seen_at"] = proposed.json()["updated_at"]

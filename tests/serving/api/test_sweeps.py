@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from engine.faces.extractor import Extractor
-from engine.registry.records import AuditEntry, Changes, utc_now
+from engine.registry.records import AuditEntry, Changes, NewLine, new_id, utc_now
 from engine.sweeps.sweep_model import SweepRecord, SweepState, SweepTerms
 from serving.api.body import JSON, MSGPACK
 from serving.compose import Deployment
@@ -255,7 +255,7 @@ def test_the_precision_is_that_of_the_pairs_that_people_judged(
         for name, key in (("propose", "fraud"), ("close", "second")):
             path = f"/v1/cases/{cases[size]}"
             seen = ringed.read(ringed.ask("GET", path, key="fraud"))["updated_at"]
-            body = {"outcome": outcome, "seen_at": seen}
+            body = {"outcome": outcome, "keep_lines": True, "seen_at": seen}
             taken = ringed.ask("POST", f"{path}/{name}", key=key, body=body)
             assert taken.status_code == 200, taken.text
     shown = measure()
@@ -281,3 +281,42 @@ def test_the_precision_is_that_of_the_pairs_that_people_judged(
     assert sum(one["judged"] for one in parts) == 4
     other = ringed.ask("GET", "/v1/precision", key="fraud", params={"sweep_id": UNKNOWN})
     assert ringed.read(other)["judged"] == 0
+    show_what_is_in_use(ringed, cases[3])
+
+
+def show_what_is_in_use(ringed: Service, case_id: str) -> None:
+    """A line of what was decided to be fraud is in use: the queue shows it, and each sweep, though
+    none asks about it again."""
+    deployment = ringed.match._lifecycle.require().deployment
+    document = deployment.store.cases.get(case_id).document_ids[0]
+    number = "+8613900100200"
+    look_up, line = deployment.vault.look_up("msisdn", number), new_id()
+    new = NewLine(line, look_up, number, document, "blue", "b1", None, utc_now())
+    entry = AuditEntry("test", "line.opened", line)
+    deployment.registrar.run(
+        lambda writer, _: writer.commit(
+            Changes(sequence=writer.sequence, audit=(entry,), lines=(new,))
+        )
+    )
+
+    def queue(state: str) -> Any:
+        return ringed.read(ringed.ask("GET", "/v1/cases", key="fraud", params={"state": state}))
+
+    [left] = queue("fraud_in_use")["cases"]
+    assert (left["case_id"], left["fraud_lines"], left["lines"]) == (case_id, 1, 1)
+    assert left["proposal"]["keep_lines"] is True
+    alive = queue("alive")
+    assert alive["fraud_in_use"] == queue("fraud_in_use")["fraud_in_use"] == 1
+    assert {one["fraud_lines"] for one in alive["cases"]} == {0}
+    began = ringed.read(ask(ringed, "POST", body=BODY))
+    later = wait_until(ringed, began["sweep_id"], "done", "failed")
+    assert [later["summary"][name] for name in ("fraud_cases", "fraud_lines")] == [1, 1]
+    for sweep in (LEFT, later["sweep_id"]):
+        groups = ringed.read(ask(ringed, "GET", f"/{sweep}/groups"))["groups"]
+        counts = {one["identities"]: one["fraud_lines"] for one in groups}
+        assert counts[3] == 1 == sum(counts.values())
+        [key] = [one["key"] for one in groups if one["fraud_lines"]]
+        assert ringed.read(ask(ringed, "GET", f"/{sweep}/groups/{key}"))["fraud_lines"] == [line]
+    assert {one["case_id"] for one in queue("alive")["cases"]} == {
+        one["case_id"] for one in alive["cases"]
+    }

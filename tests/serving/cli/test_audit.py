@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from serving.cli.inputs import name_actor
+
 DOCUMENT = ("--document-type", "cn-ric", "--document-number", "110105199003071239")
 
 
@@ -33,8 +35,9 @@ def test_entries_are_shown_by_filter_and_page_by_page(full_home: Path, sosie: An
     newest = sosie(*show, "--limit", 2).json
     assert (newest["entries"], newest["next"]) == (whole["entries"][-2:], None)
     (decided,) = sosie(*show, "--action", "enrollment.decided").json["entries"]
-    assert (decided["actor"], decided["detail"]["decision"]) == ("outlet:b1", "approved")
-    by_subject = sosie(*show, "--subject", decided["subject"], "--actor", "outlet:b1").json
+    # Who has typed it, and not the outlet.
+    assert (decided["actor"], decided["detail"]["decision"]) == (name_actor(), "approved")
+    by_subject = sosie(*show, "--subject", decided["subject"], "--actor", name_actor()).json
     assert by_subject["entries"] == [decided]
     assert sosie(*show, "--actor", "nobody").json["entries"] == []
 

@@ -44,7 +44,7 @@ def test_who_comes_again_adds_to_the_case_that_is_open(
     full_home: Path, sosie: Any, photographs: Any, request_of: Any
 ) -> None:
     at = ("--home", full_home)
-    assert sosie("cases", *at, "--json").json == {"cases": [], "next": None}
+    assert sosie("cases", *at, "--json").json == {"cases": [], "next": None, "fraud_in_use": 0}
     assert "No case" in sosie("cases", *at).out
     opened = []
     for place in range(2):
@@ -58,7 +58,7 @@ def test_who_comes_again_adds_to_the_case_that_is_open(
     assert [oldest["enrollment_id"], newest["enrollment_id"]] == opened
     assert (newest["state"], newest["merged_into"]) == ("merged", case["case_id"])
     page = sosie("cases", "--state", "all", "--limit", 1, *at, "--json").json
-    assert page == {"cases": [newest], "next": newest["case_id"]}
+    assert page == {"cases": [newest], "next": newest["case_id"], "fraud_in_use": 0}
     assert case["case_id"] in sosie("cases", *at).out
 
 
@@ -120,8 +120,10 @@ def test_steps_are_taken_one_after_another_and_kept_in_the_history(
     assert (assigned["state"], assigned["assignee"]) == ("assigned", "ada")
     assert take("note", "the [b]same[/b] scar", "--json").code == 0
     assert take("note", "-", given="from\nelsewhere\n").code == 0
-    proposed = take("propose", "--outcome", "fraud", "--json").json
+    assert "say that they stay" in take("propose", "--outcome", "fraud").err
+    proposed = take("propose", "--outcome", "fraud", "--keep-lines", "--json").json
     assert (proposed["state"], proposed["proposal"]["outcome"]) == ("proposed", "fraud")
+    assert "fraud by cli:ada: 0 of 1 numbers will be closed, the others stay" in take("show").out
     assert take("withdraw", "--json").json["proposal"] is None
     assert take("assign", "--back", "--json").json["assignee"] is None
     assert take("propose", "--outcome", "twins").code == 0
@@ -162,6 +164,23 @@ def test_a_case_that_has_changed_since_it_was_shown_is_not_decided(
         assert_refused(wrong, "--seen-at is no moment")
 
 
+def test_fraud_that_is_in_use_is_told_whatever_is_listed(
+    take: Any, become: Any, caught_home: Path, sosie: Any
+) -> None:
+    listed = ("cases", "--home", caught_home)
+    assert "Decided as fraud" not in sosie(*listed).err + sosie(*listed).out
+    end = ("--outcome", "fraud", "--keep-lines")
+    become("ada")
+    assert take("propose", *end).code == 0
+    become("bo")
+    assert take("close", *end).code == 0
+    told = sosie(*listed).out
+    assert "Decided as fraud: 1 number of 1 case in use" in told
+    assert "No case is open" in told
+    shown = sosie(*listed, "--state", "fraud_in_use").out
+    assert "1 of fraud, said to stay" in shown
+
+
 def test_one_account_alone_closes_no_line(
     take: Any, become: Any, caught_home: Path, sosie: Any, assert_refused: Any
 ) -> None:
@@ -173,6 +192,9 @@ def test_one_account_alone_closes_no_line(
     assert take("propose", *end).code == 0
     assert_refused(take("close", *end))
     become("bo")
+    told = take("show").out
+    assert "1 of 1 numbers will be closed" in told
+    assert "active, will be closed" in told
     assert_refused(take("close", "--outcome", "twins", "--close-line", line))
     assert take("close", *end, "--json").json["state"] == "closed"
     (closed,) = sosie(

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from serving.cli.inputs import name_actor
 from serving.compose import Deployment
 from serving.settings import load_settings
 
@@ -71,6 +72,22 @@ def test_a_stranger_is_nobody_and_the_answer_says_what_was_searched(
     assert lowest.code == 0
 
 
+def test_who_searches_is_in_the_audit_chain_with_whom_it_showed(
+    full_home: Path, enrolled: Any, sosie: Any, photographs: Any
+) -> None:
+    for face in (photographs.later, photographs.stranger):
+        sosie("search", face, "--home", full_home)
+    show = ("audit", "show", "--home", full_home, "--json")
+    kept = sosie(*show, "--action", "faces.identified").json["entries"]
+    assert [one["actor"] for one in kept] == [name_actor()] * 2
+    document = enrolled["document_id"]
+    told = [{"probes": 1, "candidates": 1, "documents": [document]}]
+    told.append({"probes": 1, "candidates": 0, "documents": []})
+    assert [one["detail"] for one in kept] == told
+    # Who was shown a person is found by the person.
+    assert kept[0] in sosie(*show, "--subject", document).json["entries"]
+
+
 def test_the_threshold_is_given_or_follows_a_rate(
     full_home: Path, sosie: Any, photographs: Any, assert_refused: Any
 ) -> None:
@@ -105,9 +122,10 @@ def test_a_second_writer_stays_out_while_searches_go_on(
     assert sosie(*request, "--json").json["error"]["code"] == "REGISTRY.WRITER_BUSY"
     assert_refused(sosie("erase", *DOCUMENT, "--yes", "--home", held_home), "another process")
     assert_refused(sosie("keys", "rotate", "--home", held_home), "another process")
+    assert contents(held_home) == before
+    # It writes nothing but that it was asked.
     assert sosie("search", photographs.later, "--home", held_home).code == 0
     assert sosie("audit", "verify", "--home", held_home).code == 0
-    assert contents(held_home) == before
 
 
 def test_an_erased_holder_is_found_no_more_and_the_certificate_says_so(

@@ -19,7 +19,7 @@ from engine.imports.sources import CsvForm
 from engine.matching.documents import Document
 from engine.matching.requests import Answer, EnrollmentRequest, Sample
 from engine.registry.records import utc_now
-from serving import imports
+from serving import imports, operator_client
 from serving.compose import Deployment
 from serving.imports import ImportOrder, run_import
 from serving.registrar.protocol import CallContext
@@ -217,7 +217,7 @@ def test_a_service_that_cannot_be_asked_is_named(
     base = write(tmp_path / "base.csv", [row(9, "none.jpg")])
     (tmp_path / "none.jpg").write_bytes(b"no picture")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(imports, "START_S", 0.5)
+        patch.setattr(operator_client, "START_S", 0.5)
         asked = sosie("import", base, "--home", home, env={"SOSIE_SERVE__PORT": "9"})
     assert asked.code == 2
-    assert "no service answers" in asked.err
+    assert "no service that is ready answers" in asked.err

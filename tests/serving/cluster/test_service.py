@@ -51,6 +51,13 @@ def test_it_says_where_it_listens_and_when_it_is_ready(served: Served) -> None:
     assert ready["home"] == str(served.home)
 
 
+def test_a_command_beside_it_finds_it_where_it_listens(
+    served: Served, sosie: Any, tmp_path: Path
+) -> None:
+    made = sosie("backup", tmp_path / "copy", "--home", served.home)
+    assert made.code == 0, made.err
+
+
 def test_it_runs_where_all_is_read_only_but_tmp_and_nothing_there_can_be_executed(
     served: Served, sealed: list[str]
 ) -> None:

@@ -355,8 +355,13 @@ def lift_the_bar(second: Visitor) -> None:
 
 
 def propose_fraud(analyst: Visitor) -> None:
+    """Nothing is sent that says of its numbers neither that they close nor that they stay."""
     analyst.page.get_by_label("Fraud", exact=True).check()
+    analyst.press("Propose")
+    expect(analyst.page.locator("input[name=keep]:invalid")).to_be_focused()
+    expect(analyst.page.locator(".proposal")).to_have_count(0)
     analyst.page.get_by_role("checkbox", name=re.compile("8777")).check()
+    expect(analyst.page.locator("input[name=keep]:invalid")).to_have_count(0)
     expect(analyst.page.get_by_role("button", name="Close the case")).to_have_attribute(
         "aria-disabled", "true"
     )
@@ -384,6 +389,7 @@ def approve(second: Visitor) -> None:
     second.page.keyboard.press("Escape")
     second.row("One face, two documents").get_by_role("link").click()
     second.expect_heading("One face, two documents")
+    expect(second.page.locator(".proposal")).to_contain_text("1 of 2 numbers will be closed.")
     second.check("proposal")
     # The erasure that waits is done when the case closes.
     make_the_report(second)
@@ -393,6 +399,12 @@ def approve(second: Visitor) -> None:
     expect(second.row("8000")).to_have_count(1)
     expect(second.row("8777")).to_have_count(0)
     second.check("closed")
+    # What was left in use is shown to whoever looks at the queue, whatever is asked for there.
+    second.open("Cases")
+    second.page.get_by_role("link", name="Cases decided as fraud with numbers in use: 1").click()
+    left = second.row("One face, two documents")
+    expect(left).to_contain_text("Decided fraud, numbers in use: 1")
+    expect(left).to_contain_text("Closed")
 
 
 def decide_two_of_the_ring(site: Site) -> None:

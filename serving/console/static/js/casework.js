@@ -2,7 +2,7 @@
 
 import { element, hint } from "./elements.js";
 import { areaField, buildForm, checkField, radioField, workButton } from "./forms.js";
-import { moment, say } from "./language.js";
+import { moment, number, say } from "./language.js";
 import { actorName, maskedNumber, seller, word } from "./marks.js";
 import { assignCase, closeCase, noteCase, proposeOutcome, withdrawProposal } from "./service.js";
 import { isMe } from "./session.js";
@@ -76,20 +76,20 @@ function decision(page, found, done) {
   const lines = lineBoxes(found);
   const closing = workButton(page, say("case.closenow"), async () => {
     if (!form.reportValidity() || takesTwo()) return;
-    await closeCase(found, ALONE, []);
+    await closeCase(found, ALONE, [], false);
     await done("case.closeddone");
   });
   const words = element("p", { class: "hint", role: "status" });
-  const takesTwo = () => {
-    const outcome = form.querySelector("input[name=outcome]:checked")?.value;
-    return outcome !== ALONE || found.kind !== "dispute" || lines.chosen().length > 0;
-  };
+  const outcomeOf = () => form.querySelector("input[name=outcome]:checked")?.value;
+  const takesTwo = () =>
+    outcomeOf() !== ALONE || found.kind !== "dispute" || lines.chosen().length > 0;
   const refresh = () => {
+    lines.askFor(outcomeOf());
     closing.button.setAttribute("aria-disabled", String(takesTwo()));
     words.textContent = say(takesTwo() ? "case.foureyes" : "case.alone");
   };
   const propose = async ({ outcome }) => {
-    await proposeOutcome(found, outcome, lines.chosen());
+    await proposeOutcome(found, outcome, lines.chosen(), lines.keeps());
     await done("case.proposeddone");
   };
   const fields = [outcomeField(found), lines.field, words];
@@ -110,34 +110,40 @@ function outcomeField(found) {
   return radioField(say("case.outcome"), "outcome", options);
 }
 
-/** The lines that may be closed: `field`, null where there are none, and the ids `chosen()`. */
+/** The lines that may be closed: `field`, null where there are none, the ids `chosen()`, and
+ * whether it is said that the others stay. `askFor(outcome)`: fraud without either is not sent. */
 function lineBoxes(found) {
-  const boxes = linesOf(found)
-    .filter((line) => line.status !== "closed")
-    .map((line) => {
-      const label = [maskedNumber(line.number ?? "–"), " ", seller(line)];
-      return checkField(label, { name: "line", value: line.line_id });
-    });
+  const boxes = linesOf(found).map((line) => {
+    const label = [maskedNumber(line.number ?? "–"), " ", seller(line)];
+    return checkField(label, { name: "line", value: line.line_id });
+  });
   const legend = element("legend", {}, say("case.closelines"));
   const framed = boxes.length > FRAMED ? element("div", { class: "scroller" }, boxes) : boxes;
-  const field = boxes.length > 0 ? element("fieldset", {}, legend, framed) : null;
+  const keep = checkField(say("case.keeplines"), { name: "keep" });
+  const field = boxes.length > 0 ? element("fieldset", {}, legend, framed, keep) : null;
   const inputs = boxes.map((box) => box.querySelector("input"));
-  return { field, chosen: () => inputs.filter((one) => one.checked).map((one) => one.value) };
+  const keeping = keep.querySelector("input");
+  const chosen = () => inputs.filter((one) => one.checked).map((one) => one.value);
+  const askFor = (outcome) => {
+    keeping.required = outcome === "fraud" && chosen().length === 0;
+  };
+  return { field, chosen, keeps: () => keeping.checked, askFor };
 }
 
+/** The lines in use of its documents. */
 function linesOf(found) {
-  return found.documents.flatMap((one) => one.lines);
+  return found.documents.flatMap((one) => one.lines).filter((line) => line.status !== "closed");
 }
 
 /** A proposal waits: another person closes by it, or it is taken back. */
 function approval(page, found, done) {
-  const { outcome, close_lines: lines, by, person, at } = found.proposal;
+  const { outcome, close_lines: lines, keep_lines: keeps, by, person, at } = found.proposal;
   const isMine = isMe(person ?? by);
   const numbers = new Map(linesOf(found).map((line) => [line.line_id, line.number]));
   const approve = workButton(
     page,
     say("case.approve"),
-    () => closeCase(found, outcome, lines).then(() => done("case.closeddone")),
+    () => closeCase(found, outcome, lines, keeps).then(() => done("case.closeddone")),
     "primary",
   );
   const withdraw = workButton(page, say(isMine ? "case.withdraw" : "case.refuse"), () =>
@@ -151,7 +157,12 @@ function approval(page, found, done) {
     element("h2", {}, say("case.proposal")),
     element("p", {}, element("strong", {}, word("outcome", outcome))),
     hint(actorName(by), " ", moment(at)),
-    lines.length > 0 && element("p", {}, say("case.closelines")),
+    element(
+      "p",
+      {},
+      say("case.willclose", { closed: number(lines.length), all: number(numbers.size) }),
+      keeps && ` ${say("case.keeplines")}`,
+    ),
     element(
       "ul",
       lines.length > FRAMED ? { class: "scroller", tabindex: "0" } : {},

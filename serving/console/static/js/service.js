@@ -111,11 +111,17 @@ export const readCase = (id, options) => get(at("cases", id), options);
 export const assignCase = (id, assignee) => post(at("cases", id, "assign"), { assignee });
 export const noteCase = (id, text) => post(at("cases", id, "notes"), { text });
 // `updated_at` as it was shown: a case that has grown since is refused.
-export const proposeOutcome = ({ case_id: id, updated_at: seen }, outcome, lines) =>
-  post(at("cases", id, "propose"), { outcome, close_lines: lines, seen_at: seen });
+export const proposeOutcome = (found, outcome, lines, keeps) =>
+  post(at("cases", found.case_id, "propose"), ending(found, outcome, lines, keeps));
 export const withdrawProposal = (id) => post(at("cases", id, "withdraw"));
-export const closeCase = ({ case_id: id, updated_at: seen }, outcome, lines) =>
-  post(at("cases", id, "close"), { outcome, close_lines: lines, seen_at: seen });
+export const closeCase = (found, outcome, lines, keeps) =>
+  post(at("cases", found.case_id, "close"), ending(found, outcome, lines, keeps));
+const ending = ({ updated_at: seen }, outcome, lines, keeps) => ({
+  outcome,
+  close_lines: lines,
+  keep_lines: keeps,
+  seen_at: seen,
+});
 export const reportCase = (id, terms) => post(at("cases", id, "report"), terms);
 export const readPrecision = () => get("/v1/precision");
 

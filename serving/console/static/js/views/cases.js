@@ -11,6 +11,7 @@ import {
   empty,
   caseTable,
   growingTable,
+  notice,
   pageHead,
   row,
   word,
@@ -22,6 +23,7 @@ import { whoAmI } from "../session.js";
 import { bindKeys } from "../shortcuts.js";
 
 export const STATES = ["open", "assigned", "proposed", "closed"];
+const FRAUD_IN_USE = "fraud_in_use";
 const SORTS = ["risk", "due", "newest", "oldest", "score"];
 export const KINDS = [
   "duplicate_identity",
@@ -106,7 +108,7 @@ function filters(filter, change, faults) {
       onchange: (event) => change({ [name]: event.target.value.trim() }),
       ...given,
     });
-  const states = ["alive", ...STATES, "all"].map((one) => [one, say(`state.${one}`)]);
+  const states = ["alive", ...STATES, FRAUD_IN_USE, "all"].map((one) => [one, say(`state.${one}`)]);
   const kinds = [["", say("cases.all")], ...KINDS.map((one) => [one, say(`kind.${one}`)])];
   const sorts = SORTS.map((one) => [one, say(`sort.${one}`)]);
   return element(
@@ -176,9 +178,16 @@ const HEADS = [
   "case.due",
 ];
 
+/** What was decided and is in use all the same: nobody is asked about it again. */
+function fraudNotice({ fraud_in_use: count }, filter) {
+  if (!count || filter.state === FRAUD_IN_USE) return null;
+  const text = say("cases.fraudinuse", { count: number(count) });
+  return notice("warn", link(["cases", { state: FRAUD_IN_USE }], text));
+}
+
 function fillQueue(page, list, filter, answer, reload) {
   if (answer.cases.length === 0) {
-    replace(list, empty("cases.none"));
+    replace(list, fraudNotice(answer, filter), empty("cases.none"));
     page.announce(say("cases.none"));
     return;
   }
@@ -189,6 +198,7 @@ function fillQueue(page, list, filter, answer, reload) {
   };
   replace(
     list,
+    fraudNotice(answer, filter),
     growingTable(page, "cases.caption", HEADS, answer, ask, read),
     assignmentOfMany(page, list, reload),
   );
@@ -214,7 +224,10 @@ function caseRow(one, filter) {
     ],
     figure(number(one.risk, { maximumFractionDigits: 0 })),
     [badge("state", one.state), one.assignee && [" ", actorName(one.assignee)]],
-    say("case.sizes", { documents: number(one.document_ids.length), lines: number(one.lines) }),
+    [
+      say("case.sizes", { documents: number(one.document_ids.length), lines: number(one.lines) }),
+      fraudOf(one),
+    ],
     placesOf(one),
     figure(scoresOf(one)),
     ageOf(one.opened_at),
@@ -254,6 +267,12 @@ async function showFaces(page, list) {
 function smallFace({ url, isReference }) {
   const label = !isReference && element("figcaption", {}, say("face.attempt"));
   return element("figure", {}, element("img", { src: url, alt: "" }), label);
+}
+
+function fraudOf({ fraud_lines: lines, proposal }) {
+  if (!lines) return null;
+  const keeps = proposal?.keep_lines && ` ${say("case.keeplines")}`;
+  return element("div", { class: "hint" }, say("case.fraudlines", { count: number(lines) }), keeps);
 }
 
 function aboutOf(one) {

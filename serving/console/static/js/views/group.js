@@ -26,6 +26,7 @@ export async function show(page, sweepId, key) {
       identityTable(group, names),
     ),
     leftOutNotice(group.left_out),
+    fraudNotice(group.fraud_lines),
     faces.node,
     element(
       "div",
@@ -48,6 +49,12 @@ function leftOutNotice(left) {
     Object.entries(left).map(([name, value]) => [name, number(value)]),
   );
   return notice("info", say("group.leftout", counts));
+}
+
+/** What people decided to be fraud and left in use: no sweep asks about it again. */
+function fraudNotice(lines) {
+  if (!lines?.length) return null;
+  return notice("warn", say("case.fraudlines", { count: number(lines.length) }));
 }
 
 function caseList(cases) {

@@ -1,6 +1,6 @@
 // One sweep while it runs, and what it found.
 
-import { add, element, figure, link, replace } from "../elements.js";
+import { add, element, figure, hint, link, replace } from "../elements.js";
 import { workButton } from "../forms.js";
 import { duration, moment, number, say, score, share } from "../language.js";
 import { actorName, badge, empty, facts, growingTable, notice, word } from "../marks.js";
@@ -89,12 +89,25 @@ function showStatus(page, status, sweep) {
     (status.querySelector(`[data-step=${wasOn}]`) ?? status.querySelector("[data-step]"))?.focus();
 }
 
+/** Sweeps of earlier versions have not counted each. */
+const SUMMED = [
+  "groups",
+  "identities",
+  "lines",
+  "disputed_lines",
+  "fraud_lines",
+  "carriers",
+  "outlets",
+];
+
 function summaryFacts(summary) {
   if (!summary) return null;
   return facts(
-    ["groups", "identities", "lines", "disputed_lines", "carriers", "outlets"].map((name) => [
+    SUMMED.filter((name) => name in summary).map((name) => [
       `summary.${name}`,
-      number(summary[name]),
+      name === "fraud_lines" && summary[name]
+        ? link(["cases", { state: "fraud_in_use" }], number(summary[name]))
+        : number(summary[name]),
     ]),
   );
 }
@@ -135,7 +148,11 @@ function groupRow(id, group) {
   return [
     link(["group", id, group.key], word("kind", group.kind)),
     number(group.identities),
-    number(group.lines),
+    [
+      number(group.lines),
+      group.fraud_lines > 0 &&
+        hint(say("case.fraudlines", { count: number(group.fraud_lines) })),
+    ],
     number(group.carriers),
     figure(score(group.weakest_score)),
     figure(number(group.risk, { maximumFractionDigits: 1 })),
