@@ -21,27 +21,27 @@ _HOLD = (
     .where(
         _cursors.c.name == bindparam("key"),
         or_(
-            _cursors.c.holder.is_(None),
-            _cursors.c.holder == bindparam("by"),
+            _cursors.c.held_by.is_(None),
+            _cursors.c.held_by == bindparam("by"),
             _cursors.c.held_until < bindparam("now", type_=Moment),
         ),
     )
-    .values(holder=bindparam("by"), held_until=bindparam("until", type_=Moment))
+    .values(held_by=bindparam("by"), held_until=bindparam("until", type_=Moment))
 )
 _FIND = select(_cursors).where(_cursors.c.name == bindparam("key"))
 _ADVANCE = (
     update(_cursors)
     .where(
         _cursors.c.name == bindparam("key"),
-        _cursors.c.holder == bindparam("by"),
+        _cursors.c.held_by == bindparam("by"),
         _cursors.c.generation == bindparam("known"),
     )
     .values(number=bindparam("reached"))
 )
 _RELEASE = (
     update(_cursors)
-    .where(_cursors.c.name == bindparam("key"), _cursors.c.holder == bindparam("by"))
-    .values(holder=None, held_until=None)
+    .where(_cursors.c.name == bindparam("key"), _cursors.c.held_by == bindparam("by"))
+    .values(held_by=None, held_until=None)
 )
 _SET = (
     update(_cursors)
@@ -78,7 +78,7 @@ class CursorState:
 def read_all(source: Source) -> dict[str, CursorState]:
     """Every cursor, by its name."""
     rows = source.rows(select(_cursors))
-    return {row.name: CursorState(row.generation, row.holder, row.held_until) for row in rows}
+    return {row.name: CursorState(row.generation, row.held_by, row.held_until) for row in rows}
 
 
 def hold(engine: Engine, name: str, holder: str, now: datetime, held: timedelta) -> Cursor | None:
