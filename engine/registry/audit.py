@@ -237,9 +237,9 @@ def verify_chain(
     return AuditReport(seen, intact=True, first_bad=None, mends=tuple(mends))
 
 
-def find_breaks(reader: AuditReader) -> Iterator[Break]:
-    """Every entry that does not follow the one before it, sealed by a mend or not."""
-    found = _follow(reader, 0, GENESIS, reader.audit_head()[0])
+def find_breaks(reader: AuditReader, last: int) -> Iterator[Break]:
+    """Every entry up to the `last` that does not follow the one before it, sealed or not."""
+    found = _follow(reader, 0, GENESIS, last)
     return (broken for _, broken in found if broken is not None)
 
 
@@ -247,7 +247,7 @@ def _follow(
     reader: AuditReader, after: int, head: bytes, last: int
 ) -> Iterator[tuple[AuditRecord, Break | None]]:
     """The entries after one with this hash, each with what is wrong with its place. Those that a
-    writer adds while we read lie beyond the `last`, which is compared with the head."""
+    writer adds while we read lie beyond the `last`."""
     for record in takewhile(lambda one: one.number <= last, reader.audit_entries(after)):
         made = reader.vault.chain(head, canonical(record.number, record.at, record.entry))
         follows = record.hash == made and (record.number == after + 1 or _skips_to(record, after))

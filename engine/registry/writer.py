@@ -249,8 +249,8 @@ def chained(
     and the new sequence are stored together or not at all. `LeaseLost`: a newer writer has taken
     over, or the connection broke during the commit and the outcome could not be read.
     `ChainBroken`: somebody else has changed where the chain ends. `SchemaMismatch`: the registry
-    was upgraded since it was opened. With `trusts_head` the head is
-    authenticated for the first time.
+    was upgraded since it was opened. With `trusts_head` the chain goes on where its entries end,
+    and the head is authenticated for the first time, or anew.
     """
     assert entries, "nothing changes without an audit entry"
     records: list[AuditRecord] = []
