@@ -289,9 +289,10 @@ class PendingErasures:
         deployment: Deployment,
         wake: threading.Event,
         log: FilteringBoundLogger,
+        watch: ClockWatch,
         tell_overdue: Callable[[bool], object],
     ) -> None:
-        self._deployment, self._wake, self._log = deployment, wake, log
+        self._deployment, self._wake, self._log, self._watch = deployment, wake, log, watch
         self._tell_overdue = tell_overdue
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="erasures", daemon=True)
@@ -310,7 +311,7 @@ class PendingErasures:
             # Before the look: a case that is closed during it wakes the next.
             self._wake.clear()
             try:
-                done = self._deployment.finish_erasures(ACTOR)
+                done = self._deployment.finish_erasures(ACTOR, self._watch.check)
                 self._tell_overdue(False)
             except Exception as error:  # noqa: BLE001 - the thread must outlive any of them
                 code = error.code if isinstance(error, SosieError) else "INTERNAL"

@@ -192,7 +192,7 @@ class Lifecycle:
             watch = ClockWatch(deployment.store, self._log, deployment.home / CLOCK_FILE)
             with (
                 DailyRetention.of(deployment, self._log, watch, tell_refusal, examine),
-                PendingErasures(deployment, opened.case_closed, self._log, tell_overdue),
+                PendingErasures(deployment, opened.case_closed, self._log, watch, tell_overdue),
                 DeliveryKeeper(deployment, self._meter, self._log),
                 LineSteps(opened.registrar, deployment.store, rules, self._log, watch, tell_steps),
                 AuditExport.of(deployment, self._meter, self._log),
