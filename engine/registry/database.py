@@ -29,7 +29,6 @@ from sqlalchemy import (
     event,
     inspect,
     make_url,
-    text,
 )
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -153,7 +152,7 @@ def version(connection: Connection) -> str | None:
     """The revision that the database is at; `None` where there is no registry."""
     if not inspect(connection).has_table("alembic_version"):
         return None
-    revision = connection.scalar(_VERSION)
+    revision = connection.exec_driver_sql(_VERSION).scalar()
     return None if revision is None else str(revision)
 
 
@@ -179,10 +178,10 @@ def check(connection: Connection) -> None:
         )
 
 
-_VERSION = text("SELECT version_num FROM alembic_version")
+_VERSION = "SELECT version_num FROM alembic_version"
 # On PostgreSQL an upgrade waits until those who write have come to their end, and who comes later
 # waits for it, and reads what it has left. On SQLite one transaction writes at a time.
-_WRITING, _UPGRADING = (text(f"{_VERSION} FOR {how}") for how in ("KEY SHARE", "UPDATE"))
+_WRITING, _UPGRADING = (f"{_VERSION} FOR {how}" for how in ("KEY SHARE", "UPDATE"))
 
 
 @contextmanager
@@ -195,7 +194,7 @@ def changing(place: Engine | Connection) -> Iterator[Connection]:
     """
     with restructuring(place) as connection:
         is_sqlite = connection.dialect.name == "sqlite"
-        found = connection.scalar(_VERSION if is_sqlite else _WRITING)
+        found = connection.exec_driver_sql(_VERSION if is_sqlite else _WRITING).scalar()
         if found != REVISIONS[-1]:
             raise SchemaMismatch(
                 f"the registry was brought to schema {found} since this process opened it: "
@@ -224,7 +223,7 @@ def hold_schema(connection: Connection) -> str:
     transaction ends."""
     found = require_known(connection)
     if connection.dialect.name != "sqlite":
-        found = str(connection.scalar(_UPGRADING))
+        found = str(connection.exec_driver_sql(_UPGRADING).scalar())
     return found
 
 

@@ -183,7 +183,7 @@ def _authenticate(engine: Engine, vault: Vault, progress: Progress | None) -> No
     if head.audit_mac is not None:
         return
     _require_ring(head, vault)
-    _require_sound(reader)
+    _require_sound(reader, head)
     with reading(engine) as connection, long_statements(connection):
         total = sum(_count_left(connection, table) for table in AUTHENTICATED)
     done = 0
@@ -201,12 +201,15 @@ def _authenticate(engine: Engine, vault: Vault, progress: Progress | None) -> No
         _bind_keys(connection, vault)
 
 
-def _require_sound(reader: AuditReader) -> None:
+def _require_sound(reader: AuditReader, head: Row[Any]) -> None:
     """All that an older registry has to tell whether it was altered is its chain."""
     found = verify_chain(reader, trusts_head=True)
-    if not found.intact:
+    first_bad = found.first_bad
+    if first_bad is None and head.last_number > head.audit_number:
+        first_bad = head.audit_number + 1
+    if first_bad is not None:
         raise ChainBroken(
-            f"the audit chain is broken at entry {found.first_bad}: put back a backup, then upgrade"
+            f"the audit chain is broken at entry {first_bad}: put back a backup, then upgrade"
         )
     audit = tables.audit.c
     told = reader.rows(

@@ -341,6 +341,22 @@ def test_an_upgrade_vouches_for_no_registry_that_had_its_codes(
             upgrade(database_url, store.vault)
 
 
+def test_an_upgrade_vouches_for_no_entry_beyond_the_head(
+    database_url: str, vault: Vault, older: Changes
+) -> None:
+    engine = connect(database_url)
+    with restructuring(engine) as connection:
+        connection.execute(
+            text(
+                "INSERT INTO audit SELECT number + 1, at, actor, action, subject, detail, hash "
+                "FROM audit WHERE number = (SELECT max(number) FROM audit)"
+            )
+        )
+    engine.dispose()
+    with pytest.raises(ChainBroken, match="put back a backup"):
+        upgrade(database_url, vault)
+
+
 @pytest.fixture
 def conversion(vault: Vault) -> Conversion:
     mean = np.random.default_rng(5).normal(0, 0.05, vault.dim)
