@@ -336,7 +336,7 @@ class Deployment:
             model_digest=model_digest(settings),
             is_examined=is_examined,
         )
-        self._warn = warn
+        self.warn = warn
 
     def __enter__(self) -> Self:
         return self
@@ -390,7 +390,7 @@ class Deployment:
     @cached_property
     def _snapshots(self) -> SnapshotManager:
         config = gallery_config(self.settings)
-        parts = (self.store, self.snapshot_folder, config, self._warn)
+        parts = (self.store, self.snapshot_folder, config, self.warn)
         if self._open_index is None:
             return SnapshotManager(*parts)
         folder = self.settings.gallery.shard_folder
@@ -680,7 +680,7 @@ class Deployment:
                     is_done = not self._snapshots.is_withdrawn or self._snapshots.renew(gallery)
             except Exception as error:  # noqa: BLE001 - told, and tried again
                 # The type alone: a message may hold something of a reference.
-                self._warn(f"after an erasure {what} for now ({type(error).__name__})")
+                self.warn(f"after an erasure {what} for now ({type(error).__name__})")
                 is_done = False
             self._is_reseal_due = not is_done
             self._had_snapshot = self._had_snapshot and not is_done
@@ -698,7 +698,7 @@ class Deployment:
             try:
                 self.save_snapshot()
             except Exception as error:  # noqa: BLE001 - told; the next erasure or move saves again
-                self._warn(f"the shards' snapshots were not saved ({type(error).__name__})")
+                self.warn(f"the shards' snapshots were not saved ({type(error).__name__})")
 
     def close(self, *, keep_shards: bool = False) -> None:
         """Saves a snapshot if much has changed, releases the lease, closes the store.

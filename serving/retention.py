@@ -24,7 +24,7 @@ from engine.registry.records import AuditEntry, Changes, utc_now
 from engine.retention.certificates import Certificate
 from engine.retention.clock import Seen, check_clock, check_step
 from engine.retention.job import RetentionCertificate, Schedule, preview, run_retention
-from serving.compose import Deployment, read_schedule, read_time
+from serving.compose import Deployment, read_schedule, read_time, warn_on_stderr
 
 if TYPE_CHECKING:
     # Commands write certificates without the service's packages.
@@ -65,18 +65,22 @@ class ClockWatch:
     def __init__(
         self,
         source: Reader,
-        log: FilteringBoundLogger,
         file: Path | None = None,
+        warn: Callable[[str], object] = warn_on_stderr,
         clock: Callable[[], datetime] = utc_now,
         elapsed_s: Callable[[], float] = read_elapsed_s,
     ) -> None:
-        self._source, self._log, self._file = source, log, file
+        self._source, self._file, self._warn = source, file, warn
         self.now, self._elapsed_s = clock, elapsed_s
         self._seen: Seen | None = None
         self._kept: tuple[datetime, float] | None = None
         self._lock = threading.Lock()
         self._looked_at = self._read() or (clock(), elapsed_s())
         self._keep()
+
+    @classmethod
+    def of(cls, deployment: Deployment) -> Self:
+        return cls(deployment.store, deployment.home / CLOCK_FILE, deployment.warn)
 
     def check(self) -> datetime:
         """The moment; `ClockImplausible` where the clock was set since the last look, or the audit
@@ -102,7 +106,8 @@ class ClockWatch:
         try:
             kept = json.loads(self._file.read_bytes())
             if kept["boot_id"] == _BOOT_ID.read_text().strip():
-                self._kept = datetime.fromisoformat(kept["at"]), float(kept["elapsed_s"])
+                at = datetime.fromisoformat(kept["at"]).astimezone(UTC)
+                self._kept = at, float(kept["elapsed_s"])
         except (OSError, ValueError, KeyError, TypeError):
             pass
         return self._kept
@@ -119,7 +124,10 @@ class ClockWatch:
             with replacing(self._file) as beside:
                 beside.write_text(json.dumps(kept | {"elapsed_s": elapsed_s}) + "\n")
         except OSError as error:
-            self._log.warning("clock_not_kept", error=error.strerror)
+            self._warn(
+                f"{self._file} cannot be written ({error.strerror}): until it can, a start "
+                "by a wrong clock is not noticed"
+            )
         self._kept = self._looked_at
 
 

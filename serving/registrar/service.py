@@ -40,7 +40,7 @@ from serving.errors import Busy, Interrupted, NotReady, describe
 from serving.line_steps import LineSteps
 from serving.registrar.operations import GRACE_S, OpenRegistry, Operations, Watermark, finish_by
 from serving.registrar.protocol import OPERATIONS, CallContext, Phase, Reply, Status, presentable
-from serving.retention import CLOCK_FILE, ClockWatch, DailyRetention, PendingErasures
+from serving.retention import ClockWatch, DailyRetention, PendingErasures
 from serving.sections import ServeSettings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import PHASE, Meter
@@ -189,7 +189,7 @@ class Lifecycle:
             tell_overdue = partial(self._meter.set, metrics.ERASURES_OVERDUE)
             tell_steps = partial(self._meter.set, metrics.LINE_STEPS_OVERDUE)
             rules = deployment.line_rules
-            watch = ClockWatch(deployment.store, self._log, deployment.home / CLOCK_FILE)
+            watch = ClockWatch.of(deployment)
             with (
                 DailyRetention.of(deployment, self._log, watch, tell_refusal, examine),
                 PendingErasures(deployment, opened.case_closed, self._log, watch, tell_overdue),

@@ -74,7 +74,7 @@ def run_daily(
     log = structlog.wrap_logger(None, processors=[lines], wrapper_class=wrapper)
     job = DailyRetention(
         deployment.registrar, deployment.store, MONTH, None, log,
-        settle_s=0.0, watch=ClockWatch(deployment.store, log, clock=clock),
+        settle_s=0.0, watch=ClockWatch(deployment.store, clock=clock),
         tell_refusal=told.append,
     )  # fmt: skip
     setting()
@@ -212,7 +212,7 @@ def test_a_refused_run_is_tried_again_within_the_hour(deployment: Deployment, cl
     log = structlog.wrap_logger(None, processors=[LogCapture()])
     job = DailyRetention(
         deployment.registrar, deployment.store, MONTH, None, log,
-        settle_s=0.0, watch=ClockWatch(deployment.store, log, clock=clock),
+        settle_s=0.0, watch=ClockWatch(deployment.store, clock=clock),
         tell_refusal=told.append,
     )  # fmt: skip
     noon = clock_time(12)

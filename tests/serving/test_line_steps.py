@@ -76,10 +76,10 @@ class Time:
     def set_clock(self, by: timedelta) -> None:
         self._lines.now += by
 
-    def watch(self, log: Any) -> ClockWatch:
+    def watch(self) -> ClockWatch:
         """As a service that is started makes it."""
         return ClockWatch(
-            self._lines.store, log, self._file, clock=self._look, elapsed_s=lambda: self._elapsed_s
+            self._lines.store, self._file, clock=self._look, elapsed_s=lambda: self._elapsed_s
         )
 
     def _look(self) -> datetime:
@@ -101,7 +101,7 @@ def time(lines: Lines, tmp_path: Path) -> Time:
 
 def serve(lines: Lines, log: Any, time: Time, told: list[bool]) -> LineSteps:
     given: Any = (lines.runner, lines.store, lines.rules, log)
-    return LineSteps(*given, time.watch(log), told.append)
+    return LineSteps(*given, time.watch(), told.append)
 
 
 def test_a_step_is_done_at_its_time_and_once(lines: Lines, time: Time) -> None:
@@ -172,7 +172,7 @@ def test_a_campaign_is_not_over_by_a_wrong_clock(lines: Lines, time: Time, days:
     given |= {"deadline": lines.now + 48 * HOUR, "steps": ()}
     made = start_campaign(lines.runner, lines.store, **given)
     log = Log()
-    time.watch(log)
+    time.watch()
     time.set_clock(timedelta(days=days))
     with serve(lines, log, time, []):
         log.wait_for("line_steps_failed")

@@ -81,7 +81,7 @@ def retain(deployment: Deployment, log: Any) -> Callable[..., Any]:
     @contextmanager
     def start(at: clock_time | None, **more: Any) -> Iterator[DailyRetention]:
         parts = (deployment.registrar, deployment.store, MONTH, at, log)
-        watch = ClockWatch(deployment.store, log, clock=more.pop("clock", utc_now))
+        watch = ClockWatch(deployment.store, clock=more.pop("clock", utc_now))
         with DailyRetention(*parts, **{"settle_s": 0.0, "watch": watch, **more}) as opened:
             yield opened
 
@@ -172,7 +172,7 @@ def test_a_store_that_cannot_be_read_is_told_too(
             raise OSError("a path")
 
     source: Any = Unreadable()
-    watch = ClockWatch(source, log, clock=lambda: datetime(2026, 5, 4, tzinfo=UTC))
+    watch = ClockWatch(source, clock=lambda: datetime(2026, 5, 4, tzinfo=UTC))
     parts = (deployment.registrar, source, MONTH, NOON, log)
     with DailyRetention(*parts, settle_s=0.0, watch=watch):
         wait_for(lambda: lines.entries)
