@@ -581,8 +581,9 @@ def _examine_chain(deployment: Deployment) -> Finding:
     except SosieError as error:
         return _broken("audit chain", error)
     if report.intact:
-        return Finding("audit chain", State.OK, f"{report.entries:,} entries, intact")
-    advice = "the registry was altered by hand: compare with a backup"
+        sealed = "".join(f", but for what entry {one.number} has mended" for one in report.mends)
+        return Finding("audit chain", State.OK, f"{report.entries:,} entries, intact{sealed}")
+    advice = "run sosie audit verify: put back a backup, or two people mend it"
     return Finding("audit chain", State.BROKEN, f"entry {report.first_bad} is not in place", advice)
 
 

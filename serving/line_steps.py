@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from engine.errors import ClockImplausible, SosieError
@@ -13,9 +12,7 @@ from engine.lifecycle.reverification import carry_out
 from engine.lifecycle.rules import LineRules
 from engine.matching.limits import ChangeRunner
 from engine.registry.reader import Reader
-from engine.registry.records import utc_now
-from engine.retention.clock import check_clock, check_step
-from serving.retention import read_elapsed_s
+from serving.retention import ClockWatch
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -38,12 +35,11 @@ class LineSteps:
         source: Reader,
         rules: LineRules,
         log: FilteringBoundLogger,
+        watch: ClockWatch,
         tell_overdue: Callable[[bool], object] = lambda _: None,
-        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._runner, self._source, self._rules, self._log = runner, source, rules, log
-        self._tell_overdue, self._clock = tell_overdue, clock
-        self._looked_at: tuple[datetime, float] | None = None
+        self._watch, self._tell_overdue = watch, tell_overdue
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="line-steps", daemon=True)
         self._thread.start()
@@ -74,29 +70,21 @@ class LineSteps:
         # Steps first: to add a country's lines to a campaign takes hours.
         while not self._closing.is_set():
             self._do_due()
+            if self._source.life.filling():
+                # By a wrong clock a campaign would be over before its deadline.
+                self._watch.check()
             if not fill_campaigns(self._runner, self._source, self._rules):
                 break
 
     def _do_due(self) -> None:
         due = self._source.life.next_step_at()
-        if due is None or due > self._clock():
+        if due is None or due > self._watch.now():
             return
-        now, done = self._check_clock(), 0
+        # A wrong clock would suspend everybody at once.
+        now, done = self._watch.check(), 0
         while not self._closing.is_set():
             steps = carry_out(self._runner, self._source, self._rules, now=now)
             done += steps
             if not steps:
                 break
         self._log.info("line_steps", steps=done)
-
-    def _check_clock(self) -> datetime:
-        """The moment, which may be believed: a wrong one would suspend everybody at once."""
-        now, elapsed_s = self._clock(), read_elapsed_s()
-        if self._looked_at is None:
-            check_clock(self._source, now)
-        else:
-            looked_at, then_s = self._looked_at
-            elapsed = timedelta(seconds=elapsed_s - then_s)
-            check_step(self._source, looked_at + elapsed, now, elapsed)
-        self._looked_at = now, elapsed_s
-        return now

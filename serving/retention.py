@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import TypeAdapter, ValidationError
 
+from engine.atomic_files import replacing
 from engine.errors import ClockImplausible, RequestError, SosieError
 from engine.matching.holders import ErasureCertificate
 from engine.matching.limits import ChangeRunner
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes, utc_now
 from engine.retention.certificates import Certificate
-from engine.retention.clock import check_clock, check_step
+from engine.retention.clock import Seen, check_clock, check_step
 from engine.retention.job import RetentionCertificate, Schedule, preview, run_retention
-from serving.compose import Deployment, read_schedule, read_time
+from serving.compose import Deployment, read_schedule, read_time, warn_on_stderr
 
 if TYPE_CHECKING:
     # Commands write certificates without the service's packages.
@@ -50,6 +51,86 @@ def read_elapsed_s() -> float:
     return clock_gettime(CLOCK_BOOTTIME)
 
 
+CLOCK_FILE = "clock.json"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_KEEP_EVERY = timedelta(hours=1)
+
+
+class ClockWatch:
+    """The clock, as long as it may be believed: it was first looked at when this was made.
+
+    Kept in a file, a look holds for a service that is started again, while the machine was not.
+    """
+
+    def __init__(
+        self,
+        source: Reader,
+        file: Path | None = None,
+        warn: Callable[[str], object] = warn_on_stderr,
+        clock: Callable[[], datetime] = utc_now,
+        elapsed_s: Callable[[], float] = read_elapsed_s,
+    ) -> None:
+        self._source, self._file, self._warn = source, file, warn
+        self.now, self._elapsed_s = clock, elapsed_s
+        self._seen: Seen | None = None
+        self._kept: tuple[datetime, float] | None = None
+        self._lock = threading.Lock()
+        self._looked_at = self._read() or (clock(), elapsed_s())
+        self._keep()
+
+    @classmethod
+    def of(cls, deployment: Deployment) -> Self:
+        return cls(deployment.store, deployment.home / CLOCK_FILE, deployment.warn)
+
+    def check(self) -> datetime:
+        """The moment; `ClockImplausible` where the clock was set since the last look, or the audit
+        chain contradicts it."""
+        with self._lock:
+            now, elapsed_s = self.now(), self._elapsed_s()
+            looked_at, then_s = self._looked_at
+            elapsed = timedelta(seconds=elapsed_s - then_s)
+            check_step(self._source, looked_at + elapsed, now, elapsed)
+            try:
+                self._seen = check_clock(self._source, now, self._seen)
+            except ClockImplausible:
+                # Unless a confirmation that came since has settled it.
+                self._seen = check_clock(self._source, now)
+            self._looked_at = now, elapsed_s
+            self._keep()
+            return now
+
+    def _read(self) -> tuple[datetime, float] | None:
+        """The look that was kept, by this machine since its start."""
+        if self._file is None:
+            return None
+        try:
+            kept = json.loads(self._file.read_bytes())
+            if kept["boot_id"] == _BOOT_ID.read_text().strip():
+                at = datetime.fromisoformat(kept["at"]).astimezone(UTC)
+                self._kept = at, float(kept["elapsed_s"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return self._kept
+
+    def _keep(self) -> None:
+        """Keeps the last look, where it says something new."""
+        at, elapsed_s = self._looked_at
+        if self._file is None:
+            return
+        if self._kept is not None and timedelta() <= at - self._kept[0] <= _KEEP_EVERY:
+            return
+        try:
+            kept = {"boot_id": _BOOT_ID.read_text().strip(), "at": at.isoformat()}
+            with replacing(self._file) as beside:
+                beside.write_text(json.dumps(kept | {"elapsed_s": elapsed_s}) + "\n")
+        except OSError as error:
+            self._warn(
+                f"{self._file} cannot be written ({error.strerror}): until it can, a start "
+                "by a wrong clock is not noticed"
+            )
+        self._kept = self._looked_at
+
+
 ACTOR = "sosie:retention"
 DAY = timedelta(days=1)
 LOOK_AGAIN_S = 3600.0
@@ -74,22 +155,19 @@ class DailyRetention:
         log: FilteringBoundLogger,
         *,
         settle_s: float,
-        clock: Callable[[], datetime] = utc_now,
+        watch: ClockWatch,
         also: Callable[[datetime], object] = lambda _: None,
         tell_refusal: Callable[[bool], object] = lambda _: None,
         examine: Callable[[], object] = lambda: None,
-        elapsed_s: Callable[[], float] = read_elapsed_s,
     ) -> None:
         self._runner = runner
         self._source = source
         self._schedule = schedule
         self._log = log
-        self._clock = clock
+        self._watch = watch
         self._settle_s = settle_s
         self._also, self._examine = also, examine
         self._tell_refusal = tell_refusal
-        self._elapsed_s = elapsed_s
-        self._looked_at = (clock(), elapsed_s())
         self._is_refused = False
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -104,6 +182,7 @@ class DailyRetention:
         cls,
         deployment: Deployment,
         log: FilteringBoundLogger,
+        watch: ClockWatch,
         tell_refusal: Callable[[bool], object],
         examine: Callable[[], object],
     ) -> Self:
@@ -116,6 +195,7 @@ class DailyRetention:
             read_time(settings),
             log,
             settle_s=SETTLE_S,
+            watch=watch,
             tell_refusal=tell_refusal,
             also=partial(retire_sweeps, deployment, deployment.registrar, ACTOR),
             examine=examine,
@@ -147,23 +227,13 @@ class DailyRetention:
             self._run()
 
     def _pause_s(self, at: time) -> float:
-        pause_s = seconds_until(at, self._clock())
+        pause_s = seconds_until(at, self._watch.now())
         return min(pause_s, LOOK_AGAIN_S) if self._is_refused else pause_s
-
-    def _check_clock(self) -> datetime:
-        """The moment, which may be believed."""
-        now, elapsed_s = self._clock(), self._elapsed_s()
-        looked_at, then_s = self._looked_at
-        elapsed = timedelta(seconds=elapsed_s - then_s)
-        check_step(self._source, looked_at + elapsed, now, elapsed)
-        check_clock(self._source, now)
-        self._looked_at = now, elapsed_s
-        return now
 
     def _is_overdue(self) -> bool:
         """Whether something has stayed a day longer than it may: then a run was missed."""
         try:
-            missed = preview(self._source, self._schedule, self._clock() - DAY)
+            missed = preview(self._source, self._schedule, self._watch.now() - DAY)
         except Exception as error:  # noqa: BLE001 - the thread must outlive any of them
             self._tell_failure(error)
             return False
@@ -171,7 +241,7 @@ class DailyRetention:
 
     def _run(self) -> None:
         try:
-            now = self._check_clock()
+            now = self._watch.check()
         except ClockImplausible as error:
             # Its text has moments alone.
             self._log.error("retention_refused", code=error.code, reason=str(error))
@@ -227,9 +297,10 @@ class PendingErasures:
         deployment: Deployment,
         wake: threading.Event,
         log: FilteringBoundLogger,
+        watch: ClockWatch,
         tell_overdue: Callable[[bool], object],
     ) -> None:
-        self._deployment, self._wake, self._log = deployment, wake, log
+        self._deployment, self._wake, self._log, self._watch = deployment, wake, log, watch
         self._tell_overdue = tell_overdue
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="erasures", daemon=True)
@@ -248,7 +319,7 @@ class PendingErasures:
             # Before the look: a case that is closed during it wakes the next.
             self._wake.clear()
             try:
-                done = self._deployment.finish_erasures(ACTOR)
+                done = self._deployment.finish_erasures(ACTOR, self._watch.check)
                 self._tell_overdue(False)
             except Exception as error:  # noqa: BLE001 - the thread must outlive any of them
                 code = error.code if isinstance(error, SosieError) else "INTERNAL"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, create_engine
 
-from engine.registry import store
+from engine.registry.database import version
 
 Upgrade = Callable[[Connection], None]
 
@@ -27,7 +27,7 @@ class NotedMigrations:
 
     def __call__(self, connection: Connection) -> None:
         is_sqlite = connection.dialect.name == "sqlite"
-        if store.version(connection) is not None:
+        if version(connection) is not None:
             self._upgrade(connection)
         elif is_sqlite and self._dump:
             for statement in self._dump:

@@ -24,6 +24,7 @@ from engine.errors import (
     Overloaded,
     RegistryError,
     RowRefused,
+    SchemaMismatch,
     SosieError,
     StorageFailed,
     copy_for_one,
@@ -451,7 +452,7 @@ class Registrar:
     def _stop_if_fatal(self, error: Exception) -> SosieError | None:
         """Decides no more after an error that puts store and gallery in doubt; returns why."""
         fatal: SosieError
-        if isinstance(error, ChainBroken | LeaseLost | GalleryBehind):
+        if isinstance(error, ChainBroken | LeaseLost | GalleryBehind | SchemaMismatch):
             fatal = error
         elif isinstance(error, ShardLost):
             fatal = GalleryBehind("a part of the gallery is gone: restart to rebuild it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice, takewhile
@@ -47,14 +47,33 @@ _PAGE_ROWS = 5_000
 _HASH = select(tables.audit.c.hash).where(tables.audit.c.number == bindparam("number"))
 
 
+MENDED = "audit.mended"
+"""Action of the entry by which two people have sealed what was broken before it."""
+
+
 @dataclass(frozen=True, slots=True)
 class AuditReport:
     """`entries`: the number of the last entry that was looked at; `first_bad`: the first whose
-    entry is altered, missing or out of place."""
+    entry is altered, missing or out of place, but for those that `mends` have sealed."""
 
     entries: int
     intact: bool
     first_bad: int | None
+    mends: tuple[AuditRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """An entry that does not follow the one before it, of which `expected` was to be the number;
+    `made` is the hash that it had to have there, which only the key ring gives."""
+
+    expected: int
+    made: bytes
+    record: AuditRecord
+
+    def describe(self) -> list[int | str]:
+        """As a mend names it: so the place and what stands there stay as they were sealed."""
+        return [self.record.number, self.made.hex(), self.record.hash.hex()]
 
 
 def extend(
@@ -128,12 +147,12 @@ def require_head(vault: Vault, row: Row[Any], least: int = 0) -> None:
     has the `least` number that was seen before."""
     if row.audit_mac is None:
         raise SchemaMismatch("this registry's upgrade has not come to its end: run sosie upgrade")
-    code = authenticate_head(vault, row.audit_number, row.audit_head, row.sequence)
+    code = authenticate_head(vault, row.audit_number, row.chain_head, row.sequence)
     if not vault.is_equal(code, row.audit_mac) or row.audit_number < least:
         fault = "its head was set by somebody without the key ring, or set back"
     elif row.last_number != row.audit_number:
         fault = f"entry {row.last_number} is the last, and the head is {row.audit_number}"
-    elif row.last_hash != row.audit_head:
+    elif row.last_hash != row.chain_head:
         fault = "its last entry is another than its head says"
     else:
         return
@@ -151,7 +170,7 @@ class AuditReader(Source):
         with reading(self._engine) as connection:
             head = read_head(connection)
         require_head(self.vault, head)
-        return head.audit_number, head.audit_head
+        return head.audit_number, head.chain_head
 
     def audit_entries(self, after: int = 0) -> Iterator[AuditRecord]:
         """The audit trail after a number, oldest first."""
@@ -165,7 +184,7 @@ class AuditReader(Source):
     def audit_head(self) -> tuple[int, bytes]:
         """The number and hash of the newest audit entry, as the deployment's row has them."""
         row = self.rows(select(tables.deployment))[0]
-        return row.audit_number, row.audit_head
+        return row.audit_number, row.chain_head
 
     def audit_hash_at(self, number: int) -> bytes | None:
         """The hash of one audit entry as the trail has it; `None` where there is no such entry."""
@@ -191,26 +210,74 @@ def verify_chain(
     """
     last, recorded_head = reader.audit_head()
     end = last if most is None else min(after + most, last)
-    expected = after + 1
-    head = reader.audit_hash_at(after) if after else GENESIS
+    seen, head = after, reader.audit_hash_at(after) if after else GENESIS
     if head is None:
         return AuditReport(after, intact=False, first_bad=after)
-    # Entries that a writer adds while we read lie beyond the head that we compare with.
-    for record in takewhile(lambda one: one.number <= end, reader.audit_entries(after)):
-        head = reader.vault.chain(head, canonical(record.number, record.at, record.entry))
-        if record.number != expected or record.hash != head:
-            return AuditReport(expected, intact=False, first_bad=expected)
-        if progress is not None and expected % _PAGE_ROWS == 0:
-            progress(expected - after, end - after)
-        expected += 1
-    if expected != end + 1 or (end == last and head != recorded_head):
-        return AuditReport(expected - 1, intact=False, first_bad=expected)
-    if end == last and not trusts_head:
+    mends: list[AuditRecord] = []
+    sealed: Collection[object] | None = None
+    for record, broken in _follow(reader, after, head, last):
+        if broken is not None:
+            sealed = _read_mends(reader) if sealed is None else sealed
+            if broken.describe() not in sealed:
+                return AuditReport(broken.expected, intact=False, first_bad=broken.expected)
+        if record.entry.action == MENDED:
+            mends.append(record)
+        seen, head = record.number, record.hash
+        if progress is not None and seen % _PAGE_ROWS == 0:
+            progress(seen - after, end - after)
+        if seen >= end:
+            break
+    if seen < end or (seen == last and head != recorded_head):
+        return AuditReport(seen, intact=False, first_bad=seen + 1)
+    if seen == last and not trusts_head:
         try:
             reader.check_head()
         except ChainBroken:
-            return AuditReport(end, intact=False, first_bad=end + 1)
-    return AuditReport(end, intact=True, first_bad=None)
+            return AuditReport(seen, intact=False, first_bad=seen + 1)
+    return AuditReport(seen, intact=True, first_bad=None, mends=tuple(mends))
+
+
+def find_breaks(reader: AuditReader, last: int) -> Iterator[Break]:
+    """Every entry up to the `last` that does not follow the one before it, sealed or not."""
+    found = _follow(reader, 0, GENESIS, last)
+    return (broken for _, broken in found if broken is not None)
+
+
+def _follow(
+    reader: AuditReader, after: int, head: bytes, last: int
+) -> Iterator[tuple[AuditRecord, Break | None]]:
+    """The entries after one with this hash, each with what is wrong with its place. Those that a
+    writer adds while we read lie beyond the `last`."""
+    for record in takewhile(lambda one: one.number <= last, reader.audit_entries(after)):
+        made = reader.vault.chain(head, canonical(record.number, record.at, record.entry))
+        follows = record.hash == made and (record.number == after + 1 or _skips_to(record, after))
+        yield record, None if follows else Break(after + 1, made, record)
+        after, head = record.number, record.hash
+
+
+def _skips_to(record: AuditRecord, after: int) -> bool:
+    """Whether a mend says itself that entries are lost between that one and it."""
+    return record.entry.action == MENDED and record.entry.detail.get("after") == after
+
+
+def _read_mends(reader: AuditReader) -> list[object]:
+    """The breaks that people have sealed. Nobody without the key ring can add one: each names the
+    hash that its entry had to have."""
+    wanted = select(_audit.c.detail).where(_audit.c.action == MENDED)
+    details = (
+        row.detail
+        for window in _windows(wanted, 0, reader.audit_head()[0])
+        for row in reader.rows(window)
+    )
+    # A row that somebody else has added may hold anything.
+    found = (one.get("breaks") for one in details if isinstance(one, dict))
+    return [broken for breaks in found if isinstance(breaks, list) for broken in breaks]
+
+
+def find_end(connection: Connection, head: Row[Any]) -> tuple[int, bytes]:
+    """Where the trail ends, whatever the head says: the highest number, and the last hash."""
+    last = head.last_number or 0
+    return max(last, head.audit_number), hash_at(connection, last) or GENESIS
 
 
 @dataclass(frozen=True, slots=True)

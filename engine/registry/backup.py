@@ -17,22 +17,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sqlalchemy import Connection, Engine, insert, select, text, update
+from sqlalchemy import Engine, insert, select, text
 
 from engine.errors import RegistryError, RegistryExists, RequestError, SosieError, StorageFull
 from engine.models.transform import Conversion
-from engine.registry import deployment, store, tables
-from engine.registry.audit import AuditReader, verify_chain
+from engine.registry import deployment, tables
+from engine.registry.audit import AuditReader, hash_at, verify_chain
 from engine.registry.damage import find_damage, pages_of
 from engine.registry.database import (
-    changing,
+    check,
     connect,
     flush_folder,
     journal_of,
     long_statements,
     open_connection,
+    require_known,
+    restructuring,
     sqlite_file,
     storage_errors,
+    version,
 )
 from engine.registry.reader import Reader
 from engine.registry.records import DOCUMENT_ERASED, ERASURE_ASKED, AuditEntry, utc_now
@@ -221,14 +224,18 @@ def _copy_rows(source: Reader, file: Path) -> None:
     """Every row of one moment, read from PostgreSQL without keeping anybody waiting."""
     sinking = _sqlite_engine(file, source.vault.dim)
     with sinking as sink, storage_errors(), open_connection(source.engine) as plain:
-        reading = plain.execution_options(
+        rows_of_source = plain.execution_options(
             isolation_level="REPEATABLE READ", stream_results=True, yield_per=_ROWS_AT_ONCE
         )
-        with reading.begin(), long_statements(reading), changing(sink) as writing:
-            store.check(reading)
+        with (
+            rows_of_source.begin(),
+            long_statements(rows_of_source),
+            restructuring(sink) as writing,
+        ):
+            check(rows_of_source)
             upgrade_schema(writing)
             for table in tables.metadata.sorted_tables:
-                for rows in reading.execute(select(table)).mappings().partitions():
+                for rows in rows_of_source.execute(select(table)).mappings().partitions():
                     writing.execute(insert(table), [dict(row) for row in rows])
 
 
@@ -253,7 +260,7 @@ def _describe(file: Path, vault: Vault, progress: Progress | None = None) -> Man
         _require_sound(reader, progress)
         (row,) = reader.rows(select(tables.deployment))
         with open_connection(engine) as connection:
-            schema = store.version(connection) or ""
+            schema = version(connection) or ""
         rows = reader.counts()
     return Manifest(
         deployment_id=row.deployment_id,
@@ -261,7 +268,7 @@ def _describe(file: Path, vault: Vault, progress: Progress | None = None) -> Man
         schema=schema,
         model_digest=row.model_digest,
         audit_number=row.audit_number,
-        audit_head=row.audit_head.hex(),
+        audit_head=row.chain_head.hex(),
         sequence=row.sequence,
         rows=rows,
         bytes=file.stat().st_size,
@@ -376,17 +383,16 @@ def _stage(
         raise kind(f"{staged} cannot be written ({error.strerror})") from None
     with _sqlite_engine(staged) as engine:
         with open_connection(engine) as connection:
-            store.require_known(connection)
+            require_known(connection)
             # An upgrade adds an entry of its own, which the registry in place has not.
-            head = connection.execute(
-                select(tables.deployment.c.audit_number, tables.deployment.c.audit_head)
-            ).one()
+            number = connection.scalars(select(tables.deployment.c.audit_number)).one()
+            head = hash_at(connection, number) or b""
         bring_up_to_date(engine, vault, conversion=conversion)
         with open_connection(engine) as connection:
             deployment.check(connection, vault, model_digest)
     manifest = _describe(staged, vault)
     _flush(staged)
-    return replace(manifest, audit_number=head.audit_number, audit_head=head.audit_head.hex())
+    return replace(manifest, audit_number=number, audit_head=head.hex())
 
 
 def _compare(engine: Engine, vault: Vault, manifest: Manifest) -> tuple[Lost | None, int]:
@@ -397,9 +403,11 @@ def _compare(engine: Engine, vault: Vault, manifest: Manifest) -> tuple[Lost | N
     reader = AuditReader(engine, vault)
     try:
         with open_connection(engine) as connection:
-            if store.version(connection) is None:
+            if version(connection) is None:
                 return None, 0
-        (row,) = reader.rows(select(tables.deployment))
+        # Columns that every version has.
+        columns = tables.deployment.c
+        (row,) = reader.rows(select(columns.audit_number, columns.writer_epoch))
         if row.audit_number >= manifest.audit_number:
             found = reader.audit_hash_at(manifest.audit_number)
             is_another = found is None or found.hex() != manifest.audit_head
@@ -444,12 +452,12 @@ def _fill(engine: Engine, staged: Path, vault: Vault) -> None:
     """Replaces every row of a PostgreSQL database, in one transaction."""
     with (
         _sqlite_engine(staged) as source,
-        changing(engine) as connection,
+        restructuring(engine) as connection,
         long_statements(connection),
     ):
-        if store.version(connection) is None:
+        if version(connection) is None:
             upgrade_schema(connection)
-        store.check(connection)
+        check(connection)
         names = ", ".join(f'"{table.name}"' for table in tables.metadata.sorted_tables)
         connection.execute(text(f"TRUNCATE {names}"))
         reader = Reader(source, vault)
@@ -467,13 +475,7 @@ def _record(
         detail["lost"] = dict(lost.entries)
     entry = AuditEntry(actor, "registry.restored", manifest.deployment_id, detail)
     with recorded(engine, vault, [entry]) as connection:
-        _raise_epoch(connection, epoch)
-
-
-def _raise_epoch(connection: Connection, epoch: int) -> None:
-    columns = tables.deployment.c
-    now = connection.scalar(select(columns.writer_epoch)) or 0
-    connection.execute(update(tables.deployment).values(writer_epoch=max(now, epoch) + 1))
+        deployment.raise_epoch(connection, epoch)
 
 
 def _mac(manifest: Manifest, vault: Vault) -> str:

@@ -1,7 +1,8 @@
 """Cursors: how far a reader of events or of the audit chain has come, held by one process at once.
 
 A process holds a cursor by its own clock and is believed until then, so the clocks of hosts that
-share a registry must agree to within a few seconds.
+share a registry must agree to within a few seconds. What is held for longer than anybody holds one
+was held by a clock that was ahead, and is free.
 """
 
 from __future__ import annotations
@@ -15,33 +16,37 @@ from engine.errors import RegistryError
 from engine.registry import tables
 from engine.registry.database import Moment, Source, changing
 
+LONGEST_HOLD = timedelta(minutes=3)
+"""Nobody holds a cursor for longer without asking anew."""
+
 _cursors = tables.cursors
 _HOLD = (
     update(_cursors)
     .where(
         _cursors.c.name == bindparam("key"),
         or_(
-            _cursors.c.holder.is_(None),
-            _cursors.c.holder == bindparam("by"),
+            _cursors.c.held_by.is_(None),
+            _cursors.c.held_by == bindparam("by"),
             _cursors.c.held_until < bindparam("now", type_=Moment),
+            _cursors.c.held_until > bindparam("latest", type_=Moment),
         ),
     )
-    .values(holder=bindparam("by"), held_until=bindparam("until", type_=Moment))
+    .values(held_by=bindparam("by"), held_until=bindparam("until", type_=Moment))
 )
 _FIND = select(_cursors).where(_cursors.c.name == bindparam("key"))
 _ADVANCE = (
     update(_cursors)
     .where(
         _cursors.c.name == bindparam("key"),
-        _cursors.c.holder == bindparam("by"),
+        _cursors.c.held_by == bindparam("by"),
         _cursors.c.generation == bindparam("known"),
     )
     .values(number=bindparam("reached"))
 )
 _RELEASE = (
     update(_cursors)
-    .where(_cursors.c.name == bindparam("key"), _cursors.c.holder == bindparam("by"))
-    .values(holder=None, held_until=None)
+    .where(_cursors.c.name == bindparam("key"), _cursors.c.held_by == bindparam("by"))
+    .values(held_by=None, held_until=None)
 )
 _SET = (
     update(_cursors)
@@ -72,19 +77,23 @@ class CursorState:
     held_until: datetime | None
 
     def is_free(self, holder: str, now: datetime) -> bool:
-        return self.holder in (None, holder) or self.held_until is None or self.held_until < now
+        if self.holder in (None, holder) or self.held_until is None:
+            return True
+        return not now <= self.held_until <= now + LONGEST_HOLD
 
 
 def read_all(source: Source) -> dict[str, CursorState]:
     """Every cursor, by its name."""
     rows = source.rows(select(_cursors))
-    return {row.name: CursorState(row.generation, row.holder, row.held_until) for row in rows}
+    return {row.name: CursorState(row.generation, row.held_by, row.held_until) for row in rows}
 
 
 def hold(engine: Engine, name: str, holder: str, now: datetime, held: timedelta) -> Cursor | None:
     """The cursor, held from now on for so long; None where another process holds it."""
+    assert held <= LONGEST_HOLD, "or another process would take it for free"
     with changing(engine) as connection:
         given = {"key": name, "by": holder, "now": now, "until": now + held}
+        given["latest"] = now + LONGEST_HOLD
         if connection.execute(_HOLD, given).rowcount != 1:
             return None
         row = connection.execute(_FIND, {"key": name}).one()

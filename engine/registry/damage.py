@@ -1,4 +1,5 @@
-"""Damage of a registry: in the database's structure, in any row, or beside the audit chain."""
+"""Damage of a registry: in the database's structure, in any row, or beside the audit chain; and
+the mend by which two people let a broken chain go on."""
 
 from __future__ import annotations
 
@@ -10,15 +11,17 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Table, func, literal, select, tuple_
 
-from engine.errors import SosieError, StorageFailed
+from engine.cases.case import Actor
+from engine.errors import FourEyes, RequestError, SosieError, StorageFailed
 from engine.registry import tables
-from engine.registry.audit import AuditReader
+from engine.registry.audit import MENDED, AuditReader, find_breaks, read_head, verify_chain
 from engine.registry.database import chunks, long_statements, reading, sqlite_file
-from engine.registry.records import DOCUMENT_ERASED, ERASURE_ASKED
+from engine.registry.records import DOCUMENT_ERASED, ERASURE_ASKED, AuditEntry, AuditRecord, utc_now
 from engine.registry.row_macs import AUTHENTICATED, is_authentic, values_of
 from engine.registry.rows import name_sealed
 from engine.registry.tables import metadata
 from engine.registry.vault import Vault
+from engine.registry.writer import chained, take_lease
 
 MOST_SHOWN = 20
 """So many findings tell what to do: put back a backup."""
@@ -276,3 +279,51 @@ def _has_moved(reader: AuditReader, subject: str, head: int) -> bool:
     entries = tables.audit.c
     query = select(entries.number).where(entries.number > head, entries.subject == subject)
     return bool(reader.rows(query.limit(1)))
+
+
+MOST_BREAKS = 100
+"""So many broken places one mend seals; where there are more, a backup is the better chain."""
+
+
+def mend_chain(reader: AuditReader, reason: str, first: Actor, second: Actor) -> AuditRecord:
+    """Seals a broken chain as it was found, and lets it go on; the entry that says so.
+
+    Nothing of what was altered or lost comes back, and nothing hides it: verification shows every
+    mend, and finds what is altered after it. `FourEyes` for one person, `RequestError` where the
+    chain is whole, or broken at more than `MOST_BREAKS` places; `WriterBusy` beside a writer.
+    """
+    if first.is_person(second.person):
+        raise FourEyes("a mend takes two people: the second key is the first person's, too")
+    lease = take_lease(reader.engine)
+    try:
+        found = verify_chain(reader)
+        if found.intact:
+            raise RequestError("the audit chain is whole: there is nothing to mend")
+        with reading(reader.engine) as connection:
+            head, reached = read_head(connection), connection.scalar(_REACHED)
+        last = head.last_number or 0
+        breaks = list(islice(find_breaks(reader, last), MOST_BREAKS + 1))
+        if len(breaks) > MOST_BREAKS:
+            raise RequestError(
+                f"the audit chain is broken at more than {MOST_BREAKS} places: put back a backup"
+            )
+        detail = {
+            "second": second.name,
+            "reason": reason,
+            "first_bad": found.first_bad,
+            "after": last,
+            "breaks": [one.describe() for one in breaks],
+        }
+        entry = AuditEntry(first.name, MENDED, f"entry {found.first_bad}", detail)
+        sequence = max(head.sequence, reached or 0)
+        trusting = chained(
+            reader.engine, reader.vault, [entry], utc_now(), sequence=sequence, trusts_head=True
+        )
+        with trusting as (_, record):
+            return record
+    finally:
+        lease.release()
+
+
+_references = tables.references.c
+_REACHED = select(func.max(func.coalesce(_references.removed_sequence, _references.added_sequence)))

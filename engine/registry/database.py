@@ -1,4 +1,5 @@
-"""Connections to SQLite or PostgreSQL, their transactions and errors, and batched reads."""
+"""Connections to SQLite or PostgreSQL, the schema that they must have, their transactions and
+errors, and batched reads."""
 
 from __future__ import annotations
 
@@ -26,14 +27,26 @@ from sqlalchemy import (
     bindparam,
     create_engine,
     event,
+    inspect,
     make_url,
 )
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.types import TypeDecorator
 
-from engine.errors import RegistryError, RowRefused, StorageFailed, StorageFull, advise_extra
+from engine.errors import (
+    RegistryError,
+    RegistryMissing,
+    RowRefused,
+    SchemaMismatch,
+    StorageFailed,
+    StorageFull,
+    advise_extra,
+)
 from engine.registry.vault import Vault
+
+REVISIONS = tuple(f"{number:04}" for number in range(1, 25))
+"""Every revision this version knows, oldest first; the last is the one it works with."""
 
 BUSY_TIMEOUT_MS = 10_000
 PAGE_BYTES, LARGE_PAGE_BYTES = 4_096, 16_384
@@ -135,10 +148,64 @@ def reading_often(place: Engine | Connection) -> Iterator[Connection]:
             connection.rollback()
 
 
+def version(connection: Connection) -> str | None:
+    """The revision that the database is at; `None` where there is no registry."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision = connection.exec_driver_sql(_VERSION).scalar()
+    return None if revision is None else str(revision)
+
+
+def require_known(connection: Connection) -> str:
+    """The revision of a registry; refuses a database without one, or of a newer version."""
+    found = version(connection)
+    if found is None:
+        raise RegistryMissing("this database holds no registry: run sosie init")
+    if found not in REVISIONS:
+        raise SchemaMismatch(
+            f"the registry's schema {found} is newer than this version of Sosie knows "
+            f"({REVISIONS[-1]}): install the version that made it"
+        )
+    return found
+
+
+def check(connection: Connection) -> None:
+    """Refuses a database whose schema is not the one this version works with."""
+    found = require_known(connection)
+    if found != REVISIONS[-1]:
+        raise SchemaMismatch(
+            f"the registry's schema {found} is older than {REVISIONS[-1]}: run sosie upgrade"
+        )
+
+
+_VERSION = "SELECT version_num FROM alembic_version"
+# On PostgreSQL an upgrade waits until those who write have come to their end, and who comes later
+# waits for it, and reads what it has left. On SQLite one transaction writes at a time.
+_WRITING, _UPGRADING = (f"{_VERSION} FOR {how}" for how in ("KEY SHARE", "UPDATE"))
+
+
 @contextmanager
 def changing(place: Engine | Connection) -> Iterator[Connection]:
     """A write transaction, kept when the block ends and undone when it raises; on a connection that
-    stays open, or on one of an engine.
+    stays open, or on one of an engine. Whatever is written to a registry is written in one.
+
+    `SchemaMismatch`, with nothing written, where a process of another version has upgraded the
+    registry since this one opened it.
+    """
+    with restructuring(place) as connection:
+        is_sqlite = connection.dialect.name == "sqlite"
+        found = connection.exec_driver_sql(_VERSION if is_sqlite else _WRITING).scalar()
+        if found != REVISIONS[-1]:
+            raise SchemaMismatch(
+                f"the registry was brought to schema {found} since this process opened it: "
+                "start it again, with the version of Sosie that did so"
+            )
+        yield connection
+
+
+@contextmanager
+def restructuring(place: Engine | Connection) -> Iterator[Connection]:
+    """`changing`, for whatever makes a registry or upgrades one: of no schema yet, or of an older.
 
     On SQLite it takes the write lock at once: a transaction that reads first and writes later
     could not wait for another writer any more.
@@ -149,6 +216,15 @@ def changing(place: Engine | Connection) -> Iterator[Connection]:
         connection = plain.execution_options(begins="BEGIN IMMEDIATE")
         with connection.begin():
             yield connection
+
+
+def hold_schema(connection: Connection) -> str:
+    """The revision of a registry that is to be upgraded, which nobody writes to until the caller's
+    transaction ends."""
+    found = require_known(connection)
+    if connection.dialect.name != "sqlite":
+        found = str(connection.exec_driver_sql(_UPGRADING).scalar())
+    return found
 
 
 def change_one(connection: Connection, statement: Executable, values: Mapping[str, Any]) -> None:
@@ -276,7 +352,7 @@ def overwrite_journal(engine: Engine) -> None:
     if path is None:
         return
     # Nobody else writes while the write lock is held, and this transaction has no use for it.
-    with changing(engine):
+    with restructuring(engine):
         try:
             handle = os.open(path, os.O_WRONLY)
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, case, insert, select, update
 
 from engine.errors import KeyRingForeign, ModelMismatch
 from engine.registry import audit, tables
@@ -36,7 +36,7 @@ def write_first(connection: Connection, vault: Vault, model_digest: str, at: dat
             writer_epoch=0,
             sequence=0,
             audit_number=first[-1].number,
-            audit_head=first[-1].hash,
+            chain_head=first[-1].hash,
             audit_mac=audit.authenticate_head(vault, first[-1].number, first[-1].hash, 0),
             created_at=at,
         )
@@ -89,6 +89,13 @@ def mark_converting(model_digest: str) -> str:
 def set_model(connection: Connection, digest: str) -> None:
     """Records the model that the references come from, or that they are being converted."""
     connection.execute(update(_deployment).values(model_digest=digest))
+
+
+def raise_epoch(connection: Connection, least: int = 0) -> None:
+    """Fences every writer of before; the new epoch is above `least`, too."""
+    epoch = _deployment.c.writer_epoch
+    highest = case((epoch > least, epoch), else_=least)
+    connection.execute(update(_deployment).values(writer_epoch=highest + 1))
 
 
 def check_data_key_is_newest(connection: Connection, vault: Vault) -> None:

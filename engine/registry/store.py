@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import Connection, Engine, Table, insert, inspect, select, text, update
+from sqlalchemy import Connection, Engine, Table, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from engine.errors import (
@@ -19,23 +19,27 @@ from engine.errors import (
     RegistryExists,
     RegistryMissing,
     RequestError,
-    SchemaMismatch,
     StorageFailed,
     StorageFull,
     WriterBusy,
 )
 from engine.registry import audit, deployment, rows, tables
 from engine.registry.accounts import Accounts
-from engine.registry.database import changing, connect, long_statements, reading, sqlite_file
+from engine.registry.database import (
+    check,
+    connect,
+    long_statements,
+    reading,
+    restructuring,
+    sqlite_file,
+    version,
+)
 from engine.registry.reader import Reader
 from engine.registry.records import ApiKey, AuditEntry, Carrier, SecondTemplate, utc_now
 from engine.registry.row_macs import bind_key, changing_rows, with_macs
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer, recorded, take_lease
 from engine.texts import mixes_scripts
-
-REVISIONS = tuple(f"{number:04}" for number in range(1, 24))
-"""Every revision this version knows, oldest first; the last is the one it works with."""
 
 ROOM_BYTES = 2**20
 """Less free space than the largest commits and their journal need counts as none."""
@@ -57,36 +61,6 @@ def upgrade_schema(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
-def version(connection: Connection) -> str | None:
-    """The revision that the database is at; `None` where there is no registry."""
-    if not inspect(connection).has_table("alembic_version"):
-        return None
-    revision = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    return None if revision is None else str(revision)
-
-
-def require_known(connection: Connection) -> str:
-    """The revision of a registry; refuses a database without one, or of a newer version."""
-    found = version(connection)
-    if found is None:
-        raise RegistryMissing("this database holds no registry: run sosie init")
-    if found not in REVISIONS:
-        raise SchemaMismatch(
-            f"the registry's schema {found} is newer than this version of Sosie knows "
-            f"({REVISIONS[-1]}): install the version that made it"
-        )
-    return found
-
-
-def check(connection: Connection) -> None:
-    """Refuses a database whose schema is not the one this version works with."""
-    found = require_known(connection)
-    if found != REVISIONS[-1]:
-        raise SchemaMismatch(
-            f"the registry's schema {found} is older than {REVISIONS[-1]}: run sosie upgrade"
-        )
-
-
 class Store(Reader):
     """The source of truth of one deployment, in SQLite or PostgreSQL."""
 
@@ -106,7 +80,7 @@ class Store(Reader):
         if path is not None:
             _claim(path)
         try:
-            with reachable(), changing(engine) as connection, long_statements(connection):
+            with reachable(), restructuring(engine) as connection, long_statements(connection):
                 if version(connection) is not None:
                     raise RegistryExists("this database holds a registry already: open it instead")
                 upgrade_schema(connection)
@@ -225,6 +199,8 @@ class Store(Reader):
         digest = filled[0][1].digest
         entry = AuditEntry(actor, "references.filled", digest, {"references": len(filled)})
         with self._recorded(entry) as connection:
+            # Its models may have changed places since it was opened.
+            deployment.check(connection, self.vault, self.model_digest)
             return rows.fill_references(connection, self.vault, filled)
 
     def add_api_key(self, key: ApiKey, *, actor: str) -> None:

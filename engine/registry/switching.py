@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, Row, Table, bindparam, delete, func, 
 from engine.errors import RequestError
 from engine.registry import deployment, store, tables
 from engine.registry.audit import AuditReader, read_head
-from engine.registry.database import KEYS, chunks, connect, reading
+from engine.registry.database import KEYS, check, chunks, connect, reading
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes, utc_now
 from engine.registry.row_macs import changing_rows
@@ -95,7 +95,7 @@ def _switch(
     reader = Reader(engine, vault)
     marker = deployment.SWITCHING + after
     with reading(engine) as connection:
-        store.check(connection)
+        check(connection)
         head = read_head(connection)
         is_resumed = head.model_digest == marker
         if not is_resumed:
@@ -105,7 +105,9 @@ def _switch(
         _require_ready(reader, after)
         entry = AuditEntry(actor, "model.switching", after, said)
         with chained(engine, vault, [entry], utc_now()) as (connection, _):
-            connection.execute(update(tables.deployment).values(model_digest=marker))
+            # Whoever wrote with the model of before, and lost the lease, writes no more.
+            deployment.raise_epoch(connection)
+            deployment.set_model(connection, marker)
     rotation_id = vault.of_dimension(dim).rotation_id
     total = _switch_references(reader, before, after, rotation_id, actor, progress)
     entry = AuditEntry(actor, "model.switched", after, said)

@@ -274,7 +274,7 @@ cursors = Table(
     Column("name", Code, primary_key=True),
     Column("number", BigInteger, nullable=False),
     Column("generation", BigInteger, nullable=False),
-    Column("holder", UuidText),
+    Column("held_by", UuidText),
     Column("held_until", Moment),
 )
 
@@ -376,7 +376,9 @@ deployment = Table(
     Column("writer_epoch", BigInteger, nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("audit_number", BigInteger, nullable=False),
-    Column("audit_head", LargeBinary, nullable=False),
+    # The last entry's hash; a new name keeps out processes of versions that do not look, as they
+    # write, whether the registry was upgraded since they opened it.
+    Column("chain_head", LargeBinary, nullable=False),
     # Of number, head and sequence; null until an upgrade has authenticated every row.
     Column("audit_mac", LargeBinary),
     Column("created_at", Moment, nullable=False),

@@ -25,7 +25,17 @@ from engine.errors import ChainBroken, KeyRingForeign, ModelMismatch
 from engine.models.transform import Conversion, Transform
 from engine.registry import deployment, store, tables
 from engine.registry.audit import AuditReader, read_head, verify_chain
-from engine.registry.database import changing, connect, long_statements, reading
+from engine.registry.database import (
+    REVISIONS,
+    changing,
+    check,
+    connect,
+    hold_schema,
+    long_statements,
+    reading,
+    require_known,
+    restructuring,
+)
 from engine.registry.records import ApiKey, AuditEntry, utc_now
 from engine.registry.rotation import header_of
 from engine.registry.row_macs import (
@@ -68,8 +78,8 @@ def upgrade(
     engine = connect(url)
     try:
         with store.reachable(), reading(engine) as connection:
-            before = store.require_known(connection)
-            is_newest = before == store.REVISIONS[-1]
+            before = require_known(connection)
+            is_newest = before == REVISIONS[-1]
             if is_newest and not _is_left(read_head(connection), conversion):
                 return Upgraded(before, before, is_converted=False)
         lease = take_lease(engine)
@@ -94,10 +104,10 @@ def bring_up_to_date(
     conversion: Conversion | None = None,
 ) -> Upgraded:
     """The same, of a registry that nobody else uses."""
-    with store.reachable(), changing(engine) as connection, long_statements(connection):
-        before = store.require_known(connection)
+    with store.reachable(), restructuring(engine) as connection, long_statements(connection):
+        before = hold_schema(connection)
         store.upgrade_schema(connection)
-        store.check(connection)
+        check(connection)
         if before < _CROPS_HAVE_CODES:
             _authenticate_crops(connection, vault)
         if before < _SEALS_ARE_COUNTED:
@@ -106,7 +116,7 @@ def bring_up_to_date(
             _forget_reasons(connection, vault)
     _authenticate(engine, vault, progress)
     is_converted = conversion is not None and _convert(engine, vault, conversion, progress)
-    return Upgraded(before, store.REVISIONS[-1], is_converted)
+    return Upgraded(before, REVISIONS[-1], is_converted)
 
 
 _CROPS_HAVE_CODES = "0011"
@@ -173,7 +183,7 @@ def _authenticate(engine: Engine, vault: Vault, progress: Progress | None) -> No
     if head.audit_mac is not None:
         return
     _require_ring(head, vault)
-    _require_sound(reader)
+    _require_sound(reader, head)
     with reading(engine) as connection, long_statements(connection):
         total = sum(_count_left(connection, table) for table in AUTHENTICATED)
     done = 0
@@ -191,12 +201,15 @@ def _authenticate(engine: Engine, vault: Vault, progress: Progress | None) -> No
         _bind_keys(connection, vault)
 
 
-def _require_sound(reader: AuditReader) -> None:
+def _require_sound(reader: AuditReader, head: Row[Any]) -> None:
     """All that an older registry has to tell whether it was altered is its chain."""
     found = verify_chain(reader, trusts_head=True)
-    if not found.intact:
+    first_bad = found.first_bad
+    if first_bad is None and head.last_number > head.audit_number:
+        first_bad = head.audit_number + 1
+    if first_bad is not None:
         raise ChainBroken(
-            f"the audit chain is broken at entry {found.first_bad}: put back a backup, then upgrade"
+            f"the audit chain is broken at entry {first_bad}: put back a backup, then upgrade"
         )
     audit = tables.audit.c
     told = reader.rows(
@@ -269,6 +282,8 @@ def _convert(
     if head.model_digest == conversion.before:
         entry = AuditEntry("sosie", "model.conversion", conversion.after, said)
         with chained(engine, vault, [entry], utc_now()) as (connection, _):
+            # Whoever wrote with the model of before, and lost the lease, writes no more.
+            deployment.raise_epoch(connection)
             deployment.set_model(connection, begun)
     turned = vault.turn(conversion.transform)
     _convert_references(reader, conversion, turned, progress)

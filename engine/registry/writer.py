@@ -43,6 +43,7 @@ from engine.registry.database import (
     open_connection,
     overwrite_journal,
     reading,
+    restructuring,
     sqlite_file,
     storage_errors,
     write_something,
@@ -201,7 +202,7 @@ _ADVANCE = (
     .where(_deployment.c.audit_number == bindparam("known_number"))
     .values(
         audit_number=bindparam("number"),
-        audit_head=bindparam("head"),
+        chain_head=bindparam("head"),
         audit_mac=bindparam("code"),
         sequence=bindparam("next_sequence"),
     )
@@ -247,8 +248,9 @@ def chained(
     Yields the connection and the last audit entry as it will be chained. Changes, audit entries
     and the new sequence are stored together or not at all. `LeaseLost`: a newer writer has taken
     over, or the connection broke during the commit and the outcome could not be read.
-    `ChainBroken`: somebody else has changed where the chain ends. With `trusts_head` the head is
-    authenticated for the first time.
+    `ChainBroken`: somebody else has changed where the chain ends. `SchemaMismatch`: the registry
+    was upgraded since it was opened. With `trusts_head` the chain goes on where its entries end,
+    and the head is authenticated for the first time, or anew.
     """
     assert entries, "nothing changes without an audit entry"
     records: list[AuditRecord] = []
@@ -263,7 +265,10 @@ def chained(
                 audit.require_head(vault, head, 0 if fence is None else fence.audit_number)
             if fence and (head.writer_epoch, head.sequence) != (fence.epoch, fence.sequence):
                 raise LeaseLost(_TAKEN_OVER)
-            records = audit.extend(vault, head.audit_number, head.audit_head, at, entries)
+            end = head.audit_number, head.chain_head
+            if trusts_head:
+                end = audit.find_end(connection, head)
+            records = audit.extend(vault, *end, at, entries)
             yield connection, records[-1]
             audit.append(connection, records)
             # What was sealed for it, or outside any transaction before.
@@ -307,7 +312,7 @@ def _advance(
 def _was_kept(engine: Engine, last: AuditRecord) -> bool:
     # A commit can fail after it took effect; its last audit hash tells, since no other has it.
     try:
-        with changing(engine) if sqlite_file(engine) else reading(engine) as connection:
+        with restructuring(engine) if sqlite_file(engine) else reading(engine) as connection:
             # The server may be committing still, for a client that is gone: its transaction
             # holds this row until it ends.
             connection.execute(_HOLD)
@@ -746,9 +751,7 @@ class Writer:
     def _take_over(self) -> None:
         # One transaction: a deposed writer's last commit is either seen here or fenced off.
         with changing(self._place) as connection:
-            connection.execute(
-                update(_deployment).values(writer_epoch=_deployment.c.writer_epoch + 1)
-            )
+            deployment.raise_epoch(connection)
             # Again, after `Store.open`: the data key may have been rotated in between.
             deployment.check_data_key_is_newest(connection, self.vault)
             deployment.check(connection, self.vault, self.model_digest)

@@ -22,26 +22,34 @@ MOST_SILENCE = timedelta(days=7)
 """The longest time without any audit entry that is taken as it is."""
 MOST_BACKWARDS = timedelta(days=1)
 """So far the moment of an entry may lie before that of the one before it."""
+MOST_SET = timedelta(hours=1)
+"""By so much a clock may be set while a service runs."""
 _ADVICE = (
     "nothing is deleted: set the clock right, then run "
     "`sosie retention confirm-clock DAY` with today's date"
 )
 
 
-def check_clock(reader: Reader, now: datetime) -> None:
+Seen = tuple[int, datetime | None]
+"""The number and moment of the last entry of the audit chain that was looked at."""
+
+
+def check_clock(reader: Reader, now: datetime, seen: Seen | None = None) -> Seen:
     """`ClockImplausible` where the clock, or the entries since retention last ran, jumped.
 
-    A run and a confirmation settle what lies before them.
+    A run and a confirmation settle what lies before them. What was `seen` before is not read again.
     """
-    newest = newest_of(reader, (RUN, CONFIRMED))
-    after = 0 if newest is None else newest.number
-    before = None if newest is None else newest.at
-    for number, at in read_moments(reader, after):
+    if seen is None:
+        newest = newest_of(reader, (RUN, CONFIRMED))
+        seen = (0, None) if newest is None else (newest.number, newest.at)
+    last, before = seen
+    for number, at in read_moments(reader, last):
         if before is not None:
             _require_near(before, at, f"entry {number} of the audit chain")
-        before = at
+        last, before = number, at
     if before is not None:
         _require_near(before, now, "this clock")
+    return last, before
 
 
 def find_clock_fault(reader: Reader, now: datetime) -> str | None:
@@ -54,15 +62,15 @@ def find_clock_fault(reader: Reader, now: datetime) -> str | None:
 
 
 def check_step(reader: Reader, expected: datetime, now: datetime, elapsed: timedelta) -> None:
-    """`ClockImplausible` where the clock was set by more than a day since it was last looked at.
+    """`ClockImplausible` where the clock was set by more than an hour since it was last looked at.
 
     `expected` is that look's moment and the time that has `elapsed` since, which no setting of a
     clock changes.
     """
-    if abs(now - expected) <= MOST_BACKWARDS:
+    if abs(now - expected) <= MOST_SET:
         return
     confirmed = newest_of(reader, (CONFIRMED,))
-    if confirmed is not None and timedelta() <= now - confirmed.at <= elapsed + MOST_BACKWARDS:
+    if confirmed is not None and timedelta() <= now - confirmed.at <= elapsed + MOST_SET:
         return
     raise ClockImplausible(
         f"the clock was set from {_show(expected)} to {_show(now)} while the service ran; {_ADVICE}"

@@ -1,14 +1,15 @@
-"""The audit chain: `audit show`, `audit verify`, `audit certificate`."""
+"""The audit chain: `audit show`, `audit verify`, `audit mend`, `audit certificate`."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.cli.inputs import HomeOption, open_deployment
+from serving.cli.inputs import HomeOption, open_deployment, require_words
 from serving.cli.output import (
     DEPLOYMENT,
     JsonFlag,
@@ -22,14 +23,21 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from engine.cases.case import Actor
     from engine.registry.records import AuditRecord
+    from serving.compose import Deployment
 
 MOST_ENTRIES = 100_000
 
 
 def register(app: typer.Typer) -> None:
-    summary = "Read and verify the audit chain, and certificates against it."
-    commands = {"show": show_entries, "verify": verify_entries, "certificate": check_file}
+    summary = "Read, verify and mend the audit chain, and hold certificates against it."
+    commands = {
+        "show": show_entries,
+        "verify": verify_entries,
+        "mend": mend,
+        "certificate": check_file,
+    }
     add_group(app, "audit", summary, DEPLOYMENT, **commands)
 
 
@@ -91,6 +99,7 @@ def verify_entries(
     """
     from engine.registry.audit import find_anchor_faults, read_anchors, verify_chain
     from engine.registry.damage import MOST_SHOWN, find_damage
+    from serving.api import serializers
     from serving.wire.fields import of_record
     from serving.wire.oversight import ChainHead, ChainReport
 
@@ -115,15 +124,64 @@ def verify_entries(
     if not found.intact:
         text = (
             f"[red]Broken[/] at entry {found.first_bad}: it or one before it was altered, "
-            "removed or added. Compare with a backup."
+            "removed or added. Compare with a backup, and put that back; or two operators let the "
+            "chain go on as it is, with `sosie audit mend`."
         )
+    text += "".join(f"\n[yellow]Mended[/]: {_describe_mend(one)}." for one in found.mends)
     if anchors is not None:
         text += f" {anchors:,} anchored heads were compared with it."
     text += "".join(f"\n[red]Damaged[/]: {escape(one)}." for one in damage)
-    answer = of_record(
-        ChainReport, found, head=ChainHead(number, head.hex()), damage=damage, anchors=anchors
-    )
+    mends = tuple(map(serializers.audit_entry, found.mends))
+    end = ChainHead(number, head.hex())
+    answer = of_record(ChainReport, found, head=end, damage=damage, anchors=anchors, mends=mends)
     print_answer(answer, text, as_json=as_json, is_no=not found.intact or bool(damage))
+
+
+def mend(
+    reason: Annotated[
+        str, typer.Option(help="Why the chain may go on as it is. It stays: no names.")
+    ],
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Let a broken audit chain go on: two operators seal what `audit verify` finds, by their keys.
+
+    Asks for both keys. Nothing that was altered or lost comes back; every later verification shows
+    the mend. Stop the service first, and keep a copy of the database as it is.
+    """
+    from engine.registry.damage import mend_chain
+    from serving.api import serializers
+
+    require_words(reason, "a reason", MAX_REASON_LENGTH)
+    with open_deployment(home, is_examined=True) as deployment:
+        people = [_ask_operator(deployment, which) for which in ("first", "second")]
+        record = mend_chain(deployment.store, reason, *people)
+    text = f"[green]Mended[/]: {_describe_mend(record)}."
+    print_answer(serializers.audit_entry(record), text, as_json=as_json)
+
+
+MAX_REASON_LENGTH = 500
+
+
+def _ask_operator(deployment: Deployment, which: str) -> Actor:
+    """Whose key is given; refused unless it is an operator's and in force."""
+    from engine.cases.case import Actor
+    from serving.access.authentication import Authenticator
+    from serving.access.authorization import Role
+    from serving.errors import Unauthenticated
+
+    text = typer.prompt(f"Key of the {which} operator", hide_input=True, err=True)
+    principal = asyncio.run(Authenticator(deployment.store, cache_s=0.0).admit(text))
+    if principal.role is not Role.OPERATOR or principal.person is None:
+        raise Unauthenticated("this key is no operator's: give one with a person of its own")
+    return Actor(principal.actor, principal.person)
+
+
+def _describe_mend(record: AuditRecord) -> str:
+    entry = record.entry
+    people = f"{entry.actor} and {entry.detail['second']}"
+    told = f"broken at {entry.subject}, sealed by {people}: {entry.detail['reason']}"
+    return escape(f"entry {record.number} ({record.at:%Y-%m-%d %H:%M} UTC), {told}")
 
 
 def check_file(

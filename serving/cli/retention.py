@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,14 +80,17 @@ def run_now(
     It cannot be undone. It may be interrupted at any point: the next run goes on. A running
     service does this itself, daily; steps of lines within seconds.
     """
+    from serving.retention import ClockWatch
+
     if certificate is not None:
         require_place(certificate)
     with open_deployment(home) as deployment:
         if dry_run:
             _show(deployment, as_json)
             return
-        made = _run(deployment, is_shown=not as_json)
-        erased = deployment.finish_erasures(name_actor())
+        watch = ClockWatch.of(deployment)
+        made = _run(deployment, watch.check(), is_shown=not as_json)
+        erased = deployment.finish_erasures(name_actor(), watch.check)
         if erased and not as_json:
             print_line(f"[green]Erased[/]: {len(erased)} documents that waited for cases.")
     _print_result(made, certificate, as_json)
@@ -117,17 +120,13 @@ def confirm_clock(
     print_answer({"today": day}, "[green]Confirmed[/]: the clock is right.", as_json=as_json)
 
 
-def _run(deployment: Deployment, *, is_shown: bool) -> RetentionCertificate:
+def _run(deployment: Deployment, now: datetime, *, is_shown: bool) -> RetentionCertificate:
     from engine.lifecycle.reverification import carry_out
-    from engine.registry.records import utc_now
-    from engine.retention.clock import check_clock
     from engine.retention.job import DirectRunner, preview, run_retention
     from serving.compose import read_schedule
     from serving.retention import retire_sweeps
 
     schedule = read_schedule(deployment.settings.retention)
-    now = utc_now()
-    check_clock(deployment.store, now)
     runner = DirectRunner(deployment.writer)
     lines = (runner, deployment.store, deployment.line_rules)
     steps = sum(iter(lambda: carry_out(*lines, now=now), 0))

@@ -40,7 +40,7 @@ from serving.errors import Busy, Interrupted, NotReady, describe
 from serving.line_steps import LineSteps
 from serving.registrar.operations import GRACE_S, OpenRegistry, Operations, Watermark, finish_by
 from serving.registrar.protocol import OPERATIONS, CallContext, Phase, Reply, Status, presentable
-from serving.retention import DailyRetention, PendingErasures
+from serving.retention import ClockWatch, DailyRetention, PendingErasures
 from serving.sections import ServeSettings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import PHASE, Meter
@@ -189,11 +189,12 @@ class Lifecycle:
             tell_overdue = partial(self._meter.set, metrics.ERASURES_OVERDUE)
             tell_steps = partial(self._meter.set, metrics.LINE_STEPS_OVERDUE)
             rules = deployment.line_rules
+            watch = ClockWatch.of(deployment)
             with (
-                DailyRetention.of(deployment, self._log, tell_refusal, examine),
-                PendingErasures(deployment, opened.case_closed, self._log, tell_overdue),
+                DailyRetention.of(deployment, self._log, watch, tell_refusal, examine),
+                PendingErasures(deployment, opened.case_closed, self._log, watch, tell_overdue),
                 DeliveryKeeper(deployment, self._meter, self._log),
-                LineSteps(opened.registrar, deployment.store, rules, self._log, tell_steps),
+                LineSteps(opened.registrar, deployment.store, rules, self._log, watch, tell_steps),
                 AuditExport.of(deployment, self._meter, self._log),
                 anchoring,
             ):
@@ -202,7 +203,7 @@ class Lifecycle:
             self._anchoring = None
             self._close(opened)
             # Or two galleries would be in memory while the next is opened.
-            del opened, deployment, anchoring, examine
+            del opened, deployment, anchoring, examine, watch
 
     def _open(self) -> OpenRegistry | None:
         """None where the service is closed meanwhile."""

@@ -166,7 +166,9 @@ class _Route:
         now, now_s = utc_now(), monotonic()
         for row in rows:
             assert row.due_at is not None, "a dead letter waits for nothing"
-            due_s = now_s + (row.due_at - now).total_seconds()
+            # By a clock that was ahead it would wait for as long as that.
+            longest_s = BACKOFF_S[min(max(row.attempts, 1), len(BACKOFF_S)) - 1]
+            due_s = now_s + min((row.due_at - now).total_seconds(), longest_s)
             given = (row.number, row.queue, row.at, None, row.attempts, due_s, row.fault)
             self._add(_Item(*given, has_row=True))
             if row.number > self.cursor.number:

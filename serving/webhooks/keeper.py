@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from datetime import timedelta
 from typing import TYPE_CHECKING, Self
 
 from structlog.typing import FilteringBoundLogger
@@ -87,7 +86,9 @@ class DeliveryKeeper:
         found = {one.id: self._webhooks.measure(one) for one in webhooks}
         waiting = [found[one.id] for one in active]
         moments = [one.oldest_at for one in waiting if one.oldest_at is not None]
-        age = utc_now() - min(moments) if moments else timedelta()
+        now = utc_now()
+        # What came by a clock that was ahead is as old as nothing.
+        age = now - min([now, *moments])
         self._meter.set(metrics.EVENTS_WAITING, sum(one.waiting for one in waiting))
         self._meter.set(metrics.EVENTS_AGE, age.total_seconds())
         self._meter.set(metrics.EVENTS_DEAD, sum(one.dead for one in found.values()))

@@ -299,7 +299,7 @@ class ChainHead(AnswerBody, frozen=True):
 
 class ChainReport(AnswerBody, frozen=True):
     """The whole chain, verified, and what is damaged in the database beside it; `anchors`: so many
-    heads were compared with it."""
+    heads were compared with it; `mends`: entries by which people have sealed what was broken."""
 
     entries: int
     intact: bool
@@ -307,6 +307,7 @@ class ChainReport(AnswerBody, frozen=True):
     head: ChainHead
     damage: tuple[str, ...]
     anchors: int | None = None
+    mends: tuple[AuditEntry, ...] = ()
 
 
 class CertificateCheck(AnswerBody, frozen=True):

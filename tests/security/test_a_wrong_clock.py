@@ -20,7 +20,7 @@ from engine.registry.records import AuditEntry, Changes, StoredAnswer, Tally, ut
 from engine.retention.clock import check_clock, check_step, confirm_clock
 from engine.retention.job import RUN, Schedule
 from serving.compose import Deployment
-from serving.retention import DailyRetention
+from serving.retention import ClockWatch, DailyRetention
 from serving.settings import load_settings
 
 YEARS, MONTH = timedelta(days=3650), Schedule(answers=timedelta(days=30))
@@ -74,7 +74,8 @@ def run_daily(
     log = structlog.wrap_logger(None, processors=[lines], wrapper_class=wrapper)
     job = DailyRetention(
         deployment.registrar, deployment.store, MONTH, None, log,
-        settle_s=0.0, clock=clock, tell_refusal=told.append,
+        settle_s=0.0, watch=ClockWatch(deployment.store, clock=clock),
+        tell_refusal=told.append,
     )  # fmt: skip
     setting()
     job._run()
@@ -211,7 +212,8 @@ def test_a_refused_run_is_tried_again_within_the_hour(deployment: Deployment, cl
     log = structlog.wrap_logger(None, processors=[LogCapture()])
     job = DailyRetention(
         deployment.registrar, deployment.store, MONTH, None, log,
-        settle_s=0.0, clock=clock, tell_refusal=told.append,
+        settle_s=0.0, watch=ClockWatch(deployment.store, clock=clock),
+        tell_refusal=told.append,
     )  # fmt: skip
     noon = clock_time(12)
     clock.off = YEARS

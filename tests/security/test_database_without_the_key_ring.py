@@ -69,7 +69,7 @@ def head_of(store: Store) -> tuple[int, Any, Any, int]:
     with changing(store.engine) as connection:
         return tuple(  # type: ignore[return-value]
             connection.execute(
-                text("SELECT audit_number, audit_head, audit_mac, sequence FROM deployment")
+                text("SELECT audit_number, chain_head, audit_mac, sequence FROM deployment")
             ).one()
         )
 
@@ -77,7 +77,7 @@ def head_of(store: Store) -> tuple[int, Any, Any, int]:
 def set_head(connection: Connection, number: int, head: Any, code: Any, sequence: int) -> None:
     connection.execute(
         text(
-            "UPDATE deployment SET audit_number = :n, audit_head = :h, audit_mac = :m, "
+            "UPDATE deployment SET audit_number = :n, chain_head = :h, audit_mac = :m, "
             "sequence = :s"
         ),
         {"n": number, "h": head, "m": code, "s": sequence},

@@ -24,7 +24,7 @@ from engine.retention.job import Schedule, run_retention
 from serving import retention
 from serving.compose import Deployment, read_schedule, read_time
 from serving.registrar.service import RegistrarService
-from serving.retention import DailyRetention, seconds_until
+from serving.retention import ClockWatch, DailyRetention, seconds_until
 from serving.sections import RetentionSettings, ServeSettings
 from serving.settings import Settings, load_settings
 from serving.telemetry.metrics import Meter
@@ -81,7 +81,8 @@ def retain(deployment: Deployment, log: Any) -> Callable[..., Any]:
     @contextmanager
     def start(at: clock_time | None, **more: Any) -> Iterator[DailyRetention]:
         parts = (deployment.registrar, deployment.store, MONTH, at, log)
-        with DailyRetention(*parts, **{"settle_s": 0.0, **more}) as opened:
+        watch = ClockWatch(deployment.store, clock=more.pop("clock", utc_now))
+        with DailyRetention(*parts, **{"settle_s": 0.0, "watch": watch, **more}) as opened:
             yield opened
 
     return start
@@ -170,8 +171,10 @@ def test_a_store_that_cannot_be_read_is_told_too(
         def rows(self, _query: Any) -> Any:
             raise OSError("a path")
 
-    parts = (deployment.registrar, Unreadable(), MONTH, NOON, log)
-    with DailyRetention(*parts, settle_s=0.0, clock=lambda: datetime(2026, 5, 4, tzinfo=UTC)):
+    source: Any = Unreadable()
+    watch = ClockWatch(source, clock=lambda: datetime(2026, 5, 4, tzinfo=UTC))
+    parts = (deployment.registrar, source, MONTH, NOON, log)
+    with DailyRetention(*parts, settle_s=0.0, watch=watch):
         wait_for(lambda: lines.entries)
     (told,) = lines.entries
     assert (told["code"], told["error"]) == ("INTERNAL", "OSError")

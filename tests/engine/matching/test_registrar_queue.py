@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from engine import batching
 from engine.errors import (
@@ -21,6 +22,7 @@ from engine.errors import (
     IdempotencyMismatch,
     NotFound,
     Overloaded,
+    SchemaMismatch,
     SosieError,
     StorageFull,
 )
@@ -34,6 +36,7 @@ from engine.matching.registrar import (
 )
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.reasons import Decision
+from engine.registry.database import restructuring
 from engine.registry.records import AuditEntry
 from engine.registry.writer import Writer
 from indexes.errors import ShardLost
@@ -210,6 +213,18 @@ def test_a_gallery_that_has_lost_a_shard_stops_the_registrar(lab: Any) -> None:
         with pytest.raises(GalleryBehind):
             registrar.submit(lab.request())
         assert isinstance(registrar.failure, GalleryBehind)
+    assert lab.store.counts()["enrollments"] == 1
+
+
+def test_a_registry_that_was_upgraded_stops_the_registrar(lab: Any) -> None:
+    with lab.registrar() as registrar:
+        enroll(registrar, lab.request())
+        with restructuring(lab.store.engine) as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        assert isinstance(enroll(registrar, lab.request())[0], SchemaMismatch)
+        with pytest.raises(SchemaMismatch, match="start it again"):
+            registrar.submit(lab.request())
+        assert isinstance(registrar.failure, SchemaMismatch)
     assert lab.store.counts()["enrollments"] == 1
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
-from engine.registry.audit import AuditReport, verify_chain
-from engine.registry.records import AuditEntry, Changes
-from tests.engine.registry.conftest import DECIDED
+from engine.cases.case import Actor
+from engine.errors import ChainBroken, FourEyes, RequestError, WriterBusy
+from engine.registry import tables
+from engine.registry.audit import MENDED, AuditReader, AuditReport, append, extend, verify_chain
+from engine.registry.damage import mend_chain
+from engine.registry.records import AuditEntry, AuditRecord, Changes, utc_now
+from engine.registry.store import Store
+from tests.engine.registry.conftest import DECIDED, MODEL, change
 
 TAMPERINGS = {
     "altered detail": ("UPDATE audit SET detail = '{\"score\":1}' WHERE number = 9", 9),
@@ -37,6 +42,16 @@ def test_chain_of_honest_entries_is_intact(trail) -> None:
     assert verify_chain(trail) == AuditReport(entries=11, intact=True, first_bad=None)
 
 
+def tamper(trail, tampering: str) -> int | None:
+    """Alters the chain; the first entry that is bad."""
+    statement, first_bad = TAMPERINGS[tampering]
+    if trail._engine.dialect.name == "postgresql":
+        statement = statement.replace("max(key_check)", "key_check")
+    with trail._engine.begin() as connection:
+        connection.execute(text(statement.replace(":1}", "\\:1}")))
+    return first_bad
+
+
 def verify_parts(trail, most: int) -> list[AuditReport]:
     last, after, found = trail.audit_head()[0], 0, []
     while after < last:
@@ -51,11 +66,7 @@ def verify_parts(trail, most: int) -> list[AuditReport]:
 def test_tampering_is_found_and_its_place_named_by_the_whole_and_by_parts(
     trail, tampering: str
 ) -> None:
-    statement, first_bad = TAMPERINGS[tampering]
-    if trail._engine.dialect.name == "postgresql":
-        statement = statement.replace("max(key_check)", "key_check")
-    with trail._engine.begin() as connection:
-        connection.execute(text(statement.replace(":1}", "\\:1}")))
+    first_bad = tamper(trail, tampering)
     report = verify_chain(trail)
     assert (report.intact, report.first_bad) == (False, first_bad)
     for most in (1, 3, 4, 100):
@@ -110,3 +121,86 @@ def test_a_part_behind_a_missing_entry_is_not_intact(trail) -> None:
     with trail._engine.begin() as connection:
         connection.execute(text("DELETE FROM audit WHERE number = 4"))
     assert verify_chain(trail, after=4, most=2) == AuditReport(4, intact=False, first_bad=4)
+
+
+ANNA, BOB = Actor("anna (key:k1)", "anna"), Actor("bob (key:k2)", "bob")
+LATER = {
+    "altered": "UPDATE audit SET subject = 'other' WHERE number = 7",
+    "removed": "DELETE FROM audit WHERE number = (SELECT max(number) - 1 FROM audit)",
+    "mend altered": "UPDATE audit SET actor = 'nobody' WHERE action = 'audit.mended'",
+    "mend removed": "DELETE FROM audit WHERE action = 'audit.mended'",
+    "cut": "DELETE FROM audit WHERE number = (SELECT max(number) FROM audit)",
+}
+
+
+@pytest.mark.parametrize("tampering", [*TAMPERINGS, "head of a version without codes"])
+def test_two_people_seal_a_broken_chain_and_the_mend_stays_visible(
+    trail, writer, database_url, tampering: str
+) -> None:
+    """Whatever was broken: it goes on, shows the mend, and each later alteration is found."""
+    writer.close()
+    if tampering in TAMPERINGS:
+        first_bad = tamper(trail, tampering)
+    else:
+        first_bad = trail.audit_head()[0] + 1
+        write_as_before_codes(trail)
+        assert verify_chain(trail).first_bad == first_bad + 1
+        first_bad += 1
+    made = mend_chain(trail, "an old process wrote", ANNA, BOB)
+    report = verify_chain(trail)
+    assert (report.intact, report.entries) == (True, made.number)
+    assert report.mends == (made,)
+    said = made.entry.detail
+    assert (made.entry.actor, said["second"], said["first_bad"]) == (ANNA.name, BOB.name, first_bad)
+    for most in (1, 3, 4, 100):
+        *_, last = verify_parts(trail, most)
+        assert (last.intact, last.entries) == (True, made.number)
+    with Store.open(database_url, trail.vault, model_digest=MODEL) as opened:
+        opened.note(AuditEntry("test", "test.done", "x"))
+        with opened.writer() as later:
+            later.commit(change(later.sequence))
+        assert verify_chain(opened).mends == (made,)
+    for statement in LATER.values():
+        with trail._engine.connect() as connection:
+            if connection.execute(text(statement)).rowcount:
+                assert not verify_chain(AuditReader(connection, trail.vault)).intact, statement
+
+
+def write_as_before_codes(trail) -> None:
+    """As a process of before 0007 does, which was opened before the upgrade to it."""
+    number, head = trail.audit_head()
+    entry = AuditEntry("old", "test.done", "x")
+    with trail._engine.begin() as connection:
+        records = extend(trail.vault, number, head, utc_now(), [entry])
+        append(connection, records)
+        moved = update(tables.deployment).values(
+            audit_number=records[-1].number, chain_head=records[-1].hash
+        )
+        connection.execute(moved)
+
+
+def test_a_mend_takes_two_people_a_broken_chain_and_no_writer(trail, writer, database_url) -> None:
+    with pytest.raises(WriterBusy):
+        mend_chain(trail, "x", ANNA, BOB)
+    writer.close()
+    with pytest.raises(RequestError, match="nothing to mend"):
+        mend_chain(trail, "x", ANNA, BOB)
+    tamper(trail, "cut tail")
+    with pytest.raises(FourEyes, match="two people"):
+        mend_chain(trail, "x", ANNA, Actor("ANNA (key:k9)", "ANNA"))
+    with pytest.raises(ChainBroken):
+        Store.open(database_url, trail.vault, model_digest=MODEL)
+
+
+def test_no_mend_is_believed_that_was_written_without_the_key_ring(trail) -> None:
+    """Nor does one hide what was altered anew at a place that was mended."""
+    tamper(trail, "altered detail")
+    with trail._engine.begin() as connection:
+        row = connection.execute(text("SELECT * FROM audit WHERE number = 9")).one()
+        for breaks in ([[9, row.hash.hex(), row.hash.hex()]], 7, [7], {}):
+            number = connection.scalar(text("SELECT max(number) FROM audit")) + 1
+            forged = AuditRecord(
+                number, utc_now(), AuditEntry("a", MENDED, "x", {"breaks": breaks}), row.hash
+            )
+            append(connection, [forged])
+    assert verify_chain(trail).first_bad == 9

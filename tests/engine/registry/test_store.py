@@ -20,7 +20,7 @@ from engine.errors import (
 )
 from engine.registry import store as schema
 from engine.registry import tables
-from engine.registry.database import changing, connect
+from engine.registry.database import REVISIONS, connect, restructuring, version
 from engine.registry.keyring import KeyRing
 from engine.registry.records import Carrier
 from engine.registry.store import Store
@@ -32,7 +32,7 @@ from tests.migrations import NotedMigrations, Upgrade
 
 def set_revision(url: str, revision: str) -> None:
     engine = connect(url)
-    with changing(engine) as connection:
+    with restructuring(engine) as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = :r"), {"r": revision})
     engine.dispose()
 
@@ -48,9 +48,9 @@ def test_migrations_give_exactly_the_metadata(
         with engine.connect() as connection:
             bring_up(connection)
             connection.rollback()
-    with changing(engine) as connection:
+    with restructuring(engine) as connection:
         bring_up(connection)
-        assert schema.version(connection) == schema.REVISIONS[-1]
+        assert version(connection) == REVISIONS[-1]
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, tables.metadata) == []
         found = inspect(connection)
@@ -65,8 +65,8 @@ def test_newest_revision_is_the_last_migration() -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
     script = ScriptDirectory.from_config(config)
-    assert script.get_current_head() == schema.REVISIONS[-1]
-    assert {step.revision for step in script.walk_revisions()} == set(schema.REVISIONS)
+    assert script.get_current_head() == REVISIONS[-1]
+    assert {step.revision for step in script.walk_revisions()} == set(REVISIONS)
 
 
 def test_registry_is_made_once(store: Store, database_url: str, vault: Vault) -> None:
@@ -179,13 +179,13 @@ def test_newer_schema_is_refused_and_left_alone(store: Store, database_url: str)
     ):
         with pytest.raises(SchemaMismatch, match="9999 is newer"):
             attempt()
-    set_revision(database_url, schema.REVISIONS[-1])
+    set_revision(database_url, REVISIONS[-1])
     Store.open(database_url, store.vault, model_digest=MODEL).close()
 
 
 def test_upgrade_of_a_current_registry_changes_nothing(store: Store, database_url: str) -> None:
     store.add_carrier(Carrier("green", "Green"), actor="test")
-    assert upgrade(database_url, store.vault) == (schema.REVISIONS[-1], schema.REVISIONS[-1], False)
+    assert upgrade(database_url, store.vault) == (REVISIONS[-1], REVISIONS[-1], False)
     assert store.counts()["carriers"] == 3
 
 

@@ -14,7 +14,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Table, insert, inspect, select, text, update
+from sqlalchemy import Column, Connection, MetaData, Table, insert, inspect, select, text, update
 
 from engine.cases.case import CaseOrigin
 from engine.errors import ChainBroken, ModelMismatch, SchemaMismatch, SealBroken, StorageFailed
@@ -24,7 +24,7 @@ from engine.registry import store as schema
 from engine.registry import upgrade as upgrades
 from engine.registry.audit import verify_chain
 from engine.registry.damage import find_damage
-from engine.registry.database import changing, connect
+from engine.registry.database import REVISIONS, changing, connect, restructuring
 from engine.registry.records import (
     ApiKey,
     AuditEntry,
@@ -60,7 +60,7 @@ def make_revision(url: str, vault: Vault, revision: str) -> dict[str, str]:
     if "sqlite" in url:
         Path(url.removeprefix("sqlite:///")).touch()
     engine = connect(url)
-    with changing(engine) as connection:
+    with restructuring(engine) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
         write_old_deployment(connection, vault)
@@ -75,6 +75,9 @@ def make_revision(url: str, vault: Vault, revision: str) -> dict[str, str]:
             connection.execute(insert(tables.cases).values(**values | case | found))
     engine.dispose()
     return ids
+
+
+NEW_NAMES = {"audit_head": "chain_head"}
 
 
 def write_old_deployment(connection: Connection, vault: Vault) -> None:
@@ -95,7 +98,10 @@ def write_old_deployment(connection: Connection, vault: Vault) -> None:
         "audit_head": first.hash,
         "created_at": at,
     }
-    connection.execute(insert(tables.deployment).values(**values))
+    columns = tables.deployment.c
+    typed = {name: columns[NEW_NAMES.get(name, name)].type for name in values}
+    old = Table("deployment", MetaData(), *(Column(*one) for one in typed.items()))
+    connection.execute(insert(old).values(**values))
     audit.append(connection, [first])
 
 
@@ -127,7 +133,7 @@ def rows_of_old(ids: dict[str, str]) -> list[tuple[Table, dict[str, object]]]:
 def test_upgrade_brings_an_older_revision_to_this_one_with_all_its_rows(
     database_url: str, vault: Vault, revision: str
 ) -> None:
-    newest = schema.REVISIONS[-1]
+    newest = REVISIONS[-1]
     ids = make_revision(database_url, vault, revision)
     with pytest.raises(
         SchemaMismatch, match=f"{revision} is older than {newest}: run sosie upgrade"
@@ -185,6 +191,7 @@ LIFE = ("limit_exemptions", "reverifications", "campaign_lines", "campaigns", "l
 
 def drop_life(connection: Connection) -> None:
     """Makes the registry one of before 0020."""
+    connection.execute(text("ALTER TABLE deployment RENAME COLUMN chain_head TO audit_head"))
     for name in LIFE:
         connection.execute(text(f"DROP TABLE {name}"))
     connection.execute(text("DROP INDEX ix_lines_closed_number"))
@@ -307,14 +314,14 @@ def test_an_upgrade_authenticates_all_that_is_there_and_may_be_killed_anywhere(
         assert keys["k3"].digest == b""
         with store.writer() as writer:
             writer.commit(change(writer.sequence))
-    assert upgrade(database_url, vault).before == schema.REVISIONS[-1]
+    assert upgrade(database_url, vault).before == REVISIONS[-1]
 
 
 def test_an_upgrade_binds_no_key_to_more_than_the_chain_says(
     database_url: str, vault: Vault, older: Changes
 ) -> None:
     engine = connect(database_url)
-    with changing(engine) as connection:
+    with restructuring(engine) as connection:
         connection.execute(text("UPDATE api_keys SET role = 'operator', carrier = NULL"))
     engine.dispose()
     upgrade(database_url, vault)
@@ -332,6 +339,22 @@ def test_an_upgrade_vouches_for_no_registry_that_had_its_codes(
     for _ in range(2):
         with pytest.raises(ChainBroken, match="put back a backup"):
             upgrade(database_url, store.vault)
+
+
+def test_an_upgrade_vouches_for_no_entry_beyond_the_head(
+    database_url: str, vault: Vault, older: Changes
+) -> None:
+    engine = connect(database_url)
+    with restructuring(engine) as connection:
+        connection.execute(
+            text(
+                "INSERT INTO audit SELECT number + 1, at, actor, action, subject, detail, hash "
+                "FROM audit WHERE number = (SELECT max(number) FROM audit)"
+            )
+        )
+    engine.dispose()
+    with pytest.raises(ChainBroken, match="put back a backup"):
+        upgrade(database_url, vault)
 
 
 @pytest.fixture

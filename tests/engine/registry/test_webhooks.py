@@ -13,7 +13,7 @@ from sqlalchemy import Column, MetaData, Table, func, insert, select, update
 from engine.errors import NotFound, SealBroken
 from engine.registry import cursors, tables
 from engine.registry import store as store_module
-from engine.registry.database import changing, connect
+from engine.registry.database import changing, connect, restructuring
 from engine.registry.events import EventType, _New, read_events, read_these, write_events
 from engine.registry.records import Carrier, new_id, utc_now
 from engine.registry.retention import Job, Kind, expire
@@ -161,7 +161,7 @@ def test_events_leave_by_their_age_whichever_rows_hold_them(
 def test_an_outbox_of_the_version_before_keeps_its_events(database_url: str) -> None:
     engine = connect(database_url)
     row = {"id": "a", "type": "line.closed", "at": utc_now(), "subject": "s", "data": b"x"}
-    with changing(engine) as connection:
+    with restructuring(engine) as connection:
         config = Config()
         config.set_main_option("script_location", str(store_module._MIGRATIONS))
         config.attributes["connection"] = connection

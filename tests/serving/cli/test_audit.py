@@ -139,3 +139,50 @@ def test_what_is_no_certificate_is_refused(
     assert_refused(
         sosie("audit", "certificate", tmp_path / "none", "--home", home), "cannot be read"
     )
+
+
+@pytest.fixture
+def keys(full_home: Path, sosie: Any) -> dict[str, str]:
+    """Of three operators, two of one name, and of a fraud team's, before the chain was broken."""
+    people = {"anna": "Anna", "too": "ANNA", "bob": "Bob"}
+    made = {
+        name: sosie(
+            *("apikey", "add", "--role", "operator", "--person", person, "--home", full_home),
+            "--json",
+        ).json["key"]
+        for name, person in people.items()
+    }
+    fraud = ("apikey", "add", "--role", "fraud", "--person", "Eve", "--home", full_home, "--json")
+    return made | {"eve": sosie(*fraud).json["key"], "none": "sosie_x"}
+
+
+def test_two_operators_let_a_broken_chain_go_on_and_every_verification_says_so(
+    full_home: Path, sosie: Any, keys: dict[str, str], assert_refused: Any
+) -> None:
+    alter(full_home, "UPDATE deployment SET audit_mac = key_check")
+    carrier = ("carrier", "add", "green", "--name", "Green", "--home", full_home)
+    assert_refused(sosie(*carrier), "run sosie audit verify")
+    verify = ("audit", "verify", "--home", full_home)
+    assert "sosie audit mend" in sosie(*verify).out
+    mend = ("audit", "mend", "--reason", "an old process wrote", "--home", full_home)
+    for first, second, advice in (
+        ("anna", "too", "two people"),
+        ("anna", "eve", "operator"),
+        ("none", "bob", "no key"),
+    ):
+        refused = sosie(*mend, given=f"{keys[first]}\n{keys[second]}\n")
+        assert refused.code != 0
+        assert advice in refused.err
+        assert keys[first] not in refused.out + refused.err
+    mended = sosie(*mend, "--json", given=f"{keys['anna']}\n{keys['bob']}\n")
+    assert (mended.code, mended.json["action"]) == (0, "audit.mended")
+    found = sosie(*verify, "--json")
+    assert (found.code, found.json["intact"]) == (0, True)
+    assert [one["number"] for one in found.json["mends"]] == [mended.json["number"]]
+    shown = sosie(*verify).out
+    for word in ("Mended", "Anna", "Bob", "an old process wrote"):
+        assert word in shown
+    assert "has mended" in sosie("doctor", "--home", full_home).out
+    assert sosie(*carrier).code == 0
+    again = sosie(*mend, given=f"{keys['anna']}\n{keys['bob']}\n")
+    assert "nothing to mend" in again.err

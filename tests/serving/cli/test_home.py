@@ -18,7 +18,7 @@ import pytest
 from engine.errors import CalibrationError
 from engine.faces.extractor import digest_embedding
 from engine.models.catalog import CARDS_FOLDER, load_card
-from engine.registry.store import REVISIONS
+from engine.registry.database import REVISIONS
 from serving.compose import Deployment
 from serving.settings import load_settings
 

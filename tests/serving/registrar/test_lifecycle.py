@@ -217,7 +217,7 @@ async def test_a_registry_that_another_process_has_changed_is_read_again(
         database.execute(f"UPDATE deployment SET {column} = {column} + 1")
         # It has the key ring as well.
         number, head, sequence = database.execute(
-            "SELECT audit_number, audit_head, sequence FROM deployment"
+            "SELECT audit_number, chain_head, sequence FROM deployment"
         ).fetchone()
         vault = load_vault(home, load_settings(home))
         code = authenticate_head(vault, number, head, sequence)

@@ -1,14 +1,17 @@
-"""A process that delivers until it is killed: `deliverer.py URL KEY_RING DIMENSION`."""
+"""A process that delivers until it is killed: `deliverer.py URL KEY_RING DIMENSION [DAYS]`, by a
+clock that is so many days ahead."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import structlog
 
 from engine.registry.keyring import KeyRing
+from engine.registry.records import utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.webhooks import Webhooks
@@ -31,8 +34,10 @@ def hurry() -> None:
 
 
 def main() -> None:
-    url, ring, dimension = sys.argv[1:]
+    url, ring, dimension, *days = sys.argv[1:]
     hurry()
+    ahead = timedelta(days=sum(map(int, days)))
+    delivery.utc_now = lambda: utc_now() + ahead
     vault = Vault(KeyRing.load(Path(ring)), int(dimension))
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     with Store.open(url, vault, model_digest=MODEL_DIGEST) as store:

@@ -1,0 +1,280 @@
+"""A process that was opened before an upgrade writes nothing after it; the chain stays whole."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from sqlalchemy import text
+
+from engine.errors import SchemaMismatch, StorageFailed
+from engine.registry import cursors, database
+from engine.registry import store as stores
+from engine.registry.audit import verify_chain
+from engine.registry.backup import make_backup
+from engine.registry.cursors import Cursor
+from engine.registry.database import restructuring, storage_errors
+from engine.registry.keyring import KeyRing
+from engine.registry.records import ApiKey, Carrier, SecondTemplate, Session, utc_now
+from engine.registry.store import Store
+from engine.registry.tables import metadata
+from engine.registry.upgrade import upgrade
+from engine.registry.webhooks import Progress, WebhookChange, Webhooks
+from engine.registry.writer import Writer
+from tests.engine.registry.conftest import ENTRY, change
+
+MINUTE = timedelta(minutes=1)
+SINK = "https://systems.example/a"
+
+
+class Opened(NamedTuple):
+    """What a process has open while another one upgrades the registry."""
+
+    store: Store
+    writer: Writer
+    webhooks: Webhooks
+    hook: str
+    folder: Path
+
+    @property
+    def cursor(self) -> Cursor:
+        return Cursor(self.hook, 0, 0)
+
+
+NOW = utc_now()
+KEY = ApiKey("k2", bytes(32), "", "carrier", "red", None, None, NOW)
+SESSION = Session("s2", bytes(32), "bob", "fraud", None, None, NOW, NOW + 60 * MINUTE, NOW)
+WRITES: dict[str, Callable[[Opened], object]] = {
+    "carrier add": lambda by: by.store.add_carrier(Carrier("new", "New"), actor="test"),
+    "carrier time-zone": lambda by: by.store.set_carrier_time_zone("red", "Asia/Tokyo", actor="x"),
+    "outlet add": lambda by: by.store.add_outlet("r9", "red", actor="test"),
+    "outlet time-zone": lambda by: by.store.set_outlet_time_zone("r1", "Asia/Tokyo", actor="x"),
+    "outlet close": lambda by: by.store.close_outlet("r1", actor="test"),
+    "apikey add": lambda by: by.store.add_api_key(KEY, actor="test"),
+    "apikey revoke": lambda by: by.store.revoke_api_key("k1", actor="test"),
+    "audit entry": lambda by: by.store.note(ENTRY),
+    "second templates": lambda by: by.store.fill_references(
+        [(1, SecondTemplate("second", bytes(4)))], actor="test"
+    ),
+    "sign in": lambda by: by.store.accounts.sign_in(SESSION, "u2", "c"),
+    "session used": lambda by: by.store.accounts.touch("s1", NOW + MINUTE),
+    "sign out": lambda by: by.store.accounts.sign_out("s1", actor="test"),
+    "sign out everywhere": lambda by: by.store.accounts.sign_out_person("anna", actor="test"),
+    "webhook create": lambda by: by.webhooks.create(SINK, (), carrier=None, actor="test"),
+    "webhook change": lambda by: by.webhooks.change(
+        by.hook, WebhookChange(sink=SINK + "b"), carrier=None, actor="test"
+    ),
+    "webhook rotate": lambda by: by.webhooks.rotate(by.hook, MINUTE, carrier=None, actor="test"),
+    "webhook remove": lambda by: by.webhooks.remove(by.hook, carrier=None, actor="test"),
+    "webhook replay": lambda by: by.webhooks.replay(by.hook, 0, carrier=None, actor="test"),
+    "webhook ask again": lambda by: by.webhooks.ask_again(by.hook, (), carrier=None, actor="test"),
+    "webhook progress": lambda by: by.webhooks.save("w", [Progress(by.cursor, 1)]),
+    "webhook gone": lambda by: by.webhooks.end(by.cursor, "w", actor="test"),
+    "webhook tidied": lambda by: by.webhooks.forget_left(),
+    "cursor held": lambda by: cursors.hold(by.store.engine, by.hook, "w", NOW, MINUTE),
+    "cursor released": lambda by: cursors.release(by.store.engine, by.hook, "w"),
+    "decisions": lambda by: by.writer.commit(change(by.writer.sequence)),
+    "work of the writer": lambda by: by.writer.changing(ENTRY).__enter__(),
+    "backup": lambda by: make_backup(by.store, by.writer, by.folder / "backup", actor="test"),
+    "a new writer": lambda by: by.writer.close() or by.store.writer(),  # type: ignore[func-returns-value]
+}
+
+
+@pytest.fixture
+def opened(store: Store, writer: Writer, tmp_path: Path) -> Opened:
+    webhooks = Webhooks(store.engine, store.vault)
+    hook, _ = webhooks.create(SINK, (), carrier=None, actor="test")
+    cursors.hold(store.engine, hook.id, "w", NOW, MINUTE)
+    store.add_api_key(ApiKey("k1", bytes(32), "", "carrier", "red", None, None, NOW), actor="test")
+    store.accounts.sign_in(replace(SESSION, id="s1", person="anna"), "u1", "c")
+    return Opened(store, writer, webhooks, hook.id, tmp_path)
+
+
+def rows_of(store: Store) -> dict[str, list[Any]]:
+    with store.engine.connect() as connection:
+        return {
+            one.name: sorted(map(repr, connection.execute(one.select())))
+            for one in metadata.sorted_tables
+        }
+
+
+def test_whatever_writes_looks_at_the_schema_in_its_own_transaction(opened: Opened) -> None:
+    store = opened.store
+    before = rows_of(store)
+    with restructuring(store.engine) as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    refused = []
+    for name, write in WRITES.items():
+        with pytest.raises(SchemaMismatch, match="schema 9999"):
+            write(opened)
+        refused.append(name)
+    assert refused == list(WRITES)
+    assert rows_of(store) == before
+    assert not (opened.folder / "backup").exists()
+
+
+def test_nothing_but_changing_and_making_a_registry_begins_a_transaction() -> None:
+    """So that no way of writing is left out above."""
+    folder = Path(database.__file__).parent
+    found = {
+        path.name: count
+        for path in folder.glob("*.py")
+        for count in (sum(path.read_text("utf-8").count(one) for one in (".begin(", ".commit()")),)
+        if count and path.name != "postgresql.py"
+    }
+    # The transaction itself, and a backup's reading of PostgreSQL.
+    assert found == {"database.py": 1, "backup.py": 1}
+
+
+LATER = """
+import sys
+from pathlib import Path
+from engine.errors import RegistryError
+from engine.registry import database, store, upgrade
+from engine.registry.keyring import KeyRing
+from engine.registry.vault import Vault
+
+url, ring, dim, folder = sys.argv[1:]
+store._MIGRATIONS = Path(folder)
+vault = Vault(KeyRing.load(Path(ring)), int(dim))
+print("ready", flush=True)
+for line in sys.stdin:
+    newest = line.strip()
+    database.REVISIONS = upgrade.REVISIONS = (*database.REVISIONS, newest)
+    while True:
+        try:
+            upgrade.upgrade(url, vault)
+            break
+        except RegistryError as error:
+            # Others write without a pause: whoever runs it runs it again.
+            if "SQLITE_BUSY" not in str(error):
+                raise
+    print(newest, flush=True)
+"""
+"""A later version of Sosie, which upgrades when it is told to which schema."""
+MIGRATION = """
+from alembic import op
+
+revision = "{after}"
+down_revision = "{before}"
+
+
+def upgrade():
+    op.execute("CREATE TABLE ended_{after} AS SELECT max(number) AS number FROM audit")
+    op.execute("ALTER TABLE carriers ADD COLUMN later_{after} INTEGER")
+"""
+ROUNDS = 20
+
+
+def test_of_twenty_upgrades_beside_processes_that_write_none_breaks_the_chain(
+    store: Store,
+    database_url: str,
+    key_ring: KeyRing,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = Path(shutil.copytree(stores._MIGRATIONS, tmp_path / "migrations"))
+    key_ring.save(ring := tmp_path / "keys.json")
+    given = (database_url, str(ring), str(store.vault.dim), str(folder))
+    with subprocess.Popen(
+        [sys.executable, "-c", LATER, *given],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as later:
+        assert later.stdout.readline() == "ready\n"
+        for number in range(ROUNDS):
+            after = str(1000 + number)
+            made = MIGRATION.format(before=database.REVISIONS[-1], after=after)
+            (folder / "versions" / f"{after}_later.py").write_text(made)
+            upgrade_beside_writers(store, later, after)
+            newest = store.rows(text(f"SELECT number FROM ended_{after}"))[0].number  # type: ignore[arg-type]
+            assert store.audit_head()[0] == newest
+            # The same processes, installed anew.
+            monkeypatch.setattr(database, "REVISIONS", (*database.REVISIONS, after))
+    assert later.returncode == 0
+    assert verify_chain(store).intact
+
+
+def upgrade_beside_writers(store: Store, later: Any, newest: str) -> None:
+    """Has the registry upgraded while two threads write, each until it is refused."""
+    begun = threading.Barrier(3)
+    refused: list[str] = []
+
+    def write(place: int) -> None:
+        begun.wait()
+        for number in range(100_000):
+            code = f"{newest}-{place}-{number}"
+            try:
+                if place == 0:
+                    store.add_carrier(Carrier(code, "x"), actor="test")
+                else:
+                    store.note(ENTRY)
+            except SchemaMismatch as error:
+                refused.append(str(error))
+                return
+            except StorageFailed:
+                # Busy: nothing was kept.
+                continue
+
+    threads = [threading.Thread(target=write, args=(place,)) for place in range(2)]
+    for one in threads:
+        one.start()
+    begun.wait()
+    later.stdin.write(f"{newest}\n")
+    later.stdin.flush()
+    assert later.stdout.readline() == f"{newest}\n"
+    for one in threads:
+        one.join()
+    assert len(refused) == 2
+
+
+# As the versions themselves sent it, before 0007 and at 0023.
+OLD_WRITES = (
+    "SELECT singleton, writer_epoch, sequence, audit_number, audit_head FROM deployment",
+    "UPDATE deployment SET sequence = 1, audit_number = audit_number + 1, audit_head = key_check",
+    "UPDATE deployment SET sequence = 1, audit_number = audit_number + 1, audit_head = key_check, "
+    "audit_mac = key_check WHERE deployment.audit_number = 1",
+    "UPDATE cursors SET holder = 'w', held_until = NULL WHERE cursors.name = 'a'",
+    "UPDATE cursors SET number = 9 WHERE cursors.name = 'a' AND cursors.holder = 'w'",
+)
+
+
+@pytest.fixture
+def of_0023(store: Store) -> Store:
+    """A registry as the last version left it that does not look."""
+    with restructuring(store.engine) as connection:
+        for statement in (
+            "ALTER TABLE deployment RENAME COLUMN chain_head TO audit_head",
+            "ALTER TABLE cursors RENAME COLUMN held_by TO holder",
+            "UPDATE alembic_version SET version_num = '0023'",
+        ):
+            connection.execute(text(statement))
+    return store
+
+
+def test_nor_does_a_process_of_a_version_that_does_not_look(
+    of_0023: Store, database_url: str
+) -> None:
+    def write(statement: str) -> None:
+        with storage_errors(), of_0023.engine.connect() as connection:
+            connection.execute(text(statement)).close()
+
+    for statement in OLD_WRITES:
+        write(statement)
+    assert upgrade(database_url, of_0023.vault).before == "0023"
+    before = rows_of(of_0023)
+    for statement in OLD_WRITES:
+        with pytest.raises(StorageFailed):
+            write(statement)
+    assert rows_of(of_0023) == before
+    assert verify_chain(of_0023).intact
+    of_0023.note(ENTRY)
