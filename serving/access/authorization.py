@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.cases.case import CaseKind, describe_actor
 from engine.errors import NotFound
@@ -40,6 +40,17 @@ class Role(StrEnum):
     OPERATOR = "operator"
 
 
+class Holder(NamedTuple):
+    """Whose share something is: a carrier's, or a role's of all tenants, and in it a key's."""
+
+    tenant: str
+    key_id: str
+
+
+NOBODY = Holder("", "")
+"""Whose share it is where no key has been admitted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """The holder of a key or a session. `carrier` is None for roles of all tenants, `outlet` for
@@ -61,6 +72,11 @@ class Principal:
     def credential(self) -> str:
         """By what it is authenticated."""
         return f"{'key' if self.ends_at is None else 'session'}:{self.key_id}"
+
+    @property
+    def holder(self) -> Holder:
+        """Whose share it takes."""
+        return Holder(tenant_of(self), self.key_id)
 
     @property
     def name(self) -> str:
@@ -206,8 +222,9 @@ def scope_of(principal: Principal) -> str | None:
     return principal.carrier
 
 
-def template_tenant(principal: Principal) -> str:
-    """Whom an issued template is bound to: a carrier with all its outlets, or the role."""
+def tenant_of(principal: Principal) -> str:
+    """Whom an issued template is bound to, and who shares what there is with others before its keys
+    do: a carrier with all its outlets, or the role."""
     carrier = scope_of(principal)
     # Prefixed, since a carrier's code may be a role's name.
     return f"role:{principal.role}" if carrier is None else f"carrier:{carrier}"

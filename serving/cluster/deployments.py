@@ -188,6 +188,7 @@ class Ingress:
             workers=1 if embedder is None else REMOTE_WORKERS,
             with_crops=read_crop_policy(settings.crops).keeps_any,
             second=deployment.second_embedder,
+            key_share=serve.key_share,
         )
         opened.callback(self._faces.close)
         self._registrar = RayRegistrar(

@@ -16,7 +16,7 @@ from serving.access.authorization import (
     outlet_of,
     scope_of,
     show_decision,
-    template_tenant,
+    tenant_of,
 )
 from serving.errors import Forbidden
 
@@ -28,10 +28,10 @@ EVERYBODY = (OUTLET, CARRIER, FRAUD, OPERATOR)
 
 
 def test_a_template_belongs_to_the_carrier_or_to_the_role() -> None:
-    tenants = [template_tenant(principal) for principal in EVERYBODY]
+    tenants = [tenant_of(principal) for principal in EVERYBODY]
     assert tenants == ["carrier:red", "carrier:red", "role:fraud", "role:operator"]
     named_alike = Principal("k5", Role.CARRIER, "role:fraud")
-    assert template_tenant(named_alike) not in tenants
+    assert tenant_of(named_alike) not in tenants
 
 
 @pytest.mark.parametrize("role", [Role.OUTLET, Role.CARRIER])
@@ -42,7 +42,7 @@ def test_a_tenants_key_without_a_tenant_may_do_nothing(role: Role) -> None:
     with pytest.raises(Forbidden):
         outlet_of(unbound, "r1")
     with pytest.raises(Forbidden):
-        template_tenant(unbound)
+        tenant_of(unbound)
     half = Principal("k7", Role.OUTLET, "red")
     with pytest.raises(Forbidden):
         outlet_of(half, None)
