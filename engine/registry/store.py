@@ -33,7 +33,7 @@ from engine.registry.row_macs import bind_key, changing_rows, with_macs
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer, recorded, take_lease
 
-REVISIONS = tuple(f"{number:04}" for number in range(1, 24))
+REVISIONS = tuple(f"{number:04}" for number in range(1, 25))
 """Every revision this version knows, oldest first; the last is the one it works with."""
 
 ROOM_BYTES = 2**20

@@ -32,12 +32,14 @@ MIN_BURST = 256
 
 
 class Role(StrEnum):
-    """`outlet` acts for one outlet, `carrier` for one tenant; the other two for all tenants."""
+    """`outlet` acts for one outlet, `carrier` for one tenant, `fraud` and `operator` for all;
+    `metrics` reads the metrics alone."""
 
     OUTLET = "outlet"
     CARRIER = "carrier"
     FRAUD = "fraud"
     OPERATOR = "operator"
+    METRICS = "metrics"
 
 
 class Holder(NamedTuple):
@@ -135,9 +137,11 @@ class Action(StrEnum):
     BACK_UP = "back_up"
     IMPORT = "import"
     READ_METRICS = "read_metrics"
+    READ_KEY = "read_whose_key_it_is"
 
 
 _OUTLET, _CARRIER, _FRAUD, _OPERATOR = Role.OUTLET, Role.CARRIER, Role.FRAUD, Role.OPERATOR
+_PEOPLE = frozenset(Role) - {Role.METRICS}
 _FACES = frozenset({_OUTLET, _CARRIER, _FRAUD})
 
 PERMISSIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
@@ -167,11 +171,12 @@ PERMISSIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
         Action.RESTRICT_OUTLETS: frozenset({_FRAUD}),
         Action.REPORT_DEATH: frozenset({_FRAUD, _OPERATOR}),
         Action.REVEAL: frozenset({_FRAUD}),
-        Action.READ_THRESHOLDS: frozenset(Role),
+        Action.READ_THRESHOLDS: _PEOPLE,
+        Action.READ_KEY: _PEOPLE,
         Action.READ_EVENTS: frozenset({_CARRIER, _FRAUD, _OPERATOR}),
         Action.MANAGE_WEBHOOKS: frozenset({_CARRIER, _OPERATOR}),
         Action.READ_AUDIT: frozenset({_OPERATOR}),
-        Action.READ_METRICS: frozenset({_OPERATOR}),
+        Action.READ_METRICS: frozenset({_OPERATOR, Role.METRICS}),
         Action.BACK_UP: frozenset({_OPERATOR}),
         Action.IMPORT: frozenset({_OPERATOR}),
     }
@@ -225,7 +230,7 @@ def scope_of(principal: Principal) -> str | None:
 def tenant_of(principal: Principal) -> str:
     """Whom an issued template is bound to, and who shares what there is with others before its keys
     do: a carrier with all its outlets, or the role."""
-    carrier = scope_of(principal)
+    carrier = None if principal.role is Role.METRICS else scope_of(principal)
     # Prefixed, since a carrier's code may be a role's name.
     return f"role:{principal.role}" if carrier is None else f"carrier:{carrier}"
 

@@ -10,6 +10,8 @@ import pytest
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from serving.access.authorization import (
+    PERMISSIONS,
+    Action,
     Principal,
     Role,
     name_holder,
@@ -24,6 +26,7 @@ OUTLET = Principal("k1", Role.OUTLET, "red", "r1")
 CARRIER = Principal("k2", Role.CARRIER, "red")
 FRAUD = Principal("k3", Role.FRAUD)
 OPERATOR = Principal("k4", Role.OPERATOR)
+METRICS = Principal("k8", Role.METRICS)
 EVERYBODY = (OUTLET, CARRIER, FRAUD, OPERATOR)
 
 
@@ -32,6 +35,13 @@ def test_a_template_belongs_to_the_carrier_or_to_the_role() -> None:
     assert tenants == ["carrier:red", "carrier:red", "role:fraud", "role:operator"]
     named_alike = Principal("k5", Role.CARRIER, "role:fraud")
     assert tenant_of(named_alike) not in tenants
+
+
+def test_a_key_for_metrics_reads_them_and_touches_nobodys_rows() -> None:
+    assert {one for one in Action if METRICS.role in PERMISSIONS[one]} == {Action.READ_METRICS}
+    with pytest.raises(Forbidden):
+        scope_of(METRICS)
+    assert METRICS.holder == ("role:metrics", "k8")
 
 
 @pytest.mark.parametrize("role", [Role.OUTLET, Role.CARRIER])
