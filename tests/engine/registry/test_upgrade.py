@@ -15,10 +15,16 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Table, insert, inspect, select, text, update
-from sqlalchemy.exc import IntegrityError
 
 from engine.cases.case import CaseOrigin
-from engine.errors import ChainBroken, ModelMismatch, SchemaMismatch, SealBroken, StorageFailed
+from engine.errors import (
+    ChainBroken,
+    ModelMismatch,
+    RowRefused,
+    SchemaMismatch,
+    SealBroken,
+    StorageFailed,
+)
 from engine.models.transform import Conversion, Transform
 from engine.registry import audit, deployment, tables
 from engine.registry import store as schema
@@ -463,7 +469,7 @@ def test_an_upgraded_registry_takes_keys_for_metrics_and_refuses_what_it_refused
     wrong = [{"role": "else"}, {"carrier": "red"}, {"role": "carrier"}, {"rate_limit": 0.0}]
     wrong += [{"role": "carrier", "carrier": "red", "outlet": "r1"}]
     for changes in wrong:
-        with pytest.raises(IntegrityError), changing(engine) as connection:
+        with pytest.raises(RowRefused), changing(engine) as connection:
             connection.execute(insert(tables.api_keys), row | changes)
     with changing(engine) as connection:
         connection.execute(insert(tables.api_keys), row)
