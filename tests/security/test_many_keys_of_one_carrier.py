@@ -104,5 +104,7 @@ def test_enrollments_of_another_carrier_are_decided_beside_slow_and_large_bodies
             answer = honest.post(url, content=to_json(body), headers=headers)
             assert answer.status_code == 201, answer.text
             assert budget[ATTACKER]
-            assert not held[ATTACKER]
+            # For a moment each question whose a key is has one, and no body that comes.
+            while held[ATTACKER]:
+                assert time.monotonic() < deadline
     assert statuses.keys() <= {0, 400, 408, 413, 429}
