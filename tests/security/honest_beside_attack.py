@@ -173,7 +173,8 @@ def slow_bodies(url: str, keys: dict[str, str], kind: str) -> Iterator[None]:
         return
     count, each = MANY[kind]
     given = "\n".join(keys[f"r1 {number}"] for number in range(count))
-    command = [sys.executable, "-m", "tests.security.slow_bodies"]
+    # Others would send them from machines of their own.
+    command = ["nice", "-n", "19", sys.executable, "-m", "tests.security.slow_bodies"]
     command += [str(httpx.URL(url).port), str(each)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
