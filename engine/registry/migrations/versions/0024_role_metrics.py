@@ -17,9 +17,9 @@ KEPT = {
 def upgrade() -> None:
     """Lets a key have the role; the others stay as they are."""
     # SQLite makes the table anew, and none of its checks is read back.
-    checks = [
+    checks = tuple(
         sa.CheckConstraint(text, name=op.f(f"ck_api_keys_{name}")) for name, text in KEPT.items()
-    ]
+    )
     with op.batch_alter_table("api_keys", table_args=checks) as keys:
         if op.get_bind().dialect.name != "sqlite":
             keys.drop_constraint(op.f("ck_api_keys_role"), type_="check")
