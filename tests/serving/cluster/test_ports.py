@@ -50,8 +50,8 @@ def test_a_call_without_the_token_is_refused_before_it_is_unpickled(
     )
     for pid in (*served.roles[Role.INGRESS], *served.roles[Role.REGISTRAR]):
         codes = []
-        for host, port in _list_ports(pid):
-            with grpc.insecure_channel(f"{host}:{port}") as channel:
+        for _, port in _list_ports(pid):
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
                 stub = serve_pb2_grpc.ASGIServiceStub(channel)
                 for method in (stub.HandleRequest, stub.HandleRequestWithRejection):
                     with pytest.raises(grpc.RpcError) as refused:
