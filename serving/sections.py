@@ -344,7 +344,7 @@ class ServeSettings(Section):
         f"{REMOTE_ENROLLMENTS} where it is not set",
     )
     key_share: float = Field(
-        default=0.5, gt=0, le=1, description="share of each of these three bounds for one key"
+        default=0.5, gt=0, le=1, description="of these for a key; a carrier leaves half of the rest"
     )
     connections_per_address: int = Field(
         default=512, ge=0, description="open connections from one address; 0: no bound"
@@ -367,7 +367,7 @@ class ServeSettings(Section):
     rate_limit: float = Field(
         default=100,
         ge=0,
-        description="items a second for a key without a limit of its own; 0: none",
+        description="items a second for a key without its own limit, a carrier ten times; 0: none",
     )
     metrics_port: int = Field(
         default=0, ge=0, le=65535, description="/metrics without a key, on loopback; 0: off"

@@ -45,7 +45,7 @@ from engine.errors import (
 )
 from engine.registry.vault import Vault
 
-REVISIONS = tuple(f"{number:04}" for number in range(1, 25))
+REVISIONS = tuple(f"{number:04}" for number in range(1, 26))
 """Every revision this version knows, oldest first; the last is the one it works with."""
 
 BUSY_TIMEOUT_MS = 10_000

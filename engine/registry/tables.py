@@ -679,7 +679,7 @@ api_keys = Table(
     Column("expires_at", Moment),
     Column("revoked_at", Moment),
     Column("person", String(200)),
-    CheckConstraint("role IN ('outlet', 'carrier', 'fraud', 'operator')", name="role"),
+    CheckConstraint("role IN ('outlet', 'carrier', 'fraud', 'operator', 'metrics')", name="role"),
     CheckConstraint("(role IN ('outlet', 'carrier')) = (carrier IS NOT NULL)", name="carrier"),
     CheckConstraint("(role = 'outlet') = (outlet IS NOT NULL)", name="outlet"),
     CheckConstraint("rate_limit > 0", name="rate_limit"),

@@ -1,4 +1,5 @@
-"""Authentication: API keys and sessions, which are in force, and how fast each may call.
+"""Authentication: API keys and sessions, which are in force, how fast each may call, and how much
+each may have at once. Carriers share first, then the keys of each.
 
 A key is `sosie_<id>_<secret>`: the id names its row and may be shown, the secret is random. The
 registry knows it by a digest alone. What a session's cookie holds has the same form, and is no key:
@@ -9,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
 import re
 import secrets
 import string
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -25,13 +28,16 @@ from engine.registry.reader import Reader
 from engine.registry.records import ApiKey, Session, utc_now
 from engine.registry.row_macs import bind_key, bind_session
 from engine.registry.vault import Vault
-from serving.access.authorization import MIN_BURST, Principal, Role
-from serving.errors import RateLimited, SessionEnded, Unauthenticated
+from serving.access.authorization import MIN_BURST, Holder, Principal, Role
+from serving.errors import Busy, RateLimited, SessionEnded, Unauthenticated
 
 MAX_KNOWN = 10_000
 """Most keys, and most unknown ids, in the cache."""
 UNKNOWN_PER_S = 100.0
 """Most unknown ids that are looked up in a second."""
+KEYS_OF_CARRIER = 10
+"""All keys of a carrier together may call as fast as so many without a rate of their own, or as the
+fastest of them."""
 
 _Value = TypeVar("_Value")
 _REFUSAL = "no key, or not one in force: send it as Authorization: Bearer sosie_…"
@@ -146,6 +152,10 @@ class TokenBucket:
         self.rate = rate
         self.burst = max(rate, float(MIN_BURST))
 
+    def give_back(self, items: float) -> None:
+        """What was taken, by a call that does not pass for another reason."""
+        self._tokens += items
+
     def take(self, items: float, now: float, *, paid: float = 0) -> float:
         """Takes the tokens of a call and returns 0, or takes none and returns the seconds to wait.
 
@@ -162,14 +172,53 @@ class TokenBucket:
         return 0.0
 
 
+def count_shares(held: Counter[str | Holder], change: int, holder: Holder) -> None:
+    """Counts it for the carrier and for the key; what is 0 is not kept."""
+    for one in (holder.tenant, holder):
+        held[one] += change
+        if not held[one]:
+            del held[one]
+
+
+class Places:
+    """So many places, of which a key has its share at most, and all keys of a carrier leave half of
+    the rest to others; for one event loop."""
+
+    __slots__ = ("_held", "_of_carrier", "_of_key", "_what", "left")
+
+    def __init__(self, count: int, key_share: float, what: str) -> None:
+        self._of_key = max(1, math.ceil(count * key_share))
+        self._of_carrier = math.ceil((count + self._of_key) / 2)
+        self._held: Counter[str | Holder] = Counter()
+        self._what = what
+        self.left = count
+
+    def take(self, holder: Holder, count: int = 1) -> None:
+        """Takes them until `give_back`; `Busy` where too many are held."""
+        for whose, most in ((holder, self._of_key), (holder.tenant, self._of_carrier)):
+            if self._held[whose] + count > most:
+                by = "key" if whose is holder else "carrier"
+                raise Busy(f"too many {self._what} at once by this {by}: try again later")
+        if count > self.left:
+            raise Busy(f"too many {self._what} at once: try again later")
+        self.left -= count
+        count_shares(self._held, count, holder)
+
+    def give_back(self, holder: Holder, count: int = 1) -> None:
+        self.left += count
+        count_shares(self._held, -count, holder)
+
+
 @dataclass(slots=True)
 class _Known:
-    """A key or a session in force, as it was looked up; `until` is on the authenticator's clock."""
+    """A key or a session in force, as it was looked up; `until` is on the authenticator's clock.
+
+    `buckets` are its own and its carrier's, those that there are."""
 
     principal: Principal
     row: ApiKey | Session
     until: float
-    bucket: TokenBucket | None
+    buckets: tuple[TokenBucket, ...]
 
 
 TOUCHED_AFTER = timedelta(minutes=1)
@@ -180,8 +229,8 @@ class Authenticator:
     """Authenticates the keys and sessions of one registry, with a cache; for one event loop.
 
     What is revoked or expires, or whose outlet is closed, is refused at the latest `cache_s` after.
-    `rate_limit`, in items a second, is for keys without their own (0: none); of every limit this
-    one gives its share (`share`). Without `accounts` there are no sessions;
+    `rate_limit`, in items a second, is for keys without their own (0: none, and none for carriers);
+    of every limit this one gives its share (`share`). Without `accounts` there are no sessions;
     one that is not used for `idle` has ended.
     """
 
@@ -206,6 +255,7 @@ class Authenticator:
         self._clock = clock
         self._now = now
         self._known: dict[str, _Known] = {}
+        self._carriers: dict[str, TokenBucket] = {}
         self._absent: dict[str, float] = {}
         self._lookups: dict[str, asyncio.Task[_Known | None]] = {}
         self._unknown = TokenBucket(UNKNOWN_PER_S, clock())
@@ -216,9 +266,9 @@ class Authenticator:
         so that a key may enroll as often as it may ask."""
         assert 1 <= enrolling <= replicas
         self._enrollment_items = enrolling / replicas
-        for known in self._known.values():
-            if known.bucket is not None:
-                known.bucket.change_rate(known.bucket.rate * self._replicas / replicas)
+        own = [known.buckets[0] for known in self._known.values() if known.buckets]
+        for bucket in {*own, *self._carriers.values()}:
+            bucket.change_rate(bucket.rate * self._replicas / replicas)
         self._replicas = replicas
 
     def admit_known(self, key: str | None, *, enrolls: bool = False) -> Principal | None:
@@ -232,7 +282,7 @@ class Authenticator:
         now = self._clock()
         if known is None or now >= known.until or not self._matches(presented, known):
             return None
-        _take(known.bucket, self._weigh(1, enrolls), now)
+        _take(known.buckets, self._weigh(1, enrolls), now)
         return known.principal
 
     async def admit(self, key: str | None, *, enrolls: bool = False) -> Principal:
@@ -240,7 +290,7 @@ class Authenticator:
         known = await self._find_known(parse_key(key))
         if known is None:
             raise Unauthenticated(_REFUSAL)
-        _take(known.bucket, self._weigh(1, enrolls), self._clock())
+        _take(known.buckets, self._weigh(1, enrolls), self._clock())
         return known.principal
 
     async def admit_session(self, text: str | None, *, enrolls: bool = False) -> Principal:
@@ -248,7 +298,7 @@ class Authenticator:
         known = await self._find_known(parse_key(text, Credential.SESSION))
         if known is None:
             raise SessionEnded("your session has ended: sign in again")
-        _take(known.bucket, self._weigh(1, enrolls), self._clock())
+        _take(known.buckets, self._weigh(1, enrolls), self._clock())
         return known.principal
 
     def is_to_be_touched(self, principal: Principal) -> bool:
@@ -271,7 +321,7 @@ class Authenticator:
         known = self._known.get(principal.credential)
         if known is not None and items > 0:
             due, paid = (self._weigh(count, enrolls) for count in (items, 1))
-            _take(known.bucket, due, self._clock(), paid=paid)
+            _take(known.buckets, due, self._clock(), paid=paid)
 
     def _weigh(self, items: int, enrolls: bool) -> float:
         return items * self._enrollment_items if enrolls else items
@@ -374,8 +424,22 @@ class Authenticator:
             # It keeps its bucket: a look-up brings no new allowance.
             return replace(before, row=row, until=until)
         rate = self._rate_limit if own_rate is None else own_rate
-        bucket = TokenBucket(rate / self._replicas, self._clock()) if rate > 0 else None
-        return _Known(principal, row, until, bucket)
+        if rate <= 0:
+            return _Known(principal, row, until, ())
+        own = TokenBucket(rate / self._replicas, self._clock())
+        of_carrier = None if row.carrier is None else self._bound_carrier(row.carrier, own.rate)
+        return _Known(principal, row, until, (own,) if of_carrier is None else (own, of_carrier))
+
+    def _bound_carrier(self, carrier: str, of_key: float) -> TokenBucket | None:
+        """The bucket that all keys of a carrier share, at least as fast as this one of them."""
+        if not self._rate_limit:
+            return None
+        rate = max(self._rate_limit * KEYS_OF_CARRIER / self._replicas, of_key)
+        bucket = self._carriers.get(carrier)
+        if bucket is None:
+            bucket = self._carriers[carrier] = TokenBucket(rate, self._clock())
+        bucket.change_rate(max(rate, bucket.rate))
+        return bucket
 
 
 def _remember(places: dict[str, _Value], key_id: str, value: _Value) -> None:
@@ -386,7 +450,15 @@ def _remember(places: dict[str, _Value], key_id: str, value: _Value) -> None:
     places[key_id] = value
 
 
-def _take(bucket: TokenBucket | None, items: float, now: float, *, paid: float = 0) -> None:
-    wait_s = 0.0 if bucket is None else bucket.take(items, now, paid=paid)
-    if wait_s:
-        raise RateLimited("the key has spent its rate: wait as long as Retry-After says", wait_s)
+def _take(buckets: tuple[TokenBucket, ...], items: float, now: float, *, paid: float = 0) -> None:
+    """Takes the tokens of a call from each, or from none."""
+    taken: list[TokenBucket] = []
+    for bucket in buckets:
+        wait_s = bucket.take(items, now, paid=paid)
+        if wait_s:
+            for one in taken:
+                one.give_back(items)
+            whose = "carrier's keys have" if taken else "key has"
+            told = f"the {whose} spent the rate: wait as long as Retry-After says"
+            raise RateLimited(told, wait_s)
+        taken.append(bucket)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.cases.case import CaseKind, describe_actor
 from engine.errors import NotFound
@@ -32,12 +32,25 @@ MIN_BURST = 256
 
 
 class Role(StrEnum):
-    """`outlet` acts for one outlet, `carrier` for one tenant; the other two for all tenants."""
+    """`outlet` acts for one outlet, `carrier` for one tenant, `fraud` and `operator` for all;
+    `metrics` reads the metrics alone."""
 
     OUTLET = "outlet"
     CARRIER = "carrier"
     FRAUD = "fraud"
     OPERATOR = "operator"
+    METRICS = "metrics"
+
+
+class Holder(NamedTuple):
+    """Whose share something is: a carrier's, or a role's of all tenants, and in it a key's."""
+
+    tenant: str
+    key_id: str
+
+
+NOBODY = Holder("", "")
+"""Whose share it is where no key has been admitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +74,11 @@ class Principal:
     def credential(self) -> str:
         """By what it is authenticated."""
         return f"{'key' if self.ends_at is None else 'session'}:{self.key_id}"
+
+    @property
+    def holder(self) -> Holder:
+        """Whose share it takes."""
+        return Holder(tenant_of(self), self.key_id)
 
     @property
     def name(self) -> str:
@@ -119,9 +137,11 @@ class Action(StrEnum):
     BACK_UP = "back_up"
     IMPORT = "import"
     READ_METRICS = "read_metrics"
+    READ_KEY = "read_whose_key_it_is"
 
 
 _OUTLET, _CARRIER, _FRAUD, _OPERATOR = Role.OUTLET, Role.CARRIER, Role.FRAUD, Role.OPERATOR
+_PEOPLE = frozenset(Role) - {Role.METRICS}
 _FACES = frozenset({_OUTLET, _CARRIER, _FRAUD})
 
 PERMISSIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
@@ -151,11 +171,12 @@ PERMISSIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
         Action.RESTRICT_OUTLETS: frozenset({_FRAUD}),
         Action.REPORT_DEATH: frozenset({_FRAUD, _OPERATOR}),
         Action.REVEAL: frozenset({_FRAUD}),
-        Action.READ_THRESHOLDS: frozenset(Role),
+        Action.READ_THRESHOLDS: _PEOPLE,
+        Action.READ_KEY: _PEOPLE,
         Action.READ_EVENTS: frozenset({_CARRIER, _FRAUD, _OPERATOR}),
         Action.MANAGE_WEBHOOKS: frozenset({_CARRIER, _OPERATOR}),
         Action.READ_AUDIT: frozenset({_OPERATOR}),
-        Action.READ_METRICS: frozenset({_OPERATOR}),
+        Action.READ_METRICS: frozenset({_OPERATOR, Role.METRICS}),
         Action.BACK_UP: frozenset({_OPERATOR}),
         Action.IMPORT: frozenset({_OPERATOR}),
     }
@@ -206,9 +227,10 @@ def scope_of(principal: Principal) -> str | None:
     return principal.carrier
 
 
-def template_tenant(principal: Principal) -> str:
-    """Whom an issued template is bound to: a carrier with all its outlets, or the role."""
-    carrier = scope_of(principal)
+def tenant_of(principal: Principal) -> str:
+    """Whom an issued template is bound to, and who shares what there is with others before its keys
+    do: a carrier with all its outlets, or the role."""
+    carrier = None if principal.role is Role.METRICS else scope_of(principal)
     # Prefixed, since a carrier's code may be a role's name.
     return f"role:{principal.role}" if carrier is None else f"carrier:{carrier}"
 

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from engine.errors import DeadlinePassed
+from serving.access.authentication import Places
 from serving.access.authorization import authorize
 from serving.api.body import JSON, BodyBudget
 from serving.api.endpoints import ENDPOINTS, Endpoint
@@ -88,21 +89,20 @@ class RequestMiddleware:
         self._log = log
         self._tracer = tracer or Tracer()
         self._direct = dict(direct or {})
-        self._ongoing = {False: 0, True: 0}
-        self._bounds = {False: settings.requests_ongoing, True: EXEMPT_ONGOING}
-        of_key = math.ceil(settings.requests_ongoing * settings.key_share)
-        self._budget = BodyBudget(settings.max_body_mib, of_key)
+        self._exempt_ongoing = 0
+        self._budget = BodyBudget(settings.max_body_mib)
+        self._places = Places(settings.requests_ongoing, settings.key_share, "requests")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = Request(scope, receive, send, self._settings, self._budget)
+        request = Request(scope, receive, send, self._settings, self._budget, self._places)
         scope[SCOPE_KEY] = request
         scope["app"] = self
         path = scope["path"]
         is_exempt = path.startswith(_EXEMPT)
-        self._ongoing[is_exempt] += 1
+        self._exempt_ongoing += is_exempt
         self._meter.add(IN_PROGRESS)
         code = None
         try:
@@ -111,7 +111,7 @@ class RequestMiddleware:
             else:
                 code = await self._trace(request, path)
         finally:
-            self._ongoing[is_exempt] -= 1
+            self._exempt_ongoing -= is_exempt
             request.leave()
             self._meter.add(IN_PROGRESS, by=-1)
             self._report(request, path, is_exempt, code)
@@ -137,7 +137,7 @@ class RequestMiddleware:
         """Answers the request; returns the code of an error."""
         try:
             request.check(is_strict=path.startswith(_VERSIONED))
-            if self._ongoing[is_exempt] > self._bounds[is_exempt]:
+            if self._exempt_ongoing > EXEMPT_ONGOING if is_exempt else not self._places.left:
                 raise Busy("as many requests run here as may: try again later")
             app = self._direct.get(path)
             if app is not None and request.scope["method"] != "POST":
@@ -318,6 +318,8 @@ class _Operation:
             given.append(request.read_query(endpoint.query))
         if endpoint.body is not None:
             given.append(await request.read(endpoint.body))
+        if request.principal is not None:
+            request.begin()
         answer = await endpoint.handle(parts, request, *given, **scope.get("path_params", {}))
         if not isinstance(answer, Answer):
             answer = Answer(answer, endpoint.status)

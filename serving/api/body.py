@@ -22,6 +22,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from engine.formatting import size
+from serving.access.authentication import count_shares
+from serving.access.authorization import Holder
 from serving.errors import (
     BodyTooLarge,
     Busy,
@@ -60,6 +62,8 @@ structure is made which the type does not have."""
 
 BODIES_HELD = 8
 """So many of the largest bodies an ingress holds at once, or as many more as are smaller."""
+LEAST_BYTES = 64 * 1024
+"""What a body takes at least while it comes, whatever has come of it."""
 LARGE_BYTES = 256 * 1024
 """A smaller body costs the event loop less than a thread does."""
 
@@ -166,47 +170,31 @@ def too_large(limit_bytes: int) -> BodyTooLarge:
 class BodyBudget:
     """Bytes of bodies that may still be held, and who holds the others; for one event loop.
 
-    No key holds more than is free besides: one alone takes half, the next a quarter, so that
-    however slowly others send, the next key finds some left. Nor has a key more than `of_key`
-    requests at once.
+    No carrier holds more than is free besides: one alone takes half, the next a quarter, so that
+    however slowly others send, the next carrier finds some left. Nor has a key more than its
+    carrier could take besides.
     """
 
-    __slots__ = ("_held", "_left", "_of_key", "_running")
+    __slots__ = ("_held", "_left")
 
-    def __init__(self, max_body_mib: float, of_key: int) -> None:
+    def __init__(self, max_body_mib: float) -> None:
         self._left = BODIES_HELD * int(max_body_mib * 2**20)
-        self._held: defaultdict[str, int] = defaultdict(int)
-        self._of_key = of_key
-        self._running: Counter[str] = Counter()
+        self._held: Counter[str | Holder] = Counter()
 
-    def enter(self, key_id: str) -> None:
-        """Counts a request of this key; `Busy` where it has too many."""
-        if self._running[key_id] >= self._of_key:
-            raise Busy("too many requests run at once with this key: try again later")
-        self._running[key_id] += 1
-
-    def leave(self, key_id: str) -> None:
-        """A request that has entered is over."""
-        self._running[key_id] -= 1
-        if not self._running[key_id]:
-            del self._running[key_id]
-
-    def take(self, size_bytes: int, key_id: str) -> None:
-        """Reserves memory for a body; `Busy` where it would leave too little for other keys."""
-        if self._held[key_id] + size_bytes > self._left - size_bytes:
-            self._forget(key_id)
+    def take(self, size_bytes: int, holder: Holder) -> None:
+        """Reserves memory for a body; `Busy` where it would leave too little for others."""
+        of_carrier, of_key = self._held[holder.tenant], self._held[holder]
+        room = self._left - size_bytes - of_carrier
+        if size_bytes > room or of_key + size_bytes > room:
             raise Busy("the bodies of other requests fill the memory set aside: try again later")
+        self._change(size_bytes, holder)
+
+    def give_back(self, size_bytes: int, holder: Holder) -> None:
+        self._change(-size_bytes, holder)
+
+    def _change(self, size_bytes: int, holder: Holder) -> None:
         self._left -= size_bytes
-        self._held[key_id] += size_bytes
-
-    def give_back(self, size_bytes: int, key_id: str) -> None:
-        self._left += size_bytes
-        self._held[key_id] -= size_bytes
-        self._forget(key_id)
-
-    def _forget(self, key_id: str) -> None:
-        if not self._held[key_id]:
-            del self._held[key_id]
+        count_shares(self._held, size_bytes, holder)
 
 
 async def work_apart(size_bytes: int, work: Callable[P, T], *given: P.args, **more: P.kwargs) -> T:

@@ -326,7 +326,7 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         "POST /v1/imports": Endpoint(
             imports.admit_rows, "Take in a part of an import", Action.IMPORT
         ),
-        "GET /v1/me": Endpoint(health.read_key, "Whose key", errors=()),
+        "GET /v1/me": Endpoint(health.read_key, "Whose key", Action.READ_KEY, errors=()),
         "DELETE /v1/session": Endpoint(
             sessions.end_session, "Sign out", answers={200: EndedSession}
         ),

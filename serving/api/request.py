@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -27,9 +28,11 @@ from engine.matching.liveness import REPLAYED, LivenessResult
 from engine.matching.requests import MAX_KEY_LENGTH, Sample
 from engine.reasons import LivenessUse, PhotographKind
 from engine.registry.records import AuditEntry, SecondTemplate, utc_now
-from serving.access.authorization import Principal, scope_of, template_tenant
+from serving.access.authentication import Places
+from serving.access.authorization import NOBODY, Principal, scope_of, tenant_of
 from serving.api.body import (
     JSON,
+    LEAST_BYTES,
     BodyBudget,
     choose_type,
     decode,
@@ -66,8 +69,9 @@ WATCH_AFTER_S = 0.05
 MAX_TIMEOUT_MS = 120_000
 
 _CORRELATOR = re.compile(rb"[a-zA-Z0-9\-_:;./<>{}]{1,256}")
-ADMITTED = (b"x-key-admitted", b"1")
-"""A header for the proxy in front, which counts by key only what brings one that is in force."""
+ADMITTED = b"x-key-admitted"
+"""A header for the proxy in front, which counts by carrier and key what brings a key in force: a
+number for its carrier."""
 UNREAD = (b"x-body-unread", b"1")
 """Another one: what comes on this connection is the rest of a body that nobody will read."""
 BODY_GRACE_S = 2.0
@@ -101,10 +105,10 @@ class Request:
     """
 
     __slots__ = (
-        "_budget", "_deadline", "_extra", "_headers", "_held_bytes", "_holder", "_is_received",
-        "_key_id", "_loop", "_reads_since", "_receive", "_send", "_settings", "_stop", "_task",
-        "_timer", "_watcher", "answer_type", "correlator", "principal", "scope", "started",
-        "status", "traceparent",
+        "_budget", "_deadline", "_extra", "_has_place", "_headers", "_held_bytes", "_holder",
+        "_is_received", "_loop", "_places", "_reads_since", "_receive", "_received_bytes", "_send",
+        "_settings", "_stop", "_task", "_timer", "_watcher", "answer_type", "correlator",
+        "principal", "scope", "started", "status", "traceparent",
     )  # fmt: skip
 
     def __init__(
@@ -114,6 +118,7 @@ class Request:
         send: Send,
         settings: ServeSettings,
         budget: BodyBudget,
+        places: Places,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.started = self._loop.time()
@@ -130,10 +135,10 @@ class Request:
         self._extra = ((b"x-correlator", correlator), *_FIXED_HEADERS)
         self.scope = scope
         self._receive, self._send, self._settings = receive, send, settings
-        self._budget, self._held_bytes, self._holder = budget, 0, ""
+        self._budget, self._held_bytes, self._received_bytes = budget, 0, 0
+        self._places, self._has_place, self._holder = places, False, NOBODY
         self.answer_type = JSON
         self.principal: Principal | None = None
-        self._key_id: str | None = None
         self.traceparent = self._text(b"traceparent")
         self.status = 0
         self._reads_since: float | None = None
@@ -274,17 +279,16 @@ class Request:
         chunks: list[bytes] = []
         size = 0
         self._reads_since = self._loop.time()
-        self._holder = "" if self.principal is None else self.principal.key_id
+        self._hold(min(LEAST_BYTES, limit))
         while not self._is_received:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             chunk = message.get("body", b"")
-            size += len(chunk)
+            self._received_bytes = size = size + len(chunk)
             if size > limit:
                 raise too_large(limit)
-            self._budget.take(len(chunk), self._holder)
-            self._held_bytes = size
+            self._hold(size)
             chunks.append(chunk)
             self._is_received = not message.get("more_body", False)
         if length is not None and size != length:
@@ -318,7 +322,7 @@ class Request:
             self.status = message["status"]
             message["headers"] = [*message["headers"], *self._extra]
             if self.principal is not None:
-                message["headers"].append(ADMITTED)
+                message["headers"].append((ADMITTED, b"%d" % _number(self._holder.tenant)))
             if not self._is_received:
                 message["headers"] += [(b"connection", b"close"), UNREAD]
         await self._send(message)
@@ -335,20 +339,33 @@ class Request:
             self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
-        self._budget.give_back(self._held_bytes, self._holder)
-        self._held_bytes = 0
+        if self._held_bytes:
+            self._budget.give_back(self._held_bytes, self._holder)
+            self._held_bytes = 0
 
     def enter(self, principal: Principal) -> None:
-        """It is a request of this key, from now on; `Busy` where that has too many."""
-        self.principal = principal
-        self._budget.enter(principal.key_id)
-        self._key_id = principal.key_id
+        """It is a request of this key, from now on."""
+        self.principal, self._holder = principal, principal.holder
+
+    def begin(self) -> None:
+        """Takes a place, until it is over: while its body comes it has none, only memory. `Busy`
+        where too many requests of the key, of its carrier or of all run."""
+        self._places.take(self._holder)
+        self._has_place = True
 
     def leave(self) -> None:
         """It is over."""
         self.release()
-        if self._key_id is not None:
-            self._budget.leave(self._key_id)
+        if self._has_place:
+            self._places.give_back(self._holder)
+            self._has_place = False
+
+    def _hold(self, size_bytes: int) -> None:
+        """Holds memory for so much of the body, if it does not yet."""
+        more = size_bytes - self._held_bytes
+        if more > 0:
+            self._budget.take(more, self._holder)
+            self._held_bytes = size_bytes
 
     def settle(self) -> Stop | None:
         """After a cancellation: why this guard caused it, or None where it did not."""
@@ -383,7 +400,7 @@ class Request:
         if reading_s >= self._settings.body_timeout_s:
             return True
         wanted = self._settings.body_kib_per_s * 1024 * reading_s
-        return reading_s >= BODY_GRACE_S and self._held_bytes < wanted
+        return reading_s >= BODY_GRACE_S and self._received_bytes < wanted
 
     def _watch_client(self) -> None:
         if self._watcher is None:
@@ -406,6 +423,12 @@ class Request:
     def _text(self, name: bytes) -> str | None:
         value = self._headers.get(name)
         return None if value is None else value.decode("latin-1")
+
+
+@lru_cache(maxsize=1024)
+def _number(tenant: str) -> int:
+    """A number for a carrier, as the proxy keeps one beside each key; never 0."""
+    return zlib.crc32(tenant.encode()) or 1
 
 
 async def admit(parts: Parts, request: Request) -> None:
@@ -534,6 +557,7 @@ async def sample_images(
             is_one_attempt=True,
             most_work=most_work,
             judged=[name in judged for name, _ in places],
+            holder=request.caller.holder,
         )
     sound: dict[str, list[Sample]] = {name: [] for name in faces}
     for (name, place), sample in zip(places, samples, strict=True):
@@ -561,7 +585,7 @@ async def take_faces(parts: Parts, request: Request, **faces: Face) -> Sequence[
             for name, sample in zip(images, samples, strict=True)
         }
     tokens = {name: face.template for name, face in faces.items() if face.template is not None}
-    opened = parts.templates.open(list(tokens.values()), template_tenant(request.caller))
+    opened = parts.templates.open(list(tokens.values()), tenant_of(request.caller))
     for name, vector in zip(tokens, opened, strict=True):
         if isinstance(vector, TemplateInvalid):
             raise type(vector)(f"{name}: {vector}")

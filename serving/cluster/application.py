@@ -16,10 +16,11 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from engine.errors import RequestError
 from serving.cluster.deployments import Embedder, Ingress, Registrar
+from serving.cluster.environment import COMING
 from serving.cluster.node import KEEP_ALIVE_S, NAME, registrar_timeout_s
 from serving.cluster.site import Site, count_ingresses
 from serving.models import require_agreement
-from serving.sections import ENROLLMENTS_ONGOING, ServeSettings
+from serving.sections import ENROLLMENTS_ONGOING, EXTRACTING_THREADS, ServeSettings
 from serving.settings import Settings, require_home
 
 _ARGUMENTS = frozenset({"home", "config", "revision"})
@@ -30,7 +31,7 @@ QUIET: dict[str, Any] = {"logging_config": {"log_level": "WARNING", "enable_acce
 """The middleware logs each request; Serve's own line would be a second write."""
 
 INGRESS_MARGIN = 64
-"""Requests above its bound that an ingress accepts, to refuse them with our own answer."""
+"""Requests above its bounds that an ingress accepts, to refuse them with our own answer."""
 
 CALLS_ONGOING = 8192
 """Concurrent calls of the registrar: its own queues refuse long before."""
@@ -101,7 +102,11 @@ def compose(site: Site) -> Application:
             # Where nothing is bounded, an ingress is full at the usual bound.
             settings.enrollments_ongoing or ENROLLMENTS_ONGOING,
         ),
-        max_ongoing_requests=settings.requests_ongoing + INGRESS_MARGIN,
+        # All that the proxy sends it while bodies come, with the enrollments for other ingresses.
+        max_ongoing_requests=settings.requests_ongoing
+        + settings.matches_ongoing
+        + settings.enrollments_ongoing * COMING * EXTRACTING_THREADS
+        + INGRESS_MARGIN,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         graceful_shutdown_timeout_s=settings.drain_s,
         graceful_shutdown_wait_loop_s=0.2,

@@ -18,6 +18,7 @@ import numpy as np
 import ray
 from ray import serve
 from ray.serve import get_replica_context
+from ray.serve._private import replica
 from ray.serve._private.common import DeploymentTargetInfo
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve._private.long_poll import LongPollClient, LongPollNamespace
@@ -95,6 +96,22 @@ def open_meter(settings: Settings, log: FilteringBoundLogger) -> Meter:
     return meter
 
 
+def listen_at_node() -> None:
+    """Has this replica take the others' calls at its node's address alone, which is loopback where
+    Sosie starts Ray. Serve listens on every interface, has no setting for it, and does so once the
+    replica is built."""
+    host = ray.util.get_node_ip_address()
+    everywhere = replica.add_port_to_grpc_server
+
+    def add(server: object, address: str) -> int:
+        assert address == "[::]:0", "Serve listens for other replicas elsewhere: see its replica.py"
+        port: int = everywhere(server, f"{host}:0")
+        return port
+
+    if everywhere.__module__ != __name__:
+        replica.add_port_to_grpc_server = add
+
+
 def watch_replicas(tell: Callable[[int, int], None], each_node: int) -> LongPollClient:
     """Tells how many replicas this one's deployment has, and how many there are if at most
     `each_node` of a node count (0: all), now and whenever that changes.
@@ -155,6 +172,7 @@ class Ingress:
         self, site: Site, registrar: DeploymentHandle[Any], embedder: DeploymentHandle[Any] | None
     ) -> None:
         name_thread(EVENT_LOOP)
+        listen_at_node()
         settings = site.load()
         serve = settings.serve
         # What is opened first is closed last, after the photographs that are being extracted.
@@ -188,6 +206,7 @@ class Ingress:
             workers=1 if embedder is None else REMOTE_WORKERS,
             with_crops=read_crop_policy(settings.crops).keeps_any,
             second=deployment.second_embedder,
+            key_share=serve.key_share,
         )
         opened.callback(self._faces.close)
         self._registrar = RayRegistrar(
@@ -259,6 +278,7 @@ class Registrar:
 
     def __init__(self, site: Site) -> None:
         name_thread(EVENT_LOOP)
+        listen_at_node()
         context = get_replica_context()
         if (context.world_size or 1) > 1:
             raise RequestError("there is one writer: give the deployment Registrar one replica")
@@ -313,6 +333,7 @@ class Embedder:
     """Replica that embeds the crops of all ingresses in batches, on a GPU if it has one."""
 
     def __init__(self, site: Site) -> None:
+        listen_at_node()
         settings = site.load()
         self._log = site.open_log(settings.serve, "embedder")
         try:

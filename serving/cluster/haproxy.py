@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from string import Template
 
 CHECK_TIMEOUT_S = 20.0
 """On a busy machine it takes seconds, and without it the proxy would run unamended."""
@@ -36,8 +37,8 @@ UNWATCHED = "x-request-disconnect-disabled"
 SESSION_COOKIES = ("sosie_session", "__Host-sosie_session")
 """As `serving.access.sign_in` names them: here neither is known to be the one that counts."""
 ADMITTED, UNREAD = "x-key-admitted", "x-body-unread"
-"""Headers of an ingress's answer (`serving.api.request`): its key is in force; the body of the
-request is not read. Clients do not see them."""
+"""Headers of an ingress's answer (`serving.api.request`): a number for the carrier of its key, if
+that is in force; the body of the request is not read. Clients do not see them."""
 
 _PATH = "var(txn.path)"  # as the ingress reads it: decoded once
 HEALTH = f"{{ {_PATH} -m beg /health/ /version /metrics }}"
@@ -57,12 +58,20 @@ _ADDRESS = "ipmask(32,64)"
 ONGOING_OF_ADDRESS = 64
 """Concurrent requests of one address that bring no key known to be in force."""
 UNKNOWN_ONGOING, PAGE_ONGOING, HEALTH_ONGOING = 8, 2 * ONGOING_OF_ADDRESS, 24
-"""Of such requests, of pages and of health checks an ingress is sent so many at once; the others
-wait their turn in the proxy. The last is below what an ingress allows itself."""
+"""Of questions whose a key is, of pages and of health checks an ingress is sent so many at once;
+the others wait in the proxy. The last is below what an ingress allows itself."""
+ASKED_MS = 5000
+"""So long an ingress has to say whose a key is."""
 
-ADDRESSES, KEYS = ("connections", "clients"), ("keys", "match", "enroll", "own")
-"""Tables of what is open, and of the requests that are counted, by address or by key's digest; of
-the `keys` that an ingress has admitted."""
+COUNTED = ("own", "match", "enroll")
+TABLES = {
+    **dict.fromkeys(("connections", "clients"), "ipv6"),
+    "keys": "binary len 32",
+    **dict.fromkeys(COUNTED, "binary len 32"),
+    **{f"{name}-carrier": "integer" for name in COUNTED},
+}
+"""Tables of what is open by address, and of the requests that are counted by key's digest and by
+carrier; of the `keys` that an ingress has admitted, with the numbers of their carriers."""
 KEY_KEPT_MIN = 10
 """How long a key stays known after its last answer."""
 
@@ -84,7 +93,7 @@ class ProxyConfig:
     """So many ingresses of a node are sent enrollments, the others while none of these answers; 0:
     all are."""
     key_share: float = 1.0
-    """The share of each bound that one key may take."""
+    """The share of each bound that one key may take; those of a carrier leave half of the rest."""
     connections_per_address: int = 0
     """0: no bound."""
     trusted: tuple[str, ...] = ()
@@ -148,7 +157,7 @@ def amend(text: str, config: ProxyConfig, folder: Path) -> str:
     """
     for pattern, new, least in _edits(config, folder):
         text = _replace(pattern, new, text, least=least)
-    return _refuse_when_full(text, config) + "".join(map(_make_table, ADDRESSES + KEYS))
+    return _refuse_when_full(text, config, folder) + "".join(map(_make_table, TABLES))
 
 
 def _replace(pattern: str, new: str, text: str, *, least: int = 1) -> str:
@@ -176,7 +185,7 @@ def _edits(config: ProxyConfig, folder: Path) -> Iterator[tuple[str, str, int]]:
     yield r"^( *hard-stop-after) \S+$", rf"\1 {config.hard_stop_s}s", 1
     # Serve's own pages for its operators tell what runs here; an ingress has its health check.
     yield r"^ +http-request return [^\n]* if (?:healthcheck|routes)\b[^\n]*\n", "", 2
-    more = f"    tune.stick-counters 4\n    lua-load {folder / CLOSING}\n"
+    more = f"    tune.stick-counters 5\n    lua-load {folder / ACTIONS}\n"
     yield r"^(global\n)", rf"\1{more}", 1
     if config.address is not None:
         host = f"[{config.address}]" if ":" in config.address else config.address
@@ -192,7 +201,7 @@ def _edits(config: ProxyConfig, folder: Path) -> Iterator[tuple[str, str, int]]:
     yield unknown, rf"\1    {_not_ready()}", 1
 
 
-def _refuse_when_full(text: str, config: ProxyConfig) -> str:
+def _refuse_when_full(text: str, config: ProxyConfig, folder: Path) -> str:
     choices = list(re.finditer(r"^ +use_backend (\S+) if is_\1$", text, flags=re.M))
     names = [choice[1] for choice in choices]
     if OWN not in names:
@@ -208,7 +217,9 @@ def _refuse_when_full(text: str, config: ProxyConfig) -> str:
     text = text[:before] + rules + text[before:]
     for lane in LANES:
         text = _split_backend(text, lane, config)
-    return text
+    # Here the proxy itself asks an ingress whose a key is.
+    bind = f"bind unix@{folder / QUESTIONS} mode 600"
+    return f"{text}frontend sosie-questions\n    {bind}\n    default_backend {OWN}-unknown\n"
 
 
 def count_servers(text: str) -> int:
@@ -244,16 +255,15 @@ LANES = (
     # The last that fits a request has it.
     Lane("match", MATCHES),
     Lane("enroll", ENROLLMENTS),
-    Lane("unknown", f"!{{ var(txn.key),in_table({_name('keys')}) }}", UNKNOWN_ONGOING),
+    Lane("unknown", "!{ var(txn.carrier) -m found }", UNKNOWN_ONGOING),
     Lane("page", f"!{VERSIONED}", PAGE_ONGOING),
     Lane("health", HEALTH, HEALTH_ONGOING),
 )
 
 
 def _make_table(name: str) -> str:
-    kind = "ipv6" if name in ADDRESSES else "binary len 32"
-    kept = f"expire {KEY_KEPT_MIN}m" if name == "keys" else "expire 1m store conn_cur"
-    return f"backend {_name(name)}\n    stick-table type {kind} size 100k {kept}\n"
+    kept = f"expire {KEY_KEPT_MIN}m store gpt0" if name == "keys" else "expire 1m store conn_cur"
+    return f"backend {_name(name)}\n    stick-table type {TABLES[name]} size 100k {kept}\n"
 
 
 def _bound_connections(config: ProxyConfig) -> str:
@@ -285,12 +295,14 @@ def _list_rules(mine: str, config: ProxyConfig, ingresses: int) -> Iterator[str]
     yield f"{missing} if {ours} {{ {_PATH} -m beg /-/ }}"
     yield f"{_not_ready()} if {ours} {{ var({STOPPING}) -m int 1 }}"
     yield from _authenticate(ours, config.trusted)
+    yield from _find_carrier(ours)
     yield from _bound_lanes(ours, config, ingresses)
     # Serve would watch each client's connection in two tasks of its own: the application does so
     # itself, where a request takes long enough (`Request.guard`).
     yield f"http-request set-header {UNWATCHED} ?1 if {ours}"
     admitted = f"{ours} {{ res.hdr({ADMITTED}) -m found }}"
     yield f"http-response track-sc3 var(txn.key) table {_name('keys')} if {admitted}"
+    yield f"http-response sc-set-gpt0(3) res.hdr({ADMITTED}) if {admitted}"
     # Otherwise it would wait for the rest of the body, and the request would count as running.
     unread = f"{ours} {{ res.hdr({UNREAD}) -m found }} {{ res.hdr_val(content-length) lt 8192 }}"
     yield f"http-response wait-for-body time 1s if {unread}"
@@ -337,21 +349,35 @@ def _authenticate(ours: str, trusted: tuple[str, ...]) -> Iterator[str]:
     yield f"{bodiless} if {ours} !{VERSIONED} {{ var(txn.has_body) -m bool }}"
 
 
+def _find_carrier(ours: str) -> Iterator[str]:
+    """Rules that say whose a key is. Of one that was not in force lately an ingress is asked before
+    the body of the request, so that no body of an unknown key takes a place, however slow it is."""
+    known = f"{{ var(txn.key),in_table({_name('keys')}) }}"
+    yield f"http-request set-var(txn.is_new) bool(1) if {ours} {VERSIONED} !{known}"
+    is_new = "{ var(txn.is_new) -m bool }"
+    is_page = f"{ours} !{VERSIONED} !{HEALTH}"
+    for which in (is_new, is_page):
+        yield f"http-request track-sc1 var(txn.client) table {_name('clients')} if {which}"
+    address = "too many requests at once from this address without a known key"
+    yield f"{_busy(address)} if {{ sc1_conn_cur gt {ONGOING_OF_ADDRESS} }}"
+    carrier = f"var(txn.key),table_gpt0({_name('keys')})"
+    yield f"http-request set-var(txn.carrier) {carrier} if {ours} {VERSIONED} {known}"
+    yield f"http-request lua.{ASK} if {is_new}"
+    yield f"http-request track-sc3 var(txn.key) table {_name('keys')} if {is_new}"
+    yield f"http-request sc-set-gpt0(3) var(txn.carrier) if {is_new}"
+
+
 def _bound_lanes(ours: str, config: ProxyConfig, ingresses: int) -> Iterator[str]:
     """Rules that say which lane has a request, and refuse those above a bound."""
     yield f"http-request set-var(txn.lane) str(own) if {ours}"
     for lane in LANES:
         yield f"http-request set-var(txn.lane) str({lane.name}) if {ours} {lane.which}"
-    for name in ("unknown", "page"):
-        which = f"{{ var(txn.lane) -m str {name} }}"
-        yield f"http-request track-sc1 var(txn.client) table {_name('clients')} if {which}"
-    address = "too many requests at once from this address without a known key"
-    yield f"{_busy(address)} if {{ sc1_conn_cur gt {ONGOING_OF_ADDRESS} }}"
     # A key is counted where it brings photographs, so that other calls do not get around the bound.
     yield "http-request set-var(txn.place) var(txn.lane)"
     in_own = "{ var(txn.lane) -m str own }"
     yield f"http-request set-var(txn.place) str(enroll) if {in_own} {OTHER_PHOTOGRAPHS}"
     key = _busy("too many requests at once with this key: nothing was stored")
+    carrier = _busy("too many requests at once with the keys of this carrier: nothing was stored")
     message = "too many requests at once: nothing was stored"
     full = _answer(429, "SERVICE.BUSY", message, **{"Retry-After": "1"})
     bounds = {"own": config.ongoing, "match": config.match_ongoing, "enroll": config.enroll_ongoing}
@@ -364,6 +390,9 @@ def _bound_lanes(ours: str, config: ProxyConfig, ingresses: int) -> Iterator[str
             of_key = max(1, math.ceil(bound * config.key_share))
             yield f"http-request track-sc2 var(txn.key) table {_name(name)} if {place}"
             yield f"{key} if {place} {{ sc2_conn_cur gt {of_key} }}"
+            table, of_carrier = _name(f"{name}-carrier"), math.ceil((bound + of_key) / 2)
+            yield f"http-request track-sc4 var(txn.carrier) table {table} if {place}"
+            yield f"{carrier} if {place} {{ sc_conn_cur(4) gt {of_carrier} }}"
         backend = OWN if name == "own" else f"{OWN}-{name}"
         yield f"{full} if {{ var(txn.lane) -m str {name} }} {{ be_conn({backend}) ge {bound} }}"
 
@@ -436,24 +465,61 @@ _FILES = {
 }
 
 
-CLOSING, CLOSE = "closing.lua", "answer_and_close"
-_CLOSING = f"""
-core.register_action("{CLOSE}", {{"http-res"}}, function(txn)
-    local headers = {{}}
-    for name, values in pairs(txn.http:res_get_headers()) do
-        local list = {{}}
-        for _, value in pairs(values) do list[#list + 1] = value end
-        headers[name] = list
+QUESTIONS, ACTIONS = "ask.sock", "actions.lua"
+CLOSE, ASK = "answer_and_close", "find_carrier"
+_ACTIONS = Template("""
+local function copy(headers, names)
+    local found = {}
+    for name, values in pairs(headers or {}) do
+        if names == nil or names[name] then
+            found[name] = {}
+            for _, value in pairs(values) do found[name][#found[name] + 1] = value end
+        end
     end
-    txn:done(txn:reply{{status = txn.f:status(), headers = headers, body = txn.f:res_body()}})
+    return found
+end
+
+core.register_action("$close", {"http-res"}, function(txn)
+    local headers = copy(txn.http:res_get_headers())
+    txn:done(txn:reply{status = txn.f:status(), headers = headers, body = txn.f:res_body()})
 end)
-"""
-"""Sends the same answer as HAProxy's own, which ends the request whatever is left of its body."""
+
+local of_body = {"content-length", "transfer-encoding", "content-type", "connection", "expect"}
+local shown = {["content-type"] = true, ["retry-after"] = true, ["www-authenticate"] = true}
+
+core.register_action("$ask", {"http-req"}, function(txn)
+    local headers = copy(txn.http:req_get_headers())
+    for _, name in ipairs(of_body) do headers[name] = nil end
+    local asked = {url = "http://127.0.0.1/v1/me", headers = headers, timeout = $asked_ms}
+    asked.dst = "unix@$questions"
+    local answer = core.httpclient():get(asked) or {}
+    local told = copy(answer.headers)["$admitted"]
+    if told then
+        txn:set_var("txn.carrier", tonumber(told[1]))
+    elseif (answer.status or 0) >= 400 then
+        local headers = copy(answer.headers, shown)
+        txn:done(txn:reply{status = answer.status, headers = headers, body = answer.body})
+    else
+        local headers = {["content-type"] = {"application/json"}, ["retry-after"] = {"1"}}
+        txn:done(txn:reply{status = 503, headers = headers, body = [[$lost]]})
+    end
+end)
+""")
+"""What the configuration cannot say: the same answer as HAProxy's own, which ends the request
+whatever is left of its body; and whose a key is, or else what its request is answered."""
 
 
 def write_answers(folder: Path) -> None:
     """Writes the files of HAProxy's own answers into `folder`."""
-    (folder / CLOSING).write_text(_CLOSING, encoding="utf-8")
+    actions = _ACTIONS.substitute(
+        close=CLOSE,
+        ask=ASK,
+        asked_ms=ASKED_MS,
+        admitted=ADMITTED,
+        questions=folder / QUESTIONS,
+        lost=_describe(503, *_FILES[INTERRUPTED][1:3]),
+    )
+    (folder / ACTIONS).write_text(actions, encoding="utf-8")
     for name, (status, code, message, headers) in _FILES.items():
         body = _describe(int(status[:3]), code, message)
         head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{headers}"

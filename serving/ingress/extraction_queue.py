@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
@@ -14,6 +17,8 @@ from engine.faces.extractor import Asked, Extractor, Kinds
 from engine.faces.image_files import find_pixels
 from engine.matching.requests import Sample, SecondEmbedder, make_samples
 from engine.registry.vault import Vault
+from serving.access.authentication import Places, count_shares
+from serving.access.authorization import NOBODY, Holder
 from serving.errors import Busy, NotReady, ServiceRefusal
 from serving.telemetry.metrics import (
     BATCH_SIZE,
@@ -54,6 +59,77 @@ _REFUSALS = Refusals(
 Samples = list[Sample | ImageError]
 
 
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    holder: Holder
+    count: int
+    called: asyncio.Future[None]
+
+
+class _Line:
+    """Lets in so many photographs at once: next those of the carrier that has the fewest within, of
+    its keys the one that has, and of these the longest waiting. For one event loop.
+
+    So whoever brings few waits until one place is free, and whoever brings many for the others.
+    """
+
+    def __init__(self, room: int, places: Places) -> None:
+        self._room = room
+        self._places = places
+        self._inside: Counter[str | Holder] = Counter()
+        self._waiting: list[_Waiting] = []
+
+    @asynccontextmanager
+    async def enter(self, holder: Holder, count: int) -> AsyncIterator[None]:
+        """`Busy` where too many of the key, of its carrier or of all wait."""
+        if self._waiting or not self._has_room(count):
+            await self._wait(holder, count)
+        else:
+            self._let_in(holder, count)
+        try:
+            yield
+        finally:
+            self._let_in(holder, -count)
+            self._call()
+
+    async def _wait(self, holder: Holder, count: int) -> None:
+        self._places.take(holder, count)
+        one = _Waiting(holder, count, asyncio.get_running_loop().create_future())
+        self._waiting.append(one)
+        try:
+            await one.called
+        except asyncio.CancelledError:
+            if one in self._waiting:
+                self._waiting.remove(one)
+            else:
+                self._let_in(holder, -count)
+            self._call()
+            raise
+        finally:
+            self._places.give_back(holder, count)
+
+    def _call(self) -> None:
+        inside = self._inside
+        while self._waiting:
+            # The first of those that are alike has waited longest.
+            one = min(
+                self._waiting, key=lambda one: (inside[one.holder.tenant], inside[one.holder])
+            )
+            if not self._has_room(one.count):
+                return
+            self._waiting.remove(one)
+            self._let_in(one.holder, one.count)
+            one.called.set_result(None)
+
+    def _has_room(self, count: int) -> bool:
+        # One that is larger than all the room goes alone.
+        return count <= self._room or not self._inside
+
+    def _let_in(self, holder: Holder, count: int) -> None:
+        self._room -= count
+        count_shares(self._inside, count, holder)
+
+
 def decode_work(data: bytes) -> float:
     """What decoding an image file takes beside an ordinary item, by its header alone.
 
@@ -71,11 +147,14 @@ class ExtractionQueue:
     """Bounded queue that extracts samples from the photographs of all waiting requests in batches.
 
     At most `capacity` photographs wait; half of them may be of batches, a quarter of one batch, so
-    that batches do not keep enrollments out. While both wait, a pair waits for at most one batch's
-    worth, and a long call goes to the end again after each. Room that batches leave is filled with
-    pairs. Calls with a photograph that takes long to decode have a lane of their own, of which two
-    photographs are taken at a time and one call waits: however many come, others are not kept
-    waiting. One worker suffices where extraction keeps the cores busy; more help where it waits for
+    that batches do not keep enrollments out. As many more wait before that, by carrier and by key,
+    who take turns: of these a key has `key_share` at most, and a carrier leaves half of the rest.
+    While both wait, a pair waits for at most one batch's worth, and a long call goes to the end
+    again after each. Room that batches leave is filled with pairs. Calls with a photograph that
+    takes long to decode have a lane of their own, of which one call and two photographs are taken
+    at a time and few calls wait: however many come, others are not kept waiting.
+
+    One worker suffices where extraction keeps the cores busy; more help where it waits for
     an embedder elsewhere. Where the extractor has several threads a second worker begins the next
     batch as soon as a thread is free, and not before, so that batches stay large. With `with_crops`
     each sample has its aligned face, with `second` what a second model makes of it.
@@ -92,6 +171,7 @@ class ExtractionQueue:
         workers: int = 1,
         with_crops: bool = False,
         second: SecondEmbedder | None = None,
+        key_share: float = 1.0,
     ) -> None:
         self._extractor = extractor
         self._vault = vault
@@ -104,6 +184,13 @@ class ExtractionQueue:
         has_threads = extractor.threads > 1
         # Two at least: one of a pair would wait for the other.
         places = max(PAIR, capacity // 4)
+        # A batch, and what is to be the next; of large ones a call, and the next waits in the line.
+        half = capacity // 2
+        rooms = ((half, half), (2 * BATCH_PHOTOGRAPHS, capacity), (PAIR, 4 * PAIR))
+        self._lines = [
+            _Line(room, Places(waiting, key_share, "photographs")) for room, waiting in rooms
+        ]
+        self._most_of_call = (places, places, PAIR)
         self._queue: Batcher[Sequence[Asked], Samples] = Batcher(
             self._extract,
             (
@@ -131,14 +218,16 @@ class ExtractionQueue:
         is_one_attempt: bool = False,
         most_work: float | None = None,
         judged: Sequence[bool] = (),
+        holder: Holder = NOBODY,
     ) -> Samples:
         """A sample of each image file or what is wrong with it, in their order.
 
         `kinds`, where given, has one for each, None for what was not told. More than two are a
         batch, unless they are one person's attempt, whose frames they are. `most_work` is that of
         the largest, where it is known. `judged`, where given, says of which the liveness is judged.
-        `Busy` at once where too many wait, `NotReady` once it closes, `DeadlinePassed` after
-        `timeout_s`. A call that is cancelled is not extracted any more.
+        `holder` is whose share of the queue they take. `Busy` at once where too many wait,
+        `NotReady` once it closes, `DeadlinePassed` after `timeout_s`. A call that is cancelled is
+        not extracted any more.
         """
         if not images:
             return []
@@ -148,7 +237,8 @@ class ExtractionQueue:
         count = len(images)
         told = zip(images, kinds or [None] * count, judged or [False] * count, strict=True)
         asked = list(told)
-        return await self._queue.ask(asked, len(asked), timeout_s, lane=lane)
+        async with self._lines[lane].enter(holder, min(count, self._most_of_call[lane])):
+            return await self._queue.ask(asked, count, timeout_s, lane=lane)
 
     def close(self, timeout_s: float | None = None) -> None:
         """Takes no more, and returns when what waited is answered.

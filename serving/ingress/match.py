@@ -33,7 +33,7 @@ from serving.wire.matching import (
 )
 
 if TYPE_CHECKING:
-    from serving.access.authorization import ShowCandidate
+    from serving.access.authorization import Holder, ShowCandidate
     from serving.parts import Parts
     from serving.registrar.protocol import CallContext
 
@@ -92,17 +92,18 @@ Faces = Mapping[int, FaceVector | ItemError]
 async def match_batch(
     parts: Parts,
     batch: MatchBatch,
-    tenant: str,
+    holder: Holder,
     context: Callable[[], CallContext],
     show: ShowCandidate,
 ) -> tuple[MatchResult, ...]:
     """A result for each item: its 1:1, its 1:N, or its error.
 
     Every item is answered, or the call fails: a search that did not run is never a "nobody".
-    `tenant` is whose templates are taken, `context` tells how long the call may still take, `show`
-    writes a candidate for the caller. Raises what the extraction queue and the registrar do.
+    `holder` is whose templates and share of the machine are taken, `context` tells how long the
+    call may still take, `show` writes a candidate for the caller. Raises what the extraction
+    queue and the registrar do.
     """
-    faces = await _take_faces(parts, batch, tenant, context().timeout_s)
+    faces = await _take_faces(parts, batch, holder, context().timeout_s)
     started = time.perf_counter()
     with parts.tracer.span("match", items=len(batch)):
         errors, verifications = _verify(batch, faces, parts.thresholds)
@@ -121,9 +122,9 @@ async def match_batch(
 
 
 async def _take_faces(
-    parts: Parts, batch: MatchBatch, tenant: str, timeout_s: float | None
+    parts: Parts, batch: MatchBatch, holder: Holder, timeout_s: float | None
 ) -> Faces:
-    opened = parts.templates.open(list(batch.templates.values()), tenant)
+    opened = parts.templates.open(list(batch.templates.values()), holder.tenant)
     faces: dict[int, FaceVector | ItemError] = {
         slot: describe_problem(one) if isinstance(one, TemplateInvalid) else FaceVector(one)
         for slot, one in zip(batch.templates, opened, strict=True)
@@ -133,7 +134,8 @@ async def _take_faces(
     slots = [slot for slot, frames in batch.images.items() for _ in frames]
     files = [file for frames in batch.images.values() for file in frames]
     with parts.tracer.span("extract", items=len(files)):
-        samples = await parts.faces.sample(files, timeout_s, [batch.kinds[slot] for slot in slots])
+        kinds = [batch.kinds[slot] for slot in slots]
+        samples = await parts.faces.sample(files, timeout_s, kinds, holder=holder)
     found: dict[int, list[Sample | ImageError]] = {slot: [] for slot in batch.images}
     for slot, sample in zip(slots, samples, strict=True):
         found[slot].append(sample)

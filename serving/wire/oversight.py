@@ -12,7 +12,7 @@ from serving.wire.outlets import OutletLiveness
 
 MAX_NUMBER = 2**53 - 1
 
-Role = Annotated[str, known("outlet", "carrier", "fraud", "operator")]
+Role = Annotated[str, known("outlet", "carrier", "fraud", "operator", "metrics")]
 Phase = Annotated[
     str, known("starting", "waiting", "replaying", "ready", "full", "silent", "draining", "failed")
 ]

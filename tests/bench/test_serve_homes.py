@@ -15,7 +15,7 @@ from bench.suites.workload import CARRIER
 from engine.registry.row_macs import bind_key
 from engine.registry.vault import Vault
 from serving.access.authentication import digest_key, parse_key
-from serving.access.authorization import template_tenant
+from serving.access.authorization import tenant_of
 from serving.ingress.templates import SealedTemplates
 
 REFERENCES, SEED = 400, 2
@@ -29,7 +29,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def open_tokens(home: Home, tokens: list[bytes]) -> np.ndarray:
     with home.open() as deployment:
         templates = SealedTemplates(deployment.vault, deployment.store.model_digest, ttl_h=1)
-        return np.stack(list(templates.open(tokens, template_tenant(CALLER))))
+        return np.stack(list(templates.open(tokens, tenant_of(CALLER))))
 
 
 def test_a_home_has_its_references_and_a_key_of_its_carrier(home: Home) -> None:

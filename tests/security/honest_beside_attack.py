@@ -1,5 +1,6 @@
 """Honest enrollments of one carrier while an outlet's key of another attacks extraction, or
-connections without a key, or with a key and hardly a body, take places.
+connections without a key, or with a key and hardly a body, or many keys with slow and large bodies,
+take places.
 
 `python -m tests.security.honest_beside_attack [--rate-limit N] [--honest N] [KIND ...]` starts a
 service on this machine for each run, prints a line for each kind of attack, and asserts nothing:
@@ -30,8 +31,12 @@ import skimage.data
 from PIL import Image, ImageEnhance
 
 from bench.suites.serve.process import Place, serve
+from engine.registry.records import ApiKey, utc_now
+from serving.access.authentication import make_key
 from serving.cluster.environment import find_port
+from serving.compose import Deployment
 from serving.demo.data import make_document
+from serving.settings import load_settings
 from tests.security.costly_files import grey, jpeg_of_empty_scans, write
 from tests.security.unfinished_requests import begin, exchange, make_up_key
 
@@ -52,6 +57,8 @@ UNFINISHED: dict[str, Callable[[str], bytes]] = {
     "outlet's key, one byte": begin,
 }
 """By the head that they send, for a key of the attacker's own."""
+MANY = {f"{count} keys, slow and large": (count, 24) for count in (2, 10, 50)}
+"""By how many keys of the attacker's carrier, with so many connections each."""
 
 
 @dataclass
@@ -158,7 +165,33 @@ def watch(url: str, seen: Seen, stop: threading.Event) -> None:
                 seen.ready[0] += 1
 
 
+@contextmanager
+def slow_bodies(url: str, keys: dict[str, str], kind: str) -> Iterator[None]:
+    """A process that sends them, where the kind is one of `MANY`."""
+    if kind not in MANY:
+        yield
+        return
+    count, each = MANY[kind]
+    given = "\n".join(keys[f"r1 {number}"] for number in range(count))
+    # Others would send them from machines of their own.
+    command = ["nice", "-n", "19", sys.executable, "-m", "tests.security.slow_bodies"]
+    command += [str(httpx.URL(url).port), str(each)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        process.stdin.write(given)
+        process.stdin.close()
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
 def run(url: str, keys: dict[str, str], kind: str, honest: int, connections: int, at: int) -> Seen:
+    with slow_bodies(url, keys, kind):
+        return _run(url, keys, kind, honest, connections, at)
+
+
+def _run(url: str, keys: dict[str, str], kind: str, honest: int, connections: int, at: int) -> Seen:
     seen, stop = Seen(), threading.Event()
     make = ATTACKS.get(kind)
     threads = [threading.Thread(target=watch, args=(url, seen, stop))]
@@ -207,12 +240,15 @@ def make_home() -> Iterator[tuple[Path, Path, dict[str, str]]]:
 
         sosie("init", str(home), "--carrier", "blue", "--outlet", "b1")
         sosie("carrier", "add", "red", "--name", "Red", "--home", str(home))
-        sosie("outlet", "add", "r1", "--carrier", "red", "--home", str(home))
         keys = {}
-        for carrier, outlet in (("blue", "b1"), ("red", "r1")):
-            role = ("--role", "outlet", "--carrier", carrier, "--outlet", outlet)
-            text = sosie("apikey", "add", *role, "--home", str(home), "--json")
-            keys[outlet] = httpx.Response(200, text=text).json()["key"]
+        of_red = ("r1", *(f"r1 {number}" for number in range(50)))
+        with Deployment(home, load_settings(home)) as deployment:
+            deployment.store.add_outlet("r1", "red", actor="test")
+            for name, carrier in {"b1": "blue", **dict.fromkeys(of_red, "red")}.items():
+                made = make_key(deployment.vault)
+                given = (made.id, made.digest, name, "outlet", carrier, name[:2], None)
+                deployment.store.add_api_key(ApiKey(*given, utc_now()), actor="test")
+                keys[name] = made.text
         yield home, keys
 
 
@@ -224,6 +260,8 @@ def main() -> None:
     parser.add_argument("--rate-limit", default="0")
     given = parser.parse_args()
     os.environ["SOSIE_SERVE__RATE_LIMIT"] = given.rate_limit
+    # All of them share this machine's address, as whoever attacks from many would not.
+    os.environ["SOSIE_SERVE__CONNECTIONS_PER_ADDRESS"] = "0"
     for name in ("HOLDER_FAILURES", "HOLDER_SHOWN", "OUTLET_KEY_FAILURES", "KEY_FAILURES"):
         # The same faces come again for each kind of attack, and are rejected as duplicates.
         os.environ[f"SOSIE_LIMITS__{name}"] = "0"
@@ -231,7 +269,7 @@ def main() -> None:
         place = Place(home, find_port())
         with serve(place):
             url = f"http://127.0.0.1:{place.port}"
-            for at, kind in enumerate(given.kinds or [*ATTACKS, *UNFINISHED], 1):
+            for at, kind in enumerate(given.kinds or [*ATTACKS, *UNFINISHED, *MANY], 1):
                 seen = run(url, keys, kind, given.honest, given.connections, at)
                 load = os.getloadavg()[0]
                 sys.stdout.write(f"{kind:22} {seen.line(given.honest)}; load {load:.1f}\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 import threading
@@ -11,24 +10,29 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from ray.serve._private.haproxy import ServerConfig
 
 from engine.errors import RequestError
 from serving.api import request
-from serving.cluster.environment import find_port, make_variables
-from serving.cluster.haproxy import ADMITTED, ONGOING_OF_ADDRESS, UNREAD, ProxyConfig
+from serving.cluster.environment import make_variables
+from serving.cluster.haproxy import (
+    ADMITTED,
+    ONGOING_OF_ADDRESS,
+    UNKNOWN_ONGOING,
+    UNREAD,
+    ProxyConfig,
+)
 from serving.settings import make_settings
+from tests.security.listening import listening
 from tests.security.unfinished_requests import WAIT_S, begin, exchange, make_up_key
 from tests.serving.api.driver import to_json
-from tests.serving.cluster.proxied import OTHER_KEY, Proxied, generate, run_proxy, start_proxy
+from tests.serving.cluster.proxied import OTHER_KEY, Proxied, run_proxy
 
 ATTACKERS = 16
 CONFIG = ProxyConfig(
@@ -45,32 +49,8 @@ Activation = Callable[..., dict[str, Any]]
 @pytest.fixture(scope="module")
 def ports(own_service: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]]:
     """Where the real service listens: behind the proxy, and itself."""
-    folder = tmp_path_factory.mktemp("p")
-    config = uvicorn.Config(own_service.app, port=0, http="httptools", log_config=None)
-    server = uvicorn.Server(config)
-    ended = asyncio.run_coroutine_threadsafe(server.serve(), own_service.loop)
-    while not server.started:
-        time.sleep(0.01)
-    own: int = server.servers[0].sockets[0].getsockname()[1]
-    port = find_port()
-    path = generate(folder, port, [ServerConfig("one", "127.0.0.1", own)])
-    # Health checks of Serve's, which a replica answers beside the application.
-    path.write_text(path.read_text().replace("GET /-/healthz", "GET /health/live"))
-    process = start_proxy(path, CONFIG, folder / "log")
-    try:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            with suppress(httpx.TransportError):
-                if httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
-                    break
-            time.sleep(0.05)
-        assert not (folder / "log").exists()
-        yield port, own
-    finally:
-        process.kill()
-        process.wait()
-        server.should_exit = True
-        ended.result(WAIT_S)
+    with listening(own_service, tmp_path_factory.mktemp("p"), CONFIG) as found:
+        yield found
 
 
 @contextmanager
@@ -198,6 +178,43 @@ def test_one_key_has_half_the_enrollment_places_whatever_brings_the_photographs(
         assert proxied.ask("/v1/enrollments", "POST")[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "method"), [("/v1/enrollments", "POST"), ("/v1/match", "POST"), ("/v1/slow", "GET")]
+)
+def test_all_keys_of_a_carrier_leave_a_quarter_of_the_places_to_others(
+    tmp_path_factory: pytest.TempPathFactory, path: str, method: str
+) -> None:
+    config = replace(CONFIG, ongoing=8, match_ongoing=8, enroll_ongoing=8)
+    with run_proxy(tmp_path_factory.mktemp("p"), config) as proxied:
+        keys = [f"sosie_{sign * 12}_{sign * 43}" for sign in "cdef"]
+        proxied.server.carriers.update({f"Bearer {key}": 1 for key in keys})
+        held = [one for key in keys[:3] for one in proxied.hold(2, path, method, key)]
+        # A key that the proxy has never seen, of the same carrier.
+        status, _, body = proxied.ask(path, method, key=keys[3])
+        assert (status, json.loads(body)["code"]) == (429, "ACCESS.RATE_LIMITED")
+        assert "carrier" in json.loads(body)["message"]
+        held += proxied.hold(2, path, method, OTHER_KEY)
+        proxied.release(held)
+        assert proxied.ask(path, method, key=keys[3])[0] == 200
+
+
+def test_whose_a_key_is_is_asked_before_its_body_and_one_not_in_force_is_told_so(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """However many such bodies come, they keep nobody waiting whose key was idle."""
+    with run_proxy(tmp_path_factory.mktemp("p"), CONFIG) as proxied, ExitStack() as opened:
+        proxied.server.is_open.set()
+        for _ in range(4 * UNKNOWN_ONGOING):
+            key = make_up_key()
+            proxied.server.carriers[f"Bearer {key}"] = 1
+            slow = opened.enter_context(socket.create_connection(("127.0.0.1", proxied.port)))
+            slow.sendall(begin(key))
+            assert exchange(proxied.port, begin(make_up_key()))[0] == 401
+        fresh = make_up_key()
+        proxied.server.carriers[f"Bearer {fresh}"] = 2
+        assert proxied.ask("/v1/enrollments", "POST", key=fresh)[0] == 200
+
+
 def test_an_encoded_path_counts_as_the_path_that_it_is(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -259,7 +276,7 @@ def test_requests_without_a_key_are_counted_by_the_address_that_a_trusted_proxy_
 
 
 def test_both_ends_use_the_same_headers() -> None:
-    assert (request.ADMITTED[0].decode(), request.UNREAD[0].decode()) == (ADMITTED, UNREAD)
+    assert (request.ADMITTED.decode(), request.UNREAD[0].decode()) == (ADMITTED, UNREAD)
 
 
 def test_settings_reach_the_proxy(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from engine.matching.bulk_enrollment import admit_references
 from engine.matching.documents import Document
 from engine.registry.records import ApiKey, utc_now
 from serving.access.authentication import make_key
-from serving.access.authorization import Principal, Role, template_tenant
+from serving.access.authorization import Principal, Role, tenant_of
 from serving.compose import Deployment, create_home
 from serving.ingress.templates import SealedTemplates
 from serving.settings import Settings, load_settings
@@ -66,7 +66,7 @@ class Home:
             templates = SealedTemplates(
                 deployment.vault, deployment.store.model_digest, settings.template_ttl_h
             )
-            return templates.issue(deployment.vault.rotate(faces), template_tenant(caller))
+            return templates.issue(deployment.vault.rotate(faces), tenant_of(caller))
 
 
 UNBOUNDED = {

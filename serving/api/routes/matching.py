@@ -10,13 +10,7 @@ from engine.errors import ImageError
 from engine.matching.comparison import score_best
 from engine.matching.liveness import name_document
 from engine.matching.verification import HolderCheck
-from serving.access.authorization import (
-    Action,
-    authorize,
-    choose_candidates,
-    scope_of,
-    template_tenant,
-)
+from serving.access.authorization import Action, authorize, choose_candidates, scope_of, tenant_of
 from serving.api.request import (
     HolderFace,
     Request,
@@ -45,8 +39,7 @@ async def match(parts: Parts, request: Request, body: wire.MatchRequest) -> wire
     _charge_rest(parts, request, len(batch))
     charge_photographs(parts, request, batch.images.values())
     show = choose_candidates(caller, parts.vault)
-    tenant = template_tenant(caller)
-    return wire.MatchResults(await match_batch(parts, batch, tenant, request.context, show))
+    return wire.MatchResults(await match_batch(parts, batch, caller.holder, request.context, show))
 
 
 async def issue_templates(
@@ -61,10 +54,12 @@ async def issue_templates(
         images = [item.image for item in body.items]
         charge_photographs(parts, request, ([image] for image in images))
         kinds = [read_kind(item.kind) for item in body.items]
-        samples = await parts.faces.sample(images, request.remaining_s, kinds)
+        samples = await parts.faces.sample(
+            images, request.remaining_s, kinds, holder=request.caller.holder
+        )
     found = [read_sample(sample) for sample in samples]
     vectors = [one for one in found if not isinstance(one, wire.ItemError)]
-    tenant = template_tenant(request.caller)
+    tenant = tenant_of(request.caller)
     issued = iter(parts.templates.issue(np.stack(vectors), tenant) if vectors else ())
     results = []
     for item, sample, one in zip(body.items, samples, found, strict=True):

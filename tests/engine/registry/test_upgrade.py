@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from sqlalchemy import Column, Connection, MetaData, Table, insert, inspect, select, text, update
 
 from engine.cases.case import CaseOrigin
-from engine.errors import ChainBroken, ModelMismatch, SchemaMismatch, SealBroken, StorageFailed
+from engine.errors import (
+    ChainBroken,
+    ModelMismatch,
+    RowRefused,
+    SchemaMismatch,
+    SealBroken,
+    StorageFailed,
+)
 from engine.models.transform import Conversion, Transform
 from engine.registry import audit, deployment, tables
 from engine.registry import store as schema
@@ -473,3 +480,20 @@ def test_upgrade_leaves_no_reason_of_a_restriction_in_the_clear(
     upgrade(database_url, vault)
     with Store.open(database_url, vault, model_digest=MODEL) as store:
         assert store.outlets(["r1"])["r1"].restriction_reason is None
+
+
+def test_an_upgraded_registry_takes_keys_for_metrics_and_refuses_what_it_refused(
+    database_url: str, vault: Vault
+) -> None:
+    make_revision(database_url, vault, "0002")
+    upgrade(database_url, vault)
+    engine = connect(database_url)
+    row = {"id": "k", "digest": b"d", "label": "", "role": "metrics", "created_at": utc_now()}
+    wrong = [{"role": "else"}, {"carrier": "red"}, {"role": "carrier"}, {"rate_limit": 0.0}]
+    wrong += [{"role": "carrier", "carrier": "red", "outlet": "r1"}]
+    for changes in wrong:
+        with pytest.raises(RowRefused), changing(engine) as connection:
+            connection.execute(insert(tables.api_keys), row | changes)
+    with changing(engine) as connection:
+        connection.execute(insert(tables.api_keys), row)
+    engine.dispose()

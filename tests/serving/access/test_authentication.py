@@ -16,6 +16,7 @@ from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from serving.access import authentication as module
 from serving.access.authentication import (
+    KEYS_OF_CARRIER,
     MAX_LENGTH,
     UNKNOWN_PER_S,
     Authenticator,
@@ -386,6 +387,39 @@ def test_a_key_enrolls_as_often_however_few_replicas_are_sent_enrollments(
             passed += 1
     assert passed == pytest.approx(passing, abs=1)
     assert passed * enrolling == pytest.approx(4000, abs=4)
+
+
+def ask_until_refused(auth: Authenticator, key: str, most: int = 20_000) -> int:
+    passed = 0
+    with suppress(RateLimited):
+        while passed < most:
+            auth.admit_known(key)
+            passed += 1
+    return passed
+
+
+def test_all_keys_of_a_carrier_share_a_rate_and_other_carriers_have_theirs(
+    make_auth: Any, add_key: Any
+) -> None:
+    auth = make_auth(rate_limit=300.0)
+    keys = [add_key("carrier") for _ in range(2 * KEYS_OF_CARRIER)]
+    for key in keys:
+        admit(auth, key)
+    passed = [ask_until_refused(auth, key) for key in keys]
+    assert passed[0] == 299
+    assert sum(passed) == KEYS_OF_CARRIER * 300 - len(keys)
+    # Who was refused for its carrier has spent nothing of its own.
+    assert auth._known[f"key:{id_of(keys[-1])}"].buckets[0]._tokens == pytest.approx(299, abs=1)
+    other = add_key("fraud")
+    admit(auth, other)
+    assert ask_until_refused(auth, other) == 299
+
+
+def test_a_carriers_rate_is_at_least_that_of_its_fastest_key(make_auth: Any, add_key: Any) -> None:
+    auth = make_auth(rate_limit=300.0)
+    gateway = add_key("carrier", rate_limit=8000.0)
+    admit(auth, gateway)
+    assert ask_until_refused(auth, gateway) == 7999
 
 
 def test_photographs_of_an_enrollment_weigh_as_it_does(make_auth: Any, add_key: Any) -> None:

@@ -10,13 +10,15 @@ import pytest
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from serving.access.authorization import (
+    PERMISSIONS,
+    Action,
     Principal,
     Role,
     name_holder,
     outlet_of,
     scope_of,
     show_decision,
-    template_tenant,
+    tenant_of,
 )
 from serving.errors import Forbidden
 
@@ -24,14 +26,22 @@ OUTLET = Principal("k1", Role.OUTLET, "red", "r1")
 CARRIER = Principal("k2", Role.CARRIER, "red")
 FRAUD = Principal("k3", Role.FRAUD)
 OPERATOR = Principal("k4", Role.OPERATOR)
+METRICS = Principal("k8", Role.METRICS)
 EVERYBODY = (OUTLET, CARRIER, FRAUD, OPERATOR)
 
 
 def test_a_template_belongs_to_the_carrier_or_to_the_role() -> None:
-    tenants = [template_tenant(principal) for principal in EVERYBODY]
+    tenants = [tenant_of(principal) for principal in EVERYBODY]
     assert tenants == ["carrier:red", "carrier:red", "role:fraud", "role:operator"]
     named_alike = Principal("k5", Role.CARRIER, "role:fraud")
-    assert template_tenant(named_alike) not in tenants
+    assert tenant_of(named_alike) not in tenants
+
+
+def test_a_key_for_metrics_reads_them_and_touches_nobodys_rows() -> None:
+    assert {one for one in Action if METRICS.role in PERMISSIONS[one]} == {Action.READ_METRICS}
+    with pytest.raises(Forbidden):
+        scope_of(METRICS)
+    assert METRICS.holder == ("role:metrics", "k8")
 
 
 @pytest.mark.parametrize("role", [Role.OUTLET, Role.CARRIER])
@@ -42,7 +52,7 @@ def test_a_tenants_key_without_a_tenant_may_do_nothing(role: Role) -> None:
     with pytest.raises(Forbidden):
         outlet_of(unbound, "r1")
     with pytest.raises(Forbidden):
-        template_tenant(unbound)
+        tenant_of(unbound)
     half = Principal("k7", Role.OUTLET, "red")
     with pytest.raises(Forbidden):
         outlet_of(half, None)

@@ -26,6 +26,7 @@ KEYS = {
     "fraud": ("fraud", None, None),
     "second": ("fraud", None, None),
     "operator": ("operator", None, None),
+    "metrics": ("metrics", None, None),
 }
 """The keys of every service: role, carrier, outlet; `second` is for what needs two people."""
 CONFLICTS = {"CASE", "LIVENESS", "OUTLET", "SWEEP"}

@@ -17,7 +17,7 @@ from tests.serving.api.driver import KEYS
 MSISDN = "+8613800138000"
 DOCUMENT = {"type": "cn-ric", "number": "110105199003071239"}
 UNKNOWN = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
-NAMES = ("b1", "b2", "blue", "r1", "red", "fraud", "operator")
+NAMES = ("b1", "b2", "blue", "r1", "red", "fraud", "operator", "metrics")
 
 SIM_SWAP = "/camara/sim-swap/v2"
 OPEN = {"live": "/health/live", "ready": "/health/ready", "version": "/version",
@@ -44,7 +44,7 @@ def only(**statuses: int) -> Statuses:
 
 
 def all_but_operators(status: int) -> Statuses:
-    return (*[status] * (len(NAMES) - 1), 403)
+    return only(**dict.fromkeys(NAMES[:-2], status))
 
 
 @pytest.fixture
@@ -65,6 +65,7 @@ def matrix(
     webhook, no_webhook = f"/v1/webhooks/{UNKNOWN}", only(blue=404, red=404, operator=404)
     campaign, number = f"/v1/campaigns/{UNKNOWN}", {"phoneNumber": MSISDN}
     running = {"name": "all", "deadline": "2099-01-01T00:00:00Z"}
+    all_but_metrics = only(**dict.fromkeys(NAMES[:-1], 200))
     captured_at = activation()["captured_at"]
     of_blue = dict.fromkeys(("b1", "b2", "blue", "fraud"), 200) | {"r1": 404, "red": 404}
 
@@ -157,7 +158,7 @@ def matrix(
             # No carrier here reports changes of SIM.
             (post(f"{SIM_SWAP}/retrieve-date", number), only(blue=422, red=404, fraud=422)),
             (post(f"{SIM_SWAP}/check", number), only(blue=422, red=404, fraud=422)),
-            (get("/v1/thresholds"), (200,) * len(NAMES)),
+            (get("/v1/thresholds"), all_but_metrics),
             (get("/v1/audit"), only(operator=200)),
             (get("/v1/audit/verification"), only(operator=200)),
             (post("/v1/backups"), only(operator=201)),
@@ -177,8 +178,8 @@ def matrix(
                 post("/v1/outlets/b1/lift", {"restriction": "barred", "reason": "x"}),
                 only(fraud=409),
             ),
-            (get("/metrics"), only(operator=200)),
-            (get("/v1/me"), (200,) * len(NAMES)),
+            (get("/metrics"), only(operator=200, metrics=200)),
+            (get("/v1/me"), all_but_metrics),
             # A key is not signed out.
             (("DELETE", "/v1/session", {}), (400,) * len(NAMES)),
         ]

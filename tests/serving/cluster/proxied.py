@@ -32,6 +32,7 @@ class HoldingServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Slow)
         self.holds = threading.Semaphore(0)
         self.is_open = threading.Event()
+        self.carriers = {f"Bearer {KEY}": 1, f"Bearer {OTHER_KEY}": 2}
 
 
 class Slow(BaseHTTPRequestHandler):
@@ -42,10 +43,13 @@ class Slow(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path.endswith("/slow"):
             self._wait()
-        self.send_response(404 if self.path == "/v1/missing" else 200)
+        given = self.headers.get("authorization")
+        is_refused = self.path == "/v1/me" and given not in (None, *self.server.carriers)
+        self.send_response(401 if is_refused else 404 if self.path == "/v1/missing" else 200)
         self.send_header("content-length", "2")
-        if self.headers.get("authorization") in (f"Bearer {KEY}", f"Bearer {OTHER_KEY}"):
-            self.send_header(ADMITTED, "1")
+        carrier = self.server.carriers.get(self.headers.get("authorization", ""))
+        if carrier is not None:
+            self.send_header(ADMITTED, str(carrier))
         self.send_header("x-was-unwatched", self.headers.get(UNWATCHED, "?0"))
         self.end_headers()
         self.wfile.write(b"ok")

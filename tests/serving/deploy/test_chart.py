@@ -39,7 +39,11 @@ EVERYTHING = {
         "digest": f"sha256:{'a' * 64}",
         "gpuDigest": f"sha256:{'b' * 64}",
     },
-    "network": {"database": {"to": [{"ipBlock": {"cidr": "10.0.0.0/24"}}]}},
+    "network": {
+        "database": {"to": [{"ipBlock": {"cidr": "10.0.0.0/24"}}]},
+        "redis": {"to": [{"ipBlock": {"cidr": "10.0.1.0/24"}}]},
+        "outward": [{"to": [{"ipBlock": {"cidr": "203.0.113.0/24"}}]}],
+    },
 }
 # As KubeRay's API has them (ray-operator/apis/ray/v1).
 SERVICE = {"upgradeStrategy", "serveConfigV2", "rayClusterConfig", "excludeHeadPodFromServeSvc"} | {
@@ -165,10 +169,43 @@ def test_no_pod_may_more_than_it_must(rendered: Rendered) -> None:
         assert {"startupProbe", "livenessProbe", "readinessProbe"} <= set(main)
         # The proxy drains first, then the registrar ends: as long as `sosie serve` itself may take.
         assert spec["terminationGracePeriodSeconds"] == 2 * 30 + 75
-    (policy,) = rendered.of("NetworkPolicy")
-    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
-    assert all(rule.get("from") for rule in policy["spec"]["ingress"])
     assert {one["spec"]["maxUnavailable"] for one in rendered.of("PodDisruptionBudget")} == {1}
+
+
+def reach(rendered: Rendered, component: str) -> dict[int, list[Any]]:
+    """The ports beyond its own pods that those of a component may reach, and to what ends."""
+    found: dict[int, list[Any]] = {}
+    for policy in rendered.of("NetworkPolicy"):
+        labels = {"app.kubernetes.io/name": "sosie", "app.kubernetes.io/instance": "match"}
+        chosen = policy["spec"]["podSelector"]["matchLabels"]
+        if chosen.items() <= (labels | {"app.kubernetes.io/component": component}).items():
+            for rule in policy["spec"]["egress"]:
+                for port in rule.get("ports", [{"port": 0}]):
+                    found.setdefault(port["port"], rule.get("to", []))
+    return found
+
+
+def test_each_component_reaches_what_it_needs_and_nothing_else(rendered: Rendered) -> None:
+    first, *more = rendered.of("NetworkPolicy")
+    assert first["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert all(rule.get("from") for rule in first["spec"]["ingress"])
+    assert {tuple(policy["spec"]["policyTypes"]) for policy in more} == {("Egress",)}
+    # Its own pods are those that it makes.
+    (own,) = (rule for rule in first["spec"]["egress"] if "ports" not in rule)
+    (expression,) = own["to"][0]["podSelector"]["matchExpressions"]
+    components = {
+        pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in rendered.pods()
+    }
+    assert components <= set(expression["values"])
+    common = {0, 53}
+    has_redis = bool(rendered.cluster["gcsFaultToleranceOptions"].get("redisAddress"))
+    head, workers = reach(rendered, "head"), reach(rendered, "workers")
+    assert set(head) == common | {443, 6443} | ({6380} if has_redis else set())
+    assert set(workers) == common | {5432}
+    for component in ("gpu", "shards"):
+        assert set(reach(rendered, component)) == common
+    assert head[53]
+    assert not has_redis or (head[6380] and workers[5432])
 
 
 def test_only_pods_with_ingresses_are_asked_and_only_while_they_are_ready(

@@ -18,6 +18,7 @@ from engine.errors import DeadlinePassed, ImageDamaged, ImageError, ModelError
 from engine.matching.requests import Sample, take_samples
 from engine.reasons import Reason
 from engine.registry.vault import Vault
+from serving.access.authorization import Holder
 from serving.errors import Busy, Interrupted, NotReady
 from serving.ingress.extraction_queue import BATCH_PHOTOGRAPHS, ExtractionQueue
 from serving.telemetry.metrics import BATCH_SIZE, QUEUE_DEPTH, STAGE_SECONDS
@@ -136,8 +137,9 @@ def test_large_photographs_are_taken_two_at_a_time_between_the_others(
     async def body() -> None:
         held = await hold_worker(queue, extractor)
         waiting = await start(queue, large("a", "b", "c", "d"), images("x", "y"))
+        waiting += await start(queue, *(large(*pair) for pair in ("ef", "gh", "ij", "kl")))
         with pytest.raises(Busy):
-            await queue.sample(large("g"))
+            await queue.sample(large("m"))
         waiting += await start(queue, images("z"))
         extractor.released.set()
         await asyncio.gather(held, *waiting)
@@ -156,6 +158,7 @@ def test_the_frames_of_one_attempt_wait_with_pairs_and_not_with_batches(
     async def body() -> None:
         held = await hold_worker(queue, extractor)
         bulk = await start(queue, *(many(f"bulk{n}-", 4 * CAPACITY) for n in range(2)))
+        bulk += await start(queue, *(many(f"bulk{n}-", 4 * CAPACITY) for n in range(2, 4)))
         with pytest.raises(Busy):
             await queue.sample(frames)
         attempt = asyncio.create_task(queue.sample(frames, is_one_attempt=True))
@@ -174,11 +177,15 @@ def test_batch_calls_together_leave_half_of_the_places_to_pairs_and_beyond_all_i
     async def body() -> None:
         held = await hold_worker(queue, extractor)
         bulk = await start(queue, *(many(f"bulk{n}-", 4 * CAPACITY) for n in range(2)))
+        bulk += await start(queue, *(many("bulk", 4 * CAPACITY) for _ in range(2)))
         with pytest.raises(Busy):
             await queue.sample(many("bulk", 4 * CAPACITY))
         assert depth(meter) == CAPACITY // 2
-        waiting = await start(queue, *pairs(CAPACITY // 4))
-        assert depth(meter) == CAPACITY
+        # With the one that is held a line lets in as many as make two batches.
+        waiting = await start(queue, *pairs(BATCH_PHOTOGRAPHS - 1))
+        assert depth(meter) == CAPACITY - 2
+        waiting += await start(queue, *pairs(CAPACITY // 2))
+        assert depth(meter) == CAPACITY - 2
         # At once: the worker is held, so nothing could have become free.
         with pytest.raises(Busy) as refused:
             await queue.sample(images("one more"))
@@ -302,3 +309,60 @@ def test_the_next_batch_begins_as_soon_as_a_thread_is_free_and_not_before(
     run(body)
     queue.close(10)
     assert images("c", "d") in extractor.batches
+
+
+def test_whoever_brings_few_photographs_waits_for_one_place_behind_whoever_brings_many(
+    extractor: Any, vault: Vault, meter: RecordingMeter
+) -> None:
+    log = structlog.get_logger()
+    queue = ExtractionQueue(
+        extractor, vault, capacity=CAPACITY, meter=meter, log=log, key_share=0.5
+    )
+    answered: list[str] = []
+
+    async def ask(tenant: str, key: str, number: int) -> None:
+        files = many(f"{tenant} {key} {number}-", 2)
+        await queue.sample(files, is_one_attempt=True, holder=Holder(tenant, key))
+        answered.append(f"{tenant} {key}")
+
+    async def body() -> list[int]:
+        held = await hold_worker(queue, extractor)
+        asked, refused = [], []
+        for key in ("r1", "r2", "r3"):
+            these = [asyncio.create_task(ask("red", key, number)) for number in range(CAPACITY)]
+            await asyncio.sleep(0)
+            refused.append(sum(one.done() for one in these))
+            asked += these
+        other = asyncio.create_task(ask("blue", "b1", 0))
+        await asyncio.sleep(0)
+        extractor.released.set()
+        await asyncio.gather(held, other)
+        for error in await asyncio.gather(*asked, return_exceptions=True):
+            assert error is None or isinstance(error, Busy)
+        return refused
+
+    refused = run(body)
+    queue.close()
+    # What was let in before it came; nothing of what waited.
+    assert answered.index("blue b1") < BATCH_PHOTOGRAPHS
+    after = answered[BATCH_PHOTOGRAPHS : 2 * BATCH_PHOTOGRAPHS]
+    assert after.count("red r2") >= after.count("red r1")
+    assert 0 < refused[0] < refused[1] < refused[2] == CAPACITY
+
+
+def test_a_call_that_is_given_up_while_it_waits_in_the_line_leaves_its_place(
+    queue: ExtractionQueue, extractor: Any
+) -> None:
+    async def body() -> int:
+        held = await hold_worker(queue, extractor)
+        inside = await start(queue, *pairs(BATCH_PHOTOGRAPHS - 1))
+        waiting = await start(queue, *pairs(CAPACITY // 2))
+        for one in waiting:
+            one.cancel()
+        await asyncio.wait(waiting)
+        again = await start(queue, *pairs(CAPACITY // 2))
+        extractor.released.set()
+        return len(await asyncio.gather(held, *inside, *again))
+
+    assert run(body) == 1 + BATCH_PHOTOGRAPHS - 1 + CAPACITY // 2
+    assert not queue._lines[1]._inside

@@ -10,6 +10,13 @@ app.kubernetes.io/name: sosie
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{/* The pods of Ray, by component: no other that has the release's labels. */}}
+{{- define "sosie.members" -}}
+matchLabels: {{- include "sosie.selector" . | nindent 2 }}
+matchExpressions:
+  - {key: app.kubernetes.io/component, operator: In, values: [head, workers, gpu, shards]}
+{{- end }}
+
 {{/* The settings file. Where Ray holds cores, memory and shards, Kubernetes has the same numbers. */}}
 {{- define "sosie.toml" -}}
 {{- $settings := deepCopy .Values.settings -}}

@@ -12,6 +12,7 @@ import structlog
 from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import CapturingLogger
 
+from serving.access.authorization import Principal, Role
 from serving.api.app import RequestMiddleware
 from serving.api.request import SCOPE_KEY, Request
 from serving.api.request import Answer as Sent
@@ -148,6 +149,12 @@ class Rig:
         """The one access line of the last request."""
         lines = [call.kwargs for call in self.lines.calls if call.kwargs.get("event") == "request"]
         return lines[-1]
+
+
+def begin(request: Request, carrier: str = "blue") -> None:
+    """Takes a place for its key, as every operation does once its body is in."""
+    request.enter(Principal(request.key or "", Role.CARRIER, carrier))
+    request.begin()
 
 
 async def echo(request: Request) -> Any:

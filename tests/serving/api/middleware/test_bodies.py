@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from starlette.types import Message
 
-from serving.access.authorization import Principal, Role
+from serving.access.authorization import Holder, Principal, Role
 from serving.api import request as edge
-from serving.api.body import BODIES_HELD, LARGE_BYTES, work_apart
+from serving.api.body import BODIES_HELD, LARGE_BYTES, BodyBudget, work_apart
 from serving.api.request import Request
-from tests.serving.api.middleware.conftest import Answer, Rig, echo
+from serving.errors import Busy
+from tests.serving.api.middleware.conftest import Answer, Rig, begin, echo
+
+OF_ONE_KEY = 2
+"""Bodies of the largest size that one key may hold while nobody else holds any."""
 
 
 def test_a_body_comes_in_pieces() -> None:
@@ -76,7 +82,7 @@ def test_an_oversized_body_is_refused_before_it_is_read() -> None:
 
 def test_bodies_that_fill_the_memory_set_aside_are_refused_until_one_is_done() -> None:
     async def ask_all() -> tuple[list[int], Answer, Answer]:
-        released, all_held = asyncio.Event(), asyncio.Barrier(BODIES_HELD // 2 + 1)
+        released, all_held = asyncio.Event(), asyncio.Barrier(OF_ONE_KEY + 1)
 
         async def hold(request: Request) -> Any:
             await request.read_body()
@@ -87,7 +93,7 @@ def test_bodies_that_fill_the_memory_set_aside_are_refused_until_one_is_done() -
 
         rig = Rig(hold, max_body_mib=1)
         body = b"x" * 2**20
-        held = [asyncio.create_task(rig.ask_later(body)) for _ in range(BODIES_HELD // 2)]
+        held = [asyncio.create_task(rig.ask_later(body)) for _ in range(OF_ONE_KEY)]
         await all_held.wait()
         refused = await rig.ask_later(body)
         released.set()
@@ -95,16 +101,16 @@ def test_bodies_that_fill_the_memory_set_aside_are_refused_until_one_is_done() -
         return statuses, refused, await rig.ask_later(body)
 
     statuses, refused, later = asyncio.run(ask_all())
-    assert statuses == [200] * (BODIES_HELD // 2)
+    assert statuses == [200] * OF_ONE_KEY
     assert (refused.status, refused.json["code"]) == (429, "SERVICE.BUSY")
     assert later.status == 200
 
 
-def test_slow_uploads_of_one_key_leave_memory_for_the_calls_of_others() -> None:
+def test_slow_uploads_of_one_carrier_leave_memory_for_those_of_others() -> None:
     async def ask_all() -> tuple[list[int], list[int]]:
         async def read(request: Request) -> Any:
             key = request.key or ""
-            request.principal = Principal(key, Role.CARRIER, "blue")
+            request.enter(Principal(key, Role.CARRIER, "red" if key < "other" else key))
             return {"size": len(await request.read_body())}
 
         rig = Rig(read, max_body_mib=1, body_timeout_s=0.5)
@@ -115,10 +121,10 @@ def test_slow_uploads_of_one_key_leave_memory_for_the_calls_of_others() -> None:
 
         half = len(body) // 2
         stalled = [
-            asyncio.create_task(send("one", body[:half], body[half:-1], 9.0, b"x"))
-            for _ in range(2 * BODIES_HELD)
+            asyncio.create_task(send(f"key{number}", body[:half], body[half:-1], 9.0, b"x"))
+            for number in range(4 * BODIES_HELD)
         ]
-        # The first to be done is refused: those before it hold all that one key may.
+        # The first to be done is refused: those before it hold all that one carrier may.
         await asyncio.wait(stalled, return_when=asyncio.FIRST_COMPLETED)
         others = [await send(f"other{n}", body) for n in range(4)]
         return others, [await task for task in stalled]
@@ -126,6 +132,43 @@ def test_slow_uploads_of_one_key_leave_memory_for_the_calls_of_others() -> None:
     others, stalled = asyncio.run(ask_all())
     assert others == [200] * 4
     assert set(stalled) == {408, 429}
+
+
+def test_slow_uploads_of_one_key_leave_memory_for_its_carriers_other_keys() -> None:
+    budget = BodyBudget(1)
+    taken: Counter[str] = Counter()
+    for key in ("one", "two", "three"):
+        with suppress(Busy):
+            while True:
+                budget.take(2**16, Holder("carrier:red", key))
+                taken[key] += 1
+    assert taken["one"] > taken["two"] > taken["three"] > 0
+    assert taken.total() <= BODIES_HELD * 16 / 2
+
+
+def test_a_body_takes_memory_from_the_moment_that_it_is_waited_for() -> None:
+    """Or thousands of bodies that hardly come would take none."""
+
+    async def ask_all() -> tuple[Counter[int], int]:
+        async def read(request: Request) -> Any:
+            carrier = "red" if (request.key or "") == "red" else "blue"
+            request.enter(Principal(request.key or "", Role.CARRIER, carrier))
+            await request.read_body()
+            return {}
+
+        rig = Rig(read, max_body_mib=1, body_timeout_s=0.5)
+        red, blue = {"x-api-key": "red"}, {"x-api-key": "blue"}
+        coming = [
+            asyncio.create_task(rig.ask_later(b"x", 9.0, b"x", headers=red)) for _ in range(200)
+        ]
+        await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
+        other = (await rig.ask_later(b"x", headers=blue)).status
+        return Counter([(await task).status for task in coming]), other
+
+    coming, other = asyncio.run(ask_all())
+    assert coming.keys() == {408, 429}
+    assert coming[408] <= BODIES_HELD * 16 / 2
+    assert other == 200
 
 
 def test_a_body_that_comes_slower_than_the_least_rate_is_cut_off(
@@ -139,31 +182,58 @@ def test_a_body_that_comes_slower_than_the_least_rate_is_cut_off(
     assert Rig(echo, body_kib_per_s=0).ask(b"x", 0.3, b"x").status == 200
 
 
-def test_one_key_runs_so_many_requests_at_once_and_others_go_on() -> None:
-    async def ask_all() -> tuple[list[int], Answer, int, int]:
-        released, all_held = asyncio.Event(), asyncio.Barrier(3)
+@pytest.mark.parametrize(
+    ("key", "carrier", "status"),
+    [("r1", "red", 429), ("r2", "red", 429), ("b1", "blue", 200)],
+    ids=["the same key", "another of its carrier", "another carrier's"],
+)
+def test_requests_run_by_carrier_and_then_by_key(key: str, carrier: str, status: int) -> None:
+    """Of four places a key has two, and all keys of a carrier three."""
+
+    async def ask_all() -> tuple[list[int], Answer, int]:
+        released, all_held = asyncio.Event(), asyncio.Barrier(len(held) + 1)
 
         async def hold(request: Request) -> Any:
-            request.enter(Principal(request.key or "", Role.CARRIER, "blue"))
-            if not released.is_set():
+            begin(request, "blue" if (request.key or "")[0] == "b" else "red")
+            if not released.is_set() and (request.key or "") != "b1":
                 await all_held.wait()
-            await released.wait()
+                await released.wait()
             return {}
 
         rig = Rig(hold, requests_ongoing=4, key_share=0.5)
-        one, other = {"x-api-key": "one"}, {"x-api-key": "other"}
-        held = [asyncio.create_task(rig.ask_later(headers=one)) for _ in range(2)]
+        first = [asyncio.create_task(rig.ask_later(headers={"x-api-key": one})) for one in held]
         await all_held.wait()
-        refused = await rig.ask_later(headers=one)
+        answer = await rig.ask_later(headers={"x-api-key": key})
         released.set()
-        others = (await rig.ask_later(headers=other)).status
-        statuses = [(await task).status for task in held]
-        return statuses, refused, others, (await rig.ask_later(headers=one)).status
+        statuses = [(await task).status for task in first]
+        return statuses, answer, (await rig.ask_later(headers={"x-api-key": "r1"})).status
 
-    statuses, refused, others, later = asyncio.run(ask_all())
-    assert statuses == [200, 200]
-    assert (refused.status, refused.json["code"]) == (429, "SERVICE.BUSY")
-    assert (others, later) == (200, 200)
+    held = ["r1", "r1"] if key == "r1" else ["r1", "r1", "r3"]
+    statuses, answer, later = asyncio.run(ask_all())
+    assert statuses == [200] * len(held)
+    assert answer.status == status
+    assert status == 200 or answer.json["code"] == "SERVICE.BUSY"
+    assert later == 200
+
+
+def test_a_body_that_still_comes_has_no_place() -> None:
+    async def ask_all() -> tuple[int, int]:
+        waited_for = asyncio.Event()
+
+        async def read(request: Request) -> Any:
+            request.enter(Principal(request.key or "", Role.CARRIER, "red"))
+            waited_for.set()
+            await request.read_body()
+            request.begin()
+            return {}
+
+        rig = Rig(read, requests_ongoing=1)
+        coming = asyncio.create_task(rig.ask_later(b"x", 0.3, b"x", headers={"x-api-key": "r1"}))
+        await waited_for.wait()
+        other = (await rig.ask_later(b"x", headers={"x-api-key": "r2"})).status
+        return other, (await coming).status
+
+    assert asyncio.run(ask_all()) == (200, 200)
 
 
 def test_a_large_body_is_worked_on_while_others_are_answered() -> None:

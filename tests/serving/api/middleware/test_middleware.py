@@ -16,7 +16,7 @@ from serving.api.app import EXEMPT_ONGOING
 from serving.api.body import MSGPACK
 from serving.api.request import Request
 from serving.errors import Busy, FaceUnusable, RateLimited
-from tests.serving.api.middleware.conftest import Answer, Rig, idle, raising
+from tests.serving.api.middleware.conftest import Answer, Rig, begin, idle, raising
 from tests.serving.meters import BrokenMeter
 
 
@@ -98,10 +98,11 @@ def test_more_requests_than_may_run_get_429_at_once_and_health_still_answers() -
 
         async def wait(request: Request) -> Any:
             if request.scope["path"] == "/v1/match":
+                begin(request)
                 await released.wait()
             return {}
 
-        rig = Rig(wait, requests_ongoing=3)
+        rig = Rig(wait, requests_ongoing=3, key_share=1)
         first = [asyncio.create_task(rig.ask_later()) for _ in range(3)]
         await asyncio.sleep(0)
         refused = [await rig.ask_later(b"x", 30.0, b"y") for _ in range(20)]
