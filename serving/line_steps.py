@@ -87,7 +87,8 @@ class LineSteps:
             done += steps
             if not steps:
                 break
-        self._log.info("line_steps", steps=done)
+        if done:
+            self._log.info("line_steps", steps=done)
 
     def _check_clock(self) -> datetime:
         """The moment, which may be believed: a wrong one would suspend everybody at once."""

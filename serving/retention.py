@@ -78,6 +78,7 @@ class DailyRetention:
         also: Callable[[datetime], object] = lambda _: None,
         tell_refusal: Callable[[bool], object] = lambda _: None,
         examine: Callable[[], object] = lambda: None,
+        tell_left: Callable[..., object] = lambda **_: None,
         elapsed_s: Callable[[], float] = read_elapsed_s,
     ) -> None:
         self._runner = runner
@@ -86,7 +87,7 @@ class DailyRetention:
         self._log = log
         self._clock = clock
         self._settle_s = settle_s
-        self._also, self._examine = also, examine
+        self._also, self._examine, self._tell_left = also, examine, tell_left
         self._tell_refusal = tell_refusal
         self._elapsed_s = elapsed_s
         self._looked_at = (clock(), elapsed_s())
@@ -106,8 +107,10 @@ class DailyRetention:
         log: FilteringBoundLogger,
         tell_refusal: Callable[[bool], object],
         examine: Callable[[], object],
+        tell_left: Callable[..., object],
     ) -> Self:
-        """By a deployment's settings, on its registrar; `examine` is called after each run."""
+        """By a deployment's settings, on its registrar; `examine` is called after each run, and
+        `tell_left` with the number `by` of events that left before a webhook took them."""
         settings = deployment.settings.retention
         return cls(
             deployment.registrar,
@@ -119,6 +122,7 @@ class DailyRetention:
             tell_refusal=tell_refusal,
             also=partial(retire_sweeps, deployment, deployment.registrar, ACTOR),
             examine=examine,
+            tell_left=tell_left,
         )
 
     def __enter__(self) -> Self:
@@ -196,6 +200,9 @@ class DailyRetention:
                 held=sum(made.held.values()),
                 is_complete=made.is_complete,
             )
+            for webhook_id, count in made.undelivered.items():
+                self._log.warning("events_left_undelivered", webhook_id=webhook_id, count=count)
+                self._tell_left(by=count)
         try:
             self._examine()
         except Exception as error:  # noqa: BLE001 - as above

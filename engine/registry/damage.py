@@ -13,9 +13,9 @@ from sqlalchemy import Connection, Row, Table, func, literal, select, tuple_
 from engine.errors import SosieError, StorageFailed
 from engine.registry import tables
 from engine.registry.audit import AuditReader
-from engine.registry.database import chunks, long_statements, reading, sqlite_file
+from engine.registry.database import UNREADABLE, chunks, long_statements, reading, sqlite_file
 from engine.registry.records import DOCUMENT_ERASED, ERASURE_ASKED
-from engine.registry.row_macs import AUTHENTICATED, is_authentic, values_of
+from engine.registry.row_macs import AUTHENTICATED, is_authentic, name_row, values_of
 from engine.registry.rows import name_sealed
 from engine.registry.tables import metadata
 from engine.registry.vault import Vault
@@ -122,7 +122,11 @@ def pages_of(reader: AuditReader, table: Table) -> Iterator[Sequence[Row[Any]]]:
     rows = reader.rows(query)
     while rows:
         yield rows
-        last = [literal(rows[-1]._mapping[column], column.type) for column in key]
+        keys = [tuple(row._mapping[column] for column in key) for row in rows]
+        readable = [one for one in keys if UNREADABLE not in one]
+        if not readable:
+            return
+        last = [literal(one, column.type) for one, column in zip(readable[-1], key, strict=True)]
         rows = reader.rows(query.where(tuple_(*key) > tuple_(*last)))
 
 
@@ -130,7 +134,7 @@ def _check_rows(vault: Vault, table: Table, rows: Sequence[Row[Any]]) -> Iterato
     if table in AUTHENTICATED:
         for row in rows:
             if not is_authentic(vault, table, values_of(row)):
-                yield f"{table.name}: {_name(table, row)} was altered"
+                yield f"{table.name}: {name_row(table, row)} was altered"
     for _, column in (one for one in tables.SEALED if one[0] is table):
         place = f"{table.name}.{column.name}"
         for row in rows:
@@ -144,12 +148,6 @@ def _check_rows(vault: Vault, table: Table, rows: Sequence[Row[Any]]) -> Iterato
             else:
                 if not _is_found(vault, table, row, opened):
                     yield f"{table.name}: row {row.id} is not under the look-up of what it holds"
-
-
-def _name(table: Table, row: Row[Any]) -> str:
-    """A row by its key: ids and codes, and no value of it."""
-    keys = (row._mapping[column] for column in table.primary_key)
-    return "row " + " ".join(key.hex()[:12] if isinstance(key, bytes) else str(key) for key in keys)
 
 
 def _check_origins(reader: AuditReader, rows: Sequence[Row[Any]]) -> Iterator[str]:

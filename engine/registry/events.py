@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -33,7 +35,7 @@ from engine.registry.records import (
     LineEventKind,
     new_id,
 )
-from engine.registry.row_macs import require_authentic, with_macs
+from engine.registry.row_macs import open_each, open_some, require_authentic, with_macs
 from engine.registry.vault import Vault
 
 EVENT_DATA = "events.data"
@@ -280,11 +282,11 @@ def read_events(
         query = query.where(_events.c.carrier == carrier)
     if types:
         query = query.where(is_of_type(types))
-    rows = source.rows(query.order_by(_events.c.number).limit(limit + 1))
+    query = query.order_by(_events.c.number)
+    rows = open_some(source, query, limit + 1, partial(_events_of, source.vault))
     found = [
         event
-        for row in rows
-        for event in _events_of(source.vault, row)
+        for event in chain.from_iterable(rows)
         if event.number > after and (not types or event.type in types)
     ]
     return found[:limit]
@@ -306,23 +308,30 @@ def read_these(source: Source, numbers: Iterable[int]) -> dict[int, Event]:
     return {
         event.number: event
         for part in chunks(keys)
-        for row in source.rows(select(_events).where(_events.c.number.in_(part)))
-        for event in _events_of(source.vault, row)
+        for event in _events_in(
+            source.vault, source.rows(select(_events).where(_events.c.number.in_(part)))
+        )
         if event.number in wanted
     }
 
 
-def _events_of(vault: Vault, row: Row[Any]) -> Iterator[Event]:
+def _events_in(vault: Vault, rows: Iterable[Row[Any]]) -> Iterator[Event]:
+    """The events of rows, in their order."""
+    return chain.from_iterable(open_each(rows, partial(_events_of, vault)))
+
+
+def _events_of(vault: Vault, row: Row[Any]) -> list[Event]:
     """The event of a row, or its two."""
     require_authentic(vault, _events, row)
     data = _decode(vault.open(EVENT_DATA, row.id, row.data))
     first = (row.number, row.id, EventType(row.type), row.at, row.subject)
     queue = row.document_id or row.subject
-    yield Event(*first, row.carrier, data, queue)
+    found = [Event(*first, row.carrier, data, queue)]
     if row.line_id is not None:
         told = {"enrollment_id": row.subject, "outlet": data["outlet"]}
         second = (row.number + 1, _second_id(row.id), EventType.LINE_OPENED, row.at, row.line_id)
-        yield Event(*second, row.carrier, told, queue)
+        found.append(Event(*second, row.carrier, told, queue))
+    return found
 
 
 def _second_id(event_id: str) -> str:

@@ -33,7 +33,7 @@ from engine.registry.row_macs import bind_key, changing_rows, with_macs
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer, recorded, take_lease
 
-REVISIONS = tuple(f"{number:04}" for number in range(1, 24))
+REVISIONS = tuple(f"{number:04}" for number in range(1, 25))
 """Every revision this version knows, oldest first; the last is the one it works with."""
 
 ROOM_BYTES = 2**20
@@ -236,7 +236,9 @@ class Store(Reader):
             _require_tenant(connection, key)
             try:
                 digest = bind_key(self.vault, key, key.digest)
-                connection.execute(insert(tables.api_keys), asdict(key) | {"digest": digest})
+                row = asdict(key) | {"digest": digest}
+                table = tables.api_keys
+                connection.execute(insert(table), with_macs(self.vault, table, [row]))
             except IntegrityError:
                 raise RegistryError(
                     f"a key of role {key.role} needs other bounds, or its id is taken: an outlet's "
@@ -251,7 +253,10 @@ class Store(Reader):
             .where(tables.api_keys.c.id == key_id)
             .where(tables.api_keys.c.revoked_at.is_(None))
         )
-        with self._recorded(AuditEntry(actor, "apikey.revoked", key_id)) as connection:
+        with (
+            self._recorded(AuditEntry(actor, "apikey.revoked", key_id)) as connection,
+            changing_rows(connection, self.vault, {tables.api_keys: [key_id]}),
+        ):
             ended = statement.values(revoked_at=utc_now(), digest=b"")
             if connection.execute(ended).rowcount != 1:
                 raise NotFound(

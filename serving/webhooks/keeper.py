@@ -17,8 +17,9 @@ from structlog.typing import FilteringBoundLogger
 from engine.errors import SosieError
 from engine.registry.records import utc_now
 from engine.registry.webhooks import Webhooks, WebhookState
+from serving.settings import find_metrics_folder
 from serving.telemetry import metrics
-from serving.telemetry.metrics import Meter
+from serving.telemetry.metrics import Meter, show_set_aside
 
 if TYPE_CHECKING:
     from serving.compose import Deployment
@@ -34,6 +35,8 @@ def deliver(deployment: Deployment, log: FilteringBoundLogger) -> None:
     import uvloop  # noqa: PLC0415
 
     from serving.webhooks.delivery import Deliverer  # noqa: PLC0415
+
+    show_set_aside(deployment.vault, Meter(find_metrics_folder(), log))
 
     async def run(webhooks: Webhooks) -> None:
         stopping, loop = asyncio.Event(), asyncio.get_running_loop()
