@@ -19,7 +19,13 @@ from engine.errors import NotFound, RegistryError
 from engine.registry import tables
 from engine.registry.database import Source, changing
 from engine.registry.records import AuditEntry, Session
-from engine.registry.row_macs import bind_session, changing_rows, require_authentic, with_macs
+from engine.registry.row_macs import (
+    bind_session,
+    changing_rows,
+    require_authentic,
+    sound_rows,
+    with_macs,
+)
 from engine.registry.rows import read_as
 from engine.registry.writer import recorded
 
@@ -29,16 +35,15 @@ _OF_SUBJECT = select(_accounts).where(_accounts.c.subject == bindparam("subject"
 _OF_NAME = select(_accounts).where(_accounts.c.name == bindparam("name"))
 _ALL = (
     select(
-        _accounts.c.person,
-        _accounts.c.created_at,
+        *_accounts.columns,
         func.count(_sessions.c.id).label("sessions"),
-        func.max(_sessions.c.seen_at).label("seen_at"),
+        func.max(_sessions.c.seen_at).label("last_seen"),
     )
     .outerjoin(
         _sessions,
         (_sessions.c.subject == _accounts.c.subject) & (_sessions.c.expires_at > bindparam("now")),
     )
-    .group_by(_accounts.c.subject, _accounts.c.person, _accounts.c.created_at)
+    .group_by(*_accounts.columns)
     .order_by(_accounts.c.person)
 )
 
@@ -65,7 +70,8 @@ class Accounts(Source):
 
     def everyone(self, now: datetime) -> list[Account]:
         """Every account, by its person's name."""
-        return [Account._make(row) for row in self.rows(_ALL, now=now)]
+        found = sound_rows(self.vault, _accounts, self.rows(_ALL, now=now))
+        return [Account(row.person, row.created_at, row.sessions, row.last_seen) for row in found]
 
     def sign_in(self, session: Session, subject: str, correlator: str) -> bool:
         """Keeps a new session, whose `digest` is of its secret, and its account where that is new.

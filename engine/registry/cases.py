@@ -189,13 +189,12 @@ _ranked = (
     .where(crops.c.document_id.in_(KEYS), _IS_SHOWN)
     .subquery()
 )
+_OF_ATTEMPT = "attempt_"
 _FACES_OF = (
     select(
         crops,
         _ranked.c.is_of_reference,
-        tables.enrollments.c.decision,
-        tables.enrollments.c.captured_at,
-        tables.enrollments.c.created_at,
+        *(one.label(f"{_OF_ATTEMPT}{one.name}") for one in tables.enrollments.columns),
     )
     .join(_ranked, _ranked.c.id == crops.c.id)
     .join(tables.enrollments, tables.enrollments.c.id == crops.c.enrollment_id, isouter=True)
@@ -569,12 +568,17 @@ class CaseReader(Source):
         the newest; no document is left out."""
         found: dict[str, list[Face]] = {key: [] for key in document_ids}
         rows = self._rows_of(_FACES_OF, document_ids, most=most, now=utc_now())
-        for row, image in open_each(rows, self._image):
-            # Crops of before there was a column for it came in when they were decided on.
-            crop = read_as(CropRecord, row, received_at=row.received_at or row.created_at)
-            face = Face(crop, bool(row.is_of_reference), row.decision, row.captured_at, image)
+        for row, face in open_each(rows, self._face):
             found[row.document_id].append(face)
         return found
+
+    def _face(self, row: Row[Any]) -> tuple[Row[Any], Face]:
+        if row.attempt_id is not None:
+            require_authentic(self.vault, tables.enrollments, row, _OF_ATTEMPT)
+        # Crops of before there was a column for it came in when they were decided on.
+        crop = read_as(CropRecord, row, received_at=row.received_at or row.attempt_created_at)
+        told = (bool(row.is_of_reference), row.attempt_decision, row.attempt_captured_at)
+        return row, Face(crop, *told, self._image(row)[1])
 
     def _image(self, row: Row[Any]) -> tuple[Row[Any], bytes]:
         # Or a face could be put under another document, and its holder be taken for it.

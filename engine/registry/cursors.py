@@ -13,10 +13,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Update, bindparam, insert, or_, select, update
 
-from engine.errors import RegistryError
+from engine.errors import RegistryError, SealBroken
 from engine.registry import tables
 from engine.registry.database import Moment, Source, changing
-from engine.registry.row_macs import sound_rows, with_macs, write_macs
+from engine.registry.row_macs import require_authentic, sound_rows, with_macs, write_macs
 from engine.registry.vault import Vault
 
 _cursors = tables.cursors
@@ -89,6 +89,13 @@ def read_all(source: Source) -> dict[str, CursorState]:
     """Every cursor, by its name; a damaged one is set aside."""
     rows = sound_rows(source.vault, _cursors, source.rows(select(_cursors)))
     return {row.name: CursorState(row.generation, row.holder, row.held_until) for row in rows}
+
+
+def find(connection: Connection, vault: Vault, name: str) -> int:
+    """How far a cursor has come; `SealBroken` where it is damaged, or not under its name."""
+    for row in connection.execute(_FIND, {"key": name}):
+        return int(require_authentic(vault, _cursors, row).number)
+    raise SealBroken("a cursor is damaged: run sosie doctor, then sosie webhooks replay")
 
 
 def hold(source: Source, name: str, holder: str, now: datetime, held: timedelta) -> Cursor | None:

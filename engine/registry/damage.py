@@ -25,6 +25,9 @@ MOST_SHOWN = 20
 BESIDE_A_WRITER_BYTES = 64 * 2**20
 """A larger SQLite file is not checked as a whole beside a writer, who would have to wait."""
 _ROWS_AT_ONCE = 2_000
+_TREE = "database: "
+_OF_ROWS = f"{_TREE}CHECK constraint failed"
+"""The tree is whole, and a row in it is not."""
 _COUNTED = {
     "enrollment.decided": tables.enrollments,
     "carrier.added": tables.carriers,
@@ -73,7 +76,7 @@ def find_damage(
 def _find(reader: AuditReader, is_alone: bool, progress: Progress | None) -> Iterator[str]:
     is_whole = True
     for fault in _check_structure(reader, is_alone):
-        is_whole = False
+        is_whole &= not fault.startswith(_TREE) or fault.startswith(_OF_ROWS)
         yield fault
     if not is_whole:
         # What a broken tree leads to says nothing more.
@@ -107,12 +110,12 @@ def _check_structure(reader: AuditReader, is_alone: bool) -> Iterator[str]:
         with reading(reader.engine) as connection:
             found = connection.exec_driver_sql(f"PRAGMA integrity_check({MOST_SHOWN})").scalars()
             # A message may name a row, by its number, and never a value.
-            yield from (f"database: {one}" for one in found if one != "ok")
+            yield from (f"{_TREE}{one}" for one in found if one != "ok")
             broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
             for table, count in Counter(row[0] for row in broken).items():
                 yield f"{table}: {count} rows belong to rows that are not there"
     except StorageFailed as error:
-        yield f"database: {error}"
+        yield f"{_TREE}{error}"
 
 
 def pages_of(reader: AuditReader, table: Table) -> Iterator[Sequence[Row[Any]]]:
@@ -144,10 +147,11 @@ def _check_rows(vault: Vault, table: Table, rows: Sequence[Row[Any]]) -> Iterato
             try:
                 opened = vault.open(place, name_sealed(table, row), sealed)
             except SosieError:
-                yield f"{place} of row {row.id} does not open"
+                yield f"{place} of {name_row(table, row)} does not open"
             else:
                 if not _is_found(vault, table, row, opened):
-                    yield f"{table.name}: row {row.id} is not under the look-up of what it holds"
+                    name = name_row(table, row)
+                    yield f"{table.name}: {name} is not under the look-up of what it holds"
 
 
 def _check_origins(reader: AuditReader, rows: Sequence[Row[Any]]) -> Iterator[str]:

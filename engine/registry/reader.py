@@ -462,7 +462,9 @@ class Reader(AuditReader):
                 if not any(wanted):
                     continue
                 columns = [tuple(compress(column, wanted)) for column in columns]
-            yield self._open_references(columns)
+            chunk = self._open_references(columns)
+            if len(chunk.ids):
+                yield chunk
 
     def _open_references(self, columns: Sequence[tuple[Any, ...]]) -> ReferenceChunk:
         """Those of a page that open; one that does not is in no gallery."""

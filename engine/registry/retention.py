@@ -30,7 +30,7 @@ from sqlalchemy import (
 from engine.cases.case import CaseNote, NoteKind
 from engine.cases.opening import date_change
 from engine.registry import tables
-from engine.registry.database import Source, chunks
+from engine.registry.database import UNREADABLE, Source, chunks
 from engine.registry.people import forget_people
 from engine.registry.records import ALIVE, AuditEntry, Json
 from engine.registry.row_macs import changing_rows, open_each
@@ -185,7 +185,8 @@ def expire(writer: Writer, kind: Kind, job: Job, now: datetime, limit: int = ROW
     rule = _RULES[kind]
     is_due, is_held = rule.is_due(job.until, job.hold), rule.find_held(job.until, job.hold)
     query = select(rule.key).where(is_due, ~is_held).order_by(*rule.order)
-    keys = [row[0] for row in writer.rows(query.limit(limit))]
+    # A row whose key is damaged stays, as nothing finds it.
+    keys = [row[0] for row in writer.rows(query.limit(limit)) if row[0] is not UNREADABLE]
     if not keys:
         return 0
     until = job.until[kind].astimezone(UTC).isoformat()

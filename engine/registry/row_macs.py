@@ -195,7 +195,7 @@ def read_apart(keys: Sequence[K], read: Callable[[Sequence[K]], Mapping[K, T]]) 
     try:
         return dict(read(keys))
     except SealBroken:
-        if len(keys) == 1:
+        if len(keys) <= 1:
             return {}
     half = len(keys) // 2
     return read_apart(keys[:half], read) | read_apart(keys[half:], read)

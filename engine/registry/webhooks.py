@@ -33,7 +33,7 @@ from sqlalchemy import (
     update,
 )
 
-from engine.errors import NotFound, RequestError
+from engine.errors import NotFound, RequestError, SealBroken
 from engine.registry import cursors, tables
 from engine.registry.cursors import Cursor, CursorLost
 from engine.registry.database import Source, changing, chunks, reading
@@ -291,12 +291,11 @@ class Webhooks(Source):
         return numbers
 
     def measure(self, webhook: Webhook) -> Backlog:
-        """What it has before it."""
+        """What it has before it; `SealBroken` where its cursor is damaged."""
         number, is_own = _events.c.number, _undelivered.c.webhook_id == webhook.id
         is_dead = _undelivered.c.due_at.is_(None)
         with reading(self._engine) as connection:
-            at = select(_cursors.c.number).where(_cursors.c.name == webhook.id)
-            cursor = connection.scalar(at) or 0
+            cursor = cursors.find(connection, self.vault, webhook.id)
             asked = _beyond(webhook, cursor).order_by(number).limit(MOST_COUNTED)
             count, oldest = connection.execute(_count(webhook, cursor, asked)).one()
             kept = select(func.count(), func.min(_undelivered.c.at)).where(is_own, ~is_dead)
@@ -310,12 +309,15 @@ class Webhooks(Source):
         still to be given; none of one that has them all."""
         found: Counter[str] = Counter()
         for webhook in self.find_all():
-            at = select(_cursors.c.number).where(_cursors.c.name == webhook.id)
             is_own = _undelivered.c.webhook_id == webhook.id, _undelivered.c.due_at.is_not(None)
             with reading(self._engine) as connection:
-                cursor = connection.scalar(at)
-                if cursor is None or webhook.state is WebhookState.GONE:
+                if webhook.state is WebhookState.GONE:
                     continue
+                try:
+                    cursor = cursors.find(connection, self.vault, webhook.id)
+                except SealBroken:
+                    # It is given nothing before people set it anew.
+                    cursor = 0
                 for part in chunks(numbers):
                     asked = _beyond(webhook, cursor).where(_events.c.number.in_(part))
                     found[webhook.id] += connection.execute(_count(webhook, cursor, asked)).one()[0]

@@ -16,6 +16,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import SosieError
 from engine.registry.records import utc_now
+from engine.registry.row_macs import open_each
 from engine.registry.webhooks import Webhooks, WebhookState
 from serving.settings import find_metrics_folder
 from serving.telemetry import metrics
@@ -87,8 +88,8 @@ class DeliveryKeeper:
             self._end()
         elif self._child is None or self._child.poll() is not None:
             self._start()
-        found = {one.id: self._webhooks.measure(one) for one in webhooks}
-        waiting = [found[one.id] for one in active]
+        found = dict(open_each(webhooks, lambda one: (one.id, self._webhooks.measure(one))))
+        waiting = [found[one.id] for one in active if one.id in found]
         moments = [one.oldest_at for one in waiting if one.oldest_at is not None]
         age = utc_now() - min(moments) if moments else timedelta()
         self._meter.set(metrics.EVENTS_WAITING, sum(one.waiting for one in waiting))
