@@ -455,5 +455,6 @@ class Source:
     def _rows_of(
         self, statement: Select[Any], keys: Sequence[object], **values: object
     ) -> Iterator[Row[Any]]:
-        for chunk in chunks(list(dict.fromkeys(keys))):
+        wanted = dict.fromkeys(one for one in keys if one is not UNREADABLE)
+        for chunk in chunks(list(wanted)):
             yield from self.rows(statement, keys=chunk, **values)

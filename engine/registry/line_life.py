@@ -338,6 +338,9 @@ class LifeReader(Source):
         some = select(_lines).where(_lines.c.id > after).order_by(_lines.c.id).limit(window)
         seen = some.subquery()
         last = self.rows(select(func.max(seen.c.id)))[0][0]
+        if last is UNREADABLE:
+            known = [row.id for row in self.rows(some) if row.id is not UNREADABLE]
+            last = known[-1] if known else None
         query = select(seen.c.id).where(
             seen.c.carrier == carrier, seen.c.status != LineStatus.CLOSED.value
         )
@@ -349,7 +352,8 @@ class LifeReader(Source):
         if "opened_after" in chosen:
             moment = datetime.fromisoformat(chosen["opened_after"])
             query = query.where(seen.c.opened_at >= moment)
-        return [row.id for row in self.rows(query.order_by(seen.c.id))], last
+        ids = [row.id for row in self.rows(query.order_by(seen.c.id))]
+        return [one for one in ids if one is not UNREADABLE], last
 
     def exemptions(self, document_ids: Sequence[str]) -> dict[str, Exemption]:
         """Those of these documents that no limit holds for."""

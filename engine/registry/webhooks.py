@@ -321,9 +321,10 @@ class Webhooks(Source):
                 for part in chunks(numbers):
                     asked = _beyond(webhook, cursor).where(_events.c.number.in_(part))
                     found[webhook.id] += connection.execute(_count(webhook, cursor, asked)).one()[0]
-                    kept = select(func.count()).where(
-                        *is_own, _undelivered.c.number.in_({*part, *(one + 1 for one in part)})
-                    )
+                    numbered = _undelivered.c.number.in_({*part, *(one + 1 for one in part)})
+                    # Those beyond the cursor are among the others.
+                    is_before = _undelivered.c.number <= cursor
+                    kept = select(func.count()).where(*is_own, numbered, is_before)
                     found[webhook.id] += connection.scalar(kept) or 0
         return {key: count for key, count in found.items() if count}
 
