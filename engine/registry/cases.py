@@ -52,17 +52,9 @@ from engine.registry.row_macs import (
     require_authentic,
     sound_rows,
 )
-from engine.registry.rows import CASE_NOTE, CROP_IMAGE, case_of, read_as, sweep_of
-from engine.registry.tables import (
-    IS_ALIVE,
-    case_documents,
-    case_notes,
-    cases,
-    crops,
-    judged_pairs,
-    sweeps,
-)
-from engine.sweeps.sweep_model import Identity, LineFact, SweepRecord, SweepState
+from engine.registry.rows import CASE_NOTE, CROP_IMAGE, case_of, read_as
+from engine.registry.tables import IS_ALIVE, case_documents, case_notes, cases, crops, judged_pairs
+from engine.sweeps.sweep_model import Identity, LineFact
 
 
 def risk_of(found: CaseRecord) -> float:
@@ -616,36 +608,6 @@ def _is_below(
         (key < value, cases.c.id < case_id) if descends else (key > value, cases.c.id > case_id)
     )
     return or_(further, and_(key == value, beside))
-
-
-_SWEEP = select(sweeps).where(sweeps.c.id == bindparam("id"))
-_NEWEST_SWEEPS = select(sweeps).order_by(sweeps.c.created_at.desc(), sweeps.c.id.desc())
-_LAST_DONE = (
-    select(sweeps)
-    .where(sweeps.c.state == SweepState.DONE.value)
-    .order_by(sweeps.c.ended_at.desc(), sweeps.c.id.desc())
-    .limit(1)
-)
-
-
-class SweepReader(Source):
-    """Reader of sweeps."""
-
-    def get(self, sweep_id: str) -> SweepRecord:
-        """One sweep; `NotFound` if there is none."""
-        row = self._first(_SWEEP, id=sweep_id) if is_id(sweep_id) else None
-        if row is None:
-            raise NotFound("no sweep has this id: see `sosie sweep list`")
-        return sweep_of(self.vault, row)
-
-    def newest(self, limit: int = 100) -> list[SweepRecord]:
-        """The newest sweeps, the newest first."""
-        return open_some(self, _NEWEST_SWEEPS, limit, partial(sweep_of, self.vault))
-
-    def last_done(self) -> SweepRecord | None:
-        """The one that was done last; `None` where none was."""
-        row = self._first(_LAST_DONE)
-        return None if row is None else sweep_of(self.vault, row)
 
 
 OWNERS_PER_PAGE = 50_000

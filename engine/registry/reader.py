@@ -30,8 +30,8 @@ from engine.errors import NotFound, SealBroken
 from engine.reasons import Reason
 from engine.registry import tables
 from engine.registry.audit import AuditReader
-from engine.registry.cases import DOCUMENTS_OF, CaseReader, FactReader, SweepReader
-from engine.registry.database import KEYS, long_statements, reading, reading_often
+from engine.registry.cases import DOCUMENTS_OF, CaseReader, FactReader
+from engine.registry.database import KEYS, Source, long_statements, reading, reading_often
 from engine.registry.line_life import LifeReader
 from engine.registry.people import PeopleReader
 from engine.registry.records import (
@@ -52,11 +52,20 @@ from engine.registry.row_macs import (
     is_authentic,
     name_row,
     open_each,
+    open_some,
     read_apart,
     require_authentic,
     sound_rows,
+    values_of,
 )
-from engine.registry.rows import OF_REFERENCE, TallyRecord, gather_documents, line_of, read_as
+from engine.registry.rows import (
+    OF_REFERENCE,
+    TallyRecord,
+    gather_documents,
+    line_of,
+    read_as,
+    sweep_of,
+)
 from engine.registry.tables import metadata
 from engine.registry.vault import (
     ATTEMPT_TEMPLATE,
@@ -66,6 +75,7 @@ from engine.registry.vault import (
     name_reference,
     name_references,
 )
+from engine.sweeps.sweep_model import SweepRecord, SweepState
 
 TEMPLATES_PER_CHUNK = 10_000
 DAMAGED = "(damaged: run sosie doctor)"
@@ -306,6 +316,38 @@ class Coverage:
         return told
 
 
+_SWEEP = select(tables.sweeps).where(tables.sweeps.c.id == bindparam("id"))
+_NEWEST_SWEEPS = select(tables.sweeps).order_by(
+    tables.sweeps.c.created_at.desc(), tables.sweeps.c.id.desc()
+)
+_LAST_DONE = (
+    select(tables.sweeps)
+    .where(tables.sweeps.c.state == SweepState.DONE.value)
+    .order_by(tables.sweeps.c.ended_at.desc(), tables.sweeps.c.id.desc())
+    .limit(1)
+)
+
+
+class SweepReader(Source):
+    """Reader of sweeps."""
+
+    def get(self, sweep_id: str) -> SweepRecord:
+        """One sweep; `NotFound` if there is none."""
+        row = self._first(_SWEEP, id=sweep_id) if is_id(sweep_id) else None
+        if row is None:
+            raise NotFound("no sweep has this id: see `sosie sweep list`")
+        return sweep_of(self.vault, row)
+
+    def newest(self, limit: int = 100) -> list[SweepRecord]:
+        """The newest sweeps, the newest first."""
+        return open_some(self, _NEWEST_SWEEPS, limit, partial(sweep_of, self.vault))
+
+    def last_done(self) -> SweepRecord | None:
+        """The one that was done last; `None` where none was."""
+        row = self._first(_LAST_DONE)
+        return None if row is None else sweep_of(self.vault, row)
+
+
 class Reader(AuditReader):
     """What the registrar and the surfaces ask; safe to use from any thread."""
 
@@ -475,8 +517,8 @@ class Reader(AuditReader):
         except SealBroken:
 
             def attempt(places: Sequence[int]) -> dict[int, None]:
-                some = ([column[place] for place in places] for column in (names, templates))
-                self.vault.open_templates(*some)
+                some = [(names[place], templates[place]) for place in places]
+                self.vault.open_templates([one for one, _ in some], [one for _, one in some])
                 return dict.fromkeys(places)
 
             opens = read_apart(range(len(ids)), attempt)
@@ -726,7 +768,7 @@ class Reader(AuditReader):
         with suppress(SealBroken):
             if row.template is not None:
                 template = self.vault.open_templates([row.id], [row.template], WATCHED_TEMPLATE)[0]
-        if not is_authentic(self.vault, _watchlist, row._mapping):
+        if not is_authentic(self.vault, _watchlist, values_of(row)):
             self.vault.set_aside.add(_watchlist.name, name_row(_watchlist, row))
             rest = {"reason": DAMAGED, "added_at": datetime.fromtimestamp(0, UTC)}
         return read_as(WatchEntry, row, template=template, second=None, **rest)

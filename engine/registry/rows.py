@@ -56,6 +56,7 @@ from engine.registry.row_macs import (
     is_authentic,
     require_authentic,
     sound_rows,
+    values_of,
     with_macs,
 )
 from engine.registry.tables import case_documents, case_notes, cases, crops, judged_pairs, sweeps
@@ -335,7 +336,7 @@ def count_tallies(
 
 def _leaked(vault: Vault, row: Row[Any], one: Tally, at: datetime) -> float:
     """What is left of a count."""
-    if not is_authentic(vault, tables.tallies, row._mapping):
+    if not is_authentic(vault, tables.tallies, values_of(row)):
         return one.most
     stays: float = row.level - max(at - row.at, timedelta()) / one.each
     return max(0.0, stays)
