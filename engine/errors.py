@@ -126,7 +126,8 @@ class KeyRingForeign(KeyRingError):
 
 
 class SealBroken(KeyRingError):
-    """A sealed value did not authenticate: altered, moved to another row, or of another key."""
+    """A row or a sealed value did not authenticate: altered, moved to another row, or of another
+    key."""
 
     code = "KEYRING.SEAL_BROKEN"
 

@@ -211,7 +211,7 @@ class AuditExport:
             self._closing.wait(pause_s)
         self._disconnect()
         with contextlib.suppress(SosieError):
-            cursors.release(self._source.engine, CURSOR, self._holder)
+            cursors.release(self._source, CURSOR, self._holder)
 
     def _work(self) -> bool:
         """Sends a page; whether there is more."""
@@ -227,7 +227,7 @@ class AuditExport:
         self._connection.send([write_message(one, deployment_id, self._host) for one in entries])
         last = entries[-1].number
         with changing(self._source.engine) as connection:
-            cursors.advance(connection, cursor, self._holder, last)
+            cursors.advance(connection, self._source.vault, cursor, self._holder, last)
         self._cursor = cursors.Cursor(cursor.name, last, cursor.generation)
         self._meter.set(metrics.AUDIT_EXPORTED, last)
         return len(entries) == PAGE
@@ -238,9 +238,9 @@ class AuditExport:
             return self._cursor
         if CURSOR not in cursors.read_all(self._source):
             with changing(self._source.engine) as connection:
-                cursors.put(connection, CURSOR, 0)
+                cursors.put(connection, self._source.vault, CURSOR, 0)
         self._held_until_s = monotonic() + HELD.total_seconds() / 2
-        self._cursor = cursors.hold(self._source.engine, CURSOR, self._holder, utc_now(), HELD)
+        self._cursor = cursors.hold(self._source, CURSOR, self._holder, utc_now(), HELD)
         return self._cursor
 
     def _disconnect(self) -> None:

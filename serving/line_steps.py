@@ -87,4 +87,5 @@ class LineSteps:
             done += steps
             if not steps:
                 break
-        self._log.info("line_steps", steps=done)
+        if done:
+            self._log.info("line_steps", steps=done)

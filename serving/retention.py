@@ -159,6 +159,7 @@ class DailyRetention:
         also: Callable[[datetime], object] = lambda _: None,
         tell_refusal: Callable[[bool], object] = lambda _: None,
         examine: Callable[[], object] = lambda: None,
+        tell_left: Callable[..., object] = lambda **_: None,
     ) -> None:
         self._runner = runner
         self._source = source
@@ -166,7 +167,7 @@ class DailyRetention:
         self._log = log
         self._watch = watch
         self._settle_s = settle_s
-        self._also, self._examine = also, examine
+        self._also, self._examine, self._tell_left = also, examine, tell_left
         self._tell_refusal = tell_refusal
         self._is_refused = False
         self._closing = threading.Event()
@@ -185,8 +186,10 @@ class DailyRetention:
         watch: ClockWatch,
         tell_refusal: Callable[[bool], object],
         examine: Callable[[], object],
+        tell_left: Callable[..., object],
     ) -> Self:
-        """By a deployment's settings, on its registrar; `examine` is called after each run."""
+        """By a deployment's settings, on its registrar; `examine` is called after each run, and
+        `tell_left` with the number `by` of events that left before a webhook took them."""
         settings = deployment.settings.retention
         return cls(
             deployment.registrar,
@@ -199,6 +202,7 @@ class DailyRetention:
             tell_refusal=tell_refusal,
             also=partial(retire_sweeps, deployment, deployment.registrar, ACTOR),
             examine=examine,
+            tell_left=tell_left,
         )
 
     def __enter__(self) -> Self:
@@ -266,6 +270,9 @@ class DailyRetention:
                 held=sum(made.held.values()),
                 is_complete=made.is_complete,
             )
+            for webhook_id, count in made.undelivered.items():
+                self._log.warning("events_left_undelivered", webhook_id=webhook_id, count=count)
+                self._tell_left(by=count)
         try:
             self._examine()
         except Exception as error:  # noqa: BLE001 - as above

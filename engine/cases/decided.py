@@ -16,6 +16,7 @@ from engine.matching.comparison import score_best
 from engine.registry.cases import EXCEPTIONS
 from engine.registry.reader import Reader
 from engine.registry.records import JudgedPair
+from engine.registry.row_macs import read_apart
 from engine.sweeps.sweep_model import Link
 
 MORE_ALIKE = 0.05
@@ -80,7 +81,8 @@ def _find_changed(registry: Reader, judged: Mapping[Pair, JudgedPair]) -> frozen
         for pair, sequence in noted.items()
         if any(newest.get(key, 0) > sequence for key in pair)
     ]
-    templates = registry.templates_of(sorted({key for pair in newer for key in pair}))
+    sides = sorted({key for pair in newer for key in pair})
+    templates = read_apart(sides, registry.templates_of)
     changed = []
     for left, right in newer:
         rows = templates.get(left), templates.get(right)

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from engine.errors import EventRefused, NotFound, RequestError
-from engine.lifecycle.reverification import ACTOR, LINES_PER_BATCH, LifeBatch
+from engine.lifecycle.reverification import ACTOR, LINES_PER_BATCH, LifeBatch, find_sound
 from engine.lifecycle.rules import LineRules
 from engine.matching.limits import ChangeRunner
 from engine.matching.lines import normalise_line
@@ -25,6 +25,7 @@ from engine.registry.records import (
     is_id,
     new_id,
 )
+from engine.registry.row_macs import read_apart
 from engine.registry.writer import Writer
 from engine.texts import require_visible
 
@@ -169,13 +170,15 @@ def _read_line(text: str) -> str | None:
 
 
 def _find_lines(registry: Reader, targets: Sequence[str | None]) -> list[LineRecord | None]:
-    by_id = registry.lines_by_id([one for one in targets if one is not None and is_id(one)])
+    by_id = find_sound(registry, [one for one in targets if one is not None and is_id(one)])
     lookups = {
         one: registry.vault.look_up("msisdn", one)
         for one in targets
         if one is not None and not is_id(one)
     }
-    by_number = registry.lines_in_use(list(lookups.values()))
+    by_number = read_apart(list(lookups.values()), registry.lines_in_use)
+    sound = find_sound(registry, [one.id for one in by_number.values()])
+    by_number = {key: one for key, one in by_number.items() if one.id in sound}
     found = [
         None if one is None else by_id.get(one) or by_number.get(lookups.get(one, b""))
         for one in targets
@@ -245,7 +248,7 @@ def _fill(runner: ChangeRunner, registry: Reader, rules: LineRules, campaign: Ca
             change, lines = replace(current, state=CampaignState.RUNNING), []
         else:
             # What has been closed meanwhile is not asked for.
-            known = registry.lines_by_id(found).values()
+            known = find_sound(registry, found).values()
             lines = [one for one in known if one.status is not LineStatus.CLOSED]
             change = replace(current, filled_to=last)
         _add(writer, registry, rules, current, lines, now, ACTOR, change)

@@ -29,6 +29,7 @@ from engine.registry.records import (
     is_id,
     new_id,
 )
+from engine.registry.row_macs import read_apart
 from engine.registry.writer import Writer
 
 AHEAD = timedelta(minutes=1)
@@ -224,6 +225,14 @@ class LifeBatch:
         return line_id in self._closed or self._lines[line_id].status is LineStatus.CLOSED
 
 
+def find_sound(registry: Reader, line_ids: Sequence[str]) -> dict[str, LineRecord]:
+    """The known ones of these lines, without those of which a row is damaged, or of what they wait
+    for: nothing happens to these before that is mended."""
+    lines = read_apart(line_ids, registry.lines_by_id)
+    asked = read_apart(list(lines), registry.life.asked_of)
+    return {key: lines[key] for key in asked}
+
+
 def report_event(
     runner: ChangeRunner,
     registry: Reader,
@@ -315,9 +324,10 @@ def _take_turn(
 ) -> int:
     def perform(writer: Writer, _: datetime) -> int:
         due = registry.life.due(at, most, campaign_id)
+        lines = find_sound(registry, [one.line_id for one in due])
+        due = [one for one in due if one.line_id in lines]
         if not due:
             return 0
-        lines = registry.lines_by_id([one.line_id for one in due])
         batch = LifeBatch(registry, rules, lines.values(), at, ACTOR)
         for one in due:
             batch.step(one)

@@ -71,6 +71,9 @@ def publish(
             gallery.add(ids, vectors, changes.sequence, history)
         elif changes.removed_references:
             removed = np.array([key for key, _ in changes.removed_references], dtype=np.int64)
+            if writer.vault.set_aside.count():
+                # One that did not open never was in the gallery.
+                removed, _ = gallery.held(removed)
             gallery.remove(removed, changes.sequence, history)
     except Exception as error:
         raise GalleryBehind("a change is durable but not visible: restart to rebuild") from error

@@ -19,28 +19,32 @@ from engine.errors import NotFound, RegistryError
 from engine.registry import tables
 from engine.registry.database import Source, changing
 from engine.registry.records import AuditEntry, Session
-from engine.registry.row_macs import bind_session, require_authentic, with_macs
+from engine.registry.row_macs import (
+    bind_session,
+    changing_rows,
+    require_authentic,
+    sound_rows,
+    with_macs,
+)
 from engine.registry.rows import read_as
 from engine.registry.writer import recorded
 from engine.texts import mixes_scripts
 
 _accounts, _sessions = tables.accounts, tables.sessions
-_COLUMNS = [one for one in _sessions.columns if one.name != "subject"]
-_SESSION = select(*_COLUMNS).where(_sessions.c.id == bindparam("id"))
+_SESSION = select(_sessions).where(_sessions.c.id == bindparam("id"))
 _OF_SUBJECT = select(_accounts).where(_accounts.c.subject == bindparam("subject"))
 _OF_NAME = select(_accounts).where(_accounts.c.name == bindparam("name"))
 _ALL = (
     select(
-        _accounts.c.person,
-        _accounts.c.created_at,
+        *_accounts.columns,
         func.count(_sessions.c.id).label("sessions"),
-        func.max(_sessions.c.seen_at).label("seen_at"),
+        func.max(_sessions.c.seen_at).label("last_seen"),
     )
     .outerjoin(
         _sessions,
         (_sessions.c.subject == _accounts.c.subject) & (_sessions.c.expires_at > bindparam("now")),
     )
-    .group_by(_accounts.c.subject, _accounts.c.person, _accounts.c.created_at)
+    .group_by(*_accounts.columns)
     .order_by(_accounts.c.person)
 )
 
@@ -63,11 +67,12 @@ class Accounts(Source):
         row = self._first(_SESSION, id=session_id)
         if row is None:
             raise NotFound("no session has this id: sign in")
-        return read_as(Session, row)
+        return read_as(Session, require_authentic(self.vault, _sessions, row))
 
     def everyone(self, now: datetime) -> list[Account]:
         """Every account, by its person's name."""
-        return [Account._make(row) for row in self.rows(_ALL, now=now)]
+        found = sound_rows(self.vault, _accounts, self.rows(_ALL, now=now))
+        return [Account(row.person, row.created_at, row.sessions, row.last_seen) for row in found]
 
     def sign_in(self, session: Session, subject: str, correlator: str) -> bool:
         """Keeps a new session, whose `digest` is of its secret, and its account where that is new.
@@ -97,7 +102,7 @@ class Accounts(Source):
                     row = account | {"created_at": session.created_at}
                     connection.execute(insert(_accounts), with_macs(self.vault, _accounts, [row]))
                 values = asdict(session) | {"digest": digest, "subject": key}
-                connection.execute(insert(_sessions), [values])
+                connection.execute(insert(_sessions), with_macs(self.vault, _sessions, [values]))
             except IntegrityError:
                 # Or another first sign-in of this account or name came in between.
                 raise RegistryError(
@@ -108,7 +113,10 @@ class Accounts(Source):
     def touch(self, session_id: str, now: datetime) -> None:
         """Notes that a session is used; nothing where it has ended."""
         seen = update(_sessions).where(_sessions.c.id == session_id, _sessions.c.seen_at < now)
-        with changing(self._engine) as connection:
+        with (
+            changing(self._engine) as connection,
+            changing_rows(connection, self.vault, {_sessions: [session_id]}),
+        ):
             connection.execute(seen.values(seen_at=now))
 
     def sign_out(self, session_id: str, *, actor: str) -> None:

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from engine.cases.case import CREDENTIAL_ID_LENGTH, CREDENTIALS
 from engine.errors import ChainBroken, RequestError, SchemaMismatch
 from engine.registry import tables
-from engine.registry.database import CHUNK_ROWS, Source, reading
+from engine.registry.database import CHUNK_ROWS, UNREADABLE, Source, reading
 from engine.registry.records import AuditEntry, AuditRecord, is_id, utc_now
 from engine.registry.rows import columns_of
 from engine.registry.vault import Vault
@@ -311,8 +311,13 @@ def find_anchor_faults(
     return compared, faults
 
 
+_EPOCH, _DAMAGED = datetime.fromtimestamp(0, UTC), "damaged"
+
+
 def record_of(row: Row[Any]) -> AuditRecord:
-    """A row of the trail as a record."""
+    """A row of the trail as a record; one that cannot be read says so, and breaks the chain."""
+    if UNREADABLE in row:
+        return AuditRecord(row.number, _EPOCH, AuditEntry(_DAMAGED, _DAMAGED, "", {}), b"")
     entry = AuditEntry(row.actor, row.action, row.subject, row.detail)
     return AuditRecord(row.number, row.at, entry, row.hash)
 
@@ -331,7 +336,8 @@ def read_moments(reader: AuditReader, after: int) -> Iterator[tuple[int, datetim
     """Number and moment of each entry after a number, in order."""
     head, _ = reader.audit_head()
     for window in _windows(select(_audit.c.number, _audit.c.at), after, head):
-        yield from ((row.number, row.at) for row in reader.rows(window.order_by(_audit.c.number)))
+        rows = reader.rows(window.order_by(_audit.c.number))
+        yield from ((row.number, row.at) for row in rows if row.at is not UNREADABLE)
 
 
 WINDOW_ENTRIES = 20_000
@@ -416,8 +422,12 @@ def read_about(
 
 
 def _moment_of(reader: AuditReader, number: int) -> datetime:
-    at: datetime = reader.rows(_AT, number=number)[0].at
-    return at
+    at = reader.rows(_AT, number=number)[0].at
+    if at is UNREADABLE:
+        # In the order of the chain it is not before the one before.
+        return _moment_of(reader, number - 1) if number > 1 else _EPOCH
+    found: datetime = at
+    return found
 
 
 def _windows(wanted: Select[Any], after: int | None, head: int) -> Iterator[Select[Any]]:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -45,18 +46,16 @@ from engine.registry.records import (
     is_id,
     utc_now,
 )
-from engine.registry.row_macs import REFERENCE_COLUMNS, require_authentic
-from engine.registry.rows import CASE_NOTE, CROP_IMAGE, case_of, read_as, sweep_of
-from engine.registry.tables import (
-    IS_ALIVE,
-    case_documents,
-    case_notes,
-    cases,
-    crops,
-    judged_pairs,
-    sweeps,
+from engine.registry.row_macs import (
+    REFERENCE_COLUMNS,
+    open_each,
+    open_some,
+    require_authentic,
+    sound_rows,
 )
-from engine.sweeps.sweep_model import Identity, LineFact, SweepRecord, SweepState
+from engine.registry.rows import CASE_NOTE, CROP_IMAGE, case_of, read_as
+from engine.registry.tables import IS_ALIVE, case_documents, case_notes, cases, crops, judged_pairs
+from engine.sweeps.sweep_model import Identity, LineFact
 
 
 def risk_of(found: CaseRecord) -> float:
@@ -183,13 +182,12 @@ _ranked = (
     .where(crops.c.document_id.in_(KEYS), _IS_SHOWN)
     .subquery()
 )
+_OF_ATTEMPT = "attempt_"
 _FACES_OF = (
     select(
         crops,
         _ranked.c.is_of_reference,
-        tables.enrollments.c.decision,
-        tables.enrollments.c.captured_at,
-        tables.enrollments.c.created_at,
+        *(one.label(f"{_OF_ATTEMPT}{one.name}") for one in tables.enrollments.columns),
     )
     .join(_ranked, _ranked.c.id == crops.c.id)
     .join(tables.enrollments, tables.enrollments.c.id == crops.c.enrollment_id, isouter=True)
@@ -408,7 +406,7 @@ class CaseReader(Source):
         """
         table = tables.enrollments
         place = (table.c.created_at, table.c.id)
-        query = select(table).where(*wanted.terms(due or DueDates())).limit(limit)
+        query = select(table).where(*wanted.terms(due or DueDates()))
         query = query.order_by(*(one if wanted.oldest_first else one.desc() for one in place))
         if after is not None:
             last = self.rows(select(*place).where(table.c.id == after)) if is_id(after) else ()
@@ -417,17 +415,17 @@ class CaseReader(Source):
             mark = tuple_(*map(literal, last[0], (one.type for one in place)))
             own = tuple_(*place)
             query = query.where(own > mark if wanted.oldest_first else own < mark)
+        require = partial(require_authentic, self.vault, table)
         return [
             read_as(AttemptRecord, row, reasons=tuple(row.reasons))
-            for found in self.rows(query)
-            for row in (require_authentic(self.vault, table, found),)
+            for row in open_some(self, query, limit, require)
         ]
 
     def of_attempts(self, enrollment_ids: Sequence[str]) -> dict[str, CaseRecord]:
         """The newest case that each of these attempts opened or went into."""
         return {
             row.attempt_id: case_of(self.vault, row)
-            for row in self._rows_of(_OF_ATTEMPTS, enrollment_ids)
+            for row in sound_rows(self.vault, cases, self._rows_of(_OF_ATTEMPTS, enrollment_ids))
         }
 
     def _sorted(
@@ -435,11 +433,11 @@ class CaseReader(Source):
     ) -> list[CaseRecord]:
         key, value_of, descends = _SORTS[sort]
         order = (key, cases.c.id)
-        query = select(cases).where(*wanted.terms(due)).limit(limit)
+        query = select(cases).where(*wanted.terms(due))
         query = query.order_by(*(one.desc() for one in order) if descends else order)
         if last is not None:
             query = query.where(_is_below(key, value_of(last), last.id, descends))
-        return [case_of(self.vault, row) for row in self.rows(query)]
+        return open_some(self, query, limit, partial(case_of, self.vault))
 
     def _by_due_date(
         self, wanted: CaseFilter, due: DueDates, limit: int, last: CaseRecord | None
@@ -485,8 +483,8 @@ class CaseReader(Source):
         """What the histories of these cases say of outlets, oldest first; nothing of what was
         erased."""
         found: dict[str, list[str]] = {}
-        for row in self._rows_of(_RESTRICTIONS, sorted(set(case_ids))):
-            require_authentic(self.vault, case_notes, row)
+        rows = self._rows_of(_RESTRICTIONS, sorted(set(case_ids)))
+        for row in sound_rows(self.vault, case_notes, rows):
             found.setdefault(row.case_id, []).append(self._text(row))
         return found
 
@@ -510,7 +508,8 @@ class CaseReader(Source):
     def of_groups(self, group_keys: Sequence[str]) -> dict[str, CaseRecord]:
         """The newest case that each of these groups of sweeps went into, closed or alive."""
         return {
-            row.named_key: case_of(self.vault, row) for row in self._rows_of(_OF_GROUPS, group_keys)
+            row.named_key: case_of(self.vault, row)
+            for row in sound_rows(self.vault, cases, self._rows_of(_OF_GROUPS, group_keys))
         }
 
     def count_closed(self) -> int:
@@ -523,7 +522,7 @@ class CaseReader(Source):
         query = _JUDGED
         if outcomes is not None:
             query = query.where(judged_pairs.c.outcome.in_([one.value for one in outcomes]))
-        return list(map(self._judged, self.rows(query)))
+        return list(open_each(self.rows(query), self._judged))
 
     def judged_between(self, document_ids: Sequence[str]) -> list[JudgedPair]:
         """What people judged of any two of these documents."""
@@ -549,36 +548,36 @@ class CaseReader(Source):
         """
         if not is_id(enrollment_id):
             return []
-        return [
-            (read_as(CropRecord, row), self._image(row))
-            for row in self.rows(_CROPS_OF, enrollment=enrollment_id, now=utc_now())
-        ]
+        rows = self.rows(_CROPS_OF, enrollment=enrollment_id, now=utc_now())
+        return [(read_as(CropRecord, row), image) for row, image in open_each(rows, self._image)]
 
     def crops_of_import(self, document_id: str) -> list[tuple[CropRecord, bytes]]:
         """The same of the reference that an import brought; none where it brought another before,
         since a crop does not say which one it is of."""
-        return [
-            (read_as(CropRecord, row), self._image(row))
-            for row in self.rows(_CROPS_OF_IMPORT, document=document_id, now=utc_now())
-        ]
+        rows = self.rows(_CROPS_OF_IMPORT, document=document_id, now=utc_now())
+        return [(read_as(CropRecord, row), image) for row, image in open_each(rows, self._image)]
 
     def faces(self, document_ids: Sequence[str], most: int) -> dict[str, list[Face]]:
         """At most so many crops that are kept of each document, its reference's own first, then
         the newest; no document is left out."""
         found: dict[str, list[Face]] = {key: [] for key in document_ids}
-        for row in self._rows_of(_FACES_OF, document_ids, most=most, now=utc_now()):
-            # Crops of before there was a column for it came in when they were decided on.
-            crop = read_as(CropRecord, row, received_at=row.received_at or row.created_at)
-            face = Face(
-                crop, bool(row.is_of_reference), row.decision, row.captured_at, self._image(row)
-            )
+        rows = self._rows_of(_FACES_OF, document_ids, most=most, now=utc_now())
+        for row, face in open_each(rows, self._face):
             found[row.document_id].append(face)
         return found
 
-    def _image(self, row: Row[Any]) -> bytes:
+    def _face(self, row: Row[Any]) -> tuple[Row[Any], Face]:
+        if row.attempt_id is not None:
+            require_authentic(self.vault, tables.enrollments, row, _OF_ATTEMPT)
+        # Crops of before there was a column for it came in when they were decided on.
+        crop = read_as(CropRecord, row, received_at=row.received_at or row.attempt_created_at)
+        told = (bool(row.is_of_reference), row.attempt_decision, row.attempt_captured_at)
+        return row, Face(crop, *told, self._image(row)[1])
+
+    def _image(self, row: Row[Any]) -> tuple[Row[Any], bytes]:
         # Or a face could be put under another document, and its holder be taken for it.
         require_authentic(self.vault, crops, row)
-        return self.vault.open(CROP_IMAGE, row.id, row.image)
+        return row, self.vault.open(CROP_IMAGE, row.id, row.image)
 
     def _by_document(
         self, document_ids: Sequence[str], states: Collection[CaseState]
@@ -609,36 +608,6 @@ def _is_below(
         (key < value, cases.c.id < case_id) if descends else (key > value, cases.c.id > case_id)
     )
     return or_(further, and_(key == value, beside))
-
-
-_SWEEP = select(sweeps).where(sweeps.c.id == bindparam("id"))
-_NEWEST_SWEEPS = select(sweeps).order_by(sweeps.c.created_at.desc(), sweeps.c.id.desc())
-_LAST_DONE = (
-    select(sweeps)
-    .where(sweeps.c.state == SweepState.DONE.value)
-    .order_by(sweeps.c.ended_at.desc(), sweeps.c.id.desc())
-    .limit(1)
-)
-
-
-class SweepReader(Source):
-    """Reader of sweeps."""
-
-    def get(self, sweep_id: str) -> SweepRecord:
-        """One sweep; `NotFound` if there is none."""
-        row = self._first(_SWEEP, id=sweep_id) if is_id(sweep_id) else None
-        if row is None:
-            raise NotFound("no sweep has this id: see `sosie sweep list`")
-        return sweep_of(row)
-
-    def newest(self, limit: int = 100) -> list[SweepRecord]:
-        """The newest sweeps, the newest first."""
-        return [sweep_of(row) for row in self.rows(_NEWEST_SWEEPS.limit(limit))]
-
-    def last_done(self) -> SweepRecord | None:
-        """The one that was done last; `None` where none was."""
-        row = self._first(_LAST_DONE)
-        return None if row is None else sweep_of(row)
 
 
 OWNERS_PER_PAGE = 50_000
@@ -704,8 +673,8 @@ class FactReader(Source):
         line, closed ones too, and the number of its open disputes.
         """
         references: dict[str, list[int]] = defaultdict(list)
-        for row in self._rows_of(DOCUMENTS_OF, sorted({int(key) for key in reference_ids})):
-            require_authentic(self.vault, _references, row)
+        rows = self._rows_of(DOCUMENTS_OF, sorted({int(key) for key in reference_ids}))
+        for row in sound_rows(self.vault, _references, rows):
             references[row.document_id].append(row.id)
         ordered = {key: sorted(ids) for key, ids in references.items()}
         documents = sorted(ordered, key=lambda key: ordered[key][0])

@@ -15,9 +15,9 @@ from engine.cases.case import Actor
 from engine.errors import FourEyes, RequestError, SosieError, StorageFailed
 from engine.registry import tables
 from engine.registry.audit import MENDED, AuditReader, find_breaks, read_head, verify_chain
-from engine.registry.database import chunks, long_statements, reading, sqlite_file
+from engine.registry.database import UNREADABLE, chunks, long_statements, reading, sqlite_file
 from engine.registry.records import DOCUMENT_ERASED, ERASURE_ASKED, AuditEntry, AuditRecord, utc_now
-from engine.registry.row_macs import AUTHENTICATED, is_authentic, values_of
+from engine.registry.row_macs import AUTHENTICATED, is_authentic, name_row, values_of
 from engine.registry.rows import name_sealed
 from engine.registry.tables import metadata
 from engine.registry.vault import Vault
@@ -28,6 +28,9 @@ MOST_SHOWN = 20
 BESIDE_A_WRITER_BYTES = 64 * 2**20
 """A larger SQLite file is not checked as a whole beside a writer, who would have to wait."""
 _ROWS_AT_ONCE = 2_000
+_TREE = "database: "
+_OF_ROWS = f"{_TREE}CHECK constraint failed"
+"""The tree is whole, and a row in it is not."""
 _COUNTED = {
     "enrollment.decided": tables.enrollments,
     "carrier.added": tables.carriers,
@@ -80,7 +83,7 @@ def find_damage(
 def _find(reader: AuditReader, is_alone: bool, progress: Progress | None) -> Iterator[str]:
     is_whole = True
     for fault in _check_structure(reader, is_alone):
-        is_whole = False
+        is_whole &= not fault.startswith(_TREE) or fault.startswith(_OF_ROWS)
         yield fault
     if not is_whole:
         # What a broken tree leads to says nothing more.
@@ -116,12 +119,12 @@ def _check_structure(reader: AuditReader, is_alone: bool) -> Iterator[str]:
         with reading(reader.engine) as connection:
             found = connection.exec_driver_sql(f"PRAGMA integrity_check({MOST_SHOWN})").scalars()
             # A message may name a row, by its number, and never a value.
-            yield from (f"database: {one}" for one in found if one != "ok")
+            yield from (f"{_TREE}{one}" for one in found if one != "ok")
             broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
             for table, count in Counter(row[0] for row in broken).items():
                 yield f"{table}: {count} rows belong to rows that are not there"
     except StorageFailed as error:
-        yield f"database: {error}"
+        yield f"{_TREE}{error}"
 
 
 def pages_of(reader: AuditReader, table: Table) -> Iterator[Sequence[Row[Any]]]:
@@ -131,7 +134,11 @@ def pages_of(reader: AuditReader, table: Table) -> Iterator[Sequence[Row[Any]]]:
     rows = reader.rows(query)
     while rows:
         yield rows
-        last = [literal(rows[-1]._mapping[column], column.type) for column in key]
+        keys = [tuple(row._mapping[column] for column in key) for row in rows]
+        readable = [one for one in keys if UNREADABLE not in one]
+        if not readable:
+            return
+        last = [literal(one, column.type) for one, column in zip(readable[-1], key, strict=True)]
         rows = reader.rows(query.where(tuple_(*key) > tuple_(*last)))
 
 
@@ -139,7 +146,7 @@ def _check_rows(vault: Vault, table: Table, rows: Sequence[Row[Any]]) -> Iterato
     if table in AUTHENTICATED:
         for row in rows:
             if not is_authentic(vault, table, values_of(row)):
-                yield f"{table.name}: {_name(table, row)} was altered"
+                yield f"{table.name}: {name_row(table, row)} was altered"
     for _, column in (one for one in tables.SEALED if one[0] is table):
         place = f"{table.name}.{column.name}"
         for row in rows:
@@ -149,16 +156,11 @@ def _check_rows(vault: Vault, table: Table, rows: Sequence[Row[Any]]) -> Iterato
             try:
                 opened = vault.open(place, name_sealed(table, row), sealed)
             except SosieError:
-                yield f"{place} of row {row.id} does not open"
+                yield f"{place} of {name_row(table, row)} does not open"
             else:
                 if not _is_found(vault, table, row, opened):
-                    yield f"{table.name}: row {row.id} is not under the look-up of what it holds"
-
-
-def _name(table: Table, row: Row[Any]) -> str:
-    """A row by its key: ids and codes, and no value of it."""
-    keys = (row._mapping[column] for column in table.primary_key)
-    return "row " + " ".join(key.hex()[:12] if isinstance(key, bytes) else str(key) for key in keys)
+                    name = name_row(table, row)
+                    yield f"{table.name}: {name} is not under the look-up of what it holds"
 
 
 def _check_origins(reader: AuditReader, rows: Sequence[Row[Any]]) -> Iterator[str]:

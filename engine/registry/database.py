@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from enum import Enum
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -18,6 +19,7 @@ from sqlalchemy import (
     URL,
     BindParameter,
     Connection,
+    Date,
     Dialect,
     Engine,
     Executable,
@@ -45,7 +47,7 @@ from engine.errors import (
 )
 from engine.registry.vault import Vault
 
-REVISIONS = tuple(f"{number:04}" for number in range(1, 26))
+REVISIONS = tuple(f"{number:04}" for number in range(1, 27))
 """Every revision this version knows, oldest first; the last is the one it works with."""
 
 BUSY_TIMEOUT_MS = 10_000
@@ -275,11 +277,35 @@ def plain_value(value: Any) -> Any:
     raise TypeError(f"a row cannot hold a {type(value).__name__}")
 
 
+class Unreadable(Enum):
+    """What a stored value is read as that damage has made none of its column's: an error would
+    stop the reading of all other rows. No row with one authenticates."""
+
+    UNREADABLE = "unreadable"
+
+
+UNREADABLE = Unreadable.UNREADABLE
+
+
+def _read_text(stored: bytes) -> str | Unreadable:
+    try:
+        return stored.decode()
+    except UnicodeDecodeError:
+        return UNREADABLE
+
+
+def _read_json(stored: str | bytes | Unreadable) -> Any:
+    try:
+        return msgspec.json.decode(stored)  # type: ignore[arg-type]
+    except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
+        return UNREADABLE
+
+
 _encode_json = msgspec.json.Encoder(enc_hook=plain_value).encode
 _JSON = {
     # Five times as quick as the json module, which would be a tenth of a decision's time.
     "json_serializer": lambda value: _encode_json(value).decode(),
-    "json_deserializer": msgspec.json.decode,
+    "json_deserializer": _read_json,
 }
 
 
@@ -311,6 +337,7 @@ def _prepare_sqlite(page_bytes: int, connection: sqlite3.Connection, _record: ob
         except UnicodeDecodeError:
             # What SQLite says of a damaged schema quotes it.
             raise sqlite3.DatabaseError("the schema is damaged") from None
+    connection.text_factory = _read_text
 
 
 _flushed_journals: dict[Path, int] = {}
@@ -437,8 +464,31 @@ class Moment(TypeDecorator[datetime]):
         assert value.tzinfo is not None, "moments are timezone-aware"
         return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
-    def process_result_value(self, value: str | None, _: Dialect) -> datetime | None:
-        return None if value is None else datetime.fromisoformat(value)
+    def process_result_value(self, value: Any, _: Dialect) -> Any:
+        try:
+            return None if value is None else datetime.fromisoformat(value)
+        except (ValueError, TypeError):
+            return UNREADABLE
+
+
+class Day(TypeDecorator[date]):
+    """A date."""
+
+    impl = Date
+    cache_ok = True
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
+        read = super().result_processor(dialect, coltype)
+        if read is None:
+            return None
+
+        def attempt(value: Any) -> Any:
+            try:
+                return read(value)
+            except (ValueError, TypeError):
+                return UNREADABLE
+
+        return attempt
 
 
 KEYS: BindParameter[Any] = bindparam("keys", expanding=True)
@@ -481,5 +531,6 @@ class Source:
     def _rows_of(
         self, statement: Select[Any], keys: Sequence[object], **values: object
     ) -> Iterator[Row[Any]]:
-        for chunk in chunks(list(dict.fromkeys(keys))):
+        wanted = dict.fromkeys(one for one in keys if one is not UNREADABLE)
+        for chunk in chunks(list(wanted)):
             yield from self.rows(statement, keys=chunk, **values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from engine.cases.case import Outcome
 from engine.registry import tables
-from engine.registry.database import KEYS, Moment, Source, chunks
+from engine.registry.database import KEYS, UNREADABLE, Moment, Source, chunks
 from engine.registry.people import REPLACED
 from engine.registry.records import (
     Campaign,
@@ -46,7 +46,7 @@ from engine.registry.records import (
     is_id,
     new_id,
 )
-from engine.registry.row_macs import require_authentic, with_macs
+from engine.registry.row_macs import open_each, open_some, require_authentic, with_macs
 from engine.registry.rows import columns_of, line_of, read_as
 from engine.registry.vault import Vault
 
@@ -74,12 +74,7 @@ _ASKED_OF = (
 _IS_DUE = and_(
     _asked.c.next_step_at.is_not(None), _asked.c.next_step_at <= bindparam("now", type_=Moment)
 )
-_DUE = (
-    select(_asked)
-    .where(_IS_DUE)
-    .order_by(_asked.c.next_step_at, _asked.c.id)
-    .limit(bindparam("most"))
-)
+_DUE = select(_asked).where(_IS_DUE).order_by(_asked.c.next_step_at, _asked.c.id)
 _CLOSED_WITH = (
     select(_lines)
     .where(
@@ -129,8 +124,14 @@ _STATE = case(
     ),
     else_=_chosen.c.state,
 ).label("state")
+_NAMED_LINE = "named_"
 _OF_CAMPAIGN = (
-    select(_chosen.c.line_id, _STATE, _chosen.c.at)
+    select(
+        _chosen.c.line_id,
+        _STATE,
+        _chosen.c.at,
+        *(one.label(f"{_NAMED_LINE}{one.name}") for one in _chosen.columns),
+    )
     .join(_lines, _lines.c.id == _chosen.c.line_id)
     .where(_chosen.c.campaign_id == bindparam("campaign"))
 )
@@ -233,7 +234,7 @@ def write_life(connection: Connection, vault: Vault, life: LifeChanges) -> None:
             for part in chunks(ids):
                 is_there = _chosen.c.campaign_id == campaign_id
                 connection.execute(delete(_chosen).where(is_there, _chosen.c.line_id.in_(part)))
-        connection.execute(insert(_chosen), rows)
+        connection.execute(insert(_chosen), with_macs(vault, _chosen, rows))
     for part in chunks(list(life.ended)):
         connection.execute(delete(_asked).where(_asked.c.id.in_(part)))
     asked = [
@@ -298,7 +299,7 @@ class LifeReader(Source):
         """Those of a campaign, or with None those of rules, whose next step is due, the longest due
         first."""
         query = _DUE.where(_asked.c.campaign_id == campaign_id)
-        return [self._asked(row) for row in self.rows(query, now=now, most=most)]
+        return open_some(self, query, most, self._asked, now=now)
 
     def due_campaigns(self, now: datetime) -> list[str]:
         """For each carrier one campaign with steps that are due: whose are due longest."""
@@ -310,8 +311,9 @@ class LifeReader(Source):
 
     def next_step_at(self) -> datetime | None:
         """When the next step of any line is due."""
-        found: datetime | None = self.rows(_FIRST_DUE)[0][0]
-        return found
+        found = self.rows(_FIRST_DUE)[0][0]
+        # Of a damaged row the others are looked at: they may be due.
+        return datetime.fromtimestamp(0, UTC) if found is UNREADABLE else found
 
     def campaign(self, campaign_id: str) -> Campaign | None:
         row = self._first(_CAMPAIGN, id=campaign_id) if is_id(campaign_id) else None
@@ -322,7 +324,7 @@ class LifeReader(Source):
         query = _CAMPAIGNS
         if carrier is not None:
             query = query.where(_campaigns.c.carrier == carrier)
-        return [self._campaign(row) for row in self.rows(query.limit(most))]
+        return open_some(self, query, most, self._campaign)
 
     def count_alive(self, carrier: str, now: datetime) -> int:
         """A carrier's campaigns before their deadlines that ask, or whose lines wait for them."""
@@ -330,7 +332,7 @@ class LifeReader(Source):
 
     def filling(self) -> list[Campaign]:
         """Campaigns whose lines are still being added, newest first."""
-        return [self._campaign(row) for row in self.rows(_FILLING)]
+        return list(open_each(self.rows(_FILLING), self._campaign))
 
     def count_lines(self, campaign_id: str) -> dict[CampaignLineState, int]:
         """How many lines of a campaign are how far."""
@@ -344,8 +346,11 @@ class LifeReader(Source):
     ) -> list[Row[Any]]:
         """Lines of a campaign in one state, by id, beyond the id `after`: `line_id` and `at`."""
         query = _OF_CAMPAIGN.where(_chosen.c.line_id > after, _STATE.in_([state.value]))
-        query = query.order_by(_chosen.c.line_id).limit(most)
-        return list(self.rows(query, campaign=campaign_id))
+        query = query.order_by(_chosen.c.line_id)
+        return open_some(self, query, most, self._named_line, campaign=campaign_id)
+
+    def _named_line(self, row: Row[Any]) -> Row[Any]:
+        return require_authentic(self.vault, _chosen, row, _NAMED_LINE)
 
     def named_in(self, campaign_id: str, line_ids: Sequence[str]) -> set[str]:
         """Those of these lines that a campaign has already."""
@@ -359,6 +364,9 @@ class LifeReader(Source):
         some = select(_lines).where(_lines.c.id > after).order_by(_lines.c.id).limit(window)
         seen = some.subquery()
         last = self.rows(select(func.max(seen.c.id)))[0][0]
+        if last is UNREADABLE:
+            known = [row.id for row in self.rows(some) if row.id is not UNREADABLE]
+            last = known[-1] if known else None
         query = select(seen.c.id).where(
             seen.c.carrier == carrier, seen.c.status != LineStatus.CLOSED.value
         )
@@ -370,7 +378,8 @@ class LifeReader(Source):
         if "opened_after" in chosen:
             moment = datetime.fromisoformat(chosen["opened_after"])
             query = query.where(seen.c.opened_at >= moment)
-        return [row.id for row in self.rows(query.order_by(seen.c.id))], last
+        ids = [row.id for row in self.rows(query.order_by(seen.c.id))]
+        return [one for one in ids if one is not UNREADABLE], last
 
     def exemptions(self, document_ids: Sequence[str]) -> dict[str, Exemption]:
         """Those of these documents that no limit holds for."""

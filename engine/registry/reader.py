@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from itertools import compress
+from datetime import UTC, datetime
+from functools import partial
+from itertools import chain, compress, groupby
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -24,12 +26,12 @@ from sqlalchemy import (
     tuple_,
 )
 
-from engine.errors import NotFound
+from engine.errors import NotFound, SealBroken
 from engine.reasons import Reason
 from engine.registry import tables
 from engine.registry.audit import AuditReader
-from engine.registry.cases import DOCUMENTS_OF, CaseReader, FactReader, SweepReader
-from engine.registry.database import KEYS, long_statements, reading, reading_often
+from engine.registry.cases import DOCUMENTS_OF, CaseReader, FactReader
+from engine.registry.database import KEYS, Source, long_statements, reading, reading_often
 from engine.registry.line_life import LifeReader
 from engine.registry.people import PeopleReader
 from engine.registry.records import (
@@ -45,13 +47,24 @@ from engine.registry.records import (
     WatchEntry,
     is_id,
 )
-from engine.registry.row_macs import REFERENCE_COLUMNS, require_authentic
+from engine.registry.row_macs import (
+    REFERENCE_COLUMNS,
+    is_authentic,
+    name_row,
+    open_each,
+    open_some,
+    read_apart,
+    require_authentic,
+    sound_rows,
+    values_of,
+)
 from engine.registry.rows import (
     OF_REFERENCE,
     TallyRecord,
     gather_documents,
     line_of,
     read_as,
+    sweep_of,
     tally_of,
 )
 from engine.registry.tables import metadata
@@ -63,8 +76,11 @@ from engine.registry.vault import (
     name_reference,
     name_references,
 )
+from engine.sweeps.sweep_model import SweepRecord, SweepState
 
 TEMPLATES_PER_CHUNK = 10_000
+DAMAGED = "(damaged: run sosie doctor)"
+"""In place of what a damaged row says."""
 
 _documents, _lines, _references = tables.documents, tables.lines, tables.references
 _watchlist, _enrollments = tables.watchlist, tables.enrollments
@@ -301,11 +317,44 @@ class Coverage:
         return told
 
 
+_SWEEP = select(tables.sweeps).where(tables.sweeps.c.id == bindparam("id"))
+_NEWEST_SWEEPS = select(tables.sweeps).order_by(
+    tables.sweeps.c.created_at.desc(), tables.sweeps.c.id.desc()
+)
+_LAST_DONE = (
+    select(tables.sweeps)
+    .where(tables.sweeps.c.state == SweepState.DONE.value)
+    .order_by(tables.sweeps.c.ended_at.desc(), tables.sweeps.c.id.desc())
+    .limit(1)
+)
+
+
+class SweepReader(Source):
+    """Reader of sweeps."""
+
+    def get(self, sweep_id: str) -> SweepRecord:
+        """One sweep; `NotFound` if there is none."""
+        row = self._first(_SWEEP, id=sweep_id) if is_id(sweep_id) else None
+        if row is None:
+            raise NotFound("no sweep has this id: see `sosie sweep list`")
+        return sweep_of(self.vault, row)
+
+    def newest(self, limit: int = 100) -> list[SweepRecord]:
+        """The newest sweeps, the newest first."""
+        return open_some(self, _NEWEST_SWEEPS, limit, partial(sweep_of, self.vault))
+
+    def last_done(self) -> SweepRecord | None:
+        """The one that was done last; `None` where none was."""
+        row = self._first(_LAST_DONE)
+        return None if row is None else sweep_of(self.vault, row)
+
+
 class Reader(AuditReader):
     """What the registrar and the surfaces ask; safe to use from any thread."""
 
     def __init__(self, place: Engine | Connection, vault: Vault) -> None:
         super().__init__(place, vault)
+        self._unopened: set[int] = set()
         self.cases = CaseReader(place, vault)
         self.sweeps = SweepReader(place, vault)
         self.facts = FactReader(place, vault)
@@ -328,7 +377,10 @@ class Reader(AuditReader):
 
     def tallies(self, names: Sequence[str]) -> dict[str, TallyRecord]:
         """The known ones of these counts."""
-        return {row.name: read_as(TallyRecord, row) for row in self._rows_of(_TALLIES, names)}
+        return {
+            row.name: read_as(TallyRecord, require_authentic(self.vault, tables.tallies, row))
+            for row in self._rows_of(_TALLIES, names)
+        }
 
     def tally_names(self, document_id: str) -> list[str]:
         """The names of the counts about a document, whoever's."""
@@ -353,11 +405,16 @@ class Reader(AuditReader):
 
     def blocked_documents(self) -> list[DocumentRecord]:
         """Every blocked document, erased ones too, the longest blocked first."""
-        return gather_documents(self.vault, self.rows(_BLOCKED_DOCUMENTS))
+        return self._list_documents(_BLOCKED_DOCUMENTS)
 
     def awaiting_erasure(self) -> list[DocumentRecord]:
         """Every document whose erasure waits for open cases, what is due first."""
-        return gather_documents(self.vault, self.rows(_AWAITING_ERASURE))
+        return self._list_documents(_AWAITING_ERASURE)
+
+    def _list_documents(self, query: Select[Any]) -> list[DocumentRecord]:
+        of_each = [list(rows) for _, rows in groupby(self.rows(query), attrgetter("id"))]
+        found = open_each(of_each, partial(gather_documents, self.vault))
+        return list(chain.from_iterable(found))
 
     def documents_of(self, reference_ids: Sequence[int]) -> dict[int, str]:
         """The document of each of these references; a removed one is left out."""
@@ -369,20 +426,19 @@ class Reader(AuditReader):
 
     def identity(self, document_id: str) -> Identity:
         """Opens what is sealed of a document; `NotFound` if unknown or erased."""
-        found = self.identities([document_id])
-        if document_id not in found:
-            raise NotFound("no such document, or it was erased: check the id")
-        return found[document_id]
+        for row in self._rows_of(_IDENTITIES, [document_id]):
+            if row.identity is not None:
+                return self._identity(row)[1]
+        raise NotFound("no such document, or it was erased: check the id")
 
     def identities(self, document_ids: Sequence[str]) -> dict[str, Identity]:
-        """Opens what is sealed of these documents; an unknown or erased one is left out."""
-        return {
-            row.id: Identity(
-                *json.loads(self.vault.open("documents.identity", row.id, row.identity))
-            )
-            for row in self._rows_of(_IDENTITIES, document_ids)
-            if row.identity is not None
-        }
+        """Opens what is sealed of these documents; one unknown, erased or damaged is left out."""
+        rows = self._rows_of(_IDENTITIES, document_ids)
+        return dict(open_each((row for row in rows if row.identity is not None), self._identity))
+
+    def _identity(self, row: Row[Any]) -> tuple[str, Identity]:
+        opened = self.vault.open("documents.identity", row.id, row.identity)
+        return row.id, Identity(*json.loads(opened))
 
     def lines_in_use(self, msisdn_lookups: Sequence[bytes]) -> dict[bytes, LineRecord]:
         """The lines, not closed, that these numbers are on."""
@@ -421,12 +477,12 @@ class Reader(AuditReader):
         return found
 
     def numbers(self, line_ids: Sequence[str]) -> dict[str, str]:
-        """Opens the numbers of these lines; an erased one is left out."""
-        return {
-            row.id: self.vault.open("lines.msisdn", row.id, row.msisdn).decode()
-            for row in self._rows_of(_NUMBERS, line_ids)
-            if row.msisdn is not None
-        }
+        """Opens the numbers of these lines; an erased or damaged one is left out."""
+        rows = self._rows_of(_NUMBERS, line_ids)
+        return dict(open_each((row for row in rows if row.msisdn is not None), self._number))
+
+    def _number(self, row: Row[Any]) -> tuple[str, str]:
+        return row.id, self.vault.open("lines.msisdn", row.id, row.msisdn).decode()
 
     def references(
         self,
@@ -454,12 +510,32 @@ class Reader(AuditReader):
                 if not any(wanted):
                     continue
                 columns = [tuple(compress(column, wanted)) for column in columns]
-            ids, documents, templates, sequences = columns
-            yield ReferenceChunk(
-                ids=np.array(ids, dtype=np.int64),
-                vectors=self.vault.open_templates(name_references(ids, documents), templates),
-                sequences=np.array(sequences, dtype=np.int64),
-            )
+            chunk = self._open_references(columns)
+            if len(chunk.ids):
+                yield chunk
+
+    def _open_references(self, columns: Sequence[tuple[Any, ...]]) -> ReferenceChunk:
+        """Those of a page that open; one that does not is in no gallery."""
+        ids, documents, templates, sequences = columns
+        names = name_references(ids, documents)
+        try:
+            vectors = self.vault.open_templates(names, templates)
+        except SealBroken:
+
+            def attempt(places: Sequence[int]) -> dict[int, None]:
+                some = [(names[place], templates[place]) for place in places]
+                self.vault.open_templates([one for one, _ in some], [one for _, one in some])
+                return dict.fromkeys(places)
+
+            opens = read_apart(range(len(ids)), attempt)
+            is_sound = [place in opens for place in range(len(ids))]
+            self._unopened.update(set(ids) - set(compress(ids, is_sound)))
+            return self._open_references([tuple(compress(one, is_sound)) for one in columns])
+        return ReferenceChunk(
+            ids=np.array(ids, dtype=np.int64),
+            vectors=vectors,
+            sequences=np.array(sequences, dtype=np.int64),
+        )
 
     def templates_of(self, document_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """The live references of each document that has any: rotated unit rows float32[n, dim]."""
@@ -517,26 +593,28 @@ class Reader(AuditReader):
         return np.sort(np.array([row.id for row in rows], dtype=np.int64))
 
     def live_ids(self) -> NDArray[np.int64]:
-        """The ids of all live references, in no order: int64[n]."""
+        """The ids of all live references that could be opened, in no order: int64[n]."""
         with reading(self._engine) as connection, long_statements(connection):
-            return np.fromiter(connection.scalars(_LIVE_IDS), np.int64)
+            ids = np.fromiter(connection.scalars(_LIVE_IDS), np.int64)
+        return ids[~np.isin(ids, list(self._unopened))]
 
     def live_total(self) -> tuple[int, int]:
-        """How many references are live, and the sum of their ids, modulo 2^64."""
+        """How many of these there are, and the sum of their ids, modulo 2^64."""
         # All less those removed: of both there is an index, and reading all rows takes long.
         with reading(self._engine) as connection, long_statements(connection):
             every, removed = (
                 connection.execute(query).one() for query in (_ALL_TOTAL, _REMOVED_TOTAL)
             )
-        total = int(every.total or 0) - int(removed.total or 0)
-        return every.rows - removed.rows, total % (1 << 64)
+        unopened = [row.id for row in self._rows_of(_TEMPLATES, sorted(self._unopened))]
+        total = int(every.total or 0) - int(removed.total or 0) - sum(unopened)
+        return every.rows - removed.rows - len(unopened), total % (1 << 64)
 
     def writer_epoch(self) -> int:
         """The epoch of the last writer that took the lease."""
         return int(self.rows(_DEPLOYMENT)[0].writer_epoch)
 
     def watchlist(self) -> list[WatchEntry]:
-        """Every entry in force, with its template."""
+        """Every entry in force, with its template; of a damaged one all that still opens."""
         return [self._watched(row) for row in self.rows(_WATCHLIST)]
 
     def enrollment(self, enrollment_id: str) -> EnrollmentRecord:
@@ -581,26 +659,30 @@ class Reader(AuditReader):
 
     def carriers(self) -> list[Carrier]:
         """Every carrier, by code."""
-        return [read_as(Carrier, row) for row in self.rows(_CARRIERS)]
+        rows = sound_rows(self.vault, tables.carriers, self.rows(_CARRIERS))
+        return [read_as(Carrier, row) for row in rows]
 
     def all_outlets(self) -> list[Outlet]:
         """Every outlet, closed ones too, by code."""
-        return [self._outlet(row) for row in self.rows(_ALL_OUTLETS)]
+        return list(open_each(self.rows(_ALL_OUTLETS), self._outlet))
 
     def restricted_outlets(self) -> list[Outlet]:
         """Every outlet that may enroll nobody, by code."""
-        return [self._outlet(row) for row in self.rows(_RESTRICTED_OUTLETS)]
+        return list(open_each(self.rows(_RESTRICTED_OUTLETS), self._outlet))
 
     def api_key(self, key_id: str) -> ApiKey:
         """One key of the service, in force or not; `NotFound` if there is none."""
         row = self._first(_API_KEY, id=key_id)
         if row is None:
             raise NotFound("no key has this id: see `sosie apikey list`")
-        return read_as(ApiKey, row)
+        return self._api_key(row)
 
     def api_keys(self) -> list[ApiKey]:
         """Every key of the service, those no longer in force too, the oldest first."""
-        return [read_as(ApiKey, row) for row in self.rows(_API_KEYS)]
+        return list(open_each(self.rows(_API_KEYS), self._api_key))
+
+    def _api_key(self, row: Row[Any]) -> ApiKey:
+        return read_as(ApiKey, require_authentic(self.vault, tables.api_keys, row))
 
     def sequence(self) -> int:
         """The gallery's sequence: the last committed change of references."""
@@ -675,8 +757,7 @@ class Reader(AuditReader):
         """Decision and evidence of every enrollment that has not expired, in their order."""
         last = ""
         while rows := self.rows(_EVIDENCE, last=last, page=TEMPLATES_PER_CHUNK // 10):
-            for row in rows:
-                require_authentic(self.vault, _enrollments, row)
+            for row in sound_rows(self.vault, _enrollments, rows):
                 yield row.decision, row.evidence
             last = rows[-1].id
 
@@ -687,8 +768,13 @@ class Reader(AuditReader):
         return Coverage(**row._mapping)
 
     def _watched(self, row: Row[Any]) -> WatchEntry:
-        require_authentic(self.vault, _watchlist, row)
-        template = None
-        if row.template is not None:
-            template = self.vault.open_templates([row.id], [row.template], WATCHED_TEMPLATE)[0]
-        return read_as(WatchEntry, row, template=template, second=None)
+        template, rest = None, dict[str, Any]()
+        # A template has a seal of its own, and a damaged look-up is nobody else's: an entry whose
+        # row is damaged still protects by what is left of it.
+        with suppress(SealBroken):
+            if row.template is not None:
+                template = self.vault.open_templates([row.id], [row.template], WATCHED_TEMPLATE)[0]
+        if not is_authentic(self.vault, _watchlist, values_of(row)):
+            self.vault.set_aside.add(_watchlist.name, name_row(_watchlist, row))
+            rest = {"reason": DAMAGED, "added_at": datetime.fromtimestamp(0, UTC)}
+        return read_as(WatchEntry, row, template=template, second=None, **rest)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -28,10 +30,10 @@ from sqlalchemy import (
 from engine.cases.case import CaseNote, NoteKind
 from engine.cases.opening import date_change
 from engine.registry import tables
-from engine.registry.database import Source, chunks
+from engine.registry.database import UNREADABLE, Source, chunks
 from engine.registry.people import forget_people
 from engine.registry.records import ALIVE, AuditEntry, Json
-from engine.registry.row_macs import changing_rows
+from engine.registry.row_macs import changing_rows, open_each
 from engine.registry.rows import (
     case_of,
     change_cases,
@@ -41,6 +43,7 @@ from engine.registry.rows import (
     write_notes,
 )
 from engine.registry.vault import Vault
+from engine.registry.webhooks import Webhooks
 from engine.registry.writer import ERASED, Writer
 
 Strip = Callable[[Json], Json]
@@ -65,13 +68,14 @@ _EXPIRE_ATTEMPT = (
 
 
 def wipe_attempts(
-    connection: Connection, _: Vault, ids: Sequence[Any], now: datetime, strip: Strip
+    connection: Connection, vault: Vault, ids: Sequence[Any], now: datetime, strip: Strip
 ) -> None:
     """Wipes what describes a person; stored answers, templates and crops are deleted."""
     found = select(_enrollments.c.id, _enrollments.c.evidence).where(_enrollments.c.id.in_(ids))
     stripped = [
-        {"key": row.id, "stays": dict(strip(row.evidence)), "at": now}
+        {"key": row.id, "stays": {} if is_damaged else dict(strip(row.evidence)), "at": now}
         for row in connection.execute(found)
+        for is_damaged in (vault.set_aside.has(_enrollments.name, f"row {row.id}"),)
     ]
     connection.execute(_EXPIRE_ATTEMPT, stripped)
     connection.execute(delete(_answers).where(_answers.c.enrollment_id.in_(ids)))
@@ -159,6 +163,8 @@ class Job:
     until: Until
     strip: Strip
     hold: Hold = None
+    undelivered: Counter[str] = field(default_factory=Counter)
+    """Of events that leave, how many each webhook has not taken, counted while it runs."""
 
 
 def count_due(source: Writer | Source, kind: Kind, until: Until, hold: Hold = None) -> Due:
@@ -179,12 +185,15 @@ def expire(writer: Writer, kind: Kind, job: Job, now: datetime, limit: int = ROW
     rule = _RULES[kind]
     is_due, is_held = rule.is_due(job.until, job.hold), rule.find_held(job.until, job.hold)
     query = select(rule.key).where(is_due, ~is_held).order_by(*rule.order)
-    keys = [row[0] for row in writer.rows(query.limit(limit))]
+    # A row whose key is damaged stays, as nothing finds it.
+    keys = [row[0] for row in writer.rows(query.limit(limit)) if row[0] is not UNREADABLE]
     if not keys:
         return 0
     until = job.until[kind].astimezone(UTC).isoformat()
     detail = {"job": job.id, "rows": len(keys), "until": until}
     entry = AuditEntry(job.actor, "retention.expired", kind.value, detail)
+    if kind is Kind.EVENTS:
+        job.undelivered.update(Webhooks(writer.engine, writer.vault).count_leaving(keys))
     with writer.changing(entry) as connection:
         for part in chunks(keys):
             if rule.document is not None and job.hold is not None:
@@ -215,7 +224,7 @@ def _tell_cases(
     is_alive = _cases.c.state.in_([state.value for state in ALIVE])
     named = select(_named.c.case_id).where(_named.c.document_id.in_(documents))
     rows = connection.execute(select(_cases).where(_cases.c.id.in_(named), is_alive)).all()
-    found = [case_of(vault, row) for row in rows]
+    found = list(open_each(rows, partial(case_of, vault)))
     changed = [replace(one, updated_at=date_change(one, now)) for one in found]
     change_cases(connection, vault, changed, now)
     note = CaseNote(now, actor, NoteKind.EXPIRED, kind.value)

@@ -8,10 +8,11 @@ whole has the right code, and what was deleted has none: the audit chain tells (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import msgspec
 from sqlalchemy import (
@@ -20,6 +21,7 @@ from sqlalchemy import (
     Connection,
     Float,
     Row,
+    Select,
     Table,
     bindparam,
     case,
@@ -30,13 +32,16 @@ from sqlalchemy import (
 
 from engine.errors import SealBroken
 from engine.registry import tables
-from engine.registry.database import KEYS, Moment, chunks, plain_value
+from engine.registry.database import KEYS, Moment, Source, chunks, plain_value
 from engine.registry.records import ApiKey, Session
 from engine.registry.tables import metadata
 from engine.registry.vault import Vault
 
 RowValues = Mapping[str, Any]
 """Values by column."""
+K = TypeVar("K")
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 _encode = msgspec.json.Encoder(order="deterministic", enc_hook=plain_value).encode
@@ -117,7 +122,11 @@ def with_macs(vault: Vault, table: Table, rows: Sequence[RowValues]) -> list[Row
 def is_authentic(vault: Vault, table: Table, values: RowValues) -> bool:
     """Whether a row is as it was written; `values` has every column of its table."""
     found: bytes | None = values["mac"]
-    return found is not None and vault.is_equal(compute_mac(vault, table, values), found)
+    try:
+        return found is not None and vault.is_equal(compute_mac(vault, table, values), found)
+    except (AttributeError, TypeError, ValueError):
+        # A value that is none of its column's.
+        return False
 
 
 def values_of(row: Row[Any], prefix: str = "") -> RowValues:
@@ -131,6 +140,7 @@ def values_of(row: Row[Any], prefix: str = "") -> RowValues:
 def require_authentic(vault: Vault, table: Table, row: Row[Any], prefix: str = "") -> Row[Any]:
     """The row; `SealBroken` where it was altered, or its part of that prefix."""
     if not is_authentic(vault, table, values_of(row, prefix)):
+        vault.set_aside.add(table.name, name_row(table, row, prefix))
         raise SealBroken(
             f"a row of {table.name} was altered in the database: "
             "run sosie audit verify, put back a backup"
@@ -138,18 +148,81 @@ def require_authentic(vault: Vault, table: Table, row: Row[Any], prefix: str = "
     return row
 
 
+def name_row(table: Table, row: Row[Any], prefix: str = "") -> str:
+    """A row by its key: ids and codes, and no value of it."""
+    keys = (row._mapping[prefix + column.name] for column in table.primary_key)
+    return "row " + " ".join(key.hex()[:12] if isinstance(key, bytes) else str(key) for key in keys)
+
+
+def open_each(rows: Iterable[S], open_row: Callable[[S], T]) -> Iterator[T]:
+    """What each row holds, for who reads many that have nothing to do with one another: one that
+    is damaged is set aside, and the others are as if it were not there."""
+    for row in rows:
+        try:
+            opened = open_row(row)
+        except SealBroken:
+            continue
+        yield opened
+
+
+def open_some(
+    source: Source,
+    query: Select[Any],
+    most: int,
+    open_row: Callable[[Row[Any]], T],
+    **values: object,
+) -> list[T]:
+    """The same of the first `most` rows that a query finds and that are sound: whoever is given
+    fewer has been given all."""
+    found: list[T] = []
+    place = 0
+    while True:
+        rows = source.rows(query.limit(most).offset(place), **values)
+        found += open_each(rows, open_row)
+        if len(rows) < most or len(found) >= most:
+            return found[:most]
+        place += most
+
+
+def sound_rows(vault: Vault, table: Table, rows: Iterable[Row[Any]]) -> Iterator[Row[Any]]:
+    """The rows that are as they were written."""
+    return open_each(rows, partial(require_authentic, vault, table))
+
+
+def read_apart(keys: Sequence[K], read: Callable[[Sequence[K]], Mapping[K, T]]) -> dict[K, T]:
+    """What is read of keys that have nothing to do with one another; where a row is damaged, of
+    each half by itself, so that only the key that needs it is left out."""
+    try:
+        return dict(read(keys))
+    except SealBroken:
+        if len(keys) <= 1:
+            return {}
+    half = len(keys) // 2
+    return read_apart(keys[:half], read) | read_apart(keys[half:], read)
+
+
 @contextmanager
 def changing_rows(
     connection: Connection, vault: Vault, changed: Mapping[Table, Collection[Any]]
 ) -> Iterator[None]:
-    """Rows, by their keys, that the block updates: they are checked before, or what was altered
-    would be vouched for, and get a new code after."""
-    for table, keys in changed.items():
-        for row in _rows_of(connection, table, keys):
-            require_authentic(vault, table, row)
+    """Rows, by their keys, that the block updates: they get a new code after. One that was damaged
+    before is changed with the others, and set aside: its code stays as wrong as it is, so that
+    nothing is ever vouched for that was altered."""
+    sound = {
+        (table, _key_of(table, row))
+        for table, keys in changed.items()
+        for row in sound_rows(vault, table, _rows_of(connection, table, keys))
+    }
     yield
     for table, keys in changed.items():
-        write_macs(connection, vault, table, _rows_of(connection, table, keys))
+        rows = _rows_of(connection, table, keys)
+        write_macs(
+            connection, vault, table, [row for row in rows if (table, _key_of(table, row)) in sound]
+        )
+
+
+def _key_of(table: Table, row: Row[Any]) -> tuple[Any, ...]:
+    return tuple(row._mapping[column.name] for column in table.primary_key)
 
 
 def write_macs(

@@ -26,9 +26,9 @@ from sqlalchemy import (
 )
 
 from engine.cases.case import CaseNote, CaseOrigin, Outcome, Proposal
-from engine.errors import RowRefused, StorageFailed
+from engine.errors import RowRefused, SealBroken, StorageFailed
 from engine.registry import tables
-from engine.registry.database import KEYS, Moment, chunks
+from engine.registry.database import KEYS, UNREADABLE, Moment, chunks
 from engine.registry.records import (
     ALIVE,
     AttemptTemplate,
@@ -50,7 +50,16 @@ from engine.registry.records import (
     Tally,
     WatchEntry,
 )
-from engine.registry.row_macs import RowValues, changing_rows, require_authentic, with_macs
+from engine.registry.row_macs import (
+    REFERENCE_COLUMNS,
+    RowValues,
+    changing_rows,
+    is_authentic,
+    require_authentic,
+    sound_rows,
+    values_of,
+    with_macs,
+)
 from engine.registry.tables import case_documents, case_notes, cases, crops, judged_pairs, sweeps
 from engine.registry.vault import (
     ATTEMPT_TEMPLATE,
@@ -67,6 +76,7 @@ from indexes.errors import VectorInvalid
 T = TypeVar("T")
 
 
+DAMAGED = "a row in the database is damaged: run sosie doctor, put back a backup"
 OF_REFERENCE = "reference_"
 """How the columns of a reference are labelled beside those of its document."""
 
@@ -81,6 +91,9 @@ def gather_documents(vault: Vault, rows: Iterable[Row[Any]]) -> list[DocumentRec
         if row.reference_id is not None:
             # Or another's face would be compared with this document's holder.
             require_authentic(vault, tables.references, row, OF_REFERENCE)
+            if vault.set_aside.has(tables.references.name, f"row {row.reference_id}"):
+                # Its template did not open: nobody can be compared with it.
+                raise SealBroken(DAMAGED)
             ids.append(row.reference_id)
     return [
         read_as(
@@ -96,9 +109,13 @@ def gather_documents(vault: Vault, rows: Iterable[Row[Any]]) -> list[DocumentRec
 
 
 def read_as(kind: type[T], row: Row[Any], /, **converted: Any) -> T:
-    """A record of this dataclass from the columns of the same names, but for what is converted."""
+    """A record of this dataclass from the columns of the same names, but for what is converted;
+    `SealBroken` where one of them is none of its kind."""
     names = (one.name for one in fields(cast("Any", kind)))
-    return kind(**{name: getattr(row, name) for name in names if name not in converted} | converted)
+    values = {name: getattr(row, name) for name in names if name not in converted}
+    if UNREADABLE in values.values():
+        raise SealBroken(DAMAGED)
+    return kind(**values, **converted)
 
 
 def columns_of(record: Any, **converted: Any) -> RowValues:
@@ -205,13 +222,16 @@ def seal_second(
 def fill_references(
     connection: Connection, vault: Vault, filled: Sequence[tuple[int, SecondTemplate]]
 ) -> int:
-    """Stores templates of a second model; how many of these references are still there."""
+    """Stores templates of a second model; how many of these references are still there, and
+    sound."""
     table, wanted = tables.references, {int(key): second for key, second in filled}
-    query = select(table.c.id, table.c.document_id).where(
+    query = select(*REFERENCE_COLUMNS).where(
         table.c.id.in_(KEYS), table.c.removed_sequence.is_(None)
     )
     rows = [
-        row for part in chunks(list(wanted)) for row in connection.execute(query, {"keys": part})
+        row
+        for part in chunks(list(wanted))
+        for row in sound_rows(vault, table, connection.execute(query, {"keys": part}))
     ]
     if not rows:
         return 0
@@ -290,8 +310,11 @@ class TallyRecord:
     at: datetime
 
 
-def count_tallies(connection: Connection, added: Sequence[Tally], at: datetime) -> None:
-    """Adds to the counts, each of which leaks away meanwhile and never falls below zero."""
+def count_tallies(
+    connection: Connection, vault: Vault, added: Sequence[Tally], at: datetime
+) -> None:
+    """Adds to the counts, each of which leaks away meanwhile and never falls below zero. One that
+    is damaged counts as full."""
     names = sorted({one.name for one in added})
     table = tables.tallies
     known: dict[str, Row[Any]] = {}
@@ -303,25 +326,33 @@ def count_tallies(connection: Connection, added: Sequence[Tally], at: datetime) 
     for one in added:
         row = known.get(one.name)
         if one.name not in levels:
-            stays = 0.0 if row is None else row.level - max(at - row.at, timedelta()) / one.each
-            levels[one.name] = max(0.0, stays)
+            levels[one.name] = 0.0 if row is None else _leaked(vault, row, one, at)
         levels[one.name] = min(one.most, max(0.0, levels[one.name] + one.amount))
-    rows = [{"key": name, "new_level": levels[name], "new_at": at} for name in names]
-    changed = [row for row in rows if row["key"] in known]
+    given = [{"name": name, "level": levels[name], "at": at} for name in names]
+    rows = with_macs(vault, table, given)
+    changed = [{f"new_{key}": value for key, value in row.items()} for row in rows]
+    changed = [row for row in changed if row["new_name"] in known]
     if changed:
         connection.execute(_CHANGE_TALLY, changed)
-    fresh = [row for row in rows if row["key"] not in known and row["new_level"]]
+    fresh = [row for row in rows if row["name"] not in known and row["level"]]
     if fresh:
-        connection.execute(_NEW_TALLY, fresh)
+        connection.execute(insert(table), fresh)
+
+
+def _leaked(vault: Vault, row: Row[Any], one: Tally, at: datetime) -> float:
+    """What is left of a count."""
+    if not is_authentic(vault, tables.tallies, values_of(row)):
+        return one.most
+    stays: float = row.level - max(at - row.at, timedelta()) / one.each
+    return max(0.0, stays)
 
 
 _CHANGE_TALLY = (
     update(tables.tallies)
-    .where(tables.tallies.c.name == bindparam("key"))
-    .values(level=bindparam("new_level"), at=bindparam("new_at"))
-)
-_NEW_TALLY = insert(tables.tallies).values(
-    name=bindparam("key"), level=bindparam("new_level"), at=bindparam("new_at")
+    .where(tables.tallies.c.name == bindparam("new_name"))
+    .values(
+        level=bindparam("new_level"), at=bindparam("new_at", type_=Moment), mac=bindparam("new_mac")
+    )
 )
 
 CASE_NOTE = "case_notes.text"
@@ -469,7 +500,7 @@ def _link(
 ) -> None:
     if links:
         rows = [{"case_id": case_id, "document_id": key} for case_id, key in links]
-        connection.execute(insert(case_documents), rows)
+        connection.execute(insert(case_documents), with_macs(vault, case_documents, rows))
         _keep_crops(connection, vault, [key for _, key in links], at)
 
 
@@ -567,16 +598,18 @@ def erase_attempt_templates(connection: Connection, document_ids: Sequence[str])
         connection.execute(delete(table).where(table.c.document_id.in_(part)))
 
 
-def write_sweeps(connection: Connection, records: Sequence[SweepRecord]) -> None:
+def write_sweeps(connection: Connection, vault: Vault, records: Sequence[SweepRecord]) -> None:
     """Writes each sweep, in place of its earlier state."""
-    for record in records:
-        values = _sweep_row(record)
+    for values, record in zip(
+        with_macs(vault, sweeps, list(map(_sweep_row, records))), records, strict=True
+    ):
         known = {"key": record.id, **{f"new_{name}": value for name, value in values.items()}}
         if connection.execute(_REPLACE_SWEEP, known).rowcount == 0:
             connection.execute(insert(sweeps), values)
 
 
-def sweep_of(row: Row[Any]) -> SweepRecord:
+def sweep_of(vault: Vault, row: Row[Any]) -> SweepRecord:
+    require_authentic(vault, sweeps, row)
     terms = SweepTerms(**{**row.terms, "scope": Scope(row.terms["scope"])})
     progress = SweepProgress(**row.progress)
     return read_as(SweepRecord, row, state=SweepState(row.state), terms=terms, progress=progress)

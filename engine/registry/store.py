@@ -217,7 +217,9 @@ class Store(Reader):
             _require_tenant(connection, key)
             try:
                 digest = bind_key(self.vault, key, key.digest)
-                connection.execute(insert(tables.api_keys), asdict(key) | {"digest": digest})
+                row = asdict(key) | {"digest": digest}
+                table = tables.api_keys
+                connection.execute(insert(table), with_macs(self.vault, table, [row]))
             except IntegrityError:
                 raise RegistryError(
                     f"a key of role {key.role} needs other bounds, or its id is taken: an outlet's "
@@ -232,7 +234,10 @@ class Store(Reader):
             .where(tables.api_keys.c.id == key_id)
             .where(tables.api_keys.c.revoked_at.is_(None))
         )
-        with self._recorded(AuditEntry(actor, "apikey.revoked", key_id)) as connection:
+        with (
+            self._recorded(AuditEntry(actor, "apikey.revoked", key_id)) as connection,
+            changing_rows(connection, self.vault, {tables.api_keys: [key_id]}),
+        ):
             ended = statement.values(revoked_at=utc_now(), digest=b"")
             if connection.execute(ended).rowcount != 1:
                 raise NotFound(

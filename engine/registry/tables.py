@@ -11,7 +11,6 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ColumnElement,
-    Date,
     Float,
     ForeignKey,
     Index,
@@ -24,7 +23,7 @@ from sqlalchemy import (
     text,
 )
 
-from engine.registry.database import Moment
+from engine.registry.database import Day, Moment
 
 metadata = MetaData(
     naming_convention={
@@ -71,6 +70,7 @@ sweeps = Table(
     Column("progress", Json, nullable=False),
     Column("summary", Json),
     Column("fault", Text),
+    _mac(),
     CheckConstraint(
         "state IN ('queued', 'running', 'paused', 'done', 'cancelled', 'failed')", name="state"
     ),
@@ -127,6 +127,7 @@ case_documents = Table(
     metadata,
     Column("document_id", UuidText, primary_key=True),
     Column("case_id", ForeignKey(cases.c.id), primary_key=True, index=True),
+    _mac(),
 )
 
 case_notes = Table(
@@ -276,6 +277,7 @@ cursors = Table(
     Column("generation", BigInteger, nullable=False),
     Column("held_by", UuidText),
     Column("held_until", Moment),
+    _mac(),
 )
 
 # Events up to a webhook's cursor that it has not taken: to be tried again, or given up.
@@ -291,6 +293,7 @@ undelivered = Table(
     Column("due_at", Moment),
     Column("fault", String(64)),
     Column("at", Moment, nullable=False),
+    _mac(),
 )
 
 # -- People whom rules treat apart --------------------------------------------------------------
@@ -430,7 +433,7 @@ documents = Table(
     Column("lookup", LargeBinary, unique=True),
     Column("name_lookup", LargeBinary),
     Column("identity", LargeBinary),
-    Column("expires_on", Date),
+    Column("expires_on", Day),
     Column("status", String(16), nullable=False),
     Column("created_at", Moment, nullable=False),
     # Beside the status, not in it: a block outlives an erasure, and lifting it changes no more.
@@ -573,6 +576,7 @@ campaign_lines = Table(
     Column("line_id", ForeignKey(lines.c.id), primary_key=True),
     Column("state", String(16), nullable=False),
     Column("at", Moment, nullable=False),
+    _mac(),
 )
 
 # Lines whose holders are asked for, and what happens next where they do not come.
@@ -638,6 +642,7 @@ tallies = Table(
     Column("name", String(200), primary_key=True),
     Column("level", Float(53), nullable=False),
     Column("at", Moment, nullable=False),
+    _mac(),
 )
 
 audit = Table(
@@ -679,6 +684,7 @@ api_keys = Table(
     Column("expires_at", Moment),
     Column("revoked_at", Moment),
     Column("person", String(200)),
+    _mac(),
     CheckConstraint("role IN ('outlet', 'carrier', 'fraud', 'operator', 'metrics')", name="role"),
     CheckConstraint("(role IN ('outlet', 'carrier')) = (carrier IS NOT NULL)", name="carrier"),
     CheckConstraint("(role = 'outlet') = (outlet IS NOT NULL)", name="outlet"),
@@ -711,6 +717,7 @@ sessions = Table(
     Column("created_at", Moment, nullable=False),
     Column("expires_at", Moment, nullable=False),
     Column("seen_at", Moment, nullable=False),
+    _mac(),
     CheckConstraint("role IN ('outlet', 'carrier', 'fraud', 'operator')", name="role"),
     CheckConstraint("(role IN ('outlet', 'carrier')) = (carrier IS NOT NULL)", name="carrier"),
     CheckConstraint("(role = 'outlet') = (outlet IS NOT NULL)", name="outlet"),

@@ -43,6 +43,7 @@ from engine.registry.row_macs import (
     CROP_COLUMNS,
     bind_key,
     changing_rows,
+    require_authentic,
     write_macs,
 )
 from engine.registry.rows import name_sealed, read_as
@@ -108,8 +109,9 @@ def bring_up_to_date(
         before = hold_schema(connection)
         store.upgrade_schema(connection)
         check(connection)
-        if before < _CROPS_HAVE_CODES:
-            _authenticate_crops(connection, vault)
+        for revision, named in _CODES_SINCE.items():
+            if before < revision:
+                _authenticate_new(connection, vault, named)
         if before < _SEALS_ARE_COUNTED:
             _count_sealed(connection, vault)
         if before < _REASONS_ARE_SEALED:
@@ -119,19 +121,31 @@ def bring_up_to_date(
     return Upgraded(before, REVISIONS[-1], is_converted)
 
 
-_CROPS_HAVE_CODES = "0011"
-_crops = tables.crops
-_CROPS_LEFT = (
-    select(*CROP_COLUMNS).where(_crops.c.mac.is_(None)).order_by(_crops.c.id).limit(ROWS_PER_BATCH)
-)
+_CODES_SINCE = {
+    "0011": (tables.crops,),
+    "0026": (
+        tables.sweeps,
+        tables.case_documents,
+        tables.cursors,
+        tables.undelivered,
+        tables.campaign_lines,
+        tables.tallies,
+        tables.api_keys,
+        tables.sessions,
+    ),
+}
+"""Tables whose rows had no codes before."""
 
 
-def _authenticate_crops(connection: Connection, vault: Vault) -> None:
-    """Gives crops their codes in the transaction that adds the column: after it, one without was
+def _authenticate_new(connection: Connection, vault: Vault, named: Sequence[Table]) -> None:
+    """Gives rows their codes in the transaction that adds the column: after it, one without was
     made by somebody else."""
     _require_ring(read_head(connection), vault)
-    while rows := connection.execute(_CROPS_LEFT).all():
-        write_macs(connection, vault, _crops, rows)
+    for table in named:
+        columns = CROP_COLUMNS if table is tables.crops else table.columns
+        left = select(*columns).where(table.c.mac.is_(None)).limit(ROWS_PER_BATCH)
+        while rows := connection.execute(left).all():
+            write_macs(connection, vault, table, rows)
 
 
 _REASONS_ARE_SEALED = "0016"
@@ -307,6 +321,8 @@ def _convert_references(
     page = select(_references).where(is_old).order_by(_references.c.id).limit(ROWS_PER_BATCH)
     done = 0
     while rows := reader.rows(page):
+        for row in rows:
+            require_authentic(vault, _references, row)
         detail = {"rows": len(rows)}
         entry = AuditEntry("sosie", "references.converted", conversion.after, detail)
         with (
@@ -376,7 +392,8 @@ def _bind_keys(connection: Connection, vault: Vault) -> None:
         is_told = all(bounds.get(name, "") == getattr(key, name) for name in _BOUNDS)
         digest = bind_key(vault, key, key.digest) if is_told and key.revoked_at is None else b""
         changed = update(tables.api_keys).where(tables.api_keys.c.id == key.id)
-        connection.execute(changed.values(digest=digest))
+        with changing_rows(connection, vault, {tables.api_keys: [key.id]}):
+            connection.execute(changed.values(digest=digest))
 
 
 _BOUNDS = ("role", "carrier", "outlet")

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from threading import Lock
@@ -31,6 +32,8 @@ from engine.models.transform import Transform
 from engine.registry.keyring import SECRET_BYTES, Key, KeyRing
 from indexes.memory import overwrite_when_freed
 from indexes.snapshots.sealing import Buffer, Octets
+
+_log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 16
 _BLOCKS_AT_ONCE = 1 << 16
@@ -163,6 +166,47 @@ class SealCount:
         return taken
 
 
+MOST_NAMED = 10_000
+"""Damaged rows of one table: of more than that each is no longer told."""
+
+
+class SetAside:
+    """Rows that were found damaged, by their table, since the process began; thread-safe.
+
+    What they hold is told to nobody and stands for nothing; everything else goes on.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._rows: dict[str, set[str]] = {}
+        self._tell: Callable[[str, int], object] = lambda _table, _count: None
+
+    def watch(self, tell: Callable[[str, int], object]) -> None:
+        """Tells a table and how many of its rows, now and whenever one more is found."""
+        self._tell = tell
+        for table, count in self.count().items():
+            tell(table, count)
+
+    def add(self, table: str, row: str) -> None:
+        """Notes a row by its key, and logs it the first time."""
+        with self._lock:
+            known = self._rows.setdefault(table, set())
+            is_new = row not in known and len(known) < MOST_NAMED
+            if is_new:
+                known.add(row)
+        if is_new:
+            _log.error("row_set_aside: %s of %s is damaged: run sosie doctor", row, table)
+            self._tell(table, len(known))
+
+    def has(self, table: str, row: str) -> bool:
+        return row in self._rows.get(table, ())
+
+    def count(self) -> dict[str, int]:
+        """How many, of each table that has any."""
+        with self._lock:
+            return {table: len(rows) for table, rows in self._rows.items()}
+
+
 class Vault:
     """The cryptography of one deployment for embeddings of one dimension; thread-safe.
 
@@ -180,6 +224,7 @@ class Vault:
         self.ring = ring
         self.dim = dim
         self.seals = seals or SealCount()
+        self.set_aside = SetAside()
         self._others: dict[int, Vault] = {}
         self.deployment_id = ring.deployment_id
         self._ciphers = {key.version: AESGCM(key.secret) for key in ring.data}
@@ -197,6 +242,7 @@ class Vault:
             return self
         if dim not in self._others:
             self._others[dim] = Vault(self.ring, dim, self.seals)
+            self._others[dim].set_aside = self.set_aside
         return self._others[dim]
 
     def __repr__(self) -> str:
@@ -258,8 +304,11 @@ class Vault:
 
     def open(self, place: str, row: str | int, sealed: bytes) -> bytes:
         """The value, if it was sealed for this place and row by this deployment."""
-        context = self._context(place) + str(row).encode()
-        return self._open(context, sealed, f"{place} of row {_id_of(row)}")
+        try:
+            return self._open_at(place, row, sealed)
+        except SealBroken:
+            self._set_aside(place, row)
+            raise
 
     def seal_token(self, place: str, row: str, data: bytes, at_s: float | None = None) -> bytes:
         """Seals what is not kept here: the place and row say what it is for. It opens while the
@@ -278,7 +327,7 @@ class Vault:
         It may be of a version that sealed tokens with the data key.
         """
         if token[:1] != TOKEN_FORMAT.to_bytes():
-            return self.open(place, row, token)
+            return self._open_at(place, row, token)
         header, context = token[: _TOKEN_HEADER.size], self._context(place) + row.encode()
         nonce = token[_TOKEN_HEADER.size : _TOKEN_HEADER.size + _NONCE_BYTES]
         try:
@@ -330,16 +379,22 @@ class Vault:
             self._open_alike(context, names, sealed, rows.data)
         except (InvalidTag, ValueError):
             # Of several keys, or one is not sound: one by one, which says what row it is.
-            plain = [
-                self._open(context + str(name).encode(), blob, f"{place} of row {_id_of(name)}")
-                for name, blob in zip(names, sealed, strict=True)
-            ]
+            plain = [self.open(place, name, one) for name, one in zip(names, sealed, strict=True)]
             rows = np.frombuffer(b"".join(plain), dtype="<f4").reshape(rows.shape)
         return rows.astype(np.float32, copy=not rows.flags.writeable)
 
     def sealer(self) -> SnapshotSealer:
         """Seals the files of an index snapshot."""
         return SnapshotSealer(self)
+
+    def _open_at(self, place: str, row: str | int, sealed: bytes) -> bytes:
+        context = self._context(place) + str(row).encode()
+        return self._open(context, sealed, f"{place} of row {_id_of(row)}")
+
+    def _set_aside(self, place: str, row: str | int) -> None:
+        table, dot, _ = place.partition(".")
+        if dot:
+            self.set_aside.add(table, f"row {_id_of(row)}")
 
     def _context(self, place: str) -> bytes:
         return b"\0".join((b"sosie", self.deployment_id.encode(), place.encode(), b""))

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import base64
 import secrets
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -21,7 +23,6 @@ from sqlalchemy import (
     Delete,
     Row,
     Select,
-    bindparam,
     case,
     delete,
     func,
@@ -32,13 +33,19 @@ from sqlalchemy import (
     update,
 )
 
-from engine.errors import NotFound, RequestError
+from engine.errors import NotFound, RequestError, SealBroken
 from engine.registry import cursors, tables
 from engine.registry.cursors import Cursor, CursorLost
 from engine.registry.database import Source, changing, chunks, reading
 from engine.registry.events import Event, EventType, find_last, is_of_type, read_these
 from engine.registry.records import AuditEntry, new_id, utc_now
-from engine.registry.row_macs import changing_rows, require_authentic, with_macs
+from engine.registry.row_macs import (
+    changing_rows,
+    open_each,
+    require_authentic,
+    sound_rows,
+    with_macs,
+)
 from engine.registry.rows import read_as
 from engine.registry.vault import Vault
 from engine.registry.writer import recorded
@@ -149,13 +156,13 @@ class Webhooks(Source):
         query = select(_webhooks).order_by(_webhooks.c.created_at, _webhooks.c.id)
         if carrier is not None:
             query = query.where(_webhooks.c.carrier == carrier)
-        now = utc_now()
-        return [_webhook_of(self.vault, row, now) for row in self.rows(query)]
+        open_row = partial(_webhook_of, self.vault, utc_now())
+        return list(open_each(self.rows(query), open_row))
 
     def find(self, webhook_id: str, carrier: str | None = None) -> Webhook:
         for row in self.rows(select(_webhooks).where(_webhooks.c.id == webhook_id)):
             if carrier in (None, row.carrier):
-                return _webhook_of(self.vault, row, utc_now())
+                return _webhook_of(self.vault, utc_now(), row)
         raise NotFound("no webhook has this id: check it")
 
     def create(
@@ -181,7 +188,7 @@ class Webhooks(Source):
         with self._recorded(actor, "webhook.created", webhook_id, detail) as connection:
             _require_room(connection, carrier)
             connection.execute(insert(_webhooks), with_macs(self.vault, _webhooks, [row]))
-            cursors.put(connection, webhook_id, find_last(connection))
+            cursors.put(connection, self.vault, webhook_id, find_last(connection))
         return self.find(webhook_id), show_secret(secret)
 
     def change(
@@ -233,7 +240,7 @@ class Webhooks(Source):
         with self._recorded(actor, "webhook.replayed", webhook_id, {"after": after}) as connection:
             after = min(after, find_last(connection))
             connection.execute(_of_webhook(webhook_id, _undelivered.c.number > after))
-            cursors.put(connection, webhook_id, after)
+            cursors.put(connection, self.vault, webhook_id, after)
         return found
 
     def list_dead(
@@ -244,7 +251,7 @@ class Webhooks(Source):
         query = _rows_of(webhook_id).where(
             _undelivered.c.due_at.is_(None), _undelivered.c.number > after
         )
-        rows = self.rows(query.limit(limit))
+        rows = list(sound_rows(self.vault, _undelivered, self.rows(query.limit(limit))))
         found = read_these(self, [row.number for row in rows])
         return [
             DeadLetter(found[row.number], row.attempts, row.fault)
@@ -259,19 +266,21 @@ class Webhooks(Source):
         queue that were delivered since are not repeated."""
         self.find(webhook_id, carrier)
         numbers = self._find_dead(webhook_id, set(event_ids)) if event_ids else []
-        revive = (
-            update(_undelivered)
-            .where(_undelivered.c.webhook_id == webhook_id, _undelivered.c.due_at.is_(None))
-            .values(attempts=0, due_at=utc_now())
-        )
         detail = {"events": len(event_ids) or "all"}
         with self._recorded(actor, "webhook.asked_again", webhook_id, detail) as connection:
-            asked = [revive]
+            dead = _rows_of(webhook_id).where(_undelivered.c.due_at.is_(None))
+            asked = [dead]
             if event_ids:
-                asked = [revive.where(_undelivered.c.number.in_(part)) for part in chunks(numbers)]
-            revived = sum(connection.execute(one).rowcount for one in asked)
-            connection.execute(_TOUCH, {"key": webhook_id})
-        return revived
+                asked = [dead.where(_undelivered.c.number.in_(part)) for part in chunks(numbers)]
+            found = [row for one in asked for row in connection.execute(one)]
+            again = {"attempts": 0, "due_at": utc_now()}
+            rows = [row._asdict() | again for row in sound_rows(self.vault, _undelivered, found)]
+            for part in chunks([row["number"] for row in rows]):
+                connection.execute(_of_webhook(webhook_id, _undelivered.c.number.in_(part)))
+            if rows:
+                connection.execute(insert(_undelivered), with_macs(self.vault, _undelivered, rows))
+            cursors.touch(connection, self.vault, webhook_id)
+        return len(rows)
 
     def _find_dead(self, webhook_id: str, event_ids: set[str]) -> list[int]:
         """The numbers of those of these events that are dead letters."""
@@ -282,32 +291,42 @@ class Webhooks(Source):
         return numbers
 
     def measure(self, webhook: Webhook) -> Backlog:
-        """What it has before it."""
+        """What it has before it; `SealBroken` where its cursor is damaged."""
         number, is_own = _events.c.number, _undelivered.c.webhook_id == webhook.id
         is_dead = _undelivered.c.due_at.is_(None)
         with reading(self._engine) as connection:
-            at = select(_cursors.c.number).where(_cursors.c.name == webhook.id)
-            cursor = connection.scalar(at) or 0
-            beyond = select(number, _events.c.type, _events.c.at, _events.c.line_id)
-            # The row of the cursor itself may hold one more.
-            asked = beyond.where(number >= cursor, *_wanted(webhook)).order_by(number)
-            ahead = asked.limit(MOST_COUNTED).subquery()
-            is_first: ColumnElement[bool] = ahead.c.number > cursor
-            is_second: ColumnElement[bool] = ahead.c.line_id.is_not(None)
-            if webhook.types:
-                is_first &= ahead.c.type.in_([one.value for one in webhook.types])
-                is_second &= literal(EventType.LINE_OPENED in webhook.types)
-            counted = select(
-                func.coalesce(func.sum(case((is_first, 1), else_=0)), 0)
-                + func.coalesce(func.sum(case((is_second, 1), else_=0)), 0),
-                func.min(case((is_first | is_second, ahead.c.at))),
-            )
-            count, oldest = connection.execute(counted).one()
+            cursor = cursors.find(connection, self.vault, webhook.id)
+            asked = _beyond(webhook, cursor).order_by(number).limit(MOST_COUNTED)
+            count, oldest = connection.execute(_count(webhook, cursor, asked)).one()
             kept = select(func.count(), func.min(_undelivered.c.at)).where(is_own, ~is_dead)
             waiting, oldest_kept = connection.execute(kept).one()
             dead = connection.scalar(select(func.count()).where(is_own, is_dead)) or 0
-        moments = [one for one in (oldest, oldest_kept) if one is not None]
+        moments = [one for one in (oldest, oldest_kept) if isinstance(one, datetime)]
         return Backlog(cursor, count + waiting, min(moments, default=None), dead)
+
+    def count_leaving(self, numbers: Sequence[int]) -> dict[str, int]:
+        """How many events of these rows, which leave the outbox, each webhook has not taken and was
+        still to be given; none of one that has them all."""
+        found: Counter[str] = Counter()
+        for webhook in self.find_all():
+            is_own = _undelivered.c.webhook_id == webhook.id, _undelivered.c.due_at.is_not(None)
+            with reading(self._engine) as connection:
+                if webhook.state is WebhookState.GONE:
+                    continue
+                try:
+                    cursor = cursors.find(connection, self.vault, webhook.id)
+                except SealBroken:
+                    # It is given nothing before people set it anew.
+                    cursor = 0
+                for part in chunks(numbers):
+                    asked = _beyond(webhook, cursor).where(_events.c.number.in_(part))
+                    found[webhook.id] += connection.execute(_count(webhook, cursor, asked)).one()[0]
+                    numbered = _undelivered.c.number.in_({*part, *(one + 1 for one in part)})
+                    # Those beyond the cursor are among the others.
+                    is_before = _undelivered.c.number <= cursor
+                    kept = select(func.count()).where(*is_own, numbered, is_before)
+                    found[webhook.id] += connection.scalar(kept) or 0
+        return {key: count for key, count in found.items() if count}
 
     def last_event(self) -> int:
         """The number of the newest event."""
@@ -317,10 +336,11 @@ class Webhooks(Source):
     def undelivered(self, webhook_id: str) -> list[Undelivered]:
         """What is to be tried again, in the order of events."""
         query = _rows_of(webhook_id).where(_undelivered.c.due_at.is_not(None))
-        return [read_as(Undelivered, row) for row in self.rows(query)]
+        rows = sound_rows(self.vault, _undelivered, self.rows(query))
+        return [read_as(Undelivered, row) for row in rows]
 
     def forget_left(self) -> None:
-        """Drops the rows of events that have left the outbox."""
+        """Drops the rows of events that have left the outbox: they were counted when they did."""
         with changing(self._engine) as connection:
             first = connection.scalar(select(func.min(_events.c.number)))
             has_left = true() if first is None else _undelivered.c.number < first
@@ -334,7 +354,7 @@ class Webhooks(Source):
             for one in made:
                 name = one.cursor.name
                 try:
-                    cursors.advance(connection, one.cursor, holder, one.number)
+                    cursors.advance(connection, self.vault, one.cursor, holder, one.number)
                 except CursorLost:
                     lost.append(name)
                     continue
@@ -343,7 +363,8 @@ class Webhooks(Source):
                     connection.execute(_of_webhook(name, _undelivered.c.number.in_(part)))
                 if one.kept:
                     rows = [{"webhook_id": name, **asdict(row)} for row in one.kept]
-                    connection.execute(insert(_undelivered), rows)
+                    kept = with_macs(self.vault, _undelivered, rows)
+                    connection.execute(insert(_undelivered), kept)
         return lost
 
     def end(self, cursor: Cursor, holder: str, *, actor: str) -> None:
@@ -367,10 +388,10 @@ class Webhooks(Source):
             changing_rows(connection, self.vault, {_webhooks: [webhook_id]}),
         ):
             if held is not None:
-                cursors.advance(connection, *held, held[0].number)
+                cursors.advance(connection, self.vault, *held, held[0].number)
             if connection.execute(changed).rowcount != 1:
                 raise NotFound("no webhook has this id: check it")
-            connection.execute(_TOUCH, {"key": webhook_id})
+            cursors.touch(connection, self.vault, webhook_id)
 
     def _recorded(
         self, actor: str, action: str, webhook_id: str, detail: dict[str, Any]
@@ -380,14 +401,6 @@ class Webhooks(Source):
 
     def _seal(self, column: str, webhook_id: str, value: bytes) -> bytes:
         return self.vault.seal(f"webhooks.{column}", webhook_id, value)
-
-
-_TOUCH = (
-    update(_cursors)
-    .where(_cursors.c.name == bindparam("key"))
-    .values(generation=_cursors.c.generation + 1)
-)
-"""Has the worker that holds a webhook read it anew."""
 
 
 def _require_room(connection: Connection, carrier: str | None) -> None:
@@ -410,17 +423,39 @@ def _wanted(webhook: Webhook) -> list[ColumnElement[bool]]:
     return found
 
 
+def _beyond(webhook: Webhook, cursor: int) -> Select[Any]:
+    """Rows with events that a webhook is told of, beyond its cursor."""
+    events = _events.c
+    # The row of the cursor itself may hold one more.
+    query = select(events.number, events.type, events.at, events.line_id)
+    return query.where(events.number >= cursor, *_wanted(webhook))
+
+
+def _count(webhook: Webhook, cursor: int, rows: Select[Any]) -> Select[Any]:
+    """How many events of such rows it is told of, and the moment of the oldest."""
+    ahead = rows.subquery()
+    is_first: ColumnElement[bool] = ahead.c.number > cursor
+    is_second: ColumnElement[bool] = ahead.c.line_id.is_not(None)
+    if webhook.types:
+        is_first &= ahead.c.type.in_([one.value for one in webhook.types])
+        is_second &= literal(EventType.LINE_OPENED in webhook.types)
+    return select(
+        func.coalesce(func.sum(case((is_first, 1), else_=0)), 0)
+        + func.coalesce(func.sum(case((is_second, 1), else_=0)), 0),
+        func.min(case((is_first | is_second, ahead.c.at))),
+    )
+
+
 def _rows_of(webhook_id: str) -> Select[Any]:
     of_webhook = _undelivered.c.webhook_id == webhook_id
-    columns = (one for one in _undelivered.columns if one is not _undelivered.c.webhook_id)
-    return select(*columns).where(of_webhook).order_by(_undelivered.c.number)
+    return select(_undelivered).where(of_webhook).order_by(_undelivered.c.number)
 
 
 def _of_webhook(webhook_id: str, condition: ColumnElement[bool]) -> Delete:
     return delete(_undelivered).where(_undelivered.c.webhook_id == webhook_id, condition)
 
 
-def _webhook_of(vault: Vault, row: Row[Any], now: datetime) -> Webhook:
+def _webhook_of(vault: Vault, now: datetime, row: Row[Any]) -> Webhook:
     require_authentic(vault, _webhooks, row)
     secrets_ = [vault.open("webhooks.secret", row.id, row.secret)]
     if row.earlier_until is not None and row.earlier_until > now:

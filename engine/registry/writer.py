@@ -332,7 +332,7 @@ def _forget_tallies(connection: Connection) -> None:
     came with one, and a wrong clock forgets none."""
     head = select(_deployment.c.audit_number).scalar_subquery()
     newest = connection.scalar(select(tables.audit.c.at).where(tables.audit.c.number == head))
-    if newest is not None:
+    if isinstance(newest, datetime):
         stale = tables.tallies.c.at < min(newest, utc_now()) - TALLIES_STAY
         connection.execute(delete(tables.tallies).where(stale))
 
@@ -489,7 +489,7 @@ def apply(
     ):
         if rows:
             connection.execute(_INSERTS[table], with_macs(vault, table, rows))
-    write_sweeps(connection, changes.sweeps)
+    write_sweeps(connection, vault, changes.sweeps)
     # Before the cases, which may name the document of one.
     write_crops(connection, vault, changes.crops)
     write_cases(connection, vault, changes.cases, at)
@@ -500,7 +500,7 @@ def apply(
     if changes.people is not None:
         write_people(connection, vault, changes.people, at)
     if changes.tallies:
-        count_tallies(connection, changes.tallies, at)
+        count_tallies(connection, vault, changes.tallies, at)
     if changes.life is not None:
         write_life(connection, vault, changes.life)
     if changes.filled_references:
@@ -638,6 +638,10 @@ class Writer:
         except BaseException:
             self._release()
             raise
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
 
     @property
     def sequence(self) -> int:

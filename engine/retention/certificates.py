@@ -56,7 +56,11 @@ def _claim_of(certificate: Certificate) -> tuple[datetime, str, str, dict[str, A
         }
         return certificate.erased_at, "document.erased", certificate.document_id, detail
     detail = describe_run(
-        certificate.until, certificate.left, certificate.held, certificate.is_complete
+        certificate.until,
+        certificate.left,
+        certificate.held,
+        certificate.is_complete,
+        certificate.undelivered,
     )
     return certificate.ran_at, RUN, certificate.job_id, detail
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -80,7 +80,8 @@ class DirectRunner:
 class RetentionCertificate:
     """What a run expired, up to which date, and the audit entry that says so.
 
-    `left` and `held` are rows by kind. Rows under a document that an open case names are held
+    `left` and `held` are rows by kind, `undelivered` events that left before a webhook took them,
+    by webhook. Rows under a document that an open case names are held
     until the case is closed, or the schedule's `hold` is over. A run that was stopped is not
     complete; the next one continues.
     """
@@ -93,6 +94,7 @@ class RetentionCertificate:
     ran_at: datetime
     audit_number: int
     audit_hash: str
+    undelivered: Mapping[str, int] = field(default_factory=dict)
 
 
 def preview(source: Reader, schedule: Schedule, now: datetime) -> dict[Kind, Due]:
@@ -140,14 +142,16 @@ def describe_run(
     left: Mapping[str, int],
     held: Mapping[str, int],
     is_complete: bool,
+    undelivered: Mapping[str, int],
 ) -> dict[str, Any]:
     """Detail of the audit entry of a run."""
-    return {
+    told = {
         "until": {kind: moment.astimezone(UTC).isoformat() for kind, moment in until.items()},
         "left": dict(left),
         "held": dict(held),
         "is_complete": is_complete,
     }
+    return told | ({"undelivered": dict(undelivered)} if undelivered else {})
 
 
 def _certify(
@@ -156,7 +160,8 @@ def _certify(
     until = {kind.value: moment for kind, moment in job.until.items()}
     rows = {kind.value: count for kind, count in left.items()}
     held = {kind.value: count_due(writer, kind, job.until, job.hold).held for kind in job.until}
-    entry = AuditEntry(job.actor, RUN, job.id, describe_run(until, rows, held, is_complete))
+    detail = describe_run(until, rows, held, is_complete, job.undelivered)
+    entry = AuditEntry(job.actor, RUN, job.id, detail)
     committed = writer.commit(Changes(sequence=writer.sequence, audit=(entry,)))
     return RetentionCertificate(
         job_id=job.id,
@@ -167,4 +172,5 @@ def _certify(
         ran_at=committed.at,
         audit_number=committed.number,
         audit_hash=committed.hash.hex(),
+        undelivered=dict(job.undelivered),
     )

@@ -29,6 +29,7 @@ from engine.errors import RequestError
 from engine.reasons import Decision
 from engine.registry.reader import Reader
 from engine.registry.records import CaseRecord, CaseState, LineRecord, LineStatus
+from engine.registry.row_macs import read_apart
 from engine.spreadsheets import guard_cells
 from engine.sweeps.clustering import label_components
 
@@ -142,7 +143,8 @@ def list_people(registry: Reader, layout: Layout, name: Mask, number: Mask) -> L
     is_each = layout.scope is Scope.EACH_CARRIER
     crowded = registry.facts.crowded_documents(layout.most_lines, is_each)
     joined = {key for pair in fraud for key in pair}
-    lines = registry.lines_in_use_of(sorted({*crowded, *joined}))
+    lines = read_apart(sorted({*crowded, *joined}), registry.lines_in_use_of)
+    fraud = [pair for pair in fraud if lines.keys() >= set(pair)]
     persons = [
         _Person(documents, tuple(some))
         for documents in _join_documents(sorted(lines), fraud)
@@ -176,9 +178,10 @@ def _describe_people(
     registry: Reader, persons: Sequence[_Person], most: int, name: Mask, number: Mask
 ) -> list[Row]:
     ids = sorted({key for one in persons for key in one.documents})
-    records, identities = registry.documents_by_id(ids), registry.identities(ids)
+    records, identities = read_apart(ids, registry.documents_by_id), registry.identities(ids)
     numbers = registry.numbers([line.id for one in persons for line in one.lines])
-    cases, names = registry.cases.of(ids), _carrier_names(registry)
+    cases, names = read_apart(ids, registry.cases.of), _carrier_names(registry)
+    kinds = {key: one.kind for key, one in records.items()}
     rows = []
     for place, person in enumerate(persons, 1):
         of_person = {
@@ -187,7 +190,7 @@ def _describe_people(
             "person_documents": len(person.documents),
             "person_carriers": len({line.carrier for line in person.lines}),
             "lines_over": len(person.lines) - most,
-            "cases": sorted({case.id for key in person.documents for case in cases[key]}),
+            "cases": sorted({case.id for key in person.documents for case in cases.get(key, ())}),
         }
         for line in person.lines:
             identity = identities.get(line.document_id)
@@ -195,7 +198,7 @@ def _describe_people(
                 of_person
                 | {
                     "document": line.document_id,
-                    "document_type": records[line.document_id].kind,
+                    "document_type": kinds.get(line.document_id),
                     "document_number": None if identity is None else number(identity.number),
                     "name": None if identity is None else name(identity.name),
                     "line": line.id,
@@ -225,11 +228,11 @@ def list_outlets(registry: Reader, layout: Layout) -> List:
     first."""
     frauds = list(_find_frauds(registry))
     ids = sorted({key for case in frauds for key in _suspects(case)})
-    lines, attempts = registry.lines_of_each(ids), registry.attempts_of(ids, _PAGE)
+    lines, attempts = read_apart(ids, registry.lines_of_each), registry.attempts_of(ids, _PAGE)
     sales: dict[tuple[str, str], _Sales] = defaultdict(_Sales)
     for case in frauds:
         for key in _suspects(case):
-            for line in lines[key]:
+            for line in lines.get(key, ()):
                 sold = sales[line.carrier, line.outlet]
                 sold.cases.add(case.id)
                 sold.documents.add(key)
@@ -262,7 +265,8 @@ def _suspects(case: CaseRecord) -> Sequence[str]:
 
 
 def _describe_outlets(registry: Reader, sales: Mapping[tuple[str, str], _Sales]) -> list[Row]:
-    known, names = registry.outlets([outlet for _, outlet in sales]), _carrier_names(registry)
+    known = read_apart([outlet for _, outlet in sales], registry.outlets)
+    names = _carrier_names(registry)
     totals = registry.facts.count_outlet_lines([outlet for _, outlet in sales])
     rows = []
     for (carrier, outlet), sold in sales.items():

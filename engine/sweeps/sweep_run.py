@@ -21,6 +21,7 @@ from engine.matching.documents import normalise_name, read_birth, read_serial
 from engine.reasons import Reason
 from engine.registry.reader import Reader
 from engine.registry.records import ALIVE, CaseRecord, CaseState
+from engine.registry.row_macs import read_apart
 from engine.sweeps.budget import BudgetTerms, Ranking, expect_true, rank_within_budget
 from engine.sweeps.clustering import ReadVectors
 from engine.sweeps.folder import Covered, SweepFolder
@@ -72,14 +73,13 @@ def _find_changed(reader: Reader) -> list[ChangedLine]:
     }
     return [
         ChangedLine(line.id, line.document_id, line.carrier, line.outlet, moments[line.id])
-        for line in reader.lines_by_id(sorted(moments)).values()
+        for line in read_apart(sorted(moments), reader.lines_by_id).values()
     ]
 
 
 def _identify(reader: Reader, document_ids: Sequence[str]) -> dict[str, Identity]:
-    references = [
-        key for one in reader.documents_by_id(document_ids).values() for key in one.reference_ids
-    ]
+    found = read_apart(document_ids, reader.documents_by_id)
+    references = [key for one in found.values() for key in one.reference_ids]
     return {one.document_id: one for one in reader.facts.identities_of(references)}
 
 
@@ -152,8 +152,8 @@ def read_facts(reader: Reader, references: Ids | None) -> FaceFacts:
     named = {key for pair in judged for key in pair}
     is_few = references is not None and len(references) + len(named) <= _LOOKED_UP
     if references is not None and is_few:
-        named.update(reader.documents_of(references.tolist()).values())
-    found = reader.documents_by_id(sorted(named))
+        named.update(read_apart(references.tolist(), reader.documents_of).values())
+    found = read_apart(sorted(named), reader.documents_by_id)
     # The order of ids decides between equal scores, as it does when all are read.
     held = {key: found[key].reference_ids for key in sorted(found)}
     owners = (
@@ -304,11 +304,11 @@ def read_decisions(reader: Reader, owners: Owners) -> Decisions:
     sweeps = {one.sweep_id for one in pairs if one.sweep_id is not None}
     budgeted = {one for one in sweeps if reader.sweeps.get(one).terms.budget is not None}
     frauds = [x for x in pairs if x.outcome is Outcome.FRAUD and x.sweep_id not in budgeted]
-    found = reader.documents_by_id(
-        sorted({key for one in frauds for key in (one.left_document, one.right_document)})
-    )
+    sides = sorted({key for one in frauds for key in (one.left_document, one.right_document)})
+    found = read_apart(sides, reader.documents_by_id)
     held = {key: one.reference_ids for key, one in found.items()}
-    cases = reader.cases.by_id(sorted({x.case_id for x in pairs if x.sweep_id in budgeted}))
+    named = sorted({x.case_id for x in pairs if x.sweep_id in budgeted})
+    cases = read_apart(named, reader.cases.by_id)
     return Decisions(
         number_exceptions([(x.left_document, x.right_document) for x in frauds], held, owners),
         [
@@ -335,8 +335,9 @@ def particulars_reader(reader: Reader, owners: Owners) -> ReadParticulars:
     def read_particulars(documents: Documents) -> dict[int, Particulars]:
         places = order[np.searchsorted(by_document, documents)]
         numbers = dict(zip(owners.references[places].tolist(), documents.tolist(), strict=True))
-        ids = reader.documents_of(list(numbers))
-        kinds = {key: one.kind for key, one in reader.documents_by_id(list(ids.values())).items()}
+        ids = read_apart(list(numbers), reader.documents_of)
+        known = read_apart(list(ids.values()), reader.documents_by_id)
+        kinds = {key: one.kind for key, one in known.items()}
         sealed = reader.identities(list(ids.values()))
         return {
             numbers[reference]: Particulars(

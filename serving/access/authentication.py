@@ -22,7 +22,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TypeVar
 
-from engine.errors import NotFound
+from engine.errors import NotFound, SealBroken
 from engine.registry.accounts import Accounts
 from engine.registry.reader import Reader
 from engine.registry.records import ApiKey, Session, utc_now
@@ -389,7 +389,7 @@ class Authenticator:
     def _find_key(self, key_id: str) -> ApiKey | None:
         try:
             key = self._store.api_key(key_id)
-        except NotFound:
+        except (NotFound, SealBroken):
             return None
         is_over = key.revoked_at is not None or self._is_over(key)
         return None if is_over or not self._is_open(key.outlet) else key
@@ -399,7 +399,7 @@ class Authenticator:
             return None
         try:
             session = self._accounts.find(session_id)
-        except NotFound:
+        except (NotFound, SealBroken):
             return None
         return None if self._is_over(session) or not self._is_open(session.outlet) else session
 

@@ -32,6 +32,7 @@ from engine.registry.records import (
     Outlet,
     utc_now,
 )
+from engine.registry.row_macs import read_apart
 from engine.registry.vault import Vault
 from engine.registry.webhooks import DeadLetter, Webhook, Webhooks
 from engine.sweeps import estimate
@@ -199,7 +200,7 @@ def case_page(
     """Cases of a queue, each with the people it is about, masked, and where their lines are."""
     named = {one.id: _named_first(one)[:SHOWN_PEOPLE] for one in records}
     wanted = list(dict.fromkeys(key for keys in named.values() for key in keys))
-    found, identities = store.lines_in_use_of(wanted), store.identities(wanted)
+    found, identities = read_apart(wanted, store.lines_in_use_of), store.identities(wanted)
     first = {key: lines_of[0].id for key, lines_of in found.items() if lines_of}
     numbers = store.numbers(list(first.values()))
 
@@ -370,7 +371,7 @@ def past_enrollments(
 ) -> tuple[outlets.PastEnrollment, ...]:
     """Attempts of an outlet, each with its case, and with whom its document names, masked."""
     documents = list(dict.fromkeys(one.document_id for one in records if one.document_id))
-    identities, found = store.identities(documents), store.lines_in_use_of(documents)
+    identities, found = store.identities(documents), read_apart(documents, store.lines_in_use_of)
     opened = {line.enrollment_id: line.id for some in found.values() for line in some}
     numbers = store.numbers([opened[one.id] for one in records if one.id in opened])
     cases_of = store.cases.of_attempts([one.id for one in records])

@@ -43,7 +43,7 @@ from serving.registrar.protocol import OPERATIONS, CallContext, Phase, Reply, St
 from serving.retention import ClockWatch, DailyRetention, PendingErasures
 from serving.sections import ServeSettings
 from serving.telemetry import metrics
-from serving.telemetry.metrics import PHASE, Meter
+from serving.telemetry.metrics import PHASE, Meter, show_set_aside
 from serving.telemetry.traces import Attribute, Tracer
 from serving.webhooks.keeper import DeliveryKeeper
 
@@ -188,10 +188,12 @@ class Lifecycle:
             tell_refusal = partial(self._meter.set, metrics.RETENTION_REFUSED)
             tell_overdue = partial(self._meter.set, metrics.ERASURES_OVERDUE)
             tell_steps = partial(self._meter.set, metrics.LINE_STEPS_OVERDUE)
+            tell_left = partial(self._meter.add, metrics.EVENTS_LEFT)
             rules = deployment.line_rules
             watch = ClockWatch.of(deployment)
+            show_set_aside(deployment.vault, self._meter)
             with (
-                DailyRetention.of(deployment, self._log, watch, tell_refusal, examine),
+                DailyRetention.of(deployment, self._log, watch, tell_refusal, examine, tell_left),
                 PendingErasures(deployment, opened.case_closed, self._log, watch, tell_overdue),
                 DeliveryKeeper(deployment, self._meter, self._log),
                 LineSteps(opened.registrar, deployment.store, rules, self._log, watch, tell_steps),

@@ -27,6 +27,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import IMAGE_ERRORS
 from engine.reasons import Decision, Reason
+from engine.registry.vault import Vault
 from engine.sweeps.sweep_model import SweepState
 from serving.registrar.protocol import Phase
 
@@ -198,6 +199,12 @@ AUDIT_EXPORTED = _gauge("sosie_audit_exported", "Newest audit entry that was exp
 AUDIT_EXPORT_FAILING = _gauge(
     "sosie_audit_export_failing", "1 where the audit chain is not exported.", LATEST
 )
+EVENTS_LEFT = _counter(
+    "sosie_webhook_events_left", "Events that expired before a webhook took them."
+)
+SET_ASIDE = _gauge(
+    "sosie_rows_set_aside", "Damaged rows that were met and set aside, by table.", MAX, "table"
+)
 DAMAGE = _gauge("sosie_registry_damage", "What the daily examination of all rows found.", LATEST)
 
 SWEEP_STATE = _gauge(
@@ -300,6 +307,11 @@ class Meter:
                 return metric.labels(*(OTHER for _ in labels))
             child = children[labels] = metric.labels(*labels) if labels else metric
         return child
+
+
+def show_set_aside(vault: Vault, meter: Meter) -> None:
+    """Has the damaged rows that this process meets counted, and those of before."""
+    vault.set_aside.watch(lambda table, count: meter.set(SET_ASIDE, count, table))
 
 
 LIVE = "gauge_live"

@@ -117,7 +117,6 @@ class _Route:
         self.failures = self._probes = 0
         self._probe_s = 0.0
         self.is_gone = self.is_behind = False
-        self.left = 0
         self.withheld: set[str] = set()
         self.sent: set[asyncio.Task[None]] = set()
         self._window: deque[_Item] = deque()
@@ -228,7 +227,6 @@ class _Route:
 
     def forget(self, item: _Item) -> None:
         """It has left the outbox, so that its receiver was not asked."""
-        self.left += 1
         # Nor was it an attempt: the next one that fails waits no longer for it.
         self._probes, self._probe_s = max(0, self._probes - 1), 0.0
         self._finish(item)
@@ -238,7 +236,8 @@ class _Route:
         # That it is refused once more says nothing of the receiver.
         if item.fault is None or not answered:
             self.failures += 1
-        item.fault, item.has_row = fault, True
+        # It is read again, as it may have left by then.
+        item.event, item.fault, item.has_row = None, fault, True
         self._changed[item.number] = item
         if counts:
             item.attempts += 1
@@ -383,7 +382,7 @@ class Deliverer:
     async def _hold(self, name: str) -> Cursor | None:
         held_until_s = monotonic() + self._hold_s
         held = timedelta(seconds=self._hold_s)
-        given = (self._webhooks.engine, name, self._holder, utc_now(), held)
+        given = (self._webhooks, name, self._holder, utc_now(), held)
         cursor = await asyncio.to_thread(cursors.hold, *given)
         route = self._routes.get(name)
         if route is not None:
@@ -414,7 +413,7 @@ class Deliverer:
             route.receiver.close()
             with suppress(SosieError):
                 # Else it is free when its time is over.
-                given = (self._webhooks.engine, name, self._holder)
+                given = (self._webhooks, name, self._holder)
                 await asyncio.to_thread(cursors.release, *given)
 
     async def _read(self) -> None:
@@ -509,10 +508,6 @@ class Deliverer:
         made = {}
         for route in routes or self._routes.values():
             progress = route.take_progress()
-            if route.left:
-                given = {"webhook_id": route.webhook.id, "count": route.left}
-                self._log.warning("events_left_undelivered", **given)
-                route.left = 0
             if progress is not None:
                 made[route.webhook.id] = progress
         if not made:

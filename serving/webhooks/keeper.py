@@ -15,9 +15,11 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import SosieError
 from engine.registry.records import utc_now
+from engine.registry.row_macs import open_each
 from engine.registry.webhooks import Webhooks, WebhookState
+from serving.settings import find_metrics_folder
 from serving.telemetry import metrics
-from serving.telemetry.metrics import Meter
+from serving.telemetry.metrics import Meter, show_set_aside
 
 if TYPE_CHECKING:
     from serving.compose import Deployment
@@ -33,6 +35,8 @@ def deliver(deployment: Deployment, log: FilteringBoundLogger) -> None:
     import uvloop  # noqa: PLC0415
 
     from serving.webhooks.delivery import Deliverer  # noqa: PLC0415
+
+    show_set_aside(deployment.vault, Meter(find_metrics_folder(), log))
 
     async def run(webhooks: Webhooks) -> None:
         stopping, loop = asyncio.Event(), asyncio.get_running_loop()
@@ -83,8 +87,8 @@ class DeliveryKeeper:
             self._end()
         elif self._child is None or self._child.poll() is not None:
             self._start()
-        found = {one.id: self._webhooks.measure(one) for one in webhooks}
-        waiting = [found[one.id] for one in active]
+        found = dict(open_each(webhooks, lambda one: (one.id, self._webhooks.measure(one))))
+        waiting = [found[one.id] for one in active if one.id in found]
         moments = [one.oldest_at for one in waiting if one.oldest_at is not None]
         now = utc_now()
         # What came by a clock that was ahead is as old as nothing.

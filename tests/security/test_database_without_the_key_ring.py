@@ -163,8 +163,8 @@ def test_two_references_whose_documents_were_swapped(
     theft = service.lab.request(faces[1], document=requests[0].document)
     (answer,) = service.registrar.enroll([theft])
     assert isinstance(answer, SealBroken)
-    with pytest.raises(SealBroken):
-        restore_gallery(service.store, service.lab.folder / "again")
+    restored = restore_gallery(service.store, service.lab.folder / "again")
+    assert len(restored.gallery) == 0, "nobody is compared with either"
 
 
 DECIDED = {
@@ -251,8 +251,7 @@ def test_a_note_a_verdict_and_a_watched_face(
     attack("UPDATE case_notes SET actor = 'anna' WHERE kind = 'note'")
     with found_by(service, "judged_pairs: row"):
         attack("UPDATE judged_pairs SET outcome = 'twins'")
-    with pytest.raises(SealBroken):
-        service.store.cases.judged_pairs()
+    assert service.store.cases.judged_pairs() == []
     attack("UPDATE judged_pairs SET outcome = 'fraud'")
     with found_by(service, "cases: row"):
         attack("UPDATE cases SET outcome = 'mistake'")

@@ -19,7 +19,10 @@ from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
 from engine.errors import GalleryBehind
+from engine.registry.database import changing
+from engine.registry.events import EventType, _New, write_events
 from engine.registry.records import AuditEntry, Changes, StoredAnswer, utc_now
+from engine.registry.webhooks import Webhooks
 from engine.retention.job import Schedule, run_retention
 from serving import retention
 from serving.compose import Deployment, read_schedule, read_time
@@ -27,7 +30,8 @@ from serving.registrar.service import RegistrarService
 from serving.retention import ClockWatch, DailyRetention, seconds_until
 from serving.sections import RetentionSettings, ServeSettings
 from serving.settings import Settings, load_settings
-from serving.telemetry.metrics import Meter
+from serving.telemetry import metrics
+from serving.telemetry.metrics import Meter, show_set_aside
 
 WAIT_S = 300
 MONTH = Schedule(answers=timedelta(days=30))
@@ -242,3 +246,36 @@ def test_settings_become_terms() -> None:
 def test_a_time_that_is_none_is_refused(daily_at: str) -> None:
     with pytest.raises(ValueError, match="daily_at"):
         Settings(retention={"daily_at": daily_at})
+
+
+def test_events_that_expire_before_a_webhook_took_them_are_logged_and_counted(
+    deployment: Deployment, log: Any, lines: LogCapture
+) -> None:
+    store, meter = deployment.store, Meter()
+    webhooks = Webhooks(store.engine, store.vault)
+    webhook, _ = webhooks.create("https://systems.example/", (), carrier=None, actor="test")
+    for age in (timedelta(days=3), timedelta(0)):
+        found = [_New(EventType.CASE_OPENED, f"s{place}", None, {}) for place in range(5)]
+        with changing(store.engine) as connection:
+            write_events(connection, store.vault, found, utc_now() - age)
+    schedule = Schedule(events=timedelta(days=1))
+    tell = partial(meter.add, metrics.EVENTS_LEFT)
+    parts = (deployment.registrar, store, schedule, None, log)
+    with DailyRetention(*parts, settle_s=0.0, tell_left=tell) as retained:
+        retained._run()
+        retained._run()
+    left = [one for one in lines.entries if one["event"] == "events_left_undelivered"]
+    assert [(one["webhook_id"], one["count"]) for one in left] == [(webhook.id, 5)]
+    assert b"sosie_webhook_events_left_total 5.0" in meter.render()[0]
+
+
+def test_damaged_rows_that_are_met_are_counted_by_table(deployment: Deployment) -> None:
+    meter, found = Meter(), deployment.vault.set_aside
+    found.add("lines", "row a")
+    show_set_aside(deployment.vault, meter)
+    for row in ("row a", "row b"):
+        found.add("events", row)
+        found.add("events", row)
+    told = meter.render()[0]
+    assert b'sosie_rows_set_aside{table="lines"} 1.0' in told
+    assert b'sosie_rows_set_aside{table="events"} 2.0' in told

@@ -249,15 +249,22 @@ def test_watch_list_holds_faces_and_documents_until_they_are_removed(
     assert writer.next_watch_id() == 3
 
 
-def test_template_moved_to_another_row_is_refused(store, writer, enroll) -> None:
-    writer.commit(enroll(writer, 2))
+def test_template_moved_to_another_row_is_set_aside_and_nobody_is_compared_with_it(
+    store, writer, enroll
+) -> None:
+    documents = committed(writer, enroll(writer, 2)).documents
     with writer.changing(ENTRY) as connection:
         connection.exec_driver_sql(
             'UPDATE "references" SET template ='
             ' (SELECT template FROM "references" WHERE id = 1) WHERE id = 2'
         )
-    with pytest.raises(SealBroken, match="row 2"):
-        list(store.references())
+    assert [chunk.ids.tolist() for chunk in store.references()] == [[1]]
+    assert store.live_ids().tolist() == [1]
+    assert store.live_total() == (1, 1)
+    assert store.document(documents[0].id).reference_ids == (1,)
+    with pytest.raises(SealBroken, match="damaged"):
+        store.document(documents[1].id)
+    assert store.vault.set_aside.count() == {"references": 1}
 
 
 def test_identity_moved_to_another_document_is_refused(store, writer, enroll) -> None:

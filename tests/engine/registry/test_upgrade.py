@@ -192,7 +192,10 @@ NEW = {
     *(tables.accounts, tables.attempt_templates, tables.liveness, tables.events, tables.webhooks),
     *(tables.line_events, tables.reverifications, tables.campaigns, tables.limit_exemptions),
     *PEOPLE,
+    *(tables.cursors, tables.undelivered, tables.campaign_lines, tables.sessions),
 }
+LATEST = (tables.sweeps, tables.case_documents, tables.tallies, tables.api_keys)
+"""Had no codes before 0026."""
 LIFE = ("limit_exemptions", "reverifications", "campaign_lines", "campaigns", "line_events")
 
 
@@ -476,6 +479,8 @@ def test_upgrade_leaves_no_reason_of_a_restriction_in_the_clear(
                 connection.execute(
                     text(f"ALTER TABLE judged_pairs DROP COLUMN {side}_attempt_score")
                 )
+            for table in (*LATEST, tables.sessions):
+                connection.execute(text(f"ALTER TABLE {table.name} DROP COLUMN mac"))
             connection.execute(text("UPDATE alembic_version SET version_num = '0015'"))
     upgrade(database_url, vault)
     with Store.open(database_url, vault, model_digest=MODEL) as store:

@@ -53,18 +53,18 @@ def test_one_worker_holds_a_webhook_and_another_takes_over_when_its_time_is_over
 ) -> None:
     webhook, _ = webhooks.create(SINK, (), carrier=None, actor="test")
     now = utc_now()
-    held = cursors.hold(store.engine, webhook.id, "a", now, MINUTE)
+    held = cursors.hold(store, webhook.id, "a", now, MINUTE)
     assert held is not None
-    assert cursors.hold(store.engine, webhook.id, "b", now, MINUTE) is None
-    assert cursors.hold(store.engine, webhook.id, "a", now, MINUTE) == held
+    assert cursors.hold(store, webhook.id, "b", now, MINUTE) is None
+    assert cursors.hold(store, webhook.id, "a", now, MINUTE) == held
     assert webhooks.save("b", [Progress(held, 5)]) == [webhook.id]
-    later = cursors.hold(store.engine, webhook.id, "b", now + 2 * MINUTE, MINUTE)
+    later = cursors.hold(store, webhook.id, "b", now + 2 * MINUTE, MINUTE)
     assert later == held
     assert webhooks.save("a", [Progress(held, 5, [waits(4)])]) == [webhook.id]
     assert webhooks.save("b", [Progress(held, 6)]) == []
     assert webhooks.measure(webhook).cursor == 6
-    cursors.release(store.engine, webhook.id, "b")
-    assert cursors.hold(store.engine, webhook.id, "a", now, MINUTE) is not None
+    cursors.release(store, webhook.id, "b")
+    assert cursors.hold(store, webhook.id, "a", now, MINUTE) is not None
 
 
 def test_what_waits_is_counted_and_a_replay_ends_what_a_worker_knew(
@@ -76,7 +76,7 @@ def test_what_waits_is_counted_and_a_replay_ends_what_a_worker_knew(
     happen(store, 2)
     assert webhooks.measure(webhook).waiting == 8
     assert webhooks.measure(lines).waiting == 3
-    held = cursors.hold(store.engine, webhook.id, "a", utc_now(), MINUTE)
+    held = cursors.hold(store, webhook.id, "a", utc_now(), MINUTE)
     assert held is not None
     kept = [waits(2), waits(3), waits(4, due=False)]
     assert webhooks.save("a", [Progress(held, 7, kept)]) == []
@@ -125,9 +125,9 @@ def test_a_webhook_that_was_altered_sends_nothing_anywhere(
     assert not any(str(one).encode() in columns.sink for one in (SINK, secret))
     with changing(store.engine) as connection:
         connection.execute(update(tables.webhooks).values(carrier=None))
+    assert webhooks.find_all() == []
+    assert store.vault.set_aside.count() == {"webhooks": 1}
     with pytest.raises(SealBroken, match="a row of webhooks was altered"):
-        webhooks.find_all()
-    with pytest.raises(SealBroken):
         webhooks.find(webhook.id)
 
 
@@ -144,7 +144,7 @@ def test_events_leave_by_their_age_whichever_rows_hold_them(
     with store.writer() as writer:
         gone = 0
         webhook, _ = webhooks.create(SINK, (), carrier=None, actor="test")
-        held = cursors.hold(store.engine, webhook.id, "a", now, MINUTE)
+        held = cursors.hold(store, webhook.id, "a", now, MINUTE)
         assert held is not None
         kept = [waits(3, due=False), waits(4), waits(540)]
         webhooks.save("a", [Progress(held, held.number, kept)])

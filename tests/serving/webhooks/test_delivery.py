@@ -24,8 +24,10 @@ from structlog.testing import capture_logs
 from engine.registry import tables
 from engine.registry.database import changing
 from engine.registry.events import EventType
+from engine.registry.records import utc_now
 from engine.registry.store import Store
 from engine.registry.webhooks import WebhookChange, Webhooks, WebhookState
+from engine.retention.job import RUN, DirectRunner, RetentionCertificate, Schedule, run_retention
 from serving.sections import WebhookSettings
 from serving.webhooks import delivery
 from tests.serving.webhooks.conftest import LOOPBACK, NETWORKS, delivering, happen, receiving, until
@@ -229,7 +231,7 @@ def test_a_hold_is_renewed_before_it_is_too_short_to_send_anything(
     asyncio.run(run())
 
 
-def test_events_that_have_left_say_nothing_of_a_receiver_that_is_down_and_are_logged(
+def test_events_that_have_left_say_nothing_of_a_receiver_that_is_down(
     store: Store, webhooks: Webhooks, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery, "BACKOFF_S", (3600.0,) * 7)
@@ -253,16 +255,90 @@ def test_events_that_have_left_say_nothing_of_a_receiver_that_is_down_and_are_lo
                 number = tables.events.c.number
                 connection.execute(delete(tables.events).where(number.in_(numbers)))
             asked.clear()
-            with capture_logs() as logs:
-                async with delivering(webhooks):
-                    await until(lambda: webhooks.measure(webhook).waiting == 37)
-                    await until(lambda: len(asked) >= 3)
+            async with delivering(webhooks):
+                await until(lambda: webhooks.measure(webhook).waiting == 37)
+                await until(lambda: len(asked) >= 3)
             # Of one that is down nothing is asked beside.
             assert len(set(asked)) == 1
-            left = [one for one in logs if one["event"] == "events_left_undelivered"]
-            assert sum(one["count"] for one in left) == 3
 
     asyncio.run(run())
+
+
+def test_every_event_that_expires_before_a_webhook_took_it_is_counted(
+    store: Store, webhooks: Webhooks, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "BACKOFF_S", (3600.0,) * 7)
+    monkeypatch.setattr(delivery, "MOST_WAITING", delivery.PAGE)
+
+    async def refuse(_: Mapping[str, Any]) -> int:
+        return 503
+
+    async def run() -> None:
+        async with receiving(refuse) as receiver:
+            webhook, _ = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
+            happen(store, [f"s{place}" for place in range(900)])
+            # Another's, which are counted with nobody, and the newest, which stays.
+            happen(store, ["a", "b"], carrier="red")
+            async with delivering(webhooks):
+                await until(lambda: len(webhooks.undelivered(webhook.id)) == delivery.PAGE)
+            # Some have been read and wait, and the others have not.
+            assert webhooks.measure(webhook).cursor < 900
+            expired, again = expire_events(store), expire_events(store)
+            assert expired.undelivered == {webhook.id: 900}
+            assert again.undelivered == {}
+            told = [one.entry.detail for one in store.audit_entries() if one.entry.action == RUN]
+            assert [one.get("undelivered") for one in told] == [{webhook.id: 900}, None]
+
+    asyncio.run(run())
+
+
+def expire_events(store: Store) -> RetentionCertificate:
+    with store.writer() as writer:
+        later = utc_now() + timedelta(days=2)
+        schedule = Schedule(events=timedelta(days=1))
+        return run_retention(DirectRunner(writer), schedule, "test", now=later)
+
+
+@pytest.mark.parametrize("table", ["events", "webhooks", "cursors", "undelivered"])
+def test_one_damaged_row_keeps_nothing_else_from_anybody(
+    store: Store, webhooks: Webhooks, quick: None, table: str
+) -> None:
+    sent: list[str] = []
+
+    async def answer(event: Mapping[str, Any]) -> int:
+        sent.append(event["subject"])
+        return 204
+
+    async def refuse(_: Mapping[str, Any]) -> int:
+        return 503
+
+    async def run() -> None:
+        async with receiving(refuse) as down, receiving(answer) as receiver:
+            blue, _ = webhooks.create(down.sink, (), carrier="blue", actor="test")
+            happen(store, [f"blue {place}" for place in range(delivery.PAGE + 10)])
+            async with delivering(webhooks):
+                await until(lambda: len(webhooks.undelivered(blue.id)) >= 3)
+            webhooks.change(blue.id, WebhookChange(receiver.sink), carrier="blue", actor="test")
+            webhooks.create(receiver.sink, (), carrier="red", actor="test")
+            happen(store, ["red 1", "red 2"], carrier="red")
+            with changing(store.engine) as connection:
+                connection.exec_driver_sql(f"UPDATE {table} SET {DAMAGE[table]}")
+            async with delivering(webhooks):
+                await until(lambda: {"red 1", "red 2"} <= set(sent))
+                if table in ("events", "undelivered"):
+                    wanted = {f"blue {place}" for place in range(delivery.PAGE + 10)}
+                    await until(lambda: wanted - set(sent) <= {"blue 0"})
+            assert store.vault.set_aside.count() == {table: 1}
+
+    asyncio.run(run())
+
+
+DAMAGE = {
+    "events": "at = CAST(x'ff' AS TEXT) WHERE number = 1",
+    "webhooks": "created_by = 'x' WHERE carrier = 'blue'",
+    "cursors": "number = 12345 WHERE name = (SELECT id FROM webhooks WHERE carrier = 'blue')",
+    "undelivered": "due_at = '2099' WHERE number = 1",
+}
 
 
 def test_of_a_receiver_that_is_down_nothing_is_lost_and_all_of_it_comes_when_it_is_back(
