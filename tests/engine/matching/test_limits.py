@@ -101,7 +101,7 @@ def test_a_command_at_the_home_is_unbounded_counts_nothing_and_is_named_in_the_a
         outcomes = registrar.enroll(tries)
     assert {type(one) for one in outcomes} == {Answer}
     assert not [one for one in lab.store.cases.newest() if one.kind == CaseKind.PROBING]
-    assert not lab.store.tallies([name_key(typed)])
+    assert not lab.store.tallies(name_keys(typed))
     decided = read_audit(lab.store, None, 100, action="enrollment.decided")
     assert [one.entry.actor for one in decided][-6:] == ["cli:anna"] * 6
     assert decided[0].entry.actor == f"outlet:{request.outlet}"
