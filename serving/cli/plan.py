@@ -417,8 +417,8 @@ def _print_candidates(plan: Plan) -> None:
 
 
 def _print_figures(plan: Plan) -> None:
-    from engine.capacity.assumptions import show_value
     from engine.capacity.figures import Quantity
+    from engine.capacity.plan import show_value
 
     figures = plan.figures
     rows = []
