@@ -21,11 +21,11 @@ from engine.sweeps.report.charts import (
     Scores,
     count_scores,
     draw_chance,
+    draw_outlets,
     draw_scores,
     draw_timeline,
 )
 from engine.sweeps.report.contents import Chance, ReportInput
-from engine.sweeps.report.treemap import draw_outlets
 from engine.sweeps.report.words import format_rate, format_share
 from engine.sweeps.risk import LIVENESS_WINDOW
 from engine.sweeps.summary import fill_weeks

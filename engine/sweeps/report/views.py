@@ -1,18 +1,176 @@
-"""Groups as the page shows them: a row in the table, and a card for each of the first."""
+"""Groups as the page shows them: a row in the table, and a card for each of the first.
+
+A card draws its group as a graph: identities, their links, and the weakest link.
+"""
 
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
+from engine.formatting import plural
+from engine.svg import Scale, chart, element, line, rect, text
+from engine.sweeps.clustering import Edge, strongest_tree
 from engine.sweeps.report.contents import ReportInput
-from engine.sweeps.report.network import MOST_NODES, draw_group
 from engine.sweeps.report.words import KIND_NAMES, Reason, describe_term, format_day, letter
-from engine.sweeps.sweep_model import Group, Identity
+from engine.sweeps.sweep_model import Group, Identity, Link
+
+_STEPS = 120
+
+
+def lay_out(count: int, edges: Sequence[Edge]) -> NDArray[np.float64]:
+    """Positions of the nodes: float64[count, 2] in the unit square, the longer extent along x.
+
+    Linked nodes are near each other: stress majorisation (Gansner, Koren and North 2004) of the
+    distances along edges. Nothing is random, so the same graph is always drawn the same way.
+    """
+    if count == 1:
+        return np.full((1, 2), 0.5)
+    wanted = _distances(count, edges)
+    places = _circle(count)
+    for _ in range(_STEPS):
+        apart = np.linalg.norm(places[:, None] - places[None], axis=2)
+        pull = np.divide(wanted, apart, out=np.zeros_like(wanted), where=apart > 1e-9)
+        places = (np.diag(pull.sum(axis=1)) - pull) @ places / count
+    return _fit(places)
+
+
+def _distances(count: int, edges: Sequence[Edge]) -> NDArray[np.float64]:
+    """Distances in edges (Floyd 1962); unconnected nodes are farther apart than any others."""
+    far = np.full((count, count), np.inf)
+    np.fill_diagonal(far, 0.0)
+    for one, other in edges:
+        far[one, other] = far[other, one] = 1.0
+    np.fill_diagonal(far, 0.0)
+    for middle in range(count):
+        far = np.minimum(far, far[:, middle, None] + far[None, middle])
+    joined = far[np.isfinite(far)]
+    far[np.isinf(far)] = max(float(joined.max()), 1.0) + 1.0
+    return np.asarray(far, np.float64)
+
+
+def _circle(count: int) -> NDArray[np.float64]:
+    """Start positions without symmetry, which could hold a node where all forces cancel."""
+    angles = 2 * np.pi * np.arange(count) / count + 0.3
+    radii = 1 + 0.12 * (np.arange(count) % 3)
+    rim = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return np.asarray(rim * radii[:, None])
+
+
+def _fit(places: NDArray[np.float64]) -> NDArray[np.float64]:
+    centred = places - places.mean(axis=0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    # The sign of an axis is arbitrary: its largest component is made positive.
+    axes *= np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])[:, None]
+    turned = centred @ axes.T
+    low, high = turned.min(axis=0), turned.max(axis=0)
+    extent = max(float((high - low).max()), 1e-9)
+    return np.asarray(0.5 + (turned - (low + high) / 2) / extent)
+
+
+MOST_NODES = 26
+MOST_EDGES = 120
+
+_FEW_EDGES = 15
+_WIDTH, _HEIGHT, _MARGIN = 360.0, 260.0, 26.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """The part of a group that is drawn: edges by node number, with their scores."""
+
+    identities: Sequence[Identity]
+    edges: Sequence[tuple[int, int]]
+    scores: Sequence[float]
+    weakest: int | None
+
+
+def draw_group(group: Group) -> Markup:
+    """Draws at most `MOST_NODES` identities, in the group's order, lettered A, B, C…
+
+    Of many links only the strongest are drawn, and those that hold the group together.
+    """
+    drawn = _choose(group)
+    places = _place(lay_out(len(drawn.identities), drawn.edges))
+    parts = [*_draw_edges(drawn, places), *_draw_nodes(drawn.identities, places)]
+    label = (
+        f"{plural(len(group.identities), 'identity', 'identities')}, "
+        f"{plural(len(group.links), 'link')} between them."
+    )
+    return chart(_WIDTH, _HEIGHT, label, parts, class_="network")
+
+
+def _choose(group: Group) -> _Drawn:
+    identities = group.identities[:MOST_NODES]
+    places = {one.document_id: number for number, one in enumerate(identities)}
+    links = [one for one in group.links if one.left in places and one.right in places]
+    edges = [(places[one.left], places[one.right]) for one in links]
+    scores = [one.score for one in links]
+    tree = set(strongest_tree(len(identities), edges, scores))
+    ranked = sorted(range(len(links)), key=lambda one: (one not in tree, -scores[one], edges[one]))
+    kept = sorted(ranked[:MOST_EDGES])
+    weakest = next((n for n, one in enumerate(kept) if _is_same(links[one], group.weakest)), None)
+    return _Drawn(identities, [edges[one] for one in kept], [scores[one] for one in kept], weakest)
+
+
+def _is_same(link: Link, weakest: Link | None) -> bool:
+    return weakest is not None and {link.left, link.right} == {weakest.left, weakest.right}
+
+
+def _place(unit: NDArray[np.float64]) -> list[tuple[float, float]]:
+    """Scales the unit square to the drawing."""
+    x = Scale(0.0, 1.0, _MARGIN + 20, _WIDTH - _MARGIN - 20)
+    y = Scale(0.0, 1.0, _MARGIN, _HEIGHT - _MARGIN)
+    return [(x(float(one)), y(float(other))) for one, other in unit]
+
+
+def _draw_edges(drawn: _Drawn, places: Sequence[tuple[float, float]]) -> list[Markup]:
+    low, high = min(drawn.scores, default=0.0), max(drawn.scores, default=1.0)
+    # Many thick lines would be one dark area.
+    width = Scale(low, high, 1.0, 4.0 if len(drawn.edges) <= _FEW_EDGES else 2.0)
+    parts = []
+    for number, ((one, other), score) in enumerate(zip(drawn.edges, drawn.scores, strict=True)):
+        if number != drawn.weakest:
+            parts.append(
+                line(*places[one], *places[other], class_="edge", stroke_width=width(score))
+            )
+    if drawn.weakest is not None:
+        one, other = drawn.edges[drawn.weakest]
+        parts.append(line(*places[one], *places[other], class_="edge weakest"))
+        parts.extend(_draw_score(places[one], places[other], drawn.scores[drawn.weakest]))
+    return parts
+
+
+def _draw_score(start: tuple[float, float], end: tuple[float, float], score: float) -> list[Markup]:
+    x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
+    pill = rect(x - 21, y - 10, 42, 20, rx=10, class_="pill")
+    return [pill, text(x, y + 4, f"{score:.3f}", class_="weakest-score", text_anchor="middle")]
+
+
+def _draw_nodes(
+    identities: Sequence[Identity], places: Sequence[tuple[float, float]]
+) -> list[Markup]:
+    """The area of a node grows with its lines; an open dispute adds a ring."""
+    parts = []
+    for number, (identity, (x, y)) in enumerate(zip(identities, places, strict=True)):
+        radius = min(10 + 2.2 * math.sqrt(len(identity.lines)), 20.0)
+        title = f"{letter(number)}: {plural(len(identity.lines), 'line')}"
+        if identity.disputes:
+            title += f", {plural(identity.disputes, 'open dispute')}"
+            parts.append(element("circle", cx=x, cy=y, r=radius + 4, class_="dispute"))
+        parts.append(
+            element("circle", [element("title", title)], cx=x, cy=y, r=radius, class_="node")
+        )
+        parts.append(text(x, y + 4.5, letter(number), class_="node-name", text_anchor="middle"))
+    return parts
+
 
 MOST_ROWS = 200
 """Groups in the table; the others are only counted, and are in `groups.parquet`."""

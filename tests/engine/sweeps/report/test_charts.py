@@ -12,9 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.matching.calibration import CalibrationCurve, Rate
-from engine.sweeps.report.charts import count_scores, draw_chance, draw_scores, draw_timeline
-from engine.sweeps.report.network import MOST_EDGES, MOST_NODES, draw_group, lay_out
-from engine.sweeps.report.treemap import Field, draw_outlets, squarify
+from engine.sweeps.report.charts import (
+    Field,
+    count_scores,
+    draw_chance,
+    draw_outlets,
+    draw_scores,
+    draw_timeline,
+    squarify,
+)
+from engine.sweeps.report.views import MOST_EDGES, MOST_NODES, draw_group, lay_out
 from engine.sweeps.summary import fill_weeks, summarise
 from engine.sweeps.sweep_model import Group, Link
 
