@@ -39,7 +39,7 @@ from serving.models import build_thresholds, load_calibration
 from serving.settings import Settings
 
 if TYPE_CHECKING:
-    from engine.accuracy.fusion_gain import FusionGain, FusionPoint
+    from engine.accuracy.evaluate import FusionGain, FusionPoint
 
 
 RESEMBLANCE = "Synthetic population"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from engine.accuracy.fusion_gain import compare_fusion
+from engine.accuracy.evaluate import compare_fusion
 from engine.accuracy.pair_scores import Templates, single_templates
 from engine.matching.calibration import Comparison
 
