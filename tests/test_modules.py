@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("indexes", "engine", "serving", "bench", "loadtest")
 # 380 when the layout was made, and subjects that came since.
-MOST_MODULES = 450
+MOST_MODULES = 444
 MOST_LINES = 800
 # One subject in several layers: the thing itself, its route, its wire types, its command, its
 # benchmark.
