@@ -34,6 +34,7 @@ from engine.registry.records import (
     Campaign,
     CampaignLineState,
     CampaignState,
+    CaseState,
     Changes,
     Exemption,
     LifeChanges,
@@ -140,28 +141,30 @@ _NAMED = select(_chosen.c.line_id).where(
 )
 _cases, _documents = tables.cases, tables.case_documents
 # Of a document that a case names and does not suspect, a victim's, only what the case is about.
-_FRAUD_LINES = (
-    select(_documents.c.case_id, _lines.c.document_id, _lines.c.id.label("line_id"))
-    .join(_cases, _cases.c.id == _documents.c.case_id)
-    .join(_lines, _lines.c.document_id == _documents.c.document_id)
-    .where(
-        _cases.c.outcome == Outcome.FRAUD.value,
-        _lines.c.status != LineStatus.CLOSED.value,
-        or_(
-            cast(_cases.c.suspect_ids, Text).contains(_lines.c.document_id),
-            cast(_cases.c.line_ids, Text).contains(_lines.c.id),
-        ),
-    )
+_IS_FRAUD_IN_USE = and_(
+    _cases.c.outcome == Outcome.FRAUD.value,
+    _documents.c.case_id == _cases.c.id,
+    _documents.c.document_id == _lines.c.document_id,
+    _lines.c.status != LineStatus.CLOSED.value,
+    or_(
+        cast(_cases.c.suspect_ids, Text).contains(_lines.c.document_id),
+        cast(_cases.c.line_ids, Text).contains(_lines.c.id),
+    ),
 )
-_found = _FRAUD_LINES.subquery()
-HAS_FRAUD_IN_USE = _cases.c.id.in_(select(_found.c.case_id))
+# From each case of fraud, which are few, to its lines: a join would begin with all lines in use.
+HAS_FRAUD_IN_USE = and_(
+    _cases.c.state == CaseState.CLOSED.value,
+    _cases.c.outcome == Outcome.FRAUD.value,
+    exists().where(_IS_FRAUD_IN_USE).correlate(_cases),
+)
 """Of a case: it was decided to be fraud, and lines of it are in use."""
-_FRAUD_TOTALS: Any = select(
-    func.count(_found.c.case_id.distinct()).label("cases"),
-    func.count(_found.c.line_id.distinct()).label("lines"),
+_FRAUD_IN_USE = select(func.count()).select_from(_cases).where(HAS_FRAUD_IN_USE)
+_FRAUD_OF_CASES = select(_documents.c.case_id, _lines.c.id.label("line_id")).where(
+    _documents.c.case_id.in_(KEYS), _IS_FRAUD_IN_USE
 )
-_FRAUD_OF_CASES = _FRAUD_LINES.where(_documents.c.case_id.in_(KEYS))
-_FRAUD_UNDER = _FRAUD_LINES.where(_lines.c.document_id.in_(KEYS))
+_FRAUD_UNDER = select(_lines.c.document_id, _lines.c.id.label("line_id")).where(
+    _lines.c.document_id.in_(KEYS), exists().where(_IS_FRAUD_IN_USE).correlate(_lines)
+)
 _pairs = tables.judged_pairs
 _FRAUDS = tuple(
     select(_pairs).where(one.in_(KEYS), _pairs.c.outcome == Outcome.FRAUD.value)
@@ -415,10 +418,10 @@ class LifeReader(Source):
             found[row.document_id] = row.lines
         return found
 
-    def count_fraud(self) -> tuple[int, int]:
-        """How many cases were decided to be fraud and have lines in use, and how many lines."""
-        (found,) = self.rows(_FRAUD_TOTALS)
-        return found.cases, found.lines
+    def count_fraud(self) -> int:
+        """How many cases were decided to be fraud and have lines in use."""
+        ((count,),) = self.rows(_FRAUD_IN_USE)
+        return int(count)
 
     def fraud_of_cases(self, case_ids: Sequence[str]) -> dict[str, set[str]]:
         """The lines in use of what each case was decided to be fraud about; none is left out."""

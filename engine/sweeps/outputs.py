@@ -230,7 +230,6 @@ def write_outputs(
     write_findings(result.task.folder, about, pairs, contents)
     result.task.folder.save_covered(result.covered)
     ranking = result.ranking
-    fraud_cases, fraud_lines = reader.life.count_fraud()
     return ({} if ranking is None else {"ranking": sweep.ranking}) | {
         **contents.summary.counts(),
         "references": result.compared,
@@ -244,8 +243,7 @@ def write_outputs(
         "excepted_pairs": sweep.excepted_pairs,
         "expected_false_pairs": asdict(contents.chance.false_pairs),
         "cases": len(set(cases.values())),
-        "fraud_cases": fraud_cases,
-        "fraud_lines": fraud_lines,
+        "fraud_in_use": reader.life.count_fraud(),
     }
 
 

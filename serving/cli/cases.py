@@ -411,15 +411,14 @@ def list_cases(
         shown = serializers.case_page(store, found, due, now)
         detail = {"cases": [one.case_id for one in shown]}
         store.note(AuditEntry(name_actor(), "cases.read", "queue", detail))
-        in_use, lines = store.life.count_fraud()
+        in_use = store.life.count_fraud()
     following = shown[-1].case_id if len(shown) == limit else None
     if as_json:
         print_json(CasePage(shown, following, in_use))
         return
     if in_use and state != FRAUD_IN_USE:
         print_line(
-            f"[yellow]Decided as fraud[/]: {plural(lines, 'number')} of {plural(in_use, 'case')} "
-            "in use: "
+            f"[yellow]Decided as fraud[/], with numbers in use: {plural(in_use, 'case')}: "
             f"sosie cases --state {FRAUD_IN_USE}"
         )
     if not shown:

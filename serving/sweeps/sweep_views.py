@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import SweepOver
-from engine.formatting import duration, size, with_interval
+from engine.formatting import duration, plural, size, with_interval
 from engine.matching.limits import ChangeRunner
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes
@@ -85,9 +85,9 @@ def sweep_facts(record: SweepRecord) -> dict[str, str]:
 
 def _tell_fraud(found: Mapping[str, Any]) -> dict[str, str]:
     """What earlier decisions have left in use, which a sweep asks nobody about again."""
-    if not found.get("fraud_lines"):
+    if not found.get("fraud_in_use"):
         return {}
-    text = f"{found['fraud_lines']:,} lines of {found['fraud_cases']:,} cases are in use"
+    text = f"{plural(found['fraud_in_use'], 'case')} with lines in use"
     return {"decided fraud": f"{text}: sosie cases --state fraud_in_use"}
 
 

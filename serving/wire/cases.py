@@ -214,8 +214,12 @@ class CasePage(AnswerBody, frozen=True):
     cases: tuple[ListedCase, ...]
     next: NextPage
     fraud_in_use: Annotated[
-        int, Meta(description="how many cases `state=fraud_in_use` lists, whatever is asked for")
-    ] = 0
+        int | None,
+        Meta(
+            description="how many cases `state=fraud_in_use` lists, whatever is asked for; null "
+            "on later pages"
+        ),
+    ] = None
 
 
 class CaseNote(PrivateAnswer, frozen=True):

@@ -24,7 +24,8 @@ async def list_cases(parts: Parts, request: Request, query: wire.CaseQuery) -> w
     audited.
     """
     shown = await asyncio.to_thread(_find, parts, query, request.caller)
-    in_use, _ = await asyncio.to_thread(parts.store.life.count_fraud)
+    is_first = query.after is None
+    in_use = await asyncio.to_thread(parts.store.life.count_fraud) if is_first else None
     await note(parts, request, "cases.read", "queue", cases=[one.case_id for one in shown])
     following = next_page(shown, query.limit, lambda one: one.case_id)
     return wire.CasePage(cases=shown, next=following, fraud_in_use=in_use)

@@ -205,19 +205,19 @@ def test_decided_fraud_is_in_the_queue_while_lines_of_it_are_in_use(service: Any
     queue = (CaseFilter(fraud_in_use=True), CaseSort.NEWEST)
     cases, life = service.store.cases, service.store.life
     assert cases.queue(*queue) == []
-    assert life.count_fraud() == (0, 0)
+    assert life.count_fraud() == 0
     service.decide(case.id, Outcome.FRAUD, [one["line_id"]])
     service.decide(told.id, Outcome.FRAUD)
     service.decide(other.id, Outcome.TWINS)
     assert [found.id for found in cases.queue(*queue)] == [case.id]
-    assert life.count_fraud() == (1, 1)
+    assert life.count_fraud() == 1
     assert life.fraud_of_cases([case.id, told.id]) == {case.id: {two["line_id"]}, told.id: set()}
     assert life.fraud_under(documents) == dict(
         zip(documents, [set(), {two["line_id"]}, set()], strict=True)
     )
     close_line(*service.context, two["line_id"], "key:k0")
     assert cases.queue(*queue) == []
-    assert life.count_fraud() == (0, 0)
+    assert life.count_fraud() == 0
 
 
 def test_lines_are_closed_exactly_as_proposed(service: Any) -> None:

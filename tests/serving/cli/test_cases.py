@@ -175,7 +175,7 @@ def test_fraud_that_is_in_use_is_told_whatever_is_listed(
     become("bo")
     assert take("close", *end).code == 0
     told = sosie(*listed).out
-    assert "Decided as fraud: 1 number of 1 case in use" in told
+    assert "Decided as fraud, with numbers in use: 1 case" in told
     assert "No case is open" in told
     shown = sosie(*listed, "--state", "fraud_in_use").out
     assert "1 of fraud, said to stay" in shown

@@ -95,7 +95,7 @@ const SUMMED = [
   "identities",
   "lines",
   "disputed_lines",
-  "fraud_lines",
+  "fraud_in_use",
   "carriers",
   "outlets",
 ];
@@ -105,7 +105,7 @@ function summaryFacts(summary) {
   return facts(
     SUMMED.filter((name) => name in summary).map((name) => [
       `summary.${name}`,
-      name === "fraud_lines" && summary[name]
+      name === "fraud_in_use" && summary[name]
         ? link(["cases", { state: "fraud_in_use" }], number(summary[name]))
         : number(summary[name]),
     ]),
