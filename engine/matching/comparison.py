@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -244,6 +244,14 @@ class Comparisons:
     def searched_at(self, place: int) -> int | None:
         """The gallery's sequence when this attempt was searched for, at `sequence` or before."""
         return self._scanned[place].searched_at if place in self._scanned else None
+
+    def describe_watermarks(self, place: int) -> dict[str, Any]:
+        """The gallery's sequence when the attempt was searched for, and when it was decided: what
+        changed between was compared one by one."""
+        searched_at = self.searched_at(place)
+        if searched_at is None:
+            return {}
+        return {"watermarks": {"searched": searched_at, "decided": self.sequence}}
 
     def faces(self, place: int) -> Faces:
         one = self._scanned[place]

@@ -498,14 +498,6 @@ class ChangeCollector:
         opened = self._cases.open(case, _actor_of(attempt))
         return {"id": opened.id, "kind": case.kind.value}
 
-    def _describe_watermarks(self, place: int) -> dict[str, Any]:
-        """The gallery's sequence when the probe was searched for, and when it was decided: what
-        changed between was compared one by one."""
-        searched_at = self._comparisons.searched_at(place)
-        if searched_at is None:
-            return {}
-        return {"watermarks": {"searched": searched_at, "decided": self._comparisons.sequence}}
-
     def _record(
         self,
         place: int,
@@ -534,7 +526,7 @@ class ChangeCollector:
                     "model_digest": self._judge.model_digest,
                     "calibration_version": self._judge.calibration_version,
                     "policy_version": POLICY_VERSION,
-                    **self._describe_watermarks(place),
+                    **self._comparisons.describe_watermarks(place),
                     **told,
                 },
                 consent_ref=request.consent_ref,
@@ -686,7 +678,7 @@ class Judge:
             else liveness.weigh(one.request.liveness, LivenessUse.ENROLLMENT, one.outlet.carrier)
             for one in attempts
         ]
-        judgements = [self._judge_liveness(one) for one in attempts]
+        judgements = [self.liveness.judge_faces(one.request.faces_judged) for one in attempts]
         comparisons = self._compare(attempts, found, thresholds, weighed, judgements)
         hit_ids = comparisons.all_hit_ids()
         within = (registry, self.gallery, attempts, hit_ids, self.second, self.person_limit)
@@ -727,14 +719,6 @@ class Judge:
         changes = collector.changes()
         changes = replace(changes, audit=(*changes.audit, *refused))
         return JudgedBatch(outcomes, changes if changes.audit or changes.tallies else None)
-
-    def _judge_liveness(self, attempt: Attempt) -> Judgement | None:
-        """Of all live faces that are shown, a guardian's too, the one that seems least live."""
-        judge, guardian = self.liveness.judge, attempt.request.guardian
-        shown = [attempt.request.live, *([] if guardian is None else [guardian.live])]
-        # Where there is no face the photograph is what is wrong.
-        judged = [one.least_judged for one in shown if one.vector is not None]
-        return None if judge is None or not judged else judge.weigh_all(judged)
 
     def _weigh_authority(self, attempt: Attempt) -> dict[DocumentRole, WeighedAuthority]:
         if self.look_ups is None:

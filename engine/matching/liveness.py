@@ -158,6 +158,10 @@ class LivenessTerms:
             return None
         return self.missing if problem is Reason.LIVENESS_MISSING else _DECISIONS[problem]
 
+    def judge_faces(self, judged: Sequence[Judged | None]) -> Judgement | None:
+        """What the judge makes of the face that seems least live; None without a judge or face."""
+        return None if self.judge is None or not judged else self.judge.weigh_all(judged)
+
 
 NOT_ASKED = LivenessTerms()
 LIVENESS_CHECKED = "liveness.checked"

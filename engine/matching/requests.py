@@ -175,6 +175,13 @@ class EnrollmentRequest:
         return self.live.is_absent and self.liveness is None
 
     @property
+    def faces_judged(self) -> list[Judged | None]:
+        """How live each face seems that is shown, a guardian's too; where there is no face the
+        photograph is what is wrong."""
+        shown = [self.live, *([] if self.guardian is None else [self.guardian.live])]
+        return [one.least_judged for one in shown if one.vector is not None]
+
+    @property
     def pair(self) -> tuple[Sample, Sample]:
         """The photographs to be compared; where an exception leaves one that can be used, that one
         twice, so that it is searched for all the same."""
