@@ -274,11 +274,18 @@ class Operations:
         ]
         entry = note_identified(answers, self._context.actor)
         turn = self._opened.search_turns[carrier or person_of(self._context.actor)]
-        async with asyncio.timeout(self._expires_at - monotonic()), turn:
+        try:
+            async with asyncio.timeout(self._expires_at - monotonic()):
+                await turn.acquire()
+        except TimeoutError:
+            raise DeadlinePassed("the time ran out while the search waited") from None
+        try:
             tallies, is_met = await asyncio.to_thread(guard.weigh_search, told)
             noted = self._opened.registrar.submit_audit([entry], tallies)
             if tallies:
                 await finish_by(noted, self._expires_at)
+        finally:
+            turn.release()
         with self._tracer.span("audit"):
             await finish_by(noted, self._expires_at)
         if told:
