@@ -8,19 +8,21 @@ takes all that it is given, by every route that tells of a holder, until it is r
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import count
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import norm
+from sqlalchemy import select, update
 
 from engine.accuracy.population import Population
 from engine.matching.limits import is_near
+from engine.registry import tables
+from engine.registry.database import changing
+from engine.registry.row_macs import changing_rows
 from serving.compose import read_limits
 from serving.models import build_thresholds, load_calibration
 from serving.sections import LimitSettings
@@ -159,12 +161,14 @@ class Campaign:
 
     def sleep(self) -> None:
         """A day passes: all that was counted is a day older."""
-        registry = self.attacker.service.log_file.with_name("registry.sqlite")
-        with closing(sqlite3.connect(registry, timeout=60)) as connection, connection:
-            for name, at in connection.execute("SELECT name, at FROM tallies").fetchall():
-                earlier = datetime.fromisoformat(at) - timedelta(days=1)
-                given = (earlier.isoformat(timespec="microseconds").replace("+00:00", "Z"), name)
-                connection.execute("UPDATE tallies SET at = ? WHERE name = ?", given)
+        store = self.attacker.service.parts.store
+        tallies = tables.tallies
+        with changing(store.engine) as connection:
+            rows = connection.execute(select(tallies.c.name, tallies.c.at)).all()
+            with changing_rows(connection, store.vault, {tallies: [row.name for row in rows]}):
+                for row in rows:
+                    earlier = update(tallies).where(tallies.c.name == row.name)
+                    connection.execute(earlier.values(at=row.at - timedelta(days=1)))
 
 
 @pytest.mark.parametrize("carrier", ["red", "blue"])
