@@ -33,6 +33,7 @@ from serving.compose import Deployment
 from serving.settings import load_settings
 from serving.sweeps import planning
 from serving.sweeps.manager import MOST_STARTS, SweepManager
+from tests.row_codes import vouch
 from tests.serving.sweeps.synthetic_people import (
     PEOPLE,
     TWICE,
@@ -350,6 +351,7 @@ def forget_model(deployment: Deployment) -> None:
     with sqlite3.connect(deployment.home / "registry.sqlite") as database:
         database.execute("UPDATE sweeps SET terms = json_remove(terms, '$.model_digest')")
     database.close()
+    vouch(deployment.store.engine, deployment.vault)
 
 
 def test_a_sweep_from_before_a_conversion_does_not_go_on(
