@@ -109,6 +109,7 @@ def hold(source: Source, name: str, holder: str, now: datetime, held: timedelta)
     """The cursor, held from now on for so long; None where another process holds it, or it is
     damaged."""
     given = {"key": name, "by": holder, "now": now, "until": now + held}
+    given["latest"] = now + LONGEST_HOLD
     with changing(source.engine) as connection:
         row = _change(connection, source.vault, _HOLD, given)
     return None if row is None else Cursor(row.name, row.number, row.generation)
