@@ -319,7 +319,7 @@ class ChangeCollector:
             if not (is_asked and Reason.REPLACEMENT_ASKED in verdict.reasons):
                 self._keep_shown(at, attempt.guardian, enrollment_id)
         if is_asked and _CONFIRMED & set(verdict.reasons):
-            named = (attempt, evidence, enrollment_id, guardian_id)
+            named = (attempt, evidence, verdict, enrollment_id, guardian_id)
             for new in self._people.find_confirmations(*named):
                 body["cases"].append(self._open_case(attempt, new))
             self._keep_shown(place, attempt, enrollment_id)
