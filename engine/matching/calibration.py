@@ -369,6 +369,14 @@ class Thresholds:
         review = rates.review_in(references, fused.lowest_fmr)
         same_document = fused.threshold_at(rates.same_document)
         between_frames = min(rates.verify * ONE_PERSON_FACTOR, single.points[0].fmr)
+        review_single = to_one.threshold_at(max(review, to_one.lowest_fmr))
+        # Where the data are too few for the rate, the side that lets fewer pass.
+        same_document_single = same_document
+        if rates.same_document >= to_one.lowest_fmr:
+            same_document_single = to_one.threshold_at(rates.same_document)
+        elif review <= rates.same_document:
+            # In the order of the fused ones, or one of them would be reached by less than its own.
+            review_single = max(review_single, same_document_single)
         return cls(
             verify=single.threshold_at(rates.verify),
             same_document=same_document,
@@ -376,11 +384,8 @@ class Thresholds:
             certain=min(fused.highest_nonmated + rates.certain_margin, 1.0),
             verify_fused=max(_keep_fused(fused, rates.verify), single.threshold_at(rates.verify)),
             one_person=single.threshold_at(between_frames),
-            # Where the data are too few for the rate, the side that lets fewer pass.
-            same_document_single=to_one.threshold_at(rates.same_document)
-            if rates.same_document >= to_one.lowest_fmr
-            else same_document,
-            review_single=to_one.threshold_at(max(review, to_one.lowest_fmr)),
+            same_document_single=same_document_single,
+            review_single=review_single,
             certain_single=min(to_one.highest_nonmated + rates.certain_margin, 1.0),
         )
 

@@ -35,7 +35,14 @@ from engine.reasons import Decision, Reason
 from engine.registry.cases import EXCEPTIONS
 from engine.registry.people import Standing
 from engine.registry.reader import Reader
-from engine.registry.records import DocumentRecord, DocumentStatus, JudgedPair, LineRecord, Tally
+from engine.registry.records import (
+    AuditEntry,
+    DocumentRecord,
+    DocumentStatus,
+    JudgedPair,
+    LineRecord,
+    Tally,
+)
 from indexes.gallery import Gallery
 
 
@@ -426,6 +433,9 @@ def find_failed(attempt: Attempt, verdict: Verdict) -> list[bytes]:
     return [lookup for reason, lookup in rows if reason in verdict.reasons and lookup is not None]
 
 
+SEARCHES_ENDED = "searches.ended"
+
+
 class BatchBounds:
     """The bounds on what the attempts of a batch find out, each counted after those before it."""
 
@@ -469,12 +479,14 @@ class BatchBounds:
             for one in _told_documents(evidence):
                 self._levels.require_room(caller, name_holder(one, caller), SEARCHED)
 
-    def end(self, attempt: Attempt) -> tuple[list[Tally], list[NewCase]]:
-        """What it counts for that an attempt has met a full holder: it is its key's last."""
+    def end(self, attempt: Attempt) -> tuple[list[Tally], list[NewCase], AuditEntry]:
+        """What it counts for that an attempt has met a full holder: it is its key's last. The entry
+        says so where a case is open already: nothing is kept without one."""
         caller = attempt.request.caller
         assert caller is not None, "only what has a caller is bounded"
         name = name_ended(caller)
-        return self._levels.add(caller, name), self._report(caller, [name])
+        entry = AuditEntry(caller.actor, SEARCHES_ENDED, attempt.outlet.code)
+        return self._levels.add(caller, name), self._report(caller, [name]), entry
 
     def count(
         self, attempt: Attempt, evidence: Evidence, verdict: Verdict

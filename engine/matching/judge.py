@@ -127,9 +127,16 @@ class ChangeCollector:
         self._filled: list[tuple[int, SecondTemplate]] = []
         self._liveness: list[LivenessRecord] = []
 
-    def count(self, attempt: Attempt, tallies: Sequence[Tally], cases: Sequence[NewCase]) -> None:
+    def count(
+        self,
+        attempt: Attempt,
+        tallies: Sequence[Tally],
+        cases: Sequence[NewCase],
+        *entries: AuditEntry,
+    ) -> None:
         """Adds what an attempt counts for, and the cases about counts that are full."""
         self._tallies += tallies
+        self._audit += entries
         for case in cases:
             caller = attempt.request.caller
             self._cases.open(case, _actor_of(attempt) if caller is None else caller.actor)
@@ -319,7 +326,7 @@ class ChangeCollector:
             if not (is_asked and Reason.REPLACEMENT_ASKED in verdict.reasons):
                 self._keep_shown(at, attempt.guardian, enrollment_id)
         if is_asked and _CONFIRMED & set(verdict.reasons):
-            named = (attempt, evidence, enrollment_id, guardian_id)
+            named = (attempt, evidence, verdict, enrollment_id, guardian_id)
             for new in self._people.find_confirmations(*named):
                 body["cases"].append(self._open_case(attempt, new))
             self._keep_shown(place, attempt, enrollment_id)
@@ -718,7 +725,7 @@ class Judge:
         outcomes = [next(decided) if isinstance(it, Attempt) else it for it in sorted_out]
         changes = collector.changes()
         changes = replace(changes, audit=(*changes.audit, *refused))
-        return JudgedBatch(outcomes, changes if changes.audit or changes.tallies else None)
+        return JudgedBatch(outcomes, changes if changes.audit else None)
 
     def _weigh_authority(self, attempt: Attempt) -> dict[DocumentRole, WeighedAuthority]:
         if self.look_ups is None:

@@ -466,16 +466,27 @@ class PeopleBatch:
         )
 
     def find_confirmations(
-        self, attempt: Attempt, evidence: Evidence, enrollment_id: str, guardian_id: str | None
+        self,
+        attempt: Attempt,
+        evidence: Evidence,
+        verdict: Verdict,
+        enrollment_id: str,
+        guardian_id: str | None,
     ) -> list[NewCase]:
         """Cases by which two people decide what the faces leave open: whether a document may be
-        replaced, and whether somebody may come with a minor whom others answer for."""
+        replaced, and whether somebody may come with a minor whom others answer for. Nothing is
+        asked that is not in doubt: a new case would take back what was decided."""
         people, own = evidence.people, self._state.document(attempt.document_lookup)
         if people is None or own is None:
             return []
         found: list[tuple[str, str, float | None]] = []
         replacement = people.replacement
-        if replacement is not None and replacement.document_id and not replacement.is_waiting:
+        if (
+            replacement is not None
+            and replacement.document_id is not None
+            and Reason.REPLACEMENT_ASKED in verdict.reasons
+            and not replacement.is_waiting
+        ):
             found.append((replacement.document_id, own.id, replacement.score))
         if people.guardian is not None and people.guardian.is_other and guardian_id is not None:
             found.append((own.id, guardian_id, people.guardian.holder_score))

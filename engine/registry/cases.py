@@ -506,10 +506,12 @@ class CaseReader(Source):
         return self._by_document(document_ids, ALIVE | {CaseState.CLOSED})
 
     def of_groups(self, group_keys: Sequence[str]) -> dict[str, CaseRecord]:
-        """The newest case that each of these groups of sweeps went into, closed or alive."""
+        """The newest case that each of these groups of sweeps went into, closed or alive; none
+        where that is damaged, for what an earlier one says may be over."""
+        newest = {row.named_key: row for row in self._rows_of(_OF_GROUPS, group_keys)}
         return {
             row.named_key: case_of(self.vault, row)
-            for row in sound_rows(self.vault, cases, self._rows_of(_OF_GROUPS, group_keys))
+            for row in sound_rows(self.vault, cases, newest.values())
         }
 
     def count_closed(self) -> int:

@@ -108,7 +108,9 @@ def find(connection: Connection, vault: Vault, name: str) -> int:
 def hold(source: Source, name: str, holder: str, now: datetime, held: timedelta) -> Cursor | None:
     """The cursor, held from now on for so long; None where another process holds it, or it is
     damaged."""
+    assert held <= LONGEST_HOLD, "or another process would take it for free"
     given = {"key": name, "by": holder, "now": now, "until": now + held}
+    given["latest"] = now + LONGEST_HOLD
     with changing(source.engine) as connection:
         row = _change(connection, source.vault, _HOLD, given)
     return None if row is None else Cursor(row.name, row.number, row.generation)

@@ -303,10 +303,11 @@ _OF_LOOK_ALIKES = frozenset(
     {Reason.DUPLICATE_IDENTITY, Reason.POSSIBLE_DUPLICATE, Reason.DECEASED_LOOK_ALIKE}
 )
 _CASES = {
-    CaseKind.STOLEN_DOCUMENT: Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
-    CaseKind.DUPLICATE_IDENTITY: Reason.DUPLICATE_IDENTITY,
-    CaseKind.POSSIBLE_DUPLICATE: Reason.POSSIBLE_DUPLICATE,
+    CaseKind.STOLEN_DOCUMENT: {Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Reason.GUARDIAN_CHANGED},
+    CaseKind.DUPLICATE_IDENTITY: {Reason.DUPLICATE_IDENTITY},
+    CaseKind.POSSIBLE_DUPLICATE: {Reason.POSSIBLE_DUPLICATE},
 }
+"""Of which reasons each kind tells."""
 
 
 _UNSEEN = (
@@ -374,7 +375,7 @@ def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -
         shown["cases"] = [
             one
             for one in body["cases"]
-            if _CASES.get(CaseKind(one["kind"])) not in withheld
+            if withheld.isdisjoint(_CASES.get(CaseKind(one["kind"]), ()))
             # Whether it is told follows from reasons of two kinds; no tenant works on it.
             and one["kind"] != CaseKind.DECEASED
         ]

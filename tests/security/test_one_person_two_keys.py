@@ -61,6 +61,14 @@ def test_nobody_is_named_so_that_they_could_pass_as_another(own_service: Any, na
     assert len(store.api_keys()) == known
 
 
+@pytest.mark.parametrize("name", ["cli:kim", "CLI: kim", "sosie", "outlet:b1", "key:0123456789ab"])
+def test_nobody_is_named_as_what_no_bound_holds_for(own_service: Any, name: str) -> None:
+    store, made = own_service.parts.store, make_key(own_service.parts.vault)
+    fields = (made.id, made.digest, "", "outlet", "blue", "blue-1", None, utc_now())
+    with pytest.raises(RequestError, match="give another"):
+        store.add_api_key(ApiKey(*fields, person=name), actor="cli:ops")
+
+
 @pytest.mark.parametrize("name", WRITTEN)
 def test_what_people_are_called_is_taken(name: str) -> None:
     assert not mixes_scripts(name)
@@ -85,7 +93,7 @@ def case(own_service: Any, open_case: Open) -> str:  # noqa: F811 - the fixture
 
 def step(service: Any, case: str, name: str, key: str, outcome: str) -> Any:
     seen = service.read(service.ask("GET", f"/v1/cases/{case}", key="fraud"))["updated_at"]
-    body = {"outcome": outcome, "seen_at": seen}
+    body = {"outcome": outcome, "seen_at": seen, "keep_lines": outcome == "fraud"}
     return service.ask("POST", f"/v1/cases/{case}/{name}", key=key, body=body)
 
 

@@ -66,6 +66,19 @@ def shipped() -> Calibration:
     return Calibration.load(card.calibration_path, digest_embedding(card, flip=False))
 
 
+def test_with_few_single_photographs_no_threshold_is_reached_by_less_than_its_own() -> None:
+    few = replace(CURVE, points=CURVE.points[:3])
+    curves = {**dict.fromkeys(Comparison, CURVE), Comparison.FUSED_TO_ONE: few}
+    rates = ThresholdRates(same_document=1e-5, review=1e-6)
+    found = Thresholds.from_calibration(replace(CALIBRATION, curves=curves), rates)
+    single = found.of(Comparison.FUSED_TO_ONE)
+    below = single.same_document - 0.01
+    assert found.on_fused_scale(below, Comparison.FUSED_TO_ONE) < found.same_document
+    assert found.on_fused_scale(single.same_document, Comparison.FUSED_TO_ONE) >= (
+        found.same_document
+    )
+
+
 def test_thresholds_are_interpolated_in_log_fmr() -> None:
     assert CURVE.threshold_at(1e-3) == pytest.approx(0.34)
     assert CURVE.threshold_at(10**-3.5) == pytest.approx(0.38)

@@ -9,6 +9,7 @@ import pytest
 
 from engine.cases.case import CaseKind
 from engine.errors import TooManyFailures
+from engine.matching.evidence import SEARCHES_ENDED
 from engine.matching.holders import erase_holder
 from engine.matching.limits import (
     NEAR,
@@ -226,3 +227,25 @@ def test_near_look_alikes_are_few_and_the_one_too_many_ends_its_key(lab: Any) ->
         assert isinstance(enroll(SHOP, lab.people.person()), TooManyFailures)
         assert enroll(OTHER, lab.people.person()).body["decision"] == "approved"
         assert lab.store.tallies([name_ended(SHOP)])
+
+
+def test_a_key_that_meets_a_full_holder_again_stops_nobody_else(lab: Any) -> None:
+    _, request = lab.newcomer()
+    with lab.registrar(limits=Limits(holder=Bound(SEARCHED, DAY))) as registrar:
+        registrar.enroll([request])
+        face = next(iter(lab.store.references())).vectors[0]
+
+        def enroll_alike() -> Any:
+            probe = lab.people.between(face, 0.66)
+            pair = {name: lab.people.sample(probe, noise=0.0) for name in ("live", "portrait")}
+            return registrar.enroll([lab.request(caller=SHOP, **pair)])[0]
+
+        assert enroll_alike().body["decision"] == "review"
+        assert isinstance(enroll_alike(), TooManyFailures)
+        # Its time is over, and nobody has closed the cases: nothing is kept but that it ends.
+        count(lab, registrar, name_ended(SHOP), -1.0)
+        assert isinstance(enroll_alike(), TooManyFailures)
+        assert registrar.failure is None
+        assert isinstance(registrar.enroll([lab.request()])[0], Answer)
+    ended = read_audit(lab.store, None, 100, action=SEARCHES_ENDED)
+    assert [(one.entry.actor, one.entry.subject) for one in ended] == [("key:shop", "blue-1")] * 2

@@ -710,6 +710,29 @@ def test_a_minors_document_is_no_ones_who_brings_another_guardian(lab: Lab) -> N
     assert {one.kind for one in lab.store.cases.newest()} == {CaseKind.STOLEN_DOCUMENT}
 
 
+def test_people_are_asked_of_what_is_in_doubt_alone(lab: Lab) -> None:
+    child, store = lab.people.person(), lab.store
+    waived = PeopleTerms(replace(RULES, is_face_waived=True))
+    faceless = {"live": ABSENT, "portrait": ABSENT}
+
+    def bring(serial: int) -> GuardianShown:
+        return guardian(lab, lab.people.person(), serial)
+
+    with lab.registrar(people=waived) as registrar:
+        ask(registrar, lab.request(child, document=card(1, CHILD), guardian=bring(2)))
+        ask(registrar, lab.request(document=card(3, CHILD), **faceless, guardian=bring(4)))
+        # Beyond doubt the old document's holder, and a guardian whom the new one does not know.
+        renewed = {"document": card(3, CHILD), "replaces": card(1, CHILD), "guardian": bring(5)}
+        asked = ask(registrar, lab.request(child, **renewed))[0]
+        assert asked.reasons == (Reason.GUARDIAN_CHANGED,)
+        (case,) = asked.body["cases"]
+        own = store.cases.get(case["id"])
+        assert own.document_ids[0] == asked.body["document_id"]
+        close(registrar, lab, case["id"], Outcome.UNFOUNDED)
+        moved = ask(registrar, lab.request(child, **renewed))[0]
+        assert moved.decision is Decision.APPROVED, moved.reasons
+
+
 def test_an_exemption_goes_along_with_the_document_that_replaces_another(lab: Lab) -> None:
     person, store = lab.people.person(), lab.store
     with lab.registrar(people=PeopleTerms(RULES), person_limit=1) as registrar:

@@ -26,7 +26,7 @@ from engine.registry.keyring import KeyRing
 from engine.registry.records import ApiKey, Carrier, SecondTemplate, Session, utc_now
 from engine.registry.store import Store
 from engine.registry.tables import metadata
-from engine.registry.upgrade import upgrade
+from engine.registry.upgrade import _CODES_SINCE, upgrade
 from engine.registry.webhooks import Progress, WebhookChange, Webhooks
 from engine.registry.writer import Writer
 from tests.engine.registry.conftest import ENTRY, change
@@ -79,8 +79,8 @@ WRITES: dict[str, Callable[[Opened], object]] = {
     "webhook progress": lambda by: by.webhooks.save("w", [Progress(by.cursor, 1)]),
     "webhook gone": lambda by: by.webhooks.end(by.cursor, "w", actor="test"),
     "webhook tidied": lambda by: by.webhooks.forget_left(),
-    "cursor held": lambda by: cursors.hold(by.store.engine, by.hook, "w", NOW, MINUTE),
-    "cursor released": lambda by: cursors.release(by.store.engine, by.hook, "w"),
+    "cursor held": lambda by: cursors.hold(by.store, by.hook, "w", NOW, MINUTE),
+    "cursor released": lambda by: cursors.release(by.store, by.hook, "w"),
     "decisions": lambda by: by.writer.commit(change(by.writer.sequence)),
     "work of the writer": lambda by: by.writer.changing(ENTRY).__enter__(),
     "backup": lambda by: make_backup(by.store, by.writer, by.folder / "backup", actor="test"),
@@ -92,7 +92,7 @@ WRITES: dict[str, Callable[[Opened], object]] = {
 def opened(store: Store, writer: Writer, tmp_path: Path) -> Opened:
     webhooks = Webhooks(store.engine, store.vault)
     hook, _ = webhooks.create(SINK, (), carrier=None, actor="test")
-    cursors.hold(store.engine, hook.id, "w", NOW, MINUTE)
+    cursors.hold(store, hook.id, "w", NOW, MINUTE)
     store.add_api_key(ApiKey("k1", bytes(32), "", "carrier", "red", None, None, NOW), actor="test")
     store.accounts.sign_in(replace(SESSION, id="s1", person="anna"), "u1", "c")
     return Opened(store, writer, webhooks, hook.id, tmp_path)
@@ -255,6 +255,7 @@ def of_0023(store: Store) -> Store:
         for statement in (
             "ALTER TABLE deployment RENAME COLUMN chain_head TO audit_head",
             "ALTER TABLE cursors RENAME COLUMN held_by TO holder",
+            *(f"ALTER TABLE {table.name} DROP COLUMN mac" for table in _CODES_SINCE["0026"]),
             "UPDATE alembic_version SET version_num = '0023'",
         ):
             connection.execute(text(statement))

@@ -24,6 +24,7 @@ from engine.cases.case import (
 )
 from engine.errors import NotFound, StorageFailed
 from engine.registry.cases import CaseFilter, CasePlaces, risk_of
+from engine.registry.database import changing
 from engine.registry.records import (
     ALIVE,
     CaseRecord,
@@ -37,7 +38,7 @@ from engine.registry.records import (
     new_id,
     utc_now,
 )
-from engine.registry.tables import case_notes
+from engine.registry.tables import case_notes, cases
 from engine.registry.tables import crops as table
 from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepState, SweepTerms
 from tests.engine.registry.conftest import (
@@ -307,6 +308,10 @@ def test_the_case_that_a_group_went_into_is_known(store, commit) -> None:
     }
     commit(cases=[again])
     assert store.cases.of_groups(["k1"]) == {"k1": again}
+    # What was decided before holds no more, and what holds now cannot be read.
+    with changing(store.engine) as connection:
+        connection.execute(update(cases).where(cases.c.id == again.id).values(score=1))
+    assert store.cases.of_groups(["k1", "k2"]) == {"k2": standing}
 
 
 def test_a_history_is_read_in_its_order_and_its_texts_lie_sealed(store, writer, commit) -> None:

@@ -272,7 +272,7 @@ class World:
             webhook, _ = webhooks.create(
                 f"https://s{place}.example/", (), carrier=f"c{place}", actor="test"
             )
-            held = cursors.hold(store, webhook.id, "worker", now, DAY)
+            held = cursors.hold(store, webhook.id, "worker", now, timedelta(minutes=1))
             assert held is not None
             number = 1 + place
             waiting = Undelivered(

@@ -67,6 +67,16 @@ def test_one_worker_holds_a_webhook_and_another_takes_over_when_its_time_is_over
     assert cursors.hold(store, webhook.id, "a", now, MINUTE) is not None
 
 
+def test_what_a_clock_that_was_ahead_held_is_free_once_it_is_right(
+    store: Store, webhooks: Webhooks
+) -> None:
+    webhook, _ = webhooks.create(SINK, (), carrier=None, actor="test")
+    now = utc_now()
+    assert cursors.hold(store, webhook.id, "a", now + timedelta(days=6), MINUTE) is not None
+    assert cursors.hold(store, webhook.id, "b", now, MINUTE) is not None
+    assert cursors.hold(store, webhook.id, "a", now, MINUTE) is None
+
+
 def test_what_waits_is_counted_and_a_replay_ends_what_a_worker_knew(
     store: Store, webhooks: Webhooks
 ) -> None:

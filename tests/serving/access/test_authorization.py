@@ -72,6 +72,16 @@ STORED = {
 }
 
 
+def test_no_case_tells_a_tenant_what_is_withheld_of_anothers_child(vault: Vault) -> None:
+    case = {"id": "c1", "kind": "stolen_document"}
+    told = [{"reason": "GUARDIAN_CHANGED", "decision": "review"}]
+    body = STORED | {"reasons": told, "cases": [case], "is_face_waived": True}
+    shown = show_decision(CARRIER, vault, body)
+    assert "GUARDIAN_CHANGED" not in str(shown)
+    assert shown["cases"] == []
+    assert show_decision(FRAUD, vault, body)["cases"] == [case]
+
+
 def test_a_holder_has_one_name_for_each_carrier_and_deployment(vault: Vault) -> None:
     others = Vault(KeyRing.generate(), 8)
     names = [

@@ -49,7 +49,7 @@ def test_an_event_that_failed_by_a_wrong_clock_is_delivered_when_it_is_right(
             command = [sys.executable, str(DELIVERER), url, str(ring), str(DIM), str(before)]
             worker = subprocess.Popen(command)
             try:
-                happen(store, ["a"])
+                await happen(store, ["a"])
                 await until(lambda: webhooks.undelivered(webhook.id) != [])
             finally:
                 worker.kill()
@@ -71,7 +71,7 @@ def test_no_event_waits_beyond_the_pause_after_its_failure(
 ) -> None:
     webhook, _ = webhooks.create("https://systems.example/a", (), carrier="blue", actor="test")
     now = utc_now()
-    held = cursors.hold(store.engine, webhook.id, "w", now, timedelta(minutes=1))
+    held = cursors.hold(store, webhook.id, "w", now, timedelta(minutes=1))
     assert held is not None
     rows = [
         Undelivered(
