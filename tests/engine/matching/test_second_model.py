@@ -54,4 +54,4 @@ def test_a_second_model_decides_by_its_own_scores_and_thresholds_alone() -> None
     assert plain["thresholds"] is None
     assert "decision" not in plain
     unseen = Sample(unit(1, 0), b"")
-    assert model.describe(unseen, pair[1], evidence, (), {}, is_fused=False) is None
+    assert model.describe(unseen, pair[1], evidence, (), {}, is_match=False) is None
