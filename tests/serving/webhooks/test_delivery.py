@@ -276,9 +276,9 @@ def test_every_event_that_expires_before_a_webhook_took_it_is_counted(
     async def run() -> None:
         async with receiving(refuse) as receiver:
             webhook, _ = webhooks.create(receiver.sink, (), carrier="blue", actor="test")
-            happen(store, [f"s{place}" for place in range(900)])
+            await happen(store, [f"s{place}" for place in range(900)])
             # Another's, which are counted with nobody, and the newest, which stays.
-            happen(store, ["a", "b"], carrier="red")
+            await happen(store, ["a", "b"], carrier="red")
             async with delivering(webhooks):
                 await until(lambda: len(webhooks.undelivered(webhook.id)) == delivery.PAGE)
             # Some have been read and wait, and the others have not.
@@ -315,12 +315,12 @@ def test_one_damaged_row_keeps_nothing_else_from_anybody(
     async def run() -> None:
         async with receiving(refuse) as down, receiving(answer) as receiver:
             blue, _ = webhooks.create(down.sink, (), carrier="blue", actor="test")
-            happen(store, [f"blue {place}" for place in range(delivery.PAGE + 10)])
+            await happen(store, [f"blue {place}" for place in range(delivery.PAGE + 10)])
             async with delivering(webhooks):
                 await until(lambda: len(webhooks.undelivered(blue.id)) >= 3)
             webhooks.change(blue.id, WebhookChange(receiver.sink), carrier="blue", actor="test")
             webhooks.create(receiver.sink, (), carrier="red", actor="test")
-            happen(store, ["red 1", "red 2"], carrier="red")
+            await happen(store, ["red 1", "red 2"], carrier="red")
             with changing(store.engine) as connection:
                 connection.exec_driver_sql(f"UPDATE {table} SET {DAMAGE[table]}")
             async with delivering(webhooks):
