@@ -116,7 +116,7 @@ class Outcome(StrEnum):
     UNFOUNDED = "unfounded"
     """A dispute without grounds: disputed lines are active again. Of an exception: nothing speaks
     against it, so it is granted, and its line opened. Of a replacement or a guardian that two
-    people are asked about: it may be sent again."""
+    people are asked about: it may be sent again. Of a key that was stopped: it may search again."""
 
 
 class NoteKind(StrEnum):

@@ -24,6 +24,7 @@ from engine.cases.opening import date_change, state_of
 from engine.cases.suspects import Suspects
 from engine.errors import CaseMoved, FourEyes, RequestError
 from engine.formatting import plural
+from engine.matching.limits import lift_end
 from engine.matching.registrar import Runner, publish
 from engine.registry.reader import Reader
 from engine.registry.records import (
@@ -287,7 +288,8 @@ def close(
 
     Fraud puts the faces of its suspects on the watch-list. Fraud, twins and mistake judge the
     pairs of its suspects; the latter two are exceptions that later sweeps respect. Unfounded
-    makes a disputed line active again, and grants an exception. Of a dispute, without lines, one
+    makes a disputed line active again, grants an exception, and lets a key search again that was
+    stopped. Of a dispute, without lines, one
     person may say so: other cases would be hidden from later sweeps by it, and their holds ended.
     `FourEyes` where it takes two, and no other person has proposed the same.
     """
@@ -305,6 +307,8 @@ def close(
         if case.kind == CaseKind.EXCEPTION:
             given = (registry, registrar.gallery, case, outcome, changes, actor, now)
             changes = decide_exception(*given, writer.next_reference_id)
+        if outcome is Outcome.UNFOUNDED:
+            changes = replace(changes, tallies=(*changes.tallies, *lift_end(case)))
         publish(writer, registrar.gallery, changes)
         for entry in effects.watched:
             registrar.watchlist.add(entry)

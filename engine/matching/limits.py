@@ -27,7 +27,7 @@ from engine.cases.case import (
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import TooManyFailures
 from engine.registry.reader import Reader
-from engine.registry.records import ALIVE, Changes, Tally, is_id, utc_now
+from engine.registry.records import ALIVE, CaseRecord, Changes, Tally, is_id, utc_now
 from engine.registry.rows import HOLDER_TALLY, SHOWN_TALLY
 from engine.registry.writer import Writer
 
@@ -150,6 +150,14 @@ def name_keys(caller: Caller) -> list[str]:
 def name_ended(caller: Caller) -> str:
     """The mark of a key whose searches by face have ended."""
     return f"{_ENDED}:{fold_person(person_of(caller.actor))}"
+
+
+def lift_end(case: CaseRecord) -> tuple[Tally, ...]:
+    """What lets a key search again: its case, which two people have closed as unfounded."""
+    if not (case.group_key or "").startswith(f"{_ENDED}:"):
+        return ()
+    assert case.group_key is not None
+    return (Tally(case.group_key, -1.0, timedelta(days=1), 1.0),)
 
 
 def is_near(score: float, threshold: float) -> bool:

@@ -289,9 +289,9 @@ class PeopleBatch:
             shown = self._store.attempt_templates(self._store.attempts_in(case.id))
             seen = shown.get(asking.id)
             alike = None if seen is None else self._comparisons.resemblance(place, seen)
-        is_theirs = _reaches(
-            None if alike is None else alike.least, self._comparisons.thresholds.same_document
-        )
+        # As sure as a search is: it is one face of many that would have to be like theirs.
+        least = None if alike is None else alike.least
+        is_theirs = _reaches(least, self._comparisons.thresholds.review)
         # A change of a case may be dated a little ahead.
         return min(case.closed_at, self._now) if is_theirs else None
 

@@ -314,7 +314,7 @@ def count_tallies(
     connection: Connection, vault: Vault, added: Sequence[Tally], at: datetime
 ) -> None:
     """Adds to the counts, each of which leaks away meanwhile and never falls below zero. One that
-    is damaged counts as full."""
+    is damaged begins anew."""
     names = sorted({one.name for one in added})
     table = tables.tallies
     known: dict[str, Row[Any]] = {}
@@ -342,7 +342,7 @@ def count_tallies(
 def _leaked(vault: Vault, row: Row[Any], one: Tally, at: datetime) -> float:
     """What is left of a count."""
     if not is_authentic(vault, tables.tallies, values_of(row)):
-        return one.most
+        return 0.0
     stays: float = row.level - max(at - row.at, timedelta()) / one.each
     return max(0.0, stays)
 

@@ -113,6 +113,7 @@ def test_every_reason_and_code_has_a_message() -> None:
         ),
         Reason.BIRTH_DATE_MISSING,
         Reason.REPLACEMENT_REFUSED,
+        Reason.REPLACEMENT_ASKED,
         Reason.DECEASED_LOOK_ALIKE,
     }
     assert set(MESSAGES) >= set(Reason) - never_reported

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from engine.cases.case import CaseKind
+from engine.cases import steps
+from engine.cases.case import Actor, CaseKind, Outcome
 from engine.errors import TooManyFailures
 from engine.matching.evidence import SEARCHES_ENDED
 from engine.matching.holders import erase_holder
@@ -227,6 +228,12 @@ def test_near_look_alikes_are_few_and_the_one_too_many_ends_its_key(lab: Any) ->
         assert isinstance(enroll(SHOP, lab.people.person()), TooManyFailures)
         assert enroll(OTHER, lab.people.person()).body["decision"] == "approved"
         assert lab.store.tallies([name_ended(SHOP)])
+        # Two people may find that nothing speaks against it.
+        [case] = [one for one in lab.store.cases.newest() if one.group_key == name_ended(SHOP)]
+        given = (registrar, lab.store, case.id, Outcome.UNFOUNDED, ())
+        steps.propose(*given, Actor("Anne (key:a)", "Anne"))
+        steps.close(*given, Actor("Boris (key:b)", "Boris"))
+        assert enroll(SHOP, lab.people.person()).body["decision"] == "approved"
 
 
 def test_a_key_that_meets_a_full_holder_again_stops_nobody_else(lab: Any) -> None:

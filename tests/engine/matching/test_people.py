@@ -649,7 +649,7 @@ def test_a_replacement_that_people_do_not_let_pass_is_asked_again(
     assert again.body["cases"] != asked.body["cases"]
     close(registrar, lab, again.body["cases"][0]["id"], Outcome.UNFOUNDED)
     # What was decided is about the face that they saw.
-    other = lab.people.between(person, 0.55)
+    other = lab.people.between(alike, 0.55)
     face = {"live": lab.people.sample(other, noise=0.1), "portrait": lab.people.sample(other)}
     taken = ask(registrar, replace(taking, idempotency_key="taken", **face))[0]
     assert Reason.REPLACEMENT_ASKED in taken.reasons
