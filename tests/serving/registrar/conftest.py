@@ -109,6 +109,7 @@ def serve(
     open_home: Callable[..., Deployment], log: FilteringBoundLogger
 ) -> Iterator[Callable[..., LocalRegistrar]]:
     """`serve(open_deployment, meter=, **serve settings)`: a registrar, closed after the test."""
+    before = set(threading.enumerate())
     services: list[RegistrarService] = []
 
     def start(
@@ -122,7 +123,8 @@ def serve(
     for service in services:
         service.close()
     # Of its galleries, and of the shards that it has left.
-    assert not [one for one in threading.enumerate() if one.name == "upkeep"]
+    left = set(threading.enumerate()) - before
+    assert not [one for one in left if one.name == "upkeep"]
 
 
 @pytest.fixture
