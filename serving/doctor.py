@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.errors import CalibrationError, SosieError, advise_extra
-from engine.formatting import size
+from engine.formatting import plural, size
 from engine.matching.calibration import Comparison
 from engine.models.catalog import ModelCard, locate, read_transform_file
 from engine.models.cuda import describe_options
@@ -493,7 +493,10 @@ def _examine_gallery(deployment: Deployment) -> Iterator[Finding]:
     gallery = restored.gallery
     is_rounded = deployment.settings.gallery.rows == "float16"
     different = _count_differences(deployment.store, gallery, is_rounded)
-    if not different and gallery.sequence == deployment.store.sequence():
+    if unopened := deployment.store.unopened:
+        detail = f"{plural(unopened, 'reference')} cannot be opened, and no search finds them"
+        yield Finding("gallery", State.BROKEN, detail, "sosie audit verify; put back a backup")
+    elif not different and gallery.sequence == deployment.store.sequence():
         detail = f"{len(gallery):,} references at sequence {gallery.sequence}, equal to the store"
         yield Finding("gallery", State.OK, detail)
         yield Finding("index", State.OK, _describe_index(gallery))

@@ -66,8 +66,10 @@ class Caller:
 
     @property
     def is_command(self) -> bool:
-        """Whether it is a command at the home itself: it has the key ring, so nothing bounds it."""
-        return find_actor_kind(self.actor) is ActorKind.COMMAND
+        """Whether it is a command at the home itself: it has the key ring, so nothing bounds it. A
+        key is none, whatever its person is called."""
+        is_named_so = find_actor_kind(self.actor) is ActorKind.COMMAND
+        return is_named_so and person_of(self.actor) == self.actor
 
 
 @dataclass(frozen=True, slots=True)

@@ -591,6 +591,11 @@ class Reader(AuditReader):
         rows = self.rows(_REMOVALS, sequence=after_sequence)
         return np.sort(np.array([row.id for row in rows], dtype=np.int64))
 
+    @property
+    def unopened(self) -> int:
+        """How many live references could not be opened: they are in no gallery."""
+        return len(self._unopened)
+
     def live_ids(self) -> NDArray[np.int64]:
         """The ids of all live references that could be opened, in no order: int64[n]."""
         with reading(self._engine) as connection, long_statements(connection):

@@ -13,7 +13,6 @@ from typing import Any, Self
 from sqlalchemy import Connection, Engine, Table, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from engine.cases.case import is_credential
 from engine.errors import (
     NotFound,
     RegistryError,
@@ -209,11 +208,6 @@ class Store(Reader):
         may do; `NotFound` where its carrier or its open outlet is not."""
         if key.role in PERSONAL_ROLES and not key.person:
             raise RequestError(f"a key of role {key.role} is a person's: say whose")
-        if key.person and is_credential(key.person):
-            raise RequestError(
-                "histories would take the person's name for a key, a command or the service: "
-                "give another"
-            )
         if key.person and mixes_scripts(key.person):
             raise RequestError(
                 "the person's name mixes scripts: write it in the letters of one script"

@@ -377,7 +377,7 @@ class Vault:
             return rows.astype(np.float32)
         try:
             self._open_alike(context, names, sealed, rows.data)
-        except (InvalidTag, ValueError):
+        except (InvalidTag, ValueError, TypeError):
             # Of several keys, or one is not sound: one by one, which says what row it is.
             plain = [self.open(place, name, one) for name, one in zip(names, sealed, strict=True)]
             rows = np.frombuffer(b"".join(plain), dtype="<f4").reshape(rows.shape)
@@ -406,6 +406,9 @@ class Vault:
         return header + nonce + self._ciphers[version].encrypt(nonce, data, header + context)
 
     def _open(self, context: bytes, sealed: bytes, what: str) -> bytes:
+        if not isinstance(sealed, bytes):
+            # What a damaged value is read as that is none of its column's.
+            raise SealBroken(f"{what} cannot be read: restore the database from a backup")
         header, version = sealed[:KEY_HEADER_BYTES], key_version(sealed)
         if header != self._headers.get(version) or len(sealed) < OVERHEAD_BYTES:
             raise SealBroken(f"{what} is not sealed with a key of this ring: check the key ring")

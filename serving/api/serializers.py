@@ -24,6 +24,7 @@ from engine.registry.records import (
     AttemptRecord,
     AuditRecord,
     CaseRecord,
+    CaseState,
     DocumentRecord,
     EnrollmentRecord,
     ExceptionRecord,
@@ -654,6 +655,13 @@ def webhook(registry: Webhooks, record: Webhook) -> webhooks.Webhook:
         oldest_at=None if oldest is None else Moment.of(oldest),
         dead=backlog.dead,
     )
+
+
+def read_state(name: str | None) -> dict[str, Any]:
+    """What a queue's state asks a `CaseFilter` for."""
+    if name == "fraud_in_use":
+        return {"fraud_in_use": True}
+    return {"state": None if name is None else ALIVE if name == "alive" else CaseState(name)}
 
 
 def dead_letters(

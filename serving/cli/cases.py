@@ -391,13 +391,12 @@ def list_cases(
     from engine.registry.cases import CaseFilter
     from engine.registry.records import AuditEntry, utc_now
     from serving.api import serializers
-    from serving.api.routes.cases import read_state
     from serving.compose import read_due_dates
     from serving.wire.cases import CasePage
 
     now = utc_now()
     wanted = CaseFilter(
-        **read_state(None if state == ANY else state),
+        **serializers.read_state(None if state == ANY else state),
         kind=kind,
         assignees=name_people(assignee),
         carrier=carrier,
@@ -422,7 +421,7 @@ def list_cases(
             f"sosie cases --state {FRAUD_IN_USE}"
         )
     if not shown:
-        is_all = wanted == CaseFilter(**read_state(STANDING))
+        is_all = wanted == CaseFilter(**serializers.read_state(STANDING))
         print_line("No case is open." if is_all else "No such case.")
         return
     print_table(None, _COLUMNS, [_row_of(one, now) for one in shown])

@@ -261,7 +261,8 @@ def test_events_that_expire_before_a_webhook_took_them_are_logged_and_counted(
     schedule = Schedule(events=timedelta(days=1))
     tell = partial(meter.add, metrics.EVENTS_LEFT)
     parts = (deployment.registrar, store, schedule, None, log)
-    with DailyRetention(*parts, settle_s=0.0, tell_left=tell) as retained:
+    watch = ClockWatch(store)
+    with DailyRetention(*parts, settle_s=0.0, watch=watch, tell_left=tell) as retained:
         retained._run()
         retained._run()
     left = [one for one in lines.entries if one["event"] == "events_left_undelivered"]

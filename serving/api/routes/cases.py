@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from engine.cases.case import CaseSort, Outcome
 from engine.errors import NotFound
 from engine.registry.cases import CaseFilter
-from engine.registry.records import ALIVE, CaseState, utc_now
+from engine.registry.records import utc_now
 from serving.access.authorization import Action, Principal, authorize, scope_of
 from serving.api import serializers
 from serving.api.request import Request, next_page, note
@@ -110,7 +109,7 @@ async def _step(parts: Parts, request: Request, case_id: str, step: CaseStep) ->
 def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> tuple[wire.ListedCase, ...]:
     now = utc_now()
     wanted = CaseFilter(
-        **read_state(query.state),
+        **serializers.read_state(query.state),
         kind=query.kind,
         assignees=name_assignees(query.assignee, caller),
         carrier=query.carrier,
@@ -124,13 +123,6 @@ def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> tuple[wire.
     except NotFound:
         raise Malformed("after: no case, so no `next` of a page") from None
     return serializers.case_page(parts.store, found, parts.due, now)
-
-
-def read_state(name: str | None) -> dict[str, Any]:
-    """What a queue's state asks a `CaseFilter` for."""
-    if name == "fraud_in_use":
-        return {"fraud_in_use": True}
-    return {"state": None if name is None else ALIVE if name == "alive" else CaseState(name)}
 
 
 def name_assignees(person: str | None, caller: Principal) -> tuple[str, ...]:
