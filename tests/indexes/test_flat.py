@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from indexes.exact.scanner import Scanner
 from indexes.flat import FlatIndex
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from indexes.sharding.shards import ShardPlan
+from indexes.sharding.shards import ShardedIndex, ShardPlan
 from tests.indexes.conftest import UnitRows
 from tests.indexes.sharding.local_shards import open_local
 
@@ -42,13 +42,15 @@ OPENERS: dict[str, Callable[[], VectorIndex]] = {
 
 
 @pytest.fixture(params=OPENERS)
-def index(request: pytest.FixtureRequest, rows: Vectors) -> VectorIndex:
+def index(request: pytest.FixtureRequest, rows: Vectors) -> Iterator[VectorIndex]:
     """Ten references: of exact8 in a segment, in full heads and in the growing one."""
     index = OPENERS[request.param]()
     index.add(np.arange(100, 108), rows[:8])
     for row in (8, 9):
         index.add(as_ids(100 + row), rows[row : row + 1])
-    return index
+    yield index
+    if isinstance(index, ShardedIndex):
+        index.close()
 
 
 def with_value(rows: Vectors, value: float) -> Vectors:

@@ -29,7 +29,7 @@ from indexes.gallery import Found, Gallery, SharedLock, Standing
 from indexes.scoring import Positions
 from indexes.segmented.merging import Rewrite, SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
-from indexes.sharding.shards import ShardPlan
+from indexes.sharding.shards import ShardedIndex, ShardPlan
 from tests.indexes.conftest import UnitRows, assert_same
 from tests.indexes.sharding.local_shards import open_local
 
@@ -119,7 +119,8 @@ def test_a_search_that_starts_after_a_change_returned_sees_all_of_it(
     rounds = 300
     faces = unit_rows(rounds, 64, seed=3)
     plan = ShardPlan("exact8", 64, threads=1, config=SegmentsConfig(head_rows=8, fan=2))
-    gallery = Gallery(open_local(plan, shards) if shards else FlatIndex(64))
+    index = open_local(plan, shards) if shards else FlatIndex(64)
+    gallery = Gallery(index)
     committed = removed = 0
     done = threading.Event()
 
@@ -161,6 +162,8 @@ def test_a_search_that_starts_after_a_change_returned_sees_all_of_it(
         pool.submit(change).result()
         assert all(searcher.result() > 0 for searcher in searchers)
     assert len(gallery) == BATCH * (rounds - rounds // 3)
+    if isinstance(index, ShardedIndex):
+        index.close()
 
 
 SCANNER = Scanner(threads=2)

@@ -145,6 +145,9 @@ def propose(analyst: Visitor, planted: Sequence[Planted]) -> None:
     truth = next(one for one in planted if set(one.ends) <= ends)
     see_nothing_unmasked(analyst, planted)
     analyst.page.get_by_label(truth.outcome.capitalize(), exact=True).check()
+    stay = analyst.page.get_by_label("The other numbers stay in use.")
+    if stay.is_visible():
+        stay.check()
     analyst.press("Propose")
     expect(analyst.page.locator(".proposal")).to_contain_text("another person has to approve")
 
