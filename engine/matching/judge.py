@@ -260,11 +260,11 @@ class ChangeCollector:
         """Of a search for all faces of an attempt."""
         if not self._comparisons.has_probe(place):
             return {}
-        kinds = self._comparisons.faces(place).kinds
+        kinds, thresholds = self._comparisons.faces(place).kinds, self._comparisons.thresholds
         if kinds not in self._false_candidates:
-            thresholds, searched = self._comparisons.thresholds, self._comparisons.searched
             asked = [(thresholds.of(kind).review, kind) for kind in kinds]
-            self._false_candidates[kinds] = self._judge.false_candidates(searched, asked)
+            expected = self._judge.false_candidates(self._comparisons.searched, asked)
+            self._false_candidates[kinds] = expected
         return self._false_candidates[kinds]
 
     def note_replayed(self, attempt: Attempt, liveness: Weighed) -> None:
@@ -317,42 +317,42 @@ class ChangeCollector:
             self._open_case(attempt, case)
         guardian = None if evidence.people is None else evidence.people.guardian
         kind, guardian_id = find_guardian_case(verdict), None
-        is_asked = verdict.decision is Decision.REVIEW
-        if attempt.guardian is not None and guardian is not None and (kind or is_asked):
+        is_review = verdict.decision is Decision.REVIEW
+        asked = _CONFIRMED & set(verdict.reasons) if is_review else frozenset()
+        is_about = kind is not None or Reason.GUARDIAN_CHANGED in asked
+        if attempt.guardian is not None and guardian is not None and is_about:
             # As of an enrollment that goes to review: a row that people can decide about.
             cases = () if kind is None else (kind,)
             guardian_id = self._settle_document(attempt.guardian, replace(verdict, cases=cases))
             at = self._people.guardian_place(place)
-            if not (is_asked and Reason.REPLACEMENT_ASKED in verdict.reasons):
+            if Reason.REPLACEMENT_ASKED not in asked:
                 self._keep_shown(at, attempt.guardian, enrollment_id)
-        if is_asked and _CONFIRMED & set(verdict.reasons):
-            named = (attempt, evidence, verdict, enrollment_id, guardian_id)
-            for new in self._people.find_confirmations(*named):
+        if asked:
+            about = (attempt, evidence, verdict, enrollment_id, guardian_id)
+            for new in self._people.find_confirmations(*about):
                 body["cases"].append(self._open_case(attempt, new))
             self._keep_shown(place, attempt, enrollment_id)
         if kind is None or guardian is None:
             return
-        own = () if guardian_id is None else (guardian_id,)
-        others = tuple(one.document_id for one in guardian.candidates)
-        best = max(one.score for one in guardian.candidates)
+        named = (guardian_id, *(one.document_id for one in guardian.candidates))
+        documents = tuple(key for key in named if key is not None)
         new = NewCase(
             kind=kind,
             origin=CaseOrigin.DECISION,
             enrollment_id=enrollment_id,
-            document_ids=own + others,
-            suspect_ids=own + others,
-            score=best,
+            document_ids=documents,
+            suspect_ids=documents,
+            score=max(one.score for one in guardian.candidates),
         )
         self._open_case(attempt, new)
 
     def _keep_shown(self, place: int | None, attempt: Attempt, enrollment_id: str) -> None:
-        """Keeps whose face people are asked about: nothing else says it later."""
+        """Keeps the one face of an attempt that people are asked about: nothing else says it."""
         own = self._state.document(attempt.document_lookup)
-        if own is None or own.reference_ids or place is None:
-            return
-        # One face of an attempt at most.
         is_kept = any(one.enrollment_id == enrollment_id for one in self._attempts)
-        if not is_kept and self._comparisons.has_probe(place):
+        if own is None or own.reference_ids or place is None or is_kept:
+            return
+        if self._comparisons.has_probe(place):
             shown = self._comparisons.probe(place)
             self._attempts.append(AttemptTemplate(enrollment_id, own.id, shown))
 
@@ -571,7 +571,7 @@ class ChangeCollector:
         )
 
 
-_CONFIRMED = {Reason.REPLACEMENT_ASKED, Reason.GUARDIAN_CHANGED}
+_CONFIRMED = frozenset({Reason.REPLACEMENT_ASKED, Reason.GUARDIAN_CHANGED})
 """What two people are asked to confirm."""
 _OF_LOOK_ALIKES = (CaseKind.DUPLICATE_IDENTITY, CaseKind.POSSIBLE_DUPLICATE)
 """Cases that ask about candidates, and so not again about those that people have decided."""

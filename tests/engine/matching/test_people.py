@@ -171,6 +171,8 @@ def test_a_guardian_of_another_name_or_on_the_watch_list_goes_to_review(
         answer = attempt(shown)
         assert answer.reasons == reasons
         assert answer.body["line_id"] is None
+    # Nothing is kept of a guardian whom nobody is asked about.
+    assert lab.store.documents([lookup]) == {}
     registrar.watchlist.remove(2)
     assert attempt(guardian(lab, parent, 2)).decision is Decision.APPROVED
 
