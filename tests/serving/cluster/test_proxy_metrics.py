@@ -61,9 +61,10 @@ def test_overload_that_the_proxy_refuses_is_counted(
     proxied.release(held)
     found = scrape(proxied.folder)
     assert found["sosie_proxy_requests_total", backend] == bound
-    assert found["sosie_proxy_requests_total", UNKNOWN] == 2
-    assert found["sosie_proxy_requests_total", APP] == 2
     assert found["sosie_proxy_sessions", backend] == 0
+    # Of the start alone, which has asked with both keys, some of them twice.
+    assert found["sosie_proxy_requests_total", UNKNOWN] >= 2
+    assert found["sosie_proxy_requests_total", APP] >= 2
 
 
 def test_answers_for_ingresses_that_are_gone_are_counted(proxied: Proxied) -> None:
@@ -76,11 +77,13 @@ def test_answers_for_ingresses_that_are_gone_are_counted(proxied: Proxied) -> No
 
 
 def test_what_an_ingress_refuses_is_not_the_proxys(proxied: Proxied) -> None:
+    before = scrape(proxied.folder)
     assert proxied.ask("/v1/missing")[0] == 404
     found = scrape(proxied.folder)
-    asked = found["sosie_proxy_requests_total", UNKNOWN]
     assert found["sosie_proxy_refused_total", "4xx"] == 0
-    assert found["sosie_proxy_requests_total", APP] == 1 + asked
+    assert found["sosie_proxy_requests_total", APP] == before["sosie_proxy_requests_total", APP] + 1
+    unknown = "sosie_proxy_requests_total", UNKNOWN
+    assert found[unknown] == before[unknown]
 
 
 def test_without_a_proxy_nothing_is_shown(proxied: Proxied, tmp_path: Path) -> None:
