@@ -26,6 +26,7 @@ COPY bench bench
 COPY engine engine
 COPY indexes indexes
 COPY loadtest loadtest
+COPY schema schema
 COPY serving serving
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist . \
     && /opt/sosie/bin/pip install --no-deps /dist/*.whl \

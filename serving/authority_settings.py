@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from engine.reasons import LivenessMode, LivenessUse
+from schema.reasons import LivenessMode, LivenessUse
 from serving.sections import Section, is_private_address
 
 

@@ -24,7 +24,6 @@ from engine.cases.case import CaseNote, NoteKind
 from engine.errors import RequestError
 from engine.formatting import DASH, count, mask_name, mask_number, number, percent, plural
 from engine.matching.calibration import Calibration, Comparison
-from engine.reasons import Decision
 from engine.registry.audit import read_about, write_anchor
 from engine.registry.cases import risk_of
 from engine.registry.reader import Identity, Reader
@@ -38,6 +37,7 @@ from engine.registry.records import (
     LineStatus,
     utc_now,
 )
+from schema.reasons import Decision
 from serving.api.likeness import find_faces
 from serving.wire import cases as wire
 from serving.wire.people import FaceSubject, ShownPhotograph, StrangersAlike

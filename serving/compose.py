@@ -45,7 +45,6 @@ from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms
 from engine.matching.recovery import Restored, Tell
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig, Runner
 from engine.matching.requests import CropPolicy, CropScope
-from engine.reasons import Decision
 from engine.registry.keyring import KeyRing
 from engine.registry.records import utc_now
 from engine.registry.store import Store
@@ -56,6 +55,7 @@ from engine.retention.job import Schedule
 from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
+from schema.reasons import Decision
 from serving.authority_settings import AuthoritySettings, LivenessSettings
 from serving.models import (
     build_extractor,

@@ -39,9 +39,9 @@ from engine.imports.row_parser import ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, RawRow, Source, open_source
 from engine.matching.requests import Sample, SecondEmbedder, take_samples
 from engine.models.transform import Transform
-from engine.reasons import PhotographKind
 from engine.registry.records import utc_now
 from engine.registry.vault import Vault
+from schema.reasons import PhotographKind
 from serving.access.authorization import Role
 from serving.compose import Deployment, read_crop_policy
 from serving.ingress.templates import SealedTemplates

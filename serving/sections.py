@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 from engine.cases.case import DUE_DAYS, CaseKind
 from engine.faces.quality_limits import QUALITY_LIMITS, QualityLimits
-from engine.reasons import PhotographKind
+from schema.reasons import PhotographKind
 
 CARD = "a built-in card's name, or the path of a card"
 

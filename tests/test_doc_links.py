@@ -17,7 +17,7 @@ FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 NAMED = re.compile(r"`([\w/.-]+(?:\.(?:py|js|html|css|json|toml|yml)|/))`")
 PLACEHOLDER = re.compile(r"\b(?:X|NAME|000N_X|sosie)\.")
-PACKAGES = ("engine", "indexes", "serving", "bench", "loadtest", "tests")
+PACKAGES = ("engine", "indexes", "schema", "serving", "bench", "loadtest", "tests")
 
 
 def read(page: Path) -> str:

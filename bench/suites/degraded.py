@@ -23,7 +23,7 @@ from bench.core.reports import Figure, Measured, Result, Setup, Skipped
 from engine.faces.extractor import Extracted, Extraction, Extractor
 from engine.faces.images import Pixels
 from engine.faces.quality import Quality
-from engine.reasons import PhotographKind
+from schema.reasons import PhotographKind
 
 Degrade = Callable[[bytes], bytes]
 FITTED = 260

@@ -37,13 +37,13 @@ from engine.matching.documents import Document
 from engine.matching.recovery import Restored, save_snapshot
 from engine.matching.registrar import Outcome, Registrar, RegistrarConfig, publish
 from engine.matching.requests import Answer, EnrollmentRequest
-from engine.reasons import Decision
 from engine.registry import writer
 from engine.registry.database import sqlite_file
 from engine.registry.records import utc_now
 from indexes.gallery import Gallery
 from indexes.segmented.segments import SegmentedIndex
 from indexes.upkeep import Upkeep
+from schema.reasons import Decision
 from serving.compose import SNAPSHOT_FOLDER, Deployment
 from serving.webhooks.delivery import AT_ONCE
 

@@ -31,7 +31,6 @@ from engine.matching.calibration import Thresholds
 from engine.matching.documents import Document, check_documents
 from engine.matching.registrar import Outcome
 from engine.matching.requests import EnrollmentRequest, Sample, document_look_up, name_look_up
-from engine.reasons import Decision, Reason
 from engine.registry.records import (
     AuditEntry,
     AuditRecord,
@@ -47,6 +46,7 @@ from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.base import Hits
+from schema.reasons import Decision, Reason
 from serving.compose import Deployment, create_home
 from serving.sections import RegistrarSettings
 from serving.settings import Settings

@@ -18,7 +18,6 @@ from engine.cases.case import Actor, Outcome
 from engine.errors import CaseMoved
 from engine.matching.documents import normalise_name
 from engine.matching.requests import name_look_up
-from engine.reasons import Decision
 from engine.registry.cases import EXCEPTIONS
 from engine.registry.reader import Reader
 from engine.registry.records import (
@@ -37,6 +36,7 @@ from engine.registry.records import (
 )
 from indexes.gallery import Gallery
 from indexes.scoring import exact_scores
+from schema.reasons import Decision
 
 
 def decide_exception(

@@ -37,7 +37,7 @@ from engine.faces.quality import Quality, find_problems, measure_quality
 from engine.faces.quality_limits import QUALITY_LIMITS, QualityLimits
 from engine.models.catalog import ModelCard, builtin_card
 from engine.models.session import SessionOptions, open_session
-from engine.reasons import PhotographKind, Reason
+from schema.reasons import PhotographKind, Reason
 
 _log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from engine.faces.embedder import arcface_template, estimate_similarity
 from engine.faces.images import Pixels
 from engine.faces.quality_limits import QualityLimits
-from engine.reasons import Reason
+from schema.reasons import Reason
 
 # Of a frontal face, in eye distances: how far the mouth lies below the line of the eyes (ArcFace
 # template), and how far the nose tip stands out before the plane of eyes and mouth.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from engine.reasons import PhotographKind
+from schema.reasons import PhotographKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,11 @@ from engine.matching.bulk_enrollment import (
 from engine.matching.comparison import WatchList
 from engine.matching.registrar import Registrar
 from engine.matching.requests import NO_CROPS, CropPolicy, document_look_up
-from engine.reasons import Reason
 from engine.registry.reader import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
+from schema.reasons import Reason
 
 
 def find_look_alikes(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from engine.errors import ImageError
-from engine.reasons import Reason
+from schema.reasons import Reason
 
 
 class Field(StrEnum):

@@ -42,12 +42,12 @@ from engine.matching.bulk_enrollment import (
 from engine.matching.comparison import WatchList
 from engine.matching.documents import CheckedDocument
 from engine.matching.requests import Sample
-from engine.reasons import PhotographKind, Reason
 from engine.registry.reader import Reader
 from engine.registry.records import SecondTemplate
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
+from schema.reasons import PhotographKind, Reason
 
 ONLINE_ROWS = 32
 """Rows in a transaction: about ten milliseconds of the registrar, for which decisions wait."""

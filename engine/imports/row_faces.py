@@ -23,8 +23,8 @@ from engine.matching.bulk_enrollment import Subscriber
 from engine.matching.comparison import fuse_vectors, score_best
 from engine.matching.requests import Sample
 from engine.models.transform import Transform
-from engine.reasons import PhotographKind, Reason
 from engine.registry.vault import Vault
+from schema.reasons import PhotographKind, Reason
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 _MISSING = (errno.ENOENT, errno.ENOTDIR)

@@ -26,9 +26,9 @@ from engine.matching.documents import (
     normalise_name,
 )
 from engine.matching.requests import MAX_CONSENT_LENGTH, normalise_msisdn
-from engine.reasons import PhotographKind, Reason
 from engine.registry.records import Outlet
 from engine.texts import MARKS, is_visible
+from schema.reasons import PhotographKind, Reason
 
 FIRST_OPENING = datetime(1980, 1, 1, tzinfo=UTC)
 """No mobile line is older."""

@@ -20,7 +20,6 @@ from engine.matching.comparison import fuse_seconds, score_best
 from engine.matching.documents import CheckedDocument, Document, check_documents, require_checkable
 from engine.matching.registrar import publish
 from engine.matching.requests import NO_CROPS, CropPolicy, Sample, document_look_up, name_look_up
-from engine.reasons import Reason
 from engine.registry.people import Standing
 from engine.registry.reader import Reader
 from engine.registry.records import (
@@ -38,6 +37,7 @@ from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.base import check_vectors
 from indexes.gallery import Gallery
+from schema.reasons import Reason
 
 
 @dataclass(slots=True, eq=False)

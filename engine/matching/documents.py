@@ -22,7 +22,7 @@ from stdnum.util import clean
 from stdnum.za import idnr
 
 from engine.errors import RequestError
-from engine.reasons import Reason
+from schema.reasons import Reason
 
 _LINE = re.compile(r"[A-Z0-9<]{44}")
 _WEIGHTS = (7, 3, 1)

@@ -31,7 +31,6 @@ from engine.matching.liveness import Judgement, Weighed
 from engine.matching.policy import Candidate, Evidence, FaceScores, Verdict
 from engine.matching.requests import Attempt
 from engine.matching.second_model import SecondModel
-from engine.reasons import Decision, Reason
 from engine.registry.cases import EXCEPTIONS
 from engine.registry.people import Standing
 from engine.registry.reader import Reader
@@ -44,6 +43,7 @@ from engine.registry.records import (
     Tally,
 )
 from indexes.gallery import Gallery
+from schema.reasons import Decision, Reason
 
 
 @dataclass(frozen=True, slots=True, eq=False)

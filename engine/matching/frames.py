@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from engine.matching.calibration import Comparison
 from engine.matching.comparison import fuse_seconds, fuse_vectors
 from engine.matching.requests import Sample
-from engine.reasons import Reason
 from indexes.scoring import exact_scores
+from schema.reasons import Reason
 
 MOST_BEHIND = 0.05
 """Frames whose detection score is lower than the best one's by more are not fused. Of LFW, two

@@ -64,7 +64,6 @@ from engine.matching.requests import (
     require_units,
 )
 from engine.matching.second_model import FILLED, SecondModel
-from engine.reasons import Decision, LivenessUse, Reason
 from engine.registry.reader import Reader
 from engine.registry.records import (
     AttemptTemplate,
@@ -87,6 +86,7 @@ from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
+from schema.reasons import Decision, LivenessUse, Reason
 
 
 class ChangeCollector:

@@ -26,11 +26,11 @@ from msgspec import Meta
 from engine.errors import LivenessRefused, LivenessReplayed, RequestError
 from engine.matching.documents import Document
 from engine.matching.limits import ChangeRunner
-from engine.reasons import Decision, LivenessMode, LivenessUse, Reason
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes, LivenessRecord, new_id
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
+from schema.reasons import Decision, LivenessMode, LivenessUse, Reason
 
 if TYPE_CHECKING:
     from engine.faces.liveness_judge import Judged

@@ -35,7 +35,6 @@ from engine.matching.policy import (
     Verdict,
 )
 from engine.matching.requests import Attempt
-from engine.reasons import Decision, LivenessUse, Reason
 from engine.registry.cases import EXCEPTIONS
 from engine.registry.reader import Reader
 from engine.registry.records import (
@@ -51,6 +50,7 @@ from engine.registry.records import (
     Replacement,
     utc_now,
 )
+from schema.reasons import Decision, LivenessUse, Reason
 
 DOCUMENT_REPLACED = "document.replaced"
 _OF_WHO_ASKS = (CaseKind.PROBING, CaseKind.EXCEPTION)

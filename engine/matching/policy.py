@@ -15,8 +15,8 @@ import msgspec
 from engine.cases.case import CaseKind
 from engine.errors import NotFound
 from engine.matching.calibration import Thresholds
-from engine.reasons import Decision, ExceptionCause, Reason
 from engine.registry.records import EnrollmentRecord
+from schema.reasons import Decision, ExceptionCause, Reason
 
 POLICY_VERSION = "5"
 """Changes whenever the same evidence could lead to another decision, or to other reasons."""

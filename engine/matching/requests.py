@@ -42,7 +42,6 @@ from engine.matching.documents import (
 )
 from engine.matching.limits import Caller
 from engine.matching.liveness import LivenessResult
-from engine.reasons import Decision, ExceptionCause, PhotographKind, Reason
 from engine.registry.reader import Reader
 from engine.registry.records import (
     ENROLLMENT_REFUSED,
@@ -56,6 +55,7 @@ from engine.registry.vault import Vault
 from engine.texts import LINES, MARKS, require_visible
 from indexes.base import check_vectors
 from indexes.errors import VectorInvalid
+from schema.reasons import Decision, ExceptionCause, PhotographKind, Reason
 
 if TYPE_CHECKING:
     from engine.faces.embedder import CropEmbedder

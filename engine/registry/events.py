@@ -23,7 +23,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, insert, select
 
 from engine.errors import PlaceUnknown
-from engine.reasons import Decision, Reason
 from engine.registry import tables
 from engine.registry.database import Source, chunks
 from engine.registry.records import (
@@ -44,6 +43,7 @@ from engine.registry.row_macs import (
     with_macs,
 )
 from engine.registry.vault import Vault
+from schema.reasons import Decision, Reason
 
 EVENT_DATA = "events.data"
 MOST_EVENTS = 500

@@ -27,7 +27,6 @@ from sqlalchemy import (
 )
 
 from engine.errors import NotFound, SealBroken
-from engine.reasons import Reason
 from engine.registry import tables
 from engine.registry.audit import AuditReader
 from engine.registry.cases import DOCUMENTS_OF, CaseReader, FactReader
@@ -77,6 +76,7 @@ from engine.registry.vault import (
     name_references,
 )
 from engine.sweeps.sweep_model import SweepRecord, SweepState
+from schema.reasons import Reason
 
 TEMPLATES_PER_CHUNK = 10_000
 DAMAGED = "(damaged: run sosie doctor)"

@@ -15,7 +15,6 @@ from engine.cases.case import Outcome
 from engine.cases.precision import measure_precision, read_plain
 from engine.errors import RegistryError, SweepOver
 from engine.matching.calibration import Calibration, Comparison
-from engine.reasons import Decision
 from engine.registry.reader import Reader
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
@@ -23,6 +22,7 @@ from engine.sweeps.report.contents import Chance, ReportInput, Sweep
 from engine.sweeps.risk import LIVENESS_WINDOW, rank_outlets
 from engine.sweeps.summary import summarise
 from engine.sweeps.sweep_model import Group, SweepRecord, SweepState
+from schema.reasons import Decision
 
 _EXCEPTED = [Outcome.TWINS.value, Outcome.MISTAKE.value]
 

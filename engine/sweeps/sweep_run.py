@@ -18,7 +18,6 @@ from engine.cases.case import CaseKind, Outcome
 from engine.cases.decided import read_decided
 from engine.matching.calibration import CalibrationCurve
 from engine.matching.documents import normalise_name, read_birth, read_serial
-from engine.reasons import Reason
 from engine.registry.reader import Reader
 from engine.registry.records import ALIVE, CaseRecord, CaseState
 from engine.registry.row_macs import read_apart
@@ -40,6 +39,7 @@ from engine.sweeps.sweep_model import Group, Identity, PairTable, SweepTerms
 from indexes.base import Ids
 from indexes.joining.join import JoinedGallery, Report
 from indexes.joining.pairs import Records
+from schema.reasons import Reason
 
 _PAGE_CASES = 1000
 # A merged case still says why it was opened.

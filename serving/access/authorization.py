@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.cases.case import CaseKind, describe_actor
 from engine.errors import NotFound
-from engine.reasons import IMAGE_REASONS, LIVENESS_REASONS, WITHHELD, Decision, Reason
+from schema.reasons import IMAGE_REASONS, LIVENESS_REASONS, WITHHELD, Decision, Reason
 from serving.errors import Forbidden, Malformed
 
 if TYPE_CHECKING:

@@ -64,7 +64,7 @@ _LATE = "the time for this request ran out: ask for it again"
 _LATE_KEYED = f"{_LATE} with the same Idempotency-Key"
 _SLOW = "the body came too slowly: send it faster"
 _ROOT = Path(__file__).parents[2]
-_OURS = frozenset({"serving", "engine", "indexes"})
+_OURS = frozenset({"serving", "engine", "indexes", "schema"})
 
 
 class RequestMiddleware:

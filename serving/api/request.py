@@ -26,8 +26,8 @@ from engine.matching.documents import Document
 from engine.matching.frames import FaceVector, fuse_frames
 from engine.matching.liveness import REPLAYED, LivenessResult
 from engine.matching.requests import MAX_KEY_LENGTH, Sample
-from engine.reasons import LivenessUse, PhotographKind
 from engine.registry.records import AuditEntry, SecondTemplate, utc_now
+from schema.reasons import LivenessUse, PhotographKind
 from serving.access.authentication import Places
 from serving.access.authorization import NOBODY, Principal, scope_of, tenant_of
 from serving.api.body import (

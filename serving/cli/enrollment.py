@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from engine.matching.authority import AuthorityResult, DocumentRole
     from engine.matching.policy import Replay
     from engine.matching.requests import EnrollmentRequest
-    from engine.reasons import ExceptionCause
     from engine.registry.records import EnrollmentRecord
+    from schema.reasons import ExceptionCause
     from serving.compose import Deployment
     from serving.wire.enrollments import Enrollment
 
@@ -148,8 +148,8 @@ def enroll(
         normalise_msisdn,
         require_judgeable,
     )
-    from engine.reasons import LivenessUse
     from engine.registry.records import utc_now
+    from schema.reasons import LivenessUse
     from serving.access.authorization import Principal, Role, show_decision
     from serving.api import serializers
 
@@ -234,7 +234,7 @@ def enroll(
 
 
 def _read_cause(text: str) -> ExceptionCause:
-    from engine.reasons import ExceptionCause
+    from schema.reasons import ExceptionCause
 
     try:
         return ExceptionCause(text)

@@ -17,8 +17,8 @@ import typer
 
 from engine.errors import ImageTooLarge, RequestError
 from engine.formatting import size
-from engine.reasons import PhotographKind
 from engine.texts import is_visible
+from schema.reasons import PhotographKind
 from serving.errors import ExitCode, require_sound
 
 if TYPE_CHECKING:

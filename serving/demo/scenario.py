@@ -21,9 +21,9 @@ from engine.matching.documents import Document
 from engine.matching.judge import Judge, JudgedBatch
 from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer, EnrollmentRequest, make_samples
-from engine.reasons import IMAGE_REASONS, Decision, Reason
 from engine.registry.records import Carrier
 from engine.registry.writer import Writer
+from schema.reasons import IMAGE_REASONS, Decision, Reason
 from serving.compose import Deployment, create_home
 from serving.demo.data import Person, Picture, Source, blur, forge_document, make_document, retake
 from serving.errors import require_sound

@@ -15,8 +15,8 @@ from engine.errors import ImageError
 from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.frames import FaceVector, fuse_frames
 from engine.matching.requests import Sample
-from engine.reasons import PhotographKind
 from indexes.scoring import exact_score, exact_scores
+from schema.reasons import PhotographKind
 from serving.access.authorization import order_candidates
 from serving.errors import TemplateInvalid, TooManyItems, describe
 from serving.telemetry.metrics import BATCH_SIZE, STAGE_SECONDS

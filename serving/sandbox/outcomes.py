@@ -25,7 +25,7 @@ from engine.matching.documents import (
     check_documents,
     compute_check_digit,
 )
-from engine.reasons import Decision, Reason
+from schema.reasons import Decision, Reason
 
 Vector = NDArray[np.float32]
 

@@ -58,9 +58,9 @@ from engine.matching.requests import (
     idempotency_scope,
     normalise_msisdn,
 )
-from engine.reasons import IMAGE_REASONS, LIVENESS_REASONS, LivenessMode, LivenessUse, Reason
 from engine.registry.records import Carrier, Changes, DocumentRecord, utc_now
 from engine.registry.writer import Writer
+from schema.reasons import IMAGE_REASONS, LIVENESS_REASONS, LivenessMode, LivenessUse, Reason
 from serving.compose import Deployment
 from serving.errors import Busy, Interrupted, NotReady
 from serving.registrar.operations import OpenRegistry

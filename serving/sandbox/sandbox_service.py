@@ -29,10 +29,10 @@ from engine.faces.quality import Quality
 from engine.lifecycle.sim_changes import SimChange, SimChangeTerms
 from engine.matching.lines import LINE_UNKNOWN
 from engine.matching.requests import Sample
-from engine.reasons import IMAGE_REASONS, PhotographKind, Reason
 from engine.registry.reader import Reader
 from engine.registry.records import ApiKey, Carrier, utc_now
 from engine.registry.store import PERSONAL_ROLES
+from schema.reasons import IMAGE_REASONS, PhotographKind, Reason
 from serving.access.authentication import Authenticator, make_key
 from serving.api.app import build_app
 from serving.compose import Deployment, create_home, read_people

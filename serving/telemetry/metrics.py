@@ -26,9 +26,9 @@ from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
 from engine.errors import IMAGE_ERRORS
-from engine.reasons import Decision, Reason
 from engine.registry.vault import Vault
 from engine.sweeps.sweep_model import SweepState
+from schema.reasons import Decision, Reason
 from serving.registrar.protocol import Phase
 
 LATENCY_S = (

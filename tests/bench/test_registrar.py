@@ -14,7 +14,7 @@ from bench.suites.registrar import BATCH, SINGLE, RegistrarSuiteConfig, is_right
 from bench.suites.workload import Expected, make_document, make_msisdn
 from engine.errors import RequestError
 from engine.matching.requests import Answer, normalise_msisdn
-from engine.reasons import Decision, Reason
+from schema.reasons import Decision, Reason
 
 TINY = {
     "references": 300,

@@ -10,7 +10,7 @@ from bench.suites.workload import MIX, Expected, Kind, Visits, draw_visits, expe
 from engine.accuracy.population import Population
 from engine.errors import RequestError
 from engine.matching.calibration import Thresholds
-from engine.reasons import Decision, Reason
+from schema.reasons import Decision, Reason
 
 DIM = 32
 AT = Thresholds(verify=0.40, same_document=0.42, review=0.60, certain=0.70)

@@ -37,7 +37,7 @@ from engine.matching.requests import (
     Sample,
     make_samples,
 )
-from engine.reasons import Decision, Reason
+from schema.reasons import Decision, Reason
 from serving.compose import Deployment
 from serving.settings import load_settings
 from tests.engine.matching.conftest import resident_number

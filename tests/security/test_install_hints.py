@@ -10,7 +10,7 @@ from engine.errors import advise_extra
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-PACKAGES = ("engine", "indexes", "serving", "bench", "loadtest")
+PACKAGES = ("engine", "indexes", "schema", "serving", "bench", "loadtest")
 OURS = re.compile(r"install [^\n]*\bsosie\[|pip install ['\"]?sosie\b")
 SUFFIXES = {".py", ".md", ".j2", ".html", ".yaml", ".toml"}
 

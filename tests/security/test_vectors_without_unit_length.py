@@ -18,12 +18,12 @@ from engine.matching.holders import score_holder, watch_face
 from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import dispute_line
 from engine.matching.recovery import restore_gallery
-from engine.reasons import Decision
 from engine.registry.records import AuditEntry, Changes, NewReference
 from indexes.errors import VectorInvalid
 from indexes.gallery import Gallery
 from indexes.kinds import KINDS, open_index
 from indexes.sharding.shards import ShardPlan
+from schema.reasons import Decision
 from serving.errors import TemplateInvalid, describe
 from serving.ingress.templates import PLACE, SealedTemplates
 from serving.registrar.search_queue import SearchQueue

@@ -32,14 +32,14 @@ def modules(*packages: str) -> dict[str, str]:
 
 
 def test_only_the_settings_read_the_environment() -> None:
-    sources = modules("engine", "indexes", "serving")
+    sources = modules("schema", "engine", "indexes", "serving")
     readers = {name for name, source in sources.items() if find_uses(source, ENVIRONMENT)}
     assert readers == {READER}
 
 
 def test_nothing_below_serving_uses_the_users_home() -> None:
     # `home` alone is an ordinary word: only asked of the class is it the user's.
-    for name, source in modules("engine", "indexes").items():
+    for name, source in modules("schema", "engine", "indexes").items():
         assert "Path.home(" not in source, name
         assert not find_uses(source, {"expanduser"}), name
         assert "platformdirs" not in source, name

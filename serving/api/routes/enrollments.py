@@ -24,8 +24,8 @@ from engine.matching.requests import (
     idempotency_scope,
 )
 from engine.matching.requests import Answer as Decided
-from engine.reasons import ExceptionCause, LivenessUse
 from engine.registry.records import ENROLLMENT_REFUSED, utc_now
+from schema.reasons import ExceptionCause, LivenessUse
 from serving.access.authorization import (
     Principal,
     outlet_of,

@@ -16,10 +16,10 @@ from engine.cases.sweep_cases import open_sweep_cases
 from engine.matching.holders import erase_holder
 from engine.matching.policy import replay
 from engine.matching.registrar import publish
-from engine.reasons import Decision, Reason
 from engine.registry import tables
 from engine.registry.records import AuditEntry, Changes, NewReference
 from engine.sweeps.sweep_model import GroupKind
+from schema.reasons import Decision, Reason
 from tests.engine.cases.test_sweep_cases import ANNA, group_of
 
 Face = NDArray[np.float32]

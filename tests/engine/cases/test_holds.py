@@ -17,8 +17,8 @@ from engine.matching.holders import (
     list_pending,
     read_erasure,
 )
-from engine.reasons import Decision, Reason
 from engine.registry.damage import find_damage
+from schema.reasons import Decision, Reason
 from tests.engine.cases.conftest import BOB
 from tests.engine.matching.conftest import NOW
 

@@ -16,9 +16,9 @@ from engine.matching.comparison import WatchList
 from engine.matching.holders import erase_holder
 from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import dispute_line
-from engine.reasons import Reason
 from engine.registry.audit import verify_chain
 from engine.registry.records import AuditEntry, Changes, LineStatus, NewCrop, new_id, utc_now
+from schema.reasons import Reason
 from tests.engine.cases.conftest import ANNA, BOB
 
 

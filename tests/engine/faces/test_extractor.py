@@ -36,7 +36,7 @@ from engine.faces.images import Decoder, Pixels
 from engine.faces.quality_limits import QUALITY_LIMITS
 from engine.models.catalog import FileSource, builtin_card, load_card, locate
 from engine.models.session import Session, SessionOptions
-from engine.reasons import PhotographKind, Reason
+from schema.reasons import PhotographKind, Reason
 
 Encode = Callable[..., bytes]
 CPU = SessionOptions(provider="cpu")

@@ -18,7 +18,7 @@ from engine.faces.face_records import find_image, is_record
 from engine.faces.images import Image, Pixels
 from engine.faces.quality_limits import QUALITY_LIMITS
 from engine.models.session import SessionOptions
-from engine.reasons import PhotographKind, Reason
+from schema.reasons import PhotographKind, Reason
 from tests.engine.faces.records import (
     element,
     write_19794_2005,

@@ -17,7 +17,7 @@ from engine.faces.images import Pixels
 from engine.faces.quality import Quality, estimate_pose, find_problems, measure_quality
 from engine.faces.quality_limits import QUALITY_LIMITS, QualityLimits
 from engine.models.session import Session
-from engine.reasons import PhotographKind, Reason
+from schema.reasons import PhotographKind, Reason
 from serving.settings import make_settings
 
 Points = NDArray[np.float32]

@@ -31,9 +31,9 @@ from engine.matching.judge import Judge
 from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Registrar
 from engine.matching.requests import NO_CROPS, CropPolicy, Sample, seal_crop
-from engine.reasons import PhotographKind, Reason
 from engine.registry.store import Store
 from engine.registry.vault import Vault
+from schema.reasons import PhotographKind, Reason
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.60, certain=0.70)

@@ -10,7 +10,7 @@ from engine.errors import RequestError
 from engine.imports.columns import Columns
 from engine.imports.faults import MESSAGES, Code, Field, RowFault
 from engine.imports.import_report import FaultReport, Tally
-from engine.reasons import Reason
+from schema.reasons import Reason
 
 
 def test_counts_add_up() -> None:

@@ -17,7 +17,6 @@ from engine.matching.filling import Filled, fill_from_crops
 from engine.matching.holders import block_document, find_document, watch_face
 from engine.matching.recovery import restore_gallery
 from engine.matching.requests import CropPolicy, CropScope, EnrollmentRequest, SecondEmbedder
-from engine.reasons import Decision, Reason
 from engine.registry.audit import verify_chain
 from engine.registry.records import (
     ERASURE_ASKED,
@@ -27,6 +26,7 @@ from engine.registry.records import (
     LineStatus,
     utc_now,
 )
+from schema.reasons import Decision, Reason
 
 
 def document_of(row: dict[str, str]) -> Document:

@@ -20,7 +20,7 @@ from engine.imports.row_parser import Row
 from engine.matching.comparison import fuse_vectors
 from engine.matching.documents import CheckedDocument
 from engine.matching.requests import Sample
-from engine.reasons import Reason
+from schema.reasons import Reason
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from stdnum.cn import ric
 from engine.imports.faults import MESSAGES, Code, Field, RowFault
 from engine.imports.row_parser import ReadingTerms, Row, RowReader
 from engine.imports.sources import RawRow
-from engine.reasons import Reason
 from engine.registry.records import Outlet
+from schema.reasons import Reason
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 OUTLETS = {"r1": Outlet("r1", "red", True, 5), "old": Outlet("old", "red", False, 5)}

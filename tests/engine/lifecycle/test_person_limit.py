@@ -10,8 +10,8 @@ from engine.cases.case import Outcome
 from engine.errors import NotFound
 from engine.lifecycle.exemptions import end_exemption, exempt
 from engine.matching.policy import replay
-from engine.reasons import Reason
 from engine.registry.records import AuditEntry, Changes, JudgedPair, utc_now
+from schema.reasons import Reason
 
 
 def enroll(lab: Any, registrar: Any, person: Any, **changes: Any) -> Any:

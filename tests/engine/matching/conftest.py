@@ -26,12 +26,12 @@ from engine.matching.people import NO_RULES, PeopleTerms
 from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig
 from engine.matching.requests import EnrollmentRequest, Sample
-from engine.reasons import Reason
 from engine.registry.keyring import KeyRing
 from engine.registry.records import Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from indexes.gallery import Gallery
+from schema.reasons import Reason
 
 DIM = 64
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)

@@ -28,7 +28,7 @@ from engine.matching.liveness import LivenessTerms
 from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms, ask_of
 from engine.matching.policy import replay
 from engine.matching.requests import ABSENT, GuardianShown, Intake
-from engine.reasons import Decision, ExceptionCause, LivenessMode, LivenessUse, Reason
+from schema.reasons import Decision, ExceptionCause, LivenessMode, LivenessUse, Reason
 from tests.engine.matching.conftest import NOW
 
 TERMS = AuthorityTerms()

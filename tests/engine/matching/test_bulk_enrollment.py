@@ -27,12 +27,12 @@ from engine.matching.bulk_enrollment import (
 from engine.matching.documents import Document, check_documents
 from engine.matching.holders import find_document
 from engine.matching.recovery import restore_gallery
-from engine.reasons import Decision, Reason
 from engine.registry.keyring import KeyRing
 from engine.registry.records import Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from indexes.errors import VectorInvalid
+from schema.reasons import Decision, Reason
 
 DIM = 64
 SAME = 0.42

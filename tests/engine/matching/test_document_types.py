@@ -11,7 +11,7 @@ import pytest
 from stdnum.cn import ric
 
 from engine.matching.documents import DOCUMENT_TYPES, NUMBER_RULES, Document, check_documents
-from engine.reasons import Reason
+from schema.reasons import Reason
 
 TODAY = date(2026, 11, 24)
 TABLE = Path(__file__).parents[3] / "docs" / "documents.md"

@@ -18,7 +18,7 @@ from engine.matching.documents import (
     read_passport,
     require_checkable,
 )
-from engine.reasons import Reason
+from schema.reasons import Reason
 
 TODAY = date(2026, 11, 24)
 ICAO_SPECIMEN = "L898902C36UTO7408122F1204159ZE184226B<<<<<10"

@@ -14,7 +14,7 @@ from engine.errors import IdempotencyMismatch
 from engine.matching.frames import describe_frames, fuse_frames
 from engine.matching.policy import replay
 from engine.matching.requests import CropPolicy, CropScope, Sample, seal_crop
-from engine.reasons import Decision, Reason
+from schema.reasons import Decision, Reason
 from tests.engine.matching.conftest import NOW, THRESHOLDS, People
 
 ONE_PERSON = THRESHOLDS.one_person

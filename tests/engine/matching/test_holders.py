@@ -23,7 +23,6 @@ from engine.matching.lines import unblock_document
 from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.matching.registrar import Registrar
 from engine.matching.requests import document_look_up
-from engine.reasons import Decision, Reason
 from engine.registry.audit import verify_chain
 from engine.registry.records import (
     AuditEntry,
@@ -34,6 +33,7 @@ from engine.registry.records import (
     WatchEntry,
 )
 from engine.registry.writer import Writer
+from schema.reasons import Decision, Reason
 
 
 def read(lab: Any, registrar: Registrar, document: Document, probe: Any) -> HolderLines:

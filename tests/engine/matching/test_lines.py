@@ -10,9 +10,9 @@ from engine.errors import HolderMismatch, NotFound, RequestError
 from engine.matching.holders import erase_holder
 from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import Dispute, close_line, dispute_line
-from engine.reasons import Reason
 from engine.registry.audit import verify_chain
 from engine.registry.records import LineStatus, new_id
+from schema.reasons import Reason
 
 THRESHOLD = 0.42
 

@@ -33,11 +33,11 @@ from engine.matching.liveness import (
 from engine.matching.people import PeopleRules, PeopleTerms
 from engine.matching.policy import replay
 from engine.matching.requests import GuardianShown, Sample
-from engine.reasons import Decision, LivenessMode, LivenessUse, Reason
 from engine.registry import tables
 from engine.registry.reader import LivenessCount
 from engine.registry.retention import Kind
 from engine.retention.job import DirectRunner, Schedule, run_retention
+from schema.reasons import Decision, LivenessMode, LivenessUse, Reason
 from tests.engine.matching.conftest import NOW
 
 LIVE, OTHER = b"the live photograph", b"another photograph"

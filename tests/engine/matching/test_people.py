@@ -41,12 +41,12 @@ from engine.matching.requests import (
     GuardianShown,
     document_look_up,
 )
-from engine.reasons import Decision, ExceptionCause, Reason
 from engine.registry import tables
 from engine.registry.events import EventType, read_events
 from engine.registry.records import AuditEntry, LineStatus, WatchEntry
 from engine.registry.row_macs import changing_rows
 from engine.registry.writer import Writer
+from schema.reasons import Decision, ExceptionCause, Reason
 from tests.engine.matching.conftest import NOW, Lab
 
 ANNE, BORIS = Actor("Anne (key:a)", "Anne"), Actor("Boris (key:b)", "Boris")

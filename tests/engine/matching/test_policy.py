@@ -25,8 +25,8 @@ from engine.matching.policy import (
     replay,
     write_evidence,
 )
-from engine.reasons import IMAGE_REASONS, Decision, ExceptionCause, Reason
 from engine.registry.records import EnrollmentRecord
+from schema.reasons import IMAGE_REASONS, Decision, ExceptionCause, Reason
 
 THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.55, certain=0.65)
 HONEST = Evidence(

@@ -17,9 +17,9 @@ from engine.matching.comparison import fuse_vectors
 from engine.matching.documents import CheckedDocument, Document, check_by_date
 from engine.matching.holders import erase_holder
 from engine.matching.requests import Answer, EnrollmentRequest
-from engine.reasons import Decision
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
+from schema.reasons import Decision
 
 
 def test_a_batch_is_compared_with_itself_in_arrival_order(lab: Any) -> None:

@@ -35,13 +35,13 @@ from engine.matching.registrar import (
     RegistrarConfig,
 )
 from engine.matching.requests import Answer, EnrollmentRequest
-from engine.reasons import Decision
 from engine.registry.database import restructuring
 from engine.registry.records import AuditEntry
 from engine.registry.writer import Writer
 from indexes.errors import ShardLost
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
+from schema.reasons import Decision
 
 LATER_S = 3600
 

@@ -39,10 +39,10 @@ from engine.matching.requests import (
     seal_crop,
     take_samples,
 )
-from engine.reasons import Decision, PhotographKind, Reason
 from engine.registry.keyring import KeyRing
 from engine.registry.records import NewCrop
 from engine.registry.vault import Vault
+from schema.reasons import Decision, PhotographKind, Reason
 from tests.engine.faces.records import write_19794_2011
 
 

@@ -22,11 +22,11 @@ from engine.matching.holders import erase_holder
 from engine.matching.policy import replay
 from engine.matching.registrar import Registrar, RegistrarConfig
 from engine.matching.requests import EnrollmentRequest
-from engine.reasons import Decision, Reason
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
+from schema.reasons import Decision, Reason
 from tests.engine.matching.conftest import DIM, THRESHOLDS
 
 WAIT_S = 120

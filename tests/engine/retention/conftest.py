@@ -21,7 +21,6 @@ from engine.matching.policy import (
     write_evidence,
     write_findings,
 )
-from engine.reasons import Decision
 from engine.registry import tables
 from engine.registry.records import (
     AttemptTemplate,
@@ -41,6 +40,7 @@ from engine.registry.records import (
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner, Schedule, run_retention
+from schema.reasons import Decision
 from tests.row_codes import vouch
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)

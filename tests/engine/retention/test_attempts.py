@@ -10,11 +10,11 @@ import pytest
 from engine.cases.case import NoteKind
 from engine.errors import NotFound
 from engine.matching.policy import replay
-from engine.reasons import Decision
 from engine.registry import tables
 from engine.registry.records import DocumentStatus
 from engine.registry.store import Store
 from engine.retention.job import Schedule
+from schema.reasons import Decision
 from tests.engine.retention.conftest import DAY, NOW, OLD, YOUNG, is_expired, is_known
 
 MOMENT = timedelta(microseconds=1)

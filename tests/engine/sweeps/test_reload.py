@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from engine.reasons import Decision
 from engine.registry.records import AuditEntry, Changes, EnrollmentRecord, NewCrop, new_id, utc_now
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from engine.sweeps.reload import gather_faces
+from schema.reasons import Decision
 from tests.engine.registry.conftest import Enroll, enroll
 
 __all__ = ["enroll"]

@@ -20,7 +20,7 @@ from serving.settings import load_settings
 from tests.serving.api.conftest import Start
 
 ROOT = Path(__file__).parents[3]
-PRODUCT = tuple(f"{ROOT / package}/" for package in ("engine", "indexes", "serving"))
+PRODUCT = tuple(f"{ROOT / package}/" for package in ("engine", "indexes", "schema", "serving"))
 MOST_FILES = 65
 # The loop, its worker, and the threads of the queues. Others look after the service meanwhile, and
 # on a busy machine more of them happen to.

@@ -16,8 +16,8 @@ from joserfc.jwk import ECKey
 from sqlalchemy import select
 
 from engine.matching.policy import replay
-from engine.reasons import LivenessMode
 from engine.registry import tables
+from schema.reasons import LivenessMode
 from serving.api.body import JSON, MSGPACK
 from serving.authority_settings import CarrierLiveness, LivenessIssuer, LivenessSettings
 from tests.liveness_models import write_judge

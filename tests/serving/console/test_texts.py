@@ -10,11 +10,11 @@ import pytest
 
 from engine.cases.case import CaseKind, CaseOrigin, NoteKind, Outcome
 from engine.matching.documents import DOCUMENT_TYPES
-from engine.reasons import Decision, ExceptionCause, Reason
 from engine.registry.records import CaseState, DocumentStatus, LineEventKind, LineState, Restriction
 from engine.registry.retention import Kind
 from engine.sweeps.risk import SCALES
 from engine.sweeps.sweep_model import GroupKind, Scope, SweepState
+from schema.reasons import Decision, ExceptionCause, Reason
 from serving.access.authorization import Role
 from serving.console.routes import read_files
 

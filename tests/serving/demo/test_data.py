@@ -15,7 +15,7 @@ from PIL import Image
 
 from engine.errors import RequestError
 from engine.matching.documents import Document, check_documents
-from engine.reasons import Reason
+from schema.reasons import Reason
 from serving.demo.data import (
     MAX_PHOTOGRAPHS,
     Picture,

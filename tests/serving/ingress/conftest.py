@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageDamaged
 from engine.faces.extractor import Extracted, Extraction, StageTimes
-from engine.reasons import Reason
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
+from schema.reasons import Reason
 from serving.ingress.extraction_queue import ExtractionQueue
 from tests.serving.meters import RecordingMeter
 

@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 
 from engine.errors import DeadlinePassed, ImageDamaged, ImageError, ModelError
 from engine.matching.requests import Sample, take_samples
-from engine.reasons import Reason
 from engine.registry.vault import Vault
+from schema.reasons import Reason
 from serving.access.authorization import Holder
 from serving.errors import Busy, Interrupted, NotReady
 from serving.ingress.extraction_queue import BATCH_PHOTOGRAPHS, ExtractionQueue

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from engine.errors import SosieError
-from engine.reasons import Decision
 from engine.registry.audit import authenticate_head
 from indexes import gallery as galleries
 from indexes.exact import exact8
 from indexes.exact.scanner import Scanner
 from indexes.sharding.shards import ShardedIndex, ShardPlan
+from schema.reasons import Decision
 from serving.compose import Deployment, load_vault
 from serving.errors import Interrupted, NotReady, ServiceRefusal
 from serving.registrar.operations import OpenRegistry

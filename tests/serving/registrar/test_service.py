@@ -13,7 +13,7 @@ import pytest
 from engine.batching import Pending
 from engine.errors import DeadlinePassed, IdempotencyMismatch, RequestError, SosieError
 from engine.matching.judge import Judge
-from engine.reasons import Decision
+from schema.reasons import Decision
 from serving.errors import NotReady
 from serving.registrar.protocol import CallContext, LineTarget, Phase
 from serving.registrar.service import open_pool

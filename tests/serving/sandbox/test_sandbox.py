@@ -16,7 +16,7 @@ from typing import Any, get_args
 import pytest
 
 from engine.matching.documents import Document
-from engine.reasons import Reason
+from schema.reasons import Reason
 from serving.sandbox.outcomes import (
     BROKEN,
     BY_REQUEST,

@@ -19,7 +19,7 @@ import pytest
 from pydantic import SecretStr
 from structlog.typing import FilteringBoundLogger
 
-from engine.reasons import Decision
+from schema.reasons import Decision
 from serving.telemetry.logs import (
     FILES,
     WITHHELD,

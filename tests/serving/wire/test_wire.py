@@ -11,12 +11,12 @@ import msgpack
 import msgspec
 import pytest
 
-from engine import reasons
 from engine.cases.case import CaseOrigin, NoteKind, Outcome
 from engine.matching import calibration, documents, requests
 from engine.matching.policy import Photograph
 from engine.registry.records import CaseState, LineEventKind, LineState
 from engine.sweeps.sweep_model import GroupKind, Scope, SweepState
+from schema import reasons
 from serving.access.authorization import Role
 from serving.registrar.protocol import MOST_CANDIDATES, Phase
 from serving.wire import cases, enrollments, fields, lines, matching, oversight, people, sweeps
