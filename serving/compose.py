@@ -84,8 +84,8 @@ from serving.snapshots import OpenIndex, ShardManager, SnapshotManager, gallery_
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
+    from engine.matching.checks.second_model import SecondModel
     from engine.matching.requests import SecondEmbedder
-    from engine.matching.second_model import SecondModel
     from engine.sweeps.sweep_run import Join
     from indexes.exact.scanner import Scanner
 

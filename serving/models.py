@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from engine.faces.detector import FaceDetector
     from engine.faces.embedder import Embedder
     from engine.faces.extractor import Extractor
+    from engine.matching.checks.second_model import SecondModel
     from engine.matching.liveness import JudgeTerms
     from engine.matching.requests import SecondEmbedder
-    from engine.matching.second_model import SecondModel
     from engine.registry.vault import Vault
 
 
@@ -66,7 +66,7 @@ def second_settings(settings: Settings) -> Settings | None:
 
 def second_model(settings: Settings) -> SecondModel | None:
     """The second embedder as decisions are compared with it; None where none is named."""
-    from engine.matching.second_model import SecondModel  # noqa: PLC0415 - few name one
+    from engine.matching.checks.second_model import SecondModel  # noqa: PLC0415 - few name one
 
     chosen = second_settings(settings)
     if chosen is None:

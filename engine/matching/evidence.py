@@ -15,6 +15,7 @@ from engine.cases.decided import is_more_alike
 from engine.cases.opening import NewCase
 from engine.matching.authority import WeighedAuthority
 from engine.matching.calibration import Thresholds
+from engine.matching.checks.second_model import SecondModel
 from engine.matching.comparison import Comparisons, Resemblance
 from engine.matching.limits import (
     SEARCHED,
@@ -30,7 +31,6 @@ from engine.matching.limits import (
 from engine.matching.liveness import Judgement, Weighed
 from engine.matching.policy import Candidate, Evidence, FaceScores, Verdict
 from engine.matching.requests import Attempt
-from engine.matching.second_model import SecondModel
 from engine.registry.cases import EXCEPTIONS
 from engine.registry.people import Standing
 from engine.registry.reader import Reader

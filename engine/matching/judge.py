@@ -14,6 +14,7 @@ from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import SosieError, TooManyFailures, VectorUnusable
 from engine.matching.authority import AuthorityTerms, DocumentRole, WeighedAuthority
 from engine.matching.calibration import Comparison, Thresholds
+from engine.matching.checks.second_model import FILLED, SecondModel
 from engine.matching.comparison import Comparisons, Pair, Scan, Scanned, WatchList
 from engine.matching.documents import DEFAULT_TIME_ZONE
 from engine.matching.evidence import (
@@ -63,7 +64,6 @@ from engine.matching.requests import (
     record_refused,
     require_units,
 )
-from engine.matching.second_model import FILLED, SecondModel
 from engine.registry.reader import Reader
 from engine.registry.records import (
     AttemptTemplate,

@@ -65,7 +65,7 @@ def search(
     Exit code 1 where nobody is found.
     """
     from engine.matching.calibration import Comparison
-    from engine.matching.identification import identify, note_identified
+    from engine.matching.verification import identify, note_identified
     from serving.wire.fields import of_record
     from serving.wire.matching import Candidate, ItemIdentification
 

@@ -26,7 +26,7 @@ from serving.cli.output import (
 
 if TYPE_CHECKING:
     from engine.faces.inspection import Examined, GraphShape
-    from engine.matching.second_model import SecondModel
+    from engine.matching.checks.second_model import SecondModel
     from engine.models.catalog import InputContract
     from serving.compose import Deployment
 
@@ -368,7 +368,7 @@ def fill_second(
     """
     from dataclasses import asdict as values_of
 
-    from engine.matching.filling import fill_from_crops, fill_from_folder
+    from engine.matching.checks.second_model import fill_from_crops, fill_from_folder
 
     with open_deployment(home) as deployment:
         second = _require_second(deployment)
@@ -403,7 +403,7 @@ def compare_models(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """
     from dataclasses import asdict as values_of
 
-    from engine.matching.second_model import compare_recorded, compare_references
+    from engine.matching.checks.second_model import compare_recorded, compare_references
 
     with open_deployment(home) as deployment:
         second = _require_second(deployment)

@@ -34,13 +34,18 @@ from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
 from engine.matching.documents import Document
 from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
-from engine.matching.identification import Identification, keep_documents, note_identified
 from engine.matching.limits import Caller, Guard, InFlight, is_near
 from engine.matching.lines import Dispute
 from engine.matching.liveness import LivenessOfVerification, LivenessResult
 from engine.matching.registrar import BoundedRunner, Outcome
 from engine.matching.requests import Answer, EnrollmentRequest
-from engine.matching.verification import HolderCheck, HolderProbe
+from engine.matching.verification import (
+    HolderCheck,
+    HolderProbe,
+    Identification,
+    keep_documents,
+    note_identified,
+)
 from engine.registry.records import (
     AuditEntry,
     Campaign,

@@ -27,11 +27,10 @@ if TYPE_CHECKING:
     from engine.imports.online import ChunkAnswer
     from engine.matching.documents import Document
     from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
-    from engine.matching.identification import Identification
     from engine.matching.lines import Dispute
     from engine.matching.liveness import LivenessResult
     from engine.matching.requests import Answer, EnrollmentRequest
-    from engine.matching.verification import HolderCheck
+    from engine.matching.verification import HolderCheck, Identification
     from engine.registry.events import EventType
     from engine.registry.records import (
         AuditEntry,

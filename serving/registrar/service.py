@@ -26,9 +26,9 @@ from engine.errors import (
     WriterBusy,
 )
 from engine.matching.calibration import Comparison
-from engine.matching.identification import Identification
 from engine.matching.registrar import DecidedBatch, Observer
 from engine.matching.requests import Answer
+from engine.matching.verification import Identification
 from engine.registry.audit import verify_chain
 from engine.registry.damage import find_damage
 from engine.registry.store import Store

@@ -17,12 +17,12 @@ from engine.matching.holders import (
     show_lines,
     watch_face,
 )
-from engine.matching.identification import identify
 from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import unblock_document
 from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.matching.registrar import Registrar
 from engine.matching.requests import document_look_up
+from engine.matching.verification import identify
 from engine.registry.audit import verify_chain
 from engine.registry.records import (
     AuditEntry,

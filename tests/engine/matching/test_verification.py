@@ -12,11 +12,11 @@ import pytest
 from engine.cases.case import CaseOrigin, NoteKind
 from engine.errors import GalleryBehind, NotFound, RequestError, StorageFailed
 from engine.matching import holders, verification
+from engine.matching.checks.second_model import FILLED
 from engine.matching.comparison import fuse_vectors
 from engine.matching.holders import erase_holder
 from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import close_line
-from engine.matching.second_model import FILLED
 from engine.matching.verification import HolderCheck, HolderProbe
 from engine.registry.records import AuditEntry, Changes, SecondTemplate
 from indexes.errors import IdInvalid, VectorInvalid

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.matching.calibration import Comparison
-from engine.matching.identification import Identification
+from engine.matching.verification import Identification
 from serving.api.body import JSON, MSGPACK
 from serving.wire import people
 from serving.wire.fields import read

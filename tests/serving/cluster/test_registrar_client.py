@@ -17,8 +17,8 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from engine.errors import NotFound, RequestError
-from engine.matching.identification import Identification
 from engine.matching.policy import Candidate
+from engine.matching.verification import Identification
 from serving.cluster import registrar_client as module
 from serving.cluster.registrar_client import RayRegistrar
 from serving.errors import Busy, Interrupted, NotReady

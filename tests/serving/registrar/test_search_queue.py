@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.matching.identification import identify
+from engine.matching.verification import identify
 from indexes.errors import SearchInvalid, VectorInvalid
 from serving.compose import Deployment
 from serving.errors import Busy
