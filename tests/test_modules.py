@@ -18,11 +18,7 @@ import grimp
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = tuple(
-    name
-    for name in ("schema", "indexes", "engine", "serving", "bench", "loadtest")
-    if (ROOT / name).is_dir()
-)
+PACKAGES = ("schema", "indexes", "engine", "serving", "bench", "loadtest")
 
 # Bounds only fall: who lowers a figure lowers its bound down to the goal beside it, and nobody
 # raises one.
@@ -30,7 +26,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
         "modules": (444, 355),
         "product_lines": (117_000, 102_000),
-        "python_tokens": (717_500, 625_000),
+        "python_tokens": (717_000, 625_000),
         "test_lines": (80_500, 72_000),
         "longest_file": (800, 700),
         "files_over_500_lines": (52, 16),

@@ -15,7 +15,7 @@ from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -52,37 +52,48 @@ _encode, _decode = msgspec.json.Encoder().encode, msgspec.json.Decoder().decode
 
 
 class EventType(StrEnum):
-    """What may happen; `subject` is the id of what it happened to."""
+    """What may happen, and whether a carrier is told of its own; fraud teams and operators are told
+    of all. `subject` is the id of what it happened to."""
 
-    ENROLLMENT_DECIDED = "enrollment.decided"
-    LINE_OPENED = "line.opened"
-    LINE_DISPUTED = "line.disputed"
-    LINE_RESTORED = "line.restored"
-    LINE_CLOSED = "line.closed"
-    LINE_MOVED = "line.moved"
-    LINE_MOVE_ASKED = "line.move_asked"
-    CASE_OPENED = "case.opened"
-    CASE_CLOSED = "case.closed"
-    CASE_MERGED = "case.merged"
-    WATCHLIST_HIT = "watchlist.hit"
-    SWEEP_FINISHED = "sweep.finished"
-    ERASURE_DONE = "erasure.done"
+    _value_: str
+    is_for_carriers: bool
+
+    def __new__(cls, value: str, is_for_carriers: bool | None = None) -> Self:
+        # Look-ups by value, which do not come here, are typed by this signature, too.
+        assert is_for_carriers is not None, "each type says whether carriers are told of it"
+        made = str.__new__(cls, value)
+        made._value_, made.is_for_carriers = value, is_for_carriers
+        return made
+
+    ENROLLMENT_DECIDED = "enrollment.decided", True
+    LINE_OPENED = "line.opened", True
+    LINE_DISPUTED = "line.disputed", True
+    LINE_RESTORED = "line.restored", True
+    LINE_CLOSED = "line.closed", True
+    LINE_MOVED = "line.moved", True
+    LINE_MOVE_ASKED = "line.move_asked", True
+    CASE_OPENED = "case.opened", False
+    CASE_CLOSED = "case.closed", False
+    CASE_MERGED = "case.merged", False
+    WATCHLIST_HIT = "watchlist.hit", False
+    SWEEP_FINISHED = "sweep.finished", False
+    ERASURE_DONE = "erasure.done", True
     # What happens to lines, by its kind; three stand above.
-    LINE_SIM_SWAP = "line.sim_swap"
-    LINE_DEVICE_CHANGE = "line.device_change"
-    LINE_PORT_IN = "line.port_in"
-    LINE_PORT_OUT = "line.port_out"
-    LINE_TRANSFER = "line.transfer"
-    LINE_ESIM_DOWNLOAD = "line.esim_download"
-    LINE_REVERIFY_ASKED = "line.reverify_asked"
-    LINE_REVERIFIED = "line.reverified"
-    LINE_REVERIFY_FAILED = "line.reverify_failed"
-    LINE_OVERDUE = "line.overdue"
-    LINE_PENDING = "line.pending"
-    LINE_SUSPENDED_OUTGOING = "line.suspended_outgoing"
-    LINE_SUSPENDED = "line.suspended"
-    LINE_UNSUSPENDED = "line.unsuspended"
-    CAMPAIGN_ENDED = "campaign.ended"
+    LINE_SIM_SWAP = "line.sim_swap", True
+    LINE_DEVICE_CHANGE = "line.device_change", True
+    LINE_PORT_IN = "line.port_in", True
+    LINE_PORT_OUT = "line.port_out", True
+    LINE_TRANSFER = "line.transfer", True
+    LINE_ESIM_DOWNLOAD = "line.esim_download", True
+    LINE_REVERIFY_ASKED = "line.reverify_asked", True
+    LINE_REVERIFIED = "line.reverified", True
+    LINE_REVERIFY_FAILED = "line.reverify_failed", True
+    LINE_OVERDUE = "line.overdue", True
+    LINE_PENDING = "line.pending", True
+    LINE_SUSPENDED_OUTGOING = "line.suspended_outgoing", True
+    LINE_SUSPENDED = "line.suspended", True
+    LINE_UNSUSPENDED = "line.unsuspended", True
+    CAMPAIGN_ENDED = "campaign.ended", True
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +285,7 @@ def write_events(connection: Connection, vault: Vault, found: Sequence[_New], at
                 "type": one.type.value,
                 "at": at,
                 "subject": one.subject,
-                "carrier": one.carrier,
+                "carrier": one.carrier if one.type.is_for_carriers else None,
                 "data": vault.seal(EVENT_DATA, event_id, _encode(one.data)),
                 "line_id": one.line_id,
                 "document_id": one.document_id,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from engine.cases.case import CaseKind, describe_actor
 from engine.errors import NotFound
@@ -141,7 +141,7 @@ class Action(StrEnum):
 
 
 _OUTLET, _CARRIER, _FRAUD, _OPERATOR = Role.OUTLET, Role.CARRIER, Role.FRAUD, Role.OPERATOR
-_PEOPLE = frozenset(Role) - {Role.METRICS}
+_PEOPLE = frozenset({_OUTLET, _CARRIER, _FRAUD, _OPERATOR})
 _FACES = frozenset({_OUTLET, _CARRIER, _FRAUD})
 
 PERMISSIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
@@ -219,12 +219,16 @@ def see_enrollment(principal: Principal, record: EnrollmentRecord) -> None:
 
 def scope_of(principal: Principal) -> str | None:
     """The one carrier whose rows may be touched; `None` for roles of all tenants."""
-    if principal.role in (Role.FRAUD, Role.OPERATOR):
-        return None
-    if principal.carrier is None:
-        # Or a key without its bounds would be one without any.
-        raise Forbidden(f"the key of role {principal.role} has no carrier: make another")
-    return principal.carrier
+    match principal.role:
+        case Role.FRAUD | Role.OPERATOR:
+            return None
+        case Role.OUTLET | Role.CARRIER | Role.METRICS:
+            if principal.carrier is None:
+                # Or a key without its bounds would be one without any.
+                raise Forbidden(f"the key of role {principal.role} has no carrier: make another")
+            return principal.carrier
+        case other:
+            assert_never(other)
 
 
 def tenant_of(principal: Principal) -> str:
@@ -302,12 +306,14 @@ _OF_GUARDIANS = frozenset(
 _OF_LOOK_ALIKES = frozenset(
     {Reason.DUPLICATE_IDENTITY, Reason.POSSIBLE_DUPLICATE, Reason.DECEASED_LOOK_ALIKE}
 )
-_CASES = {
+_CASES: Mapping[str, Collection[Reason]] = {
     CaseKind.STOLEN_DOCUMENT: {Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Reason.GUARDIAN_CHANGED},
     CaseKind.DUPLICATE_IDENTITY: {Reason.DUPLICATE_IDENTITY},
     CaseKind.POSSIBLE_DUPLICATE: {Reason.POSSIBLE_DUPLICATE},
+    CaseKind.EXCEPTION: (),
 }
-"""Of which reasons each kind tells."""
+"""Of which reasons each kind tells. A tenant is told of no other kind: whether one about the dead
+is told would follow from reasons of two kinds, and no tenant works on it."""
 
 
 _UNSEEN = (
@@ -316,6 +322,23 @@ _UNSEEN = (
     | {Reason.FACE_MISMATCH, Reason.DOCUMENT_INVALID, Reason.EXCEPTION_ASKED}
 )
 """With these no face was shown to be the document's."""
+_OF_ATTEMPTS = _UNSEEN | {
+    Reason.DOCUMENT_EXPIRED,
+    Reason.BIRTH_DATE_MISSING,
+    Reason.BIRTH_DATE_MISMATCH,
+    Reason.REPLACEMENT_ASKED,
+    Reason.REPLACEMENT_REFUSED,
+    Reason.GUARDIAN_MISSING,
+    Reason.GUARDIAN_REFUSED,
+    Reason.GUARDIAN_UNUSABLE,
+    Reason.GUARDIAN_DUPLICATE,
+    Reason.EXCEPTION_NOT_OFFERED,
+    Reason.EXCEPTION_LIMIT_REACHED,
+    Reason.AUTHORITY_UNAVAILABLE,
+}
+"""Always told: they are about what was sent, and about no holder."""
+PLACED = _OF_ATTEMPTS | _OF_HOLDERS | _OF_LOOK_ALIKES | {Reason.GUARDIAN_MISMATCH}
+"""The reasons whose audience is settled: a tenant is told no other."""
 
 
 def find_withheld(
@@ -334,8 +357,8 @@ def find_withheld(
         if not is_face_waived:
             # Whether a guardian's document is held is no matter of an attempt that shows nobody.
             held |= {Reason.GUARDIAN_MISMATCH}
-        return frozenset(found & held)
-    withheld: set[Reason] = set()
+        return frozenset(found & held | found - PLACED)
+    withheld = found - PLACED
     if found & (_OF_LOOK_ALIKES | {Reason.DOCUMENT_HELD_BY_ANOTHER_FACE}):
         withheld |= found & (_OF_HOLDERS - _OF_CUSTOMERS if is_own_holder else _OF_HOLDERS)
     if Reason.GUARDIAN_DUPLICATE in found:
@@ -375,9 +398,7 @@ def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -
         shown["cases"] = [
             one
             for one in body["cases"]
-            if withheld.isdisjoint(_CASES.get(CaseKind(one["kind"]), ()))
-            # Whether it is told follows from reasons of two kinds; no tenant works on it.
-            and one["kind"] != CaseKind.DECEASED
+            if one["kind"] in _CASES and withheld.isdisjoint(_CASES[one["kind"]])
         ]
     if is_unseen or withheld or body["decision"] == Decision.REJECTED:
         shown["document_id"] = None

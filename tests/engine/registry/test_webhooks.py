@@ -41,6 +41,18 @@ def happen(store: Store, count: int, *, opened: bool = False, at: Any = None) ->
         write_events(connection, store.vault, found, at or utc_now())
 
 
+def test_a_carrier_is_told_of_no_type_of_event_that_is_not_for_carriers(
+    store: Store, webhooks: Webhooks
+) -> None:
+    found = [_New(one, new_id(), "of webhooks", {}) for one in EventType]
+    with changing(store.engine) as connection:
+        write_events(connection, store.vault, found, utc_now())
+    told = {one.type for one in read_events(store, 0, carrier="of webhooks")}
+    cases = {EventType.CASE_OPENED, EventType.CASE_CLOSED, EventType.CASE_MERGED}
+    assert {*EventType} - told == {*cases, EventType.WATCHLIST_HIT, EventType.SWEEP_FINISHED}
+    assert {one.type for one in read_events(store, 0)} == {*EventType}
+
+
 def waits(number: int, due: bool = True) -> Undelivered:
     now = utc_now()
     return Undelivered(

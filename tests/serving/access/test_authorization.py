@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import pytest
 
+from engine.cases.case import CaseKind
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
+from schema.reasons import Reason
+from serving.access import authorization
 from serving.access.authorization import (
     PERMISSIONS,
+    PLACED,
     Action,
     Principal,
     Role,
@@ -80,6 +84,24 @@ def test_no_case_tells_a_tenant_what_is_withheld_of_anothers_child(vault: Vault)
     assert "GUARDIAN_CHANGED" not in str(shown)
     assert shown["cases"] == []
     assert show_decision(FRAUD, vault, body)["cases"] == [case]
+
+
+def test_the_audience_of_every_reason_is_settled() -> None:
+    assert {*Reason} == PLACED
+
+
+def test_what_nobody_gave_an_audience_is_told_to_no_tenant(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authorization, "PLACED", PLACED - {Reason.GUARDIAN_MISSING})
+    reasons = [{"reason": "GUARDIAN_MISSING", "decision": "review"}]
+    for waived in (False, True):
+        body = STORED | {"reasons": reasons, "is_face_waived": waived}
+        assert "GUARDIAN_MISSING" not in str(show_decision(CARRIER, vault, body))
+    body = STORED | {"reasons": [], "cases": [{"id": one, "kind": one} for one in [*CaseKind, "x"]]}
+    told = {one["kind"] for one in show_decision(CARRIER, vault, body)["cases"]}
+    assert told == {"stolen_document", "duplicate_identity", "possible_duplicate", "exception"}
+    assert show_decision(FRAUD, vault, body)["cases"] == body["cases"]
 
 
 def test_a_holder_has_one_name_for_each_carrier_and_deployment(vault: Vault) -> None:
