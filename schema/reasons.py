@@ -72,6 +72,9 @@ class Reason(StrEnum):
 WITHHELD = "WITHHELD"
 """Stands in answers to tenants for reasons about a holder whose face was not shown."""
 
+RECORD_DAMAGED = "RECORD_DAMAGED"
+"""Refuses a row of an import: what is on record of its document or number cannot be read."""
+
 IMAGE_REASONS = frozenset(
     {
         Reason.NO_FACE,

@@ -27,10 +27,11 @@ from engine.matching.comparison import WatchList
 from engine.matching.registrar import Registrar
 from engine.matching.requests import NO_CROPS, CropPolicy, document_look_up
 from engine.registry.reader import Reader
+from engine.registry.row_macs import read_apart
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
-from schema.reasons import Reason
+from schema.reasons import RECORD_DAMAGED, Reason
 
 
 def find_look_alikes(
@@ -47,7 +48,8 @@ def find_look_alikes(
     if not len(vectors):
         return np.zeros(0, np.bool_)
     hits = gallery.range_search(vectors, threshold).hits
-    owners = registry.documents_of(np.unique(hits.ids).tolist())
+    # A damaged reference is nobody's.
+    owners = read_apart(np.unique(hits.ids).tolist(), registry.documents_of)
     known = np.array(
         [
             any(owners.get(int(key), own) != own for key in hits.of(place)[0])
@@ -68,6 +70,7 @@ _FIELD_OF = {
     Reason.DOCUMENT_REPLACED: Field.DOCUMENT_NUMBER,
     Reason.DOCUMENT_HELD_BY_ANOTHER_FACE: Field.DOCUMENT_NUMBER,
     Reason.LINE_IN_USE: Field.MSISDN,
+    RECORD_DAMAGED: None,
 }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from engine.errors import ImageError
-from schema.reasons import Reason
+from schema.reasons import RECORD_DAMAGED, Reason
 
 
 class Field(StrEnum):
@@ -99,6 +99,7 @@ MESSAGES: dict[str, str] = {
     Reason.FACE_MISMATCH: "the two photographs show different people",
     Reason.DOCUMENT_HELD_BY_ANOTHER_FACE: "the document is already registered with another face",
     Reason.LINE_IN_USE: "the number is already in use under another document",
+    RECORD_DAMAGED: "what is on record of the document or the number is damaged: run sosie doctor",
     Reason.WATCHLISTED: "the face or the document is on the watch-list",
 }
 

@@ -47,7 +47,7 @@ from engine.registry.records import SecondTemplate
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
-from schema.reasons import PhotographKind, Reason
+from schema.reasons import PhotographKind
 
 ONLINE_ROWS = 32
 """Rows in a transaction: about ten milliseconds of the registrar, for which decisions wait."""
@@ -219,13 +219,7 @@ def _answer(
 ) -> tuple[RowAnswer, ...]:
     watched = find_watched(registry.vault, watch, chunk.subscribers, terms.review)
     return tuple(
-        RowAnswer(
-            None if one.refusal is None else one.refusal.value,
-            one.adds_reference,
-            one.adds_line,
-            one.name_differs,
-            is_watched,
-        )
+        RowAnswer(one.refusal, one.adds_reference, one.adds_line, one.name_differs, is_watched)
         for one, is_watched in zip(plan.admissions, watched, strict=True)
     )
 
@@ -316,7 +310,7 @@ class ServiceWriter:
         admissions = [
             Admission(
                 document_id=None if one.refusal is not None else "",
-                refusal=None if one.refusal is None else Reason(one.refusal),
+                refusal=one.refusal,
                 adds_reference=one.adds_reference,
                 adds_line=one.adds_line,
                 name_differs=one.name_differs,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,11 +34,12 @@ from engine.registry.records import (
     new_id,
     utc_now,
 )
+from engine.registry.row_macs import read_apart
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.base import check_vectors
 from indexes.gallery import Gallery
-from schema.reasons import Reason
+from schema.reasons import RECORD_DAMAGED, Reason
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +67,7 @@ class Holder:
 class HolderCache:
     """Cache of documents and numbers by keyed look-up: those on record, and what rows add to them.
 
+    One that a damaged row keeps from being read is not in it, and is nobody's to take.
     Nothing is read twice, so a cache serves one call on the writer's thread; or it `is_dry_run`,
     beside a writer, and takes a document as free whose reference is newer than the gallery.
     """
@@ -84,7 +87,19 @@ class HolderCache:
     ) -> None:
         """Reads what is on record under these look-ups."""
         unknown = [key for key in documents if key not in self.holders]
-        records = registry.documents(unknown)
+        self.holders |= read_apart(unknown, partial(self._read_holders, registry, gallery))
+        unseen = [key for key in numbers if key not in self.numbers]
+        self.numbers |= read_apart(unseen, partial(_read_users, registry))
+
+    def has_read(self, document: bytes, number: bytes | None) -> bool:
+        """False where a damaged row is in the way."""
+        return document in self.holders and (number is None or number in self.numbers)
+
+    def _read_holders(
+        self, registry: Reader, gallery: Gallery, lookups: Sequence[bytes]
+    ) -> dict[bytes, Holder | None]:
+        """Reads the holder of each document; None where it is free."""
+        records = registry.documents(lookups)
         if self._is_dry_run:
             records = {
                 key: one
@@ -94,28 +109,27 @@ class HolderCache:
         held = _read_vectors(gallery, list(records.values()))
         named = [one.id for one in records.values()]
         standing = registry.people.standing(named) if named else Standing()
-        for key in unknown:
-            one = records.get(key)
-            self.holders[key] = (
-                None
-                if one is None
-                else Holder(
-                    one.id,
-                    one.status,
-                    one.name_lookup,
-                    held[one.id],
-                    one.awaits_erasure,
-                    Reason.HOLDER_DECEASED
-                    if one.id in standing.deceased
-                    else Reason.DOCUMENT_REPLACED
-                    if one.id in standing.replaced
-                    else None,
-                )
+        found: dict[bytes, Holder | None] = dict.fromkeys(lookups)
+        for key, one in records.items():
+            found[key] = Holder(
+                one.id,
+                one.status,
+                one.name_lookup,
+                held[one.id],
+                one.awaits_erasure,
+                Reason.HOLDER_DECEASED
+                if one.id in standing.deceased
+                else Reason.DOCUMENT_REPLACED
+                if one.id in standing.replaced
+                else None,
             )
-        unseen = [key for key in numbers if key not in self.numbers]
-        lines = registry.lines_in_use(unseen)
-        for key in unseen:
-            self.numbers[key] = lines[key].document_id if key in lines else None
+        return found
+
+
+def _read_users(registry: Reader, lookups: Sequence[bytes]) -> dict[bytes, str | None]:
+    """Reads the document that each number is in use under; None where it is free."""
+    lines = registry.lines_in_use(lookups)
+    return {key: lines[key].document_id if key in lines else None for key in lookups}
 
 
 def _read_vectors(
@@ -155,13 +169,13 @@ class Subscriber:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The outcome for one subscriber: refused for a reason, or what is new.
+    """The outcome for one subscriber: refused for a `Reason` or `RECORD_DAMAGED`, or what is new.
 
     `document_id` is None exactly where the subscriber is refused.
     """
 
     document_id: str | None = None
-    refusal: Reason | None = None
+    refusal: str | None = None
     adds_reference: bool = False
     adds_line: bool = False
     name_differs: bool = False
@@ -223,6 +237,8 @@ class _Planner:
         self._lines: list[NewLine] = []
 
     def admit(self, one: Subscriber, lookup: bytes, msisdn_lookup: bytes | None) -> Admission:
+        if not self._known.has_read(lookup, msisdn_lookup):
+            return Admission(refusal=RECORD_DAMAGED)
         holder = self._known.holders[lookup]
         user = None if msisdn_lookup is None else self._known.numbers[msisdn_lookup]
         refusal = self._refuse(one, holder, user)

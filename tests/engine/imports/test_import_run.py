@@ -18,6 +18,7 @@ from engine.matching.holders import block_document, find_document, watch_face
 from engine.matching.recovery import restore_gallery
 from engine.matching.requests import CropPolicy, CropScope, EnrollmentRequest, SecondEmbedder
 from engine.registry.audit import verify_chain
+from engine.registry.database import changing
 from engine.registry.records import (
     ERASURE_ASKED,
     AskedErasure,
@@ -26,7 +27,7 @@ from engine.registry.records import (
     LineStatus,
     utc_now,
 )
-from schema.reasons import Decision, Reason
+from schema.reasons import RECORD_DAMAGED, Decision, Reason
 
 
 def document_of(row: dict[str, str]) -> Document:
@@ -202,6 +203,32 @@ def test_a_bad_row_never_stops_the_rest(importer: Any, base: Any) -> None:
         8: [Code.FACE_MISSING],
     }
     assert (tally.rows, tally.admitted, tally.failed) == (9, 2, 7)
+
+
+def test_damaged_rows_fail_the_rows_that_need_them_and_no_other(importer: Any, base: Any) -> None:
+    kept = [base.add(serial) for serial in range(6)]
+    importer.run(base.write())
+    ids = [find(importer, row).id for row in kept]
+    with changing(importer.store.engine) as connection:
+        for table, value, key in (
+            ("documents", "expires_on = '2001-01-01'", f"id = '{ids[0]}'"),
+            ('"references"', "added_sequence = 0", f"document_id = '{ids[1]}'"),
+            ("lines", "outlet = 'r2'", f"document_id = '{ids[2]}'"),
+        ):
+            connection.exec_driver_sql(f"UPDATE {table} SET {value} WHERE {key}")
+    base.rows = []
+    base.add(0, msisdn="+8613800000000")
+    base.add(1, "impostor", msisdn="+8613800000001")
+    base.add(50, msisdn=kept[2]["msisdn"])
+    for serial in (2, 3, 60):
+        base.add(serial, msisdn=f"+86139{serial:08}")
+    path = base.write("again.csv")
+    for is_check in (True, False):
+        _, tally = importer.run(path, is_check=is_check, resumes=False, chunk_rows=6)
+        damaged = [RECORD_DAMAGED]
+        assert importer.failures(path) == {1: damaged, 2: damaged, 3: damaged}
+        assert (tally.rows, tally.failed, tally.lines, tally.admitted) == (6, 3, 3, 1)
+    assert importer.vault.set_aside.count() == {"documents": 1, "references": 1, "lines": 1}
 
 
 def test_a_document_known_from_attempts_alone_gets_its_holder(importer: Any, base: Any) -> None:
