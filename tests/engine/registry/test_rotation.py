@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import itertools
-import time
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,22 +20,6 @@ from engine.registry.webhooks import Webhooks
 from tests.engine.registry.conftest import ENTRY, MODEL, change, committed, make_case, make_crop
 
 CASE = new_id()
-
-RESEAL_SLOWLY = """
-import sys
-from pathlib import Path
-from engine.registry.keyring import KeyRing
-from engine.registry.rotation import reseal
-from engine.registry.store import Store
-from engine.registry.vault import Vault
-
-url, ring, dim, model = sys.argv[1:]
-store = Store.open(url, Vault(KeyRing.load(Path(ring)), int(dim)), model_digest=model)
-with store.writer() as writer:
-    print("started")
-    reseal(writer, rows_per_batch=1)
-print("finished")
-"""
 
 
 class StoppedError(Exception):
@@ -203,27 +185,6 @@ def test_stop_after_any_batch_loses_nothing_and_goes_on(
                     stops += 1
                     assert contents(widened, filled) == before
         assert stops >= 5
-        assert versions(widened) == {2}
-        assert contents(widened, filled) == before
-
-
-def test_kill_at_any_moment_loses_nothing(
-    store, filled, database_url, wider, in_child, tmp_path: Path
-) -> None:
-    before = contents(store, filled)
-    path = tmp_path / "keys.json"
-    wider.save(path)
-    random = np.random.default_rng(5)
-    arguments = (database_url, str(path), str(store.vault.dim), MODEL)
-    with reopened(store, database_url, wider) as widened:
-        for _ in range(2):
-            with in_child(RESEAL_SLOWLY, *arguments) as child:
-                assert child.stdout.readline() == "started\n"
-                time.sleep(random.uniform(0.0, 0.15))
-                child.kill()
-            assert contents(widened, filled) == before
-        with in_child(RESEAL_SLOWLY, *arguments) as child:
-            assert child.communicate(timeout=120)[0] == "started\nfinished\n"
         assert versions(widened) == {2}
         assert contents(widened, filled) == before
 
