@@ -28,8 +28,8 @@ from typing import Any
 from bench.suites.pgvector import start_server
 from engine.errors import SosieError
 from engine.registry.records import Carrier
-from serving.compose import Deployment, create_home
-from serving.settings import make_settings
+from serving.deployment.deployment import Deployment, create_home
+from serving.settings.settings import make_settings
 
 LONGEST_S = 60.0
 DATA = "data"

@@ -26,7 +26,7 @@ from engine.models.session import available_providers, runtime_version
 from engine.registry.vault import MOST_SEALS
 from engine.texts import mixes_scripts
 from indexes.errors import IndexFault
-from serving.models import (
+from serving.deployment.models import (
     describe_calibration,
     detector_card,
     embedder_card,
@@ -36,13 +36,13 @@ from serving.models import (
     open_liveness_judge,
     warn_calibration,
 )
-from serving.settings import find_user_cache, load_settings
+from serving.settings.settings import find_user_cache, load_settings
 
 if TYPE_CHECKING:
     from engine.registry.store import Store
     from indexes.gallery import Gallery
-    from serving.compose import Deployment
-    from serving.settings import Settings
+    from serving.deployment.deployment import Deployment
+    from serving.settings.settings import Settings
 
 PACKAGES = ("numpy", "numba", "faiss-cpu", "opencv-python-headless", "onnx", "pillow", "sqlalchemy")
 RUNTIMES = ("onnxruntime", "onnxruntime-openvino", "onnxruntime-gpu")
@@ -208,7 +208,7 @@ def _describe_model(card: ModelCard) -> str:
 
 
 def _examine_home(home: Path, settings: Settings, is_deep: bool) -> Iterator[Finding]:
-    from serving.compose import Deployment  # noqa: PLC0415 - only where there is a home
+    from serving.deployment.deployment import Deployment  # noqa: PLC0415 - only where there is a home
 
     try:
         deployment = Deployment(home, settings, is_examined=True)
@@ -487,7 +487,7 @@ def _examine_database(deployment: Deployment, is_deep: bool) -> Finding:
 
 
 def _examine_gallery(deployment: Deployment) -> Iterator[Finding]:
-    from serving.compose import SNAPSHOT_AFTER  # noqa: PLC0415 - as above
+    from serving.deployment.deployment import SNAPSHOT_AFTER  # noqa: PLC0415 - as above
 
     restored = deployment.restored
     gallery = restored.gallery

@@ -43,9 +43,9 @@ from engine.registry.records import utc_now
 from engine.registry.vault import Vault
 from schema.reasons import PhotographKind
 from serving.access.authorization import Role
-from serving.compose import Deployment, read_crop_policy
+from serving.deployment.deployment import Deployment, read_crop_policy
+from serving.deployment.models import find_conversion
 from serving.ingress.templates import SealedTemplates
-from serving.models import find_conversion
 from serving.operator_client import as_operator
 from serving.wire.fields import Template
 

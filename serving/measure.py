@@ -44,16 +44,16 @@ from engine.registry.records import Carrier, utc_now
 from indexes.gallery import Gallery
 from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
-from serving.compose import Deployment, create_home
 from serving.demo.data import make_document
-from serving.models import build_extractor, embedder_card, open_embedder
-from serving.sections import GallerySettings, RegistrySettings
+from serving.deployment.deployment import Deployment, create_home
+from serving.deployment.models import build_extractor, embedder_card, open_embedder
+from serving.settings.sections import GallerySettings, RegistrySettings
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
     from engine.registry.writer import Writer
     from indexes.base import Vectors
-    from serving.settings import Settings
+    from serving.settings.settings import Settings
 
 
 SINGLES, DECISION_BATCHES = 20, 10

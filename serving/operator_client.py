@@ -16,8 +16,8 @@ from serving.errors import NotReady
 
 if TYPE_CHECKING:
     from serving.client.client import Client
-    from serving.compose import Deployment
-    from serving.sections import ServeSettings
+    from serving.deployment.deployment import Deployment
+    from serving.settings.sections import ServeSettings
 
 ADDRESS_FILE = "serve.address"
 START_S = 3.0

@@ -105,7 +105,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "pydantic": "indexes.snapshots.manifest engine.capacity.figures engine.registry.keyring "
         "engine.sweeps.groupfile serving.authority_settings serving.cluster.application "
         "serving.retention serving.rule_settings serving.sections serving.settings",
-        "pydantic_settings": "serving.settings",
+        "pydantic_settings": "serving.settings.settings",
         "python_multipart": "serving.api.body",
         "rapidfuzz": "engine.sweeps.likelihood",
         "ray": "serving.cluster bench.suites.serve bench.suites.shards",

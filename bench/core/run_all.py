@@ -18,7 +18,7 @@ from bench.core.render import count_promises, render
 from bench.core.reports import SUMMARY, Report, choose_names, load_goals, merge_blocks, write_report
 from bench.docs.benchmark_charts import draw_all
 from engine.errors import RequestError
-from serving.settings import benchmark_environment
+from serving.settings.settings import benchmark_environment
 
 BLOCKS = 3
 QUICK_BLOCKS = 2

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from bench.core.reports import Setup
 from engine.accuracy.population import BLOCK, Population
 from engine.matching.calibration import Thresholds
-from serving.models import build_thresholds, load_calibration
-from serving.settings import Settings
+from serving.deployment.models import build_thresholds, load_calibration
+from serving.settings.settings import Settings
 
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]

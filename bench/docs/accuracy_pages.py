@@ -40,8 +40,8 @@ from engine.matching.calibration import (
     Thresholds,
 )
 from engine.models.catalog import builtin_card
-from serving.models import load_calibration
-from serving.settings import Settings
+from serving.deployment.models import load_calibration
+from serving.settings.settings import Settings
 
 EVALUATION, SUITE = "evaluation.json", "accuracy"
 TOO_LOW_FMR = 1e-8

@@ -27,8 +27,8 @@ from bench.docs.benchmark_charts import draw_all, draw_curves, load_contents, st
 from engine.errors import RequestError
 from engine.matching.calibration import Comparison
 from engine.sweeps.estimate import FALSE_PAIRS_PER_REFERENCE
-from serving.models import build_thresholds, load_calibration
-from serving.settings import Settings, node_environment
+from serving.deployment.models import build_thresholds, load_calibration
+from serving.settings.settings import Settings, node_environment
 
 ROOT = Path(__file__).parents[2]
 """The checkout; an installed package has no documents."""

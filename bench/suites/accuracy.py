@@ -35,8 +35,8 @@ from engine.faces.extractor import open_extractor
 from engine.matching.calibration import Comparison
 from engine.models.catalog import builtin_card
 from engine.models.transform import Transform, read_transform
-from serving.models import build_thresholds, load_calibration
-from serving.settings import Settings
+from serving.deployment.models import build_thresholds, load_calibration
+from serving.settings.settings import Settings
 
 if TYPE_CHECKING:
     from engine.accuracy.evaluate import FusionGain, FusionPoint

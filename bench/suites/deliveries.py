@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import structlog
 
 from engine.registry.webhooks import Webhooks
-from serving.compose import Deployment
-from serving.sections import WebhookSettings
+from serving.deployment.deployment import Deployment
+from serving.settings.sections import WebhookSettings
 from serving.webhooks.delivery import Deliverer
 
 _TAKEN = b"HTTP/1.1 204 No Content\r\n\r\n"

@@ -25,8 +25,8 @@ from engine.accuracy.population import Population
 from engine.errors import RequestError
 from engine.faces.extractor import open_extractor
 from engine.models.session import SessionOptions
-from serving.compose import Deployment
-from serving.settings import Settings
+from serving.deployment.deployment import Deployment
+from serving.settings.settings import Settings
 
 COLUMNS = (
     "document_type",

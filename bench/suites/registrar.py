@@ -44,7 +44,8 @@ from indexes.gallery import Gallery
 from indexes.segmented.segments import SegmentedIndex
 from indexes.upkeep import Upkeep
 from schema.reasons import Decision
-from serving.compose import SNAPSHOT_FOLDER, Deployment
+from serving.deployment.deployment import SNAPSHOT_FOLDER, Deployment
+from serving.deployment.deployment import SNAPSHOT_FOLDER, Deployment
 from serving.webhooks.delivery import AT_ONCE
 
 BATCH, SINGLE = 32, 1

@@ -62,9 +62,9 @@ from indexes.gallery import Gallery
 from indexes.sharding.shards import Shard, ShardedIndex, ShardPlan
 from serving.cluster.environment import USUAL
 from serving.cluster.shards import RayShard, Timing, shard_opener
-from serving.compose import Deployment
-from serving.sections import GallerySettings
-from serving.settings import Settings
+from serving.deployment.deployment import Deployment
+from serving.settings.sections import GallerySettings
+from serving.settings.settings import Settings
 
 QUICK = {"references": 5_000, "visitors": 1_000, "rounds": 3, "probes": 256}
 BEST = 10
@@ -363,7 +363,7 @@ class Steps:
             self.references.append(moved)
             return moved
 
-        with patch("serving.snapshots.finish_move", finish):
+        with patch("serving.deployment.snapshots.finish_move", finish):
             yield
 
 

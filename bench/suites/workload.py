@@ -47,9 +47,12 @@ from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.base import Hits
 from schema.reasons import Decision, Reason
-from serving.compose import Deployment, create_home
-from serving.sections import RegistrarSettings
-from serving.settings import Settings
+from serving.deployment.deployment import Deployment, create_home
+from serving.settings.sections import RegistrarSettings
+from serving.settings.settings import Settings
+from serving.deployment.deployment import Deployment, create_home
+from serving.settings.sections import RegistrarSettings
+from serving.settings.settings import Settings
 
 TOLERANCE = 2e-5
 """A score so near a threshold may go either way: such a request is left out."""

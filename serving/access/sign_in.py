@@ -41,8 +41,8 @@ from engine.registry.vault import Vault
 from engine.texts import is_visible
 from serving.access.authentication import Credential, NewKey, make_key
 from serving.access.authorization import Role
-from serving.sections import SignInSettings, is_private_address
-from serving.settings import Settings
+from serving.settings.sections import SignInSettings, is_private_address
+from serving.settings.settings import Settings
 
 CALLBACK = "/console/signed-in"
 LASTS = timedelta(minutes=10)

@@ -45,8 +45,8 @@ from serving.errors import (
     describe,
     name_for_camara,
 )
-from serving.parts import Parts
-from serving.sections import ServeSettings
+from serving.ingress.parts import Parts
+from serving.settings.sections import ServeSettings
 from serving.telemetry.metrics import IN_PROGRESS, OTHER, REFUSALS, REQUEST_SECONDS, REQUESTS, Meter
 from serving.telemetry.traces import REQUEST, Tracer
 from serving.wire.fields import Error, encode_json

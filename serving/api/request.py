@@ -53,9 +53,9 @@ from serving.errors import (
     TemplateInvalid,
 )
 from serving.ingress.extraction_queue import FRAMES_WORK, decode_work
-from serving.parts import Parts
+from serving.ingress.parts import Parts
 from serving.registrar.protocol import CallContext
-from serving.sections import ServeSettings
+from serving.settings.sections import ServeSettings
 from serving.telemetry.metrics import AUTHORITY_RESULTS, LIVENESS, LIVENESS_JUDGED
 from serving.wire.fields import KnownDocument, list_frames
 from serving.wire.matching import Face

@@ -39,7 +39,7 @@ from engine.registry.webhooks import DeadLetter, Webhook, Webhooks
 from engine.sweeps import estimate
 from engine.sweeps.risk import LIVENESS_WINDOW
 from engine.sweeps.sweep_model import SweepRecord
-from serving.backups import BackupRecord
+from serving.deployment.backups import BackupRecord
 from serving.webhooks.cloud_event import show_event
 from serving.wire import cases, enrollments, lines, outlets, oversight, people, sweeps, webhooks
 from serving.wire.fields import Moment, of_record, read

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from engine.accuracy.evaluation_report import Report
     from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
     from engine.models.transform import Transform
-    from serving.settings import Settings
+    from serving.settings.settings import Settings
 
     Made = tuple[Calibration, Path, Path | None, ThresholdRates, Thresholds, int]
 
@@ -131,8 +131,8 @@ def evaluate_folder(
     from engine.accuracy.dataset import has_sides
     from engine.accuracy.evaluate import evaluate
     from engine.accuracy.evaluation_report import draw_pictures, write_folder
-    from serving.models import build_extractor
-    from serving.settings import find_home, load_settings
+    from serving.deployment.models import build_extractor
+    from serving.settings.settings import find_home, load_settings
 
     if plot is not None or report is not None:
         _require_matplotlib()
@@ -188,7 +188,7 @@ def _evaluate_protocol(
 ) -> None:
     from engine.accuracy.evaluation_report import write_protocol, write_protocol_folder
     from engine.accuracy.protocols import evaluate_protocol
-    from serving.models import build_extractor
+    from serving.deployment.models import build_extractor
 
     verify = _find_verify(settings)
     with (
@@ -219,7 +219,7 @@ def _evaluate_protocol(
 def _find_verify(settings: Settings) -> tuple[float, str] | None:
     """The threshold `verify` in use and what set it; None for a model without a calibration."""
     from engine.errors import CalibrationError
-    from serving.models import build_thresholds, load_calibration, threshold_rates
+    from serving.deployment.models import build_thresholds, load_calibration, threshold_rates
 
     try:
         calibration = load_calibration(settings)
@@ -292,8 +292,8 @@ def fit_model(
     from engine.accuracy.calibrate import calibrate_folder, choose_rates
     from engine.accuracy.dataset import LabelledFolder
     from engine.matching.calibration import Thresholds
-    from serving.models import build_extractor
-    from serving.settings import find_home, load_settings
+    from serving.deployment.models import build_extractor
+    from serving.settings.settings import find_home, load_settings
 
     if card is not None and output is None:
         output = card.with_name(f"{card.stem}.calibration.json")
@@ -356,7 +356,7 @@ def _choose_version(fitted: Calibration, settings: Settings, card: Path | None) 
     card, or without any."""
     from engine.errors import CalibrationError
     from engine.matching.calibration import Calibration
-    from serving.models import embedder_card
+    from serving.deployment.models import embedder_card
 
     path = embedder_card(settings).calibration_path
     if path is None or (card is not None and not card.exists()):
@@ -382,8 +382,8 @@ def _write_card(
 
     from engine.accuracy.calibrate import describe_thresholds, save_card, write_calibrated
     from engine.models.catalog import CARDS_FOLDER, copy_card, read_transform_file
-    from serving.models import embedder_card
-    from serving.settings import is_card_file
+    from serving.deployment.models import embedder_card
+    from serving.settings.settings import is_card_file
 
     folder = card.absolute().parent
     if card.exists():

@@ -25,7 +25,7 @@ from serving.cli.output import (
 if TYPE_CHECKING:
     from engine.cases.case import Actor
     from engine.registry.records import AuditRecord
-    from serving.compose import Deployment
+    from serving.deployment.deployment import Deployment
 
 MOST_ENTRIES = 100_000
 
@@ -194,7 +194,7 @@ def check_file(
     Exit code 1 where it does not hold: altered, of another registry, or from before a restore.
     """
     from engine.retention.certificates import check_certificate
-    from serving.retention import read_certificate
+    from serving.jobs.retention import read_certificate
     from serving.wire.oversight import CertificateCheck
 
     certificate = read_certificate(file)

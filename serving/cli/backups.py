@@ -17,7 +17,7 @@ from serving.cli.output import DEPLOYMENT, JsonFlag, escape, print_json, print_l
 if TYPE_CHECKING:
     from engine.registry.backup import Lost, Manifest
     from serving.client.client import Client
-    from serving.compose import Deployment
+    from serving.deployment.deployment import Deployment
 
 LOOK_EVERY_S = 0.2
 KEY_HOURS = 24
@@ -67,9 +67,9 @@ def restore(
     from engine.registry.backup import restore_backup
     from engine.registry.keyring import KeyRing
     from engine.registry.vault import Vault
-    from serving.compose import registry_url
-    from serving.models import embedder_card, find_conversion, model_digest
-    from serving.settings import KEY_RING_FILE, load_settings, require_home
+    from serving.deployment.deployment import registry_url
+    from serving.deployment.models import embedder_card, find_conversion, model_digest
+    from serving.settings.settings import KEY_RING_FILE, load_settings, require_home
 
     folder = require_home(home)
     settings = load_settings(folder)
@@ -105,7 +105,7 @@ def _back_up(
 ) -> Manifest:
     """Makes a backup of a home, served or not, in the new folder `target`."""
     from engine.registry.backup import make_backup, move_backup, read_backup
-    from serving.backups import FOLDER
+    from serving.deployment.backups import FOLDER
     from serving.operator_client import as_operator
 
     store = deployment.store
@@ -127,7 +127,7 @@ def _back_up(
 
 def _wait_for(client: Client) -> str:
     """The name of a backup that the service has made."""
-    from serving.backups import BackupState
+    from serving.deployment.backups import BackupState
 
     name = client.start_backup().name
     end = monotonic() + 3600 * KEY_HOURS

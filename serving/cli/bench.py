@@ -39,7 +39,7 @@ def bench(
     """
     import os
 
-    from serving.settings import benchmark_environment
+    from serving.settings.settings import benchmark_environment
 
     # Anew: what tunes numpy's BLAS is read when numpy is loaded. -P: a folder named bench where the
     # command happens to run is not ours.

@@ -26,7 +26,7 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from serving.compose import Deployment
+    from serving.deployment.deployment import Deployment
     from serving.wire.cases import CaseFile, CaseProposal, ListedCase
     from serving.wire.sweeps import CaseOutcomes, Precision, PrecisionRate, ProposedThreshold
 
@@ -391,7 +391,7 @@ def list_cases(
     from engine.registry.cases import CaseFilter
     from engine.registry.records import AuditEntry, utc_now
     from serving.api import serializers
-    from serving.compose import read_due_dates
+    from serving.deployment.deployment import read_due_dates
     from serving.wire.cases import CasePage
 
     now = utc_now()

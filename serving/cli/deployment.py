@@ -69,8 +69,8 @@ def init(
 ) -> None:
     """Make a deployment: settings, key ring, an empty registry."""
     from engine.registry.records import Carrier
-    from serving.compose import Deployment, create_home
-    from serving.settings import KEY_RING_FILE, SETTINGS_FILE, make_settings
+    from serving.deployment.deployment import Deployment, create_home
+    from serving.settings.settings import KEY_RING_FILE, SETTINGS_FILE, make_settings
 
     if outlet is not None and carrier is None:
         raise RequestError("an outlet needs a carrier: give --carrier too")
@@ -119,9 +119,9 @@ def upgrade(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     model stay as they are until the settings take a newer calibration.
     """
     from engine.registry.upgrade import upgrade as upgrade_registry
-    from serving.compose import load_vault, registry_url
-    from serving.models import describe_calibration, find_conversion
-    from serving.settings import load_settings, require_home
+    from serving.deployment.deployment import load_vault, registry_url
+    from serving.deployment.models import describe_calibration, find_conversion
+    from serving.settings.settings import load_settings, require_home
 
     folder = require_home(home)
     settings = load_settings(folder)
@@ -211,7 +211,7 @@ def _choose_settings(registry_url: str | None, embedder: str | None) -> dict[str
             )
         chosen["registry"] = {"url": registry_url}
     if embedder is not None:
-        from serving.settings import is_card_file
+        from serving.settings.settings import is_card_file
 
         card = str(Path(embedder).resolve()) if is_card_file(embedder) else embedder
         chosen["models"] = {"embedder": card}
@@ -235,8 +235,8 @@ def rotate_key(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     Stop servers first. May be stopped anywhere: the next call goes on.
     """
     from engine.formatting import plural
-    from serving.rotation import rotate_data_key
-    from serving.settings import KEY_RING_FILE, load_settings, require_home
+    from serving.deployment.rotation import rotate_data_key
+    from serving.settings.settings import KEY_RING_FILE, load_settings, require_home
 
     folder = require_home(home)
     with show_progress("sealing anew", is_shown=not as_json) as report:
@@ -277,7 +277,7 @@ def doctor(
     Exit code 1 where something is broken.
     """
     from serving.doctor import State, examine
-    from serving.settings import find_home
+    from serving.settings.settings import find_home
 
     findings = examine(find_home(home), is_deep=deep)
     is_well = all(one.state is not State.BROKEN for one in findings)

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from engine.matching.requests import EnrollmentRequest
     from engine.registry.records import EnrollmentRecord
     from schema.reasons import ExceptionCause
-    from serving.compose import Deployment
+    from serving.deployment.deployment import Deployment
+    from serving.deployment.deployment import Deployment
     from serving.wire.enrollments import Enrollment
 
 COLOURS = {"approved": "green", "review": "yellow", "rejected": "red"}

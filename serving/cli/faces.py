@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from engine.faces.extractor import Extracted, Extraction
     from engine.matching.calibration import Calibration, ThresholdRates
-    from serving.settings import Settings
+    from serving.settings.settings import Settings
 
 
 _VERDICTS = {
@@ -61,7 +61,7 @@ def verify(
     not judged, and `match` is null. So it is with a model that is not calibrated.
     """
     from engine.matching.calibration import Comparison
-    from serving.models import (
+    from serving.deployment.models import (
         build_extractor,
         embedder_card,
         load_calibration,
@@ -152,7 +152,7 @@ def extract(
 
     Exit code 1 where a photograph is not fit for enrollment, 2 where a file is not an image.
     """
-    from serving.models import build_extractor
+    from serving.deployment.models import build_extractor
 
     with build_extractor(_load_settings(home)) as extractor:
         found = _extract_each(images, extractor.extract)
@@ -176,7 +176,7 @@ def extract(
 
 
 def _load_settings(home: Path | None) -> Settings:
-    from serving.settings import find_home, load_settings
+    from serving.settings.settings import find_home, load_settings
 
     return load_settings(find_home(home))
 

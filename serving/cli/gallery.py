@@ -36,7 +36,7 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from serving.compose import Deployment
+    from serving.deployment.deployment import Deployment
 
 
 def register(app: typer.Typer) -> None:
@@ -126,7 +126,7 @@ def erase(
     """
     from engine.matching.holders import ErasureState, PendingErasure
     from serving.api import serializers
-    from serving.retention import write_certificate
+    from serving.jobs.retention import write_certificate
 
     details = read_details(document, type=document_type, number=document_number)
     target = details.known_document()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from engine.matching.documents import Document
     from engine.matching.requests import Sample
-    from serving.compose import Deployment
+    from serving.deployment.deployment import Deployment
 
 MAX_CODE_LENGTH = 64
 MAX_DOCUMENT_BYTES = 64 * 1024
@@ -241,8 +241,8 @@ def require_probe(sample: Sample, path: Path) -> NDArray[np.float32]:
 
 def open_deployment(home: Path | None, *, is_examined: bool = False) -> Deployment:
     """The deployment in a home folder, the current one or SOSIE_HOME; see there."""
-    from serving.compose import Deployment
-    from serving.settings import load_settings, require_home
+    from serving.deployment.deployment import Deployment
+    from serving.settings.settings import load_settings, require_home
 
     folder = require_home(home)
     return Deployment(folder, load_settings(folder), is_examined=is_examined)
@@ -257,7 +257,7 @@ def require_place(target: Path) -> None:
 
 def save_certificate(target: Path, values: dict[str, Any], done: str, fallback: str) -> None:
     """Writes a certificate; where that fails, says that it is done, and where else it stands."""
-    from serving.retention import save_certificate as save
+    from serving.jobs.retention import save_certificate as save
 
     try:
         save(target, values)

@@ -111,7 +111,7 @@ def start(
     del debug, version  # the root group and the callback look at these
     context.obj = Globals(home)
     if models is not None:
-        from serving.settings import choose_models
+        from serving.settings.settings import choose_models
 
         choose_models(models)
     if context.invoked_subcommand is None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from engine.faces.inspection import Examined, GraphShape
     from engine.matching.checks.second_model import SecondModel
     from engine.models.catalog import InputContract
-    from serving.compose import Deployment
+    from serving.deployment.deployment import Deployment
 
 CONTRACT_PEOPLE = 60
 """So many people, two photographs of each, tell whether the input contract is the right one."""
@@ -471,9 +471,14 @@ def switch_model(
     the next call goes on. The same command switches back.
     """
     from engine.registry.switching import remove_missing, switch_models
-    from serving.compose import load_vault, registry_url
-    from serving.models import load_newest_calibration, model_digest, second_model, second_settings
-    from serving.settings import is_card_file, load_settings, require_home
+    from serving.deployment.deployment import load_vault, registry_url
+    from serving.deployment.models import (
+        load_newest_calibration,
+        model_digest,
+        second_model,
+        second_settings,
+    )
+    from serving.settings.settings import is_card_file, load_settings, require_home
 
     place = require_home(home)
     settings = load_settings(place)

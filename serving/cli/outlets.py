@@ -121,7 +121,7 @@ def list_past(
     from engine.registry.cases import AttemptFilter, CaseFilter
     from engine.registry.records import ALIVE, AuditEntry, CaseState, utc_now
     from serving.api import serializers
-    from serving.compose import read_due_dates
+    from serving.deployment.deployment import read_due_dates
     from serving.wire.outlets import PastEnrollments
 
     if state not in STATES:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from engine.capacity.plan import FalseCandidates, Plan
     from engine.capacity.validation import Check
     from engine.matching.calibration import Rate
-    from serving.settings import Settings
+    from serving.settings.settings import Settings
 
 
 def read_number(text: str | float) -> float:
@@ -193,7 +193,7 @@ def plan(
 
 def _open(home: Path | None) -> tuple[Settings, Path | None]:
     """The settings that a plan heeds, and the home that they are of, where there is one."""
-    from serving.settings import find_home, load_settings
+    from serving.settings.settings import find_home, load_settings
 
     own_home = find_home(home)
     settings = load_settings(own_home)
@@ -225,7 +225,7 @@ def _measure(
 def _expect_candidates(settings: Settings, demand: Demand) -> FalseCandidates:
     from engine.capacity.plan import expect_candidates
     from engine.matching.calibration import Comparison
-    from serving.models import build_thresholds, load_calibration
+    from serving.deployment.models import build_thresholds, load_calibration
 
     calibration = load_calibration(settings)
     return expect_candidates(

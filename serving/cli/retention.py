@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from engine.registry.retention import Kind
     from engine.retention.job import RetentionCertificate
-    from serving.compose import Deployment
+    from serving.deployment.deployment import Deployment
 
 NAMES = {
     "attempts": "rejected attempts",
@@ -80,7 +80,7 @@ def run_now(
     It cannot be undone. It may be interrupted at any point: the next run goes on. A running
     service does this itself, daily; steps of lines within seconds.
     """
-    from serving.retention import ClockWatch
+    from serving.jobs.retention import ClockWatch
 
     if certificate is not None:
         require_place(certificate)
@@ -123,8 +123,8 @@ def confirm_clock(
 def _run(deployment: Deployment, now: datetime, *, is_shown: bool) -> RetentionCertificate:
     from engine.lifecycle.reverification import carry_out
     from engine.retention.job import DirectRunner, preview, run_retention
-    from serving.compose import read_schedule
-    from serving.retention import retire_sweeps
+    from serving.deployment.deployment import read_schedule
+    from serving.jobs.retention import retire_sweeps
 
     schedule = read_schedule(deployment.settings.retention)
     runner = DirectRunner(deployment.writer)
@@ -147,7 +147,7 @@ def _run(deployment: Deployment, now: datetime, *, is_shown: bool) -> RetentionC
 
 
 def _print_result(made: RetentionCertificate, target: Path | None, as_json: bool) -> None:
-    from serving.retention import write_certificate
+    from serving.jobs.retention import write_certificate
 
     values = write_certificate(made)
     if as_json:
@@ -168,7 +168,7 @@ def _show(deployment: Deployment, as_json: bool) -> None:
     from engine.registry.retention import Kind
     from engine.retention.clock import find_clock_fault
     from engine.retention.job import preview
-    from serving.compose import read_schedule
+    from serving.deployment.deployment import read_schedule
 
     now = utc_now()
     fault = find_clock_fault(deployment.store, now)

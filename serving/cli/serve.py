@@ -56,7 +56,7 @@ def serve(
     from serving.cluster.processes import end_with_starter
     from serving.cluster.supervisor import NodeRefused, Supervisor, claim, require_port
     from serving.operator_client import leave_address
-    from serving.settings import require_home
+    from serving.settings.settings import require_home
 
     if until_stdin_closes:
         end_with_starter()
@@ -91,7 +91,7 @@ def print_environment(
     """
     from serving.cluster.environment import SHARED, USUAL, claim_folder, make_variables
     from serving.cluster.site import require_ray
-    from serving.settings import load_settings, require_home
+    from serving.settings.settings import load_settings, require_home
 
     require_ray()
     site = require_home(home)
@@ -120,7 +120,7 @@ def print_application(
     Deploying it anew after a change of settings, or of Sosie, replaces the replicas one by one.
     """
     from serving.cluster.site import Site, require_ray
-    from serving.settings import require_home
+    from serving.settings.settings import require_home
 
     require_ray()
     # They come with the extra.
@@ -150,7 +150,7 @@ def drain(
     from serving.cluster.haproxy import PLACE
     from serving.cluster.site import require_ray
     from serving.errors import ExitCode
-    from serving.settings import load_settings, require_home
+    from serving.settings.settings import load_settings, require_home
 
     require_ray()
     # It comes with the extra.
@@ -170,7 +170,7 @@ def _validate(site: Site, host: str | None, port: int | None) -> Order:
     """Says before the start what is wrong with settings, keys, registry, models or calibration."""
     from engine.models.catalog import locate
     from serving.cluster.supervisor import Order
-    from serving.models import detector_card, embedder_card, second_settings
+    from serving.deployment.models import detector_card, embedder_card, second_settings
     from serving.telemetry.traces import open_tracer
 
     settings = site.load()

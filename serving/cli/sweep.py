@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from engine.matching.limits import ChangeRunner
     from engine.sweeps.estimate import SweepRequest
     from engine.sweeps.sweep_model import SweepRecord
-    from serving.compose import Deployment
+    from serving.deployment.deployment import Deployment
     from serving.sweeps.manager import SweepManager
     from serving.sweeps.sweep_views import SweepReader
     from serving.wire.sweeps import GroupPage

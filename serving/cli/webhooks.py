@@ -21,7 +21,7 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from serving.compose import Deployment
+    from serving.deployment.deployment import Deployment
     from serving.registrar.protocol import WebhookAnswer, WebhookStep
     from serving.wire.webhooks import Webhook
 
@@ -221,7 +221,7 @@ def deliver_events(
     Several share the work. The service does it by itself unless [webhooks] deliver is false. The
     log goes to standard output.
     """
-    from serving.settings import load_settings, require_home
+    from serving.settings.settings import load_settings, require_home
     from serving.telemetry.logs import open_log
     from serving.webhooks.keeper import deliver
 

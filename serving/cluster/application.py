@@ -19,9 +19,9 @@ from serving.cluster.deployments import Embedder, Ingress, Registrar
 from serving.cluster.environment import COMING
 from serving.cluster.node import KEEP_ALIVE_S, NAME, registrar_timeout_s
 from serving.cluster.site import Site, count_ingresses
-from serving.models import require_agreement
-from serving.sections import ENROLLMENTS_ONGOING, EXTRACTING_THREADS, ServeSettings
-from serving.settings import Settings, require_home
+from serving.deployment.models import require_agreement
+from serving.settings.sections import ENROLLMENTS_ONGOING, EXTRACTING_THREADS, ServeSettings
+from serving.settings.settings import Settings, require_home
 
 _ARGUMENTS = frozenset({"home", "config", "revision"})
 HEALTH = {"health_check_period_s": 1.0, "health_check_timeout_s": 10.0}

@@ -41,7 +41,16 @@ from serving.cluster.proxy_metrics import ProxyCollector
 from serving.cluster.registrar_client import RayRegistrar
 from serving.cluster.shards import shard_opener
 from serving.cluster.site import Site
-from serving.compose import Deployment, read_crop_policy, read_due_dates, read_people
+from serving.deployment.deployment import Deployment, read_crop_policy, read_due_dates, read_people
+from serving.deployment.models import (
+    build_extractor,
+    model_digest,
+    open_embedder,
+    open_liveness_judge,
+    settle_ingress,
+    warn_calibration,
+    without_accelerator,
+)
 from serving.errors import Busy, Interrupted
 from serving.ingress.embedding import (
     STUCK_S,
@@ -53,6 +62,7 @@ from serving.ingress.embedding import (
 )
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.http_authority import open_authority
+from serving.ingress.parts import Parts
 from serving.ingress.remote_embedder import (
     CropCall,
     Crops,
@@ -61,20 +71,10 @@ from serving.ingress.remote_embedder import (
     open_remote_extractor,
 )
 from serving.ingress.templates import SealedTemplates
-from serving.models import (
-    build_extractor,
-    model_digest,
-    open_embedder,
-    open_liveness_judge,
-    settle_ingress,
-    warn_calibration,
-    without_accelerator,
-)
-from serving.parts import Parts
 from serving.registrar.protocol import CallContext, Reply, Status
 from serving.registrar.service import RegistrarService
-from serving.sections import EXTRACTING_THREADS
-from serving.settings import Settings, find_metrics_folder, find_node_folder
+from serving.settings.sections import EXTRACTING_THREADS
+from serving.settings.settings import Settings, find_metrics_folder, find_node_folder
 from serving.telemetry.exporter import Exporter
 from serving.telemetry.logs import close_log
 from serving.telemetry.metrics import BUILD, Meter

@@ -25,8 +25,8 @@ from serving.cluster.haproxy import (
     wrapper_variables,
     write_config,
 )
-from serving.sections import EXTRACTING_THREADS, ServeSettings
-from serving.settings import METRICS_VARIABLE, node_environment
+from serving.settings.sections import EXTRACTING_THREADS, ServeSettings
+from serving.settings.settings import METRICS_VARIABLE, node_environment
 from serving.telemetry.metrics import clear_folder
 
 PROXY_MARGIN_S = 5

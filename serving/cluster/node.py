@@ -34,8 +34,8 @@ from engine.errors import RequestError
 from serving.cluster.haproxy import PLACE, STOPPING, command, is_ours, list_sockets, read_statistics
 from serving.cluster.site import Site
 from serving.errors import Fault, describe
-from serving.sections import ServeSettings
-from serving.settings import find_node_folder
+from serving.settings.sections import ServeSettings
+from serving.settings.settings import find_node_folder
 
 # An orderly stop: first the proxy refuses new requests and lets running ones end. Serve would stop
 # all deployments at once, and a photograph being extracted would find no registrar.

@@ -37,7 +37,7 @@ from indexes.sharding.shards import (
     ShardPlan,
     ShardState,
 )
-from serving.settings import Settings
+from serving.settings.settings import Settings
 
 _log = logging.getLogger(__name__)
 

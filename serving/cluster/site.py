@@ -13,9 +13,9 @@ from typing import Any, Self
 from structlog.typing import FilteringBoundLogger
 
 from engine.errors import RequestError, advise_extra
-from serving.compose import Deployment
-from serving.sections import ServeSettings
-from serving.settings import SETTINGS_FILE, Settings, find_node_folder, load_settings
+from serving.deployment.deployment import Deployment
+from serving.settings.sections import ServeSettings
+from serving.settings.settings import SETTINGS_FILE, Settings, find_node_folder, load_settings
 from serving.telemetry.logs import open_log
 
 LOG_PIPE = "log"

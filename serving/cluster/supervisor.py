@@ -30,7 +30,7 @@ from serving.cluster.processes import (
 )
 from serving.cluster.site import LOG_PIPE, Site
 from serving.errors import ExitCode, Fault
-from serving.sections import ServeSettings
+from serving.settings.sections import ServeSettings
 from serving.telemetry.logs import LogPipe
 
 OUTPUT_FILE = "log/node.log"

@@ -28,12 +28,12 @@ from serving.demo.scenario import (
     list_steps,
     open_demo_deployment,
 )
+from serving.deployment.models import detector_card, embedder_card, model_digest, threshold_rates
 from serving.errors import ExitCode
-from serving.models import detector_card, embedder_card, model_digest, threshold_rates
-from serving.settings import Settings, load_settings
+from serving.settings.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from serving.compose import Deployment
+    from serving.deployment.deployment import Deployment
 
 
 PHOTOGRAPH_STAGES = ("decode", "detect", "align", "quality", "embed")

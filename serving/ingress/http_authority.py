@@ -41,7 +41,7 @@ from engine.matching.authority import (
 from engine.matching.documents import CheckedDocument
 from engine.registry.records import utc_now
 from engine.registry.vault import Vault
-from serving.authority_settings import AuthoritySettings
+from serving.settings.terms import AuthoritySettings
 from serving.telemetry.metrics import AUTHORITY_BREAKER, STAGE_SECONDS, Meter
 
 MOST_RECORDS = 16

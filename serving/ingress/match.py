@@ -34,7 +34,7 @@ from serving.wire.matching import (
 
 if TYPE_CHECKING:
     from serving.access.authorization import Holder, ShowCandidate
-    from serving.parts import Parts
+    from serving.ingress.parts import Parts
     from serving.registrar.protocol import CallContext
 
 

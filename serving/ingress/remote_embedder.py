@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from engine.errors import SosieError, copy_for_one
 from engine.faces.extractor import Extractor
 from engine.models.catalog import ModelCard
+from serving.deployment.models import embedder_card, extractor_config, open_detector
 from serving.errors import Interrupted, ServiceRefusal
-from serving.models import embedder_card, extractor_config, open_detector
-from serving.settings import Settings
+from serving.settings.settings import Settings
 
 Crops = NDArray[np.uint8]
 Vectors = NDArray[np.float32]

@@ -63,8 +63,8 @@ from engine.registry.records import (
 from engine.registry.writer import Writer
 from engine.sweeps.estimate import Expectation, SweepRequest
 from engine.sweeps.sweep_model import SweepRecord
-from serving.backups import BackupManager, BackupRecord
-from serving.compose import Deployment, read_crop_policy
+from serving.deployment.backups import BackupManager, BackupRecord
+from serving.deployment.deployment import Deployment, read_crop_policy
 from serving.errors import Interrupted
 from serving.registrar.protocol import (
     Assign,

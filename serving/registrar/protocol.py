@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from engine.registry.webhooks import WebhookChange
     from engine.sweeps.estimate import Expectation, SweepRequest
     from engine.sweeps.sweep_model import SweepRecord
-    from serving.backups import BackupRecord
+    from serving.deployment.backups import BackupRecord
     from serving.wire.sweeps import Group, GroupPage
 
 

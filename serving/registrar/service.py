@@ -33,15 +33,15 @@ from engine.registry.audit import verify_chain
 from engine.registry.damage import find_damage
 from engine.registry.store import Store
 from indexes.errors import IndexFault, ShardLost
-from serving.anchors import Anchoring
-from serving.audit_export import AuditExport
-from serving.compose import Deployment
+from serving.deployment.deployment import Deployment
 from serving.errors import Busy, Interrupted, NotReady, describe
-from serving.line_steps import LineSteps
+from serving.jobs.anchors import Anchoring
+from serving.jobs.audit_export import AuditExport
+from serving.jobs.line_steps import LineSteps
+from serving.jobs.retention import ClockWatch, DailyRetention, PendingErasures
 from serving.registrar.operations import GRACE_S, OpenRegistry, Operations, Watermark, finish_by
 from serving.registrar.protocol import OPERATIONS, CallContext, Phase, Reply, Status, presentable
-from serving.retention import ClockWatch, DailyRetention, PendingErasures
-from serving.sections import ServeSettings
+from serving.settings.sections import ServeSettings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import PHASE, Meter, show_set_aside
 from serving.telemetry.traces import Attribute, Tracer

@@ -35,12 +35,12 @@ from engine.registry.store import PERSONAL_ROLES
 from schema.reasons import IMAGE_REASONS, PhotographKind, Reason
 from serving.access.authentication import Authenticator, make_key
 from serving.api.app import build_app
-from serving.compose import Deployment, create_home, read_people
+from serving.deployment.deployment import Deployment, create_home, read_people
 from serving.ingress.embedding import EmbedderStatus
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.http_authority import open_authority
+from serving.ingress.parts import Parts
 from serving.ingress.templates import SealedTemplates
-from serving.parts import Parts
 from serving.registrar.service import RegistrarService
 from serving.sandbox import outcomes
 from serving.sandbox.outcomes import (
@@ -62,8 +62,8 @@ from serving.sandbox.sandbox_registrar import (
     SandboxDeployment,
     SandboxRegistrar,
 )
-from serving.sections import AuditSettings, LimitSettings, RegistrySettings, SweepSettings
-from serving.settings import SANDBOX_FILE, Settings, load_settings
+from serving.settings.sections import AuditSettings, LimitSettings, RegistrySettings, SweepSettings
+from serving.settings.settings import SANDBOX_FILE, Settings, load_settings
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import Meter
 

@@ -10,7 +10,7 @@ from engine.matching.registrar import Runner
 from engine.sweeps.estimate import Expectation, SweepRequest
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.sweep_model import SweepRecord, SweepState
-from serving.compose import Deployment
+from serving.deployment.deployment import Deployment
 from serving.sweeps.planning import plan_sweep
 from serving.sweeps.sweep_states import ALIVE, SweepStates
 from serving.sweeps.sweep_views import SweepReader

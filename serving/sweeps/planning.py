@@ -13,9 +13,9 @@ from engine.sweeps.estimate import Expectation, GallerySize, SweepRequest, expec
 from engine.sweeps.folder import Covered, SweepFolder
 from engine.sweeps.sweep_model import PairTable, Scope, SweepRecord
 from indexes.exact.device import open_scanner
-from serving.compose import Deployment
-from serving.models import find_conversion
-from serving.settings import Settings
+from serving.deployment.deployment import Deployment
+from serving.deployment.models import find_conversion
+from serving.settings.settings import Settings
 
 REPRESENTATIVE_COMPARISONS = 1_000_000_000
 """The time of a sweep with so many comparisons predicts that of the next."""

@@ -17,7 +17,7 @@ from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
 from engine.sweeps.report.words import describe_term
 from engine.sweeps.sweep_model import Group, GroupKind, RiskTerm, Scope, SweepRecord, SweepState
-from serving.compose import Deployment
+from serving.deployment.deployment import Deployment
 from serving.sweeps.sweep_states import ALIVE
 from serving.wire import sweeps as wire
 from serving.wire.fields import of_record

@@ -30,7 +30,7 @@ from engine.sweeps.sweep_run import SweepTask, run_sweep
 from indexes.errors import ShardLost
 from indexes.exact.device import open_scanner
 from indexes.joining.join import Progress
-from serving.compose import Deployment
+from serving.deployment.deployment import Deployment
 from serving.errors import describe
 from serving.sweeps.planning import find_known, is_converted
 from serving.sweeps.sweep_states import ITSELF, SweepStates

@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, Self
 
 from engine.errors import RequestError, advise_extra
-from serving.sections import ServeSettings
+from serving.settings.sections import ServeSettings
 from serving.telemetry.logs import show_text
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from threading import Thread
 from urllib.parse import urlsplit
 
 from engine.errors import RequestError
-from serving.sections import Network
+from serving.settings.sections import Network
 
 MOST_SINK_LENGTH = 1_000
 _TRANSLATED = IPv6Network("64:ff9b::/96")

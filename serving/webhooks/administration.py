@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from engine.registry.webhooks import WebhookChange, Webhooks
-from serving.compose import Deployment
+from serving.deployment.deployment import Deployment
 from serving.registrar.protocol import (
     CallContext,
     NewWebhook,

@@ -31,7 +31,7 @@ from engine.registry.cursors import Cursor, CursorLost
 from engine.registry.events import Event, read_events, read_these
 from engine.registry.records import new_id, utc_now
 from engine.registry.webhooks import Progress, Undelivered, Webhook, Webhooks, WebhookState
-from serving.sections import WebhookSettings
+from serving.settings.sections import WebhookSettings
 from serving.webhooks.addresses import AddressRefused
 from serving.webhooks.cloud_event import show_event
 from serving.webhooks.receiver import NoAnswer, Receiver

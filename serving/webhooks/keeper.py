@@ -17,12 +17,12 @@ from engine.errors import SosieError
 from engine.registry.records import utc_now
 from engine.registry.row_macs import open_each
 from engine.registry.webhooks import Webhooks, WebhookState
-from serving.settings import find_metrics_folder
+from serving.settings.settings import find_metrics_folder
 from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter, show_set_aside
 
 if TYPE_CHECKING:
-    from serving.compose import Deployment
+    from serving.deployment.deployment import Deployment
 
 PROCESS_MODULE = "serving.cluster.webhook_process"
 LOOK_EVERY_S = 10.0

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import h11
 
-from serving.sections import Network
+from serving.settings.sections import Network
 from serving.webhooks.addresses import find_addresses, may_reach
 
 KEPT_ALIVE_S = 20.0

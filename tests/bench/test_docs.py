@@ -31,8 +31,8 @@ from bench.docs.pages import (
 from engine.errors import RequestError
 from engine.matching.calibration import CalibrationCurve, Comparison
 from engine.sweeps.estimate import FALSE_PAIRS_PER_REFERENCE, GallerySize, propose
-from serving.models import load_calibration
-from serving.settings import Settings
+from serving.deployment.models import load_calibration
+from serving.settings.settings import Settings
 from tests.bench.frozen import each_suite
 
 IMAGES = ROOT / "docs" / "img"

@@ -18,8 +18,8 @@ import skimage.data
 from engine.registry.records import ApiKey, Carrier, utc_now
 from engine.registry.store import PERSONAL_ROLES
 from serving.access.authentication import make_key
-from serving.compose import Deployment, create_home
-from serving.settings import SETTINGS_FILE, Settings, make_settings
+from serving.deployment.deployment import Deployment, create_home
+from serving.settings.settings import SETTINGS_FILE, Settings, make_settings
 from tests.bench.conftest import photograph
 from tests.serving.api.conftest import Service, serving
 from tests.serving.client.conftest import listening

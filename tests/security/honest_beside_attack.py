@@ -34,9 +34,9 @@ from bench.suites.serve.process import Place, serve
 from engine.registry.records import ApiKey, utc_now
 from serving.access.authentication import make_key
 from serving.cluster.environment import find_port
-from serving.compose import Deployment
 from serving.demo.data import make_document
-from serving.settings import load_settings
+from serving.deployment.deployment import Deployment
+from serving.settings.settings import load_settings
 from tests.security.costly_files import grey, jpeg_of_empty_scans, write
 from tests.security.unfinished_requests import begin, exchange, make_up_key
 

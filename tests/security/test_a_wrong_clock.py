@@ -19,9 +19,9 @@ from engine.registry import store, writer
 from engine.registry.records import AuditEntry, Changes, StoredAnswer, Tally, utc_now
 from engine.retention.clock import check_clock, check_step, confirm_clock
 from engine.retention.job import RUN, Schedule
-from serving.compose import Deployment
-from serving.retention import ClockWatch, DailyRetention
-from serving.settings import load_settings
+from serving.deployment.deployment import Deployment
+from serving.jobs.retention import ClockWatch, DailyRetention
+from serving.settings.settings import load_settings
 
 YEARS, MONTH = timedelta(days=3650), Schedule(answers=timedelta(days=30))
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)

@@ -28,7 +28,7 @@ from serving.cluster.haproxy import (
     UNREAD,
     ProxyConfig,
 )
-from serving.settings import make_settings
+from serving.settings.settings import make_settings
 from tests.security.listening import listening
 from tests.security.unfinished_requests import WAIT_S, begin, exchange, make_up_key
 from tests.serving.api.driver import to_json

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from serving.sections import LimitSettings
+from serving.settings.sections import LimitSettings
 from tests.serving.api.driver import Service
 
 PATH = "/v1/enrollments"

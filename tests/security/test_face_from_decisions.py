@@ -23,10 +23,10 @@ from engine.matching.limits import is_near
 from engine.registry import tables
 from engine.registry.database import changing
 from engine.registry.row_macs import changing_rows
-from serving.compose import read_limits
-from serving.models import build_thresholds, load_calibration
-from serving.sections import LimitSettings
-from serving.settings import Settings
+from serving.deployment.deployment import read_limits
+from serving.deployment.models import build_thresholds, load_calibration
+from serving.settings.sections import LimitSettings
+from serving.settings.settings import Settings
 from tests.engine.matching.conftest import resident_number
 from tests.security.test_face_from_scores import (
     DOCUMENT,

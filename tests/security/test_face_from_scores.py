@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from engine.matching.requests import Sample
 from serving.api.app import build_app
-from serving.sections import LimitSettings, ServeSettings
+from serving.settings.sections import LimitSettings, ServeSettings
 from tests.serving.api.driver import Service
 
 Vector = NDArray[np.float32]

@@ -26,11 +26,11 @@ from engine.registry.audit import verify_chain
 from engine.registry.backup import make_backup
 from engine.registry.damage import find_damage
 from engine.registry.records import AuditEntry, Changes, utc_now
-from serving import compose
-from serving.compose import Deployment
+from serving.deployment import deployment as compose
+from serving.deployment.deployment import Deployment
+from serving.deployment.snapshots import SnapshotManager
 from serving.registrar.protocol import CallContext
-from serving.settings import load_settings
-from serving.snapshots import SnapshotManager
+from serving.settings.settings import load_settings
 from tests.engine.matching.conftest import People
 from tests.serving.api.conftest import serving
 from tests.serving.api.driver import to_json

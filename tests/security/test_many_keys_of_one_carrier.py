@@ -24,9 +24,9 @@ from engine.registry.records import ApiKey, utc_now
 from serving.access.authentication import make_key
 from serving.api.body import LEAST_BYTES
 from serving.cluster.environment import COMING, make_proxy_config
-from serving.compose import Deployment
-from serving.sections import ServeSettings
-from serving.settings import load_settings
+from serving.deployment.deployment import Deployment
+from serving.settings.sections import ServeSettings
+from serving.settings.settings import load_settings
 from tests.security.listening import listening
 from tests.security.slow_bodies import send_all
 from tests.security.unfinished_requests import WAIT_S

@@ -28,10 +28,10 @@ from engine.registry.records import ApiKey, AuditEntry, Changes, utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from serving.access.authentication import make_key
-from serving.compose import Deployment
+from serving.deployment.deployment import Deployment
 from serving.errors import ServiceRefusal
 from serving.registrar.protocol import CallContext
-from serving.settings import load_settings
+from serving.settings.settings import load_settings
 from tests.engine.matching.conftest import People
 from tests.security.silent_proxy import Newcomers, SilentProxy, Way, open_proxy
 from tests.serving.api.conftest import serving

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from serving.settings import SETTINGS_FILE
+from serving.settings.settings import SETTINGS_FILE
 
 CLIENT, SECRET = "sosie", "s3cret of the client & more"
 GROUPS = {"Desk & fraud": "fraud", "watch": "operator", "shop": "outlet:blue/b1"}

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives import serialization
 
 from engine.registry.records import AuditEntry
 from engine.registry.store import Store
-from serving.audit_export import AuditExport, write_ocsf
-from serving.sections import AuditSettings
+from serving.jobs.audit_export import AuditExport, write_ocsf
+from serving.settings.sections import AuditSettings
 from serving.telemetry.metrics import Meter
 from tests.serving.webhooks.conftest import certificate, store  # noqa: F401 - fixtures
 
@@ -195,8 +195,8 @@ def test_nobody_is_asked_at_the_terminal_for_the_passphrase_of_a_key(
     code = f"""
 import os
 from pathlib import Path
-from serving.audit_export import SyslogConnection
-from serving.sections import AuditSettings
+from serving.jobs.audit_export import SyslogConnection
+from serving.settings.sections import AuditSettings
 os.open({os.ttyname(other_side)!r}, os.O_RDWR)
 files = dict(export_certificate={str(certificate)!r}, export_key={str(tmp_path / "key.pem")!r})
 try:

@@ -39,9 +39,9 @@ from serving.case_report import (
     write_case,
 )
 from serving.cli import statutory
-from serving.compose import Deployment
 from serving.demo.data import make_document
-from serving.settings import load_settings
+from serving.deployment.deployment import Deployment
+from serving.settings.settings import load_settings
 from serving.wire.people import StrangersAlike
 
 PEOPLE = MOST_DOCUMENTS + 5

@@ -29,11 +29,11 @@ from indexes.sharding.shards import ShardedIndex, ShardPlan
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import segment_file
 from serving import compose, snapshots
-from serving.compose import Deployment
-from serving.models import threshold_rates
-from serving.sections import ModelSettings, ThresholdSettings
-from serving.settings import Settings, load_settings, make_settings
-from serving.snapshots import OpenIndex, gallery_config
+from serving.deployment.deployment import Deployment
+from serving.deployment.models import threshold_rates
+from serving.deployment.snapshots import OpenIndex, gallery_config
+from serving.settings.sections import ModelSettings, ThresholdSettings
+from serving.settings.settings import Settings, load_settings, make_settings
 from tests.engine.matching.conftest import People
 from tests.indexes.sharding.local_shards import LocalShard, open_local
 
@@ -564,7 +564,7 @@ def test_a_gallery_on_shards_comes_from_the_store_and_leaves_nothing_on_the_disk
 def test_an_erased_face_leaves_the_shards_and_no_snapshot_comes_of_it(
     open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.compose.ERASURES_GATHER_S", 0)
+    monkeypatch.setattr("serving.deployment.deployment.ERASURES_GATHER_S", 0)
     opened: list[ShardedIndex] = []
     with open_home(open_index=shards_in(opened)) as deployment:
         assert deployment.registrar is not None
@@ -583,7 +583,7 @@ def test_an_erased_face_leaves_the_shards_and_no_snapshot_comes_of_it(
 def test_a_shard_starts_from_its_snapshot_and_never_from_one_of_before_an_erasure(
     full_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.compose.ERASURES_GATHER_S", 0)
+    monkeypatch.setattr("serving.deployment.deployment.ERASURES_GATHER_S", 0)
     places = tmp_path / "node"
     settings = load_settings(full_home)
     gallery = settings.gallery.model_copy(update={"shard_folder": str(places)})
@@ -626,8 +626,8 @@ def test_a_shard_starts_from_its_snapshot_and_never_from_one_of_before_an_erasur
 def test_a_shard_that_could_not_save_its_snapshot_after_an_erasure_does_so_later(
     full_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.compose.ERASURES_GATHER_S", 0)
-    monkeypatch.setattr("serving.compose.RESEAL_AGAIN_S", 0.01)
+    monkeypatch.setattr("serving.deployment.deployment.ERASURES_GATHER_S", 0)
+    monkeypatch.setattr("serving.deployment.deployment.RESEAL_AGAIN_S", 0.01)
     settings, told = load_settings(full_home), []
     gallery = settings.gallery.model_copy(update={"shard_folder": str(tmp_path / "node")})
     settings = settings.model_copy(update={"gallery": gallery})
@@ -665,7 +665,7 @@ def test_a_shard_that_could_not_save_its_snapshot_after_an_erasure_does_so_later
 def test_another_number_of_shards_is_reached_while_serving_and_no_snapshot_keeps_what_was_moved(
     full_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.compose.ERASURES_GATHER_S", 0)
+    monkeypatch.setattr("serving.deployment.deployment.ERASURES_GATHER_S", 0)
     monkeypatch.setattr(snapshots, "LOOK_AT_SETTINGS_S", 0)
     monkeypatch.setattr(snapshots, "LOOK_AT_SHARDS_S", 0.01)
     places = tmp_path / "node"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-READER = "serving/settings.py"
+READER = "serving/settings/settings.py"
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb"}
 
 

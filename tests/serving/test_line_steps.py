@@ -14,9 +14,9 @@ from engine.errors import ClockImplausible
 from engine.lifecycle.campaigns import start_campaign
 from engine.lifecycle.reverification import carry_out
 from engine.registry.records import CampaignState, LineEventKind, LineState, utc_now
-from serving import line_steps
-from serving.line_steps import LineSteps
-from serving.retention import ClockWatch
+from serving.jobs import line_steps
+from serving.jobs.line_steps import LineSteps
+from serving.jobs.retention import ClockWatch
 from tests.engine.conftest import key_ring, sqlite_url, store, vault, writer
 from tests.engine.lifecycle.conftest import Lines
 

@@ -22,8 +22,8 @@ from serving.measure import (
     measure_scans,
     stamp_machine,
 )
-from serving.sections import GallerySettings, ModelSettings
-from serving.settings import Settings
+from serving.settings.sections import GallerySettings, ModelSettings
+from serving.settings.settings import Settings
 
 
 def test_without_a_portrait_pictures_are_drawn_and_faces_are_embedded_apart(

@@ -24,12 +24,12 @@ from engine.registry.events import EventType, _New, write_events
 from engine.registry.records import AuditEntry, Changes, StoredAnswer, utc_now
 from engine.registry.webhooks import Webhooks
 from engine.retention.job import Schedule, run_retention
-from serving import retention
-from serving.compose import Deployment, read_schedule, read_time
+from serving.deployment.deployment import Deployment, read_schedule, read_time
+from serving.jobs import retention
+from serving.jobs.retention import ClockWatch, DailyRetention, seconds_until
 from serving.registrar.service import RegistrarService
-from serving.retention import ClockWatch, DailyRetention, seconds_until
-from serving.sections import RetentionSettings, ServeSettings
-from serving.settings import Settings, load_settings
+from serving.settings.sections import RetentionSettings, ServeSettings
+from serving.settings.settings import Settings, load_settings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter, show_set_aside
 

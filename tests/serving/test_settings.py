@@ -8,9 +8,9 @@ import pytest
 
 from engine.capacity import model, simulation
 from engine.errors import ModelError, RegistryExists, RegistryMissing, RequestError
-from serving.models import embedder_card
-from serving.sections import ENROLLMENTS_ONGOING, EXTRACTING_THREADS, ServeSettings
-from serving.settings import (
+from serving.deployment.models import embedder_card
+from serving.settings.sections import ENROLLMENTS_ONGOING, EXTRACTING_THREADS, ServeSettings
+from serving.settings.settings import (
     SETTINGS_FILE,
     Settings,
     benchmark_environment,

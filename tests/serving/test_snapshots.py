@@ -17,9 +17,9 @@ from engine.matching.requests import Answer
 from indexes.base import Ids
 from indexes.errors import ShardLost
 from indexes.sharding.shards import ReplicatedShard, Shard, ShardedIndex, ShardMark, ShardPlan
-from serving import snapshots
-from serving.compose import Deployment
-from serving.settings import load_settings
+from serving.deployment import snapshots
+from serving.deployment.deployment import Deployment
+from serving.settings.settings import load_settings
 from tests.engine.matching.conftest import People
 from tests.indexes.sharding.local_shards import LocalShard
 

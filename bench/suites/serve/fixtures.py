@@ -22,9 +22,9 @@ from engine.matching.documents import Document
 from engine.registry.records import ApiKey, utc_now
 from serving.access.authentication import make_key
 from serving.access.authorization import Principal, Role, tenant_of
-from serving.compose import Deployment, create_home
+from serving.deployment.deployment import Deployment, create_home
 from serving.ingress.templates import SealedTemplates
-from serving.settings import Settings, load_settings
+from serving.settings.settings import Settings, load_settings
 
 LINE_LIMIT = 1_000_000
 """People come back for more lines as long as a load goes on."""

@@ -40,8 +40,8 @@ from engine.errors import ImageError, RequestError
 from engine.matching.registrar import Outcome
 from engine.matching.requests import Answer, EnrollmentRequest, take_samples
 from serving.cluster.site import count_ingresses
-from serving.compose import Deployment
-from serving.sections import ServeSettings
+from serving.deployment.deployment import Deployment
+from serving.settings.sections import ServeSettings
 
 WARM_S, WARM_ROUNDS = 2.0, 5
 MOST_REFUSED = 0.01

@@ -37,8 +37,8 @@ from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.join import join_gallery
 from indexes.joining.pairs import Pairs
-from serving.models import load_calibration
-from serving.settings import Settings
+from serving.deployment.models import load_calibration
+from serving.settings.settings import Settings
 
 BUDGETS = (500, 1_000, 5_000)
 SIZES = (2, 2, 2, 2, 2, 2, 2, 3, 3, 4)

@@ -45,8 +45,8 @@ from engine.sweeps.groups import group_faces
 from engine.sweeps.sweep_model import Group, GroupKind, PairTable, Scope, SweepState
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import join_gallery
-from serving.compose import Deployment
-from serving.settings import Settings
+from serving.deployment.deployment import Deployment
+from serving.settings.settings import Settings
 from serving.sweeps.manager import SweepManager
 
 MOST_IDENTITIES = 20

@@ -9,7 +9,7 @@ from engine.registry import audit
 from serving.api import serializers
 from serving.api.request import Request, next_page, note
 from serving.errors import Malformed
-from serving.parts import Parts
+from serving.ingress.parts import Parts
 from serving.wire import oversight as wire
 
 MOST_VERIFIED = 20_000

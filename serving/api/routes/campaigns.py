@@ -11,7 +11,7 @@ from engine.registry.records import Campaign, CampaignLineState
 from serving.access.authorization import scope_of
 from serving.api.request import Request, next_page
 from serving.errors import Malformed
-from serving.parts import Parts
+from serving.ingress.parts import Parts
 from serving.registrar.protocol import CampaignTerms
 from serving.wire import campaigns as wire
 from serving.wire.fields import Moment, of_record

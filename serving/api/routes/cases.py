@@ -13,7 +13,7 @@ from serving.api import serializers
 from serving.api.request import Request, next_page, note
 from serving.case_report import ReportTerms, gather_case, write_case
 from serving.errors import Malformed
-from serving.parts import Parts
+from serving.ingress.parts import Parts
 from serving.registrar.protocol import Assign, CaseStep, Close, Propose, Remark, Withdraw
 from serving.wire import cases as wire
 

@@ -47,7 +47,7 @@ from serving.api.request import (
     sample_images,
 )
 from serving.errors import CaptureTimeInvalid
-from serving.parts import Parts
+from serving.ingress.parts import Parts
 from serving.telemetry.metrics import EXCEPTIONS
 from serving.wire import enrollments as wire
 from serving.wire.fields import Moment, list_frames, read

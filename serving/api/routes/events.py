@@ -8,7 +8,7 @@ from functools import partial
 from engine.registry.events import read_page
 from serving.access.authorization import scope_of
 from serving.api.request import Request
-from serving.parts import Parts
+from serving.ingress.parts import Parts
 from serving.webhooks.cloud_event import read_types, show_event
 from serving.wire import events as wire
 

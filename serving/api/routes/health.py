@@ -12,7 +12,7 @@ from serving.api.request import Answer, Request
 from serving.api.routes.sessions import key_holder
 from serving.errors import ServiceRefusal
 from serving.ingress.embedding import EmbedderStatus
-from serving.parts import Parts
+from serving.ingress.parts import Parts
 from serving.registrar.protocol import Status
 from serving.wire import oversight as wire
 from serving.wire.oversight import Check

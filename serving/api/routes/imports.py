@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serving.api.request import Request
-from serving.parts import Parts
+from serving.ingress.parts import Parts
 from serving.wire import imports as wire
 from serving.wire.fields import of_record
 

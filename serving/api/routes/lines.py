@@ -11,7 +11,7 @@ from engine.registry.records import LineEventKind, is_id
 from serving.access.authorization import scope_of
 from serving.api import serializers
 from serving.api.request import Request, counting_liveness, known_document, note, take_holder_face
-from serving.parts import Parts
+from serving.ingress.parts import Parts
 from serving.registrar.protocol import LineTarget
 from serving.wire import lines as wire
 from serving.wire.fields import Moment, of_record

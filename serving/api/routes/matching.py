@@ -22,7 +22,7 @@ from serving.api.request import (
     take_holder_face,
 )
 from serving.ingress.match import MatchBatch, match_batch, read_sample
-from serving.parts import Parts
+from serving.ingress.parts import Parts
 from serving.registrar.protocol import LineTarget
 from serving.wire import matching as wire
 from serving.wire.fields import Moment, Template

@@ -15,7 +15,7 @@ from serving.api import serializers
 from serving.api.request import Request, next_page, note
 from serving.api.routes.cases import name_assignees
 from serving.errors import Malformed
-from serving.parts import Parts
+from serving.ingress.parts import Parts
 from serving.registrar.protocol import Bar, Lift, OutletStep, Suspend
 from serving.wire import outlets as wire
 from serving.wire.fields import of_record

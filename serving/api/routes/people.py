@@ -19,7 +19,7 @@ from serving.api import serializers
 from serving.api.likeness import find_faces
 from serving.api.request import Answer, Request, known_document, note, take_face
 from serving.errors import Malformed
-from serving.parts import Parts
+from serving.ingress.parts import Parts
 from serving.registrar.protocol import DeathStep
 from serving.wire import people as wire
 from serving.wire.enrollments import Erasure

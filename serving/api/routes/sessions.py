@@ -21,7 +21,7 @@ from serving.api.body import JSON
 from serving.api.request import SCOPE_KEY, Answer, Request, admit
 from serving.console.routes import HEADERS
 from serving.errors import AccessRefusal, Malformed, ServiceRefusal
-from serving.parts import Parts
+from serving.ingress.parts import Parts
 from serving.registrar.protocol import CallContext
 from serving.wire import oversight as wire
 from serving.wire.fields import Moment, encode_json

@@ -13,7 +13,7 @@ from engine.registry.records import utc_now
 from serving.access.authorization import scope_of
 from serving.api.request import Request, note
 from serving.errors import IdentifierMissing, OutOfRange
-from serving.parts import Parts
+from serving.ingress.parts import Parts
 from serving.wire import sim_swaps as wire
 from serving.wire.fields import Moment
 

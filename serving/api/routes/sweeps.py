@@ -10,7 +10,7 @@ from engine.sweeps.estimate import SweepRequest
 from engine.sweeps.sweep_model import Scope
 from serving.api import serializers
 from serving.api.request import Answer, Request
-from serving.parts import Parts
+from serving.ingress.parts import Parts
 from serving.registrar.protocol import Steering
 from serving.wire import sweeps as wire
 

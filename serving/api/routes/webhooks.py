@@ -14,7 +14,7 @@ from serving.access.authorization import scope_of
 from serving.api import serializers
 from serving.api.request import Request
 from serving.errors import Forbidden
-from serving.parts import Parts
+from serving.ingress.parts import Parts
 from serving.registrar.protocol import AskAgain, NewWebhook, Remove, Replay, Rotate
 from serving.webhooks.cloud_event import read_types
 from serving.wire import webhooks as wire

@@ -18,7 +18,9 @@ from engine.faces.quality import Quality, estimate_pose, find_problems, measure_
 from engine.faces.quality_limits import QUALITY_LIMITS, QualityLimits
 from engine.models.session import Session
 from schema.reasons import PhotographKind, Reason
-from serving.settings import make_settings
+from serving.settings.settings import make_settings
+from schema.reasons import PhotographKind, Reason
+from serving.settings.settings import make_settings
 
 Points = NDArray[np.float32]
 GOOD = Quality(

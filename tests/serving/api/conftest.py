@@ -21,17 +21,21 @@ from engine.registry.store import PERSONAL_ROLES
 from serving.access.authentication import Authenticator, make_key
 from serving.access.sign_in import open_sign_in
 from serving.api.app import build_app
-from serving.authority_settings import AuthoritySettings, LivenessSettings
-from serving.compose import Deployment, read_people
+from serving.deployment.deployment import Deployment, read_people
+from serving.deployment.models import open_liveness_judge
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.http_authority import open_authority
+from serving.ingress.parts import Parts
 from serving.ingress.templates import SealedTemplates
-from serving.models import open_liveness_judge
-from serving.parts import Parts
 from serving.registrar.service import RegistrarService
-from serving.rule_settings import LinesSettings, PeopleSettings
-from serving.sections import LimitSettings
-from serving.settings import load_settings
+from serving.settings.sections import LimitSettings
+from serving.settings.settings import load_settings
+from serving.settings.terms import (
+    AuthoritySettings,
+    LinesSettings,
+    LivenessSettings,
+    PeopleSettings,
+)
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import Meter
 from serving.telemetry.traces import open_tracer

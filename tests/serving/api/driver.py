@@ -13,7 +13,7 @@ import httpx
 import msgpack
 
 from serving.api.body import JSON, MSGPACK
-from serving.parts import Parts
+from serving.ingress.parts import Parts
 from serving.registrar.service import RegistrarService
 from tests.serving.local_registrar import LocalRegistrar
 

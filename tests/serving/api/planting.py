@@ -12,8 +12,8 @@ from stdnum.cn import ric
 from engine.matching.bulk_enrollment import admit_references
 from engine.matching.documents import Document
 from engine.registry.records import utc_now
-from serving.compose import Deployment
-from serving.settings import load_settings
+from serving.deployment.deployment import Deployment
+from serving.settings.settings import load_settings
 
 DIM = 128
 

@@ -10,8 +10,8 @@ from sqlalchemy import create_engine, text
 from engine.registry.records import AuditEntry, Changes
 from serving.api.body import JSON, MSGPACK
 from serving.api.routes import audit
-from serving.compose import registry_url
-from serving.settings import load_settings
+from serving.deployment.deployment import registry_url
+from serving.settings.settings import load_settings
 from serving.wire.fields import read
 from serving.wire.oversight import AuditPage, ChainPart
 

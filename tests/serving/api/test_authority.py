@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from engine.matching.policy import replay
-from serving.authority_settings import AuthoritySettings
-from serving.rule_settings import PeopleSettings
+from serving.settings.terms import AuthoritySettings, PeopleSettings
 from tests.serving.api.conftest import Start
 from tests.serving.authority_service import Handler, Question, Service, answer, serve_authority
 from tests.serving.conftest import NAME as HOLDER

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from engine.faces.extractor import Extractor
-from serving.compose import Deployment
-from serving.settings import load_settings
+from serving.deployment.deployment import Deployment
+from serving.settings.settings import load_settings
 from tests.serving.api.conftest import Start
 
 ROOT = Path(__file__).parents[3]

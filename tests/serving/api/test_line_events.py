@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from serving.api.routes import sim_swaps
-from serving.rule_settings import LinesSettings
+from serving.settings.terms import LinesSettings
 from tests.serving.api.driver import Service
 
 MSISDN = "+8613800138000"

@@ -19,7 +19,7 @@ from engine.matching.policy import replay
 from engine.registry import tables
 from schema.reasons import LivenessMode
 from serving.api.body import JSON, MSGPACK
-from serving.authority_settings import CarrierLiveness, LivenessIssuer, LivenessSettings
+from serving.settings.terms import CarrierLiveness, LivenessIssuer, LivenessSettings
 from tests.liveness_models import write_judge
 from tests.serving.api.conftest import Start
 from tests.serving.conftest import NUMBER

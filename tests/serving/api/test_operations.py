@@ -18,9 +18,9 @@ from engine.matching.calibration import Comparison
 from serving.api.app import build_app
 from serving.api.body import JSON, MSGPACK
 from serving.api.routes.health import _readiness_of
-from serving.compose import Deployment
+from serving.deployment.deployment import Deployment
 from serving.ingress.embedding import EmbedderStatus
-from serving.settings import load_settings
+from serving.settings.settings import load_settings
 from serving.wire.fields import read
 from serving.wire.oversight import CalibratedThresholds, Readiness
 
@@ -146,7 +146,7 @@ def test_a_gallery_that_is_not_rewritten_since_an_erasure_is_named_and_stops_not
 ) -> None:
     fault = property(lambda _: "the gallery has no snapshot")
     with monkeypatch.context() as patched:
-        patched.setattr("serving.compose.Deployment.upkeep_fault", fault)
+        patched.setattr("serving.deployment.deployment.Deployment.upkeep_fault", fault)
         while "upkeep" not in (answer := read_readiness(fresh))["checks"]:
             time.sleep(0.01)
         assert answer["is_ready"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from serving.api.body import JSON, MSGPACK
-from serving.rule_settings import CarrierPeople, PeopleSettings
+from serving.settings.terms import CarrierPeople, PeopleSettings
 from tests.serving.api.conftest import Start
 from tests.serving.conftest import MSISDN, NAME
 

@@ -15,9 +15,9 @@ from engine.faces.extractor import Extractor
 from engine.registry.records import AuditEntry, Changes, NewLine, new_id, utc_now
 from engine.sweeps.sweep_model import SweepRecord, SweepState, SweepTerms
 from serving.api.body import JSON, MSGPACK
-from serving.compose import Deployment
-from serving.models import model_digest
-from serving.settings import Settings, load_settings
+from serving.deployment.deployment import Deployment
+from serving.deployment.models import model_digest
+from serving.settings.settings import Settings, load_settings
 from serving.wire.fields import read
 from serving.wire.sweeps import Expectation, Group, GroupPage, Precision, SweepReport, Sweeps
 from tests.serving.api.conftest import serving

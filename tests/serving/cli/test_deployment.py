@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import name_reference
-from serving.compose import Deployment
+from serving.deployment.deployment import Deployment
+from serving.deployment.snapshots import SHARD_KEYS_FOLDER, ShardKeys
 from serving.doctor import SEALS_TO_ROTATE
-from serving.settings import load_settings
-from serving.snapshots import SHARD_KEYS_FOLDER, ShardKeys
+from serving.settings.settings import load_settings
 from tests.row_codes import vouch
 from tests.serving.identity_provider import free_port
 
@@ -217,7 +217,7 @@ def test_doctor_tells_that_there_is_no_snapshot_and_that_removed_references_are_
     outcome = sosie("doctor", "--home", full_home, "--json")
     assert states(outcome)["snapshot"] == "ok"
     assert "upkeep" not in states(outcome)
-    monkeypatch.setattr("serving.compose.SNAPSHOT_AFTER", 0)
+    monkeypatch.setattr("serving.deployment.deployment.SNAPSHOT_AFTER", 0)
     monkeypatch.setattr("indexes.gallery.Gallery.deadline_s", lambda _: -7200.0)
     outcome = sosie("doctor", "--home", full_home, "--json")
     assert (states(outcome)["snapshot"], states(outcome)["upkeep"]) == ("warning", "warning")

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 
 from serving.cli.inputs import name_actor
-from serving.compose import Deployment
-from serving.settings import load_settings
+from serving.deployment.deployment import Deployment
+from serving.settings.settings import load_settings
 
 DOCUMENT = ("--document-type", "cn-ric", "--document-number", "110105199003071239")
 
 HOLD = """
 import sys
 from pathlib import Path
-from serving.compose import Deployment
-from serving.settings import load_settings
+from serving.deployment.deployment import Deployment
+from serving.settings.settings import load_settings
 home = Path(sys.argv[1])
 with Deployment(home, load_settings(home)) as deployment:
     writer = deployment.store.writer()

@@ -19,8 +19,8 @@ from engine.errors import CalibrationError
 from engine.faces.extractor import digest_embedding
 from engine.models.catalog import CARDS_FOLDER, load_card
 from engine.registry.database import REVISIONS
-from serving.compose import Deployment
-from serving.settings import load_settings
+from serving.deployment.deployment import Deployment
+from serving.settings.settings import load_settings
 
 OTHER_NUMBER, OTHER_MSISDN = "110105198503071257", "+8613800138001"
 

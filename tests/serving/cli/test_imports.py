@@ -18,12 +18,12 @@ import pytest
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from serving.compose import Deployment
 from serving.demo.data import make_document
+from serving.deployment.deployment import Deployment
+from serving.deployment.models import find_conversion
 from serving.imports import IssuedTemplates
 from serving.ingress.templates import SealedTemplates
-from serving.models import find_conversion
-from serving.settings import Settings, load_settings
+from serving.settings.settings import Settings, load_settings
 from serving.wire.fields import Template
 
 COLUMNS = (

@@ -12,8 +12,8 @@ import pytest
 from engine.capacity import model
 from engine.capacity.figures import Quantity
 from engine.matching.calibration import Rate
-from serving import compose
 from serving.cli.plan import _interval
+from serving.deployment import deployment as compose
 from serving.registrar import service
 
 SMALL = ("plan", "--faces", "1e6", "--arrivals", "20", "--searches", "2", "--requests", "2000")

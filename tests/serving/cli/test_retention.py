@@ -17,8 +17,8 @@ from engine.errors import StorageFailed
 from engine.sweeps.folder_retention import SweepRetention
 from serving.cli import cases, outlets
 from serving.cli.inputs import open_deployment
-from serving.compose import Deployment
-from serving.settings import load_settings
+from serving.deployment.deployment import Deployment
+from serving.settings.settings import load_settings
 from tests.row_codes import vouch
 
 OTHER_NUMBER, MSISDN = "110105198503071257", "+8613800138001"

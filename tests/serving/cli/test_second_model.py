@@ -12,8 +12,8 @@ import pytest
 
 from engine.faces.extractor import digest_embedding
 from engine.models.catalog import builtin_card, load_card
-from serving.compose import Deployment
-from serving.settings import load_settings
+from serving.deployment.deployment import Deployment
+from serving.settings.settings import load_settings
 from tests.second_embedder import write_embedder
 from tests.serving.cli.test_imports import row, write
 from tests.serving.conftest import MSISDN, OTHER_NUMBER

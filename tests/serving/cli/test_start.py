@@ -128,7 +128,7 @@ def test_an_unforeseen_error_shows_its_type_alone(
     def fail(*_: object) -> None:
         raise ZeroDivisionError("Aileen Probe, 110105199003071239")
 
-    monkeypatch.setattr("serving.settings.find_home", fail)
+    monkeypatch.setattr("serving.settings.settings.find_home", fail)
     outcome = sosie("doctor")
     assert outcome.code == 3
     assert outcome.err.count("\n") == 1

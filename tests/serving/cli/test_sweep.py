@@ -16,8 +16,8 @@ from engine.matching.bulk_enrollment import admit_references
 from engine.matching.documents import Document
 from engine.registry.records import utc_now
 from serving.cli.inputs import sample_photographs
-from serving.compose import Deployment
-from serving.settings import SETTINGS_FILE, load_settings
+from serving.deployment.deployment import Deployment
+from serving.settings.settings import SETTINGS_FILE, load_settings
 from tests.serving.conftest import OTHER_NUMBER, enrollment
 from tests.serving.sweeps.synthetic_people import (
     PEOPLE,
@@ -176,7 +176,7 @@ import sys, time
 from functools import partial
 from indexes.joining import join
 from serving.cli import main
-from serving import snapshots
+from serving.deployment import snapshots
 
 def slow(gallery, threshold, *, progress, **options):
     def tell(now):

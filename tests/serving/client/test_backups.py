@@ -17,13 +17,13 @@ import pytest
 
 from serving import operator_client
 from serving.operator_client import ADDRESS_FILE, find_address, leave_address
-from serving.sections import ServeSettings
+from serving.settings.sections import ServeSettings
 
 LEAVE = """
 import sys
 from pathlib import Path
 from serving.operator_client import leave_address
-from serving.sections import ServeSettings
+from serving.settings.sections import ServeSettings
 with leave_address(Path(sys.argv[1]), ServeSettings(port=18700)):
     print("left", flush=True)
     sys.stdin.read()

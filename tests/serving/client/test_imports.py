@@ -20,10 +20,10 @@ from engine.matching.documents import Document
 from engine.matching.requests import Answer, EnrollmentRequest, Sample
 from engine.registry.records import utc_now
 from serving import imports, operator_client
-from serving.compose import Deployment
+from serving.deployment.deployment import Deployment
 from serving.imports import ImportOrder, run_import
 from serving.registrar.protocol import CallContext
-from serving.settings import load_settings
+from serving.settings.settings import load_settings
 from tests.serving.cli.test_imports import number, row, write
 from tests.serving.client.test_backups import keys_of
 

@@ -24,7 +24,7 @@ import pytest
 
 from serving.cluster.environment import find_port
 from serving.cluster.processes import Role, find_processes, list_descendants
-from serving.settings import SETTINGS_FILE
+from serving.settings.settings import SETTINGS_FILE
 from tests.serving.cluster.two_nodes import Nodes, run_nodes
 from tests.serving.telemetry.collector import Collector, run_collector
 

@@ -17,7 +17,7 @@ from serving.cluster.environment import (
     renew_proxy_config,
 )
 from serving.cluster.haproxy import read_config
-from serving.sections import ServeSettings
+from serving.settings.sections import ServeSettings
 
 
 def test_a_running_node_takes_new_settings_and_keeps_its_address(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving.cluster.environment import find_port
 from serving.cluster.haproxy import list_sockets
 from serving.cluster.proxy_metrics import ProxyCollector
-from serving.settings import METRICS_VARIABLE
+from serving.settings.settings import METRICS_VARIABLE
 from tests.serving.cluster.proxied import CONFIG, Proxied, run_proxy
 
 APP, MATCH, ENROLL = "http-sosie", "http-sosie-match", "http-sosie-enroll"
@@ -119,7 +119,7 @@ def test_a_process_of_the_node_shows_what_its_proxy_counts(
 from urllib.request import urlopen
 import structlog
 from serving.cluster.deployments import open_meter
-from serving.settings import Settings
+from serving.settings.settings import Settings
 from serving.telemetry.exporter import Exporter
 meter = open_meter(Settings(), structlog.get_logger())
 with Exporter(meter.node_registry, {(port := find_port())}) as exporter:

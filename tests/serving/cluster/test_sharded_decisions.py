@@ -25,13 +25,13 @@ from engine.matching.verification import Identification
 from engine.registry.records import Carrier, is_id
 from indexes.sharding.shards import ShardPlan
 from serving.cluster.shards import NAMESPACE, shard_opener
-from serving.compose import Deployment, create_home
+from serving.deployment.deployment import Deployment, create_home
+from serving.deployment.snapshots import ShardManager
 from serving.errors import ServiceRefusal, describe
 from serving.registrar.protocol import CallContext, Phase, Status
 from serving.registrar.service import RegistrarService
-from serving.sections import ServeSettings
-from serving.settings import Settings, make_settings
-from serving.snapshots import ShardManager
+from serving.settings.sections import ServeSettings
+from serving.settings.settings import Settings, make_settings
 from serving.telemetry.metrics import Meter
 from tests.serving.cluster.two_nodes import (
     QUICK,
@@ -360,8 +360,10 @@ def test_with_two_copies_no_call_fails_when_a_shard_is_killed_and_another_copy_i
 def test_another_shard_takes_its_share_beside_decisions_and_searches_and_none_fails_or_differs(
     nodes: Nodes, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.snapshots.LOOK_AT_SETTINGS_S", 0.2)
-    monkeypatch.setattr("serving.snapshots.ShardPlan", partial(ShardPlan, virtual_shards=64))
+    monkeypatch.setattr("serving.deployment.snapshots.LOOK_AT_SETTINGS_S", 0.2)
+    monkeypatch.setattr(
+        "serving.deployment.snapshots.ShardPlan", partial(ShardPlan, virtual_shards=64)
+    )
     requests, wanted = mixed_requests()[::3], [2]
 
     def known(found: Identification, bodies: set[str]) -> list[Any]:

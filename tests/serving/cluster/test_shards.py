@@ -42,7 +42,7 @@ from serving.cluster.shards import (
     open_ray_shards,
     shard_opener,
 )
-from serving.settings import make_settings
+from serving.settings.settings import make_settings
 from tests.indexes.freed_memory import count_in_memory, forms_of
 from tests.serving.cluster.two_nodes import (
     DIM,

@@ -25,7 +25,7 @@ from serving.cluster.node import node_timeout_s, require_gpus, supervisor_timeou
 from serving.cluster.processes import Process, Role, find_processes, list_descendants
 from serving.cluster.site import require_ray
 from serving.cluster.supervisor import claim, require_port
-from serving.sections import ServeSettings
+from serving.settings.sections import ServeSettings
 from tests.serving.cluster.conftest import Start
 
 

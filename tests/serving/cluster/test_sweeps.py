@@ -14,8 +14,8 @@ from indexes.joining.join import Progress, join_gallery
 from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.joining import join_shards
 from serving.cluster.shards import open_ray_shards, shard_opener
-from serving.compose import Deployment
-from serving.settings import make_settings
+from serving.deployment.deployment import Deployment
+from serving.settings.settings import make_settings
 from serving.sweeps.manager import SweepManager
 from tests.serving.cluster.two_nodes import (
     DIM,

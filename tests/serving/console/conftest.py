@@ -25,9 +25,9 @@ from engine.matching.documents import check_documents
 from engine.matching.requests import Sample, seal_crop
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
-from serving.compose import Deployment, read_crop_policy
 from serving.demo.data import make_document
-from serving.settings import SETTINGS_FILE, load_settings
+from serving.deployment.deployment import Deployment, read_crop_policy
+from serving.settings.settings import SETTINGS_FILE, load_settings
 from tests.serving.api.conftest import extractor, keyed_home, service, serving
 from tests.serving.api.driver import Service
 from tests.serving.client.conftest import listening

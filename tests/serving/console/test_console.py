@@ -18,7 +18,7 @@ from engine.cases.opening import CaseBatch, NewCase
 from engine.faces.extractor import Extractor
 from engine.registry.records import CaseRecord, Changes
 from engine.registry.writer import Writer
-from serving.rule_settings import CarrierPeople, PeopleSettings
+from serving.settings.terms import CarrierPeople, PeopleSettings
 from tests.serving.api.conftest import serving
 from tests.serving.client.conftest import listening
 from tests.serving.console.conftest import RING, Site

@@ -24,7 +24,7 @@ from engine.matching.requests import Sample, seal_crop
 from engine.registry.records import CaseState
 from engine.registry.vault import Vault
 from serving.demo.data import make_document
-from serving.settings import SETTINGS_FILE
+from serving.settings.settings import SETTINGS_FILE
 from tests.serving.api.conftest import serving
 from tests.serving.client.conftest import listening
 from tests.serving.console.conftest import Site, import_subscribers

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.settings import Settings
+from serving.settings.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 DOCKERFILE = ROOT / "Dockerfile.gpu"

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from serving.cluster.node import supervisor_timeout_s
-from serving.settings import Settings
+from serving.settings.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "serving/deploy"

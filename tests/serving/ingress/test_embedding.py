@@ -12,17 +12,17 @@ import pytest
 
 from engine.errors import DeviceFailed, RequestError
 from engine.faces.embedder import Embedder
-from serving.errors import Busy, Interrupted
-from serving.ingress.embedding import FAILURES, FallbackEmbedder, WatchedEmbedder, tell_unused
-from serving.ingress.remote_embedder import Crops, RemoteEmbedder, Vectors
-from serving.models import (
+from serving.deployment.models import (
     INGRESS_UNUSED,
     open_embedder,
     require_agreement,
     settle_ingress,
     without_accelerator,
 )
-from serving.settings import make_settings
+from serving.errors import Busy, Interrupted
+from serving.ingress.embedding import FAILURES, FallbackEmbedder, WatchedEmbedder, tell_unused
+from serving.ingress.remote_embedder import Crops, RemoteEmbedder, Vectors
+from serving.settings.settings import make_settings
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import (
     ACCELERATOR_UNUSED,
@@ -139,9 +139,9 @@ def test_an_ingress_takes_no_gpu_and_says_that_it_leaves_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     settings = make_settings({})
-    monkeypatch.setattr("serving.models.available_providers", lambda: ("cpu",))
+    monkeypatch.setattr("serving.deployment.models.available_providers", lambda: ("cpu",))
     assert settle_ingress(settings) == (settings, "")
-    monkeypatch.setattr("serving.models.available_providers", lambda: ("cpu", "cuda"))
+    monkeypatch.setattr("serving.deployment.models.available_providers", lambda: ("cpu", "cuda"))
     assert settle_ingress(settings) == (without_accelerator(settings), INGRESS_UNUSED)
     meter = RecordingMeter()
     log = open_log(tmp_path / "log", "info", "test")

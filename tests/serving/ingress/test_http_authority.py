@@ -25,8 +25,8 @@ from engine.matching.authority import AuthorityCode, AuthorityQuestion, Authorit
 from engine.matching.documents import CheckedDocument
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
-from serving.authority_settings import AuthoritySettings
 from serving.ingress.http_authority import CircuitBreaker, HttpAuthority, reach
+from serving.settings.terms import AuthoritySettings
 from serving.telemetry.metrics import Meter
 from tests.serving.authority_service import (
     Handler,

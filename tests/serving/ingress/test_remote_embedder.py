@@ -16,6 +16,7 @@ from engine.errors import ModelDamaged
 from engine.faces.embedder import Embedder
 from engine.faces.extractor import Extraction
 from engine.models.catalog import ModelCard, builtin_card, read_model
+from serving.deployment.models import build_extractor, model_digest, open_embedder
 from serving.errors import Interrupted
 from serving.ingress import remote_embedder
 from serving.ingress.remote_embedder import (
@@ -26,8 +27,7 @@ from serving.ingress.remote_embedder import (
     call_on_loop,
     open_remote_extractor,
 )
-from serving.models import build_extractor, model_digest, open_embedder
-from serving.settings import Settings, make_settings
+from serving.settings.settings import Settings, make_settings
 
 Crops = NDArray[np.uint8]
 Vectors = NDArray[np.float32]

@@ -14,11 +14,11 @@ from structlog.testing import LogCapture
 from structlog.typing import FilteringBoundLogger
 
 from engine.registry.records import AuditEntry
-from serving.compose import Deployment
+from serving.deployment.deployment import Deployment
 from serving.registrar.protocol import CallContext, Phase, Status
 from serving.registrar.service import RegistrarService
-from serving.sections import ServeSettings
-from serving.settings import Settings, load_settings
+from serving.settings.sections import ServeSettings
+from serving.settings.settings import Settings, load_settings
 from serving.telemetry.metrics import Meter
 from tests.engine.matching.conftest import People, busy
 from tests.serving.local_registrar import LocalRegistrar

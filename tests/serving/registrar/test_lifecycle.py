@@ -21,12 +21,13 @@ from indexes.exact import exact8
 from indexes.exact.scanner import Scanner
 from indexes.sharding.shards import ShardedIndex, ShardPlan
 from schema.reasons import Decision
-from serving.compose import Deployment, load_vault
+from serving.deployment.deployment import Deployment, load_vault
+from serving.deployment.deployment import Deployment, load_vault
 from serving.errors import Interrupted, NotReady, ServiceRefusal
 from serving.registrar.operations import OpenRegistry
 from serving.registrar.protocol import CallContext, Phase
 from serving.registrar.service import LOOKS_BEHIND
-from serving.settings import load_settings
+from serving.settings.settings import load_settings
 from tests.indexes.sharding.local_shards import LocalShard, SlowToAdd
 from tests.serving.local_registrar import LocalRegistrar
 from tests.serving.meters import BrokenMeter
@@ -37,8 +38,8 @@ pytestmark = pytest.mark.anyio
 HOLD_LEASE = """
 import sys, time
 from pathlib import Path
-from serving.compose import Deployment
-from serving.settings import load_settings
+from serving.deployment.deployment import Deployment
+from serving.settings.settings import load_settings
 home = Path(sys.argv[1])
 deployment = Deployment(home, load_settings(home), home)
 deployment.writer

@@ -24,7 +24,7 @@ from engine.errors import (
     VectorUnusable,
 )
 from indexes.sharding.shards import ShardedIndex, ShardPlan
-from serving.compose import Deployment
+from serving.deployment.deployment import Deployment
 from serving.errors import Interrupted
 from serving.registrar.operations import OpenRegistry, finish_by
 from serving.registrar.protocol import CallContext, Close, LineTarget

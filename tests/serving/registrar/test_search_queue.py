@@ -11,7 +11,7 @@ import pytest
 
 from engine.matching.verification import identify
 from indexes.errors import SearchInvalid, VectorInvalid
-from serving.compose import Deployment
+from serving.deployment.deployment import Deployment
 from serving.errors import Busy
 from serving.registrar.search_queue import SearchQueue
 

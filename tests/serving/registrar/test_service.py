@@ -17,7 +17,7 @@ from schema.reasons import Decision
 from serving.errors import NotReady
 from serving.registrar.protocol import CallContext, LineTarget, Phase
 from serving.registrar.service import open_pool
-from serving.settings import Settings, make_settings
+from serving.settings.settings import Settings, make_settings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import BATCH_SIZE
 from tests.serving.local_registrar import LocalRegistrar
@@ -148,7 +148,7 @@ async def test_a_drain_answers_what_waits_refuses_what_comes_and_keeps_a_snapsho
     busy: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("serving.compose.SNAPSHOT_AFTER", -1)
+    monkeypatch.setattr("serving.deployment.deployment.SNAPSHOT_AFTER", -1)
     with busy(kept.last.registrar):
         waiting = [
             asyncio.create_task(registrar.enroll(population.request(), context)) for _ in range(5)

@@ -34,7 +34,7 @@ from serving.sandbox.outcomes import (
     make_number,
 )
 from serving.sandbox.sandbox_service import WARNING
-from serving.settings import SANDBOX_FILE
+from serving.settings.settings import SANDBOX_FILE
 from serving.webhooks import keeper
 from serving.wire.enrollments import Reason as WireReason
 from serving.wire.fields import DOCUMENT_TYPES

@@ -10,8 +10,8 @@ import pytest
 
 from engine.sweeps.estimate import SweepRequest
 from engine.sweeps.sweep_model import SweepRecord
-from serving.compose import Deployment
-from serving.settings import load_settings
+from serving.deployment.deployment import Deployment
+from serving.settings.settings import load_settings
 from serving.sweeps.manager import SweepManager
 from tests.serving.sweeps.synthetic_people import PausedJoin, make_people_home
 

@@ -15,9 +15,9 @@ from engine.matching.bulk_enrollment import admit_references
 from engine.registry.records import utc_now
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import JoinedGallery, Progress, join_gallery
-from serving.compose import Deployment
 from serving.demo.data import make_document
-from serving.settings import load_settings
+from serving.deployment.deployment import Deployment
+from serving.settings.settings import load_settings
 
 Rows = NDArray[np.float32]
 DIM = 128

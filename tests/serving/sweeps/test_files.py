@@ -21,9 +21,9 @@ from engine.sweeps.estimate import SweepRequest
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
 from engine.sweeps.sweep_model import Scope, SweepRecord, SweepState
-from serving.compose import Deployment
-from serving.retention import EXPIRED, retire_sweeps
-from serving.settings import load_settings
+from serving.deployment.deployment import Deployment
+from serving.jobs.retention import EXPIRED, retire_sweeps
+from serving.settings.settings import load_settings
 from serving.sweeps.manager import SweepManager
 from serving.sweeps.sweep_states import SweepStates
 from serving.wire.sweeps import RiskTerm

@@ -29,8 +29,8 @@ from engine.sweeps.estimate import SweepRequest
 from engine.sweeps.folder import SweepFolder, SweepStatus
 from engine.sweeps.sweep_model import Scope, SweepRecord, SweepState
 from indexes.errors import SearchInvalid
-from serving.compose import Deployment
-from serving.settings import load_settings
+from serving.deployment.deployment import Deployment
+from serving.settings.settings import load_settings
 from serving.sweeps import planning
 from serving.sweeps.manager import MOST_STARTS, SweepManager
 from tests.row_codes import vouch

@@ -14,7 +14,7 @@ import pytest
 PROLOGUE = """
 import sys
 from pathlib import Path
-from serving.settings import find_metrics_folder
+from serving.settings.settings import find_metrics_folder
 from serving.telemetry.metrics import *
 meter = Meter(find_metrics_folder())
 meter.set(BUILD, 1, "1.2.3", "abc")

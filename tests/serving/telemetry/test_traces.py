@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from engine.errors import RequestError
-from serving.sections import ServeSettings
+from serving.settings.sections import ServeSettings
 from serving.telemetry.traces import OpenTelemetryTracer, Tracer, open_tracer
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -46,7 +46,7 @@ def test_without_an_endpoint_nothing_is_traced_nor_imported() -> None:
     assert type(open_tracer(ServeSettings(), "ingress")) is Tracer
     code = """
 import sys
-from serving.sections import ServeSettings
+from serving.settings.sections import ServeSettings
 from serving.telemetry.traces import open_tracer
 tracer = open_tracer(ServeSettings(), "ingress")
 with tracer.span("request", "00-1-2-3", route="/v1/match") as span:

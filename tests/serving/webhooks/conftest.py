@@ -27,7 +27,7 @@ from engine.registry.records import Carrier, utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.webhooks import Webhooks
-from serving.sections import WebhookSettings
+from serving.settings.sections import WebhookSettings
 from serving.webhooks.delivery import Deliverer
 
 NETWORKS = ("127.0.0.0/8", "::1/128")

@@ -15,7 +15,7 @@ from engine.registry.records import utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.webhooks import Webhooks
-from serving.sections import WebhookSettings
+from serving.settings.sections import WebhookSettings
 from serving.webhooks import delivery
 
 LOOPBACK = ["127.0.0.0/8"]

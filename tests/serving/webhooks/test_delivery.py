@@ -28,7 +28,7 @@ from engine.registry.records import utc_now
 from engine.registry.store import Store
 from engine.registry.webhooks import WebhookChange, Webhooks, WebhookState
 from engine.retention.job import RUN, DirectRunner, RetentionCertificate, Schedule, run_retention
-from serving.sections import WebhookSettings
+from serving.settings.sections import WebhookSettings
 from serving.webhooks import delivery
 from tests.serving.webhooks.conftest import LOOPBACK, NETWORKS, delivering, happen, receiving, until
 

@@ -16,7 +16,7 @@ from serving.access.authorization import Principal, Role
 from serving.api.app import RequestMiddleware
 from serving.api.request import SCOPE_KEY, Request
 from serving.api.request import Answer as Sent
-from serving.sections import ServeSettings
+from serving.settings.sections import ServeSettings
 from serving.telemetry.metrics import IN_PROGRESS, REFUSALS, REQUESTS, Meter
 from serving.telemetry.traces import Tracer
 from tests.serving.meters import RecordingMeter

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.registry.rotation import reseal, retire
-from serving.compose import Deployment
-from serving.settings import KEY_RING_FILE, Settings
-from serving.snapshots import SHARD_KEYS_FOLDER, ShardKeys
+from serving.deployment.deployment import Deployment
+from serving.deployment.snapshots import SHARD_KEYS_FOLDER, ShardKeys
+from serving.settings.settings import KEY_RING_FILE, Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from serving.ingress.embedding import EmbedderStatus
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.templates import SealedTemplates
 from serving.registrar.protocol import RegistrarClient
-from serving.sections import ServeSettings
+from serving.settings.sections import ServeSettings
 from serving.telemetry.metrics import Meter
 from serving.telemetry.traces import Tracer
 

@@ -24,7 +24,7 @@ from engine.registry.records import AuditEntry, Changes, utc_now
 from engine.retention.certificates import Certificate
 from engine.retention.clock import Seen, check_clock, check_step
 from engine.retention.job import RetentionCertificate, Schedule, preview, run_retention
-from serving.compose import Deployment, read_schedule, read_time, warn_on_stderr
+from serving.deployment.deployment import Deployment, read_schedule, read_time, warn_on_stderr
 
 if TYPE_CHECKING:
     # Commands write certificates without the service's packages.

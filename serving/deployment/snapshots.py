@@ -46,7 +46,7 @@ from indexes.snapshots import snapshot
 from indexes.snapshots.files import created, flush_names
 from indexes.snapshots.manifest import SegmentEntry
 from serving.errors import Interrupted
-from serving.settings import Settings
+from serving.settings.settings import Settings
 
 if TYPE_CHECKING:
     from engine.sweeps.sweep_run import Join

@@ -12,7 +12,7 @@ from engine.lifecycle.reverification import carry_out
 from engine.lifecycle.rules import LineRules
 from engine.matching.limits import ChangeRunner
 from engine.registry.reader import Reader
-from serving.retention import ClockWatch
+from serving.jobs.retention import ClockWatch
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger

@@ -26,7 +26,7 @@ from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter
 
 if TYPE_CHECKING:
-    from serving.compose import Deployment
+    from serving.deployment.deployment import Deployment
 
 TIMEOUT_S = 10.0
 LOCAL_SYSLOG = "/dev/log"

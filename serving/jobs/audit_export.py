@@ -32,12 +32,12 @@ from engine.registry.audit import read_audit
 from engine.registry.database import changing
 from engine.registry.reader import Reader
 from engine.registry.records import AuditRecord, LineEventKind, new_id, utc_now
-from serving.sections import AuditSettings
+from serving.settings.sections import AuditSettings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter
 
 if TYPE_CHECKING:
-    from serving.compose import Deployment
+    from serving.deployment.deployment import Deployment
 
 CURSOR = "audit export"
 PAGE = 500

@@ -56,8 +56,9 @@ from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
 from schema.reasons import Decision
-from serving.authority_settings import AuthoritySettings, LivenessSettings
-from serving.models import (
+from serving.settings.terms import AuthoritySettings, LivenessSettings
+from serving.deployment.models import (
+from serving.deployment.models import (
     build_extractor,
     build_thresholds,
     embedder_card,
@@ -69,9 +70,9 @@ from serving.models import (
     second_model,
     threshold_rates,
 )
-from serving.rule_settings import LinesSettings, PeopleSettings
-from serving.sections import CasesSettings, CropsSettings, LimitSettings, RetentionSettings
-from serving.settings import (
+from serving.deployment.snapshots import OpenIndex, ShardManager, SnapshotManager, gallery_config
+from serving.settings.sections import CasesSettings, CropsSettings, LimitSettings, RetentionSettings
+from serving.settings.settings import (
     KEY_RING_FILE,
     SANDBOX_FILE,
     SETTINGS_FILE,
@@ -80,7 +81,12 @@ from serving.settings import (
     is_card_file,
     write_settings,
 )
-from serving.snapshots import OpenIndex, ShardManager, SnapshotManager, gallery_config
+from serving.settings.terms import (
+    AuthoritySettings,
+    LinesSettings,
+    LivenessSettings,
+    PeopleSettings,
+)
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor

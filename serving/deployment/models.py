@@ -14,8 +14,8 @@ from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import ModelCard, builtin_card, load_card
 from engine.models.session import SessionOptions, available_providers
 from engine.models.transform import Conversion, read_transform, without_transform
-from serving.sections import ThresholdSettings
-from serving.settings import Settings, is_card_file
+from serving.settings.sections import ThresholdSettings
+from serving.settings.settings import Settings, is_card_file
 
 if TYPE_CHECKING:
     from engine.faces.detector import FaceDetector

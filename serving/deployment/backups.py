@@ -13,7 +13,7 @@ from engine.registry.backup import Manifest, list_backups, make_backup, name_of
 from engine.registry.records import utc_now
 
 if TYPE_CHECKING:
-    from serving.compose import Deployment
+    from serving.deployment.deployment import Deployment
 
 FOLDER = "backups"
 """Of a home: what a service backs up."""

@@ -22,9 +22,7 @@ from pydantic_settings import (
 )
 
 from engine.errors import RegistryExists, RegistryMissing, RequestError
-from serving.authority_settings import AuthoritySettings, LivenessSettings
-from serving.rule_settings import LinesSettings, PeopleSettings
-from serving.sections import (
+from serving.settings.sections import (
     AuditSettings,
     CasesSettings,
     CropsSettings,
@@ -42,6 +40,12 @@ from serving.sections import (
     ThresholdSettings,
     WebhookSettings,
     is_private_address,
+)
+from serving.settings.terms import (
+    AuthoritySettings,
+    LinesSettings,
+    LivenessSettings,
+    PeopleSettings,
 )
 
 SETTINGS_FILE = "sosie.toml"
