@@ -28,7 +28,8 @@ from indexes.segmented.merging import Rewrite
 from indexes.sharding.shards import ShardedIndex, ShardPlan
 from indexes.snapshots import snapshot
 from indexes.snapshots.manifest import segment_file
-from serving import compose, snapshots
+from serving.deployment import deployment as opened
+from serving.deployment import snapshots
 from serving.deployment.deployment import Deployment
 from serving.deployment.models import threshold_rates
 from serving.deployment.snapshots import OpenIndex, gallery_config
@@ -49,7 +50,7 @@ def open_home(full_home: Path, tmp_path: Path) -> Open:
     """`open_home(warn, open_index)` opens the deployment with one person."""
 
     def build(
-        warn: Callable[[str], None] = compose.warn_on_stderr, open_index: OpenIndex | None = None
+        warn: Callable[[str], None] = opened.warn_on_stderr, open_index: OpenIndex | None = None
     ) -> Deployment:
         settings = load_settings(full_home)
         return Deployment(full_home, settings, warn, open_index)
@@ -59,7 +60,7 @@ def open_home(full_home: Path, tmp_path: Path) -> Open:
 
 @pytest.fixture
 def _always_save(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compose, "SNAPSHOT_AFTER", -1)
+    monkeypatch.setattr(opened, "SNAPSHOT_AFTER", -1)
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_an_erasure_leaves_no_snapshot_that_was_saved_meanwhile(
             other.save_snapshot()
         return holders.erase_holder(*arguments)
 
-    monkeypatch.setattr(compose, "erase_holder", erase)
+    monkeypatch.setattr(opened, "erase_holder", erase)
     with open_home() as deployment:
         assert deployment.erase(DOCUMENT, "test").references == 1
     assert not (full_home / "gallery").exists()
@@ -135,7 +136,7 @@ def test_an_erasure_whose_snapshot_cannot_be_saved_leaves_none_and_is_certified(
 
     with open_home() as deployment:
         deployment.save_snapshot()
-    monkeypatch.setattr(compose, "erase_holder", erase)
+    monkeypatch.setattr(opened, "erase_holder", erase)
     warnings: list[str] = []
     with open_home(warnings.append) as deployment:
         assert deployment.erase(DOCUMENT, "test").references == 1
@@ -175,8 +176,8 @@ def test_the_registrar_does_not_wait_while_a_snapshot_is_sealed_after_an_erasure
 def test_what_fails_after_an_erasure_is_told_and_tried_again_until_it_is_done(
     open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch, step: str, has_snapshot: bool
 ) -> None:
-    monkeypatch.setattr(compose, "ERASURES_GATHER_S", 0)
-    monkeypatch.setattr(compose, "RESEAL_AGAIN_S", 0.01)
+    monkeypatch.setattr(opened, "ERASURES_GATHER_S", 0)
+    monkeypatch.setattr(opened, "RESEAL_AGAIN_S", 0.01)
     manifest, told, faults = full_home / "gallery" / "manifest", [], []
     whole = getattr(Gallery, step)
     if has_snapshot:
@@ -216,7 +217,7 @@ def test_an_erasure_beside_the_end_of_a_deployment_leaves_no_snapshot_with_the_f
     open_home: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, at_snapshot, lock = threading.Event(), threading.Event(), threading.Lock()
-    erase_holder, save_snapshot = compose.erase_holder, snapshots.save_snapshot
+    erase_holder, save_snapshot = opened.erase_holder, snapshots.save_snapshot
 
     class Erasing:
         def __enter__(self) -> None:
@@ -240,7 +241,7 @@ def test_an_erasure_beside_the_end_of_a_deployment_leaves_no_snapshot_with_the_f
     with ThreadPoolExecutor(1) as pool, open_home() as deployment:
         assert deployment.registrar is not None
         monkeypatch.setattr(deployment, "erasing", Erasing())
-        monkeypatch.setattr(compose, "erase_holder", erase)
+        monkeypatch.setattr(opened, "erase_holder", erase)
         monkeypatch.setattr(snapshots, "save_snapshot", save)
         erased = pool.submit(deployment.erase, DOCUMENT, "test")
         assert begun.wait(120)
@@ -253,7 +254,7 @@ def test_an_erasure_beside_the_end_of_a_deployment_leaves_no_snapshot_with_the_f
 def test_what_fails_after_an_erasure_does_not_keep_a_deployment_from_closing(
     open_home: Open, full_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compose, "ERASURES_GATHER_S", 0)
+    monkeypatch.setattr(opened, "ERASURES_GATHER_S", 0)
     attempts, told = threading.Semaphore(0), []
 
     def fail(*_: Any) -> None:
@@ -284,7 +285,7 @@ def test_a_gallery_that_cannot_be_rewritten_is_told_and_so_is_a_deadline_that_ha
         failed.set()
         raise MemoryError
 
-    monkeypatch.setattr(compose, "OVERDUE_S", 0)
+    monkeypatch.setattr(opened, "OVERDUE_S", 0)
     settings = make_settings({"gallery": {"head_rows": 64, "erasure_deadline_h": 0}})
     people = People(seed=4, dim=128, outlet="b1")
     asked = [people.request() for _ in range(64)]
@@ -314,7 +315,7 @@ def test_a_crash_in_an_erasure_leaves_no_file_with_the_face_and_costs_a_rebuild(
     with open_home() as deployment:
         deployment.save_snapshot()
     with monkeypatch.context() as patched, open_home() as deployment:
-        patched.setattr(compose, "erase_holder", crash)
+        patched.setattr(opened, "erase_holder", crash)
         with pytest.raises(Crash):
             deployment.erase(DOCUMENT, "test")
     assert list((full_home / "gallery").iterdir()) == []
@@ -378,10 +379,10 @@ def test_an_erasure_in_the_middle_of_a_merge_leaves_no_face_wherever_it_is_kille
             if merging.wait(1):
                 break
         assert merging.is_set()
-        monkeypatch.setattr(compose, "erase_holder", around("erasure", compose.erase_holder))
+        monkeypatch.setattr(opened, "erase_holder", around("erasure", opened.erase_holder))
         monkeypatch.setattr(snapshots, "save_snapshot", around("save", recovery.save_snapshot))
         monkeypatch.setattr(snapshot, "publish", around("publication", snapshot.publish))
-        monkeypatch.setattr(compose, "ERASURES_GATHER_S", 0)
+        monkeypatch.setattr(opened, "ERASURES_GATHER_S", 0)
         assert deployment.erase(asked[5].document, "test").references == 1
         kill("before the merge ends")
         released.set()
@@ -457,7 +458,7 @@ def test_a_refused_snapshot_is_reported_and_removed_by_the_writer(
         assert deployment.registrar is not None
     data = next((full_home / "gallery").glob("state-*"))
     data.write_bytes(data.read_bytes()[:-1])
-    monkeypatch.setattr(compose, "SNAPSHOT_AFTER", 1_000)
+    monkeypatch.setattr(opened, "SNAPSHOT_AFTER", 1_000)
     with open_home() as deployment:
         assert len(deployment.registrar.gallery) == 1
         assert not (full_home / "gallery").exists()
