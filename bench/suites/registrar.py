@@ -45,7 +45,6 @@ from indexes.segmented.segments import SegmentedIndex
 from indexes.upkeep import Upkeep
 from schema.reasons import Decision
 from serving.deployment.deployment import SNAPSHOT_FOLDER, Deployment
-from serving.deployment.deployment import SNAPSHOT_FOLDER, Deployment
 from serving.webhooks.delivery import AT_ONCE
 
 BATCH, SINGLE = 32, 1

@@ -50,9 +50,6 @@ from schema.reasons import Decision, Reason
 from serving.deployment.deployment import Deployment, create_home
 from serving.settings.sections import RegistrarSettings
 from serving.settings.settings import Settings
-from serving.deployment.deployment import Deployment, create_home
-from serving.settings.sections import RegistrarSettings
-from serving.settings.settings import Settings
 
 TOLERANCE = 2e-5
 """A score so near a threshold may go either way: such a request is left out."""

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from engine.registry.records import EnrollmentRecord
     from schema.reasons import ExceptionCause
     from serving.deployment.deployment import Deployment
-    from serving.deployment.deployment import Deployment
     from serving.wire.enrollments import Enrollment
 
 COLOURS = {"approved": "green", "review": "yellow", "rejected": "red"}

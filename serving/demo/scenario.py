@@ -24,7 +24,6 @@ from engine.matching.requests import Answer, EnrollmentRequest, make_samples
 from engine.registry.records import Carrier
 from engine.registry.writer import Writer
 from schema.reasons import IMAGE_REASONS, Decision, Reason
-from serving.deployment.deployment import Deployment, create_home
 from serving.demo.data import Person, Picture, Source, blur, forge_document, make_document, retake
 from serving.deployment.deployment import Deployment, create_home
 from serving.errors import require_sound

@@ -56,8 +56,6 @@ from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
 from schema.reasons import Decision
-from serving.settings.terms import AuthoritySettings, LivenessSettings
-from serving.deployment.models import (
 from serving.deployment.models import (
     build_extractor,
     build_thresholds,

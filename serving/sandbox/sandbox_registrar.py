@@ -62,7 +62,6 @@ from engine.registry.records import Carrier, Changes, DocumentRecord, utc_now
 from engine.registry.writer import Writer
 from schema.reasons import IMAGE_REASONS, LIVENESS_REASONS, LivenessMode, LivenessUse, Reason
 from serving.deployment.deployment import Deployment
-from serving.deployment.deployment import Deployment
 from serving.errors import Busy, Interrupted, NotReady
 from serving.registrar.operations import OpenRegistry
 from serving.registrar.protocol import CallContext, LineTarget, RegistrarClient, Reply, Status

@@ -9,8 +9,6 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from schema.reasons import LivenessMode, LivenessUse
 from serving.settings.sections import Section, is_private_address
-from schema.reasons import LivenessMode, LivenessUse
-from serving.settings.sections import Section, is_private_address
 
 
 class AuthoritySettings(Section):

@@ -40,9 +40,6 @@ from engine.matching.requests import (
 from schema.reasons import Decision, Reason
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
-from schema.reasons import Decision, Reason
-from serving.deployment.deployment import Deployment
-from serving.settings.settings import load_settings
 from tests.engine.matching.conftest import resident_number
 
 LFW = Path(__file__).parents[3] / "shared" / "lfw" / "images"

@@ -19,8 +19,6 @@ from engine.faces.quality_limits import QUALITY_LIMITS, QualityLimits
 from engine.models.session import Session
 from schema.reasons import PhotographKind, Reason
 from serving.settings.settings import make_settings
-from schema.reasons import PhotographKind, Reason
-from serving.settings.settings import make_settings
 
 Points = NDArray[np.float32]
 GOOD = Quality(

@@ -22,7 +22,6 @@ from indexes.exact.scanner import Scanner
 from indexes.sharding.shards import ShardedIndex, ShardPlan
 from schema.reasons import Decision
 from serving.deployment.deployment import Deployment, load_vault
-from serving.deployment.deployment import Deployment, load_vault
 from serving.errors import Interrupted, NotReady, ServiceRefusal
 from serving.registrar.operations import OpenRegistry
 from serving.registrar.protocol import CallContext, Phase
