@@ -103,8 +103,8 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "pyarrow": "engine.imports engine.spreadsheets engine.statutory engine.sweeps "
         "bench.suites.imports loadtest.local_service",
         "pydantic": "indexes.snapshots.manifest engine.capacity.figures engine.registry.keyring "
-        "engine.sweeps.groupfile serving.authority_settings serving.cluster.application "
-        "serving.retention serving.rule_settings serving.sections serving.settings",
+        "engine.sweeps.groupfile serving.cluster.application "
+        "serving.jobs.retention serving.settings",
         "pydantic_settings": "serving.settings.settings",
         "python_multipart": "serving.api.body",
         "rapidfuzz": "engine.sweeps.likelihood",
