@@ -99,7 +99,7 @@ LIVENESS_REASONS = frozenset(one for one in Reason if one.name.startswith("LIVEN
 
 
 class PhotographKind(StrEnum):
-    """Where a photograph comes from; it decides which limits apply."""
+    """Source of a photograph; it decides which limits apply."""
 
     LIVE = "live"
     PRINTED = "printed"

@@ -20,7 +20,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from engine.cases.case import CaseNote, NoteKind
 from engine.errors import RequestError
 from engine.formatting import DASH, count, mask_name, mask_number, number, percent, plural
 from engine.matching.calibration import Calibration, Comparison
@@ -34,9 +33,10 @@ from engine.registry.records import (
     DocumentRecord,
     JudgedPair,
     LineRecord,
-    LineStatus,
     utc_now,
 )
+from schema.cases import CaseNote, NoteKind
+from schema.lines import LineStatus
 from schema.reasons import Decision
 from serving.api.likeness import find_faces
 from serving.wire import cases as wire

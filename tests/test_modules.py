@@ -24,7 +24,7 @@ PACKAGES = ("schema", "indexes", "engine", "serving", "bench", "loadtest")
 # raises one.
 BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
-        "modules": (444, 355),
+        "modules": (440, 355),
         "product_lines": (117_000, 102_000),
         "python_tokens": (717_000, 625_000),
         "test_lines": (80_500, 72_000),
@@ -34,8 +34,8 @@ BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
         "functions_of_15_branches": (46, 15),
         "near_equal_classes": (64, 15),
         "class_names_twice": (113, 55),
-        "module_names_twice": (43, 30),
-        "docstrings_with_odd_starts_percent": (13.5, 5),
+        "module_names_twice": (42, 30),
+        "docstrings_with_odd_starts_percent": (13.3, 5),
         "docs_kilobytes": (503, 350),
     }
 )
@@ -50,13 +50,14 @@ SHARED_NAMES = {
         "cases",
         "cli",
         "deployment",
+        "documents",
         "enrollments",
         "embedding",
         "errors",
         "events",
     ),
     *("gallery", "imports", "join", "kernels", "lines", "matching", "models", "people", "plan"),
-    *("campaigns", "line_life", "sim_swaps"),
+    *("campaigns", "line_life"),
     *("outlets", "registrar", "retention", "rotation", "shards", "sweeps", "webhooks"),
 }
 # Who imports a library from outside: modules, or packages with all that is in them.

@@ -13,21 +13,15 @@ from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
 
-from engine.cases.case import Actor
 from engine.errors import FourEyes, HolderMoved, NotFound
 from engine.matching.holders import NOBODY
 from engine.matching.registrar import Runner
 from engine.registry.reader import Reader
-from engine.registry.records import (
-    AuditEntry,
-    Changes,
-    DeathRecord,
-    DocumentStatus,
-    LineStatus,
-    PeopleChanges,
-    is_id,
-)
+from engine.registry.records import AuditEntry, Changes, DeathRecord, PeopleChanges, is_id
 from engine.registry.writer import Writer
+from schema.actors import Actor
+from schema.documents import DocumentStatus
+from schema.lines import LineStatus
 
 
 class DeathSource(StrEnum):

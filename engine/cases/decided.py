@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from engine.cases.case import Outcome
 from engine.matching.comparison import score_best
 from engine.registry.cases import EXCEPTIONS
 from engine.registry.reader import Reader
 from engine.registry.records import JudgedPair
 from engine.registry.row_macs import read_apart
 from engine.sweeps.sweep_model import Link
+from schema.cases import Outcome
 
 MORE_ALIKE = 0.05
 """A score that lies so far above the one that people decided on is other evidence."""

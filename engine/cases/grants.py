@@ -14,7 +14,6 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cases.case import Actor, Outcome
 from engine.errors import CaseMoved
 from engine.matching.documents import normalise_name
 from engine.matching.requests import name_look_up
@@ -26,7 +25,6 @@ from engine.registry.records import (
     CaseRecord,
     Changes,
     DocumentRecord,
-    DocumentStatus,
     ExceptionRecord,
     NewDocument,
     NewLine,
@@ -36,6 +34,9 @@ from engine.registry.records import (
 )
 from indexes.gallery import Gallery
 from indexes.scoring import exact_scores
+from schema.actors import Actor
+from schema.cases import Outcome
+from schema.documents import DocumentStatus
 from schema.reasons import Decision
 
 

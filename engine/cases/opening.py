@@ -7,19 +7,21 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from engine.cases.case import (
+from engine.registry.reader import Reader
+from engine.registry.records import AuditEntry, CaseRecord, Changes, new_id
+from engine.registry.rows import columns_of
+from schema.actors import person_of
+from schema.cases import (
+    ALIVE,
     APART,
     CLAIMED,
     CONFIRMED,
     CaseKind,
     CaseNote,
     CaseOrigin,
+    CaseState,
     NoteKind,
-    person_of,
 )
-from engine.registry.reader import Reader
-from engine.registry.records import ALIVE, AuditEntry, CaseRecord, CaseState, Changes, new_id
-from engine.registry.rows import columns_of
 
 SAME_CHECK = timedelta(days=1)
 """Repeated failures within it are not added to the history; the audit has each of them."""

@@ -12,21 +12,15 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from engine.cases.case import Actor, CaseNote, NoteKind
 from engine.cases.opening import date_change
 from engine.errors import FourEyes, NotFound, OutletMoved, RequestError
 from engine.matching.registrar import Runner
 from engine.registry.reader import Reader
-from engine.registry.records import (
-    AuditEntry,
-    CaseRecord,
-    Changes,
-    Outlet,
-    OutletChange,
-    Restriction,
-)
+from engine.registry.records import AuditEntry, CaseRecord, Changes, Outlet, OutletChange
 from engine.registry.writer import Writer
 from engine.texts import require_visible
+from schema.actors import Actor, Restriction
+from schema.cases import CaseNote, NoteKind
 
 MAX_REASON_LENGTH = 200
 LIFTED = "lifted"

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from engine.accuracy.error_rates import wilson_interval
-from engine.cases.case import Outcome
 from engine.matching.calibration import Rate
 from engine.registry.reader import Reader
-from engine.registry.records import CaseState, JudgedPair
+from engine.registry.records import JudgedPair
+from schema.cases import CaseState, Outcome
 
 WANTED = 0.8
 """Of the pairs at the proposed threshold so many should be one person."""

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from engine.cases.case import Actor, CaseKind, CaseNote, NoteKind, Outcome, Proposal
 from engine.cases.grants import decide_exception
 from engine.cases.opening import date_change, state_of
 from engine.cases.suspects import Suspects
@@ -27,18 +26,12 @@ from engine.formatting import plural
 from engine.matching.limits import lift_end
 from engine.matching.registrar import Runner, publish
 from engine.registry.reader import Reader
-from engine.registry.records import (
-    ALIVE,
-    AuditEntry,
-    CaseRecord,
-    CaseState,
-    Changes,
-    JudgedPair,
-    LineStatus,
-    WatchEntry,
-)
+from engine.registry.records import AuditEntry, CaseRecord, Changes, JudgedPair, WatchEntry
 from engine.registry.writer import Writer
 from engine.texts import is_visible, require_visible
+from schema.actors import Actor
+from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, NoteKind, Outcome, Proposal
+from schema.lines import LineStatus
 
 MAX_CLOSED_LINES = 1_000
 

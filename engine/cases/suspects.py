@@ -9,7 +9,6 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cases.case import Outcome
 from engine.cases.decided import Pair, read_decided
 from engine.matching.comparison import WatchList
 from engine.registry.cases import EXCEPTIONS
@@ -17,6 +16,7 @@ from engine.registry.reader import Reader
 from engine.registry.records import CaseRecord, JudgedPair, WatchEntry
 from indexes.gallery import Gallery
 from indexes.scoring import exact_scores
+from schema.cases import Outcome
 
 MAX_PAIRS = 20_000
 """Judged pairs of a case; of a larger case, those with the highest scores."""

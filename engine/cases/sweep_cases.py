@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.decided import Decided, pair_of, read_decided
 from engine.cases.opening import CaseBatch, NewCase
 from engine.matching.registrar import Runner
 from engine.registry.reader import Reader
-from engine.registry.records import CaseState, Changes
+from engine.registry.records import Changes
 from engine.registry.writer import Writer
 from engine.sweeps.groups import find_weakest
 from engine.sweeps.sweep_model import Group, GroupKind
+from schema.cases import CaseKind, CaseOrigin, CaseState
 
 GROUPS_PER_TRANSACTION = 100
 """Bounds how long decisions wait for such a transaction."""

@@ -16,11 +16,9 @@ from engine.registry.reader import Reader
 from engine.registry.records import (
     AuditEntry,
     Campaign,
-    CampaignState,
     Changes,
     LifeChanges,
     LineRecord,
-    LineStatus,
     Step,
     is_id,
     new_id,
@@ -28,6 +26,7 @@ from engine.registry.records import (
 from engine.registry.row_macs import read_apart
 from engine.registry.writer import Writer
 from engine.texts import require_visible
+from schema.lines import CampaignState, LineStatus
 
 LEAST = timedelta(hours=1)
 """So far away a deadline is at least."""

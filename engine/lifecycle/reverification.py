@@ -16,14 +16,10 @@ from engine.registry.records import (
     AuditEntry,
     Campaign,
     CampaignLine,
-    CampaignLineState,
     Changes,
     LifeChanges,
     LineEvent,
-    LineEventKind,
     LineRecord,
-    LineService,
-    LineStatus,
     Reverification,
     Step,
     is_id,
@@ -31,6 +27,7 @@ from engine.registry.records import (
 )
 from engine.registry.row_macs import read_apart
 from engine.registry.writer import Writer
+from schema.lines import CampaignLineState, LineEventKind, LineService, LineStatus
 
 AHEAD = timedelta(minutes=1)
 """So much later than ours a carrier's clock may be."""

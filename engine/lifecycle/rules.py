@@ -18,7 +18,8 @@ from typing import Any, Protocol
 import msgspec
 
 from engine.errors import RequestError
-from engine.registry.records import LineEventKind, LineService, LineStatus, Step
+from engine.registry.records import Step
+from schema.lines import LineEventKind, LineService, LineStatus
 
 BUILT_IN = (
     "bangladesh", "china", "india", "indonesia", "korea", "philippines", "thailand", "vietnam",

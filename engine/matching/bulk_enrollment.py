@@ -27,7 +27,6 @@ from engine.registry.records import (
     AuditEntry,
     Changes,
     DocumentRecord,
-    DocumentStatus,
     NewDocument,
     NewLine,
     NewReference,
@@ -39,6 +38,7 @@ from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.base import check_vectors
 from indexes.gallery import Gallery
+from schema.documents import DocumentStatus
 from schema.reasons import RECORD_DAMAGED, Reason
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.decided import is_more_alike
 from engine.cases.opening import NewCase
 from engine.matching.authority import WeighedAuthority
@@ -34,15 +33,10 @@ from engine.matching.requests import Attempt
 from engine.registry.cases import EXCEPTIONS
 from engine.registry.people import Standing
 from engine.registry.reader import Reader
-from engine.registry.records import (
-    AuditEntry,
-    DocumentRecord,
-    DocumentStatus,
-    JudgedPair,
-    LineRecord,
-    Tally,
-)
+from engine.registry.records import AuditEntry, DocumentRecord, JudgedPair, LineRecord, Tally
 from indexes.gallery import Gallery
+from schema.cases import CaseKind, CaseOrigin
+from schema.documents import DocumentStatus
 from schema.reasons import Decision, Reason
 
 

@@ -10,7 +10,6 @@ from time import monotonic, sleep
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cases.case import CaseNote, NoteKind, person_of
 from engine.cases.opening import date_change
 from engine.errors import GalleryBehind, HolderMoved, NotFound, RequestError, TenantConflict
 from engine.matching.comparison import score_best
@@ -29,7 +28,6 @@ from engine.registry.records import (
     Changes,
     DocumentRecord,
     LineRecord,
-    LineStatus,
     SecondTemplate,
     WatchEntry,
     is_id,
@@ -39,6 +37,9 @@ from engine.registry.writer import Writer
 from indexes.base import check_vectors
 from indexes.errors import IdInvalid
 from indexes.gallery import Gallery
+from schema.actors import person_of
+from schema.cases import CaseNote, NoteKind
+from schema.lines import LineStatus
 
 # A change is in the store a moment before the gallery has it.
 _LAG_S = 2.0

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import SosieError, TooManyFailures, VectorUnusable
 from engine.matching.authority import AuthorityTerms, DocumentRole, WeighedAuthority
@@ -70,7 +69,6 @@ from engine.registry.records import (
     AuditEntry,
     Changes,
     DocumentRecord,
-    DocumentStatus,
     EnrollmentRecord,
     LivenessRecord,
     NewCrop,
@@ -86,6 +84,8 @@ from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
+from schema.cases import CaseKind, CaseOrigin
+from schema.documents import DocumentStatus
 from schema.reasons import Decision, LivenessUse, Reason
 
 

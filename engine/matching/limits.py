@@ -16,20 +16,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol, Self, TypeVar
 
-from engine.cases.case import (
-    ActorKind,
-    CaseKind,
-    CaseOrigin,
-    find_actor_kind,
-    fold_person,
-    person_of,
-)
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import TooManyFailures
 from engine.registry.reader import Reader
-from engine.registry.records import ALIVE, CaseRecord, Changes, Tally, is_id, utc_now
+from engine.registry.records import CaseRecord, Changes, Tally, is_id, utc_now
 from engine.registry.rows import HOLDER_TALLY, SHOWN_TALLY
 from engine.registry.writer import Writer
+from schema.actors import ActorKind, find_actor_kind, fold_person, person_of
+from schema.cases import ALIVE, CaseKind, CaseOrigin
 
 T = TypeVar("T")
 

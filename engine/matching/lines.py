@@ -9,7 +9,6 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import HolderMismatch, NotFound
 from engine.matching.comparison import score_best
@@ -24,13 +23,14 @@ from engine.registry.records import (
     CaseRecord,
     Changes,
     LineRecord,
-    LineStatus,
     Tally,
     is_id,
     utc_now,
 )
 from engine.registry.writer import Writer
 from indexes.base import check_vectors
+from schema.cases import CaseKind, CaseOrigin
+from schema.lines import LineStatus
 
 LINE_UNKNOWN = "no line in use has this number or id: check each digit"
 """The same for a line unknown and for one that the caller may not see."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from engine.cases.case import CLAIMED, CaseKind, CaseOrigin, Outcome, name_confirmation
 from engine.cases.opening import NewCase, is_claim, is_confirmation
 from engine.matching.authority import AuthorityQuestion, DocumentRole, WeighedAuthority
 from engine.matching.comparison import Comparisons
@@ -41,7 +40,6 @@ from engine.registry.records import (
     AskedLine,
     AuditEntry,
     DocumentRecord,
-    DocumentStatus,
     ExceptionRecord,
     Exemption,
     Guardianship,
@@ -50,6 +48,8 @@ from engine.registry.records import (
     Replacement,
     utc_now,
 )
+from schema.cases import CLAIMED, CaseKind, CaseOrigin, Outcome, name_confirmation
+from schema.documents import DocumentStatus
 from schema.reasons import Decision, LivenessUse, Reason
 
 DOCUMENT_REPLACED = "document.replaced"

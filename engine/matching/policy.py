@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from engine.cases.case import CaseKind
 from engine.errors import NotFound
 from engine.matching.calibration import Thresholds
 from engine.registry.records import EnrollmentRecord
+from schema.cases import CaseKind
 from schema.reasons import Decision, ExceptionCause, Reason
 
 POLICY_VERSION = "5"

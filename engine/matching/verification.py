@@ -14,7 +14,6 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import NotFound
 from engine.lifecycle.reverification import LifeBatch
@@ -31,7 +30,6 @@ from engine.registry.records import (
     AuditEntry,
     Changes,
     DocumentRecord,
-    LineEventKind,
     LineRecord,
     SecondTemplate,
     Tally,
@@ -39,6 +37,8 @@ from engine.registry.records import (
 )
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
+from schema.cases import CaseKind, CaseOrigin
+from schema.lines import LineEventKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from typing import NamedTuple
 from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from engine.cases.case import describe_actor, fold_person
 from engine.errors import NotFound, RegistryError
 from engine.registry import tables
 from engine.registry.database import Source, changing
@@ -29,6 +28,7 @@ from engine.registry.row_macs import (
 from engine.registry.rows import read_as
 from engine.registry.writer import recorded
 from engine.texts import mixes_scripts
+from schema.actors import describe_actor, fold_person
 
 _accounts, _sessions = tables.accounts, tables.sessions
 _SESSION = select(_sessions).where(_sessions.c.id == bindparam("id"))

@@ -25,13 +25,13 @@ from sqlalchemy import (
     select,
 )
 
-from engine.cases.case import CREDENTIAL_ID_LENGTH, CREDENTIALS
 from engine.errors import ChainBroken, RequestError, SchemaMismatch
 from engine.registry import tables
 from engine.registry.database import CHUNK_ROWS, UNREADABLE, Source, reading
 from engine.registry.records import AuditEntry, AuditRecord, is_id, utc_now
 from engine.registry.rows import columns_of
 from engine.registry.vault import Vault
+from schema.actors import CREDENTIAL_ID_LENGTH, CREDENTIALS
 
 GENESIS = bytes(32)
 """What the first entry's hash stands on."""

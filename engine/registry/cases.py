@@ -30,19 +30,15 @@ from sqlalchemy import (
 )
 from sqlalchemy import case as by_value
 
-from engine.cases.case import KIND_RISK, CaseKind, CaseNote, CaseSort, DueDates, NoteKind, Outcome
 from engine.errors import NotFound
 from engine.registry import tables
 from engine.registry.database import KEYS, Moment, Source, long_statements, reading
 from engine.registry.line_life import HAS_FRAUD_IN_USE
 from engine.registry.records import (
-    ALIVE,
     AttemptRecord,
     CaseRecord,
-    CaseState,
     CropRecord,
     JudgedPair,
-    LineStatus,
     is_id,
     utc_now,
 )
@@ -56,6 +52,18 @@ from engine.registry.row_macs import (
 from engine.registry.rows import CASE_NOTE, CROP_IMAGE, case_of, read_as
 from engine.registry.tables import IS_ALIVE, case_documents, case_notes, cases, crops, judged_pairs
 from engine.sweeps.sweep_model import Identity, LineFact
+from schema.cases import (
+    ALIVE,
+    KIND_RISK,
+    CaseKind,
+    CaseNote,
+    CaseSort,
+    CaseState,
+    DueDates,
+    NoteKind,
+    Outcome,
+)
+from schema.lines import LineStatus
 
 
 def risk_of(found: CaseRecord) -> float:

@@ -11,7 +11,6 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Table, func, literal, select, tuple_
 
-from engine.cases.case import Actor
 from engine.errors import FourEyes, RequestError, SosieError, StorageFailed
 from engine.registry import tables
 from engine.registry.audit import MENDED, AuditReader, find_breaks, read_head, verify_chain
@@ -22,6 +21,7 @@ from engine.registry.rows import name_sealed
 from engine.registry.tables import metadata
 from engine.registry.vault import Vault
 from engine.registry.writer import chained, take_lease
+from schema.actors import Actor
 
 MOST_SHOWN = 20
 """So many findings tell what to do: put back a backup."""

@@ -25,15 +25,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, insert
 from engine.errors import PlaceUnknown
 from engine.registry import tables
 from engine.registry.database import Source, chunks
-from engine.registry.records import (
-    ALIVE,
-    CampaignState,
-    CaseState,
-    Changes,
-    LineEvent,
-    LineEventKind,
-    new_id,
-)
+from engine.registry.records import Changes, LineEvent, new_id
 from engine.registry.row_macs import (
     is_authentic,
     open_each,
@@ -43,6 +35,8 @@ from engine.registry.row_macs import (
     with_macs,
 )
 from engine.registry.vault import Vault
+from schema.cases import ALIVE, CaseState
+from schema.lines import CampaignState, LineEventKind
 from schema.reasons import Decision, Reason
 
 EVENT_DATA = "events.data"

@@ -26,23 +26,16 @@ from sqlalchemy import (
     update,
 )
 
-from engine.cases.case import Outcome
 from engine.registry import tables
 from engine.registry.database import KEYS, UNREADABLE, Moment, Source, chunks
 from engine.registry.people import REPLACED
 from engine.registry.records import (
     Campaign,
-    CampaignLineState,
-    CampaignState,
-    CaseState,
     Changes,
     Exemption,
     LifeChanges,
     LineEvent,
-    LineEventKind,
     LineRecord,
-    LineService,
-    LineStatus,
     Reverification,
     is_id,
     new_id,
@@ -50,6 +43,8 @@ from engine.registry.records import (
 from engine.registry.row_macs import open_each, open_some, require_authentic, with_macs
 from engine.registry.rows import columns_of, line_of, read_as
 from engine.registry.vault import Vault
+from schema.cases import CaseState, Outcome
+from schema.lines import CampaignLineState, CampaignState, LineEventKind, LineService, LineStatus
 
 _lines, _events, _asked = tables.lines, tables.line_events, tables.reverifications
 _campaigns, _chosen, _exempt = tables.campaigns, tables.campaign_lines, tables.limit_exemptions

@@ -40,7 +40,6 @@ from engine.registry.records import (
     DocumentRecord,
     EnrollmentRecord,
     LineRecord,
-    LineStatus,
     Outlet,
     StoredAnswer,
     WatchEntry,
@@ -76,6 +75,7 @@ from engine.registry.vault import (
     name_references,
 )
 from engine.sweeps.sweep_model import SweepRecord, SweepState
+from schema.lines import LineStatus
 from schema.reasons import Reason
 
 TEMPLATES_PER_CHUNK = 10_000

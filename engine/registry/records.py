@@ -13,93 +13,26 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cases.case import CaseNote, CaseOrigin, Outcome, Proposal
 from engine.sweeps.sweep_model import SweepRecord
+from schema.actors import Restriction
+from schema.cases import CaseNote, CaseOrigin, CaseState, Outcome, Proposal
+from schema.documents import DocumentStatus
+from schema.lines import (
+    CampaignLineState,
+    CampaignState,
+    LineEventKind,
+    LineService,
+    LineState,
+    LineStatus,
+)
 
 Json = Mapping[str, Any]
 _ID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
-
-
-class DocumentStatus(StrEnum):
-    """`attempted` is known from attempts only, none of them approved: it binds nobody yet.
-
-    `blocked` hides what the document is besides, and is what it becomes again when unblocked.
-    """
-
-    ATTEMPTED = "attempted"
-    ACTIVE = "active"
-    BLOCKED = "blocked"
-    ERASED = "erased"
-
-
-class LineStatus(StrEnum):
-    """A line counts as in use until it is closed."""
-
-    ACTIVE = "active"
-    DISPUTED = "disputed"
-    CLOSED = "closed"
-
-
-class LineService(StrEnum):
-    """What of its service a line lacks, beside its status: the least first."""
-
-    SUSPENDED_OUTGOING = "suspended_outgoing"
-    PENDING = "pending"
-    """Its SIM is not to work until its holder is verified, so it receives nothing either."""
-    SUSPENDED = "suspended"
-
-
-class LineState(StrEnum):
-    """What people are shown of a line: a dispute hides a suspension, which is shown beside it."""
-
-    PENDING = "pending"
-    ACTIVE = "active"
-    SUSPENDED_OUTGOING = "suspended_outgoing"
-    SUSPENDED = "suspended"
-    CLOSED = "closed"
-    DISPUTED = "disputed"
-
-
-class LineEventKind(StrEnum):
-    """What may happen to a line; carriers report the first six."""
-
-    SIM_SWAP = "sim_swap"
-    DEVICE_CHANGE = "device_change"
-    PORT_IN = "port_in"
-    PORT_OUT = "port_out"
-    TRANSFER = "transfer"
-    ESIM_DOWNLOAD = "esim_download"
-    REVERIFY_ASKED = "reverify_asked"
-    REVERIFIED = "reverified"
-    REVERIFY_FAILED = "reverify_failed"
-    OVERDUE = "overdue"
-    PENDING = "pending"
-    SUSPENDED_OUTGOING = "suspended_outgoing"
-    SUSPENDED = "suspended"
-    UNSUSPENDED = "unsuspended"
-    CLOSED = "closed"
-    # By people alone.
-    DISPUTED = "disputed"
-    RESTORED = "restored"
-
-
-class CaseState(StrEnum):
-    """A case is alive while it is open, assigned or proposed."""
-
-    OPEN = "open"
-    ASSIGNED = "assigned"
-    PROPOSED = "proposed"
-    CLOSED = "closed"
-    MERGED = "merged"
-
-
-ALIVE = frozenset({CaseState.OPEN, CaseState.ASSIGNED, CaseState.PROPOSED})
 
 
 def new_id() -> str:
@@ -152,13 +85,6 @@ class Outlet:
     restriction_case: str | None = None
     restriction_reason: str | None = None
     refused_attempts: int | None = None
-
-
-class Restriction(StrEnum):
-    """Why an outlet may enroll nobody: suspended by one person at once, barred by a second."""
-
-    SUSPENDED = "suspended"
-    BARRED = "barred"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -382,14 +308,6 @@ class Reverification:
     campaign_id: str | None = None
 
 
-class CampaignState(StrEnum):
-    """Whether lines are still being added: by its terms, or one by one, or none any more."""
-
-    FILLING = "filling"
-    RUNNING = "running"
-    ENDED = "ended"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Campaign:
     """Lines of a carrier whose holders are asked for by a deadline, and what follows it.
@@ -408,15 +326,6 @@ class Campaign:
     filled_to: str | None
     created_at: datetime
     created_by: str
-
-
-class CampaignLineState(StrEnum):
-    """How far a line of a campaign is. One that is closed before it is verified has left."""
-
-    ASKED = "asked"
-    VERIFIED = "verified"
-    OVERDUE = "overdue"
-    LEFT = "left"
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,11 @@ from sqlalchemy import (
     update,
 )
 
-from engine.cases.case import CaseNote, NoteKind
 from engine.cases.opening import date_change
 from engine.registry import tables
 from engine.registry.database import UNREADABLE, Source, chunks
 from engine.registry.people import forget_people
-from engine.registry.records import ALIVE, AuditEntry, Json
+from engine.registry.records import AuditEntry, Json
 from engine.registry.row_macs import changing_rows, open_each
 from engine.registry.rows import (
     case_of,
@@ -45,6 +44,7 @@ from engine.registry.rows import (
 from engine.registry.vault import Vault
 from engine.registry.webhooks import Webhooks
 from engine.registry.writer import ERASED, Writer
+from schema.cases import ALIVE, CaseNote, NoteKind
 
 Strip = Callable[[Json], Json]
 """Reduces an attempt's evidence to what is not about a person."""

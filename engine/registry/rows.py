@@ -25,22 +25,16 @@ from sqlalchemy import (
     update,
 )
 
-from engine.cases.case import CaseNote, CaseOrigin, Outcome, Proposal
 from engine.errors import RowRefused, SealBroken, StorageFailed
 from engine.registry import tables
 from engine.registry.database import KEYS, UNREADABLE, Moment, chunks
 from engine.registry.records import (
-    ALIVE,
     AttemptTemplate,
     CaseRecord,
-    CaseState,
     DocumentRecord,
-    DocumentStatus,
     EnrollmentRecord,
     JudgedPair,
     LineRecord,
-    LineService,
-    LineStatus,
     NewCrop,
     NewDocument,
     NewLine,
@@ -72,6 +66,9 @@ from engine.registry.vault import (
 from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepState, SweepTerms
 from indexes.base import check_vectors
 from indexes.errors import VectorInvalid
+from schema.cases import ALIVE, CaseNote, CaseOrigin, CaseState, Outcome, Proposal
+from schema.documents import DocumentStatus
+from schema.lines import LineService, LineStatus
 
 T = TypeVar("T")
 

@@ -57,8 +57,6 @@ from engine.registry.records import (
     AuditEntry,
     AuditRecord,
     Changes,
-    DocumentStatus,
-    LineStatus,
     OutletChange,
     utc_now,
 )
@@ -89,6 +87,8 @@ from engine.registry.rows import (
 )
 from engine.registry.tables import metadata
 from engine.registry.vault import Vault
+from schema.documents import DocumentStatus
+from schema.lines import LineStatus
 
 if TYPE_CHECKING:
     import sqlite3

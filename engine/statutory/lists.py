@@ -23,14 +23,15 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from engine.atomic_files import replacing
-from engine.cases.case import Outcome
 from engine.cases.decided import Pair, read_decided
 from engine.errors import RequestError
 from engine.registry.reader import Reader
-from engine.registry.records import CaseRecord, CaseState, LineRecord, LineStatus
+from engine.registry.records import CaseRecord, LineRecord
 from engine.registry.row_macs import read_apart
 from engine.spreadsheets import guard_cells
 from engine.sweeps.clustering import label_components
+from schema.cases import CaseState, Outcome
+from schema.lines import LineStatus
 from schema.reasons import Decision
 
 Mask = Callable[[str], str]

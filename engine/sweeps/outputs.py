@@ -17,7 +17,6 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from engine.atomic_files import replacing
-from engine.cases.case import Outcome
 from engine.cases.decided import read_decided
 from engine.matching.calibration import Calibration
 from engine.registry.reader import Reader
@@ -32,6 +31,7 @@ from engine.sweeps.risk import OutletLiveness
 from engine.sweeps.summary import Seller
 from engine.sweeps.sweep_model import Group, Identity, PairTable
 from engine.sweeps.sweep_run import SweepResult
+from schema.cases import Outcome
 
 
 def write_table(folder: Path, name: str, table: pa.Table, about: Mapping[str, str]) -> None:

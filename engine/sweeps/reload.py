@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from engine.cases.case import Outcome
 from engine.cases.precision import measure_precision, read_plain
 from engine.errors import RegistryError, SweepOver
 from engine.matching.calibration import Calibration, Comparison
@@ -22,6 +21,7 @@ from engine.sweeps.report.contents import Chance, ReportInput, Sweep
 from engine.sweeps.risk import LIVENESS_WINDOW, rank_outlets
 from engine.sweeps.summary import summarise
 from engine.sweeps.sweep_model import Group, SweepRecord, SweepState
+from schema.cases import Outcome
 from schema.reasons import Decision
 
 _EXCEPTED = [Outcome.TWINS.value, Outcome.MISTAKE.value]

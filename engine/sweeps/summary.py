@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from engine.registry.records import LineStatus
 from engine.sweeps.sweep_model import Group, GroupKind, LineFact
+from schema.lines import LineStatus
 
 _WEEK = timedelta(weeks=1)
 

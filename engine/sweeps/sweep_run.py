@@ -14,12 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cases.case import CaseKind, Outcome
 from engine.cases.decided import read_decided
 from engine.matching.calibration import CalibrationCurve
 from engine.matching.documents import normalise_name, read_birth, read_serial
 from engine.registry.reader import Reader
-from engine.registry.records import ALIVE, CaseRecord, CaseState
+from engine.registry.records import CaseRecord
 from engine.registry.row_macs import read_apart
 from engine.sweeps.budget import BudgetTerms, Ranking, expect_true, rank_within_budget
 from engine.sweeps.clustering import ReadVectors
@@ -39,6 +38,7 @@ from engine.sweeps.sweep_model import Group, Identity, PairTable, SweepTerms
 from indexes.base import Ids
 from indexes.joining.join import JoinedGallery, Report
 from indexes.joining.pairs import Records
+from schema.cases import ALIVE, CaseKind, CaseState, Outcome
 from schema.reasons import Reason
 
 _PAGE_CASES = 1000

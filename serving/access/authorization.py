@@ -15,8 +15,9 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
-from engine.cases.case import CaseKind, describe_actor
 from engine.errors import NotFound
+from schema.actors import describe_actor
+from schema.cases import CaseKind
 from schema.reasons import IMAGE_REASONS, LIVENESS_REASONS, WITHHELD, Decision, Reason
 from serving.errors import Forbidden, Malformed
 

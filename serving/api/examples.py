@@ -8,15 +8,13 @@ from typing import Any
 import msgspec
 
 from serving.wire import (
-    campaigns,
     cases,
     enrollments,
-    imports,
     lines,
     matching,
     outlets,
+    oversight,
     people,
-    sim_swaps,
     sweeps,
     webhooks,
 )
@@ -134,7 +132,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
     lines.HolderRequest: [{"document": _KNOWN_DOCUMENT, "probe": _PROBE}],
     lines.EventReport: [{"kind": "device_change", "at": "2026-01-31T12:00:00Z"}],
     lines.ExemptionRequest: [{"cause": "business"}],
-    campaigns.CampaignRequest: [
+    lines.CampaignRequest: [
         {
             "name": "Lines of outlet b1",
             "deadline": "2036-01-31T12:00:00Z",
@@ -145,9 +143,9 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
         },
         {"name": "From a file", "deadline": "2036-01-31T12:00:00Z"},
     ],
-    campaigns.CampaignLinesRequest: [{"lines": ["+8613800138000", ID_EXAMPLE]}],
-    sim_swaps.SimSwapDateRequest: [{"phoneNumber": "+8613800138000"}],
-    sim_swaps.SimSwapCheckRequest: [{"phoneNumber": "+8613800138000", "maxAge": 120}],
+    lines.CampaignLinesRequest: [{"lines": ["+8613800138000", ID_EXAMPLE]}],
+    lines.SimSwapDateRequest: [{"phoneNumber": "+8613800138000"}],
+    lines.SimSwapCheckRequest: [{"phoneNumber": "+8613800138000", "maxAge": 120}],
     cases.AssignRequest: [{"assignee": "me"}],
     cases.NoteRequest: [{"text": "Both documents show the same scar."}],
     cases.OutcomeRequest: [
@@ -159,7 +157,7 @@ EXAMPLES: Mapping[type[msgspec.Struct], list[dict[str, Any]]] = {
     ],
     outlets.LiftRequest: [{"restriction": "suspended", "reason": "The clerk has left."}],
     cases.CaseReportRequest: [{"faces": True}, {"reveal": True, "carrier": "blue"}],
-    imports.ImportChunk: [{"sealed": imports.SEALED_EXAMPLE}],
+    oversight.ImportChunk: [{"sealed": oversight.SEALED_EXAMPLE}],
     sweeps.SweepRequest: [
         {"scope": "all", "dry_run": True},
         {"scope": "new", "threshold": 0.47},

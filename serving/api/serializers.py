@@ -9,7 +9,6 @@ from math import ceil, floor
 from typing import Any, TypeVar
 
 from engine.cases import precision
-from engine.cases.case import CaseKind, CaseNote, DueDates, NoteKind, find_actor_kind
 from engine.cases.decided import read_decided
 from engine.errors import NotFound
 from engine.formatting import mask_name, mask_number
@@ -20,11 +19,9 @@ from engine.registry.cases import risk_of
 from engine.registry.events import seal_place, tell_cause
 from engine.registry.reader import Identity, Reader
 from engine.registry.records import (
-    ALIVE,
     AttemptRecord,
     AuditRecord,
     CaseRecord,
-    CaseState,
     DocumentRecord,
     EnrollmentRecord,
     ExceptionRecord,
@@ -39,6 +36,8 @@ from engine.registry.webhooks import DeadLetter, Webhook, Webhooks
 from engine.sweeps import estimate
 from engine.sweeps.risk import LIVENESS_WINDOW
 from engine.sweeps.sweep_model import SweepRecord
+from schema.actors import find_actor_kind
+from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, DueDates, NoteKind
 from serving.deployment.backups import BackupRecord
 from serving.webhooks.cloud_event import show_event
 from serving.wire import cases, enrollments, lines, outlets, oversight, people, sweeps, webhooks

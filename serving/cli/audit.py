@@ -23,8 +23,8 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from engine.cases.case import Actor
     from engine.registry.records import AuditRecord
+    from schema.actors import Actor
     from serving.deployment.deployment import Deployment
 
 MOST_ENTRIES = 100_000
@@ -165,7 +165,7 @@ MAX_REASON_LENGTH = 500
 
 def _ask_operator(deployment: Deployment, which: str) -> Actor:
     """Whose key is given; refused unless it is an operator's and in force."""
-    from engine.cases.case import Actor
+    from schema.actors import Actor
     from serving.access.authentication import Authenticator
     from serving.access.authorization import Role
     from serving.errors import Unauthenticated

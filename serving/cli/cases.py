@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cases.case import Actor, CaseSort, Outcome
 from engine.errors import RegistryError, SosieError
+from schema.actors import Actor
+from schema.cases import CaseSort, Outcome
 from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_place
 from serving.cli.output import (
     REGISTRY,
@@ -182,7 +183,7 @@ def _step_in(
     deployment: Deployment, as_json: bool, case_id: str, name: str, *given: object, **more: object
 ) -> None:
     from engine.cases import steps
-    from engine.registry.records import CaseState
+    from schema.cases import CaseState
     from serving.api import serializers
 
     actor = Actor(name_actor(), _myself())

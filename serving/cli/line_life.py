@@ -58,7 +58,7 @@ def report_event(
     """Report what happened to a line in use; what the carrier's rules say to it is done."""
     from engine.lifecycle import reverification
     from engine.lifecycle.rules import REPORTED
-    from engine.registry.records import LineEventKind
+    from schema.lines import LineEventKind
     from serving.api import serializers
 
     if kind not in REPORTED:
@@ -284,7 +284,7 @@ def list_overdue(
 ) -> None:
     """List the lines of a campaign whose holders did not come in time, by id."""
     from engine.lifecycle.campaigns import find_campaign
-    from engine.registry.records import CampaignLineState
+    from schema.lines import CampaignLineState
 
     found: list[str] = []
     with open_deployment(home) as deployment:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from engine.cases.case import Actor
+from schema.actors import Actor
 from serving.cli.cases import ANY, ME, MOST_CASES, STANDING, STATES, name_people
 from serving.cli.inputs import HomeOption, name_actor, open_deployment
 from serving.cli.output import JsonFlag, escape, print_answer, print_json, print_line, print_table
@@ -61,7 +61,7 @@ def lift_restriction(
     as_json: JsonFlag = False,
 ) -> None:
     """Let an outlet enroll again; its case keeps the history."""
-    from engine.registry.records import Restriction
+    from schema.actors import Restriction
 
     _step(home, as_json, "lift", code, Restriction(restriction), reason)
 
@@ -119,7 +119,8 @@ def list_past(
     """
     from engine.cases.outlets import find_outlet
     from engine.registry.cases import AttemptFilter, CaseFilter
-    from engine.registry.records import ALIVE, AuditEntry, CaseState, utc_now
+    from engine.registry.records import AuditEntry, utc_now
+    from schema.cases import ALIVE, CaseState
     from serving.api import serializers
     from serving.deployment.deployment import read_due_dates
     from serving.wire.outlets import PastEnrollments

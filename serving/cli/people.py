@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from engine.cases.case import Actor
+from schema.actors import Actor
 from serving.cli.inputs import HomeOption, name_actor, open_deployment
 from serving.cli.output import (
     DEPLOYMENT,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cases.case import fold_person
 from engine.errors import FourEyes, NotInstalled, RegistryError, advise_extra
+from schema.actors import fold_person
 from serving.cli.inputs import HomeOption, name_actor, open_deployment, require_place
 from serving.cli.output import REGISTRY, JsonFlag, add_group, escape, print_answer
 

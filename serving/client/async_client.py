@@ -29,17 +29,13 @@ from serving.client.calls import (
 )
 from serving.client.transport import Exchange, Options, Wait
 from serving.wire import (
-    campaigns,
     cases,
     enrollments,
-    events,
-    imports,
     lines,
     matching,
     outlets,
     oversight,
     people,
-    sim_swaps,
     sweeps,
     webhooks,
 )
@@ -211,47 +207,43 @@ class AsyncClient:
         )
 
     async def start_campaign(
-        self, campaign: campaigns.CampaignRequest, options: Options = _DEFAULT
-    ) -> campaigns.Campaign:
+        self, campaign: lines.CampaignRequest, options: Options = _DEFAULT
+    ) -> lines.Campaign:
         """Asks for the holders of many lines by a deadline."""
-        return await self._send(post(campaigns.Campaign, "campaigns", body=campaign), options)
+        return await self._send(post(lines.Campaign, "campaigns", body=campaign), options)
 
     async def add_to_campaign(
         self, campaign_id: str, numbers: Sequence[str], options: Options = _DEFAULT
-    ) -> campaigns.AddedLines:
+    ) -> lines.AddedLines:
         """Adds up to 1,000 lines, by number or id."""
-        body = campaigns.CampaignLinesRequest(tuple(numbers))
-        call = post(campaigns.AddedLines, "campaigns", campaign_id, "lines", body=body)
+        body = lines.CampaignLinesRequest(tuple(numbers))
+        call = post(lines.AddedLines, "campaigns", campaign_id, "lines", body=body)
         return await self._send(call, options)
 
-    async def end_campaign(
-        self, campaign_id: str, options: Options = _DEFAULT
-    ) -> campaigns.Campaign:
+    async def end_campaign(self, campaign_id: str, options: Options = _DEFAULT) -> lines.Campaign:
         """Ends a campaign before its deadline: nobody else is asked for."""
-        return await self._send(post(campaigns.Campaign, "campaigns", campaign_id, "end"), options)
+        return await self._send(post(lines.Campaign, "campaigns", campaign_id, "end"), options)
 
-    async def list_campaigns(self, options: Options = _DEFAULT) -> campaigns.Campaigns:
+    async def list_campaigns(self, options: Options = _DEFAULT) -> lines.Campaigns:
         """The newest campaigns."""
-        return await self._send(get(campaigns.Campaigns, "campaigns"), options)
+        return await self._send(get(lines.Campaigns, "campaigns"), options)
 
-    async def read_campaign(
-        self, campaign_id: str, options: Options = _DEFAULT
-    ) -> campaigns.Campaign:
+    async def read_campaign(self, campaign_id: str, options: Options = _DEFAULT) -> lines.Campaign:
         """A campaign, and how far it is."""
-        return await self._send(get(campaigns.Campaign, "campaigns", campaign_id), options)
+        return await self._send(get(lines.Campaign, "campaigns", campaign_id), options)
 
     async def list_campaign_lines(
         self,
         campaign_id: str,
         *,
-        state: campaigns.LineState = "overdue",
+        state: lines.CampaignLineState = "overdue",
         after: str | None = None,
         limit: int = 200,
         options: Options = _DEFAULT,
-    ) -> campaigns.CampaignLines:
+    ) -> lines.CampaignLines:
         """A page of a campaign's lines in one state."""
         call = get(
-            campaigns.CampaignLines,
+            lines.CampaignLines,
             "campaigns",
             campaign_id,
             "lines",
@@ -263,17 +255,17 @@ class AsyncClient:
 
     async def retrieve_sim_swap_date(
         self, number: str, options: Options = _DEFAULT
-    ) -> sim_swaps.SimSwapDate:
+    ) -> lines.SimSwapDate:
         """When a number got the SIM that it has (CAMARA)."""
-        body = sim_swaps.SimSwapDateRequest(number)
-        return await self._send(ask_camara(sim_swaps.SimSwapDate, "retrieve-date", body), options)
+        body = lines.SimSwapDateRequest(number)
+        return await self._send(ask_camara(lines.SimSwapDate, "retrieve-date", body), options)
 
     async def check_sim_swap(
         self, number: str, max_age_h: int = 240, options: Options = _DEFAULT
-    ) -> sim_swaps.SimSwapCheck:
+    ) -> lines.SimSwapCheck:
         """Whether it got it within these hours (CAMARA)."""
-        body = sim_swaps.SimSwapCheckRequest(number, max_age_h)
-        return await self._send(ask_camara(sim_swaps.SimSwapCheck, "check", body), options)
+        body = lines.SimSwapCheckRequest(number, max_age_h)
+        return await self._send(ask_camara(lines.SimSwapCheck, "check", body), options)
 
     async def erase(
         self, document_id: str, options: Options = _DEFAULT
@@ -602,10 +594,10 @@ class AsyncClient:
 
     async def admit_rows(
         self, sealed: bytes, planned: str | None = None, options: Options = _DEFAULT
-    ) -> imports.AdmittedChunk:
+    ) -> oversight.AdmittedChunk:
         """Plans a part of an import, or stores what was planned: `sosie import` sends it."""
-        body = imports.ImportChunk(sealed=sealed, planned=planned)
-        return await self._send(post(imports.AdmittedChunk, "imports", body=body), options)
+        body = oversight.ImportChunk(sealed=sealed, planned=planned)
+        return await self._send(post(oversight.AdmittedChunk, "imports", body=body), options)
 
     async def read_events(
         self,
@@ -614,10 +606,10 @@ class AsyncClient:
         limit: int = 100,
         type: str | None = None,  # noqa: A002 - as the interface calls it
         options: Options = _DEFAULT,
-    ) -> events.Events:
+    ) -> webhooks.Events:
         """What happened beyond a place in the feed, in its order; keep `next` and give it back."""
         query: Query = {"after": after, "limit": limit, "type": type}
-        return await self._send(get(events.Events, "events", **query), options)
+        return await self._send(get(webhooks.Events, "events", **query), options)
 
     async def create_webhook(
         self,

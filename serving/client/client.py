@@ -30,17 +30,13 @@ from serving.client.calls import (
 )
 from serving.client.transport import Exchange, Options, Wait
 from serving.wire import (
-    campaigns,
     cases,
     enrollments,
-    events,
-    imports,
     lines,
     matching,
     outlets,
     oversight,
     people,
-    sim_swaps,
     sweeps,
     webhooks,
 )
@@ -204,43 +200,43 @@ class Client:
         return self._send(get(lines.Exemption, "documents", document_id, "exemption"), options)
 
     def start_campaign(
-        self, campaign: campaigns.CampaignRequest, options: Options = _DEFAULT
-    ) -> campaigns.Campaign:
+        self, campaign: lines.CampaignRequest, options: Options = _DEFAULT
+    ) -> lines.Campaign:
         """Asks for the holders of many lines by a deadline."""
-        return self._send(post(campaigns.Campaign, "campaigns", body=campaign), options)
+        return self._send(post(lines.Campaign, "campaigns", body=campaign), options)
 
     def add_to_campaign(
         self, campaign_id: str, numbers: Sequence[str], options: Options = _DEFAULT
-    ) -> campaigns.AddedLines:
+    ) -> lines.AddedLines:
         """Adds up to 1,000 lines, by number or id."""
-        body = campaigns.CampaignLinesRequest(tuple(numbers))
-        call = post(campaigns.AddedLines, "campaigns", campaign_id, "lines", body=body)
+        body = lines.CampaignLinesRequest(tuple(numbers))
+        call = post(lines.AddedLines, "campaigns", campaign_id, "lines", body=body)
         return self._send(call, options)
 
-    def end_campaign(self, campaign_id: str, options: Options = _DEFAULT) -> campaigns.Campaign:
+    def end_campaign(self, campaign_id: str, options: Options = _DEFAULT) -> lines.Campaign:
         """Ends a campaign before its deadline: nobody else is asked for."""
-        return self._send(post(campaigns.Campaign, "campaigns", campaign_id, "end"), options)
+        return self._send(post(lines.Campaign, "campaigns", campaign_id, "end"), options)
 
-    def list_campaigns(self, options: Options = _DEFAULT) -> campaigns.Campaigns:
+    def list_campaigns(self, options: Options = _DEFAULT) -> lines.Campaigns:
         """The newest campaigns."""
-        return self._send(get(campaigns.Campaigns, "campaigns"), options)
+        return self._send(get(lines.Campaigns, "campaigns"), options)
 
-    def read_campaign(self, campaign_id: str, options: Options = _DEFAULT) -> campaigns.Campaign:
+    def read_campaign(self, campaign_id: str, options: Options = _DEFAULT) -> lines.Campaign:
         """A campaign, and how far it is."""
-        return self._send(get(campaigns.Campaign, "campaigns", campaign_id), options)
+        return self._send(get(lines.Campaign, "campaigns", campaign_id), options)
 
     def list_campaign_lines(
         self,
         campaign_id: str,
         *,
-        state: campaigns.LineState = "overdue",
+        state: lines.CampaignLineState = "overdue",
         after: str | None = None,
         limit: int = 200,
         options: Options = _DEFAULT,
-    ) -> campaigns.CampaignLines:
+    ) -> lines.CampaignLines:
         """A page of a campaign's lines in one state."""
         call = get(
-            campaigns.CampaignLines,
+            lines.CampaignLines,
             "campaigns",
             campaign_id,
             "lines",
@@ -250,19 +246,17 @@ class Client:
         )
         return self._send(call, options)
 
-    def retrieve_sim_swap_date(
-        self, number: str, options: Options = _DEFAULT
-    ) -> sim_swaps.SimSwapDate:
+    def retrieve_sim_swap_date(self, number: str, options: Options = _DEFAULT) -> lines.SimSwapDate:
         """When a number got the SIM that it has (CAMARA)."""
-        body = sim_swaps.SimSwapDateRequest(number)
-        return self._send(ask_camara(sim_swaps.SimSwapDate, "retrieve-date", body), options)
+        body = lines.SimSwapDateRequest(number)
+        return self._send(ask_camara(lines.SimSwapDate, "retrieve-date", body), options)
 
     def check_sim_swap(
         self, number: str, max_age_h: int = 240, options: Options = _DEFAULT
-    ) -> sim_swaps.SimSwapCheck:
+    ) -> lines.SimSwapCheck:
         """Whether it got it within these hours (CAMARA)."""
-        body = sim_swaps.SimSwapCheckRequest(number, max_age_h)
-        return self._send(ask_camara(sim_swaps.SimSwapCheck, "check", body), options)
+        body = lines.SimSwapCheckRequest(number, max_age_h)
+        return self._send(ask_camara(lines.SimSwapCheck, "check", body), options)
 
     def erase(
         self, document_id: str, options: Options = _DEFAULT
@@ -579,10 +573,10 @@ class Client:
 
     def admit_rows(
         self, sealed: bytes, planned: str | None = None, options: Options = _DEFAULT
-    ) -> imports.AdmittedChunk:
+    ) -> oversight.AdmittedChunk:
         """Plans a part of an import, or stores what was planned: `sosie import` sends it."""
-        body = imports.ImportChunk(sealed=sealed, planned=planned)
-        return self._send(post(imports.AdmittedChunk, "imports", body=body), options)
+        body = oversight.ImportChunk(sealed=sealed, planned=planned)
+        return self._send(post(oversight.AdmittedChunk, "imports", body=body), options)
 
     def read_events(
         self,
@@ -591,10 +585,10 @@ class Client:
         limit: int = 100,
         type: str | None = None,  # noqa: A002 - as the interface calls it
         options: Options = _DEFAULT,
-    ) -> events.Events:
+    ) -> webhooks.Events:
         """What happened beyond a place in the feed, in its order; keep `next` and give it back."""
         query: Query = {"after": after, "limit": limit, "type": type}
-        return self._send(get(events.Events, "events", **query), options)
+        return self._send(get(webhooks.Events, "events", **query), options)
 
     def create_webhook(
         self,

@@ -15,7 +15,6 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Self
 
-from engine.cases.case import DUE_DAYS, DueDates
 from engine.errors import (
     KeyRingMissing,
     NotFound,
@@ -55,6 +54,7 @@ from engine.retention.job import Schedule
 from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
+from schema.cases import DUE_DAYS, DueDates
 from schema.reasons import Decision
 from serving.deployment.models import (
     build_extractor,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from structlog.typing import FilteringBoundLogger
 
-from engine.cases.case import DueDates
 from engine.cases.precision import DecisionReader
 from engine.lifecycle.sim_changes import SimChangeTerms
 from engine.matching.authority import Authority
@@ -16,6 +15,7 @@ from engine.matching.liveness import LivenessChecker
 from engine.matching.people import NO_RULES, PeopleTerms
 from engine.registry.reader import Reader
 from engine.registry.vault import Vault
+from schema.cases import DueDates
 from serving.access.authentication import Authenticator
 from serving.access.sign_in import SignIn
 from serving.ingress.embedding import EmbedderStatus

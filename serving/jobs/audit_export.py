@@ -31,7 +31,8 @@ from engine.registry import cursors
 from engine.registry.audit import read_audit
 from engine.registry.database import changing
 from engine.registry.reader import Reader
-from engine.registry.records import AuditRecord, LineEventKind, new_id, utc_now
+from engine.registry.records import AuditRecord, new_id, utc_now
+from schema.lines import LineEventKind
 from serving.settings.sections import AuditSettings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter

@@ -18,7 +18,6 @@ import numpy as np
 from structlog.typing import FilteringBoundLogger
 
 from engine.cases import deaths, outlets, steps
-from engine.cases.case import Actor, person_of
 from engine.cases.deaths import DeathSource
 from engine.errors import (
     DeadlinePassed,
@@ -53,7 +52,6 @@ from engine.registry.records import (
     DeathRecord,
     Exemption,
     LineEvent,
-    LineEventKind,
     Outlet,
     SecondTemplate,
     Session,
@@ -63,6 +61,8 @@ from engine.registry.records import (
 from engine.registry.writer import Writer
 from engine.sweeps.estimate import Expectation, SweepRequest
 from engine.sweeps.sweep_model import SweepRecord
+from schema.actors import Actor, person_of
+from schema.lines import LineEventKind
 from serving.deployment.backups import BackupManager, BackupRecord
 from serving.deployment.deployment import Deployment, read_crop_policy
 from serving.errors import Interrupted

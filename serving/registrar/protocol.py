@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cases.case import Outcome
 from engine.errors import GalleryBehind, LeaseLost, RequestError, SosieError, VectorUnusable
 from indexes.errors import IndexFault, ShardLost, VectorInvalid
+from schema.cases import Outcome
 from serving.errors import Interrupted, ServiceRefusal
 
 if TYPE_CHECKING:
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
         DeathRecord,
         Exemption,
         LineEvent,
-        LineEventKind,
         Outlet,
-        Restriction,
         SecondTemplate,
         Session,
     )
     from engine.registry.webhooks import WebhookChange
     from engine.sweeps.estimate import Expectation, SweepRequest
     from engine.sweeps.sweep_model import SweepRecord
+    from schema.actors import Restriction
+    from schema.lines import LineEventKind
     from serving.deployment.backups import BackupRecord
     from serving.wire.sweeps import Group, GroupPage
 

@@ -18,8 +18,6 @@ from typing import Any
 import numpy as np
 
 from engine.cases import deaths, steps
-from engine.cases.case import Actor, CaseKind, CaseOrigin
-from engine.cases.case import Outcome as CaseOutcome
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import (
     DeadlinePassed,
@@ -60,6 +58,9 @@ from engine.matching.requests import (
 )
 from engine.registry.records import Carrier, Changes, DocumentRecord, utc_now
 from engine.registry.writer import Writer
+from schema.actors import Actor
+from schema.cases import CaseKind, CaseOrigin
+from schema.cases import Outcome as CaseOutcome
 from schema.reasons import IMAGE_REASONS, LIVENESS_REASONS, LivenessMode, LivenessUse, Reason
 from serving.deployment.deployment import Deployment
 from serving.errors import Busy, Interrupted, NotReady

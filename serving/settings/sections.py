@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from engine.cases.case import DUE_DAYS, CaseKind
 from engine.faces.quality_limits import QUALITY_LIMITS, QualityLimits
+from schema.cases import DUE_DAYS, CaseKind
 from schema.reasons import PhotographKind
 
 CARD = "a built-in card's name, or the path of a card"

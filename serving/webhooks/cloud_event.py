@@ -6,17 +6,17 @@ from collections.abc import Iterable
 
 from engine.registry.events import Event, EventType
 from serving.errors import Malformed
-from serving.wire import events
+from serving.wire import webhooks
 from serving.wire.fields import Moment
 
 
-def show_event(record: Event, deployment_id: str, carrier: str | None) -> events.Event:
+def show_event(record: Event, deployment_id: str, carrier: str | None) -> webhooks.Event:
     """An event as CloudEvents 1.0 has it, for a carrier, or for those who see all: cases are theirs
     alone."""
     data = dict(record.data)
     if carrier is not None and record.type is EventType.LINE_REVERIFY_FAILED:
         data["cause"] = "case"
-    return events.Event(
+    return webhooks.Event(
         specversion="1.0",
         id=record.id,
         source=f"urn:uuid:{deployment_id}",

@@ -1,4 +1,4 @@
-"""Lines: a holder's own list, a dispute, an end."""
+"""Wire types of lines: a holder's own, their events, campaigns; SIM swaps as CAMARA has them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Annotated, Literal, get_args
 from msgspec import Meta
 
 from serving.wire.fields import (
+    MAX_PAGE,
     AnswerBody,
+    Code,
     Id,
     KnownDocument,
     LivenessToken,
     Moment,
+    QueryString,
     RequestBody,
     known,
 )
@@ -178,3 +181,139 @@ class Exemption(AnswerBody, frozen=True):
     cause: str | None = None
     at: Moment | None = None
     by: str | None = None
+
+
+MOST_CAMPAIGN_LINES = 1_000
+Then = Literal["suspended_outgoing", "suspended", "closed"]
+Duration = Annotated[str, Meta(max_length=8, description="90m, 2h, 30d", examples=["30d"])]
+CampaignLineState = Literal["asked", "verified", "overdue", "left"]
+
+
+class ChosenLines(RequestBody, frozen=True, kw_only=True):
+    """Lines in use of the carrier that all of this holds for; empty: all of them."""
+
+    outlet: Code | None = None
+    opened_before: Moment | None = None
+    opened_after: Moment | None = None
+
+
+class CampaignRequest(RequestBody, frozen=True, kw_only=True):
+    """A campaign. At the deadline a line whose holder has not come is overdue, and `then`; `after`
+    that it is `then2` or `last`, and `after2` that `last`. Without `chosen` its lines are given by
+    `POST /v1/campaigns/{campaign_id}/lines`."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    deadline: Moment
+    carrier: Annotated[Code | None, Meta(description="for operators: whose lines")] = None
+    chosen: ChosenLines | None = None
+    then: Then | None = None
+    after: Duration | None = None
+    then2: Then | None = None
+    after2: Duration | None = None
+    last: Then | None = None
+
+
+class CampaignLinesRequest(RequestBody, frozen=True):
+    """Lines by number or id; those that a campaign has already stay as they are."""
+
+    lines: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...],
+        Meta(min_length=1, max_length=MOST_CAMPAIGN_LINES),
+    ]
+
+
+class AddedLines(AnswerBody, frozen=True):
+    """How many are new to the campaign, and the places of those that are no line in use of its
+    carrier."""
+
+    added: int
+    unknown: tuple[int, ...]
+
+
+class CampaignProgress(AnswerBody, frozen=True):
+    """How many lines are how far; those that were closed before their holder came have left."""
+
+    asked: int
+    verified: int
+    overdue: int
+    left: int
+
+
+class Campaign(AnswerBody, frozen=True):
+    """A campaign and how far it is; while it is `filling` lines are still being added, and once it
+    was `ended` none are."""
+
+    campaign_id: Id
+    name: str
+    carrier: str
+    state: Annotated[str, known("filling", "running", "ended")]
+    deadline: Moment
+    created_at: Moment
+    progress: CampaignProgress
+
+
+class Campaigns(AnswerBody, frozen=True):
+    """The newest twenty."""
+
+    campaigns: tuple[Campaign, ...]
+
+
+class CampaignLinesQuery(QueryString, frozen=True):
+    """Lines of a campaign in one state, by id."""
+
+    state: CampaignLineState = "overdue"
+    after: Annotated[Id | None, Meta(description="`next` of the page before")] = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = MAX_PAGE
+
+
+class CampaignLine(AnswerBody, frozen=True):
+    """A line of a campaign, and when it came into this state."""
+
+    line_id: Id
+    at: Moment
+
+
+class CampaignLines(AnswerBody, frozen=True):
+    """A page; `next` is null on the last one."""
+
+    lines: tuple[CampaignLine, ...]
+    next: Id | None
+
+
+MOST_HOURS, USUAL_HOURS = 2400, 240
+PhoneNumber = Annotated[
+    str,
+    Meta(
+        pattern=r"^\+[1-9][0-9]{4,14}$",
+        description="in E.164; required, as no key stands for a number",
+        examples=["+346661113334"],
+    ),
+]
+
+
+class SimSwapDateRequest(RequestBody, frozen=True):
+    phoneNumber: PhoneNumber | None = None  # noqa: N815 - CAMARA's
+
+
+class SimSwapCheckRequest(RequestBody, frozen=True):
+    phoneNumber: PhoneNumber | None = None  # noqa: N815 - CAMARA's
+    maxAge: Annotated[  # noqa: N815
+        int,
+        Meta(
+            description="hours that are looked back",
+            extra_json_schema={"minimum": 1, "maximum": MOST_HOURS},
+        ),
+    ] = USUAL_HOURS
+
+
+class SimSwapDate(AnswerBody, frozen=True, omit_defaults=True):
+    """When the number got the SIM that it has; null: not within `monitoredPeriod` days."""
+
+    latestSimChange: Moment | None  # noqa: N815
+    monitoredPeriod: int | None = None  # noqa: N815
+
+
+class SimSwapCheck(AnswerBody, frozen=True):
+    """Whether it got it within these hours."""
+
+    swapped: bool

@@ -17,7 +17,6 @@ from sqlalchemy import Connection, text
 from structlog import get_logger
 from structlog.testing import capture_logs
 
-from engine.cases.case import Outcome
 from engine.cases.steps import note
 from engine.errors import ChainBroken, SealBroken
 from engine.matching.holders import block_document, erase_holder
@@ -34,6 +33,7 @@ from engine.registry.damage import find_damage
 from engine.registry.database import changing
 from engine.registry.records import AuditEntry
 from engine.registry.store import Store
+from schema.cases import Outcome
 from serving.registrar import service as registrar_service
 from serving.registrar.service import examine_rows
 from serving.telemetry.metrics import Meter

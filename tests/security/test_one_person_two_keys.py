@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from engine.cases.case import Actor
 from engine.errors import RequestError
 from engine.matching.limits import Caller
 from engine.registry.records import ApiKey, utc_now
 from engine.texts import mixes_scripts
+from schema.actors import Actor
 from serving.access.authentication import make_key
 from tests.serving.api.conftest import open_case  # noqa: F401 - a fixture
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from engine.cases import steps
-from engine.cases.case import Actor, CaseKind, CaseOrigin, Outcome
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import NotFound, RequestError
 from engine.matching.bulk_enrollment import (
@@ -30,6 +29,8 @@ from engine.registry.audit import read_audit
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, CaseRecord, Changes
 from engine.registry.writer import Writer
+from schema.actors import Actor
+from schema.cases import CaseKind, CaseOrigin, Outcome
 from serving.api.serializers import case_file, find_held
 from serving.case_report import (
     MOST_DOCUMENTS,

@@ -13,7 +13,8 @@ import pytest
 from engine.errors import ClockImplausible
 from engine.lifecycle.campaigns import start_campaign
 from engine.lifecycle.reverification import carry_out
-from engine.registry.records import CampaignState, LineEventKind, LineState, utc_now
+from engine.registry.records import utc_now
+from schema.lines import CampaignState, LineEventKind, LineState
 from serving.jobs import line_steps
 from serving.jobs.line_steps import LineSteps
 from serving.jobs.retention import ClockWatch

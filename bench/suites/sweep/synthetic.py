@@ -24,7 +24,6 @@ from bench.suites.sweep.agreement import (
     old_rings,
 )
 from bench.suites.sweep.planted import Plan, Planted, plant, planted_pairs
-from engine.registry.records import LineStatus
 from engine.sweeps.clustering import cluster_links, label_components
 from engine.sweeps.groups import FaceFacts, group_faces
 from engine.sweeps.linking import LinkTable, Owners
@@ -32,6 +31,7 @@ from engine.sweeps.sweep_model import Group, Identity, LineFact, PairTable
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.join import join_gallery
+from schema.lines import LineStatus
 
 LINKS_A_DOCUMENT = 2.5
 """With more than two, most documents hang together in one component."""

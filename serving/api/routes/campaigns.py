@@ -7,13 +7,14 @@ import asyncio
 from engine.lifecycle.campaigns import find_campaign
 from engine.lifecycle.rules import read_steps
 from engine.registry.reader import Reader
-from engine.registry.records import Campaign, CampaignLineState
+from engine.registry.records import Campaign
+from schema.lines import CampaignLineState
 from serving.access.authorization import scope_of
 from serving.api.request import Request, next_page
 from serving.errors import Malformed
 from serving.ingress.parts import Parts
 from serving.registrar.protocol import CampaignTerms
-from serving.wire import campaigns as wire
+from serving.wire import lines as wire
 from serving.wire.fields import Moment, of_record
 
 MOST_LISTED = 20

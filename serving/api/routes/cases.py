@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from engine.cases.case import CaseSort, Outcome
 from engine.errors import NotFound
 from engine.registry.cases import CaseFilter
 from engine.registry.records import utc_now
+from schema.cases import CaseSort, Outcome
 from serving.access.authorization import Action, Principal, authorize, scope_of
 from serving.api import serializers
 from serving.api.request import Request, next_page, note

@@ -10,7 +10,7 @@ from serving.access.authorization import scope_of
 from serving.api.request import Request
 from serving.ingress.parts import Parts
 from serving.webhooks.cloud_event import read_types, show_event
-from serving.wire import events as wire
+from serving.wire import webhooks as wire
 
 
 async def read_events(parts: Parts, request: Request, query: wire.EventQuery) -> wire.Events:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from serving.api.request import Request
 from serving.ingress.parts import Parts
-from serving.wire import imports as wire
+from serving.wire import oversight as wire
 from serving.wire.fields import of_record
 
 

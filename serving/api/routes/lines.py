@@ -7,7 +7,8 @@ import asyncio
 from engine.matching.lines import read_line
 from engine.matching.liveness import name_document
 from engine.registry.reader import Reader
-from engine.registry.records import LineEventKind, is_id
+from engine.registry.records import is_id
+from schema.lines import LineEventKind
 from serving.access.authorization import scope_of
 from serving.api import serializers
 from serving.api.request import Request, counting_liveness, known_document, note, take_holder_face

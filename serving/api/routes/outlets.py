@@ -10,7 +10,9 @@ from msgspec.structs import replace
 from engine.cases.outlets import find_outlet, with_reasons
 from engine.errors import NotFound
 from engine.registry.cases import AttemptFilter, CaseFilter
-from engine.registry.records import ALIVE, CaseState, Restriction, utc_now
+from engine.registry.records import utc_now
+from schema.actors import Restriction
+from schema.cases import ALIVE, CaseState
 from serving.api import serializers
 from serving.api.request import Request, next_page, note
 from serving.api.routes.cases import name_assignees

@@ -14,7 +14,7 @@ from serving.access.authorization import scope_of
 from serving.api.request import Request, note
 from serving.errors import IdentifierMissing, OutOfRange
 from serving.ingress.parts import Parts
-from serving.wire import sim_swaps as wire
+from serving.wire import lines as wire
 from serving.wire.fields import Moment
 
 

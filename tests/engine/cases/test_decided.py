@@ -10,7 +10,6 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import select
 
-from engine.cases.case import CaseKind, CaseOrigin, Outcome
 from engine.cases.decided import read_decided
 from engine.cases.sweep_cases import open_sweep_cases
 from engine.matching.holders import erase_holder
@@ -19,6 +18,7 @@ from engine.matching.registrar import publish
 from engine.registry import tables
 from engine.registry.records import AuditEntry, Changes, NewReference
 from engine.sweeps.sweep_model import GroupKind
+from schema.cases import CaseKind, CaseOrigin, Outcome
 from schema.reasons import Decision, Reason
 from tests.engine.cases.test_sweep_cases import ANNA, group_of
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from engine.cases.case import NoteKind, Outcome
 from engine.cases.steps import close
 from engine.errors import CaseMoved, NotFound, TenantConflict
 from engine.matching.holders import (
@@ -18,6 +17,7 @@ from engine.matching.holders import (
     read_erasure,
 )
 from engine.registry.damage import find_damage
+from schema.cases import NoteKind, Outcome
 from schema.reasons import Decision, Reason
 from tests.engine.cases.conftest import BOB
 from tests.engine.matching.conftest import NOW

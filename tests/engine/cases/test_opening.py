@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.cases.case import CaseKind, CaseOrigin, NoteKind, Outcome
 from engine.cases.opening import CaseBatch, NewCase, date_change
 from engine.cases.steps import assign, propose, withdraw
 from engine.registry.keyring import KeyRing
-from engine.registry.records import ALIVE, CaseState, Changes, new_id, utc_now
+from engine.registry.records import Changes, new_id, utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
+from schema.cases import ALIVE, CaseKind, CaseOrigin, CaseState, NoteKind, Outcome
 from tests.engine.cases.conftest import ANNA
 
 

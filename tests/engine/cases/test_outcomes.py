@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.cases.case import CaseKind, CaseOrigin, NoteKind, Outcome
 from engine.cases.decided import read_decided
 from engine.cases.steps import close, note
 from engine.matching.comparison import WatchList
@@ -17,7 +16,9 @@ from engine.matching.holders import erase_holder
 from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import dispute_line
 from engine.registry.audit import verify_chain
-from engine.registry.records import AuditEntry, Changes, LineStatus, NewCrop, new_id, utc_now
+from engine.registry.records import AuditEntry, Changes, NewCrop, new_id, utc_now
+from schema.cases import CaseKind, CaseOrigin, NoteKind, Outcome
+from schema.lines import LineStatus
 from schema.reasons import Reason
 from tests.engine.cases.conftest import ANNA, BOB
 

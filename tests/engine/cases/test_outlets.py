@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from engine.cases.case import Actor, NoteKind
 from engine.cases.outlets import bar, find_outlet, lift, suspend
 from engine.errors import FourEyes, NotFound, OutletMoved, OutletRestricted, RequestError
 from engine.registry.cases import AttemptFilter, CaseFilter
 from engine.registry.damage import find_damage
-from engine.registry.records import ALIVE, Restriction, new_id
+from engine.registry.records import new_id
+from schema.actors import Actor, Restriction
+from schema.cases import ALIVE, NoteKind
 from tests.engine.cases.conftest import ANNA, BOB
 
 SAME_ANNA = Actor("key:anna-2", "Anna")

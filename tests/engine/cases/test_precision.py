@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from engine.cases.case import Outcome
 from engine.cases.precision import (
     ClosedCase,
     DecisionReader,
@@ -20,6 +19,7 @@ from engine.cases.precision import (
     propose_threshold,
 )
 from engine.registry.records import JudgedPair, new_id
+from schema.cases import Outcome
 
 
 def pair(

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from engine.cases.case import Actor, CaseKind, CaseSort, NoteKind, Outcome, find_actor_kind
 from engine.cases.deaths import DeathSource, contest, lift, report
 from engine.cases.steps import MAX_NOTE_LENGTH, assign, close, note, propose, withdraw
 from engine.errors import CaseMoved, FourEyes, NotFound, RequestError
@@ -16,7 +15,10 @@ from engine.matching.lines import close_line
 from engine.registry.audit import verify_chain
 from engine.registry.cases import CaseFilter
 from engine.registry.events import EventType, read_events
-from engine.registry.records import CaseState, LineStatus, new_id
+from engine.registry.records import new_id
+from schema.actors import Actor, find_actor_kind
+from schema.cases import CaseKind, CaseSort, CaseState, NoteKind, Outcome
+from schema.lines import LineStatus
 from tests.engine.cases.conftest import ANNA, BOB
 
 CLOSED = (EventType.LINE_CLOSED,)

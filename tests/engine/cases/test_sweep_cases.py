@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.cases.case import CaseKind, CaseOrigin, Outcome
 from engine.cases.sweep_cases import open_sweep_cases
 from engine.sweeps.sweep_model import Group, GroupKind, Identity, Link
+from schema.cases import CaseKind, CaseOrigin, Outcome
 
 ANNA = "key:anna"
 

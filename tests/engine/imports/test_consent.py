@@ -13,7 +13,8 @@ from engine.matching.documents import Document, check_documents
 from engine.matching.holders import erase_holder, find_document
 from engine.matching.requests import document_look_up
 from engine.registry import tables
-from engine.registry.records import AuditEntry, Changes, DocumentStatus, NewDocument, new_id
+from engine.registry.records import AuditEntry, Changes, NewDocument, new_id
+from schema.documents import DocumentStatus
 
 TODAY = date(2026, 11, 25)
 CONSENT = "C-2020-17"

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
 from engine.imports.columns import ColumnMapping
 from engine.imports.faults import Code, Field
@@ -19,14 +18,9 @@ from engine.matching.recovery import restore_gallery
 from engine.matching.requests import CropPolicy, CropScope, EnrollmentRequest, SecondEmbedder
 from engine.registry.audit import verify_chain
 from engine.registry.database import changing
-from engine.registry.records import (
-    ERASURE_ASKED,
-    AskedErasure,
-    AuditEntry,
-    Changes,
-    LineStatus,
-    utc_now,
-)
+from engine.registry.records import ERASURE_ASKED, AskedErasure, AuditEntry, Changes, utc_now
+from schema.cases import CaseKind, CaseOrigin
+from schema.lines import LineStatus
 from schema.reasons import RECORD_DAMAGED, Decision, Reason
 
 

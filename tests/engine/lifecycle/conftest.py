@@ -9,19 +9,12 @@ import pytest
 
 from engine.lifecycle.reverification import LifeBatch, carry_out
 from engine.lifecycle.rules import LineRules, load_rules
-from engine.registry.records import (
-    AuditEntry,
-    Changes,
-    DocumentStatus,
-    LineEventKind,
-    LineRecord,
-    NewDocument,
-    NewLine,
-    new_id,
-)
+from engine.registry.records import AuditEntry, Changes, LineRecord, NewDocument, NewLine, new_id
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner
+from schema.documents import DocumentStatus
+from schema.lines import LineEventKind
 from tests.engine.matching.conftest import lab, make_lab, people
 
 __all__ = ["lab", "make_lab", "people"]

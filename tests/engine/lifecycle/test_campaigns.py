@@ -14,16 +14,8 @@ from engine.lifecycle.reverification import LINES_PER_BATCH, LifeBatch, carry_ou
 from engine.matching.lines import close_line
 from engine.registry.damage import find_damage
 from engine.registry.events import EventType, read_events
-from engine.registry.records import (
-    DOCUMENT_ERASED,
-    AuditEntry,
-    Campaign,
-    CampaignLineState,
-    CampaignState,
-    Changes,
-    LineEventKind,
-    LineState,
-)
+from engine.registry.records import DOCUMENT_ERASED, AuditEntry, Campaign, Changes
+from schema.lines import CampaignLineState, CampaignState, LineEventKind, LineState
 from tests.engine.lifecycle.conftest import START, Lines
 
 DAY = timedelta(days=1)

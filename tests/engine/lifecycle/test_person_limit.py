@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from engine.cases.case import Outcome
 from engine.errors import NotFound
 from engine.lifecycle.exemptions import end_exemption, exempt
 from engine.matching.policy import replay
 from engine.registry.records import AuditEntry, Changes, JudgedPair, utc_now
+from schema.cases import Outcome
 from schema.reasons import Reason
 
 

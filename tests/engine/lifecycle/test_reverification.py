@@ -17,7 +17,8 @@ from engine.matching.lines import close_line
 from engine.matching.verification import HolderProbe
 from engine.registry.damage import find_damage
 from engine.registry.events import read_events
-from engine.registry.records import Changes, LineEventKind, LineService, LineState, LineStatus
+from engine.registry.records import Changes
+from schema.lines import LineEventKind, LineService, LineState, LineStatus
 from tests.engine.lifecycle.conftest import START, Lines
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import RequestError
 from engine.lifecycle.rules import BUILT_IN, load_rules, read_rules
-from engine.registry.records import LineEventKind
+from schema.lines import LineEventKind
 
 DAY = 86_400
 WHOLE = {"on": "sim_swap", "within": "1d", "then": "suspended"}

@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import NotFound, NotReported
 from engine.lifecycle.sim_changes import SimChangeTerms
-from engine.registry.records import LineEventKind
+from schema.lines import LineEventKind
 from tests.engine.lifecycle.conftest import START, Lines
 
 DAY = timedelta(days=1)

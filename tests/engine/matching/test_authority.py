@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from engine.cases import steps
-from engine.cases.case import Actor, Outcome
 from engine.errors import CaseMoved, RequestError
 from engine.matching.authority import (
     AuthorityCode,
@@ -28,6 +27,8 @@ from engine.matching.liveness import LivenessTerms
 from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms, ask_of
 from engine.matching.policy import replay
 from engine.matching.requests import ABSENT, GuardianShown, Intake
+from schema.actors import Actor
+from schema.cases import Outcome
 from schema.reasons import Decision, ExceptionCause, LivenessMode, LivenessUse, Reason
 from tests.engine.matching.conftest import NOW
 

@@ -24,15 +24,9 @@ from engine.matching.registrar import Registrar
 from engine.matching.requests import document_look_up
 from engine.matching.verification import identify
 from engine.registry.audit import verify_chain
-from engine.registry.records import (
-    AuditEntry,
-    AuditRecord,
-    Carrier,
-    Changes,
-    DocumentStatus,
-    WatchEntry,
-)
+from engine.registry.records import AuditEntry, AuditRecord, Carrier, Changes, WatchEntry
 from engine.registry.writer import Writer
+from schema.documents import DocumentStatus
 from schema.reasons import Decision, Reason
 
 

@@ -13,8 +13,9 @@ from engine.matching.comparison import WatchList
 from engine.matching.documents import Document
 from engine.matching.policy import replay
 from engine.matching.requests import Sample
-from engine.registry.records import CaseState, WatchEntry
+from engine.registry.records import WatchEntry
 from indexes.gallery import Gallery
+from schema.cases import CaseState
 from schema.reasons import Decision, Reason
 from tests.engine.matching.conftest import DIM, NOW, THRESHOLDS
 

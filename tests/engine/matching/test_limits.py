@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from engine.cases import steps
-from engine.cases.case import Actor, CaseKind, Outcome
 from engine.errors import TooManyFailures
 from engine.matching.evidence import SEARCHES_ENDED
 from engine.matching.holders import erase_holder
@@ -28,6 +27,8 @@ from engine.matching.limits import (
 from engine.matching.requests import Answer
 from engine.registry.audit import read_audit
 from engine.registry.records import AuditEntry, Changes, utc_now
+from schema.actors import Actor
+from schema.cases import CaseKind, Outcome
 
 DAY = timedelta(days=1)
 LIMITS = Limits(holder=Bound(3, DAY), shown=Bound(4, DAY), outlet_key=Bound(5, DAY))

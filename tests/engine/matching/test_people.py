@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from sqlalchemy import update
 
 from engine.cases import deaths, steps
-from engine.cases.case import Actor, CaseKind, Outcome
 from engine.cases.deaths import DeathSource
 from engine.cases.decided import read_decided
 from engine.cases.opening import is_claim
@@ -43,9 +42,12 @@ from engine.matching.requests import (
 )
 from engine.registry import tables
 from engine.registry.events import EventType, read_events
-from engine.registry.records import AuditEntry, LineStatus, WatchEntry
+from engine.registry.records import AuditEntry, WatchEntry
 from engine.registry.row_macs import changing_rows
 from engine.registry.writer import Writer
+from schema.actors import Actor
+from schema.cases import CaseKind, Outcome
+from schema.lines import LineStatus
 from schema.reasons import Decision, ExceptionCause, Reason
 from tests.engine.matching.conftest import NOW, Lab
 

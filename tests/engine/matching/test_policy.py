@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.cases.case import CaseKind
 from engine.matching.calibration import Thresholds
 from engine.matching.policy import (
     Candidate,
@@ -26,6 +25,7 @@ from engine.matching.policy import (
     write_evidence,
 )
 from engine.registry.records import EnrollmentRecord
+from schema.cases import CaseKind
 from schema.reasons import IMAGE_REASONS, Decision, ExceptionCause, Reason
 
 THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.55, certain=0.65)

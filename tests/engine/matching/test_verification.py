@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.cases.case import CaseOrigin, NoteKind
 from engine.errors import GalleryBehind, NotFound, RequestError, StorageFailed
 from engine.matching import holders, verification
 from engine.matching.checks.second_model import FILLED
@@ -22,6 +21,7 @@ from engine.registry.records import AuditEntry, Changes, SecondTemplate
 from indexes.errors import IdInvalid, VectorInvalid
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
+from schema.cases import CaseOrigin, NoteKind
 
 ANY = HolderProbe(vector=np.zeros(64, np.float32), threshold=0.42, actor="key:1")
 

@@ -15,13 +15,11 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from engine.cases.case import CaseOrigin
 from engine.registry import database
 from engine.registry import store as stores
 from engine.registry.records import (
     AuditEntry,
     CaseRecord,
-    CaseState,
     Changes,
     EnrollmentRecord,
     NewCrop,
@@ -34,6 +32,7 @@ from engine.registry.records import (
 )
 from engine.registry.store import Store
 from engine.registry.writer import Writer
+from schema.cases import CaseOrigin, CaseState
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, 987654, tzinfo=UTC)
 NAME = "Ωμέγα Tester-王"

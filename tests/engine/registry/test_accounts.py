@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from engine.cases.case import describe_actor
 from engine.errors import NotFound, RegistryError, SealBroken
 from engine.registry.audit import read_audit
 from engine.registry.records import AuditEntry, Session
 from engine.registry.store import Store
+from schema.actors import describe_actor
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 

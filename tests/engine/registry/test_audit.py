@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text, update
 
-from engine.cases.case import Actor
 from engine.errors import ChainBroken, FourEyes, RequestError, WriterBusy
 from engine.registry import tables
 from engine.registry.audit import MENDED, AuditReader, AuditReport, append, extend, verify_chain
 from engine.registry.damage import mend_chain
 from engine.registry.records import AuditEntry, AuditRecord, Changes, utc_now
 from engine.registry.store import Store
+from schema.actors import Actor
 from tests.engine.registry.conftest import DECIDED, MODEL, change
 
 TAMPERINGS = {

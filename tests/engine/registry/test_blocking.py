@@ -8,7 +8,8 @@ from sqlalchemy.exc import IntegrityError
 
 from engine.errors import NotFound, StorageFailed
 from engine.registry import tables
-from engine.registry.records import Changes, DocumentStatus, new_id
+from engine.registry.records import Changes, new_id
+from schema.documents import DocumentStatus
 from tests.engine.registry.conftest import change, committed, erasure
 
 

@@ -12,27 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from engine.cases.case import (
-    CaseKind,
-    CaseNote,
-    CaseOrigin,
-    CaseSort,
-    DueDates,
-    NoteKind,
-    Outcome,
-    Proposal,
-)
 from engine.errors import NotFound, StorageFailed
 from engine.registry.cases import CaseFilter, CasePlaces, risk_of
 from engine.registry.database import changing
 from engine.registry.records import (
-    ALIVE,
     CaseRecord,
-    CaseState,
     Changes,
     CropRecord,
     JudgedPair,
-    LineStatus,
     NewCrop,
     NewReference,
     new_id,
@@ -41,6 +28,19 @@ from engine.registry.records import (
 from engine.registry.tables import case_notes, cases
 from engine.registry.tables import crops as table
 from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepState, SweepTerms
+from schema.cases import (
+    ALIVE,
+    CaseKind,
+    CaseNote,
+    CaseOrigin,
+    CaseSort,
+    CaseState,
+    DueDates,
+    NoteKind,
+    Outcome,
+    Proposal,
+)
+from schema.lines import LineStatus
 from tests.engine.registry.conftest import (
     IMAGE,
     NOW,

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, insert, text, update
 
-from engine.cases.case import Outcome
 from engine.errors import SosieError
 from engine.registry import tables
 from engine.registry.audit import verify_chain
 from engine.registry.damage import find_damage
-from engine.registry.records import AuditEntry, Carrier, CaseState, Changes
+from engine.registry.records import AuditEntry, Carrier, Changes
 from engine.registry.rows import change_cases
 from engine.registry.store import Store
 from engine.registry.vault import Vault
+from schema.cases import CaseState, Outcome
 from tests.engine.registry.conftest import MODEL, NOW, committed, erasure, make_case
 
 FLIPS = 100

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from engine.registry import cases as facts
-from engine.registry.records import CaseState, NewReference, new_id, utc_now
+from engine.registry.records import NewReference, new_id, utc_now
 from engine.sweeps.sweep_model import Identity, LineFact
+from schema.cases import CaseState
 from tests.engine.registry.conftest import change, make_case
 
 

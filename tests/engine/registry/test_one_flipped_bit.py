@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from sqlalchemy import Table
 
-from engine.cases.case import CaseNote, NoteKind, Outcome
 from engine.errors import SosieError
 from engine.lifecycle.campaigns import fill_campaigns
 from engine.lifecycle.reverification import carry_out
@@ -34,8 +33,6 @@ from engine.registry.records import (
     AttemptTemplate,
     Campaign,
     CampaignLine,
-    CampaignLineState,
-    CampaignState,
     Carrier,
     Changes,
     DeathRecord,
@@ -45,7 +42,6 @@ from engine.registry.records import (
     Guardianship,
     LifeChanges,
     LineEvent,
-    LineEventKind,
     LivenessRecord,
     PeopleChanges,
     Replacement,
@@ -64,6 +60,8 @@ from engine.registry.webhooks import Progress, Undelivered, Webhooks
 from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner, Schedule, run_retention
 from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepState, SweepTerms
+from schema.cases import CaseNote, NoteKind, Outcome
+from schema.lines import CampaignLineState, CampaignState, LineEventKind
 from tests.engine.registry.conftest import ENTRY, make_case, make_crop, newcomer
 
 DIM, MODEL = 8, "sha256:model-of-the-tests"

@@ -15,17 +15,10 @@ from engine.registry import audit
 from engine.registry import reader as readers
 from engine.registry import writer as writers
 from engine.registry.audit import read_audit, verify_chain
-from engine.registry.records import (
-    AuditEntry,
-    Changes,
-    DocumentStatus,
-    LineStatus,
-    Outlet,
-    WatchEntry,
-    new_id,
-    utc_now,
-)
+from engine.registry.records import AuditEntry, Changes, Outlet, WatchEntry, new_id, utc_now
 from engine.registry.store import Store
+from schema.documents import DocumentStatus
+from schema.lines import LineStatus
 from tests.engine.registry.conftest import ENTRY, change, committed
 
 REASON = "x" * 200

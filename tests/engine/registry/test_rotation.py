@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from engine.cases.case import CaseNote, NoteKind
 from engine.errors import KeyRingError, KeyRingForeign, ModelMismatch, RegistryError, SealBroken
 from engine.registry import tables
 from engine.registry.audit import verify_chain
@@ -17,6 +16,7 @@ from engine.registry.rotation import reseal, retire
 from engine.registry.store import Store
 from engine.registry.vault import Vault, key_version
 from engine.registry.webhooks import Webhooks
+from schema.cases import CaseNote, NoteKind
 from tests.engine.registry.conftest import ENTRY, MODEL, change, committed, make_case, make_crop
 
 CASE = new_id()

@@ -16,7 +16,6 @@ from alembic.operations import Operations
 from numpy.typing import NDArray
 from sqlalchemy import Column, Connection, MetaData, Table, insert, inspect, select, text, update
 
-from engine.cases.case import CaseOrigin
 from engine.errors import (
     ChainBroken,
     ModelMismatch,
@@ -36,7 +35,6 @@ from engine.registry.records import (
     ApiKey,
     AuditEntry,
     Carrier,
-    CaseState,
     Changes,
     WatchEntry,
     new_id,
@@ -47,6 +45,7 @@ from engine.registry.store import Store
 from engine.registry.upgrade import upgrade
 from engine.registry.vault import REFERENCE_TEMPLATE, Vault, name_reference
 from engine.registry.writer import Writer
+from schema.cases import CaseOrigin, CaseState
 from tests.engine.registry.conftest import (
     ENTRY,
     MODEL,

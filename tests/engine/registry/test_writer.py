@@ -7,8 +7,10 @@ from sqlalchemy import Connection, text
 
 from engine.errors import ChainBroken, LeaseLost, StorageFailed, StorageFull
 from engine.registry.audit import verify_chain
-from engine.registry.records import Carrier, Changes, DocumentStatus, LineStatus, new_id
+from engine.registry.records import Carrier, Changes, new_id
 from engine.registry.store import Store
+from schema.documents import DocumentStatus
+from schema.lines import LineStatus
 from tests.engine.registry.conftest import ENTRY, MODEL, change, committed, erasure
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.cases.case import CaseKind, CaseNote, CaseOrigin, NoteKind, Outcome
 from engine.errors import NotFound
 from engine.matching.calibration import Thresholds
 from engine.matching.policy import (
@@ -26,9 +25,7 @@ from engine.registry.records import (
     AttemptTemplate,
     AuditEntry,
     CaseRecord,
-    CaseState,
     Changes,
-    DocumentStatus,
     EnrollmentRecord,
     NewCrop,
     NewDocument,
@@ -40,6 +37,8 @@ from engine.registry.records import (
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner, Schedule, run_retention
+from schema.cases import CaseKind, CaseNote, CaseOrigin, CaseState, NoteKind, Outcome
+from schema.documents import DocumentStatus
 from schema.reasons import Decision
 from tests.row_codes import vouch
 

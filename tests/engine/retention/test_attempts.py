@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from engine.cases.case import NoteKind
 from engine.errors import NotFound
 from engine.matching.policy import replay
 from engine.registry import tables
-from engine.registry.records import DocumentStatus
 from engine.registry.store import Store
 from engine.retention.job import Schedule
+from schema.cases import NoteKind
+from schema.documents import DocumentStatus
 from schema.reasons import Decision
 from tests.engine.retention.conftest import DAY, NOW, OLD, YOUNG, is_expired, is_known
 

@@ -10,10 +10,11 @@ import pytest
 
 from engine.matching.holders import ErasureCertificate
 from engine.registry import tables
-from engine.registry.records import AuditEntry, Changes, DocumentStatus
+from engine.registry.records import AuditEntry, Changes
 from engine.registry.store import Store
 from engine.retention.certificates import check_certificate
 from engine.retention.job import DirectRunner, RetentionCertificate, Schedule, run_retention
+from schema.documents import DocumentStatus
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from engine.cases.case import NoteKind
 from engine.registry import tables
 from engine.registry.audit import verify_chain
-from engine.registry.records import CaseState, LineStatus
 from engine.registry.retention import Due, Kind
 from engine.registry.store import Store
 from engine.retention.job import Schedule, preview, run_retention
+from schema.cases import CaseState, NoteKind
+from schema.lines import LineStatus
 from schema.reasons import Decision
 from tests.engine.retention.conftest import DAY, MONTH, NOW, OLD, YOUNG, is_expired, is_known
 

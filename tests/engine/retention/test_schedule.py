@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.registry.audit import verify_chain
-from engine.registry.records import DocumentStatus
 from engine.registry.retention import Kind
 from engine.registry.store import Store
 from engine.retention.job import DirectRunner, Schedule, run_retention
+from schema.documents import DocumentStatus
 from schema.reasons import Decision
 from tests.engine.retention.conftest import DAY, NOW, is_expired, is_known
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from pyarrow import csv, parquet
 
-from engine.cases.case import Outcome
 from engine.errors import RequestError
 from engine.statutory.lists import (
     BUILT_IN,
@@ -21,6 +20,7 @@ from engine.statutory.lists import (
     read_layout,
     write_list,
 )
+from schema.cases import Outcome
 from tests.engine.cases.conftest import Service, lab, make_lab, make_pair, people, service
 
 __all__ = ["lab", "make_lab", "make_pair", "people", "service"]

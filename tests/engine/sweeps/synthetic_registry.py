@@ -9,12 +9,10 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cases.case import CaseKind, CaseOrigin, Outcome
 from engine.matching.registrar import publish
 from engine.registry.records import (
     AuditEntry,
     CaseRecord,
-    CaseState,
     Changes,
     JudgedPair,
     NewDocument,
@@ -27,6 +25,7 @@ from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
+from schema.cases import CaseKind, CaseOrigin, CaseState, Outcome
 
 Rows = NDArray[np.float32]
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)

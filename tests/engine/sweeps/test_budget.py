@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine.cases.case import Outcome
 from engine.errors import CalibrationError
 from engine.matching.calibration import CalibrationCurve
 from engine.matching.documents import read_birth, read_serial
@@ -41,6 +40,7 @@ from engine.sweeps.linking import Owners
 from engine.sweeps.sweep_model import Identity, PairTable, Scope, SweepTerms
 from engine.sweeps.sweep_run import SweepResult, SweepTask, run_sweep
 from indexes.joining.join import join_gallery
+from schema.cases import Outcome
 from tests.engine.sweeps.synthetic_registry import SyntheticRegistry, faces, other_photographs
 from tests.engine.sweeps.test_estimate import CURVE, LAST, point
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from engine.cases.case import Outcome
 from engine.registry.reader import LivenessCount
 from engine.sweeps.outputs import (
     group_table,
@@ -32,6 +31,7 @@ from engine.sweeps.sweep_model import (
     PairTable,
     RiskTerm,
 )
+from schema.cases import Outcome
 
 OPENED = datetime(2024, 3, 4, 5, tzinfo=UTC)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.cases.case import Outcome
 from engine.registry.keyring import KeyRing
 from engine.registry.records import Carrier, new_id
 from engine.registry.store import Store
@@ -25,6 +24,7 @@ from engine.sweeps.folder import SweepFolder
 from engine.sweeps.sweep_model import GroupKind, SweepTerms
 from engine.sweeps.sweep_run import SweepResult, SweepTask, run_sweep
 from indexes.joining.join import Progress, join_gallery
+from schema.cases import Outcome
 from tests.engine.sweeps.synthetic_registry import (
     OUTLETS,
     THRESHOLD,

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from engine.cases.case import CaseKind
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
+from schema.cases import CaseKind
 from schema.reasons import Reason
 from serving.access import authorization
 from serving.access.authorization import (

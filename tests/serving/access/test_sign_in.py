@@ -14,10 +14,10 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet, OctKey
 from joserfc.jws import JWSRegistry
 
-from engine.cases.case import describe_actor, person_of
 from engine.errors import RegistryError, RequestError
 from engine.registry.store import Store
 from engine.registry.vault import Vault
+from schema.actors import describe_actor, person_of
 from serving.access import sign_in as module
 from serving.access.authentication import Authenticator
 from serving.access.authorization import Role

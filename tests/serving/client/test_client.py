@@ -27,10 +27,9 @@ from serving.client import (
     Template,
 )
 from serving.client.calls import delete, get
-from serving.wire.campaigns import CampaignRequest
 from serving.wire.enrollments import Enrollment
 from serving.wire.fields import Moment
-from serving.wire.lines import ClosedLine
+from serving.wire.lines import CampaignRequest, ClosedLine
 from tests.serving.api.conftest import Service
 
 ASTRONAUT = KnownDocument("cn-ric", "110105199003071239")
@@ -195,9 +194,7 @@ def test_every_endpoint_of_the_service_has_a_method(
         "outlets.Restricted": "barred",
         "lines.ReportedKind": "sim_swap",
         "lines.ExemptionCause": "business",
-        "campaigns.CampaignRequest": CampaignRequest(
-            name="X", deadline=Moment.of(datetime.now(UTC))
-        ),
+        "lines.CampaignRequest": CampaignRequest(name="X", deadline=Moment.of(datetime.now(UTC))),
         "datetime": datetime.now(UTC),
     }
     one_of = {"verify": {"line": "X"}, "search_people": {"msisdn": "X"}}

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Route, expect
 
-from engine.cases.case import CaseKind, CaseOrigin
 from engine.cases.opening import CaseBatch, NewCase
 from engine.faces.extractor import Extractor
 from engine.registry.records import CaseRecord, Changes
 from engine.registry.writer import Writer
+from schema.cases import CaseKind, CaseOrigin
 from serving.settings.terms import CarrierPeople, PeopleSettings
 from tests.serving.api.conftest import serving
 from tests.serving.client.conftest import listening

@@ -21,8 +21,8 @@ from engine.faces.extractor import Extraction, Extractor
 from engine.matching.bulk_enrollment import OpenedLine, Subscriber
 from engine.matching.documents import Document, check_documents
 from engine.matching.requests import Sample, seal_crop
-from engine.registry.records import CaseState
 from engine.registry.vault import Vault
+from schema.cases import CaseState
 from serving.demo.data import make_document
 from serving.settings.settings import SETTINGS_FILE
 from tests.serving.api.conftest import serving

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from engine.cases.case import CaseKind, CaseOrigin, NoteKind, Outcome
 from engine.matching.documents import DOCUMENT_TYPES
-from engine.registry.records import CaseState, DocumentStatus, LineEventKind, LineState, Restriction
 from engine.registry.retention import Kind
 from engine.sweeps.risk import SCALES
 from engine.sweeps.sweep_model import GroupKind, Scope, SweepState
+from schema.actors import Restriction
+from schema.cases import CaseKind, CaseOrigin, CaseState, NoteKind, Outcome
+from schema.documents import DocumentStatus
+from schema.lines import LineEventKind, LineState
 from schema.reasons import Decision, ExceptionCause, Reason
 from serving.access.authorization import Role
 from serving.console.routes import read_files

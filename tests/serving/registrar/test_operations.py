@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.cases.case import Outcome
 from engine.errors import (
     DeadlinePassed,
     HolderMismatch,
@@ -24,6 +23,7 @@ from engine.errors import (
     VectorUnusable,
 )
 from indexes.sharding.shards import ShardedIndex, ShardPlan
+from schema.cases import Outcome
 from serving.deployment.deployment import Deployment
 from serving.errors import Interrupted
 from serving.registrar.operations import OpenRegistry, finish_by

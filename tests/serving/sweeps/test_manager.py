@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from engine.cases.case import Actor, Outcome
 from engine.cases.steps import close, propose
 from engine.errors import (
     NotFound,
@@ -29,6 +28,8 @@ from engine.sweeps.estimate import SweepRequest
 from engine.sweeps.folder import SweepFolder, SweepStatus
 from engine.sweeps.sweep_model import Scope, SweepRecord, SweepState
 from indexes.errors import SearchInvalid
+from schema.actors import Actor
+from schema.cases import Outcome
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
 from serving.sweeps import planning

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -11,7 +9,7 @@ from enum import StrEnum
 
 
 class CaseOrigin(StrEnum):
-    """What opened a case."""
+    """Causes of a case."""
 
     DECISION = "decision"
     DISPUTE = "dispute"
@@ -20,7 +18,7 @@ class CaseOrigin(StrEnum):
 
 
 class CaseKind(StrEnum):
-    """What an analyst is asked to decide."""
+    """Questions that an analyst is asked to decide."""
 
     STOLEN_DOCUMENT = "stolen_document"
     DUPLICATE_IDENTITY = "duplicate_identity"
@@ -69,6 +67,19 @@ DUE_DAYS: dict[str, int] = {
     CaseKind.RESALE_RING: 30,
 }
 """Days until a case of each kind is due, where no setting says otherwise."""
+
+
+class CaseState(StrEnum):
+    """A case is alive while it is open, assigned or proposed."""
+
+    OPEN = "open"
+    ASSIGNED = "assigned"
+    PROPOSED = "proposed"
+    CLOSED = "closed"
+    MERGED = "merged"
+
+
+ALIVE = frozenset({CaseState.OPEN, CaseState.ASSIGNED, CaseState.PROPOSED})
 
 
 class CaseSort(StrEnum):
@@ -146,7 +157,7 @@ class DueDates:
     days: Mapping[str, int] = field(default_factory=lambda: DUE_DAYS)
 
     def span(self, kind: str) -> timedelta | None:
-        """How long a case of this kind may take."""
+        """The time that a case of this kind may take; None: any."""
         days = self.days.get(kind, 0)
         return timedelta(days=days) if days else None
 
@@ -154,77 +165,6 @@ class DueDates:
         """When such a case is due."""
         span = self.span(kind)
         return None if span is None else opened_at + span
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """Who takes a step: `name` as the audit chain has it, and the person behind it, whom the
-    history names.
-
-    A person may have several keys, sessions, and an account of the machine besides.
-    """
-
-    name: str
-    person: str
-
-    def is_person(self, other: str) -> bool:
-        """Whether that is the same person, however the name is written."""
-        return fold_person(self.person) == fold_person(other)
-
-
-def fold_person(person: str) -> str:
-    """One spelling for one person, however the name is written."""
-    return " ".join(unicodedata.normalize("NFKC", person).casefold().split())
-
-
-LONGEST_PERSON = 160
-"""Of a name in an actor: the whole fits the columns that name actors."""
-
-
-def describe_actor(person: str | None, credential: str) -> str:
-    """How the audit chain names who does something: the person, and in brackets by which key or
-    session; the credential alone where it is no person's."""
-    return credential if person is None else f"{person[:LONGEST_PERSON]} ({credential})"
-
-
-CREDENTIALS, CREDENTIAL_ID_LENGTH = ("key", "session"), 12
-_OF_PERSON = re.compile(rf"(.+) \((?:{'|'.join(CREDENTIALS)}):[0-9a-z]{{{CREDENTIAL_ID_LENGTH}}}\)")
-
-
-def person_of(actor: str) -> str:
-    """The person in what `describe_actor` says; any other actor as it is."""
-    found = _OF_PERSON.fullmatch(actor)
-    return actor if found is None else found[1]
-
-
-def is_credential(name: str) -> bool:
-    """Whether a history would take this name for a key, a session or the machine's own, or for
-    that of another person: nobody is called so."""
-    folded = fold_person(name)
-    start, colon, _ = folded.partition(":")
-    is_prefixed = bool(colon) and start in {*CREDENTIALS, _MACHINE, "cli", "outlet"}
-    return is_prefixed or folded == _MACHINE or person_of(folded) != folded
-
-
-_MACHINE = "sosie"
-
-
-class ActorKind(StrEnum):
-    """What is behind an actor: this service itself, a command at its home, a person, or a key that
-    is no person's."""
-
-    SERVICE = "service"
-    COMMAND = "command"
-    PERSON = "person"
-    KEY = "key"
-
-
-def find_actor_kind(actor: str) -> ActorKind:
-    """What is behind an actor, as `describe_actor` and the commands name them."""
-    start = actor.partition(":")[0]
-    if start in CREDENTIALS:
-        return ActorKind.KEY
-    return {_MACHINE: ActorKind.SERVICE, "cli": ActorKind.COMMAND}.get(start, ActorKind.PERSON)
 
 
 @dataclass(frozen=True, slots=True)

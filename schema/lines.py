@@ -1,0 +1,73 @@
+"""Lines: their states, and what may happen to them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class LineStatus(StrEnum):
+    """A line counts as in use until it is closed."""
+
+    ACTIVE = "active"
+    DISPUTED = "disputed"
+    CLOSED = "closed"
+
+
+class LineService(StrEnum):
+    """Service that a line lacks, beside its status: the least first."""
+
+    SUSPENDED_OUTGOING = "suspended_outgoing"
+    PENDING = "pending"
+    """Its SIM is not to work until its holder is verified, so it receives nothing either."""
+    SUSPENDED = "suspended"
+
+
+class LineState(StrEnum):
+    """A line as people see it: a dispute hides a suspension, which is shown beside it."""
+
+    PENDING = "pending"
+    ACTIVE = "active"
+    SUSPENDED_OUTGOING = "suspended_outgoing"
+    SUSPENDED = "suspended"
+    CLOSED = "closed"
+    DISPUTED = "disputed"
+
+
+class LineEventKind(StrEnum):
+    """Events of a line; carriers report the first six."""
+
+    SIM_SWAP = "sim_swap"
+    DEVICE_CHANGE = "device_change"
+    PORT_IN = "port_in"
+    PORT_OUT = "port_out"
+    TRANSFER = "transfer"
+    ESIM_DOWNLOAD = "esim_download"
+    REVERIFY_ASKED = "reverify_asked"
+    REVERIFIED = "reverified"
+    REVERIFY_FAILED = "reverify_failed"
+    OVERDUE = "overdue"
+    PENDING = "pending"
+    SUSPENDED_OUTGOING = "suspended_outgoing"
+    SUSPENDED = "suspended"
+    UNSUSPENDED = "unsuspended"
+    CLOSED = "closed"
+    # By people alone.
+    DISPUTED = "disputed"
+    RESTORED = "restored"
+
+
+class CampaignState(StrEnum):
+    """A campaign adds lines by its terms, or one by one, or none any more."""
+
+    FILLING = "filling"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+class CampaignLineState(StrEnum):
+    """Progress of a line of a campaign. One that is closed before it is verified has left."""
+
+    ASKED = "asked"
+    VERIFIED = "verified"
+    OVERDUE = "overdue"
+    LEFT = "left"
