@@ -80,7 +80,7 @@ def run_now(
     It cannot be undone. It may be interrupted at any point: the next run goes on. A running
     service does this itself, daily; steps of lines within seconds.
     """
-    from serving.jobs.retention import ClockWatch
+    from serving.jobs.periodic import ClockWatch
 
     if certificate is not None:
         require_place(certificate)

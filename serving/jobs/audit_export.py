@@ -1,9 +1,13 @@
-"""The audit chain, exported: each entry once it is written, in order, to syslog over TLS.
+"""The audit chain, told outside the database: its newest entry to a sink, or every entry to syslog.
 
-A message is RFC 5424 with RFC 5425's framing; its text is the entry as an OCSF event. How far it
-has come is a cursor in the registry, which moves when the other host has acknowledged the bytes.
-Syslog has no answers, so a receiver that dies with bytes that it has not read loses those; and
-entries come again after a break, under the same number.
+An anchor is a line of JSON that says the deployment, the time, and the newest entry's number and
+hash, for a place that whoever writes the database cannot write: what the database says later can be
+compared with it.
+
+Each entry is exported once it is written, in order, over TLS: RFC 5424 with RFC 5425's framing;
+its text is the entry as an OCSF event. How far it has come is a cursor in the registry, which moves
+when the other host has acknowledged the bytes. Syslog has no answers, so a receiver that dies with
+bytes that it has not read loses those; and entries come again after a break, under the same number.
 """
 
 from __future__ import annotations
@@ -11,14 +15,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
+import os
 import socket
 import ssl
 import struct
 import termios
 import threading
-from collections.abc import Sequence
+import urllib.request
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from importlib.metadata import version
+from logging.handlers import SysLogHandler
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
@@ -28,11 +36,12 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import SosieError
 from engine.registry import cursors
-from engine.registry.audit import read_audit
+from engine.registry.audit import AuditReader, read_audit, write_anchor
 from engine.registry.database import changing
 from engine.registry.reader import Reader
-from engine.registry.records import AuditRecord, new_id, utc_now
+from engine.registry.records import AuditRecord, LineEventKind, new_id, utc_now
 from schema.lines import LineEventKind
+from serving.jobs.periodic import PeriodicJob, name_error
 from serving.settings.sections import AuditSettings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter
@@ -69,6 +78,123 @@ _WHOLE_ACTIVITIES = {
     **{f"line.{kind}": _UPDATE for kind in LineEventKind},
 }
 """By a whole action, which comes first: a death reported is new, a case's report is read."""
+
+
+LOCAL_SYSLOG = "/dev/log"
+SYSLOG_PORT = 514
+Send = Callable[[str], None]
+"""Takes one line, and raises where it may not have arrived."""
+
+
+def open_sink(place: str, home: Path) -> Send:
+    """The sink that a setting names: an HTTP URL, `syslog`, `syslog://host:port` (TCP), or a file,
+    in the home folder unless its path is absolute."""
+    if place.startswith(("http://", "https://")):
+        return lambda line: _post(place, line)
+    if place == "syslog":
+        return lambda line: _log(LOCAL_SYSLOG, None, line)
+    if place.startswith("syslog://"):
+        found = urlsplit(place)
+        address = (found.hostname or "localhost", found.port or SYSLOG_PORT)
+        return lambda line: _log(address, socket.SOCK_STREAM, line)
+    return lambda line: _append(home / place, line)
+
+
+def _post(url: str, line: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, line.encode(), headers, method="POST")  # noqa: S310 - above
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S):  # noqa: S310 - as well
+        pass  # Any status but 2xx raises.
+
+
+class _Syslog(SysLogHandler):
+    append_nul = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's
+        raise  # noqa: PLE0704 - called while the error is handled
+
+
+def _log(address: str | tuple[str, int], kind: socket.SocketKind | None, line: str) -> None:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_S)
+    try:
+        handler = _Syslog(address, SysLogHandler.LOG_AUTHPRIV, kind)
+    finally:
+        socket.setdefaulttimeout(before)
+    try:
+        end = "\n" if kind == socket.SOCK_STREAM else ""
+        text = f"sosie: {line}{end}"
+        handler.emit(logging.LogRecord("sosie", logging.INFO, "", 0, text, None, None))
+    finally:
+        handler.close()
+
+
+def _append(path: Path, line: str) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        written = os.write(handle, f"{line}\n".encode())
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    if written <= len(line):
+        raise OSError("the line was not written whole")
+
+
+class Anchoring(PeriodicJob):
+    """Sends the audit head each `every_s` seconds where it has moved.
+
+    Nothing waits for it: what fails is told by `fault`, a metric and the log, and is sent again
+    with the next head.
+    """
+
+    name = "anchor"
+    end_within_s = TIMEOUT_S
+    """Without another line: the next start sends one."""
+
+    def __init__(
+        self,
+        source: AuditReader,
+        send: Send | None,
+        every_s: float,
+        meter: Meter,
+        log: FilteringBoundLogger,
+    ) -> None:
+        super().__init__(log)
+        self._source, self._send, self._every_s, self._meter = source, send, every_s, meter
+        self._sent = 0
+        self.fault: str | None = None
+        """Why the head is not anchored, on one line; None where it is, or nothing is asked."""
+
+    @classmethod
+    def of(cls, deployment: Deployment, meter: Meter, log: FilteringBoundLogger) -> Self:
+        """By a deployment's settings."""
+        settings = deployment.settings.audit
+        send = open_sink(settings.anchor, deployment.home) if settings.anchor else None
+        return cls(deployment.store, send, settings.anchor_every_s, meter, log)
+
+    def _first_s(self) -> float | None:
+        return None if self._send is None else 0.0
+
+    def _work(self) -> float:
+        assert self._send is not None
+        number, head = self._source.check_head()
+        if number != self._sent:
+            self._send(write_anchor(self._source.vault.deployment_id, number, head))
+            self._sent = number
+        return self._show(None)
+
+    def _fail(self, error: Exception) -> float:
+        # A text of a library may hold the sink's URL with its secret.
+        kind = name_error(error)
+        if self.fault is None:
+            self._log.error("anchor_failed", error=kind, sent=self._sent)
+        return self._show(f"the audit head is not anchored ({kind}): check the sink [audit] anchor")
+
+    def _show(self, fault: str | None) -> float:
+        self.fault = fault
+        self._meter.set(metrics.ANCHOR_FAILING, float(fault is not None))
+        self._meter.set(metrics.ANCHORED, self._sent)
+        return self._every_s
 
 
 def write_ocsf(record: AuditRecord, deployment_id: str) -> dict[str, Any]:
@@ -155,11 +281,14 @@ class SyslogConnection:
             raise ConnectionResetError("the syslog server has closed the connection")
 
 
-class AuditExport:
-    """Sends what is new in the chain, in a thread of its own; nothing waits for it.
+class AuditExport(PeriodicJob):
+    """Sends what is new in the chain; nothing waits for it.
 
     What fails is told by a metric and the log, and is sent again.
     """
+
+    name = "audit-export"
+    end_within_s = 2 * TIMEOUT_S
 
     def __init__(
         self,
@@ -169,52 +298,49 @@ class AuditExport:
         meter: Meter,
         log: FilteringBoundLogger,
     ) -> None:
-        self._source, self._settings, self._home = source, settings, home
-        self._meter, self._log = meter, log
+        super().__init__(log)
+        self._source, self._settings, self._home, self._meter = source, settings, home, meter
         self._holder = new_id()
         self._host = (socket.gethostname() or "-").encode("ascii", "replace").decode()
         self._connection: SyslogConnection | None = None
         self._cursor: cursors.Cursor | None = None
         self._held_until_s = 0.0
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="audit-export", daemon=True)
-        if settings.export:
-            self._thread.start()
+        self._retry_s = 0.0
+        """0 where the last call sent what there was."""
 
     @classmethod
     def of(cls, deployment: Deployment, meter: Meter, log: FilteringBoundLogger) -> Self:
         """By a deployment's settings."""
         return cls(deployment.store, deployment.settings.audit, deployment.home, meter, log)
 
-    def __enter__(self) -> Self:
-        return self
+    def _first_s(self) -> float | None:
+        return 0.0 if self._settings.export else None
 
-    def __exit__(self, *_: object) -> None:
-        self._closing.set()
-        if self._thread.is_alive():
-            self._thread.join(2 * TIMEOUT_S)
+    def _work(self) -> float:
+        is_behind = self._send_page()
+        self._retry_s = 0.0
+        self._meter.set(metrics.AUDIT_EXPORT_FAILING, 0.0)
+        return 0.0 if is_behind else LOOK_EVERY_S
 
-    def _serve(self) -> None:
-        pause_s, was_failing = LOOK_EVERY_S, False
-        while not self._closing.wait(0):
-            try:
-                is_behind = self._work()
-                pause_s, is_failing = (0.0 if is_behind else LOOK_EVERY_S), False
-            except Exception as error:  # noqa: BLE001 - the thread must outlive any of them
-                kind = error.code if isinstance(error, SosieError) else type(error).__name__
-                if not was_failing:
-                    self._log.error("audit_export_failed", error=kind)
-                self._disconnect()
-                self._cursor = None
-                pause_s, is_failing = min(max(2 * pause_s, RETRY_S), LONGEST_RETRY_S), True
-            self._meter.set(metrics.AUDIT_EXPORT_FAILING, float(is_failing))
-            was_failing = is_failing
-            self._closing.wait(pause_s)
+    def _fail(self, error: Exception) -> float:
+        kind = name_error(error)
+        if not self._retry_s:
+            self._log.error("audit_export_failed", error=kind)
         self._disconnect()
-        with contextlib.suppress(SosieError):
-            cursors.release(self._source, CURSOR, self._holder)
+        self._cursor = None
+        self._retry_s = min(max(2 * self._retry_s, RETRY_S), LONGEST_RETRY_S)
+        self._meter.set(metrics.AUDIT_EXPORT_FAILING, 1.0)
+        return self._retry_s
 
-    def _work(self) -> bool:
+    def close(self) -> None:
+        """Ends after the page that is under way, and leaves the cursor to the next process."""
+        super().close()
+        self._disconnect()
+        if self._settings.export:
+            with contextlib.suppress(SosieError):
+                cursors.release(self._source, CURSOR, self._holder)
+
+    def _send_page(self) -> bool:
         """Sends a page; whether there is more."""
         cursor = self._hold()
         if cursor is None:

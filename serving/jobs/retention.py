@@ -1,4 +1,5 @@
-"""Retention by itself: once a day, in a thread of the process that has the writer's lease."""
+"""Jobs of the process that has the writer's lease, each when it is due: retention once a day,
+erasures that were acknowledged, steps of lines."""
 
 from __future__ import annotations
 
@@ -9,22 +10,22 @@ from dataclasses import asdict
 from datetime import UTC, datetime, time, timedelta
 from functools import partial
 from pathlib import Path
-from time import CLOCK_BOOTTIME, clock_gettime
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from engine.atomic_files import replacing
-from engine.errors import ClockImplausible, RequestError, SosieError
+from engine.errors import ClockImplausible, RequestError
+from engine.lifecycle.campaigns import fill_campaigns
+from engine.lifecycle.reverification import carry_out
+from engine.lifecycle.rules import LineRules
 from engine.matching.holders import ErasureCertificate
 from engine.matching.limits import ChangeRunner
 from engine.registry.reader import Reader
-from engine.registry.records import AuditEntry, Changes, utc_now
+from engine.registry.records import AuditEntry, Changes
 from engine.retention.certificates import Certificate
-from engine.retention.clock import Seen, check_clock, check_step
 from engine.retention.job import RetentionCertificate, Schedule, preview, run_retention
-from serving.deployment.deployment import Deployment, read_schedule, read_time, warn_on_stderr
+from serving.deployment.deployment import Deployment, read_schedule, read_time
+from serving.jobs.periodic import ClockWatch, PeriodicJob
 
 if TYPE_CHECKING:
     # Commands write certificates without the service's packages.
@@ -46,91 +47,6 @@ def retire_sweeps(
     return expired
 
 
-def read_elapsed_s() -> float:
-    """Seconds that no setting of the clock changes; those of a suspended machine count."""
-    return clock_gettime(CLOCK_BOOTTIME)
-
-
-CLOCK_FILE = "clock.json"
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_KEEP_EVERY = timedelta(hours=1)
-
-
-class ClockWatch:
-    """The clock, as long as it may be believed: it was first looked at when this was made.
-
-    Kept in a file, a look holds for a service that is started again, while the machine was not.
-    """
-
-    def __init__(
-        self,
-        source: Reader,
-        file: Path | None = None,
-        warn: Callable[[str], object] = warn_on_stderr,
-        clock: Callable[[], datetime] = utc_now,
-        elapsed_s: Callable[[], float] = read_elapsed_s,
-    ) -> None:
-        self._source, self._file, self._warn = source, file, warn
-        self.now, self._elapsed_s = clock, elapsed_s
-        self._seen: Seen | None = None
-        self._kept: tuple[datetime, float] | None = None
-        self._lock = threading.Lock()
-        self._looked_at = self._read() or (clock(), elapsed_s())
-        self._keep()
-
-    @classmethod
-    def of(cls, deployment: Deployment) -> Self:
-        return cls(deployment.store, deployment.home / CLOCK_FILE, deployment.warn)
-
-    def check(self) -> datetime:
-        """The moment; `ClockImplausible` where the clock was set since the last look, or the audit
-        chain contradicts it."""
-        with self._lock:
-            now, elapsed_s = self.now(), self._elapsed_s()
-            looked_at, then_s = self._looked_at
-            elapsed = timedelta(seconds=elapsed_s - then_s)
-            check_step(self._source, looked_at + elapsed, now, elapsed)
-            try:
-                self._seen = check_clock(self._source, now, self._seen)
-            except ClockImplausible:
-                # Unless a confirmation that came since has settled it.
-                self._seen = check_clock(self._source, now)
-            self._looked_at = now, elapsed_s
-            self._keep()
-            return now
-
-    def _read(self) -> tuple[datetime, float] | None:
-        """The look that was kept, by this machine since its start."""
-        if self._file is None:
-            return None
-        try:
-            kept = json.loads(self._file.read_bytes())
-            if kept["boot_id"] == _BOOT_ID.read_text().strip():
-                at = datetime.fromisoformat(kept["at"]).astimezone(UTC)
-                self._kept = at, float(kept["elapsed_s"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        return self._kept
-
-    def _keep(self) -> None:
-        """Keeps the last look, where it says something new."""
-        at, elapsed_s = self._looked_at
-        if self._file is None:
-            return
-        if self._kept is not None and timedelta() <= at - self._kept[0] <= _KEEP_EVERY:
-            return
-        try:
-            kept = {"boot_id": _BOOT_ID.read_text().strip(), "at": at.isoformat()}
-            with replacing(self._file) as beside:
-                beside.write_text(json.dumps(kept | {"elapsed_s": elapsed_s}) + "\n")
-        except OSError as error:
-            self._warn(
-                f"{self._file} cannot be written ({error.strerror}): until it can, a start "
-                "by a wrong clock is not noticed"
-            )
-        self._kept = self._looked_at
-
-
 ACTOR = "sosie:retention"
 DAY = timedelta(days=1)
 LOOK_AGAIN_S = 3600.0
@@ -138,13 +54,15 @@ SETTLE_S = 60.0
 """A service that has just started has better things to do."""
 
 
-class DailyRetention:
+class DailyRetention(PeriodicJob):
     """Runs every day at the set time until it is closed; a run that was missed is made up for.
 
     Nothing of it fails the service: what cannot be done is logged, and tried again the next day. A
     clock that cannot be right is looked at again every hour, and nothing is deleted until then;
     `tell_refusal` hears whether that is so.
     """
+
+    name = "retention"
 
     def __init__(
         self,
@@ -161,22 +79,17 @@ class DailyRetention:
         examine: Callable[[], object] = lambda: None,
         tell_left: Callable[..., object] = lambda **_: None,
     ) -> None:
+        super().__init__(log)
         self._runner = runner
         self._source = source
         self._schedule = schedule
-        self._log = log
+        self._at = at
         self._watch = watch
         self._settle_s = settle_s
         self._also, self._examine, self._tell_left = also, examine, tell_left
         self._tell_refusal = tell_refusal
         self._is_refused = False
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
-        if at is not None:
-            self._thread = threading.Thread(
-                target=self._serve, args=(at,), name="retention", daemon=True
-            )
-            self._thread.start()
+        self._is_first = True
 
     @classmethod
     def of(
@@ -205,42 +118,27 @@ class DailyRetention:
             tell_left=tell_left,
         )
 
-    def __enter__(self) -> Self:
-        return self
+    def _first_s(self) -> float | None:
+        return None if self._at is None else self._settle_s
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends after the batch that is being worked on."""
-        self._closing.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _serve(self, at: time) -> None:
-        if self._closing.wait(self._settle_s):
-            return
-        if self._is_overdue():
+    def _work(self) -> float:
+        is_first, self._is_first = self._is_first, False
+        if not is_first or self._is_overdue():
             self._run()
-        while not self._closing.wait(self._pause_s(at)):
-            self._run()
+        return self._next_s()
 
-    def _pause_s(self, at: time) -> float:
-        pause_s = seconds_until(at, self._watch.now())
+    def _fail(self, error: Exception) -> float:
+        self._log_failure(error)
+        return self._next_s()
+
+    def _next_s(self) -> float:
+        assert self._at is not None
+        pause_s = seconds_until(self._at, self._watch.now())
         return min(pause_s, LOOK_AGAIN_S) if self._is_refused else pause_s
 
     def _is_overdue(self) -> bool:
         """Whether something has stayed a day longer than it may: then a run was missed."""
-        try:
-            missed = preview(self._source, self._schedule, self._watch.now() - DAY)
-        except Exception as error:  # noqa: BLE001 - the thread must outlive any of them
-            self._tell_failure(error)
-            return False
+        missed = preview(self._source, self._schedule, self._watch.now() - DAY)
         return any(due.rows for due in missed.values())
 
     def _run(self) -> None:
@@ -251,17 +149,14 @@ class DailyRetention:
             self._log.error("retention_refused", code=error.code, reason=str(error))
             self._set_refused(True)
             return
-        except Exception as error:  # noqa: BLE001 - the thread must outlive any of them
-            self._tell_failure(error)
-            return
         self._set_refused(False)
         try:
             made = run_retention(
                 self._runner, self._schedule, ACTOR, now=now, is_stopped=self._closing.is_set
             )
             self._also(now)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._tell_failure(error)
+        except Exception as error:  # noqa: BLE001 - the rows are examined in any case
+            self._log_failure(error)
         else:
             self._log.info(
                 "retention",
@@ -273,31 +168,25 @@ class DailyRetention:
             for webhook_id, count in made.undelivered.items():
                 self._log.warning("events_left_undelivered", webhook_id=webhook_id, count=count)
                 self._tell_left(by=count)
-        try:
-            self._examine()
-        except Exception as error:  # noqa: BLE001 - as above
-            self._tell_failure(error)
+        self._examine()
 
     def _set_refused(self, is_refused: bool) -> None:
         self._is_refused = is_refused
         self._tell_refusal(is_refused)
 
-    def _tell_failure(self, error: Exception) -> None:
-        # By type and code alone: a text may hold anything.
-        code = error.code if isinstance(error, SosieError) else "INTERNAL"
-        self._log.warning("retention_failed", code=code, error=type(error).__name__)
-
 
 FINISH_EVERY_S = 60.0
 
 
-class PendingErasures:
-    """Does the erasures that were acknowledged, in a thread of its own until it is closed: at the
-    start, when `wake` is set, as after the closing of a case, and every minute.
+class PendingErasures(PeriodicJob):
+    """Does the erasures that were acknowledged: at the start, when `wake` is set, as after the
+    closing of a case, and every minute.
 
     What cannot be done is logged, stays acknowledged, and is tried again; `tell_overdue` hears
     whether that is so.
     """
+
+    name = "erasures"
 
     def __init__(
         self,
@@ -307,36 +196,80 @@ class PendingErasures:
         watch: ClockWatch,
         tell_overdue: Callable[[bool], object],
     ) -> None:
-        self._deployment, self._wake, self._log, self._watch = deployment, wake, log, watch
-        self._tell_overdue = tell_overdue
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="erasures", daemon=True)
-        self._thread.start()
+        super().__init__(log, wake)
+        self._deployment, self._watch, self._tell_overdue = deployment, watch, tell_overdue
 
-    def __enter__(self) -> Self:
-        return self
+    def _work(self) -> float:
+        done = self._deployment.finish_erasures(ACTOR, self._watch.check)
+        self._tell_overdue(False)
+        if done:
+            self._log.info("erasures_finished", documents=len(done))
+        return FINISH_EVERY_S
 
-    def __exit__(self, *_: object) -> None:
-        self._closing.set()
-        self._wake.set()
-        self._thread.join()
+    def _fail(self, error: Exception) -> float:
+        self._log_failure(error)
+        self._tell_overdue(True)
+        return FINISH_EVERY_S
 
-    def _serve(self) -> None:
+
+LOOK_EVERY_S = 5.0
+"""A step of a line is done so late at most, while the service runs."""
+
+
+class LineSteps(PeriodicJob):
+    """Looks every few seconds for steps of lines that are due, and for campaigns that wait for
+    their lines, and does them in batches, until it is closed.
+
+    What cannot be done is logged, and tried again. By a clock that cannot be right nothing is done;
+    `tell_overdue` hears whether steps wait.
+    """
+
+    name = "line-steps"
+
+    def __init__(
+        self,
+        runner: ChangeRunner,
+        source: Reader,
+        rules: LineRules,
+        log: FilteringBoundLogger,
+        watch: ClockWatch,
+        tell_overdue: Callable[[bool], object] = lambda _: None,
+    ) -> None:
+        super().__init__(log)
+        self._runner, self._source, self._rules = runner, source, rules
+        self._watch, self._tell_overdue = watch, tell_overdue
+
+    def _fail(self, error: Exception) -> float:
+        told = {"reason": str(error)} if isinstance(error, ClockImplausible) else {}
+        self._log_failure(error, **told)
+        self._tell_overdue(True)
+        return LOOK_EVERY_S
+
+    def _work(self) -> float:
+        # Steps first: to add a country's lines to a campaign takes hours.
         while not self._closing.is_set():
-            # Before the look: a case that is closed during it wakes the next.
-            self._wake.clear()
-            try:
-                done = self._deployment.finish_erasures(ACTOR, self._watch.check)
-                self._tell_overdue(False)
-            except Exception as error:  # noqa: BLE001 - the thread must outlive any of them
-                code = error.code if isinstance(error, SosieError) else "INTERNAL"
-                self._log.warning("erasures_failed", code=code, error=type(error).__name__)
-                self._tell_overdue(True)
-            else:
-                if done:
-                    self._log.info("erasures_finished", documents=len(done))
-            if not self._closing.is_set():
-                self._wake.wait(FINISH_EVERY_S)
+            self._do_due()
+            if self._source.life.filling():
+                # By a wrong clock a campaign would be over before its deadline.
+                self._watch.check()
+            if not fill_campaigns(self._runner, self._source, self._rules):
+                break
+        self._tell_overdue(False)
+        return LOOK_EVERY_S
+
+    def _do_due(self) -> None:
+        due = self._source.life.next_step_at()
+        if due is None or due > self._watch.now():
+            return
+        # A wrong clock would suspend everybody at once.
+        now, done = self._watch.check(), 0
+        while not self._closing.is_set():
+            steps = carry_out(self._runner, self._source, self._rules, now=now)
+            done += steps
+            if not steps:
+                break
+        if done:
+            self._log.info("line_steps", steps=done)
 
 
 def seconds_until(at: time, now: datetime) -> float:

@@ -35,10 +35,9 @@ from engine.registry.store import Store
 from indexes.errors import IndexFault, ShardLost
 from serving.deployment.deployment import Deployment
 from serving.errors import Busy, Interrupted, NotReady, describe
-from serving.jobs.anchors import Anchoring
-from serving.jobs.audit_export import AuditExport
-from serving.jobs.line_steps import LineSteps
-from serving.jobs.retention import ClockWatch, DailyRetention, PendingErasures
+from serving.jobs.audit_export import Anchoring, AuditExport
+from serving.jobs.periodic import ClockWatch
+from serving.jobs.retention import DailyRetention, LineSteps, PendingErasures
 from serving.registrar.operations import GRACE_S, OpenRegistry, Operations, Watermark, finish_by
 from serving.registrar.protocol import OPERATIONS, CallContext, Phase, Reply, Status, presentable
 from serving.settings.sections import ServeSettings

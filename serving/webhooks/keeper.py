@@ -7,16 +7,15 @@ import pickle
 import signal
 import subprocess
 import sys
-import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from structlog.typing import FilteringBoundLogger
 
-from engine.errors import SosieError
 from engine.registry.records import utc_now
 from engine.registry.row_macs import open_each
 from engine.registry.webhooks import Webhooks, WebhookState
+from serving.jobs.periodic import PeriodicJob, name_error
 from serving.settings.settings import find_metrics_folder
 from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter, show_set_aside
@@ -49,35 +48,31 @@ def deliver(deployment: Deployment, log: FilteringBoundLogger) -> None:
         runner.run(run(webhooks))
 
 
-class DeliveryKeeper:
+class DeliveryKeeper(PeriodicJob):
     """Keeps a process that delivers while there is a webhook, and shows how far it is behind.
 
     The process is not the registrar's own, so that no decision waits for a delivery.
     """
 
+    name = "webhooks"
+
     def __init__(self, deployment: Deployment, meter: Meter, log: FilteringBoundLogger) -> None:
-        self._deployment, self._meter, self._log = deployment, meter, log
+        super().__init__(log)
+        self._deployment, self._meter = deployment, meter
         self._webhooks = Webhooks(deployment.store.engine, deployment.vault)
         self._child: subprocess.Popen[bytes] | None = None
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="webhooks", daemon=True)
-        self._thread.start()
 
-    def __enter__(self) -> Self:
-        return self
+    def _work(self) -> float:
+        self._look()
+        return LOOK_EVERY_S
 
-    def __exit__(self, *_: object) -> None:
-        self._closing.set()
-        self._thread.join()
+    def _fail(self, error: Exception) -> float:
+        self._log.warning("webhooks_failed", error=name_error(error))
+        return LOOK_EVERY_S
 
-    def _serve(self) -> None:
-        while not self._closing.is_set():
-            try:
-                self._look()
-            except Exception as error:  # noqa: BLE001 - the thread must outlive any of them
-                kind = error.code if isinstance(error, SosieError) else type(error).__name__
-                self._log.warning("webhooks_failed", error=kind)
-            self._closing.wait(LOOK_EVERY_S)
+    def close(self) -> None:
+        """Ends the process that delivers, too."""
+        super().close()
         self._end()
 
     def _look(self) -> None:

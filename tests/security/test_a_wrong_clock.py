@@ -20,7 +20,8 @@ from engine.registry.records import AuditEntry, Changes, StoredAnswer, Tally, ut
 from engine.retention.clock import check_clock, check_step, confirm_clock
 from engine.retention.job import RUN, Schedule
 from serving.deployment.deployment import Deployment
-from serving.jobs.retention import ClockWatch, DailyRetention
+from serving.jobs.periodic import ClockWatch
+from serving.jobs.retention import DailyRetention
 from serving.settings.settings import load_settings
 
 YEARS, MONTH = timedelta(days=3650), Schedule(answers=timedelta(days=30))
@@ -211,14 +212,13 @@ def test_a_refused_run_is_tried_again_within_the_hour(deployment: Deployment, cl
     told: list[bool] = []
     log = structlog.wrap_logger(None, processors=[LogCapture()])
     job = DailyRetention(
-        deployment.registrar, deployment.store, MONTH, None, log,
+        deployment.registrar, deployment.store, MONTH, clock_time(12), log,
         settle_s=0.0, watch=ClockWatch(deployment.store, clock=clock),
         tell_refusal=told.append,
     )  # fmt: skip
-    noon = clock_time(12)
     clock.off = YEARS
     job._run()
-    assert job._pause_s(noon) <= 3600
+    assert job._next_s() <= 3600
     clock.off = timedelta()
     job._run()
     assert told == [True, False]

@@ -20,7 +20,7 @@ from engine.registry.records import AuditEntry, Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import recorded
-from serving.jobs.anchors import Anchoring, open_sink
+from serving.jobs.audit_export import Anchoring, open_sink
 from serving.telemetry.metrics import Meter
 from tests.engine.conftest import MODEL, key_ring, sqlite_url, vault  # noqa: F401 - fixtures
 from tests.serving.api.conftest import extractor, keyed_home, start_service  # noqa: F401 - fixtures

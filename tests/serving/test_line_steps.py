@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from serving.jobs.line_steps import LineSteps
 
 from engine.errors import ClockImplausible
 from engine.lifecycle.campaigns import start_campaign
 from engine.lifecycle.reverification import carry_out
-from engine.registry.records import utc_now
+from engine.registry.records import CampaignState, LineEventKind, LineState, utc_now
 from schema.lines import CampaignState, LineEventKind, LineState
-from serving.jobs import line_steps
-from serving.jobs.line_steps import LineSteps
-from serving.jobs.retention import ClockWatch
+from serving.jobs import retention
+from serving.jobs.periodic import ClockWatch
+from serving.jobs.retention import ClockWatch, LineSteps
 from tests.engine.conftest import key_ring, sqlite_url, store, vault, writer
 from tests.engine.lifecycle.conftest import Lines
 
@@ -52,7 +53,7 @@ def database_url(sqlite_url: str) -> str:
 
 @pytest.fixture
 def lines(store: Any, writer: Any, monkeypatch: pytest.MonkeyPatch) -> Lines:
-    monkeypatch.setattr(line_steps, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(retention, "LOOK_EVERY_S", 0.01)
     return Lines(store, writer, now=utc_now())
 
 

@@ -26,7 +26,8 @@ from engine.registry.webhooks import Webhooks
 from engine.retention.job import Schedule, run_retention
 from serving.deployment.deployment import Deployment, read_schedule, read_time
 from serving.jobs import retention
-from serving.jobs.retention import ClockWatch, DailyRetention, seconds_until
+from serving.jobs.periodic import ClockWatch
+from serving.jobs.retention import DailyRetention, seconds_until
 from serving.registrar.service import RegistrarService
 from serving.settings.sections import RetentionSettings, ServeSettings
 from serving.settings.settings import Settings, load_settings
@@ -150,7 +151,7 @@ def test_a_service_that_has_just_started_is_left_alone(deployment: Deployment, r
 def test_without_a_time_nothing_runs(deployment: Deployment, retain: Any) -> None:
     keep_answer(deployment, timedelta(days=90))
     with retain(None) as opened:
-        assert opened._thread is None
+        assert not opened._thread.is_alive()
     assert runs(deployment) == 0
 
 
