@@ -39,7 +39,7 @@ from engine.registry import cursors
 from engine.registry.audit import AuditReader, read_audit, write_anchor
 from engine.registry.database import changing
 from engine.registry.reader import Reader
-from engine.registry.records import AuditRecord, LineEventKind, new_id, utc_now
+from engine.registry.records import AuditRecord, new_id, utc_now
 from schema.lines import LineEventKind
 from serving.jobs.periodic import PeriodicJob, name_error
 from serving.settings.sections import AuditSettings

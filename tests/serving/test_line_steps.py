@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving.jobs.line_steps import LineSteps
 
 from engine.errors import ClockImplausible
 from engine.lifecycle.campaigns import start_campaign
 from engine.lifecycle.reverification import carry_out
-from engine.registry.records import CampaignState, LineEventKind, LineState, utc_now
+from engine.registry.records import utc_now
 from schema.lines import CampaignState, LineEventKind, LineState
 from serving.jobs import retention
 from serving.jobs.periodic import ClockWatch
-from serving.jobs.retention import ClockWatch, LineSteps
+from serving.jobs.retention import LineSteps
 from tests.engine.conftest import key_ring, sqlite_url, store, vault, writer
 from tests.engine.lifecycle.conftest import Lines
 
