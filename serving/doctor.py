@@ -21,8 +21,7 @@ from engine.errors import CalibrationError, SosieError, advise_extra
 from engine.formatting import plural, size
 from engine.matching.calibration import Comparison
 from engine.models.catalog import ModelCard, locate, read_transform_file
-from engine.models.cuda import describe_options
-from engine.models.session import available_providers, runtime_version
+from engine.models.session import available_providers, describe_options, runtime_version
 from engine.registry.vault import MOST_SEALS
 from engine.texts import mixes_scripts
 from indexes.errors import IndexFault

@@ -1,11 +1,15 @@
-"""Sessions of ONNX Runtime, which run the graphs of model cards."""
+"""Sessions of ONNX Runtime, which run the graphs of model cards, on a processor or by CUDA."""
 
 from __future__ import annotations
 
+import ctypes
+import io
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Lock
 from time import monotonic
 from types import ModuleType
@@ -22,7 +26,6 @@ from engine.errors import (
     RuntimeMissing,
     advise_extra,
 )
-from engine.models import cuda
 from engine.models.catalog import ModelCard, Role, Step, read_model
 from indexes.runtime import import_runtime
 
@@ -78,7 +81,7 @@ def open_session(card: ModelCard, options: SessionOptions) -> Session:
     if card.role is not Role.EMBEDDER:
         sizes = ()
     elif provider == "cuda":
-        sizes = sizes or cuda.BATCH_SIZES
+        sizes = sizes or CUDA_BATCH_SIZES
     contract = card.input if sizes else None
     steps = _choose_steps(card, provider, options)
     rewritten = graph.rewrite(read_model(card), steps, contract)
@@ -120,7 +123,7 @@ def _open_one(
         # With its fallback a session whose device fails would go on, on the CPU, and say nothing.
         session = runtime.InferenceSession(graph, settings, providers=chain, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        failure = cuda.read_failure(str(error)) if provider == "cuda" else ""
+        failure = read_cuda_failure(str(error)) if provider == "cuda" else ""
         if failure:
             raise DeviceFailed(f"model {card.name} cannot be put on the GPU: {failure}") from error
         raise ModelDamaged(
@@ -208,7 +211,7 @@ class Session:
                 outputs: Sequence[NDArray[np.float32]] = session.run(None, {self._input: inputs})
                 took_s = monotonic() - began
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            failure = cuda.read_failure(str(error)) if self.provider == "cuda" else ""
+            failure = read_cuda_failure(str(error)) if self.provider == "cuda" else ""
             if failure:
                 raise DeviceFailed(
                     f"the GPU failed under model {self._card_name}: {failure}; look at nvidia-smi"
@@ -234,8 +237,8 @@ def _choose_provider(runtime: ModuleType, options: SessionOptions) -> tuple[str,
     fault = ""
     provider = options.provider
     if provider in ("auto", "cuda") and PROVIDERS["cuda"] in built_in:
-        cuda.preload(runtime)
-        fault = cuda.find_fault(runtime)
+        preload_cuda(runtime)
+        fault = find_cuda_fault(runtime)
         if fault and provider == "cuda":
             raise RuntimeMissing(f"provider cuda cannot start: {fault}; or choose provider cpu")
     if provider == "auto":
@@ -280,9 +283,7 @@ def _provider_options(
     provider: str, options: SessionOptions, size: int, sizes: Sequence[int]
 ) -> dict[str, str]:
     if provider == "cuda":
-        usual = cuda.provider_options(
-            options.precision, options.memory_bytes, size or 1, sizes or (1,)
-        )
+        usual = list_cuda_options(options.precision, options.memory_bytes, size or 1, sizes or (1,))
         return usual | dict(options.device_options)
     if provider != "openvino":
         return {}
@@ -293,3 +294,96 @@ def _provider_options(
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+
+
+DRIVER = "libcuda.so.1"
+_PROVIDER = "capi/libonnxruntime_providers_cuda.so"
+# The provider opens this one itself, when it meets a convolution.
+_CONVOLUTIONS = "libcudnn.so.9"
+_MISSING = re.compile(r"(\S+): cannot open shared object file")
+
+CUDA_BATCH_SIZES = (16, 64, 256)
+"""A convolution is planned anew whenever its batch has another size than before: so batches have
+few sizes, and each has a session of its own."""
+
+_FAILURE = re.compile(r"\b(CUDA|CUDNN|CUBLAS|CURAND|CUFFT)\w* failure (\d+): ([^;\n]{1,120})")
+_OUT_OF_MEMORY = re.compile(r"Failed to allocate memory for requested buffer of size \d+")
+
+
+def preload_cuda(runtime: ModuleType) -> None:
+    """Loads the CUDA libraries that came as packages, where the loader would not look for them."""
+    # It prints what it cannot load, and `find_cuda_fault` tells it in our words.
+    with redirect_stdout(io.StringIO()):
+        runtime.preload_dlls()
+
+
+def find_cuda_fault(runtime: ModuleType) -> str:
+    """What keeps a runtime that was built for CUDA from using it, by name; empty for nothing."""
+    folder = Path(str(runtime.__file__)).parent
+    for library in (str(folder / _PROVIDER), _CONVOLUTIONS, DRIVER):
+        missing = _find_missing(library)
+        if missing == DRIVER:
+            return f"{DRIVER} is missing: install NVIDIA's driver, or give the container its GPU"
+        if missing:
+            return f"{missing} is missing: {advise_extra('gpu')}"
+    return _find_device_fault(ctypes.CDLL(DRIVER))
+
+
+def _find_missing(library: str) -> str:
+    """The library that the loader does not find for this one, perhaps itself; else empty."""
+    try:
+        ctypes.CDLL(library)
+    except OSError as error:
+        found = _MISSING.search(str(error))
+        # Anything else the runtime meets too, and says.
+        return Path(found[1]).name if found else ""
+    return ""
+
+
+def _find_device_fault(driver: Any) -> str:
+    status, count = driver.cuInit(0), ctypes.c_int(0)
+    if status == 0:
+        driver.cuDeviceGetCount(ctypes.byref(count))
+        if count.value:
+            return ""
+    code = f" (CUDA error {status})" if status else ""
+    return f"no GPU is there{code}: look at nvidia-smi and at CUDA_VISIBLE_DEVICES"
+
+
+def list_cuda_options(
+    precision: str, memory_bytes: int, size: int, sizes: Sequence[int]
+) -> dict[str, str]:
+    """Options of the CUDA provider for the session that takes batches of `size`.
+
+    All sessions of an embedder together take `memory_bytes` (0: no limit).
+    """
+    options = {
+        # The other search runs every algorithm for each convolution, for seconds of a start.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        # As the runtime has them by default. Nobody has measured here what they change.
+        "prefer_nhwc": "0",
+        "fuse_conv_bias": "0",
+        # Without, float32 is float32. It also keeps float16 off the tensor cores.
+        "use_tf32": "0" if precision == "float32" else "1",
+        # A session asks for the same buffers each time: an arena that doubles would waste memory.
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    if memory_bytes:
+        # Activations grow with the batch, weights do not.
+        least = max(sizes) / 4
+        share = max(size, least) / sum(max(one, least) for one in sizes)
+        options["gpu_mem_limit"] = str(int(memory_bytes * share))
+    return options
+
+
+def read_cuda_failure(text: str) -> str:
+    """What failed of the device, in the runtime's message; empty where it was not the device."""
+    found = _FAILURE.search(text)
+    if found:
+        return f"{found[1]} failure {found[2]}: {found[3].strip()}"
+    return "it is out of memory" if _OUT_OF_MEMORY.search(text) else ""
+
+
+def describe_options(options: Mapping[str, str]) -> str:
+    """The options that were asked for, for a log."""
+    return ", ".join(f"{name}={value}" for name, value in options.items())

@@ -18,14 +18,17 @@ from numpy.typing import NDArray
 
 from engine.sweeps.clustering import (
     Cluster,
+    Documents,
+    LinkTable,
+    Owners,
     ReadVectors,
     cluster_links,
     find_near,
     label_components,
+    link_documents,
     score_components,
     strongest_tree,
 )
-from engine.sweeps.linking import Documents, LinkTable, Owners, link_documents
 from engine.sweeps.risk import assess_events, assess_faces, rank, total_of
 from engine.sweeps.sweep_model import Group, GroupKind, Identity, Link, PairTable, RiskTerm
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from engine.errors import CalibrationError
 from engine.matching.calibration import CalibrationCurve
-from engine.sweeps.linking import Documents
+from engine.sweeps.clustering import Documents
 
 POINTS_A_DECADE = 5.0
 """Of a term for each factor of ten in its ratio."""

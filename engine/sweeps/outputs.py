@@ -21,14 +21,13 @@ from engine.cases.decided import read_decided
 from engine.matching.calibration import Calibration
 from engine.registry.reader import Reader
 from engine.spreadsheets import guard_cells
+from engine.sweeps.clustering import Owners
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import write_groups
-from engine.sweeps.linking import Owners
 from engine.sweeps.reload import make_contents
 from engine.sweeps.report.contents import ReportInput, Sweep
 from engine.sweeps.report.page import write_report
-from engine.sweeps.risk import OutletLiveness
-from engine.sweeps.summary import Seller
+from engine.sweeps.risk import OutletLiveness, Seller
 from engine.sweeps.sweep_model import Group, Identity, PairTable
 from engine.sweeps.sweep_run import SweepResult
 from schema.cases import Outcome

@@ -18,8 +18,7 @@ from engine.registry.reader import Reader
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
 from engine.sweeps.report.contents import Chance, ReportInput, Sweep
-from engine.sweeps.risk import LIVENESS_WINDOW, rank_outlets
-from engine.sweeps.summary import summarise
+from engine.sweeps.risk import LIVENESS_WINDOW, rank_outlets, summarise
 from engine.sweeps.sweep_model import Group, SweepRecord, SweepState
 from schema.cases import Outcome
 from schema.reasons import Decision

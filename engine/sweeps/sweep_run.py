@@ -21,7 +21,13 @@ from engine.registry.reader import Reader
 from engine.registry.records import CaseRecord
 from engine.registry.row_macs import read_apart
 from engine.sweeps.budget import BudgetTerms, Ranking, expect_true, rank_within_budget
-from engine.sweeps.clustering import ReadVectors
+from engine.sweeps.clustering import (
+    Documents,
+    Owners,
+    ReadVectors,
+    mark_exceptions,
+    number_exceptions,
+)
 from engine.sweeps.folder import Covered, SweepFolder
 from engine.sweeps.groups import (
     ChangedLine,
@@ -32,7 +38,6 @@ from engine.sweeps.groups import (
     groups_of_lines,
 )
 from engine.sweeps.likelihood import Openings, Particulars, ReadParticulars, ScoreRatio
-from engine.sweeps.linking import Documents, Owners, mark_exceptions, number_exceptions
 from engine.sweeps.risk import rank
 from engine.sweeps.sweep_model import Group, Identity, PairTable, SweepTerms
 from indexes.base import Ids

@@ -24,9 +24,9 @@ from bench.suites.sweep.agreement import (
     old_rings,
 )
 from bench.suites.sweep.planted import Plan, Planted, plant, planted_pairs
-from engine.sweeps.clustering import cluster_links, label_components
+from engine.registry.records import LineStatus
+from engine.sweeps.clustering import LinkTable, Owners, cluster_links, label_components
 from engine.sweeps.groups import FaceFacts, group_faces
-from engine.sweeps.linking import LinkTable, Owners
 from engine.sweeps.sweep_model import Group, Identity, LineFact, PairTable
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery

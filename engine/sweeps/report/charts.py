@@ -34,7 +34,7 @@ from engine.svg import (
     whole_decades,
 )
 from engine.sweeps.report.words import format_rate, isolate
-from engine.sweeps.summary import Seller, Week
+from engine.sweeps.risk import Seller, Week
 
 _LEFT, _RIGHT = 76.0, WIDTH - 16
 

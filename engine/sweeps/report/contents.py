@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from engine.cases.precision import Precision
 from engine.matching.calibration import CalibrationCurve, Rate
-from engine.sweeps.risk import OutletLiveness
-from engine.sweeps.summary import Summary
+from engine.sweeps.risk import OutletLiveness, Summary
 from engine.sweeps.sweep_model import Group, SweepTerms
 
 

@@ -27,8 +27,7 @@ from engine.sweeps.report.charts import (
 )
 from engine.sweeps.report.contents import Chance, ReportInput
 from engine.sweeps.report.words import format_rate, format_share
-from engine.sweeps.risk import LIVENESS_WINDOW
-from engine.sweeps.summary import fill_weeks
+from engine.sweeps.risk import LIVENESS_WINDOW, fill_weeks
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,17 @@ import numpy as np
 import pytest
 
 from engine.errors import DeviceFailed, ModelError
-from engine.models import cuda
+from engine.models import session
 from engine.models.catalog import builtin_card
-from engine.models.session import Session, SessionOptions, available_providers, open_session
+from engine.models.session import (
+    CUDA_BATCH_SIZES,
+    Session,
+    SessionOptions,
+    available_providers,
+    find_cuda_fault,
+    list_cuda_options,
+    open_session,
+)
 from indexes.runtime import import_runtime
 
 NO_DEVICE = (
@@ -49,7 +57,7 @@ def runtime_whose_provider_needs(name: bytes, folder: Path) -> ModuleType:
 def test_a_missing_library_is_named_with_what_to_do(
     tmp_path: Path, name: bytes, advice: str
 ) -> None:
-    fault = cuda.find_fault(runtime_whose_provider_needs(name, tmp_path))
+    fault = find_cuda_fault(runtime_whose_provider_needs(name, tmp_path))
     assert fault == f"{name.decode()} is missing: {advice}"
 
 
@@ -68,9 +76,11 @@ class Driver:
 
 
 def test_a_machine_without_a_gpu_is_told_from_one_with_a_fault() -> None:
-    assert cuda._find_device_fault(Driver(0, 1)) == ""
-    assert cuda._find_device_fault(Driver(0, 0)).startswith("no GPU is there: look at nvidia-smi")
-    assert "no GPU is there (CUDA error 100)" in cuda._find_device_fault(Driver(100, 0))
+    assert session._find_device_fault(Driver(0, 1)) == ""
+    assert session._find_device_fault(Driver(0, 0)).startswith(
+        "no GPU is there: look at nvidia-smi"
+    )
+    assert "no GPU is there (CUDA error 100)" in session._find_device_fault(Driver(100, 0))
 
 
 @pytest.mark.skipif("cuda" not in available_providers(), reason="this ONNX Runtime has no CUDA")
@@ -135,12 +145,12 @@ def test_an_input_that_does_not_fit_is_no_fault_of_the_device() -> None:
 
 def test_all_sessions_of_an_embedder_keep_within_its_memory_and_float32_is_no_tf32() -> None:
     limits = []
-    for size in cuda.BATCH_SIZES:
-        options = cuda.provider_options("float32", 6 << 30, size, cuda.BATCH_SIZES)
+    for size in CUDA_BATCH_SIZES:
+        options = list_cuda_options("float32", 6 << 30, size, CUDA_BATCH_SIZES)
         limits.append(int(options["gpu_mem_limit"]))
         assert options["cudnn_conv_algo_search"] == "HEURISTIC"
         assert options["use_tf32"] == "0"
     assert limits == sorted(limits)
     assert (6 << 30) - 3 <= sum(limits) <= 6 << 30
-    assert "gpu_mem_limit" not in cuda.provider_options("tf32", 0, 16, cuda.BATCH_SIZES)
-    assert cuda.provider_options("tf32", 0, 16, cuda.BATCH_SIZES)["use_tf32"] == "1"
+    assert "gpu_mem_limit" not in list_cuda_options("tf32", 0, 16, CUDA_BATCH_SIZES)
+    assert list_cuda_options("tf32", 0, 16, CUDA_BATCH_SIZES)["use_tf32"] == "1"

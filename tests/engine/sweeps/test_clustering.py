@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from engine.sweeps import clustering
 from engine.sweeps.clustering import (
     Cluster,
+    LinkTable,
+    Owners,
     ReadVectors,
     _merge,
     _Ties,
@@ -21,7 +23,6 @@ from engine.sweeps.clustering import (
     find_near,
     strongest_tree,
 )
-from engine.sweeps.linking import LinkTable, Owners
 
 Scores = dict[tuple[int, int], float]
 

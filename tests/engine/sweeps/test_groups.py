@@ -11,6 +11,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.sweeps.clustering import Owners, number_exceptions
 from engine.sweeps.groups import (
     ChangedLine,
     FaceFacts,
@@ -21,7 +22,6 @@ from engine.sweeps.groups import (
     groups_of_documents,
     groups_of_lines,
 )
-from engine.sweeps.linking import Owners, number_exceptions
 from engine.sweeps.sweep_model import Group, GroupKind, Identity, LineFact, Link, PairTable
 
 THRESHOLD = 0.6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.sweeps.linking import LinkTable, Owners, link_documents, number_exceptions
+from engine.sweeps.clustering import LinkTable, Owners, link_documents, number_exceptions
 from engine.sweeps.sweep_model import PairTable
 
 NO_PAIRS = np.empty((0, 2), np.int64)

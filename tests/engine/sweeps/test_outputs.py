@@ -20,8 +20,7 @@ from engine.sweeps.outputs import (
     write_csv,
     write_table,
 )
-from engine.sweeps.risk import rank_outlets
-from engine.sweeps.summary import summarise
+from engine.sweeps.risk import rank_outlets, summarise
 from engine.sweeps.sweep_model import (
     Group,
     GroupKind,

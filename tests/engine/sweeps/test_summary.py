@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.sweeps.summary import Week, fill_weeks, monday_of, summarise
+from engine.sweeps.risk import Week, fill_weeks, monday_of, summarise
 from engine.sweeps.sweep_model import Group, GroupKind, Identity, LineFact
 
 MONDAY = datetime(2024, 3, 4, tzinfo=UTC)

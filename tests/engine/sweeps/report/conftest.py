@@ -12,7 +12,7 @@ import pytest
 
 from engine.matching.calibration import CalibrationCurve, OperatingPoint
 from engine.sweeps.report.contents import Chance, ReportInput, Sweep
-from engine.sweeps.summary import summarise
+from engine.sweeps.risk import summarise
 from engine.sweeps.sweep_model import (
     Group,
     GroupKind,

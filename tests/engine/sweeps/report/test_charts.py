@@ -22,7 +22,7 @@ from engine.sweeps.report.charts import (
     squarify,
 )
 from engine.sweeps.report.views import MOST_EDGES, MOST_NODES, draw_group, lay_out
-from engine.sweeps.summary import fill_weeks, summarise
+from engine.sweeps.risk import fill_weeks, summarise
 from engine.sweeps.sweep_model import Group, Link
 
 MadeGroup = Callable[..., Group]

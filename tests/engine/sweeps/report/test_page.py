@@ -29,8 +29,7 @@ from engine.sweeps.report.page import (
 )
 from engine.sweeps.report.views import MOST_CARDS, MOST_ROWS
 from engine.sweeps.report.words import RATIO_TEXTS
-from engine.sweeps.risk import rank_outlets
-from engine.sweeps.summary import summarise
+from engine.sweeps.risk import rank_outlets, summarise
 from engine.sweeps.sweep_model import Group, GroupKind, Identity, RiskTerm, Scope, SweepTerms
 
 Made = Callable[..., ReportInput]
