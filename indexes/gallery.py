@@ -15,11 +15,18 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import CertifiedHits, Hits, Ids, MemoryAccount, VectorIndex, Vectors
+from indexes.base import (
+    CertifiedHits,
+    Hits,
+    Ids,
+    MemoryAccount,
+    VectorIndex,
+    Vectors,
+    overwrite_when_freed,
+)
 from indexes.errors import IdInvalid, SequenceInvalid
 from indexes.exact.exact8 import Exact8Segment, RowStore, compile_kernels
 from indexes.exact.scanner import Scanner
-from indexes.memory import overwrite_when_freed
 from indexes.scoring import arrange
 from indexes.segmented.head import Head
 from indexes.segmented.merging import Rewrite

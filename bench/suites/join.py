@@ -21,7 +21,7 @@ from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner, available_kernels
 from indexes.joining import tiling
 from indexes.joining.join import join
-from indexes.joining.pairs import Pairs
+from indexes.joining.tiling import Pairs
 
 QUICK = {
     "references": 20_000,

@@ -24,11 +24,10 @@ from bench.core.reports import Figure, Result, Setup, SuiteOutput, spread
 from bench.core.timing import Seconds, repeat
 from bench.suites.serve.process import Worker
 from engine.errors import RequestError
+from indexes.exact.codes import no_plane
 from indexes.exact.intrinsics import BLOCK, pack
 from indexes.exact.kernels import LOWEST, STRETCH, Found, Rows, Wanted
-from indexes.exact.plane import no_plane
-from indexes.exact.product import ProductScan
-from indexes.exact.scanner import available_kernels
+from indexes.exact.scanner import ProductScan, available_kernels
 from indexes.exact.scans import Scan, scan_amx, scan_few_vnni, scan_plain, scan_vnni
 
 QUICK = {"rows": 16_384, "queries": 64, "blocks": 3, "most_s": 0.03}

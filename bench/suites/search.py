@@ -33,8 +33,8 @@ from bench.suites.baselines import (
 )
 from bench.suites.pgvector import PgvectorConfig, compare_pgvector
 from indexes.base import Hits
+from indexes.exact.codes import no_plane
 from indexes.exact.exact8 import Exact8Segment
-from indexes.exact.plane import no_plane
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.segmented.view import SealedView, SegmentSearch

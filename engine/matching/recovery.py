@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from engine.errors import GalleryBehind
 from engine.registry.reader import ReferenceChunk
 from engine.registry.store import Store
-from indexes.base import Ids
+from indexes.base import Ids, overwrite_when_freed
 from indexes.errors import DeviceMissing, IndexFault, ShardLost, SnapshotMissing
 from indexes.gallery import Gallery
 from indexes.kinds import open_index
-from indexes.memory import overwrite_when_freed
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.placement import NOWHERE, Placement

@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 from engine.errors import SealBroken
 from engine.models.transform import Transform
 from engine.registry.keyring import SECRET_BYTES, Key, KeyRing
-from indexes.memory import overwrite_when_freed
-from indexes.snapshots.sealing import Buffer, Octets
+from indexes.base import overwrite_when_freed
+from indexes.snapshots.manifest import Buffer, Octets
 
 _log = logging.getLogger(__name__)
 

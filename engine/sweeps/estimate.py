@@ -23,7 +23,7 @@ from indexes.base import Vectors
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import PAIRS_LIMIT, TILE_ROWS, Progress, join
-from indexes.joining.pairs import PIECE_RECORDS
+from indexes.joining.tiling import PIECE_RECORDS
 
 FALSE_PAIRS_PER_REFERENCE = 0.01
 """The budget of the proposal: if one reference in a hundred belongs to a ring, about half of the

@@ -16,7 +16,7 @@ from engine.errors import RegistryError
 from engine.registry.records import is_id
 from engine.sweeps.sweep_model import PairTable, SweepProgress
 from indexes.base import Ids
-from indexes.joining.pairs import RECORD
+from indexes.joining.tiling import RECORD
 
 _CHECKPOINT, _COVERED, _PAIRS, _STATUS = "checkpoint", "covered.bin", "found.bin", "standing.json"
 _ID_TYPE = "<i8"

@@ -42,7 +42,7 @@ from engine.sweeps.risk import rank
 from engine.sweeps.sweep_model import Group, Identity, PairTable, SweepTerms
 from indexes.base import Ids
 from indexes.joining.join import JoinedGallery, Report
-from indexes.joining.pairs import Records
+from indexes.joining.tiling import Records
 from schema.cases import ALIVE, CaseKind, CaseState, Outcome
 from schema.reasons import Reason
 

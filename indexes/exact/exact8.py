@@ -12,12 +12,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Ids, MemoryAccount, Scores, Vectors, is_id
+from indexes.base import Ids, MemoryAccount, Scores, Vectors, is_id, overwrite_when_freed
 from indexes.exact.codes import CodedQueries, Codes, code_limit
 from indexes.exact.intrinsics import BLOCK, STEP
 from indexes.exact.kernels import Found, inner_products, kth_best
 from indexes.exact.scanner import Scanner
-from indexes.memory import overwrite_when_freed
 from indexes.scoring import Positions, exact_scores, rounding_bound
 
 

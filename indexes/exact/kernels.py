@@ -30,7 +30,7 @@ class Plane(NamedTuple):
     """Rows in half a byte a dimension, and how well these fit the byte codes of each eight rows.
 
     `halves` uint8[n, width]; `lengths` and `distances` float32[n / 8], and `longest`, as
-    `indexes.exact.plane` says.
+    `indexes.exact.codes` says.
     """
 
     halves: NDArray[np.uint8]

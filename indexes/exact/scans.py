@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from indexes.exact.codes import HALF_STEP, HALF_ZERO
 from indexes.exact.intrinsics import (
     BLOCK,
     ROWS_AT_ONCE,
@@ -44,7 +45,6 @@ from indexes.exact.kernels import (
     set_floors,
     set_prefix_floors,
 )
-from indexes.exact.plane import HALF_STEP, HALF_ZERO
 
 Scan = Callable[[Rows, Wanted, int, int, Found], int]
 

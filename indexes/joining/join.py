@@ -16,8 +16,7 @@ from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.checkpoint import Checkpoint, Coverage, merge_ids, split_ids, stored_subject
-from indexes.joining.pairs import RECORD, Pairs, Records
-from indexes.joining.tiling import References, Tiling, no_check
+from indexes.joining.tiling import RECORD, Pairs, Records, References, Tiling, no_check
 
 TILE_ROWS = 1 << 17
 """Some seconds of work for two cores, so that gathering the codes costs little in comparison."""

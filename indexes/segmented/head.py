@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Ids, MemoryAccount, Scores, Vectors, is_id
-from indexes.memory import overwrite_when_freed
+from indexes.base import Ids, MemoryAccount, Scores, Vectors, is_id, overwrite_when_freed
 from indexes.scoring import Positions, exact_scores, products, rounding_bound
 
 _BEYOND_ANY_SCORE = 2.0

@@ -21,12 +21,12 @@ from indexes.base import (
     check_ids,
     check_references,
     check_vectors,
+    overwrite_when_freed,
 )
 from indexes.errors import IdInvalid
 from indexes.exact.device import open_scanner
 from indexes.exact.exact8 import Exact8Segment, RowStore
 from indexes.exact.scanner import Scanner
-from indexes.memory import overwrite_when_freed
 from indexes.scoring import Positions
 from indexes.segmented.head import Head, HeadView
 from indexes.segmented.merging import (

@@ -20,12 +20,12 @@ from indexes.base import (
     check_ids,
     check_threshold,
     check_vectors,
+    overwrite_when_freed,
 )
 from indexes.errors import IdInvalid
 from indexes.exact.codes import CodedQueries, Codes
 from indexes.exact.exact8 import Counts, Exact8Segment, Pairs, passes
 from indexes.exact.scanner import Scanner
-from indexes.memory import overwrite_when_freed
 from indexes.scoring import Positions, arrange, no_hits
 from indexes.segmented.head import HeadView
 

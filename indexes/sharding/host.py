@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Hits, Ids, MemoryAccount, Vectors
+from indexes.base import Hits, Ids, MemoryAccount, Vectors, overwrite_when_freed
 from indexes.errors import IdInvalid, ShardFenced, SnapshotForeign
 from indexes.exact.device import open_scanner
 from indexes.exact.exact8 import Exact8Segment
@@ -21,13 +21,11 @@ from indexes.gallery import Gallery, Pinned
 from indexes.joining.join import join
 from indexes.joining.tiling import References
 from indexes.kinds import open_index
-from indexes.memory import overwrite_when_freed
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.placement import virtual_shards_of
 from indexes.sharding.shards import CHANGES, ShardMark, ShardPlan, ShardState
 from indexes.snapshots import snapshot
-from indexes.snapshots.manifest import Header, Origin
-from indexes.snapshots.sealing import Sealer
+from indexes.snapshots.manifest import Header, Origin, Sealer
 from indexes.snapshots.snapshot import Opening
 from indexes.upkeep import Upkeep
 

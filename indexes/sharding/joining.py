@@ -25,8 +25,7 @@ from indexes.errors import PairsExceeded
 from indexes.gallery import Gallery
 from indexes.joining.checkpoint import Checkpoint, Coverage, Participants, split_ids, stored_subject
 from indexes.joining.join import PAIRS_LIMIT, JoinedGallery, Report, make_tiles, name_known
-from indexes.joining.pairs import RECORD, Pairs, Records, sort_records
-from indexes.joining.tiling import no_check
+from indexes.joining.tiling import RECORD, Pairs, Records, no_check, sort_records
 from indexes.sharding.placement import Placement
 from indexes.sharding.shards import Shard, ShardedIndex
 

@@ -30,14 +30,13 @@ from indexes.base import (
     check_threshold,
     check_vectors,
     is_id,
+    overwrite_when_freed,
 )
 from indexes.errors import IdInvalid, IndexFault, SearchInvalid, ShardFenced, ShardLost
-from indexes.memory import overwrite_when_freed
 from indexes.scoring import Positions, arrange
 from indexes.segmented.merging import SegmentsConfig, narrowed
 from indexes.sharding.placement import VIRTUAL_SHARDS, Placement, virtual_shards_of
-from indexes.snapshots.manifest import Origin
-from indexes.snapshots.sealing import Sealer
+from indexes.snapshots.manifest import Origin, Sealer
 
 Value = TypeVar("Value")
 

@@ -29,21 +29,22 @@ from typing import Any, BinaryIO, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Ids, Vectors
+from indexes.base import Ids, Vectors, overwrite_when_freed
 from indexes.errors import SnapshotDamaged, SnapshotForeign
 from indexes.exact.exact8 import MemoryRows, RowStore, SegmentParts
 from indexes.exact.intrinsics import BLOCK, STEP
-from indexes.memory import overwrite_when_freed
 from indexes.scoring import Positions
 from indexes.snapshots.manifest import (
     FileEntry,
+    FileSeal,
     Manifest,
+    Octets,
+    Sealer,
     SegmentEntry,
     segment_file,
     state_file,
     unseal_file,
 )
-from indexes.snapshots.sealing import FileSeal, Octets, Sealer
 
 ALIGNMENT_BYTES = 64
 # A multiple of the cipher's blocks; small enough to stay in the cache between cipher and digest.

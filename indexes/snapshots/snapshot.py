@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.base import Ids, VectorIndex, Vectors
+from indexes.base import Ids, VectorIndex, Vectors, overwrite_when_freed
 from indexes.errors import (
     IdInvalid,
     SnapshotDamaged,
@@ -36,7 +36,6 @@ from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.kinds import open_index
-from indexes.memory import overwrite_when_freed
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.snapshots.files import (
@@ -55,10 +54,10 @@ from indexes.snapshots.manifest import (
     Header,
     Manifest,
     Origin,
+    Sealer,
     SegmentEntry,
     segment_file,
 )
-from indexes.snapshots.sealing import Sealer
 
 MANIFEST = "manifest"
 MANIFEST_BESIDE = "manifest.new"

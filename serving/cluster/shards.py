@@ -24,10 +24,9 @@ from ray.exceptions import RayError
 
 from engine.errors import SosieError
 from engine.registry.keyring import forbid_core_dumps
-from indexes.base import Ids, Vectors
+from indexes.base import Ids, Vectors, overwrite_when_freed
 from indexes.errors import IndexFault, SearchInvalid, ShardFenced, ShardLost
 from indexes.exact.scanner import FEW_QUERIES
-from indexes.memory import overwrite_when_freed
 from indexes.sharding.host import CALLS_AT_ONCE, ShardHost
 from indexes.sharding.shards import (
     ReplicatedShard,

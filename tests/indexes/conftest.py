@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from indexes.base import Hits, Ids, Vectors
+from indexes.exact.codes import empty_plane, fill_plane
 from indexes.exact.device import DeviceScanner
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.kernels import Plane
-from indexes.exact.plane import empty_plane, fill_plane
 from indexes.exact.scanner import Scanner, available_kernels
 from indexes.joining import tiling
 from indexes.segmented.view import SealedView, SegmentSearch

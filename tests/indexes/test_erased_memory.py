@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from indexes.memory import GIVEN_BACK_FROM_BYTES, overwrite_when_freed
+from indexes.base import GIVEN_BACK_FROM_BYTES, overwrite_when_freed
 from tests.indexes.freed_memory import PAUSING, Forms, forms_of, watch
 
 # Faces are added by small batches and sealed in between, as a service does: heads, segments and
@@ -161,7 +161,7 @@ SIZES = (1 << 20, 31 << 20, GIVEN_BACK_FROM_BYTES, 96 << 20)
 FREED = f"""{PAUSING}
 import numba
 import numpy as np
-from indexes.memory import overwrite_when_freed
+from indexes.base import overwrite_when_freed
 
 def fill(array, value):
     size = len(array)

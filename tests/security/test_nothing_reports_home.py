@@ -41,7 +41,7 @@ from engine.models.session import SessionOptions, open_session
 session = open_session(builtin_card("sface"), SessionOptions(provider="cpu"))
 session.run(np.zeros((1, 3, 112, 112), np.float32))
 assert threads() == before, (threads(), before)
-from indexes.exact.product import ProductScan, _session
+from indexes.exact.scanner import ProductScan, _session
 _session(signed=True)
 assert threads() == before, (threads(), before)
 """

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from engine.errors import SealBroken
 from engine.registry.keyring import Key, KeyRing
 from engine.registry.vault import WATCHED_TEMPLATE, FileCipher, Vault, key_version, rotation_matrix
-from indexes.snapshots.sealing import FileSeal
+from indexes.snapshots.manifest import FileSeal
 
 DIM = 32
 RING = KeyRing.generate()

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from indexes.exact import codes as coding
-from indexes.exact.codes import CodedQueries, Codes, code_limit
+from indexes.exact.codes import CodedQueries, Codes, code_limit, fill_plane
 from indexes.exact.kernels import Plane
-from indexes.exact.plane import fill_plane
 from tests.indexes.conftest import UnitRows, make_plane
 
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")

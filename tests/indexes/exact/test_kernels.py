@@ -11,13 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexes.exact import scans
-from indexes.exact.codes import Codes
+from indexes.exact.codes import Codes, no_plane
 from indexes.exact.device import DeviceScanner
 from indexes.exact.intrinsics import pack
 from indexes.exact.kernels import HIGHEST, LOWEST, STRETCH, Found, Rows, Wanted
-from indexes.exact.plane import no_plane
-from indexes.exact.product import ProductScan, has_product
-from indexes.exact.scanner import has_amx, has_vnni
+from indexes.exact.scanner import ProductScan, has_amx, has_product, has_vnni
 from indexes.exact.scans import Scan
 from tests.indexes.conftest import KERNELS, make_plane, open_kernel
 

@@ -22,8 +22,7 @@ from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining import tiling
 from indexes.joining.join import Progress, join, join_gallery
-from indexes.joining.pairs import RECORD, Records, sort_records
-from indexes.joining.tiling import Block
+from indexes.joining.tiling import RECORD, Block, Records, sort_records
 from indexes.scoring import exact_scores
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex

@@ -17,7 +17,7 @@ from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.join import Progress, join, join_gallery
-from indexes.joining.pairs import Records
+from indexes.joining.tiling import Records
 from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexes.joining.pairs import RECORD, Pairs, Records, sort_records
+from indexes.joining.tiling import RECORD, Pairs, Records, sort_records
 
 
 def drawn(seed: int, n: int, lefts: int) -> Records:

@@ -15,8 +15,7 @@ from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.snapshots import snapshot
-from indexes.snapshots.manifest import Origin
-from indexes.snapshots.sealing import Sealer
+from indexes.snapshots.manifest import Origin, Sealer
 from indexes.snapshots.snapshot import Opening
 from tests.indexes.conftest import UnitRows
 

@@ -16,8 +16,7 @@ from indexes.errors import SnapshotForeign
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.snapshots.files import map_rows, read_segment, write_segment
-from indexes.snapshots.manifest import SegmentEntry
-from indexes.snapshots.sealing import Sealer
+from indexes.snapshots.manifest import Sealer, SegmentEntry
 from tests.indexes.conftest import UnitRows, ask
 from tests.indexes.snapshots.unsealed import Unsealed
 

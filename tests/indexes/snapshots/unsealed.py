@@ -8,7 +8,7 @@ import hmac
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.snapshots.sealing import Buffer, Octets
+from indexes.snapshots.manifest import Buffer, Octets
 
 
 class Unsealed:
