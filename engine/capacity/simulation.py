@@ -23,8 +23,6 @@ from engine.capacity.model import (
     Layout,
 )
 
-ENROLLMENTS_ONGOING = 8
-"""At once at each ingress, as in `[serve] enrollments_ongoing`; more are refused (429)."""
 WARM_SHARE = 0.1
 """Share of the requests, at the beginning, that are not counted."""
 _EQUAL = 1e-9
@@ -43,8 +41,9 @@ class Trial:
     seed: int = 0
     is_even: bool = False
     connections: int = 0
-    max_ongoing: int = ENROLLMENTS_ONGOING
-    """Enrollments at each ingress at once, in an open loop; 0: no limit."""
+    max_ongoing: int = 0
+    """Enrollments at once for each ingress, in an open loop, of which more are refused (429); 0: no
+    limit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -184,7 +184,7 @@ def plan(
         Costs.of(figures, batch or settings.registrar.batch_size),
         assume_node(figures, node_cores, memory_bytes, bandwidth),
         _expect_candidates(settings, demand),
-        Trial(requests=requests, seed=seed, max_ongoing=settings.serve.enrollments_ongoing),
+        Trial(requests=requests, seed=seed, max_ongoing=settings.serve.enrollments_admitted),
         settings.gallery.shard_copies,
     )
     show = partial(print_plan, made)

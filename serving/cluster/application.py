@@ -16,7 +16,6 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from engine.errors import RequestError
 from serving.cluster.deployments import Embedder, Ingress, Registrar
-from serving.cluster.environment import COMING
 from serving.cluster.node import KEEP_ALIVE_S, NAME, registrar_timeout_s
 from serving.cluster.site import Site, count_ingresses
 from serving.deployment.models import require_agreement
@@ -105,7 +104,7 @@ def compose(site: Site) -> Application:
         # All that the proxy sends it while bodies come, with the enrollments for other ingresses.
         max_ongoing_requests=settings.requests_ongoing
         + settings.matches_ongoing
-        + settings.enrollments_ongoing * COMING * EXTRACTING_THREADS
+        + settings.enrollments_admitted * EXTRACTING_THREADS
         + INGRESS_MARGIN,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         graceful_shutdown_timeout_s=settings.drain_s,

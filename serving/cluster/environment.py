@@ -101,10 +101,6 @@ SHARED = {
 }
 """Of a cluster with several nodes."""
 
-COMING = 4
-"""Enrollments under way in the proxy for each that an ingress extracts: of most the bodies still
-come, or wait for the photographs of others."""
-
 LOOPBACK = {
     # Otherwise Ray replaces 127.0.0.1 by the machine's address, and listens on all interfaces.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"
@@ -154,7 +150,7 @@ def make_proxy_config(settings: ServeSettings, address: str | None = None) -> Pr
     return ProxyConfig(
         ongoing=settings.requests_ongoing,
         match_ongoing=settings.matches_ongoing,
-        enroll_ongoing=settings.enrollments_ongoing * COMING,
+        enroll_ongoing=settings.enrollments_admitted,
         enrolling=count_enrolling(settings),
         key_share=settings.key_share,
         connections_per_address=settings.connections_per_address,

@@ -264,6 +264,9 @@ class GallerySettings(Section):
 
 ENROLLMENTS_ONGOING = 8
 """At once in an ingress: of fewer, the registrar decides one or two at a time, which costs more."""
+COMING = 4
+"""Enrollments that wait in the proxy or come, with those that an ingress extracts, for each that it
+extracts: most send their bodies still, or wait for the photographs of others."""
 EXTRACTING_THREADS = 2
 """Of an ingress that embeds faces itself: they share a batch."""
 REMOTE_ENROLLMENTS = 16
@@ -446,6 +449,11 @@ class ServeSettings(Section):
         if isinstance(given, dict) and given.get("embedder") == "deployment":
             return {"enrollments_ongoing": REMOTE_ENROLLMENTS} | given
         return given
+
+    @property
+    def enrollments_admitted(self) -> int:
+        """Enrollments at once for each ingress, those that wait included; 0: no bound."""
+        return self.enrollments_ongoing * COMING
 
 
 class SweepSettings(Section):

@@ -18,13 +18,16 @@ from typing import Any
 
 import httpx
 import pytest
+from serving.compose import Deployment
+from serving.sections import ServeSettings
 
 from engine.faces.extractor import Extractor
 from engine.registry.records import ApiKey, utc_now
 from serving.access.authentication import make_key
 from serving.api.body import LEAST_BYTES
-from serving.cluster.environment import COMING, make_proxy_config
+from serving.cluster.environment import make_proxy_config
 from serving.deployment.deployment import Deployment
+from serving.settings import load_settings
 from serving.settings.sections import ServeSettings
 from serving.settings.settings import load_settings
 from tests.security.listening import listening
@@ -38,7 +41,7 @@ HONEST = 12
 ATTACKER = "carrier:red"
 SETTINGS = ServeSettings(connections_per_address=2000)
 """The defaults, but that all the outlets of the attacker share this machine's address."""
-CARRIER_AT_ONCE = SETTINGS.enrollments_ongoing * COMING * 3 // 4
+CARRIER_AT_ONCE = SETTINGS.enrollments_admitted * 3 // 4
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.capacity import model, simulation
+from engine.capacity import model
 from engine.errors import ModelError, RegistryExists, RegistryMissing, RequestError
 from serving.deployment.models import embedder_card
 from serving.settings.sections import ENROLLMENTS_ONGOING, EXTRACTING_THREADS, ServeSettings
@@ -152,8 +152,7 @@ def test_an_embedder_apart_has_more_enrollments_at_once_where_none_is_set(
     assert load_settings(tmp_path).serve.enrollments_ongoing == ongoing
 
 
-def test_the_plan_simulates_the_bounds_of_the_service() -> None:
-    assert simulation.ENROLLMENTS_ONGOING == ENROLLMENTS_ONGOING
+def test_the_plan_simulates_the_threads_of_the_service() -> None:
     assert model.EXTRACTING_THREADS == EXTRACTING_THREADS
 
 

@@ -9,13 +9,7 @@ import pytest
 from ray.serve._private.constants import RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT
 
 from engine.errors import RequestError
-from serving.cluster.environment import (
-    COMING,
-    FREE_PORTS,
-    find_port,
-    make_environment,
-    renew_proxy_config,
-)
+from serving.cluster.environment import FREE_PORTS, find_port, make_environment, renew_proxy_config
 from serving.cluster.haproxy import read_config
 from serving.settings.sections import ServeSettings
 
@@ -28,7 +22,8 @@ def test_a_running_node_takes_new_settings_and_keeps_its_address(tmp_path: Path)
     settings = ServeSettings(requests_ongoing=7, matches_ongoing=5, enrollments_ongoing=2)
     make_environment(settings, tmp_path, tmp_path / "log", is_local=True)
     config = read_config(tmp_path)
-    assert (config.ongoing, config.match_ongoing, config.enroll_ongoing) == (7, 5, 2 * COMING)
+    assert (config.ongoing, config.match_ongoing) == (7, 5)
+    assert config.enroll_ongoing == settings.enrollments_admitted == 8
     assert not renew_proxy_config(settings, tmp_path)
     assert renew_proxy_config(ServeSettings(matches_ongoing=6), tmp_path)
     config = read_config(tmp_path)
