@@ -14,11 +14,11 @@ import numpy as np
 
 from loadtest.criteria import Objective, Run, Verdict
 from loadtest.errors import LoadTestRefused
+from loadtest.exchange import Keys, Target, read_keys, read_target
 from loadtest.judging import Judged
 from loadtest.participants import ParticipantCounts, Participants
 from loadtest.schedule import DEFAULT_MIX, Mix, Phase, Process, Traffic, read_mix
 from loadtest.shapes import DEFAULT_PROFILES, Knee, LoadProfile, Shape, require_runnable
-from loadtest.target import Keys, Target, read_keys, read_target
 
 MOST_NEWCOMERS = 800
 """Prepared before a load; if there are fewer than enrollments, holders enroll again instead."""

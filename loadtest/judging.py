@@ -16,7 +16,6 @@ from enum import StrEnum
 
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import NOT_STARTED
-from loadtest.oracle import APPROVED, MISMATCH
 from loadtest.participants import (
     MARGIN,
     ModelClient,
@@ -27,7 +26,7 @@ from loadtest.participants import (
     fuse_single,
 )
 from loadtest.schedule import PAIRED, Kind, Outcome
-from loadtest.service_calls import Enroll
+from loadtest.service_calls import APPROVED, MISMATCH, Enroll
 
 ONE_NEW = "exactly one of both approved, the other stopped as a duplicate"
 SAME_ANSWER = "the stored answer of the first"

@@ -34,16 +34,21 @@ from loadtest.config import LoadTestResult, Options, Pace, Step, choose_counts
 from loadtest.criteria import OUTCOME, OutcomeRecorder, Run, decide, is_failed
 from loadtest.document_numbers import DIGITS, NUMBERS, TAG_LENGTH, SpecimenNumbers
 from loadtest.errors import LoadTestRefused
-from loadtest.exchange import NOT_STARTED, Exchange, Reply
+from loadtest.exchange import NOT_STARTED, Exchange, Keys, Reply, Target
 from loadtest.judging import judge, mark_look_alikes
 from loadtest.local_service import start_local_service
-from loadtest.oracle import read_answer
 from loadtest.participants import ModelClient, Participants, open_dataset
 from loadtest.schedule import Outcome, Planner, Visit, draw_arrivals, require_planted
-from loadtest.service_calls import Access, ReportProgress, Serials, open_access, read_version
+from loadtest.service_calls import (
+    Access,
+    ReportProgress,
+    Serials,
+    open_access,
+    read_answer,
+    read_version,
+)
 from loadtest.setup import Cleaner, EnrollmentTracker, count_people, prepare
 from loadtest.shapes import Knee, Shape, find_knee, list_phases
-from loadtest.target import Keys, Target
 
 LEAD_IN_S = 0.3
 """Between the start of Locust's users and the start of the schedule."""

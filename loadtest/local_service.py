@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from engine.errors import advise_extra
 from loadtest.document_numbers import SpecimenNumbers
 from loadtest.errors import LoadTestRefused, signals_ignored
-from loadtest.target import Keys, Target, service_environment
+from loadtest.exchange import Keys, Target, service_environment
 
 DIMENSION = 128
 BATCH_ROWS = 8_192

@@ -16,19 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.errors import LoadTestRefused
-from loadtest.oracle import (
+from loadtest.participants import Holder, ImpostorPair, Pair, Participants, Person
+from loadtest.service_calls import (
     IMPOSTOR_REJECTED,
     NEW,
     NOBODY_FOUND,
     NOT_RECOGNISED,
     Answer,
+    Call,
+    Enroll,
     Expectation,
+    Serials,
     expect_duplicate,
     expect_found,
     expect_lines,
+    match,
+    query,
+    search,
 )
-from loadtest.participants import Holder, ImpostorPair, Pair, Participants, Person
-from loadtest.service_calls import Call, Enroll, Serials, match, query, search
 
 
 class Traffic(StrEnum):

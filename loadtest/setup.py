@@ -14,7 +14,6 @@ import gevent
 
 from loadtest.document_numbers import SpecimenNumbers
 from loadtest.exchange import NOT_STARTED, OVERDUE, Reply, run_concurrently
-from loadtest.oracle import APPROVED, Answer, read_answer
 from loadtest.participants import (
     RESERVE,
     RETRIABLE,
@@ -37,7 +36,16 @@ from loadtest.participants import (
     require_enough,
     select_people,
 )
-from loadtest.service_calls import ENROLLMENTS, Access, Enroll, ReportProgress, Serials
+from loadtest.service_calls import (
+    APPROVED,
+    ENROLLMENTS,
+    Access,
+    Answer,
+    Enroll,
+    ReportProgress,
+    Serials,
+    read_answer,
+)
 
 TIMED_OUT = 408
 

@@ -39,15 +39,13 @@ from locust.env import Environment
 from locust.exception import StopUser
 
 from loadtest.errors import Exit, LoadTestRefused, refuse
-from loadtest.exchange import Exchange
+from loadtest.exchange import Exchange, read_keys, read_target
 from loadtest.judging import Correctness, judge, mark_look_alikes
 from loadtest.load import make_numbers
-from loadtest.oracle import Answer, read_answer
 from loadtest.participants import ModelClient, ParticipantCounts, Participants, open_dataset
 from loadtest.schedule import Kind, Outcome, Planner, Visit
-from loadtest.service_calls import Access, Serials, open_access, read_version
+from loadtest.service_calls import Access, Answer, Serials, open_access, read_answer, read_version
 from loadtest.setup import Cleaner, EnrollmentTracker, count_people, prepare
-from loadtest.target import read_keys, read_target
 
 __all__ = ["Answer", "Kind", "SosieUser"]
 

@@ -28,7 +28,7 @@ from engine.accuracy.bootstrap import (
     share_of,
 )
 from engine.accuracy.dataset import QUALITIES, Attributes, Embeddings, Labels
-from engine.accuracy.error_rates import MIN_EXPECTED_PAIRS, lowest_rate, require_support
+from engine.accuracy.error_rates import MIN_EXPECTED_PAIRS, choose_rate
 from engine.accuracy.pair_scores import (
     MOST_PHOTOGRAPHS,
     Comparisons,
@@ -220,7 +220,6 @@ def find_differential(rates: dict[str, Share]) -> Differential | None:
     )
 
 
-COMMON_FMR = 1e-4
 BANDS = (("best half", 0.5), ("next quarter", 0.75), ("next 15 %", 0.9), ("worst tenth", 1.0))
 """Bands of the photographs, and the share of them up to which each extends."""
 MIDDLE_EXPOSURE = 0.5
@@ -381,31 +380,17 @@ def _compare_columns(
 ) -> tuple[AttributeReport, ...]:
     if not attributes.columns:
         return ()
-    is_failed = np.zeros(len(embeddings.vectors), bool)
-    is_failed[embeddings.failed] = True
     sample = Sample(
         singles=few,
         places=embeddings.places[few.photographs[:, 0]],
         people=embeddings.folder.people,
-        is_failed=is_failed,
+        is_failed=embeddings.is_failed,
         mated=compare_mated(few),
         matches=find_close_strangers(few, threshold),
         threshold=threshold,
         common_fmr=rate,
     )
     return tuple(compare_groups(sample, labels, seed=seed) for labels in attributes.columns)
-
-
-def choose_rate(wanted: float | None, nonmated_pairs: int) -> float | None:
-    """The rate wanted, or COMMON_FMR, or else the lowest supported decade.
-
-    None where not even 0.1 is supported; raises `RateUnsupported` for an unsupported `wanted`.
-    """
-    if wanted is not None:
-        require_support(wanted, nonmated_pairs)
-        return wanted
-    rates = (COMMON_FMR, 1e-3, 1e-2, 1e-1)
-    return next((rate for rate in rates if rate >= lowest_rate(nonmated_pairs) * (1 - 1e-9)), None)
 
 
 def band_quality(

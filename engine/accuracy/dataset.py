@@ -175,6 +175,11 @@ class Embeddings:
     qualities: NDArray[np.float32]
 
     @property
+    def is_failed(self) -> NDArray[np.bool_]:
+        """bool[n]: the photographs without a vector."""
+        return np.isin(np.arange(len(self.vectors)), self.failed)
+
+    @property
     def failures(self) -> dict[str, int]:
         """Photographs without a vector, by cause."""
         return _count(self.reasons[place][:1] for place in self.failed)
@@ -182,13 +187,12 @@ class Embeddings:
     @property
     def problems(self) -> dict[str, int]:
         """Photographs with a vector, by problem; a photograph may have several."""
-        failed = set(self.failed.tolist())
-        return _count(r for place, r in enumerate(self.reasons) if place not in failed)
+        return _count(self.reasons[place] for place in self.places)
 
     @property
     def places(self) -> NDArray[np.int64]:
         """int64[acquired], rising: the photographs with a vector."""
-        return np.setdiff1d(np.arange(len(self.vectors)), self.failed)
+        return np.flatnonzero(~self.is_failed)
 
     def acquired(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The acquired vectors, and their people by the folder's numbers."""

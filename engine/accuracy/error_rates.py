@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from engine.errors import RateUnsupported
 
+COMMON_FMR = 1e-4
 MIN_EXPECTED_PAIRS = 10
 """Non-mated pairs above its threshold that a rate needs to count as measured."""
 
@@ -30,6 +31,18 @@ def require_support(rate: float, comparisons: int) -> None:
             f"a rate of {rate:g} is not supported by {comparisons:,} non-mated comparisons: "
             f"the lowest is {lowest_rate(comparisons):.2g}"
         )
+
+
+def choose_rate(wanted: float | None, nonmated_pairs: int) -> float | None:
+    """The rate wanted, or COMMON_FMR, or else the lowest supported decade.
+
+    None where not even 0.1 is supported; raises `RateUnsupported` for an unsupported `wanted`.
+    """
+    if wanted is not None:
+        require_support(wanted, nonmated_pairs)
+        return wanted
+    rates = (COMMON_FMR, 1e-3, 1e-2, 1e-1)
+    return next((rate for rate in rates if rate >= lowest_rate(nonmated_pairs) * (1 - 1e-9)), None)
 
 
 def thresholds_at(nonmated: NDArray[np.float32], rates: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -161,8 +161,7 @@ def measure_acquisition(embeddings: Embeddings, *, seed: int) -> Acquisition:
     """Failure to acquire over all photographs of the folder."""
     people = embeddings.folder.people
     weights = draw_people(people, len(embeddings.folder.names), seed=seed)
-    is_failed = np.zeros(len(people), bool)
-    is_failed[embeddings.failed] = True
+    is_failed = embeddings.is_failed
 
     def having(reason: str, *, failed: bool) -> Share:
         holds = np.array([reason in reasons for reasons in embeddings.reasons])

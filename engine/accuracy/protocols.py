@@ -192,8 +192,7 @@ def _attempt(
     *,
     is_weighed: bool,
 ) -> Attempts:
-    is_failed = np.zeros(len(embeddings.vectors), bool)
-    is_failed[embeddings.failed] = True
+    is_failed = embeddings.is_failed
     scores[is_failed[left] | is_failed[right]] = NO_SCORE
     is_unfit = is_failed | np.array([bool(reasons) for reasons in embeddings.reasons])
     return Attempts(embeddings.folder, left, right, scores, is_unfit, is_weighed)

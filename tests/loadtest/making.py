@@ -10,7 +10,6 @@ from loadtest.config import LoadTestResult, Options, Pace, Step
 from loadtest.criteria import Objective, Run, decide
 from loadtest.document_numbers import SpecimenNumbers
 from loadtest.judging import judge
-from loadtest.oracle import NEW, Answer
 from loadtest.participants import (
     Holder,
     ImpostorPair,
@@ -21,7 +20,7 @@ from loadtest.participants import (
     Thresholds,
 )
 from loadtest.schedule import DEFAULT_MIX, Kind, Outcome, Phase, Traffic, Visit
-from loadtest.service_calls import Enroll, match, search
+from loadtest.service_calls import NEW, Answer, Enroll, match, search
 from loadtest.shapes import DEFAULT_PROFILES, Knee, Shape
 
 SPECIMENS = SpecimenNumbers("TEST", 0, 2026)

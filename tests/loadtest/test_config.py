@@ -11,9 +11,9 @@ import pytest
 from loadtest.cli import main
 from loadtest.config import read_options
 from loadtest.errors import LoadTestRefused
+from loadtest.exchange import VARIABLES, read_keys, read_target, service_environment
 from loadtest.schedule import Traffic, read_mix
 from loadtest.shapes import DEFAULT_PROFILES, Shape
-from loadtest.target import VARIABLES, read_keys, read_target, service_environment
 
 
 @pytest.fixture(autouse=True)

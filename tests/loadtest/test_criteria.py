@@ -20,8 +20,8 @@ from loadtest.criteria import (
 )
 from loadtest.exchange import NOT_STARTED, OVERDUE
 from loadtest.judging import judge
-from loadtest.oracle import APPROVED, IN_FLIGHT, MISMATCH, REJECTED, Answer
 from loadtest.schedule import Kind, Outcome, Phase
+from loadtest.service_calls import APPROVED, IN_FLIGHT, MISMATCH, REJECTED, Answer
 from tests.loadtest.making import decided, make_outcome, make_visit
 
 STEADY = (Phase("steady", 100, 1),)

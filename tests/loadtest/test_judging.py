@@ -10,7 +10,9 @@ import pytest
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import LOST, NOT_STARTED
 from loadtest.judging import MOST_CHECKED, Correctness, Judged, judge, mark_look_alikes
-from loadtest.oracle import (
+from loadtest.participants import ModelClient
+from loadtest.schedule import Kind
+from loadtest.service_calls import (
     APPROVED,
     CERTAIN,
     IMPOSTOR_REJECTED,
@@ -28,8 +30,6 @@ from loadtest.oracle import (
     expect_found,
     expect_lines,
 )
-from loadtest.participants import ModelClient
-from loadtest.schedule import Kind
 from tests.loadtest.making import THRESHOLDS, decided, make_outcome, make_participants, make_visit
 
 RIGHT, WRONG, UNANSWERED = Correctness.RIGHT, Correctness.WRONG, Correctness.UNANSWERED

@@ -10,8 +10,8 @@ import pytest
 
 from loadtest.cli import report_result
 from loadtest.config import Step
-from loadtest.oracle import APPROVED, Answer
 from loadtest.report import summarize, write_page
+from loadtest.service_calls import APPROVED, Answer
 from loadtest.shapes import Knee
 from tests.loadtest.making import decided, make_outcome, make_result, make_step, make_visit
 

@@ -7,11 +7,17 @@ from typing import Any, cast
 
 import pytest
 
-from loadtest.exchange import LOST, NOT_STARTED, OVERDUE, Exchange, Reply
-from loadtest.oracle import APPROVED, IN_FLIGHT, MISMATCH, REJECTED, Answer
-from loadtest.service_calls import Access, CommonFields
+from loadtest.exchange import LOST, NOT_STARTED, OVERDUE, Exchange, Keys, Reply
+from loadtest.service_calls import (
+    APPROVED,
+    IN_FLIGHT,
+    MISMATCH,
+    REJECTED,
+    Access,
+    Answer,
+    CommonFields,
+)
 from loadtest.setup import Cleaner, EnrollmentTracker
-from loadtest.target import Keys
 from tests.loadtest.making import decided
 
 
