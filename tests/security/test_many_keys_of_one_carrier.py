@@ -18,8 +18,6 @@ from typing import Any
 
 import httpx
 import pytest
-from serving.compose import Deployment
-from serving.sections import ServeSettings
 
 from engine.faces.extractor import Extractor
 from engine.registry.records import ApiKey, utc_now
@@ -27,7 +25,6 @@ from serving.access.authentication import make_key
 from serving.api.body import LEAST_BYTES
 from serving.cluster.environment import make_proxy_config
 from serving.deployment.deployment import Deployment
-from serving.settings import load_settings
 from serving.settings.sections import ServeSettings
 from serving.settings.settings import load_settings
 from tests.security.listening import listening

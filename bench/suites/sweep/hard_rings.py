@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from serving.models import load_calibration
 
 from bench.core.reports import Figure, Result, Setup
 from bench.core.timing import clock
@@ -39,7 +38,6 @@ from indexes.gallery import Gallery
 from indexes.joining.join import join_gallery
 from indexes.joining.tiling import Pairs
 from serving.deployment.models import load_calibration
-from serving.settings import Settings
 from serving.settings.settings import Settings
 
 BUDGETS = (500, 1_000, 5_000)

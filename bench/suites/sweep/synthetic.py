@@ -24,7 +24,6 @@ from bench.suites.sweep.agreement import (
     old_rings,
 )
 from bench.suites.sweep.planted import Plan, Planted, plant, planted_pairs
-from engine.registry.records import LineStatus
 from engine.sweeps.clustering import LinkTable, Owners, cluster_links, label_components
 from engine.sweeps.groups import FaceFacts, group_faces
 from engine.sweeps.sweep_model import Group, Identity, LineFact, PairTable
