@@ -24,7 +24,7 @@ PACKAGES = ("schema", "indexes", "engine", "serving", "bench", "loadtest")
 # raises one.
 BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
-        "modules": (431, 355),
+        "modules": (430, 355),
         "product_lines": (117_000, 102_000),
         "python_tokens": (717_000, 625_000),
         "test_lines": (80_500, 72_000),
