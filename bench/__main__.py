@@ -14,7 +14,7 @@ from engine.errors import RequestError, advise_extra
 from serving.cli.output import RootGroup
 from serving.cluster.processes import end_with_starter
 
-NEEDED = ("matplotlib", "pyarrow", "ray", "scipy", "structlog")
+NEEDED = ("matplotlib", "pyarrow", "pytest_benchmark", "ray", "scipy", "structlog")
 app = typer.Typer(
     cls=RootGroup,
     name="bench",

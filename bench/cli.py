@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +20,7 @@ from bench.core.machine import look, stamp, stamp_again
 from bench.core.reports import (
     REPORTS,
     TARGETS,
+    Goal,
     Report,
     Setup,
     SuiteOutput,
@@ -36,9 +41,6 @@ from serving.cli.output import (
     print_line,
     show_progress,
 )
-
-if TYPE_CHECKING:
-    from bench.core.compare import Comparison, Pair
 
 Sizes = Mapping[str, Any]
 
@@ -83,11 +85,44 @@ class Chosen:
         sizes = (dict(quick) if self.quick else {}) | keep_given(**given)
         run_suite(self, suite, lambda: run(config(seed=self.seed, **sizes)))
 
+    def run_pytest(self, suite: str, environment: Mapping[str, str], **options: Any) -> None:
+        """Runs bench/micro/test_SUITE.py, and prints the report that pytest-benchmark writes."""
+        given = {"seed": self.seed, "targets": self.targets} | options
+        command = [sys.executable, "-P", "-m", "pytest", str(MICRO / f"test_{suite}.py"), "-q"]
+        command += [f"--{name}={value}" for name, value in given.items() if value is not None]
+        command += ["--quick"] * self.quick + ["--no-stamp"] * (not self.stamp)
+        with TemporaryDirectory(prefix="sosie-bench-") as folder:
+            path = Path(folder) / "report.json"
+            command += ["-p", "no:cacheprovider", "--benchmark-json", str(path)]
+            done = subprocess.run(
+                command, env=os.environ | environment, capture_output=True, text=True, check=False
+            )
+            if not path.is_file():
+                last = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
+                raise RequestError(f"pytest ended with {done.returncode}: {last[-1]}")
+            self.print(read_report(path), load_goals(self.targets))
+        if done.returncode:
+            raise exit_negative()
+
+    def print(self, report: Report, goals: Sequence[Goal]) -> None:
+        """Prints a report, and ends with 1 where a goal is missed."""
+        if self.as_json:
+            print_json(report.to_dict())
+        else:
+            from bench.core.render import print_report
+
+            print_report(report, goals)
+        if not report.holds:
+            raise exit_negative()
+
 
 def keep_given(**options: Any) -> dict[str, Any]:
     """Those that are not None: what was not given keeps its default."""
     return {name: value for name, value in options.items() if value is not None}
 
+
+MICRO = Path(__file__).parent / "micro"
+"""Benchmarks of what is small, under pytest-benchmark."""
 
 Command = Callable[..., None]
 _COMMANDS: dict[str, Command] = {}
@@ -118,7 +153,7 @@ def suite(command: Command) -> Command:
 def register(app: typer.Typer) -> None:
     for name, command in _COMMANDS.items():
         app.command(name)(command)
-    for about in (report, compare, docs):
+    for about in (report, docs):
         app.command()(about)
 
 
@@ -140,14 +175,7 @@ def run_suite(chosen: Chosen, name: str, suite: Callable[[], SuiteOutput]) -> No
     if chosen.into is not None and old is not None:
         report = renew(old, report)
         write_report(chosen.into, report)
-    if chosen.as_json:
-        print_json(report.to_dict())
-    else:
-        from bench.core.render import print_report
-
-        print_report(report, goals)
-    if not report.holds:
-        raise exit_negative()
+    chosen.print(report, goals)
 
 
 People = Annotated[int | None, typer.Option(min=2, help="Only the first N people.")]
@@ -223,14 +251,13 @@ def import_base(
 @suite
 def kernels(
     chosen: Chosen,
-    n: Annotated[int | None, typer.Option(min=1_024, help="Rows of the largest scan.")] = None,
+    n: Annotated[int | None, typer.Option(min=1_024, help="Rows of a scan.")] = None,
     dim: Annotated[int, typer.Option(min=64, max=512, help="Of a row.")] = 128,
-    blocks: Annotated[int | None, typer.Option(min=1, help="Blocks apart in time.")] = None,
 ) -> None:
     """The scans of `indexes`, one thread, beside numpy, FAISS and the ceiling."""
-    from bench.suites.kernels import QUICK, KernelsConfig, run
-
-    chosen.measure("kernels", run, KernelsConfig, QUICK, rows=n, dim=dim, blocks=blocks)
+    if dim % 64:
+        raise RequestError(f"--dim is {dim}: give a multiple of 64")
+    chosen.run_pytest("kernels", {"OPENBLAS_NUM_THREADS": "1"}, n=n, dim=dim)
 
 
 @suite
@@ -385,21 +412,17 @@ IMAGES = Path(__file__).parents[1] / "docs" / "img"
 
 def report(
     as_json: JsonFlag = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Small sizes: seven minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes: four minutes.")] = False,
     output: Annotated[
         Path, typer.Option("--output", metavar="DIR", help="Folder of page, JSON and pictures.")
     ] = Path("bench-report"),
     only: Annotated[
         str, typer.Option(metavar="SUITES", help="With commas between them; all if none.")
     ] = "",
-    blocks: Annotated[
-        int,
-        typer.Option(min=1, help="Times that a suite is run, apart in time, to know its noise."),
-    ] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Of everything drawn at random.")] = 0,
     debug: DebugFlag = False,
 ) -> None:
-    """Run all suites and write Markdown, JSON and pictures: in full two and a half hours.
+    """Run all suites and write Markdown, JSON and pictures: in full an hour and a half.
 
     A suite that fails costs no other. Ends with 1 where one failed or missed a goal; with --quick
     a goal of speed does not count.
@@ -410,7 +433,7 @@ def report(
     suites, start = choose_suites(only), time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
     with show_progress("suites", is_shown=not as_json) as progress:
-        ran = run_suites(suites, quick=quick, blocks=blocks, seed=seed, progress=progress)
+        ran = run_suites(suites, quick=quick, seed=seed, progress=progress)
     summary = write_folder(output, ran)
     if as_json:
         print_json(summary | {"seconds": round(time.monotonic() - start, 1)})
@@ -421,46 +444,6 @@ def report(
             print_line(f"[red]✗[/] {name} failed: {escape(reason)}")
         print_line(f"{output / PAGE}, after {duration(time.monotonic() - start)}")
     if not ran.holds:
-        raise exit_negative()
-
-
-def compare(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="A report, or a folder of them.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="The later one.")],
-    as_json: JsonFlag = False,
-    only: Annotated[
-        str,
-        typer.Option(metavar="SUITES", help="With commas between them; all that OLD has if none."),
-    ] = "",
-    debug: DebugFlag = False,
-) -> None:
-    """Say what is worse by more than the noise of both runs, or missing in the later one.
-
-    Ends with 1 if anything is, with 2 where nothing can be compared.
-    """
-    from bench.core.compare import compare as compare_reports
-    from bench.core.reports import choose_names, explain_absent, list_unreadable, read_reports
-
-    del debug
-    before, after = read_reports(old), read_reports(new)
-    if not (old.is_dir() or new.is_dir()):
-        before, after = _name_alike(before, after)
-    wanted = choose_names(only, before, f"no report of {{name}} in {old}: it has {{known}}")
-    # A single report is asked for nothing else.
-    if not wanted and not new.is_dir():
-        wanted = tuple(after)
-    if wanted:
-        before = {name: one for name, one in before.items() if name in wanted}
-        after = {name: one for name, one in after.items() if name in wanted}
-    for name, why in list_unreadable(old).items():
-        if name in after:
-            raise RequestError(why)
-    comparison = compare_reports(before, after, explain_absent(new))
-    if as_json:
-        print_json(comparison.to_dict())
-    else:
-        _print(comparison)
-    if not comparison.holds:
         raise exit_negative()
 
 
@@ -496,35 +479,5 @@ def docs(
         raise exit_negative()
 
 
-def _name_alike(
-    old: dict[str, Report], new: dict[str, Report]
-) -> tuple[dict[str, Report], dict[str, Report]]:
-    """Two single reports; one that does not name its suite is of that of the other."""
-    ((name, before),), ((other, after),) = old.items(), new.items()
-    if not before.suite:
-        return {other: before}, new
-    return old, new if after.suite else {name: after}
-
-
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-def _print(comparison: Comparison) -> None:
-    from bench.core.compare import RULE, Verdict
-    from bench.core.render import print_pairs
-
-    print_line(f"[dim]A figure is {RULE}.[/]")
-    for note in comparison.notes:
-        print_line(escape(note))
-    for one in comparison.missing:
-        print_line(f"[red]✗[/] {escape(one)}")
-    for verdict in (Verdict.WORSE, Verdict.BETTER, Verdict.UNSURE, Verdict.GONE):
-        pairs: list[Pair] = [one for one in comparison.pairs if one.verdict is verdict]
-        if pairs:
-            print_pairs(verdict.value, pairs)
-    same = sum(one.verdict is Verdict.SAME for one in comparison.pairs)
-    print_line(
-        f"{len(comparison.regressions)} worse of {len(comparison.pairs)}; {same} within the noise; "
-        f"{len(comparison.missing)} missing"
-    )

@@ -56,7 +56,7 @@ SHARED_NAMES = {
         "errors",
         "events",
     ),
-    *("gallery", "imports", "join", "kernels", "lines", "matching", "models", "people", "plan"),
+    *("gallery", "imports", "join", "lines", "matching", "models", "people", "plan"),
     *("campaigns", "line_life"),
     *("outlets", "registrar", "retention", "rotation", "shards", "sweeps", "webhooks"),
 }
@@ -71,7 +71,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "cv2": "engine.faces engine.matching.requests bench.suites.degraded",
         "deepface": "bench.peers.worker",
         "face_recognition": "bench.peers.worker",
-        "faiss": "indexes.flat bench.suites",
+        "faiss": "indexes.flat bench.micro bench.suites",
         "gevent": "loadtest",
         "geventhttpclient": "loadtest.exchange",
         "h11": "serving.webhooks.receiver",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
-from bench.core.compare import Pair
 from bench.core.machine import Machine
 from bench.core.reports import (
     LEFT_OUT,
@@ -96,27 +95,6 @@ def print_report(report: Report, goals: Sequence[Goal]) -> None:
     print_table("Promises", ("", "figure", "value", "goal", "unit", "what it is"), rows)
 
 
-def print_pairs(title: str, pairs: Iterable[Pair]) -> None:
-    """Prints how figures changed from one run to the next."""
-    columns = ("suite", "result", "figure", "", "before", "now", "unit", "change", "allowed")
-    rows = [
-        [
-            pair.suite,
-            escape(pair.result),
-            escape(pair.figure),
-            pair.kind,
-            number(pair.old),
-            number(pair.new),
-            escape(pair.unit),
-            "" if pair.change is None else f"{pair.change:+.1%}",
-            "" if pair.limit is None else f"{pair.limit:.0%}",
-        ]
-        for pair in pairs
-    ]
-    print_line("")
-    print_table(title, columns, rows)
-
-
 def tabulate_result(result: Result) -> str:
     """A table in Markdown."""
     columns, rows = list_rows(result)
@@ -129,8 +107,9 @@ def list_rows(result: Result) -> tuple[list[str], list[list[str]]]:
         "": [figure.name for figure in result.figures],
         " ": [_write_figure(figure) for figure in result.figures],
         "low to high": [_write_spread(figure) for figure in result.figures],
-        "noise": [_or_nothing(figure.noise, "{:.1%}") for figure in result.figures],
-        name_base(result): [_or_nothing(figure.ratio, "{:.2f}") for figure in result.figures],
+        name_base(result): [
+            "" if figure.ratio is None else f"{figure.ratio:.2f}" for figure in result.figures
+        ],
     }
     kept = {name: cells for name, cells in texts.items() if not name.strip() or any(cells)}
     return [name.strip() for name in kept], [list(row) for row in zip(*kept.values(), strict=True)]
@@ -235,10 +214,6 @@ def _write_spread(figure: Figure) -> str:
         return ""
     low, high = (_scale(one, figure.unit)[0] for one in (figure.low, figure.high))
     return f"{number(low)} to {number(high)}"
-
-
-def _or_nothing(value: float | None, form: str) -> str:
-    return "" if value is None else form.format(value)
 
 
 def _scale(value: float, unit: str) -> tuple[float, str]:

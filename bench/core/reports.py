@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
+import re
 import tomllib
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 import numpy as np
@@ -32,11 +33,9 @@ Setup = dict[str, str | int | float | bool]
 class Figure:
     """One measured number, or why there is none.
 
-    `low` and `high` are the quartiles of its repeats. `ratio` says how many times as good it is
-    as the figure it is compared with, by default the first of its result. `noise` and
-    `ratio_noise` are standard deviations, as shares of value and ratio, from one block of repeats
-    to another that came later; None where there was one block. `repeats`: how many the value is
-    the median of, within a block; None where that is not known.
+    `low` and `high` are the quartiles of its repeats, `samples` the repeats themselves. `ratio`
+    says how many times as good it is as the figure it is compared with, by default the first of its
+    result.
     """
 
     name: str
@@ -46,9 +45,7 @@ class Figure:
     high: float | None = None
     ratio: float | None = None
     skipped: str | None = None
-    noise: float | None = None
-    ratio_noise: float | None = None
-    repeats: int | None = None
+    samples: tuple[float, ...] = ()
 
     @classmethod
     def of(
@@ -59,8 +56,8 @@ class Figure:
         ratio: float | None = None,
     ) -> Self:
         """The median of repeats, with their quartiles."""
-        low, median, high = np.quantile(samples, [0.25, 0.5, 0.75])
-        return cls(name, unit, float(median), float(low), float(high), ratio, repeats=len(samples))
+        low, median, high = map(float, np.quantile(samples, [0.25, 0.5, 0.75]))
+        return cls(name, unit, median, low, high, ratio, samples=tuple(map(float, samples)))
 
     @classmethod
     def skip(cls, name: str, unit: str, reason: str) -> Self:
@@ -91,13 +88,12 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One run of a suite on one machine, in so many blocks apart in time."""
+    """One run of a suite on one machine."""
 
     machine: Machine
     results: tuple[Result, ...]
     checks: tuple[Check, ...]
     suite: str = ""
-    blocks: int = 1
 
     @property
     def holds(self) -> bool:
@@ -105,29 +101,99 @@ class Report:
         return all(check.holds is not False for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `--json` prints; a check that was measured has no `skipped`."""
-        document: dict[str, Any] = {"suite": self.suite, "blocks": self.blocks} | asdict(self)
-        for check in document["checks"]:
-            if check["skipped"] is None:
-                del check["skipped"]
-        return document
+        """The JSON of pytest-benchmark: a benchmark a figure, its result the group.
+
+        Beside it `suite`, `checks`, and `skipped` with the figures that could not be measured.
+        Times are in seconds there, all else in its unit; `scale` gives the value in its unit.
+        """
+        entries = [
+            _write_figure(self.suite, result, figure)
+            for result in self.results
+            for figure in result.figures
+        ]
+        return {
+            "version": version("pytest-benchmark"),
+            "datetime": datetime.now(UTC).isoformat(),
+            "suite": self.suite,
+            "machine_info": asdict(self.machine),
+            "commit_info": {},
+            "benchmarks": [one for one in entries if "stats" in one],
+            "skipped": [one for one in entries if "stats" not in one],
+            "checks": [
+                {key: value for key, value in asdict(check).items() if key != "skipped" or value}
+                for check in self.checks
+            ],
+        }
 
     @classmethod
     def from_dict(cls, document: Any) -> Self:
-        """What `to_dict` gave; `ValueError` for anything else.
-
-        Fields that came later than a document are at their defaults.
-        """
+        """What `to_dict` or pytest gave; `ValueError` for anything else."""
         try:
-            return msgspec.convert(document, cls)
-        except msgspec.ValidationError as error:
+            entries = [*document["benchmarks"], *document.get("skipped", ())]
+            machine = msgspec.convert(document["machine_info"], Machine)
+            checks = msgspec.convert(document.get("checks", ()), tuple[Check, ...])
+            return cls(machine, _read_results(entries), checks, document.get("suite", ""))
+        except (msgspec.ValidationError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no report: {error}") from error
+
+
+_SECONDS = {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1.0}
+
+
+def _write_figure(suite: str, result: Result, figure: Figure) -> dict[str, Any]:
+    from pytest_benchmark.stats import Stats
+
+    scale = _SECONDS.get(re.split(r"[ /]", figure.unit)[0], 1.0)
+    info: dict[str, Any] = {"unit": figure.unit, "scale": scale, "setup": result.setup}
+    if figure.ratio is not None:
+        info["ratio"] = figure.ratio
+    entry: dict[str, Any] = {
+        "group": result.name,
+        "name": figure.name,
+        "fullname": f"{suite}::{result.name}::{figure.name} {figure.unit}",
+        "params": None,
+        "param": None,
+        "extra_info": info,
+        "options": {},
+    }
+    if figure.value is None:
+        info["skipped"] = figure.skipped
+        return entry
+    stats = Stats()
+    stats.data = [one / scale for one in figure.samples or (figure.value,)]
+    entry["stats"] = stats.as_dict() | {"data": stats.data, "iterations": 1}
+    if figure.low is not None and figure.high is not None:
+        low, high = figure.low / scale, figure.high / scale
+        entry["stats"] |= {"q1": low, "q3": high, "iqr": high - low}
+    return entry
+
+
+def _read_results(entries: Sequence[dict[str, Any]]) -> tuple[Result, ...]:
+    """A result for each group of one setup, in the order of their first figures."""
+    found: dict[tuple[str, str], Result] = {}
+    for entry in entries:
+        setup = entry["extra_info"].get("setup", {})
+        key = (entry["group"] or "", json.dumps(setup, sort_keys=True))
+        known = found.get(key, Result(entry["group"] or "", setup, ()))
+        found[key] = replace(known, figures=(*known.figures, _read_figure(entry)))
+    return tuple(found.values())
+
+
+def _read_figure(entry: dict[str, Any]) -> Figure:
+    info, stats = entry["extra_info"], entry.get("stats")
+    name, unit = entry["name"], info["unit"]
+    if stats is None:
+        return Figure.skip(name, unit, info["skipped"])
+    scale = info["scale"]
+    value, low, high = (stats[one] * scale for one in ("median", "q1", "q3"))
+    if low == high:
+        return Figure(name, unit, value, ratio=info.get("ratio"))
+    samples = tuple(one * scale for one in stats.get("data", ()))
+    return Figure(name, unit, value, low, high, info.get("ratio"), samples=samples)
 
 
 REPORTS = Path(__file__).parents[1] / "reports"
 """Those that are committed, a file a run."""
-SUMMARY = "summary.json"
-"""What a run of all suites says of itself, beside their reports."""
 
 
 def read_report(path: Path) -> Report:
@@ -153,35 +219,13 @@ def read_reports(path: Path) -> dict[str, Report]:
     if not path.is_dir():
         report = read_report(path)
         return {report.suite or path.stem: report}
-    found, _ = _read_folder(path)
+    found = {}
+    for file in sorted(path.glob("*.json")):
+        with suppress(RequestError):
+            found[file.stem] = read_report(file)
     if not found:
         raise RequestError(f"no reports in {path}: `sosie bench report --output` writes some")
     return found
-
-
-def list_unreadable(path: Path) -> dict[str, str]:
-    """Why the files of a folder that are no reports are none, by their names without `.json`."""
-    return _read_folder(path)[1]
-
-
-def _read_folder(path: Path) -> tuple[dict[str, Report], dict[str, str]]:
-    found, reasons = {}, {}
-    for file in sorted(path.glob("*.json")):
-        try:
-            found[file.stem] = read_report(file)
-        except RequestError as error:
-            reasons[file.stem] = str(error)
-    return found, reasons
-
-
-def explain_absent(path: Path) -> dict[str, str]:
-    """Why a folder has no report under a name: the suite failed, or its file can't be read."""
-    reasons = list_unreadable(path)
-    # A run by hand has no summary.
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        failures = json.loads((path / SUMMARY).read_text(encoding="utf-8"))["failures"]
-        reasons |= {str(suite): f"it failed: {why}" for suite, why in dict(failures).items()}
-    return reasons
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -365,88 +409,3 @@ def renew(old: Report, new: Report) -> Report:
         for one in new.checks
     )
     return replace(new, results=(*new.results, *kept), checks=checks)
-
-
-Key = tuple[str, str, int]
-"""Result or figure: its name, its unit, and which of those that are called so."""
-Named = TypeVar("Named", bound=Result | Figure)
-
-
-def merge_blocks(blocks: Sequence[Report]) -> Report:
-    """Medians over the blocks, and how the blocks differ; one block is given back as it is.
-
-    A block is a process of its own, apart in time: repeats within one process don't show how a
-    figure differs in the next, whose memory lies elsewhere, or a minute later on a shared machine.
-    Where right or wrong is counted, the worst block stands.
-    """
-    first = blocks[0]
-    if len(blocks) == 1:
-        return first
-    results = [
-        replace(same[0], figures=tuple(map(_merge_figures, _pair_up([r.figures for r in same]))))
-        for same in _pair_up([block.results for block in blocks])
-    ]
-    goals = {(goal.suite, goal.name): goal for goal in load_goals()}
-    checks = []
-    for check in first.checks:
-        same = [one for block in blocks for one in block.checks if one.name == check.name]
-        checks.append(_merge_checks(same, goals.get((first.suite, check.name))))
-    return replace(first, results=tuple(results), checks=tuple(checks), blocks=len(blocks))
-
-
-def key_all(items: Sequence[Named]) -> Iterator[tuple[Key, Named]]:
-    """Items by a unique key, the same in every run: a name alone may be there twice."""
-    seen: Counter[tuple[str, str]] = Counter()
-    for item in items:
-        name = (item.name, item.unit if isinstance(item, Figure) else "")
-        yield (*name, seen[name]), item
-        seen[name] += 1
-
-
-def spread(values: Sequence[float]) -> float | None:
-    """Their standard deviation as a share of the median.
-
-    None for one value, and where the median is 0.
-    """
-    median = statistics.median(values)
-    return abs(statistics.stdev(values) / median) if len(values) > 1 and median else None
-
-
-def _pair_up(runs: Sequence[Sequence[Named]]) -> list[list[Named]]:
-    """Items of the first run, each with its counterparts of the other runs."""
-    keyed = [dict(key_all(one)) for one in runs]
-    return [[other[key] for other in keyed if key in other] for key in keyed[0]]
-
-
-def _merge_figures(same: Sequence[Figure]) -> Figure:
-    values = [one.value for one in same if one.value is not None]
-    if not values:
-        return same[0]
-    ratios = [one.ratio for one in same if one.ratio is not None]
-    return Figure(
-        name=same[0].name,
-        unit=same[0].unit,
-        value=statistics.median(values),
-        low=_median([one.low for one in same]),
-        high=_median([one.high for one in same]),
-        ratio=statistics.median(ratios) if ratios else None,
-        noise=spread(values),
-        ratio_noise=spread(ratios) if ratios else None,
-        repeats=same[0].repeats,
-    )
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None
-
-
-def _merge_checks(same: Sequence[Check], goal: Goal | None) -> Check:
-    values = [one.value for one in same if one.value is not None]
-    if goal is None or not values:
-        return same[0]
-    if len(values) < len(same) and not goal.counts_errors:
-        return next(one for one in same if one.value is None)
-    value = goal.worst(values) if goal.counts_errors else statistics.median(values)
-    measured = next(one for one in same if one.value is not None)
-    return replace(measured, value=value, holds=replace(goal, goal=measured.goal).is_met(value))

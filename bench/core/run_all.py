@@ -1,4 +1,4 @@
-"""All suites, one after the other, each in a process of its own, in blocks apart in time."""
+"""All suites, one after the other, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,69 +8,55 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bench.core.machine import Machine, stamp
 from bench.core.render import count_promises, render
-from bench.core.reports import SUMMARY, Report, choose_names, load_goals, merge_blocks, write_report
+from bench.core.reports import Report, choose_names, load_goals, write_report
 from bench.docs.benchmark_charts import draw_all
 from engine.errors import RequestError
 from serving.settings.settings import benchmark_environment
 
-BLOCKS = 3
-QUICK_BLOCKS = 2
-"""Times that a quick report runs what is not `repeated`: one block would know no noise."""
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """How a report runs a suite.
-
-    What is not `repeated` is long, or has little that differs. A quick report runs it all the
-    same, in `QUICK_BLOCKS`; `again` is what of it is run in the later blocks of a full one.
-    """
+    """A suite, the options of a quick run of it beside `--quick`, and how long it may take."""
 
     name: str
     quick: tuple[str, ...] = ()
-    repeated: bool = True
-    again: tuple[str, ...] | None = None
     most_s: float = 7200.0
     quick_most_s: float = 900.0
 
 
 SUITES = (
-    Suite("kernels", quick=("--blocks", "1")),
+    Suite("kernels"),
     Suite("search", quick=("--postgres", "none", "--no-graph")),
     Suite("join"),
     Suite("gallery"),
     Suite("registrar"),
-    Suite("shards", repeated=False, again=()),
+    Suite("shards"),
     Suite("extract"),
-    Suite("accuracy", repeated=False, again=()),
-    Suite("import", repeated=False, again=()),
-    Suite(
-        "sweep",
-        quick=("--only", "million,flood"),
-        repeated=False,
-        again=("--only", "million,flood"),
-    ),
-    Suite("serve", quick=("--only", "throughput"), repeated=False, again=("--only", "throughput")),
+    Suite("accuracy"),
+    Suite("import"),
+    Suite("sweep", quick=("--only", "million,flood")),
+    Suite("serve", quick=("--only", "throughput")),
 )
 
 
 @dataclass(slots=True)
 class Ran:
-    """Reports by suite, why there is none of others, and how long each block took."""
+    """Reports by suite, why there is none of others, and how long each took."""
 
     machine: Machine
     is_quick: bool
     reports: dict[str, Report] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, list[float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool:
@@ -93,55 +79,31 @@ def choose_suites(given: str) -> tuple[Suite, ...]:
     return tuple(known[name] for name in names) or SUITES
 
 
-def run_suites(
-    suites: Sequence[Suite], *, quick: bool, blocks: int, seed: int, progress: Progress
-) -> Ran:
-    """Every suite once, then those that are repeated again: a block is minutes after the other.
-
-    A suite that fails costs no other; one that failed once is not tried again.
-    """
+def run_suites(suites: Sequence[Suite], *, quick: bool, seed: int, progress: Progress) -> Ran:
+    """Every suite; one that fails costs no other."""
     ran = Ran(stamp(), quick)
-    found: dict[str, list[Report]] = {suite.name: [] for suite in suites}
-    plan = list(plan_runs(suites, quick=quick, blocks=blocks))
-    for done, (suite, options) in enumerate(plan):
-        progress(done, len(plan))
-        if suite.name in ran.failures:
-            continue
+    for done, suite in enumerate(suites):
+        progress(done, len(suites))
         start = time.monotonic()
         try:
-            found[suite.name].append(run_alone(suite, *options, quick=quick, seed=seed))
+            report = run_alone(suite, quick=quick, seed=seed)
         except RequestError as error:
             ran.failures[suite.name] = str(error)
-        taken = ran.seconds.setdefault(suite.name, [])
-        taken.append(round(time.monotonic() - start, 1))
-    progress(len(plan), len(plan))
-    for name, reports in found.items():
-        if reports:
-            merged = merge_blocks(reports)
-            # What was measured of the machine once, with the load that this suite found.
-            load, warnings = merged.machine.load_at_start, merged.machine.warnings
-            machine = replace(ran.machine, load_at_start=load, warnings=warnings)
-            ran.reports[name] = replace(merged, machine=machine)
+            continue
+        ran.seconds[suite.name] = round(time.monotonic() - start, 1)
+        # What was measured of the machine once, with the load that this suite found.
+        load, warnings = report.machine.load_at_start, report.machine.warnings
+        machine = replace(ran.machine, load_at_start=load, warnings=warnings)
+        ran.reports[suite.name] = replace(report, machine=machine)
+    progress(len(suites), len(suites))
     return ran
 
 
-def plan_runs(
-    suites: Sequence[Suite], *, quick: bool, blocks: int
-) -> Iterator[tuple[Suite, tuple[str, ...]]]:
-    """Suites in their order, block after block, with what is said to them beside their size."""
-    for block in range(blocks):
-        for suite in suites:
-            if block == 0 or suite.repeated or (quick and block < QUICK_BLOCKS):
-                yield suite, ()
-            elif suite.again is not None and not quick:
-                yield suite, suite.again
-
-
-def run_alone(suite: Suite, *options: str, quick: bool, seed: int) -> Report:
+def run_alone(suite: Suite, *, quick: bool, seed: int) -> Report:
     """The report of `sosie bench SUITE` in a new process; `RequestError` says why there is none."""
     command = [sys.executable, "-P", "-m", "bench", "--until-stdin-closes"]
     command += [suite.name, "--json", *(("--no-stamp",) if quick else ())]
-    command += ["--seed", str(seed), *(("--quick", *suite.quick) if quick else ()), *options]
+    command += ["--seed", str(seed), *(("--quick", *suite.quick) if quick else ())]
     process = subprocess.Popen(
         command,
         env=benchmark_environment(),
@@ -188,7 +150,7 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.communicate()
 
 
-PAGE = "report.md"
+PAGE, SUMMARY = "report.md", "summary.json"
 
 
 def write_folder(folder: Path, ran: Ran) -> dict[str, Any]:
@@ -219,7 +181,7 @@ def write_folder(folder: Path, ran: Ran) -> dict[str, Any]:
         "folder": str(folder),
         "quick": ran.is_quick,
         "suites": {
-            name: {"holds": ran.keeps(one), "blocks": one.blocks, "seconds": ran.seconds[name]}
+            name: {"holds": ran.keeps(one), "seconds": ran.seconds[name]}
             for name, one in ran.reports.items()
         },
         "failures": ran.failures,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,12 +14,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from bench.core.compare import Better, better
 from bench.core.render import list_promises, write_goal, write_value
 from bench.core.reports import Direction, Figure, Report, Result, Setup, find_figure, find_result
 from bench.suites.curves import LATENCY_BATCH, LATENCY_ONE, RECALL, SPEED
 from bench.suites.degraded import DEGRADED, LOSSES
-from bench.suites.kernels import RATES
 from engine.accuracy.plots import note, open_panels, save_figure, style, write_numbers
 from engine.errors import RequestError
 from engine.formatting import number
@@ -40,6 +39,7 @@ _STYLES = {
     "hnswlib": ("#CC79A7", "D"),
 }
 _OTHER_STYLE = ("#56B4E9", "x")
+_OTHERS = re.compile("FAISS|usearch|NumKong|hnswlib|numpy|MatMulInteger|reading|late|sent$|offered")
 _STAMP = "reports"
 
 Point = tuple[float, float, str]
@@ -138,7 +138,7 @@ def list_times(reports: Mapping[str, Report]) -> Iterator[Times]:
         if ours is None or other is None or not ours.value or not other.value:
             continue
         # Times are better where they are smaller.
-        fast, slow = (other, ours) if better(ours) is Better.MORE else (ours, other)
+        fast, slow = (other, ours) if ours.unit.endswith("/s") else (ours, other)
         assert fast.value
         assert slow.value
         checks = reports[one.suite].checks
@@ -218,9 +218,9 @@ def draw_searches(reports: Mapping[str, Report], path: Path) -> bool:
 
 
 def draw_kernels(reports: Mapping[str, Report], path: Path) -> bool:
-    """What each kernel reads or multiplies in a second, beside what the core could."""
+    """What each kernel takes, beside what the core could."""
     report = reports.get("kernels")
-    results = [one for one in report.results if one.name.startswith(RATES)] if report else []
+    results = [one for one in report.results if one.name.startswith("Scan of ")] if report else []
     if not results:
         return False
     panels = [(one.name, list(one.figures)) for one in results]
@@ -352,7 +352,7 @@ def _draw_dots(
         known = [one for one in reversed(figures) if one.value is not None]
         for place, one in enumerate(known):
             assert one.value is not None
-            colour = OURS if better(one) else OTHERS
+            colour = OTHERS if _OTHERS.search(one.name) else OURS
             if one.low is not None and one.high is not None:
                 axes.plot([one.low, one.high], [place, place], color=colour, linewidth=1.5)
             axes.plot(one.value, place, "o", color=colour, markersize=5)

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import RequestError
 from indexes.segmented.merging import SegmentsConfig
@@ -244,27 +245,28 @@ def overlay(*layers: Found) -> dict[Quantity, Figure]:
     return {quantity: figure for layer in layers for quantity, figure in layer.items()}
 
 
+Setup = dict[str, str | int | float | bool]
+"""Under which conditions a figure was measured."""
+
+
 class _Read(BaseModel):
     # Reports of later versions may have more fields.
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class ReportedFigure(_Read):
-    name: str
-    unit: str
-    value: float | None = None
+@dataclass(frozen=True, slots=True)
+class ReportedResult:
+    """What one setup gave: values by name and unit."""
 
-
-class ReportedResult(_Read):
     name: str
-    setup: dict[str, str | int | float | bool]
-    figures: tuple[ReportedFigure, ...]
+    setup: Setup
+    values: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def value(self, name: str, unit: str | None = None) -> float | None:
         """The figure of this name (and unit, where two share the name), if it was measured."""
-        for one in self.figures:
-            if one.name == name and unit in (None, one.unit):
-                return one.value if one.value is not None and math.isfinite(one.value) else None
+        for (known, its_unit), value in self.values.items():
+            if known == name and unit in (None, its_unit):
+                return value if math.isfinite(value) else None
         return None
 
     def size(self, name: str) -> float:
@@ -275,12 +277,42 @@ class ReportedResult(_Read):
         return float(found)
 
 
+class _Stats(_Read):
+    median: float
+
+
+class _Info(_Read):
+    unit: str
+    scale: float
+    setup: Setup
+
+
+class _Benchmark(_Read):
+    """An entry of pytest-benchmark's JSON; `scale` times the median is the value in its unit."""
+
+    group: str
+    name: str
+    extra_info: _Info
+    stats: _Stats
+
+
 class Report(_Read):
     """Report of a suite on one machine; `name` is the file's."""
 
-    machine: Machine
-    results: tuple[ReportedResult, ...]
+    machine: Machine = Field(alias="machine_info")
+    benchmarks: tuple[_Benchmark, ...]
     name: str = ""
+
+    @cached_property
+    def results(self) -> tuple[ReportedResult, ...]:
+        """A result for each group of one setup."""
+        found: dict[tuple[str, str], ReportedResult] = {}
+        for one in self.benchmarks:
+            info = one.extra_info
+            key = (one.group, repr(info.setup))
+            result = found.setdefault(key, ReportedResult(one.group, info.setup))
+            result.values.setdefault((one.name, info.unit), one.stats.median * info.scale)
+        return tuple(found.values())
 
     def result(self, name: str) -> ReportedResult | None:
         return next((one for one in self.results if one.name == name), None)

@@ -25,15 +25,15 @@ def bench(
         typer.Argument(
             metavar="SUITE",
             help="kernels, search, join, gallery, registrar, shards, extract, accuracy, import, "
-            "sweep, serve, curves, accelerator; report, compare, docs.",
+            "sweep, serve, curves, accelerator; report, docs.",
         ),
     ],
 ) -> None:
-    """Run a benchmark suite; `report` runs all of them, `compare OLD NEW` compares two runs.
+    """Run a benchmark suite; `report` runs all of them, `pytest-benchmark compare` compares runs.
 
     Options after its name are its own: --json, --quick for small sizes; for kernels, search, join
     and gallery, --n rows of --dim dimensions; for serve and sweep, --only its PARTS; for
-    report, --output DIR and --blocks; and, for extract, --openvino-python, --deepface-python and
+    report, --output DIR; and, for extract, --openvino-python, --deepface-python and
     --face-recognition-python, each the PATH of another venv's Python to compare with. `sosie bench
     SUITE -- --help` lists them all.
     """

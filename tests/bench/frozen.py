@@ -1,10 +1,8 @@
-"""Small reports of one block, which no new measurement changes."""
+"""Small reports, which no new measurement changes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator
 
 from bench.core.machine import Machine
 from bench.core.reports import Check, Figure, Report, Result, Setup
@@ -21,7 +19,6 @@ MACHINE = Machine(
     load_at_start=0.1,
     warnings=(),
 )
-REPEATS = 15
 GALLERY, SEGMENT, FLAT, USEARCH = (
     "exact8, the gallery",
     "exact8, one segment",
@@ -40,7 +37,7 @@ SETUP: Setup = {
 
 
 def make_search() -> Report:
-    """One query of ours trembles by a sixth, as on a machine that is shared."""
+    """Times and recall of a few."""
     recall = (
         Figure(GALLERY, "share", 1.0),
         Figure(SEGMENT, "share", 1.0),
@@ -61,7 +58,7 @@ def make_search() -> Report:
 
 
 def make_registrar() -> Report:
-    """Three figures: too few to know how a suite trembles."""
+    """Decisions, and a stage of them."""
     setup: Setup = {"references": 100_000, "seed": 0, "filesystem": "ext4", "decisions": 6_399}
     decisions = (
         _spread("one a transaction", "decisions/s", 153.0, ratio=1.0),
@@ -103,38 +100,10 @@ def _list_times(name: str, more: Setup, flat: float, ours: float, usearch: float
 def _spread(name: str, unit: str, value: float, ratio: float | None = None) -> Figure:
     """Its quartiles lie about a quarter of it apart."""
     low, high = 0.856 * value, 1.083 * value
-    return Figure(name, unit, value, low, high, ratio, repeats=REPEATS)
+    return Figure(name, unit, value, low, high, ratio)
 
 
 def each_suite() -> Iterator[tuple[str, Report]]:
     """All of them by their suites."""
     for report in (make_search(), make_registrar(), make_gallery(), make_accuracy()):
         yield report.suite, report
-
-
-def changed(report: Report, change: Callable[[Figure], Figure]) -> Report:
-    """The report of a run in which some figures came out otherwise."""
-    results = tuple(
-        replace(result, figures=tuple(change(figure) for figure in result.figures))
-        for result in report.results
-    )
-    return replace(report, results=results)
-
-
-def times(factor: float, name: str, unit: str) -> Callable[[Figure], Figure]:
-    def change(figure: Figure) -> Figure:
-        if (figure.name, figure.unit) != (name, unit) or figure.value is None:
-            return figure
-        known: dict[str, Any] = {
-            key: value * factor
-            for key in ("low", "high")
-            if (value := getattr(figure, key)) is not None
-        }
-        return replace(figure, value=figure.value * factor, **known)
-
-    return change
-
-
-def in_blocks(report: Report, noise: float = 0.01, blocks: int = 3) -> Report:
-    """As if it had been run several times, and they differed by a hundredth or so."""
-    return replace(changed(report, lambda figure: replace(figure, noise=noise)), blocks=blocks)

@@ -38,7 +38,7 @@ def test_a_small_join_finds_the_pairs_of_brute_force_in_one_segment_and_in_sever
     assert found["one segment: identical to brute force"] == 1.0
     assert found["four segments: identical to brute force"] == 1.0
     rates = [figure for figure in compared.figures if figure.unit == "M pairs decided/s"]
-    assert [figure.repeats for figure in rates] == [TINY.compared_rounds] * 4
+    assert [len(figure.samples) for figure in rates] == [TINY.compared_rounds] * 4
     assert all((figure.low or 0) <= (figure.value or 0) <= (figure.high or 0) for figure in rates)
     assert rates[0].ratio == 1
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +23,10 @@ from bench.core.reports import (
     Result,
     Skipped,
     check_goals,
-    key_all,
     load_goals,
-    merge_blocks,
     renew,
     require_renewable,
-    spread,
+    write_report,
 )
 from engine.errors import RequestError
 
@@ -42,7 +42,8 @@ def machine() -> Machine:
 
 def test_a_figure_of_repeats_is_their_median_with_quartiles() -> None:
     figure = Figure.of("speed", "ms", [5.0, 1.0, 2.0, 3.0, 4.0], ratio=1.5)
-    assert figure == Figure("speed", "ms", 3.0, 2.0, 4.0, 1.5, repeats=5)
+    samples = (5.0, 1.0, 2.0, 3.0, 4.0)
+    assert figure == Figure("speed", "ms", 3.0, 2.0, 4.0, 1.5, samples=samples)
 
 
 def test_one_missed_goal_fails_the_report_and_a_skipped_one_does_not(machine: Machine) -> None:
@@ -50,29 +51,43 @@ def test_one_missed_goal_fails_the_report_and_a_skipped_one_does_not(machine: Ma
     assert not Report(machine, (), (GOOD, BAD, SKIPPED)).holds
 
 
-def test_the_document_has_the_suite_machine_results_and_checks_and_is_read_back(
-    machine: Machine,
-) -> None:
-    figures = (Figure("one", "ms", 1.0), Figure.skip("two", "ms", "not here"))
-    results = (Result("Speed", {"n": 3}, figures),)
-    report = Report(machine, results, (GOOD, SKIPPED), "search", 2)
+def test_the_document_is_that_of_pytest_benchmark_and_is_read_back(machine: Machine) -> None:
+    figures = (
+        Figure.of("one", "ms", [1.0, 2.0, 4.0], 1.5),
+        Figure("two", "GB", 3.0),
+        Figure.skip("three", "ms", "not here"),
+    )
+    report = Report(machine, (Result("Speed", {"n": 3}, figures),), (GOOD, SKIPPED), "search")
     document = json.loads(json.dumps(report.to_dict(), allow_nan=False))
-    assert list(document) == ["suite", "blocks", "machine", "results", "checks"]
-    assert document["results"][0]["setup"] == {"n": 3}
-    assert document["results"][0]["figures"][1]["skipped"] == "not here"
+    assert {"machine_info", "commit_info", "benchmarks", "datetime", "version"} < set(document)
+    timed, counted = document["benchmarks"]
+    assert (timed["group"], timed["name"]) == ("Speed", "one")
+    assert timed["extra_info"]["setup"] == {"n": 3}
+    assert timed["stats"]["median"] == pytest.approx(0.002)
+    assert timed["stats"]["max"] == pytest.approx(0.004)
+    assert counted["stats"]["median"] == 3
+    assert document["skipped"][0]["extra_info"]["skipped"] == "not here"
     assert list(document["checks"][0]) == ["name", "value", "goal", "holds"]
     assert document["checks"][1]["skipped"] == "not here"
     assert Report.from_dict(document) == report
 
 
-def test_a_report_of_an_earlier_version_is_read_with_what_it_has(machine: Machine) -> None:
-    document = json.loads(json.dumps(Report(machine, (), (GOOD,)).to_dict()))
-    for name in ("suite", "blocks"):
-        del document[name]
-    for name in ("read_gb_per_s", "int8_gops", "float_gflops"):
-        del document["machine"][name]
-    document["machine"]["shoe_size"] = 43
-    assert Report.from_dict(document) == Report(machine, (), (GOOD,))
+def test_pytest_benchmark_compares_two_reports(machine: Machine, tmp_path: Path) -> None:
+    figures = (Figure.of("one", "ms", [1.0, 2.0, 4.0]), Figure("two", "s", 3.0))
+    report = Report(machine, (Result("Speed", {}, figures),), (), "search")
+    paths = [tmp_path / name for name in ("before.json", "after.json")]
+    for path in paths:
+        write_report(path, report)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest_benchmark",
+        "compare",
+        "--csv",
+        str(tmp_path / "table"),
+    ]
+    subprocess.run([*command, *map(str, paths)], check=True, capture_output=True, cwd=tmp_path)
+    assert len((tmp_path / "table.csv").read_text().splitlines()) == 5
 
 
 ENTRY = """
@@ -151,87 +166,6 @@ def test_a_wrong_targets_file_is_refused_by_what_is_wrong(
 def test_a_missing_targets_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="cannot read the targets"):
         load_goals(tmp_path / "none.toml")
-
-
-MACHINE = Machine(
-    cpu="one",
-    flags=(),
-    cores=2,
-    memory_bytes=1,
-    copy_gb_per_s=1.0,
-    system="",
-    python="",
-    packages={},
-    load_at_start=0.0,
-    warnings=(),
-)
-
-
-def block(speed: float, *checks: Check, ratio: float = 2.0) -> Report:
-    figures = (
-        Figure("ours", "ms", speed, speed - 1, speed + 1, ratio),
-        Figure("pairs", "pairs", 7.0),
-        Figure.skip("theirs", "ms", "not here"),
-    )
-    results = (Result("Speed", {"references": 10}, figures),)
-    return Report(MACHINE, results, checks, "search")
-
-
-def test_a_figure_of_blocks_is_their_median_and_its_noise_what_they_differ_by() -> None:
-    merged = merge_blocks([block(10, ratio=2.0), block(12, ratio=2.2), block(11, ratio=2.1)])
-    ours, pairs, theirs = merged.results[0].figures
-    assert (ours.value, ours.low, ours.high, ours.ratio) == (11, 10, 12, 2.1)
-    assert ours.noise == pytest.approx(1 / 11)
-    assert ours.ratio_noise == pytest.approx(0.1 / 2.1)
-    assert pairs.noise == 0
-    assert theirs.skipped == "not here"
-    assert merged.blocks == 3
-
-
-def test_one_block_has_no_noise_to_state() -> None:
-    assert merge_blocks([block(10)]) == block(10)
-    assert spread([4.0]) is None
-    assert spread([0.0, 0.0, 0.0]) is None
-
-
-def test_one_block_that_errs_fails_the_report_and_one_slow_block_does_not() -> None:
-    def checked(same: float, speedup: float) -> Report:
-        return block(
-            10,
-            Check("identical_answers", same, 1.0, same >= 1),
-            Check("one_query_speedup", speedup, 6.0, speedup >= 6),
-        )
-
-    merged = merge_blocks([checked(1.0, 7.0), checked(0.99, 5.0), checked(1.0, 8.0)])
-    assert [check.value for check in merged.checks] == [0.99, 7.0]
-    assert [check.holds for check in merged.checks] == [False, True]
-
-
-def test_a_skipped_promise_stays_skipped() -> None:
-    skipped = Check("one_query_speedup", None, 6.0, None, "promised for a million")
-    assert merge_blocks([block(1, skipped), block(2, skipped)]).checks == (skipped,)
-
-
-def test_an_error_counts_though_another_block_did_not_look_for_it() -> None:
-    skipped = Check("identical_answers", None, 1.0, None, "left out")
-    wrong = Check("identical_answers", 0.99, 1.0, holds=False)
-    (check,) = merge_blocks([block(1, skipped), block(2, wrong)]).checks
-    assert (check.value, check.holds) == (0.99, False)
-
-
-def test_what_a_block_lacks_is_taken_from_the_others() -> None:
-    short = replace(block(9), results=())
-    (ours, *_) = merge_blocks([block(10), short, block(12)]).results[0].figures
-    assert ours.value == 11
-
-
-def test_figures_of_one_name_are_told_apart_by_unit_and_order() -> None:
-    figures = [Figure("save", "s", 1.0), Figure("save", "MB", 2.0), Figure("save", "s", 3.0)]
-    assert [key for key, _ in key_all(figures)] == [
-        ("save", "s", 0),
-        ("save", "MB", 0),
-        ("save", "s", 1),
-    ]
 
 
 def test_a_renewed_report_has_what_was_measured_again_and_the_rest_as_it_was(

@@ -51,20 +51,21 @@ def write_report(tmp_path: Path) -> Callable[..., Path]:
         **machine: Any,
     ) -> Path:
         document = {
-            "machine": {"cpu": "Test", "cores": 2, "memory_bytes": 24 << 30, "new": 1, **machine},
-            "results": [
+            "machine_info": {
+                "cpu": "Test", "cores": 2, "memory_bytes": 24 << 30, "new": 1, **machine
+            },
+            "benchmarks": [
                 {
-                    "name": result,
-                    "setup": setup,
-                    "figures": [
-                        {"name": figure, "unit": unit, "value": value, "ratio": None}
-                        for figure, (unit, value) in figures.items()
-                    ],
+                    "group": result,
+                    "name": figure,
+                    "extra_info": {"unit": unit, "scale": 1.0, "setup": setup},
+                    "stats": {"median": value},
                 }
                 for result, (setup, figures) in results.items()
+                for figure, (unit, value) in figures.items()
+                if value is not None
             ],
-            "checks": [],
-        }
+        }  # fmt: skip
         path = tmp_path / name
         path.write_text(json.dumps(document), encoding="utf-8")
         return path

@@ -194,8 +194,8 @@ def test_the_committed_reports_have_all_figures_of_the_service() -> None:
     [
         ("{", "not a report"),
         ("[]", "not a report"),
-        ('{"machine": {"cpu": "x", "cores": "two"}, "results": []}', "machine.cores"),
-        ('{"machine": {}}', "not a report"),
+        ('{"machine_info": {"cpu": "x", "cores": "two"}, "benchmarks": []}', "machine_info.cores"),
+        ('{"machine_info": {}}', "not a report"),
     ],
 )
 def test_another_file_is_refused_in_one_line(tmp_path: Path, text: str, words: str) -> None:

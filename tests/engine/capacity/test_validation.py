@@ -103,7 +103,8 @@ def test_a_service_that_is_slower_than_its_processor_time_is_seen(
 def test_a_report_of_another_suite_cannot_be_checked(write_report: Write, figures: Figures) -> None:
     with pytest.raises(RequestError, match="sosie bench serve"):
         check_report(read_report(write_report({})), figures)
-    empty = {"Enrollments with two photographs": ({"references": 1, "connections": 1}, {})}
+    other = {"another": ("1/s", 1.0)}
+    empty = {"Enrollments with two photographs": ({"references": 1, "connections": 1}, other)}
     with pytest.raises(RequestError, match="lacks figures"):
         check_report(read_report(write_report(empty)), figures)
 

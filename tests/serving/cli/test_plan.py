@@ -137,22 +137,22 @@ def test_what_makes_no_sense_is_refused_in_one_line(
 
 
 def test_a_check_prints_each_figure_twice(sosie: Any, tmp_path: Path) -> None:
+    figures = (
+        ("Enrollments with two photographs", "over HTTP", "1/s", 1.0, 65.0),
+        ("Processor time of an enrollment", "in process: all", "ms of a core", 1e3, 0.0263),
+        ("Processor time of an enrollment", "over HTTP: all", "ms of a core", 1e3, 0.03),
+    )
+    setup = {"references": 100_000, "connections": 10}
     report = {
-        "machine": {"cpu": "Test", "cores": 2, "memory_bytes": 1 << 34},
-        "results": [
+        "machine_info": {"cpu": "Test", "cores": 2, "memory_bytes": 1 << 34},
+        "benchmarks": [
             {
-                "name": "Enrollments with two photographs",
-                "setup": {"references": 100_000, "connections": 10},
-                "figures": [{"name": "over HTTP", "unit": "1/s", "value": 65.0}],
-            },
-            {
-                "name": "Processor time of an enrollment",
-                "setup": {"references": 100_000},
-                "figures": [
-                    {"name": "in process: all", "unit": "ms of a core", "value": 26.3},
-                    {"name": "over HTTP: all", "unit": "ms of a core", "value": 30.0},
-                ],
-            },
+                "group": group,
+                "name": name,
+                "extra_info": {"unit": unit, "scale": scale, "setup": setup},
+                "stats": {"median": median},
+            }
+            for group, name, unit, scale, median in figures
         ],
     }
     path = tmp_path / "serve.json"
@@ -164,7 +164,7 @@ def test_a_check_prints_each_figure_twice(sosie: Any, tmp_path: Path) -> None:
     assert "The closed loop's rate follows from the processor time given" in " ".join(
         outcome.out.split()
     )
-    report["results"][0]["figures"][0]["value"] = 20.0  # type: ignore[index]
+    report["benchmarks"][0]["stats"]["median"] = 20.0  # type: ignore[index]
     path.write_text(json.dumps(report))
     told = sosie("plan", "--check", path, "--json")
     assert told.code == 1
