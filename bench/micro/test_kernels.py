@@ -15,6 +15,8 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
+from indexes.exact.plane import no_plane
+from indexes.exact.product import ProductScan
 from numpy.typing import NDArray
 
 from bench.conftest import Clock
@@ -22,8 +24,6 @@ from bench.core.machine import Tile, bind_product, sum_words
 from bench.core.reports import Measured, Setup
 from indexes.exact.intrinsics import BLOCK, pack
 from indexes.exact.kernels import LOWEST, STRETCH, Found, Rows, Wanted
-from indexes.exact.plane import no_plane
-from indexes.exact.product import ProductScan
 from indexes.exact.scanner import available_kernels
 from indexes.exact.scans import Scan, scan_amx, scan_few_vnni, scan_plain, scan_vnni
 
