@@ -15,16 +15,15 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
-from indexes.exact.plane import no_plane
-from indexes.exact.product import ProductScan
 from numpy.typing import NDArray
 
 from bench.conftest import Clock
 from bench.core.machine import Tile, bind_product, sum_words
 from bench.core.reports import Measured, Setup
+from indexes.exact.codes import no_plane
 from indexes.exact.intrinsics import BLOCK, pack
 from indexes.exact.kernels import LOWEST, STRETCH, Found, Rows, Wanted
-from indexes.exact.scanner import available_kernels
+from indexes.exact.scanner import ProductScan, available_kernels
 from indexes.exact.scans import Scan, scan_amx, scan_few_vnni, scan_plain, scan_vnni
 
 NUMPY, FAISS = "numpy float32", "FAISS Flat, range search"
