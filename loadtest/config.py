@@ -14,10 +14,10 @@ import numpy as np
 
 from loadtest.criteria import Objective, Run, Verdict
 from loadtest.errors import LoadTestRefused
-from loadtest.exchange import Keys, Target, read_keys, read_target
-from loadtest.judging import Judged
+from loadtest.exchange import Keys, ServiceAddress, read_keys, read_target
+from loadtest.judging import JudgedVisit
 from loadtest.participants import ParticipantCounts, Participants
-from loadtest.schedule import DEFAULT_MIX, Mix, Phase, Process, Traffic, read_mix
+from loadtest.schedule import DEFAULT_MIX, ArrivalProcess, LoadPhase, Mix, Traffic, read_mix
 from loadtest.shapes import DEFAULT_PROFILES, Knee, LoadProfile, Shape, require_runnable
 
 MOST_NEWCOMERS = 800
@@ -30,7 +30,7 @@ TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
+class Pacing:
     """At most `in_flight` requests at once; a visit that cannot start within `queue_timeout_s` has
     failed. With `closed_users`, a closed loop of so many users instead."""
 
@@ -40,7 +40,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class LoadTestOptions:
     """What to run. Without a `target` it is a local service with so many synthetic `references`, in
     a temporary folder on `disk`."""
 
@@ -48,8 +48,8 @@ class Options:
     profile: LoadProfile
     mix: Mix
     objective: Objective
-    pace: Pace
-    target: Target | None = None
+    pace: Pacing
+    target: ServiceAddress | None = None
     keys: Keys | None = field(default=None, repr=False)
     outlet: str | None = None
     faces: Path | None = None
@@ -65,9 +65,9 @@ class Step:
     """One run at one rate, and its verdict; a warm-up is judged, but not for its rate."""
 
     rate: float
-    phases: tuple[Phase, ...]
+    phases: tuple[LoadPhase, ...]
     run: Run
-    judged: tuple[Judged, ...]
+    judged: tuple[JudgedVisit, ...]
     verdict: Verdict
     is_warm: bool = False
 
@@ -76,7 +76,7 @@ class Step:
 class LoadTestResult:
     """The result of a load test: a knee has many steps, every other shape one."""
 
-    options: Options
+    options: LoadTestOptions
     url: str
     version: str
     model_digest: str
@@ -90,7 +90,7 @@ class LoadTestResult:
     """People who stay enrolled: there was no key to erase them, or they were to be kept."""
 
     @property
-    def wrong(self) -> tuple[Judged, ...]:
+    def wrong(self) -> tuple[JudgedVisit, ...]:
         return tuple(one for step in self.steps for one in step.verdict.wrong)
 
     @property
@@ -105,7 +105,7 @@ class LoadTestResult:
         return all(step.verdict.is_passed for step in self.steps)
 
 
-def choose_counts(options: Options, phases: Sequence[Phase]) -> ParticipantCounts:
+def choose_counts(options: LoadTestOptions, phases: Sequence[LoadPhase]) -> ParticipantCounts:
     """How many people the plan can use, within limits."""
     visits = sum(one.seconds * one.rate for one in phases)
     share = options.mix.get(Traffic.ENROLL, 0.0)
@@ -129,7 +129,7 @@ EXITS = "Exit codes: 0 passed, 1 failed, 2 bad input, 3 internal error, 130 inte
 class Invocation:
     """What to run, and how to report it."""
 
-    options: Options
+    options: LoadTestOptions
     html: Path | None
     as_json: bool
 
@@ -143,7 +143,7 @@ def read_options(arguments: Sequence[str]) -> Invocation:
     """Reads the command line; `LoadTestRefused` with one line for anything wrong with it."""
     given = _make_parser().parse_args(arguments)
     shape = Shape(given.shape)
-    options = Options(
+    options = LoadTestOptions(
         shape=shape,
         profile=_read_course(shape, given),
         mix=_read_mix(given),
@@ -153,7 +153,7 @@ def read_options(arguments: Sequence[str]) -> Invocation:
             kept_up=KEPT_UP if shape is Shape.KNEE else 0.0,
             drift=DRIFT if shape is Shape.SOAK else 0.0,
         ),
-        pace=Pace(
+        pace=Pacing(
             in_flight=given.in_flight,
             queue_timeout_s=given.timeout_s,
             closed_users=given.closed_loop,
@@ -252,7 +252,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--most-rate", type=_positive, metavar="N", help="highest rate of a knee")
     group.add_argument("--resolution", type=_fraction, metavar="SHARE", help="resolution of a knee")
     group.add_argument(
-        "--arrivals", choices=[one.value for one in Process], help="spacing of arrivals"
+        "--arrivals", choices=[one.value for one in ArrivalProcess], help="spacing of arrivals"
     )
     traffics = parser.add_argument_group("traffic").add_mutually_exclusive_group()
     traffics.add_argument(
@@ -265,7 +265,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--in-flight",
         type=_some,
-        default=Pace().in_flight,
+        default=Pacing().in_flight,
         metavar="N",
         help="most requests at once",
     )
@@ -287,7 +287,7 @@ def _read_course(shape: Shape, given: argparse.Namespace) -> LoadProfile:
         name: getattr(given, name) for name in names if getattr(given, name) is not None
     }
     if given.arrivals is not None:
-        chosen["process"] = Process(given.arrivals)
+        chosen["process"] = ArrivalProcess(given.arrivals)
     of_one = {
         "peak": Shape.SPIKE,
         "peak_s": Shape.SPIKE,

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from hdrh.histogram import HdrHistogram
 
-from loadtest.judging import Correctness, Judged
-from loadtest.schedule import PLANTED, REPEATED, Kind, Outcome, Phase, Traffic
+from loadtest.judging import Correctness, JudgedVisit
+from loadtest.schedule import PLANTED, REPEATED, Kind, LoadPhase, Outcome, Traffic
 from loadtest.setup import EnrollmentTracker
 
 OUTCOME = "outcome"
@@ -60,7 +60,7 @@ SHORTEST_SLICE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Latencies:
+class LatencyFigures:
     """Milliseconds by percentile; empty if nothing was counted.
 
     `histogram` is in HdrHistogram's encoding (V2, microseconds), so that runs can be added up and
@@ -87,10 +87,10 @@ class Slice:
     achieved: float
     refused: int
     failed: int
-    latencies: Latencies
+    latencies: LatencyFigures
 
 
-def measure(outcomes: Iterable[Outcome], *, is_whole: bool = True) -> Latencies:
+def measure(outcomes: Iterable[Outcome], *, is_whole: bool = True) -> LatencyFigures:
     """Latencies of all but refusals, which are quick; failed and late answers count."""
     digits = DIGITS if is_whole else DIGITS_OVER_TIME
     histogram = HdrHistogram(1, LONGEST_US, digits)
@@ -100,14 +100,14 @@ def measure(outcomes: Iterable[Outcome], *, is_whole: bool = True) -> Latencies:
             count += 1
             histogram.record_value(min(max(1, round(one.latency_s * 1e6)), LONGEST_US - 1))
     if not count:
-        return Latencies(0, {})
+        return LatencyFigures(0, {})
     wanted = list(CURVE if is_whole else PERCENTILES)
     values = histogram.get_percentile_to_value_dict(wanted)
     encoded = histogram.encode().decode() if is_whole else ""
-    return Latencies(count, {share: value / 1e3 for share, value in values.items()}, encoded)
+    return LatencyFigures(count, {share: value / 1e3 for share, value in values.items()}, encoded)
 
 
-def measure_traffics(outcomes: Sequence[Outcome]) -> dict[Traffic, Latencies]:
+def measure_traffics(outcomes: Sequence[Outcome]) -> dict[Traffic, LatencyFigures]:
     """Latencies of each kind of traffic."""
     came = sorted({one.visit.traffic for one in outcomes}, key=list(Traffic).index)
     return {
@@ -234,7 +234,7 @@ class Verdict:
 
     criteria: tuple[Criterion, ...]
     warnings: tuple[str, ...] = ()
-    wrong: tuple[Judged, ...] = field(default=(), repr=False)
+    wrong: tuple[JudgedVisit, ...] = field(default=(), repr=False)
 
     @property
     def is_passed(self) -> bool:
@@ -246,7 +246,7 @@ class Verdict:
 
 
 def decide(
-    run: Run, judged: Sequence[Judged], phases: Sequence[Phase], objective: Objective
+    run: Run, judged: Sequence[JudgedVisit], phases: Sequence[LoadPhase], objective: Objective
 ) -> Verdict:
     """Decides all criteria that apply to the run."""
     outside_spike = [one for one in run.outcomes if phases[one.visit.phase].is_judged]
@@ -268,7 +268,7 @@ def decide(
     return Verdict(tuple(criteria), _warn(run, judged), wrong)
 
 
-def count_correctness(judged: Sequence[Judged]) -> dict[Kind, Counter[Correctness]]:
+def count_correctness(judged: Sequence[JudgedVisit]) -> dict[Kind, Counter[Correctness]]:
     """Counts right, wrong and other answers for each kind of visit."""
     counted: dict[Kind, Counter[Correctness]] = {}
     for one in judged:
@@ -276,13 +276,13 @@ def count_correctness(judged: Sequence[Judged]) -> dict[Kind, Counter[Correctnes
     return {kind: counted[kind] for kind in Kind if kind in counted}
 
 
-def _decide_wrong(judged: Sequence[Judged]) -> Criterion:
+def _decide_wrong(judged: Sequence[JudgedVisit]) -> Criterion:
     wrong = sum(one.correctness is Correctness.WRONG for one in judged)
     answered = sum(one.correctness is not Correctness.UNANSWERED for one in judged)
     return Criterion("wrong decisions", not wrong, f"{wrong} of {answered} answers", "0")
 
 
-def _decide_planted(judged: Sequence[Judged]) -> list[Criterion]:
+def _decide_planted(judged: Sequence[JudgedVisit]) -> list[Criterion]:
     """Fails kinds that were planted and never decided: they have shown nothing."""
     return [
         Criterion(f"decided: {kind.value}", False, f"0 of {sum(counted.values())}", "1 or more")
@@ -335,7 +335,7 @@ def _decide_drift(run: Run, most: float) -> list[Criterion]:
     return [Criterion("p99 of the last quarter", times <= most, measured, f"≤ {most:g} times")]
 
 
-def _warn(run: Run, judged: Sequence[Judged]) -> tuple[str, ...]:
+def _warn(run: Run, judged: Sequence[JudgedVisit]) -> tuple[str, ...]:
     warnings = []
     late_ms = quantile((one.lateness_s for one in run.outcomes), 0.99) * 1e3
     if late_ms > GENERATOR_LATE_MS:

@@ -29,7 +29,7 @@ PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ServiceAddress:
     """Address of a service."""
 
     host: str
@@ -42,7 +42,7 @@ class Target:
         return f"{'https' if self.is_tls else 'http'}://{host}:{self.port}"
 
 
-def read_target(url: str, *, allows_remote: bool) -> Target:
+def read_target(url: str, *, allows_remote: bool) -> ServiceAddress:
     """Reads a URL; `LoadTestRefused` for another machine unless `allows_remote`."""
     try:
         parts = urlsplit(url)
@@ -57,7 +57,7 @@ def read_target(url: str, *, allows_remote: bool) -> Target:
             f"{parts.hostname} is not this machine: a load test may take a service down, so give "
             "--allow-remote if you run that one"
         )
-    return Target(parts.hostname, port, parts.scheme == "https")
+    return ServiceAddress(parts.hostname, port, parts.scheme == "https")
 
 
 def is_loopback(host: str) -> bool:
@@ -169,13 +169,13 @@ class Reply:
         return str(self.value.get("code", "")) if isinstance(self.value, Mapping) else ""
 
 
-class Exchange:
+class ConnectionPool:
     """A pool of at most `connections` connections that are kept alive.
 
     A connection that the server closed while it was idle is opened again; no POST is sent twice.
     """
 
-    def __init__(self, target: Target, connections: int, timeout_s: float) -> None:
+    def __init__(self, target: ServiceAddress, connections: int, timeout_s: float) -> None:
         self.target, self.timeout_s = target, timeout_s
         self._client = HTTPClient(
             target.host,

@@ -46,7 +46,7 @@ class Correctness(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedVisit:
     """An outcome, how it compares with the plan, and what was expected."""
 
     outcome: Outcome
@@ -54,10 +54,10 @@ class Judged:
     expected: str
 
 
-def judge(outcomes: Iterable[Outcome]) -> list[Judged]:
+def judge(outcomes: Iterable[Outcome]) -> list[JudgedVisit]:
     """Judges each outcome, in the order of plan numbers; requests that belong together as pairs."""
     by_number = {one.visit.number: one for one in outcomes}
-    judged: dict[int, Judged] = {}
+    judged: dict[int, JudgedVisit] = {}
     for one in by_number.values():
         first = None if one.visit.partner is None else by_number.get(one.visit.partner)
         if first is not None and one.visit.kind in PAIRED:
@@ -68,14 +68,14 @@ def judge(outcomes: Iterable[Outcome]) -> list[Judged]:
     return [judged[number] for number in sorted(judged)]
 
 
-def _judge_alone(one: Outcome) -> Judged:
+def _judge_alone(one: Outcome) -> JudgedVisit:
     expected = one.visit.expected
     if not one.answer.is_good:
-        return Judged(one, Correctness.UNANSWERED, expected.text)
+        return JudgedVisit(one, Correctness.UNANSWERED, expected.text)
     return _judge_as(one, expected.text, is_right=expected.fits(one.answer))
 
 
-def _judge_first(first: Outcome, second: Outcome) -> Judged:
+def _judge_first(first: Outcome, second: Outcome) -> JudgedVisit:
     """The first of two with one key; if the second overtook it, a conflict is its right answer."""
     answer, expected = first.answer, first.visit.expected.text
     if not (answer.is_in_flight or answer.is_mismatch):
@@ -85,7 +85,7 @@ def _judge_first(first: Outcome, second: Outcome) -> Judged:
     return _judge_as(first, expected, is_right=is_overtaken and (answer.is_in_flight or is_other))
 
 
-def _judge_pair(first: Outcome, second: Outcome) -> Sequence[Judged]:
+def _judge_pair(first: Outcome, second: Outcome) -> Sequence[JudgedVisit]:
     if second.visit.kind is Kind.RACE:
         return _judge_race(first, second)
     if second.visit.kind is Kind.RETRY:
@@ -93,7 +93,7 @@ def _judge_pair(first: Outcome, second: Outcome) -> Sequence[Judged]:
     return _judge_conflict(first, second)
 
 
-def _judge_race(first: Outcome, second: Outcome) -> Sequence[Judged]:
+def _judge_race(first: Outcome, second: Outcome) -> Sequence[JudgedVisit]:
     both = (first, second)
     good = [one for one in both if one.answer.is_good]
     approved = [one for one in good if one.answer.decision == APPROVED]
@@ -106,7 +106,7 @@ def _judge_race(first: Outcome, second: Outcome) -> Sequence[Judged]:
     judged = []
     for one in both:
         if not one.answer.is_good:
-            judged.append(Judged(one, Correctness.UNANSWERED, ONE_NEW))
+            judged.append(JudgedVisit(one, Correctness.UNANSWERED, ONE_NEW))
             continue
         is_stopped = one.answer.is_duplicate and one.answer.decision != APPROVED
         is_right = is_decided and (one in approved or is_stopped)
@@ -114,13 +114,13 @@ def _judge_race(first: Outcome, second: Outcome) -> Sequence[Judged]:
     return judged
 
 
-def _judge_retry(first: Outcome, second: Outcome) -> Sequence[Judged]:
+def _judge_retry(first: Outcome, second: Outcome) -> Sequence[JudgedVisit]:
     alone = _judge_first(first, second)
     mine, other = second.answer, first.answer
     if mine.is_in_flight or mine.is_mismatch:
         return alone, _judge_as(second, SAME_ANSWER, is_right=_may_be_in_flight(first, second))
     if not mine.is_good:
-        return alone, Judged(second, Correctness.UNANSWERED, SAME_ANSWER)
+        return alone, JudgedVisit(second, Correctness.UNANSWERED, SAME_ANSWER)
     if not other.is_good:
         return alone, _judge_as(second, SAME_ANSWER, is_right=second.visit.expected.fits(mine))
     # The later one may have arrived first if the generator was late.
@@ -129,14 +129,14 @@ def _judge_retry(first: Outcome, second: Outcome) -> Sequence[Judged]:
     return alone, _judge_as(second, SAME_ANSWER, is_right=is_right)
 
 
-def _judge_conflict(first: Outcome, second: Outcome) -> Sequence[Judged]:
+def _judge_conflict(first: Outcome, second: Outcome) -> Sequence[JudgedVisit]:
     alone = _judge_first(first, second)
     mine = second.answer
     if mine.is_in_flight or mine.is_mismatch:
         is_right = mine.is_mismatch or _may_be_in_flight(first, second)
         return alone, _judge_as(second, REFUSED_PAYLOAD, is_right=is_right)
     if not mine.is_good:
-        return alone, Judged(second, Correctness.UNANSWERED, REFUSED_PAYLOAD)
+        return alone, JudgedVisit(second, Correctness.UNANSWERED, REFUSED_PAYLOAD)
     # A first that was never acknowledged, or was overtaken, may have left the key free.
     is_right = not first.answer.is_good and second.visit.expected.fits(mine)
     return alone, _judge_as(second, REFUSED_PAYLOAD, is_right=is_right)
@@ -148,8 +148,8 @@ def _may_be_in_flight(first: Outcome, second: Outcome) -> bool:
     return second.answer.is_in_flight and is_open
 
 
-def _judge_as(one: Outcome, expected: str, *, is_right: bool) -> Judged:
-    return Judged(one, Correctness.RIGHT if is_right else Correctness.WRONG, expected)
+def _judge_as(one: Outcome, expected: str, *, is_right: bool) -> JudgedVisit:
+    return JudgedVisit(one, Correctness.RIGHT if is_right else Correctness.WRONG, expected)
 
 
 MOST_CHECKED = 50
@@ -159,12 +159,12 @@ UNPLANNED = frozenset({Kind.NEWCOMER, Kind.RETURNING, Kind.RACE, Kind.UNKNOWN})
 
 
 def mark_look_alikes(
-    judged: Sequence[Judged],
+    judged: Sequence[JudgedVisit],
     participants: Participants,
     model: ModelClient,
     *,
     is_local: bool = False,
-) -> list[Judged]:
+) -> list[JudgedVisit]:
     """The same outcomes with look-alikes marked.
 
     With `is_local` the references from before are synthetic and resemble nobody. If the service
@@ -193,7 +193,7 @@ def mark_look_alikes(
     ]
 
 
-def _may_be_look_alike(one: Judged, by_number: Mapping[int, Judged]) -> bool:
+def _may_be_look_alike(one: JudgedVisit, by_number: Mapping[int, JudgedVisit]) -> bool:
     answer, visit = one.outcome.answer, one.outcome.visit
     says_duplicate = answer.is_duplicate or bool(answer.found)
     is_unplanned = visit.kind in UNPLANNED
@@ -204,7 +204,7 @@ def _may_be_look_alike(one: Judged, by_number: Mapping[int, Judged]) -> bool:
 
 
 def _has_look_alike(
-    one: Judged, people: dict[int, Person], enrolled: Sequence[Person], model: ModelClient
+    one: JudgedVisit, people: dict[int, Person], enrolled: Sequence[Person], model: ModelClient
 ) -> bool:
     """Whether another enrolled person scores with this face what the answer says, or enough for
     one that shows no scores."""

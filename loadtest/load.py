@@ -30,11 +30,11 @@ from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import LocalRunner
 
-from loadtest.config import LoadTestResult, Options, Pace, Step, choose_counts
+from loadtest.config import LoadTestOptions, LoadTestResult, Pacing, Step, choose_counts
 from loadtest.criteria import OUTCOME, OutcomeRecorder, Run, decide, is_failed
 from loadtest.document_numbers import DIGITS, NUMBERS, TAG_LENGTH, SpecimenNumbers
 from loadtest.errors import LoadTestRefused
-from loadtest.exchange import NOT_STARTED, Exchange, Keys, Reply, Target
+from loadtest.exchange import NOT_STARTED, ConnectionPool, Keys, Reply, ServiceAddress
 from loadtest.judging import judge, mark_look_alikes
 from loadtest.local_service import start_local_service
 from loadtest.participants import ModelClient, Participants, open_dataset
@@ -63,7 +63,7 @@ class RunContext:
     access: Access
     visits: Sequence[Visit]
     seconds: float
-    pace: Pace
+    pace: Pacing
     environment: Environment
     enrolled: EnrollmentTracker
     start: float
@@ -203,7 +203,7 @@ def run_load(
     access: Access,
     visits: Sequence[Visit],
     seconds: float,
-    pace: Pace,
+    pace: Pacing,
     enrolled: EnrollmentTracker,
     report: ReportProgress,
 ) -> Run:
@@ -279,7 +279,7 @@ class LoadRunner:
     everybody whom the load enrolls.
     """
 
-    options: Options
+    options: LoadTestOptions
     loading: Access
     asking: Access
     participants: Participants
@@ -332,20 +332,20 @@ PREPARING_TIMEOUT_S = 30.0
 OK = 200
 
 
-def run_load_test(options: Options, report: ReportProgress) -> LoadTestResult:
+def run_load_test(options: LoadTestOptions, report: ReportProgress) -> LoadTestResult:
     """Runs a load test; `LoadTestRefused` if it cannot be run."""
     with _open_service(options, report) as (target, keys, outlet), ExitStack() as stack:
-        asking = Exchange(target, PREPARING_CONNECTIONS, PREPARING_TIMEOUT_S)
-        loading = Exchange(target, options.pace.in_flight, options.timeout_s)
+        asking = ConnectionPool(target, PREPARING_CONNECTIONS, PREPARING_TIMEOUT_S)
+        loading = ConnectionPool(target, options.pace.in_flight, options.timeout_s)
         stack.callback(asking.close)
         stack.callback(loading.close)
         return _run_load_test(options, asking, loading, keys, outlet, report)
 
 
 def _run_load_test(
-    options: Options,
-    asking: Exchange,
-    loading: Exchange,
+    options: LoadTestOptions,
+    asking: ConnectionPool,
+    loading: ConnectionPool,
     keys: Keys,
     outlet: str | None,
     report: ReportProgress,
@@ -380,7 +380,7 @@ def _run_load_test(
 
 @contextmanager
 def _cleaned(
-    options: Options, access: Access, enrolled: EnrollmentTracker, report: ReportProgress
+    options: LoadTestOptions, access: Access, enrolled: EnrollmentTracker, report: ReportProgress
 ) -> Iterator[None]:
     """Erases everybody enrolled at the end, even after an interrupt, and says then who is left."""
     is_reported = False
@@ -401,8 +401,8 @@ def _cleaned(
 
 @contextmanager
 def _open_service(
-    options: Options, report: ReportProgress
-) -> Iterator[tuple[Target, Keys, str | None]]:
+    options: LoadTestOptions, report: ReportProgress
+) -> Iterator[tuple[ServiceAddress, Keys, str | None]]:
     """The service that was named, or a local one started for this test."""
     if options.target is not None:
         assert options.keys is not None, "a named service comes with keys"

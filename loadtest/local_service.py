@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from engine.errors import advise_extra
 from loadtest.document_numbers import SpecimenNumbers
 from loadtest.errors import LoadTestRefused, signals_ignored
-from loadtest.exchange import Keys, Target, service_environment
+from loadtest.exchange import Keys, ServiceAddress, service_environment
 
 DIMENSION = 128
 BATCH_ROWS = 8_192
@@ -88,7 +88,7 @@ PREFIX, OWNER = "sosie-loadtest-", "owner"
 class LocalService:
     """Address and API keys of the local service."""
 
-    target: Target
+    target: ServiceAddress
     keys: Keys = field(repr=False)
     outlet: str = OUTLET
 
@@ -194,8 +194,8 @@ UNBOUNDED = {
 
 
 @contextmanager
-def _serve(home: Path, log: Path) -> Iterator[Target]:
-    target = Target(HOST, _find_port())
+def _serve(home: Path, log: Path) -> Iterator[ServiceAddress]:
+    target = ServiceAddress(HOST, _find_port())
     changes = {"SOSIE_SERVE__PORT": str(target.port), **UNBOUNDED}
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -217,7 +217,7 @@ def _serve(home: Path, log: Path) -> Iterator[Target]:
             _stop(process)
 
 
-def _wait_ready(process: subprocess.Popen[bytes], target: Target, log: Path) -> None:
+def _wait_ready(process: subprocess.Popen[bytes], target: ServiceAddress, log: Path) -> None:
     end = time.monotonic() + START_S
     while time.monotonic() < end and process.poll() is None:
         if is_ready(target):
@@ -227,7 +227,7 @@ def _wait_ready(process: subprocess.Popen[bytes], target: Target, log: Path) -> 
     raise LoadTestRefused(f"the service did not start: {text[-SHOWN_CHARACTERS:]}")
 
 
-def is_ready(target: Target, timeout_s: float = 5.0) -> bool:
+def is_ready(target: ServiceAddress, timeout_s: float = 5.0) -> bool:
     """Whether the service reports that it is ready."""
     connection = HTTPConnection(target.host, target.port, timeout=timeout_s)
     try:

@@ -27,7 +27,7 @@ from PIL import Image, ImageEnhance
 from engine.errors import advise_extra
 from loadtest.document_numbers import Passport
 from loadtest.errors import LoadTestRefused
-from loadtest.exchange import Answer, Exchange, Item, Reply, run_concurrently
+from loadtest.exchange import Answer, ConnectionPool, Item, Reply, run_concurrently
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Thresholds:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class PhotographTemplate:
     """A photograph, and the template that the service issued for it to the fraud key."""
 
     photograph: bytes = field(repr=False)
@@ -52,12 +52,12 @@ class Sample:
 class Pair:
     """Two photographs of one person for an enrollment; `score` is their cosine."""
 
-    live: Sample
-    portrait: Sample
+    live: PhotographTemplate
+    portrait: PhotographTemplate
     score: float
 
     @property
-    def samples(self) -> tuple[Sample, Sample]:
+    def samples(self) -> tuple[PhotographTemplate, PhotographTemplate]:
         return self.live, self.portrait
 
     def swap(self) -> Pair:
@@ -71,7 +71,7 @@ class Person:
 
     number: int
     first: Pair
-    samples: tuple[Sample, ...]
+    samples: tuple[PhotographTemplate, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Candidate:
     person: Person
     second: Pair
     fused_score: float
-    probe: Sample
+    probe: PhotographTemplate
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +298,7 @@ class ModelClient:
     be good, else `LoadTestRefused`.
     """
 
-    def __init__(self, exchange: Exchange, key: str) -> None:
+    def __init__(self, exchange: ConnectionPool, key: str) -> None:
         self._exchange, self._key = exchange, key
         self.expires_at = datetime.max.replace(tzinfo=UTC)
         """When the first of the issued templates expires."""
@@ -347,7 +347,7 @@ class ModelClient:
 
 
 def ask_until_answered(
-    exchange: Exchange,
+    exchange: ConnectionPool,
     method: str,
     path: str,
     key: str | None,
@@ -412,10 +412,12 @@ def select_people(
     photographs = [one for subject in dataset.people for one in subject.photographs]
     templates = iter(model.issue_templates(photographs, count_done))
     dropped: Counter[str] = Counter()
-    fit: list[list[Sample]] = []
+    fit: list[list[PhotographTemplate]] = []
     for subject in dataset.people:
         issued = [(one, next(templates)) for one in subject.photographs]
-        fit.append([Sample(one, token) for one, token in issued if isinstance(token, bytes)])
+        fit.append(
+            [PhotographTemplate(one, token) for one, token in issued if isinstance(token, bytes)]
+        )
         dropped.update(token for _, token in issued if isinstance(token, str))
     places = [list(combinations(range(len(samples)), 2)) for samples in fit]
     scores = iter(
@@ -508,7 +510,9 @@ def _complete(person: Person, scores: Scores, thresholds: Thresholds) -> Candida
     return None
 
 
-def _choose_probe(person: Person, scores: Scores, first: tuple[int, ...], low: float) -> Sample:
+def _choose_probe(
+    person: Person, scores: Scores, first: tuple[int, ...], low: float
+) -> PhotographTemplate:
     """A photograph outside the first pair if one finds its holder, else one of that pair."""
     for place, sample in enumerate(person.samples):
         to_first = [_look_up(scores, place, one) for one in first]
@@ -528,7 +532,7 @@ def _look_up(scores: Scores, one: int, two: int) -> float:
     return 1.0 if one == two else scores[min(one, two), max(one, two)]
 
 
-def _find(samples: Sequence[Sample], sample: Sample) -> int:
+def _find(samples: Sequence[PhotographTemplate], sample: PhotographTemplate) -> int:
     return next(place for place, one in enumerate(samples) if one is sample)
 
 

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from engine.svg import Axis, Band, LineChart, Mark, Series, linear_ticks
 from loadtest.config import LoadTestResult, Step
 from loadtest.criteria import (
-    Latencies,
+    LatencyFigures,
     Slice,
     count_correctness,
     count_failures,
@@ -29,7 +29,7 @@ from loadtest.criteria import (
     slice_run,
     write_ms,
 )
-from loadtest.judging import Correctness, Judged
+from loadtest.judging import Correctness, JudgedVisit
 from loadtest.schedule import PLANTED, Kind
 
 STYLES_OVER_TIME = {"p50": "low", "p90": "middle", "p99": "high", "max": "faint"}
@@ -82,7 +82,7 @@ def draw_rates(slices: Sequence[Slice], step: Step) -> Markup:
     ).draw()
 
 
-def draw_tail(found: Mapping[str, Latencies], objective_ms: float) -> Markup:
+def draw_tail(found: Mapping[str, LatencyFigures], objective_ms: float) -> Markup:
     """Latency by percentile, each nine as wide as the last (HdrHistogram's plot)."""
     measured = [one for one in found.values() if one.count]
     most = max((one.at(100.0) for one in measured), default=1.0)
@@ -143,7 +143,7 @@ def _list_styles(found: Iterable[str]) -> list[tuple[str, str]]:
     return list(zip(cycle(STYLES_BY_TRAFFIC), found, strict=False))
 
 
-def _list_tail(found: Latencies) -> list[tuple[float, float]]:
+def _list_tail(found: LatencyFigures) -> list[tuple[float, float]]:
     """Ends where the visits do: the slowest of a hundred lies at the second nine."""
     furthest = min(99.99, 100 * (1 - 1 / (found.count + 1)))
     return [(_nines(min(share, furthest)), ms) for share, ms in found.by_percentile.items()]
@@ -214,7 +214,7 @@ def sum_decisions(summary: Mapping[str, Any]) -> dict[str, Counter[str]]:
     return {kind: counted for kind, counted in added.items() if counted.total()}
 
 
-def _describe_wrong(one: Judged) -> dict[str, Any]:
+def _describe_wrong(one: JudgedVisit) -> dict[str, Any]:
     """A wrong answer; its key finds the record at `GET /v1/enrollments?idempotency_key=`."""
     visit, answer = one.outcome.visit, one.outcome.answer
     return {
@@ -307,7 +307,7 @@ def _describe_step(step: Step) -> dict[str, Any]:
     }
 
 
-def describe_latencies(found: Latencies) -> dict[str, Any]:
+def describe_latencies(found: LatencyFigures) -> dict[str, Any]:
     """Milliseconds by percentile, and the histogram in HdrHistogram's encoding (V2, us)."""
     return {
         "count": found.count,
@@ -374,7 +374,7 @@ def _draw(result: LoadTestResult) -> dict[str, Markup]:
     return drawn
 
 
-def _measure(step: Step) -> dict[str, Latencies]:
+def _measure(step: Step) -> dict[str, LatencyFigures]:
     return {traffic.value: one for traffic, one in measure_traffics(step.run.outcomes).items()}
 
 

@@ -150,7 +150,7 @@ class Slots:
         return next((one for one in range(start, len(self._moments)) if self._is_free[one]), None)
 
 
-class Process(StrEnum):
+class ArrivalProcess(StrEnum):
     """How arrivals are spaced: evenly, or as those of independent people."""
 
     CONSTANT = "constant"
@@ -158,7 +158,7 @@ class Process(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class LoadPhase:
     """A part of a run at one rate (arrivals a second).
 
     In a phase that is not judged there is no latency objective, and requests may be refused; they
@@ -182,11 +182,13 @@ class Arrivals:
         return len(self.due_s)
 
 
-def draw_arrivals(phases: Sequence[Phase], process: Process, rng: np.random.Generator) -> Arrivals:
+def draw_arrivals(
+    phases: Sequence[LoadPhase], process: ArrivalProcess, rng: np.random.Generator
+) -> Arrivals:
     """Draws the arrivals of all phases, one phase after the other."""
     due, places, start = [], [], 0.0
     for place, phase in enumerate(phases):
-        if process is Process.POISSON:
+        if process is ArrivalProcess.POISSON:
             # Given their number, moments of a Poisson process are independent and uniform.
             count = int(rng.poisson(phase.seconds * phase.rate))
             moments: NDArray[np.float64] = np.sort(rng.uniform(0, phase.seconds, count))

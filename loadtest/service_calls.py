@@ -11,7 +11,7 @@ from typing import Any
 
 from loadtest.document_numbers import Passport, SpecimenNumbers
 from loadtest.errors import LoadTestRefused
-from loadtest.exchange import LOST, NOT_STARTED, OVERDUE, UNREADABLE, Exchange, Keys, Reply
+from loadtest.exchange import LOST, NOT_STARTED, OVERDUE, UNREADABLE, ConnectionPool, Keys, Reply
 from loadtest.participants import MARGIN, ModelClient, Pair, Thresholds
 
 ENROLLMENTS, MATCHES = "/v1/enrollments", "/v1/match"
@@ -92,7 +92,7 @@ ReportProgress = Callable[[str, int, int], None]
 class Access:
     """A connection with its API keys; `erase_key` is one that may erase, if there is one."""
 
-    exchange: Exchange
+    exchange: ConnectionPool
     keys: Keys
     common: CommonFields
     erase_key: str | None = field(repr=False)
@@ -109,7 +109,7 @@ class Serials:
         return next(self._next)
 
 
-def read_version(exchange: Exchange) -> Mapping[str, Any]:
+def read_version(exchange: ConnectionPool) -> Mapping[str, Any]:
     """Version and model; `LoadTestRefused` at once where no service of ours answers, or one that
     looks at no face."""
     reply = exchange.ask("GET", "/version")
@@ -120,7 +120,9 @@ def read_version(exchange: Exchange) -> Mapping[str, Any]:
     return reply.value
 
 
-def open_access(exchange: Exchange, keys: Keys, outlet: str | None, captured_at: str) -> Access:
+def open_access(
+    exchange: ConnectionPool, keys: Keys, outlet: str | None, captured_at: str
+) -> Access:
     """Checks the roles of the keys; `LoadTestRefused` if they cannot do what the load needs."""
     if _read_role(exchange, keys.fraud) != "fraud":
         raise LoadTestRefused("the fraud key must be of role fraud")
@@ -135,7 +137,7 @@ def open_access(exchange: Exchange, keys: Keys, outlet: str | None, captured_at:
     return Access(exchange, keys, CommonFields(outlet, captured_at), erase_key)
 
 
-def _read_role(exchange: Exchange, key: str) -> str:
+def _read_role(exchange: ConnectionPool, key: str) -> str:
     return str(ModelClient(exchange, key).ask("GET", "/v1/me")["role"])
 
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from loadtest.errors import LoadTestRefused
-from loadtest.schedule import Phase, Process
+from loadtest.schedule import ArrivalProcess, LoadPhase
 
 GROWTH = 1.5
 MOST_CONFIRMATIONS = 5
@@ -143,7 +143,7 @@ class LoadProfile:
 
     rate: float
     seconds: float
-    process: Process = Process.POISSON
+    process: ArrivalProcess = ArrivalProcess.POISSON
     peak: float = 0.0
     peak_s: float = 0.0
     most_rate: float = 0.0
@@ -152,29 +152,31 @@ class LoadProfile:
 
 DEFAULT_PROFILES: Mapping[Shape, LoadProfile] = MappingProxyType(
     {
-        Shape.SMOKE: LoadProfile(rate=5, seconds=8, process=Process.CONSTANT),
+        Shape.SMOKE: LoadProfile(rate=5, seconds=8, process=ArrivalProcess.CONSTANT),
         Shape.STEADY: LoadProfile(rate=20, seconds=60),
         Shape.SPIKE: LoadProfile(rate=15, seconds=40, peak=120, peak_s=10),
-        Shape.KNEE: LoadProfile(rate=10, seconds=10, process=Process.CONSTANT, most_rate=2_000),
+        Shape.KNEE: LoadProfile(
+            rate=10, seconds=10, process=ArrivalProcess.CONSTANT, most_rate=2_000
+        ),
         Shape.SOAK: LoadProfile(rate=15, seconds=600),
     }
 )
 
 
-def list_phases(shape: Shape, profile: LoadProfile) -> tuple[Phase, ...]:
+def list_phases(shape: Shape, profile: LoadProfile) -> tuple[LoadPhase, ...]:
     """The phases of a run, or of one step of a knee at the profile's rate."""
-    phases: tuple[Phase, ...]
+    phases: tuple[LoadPhase, ...]
     if shape is Shape.SPIKE:
         half = profile.seconds / 2
         recovery = min(RECOVERY_S, half / 2)
         phases = (
-            Phase("before", half, profile.rate),
-            Phase("spike", profile.peak_s, profile.peak, is_judged=False),
-            Phase("recovery", recovery, profile.rate, is_judged=False),
-            Phase("after", half - recovery, profile.rate),
+            LoadPhase("before", half, profile.rate),
+            LoadPhase("spike", profile.peak_s, profile.peak, is_judged=False),
+            LoadPhase("recovery", recovery, profile.rate, is_judged=False),
+            LoadPhase("after", half - recovery, profile.rate),
         )
     else:
-        phases = (Phase(shape.value, profile.seconds, profile.rate),)
+        phases = (LoadPhase(shape.value, profile.seconds, profile.rate),)
     require_bounded(phases)
     return phases
 
@@ -189,7 +191,7 @@ def require_runnable(shape: Shape, profile: LoadProfile) -> None:
         list_phases(shape, replace(profile, rate=profile.most_rate, seconds=longest_s))
 
 
-def require_bounded(phases: tuple[Phase, ...]) -> None:
+def require_bounded(phases: tuple[LoadPhase, ...]) -> None:
     """`LoadTestRefused` for more than a day, or more visits than can be kept in memory."""
     seconds = sum(one.seconds for one in phases)
     visits = sum(one.seconds * one.rate for one in phases)

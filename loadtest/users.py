@@ -39,7 +39,7 @@ from locust.env import Environment
 from locust.exception import StopUser
 
 from loadtest.errors import Exit, LoadTestRefused, refuse
-from loadtest.exchange import Exchange, read_keys, read_target
+from loadtest.exchange import ConnectionPool, read_keys, read_target
 from loadtest.judging import Correctness, judge, mark_look_alikes
 from loadtest.load import make_numbers
 from loadtest.participants import ModelClient, ParticipantCounts, Participants, open_dataset
@@ -182,7 +182,7 @@ def _open(environment: Environment) -> Session:
         raise LoadTestRefused("no service: give --host http://HOST:PORT")
     target = read_target(environment.host, allows_remote=given.allow_remote)
     begun = datetime.now(UTC)
-    exchange = Exchange(target, CONNECTIONS, TIMEOUT_S)
+    exchange = ConnectionPool(target, CONNECTIONS, TIMEOUT_S)
     read_version(exchange)
     access = open_access(exchange, read_keys(given.keys), given.outlet, begun.isoformat())
     wanted = ParticipantCounts(

@@ -22,12 +22,12 @@ from PIL import Image
 from engine.accuracy.dataset import SUFFIXES
 from engine.capacity.figures import (
     USUAL,
-    Figure,
-    Figures,
-    Machine,
-    Origin,
+    FigureOrigin,
+    MeasuredMachine,
+    PlanFigure,
+    PlanFigures,
     Quantity,
-    Report,
+    SuiteReport,
     VectorKind,
     assume,
     gather_figures,
@@ -337,7 +337,7 @@ def measure_machine(
     photographs: Path | None = None,
     references: int | None = None,
     progress: Progress | None = None,
-) -> dict[Quantity, Figure]:
+) -> dict[Quantity, PlanFigure]:
     """Photographs, scans and decisions, one after another; about 20 s on two cores.
 
     `folder` lies on the disk whose commits are timed, and is left as it was. `photographs` is a
@@ -349,7 +349,7 @@ def measure_machine(
         lambda: measure_scans(settings, references),
         lambda: measure_decisions(settings, folder),
     )
-    figures: dict[Quantity, Figure] = {}
+    figures: dict[Quantity, PlanFigure] = {}
     for done, measure in enumerate(parts):
         if progress is not None:
             progress(done, len(parts))
@@ -357,16 +357,16 @@ def measure_machine(
     return figures
 
 
-def _tell(found: dict[Quantity, float], source: str) -> dict[Quantity, Figure]:
+def _tell(found: dict[Quantity, float], source: str) -> dict[Quantity, PlanFigure]:
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
     if load > BUSY_SHARE * cores:
         source += f"; with a load of {load:.1f} on {cores} cores other work slowed it"
-    return {one: Figure(value, Origin.MEASURED, source) for one, value in found.items()}
+    return {one: PlanFigure(value, FigureOrigin.MEASURED, source) for one, value in found.items()}
 
 
-def stamp_machine() -> Machine:
+def stamp_machine() -> MeasuredMachine:
     """This machine: its processor, the cores that this process may use, its memory."""
-    return Machine(
+    return MeasuredMachine(
         cpu=read_cpu()[0],
         cores=len(os.sched_getaffinity(0)),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -389,7 +389,7 @@ def read_cpu() -> tuple[str, frozenset[str]]:
 _FLOAT_BYTES = {"float32": 4, "float16": 2}
 
 
-def find_reports(given: Path | None) -> tuple[Report, ...]:
+def find_reports(given: Path | None) -> tuple[SuiteReport, ...]:
     """Those of a folder, else those that come with Sosie; none where there are none."""
     if given is not None:
         return read_reports(given)
@@ -400,8 +400,8 @@ def find_reports(given: Path | None) -> tuple[Report, ...]:
 
 
 def join_figures(
-    settings: Settings, reports: Sequence[Report], measured: Mapping[Quantity, Figure]
-) -> Figures:
+    settings: Settings, reports: Sequence[SuiteReport], measured: Mapping[Quantity, PlanFigure]
+) -> PlanFigures:
     """What was measured here stands over what reports say, and that over what is assumed.
 
     Reports of a gallery of other vectors say nothing of this deployment's. `RequestError` where
@@ -415,4 +415,4 @@ def join_figures(
         )
     machine = stamp_machine() if measured or not reports else most_frequent_machine(reports)
     found = overlay(gather_figures(reports, kind), measured)
-    return Figures(machine, kind, found, settings.gallery.segment_rows)
+    return PlanFigures(machine, kind, found, settings.gallery.segment_rows)

@@ -23,7 +23,7 @@ from engine.accuracy.evaluate import TABLE_RATES, Evaluation, evaluate
 from engine.accuracy.pair_scores import (
     MOST_PHOTOGRAPHS,
     PairScores,
-    Templates,
+    TemplateSet,
     compare_all,
     fused_templates,
     limit_photographs,
@@ -49,7 +49,7 @@ RATES = (1e-3, 1e-4, 1e-5, 1e-6)
 MATED_SCORES = (0.472, 0.602)
 
 
-def compare_population(singles: Templates, seed: int) -> Result:
+def compare_population(singles: TemplateSet, seed: int) -> Result:
     """Thresholds of the synthetic population and of photographs at equal false match rates.
 
     At most eight photographs of a person; none where they have too few pairs to show a tail.
@@ -162,7 +162,7 @@ def run(config: AccuracyConfig, progress: Progress | None = None) -> SuiteOutput
     return (*results, *degraded), measured | held_out | gain | gained | kept
 
 
-def _undo(singles: Templates, transform: Transform) -> Templates:
+def _undo(singles: TemplateSet, transform: Transform) -> TemplateSet:
     return replace(singles, vectors=transform.undo(singles.vectors))
 
 

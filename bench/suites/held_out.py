@@ -18,7 +18,7 @@ from engine.accuracy.error_rates import MIN_EXPECTED_PAIRS, threshold_at
 from engine.accuracy.pair_scores import (
     MOST_PHOTOGRAPHS,
     PairScores,
-    Templates,
+    TemplateSet,
     compare_all,
     fuse,
     keep_people,
@@ -38,8 +38,8 @@ GAIN_OF_THREE = "three_frames_gain"
 
 
 def split_people(
-    singles: Templates, *, seed: int, repeats: int = REPEATS, folds: int = FOLDS
-) -> Iterator[tuple[Templates, Templates]]:
+    singles: TemplateSet, *, seed: int, repeats: int = REPEATS, folds: int = FOLDS
+) -> Iterator[tuple[TemplateSet, TemplateSet]]:
     """The templates to fit on and those to measure on, of other people, for every fold."""
     present = np.unique(singles.people)
     rng = np.random.default_rng(seed)
@@ -50,7 +50,7 @@ def split_people(
 
 
 def check_verify(
-    singles: Templates, shipped: float, seed: int
+    singles: TemplateSet, shipped: float, seed: int
 ) -> tuple[Result, dict[str, Measured]]:
     """FMR and FNMR on people that the threshold was not fitted on; the shipped one's beside it.
 
@@ -93,7 +93,7 @@ def name_frames(frames: int, what: str) -> str:
 
 
 def check_frames(
-    singles: Templates, shipped: Thresholds, seed: int
+    singles: TemplateSet, shipped: Thresholds, seed: int
 ) -> tuple[Result, dict[str, Measured]]:
     """FNMR of several live frames fused, against one portrait, and of the first frame alone.
 
@@ -174,7 +174,7 @@ class _Draw:
         return np.array([measure_agreement(one) for one in frames])
 
 
-def _draw(singles: Templates, count: int, rng: np.random.Generator) -> _Draw:
+def _draw(singles: TemplateSet, count: int, rng: np.random.Generator) -> _Draw:
     starts = singles.starts()
     sizes = np.diff(starts)
     present = np.flatnonzero(sizes)
@@ -187,7 +187,7 @@ def _draw(singles: Templates, count: int, rng: np.random.Generator) -> _Draw:
 
 
 def _measure_halves(
-    singles: Templates, frames: int, shipped: Thresholds, seed: int
+    singles: TemplateSet, frames: int, shipped: Thresholds, seed: int
 ) -> Iterator[tuple[float, ...]]:
     """A row of `FRAME_FIGURES` for each half of the people."""
     rng = np.random.default_rng(seed)
@@ -216,7 +216,7 @@ TRANSFORM_FMR = 1e-5
 GAINED = ("transform_gain",)
 
 
-def check_transform(plain: Templates, seed: int) -> tuple[Result, dict[str, Measured]]:
+def check_transform(plain: TemplateSet, seed: int) -> tuple[Result, dict[str, Measured]]:
     """FNMR at FMR 1e-5 of one photograph against one, without a transform and with one that was
     fitted on other people; `plain` are vectors as the model gives them."""
     few = limit_photographs(plain, MOST_PHOTOGRAPHS)

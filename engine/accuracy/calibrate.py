@@ -19,7 +19,7 @@ from engine.accuracy.evaluate import HIGHEST_FMR
 from engine.accuracy.pair_scores import (
     MOST_PHOTOGRAPHS,
     PairScores,
-    Templates,
+    TemplateSet,
     compare_all,
     compare_sides,
     fused_templates,
@@ -149,7 +149,7 @@ def _raise_rate(usual: float, lowest: float) -> float:
     return max(usual, next(float(f"{rate:.0e}") for rate in rounded if rate >= lowest * (1 - 1e-9)))
 
 
-def _compare(singles: Templates) -> Iterator[tuple[Comparison, PairScores]]:
+def _compare(singles: TemplateSet) -> Iterator[tuple[Comparison, PairScores]]:
     """One kind after the other: each takes hundreds of megabytes."""
     few = limit_photographs(singles, MOST_PHOTOGRAPHS)
     yield Comparison.ONE_TO_ONE, compare_all(few)

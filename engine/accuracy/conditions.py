@@ -31,9 +31,9 @@ from engine.accuracy.dataset import QUALITIES, Attributes, Embeddings, Labels
 from engine.accuracy.error_rates import MIN_EXPECTED_PAIRS, choose_rate
 from engine.accuracy.pair_scores import (
     MOST_PHOTOGRAPHS,
-    Comparisons,
+    ComparedPairs,
     PairScores,
-    Templates,
+    TemplateSet,
     compare_mated,
     find_close_strangers,
     limit_photographs,
@@ -98,24 +98,24 @@ class AttributeReport:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sample:
+class GroupSample:
     """Input of every column: templates, their comparisons, and the threshold.
 
     `singles` are rows of `places` in the folder, whose photographs are `people` int64[n] with
     `is_failed` bool[n]; `matches` are the strangers at or above `threshold`.
     """
 
-    singles: Templates
+    singles: TemplateSet
     places: NDArray[np.int64]
     people: NDArray[np.int64]
     is_failed: NDArray[np.bool_]
-    mated: Comparisons
-    matches: Comparisons
+    mated: ComparedPairs
+    matches: ComparedPairs
     threshold: float
     common_fmr: float
 
 
-def compare_groups(sample: Sample, labels: Labels, *, seed: int) -> AttributeReport:
+def compare_groups(sample: GroupSample, labels: Labels, *, seed: int) -> AttributeReport:
     """Rates of each group of a column, and their differentials."""
     codes = labels.codes[sample.places]
     mated_codes = _shared(codes, sample.mated)
@@ -137,7 +137,7 @@ def compare_groups(sample: Sample, labels: Labels, *, seed: int) -> AttributeRep
     )
 
 
-def _shared(codes: NDArray[np.int64], compared: Comparisons) -> NDArray[np.int64]:
+def _shared(codes: NDArray[np.int64], compared: ComparedPairs) -> NDArray[np.int64]:
     """int64[k]: the label of both sides, MIXED where they differ, UNKNOWN where one is."""
     left, right = codes[compared.left], codes[compared.right]
     both = np.where(left == right, left, MIXED)
@@ -145,7 +145,7 @@ def _shared(codes: NDArray[np.int64], compared: Comparisons) -> NDArray[np.int64
 
 
 def _measure(
-    sample: Sample,
+    sample: GroupSample,
     labels: Labels,
     number: int,
     codes: NDArray[np.int64],
@@ -182,7 +182,7 @@ def _measure(
 
 
 def _measure_across(
-    sample: Sample, labels: Labels, codes: NDArray[np.int64], weights: NDArray[np.float32]
+    sample: GroupSample, labels: Labels, codes: NDArray[np.int64], weights: NDArray[np.float32]
 ) -> Share | None:
     """The FMR of strangers whose labels differ; None where there are none."""
     people, population = sample.singles.people, len(weights)
@@ -289,7 +289,7 @@ class QualityBands:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class AgeSpan:
     """Mated comparisons of photographs `from_years` to `to_years` apart (None: no end).
 
     `median` of their scores; without `fnmr`, `refused` says why.
@@ -310,7 +310,7 @@ class Ageing:
 
     threshold: float
     undated: int
-    spans: tuple[Span, ...]
+    spans: tuple[AgeSpan, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +339,7 @@ class Conditions:
 
 def measure_conditions(
     embeddings: Embeddings,
-    singles: Templates,
+    singles: TemplateSet,
     scores: PairScores,
     attributes: Attributes,
     fmr: float | None,
@@ -372,7 +372,7 @@ def measure_conditions(
 
 def _compare_columns(
     embeddings: Embeddings,
-    few: Templates,
+    few: TemplateSet,
     attributes: Attributes,
     threshold: float,
     rate: float,
@@ -380,7 +380,7 @@ def _compare_columns(
 ) -> tuple[AttributeReport, ...]:
     if not attributes.columns:
         return ()
-    sample = Sample(
+    sample = GroupSample(
         singles=few,
         places=embeddings.places[few.photographs[:, 0]],
         people=embeddings.folder.people,
@@ -394,7 +394,7 @@ def _compare_columns(
 
 
 def band_quality(
-    singles: Templates, qualities: NDArray[np.float32], threshold: float, *, seed: int
+    singles: TemplateSet, qualities: NDArray[np.float32], threshold: float, *, seed: int
 ) -> QualityBands | None:
     """FNMR by band; `qualities` float32[n, 8], a row per template. None without mated pairs."""
     mated = compare_mated(singles)
@@ -417,7 +417,7 @@ def band_quality(
 def _cut(
     measure: str,
     values: NDArray[np.float32],
-    mated: Comparisons,
+    mated: ComparedPairs,
     people: NDArray[np.int64],
     is_missed: NDArray[np.bool_],
     weights: NDArray[np.float32],
@@ -446,7 +446,7 @@ def _cut(
 
 
 def measure_ageing(
-    mated: Comparisons,
+    mated: ComparedPairs,
     people: NDArray[np.int64],
     days: NDArray[np.datetime64],
     threshold: float,
@@ -470,7 +470,7 @@ def measure_ageing(
         end = SPANS[number + 1]
         asked, fnmr, refused = _rate(owners, is_missed, held, weights)
         spans.append(
-            Span(
+            AgeSpan(
                 from_years=SPANS[number],
                 to_years=None if np.isinf(end) else end,
                 people=asked,

@@ -42,9 +42,9 @@ from engine.accuracy.error_rates import (
 from engine.accuracy.gallery_growth import GalleryGrowth, grow_gallery
 from engine.accuracy.pair_scores import (
     MOST_PHOTOGRAPHS,
-    Comparisons,
+    ComparedPairs,
     PairScores,
-    Templates,
+    TemplateSet,
     compare_all,
     compare_mated,
     find_close_strangers,
@@ -80,7 +80,9 @@ class FusionGain:
     points: dict[Comparison, tuple[FusionPoint, ...]]
 
 
-def compare_fusion(singles: Templates, *, seed: int = 0, rounds: int = ROUNDS) -> FusionGain | None:
+def compare_fusion(
+    singles: TemplateSet, *, seed: int = 0, rounds: int = ROUNDS
+) -> FusionGain | None:
     """Compare single and fused templates of people with four photographs, drawn in each round.
 
     One against one, two fused against one, two fused against the two others fused; the sides share
@@ -178,7 +180,7 @@ def measure_acquisition(embeddings: Embeddings, *, seed: int) -> Acquisition:
 
 def generalise_fnmr(
     embeddings: Embeddings,
-    mated: Comparisons,
+    mated: ComparedPairs,
     people: NDArray[np.int64],
     thresholds: Mapping[str, float | None],
     *,
@@ -223,7 +225,7 @@ class Flagged:
     it.
     """
 
-    pairs: Comparisons
+    pairs: ComparedPairs
     suspect_score: float
     mates_reaching: float
 
@@ -248,7 +250,7 @@ class Flagged:
             for left, right, score in zip(*columns, strict=True)
         ]
 
-    def code_people(self, singles: Templates) -> NDArray[np.int64]:
+    def code_people(self, singles: TemplateSet) -> NDArray[np.int64]:
         """int64[k]: `left * population + right` of the people flagged, both ways."""
         left, right = singles.people[self.pairs.left], singles.people[self.pairs.right]
         one, other = left * singles.population + right, right * singles.population + left
@@ -256,7 +258,7 @@ class Flagged:
 
 
 def flag_strangers(
-    singles: Templates, mated: NDArray[np.float32], nonmated: NDArray[np.float32]
+    singles: TemplateSet, mated: NDArray[np.float32], nonmated: NDArray[np.float32]
 ) -> Flagged:
     """Flag pairs of strangers who may be one person under two names, by an error of the labels.
 
@@ -268,7 +270,7 @@ def flag_strangers(
     found = find_close_strangers(singles, suspect)
     order = np.argsort(-found.scores, kind="stable")
     return Flagged(
-        pairs=Comparisons(found.left[order], found.right[order], found.scores[order]),
+        pairs=ComparedPairs(found.left[order], found.right[order], found.scores[order]),
         suspect_score=suspect,
         mates_reaching=float((mated >= suspect).mean()),
     )

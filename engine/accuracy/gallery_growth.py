@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from engine.accuracy.bootstrap import MIN_PEOPLE, draw_people, summarize
 from engine.accuracy.error_rates import lowest_rate, thresholds_at
-from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS, Templates, fuse, limit_photographs
+from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS, TemplateSet, fuse, limit_photographs
 
 TAIL = 5e-3
 """Share of comparisons that is kept: enough for an FPIR of 0.1 in the smallest gallery."""
@@ -59,7 +59,7 @@ class Tail:
 
 
 def find_tail(
-    probes: Templates,
+    probes: TemplateSet,
     references: NDArray[np.float32],
     present: NDArray[np.int64],
     doubtful: NDArray[np.int64],
@@ -87,7 +87,7 @@ def find_tail(
 
 
 def _compare(
-    probes: Templates, references: NDArray[np.float32], present: NDArray[np.int64]
+    probes: TemplateSet, references: NDArray[np.float32], present: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """Probe rows, people of references, and scores of the highest TAIL of all comparisons."""
     gallery = references[present]
@@ -108,7 +108,7 @@ def _compare(
 
 
 def _weigh(
-    probes: Templates,
+    probes: TemplateSet,
     rows: NDArray[np.int64],
     owners: NDArray[np.int64],
     ranks: NDArray[np.int64],
@@ -201,7 +201,7 @@ class GalleryGrowth:
 
 
 def grow_gallery(
-    singles: Templates, doubtful: NDArray[np.int64], *, seed: int
+    singles: TemplateSet, doubtful: NDArray[np.int64], *, seed: int
 ) -> GalleryGrowth | None:
     """Measure and extrapolate.
 
@@ -237,7 +237,7 @@ def grow_gallery(
     )
 
 
-def draw_photographs(singles: Templates, rng: np.random.Generator) -> NDArray[np.int64]:
+def draw_photographs(singles: TemplateSet, rng: np.random.Generator) -> NDArray[np.int64]:
     """Rows of up to three photographs of each person: int64[population, 3], -1 where missing."""
     order = rng.permutation(len(singles.people))
     order = order[np.argsort(singles.people[order], kind="stable")]
@@ -248,7 +248,7 @@ def draw_photographs(singles: Templates, rng: np.random.Generator) -> NDArray[np
 
 
 def make_references(
-    singles: Templates, drawn: NDArray[np.int64], *, is_fused: bool
+    singles: TemplateSet, drawn: NDArray[np.int64], *, is_fused: bool
 ) -> NDArray[np.float32]:
     """A reference of each person: float32[population, d]; rows of absent people are undefined."""
     references = singles.vectors[drawn[:, 0]]

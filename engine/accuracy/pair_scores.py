@@ -16,7 +16,7 @@ MOST_PHOTOGRAPHS = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Comparisons:
+class ComparedPairs:
     """Compared rows of templates, `left` before `right`, int64[k], and `scores` float32[k]."""
 
     left: NDArray[np.int64]
@@ -26,12 +26,12 @@ class Comparisons:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def keep(self, wanted: NDArray[np.bool_]) -> Comparisons:
+    def keep(self, wanted: NDArray[np.bool_]) -> ComparedPairs:
         """The comparisons selected by the mask bool[k]."""
-        return Comparisons(self.left[wanted], self.right[wanted], self.scores[wanted])
+        return ComparedPairs(self.left[wanted], self.right[wanted], self.scores[wanted])
 
 
-def compare_mated(templates: Templates) -> Comparisons:
+def compare_mated(templates: TemplateSet) -> ComparedPairs:
     """All pairs of templates of the same person that share no photograph, in the order of
     `PairScores.mated`."""
     starts = templates.starts()
@@ -49,10 +49,10 @@ def compare_mated(templates: Templates) -> Comparisons:
         part = slice(begin, begin + BLOCK * BLOCK)
         pair = templates.vectors[rows[part]], templates.vectors[others[part]]
         scores[part] = np.einsum("kd,kd->k", *pair)
-    return Comparisons(rows, others, scores)
+    return ComparedPairs(rows, others, scores)
 
 
-def find_close_strangers(singles: Templates, least: float) -> Comparisons:
+def find_close_strangers(singles: TemplateSet, least: float) -> ComparedPairs:
     """All pairs of photographs of different people that score at least `least`."""
     found = []
     for start in range(0, len(singles.people), BLOCK):
@@ -61,8 +61,8 @@ def find_close_strangers(singles: Templates, least: float) -> Comparisons:
         one, other = np.nonzero(block >= least)
         is_wanted = (other > one) & (singles.people[rows][one] != singles.people[start + other])
         one, other = one[is_wanted], other[is_wanted]
-        found.append(Comparisons(one + start, other + start, block[one, other]))
-    return Comparisons(
+        found.append(ComparedPairs(one + start, other + start, block[one, other]))
+    return ComparedPairs(
         np.concatenate([part.left for part in found]),
         np.concatenate([part.right for part in found]),
         np.concatenate([part.scores for part in found]),
@@ -70,7 +70,7 @@ def find_close_strangers(singles: Templates, least: float) -> Comparisons:
 
 
 @dataclass(frozen=True, slots=True)
-class Templates:
+class TemplateSet:
     """Templates, of one or two photographs each, in the order of their people.
 
     `vectors` float32[n, d], unit rows; `people` int64[n], rising, from 0 to `population` - 1;
@@ -87,26 +87,26 @@ class Templates:
         return np.searchsorted(self.people, np.arange(self.population + 1)).astype(np.int64)
 
 
-def single_templates(vectors: NDArray[np.float32], people: NDArray[np.int64]) -> Templates:
+def single_templates(vectors: NDArray[np.float32], people: NDArray[np.int64]) -> TemplateSet:
     """A template of every photograph; `people` number them from 0 in any order."""
     order = np.argsort(people, kind="stable")
     population = int(people.max()) + 1 if len(people) else 0
-    return Templates(vectors[order], people[order], np.stack([order, order], axis=1), population)
+    return TemplateSet(vectors[order], people[order], np.stack([order, order], axis=1), population)
 
 
-def limit_photographs(templates: Templates, most: int) -> Templates:
+def limit_photographs(templates: TemplateSet, most: int) -> TemplateSet:
     """The first `most` templates of each person, so that nobody dominates the statistics."""
     rank = np.arange(len(templates.people)) - templates.starts()[templates.people]
     return _keep(templates, rank < most)
 
 
-def keep_people(templates: Templates, people: NDArray[np.int64]) -> Templates:
+def keep_people(templates: TemplateSet, people: NDArray[np.int64]) -> TemplateSet:
     """The templates of `people` alone, who keep their numbers."""
     return _keep(templates, np.isin(templates.people, people))
 
 
-def _keep(templates: Templates, kept: NDArray[np.bool_]) -> Templates:
-    return Templates(
+def _keep(templates: TemplateSet, kept: NDArray[np.bool_]) -> TemplateSet:
+    return TemplateSet(
         templates.vectors[kept],
         templates.people[kept],
         templates.photographs[kept],
@@ -114,7 +114,7 @@ def _keep(templates: Templates, kept: NDArray[np.bool_]) -> Templates:
     )
 
 
-def fused_templates(singles: Templates, most_photographs: int) -> Templates:
+def fused_templates(singles: TemplateSet, most_photographs: int) -> TemplateSet:
     """A template of each pair of the first `most_photographs` photographs of each person."""
     starts = singles.starts()
     rows = [
@@ -123,7 +123,7 @@ def fused_templates(singles: Templates, most_photographs: int) -> Templates:
         for pair in combinations(range(start, min(stop, start + most_photographs)), 2)
     ]
     pairs = np.array(rows, dtype=np.int64).reshape(-1, 2)
-    return Templates(
+    return TemplateSet(
         fuse(singles.vectors[pairs[:, 0]], singles.vectors[pairs[:, 1]]),
         singles.people[pairs[:, 0]],
         singles.photographs[pairs, 0],
@@ -252,7 +252,7 @@ def _bin(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.clip(places.astype(np.int64), 0, BINS - 1)
 
 
-def compare_all(templates: Templates) -> PairScores:
+def compare_all(templates: TemplateSet) -> PairScores:
     """Compare all pairs of templates, except those of one person that share a photograph.
 
     Takes 8 bytes per pair.
@@ -260,13 +260,13 @@ def compare_all(templates: Templates) -> PairScores:
     return _compare(templates, templates, is_symmetric=True)
 
 
-def compare_sides(left: Templates, right: Templates) -> PairScores:
+def compare_sides(left: TemplateSet, right: TemplateSet) -> PairScores:
     """Compare each template of `left` with each of `right`, of the same numbering of people."""
     assert left.population == right.population
     return _compare(left, right, is_symmetric=False)
 
 
-def _compare(left: Templates, right: Templates, *, is_symmetric: bool) -> PairScores:
+def _compare(left: TemplateSet, right: TemplateSet, *, is_symmetric: bool) -> PairScores:
     population = left.population
     assert population**2 < 2**31, "codes of two people are int32"
     starts, right_starts = left.starts(), right.starts()
@@ -303,7 +303,7 @@ def _compare(left: Templates, right: Templates, *, is_symmetric: bool) -> PairSc
 
 
 def _mated_scores(
-    left: Templates, rows: slice, right: Templates, own: slice, *, is_symmetric: bool
+    left: TemplateSet, rows: slice, right: TemplateSet, own: slice, *, is_symmetric: bool
 ) -> NDArray[np.float32]:
     """float32[k]: the comparisons of one person whose two sides share no photograph."""
     used, offered = left.photographs[rows], right.photographs[own]

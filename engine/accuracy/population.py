@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from engine.accuracy.pair_scores import (
     MOST_PHOTOGRAPHS,
     PairScores,
-    Templates,
+    TemplateSet,
     compare_all,
     compare_mated,
     fuse,
@@ -213,7 +213,7 @@ def fit_population(
 
 
 def _fit_covariances(
-    singles: Templates,
+    singles: TemplateSet,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Two-covariance model by expectation maximisation; people are grouped by photographs.
 
@@ -248,7 +248,9 @@ def _fit_covariances(
     return mean, between + ridge, within + ridge
 
 
-def _fit_noise(population: Population, singles: Templates, rng: np.random.Generator) -> Population:
+def _fit_noise(
+    population: Population, singles: TemplateSet, rng: np.random.Generator
+) -> Population:
     """Fit the scale of the noise to the measured mated scores of single and of fused templates."""
     try:
         from scipy.optimize import minimize  # noqa: PLC0415 - of an extra
@@ -298,7 +300,7 @@ NOISE_SIMPLEX = np.array([-0.06, 0.32, 0.04, 0.3]) + np.array(
 
 
 def _mated_quantiles(
-    singles: Templates, photographs: int
+    singles: TemplateSet, photographs: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mated scores at LOW_LEVELS and MIDDLE_LEVELS, every person weighing one; of templates of
     one photograph or fused of two."""

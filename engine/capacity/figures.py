@@ -16,7 +16,7 @@ from engine.errors import RequestError
 from indexes.segmented.merging import SegmentsConfig
 
 
-class Origin(StrEnum):
+class FigureOrigin(StrEnum):
     """Origin of a figure: measured here just now, from the machine of a report, or assumed."""
 
     MEASURED = "measured here"
@@ -128,18 +128,18 @@ class Quantity(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class PlanFigure:
     """A value in the unit of its quantity; `source` names the machine, or why it is assumed."""
 
     value: float
-    origin: Origin
+    origin: FigureOrigin
     source: str
     references: float = 0
     """So many there were where it was measured."""
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class MeasuredMachine:
     """A machine that figures were measured on."""
 
     cpu: str
@@ -150,7 +150,7 @@ class Machine:
         return f"{self.cpu}, {self.cores} cores, {self.memory_bytes / 2**30:.0f} GiB"
 
 
-Found = Mapping[Quantity, Figure]
+Found = Mapping[Quantity, PlanFigure]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ VECTOR_DEPENDENT = frozenset(Quantity) - {
 """Quantities that depend on the kind of vectors."""
 
 
-def assume(quantity: Quantity, kind: VectorKind = USUAL) -> Figure:
+def assume(quantity: Quantity, kind: VectorKind = USUAL) -> PlanFigure:
     """The figure assumed without a measurement, for vectors of this kind."""
     assumed = quantity.value
     value = assumed.value
@@ -201,22 +201,22 @@ def assume(quantity: Quantity, kind: VectorKind = USUAL) -> Figure:
             value *= kind.dim / USUAL.dim
     scaled = f", scaled to {kind.dim} floats of {8 * kind.float_bytes} bits"
     source = assumed.why if value == assumed.value else assumed.why + scaled
-    return Figure(value, Origin.ASSUMED, source)
+    return PlanFigure(value, FigureOrigin.ASSUMED, source)
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class PlanFigures:
     """All quantities, known or assumed; `machine` is that of most reports.
 
     `segment_rows` bounds what a merge or an erasure rewrites at once, whatever the gallery's size.
     """
 
-    machine: Machine
+    machine: MeasuredMachine
     kind: VectorKind
     found: Found = field(repr=False)
     segment_rows: int = SegmentsConfig().segment_rows
 
-    def __getitem__(self, quantity: Quantity) -> Figure:
+    def __getitem__(self, quantity: Quantity) -> PlanFigure:
         known = self.found.get(quantity)
         return assume(quantity, self.kind) if known is None else known
 
@@ -225,7 +225,7 @@ class Figures:
 
     def list_assumed(self) -> tuple[Quantity, ...]:
         """Quantities without a measurement."""
-        return tuple(one for one in Quantity if self[one].origin is Origin.ASSUMED)
+        return tuple(one for one in Quantity if self[one].origin is FigureOrigin.ASSUMED)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -240,7 +240,7 @@ class Figures:
         }
 
 
-def overlay(*layers: Found) -> dict[Quantity, Figure]:
+def overlay(*layers: Found) -> dict[Quantity, PlanFigure]:
     """The figures of all layers; later ones win."""
     return {quantity: figure for layer in layers for quantity, figure in layer.items()}
 
@@ -296,10 +296,10 @@ class _Benchmark(_Read):
     stats: _Stats
 
 
-class Report(_Read):
+class SuiteReport(_Read):
     """Report of a suite on one machine; `name` is the file's."""
 
-    machine: Machine = Field(alias="machine_info")
+    machine: MeasuredMachine = Field(alias="machine_info")
     benchmarks: tuple[_Benchmark, ...]
     name: str = ""
 
@@ -318,7 +318,7 @@ class Report(_Read):
         return next((one for one in self.results if one.name == name), None)
 
 
-def read_report(path: Path) -> Report:
+def read_report(path: Path) -> SuiteReport:
     """Read a report; raises `RequestError` where the file is not one."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -327,7 +327,7 @@ def read_report(path: Path) -> Report:
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from None
     try:
-        report = Report.model_validate_json(text)
+        report = SuiteReport.model_validate_json(text)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "its beginning"
         raise RequestError(
@@ -336,7 +336,7 @@ def read_report(path: Path) -> Report:
     return report.model_copy(update={"name": path.name})
 
 
-def read_reports(folder: Path) -> tuple[Report, ...]:
+def read_reports(folder: Path) -> tuple[SuiteReport, ...]:
     """Every report of a folder, by name; other JSON files are skipped."""
     if not folder.is_dir():
         raise RequestError(f"{folder} is not a folder: name one with reports of `sosie bench`")
@@ -351,7 +351,7 @@ def read_reports(folder: Path) -> tuple[Report, ...]:
     return tuple(reports)
 
 
-def most_frequent_machine(reports: Sequence[Report]) -> Machine:
+def most_frequent_machine(reports: Sequence[SuiteReport]) -> MeasuredMachine:
     """The machine of most of these reports."""
     assert reports
     machines = [report.machine for report in reports]
@@ -372,9 +372,9 @@ Values = Mapping[Quantity, float | None]
 ReadValues = Callable[[ReportedResult, int], Values]
 
 
-def find_figures(report: Report, kind: VectorKind = USUAL) -> dict[Quantity, Figure]:
+def find_figures(report: SuiteReport, kind: VectorKind = USUAL) -> dict[Quantity, PlanFigure]:
     """Figures of a report; those of galleries and stores only for vectors of this kind."""
-    found: dict[Quantity, Figure] = {}
+    found: dict[Quantity, PlanFigure] = {}
     for name, read_values in READERS.items():
         result = report.result(name)
         if result is None:
@@ -388,13 +388,15 @@ def find_figures(report: Report, kind: VectorKind = USUAL) -> dict[Quantity, Fig
                 and value >= 0
                 and (is_of_kind or quantity not in VECTOR_DEPENDENT)
             ):
-                found[quantity] = Figure(value, Origin.REPORTED, source, references)
+                found[quantity] = PlanFigure(value, FigureOrigin.REPORTED, source, references)
     return found
 
 
-def gather_figures(reports: Iterable[Report], kind: VectorKind = USUAL) -> dict[Quantity, Figure]:
+def gather_figures(
+    reports: Iterable[SuiteReport], kind: VectorKind = USUAL
+) -> dict[Quantity, PlanFigure]:
     """Figures of all reports; those of more references win, then later ones."""
-    found: dict[Quantity, Figure] = {}
+    found: dict[Quantity, PlanFigure] = {}
     for report in reports:
         for quantity, figure in find_figures(report, kind).items():
             if quantity not in found or figure.references >= found[quantity].references:

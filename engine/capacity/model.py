@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Self
 
-from engine.capacity.figures import Figures, Quantity
+from engine.capacity.figures import PlanFigures, Quantity
 from engine.errors import RequestError
 
 MAX_FACES = 100_000_000_000
@@ -129,7 +129,7 @@ class Costs:
     scan_spread: float = 0.17
 
     @classmethod
-    def of(cls, figures: Figures, batch: int = DECISIONS_AT_ONCE) -> Self:
+    def of(cls, figures: PlanFigures, batch: int = DECISIONS_AT_ONCE) -> Self:
         """Costs by the figures; `batch`: largest number of decisions in a transaction."""
         value = figures.value
         scan = Affine.through(value(Quantity.SCAN_ALONE), value(Quantity.SCAN), PROBES_AT_ONCE)
@@ -182,7 +182,7 @@ class Costs:
 
 
 def assume_node(
-    figures: Figures,
+    figures: PlanFigures,
     cores: int | None = None,
     memory_bytes: float | None = None,
     bandwidth_bytes_s: float | None = None,
@@ -207,7 +207,7 @@ MAX_SHARDS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class MachineLayout:
     """Machines: a single one (`ingress_nodes` 0), or one for the registrar and some for ingresses.
 
     Each of the `copies` of each of the `shards` of the gallery has a machine of its own; no shards:
@@ -251,7 +251,7 @@ class Memory:
     total_bytes: float
 
     @classmethod
-    def of(cls, layout: Layout, faces: int, figures: Figures) -> Memory:
+    def of(cls, layout: MachineLayout, faces: int, figures: PlanFigures) -> Memory:
         a_reference = figures.value(Quantity.REFERENCE_BYTES)
         others = figures.value(Quantity.OTHER_BYTES)
         registrar = figures.value(Quantity.REGISTRAR_BYTES)
@@ -287,7 +287,9 @@ class Disk:
     snapshot_bytes: float
 
     @classmethod
-    def of(cls, layout: Layout, faces: int, enrollments: float, figures: Figures) -> Disk:
+    def of(
+        cls, layout: MachineLayout, faces: int, enrollments: float, figures: PlanFigures
+    ) -> Disk:
         row, attempt = figures.value(Quantity.ROW_BYTES), figures.value(Quantity.ENROLLMENT_BYTES)
         copies = layout.copies if layout.shards else 1
         snapshot = copies * faces * figures.value(Quantity.SNAPSHOT_BYTES)
@@ -317,7 +319,7 @@ class Waits:
     lost_shard_s: float | None = None
 
     @classmethod
-    def of(cls, layout: Layout, faces: int, figures: Figures) -> Self:
+    def of(cls, layout: MachineLayout, faces: int, figures: PlanFigures) -> Self:
         value, part = figures.value, layout.references_per_scanner(faces)
         reopen_s = part * value(Quantity.REOPEN)
         rewrite_s = value(Quantity.ERASE) + value(Quantity.SAVE)
@@ -353,7 +355,7 @@ class Use:
     busy_cores: float
 
     @classmethod
-    def of(cls, layout: Layout, demand: Demand, costs: Costs) -> Self:
+    def of(cls, layout: MachineLayout, demand: Demand, costs: Costs) -> Self:
         """The use of a layout; on one machine ingresses, writer and scans share the cores."""
         cores, batch = layout.node.cores, costs.batch
         photographing = costs.ingress_load(demand)
@@ -380,7 +382,7 @@ class Use:
         )
 
 
-def _scan_s(layout: Layout, demand: Demand, costs: Costs, probes: int) -> float:
+def _scan_s(layout: MachineLayout, demand: Demand, costs: Costs, probes: int) -> float:
     """Seconds until the slowest shard has answered."""
     references = layout.references_per_scanner(demand.faces)
     alone_s = costs.scan_s(references, probes, layout.node)

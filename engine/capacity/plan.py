@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.capacity.figures import Figures, Origin, Quantity
+from engine.capacity.figures import FigureOrigin, PlanFigures, Quantity
 from engine.capacity.model import (
     DAY_S,
     GATHER_S,
@@ -22,13 +22,13 @@ from engine.capacity.model import (
     Costs,
     Demand,
     Disk,
-    Layout,
+    MachineLayout,
     Memory,
     Node,
     Use,
     Waits,
 )
-from engine.capacity.simulation import Run, Trial, quantile, simulate
+from engine.capacity.simulation import SimulatedRun, Trial, quantile, simulate
 from engine.formatting import duration, plural, size
 from engine.matching.calibration import CalibrationCurve, Rate
 
@@ -148,7 +148,7 @@ class Simulated:
     ingress: float
 
     @classmethod
-    def of(cls, run: Run, trial: Trial) -> Self:
+    def of(cls, run: SimulatedRun, trial: Trial) -> Self:
         return cls(
             requests=len(run.enroll_s) + len(run.search_s),
             seed=trial.seed,
@@ -165,16 +165,16 @@ class Simulated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class CapacityPlan:
     """A plan; `layout` and what depends on it are None where none will do: see `shortfall`."""
 
     demand: Demand
     node: Node
-    figures: Figures
+    figures: PlanFigures
     assumptions: tuple[str, ...]
     candidates: FalseCandidates
     shortfall: str | None = None
-    layout: Layout | None = None
+    layout: MachineLayout | None = None
     use: Use | None = None
     memory: Memory | None = None
     disk: Disk | None = None
@@ -214,20 +214,20 @@ class Plan:
 
 def make_plan(
     demand: Demand,
-    figures: Figures,
+    figures: PlanFigures,
     costs: Costs,
     node: Node,
     candidates: FalseCandidates,
     trial: Trial | None = None,
     copies: int = 1,
-) -> Plan:
+) -> CapacityPlan:
     """The smallest layout that meets the demand in a simulation, and the use of its machines.
 
     `copies` of each shard, where it has shards."""
     trial = trial or Trial()
     chosen = choose_layout(demand, costs, figures, node, trial, copies)
     layout, simulated = (None, None) if isinstance(chosen, Shortfall) else chosen
-    plan = Plan(
+    plan = CapacityPlan(
         demand=demand,
         node=node,
         figures=figures,
@@ -256,14 +256,14 @@ class Shortfall:
 
 
 def choose_layout(
-    demand: Demand, costs: Costs, figures: Figures, node: Node, trial: Trial, copies: int = 1
-) -> tuple[Layout, Simulated] | Shortfall:
+    demand: Demand, costs: Costs, figures: PlanFigures, node: Node, trial: Trial, copies: int = 1
+) -> tuple[MachineLayout, Simulated] | Shortfall:
     """One machine if it will do; else the fewest shards, then the fewest ingress nodes.
 
     Memory and the ceiling are calculated, the objectives simulated.
     """
     search = _Search(demand, costs, figures, node, trial, copies)
-    alone = Layout(node=node)
+    alone = MachineLayout(node=node)
     if search.is_within_ceiling(alone):
         simulated = search.simulate(alone)
         if simulated.holds(demand):
@@ -275,12 +275,12 @@ def choose_layout(
 class _Search:
     demand: Demand
     costs: Costs
-    figures: Figures
+    figures: PlanFigures
     node: Node
     trial: Trial
     copies: int
 
-    def is_within_ceiling(self, layout: Layout) -> bool:
+    def is_within_ceiling(self, layout: MachineLayout) -> bool:
         """Whether memory suffices and nothing is busier than the ceiling."""
         memory = Memory.of(layout, self.demand.faces, self.figures)
         use = Use.of(layout, self.demand, self.costs)
@@ -289,17 +289,17 @@ class _Search:
             busiest <= self.demand.ceiling * (1 + 1e-9)
         )
 
-    def simulate(self, layout: Layout) -> Simulated:
+    def simulate(self, layout: MachineLayout) -> Simulated:
         return Simulated.of(simulate(layout, self.demand, self.costs, self.trial), self.trial)
 
-    def choose_cluster(self) -> tuple[Layout, Simulated] | Shortfall:
+    def choose_cluster(self) -> tuple[MachineLayout, Simulated] | Shortfall:
         shortfall = self._find_shortfall()
         if shortfall is not None:
             return shortfall
         most_busy = self.demand.ceiling * self.node.cores
         fewest = max(math.ceil(self.costs.ingress_load(self.demand) / most_busy), 1)
         most = 4 * fewest + 2
-        bare = Layout(node=self.node, ingress_nodes=fewest, copies=self.copies)
+        bare = MachineLayout(node=self.node, ingress_nodes=fewest, copies=self.copies)
         shards = self._count_shards(bare)
         if isinstance(shards, Shortfall):
             return shards
@@ -340,7 +340,7 @@ class _Search:
             )
         return None
 
-    def _count_shards(self, bare: Layout) -> int | Shortfall:
+    def _count_shards(self, bare: MachineLayout) -> int | Shortfall:
         """The fewest shards that suffice, independent of the ingresses."""
         # No shard is better than one: it saves the call.
         if self.is_within_ceiling(bare) and self._is_quick(bare):
@@ -351,11 +351,11 @@ class _Search:
         )
         return shards or self._explain_shards(replace(bare, shards=MAX_SHARDS))
 
-    def _is_quick(self, layout: Layout) -> bool:
+    def _is_quick(self, layout: MachineLayout) -> bool:
         """Whether search and decision leave the ingresses their share of the objectives."""
         return all(took_s <= budget_s for took_s, budget_s in self._simulate_inner(layout))
 
-    def _simulate_inner(self, layout: Layout) -> list[tuple[float, float]]:
+    def _simulate_inner(self, layout: MachineLayout) -> list[tuple[float, float]]:
         """Seconds behind the ingress at `STAGE_QUANTILE` and their budget, by kind of request."""
         demand, costs = self.demand, self.costs
         trial = replace(self.trial, requests=min(self.trial.requests, SHORT_TRIAL_REQUESTS))
@@ -371,7 +371,7 @@ class _Search:
                 stages.append((quantile(times_s, STAGE_QUANTILE), objective_s - front_s))
         return stages
 
-    def _explain_shards(self, widest: Layout) -> Shortfall:
+    def _explain_shards(self, widest: MachineLayout) -> Shortfall:
         demand, node = self.demand, self.node
         memory = Memory.of(widest, demand.faces, self.figures)
         if memory.fullest_node_bytes > node.usable_bytes:
@@ -415,10 +415,10 @@ def _least(is_enough: Callable[[int], bool], low: int, high: int) -> int | None:
 
 
 def list_assumptions(
-    layout: Layout | None,
+    layout: MachineLayout | None,
     demand: Demand,
     costs: Costs,
-    figures: Figures,
+    figures: PlanFigures,
     node: Node,
     max_ongoing: int,
 ) -> tuple[str, ...]:
@@ -466,11 +466,11 @@ def list_assumptions(
     return (*said, *_list_assumed(figures))
 
 
-def _describe_machine(figures: Figures) -> str:
+def _describe_machine(figures: PlanFigures) -> str:
     """The machine of the figures; reports may be from several."""
     machine = figures.machine
     known = (figures[one] for one in Quantity)
-    others = any(x.origin is Origin.REPORTED and machine.cpu not in x.source for x in known)
+    others = any(x.origin is FigureOrigin.REPORTED and machine.cpu not in x.source for x in known)
     if others:
         return f"Most figures are from {machine}, some from other machines: see the table."
     return f"Figures are from {machine}."
@@ -482,7 +482,7 @@ def _describe_bound(max_ongoing: int) -> str:
     return f"accepts at most {plural(max_ongoing, 'enrollment')} at once: more are refused (429)"
 
 
-def _describe_bandwidth(figures: Figures, node: Node) -> str:
+def _describe_bandwidth(figures: PlanFigures, node: Node) -> str:
     """The source of the bandwidth: by default `assume_node` derives it from the scans."""
     read = figures.kind.dim / figures.value(Quantity.SCAN_ALONE)
     if math.isclose(node.bandwidth_bytes_s, read * node.cores):
@@ -492,7 +492,7 @@ def _describe_bandwidth(figures: Figures, node: Node) -> str:
     return "as given"
 
 
-def _describe_places(layout: Layout | None, costs: Costs) -> list[str]:
+def _describe_places(layout: MachineLayout | None, costs: Costs) -> list[str]:
     """Assumptions about one machine, or about nodes and the network between them."""
     if layout is not None and layout.is_one_machine:
         return [
@@ -508,7 +508,7 @@ def _describe_places(layout: Layout | None, costs: Costs) -> list[str]:
     ]
 
 
-def _describe_shards(layout: Layout | None) -> str:
+def _describe_shards(layout: MachineLayout | None) -> str:
     if layout is None or not layout.shards:
         return ""
     return (
@@ -519,7 +519,7 @@ def _describe_shards(layout: Layout | None) -> str:
     )
 
 
-def _describe_copies(layout: Layout | None) -> str:
+def _describe_copies(layout: MachineLayout | None) -> str:
     if layout is not None and layout.shards and layout.copies > 1:
         return (
             "A shard has two copies on two nodes, which search by turns: a lost one is made again "
@@ -533,7 +533,7 @@ def _describe_copies(layout: Layout | None) -> str:
     )
 
 
-def _list_assumed(figures: Figures) -> list[str]:
+def _list_assumed(figures: PlanFigures) -> list[str]:
     return [
         f"Not measured: {one.value.label}, taken as {show_value(figures.value(one), one)} "
         f"({figures[one].source})."

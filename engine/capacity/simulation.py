@@ -20,7 +20,7 @@ from engine.capacity.model import (
     SEARCH_PAIRS,
     Costs,
     Demand,
-    Layout,
+    MachineLayout,
 )
 
 WARM_SHARE = 0.1
@@ -47,7 +47,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Run:
+class SimulatedRun:
     """Latencies in seconds since a request was due, float64[n].
 
     `*_inner_s`: only the part behind the ingress. `rate`: answers per second; `refused`: share of
@@ -70,7 +70,9 @@ def quantile(times_s: NDArray[np.float64], share: float) -> float:
     return float(np.quantile(times_s, share)) if len(times_s) else math.nan
 
 
-def simulate(layout: Layout, demand: Demand, costs: Costs, trial: Trial | None = None) -> Run:
+def simulate(
+    layout: MachineLayout, demand: Demand, costs: Costs, trial: Trial | None = None
+) -> SimulatedRun:
     """Simulate a layout under a demand; the same seed gives the same run."""
     return _Service(layout, demand, costs, trial or Trial()).run()
 
@@ -182,7 +184,7 @@ class _Queue:
 class _Service:
     """Processes of a layout: ingresses, the writer, and the thread of the searches."""
 
-    def __init__(self, layout: Layout, demand: Demand, costs: Costs, trial: Trial) -> None:
+    def __init__(self, layout: MachineLayout, demand: Demand, costs: Costs, trial: Trial) -> None:
         self._layout, self._demand, self._costs, self._trial = layout, demand, costs, trial
         self._rng = np.random.default_rng(trial.seed)
         self._env = env = Environment()
@@ -209,7 +211,7 @@ class _Service:
         self._answers: list[tuple[float, float, float, bool]] = []
         self._is_over = env.event()
 
-    def run(self) -> Run:
+    def run(self) -> SimulatedRun:
         env, demand = self._env, self._demand
         for ingress in self._ingresses:
             env.process(self._extract(ingress))
@@ -348,14 +350,14 @@ class _Service:
         if layout.shards:
             yield self._env.timeout(costs.fan_out_s)
 
-    def _summarize(self) -> Run:
+    def _summarize(self) -> SimulatedRun:
         # Some requests are answered at the very time of the end.
         counted = self._trial.requests - self._refused
         kept = np.array(self._answers[int(counted * WARM_SHARE) : counted])
         assert len(kept), "a run has answers"
         due, asked, answered, searches = *kept.T[:3], kept[:, 3] > 0
         seconds = answered[-1] - answered[0]
-        return Run(
+        return SimulatedRun(
             enroll_s=(answered - due)[~searches],
             search_s=(answered - due)[searches],
             enroll_inner_s=(answered - asked)[~searches],

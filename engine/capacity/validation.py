@@ -17,9 +17,9 @@ from engine.capacity.figures import (
     COSTS,
     ENROLLING,
     EnrollmentTime,
-    Figures,
-    Report,
+    PlanFigures,
     ReportedResult,
+    SuiteReport,
 )
 from engine.capacity.model import (
     DECISIONS_AT_ONCE,
@@ -27,7 +27,7 @@ from engine.capacity.model import (
     Affine,
     Costs,
     Demand,
-    Layout,
+    MachineLayout,
     Node,
 )
 from engine.capacity.simulation import Trial, quantile, simulate
@@ -96,7 +96,7 @@ class Check:
         return asdict(self) | {"rows": rows, "holds": self.holds}
 
 
-def check_report(report: Report, figures: Figures, seed: int = 0) -> Check:
+def check_report(report: SuiteReport, figures: PlanFigures, seed: int = 0) -> Check:
     """Simulate a run of `sosie bench serve` and compare; `figures` fill in what it lacks.
 
     Raises `RequestError` where the report has no enrollments over HTTP.
@@ -142,7 +142,7 @@ def _explain(below: Sequence[Comparison]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _fit_costs(figures: Figures, time: EnrollmentTime) -> Costs:
+def _fit_costs(figures: PlanFigures, time: EnrollmentTime) -> Costs:
     """The library's time is photographs and a decision; the rest of the service's is HTTP."""
     costs = Costs.of(figures)
     decision_s = costs.decision(DECISIONS_AT_ONCE) / DECISIONS_AT_ONCE
@@ -157,7 +157,7 @@ def _fit_costs(figures: Figures, time: EnrollmentTime) -> Costs:
 
 
 def _replay(
-    report: Report, result: ReportedResult, costs: Costs, rate: float, trial: Trial
+    report: SuiteReport, result: ReportedResult, costs: Costs, rate: float, trial: Trial
 ) -> tuple[float, float, float]:
     """Answers a second, p50 and p99 in ms of this load on the report's machine."""
     # The measured scans include the limit of the memory's bandwidth.
@@ -166,12 +166,12 @@ def _replay(
         cores=machine.cores, memory_bytes=machine.memory_bytes, bandwidth_bytes_s=float("inf")
     )
     demand = Demand(faces=int(result.size("references")), enrollments=rate)
-    run = simulate(Layout(node=node), demand, costs, trial)
+    run = simulate(MachineLayout(node=node), demand, costs, trial)
     return run.rate, quantile(run.enroll_s, 0.5) * 1e3, quantile(run.enroll_s, 0.99) * 1e3
 
 
 def _compare_loop(
-    report: Report, enrolling: ReportedResult, costs: Costs, measured: float, seed: int
+    report: SuiteReport, enrolling: ReportedResult, costs: Costs, measured: float, seed: int
 ) -> list[Comparison]:
     """A closed loop: each connection sends again when it is answered.
 
@@ -191,7 +191,7 @@ def _compare_loop(
 
 
 def _compare_calm(
-    report: Report, calm: ReportedResult, costs: Costs, rate: float, seed: int
+    report: SuiteReport, calm: ReportedResult, costs: Costs, rate: float, seed: int
 ) -> list[Comparison]:
     """At 70 % of that rate, evenly spaced.
 

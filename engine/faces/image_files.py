@@ -87,7 +87,7 @@ class ImageLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class ImageHeader:
     """What is known of a picture before it is decoded; `stored_px` is (width, height).
 
     `data` is the file without what its pixels do not need. `orientation` is EXIF's: 1, upright,
@@ -115,7 +115,7 @@ def sniff_format(data: bytes) -> Kind | None:
     return None
 
 
-def read_header(data: bytes, limits: ImageLimits) -> Header:
+def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
     """The header of an image file, or of the image in a face record, that is worth decoding.
 
     Bytes after a JPEG's end are ignored (phones append video there), and so is an HDR gain map.
@@ -265,7 +265,7 @@ class _Frame:
         return cls(width, height, part.marker == 0xC2, blocks)
 
 
-def _read_jpeg(data: bytes, limits: ImageLimits) -> Header:
+def _read_jpeg(data: bytes, limits: ImageLimits) -> ImageHeader:
     """The header of a JPEG; what follows its end (phones append video there) is left away."""
     kept, frame, orientation, pictures = [data[:2]], None, 1, 1
     for part in _list_segments(data, MAX_LEADING_SEGMENTS):
@@ -292,7 +292,9 @@ def _read_jpeg(data: bytes, limits: ImageLimits) -> Header:
         raise ImageUnsupported("a JPEG with several pictures (MPO); send a single picture")
     kept.append(data[part.start : _follow_scans(data, part, frame, limits)])
     size_px = frame.width, frame.height
-    return Header("JPEG", size_px, b"".join(kept), orientation, REDUCTIONS, frame.is_progressive)
+    return ImageHeader(
+        "JPEG", size_px, b"".join(kept), orientation, REDUCTIONS, frame.is_progressive
+    )
 
 
 def _follow_scans(data: bytes, first: _Segment, frame: _Frame, limits: ImageLimits) -> int:
@@ -363,7 +365,7 @@ def has_gain_map(data: bytes) -> bool:
 # PNG (ISO/IEC 15948), WebP (RFC 9649), JPEG 2000 (ISO/IEC 15444-1).
 
 
-def _read_png(data: bytes, limits: ImageLimits) -> Header:
+def _read_png(data: bytes, limits: ImageLimits) -> ImageHeader:
     """The header of a PNG, with the chunks alone that make its pixels."""
     size_px = struct.unpack_from(">II", data, 16)
     _check_size("PNG", size_px, limits)
@@ -380,12 +382,12 @@ def _read_png(data: bytes, limits: ImageLimits) -> Header:
         if name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
             kept.append(data[place:end])
         if name == b"IEND":
-            return Header("PNG", size_px, b"".join(kept), orientation)
+            return ImageHeader("PNG", size_px, b"".join(kept), orientation)
         place = end
     raise ImageTooCostly("the PNG has too many chunks; save it as a plain PNG")
 
 
-def _read_webp(data: bytes, limits: ImageLimits) -> Header:
+def _read_webp(data: bytes, limits: ImageLimits) -> ImageHeader:
     found = read_webp_size(data)
     if found is None:
         raise ImageDamaged("the WebP image has a damaged header; send it again")
@@ -393,7 +395,7 @@ def _read_webp(data: bytes, limits: ImageLimits) -> Header:
     _check_size("WEBP", (width, height), limits)
     if is_animated:
         raise ImageUnsupported("an animated WebP image; send a single picture")
-    return Header("WEBP", (width, height), data)
+    return ImageHeader("WEBP", (width, height), data)
 
 
 def read_webp_size(data: bytes) -> tuple[int, int, bool] | None:
@@ -417,7 +419,7 @@ def read_webp_size(data: bytes) -> tuple[int, int, bool] | None:
     return None
 
 
-def _read_jpeg2000(data: bytes, limits: ImageLimits) -> Header:
+def _read_jpeg2000(data: bytes, limits: ImageLimits) -> ImageHeader:
     _check_size("JPEG2000", jpeg2000.find_size(data), limits)
     found = jpeg2000.read_codestream(data)
     if len(found.data) > limits.max_jpeg2000_bytes:
@@ -425,7 +427,7 @@ def _read_jpeg2000(data: bytes, limits: ImageLimits) -> Header:
             f"the JPEG 2000 image has {size(len(found.data))}; "
             f"send at most {size(limits.max_jpeg2000_bytes)}: compress it more"
         )
-    return Header("JPEG2000", found.size_px, found.data, reductions=found.reductions)
+    return ImageHeader("JPEG2000", found.size_px, found.data, reductions=found.reductions)
 
 
 # Pixels.
@@ -472,7 +474,7 @@ class Upright(NamedTuple):
 
 
 def decode_file(
-    header: Header, limits: ImageLimits, write: Callable[[bytes], object], side_px: int
+    header: ImageHeader, limits: ImageLimits, write: Callable[[bytes], object], side_px: int
 ) -> Upright:
     """Decodes a file: `write` gets its upright rows, RGB, from the top.
 
@@ -509,7 +511,7 @@ def decode_file(
     return Upright(width, height, full_width, full_height, reduction, least, count)
 
 
-def _choose_reduction(header: Header, side_px: int) -> int:
+def _choose_reduction(header: ImageHeader, side_px: int) -> int:
     """The smallest scale at which the longer side has so many pixels."""
     longer, shorter = max(header.stored_px), min(header.stored_px)
     wanted = (one for one in header.reductions if longer // one >= side_px and shorter >= one)

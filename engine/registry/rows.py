@@ -63,7 +63,7 @@ from engine.registry.vault import (
     Vault,
     name_reference,
 )
-from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepState, SweepTerms
+from engine.sweeps.sweep_model import SweepProgress, SweepRecord, SweepScope, SweepState, SweepTerms
 from indexes.base import check_vectors
 from indexes.errors import VectorInvalid
 from schema.cases import ALIVE, CaseNote, CaseOrigin, CaseState, Outcome, Proposal
@@ -607,7 +607,7 @@ def write_sweeps(connection: Connection, vault: Vault, records: Sequence[SweepRe
 
 def sweep_of(vault: Vault, row: Row[Any]) -> SweepRecord:
     require_authentic(vault, sweeps, row)
-    terms = SweepTerms(**{**row.terms, "scope": Scope(row.terms["scope"])})
+    terms = SweepTerms(**{**row.terms, "scope": SweepScope(row.terms["scope"])})
     progress = SweepProgress(**row.progress)
     return read_as(SweepRecord, row, state=SweepState(row.state), terms=terms, progress=progress)
 

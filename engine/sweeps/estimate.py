@@ -18,7 +18,7 @@ from engine.errors import RateUnsupported, RequestError
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.budget import PAIRS_A_CASE, choose_threshold
 from engine.sweeps.likelihood import ScoreRatio
-from engine.sweeps.sweep_model import Scope, SweepProgress, SweepTerms
+from engine.sweeps.sweep_model import SweepProgress, SweepScope, SweepTerms
 from indexes.base import Vectors
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
@@ -54,7 +54,7 @@ class SweepRequest:
 
     threshold: float | None = None
     fmr: float | None = None
-    scope: Scope = Scope.ALL
+    scope: SweepScope = SweepScope.ALL
     is_unsupported_allowed: bool = False
     budget: int | None = None
 
@@ -93,7 +93,7 @@ class GallerySize:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proposal:
+class EstimatedThreshold:
     """The lowest calibrated threshold whose expected false pairs are within `budget`.
 
     If none is, the highest calibrated one, with `is_within_budget` False. `budget` is a total of
@@ -125,7 +125,7 @@ class Expectation:
     false_pairs: Rate
     is_supported: bool
     highest_supported: float
-    proposal: Proposal
+    proposal: EstimatedThreshold
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -213,13 +213,13 @@ def _choose(request: SweepRequest, curve: CalibrationCurve, otherwise: float) ->
     return otherwise if request.fmr is None else curve.threshold_at(request.fmr)
 
 
-def propose(size: GallerySize, curve: CalibrationCurve, budget: float) -> Proposal:
+def propose(size: GallerySize, curve: CalibrationCurve, budget: float) -> EstimatedThreshold:
     """Proposes a threshold within a `budget` of false pairs per new reference."""
     allowed = budget * size.new
     wanted = min(allowed / size.comparisons, LOOSEST_FMR) if size.comparisons else LOOSEST_FMR
     fmr = min(max(wanted, curve.lowest_fmr), curve.points[0].fmr)
     threshold = curve.threshold_at(fmr)
-    return Proposal(
+    return EstimatedThreshold(
         threshold=threshold,
         fmr=fmr,
         false_pairs=curve.fmr_at(threshold).times(size.comparisons),

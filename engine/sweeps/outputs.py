@@ -25,7 +25,7 @@ from engine.sweeps.clustering import Owners
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import write_groups
 from engine.sweeps.reload import make_contents
-from engine.sweeps.report.contents import ReportInput, Sweep
+from engine.sweeps.report.contents import ReportedSweep, ReportInput
 from engine.sweeps.report.page import write_report
 from engine.sweeps.risk import OutletLiveness, Seller
 from engine.sweeps.sweep_model import Group, Identity, PairTable
@@ -271,8 +271,8 @@ def _tell(result: SweepResult) -> dict[str, Any] | None:
     return result.ranking.to_dict() | {"true": result.expected_true}
 
 
-def _describe(result: SweepResult, cost: SweepCost) -> Sweep:
-    return Sweep(
+def _describe(result: SweepResult, cost: SweepCost) -> ReportedSweep:
+    return ReportedSweep(
         id=result.task.id,
         terms=result.task.terms,
         made_at=cost.at,

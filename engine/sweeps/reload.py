@@ -17,7 +17,7 @@ from engine.matching.calibration import Calibration, Comparison
 from engine.registry.reader import Reader
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
-from engine.sweeps.report.contents import Chance, ReportInput, Sweep
+from engine.sweeps.report.contents import Chance, ReportedSweep, ReportInput
 from engine.sweeps.risk import LIVENESS_WINDOW, rank_outlets, summarise
 from engine.sweeps.sweep_model import Group, SweepRecord, SweepState
 from schema.cases import Outcome
@@ -79,7 +79,7 @@ class DoneSweep:
     ) -> ReportInput:
         """The contents of a report, with the judgements made meanwhile."""
         found = self.record.summary or {}
-        sweep = Sweep(
+        sweep = ReportedSweep(
             id=self.record.id,
             terms=self.record.terms,
             made_at=self.record.ended_at or self.record.created_at,
@@ -97,7 +97,7 @@ class DoneSweep:
 
 
 def make_contents(
-    sweep: Sweep,
+    sweep: ReportedSweep,
     scores: NDArray[np.float32],
     groups: Sequence[Group],
     cases: Mapping[str, str],

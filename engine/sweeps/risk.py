@@ -62,7 +62,7 @@ class Week:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
+class SweepSummary:
     """Totals; outlets and carriers with most lines first; weeks in order, empty ones left out."""
 
     totals: Totals
@@ -77,13 +77,13 @@ class Summary:
         }
 
 
-def summarise(groups: Sequence[Group]) -> Summary:
+def summarise(groups: Sequence[Group]) -> SweepSummary:
     """Sums up all groups."""
     lines = {line.line_id: line for group in groups for line in _lines(group)}
     found = Counter(group.kind for group in groups)
     outlets = _count_sellers(groups, lambda line: (line.carrier, line.outlet))
     carriers = _count_sellers(groups, lambda line: (line.carrier, None))
-    return Summary(
+    return SweepSummary(
         totals=Totals(
             groups=len(groups),
             kinds={kind: found[kind] for kind in GroupKind},

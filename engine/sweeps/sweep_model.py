@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Scope(StrEnum):
+class SweepScope(StrEnum):
     """`all`: every pair of the gallery; `new`: pairs with a reference that the last done sweep did
     not cover."""
 
@@ -50,7 +50,7 @@ class SweepTerms:
     """
 
     threshold: float
-    scope: Scope = Scope.ALL
+    scope: SweepScope = SweepScope.ALL
     model_digest: str | None = None
     budget: int | None = None
 

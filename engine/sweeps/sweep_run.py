@@ -292,7 +292,7 @@ def _columns(records: Records) -> PairTable:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Decisions:
+class PastDecisions:
     """What people decided that a budget learns from.
 
     `judged` int64[k, 2]: documents of fraud that no sweep with a budget had found. `decided`: the
@@ -303,7 +303,7 @@ class Decisions:
     decided: list[tuple[float, bool]]
 
 
-def read_decisions(reader: Reader, owners: Owners) -> Decisions:
+def read_decisions(reader: Reader, owners: Owners) -> PastDecisions:
     """The decisions on record."""
     pairs = reader.cases.judged_pairs()
     sweeps = {one.sweep_id for one in pairs if one.sweep_id is not None}
@@ -314,7 +314,7 @@ def read_decisions(reader: Reader, owners: Owners) -> Decisions:
     held = {key: one.reference_ids for key, one in found.items()}
     named = sorted({x.case_id for x in pairs if x.sweep_id in budgeted})
     cases = read_apart(named, reader.cases.by_id)
-    return Decisions(
+    return PastDecisions(
         number_exceptions([(x.left_document, x.right_document) for x in frauds], held, owners),
         [
             (case.risk, case.outcome is Outcome.FRAUD)

@@ -94,7 +94,7 @@ _COARSE_PAIRS_AT_ONCE = 1 << 25
 _PAIRS_AT_ONCE = 1 << 15
 
 
-class Pairs(NamedTuple):
+class ScannedPairs(NamedTuple):
     """Scored pairs (query, row), in no order: int64[m], int64[m], float32[m]."""
 
     query_of: Positions
@@ -102,7 +102,7 @@ class Pairs(NamedTuple):
     scores: Scores
 
 
-def score_pairs(queries: Vectors, rows: RowStore, found: Found, floors: Floors) -> Pairs:
+def score_pairs(queries: Vectors, rows: RowStore, found: Found, floors: Floors) -> ScannedPairs:
     """The pairs whose score is at or above the floor of their query."""
     parts = []
     for start in range(0, len(found), _PAIRS_AT_ONCE):
@@ -115,11 +115,13 @@ def score_pairs(queries: Vectors, rows: RowStore, found: Found, floors: Floors) 
         scores = exact_scores(queries, matrix, query_of, places)
         # In float64, for numpy would round the floor to the scores' float32.
         kept = scores.astype(np.float64) >= floors[query_of]
-        parts.append(Pairs(query_of[kept], row_of[kept], scores[kept]))
+        parts.append(ScannedPairs(query_of[kept], row_of[kept], scores[kept]))
     return joined(parts)
 
 
-def score_best(queries: Vectors, rows: RowStore, found: Found, k: int, floors: Floors) -> Pairs:
+def score_best(
+    queries: Vectors, rows: RowStore, found: Found, k: int, floors: Floors
+) -> ScannedPairs:
     """The pairs that may be among the k best, together with what else reaches the floors."""
     products = np.empty(len(found), np.float32)
     for start in range(0, len(found), _PAIRS_AT_ONCE):
@@ -132,11 +134,11 @@ def score_best(queries: Vectors, rows: RowStore, found: Found, k: int, floors: F
     return score_pairs(queries, rows, found[products >= lowest[found[:, 1]]], floors)
 
 
-def joined(parts: list[Pairs]) -> Pairs:
+def joined(parts: list[ScannedPairs]) -> ScannedPairs:
     if len(parts) == 1:
         return parts[0]
-    nothing = Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-    return Pairs(*(np.concatenate(column) for column in zip(nothing, *parts, strict=True)))
+    nothing = ScannedPairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+    return ScannedPairs(*(np.concatenate(column) for column in zip(nothing, *parts, strict=True)))
 
 
 def _products(
@@ -347,7 +349,7 @@ class Exact8Segment:
         k: int,
         floors: Floors,
         alive: NDArray[np.bool_] | None = None,
-    ) -> tuple[Pairs, Counts]:
+    ) -> tuple[ScannedPairs, Counts]:
         """Pairs that may be among the k best of a pass, where k rows elsewhere reach the floors.
 
         Also returns how many pairs of each query were scored for it. `alive` are the flags to go
@@ -366,12 +368,12 @@ class Exact8Segment:
         coded: CodedQueries,
         floors: Floors,
         alive: NDArray[np.bool_] | None = None,
-    ) -> tuple[Pairs, Counts]:
+    ) -> tuple[ScannedPairs, Counts]:
         """Pairs that reach the floors of a pass, and how many of each query were scored."""
         alive = self.alive if alive is None else alive
         rows, wanted = self.rows, coded.wanted(self.codes, floors)
 
-        def finish(found: Found) -> tuple[Pairs, Counts]:
+        def finish(found: Found) -> tuple[ScannedPairs, Counts]:
             return score_pairs(queries, rows, found, floors), _counts(found, len(coded))
 
         parts = self.scanner.gather(self.codes, alive, wanted, finish)

@@ -275,7 +275,7 @@ def merge_ids(some: Ids, others: Ids) -> Ids:
 
 
 def split_ids(
-    ids: Ids, sequence: int, known: Ids | None, stored: Coverage | None
+    ids: Ids, sequence: int, known: Ids | None, stored: JoinCoverage | None
 ) -> tuple[Ids, Ids, int]:
     """The ids of a gallery that a join takes as new, those it takes as known, and its sequence.
 
@@ -298,7 +298,7 @@ def split_ids(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Coverage:
+class JoinCoverage:
     """Both sides at the begin of the join; `sequence` is the watermark of their gallery."""
 
     sequence: int
@@ -314,12 +314,12 @@ class Coverage:
         return self.left.ids if self.right is None else merge_ids(self.left.ids, self.right.ids)
 
     @classmethod
-    def of(cls, left: References, right: References | None, sequence: int) -> Coverage:
+    def of(cls, left: References, right: References | None, sequence: int) -> JoinCoverage:
         return cls(
             sequence, Participants.of(left), None if right is None else Participants.of(right)
         )
 
-    def check(self, now: Coverage) -> None:
+    def check(self, now: JoinCoverage) -> None:
         """`CheckpointInvalid` where a side of `now` has more or other references."""
         for then, side in ((self.left, now.left), (self.right, now.right)):
             assert (then is None) == (side is None)
@@ -335,7 +335,7 @@ class Coverage:
             right.aligned_to(right_ids) if right is not None and right_ids is not None else None
         )
 
-    def remaining(self, now: Coverage, *, mixed: bool) -> tuple[Ids, Ids] | None:
+    def remaining(self, now: JoinCoverage, *, mixed: bool) -> tuple[Ids, Ids] | None:
         """The left and right ids that a pair may still have; None where none are gone.
 
         `mixed` says that ids of each side occur on both sides of a pair.
@@ -355,7 +355,7 @@ class Coverage:
         return b"".join(parts)
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> Coverage:
+    def from_bytes(cls, content: bytes) -> JoinCoverage:
         """The coverage that `to_bytes` wrote."""
         sequence, left, right = _HEADER.unpack_from(content)
         sides, place = [], _HEADER.size

@@ -15,7 +15,13 @@ from indexes.errors import IdInvalid, PairsExceeded, SearchInvalid, VectorInvali
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
-from indexes.joining.checkpoint import Checkpoint, Coverage, merge_ids, split_ids, stored_subject
+from indexes.joining.checkpoint import (
+    Checkpoint,
+    JoinCoverage,
+    merge_ids,
+    split_ids,
+    stored_subject,
+)
 from indexes.joining.tiling import RECORD, Pairs, Records, References, Tiling, no_check
 
 TILE_ROWS = 1 << 17
@@ -153,7 +159,7 @@ def join_gallery(
     pinned = gallery.pin(scanner)
     references = References(pinned.segments, pinned.alive)
     subject = stored_subject(checkpoint) if checkpoint else None
-    stored = None if subject is None else Coverage.from_bytes(subject)
+    stored = None if subject is None else JoinCoverage.from_bytes(subject)
     new, old, sequence = split_ids(references.ids, pinned.sequence, known, stored)
     right = None if known is None else references.aligned_to(old)
     return _run(references.aligned_to(new), right, terms, checkpoint, progress, sequence)
@@ -191,9 +197,9 @@ def _run(
             _make(terms.tiling(left, right), kept, terms.limit, progress)
             pairs = Pairs(_records(kept), bounds=kept.bounds)
             return JoinedGallery(pairs, _ids(left, right), sequence)
-    now = Coverage.of(left, right, sequence)
+    now = JoinCoverage.of(left, right, sequence)
     with Checkpoint(folder, terms.fingerprint(), now.to_bytes()) as kept:
-        then = Coverage.from_bytes(kept.subject)
+        then = JoinCoverage.from_bytes(kept.subject)
         then.check(now)
         left, right = then.align(left, right)
         _make(terms.tiling(left, right), kept, terms.limit, progress)

@@ -322,7 +322,7 @@ _AXES_FROM = 1 << 32
 _SAMPLE = 2048
 
 
-class Tile(NamedTuple):
+class JoinTile(NamedTuple):
     """Block `left` of the left side, block `right` of the right side or, if `within`, the left."""
 
     left: int
@@ -373,7 +373,7 @@ class Tiling:
             return ("bytes",)
         return (f"prefix {self._axes.prefix} of {len(self._axes.columns)}",)
 
-    def runs_of(self, tile: Tile) -> Iterator[Records]:
+    def runs_of(self, tile: JoinTile) -> Iterator[Records]:
         """The pairs of one tile in sorted runs of at most some millions."""
         lefts = self._blocks_of_left(tile.left)
         if tile.within and tile.left == tile.right:
@@ -392,7 +392,7 @@ class Tiling:
         if gathered:
             yield sort_records(np.concatenate(gathered))
 
-    def comparisons_of(self, tile: Tile) -> int:
+    def comparisons_of(self, tile: JoinTile) -> int:
         """Pairs of references that a tile decides, counting those that are gone."""
         rows = self._rows_of(self._left, tile.left)
         if tile.within and tile.left == tile.right:
@@ -409,13 +409,13 @@ class Tiling:
             return None
         return find_axes(self._left.sample(_SAMPLE), self._threshold, self._scanner.grid)
 
-    def _all_tiles(self) -> Iterator[Tile]:
+    def _all_tiles(self) -> Iterator[JoinTile]:
         lefts = -(-len(self._left) // self._tile_rows)
         rights = 0 if self._right is None else -(-len(self._right) // self._tile_rows)
         for left in range(lefts):
             if self._within:
-                yield from (Tile(left, right, True) for right in range(left, lefts))
-            yield from (Tile(left, right, False) for right in range(rights))
+                yield from (JoinTile(left, right, True) for right in range(left, lefts))
+            yield from (JoinTile(left, right, False) for right in range(rights))
 
     def _pairs(self, queries: Block, rows: Block) -> Iterator[Records]:
         """All pairs of two blocks, or within one, a bounded number at a time."""

@@ -24,7 +24,7 @@ from indexes.base import (
 )
 from indexes.errors import IdInvalid
 from indexes.exact.codes import CodedQueries, Codes
-from indexes.exact.exact8 import Counts, Exact8Segment, Pairs, passes
+from indexes.exact.exact8 import Counts, Exact8Segment, ScannedPairs, passes
 from indexes.exact.scanner import Scanner
 from indexes.scoring import Positions, arrange, no_hits
 from indexes.segmented.head import HeadView
@@ -269,7 +269,7 @@ class _PassHits:
         self._found: list[tuple[Positions, Ids, Scores]] = []
         self._size = 0
 
-    def take_sealed(self, segment: Exact8Segment, pairs: Pairs, counts: Counts) -> None:
+    def take_sealed(self, segment: Exact8Segment, pairs: ScannedPairs, counts: Counts) -> None:
         """Adds the pairs and the certificate of a segment."""
         self.take(pairs.query_of, segment.row_ids[pairs.row_of], pairs.scores)
         np.maximum(self.epsilon, segment.epsilon(self.coded), out=self.epsilon)

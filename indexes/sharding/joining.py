@@ -23,7 +23,13 @@ from numpy.typing import NDArray
 from indexes.base import Ids, Vectors, check_threshold
 from indexes.errors import PairsExceeded
 from indexes.gallery import Gallery
-from indexes.joining.checkpoint import Checkpoint, Coverage, Participants, split_ids, stored_subject
+from indexes.joining.checkpoint import (
+    Checkpoint,
+    JoinCoverage,
+    Participants,
+    split_ids,
+    stored_subject,
+)
 from indexes.joining.join import PAIRS_LIMIT, JoinedGallery, Report, make_tiles, name_known
 from indexes.joining.tiling import RECORD, Pairs, Records, no_check, sort_records
 from indexes.sharding.placement import Placement
@@ -79,9 +85,9 @@ def join_shards(
         sequence = gallery.sequence
         participants = _participants(index.shards)
         subject = stored_subject(checkpoint) if checkpoint else None
-        stored = None if subject is None else Coverage.from_bytes(subject)
+        stored = None if subject is None else JoinCoverage.from_bytes(subject)
         new, old, sequence = split_ids(participants.ids, sequence, known, stored)
-        now = Coverage(
+        now = JoinCoverage(
             sequence,
             _among(participants, new),
             None if known is None else _among(participants, old),
@@ -89,7 +95,7 @@ def join_shards(
         terms = (threshold, placement.owners.tolist(), block_rows, name_known(known))
         fingerprint = hashlib.sha256(repr(terms).encode()).hexdigest()
         with Checkpoint(checkpoint, fingerprint, now.to_bytes()) as kept:
-            then = Coverage.from_bytes(kept.subject)
+            then = JoinCoverage.from_bytes(kept.subject)
             then.check(now)
             rows = block_rows or _rows_at_once(then, placement, index.dim)
             tiles = list(plan_tiles(then, placement, rows))
@@ -102,7 +108,7 @@ def join_shards(
             return JoinedGallery(pairs, then.ids, then.sequence)
 
 
-def plan_tiles(covered: Coverage, placement: Placement, block_rows: int) -> Iterator[ShardTile]:
+def plan_tiles(covered: JoinCoverage, placement: Placement, block_rows: int) -> Iterator[ShardTile]:
     """All tiles, ordered so that successive ones are for different shards.
 
     Without a known side, each pair of shards has one tile a block, and the sender alternates. With
@@ -154,7 +160,7 @@ def _split(ids: Ids, placement: Placement) -> list[Ids]:
     return [ids[owners == shard] for shard in range(placement.shards)]
 
 
-def _rows_at_once(covered: Coverage, placement: Placement, dim: int) -> int:
+def _rows_at_once(covered: JoinCoverage, placement: Placement, dim: int) -> int:
     largest = int(np.bincount(placement.shard_of(covered.ids), minlength=1).max())
     affordable = BLOCK_COMPARISONS // max(largest, 1)
     return min(max(affordable, _FEWEST_ROWS), max(1, BLOCK_BYTES // (4 * dim)))
@@ -173,7 +179,7 @@ def _among(participants: Participants, ids: Ids) -> Participants:
 
 
 def _maker(
-    shards: Sequence[Shard], covered: Coverage, threshold: float, limit: int
+    shards: Sequence[Shard], covered: JoinCoverage, threshold: float, limit: int
 ) -> Callable[[ShardTile], MadeTile]:
     all_ids, new = covered.ids, covered.left.ids
 

@@ -37,10 +37,10 @@ from indexes.scoring import Positions
 from indexes.snapshots.manifest import (
     FileEntry,
     FileSeal,
-    Manifest,
     Octets,
     Sealer,
     SegmentEntry,
+    SnapshotManifest,
     segment_file,
     state_file,
     unseal_file,
@@ -369,7 +369,7 @@ class Tombstones:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class State:
+class LooseState:
     """References in no segment, int64[h] and float32[h, dim], and each segment's tombstones."""
 
     ids: Ids
@@ -377,7 +377,7 @@ class State:
     tombstones: tuple[Tombstones, ...]
 
 
-def write_state(folder: Path, state: State, sealer: Sealer) -> FileEntry:
+def write_state(folder: Path, state: LooseState, sealer: Sealer) -> FileEntry:
     """Writes and flushes a new file under a new name."""
     name = secrets.token_hex(16)
     times = np.array([one.removed_at for one in state.tombstones], np.float64)
@@ -391,7 +391,7 @@ def write_state(folder: Path, state: State, sealer: Sealer) -> FileEntry:
     return writer.entry()
 
 
-def read_state(folder: Path, manifest: Manifest, sealer: Sealer) -> State:
+def read_state(folder: Path, manifest: SnapshotManifest, sealer: Sealer) -> LooseState:
     """Reads the state and verifies every byte of its file; `SnapshotDamaged`."""
     loose, dim = manifest.loose_rows, manifest.header.origin.dim
     ids = np.empty(loose, np.int64)
@@ -411,4 +411,4 @@ def read_state(folder: Path, manifest: Manifest, sealer: Sealer) -> State:
         Tombstones(np.unpackbits(packed, count=entry.rows).astype(np.bool_), float(time))
         for packed, entry, time in zip(bits, manifest.segments, times, strict=True)
     ]
-    return State(ids, vectors, tuple(tombstones))
+    return LooseState(ids, vectors, tuple(tombstones))

@@ -156,7 +156,7 @@ class SegmentEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class SnapshotManifest:
     """A header, the file of the state, and those of the segments in the order of the state.
 
     `loose_rows` is the number of references in the state's file, which are in no segment.
@@ -183,7 +183,7 @@ class Manifest:
         return signed + digest + sealer.seal(digest, _SEAL_CONTEXT)
 
     @staticmethod
-    def decode(content: bytes) -> Manifest:
+    def decode(content: bytes) -> SnapshotManifest:
         """An undamaged manifest of any origin, not yet authenticated; see `verify`.
 
         `SnapshotDamaged`, or `SnapshotForeign` for another format version.
@@ -219,7 +219,7 @@ class Manifest:
             raise SnapshotDamaged("the snapshot's manifest is not the sealed one; rebuild it")
 
 
-_MANIFEST = TypeAdapter(Manifest)
+_MANIFEST = TypeAdapter(SnapshotManifest)
 
 
 def state_file(name: str) -> str:

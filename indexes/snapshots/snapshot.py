@@ -39,7 +39,7 @@ from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.snapshots.files import (
-    State,
+    LooseState,
     Tombstones,
     created,
     flush_names,
@@ -52,10 +52,10 @@ from indexes.snapshots.files import (
 from indexes.snapshots.manifest import (
     SIZE_LIMIT_BYTES,
     Header,
-    Manifest,
     Origin,
     Sealer,
     SegmentEntry,
+    SnapshotManifest,
     segment_file,
 )
 
@@ -82,10 +82,10 @@ def in_force(folder: Path, origin: Origin, sealer: Sealer) -> tuple[SegmentEntry
         return ()
 
 
-def verified(folder: Path, origin: Origin, sealer: Sealer) -> Manifest:
+def verified(folder: Path, origin: Origin, sealer: Sealer) -> SnapshotManifest:
     """The manifest in force; `SnapshotMissing`, `SnapshotDamaged` or `SnapshotForeign`."""
     content = manifest_content(folder)
-    manifest = Manifest.decode(content)
+    manifest = SnapshotManifest.decode(content)
     manifest.verify(content, origin, sealer)
     return manifest
 
@@ -238,7 +238,7 @@ def write_data(
     sealer: Sealer,
     read_mark: Callable[[int], str] = _no_mark,
     known: Collection[SegmentEntry] = (),
-) -> Manifest:
+) -> SnapshotManifest:
     """Writes and flushes the new files; only the manifest returned names them yet."""
     written = {entry.segment: entry for entry in known if is_usable(folder, entry, sealer)}
     while True:
@@ -253,15 +253,15 @@ def write_data(
             break
     mark = read_mark(frame.sequence)
     tombstones = frame.tombstones()
-    state = write_state(folder, State(frame.ids, frame.vectors, tombstones), sealer)
+    state = write_state(folder, LooseState(frame.ids, frame.vectors, tombstones), sealer)
     flush_names(folder)
     count = len(frame.ids) + sum(int(alive.sum()) for alive in frame.alive)
     header = Header(origin, count, frame.sequence, mark)
     segments = tuple(written[segment.name] for segment in frame.segments)
-    return Manifest(header, len(frame.ids), state, segments)
+    return SnapshotManifest(header, len(frame.ids), state, segments)
 
 
-def write_manifest(folder: Path, manifest: Manifest, sealer: Sealer) -> None:
+def write_manifest(folder: Path, manifest: SnapshotManifest, sealer: Sealer) -> None:
     """Writes and flushes the new manifest, under a name that is not in force."""
     beside = folder / MANIFEST_BESIDE
     beside.unlink(missing_ok=True)
@@ -278,7 +278,7 @@ def publish(folder: Path) -> None:
 def sweep(folder: Path) -> None:
     """Removes files that the manifest in force does not name: replaced ones, or left by a crash."""
     try:
-        kept = Manifest.decode(manifest_content(folder)).files
+        kept = SnapshotManifest.decode(manifest_content(folder)).files
     except SnapshotMissing:
         kept = ()
     except (SnapshotDamaged, SnapshotForeign):
@@ -335,7 +335,9 @@ class _Frame:
         )
 
 
-def _read_index(folder: Path, manifest: Manifest, sealer: Sealer, opening: Opening) -> VectorIndex:
+def _read_index(
+    folder: Path, manifest: SnapshotManifest, sealer: Sealer, opening: Opening
+) -> VectorIndex:
     origin = manifest.header.origin
     state = read_state(folder, manifest, sealer)
     if origin.index_kind != SegmentedIndex.kind:

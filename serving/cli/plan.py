@@ -25,9 +25,9 @@ from serving.cli.output import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from engine.capacity.figures import Figure, Quantity
+    from engine.capacity.figures import PlanFigure, Quantity
     from engine.capacity.model import Demand
-    from engine.capacity.plan import FalseCandidates, Plan
+    from engine.capacity.plan import CapacityPlan, FalseCandidates
     from engine.capacity.validation import Check
     from engine.matching.calibration import Rate
     from serving.settings.settings import Settings
@@ -171,7 +171,7 @@ def plan(
         ceiling=ceiling,
     )
     known = find_reports(reports)
-    measured: Mapping[Quantity, Figure] = {}
+    measured: Mapping[Quantity, PlanFigure] = {}
     if measure:
         given = (photographs, measured_references)
         measured = _measure(settings, own_home, *given, is_shown=not as_json)
@@ -211,7 +211,7 @@ def _measure(
     references: int | None,
     *,
     is_shown: bool,
-) -> Mapping[Quantity, Figure]:
+) -> Mapping[Quantity, PlanFigure]:
     from serving.measure import measure_machine
 
     # The disk that commits go to: the home's, else one that is no memory.
@@ -239,13 +239,13 @@ def _expect_candidates(settings: Settings, demand: Demand) -> FalseCandidates:
 def _check(
     context: typer.Context, path: Path, reports: Path | None, seed: int, *, as_json: bool
 ) -> None:
-    from engine.capacity.figures import USUAL, Figures, gather_figures, read_report
+    from engine.capacity.figures import USUAL, PlanFigures, gather_figures, read_report
     from engine.capacity.validation import check_report
     from serving.measure import find_reports
 
     _refuse_others(context)
     report = read_report(path)
-    figures = Figures(report.machine, USUAL, gather_figures(find_reports(reports)))
+    figures = PlanFigures(report.machine, USUAL, gather_figures(find_reports(reports)))
     made = check_report(report, figures, seed)
     show = partial(print_check, made)
     print_answer(made.to_dict(), show, as_json=as_json, is_no=not made.holds)
@@ -274,7 +274,7 @@ COLOURS = {"MEASURED": "green", "REPORTED": "cyan", "ASSUMED": "yellow"}
 CHECKED = {True: "green", False: "red", None: "default"}
 
 
-def print_plan(plan: Plan) -> None:
+def print_plan(plan: CapacityPlan) -> None:
     """Everything: machines, times, memory and disk, strangers, figures, assumptions."""
     demand = plan.demand
     print_line(
@@ -318,7 +318,7 @@ def print_check(check: Check) -> None:
         print_line(f"  - {escape(note)}")
 
 
-def _print_machines(plan: Plan) -> None:
+def _print_machines(plan: CapacityPlan) -> None:
     layout, use, memory = plan.layout, plan.use, plan.memory
     assert layout is not None
     assert use is not None
@@ -353,7 +353,7 @@ def _print_machines(plan: Plan) -> None:
     )
 
 
-def _print_times(plan: Plan) -> None:
+def _print_times(plan: CapacityPlan) -> None:
     simulated = plan.simulated
     assert simulated is not None
     rows = [
@@ -371,7 +371,7 @@ def _print_times(plan: Plan) -> None:
     )
 
 
-def _print_bytes(plan: Plan) -> None:
+def _print_bytes(plan: CapacityPlan) -> None:
     memory, disk, layout, waits = plan.memory, plan.disk, plan.layout, plan.waits
     assert memory is not None
     assert disk is not None
@@ -403,7 +403,7 @@ def _print_bytes(plan: Plan) -> None:
     print_table("Memory and disk", ("", ""), rows)
 
 
-def _print_candidates(plan: Plan) -> None:
+def _print_candidates(plan: CapacityPlan) -> None:
     found = plan.candidates
     rows = [
         ("strangers a search", _interval(found.expected)),
@@ -416,7 +416,7 @@ def _print_candidates(plan: Plan) -> None:
     print_line(f"  [{colour}]{escape(_capital(found.explain()))}.[/]")
 
 
-def _print_figures(plan: Plan) -> None:
+def _print_figures(plan: CapacityPlan) -> None:
     from engine.capacity.figures import Quantity
     from engine.capacity.plan import show_value
 

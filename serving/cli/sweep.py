@@ -296,12 +296,12 @@ def _ask(
     threshold: float | None, fmr: float | None, budget: int | None, *, new: bool, unsupported: bool
 ) -> SweepRequest:
     from engine.sweeps.estimate import SweepRequest
-    from engine.sweeps.sweep_model import Scope
+    from engine.sweeps.sweep_model import SweepScope
 
     return SweepRequest(
         threshold=threshold,
         fmr=fmr,
-        scope=Scope.NEW if new else Scope.ALL,
+        scope=SweepScope.NEW if new else SweepScope.ALL,
         is_unsupported_allowed=unsupported,
         budget=budget,
     )

@@ -11,7 +11,7 @@ from engine.errors import RegistryError
 from engine.matching.calibration import Comparison
 from engine.sweeps.estimate import Expectation, GallerySize, SweepRequest, expect, measure_pace
 from engine.sweeps.folder import Covered, SweepFolder
-from engine.sweeps.sweep_model import PairTable, Scope, SweepRecord
+from engine.sweeps.sweep_model import PairTable, SweepRecord, SweepScope
 from indexes.exact.device import open_scanner
 from serving.deployment.deployment import Deployment
 from serving.deployment.models import find_conversion
@@ -64,14 +64,14 @@ def is_converted(deployment: Deployment, sweep: SweepRecord) -> bool:
 
 
 def find_known(
-    deployment: Deployment, scope: Scope, last: SweepRecord | None, *, is_whole: bool
+    deployment: Deployment, scope: SweepScope, last: SweepRecord | None, *, is_whole: bool
 ) -> Covered | None:
     """References and pairs that a sweep of this scope need not compare again; None for all.
 
     `RegistryError` where the last sweep's folder is gone, references were converted since, or
     the last sweep kept only the pairs of its budget and this one needs the `is_whole`.
     """
-    if scope is Scope.ALL:
+    if scope is SweepScope.ALL:
         return None
     if last is None:
         none = np.empty(0, np.int64)

@@ -16,7 +16,14 @@ from engine.sweeps.estimate import Expectation
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
 from engine.sweeps.report.words import describe_term
-from engine.sweeps.sweep_model import Group, GroupKind, RiskTerm, Scope, SweepRecord, SweepState
+from engine.sweeps.sweep_model import (
+    Group,
+    GroupKind,
+    RiskTerm,
+    SweepRecord,
+    SweepScope,
+    SweepState,
+)
 from serving.deployment.deployment import Deployment
 from serving.sweeps.sweep_states import ALIVE
 from serving.wire import sweeps as wire
@@ -29,7 +36,7 @@ GROUP_COLUMNS = (
 )
 MOST_IDENTITIES, MOST_LINES, MOST_LINKS, MOST_SEVERED = 500, 2_000, 5_000, 500
 """Of one group in an answer."""
-_SCOPES = {Scope.ALL: "all", Scope.NEW: "what is new"}
+_SCOPES = {SweepScope.ALL: "all", SweepScope.NEW: "what is new"}
 
 
 def sweep_row(record: SweepRecord) -> list[str]:
@@ -121,7 +128,7 @@ def expectation_facts(expectation: Expectation) -> dict[str, str]:
         "proposed": f"{proposal.threshold:.4f}{fewer}, for {proposal.false_pairs} false pairs "
         f"where {proposal.budget:,.3g} are allowed",
     }
-    if terms.scope is Scope.ALL:
+    if terms.scope is SweepScope.ALL:
         del facts["new of them"]
     if terms.budget is not None:
         facts["budget"] = f"the {terms.budget:,} groups with the highest likelihood ratio"

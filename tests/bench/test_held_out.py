@@ -26,12 +26,12 @@ from bench.suites.held_out import (
     name_frames,
     split_people,
 )
-from engine.accuracy.pair_scores import Templates, compare_all, single_templates
+from engine.accuracy.pair_scores import TemplateSet, compare_all, single_templates
 from engine.matching.calibration import Thresholds
 
 
 @pytest.fixture(scope="module")
-def singles() -> Templates:
+def singles() -> TemplateSet:
     """A hundred people with three photographs."""
     rng = np.random.default_rng(0)
     people = np.repeat(np.arange(100), 3)
@@ -41,7 +41,7 @@ def singles() -> Templates:
 
 
 def test_everybody_is_measured_on_once_in_a_repeat_and_never_fitted_on_then(
-    singles: Templates,
+    singles: TemplateSet,
 ) -> None:
     folds = list(split_people(singles, seed=1))
     assert len(folds) == REPEATS * FOLDS
@@ -54,7 +54,7 @@ def test_everybody_is_measured_on_once_in_a_repeat_and_never_fitted_on_then(
 
 
 def test_verify_is_measured_on_people_it_was_not_fitted_on(
-    singles: Templates, monkeypatch: pytest.MonkeyPatch
+    singles: TemplateSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, few = check_verify(singles, 0.5, seed=0)
     assert {one.reason for one in few.values()} == {
@@ -69,7 +69,7 @@ def test_verify_is_measured_on_people_it_was_not_fitted_on(
 
 
 def test_frames_are_measured_on_people_that_did_not_set_the_thresholds(
-    singles: Templates, monkeypatch: pytest.MonkeyPatch
+    singles: TemplateSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(3)
     people = np.repeat(np.arange(120), 6)
@@ -101,7 +101,7 @@ def test_frames_are_measured_on_people_that_did_not_set_the_thresholds(
 
 
 def test_a_transform_is_measured_on_people_it_was_not_fitted_on(
-    singles: Templates, monkeypatch: pytest.MonkeyPatch
+    singles: TemplateSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of vectors that all lean one way, subtracting their mean gains."""
     _, few = check_transform(singles, seed=0)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from loadtest.config import LoadTestResult, Options, Pace, Step
+from loadtest.config import LoadTestOptions, LoadTestResult, Pacing, Step
 from loadtest.criteria import Objective, Run, decide
 from loadtest.document_numbers import SpecimenNumbers
 from loadtest.judging import judge
@@ -16,10 +16,10 @@ from loadtest.participants import (
     Pair,
     Participants,
     Person,
-    Sample,
+    PhotographTemplate,
     Thresholds,
 )
-from loadtest.schedule import DEFAULT_MIX, Kind, Outcome, Phase, Traffic, Visit
+from loadtest.schedule import DEFAULT_MIX, Kind, LoadPhase, Outcome, Traffic, Visit
 from loadtest.service_calls import NEW, Answer, Enroll, match, search
 from loadtest.shapes import DEFAULT_PROFILES, Knee, Shape
 
@@ -29,7 +29,8 @@ THRESHOLDS = Thresholds(verify=0.45, same_document=0.46, review=0.57, certain=0.
 
 def make_person(number: int) -> Person:
     samples = tuple(
-        Sample(b"photo%d-%d" % (number, one), b"t%d-%d" % (number, one)) for one in (0, 1)
+        PhotographTemplate(b"photo%d-%d" % (number, one), b"t%d-%d" % (number, one))
+        for one in (0, 1)
     )
     return Person(number, Pair(samples[0], samples[1], 0.8), samples)
 
@@ -89,19 +90,19 @@ def decided(decision: str, *reasons: str, **changes: Any) -> Answer:
 
 def make_step(rate: float, outcomes: list[Outcome]) -> Step:
     """A judged step of ten seconds."""
-    phases = (Phase("knee", 10, rate),)
+    phases = (LoadPhase("knee", 10, rate),)
     run, judged = Run(tuple(outcomes), 10, 10.5, 0.1), tuple(judge(outcomes))
     return Step(rate, phases, run, judged, decide(run, judged, phases, Objective()))
 
 
 def make_result(*steps: Step, knee: Knee | None = None) -> LoadTestResult:
     shape = Shape.STEADY if knee is None else Shape.KNEE
-    options = Options(
+    options = LoadTestOptions(
         shape=shape,
         profile=DEFAULT_PROFILES[shape],
         mix=DEFAULT_MIX,
         objective=Objective(),
-        pace=Pace(),
+        pace=Pacing(),
     )
     return LoadTestResult(
         options=options,

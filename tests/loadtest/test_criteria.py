@@ -20,11 +20,11 @@ from loadtest.criteria import (
 )
 from loadtest.exchange import NOT_STARTED, OVERDUE
 from loadtest.judging import judge
-from loadtest.schedule import Kind, Outcome, Phase
+from loadtest.schedule import Kind, LoadPhase, Outcome
 from loadtest.service_calls import APPROVED, IN_FLIGHT, MISMATCH, REJECTED, Answer
 from tests.loadtest.making import decided, make_outcome, make_visit
 
-STEADY = (Phase("steady", 100, 1),)
+STEADY = (LoadPhase("steady", 100, 1),)
 GOOD, REFUSED = decided(APPROVED), Answer(429, is_refusal=True)
 
 
@@ -35,7 +35,7 @@ def outcome(number: int, answer: Answer = GOOD, latency_s: float = 0.1, **change
 
 
 def verdict_on(
-    outcomes: list[Outcome], phases: tuple[Phase, ...] = STEADY, **objective: float
+    outcomes: list[Outcome], phases: tuple[LoadPhase, ...] = STEADY, **objective: float
 ) -> Verdict:
     run = Run(tuple(outcomes), 100, 101, 0.1)
     return decide(run, judge(outcomes), phases, Objective(**objective))
@@ -70,7 +70,7 @@ def test_a_slow_tail_fails_it() -> None:
 
 
 def test_a_spike_may_be_refused_and_slow_and_must_be_right() -> None:
-    phases = (Phase("before", 50, 1), Phase("spike", 50, 1, is_judged=False))
+    phases = (LoadPhase("before", 50, 1), LoadPhase("spike", 50, 1, is_judged=False))
     calm = [outcome(number) for number in range(50)]
     spike = [outcome(number, latency_s=9, phase=1) for number in range(50, 100)]
     refused = [outcome(number, REFUSED, phase=1) for number in range(100, 150)]
@@ -106,7 +106,7 @@ def test_an_idle_service_keeps_up_however_slow_each_answer_is() -> None:
             done_s = max(due_s, number / answered) + wait_s
             visit = make_visit(number, due_s=due_s)
             outcomes.append(make_outcome(visit, GOOD, latency_s=done_s - due_s))
-        run, phases = Run(tuple(outcomes), 10, 12, 0.1), (Phase("knee", 10, rate),)
+        run, phases = Run(tuple(outcomes), 10, 12, 0.1), (LoadPhase("knee", 10, rate),)
         return decide(run, judge(outcomes), phases, Objective(kept_up=0.97))
 
     for rate in (10, 100):

@@ -9,7 +9,7 @@ import pytest
 
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import LOST, NOT_STARTED
-from loadtest.judging import MOST_CHECKED, Correctness, Judged, judge, mark_look_alikes
+from loadtest.judging import MOST_CHECKED, Correctness, JudgedVisit, judge, mark_look_alikes
 from loadtest.participants import ModelClient
 from loadtest.schedule import Kind
 from loadtest.service_calls import (
@@ -239,7 +239,7 @@ def test_too_many_look_alikes_are_wrong_decisions() -> None:
         make_outcome(make_visit(number, person=101), decided(REJECTED, CERTAIN, review=0.689))
         for number in range(1, MOST_CHECKED + 2)
     ]
-    judged: list[Judged] = mark_look_alikes(
+    judged: list[JudgedVisit] = mark_look_alikes(
         judge(outcomes), PARTICIPANTS, cast(ModelClient, Model())
     )
     assert {one.correctness for one in judged} == {Correctness.WRONG}

@@ -14,11 +14,11 @@ from loadtest.errors import LoadTestRefused
 from loadtest.schedule import (
     DEFAULT_MIX,
     PLANTED,
+    ArrivalProcess,
     Kind,
+    LoadPhase,
     Mix,
-    Phase,
     Planner,
-    Process,
     Traffic,
     Visit,
     draw_arrivals,
@@ -33,7 +33,7 @@ def plan(
 ) -> tuple[Visit, ...]:
     rng = np.random.default_rng(seed)
     planner = Planner(make_participants(), Serials(SPECIMENS), rng)
-    arrivals = draw_arrivals((Phase("a", seconds, rate),), Process.POISSON, rng)
+    arrivals = draw_arrivals((LoadPhase("a", seconds, rate),), ArrivalProcess.POISSON, rng)
     return planner.write(arrivals, mix)
 
 
@@ -118,12 +118,12 @@ def test_a_run_that_outlasts_its_templates_is_refused() -> None:
         participants.require_fresh(70)
 
 
-PHASES = (Phase("a", 10, 5), Phase("b", 2, 50, is_judged=False), Phase("c", 4, 0))
+PHASES = (LoadPhase("a", 10, 5), LoadPhase("b", 2, 50, is_judged=False), LoadPhase("c", 4, 0))
 Seeds = st.integers(0, 2**32 - 1)
 
 
-@given(process=st.sampled_from(Process), seed=Seeds)
-def test_every_arrival_lies_in_its_phase_and_in_order(process: Process, seed: int) -> None:
+@given(process=st.sampled_from(ArrivalProcess), seed=Seeds)
+def test_every_arrival_lies_in_its_phase_and_in_order(process: ArrivalProcess, seed: int) -> None:
     arrivals = draw_arrivals(PHASES, process, np.random.default_rng(seed))
     assert (np.diff(arrivals.due_s) >= 0).all()
     starts = np.array([0, 10, 12])[arrivals.phase]
@@ -133,6 +133,8 @@ def test_every_arrival_lies_in_its_phase_and_in_order(process: Process, seed: in
 
 
 def test_constant_arrivals_are_evenly_spaced() -> None:
-    arrivals = draw_arrivals((Phase("a", 2, 10),), Process.CONSTANT, np.random.default_rng(0))
+    arrivals = draw_arrivals(
+        (LoadPhase("a", 2, 10),), ArrivalProcess.CONSTANT, np.random.default_rng(0)
+    )
     assert len(arrivals) == 20
     assert np.allclose(np.diff(arrivals.due_s), 0.1)

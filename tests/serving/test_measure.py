@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from engine.capacity.figures import Figure, Figures, Origin, Quantity, Report, read_reports
+from engine.capacity.figures import (
+    FigureOrigin,
+    PlanFigure,
+    PlanFigures,
+    Quantity,
+    SuiteReport,
+    read_reports,
+)
 from engine.errors import RequestError
 from engine.models.catalog import CARDS_FOLDER
 from serving.measure import (
@@ -92,11 +99,11 @@ def test_the_machine_is_named() -> None:
     assert machine.memory_bytes > 1 << 30
 
 
-MEASURED = {Quantity.SCAN: Figure(1e-9, Origin.MEASURED, "here")}
+MEASURED = {Quantity.SCAN: PlanFigure(1e-9, FigureOrigin.MEASURED, "here")}
 
 
 @pytest.fixture
-def reports(tmp_path: Path) -> tuple[Report, ...]:
+def reports(tmp_path: Path) -> tuple[SuiteReport, ...]:
     """Of 128 floats kept as float32: a snapshot, a start; and photographs."""
     results = [
         ("Snapshot", {"references": 1_000_000, "dim": 128}, [("save", "MB", 660.0)]),
@@ -122,12 +129,12 @@ def reports(tmp_path: Path) -> tuple[Report, ...]:
     return read_reports(folder)
 
 
-def list_reported(figures: Figures) -> set[Quantity]:
-    return {one for one in Quantity if figures[one].origin is Origin.REPORTED}
+def list_reported(figures: PlanFigures) -> set[Quantity]:
+    return {one for one in Quantity if figures[one].origin is FigureOrigin.REPORTED}
 
 
 def test_reports_of_the_same_vectors_fill_what_was_not_measured(
-    reports: tuple[Report, ...],
+    reports: tuple[SuiteReport, ...],
 ) -> None:
     figures = join_figures(Settings(), reports, MEASURED)
     gallery = {Quantity.SNAPSHOT_BYTES, Quantity.RESTORE}
@@ -136,7 +143,7 @@ def test_reports_of_the_same_vectors_fill_what_was_not_measured(
 
 
 def test_vectors_of_half_the_bytes_are_not_planned_by_reports_of_whole_ones(
-    reports: tuple[Report, ...],
+    reports: tuple[SuiteReport, ...],
 ) -> None:
     settings = Settings(gallery=GallerySettings(rows="float16"))
     figures = join_figures(settings, reports, MEASURED)
@@ -147,7 +154,7 @@ def test_vectors_of_half_the_bytes_are_not_planned_by_reports_of_whole_ones(
 
 
 def test_longer_vectors_take_what_their_length_takes(
-    reports: tuple[Report, ...], tmp_path: Path
+    reports: tuple[SuiteReport, ...], tmp_path: Path
 ) -> None:
     card = tmp_path / "long.toml"
     text = (CARDS_FOLDER / "sface.toml").read_text("utf-8")

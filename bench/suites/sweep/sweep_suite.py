@@ -42,7 +42,7 @@ from engine.sweeps.estimate import SweepRequest
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
 from engine.sweeps.groups import group_faces
-from engine.sweeps.sweep_model import Group, GroupKind, PairTable, Scope, SweepState
+from engine.sweeps.sweep_model import Group, GroupKind, PairTable, SweepScope, SweepState
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import join_gallery
 from serving.deployment.deployment import Deployment
@@ -325,9 +325,9 @@ def sweep_deployment(plan: Plan, folder: Path, setup: Setup) -> Result:
     home = folder / "home"
     make_home(home)
     load_s = clock(lambda: _load(home, planted.vectors[:first], 0))[1]
-    all_s, everything, all_peak = _sweep(home, plan.threshold, Scope.ALL, total)
+    all_s, everything, all_peak = _sweep(home, plan.threshold, SweepScope.ALL, total)
     _load(home, planted.vectors[first:], first)
-    new_s, new, new_peak = _sweep(home, plan.threshold, Scope.NEW, total)
+    new_s, new, new_peak = _sweep(home, plan.threshold, SweepScope.NEW, total)
     peaks = [one for one in (all_peak, new_peak) if one is not None]
     figures = (
         Figure("holders loaded before", "1/s", plan.references / load_s),
@@ -346,13 +346,13 @@ def _load(home: Path, vectors: Vectors, first_serial: int) -> None:
         load_holders(writer, vectors, first_serial=first_serial)
 
 
-def _sweep(home: Path, threshold: float, scope: Scope, total: int) -> Sweeping:
+def _sweep(home: Path, threshold: float, scope: SweepScope, total: int) -> Sweeping:
     """In a new process, as the command is one; `total` rows have a label."""
     with Worker() as pool:
         return pool.submit(_sweep_here, home, threshold, scope, total).result()
 
 
-def _sweep_here(home: Path, threshold: float, scope: Scope, total: int) -> Sweeping:
+def _sweep_here(home: Path, threshold: float, scope: SweepScope, total: int) -> Sweeping:
     request = SweepRequest(threshold=threshold, scope=scope, is_unsupported_allowed=True)
     with Deployment(home, Settings()) as deployment:
         manager = SweepManager(deployment)

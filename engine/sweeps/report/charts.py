@@ -48,7 +48,7 @@ _FLOOR = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scores:
+class ScoreBins:
     """Bins of score: `edges` float64[n + 1], `found` int64[n].
 
     One edge is the threshold; the `below` bins before it show what strangers would bring there,
@@ -71,7 +71,7 @@ class Scores:
 
 def count_scores(
     scores: NDArray[np.float32], threshold: float, comparisons: int, curve: CalibrationCurve | None
-) -> Scores:
+) -> ScoreBins:
     """Counts the pairs in each bin, and the strangers that `comparisons` bring to it."""
     below = min(_BINS_BELOW, math.floor((threshold + 1) / BIN))
     above = max(math.ceil((1 - threshold) / BIN - 1e-6), 1)
@@ -80,7 +80,7 @@ def count_scores(
     found, _ = np.histogram(np.clip(scores, threshold, edges[-1]), edges)
     strangers = np.full((len(found), 3), np.nan)
     if curve is None:
-        return Scores(edges, below, found, strangers)
+        return ScoreBins(edges, below, found, strangers)
     for number, (low, high) in enumerate(pairwise(edges.tolist())):
         here, over = curve.fmr_at(low), curve.fmr_at(high)
         if not here.is_bound and not over.is_bound:
@@ -88,10 +88,10 @@ def count_scores(
             strangers[number] = np.array([here.value, here.low, here.high]) * share * comparisons
     ends_at = curve.points[-1].threshold
     bound = curve.fmr_at(max(threshold, math.nextafter(ends_at, math.inf))).high * comparisons
-    return Scores(edges, below, found, strangers, ends_at, bound)
+    return ScoreBins(edges, below, found, strangers, ends_at, bound)
 
 
-def draw_scores(counted: Scores) -> Markup:
+def draw_scores(counted: ScoreBins) -> Markup:
     """Bars for the pairs found, and a curve with its band for strangers, where it is known."""
     known = counted.strangers[~np.isnan(counted.strangers)]
     highest = max(float(counted.found.max()), float(known.max(initial=10.0)))
@@ -111,7 +111,7 @@ def draw_scores(counted: Scores) -> Markup:
     return chart(WIDTH, 360.0, label, parts)
 
 
-def _draw_unsupported(counted: Scores, x: Scale) -> list[Markup]:
+def _draw_unsupported(counted: ScoreBins, x: Scale) -> list[Markup]:
     if counted.ends_at is None or counted.bound is None or counted.ends_at >= x.high:
         return []
     start = x(counted.ends_at)
@@ -132,7 +132,7 @@ def _draw_score_axes(x: Scale, y: Scale) -> list[Markup]:
     ]
 
 
-def _draw_score_bars(counted: Scores, x: Scale, y: Scale) -> list[Markup]:
+def _draw_score_bars(counted: ScoreBins, x: Scale, y: Scale) -> list[Markup]:
     bars = []
     for (low, high), found in zip(
         pairwise(counted.edges.tolist()), counted.found.tolist(), strict=True
@@ -143,7 +143,7 @@ def _draw_score_bars(counted: Scores, x: Scale, y: Scale) -> list[Markup]:
     return bars
 
 
-def _draw_strangers(counted: Scores, x: Scale, y: Scale) -> list[Markup]:
+def _draw_strangers(counted: ScoreBins, x: Scale, y: Scale) -> list[Markup]:
     middles = (counted.edges[:-1] + counted.edges[1:]) / 2
     known = ~np.isnan(counted.strangers[:, 0])
     if not known.any():
@@ -307,7 +307,7 @@ _TINTS = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class MapField:
     """A rectangle of the map."""
 
     x: float
@@ -319,9 +319,9 @@ class Field:
     def area(self) -> float:
         return self.width * self.height
 
-    def shrink(self, head: float, edge: float) -> Field:
+    def shrink(self, head: float, edge: float) -> MapField:
         """The field without a strip at the top and an edge around, down to nothing."""
-        return Field(
+        return MapField(
             self.x + edge,
             self.y + head,
             max(self.width - 2 * edge, 0.0),
@@ -343,7 +343,7 @@ def draw_outlets(outlets: Sequence[Seller], names: Mapping[str, str]) -> Markup:
         carriers[carrier].append((plural(others, "other"), lines))
     ranked = sorted(carriers.items(), key=lambda item: (-sum(n for _, n in item[1]), item[0]))
     sizes = [float(sum(lines for _, lines in items)) for _, items in ranked]
-    fields = squarify(sizes, Field(0.0, 0.0, WIDTH, _HEIGHT))
+    fields = squarify(sizes, MapField(0.0, 0.0, WIDTH, _HEIGHT))
     parts: list[Markup] = []
     for number, ((carrier, items), field) in enumerate(zip(ranked, fields, strict=True)):
         tint = f"tint{number % _TINTS}"
@@ -354,11 +354,11 @@ def draw_outlets(outlets: Sequence[Seller], names: Mapping[str, str]) -> Markup:
     return chart(WIDTH, _HEIGHT, label, parts, class_="map")
 
 
-def squarify(sizes: Sequence[float], field: Field) -> list[Field]:
+def squarify(sizes: Sequence[float], field: MapField) -> list[MapField]:
     """A rectangle for each size, as square as possible; `sizes` are positive and descending."""
     scale = field.area / (sum(sizes) or 1.0)
     left = [size * scale for size in sizes]
-    fields: list[Field] = []
+    fields: list[MapField] = []
     while left:
         side = min(field.width, field.height)
         count = 1
@@ -378,7 +378,7 @@ def _worst(row: Sequence[float], side: float) -> float:
     return max(side**2 * max(row) / total**2, total**2 / (side**2 * min(row)))
 
 
-def _lay_row(row: Sequence[float], field: Field) -> tuple[list[Field], Field]:
+def _lay_row(row: Sequence[float], field: MapField) -> tuple[list[MapField], MapField]:
     """The row's rectangles along the shorter side, and the rest of the field."""
     total = sum(row)
     placed = []
@@ -387,16 +387,18 @@ def _lay_row(row: Sequence[float], field: Field) -> tuple[list[Field], Field]:
         y = field.y
         for area in row:
             length = area / depth if depth else 0.0
-            placed.append(Field(field.x, y, depth, length))
+            placed.append(MapField(field.x, y, depth, length))
             y += length
-        return placed, Field(field.x + depth, field.y, max(field.width - depth, 0.0), field.height)
+        return placed, MapField(
+            field.x + depth, field.y, max(field.width - depth, 0.0), field.height
+        )
     depth = total / field.width if field.width else 0.0
     x = field.x
     for area in row:
         length = area / depth if depth else 0.0
-        placed.append(Field(x, field.y, length, depth))
+        placed.append(MapField(x, field.y, length, depth))
         x += length
-    return placed, Field(field.x, field.y + depth, field.width, max(field.height - depth, 0.0))
+    return placed, MapField(field.x, field.y + depth, field.width, max(field.height - depth, 0.0))
 
 
 def _count_others(outlets: Sequence[Seller]) -> Mapping[str, tuple[int, int]]:
@@ -409,7 +411,7 @@ def _count_others(outlets: Sequence[Seller]) -> Mapping[str, tuple[int, int]]:
 
 
 def _draw_carrier(
-    name: str, items: Sequence[tuple[str, int]], field: Field, tint: str
+    name: str, items: Sequence[tuple[str, int]], field: MapField, tint: str
 ) -> Iterator[Markup]:
     ranked = sorted(items, key=lambda item: -item[1])
     total = sum(lines for _, lines in ranked)
@@ -424,7 +426,9 @@ def _draw_carrier(
         yield from _draw_outlet(name, outlet, lines, one, tint)
 
 
-def _draw_outlet(name: str, outlet: str, lines: int, field: Field, tint: str) -> Iterator[Markup]:
+def _draw_outlet(
+    name: str, outlet: str, lines: int, field: MapField, tint: str
+) -> Iterator[Markup]:
     yield field.draw(f"outlet {tint}", title=f"{name}, {outlet}: {plural(lines, 'line')}")
     if field.height > 20 and _fits(outlet, field.width - 12):
         yield text(field.x + 7, field.y + 17, outlet, class_="outlet-name")

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from engine.cases.precision import Precision
 from engine.matching.calibration import CalibrationCurve, Rate
-from engine.sweeps.risk import OutletLiveness, Summary
+from engine.sweeps.risk import OutletLiveness, SweepSummary
 from engine.sweeps.sweep_model import Group, SweepTerms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Sweep:
+class ReportedSweep:
     """The sweep: the gallery at `sequence`, with so many references."""
 
     id: str
@@ -59,11 +59,11 @@ class ReportInput:
     faces, JPEG or PNG, by document id; without it the report holds no face.
     """
 
-    sweep: Sweep
+    sweep: ReportedSweep
     chance: Chance | None
     scores: NDArray[np.float32]
     groups: Sequence[Group]
-    summary: Summary
+    summary: SweepSummary
     liveness: Sequence[OutletLiveness] = ()
     """Outlets where liveness checks failed, ranked."""
     judged: Precision | None = None

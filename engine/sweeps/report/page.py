@@ -18,7 +18,7 @@ from engine.formatting import count, duration, plural
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.report import views, words
 from engine.sweeps.report.charts import (
-    Scores,
+    ScoreBins,
     count_scores,
     draw_chance,
     draw_outlets,
@@ -220,7 +220,7 @@ def _show_summary(contents: ReportInput) -> dict[str, Any]:
     }
 
 
-def _list_bins(counted: Scores) -> list[tuple[float, float, int, list[float] | None]]:
+def _list_bins(counted: ScoreBins) -> list[tuple[float, float, int, list[float] | None]]:
     """Bins from the threshold: from, to, found, and the strangers (value, low, high) if known."""
     return [
         (low, high, found, None if strangers[0] != strangers[0] else strangers)

@@ -19,7 +19,7 @@ from engine.formatting import plural
 from engine.svg import Scale, chart, element, line, rect, text
 from engine.sweeps.clustering import Edge, strongest_tree
 from engine.sweeps.report.contents import ReportInput
-from engine.sweeps.report.words import KIND_NAMES, Reason, describe_term, format_day, letter
+from engine.sweeps.report.words import KIND_NAMES, RiskReason, describe_term, format_day, letter
 from engine.sweeps.sweep_model import Group, Identity, Link
 
 _STEPS = 120
@@ -190,7 +190,7 @@ class Row:
     group: Group
     kind_name: str
     case: str | None
-    reasons: tuple[Reason, ...]
+    reasons: tuple[RiskReason, ...]
     lines: int
     carriers: int
     outlets: int

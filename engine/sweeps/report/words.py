@@ -63,7 +63,7 @@ def letter(number: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
+class RiskReason:
     """A term of a risk as text, with its points and the `most` it can bring; None of a ratio."""
 
     text: str
@@ -89,12 +89,14 @@ _TEXTS: Mapping[str, Callable[[float], str]] = {
 }
 
 
-def describe_term(term: RiskTerm, kind: GroupKind) -> Reason:
+def describe_term(term: RiskTerm, kind: GroupKind) -> RiskReason:
     """Describes a term; one without a text here is shown by its name."""
     if term.name in RATIO_TEXTS:
-        return Reason(_describe_ratio(term), term.points, None)
+        return RiskReason(_describe_ratio(term), term.points, None)
     scale = SCALES.get(term.name)
-    return Reason(_describe_value(term, kind), term.points, scale[-1][1] if scale else term.points)
+    return RiskReason(
+        _describe_value(term, kind), term.points, scale[-1][1] if scale else term.points
+    )
 
 
 RATIO_TEXTS: Mapping[str, str] = {

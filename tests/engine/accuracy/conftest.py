@@ -10,7 +10,7 @@ import skimage.data
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
-from engine.accuracy.pair_scores import PairScores, Templates, compare_all, single_templates
+from engine.accuracy.pair_scores import PairScores, TemplateSet, compare_all, single_templates
 from engine.faces.extractor import Extractor, ExtractorConfig, open_extractor
 from engine.models.session import SessionOptions
 
@@ -36,13 +36,13 @@ def draw_faces() -> Callable[..., Labelled]:
 
 
 @pytest.fixture(scope="session")
-def singles(draw_faces: Callable[..., Labelled]) -> Templates:
+def singles(draw_faces: Callable[..., Labelled]) -> TemplateSet:
     """120 people with four photographs."""
     return single_templates(*draw_faces(120, 4))
 
 
 @pytest.fixture(scope="session")
-def scores(singles: Templates) -> PairScores:
+def scores(singles: TemplateSet) -> PairScores:
     return compare_all(singles)
 
 

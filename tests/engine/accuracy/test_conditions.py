@@ -9,7 +9,7 @@ import pytest
 
 from engine.accuracy.conditions import Ageing, QualityBands, band_quality, measure_ageing
 from engine.accuracy.dataset import QUALITIES
-from engine.accuracy.pair_scores import Comparisons, compare_mated, single_templates
+from engine.accuracy.pair_scores import ComparedPairs, compare_mated, single_templates
 
 Faces = Callable[..., tuple[np.ndarray, np.ndarray]]
 SHARPNESS = QUALITIES.index("sharpness")
@@ -82,7 +82,7 @@ def age(people: int, *, fall: float) -> Ageing:
     gap = np.abs(years[:, one] - years[:, other])
     scores = 0.7 - fall * gap
     scores += rng.normal(0, 0.05, people)[:, None] + rng.normal(0, 0.03, gap.shape)
-    mated = Comparisons(left, right, scores.ravel().astype(np.float32))
+    mated = ComparedPairs(left, right, scores.ravel().astype(np.float32))
     return measure_ageing(mated, owners, days, 0.55, seed=0)
 
 
@@ -103,7 +103,7 @@ def test_few_people_in_a_span_are_refused() -> None:
 
 
 def test_photographs_without_a_date_count_nowhere() -> None:
-    mated = Comparisons(np.array([0, 0]), np.array([1, 2]), np.array([0.5, 0.9], np.float32))
+    mated = ComparedPairs(np.array([0, 0]), np.array([1, 2]), np.array([0.5, 0.9], np.float32))
     days = np.array(["2001-01-01", "2004-01-01", "NaT"], "datetime64[D]")
     found = measure_ageing(mated, np.zeros(3, np.int64), days, 0.4, seed=0)
     assert found.undated == 1

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from engine.accuracy.conditions import AttributeReport, Sample, compare_groups
+from engine.accuracy.conditions import AttributeReport, GroupSample, compare_groups
 from engine.accuracy.dataset import Labels
 from engine.accuracy.error_rates import threshold_at
 from engine.accuracy.pair_scores import (
@@ -24,7 +24,7 @@ def judge(vectors: np.ndarray, people: np.ndarray, group: np.ndarray) -> Attribu
     """`group` of each photograph, at FMR 1e-2 over all."""
     singles = single_templates(vectors, people)
     threshold = threshold_at(compare_all(singles).nonmated, 1e-2)
-    sample = Sample(
+    sample = GroupSample(
         singles=singles,
         places=np.arange(len(people)),
         people=people,

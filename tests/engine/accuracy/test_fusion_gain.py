@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from engine.accuracy.evaluate import compare_fusion
-from engine.accuracy.pair_scores import Templates, single_templates
+from engine.accuracy.pair_scores import TemplateSet, single_templates
 from engine.matching.calibration import Comparison
 
 
-def test_each_further_photograph_lowers_the_fnmr(singles: Templates) -> None:
+def test_each_further_photograph_lowers_the_fnmr(singles: TemplateSet) -> None:
     gain = compare_fusion(singles, rounds=5)
     assert gain is not None
     assert (gain.people, gain.mated_pairs, gain.nonmated_pairs) == (120, 600, 600 * 119)

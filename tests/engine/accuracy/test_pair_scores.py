@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.accuracy.pair_scores import (
     PairScores,
-    Templates,
+    TemplateSet,
     compare_all,
     compare_sides,
     fused_templates,
@@ -21,13 +21,15 @@ from engine.accuracy.pair_scores import (
 )
 
 
-def _draw(people: list[int]) -> Templates:
+def _draw(people: list[int]) -> TemplateSet:
     rows = np.random.default_rng(len(people)).standard_normal((len(people), 8))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return single_templates(rows.astype(np.float32), np.array(people, np.int64))
 
 
-def _brute(left: Templates, right: Templates, pairs: list[tuple[int, int]]) -> tuple[list, list]:
+def _brute(
+    left: TemplateSet, right: TemplateSet, pairs: list[tuple[int, int]]
+) -> tuple[list, list]:
     mated, nonmated = [], []
     for i, j in pairs:
         score = float(left.vectors[i] @ right.vectors[j])

@@ -9,7 +9,7 @@ import pytest
 
 from engine.accuracy.pair_scores import (
     PairScores,
-    Templates,
+    TemplateSet,
     compare_all,
     fused_templates,
     single_templates,
@@ -36,7 +36,7 @@ def shipped(population: Population) -> Calibration:
 
 
 @pytest.fixture(scope="module")
-def synthetic(population: Population) -> Templates:
+def synthetic(population: Population) -> TemplateSet:
     """2,500 people with four photographs."""
     latent = population.people(PEOPLE, seed=3)
     faces = [population.samples(latent, 3, photograph) for photograph in range(4)]
@@ -44,8 +44,8 @@ def synthetic(population: Population) -> Templates:
 
 
 @pytest.fixture(scope="module")
-def single_scores(synthetic: Templates) -> PairScores:
-    return compare_all(Templates(synthetic.vectors[::2], synthetic.people[::2],
+def single_scores(synthetic: TemplateSet) -> PairScores:
+    return compare_all(TemplateSet(synthetic.vectors[::2], synthetic.people[::2],
                                  synthetic.photographs[::2], PEOPLE))  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def test_strangers_reach_the_fmr_that_the_calibration_measured(
 
 
 def test_fused_strangers_reach_the_fmr_that_the_calibration_measured(
-    synthetic: Templates, shipped: Calibration
+    synthetic: TemplateSet, shipped: Calibration
 ) -> None:
     fused = compare_all(fused_templates(synthetic, 2))
     for rate in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5):
@@ -146,7 +146,7 @@ def test_the_file_holds_statistics_and_no_rows_of_people(population: Population)
 
 @pytest.mark.slow
 def test_a_fit_recovers_the_population_that_it_is_shown(
-    population: Population, synthetic: Templates
+    population: Population, synthetic: TemplateSet
 ) -> None:
     some = synthetic.people < PEOPLE // 2
     fitted = fit_population(synthetic.vectors[some], synthetic.people[some], model_digest="d")

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from engine.capacity.figures import USUAL, Figures, Machine
+from engine.capacity.figures import USUAL, MeasuredMachine, PlanFigures
 from engine.capacity.model import Affine, Costs, Node
 
-MACHINE = Machine("Test", 2, 24 << 30)
+MACHINE = MeasuredMachine("Test", 2, 24 << 30)
 
 
 @pytest.fixture
-def figures() -> Figures:
+def figures() -> PlanFigures:
     """All of them assumed."""
-    return Figures(MACHINE, USUAL, {})
+    return PlanFigures(MACHINE, USUAL, {})
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 
 from engine.capacity.figures import (
     USUAL,
-    Figures,
-    Origin,
+    FigureOrigin,
+    PlanFigures,
     Quantity,
     VectorKind,
     find_figures,
@@ -57,7 +57,7 @@ def test_figures_are_converted_to_seconds_of_a_core(write_report: Write) -> None
         Quantity.SNAPSHOT_BYTES: pytest.approx(652.0),
         Quantity.HTTP: pytest.approx(0.002),
     }
-    assert {figure.origin for figure in found.values()} == {Origin.REPORTED}
+    assert {figure.origin for figure in found.values()} == {FigureOrigin.REPORTED}
     assert found[Quantity.SCAN].source == "made.json: A batch, range (Test, 2 cores)"
 
 
@@ -148,8 +148,8 @@ def test_a_figure_that_was_skipped_stays_assumed(write_report: Write) -> None:
         {"Pairs of photographs": ({"threads": 2}, {"Sosie, cpu": ("pairs/s", None)})}
     )
     report = read_report(path)
-    figures = Figures(report.machine, USUAL, find_figures(report))
-    assert figures[Quantity.PAIR].origin is Origin.ASSUMED
+    figures = PlanFigures(report.machine, USUAL, find_figures(report))
+    assert figures[Quantity.PAIR].origin is FigureOrigin.ASSUMED
     assert Quantity.PAIR in figures.list_assumed()
 
 
@@ -173,7 +173,7 @@ def test_later_figures_win_over_earlier_ones(write_report: Write) -> None:
 
 def test_the_committed_reports_have_all_figures_of_the_service() -> None:
     reports = read_reports(COMMITTED)
-    figures = Figures(most_frequent_machine(reports), USUAL, gather_figures(reports))
+    figures = PlanFigures(most_frequent_machine(reports), USUAL, gather_figures(reports))
     unknown = {Quantity.FAN_OUT, Quantity.HOP, Quantity.ENROLLMENT_BYTES, Quantity.COPY_BUILD}
     # Written by newer suites than some of the reports.
     newer = {Quantity.ROW_BYTES, Quantity.MERGE_PEAK, Quantity.COUNT}

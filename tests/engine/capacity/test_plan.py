@@ -9,11 +9,28 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from engine.capacity.figures import USUAL, Figure, Figures, Machine, Origin, Quantity, VectorKind
-from engine.capacity.model import Affine, Costs, Demand, Layout, Node, Use, Waits, assume_node
+from engine.capacity.figures import (
+    USUAL,
+    FigureOrigin,
+    MeasuredMachine,
+    PlanFigure,
+    PlanFigures,
+    Quantity,
+    VectorKind,
+)
+from engine.capacity.model import (
+    Affine,
+    Costs,
+    Demand,
+    MachineLayout,
+    Node,
+    Use,
+    Waits,
+    assume_node,
+)
 from engine.capacity.plan import (
     MAX_REFUSED,
-    Plan,
+    CapacityPlan,
     Shortfall,
     Simulated,
     choose_layout,
@@ -24,7 +41,7 @@ from engine.capacity.simulation import Trial, simulate
 from engine.errors import RequestError
 from engine.matching.calibration import CalibrationCurve, OperatingPoint
 
-FIGURES = Figures(Machine("Test", 2, 24 << 30), USUAL, {})
+FIGURES = PlanFigures(MeasuredMachine("Test", 2, 24 << 30), USUAL, {})
 COSTS = Costs.of(FIGURES)
 NODE = Node(cores=32, memory_bytes=256 << 30, bandwidth_bytes_s=200e9)
 CURVE = CalibrationCurve(
@@ -42,13 +59,15 @@ faces = st.integers(3, 9).flatmap(lambda power: st.integers(10**power, 2 * 10**p
 arrivals = st.floats(0.1, 150)
 
 
-def choose(demand: Demand) -> tuple[Layout, Simulated]:
+def choose(demand: Demand) -> tuple[MachineLayout, Simulated]:
     chosen = choose_layout(demand, COSTS, FIGURES, NODE, SHORT)
     assert not isinstance(chosen, Shortfall), chosen
     return chosen
 
 
-def plan_for(demand: Demand, node: Node = NODE, trial: Trial = SHORT, copies: int = 1) -> Plan:
+def plan_for(
+    demand: Demand, node: Node = NODE, trial: Trial = SHORT, copies: int = 1
+) -> CapacityPlan:
     candidates = expect_candidates(demand.faces, demand.enrollments, CURVE, 1e-4)
     return make_plan(demand, FIGURES, COSTS, node, candidates, trial, copies)
 
@@ -138,7 +157,7 @@ def test_a_gallery_of_a_country_is_sharded_and_each_shard_has_a_snapshot() -> No
 
 
 def test_a_lost_shard_is_built_alone_and_a_registrar_finds_the_others() -> None:
-    layout = Layout(node=NODE, ingress_nodes=1, shards=20)
+    layout = MachineLayout(node=NODE, ingress_nodes=1, shards=20)
     waits = Waits.of(layout, 10**9, FIGURES)
     assert waits.start_s == pytest.approx(1e9 * (6.4e-6 + 11.8e-6))
     assert waits.lost_shard_s == pytest.approx(1e9 * 6.4e-6 + 5e7 * 11.8e-6)
@@ -151,7 +170,7 @@ def test_a_lost_shard_is_built_alone_and_a_registrar_finds_the_others() -> None:
 
 
 def test_a_start_of_one_machine_is_that_of_the_whole_service() -> None:
-    whole = Waits.of(Layout(node=NODE), 10**6, FIGURES)
+    whole = Waits.of(MachineLayout(node=NODE), 10**6, FIGURES)
     assert (whole.start_s, whole.reopen_s) == pytest.approx((20 + 7.3, 20 + 1.8))
     assert whole.failover_s == pytest.approx(5 + 1.8)
     assert whole.lost_shard_s is None
@@ -188,7 +207,7 @@ def test_a_shortfall_is_explained_in_one_line(demand: Demand, node: Node, words:
 
 
 def test_every_figure_that_nobody_measured_is_listed_as_an_assumption() -> None:
-    known = Figure(0.02, Origin.MEASURED, "here")
+    known = PlanFigure(0.02, FigureOrigin.MEASURED, "here")
     figures = replace(FIGURES, found={Quantity.PAIR: known})
     demand = Demand(faces=1_000, enrollments=1)
     candidates = expect_candidates(1_000, 1, CURVE, 1e-4)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from simpy import Environment
 
-from engine.capacity.model import Costs, Demand, Layout, Node
+from engine.capacity.model import Costs, Demand, MachineLayout, Node
 from engine.capacity.simulation import Cores, Trial, quantile, simulate
 
 SMALL = Trial(requests=4_000, seed=1)
@@ -20,18 +20,20 @@ def demand(**changes: float) -> Demand:
 
 
 @pytest.fixture
-def machine(node: Node) -> Layout:
-    return Layout(node=replace(node, cores=4))
+def machine(node: Node) -> MachineLayout:
+    return MachineLayout(node=replace(node, cores=4))
 
 
-def test_a_seed_repeats_its_run(machine: Layout, costs: Costs) -> None:
+def test_a_seed_repeats_its_run(machine: MachineLayout, costs: Costs) -> None:
     one, same = (simulate(machine, demand(), costs, SMALL) for _ in range(2))
     other = simulate(machine, demand(), costs, replace(SMALL, seed=2))
     assert np.array_equal(one.enroll_s, same.enroll_s)
     assert not np.array_equal(one.enroll_s, other.enroll_s)
 
 
-def test_without_load_a_latency_is_the_sum_of_its_steps(machine: Layout, costs: Costs) -> None:
+def test_without_load_a_latency_is_the_sum_of_its_steps(
+    machine: MachineLayout, costs: Costs
+) -> None:
     steady = replace(costs, pair_spread=0, decision_spread=0, scan_spread=0)
     run = simulate(machine, demand(enrollments=0.01), steady, Trial(requests=50, is_even=True))
     scan_s = costs.scan_s(100_000, 1, machine.node)
@@ -45,7 +47,7 @@ def test_without_load_a_latency_is_the_sum_of_its_steps(machine: Layout, costs: 
 
 
 def test_the_rate_of_answers_is_that_of_arrivals_and_cores_are_busy_accordingly(
-    machine: Layout, costs: Costs
+    machine: MachineLayout, costs: Costs
 ) -> None:
     run = simulate(machine, demand(enrollments=60), costs, Trial(requests=12_000))
     assert run.rate == pytest.approx(60, rel=0.05)
@@ -56,7 +58,9 @@ def test_the_rate_of_answers_is_that_of_arrivals_and_cores_are_busy_accordingly(
     assert 0.8 * lone < run.ingress <= 1.02 * lone
 
 
-def test_overload_is_refused_and_the_others_are_not_late(machine: Layout, costs: Costs) -> None:
+def test_overload_is_refused_and_the_others_are_not_late(
+    machine: MachineLayout, costs: Costs
+) -> None:
     run = simulate(machine, demand(enrollments=600), costs, Trial(requests=3_000, max_ongoing=8))
     assert run.refused > 0.5
     assert run.rate < 4 / (costs.http_s + costs.photographs.item_s)
@@ -65,7 +69,7 @@ def test_overload_is_refused_and_the_others_are_not_late(machine: Layout, costs:
     assert quantile(simulate(machine, demand(enrollments=600), costs, unbound).enroll_s, 0.99) > 5
 
 
-def test_a_closed_loop_is_as_fast_as_the_cores(machine: Layout, costs: Costs) -> None:
+def test_a_closed_loop_is_as_fast_as_the_cores(machine: MachineLayout, costs: Costs) -> None:
     few = simulate(machine, demand(), costs, Trial(requests=2_000, connections=1))
     full = simulate(machine, demand(), costs, Trial(requests=4_000, connections=20))
     # One at a time: the rate is the inverse of its latency.
@@ -74,7 +78,7 @@ def test_a_closed_loop_is_as_fast_as_the_cores(machine: Layout, costs: Costs) ->
     assert full.ingress > 0.85
 
 
-def test_a_closed_loop_loses_no_connection(machine: Layout, costs: Costs) -> None:
+def test_a_closed_loop_loses_no_connection(machine: MachineLayout, costs: Costs) -> None:
     """More connections than the service takes at once: all of them are simulated (Little's law)."""
     trial = Trial(requests=6_000, connections=60, max_ongoing=5)
     run = simulate(machine, demand(), costs, trial)
@@ -83,7 +87,7 @@ def test_a_closed_loop_loses_no_connection(machine: Layout, costs: Costs) -> Non
 
 
 def test_the_writer_batches_simultaneous_requests(node: Node, costs: Costs) -> None:
-    layout = Layout(node=node, ingress_nodes=8)
+    layout = MachineLayout(node=node, ingress_nodes=8)
     calm = simulate(layout, demand(enrollments=20), costs, SMALL)
     rush = simulate(layout, demand(enrollments=900), costs, SMALL)
     assert calm.batch < 1.3
@@ -91,7 +95,7 @@ def test_the_writer_batches_simultaneous_requests(node: Node, costs: Costs) -> N
 
 
 def test_scans_of_searches_slow_decisions(node: Node, costs: Costs) -> None:
-    layout = Layout(node=node, ingress_nodes=2, shards=4)
+    layout = MachineLayout(node=node, ingress_nodes=2, shards=4)
     large = demand(faces=400_000_000, enrollments=20)
     quiet = simulate(layout, large, costs, SMALL)
     busy = simulate(layout, replace(large, searches=20), costs, SMALL)
@@ -99,7 +103,7 @@ def test_scans_of_searches_slow_decisions(node: Node, costs: Costs) -> None:
 
 
 def test_the_inner_latency_is_part_of_the_whole(node: Node, costs: Costs) -> None:
-    layout = Layout(node=node, ingress_nodes=2, shards=4)
+    layout = MachineLayout(node=node, ingress_nodes=2, shards=4)
     run = simulate(layout, demand(searches=5), costs, SMALL)
     assert (run.enroll_inner_s < run.enroll_s).all()
     assert (run.search_inner_s < run.search_s).all()

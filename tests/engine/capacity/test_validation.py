@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.capacity.figures import USUAL, Figures, gather_figures, read_report, read_reports
+from engine.capacity.figures import USUAL, PlanFigures, gather_figures, read_report, read_reports
 from engine.capacity.validation import TOLERANCE, Comparison, check_report
 from engine.errors import RequestError
 
@@ -51,7 +51,7 @@ def served(write_report: Write) -> Callable[..., Path]:
 
 
 def test_a_run_as_simulated_is_within_a_fifth(
-    served: Callable[..., Path], figures: Figures
+    served: Callable[..., Path], figures: PlanFigures
 ) -> None:
     check = check_report(read_report(served()), figures)
     held = {row.name: row.holds for row in check.rows}
@@ -75,7 +75,7 @@ def test_a_run_as_simulated_is_within_a_fifth(
 
 
 def test_the_tail_that_is_predicted_is_held_to(
-    served: Callable[..., Path], figures: Figures
+    served: Callable[..., Path], figures: PlanFigures
 ) -> None:
     check = check_report(read_report(served(p99_ms=200.0)), figures)
     assert [row.holds for row in check.rows] == [True, None, None, True, False]
@@ -91,7 +91,7 @@ def test_a_row_that_is_not_checked_is_never_off() -> None:
 
 
 def test_a_service_that_is_slower_than_its_processor_time_is_seen(
-    served: Callable[..., Path], figures: Figures
+    served: Callable[..., Path], figures: PlanFigures
 ) -> None:
     check = check_report(read_report(served(rate=40.0, p50_ms=150.0, p99_ms=300.0)), figures)
     assert [row.holds for row in check.rows] == [False, None, None, False, False]
@@ -100,7 +100,9 @@ def test_a_service_that_is_slower_than_its_processor_time_is_seen(
     assert not check.holds
 
 
-def test_a_report_of_another_suite_cannot_be_checked(write_report: Write, figures: Figures) -> None:
+def test_a_report_of_another_suite_cannot_be_checked(
+    write_report: Write, figures: PlanFigures
+) -> None:
     with pytest.raises(RequestError, match="sosie bench serve"):
         check_report(read_report(write_report({})), figures)
     other = {"another": ("1/s", 1.0)}
@@ -111,7 +113,7 @@ def test_a_report_of_another_suite_cannot_be_checked(write_report: Write, figure
 
 def test_the_committed_run_of_the_service_is_simulated_within_a_fifth() -> None:
     report = read_report(SERVED)
-    figures = Figures(report.machine, USUAL, gather_figures(read_reports(COMMITTED)))
+    figures = PlanFigures(report.machine, USUAL, gather_figures(read_reports(COMMITTED)))
     check = check_report(report, figures)
     rows = {row.name: row for row in check.rows}
     held = {name: row.holds for name, row in rows.items()}

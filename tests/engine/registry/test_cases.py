@@ -27,7 +27,7 @@ from engine.registry.records import (
 )
 from engine.registry.tables import case_notes, cases
 from engine.registry.tables import crops as table
-from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepState, SweepTerms
+from engine.sweeps.sweep_model import SweepProgress, SweepRecord, SweepScope, SweepState, SweepTerms
 from schema.cases import (
     ALIVE,
     CaseKind,
@@ -441,7 +441,7 @@ def make_sweep(seconds: int = 0) -> SweepRecord:
     return SweepRecord(
         id=new_id(),
         state=SweepState.QUEUED,
-        terms=SweepTerms(threshold=0.5123456789012345, scope=Scope.NEW),
+        terms=SweepTerms(threshold=0.5123456789012345, scope=SweepScope.NEW),
         requested_by="key:anna",
         created_at=utc_now() + timedelta(seconds=seconds),
     )

@@ -59,7 +59,7 @@ from engine.registry.vault import Vault
 from engine.registry.webhooks import Progress, Undelivered, Webhooks
 from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner, Schedule, run_retention
-from engine.sweeps.sweep_model import Scope, SweepProgress, SweepRecord, SweepState, SweepTerms
+from engine.sweeps.sweep_model import SweepProgress, SweepRecord, SweepScope, SweepState, SweepTerms
 from schema.cases import CaseNote, NoteKind, Outcome
 from schema.lines import CampaignLineState, CampaignState, LineEventKind
 from tests.engine.registry.conftest import ENTRY, make_case, make_crop, newcomer
@@ -147,7 +147,7 @@ class World:
         sweep = SweepRecord(
             id=new_id(),
             state=SweepState.DONE,
-            terms=SweepTerms(threshold=0.5, scope=Scope.ALL, model_digest=MODEL),
+            terms=SweepTerms(threshold=0.5, scope=SweepScope.ALL, model_digest=MODEL),
             requested_by="test",
             created_at=now,
             started_at=now,

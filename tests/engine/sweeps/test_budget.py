@@ -37,7 +37,7 @@ from engine.sweeps.likelihood import (
     estimate,
     log_ratios,
 )
-from engine.sweeps.sweep_model import Identity, PairTable, Scope, SweepTerms
+from engine.sweeps.sweep_model import Identity, PairTable, SweepScope, SweepTerms
 from engine.sweeps.sweep_run import SweepResult, SweepTask, run_sweep
 from indexes.joining.join import join_gallery
 from schema.cases import Outcome
@@ -330,7 +330,9 @@ def sweep(registry: SyntheticRegistry, tmp_path: Path) -> Callable[..., SweepRes
     """Sweeps the registry with a budget of three, all of it or what is new since another sweep."""
 
     def run(after: SweepResult | None = None) -> SweepResult:
-        terms = SweepTerms(threshold=0.8, budget=3, scope=Scope.NEW if after else Scope.ALL)
+        terms = SweepTerms(
+            threshold=0.8, budget=3, scope=SweepScope.NEW if after else SweepScope.ALL
+        )
         folder = SweepFolder.of(tmp_path / "sweeps", new_id())
         task = SweepTask(
             id=folder.path.name, terms=terms, folder=folder, known=after and after.covered

@@ -23,7 +23,7 @@ from engine.sweeps.estimate import (
     measure_pace,
     propose,
 )
-from engine.sweeps.sweep_model import Scope
+from engine.sweeps.sweep_model import SweepScope
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import Progress
 
@@ -165,12 +165,14 @@ def test_more_pairs_than_can_be_kept_are_refused_before_the_start() -> None:
 
 
 def test_a_sweep_of_new_references_keeps_the_last_threshold_at_least() -> None:
-    low = estimate_for(SweepRequest(scope=Scope.NEW), size(1000, 10), at_least=0.55)
+    low = estimate_for(SweepRequest(scope=SweepScope.NEW), size(1000, 10), at_least=0.55)
     assert low.terms.threshold == 0.55
-    high = estimate_for(SweepRequest(scope=Scope.NEW), size(1000, 10), at_least=0.1)
+    high = estimate_for(SweepRequest(scope=SweepScope.NEW), size(1000, 10), at_least=0.1)
     assert high.terms.threshold == high.proposal.threshold
     with pytest.raises(RequestError, match=r"from 0\.5500 on"):
-        estimate_for(SweepRequest(threshold=0.5, scope=Scope.NEW), size(1000, 10), at_least=0.55)
+        estimate_for(
+            SweepRequest(threshold=0.5, scope=SweepScope.NEW), size(1000, 10), at_least=0.55
+        )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from indexes.errors import CheckpointInvalid
 from indexes.joining.checkpoint import (
     Checkpoint,
-    Coverage,
+    JoinCoverage,
     Participants,
     merge_ids,
     split_ids,
@@ -171,7 +171,7 @@ def test_ids_that_are_not_known_are_new(ids: np.ndarray, known: np.ndarray) -> N
 
 def test_a_later_start_takes_those_of_the_first_that_are_still_there() -> None:
     digests = np.zeros(2, np.uint64)
-    first = Coverage(
+    first = JoinCoverage(
         4, Participants(np.array([1, 2]), digests), Participants(np.array([3, 4]), digests)
     )
     new, old, sequence = split_ids(np.array([2, 3, 4, 9]), 7, np.array([3, 4]), first)

@@ -15,9 +15,9 @@ from indexes.snapshots.manifest import (
     SIZE_LIMIT_BYTES,
     FileEntry,
     Header,
-    Manifest,
     Origin,
     SegmentEntry,
+    SnapshotManifest,
 )
 from tests.indexes.snapshots.unsealed import Unsealed
 
@@ -28,7 +28,7 @@ def entry(digit: str) -> FileEntry:
     return FileEntry(digit * 32, 1000, "ab" * 32, "key")
 
 
-MANIFEST = Manifest(
+MANIFEST = SnapshotManifest(
     header=Header(ORIGIN, count=20, sequence=3, mark="here"),
     loose_rows=4,
     state=entry("1"),
@@ -61,7 +61,7 @@ def content_of(body: bytes, version: int = 2) -> bytes:
 
 def test_a_manifest_comes_back_as_it_was() -> None:
     content = MANIFEST.encode(Unsealed())
-    decoded = Manifest.decode(content)
+    decoded = SnapshotManifest.decode(content)
     assert decoded == MANIFEST
     decoded.verify(content, ORIGIN, Unsealed())
     names = [f"state-{'1' * 32}", f"segment-{'2' * 32}", f"segment-{'3' * 32}"]
@@ -103,25 +103,27 @@ def test_a_manifest_comes_back_as_it_was() -> None:
 )
 def test_a_malformed_manifest_with_a_right_digest_is_damage(path: str, value: object) -> None:
     with pytest.raises(SnapshotDamaged):
-        Manifest.decode(content_of(body_with(path, value)))
+        SnapshotManifest.decode(content_of(body_with(path, value)))
 
 
 @pytest.mark.parametrize("body", [b"[]", b"{}", b"null", b"[" * 100_000, b"\xff", b""])
 def test_what_is_no_manifest_at_all_is_damage(body: bytes) -> None:
     with pytest.raises(SnapshotDamaged):
-        Manifest.decode(content_of(body))
+        SnapshotManifest.decode(content_of(body))
 
 
 def test_a_valid_body_with_a_recomputed_digest_is_accepted() -> None:
     """Otherwise the two tests above would pass for any input."""
-    assert Manifest.decode(content_of(body_with("loose_rows", 4))) == MANIFEST
+    assert SnapshotManifest.decode(content_of(body_with("loose_rows", 4))) == MANIFEST
 
 
 def test_the_format_before_this_one_is_foreign() -> None:
     with pytest.raises(SnapshotForeign, match="version 1"):
-        Manifest.decode(content_of(b'{"header":{},"chunks":[]}', version=1))
+        SnapshotManifest.decode(content_of(b'{"header":{},"chunks":[]}', version=1))
 
 
 def test_a_file_too_long_to_be_a_manifest_is_damage() -> None:
     with pytest.raises(SnapshotDamaged):
-        Manifest.decode(content_of(json.dumps(asdict(MANIFEST)).encode().ljust(SIZE_LIMIT_BYTES)))
+        SnapshotManifest.decode(
+            content_of(json.dumps(asdict(MANIFEST)).encode().ljust(SIZE_LIMIT_BYTES))
+        )

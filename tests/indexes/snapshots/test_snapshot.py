@@ -19,7 +19,7 @@ from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.snapshots import snapshot
-from indexes.snapshots.manifest import FileEntry, Manifest, Origin, Sealer
+from indexes.snapshots.manifest import FileEntry, Origin, Sealer, SnapshotManifest
 from indexes.snapshots.snapshot import Opening
 from tests.indexes.conftest import UnitRows
 from tests.indexes.snapshots import conftest
@@ -246,7 +246,7 @@ def test_a_forgers_manifest_is_found_though_every_digest_in_it_is_right(
 
 
 def test_a_dropped_segment_is_found_though_the_manifest_is_made_to_match(folder: Path) -> None:
-    manifest = Manifest.decode((folder / "manifest").read_bytes())
+    manifest = SnapshotManifest.decode((folder / "manifest").read_bytes())
     forged = replace(manifest, segments=manifest.segments[:-1])
     (folder / "manifest").write_bytes(forged.encode(another_key()))
     for sealer in (VAULT, Unsealed()):
@@ -278,7 +278,7 @@ def test_a_foreign_snapshot_is_named_and_left_alone(
 def test_another_format_is_foreign_even_to_its_own_key(
     version: int, folder: Path, sealer: Sealer
 ) -> None:
-    manifest = Manifest.decode((folder / "manifest").read_bytes())
+    manifest = SnapshotManifest.decode((folder / "manifest").read_bytes())
     other = replace(manifest, header=replace(manifest.header, version=version))
     (folder / "manifest").write_bytes(other.encode(sealer))
     with pytest.raises(SnapshotForeign, match=f"version {version}"):
@@ -306,7 +306,7 @@ def test_what_no_index_takes_is_damage(tmp_path: Path, unit_rows: UnitRows) -> N
     gallery.add(np.arange(3), unit_rows(3), sequence=1)
     origin = replace(ORIGIN, index_kind="flat")
     snapshot.save(tmp_path, gallery, origin, Unsealed())
-    manifest = Manifest.decode((tmp_path / "manifest").read_bytes())
+    manifest = SnapshotManifest.decode((tmp_path / "manifest").read_bytes())
     state = tmp_path / manifest.files[0]
     spoilt = state.read_bytes().replace((1).to_bytes(8, "little"), (2).to_bytes(8, "little"), 1)
     state.write_bytes(spoilt)

@@ -16,7 +16,7 @@ from indexes.exact.codes import CodedQueries
 from indexes.gallery import Gallery
 from indexes.snapshots import snapshot
 from indexes.snapshots.files import MappedRows
-from indexes.snapshots.manifest import Manifest
+from indexes.snapshots.manifest import SnapshotManifest
 from tests.indexes.snapshots.conftest import (
     DIM,
     MAPPED,
@@ -90,7 +90,7 @@ def test_only_files_of_a_verified_manifest_are_named_again(
 ) -> None:
     segments = named(folder, "segment")
     if spoil == "foreign":
-        manifest = Manifest.decode((folder / "manifest").read_bytes())
+        manifest = SnapshotManifest.decode((folder / "manifest").read_bytes())
         forged = manifest.encode(Vault(KeyRing.generate(), DIM).sealer())
         (folder / "manifest").write_bytes(forged)
     elif spoil == "damaged":

@@ -11,7 +11,7 @@ import pytest
 from engine.matching.documents import DOCUMENT_TYPES
 from engine.registry.retention import Kind
 from engine.sweeps.risk import SCALES
-from engine.sweeps.sweep_model import GroupKind, Scope, SweepState
+from engine.sweeps.sweep_model import GroupKind, SweepScope, SweepState
 from schema.actors import Restriction
 from schema.cases import CaseKind, CaseOrigin, CaseState, NoteKind, Outcome
 from schema.documents import DocumentStatus
@@ -85,7 +85,7 @@ CLOSED: dict[str, Any] = {
     "docstate": DocumentStatus,
     "document": DOCUMENT_TYPES,
     "sweep": SweepState,
-    "scope": Scope,
+    "scope": SweepScope,
     "risk": SCALES,
     "role": Role,
     "restriction": Restriction,

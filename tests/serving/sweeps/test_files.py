@@ -20,7 +20,7 @@ from engine.sweeps import outputs
 from engine.sweeps.estimate import SweepRequest
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groupfile import GroupFile
-from engine.sweeps.sweep_model import Scope, SweepRecord, SweepState
+from engine.sweeps.sweep_model import SweepRecord, SweepScope, SweepState
 from serving.deployment.deployment import Deployment
 from serving.jobs.retention import EXPIRED, retire_sweeps
 from serving.settings.settings import load_settings
@@ -97,7 +97,7 @@ def test_an_erased_document_leaves_the_files_and_its_group_goes_on_without_it(
     assert not np.isin([covered.pairs.left, covered.pairs.right], references).any()
     with pytest.raises(Exception, match="no such group"):
         manager.group(done.id, two.key)
-    assert manager.plan(SweepRequest(scope=Scope.NEW)).new_references == 0
+    assert manager.plan(SweepRequest(scope=SweepScope.NEW)).new_references == 0
 
 
 def test_a_holder_erased_while_a_sweep_ends_is_in_none_of_its_files(
@@ -272,7 +272,7 @@ def test_files_expire_and_the_last_sweep_keeps_what_the_next_needs(
     assert sorted(left) == sorted([first.id, second.id])
     assert not folder_of(deployment, first).path.exists()
     assert list(folder_of(deployment, second).files()) == []
-    assert manager.plan(SweepRequest(scope=Scope.NEW)).new_references == 0
+    assert manager.plan(SweepRequest(scope=SweepScope.NEW)).new_references == 0
     with pytest.raises(SweepOver, match="sweep again"):
         manager.groups(second.id)
     assert [record.id for record in manager.list()] == [second.id, first.id]

@@ -26,7 +26,7 @@ from engine.registry.records import new_id
 from engine.sweeps import outputs
 from engine.sweeps.estimate import SweepRequest
 from engine.sweeps.folder import SweepFolder, SweepStatus
-from engine.sweeps.sweep_model import Scope, SweepRecord, SweepState
+from engine.sweeps.sweep_model import SweepRecord, SweepScope, SweepState
 from indexes.errors import SearchInvalid
 from schema.actors import Actor
 from schema.cases import Outcome
@@ -323,7 +323,7 @@ def test_a_sweep_of_new_references_finds_their_pairs_with_known_ones(
     assert finish(manager, manager.start(REQUEST, ACTOR)).state is SweepState.DONE
     again = second_documents(strangers(PEOPLE)[:2], seed=2)
     fill(deployment, again, first=1000)
-    request = SweepRequest(scope=Scope.NEW)
+    request = SweepRequest(scope=SweepScope.NEW)
     expectation = manager.plan(request)
     assert expectation.new_references == 2
     assert expectation.comparisons == 2 * (PEOPLE + TWICE) + 1
@@ -341,10 +341,10 @@ def test_a_sweep_of_what_is_new_needs_what_the_last_one_left(
 ) -> None:
     first = finish(manager, manager.start(REQUEST, ACTOR))
     with pytest.raises(RequestError, match=r"from 0\.4700 on"):
-        manager.start(SweepRequest(threshold=0.42, scope=Scope.NEW), ACTOR)
+        manager.start(SweepRequest(threshold=0.42, scope=SweepScope.NEW), ACTOR)
     Path(deployment.sweep_folder / first.id / "covered.bin").unlink()
     with pytest.raises(RegistryError, match="sweep all once"):
-        manager.start(SweepRequest(threshold=0.475, scope=Scope.NEW), ACTOR)
+        manager.start(SweepRequest(threshold=0.475, scope=SweepScope.NEW), ACTOR)
 
 
 def forget_model(deployment: Deployment) -> None:
@@ -376,7 +376,7 @@ def test_a_sweep_of_what_is_new_takes_nothing_from_before_a_conversion(
     first = finish(manager, manager.start(REQUEST, ACTOR))
     forget_model(deployment)
     with pytest.raises(RegistryError, match=f"since sweep {first.id}: sweep all once"):
-        manager.start(SweepRequest(threshold=0.475, scope=Scope.NEW), ACTOR)
+        manager.start(SweepRequest(threshold=0.475, scope=SweepScope.NEW), ACTOR)
     assert finish(manager, manager.start(REQUEST, ACTOR)).summary["pairs"] == TWICE
 
 
@@ -395,7 +395,7 @@ def test_a_plan_uses_the_pace_of_the_last_sweep(
 def test_an_empty_gallery_is_swept_in_no_time(home: Path) -> None:
     with Deployment(home, load_settings(home)) as deployment:
         manager = SweepManager(deployment)
-        for scope in Scope:
+        for scope in SweepScope:
             done = finish(manager, manager.start(SweepRequest(scope=scope), ACTOR))
             assert done.state is SweepState.DONE
             assert (done.summary["references"], done.summary["groups"]) == (0, 0)

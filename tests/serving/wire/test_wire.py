@@ -13,7 +13,7 @@ import pytest
 
 from engine.matching import calibration, documents, requests
 from engine.matching.policy import Photograph
-from engine.sweeps.sweep_model import GroupKind, Scope, SweepState
+from engine.sweeps.sweep_model import GroupKind, SweepScope, SweepState
 from schema import reasons
 from schema.cases import CaseOrigin, CaseState, NoteKind, Outcome
 from schema.lines import LineEventKind, LineState
@@ -47,8 +47,8 @@ VOCABULARIES: list[tuple[Any, type[Enum]]] = [
     (cases.ShownState, CaseState),
     (cases.CaseOrigin, CaseOrigin),
     (cases.NoteKind, NoteKind),
-    (sweeps.Scope, Scope),
-    (sweeps.ShownScope, Scope),
+    (sweeps.SweepScope, SweepScope),
+    (sweeps.ShownScope, SweepScope),
     (sweeps.SweepState, SweepState),
     (sweeps.GroupKind, GroupKind),
     (oversight.Role, Role),

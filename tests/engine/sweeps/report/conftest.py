@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from engine.matching.calibration import CalibrationCurve, OperatingPoint
-from engine.sweeps.report.contents import Chance, ReportInput, Sweep
+from engine.sweeps.report.contents import Chance, ReportedSweep, ReportInput
 from engine.sweeps.risk import summarise
 from engine.sweeps.sweep_model import (
     Group,
@@ -95,7 +95,7 @@ def make_contents(curve: CalibrationCurve, make_group: MadeGroup) -> Made:
     def make(*groups: Group, **changes: object) -> ReportInput:
         listed = groups or (make_group(),)
         contents = ReportInput(
-            sweep=Sweep(
+            sweep=ReportedSweep(
                 id="0190-sweep",
                 terms=SweepTerms(threshold=THRESHOLD),
                 made_at=datetime(2024, 6, 1, 12, tzinfo=UTC),

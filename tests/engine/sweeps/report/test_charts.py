@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.report.charts import (
-    Field,
+    MapField,
     count_scores,
     draw_chance,
     draw_outlets,
@@ -26,7 +26,7 @@ from engine.sweeps.risk import fill_weeks, summarise
 from engine.sweeps.sweep_model import Group, Link
 
 MadeGroup = Callable[..., Group]
-FIELD = Field(10.0, 20.0, 300.0, 200.0)
+FIELD = MapField(10.0, 20.0, 300.0, 200.0)
 
 
 def marks(drawing: str, class_name: str) -> list[ElementTree.Element]:

@@ -30,7 +30,7 @@ from engine.sweeps.report.page import (
 from engine.sweeps.report.views import MOST_CARDS, MOST_ROWS
 from engine.sweeps.report.words import RATIO_TEXTS
 from engine.sweeps.risk import rank_outlets, summarise
-from engine.sweeps.sweep_model import Group, GroupKind, Identity, RiskTerm, Scope, SweepTerms
+from engine.sweeps.sweep_model import Group, GroupKind, Identity, RiskTerm, SweepScope, SweepTerms
 
 Made = Callable[..., ReportInput]
 MadeGroup = Callable[..., Group]
@@ -202,7 +202,7 @@ def test_the_sweep_is_described(make_contents: Made) -> None:
     contents = make_contents()
     sweep = replace(
         contents.sweep,
-        terms=SweepTerms(threshold=0.5, scope=Scope.NEW),
+        terms=SweepTerms(threshold=0.5, scope=SweepScope.NEW),
         same_document_pairs=17,
         excepted_pairs=1,
     )
