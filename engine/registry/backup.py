@@ -22,9 +22,10 @@ from sqlalchemy import Engine, insert, select, text
 from engine.errors import RegistryError, RegistryExists, RequestError, SosieError, StorageFull
 from engine.models.transform import Conversion
 from engine.registry import deployment, tables
-from engine.registry.audit import AuditReader, hash_at, verify_chain
-from engine.registry.damage import find_damage, pages_of
+from engine.registry.audit import AuditReader, hash_at, read_head, require_head, verify_chain
+from engine.registry.damage import find_damage, is_torn, pages_of
 from engine.registry.database import (
+    UNREADABLE,
     check,
     connect,
     flush_folder,
@@ -64,7 +65,8 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """What a backup holds. `audit_number` and `audit_head` say up to where: what has a greater
-    number in the audit chain is lost when it is put back."""
+    number in the audit chain is lost when it is put back. `damage`: what it has of the registry's
+    damaged rows, as they are, a line each."""
 
     deployment_id: str
     made_at: str
@@ -76,6 +78,7 @@ class Manifest:
     rows: Mapping[str, int]
     bytes: int
     sha256: str
+    damage: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +111,9 @@ def make_backup(
     """Copies a registry to the new folder `target` while it is used, and checks the copy.
 
     SQLite is copied through its writer's connection, from any thread, beside what that commits;
-    PostgreSQL by a snapshot, without a writer. The copy is an SQLite file either way. Nothing is
-    left where it fails: `RegistryError` where the copy is damaged or the target cannot be written.
+    PostgreSQL by a snapshot, without a writer. The copy is an SQLite file either way. Damaged rows
+    go along as they are, and the manifest names them. Nothing is left where it fails:
+    `RegistryError` where the copy's structure is damaged or the target cannot be written.
     """
     if target.exists():
         raise RequestError(f"{target} exists already: name a new folder")
@@ -127,6 +131,8 @@ def make_backup(
         _flush(file)
         flush_folder(partial)
         detail = {"audit_number": manifest.audit_number, "bytes": manifest.bytes}
+        if manifest.damage:
+            detail["damage"] = len(manifest.damage)
         with recorded(
             source.engine, source.vault, [AuditEntry(actor, "backup.made", "registry", detail)]
         ):
@@ -254,10 +260,10 @@ def _sqlite_engine(file: Path, dim: int = 0) -> Iterator[Engine]:
 
 
 def _describe(file: Path, vault: Vault, progress: Progress | None = None) -> Manifest:
-    """Checks a copy, and says what it holds; `RegistryError` where it is damaged."""
+    """Checks a copy, and says what it holds; `RegistryError` where its structure is damaged."""
     with _sqlite_engine(file) as engine:
         reader = Reader(engine, vault)
-        _require_sound(reader, progress)
+        damage = _examine(reader, progress)
         (row,) = reader.rows(select(tables.deployment))
         with open_connection(engine) as connection:
             schema = version(connection) or ""
@@ -273,17 +279,20 @@ def _describe(file: Path, vault: Vault, progress: Progress | None = None) -> Man
         rows=rows,
         bytes=file.stat().st_size,
         sha256=_digest(file),
+        damage=damage,
     )
 
 
-def _require_sound(reader: Reader, progress: Progress | None) -> None:
+def _examine(reader: Reader, progress: Progress | None) -> tuple[str, ...]:
     found = find_damage(reader, progress=progress)
-    if not found and not verify_chain(reader, progress=progress).intact:
-        found = ["the audit chain is broken"]
-    if found:
+    if is_torn(found):
         raise RegistryError(
             f"the copy is damaged ({'; '.join(found[:3])}): run sosie doctor, put back a backup"
         )
+    first_bad = verify_chain(reader, progress=progress).first_bad
+    if first_bad is not None:
+        found.append(f"audit: the chain is broken at entry {first_bad:,}")
+    return tuple(found)
 
 
 def read_backup(place: Path, vault: Vault) -> tuple[Path, Manifest | None]:
@@ -304,7 +313,7 @@ def _read_manifest(place: Path, vault: Vault) -> Manifest:
     try:
         values = json.loads(described.read_bytes())
         mac = values.pop("mac")
-        manifest = Manifest(**values)
+        manifest = Manifest(**values | {"damage": tuple(values.get("damage", ()))})
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         raise RequestError(
             f"{place} is no backup: name a folder that sosie backup made, or an SQLite file"
@@ -327,10 +336,12 @@ def restore_backup(
     """Puts a backup in the place of a registry that no process writes to (`WriterBusy`).
 
     The backup is checked first, and brought to this version's schema and, by the conversion, to
-    its model. A registry that is there is replaced only with `replaces` (`RegistryExists`): an
-    SQLite file is moved aside, with its journal, which would else be rolled back into the backup.
+    its model. Of damaged rows it has those that its manifest vouches for, and they stay damaged: a
+    bare SQLite file must be sound, `RegistryError`. A registry that is there is replaced only with
+    `replaces` (`RegistryExists`): an SQLite file is moved aside, with its journal, which would else
+    be rolled back into the backup.
     """
-    file, _ = read_backup(place, vault)
+    file, made = read_backup(place, vault)
     engine = connect(url)
     with ExitStack() as undo:
         undo.callback(engine.dispose)
@@ -343,10 +354,16 @@ def restore_backup(
             staged = path.with_name(f".{path.name}.restoring")
             undo.callback(lambda: staged.unlink(missing_ok=True))
         manifest = _stage(file, staged, vault, model_digest, conversion)
+        if manifest.damage and made is None:
+            raise RegistryError(
+                f"{file} is damaged ({'; '.join(manifest.damage[:3])}): give a backup's folder, "
+                "which says what was damaged when it was made"
+            )
         lost, epoch = _compare(engine, vault, manifest)
         exists = lost is not None or (path is not None and path.exists())
         if exists and not replaces:
-            raise RegistryExists(f"there is a registry already: {_tell(lost)}; give --replace")
+            told = f"{_tell(lost)}{' and the backup has damaged rows' if manifest.damage else ''}"
+            raise RegistryExists(f"there is a registry already: {told}; give --replace")
         aside = None
         if path is None:
             _fill(engine, staged, vault)
@@ -390,6 +407,7 @@ def _stage(
         bring_up_to_date(engine, vault, conversion=conversion)
         with open_connection(engine) as connection:
             deployment.check(connection, vault, model_digest)
+            require_head(vault, read_head(connection))
     manifest = _describe(staged, vault)
     _flush(staged)
     return replace(manifest, audit_number=number, audit_head=head.hex())
@@ -463,6 +481,11 @@ def _fill(engine: Engine, staged: Path, vault: Vault) -> None:
         reader = Reader(source, vault)
         for table in tables.metadata.sorted_tables:
             for rows in pages_of(reader, table):
+                if any(UNREADABLE in row for row in rows):
+                    raise RegistryError(
+                        f"PostgreSQL takes no row as damaged as one of {table.name}: restore this "
+                        "backup to SQLite, and an older one here"
+                    )
                 connection.execute(insert(table), [dict(row._mapping) for row in rows])
 
 
@@ -479,7 +502,11 @@ def _record(
 
 
 def _mac(manifest: Manifest, vault: Vault) -> str:
-    plain = json.dumps(asdict(manifest), sort_keys=True, separators=(",", ":"))
+    said = asdict(manifest)
+    if not manifest.damage:
+        # As versions wrote it that made no backup of a damaged registry.
+        del said["damage"]
+    plain = json.dumps(said, sort_keys=True, separators=(",", ":"))
     return vault.look_up("backup", plain).hex()
 
 

@@ -70,20 +70,29 @@ Progress = Callable[[int, int], None]
 def find_damage(
     reader: AuditReader, *, is_alone: bool = True, progress: Progress | None = None
 ) -> list[str]:
-    """What is damaged, a line each, without a value of any row; the first `MOST_SHOWN` of it.
+    """What is damaged, a line each, without a value of any row: the first `MOST_SHOWN` of it, and
+    how much more there is. Damaged rows are set aside.
 
     It reads everything once: that the database's structure is whole, that every row can be read
     and every sealed value opened and found by its look-up, and that the rows that the audit chain
     tells of are there, each decision as it was made. Whether the chain itself is whole is
     `verify_chain`'s to say. What is in the clear and in no entry of the chain may have changed.
     """
-    return list(islice(_find(reader, is_alone, progress), MOST_SHOWN))
+    found = _find(reader, is_alone, progress)
+    shown = list(islice(found, MOST_SHOWN))
+    more = sum(1 for _ in found)
+    return [*shown, f"{more:,} more of such findings"] if more else shown
+
+
+def is_torn(found: Sequence[str]) -> bool:
+    """True where the structure of the database itself is damaged, and not rows alone."""
+    return any(one.startswith(_TREE) and not one.startswith(_OF_ROWS) for one in found)
 
 
 def _find(reader: AuditReader, is_alone: bool, progress: Progress | None) -> Iterator[str]:
     is_whole = True
     for fault in _check_structure(reader, is_alone):
-        is_whole &= not fault.startswith(_TREE) or fault.startswith(_OF_ROWS)
+        is_whole &= not is_torn([fault])
         yield fault
     if not is_whole:
         # What a broken tree leads to says nothing more.
@@ -146,6 +155,7 @@ def _check_rows(vault: Vault, table: Table, rows: Sequence[Row[Any]]) -> Iterato
     if table in AUTHENTICATED:
         for row in rows:
             if not is_authentic(vault, table, values_of(row)):
+                vault.set_aside.add(table.name, name_row(table, row))
                 yield f"{table.name}: {name_row(table, row)} was altered"
     for _, column in (one for one in tables.SEALED if one[0] is table):
         place = f"{table.name}.{column.name}"

@@ -201,6 +201,11 @@ class SetAside:
     def has(self, table: str, row: str) -> bool:
         return row in self._rows.get(table, ())
 
+    def names(self) -> list[str]:
+        """Each of them by its table and its key."""
+        with self._lock:
+            return [f"{table}: {row}" for table in self._rows for row in sorted(self._rows[table])]
+
     def count(self) -> dict[str, int]:
         """How many, of each table that has any."""
         with self._lock:

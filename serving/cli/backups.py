@@ -12,7 +12,7 @@ import typer
 
 from engine.errors import DeadlinePassed, RegistryError, RequestError
 from serving.cli.inputs import HomeOption, name_actor, open_deployment
-from serving.cli.output import DEPLOYMENT, JsonFlag, escape, print_json, print_line, show_progress
+from serving.cli.output import DEPLOYMENT, JsonFlag, escape, print_answer, print_line, show_progress
 
 if TYPE_CHECKING:
     from engine.registry.backup import Lost, Manifest
@@ -43,12 +43,13 @@ def backup(
         show_progress("copying", is_shown=not as_json) as report,
     ):
         made = _back_up(deployment, target.absolute(), name_actor(), report)
-    if as_json:
-        print_json({"backup": str(target.absolute()), **asdict(made)})
-        return
-    print_line(f"[green]Made[/] {escape(str(target))}, {made.bytes / 2**20:,.1f} MiB, checked.")
-    print_line(
+    print_answer(
+        {"backup": str(target.absolute()), **asdict(made)},
+        f"[green]Made[/] {escape(str(target))}, {made.bytes / 2**20:,.1f} MiB, checked.\n"
         f"It ends with entry {made.audit_number:,} of the audit chain, {made.audit_head[:16]}…"
+        f"{_tell_damage(made)}",
+        as_json=as_json,
+        is_no=bool(made.damage),
     )
 
 
@@ -84,20 +85,35 @@ def restore(
         conversion=find_conversion(settings),
     )
     made, lost = done.manifest, done.lost
-    if as_json:
-        print_json(
-            {
-                "audit_number": made.audit_number,
-                "made_at": made.made_at,
-                "lost": None if lost is None else asdict(lost),
-                "replaced": None if done.aside is None else str(done.aside),
-            }
-        )
-        return
-    print_line(f"[green]Restored[/] up to entry {made.audit_number:,} of the audit chain.")
-    _print_lost(lost)
-    if done.aside is not None:
-        print_line(f"What was there is {escape(str(done.aside))}: remove it when you are sure.")
+
+    def show() -> None:
+        print_line(f"[green]Restored[/] up to entry {made.audit_number:,} of the audit chain.")
+        _print_lost(lost)
+        if done.aside is not None:
+            print_line(f"What was there is {escape(str(done.aside))}: remove it when you are sure.")
+        if made.damage:
+            print_line(_tell_damage(made).lstrip())
+
+    print_answer(
+        {
+            "audit_number": made.audit_number,
+            "made_at": made.made_at,
+            "damage": made.damage,
+            "lost": None if lost is None else asdict(lost),
+            "replaced": None if done.aside is None else str(done.aside),
+        },
+        show,
+        as_json=as_json,
+        is_no=bool(made.damage),
+    )
+
+
+def _tell_damage(made: Manifest) -> str:
+    """The damaged rows that a backup has, as lines of markup."""
+    if not made.damage:
+        return ""
+    found = "".join(f"\n  {escape(one)}" for one in made.damage)
+    return f"\n[red]Damaged[/], and as it was in the registry:{found}\nRun sosie doctor there."
 
 
 def _back_up(

@@ -27,7 +27,8 @@ class BackupState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BackupRecord:
-    """One backup in the home's folder `backups`; `fault` is one line where it failed."""
+    """One backup in the home's folder `backups`; `fault` is one line where it failed, or where what
+    it holds is damaged."""
 
     name: str
     state: BackupState
@@ -68,7 +69,13 @@ class BackupManager:
         """Every backup in the folder, and the one that runs or has failed last; newest first."""
         newest = self._newest
         found = [
-            BackupRecord(name, BackupState.DONE, datetime.fromisoformat(one.made_at), one)
+            BackupRecord(
+                name,
+                BackupState.DONE,
+                datetime.fromisoformat(one.made_at),
+                one,
+                "; ".join(one.damage) or None,
+            )
             for name, one in list_backups(self._folder, self._deployment.vault)
         ]
         if newest is not None and newest.name not in {one.name for one in found}:

@@ -355,8 +355,8 @@ def test_what_is_no_sound_backup_is_refused_and_changes_nothing(
     assert not left
 
 
-def test_a_damaged_registry_gives_no_backup_and_a_full_disk_leaves_none(
-    on_sqlite: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_broken_chain_goes_along_and_is_told_and_a_full_disk_leaves_no_backup(
+    on_sqlite: Store, vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with on_sqlite.writer() as writer:
         with monkeypatch.context() as patch:
@@ -365,6 +365,14 @@ def test_a_damaged_registry_gives_no_backup_and_a_full_disk_leaves_none(
                 make_backup(on_sqlite, writer, tmp_path / "copy", actor="test")
         with on_sqlite.engine.begin() as connection:
             connection.exec_driver_sql("UPDATE audit SET actor = 'somebody' WHERE number = 1")
-        with pytest.raises(RegistryError, match="the audit chain is broken"):
-            make_backup(on_sqlite, writer, tmp_path / "copy", actor="test")
-    assert not [one for one in tmp_path.iterdir() if "copy" in one.name]
+        assert not [one for one in tmp_path.iterdir() if "copy" in one.name]
+        made = make_backup(on_sqlite, writer, tmp_path / "copy", actor="test")
+    assert made.damage == ("audit: the chain is broken at entry 1",)
+    url = f"sqlite:///{tmp_path}/other.sqlite"
+    # What no manifest vouches for may have been altered since.
+    with pytest.raises(RegistryError, match="give a backup's folder"):
+        restore(url, vault, tmp_path / "copy" / DATABASE_FILE)
+    done = restore(url, vault, tmp_path / "copy")
+    assert (done.manifest.damage, done.aside) == (made.damage, None)
+    with Store.open(url, vault, model_digest=MODEL) as restored:
+        assert verify_chain(restored).first_bad == 1

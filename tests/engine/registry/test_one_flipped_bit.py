@@ -23,6 +23,7 @@ from engine.lifecycle.rules import LineRules, load_rules
 from engine.registry import cursors, damage, tables
 from engine.registry.accounts import Accounts
 from engine.registry.audit import verify_chain
+from engine.registry.backup import make_backup, restore_backup
 from engine.registry.damage import find_damage
 from engine.registry.events import BEGINNING, read_events, read_page
 from engine.registry.keyring import KeyRing
@@ -448,6 +449,21 @@ def test_one_flipped_bit_is_named_and_touches_nothing_that_belongs_to_others(
         with world.open(table, range(first, first + AT_ONCE)) as store:
             require_named(store, table, sound)
             compare(world, ask(world, store))
+
+
+@pytest.mark.parametrize("table", [*AUTHENTICATED, tables.audit], ids=lambda one: one.name)
+def test_a_backup_has_damaged_rows_as_they_are_and_names_them(
+    world: World, table: Table, tmp_path: Path
+) -> None:
+    with world.open(table, range(ROWS)) as store, store.writer() as writer:
+        damaged = read_rows(store, table)
+        made = make_backup(store, writer, tmp_path / "copy", actor="test")
+    assert any(one.startswith(table.name) for one in made.damage)
+    url, vault = f"sqlite:///{tmp_path}/restored", Vault(world.ring, DIM)
+    done = restore_backup(url, vault, tmp_path / "copy", model_digest=MODEL, actor="test")
+    assert done.manifest.damage == made.damage
+    with Store.open(url, vault, model_digest=MODEL) as store:
+        assert read_rows(store, table).items() >= damaged.items()
 
 
 def require_named(store: Store, table: Table, sound: dict[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +43,16 @@ def test_a_lost_registry_comes_back(full_home: Path, sosie: Any, tmp_path: Path)
     assert told.code == 0, told.err
     assert "cannot be told" in told.out
     assert sosie("doctor", "--home", full_home).code == 0
+
+
+def test_damaged_rows_go_along_and_both_ways_say_so(
+    full_home: Path, sosie: Any, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    with closing(sqlite3.connect(full_home / "registry.sqlite")) as connection, connection:
+        connection.execute("UPDATE carriers SET name = 'another'")
+    made = sosie("backup", copy, "--home", full_home)
+    done = sosie("restore", copy, "--home", full_home, "--replace", "--json")
+    assert (made.code, done.code) == (1, 1)
+    (damage,) = done.json["damage"]
+    assert damage in made.out.replace("\n", " ")
