@@ -10,7 +10,7 @@ import resource
 import secrets
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -62,7 +62,9 @@ class KeyRing:
 
     `rotation` turns templates, `lookup` and `audit` key the HMACs: these live as long as the
     deployment. `data` seals values at rest; it has several versions while a rotation of the data
-    key runs, and new values are sealed with the active one, which is the newest.
+    key runs, and new values are sealed with the active one, which is the newest. `kept` are
+    retired data keys of damaged values: nothing is opened with them, or whoever has an old key
+    could keep it in force by damaging one value.
     """
 
     deployment_id: str
@@ -70,6 +72,7 @@ class KeyRing:
     lookup: Key
     audit: Key
     data: tuple[Key, ...]
+    kept: tuple[Key, ...] = ()
 
     def __post_init__(self) -> None:
         versions = [key.version for key in self.data]
@@ -85,6 +88,7 @@ class KeyRing:
         """The fingerprint of every key, by purpose and version."""
         named = {"rotation": self.rotation, "lookup": self.lookup, "audit": self.audit}
         named |= {f"data:{key.version}": key for key in self.data}
+        named |= {f"kept:{key.version}": key for key in self.kept}
         return {name: key.fingerprint for name, key in named.items()}
 
     @classmethod
@@ -151,14 +155,11 @@ class KeyRing:
         """
         return replace(self, data=(*self.data, Key.generate(self.active_data_key.version + 1)))
 
-    def without_data_key(self, version: int) -> KeyRing:
-        """The same ring without a retired data key; the active one cannot be retired."""
-        if version == self.active_data_key.version:
-            raise KeyRingError(f"data key {version} is the active one: add a new data key first")
-        kept = tuple(key for key in self.data if key.version != version)
-        if len(kept) == len(self.data):
-            raise KeyRingError(f"this key ring has no data key {version}: see sosie doctor")
-        return replace(self, data=kept)
+    def with_active_alone(self, needed: Collection[int]) -> KeyRing:
+        """The same ring with the active data key alone; of the others it keeps those `needed`."""
+        others = (*self.kept, *self.data[:-1])
+        kept = tuple(key for key in others if key.version in needed)
+        return replace(self, data=self.data[-1:], kept=kept)
 
     def _to_json(self) -> bytes:
         layout = _RingFile(
@@ -169,8 +170,9 @@ class KeyRing:
             lookup=_KeyEntry.of(self.lookup),
             audit=_KeyEntry.of(self.audit),
             data=[_KeyEntry.of(key) for key in self.data],
+            kept=[_KeyEntry.of(key) for key in self.kept] or None,
         )
-        return (layout.model_dump_json(indent=2) + "\n").encode()
+        return (layout.model_dump_json(indent=2, exclude_none=True) + "\n").encode()
 
     @classmethod
     def _from_json(cls, content: bytes, path: Path) -> KeyRing:
@@ -193,6 +195,7 @@ class KeyRing:
             lookup=layout.lookup.key(),
             audit=layout.audit.key(),
             data=data,
+            kept=tuple(entry.key() for entry in layout.kept or ()),
         )
 
 
@@ -220,6 +223,7 @@ class _RingFile(BaseModel):
     lookup: _KeyEntry
     audit: _KeyEntry
     data: Annotated[list[_KeyEntry], Field(min_length=1)]
+    kept: list[_KeyEntry] | None = None
 
 
 def _write_beside(path: Path, content: bytes) -> Path:

@@ -24,10 +24,12 @@ from sqlalchemy import (
 
 from engine.errors import KeyRingError
 from engine.registry import deployment, tables
+from engine.registry.database import UNREADABLE
 from engine.registry.keyring import KeyRing
 from engine.registry.records import AuditEntry
+from engine.registry.row_macs import open_each
 from engine.registry.rows import name_sealed
-from engine.registry.vault import KEY_HEADER_BYTES, Vault, key_header
+from engine.registry.vault import KEY_HEADER_BYTES, Vault, key_header, key_version
 from engine.registry.writer import Writer
 
 ROWS_PER_BATCH = 2_000
@@ -38,7 +40,8 @@ def reseal(
     rows_per_batch: int = ROWS_PER_BATCH,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, int]:
-    """Seals every value of an older key with the active data key; returns rows by table.
+    """Seals every value of an older key with the active data key; returns rows by table. A damaged
+    one is set aside, and stays as it is.
 
     `progress(done, total)` is called after each batch. Each batch is a fenced, audited transaction:
     a stop between or inside batches leaves every value sealed with a key of the ring, and the
@@ -54,25 +57,51 @@ def reseal(
     return done
 
 
-def retire(writer: Writer, version: int) -> KeyRing:
-    """The writer's ring without an old data key, once no row is sealed with it.
+def retire(writer: Writer) -> KeyRing:
+    """The writer's ring with its active data key alone, once no value opens with another. Keys of
+    damaged values are kept, and open nothing.
 
-    Save it to finish; snapshots of an index that the key sealed must be written again.
+    Save it to finish; snapshots of an index that the old keys sealed must be written again.
     """
-    ring = writer.vault.ring.without_data_key(version)
-    entry = AuditEntry("sosie", "datakey.retired", str(version))
-    with writer.changing(entry) as connection:
-        for table, column in tables.SEALED:
-            used = select(table.c.id).where(header_of(column) == key_header(version)).limit(1)
-            if connection.execute(used).first() is not None:
+    ring, needed = writer.vault.ring, set[int]()
+    for table, column in tables.SEALED:
+        for rows in _pages(writer, table, column, ROWS_PER_BATCH):
+            if _seal_again(writer.vault, table, column, rows):
                 raise KeyRingError(
-                    f"data key {version} still seals rows of {table.name}: reseal, then retire it"
+                    f"an old data key still seals rows of {table.name}: reseal, then retire it"
                 )
-        deployment.drop_data_key(connection, version)
-    return ring
+            needed |= {key_version(row.sealed) for row in rows}
+    known = {key.version for key in (*ring.kept, *ring.data)}
+    if not needed <= known:
+        # The header itself is damaged, which says the key.
+        needed = known
+    old = [key.version for key in ring.data[:-1]]
+    entries = [AuditEntry("sosie", "datakey.retired", str(version)) for version in old]
+    with writer.changing(*entries) as connection:
+        for version in old:
+            deployment.drop_data_key(connection, version)
+    return ring.with_active_alone(needed)
 
 
 def _reseal_table(writer: Writer, table: Table, column: Column[Any], limit: int) -> Iterator[int]:
+    store = (
+        update(table)
+        .where(table.c.id == bindparam("key"))
+        .values({column.name: bindparam("sealed")})
+    )
+    for rows in _pages(writer, table, column, limit):
+        sealed = _seal_again(writer.vault, table, column, rows)
+        if sealed:
+            entry = AuditEntry("sosie", "values.resealed", table.name, {"rows": len(sealed)})
+            with writer.changing(entry) as connection:
+                connection.execute(store, sealed)
+        yield len(sealed)
+
+
+def _pages(
+    writer: Writer, table: Table, column: Column[Any], limit: int
+) -> Iterator[Sequence[Row[Any]]]:
+    """The rows whose value is not sealed with the active key."""
     owner = [tables.references.c.document_id] if table is tables.references else []
     page = (
         select(table.c.id, *owner, column.label("sealed"))
@@ -80,22 +109,11 @@ def _reseal_table(writer: Writer, table: Table, column: Column[Any], limit: int)
         .order_by(table.c.id)
         .limit(limit)
     )
-    store = (
-        update(table)
-        .where(table.c.id == bindparam("key"))
-        .values({column.name: bindparam("sealed")})
-    )
-    last: object | None = None
-    while True:
-        rows = writer.rows(page if last is None else page.where(table.c.id > literal(last)))
-        if not rows:
-            return
-        sealed = _seal_again(writer.vault, table, column, rows)
-        entry = AuditEntry("sosie", "values.resealed", table.name, {"rows": len(rows)})
-        with writer.changing(entry) as connection:
-            connection.execute(store, sealed)
-        yield len(rows)
-        last = rows[-1].id
+    rows = writer.rows(page)
+    while rows:
+        yield rows
+        readable = [row.id for row in rows if row.id is not UNREADABLE]
+        rows = writer.rows(page.where(table.c.id > literal(readable[-1]))) if readable else []
 
 
 def _count_left(writer: Writer, column: Column[Any]) -> int:
@@ -112,11 +130,15 @@ def _seal_again(
     vault: Vault, table: Table, column: Column[Any], rows: Sequence[Row[Any]]
 ) -> list[dict[str, Any]]:
     place = f"{table.name}.{column.name}"
-    named = [(row.id, name_sealed(table, row), row.sealed) for row in rows]
-    return [
-        {"key": key, "sealed": vault.seal(place, name, vault.open(place, name, sealed))}
-        for key, name, sealed in named
-    ]
+
+    def seal(row: Row[Any]) -> dict[str, Any]:
+        name = name_sealed(table, row)
+        return {
+            "key": row.id,
+            "sealed": vault.seal(place, name, vault.open(place, name, row.sealed)),
+        }
+
+    return list(open_each(rows, seal))
 
 
 def header_of(column: Column[Any]) -> Any:

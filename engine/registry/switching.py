@@ -7,17 +7,18 @@ the same command. Nothing is converted, and no photograph is needed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, Table, bindparam, delete, func, select, update
 
-from engine.errors import RequestError
+from engine.errors import RequestError, SealBroken
 from engine.registry import deployment, store, tables
 from engine.registry.audit import AuditReader, read_head
 from engine.registry.database import KEYS, check, chunks, connect, reading
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes, utc_now
-from engine.registry.row_macs import changing_rows
+from engine.registry.row_macs import changing_rows, open_each, read_apart
 from engine.registry.rows import name_sealed
 from engine.registry.upgrade import Progress
 from engine.registry.vault import Vault
@@ -43,7 +44,7 @@ def switch_models(
 
     May be stopped anywhere: the next call goes on. `RequestError`, with nothing changed, while a
     live reference or a watched face has no template of it, or a sweep is under way; `WriterBusy`
-    where a process writes.
+    where a process writes. A damaged template is set aside, and goes along as what opens nowhere.
     """
     engine = connect(url)
     try:
@@ -71,7 +72,7 @@ def remove_missing(url: str, vault: Vault, *, before: str, after: str, actor: st
             # What refuses the switch all the same, before anybody is removed.
             _require_ready(registry, after, may_lack_references=True)
             for ids in registry.missing_second(after, ROWS_PER_BATCH):
-                owners = sorted(set(registry.documents_of(ids).values()))
+                owners = sorted(set(read_apart(ids, registry.documents_of).values()))
                 sequence = writer.sequence + 1
                 detail = {"references": len(ids), "gallery_sequence": sequence}
                 entry = AuditEntry(actor, "references.removed", after, detail)
@@ -126,15 +127,20 @@ def _switch(
 
 def _require_ready(reader: Reader, after: str, *, may_lack_references: bool = False) -> None:
     coverage = reader.coverage(after)
+    watched = reader.rows(select(_watchlist).where(_watchlist.c.second_model_digest == after))
+    # Nobody leaves the watch-list by damage.
+    open_one = partial(_open, reader.vault, _watchlist, "second_template")
+    damaged = len(watched) - len(list(open_each(watched, open_one)))
     if coverage.missing_references and not may_lack_references:
         raise RequestError(
             f"{coverage.missing_references:,} of {coverage.references:,} references have no "
             "template of the second model: run sosie model fill, wait until people have returned, "
             "or have the rest enrolled again with --reenroll FILE"
         )
-    if coverage.missing_watched:
+    unwatched = coverage.missing_watched + damaged
+    if unwatched:
         raise RequestError(
-            f"{coverage.missing_watched:,} of {coverage.watched:,} watched faces have no template "
+            f"{unwatched:,} of {coverage.watched:,} watched faces have no template "
             "of the second model: remove them from the watch-list and add them again"
         )
     under_way = select(func.count()).select_from(_sweeps).where(_sweeps.c.state.in_(_UNDER_WAY))
@@ -152,7 +158,8 @@ def _switch_references(
 ) -> int:
     """Exchanges the templates of every reference, in audited batches; a row says its model, so none
     is exchanged twice. Removed ones, which have none, get the new model's name too."""
-    vault, is_old = reader.vault, _references.c.model_digest == before
+    # Of whatever model a damaged row says that it is.
+    vault, is_old = reader.vault, _references.c.model_digest != after
     ((left,),) = reader.rows(select(func.count()).select_from(_references).where(is_old))
     page = select(_references).where(is_old).order_by(_references.c.id).limit(ROWS_PER_BATCH)
     done = 0
@@ -162,7 +169,8 @@ def _switch_references(
             chained(reader.engine, vault, [entry], utc_now()) as (connection, _),
             changing_rows(connection, vault, {_references: [row.id for row in rows]}),
         ):
-            _exchange(connection, vault, _references, [row for row in rows if row.template], before)
+            held = [row for row in rows if row.template is not None]
+            _exchange(connection, vault, _references, held, before)
             for part in chunks([row.id for row in rows]):
                 named = {"keys": part, "model": after, "rotation": rotation_id}
                 connection.execute(_NAME_MODEL, named)
@@ -177,20 +185,16 @@ def _exchange(
     connection: Connection, vault: Vault, table: Table, rows: Sequence[Row[Any]], before: str
 ) -> None:
     """Seals each of two templates of a row for the other's place."""
-    places = f"{table.name}.template", f"{table.name}.second_template"
-    sealed = []
-    for row in rows:
-        name = name_sealed(table, row)
-        first = vault.open(places[0], name, row.template)
-        second = vault.open(places[1], name, row.second_template)
-        sealed.append(
-            {
-                "key": row.id,
-                "first": vault.seal(places[0], name, second),
-                "other": vault.seal(places[1], name, first),
-                "model": before,
-            }
-        )
+    first, second = "template", "second_template"
+    sealed = [
+        {
+            "key": row.id,
+            "first": _seal_for(vault, table, row, second, first),
+            "other": _seal_for(vault, table, row, first, second),
+            "model": before,
+        }
+        for row in rows
+    ]
     if sealed:
         changed = update(table).where(table.c.id == bindparam("key"))
         connection.execute(
@@ -201,6 +205,24 @@ def _exchange(
             ),
             sealed,
         )
+
+
+_UNOPENED = b"\0"
+"""Stands for the format of a seal: a value so marked opens nowhere, as it did where it was. By
+itself it might, where somebody has put one of the other place there."""
+
+
+def _seal_for(vault: Vault, table: Table, row: Row[Any], source: str, target: str) -> bytes | None:
+    try:
+        opened = _open(vault, table, source, row)
+    except SealBroken:
+        value = row._mapping[source]
+        return _UNOPENED + value[1:] if isinstance(value, bytes) else None
+    return vault.seal(f"{table.name}.{target}", name_sealed(table, row), opened)
+
+
+def _open(vault: Vault, table: Table, column: str, row: Row[Any]) -> bytes:
+    return vault.open(f"{table.name}.{column}", name_sealed(table, row), row._mapping[column])
 
 
 _NAME_MODEL = (

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import (
     Connection,
     Engine,
@@ -43,7 +45,7 @@ from engine.registry.row_macs import (
     CROP_COLUMNS,
     bind_key,
     changing_rows,
-    require_authentic,
+    read_apart,
     write_macs,
 )
 from engine.registry.rows import name_sealed, read_as
@@ -321,8 +323,6 @@ def _convert_references(
     page = select(_references).where(is_old).order_by(_references.c.id).limit(ROWS_PER_BATCH)
     done = 0
     while rows := reader.rows(page):
-        for row in rows:
-            require_authentic(vault, _references, row)
         detail = {"rows": len(rows)}
         entry = AuditEntry("sosie", "references.converted", conversion.after, detail)
         with (
@@ -357,13 +357,21 @@ def _require_never_converted(reader: AuditReader, conversion: Conversion) -> Non
 def _convert_templates(
     connection: Connection, vault: Vault, table: Table, rows: Sequence[Row[Any]], turned: Transform
 ) -> None:
-    """Seals the converted templates of these rows in their place."""
-    held = [row for row in rows if row.template is not None]
-    if not held:
+    """Seals the converted templates of these rows in their place; a damaged one stays as it is."""
+    place, held = f"{table.name}.template", [row for row in rows if row.template is not None]
+
+    def attempt(places: Sequence[int]) -> dict[int, NDArray[np.float32]]:
+        some = [held[at] for at in places]
+        names = [name_sealed(table, row) for row in some]
+        opened = vault.open_templates(names, [row.template for row in some], place)
+        return dict(zip(places, opened, strict=True))
+
+    found = read_apart(range(len(held)), attempt)
+    if not found:
         return
-    place, names = f"{table.name}.template", [name_sealed(table, row) for row in held]
-    opened = vault.open_templates(names, [row.template for row in held], place)
-    sealed = vault.seal_templates(names, turned.apply(opened), place)
+    held = [held[at] for at in found]
+    names = [name_sealed(table, row) for row in held]
+    sealed = vault.seal_templates(names, turned.apply(np.stack(list(found.values()))), place)
     connection.execute(
         update(table).where(table.c.id == bindparam("key")).values(template=bindparam("new")),
         [{"key": row.id, "new": new} for row, new in zip(held, sealed, strict=True)],

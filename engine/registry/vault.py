@@ -384,9 +384,20 @@ class Vault:
             self._open_alike(context, names, sealed, rows.data)
         except (InvalidTag, ValueError, TypeError):
             # Of several keys, or one is not sound: one by one, which says what row it is.
-            plain = [self.open(place, name, one) for name, one in zip(names, sealed, strict=True)]
+            plain = [
+                self._open_template(place, name, one)
+                for name, one in zip(names, sealed, strict=True)
+            ]
             rows = np.frombuffer(b"".join(plain), dtype="<f4").reshape(rows.shape)
         return rows.astype(np.float32, copy=not rows.flags.writeable)
+
+    def _open_template(self, place: str, name: str | int, sealed: bytes) -> bytes:
+        opened = self.open(place, name, sealed)
+        if len(opened) != 4 * self.dim:
+            # Of another model, by a row that says otherwise.
+            self._set_aside(place, name)
+            raise SealBroken(f"{place} of row {_id_of(name)} is of another model: run sosie doctor")
+        return opened
 
     def sealer(self) -> SnapshotSealer:
         """Seals the files of an index snapshot."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +16,7 @@ from serving.cli.inputs import HomeOption, name_actor, open_deployment
 from serving.cli.output import DEPLOYMENT, JsonFlag, escape, print_answer, print_line, show_progress
 
 if TYPE_CHECKING:
-    from engine.registry.backup import Lost, Manifest
+    from engine.registry.backup import Lost, Manifest, RestoredBackup
     from serving.client.client import Client
     from serving.deployment.deployment import Deployment
 
@@ -85,15 +86,6 @@ def restore(
         conversion=find_conversion(settings),
     )
     made, lost = done.manifest, done.lost
-
-    def show() -> None:
-        print_line(f"[green]Restored[/] up to entry {made.audit_number:,} of the audit chain.")
-        _print_lost(lost)
-        if done.aside is not None:
-            print_line(f"What was there is {escape(str(done.aside))}: remove it when you are sure.")
-        if made.damage:
-            print_line(_tell_damage(made).lstrip())
-
     print_answer(
         {
             "audit_number": made.audit_number,
@@ -102,10 +94,20 @@ def restore(
             "lost": None if lost is None else asdict(lost),
             "replaced": None if done.aside is None else str(done.aside),
         },
-        show,
+        partial(_print_restored, done),
         as_json=as_json,
         is_no=bool(made.damage),
     )
+
+
+def _print_restored(done: RestoredBackup) -> None:
+    number = done.manifest.audit_number
+    print_line(f"[green]Restored[/] up to entry {number:,} of the audit chain.")
+    _print_lost(done.lost)
+    if done.aside is not None:
+        print_line(f"What was there is {escape(str(done.aside))}: remove it when you are sure.")
+    if done.manifest.damage:
+        print_line(_tell_damage(done.manifest).lstrip())
 
 
 def _tell_damage(made: Manifest) -> str:

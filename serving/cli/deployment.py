@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
@@ -22,6 +23,9 @@ from serving.cli.output import (
     print_line,
     show_progress,
 )
+
+if TYPE_CHECKING:
+    from serving.deployment.rotation import Rotation
 
 
 def register(app: typer.Typer) -> None:
@@ -234,16 +238,21 @@ def rotate_key(home: HomeOption = None, as_json: JsonFlag = False) -> None:
 
     Stop servers first. May be stopped anywhere: the next call goes on.
     """
-    from engine.formatting import plural
     from serving.deployment.rotation import rotate_data_key
-    from serving.settings.settings import KEY_RING_FILE, load_settings, require_home
+    from serving.settings.settings import load_settings, require_home
 
     folder = require_home(home)
     with show_progress("sealing anew", is_shown=not as_json) as report:
         done = rotate_data_key(folder, load_settings(folder), report)
-    if as_json:
-        print_json(asdict(done))
-        return
+    print_answer(
+        asdict(done), partial(_print_rotation, done), as_json=as_json, is_no=bool(done.damaged)
+    )
+
+
+def _print_rotation(done: Rotation) -> None:
+    from engine.formatting import plural
+    from serving.settings.settings import KEY_RING_FILE
+
     how = "Finished the rotation to" if done.resumed else "Rotated to"
     retired = ", ".join(str(version) for version in done.retired)
     print_line(f"[green]{how}[/] data key {done.active}; retired {retired}.")
@@ -252,6 +261,12 @@ def rotate_key(home: HomeOption = None, as_json: JsonFlag = False) -> None:
         print_line(
             f"The snapshots of {plural(done.shard_snapshots, 'shard')} open no more: the next "
             "start reads the gallery from the store, and saves them anew."
+        )
+    if done.damaged:
+        named = "".join(f"\n  {escape(one)}" for one in done.damaged)
+        print_line(
+            f"[red]Not complete[/]: values of these rows are damaged, and stay as they were:{named}"
+            f"\n{KEY_RING_FILE} keeps their key, which opens nothing. Run sosie doctor."
         )
     print_line(
         f"Replace your backup of {KEY_RING_FILE}; older backups of the database need the old."

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -19,6 +17,7 @@ from indexes.segmented.merging import SegmentsConfig
 from indexes.segmented.segments import SegmentedIndex
 from indexes.upkeep import Upkeep
 from tests.indexes.conftest import UnitRows
+from tests.waiting import wait_until
 
 SCANNER = Scanner(threads=1)
 WAIT_S = 300
@@ -33,13 +32,6 @@ class SickRows(MemoryRows):
         if not self.is_healed:
             raise OSError("row 7 of /secret/path")
         return super().take(rows)
-
-
-def await_that(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
 
 
 def build(index_rows: Vectors, **config: float) -> tuple[Gallery, SegmentedIndex]:
@@ -57,8 +49,8 @@ def test_full_heads_are_sealed_and_segments_merged(unit_rows: UnitRows) -> None:
         for start in range(0, 400, 4):
             ids = np.arange(start, start + 4)
             gallery.add(ids, rows[start : start + 4], sequence=start + 1)
-        await_that(lambda: len(index.heads) == 1 and sum(map(len, index.segments)) == 400)
-        await_that(lambda: len(index.segments) <= 5)
+        wait_until(lambda: len(index.heads) == 1 and sum(map(len, index.segments)) == 400)
+        wait_until(lambda: len(index.segments) <= 5)
     assert gallery.search(rows, 1).hits.ids.tolist() == list(range(400))
 
 
@@ -66,14 +58,14 @@ def test_what_was_due_before_it_began_is_done(unit_rows: UnitRows) -> None:
     gallery, index = build(unit_rows(20))
     assert len(index.heads) == 2
     with Upkeep(gallery):
-        await_that(lambda: len(index.heads) == 1)
+        wait_until(lambda: len(index.heads) == 1)
 
 
 def test_a_deadline_is_kept_while_nothing_changes(unit_rows: UnitRows) -> None:
     gallery, index = build(unit_rows(100), erasure_deadline_s=0.2, dead_share=0.9)
     with Upkeep(gallery):
         gallery.remove(np.array([3]), sequence=2)
-        await_that(lambda: index.removed_since == {})
+        wait_until(lambda: index.removed_since == {})
     assert 3 not in index.segments[0].row_ids
 
 
@@ -85,11 +77,11 @@ def test_a_failed_job_is_logged_without_its_content_and_tried_again(
     gallery.replace_rows(index.segments[0].name, sick)
     with caplog.at_level(logging.WARNING), Upkeep(gallery, retry_after_s=0.01) as upkeep:
         gallery.remove(np.array([3]), sequence=2)
-        await_that(lambda: len(caplog.records) >= 2)
+        wait_until(lambda: len(caplog.records) >= 2)
         assert upkeep.fault == "upkeep of the gallery fails (OSError)"
         assert gallery.search(unit_rows(1), 1).hits.ids.tolist() == [0]
         sick.is_healed = True
-        await_that(lambda: index.removed_since == {} and upkeep.fault is None)
+        wait_until(lambda: index.removed_since == {} and upkeep.fault is None)
     assert "upkeep of the gallery failed (OSError)" in caplog.text
     assert "secret" not in caplog.text
 

@@ -6,7 +6,6 @@ SQL, as an administrator of PostgreSQL or a thief of the disk may.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +39,7 @@ from serving.telemetry.metrics import Meter
 from tests.engine.cases.conftest import ANNA, Service, make_pair, service  # noqa: F401
 from tests.engine.conftest import database_url, sqlite_url  # noqa: F401 - fixtures
 from tests.engine.matching.conftest import MODEL_DIGEST, lab, make_lab, people  # noqa: F401 - fixtures
+from tests.waiting import wait_until
 
 Alter = Callable[..., None]
 
@@ -357,8 +357,6 @@ def test_readiness_tells_of_a_row_beyond_the_head_before_anybody_meets_it(fresh:
             )
         )
     # No call is made: it is told before anybody meets it.
-    give_up_at = time.monotonic() + 60
-    while (answer := fresh.ask("GET", "/health/ready", key=None)).status_code == 200:
-        assert time.monotonic() < give_up_at
-        time.sleep(0.02)
+    wait_until(lambda: fresh.ask("GET", "/health/ready", key=None).status_code != 200)
+    answer = fresh.ask("GET", "/health/ready", key=None)
     assert "sosie audit verify" in answer.json()["checks"]["store"]["detail"]

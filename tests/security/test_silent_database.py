@@ -36,6 +36,7 @@ from tests.engine.matching.conftest import People
 from tests.security.silent_proxy import Newcomers, SilentProxy, Way, open_proxy
 from tests.serving.api.conftest import serving
 from tests.serving.api.driver import KEYS
+from tests.waiting import wait_until
 
 MODEL = "sha256:model-of-the-tests"
 WAIT_S = 120
@@ -182,10 +183,7 @@ def test_a_lease_whose_session_ended_is_taken_anew(
     with distant.writer() as held:
         before = holder()
         proxy.fall_silent(*Way)
-        give_up_at = time.monotonic() + WAIT_S
-        while holder() in (before, None):
-            assert time.monotonic() < give_up_at
-            time.sleep(0.05)
+        wait_until(lambda: holder() not in (before, None))
         commit(held)
         with pytest.raises(WriterBusy):
             direct.writer()
@@ -253,13 +251,6 @@ class Load:
             assert (again.is_repeated, again.enrollment_id) == (True, enrollment_id)
         assert store.counts()["live_references"] == len(self.acknowledged)
         assert verify_chain(store).intact
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    give_up_at = time.monotonic() + WAIT_S
-    while not holds():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.02)
 
 
 @pytest.fixture

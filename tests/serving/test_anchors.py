@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socketserver
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -24,6 +23,7 @@ from serving.jobs.audit_export import Anchoring, open_sink
 from serving.telemetry.metrics import Meter
 from tests.engine.conftest import MODEL, key_ring, sqlite_url, vault  # noqa: F401 - fixtures
 from tests.serving.api.conftest import extractor, keyed_home, start_service  # noqa: F401 - fixtures
+from tests.waiting import wait_until
 
 
 class _Posts(BaseHTTPRequestHandler):
@@ -59,13 +59,6 @@ def listen() -> Iterator[Callable[..., Any]]:
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    give_up_at = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.005)
 
 
 LINE = write_anchor("d", 7, b"\xab" * 32)

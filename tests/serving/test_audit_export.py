@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from serving.jobs.audit_export import AuditExport, write_ocsf
 from serving.settings.sections import AuditSettings
 from serving.telemetry.metrics import Meter
 from tests.serving.webhooks.conftest import certificate, store  # noqa: F401 - fixtures
+from tests.waiting import wait_until
 
 
 class Server:
@@ -80,13 +81,6 @@ def server(certificate: Path) -> Iterator[Server]:  # noqa: F811
     made.close()
 
 
-def until(holds: Callable[[], bool]) -> None:
-    give_up_at = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.01)
-
-
 def numbers(messages: list[str]) -> list[int]:
     return [json.loads(one[one.index("{") :])["metadata"]["sequence"] for one in messages]
 
@@ -105,17 +99,17 @@ def test_every_entry_comes_in_order_once_and_goes_on_after_a_break(
     meter = Meter()
     head = store.audit_head()[0]
     with export(store, server, str(certificate), meter):
-        until(lambda: len(server.messages) == head)
+        wait_until(lambda: len(server.messages) == head)
     # Where it was is kept: nothing comes twice.
     store.note(AuditEntry("ops", "case.noted", "c1", {"count": 1}))
     with export(store, server, str(certificate), meter):
-        until(lambda: len(server.messages) == head + 1)
+        wait_until(lambda: len(server.messages) == head + 1)
         assert numbers(server.messages) == list(range(1, head + 2))
         server.breaks_after = head + 2
         for place in range(3):
             store.note(AuditEntry("ops", "case.noted", f"b{place}"))
             time.sleep(0.05)
-        until(lambda: set(numbers(server.messages)) == set(range(1, head + 5)))
+        wait_until(lambda: set(numbers(server.messages)) == set(range(1, head + 5)))
     came = numbers(server.messages)
     assert [one for place, one in enumerate(came) if one not in came[:place]] == sorted(set(came))
     assert server.connections == 3
@@ -130,7 +124,7 @@ def test_a_message_is_rfc_5424_and_says_what_the_chain_says(
     store.note(AuditEntry("Ann (key:1)", "outlet.suspended", "b1", {"case": "é"}))
     (*_, record) = store.audit_entries()
     with export(store, server, str(certificate), Meter()):
-        until(lambda: len(server.messages) == record.number)
+        wait_until(lambda: len(server.messages) == record.number)
     form = (
         r"<110>1 (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z) \S+ sosie - outlet\.suspended - (\{.*\})"
     )
@@ -174,7 +168,7 @@ def test_a_server_that_is_not_the_one_that_is_meant_is_told_nothing(
 ) -> None:
     meter = Meter()
     with export(store, server, "", meter):
-        until(lambda: b"sosie_audit_export_failing 1.0" in meter.render()[0])
+        wait_until(lambda: b"sosie_audit_export_failing 1.0" in meter.render()[0])
     assert server.messages == []
 
 

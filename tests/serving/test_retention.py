@@ -33,6 +33,7 @@ from serving.settings.sections import RetentionSettings, ServeSettings
 from serving.settings.settings import Settings, load_settings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter, show_set_aside
+from tests.waiting import wait_until
 
 WAIT_S = 300
 MONTH = Schedule(answers=timedelta(days=30))
@@ -72,13 +73,6 @@ def runs(deployment: Deployment, action: str = "retention.run") -> int:
     return sum(record.entry.action == action for record in deployment.store.audit_entries())
 
 
-def wait_for(happens: Callable[[], object]) -> None:
-    give_up_at = time.monotonic() + WAIT_S
-    while not happens():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.01)
-
-
 @pytest.fixture
 def retain(deployment: Deployment, log: Any) -> Callable[..., Any]:
     """`with retain(at=, ...)`: retention on this test's registrar, starting at once."""
@@ -103,7 +97,7 @@ def test_a_run_that_was_missed_is_made_up_for(
     keep_answer(deployment, timedelta(days=31, hours=1))
     examined = Semaphore(0)
     with retain(at_other_time(), examine=examined.release):
-        wait_for(lambda: lines.entries)
+        wait_until(lambda: lines.entries)
         # All rows are examined after each run.
         assert examined.acquire(timeout=WAIT_S)
     assert deployment.store.answers([SCOPE]) == {}
@@ -135,7 +129,7 @@ def test_it_runs_at_its_time(deployment: Deployment, retain: Any, lines: LogCapt
     moments = iter([started, started])
     at = (started + timedelta(seconds=0.2)).time()
     with retain(at, clock=lambda: next(moments, None) or utc_now()):
-        wait_for(lambda: lines.entries)
+        wait_until(lambda: lines.entries)
     assert deployment.store.answers([SCOPE]) == {}
     assert runs(deployment) == 1
 
@@ -163,7 +157,7 @@ def test_a_failure_is_told_by_its_code_and_ends_nothing(
     started = datetime.now(UTC)
     at = (started + timedelta(seconds=0.2)).time()
     with retain(at, clock=lambda: started):
-        wait_for(lambda: len(lines.entries) >= 2)
+        wait_until(lambda: len(lines.entries) >= 2)
     assert {line["event"] for line in lines.entries} == {"retention_failed"}
     assert {line["code"] for line in lines.entries} == {"REGISTRY.GALLERY_BEHIND"}
     assert "name in it" not in str(lines.entries)
@@ -180,7 +174,7 @@ def test_a_store_that_cannot_be_read_is_told_too(
     watch = ClockWatch(source, clock=lambda: datetime(2026, 5, 4, tzinfo=UTC))
     parts = (deployment.registrar, source, MONTH, NOON, log)
     with DailyRetention(*parts, settle_s=0.0, watch=watch):
-        wait_for(lambda: lines.entries)
+        wait_until(lambda: lines.entries)
     (told,) = lines.entries
     assert (told["code"], told["error"]) == ("INTERNAL", "OSError")
     assert runs(deployment) == 0
@@ -200,7 +194,7 @@ def test_the_service_has_it_run(
     service = RegistrarService(open_home, ServeSettings(), Meter(), log)
     try:
         with Deployment(home, settings) as looked:
-            wait_for(lambda: runs(looked))
+            wait_until(lambda: runs(looked))
             assert looked.store.answers([SCOPE]) == {}
     finally:
         service.close()

@@ -110,16 +110,17 @@ def test_new_data_key_becomes_active_and_the_old_one_stays(path: Path) -> None:
 
 
 def test_versions_are_never_used_again() -> None:
-    ring = KeyRing.generate().with_new_data_key().without_data_key(1)
+    ring = KeyRing.generate().with_new_data_key().with_active_alone(())
     assert ring.with_new_data_key().active_data_key.version == 3
 
 
-def test_active_or_unknown_data_key_is_not_retired() -> None:
+def test_a_kept_key_is_saved_and_leaves_with_what_needs_it(path: Path) -> None:
     ring = KeyRing.generate().with_new_data_key()
-    with pytest.raises(KeyRingError, match="active"):
-        ring.without_data_key(2)
-    with pytest.raises(KeyRingError, match="no data key 7"):
-        ring.without_data_key(7)
+    kept = ring.with_active_alone([1])
+    kept.save(path)
+    assert KeyRing.load(path) == kept
+    assert (kept.data, kept.kept) == (ring.data[1:], ring.data[:1])
+    assert kept.with_new_data_key().with_active_alone([2]).kept == ring.data[1:]
 
 
 def test_text_forms_show_fingerprints_and_no_secret() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -120,7 +121,7 @@ def test_data_key_is_rotated_without_losing_a_row(store, filled, database_url, w
                 "webhooks": 3,
                 "exceptions": 0,
             }
-            narrow = retire(writer, 1)
+            narrow = retire(writer)
         assert versions(widened) == {2}
         assert contents(widened, filled) == before
         assert verify_chain(widened).intact
@@ -163,9 +164,7 @@ def test_key_in_use_is_not_retired(store, filled, database_url, wider) -> None:
     with reopened(store, database_url, wider) as widened, widened.writer() as writer:
         before = widened.counts(), widened.audit_head()
         with pytest.raises(KeyRingError, match="reseal"):
-            retire(writer, 1)
-        with pytest.raises(KeyRingError, match="active"):
-            retire(writer, 2)
+            retire(writer)
         assert (widened.counts(), widened.audit_head()) == before
 
 
@@ -208,10 +207,10 @@ def test_process_with_the_ring_from_before_a_rotation_writes_nothing(
             writer.close()
             refuse_writer(store, widened)
         with widened.writer() as writer:
-            retire(writer, 1)
+            retire(writer)
         refuse_writer(store, widened)
         assert versions(widened) == {2}
-    narrow = wider.without_data_key(1)
+    narrow = wider.with_active_alone(())
     with reopened(store, database_url, narrow) as after, after.writer() as writer:
         writer.commit(change(12))
 
@@ -235,15 +234,31 @@ def test_writer_of_a_registry_that_was_replaced_is_refused(store, database_url) 
         store.writer()
 
 
-def test_damaged_value_stops_the_rotation_and_is_named(store, filled, database_url, wider) -> None:
+def test_damaged_values_keep_their_key_from_being_forgotten_and_not_in_force(
+    store, filled, database_url, wider
+) -> None:
+    table = tables.references
+    (owner,) = (one.document_id for one in filled.references if one.id == 3)
     with reopened(store, database_url, wider) as widened, widened.writer() as writer:
         with writer.changing(ENTRY) as connection:
-            flip = tables.references.update().where(tables.references.c.id == 3)
-            blob = connection.scalar(
-                select(tables.references.c.template).where(tables.references.c.id == 3)
-            )
-            connection.execute(flip.values(template=blob[:-1] + bytes([blob[-1] ^ 1])))
-        with pytest.raises(SealBroken, match="row 3"):
-            reseal(writer)
-        with pytest.raises(KeyRingError, match="still seals"):
-            retire(writer, 1)
+            blob = connection.scalar(select(table.c.template).where(table.c.id == 3))
+            broken = blob[:-1] + bytes([blob[-1] ^ 1])
+            connection.execute(table.update().where(table.c.id == 3).values(template=broken))
+        assert reseal(writer)["references"] == 8
+        narrow = retire(writer)
+        assert widened.vault.set_aside.names() == ["references: row 3"]
+    assert ([key.version for key in narrow.data], [key.version for key in narrow.kept]) == (
+        [2],
+        [1],
+    )
+    # Who has the old key could else keep it in force by damaging one value.
+    with reopened(store, database_url, narrow) as after, pytest.raises(SealBroken):
+        after.vault.open("references.template", f"3\0{owner}", blob)
+    # A new rotation is one of its own, and forgets a key that nothing needs any more.
+    newer = narrow.with_new_data_key()
+    with reopened(store, database_url, newer) as after, after.writer() as writer:
+        assert reseal(writer)["references"] == 8
+        assert retire(writer) == replace(newer, data=newer.data[1:])
+        with writer.changing(ENTRY) as connection:
+            connection.execute(table.delete().where(table.c.id == 3))
+        assert retire(writer).kept == ()

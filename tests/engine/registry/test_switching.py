@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import select, update
 
 from engine.errors import ModelMismatch, RequestError
-from engine.matching import second_model
 from engine.matching.calibration import Thresholds
+from engine.matching.checks import second_model
 from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.registry import switching, tables
 from engine.registry.damage import find_damage
@@ -171,6 +171,52 @@ def test_a_switch_that_is_killed_anywhere_goes_on_and_nothing_opens_half_of_it(
         assert find_damage(switched) == []
 
 
+def test_damaged_templates_go_along_open_nowhere_and_nobody_leaves_the_watch_list_by_one(
+    database_url: str,
+    store: Store,
+    vault: Vault,
+    enroll: Enroll,
+    fill: Callable[..., Any],
+    random_units: Units,
+) -> None:
+    table, watched = tables.references, tables.watchlist
+    with store.writer() as writer:
+        ids = [one.id for one in committed(writer, enroll(writer, 5)).references]
+        vectors = fill(store, ids)
+        other = SecondTemplate(SECOND, vectors[0])
+        template = random_units(1, vault.dim)[0]
+        face = WatchEntry(writer.next_watch_id(), None, template, "test", utc_now(), other)
+        writer.commit(Changes(5, [AuditEntry("test", "watchlist.added", "1")], watched=[face]))
+    first, second, moved, altered, sound = ids
+    with changing(store.engine) as connection:
+        for changed in (
+            update(table).where(table.c.id == first).values(template=b"\1"),
+            update(table).where(table.c.id == second).values(second_template=b"\1" * 60),
+            # It would open in the place of the other.
+            update(table).where(table.c.id == moved).values(second_template=table.c.template),
+            update(table).where(table.c.id == altered).values(model_digest="another"),
+        ):
+            connection.execute(changed)
+        entry = connection.execute(select(watched)).one()
+        connection.execute(update(watched).values(second_template=b"\1"))
+    with pytest.raises(RequestError, match="1 of 1 watched faces"):
+        switch(database_url, vault)
+    with changing(store.engine) as connection:
+        connection.execute(update(watched).values(second_template=entry.second_template))
+    assert switch(database_url, vault) == 5
+    assert {f"references: row {key}" for key in (first, second, moved)} < set(
+        vault.set_aside.names()
+    )
+    with open_switched(database_url, vault) as switched:
+        (chunk,) = switched.references()
+        assert chunk.ids.tolist() == [first, altered, sound]
+        np.testing.assert_array_equal(chunk.vectors, vectors[[0, 3, 4]])
+        found = find_damage(switched)
+    for key in (first, second, moved, altered):
+        assert any(f"row {key} " in one for one in found), found
+    assert not any(f"row {sound} " in one for one in found), found
+
+
 def test_an_erased_face_is_gone_in_both_models_and_an_altered_row_is_not_vouched_for(
     store: Store, vault: Vault, writer: Writer, enroll: Enroll, fill: Callable[..., Any]
 ) -> None:
@@ -206,7 +252,7 @@ def test_a_rotation_of_the_data_key_seals_second_templates_anew(
     wider = Vault(key_ring.with_new_data_key(), vault.dim)
     with Store.open(database_url, wider, model_digest=MODEL) as opened, opened.writer() as writer:
         assert reseal(writer)["references"] == 6
-        narrow = Vault(retire(writer, vault.active_data_version), vault.dim)
+        narrow = Vault(retire(writer), vault.dim)
     with Store.open(database_url, narrow, model_digest=MODEL) as opened:
         found = opened.second_templates(ids, SECOND, DIM)
         np.testing.assert_array_equal(np.stack([found[key] for key in ids]), vectors)

@@ -180,7 +180,7 @@ def test_value_of_an_older_data_key_opens_until_the_key_is_retired() -> None:
     assert Vault(wider, DIM).open("lines.msisdn", "a", sealed) == b"data"
     assert key_version(Vault(wider, DIM).seal("lines.msisdn", "a", b"data")) == 2
     with pytest.raises(SealBroken, match="key ring"):
-        Vault(wider.without_data_key(1), DIM).open("lines.msisdn", "a", sealed)
+        Vault(wider.with_active_alone(()), DIM).open("lines.msisdn", "a", sealed)
 
 
 def test_batched_templates_are_the_single_ones(random_units) -> None:
@@ -236,7 +236,7 @@ def test_a_token_opens_until_its_data_key_is_retired_and_one_of_an_older_version
     for one in (token, older):
         assert Vault(wider, DIM).open_token("sign_in.flow", "flow", one) == b"data"
         with pytest.raises(SealBroken):
-            Vault(wider.without_data_key(1), DIM).open_token("sign_in.flow", "flow", one)
+            Vault(wider.with_active_alone(()), DIM).open_token("sign_in.flow", "flow", one)
 
 
 def test_look_ups_of_different_kinds_or_keys_never_meet() -> None:
@@ -374,7 +374,7 @@ def test_the_vault_gives_files_of_every_key_that_the_ring_still_has() -> None:
     assert new.file_key != old.file_key
     assert reveal(new.file(NAME, old.file_key), hidden, 0) == PLAIN
     assert reveal(new.file(NAME, new.file_key), hidden, 0) != PLAIN
-    retired = Vault(newer.without_data_key(1), 32).sealer()
+    retired = Vault(newer.with_active_alone(()), 32).sealer()
     with pytest.raises(SealBroken):
         retired.file(NAME, old.file_key)
 

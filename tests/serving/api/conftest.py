@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -41,6 +40,7 @@ from serving.telemetry.metrics import Meter
 from serving.telemetry.traces import open_tracer
 from tests.serving.api.driver import KEYS, Service
 from tests.serving.local_registrar import LocalRegistrar
+from tests.waiting import wait_until
 
 settings.register_profile("long", max_examples=1000)
 
@@ -172,10 +172,7 @@ def serving(home: Path, keys: dict[str, str], extractor: Extractor) -> Iterator[
 
 
 def wait_until_ready(service: Service) -> None:
-    deadline = time.monotonic() + 120
-    while service.ask("GET", "/health/ready").status_code != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: service.ask("GET", "/health/ready").status_code == 200)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import asyncio
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 import uvicorn
 
 from serving.api.body import MSGPACK, encode
+from tests.waiting import wait_until
 
 WAIT_S = 300
 
@@ -27,10 +27,7 @@ def listening(service: Any) -> Iterator[int]:
     )
     server = uvicorn.Server(config)
     ended = asyncio.run_coroutine_threadsafe(server.serve(), service.loop)
-    deadline = time.monotonic() + WAIT_S
-    while not server.started:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: server.started)
     try:
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
@@ -115,10 +112,7 @@ def test_a_client_that_hangs_up_stops_its_work(
         client.sendall(head(service, f"Content-Length: {len(body)}", path="/v1/enrollments") + body)
         assert begun.wait(WAIT_S)
     assert stopped.wait(WAIT_S)
-    deadline = time.monotonic() + WAIT_S
-    while '"status":499' not in service.log_text:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: '"status":499' in service.log_text)
     assert service.parts.store.counts() == before
     monkeypatch.undo()
     again = service.ask(

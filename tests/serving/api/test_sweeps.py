@@ -24,6 +24,7 @@ from tests.serving.api.conftest import serving
 from tests.serving.api.driver import Service
 from tests.serving.api.planting import plant
 from tests.serving.sweeps.synthetic_people import PausedJoin
+from tests.waiting import wait_until
 
 SWEEPS = "/v1/sweeps"
 UNKNOWN = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
@@ -53,7 +54,7 @@ def ask(service: Service, method: str, path: str = "", **options: Any) -> Any:
     return service.ask(method, f"{SWEEPS}{path}", key="fraud", **options)
 
 
-def wait_until(service: Service, sweep_id: str, *states: str) -> dict[str, Any]:
+def wait_for(service: Service, sweep_id: str, *states: str) -> dict[str, Any]:
     give_up_at = time.monotonic() + 120
     while True:
         shown = service.read(ask(service, "GET", f"/{sweep_id}"))
@@ -94,7 +95,7 @@ def done(ringed: Service, second: httpx.Response) -> dict[str, Any]:
     """The sweep of the whole gallery, after it went on to its end."""
     resumed = ringed.read(ask(ringed, "POST", f"/{LEFT}/resume"))
     read(resumed, SweepReport)
-    return wait_until(ringed, LEFT, "done", "failed")
+    return wait_for(ringed, LEFT, "done", "failed")
 
 
 @pytest.fixture
@@ -142,12 +143,12 @@ def test_a_sweep_finds_the_rings_and_says_how_far_it_is(
 def test_metrics_tell_of_the_newest_sweep_and_of_nobody_in_it(
     ringed: Service, done: dict[str, Any]
 ) -> None:
-    give_up_at = time.monotonic() + 120
-    while 'sosie_sweep_state{state="done"} 1.0' not in (
-        text := ringed.ask("GET", "/metrics", key="operator").text
-    ):
-        assert time.monotonic() < give_up_at
-        time.sleep(0.05)
+
+    def read_done() -> str:
+        text = ringed.ask("GET", "/metrics", key="operator").text
+        return text if 'sosie_sweep_state{state="done"} 1.0' in text else ""
+
+    text = wait_until(read_done)
     told = dict(
         line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("sosie_sweep_")
     )
@@ -218,7 +219,7 @@ def test_a_sweep_is_paused_and_resumed(
     assert sweep in ringed.assert_refused(ask(ringed, "POST", body=BODY), 409, "SWEEP.BUSY")
     paused.opened.set()
     assert ringed.read(ask(ringed, "POST", f"/{sweep}/resume"))["state"] == "running"
-    wait_until(ringed, sweep, "done")
+    wait_for(ringed, sweep, "done")
     for steering in ("pause", "resume", "cancel"):
         response = ask(ringed, "POST", f"/{done['sweep_id']}/{steering}")
         ringed.assert_refused(response, 409, "SWEEP.STATE")
@@ -309,7 +310,7 @@ def show_what_is_in_use(ringed: Service, case_id: str) -> None:
     assert alive["fraud_in_use"] == queue("fraud_in_use")["fraud_in_use"] == 1
     assert {one["fraud_lines"] for one in alive["cases"]} == {0}
     began = ringed.read(ask(ringed, "POST", body=BODY))
-    later = wait_until(ringed, began["sweep_id"], "done", "failed")
+    later = wait_for(ringed, began["sweep_id"], "done", "failed")
     assert later["summary"]["fraud_in_use"] == 1
     for sweep in (LEFT, later["sweep_id"]):
         groups = ringed.read(ask(ringed, "GET", f"/{sweep}/groups"))["groups"]

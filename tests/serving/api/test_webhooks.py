@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from standardwebhooks import Webhook as Referee
 
 from serving.webhooks import keeper
+from tests.waiting import wait_until
 
 PATH = "/v1/webhooks"
 SINK = "https://systems.example/sosie?token=1"
@@ -122,10 +122,7 @@ def test_the_service_delivers_by_a_process_that_ends_with_it(
             service.assert_refused(refused, 400, "REQUEST.INVALID")
             body, headers = activation(), {"idempotency-key": "e"}
             service.ask("POST", "/v1/enrollments", body=body, headers=headers)
-            give_up_at = time.monotonic() + 60
-            while len(server.got) < 2:
-                assert time.monotonic() < give_up_at
-                time.sleep(0.02)
+            wait_until(lambda: len(server.got) >= 2)
             children = psutil.Process().children()
             # The service that other tests share may have one, too.
             workers = [one for one in children if keeper.PROCESS_MODULE in one.cmdline()]

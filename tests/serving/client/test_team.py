@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 
 from serving.client import ApiError, Client, KnownDocument, SweepTerms
 from tests.serving.api.conftest import Service
+from tests.waiting import wait_until
 
 ASTRONAUT = KnownDocument("cn-ric", "110105199003071239")
 
@@ -89,10 +89,7 @@ def test_a_sweep_is_expected_started_and_read(client_of: Callable[[str], Client]
         expected = team.expect_sweep(terms)
         assert expected.threshold == 0.47
         sweep = team.start_sweep(terms)
-        give_up_at = time.monotonic() + 120
-        while team.read_sweep(sweep.sweep_id).state != "done":
-            assert time.monotonic() < give_up_at
-            time.sleep(0.02)
+        wait_until(lambda: team.read_sweep(sweep.sweep_id).state == "done")
         done = team.read_sweep(sweep.sweep_id)
         assert done.progress.share == 1
         assert isinstance(done.summary, dict)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import socket
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 from tests.serving.cluster.conftest import Served
 from tests.serving.telemetry.collector import ROOT, trace_of
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -28,9 +28,7 @@ def test_a_trace_joins_the_ingress_and_the_registrar(
     answer = served.ask("POST", "/v1/enrollments", json=body, headers=headers)
     assert answer.is_success, answer.text
     wanted = {(ROOT, "request"), ("request", "extract"), ("request", "hop"), ("hop", "judge")}
-    deadline = time.monotonic() + WITHIN_S
-    while len(served.collector.traces.spans) < len(wanted) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    wait_until(lambda: len(served.collector.traces.spans) >= len(wanted))
     found = served.collector.traces
     assert found.tree(7) == wanted
     processes = {(span.name, found.processes[span.span_id]) for span in found.spans}
@@ -39,10 +37,7 @@ def test_a_trace_joins_the_ingress_and_the_registrar(
 
 def test_the_log_of_all_processes_comes_to_standard_output(served: Served) -> None:
     served.ask("GET", "/v1/me", headers={"x-correlator": "logged-8"})
-    deadline = time.monotonic() + WITHIN_S
-    while not any(line.get("correlator") == "logged-8" for line in served.events):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: any(line.get("correlator") == "logged-8" for line in served.events))
     assert {line.get("process") for line in served.events} >= {"ingress", "registrar"}
     assert not (served.home / "log/service.jsonl").exists()
 

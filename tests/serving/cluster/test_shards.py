@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -54,6 +54,7 @@ from tests.serving.cluster.two_nodes import (
     likenesses,
     unit_rows,
 )
+from tests.waiting import wait_until
 
 IMPATIENT = replace(QUICK, placed_within_s=1.0)
 """Where there is no place, however long one waits."""
@@ -176,13 +177,6 @@ def test_shards_without_a_place_are_waited_for_a_while_and_not_left_behind(nodes
     open_ray_shards(PLAN, 2, PLACING).close()
 
 
-def await_that(condition: Callable[[], bool]) -> None:
-    give_up_at = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.05)
-
-
 def test_a_closed_gallery_says_so_and_closes_again(nodes: Nodes) -> None:
     index = open_ray_shards(PLAN, 2, PLACING)
     index.close()
@@ -227,7 +221,7 @@ def test_a_removed_face_is_nowhere_in_the_memory_of_a_shards_process(nodes: Node
         # Stopped, for Ray's own threads map memory and give it back at any time.
         os.kill(pid, signal.SIGSTOP)
         try:
-            await_that(lambda: ") T " in Path(f"/proc/{pid}/stat").read_text())
+            wait_until(lambda: ") T " in Path(f"/proc/{pid}/stat").read_text())
             held, left = (count_in_memory(pid, forms) for forms in (there, gone))
         finally:
             os.kill(pid, signal.SIGCONT)
@@ -318,7 +312,7 @@ def test_a_sweeps_call_may_take_longer_than_a_search(
         arguments = (np.arange(9), unit_rows(9), 0.5, 0) if operation == "join" else ()
         held = getattr(chosen, operation)(*arguments)
         begun = chosen._tick
-        await_that(lambda: chosen._tick > begun + 4 or chosen.lost is not None)
+        wait_until(lambda: chosen._tick > begun + 4 or chosen.lost is not None)
         assert chosen.lost is None
         assert not held.done()
         (tmp_path / "released").touch()
@@ -424,20 +418,20 @@ def test_a_copy_has_a_node_of_its_own_or_is_wanting(nodes: Nodes) -> None:
         assert len(nodes_of(copied)) == 2
         nodes.lose_second()
         try:
-            await_that(lambda: index.wanting == [copied] and living_nodes() == 1)
+            wait_until(lambda: index.wanting == [copied] and living_nodes() == 1)
             with pytest.raises(ShardLost, match="waiting for gallery shards"):
                 index.open_copy(0)
             assert index.wanting == [copied]
         finally:
             nodes.bring_back()
-            await_that(lambda: living_nodes() == 2)
+            wait_until(lambda: living_nodes() == 2)
 
         def is_whole() -> bool:
             with suppress(ShardLost):
                 copied.attach(index.open_copy(0))
             return index.wanting == []
 
-        await_that(is_whole)
+        wait_until(is_whole)
         assert len(nodes_of(copied)) == 2
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tests.serving.console.conftest import RING, Site
 from tests.serving.console.driving import Visitor, visiting
 from tests.serving.sandbox.conftest import serve_sandbox
 from tests.serving.sweeps.synthetic_people import PausedJoin
+from tests.waiting import wait_until
 
 HOLDER, SECOND = "110105199003071239", "110105198503071257"
 OPEN_CASES = re.compile(r"/v1/cases\?.*state=alive")
@@ -275,12 +276,10 @@ def hold_an_erasure(analyst: Visitor) -> str:
 
 def expect_erased(site: Site, document: str) -> None:
     """What was acknowledged is done once the case is closed."""
-    deadline = time.monotonic() + 60
     path = f"/v1/documents/{document}/erasure"
-    while (found := site.service.ask("GET", path, key="operator").json())["state"] != "done":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    assert found["certificate"]["document_id"] == document
+    read = partial(site.service.ask, "GET", path, key="operator")
+    wait_until(lambda: read().json()["state"] == "done")
+    assert read().json()["certificate"]["document_id"] == document
 
 
 def suspend_an_outlet(analyst: Visitor) -> None:

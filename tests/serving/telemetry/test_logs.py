@@ -7,10 +7,10 @@ import math
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from serving.telemetry.logs import (
     show_error,
     withhold,
 )
+from tests.waiting import wait_until
 
 KEY = "sosie_k1a2b3_c2VjcmV0c2VjcmV0"
 
@@ -187,12 +188,6 @@ for at in range(1000):
             )
         return False
 
-    def wait_until_copied(name: str, at: int) -> None:
-        deadline = time.monotonic() + 120
-        while not is_copied(name, at):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
     # A pipe that is full loses lines: no more than a hundred are on their way at once.
     for at in range(0, 1000, 100):
         for name, process in processes.items():
@@ -204,7 +199,7 @@ for at in range(1000):
             process.stdin.flush()
             if at < 900:
                 assert process.stdout.readline() == f"{at + 100}\n"
-            wait_until_copied(name, min(at + 100, 999))
+            wait_until(partial(is_copied, name, min(at + 100, 999)))
     for process in processes.values():
         process.communicate(timeout=120)
         assert process.returncode == 0
