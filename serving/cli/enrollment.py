@@ -268,7 +268,7 @@ def show(
 
         caller = Principal(name_actor(), Role.OPERATOR)
         answer = show_decision(caller, vault, serializers.enrollment_record(enrollment))
-        replayed = {} if again is None else {"replay": of_record(wire.Replay, again)}
+        replayed = {} if again is None else {"replay": of_record(wire.ReplayedDecision, again)}
         print_json({**answer, "evidence": enrollment.evidence, **replayed})
     else:
         _print_enrollment(enrollment, again)

@@ -327,7 +327,7 @@ class CertificateCheck(AnswerBody, frozen=True):
     audit_number: int
 
 
-class Replay(AnswerBody, frozen=True):
+class ReplayedDecision(AnswerBody, frozen=True):
     """A recorded decision beside what its evidence leads to today."""
 
     recorded: Decision

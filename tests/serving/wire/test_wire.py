@@ -1,25 +1,19 @@
-"""The wire types: what both forms hold, and that their vocabularies are the engine's."""
+"""The wire types: what both forms hold."""
 
 from __future__ import annotations
 
 import inspect
 from datetime import UTC, datetime
-from enum import Enum
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 import msgpack
 import msgspec
 import pytest
 
-from engine.matching import calibration, documents, requests
-from engine.matching.policy import Photograph
-from engine.sweeps.sweep_model import GroupKind, SweepScope, SweepState
+from engine.matching import documents, requests
 from schema import reasons
-from schema.cases import CaseOrigin, CaseState, NoteKind, Outcome
-from schema.lines import LineEventKind, LineState
-from serving.access.authorization import Role
-from serving.registrar.protocol import MOST_CANDIDATES, Phase
-from serving.wire import cases, enrollments, fields, lines, matching, oversight, people, sweeps
+from serving.registrar.protocol import MOST_CANDIDATES
+from serving.wire import cases, enrollments, fields, matching, oversight
 from serving.wire.fields import (
     Invalid,
     decode_json,
@@ -28,48 +22,19 @@ from serving.wire.fields import (
     encode_msgpack,
     read,
 )
+from tests.serving.wire.test_vocabularies import MODULES
 
-MODULES = (fields, matching, enrollments, lines, cases, people, sweeps, oversight)
 STRUCTS = {
     name: one
     for module in MODULES
     for name, one in vars(module).items()
     if inspect.isclass(one) and issubclass(one, msgspec.Struct)
 }
-VOCABULARIES: list[tuple[Any, type[Enum]]] = [
-    (enrollments.Decision, reasons.Decision),
-    (enrollments.WhichPhotograph, Photograph),
-    (lines.LineStatus, LineState),
-    (lines.EventKind, LineEventKind),
-    (cases.Outcome, Outcome),
-    (cases.ShownOutcome, Outcome),
-    (cases.CaseState, CaseState),
-    (cases.ShownState, CaseState),
-    (cases.CaseOrigin, CaseOrigin),
-    (cases.NoteKind, NoteKind),
-    (sweeps.SweepScope, SweepScope),
-    (sweeps.ShownScope, SweepScope),
-    (sweeps.SweepState, SweepState),
-    (sweeps.GroupKind, GroupKind),
-    (oversight.Role, Role),
-    (oversight.Phase, Phase),
-    (oversight.Comparison, calibration.Comparison),
-]
-
-
-def values_of(kind: Any) -> list[str]:
-    if hasattr(kind, "__metadata__"):
-        return list(kind.__metadata__[0].extra_json_schema["enum"])
-    return list(get_args(kind))
-
-
-@pytest.mark.parametrize(("kind", "engines"), VOCABULARIES)
-def test_a_vocabulary_is_the_engines(kind: Any, engines: type[Enum]) -> None:
-    assert values_of(kind) == [one.value for one in engines]
 
 
 def test_a_tenant_is_told_reasons_of_the_engines_or_that_they_are_withheld() -> None:
-    assert values_of(enrollments.Reason) == [*reasons.Reason, reasons.WITHHELD]
+    [meta] = enrollments.Reason.__metadata__
+    assert meta.extra_json_schema["enum"] == [*reasons.Reason, reasons.WITHHELD]
 
 
 def test_bounds_are_the_engines() -> None:
