@@ -318,7 +318,8 @@ def _convert(
 def _convert_references(
     reader: AuditReader, conversion: Conversion, turned: Transform, progress: Progress | None
 ) -> None:
-    vault, is_old = reader.vault, _references.c.model_digest == conversion.before
+    # Of whatever model a damaged row says that it is.
+    vault, is_old = reader.vault, _references.c.model_digest != conversion.after
     ((total,),) = reader.rows(select(func.count()).select_from(_references).where(is_old))
     page = select(_references).where(is_old).order_by(_references.c.id).limit(ROWS_PER_BATCH)
     done = 0

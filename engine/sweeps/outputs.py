@@ -242,7 +242,7 @@ def write_outputs(
         "excepted_pairs": sweep.excepted_pairs,
         "expected_false_pairs": asdict(contents.chance.false_pairs),
         "cases": len(set(cases.values())),
-        "fraud_in_use": reader.life.count_fraud(),
+        "fraud_in_use": contents.fraud_in_use,
     }
 
 

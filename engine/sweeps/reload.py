@@ -121,6 +121,7 @@ def make_contents(
         liveness=rank_outlets(
             reader.liveness_counts(sweep.made_at - LIVENESS_WINDOW, sweep.made_at)
         ),
+        fraud_in_use=reader.life.count_fraud(),
         judged=measure_precision(read_plain(reader)),
         cases=cases,
         carrier_names={carrier.code: carrier.name for carrier in reader.carriers()},

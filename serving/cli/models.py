@@ -510,11 +510,20 @@ def switch_model(
         chosen["calibration"] = load_newest_calibration(other).version
     lines = "".join(f"\n  {name} = {json.dumps(value)}" for name, value in chosen.items())
     told = f" {len(removed):,} were removed: {reenroll} names their documents." if reenroll else ""
+    damaged = vault.set_aside.names()
+    if damaged:
+        told += "\nDamaged, and what is damaged of them in no search: " + ", ".join(damaged)
     print_answer(
-        {"references": total, "removed": len(removed), "settings": {"models": chosen}},
+        {
+            "references": total,
+            "removed": len(removed),
+            "damaged": damaged,
+            "settings": {"models": chosen},
+        },
         f"[green]Switched[/] {total:,} references.{escape(told)}\nNow set under \\[models] in "
         f"sosie.toml, with no other `calibration`, then start:{escape(lines)}",
         as_json=as_json,
+        is_no=bool(damaged),
     )
 
 

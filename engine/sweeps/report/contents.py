@@ -66,6 +66,8 @@ class ReportInput:
     summary: SweepSummary
     liveness: Sequence[OutletLiveness] = ()
     """Outlets where liveness checks failed, ranked."""
+    fraud_in_use: int = 0
+    """Cases that were decided to be fraud and have lines in use, of whatever sweep."""
     judged: Precision | None = None
     cases: Mapping[str, str] = field(default_factory=dict)
     carrier_names: Mapping[str, str] = field(default_factory=dict)

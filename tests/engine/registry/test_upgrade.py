@@ -16,14 +16,7 @@ from alembic.operations import Operations
 from numpy.typing import NDArray
 from sqlalchemy import Column, Connection, MetaData, Table, insert, inspect, select, text, update
 
-from engine.errors import (
-    ChainBroken,
-    ModelMismatch,
-    RowRefused,
-    SchemaMismatch,
-    SealBroken,
-    StorageFailed,
-)
+from engine.errors import ChainBroken, ModelMismatch, RowRefused, SchemaMismatch, StorageFailed
 from engine.models.transform import Conversion, Transform
 from engine.registry import audit, deployment, tables
 from engine.registry import store as schema
@@ -439,13 +432,21 @@ def test_a_model_set_back_in_the_database_is_no_reason_to_convert_again(
         upgrade(database_url, store.vault, conversion=conversion)
 
 
-def test_an_altered_reference_is_not_converted(
+def test_an_altered_reference_is_converted_and_not_vouched_for_and_a_damaged_one_stays_so(
     store: Store, database_url: str, of_the_model_before: Changes, conversion: Conversion
 ) -> None:
+    altered, damaged, *rest = [one.id for one in of_the_model_before.references[1:]]
+    changed = {altered: {"model_digest": "another"}, damaged: {"template": b"\1"}}
     with changing(store.engine) as connection:
-        connection.execute(update(tables.references).values(added_sequence=1))
-    with pytest.raises(SealBroken, match="altered in the database"):
-        upgrade(database_url, store.vault, conversion=conversion)
+        for key, values in changed.items():
+            row = tables.references.c.id == key
+            connection.execute(update(tables.references).where(row).values(**values))
+    assert upgrade(database_url, store.vault, conversion=conversion).is_converted
+    with Store.open(database_url, store.vault, model_digest=conversion.after) as opened:
+        [chunk] = opened.references()
+        assert chunk.ids.tolist() == [altered, *rest]
+        found = find_damage(opened)
+    assert [str(key) in one for key, one in zip(changed, found, strict=True)] == [True, True]
 
 
 def test_a_registry_of_another_model_or_transform_is_refused_and_left_as_it_is(

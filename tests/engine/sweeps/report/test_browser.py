@@ -38,7 +38,7 @@ def report(tmp_path: Path, make_contents: Made, make_group: MadeGroup) -> str:
         for number, (size, risk) in enumerate([(3, 40.0), (12, 30.0), (2, 20.0)])
     ]
     path = tmp_path / "report.html"
-    write_report(path, make_contents(*groups))
+    write_report(path, make_contents(*groups, fraud_in_use=2))
     return path.as_uri()
 
 

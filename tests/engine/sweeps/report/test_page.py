@@ -207,8 +207,11 @@ def test_the_sweep_is_described(make_contents: Made) -> None:
         excepted_pairs=1,
     )
     judged = Precision(judged=40, confirmed=36, cases=40, effective=40.0)
-    text = Reading(render_report(replace(contents, sweep=sweep, judged=judged))).text()
+    assert "fraud is in use" not in Reading(render_report(contents)).text()
+    shown = replace(contents, sweep=sweep, judged=judged, fraud_in_use=1)
+    text = Reading(render_report(shown)).text()
     for text_part in (
+        "1 case that people decided to be fraud has lines in use",
         "at sequence 44,722",
         "0.5000 (cosine",
         "12.5 s (80 million comparisons per second)",
