@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import cast
 
 
 class CaseOrigin(StrEnum):
@@ -152,13 +153,23 @@ class NoteKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DueDates:
-    """When cases are due: `days` after they were opened, by kind; 0: never."""
+    """When cases are due: `due_days` after they were opened, by kind, else `DUE_DAYS`; 0: never."""
 
-    days: Mapping[str, int] = field(default_factory=lambda: DUE_DAYS)
+    due_days: Mapping[CaseKind, int] = field(
+        default_factory=dict,
+        metadata={
+            "description": "days until a case of a kind is due, as { dispute = 5 }; 0: never; "
+            f"kinds not named: {', '.join(f'{kind} {days}' for kind, days in DUE_DAYS.items())}"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if not all(0 <= days <= 3650 for days in self.due_days.values()):
+            raise ValueError("give days between 0 and 3650")
 
     def span(self, kind: str) -> timedelta | None:
         """The time that a case of this kind may take; None: any."""
-        days = self.days.get(kind, 0)
+        days = self.due_days.get(cast("CaseKind", kind), DUE_DAYS.get(kind, 0))
         return timedelta(days=days) if days else None
 
     def of(self, kind: str, opened_at: datetime) -> datetime | None:

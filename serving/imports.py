@@ -43,7 +43,7 @@ from engine.registry.records import utc_now
 from engine.registry.vault import Vault
 from schema.reasons import PhotographKind
 from serving.access.authorization import Role
-from serving.deployment.deployment import Deployment, read_crop_policy
+from serving.deployment.deployment import Deployment
 from serving.deployment.models import find_conversion
 from serving.ingress.templates import SealedTemplates
 from serving.operator_client import as_operator
@@ -216,7 +216,7 @@ def _open_writer(
         same_document=thresholds.same_document,
         review=thresholds.review,
         counts_look_alikes=order.counts_look_alikes,
-        crops=read_crop_policy(deployment.settings.crops),
+        crops=deployment.settings.crops,
     )
     if order.is_check:
         report = FaultReport(order.report, source.columns)
@@ -303,7 +303,7 @@ def _make_loader(
     take: ExtractSamples = _extract_none
     if _has_photographs(source):
         # The extractor is opened here, and not by the first two threads that need it.
-        keeps_crops = read_crop_policy(deployment.settings.crops).keeps_any and not order.is_check
+        keeps_crops = deployment.settings.crops.keeps_any and not order.is_check
         second = deployment.second_embedder
         take = partial(_extract, deployment.extractor, vault, second, with_crops=keeps_crops)
     templates = SealedTemplates(vault, digest, deployment.settings.serve.template_ttl_h)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from schema.options import option
 from schema.reasons import PhotographKind
 
 
@@ -18,17 +19,21 @@ class QualityLimits:
     what they refuse without need; docs/decisions/0037 has the curves.
     """
 
-    min_inter_eye_px: float = 8.0
-    min_sharpness: float = 0.35
-    min_exposure: float = 0.05
-    max_exposure: float = 0.93
-    min_contrast: float = 0.03
-    max_yaw_deg: float = 45.0
-    max_pitch_deg: float = 35.0
-    max_roll_deg: float = 180.0
-    min_detail_bytes: float = 106.0
-    max_cut_share: float = 0.3
-    min_clarity: float = 0.78
+    min_inter_eye_px: float = option(8.0, "pixels; else FACE_TOO_SMALL", ge=0)
+    min_sharpness: float = option(0.35, "else BLURRED", ge=0)
+    min_exposure: float = option(0.05, "mean brightness, of 1; else TOO_DARK", ge=0)
+    max_exposure: float = option(0.93, "else TOO_BRIGHT", ge=0)
+    min_contrast: float = option(0.03, "else LOW_CONTRAST", ge=0)
+    max_yaw_deg: float = option(45.0, "turned left or right; else POSE", ge=0)
+    max_pitch_deg: float = option(35.0, "turned up or down; else POSE", ge=0)
+    max_roll_deg: float = option(180.0, "tilted; else POSE", ge=0)
+    min_detail_bytes: float = option(
+        106.0, "of the file, a square of one eye distance; else COMPRESSED", ge=0
+    )
+    min_clarity: float = option(
+        0.78, "length of the embedder's vector, of 1 for a usual face; else UNCLEAR", ge=0
+    )
+    max_cut_share: float = option(0.3, "of the face off the picture; else FACE_CUT", ge=0)
 
 
 QUALITY_LIMITS: Mapping[PhotographKind, QualityLimits] = MappingProxyType(

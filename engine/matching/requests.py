@@ -55,6 +55,7 @@ from engine.registry.vault import Vault
 from engine.texts import LINES, MARKS, require_visible
 from indexes.base import check_vectors
 from indexes.errors import VectorInvalid
+from schema.options import option
 from schema.reasons import Decision, ExceptionCause, PhotographKind, Reason
 
 if TYPE_CHECKING:
@@ -460,9 +461,24 @@ class CropPolicy:
     """Which crops are kept, and for how long: `days` after the photograph passed through, or after
     a case named its document; `hold_days` where no case does, shown to nobody meanwhile."""
 
-    keep: CropScope = CropScope.NONE
-    days: int = 30
-    hold_days: int = 0
+    keep: CropScope = option(
+        CropScope.NONE,
+        "none; those that a decision, a sweep or a dispute brings into a case; or all",
+    )
+    days: int = option(
+        30,
+        "how long a crop is kept from its photograph, or from when a case names its document; "
+        "longer by retention.case_hold_days at most while a case is open",
+        ge=1,
+        le=3650,
+    )
+    hold_days: int = option(
+        0,
+        "for keep = cases: so long the crops of everybody are held, shown to nobody, for a case "
+        "that may come; 0 holds none, and cases show those who opened them alone",
+        ge=0,
+        le=366,
+    )
 
     @property
     def keeps_any(self) -> bool:

@@ -392,7 +392,6 @@ def list_cases(
     from engine.registry.cases import CaseFilter
     from engine.registry.records import AuditEntry, utc_now
     from serving.api import serializers
-    from serving.deployment.deployment import read_due_dates
     from serving.wire.cases import CasePage
 
     now = utc_now()
@@ -406,7 +405,7 @@ def list_cases(
         overdue_at=now if overdue else None,
     )
     with open_deployment(home) as deployment:
-        store, due = deployment.store, read_due_dates(deployment.settings.cases)
+        store, due = deployment.store, deployment.settings.cases
         found = store.cases.queue(wanted, sort, due=due, limit=limit, after=after)
         shown = serializers.case_page(store, found, due, now)
         detail = {"cases": [one.case_id for one in shown]}

@@ -122,7 +122,6 @@ def list_past(
     from engine.registry.records import AuditEntry, utc_now
     from schema.cases import ALIVE, CaseState
     from serving.api import serializers
-    from serving.deployment.deployment import read_due_dates
     from serving.wire.outlets import PastEnrollments
 
     if state not in STATES:
@@ -137,7 +136,7 @@ def list_past(
         outlet=code, decision=decision, id_end=id_end, case=of_case, oldest_first=sort == "oldest"
     )
     with open_deployment(home) as deployment:
-        store, due = deployment.store, read_due_dates(deployment.settings.cases)
+        store, due = deployment.store, deployment.settings.cases
         find_outlet(store, code)
         found = store.cases.attempts(wanted, due=due, limit=limit, after=after)
         shown = serializers.past_enrollments(store, found)

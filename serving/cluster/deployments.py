@@ -41,7 +41,7 @@ from serving.cluster.proxy_metrics import ProxyCollector
 from serving.cluster.registrar_client import RayRegistrar
 from serving.cluster.shards import shard_opener
 from serving.cluster.site import Site
-from serving.deployment.deployment import Deployment, read_crop_policy, read_due_dates, read_people
+from serving.deployment.deployment import Deployment, read_people
 from serving.deployment.models import (
     build_extractor,
     model_digest,
@@ -204,7 +204,7 @@ class Ingress:
             meter=meter,
             log=log,
             workers=1 if embedder is None else REMOTE_WORKERS,
-            with_crops=read_crop_policy(settings.crops).keeps_any,
+            with_crops=settings.crops.keeps_any,
             second=deployment.second_embedder,
             key_share=serve.key_share,
         )
@@ -249,7 +249,7 @@ class Ingress:
             warnings=tuple(warn_calibration(settings)),
             tracer=tracer,
             thresholds_for=deployment.thresholds_for,
-            due=read_due_dates(settings.cases),
+            due=settings.cases,
             sim_changes=deployment.sim_changes,
             embedder=find_embedder,
         )

@@ -43,7 +43,6 @@ from engine.matching.liveness import LivenessChecker, LivenessTerms, load_issuer
 from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms
 from engine.matching.recovery import Restored, Tell
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig, Runner
-from engine.matching.requests import CropPolicy, CropScope
 from engine.registry.keyring import KeyRing
 from engine.registry.records import utc_now
 from engine.registry.store import Store
@@ -54,7 +53,6 @@ from engine.retention.job import Schedule
 from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
-from schema.cases import DUE_DAYS, DueDates
 from schema.reasons import Decision
 from serving.deployment.models import (
     build_extractor,
@@ -69,7 +67,7 @@ from serving.deployment.models import (
     threshold_rates,
 )
 from serving.deployment.snapshots import OpenIndex, ShardManager, SnapshotManager, gallery_config
-from serving.settings.sections import CasesSettings, CropsSettings, LimitSettings, RetentionSettings
+from serving.settings.sections import LimitSettings, RetentionSettings
 from serving.settings.settings import (
     KEY_RING_FILE,
     SANDBOX_FILE,
@@ -204,11 +202,6 @@ def read_limits(settings: LimitSettings) -> Limits:
     )
 
 
-def read_due_dates(settings: CasesSettings) -> DueDates:
-    """When cases are due, by the settings."""
-    return DueDates(DUE_DAYS | {str(kind): days for kind, days in settings.due_days.items()})
-
-
 def read_liveness(settings: LivenessSettings) -> LivenessTerms:
     """What is asked of evidence of liveness, by the settings."""
     return LivenessTerms(
@@ -264,11 +257,6 @@ def _read_rules(settings: PeopleSettings) -> PeopleRules:
         window=timedelta(days=settings.exceptions_days),
         replacement_delay=timedelta(hours=settings.replacement_delay_h),
     )
-
-
-def read_crop_policy(settings: CropsSettings) -> CropPolicy:
-    """Which crops are kept, by the settings."""
-    return CropPolicy(CropScope(settings.keep), settings.days, settings.hold_days)
 
 
 def _days(count: int) -> timedelta | None:
@@ -448,7 +436,7 @@ class Deployment:
             model_digest=self.store.model_digest,
             false_candidates=self.expect_false_candidates,
             calibration_version=self.calibration.version,
-            crops=read_crop_policy(self.settings.crops),
+            crops=self.settings.crops,
             limits=self.limits,
             person_limit=self.person_limit,
             time_zone=self.settings.registrar.time_zone,

@@ -64,7 +64,7 @@ from engine.sweeps.sweep_model import SweepRecord
 from schema.actors import Actor, person_of
 from schema.lines import LineEventKind
 from serving.deployment.backups import BackupManager, BackupRecord
-from serving.deployment.deployment import Deployment, read_crop_policy
+from serving.deployment.deployment import Deployment
 from serving.errors import Interrupted
 from serving.registrar.protocol import (
     Assign,
@@ -574,7 +574,7 @@ class Operations:
             actor=self._context.actor,
             same_document=opened.thresholds.same_document,
             review=opened.thresholds.review,
-            crops=read_crop_policy(opened.deployment.settings.crops),
+            crops=opened.deployment.settings.crops,
         )
         if planned is None:
             return online.plan_chunk(store, gallery, watch, chunk, terms)

@@ -13,7 +13,6 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from engine.faces.quality_limits import QUALITY_LIMITS, QualityLimits
-from schema.cases import DUE_DAYS, CaseKind
 from schema.reasons import PhotographKind
 
 CARD = "a built-in card's name, or the path of a card"
@@ -87,32 +86,12 @@ class ModelSettings(Section):
         return provider
 
 
-class PhotographSettings(Section):
-    """Limits of one kind of photograph."""
-
-    min_inter_eye_px: float = Field(ge=0, description="pixels; else FACE_TOO_SMALL")
-    min_sharpness: float = Field(ge=0, description="else BLURRED")
-    min_exposure: float = Field(ge=0, description="mean brightness, of 1; else TOO_DARK")
-    max_exposure: float = Field(ge=0, description="else TOO_BRIGHT")
-    min_contrast: float = Field(ge=0, description="else LOW_CONTRAST")
-    max_yaw_deg: float = Field(ge=0, description="turned left or right; else POSE")
-    max_pitch_deg: float = Field(ge=0, description="turned up or down; else POSE")
-    max_roll_deg: float = Field(ge=0, description="tilted; else POSE")
-    min_detail_bytes: float = Field(
-        ge=0, description="of the file, a square of one eye distance; else COMPRESSED"
-    )
-    min_clarity: float = Field(
-        ge=0, description="length of the embedder's vector, of 1 for a usual face; else UNCLEAR"
-    )
-    max_cut_share: float = Field(ge=0, description="of the face off the picture; else FACE_CUT")
-
-
 class QualitySettings(Section):
     """Limits beyond which a photograph is sent back, by its kind."""
 
-    live: PhotographSettings = Field(description="of the person, and of what was not told")
-    printed: PhotographSettings = Field(description="of the document")
-    chip: PhotographSettings = Field(description="read from the document's chip")
+    live: QualityLimits = Field(description="of the person, and of what was not told")
+    printed: QualityLimits = Field(description="of the document")
+    chip: QualityLimits = Field(description="read from the document's chip")
 
     @model_validator(mode="before")
     @classmethod
@@ -125,8 +104,8 @@ class QualitySettings(Section):
         }
 
     def limits(self) -> dict[PhotographKind, QualityLimits]:
-        """Those that an extractor takes."""
-        return {kind: QualityLimits(**getattr(self, kind).model_dump()) for kind in PhotographKind}
+        """By kind, as an extractor takes them."""
+        return {kind: getattr(self, kind) for kind in PhotographKind}
 
 
 class ThresholdSettings(Section):
@@ -608,39 +587,6 @@ class WebhookSettings(Section):
     def networks_of(self, carrier: str | None) -> tuple[Network, ...]:
         """Networks that are not public and that webhooks of a carrier, or of none, may reach."""
         return self.allowed_networks if carrier is None else self.carrier_networks.get(carrier, ())
-
-
-class CasesSettings(Section):
-    """The queue of the fraud team."""
-
-    due_days: dict[CaseKind, Annotated[int, Field(ge=0, le=3650)]] = Field(
-        default={},
-        description="days until a case of a kind is due, as { dispute = 5 }; 0: never; kinds not "
-        f"named: {', '.join(f'{kind} {days}' for kind, days in DUE_DAYS.items())}",
-    )
-
-
-class CropsSettings(Section):
-    """Aligned faces, 112 pixels wide and high, sealed, for those who decide cases."""
-
-    keep: Literal["none", "cases", "all"] = Field(
-        default="none",
-        description="none; those that a decision, a sweep or a dispute brings into a case; or all",
-    )
-    days: int = Field(
-        default=30,
-        ge=1,
-        le=3650,
-        description="how long a crop is kept from its photograph, or from when a case names its "
-        "document; longer by retention.case_hold_days at most while a case is open",
-    )
-    hold_days: int = Field(
-        default=0,
-        ge=0,
-        le=366,
-        description="for keep = cases: so long the crops of everybody are held, shown to nobody, "
-        "for a case that may come; 0 holds none, and cases show those who opened them alone",
-    )
 
 
 class SignInSettings(Section):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 from urllib.parse import urlsplit
@@ -22,10 +23,10 @@ from pydantic_settings import (
 )
 
 from engine.errors import RegistryExists, RegistryMissing, RequestError
+from engine.matching.requests import CropPolicy
+from schema.cases import DueDates
 from serving.settings.sections import (
     AuditSettings,
-    CasesSettings,
-    CropsSettings,
     GallerySettings,
     LimitSettings,
     ModelSettings,
@@ -79,8 +80,8 @@ class Settings(BaseSettings):
     serve: ServeSettings = ServeSettings()
     sweep: SweepSettings = SweepSettings()
     retention: RetentionSettings = RetentionSettings()
-    cases: CasesSettings = CasesSettings()
-    crops: CropsSettings = CropsSettings()
+    cases: DueDates = DueDates()
+    crops: CropPolicy = CropPolicy()
     audit: AuditSettings = AuditSettings()
     liveness: LivenessSettings = LivenessSettings()
     authority: AuthoritySettings = AuthoritySettings()
@@ -248,25 +249,31 @@ def write_settings(home: Path, chosen: Chosen) -> None:
         "# model's card has [thresholds] of its own, those stand before the defaults here.\n"
     ]
     for name, info in Settings.model_fields.items():
-        section = info.default
-        assert isinstance(section, Section)
-        lines.extend(_write_section(name, section, chosen.get(name, {})))
+        lines.extend(_write_section(name, info.default, chosen.get(name, {})))
     _write_new(home / SETTINGS_FILE, "".join(lines))
 
 
-def _write_section(name: str, section: Section, chosen: Mapping[str, Any]) -> Iterator[str]:
+def _write_section(name: str, section: object, chosen: Mapping[str, Any]) -> Iterator[str]:
     yield f"\n[{name}]\n"
-    for key, detail in type(section).model_fields.items():
+    for key, description in list_fields(section):
         default = getattr(section, key)
-        if isinstance(default, Section):
+        if isinstance(default, Section) or is_dataclass(default):
             yield from _write_section(f"{name}.{key}", default, chosen.get(key, {}))
             continue
-        if detail.description:
-            yield f"# {detail.description}\n"
+        if description:
+            yield f"# {description}\n"
         if key in chosen:
             yield f"{key} = {_write_toml(chosen[key])}\n"
         else:
             yield f"# {key} = {_write_toml(default)}\n"
+
+
+def list_fields(section: object) -> list[tuple[str, str | None]]:
+    """Each key of a section, or of a type of the engine that is one, with its description."""
+    if isinstance(section, Section):
+        return [(key, one.description) for key, one in type(section).model_fields.items()]
+    assert is_dataclass(section)
+    return [(one.name, one.metadata.get("description")) for one in fields(section)]
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -15,6 +15,7 @@ from serving.settings.settings import (
     Settings,
     benchmark_environment,
     find_home,
+    list_fields,
     load_settings,
     write_settings,
 )
@@ -39,10 +40,9 @@ def test_a_file_written_without_choices_means_the_defaults_and_the_first_calibra
 
 
 def test_every_setting_has_a_description() -> None:
-    for section in Settings.model_fields.values():
-        assert section.annotation is not None
-        fields = section.annotation.model_fields
-        assert [name for name, field in fields.items() if not field.description] == []
+    for name in Settings.model_fields:
+        section = getattr(Settings(), name)
+        assert [key for key, description in list_fields(section) if not description] == []
 
 
 def test_chosen_settings_are_read_back_and_nothing_else_is_set(tmp_path: Path) -> None:
@@ -61,6 +61,23 @@ def test_the_environment_overrides_the_file(
     monkeypatch.setenv("SOSIE_MODELS__THREADS", "5")
     found = load_settings(tmp_path)
     assert (found.models.threads, found.models.flip) == (5, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ("[crops]\ndays = 0", "crops.days: Input should be greater than or equal to 1"),
+        ("[crops]\nhold = 3", "crops.hold: Unexpected keyword argument"),
+        ("[cases]\ndue_days = { dispute = -1 }", "cases: give days between 0 and 3650"),
+        ("[quality.live]\nmin_contrast = -1", "quality.live.min_contrast: Input should be"),
+    ],
+)
+def test_types_of_the_engine_are_bounded_as_sections_are(
+    tmp_path: Path, given: str, fault: str
+) -> None:
+    (tmp_path / SETTINGS_FILE).write_text(given)
+    with pytest.raises(RequestError, match=f"setting {fault}"):
+        load_settings(tmp_path)
 
 
 def test_a_card_named_in_the_file_lies_in_the_home(tmp_path: Path) -> None:

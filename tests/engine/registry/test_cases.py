@@ -180,7 +180,8 @@ def test_a_queue_is_filtered_by_where_by_whose_id_and_by_what_is_overdue(
     assert found(id_end=enrolled.enrollments[0].id[-8:]) == [fresh]
     assert found(id_end="%") == []
     assert found(overdue_at=now) == [old]
-    assert found(overdue_at=now, due=DueDates({"possible_duplicate": 1})) == [other]
+    due = DueDates({**dict.fromkeys(CaseKind, 0), CaseKind.POSSIBLE_DUPLICATE: 1})
+    assert found(overdue_at=now, due=due) == [other]
     places = store.cases.places([old.id, fresh.id, other.id])
     assert (places[old.id].carriers, places[old.id].lines) == ([line.carrier], 2)
     assert (places[fresh.id].outlets, places[fresh.id].lines) == ([line.outlet], 0)

@@ -26,7 +26,7 @@ from engine.matching.requests import Sample, seal_crop
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from serving.demo.data import make_document
-from serving.deployment.deployment import Deployment, read_crop_policy
+from serving.deployment.deployment import Deployment
 from serving.settings.settings import SETTINGS_FILE, load_settings
 from tests.serving.api.conftest import extractor, keyed_home, service, serving
 from tests.serving.api.driver import Service
@@ -106,7 +106,7 @@ def import_subscribers(
             plan = plan_admission(
                 deployment.store, registrar.gallery, HolderCache(), subscribers, same_document=0.5
             )
-            kept = read_crop_policy(deployment.settings.crops)
+            kept = deployment.settings.crops
             admit_planned(
                 writer, registrar.gallery, plan, actor="test", subject="ring", detail={}, crops=kept
             )
