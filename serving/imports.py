@@ -37,7 +37,7 @@ from engine.imports.online import ONLINE_ROWS, ChunkAnswer, RowAnswer, ServiceWr
 from engine.imports.row_faces import ExtractSamples, FaceLoader, PhotographFolder
 from engine.imports.row_parser import ReadingTerms, RowReader
 from engine.imports.sources import CsvForm, RawRow, Source, open_source
-from engine.matching.requests import Sample, SecondEmbedder, take_samples
+from engine.matching.samples import Sample, SecondEmbedder, take_samples
 from engine.models.transform import Transform
 from engine.registry.records import utc_now
 from engine.registry.vault import Vault

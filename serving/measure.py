@@ -39,7 +39,8 @@ from engine.capacity.model import DECISIONS_AT_ONCE, PAIRS_AT_ONCE, PROBES_AT_ON
 from engine.errors import RequestError
 from engine.faces.extractor import Extraction
 from engine.matching.registrar import publish
-from engine.matching.requests import EnrollmentRequest, Sample
+from engine.matching.requests import EnrollmentRequest
+from engine.matching.samples import Sample
 from engine.registry.records import Carrier, utc_now
 from indexes.gallery import Gallery
 from indexes.kinds import open_index

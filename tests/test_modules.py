@@ -68,7 +68,7 @@ IMPORTERS: Mapping[str, str] = MappingProxyType(
         "alembic": "engine.registry",
         "authlib": "serving.access.sign_in",
         "cryptography": "engine.registry",
-        "cv2": "engine.faces engine.matching.requests bench.suites.degraded",
+        "cv2": "engine.faces engine.matching.samples bench.suites.degraded",
         "deepface": "bench.peers.worker",
         "face_recognition": "bench.peers.worker",
         "faiss": "indexes.flat bench.micro bench.suites",

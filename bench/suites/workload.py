@@ -30,7 +30,8 @@ from engine.errors import RequestError, SosieError
 from engine.matching.calibration import Thresholds
 from engine.matching.documents import Document, check_documents
 from engine.matching.registrar import Outcome
-from engine.matching.requests import EnrollmentRequest, Sample, document_look_up, name_look_up
+from engine.matching.requests import EnrollmentRequest, document_look_up, name_look_up
+from engine.matching.samples import Sample
 from engine.registry.records import (
     AuditEntry,
     AuditRecord,

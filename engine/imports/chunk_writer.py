@@ -25,7 +25,8 @@ from engine.matching.bulk_enrollment import (
 )
 from engine.matching.comparison import WatchList
 from engine.matching.registrar import Registrar
-from engine.matching.requests import NO_CROPS, CropPolicy, document_look_up
+from engine.matching.requests import document_look_up
+from engine.matching.samples import NO_CROPS, CropPolicy
 from engine.registry.reader import Reader
 from engine.registry.row_macs import read_apart
 from engine.registry.vault import Vault

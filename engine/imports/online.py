@@ -41,7 +41,7 @@ from engine.matching.bulk_enrollment import (
 )
 from engine.matching.comparison import WatchList
 from engine.matching.documents import CheckedDocument
-from engine.matching.requests import Sample
+from engine.matching.samples import Sample
 from engine.registry.reader import Reader
 from engine.registry.records import SecondTemplate
 from engine.registry.vault import Vault

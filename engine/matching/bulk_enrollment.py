@@ -20,7 +20,8 @@ from engine.errors import RequestError
 from engine.matching.comparison import fuse_seconds, score_best
 from engine.matching.documents import CheckedDocument, Document, check_documents, require_checkable
 from engine.matching.registrar import publish
-from engine.matching.requests import NO_CROPS, CropPolicy, Sample, document_look_up, name_look_up
+from engine.matching.requests import document_look_up, name_look_up
+from engine.matching.samples import NO_CROPS, CropPolicy, Sample
 from engine.registry.people import Standing
 from engine.registry.reader import Reader
 from engine.registry.records import (

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.policy import FaceScores
-from engine.matching.requests import Sample
+from engine.matching.samples import Sample
 from engine.registry.records import SecondTemplate, WatchEntry
 from indexes.flat import FlatIndex
 from indexes.gallery import Found, Gallery

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.matching.calibration import Comparison
 from engine.matching.comparison import fuse_seconds, fuse_vectors
-from engine.matching.requests import Sample
+from engine.matching.samples import Sample
 from indexes.scoring import exact_scores
 from schema.reasons import Reason
 

@@ -53,16 +53,15 @@ from engine.matching.policy import (
     write_findings,
 )
 from engine.matching.requests import (
-    NO_CROPS,
     Answer,
     Attempt,
-    CropPolicy,
     EnrollmentRequest,
     Intake,
     describe_records,
     record_refused,
     require_units,
 )
+from engine.matching.samples import NO_CROPS, CropPolicy
 from engine.registry.reader import Reader
 from engine.registry.records import (
     AttemptTemplate,

@@ -1,35 +1,24 @@
-"""Enrollment requests: their samples and crops, their answers, and what is refused unjudged."""
+"""Enrollment requests: their answers, and what is refused unjudged."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from datetime import date, datetime, timedelta
-from enum import StrEnum
-from io import BytesIO
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import phonenumbers
-from numpy.typing import NDArray
 
 from engine.errors import (
     IdempotencyMismatch,
-    ImageError,
-    ModelError,
     OutletRefused,
     OutletRestricted,
     RequestError,
     SosieError,
-    VectorUnusable,
 )
-from engine.faces.embedder import normalise
-from engine.faces.face_records import find_image, is_record
 from engine.matching.authority import AuthorityResult, DocumentRole
 from engine.matching.documents import (
     DEFAULT_TIME_ZONE,
@@ -42,96 +31,19 @@ from engine.matching.documents import (
 )
 from engine.matching.limits import Caller
 from engine.matching.liveness import LivenessResult
+from engine.matching.samples import ABSENT, Sample, is_same_photograph, require_unit
 from engine.registry.reader import Reader
-from engine.registry.records import (
-    ENROLLMENT_REFUSED,
-    AuditEntry,
-    NewCrop,
-    Outlet,
-    SecondTemplate,
-    new_id,
-)
+from engine.registry.records import ENROLLMENT_REFUSED, AuditEntry, Outlet
 from engine.registry.vault import Vault
 from engine.texts import LINES, MARKS, require_visible
-from indexes.base import check_vectors
-from indexes.errors import VectorInvalid
-from schema.options import option
-from schema.reasons import Decision, ExceptionCause, PhotographKind, Reason
+from schema.reasons import Decision, ExceptionCause, Reason
 
 if TYPE_CHECKING:
-    from engine.faces.embedder import CropEmbedder
-    from engine.faces.extractor import Extracted, Extractor, Kinds
-    from engine.faces.images import Pixels
     from engine.faces.liveness_judge import Judged
 
 _log = logging.getLogger(__name__)
 MAX_KEY_LENGTH = 255
 MAX_CONSENT_LENGTH = 200
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sample:
-    """One photograph after extraction.
-
-    `vector` is a rotated unit vector, float32[d], or `None` exactly where no face was found;
-    `problems` asks for a new photograph; `digest` is the SHA-256 of the image's bytes, and
-    `record_digest` that of the document's record it came in; `kind` is what it was told to be.
-    `crop` is the aligned face, sealed for its way to the registrar, where crops are kept;
-    `thumbnail` is a small grey one, sealed too, by which one picture is known again in another
-    file. `second` is the same face by a second model, where one is named.
-    """
-
-    vector: NDArray[np.float32] | None = field(repr=False)
-    digest: bytes = field(repr=False)
-    problems: tuple[Reason, ...] = ()
-    quality: Mapping[str, float] = field(default_factory=dict)
-    crop: bytes | None = field(default=None, repr=False)
-    thumbnail: bytes | None = field(default=None, repr=False)
-    record_digest: bytes | None = field(default=None, repr=False)
-    kind: PhotographKind | None = None
-    frames: tuple[Sample, ...] = field(default=(), repr=False)
-    """All that were sent where it stands for several (`engine.matching.frames`); then `vector` is
-    the mean of the best, which had this `length`, and all else is of the best one."""
-    length: float = 1.0
-    second: SecondTemplate | None = None
-    judged: Judged | None = None
-    """How live a judge found the face; of several frames, of the best one."""
-
-    @property
-    def least_judged(self) -> Judged | None:
-        """Of several frames the one that seems least live, or else a picture could be slipped in
-        among them: without a score where one has none."""
-        judged = [one.judged for one in self.frames or (self,)]
-        return min(
-            (one for one in judged if one is not None),
-            key=lambda one: -math.inf if math.isnan(one.score) else one.score,
-            default=None,
-        )
-
-    @classmethod
-    def unseen(cls, data: bytes, kind: PhotographKind | None = None) -> Sample:
-        """The sample of a file whose face nobody has looked for yet."""
-        image = data
-        if is_record(data):
-            # What cannot be opened is refused when it is extracted.
-            with suppress(ImageError):
-                image, _ = find_image(data)
-        digest = hashlib.sha256(image).digest()
-        record = None if image is data else hashlib.sha256(data).digest()
-        return cls(None, digest, record_digest=record, kind=kind)
-
-    @property
-    def is_absent(self) -> bool:
-        """Whether no photograph was sent."""
-        return not self.digest
-
-    @property
-    def is_usable(self) -> bool:
-        return self.vector is not None and not self.problems
-
-
-ABSENT = Sample(None, b"")
-"""Stands for a photograph that was not sent."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -279,17 +191,6 @@ def require_units(request: EnrollmentRequest) -> None:
             require_unit(sample.vector, what)
 
 
-def require_unit(vector: NDArray[np.float32], what: str) -> None:
-    """`VectorUnusable` unless float32[d] is finite and of unit length: a longer one has a higher
-    score with everybody."""
-    try:
-        check_vectors(vector[None], len(vector))
-    except VectorInvalid:
-        raise VectorUnusable(
-            f"the {what} vector is not of unit length: report this photograph"
-        ) from None
-
-
 def digest_payload(request: EnrollmentRequest, checked_number: str, msisdn: str) -> bytes:
     """SHA-256 over all that makes two requests the same: the input of a keyed digest.
 
@@ -354,249 +255,6 @@ def describe_records(request: EnrollmentRequest) -> dict[str, Any]:
         name: described for name, one in samples.items() if (described := describe_record(one))
     }
     return {"records": records} if records else {}
-
-
-_UNIT_TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SecondEmbedder:
-    """Embeds aligned faces by a second model; `vault` is that of its dimension."""
-
-    embedder: CropEmbedder
-    digest: str
-    vault: Vault
-
-    def embed(self, crops: NDArray[np.uint8]) -> list[SecondTemplate | None]:
-        """The rotated template of each crop uint8[n, side, side, 3]; None for one that it gives no
-        unit vector for: it decides nothing, so it fails nobody."""
-        try:
-            vectors = normalise(self.embedder.embed(crops))
-        except ModelError as error:
-            _log.error("the second model failed: %s", error)
-            return [None] * len(crops)
-        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-        is_unit = np.abs(lengths - 1) < _UNIT_TOLERANCE  # False for NaN
-        rotated = iter(self.vault.rotate(vectors[is_unit]) if is_unit.any() else ())
-        return [SecondTemplate(self.digest, next(rotated)) if one else None for one in is_unit]
-
-
-def take_samples(
-    images: Sequence[bytes],
-    extractor: Extractor,
-    vault: Vault,
-    kinds: Kinds = (),
-    *,
-    with_crops: bool = False,
-    second: SecondEmbedder | None = None,
-    judged: Sequence[bool] = (),
-) -> list[Sample | ImageError]:
-    """A sample of each image file, or its ImageError, in order; `kinds` and `judged` as `extract`
-    takes them.
-
-    Vectors are rotated and crops sealed: no face leaves this module in the clear.
-    """
-    extracted = extractor.extract(images, kinds, judged)
-    return make_samples(images, extracted, vault, kinds, with_crops=with_crops, second=second)
-
-
-def make_samples(
-    images: Sequence[bytes],
-    extracted: Sequence[Extracted],
-    vault: Vault,
-    kinds: Kinds = (),
-    *,
-    with_crops: bool = False,
-    second: SecondEmbedder | None = None,
-) -> list[Sample | ImageError]:
-    """The samples of the photographs `images`, extracted already.
-
-    `with_crops` adds the aligned faces, sealed, and `second` what a second model makes of them.
-    """
-    sound = [one for one in extracted if not isinstance(one, ImageError)]
-    vectors = [one.vector for one in sound if one.vector is not None]
-    rotated = iter(vault.rotate(np.stack(vectors)) if vectors else ())
-    crops = [one.crop for one in sound if one.crop is not None and second is not None]
-    seconds = iter(second.embed(np.stack(crops)) if second is not None and crops else ())
-    samples: list[Sample | ImageError] = []
-    told = kinds or [None] * len(images)
-    for data, kind, one in zip(images, told, extracted, strict=True):
-        if isinstance(one, ImageError):
-            samples.append(one)
-            continue
-        unseen = Sample.unseen(data, kind)
-        digest = unseen.digest
-        sample = replace(
-            unseen,
-            vector=None if one.vector is None else next(rotated),
-            problems=one.problems,
-            quality={} if one.quality is None else asdict(one.quality),
-            crop=seal_crop(vault, digest, one.crop)
-            if with_crops and one.crop is not None
-            else None,
-            thumbnail=None if one.crop is None else seal_thumbnail(vault, digest, one.crop),
-            second=None if one.crop is None else next(seconds, None),
-            judged=one.judged,
-        )
-        samples.append(sample)
-    return samples
-
-
-JPEG_QUALITY = 95
-_CROP_CONTEXT = "sample.crop"
-
-
-class CropScope(StrEnum):
-    """Photographs whose crops are kept."""
-
-    NONE = "none"
-    CASES = "cases"
-    """Those of attempts that open a case; others are held for a while, and kept where a case comes
-    to name their document."""
-    ALL = "all"
-
-
-@dataclass(frozen=True, slots=True)
-class CropPolicy:
-    """Which crops are kept, and for how long: `days` after the photograph passed through, or after
-    a case named its document; `hold_days` where no case does, shown to nobody meanwhile."""
-
-    keep: CropScope = option(
-        CropScope.NONE,
-        "none; those that a decision, a sweep or a dispute brings into a case; or all",
-    )
-    days: int = option(
-        30,
-        "how long a crop is kept from its photograph, or from when a case names its document; "
-        "longer by retention.case_hold_days at most while a case is open",
-        ge=1,
-        le=3650,
-    )
-    hold_days: int = option(
-        0,
-        "for keep = cases: so long the crops of everybody are held, shown to nobody, for a case "
-        "that may come; 0 holds none, and cases show those who opened them alone",
-        ge=0,
-        le=366,
-    )
-
-    @property
-    def keeps_any(self) -> bool:
-        return self.keep is not CropScope.NONE
-
-    def choose(
-        self,
-        vault: Vault,
-        samples: Mapping[str, Sample],
-        *,
-        enrollment_id: str | None,
-        document_id: str | None,
-        has_case: bool,
-        at: datetime,
-    ) -> list[NewCrop]:
-        """The crops to be kept of samples by photograph, `live` or `portrait`; of a sample without
-        a crop none. `document_id` is of the reference or attempt that they are of."""
-        if self.keep is CropScope.NONE:
-            return []
-        is_held = self.keep is CropScope.CASES and not has_case
-        if is_held and not (self.hold_days and document_id):
-            return []
-        return [
-            NewCrop(
-                id=new_id(),
-                enrollment_id=enrollment_id,
-                photograph=photograph,
-                kept_until=at + timedelta(days=self.hold_days if is_held else self.days),
-                document_id=document_id,
-                received_at=at,
-                quality=dict(sample.quality),
-                is_held=is_held or None,
-                case_days=self.days,
-                image=vault.open_token(_CROP_CONTEXT, sample.digest.hex(), sample.crop),
-            )
-            for photograph, sample in samples.items()
-            if sample.crop is not None
-        ]
-
-
-NO_CROPS = CropPolicy()
-
-
-def seal_crop(vault: Vault, digest: bytes, pixels: Pixels) -> bytes:
-    """An aligned face uint8[side, side, 3] as a JPEG file, sealed for the registrar.
-
-    `digest` is that of the photograph.
-    """
-    from PIL import Image  # noqa: PLC0415 - only where crops are kept
-
-    file = BytesIO()
-    # No chroma subsampling: the whole face is as small as an icon.
-    Image.fromarray(pixels).save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return vault.seal_token(_CROP_CONTEXT, digest.hex(), file.getvalue())
-
-
-SAME_SCORE, SAME_LEVELS = 0.85, 6.0
-"""Two files are one picture from this score on, where their thumbnails, laid over one another,
-differ by less than so many of 256 grey levels on average. Of 832 pairs of LFW photographs of one
-person none does; of pictures encoded anew or cropped 99 in 100 do, of those halved 98."""
-_THUMBNAIL_CONTEXT = "sample.thumbnail"
-_THUMBNAIL_PX, _RIM_PX = 48, 8
-_STEPS, _PRECISION, _BLUR_PX = 40, 1e-4, 3
-
-
-def seal_thumbnail(vault: Vault, digest: bytes, pixels: Pixels) -> bytes:
-    """An aligned face as a small grey picture, sealed for the registrar."""
-    from PIL import Image  # noqa: PLC0415 - not needed where nothing is extracted
-
-    size = (_THUMBNAIL_PX, _THUMBNAIL_PX)
-    small = Image.fromarray(pixels).convert("L").resize(size, Image.Resampling.BOX)
-    return vault.seal_token(_THUMBNAIL_CONTEXT, digest.hex(), small.tobytes())
-
-
-def is_same_photograph(vault: Vault, live: Sample, portrait: Sample) -> bool:
-    """Whether both are one file, or one picture that was encoded anew, cropped or resized; of
-    several frames, whether any is."""
-    if live.frames:
-        return any(is_same_photograph(vault, one, portrait) for one in live.frames)
-    if live.digest == portrait.digest:
-        return not live.is_absent
-    if live.vector is None or portrait.vector is None:
-        return False
-    if not float(live.vector @ portrait.vector) >= SAME_SCORE:
-        return False
-    small = [
-        np.frombuffer(
-            vault.open_token(_THUMBNAIL_CONTEXT, one.digest.hex(), one.thumbnail), np.uint8
-        )
-        .reshape(_THUMBNAIL_PX, _THUMBNAIL_PX)
-        .astype(np.float32)
-        for one in (live, portrait)
-        if one.thumbnail is not None
-    ]
-    return len(small) == 2 and _measure_difference(*small) < SAME_LEVELS
-
-
-def _measure_difference(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    """How much two thumbnails differ, in grey levels, once the second is laid over the first.
-
-    In another size of the same picture the landmarks lie a little elsewhere, and so does the face.
-    """
-    import cv2  # noqa: PLC0415 - few pairs are so alike
-
-    size = (_THUMBNAIL_PX, _THUMBNAIL_PX)
-    start, whole = np.eye(2, 3, dtype=np.float32), np.full(size, 255, np.uint8)
-    until = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, _STEPS, _PRECISION)
-    try:
-        _, place = cv2.findTransformECC(
-            first, second, start, cv2.MOTION_AFFINE, until, whole, _BLUR_PX
-        )
-    except cv2.error:
-        # Nothing in them that could be laid over one another.
-        return float("inf")
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    laid = cv2.warpAffine(second, place, size, flags=flags)
-    inner = slice(_RIM_PX, _THUMBNAIL_PX - _RIM_PX)
-    return float(np.abs(first[inner, inner] - laid[inner, inner]).mean())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,7 +25,8 @@ from engine.matching.authority import AuthorityCode, AuthorityResult
 from engine.matching.documents import Document
 from engine.matching.frames import FaceVector, fuse_frames
 from engine.matching.liveness import REPLAYED, LivenessResult
-from engine.matching.requests import MAX_KEY_LENGTH, Sample
+from engine.matching.requests import MAX_KEY_LENGTH
+from engine.matching.samples import Sample
 from engine.registry.records import AuditEntry, SecondTemplate, utc_now
 from schema.reasons import LivenessUse, PhotographKind
 from serving.access.authentication import Places

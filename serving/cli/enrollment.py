@@ -142,12 +142,12 @@ def enroll(
     from engine.matching.limits import Caller
     from engine.matching.liveness import name_document, read_token
     from engine.matching.requests import (
-        ABSENT,
         EnrollmentRequest,
         GuardianShown,
         normalise_msisdn,
         require_judgeable,
     )
+    from engine.matching.samples import ABSENT
     from engine.registry.records import utc_now
     from schema.reasons import LivenessUse
     from serving.access.authorization import Principal, Role, show_decision

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.matching.documents import Document
-    from engine.matching.requests import Sample
+    from engine.matching.samples import Sample
     from serving.deployment.deployment import Deployment
 
 MAX_CODE_LENGTH = 64
@@ -197,7 +197,7 @@ def sample_photographs(
 ) -> list[Sample]:
     """The sample of each photograph, of its kind; raises the first error, which names its file.
     `judged` says of which the liveness is judged."""
-    from engine.matching.requests import take_samples
+    from engine.matching.samples import take_samples
 
     images = [read_photograph(path) for path in paths]
     samples = take_samples(

@@ -20,7 +20,8 @@ from engine.faces.extractor import Extracted, Extractor, StageTimes
 from engine.matching.documents import Document
 from engine.matching.judge import Judge, JudgedBatch
 from engine.matching.registrar import Registrar
-from engine.matching.requests import Answer, EnrollmentRequest, make_samples
+from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.samples import make_samples
 from engine.registry.records import Carrier
 from engine.registry.writer import Writer
 from schema.reasons import IMAGE_REASONS, Decision, Reason

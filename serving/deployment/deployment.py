@@ -87,7 +87,7 @@ from serving.settings.terms import (
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
     from engine.matching.checks.second_model import SecondModel
-    from engine.matching.requests import SecondEmbedder
+    from engine.matching.samples import SecondEmbedder
     from engine.sweeps.sweep_run import Join
     from indexes.exact.scanner import Scanner
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from engine.faces.extractor import Extractor
     from engine.matching.checks.second_model import SecondModel
     from engine.matching.liveness import JudgeTerms
-    from engine.matching.requests import SecondEmbedder
+    from engine.matching.samples import SecondEmbedder
     from engine.registry.vault import Vault
 
 
@@ -94,7 +94,7 @@ def open_second_embedder(settings: Settings, vault: Vault) -> SecondEmbedder | N
 
     On CPU: an ingress has no accelerator, and nobody waits for a model that decides nothing.
     """
-    from engine.matching.requests import SecondEmbedder  # noqa: PLC0415 - few name one
+    from engine.matching.samples import SecondEmbedder  # noqa: PLC0415 - few name one
 
     chosen, model = second_settings(settings), second_model(settings)
     if chosen is None or model is None:

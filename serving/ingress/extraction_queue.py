@@ -15,7 +15,7 @@ from engine.batching import Batch, Batcher, Lane, Refusals, share_out, weigh
 from engine.errors import DeadlinePassed, ImageError, ImageTooCostly, SosieError, VectorUnusable
 from engine.faces.extractor import Asked, Extractor, Kinds
 from engine.faces.image_files import find_pixels
-from engine.matching.requests import Sample, SecondEmbedder, make_samples
+from engine.matching.samples import Sample, SecondEmbedder, make_samples
 from engine.registry.vault import Vault
 from serving.access.authentication import Places, count_shares
 from serving.access.authorization import NOBODY, Holder

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from engine.errors import ImageError
 from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.frames import FaceVector, fuse_frames
-from engine.matching.requests import Sample
+from engine.matching.samples import Sample
 from indexes.scoring import exact_score, exact_scores
 from schema.reasons import PhotographKind
 from serving.access.authorization import order_candidates

@@ -48,14 +48,13 @@ from engine.matching.lines import close_line, find_line, normalise_line
 from engine.matching.liveness import LivenessResult, LivenessTerms
 from engine.matching.people import PeopleRules, PeopleTerms
 from engine.matching.requests import (
-    ABSENT,
     Answer,
     EnrollmentRequest,
     GuardianShown,
-    Sample,
     idempotency_scope,
     normalise_msisdn,
 )
+from engine.matching.samples import ABSENT, Sample
 from engine.registry.records import Carrier, Changes, DocumentRecord, utc_now
 from engine.registry.writer import Writer
 from schema.actors import Actor

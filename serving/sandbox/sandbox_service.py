@@ -28,7 +28,7 @@ from engine.faces.images import Decoder
 from engine.faces.quality import Quality
 from engine.lifecycle.sim_changes import SimChange, SimChangeTerms
 from engine.matching.lines import LINE_UNKNOWN
-from engine.matching.requests import Sample
+from engine.matching.samples import Sample
 from engine.registry.reader import Reader
 from engine.registry.records import ApiKey, Carrier, utc_now
 from engine.registry.store import PERSONAL_ROLES

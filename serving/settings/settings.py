@@ -23,7 +23,7 @@ from pydantic_settings import (
 )
 
 from engine.errors import RegistryExists, RegistryMissing, RequestError
-from engine.matching.requests import CropPolicy
+from engine.matching.samples import CropPolicy
 from schema.cases import DueDates
 from serving.settings.sections import (
     AuditSettings,

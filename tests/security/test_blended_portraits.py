@@ -29,14 +29,8 @@ from engine.matching.comparison import fuse_vectors
 from engine.matching.documents import Document
 from engine.matching.people import PeopleRules, PeopleTerms
 from engine.matching.policy import read_evidence
-from engine.matching.requests import (
-    ABSENT,
-    Answer,
-    EnrollmentRequest,
-    GuardianShown,
-    Sample,
-    make_samples,
-)
+from engine.matching.requests import Answer, EnrollmentRequest, GuardianShown
+from engine.matching.samples import ABSENT, Sample, make_samples
 from schema.reasons import Decision, Reason
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings

@@ -24,7 +24,7 @@ from engine.matching.bulk_enrollment import (
     plan_admission,
 )
 from engine.matching.documents import check_documents
-from engine.matching.requests import CropPolicy, Sample, seal_crop
+from engine.matching.samples import CropPolicy, Sample, seal_crop
 from engine.registry.audit import read_audit
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, CaseRecord, Changes

@@ -47,7 +47,7 @@ from bench.suites.serve.throughput import (
     require_good,
 )
 from engine.errors import RequestError
-from engine.matching.requests import take_samples
+from engine.matching.samples import take_samples
 from serving.cluster.processes import Role, find_processes
 
 PROMISED = ("ready_seconds", "ready_seconds_million")

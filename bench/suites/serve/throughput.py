@@ -38,7 +38,8 @@ from bench.suites.serve.process import (
 from bench.suites.workload import make_msisdn
 from engine.errors import ImageError, RequestError
 from engine.matching.registrar import Outcome
-from engine.matching.requests import Answer, EnrollmentRequest, take_samples
+from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.samples import take_samples
 from serving.cluster.site import count_ingresses
 from serving.deployment.deployment import Deployment
 from serving.settings.sections import ServeSettings

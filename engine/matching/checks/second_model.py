@@ -16,7 +16,7 @@ from engine.errors import CalibrationError, ImageError, RequestError
 from engine.matching.calibration import Thresholds
 from engine.matching.comparison import Faces, compare_faces, fuse_seconds, fuse_vectors, score_best
 from engine.matching.policy import Evidence, decide
-from engine.matching.requests import Sample, SecondEmbedder, take_samples
+from engine.matching.samples import Sample, SecondEmbedder, take_samples
 from engine.registry.reader import Reader
 from engine.registry.records import SecondTemplate, is_id
 from engine.registry.store import Store

@@ -14,16 +14,15 @@ from engine.matching.documents import Document
 from engine.matching.frames import fuse_frames
 from engine.matching.liveness import name_document
 from engine.matching.people import ask_of
+from engine.matching.requests import Answer as Decided
 from engine.matching.requests import (
-    ABSENT,
     Attempt,
     EnrollmentRequest,
     GuardianShown,
     Intake,
-    Sample,
     idempotency_scope,
 )
-from engine.matching.requests import Answer as Decided
+from engine.matching.samples import ABSENT, Sample
 from engine.registry.records import ENROLLMENT_REFUSED, utc_now
 from schema.reasons import ExceptionCause, LivenessUse
 from serving.access.authorization import (

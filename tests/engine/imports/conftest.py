@@ -30,7 +30,7 @@ from engine.matching.comparison import WatchList
 from engine.matching.judge import Judge
 from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Registrar
-from engine.matching.requests import NO_CROPS, CropPolicy, Sample, seal_crop
+from engine.matching.samples import NO_CROPS, CropPolicy, Sample, seal_crop
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from schema.reasons import PhotographKind, Reason

@@ -15,7 +15,8 @@ from engine.matching.checks.second_model import Filled, fill_from_crops
 from engine.matching.documents import Document
 from engine.matching.holders import block_document, find_document, watch_face
 from engine.matching.recovery import restore_gallery
-from engine.matching.requests import CropPolicy, CropScope, EnrollmentRequest, SecondEmbedder
+from engine.matching.requests import EnrollmentRequest
+from engine.matching.samples import CropPolicy, CropScope, SecondEmbedder
 from engine.registry.audit import verify_chain
 from engine.registry.database import changing
 from engine.registry.records import ERASURE_ASKED, AskedErasure, AuditEntry, Changes, utc_now

@@ -19,7 +19,7 @@ from engine.imports.row_faces import FaceLoader, PhotographFolder, RowFaces, gro
 from engine.imports.row_parser import Row
 from engine.matching.comparison import fuse_vectors
 from engine.matching.documents import CheckedDocument
-from engine.matching.requests import Sample
+from engine.matching.samples import Sample
 from schema.reasons import Reason
 
 

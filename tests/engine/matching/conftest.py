@@ -25,7 +25,8 @@ from engine.matching.liveness import NOT_ASKED, LivenessTerms
 from engine.matching.people import NO_RULES, PeopleTerms
 from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig
-from engine.matching.requests import EnrollmentRequest, Sample
+from engine.matching.requests import EnrollmentRequest
+from engine.matching.samples import Sample
 from engine.registry.keyring import KeyRing
 from engine.registry.records import Carrier
 from engine.registry.store import Store

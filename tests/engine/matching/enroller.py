@@ -25,7 +25,8 @@ from engine.matching.documents import Document
 from engine.matching.judge import Judge
 from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.matching.registrar import Registrar
-from engine.matching.requests import Answer, EnrollmentRequest, Sample
+from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.samples import Sample
 from engine.registry.keyring import KeyRing
 from engine.registry.store import Store
 from engine.registry.vault import Vault

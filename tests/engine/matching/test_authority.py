@@ -26,7 +26,8 @@ from engine.matching.documents import CheckedDocument, Document
 from engine.matching.liveness import LivenessTerms
 from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms, ask_of
 from engine.matching.policy import replay
-from engine.matching.requests import ABSENT, GuardianShown, Intake
+from engine.matching.requests import GuardianShown, Intake
+from engine.matching.samples import ABSENT
 from schema.actors import Actor
 from schema.cases import Outcome
 from schema.reasons import Decision, ExceptionCause, LivenessMode, LivenessUse, Reason

@@ -13,7 +13,7 @@ from PIL import Image
 from engine.errors import IdempotencyMismatch
 from engine.matching.frames import describe_frames, fuse_frames
 from engine.matching.policy import replay
-from engine.matching.requests import CropPolicy, CropScope, Sample, seal_crop
+from engine.matching.samples import CropPolicy, CropScope, Sample, seal_crop
 from schema.reasons import Decision, Reason
 from tests.engine.matching.conftest import NOW, THRESHOLDS, People
 

@@ -12,7 +12,7 @@ from engine.matching.calibration import Thresholds
 from engine.matching.comparison import WatchList
 from engine.matching.documents import Document
 from engine.matching.policy import replay
-from engine.matching.requests import Sample
+from engine.matching.samples import Sample
 from engine.registry.records import WatchEntry
 from indexes.gallery import Gallery
 from schema.cases import CaseState

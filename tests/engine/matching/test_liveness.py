@@ -32,7 +32,8 @@ from engine.matching.liveness import (
 )
 from engine.matching.people import PeopleRules, PeopleTerms
 from engine.matching.policy import replay
-from engine.matching.requests import GuardianShown, Sample
+from engine.matching.requests import GuardianShown
+from engine.matching.samples import Sample
 from engine.registry import tables
 from engine.registry.reader import LivenessCount
 from engine.registry.retention import Kind

@@ -33,13 +33,8 @@ from engine.matching.lines import close_line
 from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms
 from engine.matching.policy import decide, read_evidence, replay
 from engine.matching.registrar import Registrar
-from engine.matching.requests import (
-    ABSENT,
-    Answer,
-    EnrollmentRequest,
-    GuardianShown,
-    document_look_up,
-)
+from engine.matching.requests import Answer, EnrollmentRequest, GuardianShown, document_look_up
+from engine.matching.samples import ABSENT
 from engine.registry import tables
 from engine.registry.events import EventType, read_events
 from engine.registry.records import AuditEntry, WatchEntry

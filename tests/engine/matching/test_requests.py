@@ -26,14 +26,12 @@ from engine.errors import (
 )
 from engine.faces.extractor import Extraction, Extractor, open_extractor
 from engine.matching.documents import Document
-from engine.matching.requests import (
-    Answer,
+from engine.matching.requests import Answer, EnrollmentRequest, describe_record
+from engine.matching.samples import (
     CropPolicy,
     CropScope,
-    EnrollmentRequest,
     Sample,
     SecondEmbedder,
-    describe_record,
     is_same_photograph,
     make_samples,
     seal_crop,

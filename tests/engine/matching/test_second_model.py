@@ -9,7 +9,7 @@ import numpy as np
 from engine.matching.calibration import Thresholds
 from engine.matching.checks.second_model import SecondModel
 from engine.matching.policy import Candidate, Evidence
-from engine.matching.requests import Sample
+from engine.matching.samples import Sample
 from engine.registry.records import SecondTemplate
 
 DIGEST = "sha256:second"

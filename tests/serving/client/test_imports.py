@@ -17,7 +17,8 @@ from engine.imports.columns import ColumnMapping
 from engine.imports.import_run import Ending, Summary
 from engine.imports.sources import CsvForm
 from engine.matching.documents import Document
-from engine.matching.requests import Answer, EnrollmentRequest, Sample
+from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.samples import Sample
 from engine.registry.records import utc_now
 from serving import imports, operator_client
 from serving.deployment.deployment import Deployment

@@ -20,7 +20,8 @@ from stdnum.cn import ric
 
 from engine.errors import LeaseLost, SosieError
 from engine.matching.documents import Document
-from engine.matching.requests import Answer, EnrollmentRequest, Sample
+from engine.matching.requests import Answer, EnrollmentRequest
+from engine.matching.samples import Sample
 from engine.matching.verification import Identification
 from engine.registry.records import Carrier, is_id
 from indexes.sharding.shards import ShardPlan

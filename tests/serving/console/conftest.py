@@ -22,7 +22,7 @@ from engine.matching.bulk_enrollment import (
     plan_admission,
 )
 from engine.matching.documents import check_documents
-from engine.matching.requests import Sample, seal_crop
+from engine.matching.samples import Sample, seal_crop
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from serving.demo.data import make_document

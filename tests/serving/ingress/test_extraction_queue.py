@@ -15,7 +15,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from engine.errors import DeadlinePassed, ImageDamaged, ImageError, ModelError
-from engine.matching.requests import Sample, take_samples
+from engine.matching.samples import Sample, take_samples
 from engine.registry.vault import Vault
 from schema.reasons import Reason
 from serving.access.authorization import Holder
