@@ -45,7 +45,6 @@ SHARED_NAMES = {
     *(
         "__main__",
         "accuracy",
-        "audit",
         "backups",
         "cases",
         "cli",
@@ -54,11 +53,10 @@ SHARED_NAMES = {
         "enrollments",
         "embedding",
         "errors",
-        "events",
     ),
     *("gallery", "imports", "join", "lines", "matching", "models", "people", "plan"),
-    *("campaigns", "line_life"),
-    *("outlets", "registrar", "retention", "rotation", "shards", "sweeps", "webhooks"),
+    *("line_life",),
+    *("outlets", "registrar", "retention", "shards", "sweeps", "webhooks"),
 }
 # Who imports a library from outside: modules, or packages with all that is in them.
 IMPORTERS: Mapping[str, str] = MappingProxyType(

@@ -14,19 +14,14 @@ from typing import Any, get_type_hints
 from serving.access.authorization import Action
 from serving.api.request import Answer
 from serving.api.routes import (
-    audit,
-    campaigns,
     cases,
     enrollments,
-    events,
     health,
-    imports,
     lines,
     matching,
     outlets,
     people,
     sessions,
-    sim_swaps,
     sweeps,
     webhooks,
 )
@@ -200,36 +195,33 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
     },
     "campaigns": {
         "POST /v1/campaigns": Endpoint(
-            campaigns.start_campaign, "Start a campaign", Action.RUN_CAMPAIGNS, status=201
+            lines.start_campaign, "Start a campaign", Action.RUN_CAMPAIGNS, status=201
         ),
         "GET /v1/campaigns": Endpoint(
-            campaigns.list_campaigns, "List campaigns", Action.RUN_CAMPAIGNS, errors=()
+            lines.list_campaigns, "List campaigns", Action.RUN_CAMPAIGNS, errors=()
         ),
         "GET /v1/campaigns/{campaign_id}": Endpoint(
-            campaigns.read_campaign, "Read a campaign", Action.RUN_CAMPAIGNS, errors=()
+            lines.read_campaign, "Read a campaign", Action.RUN_CAMPAIGNS, errors=()
         ),
         "POST /v1/campaigns/{campaign_id}/end": Endpoint(
-            campaigns.end_campaign, "End a campaign", Action.RUN_CAMPAIGNS
+            lines.end_campaign, "End a campaign", Action.RUN_CAMPAIGNS
         ),
         "POST /v1/campaigns/{campaign_id}/lines": Endpoint(
-            campaigns.add_to_campaign, "Add lines to a campaign", Action.RUN_CAMPAIGNS
+            lines.add_to_campaign, "Add lines to a campaign", Action.RUN_CAMPAIGNS
         ),
         "GET /v1/campaigns/{campaign_id}/lines": Endpoint(
-            campaigns.list_campaign_lines,
-            "List lines of a campaign",
-            Action.RUN_CAMPAIGNS,
-            errors=(),
+            lines.list_campaign_lines, "List lines of a campaign", Action.RUN_CAMPAIGNS, errors=()
         ),
     },
     "sim swap": {
         "POST /camara/sim-swap/v2/retrieve-date": Endpoint(
-            sim_swaps.retrieve_sim_swap_date,
+            lines.retrieve_sim_swap_date,
             "Read when a number got its SIM (CAMARA)",
             Action.READ_SIM_CHANGES,
             errors=(404, 507),
         ),
         "POST /camara/sim-swap/v2/check": Endpoint(
-            sim_swaps.check_sim_swap,
+            lines.check_sim_swap,
             "Ask whether a number got another SIM lately (CAMARA)",
             Action.READ_SIM_CHANGES,
             errors=(404, 507),
@@ -287,7 +279,7 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
     },
     "events": {
         "GET /v1/events": Endpoint(
-            events.read_events, "Read events", Action.READ_EVENTS, errors=(410,)
+            webhooks.read_events, "Read events", Action.READ_EVENTS, errors=(410,)
         ),
         "POST /v1/webhooks": _webhook(
             webhooks.create_webhook, "Send events to an address", status=201
@@ -315,16 +307,16 @@ _TABLE: Mapping[str, Mapping[str, Endpoint]] = {
         "GET /v1/thresholds": Endpoint(
             health.read_thresholds, "Read the thresholds", Action.READ_THRESHOLDS, errors=()
         ),
-        "GET /v1/audit": Endpoint(audit.read_audit, "Read the audit chain", Action.READ_AUDIT),
+        "GET /v1/audit": Endpoint(health.read_audit, "Read the audit chain", Action.READ_AUDIT),
         "GET /v1/audit/verification": Endpoint(
-            audit.verify_audit, "Verify the audit chain", Action.READ_AUDIT
+            health.verify_audit, "Verify the audit chain", Action.READ_AUDIT
         ),
         "POST /v1/backups": Endpoint(
-            audit.start_backup, "Make a backup", Action.BACK_UP, status=201
+            health.start_backup, "Make a backup", Action.BACK_UP, status=201
         ),
-        "GET /v1/backups": Endpoint(audit.list_backups, "List backups", Action.BACK_UP, errors=()),
+        "GET /v1/backups": Endpoint(health.list_backups, "List backups", Action.BACK_UP, errors=()),
         "POST /v1/imports": Endpoint(
-            imports.admit_rows, "Take in a part of an import", Action.IMPORT
+            health.admit_rows, "Take in a part of an import", Action.IMPORT
         ),
         "GET /v1/me": Endpoint(health.read_key, "Whose key", Action.READ_KEY, errors=()),
         "DELETE /v1/session": Endpoint(

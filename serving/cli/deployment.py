@@ -238,6 +238,7 @@ def rotate_key(home: HomeOption = None, as_json: JsonFlag = False) -> None:
 
     Stop servers first. May be stopped anywhere: the next call goes on.
     """
+    from serving.deployment.backups import rotate_data_key
     from serving.deployment.rotation import rotate_data_key
     from serving.settings.settings import load_settings, require_home
 

@@ -233,7 +233,7 @@ def deliver_events(
 
 def _take_step(deployment: Deployment, webhook_id: str, step: WebhookStep) -> WebhookAnswer:
     from serving.registrar.protocol import CallContext
-    from serving.webhooks.administration import take_step
+    from serving.webhooks.keeper import take_step
 
     return take_step(deployment, webhook_id, step, CallContext(name_actor(), ""))
 

@@ -16,8 +16,8 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from engine.errors import RequestError
 from serving.cluster.deployments import Embedder, Ingress, Registrar
+from serving.cluster.environment import Site, count_ingresses
 from serving.cluster.node import KEEP_ALIVE_S, NAME, registrar_timeout_s
-from serving.cluster.site import Site, count_ingresses
 from serving.deployment.models import require_agreement
 from serving.settings.sections import ENROLLMENTS_ONGOING, EXTRACTING_THREADS, ServeSettings
 from serving.settings.settings import Settings, require_home

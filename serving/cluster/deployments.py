@@ -34,13 +34,12 @@ from engine.faces.extractor import Extractor
 from serving.access.authentication import Authenticator
 from serving.access.sign_in import open_sign_in
 from serving.api.app import build_app
-from serving.cluster.environment import count_enrolling, renew_proxy_config
+from serving.cluster.environment import Site, count_enrolling, renew_proxy_config
 from serving.cluster.haproxy import PLACE
 from serving.cluster.node import find_start_fault
 from serving.cluster.proxy_metrics import ProxyCollector
 from serving.cluster.registrar_client import RayRegistrar
 from serving.cluster.shards import shard_opener
-from serving.cluster.site import Site
 from serving.deployment.deployment import Deployment, read_people
 from serving.deployment.models import (
     build_extractor,
@@ -54,30 +53,27 @@ from serving.deployment.models import (
 from serving.errors import Busy, Interrupted
 from serving.ingress.embedding import (
     STUCK_S,
+    CropCall,
+    Crops,
     EmbedderStatus,
     FallbackEmbedder,
+    Vectors,
     WatchedEmbedder,
+    call_on_loop,
     describe_embedder,
+    open_remote_extractor,
     tell_unused,
 )
 from serving.ingress.extraction_queue import ExtractionQueue
 from serving.ingress.http_authority import open_authority
 from serving.ingress.parts import Parts
-from serving.ingress.remote_embedder import (
-    CropCall,
-    Crops,
-    Vectors,
-    call_on_loop,
-    open_remote_extractor,
-)
 from serving.ingress.templates import SealedTemplates
 from serving.registrar.protocol import CallContext, Reply, Status
 from serving.registrar.service import RegistrarService
 from serving.settings.sections import EXTRACTING_THREADS
 from serving.settings.settings import Settings, find_metrics_folder, find_node_folder
-from serving.telemetry.exporter import Exporter
 from serving.telemetry.logs import close_log
-from serving.telemetry.metrics import BUILD, Meter
+from serving.telemetry.metrics import BUILD, Exporter, Meter
 from serving.telemetry.traces import open_tracer
 
 EVENT_LOOP = "event-loop"

@@ -31,8 +31,8 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, Loggi
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.errors import RequestError
+from serving.cluster.environment import Site
 from serving.cluster.haproxy import PLACE, STOPPING, command, is_ours, list_sockets, read_statistics
-from serving.cluster.site import Site
 from serving.errors import Fault, describe
 from serving.settings.sections import ServeSettings
 from serving.settings.settings import find_node_folder

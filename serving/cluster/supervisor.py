@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from engine.errors import RequestError
-from serving.cluster.environment import NodeFolder, make_environment, open_private
+from serving.cluster.environment import LOG_PIPE, NodeFolder, Site, make_environment, open_private
 from serving.cluster.node import NodePlan, supervisor_timeout_s
 from serving.cluster.processes import (
     NODE_MODULE,
@@ -28,7 +28,6 @@ from serving.cluster.processes import (
     end_descendants,
     reap_orphans,
 )
-from serving.cluster.site import LOG_PIPE, Site
 from serving.errors import ExitCode, Fault
 from serving.settings.sections import ServeSettings
 from serving.telemetry.logs import LogPipe

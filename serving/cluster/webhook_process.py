@@ -6,8 +6,8 @@ from __future__ import annotations
 import pickle
 import sys
 
+from serving.cluster.environment import Site
 from serving.cluster.processes import end_with_starter
-from serving.cluster.site import Site
 from serving.webhooks.keeper import deliver
 
 

@@ -1,19 +1,26 @@
-"""Backups that a service makes of its home, beside its decisions."""
+"""Backups that a service makes of its home beside its decisions, and rotation of the data key."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import SosieError
 from engine.registry.backup import Manifest, list_backups, make_backup, name_of
 from engine.registry.records import utc_now
+from engine.registry.rotation import reseal, retire
+from serving.deployment.deployment import Deployment
+from serving.deployment.snapshots import SHARD_KEYS_FOLDER, ShardKeys
+from serving.settings.settings import KEY_RING_FILE, Settings
 
 if TYPE_CHECKING:
     from serving.deployment.deployment import Deployment
+
 
 FOLDER = "backups"
 """Of a home: what a service backs up."""
@@ -111,3 +118,50 @@ class BackupManager:
     def _look(self, _done: int, _total: int) -> None:
         if self._closing.is_set():
             raise _Stopped
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """Result of a rotation: versions of data keys, and values sealed again by table.
+
+    `resumed`: an interrupted rotation was finished. `shard_snapshots`: shards whose snapshots, each
+    on a node of its own, open no more; the next start reads these from the store, and saves them.
+    """
+
+    active: int
+    retired: tuple[int, ...]
+    resealed: dict[str, int]
+    resumed: bool
+    shard_snapshots: int
+
+
+def rotate_data_key(
+    home: Path, settings: Settings, progress: Callable[[int, int], None] | None = None
+) -> Rotation:
+    """Rotates the data key, or continues an interrupted rotation; loses no value.
+
+    `WriterBusy`, with nothing changed, where another process writes. Processes that have the
+    registry open keep the old ring in memory: restart them afterwards.
+    """
+    path = home / KEY_RING_FILE
+    # Under the lease no other process can seal with the ring that is replaced.
+    with Deployment(home, settings) as old, old.store.writer():
+        resumed = len(old.vault.ring.data) > 1
+        if not resumed:
+            old.vault.ring.with_new_data_key().save(path)
+    with Deployment(home, settings) as deployment, deployment.store.writer() as writer:
+        ring = deployment.vault.ring
+        resealed = reseal(writer, progress=progress)
+        # A snapshot sealed with the retired key could not be opened any more.
+        if deployment.snapshot_folder.exists() and not deployment.save_snapshot():
+            deployment.remove_snapshot()
+        # Their own keys are sealed with the old one, and whoever had that may have them.
+        keys = ShardKeys(deployment.store, home / SHARD_KEYS_FOLDER)
+        shard_snapshots = keys.destroy_all_but(())
+        retired = [key.version for key in ring.data[:-1]]
+        for version in retired:
+            retire(writer, version)
+            ring = ring.without_data_key(version)
+        ring.save(path)
+    active = ring.active_data_key.version
+    return Rotation(active, tuple(retired), resealed, resumed, shard_snapshots)

@@ -498,7 +498,7 @@ class Operations:
                 return outlets.lift(*given, restriction, reason, self._actor)
 
     def step_webhook(self, webhook_id: str, step: WebhookStep) -> WebhookAnswer:
-        from serving.webhooks.administration import take_step  # noqa: PLC0415 - few calls need it
+        from serving.webhooks.keeper import take_step  # noqa: PLC0415 - few calls need it
 
         return take_step(self._opened.deployment, webhook_id, step, self._context)
 

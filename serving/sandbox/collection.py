@@ -15,7 +15,7 @@ import msgspec
 
 from serving.access.authorization import PERMISSIONS, Role
 from serving.api.endpoints import ENDPOINTS, TAGS, Endpoint
-from serving.api.examples import EXAMPLES
+from serving.api.openapi import EXAMPLES
 from serving.sandbox.outcomes import APPROVED, OUTCOMES, SILENT, Outcome, draw_picture, make_number
 from serving.wire.fields import IMAGE_EXAMPLE
 

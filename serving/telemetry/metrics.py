@@ -1,9 +1,11 @@
-"""The metrics of the service: each is declared once, here, and recorded through a `Meter`."""
+"""The metrics of the service: each is declared once, here, and recorded through a `Meter`; one
+process of a node serves them on loopback, without a key."""
 
 from __future__ import annotations
 
 import os
 import struct
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from prometheus_client import (
     Histogram,
     Metric,
     generate_latest,
+    start_http_server,
     values,
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -367,3 +370,49 @@ def _size_bytes(file: Path) -> int:
         return file.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+LOOPBACK = "127.0.0.1"
+RETRY_S = 3.0
+
+
+class Exporter:
+    """Serves a registry on 127.0.0.1 from the first process that gets the port.
+
+    When that process ends, another takes over within `retry_s`.
+    """
+
+    def __init__(self, registry: CollectorRegistry, port: int, retry_s: float = RETRY_S) -> None:
+        self._registry, self._port, self._retry_s = registry, port, retry_s
+        self._closed = threading.Event()
+        self.is_serving = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="sosie-metrics", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._closed.is_set():
+            try:
+                server, thread = start_http_server(
+                    self._port, addr=LOOPBACK, registry=self._registry
+                )
+            except OSError:
+                # Another process of the node has the port.
+                self._closed.wait(self._retry_s)
+                continue
+            self.is_serving.set()
+            self._closed.wait()
+            self.is_serving.clear()
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+    def close(self) -> None:
+        """Frees the port."""
+        self._closed.set()
+        self._thread.join()
+
+    def __enter__(self) -> Exporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -32,9 +32,8 @@ from engine.registry.events import Event, read_events, read_these
 from engine.registry.records import new_id, utc_now
 from engine.registry.webhooks import Progress, Undelivered, Webhook, Webhooks, WebhookState
 from serving.settings.sections import WebhookSettings
-from serving.webhooks.addresses import AddressRefused
 from serving.webhooks.cloud_event import show_event
-from serving.webhooks.receiver import NoAnswer, Receiver
+from serving.webhooks.receiver import AddressRefused, NoAnswer, Receiver
 from serving.wire.fields import encode_json
 
 ACTOR = "sosie:webhooks"

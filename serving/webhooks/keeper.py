@@ -1,4 +1,5 @@
-"""A process that delivers events: beside the registrar, which starts it, or by a command."""
+"""The process that delivers events, beside the registrar or by a command, and steps that change
+webhooks."""
 
 from __future__ import annotations
 
@@ -8,20 +9,33 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from structlog.typing import FilteringBoundLogger
 
 from engine.registry.records import utc_now
 from engine.registry.row_macs import open_each
-from engine.registry.webhooks import Webhooks, WebhookState
+from engine.registry.webhooks import WebhookChange, Webhooks, WebhookState
+from serving.deployment.deployment import Deployment
 from serving.jobs.periodic import PeriodicJob, name_error
+from serving.registrar.protocol import (
+    CallContext,
+    NewWebhook,
+    Remove,
+    Replay,
+    Rotate,
+    WebhookAnswer,
+)
 from serving.settings.settings import find_metrics_folder
 from serving.telemetry import metrics
 from serving.telemetry.metrics import Meter, show_set_aside
+from serving.webhooks.receiver import check_sink
 
 if TYPE_CHECKING:
     from serving.deployment.deployment import Deployment
+    from serving.registrar.protocol import WebhookStep
+
 
 PROCESS_MODULE = "serving.cluster.webhook_process"
 LOOK_EVERY_S = 10.0
@@ -117,3 +131,33 @@ class DeliveryKeeper(PeriodicJob):
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+
+def take_step(
+    deployment: Deployment, webhook_id: str, step: WebhookStep, context: CallContext
+) -> WebhookAnswer:
+    """Makes or changes a webhook; `RequestError` for an address that nothing is sent to."""
+    webhooks = Webhooks(deployment.store.engine, deployment.vault)
+    settings, actor, carrier = deployment.settings.webhooks, context.actor, context.carrier
+    match step:
+        case NewWebhook(sink, types, owner):
+            sink = check_sink(sink, settings.networks_of(owner))
+            made, secret = webhooks.create(sink, types, carrier=owner, actor=actor)
+            return WebhookAnswer(made.id, secret)
+        case WebhookChange():
+            if step.sink is not None:
+                owner = webhooks.find(webhook_id, carrier).carrier
+                check_sink(step.sink, settings.networks_of(owner))
+            webhooks.change(webhook_id, step, carrier=carrier, actor=actor)
+        case Rotate():
+            overlap = timedelta(hours=settings.earlier_secret_h)
+            _, secret = webhooks.rotate(webhook_id, overlap, carrier=carrier, actor=actor)
+            return WebhookAnswer(webhook_id, secret)
+        case Remove():
+            webhooks.remove(webhook_id, carrier=carrier, actor=actor)
+        case Replay(after):
+            webhooks.replay(webhook_id, after, carrier=carrier, actor=actor)
+        case _:
+            count = webhooks.ask_again(webhook_id, step.events, carrier=carrier, actor=actor)
+            return WebhookAnswer(webhook_id, count=count)
+    return WebhookAnswer(webhook_id)

@@ -39,7 +39,7 @@ from serving.case_report import (
     gather_case,
     write_case,
 )
-from serving.cli import statutory
+from serving.cli import retention
 from serving.demo.data import make_document
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
@@ -322,12 +322,12 @@ def test_many_people_are_revealed_by_two(
     text = 'lists = "people"\ntitle = "Own"\nmost_lines = %d\n[columns]\nName = "name"\n'
     own.write_text(text % 1)
     file = tmp_path / "people.csv"
-    monkeypatch.setattr(statutory, "REVEALED_ALONE", 0)
+    monkeypatch.setattr(retention, "REVEALED_ALONE", 0)
     masked = ("statutory", "people", file, "--home", desk.home, "--layout", own)
     made = (*masked, "--reveal")
 
     def act_as(person: str) -> None:
-        monkeypatch.setattr(statutory, "name_actor", lambda: f"cli:{person}")
+        monkeypatch.setattr(retention, "name_actor", lambda: f"cli:{person}")
 
     act_as("anna")
     assert sosie(*masked).code == 0
@@ -351,6 +351,6 @@ def test_many_people_are_revealed_by_two(
     # What was asked for once is made once.
     assert_refused(sosie(*made), "take two: you have asked for it")
     # Nor is it made after its days.
-    monkeypatch.setattr(statutory, "ASKED_FOR", timedelta(0))
+    monkeypatch.setattr(retention, "ASKED_FOR", timedelta(0))
     act_as("anna")
     assert_refused(sosie(*made), "take two")

@@ -104,7 +104,7 @@ async def _open(count: int) -> tuple[list[Any], Any]:
 
     from engine.models.catalog import builtin_card
     from serving.cluster.deployments import _call_embedder
-    from serving.ingress.remote_embedder import RemoteEmbedder
+    from serving.ingress.embedding import RemoteEmbedder
 
     handle = serve.get_deployment_handle("SimulatedEmbedder", NAME)
     card = builtin_card("sface")

@@ -40,7 +40,7 @@ from engine.errors import ImageError, RequestError
 from engine.matching.registrar import Outcome
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import take_samples
-from serving.cluster.site import count_ingresses
+from serving.cluster.environment import count_ingresses
 from serving.deployment.deployment import Deployment
 from serving.settings.sections import ServeSettings
 

@@ -1,20 +1,22 @@
-"""Health, version, metrics, thresholds, and what a key stands for."""
+"""What operators ask: health, version, metrics, thresholds, the audit chain, backups, imports."""
 
 from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from engine.errors import SosieError
+from engine.registry import audit
 from serving.api import serializers
-from serving.api.request import Answer, Request
+from serving.api.request import Answer, Request, next_page, note
 from serving.api.routes.sessions import key_holder
-from serving.errors import ServiceRefusal
+from serving.errors import Malformed, ServiceRefusal
 from serving.ingress.embedding import EmbedderStatus
 from serving.ingress.parts import Parts
 from serving.registrar.protocol import Status
 from serving.wire import oversight as wire
+from serving.wire.fields import of_record
 from serving.wire.oversight import Check
 
 RETRY_AFTER = {"Retry-After": "2"}
@@ -198,3 +200,86 @@ def _check_gallery(status: Status | None) -> Check:
     if behind:
         return Check(False, f"the gallery is {behind} changes behind the store")
     return Check(True, f"the gallery is at the store's watermark, {status.sequence}")
+
+
+MOST_VERIFIED = 20_000
+"""About a second and a half of one core, which answers others meanwhile."""
+
+
+async def read_audit(parts: Parts, request: Request, query: wire.AuditQuery) -> wire.AuditPage:
+    """Entries of the chain that match exactly, in its order; without `after` the newest. That it
+    was read stands in it, too.
+    """
+    found = await asyncio.to_thread(
+        audit.read_audit,
+        parts.store,
+        query.after,
+        query.limit,
+        query.action,
+        query.actor,
+        query.subject,
+    )
+    head = (await asyncio.to_thread(parts.store.audit_head))[0]
+    await note(parts, request, "audit.read", "chain", after=query.after, entries=len(found))
+    is_newest = query.after is None
+    return wire.AuditPage(
+        entries=tuple(map(serializers.audit_entry, found)),
+        head=head,
+        next=None if is_newest else next_page(found, query.limit, lambda one: one.number),
+    )
+
+
+async def verify_audit(parts: Parts, request: Request, query: wire.ChainQuery) -> wire.ChainPart:
+    """Recomputes the chain with the deployment's key, a part at a time, so that a long one outlives
+    no request. A chain set back as a whole is consistent in itself: keep the head elsewhere to find
+    that.
+    """
+    after = query.after
+    head = (await asyncio.to_thread(parts.store.audit_head))[0]
+    if after > head:
+        raise Malformed("after: beyond the end of the chain")
+    verify = partial(audit.verify_chain, parts.store, after=after, most=MOST_VERIFIED)
+    report = await asyncio.to_thread(verify)
+    await note(
+        parts,
+        request,
+        "audit.verified",
+        "chain",
+        after=after,
+        to=report.entries,
+        intact=report.intact,
+    )
+    return wire.ChainPart(
+        intact=report.intact,
+        after=after,
+        verified_to=report.entries,
+        first_bad=report.first_bad,
+        head=head,
+        next=report.entries if report.intact and report.entries < head else None,
+    )
+
+
+async def start_backup(parts: Parts, request: Request) -> wire.Backup:
+    """Begins a backup beside all decisions, into the home's folder `backups`: it is copied, checked
+    as a whole, and audited. One at a time: where one runs, this is it.
+    """
+    return serializers.backup(await parts.registrar.start_backup(request.context()))
+
+
+async def list_backups(parts: Parts, request: Request) -> wire.Backups:
+    """Every backup of the home, and the one that runs or has failed last; the newest first."""
+    found = await parts.registrar.list_backups(request.context())
+    return wire.Backups(tuple(map(serializers.backup, found)))
+
+
+async def admit_rows(parts: Parts, request: Request, body: wire.ImportChunk) -> wire.AdmittedChunk:
+    """Plans a part of an import, or stores what was planned; `sosie import` sends it where a
+    service runs.
+
+    A part is sealed with the deployment's key ring. Where an enrollment has changed what becomes
+    of a row since the plan, nothing is stored and the answer is the new plan. It may be sent
+    again.
+    """
+    found = await parts.registrar.admit_chunk(body.sealed, body.planned, request.context())
+    rows = tuple(of_record(wire.AdmittedRow, one) for one in found.rows)
+    return of_record(wire.AdmittedChunk, found, rows=rows)

@@ -1,4 +1,4 @@
-"""`/v1/webhooks`: where events are sent."""
+"""`/v1/webhooks`: where events are sent; `/v1/events`: what happened, for those who pull it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from engine.registry.events import open_place
+from engine.registry.events import open_place, read_page
 from engine.registry.webhooks import WebhookChange, WebhookState
 from engine.registry.webhooks import Webhooks as Registry
 from serving.access.authorization import scope_of
@@ -16,7 +16,7 @@ from serving.api.request import Request
 from serving.errors import Forbidden
 from serving.ingress.parts import Parts
 from serving.registrar.protocol import AskAgain, NewWebhook, Remove, Replay, Rotate
-from serving.webhooks.cloud_event import read_types
+from serving.webhooks.cloud_event import read_types, show_event
 from serving.wire import webhooks as wire
 
 T = TypeVar("T")
@@ -127,3 +127,18 @@ async def _show(parts: Parts, request: Request, webhook_id: str) -> wire.Webhook
 async def _read(parts: Parts, read: Callable[[Registry], T]) -> T:
     registry = Registry(parts.store.engine, parts.vault)
     return await asyncio.to_thread(partial(read, registry))
+
+
+async def read_events(parts: Parts, request: Request, query: wire.EventQuery) -> wire.Events:
+    """Events after a place in the feed, in the order in which they happened; to a carrier its own.
+
+    Each was written with what it tells of, so none is ever missing; keep `next` and give it as
+    `after`: EVENTS.PLACE_UNKNOWN where what came after it has left. They hold ids and no name or
+    number, and reading them is not audited: what is read by an id is.
+    """
+    types = read_types(() if query.type is None else (query.type,))
+    carrier = scope_of(request.caller)
+    find = partial(read_page, parts.store, query.after, query.limit, carrier=carrier, types=types)
+    page = await asyncio.to_thread(find)
+    shown = tuple(show_event(one, parts.vault.deployment_id, carrier) for one in page.events)
+    return wire.Events(shown, page.next)

@@ -9,7 +9,7 @@ from sqlalchemy import create_engine, text
 
 from engine.registry.records import AuditEntry, Changes
 from serving.api.body import JSON, MSGPACK
-from serving.api.routes import audit
+from serving.api.routes import health
 from serving.deployment.deployment import registry_url
 from serving.settings.settings import load_settings
 from serving.wire.fields import read
@@ -79,7 +79,7 @@ def test_the_chain_is_verified_part_by_part(service: Any, monkeypatch: pytest.Mo
     [whole] = verify_all(service)
     assert (whole["intact"], whole["first_bad"]) == (True, None)
     assert whole["verified_to"] == whole["head"]
-    monkeypatch.setattr(audit, "MOST_VERIFIED", 7)
+    monkeypatch.setattr(health, "MOST_VERIFIED", 7)
     parts = verify_all(service)
     assert len(parts) > 1
     assert all(one["intact"] for one in parts)
@@ -100,7 +100,7 @@ def test_an_entry_that_was_altered_or_removed_is_named(
     engine.dispose()
     [whole] = verify_all(fresh)
     assert (whole["intact"], whole["first_bad"], whole["next"]) == (False, 4, None)
-    monkeypatch.setattr(audit, "MOST_VERIFIED", 2)
+    monkeypatch.setattr(health, "MOST_VERIFIED", 2)
     parts = verify_all(fresh)
     assert [one["intact"] for one in parts] == [True, False]
     assert parts[-1]["first_bad"] == 4

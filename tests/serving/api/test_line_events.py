@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.api.routes import sim_swaps
+from serving.api.routes import lines
 from serving.settings.terms import LinesSettings
 from tests.serving.api.driver import Service
 
@@ -166,15 +166,15 @@ def test_what_is_older_than_the_age_or_than_what_is_known_is_no_change(
     swapped = datetime.now(UTC)
     assert report(rich, "sim_swap", at=swapped.isoformat()).status_code == 200
     for days, hours, is_swapped in ((11, None, False), (11, 270, True), (11, 260, False)):
-        monkeypatch.setattr(sim_swaps, "utc_now", lambda days=days: swapped + DAY * days)
+        monkeypatch.setattr(lines, "utc_now", lambda days=days: swapped + DAY * days)
         body = number if hours is None else number | {"maxAge": hours}
         assert rich.read(ask(rich, "check", body)) == {"swapped": is_swapped}
-    monkeypatch.setattr(sim_swaps, "utc_now", lambda: swapped + DAY * 800)
+    monkeypatch.setattr(lines, "utc_now", lambda: swapped + DAY * 800)
     found = rich.read(ask(rich, "retrieve-date", number))
     assert found == {"latestSimChange": None, "monitoredPeriod": 730}
     # So long nothing is known of it, as of a carrier that reports since yesterday.
     first = datetime.combine(LONG_AGO, datetime.min.time(), UTC)
-    monkeypatch.setattr(sim_swaps, "utc_now", lambda: first + DAY)
+    monkeypatch.setattr(lines, "utc_now", lambda: first + DAY)
     rich.assert_refused(ask(rich, "check", number | {"maxAge": 25}), 400, "OUT_OF_RANGE")
 
 

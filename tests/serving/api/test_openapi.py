@@ -12,7 +12,7 @@ import pytest
 from serving.access.authorization import PERMISSIONS
 from serving.api.body import FORM, JSON, MSGPACK
 from serving.api.endpoints import ENDPOINTS, TAGS
-from serving.api.examples import EXAMPLES
+from serving.api.openapi import EXAMPLES
 from serving.wire.fields import read
 
 

@@ -12,8 +12,8 @@ from ray.serve.schema import ServeDeploySchema
 
 from engine.errors import RegistryMissing, RequestError
 from serving.cluster.application import build, describe
+from serving.cluster.environment import Site
 from serving.cluster.node import _explain
-from serving.cluster.site import Site
 
 
 def _deployments(application: Any) -> dict[str, Any]:

@@ -18,11 +18,10 @@ from engine.errors import DeviceFailed
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from serving.cluster.deployments import IDLE_S, Embedder, Ingress, _call_embedder, open_crop_queue
-from serving.cluster.site import Site
+from serving.cluster.environment import Site
 from serving.errors import Interrupted, NotReady
-from serving.ingress.embedding import FAILURES
+from serving.ingress.embedding import FAILURES, Crops, Vectors
 from serving.ingress.extraction_queue import ExtractionQueue
-from serving.ingress.remote_embedder import Crops, Vectors
 from serving.telemetry.metrics import Meter
 
 

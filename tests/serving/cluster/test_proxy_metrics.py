@@ -120,7 +120,7 @@ from urllib.request import urlopen
 import structlog
 from serving.cluster.deployments import open_meter
 from serving.settings.settings import Settings
-from serving.telemetry.exporter import Exporter
+from serving.telemetry.metrics import Exporter
 meter = open_meter(Settings(), structlog.get_logger())
 with Exporter(meter.node_registry, {(port := find_port())}) as exporter:
     assert exporter.is_serving.wait(120)

@@ -17,7 +17,7 @@ SUPERVISE = """
 import sys
 from pathlib import Path
 from serving.cluster import supervisor
-from serving.cluster.site import Site
+from serving.cluster.environment import Site
 supervisor.NODE_MODULE = "a_node"
 supervisor.BACKOFF_S = (0.0,)
 site = Site(sys.argv[1])

@@ -20,10 +20,9 @@ from ray.serve import Application
 from engine.errors import RequestError
 from serving.cluster import environment
 from serving.cluster.application import build
-from serving.cluster.environment import NodeFolder, find_port, open_private
+from serving.cluster.environment import NodeFolder, find_port, open_private, require_ray
 from serving.cluster.node import node_timeout_s, require_gpus, supervisor_timeout_s
 from serving.cluster.processes import Process, Role, find_processes, list_descendants
-from serving.cluster.site import require_ray
 from serving.cluster.supervisor import claim, require_port
 from serving.settings.sections import ServeSettings
 from tests.serving.cluster.conftest import Start

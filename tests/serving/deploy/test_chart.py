@@ -14,7 +14,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from serving.cluster.application import compose, describe
-from serving.cluster.site import Site
+from serving.cluster.environment import Site
 
 CHART = Path(__file__).parents[3] / "serving/deploy/helm"
 VERSIONS = ("1.31.0", "1.35.0")

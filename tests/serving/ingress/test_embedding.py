@@ -20,8 +20,15 @@ from serving.deployment.models import (
     without_accelerator,
 )
 from serving.errors import Busy, Interrupted
-from serving.ingress.embedding import FAILURES, FallbackEmbedder, WatchedEmbedder, tell_unused
-from serving.ingress.remote_embedder import Crops, RemoteEmbedder, Vectors
+from serving.ingress.embedding import (
+    FAILURES,
+    Crops,
+    FallbackEmbedder,
+    RemoteEmbedder,
+    Vectors,
+    WatchedEmbedder,
+    tell_unused,
+)
 from serving.settings.settings import make_settings
 from serving.telemetry.logs import close_log, open_log
 from serving.telemetry.metrics import (

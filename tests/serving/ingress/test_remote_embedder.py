@@ -18,8 +18,8 @@ from engine.faces.extractor import Extraction
 from engine.models.catalog import ModelCard, builtin_card, read_model
 from serving.deployment.models import build_extractor, model_digest, open_embedder
 from serving.errors import Interrupted
-from serving.ingress import remote_embedder
-from serving.ingress.remote_embedder import (
+from serving.ingress import embedding
+from serving.ingress.embedding import (
     CALLS_AT_ONCE,
     MAX_PART_BYTES,
     MAX_PART_CROPS,
@@ -130,7 +130,7 @@ def test_a_part_of_large_crops_stays_below_what_one_call_may_carry(
         sizes.append(crops.nbytes)
         return np.zeros((len(crops), 128), np.float32)
 
-    monkeypatch.setattr(remote_embedder, "MAX_PART_BYTES", 5 * 112 * 112 * 3)
+    monkeypatch.setattr(embedding, "MAX_PART_BYTES", 5 * 112 * 112 * 3)
     RemoteEmbedder(CARD, False, call).embed(crops_of(12))
     assert [size // (112 * 112 * 3) for size in sizes] == [5, 5, 2]
     assert MAX_PART_CROPS * 112 * 112 * 3 < MAX_PART_BYTES < 4 << 20

@@ -8,8 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.telemetry.exporter import Exporter
-from serving.telemetry.metrics import REFUSALS, Meter
+from serving.telemetry.metrics import REFUSALS, Exporter, Meter
 from tests.serving.telemetry.conftest import Node
 
 
@@ -38,7 +37,7 @@ def test_the_metrics_are_served_on_loopback_only(port: int) -> None:
 
 def test_another_process_takes_over_when_the_first_is_killed(node: Node, port: int) -> None:
     code = f"""
-from serving.telemetry.exporter import Exporter
+from serving.telemetry.metrics import Exporter
 meter.add(REFUSALS, "SERVICE.BUSY")
 exporter = Exporter(meter.node_registry, {port}, retry_s=0.1)
 say("started")

@@ -12,8 +12,13 @@ from typing import Any
 import pytest
 
 from engine.errors import RequestError
-from serving.webhooks.addresses import AddressRefused, check_sink, find_addresses, may_reach
-from serving.webhooks.receiver import Receiver
+from serving.webhooks.receiver import (
+    AddressRefused,
+    Receiver,
+    check_sink,
+    find_addresses,
+    may_reach,
+)
 from tests.serving.webhooks.conftest import LOOPBACK, receiving
 
 INNER = (
