@@ -25,7 +25,7 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from serving.deployment.rotation import Rotation
+    from serving.deployment.backups import Rotation
 
 
 def register(app: typer.Typer) -> None:
@@ -239,7 +239,6 @@ def rotate_key(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     Stop servers first. May be stopped anywhere: the next call goes on.
     """
     from serving.deployment.backups import rotate_data_key
-    from serving.deployment.rotation import rotate_data_key
     from serving.settings.settings import load_settings, require_home
 
     folder = require_home(home)

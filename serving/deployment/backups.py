@@ -124,14 +124,17 @@ class BackupManager:
 class Rotation:
     """Result of a rotation: versions of data keys, and values sealed again by table.
 
-    `resumed`: an interrupted rotation was finished. `shard_snapshots`: shards whose snapshots, each
-    on a node of its own, open no more; the next start reads these from the store, and saves them.
+    `resumed`: an interrupted rotation was finished. `damaged`: rows with values that do not open,
+    and so stay sealed with an old key, which is kept for them and opens nothing. `shard_snapshots`:
+    shards whose snapshots, each on a node of its own, open no more; the next start reads these from
+    the store, and saves them.
     """
 
     active: int
     retired: tuple[int, ...]
     resealed: dict[str, int]
     resumed: bool
+    damaged: tuple[str, ...]
     shard_snapshots: int
 
 
@@ -159,9 +162,8 @@ def rotate_data_key(
         keys = ShardKeys(deployment.store, home / SHARD_KEYS_FOLDER)
         shard_snapshots = keys.destroy_all_but(())
         retired = [key.version for key in ring.data[:-1]]
-        for version in retired:
-            retire(writer, version)
-            ring = ring.without_data_key(version)
-        ring.save(path)
+        narrow = retire(writer)
+        narrow.save(path)
+        damaged = tuple(deployment.vault.set_aside.names()) if narrow.kept else ()
     active = ring.active_data_key.version
-    return Rotation(active, tuple(retired), resealed, resumed, shard_snapshots)
+    return Rotation(active, tuple(retired), resealed, resumed, damaged, shard_snapshots)
