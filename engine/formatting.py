@@ -4,7 +4,7 @@ a name is shown to others than its holder."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 MINUS = "\u2212"
 DASH = "\u2013"
@@ -109,3 +109,14 @@ def mask_number(digits: str) -> str:
 def mask_name(name: str) -> str:
     """All but the first letter of each word hidden, in any script."""
     return _WORD.sub(lambda word: word[1] + "•" * len(word[2]), name)
+
+
+def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, without a final line break."""
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    lines += [f"| {' | '.join(_escape(cell) for cell in row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _escape(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")

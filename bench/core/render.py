@@ -21,8 +21,7 @@ from bench.core.reports import (
     Setup,
     load_goals,
 )
-from engine.accuracy.writing import write_table
-from engine.formatting import fixed, number, percent, size
+from engine.formatting import fixed, number, percent, size, write_table
 from serving.cli.output import print_line, print_table
 
 TEMPLATES = Path(__file__).parents[1] / "docs" / "templates"

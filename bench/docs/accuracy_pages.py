@@ -28,10 +28,10 @@ from bench.suites.held_out import (
 from engine.accuracy import evaluation_tables
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
 from engine.accuracy.evaluation_report import draw_pictures
+from engine.accuracy.evaluation_tables import score
 from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
-from engine.accuracy.writing import score, write_table
 from engine.errors import RateUnsupported, RequestError
-from engine.formatting import DASH, NONE, percent, power, span
+from engine.formatting import DASH, NONE, percent, power, span, write_table
 from engine.matching.calibration import (
     ONE_PERSON_FACTOR,
     Calibration,

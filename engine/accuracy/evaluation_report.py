@@ -13,12 +13,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from engine.accuracy import evaluation_tables
 from engine.accuracy.bootstrap import MIN_PEOPLE, REPLICATES
+from engine.accuracy.evaluation_tables import rate, times
 from engine.accuracy.gallery_growth import MIN_GALLERY
 from engine.accuracy.pair_scores import MOST_PHOTOGRAPHS
 from engine.accuracy.plots import draw_ageing, draw_attribute, draw_det, draw_growth, draw_quality
-from engine.accuracy.writing import rate, times, write_table
 from engine.errors import RequestError
-from engine.formatting import power
+from engine.formatting import power, write_table
 
 if TYPE_CHECKING:
     from engine.accuracy.evaluate import Evaluation

@@ -5,14 +5,74 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.accuracy import writing
-from engine.accuracy.plots import MEASURE_NAMES, REFERENCES, describe_span, write_measure
-from engine.accuracy.writing import score, share
 from engine.formatting import DASH, percent, power, span
 
 Report = Mapping[str, Any]
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 """Columns and rows."""
+REFERENCES = {"single": "reference of one photograph", "fused": "reference fused of two"}
+MEASURE_NAMES = {
+    "inter_eye_px": "distance of the eyes",
+    "sharpness": "sharpness",
+    "exposure": "exposure",
+    "contrast": "contrast",
+    "yaw_deg": "turned left or right",
+    "pitch_deg": "turned up or down",
+    "roll_deg": "tilted",
+    "detection_score": "detection score",
+}
+MIN_PERCENT = 1e-2
+
+
+def share(found: Mapping[str, Any] | None, refused: str | None = None) -> str:
+    """A share with its interval, `at most` where nothing happened, or why there is none."""
+    if found is None:
+        return f"not given: {refused}" if refused else DASH
+    if not found["value"]:
+        return f"0 (at most {percent(found['high'])})"
+    return f"{percent(found['value'])} ({span(found['low'], found['high'])})"
+
+
+def rate(found: Mapping[str, Any] | None, refused: str | None = None) -> str:
+    """Like `share`, as powers of ten where all of it is below a percent."""
+    if found is None or found["high"] >= MIN_PERCENT:
+        return share(found, refused)
+    if not found["value"]:
+        return f"0 (at most {power(found['high'])})"
+    low, high = power(found["low"]), power(found["high"])
+    return f"{power(found['value'])} ({low} {DASH} {high})"
+
+
+def score(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def times(differential: Mapping[str, Any] | None) -> str:
+    """Ratio of the worst to the best group, its interval, and whether chance explains it."""
+    if differential is None:
+        return "not given: fewer than two groups are large enough"
+    worst, best = f"`{differential['worst']}`", f"`{differential['best']}`"
+    ratio, low, high = (differential[name] for name in ("ratio", "low", "high"))
+    if ratio is None and low <= 1:
+        return f"no ratio: {best} has no error, and chance could bring those of {worst}"
+    text = f"{ratio:.3g} times" if ratio else f"at least {low:.2g} times"
+    interval = f"{low:.2g} {'and more' if high is None else f'to {high:.3g}'}"
+    verdict = "beyond chance" if low > 1 else "no more than chance could bring"
+    return f"{worst} {text} {best} ({interval}; {verdict})"
+
+
+def write_measure(measure: Mapping[str, Any], band: Mapping[str, Any]) -> str:
+    """The limit of a band, with its unit."""
+    unit = measure["unit"]
+    gap = "" if unit in {"", "°"} else " "
+    return f"{band['worst']:.3g}{gap}{unit}"
+
+
+def describe_span(span: Mapping[str, Any]) -> str:
+    """For example "2 to 5" or "20 or more"."""
+    if span["to_years"] is None:
+        return f"{span['from_years']:g} or more"
+    return f"{span['from_years']:g} to {span['to_years']:g}"
 
 
 def tabulate_rates(report: Report) -> Table:
@@ -133,7 +193,7 @@ def tabulate_attribute(attribute: Report) -> Table:
             share(one["fta"]),
             DASH if one["median"] is None else score(one["median"]),
             share(one["fnmr"], one["fnmr_refused"]),
-            writing.rate(one["fmr"], one["fmr_refused"]),
+            rate(one["fmr"], one["fmr_refused"]),
         )
         for one in attribute["groups"]
     ]
@@ -168,9 +228,9 @@ def tabulate_protocol(report: Report) -> Table:
             name,
             score(rates["threshold"]),
             share(rates["fnmr"]),
-            writing.rate(rates["fmr"]),
+            rate(rates["fmr"]),
             share(rates["generalised_fnmr"]),
-            writing.rate(rates["generalised_fmr"]),
+            rate(rates["generalised_fmr"]),
         )
         for name, rates in rows
     ]
@@ -186,7 +246,7 @@ def tabulate_protocol_groups(groups: Sequence[Report]) -> Table:
             f"{one['people']:,}",
             f"{one['mated']:,} / {one['nonmated']:,}",
             share(one["generalised_fnmr"], one["refused"]),
-            writing.rate(one["generalised_fmr"], one["refused"]),
+            rate(one["generalised_fmr"], one["refused"]),
         )
         for one in groups
     ]

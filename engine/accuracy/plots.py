@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.accuracy.writing import times
+from engine.accuracy.evaluation_tables import (
+    MEASURE_NAMES,
+    REFERENCES,
+    describe_span,
+    times,
+    write_measure,
+)
 from engine.errors import RequestError, advise_extra
 
 INK, CURVE, BAND, GRID = "#1b2733", "#0b6e75", "#8cc5c4", "#d9e0e4"
@@ -27,20 +33,8 @@ MIN_SHOWN = 1e-6
 """A probit axis has no zero."""
 MIN_FNIR = 5e-4
 MAX_FNIR = 1.0
-REFERENCES = {"single": "reference of one photograph", "fused": "reference fused of two"}
 REFERENCE_COLOURS = {"single": SECOND, "fused": CURVE}
 END_OF_SCALE = 1e6
-MEASURE_NAMES = {
-    "inter_eye_px": "distance of the eyes",
-    "sharpness": "sharpness",
-    "exposure": "exposure",
-    "contrast": "contrast",
-    "yaw_deg": "turned left or right",
-    "pitch_deg": "turned up or down",
-    "roll_deg": "tilted",
-    "detection_score": "detection score",
-}
-
 MAX_UNIT_LENGTH = 2
 MOST_LEVEL_NAMES = 6
 """Of more, the names below a panel slant."""
@@ -272,13 +266,6 @@ def _draw_measure(axes: Any, measure: Mapping[str, Any], overall: float) -> None
     axes.set_title(name, loc="left", fontsize=10, color=INK)
 
 
-def write_measure(measure: Mapping[str, Any], band: Mapping[str, Any]) -> str:
-    """The limit of a band, with its unit."""
-    unit = measure["unit"]
-    gap = "" if unit in {"", "°"} else " "
-    return f"{band['worst']:.3g}{gap}{unit}"
-
-
 def _draw_panel_of_rates(
     axes: Any, rates: Sequence[Mapping[str, float] | None], names: Sequence[str], colour: str
 ) -> None:
@@ -342,10 +329,3 @@ def draw_ageing(report: Report, path: Path) -> None:
     axes.set_xlabel("years between the photographs", color=INK)
     title(axes, "Right person missed (FNMR)", f"at score ≥ {ageing['threshold']:.3f}")
     save_figure(figure, path)
-
-
-def describe_span(span: Mapping[str, Any]) -> str:
-    """For example "2 to 5" or "20 or more"."""
-    if span["to_years"] is None:
-        return f"{span['from_years']:g} or more"
-    return f"{span['from_years']:g} to {span['to_years']:g}"

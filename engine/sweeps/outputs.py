@@ -23,8 +23,7 @@ from engine.registry.reader import Reader
 from engine.spreadsheets import guard_cells
 from engine.sweeps.clustering import Owners
 from engine.sweeps.folder import SweepFolder
-from engine.sweeps.groupfile import write_groups
-from engine.sweeps.reload import make_contents
+from engine.sweeps.reload import make_contents, write_groups
 from engine.sweeps.report.contents import ReportedSweep, ReportInput
 from engine.sweeps.report.page import write_report
 from engine.sweeps.risk import OutletLiveness, Seller

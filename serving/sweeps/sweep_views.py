@@ -14,8 +14,8 @@ from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes
 from engine.sweeps.estimate import Expectation
 from engine.sweeps.folder import SweepFolder
-from engine.sweeps.groupfile import GroupFile
-from engine.sweeps.report.words import describe_term
+from engine.sweeps.reload import GroupFile
+from engine.sweeps.report.contents import describe_term
 from engine.sweeps.sweep_model import (
     Group,
     GroupKind,

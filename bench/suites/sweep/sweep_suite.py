@@ -40,8 +40,8 @@ from engine.accuracy.pair_scores import fuse
 from engine.faces.extractor import open_extractor
 from engine.sweeps.estimate import SweepRequest
 from engine.sweeps.folder import SweepFolder
-from engine.sweeps.groupfile import GroupFile
 from engine.sweeps.groups import group_faces
+from engine.sweeps.reload import GroupFile
 from engine.sweeps.sweep_model import Group, GroupKind, PairTable, SweepScope, SweepState
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import join_gallery

@@ -33,7 +33,7 @@ from engine.svg import (
     text,
     whole_decades,
 )
-from engine.sweeps.report.words import format_rate, isolate
+from engine.sweeps.report.contents import format_rate, isolate
 from engine.sweeps.risk import Seller, Week
 
 _LEFT, _RIGHT = 76.0, WIDTH - 16

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from engine.atomic_files import replacing
 from engine.formatting import count, duration, plural
 from engine.matching.calibration import CalibrationCurve, Rate
-from engine.sweeps.report import views, words
+from engine.sweeps.report import views
 from engine.sweeps.report.charts import (
     ScoreBins,
     count_scores,
@@ -25,8 +25,17 @@ from engine.sweeps.report.charts import (
     draw_scores,
     draw_timeline,
 )
-from engine.sweeps.report.contents import Chance, ReportInput
-from engine.sweeps.report.words import format_rate, format_share
+from engine.sweeps.report.contents import (
+    KIND_MEANINGS,
+    KIND_NAMES,
+    RATIO_TEXTS,
+    Chance,
+    ReportInput,
+    format_day,
+    format_moment,
+    format_rate,
+    format_share,
+)
 from engine.sweeps.risk import LIVENESS_WINDOW, fill_weeks
 
 
@@ -256,12 +265,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"format_count": count, "plural": plural, "duration": duration}
-    for one in (words.format_day, words.format_moment, words.format_rate, words.format_share):
+    for one in (format_day, format_moment, format_rate, format_share):
         environment.filters[one.__name__] = one
     environment.globals |= {
-        "KIND_NAMES": words.KIND_NAMES,
-        "KIND_MEANINGS": words.KIND_MEANINGS,
-        "RATIO_TEXTS": words.RATIO_TEXTS,
+        "KIND_NAMES": KIND_NAMES,
+        "KIND_MEANINGS": KIND_MEANINGS,
+        "RATIO_TEXTS": RATIO_TEXTS,
     }
     environment.globals["OPEN_CARDS"] = OPEN_CARDS
     return environment

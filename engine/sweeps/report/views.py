@@ -18,8 +18,14 @@ from numpy.typing import NDArray
 from engine.formatting import plural
 from engine.svg import Scale, chart, element, line, rect, text
 from engine.sweeps.clustering import Edge, strongest_tree
-from engine.sweeps.report.contents import ReportInput
-from engine.sweeps.report.words import KIND_NAMES, RiskReason, describe_term, format_day, letter
+from engine.sweeps.report.contents import (
+    KIND_NAMES,
+    ReportInput,
+    RiskReason,
+    describe_term,
+    format_day,
+    letter,
+)
 from engine.sweeps.sweep_model import Group, Identity, Link
 
 _STEPS = 120

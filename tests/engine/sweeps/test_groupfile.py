@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import NotFound, RegistryError
-from engine.sweeps.groupfile import GroupFile, write_groups
+from engine.sweeps.reload import GroupFile, write_groups
 from engine.sweeps.sweep_model import Group, GroupKind, Identity, LineFact, Link, RiskTerm
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

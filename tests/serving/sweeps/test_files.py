@@ -19,7 +19,7 @@ from engine.registry.records import AuditEntry, Changes, utc_now
 from engine.sweeps import outputs
 from engine.sweeps.estimate import SweepRequest
 from engine.sweeps.folder import SweepFolder
-from engine.sweeps.groupfile import GroupFile
+from engine.sweeps.reload import GroupFile
 from engine.sweeps.sweep_model import SweepRecord, SweepScope, SweepState
 from serving.deployment.deployment import Deployment
 from serving.jobs.retention import EXPIRED, retire_sweeps

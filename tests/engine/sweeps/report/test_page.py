@@ -18,7 +18,7 @@ from engine.cases.precision import Precision
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.registry.reader import LivenessCount
 from engine.sweeps.likelihood import CIRCUMSTANCES
-from engine.sweeps.report.contents import Chance, ReportInput
+from engine.sweeps.report.contents import RATIO_TEXTS, Chance, ReportInput
 from engine.sweeps.report.page import (
     FEW_OUTLETS,
     OPEN_CARDS,
@@ -28,7 +28,6 @@ from engine.sweeps.report.page import (
     write_report,
 )
 from engine.sweeps.report.views import MOST_CARDS, MOST_ROWS
-from engine.sweeps.report.words import RATIO_TEXTS
 from engine.sweeps.risk import rank_outlets, summarise
 from engine.sweeps.sweep_model import Group, GroupKind, Identity, RiskTerm, SweepScope, SweepTerms
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from engine.sweeps.report.words import describe_term, format_moment, format_share, isolate, letter
+from engine.sweeps.report.contents import (
+    describe_term,
+    format_moment,
+    format_share,
+    isolate,
+    letter,
+)
 from engine.sweeps.risk import SCALES, TERMS
 from engine.sweeps.sweep_model import GroupKind, RiskTerm
 
