@@ -29,9 +29,7 @@ class OutcomeRecorder:
         del others
         outcome: Outcome = context[OUTCOME]
         self.outcomes.append(outcome)
-        key = outcome.visit.call.idempotency_key
-        if key is not None:
-            self.enrolled.finish(key, outcome.answer)
+        self.enrolled.finish(outcome.visit.call.idempotency_key, outcome.answer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import gevent
-import msgpack
 import numpy as np
 from gevent.lock import BoundedSemaphore
 from gevent.pool import Group
@@ -125,8 +124,7 @@ class RunContext:
             self._captured_at[key] = now
         elif key is not None:
             now = self._captured_at.get(key, now)
-        packed: bytes = msgpack.packb(visit.call.write(self.access.common.at(now)))
-        return packed
+        return self.access.pack(visit.call, now)
 
     def _send_safely(self, visit: Visit, body: bytes) -> None:
         try:
@@ -135,26 +133,18 @@ class RunContext:
             self._faults.append(fault)
 
     def _send(self, visit: Visit, body: bytes) -> None:
-        if visit.call.idempotency_key is not None:
-            self.enrolled.begin(visit.call.idempotency_key)
+        self.enrolled.begin(visit.call.idempotency_key)
         if not self._slots.acquire(timeout=self.pace.queue_timeout_s):
             now_s = _clock() - self.start
             self._fire(Outcome(visit, now_s, now_s, read_answer(Reply(NOT_STARTED))))
             return
         try:
             started_s = _clock() - self.start
-            reply = self._ask(visit, body)
+            reply = self.access.send(visit.call, body)
             done_s = _clock() - self.start
         finally:
             self._slots.release()
         self._fire(Outcome(visit, started_s, done_s, read_answer(reply), reply.size_bytes))
-
-    def _ask(self, visit: Visit, body: bytes) -> Reply:
-        call, keys = visit.call, self.access.keys
-        idempotency_key = call.idempotency_key
-        headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
-        key = keys.fraud if call.needs_fraud else keys.enroll
-        return self.access.exchange.ask("POST", call.path, key, body=body, headers=headers)
 
     def _fire(self, outcome: Outcome) -> None:
         answer = outcome.answer

@@ -9,6 +9,8 @@ from http import HTTPStatus
 from itertools import count
 from typing import Any
 
+import msgpack
+
 from loadtest.document_numbers import Passport, SpecimenNumbers
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import LOST, NOT_STARTED, OVERDUE, UNREADABLE, ConnectionPool, Keys, Reply
@@ -44,6 +46,10 @@ class Call:
         del common
         return self.body
 
+    @property
+    def headers(self) -> dict[str, str]:
+        return {}
+
 
 @dataclass(frozen=True, slots=True)
 class Enroll:
@@ -66,6 +72,10 @@ class Enroll:
             "captured_at": common.captured_at,
         }
         return body if common.outlet is None else {**body, "outlet": common.outlet}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Idempotency-Key": self.idempotency_key}
 
 
 def match(probe: bytes, reference: bytes) -> Call:
@@ -96,6 +106,16 @@ class Access:
     keys: Keys
     common: CommonFields
     erase_key: str | None = field(repr=False)
+
+    def pack(self, call: Call | Enroll, captured_at: str) -> bytes:
+        """The body of a call, of an enrollment with photographs of that moment."""
+        packed: bytes = msgpack.packb(call.write(self.common.at(captured_at)))
+        return packed
+
+    def send(self, call: Call | Enroll, body: bytes) -> Reply:
+        """Sends a packed call with the key that it needs."""
+        key = self.keys.fraud if call.needs_fraud else self.keys.enroll
+        return self.exchange.ask("POST", call.path, key, body=body, headers=call.headers)
 
 
 @dataclass(slots=True)

@@ -66,12 +66,15 @@ class EnrollmentTracker:
         """The most people who can be enrolled."""
         return len(self.documents) + len(self.open)
 
-    def begin(self, key: str) -> None:
-        """To be called before each request with a key: an interrupt may come before its answer."""
-        self.open[key] += 1
+    def begin(self, key: str | None) -> None:
+        """To be called before each request: an interrupt may come before the answer to its key."""
+        if key is not None:
+            self.open[key] += 1
 
-    def finish(self, key: str, answer: Answer) -> None:
+    def finish(self, key: str | None, answer: Answer) -> None:
         """To be called when a request has ended, with an answer or without."""
+        if key is None:
+            return
         if answer.is_good:
             # A key is decided once.
             self.open.pop(key, None)
@@ -150,10 +153,12 @@ def _enroll(
     candidate, serial, tokens = job
     key = f"loadtest-{numbers.tag}-holder-{serial}"
     call = Enroll(key, numbers.passport(serial), candidate.person.first, numbers.msisdn(serial))
-    body, headers = call.write(access.common), {"Idempotency-Key": key}
+    body = call.write(access.common)
     enrolled.begin(key)
     answer = read_answer(
-        ask_until_answered(access.exchange, "POST", ENROLLMENTS, access.keys.enroll, body, headers)
+        ask_until_answered(
+            access.exchange, "POST", ENROLLMENTS, access.keys.enroll, body, call.headers
+        )
     )
     enrolled.finish(key, answer)
     if answer.decision != APPROVED or answer.document_id is None:

@@ -79,23 +79,13 @@ class Session:
         return [one.answer for one in outcomes]
 
     def _send(self, visit: Visit, captured_at: str | None = None) -> Outcome:
-        call, keys = visit.call, self.access.keys
-        moment = captured_at or datetime.now(UTC).isoformat()
-        key, headers = call.idempotency_key, {}
-        if key is not None:
-            self.enrolled.begin(key)
-            headers = {"Idempotency-Key": key}
+        call = visit.call
+        self.enrolled.begin(call.idempotency_key)
+        body = self.access.pack(call, captured_at or datetime.now(UTC).isoformat())
         started_s = _clock() - self.start
-        reply = self.access.exchange.ask(
-            "POST",
-            call.path,
-            keys.fraud if call.needs_fraud else keys.enroll,
-            value=call.write(self.access.common.at(moment)),
-            headers=headers,
-        )
+        reply = self.access.send(call, body)
         answer, done_s = read_answer(reply), _clock() - self.start
-        if key is not None:
-            self.enrolled.finish(key, answer)
+        self.enrolled.finish(call.idempotency_key, answer)
         visit = replace(visit, due_s=started_s)
         return Outcome(visit, started_s, done_s, answer, reply.size_bytes)
 

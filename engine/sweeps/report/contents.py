@@ -1,4 +1,4 @@
-"""The contents of a sweep report, and its texts: numbers, dates, names, kinds and terms of a risk."""
+"""The contents of a sweep report, and its texts: numbers, dates, names, kinds and risk terms."""
 
 from __future__ import annotations
 
