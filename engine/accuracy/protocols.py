@@ -331,9 +331,7 @@ def evaluate_protocol(
     embeddings = embed_folder(folder, extractor, progress)
     extracted = time.perf_counter()
     attempts = attempt_all(embeddings) if chosen is None else attempt_pairs(embeddings, chosen)
-    mated = int(attempts.is_mated.sum())
-    if not mated or mated == len(attempts.scores):
-        raise RequestError("nothing to compare: give honest attempts and those of strangers")
+    mated = _count_mated(attempts)
     used = np.unique(np.concatenate([attempts.left, attempts.right]))
     weights = draw_people(folder.people[used], len(folder.names), seed=seed)
     thresholds = find_thresholds(attempts)
@@ -350,17 +348,29 @@ def evaluate_protocol(
         rates=measure_rates(attempts, threshold, weights),
         sent_back=dict(_share_sides(attempts, weights)),
         reasons=embeddings.failures | embeddings.problems,
-        at_fmr={
-            name: None if one is None else measure_rates(attempts, one, weights)
-            for name, one in thresholds.items()
-        },
+        at_fmr=_measure_at(thresholds, attempts, weights),
         attributes={
-            labels.column: compare_labels(attempts, labels, threshold, weights)
-            for labels in columns
+            one.column: compare_labels(attempts, one, threshold, weights) for one in columns
         },
         extract_s=extracted - start,
         seconds=time.perf_counter() - start,
     )
+
+
+def _count_mated(attempts: Attempts) -> int:
+    mated = int(attempts.is_mated.sum())
+    if not mated or mated == len(attempts.scores):
+        raise RequestError("nothing to compare: give honest attempts and those of strangers")
+    return mated
+
+
+def _measure_at(
+    thresholds: Mapping[str, float | None], attempts: Attempts, weights: NDArray[np.float32]
+) -> dict[str, Rates | None]:
+    return {
+        name: None if one is None else measure_rates(attempts, one, weights)
+        for name, one in thresholds.items()
+    }
 
 
 def _choose_threshold(thresholds: Mapping[str, float | None]) -> tuple[float, str]:

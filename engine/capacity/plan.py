@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
@@ -447,7 +447,12 @@ def list_assumptions(
             "is audited durably before it is answered. Scans of searches and of decisions slow "
             "each other."
         )
-    said += [
+    return (*said, *_describe_rest(layout, figures, node), *_list_assumed(figures))
+
+
+def _describe_rest(layout: MachineLayout | None, figures: PlanFigures, node: Node) -> Sequence[str]:
+    """Assumptions about memory, disk, false candidates, waits and copies."""
+    return (
         "The gallery is exact8. Memory is counted at its peak: the largest merge builds the new "
         f"segment beside the old ones, {figures.value(Quantity.MERGE_PEAK):.3g} times the memory "
         f"at rest for as many as {figures.segment_rows:,} references. At most "
@@ -462,8 +467,7 @@ def list_assumptions(
         "stored: a store that memory does not hold is read at the rate of its disk, on top of the "
         "time told. Until a gallery is back nothing is decided (503)." + _describe_shards(layout),
         "One spare node takes any role (Ray places it). " + _describe_copies(layout),
-    ]
-    return (*said, *_list_assumed(figures))
+    )
 
 
 def _describe_machine(figures: PlanFigures) -> str:

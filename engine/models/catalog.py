@@ -10,7 +10,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -308,10 +308,27 @@ def _parse(table: Mapping[str, Any], path: Path) -> ModelCard:
         sha256=card.sha256.lower(),
         transform_sha256=card.transform_sha256.lower(),
     )
+    _require_consistent(card, refuse)
+    if card.liveness is not None and "rewriting" not in table:
+        # The usual steps are for embedders: of any other graph nobody has compared them.
+        card = replace(card, rewriting=())
+    return replace(card, rewriting=tuple(step for step in Step if step in card.rewriting))
+
+
+def _require_consistent(card: ModelCard, refuse: Callable[[str, str], ModelCardInvalid]) -> None:
+    """Raises what `refuse` makes of a key and of what it must be."""
     if not _SHA256.fullmatch(card.sha256):
         raise refuse("sha256", "64 hexadecimal digits")
     if card.transform and not _SHA256.fullmatch(card.transform_sha256):
         raise refuse("transform_sha256", "64 hexadecimal digits, those of `transform`")
+    _require_of_role(card, refuse)
+    side = card.input.width_px
+    if card.role is not Role.DETECTOR and (side != card.input.height_px or side == 0):
+        raise refuse("width_px", "the side of a square crop, equal to `height_px`")
+
+
+def _require_of_role(card: ModelCard, refuse: Callable[[str, str], ModelCardInvalid]) -> None:
+    """The same for what belongs to one role alone."""
     if card.role is Role.DETECTOR and card.transform:
         raise refuse("transform", "left out: a detector gives no vectors")
     if card.role is Role.DETECTOR and card.thresholds is not None:
@@ -325,10 +342,3 @@ def _parse(table: Mapping[str, Any], path: Path) -> ModelCard:
             raise refuse("role", "another: a judge of liveness makes no vectors")
         if card.liveness.least > card.liveness.live:
             raise refuse("spoof", "at most `live`")
-        if "rewriting" not in table:
-            # The usual steps are for embedders: of any other graph nobody has compared them.
-            card = replace(card, rewriting=())
-    side = card.input.width_px
-    if card.role is not Role.DETECTOR and (side != card.input.height_px or side == 0):
-        raise refuse("width_px", "the side of a square crop, equal to `height_px`")
-    return replace(card, rewriting=tuple(step for step in Step if step in card.rewriting))

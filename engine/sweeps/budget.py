@@ -258,6 +258,52 @@ def _assess(
     groups: Sequence[Group], candidates: Candidates, terms: BudgetTerms, facts: FaceFacts
 ) -> tuple[list[Group], list[Estimate], int]:
     """The groups with their terms, by ratio; the estimates; and how many documents were opened."""
+    links = [link for group in groups for link in group.links]
+    ends = _number_ends(groups, facts)
+    pairs = np.concatenate([ends, candidates.strangers, terms.judged])
+    documents = np.unique(pairs)
+    known = terms.read_particulars(documents)
+    one, other = pairs[:, 0], pairs[:, 1]
+    near, places = _compare_near(one, other, terms.openings)
+    codes = near | compare_particulars(one, other, known)
+    until = len(ends) + len(candidates.strangers)
+    estimates = dict(candidates.estimates)
+    for name in set(CIRCUMSTANCES) - set(estimates):
+        estimates[name] = estimate(name, codes[name][len(ends) : until], codes[name][until:])
+    scores = terms.ratio.log_ratio(np.array([link.score for link in links]))
+    less = {OPENING: candidates.excess[places[: len(ends)]]}
+    parts = {
+        name: log_ratios(codes[name][: len(ends)], estimates[name], less.get(name, 0.0))
+        for name in CIRCUMSTANCES
+    }
+    totals = scores + sum(parts.values())
+    prior = prior_log_odds(terms.references)
+    first = _term("prior", prior, terms.references / SECOND_IDENTITIES, EVEN_POINTS)
+    ranked: list[tuple[float, Group]] = []
+    start = 0
+    for group in groups:
+        rows = range(start, start + len(group.links))
+        start += len(rows)
+        best, *others = [rows[place] for place in _span(group, totals[rows.start : rows.stop])]
+        found = [first, _term("score_ratio", float(scores[best]))]
+        for name in CIRCUMSTANCES:
+            code = int(codes[name][best])
+            if code != UNKNOWN and estimates[name]:
+                found.append(_term(estimates[name][code].value, float(parts[name][best])))
+        if others:
+            more = sum(max(float(totals[row]) + prior, 0.0) for row in others)
+            found.append(_term("further_identities", more, float(len(others))))
+        ranked.append(_sum_up(group, found))
+    ranked.sort(key=_order)
+    return (
+        [group for _, group in ranked],
+        [one for name in CIRCUMSTANCES for one in estimates[name]],
+        len(known),
+    )
+
+
+def _number_ends(groups: Sequence[Group], facts: FaceFacts) -> Documents:
+    """int64[links, 2]: the documents of both ends of all links."""
     numbers = {
         one.document_id: int(number)
         for group in groups
@@ -267,55 +313,20 @@ def _assess(
             strict=True,
         )
     }
-    links = [link for group in groups for link in group.links]
-    ends = np.array([(numbers[x.left], numbers[x.right]) for x in links], np.int64).reshape(-1, 2)
-    pairs = np.concatenate([ends, candidates.strangers, terms.judged])
-    documents = np.unique(pairs)
-    known = terms.read_particulars(documents)
-    one, other = pairs[:, 0], pairs[:, 1]
-    near, places = _compare_near(one, other, terms.openings)
-    codes = near | compare_particulars(one, other, known)
-    until = len(ends) + len(candidates.strangers)
-    estimates = candidates.estimates | {
-        name: estimate(name, codes[name][len(ends) : until], codes[name][until:])
-        for name in CIRCUMSTANCES
-        if name not in candidates.estimates
-    }
-    scores = terms.ratio.log_ratio(np.array([link.score for link in links]))
-    less = {OPENING: candidates.excess[places[: len(ends)]]}
-    parts = {
-        name: log_ratios(codes[name][: len(ends)], estimates[name], less.get(name, 0.0))
-        for name in CIRCUMSTANCES
-    }
-    totals = scores + sum(parts.values())
-    prior = prior_log_odds(terms.references)
-    ranked: list[tuple[float, Group]] = []
-    start = 0
-    for group in groups:
-        rows = range(start, start + len(group.links))
-        start += len(rows)
-        tree = [rows[place] for place in _span(group, totals[rows.start : rows.stop])]
-        best, others = tree[0], tree[1:]
-        found = [
-            _term("prior", prior, terms.references / SECOND_IDENTITIES, EVEN_POINTS),
-            _term("score_ratio", float(scores[best])),
-        ]
-        for name in CIRCUMSTANCES:
-            code = int(codes[name][best])
-            if code != UNKNOWN and estimates[name]:
-                found.append(_term(estimates[name][code].value, float(parts[name][best])))
-        more = sum(max(float(totals[row]) + prior, 0.0) for row in others)
-        if others:
-            found.append(_term("further_identities", more, float(len(others))))
-        total = sum(term.points for term in found)
-        risk = round(min(max(total, 0.0), 100.0), 1)
-        ranked.append((total, replace(group, terms=tuple(found), risk=risk)))
-    ranked.sort(key=lambda one: (-one[0], -max(x.score for x in one[1].links), one[1].key))
-    return (
-        [group for _, group in ranked],
-        [one for name in CIRCUMSTANCES for one in estimates[name]],
-        len(known),
-    )
+    ends = [(numbers[x.left], numbers[x.right]) for group in groups for x in group.links]
+    return np.array(ends, np.int64).reshape(-1, 2)
+
+
+def _order(ranked: tuple[float, Group]) -> tuple[float, float, str]:
+    """The most points first, then the highest score."""
+    points, group = ranked
+    return -points, -max(link.score for link in group.links), group.key
+
+
+def _sum_up(group: Group, terms: Sequence[RiskTerm]) -> tuple[float, Group]:
+    """The points of all terms, and the group with its terms and its risk."""
+    total = sum(term.points for term in terms)
+    return total, replace(group, terms=tuple(terms), risk=round(min(max(total, 0.0), 100.0), 1))
 
 
 def _span(group: Group, totals: NDArray[np.float64]) -> list[int]:

@@ -27,7 +27,7 @@ from engine.sweeps.reload import make_contents, write_groups
 from engine.sweeps.report.contents import ReportedSweep, ReportInput
 from engine.sweeps.report.page import write_report
 from engine.sweeps.risk import OutletLiveness, Seller
-from engine.sweeps.sweep_model import Group, Identity, PairTable
+from engine.sweeps.sweep_model import Group, Identity, LineFact, PairTable
 from engine.sweeps.sweep_run import SweepResult
 from schema.cases import Outcome
 
@@ -88,9 +88,6 @@ def group_table(groups: Sequence[Group], cases: Mapping[str, str]) -> pa.Table:
     `cases`: case id by group key.
     """
     lines = [[line for one in group.identities for line in one.lines] for group in groups]
-    line_ids = [[line.line_id for line in some] for some in lines]
-    opened = [[line.opened_at for line in some] for some in lines]
-    weakest = [group.weakest for group in groups]
     columns: dict[str, pa.Array] = {
         "rank": pa.array(range(1, len(groups) + 1), pa.int64()),
         "key": pa.array([group.key for group in groups], pa.string()),
@@ -106,11 +103,28 @@ def group_table(groups: Sequence[Group], cases: Mapping[str, str]) -> pa.Table:
         "documents": pa.array(
             [[one.document_id for one in group.identities] for group in groups], _TEXTS
         ),
-        "line_ids": pa.array(line_ids, _TEXTS),
+        **_line_columns(lines),
+        **_link_columns(groups),
+    }
+    return pa.table(columns)
+
+
+def _line_columns(lines: Sequence[Sequence[LineFact]]) -> dict[str, pa.Array]:
+    """Columns of the lines of each group."""
+    opened = [[line.opened_at for line in some] for some in lines]
+    return {
+        "line_ids": pa.array([[line.line_id for line in some] for some in lines], _TEXTS),
         "carriers": pa.array([sorted({x.carrier for x in some}) for some in lines], _TEXTS),
         "outlets": pa.array([sorted({x.outlet for x in some}) for some in lines], _TEXTS),
         "first_opened": pa.array([min(some, default=None) for some in opened], _MOMENT),
         "last_opened": pa.array([max(some, default=None) for some in opened], _MOMENT),
+    }
+
+
+def _link_columns(groups: Sequence[Group]) -> dict[str, pa.Array]:
+    """Columns of the links of each group."""
+    weakest = [group.weakest for group in groups]
+    return {
         "links": _counts(group.links for group in groups),
         "highest_score": pa.array(
             [max((x.score for x in group.links), default=None) for group in groups], pa.float32()
@@ -120,7 +134,6 @@ def group_table(groups: Sequence[Group], cases: Mapping[str, str]) -> pa.Table:
         "weakest_right": pa.array([x and x.right for x in weakest], pa.string()),
         "severed_links": _counts(group.severed for group in groups),
     }
-    return pa.table(columns)
 
 
 def seller_table(sellers: Sequence[Seller]) -> pa.Table:

@@ -183,21 +183,20 @@ def run_sweep(
 
     Covers the gallery as of the first start: references added meanwhile are for the next sweep, and
     those gone at the end are in no result. `read_vectors` is for `group_faces`; a budget needs it,
-    and the `curve` of fused references. `progress` is
-    called after each tile, `check` several times a second and between later steps; an exception
-    from either stops the sweep. `CheckpointInvalid` if the folder is of another gallery,
-    `SearchInvalid` if more pairs reach the threshold than can be kept.
+    and the `curve` of fused references. `progress` is called after each tile, `check` several times
+    a second and between later steps; an exception from either stops the sweep. `CheckpointInvalid`
+    if the folder is of another gallery, `SearchInvalid` if more pairs reach the threshold than can
+    be kept.
     """
-    known = task.known
     joined = join(
         task.terms.threshold,
-        known=None if known is None else known.ids,
+        known=None if task.known is None else task.known.ids,
         checkpoint=task.folder.checkpoint,
         progress=progress,
         check=check,
     )
     check()
-    fresh = None if known is None else np.setdiff1d(joined.ids, known.ids, assume_unique=True)
+    fresh = _list_fresh(joined, task)
     if task.terms.budget is not None:
         assert read_vectors is not None, "a budget looks for what it left out"
         assert curve is not None, "a budget ranks by a calibration"
@@ -220,6 +219,13 @@ def run_sweep(
         bounds=joined.pairs.bounds,
         covered=Covered(joined.ids, found.whole),
     )
+
+
+def _list_fresh(joined: JoinedGallery, task: SweepTask) -> Ids | None:
+    """The references that no earlier sweep has compared; None where there was none."""
+    if task.known is None:
+        return None
+    return np.setdiff1d(joined.ids, task.known.ids, assume_unique=True)
 
 
 def _rank(
@@ -253,17 +259,7 @@ def _rank(
         decided=set(read_decided(reader).standing),
     )
     chosen = ranking.candidates.pairs
-    group_of = {
-        key: number
-        for number, group in enumerate(ranking.groups)
-        for one in group.identities
-        for key in one.reference_ids
-    }
-    groups = [
-        np.array([group_of.get(key, -1) for key in side.tolist()], np.int64)
-        for side in (chosen.left, chosen.right)
-    ]
-    pairs = chosen.at((groups[0] == groups[1]) & (groups[0] >= 0))
+    pairs = _keep_within(chosen, ranking.groups)
     return SweepResult(
         task=task,
         pairs=pairs,
@@ -278,6 +274,21 @@ def _rank(
         ranking=ranking,
         expected_true=expect_true((group.risk for group in ranking.groups), decisions.decided),
     )
+
+
+def _keep_within(pairs: PairTable, groups: Sequence[Group]) -> PairTable:
+    """The pairs whose both ends are of one group."""
+    group_of = {
+        key: number
+        for number, group in enumerate(groups)
+        for one in group.identities
+        for key in one.reference_ids
+    }
+    left, right = (
+        np.array([group_of.get(key, -1) for key in side.tolist()], np.int64)
+        for side in (pairs.left, pairs.right)
+    )
+    return pairs.at((left == right) & (left >= 0))
 
 
 def _keep_earlier(task: SweepTask) -> PairTable:
