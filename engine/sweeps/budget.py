@@ -258,8 +258,7 @@ def _assess(
     groups: Sequence[Group], candidates: Candidates, terms: BudgetTerms, facts: FaceFacts
 ) -> tuple[list[Group], list[Estimate], int]:
     """The groups with their terms, by ratio; the estimates; and how many documents were opened."""
-    links = [link for group in groups for link in group.links]
-    ends = _number_ends(groups, facts)
+    ends, scores = _read_links(groups, facts)
     pairs = np.concatenate([ends, candidates.strangers, terms.judged])
     documents = np.unique(pairs)
     known = terms.read_particulars(documents)
@@ -270,7 +269,7 @@ def _assess(
     estimates = dict(candidates.estimates)
     for name in set(CIRCUMSTANCES) - set(estimates):
         estimates[name] = estimate(name, codes[name][len(ends) : until], codes[name][until:])
-    scores = terms.ratio.log_ratio(np.array([link.score for link in links]))
+    scores = terms.ratio.log_ratio(scores)
     less = {OPENING: candidates.excess[places[: len(ends)]]}
     parts = {
         name: log_ratios(codes[name][: len(ends)], estimates[name], less.get(name, 0.0))
@@ -286,10 +285,12 @@ def _assess(
         start += len(rows)
         best, *others = [rows[place] for place in _span(group, totals[rows.start : rows.stop])]
         found = [first, _term("score_ratio", float(scores[best]))]
-        for name in CIRCUMSTANCES:
-            code = int(codes[name][best])
-            if code != UNKNOWN and estimates[name]:
-                found.append(_term(estimates[name][code].value, float(parts[name][best])))
+        told = {name: int(codes[name][best]) for name in CIRCUMSTANCES if estimates[name]}
+        found += [
+            _term(estimates[name][code].value, float(parts[name][best]))
+            for name, code in told.items()
+            if code != UNKNOWN
+        ]
         if others:
             more = sum(max(float(totals[row]) + prior, 0.0) for row in others)
             found.append(_term("further_identities", more, float(len(others))))
@@ -302,8 +303,8 @@ def _assess(
     )
 
 
-def _number_ends(groups: Sequence[Group], facts: FaceFacts) -> Documents:
-    """int64[links, 2]: the documents of both ends of all links."""
+def _read_links(groups: Sequence[Group], facts: FaceFacts) -> tuple[Documents, NDArray[np.float64]]:
+    """The documents of both ends of all links, int64[links, 2], and their scores."""
     numbers = {
         one.document_id: int(number)
         for group in groups
@@ -313,8 +314,9 @@ def _number_ends(groups: Sequence[Group], facts: FaceFacts) -> Documents:
             strict=True,
         )
     }
-    ends = [(numbers[x.left], numbers[x.right]) for group in groups for x in group.links]
-    return np.array(ends, np.int64).reshape(-1, 2)
+    links = [link for group in groups for link in group.links]
+    ends = np.array([(numbers[x.left], numbers[x.right]) for x in links], np.int64).reshape(-1, 2)
+    return ends, np.array([link.score for link in links], np.float64)
 
 
 def _order(ranked: tuple[float, Group]) -> tuple[float, float, str]:

@@ -185,8 +185,7 @@ def run_sweep(
     those gone at the end are in no result. `read_vectors` is for `group_faces`; a budget needs it,
     and the `curve` of fused references. `progress` is called after each tile, `check` several times
     a second and between later steps; an exception from either stops the sweep. `CheckpointInvalid`
-    if the folder is of another gallery, `SearchInvalid` if more pairs reach the threshold than can
-    be kept.
+    if the folder is of another gallery, `SearchInvalid` for more pairs than can be kept.
     """
     joined = join(
         task.terms.threshold,
