@@ -194,37 +194,26 @@ WINDOW = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
-class ForeignAttempt:
-    """A face that was refused because the document is held by another."""
+class ForeignFace:
+    """A face other than the holder's: at an enrollment, which was refused, or, with a `line_id`, at
+    the last verification of a line, which failed. `carrier` and `outlet` sent the one or opened the
+    other."""
 
     document_id: str
     carrier: str
     outlet: str
     at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class ChangedLine:
-    """A line whose last verification failed, with a face other than its holder's.
-
-    `carrier` and `outlet` opened it.
-    """
-
-    line_id: str
-    document_id: str
-    carrier: str
-    outlet: str
-    at: datetime
+    line_id: str = ""
 
 
 def groups_of_documents(
-    attempts: Iterable[ForeignAttempt], identities: Mapping[str, Identity]
+    attempts: Iterable[ForeignFace], identities: Mapping[str, Identity]
 ) -> list[Group]:
     """Documents that foreign faces tried at least `LEAST_ATTEMPTS` times, highest risk first.
 
     `identities` by document id; a document without one is left out.
     """
-    by_document: dict[str, list[ForeignAttempt]] = defaultdict(list)
+    by_document: dict[str, list[ForeignFace]] = defaultdict(list)
     for attempt in attempts:
         by_document[attempt.document_id].append(attempt)
     return rank(
@@ -235,7 +224,7 @@ def groups_of_documents(
 
 
 def groups_of_lines(
-    changed: Iterable[ChangedLine], identities: Mapping[str, Identity], window: timedelta = WINDOW
+    changed: Iterable[ForeignFace], identities: Mapping[str, Identity], window: timedelta = WINDOW
 ) -> list[Group]:
     """Resale rings, highest risk first: at least `LEAST_LINES` lines that changed face.
 
@@ -244,7 +233,7 @@ def groups_of_lines(
     line counts once, by its last change. `identities` by document id have all their lines; in a
     group they have only the changed ones. A line that is gone, or whose document is, is left out.
     """
-    last: dict[str, ChangedLine] = {}
+    last: dict[str, ForeignFace] = {}
     for line in changed:
         if line.line_id not in last or last[line.line_id].at < line.at:
             last[line.line_id] = line
@@ -261,7 +250,7 @@ def groups_of_lines(
     )
 
 
-def _find_rings(lines: Sequence[ChangedLine], window: timedelta) -> Iterable[list[ChangedLine]]:
+def _find_rings(lines: Sequence[ForeignFace], window: timedelta) -> Iterable[list[ForeignFace]]:
     """Joins lines, in order of time, that share an outlet or a document within the window."""
     edges: list[tuple[int, int]] = []
     begun: dict[Hashable, int] = {}
@@ -273,13 +262,13 @@ def _find_rings(lines: Sequence[ChangedLine], window: timedelta) -> Iterable[lis
             else:
                 edges.append((first, place))
     left, right = np.array(edges, np.int64).reshape(-1, 2).T
-    rings: dict[int, list[ChangedLine]] = defaultdict(list)
+    rings: dict[int, list[ForeignFace]] = defaultdict(list)
     for line, label in zip(lines, label_components(len(lines), left, right).tolist(), strict=True):
         rings[label].append(line)
     return rings.values()
 
 
-def _group_of_document(identity: Identity, attempts: Sequence[ForeignAttempt]) -> Group:
+def _group_of_document(identity: Identity, attempts: Sequence[ForeignFace]) -> Group:
     terms = assess_events(
         GroupKind.ONE_DOCUMENT,
         len(attempts),
@@ -291,7 +280,7 @@ def _group_of_document(identity: Identity, attempts: Sequence[ForeignAttempt]) -
     return _event_group(key, GroupKind.ONE_DOCUMENT, [identity], terms)
 
 
-def _group_of_lines(ring: Sequence[ChangedLine], identities: Mapping[str, Identity]) -> Group:
+def _group_of_lines(ring: Sequence[ForeignFace], identities: Mapping[str, Identity]) -> Group:
     changed = {line.line_id for line in ring}
     holders = [
         replace(identity, lines=tuple(line for line in identity.lines if line.line_id in changed))

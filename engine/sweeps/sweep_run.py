@@ -30,9 +30,8 @@ from engine.sweeps.clustering import (
 )
 from engine.sweeps.folder import Covered, SweepFolder
 from engine.sweeps.groups import (
-    ChangedLine,
     FaceFacts,
-    ForeignAttempt,
+    ForeignFace,
     group_faces,
     groups_of_documents,
     groups_of_lines,
@@ -59,17 +58,17 @@ def groups_of_events(reader: Reader) -> list[Group]:
     return [*groups_of_documents(attempts, identities), *groups_of_lines(changed, identities)]
 
 
-def _find_attempts(reader: Reader) -> list[ForeignAttempt]:
+def _find_attempts(reader: Reader) -> list[ForeignFace]:
     tried = {key for case in _cases(reader, CaseKind.STOLEN_DOCUMENT) for key in case.document_ids}
     return [
-        ForeignAttempt(key, attempt.carrier, attempt.outlet, attempt.created_at)
+        ForeignFace(key, attempt.carrier, attempt.outlet, attempt.created_at)
         for key, attempts in reader.attempts_of(sorted(tried)).items()
         for attempt in attempts
         if Reason.DOCUMENT_HELD_BY_ANOTHER_FACE in attempt.reasons
     ]
 
 
-def _find_changed(reader: Reader) -> list[ChangedLine]:
+def _find_changed(reader: Reader) -> list[ForeignFace]:
     moments = {
         case.line_id: case.opened_at
         for kind in (CaseKind.LINE_CHANGED_FACE, CaseKind.REVERIFICATION_FAILED)
@@ -77,7 +76,7 @@ def _find_changed(reader: Reader) -> list[ChangedLine]:
         if case.line_id is not None
     }
     return [
-        ChangedLine(line.id, line.document_id, line.carrier, line.outlet, moments[line.id])
+        ForeignFace(line.document_id, line.carrier, line.outlet, moments[line.id], line.id)
         for line in read_apart(sorted(moments), reader.lines_by_id).values()
     ]
 

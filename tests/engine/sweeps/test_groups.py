@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from engine.sweeps.clustering import Owners, number_exceptions
 from engine.sweeps.groups import (
-    ChangedLine,
     FaceFacts,
-    ForeignAttempt,
+    ForeignFace,
     find_weakest,
     group_faces,
     group_key,
@@ -205,15 +204,15 @@ def count_parts(everyone: Sequence[Link], links: Sequence[Link]) -> int:
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def attempt(document: str, day: int = 0, outlet: str = "shop") -> ForeignAttempt:
-    return ForeignAttempt(document, "A", outlet, START + timedelta(days=day))
+def attempt(document: str, day: int = 0, outlet: str = "shop") -> ForeignFace:
+    return ForeignFace(document, "A", outlet, START + timedelta(days=day))
 
 
-def changed(line: str, document: str, day: float = 0, outlet: str = "shop") -> ChangedLine:
-    return ChangedLine(line, document, "A", outlet, START + timedelta(days=day))
+def changed(line: str, document: str, day: float = 0, outlet: str = "shop") -> ForeignFace:
+    return ForeignFace(document, "A", outlet, START + timedelta(days=day), line)
 
 
-def holders(*lines: ChangedLine) -> dict[str, Identity]:
+def holders(*lines: ForeignFace) -> dict[str, Identity]:
     """Holders of these lines, each with one more line that did not change."""
     found: dict[str, list[str]] = {}
     for line in lines:
