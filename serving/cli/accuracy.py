@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,13 +22,11 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from engine.accuracy.calibrate import Fitted
     from engine.accuracy.evaluation_report import Report
     from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
     from engine.models.transform import Transform
     from serving.settings.settings import Settings
-
-    Made = tuple[Calibration, Path, Path | None, ThresholdRates, Thresholds, int]
-
 
 FolderArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="Photographs: a folder per person, as in LFW.")
@@ -271,10 +269,43 @@ def calibrate_model(
 
     Give --card, --output, or both.
     """
-    answer, made = fit_model(
+    made = fit_model(
         folder, output, card, source, population, home, is_shown=not as_json, transform=transform
     )
-    print_answer(answer, lambda: print_calibration(*made), as_json=as_json)
+    print_answer(made.to_dict(), lambda: print_calibration(made), as_json=as_json)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedModel:
+    """A calibration that was written to `output` and, where there is one, into a `card`; `left_out`
+    photographs have no face."""
+
+    calibration: Calibration
+    output: Path
+    card: Path | None
+    rates: ThresholdRates
+    thresholds: Thresholds
+    left_out: int
+
+    def to_dict(self) -> dict[str, Any]:
+        fitted = self.calibration
+        return {
+            "calibration": str(self.output),
+            "card": None if self.card is None else str(self.card),
+            "model_digest": fitted.model_digest,
+            "version": fitted.version,
+            "source": fitted.source,
+            "people": fitted.people,
+            "photographs": fitted.photographs,
+            "photographs_without_a_face": self.left_out,
+            "rates": asdict(self.rates),
+            "thresholds": asdict(self.thresholds),
+            "warnings": _warn(fitted, self.rates),
+            "curves": {
+                kind.value: {name: getattr(curve, name) for name in CURVE_FIELDS}
+                for kind, curve in fitted.curves.items()
+            },
+        }
 
 
 def fit_model(
@@ -287,8 +318,8 @@ def fit_model(
     *,
     is_shown: bool,
     transform: Path | None = None,
-) -> tuple[dict[str, Any], Made]:
-    """Fits and writes a calibration: the answer, and what `print_calibration` shows of it."""
+) -> FittedModel:
+    """Fits a calibration and writes it, with what else was asked for."""
     from engine.accuracy.calibrate import calibrate_folder, choose_rates
     from engine.accuracy.dataset import LabelledFolder
     from engine.matching.calibration import Thresholds
@@ -321,34 +352,28 @@ def fit_model(
     fitted = replace(fitted, version=_choose_version(fitted, settings, card))
     rates = choose_rates(fitted)
     thresholds = Thresholds.from_calibration(fitted, rates)
-    left_out = len(LabelledFolder.open(folder).paths) - fitted.photographs
     fitted.save(output)
-    if population is not None and made.population is not None:
-        made.population.save(population)
-    if transform is not None and made.transform is not None:
-        transform.write_bytes(made.transform.to_bytes())
+    _save_others(made, population, transform)
     if card is not None:
         _write_card(card, output, settings, fitted, rates, thresholds)
         if transform is not None and made.transform is not None:
             _name_transform(card, transform, made.transform)
-    answer = {
-        "calibration": str(output),
-        "card": None if card is None else str(card),
-        "model_digest": fitted.model_digest,
-        "version": fitted.version,
-        "source": fitted.source,
-        "people": fitted.people,
-        "photographs": fitted.photographs,
-        "photographs_without_a_face": left_out,
-        "rates": asdict(rates),
-        "thresholds": asdict(thresholds),
-        "warnings": _warn(fitted, rates),
-        "curves": {
-            kind.value: {name: getattr(curve, name) for name in CURVE_FIELDS}
-            for kind, curve in fitted.curves.items()
-        },
-    }
-    return answer, (fitted, output, card, rates, thresholds, left_out)
+    return FittedModel(
+        calibration=fitted,
+        output=output,
+        card=card,
+        rates=rates,
+        thresholds=thresholds,
+        left_out=len(LabelledFolder.open(folder).paths) - fitted.photographs,
+    )
+
+
+def _save_others(made: Fitted, population: Path | None, transform: Path | None) -> None:
+    """Saves the population and the transform where they were asked for."""
+    if population is not None and made.population is not None:
+        made.population.save(population)
+    if transform is not None and made.transform is not None:
+        transform.write_bytes(made.transform.to_bytes())
 
 
 def _choose_version(fitted: Calibration, settings: Settings, card: Path | None) -> int:
@@ -436,15 +461,9 @@ def print_evaluation(report: Report) -> None:
         print_line(f"not acquired: {escape(path)}")
 
 
-def print_calibration(
-    fitted: Calibration,
-    output: Path,
-    card: Path | None,
-    rates: ThresholdRates,
-    thresholds: Thresholds,
-    left_out: int,
-) -> None:
+def print_calibration(made: FittedModel) -> None:
     """Writes what was fitted to standard output, and where it is."""
+    fitted, rates, card = made.calibration, made.rates, made.card
     rows = [
         [
             kind.value.replace("_", " "),
@@ -457,20 +476,20 @@ def print_calibration(
     ]
     titles = ("comparison", "non-mated pairs", "lowest FMR", "its threshold", "highest stranger")
     print_table(f"{fitted.photographs:,} photographs of {fitted.people:,} people", titles, rows)
-    if left_out:
-        print_line(f"Left out, since no face was found: {left_out:,} of the photographs.")
+    if made.left_out:
+        print_line(f"Left out, since no face was found: {made.left_out:,} of the photographs.")
     kept = asdict(rates)
     rows = [
         [name, f"{score:.4f}", f"FMR {kept[name]:g}" if name in kept else "highest + margin"]
-        for name, score in asdict(thresholds).items()
+        for name, score in asdict(made.thresholds).items()
     ]
     print_table("Thresholds that these photographs support", ("", "score", "set by"), rows)
     for warning in _warn(fitted, rates):
         print_line(f"[yellow]warning:[/] {warning}")
     if card is None:
-        where = f"{escape(str(output))}: name it in the card's `calibration`."
+        where = f"{escape(str(made.output))}: name it in the card's `calibration`."
     else:
-        where = f"{escape(str(output))}, and into the card {escape(str(card))}."
+        where = f"{escape(str(made.output))}, and into the card {escape(str(card))}."
     print_line(f"[green]Written[/] to {where}")
 
 

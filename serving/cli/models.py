@@ -166,9 +166,9 @@ def add_model(
 
     if not as_json:
         _show(answer)
-    fitted, made = fit_model(photographs, None, target, None, None, home, is_shown=not as_json)
-    answer["calibration"] = fitted
-    print_answer(answer, lambda: print_calibration(*made), as_json=as_json)
+    made = fit_model(photographs, None, target, None, None, home, is_shown=not as_json)
+    answer["calibration"] = made.to_dict()
+    print_answer(answer, lambda: print_calibration(made), as_json=as_json)
 
 
 def _choose_contract(
