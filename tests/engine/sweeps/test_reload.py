@@ -1,14 +1,22 @@
-"""The face of a document in a report is the one that its reference was made of."""
+"""A done sweep, read again: its groups a page at a time, the face of a document of its reference."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.errors import NotFound, RegistryError
 from engine.registry.records import AuditEntry, Changes, EnrollmentRecord, NewCrop, new_id, utc_now
 from engine.registry.store import Store
 from engine.registry.writer import Writer
-from engine.sweeps.reload import gather_faces
+from engine.sweeps.reload import GroupFile, gather_faces, write_groups
+from engine.sweeps.sweep_model import Group, GroupKind, Identity, LineFact, Link, RiskTerm
 from schema.reasons import Decision
 from tests.engine.registry.conftest import Enroll, enroll
 
@@ -59,3 +67,109 @@ def test_the_face_of_the_reference_is_shown_else_the_newest_that_was_not_refused
         two.document_id: b"later.live",
         three.document_id: b"three.live",
     }
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+scores = st.floats(-1, 1, allow_nan=False)
+moments = st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis adds the zone
+links = st.builds(Link, texts, texts, scores)
+identities = st.builds(
+    Identity,
+    texts,
+    st.lists(st.integers(0, 2**62), max_size=3).map(tuple),
+    st.lists(st.builds(LineFact, texts, texts, texts, moments, texts), max_size=3).map(tuple),
+    st.integers(0, 9),
+)
+groups = st.builds(
+    Group,
+    key=st.uuids().map(str),
+    kind=st.sampled_from(GroupKind),
+    identities=st.lists(identities, max_size=3).map(tuple),
+    links=st.lists(links, max_size=3).map(tuple),
+    weakest=st.none() | links,
+    risk=st.floats(0, 100),
+    terms=st.lists(st.builds(RiskTerm, texts, scores, scores), max_size=3).map(tuple),
+    severed=st.lists(links, max_size=2).map(tuple),
+)
+
+
+def named(key: str, kind: GroupKind = GroupKind.ONE_FACE) -> Group:
+    opened_at = datetime(2024, 5, 6, 7, 8, 9, 10, timezone(timedelta(hours=9)))
+    lines = (LineFact("1", "北", "<b>\u202e", opened_at, "active"),)
+    return Group(
+        key=key,
+        kind=kind,
+        identities=(Identity("a", (1, 2), lines, 1), Identity("b", (3,))),
+        links=(Link("a", "b", 0.7),),
+        weakest=Link("a", "b", 0.7),
+        risk=12.5,
+        terms=(RiskTerm("identities", 2.0, 12.0),),
+    )
+
+
+def write(tmp_path: Path, kinds: str = "fffff") -> GroupFile:
+    kind_of = {"f": GroupKind.ONE_FACE, "d": GroupKind.ONE_DOCUMENT}
+    path = tmp_path / "groups.json"
+    write_groups(path, [named(f"g{n}", kind_of[kind]) for n, kind in enumerate(kinds)])
+    return GroupFile.open(path)
+
+
+@settings(max_examples=50)
+@given(st.lists(groups, max_size=5, unique_by=lambda group: group.key))
+def test_groups_are_read_as_they_were_written(
+    tmp_path_factory: pytest.TempPathFactory, written: list[Group]
+) -> None:
+    path = tmp_path_factory.mktemp("sweep") / "groups.json"
+    write_groups(path, written)
+    file = GroupFile.open(path)
+    assert file.page(100) == written
+    assert [file.group(key) for key in file.keys] == written
+    assert [group["key"] for group in json.loads(path.read_bytes())["groups"]] == list(file.keys)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 9])
+def test_pages_follow_one_another_without_gap_or_overlap(tmp_path: Path, size: int) -> None:
+    file = write(tmp_path)
+    read: list[str] = []
+    while page := file.page(size, after=read[-1] if read else None):
+        assert len(page) <= size
+        read.extend(group.key for group in page)
+    assert read == ["g0", "g1", "g2", "g3", "g4"]
+    assert len(file) == 5
+
+
+def test_a_page_may_be_of_one_kind(tmp_path: Path) -> None:
+    file = write(tmp_path, "fdfdd")
+    page = file.page(2, after="g1", kind=GroupKind.ONE_DOCUMENT)
+    assert [group.key for group in page] == ["g3", "g4"]
+
+
+def test_a_key_of_no_group_is_not_found(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    with pytest.raises(NotFound):
+        file.group("g9")
+    with pytest.raises(NotFound):
+        file.page(1, after="g9")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.99])
+def test_a_file_cut_short_is_refused(tmp_path: Path, share: float) -> None:
+    write(tmp_path)
+    path = tmp_path / "groups.json"
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(RegistryError, match="sweep again"):
+        GroupFile.open(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match="sweep again"):
+        GroupFile.open(tmp_path / "groups.json")
+
+
+def test_a_line_overwritten_later_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    path = tmp_path / "groups.json"
+    path.write_bytes(path.read_bytes().replace(b'"key":"g2"', b'"kez":"g2"'))
+    assert file.group("g1").key == "g1"
+    with pytest.raises(RegistryError):
+        file.group("g2")
