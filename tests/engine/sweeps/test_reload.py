@@ -1,4 +1,4 @@
-"""A done sweep read again: its groups a page at a time, a document with the face of its reference."""
+"""A done sweep read again: groups a page at a time, a document with the face of its reference."""
 
 from __future__ import annotations
 
