@@ -238,10 +238,6 @@ class Verdict:
     def is_passed(self) -> bool:
         return all(one.is_met for one in self.criteria)
 
-    @property
-    def failures(self) -> tuple[Criterion, ...]:
-        return tuple(one for one in self.criteria if not one.is_met)
-
 
 def decide(
     run: Run, judged: Sequence[JudgedVisit], phases: Sequence[LoadPhase], objective: Objective
