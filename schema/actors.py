@@ -84,3 +84,14 @@ class Restriction(StrEnum):
 
     SUSPENDED = "suspended"
     BARRED = "barred"
+
+
+class Role(StrEnum):
+    """`outlet` acts for one outlet, `carrier` for one tenant, `fraud` and `operator` for all;
+    `metrics` reads the metrics alone."""
+
+    OUTLET = "outlet"
+    CARRIER = "carrier"
+    FRAUD = "fraud"
+    OPERATOR = "operator"
+    METRICS = "metrics"

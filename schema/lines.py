@@ -33,8 +33,8 @@ class LineState(StrEnum):
     DISPUTED = "disputed"
 
 
-class LineEventKind(StrEnum):
-    """Events of a line; carriers report the first six."""
+class ReportedKind(StrEnum):
+    """Events of a line that carriers report."""
 
     SIM_SWAP = "sim_swap"
     DEVICE_CHANGE = "device_change"
@@ -42,6 +42,17 @@ class LineEventKind(StrEnum):
     PORT_OUT = "port_out"
     TRANSFER = "transfer"
     ESIM_DOWNLOAD = "esim_download"
+
+
+class LineEventKind(StrEnum):
+    """Events of a line."""
+
+    SIM_SWAP = ReportedKind.SIM_SWAP.value
+    DEVICE_CHANGE = ReportedKind.DEVICE_CHANGE.value
+    PORT_IN = ReportedKind.PORT_IN.value
+    PORT_OUT = ReportedKind.PORT_OUT.value
+    TRANSFER = ReportedKind.TRANSFER.value
+    ESIM_DOWNLOAD = ReportedKind.ESIM_DOWNLOAD.value
     REVERIFY_ASKED = "reverify_asked"
     REVERIFIED = "reverified"
     REVERIFY_FAILED = "reverify_failed"
@@ -71,3 +82,12 @@ class CampaignLineState(StrEnum):
     VERIFIED = "verified"
     OVERDUE = "overdue"
     LEFT = "left"
+
+
+class ExemptionCause(StrEnum):
+    """Kinds of documents that no limit on lines holds for."""
+
+    BUSINESS = "business"
+    PUBLIC_BODY = "public_body"
+    HOUSEHOLD = "household"
+    OTHER = "other"

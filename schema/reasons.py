@@ -97,6 +97,9 @@ IMAGE_REASONS = frozenset(
 LIVENESS_REASONS = frozenset(one for one in Reason if one.name.startswith("LIVENESS_"))
 """What is wrong with the evidence that somebody alive was before the camera."""
 
+CONFIRMED = frozenset({Reason.REPLACEMENT_ASKED, Reason.GUARDIAN_CHANGED})
+"""Reasons that two people are asked to confirm."""
+
 
 class PhotographKind(StrEnum):
     """Source of a photograph; it decides which limits apply."""
@@ -117,22 +120,15 @@ class LivenessMode(StrEnum):
     REQUIRED = "required"
 
 
-class ExceptionCause(StrEnum):
-    """Why an enrollment comes without a usable face or portrait."""
-
-    CONDITION = "condition"
-    """A documented medical condition."""
-    INJURY = "injury"
-    DISABILITY = "disability"
-    AGE = "age"
-    NOT_SHOWN = "not_shown"
-    """The face is covered, and its showing refused."""
-    PORTRAIT_UNREADABLE = "portrait_unreadable"
-    """Neither the document nor its chip gives a portrait."""
-
-
 class LivenessUse(StrEnum):
     """A kind of request that may bring evidence of liveness."""
 
     ENROLLMENT = "enrollment"
     VERIFICATION = "verification"
+
+
+class Photograph(StrEnum):
+    """Which of the two photographs a reason is about."""
+
+    LIVE = "live"
+    PORTRAIT = "portrait"

@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from engine.errors import RequestError
 from engine.formatting import DASH, count, mask_name, mask_number, number, percent, plural
-from engine.matching.calibration import Calibration, Comparison
+from engine.matching.calibration import Calibration
 from engine.registry.audit import read_about, write_anchor
 from engine.registry.cases import risk_of
 from engine.registry.reader import Identity, Reader
@@ -38,6 +38,7 @@ from engine.registry.records import (
 from schema.cases import CaseNote, NoteKind
 from schema.lines import LineStatus
 from schema.reasons import Decision
+from schema.thresholds import Comparison
 from serving.api.likeness import find_faces
 from serving.wire import cases as wire
 from serving.wire.people import FaceSubject, ShownPhotograph, StrangersAlike

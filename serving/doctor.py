@@ -19,12 +19,13 @@ import numpy as np
 
 from engine.errors import CalibrationError, SosieError, advise_extra
 from engine.formatting import plural, size
-from engine.matching.calibration import Comparison
 from engine.models.catalog import ModelCard, locate, read_transform_file
 from engine.models.session import available_providers, describe_options, runtime_version
 from engine.registry.vault import MOST_SEALS
 from engine.texts import mixes_scripts
 from indexes.errors import IndexFault
+from schema.events import WebhookState
+from schema.thresholds import Comparison
 from serving.deployment.models import (
     describe_calibration,
     detector_card,
@@ -288,7 +289,7 @@ EVENTS_LATE = timedelta(hours=1)
 def _examine_webhooks(deployment: Deployment) -> Iterator[Finding]:
     """Whether events arrive; nothing where there is no webhook."""
     from engine.registry.records import utc_now  # noqa: PLC0415 - as above
-    from engine.registry.webhooks import Webhooks, WebhookState  # noqa: PLC0415 - as above
+    from engine.registry.webhooks import Webhooks  # noqa: PLC0415 - as above
 
     webhooks = Webhooks(deployment.store.engine, deployment.vault)
     try:

@@ -41,8 +41,8 @@ from engine.matching.samples import Sample, SecondEmbedder, take_samples
 from engine.models.transform import Transform
 from engine.registry.records import utc_now
 from engine.registry.vault import Vault
+from schema.actors import Role
 from schema.reasons import PhotographKind
-from serving.access.authorization import Role
 from serving.deployment.deployment import Deployment
 from serving.deployment.models import find_conversion
 from serving.ingress.templates import SealedTemplates

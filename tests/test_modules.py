@@ -53,6 +53,7 @@ SHARED_NAMES = {
         "enrollments",
         "embedding",
         "errors",
+        "events",
     ),
     *("gallery", "imports", "join", "lines", "matching", "models", "people", "plan"),
     *("line_life",),

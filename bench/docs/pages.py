@@ -25,8 +25,8 @@ from bench.core.reports import Check, Report, Result, find_figure, find_result, 
 from bench.docs.accuracy_pages import build_accuracy_page, build_model_card
 from bench.docs.benchmark_charts import draw_all, draw_curves, load_contents, stamp
 from engine.errors import RequestError
-from engine.matching.calibration import Comparison
 from engine.sweeps.estimate import FALSE_PAIRS_PER_REFERENCE
+from schema.thresholds import Comparison
 from serving.deployment.models import build_thresholds, load_calibration
 from serving.settings.settings import Settings, node_environment
 

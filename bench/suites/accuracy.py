@@ -32,9 +32,9 @@ from engine.accuracy.pair_scores import (
 from engine.accuracy.population import MIN_NONMATED_PAIRS, Population
 from engine.errors import RequestError
 from engine.faces.extractor import open_extractor
-from engine.matching.calibration import Comparison
 from engine.models.catalog import builtin_card
 from engine.models.transform import Transform, read_transform
+from schema.thresholds import Comparison
 from serving.deployment.models import build_thresholds, load_calibration
 from serving.settings.settings import Settings
 

@@ -30,15 +30,10 @@ from engine.accuracy.pair_scores import (
 from engine.accuracy.population import Population, fit_population
 from engine.errors import CalibrationError, ModelCardInvalid, ModelMissing
 from engine.faces.extractor import digest_embedding
-from engine.matching.calibration import (
-    Calibration,
-    CalibrationCurve,
-    Comparison,
-    ThresholdRates,
-    Thresholds,
-)
+from engine.matching.calibration import Calibration, CalibrationCurve, ThresholdRates, Thresholds
 from engine.models.catalog import load_card
 from engine.models.transform import Transform, name_transform
+from schema.thresholds import Comparison
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor

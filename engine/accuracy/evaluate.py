@@ -53,7 +53,8 @@ from engine.accuracy.pair_scores import (
     single_templates,
 )
 from engine.errors import RequestError
-from engine.matching.calibration import Comparison, OperatingPoint
+from engine.matching.calibration import OperatingPoint
+from schema.thresholds import Comparison
 
 FUSION_RATES = (1e-3, 1e-4, 1e-5)
 ROUNDS = 20

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from enum import StrEnum
 
 from engine.errors import FourEyes, HolderMoved, NotFound
 from engine.matching.holders import NOBODY
@@ -22,16 +21,7 @@ from engine.registry.writer import Writer
 from schema.actors import Actor
 from schema.documents import DocumentStatus
 from schema.lines import LineStatus
-
-
-class DeathSource(StrEnum):
-    """Where a report comes from."""
-
-    REGISTRY = "registry"
-    """The state's."""
-    CERTIFICATE = "certificate"
-    FAMILY = "family"
-    OTHER = "other"
+from schema.people import DeathSource
 
 
 def read_death(registry: Reader, document_id: str) -> DeathRecord:

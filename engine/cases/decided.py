@@ -16,8 +16,8 @@ from engine.registry.cases import EXCEPTIONS
 from engine.registry.reader import Reader
 from engine.registry.records import JudgedPair
 from engine.registry.row_macs import read_apart
-from engine.sweeps.sweep_model import Link
 from schema.cases import Outcome
+from schema.sweeps import Link
 
 MORE_ALIKE = 0.05
 """A score that lies so far above the one that people decided on is other evidence."""

@@ -13,8 +13,8 @@ from engine.registry.reader import Reader
 from engine.registry.records import Changes
 from engine.registry.writer import Writer
 from engine.sweeps.groups import find_weakest
-from engine.sweeps.sweep_model import Group, GroupKind
 from schema.cases import CaseKind, CaseOrigin, CaseState
+from schema.sweeps import Group, GroupKind
 
 GROUPS_PER_TRANSACTION = 100
 """Bounds how long decisions wait for such a transaction."""

@@ -16,18 +16,16 @@ from engine.imports.sources import RawRow
 from engine.matching.bulk_enrollment import OpenedLine
 from engine.matching.documents import (
     DEFAULT_TIME_ZONE,
-    DOCUMENT_TYPES,
-    MAX_NAME_LENGTH,
-    MAX_NUMBER_LENGTH,
     CheckedDocument,
     Document,
     check_by_date,
     find_date,
     normalise_name,
 )
-from engine.matching.requests import MAX_CONSENT_LENGTH, normalise_msisdn
+from engine.matching.requests import normalise_msisdn
 from engine.registry.records import Outlet
 from engine.texts import MARKS, is_visible
+from schema.documents import DOCUMENT_TYPES, MAX_CONSENT_LENGTH, MAX_NAME_LENGTH, MAX_NUMBER_LENGTH
 from schema.reasons import PhotographKind, Reason
 
 FIRST_OPENING = datetime(1980, 1, 1, tzinfo=UTC)

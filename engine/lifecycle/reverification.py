@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, time, timedelta
 from math import ceil
 
-from engine.errors import EventRefused, NotFound
-from engine.lifecycle.rules import ENDING, REPORTED, LineRules, Rule
+from engine.errors import EventRefused, NotFound, NotReported
+from engine.lifecycle.rules import ENDING, SIM_CHANGES, LineRules, Rule
+from engine.matching.holders import NOBODY
 from engine.matching.limits import ChangeRunner
 from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
 from engine.registry.reader import Reader
@@ -17,6 +18,7 @@ from engine.registry.records import (
     Campaign,
     CampaignLine,
     Changes,
+    Exemption,
     LifeChanges,
     LineEvent,
     LineRecord,
@@ -27,7 +29,14 @@ from engine.registry.records import (
 )
 from engine.registry.row_macs import read_apart
 from engine.registry.writer import Writer
-from schema.lines import CampaignLineState, LineEventKind, LineService, LineStatus
+from schema.lines import (
+    CampaignLineState,
+    ExemptionCause,
+    LineEventKind,
+    LineService,
+    LineStatus,
+    ReportedKind,
+)
 
 AHEAD = timedelta(minutes=1)
 """So much later than ours a carrier's clock may be."""
@@ -248,8 +257,8 @@ def report_event(
     future, before the line was opened, or before what is known of this kind.
     """
     target = normalise_line(line_text)
-    if kind not in REPORTED:
-        raise EventRefused(f"{kind} is not reported: report {', '.join(REPORTED)}")
+    if str(kind) not in list(ReportedKind):
+        raise EventRefused(f"{kind} is not reported: report {', '.join(ReportedKind)}")
 
     def perform(writer: Writer, now: datetime) -> LineEvent:
         line = find_line(registry, target)
@@ -336,3 +345,77 @@ def _take_turn(
         return len(due)
 
     return runner.run(perform)
+
+
+def exempt(
+    runner: ChangeRunner, registry: Reader, document_id: str, cause: ExemptionCause, actor: str
+) -> Exemption:
+    """Exempts a document from the limits of carriers and persons; `NotFound` for none."""
+
+    def perform(writer: Writer, now: datetime) -> Exemption:
+        record = registry.document(document_id)
+        if record.is_erased:
+            raise NotFound(NOBODY)
+        made = Exemption(document_id=record.id, cause=cause, at=now, by=actor)
+        entry = AuditEntry(actor, "document.exempted", record.id, {"cause": cause})
+        life = LifeChanges(exempted=(made,))
+        writer.commit(Changes(sequence=writer.sequence, audit=(entry,), life=life))
+        return made
+
+    return runner.run(perform)
+
+
+def end_exemption(runner: ChangeRunner, registry: Reader, document_id: str, actor: str) -> None:
+    """The limits hold for the document again; `NotFound` where they did."""
+
+    def perform(writer: Writer, _: datetime) -> None:
+        if not (is_id(document_id) and registry.life.exemptions([document_id])):
+            raise NotFound("this document is not exempt")
+        entry = AuditEntry(actor, "document.exemption_ended", document_id)
+        life = LifeChanges(unexempted=(document_id,))
+        writer.commit(Changes(sequence=writer.sequence, audit=(entry,), life=life))
+
+    runner.run(perform)
+
+
+@dataclass(frozen=True, slots=True)
+class SimChangeTerms:
+    """`since`: the carriers that report every change, by code, and from which day on; `kept`: how
+    long events stay, None for good."""
+
+    since: Mapping[str, date] = field(default_factory=dict)
+    kept: timedelta | None = None
+
+    def monitored(self, carrier: str, now: datetime) -> timedelta | None:
+        """How far back all changes of a carrier's lines are known; None where they are not."""
+        first = self.since.get(carrier)
+        if first is None:
+            return None
+        known = max(now - datetime.combine(first, time(), UTC), timedelta())
+        return known if self.kept is None else min(known, self.kept)
+
+    def find(self, registry: Reader, number: str, carrier: str | None, now: datetime) -> SimChange:
+        """The last change of SIM of the line in use with this number, of a carrier where it is
+        given.
+
+        `NotFound` for no such line, and for another carrier's; `NotReported` where its carrier does
+        not report them: nothing known is not that nothing happened.
+        """
+        line = find_line(registry, number)
+        if line is None or carrier not in (None, line.carrier):
+            raise NotFound(LINE_UNKNOWN)
+        monitored = self.monitored(line.carrier, now)
+        if monitored is None:
+            raise NotReported("the carrier of this number does not report changes of SIM here")
+        changed = registry.life.newest_of([line.id], SIM_CHANGES).get(line.id)
+        at = line.opened_at if changed is None else max(changed, line.opened_at)
+        return SimChange(line.id, at if at >= now - monitored else None, monitored)
+
+
+@dataclass(frozen=True, slots=True)
+class SimChange:
+    """The last change of a line's SIM, its opening included; None: none within what is known."""
+
+    line_id: str
+    at: datetime | None
+    monitored: timedelta

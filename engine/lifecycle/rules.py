@@ -26,7 +26,6 @@ BUILT_IN = (
 )  # fmt: skip
 """Names of built-in sets, each with its source; they lie beside this module."""
 
-REPORTED = tuple(LineEventKind)[:6]
 """What carriers report."""
 ENDING = frozenset({LineEventKind.PORT_OUT, LineEventKind.TRANSFER})
 """What ends a line: its number goes to another carrier, or to another holder, who has to enroll."""

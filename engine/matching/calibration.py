@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from engine.errors import CalibrationError, RateUnsupported
 from engine.formatting import with_interval
+from schema.thresholds import Comparison
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Of the calibration file; a file of another format is refused."""
-
-
-class Comparison(StrEnum):
-    """What is compared: single photographs, or references fused of two photographs of a person."""
-
-    ONE_TO_ONE = "one_to_one"
-    FUSED_TO_ONE = "fused_to_one"
-    FUSED = "fused"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.matching.calibration import Comparison, Thresholds
+from engine.matching.calibration import Thresholds
 from engine.matching.policy import FaceScores
 from engine.matching.samples import Sample
 from engine.registry.records import SecondTemplate, WatchEntry
 from indexes.flat import FlatIndex
 from indexes.gallery import Found, Gallery
 from indexes.scoring import exact_scores, products, rounding_bound
+from schema.thresholds import Comparison
 
 
 class WatchList:

@@ -22,6 +22,7 @@ from stdnum.util import clean
 from stdnum.za import idnr
 
 from engine.errors import RequestError
+from schema.documents import DOCUMENT_TYPES, MAX_NAME_LENGTH, MAX_NUMBER_LENGTH, PASSPORT
 from schema.reasons import Reason
 
 _LINE = re.compile(r"[A-Z0-9<]{44}")
@@ -166,11 +167,6 @@ NUMBER_RULES = {
         "9[0-9]{16}[0-9X]|[A-Z]{3}[0-9]{12}", _has_resident_character, _read_resident_birth
     ),
 }
-
-PASSPORT = "passport"
-DOCUMENT_TYPES = (*NUMBER_RULES, PASSPORT)
-MAX_NAME_LENGTH = 200
-MAX_NUMBER_LENGTH = 100
 
 
 @dataclass(frozen=True, slots=True)

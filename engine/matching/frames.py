@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.matching.calibration import Comparison
 from engine.matching.comparison import fuse_seconds, fuse_vectors
 from engine.matching.samples import Sample
 from indexes.scoring import exact_scores
 from schema.reasons import Reason
+from schema.thresholds import Comparison
 
 MOST_BEHIND = 0.05
 """Frames whose detection score is lower than the best one's by more are not fused. Of LFW, two

@@ -12,7 +12,7 @@ import msgspec
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import SosieError, TooManyFailures, VectorUnusable
 from engine.matching.authority import AuthorityTerms, DocumentRole, WeighedAuthority
-from engine.matching.calibration import Comparison, Thresholds
+from engine.matching.calibration import Thresholds
 from engine.matching.checks.second_model import FILLED, SecondModel
 from engine.matching.comparison import Comparisons, Pair, Scan, Scanned, WatchList
 from engine.matching.documents import DEFAULT_TIME_ZONE
@@ -85,7 +85,8 @@ from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 from schema.cases import CaseKind, CaseOrigin
 from schema.documents import DocumentStatus
-from schema.reasons import Decision, LivenessUse, Reason
+from schema.reasons import CONFIRMED, Decision, LivenessUse, Reason
+from schema.thresholds import Comparison
 
 
 class ChangeCollector:
@@ -317,7 +318,7 @@ class ChangeCollector:
         guardian = None if evidence.people is None else evidence.people.guardian
         kind, guardian_id = find_guardian_case(verdict), None
         is_review = verdict.decision is Decision.REVIEW
-        asked = _CONFIRMED & set(verdict.reasons) if is_review else frozenset()
+        asked = CONFIRMED & set(verdict.reasons) if is_review else frozenset()
         is_about = kind is not None or Reason.GUARDIAN_CHANGED in asked
         if attempt.guardian is not None and guardian is not None and is_about:
             # As of an enrollment that goes to review: a row that people can decide about.
@@ -570,8 +571,6 @@ class ChangeCollector:
         )
 
 
-_CONFIRMED = frozenset({Reason.REPLACEMENT_ASKED, Reason.GUARDIAN_CHANGED})
-"""What two people are asked to confirm."""
 _OF_LOOK_ALIKES = (CaseKind.DUPLICATE_IDENTITY, CaseKind.POSSIBLE_DUPLICATE)
 """Cases that ask about candidates, and so not again about those that people have decided."""
 

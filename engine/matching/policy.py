@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -16,7 +15,8 @@ from engine.errors import NotFound
 from engine.matching.calibration import Thresholds
 from engine.registry.records import EnrollmentRecord
 from schema.cases import CaseKind
-from schema.reasons import Decision, ExceptionCause, Reason
+from schema.people import ExceptionCause
+from schema.reasons import Decision, Photograph, Reason
 
 POLICY_VERSION = "5"
 """Changes whenever the same evidence could lead to another decision, or to other reasons."""
@@ -42,13 +42,6 @@ _OF_OTHERS = frozenset(
 )
 """What is known of a document or a number, by whomever it is held: who shows no face of it must
 not tell them apart by the decision."""
-
-
-class Photograph(StrEnum):
-    """Which of the two photographs a reason is about."""
-
-    LIVE = "live"
-    PORTRAIT = "portrait"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,14 +36,15 @@ from engine.registry.reader import Reader
 from engine.registry.records import ENROLLMENT_REFUSED, AuditEntry, Outlet
 from engine.registry.vault import Vault
 from engine.texts import LINES, MARKS, require_visible
-from schema.reasons import Decision, ExceptionCause, Reason
+from schema.documents import MAX_CONSENT_LENGTH
+from schema.people import ExceptionCause
+from schema.reasons import Decision, Reason
 
 if TYPE_CHECKING:
     from engine.faces.liveness_judge import Judged
 
 _log = logging.getLogger(__name__)
 MAX_KEY_LENGTH = 255
-MAX_CONSENT_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

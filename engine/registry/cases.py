@@ -51,7 +51,6 @@ from engine.registry.row_macs import (
 )
 from engine.registry.rows import CASE_NOTE, CROP_IMAGE, case_of, read_as
 from engine.registry.tables import IS_ALIVE, case_documents, case_notes, cases, crops, judged_pairs
-from engine.sweeps.sweep_model import Identity, LineFact
 from schema.cases import (
     ALIVE,
     KIND_RISK,
@@ -64,6 +63,7 @@ from schema.cases import (
     Outcome,
 )
 from schema.lines import LineStatus
+from schema.sweeps import Identity, LineFact
 
 
 def risk_of(found: CaseRecord) -> float:

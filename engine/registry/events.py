@@ -12,10 +12,9 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from functools import partial
 from itertools import chain
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -36,6 +35,7 @@ from engine.registry.row_macs import (
 )
 from engine.registry.vault import Vault
 from schema.cases import ALIVE, CaseState
+from schema.events import EventType
 from schema.lines import CampaignState, LineEventKind
 from schema.reasons import Decision, Reason
 
@@ -43,51 +43,6 @@ EVENT_DATA = "events.data"
 MOST_EVENTS = 500
 """In one page of a feed."""
 _encode, _decode = msgspec.json.Encoder().encode, msgspec.json.Decoder().decode
-
-
-class EventType(StrEnum):
-    """What may happen, and whether a carrier is told of its own; fraud teams and operators are told
-    of all. `subject` is the id of what it happened to."""
-
-    _value_: str
-    is_for_carriers: bool
-
-    def __new__(cls, value: str, is_for_carriers: bool | None = None) -> Self:
-        # Look-ups by value, which do not come here, are typed by this signature, too.
-        assert is_for_carriers is not None, "each type says whether carriers are told of it"
-        made = str.__new__(cls, value)
-        made._value_, made.is_for_carriers = value, is_for_carriers
-        return made
-
-    ENROLLMENT_DECIDED = "enrollment.decided", True
-    LINE_OPENED = "line.opened", True
-    LINE_DISPUTED = "line.disputed", True
-    LINE_RESTORED = "line.restored", True
-    LINE_CLOSED = "line.closed", True
-    LINE_MOVED = "line.moved", True
-    LINE_MOVE_ASKED = "line.move_asked", True
-    CASE_OPENED = "case.opened", False
-    CASE_CLOSED = "case.closed", False
-    CASE_MERGED = "case.merged", False
-    WATCHLIST_HIT = "watchlist.hit", False
-    SWEEP_FINISHED = "sweep.finished", False
-    ERASURE_DONE = "erasure.done", True
-    # What happens to lines, by its kind; three stand above.
-    LINE_SIM_SWAP = "line.sim_swap", True
-    LINE_DEVICE_CHANGE = "line.device_change", True
-    LINE_PORT_IN = "line.port_in", True
-    LINE_PORT_OUT = "line.port_out", True
-    LINE_TRANSFER = "line.transfer", True
-    LINE_ESIM_DOWNLOAD = "line.esim_download", True
-    LINE_REVERIFY_ASKED = "line.reverify_asked", True
-    LINE_REVERIFIED = "line.reverified", True
-    LINE_REVERIFY_FAILED = "line.reverify_failed", True
-    LINE_OVERDUE = "line.overdue", True
-    LINE_PENDING = "line.pending", True
-    LINE_SUSPENDED_OUTGOING = "line.suspended_outgoing", True
-    LINE_SUSPENDED = "line.suspended", True
-    LINE_UNSUSPENDED = "line.unsuspended", True
-    CAMPAIGN_ENDED = "campaign.ended", True
 
 
 @dataclass(frozen=True, slots=True)

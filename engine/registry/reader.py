@@ -74,9 +74,9 @@ from engine.registry.vault import (
     name_reference,
     name_references,
 )
-from engine.sweeps.sweep_model import SweepRecord, SweepState
 from schema.lines import LineStatus
 from schema.reasons import Reason
+from schema.sweeps import SweepRecord, SweepState
 
 TEMPLATES_PER_CHUNK = 10_000
 DAMAGED = "(damaged: run sosie doctor)"

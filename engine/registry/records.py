@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.sweeps.sweep_model import SweepRecord
 from schema.actors import Restriction
 from schema.cases import CaseNote, CaseOrigin, CaseState, Outcome, Proposal
 from schema.documents import DocumentStatus
@@ -30,6 +29,7 @@ from schema.lines import (
     LineState,
     LineStatus,
 )
+from schema.sweeps import SweepRecord
 
 Json = Mapping[str, Any]
 _ID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)

@@ -63,12 +63,12 @@ from engine.registry.vault import (
     Vault,
     name_reference,
 )
-from engine.sweeps.sweep_model import SweepProgress, SweepRecord, SweepScope, SweepState, SweepTerms
 from indexes.base import check_vectors
 from indexes.errors import VectorInvalid
 from schema.cases import ALIVE, CaseNote, CaseOrigin, CaseState, Outcome, Proposal
 from schema.documents import DocumentStatus
 from schema.lines import LineService, LineStatus
+from schema.sweeps import SweepProgress, SweepRecord, SweepScope, SweepState, SweepTerms
 
 T = TypeVar("T")
 

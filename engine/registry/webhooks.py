@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
 from functools import partial
 from typing import Any
 
@@ -37,7 +36,7 @@ from engine.errors import NotFound, RequestError, SealBroken
 from engine.registry import cursors, tables
 from engine.registry.cursors import Cursor, CursorLost
 from engine.registry.database import Source, changing, chunks, reading
-from engine.registry.events import Event, EventType, find_last, is_of_type, read_these
+from engine.registry.events import Event, find_last, is_of_type, read_these
 from engine.registry.records import AuditEntry, new_id, utc_now
 from engine.registry.row_macs import (
     changing_rows,
@@ -49,6 +48,7 @@ from engine.registry.row_macs import (
 from engine.registry.rows import read_as
 from engine.registry.vault import Vault
 from engine.registry.writer import recorded
+from schema.events import EventType, WebhookState
 
 SECRET_BYTES = 32
 SECRET_PREFIX = "whsec_"  # noqa: S105 - how a secret begins, in Standard Webhooks
@@ -59,14 +59,6 @@ MOST_COUNTED = 100_000
 
 _webhooks, _undelivered, _events = tables.webhooks, tables.undelivered, tables.events
 _cursors = tables.cursors
-
-
-class WebhookState(StrEnum):
-    """`gone`: its receiver has answered 410, and nothing is sent until people set it to active."""
-
-    ACTIVE = "active"
-    PAUSED = "paused"
-    GONE = "gone"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.accuracy.error_rates import wilson_interval
-from engine.sweeps.clustering import Documents, ReadVectors, mark_exceptions, strongest_tree
+from engine.sweeps.clustering import (
+    Documents,
+    PairTable,
+    ReadVectors,
+    mark_exceptions,
+    strongest_tree,
+)
 from engine.sweeps.groups import FaceFacts, group_faces
 from engine.sweeps.likelihood import (
     CIRCUMSTANCES,
@@ -44,7 +50,7 @@ from engine.sweeps.likelihood import (
     merge_codes,
     prior_log_odds,
 )
-from engine.sweeps.sweep_model import Group, PairTable, RiskTerm
+from schema.sweeps import Group, RiskTerm
 
 PAIRS_A_CASE = 20
 """So many pairs are looked into for each case, before names and numbers are known."""

@@ -31,7 +31,6 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.sweeps.sweep_model import PairTable
 from indexes.scoring import exact_scores
 
 Documents = NDArray[np.int64]
@@ -530,3 +529,19 @@ def strongest_tree(count: int, edges: Sequence[Edge], scores: Sequence[float]) -
         if len(tree) == count - 1:
             break
     return tree
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairTable:
+    """Pairs of references of different documents: int64[m], int64[m], float32[m]; left < right."""
+
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    def at(self, rows: NDArray[np.bool_]) -> PairTable:
+        """The pairs marked in bool[m]."""
+        return PairTable(self.left[rows], self.right[rows], self.scores[rows])

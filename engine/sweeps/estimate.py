@@ -18,12 +18,12 @@ from engine.errors import RateUnsupported, RequestError
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.budget import PAIRS_A_CASE, choose_threshold
 from engine.sweeps.likelihood import ScoreRatio
-from engine.sweeps.sweep_model import SweepProgress, SweepScope, SweepTerms
 from indexes.base import Vectors
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import PAIRS_LIMIT, TILE_ROWS, Progress, join
 from indexes.joining.tiling import PIECE_RECORDS
+from schema.sweeps import SweepProgress, SweepScope, SweepTerms
 
 FALSE_PAIRS_PER_REFERENCE = 0.01
 """The budget of the proposal: if one reference in a hundred belongs to a ring, about half of the

@@ -14,9 +14,10 @@ import numpy as np
 from engine.atomic_files import replacing
 from engine.errors import RegistryError
 from engine.registry.records import is_id
-from engine.sweeps.sweep_model import PairTable, SweepProgress
+from engine.sweeps.clustering import PairTable
 from indexes.base import Ids
 from indexes.joining.tiling import RECORD
+from schema.sweeps import SweepProgress
 
 _CHECKPOINT, _COVERED, _PAIRS, _STATUS = "checkpoint", "covered.bin", "found.bin", "standing.json"
 _ID_TYPE = "<i8"

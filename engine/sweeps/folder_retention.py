@@ -17,7 +17,7 @@ from engine.registry.records import is_id
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groups import find_weakest, make_group
 from engine.sweeps.risk import rank
-from engine.sweeps.sweep_model import Group, GroupKind, SweepRecord, SweepState
+from schema.sweeps import Group, GroupKind, SweepRecord, SweepState
 
 if TYPE_CHECKING:
     import pyarrow as pa

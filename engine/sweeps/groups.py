@@ -21,6 +21,7 @@ from engine.sweeps.clustering import (
     Documents,
     LinkTable,
     Owners,
+    PairTable,
     ReadVectors,
     cluster_links,
     find_near,
@@ -30,7 +31,7 @@ from engine.sweeps.clustering import (
     strongest_tree,
 )
 from engine.sweeps.risk import assess_events, assess_faces, rank, total_of
-from engine.sweeps.sweep_model import Group, GroupKind, Identity, Link, PairTable, RiskTerm
+from schema.sweeps import Group, GroupKind, Identity, Link, RiskTerm
 
 _KEY_HEX = 32
 

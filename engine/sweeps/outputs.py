@@ -21,15 +21,15 @@ from engine.cases.decided import read_decided
 from engine.matching.calibration import Calibration
 from engine.registry.reader import Reader
 from engine.spreadsheets import guard_cells
-from engine.sweeps.clustering import Owners
+from engine.sweeps.clustering import Owners, PairTable
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.reload import make_contents, write_groups
 from engine.sweeps.report.contents import ReportedSweep, ReportInput
 from engine.sweeps.report.page import write_report
 from engine.sweeps.risk import OutletLiveness, Seller
-from engine.sweeps.sweep_model import Group, Identity, LineFact, PairTable
 from engine.sweeps.sweep_run import SweepResult
 from schema.cases import Outcome
+from schema.sweeps import Group, Identity, LineFact
 
 
 def write_table(folder: Path, name: str, table: pa.Table, about: Mapping[str, str]) -> None:

@@ -24,14 +24,15 @@ from pydantic import TypeAdapter
 from engine.atomic_files import replacing
 from engine.cases.precision import measure_precision, read_plain
 from engine.errors import NotFound, RegistryError, SweepOver
-from engine.matching.calibration import Calibration, Comparison
+from engine.matching.calibration import Calibration
 from engine.registry.reader import Reader
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.report.contents import Chance, ReportedSweep, ReportInput
 from engine.sweeps.risk import LIVENESS_WINDOW, rank_outlets, summarise
-from engine.sweeps.sweep_model import Group, GroupKind, SweepRecord, SweepState
 from schema.cases import Outcome
 from schema.reasons import Decision
+from schema.sweeps import Group, GroupKind, SweepRecord, SweepState
+from schema.thresholds import Comparison
 
 FORMAT = 1
 _OFFSET_DIGITS = 15

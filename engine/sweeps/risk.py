@@ -18,8 +18,8 @@ from typing import Any
 
 from engine.accuracy.error_rates import wilson_interval
 from engine.registry.reader import LivenessCount
-from engine.sweeps.sweep_model import Group, GroupKind, Identity, LineFact, RiskTerm
 from schema.lines import LineStatus
+from schema.sweeps import Group, GroupKind, Identity, LineFact, RiskTerm
 
 _WEEK = timedelta(weeks=1)
 

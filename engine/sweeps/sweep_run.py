@@ -24,6 +24,7 @@ from engine.sweeps.budget import BudgetTerms, Ranking, expect_true, rank_within_
 from engine.sweeps.clustering import (
     Documents,
     Owners,
+    PairTable,
     ReadVectors,
     mark_exceptions,
     number_exceptions,
@@ -38,12 +39,12 @@ from engine.sweeps.groups import (
 )
 from engine.sweeps.likelihood import Openings, Particulars, ReadParticulars, ScoreRatio
 from engine.sweeps.risk import rank
-from engine.sweeps.sweep_model import Group, Identity, PairTable, SweepTerms
 from indexes.base import Ids
 from indexes.joining.join import JoinedGallery, Report
 from indexes.joining.tiling import Records
 from schema.cases import ALIVE, CaseKind, CaseState, Outcome
 from schema.reasons import Reason
+from schema.sweeps import Group, Identity, SweepTerms
 
 _PAGE_CASES = 1000
 # A merged case still says why it was opened.

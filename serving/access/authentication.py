@@ -28,7 +28,8 @@ from engine.registry.reader import Reader
 from engine.registry.records import ApiKey, Session, utc_now
 from engine.registry.row_macs import bind_key, bind_session
 from engine.registry.vault import Vault
-from serving.access.authorization import MIN_BURST, Holder, Principal, Role
+from schema.actors import Role
+from serving.access.authorization import MIN_BURST, Holder, Principal
 from serving.errors import Busy, RateLimited, SessionEnded, Unauthenticated
 
 MAX_KNOWN = 10_000

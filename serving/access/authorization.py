@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from engine.errors import NotFound
-from schema.actors import describe_actor
+from schema.actors import Role, describe_actor
 from schema.cases import CaseKind
 from schema.reasons import IMAGE_REASONS, LIVENESS_REASONS, WITHHELD, Decision, Reason
 from serving.errors import Forbidden, Malformed
@@ -30,17 +30,6 @@ if TYPE_CHECKING:
 
 MIN_BURST = 256
 """Burst of a key, however low its rate: the largest batch of one call."""
-
-
-class Role(StrEnum):
-    """`outlet` acts for one outlet, `carrier` for one tenant, `fraud` and `operator` for all;
-    `metrics` reads the metrics alone."""
-
-    OUTLET = "outlet"
-    CARRIER = "carrier"
-    FRAUD = "fraud"
-    OPERATOR = "operator"
-    METRICS = "metrics"
 
 
 class Holder(NamedTuple):

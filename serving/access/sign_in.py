@@ -38,9 +38,8 @@ from engine.registry.reader import Reader
 from engine.registry.records import Session, utc_now
 from engine.registry.vault import Vault
 from engine.texts import is_visible
-from schema.actors import LONGEST_PERSON, is_credential
+from schema.actors import LONGEST_PERSON, Role, is_credential
 from serving.access.authentication import Credential, NewKey, make_key
-from serving.access.authorization import Role
 from serving.settings.sections import SignInSettings, is_private_address
 from serving.settings.settings import Settings
 

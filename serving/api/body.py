@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from enum import EnumType
 from functools import lru_cache, partial
 from types import NoneType, UnionType
 from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -373,7 +374,11 @@ def describe_invalid(error: Invalid, kind: Any) -> Malformed | TooManyItems:
         known = ", ".join(_members(place)[0].__struct_fields__)
         name, fault = name_safely(found["name"]), f"unknown field: known are {known}"
     elif pattern is _ENUM:
-        choices = [str(one) for member in _members(place) for one in get_args(member)]
+        choices = [
+            str(one)
+            for member in _members(place)
+            for one in (member if isinstance(member, EnumType) else get_args(member))
+        ]
         fault = f"not one of {', '.join(choices)}"
     else:
         fault = found["text"][0].lower() + found["text"][1:]

@@ -8,11 +8,12 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.matching.calibration import Calibration, Comparison
+from engine.matching.calibration import Calibration
 from engine.matching.comparison import score_best
 from engine.registry.cases import Face as KeptFace
 from engine.registry.reader import Reader
 from engine.registry.records import DocumentRecord
+from schema.thresholds import Comparison
 from serving.api import serializers
 from serving.wire import people as wire
 from serving.wire.fields import Moment, of_record

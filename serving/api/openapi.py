@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -133,14 +133,31 @@ def describe_types() -> dict[str, Json]:
     kinds: list[type] = [Error]
     for one in ENDPOINTS:
         kinds += [kind for kind in (one.body, *one.answers.values()) if kind not in (None, str)]
-    _, schemas = msgspec.json.schema_components(
-        list(dict.fromkeys(kinds)), schema_hook=_CUSTOM.__getitem__, ref_template=_REF
-    )
+    schemas = _describe_structs(dict.fromkeys(kinds))
     # Of bytes msgspec says base64, which the text of a template is not.
     del schemas["Face"]["properties"]["template"]["anyOf"][0]["contentEncoding"]
     for kind, examples in EXAMPLES.items():
         schemas[kind.__name__]["examples"] = examples
     return schemas
+
+
+def _describe_structs(kinds: Iterable[type]) -> dict[str, Json]:
+    """The schemas of structs by name, with the values of an enumeration where it is used."""
+    _, schemas = msgspec.json.schema_components(
+        list(kinds), schema_hook=_CUSTOM.__getitem__, ref_template=_REF
+    )
+    values = {
+        _REF.format(name=name): {"enum": schemas.pop(name)["enum"]}
+        for name in [name for name, schema in schemas.items() if "enum" in schema]
+    }
+
+    def write(node: Any) -> Any:
+        if isinstance(node, dict):
+            written = {name: write(one) for name, one in node.items()}
+            return written | values[written.pop("$ref")] if node.get("$ref") in values else written
+        return [write(one) for one in node] if isinstance(node, list) else node
+
+    return {name: write(schema) for name, schema in schemas.items()}
 
 
 def _name_photographs(schemas: dict[str, Json]) -> None:
@@ -186,10 +203,7 @@ def _parameters(endpoint: Endpoint) -> list[Json]:
         if step.startswith("{")
     ]
     if endpoint.query is not None:
-        (_,), schemas = msgspec.json.schema_components(
-            [endpoint.query], schema_hook=_CUSTOM.__getitem__
-        )
-        asked = schemas[endpoint.query.__name__]
+        asked = _describe_structs([endpoint.query])[endpoint.query.__name__]
         found += [
             {
                 "name": name,

@@ -35,9 +35,10 @@ from engine.registry.vault import Vault
 from engine.registry.webhooks import DeadLetter, Webhook, Webhooks
 from engine.sweeps import estimate
 from engine.sweeps.risk import LIVENESS_WINDOW
-from engine.sweeps.sweep_model import SweepRecord
 from schema.actors import find_actor_kind
 from schema.cases import ALIVE, CaseKind, CaseNote, CaseState, DueDates, NoteKind
+from schema.sweeps import SweepRecord
+from schema.thresholds import Comparison
 from serving.deployment.backups import BackupRecord
 from serving.webhooks.cloud_event import show_event
 from serving.wire import cases, enrollments, lines, outlets, oversight, people, sweeps, webhooks
@@ -625,7 +626,7 @@ def calibrated_thresholds(
     )
 
 
-def _curve(kind: thresholds.Comparison, curve: thresholds.CalibrationCurve) -> oversight.Curve:
+def _curve(kind: Comparison, curve: thresholds.CalibrationCurve) -> oversight.Curve:
     return of_record(
         oversight.Curve,
         curve,

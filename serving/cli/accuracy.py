@@ -495,7 +495,8 @@ def print_calibration(made: FittedModel) -> None:
 
 def _warn(fitted: Calibration, rates: ThresholdRates) -> list[str]:
     """Where the data fall short of the usual, and where their labels are doubtful."""
-    from engine.matching.calibration import Comparison, ThresholdRates
+    from engine.matching.calibration import ThresholdRates
+    from schema.thresholds import Comparison
 
     usual, warnings = asdict(ThresholdRates()), []
     for name, chosen in asdict(rates).items():

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.errors import RequestError
-from serving.access.authorization import MIN_BURST, Role
+from schema.actors import Role
+from serving.access.authorization import MIN_BURST
 from serving.cli.inputs import (
     HomeOption,
     name_actor,

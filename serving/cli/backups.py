@@ -161,7 +161,7 @@ def _back_up(
 
 def _wait_for(client: Client) -> str:
     """The name of a backup that the service has made."""
-    from serving.deployment.backups import BackupState
+    from schema.phases import BackupState
 
     name = client.start_backup().name
     end = monotonic() + 3600 * KEY_HOURS
@@ -328,9 +328,8 @@ MAX_REASON_LENGTH = 500
 
 def _ask_operator(deployment: Deployment, which: str) -> Actor:
     """Whose key is given; refused unless it is an operator's and in force."""
-    from schema.actors import Actor
+    from schema.actors import Actor, Role
     from serving.access.authentication import Authenticator
-    from serving.access.authorization import Role
     from serving.errors import Unauthenticated
 
     text = typer.prompt(f"Key of the {which} operator", hide_input=True, err=True)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from engine.matching.policy import Replay
     from engine.matching.requests import EnrollmentRequest
     from engine.registry.records import EnrollmentRecord
-    from schema.reasons import ExceptionCause
+    from schema.people import ExceptionCause
     from serving.deployment.deployment import Deployment
     from serving.wire.enrollments import Enrollment
 
@@ -149,8 +149,9 @@ def enroll(
     )
     from engine.matching.samples import ABSENT
     from engine.registry.records import utc_now
+    from schema.actors import Role
     from schema.reasons import LivenessUse
-    from serving.access.authorization import Principal, Role, show_decision
+    from serving.access.authorization import Principal, show_decision
     from serving.api import serializers
 
     details = read_details(
@@ -234,7 +235,7 @@ def enroll(
 
 
 def _read_cause(text: str) -> ExceptionCause:
-    from schema.reasons import ExceptionCause
+    from schema.people import ExceptionCause
 
     try:
         return ExceptionCause(text)
@@ -261,7 +262,8 @@ def show(
         enrollment, vault = deployment.store.enrollment(enrollment_id), deployment.vault
     again = decide_again(enrollment) if replay else None
     if as_json:
-        from serving.access.authorization import Principal, Role, show_decision
+        from schema.actors import Role
+        from serving.access.authorization import Principal, show_decision
         from serving.api import serializers
         from serving.wire import oversight as wire
         from serving.wire.fields import of_record

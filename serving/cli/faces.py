@@ -60,7 +60,7 @@ def verify(
     Exit code 0 for a match; 1 for none, or where a photograph is not fit to be matched: then it is
     not judged, and `match` is null. So it is with a model that is not calibrated.
     """
-    from engine.matching.calibration import Comparison
+    from schema.thresholds import Comparison
     from serving.deployment.models import (
         build_extractor,
         embedder_card,
@@ -188,7 +188,8 @@ def _fuse(
     rates: ThresholdRates,
 ) -> tuple[Extraction, list[dict[str, Any]], float | None]:
     """One face from the frames of it, what became of each, and the threshold of `verify`."""
-    from engine.matching.calibration import Comparison, Thresholds
+    from engine.matching.calibration import Thresholds
+    from schema.thresholds import Comparison
 
     if len(frames) == 1:
         # The one rate that the calibration need support.

@@ -64,8 +64,8 @@ def search(
 
     Exit code 1 where nobody is found.
     """
-    from engine.matching.calibration import Comparison
     from engine.matching.verification import identify, note_identified
+    from schema.thresholds import Comparison
     from serving.wire.fields import of_record
     from serving.wire.matching import Candidate, ItemIdentification
 
@@ -182,7 +182,7 @@ def list_erasures(home: HomeOption = None, as_json: JsonFlag = False) -> None:
 
 
 def _choose_threshold(deployment: Deployment, threshold: float | None, fmr: float | None) -> float:
-    from engine.matching.calibration import Comparison
+    from schema.thresholds import Comparison
 
     if threshold is not None:
         return threshold

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.errors import RequestError
+from schema.lines import ReportedKind
 from serving.cli.inputs import HomeOption, name_actor, open_deployment, read_moment
 from serving.cli.output import (
     REGISTRY,
@@ -57,12 +58,11 @@ def report_event(
 ) -> None:
     """Report what happened to a line in use; what the carrier's rules say to it is done."""
     from engine.lifecycle import reverification
-    from engine.lifecycle.rules import REPORTED
     from schema.lines import LineEventKind
     from serving.api import serializers
 
-    if kind not in REPORTED:
-        raise RequestError(f"{kind[:40]} is not reported: take {', '.join(REPORTED)}")
+    if kind not in list(ReportedKind):
+        raise RequestError(f"{kind[:40]} is not reported: take {', '.join(ReportedKind)}")
     moment = read_moment(at)
     with open_deployment(home) as deployment:
         made = reverification.report_event(

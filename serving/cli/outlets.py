@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from schema.actors import Actor
+from schema.actors import Actor, Restriction
+from schema.reasons import Decision
 from serving.cli.cases import ANY, ME, MOST_CASES, STANDING, STATES, name_people
 from serving.cli.inputs import HomeOption, name_actor, open_deployment
 from serving.cli.output import JsonFlag, escape, print_answer, print_json, print_line, print_table
@@ -53,8 +54,7 @@ def bar_outlet(
 def lift_restriction(
     code: Code,
     restriction: Annotated[
-        Literal["suspended", "barred"],
-        typer.Option(help="What `outlet list` says of it: nothing else is lifted."),
+        Restriction, typer.Option(help="What `outlet list` says of it: nothing else is lifted.")
     ],
     reason: ReasonOption,
     home: HomeOption = None,
@@ -89,9 +89,7 @@ def _name_state(outlet: Outlet) -> str:
 
 def list_past(
     code: Code,
-    decision: Annotated[
-        Literal["approved", "review", "rejected"] | None, typer.Option(help="Only these.")
-    ] = None,
+    decision: Annotated[Decision | None, typer.Option(help="Only these.")] = None,
     state: Annotated[
         str, typer.Option(help=f"Only with a case in this state: one of {', '.join(STATES)}.")
     ] = ANY,

@@ -48,7 +48,7 @@ def report_death(
 
     The document enrolls nobody any more, its lines are disputed, its face is still searched.
     """
-    from engine.cases.deaths import DeathSource
+    from schema.people import DeathSource
 
     if source not in list(DeathSource):
         raise typer.BadParameter(f"{source} is none of {', '.join(DeathSource)}")

@@ -224,7 +224,7 @@ def _measure(
 
 def _expect_candidates(settings: Settings, demand: Demand) -> FalseCandidates:
     from engine.capacity.plan import expect_candidates
-    from engine.matching.calibration import Comparison
+    from schema.thresholds import Comparison
     from serving.deployment.models import build_thresholds, load_calibration
 
     calibration = load_calibration(settings)

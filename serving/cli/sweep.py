@@ -35,7 +35,7 @@ from serving.cli.output import (
 if TYPE_CHECKING:
     from engine.matching.limits import ChangeRunner
     from engine.sweeps.estimate import SweepRequest
-    from engine.sweeps.sweep_model import SweepRecord
+    from schema.sweeps import SweepRecord
     from serving.deployment.deployment import Deployment
     from serving.sweeps.manager import SweepManager
     from serving.sweeps.sweep_views import SweepReader
@@ -296,7 +296,7 @@ def _ask(
     threshold: float | None, fmr: float | None, budget: int | None, *, new: bool, unsupported: bool
 ) -> SweepRequest:
     from engine.sweeps.estimate import SweepRequest
-    from engine.sweeps.sweep_model import SweepScope
+    from schema.sweeps import SweepScope
 
     return SweepRequest(
         threshold=threshold,
@@ -348,7 +348,7 @@ def _begin(manager: SweepManager, request: SweepRequest, *, as_json: bool) -> Sw
 
 
 def _resume(manager: SweepManager, sweep_id: str) -> SweepRecord:
-    from engine.sweeps.sweep_model import SweepState
+    from schema.sweeps import SweepState
 
     record = manager.status(sweep_id)
     if record.state in {SweepState.QUEUED, SweepState.RUNNING}:
@@ -359,7 +359,7 @@ def _resume(manager: SweepManager, sweep_id: str) -> SweepRecord:
 
 def _follow(manager: SweepManager, sweep_id: str, *, as_json: bool) -> SweepRecord:
     """The sweep when it is done; an interrupt pauses it."""
-    from engine.sweeps.sweep_model import SweepState
+    from schema.sweeps import SweepState
 
     try:
         with show_progress("million comparisons", is_shown=not as_json) as show:

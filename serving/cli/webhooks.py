@@ -107,7 +107,8 @@ def change_webhook(
     as_json: JsonFlag = False,
 ) -> None:
     """Give a webhook another address, other types or another state."""
-    from engine.registry.webhooks import WebhookChange, WebhookState
+    from engine.registry.webhooks import WebhookChange
+    from schema.events import WebhookState
     from serving.webhooks.cloud_event import read_types
 
     if types and all_types:

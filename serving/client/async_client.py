@@ -10,6 +10,10 @@ from typing import Literal, TypeVar
 import httpx
 from msgspec.structs import replace
 
+from schema.actors import Restriction
+from schema.cases import CaseSort, Outcome
+from schema.lines import CampaignLineState, ExemptionCause, ReportedKind
+from schema.people import DeathSource, DeathStep
 from serving.client.calls import (
     READY,
     VERSION,
@@ -173,7 +177,7 @@ class AsyncClient:
         return await self._send(delete(lines.ClosedLine, "lines", line), options)
 
     async def report_event(
-        self, line: str, kind: lines.ReportedKind, at: datetime, options: Options = _DEFAULT
+        self, line: str, kind: ReportedKind, at: datetime, options: Options = _DEFAULT
     ) -> lines.LineEvent:
         """Reports what has happened to a line, by its number or id; again, it is the same event."""
         body = lines.EventReport(kind, Moment.of(at))
@@ -185,7 +189,7 @@ class AsyncClient:
         return await self._send(get(lines.LineHistory, "lines", line, "events"), options)
 
     async def exempt_document(
-        self, document_id: str, cause: lines.ExemptionCause, options: Options = _DEFAULT
+        self, document_id: str, cause: ExemptionCause, options: Options = _DEFAULT
     ) -> lines.Exemption:
         """No limit on lines holds for a document any more."""
         body = lines.ExemptionRequest(cause)
@@ -236,7 +240,7 @@ class AsyncClient:
         self,
         campaign_id: str,
         *,
-        state: lines.CampaignLineState = "overdue",
+        state: CampaignLineState = CampaignLineState.OVERDUE,
         after: str | None = None,
         limit: int = 200,
         options: Options = _DEFAULT,
@@ -291,9 +295,9 @@ class AsyncClient:
     async def step_death(
         self,
         document_id: str,
-        step: people.DeathStep,
+        step: DeathStep,
         *,
-        source: Literal["registry", "certificate", "family", "other"] | None = None,
+        source: DeathSource | None = None,
         options: Options = _DEFAULT,
     ) -> people.Death:
         """Reports a holder dead (with a `source`), confirms or contests that, or lifts it."""
@@ -349,7 +353,7 @@ class AsyncClient:
     async def list_cases(
         self,
         *,
-        sort: cases.Sort = "newest",
+        sort: CaseSort = CaseSort.NEWEST,
         state: str | None = None,
         kind: str | None = None,
         assignee: str | None = None,
@@ -386,7 +390,7 @@ class AsyncClient:
     async def propose_outcome(
         self,
         case_id: str,
-        outcome: cases.Outcome,
+        outcome: Outcome,
         close_lines: Sequence[str] = (),
         *,
         seen_at: datetime,
@@ -408,7 +412,7 @@ class AsyncClient:
     async def close_case(
         self,
         case_id: str,
-        outcome: cases.Outcome,
+        outcome: Outcome,
         close_lines: Sequence[str] = (),
         *,
         seen_at: datetime,
@@ -424,7 +428,7 @@ class AsyncClient:
         self,
         *,
         carrier: str | None = None,
-        restriction: outlets.Restricted | None = None,
+        restriction: Restriction | None = None,
         after: str | None = None,
         limit: int = 50,
         options: Options = _DEFAULT,
@@ -464,7 +468,7 @@ class AsyncClient:
         )
 
     async def lift_restriction(
-        self, outlet: str, restriction: outlets.Restricted, reason: str, options: Options = _DEFAULT
+        self, outlet: str, restriction: Restriction, reason: str, options: Options = _DEFAULT
     ) -> outlets.OutletState:
         """Lets an outlet enroll again; `restriction` is the one that was seen."""
         body = outlets.LiftRequest(restriction, reason)

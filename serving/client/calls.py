@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from schema.cases import Outcome
 from serving.wire import cases, enrollments, matching, oversight
 from serving.wire.fields import Moment, RequestBody, Template, encode_msgpack
 
@@ -101,7 +102,7 @@ def write_face(face: Face) -> matching.Face:
 
 
 def write_outcome(
-    outcome: cases.Outcome, close_lines: Sequence[str], seen_at: datetime, keep_lines: bool
+    outcome: Outcome, close_lines: Sequence[str], seen_at: datetime, keep_lines: bool
 ) -> cases.OutcomeRequest:
     return cases.OutcomeRequest(outcome, Moment.of(seen_at), tuple(close_lines), keep_lines)
 

@@ -11,6 +11,10 @@ from typing import Literal, TypeVar
 import httpx
 from msgspec.structs import replace
 
+from schema.actors import Restriction
+from schema.cases import CaseSort, Outcome
+from schema.lines import CampaignLineState, ExemptionCause, ReportedKind
+from schema.people import DeathSource, DeathStep
 from serving.client.calls import (
     READY,
     VERSION,
@@ -172,7 +176,7 @@ class Client:
         return self._send(delete(lines.ClosedLine, "lines", line), options)
 
     def report_event(
-        self, line: str, kind: lines.ReportedKind, at: datetime, options: Options = _DEFAULT
+        self, line: str, kind: ReportedKind, at: datetime, options: Options = _DEFAULT
     ) -> lines.LineEvent:
         """Reports what has happened to a line, by its number or id; again, it is the same event."""
         body = lines.EventReport(kind, Moment.of(at))
@@ -184,7 +188,7 @@ class Client:
         return self._send(get(lines.LineHistory, "lines", line, "events"), options)
 
     def exempt_document(
-        self, document_id: str, cause: lines.ExemptionCause, options: Options = _DEFAULT
+        self, document_id: str, cause: ExemptionCause, options: Options = _DEFAULT
     ) -> lines.Exemption:
         """No limit on lines holds for a document any more."""
         body = lines.ExemptionRequest(cause)
@@ -229,7 +233,7 @@ class Client:
         self,
         campaign_id: str,
         *,
-        state: lines.CampaignLineState = "overdue",
+        state: CampaignLineState = CampaignLineState.OVERDUE,
         after: str | None = None,
         limit: int = 200,
         options: Options = _DEFAULT,
@@ -280,9 +284,9 @@ class Client:
     def step_death(
         self,
         document_id: str,
-        step: people.DeathStep,
+        step: DeathStep,
         *,
-        source: Literal["registry", "certificate", "family", "other"] | None = None,
+        source: DeathSource | None = None,
         options: Options = _DEFAULT,
     ) -> people.Death:
         """Reports a holder dead (with a `source`), confirms or contests that, or lifts it."""
@@ -334,7 +338,7 @@ class Client:
     def list_cases(
         self,
         *,
-        sort: cases.Sort = "newest",
+        sort: CaseSort = CaseSort.NEWEST,
         state: str | None = None,
         kind: str | None = None,
         assignee: str | None = None,
@@ -371,7 +375,7 @@ class Client:
     def propose_outcome(
         self,
         case_id: str,
-        outcome: cases.Outcome,
+        outcome: Outcome,
         close_lines: Sequence[str] = (),
         *,
         seen_at: datetime,
@@ -393,7 +397,7 @@ class Client:
     def close_case(
         self,
         case_id: str,
-        outcome: cases.Outcome,
+        outcome: Outcome,
         close_lines: Sequence[str] = (),
         *,
         seen_at: datetime,
@@ -409,7 +413,7 @@ class Client:
         self,
         *,
         carrier: str | None = None,
-        restriction: outlets.Restricted | None = None,
+        restriction: Restriction | None = None,
         after: str | None = None,
         limit: int = 50,
         options: Options = _DEFAULT,
@@ -447,7 +451,7 @@ class Client:
         return self._send(post(outlets.OutletState, "outlets", outlet, "bar", body=body), options)
 
     def lift_restriction(
-        self, outlet: str, restriction: outlets.Restricted, reason: str, options: Options = _DEFAULT
+        self, outlet: str, restriction: Restriction, reason: str, options: Options = _DEFAULT
     ) -> outlets.OutletState:
         """Lets an outlet enroll again; `restriction` is the one that was seen."""
         body = outlets.LiftRequest(restriction, reason)

@@ -15,8 +15,9 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from structlog.typing import FilteringBoundLogger
 
 from engine.errors import RequestError, SosieError, copy_for_one
+from schema.phases import Phase
 from serving.errors import Busy, Interrupted, NotReady, ServiceRefusal
-from serving.registrar.protocol import CallContext, Phase, RegistrarClient, Reply, Status
+from serving.registrar.protocol import CallContext, RegistrarClient, Reply, Status
 from serving.telemetry.metrics import STAGE_SECONDS, Meter
 from serving.telemetry.traces import Tracer
 

@@ -18,7 +18,7 @@ from rich.table import Column, Table
 from engine.accuracy.population import Population
 from engine.errors import CalibrationError, RequestError
 from engine.formatting import with_interval
-from engine.matching.calibration import Comparison
+from schema.thresholds import Comparison
 from serving.cli.output import print_json, show_progress
 from serving.demo.data import admit_synthetic_gallery, open_folder, open_wheel
 from serving.demo.scenario import (

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from engine.errors import SosieError
 from engine.registry.backup import Manifest, list_backups, make_backup, name_of
 from engine.registry.records import utc_now
 from engine.registry.rotation import reseal, retire
+from schema.phases import BackupState
 from serving.deployment.deployment import Deployment
 from serving.deployment.snapshots import SHARD_KEYS_FOLDER, ShardKeys
 from serving.settings.settings import KEY_RING_FILE, Settings
@@ -24,12 +24,6 @@ if TYPE_CHECKING:
 
 FOLDER = "backups"
 """Of a home: what a service backs up."""
-
-
-class BackupState(StrEnum):
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)

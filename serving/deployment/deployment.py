@@ -23,10 +23,10 @@ from engine.errors import (
     RequestError,
     SosieError,
 )
+from engine.lifecycle.reverification import SimChangeTerms
 from engine.lifecycle.rules import LineRules, load_rules
-from engine.lifecycle.sim_changes import SimChangeTerms
 from engine.matching.authority import AuthorityTerms
-from engine.matching.calibration import Calibration, Comparison, Thresholds
+from engine.matching.calibration import Calibration, Thresholds
 from engine.matching.comparison import WatchList
 from engine.matching.documents import Document
 from engine.matching.holders import (
@@ -54,6 +54,7 @@ from engine.sweeps.folder_retention import SweepRetention
 from indexes.errors import ShardLost
 from indexes.upkeep import Upkeep
 from schema.reasons import Decision
+from schema.thresholds import Comparison
 from serving.deployment.models import (
     build_extractor,
     build_thresholds,

@@ -12,11 +12,12 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from engine.errors import ImageError
-from engine.matching.calibration import Comparison, Thresholds
+from engine.matching.calibration import Thresholds
 from engine.matching.frames import FaceVector, fuse_frames
 from engine.matching.samples import Sample
 from indexes.scoring import exact_score, exact_scores
 from schema.reasons import PhotographKind
+from schema.thresholds import Comparison
 from serving.access.authorization import order_candidates
 from serving.errors import TemplateInvalid, TooManyItems, describe
 from serving.telemetry.metrics import BATCH_SIZE, STAGE_SECONDS
@@ -78,7 +79,7 @@ class MatchBatch:
         slot = len(self.images) + len(self.templates)
         if face.image is not None:
             self.images[slot] = list_frames(face.image)
-            self.kinds[slot] = None if face.kind is None else PhotographKind(face.kind)
+            self.kinds[slot] = face.kind
         elif face.template is not None:
             self.templates[slot] = face.template
         return slot

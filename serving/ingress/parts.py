@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from structlog.typing import FilteringBoundLogger
 
 from engine.cases.precision import DecisionReader
-from engine.lifecycle.sim_changes import SimChangeTerms
+from engine.lifecycle.reverification import SimChangeTerms
 from engine.matching.authority import Authority
 from engine.matching.calibration import Calibration, Thresholds
 from engine.matching.liveness import LivenessChecker

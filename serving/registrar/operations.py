@@ -18,7 +18,6 @@ import numpy as np
 from structlog.typing import FilteringBoundLogger
 
 from engine.cases import deaths, outlets, steps
-from engine.cases.deaths import DeathSource
 from engine.errors import (
     DeadlinePassed,
     GalleryBehind,
@@ -28,7 +27,7 @@ from engine.errors import (
     advise_extra,
 )
 from engine.faces.liveness_judge import Judged
-from engine.lifecycle import campaigns, exemptions, reverification
+from engine.lifecycle import campaigns, reverification
 from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
 from engine.matching.documents import Document
@@ -60,9 +59,10 @@ from engine.registry.records import (
 )
 from engine.registry.writer import Writer
 from engine.sweeps.estimate import Expectation, SweepRequest
-from engine.sweeps.sweep_model import SweepRecord
 from schema.actors import Actor, person_of
-from schema.lines import LineEventKind
+from schema.lines import ExemptionCause, LineEventKind
+from schema.people import DeathSource, DeathStep
+from schema.sweeps import SweepRecord
 from serving.deployment.backups import BackupManager, BackupRecord
 from serving.deployment.deployment import Deployment
 from serving.errors import Interrupted
@@ -73,7 +73,6 @@ from serving.registrar.protocol import (
     CampaignTerms,
     CaseStep,
     Close,
-    DeathStep,
     Lift,
     LineTarget,
     OutletStep,
@@ -448,13 +447,13 @@ class Operations:
         given = (self._runner, self._opened.store, campaign_id)
         return campaigns.end_campaign(*given, context.actor, context.carrier)
 
-    def exempt(self, document_id: str, cause: str) -> Exemption:
+    def exempt(self, document_id: str, cause: ExemptionCause) -> Exemption:
         given = (self._runner, self._opened.store, document_id, cause, self._context.actor)
-        return exemptions.exempt(*given)
+        return reverification.exempt(*given)
 
     def end_exemption(self, document_id: str) -> None:
         given = (self._runner, self._opened.store, document_id, self._context.actor)
-        exemptions.end_exemption(*given)
+        reverification.end_exemption(*given)
 
     def erase(self, document_id: str) -> ErasureCertificate | PendingErasure:
         context = self._context

@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 from engine.errors import GalleryBehind, LeaseLost, RequestError, SosieError, VectorUnusable
 from indexes.errors import IndexFault, ShardLost, VectorInvalid
 from schema.cases import Outcome
+from schema.lines import ExemptionCause
+from schema.people import DeathStep
+from schema.phases import Phase
 from serving.errors import Interrupted, ServiceRefusal
 
 if TYPE_CHECKING:
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
     from engine.matching.liveness import LivenessResult
     from engine.matching.requests import Answer, EnrollmentRequest
     from engine.matching.verification import HolderCheck, Identification
-    from engine.registry.events import EventType
     from engine.registry.records import (
         AuditEntry,
         Campaign,
@@ -45,9 +47,10 @@ if TYPE_CHECKING:
     )
     from engine.registry.webhooks import WebhookChange
     from engine.sweeps.estimate import Expectation, SweepRequest
-    from engine.sweeps.sweep_model import SweepRecord
     from schema.actors import Restriction
+    from schema.events import EventType
     from schema.lines import LineEventKind
+    from schema.sweeps import SweepRecord
     from serving.deployment.backups import BackupRecord
     from serving.wire.sweeps import Group, GroupPage
 
@@ -56,23 +59,6 @@ Probes = NDArray[np.float32]
 
 MOST_CANDIDATES = 100
 """Most candidates listed for a probe: all of them may exceed one message."""
-
-
-class Phase(StrEnum):
-    """Phase of the registrar; it answers calls in `ready`, and in `full` and `silent` as far as it
-    can."""
-
-    STARTING = "starting"
-    WAITING = "waiting"
-    """For the writer's lease, which another process still holds."""
-    REPLAYING = "replaying"
-    READY = "ready"
-    FULL = "full"
-    """The database has no room left."""
-    SILENT = "silent"
-    """The database does not answer."""
-    DRAINING = "draining"
-    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,15 +247,6 @@ class WebhookAnswer:
     count: int = 0
 
 
-class DeathStep(StrEnum):
-    """A step on a holder who is reported dead; a report names its source."""
-
-    REPORT = "report"
-    CONFIRM = "confirm"
-    CONTEST = "contest"
-    LIFT = "lift"
-
-
 class Steering(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
@@ -443,7 +420,9 @@ class RegistrarClient(ABC):
         `EventRefused`."""
 
     @_carried
-    async def exempt(self, document_id: str, cause: str, context: CallContext) -> Exemption:
+    async def exempt(
+        self, document_id: str, cause: ExemptionCause, context: CallContext
+    ) -> Exemption:
         """No limit on lines holds for a document any more; audited. `NotFound`."""
 
     @_carried

@@ -25,7 +25,6 @@ from engine.errors import (
     StorageFull,
     WriterBusy,
 )
-from engine.matching.calibration import Comparison
 from engine.matching.registrar import DecidedBatch, Observer
 from engine.matching.requests import Answer
 from engine.matching.verification import Identification
@@ -33,13 +32,15 @@ from engine.registry.audit import verify_chain
 from engine.registry.damage import find_damage
 from engine.registry.store import Store
 from indexes.errors import IndexFault, ShardLost
+from schema.phases import Phase
+from schema.thresholds import Comparison
 from serving.deployment.deployment import Deployment
 from serving.errors import Busy, Interrupted, NotReady, describe
 from serving.jobs.audit_export import Anchoring, AuditExport
 from serving.jobs.periodic import ClockWatch
 from serving.jobs.retention import DailyRetention, LineSteps, PendingErasures
 from serving.registrar.operations import GRACE_S, OpenRegistry, Operations, Watermark, finish_by
-from serving.registrar.protocol import OPERATIONS, CallContext, Phase, Reply, Status, presentable
+from serving.registrar.protocol import OPERATIONS, CallContext, Reply, Status, presentable
 from serving.settings.sections import ServeSettings
 from serving.telemetry import metrics
 from serving.telemetry.metrics import PHASE, Meter, show_set_aside

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from serving.access.authorization import PERMISSIONS, Role
+from schema.actors import Role
+from serving.access.authorization import PERMISSIONS
 from serving.api.endpoints import ENDPOINTS, TAGS, Endpoint
 from serving.api.openapi import EXAMPLES
 from serving.sandbox.outcomes import APPROVED, OUTCOMES, SILENT, Outcome, draw_picture, make_number

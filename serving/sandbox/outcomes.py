@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 
 from engine.errors import RequestError
 from engine.matching.documents import (
-    DOCUMENT_TYPES,
-    PASSPORT,
     CheckedDocument,
     Document,
     check_documents,
     compute_check_digit,
 )
+from schema.documents import DOCUMENT_TYPES, PASSPORT
 from schema.reasons import Decision, Reason
 
 Vector = NDArray[np.float32]

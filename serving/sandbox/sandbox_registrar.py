@@ -60,6 +60,7 @@ from engine.registry.writer import Writer
 from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin
 from schema.cases import Outcome as CaseOutcome
+from schema.people import DeathSource
 from schema.reasons import IMAGE_REASONS, LIVENESS_REASONS, LivenessMode, LivenessUse, Reason
 from serving.deployment.deployment import Deployment
 from serving.errors import Busy, Interrupted, NotReady
@@ -485,7 +486,7 @@ def _report_dead(opened: OpenRegistry, document: Document, face: Vector) -> None
     record = _find_document(opened, document)
     assert record is not None, "it was admitted"
     if record.id not in opened.store.people.standing([record.id]).deceased:
-        source = deaths.DeathSource.OTHER
+        source = DeathSource.OTHER
         deaths.report(opened.registrar, opened.store, record.id, source, _PEOPLE[0])
 
 

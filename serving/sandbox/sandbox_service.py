@@ -26,7 +26,7 @@ from engine.errors import ImageError, NotFound, NotReported, RequestError
 from engine.faces.extractor import Extracted, Extraction, Extractor, Kinds, StageTimes
 from engine.faces.images import Decoder
 from engine.faces.quality import Quality
-from engine.lifecycle.sim_changes import SimChange, SimChangeTerms
+from engine.lifecycle.reverification import SimChange, SimChangeTerms
 from engine.matching.lines import LINE_UNKNOWN
 from engine.matching.samples import Sample
 from engine.registry.reader import Reader

@@ -9,7 +9,7 @@ from threading import Lock
 from engine.matching.registrar import Runner
 from engine.sweeps.estimate import Expectation, SweepRequest
 from engine.sweeps.folder import SweepFolder
-from engine.sweeps.sweep_model import SweepRecord, SweepState
+from schema.sweeps import SweepRecord, SweepState
 from serving.deployment.deployment import Deployment
 from serving.sweeps.planning import plan_sweep
 from serving.sweeps.sweep_states import ALIVE, SweepStates

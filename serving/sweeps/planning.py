@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from engine.errors import RegistryError
-from engine.matching.calibration import Comparison
+from engine.sweeps.clustering import PairTable
 from engine.sweeps.estimate import Expectation, GallerySize, SweepRequest, expect, measure_pace
 from engine.sweeps.folder import Covered, SweepFolder
-from engine.sweeps.sweep_model import PairTable, SweepRecord, SweepScope
 from indexes.exact.device import open_scanner
+from schema.sweeps import SweepRecord, SweepScope
+from schema.thresholds import Comparison
 from serving.deployment.deployment import Deployment
 from serving.deployment.models import find_conversion
 from serving.settings.settings import Settings

@@ -12,7 +12,7 @@ from engine.matching.registrar import Runner
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes, new_id
 from engine.registry.writer import Writer
-from engine.sweeps.sweep_model import SweepRecord, SweepState, SweepTerms
+from schema.sweeps import SweepRecord, SweepState, SweepTerms
 
 ALIVE = frozenset({SweepState.QUEUED, SweepState.RUNNING, SweepState.PAUSED})
 """At most one sweep is in one of these."""

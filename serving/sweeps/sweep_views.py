@@ -16,14 +16,7 @@ from engine.sweeps.estimate import Expectation
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.reload import GroupFile
 from engine.sweeps.report.contents import describe_term
-from engine.sweeps.sweep_model import (
-    Group,
-    GroupKind,
-    RiskTerm,
-    SweepRecord,
-    SweepScope,
-    SweepState,
-)
+from schema.sweeps import Group, GroupKind, RiskTerm, SweepRecord, SweepScope, SweepState
 from serving.deployment.deployment import Deployment
 from serving.sweeps.sweep_states import ALIVE
 from serving.wire import sweeps as wire

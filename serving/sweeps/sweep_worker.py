@@ -21,15 +21,15 @@ from engine.errors import (
     StorageFailed,
     advise_extra,
 )
-from engine.matching.calibration import Comparison
 from engine.registry.records import utc_now
 from engine.sweeps.estimate import ProgressCount
 from engine.sweeps.folder import SweepFolder, SweepStatus
-from engine.sweeps.sweep_model import SweepRecord, SweepState
 from engine.sweeps.sweep_run import SweepTask, run_sweep
 from indexes.errors import ShardLost
 from indexes.exact.device import open_scanner
 from indexes.joining.join import Progress
+from schema.sweeps import SweepRecord, SweepState
+from schema.thresholds import Comparison
 from serving.deployment.deployment import Deployment
 from serving.errors import describe
 from serving.sweeps.planning import find_known, is_converted

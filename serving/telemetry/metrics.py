@@ -30,9 +30,9 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import IMAGE_ERRORS
 from engine.registry.vault import Vault
-from engine.sweeps.sweep_model import SweepState
+from schema.phases import Phase
 from schema.reasons import Decision, Reason
-from serving.registrar.protocol import Phase
+from schema.sweeps import SweepState
 
 LATENCY_S = (
     *(0.0003, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06),

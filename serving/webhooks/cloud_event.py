@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from engine.registry.events import Event, EventType
+from engine.registry.events import Event
+from schema.events import EventType
 from serving.errors import Malformed
 from serving.wire import webhooks
 from serving.wire.fields import Moment

@@ -30,7 +30,8 @@ from engine.registry import cursors
 from engine.registry.cursors import Cursor, CursorLost
 from engine.registry.events import Event, read_events, read_these
 from engine.registry.records import new_id, utc_now
-from engine.registry.webhooks import Progress, Undelivered, Webhook, Webhooks, WebhookState
+from engine.registry.webhooks import Progress, Undelivered, Webhook, Webhooks
+from schema.events import WebhookState
 from serving.settings.sections import WebhookSettings
 from serving.webhooks.cloud_event import show_event
 from serving.webhooks.receiver import AddressRefused, NoAnswer, Receiver

@@ -16,7 +16,8 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.registry.records import utc_now
 from engine.registry.row_macs import open_each
-from engine.registry.webhooks import WebhookChange, Webhooks, WebhookState
+from engine.registry.webhooks import WebhookChange, Webhooks
+from schema.events import WebhookState
 from serving.deployment.deployment import Deployment
 from serving.jobs.periodic import PeriodicJob, name_error
 from serving.registrar.protocol import (

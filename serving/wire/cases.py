@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from schema.cases import CaseOrigin, CaseSort, CaseState, NoteKind, Outcome
 from serving.wire.fields import (
     PAGE,
     After,
@@ -26,28 +27,11 @@ MAX_NOTE_LENGTH = 4000
 MAX_CLOSED_LINES = 200
 ME = "me"
 
-Outcome = Literal["fraud", "twins", "mistake", "unfounded"]
-Sort = Literal["risk", "due", "newest", "oldest", "score"]
-CaseState = Literal["open", "assigned", "proposed", "closed", "merged"]
-ShownOutcome = Annotated[str, known("fraud", "twins", "mistake", "unfounded")]
-ShownState = Annotated[str, known("open", "assigned", "proposed", "closed", "merged")]
-CaseOrigin = Annotated[str, known("decision", "dispute", "reverification", "sweep")]
-NoteKind = Annotated[
-    str,
-    known(
-        "opened",
-        "merged",
-        "assigned",
-        "note",
-        "proposed",
-        "withdrawn",
-        "closed",
-        "erasure_asked",
-        "erased",
-        "expired",
-        "restricted",
-    ),
-]
+AskedState = Literal["open", "assigned", "proposed", "closed", "merged"]
+ShownOutcome = Annotated[str, known(*Outcome)]
+ShownState = Annotated[str, known(*CaseState)]
+ShownOrigin = Annotated[str, known(*CaseOrigin)]
+ShownNote = Annotated[str, known(*NoteKind)]
 Actor = Annotated[
     str,
     Meta(
@@ -75,13 +59,13 @@ class CaseQuery(QueryString, frozen=True):
         Meta(description="`next` of the page before, or any case: it need not be listed any more"),
     ] = None
     sort: Annotated[
-        Sort,
+        CaseSort,
         Meta(
             description="`risk`: the points of a group of a sweep (0 to 100), else those of the "
             "kind; `due`: what is due first, without cases that are never due"
         ),
-    ] = "newest"
-    state: CaseState | Literal["alive", "fraud_in_use"] | None = None
+    ] = CaseSort.NEWEST
+    state: AskedState | Literal["alive", "fraud_in_use"] | None = None
     kind: Code | None = None
     assignee: Actor | None = None
     carrier: Annotated[
@@ -152,7 +136,7 @@ class Case(AnswerBody, frozen=True):
 
     case_id: Id
     kind: str
-    origin: CaseOrigin
+    origin: ShownOrigin
     state: ShownState
     assignee: str | None
     outcome: Annotated[ShownOutcome | None, Meta(description="null until it is closed")]
@@ -227,7 +211,7 @@ class CaseNote(PrivateAnswer, frozen=True):
 
     at: Moment
     actor: str
-    kind: NoteKind
+    kind: ShownNote
     text: str
 
 
@@ -255,7 +239,7 @@ class MergedCase(AnswerBody, frozen=True):
 
     case_id: str
     kind: str
-    origin: CaseOrigin
+    origin: ShownOrigin
     enrollment_id: str | None
     score: float | None
     opened_at: Moment

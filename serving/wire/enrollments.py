@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated
 
 from msgspec import Meta
 
+from schema import reasons
+from schema.documents import MAX_CONSENT_LENGTH
+from schema.people import ExceptionCause
+from schema.reasons import WITHHELD, Decision, Reason
 from serving.wire.fields import (
     MAX_FRAMES,
     AnswerBody,
@@ -18,10 +22,10 @@ from serving.wire.fields import (
     Moment,
     Msisdn,
     Photograph,
-    PhotographKind,
     PrivateAnswer,
     QueryString,
     RequestBody,
+    SentKind,
     known,
 )
 from serving.wire.matching import Candidate, ExpectedFalseCandidates
@@ -29,73 +33,17 @@ from serving.wire.matching import Candidate, ExpectedFalseCandidates
 MAX_AHEAD_MIN = 10
 MAX_AGE_H = 24
 
-Decision = Annotated[str, known("approved", "review", "rejected")]
-Reason = Annotated[
-    str,
-    known(
-        "DOCUMENT_INVALID",
-        "DOCUMENT_EXPIRED",
-        "DOCUMENT_BLOCKED",
-        "ERASURE_PENDING",
-        "DOCUMENT_REPLACED",
-        "HOLDER_DECEASED",
-        "REPLACEMENT_REFUSED",
-        "REPLACEMENT_ASKED",
-        "BIRTH_DATE_MISMATCH",
-        "BIRTH_DATE_MISSING",
-        "GUARDIAN_MISSING",
-        "GUARDIAN_REFUSED",
-        "GUARDIAN_UNUSABLE",
-        "GUARDIAN_MISMATCH",
-        "GUARDIAN_DUPLICATE",
-        "GUARDIAN_CHANGED",
-        "EXCEPTION_ASKED",
-        "EXCEPTION_NOT_OFFERED",
-        "EXCEPTION_LIMIT_REACHED",
-        "DECEASED_LOOK_ALIKE",
-        "NAME_MISMATCH",
-        "AUTHORITY_UNAVAILABLE",
-        "AUTHORITY_UNKNOWN_DOCUMENT",
-        "AUTHORITY_CONTRADICTS",
-        "NO_FACE",
-        "SEVERAL_FACES",
-        "FACE_TOO_SMALL",
-        "BLURRED",
-        "TOO_DARK",
-        "TOO_BRIGHT",
-        "LOW_CONTRAST",
-        "COMPRESSED",
-        "FACE_CUT",
-        "UNCLEAR",
-        "POSE",
-        "LIVE_FRAMES_DIFFER",
-        "SAME_PHOTOGRAPH",
-        "LIVENESS_MISSING",
-        "LIVENESS_INVALID",
-        "LIVENESS_MISBOUND",
-        "LIVENESS_FAILED",
-        "LIVENESS_STALE",
-        "LIVENESS_UNCERTAIN",
-        "FACE_MISMATCH",
-        "DOCUMENT_HELD_BY_ANOTHER_FACE",
-        "DUPLICATE_IDENTITY",
-        "POSSIBLE_DUPLICATE",
-        "LINE_LIMIT_REACHED",
-        "PERSON_LIMIT_REACHED",
-        "LINE_IN_USE",
-        "WATCHLISTED",
-        "WITHHELD",
-    ),
-]
-WhichPhotograph = Annotated[str, known("live", "portrait")]
+ShownDecision = Annotated[str, known(*Decision)]
+ShownReason = Annotated[str, known(*Reason, WITHHELD)]
+WhichPhotograph = Annotated[str, known(*reasons.Photograph)]
 
 
 _TAKEN = Meta(
     description=f"taken now, base64 in JSON: one photograph, or up to {MAX_FRAMES} frames"
 )
 LivePhotograph = Annotated[Photograph | Frames, _TAKEN]
-ExceptionCause = Annotated[
-    Literal["condition", "injury", "disability", "age", "not_shown", "portrait_unreadable"],
+AskedException = Annotated[
+    ExceptionCause,
     Meta(
         description="why a photograph is missing or cannot be used: then two people decide, where "
         "the carrier takes exceptions; see docs/people.md"
@@ -109,7 +57,7 @@ class Guardian(RequestBody, frozen=True, kw_only=True):
     document: Document
     live: LivePhotograph
     portrait: Annotated[Photograph, Meta(description="the guardian's document's")] | None = None
-    portrait_kind: PhotographKind | None = None
+    portrait_kind: SentKind | None = None
 
 
 class EnrollmentRequest(RequestBody, frozen=True, kw_only=True):
@@ -128,10 +76,14 @@ class EnrollmentRequest(RequestBody, frozen=True, kw_only=True):
     portrait: Annotated[Photograph, Meta(description="the document's, base64 in JSON")] | None = (
         None
     )
-    portrait_kind: PhotographKind | None = None
+    portrait_kind: SentKind | None = None
     consent_ref: Annotated[
         str,
-        Meta(min_length=1, max_length=200, description="where the subscriber's consent is on file"),
+        Meta(
+            min_length=1,
+            max_length=MAX_CONSENT_LENGTH,
+            description="where the subscriber's consent is on file",
+        ),
     ]
     captured_at: Annotated[
         Moment,
@@ -142,7 +94,7 @@ class EnrollmentRequest(RequestBody, frozen=True, kw_only=True):
     ]
     liveness: LivenessToken | None = None
     guardian: Annotated[Guardian, Meta(description="who came with a minor")] | None = None
-    exception: ExceptionCause | None = None
+    exception: AskedException | None = None
     replaces: (
         Annotated[
             KnownDocument,
@@ -174,8 +126,8 @@ class Finding(AnswerBody, frozen=True, omit_defaults=True):
     WITHHELD stands for rows about a holder whose face was not shown: it is for tenants alone.
     """
 
-    reason: Reason
-    decision: Decision
+    reason: ShownReason
+    decision: ShownDecision
     photograph: WhichPhotograph | None = None
 
 
@@ -242,7 +194,7 @@ class Frame(AnswerBody, frozen=True):
     """One of several frames of the live face, in the order they came."""
 
     is_fused: Annotated[bool, Meta(description="false where it was left out")]
-    problems: tuple[Reason, ...]
+    problems: tuple[ShownReason, ...]
     quality: dict[str, float]
 
 
@@ -267,7 +219,7 @@ GuardianDocument = Annotated[
 class ExceptionState(AnswerBody, frozen=True):
     """What became of an exception; with a `line_id` it was granted."""
 
-    cause: Annotated[str, known(*get_args(get_args(ExceptionCause)[0]))]
+    cause: Annotated[str, known(*ExceptionCause)]
     state: Annotated[str, known("asked", "granted", "refused")]
     asked_at: Moment
     decided_at: Moment | None
@@ -278,7 +230,7 @@ class Enrollment(AnswerBody, frozen=True):
     """The whole decision, durable and visible to every later search."""
 
     enrollment_id: str
-    decision: Decision
+    decision: ShownDecision
     reasons: tuple[Finding, ...]
     scores: Scores
     thresholds: Thresholds
@@ -311,7 +263,7 @@ class LivenessEvidence(AnswerBody, frozen=True, omit_defaults=True):
     """What came of the evidence of liveness; `problem` is a reason, absent where all was well."""
 
     mode: Annotated[str, known("observe", "required")]
-    problem: Reason | None = None
+    problem: ShownReason | None = None
     issuer: Annotated[str | None, Meta(description="absent where nobody known has signed")] = None
     jti: str | None = None
     decision: str | None = None
@@ -363,7 +315,7 @@ class EnrollmentRecord(AnswerBody, frozen=True):
     enrollment_id: str
     carrier: str
     outlet: str
-    decision: Decision
+    decision: ShownDecision
     reasons: tuple[Finding, ...]
     scores: Scores
     thresholds: Thresholds

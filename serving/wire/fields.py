@@ -11,10 +11,13 @@ import base64
 import binascii
 from collections.abc import Mapping
 from datetime import date, datetime
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
 from msgspec import Meta, Struct
+
+from schema.documents import DOCUMENT_TYPES, MAX_NAME_LENGTH, MAX_NUMBER_LENGTH
+from schema.reasons import PhotographKind
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)
@@ -22,27 +25,6 @@ S = TypeVar("S", bound=Struct)
 ID_EXAMPLE = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"
 HOLDER_EXAMPLE = "9f2c4e0b71d85a36c8e1f4072b6d9a53"
 IMAGE_EXAMPLE = "/9j/4AAQSkZJRgABAQAAAQABAAD/2Q=="
-DOCUMENT_TYPES = (
-    "cn-ric",
-    "kr-rrn",
-    "th-pin",
-    "id-nik",
-    "my-nric",
-    "in-aadhaar",
-    "pk-cnic",
-    "tr-tckimlik",
-    "za-idnr",
-    "es-dni",
-    "bg-egn",
-    "es-nie",
-    "bg-pnf",
-    "kr-arc",
-    "th-nti",
-    "id-kitas",
-    "id-kitap",
-    "cn-frp",
-    "passport",
-)
 MAX_PAGE = 200
 PAGE = 50
 
@@ -197,8 +179,8 @@ Frames = Annotated[
         "parts of one name",
     ),
 ]
-PhotographKind = Annotated[
-    Literal["live", "printed", "chip"],
+SentKind = Annotated[
+    PhotographKind,
     Meta(
         description="what the photograph is, and so how good it must be: taken of a person, of a "
         "document, or read from its chip. Where it is not told, a document's record is `chip`, "
@@ -218,11 +200,13 @@ DocumentNumber = Annotated[
     str,
     Meta(
         min_length=1,
-        max_length=100,
+        max_length=MAX_NUMBER_LENGTH,
         description="as printed; of a passport the machine readable zone",
     ),
 ]
-HolderName = Annotated[str, Meta(min_length=1, max_length=200, description="as printed")]
+HolderName = Annotated[
+    str, Meta(min_length=1, max_length=MAX_NAME_LENGTH, description="as printed")
+]
 
 
 class Document(RequestBody, frozen=True):

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from schema.actors import ActorKind
+from schema.lines import (
+    CampaignLineState,
+    CampaignState,
+    ExemptionCause,
+    LineEventKind,
+    LineState,
+    ReportedKind,
+)
 from serving.wire.fields import (
     MAX_PAGE,
     AnswerBody,
@@ -20,29 +29,8 @@ from serving.wire.fields import (
 )
 from serving.wire.matching import Face
 
-LineStatus = Annotated[
-    str, known("pending", "active", "suspended_outgoing", "suspended", "closed", "disputed")
-]
-ReportedKind = Literal[
-    "sim_swap", "device_change", "port_in", "port_out", "transfer", "esim_download"
-]
-EventKind = Annotated[
-    str,
-    known(
-        *get_args(ReportedKind),
-        "reverify_asked",
-        "reverified",
-        "reverify_failed",
-        "overdue",
-        "pending",
-        "suspended_outgoing",
-        "suspended",
-        "unsuspended",
-        "closed",
-        "disputed",
-        "restored",
-    ),
-]
+LineStatus = Annotated[str, known(*LineState)]
+EventKind = Annotated[str, known(*LineEventKind)]
 
 
 Suspension = Annotated[
@@ -138,7 +126,7 @@ class LineEvent(AnswerBody, frozen=True):
     line_id: Id
     by: Annotated[
         str,
-        known("service", "command", "person", "key"),
+        known(*ActorKind),
         Meta(description="`service`: by a rule; `key`: one that is no person's"),
     ]
 
@@ -164,9 +152,6 @@ class LineHistory(AnswerBody, frozen=True):
     events: tuple[LineEvent, ...]
 
 
-ExemptionCause = Literal["business", "public_body", "household", "other"]
-
-
 class ExemptionRequest(RequestBody, frozen=True):
     """Why no limit on lines holds for a document."""
 
@@ -186,7 +171,6 @@ class Exemption(AnswerBody, frozen=True):
 MOST_CAMPAIGN_LINES = 1_000
 Then = Literal["suspended_outgoing", "suspended", "closed"]
 Duration = Annotated[str, Meta(max_length=8, description="90m, 2h, 30d", examples=["30d"])]
-CampaignLineState = Literal["asked", "verified", "overdue", "left"]
 
 
 class ChosenLines(RequestBody, frozen=True, kw_only=True):
@@ -246,7 +230,7 @@ class Campaign(AnswerBody, frozen=True):
     campaign_id: Id
     name: str
     carrier: str
-    state: Annotated[str, known("filling", "running", "ended")]
+    state: Annotated[str, known(*CampaignState)]
     deadline: Moment
     created_at: Moment
     progress: CampaignProgress
@@ -261,7 +245,7 @@ class Campaigns(AnswerBody, frozen=True):
 class CampaignLinesQuery(QueryString, frozen=True):
     """Lines of a campaign in one state, by id."""
 
-    state: CampaignLineState = "overdue"
+    state: CampaignLineState = CampaignLineState.OVERDUE
     after: Annotated[Id | None, Meta(description="`next` of the page before")] = None
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = MAX_PAGE
 

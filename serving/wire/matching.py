@@ -14,9 +14,9 @@ from serving.wire.fields import (
     LivenessToken,
     Moment,
     Photograph,
-    PhotographKind,
     PrivateAnswer,
     RequestBody,
+    SentKind,
     Template,
     known,
 )
@@ -45,7 +45,7 @@ class Face(RequestBody, frozen=True):
 
     image: Photograph | Frames | None = None
     template: IssuedTemplate | None = None
-    kind: PhotographKind | None = None
+    kind: SentKind | None = None
 
     def __post_init__(self) -> None:
         if (self.image is None) is (self.template is None):
@@ -85,7 +85,7 @@ class TemplateItem(RequestBody, frozen=True, kw_only=True):
 
     id: ItemId | None = None
     image: Photograph
-    kind: PhotographKind | None = None
+    kind: SentKind | None = None
 
     def __post_init__(self) -> None:
         """Nothing to check: the id is given back and never stored."""

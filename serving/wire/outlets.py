@@ -6,8 +6,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from serving.wire.cases import Actor, CaseState, ShownState
-from serving.wire.enrollments import Decision, Reason
+from schema.actors import Restriction
+from schema.reasons import Decision
+from serving.wire.cases import Actor, AskedState, ShownState
+from serving.wire.enrollments import ShownDecision, ShownReason
 from serving.wire.fields import (
     PAGE,
     After,
@@ -25,8 +27,7 @@ from serving.wire.fields import (
 
 MAX_REASON_LENGTH = 200
 
-Restricted = Literal["suspended", "barred"]
-Restriction = Annotated[str, known("suspended", "barred")]
+ShownRestriction = Annotated[str, known(*Restriction)]
 ReasonText = Annotated[
     str,
     Meta(
@@ -43,7 +44,7 @@ class OutletsQuery(QueryString, frozen=True):
     limit: Limit = PAGE
     after: Annotated[Code | None, Meta(description="`next` of the page before")] = None
     carrier: Code | None = None
-    restriction: Restricted | None = None
+    restriction: Restriction | None = None
 
 
 class RestrictRequest(RequestBody, frozen=True):
@@ -56,7 +57,7 @@ class RestrictRequest(RequestBody, frozen=True):
 class LiftRequest(RequestBody, frozen=True):
     """Why it may enroll again; `restriction` is the one that was seen: 409 for another."""
 
-    restriction: Restricted
+    restriction: Restriction
     reason: ReasonText
 
 
@@ -76,7 +77,7 @@ class OutletState(AnswerBody, frozen=True):
     outlet: str
     carrier: str
     is_open: bool
-    restriction: Annotated[Restriction | None, Meta(description="null: it may enroll")]
+    restriction: Annotated[ShownRestriction | None, Meta(description="null: it may enroll")]
     restricted_at: Moment | None
     restricted_by: str | None
     restricted_person: str | None
@@ -124,8 +125,8 @@ class PastQuery(QueryString, frozen=True):
     limit: Limit = PAGE
     after: Annotated[After | None, Meta(description="`next` of the page before")] = None
     sort: Literal["newest", "oldest"] = "newest"
-    decision: Literal["approved", "review", "rejected"] | None = None
-    state: CaseState | Literal["alive"] | None = None
+    decision: Decision | None = None
+    state: AskedState | Literal["alive"] | None = None
     kind: Code | None = None
     assignee: Actor | None = None
     id_end: Annotated[
@@ -147,8 +148,8 @@ class PastEnrollment(PrivateAnswer, frozen=True):
     """An attempt at an outlet, with whom its document names, masked."""
 
     enrollment_id: Id
-    decision: Decision
-    reasons: tuple[Reason, ...]
+    decision: ShownDecision
+    reasons: tuple[ShownReason, ...]
     decided_at: Moment
     document_id: str | None
     name: Annotated[str, Meta(description="empty where it was erased, or nobody is enrolled")]

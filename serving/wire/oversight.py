@@ -6,7 +6,10 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from serving.wire.enrollments import Decision, Reason, Thresholds
+from schema.actors import Restriction, Role
+from schema.phases import BackupState, Phase
+from schema.thresholds import Comparison
+from serving.wire.enrollments import ShownDecision, ShownReason, Thresholds
 from serving.wire.fields import (
     PAGE,
     AnswerBody,
@@ -21,11 +24,9 @@ from serving.wire.outlets import OutletLiveness
 
 MAX_NUMBER = 2**53 - 1
 
-Role = Annotated[str, known("outlet", "carrier", "fraud", "operator", "metrics")]
-Phase = Annotated[
-    str, known("starting", "waiting", "replaying", "ready", "full", "silent", "draining", "failed")
-]
-Comparison = Annotated[str, known("one_to_one", "fused_to_one", "fused")]
+ShownRole = Annotated[str, known(*Role)]
+ShownPhase = Annotated[str, known(*Phase)]
+ShownComparison = Annotated[str, known(*Comparison)]
 AuditNumber = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 Exact = Annotated[str, Meta(min_length=1, max_length=200)]
 
@@ -51,7 +52,7 @@ class Readiness(AnswerBody, frozen=True):
     the registrar cannot be reached."""
 
     is_ready: bool
-    phase: Phase | None
+    phase: ShownPhase | None
     checks: Annotated[
         dict[str, Check],
         Meta(description="store, models, registrar, gallery, anchor, accelerator, device, upkeep"),
@@ -80,7 +81,7 @@ class KeyHolder(AnswerBody, frozen=True):
     """What the key or the session that was sent stands for; `key_id` is of whichever it is."""
 
     key_id: str
-    role: Role
+    role: ShownRole
     carrier: str | None
     outlet: str | None
     person: Annotated[str | None, Meta(description="whose key it is: two keys of one are not two")]
@@ -121,7 +122,7 @@ class Curve(AnswerBody, frozen=True):
     Beyond the last point no rate is known, but that it is `fmr_bound` at most.
     """
 
-    comparison: Comparison
+    comparison: ShownComparison
     mated_pairs: int
     nonmated_pairs: int
     highest_nonmated: Annotated[
@@ -211,7 +212,7 @@ class Backup(AnswerBody, frozen=True):
     """
 
     name: str
-    state: Annotated[str, known("running", "done", "failed")]
+    state: Annotated[str, known(*BackupState)]
     started_at: Moment
     audit_number: int | None
     audit_head: Annotated[str | None, Meta(description="the chain's hash there; hexadecimal")]
@@ -233,7 +234,7 @@ class ListedKey(AnswerBody, frozen=True):
     """A key without its secret."""
 
     key_id: str
-    role: Role
+    role: ShownRole
     carrier: str | None
     outlet: str | None
     person: str | None
@@ -273,7 +274,7 @@ class ListedOutlet(AnswerBody, frozen=True):
     carrier: str
     is_open: bool
     time_zone: str | None
-    restriction: Annotated[str | None, known("suspended", "barred")] = None
+    restriction: Annotated[str | None, known(*Restriction)] = None
     restriction_case: str | None = None
     restriction_reason: str | None = None
     refused_attempts: int = 0
@@ -330,10 +331,10 @@ class CertificateCheck(AnswerBody, frozen=True):
 class ReplayedDecision(AnswerBody, frozen=True):
     """A recorded decision beside what its evidence leads to today."""
 
-    recorded: Decision
-    recorded_reasons: tuple[Reason, ...]
-    replayed: Decision
-    replayed_reasons: tuple[Reason, ...]
+    recorded: ShownDecision
+    recorded_reasons: tuple[ShownReason, ...]
+    replayed: ShownDecision
+    replayed_reasons: tuple[ShownReason, ...]
     recorded_policy: str
     agrees: bool
 

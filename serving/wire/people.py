@@ -3,12 +3,13 @@ faces that are kept of them."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta
 
+from schema.people import DeathSource, DeathStep
 from serving.wire.cases import Case
-from serving.wire.enrollments import Decision, Reason, WhichPhotograph
+from serving.wire.enrollments import ShownDecision, ShownReason, WhichPhotograph
 from serving.wire.fields import (
     AnswerBody,
     Id,
@@ -93,8 +94,8 @@ class Attempt(AnswerBody, frozen=True):
     enrollment_id: Id
     carrier: str
     outlet: str
-    decision: Decision
-    reasons: tuple[Reason, ...]
+    decision: ShownDecision
+    reasons: tuple[ShownReason, ...]
     decided_at: Moment
 
 
@@ -133,8 +134,8 @@ class People(AnswerBody, frozen=True):
     expected_false_candidates: ExpectedFalseCandidates | None
 
 
-DeathStep = Annotated[
-    Literal["report", "confirm", "contest", "lift"],
+AskedStep = Annotated[
+    DeathStep,
     Meta(
         description="`report` holds at once; another person confirms it, which closes the lines. "
         "One contests a report, and another lifts it"
@@ -145,12 +146,12 @@ DeathStep = Annotated[
 class DeathRequest(RequestBody, frozen=True):
     """A step on a holder who is reported dead; a report names where it comes from."""
 
-    step: DeathStep
-    source: Literal["registry", "certificate", "family", "other"] | None = None
+    step: AskedStep
+    source: DeathSource | None = None
 
     def __post_init__(self) -> None:
         RequestBody.__post_init__(self)
-        if (self.step == "report") != (self.source is not None):
+        if (self.step == DeathStep.REPORT) != (self.source is not None):
             raise ValueError("source: a report names where it comes from, no other step does")
 
 
@@ -201,7 +202,7 @@ class FaceSubject(PrivateAnswer, frozen=True):
     document_status: str
     is_reference: Annotated[bool, Meta(description="the document's reference was made of these")]
     enrollment_id: Annotated[str | None, Meta(description="null of an imported reference")]
-    decision: Decision | None
+    decision: ShownDecision | None
     captured_at: Annotated[
         Moment | None, Meta(description="when the live photograph was taken, where that was told")
     ]

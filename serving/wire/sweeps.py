@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from msgspec import Meta
 
+from schema.sweeps import GroupKind, SweepScope, SweepState
 from serving.wire.fields import (
     PAGE,
     AnswerBody,
@@ -20,12 +21,9 @@ from serving.wire.fields import (
 )
 from serving.wire.matching import ExpectedFalseCandidates
 
-Scope = Literal["all", "new"]
-ShownScope = Annotated[str, known("all", "new")]
-SweepState = Annotated[str, known("queued", "running", "paused", "done", "cancelled", "failed")]
-GroupKind = Annotated[
-    str, known("one_face_many_documents", "one_document_many_faces", "resale_ring")
-]
+ShownScope = Annotated[str, known(*SweepScope)]
+ShownState = Annotated[str, known(*SweepState)]
+ShownKind = Annotated[str, known(*GroupKind)]
 
 
 class SweepsQuery(QueryString, frozen=True):
@@ -62,7 +60,7 @@ class SweepRequest(RequestBody, frozen=True):
         Annotated[float, Meta(gt=0, lt=1)] | None,
         Meta(description="its threshold is bound in the same way"),
     ] = None
-    scope: Scope = "all"
+    scope: SweepScope = SweepScope.ALL
     dry_run: Annotated[bool, Meta(description="only say what to expect")] = False
     allow_unsupported: Annotated[
         bool,
@@ -130,7 +128,7 @@ class Sweep(AnswerBody, frozen=True):
     """A sweep as a list has it, without what it found."""
 
     sweep_id: Id
-    state: SweepState
+    state: ShownState
     threshold: float
     scope: ShownScope
     requested_by: str
@@ -170,7 +168,7 @@ class GroupRow(AnswerBody, frozen=True):
     """A group in counts."""
 
     key: str
-    kind: GroupKind
+    kind: ShownKind
     risk: float
     terms: tuple[RiskTerm, ...]
     identities: int
@@ -235,7 +233,7 @@ class Group(AnswerBody, frozen=True):
     """A group with its members, and its links, the closest first."""
 
     key: str
-    kind: GroupKind
+    kind: ShownKind
     risk: float
     terms: tuple[RiskTerm, ...]
     weakest: Annotated[Link | None, Meta(description="the link without which it falls apart")]

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from schema.events import EventType, WebhookState
 from serving.wire.fields import (
     ID_EXAMPLE,
     PAGE,
@@ -21,39 +22,7 @@ from serving.wire.fields import (
 )
 
 MOST_EVENTS = 500
-EventType = Annotated[
-    str,
-    known(
-        "enrollment.decided",
-        "line.opened",
-        "line.disputed",
-        "line.restored",
-        "line.closed",
-        "line.moved",
-        "line.move_asked",
-        "case.opened",
-        "case.closed",
-        "case.merged",
-        "watchlist.hit",
-        "sweep.finished",
-        "erasure.done",
-        "line.sim_swap",
-        "line.device_change",
-        "line.port_in",
-        "line.port_out",
-        "line.transfer",
-        "line.esim_download",
-        "line.reverify_asked",
-        "line.reverified",
-        "line.reverify_failed",
-        "line.overdue",
-        "line.pending",
-        "line.suspended_outgoing",
-        "line.suspended",
-        "line.unsuspended",
-        "campaign.ended",
-    ),
-]
+ShownType = Annotated[str, known(*EventType)]
 
 
 Place = Annotated[str, Meta(max_length=128, pattern="^[A-Za-z0-9_=-]+$")]
@@ -65,7 +34,7 @@ class EventQuery(QueryString, frozen=True):
 
     after: Annotated[Place, Meta(description="`next` of the page before; 0: all")] = "0"
     limit: Annotated[int, Meta(ge=1, le=MOST_EVENTS)] = 100
-    type: EventType | None = None
+    type: ShownType | None = None
 
 
 class Event(AnswerBody, frozen=True):
@@ -75,7 +44,7 @@ class Event(AnswerBody, frozen=True):
     specversion: Annotated[str, known("1.0")]
     id: Id
     source: Annotated[str, Meta(description="this deployment")]
-    type: EventType
+    type: ShownType
     subject: Id
     time: Moment
     datacontenttype: Annotated[str, known("application/json")]
@@ -95,9 +64,9 @@ Sink = Annotated[
     str, Meta(min_length=1, max_length=MAX_SINK_LENGTH, description="a public https address")
 ]
 Types = Annotated[
-    tuple[EventType, ...], Meta(max_length=MAX_TYPES, description="empty: events of every type")
+    tuple[ShownType, ...], Meta(max_length=MAX_TYPES, description="empty: events of every type")
 ]
-State = Annotated[str, known("active", "paused", "gone")]
+ShownState = Annotated[str, known(*WebhookState)]
 Secret = Annotated[
     str, Meta(description="signs what is sent, by Standard Webhooks; it is not told again")
 ]
@@ -146,7 +115,7 @@ class Webhook(PrivateAnswer, frozen=True):
     sink: str
     types: Types
     carrier: Annotated[str | None, Meta(description="null: events of all carriers")]
-    state: Annotated[State, Meta(description="gone: the receiver has answered 410")]
+    state: Annotated[ShownState, Meta(description="gone: the receiver has answered 410")]
     created_at: Moment
     earlier_secret_until: Annotated[
         Moment | None, Meta(description="until then the secret before the last rotation signs too")

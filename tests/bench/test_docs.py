@@ -29,8 +29,9 @@ from bench.docs.pages import (
     run_sosie,
 )
 from engine.errors import RequestError
-from engine.matching.calibration import CalibrationCurve, Comparison
+from engine.matching.calibration import CalibrationCurve
 from engine.sweeps.estimate import FALSE_PAIRS_PER_REFERENCE, GallerySize, propose
+from schema.thresholds import Comparison
 from serving.deployment.models import load_calibration
 from serving.settings.settings import Settings
 from tests.bench.frozen import each_suite

@@ -26,7 +26,7 @@ from bench.suites.sweep.hard_rings import HardPlan, measure_budgets_here, plant_
 from bench.suites.sweep.planted import LARGEST, Plan, Planted, is_trap, plant, planted_pairs
 from bench.suites.sweep.sweep_suite import SweepConfig, read_parts, run
 from engine.errors import RequestError
-from engine.sweeps.sweep_model import PairTable
+from engine.sweeps.clustering import PairTable
 
 THRESHOLD = 0.62
 HARD = HardPlan(references=4_000, rings=10, siblings=20, seed=1)

@@ -24,7 +24,7 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.faces.extractor import Extraction, Extractor
-from engine.matching.calibration import Comparison, Thresholds
+from engine.matching.calibration import Thresholds
 from engine.matching.comparison import fuse_vectors
 from engine.matching.documents import Document
 from engine.matching.people import PeopleRules, PeopleTerms
@@ -32,6 +32,7 @@ from engine.matching.policy import read_evidence
 from engine.matching.requests import Answer, EnrollmentRequest, GuardianShown
 from engine.matching.samples import ABSENT, Sample, make_samples
 from schema.reasons import Decision, Reason
+from schema.thresholds import Comparison
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
 from tests.engine.matching.conftest import resident_number

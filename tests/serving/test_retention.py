@@ -20,10 +20,11 @@ from structlog.testing import LogCapture
 
 from engine.errors import GalleryBehind
 from engine.registry.database import changing
-from engine.registry.events import EventType, _New, write_events
+from engine.registry.events import _New, write_events
 from engine.registry.records import AuditEntry, Changes, StoredAnswer, utc_now
 from engine.registry.webhooks import Webhooks
 from engine.retention.job import Schedule, run_retention
+from schema.events import EventType
 from serving.deployment.deployment import Deployment, read_schedule, read_time
 from serving.jobs import retention
 from serving.jobs.periodic import ClockWatch

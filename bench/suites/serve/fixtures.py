@@ -20,8 +20,9 @@ from engine.errors import RequestError
 from engine.matching.bulk_enrollment import admit_references
 from engine.matching.documents import Document
 from engine.registry.records import ApiKey, utc_now
+from schema.actors import Role
 from serving.access.authentication import make_key
-from serving.access.authorization import Principal, Role, tenant_of
+from serving.access.authorization import Principal, tenant_of
 from serving.deployment.deployment import Deployment, create_home
 from serving.ingress.templates import SealedTemplates
 from serving.settings.settings import Settings, load_settings

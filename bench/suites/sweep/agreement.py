@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from bench.core.reports import Figure
 from bench.data.vectors import Rows
 from bench.suites.sweep.planted import Planted
-from engine.sweeps.clustering import label_components
-from engine.sweeps.sweep_model import Group, PairTable
+from engine.sweeps.clustering import PairTable, label_components
+from schema.sweeps import Group
 
 Labels = NDArray[np.int64]
 

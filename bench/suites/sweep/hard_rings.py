@@ -28,15 +28,16 @@ from bench.suites.serve.process import Worker
 from bench.suites.sweep.synthetic import Found, list_peak, make_facts, read_peak_bytes
 from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import Population
-from engine.matching.calibration import Comparison
 from engine.sweeps.budget import BudgetTerms, Ranking, choose_pairs, expect_true, rank_within_budget
+from engine.sweeps.clustering import PairTable
 from engine.sweeps.groups import group_faces
 from engine.sweeps.likelihood import Openings, Particulars, ScoreRatio
-from engine.sweeps.sweep_model import Group, PairTable
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.join import join_gallery
 from indexes.joining.tiling import Pairs
+from schema.sweeps import Group
+from schema.thresholds import Comparison
 from serving.deployment.models import load_calibration
 from serving.settings.settings import Settings
 

@@ -38,13 +38,14 @@ from bench.suites.workload import load_holders, make_home
 from engine.accuracy.dataset import LabelledFolder, embed_folder
 from engine.accuracy.pair_scores import fuse
 from engine.faces.extractor import open_extractor
+from engine.sweeps.clustering import PairTable
 from engine.sweeps.estimate import SweepRequest
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groups import group_faces
 from engine.sweeps.reload import GroupFile
-from engine.sweeps.sweep_model import Group, GroupKind, PairTable, SweepScope, SweepState
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import join_gallery
+from schema.sweeps import Group, GroupKind, SweepScope, SweepState
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import Settings
 from serving.sweeps.manager import SweepManager

@@ -24,13 +24,13 @@ from bench.suites.sweep.agreement import (
     old_rings,
 )
 from bench.suites.sweep.planted import Plan, Planted, plant, planted_pairs
-from engine.sweeps.clustering import LinkTable, Owners, cluster_links, label_components
+from engine.sweeps.clustering import LinkTable, Owners, PairTable, cluster_links, label_components
 from engine.sweeps.groups import FaceFacts, group_faces
-from engine.sweeps.sweep_model import Group, Identity, LineFact, PairTable
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
 from indexes.joining.join import join_gallery
 from schema.lines import LineStatus
+from schema.sweeps import Group, Identity, LineFact
 
 LINKS_A_DOCUMENT = 2.5
 """With more than two, most documents hang together in one component."""

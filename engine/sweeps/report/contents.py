@@ -16,7 +16,7 @@ from engine.formatting import count, percent, plural, with_interval
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.likelihood import MINUTES
 from engine.sweeps.risk import BURST, SCALES, OutletLiveness, SweepSummary
-from engine.sweeps.sweep_model import Group, GroupKind, RiskTerm, SweepTerms
+from schema.sweeps import Group, GroupKind, RiskTerm, SweepTerms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -26,7 +26,7 @@ from engine.sweeps.report.contents import (
     format_day,
     letter,
 )
-from engine.sweeps.sweep_model import Group, Identity, Link
+from schema.sweeps import Group, Identity, Link
 
 _STEPS = 120
 

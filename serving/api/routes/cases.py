@@ -7,7 +7,6 @@ import asyncio
 from engine.errors import NotFound
 from engine.registry.cases import CaseFilter
 from engine.registry.records import utc_now
-from schema.cases import CaseSort, Outcome
 from serving.access.authorization import Action, Principal, authorize, scope_of
 from serving.api import serializers
 from serving.api.request import Request, next_page, note
@@ -59,7 +58,7 @@ async def propose_outcome(
     """Proposes an outcome, and the lines to be closed by it, for another person to decide. Fraud
     whose documents have lines in use names those to close, or says that they stay: 400 else.
     """
-    step = Propose(Outcome(body.outcome), body.close_lines, body.seen_at, body.keep_lines)
+    step = Propose(body.outcome, body.close_lines, body.seen_at, body.keep_lines)
     return await _step(parts, request, case_id, step)
 
 
@@ -76,7 +75,7 @@ async def close_case(
     puts the faces on the watch-list; twins and mistakes are exceptions for later sweeps; an
     unfounded dispute leaves its lines active.
     """
-    step = Close(Outcome(body.outcome), body.close_lines, body.seen_at, body.keep_lines)
+    step = Close(body.outcome, body.close_lines, body.seen_at, body.keep_lines)
     return await _step(parts, request, case_id, step)
 
 
@@ -117,9 +116,9 @@ def _find(parts: Parts, query: wire.CaseQuery, caller: Principal) -> tuple[wire.
         id_end=query.id_end,
         overdue_at=now if query.overdue else None,
     )
-    sort, queue = CaseSort(query.sort), parts.store.cases.queue
+    queue = parts.store.cases.queue
     try:
-        found = queue(wanted, sort, due=parts.due, limit=query.limit, after=query.after)
+        found = queue(wanted, query.sort, due=parts.due, limit=query.limit, after=query.after)
     except NotFound:
         raise Malformed("after: no case, so no `next` of a page") from None
     return serializers.case_page(parts.store, found, parts.due, now)

@@ -24,7 +24,7 @@ from engine.matching.requests import (
 )
 from engine.matching.samples import ABSENT, Sample
 from engine.registry.records import ENROLLMENT_REFUSED, utc_now
-from schema.reasons import ExceptionCause, LivenessUse
+from schema.reasons import LivenessUse
 from serving.access.authorization import (
     Principal,
     outlet_of,
@@ -176,7 +176,7 @@ def _read_request(
         captured_at=body.captured_at,
         liveness=parts.liveness.check(body.liveness, judged, *made_for) if judged else None,
         guardian=None if body.guardian is None else _read_guardian(body.guardian),
-        exception=None if body.exception is None else ExceptionCause(body.exception),
+        exception=body.exception,
         replaces=None if body.replaces is None else known_document(body.replaces),
     )
 

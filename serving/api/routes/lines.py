@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 
 from engine.errors import NotFound, RequestError
 from engine.lifecycle.campaigns import find_campaign
+from engine.lifecycle.reverification import SimChange
 from engine.lifecycle.rules import read_steps
-from engine.lifecycle.sim_changes import SimChange
 from engine.matching.lines import LINE_UNKNOWN, read_line
 from engine.matching.liveness import name_document
 from engine.matching.requests import normalise_msisdn

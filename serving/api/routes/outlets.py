@@ -11,7 +11,6 @@ from engine.cases.outlets import find_outlet, with_reasons
 from engine.errors import NotFound
 from engine.registry.cases import AttemptFilter, CaseFilter
 from engine.registry.records import utc_now
-from schema.actors import Restriction
 from schema.cases import ALIVE, CaseState
 from serving.api import serializers
 from serving.api.request import Request, next_page, note
@@ -76,7 +75,7 @@ async def lift_restriction(
     parts: Parts, request: Request, body: wire.LiftRequest, outlet: str
 ) -> wire.OutletState:
     """Lets the outlet enroll again. Its case keeps the history."""
-    return await _step(parts, request, outlet, Lift(Restriction(body.restriction), body.reason))
+    return await _step(parts, request, outlet, Lift(body.restriction, body.reason))
 
 
 async def list_past_enrollments(

@@ -20,7 +20,6 @@ from serving.api.likeness import find_faces
 from serving.api.request import Answer, Request, known_document, note, take_face
 from serving.errors import Malformed
 from serving.ingress.parts import Parts
-from serving.registrar.protocol import DeathStep
 from serving.wire import people as wire
 from serving.wire.enrollments import Erasure
 from serving.wire.fields import KnownDocument, of_record
@@ -124,8 +123,7 @@ async def step_death(
     reported holds at once: the document enrolls nobody, its lines are disputed. A second person
     confirms it, which closes them; a report that one contests another lifts.
     """
-    step = DeathStep(body.step)
-    given = (document_id, step, body.source, request.context())
+    given = (document_id, body.step, body.source, request.context())
     return of_record(wire.Death, await parts.registrar.step_death(*given))
 
 

@@ -7,7 +7,6 @@ import asyncio
 import msgspec
 
 from engine.sweeps.estimate import SweepRequest
-from engine.sweeps.sweep_model import SweepScope
 from serving.api import serializers
 from serving.api.request import Answer, Request
 from serving.ingress.parts import Parts
@@ -23,7 +22,7 @@ async def start_sweep(parts: Parts, request: Request, body: wire.SweepRequest) -
     asked = SweepRequest(
         threshold=body.threshold,
         fmr=body.fmr,
-        scope=SweepScope(body.scope),
+        scope=body.scope,
         is_unsupported_allowed=body.allow_unsupported,
         budget=body.budget,
     )

@@ -8,8 +8,9 @@ from functools import partial
 from typing import TypeVar
 
 from engine.registry.events import open_place, read_page
-from engine.registry.webhooks import WebhookChange, WebhookState
+from engine.registry.webhooks import WebhookChange
 from engine.registry.webhooks import Webhooks as Registry
+from schema.events import WebhookState
 from serving.access.authorization import scope_of
 from serving.api import serializers
 from serving.api.request import Request

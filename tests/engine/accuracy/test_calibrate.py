@@ -20,9 +20,10 @@ from engine.accuracy.calibrate import (
 from engine.accuracy.pair_scores import compare_all, single_templates
 from engine.errors import CalibrationError, ModelCardInvalid, RateUnsupported
 from engine.faces.extractor import Extractor, digest_embedding
-from engine.matching.calibration import Calibration, Comparison, ThresholdRates, Thresholds
+from engine.matching.calibration import Calibration, ThresholdRates, Thresholds
 from engine.models.catalog import CARDS_FOLDER, builtin_card, copy_card, load_card
 from engine.models.transform import Transform, name_transform
+from schema.thresholds import Comparison
 
 Faces = Callable[..., tuple[np.ndarray, np.ndarray]]
 

@@ -16,8 +16,9 @@ from engine.accuracy.pair_scores import (
 )
 from engine.accuracy.population import BLOCK, Population, fit_population
 from engine.errors import CalibrationError
-from engine.matching.calibration import Calibration, Comparison
+from engine.matching.calibration import Calibration
 from engine.models.catalog import builtin_card
+from schema.thresholds import Comparison
 
 PEOPLE = 2500
 

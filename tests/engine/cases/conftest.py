@@ -13,9 +13,9 @@ from engine.cases.steps import close, propose
 from engine.matching.registrar import Registrar
 from engine.registry.records import AuditEntry, CaseRecord, Changes, new_id, utc_now
 from engine.registry.store import Store
-from engine.sweeps.sweep_model import SweepRecord, SweepState, SweepTerms
 from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin, Outcome
+from schema.sweeps import SweepRecord, SweepState, SweepTerms
 from tests.engine.matching.conftest import Lab, busy, lab, make_lab, people
 
 __all__ = ["busy", "lab", "make_lab", "people"]

@@ -17,9 +17,9 @@ from engine.matching.policy import replay
 from engine.matching.registrar import publish
 from engine.registry import tables
 from engine.registry.records import AuditEntry, Changes, NewReference
-from engine.sweeps.sweep_model import GroupKind
 from schema.cases import CaseKind, CaseOrigin, Outcome
 from schema.reasons import Decision, Reason
+from schema.sweeps import GroupKind
 from tests.engine.cases.test_sweep_cases import ANNA, group_of
 
 Face = NDArray[np.float32]

@@ -7,18 +7,20 @@ from typing import Any
 
 import pytest
 
-from engine.cases.deaths import DeathSource, contest, lift, report
+from engine.cases.deaths import contest, lift, report
 from engine.cases.steps import MAX_NOTE_LENGTH, assign, close, note, propose, withdraw
 from engine.errors import CaseMoved, FourEyes, NotFound, RequestError
 from engine.matching.holders import erase_holder
 from engine.matching.lines import close_line
 from engine.registry.audit import verify_chain
 from engine.registry.cases import CaseFilter
-from engine.registry.events import EventType, read_events
+from engine.registry.events import read_events
 from engine.registry.records import new_id
 from schema.actors import Actor, find_actor_kind
 from schema.cases import CaseKind, CaseSort, CaseState, NoteKind, Outcome
+from schema.events import EventType
 from schema.lines import LineStatus
+from schema.people import DeathSource
 from tests.engine.cases.conftest import ANNA, BOB
 
 CLOSED = (EventType.LINE_CLOSED,)

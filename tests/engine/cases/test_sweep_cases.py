@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from engine.cases.sweep_cases import open_sweep_cases
-from engine.sweeps.sweep_model import Group, GroupKind, Identity, Link
 from schema.cases import CaseKind, CaseOrigin, Outcome
+from schema.sweeps import Group, GroupKind, Identity, Link
 
 ANNA = "key:anna"
 

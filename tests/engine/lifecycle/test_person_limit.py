@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine.errors import NotFound
-from engine.lifecycle.exemptions import end_exemption, exempt
+from engine.lifecycle.reverification import end_exemption, exempt
 from engine.matching.policy import replay
 from engine.registry.records import AuditEntry, Changes, JudgedPair, utc_now
 from schema.cases import Outcome

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from engine.errors import NotFound, NotReported
-from engine.lifecycle.sim_changes import SimChangeTerms
+from engine.lifecycle.reverification import SimChangeTerms
 from schema.lines import LineEventKind
 from tests.engine.lifecycle.conftest import START, Lines
 

@@ -30,7 +30,8 @@ from engine.matching.requests import GuardianShown, Intake
 from engine.matching.samples import ABSENT
 from schema.actors import Actor
 from schema.cases import Outcome
-from schema.reasons import Decision, ExceptionCause, LivenessMode, LivenessUse, Reason
+from schema.people import ExceptionCause
+from schema.reasons import Decision, LivenessMode, LivenessUse, Reason
 from tests.engine.matching.conftest import NOW
 
 TERMS = AuthorityTerms()

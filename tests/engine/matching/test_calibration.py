@@ -16,13 +16,13 @@ from engine.faces.extractor import digest_embedding
 from engine.matching.calibration import (
     Calibration,
     CalibrationCurve,
-    Comparison,
     OperatingPoint,
     Rate,
     ThresholdRates,
     Thresholds,
 )
 from engine.models.catalog import builtin_card
+from schema.thresholds import Comparison
 
 DIGEST = "a" * 64
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from engine.errors import RequestError
 from engine.matching.documents import (
-    DOCUMENT_TYPES,
     Document,
     check_documents,
     compute_check_digit,
@@ -18,6 +17,7 @@ from engine.matching.documents import (
     read_passport,
     require_checkable,
 )
+from schema.documents import DOCUMENT_TYPES
 from schema.reasons import Reason
 
 TODAY = date(2026, 11, 24)

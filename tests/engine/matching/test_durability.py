@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 
 from engine.matching.recovery import restore_gallery
-from engine.registry.events import EventType, read_events
+from engine.registry.events import read_events
 from engine.registry.keyring import KeyRing
 from engine.registry.records import Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
+from schema.events import EventType
 
 ENROLLER = Path(__file__).with_name("enroller.py")
 DIM = 64

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from sqlalchemy import update
 
 from engine.cases import deaths, steps
-from engine.cases.deaths import DeathSource
 from engine.cases.decided import read_decided
 from engine.cases.opening import is_claim
 from engine.errors import (
@@ -25,7 +24,7 @@ from engine.errors import (
     TenantConflict,
     TooManyFailures,
 )
-from engine.lifecycle.exemptions import exempt
+from engine.lifecycle.reverification import exempt
 from engine.matching.documents import Document, check_documents
 from engine.matching.holders import block_document, erase_holder, read_erasure
 from engine.matching.limits import NO_LIMITS, Bound, Caller
@@ -36,14 +35,16 @@ from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer, EnrollmentRequest, GuardianShown, document_look_up
 from engine.matching.samples import ABSENT
 from engine.registry import tables
-from engine.registry.events import EventType, read_events
+from engine.registry.events import read_events
 from engine.registry.records import AuditEntry, WatchEntry
 from engine.registry.row_macs import changing_rows
 from engine.registry.writer import Writer
 from schema.actors import Actor
 from schema.cases import CaseKind, Outcome
+from schema.events import EventType
 from schema.lines import LineStatus
-from schema.reasons import Decision, ExceptionCause, Reason
+from schema.people import DeathSource, ExceptionCause
+from schema.reasons import Decision, Reason
 from tests.engine.matching.conftest import NOW, Lab
 
 ANNE, BORIS = Actor("Anne (key:a)", "Anne"), Actor("Boris (key:b)", "Boris")

@@ -17,7 +17,6 @@ from engine.matching.policy import (
     Evidence,
     GuardianEvidence,
     PeopleEvidence,
-    Photograph,
     ReplacementEvidence,
     decide,
     read_evidence,
@@ -26,7 +25,8 @@ from engine.matching.policy import (
 )
 from engine.registry.records import EnrollmentRecord
 from schema.cases import CaseKind
-from schema.reasons import IMAGE_REASONS, Decision, ExceptionCause, Reason
+from schema.people import ExceptionCause
+from schema.reasons import IMAGE_REASONS, Decision, Photograph, Reason
 
 THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.55, certain=0.65)
 HONEST = Evidence(

@@ -27,7 +27,6 @@ from engine.registry.records import (
 )
 from engine.registry.tables import case_notes, cases
 from engine.registry.tables import crops as table
-from engine.sweeps.sweep_model import SweepProgress, SweepRecord, SweepScope, SweepState, SweepTerms
 from schema.cases import (
     ALIVE,
     CaseKind,
@@ -41,6 +40,7 @@ from schema.cases import (
     Proposal,
 )
 from schema.lines import LineStatus
+from schema.sweeps import SweepProgress, SweepRecord, SweepScope, SweepState, SweepTerms
 from tests.engine.registry.conftest import (
     IMAGE,
     NOW,

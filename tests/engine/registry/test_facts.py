@@ -8,8 +8,8 @@ import numpy as np
 
 from engine.registry import cases as facts
 from engine.registry.records import NewReference, new_id, utc_now
-from engine.sweeps.sweep_model import Identity, LineFact
 from schema.cases import CaseState
+from schema.sweeps import Identity, LineFact
 from tests.engine.registry.conftest import change, make_case
 
 

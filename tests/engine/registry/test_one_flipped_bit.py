@@ -60,9 +60,9 @@ from engine.registry.vault import Vault
 from engine.registry.webhooks import Progress, Undelivered, Webhooks
 from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner, Schedule, run_retention
-from engine.sweeps.sweep_model import SweepProgress, SweepRecord, SweepScope, SweepState, SweepTerms
 from schema.cases import CaseNote, NoteKind, Outcome
 from schema.lines import CampaignLineState, CampaignState, LineEventKind
+from schema.sweeps import SweepProgress, SweepRecord, SweepScope, SweepState, SweepTerms
 from tests.engine.registry.conftest import ENTRY, make_case, make_crop, newcomer
 
 DIM, MODEL = 8, "sha256:model-of-the-tests"

@@ -14,11 +14,12 @@ from engine.errors import NotFound, SealBroken
 from engine.registry import cursors, tables
 from engine.registry import store as store_module
 from engine.registry.database import changing, connect, restructuring
-from engine.registry.events import EventType, _New, read_events, read_these, write_events
+from engine.registry.events import _New, read_events, read_these, write_events
 from engine.registry.records import Carrier, new_id, utc_now
 from engine.registry.retention import Job, Kind, expire
 from engine.registry.store import Store, upgrade_schema
 from engine.registry.webhooks import Progress, Undelivered, Webhooks
+from schema.events import EventType
 
 SINK = "https://systems.example/a?token=1"
 MINUTE = timedelta(minutes=1)

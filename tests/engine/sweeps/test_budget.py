@@ -19,7 +19,7 @@ from engine.matching.documents import read_birth, read_serial
 from engine.registry.records import new_id
 from engine.sweeps import budget, likelihood
 from engine.sweeps.budget import BudgetTerms, Ranking, expect_true, rank_within_budget
-from engine.sweeps.clustering import Owners
+from engine.sweeps.clustering import Owners, PairTable
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.folder_retention import without_documents
 from engine.sweeps.groups import FaceFacts
@@ -37,10 +37,10 @@ from engine.sweeps.likelihood import (
     estimate,
     log_ratios,
 )
-from engine.sweeps.sweep_model import Identity, PairTable, SweepScope, SweepTerms
 from engine.sweeps.sweep_run import SweepResult, SweepTask, run_sweep
 from indexes.joining.join import join_gallery
 from schema.cases import Outcome
+from schema.sweeps import Identity, SweepScope, SweepTerms
 from tests.engine.sweeps.synthetic_registry import SyntheticRegistry, faces, other_photographs
 from tests.engine.sweeps.test_estimate import CURVE, LAST, point
 

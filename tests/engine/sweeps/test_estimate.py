@@ -23,9 +23,9 @@ from engine.sweeps.estimate import (
     measure_pace,
     propose,
 )
-from engine.sweeps.sweep_model import SweepScope
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import Progress
+from schema.sweeps import SweepScope
 
 BUDGET = 0.01
 

@@ -11,8 +11,9 @@ import pytest
 from engine.atomic_files import replacing
 from engine.errors import RegistryError
 from engine.registry.records import new_id
+from engine.sweeps.clustering import PairTable
 from engine.sweeps.folder import Covered, SweepFolder, SweepStatus
-from engine.sweeps.sweep_model import PairTable, SweepProgress
+from schema.sweeps import SweepProgress
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.sweeps.clustering import LinkTable, Owners, link_documents, number_exceptions
-from engine.sweeps.sweep_model import PairTable
+from engine.sweeps.clustering import LinkTable, Owners, PairTable, link_documents, number_exceptions
 
 NO_PAIRS = np.empty((0, 2), np.int64)
 

@@ -12,6 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from engine.registry.reader import LivenessCount
+from engine.sweeps.clustering import PairTable
 from engine.sweeps.outputs import (
     group_table,
     liveness_table,
@@ -21,16 +22,8 @@ from engine.sweeps.outputs import (
     write_table,
 )
 from engine.sweeps.risk import rank_outlets, summarise
-from engine.sweeps.sweep_model import (
-    Group,
-    GroupKind,
-    Identity,
-    LineFact,
-    Link,
-    PairTable,
-    RiskTerm,
-)
 from schema.cases import Outcome
+from schema.sweeps import Group, GroupKind, Identity, LineFact, Link, RiskTerm
 
 OPENED = datetime(2024, 3, 4, 5, tzinfo=UTC)
 

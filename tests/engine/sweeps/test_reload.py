@@ -16,8 +16,8 @@ from engine.registry.records import AuditEntry, Changes, EnrollmentRecord, NewCr
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from engine.sweeps.reload import GroupFile, gather_faces, write_groups
-from engine.sweeps.sweep_model import Group, GroupKind, Identity, LineFact, Link, RiskTerm
 from schema.reasons import Decision
+from schema.sweeps import Group, GroupKind, Identity, LineFact, Link, RiskTerm
 from tests.engine.registry.conftest import Enroll, enroll
 
 __all__ = ["enroll"]

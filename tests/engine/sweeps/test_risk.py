@@ -29,7 +29,7 @@ from engine.sweeps.risk import (
     summarise,
     total_of,
 )
-from engine.sweeps.sweep_model import Group, GroupKind, Identity, LineFact
+from schema.sweeps import Group, GroupKind, Identity, LineFact
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 THRESHOLD = 0.6

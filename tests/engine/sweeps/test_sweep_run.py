@@ -21,10 +21,10 @@ from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.sweeps import sweep_run
 from engine.sweeps.folder import SweepFolder
-from engine.sweeps.sweep_model import GroupKind, SweepTerms
 from engine.sweeps.sweep_run import SweepResult, SweepTask, run_sweep
 from indexes.joining.join import Progress, join_gallery
 from schema.cases import Outcome
+from schema.sweeps import GroupKind, SweepTerms
 from tests.engine.sweeps.synthetic_registry import (
     OUTLETS,
     THRESHOLD,
@@ -235,7 +235,7 @@ from engine.registry.keyring import KeyRing
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.sweeps.folder import SweepFolder
-from engine.sweeps.sweep_model import SweepTerms
+from schema.sweeps import SweepTerms
 from engine.sweeps.sweep_run import SweepTask, run_sweep
 from indexes.joining.join import join_gallery
 

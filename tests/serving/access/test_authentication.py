@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
+from schema.actors import Role
 from serving.access import authentication as module
 from serving.access.authentication import (
     KEYS_OF_CARRIER,
@@ -26,7 +27,7 @@ from serving.access.authentication import (
     make_key,
     parse_key,
 )
-from serving.access.authorization import MIN_BURST, Principal, Role
+from serving.access.authorization import MIN_BURST, Principal
 from serving.errors import RateLimited, Unauthenticated
 
 CACHE_S = 5.0

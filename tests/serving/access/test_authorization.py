@@ -9,6 +9,7 @@ import pytest
 
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
+from schema.actors import Role
 from schema.cases import CaseKind
 from schema.reasons import Reason
 from serving.access import authorization
@@ -17,7 +18,6 @@ from serving.access.authorization import (
     PLACED,
     Action,
     Principal,
-    Role,
     name_holder,
     outlet_of,
     scope_of,

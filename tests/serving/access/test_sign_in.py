@@ -17,10 +17,9 @@ from joserfc.jws import JWSRegistry
 from engine.errors import RegistryError, RequestError
 from engine.registry.store import Store
 from engine.registry.vault import Vault
-from schema.actors import describe_actor, person_of
+from schema.actors import Role, describe_actor, person_of
 from serving.access import sign_in as module
 from serving.access.authentication import Authenticator
-from serving.access.authorization import Role
 from serving.access.sign_in import Grant, SignedIn, SignIn, SignInFailed
 from serving.errors import SessionEnded
 from serving.settings.sections import SignInSettings

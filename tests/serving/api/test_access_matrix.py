@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from engine.registry.records import utc_now
-from serving.access.authorization import PERMISSIONS, Role
+from schema.actors import Role
+from serving.access.authorization import PERMISSIONS
 from serving.api.endpoints import ENDPOINTS, Endpoint
 from tests.serving.api.driver import KEYS
 

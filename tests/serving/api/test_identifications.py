@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from engine.matching.calibration import Comparison
 from engine.matching.verification import Identification
+from schema.thresholds import Comparison
 from serving.api.body import JSON, MSGPACK
 from serving.wire import people
 from serving.wire.fields import read

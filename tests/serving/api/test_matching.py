@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from engine.errors import StorageFull
-from engine.matching.calibration import Comparison
 from engine.matching.comparison import score_best
 from engine.registry.records import utc_now
 from indexes.errors import ShardLost
+from schema.thresholds import Comparison
 from serving.access.authentication import Authenticator
 from serving.api.app import build_app
 from serving.api.body import JSON, MSGPACK

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from engine.matching.calibration import Comparison
+from schema.thresholds import Comparison
 from serving.api.app import build_app
 from serving.api.body import JSON, MSGPACK
 from serving.api.routes.health import _readiness_of

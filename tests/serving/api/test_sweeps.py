@@ -13,7 +13,7 @@ import pytest
 
 from engine.faces.extractor import Extractor
 from engine.registry.records import AuditEntry, Changes, NewLine, new_id, utc_now
-from engine.sweeps.sweep_model import SweepRecord, SweepState, SweepTerms
+from schema.sweeps import SweepRecord, SweepState, SweepTerms
 from serving.api.body import JSON, MSGPACK
 from serving.deployment.deployment import Deployment
 from serving.deployment.models import model_digest

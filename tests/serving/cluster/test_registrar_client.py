@@ -19,10 +19,11 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from engine.errors import NotFound, RequestError
 from engine.matching.policy import Candidate
 from engine.matching.verification import Identification
+from schema.phases import Phase
 from serving.cluster import registrar_client as module
 from serving.cluster.registrar_client import RayRegistrar
 from serving.errors import Busy, Interrupted, NotReady
-from serving.registrar.protocol import MOST_CANDIDATES, CallContext, Phase, Reply, Status
+from serving.registrar.protocol import MOST_CANDIDATES, CallContext, Reply, Status
 from serving.telemetry.metrics import Meter
 from serving.wire.matching import MAX_ITEMS
 

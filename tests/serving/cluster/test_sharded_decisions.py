@@ -25,11 +25,12 @@ from engine.matching.samples import Sample
 from engine.matching.verification import Identification
 from engine.registry.records import Carrier, is_id
 from indexes.sharding.shards import ShardPlan
+from schema.phases import Phase
 from serving.cluster.shards import NAMESPACE, shard_opener
 from serving.deployment.deployment import Deployment, create_home
 from serving.deployment.snapshots import ShardManager
 from serving.errors import ServiceRefusal, describe
-from serving.registrar.protocol import CallContext, Phase, Status
+from serving.registrar.protocol import CallContext, Status
 from serving.registrar.service import RegistrarService
 from serving.settings.sections import ServeSettings
 from serving.settings.settings import Settings, make_settings

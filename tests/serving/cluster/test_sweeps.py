@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from engine.sweeps.estimate import SweepRequest
-from engine.sweeps.sweep_model import SweepState
 from indexes.gallery import Gallery
 from indexes.joining.join import Progress, join_gallery
 from indexes.segmented.segments import SegmentedIndex
 from indexes.sharding.joining import join_shards
+from schema.sweeps import SweepState
 from serving.cluster.shards import open_ray_shards, shard_opener
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import make_settings

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Route, expect
 
-from engine.matching.calibration import Comparison
 from engine.registry.records import ApiKey, utc_now
+from schema.thresholds import Comparison
 from serving.access.authentication import make_key
 from tests.serving.console.conftest import Site
 from tests.serving.console.driving import Visitor, visiting

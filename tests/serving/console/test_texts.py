@@ -8,16 +8,15 @@ from typing import Any
 
 import pytest
 
-from engine.matching.documents import DOCUMENT_TYPES
 from engine.registry.retention import Kind
 from engine.sweeps.risk import SCALES
-from engine.sweeps.sweep_model import GroupKind, SweepScope, SweepState
-from schema.actors import Restriction
+from schema.actors import Restriction, Role
 from schema.cases import CaseKind, CaseOrigin, CaseState, NoteKind, Outcome
-from schema.documents import DocumentStatus
+from schema.documents import DOCUMENT_TYPES, DocumentStatus
 from schema.lines import LineEventKind, LineState
-from schema.reasons import Decision, ExceptionCause, Reason
-from serving.access.authorization import Role
+from schema.people import ExceptionCause
+from schema.reasons import Decision, Reason
+from schema.sweeps import GroupKind, SweepScope, SweepState
 from serving.console.routes import read_files
 
 FILES = read_files()

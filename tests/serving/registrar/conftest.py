@@ -14,8 +14,9 @@ from structlog.testing import LogCapture
 from structlog.typing import FilteringBoundLogger
 
 from engine.registry.records import AuditEntry
+from schema.phases import Phase
 from serving.deployment.deployment import Deployment
-from serving.registrar.protocol import CallContext, Phase, Status
+from serving.registrar.protocol import CallContext, Status
 from serving.registrar.service import RegistrarService
 from serving.settings.sections import ServeSettings
 from serving.settings.settings import Settings, load_settings

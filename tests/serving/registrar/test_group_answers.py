@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from engine.registry.records import AuditEntry
-from engine.sweeps.sweep_model import Group, GroupKind, Identity, LineFact, Link, RiskTerm
+from schema.sweeps import Group, GroupKind, Identity, LineFact, Link, RiskTerm
 from serving.registrar.operations import Operations
 from serving.registrar.protocol import CallContext
 from serving.sweeps.sweep_views import (

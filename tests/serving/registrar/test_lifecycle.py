@@ -20,11 +20,12 @@ from indexes import gallery as galleries
 from indexes.exact import exact8
 from indexes.exact.scanner import Scanner
 from indexes.sharding.shards import ShardedIndex, ShardPlan
+from schema.phases import Phase
 from schema.reasons import Decision
 from serving.deployment.deployment import Deployment, load_vault
 from serving.errors import Interrupted, NotReady, ServiceRefusal
 from serving.registrar.operations import OpenRegistry
-from serving.registrar.protocol import CallContext, Phase
+from serving.registrar.protocol import CallContext
 from serving.registrar.service import LOOKS_BEHIND
 from serving.settings.settings import load_settings
 from tests.indexes.sharding.local_shards import LocalShard, SlowToAdd

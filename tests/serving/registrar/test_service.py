@@ -13,9 +13,10 @@ import pytest
 from engine.batching import Pending
 from engine.errors import DeadlinePassed, IdempotencyMismatch, RequestError, SosieError
 from engine.matching.judge import Judge
+from schema.phases import Phase
 from schema.reasons import Decision
 from serving.errors import NotReady
-from serving.registrar.protocol import CallContext, LineTarget, Phase
+from serving.registrar.protocol import CallContext, LineTarget
 from serving.registrar.service import open_pool
 from serving.settings.settings import Settings, make_settings
 from serving.telemetry import metrics

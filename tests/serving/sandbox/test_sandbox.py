@@ -16,6 +16,7 @@ from typing import Any, get_args
 import pytest
 
 from engine.matching.documents import Document
+from schema.documents import DOCUMENT_TYPES
 from schema.reasons import Reason
 from serving.sandbox.outcomes import (
     BROKEN,
@@ -37,7 +38,6 @@ from serving.sandbox.sandbox_service import WARNING
 from serving.settings.settings import SANDBOX_FILE
 from serving.webhooks import keeper
 from serving.wire.enrollments import Reason as WireReason
-from serving.wire.fields import DOCUMENT_TYPES
 from tests.serving.sandbox.conftest import Served, serve_sandbox
 
 ROOT = Path(__file__).parents[3]

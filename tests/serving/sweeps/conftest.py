@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.sweeps.estimate import SweepRequest
-from engine.sweeps.sweep_model import SweepRecord
+from schema.sweeps import SweepRecord
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
 from serving.sweeps.manager import SweepManager

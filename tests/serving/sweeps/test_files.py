@@ -20,7 +20,7 @@ from engine.sweeps import outputs
 from engine.sweeps.estimate import SweepRequest
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.reload import GroupFile
-from engine.sweeps.sweep_model import SweepRecord, SweepScope, SweepState
+from schema.sweeps import SweepRecord, SweepScope, SweepState
 from serving.deployment.deployment import Deployment
 from serving.jobs.retention import EXPIRED, retire_sweeps
 from serving.settings.settings import load_settings

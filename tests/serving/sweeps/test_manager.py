@@ -26,10 +26,10 @@ from engine.registry.records import new_id
 from engine.sweeps import outputs
 from engine.sweeps.estimate import SweepRequest
 from engine.sweeps.folder import SweepFolder, SweepStatus
-from engine.sweeps.sweep_model import SweepRecord, SweepScope, SweepState
 from indexes.errors import SearchInvalid
 from schema.actors import Actor
 from schema.cases import Outcome
+from schema.sweeps import SweepRecord, SweepScope, SweepState
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import load_settings
 from serving.sweeps import planning

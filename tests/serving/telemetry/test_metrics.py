@@ -10,8 +10,8 @@ import structlog
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
-from engine.sweeps.sweep_model import SweepState
 from schema.reasons import Decision, Reason
+from schema.sweeps import SweepState
 from serving.telemetry.metrics import (
     BATCH_SIZE,
     DECISIONS,

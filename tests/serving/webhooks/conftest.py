@@ -21,12 +21,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from engine.registry.database import changing
-from engine.registry.events import EventType, _New, write_events
+from engine.registry.events import _New, write_events
 from engine.registry.keyring import KeyRing
 from engine.registry.records import Carrier, utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.webhooks import Webhooks
+from schema.events import EventType
 from serving.settings.sections import WebhookSettings
 from serving.webhooks.delivery import Deliverer
 

@@ -23,11 +23,11 @@ from structlog.testing import capture_logs
 
 from engine.registry import tables
 from engine.registry.database import changing
-from engine.registry.events import EventType
 from engine.registry.records import utc_now
 from engine.registry.store import Store
-from engine.registry.webhooks import WebhookChange, Webhooks, WebhookState
+from engine.registry.webhooks import WebhookChange, Webhooks
 from engine.retention.job import RUN, DirectRunner, RetentionCertificate, Schedule, run_retention
+from schema.events import EventType, WebhookState
 from serving.settings.sections import WebhookSettings
 from serving.webhooks import delivery
 from tests.serving.webhooks.conftest import LOOPBACK, NETWORKS, delivering, happen, receiving, until

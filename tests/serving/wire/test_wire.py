@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 from datetime import UTC, datetime
-from typing import Any, get_type_hints
+from typing import Any
 
 import msgpack
 import msgspec
 import pytest
 
-from engine.matching import documents, requests
 from schema import reasons
 from serving.registrar.protocol import MOST_CANDIDATES
 from serving.wire import cases, enrollments, fields, matching, oversight
@@ -33,18 +32,12 @@ STRUCTS = {
 
 
 def test_a_tenant_is_told_reasons_of_the_engines_or_that_they_are_withheld() -> None:
-    [meta] = enrollments.Reason.__metadata__
+    [meta] = enrollments.ShownReason.__metadata__
     assert meta.extra_json_schema["enum"] == [*reasons.Reason, reasons.WITHHELD]
 
 
-def test_bounds_are_the_engines() -> None:
-    assert documents.DOCUMENT_TYPES == fields.DOCUMENT_TYPES
+def test_a_match_lists_as_many_candidates_as_the_registrar() -> None:
     assert matching.MATCH_CANDIDATES == MOST_CANDIDATES
-    hints = get_type_hints(enrollments.EnrollmentRequest, include_extras=True)
-    assert hints["consent_ref"].__metadata__[0].max_length == requests.MAX_CONSENT_LENGTH
-    hints = get_type_hints(fields.Document, include_extras=True)
-    assert hints["number"].__metadata__[0].max_length == documents.MAX_NUMBER_LENGTH
-    assert hints["name"].__metadata__[0].max_length == documents.MAX_NAME_LENGTH
 
 
 def test_no_two_types_have_one_name() -> None:

@@ -13,15 +13,7 @@ import pytest
 from engine.matching.calibration import CalibrationCurve, OperatingPoint
 from engine.sweeps.report.contents import Chance, ReportedSweep, ReportInput
 from engine.sweeps.risk import summarise
-from engine.sweeps.sweep_model import (
-    Group,
-    GroupKind,
-    Identity,
-    LineFact,
-    Link,
-    RiskTerm,
-    SweepTerms,
-)
+from schema.sweeps import Group, GroupKind, Identity, LineFact, Link, RiskTerm, SweepTerms
 
 Made = Callable[..., ReportInput]
 MadeGroup = Callable[..., Group]

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from engine.sweeps.report.contents import ReportInput
 from engine.sweeps.report.page import write_report
-from engine.sweeps.sweep_model import Group
+from schema.sweeps import Group
 
 Made = Callable[..., ReportInput]
 MadeGroup = Callable[..., Group]

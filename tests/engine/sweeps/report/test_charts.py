@@ -23,7 +23,7 @@ from engine.sweeps.report.charts import (
 )
 from engine.sweeps.report.views import MOST_EDGES, MOST_NODES, draw_group, lay_out
 from engine.sweeps.risk import fill_weeks, summarise
-from engine.sweeps.sweep_model import Group, Link
+from schema.sweeps import Group, Link
 
 MadeGroup = Callable[..., Group]
 FIELD = MapField(10.0, 20.0, 300.0, 200.0)

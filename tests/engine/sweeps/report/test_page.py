@@ -29,7 +29,7 @@ from engine.sweeps.report.page import (
 )
 from engine.sweeps.report.views import MOST_CARDS, MOST_ROWS
 from engine.sweeps.risk import rank_outlets, summarise
-from engine.sweeps.sweep_model import Group, GroupKind, Identity, RiskTerm, SweepScope, SweepTerms
+from schema.sweeps import Group, GroupKind, Identity, RiskTerm, SweepScope, SweepTerms
 
 Made = Callable[..., ReportInput]
 MadeGroup = Callable[..., Group]

@@ -12,7 +12,7 @@ from engine.sweeps.report.contents import (
     letter,
 )
 from engine.sweeps.risk import SCALES, TERMS
-from engine.sweeps.sweep_model import GroupKind, RiskTerm
+from schema.sweeps import GroupKind, RiskTerm
 
 
 def test_a_share_stays_on_one_line() -> None:

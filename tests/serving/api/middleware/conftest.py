@@ -12,7 +12,8 @@ import structlog
 from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import CapturingLogger
 
-from serving.access.authorization import Principal, Role
+from schema.actors import Role
+from serving.access.authorization import Principal
 from serving.api.app import RequestMiddleware
 from serving.api.request import SCOPE_KEY, Request
 from serving.api.request import Answer as Sent

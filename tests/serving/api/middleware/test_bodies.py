@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from serving.access.authorization import Holder, Principal, Role
+from schema.actors import Role
+from serving.access.authorization import Holder, Principal
 from serving.api import request as edge
 from serving.api.body import BODIES_HELD, LARGE_BYTES, BodyBudget, work_apart
 from serving.api.request import Request

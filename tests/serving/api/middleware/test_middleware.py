@@ -11,7 +11,8 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from engine.errors import NotFound, StorageFull
-from serving.access.authorization import Principal, Role
+from schema.actors import Role
+from serving.access.authorization import Principal
 from serving.api.app import EXEMPT_ONGOING
 from serving.api.body import MSGPACK
 from serving.api.request import Request

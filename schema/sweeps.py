@@ -8,9 +8,6 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 
 class SweepScope(StrEnum):
     """`all`: every pair of the gallery; `new`: pairs with a reference that the last done sweep did
@@ -86,22 +83,6 @@ class SweepRecord:
     progress: SweepProgress = field(default_factory=SweepProgress)
     summary: Mapping[str, Any] | None = None
     fault: str | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PairTable:
-    """Pairs of references of different documents: int64[m], int64[m], float32[m]; left < right."""
-
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-    scores: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.left)
-
-    def at(self, rows: NDArray[np.bool_]) -> PairTable:
-        """The pairs marked in bool[m]."""
-        return PairTable(self.left[rows], self.right[rows], self.scores[rows])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,38 @@
+"""People whom rules treat apart: the dead, and those without a usable face."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class DeathSource(StrEnum):
+    """Where a report comes from."""
+
+    REGISTRY = "registry"
+    """The state's."""
+    CERTIFICATE = "certificate"
+    FAMILY = "family"
+    OTHER = "other"
+
+
+class DeathStep(StrEnum):
+    """A step on a holder who is reported dead; a report names its source."""
+
+    REPORT = "report"
+    CONFIRM = "confirm"
+    CONTEST = "contest"
+    LIFT = "lift"
+
+
+class ExceptionCause(StrEnum):
+    """Why an enrollment comes without a usable face or portrait."""
+
+    CONDITION = "condition"
+    """A documented medical condition."""
+    INJURY = "injury"
+    DISABILITY = "disability"
+    AGE = "age"
+    NOT_SHOWN = "not_shown"
+    """The face is covered, and its showing refused."""
+    PORTRAIT_UNREADABLE = "portrait_unreadable"
+    """Neither the document nor its chip gives a portrait."""
