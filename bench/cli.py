@@ -89,7 +89,11 @@ class Chosen:
         """Runs bench/micro/test_SUITE.py, and prints the report that pytest-benchmark writes."""
         given = {"seed": self.seed, "targets": self.targets} | options
         command = [sys.executable, "-P", "-m", "pytest", str(MICRO / f"test_{suite}.py"), "-q"]
-        command += [f"--{name}={value}" for name, value in given.items() if value is not None]
+        command += [
+            f"--{name}" if value is True else f"--{name}={value}"
+            for name, value in given.items()
+            if value is not None
+        ]
         command += ["--quick"] * self.quick + ["--no-stamp"] * (not self.stamp)
         with TemporaryDirectory(prefix="sosie-bench-") as folder:
             path = Path(folder) / "report.json"
@@ -270,10 +274,11 @@ def search(
 ) -> None:
     """One against all: exactness, speed and recall, beside FAISS, usearch, NumKong, hnswlib and
     pgvector."""
-    from bench.suites.search import QUICK, SearchConfig, run
+    from bench.suites.baselines import INDEXES_AT_ONCE, refuse_too_much
 
-    given = {"references": n, "dim": dim, "has_graph": graph, "postgres": postgres}
-    chosen.measure("search", run, SearchConfig, QUICK, **given)
+    refuse_too_much(n or 0, dim, INDEXES_AT_ONCE)
+    graph_option = {} if graph else {"no-graph": True}
+    chosen.run_pytest("search", {}, n=n, dim=dim, postgres=postgres, **graph_option)
 
 
 @suite

@@ -18,7 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from bench.core.reports import Measured, Result, Setup
 
-Clock = Callable[..., None]
+Clock = Callable[..., Any]
 Note = Callable[["Result"], None]
 
 STEERING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
@@ -83,8 +83,9 @@ def name_suite(module: Any) -> str:
 def clock(benchmark: Any) -> Clock:
     """`clock(group, name, action, setup, rounds=…)` times an action, each time after a pause.
 
-    `per`: how many items it is for; times are of one, in `unit`. Ratios are to the first of the
-    group.
+    Without `rounds` it is repeated without a pause, as often as pytest-benchmark finds right.
+    `per`: how many items it is for; times are of one, in `unit`. Ratios are to `base`, by default
+    the first of the group. Returns the statistics in seconds a call.
     """
 
     def perform(
@@ -93,18 +94,23 @@ def clock(benchmark: Any) -> Clock:
         action: Callable[[], object],
         setup: Setup,
         *,
-        rounds: int,
+        rounds: int | None,
         per: int = 1,
         unit: str = "ms",
-    ) -> None:
+        base: str | None = None,
+    ) -> Any:
         benchmark.group, benchmark.name = group, name
         scale = _SECONDS[unit.partition("/")[0]] / per
-        benchmark.extra_info |= {"unit": unit, "scale": scale, "setup": setup}
+        benchmark.extra_info |= {"unit": unit, "scale": scale, "setup": setup, "base": base}
 
         def rest() -> None:
             time.sleep(PAUSE_S)
 
-        benchmark.pedantic(action, setup=rest, rounds=rounds, warmup_rounds=1)
+        if rounds is None:
+            benchmark(action)
+        else:
+            benchmark.pedantic(action, setup=rest, rounds=rounds, warmup_rounds=1)
+        return benchmark.stats.stats
 
     return perform
 
@@ -135,11 +141,12 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
     from bench.core import reports
 
     run, entries = config.stash[RUN], output_json["benchmarks"]
-    firsts: dict[str, float] = {}
-    for entry in entries:
-        median = entry["stats"]["median"]
-        entry["extra_info"]["ratio"] = firsts.setdefault(entry["group"], median) / median
     medians = {(one["group"], one["name"]): one["stats"]["median"] for one in entries}
+    firsts: dict[str, str] = {}
+    for entry in entries:
+        first = firsts.setdefault(entry["group"], entry["name"])
+        base = entry["extra_info"].pop("base") or first
+        entry["extra_info"]["ratio"] = medians[entry["group"], base] / entry["stats"]["median"]
     targets = config.getoption("--targets")
     goals = reports.load_goals(Path(targets) if targets else reports.TARGETS)
     machine = reports.Report.from_dict(output_json).machine

@@ -21,14 +21,14 @@ Pairs = Sequence[tuple[str, str]]
 Setup = dict[str, Any]
 Answer = dict[str, Any]
 Match = Callable[[Pairs, bool], Answer]
-"""Matches the pairs, singly or all at once: `scores`, and where there are stages their times."""
+"""Matches the pairs, singly or all at once, and gives their `scores`."""
 
 NOISELESS = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
 
 
 def open_sosie(setup: Setup) -> tuple[Match, str]:
     """Sosie's own extractor on the provider, precision and threads that the setup names."""
-    from engine.faces.extractor import Extraction, ExtractorConfig, open_extractor
+    from engine.faces.extractor import ExtractorConfig, open_extractor
     from engine.models.session import SessionOptions, runtime_version
 
     extractor = open_extractor(
@@ -41,17 +41,12 @@ def open_sosie(setup: Setup) -> tuple[Match, str]:
         found = []
         for batch in batches:
             found += extractor.extract([Path(path).read_bytes() for pair in batch for path in pair])
-        faces = [one for one in found if isinstance(one, Extraction) and one.vector is not None]
-        stages = {
-            name: sum(getattr(one.stages, name) for one in faces) / max(len(faces), 1)
-            for name in ("decode_ms", "detect_ms", "align_ms", "quality_ms", "embed_ms")
-        }
         vectors = [getattr(one, "vector", None) for one in found]
         scores = [
             None if a is None or b is None else float(a @ b)
             for a, b in zip(vectors[::2], vectors[1::2], strict=True)
         ]
-        return {"scores": scores, "stages": stages}
+        return {"scores": scores}
 
     return match, f"onnxruntime {runtime_version()}"
 

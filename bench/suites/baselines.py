@@ -27,6 +27,18 @@ from indexes.segmented.segments import SegmentedIndex
 from indexes.segmented.view import SealedView, SegmentSearch
 
 SEGMENT, GALLERY = "exact8, one segment", "exact8, the gallery"
+K = 10
+PROMISED_SIZE = (1_000_000, 128)
+"""References and dimensions that the promised speeds are for."""
+SCORE_TOLERANCE = 1e-6
+INDEXES_AT_ONCE = 10
+"""Of `build_participants`."""
+
+
+def size_reason(references: int, dim: int) -> str:
+    """Why a goal for that size says nothing of another."""
+    return f"promised for {references:,} references of {dim} dimensions"
+
 
 Best = Callable[[Vectors, int], NDArray[np.int64]]
 """Queries and k to the rows of the k best: int64[q, k], best first."""
@@ -194,11 +206,16 @@ def build_rabitq(references: Vectors, nprobes: tuple[int, ...]) -> dict[int, Sea
     return _build_lists(references, nprobes, RABITQ, "RaBitQfs", dim / 8 + 8)
 
 
+def count_lists(references: int) -> int:
+    """Lists of an inverted file of so many."""
+    return min(_LISTS, max(16, min(references, _TRAINING_ROWS) // _ROWS_A_LIST))
+
+
 def _build_lists(
     references: Vectors, nprobes: tuple[int, ...], name: str, codes: str, code_bytes: float
 ) -> dict[int, Searcher]:
     count, dim = references.shape
-    lists = min(_LISTS, max(16, min(count, _TRAINING_ROWS) // _ROWS_A_LIST))
+    lists = count_lists(count)
     factory = f"IVF{lists},{codes},RFlat"
     index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     build_s = _train_and_add(index, references)

@@ -15,6 +15,7 @@ from bench.suites.baselines import (
     HNSW,
     K_FACTOR,
     NPROBES,
+    K,
     add_if_installed,
     ask_in_turn,
     build_fastscan,
@@ -31,7 +32,6 @@ from bench.suites.baselines import (
 )
 from indexes.exact.scanner import Scanner
 
-K = 10
 LATENCY_ONE, LATENCY_BATCH = "Latency, one query", "Latency, a batch"
 SPEED, RECALL = "Speed of a batch", "Recall of mates"
 """Names of results, by which the plots find them; the last is only how they begin."""

@@ -22,7 +22,6 @@ from PIL import Image
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped
 from engine.faces.extractor import Extracted, Extraction, Extractor
 from engine.faces.images import Pixels
-from engine.faces.quality import Quality
 from schema.reasons import PhotographKind
 
 Degrade = Callable[[bytes], bytes]
@@ -34,7 +33,7 @@ PAIRS = 200
 UPRIGHT, TURNED, COVERED = "as they are", "turned", "covered"
 SETTLED_LOSS = 0.04
 """A level that loses no more is clearly within limits that stand at 10 %."""
-DEGRADED, BYSTANDER, CURVES = "Degraded photographs", "A bystander", "Loss by measure of quality"
+DEGRADED = "Degraded photographs"
 LOSSES = ("lost", "silent", "needless")
 MEASURED = ("turned_loss", "silent_loss", "needless_refusals")
 BYSTANDER_MEASURED = ("bystander_wrong", "bystander_refused")
@@ -224,12 +223,11 @@ def list_levels() -> Iterator[Level]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """What became of pairs at one level: bool[n] each, and the second photographs' measures."""
+    """What became of pairs at one level: bool[n] each."""
 
     level: Level
     is_lost: NDArray[np.bool_]
     is_told: NDArray[np.bool_]
-    qualities: Sequence[Quality | None]
 
     @property
     def lost(self) -> float:
@@ -276,8 +274,7 @@ def compare_levels(
             not _matches(mate, one, verify) for (mate, _), one in zip(kept, made, strict=True)
         ]
         is_told = [not isinstance(one, Extraction) or bool(one.problems) for one in made]
-        qualities = [one.quality if isinstance(one, Extraction) else None for one in made]
-        found.append(Outcome(level, np.array(is_lost), np.array(is_told), qualities))
+        found.append(Outcome(level, np.array(is_lost), np.array(is_told)))
     return found
 
 
@@ -308,55 +305,19 @@ def report_levels(found: Sequence[Outcome], setup: Setup) -> tuple[Result, dict[
     return Result(DEGRADED, setup, tuple(figures)), dict(zip(MEASURED, values, strict=True))
 
 
-CURVE_OF = {
-    "size": "inter_eye_px",
-    "JPEG": "detail_bytes",
-    "JPEG 2000": "detail_bytes",
-    "blur": "sharpness",
-    "motion": "sharpness",
-    "light": "exposure",
-    "noise": "clarity",
-    "cut": "cut_share",
-    "covered": "clarity",
-}
-"""The measure that each degradation changes."""
-LEAST_IN_BIN = 40
-
-
-def trace_curves(found: Sequence[Outcome], setup: Setup) -> Result:
-    """FNMR by tenths of the measure that a degradation changes, and of clarity over all."""
-    groups = [(name, measure, [name]) for name, measure in CURVE_OF.items()]
-    groups.append(("all", "clarity", [*CURVE_OF, UPRIGHT, "grey"]))
-    figures = []
-    for name, measure, degradations in groups:
-        seen = [
-            (getattr(quality, measure), lost)
-            for one in found
-            if one.level.degradation in degradations
-            for quality, lost in zip(one.qualities, one.is_lost, strict=True)
-            if quality is not None
-        ]
-        seen.sort()
-        for part in np.array_split(np.array(seen).reshape(-1, 2), 10):
-            if len(part) >= LEAST_IN_BIN:
-                label = f"{name}, {measure} {part[0, 0]:.3g} to {part[-1, 0]:.3g}"
-                figures.append(Figure(label, "FNMR", float(part[:, 1].mean())))
-    return Result(CURVES, setup, tuple(figures))
-
-
 SHARES = (0.5, 0.65, 0.8)
 """Heights of the bystander, of the main face's."""
 
 
 def check_bystander(
-    extractor: Extractor, pairs: Sequence[tuple[bytes, bytes]], setup: Setup
-) -> tuple[Result, dict[str, Measured]]:
+    extractor: Extractor, pairs: Sequence[tuple[bytes, bytes]]
+) -> dict[str, Measured]:
     """Somebody else beside the main face: who is taken, and who is sent back.
 
     The main face is the middle of a photograph, or the left one of two side by side. It is wrong
     where the vector is the bystander's and no reason was told.
     """
-    figures, wrong, refused = [], 0.0, 0.0
+    wrong = refused = 0.0
     people = [second for _, second in pairs]
     alone = [
         (data, one)
@@ -377,17 +338,10 @@ def check_bystander(
                 )
             ]
             is_wrong, is_refused = (float(np.mean(column)) for column in zip(*judged, strict=True))
-            figures += [
-                Figure(f"{place}, {share}, wrong and not told", "share", is_wrong),
-                Figure(f"{place}, {share}, sent back", "share", is_refused),
-            ]
             wrong = max(wrong, is_wrong)
             if share <= SHARES[1]:
                 refused = max(refused, is_refused)
-    values = (wrong, refused)
-    return Result(BYSTANDER, setup, tuple(figures)), dict(
-        zip(BYSTANDER_MEASURED, values, strict=True)
-    )
+    return dict(zip(BYSTANDER_MEASURED, (wrong, refused), strict=True))
 
 
 def _judge_main(made: Extracted, main: Extraction, other: Extraction) -> tuple[bool, bool]:
@@ -437,5 +391,4 @@ def measure_degraded(
     setup: Setup = {"people": len(pairs), "verify": round(verify, 4)}
     found = compare_levels(extractor, pairs, verify, list_levels())
     levels, measured = report_levels(found, setup)
-    bystander, main = check_bystander(extractor, pairs, setup)
-    return (levels, trace_curves(found, setup), bystander), measured | main
+    return (levels,), measured | check_bystander(extractor, pairs)

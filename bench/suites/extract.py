@@ -25,7 +25,7 @@ from bench.core.machine import cores
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.core.timing import Seconds, Timed, interleave, speedup, timed
 from bench.data.photographs import PhotographPairs, open_pairs
-from engine.errors import RequestError, RuntimeMissing
+from engine.errors import RequestError
 from engine.faces.extractor import Extraction, open_extractor
 from engine.models.catalog import Step, builtin_card, locate, read_model
 from engine.models.graph import rewrite
@@ -44,11 +44,10 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round: `scores` are None where a photograph showed no face; `stages` mean ms a photo."""
+    """One round: `scores` are None where a photograph showed no face."""
 
     seconds: float
     scores: tuple[float | None, ...]
-    stages: Mapping[str, float] = field(default_factory=dict)
 
 
 class Peer:
@@ -71,7 +70,7 @@ class Peer:
         Raises `Unavailable` where it fails; it has ended then.
         """
         answer = self._ask({"pairs": pairs, "singly": singly})
-        return Round(answer["seconds"], tuple(answer["scores"]), answer.get("stages", {}))
+        return Round(answer["seconds"], tuple(answer["scores"]))
 
     def close(self) -> None:
         self._process.kill()
@@ -124,9 +123,7 @@ BATCHES = (1, 16)
 """A face a call; the extractor's own batch on a CPU."""
 
 
-def compare_graphs(
-    crops: NDArray[np.uint8], rounds: int
-) -> tuple[list[Result], dict[str, Measured]]:
+def compare_graphs(crops: NDArray[np.uint8], rounds: int) -> tuple[Result, dict[str, Measured]]:
     """Times crops uint8[n, side, side, 3] in each form of SFace's graph: one thread, interleaved.
 
     The speedup is of the rewritten graph in the extractor's batch over the dequantised one in the
@@ -140,7 +137,6 @@ def compare_graphs(
         for name, output in outputs.items()
     }
     setup: Setup = {"faces": len(faces), "rounds": rounds, "threads": 1, "provider": "cpu"}
-    results: list[Result] = []
     best_s = float("inf")
     for batch in BATCHES:
         actions = {
@@ -148,16 +144,12 @@ def compare_graphs(
             for name, session in sessions.items()
         }
         seconds = interleave(actions, rounds)
-        figures = [
-            Figure.of(
-                name, "ms/face", values / len(faces) * 1e3, speedup(seconds[DEQUANTISED], values)
-            )
-            for name, values in seconds.items()
-        ]
-        results.append(Result(f"SFace graphs, {batch} a call", setup, tuple(figures)))
         best_s = min(best_s, float(np.median(seconds[DEQUANTISED])))
-    results.append(_list_differences(vectors, outputs))
-    return results, {
+    figures = tuple(
+        Figure.of(name, "ms/face", values / len(faces) * 1e3, speedup(seconds[DEQUANTISED], values))
+        for name, values in seconds.items()
+    )
+    return Result(f"SFace graphs, {batch} a call", setup, figures), {
         "rewritten_speedup": best_s / float(np.median(seconds[REWRITTEN])),
         "rewritten_difference": _differ(vectors),
     }
@@ -173,23 +165,6 @@ def _open_graphs() -> Mapping[str, Session]:
 def _run_batches(session: Session, faces: NDArray[np.float32], batch: int) -> None:
     for start in range(0, len(faces), batch):
         session.run(faces[start : start + batch])
-
-
-def _list_differences(
-    vectors: Mapping[str, NDArray[np.float32]], outputs: Mapping[str, NDArray[np.float32]]
-) -> Result:
-    longest = float(np.linalg.norm(outputs[DEQUANTISED], axis=1).max())
-    unit = "largest absolute difference"
-    figures = [
-        Figure(f"{REWRITTEN}, {what}", unit, _differ(values))
-        for what, values in (("unit vectors", vectors), ("before normalising", outputs))
-    ]
-    setup: Setup = {
-        "faces": len(outputs[DEQUANTISED]),
-        "threads": 1,
-        "longest_output": round(longest, 2),
-    }
-    return Result("SFace outputs against the dequantised graph", setup, tuple(figures))
 
 
 def _differ(values: Mapping[str, NDArray[np.float32]]) -> float:
@@ -242,8 +217,7 @@ def compare_pairs(photographs: PhotographPairs, config: ExtractConfig, folder: P
     setup: Setup = {"pairs": config.pairs, "threads": THREADS}
     with ExitStack() as stack:
         running = _start_all(photographs, config, folder, stack, absent)
-        last: dict[str, Round] = {}
-        actions = {name: _match_all(name, one, config, last) for name, one in running.items()}
+        actions = {name: _match_all(name, one, config) for name, one in running.items()}
         seconds = interleave(actions, config.rounds)
         alone = interleave(
             {name: _match_singly(one, config.few) for name, one in running.items()}, config.rounds
@@ -258,8 +232,6 @@ def compare_pairs(photographs: PhotographPairs, config: ExtractConfig, folder: P
     results = (
         Result("Pairs of photographs", setup | more, tuple(_list_rates(seconds, absent))),
         Result("One pair at a time", setup | more | singly, tuple(latencies)),
-        *_list_stages(last, setup),
-        _list_agreement(last, setup),
     )
     return results, _measure(seconds, absent)
 
@@ -338,15 +310,10 @@ def _lay_out_weights(home: Path) -> Path:
     return home
 
 
-def _match_all(name: str, peer: Peer, config: ExtractConfig, last: dict[str, Round]) -> Timed:
-    """Seconds a pair of a whole round, which is kept in `last`."""
+def _match_all(name: str, peer: Peer, config: ExtractConfig) -> Timed:
+    """Seconds a pair of a whole round."""
     count = _count_pairs(name, config)
-
-    def perform() -> float:
-        last[name] = peer.match(count)
-        return last[name].seconds / count
-
-    return perform
+    return lambda: peer.match(count).seconds / count
 
 
 def _count_pairs(name: str, config: ExtractConfig) -> int:
@@ -364,34 +331,6 @@ def _list_rates(seconds: Mapping[str, Seconds], absent: Mapping[str, str]) -> It
         yield Figure.of(name, "pairs/s", 1 / values, speedup(seconds[SOSIE], values))
     for name, reason in absent.items():
         yield Figure.skip(name, "pairs/s", reason)
-
-
-def _list_stages(last: Mapping[str, Round], setup: Setup) -> Iterator[Result]:
-    for name, one in last.items():
-        if one.stages:
-            figures = tuple(
-                Figure(stage.removesuffix("_ms"), "ms/photograph", value)
-                for stage, value in one.stages.items()
-            )
-            yield Result(f"Stages of {name}", setup, figures)
-
-
-def _list_agreement(last: Mapping[str, Round], setup: Setup) -> Result:
-    """Who found faces, and how far the same model's scores lie from ours: speed must not lie."""
-    ours = last[SOSIE].scores
-    figures = []
-    for name, one in last.items():
-        compared = [
-            (mine, theirs)
-            for mine, theirs in zip(ours, one.scores, strict=False)
-            if mine is not None and theirs is not None
-        ]
-        found = sum(score is not None for score in one.scores) / len(one.scores)
-        figures.append(Figure(f"{name}: both faces found", "share of pairs", found))
-        if name in (OPENVINO, OPENVINO_WIDE) and compared:
-            difference = max(abs(mine - theirs) for mine, theirs in compared)
-            figures.append(Figure(f"{name}: scores", "largest difference from cpu", difference))
-    return Result("What they found", setup, tuple(figures))
 
 
 PYTHON, HELP, VERIFY = "python -c pass", "sosie --help", "sosie verify A B"
@@ -440,49 +379,6 @@ def _start_command(command: Sequence[str], saying: str = "") -> Timed:
     return timed(perform)
 
 
-CPU_BATCHES = (1, 4, 16)
-CUDA_BATCHES = (1, 16, 64, 256)
-UNIT = "faces/s"
-
-
-def measure_batches(crops: NDArray[np.uint8], rounds: int) -> Result:
-    """SFace alone, float32, on crops uint8[n, side, side, 3] repeated to fill each batch."""
-    figures = [
-        *_measure_provider("cpu", CPU_BATCHES, crops, rounds),
-        *_measure_provider("cuda", CUDA_BATCHES, crops, rounds),
-    ]
-    return Result(
-        "Embedding by batch size", {"rounds": rounds, "threads_of_cpu": 1}, tuple(figures)
-    )
-
-
-def _measure_provider(
-    provider: str, batches: tuple[int, ...], crops: NDArray[np.uint8], rounds: int
-) -> list[Figure]:
-    try:
-        session = open_session(builtin_card("sface"), SessionOptions(provider=provider))
-    except RuntimeMissing as error:
-        return [Figure.skip(provider, UNIT, str(error))]
-    faces = crops.transpose(0, 3, 1, 2).astype(np.float32)
-    actions = {f"{provider}, {size}": timed(_embed(session, faces, size)) for size in batches}
-    seconds = interleave(actions, rounds)
-    rates = {
-        name: size / values for (name, values), size in zip(seconds.items(), batches, strict=True)
-    }
-    first = float(np.median(next(iter(rates.values()))))
-    return [
-        Figure.of(name, UNIT, values, float(np.median(values)) / first)
-        for name, values in rates.items()
-    ]
-
-
-def _embed(
-    session: Session, faces: NDArray[np.float32], size: int
-) -> partial[list[NDArray[np.float32]]]:
-    batch = np.ascontiguousarray(faces[np.arange(size) % len(faces)])
-    return partial(session.run, batch)
-
-
 def run(config: ExtractConfig) -> SuiteOutput:
     with (
         TemporaryDirectory(prefix="sosie-bench-") as folder,
@@ -490,14 +386,13 @@ def run(config: ExtractConfig) -> SuiteOutput:
     ):
         crops = _cut_crops(photographs, config.crops)
         graphs, gains = compare_graphs(crops, config.graph_rounds)
-        batches = measure_batches(crops, config.rounds)
         pairs, measured = compare_pairs(photographs, config, Path(folder))
         start, starts = measure_startup(photographs, config.rounds)
         source = photographs.source
     measured |= starts | gains
     # Where a result says nothing of threads it has those of the product: one a core.
     common: Setup = {"photographs": source, "seed": config.seed, "threads": cores()}
-    results = (*graphs, batches, *pairs, start)
+    results = (graphs, *pairs, start)
     return tuple(replace(one, setup=common | one.setup) for one in results), measured
 
 

@@ -20,8 +20,15 @@ from bench.core.machine import DISK, cores, filesystem_of, open_folder
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.core.timing import clock
 from bench.data.vectors import Faces, Vectors, describe_population
-from bench.suites.baselines import build_gallery, explain_too_much, mix, refuse_too_much
-from bench.suites.search import PROMISED_SIZE, K, size_reason
+from bench.suites.baselines import (
+    PROMISED_SIZE,
+    K,
+    build_gallery,
+    explain_too_much,
+    mix,
+    refuse_too_much,
+    size_reason,
+)
 from bench.suites.serve.process import Worker
 from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault

@@ -81,7 +81,6 @@ def run(config: ImportConfig) -> SuiteOutput:
     rate = len(photographs) / imported.seconds
     results = (
         _list_photographs(imported, len(photographs), alone, setup),
-        _list_rows(imported, setup),
         _list_vectors(vectors, config, setup),
     )
     partly = Skipped("promised for all people, not for some")
@@ -172,17 +171,6 @@ def _list_photographs(imported: _Imported, count: int, alone: float, setup: Setu
         Figure("sosie import", "s", imported.seconds),
     )
     return Result("Photographs", setup | {"count": count}, figures)
-
-
-def _list_rows(imported: _Imported, setup: Setup) -> Result:
-    summary = imported.summary
-    names = ("rows", "admitted", "fused", "lines", "failed", "look_alikes")
-    counts = [Figure(name.replace("_", " "), "rows", float(summary[name])) for name in names]
-    codes = [
-        Figure(f"failed: {code}", "faults", float(count))
-        for code, count in sorted(summary["failures"].items())
-    ]
-    return Result("What became of the rows", setup, (*counts, *codes))
 
 
 def _list_vectors(imported: _Imported, config: ImportConfig, setup: Setup) -> Result:

@@ -16,7 +16,7 @@ from bench.core.machine import TILES, cores, measure_product
 from bench.core.reports import Figure, Measured, Result, Setup, Skipped, SuiteOutput
 from bench.core.timing import Seconds, clock, interleave, rested, speedup
 from bench.data.vectors import Faces, Vectors, default_thresholds, find_pairs
-from bench.suites.search import SCORE_TOLERANCE
+from bench.suites.baselines import SCORE_TOLERANCE
 from indexes.exact.exact8 import Exact8Segment
 from indexes.exact.scanner import Scanner, available_kernels
 from indexes.joining import tiling

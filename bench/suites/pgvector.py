@@ -15,7 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,16 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.reports import Figure, Result, Setup
-from bench.core.timing import clock, interleave, rested, speedup
-from bench.data.vectors import Faces, Vectors, default_thresholds, find_best
-from bench.suites.baselines import (
-    Searcher,
-    ask_in_turn,
-    build_gallery,
-    find_bands,
-    list_recall,
-    mix,
-)
+from bench.core.timing import interleave, rested, speedup
+from bench.data.vectors import Faces, Vectors, find_best
+from bench.suites.baselines import Searcher, ask_in_turn, build_gallery, mix
 from bench.suites.extract import Unavailable
 from indexes.exact.scanner import Scanner
 
@@ -117,28 +110,27 @@ _UNSET = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PgvectorConfig:
-    """`near` mates a band; one query is asked `calls` times a round. `url`: see `open_postgres`."""
+    """One query is asked `calls` times a round. `url`: see `open_postgres`."""
 
     url: str | None = None
     references: int = 100_000
     dim: int = 128
     probes: int = 64
-    near: int = 500
     rounds: int = 5
     calls: int = 4
     has_graph: bool = True
     seed: int = 0
 
 
-def compare_pgvector(config: PgvectorConfig, k: int, scanner: Scanner) -> list[Result]:
-    """Times, recall and builds; where there is no such database, a skipped figure that says so."""
+def compare_pgvector(config: PgvectorConfig, k: int, scanner: Scanner) -> Result:
+    """Times of a query; where there is no such database, a skipped figure that says so."""
     faces = Faces(config.references, config.dim, config.seed)
     setup: Setup = faces.setup | {"k": k, "threads": scanner.threads}
     try:
         with open_postgres(config.url) as connection:
             return _compare(connection, faces, config, k, scanner, setup)
     except Unavailable as error:
-        return [Result(f"{NAME}, one query", setup, (Figure.skip(EXACT, "ms", str(error)),))]
+        return Result(f"{NAME}, one query", setup, (Figure.skip(EXACT, "ms", str(error)),))
 
 
 class Table:
@@ -203,11 +195,6 @@ class Table:
             f"ORDER BY face <#> %s::vector LIMIT {k} /* {way} */"
         )
 
-    def size(self) -> float:
-        """Bytes a reference, the graph with it where there is one."""
-        size = self._ask(f"SELECT pg_total_relation_size('{self._name}')")
-        return float(size / self.count)
-
     def versions(self) -> str:
         """Of server and extension."""
         server = self._ask("SHOW server_version")
@@ -234,32 +221,17 @@ def _compare(
     k: int,
     scanner: Scanner,
     setup: Setup,
-) -> list[Result]:
+) -> Result:
     probes = mix(faces, config.probes)
     table = Table(connection, faces.references)
     try:
         setup = setup | {"server": table.versions()}
-        scanned = table.size()
-        index_s = clock(table.build_graph)[1] if config.has_graph else None
+        assert _same(table, probes, faces, k) == 1, "its scan errs"
+        if config.has_graph:
+            table.build_graph()
         ours = build_gallery(faces.references, scanner)[1]
         searchers = [*_list_searchers(table, has_graph=config.has_graph), ours]
-        bands = find_bands(faces, default_thresholds().review, config.near, k)
-        recall = list_recall(bands, searchers, {}, setup)
-        builds: tuple[Figure, ...] = (
-            Figure(f"{EXACT}: disk", "bytes/reference", scanned),
-            Figure(f"{EXACT}: identical to brute force", "share", _same(table, probes, faces, k)),
-            Figure.skip(f"{GRAPH}: build", "s", "left out by --no-graph")
-            if index_s is None
-            else Figure(f"{GRAPH}: build", "s", index_s),
-        )
-        if index_s is not None:
-            disk = Figure(f"{GRAPH}: disk, table and graph", "bytes/reference", table.size())
-            builds = (*builds, disk)
-        return [
-            Result(f"{NAME}, one query", setup, _time(searchers, probes, k, config)),
-            *(replace(one, name=f"{NAME}: {one.name}") for one in recall),
-            Result(f"{NAME}, build", setup, builds),
-        ]
+        return Result(f"{NAME}, one query", setup, _time(searchers, probes, k, config))
     finally:
         table.drop()
 

@@ -191,38 +191,6 @@ class DecisionLog:
             for place, outcome in zip(self.places, self.outcomes, strict=True)
         )
 
-    def share(self, kind: Kind, *decisions: Decision) -> float | None:
-        """The share of this kind's visitors that got one of these decisions."""
-        found = [
-            isinstance(outcome, Answer) and outcome.decision in decisions
-            for place, outcome in zip(self.places, self.outcomes, strict=True)
-            if self.visits.kinds[place] is kind
-        ]
-        return sum(found) / len(found) if found else None
-
-    def list_outcomes(self, setup: Setup) -> Result:
-        """What the planted visitors met: how good the model is, beside whether we are right."""
-        stopped = (Decision.REVIEW, Decision.REJECTED)
-        shares = (
-            ("newcomers approved", self.share(Kind.NEWCOMER, Decision.APPROVED)),
-            ("newcomers sent to review", self.share(Kind.NEWCOMER, Decision.REVIEW)),
-            ("returning approved", self.share(Kind.RETURNING, Decision.APPROVED)),
-            ("duplicates stopped", self.share(Kind.DUPLICATE, *stopped)),
-        )
-        figures = [
-            Figure("differ from the oracle", "decisions", float(self.count_wrong())),
-            Figure("too few or too many after reopening", "references", float(self.difference)),
-        ]
-        figures += [
-            Figure.skip(name, "share", "no such visitor came")
-            if share is None
-            else Figure(name, "share", share)
-            for name, share in shares
-        ]
-        near = sum(answer is None for answer in self.expected)
-        counts: Setup = {"visitors": len(self.outcomes), "left_out_near_a_threshold": near}
-        return Result("What was decided", setup | counts, tuple(figures))
-
 
 def is_right(outcome: Outcome, expected: Expected | None) -> bool:
     """Whether decision and reasons are exactly those expected."""
@@ -616,17 +584,14 @@ def run(config: RegistrarSuiteConfig) -> SuiteOutput:
     results = (
         list_decisions(rounds, setup),
         _list_stages(stages, setup),
-        _list_own_time(stages, few_stages, smaller.config.references, setup),
         _list_outbox(outbox_s, setup),
         Result(
             "Events delivered to one webhook",
             setup | {"events": delivered, "at_once": AT_ONCE},
             (Figure("by one worker, the receiver on its core", "events/s", delivered_rate),),
         ),
-        _list_turns(turns, setup | {"gallery": config.filled}),
         _list_gallery(steps, setup),
         latencies.list_figures(setup),
-        log.list_outcomes(setup),
     )
     return results, measured
 
@@ -635,16 +600,6 @@ def _list_stages(stages: Stages, setup: Setup) -> Result:
     figures = [Figure.of(name, "ms", np.array(each) * 1e3) for name, each in stages.items()]
     batches = {"batches": len(stages[STAGES[0]])}
     return Result(f"Stages of a batch of {BATCH}", setup | batches, tuple(figures))
-
-
-def _list_own_time(stages: Stages, few: Stages, references: int, setup: Setup) -> Result:
-    """The serialiser's own, the search apart, by the size of registry and gallery."""
-    own = [1e3 / BATCH * find_own_time(each) for each in (few, stages)]
-    figures = (
-        Figure(f"{references} references", "ms/decision", own[0], ratio=1.0),
-        Figure("all references", "ms/decision", own[1], ratio=own[1] / own[0]),
-    )
-    return Result("The serialiser's own time", setup, figures)
 
 
 def _list_outbox(seconds: Mapping[bool, Sequence[float]], setup: Setup) -> Result:
@@ -661,16 +616,6 @@ def _rates_of(turns: Mapping[bool, Sequence[Decided]]) -> tuple[Seconds, Seconds
     """Decisions a second, overlapped and in series: as many as `speedup` takes for seconds."""
     overlapped, series = (np.array([one.rate for one in turns[key]]) for key in (True, False))
     return overlapped, series
-
-
-def _list_turns(turns: Mapping[bool, Sequence[Decided]], setup: Setup) -> Result:
-    overlapped, series = _rates_of(turns)
-    figures = (
-        Figure.of("searched in series", "decisions/s", series, 1.0),
-        Figure.of("searched ahead", "decisions/s", overlapped, speedup(overlapped, series)),
-    )
-    counts: Setup = {"decisions": sum(len(one.outcomes) for one in turns[True])}
-    return Result("Decisions on a filled gallery", setup | counts, figures)
 
 
 def _list_gallery(steps: _Steps, setup: Setup) -> Result:

@@ -662,7 +662,7 @@ def run(config: ShardsConfig) -> SuiteOutput:
         "wrong_decisions": float(steps.log.count_wrong()),
         "gallery_difference": float(steps.log.difference),
     }
-    return (*results, steps.log.list_outcomes(setup)), measured
+    return results, measured
 
 
 def _measure_parts(config: ShardsConfig, steps: _Steps, setup: Setup) -> SuiteOutput:

@@ -24,7 +24,6 @@ def test_without_a_gpu_every_part_is_measured_on_this_processor_or_says_why_not(
     if results[0].setup["gpu"] == "none":
         assert figures[search, "1 queries, the GPU"].value is None
     assert {result.name for result in results if any(f.value for f in result.figures)} >= {
-        "Faces a second",
         "Preparation and gathering",
         "Photographs",
         search,

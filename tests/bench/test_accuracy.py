@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from bench.core.reports import Skipped, load_goals
-from bench.data.photographs import LFW
 from bench.suites.accuracy import AccuracyConfig, fold_accuracy, run
 from engine.errors import RequestError
 
@@ -58,17 +57,3 @@ def test_only_the_first_people_are_evaluated_and_the_time_is_not_held_against_th
 def test_one_person_is_not_enough(faces: Path) -> None:
     with pytest.raises(RequestError, match="two people"):
         run(AccuracyConfig(faces=faces, people=1))
-
-
-@pytest.mark.lfw
-@pytest.mark.slow
-def test_two_hundred_people_show_the_gain_of_fusing() -> None:
-    if not (LFW / "images").is_dir():
-        pytest.skip(f"LFW is not in {LFW}")
-    results, measured = run(AccuracyConfig(people=200))
-    (fusion,) = (result for result in results if result.name == "Fused references")
-    names = [figure.name.split(",")[0] for figure in fusion.figures[:3]]
-    assert names == ["one to one", "fused to one", "fused to fused"]
-    one, to_one, fused = (figure.value for figure in fusion.figures[:3])
-    assert one >= to_one >= fused
-    assert set(measured) == NAMES

@@ -25,10 +25,7 @@ def test_a_small_base_is_imported_and_every_figure_is_there(faces: Path, tmp_pat
     results, measured = run(ImportConfig(faces=faces, people=3, vectors=50, folder=tmp_path))
     assert set(measured) == {goal.name for goal in load_goals() if goal.suite == "import"}
     assert isinstance(measured["photographs_per_second"], Skipped), "some people prove no speed"
-    photographs, rows, vectors = results
+    photographs, vectors = results
     assert photographs.setup["count"] == 12
-    counts = {figure.name: figure.value for figure in rows.figures}
-    assert counts["rows"] == 6
-    assert (counts["admitted"] or 0) + (counts["failed"] or 0) >= 3
     assert {figure.name: figure.value for figure in vectors.figures}["failed"] == 0
     assert not list(tmp_path.iterdir()), "everything that was made is gone"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
-from bench.core.reports import Report, load_goals
+from bench.core.reports import Figure, Report, load_goals
+from bench.data.vectors import default_thresholds
 from bench.micro.test_kernels import has_found, make, make_case
 from indexes.exact.scanner import available_kernels
 
@@ -49,3 +53,65 @@ def test_a_scan_that_loses_or_invents_a_pair_is_wrong() -> None:
     assert has_found(case.right, found[::-1])
     assert not has_found(case.right, found[1:])
     assert not has_found(case.right, np.concatenate([found, [[0, 0]]]))
+
+
+SEARCH = ("search", "--quick", "--n", "3000", "--dim", "32", "--postgres", "none", "--no-stamp")
+OURS = ("exact8, the gallery", "exact8, one segment")
+
+
+@pytest.fixture(scope="module")
+def searched() -> Report:
+    command = [sys.executable, "-m", "bench", *SEARCH, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=800)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Report.from_dict(json.loads(done.stdout))
+
+
+def figures_of(report: Report, name: str) -> dict[str, Figure]:
+    (result,) = (one for one in report.results if one.name.partition(" to ")[0] == name)
+    return {figure.name: figure for figure in result.figures}
+
+
+@pytest.mark.slow
+def test_every_goal_of_search_is_measured_or_skipped_for_the_size(searched: Report) -> None:
+    checks = {check.name: check for check in searched.checks}
+    assert set(checks) == {goal.name for goal in load_goals() if goal.suite == "search"}
+    assert checks.pop("identical_answers").value == 1
+    reasons = {check.skipped for check in checks.values()}
+    assert reasons == {"promised for 1,000,000 references of 128 dimensions"}
+
+
+@pytest.mark.slow
+def test_ours_and_the_others_stand_in_one_table(searched: Report) -> None:
+    names = list(figures_of(searched, "A batch"))
+    assert names[0] == "FAISS Flat"
+    wanted = ("FAISS SQ8", "FAISS PQ4fs+refine, k_factor 20", "FAISS IVF", "usearch", "NumKong")
+    for one in (*OURS, *wanted, "hnswlib"):
+        assert any(name.startswith(one) for name in names), one
+    assert figures_of(searched, "A batch")["FAISS Flat"].ratio == 1
+
+
+@pytest.mark.slow
+def test_who_has_no_range_search_is_skipped_with_the_reason(searched: Report) -> None:
+    figures = figures_of(searched, "A batch, range")
+    assert "row by row" in (figures["FAISS SQ8"].skipped or "")
+    assert all(figures[name].value is not None for name in OURS)
+
+
+@pytest.mark.slow
+def test_the_exact_ones_find_every_mate_near_the_threshold(searched: Report) -> None:
+    figures = figures_of(searched, f"Recall of mates, score {default_thresholds().review:.2f}")
+    assert [figures[name].value for name in OURS] == [1.0, 1.0]
+
+
+@pytest.mark.slow
+def test_setup_says_what_the_faces_are(searched: Report) -> None:
+    for result in searched.results:
+        assert result.setup["references"] == 3_000
+        assert "stretched from 128" in str(result.setup["population"])
+
+
+def test_too_many_references_for_the_memory_are_refused(run_here: RunHere) -> None:
+    status, _, err = run_here("search", "--n", str(10**9))
+    assert status == 2
+    assert "lower --n" in err

@@ -7,16 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.core.reports import Result
 from bench.suites.baselines import GALLERY
 from bench.suites.pgvector import EXACT, GRAPH, PgvectorConfig, Table, compare_pgvector
 from indexes.exact.scanner import Scanner
 
-TINY = PgvectorConfig(references=600, dim=32, probes=8, near=30, rounds=1, calls=1)
-
-
-def by_name(results: list[Result]) -> dict[str, Result]:
-    return {result.name: result for result in results}
+TINY = PgvectorConfig(references=600, dim=32, probes=8, rounds=1, calls=1)
 
 
 @pytest.fixture(scope="module")
@@ -27,22 +22,12 @@ def database(postgres: object) -> str:
 
 def test_a_database_is_asked_beside_us_and_its_scan_is_exact(database: str) -> None:
     config = replace(TINY, url=database)
-    results = by_name(compare_pgvector(config, 10, Scanner(threads=1)))
-    times = results["PostgreSQL with pgvector, one query"]
+    times = compare_pgvector(config, 10, Scanner(threads=1))
     figures = {figure.name: figure for figure in times.figures}
     assert list(figures) == [EXACT, f"{GRAPH}, ef 40", f"{GRAPH}, ef 200", GALLERY]
     assert figures[EXACT].ratio == 1
     assert all((figure.value or 0) > 0 for figure in times.figures)
     assert "pgvector 0." in str(times.setup["server"])
-    builds = {one.name: one.value for one in results["PostgreSQL with pgvector, build"].figures}
-    assert builds[f"{EXACT}: identical to brute force"] == 1
-    assert (builds[f"{EXACT}: disk"] or 0) > 4 * 32
-    recalls = [one for name, one in results.items() if ": Recall of mates" in name]
-    assert len(recalls) == 2
-    for recall in recalls:
-        shares = {figure.name: figure.value for figure in recall.figures}
-        assert shares[EXACT] in {1.0, None}
-        assert shares[GALLERY] in {1.0, None}
 
 
 def test_each_way_keeps_to_its_own_plan_however_often_the_other_was_asked(database: str) -> None:
@@ -79,7 +64,7 @@ def test_its_table_is_gone_afterwards(database: str) -> None:
 )
 def test_where_there_is_none_it_is_skipped_and_says_why(url: str, reason: str) -> None:
     config = replace(TINY, url=url)
-    (result,) = compare_pgvector(config, 10, Scanner(threads=1))
+    result = compare_pgvector(config, 10, Scanner(threads=1))
     (figure,) = result.figures
     assert figure.value is None
     assert reason in str(figure.skipped)

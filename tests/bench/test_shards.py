@@ -54,6 +54,5 @@ def test_parts_are_killed_and_one_is_added_and_nothing_is_lost(tmp_path: Path) -
         "Two copies, one is killed",
         "Beside passes and erasures",
         "One shard more while they serve",
-        "What was decided",
     ]
     assert not list(tmp_path.iterdir()), "the home is gone afterwards"

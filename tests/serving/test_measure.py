@@ -111,16 +111,16 @@ def reports(tmp_path: Path) -> tuple[SuiteReport, ...]:
         ("Pairs of photographs", {"threads": 2}, [("Sosie, cpu", "pairs/s", 80.0)]),
     ]
     document = {
-        "machine": {"cpu": "Test", "cores": 2, "memory_bytes": 1 << 34},
-        "results": [
+        "machine_info": {"cpu": "Test", "cores": 2, "memory_bytes": 1 << 34},
+        "benchmarks": [
             {
-                "name": name,
-                "setup": setup,
-                "figures": [
-                    {"name": figure, "unit": unit, "value": value} for figure, unit, value in said
-                ],
+                "group": name,
+                "name": figure,
+                "extra_info": {"unit": unit, "scale": 1.0, "setup": setup},
+                "stats": {"median": value},
             }
             for name, setup, said in results
+            for figure, unit, value in said
         ],
     }
     folder = tmp_path / "reports"

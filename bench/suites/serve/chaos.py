@@ -365,7 +365,6 @@ def measure_kills(context: Context) -> SuiteOutput:
     results = [
         Result("Recovery from SIGKILL", setup, _list_recoveries(kills)),
         Result("Enrollments after all kills", setup, _list_audit(log, audit)),
-        Result("One face, many documents", setup | {"racers": RACERS}, _list_races(decisions)),
     ]
     return results, {
         "kills": float(len(kills)),
@@ -409,11 +408,3 @@ def _list_audit(log: AnswerLog, audit: StoreAudit) -> tuple[Figure, ...]:
         ),
     )
     return tuple(Figure(name, unit, float(count)) for name, unit, count in counts)
-
-
-def _list_races(decisions: Sequence[Counter[str]]) -> tuple[Figure, ...]:
-    return tuple(
-        Figure(f"race {number}: {decision}", "clients", float(times))
-        for number, one in enumerate(decisions, 1)
-        for decision, times in sorted(one.items())
-    )

@@ -212,26 +212,9 @@ def _measure_batches(
     measured["batched_comparisons_per_second"] = _median(compared.rates) * BATCH
     measured["searches_per_second"] = _median(searched.rates) * BATCH
     measured["wrong_searches"] = float(checked.wrong)
-    counts = (
-        ("searches compared", "searches", checked.probes),
-        ("candidates missed", "candidates", checked.missed),
-        ("candidates that are none", "candidates", checked.ghosts),
-        ("best scores that differ", "searches", checked.wrong_scores),
-        ("planted mates above the threshold", "mates", checked.mates),
-    )
     return [
         Result("Matches in batches, 1:1", setup, compared.list_figures("comparisons", BATCH)),
         Result("Matches in batches, 1:N", setup, searched.list_figures("searches", BATCH)),
-        Result(
-            "1:N answers beside brute force",
-            setup,
-            (
-                *(Figure(name, unit, float(count)) for name, unit, count in counts),
-                Figure("recall of them", "share", checked.recall)
-                if checked.mates
-                else Figure.skip("recall of them", "share", "no mate was planted among them"),
-            ),
-        ),
     ]
 
 
@@ -367,16 +350,14 @@ def run(config: ServeConfig) -> SuiteOutput:
             if part not in config.parts:
                 measured |= dict.fromkeys(names, Skipped(f"{LEFT_OUT} {part}"))
                 continue
-            begun = time.perf_counter()
             try:
                 found, figures = measure(context)
             except RequestError as error:
                 # The other parts took half an hour: theirs are told all the same.
-                failed = Result(f"Part {part} failed: {error}", context.describe(), ())
-                found, figures = [failed], dict.fromkeys(names, float("nan"))
+                why = Figure.skip(part.value, "s", f"failed: {error}")
+                found = [Result(f"Part {part}", context.describe(), (why,))]
+                figures = dict.fromkeys(names, float("nan"))
             assert set(figures) == set(names), "a part measures what it says"
-            taken = Figure(part.value, "s", time.perf_counter() - begun)
-            found = [*found, Result("Time that the parts took", context.describe(), (taken,))]
             results += (replace(one, setup={PART: part.value, **one.setup}) for one in found)
             measured |= {name: _judge(name, value, config) for name, value in figures.items()}
     return tuple(results), measured

@@ -291,7 +291,6 @@ def measure_budgets_here(plan: HardPlan, folder: Path, setup: Setup) -> Found:
         Result("What a budget of cases costs", setup, costs),
         Result("Rings in a budget", setup, (*_compare(found), *_list_siblings(ranking, hard))),
         Result("The share that is expected", setup, tuple(_expect(ranking.groups, hard.rings))),
-        Result("What the terms say", setup, tuple(_list_terms(ranking))),
     )
     return results, {
         "budget_gain": found["budget 1000"] / max(found["score 1000"], 1.0),
@@ -380,8 +379,3 @@ def _expect(groups: Sequence[Group], rings: Sequence[Rows]) -> Iterator[Figure]:
             yield Figure(f"of the {budget:,} best, expected", "share", expected["share"])
             yield Figure(f"of the {budget:,} best, expected at least", "share", expected["low"])
             yield Figure(f"of the {budget:,} best, expected at most", "share", expected["high"])
-
-
-def _list_terms(ranking: Ranking) -> Iterator[Figure]:
-    for one in ranking.estimates:
-        yield Figure(one.value.replace("_", " "), "times as likely", one.ratio)

@@ -24,7 +24,7 @@ from bench.suites.sweep.agreement import (
     old_rings,
 )
 from bench.suites.sweep.planted import Plan, Planted, plant, planted_pairs
-from engine.sweeps.clustering import LinkTable, Owners, PairTable, cluster_links, label_components
+from engine.sweeps.clustering import LinkTable, Owners, PairTable, cluster_links
 from engine.sweeps.groups import FaceFacts, group_faces
 from indexes.exact.scanner import Scanner
 from indexes.gallery import Gallery
@@ -178,31 +178,15 @@ def _time_flat(vectors: NDArray[np.float32], threshold: float) -> float:
     return taken_s * (len(vectors) / len(some)) ** 2
 
 
-def time_flood(links: int, seed: int) -> tuple[Result, float]:
-    """Clusters so many random links, as of a threshold that strangers reach; its seconds."""
+def time_flood(links: int, seed: int) -> float:
+    """Seconds to cluster so many random links, as of a threshold that strangers reach."""
     rng = np.random.default_rng([seed, 23])
     documents = int(2 * links / LINKS_A_DOCUMENT)
     left, right = rng.integers(0, documents, (2, links))
     scores = rng.uniform(0.4, 0.7, links).astype(np.float32)
     kept = left != right
-    left, right, scores = left[kept], right[kept], scores[kept]
-    table = LinkTable.of(left, right, scores)
-    clusters, seconds = clock(lambda: cluster_links(table))
-    component = int(np.bincount(label_components(documents, left, right)).max())
-    cluster = max(len(one.members) for one in clusters)
-    setup: Setup = {
-        "links": links,
-        "links a document": LINKS_A_DOCUMENT,
-        "scores": "random",
-        "seed": seed,
-        "threads": 1,
-    }
-    figures = (
-        Figure("clustered", "s", seconds),
-        Figure("the largest component", "documents", float(component)),
-        Figure("the largest cluster", "documents", float(cluster)),
-    )
-    return Result("A threshold far too low", setup, figures), seconds
+    table = LinkTable.of(left[kept], right[kept], scores[kept])
+    return clock(lambda: cluster_links(table))[1]
 
 
 def list_peak(peak_bytes: int | None) -> Figure:
