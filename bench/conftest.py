@@ -35,7 +35,7 @@ if os.environ.keys() & set(STEERING):
 
 
 @dataclass(slots=True)
-class Run:
+class BenchmarkRun:
     """Results without a clock, and by suite the figures that goals name, measured or as
     (group, slow, fast): how many times as fast."""
 
@@ -44,7 +44,7 @@ class Run:
     speedups: dict[str, Mapping[str, tuple[str, str, str]]] = field(default_factory=dict)
 
 
-RUN = pytest.StashKey[Run]()
+RUN = pytest.StashKey[BenchmarkRun]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,7 +60,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[RUN] = Run()
+    config.stash[RUN] = BenchmarkRun()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -43,7 +43,7 @@ Pairs = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Case:
+class ScanCase:
     """Rows and queries as bytes and as floats, and the pairs that reach the threshold."""
 
     rows: Rows
@@ -55,7 +55,7 @@ class Case:
 
 
 @pytest.fixture(scope="module", params=["one", "many"])
-def case(request: pytest.FixtureRequest) -> Case:
+def case(request: pytest.FixtureRequest) -> ScanCase:
     option, is_quick = request.config.getoption, request.config.getoption("--quick")
     if option("--dim") % 64:
         pytest.fail("give a multiple of 64 as --dim")
@@ -74,7 +74,11 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.mark.parametrize("who", WHO)
 def test_scan(
-    who: str, case: Case, clock: Clock, measured: dict[str, Measured], pytestconfig: pytest.Config
+    who: str,
+    case: ScanCase,
+    clock: Clock,
+    measured: dict[str, Measured],
+    pytestconfig: pytest.Config,
 ) -> None:
     if who == NUMPY and os.environ.get(ONE_THREAD) != "1":
         pytest.skip(f"numpy has all cores: set {ONE_THREAD}=1")
@@ -93,7 +97,7 @@ def test_scan(
     clock(f"Scan of {rows:,} rows, {called}", who, find, setup, rounds=rounds)
 
 
-def make_case(rows: int, queries: int, dim: int, seed: int) -> Case:
+def make_case(rows: int, queries: int, dim: int, seed: int) -> ScanCase:
     random = np.random.default_rng([seed, rows, queries])
     signed = random.integers(-128, 128, (rows, dim), np.int8)
     factors = random.integers(-127, 128, (queries, dim), np.int8)
@@ -109,7 +113,7 @@ def make_case(rows: int, queries: int, dim: int, seed: int) -> Case:
     alive, reach = np.ones(len(codes), np.bool_), np.zeros(-(-len(codes) // STRETCH))
     zeros, no_tails = np.zeros(queries), np.zeros(queries, np.int64)
     heaps = np.empty((queries, 0), np.int32)
-    return Case(
+    return ScanCase(
         rows=Rows(codes, alive, reach, no_plane(), codes.shape[1], reach),
         wanted=Wanted(factors, pack(factors), zeros, zeros, levels, heaps, zeros, no_tails),
         floats=floats,
@@ -139,7 +143,7 @@ def has_found(right: Pairs, found: Pairs | None) -> bool:
     return np.array_equal(found[order], right)
 
 
-def make(who: str, case: Case) -> Callable[[], Pairs | None] | None:
+def make(who: str, case: ScanCase) -> Callable[[], Pairs | None] | None:
     """What is to be timed, or None where it is not for so many queries."""
     is_one = len(case.queries) == 1
     if who == NUMPY:
@@ -154,7 +158,7 @@ def make(who: str, case: Case) -> Callable[[], Pairs | None] | None:
     return None if scan is None else _make_scan(scan, case)
 
 
-def _scan_of(kernel: str, case: Case) -> Scan | None:
+def _scan_of(kernel: str, case: ScanCase) -> Scan | None:
     """The scan that a `Scanner` of this kernel would choose, if it is worth the time."""
     is_one = len(case.queries) == 1
     if kernel == "amx":
@@ -166,7 +170,7 @@ def _scan_of(kernel: str, case: Case) -> Scan | None:
     return scan_plain if len(case.floats) * len(case.queries) <= _PLAIN_PAIRS else None
 
 
-def _make_scan(scan: Scan, case: Case) -> Callable[[], Pairs]:
+def _make_scan(scan: Scan, case: ScanCase) -> Callable[[], Pairs]:
     """As a `Scanner` scans: part by part into the same room."""
     stretches, queries = len(case.rows.reach), len(case.wanted.codes)
     step = max(1, _PAIRS_AT_ONCE // (queries * STRETCH))
@@ -182,7 +186,7 @@ def _make_scan(scan: Scan, case: Case) -> Callable[[], Pairs]:
     return find
 
 
-def _make_faiss(case: Case) -> Callable[[], Pairs]:
+def _make_faiss(case: ScanCase) -> Callable[[], Pairs]:
     index = faiss.IndexFlatIP(case.floats.shape[1])
     index.add(case.floats)
 
@@ -194,7 +198,7 @@ def _make_faiss(case: Case) -> Callable[[], Pairs]:
     return find
 
 
-def _make_reading(case: Case) -> Callable[[], None]:
+def _make_reading(case: ScanCase) -> Callable[[], None]:
     """The least that a scan for one query must do."""
     words: Any = case.rows.codes.reshape(-1).view(np.uint64)
 
@@ -204,7 +208,7 @@ def _make_reading(case: Case) -> Callable[[], None]:
     return read
 
 
-def _make_product(case: Case) -> Callable[[], None]:
+def _make_product(case: ScanCase) -> Callable[[], None]:
     """As many bare products as the scan needs; the sums are not read."""
     run = bind_product(case.floats.shape[1], Tile(STRETCH, len(case.queries)), 0)
     times = -(-len(case.floats) // STRETCH)

@@ -80,7 +80,7 @@ Ask = Callable[[Vectors], Hits]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Case:
+class SearchCase:
     """Everybody who is compared, what is asked, and under which conditions."""
 
     sizes: Any
@@ -110,7 +110,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="module")
-def case(pytestconfig: pytest.Config, measured: dict[str, Measured]) -> Iterator[Case]:
+def case(pytestconfig: pytest.Config, measured: dict[str, Measured]) -> Iterator[SearchCase]:
     sizes, option = sizes_of(pytestconfig), pytestconfig.getoption
     size = (sizes.references, option("--dim"))
     refuse_too_much(*size, INDEXES_AT_ONCE)
@@ -123,18 +123,18 @@ def case(pytestconfig: pytest.Config, measured: dict[str, Measured]) -> Iterator
     participants = build_participants(faces.references, scanner, has_graph=not option("--no-graph"))
     setup: Setup = faces.setup | {"threads": cores(), "kernel": scanner.kernel}
     probes = mix(faces, sizes.batch)
-    yield Case(sizes, faces, participants, probes, default_thresholds().review, setup)
+    yield SearchCase(sizes, faces, participants, probes, default_thresholds().review, setup)
     scanner.close()
 
 
 @pytest.fixture(scope="module")
-def reader(case: Case) -> Iterator[MemoryReader]:
+def reader(case: SearchCase) -> Iterator[MemoryReader]:
     one = MemoryReader(case.participants.segment.codes.bytes)
     yield one
     one.close()
 
 
-def find(case: Case, who: str, note: Note, group: str, setup: Setup, *, ranges: bool) -> Any:
+def find(case: SearchCase, who: str, note: Note, group: str, setup: Setup, *, ranges: bool) -> Any:
     """The searcher, or a skipped test and figure that say why there is none."""
     known = {one.name: one for one in case.participants.searchers}
     reason = case.participants.missing.get(who.partition(", ef")[0])
@@ -147,7 +147,9 @@ def find(case: Case, who: str, note: Note, group: str, setup: Setup, *, ranges: 
     return searcher
 
 
-def test_one_query(who: str, case: Case, clock: Clock, note: Note, reader: MemoryReader) -> None:
+def test_one_query(
+    who: str, case: SearchCase, clock: Clock, note: Note, reader: MemoryReader
+) -> None:
     setup, group = case.setup | {"k": K}, "One query"
     rounds = case.sizes.one
     if who == READING:
@@ -165,7 +167,7 @@ def test_one_query(who: str, case: Case, clock: Clock, note: Note, reader: Memor
     clock(group, who, ask_in_turn(searcher, case.probes, K), setup, rounds=rounds)
 
 
-def test_batch(who: str, case: Case, clock: Clock, note: Note) -> None:
+def test_batch(who: str, case: SearchCase, clock: Clock, note: Note) -> None:
     if who == READING:
         pytest.skip("it is for one query")
     count = len(case.probes)
@@ -179,7 +181,7 @@ def test_batch(who: str, case: Case, clock: Clock, note: Note) -> None:
 
 
 @pytest.mark.parametrize("group", ["One query, range", "A batch, range"])
-def test_range(group: str, who: str, case: Case, clock: Clock, note: Note) -> None:
+def test_range(group: str, who: str, case: SearchCase, clock: Clock, note: Note) -> None:
     """Everything at or above the threshold."""
     if who == READING:
         pytest.skip("it is for one query")
@@ -196,7 +198,7 @@ def test_range(group: str, who: str, case: Case, clock: Clock, note: Note) -> No
 
 @pytest.mark.parametrize("way", ["bytes", "half bytes"])
 @pytest.mark.parametrize("what", ["range", f"best {K}"])
-def test_bounds(what: str, way: str, case: Case, clock: Clock) -> None:
+def test_bounds(what: str, way: str, case: SearchCase, clock: Clock) -> None:
     """One query of a segment by bytes alone, and by half bytes first."""
     segment = copy(case.participants.segment)
     if way == "bytes":
@@ -216,7 +218,7 @@ def test_bounds(what: str, way: str, case: Case, clock: Clock) -> None:
 
 
 def test_answers_are_those_of_brute_force(
-    case: Case, note: Note, measured: dict[str, Measured]
+    case: SearchCase, note: Note, measured: dict[str, Measured]
 ) -> None:
     probes = min(case.sizes.probes, len(case.faces))
     given = (case.participants.segment, case.participants.gallery, case.faces, probes)
@@ -227,7 +229,7 @@ def test_answers_are_those_of_brute_force(
     assert share == 1
 
 
-def test_recall_and_what_is_kept(case: Case, note: Note) -> None:
+def test_recall_and_what_is_kept(case: SearchCase, note: Note) -> None:
     """The share of mates near the thresholds that each finds, certificates, builds and memory."""
     participants = case.participants
     # Both ways of FAISS Flat answer the same; one is asked.
@@ -241,7 +243,7 @@ def test_recall_and_what_is_kept(case: Case, note: Note) -> None:
     note(_list_builds(participants, case.setup))
 
 
-def test_postgres(case: Case, note: Note, pytestconfig: pytest.Config) -> None:
+def test_postgres(case: SearchCase, note: Note, pytestconfig: pytest.Config) -> None:
     option, sizes = pytestconfig.getoption, case.sizes
     config = PgvectorConfig(
         url=option("--postgres"),
