@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from loadtest.criteria import Objective, Run, Verdict
+from loadtest.criteria import LoadRun, Objective, RunVerdict
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import Keys, ServiceAddress, read_keys, read_target
 from loadtest.judging import JudgedVisit
-from loadtest.participants import ParticipantCounts, Participants
+from loadtest.participants import LoadParticipants, ParticipantCounts
 from loadtest.schedule import DEFAULT_MIX, ArrivalProcess, LoadPhase, Mix, Traffic, read_mix
 from loadtest.shapes import DEFAULT_PROFILES, Knee, LoadProfile, Shape, require_runnable
 
@@ -61,14 +61,14 @@ class LoadTestOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class LoadStep:
     """One run at one rate, and its verdict; a warm-up is judged, but not for its rate."""
 
     rate: float
     phases: tuple[LoadPhase, ...]
-    run: Run
+    run: LoadRun
     judged: tuple[JudgedVisit, ...]
-    verdict: Verdict
+    verdict: RunVerdict
     is_warm: bool = False
 
 
@@ -81,8 +81,8 @@ class LoadTestResult:
     version: str
     model_digest: str
     dataset: str
-    participants: Participants
-    steps: tuple[Step, ...]
+    participants: LoadParticipants
+    steps: tuple[LoadStep, ...]
     knee: Knee | None
     begun: datetime
     seconds: float
@@ -94,7 +94,7 @@ class LoadTestResult:
         return tuple(one for step in self.steps for one in step.verdict.wrong)
 
     @property
-    def measured(self) -> tuple[Step, ...]:
+    def measured(self) -> tuple[LoadStep, ...]:
         return tuple(step for step in self.steps if not step.is_warm)
 
     @property

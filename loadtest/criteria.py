@@ -33,7 +33,7 @@ class OutcomeRecorder:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class LoadRun:
     """A run that is over.
 
     `seconds` is the length of its schedule, `elapsed_s` the time until the last answer;
@@ -114,7 +114,7 @@ def measure_traffics(outcomes: Sequence[Outcome]) -> dict[Traffic, LatencyFigure
     }
 
 
-def slice_run(run: Run) -> tuple[Slice, ...]:
+def slice_run(run: LoadRun) -> tuple[Slice, ...]:
     """Cuts the run into slices of equal width, to the last answer."""
     width_s = choose_width(run.seconds, len(run.outcomes))
     count = max(1, int(np.ceil(max(run.elapsed_s, run.seconds) / width_s)))
@@ -157,14 +157,14 @@ def is_failed(outcome: Outcome) -> bool:
     return not answer.is_good and not (is_repeat and (answer.is_in_flight or answer.is_mismatch))
 
 
-def measure_rates(run: Run) -> tuple[float, float]:
+def measure_rates(run: LoadRun) -> tuple[float, float]:
     """Visits offered per second, and visits answered well before the schedule's end."""
     in_time = sum(not is_failed(one) and one.done_s <= run.seconds for one in run.outcomes)
     offered = len(run.outcomes) + run.omitted
     return offered / run.seconds, in_time / run.seconds
 
 
-def count_from(run: Run, start_s: float) -> tuple[int, int]:
+def count_from(run: LoadRun, start_s: float) -> tuple[int, int]:
     """Visits due after `start_s`, and visits answered well from then to the schedule's end.
 
     Both are alike if a service keeps up, however slow each answer is: those under way at the start
@@ -227,7 +227,7 @@ class Criterion:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RunVerdict:
     """The criteria of a run; `warnings` do not fail it."""
 
     criteria: tuple[Criterion, ...]
@@ -240,8 +240,8 @@ class Verdict:
 
 
 def decide(
-    run: Run, judged: Sequence[JudgedVisit], phases: Sequence[LoadPhase], objective: Objective
-) -> Verdict:
+    run: LoadRun, judged: Sequence[JudgedVisit], phases: Sequence[LoadPhase], objective: Objective
+) -> RunVerdict:
     """Decides all criteria that apply to the run."""
     outside_spike = [one for one in run.outcomes if phases[one.visit.phase].is_judged]
     in_spike = [one for one in run.outcomes if not phases[one.visit.phase].is_judged]
@@ -259,7 +259,7 @@ def decide(
     if objective.drift:
         criteria += _decide_drift(run, objective.drift)
     wrong = tuple(one for one in judged if one.correctness is Correctness.WRONG)
-    return Verdict(tuple(criteria), _warn(run, judged), wrong)
+    return RunVerdict(tuple(criteria), _warn(run, judged), wrong)
 
 
 def count_correctness(judged: Sequence[JudgedVisit]) -> dict[Kind, Counter[Correctness]]:
@@ -308,7 +308,7 @@ def _decide_latency(outcomes: Sequence[Outcome], objective: Objective) -> list[C
     return criteria
 
 
-def _decide_rate(run: Run, objective: Objective) -> Criterion:
+def _decide_rate(run: LoadRun, objective: Objective) -> Criterion:
     """Whether work accumulates, counted from when the first answers can be expected: a service that
     takes a second for each is not a second behind."""
     start_s = min(objective.p99_ms / 1e3, SETTLED_SHARE * run.seconds)
@@ -318,7 +318,7 @@ def _decide_rate(run: Run, objective: Objective) -> Criterion:
     return Criterion("keeps up", is_met, measured, f"≥ {objective.kept_up:.0%}")
 
 
-def _decide_drift(run: Run, most: float) -> list[Criterion]:
+def _decide_drift(run: LoadRun, most: float) -> list[Criterion]:
     quarter = run.seconds / 4
     first = [one for one in run.outcomes if one.visit.due_s < quarter]
     last = [one for one in run.outcomes if one.visit.due_s >= 3 * quarter]
@@ -329,7 +329,7 @@ def _decide_drift(run: Run, most: float) -> list[Criterion]:
     return [Criterion("p99 of the last quarter", times <= most, measured, f"≤ {most:g} times")]
 
 
-def _warn(run: Run, judged: Sequence[JudgedVisit]) -> tuple[str, ...]:
+def _warn(run: LoadRun, judged: Sequence[JudgedVisit]) -> tuple[str, ...]:
     warnings = []
     late_ms = quantile((one.lateness_s for one in run.outcomes), 0.99) * 1e3
     if late_ms > GENERATOR_LATE_MS:

@@ -18,10 +18,10 @@ from loadtest.errors import LoadTestRefused
 from loadtest.exchange import NOT_STARTED
 from loadtest.participants import (
     MARGIN,
+    LoadParticipants,
     ModelClient,
-    Pair,
-    Participants,
     Person,
+    PhotographPair,
     fuse_both,
     fuse_single,
 )
@@ -160,7 +160,7 @@ UNPLANNED = frozenset({Kind.NEWCOMER, Kind.RETURNING, Kind.RACE, Kind.UNKNOWN})
 
 def mark_look_alikes(
     judged: Sequence[JudgedVisit],
-    participants: Participants,
+    participants: LoadParticipants,
     model: ModelClient,
     *,
     is_local: bool = False,
@@ -222,7 +222,7 @@ def _has_look_alike(
     return least is not None and any(score >= least - MARGIN for score in scores)
 
 
-def _score_pair(pair: Pair, others: Sequence[Person], model: ModelClient) -> list[float]:
+def _score_pair(pair: PhotographPair, others: Sequence[Person], model: ModelClient) -> list[float]:
     asked = [
         (mine.template, theirs.template)
         for other in others

@@ -29,14 +29,14 @@ from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import LocalRunner
 
-from loadtest.config import LoadTestOptions, LoadTestResult, Pacing, Step, choose_counts
-from loadtest.criteria import OUTCOME, OutcomeRecorder, Run, decide, is_failed
+from loadtest.config import LoadStep, LoadTestOptions, LoadTestResult, Pacing, choose_counts
+from loadtest.criteria import OUTCOME, LoadRun, OutcomeRecorder, decide, is_failed
 from loadtest.document_numbers import DIGITS, NUMBERS, TAG_LENGTH, SpecimenNumbers
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import NOT_STARTED, ConnectionPool, Keys, Reply, ServiceAddress
 from loadtest.judging import judge, mark_look_alikes
 from loadtest.local_service import start_local_service
-from loadtest.participants import ModelClient, Participants, open_dataset
+from loadtest.participants import LoadParticipants, ModelClient, open_dataset
 from loadtest.schedule import Outcome, Planner, Visit, draw_arrivals, require_planted
 from loadtest.service_calls import (
     Access,
@@ -196,7 +196,7 @@ def run_load(
     pace: Pacing,
     enrolled: EnrollmentTracker,
     report: ReportProgress,
-) -> Run:
+) -> LoadRun:
     """Sends the visits and waits for all answers; each wait has a limit."""
     recorder, environment = OutcomeRecorder(enrolled), Environment(catch_exceptions=True)
     hook: Any = environment.events.request
@@ -219,7 +219,7 @@ def run_load(
     run_context.raise_faults()
     omitted = len(visits) - len(recorder.outcomes)
     assert pace.closed_users or not omitted, "every visit of an open loop has an outcome"
-    return Run(tuple(recorder.outcomes), seconds, elapsed_s, share, omitted)
+    return LoadRun(tuple(recorder.outcomes), seconds, elapsed_s, share, omitted)
 
 
 def _run_users(runner: LocalRunner) -> None:
@@ -272,7 +272,7 @@ class LoadRunner:
     options: LoadTestOptions
     loading: Access
     asking: Access
-    participants: Participants
+    participants: LoadParticipants
     serials: Serials
     enrolled: EnrollmentTracker
     report: ReportProgress
@@ -282,7 +282,7 @@ class LoadRunner:
         rng = np.random.default_rng(self.options.seed)
         self._planner = Planner(self.participants, self.serials, rng)
 
-    def run_steps(self, steps: list[Step]) -> Knee | None:
+    def run_steps(self, steps: list[LoadStep]) -> Knee | None:
         """Appends each step to `steps` as soon as it is judged; returns the knee of that shape."""
         profile = self.options.profile
         if self.options.shape is not Shape.KNEE:
@@ -298,7 +298,7 @@ class LoadRunner:
 
         return find_knee(probe, profile.rate, profile.most_rate, profile.resolution)
 
-    def _run(self, rate: float, seconds: float, *, is_warm: bool = False) -> Step:
+    def _run(self, rate: float, seconds: float, *, is_warm: bool = False) -> LoadStep:
         options = self.options
         phases = list_phases(options.shape, replace(options.profile, rate=rate, seconds=seconds))
         arrivals = draw_arrivals(phases, options.profile.process, self._planner.rng)
@@ -314,7 +314,7 @@ class LoadRunner:
             mark_look_alikes(judge(run.outcomes), self.participants, model, is_local=is_local)
         )
         verdict = decide(run, judged, phases, options.objective)
-        return Step(rate, phases, run, judged, verdict, is_warm)
+        return LoadStep(rate, phases, run, judged, verdict, is_warm)
 
 
 PREPARING_CONNECTIONS = 8
@@ -347,7 +347,7 @@ def _run_load_test(
     wanted = choose_counts(options, list_phases(options.shape, options.profile))
     dataset = open_dataset(options.faces, *count_people(wanted), options.seed)
     enrolled = EnrollmentTracker()
-    steps: list[Step] = []
+    steps: list[LoadStep] = []
     with _cleaned(options, access, enrolled, report):
         participants = prepare(access, dataset, wanted, serials, enrolled, report)
         loaded = replace(access, exchange=loading)

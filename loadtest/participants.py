@@ -49,7 +49,7 @@ class PhotographTemplate:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class PhotographPair:
     """Two photographs of one person for an enrollment; `score` is their cosine."""
 
     live: PhotographTemplate
@@ -60,9 +60,9 @@ class Pair:
     def samples(self) -> tuple[PhotographTemplate, PhotographTemplate]:
         return self.live, self.portrait
 
-    def swap(self) -> Pair:
+    def swap(self) -> PhotographPair:
         """The same photographs in exchanged roles: another request with exactly the same mean."""
-        return Pair(self.portrait, self.live, self.score)
+        return PhotographPair(self.portrait, self.live, self.score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Person:
     """A person with two photographs that match (`first`); `samples` are all that are usable."""
 
     number: int
-    first: Pair
+    first: PhotographPair
     samples: tuple[PhotographTemplate, ...]
 
 
@@ -83,7 +83,7 @@ class Candidate:
     """
 
     person: Person
-    second: Pair
+    second: PhotographPair
     fused_score: float
     probe: PhotographTemplate
 
@@ -107,7 +107,7 @@ class ImpostorPair:
 
 
 @dataclass(frozen=True, slots=True)
-class Participants:
+class LoadParticipants:
     """Everybody in the load test: newcomers and racers are unknown to the gallery and enroll once,
     outsiders never enroll."""
 
@@ -438,7 +438,7 @@ def select_people(
         if first is None:
             dropped["two photographs that match: none"] += 1
             continue
-        pair = Pair(samples[first[0]], samples[first[1]], cosines[first])
+        pair = PhotographPair(samples[first[0]], samples[first[1]], cosines[first])
         people.append((Person(number, pair, tuple(samples)), cosines))
     return people, dropped
 
@@ -505,7 +505,7 @@ def _complete(person: Person, scores: Scores, thresholds: Thresholds) -> Candida
         cross = sum(_look_up(scores, mine, theirs) for mine in first for theirs in places)
         fused_score = fuse_both(cross, person.first.score, score)
         if _verifies(score, thresholds) and fused_score >= low:
-            pair = Pair(samples[places[0]], samples[places[1]], score)
+            pair = PhotographPair(samples[places[0]], samples[places[1]], score)
             return Candidate(person, pair, fused_score, _choose_probe(person, scores, first, low))
     return None
 

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from engine.svg import Axis, Band, LineChart, Mark, Series, linear_ticks
-from loadtest.config import LoadTestResult, Step
+from loadtest.config import LoadStep, LoadTestResult
 from loadtest.criteria import (
     LatencyFigures,
     Slice,
@@ -38,7 +38,7 @@ NINES = (("0", 0.0), ("50", 50.0), ("90", 90.0), ("99", 99.0), ("99.9", 99.9), (
 LEAST_MS = 0.5
 
 
-def draw_latency(slices: Sequence[Slice], step: Step, objective_ms: float) -> Markup:
+def draw_latency(slices: Sequence[Slice], step: LoadStep, objective_ms: float) -> Markup:
     """Percentiles of each slice, by when its visits were due."""
     most = max((one.latencies.at(100.0) for one in slices if one.latencies.count), default=1.0)
     least = min((one.latencies.at(50.0) for one in slices if one.latencies.count), default=1.0)
@@ -61,7 +61,7 @@ def draw_latency(slices: Sequence[Slice], step: Step, objective_ms: float) -> Ma
     ).draw()
 
 
-def draw_rates(slices: Sequence[Slice], step: Step) -> Markup:
+def draw_rates(slices: Sequence[Slice], step: LoadStep) -> Markup:
     """Rates over time: offered, achieved, and refused or failed."""
     rates = {
         ("offered", "faint"): [one.offered for one in slices],
@@ -149,7 +149,7 @@ def _list_tail(found: LatencyFigures) -> list[tuple[float, float]]:
     return [(_nines(min(share, furthest)), ms) for share, ms in found.by_percentile.items()]
 
 
-def _list_bands(step: Step, end_s: float) -> list[Band]:
+def _list_bands(step: LoadStep, end_s: float) -> list[Band]:
     """Phases that are not judged, and the time after the last arrival."""
     bands, start = [], 0.0
     for one in step.phases:
@@ -263,7 +263,7 @@ def _describe_knee(result: LoadTestResult) -> dict[str, Any] | None:
     }
 
 
-def _describe_step(step: Step) -> dict[str, Any]:
+def _describe_step(step: LoadStep) -> dict[str, Any]:
     run = step.run
     offered, achieved = measure_rates(run)
     outcomes = run.outcomes
@@ -355,7 +355,7 @@ def write_page(result: LoadTestResult, summary: Mapping[str, Any]) -> str:
     )
 
 
-def _choose(result: LoadTestResult) -> Step:
+def _choose(result: LoadTestResult) -> LoadStep:
     """The step to show: the last that held, else the last."""
     held = [step for step in result.measured if step.verdict.is_passed]
     return (held or list(result.measured))[-1]
@@ -374,7 +374,7 @@ def _draw(result: LoadTestResult) -> dict[str, Markup]:
     return drawn
 
 
-def _measure(step: Step) -> dict[str, LatencyFigures]:
+def _measure(step: LoadStep) -> dict[str, LatencyFigures]:
     return {traffic.value: one for traffic, one in measure_traffics(step.run.outcomes).items()}
 
 

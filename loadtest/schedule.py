@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.errors import LoadTestRefused
-from loadtest.participants import Holder, ImpostorPair, Pair, Participants, Person
+from loadtest.participants import Holder, ImpostorPair, LoadParticipants, Person, PhotographPair
 from loadtest.service_calls import (
     IMPOSTOR_REJECTED,
     NEW,
@@ -25,7 +25,7 @@ from loadtest.service_calls import (
     Answer,
     Call,
     Enroll,
-    Expectation,
+    ExpectedAnswer,
     Serials,
     expect_duplicate,
     expect_found,
@@ -214,7 +214,7 @@ class Visit:
     traffic: Traffic
     kind: Kind
     call: Call | Enroll = field(repr=False)
-    expected: Expectation
+    expected: ExpectedAnswer
     phase: int = 0
     partner: int | None = None
     person: int | None = None
@@ -266,7 +266,7 @@ _CALLED: Mapping[Kind, tuple[Traffic, bool]] = {
 class Planner:
     """Plans the visits of one or more steps; people who enroll once do so in one of them."""
 
-    participants: Participants
+    participants: LoadParticipants
     serials: Serials
     rng: np.random.Generator
     _numbers: count[int] = field(default_factory=lambda: count(1))
@@ -398,7 +398,7 @@ class Planner:
 
     def _choose_call(
         self, traffic: Traffic, *, is_other: bool
-    ) -> tuple[Kind, Call, Expectation, int | None]:
+    ) -> tuple[Kind, Call, ExpectedAnswer, int | None]:
         participants = self.participants
         if traffic is Traffic.SEARCH and is_other and participants.outsiders:
             person = next(self._outsiders)
@@ -425,8 +425,8 @@ class Planner:
         self,
         kind: Kind,
         due: Due,
-        pair: Pair,
-        expected: Expectation,
+        pair: PhotographPair,
+        expected: ExpectedAnswer,
         person: int,
         partner: int | None = None,
     ) -> Visit:
@@ -442,7 +442,7 @@ class Planner:
         due: Due,
         holder: Holder,
         face: Holder,
-        expected: Expectation,
+        expected: ExpectedAnswer,
         *,
         traffic: Traffic = Traffic.ENROLL,
     ) -> Visit:
@@ -461,7 +461,7 @@ class Planner:
         kind: Kind,
         due: Due,
         call: Call | Enroll,
-        expected: Expectation,
+        expected: ExpectedAnswer,
         person: int | None,
         partner: int | None = None,
     ) -> Visit:

@@ -14,7 +14,7 @@ import msgpack
 from loadtest.document_numbers import Passport, SpecimenNumbers
 from loadtest.errors import LoadTestRefused
 from loadtest.exchange import LOST, NOT_STARTED, OVERDUE, UNREADABLE, ConnectionPool, Keys, Reply
-from loadtest.participants import MARGIN, ModelClient, Pair, Thresholds
+from loadtest.participants import MARGIN, ModelClient, PhotographPair, Thresholds
 
 ENROLLMENTS, MATCHES = "/v1/enrollments", "/v1/match"
 QUERIES, SEARCHES = "/v1/lines/query", "/v1/identifications"
@@ -57,7 +57,7 @@ class Enroll:
 
     idempotency_key: str
     passport: Passport
-    pair: Pair
+    pair: PhotographPair
     msisdn: str = field(repr=False)
     path: str = ENROLLMENTS
     needs_fraud: bool = False
@@ -259,14 +259,14 @@ def _read(status: int, value: Any) -> Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Expectation:
+class ExpectedAnswer:
     """What the answer to one visit must be: in words, and whether a good answer fits."""
 
     text: str
     fits: Callable[[Answer], bool] = field(repr=False, compare=False)
 
 
-def expect_decision(*allowed: tuple[str, str | None]) -> Expectation:
+def expect_decision(*allowed: tuple[str, str | None]) -> ExpectedAnswer:
     """One of these decisions, each with a reason that must be among its reasons."""
 
     def fits(answer: Answer) -> bool:
@@ -275,31 +275,31 @@ def expect_decision(*allowed: tuple[str, str | None]) -> Expectation:
             for decision, reason in allowed
         )
 
-    return Expectation(" or ".join(" ".join(filter(None, one)) for one in allowed), fits)
+    return ExpectedAnswer(" or ".join(" ".join(filter(None, one)) for one in allowed), fits)
 
 
-def expect_lines(least: int) -> Expectation:
+def expect_lines(least: int) -> ExpectedAnswer:
     """A 1:1 match that shows at least so many lines."""
     shown = f", {least} numbers or more" if least else ""
-    return Expectation(
+    return ExpectedAnswer(
         f"yes{shown}", lambda answer: answer.is_positive is True and answer.lines >= least
     )
 
 
-def expect_found(document_id: str) -> Expectation:
+def expect_found(document_id: str) -> ExpectedAnswer:
     """A search that finds this document."""
-    return Expectation("the planted document found", lambda answer: document_id in answer.found)
+    return ExpectedAnswer("the planted document found", lambda answer: document_id in answer.found)
 
 
 NEW = expect_decision((APPROVED, None))
 IMPOSTOR_REJECTED = expect_decision((REJECTED, STOLEN))
-NOT_RECOGNISED = Expectation(
+NOT_RECOGNISED = ExpectedAnswer(
     "no, no numbers", lambda answer: answer.is_positive is False and not answer.lines
 )
-NOBODY_FOUND = Expectation("nobody found", lambda answer: not answer.found)
+NOBODY_FOUND = ExpectedAnswer("nobody found", lambda answer: not answer.found)
 
 
-def expect_duplicate(fused_score: float, thresholds: Thresholds) -> Expectation:
+def expect_duplicate(fused_score: float, thresholds: Thresholds) -> ExpectedAnswer:
     """Above the certain threshold only a rejection will do; below it, review will do as well, since
     a stronger look-alike may be found."""
     if fused_score < thresholds.certain + MARGIN:

@@ -23,9 +23,9 @@ from loadtest.participants import (
     FaceDataset,
     Holder,
     ImpostorPair,
+    LoadParticipants,
     ModelClient,
     ParticipantCounts,
-    Participants,
     Person,
     Scores,
     are_strangers,
@@ -184,7 +184,7 @@ def prepare(
     serials: Serials,
     enrolled: EnrollmentTracker,
     report: ReportProgress,
-) -> Participants:
+) -> LoadParticipants:
     """Selects the participants and enrolls the holders, whom `enrolled` tracks."""
     model = ModelClient(access.exchange, access.keys.fraud)
     thresholds = model.read_thresholds()
@@ -202,7 +202,7 @@ def prepare(
     require_enough((len(holders) + len(others)) * is_enough, wanted, dropped)
     racers, outsiders, newcomers = _split(others, wanted)
     low = min(thresholds.verify, thresholds.same_document)
-    return Participants(
+    return LoadParticipants(
         thresholds=thresholds,
         holders=holders,
         impostor_pairs=find_impostor_pairs(model, holders, low),

@@ -42,7 +42,7 @@ from loadtest.errors import Exit, LoadTestRefused, refuse
 from loadtest.exchange import ConnectionPool, read_keys, read_target
 from loadtest.judging import Correctness, judge, mark_look_alikes
 from loadtest.load import make_numbers
-from loadtest.participants import ModelClient, ParticipantCounts, Participants, open_dataset
+from loadtest.participants import LoadParticipants, ModelClient, ParticipantCounts, open_dataset
 from loadtest.schedule import Kind, Outcome, Planner, Visit
 from loadtest.service_calls import Access, Answer, Serials, open_access, read_answer, read_version
 from loadtest.setup import Cleaner, EnrollmentTracker, count_people, prepare
@@ -59,7 +59,7 @@ class Session:
     """What the users of one run share: the service, the people in it, and who is to be erased."""
 
     access: Access
-    participants: Participants
+    participants: LoadParticipants
     planner: Planner
     enrolled: EnrollmentTracker
     environment: Environment

@@ -43,7 +43,7 @@ CALM_P50, CALM_P99 = "70 %: p50", "70 %: p99"
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ComparedFigure:
     """A figure, measured and simulated, in the same unit.
 
     Those with `is_held` must agree. Those without `is_predicted` follow from what was given, if
@@ -80,7 +80,7 @@ class Check:
     report: str
     machine: str
     given: Mapping[str, str]
-    rows: tuple[Comparison, ...]
+    rows: tuple[ComparedFigure, ...]
     notes: tuple[str, ...] = ()
 
     @property
@@ -120,14 +120,14 @@ def check_report(report: SuiteReport, figures: PlanFigures, seed: int = 0) -> Ch
     }
     calm = report.result(CALM)
     full = None if calm is None else calm.value(FULL)
-    below: list[Comparison] = []
+    below: list[ComparedFigure] = []
     if calm is not None and full:
         given["arrivals at 70 %, evenly spaced"] = f"{full * CALM_SHARE:.1f} a second"
         below = _compare_calm(report, calm, costs, full * CALM_SHARE, seed)
     return Check(report.name, str(report.machine), given, (*rows, *below), _explain(below))
 
 
-def _explain(below: Sequence[Comparison]) -> tuple[str, ...]:
+def _explain(below: Sequence[ComparedFigure]) -> tuple[str, ...]:
     """Notes on the rows; `below` are those below full load."""
     notes = [
         "The closed loop's rate follows from the processor time given, and its p50 from the rate, "
@@ -172,7 +172,7 @@ def _replay(
 
 def _compare_loop(
     report: SuiteReport, enrolling: ReportedResult, costs: Costs, measured: float, seed: int
-) -> list[Comparison]:
+) -> list[ComparedFigure]:
     """A closed loop: each connection sends again when it is answered.
 
     Costs are fitted to this run, so its rate is given but for idle cores; its median is about
@@ -180,19 +180,19 @@ def _compare_loop(
     """
     trial = Trial(requests=4_000, seed=seed, connections=int(enrolling.size("connections")))
     rate, *simulated = _replay(report, enrolling, costs, measured, trial)
-    rows = [Comparison("closed loop, rate", "1/s", measured, rate, is_predicted=False)]
+    rows = [ComparedFigure("closed loop, rate", "1/s", measured, rate, is_predicted=False)]
     p50, p99 = (enrolling.value(f"{OVER_HTTP}: {name}") for name in ("p50", "p99"))
     if p50 and p99:
         rows += [
-            Comparison("closed loop, p50", "ms", p50, simulated[0], is_predicted=False),
-            Comparison("closed loop, p99", "ms", p99, simulated[1], is_held=False),
+            ComparedFigure("closed loop, p50", "ms", p50, simulated[0], is_predicted=False),
+            ComparedFigure("closed loop, p99", "ms", p99, simulated[1], is_held=False),
         ]
     return rows
 
 
 def _compare_calm(
     report: SuiteReport, calm: ReportedResult, costs: Costs, rate: float, seed: int
-) -> list[Comparison]:
+) -> list[ComparedFigure]:
     """At 70 % of that rate, evenly spaced.
 
     The generator runs on the same two cores, and its delays are in the measured p99.
@@ -209,10 +209,10 @@ def _compare_calm(
         return _find_load(lambda load: reach(load)[place], latency_ms, rate)
 
     rows = [
-        Comparison(f"at 70 %, {name}", "ms", measured, simulated, is_held=False)
+        ComparedFigure(f"at 70 %, {name}", "ms", measured, simulated, is_held=False)
         for name, measured, simulated in zip(("p50", "p99"), (p50, p99), reach(rate), strict=True)
     ]
-    found = Comparison("load of this p50", "1/s", rate, find(0, p50))
+    found = ComparedFigure("load of this p50", "1/s", rate, find(0, p50))
     return [*rows, found, replace(found, name="load of this p99", simulated=find(1, p99))]
 
 

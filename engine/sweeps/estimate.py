@@ -108,7 +108,7 @@ class EstimatedThreshold:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Expectation:
+class ExpectedSweep:
     """The estimate for a sweep with these terms.
 
     `is_supported` is False above `highest_supported`, where the calibration can bound the false
@@ -165,7 +165,7 @@ def expect(
     budget: float = FALSE_PAIRS_PER_REFERENCE,
     at_least: float = -1.0,
     review: float = -1.0,
-) -> Expectation:
+) -> ExpectedSweep:
     """What to expect, at `pace` comparisons a second; `budget` is of false pairs a new reference.
 
     `curve` is of fused references. `at_least` is the threshold of the sweep that this one goes on
@@ -192,7 +192,7 @@ def expect(
             f"{threshold:.4f} is not known of its references: sweep all, or take as much"
         )
     rate = curve.fmr_at(threshold)
-    return Expectation(
+    return ExpectedSweep(
         terms=SweepTerms(threshold=threshold, scope=request.scope, budget=request.budget),
         references=size.references,
         new_references=size.new,

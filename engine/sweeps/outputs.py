@@ -26,7 +26,7 @@ from engine.sweeps.folder import SweepFolder
 from engine.sweeps.reload import make_contents, write_groups
 from engine.sweeps.report.contents import ReportedSweep, ReportInput
 from engine.sweeps.report.page import write_report
-from engine.sweeps.risk import OutletLiveness, Seller
+from engine.sweeps.risk import RankedOutlet, Seller
 from engine.sweeps.sweep_run import SweepResult
 from schema.cases import Outcome
 from schema.sweeps import Group, Identity, LineFact
@@ -151,7 +151,7 @@ def seller_table(sellers: Sequence[Seller]) -> pa.Table:
     )
 
 
-def liveness_table(outlets: Sequence[OutletLiveness]) -> pa.Table:
+def liveness_table(outlets: Sequence[RankedOutlet]) -> pa.Table:
     """One row per outlet where liveness checks failed, in the order given."""
     columns: dict[str, pa.Array] = {
         name: pa.array([getattr(one, name) for one in outlets], kind)

@@ -267,7 +267,7 @@ def rank(groups: Iterable[Group]) -> list[Group]:
 
 
 @dataclass(frozen=True, slots=True)
-class OutletLiveness:
+class RankedOutlet:
     """Liveness results of an outlet, signed ones and those of a judge of the picture.
 
     `lowest` is the lower end of the 95 % interval of the share that failed.
@@ -282,7 +282,7 @@ class OutletLiveness:
     lowest: float
 
 
-def rank_outlets(counts: Iterable[LivenessCount]) -> tuple[OutletLiveness, ...]:
+def rank_outlets(counts: Iterable[LivenessCount]) -> tuple[RankedOutlet, ...]:
     """The outlets with failed liveness results, those first whose share is surely high.
 
     By the lower end of its interval, and those with fewer than `FEW_FAILED` last: neither the
@@ -299,11 +299,11 @@ def rank_outlets(counts: Iterable[LivenessCount]) -> tuple[OutletLiveness, ...]:
         if failed:
             lowest, _ = wilson_interval(failed, signed.results + judged.results)
             told = (signed.results, signed.failed, judged.results, judged.failed)
-            outlets.append(OutletLiveness(carrier, outlet, *told, lowest))
+            outlets.append(RankedOutlet(carrier, outlet, *told, lowest))
     return tuple(sorted(outlets, key=_place_outlet))
 
 
-def _place_outlet(one: OutletLiveness) -> tuple[bool, float, str, str]:
+def _place_outlet(one: RankedOutlet) -> tuple[bool, float, str, str]:
     is_few = one.signed_failed + one.judged_failed < FEW_FAILED
     return is_few, -one.lowest, one.carrier, one.outlet
 

@@ -240,18 +240,18 @@ _NO_SIDE = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Participants:
+class JoinParticipants:
     """The references of one side: `ids` int64[n] ascending, `digests` uint64[n] of each."""
 
     ids: Ids
     digests: NDArray[np.uint64]
 
     @classmethod
-    def of(cls, references: References) -> Participants:
+    def of(cls, references: References) -> JoinParticipants:
         """Those of the references that have not been removed by the end."""
         return cls(*references.digests())
 
-    def check(self, now: Participants) -> None:
+    def check(self, now: JoinParticipants) -> None:
         """`CheckpointInvalid` where `now` has other ids, or other digests for the same ids."""
         here = np.isin(self.ids, now.ids, assume_unique=True)
         added = len(now.ids) - int(here.sum())
@@ -302,8 +302,8 @@ class JoinCoverage:
     """Both sides at the begin of the join; `sequence` is the watermark of their gallery."""
 
     sequence: int
-    left: Participants
-    right: Participants | None
+    left: JoinParticipants
+    right: JoinParticipants | None
 
     def __len__(self) -> int:
         return len(self.left.ids) + (0 if self.right is None else len(self.right.ids))
@@ -316,7 +316,9 @@ class JoinCoverage:
     @classmethod
     def of(cls, left: References, right: References | None, sequence: int) -> JoinCoverage:
         return cls(
-            sequence, Participants.of(left), None if right is None else Participants.of(right)
+            sequence,
+            JoinParticipants.of(left),
+            None if right is None else JoinParticipants.of(right),
         )
 
     def check(self, now: JoinCoverage) -> None:
@@ -363,6 +365,6 @@ class JoinCoverage:
             if count != _NO_SIDE:
                 ids = np.frombuffer(content, "<i8", count, place)
                 digests = np.frombuffer(content, "<u8", count, place + ids.nbytes)
-                sides.append(Participants(ids.astype(np.int64), digests.astype(np.uint64)))
+                sides.append(JoinParticipants(ids.astype(np.int64), digests.astype(np.uint64)))
                 place += 2 * ids.nbytes
         return cls(sequence, sides[0], sides[1] if right != _NO_SIDE else None)

@@ -26,7 +26,7 @@ from indexes.gallery import Gallery
 from indexes.joining.checkpoint import (
     Checkpoint,
     JoinCoverage,
-    Participants,
+    JoinParticipants,
     split_ids,
     stored_subject,
 )
@@ -166,16 +166,16 @@ def _rows_at_once(covered: JoinCoverage, placement: Placement, dim: int) -> int:
     return min(max(affordable, _FEWEST_ROWS), max(1, BLOCK_BYTES // (4 * dim)))
 
 
-def _participants(shards: Sequence[Shard]) -> Participants:
+def _participants(shards: Sequence[Shard]) -> JoinParticipants:
     found = [future.result() for future in [shard.digests() for shard in shards]]
     ids = np.concatenate([part[0] for part in found])
     digests = np.concatenate([part[1] for part in found]).view(np.uint64)
     order = np.argsort(ids)
-    return Participants(ids[order], digests[order])
+    return JoinParticipants(ids[order], digests[order])
 
 
-def _among(participants: Participants, ids: Ids) -> Participants:
-    return Participants(ids, participants.digests[np.searchsorted(participants.ids, ids)])
+def _among(participants: JoinParticipants, ids: Ids) -> JoinParticipants:
+    return JoinParticipants(ids, participants.digests[np.searchsorted(participants.ids, ids)])
 
 
 def _maker(

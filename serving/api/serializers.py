@@ -521,7 +521,7 @@ def _sweep(kind: type[S], record: SweepRecord, **more: Any) -> S:
     )
 
 
-def sweep_expectation(found: estimate.Expectation) -> sweeps.Expectation:
+def sweep_expectation(found: estimate.ExpectedSweep) -> sweeps.Expectation:
     """What a sweep would cost and bring."""
     return of_record(
         sweeps.Expectation,

@@ -22,7 +22,7 @@ from schema.thresholds import Comparison
 from serving.cli.output import print_json, show_progress
 from serving.demo.data import admit_synthetic_gallery, open_folder, open_wheel
 from serving.demo.scenario import (
-    Participants,
+    DemoParticipants,
     StepResult,
     choose_participants,
     list_steps,
@@ -42,7 +42,7 @@ PHOTOGRAPH_STAGES = ("decode", "detect", "align", "quality", "embed")
 def build_report(
     deployment: Deployment,
     title: str,
-    participants: Participants,
+    participants: DemoParticipants,
     gallery_size: int,
     results: Sequence[StepResult],
     seconds: Mapping[str, float],

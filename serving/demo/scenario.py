@@ -50,7 +50,7 @@ class TimedJudge(Judge):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ScenarioStep:
     """One enrollment, and what it must lead to."""
 
     who: str
@@ -73,7 +73,7 @@ class StepResult:
     durable, `total_ms` for everything.
     """
 
-    step: Step
+    step: ScenarioStep
     answer: Answer
     photographs: tuple[StageTimes, ...]
     references_added: int
@@ -99,7 +99,7 @@ class DemoDeployment:
         self.registrar = registrar
         self._judge = judge
 
-    def run(self, step: Step) -> StepResult:
+    def run(self, step: ScenarioStep) -> StepResult:
         """Enroll two photographs under a document; raises `SosieError` where that is refused."""
         references = len(self.registrar.gallery)
         start = time.perf_counter()
@@ -166,14 +166,14 @@ class Survey:
 
 
 @dataclass(frozen=True, slots=True)
-class Participants:
+class DemoParticipants:
     """Subscriber, impostor and newcomer: no two match; the first has the most photographs."""
 
     people: tuple[Person, ...]
     survey: Survey
 
 
-def choose_participants(source: Source, extractor: Extractor, verify: float) -> Participants:
+def choose_participants(source: Source, extractor: Extractor, verify: float) -> DemoParticipants:
     """Extract every photograph and choose the first three suitable people.
 
     Raises `RequestError` with the counts where there are fewer.
@@ -190,7 +190,7 @@ def choose_participants(source: Source, extractor: Extractor, verify: float) -> 
             f"too few usable faces: {survey.fit} of {survey.photographs} photographs are fit, "
             f"people found: {len(people)}, people needed: {len(PICTURES_NEEDED)}"
         )
-    return Participants(tuple(people), survey)
+    return DemoParticipants(tuple(people), survey)
 
 
 def _count(extracted: Sequence[Extracted]) -> Survey:
@@ -264,7 +264,7 @@ _FIRST_SERIAL = 10_000_000
 """Above every serial of the synthetic gallery."""
 
 
-def list_steps(participants: Participants) -> list[Step]:
+def list_steps(participants: DemoParticipants) -> list[ScenarioStep]:
     """The steps in order: A is the subscriber, B the impostor, C the newcomer."""
     a, b, c = (person.pictures for person in participants.people)
     own, other = make_document(_FIRST_SERIAL, "A"), make_document(_FIRST_SERIAL + 1, "A. Nother")
@@ -281,10 +281,12 @@ def list_steps(participants: Participants) -> list[Step]:
         is_expected: Callable[[Answer], bool],
         *,
         adds_reference: bool = False,
-    ) -> Step:
+    ) -> ScenarioStep:
         number = next(numbers)
         key, msisdn = f"demo-{number}", f"+8613800000{number:03d}"
-        return Step(who, what, key, msisdn, *pictures, document, is_expected, adds_reference)
+        return ScenarioStep(
+            who, what, key, msisdn, *pictures, document, is_expected, adds_reference
+        )
 
     first = step("A", "opens a line", (a[0], a[1]), own, _is_approved, adds_reference=True)
     unsound = _is_rejected_for(Reason.DOCUMENT_INVALID)

@@ -58,7 +58,7 @@ from engine.registry.records import (
     utc_now,
 )
 from engine.registry.writer import Writer
-from engine.sweeps.estimate import Expectation, SweepRequest
+from engine.sweeps.estimate import ExpectedSweep, SweepRequest
 from schema.actors import Actor, person_of
 from schema.lines import ExemptionCause, LineEventKind
 from schema.people import DeathSource, DeathStep
@@ -516,7 +516,7 @@ class Operations:
     def _actor(self) -> Actor:
         return Actor(self._context.actor, self._context.name)
 
-    def expect_sweep(self, request: SweepRequest) -> Expectation:
+    def expect_sweep(self, request: SweepRequest) -> ExpectedSweep:
         return self._opened.sweeps.plan(request)
 
     def start_sweep(self, request: SweepRequest) -> SweepRecord:

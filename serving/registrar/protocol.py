@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         Session,
     )
     from engine.registry.webhooks import WebhookChange
-    from engine.sweeps.estimate import Expectation, SweepRequest
+    from engine.sweeps.estimate import ExpectedSweep, SweepRequest
     from schema.actors import Restriction
     from schema.events import EventType
     from schema.lines import LineEventKind
@@ -480,7 +480,7 @@ class RegistrarClient(ABC):
         `FourEyes` where another person must do it."""
 
     @_carried
-    async def expect_sweep(self, request: SweepRequest, context: CallContext) -> Expectation:
+    async def expect_sweep(self, request: SweepRequest, context: CallContext) -> ExpectedSweep:
         """What a sweep would cost and bring; changes nothing. `RateUnsupported`."""
 
     @_carried

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from threading import Lock
 
 from engine.matching.registrar import Runner
-from engine.sweeps.estimate import Expectation, SweepRequest
+from engine.sweeps.estimate import ExpectedSweep, SweepRequest
 from engine.sweeps.folder import SweepFolder
 from schema.sweeps import SweepRecord, SweepState
 from serving.deployment.deployment import Deployment
@@ -58,7 +58,7 @@ class SweepManager:
         )
         self._clean()
 
-    def plan(self, request: SweepRequest) -> Expectation:
+    def plan(self, request: SweepRequest) -> ExpectedSweep:
         """Expected cost and result of a sweep; changes nothing."""
         return plan_sweep(self._deployment, request)
 

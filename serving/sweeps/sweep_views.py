@@ -12,7 +12,7 @@ from engine.formatting import duration, plural, size, with_interval
 from engine.matching.limits import ChangeRunner
 from engine.registry.reader import Reader
 from engine.registry.records import AuditEntry, Changes
-from engine.sweeps.estimate import Expectation
+from engine.sweeps.estimate import ExpectedSweep
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.reload import GroupFile
 from engine.sweeps.report.contents import describe_term
@@ -106,7 +106,7 @@ def describe_terms(group: wire.Group) -> list[str]:
     return [f"{one.text} ({one.points:+g})" for one in reasons]
 
 
-def expectation_facts(expectation: Expectation) -> dict[str, str]:
+def expectation_facts(expectation: ExpectedSweep) -> dict[str, str]:
     """Facts about an expected sweep, as the command line shows them."""
     proposal, terms = expectation.proposal, expectation.terms
     fewer = "" if proposal.is_within_budget else ", the highest that is calibrated"

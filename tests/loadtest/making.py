@@ -6,16 +6,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from loadtest.config import LoadTestOptions, LoadTestResult, Pacing, Step
-from loadtest.criteria import Objective, Run, decide
+from loadtest.config import LoadStep, LoadTestOptions, LoadTestResult, Pacing
+from loadtest.criteria import LoadRun, Objective, decide
 from loadtest.document_numbers import SpecimenNumbers
 from loadtest.judging import judge
 from loadtest.participants import (
     Holder,
     ImpostorPair,
-    Pair,
-    Participants,
+    LoadParticipants,
     Person,
+    PhotographPair,
     PhotographTemplate,
     Thresholds,
 )
@@ -32,7 +32,7 @@ def make_person(number: int) -> Person:
         PhotographTemplate(b"photo%d-%d" % (number, one), b"t%d-%d" % (number, one))
         for one in (0, 1)
     )
-    return Person(number, Pair(samples[0], samples[1], 0.8), samples)
+    return Person(number, PhotographPair(samples[0], samples[1], 0.8), samples)
 
 
 def make_holder(number: int) -> Holder:
@@ -48,10 +48,10 @@ def make_holder(number: int) -> Holder:
     )
 
 
-def make_participants(**changes: Any) -> Participants:
+def make_participants(**changes: Any) -> LoadParticipants:
     """Four holders, twenty newcomers, four racers, two outsiders."""
     holders = tuple(make_holder(number) for number in range(4))
-    participants = Participants(
+    participants = LoadParticipants(
         thresholds=THRESHOLDS,
         holders=holders,
         impostor_pairs=(ImpostorPair(holders[0], holders[1]),),
@@ -88,14 +88,14 @@ def decided(decision: str, *reasons: str, **changes: Any) -> Answer:
     return replace(answer, **changes)
 
 
-def make_step(rate: float, outcomes: list[Outcome]) -> Step:
+def make_step(rate: float, outcomes: list[Outcome]) -> LoadStep:
     """A judged step of ten seconds."""
     phases = (LoadPhase("knee", 10, rate),)
-    run, judged = Run(tuple(outcomes), 10, 10.5, 0.1), tuple(judge(outcomes))
-    return Step(rate, phases, run, judged, decide(run, judged, phases, Objective()))
+    run, judged = LoadRun(tuple(outcomes), 10, 10.5, 0.1), tuple(judge(outcomes))
+    return LoadStep(rate, phases, run, judged, decide(run, judged, phases, Objective()))
 
 
-def make_result(*steps: Step, knee: Knee | None = None) -> LoadTestResult:
+def make_result(*steps: LoadStep, knee: Knee | None = None) -> LoadTestResult:
     shape = Shape.STEADY if knee is None else Shape.KNEE
     options = LoadTestOptions(
         shape=shape,

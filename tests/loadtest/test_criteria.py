@@ -9,9 +9,9 @@ import pytest
 from hdrh.histogram import HdrHistogram
 
 from loadtest.criteria import (
+    LoadRun,
     Objective,
-    Run,
-    Verdict,
+    RunVerdict,
     decide,
     is_failed,
     measure,
@@ -36,12 +36,12 @@ def outcome(number: int, answer: Answer = GOOD, latency_s: float = 0.1, **change
 
 def verdict_on(
     outcomes: list[Outcome], phases: tuple[LoadPhase, ...] = STEADY, **objective: float
-) -> Verdict:
-    run = Run(tuple(outcomes), 100, 101, 0.1)
+) -> RunVerdict:
+    run = LoadRun(tuple(outcomes), 100, 101, 0.1)
     return decide(run, judge(outcomes), phases, Objective(**objective))
 
 
-def failures(verdict: Verdict) -> list[str]:
+def failures(verdict: RunVerdict) -> list[str]:
     return [one.name for one in verdict.criteria if not one.is_met]
 
 
@@ -98,7 +98,7 @@ def test_a_knee_must_keep_up() -> None:
 
 
 def test_an_idle_service_keeps_up_however_slow_each_answer_is() -> None:
-    def load(rate: int, answered: int, wait_s: float) -> Verdict:
+    def load(rate: int, answered: int, wait_s: float) -> RunVerdict:
         """Ten seconds of a service with a delay of `wait_s` that gives `answered` a second."""
         outcomes = []
         for number in range(10 * rate):
@@ -106,7 +106,7 @@ def test_an_idle_service_keeps_up_however_slow_each_answer_is() -> None:
             done_s = max(due_s, number / answered) + wait_s
             visit = make_visit(number, due_s=due_s)
             outcomes.append(make_outcome(visit, GOOD, latency_s=done_s - due_s))
-        run, phases = Run(tuple(outcomes), 10, 12, 0.1), (LoadPhase("knee", 10, rate),)
+        run, phases = LoadRun(tuple(outcomes), 10, 12, 0.1), (LoadPhase("knee", 10, rate),)
         return decide(run, judge(outcomes), phases, Objective(kept_up=0.97))
 
     for rate in (10, 100):
@@ -145,9 +145,9 @@ def at(due_s: float, latency_s: float, answer: Answer | None = None) -> Outcome:
     return make_outcome(visit, answer or decided(APPROVED), latency_s=latency_s)
 
 
-def run_of(outcomes: list[Outcome], seconds: float = 10, omitted: int = 0) -> Run:
+def run_of(outcomes: list[Outcome], seconds: float = 10, omitted: int = 0) -> LoadRun:
     elapsed_s = max(one.done_s for one in outcomes)
-    return Run(tuple(outcomes), seconds, elapsed_s, 0.1, omitted)
+    return LoadRun(tuple(outcomes), seconds, elapsed_s, 0.1, omitted)
 
 
 def test_percentiles_are_those_of_the_latencies_within_a_thousandth() -> None:

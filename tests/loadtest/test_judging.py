@@ -25,7 +25,7 @@ from loadtest.service_calls import (
     REJECTED,
     REVIEW,
     Answer,
-    Expectation,
+    ExpectedAnswer,
     expect_duplicate,
     expect_found,
     expect_lines,
@@ -75,7 +75,7 @@ def judge_answers(*pairs: tuple[Kind, Answer], latency_s: float = 0.1) -> list[C
         (NOBODY_FOUND, Answer(200, found={"e": 0.6}), WRONG),
     ],
 )
-def test_one_visit(expected: Expectation, answer: Answer, correctness: Correctness) -> None:
+def test_one_visit(expected: ExpectedAnswer, answer: Answer, correctness: Correctness) -> None:
     [judged] = judge([make_outcome(make_visit(expected=expected), answer)])
     assert judged.correctness is correctness
 

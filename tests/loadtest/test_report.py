@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.cli import report_result
-from loadtest.config import Step
+from loadtest.config import LoadStep
 from loadtest.report import summarize, write_page
 from loadtest.service_calls import APPROVED, Answer
 from loadtest.shapes import Knee
@@ -21,7 +21,7 @@ REFUSED = make_step(20, [make_outcome(make_visit(2), Answer(429, is_refusal=True
 
 @pytest.mark.parametrize("steps", [(REFUSED, GOOD), (GOOD, REFUSED), (REFUSED,)])
 def test_a_step_in_which_all_were_refused_has_no_latency_and_a_page(
-    steps: tuple[Step, ...], capsys: pytest.CaptureFixture[str]
+    steps: tuple[LoadStep, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     knee = Knee(rate=10, failed=20, steps=2, trouble="the service said no answer to /v1/match")
     result = make_result(*steps, knee=knee)

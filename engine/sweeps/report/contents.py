@@ -15,7 +15,7 @@ from engine.cases.precision import Precision
 from engine.formatting import count, percent, plural, with_interval
 from engine.matching.calibration import CalibrationCurve, Rate
 from engine.sweeps.likelihood import MINUTES
-from engine.sweeps.risk import BURST, SCALES, OutletLiveness, SweepSummary
+from engine.sweeps.risk import BURST, SCALES, RankedOutlet, SweepSummary
 from schema.sweeps import Group, GroupKind, RiskTerm, SweepTerms
 
 
@@ -67,7 +67,7 @@ class ReportInput:
     scores: NDArray[np.float32]
     groups: Sequence[Group]
     summary: SweepSummary
-    liveness: Sequence[OutletLiveness] = ()
+    liveness: Sequence[RankedOutlet] = ()
     """Outlets where liveness checks failed, ranked."""
     fraud_in_use: int = 0
     """Cases that were decided to be fraud and have lines in use, of whatever sweep."""

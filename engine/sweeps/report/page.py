@@ -40,7 +40,7 @@ from engine.sweeps.risk import LIVENESS_WINDOW, fill_weeks
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class GroupVerdict:
     """A conclusion; `tone` is `clear`, `doubt` or `unknown`."""
 
     tone: str
@@ -48,10 +48,10 @@ class Verdict:
     text: str
 
 
-def judge_ranking(chance: Chance | None) -> Verdict:
+def judge_ranking(chance: Chance | None) -> GroupVerdict:
     """Of a sweep with a budget: its pairs are strangers for the most part."""
     known = "" if chance is None else f"Chance alone brings {format_rate(chance.false_pairs)}. "
-    return Verdict(
+    return GroupVerdict(
         "doubt",
         "Ranked, and cut off at a budget",
         f"{known}The groups listed are the most suspicious beyond their score.",
@@ -72,14 +72,14 @@ def tell_share(true: Mapping[str, Any]) -> str:
     )
 
 
-def judge_chance(found: int, chance: Chance | None) -> Verdict:
+def judge_chance(found: int, chance: Chance | None) -> GroupVerdict:
     """Whether more pairs were found than expected by chance."""
     if not found:
-        return Verdict(
+        return GroupVerdict(
             "clear", "Nothing was found", "No two documents have faces that reach the threshold."
         )
     if chance is None:
-        return Verdict(
+        return GroupVerdict(
             "unknown",
             "Chance is unknown",
             "The model has no calibration, so nobody can say how many of these pairs are "
@@ -90,14 +90,14 @@ def judge_chance(found: int, chance: Chance | None) -> Verdict:
         return _judge_bound(found, expected)
     if found > expected.high:
         surplus = found - expected.high
-        return Verdict(
+        return GroupVerdict(
             "clear",
             "More than chance explains",
             f"Strangers who look alike would bring {_count_pairs(expected)}. Even at the upper "
             f"end, {count(surplus)} of the {found:,} found "
             f"({format_share(surplus / found)}) need another explanation.",
         )
-    return Verdict(
+    return GroupVerdict(
         "doubt",
         "No more than chance can explain",
         f"Strangers who look alike would bring {_count_pairs(expected)}, and {found:,} were found. "
@@ -124,16 +124,16 @@ def miss_rate(curve: CalibrationCurve, threshold: float) -> Rate | None:
     return None
 
 
-def _judge_bound(found: int, expected: Rate) -> Verdict:
+def _judge_bound(found: int, expected: Rate) -> GroupVerdict:
     if found > expected.high:
-        return Verdict(
+        return GroupVerdict(
             "clear",
             "More than chance explains",
             f"The threshold lies beyond the calibration, which bounds strangers who look alike to "
             f"{count(expected.high)} pairs. At least {count(found - expected.high)} "
             f"of the {found:,} found need another explanation.",
         )
-    return Verdict(
+    return GroupVerdict(
         "unknown",
         "Chance cannot be ruled out",
         f"The threshold lies beyond the calibration: strangers who look alike bring "

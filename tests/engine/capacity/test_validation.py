@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engine.capacity.figures import USUAL, PlanFigures, gather_figures, read_report, read_reports
-from engine.capacity.validation import TOLERANCE, Comparison, check_report
+from engine.capacity.validation import TOLERANCE, ComparedFigure, check_report
 from engine.errors import RequestError
 
 COMMITTED = Path(__file__).parents[3] / "bench" / "reports"
@@ -83,10 +83,10 @@ def test_the_tail_that_is_predicted_is_held_to(
 
 
 def test_a_row_that_is_not_checked_is_never_off() -> None:
-    near, far = Comparison("p50", "ms", 100.0, 119.0), Comparison("p50", "ms", 100.0, 79.0)
+    near, far = ComparedFigure("p50", "ms", 100.0, 119.0), ComparedFigure("p50", "ms", 100.0, 79.0)
     assert (near.holds, near.verdict) == (True, "within 20 %")
     assert (far.holds, far.verdict) == (False, "off")
-    unchecked = Comparison("p99", "ms", 100.0, 300.0, is_held=False)
+    unchecked = ComparedFigure("p99", "ms", 100.0, 300.0, is_held=False)
     assert (unchecked.holds, unchecked.verdict) == (None, "not checked")
 
 

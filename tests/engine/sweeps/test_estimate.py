@@ -15,7 +15,7 @@ from engine.matching.calibration import CalibrationCurve, OperatingPoint
 from engine.sweeps import estimate
 from engine.sweeps.estimate import (
     LOOSEST_FMR,
-    Expectation,
+    ExpectedSweep,
     GallerySize,
     ProgressCount,
     SweepRequest,
@@ -60,7 +60,7 @@ def size(references: int, new: int | None = None) -> GallerySize:
     return GallerySize(references=references, new=new, sequence=7, dim=128, held_bytes=1000)
 
 
-def estimate_for(request: SweepRequest, of: GallerySize, at_least: float = -1.0) -> Expectation:
+def estimate_for(request: SweepRequest, of: GallerySize, at_least: float = -1.0) -> ExpectedSweep:
     return expect(request, of, CURVE, pace=1e9, budget=BUDGET, at_least=at_least)
 
 

@@ -17,7 +17,7 @@ from indexes.errors import CheckpointInvalid
 from indexes.joining.checkpoint import (
     Checkpoint,
     JoinCoverage,
-    Participants,
+    JoinParticipants,
     merge_ids,
     split_ids,
     stored_subject,
@@ -172,7 +172,7 @@ def test_ids_that_are_not_known_are_new(ids: np.ndarray, known: np.ndarray) -> N
 def test_a_later_start_takes_those_of_the_first_that_are_still_there() -> None:
     digests = np.zeros(2, np.uint64)
     first = JoinCoverage(
-        4, Participants(np.array([1, 2]), digests), Participants(np.array([3, 4]), digests)
+        4, JoinParticipants(np.array([1, 2]), digests), JoinParticipants(np.array([3, 4]), digests)
     )
     new, old, sequence = split_ids(np.array([2, 3, 4, 9]), 7, np.array([3, 4]), first)
     assert (new.tolist(), old.tolist(), sequence) == ([2], [3, 4], 4)
