@@ -59,6 +59,19 @@ def test_every_file_that_is_named_exists(name: str) -> None:
     assert missing == set()
 
 
+def test_every_invariant_has_a_test_that_is_there() -> None:
+    """The list of what Sosie promises: a test is renamed there, too, and none is dropped."""
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    section = page.partition("## Invariants")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (?!invariant|-)(.+?) \|.*\| (.+) \|$", section, re.MULTILINE)
+    assert len(rows) >= 15
+    tests = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/*.py"))
+    defined = set(re.findall(r"^(?:async )?def (test_\w+)", tests, re.MULTILINE))
+    for invariant, named in rows:
+        assert "test" in named, invariant
+        assert set(re.findall(r"`(test_\w+)`", named)) <= defined, invariant
+
+
 def test_every_decision_is_listed_in_order_by_its_title() -> None:
     folder = ROOT / "docs" / "decisions"
     listed = re.findall(r"^\| \[(\d+)\]\((\S+)\) \| (.+) \|$", read(folder / "README.md"), re.M)
