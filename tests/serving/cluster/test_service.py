@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import socket
 import sqlite3
 import sys
@@ -23,6 +24,7 @@ import pytest
 from serving.cluster.processes import Role, list_descendants
 from tests.serving.cluster.conftest import READY_WITHIN_S, WEBHOOK_WORKER, Served
 from tests.serving.cluster.hearing import Hearing, hear
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -300,6 +302,11 @@ def test_it_stops_on_a_signal_with_no_process_left(
     family = [process.pid for process in list_descendants(served.process.pid)]
     statuses: list[int] = []
 
+    def count() -> float:
+        text = served.ask("GET", "/metrics", key="operator").text
+        (found,) = re.findall(r"^sosie_http_requests_in_progress (.+)$", text, re.MULTILINE)
+        return len(statuses) + float(found)
+
     def ask(path: str, body: dict[str, Any], headers: dict[str, str]) -> None:
         statuses.append(served.ask("POST", path, json=body, headers=headers).status_code)
 
@@ -312,9 +319,10 @@ def test_it_stops_on_a_signal_with_no_process_left(
         for number in range(990, 992)
     ]
     threads = [threading.Thread(target=ask, args=call) for call in calls]
+    before = count()
     for thread in threads:
         thread.start()
-    time.sleep(0.5)
+    wait_until(lambda: count() >= before + len(calls))
     served.process.terminate()
     late = _ask_until_refused(served)
     for thread in threads:
