@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 
@@ -99,6 +100,31 @@ LIVENESS_REASONS = frozenset(one for one in Reason if one.name.startswith("LIVEN
 
 CONFIRMED = frozenset({Reason.REPLACEMENT_ASKED, Reason.GUARDIAN_CHANGED})
 """Reasons that two people are asked to confirm."""
+
+LOOK_ALIKE_REASONS = frozenset(
+    {
+        Reason.DUPLICATE_IDENTITY,
+        Reason.POSSIBLE_DUPLICATE,
+        Reason.DECEASED_LOOK_ALIKE,
+        Reason.GUARDIAN_DUPLICATE,
+    }
+)
+"""About people whom an attempt does not name: a search by face has found them."""
+
+
+def find_idle(findings: Iterable[tuple[Reason, Decision]], decision: Decision) -> frozenset[Reason]:
+    """The reasons found by a search by face without which the decision would be the same.
+
+    No tenant is told of them: an attempt that fails anyway costs nothing, and would tell of stored
+    faces as often as somebody asks.
+    """
+    found = list(findings)
+    bringing = {reason for reason, brings in found if brings == decision}
+    if bringing - LOOK_ALIKE_REASONS - {Reason.WATCHLISTED}:
+        idle = LOOK_ALIKE_REASONS | {Reason.WATCHLISTED}
+    else:
+        idle = LOOK_ALIKE_REASONS if Reason.WATCHLISTED in bringing else frozenset()
+    return idle & {reason for reason, _ in found}
 
 
 class PhotographKind(StrEnum):

@@ -37,7 +37,7 @@ from engine.registry.records import AuditEntry, DocumentRecord, JudgedPair, Line
 from indexes.gallery import Gallery
 from schema.cases import CaseKind, CaseOrigin
 from schema.documents import DocumentStatus
-from schema.reasons import Decision, Reason
+from schema.reasons import LOOK_ALIKE_REASONS, Decision, Reason, find_idle
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -456,8 +456,11 @@ class BatchBounds:
         self._reported: set[str] = set()
 
     def _find_counted(self, lookup: bytes) -> str:
+        # One that is known from attempts alone is held by nobody: a count of its own would tell
+        # that an attempt has become a case.
         record = self._state.document(lookup)
-        return lookup.hex() if record is None else record.id
+        is_held = record is not None and record.status is not DocumentStatus.ATTEMPTED
+        return record.id if record is not None and is_held else lookup.hex()
 
     def require(self, attempt: Attempt) -> None:
         """`TooManyFailures` for one of a key, or about a document, of which no more is taken."""
@@ -466,18 +469,23 @@ class BatchBounds:
             held = [name_holder(self._find_counted(one), caller) for one in attempt.lookups]
             self._levels.require(caller, [*name_keys(caller), name_ended(caller), *held])
 
-    def require_told(self, attempt: Attempt, evidence: Evidence) -> None:
+    def require_told(self, attempt: Attempt, evidence: Evidence, verdict: Verdict) -> None:
         """The same for one that would tell of a holder of whom no more may be told."""
         caller = attempt.request.caller
         if caller is not None:
-            for one in _told_documents(evidence):
-                self._levels.require_room(caller, name_holder(one, caller), SEARCHED)
+            for one, amount in _weigh_told(evidence, verdict).items():
+                self._levels.require_room(caller, name_holder(one, caller), amount)
 
-    def end(self, attempt: Attempt) -> tuple[list[Tally], list[NewCase], AuditEntry]:
-        """What it counts for that an attempt has met a full holder: it is its key's last. The entry
-        says so where a case is open already: nothing is kept without one."""
+    def end(
+        self, attempt: Attempt, evidence: Evidence, verdict: Verdict
+    ) -> tuple[list[Tally], list[NewCase], *tuple[AuditEntry, ...]]:
+        """What it counts for that an attempt has met a full holder: it is its key's last, but for a
+        double beyond doubt, whose refusal says nothing new. The entry says so where a case is open
+        already: nothing is kept without one."""
         caller = attempt.request.caller
         assert caller is not None, "only what has a caller is bounded"
+        if SEARCHED not in _weigh_told(evidence, verdict).values():
+            return [], []
         name = name_ended(caller)
         entry = AuditEntry(caller.actor, SEARCHES_ENDED, attempt.outlet.code)
         return self._levels.add(caller, name), self._report(caller, [name]), entry
@@ -493,7 +501,7 @@ class BatchBounds:
         caller = attempt.request.caller
         if caller is None:
             return tallies, []
-        told = dict.fromkeys(_told_documents(evidence), SEARCHED)
+        told = _weigh_told(evidence, verdict)
         told |= {self._find_counted(one): 1 for one in find_failed(attempt, verdict)}
         score, own = evidence.holder_score, attempt.document_lookup
         if (
@@ -536,11 +544,14 @@ class BatchBounds:
         ]
 
 
-def _told_documents(evidence: Evidence) -> list[str]:
-    """The holders of whom an answer, or the time that it took, tells what nobody could foresee."""
+def _weigh_told(evidence: Evidence, verdict: Verdict) -> dict[str, int]:
+    """The holders of whom a decision tells, and what that counts for: of one who is found beyond
+    doubt it says nothing new, but a face that is known could try out documents for ever."""
+    idle = find_idle([(one.reason, one.decision) for one in verdict.findings], verdict.decision)
+    if LOOK_ALIKE_REASONS.isdisjoint(set(verdict.reasons) - idle):
+        return {}
     guardian = None if evidence.people is None else evidence.people.guardian
-    of_guardian = () if guardian is None else guardian.candidates
-    told = (*evidence.candidates, *of_guardian)
+    told = (*evidence.candidates, *(() if guardian is None else guardian.candidates))
     certain = evidence.thresholds.certain
-    near = [one for one in told if one.score < certain or is_near(one.score, certain)]
-    return list(dict.fromkeys(one.document_id for one in near))
+    near = {one.document_id for one in told if one.score < certain or is_near(one.score, certain)}
+    return {one.document_id: SEARCHED if one.document_id in near else 1 for one in told}

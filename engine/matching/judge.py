@@ -710,10 +710,10 @@ class Judge:
                 answers.append(spent.refusal)
                 continue
             try:
-                bounds.require_told(attempt, evidence)
+                bounds.require_told(attempt, evidence, verdict)
             except TooManyFailures as error:
                 answers.append(error)
-                collector.count(attempt, *bounds.end(attempt))
+                collector.count(attempt, *bounds.end(attempt, evidence, verdict))
                 continue
             answers.append(
                 collector.write(place, attempt, evidence, verdict, spent, told, judgement)

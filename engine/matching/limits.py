@@ -31,9 +31,12 @@ NEAR = 0.1
 """How far from a threshold a score is clear of it: whoever knows a face as well as one photograph
 of it tells is surprised by less, and learns next to nothing from what is no surprise."""
 SEARCHED = 2
-"""What one of its hits counts for: whoever searches tries as many as they like before it. Not more,
-for strangers are found too: at 100,000 references, 1,000 newcomers a day and 0.3 strangers for each
-four fall on one holder in 60 days for 4 in 100,000, and each ends an honest key (Poisson)."""
+"""What a hit of a search near its threshold counts for: whoever searches tries until there is one.
+Not more, for strangers are found too: at 100,000 references, 1,000 newcomers a day and 0.3
+strangers for each, it ends an honest key every 86 days, and 3 would every day (simulated)."""
+MISSED = 0.03
+"""How far below its threshold a tenant's search counts one: misses that are nearly hits tell, too.
+Not further, for strangers are that near by the dozen."""
 KEYS_OF_CARRIER = 4
 """All keys of a carrier together may fail as often as so many that are no outlet's."""
 _KEY, _CARRIER, _ENDED = "key", "carrier", "ended"
@@ -93,7 +96,7 @@ class Limits:
     `outlet_key`, `other_key`: failures of one key, an outlet's or any other.
     """
 
-    holder: Bound = Bound(8, timedelta(days=60))
+    holder: Bound = Bound(6, timedelta(days=60))
     shown: Bound = Bound(60, timedelta(days=60))
     outlet_key: Bound = Bound(200, timedelta(days=1))
     other_key: Bound = Bound(5_000, timedelta(days=1))

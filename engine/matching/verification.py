@@ -21,7 +21,7 @@ from engine.lifecycle.rules import NO_RULES, LineRules
 from engine.matching.checks.second_model import FILLED
 from engine.matching.documents import Document
 from engine.matching.holders import NOBODY, UNHELD, find_target, score_holder
-from engine.matching.limits import Guard
+from engine.matching.limits import SEARCHED, Guard, is_near
 from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
 from engine.matching.policy import Candidate
 from engine.matching.registrar import CountingAudit, Runner
@@ -322,6 +322,24 @@ def keep_documents(found: Identification, documents: Collection[str]) -> Identif
     """What of it is about these documents alone, as if there were no others."""
     kept = tuple(one for one in found.candidates if one.document_id in documents)
     return replace(found, candidates=kept, left_out=0, documents_left_out=0)
+
+
+def keep_reaching(found: Identification, threshold: float) -> Identification:
+    """What of it is at or above a threshold."""
+    kept = tuple(one for one in found.candidates if one.score >= threshold)
+    return replace(found, candidates=kept)
+
+
+def weigh_told(found: Identification, threshold: float) -> dict[str, int]:
+    """What a tenant's search counts for with each holder whom it tells of, or nearly does."""
+    best: dict[str, float] = {}
+    for one in found.candidates:
+        best.setdefault(one.document_id, one.score)
+    return {
+        document: SEARCHED if score >= threshold else 1
+        for document, score in best.items()
+        if is_near(score, threshold)
+    }
 
 
 def note_identified(answers: Sequence[Identification], actor: str) -> AuditEntry:

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 from engine.errors import NotFound
 from schema.actors import Role, describe_actor
 from schema.cases import CaseKind
-from schema.reasons import IMAGE_REASONS, LIVENESS_REASONS, WITHHELD, Decision, Reason
+from schema.reasons import (
+    IMAGE_REASONS,
+    LIVENESS_REASONS,
+    LOOK_ALIKE_REASONS,
+    WITHHELD,
+    Decision,
+    Reason,
+    find_idle,
+)
 from serving.errors import Forbidden, Malformed
 
 if TYPE_CHECKING:
@@ -293,17 +301,14 @@ _OF_GUARDIANS = frozenset(
     }
 )
 """Those of holders that a guardian may bring, too."""
-_OF_LOOK_ALIKES = frozenset(
-    {Reason.DUPLICATE_IDENTITY, Reason.POSSIBLE_DUPLICATE, Reason.DECEASED_LOOK_ALIKE}
-)
+_OF_LOOK_ALIKES = LOOK_ALIKE_REASONS - {Reason.GUARDIAN_DUPLICATE}
 _CASES: Mapping[str, Collection[Reason]] = {
     CaseKind.STOLEN_DOCUMENT: {Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Reason.GUARDIAN_CHANGED},
-    CaseKind.DUPLICATE_IDENTITY: {Reason.DUPLICATE_IDENTITY},
-    CaseKind.POSSIBLE_DUPLICATE: {Reason.POSSIBLE_DUPLICATE},
     CaseKind.EXCEPTION: (),
 }
 """Of which reasons each kind tells. A tenant is told of no other kind: whether one about the dead
-is told would follow from reasons of two kinds, and no tenant works on it."""
+is told would follow from reasons of two kinds, the id of one about look-alikes says whether they
+are those of another attempt, and no tenant works on it."""
 
 
 _UNSEEN = (
@@ -359,31 +364,34 @@ def find_withheld(
 def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -> dict[str, Any]:
     """A stored answer about an enrollment, without what the caller may not see of others.
 
-    A tenant sees no score but that of its own two photographs, and the document's id where the
-    face was its holder's or nobody holds it.
+    A tenant sees no score but that of its own two photographs, no candidate, and the document's id
+    where the face was its holder's or nobody holds it. What does not bring the decision is kept
+    from it as if nobody had been found.
     """
     search = dict(body["duplicate_search"])
-    if search.get("candidates"):
-        show = choose_candidates(principal, vault)
-        search["candidates"] = order_candidates(
-            show(one["document_id"], one["reference_id"], one["score"])
-            for one in search["candidates"]
-        )
-    shown = {**body, "duplicate_search": search}
     if scope_of(principal) is None:
-        return shown
-    given = [one["reason"] for one in body["reasons"]]
+        if search.get("candidates"):
+            show = choose_candidates(principal, vault)
+            search["candidates"] = order_candidates(
+                show(one["document_id"], one["reference_id"], one["score"])
+                for one in search["candidates"]
+            )
+        return {**body, "duplicate_search": search}
+    # Not even an empty list: which of several were found is not for tenants, either.
+    search["candidates"] = None
+    shown = {**body, "duplicate_search": search}
+    findings = [(Reason(one["reason"]), Decision(one["decision"])) for one in body["reasons"]]
+    idle = find_idle(findings, Decision(body["decision"]))
+    given = [reason for reason, _ in findings if reason not in idle]
     withheld = find_withheld(
         given,
         is_own_holder=bool(body.get("is_own_holder")),
         is_face_waived=bool(body.get("is_face_waived")),
     )
     shown["scores"] = {**body["scores"], "holder": None, "best_candidate": None}
-    shown["reasons"] = _tell(body, withheld)
+    shown["reasons"] = _tell(body, withheld | idle)
     # Who has shown nobody's face is told the same, whoever has the document, the number or a face.
     is_unseen = not _UNSEEN.isdisjoint(given)
-    if is_unseen or withheld & _OF_LOOK_ALIKES:
-        search["candidates"] = None
     if "cases" in body:
         shown["cases"] = [
             one

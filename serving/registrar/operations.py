@@ -32,7 +32,7 @@ from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
 from engine.matching.documents import Document
 from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
-from engine.matching.limits import Caller, Guard, InFlight, is_near
+from engine.matching.limits import MISSED, Caller, Guard, InFlight
 from engine.matching.lines import Dispute
 from engine.matching.liveness import LivenessOfVerification, LivenessResult
 from engine.matching.registrar import BoundedRunner, Outcome
@@ -42,7 +42,9 @@ from engine.matching.verification import (
     HolderProbe,
     Identification,
     keep_documents,
+    keep_reaching,
     note_identified,
+    weigh_told,
 )
 from engine.registry.records import (
     AuditEntry,
@@ -262,20 +264,18 @@ class Operations:
     async def identify(self, probes: Probes, threshold: float) -> list[Identification]:
         carrier, guard = self._context.carrier, self._guard
         await asyncio.to_thread(guard.require_search)
-        future = self._opened.searches.submit(probes, threshold, self._expires_at - monotonic())
+        # A tenant's near misses are counted, and not shown.
+        least = threshold if carrier is None else max(-1.0, threshold - MISSED)
+        future = self._opened.searches.submit(probes, least, self._expires_at - monotonic())
         answers = await finish_by(future, self._expires_at)
-        if carrier is not None:
+        if carrier is None:
+            each = [dict.fromkeys((it.document_id for it in one.candidates), 1) for one in answers]
+        else:
             answers = await asyncio.to_thread(self._keep_own, answers, carrier)
+            each = [weigh_told(one, threshold) for one in answers]
+            answers = [keep_reaching(one, threshold) for one in answers]
         # Once for each probe that finds them.
-        told = [
-            key
-            for one in answers
-            for key in {
-                it.document_id
-                for it in one.candidates
-                if carrier is None or is_near(it.score, threshold)
-            }
-        ]
+        told = [key for one in each for key, times in one.items() for _ in range(times)]
         entry = note_identified(answers, self._context.actor)
         turn = self._opened.search_turns[carrier or person_of(self._context.actor)]
         try:

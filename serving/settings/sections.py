@@ -156,10 +156,10 @@ class LimitSettings(Section):
     Counts leak away evenly over their hours; 0 is no bound."""
 
     holder_failures: int = Field(
-        default=8,
+        default=6,
         ge=0,
         description="what one carrier finds out of one holder: a failure or a near match is 1, a "
-        "near look-alike 4",
+        "near look-alike 2",
     )
     holder_shown: int = Field(
         default=60, ge=0, description="answers with a score of one holder, to the fraud team"

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from engine.matching.limits import MISSED, SEARCHED
 from engine.matching.samples import Sample
 from serving.api.app import build_app
 from serving.settings.sections import LimitSettings, ServeSettings
@@ -314,7 +315,7 @@ def test_a_search_that_meets_a_full_holder_was_its_keys_last_hit_or_miss(
     review = attacker.service.parts.thresholds.review
     bound, told = LimitSettings().holder_failures, 0
     while search_by_match(attacker, "blue", [near(attacker, review + 0.02)]) == 200:
-        told += 1
+        told += SEARCHED
         assert told <= bound
     assert told == bound
     assert attacker.scores == []
@@ -323,6 +324,17 @@ def test_a_search_that_meets_a_full_holder_was_its_keys_last_hit_or_miss(
     for probe in (attacker.stranger(), near(attacker, review + 0.02), attacker.victim):
         assert search_by_match(attacker, "blue", [probe]) == 429
     assert search_by_match(attacker, "red", [attacker.stranger()]) == 200
+
+
+def test_misses_of_a_search_that_are_nearly_hits_are_as_few(attacker: Attacker) -> None:
+    review = attacker.service.parts.thresholds.review
+    bound, asked = LimitSettings().holder_failures, 0
+    probe = near(attacker, review - MISSED / 2)
+    while search_by_match(attacker, "blue", [probe]) == 200:
+        asked += 1
+        assert asked <= bound
+    assert asked == bound
+    assert search_by_match(attacker, "red", [probe] * (bound + 1)) == 200
 
 
 def test_one_search_of_many_faces_tells_no_more_than_many_of_one(attacker: Attacker) -> None:

@@ -100,7 +100,7 @@ def test_what_nobody_gave_an_audience_is_told_to_no_tenant(
         assert "GUARDIAN_MISSING" not in str(show_decision(CARRIER, vault, body))
     body = STORED | {"reasons": [], "cases": [{"id": one, "kind": one} for one in [*CaseKind, "x"]]}
     told = {one["kind"] for one in show_decision(CARRIER, vault, body)["cases"]}
-    assert told == {"stolen_document", "duplicate_identity", "possible_duplicate", "exception"}
+    assert told == {"stolen_document", "exception"}
     assert show_decision(FRAUD, vault, body)["cases"] == body["cases"]
 
 
@@ -151,7 +151,9 @@ def test_how_like_anybody_a_face_is_stays_hidden_from_tenants(vault: Vault) -> N
             True,
             ("NAME_MISMATCH", "DOCUMENT_HELD_BY_ANOTHER_FACE"),
         ),
-        (("DUPLICATE_IDENTITY", "LINE_IN_USE"), False, ("DUPLICATE_IDENTITY",)),
+        (("DUPLICATE_IDENTITY", "LINE_IN_USE"), False, ("LINE_IN_USE",)),
+        (("DUPLICATE_IDENTITY", "NAME_MISMATCH"), False, ("DUPLICATE_IDENTITY",)),
+        (("GUARDIAN_DUPLICATE", "LINE_LIMIT_REACHED"), True, ("LINE_LIMIT_REACHED",)),
         (("NAME_MISMATCH", "LINE_IN_USE"), False, ("NAME_MISMATCH", "LINE_IN_USE")),
         (("NAME_MISMATCH", "GUARDIAN_DUPLICATE", "WATCHLISTED"), True, ("GUARDIAN_DUPLICATE",)),
         (("GUARDIAN_MISSING", "LINE_IN_USE"), True, ("GUARDIAN_MISSING", "LINE_IN_USE")),
@@ -170,3 +172,33 @@ def test_a_tenant_is_told_of_a_holder_where_face_and_document_agree(
 
 
 REVIEWED = {"NAME_MISMATCH", "POSSIBLE_DUPLICATE", "WATCHLISTED"}
+
+
+@pytest.mark.parametrize(
+    "beside",
+    ["LINE_IN_USE", "DOCUMENT_HELD_BY_ANOTHER_FACE", "NAME_MISMATCH", "WATCHLISTED", "BLURRED"],
+)
+@pytest.mark.parametrize("found", ["DUPLICATE_IDENTITY", "POSSIBLE_DUPLICATE"])
+def test_an_attempt_that_fails_anyway_is_shown_as_if_nobody_looked_alike(
+    vault: Vault, beside: str, found: str
+) -> None:
+    brings = "review" if beside in REVIEWED else "rejected"
+    finding = {"reason": beside, "decision": brings}
+    alike = {"reason": found, "decision": brings}
+    case = {"id": "c1", "kind": found.lower()}
+    nobody = {"ran": True, "candidates": []}
+    missed = STORED | {"decision": brings, "reasons": [finding], "cases": []}
+    hit = missed | {"reasons": [finding, alike], "cases": [case]}
+    shown = show_decision(CARRIER, vault, hit)
+    assert shown == show_decision(CARRIER, vault, missed | {"duplicate_search": nobody})
+    assert show_decision(FRAUD, vault, hit)["reasons"] == [finding, alike]
+    assert show_decision(FRAUD, vault, hit)["cases"] == [case]
+
+
+def test_no_tenant_sees_which_faces_an_enrollment_has_found(vault: Vault) -> None:
+    """Nor whether one of them is in the case of an earlier attempt."""
+    case = {"id": "c1", "kind": "possible_duplicate"}
+    shown = show_decision(CARRIER, vault, STORED | {"cases": [case]})
+    assert [one["reason"] for one in shown["reasons"]] == ["POSSIBLE_DUPLICATE"]
+    assert (shown["cases"], shown["duplicate_search"]["candidates"]) == ([], None)
+    assert show_decision(OPERATOR, vault, STORED | {"cases": [case]})["cases"] == [case]

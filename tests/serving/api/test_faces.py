@@ -15,6 +15,7 @@ from engine.retention.job import Schedule, run_retention
 from serving.wire.cases import CaseReport
 from serving.wire.fields import read
 from serving.wire.people import Faces
+from tests.serving.api.conftest import case_of
 from tests.serving.api.test_retained import NextYear
 
 OTHER = {"type": "cn-ric", "number": "110105198503071302", "name": "Another Name"}
@@ -44,8 +45,8 @@ def test_suspect_and_holder_are_shown_from_when_a_case_names_them(
     assert subject["kept_until"] is None
 
     second = enroll(service, "k2", activation(document=OTHER, msisdn="+8613800138002"))
-    assert second["cases"]
-    case = service.ask("GET", f"/v1/cases/{second['cases'][0]['id']}", key="fraud")
+    case_id = case_of(service, second)
+    case = service.ask("GET", f"/v1/cases/{case_id}", key="fraud")
     [suspect] = set(service.read(case)["document_ids"]) - {holder}
     before = service.parts.store.audit_head()[0]
     answer = ask(service, holder, suspect)
@@ -76,7 +77,7 @@ def test_suspect_and_holder_are_shown_from_when_a_case_names_them(
     assert entry.detail == {"documents": [holder, suspect], "faces": 4}
     image = base64.b64encode(reference.photographs[0].image).decode()
     terms = {"faces": True, "reveal": True}
-    path = f"/v1/cases/{second['cases'][0]['id']}/report"
+    path = f"/v1/cases/{case_id}/report"
     answer = service.ask("POST", path, key="fraud", body=terms)
     assert answer.headers["cache-control"] == "no-store"
     report = read(service.read(answer), CaseReport)
@@ -98,16 +99,16 @@ def test_a_report_for_a_carrier_tells_nothing_of_what_another_did(
         headers = {"idempotency-key": key}
         return fresh.read(fresh.ask("POST", ENROLL, key="red", body=body, headers=headers))
 
-    def report(case: Any, carrier: str) -> str:
-        path, terms = f"/v1/cases/{case['id']}/report", {"reveal": True, "carrier": carrier}
+    def report(case: str, carrier: str) -> str:
+        path, terms = f"/v1/cases/{case}/report", {"reveal": True, "carrier": carrier}
         return read(
             fresh.read(fresh.ask("POST", path, key="fraud", body=terms)), CaseReport
         ).html.decode()
 
     holder = enroll(fresh, "k1", activation())
     attempt = try_out("2", document=OTHER)
-    [case] = attempt["cases"]
-    step = {"case_id": case["id"], "reason": "a look"}
+    case = case_of(fresh, attempt)
+    step = {"case_id": case, "reason": "a look"}
     assert fresh.ask("POST", "/v1/outlets/r1/suspend", key="fraud", body=step).status_code == 200
     page = report(case, "blue")
     assert "Stan Stranger" in page
@@ -121,7 +122,7 @@ def test_a_report_for_a_carrier_tells_nothing_of_what_another_did(
     assert fresh.ask("POST", "/v1/outlets/r1/lift", key="fraud", body=lift).status_code == 200
     # A stolen number does not bring the name of its holder with it.
     stolen = try_out("3", live=faces["live"], portrait=faces["portrait"])
-    page = report(stolen["cases"][0], "red")
+    page = report(case_of(fresh, stolen), "red")
     assert holder["document_id"] in page
     assert "Stan Stranger" not in page
 

@@ -13,6 +13,7 @@ from schema.thresholds import Comparison
 from serving.api.body import JSON, MSGPACK
 from serving.wire import people
 from serving.wire.fields import read
+from tests.serving.api.conftest import case_of
 
 PATH = "/v1/identifications"
 
@@ -105,7 +106,7 @@ def test_the_open_cases_of_a_candidate_are_shown(
     before = fresh.parts.store.audit_head()[0]
     answer = fresh.read(fresh.ask("POST", PATH, key="fraud", body=body))
     [holder] = answer["candidates"]
-    assert [case["id"] for case in holder["cases"]] == [one["id"] for one in enrolled["cases"]]
+    assert [case["id"] for case in holder["cases"]] == [case_of(fresh, enrolled)]
     entries = [record.entry for record in fresh.parts.store.audit_entries(before)]
     assert [entry.action for entry in entries] == ["faces.identified", "documents.read"]
     assert entries[1].detail == {"documents": [holder["document_id"]]}

@@ -10,6 +10,7 @@ import pytest
 from serving.api.body import JSON, MSGPACK
 from serving.wire.fields import read
 from serving.wire.people import People, Person
+from tests.serving.api.conftest import case_of
 
 SEARCH = "/v1/people/search"
 MSISDN = "+8613800138000"
@@ -90,19 +91,19 @@ def test_a_document_is_read_with_what_was_closed(
     opened = fresh.read(
         fresh.ask("POST", "/v1/enrollments", body=duplicate, headers={"idempotency-key": "k"})
     )
-    [case] = opened["cases"]
+    case = case_of(fresh, opened)
     path = f"/v1/documents/{enrolled['document_id']}"
     assert fresh.ask("DELETE", f"/v1/lines/{MSISDN}").status_code == 200
     for name, key in (("propose", "fraud"), ("close", "second")):
-        step = f"/v1/cases/{case['id']}/{name}"
-        seen = fresh.read(fresh.ask("GET", f"/v1/cases/{case['id']}", key="fraud"))["updated_at"]
+        step = f"/v1/cases/{case}/{name}"
+        seen = fresh.read(fresh.ask("GET", f"/v1/cases/{case}", key="fraud"))["updated_at"]
         body = {"outcome": "twins", "seen_at": seen}
         assert fresh.ask("POST", step, key=key, body=body).status_code == 200
     before = fresh.parts.store.audit_head()[0]
     shown = fresh.read(fresh.ask("GET", path, key="fraud"))
     read(shown, Person)
     assert [(line["status"], line["number"]) for line in shown["lines"]] == [("closed", None)]
-    assert [(one["case_id"], one["state"]) for one in shown["cases"]] == [(case["id"], "closed")]
+    assert [(one["case_id"], one["state"]) for one in shown["cases"]] == [(case, "closed")]
     [entry] = entries(fresh, before)
     assert (entry.action, entry.subject) == ("document.read", enrolled["document_id"])
 

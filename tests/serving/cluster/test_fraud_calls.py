@@ -49,13 +49,13 @@ def test_a_case_of_a_duplicate_is_worked(
             headers={"idempotency-key": f"fraud desk {number}"},
         )
         assert enrolled.status_code == 201, enrolled.text
-    [case] = enrolled.json()["cases"]
+    [case] = served.ask("GET", "/v1/cases", key="fraud").json()["cases"]
 
     def step(name: str, key: str = "fraud", **body: Any) -> Any:
         if "outcome" in body:
-            seen = served.ask("GET", f"/v1/cases/{case['id']}", key=key).json()
+            seen = served.ask("GET", f"/v1/cases/{case['case_id']}", key=key).json()
             body["seen_at"] = seen["updated_at"]
-        return served.ask("POST", f"/v1/cases/{case['id']}/{name}", key=key, json=body)
+        return served.ask("POST", f"/v1/cases/{case['case_id']}/{name}", key=key, json=body)
 
     assert step("assign", assignee="me").json()["state"] == "assigned"
     assert step("notes", text="один и тот же").status_code == 200
@@ -63,5 +63,5 @@ def test_a_case_of_a_duplicate_is_worked(
     assert step("close", "second", outcome="twins").json()["outcome"] == "twins"
     moved = step("assign", assignee=None)
     assert (moved.status_code, moved.json()["code"]) == (409, "CASE.STATE")
-    history = served.ask("GET", f"/v1/cases/{case['id']}", key="fraud").json()["notes"]
+    history = served.ask("GET", f"/v1/cases/{case['case_id']}", key="fraud").json()["notes"]
     assert [one["kind"] for one in history][-4:] == ["assigned", "note", "proposed", "closed"]
