@@ -34,7 +34,7 @@ SEARCHED = 2
 """What a hit of a search near its threshold counts for: whoever searches tries until there is one.
 Not more, for strangers are found too: at 100,000 references, 1,000 newcomers a day and 0.3
 strangers for each, it ends an honest key every 86 days, and 3 would every day (simulated)."""
-MISSED = 0.03
+MISSED = 0.04
 """How far below its threshold a tenant's search counts one: misses that are nearly hits tell, too.
 Not further, for strangers are that near by the dozen."""
 KEYS_OF_CARRIER = 4
