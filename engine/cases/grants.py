@@ -7,14 +7,16 @@ gallery is now, and becomes the holder's reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import CaseMoved
+from engine.matching.calibration import Comparison, Thresholds
 from engine.matching.documents import normalise_name
 from engine.matching.requests import name_look_up
 from engine.registry.cases import EXCEPTIONS
@@ -165,9 +167,10 @@ def _find_face(
     `CaseMoved` where it has been enrolled under another document since, or the document is held by
     another face, then or by now; also where it is gone, and so cannot be compared.
     """
-    inputs = registry.enrollment(asked.id).evidence["inputs"]
-    thresholds, held_score = inputs["thresholds"], inputs.get("holder_score")
-    if held_score is not None and not held_score >= float(thresholds["same_document"]):
+    evidence = registry.enrollment(asked.id).evidence
+    inputs = evidence["inputs"]
+    thresholds, held_score = Thresholds(**inputs["thresholds"]), inputs.get("holder_score")
+    if held_score is not None and not held_score >= thresholds.same_document:
         raise CaseMoved("the document is held by another face: refuse the exception")
     shown = registry.attempt_templates([asked.id]).get(record.id)
     if shown is None:
@@ -178,17 +181,17 @@ def _find_face(
                 "changed meanwhile: refuse the exception, and have it asked for again"
             )
         return None
+    own = thresholds.of(_kind_of(evidence, thresholds))
     if record.reference_ids:
         held = gallery.vectors(np.array(record.reference_ids))
         rows = np.arange(len(held))
         score = exact_scores(shown[:1], held, np.zeros_like(rows), rows).max()
-        if score < float(thresholds["same_document"]):
+        if not score >= own.same_document:
             raise CaseMoved(
                 "the document was enrolled with another face meanwhile: refuse the exception"
             )
         return None
-    review = float(thresholds["review"])
-    ids, _ = gallery.range_search(shown, review).hits.of(0)
+    ids, _ = gallery.range_search(shown, own.review).hits.of(0)
     owners = set(registry.documents_of(ids.tolist()).values()) - {record.id}
     judged = registry.cases.judged_between(sorted({record.id, *owners})) if owners else []
     for pair in judged:
@@ -200,6 +203,15 @@ def _find_face(
         )
     face: NDArray[np.float32] = shown[0]
     return face
+
+
+def _kind_of(evidence: Mapping[str, Any], thresholds: Thresholds) -> Comparison:
+    """Which comparisons the face that was kept makes: the mean of both photographs where they show
+    one person, else the live face alone, of one photograph or of several frames."""
+    score = evidence["inputs"].get("live_portrait_score")
+    is_mean = score is not None and score >= thresholds.verify
+    frames = sum(one["is_fused"] for one in evidence.get("frames", ()))
+    return Comparison.FUSED if is_mean or frames > 1 else Comparison.FUSED_TO_ONE
 
 
 def _activate(registry: Reader, record: DocumentRecord, line: AskedLine) -> NewDocument:
