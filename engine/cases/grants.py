@@ -208,8 +208,10 @@ def _find_face(
 def _kind_of(evidence: Mapping[str, Any], thresholds: Thresholds) -> Comparison:
     """Which comparisons the face that was kept makes: the mean of both photographs where they show
     one person, else the live face alone, of one photograph or of several frames."""
-    score = evidence["inputs"].get("live_portrait_score")
-    is_mean = score is not None and score >= thresholds.verify
+    inputs = evidence["inputs"]
+    score = inputs.get("live_portrait_score")
+    is_both = not inputs["live_problems"] and not inputs["portrait_problems"]
+    is_mean = is_both and score is not None and score >= thresholds.verify
     frames = sum(one["is_fused"] for one in evidence.get("frames", ()))
     return Comparison.FUSED if is_mean or frames > 1 else Comparison.FUSED_TO_ONE
 

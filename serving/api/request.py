@@ -14,8 +14,6 @@ from functools import lru_cache, partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
-import numpy as np
-from numpy.typing import NDArray
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
@@ -614,7 +612,7 @@ class HolderFace:
     """A face that is to be held against a holder's, and what says that it was alive: of a template
     nobody can say it."""
 
-    vector: NDArray[np.float32]
+    face: FaceVector
     second: SecondTemplate | None
     liveness: LivenessResult | None
     judged: Judged | None
@@ -635,8 +633,9 @@ async def take_holder_face(
     judged = None if sample is None else sample.least_judged
     if sample is None or sample.vector is None:
         face = await take_face(parts, request, probe)
-        return HolderFace(face.vector, None, liveness, judged)
-    return HolderFace(sample.vector, sample.second, liveness, judged)
+        return HolderFace(face, None, liveness, judged)
+    face = FaceVector(sample.vector, sample.length)
+    return HolderFace(face, sample.second, liveness, judged)
 
 
 @contextmanager

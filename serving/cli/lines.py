@@ -63,7 +63,7 @@ def list_lines(
 
     Exit code 1 where the face is not the holder's.
     """
-    from engine.matching.frames import fuse_frames
+    from engine.matching.frames import FaceVector, fuse_frames
     from engine.matching.holders import read_lines
     from serving.api import serializers
 
@@ -72,14 +72,15 @@ def list_lines(
     target = details.known_document()
     with open_deployment(home) as deployment:
         samples = sample_photographs(deployment, frames)
-        probe = require_probe(fuse_frames(samples, deployment.thresholds.one_person), frames[0])
+        sample = fuse_frames(samples, deployment.thresholds.one_person)
+        probe = FaceVector(require_probe(sample, frames[0]), sample.length)
         registrar = deployment.registrar
         found = read_lines(
             deployment.store,
             registrar.gallery,
             target,
-            probe,
-            deployment.thresholds.same_document,
+            probe.vector,
+            deployment.thresholds.of(probe.comparison).same_document,
             actor=name_actor(),
             audit=registrar.audit,
         )

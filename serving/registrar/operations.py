@@ -31,6 +31,7 @@ from engine.lifecycle import campaigns, reverification
 from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
 from engine.matching.documents import Document
+from engine.matching.frames import FaceVector
 from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
 from engine.matching.limits import MISSED, Caller, Guard, InFlight
 from engine.matching.lines import Dispute
@@ -312,7 +313,7 @@ class Operations:
     def check_line(
         self,
         target: LineTarget,
-        probe: Probes,
+        probe: FaceVector,
         second: SecondTemplate | None = None,
         liveness: LivenessResult | None = None,
         judged: Judged | None = None,
@@ -331,7 +332,7 @@ class Operations:
     def check_document(
         self,
         document: Document | str,
-        probe: Probes,
+        probe: FaceVector,
         second: SecondTemplate | None = None,
         liveness: LivenessResult | None = None,
         judged: Judged | None = None,
@@ -367,7 +368,7 @@ class Operations:
     def read_lines(
         self,
         document: Document,
-        probe: Probes,
+        probe: FaceVector,
         liveness: LivenessResult | None = None,
         judged: Judged | None = None,
     ) -> HolderLines:
@@ -377,8 +378,8 @@ class Operations:
                 self._opened.store,
                 self._opened.gallery,
                 document,
-                probe,
-                self._opened.thresholds.same_document,
+                probe.vector,
+                self._threshold_of(probe),
                 guard=guard,
                 actor=self._context.actor,
                 audit=self._audit,
@@ -389,7 +390,7 @@ class Operations:
         self,
         target: LineTarget,
         document: Document,
-        probe: Probes,
+        probe: FaceVector,
         liveness: LivenessResult | None = None,
         judged: Judged | None = None,
     ) -> Dispute:
@@ -400,8 +401,8 @@ class Operations:
                 self._opened.store,
                 line_text=target.text,
                 document=document,
-                probe=probe,
-                threshold=self._opened.thresholds.same_document,
+                probe=probe.vector,
+                threshold=self._threshold_of(probe),
                 actor=self._context.actor,
                 guard=guard,
             )
@@ -583,10 +584,14 @@ class Operations:
 
         return self._runner.run(commit)
 
-    def _probe(self, probe: Probes, second: SecondTemplate | None) -> HolderProbe:
+    def _threshold_of(self, probe: FaceVector) -> float:
+        """From which score it is a holder's face, by how many photographs it is made of."""
+        return self._opened.thresholds.of(probe.comparison).same_document
+
+    def _probe(self, probe: FaceVector, second: SecondTemplate | None) -> HolderProbe:
         return HolderProbe(
-            vector=probe,
-            threshold=self._opened.thresholds.same_document,
+            vector=probe.vector,
+            threshold=self._threshold_of(probe),
             actor=self._context.actor,
             carrier=self._context.carrier,
             second=second,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from engine.faces.liveness_judge import Judged
     from engine.imports.online import ChunkAnswer
     from engine.matching.documents import Document
+    from engine.matching.frames import FaceVector
     from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
     from engine.matching.lines import Dispute
     from engine.matching.liveness import LivenessResult
@@ -339,7 +340,7 @@ class RegistrarClient(ABC):
     async def check_line(
         self,
         target: LineTarget,
-        probe: Probes,
+        probe: FaceVector,
         second: SecondTemplate | None,
         liveness: LivenessResult | None,
         judged: Judged | None,
@@ -355,7 +356,7 @@ class RegistrarClient(ABC):
     async def check_document(
         self,
         document: Document | str,
-        probe: Probes,
+        probe: FaceVector,
         second: SecondTemplate | None,
         liveness: LivenessResult | None,
         judged: Judged | None,
@@ -368,7 +369,7 @@ class RegistrarClient(ABC):
     async def read_lines(
         self,
         document: Document,
-        probe: Probes,
+        probe: FaceVector,
         liveness: LivenessResult | None,
         judged: Judged | None,
         context: CallContext,
@@ -382,7 +383,7 @@ class RegistrarClient(ABC):
         self,
         target: LineTarget,
         document: Document,
-        probe: Probes,
+        probe: FaceVector,
         liveness: LivenessResult | None,
         judged: Judged | None,
         context: CallContext,

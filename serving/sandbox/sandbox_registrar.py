@@ -42,6 +42,7 @@ from engine.matching.bulk_enrollment import (
     plan_admission,
 )
 from engine.matching.documents import CheckedDocument, Document
+from engine.matching.frames import FaceVector
 from engine.matching.holders import ask_erasure, block_document, find_document, watch_face
 from engine.matching.judge import Judge, JudgedBatch
 from engine.matching.lines import close_line, find_line, normalise_line
@@ -228,10 +229,14 @@ class SandboxRegistrar(RegistrarClient):
         place = _SHOWN[method]
         probe = arguments[place]
         record = _find_holder(opened, method, arguments)
-        if record is None or not record.reference_ids or not _is_face(opened, probe, ANYBODY):
+        if (
+            record is None
+            or not record.reference_ids
+            or not _is_face(opened, probe.vector, ANYBODY)
+        ):
             return arguments
         reference = opened.gallery.vectors(np.array(record.reference_ids[:1], np.int64))[0]
-        shown = make_near(reference, "probe", outcomes.ALIKE)
+        shown = FaceVector(make_near(reference, "probe", outcomes.ALIKE))
         return (*arguments[:place], shown, *arguments[place + 1 :])
 
 

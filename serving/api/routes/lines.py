@@ -42,7 +42,7 @@ async def query_lines(parts: Parts, request: Request, body: wire.HolderRequest) 
     document = known_document(body.document)
     subject = name_document(document)
     shown = await take_holder_face(parts, request, body.probe, body.liveness, subject)
-    given = (shown.vector, shown.liveness, shown.judged, request.context())
+    given = (shown.face, shown.liveness, shown.judged, request.context())
     with counting_liveness(parts, shown.liveness):
         found = await parts.registrar.read_lines(document, *given)
     return serializers.holder_lines(found)
@@ -59,7 +59,7 @@ async def dispute_line(
     document = known_document(body.document)
     subject = name_document(document)
     shown = await take_holder_face(parts, request, body.probe, body.liveness, subject)
-    given = (shown.vector, shown.liveness, shown.judged, request.context())
+    given = (shown.face, shown.liveness, shown.judged, request.context())
     with counting_liveness(parts, shown.liveness):
         opened = await parts.registrar.dispute_line(LineTarget(line), document, *given)
     return wire.Dispute(opened.case_id, opened.line_id, Moment.of(opened.opened_at))

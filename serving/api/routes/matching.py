@@ -121,7 +121,7 @@ def _name_subject(body: wire.VerificationRequest) -> str:
 async def _check_holder(
     parts: Parts, request: Request, body: wire.VerificationRequest, shown: HolderFace
 ) -> HolderCheck:
-    given = (shown.vector, shown.second, shown.liveness, shown.judged, request.context())
+    given = (shown.face, shown.second, shown.liveness, shown.judged, request.context())
     if body.line is not None:
         line = LineTarget(body.line, is_photographed=body.probe.image is not None)
         return await parts.registrar.check_line(line, *given)

@@ -22,6 +22,8 @@ from engine.errors import (
     TenantConflict,
     VectorUnusable,
 )
+from engine.matching.calibration import Comparison
+from engine.matching.frames import FaceVector
 from indexes.sharding.shards import ShardedIndex, ShardPlan
 from schema.cases import Outcome
 from serving.deployment.deployment import Deployment
@@ -61,10 +63,12 @@ async def test_nobody_is_shown_before_the_audit_is_durable(
         calls = [
             asyncio.create_task(registrar.identify(population.person()[None], 0.5, context)),
             asyncio.create_task(
-                registrar.check_document(request.document, population.person(), context)
+                registrar.check_document(request.document, FaceVector(population.person()), context)
             ),
             asyncio.create_task(
-                registrar.read_lines(request.document, population.person(), None, None, context)
+                registrar.read_lines(
+                    request.document, FaceVector(population.person()), None, None, context
+                )
             ),
         ]
         done, _ = await asyncio.wait(calls, timeout=0.5)
@@ -82,15 +86,13 @@ async def test_a_face_is_held_against_its_line_and_its_document_within_the_tenan
     answer = await registrar.enroll(request, context)
     document_id = answer.body["document_id"]
     line_id = kept.last.store.lines_of(document_id)[0].id
-    probe = population.sample(person).vector
+    probe, other = (FaceVector(population.sample(one).vector) for one in (person, stranger))
     for target in (request.msisdn, line_id):
         check = await registrar.check_line(LineTarget(target), probe, BLUE)
         assert (check.is_match, check.line_id) == (True, line_id)
     for document in (request.document, document_id):
         assert (await registrar.check_document(document, probe, BLUE)).is_match
-        assert not (
-            await registrar.check_document(document, population.sample(stranger).vector, BLUE)
-        ).is_match
+        assert not (await registrar.check_document(document, other, BLUE)).is_match
         with pytest.raises(NotFound):
             await registrar.check_document(document, probe, RED)
     with pytest.raises(NotFound):
@@ -102,6 +104,30 @@ async def test_a_face_is_held_against_its_line_and_its_document_within_the_tenan
     assert {entry.subject for entry in checks} == {document_id, "unheld"}
 
 
+async def test_one_photograph_and_a_mean_of_several_are_each_held_at_their_own_threshold(
+    registrar: LocalRegistrar, kept: Any, population: Any, context: CallContext
+) -> None:
+    request = population.request()
+    await registrar.enroll(request, context)
+    thresholds = kept.last.thresholds
+    single, fused = (
+        thresholds.of(kind).same_document for kind in (Comparison.FUSED_TO_ONE, Comparison.FUSED)
+    )
+    assert single < fused
+    [chunk] = kept.last.store.references()
+    face, score = chunk.vectors[0], (single + fused) / 2
+    aside = population.person()
+    aside = aside - (aside @ face) * face
+    probe = score * face + np.sqrt(1 - score**2) * aside / np.linalg.norm(aside)
+    target = LineTarget(request.msisdn)
+    for length, least in ((1.0, single), (0.9, fused)):
+        shown = FaceVector(probe.astype(np.float32), length)
+        check = await registrar.check_line(target, shown, BLUE)
+        assert (check.is_match, check.threshold) == (least == single, least)
+        lines = await registrar.read_lines(request.document, shown, None, None, BLUE)
+        assert lines.is_holder is (least == single)
+
+
 async def test_lines_are_read_disputed_closed_and_a_holder_erased(
     registrar: LocalRegistrar, kept: Any, population: Any, context: CallContext
 ) -> None:
@@ -111,7 +137,7 @@ async def test_lines_are_read_disputed_closed_and_a_holder_erased(
     answer = await registrar.enroll(request, context)
     await registrar.enroll(again, context)
     document, document_id = request.document, answer.body["document_id"]
-    mine, other = (population.sample(one).vector for one in (person, stranger))
+    mine, other = (FaceVector(population.sample(one).vector) for one in (person, stranger))
     shown = await registrar.read_lines(document, mine, None, None, BLUE)
     assert sorted(shown.numbers.values()) == sorted([request.msisdn, again.msisdn])
     assert not (await registrar.read_lines(document, other, None, None, BLUE)).lines
@@ -163,7 +189,7 @@ async def test_a_change_that_cannot_begin_in_time_is_not_made(
         left.cancel()
         with pytest.raises(asyncio.CancelledError):
             await left
-    assert (await registrar.check_line(target, population.person(), context)).line_id
+    assert (await registrar.check_line(target, FaceVector(population.person()), context)).line_id
 
 
 async def test_probes_that_are_no_faces_are_refused(
@@ -175,7 +201,7 @@ async def test_probes_that_are_no_faces_are_refused(
         with pytest.raises((RequestError, VectorUnusable)):
             await registrar.identify(probe[None], 0.5, context)
         with pytest.raises((RequestError, VectorUnusable)):
-            await registrar.check_document(request.document, probe, context)
+            await registrar.check_document(request.document, FaceVector(probe), context)
 
 
 @pytest.fixture

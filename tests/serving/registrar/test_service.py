@@ -12,6 +12,7 @@ import pytest
 
 from engine.batching import Pending
 from engine.errors import DeadlinePassed, IdempotencyMismatch, RequestError, SosieError
+from engine.matching.frames import FaceVector
 from engine.matching.judge import Judge
 from schema.phases import Phase
 from schema.reasons import Decision
@@ -116,7 +117,9 @@ async def test_an_unforeseen_error_shows_its_type_and_nothing_of_its_text(
 
     kept.last.store.lines_in_use = break_down
     with pytest.raises(SosieError) as caught:
-        await registrar.check_line(LineTarget("+8613800138000"), population.person(), context)
+        await registrar.check_line(
+            LineTarget("+8613800138000"), FaceVector(population.person()), context
+        )
     assert "KeyError" in str(caught.value)
     assert "138" not in str(caught.value) + str(lines.entries)
     assert (await registrar.status()).phase is Phase.READY
@@ -187,7 +190,9 @@ async def test_a_drain_waits_for_calls_that_wait_in_no_queue(
         return read(document_id)
 
     monkeypatch.setattr(kept.last.store, "lines_of", read_slowly)
-    call = asyncio.create_task(registrar.read_lines(request.document, person, None, None, context))
+    call = asyncio.create_task(
+        registrar.read_lines(request.document, FaceVector(person), None, None, context)
+    )
     assert await asyncio.to_thread(reading.wait, WAIT_S)
     drained = asyncio.create_task(registrar.service.drain(10))
     await reach(registrar, Phase.DRAINING)
