@@ -108,4 +108,4 @@ def test_a_holder_is_verified(
         assert answer["is_match"] is is_match
         assert answer["document_id"] == enrolled["document_id"]
         assert answer["line_id"] in (None, enrolled["line_id"])
-        assert answer["threshold"] == service.parts.thresholds.same_document
+        assert answer["threshold"] == service.parts.thresholds.same_document_single
