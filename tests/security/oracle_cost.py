@@ -8,7 +8,7 @@ boundary in one direction after another. Each point there is a linear equation o
 which least squares solve. `bisect` halves the way and spends the fewest questions; `creep` steps
 outward until one question fails, and spends the fewest failures.
 
-`find_look_alikes` has a photograph of the face, knows how photographs of one person differ, and
+`run_look_alikes` has a photograph of the face, knows how photographs of one person differ, and
 asks by enrollments: each that finds nobody is an activation, and the hits are bounded.
 """
 
@@ -32,7 +32,7 @@ STEPS = 64
 
 REVIEW = 0.459
 """Of one photograph that is alike somebody, at a false match rate of 1e-6."""
-TRIED = (30, 60, 100, 300)
+MOST_HITS, TRIED = 4, (30, 60, 100, 300)
 
 Vector = NDArray[np.float64]
 
@@ -105,17 +105,6 @@ def attack(
         yield Point(oracle.asked, oracle.failed, cosine)
 
 
-def find_look_alikes(face: Vector, belief: Belief, hits: int, tried: int, surprise: float) -> None:
-    """Tries so many probes, until so many of them are hits."""
-    for _ in range(tried):
-        probe = belief.choose(REVIEW, surprise)
-        is_hit = float(probe @ face) >= REVIEW
-        belief.learn(probe, REVIEW, is_hit=is_hit)
-        hits -= is_hit
-        if not hits:
-            return
-
-
 def run_look_alikes(targets: int = TARGETS) -> dict[str, float]:
     """What up to four hits among so many enrollments add to one photograph: means."""
     population = Population.load("sface")
@@ -127,7 +116,14 @@ def run_look_alikes(targets: int = TARGETS) -> dict[str, float]:
             gains = []
             for place, face in enumerate(faces):
                 belief = Belief.of(photographs[place], population, np.random.default_rng(place))
-                find_look_alikes(face, belief, 4, tried, surprise)
+                hits = 0
+                for _ in range(tried):
+                    probe = belief.choose(REVIEW, surprise)
+                    is_hit = float(probe @ face) >= REVIEW
+                    belief.learn(probe, REVIEW, is_hit=is_hit)
+                    hits += is_hit
+                    if hits == MOST_HITS:
+                        break
                 gains.append(belief.cosine(face) - float(photographs[place] @ face))
             figures[f"tried_{tried}_surprise_{surprise}_adds"] = float(np.mean(gains))
     return figures

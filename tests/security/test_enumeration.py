@@ -107,8 +107,7 @@ def test_two_peoples_faces_are_told_of_neither_document_nor_number(
 def test_a_face_with_a_document_of_its_own_cannot_try_out_others(
     bounded: Service, enroll: Callable[..., Any], faces: dict[str, bytes]
 ) -> None:
-    """Whether a document is held is told by `WITHHELD` beside `DUPLICATE_IDENTITY`, and so each
-    answer about one that is not counts with the face that is shown."""
+    """Each answer that nobody holds a document counts with the face that is shown."""
     assert bounded.read(enroll("b1", document=STRANGERS))["decision"] == "approved"
     mine = {"live": faces["later"], "portrait": faces["portrait"]}
     for document in (STRANGERS, STRANGERS | {"name": "Some Body"}):

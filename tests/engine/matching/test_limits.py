@@ -223,7 +223,6 @@ def test_near_look_alikes_are_few_and_the_one_too_many_ends_its_key(lab: Any) ->
         for _ in range(2):
             assert enroll(SHOP, alike(0.66)).body["decision"] == "review"
         assert probing(lab) == [(held,)]
-        # Whoever is clearly a double is refused, which is no news, and ends no key.
         assert isinstance(enroll(SHOP, clear), TooManyFailures)
         assert enroll(SHOP, lab.people.person()).body["decision"] == "approved"
         assert isinstance(enroll(SHOP, alike(0.66)), TooManyFailures)

@@ -193,12 +193,3 @@ def test_an_attempt_that_fails_anyway_is_shown_as_if_nobody_looked_alike(
     assert shown == show_decision(CARRIER, vault, missed | {"duplicate_search": nobody})
     assert show_decision(FRAUD, vault, hit)["reasons"] == [finding, alike]
     assert show_decision(FRAUD, vault, hit)["cases"] == [case]
-
-
-def test_no_tenant_sees_which_faces_an_enrollment_has_found(vault: Vault) -> None:
-    """Nor whether one of them is in the case of an earlier attempt."""
-    case = {"id": "c1", "kind": "possible_duplicate"}
-    shown = show_decision(CARRIER, vault, STORED | {"cases": [case]})
-    assert [one["reason"] for one in shown["reasons"]] == ["POSSIBLE_DUPLICATE"]
-    assert (shown["cases"], shown["duplicate_search"]["candidates"]) == ([], None)
-    assert show_decision(OPERATOR, vault, STORED | {"cases": [case]})["cases"] == [case]
