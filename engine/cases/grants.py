@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import CaseMoved
-from engine.matching.calibration import Comparison, Thresholds
+from engine.matching.calibration import Thresholds
 from engine.matching.documents import normalise_name
 from engine.matching.requests import name_look_up
 from engine.registry.cases import EXCEPTIONS
@@ -40,6 +40,7 @@ from schema.actors import Actor
 from schema.cases import Outcome
 from schema.documents import DocumentStatus
 from schema.reasons import Decision
+from schema.thresholds import Comparison
 
 
 def decide_exception(

@@ -22,10 +22,10 @@ from engine.errors import (
     TenantConflict,
     VectorUnusable,
 )
-from engine.matching.calibration import Comparison
 from engine.matching.frames import FaceVector
 from indexes.sharding.shards import ShardedIndex, ShardPlan
 from schema.cases import Outcome
+from schema.thresholds import Comparison
 from serving.deployment.deployment import Deployment
 from serving.errors import Interrupted
 from serving.registrar.operations import OpenRegistry, finish_by
