@@ -89,13 +89,6 @@ class Machine:
     float_gflops: float | None = None
     python_mops: float | None = None
 
-    def is_like(self, other: Machine) -> bool:
-        """Whether times of both may be compared: one processor, as many cores.
-
-        A later version may tell flags that an earlier one did not, so they are not asked.
-        """
-        return (self.cpu, self.cores) == (other.cpu, other.cores)
-
 
 def look() -> Machine:
     """Looks at the machine and copies a little; takes about half a second."""

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,14 +21,6 @@ def test_the_stamp_names_processor_memory_packages_and_what_all_cores_can_do() -
     assert (machine.int8_gops or 0) > 0
     assert (machine.float_gflops or 0) > 0
     assert (machine.python_mops or 0) > 0
-
-
-def test_times_of_one_processor_with_as_many_cores_may_be_compared() -> None:
-    machine = look()
-    assert machine.read_gb_per_s is None
-    assert machine.is_like(replace(machine, load_at_start=9.0, flags=()))
-    assert not machine.is_like(replace(machine, cores=machine.cores + 1))
-    assert not machine.is_like(replace(machine, cpu="another"))
 
 
 def test_variables_that_steer_the_arithmetic_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:

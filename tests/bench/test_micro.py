@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from bench.conftest import pytest_benchmark_compare_machine_info
 from bench.core.reports import Figure, Report, load_goals
 from bench.data.vectors import default_thresholds
 from bench.micro.test_kernels import has_found, make, make_case
@@ -53,6 +55,28 @@ def test_a_scan_that_loses_or_invents_a_pair_is_wrong() -> None:
     assert has_found(case.right, found[::-1])
     assert not has_found(case.right, found[1:])
     assert not has_found(case.right, np.concatenate([found, [[0, 0]]]))
+
+
+def test_another_load_of_one_processor_is_no_other_machine() -> None:
+    now = {"cpu": "one", "cores": 2, "load_at_start": 0.1}
+    alike, other = ({"machine_info": now | one} for one in ({"load_at_start": 9.0}, {"cores": 4}))
+    for saved in (alike, other):
+        pytest_benchmark_compare_machine_info(now, saved)
+    assert alike["machine_info"] == now
+    assert other["machine_info"] != now
+
+
+def test_nothing_tunes_the_blas_of_a_benchmark() -> None:
+    show = (
+        "import os, sys, bench.conftest as c; config = type('C', (), {'stash': {}});"
+        "c.pytest_configure(config); sys.exit('OPENBLAS_CORETYPE' in os.environ)"
+    )
+    tuned = os.environ | {"OPENBLAS_CORETYPE": "Haswell"}
+    subprocess.run([sys.executable, "-c", show], env=tuned, check=True)
+    refused = subprocess.run(
+        [sys.executable, "-c", f"import numpy; {show}"], env=tuned, capture_output=True, check=False
+    )
+    assert b"unset OPENBLAS_CORETYPE" in refused.stderr
 
 
 SEARCH = ("search", "--quick", "--n", "3000", "--dim", "32", "--postgres", "none", "--no-stamp")
