@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import cast
+from typing import Self, cast
 
 
 class CaseOrigin(StrEnum):
@@ -19,24 +19,39 @@ class CaseOrigin(StrEnum):
 
 
 class CaseKind(StrEnum):
-    """Questions that an analyst is asked to decide."""
+    """Questions that an analyst is asked to decide.
 
-    STOLEN_DOCUMENT = "stolen_document"
-    DUPLICATE_IDENTITY = "duplicate_identity"
-    POSSIBLE_DUPLICATE = "possible_duplicate"
-    DISPUTE = "dispute"
-    LINE_CHANGED_FACE = "line_changed_face"
-    REVERIFICATION_FAILED = "reverification_failed"
+    A tenant is told of two kinds alone, unless a reason of the case is withheld. Whether a case
+    about the dead is told would follow from reasons of two kinds, the id of a case about
+    look-alikes says whether they are those of another attempt, and no tenant works on any other.
+    """
+
+    _value_: str
+    is_told: bool
+
+    def __new__(cls, value: str, is_told: bool | None = None) -> Self:
+        # Look-ups by value, which do not come here, are typed by this signature, too.
+        assert is_told is not None, "each kind says whether tenants are told of it"
+        made = str.__new__(cls, value)
+        made._value_, made.is_told = value, is_told
+        return made
+
+    STOLEN_DOCUMENT = "stolen_document", True
+    DUPLICATE_IDENTITY = "duplicate_identity", False
+    POSSIBLE_DUPLICATE = "possible_duplicate", False
+    DISPUTE = "dispute", False
+    LINE_CHANGED_FACE = "line_changed_face", False
+    REVERIFICATION_FAILED = "reverification_failed", False
     """Another's face, where a line's holder was asked for: one case of a line at a time."""
-    EXCEPTION = "exception"
+    EXCEPTION = "exception", True
     """An enrollment without a usable face or portrait: two people grant it, or refuse it."""
-    DECEASED = "deceased_identity"
+    DECEASED = "deceased_identity", False
     """The document or the face of a holder who was reported dead."""
-    PROBING = "probing"
+    PROBING = "probing", False
     """A holder whom others' faces are tried on, or a key that fails, more often than allowed."""
-    ONE_FACE = "one_face_many_documents"
-    ONE_DOCUMENT = "one_document_many_faces"
-    RESALE_RING = "resale_ring"
+    ONE_FACE = "one_face_many_documents", False
+    ONE_DOCUMENT = "one_document_many_faces", False
+    RESALE_RING = "resale_ring", False
 
 
 KIND_RISK: Mapping[str, float] = {

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import StrEnum
+from dataclasses import dataclass
+from enum import Enum, StrEnum, auto
+from typing import Self
+
+from schema.cases import CaseKind
 
 
 class Decision(StrEnum):
@@ -14,60 +18,331 @@ class Decision(StrEnum):
     REJECTED = "rejected"
 
 
+class About(Enum):
+    """Subjects of reasons."""
+
+    PHOTOGRAPH = auto()
+    """It asks for a new one."""
+    LIVENESS = auto()
+    """The evidence that somebody alive was before the camera."""
+    FACE = auto()
+    DOCUMENT = auto()
+    """As it was given."""
+    HOLDER = auto()
+    """The document as it is known."""
+    AUTHORITY = auto()
+    LOOK_ALIKE = auto()
+    LINE = auto()
+    GUARDIAN = auto()
+    REPLACEMENT = auto()
+    EXCEPTION = auto()
+
+
+class Told(Enum):
+    """Audiences of a reason among tenants; fraud teams and operators are told of all."""
+
+    ALWAYS = auto()
+    """It is about what was sent, and about no holder."""
+    FACE_SHOWN = auto()
+    """Where a face was shown to be the document's."""
+    FACE_OR_GUARDIAN = auto()
+    """The same, and where the guardian's face is enough."""
+    OWN_HOLDER = auto()
+    """It is known of a document or number, by whomever it is held: told where a face was shown and
+    is like nobody else's, and to the carrier of the holder beside a look-alike, too."""
+    HOLDER_ALONE = auto()
+    """The same, and beside a look-alike to nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Facts of a reason. With one that `shows_nobody` no face was shown to be the document's.
+
+    `opens` is the case that it opens, `asks` the one by which two people confirm what the faces
+    leave open. Reasons of a holder that a guardian may bring are `is_guardians_too`. A search by
+    face finds what `is_searched`, about people whom the attempt does not name. `serial` stands for
+    an unfit photograph in the sandbox, `refusal` says it of a row that is imported.
+    """
+
+    about: About
+    told: Told
+    shows_nobody: bool = False
+    opens: CaseKind | None = None
+    asks: CaseKind | None = None
+    is_guardians_too: bool = False
+    is_searched: bool = False
+    serial: int | None = None
+    refusal: str = ""
+
+
 class Reason(StrEnum):
     """A row of the decision table; image reasons belong to the live photograph or the portrait."""
 
-    DOCUMENT_INVALID = "DOCUMENT_INVALID"
-    DOCUMENT_EXPIRED = "DOCUMENT_EXPIRED"
-    DOCUMENT_BLOCKED = "DOCUMENT_BLOCKED"
-    ERASURE_PENDING = "ERASURE_PENDING"
-    DOCUMENT_REPLACED = "DOCUMENT_REPLACED"
-    HOLDER_DECEASED = "HOLDER_DECEASED"
-    REPLACEMENT_REFUSED = "REPLACEMENT_REFUSED"
-    REPLACEMENT_ASKED = "REPLACEMENT_ASKED"
-    BIRTH_DATE_MISMATCH = "BIRTH_DATE_MISMATCH"
-    BIRTH_DATE_MISSING = "BIRTH_DATE_MISSING"
-    GUARDIAN_MISSING = "GUARDIAN_MISSING"
-    GUARDIAN_REFUSED = "GUARDIAN_REFUSED"
-    GUARDIAN_UNUSABLE = "GUARDIAN_UNUSABLE"
-    GUARDIAN_MISMATCH = "GUARDIAN_MISMATCH"
-    GUARDIAN_DUPLICATE = "GUARDIAN_DUPLICATE"
-    GUARDIAN_CHANGED = "GUARDIAN_CHANGED"
-    EXCEPTION_ASKED = "EXCEPTION_ASKED"
-    EXCEPTION_NOT_OFFERED = "EXCEPTION_NOT_OFFERED"
-    EXCEPTION_LIMIT_REACHED = "EXCEPTION_LIMIT_REACHED"
-    DECEASED_LOOK_ALIKE = "DECEASED_LOOK_ALIKE"
-    NAME_MISMATCH = "NAME_MISMATCH"
-    AUTHORITY_UNAVAILABLE = "AUTHORITY_UNAVAILABLE"
-    AUTHORITY_UNKNOWN_DOCUMENT = "AUTHORITY_UNKNOWN_DOCUMENT"
-    AUTHORITY_CONTRADICTS = "AUTHORITY_CONTRADICTS"
-    NO_FACE = "NO_FACE"
-    SEVERAL_FACES = "SEVERAL_FACES"
-    FACE_TOO_SMALL = "FACE_TOO_SMALL"
-    BLURRED = "BLURRED"
-    TOO_DARK = "TOO_DARK"
-    TOO_BRIGHT = "TOO_BRIGHT"
-    LOW_CONTRAST = "LOW_CONTRAST"
-    COMPRESSED = "COMPRESSED"
-    FACE_CUT = "FACE_CUT"
-    UNCLEAR = "UNCLEAR"
-    POSE = "POSE"
-    LIVE_FRAMES_DIFFER = "LIVE_FRAMES_DIFFER"
-    SAME_PHOTOGRAPH = "SAME_PHOTOGRAPH"
-    LIVENESS_MISSING = "LIVENESS_MISSING"
-    LIVENESS_INVALID = "LIVENESS_INVALID"
-    LIVENESS_MISBOUND = "LIVENESS_MISBOUND"
-    LIVENESS_FAILED = "LIVENESS_FAILED"
-    LIVENESS_STALE = "LIVENESS_STALE"
-    LIVENESS_UNCERTAIN = "LIVENESS_UNCERTAIN"
-    FACE_MISMATCH = "FACE_MISMATCH"
-    DOCUMENT_HELD_BY_ANOTHER_FACE = "DOCUMENT_HELD_BY_ANOTHER_FACE"
-    DUPLICATE_IDENTITY = "DUPLICATE_IDENTITY"
-    POSSIBLE_DUPLICATE = "POSSIBLE_DUPLICATE"
-    LINE_LIMIT_REACHED = "LINE_LIMIT_REACHED"
-    PERSON_LIMIT_REACHED = "PERSON_LIMIT_REACHED"
-    LINE_IN_USE = "LINE_IN_USE"
-    WATCHLISTED = "WATCHLISTED"
+    _value_: str
+    row: Row
+
+    def __new__(cls, code: str, row: Row | None = None) -> Self:
+        # Look-ups by value, which do not come here, are typed by this signature, too.
+        assert row is not None, "each reason says what it is about and who is told"
+        made = str.__new__(cls, code)
+        made._value_, made.row = code, row
+        return made
+
+    @property
+    def shows_nobody(self) -> bool:
+        """True where no face was shown to be the document's."""
+        return self.row.shows_nobody or self.row.about in (About.PHOTOGRAPH, About.LIVENESS)
+
+    @property
+    def is_of_holder(self) -> bool:
+        """True for what is known of a document or a number, by whomever it is held."""
+        return self.row.told in (Told.OWN_HOLDER, Told.HOLDER_ALONE)
+
+    DOCUMENT_INVALID = (
+        "DOCUMENT_INVALID",
+        Row(
+            About.DOCUMENT,
+            Told.ALWAYS,
+            shows_nobody=True,
+            refusal="no number of this type: compare each digit, and the type",
+        ),
+    )
+    DOCUMENT_EXPIRED = "DOCUMENT_EXPIRED", Row(About.DOCUMENT, Told.ALWAYS)
+    DOCUMENT_BLOCKED = (
+        "DOCUMENT_BLOCKED",
+        Row(About.HOLDER, Told.OWN_HOLDER, refusal="the document is blocked"),
+    )
+    ERASURE_PENDING = (
+        "ERASURE_PENDING",
+        Row(
+            About.HOLDER,
+            Told.OWN_HOLDER,
+            refusal="the document is about to be erased: see `sosie erasures`",
+        ),
+    )
+    DOCUMENT_REPLACED = (
+        "DOCUMENT_REPLACED",
+        Row(
+            About.HOLDER,
+            Told.OWN_HOLDER,
+            refusal="another document of the same person has replaced this one",
+        ),
+    )
+    HOLDER_DECEASED = (
+        "HOLDER_DECEASED",
+        Row(
+            About.HOLDER,
+            Told.OWN_HOLDER,
+            opens=CaseKind.DECEASED,
+            refusal="the document's holder is reported dead: see `sosie death`",
+        ),
+    )
+    REPLACEMENT_REFUSED = "REPLACEMENT_REFUSED", Row(About.REPLACEMENT, Told.ALWAYS)
+    REPLACEMENT_ASKED = (
+        "REPLACEMENT_ASKED",
+        Row(About.REPLACEMENT, Told.ALWAYS, asks=CaseKind.STOLEN_DOCUMENT),
+    )
+    BIRTH_DATE_MISMATCH = (
+        "BIRTH_DATE_MISMATCH",
+        Row(
+            About.DOCUMENT,
+            Told.ALWAYS,
+            refusal="the date of birth is not the one that the document tells",
+        ),
+    )
+    BIRTH_DATE_MISSING = "BIRTH_DATE_MISSING", Row(About.DOCUMENT, Told.ALWAYS)
+    GUARDIAN_MISSING = "GUARDIAN_MISSING", Row(About.GUARDIAN, Told.ALWAYS)
+    GUARDIAN_REFUSED = "GUARDIAN_REFUSED", Row(About.GUARDIAN, Told.ALWAYS)
+    GUARDIAN_UNUSABLE = "GUARDIAN_UNUSABLE", Row(About.GUARDIAN, Told.ALWAYS)
+    GUARDIAN_MISMATCH = "GUARDIAN_MISMATCH", Row(About.GUARDIAN, Told.FACE_OR_GUARDIAN)
+    GUARDIAN_DUPLICATE = "GUARDIAN_DUPLICATE", Row(About.GUARDIAN, Told.ALWAYS, is_searched=True)
+    GUARDIAN_CHANGED = (
+        "GUARDIAN_CHANGED",
+        Row(About.GUARDIAN, Told.OWN_HOLDER, asks=CaseKind.STOLEN_DOCUMENT),
+    )
+    EXCEPTION_ASKED = (
+        "EXCEPTION_ASKED",
+        Row(About.EXCEPTION, Told.ALWAYS, shows_nobody=True, opens=CaseKind.EXCEPTION),
+    )
+    EXCEPTION_NOT_OFFERED = "EXCEPTION_NOT_OFFERED", Row(About.EXCEPTION, Told.ALWAYS)
+    EXCEPTION_LIMIT_REACHED = "EXCEPTION_LIMIT_REACHED", Row(About.EXCEPTION, Told.ALWAYS)
+    DECEASED_LOOK_ALIKE = (
+        "DECEASED_LOOK_ALIKE",
+        Row(About.LOOK_ALIKE, Told.FACE_SHOWN, is_searched=True, opens=CaseKind.DECEASED),
+    )
+    NAME_MISMATCH = (
+        "NAME_MISMATCH",
+        Row(
+            About.HOLDER,
+            Told.OWN_HOLDER,
+            is_guardians_too=True,
+            refusal="the name differs from the one registered for this document",
+        ),
+    )
+    AUTHORITY_UNAVAILABLE = "AUTHORITY_UNAVAILABLE", Row(About.AUTHORITY, Told.ALWAYS)
+    AUTHORITY_UNKNOWN_DOCUMENT = (
+        "AUTHORITY_UNKNOWN_DOCUMENT",
+        Row(About.AUTHORITY, Told.OWN_HOLDER, is_guardians_too=True),
+    )
+    AUTHORITY_CONTRADICTS = (
+        "AUTHORITY_CONTRADICTS",
+        Row(About.AUTHORITY, Told.OWN_HOLDER, is_guardians_too=True),
+    )
+    NO_FACE = (
+        "NO_FACE",
+        Row(
+            About.PHOTOGRAPH,
+            Told.ALWAYS,
+            serial=910,
+            refusal="no face was found: take another photograph",
+        ),
+    )
+    SEVERAL_FACES = (
+        "SEVERAL_FACES",
+        Row(
+            About.PHOTOGRAPH,
+            Told.ALWAYS,
+            serial=911,
+            refusal="several faces were found: crop the photograph to one",
+        ),
+    )
+    FACE_TOO_SMALL = (
+        "FACE_TOO_SMALL",
+        Row(
+            About.PHOTOGRAPH,
+            Told.ALWAYS,
+            serial=912,
+            refusal="the face is too small: take a larger photograph",
+        ),
+    )
+    BLURRED = (
+        "BLURRED",
+        Row(
+            About.PHOTOGRAPH,
+            Told.ALWAYS,
+            serial=913,
+            refusal="the face is blurred: take another photograph",
+        ),
+    )
+    TOO_DARK = (
+        "TOO_DARK",
+        Row(
+            About.PHOTOGRAPH,
+            Told.ALWAYS,
+            serial=914,
+            refusal="the face is too dark: take another photograph",
+        ),
+    )
+    TOO_BRIGHT = (
+        "TOO_BRIGHT",
+        Row(
+            About.PHOTOGRAPH,
+            Told.ALWAYS,
+            serial=915,
+            refusal="the face is too bright: take another photograph",
+        ),
+    )
+    LOW_CONTRAST = (
+        "LOW_CONTRAST",
+        Row(
+            About.PHOTOGRAPH,
+            Told.ALWAYS,
+            serial=916,
+            refusal="the face has too little contrast: take another photograph",
+        ),
+    )
+    COMPRESSED = (
+        "COMPRESSED",
+        Row(
+            About.PHOTOGRAPH,
+            Told.ALWAYS,
+            serial=917,
+            refusal="compression left too little of the face: give a larger file of it",
+        ),
+    )
+    FACE_CUT = (
+        "FACE_CUT",
+        Row(
+            About.PHOTOGRAPH,
+            Told.ALWAYS,
+            serial=918,
+            refusal="the face is cut off at the edge: give a photograph with the whole face",
+        ),
+    )
+    UNCLEAR = (
+        "UNCLEAR",
+        Row(
+            About.PHOTOGRAPH,
+            Told.ALWAYS,
+            serial=919,
+            refusal="the face is covered or unclear: take another photograph",
+        ),
+    )
+    POSE = (
+        "POSE",
+        Row(
+            About.PHOTOGRAPH,
+            Told.ALWAYS,
+            serial=920,
+            refusal="the face is turned away: take another photograph",
+        ),
+    )
+    LIVE_FRAMES_DIFFER = "LIVE_FRAMES_DIFFER", Row(About.PHOTOGRAPH, Told.ALWAYS, serial=921)
+    SAME_PHOTOGRAPH = (
+        "SAME_PHOTOGRAPH",
+        Row(About.PHOTOGRAPH, Told.ALWAYS, refusal="both photographs are one picture"),
+    )
+    LIVENESS_MISSING = "LIVENESS_MISSING", Row(About.LIVENESS, Told.ALWAYS)
+    LIVENESS_INVALID = "LIVENESS_INVALID", Row(About.LIVENESS, Told.ALWAYS)
+    LIVENESS_MISBOUND = "LIVENESS_MISBOUND", Row(About.LIVENESS, Told.ALWAYS)
+    LIVENESS_FAILED = "LIVENESS_FAILED", Row(About.LIVENESS, Told.ALWAYS)
+    LIVENESS_STALE = "LIVENESS_STALE", Row(About.LIVENESS, Told.ALWAYS)
+    LIVENESS_UNCERTAIN = "LIVENESS_UNCERTAIN", Row(About.LIVENESS, Told.ALWAYS)
+    FACE_MISMATCH = (
+        "FACE_MISMATCH",
+        Row(
+            About.FACE,
+            Told.ALWAYS,
+            shows_nobody=True,
+            refusal="the two photographs show different people",
+        ),
+    )
+    DOCUMENT_HELD_BY_ANOTHER_FACE = (
+        "DOCUMENT_HELD_BY_ANOTHER_FACE",
+        Row(
+            About.HOLDER,
+            Told.OWN_HOLDER,
+            opens=CaseKind.STOLEN_DOCUMENT,
+            refusal="the document is already registered with another face",
+        ),
+    )
+    DUPLICATE_IDENTITY = (
+        "DUPLICATE_IDENTITY",
+        Row(About.LOOK_ALIKE, Told.FACE_SHOWN, is_searched=True, opens=CaseKind.DUPLICATE_IDENTITY),
+    )
+    POSSIBLE_DUPLICATE = (
+        "POSSIBLE_DUPLICATE",
+        Row(About.LOOK_ALIKE, Told.FACE_SHOWN, is_searched=True, opens=CaseKind.POSSIBLE_DUPLICATE),
+    )
+    LINE_LIMIT_REACHED = "LINE_LIMIT_REACHED", Row(About.LINE, Told.OWN_HOLDER)
+    PERSON_LIMIT_REACHED = "PERSON_LIMIT_REACHED", Row(About.LINE, Told.HOLDER_ALONE)
+    LINE_IN_USE = (
+        "LINE_IN_USE",
+        Row(
+            About.LINE,
+            Told.HOLDER_ALONE,
+            refusal="the number is already in use under another document",
+        ),
+    )
+    WATCHLISTED = (
+        "WATCHLISTED",
+        Row(
+            About.HOLDER,
+            Told.HOLDER_ALONE,
+            is_guardians_too=True,
+            refusal="the face or the document is on the watch-list",
+        ),
+    )
 
 
 WITHHELD = "WITHHELD"
@@ -75,41 +350,6 @@ WITHHELD = "WITHHELD"
 
 RECORD_DAMAGED = "RECORD_DAMAGED"
 """Refuses a row of an import: what is on record of its document or number cannot be read."""
-
-IMAGE_REASONS = frozenset(
-    {
-        Reason.NO_FACE,
-        Reason.SEVERAL_FACES,
-        Reason.FACE_TOO_SMALL,
-        Reason.BLURRED,
-        Reason.TOO_DARK,
-        Reason.TOO_BRIGHT,
-        Reason.LOW_CONTRAST,
-        Reason.COMPRESSED,
-        Reason.FACE_CUT,
-        Reason.UNCLEAR,
-        Reason.POSE,
-        Reason.LIVE_FRAMES_DIFFER,
-        Reason.SAME_PHOTOGRAPH,
-    }
-)
-"""Reasons that ask for a new photograph."""
-
-LIVENESS_REASONS = frozenset(one for one in Reason if one.name.startswith("LIVENESS_"))
-"""What is wrong with the evidence that somebody alive was before the camera."""
-
-CONFIRMED = frozenset({Reason.REPLACEMENT_ASKED, Reason.GUARDIAN_CHANGED})
-"""Reasons that two people are asked to confirm."""
-
-LOOK_ALIKE_REASONS = frozenset(
-    {
-        Reason.DUPLICATE_IDENTITY,
-        Reason.POSSIBLE_DUPLICATE,
-        Reason.DECEASED_LOOK_ALIKE,
-        Reason.GUARDIAN_DUPLICATE,
-    }
-)
-"""About people whom an attempt does not name: a search by face has found them."""
 
 
 def find_idle(findings: Iterable[tuple[Reason, Decision]], decision: Decision) -> frozenset[Reason]:
@@ -120,11 +360,10 @@ def find_idle(findings: Iterable[tuple[Reason, Decision]], decision: Decision) -
     """
     found = list(findings)
     bringing = {reason for reason, brings in found if brings == decision}
-    if bringing - LOOK_ALIKE_REASONS - {Reason.WATCHLISTED}:
-        idle = LOOK_ALIKE_REASONS | {Reason.WATCHLISTED}
-    else:
-        idle = LOOK_ALIKE_REASONS if Reason.WATCHLISTED in bringing else frozenset()
-    return idle & {reason for reason, _ in found}
+    searched = frozenset(one for one, _ in found if one.row.is_searched)
+    if bringing - searched - {Reason.WATCHLISTED}:
+        return searched | {one for one, _ in found if one is Reason.WATCHLISTED}
+    return searched if Reason.WATCHLISTED in bringing else frozenset()
 
 
 class PhotographKind(StrEnum):

@@ -32,7 +32,7 @@ from engine.registry.row_macs import read_apart
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
-from schema.reasons import RECORD_DAMAGED, Reason
+from schema.reasons import RECORD_DAMAGED, About, Reason
 
 
 def find_look_alikes(
@@ -62,17 +62,6 @@ def find_look_alikes(
     is_alike = np.tril(vectors @ vectors.T >= threshold, -1)
     found: NDArray[np.bool_] = known | (is_alike & (codes[:, None] != codes)).any(axis=1)
     return found
-
-
-_FIELD_OF = {
-    Reason.DOCUMENT_BLOCKED: Field.DOCUMENT_NUMBER,
-    Reason.ERASURE_PENDING: Field.DOCUMENT_NUMBER,
-    Reason.HOLDER_DECEASED: Field.DOCUMENT_NUMBER,
-    Reason.DOCUMENT_REPLACED: Field.DOCUMENT_NUMBER,
-    Reason.DOCUMENT_HELD_BY_ANOTHER_FACE: Field.DOCUMENT_NUMBER,
-    Reason.LINE_IN_USE: Field.MSISDN,
-    RECORD_DAMAGED: None,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,9 +254,16 @@ def _admitted(
     ]
 
 
+def _name_field(refusal: str) -> Field | None:
+    if refusal == RECORD_DAMAGED:
+        return None
+    is_of_line = Reason(refusal).row.about is About.LINE
+    return Field.MSISDN if is_of_line else Field.DOCUMENT_NUMBER
+
+
 def _list_faults(admission: Admission, *, is_watched: bool) -> tuple[RowFault, ...]:
     if admission.refusal is not None:
-        return (RowFault(_FIELD_OF[admission.refusal], admission.refusal),)
+        return (RowFault(_name_field(admission.refusal), admission.refusal),)
     faults = []
     if admission.name_differs:
         faults.append(RowFault(Field.NAME, Reason.NAME_MISMATCH, is_failure=False))

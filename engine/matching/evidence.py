@@ -37,7 +37,7 @@ from engine.registry.records import AuditEntry, DocumentRecord, JudgedPair, Line
 from indexes.gallery import Gallery
 from schema.cases import CaseKind, CaseOrigin
 from schema.documents import DocumentStatus
-from schema.reasons import LOOK_ALIKE_REASONS, Decision, Reason, find_idle
+from schema.reasons import Decision, Reason, find_idle
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -548,7 +548,7 @@ def _weigh_told(evidence: Evidence, verdict: Verdict) -> dict[str, int]:
     """The holders of whom a decision tells, and what that counts for: of one who is found beyond
     doubt it says nothing new, but a face that is known could try out documents for ever."""
     idle = find_idle([(one.reason, one.decision) for one in verdict.findings], verdict.decision)
-    if LOOK_ALIKE_REASONS.isdisjoint(set(verdict.reasons) - idle):
+    if not any(one.row.is_searched for one in set(verdict.reasons) - idle):
         return {}
     guardian = None if evidence.people is None else evidence.people.guardian
     told = (*evidence.candidates, *(() if guardian is None else guardian.candidates))

@@ -85,7 +85,7 @@ from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 from schema.cases import CaseKind, CaseOrigin
 from schema.documents import DocumentStatus
-from schema.reasons import CONFIRMED, Decision, LivenessUse, Reason
+from schema.reasons import Decision, LivenessUse, Reason
 from schema.thresholds import Comparison
 
 
@@ -318,7 +318,7 @@ class ChangeCollector:
         guardian = None if evidence.people is None else evidence.people.guardian
         kind, guardian_id = find_guardian_case(verdict), None
         is_review = verdict.decision is Decision.REVIEW
-        asked = CONFIRMED & set(verdict.reasons) if is_review else frozenset()
+        asked = {one for one in verdict.reasons if is_review and one.row.asks is not None}
         is_about = kind is not None or Reason.GUARDIAN_CHANGED in asked
         if attempt.guardian is not None and guardian is not None and is_about:
             # As of an enrollment that goes to review: a row that people can decide about.

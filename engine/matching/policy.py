@@ -26,22 +26,6 @@ _REJECTS_EXCUSED = frozenset({"1", "2", "3"})
 """Versions that rejected an exception for what is known of its document or number."""
 _REPLACES_AT_ONCE = frozenset({"1", "2", "3", "4"})
 """Versions that let any face of the old holder replace a document, under whatever name."""
-_OF_OTHERS = frozenset(
-    {
-        Reason.DOCUMENT_BLOCKED,
-        Reason.ERASURE_PENDING,
-        Reason.DOCUMENT_REPLACED,
-        Reason.HOLDER_DECEASED,
-        Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
-        Reason.AUTHORITY_UNKNOWN_DOCUMENT,
-        Reason.AUTHORITY_CONTRADICTS,
-        Reason.LINE_IN_USE,
-        Reason.LINE_LIMIT_REACHED,
-        Reason.PERSON_LIMIT_REACHED,
-    }
-)
-"""What is known of a document or a number, by whomever it is held: who shows no face of it must
-not tell them apart by the decision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,15 +221,6 @@ class Verdict:
 
 _GRAVITY = {Decision.APPROVED: 0, Decision.REVIEW: 1, Decision.REJECTED: 2}
 
-_CASE_OF = {
-    Reason.DOCUMENT_HELD_BY_ANOTHER_FACE: CaseKind.STOLEN_DOCUMENT,
-    Reason.DUPLICATE_IDENTITY: CaseKind.DUPLICATE_IDENTITY,
-    Reason.POSSIBLE_DUPLICATE: CaseKind.POSSIBLE_DUPLICATE,
-    Reason.EXCEPTION_ASKED: CaseKind.EXCEPTION,
-    Reason.HOLDER_DECEASED: CaseKind.DECEASED,
-    Reason.DECEASED_LOOK_ALIKE: CaseKind.DECEASED,
-}
-
 
 def decide(evidence: Evidence, version: str = POLICY_VERSION) -> Verdict:
     """The whole table; every row that applies leaves a finding.
@@ -293,16 +268,21 @@ def decide(evidence: Evidence, version: str = POLICY_VERSION) -> Verdict:
         is_compared = True
     if decision is not Decision.REJECTED and not is_compared:
         raise ValueError("evidence without a comparison approves nobody")
-    kinds = (_CASE_OF[finding.reason] for finding in findings if finding.reason in _CASE_OF)
+    kinds = (finding.reason.row.opens for finding in findings)
     asked = {CaseKind.EXCEPTION} if decision is Decision.REJECTED else set()
     return Verdict(
-        decision, findings, tuple(dict.fromkeys(one for one in kinds if one not in asked))
+        decision,
+        findings,
+        tuple(dict.fromkeys(one for one in kinds if one is not None and one not in asked)),
     )
 
 
 def _leave_to_people(finding: Finding) -> Finding:
-    """Two people look at an exception, and what is granted is checked once more."""
-    if finding.reason not in _OF_OTHERS:
+    """Two people look at an exception, and what is granted is checked once more.
+
+    Who shows no face of a document or number must not tell by the decision what is known of it.
+    """
+    if not finding.reason.is_of_holder:
         return finding
     return replace(finding, decision=Decision.REVIEW)
 

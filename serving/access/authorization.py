@@ -18,15 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 from engine.errors import NotFound
 from schema.actors import Role, describe_actor
 from schema.cases import CaseKind
-from schema.reasons import (
-    IMAGE_REASONS,
-    LIVENESS_REASONS,
-    LOOK_ALIKE_REASONS,
-    WITHHELD,
-    Decision,
-    Reason,
-    find_idle,
-)
+from schema.reasons import WITHHELD, About, Decision, Reason, Told, find_idle
 from serving.errors import Forbidden, Malformed
 
 if TYPE_CHECKING:
@@ -270,72 +262,6 @@ def order_candidates(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
     return tuple(sorted(candidates, key=lambda one: (-(one.score or 0.0), one.holder or "")))
 
 
-_OF_HOLDERS = frozenset(
-    {
-        Reason.NAME_MISMATCH,
-        Reason.AUTHORITY_UNKNOWN_DOCUMENT,
-        Reason.AUTHORITY_CONTRADICTS,
-        Reason.DOCUMENT_BLOCKED,
-        Reason.ERASURE_PENDING,
-        Reason.DOCUMENT_REPLACED,
-        Reason.HOLDER_DECEASED,
-        Reason.DOCUMENT_HELD_BY_ANOTHER_FACE,
-        Reason.GUARDIAN_CHANGED,
-        Reason.LINE_LIMIT_REACHED,
-        Reason.PERSON_LIMIT_REACHED,
-        Reason.LINE_IN_USE,
-        Reason.WATCHLISTED,
-    }
-)
-"""What is known of the document or the number, by whomever it is held."""
-_OF_CUSTOMERS = _OF_HOLDERS - {
-    *(Reason.LINE_IN_USE, Reason.WATCHLISTED, Reason.PERSON_LIMIT_REACHED)
-}
-"""What a carrier is told of its own holder, if the two photographs show one person."""
-_OF_GUARDIANS = frozenset(
-    {
-        Reason.NAME_MISMATCH,
-        Reason.WATCHLISTED,
-        Reason.AUTHORITY_UNKNOWN_DOCUMENT,
-        Reason.AUTHORITY_CONTRADICTS,
-    }
-)
-"""Those of holders that a guardian may bring, too."""
-_OF_LOOK_ALIKES = LOOK_ALIKE_REASONS - {Reason.GUARDIAN_DUPLICATE}
-_CASES: Mapping[str, Collection[Reason]] = {
-    CaseKind.STOLEN_DOCUMENT: {Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Reason.GUARDIAN_CHANGED},
-    CaseKind.EXCEPTION: (),
-}
-"""Of which reasons each kind tells. A tenant is told of no other kind: whether one about the dead
-is told would follow from reasons of two kinds, the id of one about look-alikes says whether they
-are those of another attempt, and no tenant works on it."""
-
-
-_UNSEEN = (
-    IMAGE_REASONS
-    | LIVENESS_REASONS
-    | {Reason.FACE_MISMATCH, Reason.DOCUMENT_INVALID, Reason.EXCEPTION_ASKED}
-)
-"""With these no face was shown to be the document's."""
-_OF_ATTEMPTS = _UNSEEN | {
-    Reason.DOCUMENT_EXPIRED,
-    Reason.BIRTH_DATE_MISSING,
-    Reason.BIRTH_DATE_MISMATCH,
-    Reason.REPLACEMENT_ASKED,
-    Reason.REPLACEMENT_REFUSED,
-    Reason.GUARDIAN_MISSING,
-    Reason.GUARDIAN_REFUSED,
-    Reason.GUARDIAN_UNUSABLE,
-    Reason.GUARDIAN_DUPLICATE,
-    Reason.EXCEPTION_NOT_OFFERED,
-    Reason.EXCEPTION_LIMIT_REACHED,
-    Reason.AUTHORITY_UNAVAILABLE,
-}
-"""Always told: they are about what was sent, and about no holder."""
-PLACED = _OF_ATTEMPTS | _OF_HOLDERS | _OF_LOOK_ALIKES | {Reason.GUARDIAN_MISMATCH}
-"""The reasons whose audience is settled: a tenant is told no other."""
-
-
 def find_withheld(
     reasons: Collection[str], *, is_own_holder: bool, is_face_waived: bool = False
 ) -> frozenset[Reason]:
@@ -347,18 +273,23 @@ def find_withheld(
     holders, one after another.
     """
     found = {Reason(one) for one in reasons}
-    if found & _UNSEEN or is_face_waived:
-        held = _OF_HOLDERS | _OF_LOOK_ALIKES
-        if not is_face_waived:
-            # Whether a guardian's document is held is no matter of an attempt that shows nobody.
-            held |= {Reason.GUARDIAN_MISMATCH}
-        return frozenset(found & held | found - PLACED)
-    withheld = found - PLACED
-    if found & (_OF_LOOK_ALIKES | {Reason.DOCUMENT_HELD_BY_ANOTHER_FACE}):
-        withheld |= found & (_OF_HOLDERS - _OF_CUSTOMERS if is_own_holder else _OF_HOLDERS)
+    if is_face_waived or any(one.shows_nobody for one in found):
+        # Whether a guardian's document is held is no matter of an attempt that shows nobody.
+        told = {Told.ALWAYS, *([Told.FACE_OR_GUARDIAN] if is_face_waived else [])}
+        return frozenset(one for one in found if one.row.told not in told)
+    withheld: set[Reason] = set()
+    if any(map(_is_alike, found)):
+        told = {Told.OWN_HOLDER} if is_own_holder else set()
+        withheld |= {one for one in found if one.is_of_holder and one.row.told not in told}
     if Reason.GUARDIAN_DUPLICATE in found:
-        withheld |= found & _OF_GUARDIANS
+        withheld |= {one for one in found if one.row.is_guardians_too}
     return frozenset(withheld)
+
+
+def _is_alike(reason: Reason) -> bool:
+    """True for what says that the face is, or may be, another holder's."""
+    is_held = reason is Reason.DOCUMENT_HELD_BY_ANOTHER_FACE
+    return is_held or reason.row.about is About.LOOK_ALIKE
 
 
 def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -391,13 +322,11 @@ def show_decision(principal: Principal, vault: Vault, body: Mapping[str, Any]) -
     shown["scores"] = {**body["scores"], "holder": None, "best_candidate": None}
     shown["reasons"] = _tell(body, withheld | idle)
     # Who has shown nobody's face is told the same, whoever has the document, the number or a face.
-    is_unseen = not _UNSEEN.isdisjoint(given)
+    is_unseen = any(Reason(one).shows_nobody for one in given)
     if "cases" in body:
-        shown["cases"] = [
-            one
-            for one in body["cases"]
-            if one["kind"] in _CASES and withheld.isdisjoint(_CASES[one["kind"]])
-        ]
+        untold = {kind for one in withheld for kind in (one.row.opens, one.row.asks)}
+        told = {kind for kind in CaseKind if kind.is_told and kind not in untold}
+        shown["cases"] = [one for one in body["cases"] if one["kind"] in told]
     if is_unseen or withheld or body["decision"] == Decision.REJECTED:
         shown["document_id"] = None
     # Whoever tries attacks would see there how near each came.

@@ -24,7 +24,7 @@ from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import make_samples
 from engine.registry.records import Carrier
 from engine.registry.writer import Writer
-from schema.reasons import IMAGE_REASONS, Decision, Reason
+from schema.reasons import About, Decision, Reason
 from serving.demo.data import Person, Picture, Source, blur, forge_document, make_document, retake
 from serving.deployment.deployment import Deployment, create_home
 from serving.errors import require_sound
@@ -324,4 +324,5 @@ def _is_duplicate(answer: Answer) -> bool:
 
 
 def _is_unusable(answer: Answer) -> bool:
-    return answer.decision is Decision.REJECTED and set(answer.reasons) <= IMAGE_REASONS
+    is_of_photograph = all(one.row.about is About.PHOTOGRAPH for one in answer.reasons)
+    return answer.decision is Decision.REJECTED and is_of_photograph

@@ -24,11 +24,11 @@ from engine.matching.documents import (
     compute_check_digit,
 )
 from schema.documents import DOCUMENT_TYPES, PASSPORT
-from schema.reasons import Decision, Reason
+from schema.reasons import About, Decision, Reason
 
 Vector = NDArray[np.float32]
 
-GUARDIAN_REASONS = frozenset(one for one in Reason if one.name.startswith("GUARDIAN_"))
+GUARDIAN_REASONS = frozenset(one for one in Reason if one.row.about is About.GUARDIAN)
 AUTHORITY_REASONS = frozenset(one for one in Reason if one.name.startswith("AUTHORITY_"))
 EXCEPTION_REASONS = frozenset(one for one in Reason if one.name.startswith("EXCEPTION_"))
 _APPROVED, _REVIEW, _REJECTED = Decision.APPROVED, Decision.REVIEW, Decision.REJECTED
@@ -100,15 +100,10 @@ _FACES = (
     ),
     Outcome(925, "five lines with another carrier", _REJECTED, Reason.PERSON_LIMIT_REACHED),
 )
-_UNFIT = (
-    *(Reason.NO_FACE, Reason.SEVERAL_FACES, Reason.FACE_TOO_SMALL, Reason.BLURRED),
-    *(Reason.TOO_DARK, Reason.TOO_BRIGHT, Reason.LOW_CONTRAST, Reason.COMPRESSED),
-    *(Reason.FACE_CUT, Reason.UNCLEAR, Reason.POSE, Reason.LIVE_FRAMES_DIFFER),
-)
-"""In this order for good: a serial keeps its meaning."""
+UNFIT = {one: one.row.serial for one in Reason if one.row.serial is not None}
 _PHOTOGRAPHS = tuple(
-    Outcome(910 + place, "the live photograph is unfit", Decision.REJECTED, reason)
-    for place, reason in enumerate(_UNFIT)
+    Outcome(serial, "the live photograph is unfit", Decision.REJECTED, reason)
+    for reason, serial in UNFIT.items()
 )
 REPLAYED, GRANTED = 946, 971
 SLOW, BUSY, BUSY_ONCE, NOT_READY, LOST_BEFORE, LOST_AFTER, FULL, SILENT, BROKEN, BOUNDED = range(
@@ -275,7 +270,7 @@ ANYBODY, RESIDENT, WATCHED, DEPARTED = "anybody", "resident", "watched", "depart
 STRANGER = "STRANGER"
 """What a picture says that shows somebody else than whoever is asked about."""
 MARKER = "sosie-sandbox"
-PICTURES = (STRANGER, RESIDENT.upper(), *_UNFIT)
+PICTURES = (STRANGER, RESIDENT.upper(), *UNFIT)
 ALIKE = 0.95
 """Cosine of a photograph with the face that it shows."""
 

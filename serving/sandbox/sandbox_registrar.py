@@ -62,7 +62,7 @@ from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin
 from schema.cases import Outcome as CaseOutcome
 from schema.people import DeathSource
-from schema.reasons import IMAGE_REASONS, LIVENESS_REASONS, LivenessMode, LivenessUse, Reason
+from schema.reasons import About, LivenessMode, LivenessUse, Reason
 from serving.deployment.deployment import Deployment
 from serving.errors import Busy, Interrupted, NotReady
 from serving.registrar.operations import OpenRegistry
@@ -126,7 +126,7 @@ class SandboxJudge(Judge):
         return Judge.judge(self._follow(outcome.reason), requests, writer, **given)
 
     def _follow(self, reason: Reason | None) -> Judge:
-        if reason in LIVENESS_REASONS:
+        if reason is not None and reason.row.about is About.LIVENESS:
             return replace(self, liveness=_ALIVE)
         if reason in AUTHORITY_REASONS:
             return replace(self, look_ups=AuthorityTerms())
@@ -335,7 +335,7 @@ def _show_guardian(
 
 
 def _tell_liveness(request: EnrollmentRequest, outcome: Outcome) -> LivenessResult | None:
-    if outcome.reason not in LIVENESS_REASONS:
+    if outcome.reason is None or outcome.reason.row.about is not About.LIVENESS:
         return request.liveness
     return LivenessResult(outcome.reason)
 
@@ -356,9 +356,8 @@ def _show_face(
     """A sample of anybody with another face, and with what is wrong with it."""
     if not _is_anybody(opened, sample):
         return sample
-    if reason not in IMAGE_REASONS:
+    if reason is None or reason.row.about is not About.PHOTOGRAPH:
         return replace(sample, vector=vector)
-    assert reason is not None
     return replace(sample, vector=None if reason is Reason.NO_FACE else vector, problems=(reason,))
 
 

@@ -32,7 +32,7 @@ from engine.matching.samples import Sample
 from engine.registry.reader import Reader
 from engine.registry.records import ApiKey, Carrier, utc_now
 from engine.registry.store import PERSONAL_ROLES
-from schema.reasons import IMAGE_REASONS, PhotographKind, Reason
+from schema.reasons import PhotographKind, Reason
 from serving.access.authentication import Authenticator, make_key
 from serving.api.app import build_app
 from serving.deployment.deployment import Deployment, create_home, read_people
@@ -178,7 +178,7 @@ class PictureReader(Extractor):
         except ImageError as error:
             return error
         said = read_marker(data)
-        problems = (Reason(said),) if said in IMAGE_REASONS else ()
+        problems = (Reason(said),) if said in outcomes.UNFIT else ()
         shown = Extraction(size_px, problems, StageTimes(), kind=kind or PhotographKind.LIVE)
         if Reason.NO_FACE in problems:
             return shown

@@ -26,8 +26,9 @@ from engine.matching.policy import (
 from engine.registry.records import EnrollmentRecord
 from schema.cases import CaseKind
 from schema.people import ExceptionCause
-from schema.reasons import IMAGE_REASONS, Decision, Photograph, Reason
+from schema.reasons import About, Decision, Photograph, Reason
 
+IMAGE_REASONS = {one for one in Reason if one.row.about is About.PHOTOGRAPH}
 THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.55, certain=0.65)
 HONEST = Evidence(
     thresholds=THRESHOLDS, live_portrait_score=0.7, holder_score=0.8, searched=100_000
@@ -284,7 +285,7 @@ def test_what_holder_and_guardian_have_both_is_one_finding() -> None:
     assert [one.reason for one in verdict.findings] == [Reason.NAME_MISMATCH]
 
 
-LIVENESS_REASONS = [one for one in Reason if one.startswith("LIVENESS_")]
+LIVENESS_REASONS = [one for one in Reason if one.row.about is About.LIVENESS]
 ALL_TOLD = "1"
 """The policy that told everything beside an unusable photograph; replays ask it."""
 

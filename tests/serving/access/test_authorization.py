@@ -11,11 +11,9 @@ from engine.registry.keyring import KeyRing
 from engine.registry.vault import Vault
 from schema.actors import Role
 from schema.cases import CaseKind
-from schema.reasons import Reason
-from serving.access import authorization
+from schema.reasons import About, Reason, Row
 from serving.access.authorization import (
     PERMISSIONS,
-    PLACED,
     Action,
     Principal,
     name_holder,
@@ -86,18 +84,14 @@ def test_no_case_tells_a_tenant_what_is_withheld_of_anothers_child(vault: Vault)
     assert show_decision(FRAUD, vault, body)["cases"] == [case]
 
 
-def test_the_audience_of_every_reason_is_settled() -> None:
-    assert {*Reason} == PLACED
+def test_a_reason_without_an_audience_cannot_be_written() -> None:
+    with pytest.raises(TypeError):
+        Row(About.GUARDIAN)  # type: ignore[call-arg]
+    with pytest.raises(AssertionError):
+        Reason._new_member_(Reason, "NEW")  # type: ignore[attr-defined]
 
 
-def test_what_nobody_gave_an_audience_is_told_to_no_tenant(
-    vault: Vault, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(authorization, "PLACED", PLACED - {Reason.GUARDIAN_MISSING})
-    reasons = [{"reason": "GUARDIAN_MISSING", "decision": "review"}]
-    for waived in (False, True):
-        body = STORED | {"reasons": reasons, "is_face_waived": waived}
-        assert "GUARDIAN_MISSING" not in str(show_decision(CARRIER, vault, body))
+def test_a_kind_of_case_that_nobody_gave_an_audience_is_told_to_no_tenant(vault: Vault) -> None:
     body = STORED | {"reasons": [], "cases": [{"id": one, "kind": one} for one in [*CaseKind, "x"]]}
     told = {one["kind"] for one in show_decision(CARRIER, vault, body)["cases"]}
     assert told == {"stolen_document", "exception"}
