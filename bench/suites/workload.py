@@ -27,7 +27,7 @@ from bench.data.vectors import Vectors
 from engine.accuracy.pair_scores import fuse
 from engine.accuracy.population import Population
 from engine.errors import RequestError, SosieError
-from engine.matching.calibration import Thresholds
+from engine.matching.calibration import OfKind, Thresholds
 from engine.matching.documents import Document, check_documents
 from engine.matching.registrar import Outcome
 from engine.matching.requests import EnrollmentRequest, document_look_up, name_look_up
@@ -48,13 +48,14 @@ from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.base import Hits
 from schema.reasons import Decision, Reason
+from schema.thresholds import Comparison
 from serving.deployment.deployment import Deployment, create_home
 from serving.settings.sections import RegistrarSettings
 from serving.settings.settings import Settings
 
 TOLERANCE = 2e-5
 """A score so near a threshold may go either way: such a request is left out."""
-ROWS = 512
+ROWS = 128
 REVIEWED = frozenset({Reason.POSSIBLE_DUPLICATE})
 
 
@@ -128,46 +129,56 @@ def expect_answers(
 
     `None` for one whose score lies within `TOLERANCE` of a threshold: it must not be asked.
     """
+    means = fuse(visits.live, visits.portrait).astype(np.float32)
+    faces = np.stack([means, visits.live, visits.portrait], axis=1)
     pair_scores = np.einsum("nd,nd->n", visits.live, visits.portrait)
-    probes = np.where(
-        (pair_scores >= thresholds.verify)[:, None], fuse(visits.live, visits.portrait), visits.live
-    ).astype(np.float32)
-    among = probes @ probes.T
     added: list[int] = []
     answers: list[Expected | None] = []
-    for place, gallery in enumerate(_score_gallery(probes, references)):
-        person = int(visits.people[place])
-        is_returning = visits.kinds[place] is Kind.RETURNING
-        others = np.append(gallery, among[place, added])
-        holder = float(gallery[person]) if is_returning else None
-        if is_returning:
-            others[person] = -1
-        answer = _decide(float(pair_scores[place]), holder, others, thresholds)
+    for place, gallery in enumerate(_score_gallery(faces, references)):
+        # The portrait of a pair that does not match is somebody else's, and so is half of the mean.
+        shown = slice(None) if pair_scores[place] >= thresholds.verify else slice(1, 2)
+        scores = np.hstack([gallery, faces[place] @ means[added].T])[shown]
+        holder = None
+        if visits.kinds[place] is Kind.RETURNING:
+            person = int(visits.people[place])
+            holder = scores[:, person].copy()
+            scores[:, person] = -1
+        limits = [thresholds.of(kind) for kind in _KINDS[shown]]
+        answer = _decide(float(pair_scores[place]), holder, scores, limits, thresholds.verify)
         answers.append(answer)
         if answer is not None and answer.adds_reference:
             added.append(place)
     return answers
 
 
+_KINDS: Sequence[Comparison] = (Comparison.FUSED, Comparison.FUSED_TO_ONE, Comparison.FUSED_TO_ONE)
+"""Comparisons of mean, live face and portrait with a reference."""
+
+
 def _decide(
-    pair_score: float, holder: float | None, others: NDArray[np.float32], at: Thresholds
+    pair_score: float,
+    holder: NDArray[np.float32] | None,
+    others: NDArray[np.float32],
+    limits: Sequence[OfKind],
+    verify: float,
 ) -> Expected | None:
-    limits = {at.review, at.certain}
-    near = min(float(np.abs(others - limit).min()) for limit in limits)
-    near = min(near, abs(pair_score - at.verify))
+    """By the least alike of the faces for being the holder, float32[faces], and by the most alike
+    for looking like another, float32[faces, others], each at the limits of its own kind."""
+    same, review, certain = np.array(limits).T
+    edges = [others - review[:, None], others - certain[:, None], np.array(pair_score - verify)]
     if holder is not None:
-        near = min(near, abs(holder - at.same_document))
-    if near < TOLERANCE:
+        edges.append(holder - same)
+    if min(float(np.abs(one).min()) for one in edges) < TOLERANCE:
         return None
     reasons = set()
-    if pair_score < at.verify:
+    if pair_score < verify:
         reasons.add(Reason.FACE_MISMATCH)
-    if holder is not None and holder < at.same_document:
+    if holder is not None and (holder < same).any():
         reasons.add(Reason.DOCUMENT_HELD_BY_ANOTHER_FACE)
-    best = float(others.max())
-    if best >= at.certain:
+    best = others.max(axis=1)
+    if (best >= certain).any():
         reasons.add(Reason.DUPLICATE_IDENTITY)
-    elif best >= at.review:
+    elif (best >= review).any():
         reasons.add(Reason.POSSIBLE_DUPLICATE)
     if not reasons:
         decision = Decision.APPROVED
@@ -178,11 +189,11 @@ def _decide(
 
 
 def _score_gallery(
-    probes: NDArray[np.float32], references: NDArray[np.float32]
+    faces: NDArray[np.float32], references: NDArray[np.float32]
 ) -> Iterator[NDArray[np.float32]]:
-    """float32[references] for each probe in turn."""
-    for start in range(0, len(probes), ROWS):
-        yield from probes[start : start + ROWS] @ references.T
+    """For each visitor of float32[visitors, faces, d] in turn, float32[faces, references]."""
+    for start in range(0, len(faces), ROWS):
+        yield from faces[start : start + ROWS] @ references.T
 
 
 CARRIER, OUTLET = "bench", "bench-1"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,6 +57,18 @@ def test_an_enrolled_face_under_a_new_document_is_judged_by_its_score(
 ) -> None:
     face = near(1, score)
     assert expect((Kind.DUPLICATE, 1, face, face)) == [answer]
+
+
+def test_each_face_is_held_at_the_threshold_of_its_own_kind() -> None:
+    at = replace(AT, same_document_single=0.41, review_single=0.55, certain_single=0.65)
+    # The mean of the two is less like the enrolled face than the live one is.
+    live, portrait = near(1, 0.58), near(5, 0.30)
+    portrait = (portrait * 0.6 + live * 0.8) / np.linalg.norm(portrait * 0.6 + live * 0.8)
+    visits = Visits((Kind.NEWCOMER,), np.array([-1]), live[None], portrait[None].astype(np.float32))
+    (answer,) = expect_answers(visits, AXES[:3], at)
+    assert answer is not None
+    assert answer.reasons == {Reason.POSSIBLE_DUPLICATE}
+    assert expect((Kind.NEWCOMER, -1, live, portrait.astype(np.float32))) == [APPROVED_NEW]
 
 
 def test_two_visitors_with_one_face_and_two_documents_are_one_approval() -> None:
