@@ -26,7 +26,8 @@ from indexes.sharding.placement import virtual_shards_of
 from indexes.sharding.shards import ShardedIndex, ShardPlan, merge_hits
 from tests.indexes.conftest import UnitRows, ask, assert_same
 from tests.indexes.sharding.local_shards import LocalShard, SlowToAdd, open_local
-from tests.indexes.test_upkeep import SickRows, await_that
+from tests.indexes.test_upkeep import SickRows
+from tests.waiting import wait_until
 
 WAIT_S = 60
 PLAN = ShardPlan("flat", 16, threads=1)
@@ -590,5 +591,5 @@ def test_a_shard_whose_upkeep_fails_is_named(unit_rows: UnitRows) -> None:
             rows = SickRows(segment.rows.take(np.arange(len(segment.row_ids))))
             own.replace_rows(segment.name, rows)
         gallery.remove(own.ids[:1], 2)
-        await_that(lambda: gallery.search_fault is not None)
+        wait_until(lambda: gallery.search_fault is not None)
         assert gallery.search_fault == "shard 1: upkeep of the gallery fails (OSError)"
