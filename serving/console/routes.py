@@ -17,6 +17,10 @@ from types import MappingProxyType
 from starlette.requests import Request
 from starlette.responses import Response
 
+from schema.cases import CaseSort, Outcome
+from schema.documents import DOCUMENT_TYPES
+from schema.people import ExceptionCause
+from schema.reasons import Decision
 from serving.errors import RouteUnknown
 
 INDEX = "index.html"
@@ -56,6 +60,17 @@ HEADERS: Mapping[str, str] = MappingProxyType(
 )
 """Beside `nosniff` and `no-store`, which the edge gives to every answer."""
 
+VOCABULARY: Mapping[str, list[str]] = MappingProxyType(
+    {
+        "CASE_SORTS": list(CaseSort),
+        "DECISIONS": list(Decision),
+        "DOCUMENT_TYPES": list(DOCUMENT_TYPES),
+        "EXCEPTION_CAUSES": list(ExceptionCause),
+        "OUTCOMES": list(Outcome),
+    }
+)
+"""Lists that the console's `js/vocabulary.js` has from here."""
+
 
 @dataclass(frozen=True, slots=True)
 class StaticFile:
@@ -69,12 +84,19 @@ class StaticFile:
 def read_files(folder: str = "static") -> Mapping[str, StaticFile]:
     """Every file of a page by its path below it: nothing else can be asked for."""
     root = Path(__file__).parent / folder
-    found = {}
-    for path in filter(Path.is_file, root.rglob("*")):
-        body = _lighten(path.suffix, path.read_bytes())
-        file = StaticFile(TYPES[path.suffix[1:]], body, gzip.compress(body, mtime=0))
-        found[path.relative_to(root).as_posix()] = file
-    return MappingProxyType(found)
+    found = {
+        path.relative_to(root).as_posix(): _lighten(path.suffix, path.read_bytes())
+        for path in filter(Path.is_file, root.rglob("*"))
+    }
+    if folder == "static":
+        lists = (f"export const {name} = {json.dumps(one)};\n" for name, one in VOCABULARY.items())
+        found["js/vocabulary.js"] = "".join(lists).encode()
+    return MappingProxyType(
+        {
+            path: StaticFile(TYPES[path.rpartition(".")[2]], body, gzip.compress(body, mtime=0))
+            for path, body in found.items()
+        }
+    )
 
 
 _COMMENT = re.compile(rb"^ *(?://.*|/\*\*(?:.|\n)*?\*/)$", re.MULTILINE)

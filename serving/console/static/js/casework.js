@@ -6,12 +6,12 @@ import { moment, number, say } from "./language.js";
 import { actorName, maskedNumber, seller, word } from "./marks.js";
 import { assignCase, closeCase, noteCase, proposeOutcome, withdrawProposal } from "./service.js";
 import { isMe } from "./session.js";
+import { OUTCOMES } from "./vocabulary.js";
 
 /** The one outcome that one person may decide, of a dispute where no line is closed by it. */
 const ALONE = "unfounded";
 /** More numbers than this are looked through in a frame of their own. */
 const FRAMED = 20;
-const OUTCOMES = ["fraud", "twins", "mistake", ALONE];
 
 /** What may be done with a case that is not over; null for one that is.
  *

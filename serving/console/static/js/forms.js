@@ -3,6 +3,7 @@
 import { add, element, plainButton, replace } from "./elements.js";
 import { faultBox } from "./faults.js";
 import { say } from "./language.js";
+import { DOCUMENT_TYPES } from "./vocabulary.js";
 
 let count = 0;
 
@@ -168,29 +169,6 @@ export async function attempt(page, busy, faults, work) {
     busy.removeAttribute("aria-busy");
   }
 }
-
-/** What every document field offers; the codes are the service's. */
-const DOCUMENT_TYPES = [
-  "cn-ric",
-  "kr-rrn",
-  "th-pin",
-  "id-nik",
-  "my-nric",
-  "in-aadhaar",
-  "pk-cnic",
-  "tr-tckimlik",
-  "za-idnr",
-  "es-dni",
-  "bg-egn",
-  "es-nie",
-  "bg-pnf",
-  "kr-arc",
-  "th-nti",
-  "id-kitas",
-  "id-kitap",
-  "cn-frp",
-  "passport",
-];
 
 /** A telephone number, named `msisdn`. */
 export function numberField() {

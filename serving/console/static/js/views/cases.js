@@ -21,10 +21,10 @@ import { placeOf } from "../places.js";
 import { assignCase, listCases, searchPeople } from "../service.js";
 import { whoAmI } from "../session.js";
 import { bindKeys } from "../shortcuts.js";
+import { CASE_SORTS } from "../vocabulary.js";
 
 export const STATES = ["open", "assigned", "proposed", "closed"];
 const FRAUD_IN_USE = "fraud_in_use";
-const SORTS = ["risk", "due", "newest", "oldest", "score"];
 export const KINDS = [
   "duplicate_identity",
   "possible_duplicate",
@@ -110,7 +110,7 @@ function filters(filter, change, faults) {
     });
   const states = ["alive", ...STATES, FRAUD_IN_USE, "all"].map((one) => [one, say(`state.${one}`)]);
   const kinds = [["", say("cases.all")], ...KINDS.map((one) => [one, say(`kind.${one}`)])];
-  const sorts = SORTS.map((one) => [one, say(`sort.${one}`)]);
+  const sorts = CASE_SORTS.map((one) => [one, say(`sort.${one}`)]);
   return element(
     "div",
     { class: "filters", role: "search", "aria-label": say("cases.filters") },

@@ -18,10 +18,10 @@ import { placeOf } from "../places.js";
 import { keyedAttempt } from "../retrying.js";
 import { enroll, packImages } from "../service.js";
 import { hasRole } from "../session.js";
+import { EXCEPTION_CAUSES } from "../vocabulary.js";
 
 const DAY_MS = 24 * 3600 * 1000;
 const KINDS = ["printed", "chip", "live"];
-const CAUSES = ["condition", "injury", "disability", "age", "not_shown", "portrait_unreadable"];
 
 export async function show(page) {
   const attempt = keyedAttempt();
@@ -129,7 +129,7 @@ function guardianFields(page, changed, taken) {
 
 /** Why a photograph is missing or cannot be used; without one there is no moment of it either. */
 function exceptionFields(captured) {
-  const causes = CAUSES.map((one) => [one, say(`exception.${one}`)]);
+  const causes = EXCEPTION_CAUSES.map((one) => [one, say(`exception.${one}`)]);
   const input = captured.field.querySelector("input");
   return optionalFields(
     say("enroll.exception"),

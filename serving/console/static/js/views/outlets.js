@@ -18,10 +18,10 @@ import {
 import { placeOf } from "../places.js";
 import { listOutlets, listPast, readOutlet, stepOutlet } from "../service.js";
 import { isMe } from "../session.js";
+import { DECISIONS } from "../vocabulary.js";
 import { KINDS, STATES } from "./cases.js";
 
 const PAGE = 50;
-const DECISIONS = ["approved", "review", "rejected"];
 const FILTERS = ["sort", "decision", "state", "kind", "assignee", "id_end", "overdue"];
 
 export async function show(page, code = null) {
