@@ -27,7 +27,7 @@ from typing import Any
 
 from bench.suites.pgvector import start_server
 from engine.errors import SosieError
-from engine.registry.records import Carrier
+from engine.registry.accounts import Carrier
 from serving.deployment.deployment import Deployment, create_home
 from serving.settings.settings import make_settings
 

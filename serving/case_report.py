@@ -23,18 +23,16 @@ from markupsafe import Markup
 from engine.errors import RequestError
 from engine.formatting import DASH, count, mask_name, mask_number, number, percent, plural
 from engine.matching.calibration import Calibration
-from engine.registry.audit import read_about, write_anchor
-from engine.registry.cases import risk_of
-from engine.registry.reader import Identity, Reader
-from engine.registry.records import (
-    AttemptRecord,
-    AuditRecord,
-    CaseRecord,
-    DocumentRecord,
-    JudgedPair,
-    LineRecord,
-    utc_now,
-)
+from engine.registry.audit import AuditRecord, read_about
+from engine.registry.cases import CaseRecord
+from engine.registry.damage import write_anchor
+from engine.registry.database import utc_now
+from engine.registry.documents import DocumentRecord, Identity
+from engine.registry.enrollments import AttemptRecord
+from engine.registry.lines import LineRecord
+from engine.registry.queues import risk_of
+from engine.registry.store import Reader
+from engine.registry.sweeps import JudgedPair
 from schema.cases import CaseNote, NoteKind
 from schema.lines import LineStatus
 from schema.reasons import Decision
@@ -162,7 +160,7 @@ def gather_case(
     visible = [one for one in held if one.id in known]
     documents = _list_documents(store, case, visible[:MOST_DOCUMENTS], terms)
     pairs, alone = _compare(store, calibration, documents, terms)
-    judged = store.cases.judged_between([one.record.id for one in documents])
+    judged = store.judged_between([one.record.id for one in documents])
     return CaseReport(
         case=case,
         terms=terms,

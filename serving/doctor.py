@@ -269,7 +269,7 @@ def _examine_crops(deployment: Deployment) -> Finding:
 def _examine_erasures(deployment: Deployment) -> Iterator[Finding]:
     """Erasures that wait for open cases; nothing where none does."""
     from engine.matching.holders import list_pending  # noqa: PLC0415 - as above
-    from engine.registry.records import utc_now  # noqa: PLC0415 - as above
+    from engine.registry.database import utc_now  # noqa: PLC0415 - as above
 
     pending, now = list_pending(deployment.store), utc_now()
     if not pending:
@@ -288,7 +288,7 @@ EVENTS_LATE = timedelta(hours=1)
 
 def _examine_webhooks(deployment: Deployment) -> Iterator[Finding]:
     """Whether events arrive; nothing where there is no webhook."""
-    from engine.registry.records import utc_now  # noqa: PLC0415 - as above
+    from engine.registry.database import utc_now  # noqa: PLC0415 - as above
     from engine.registry.webhooks import Webhooks  # noqa: PLC0415 - as above
 
     webhooks = Webhooks(deployment.store.engine, deployment.vault)
@@ -353,7 +353,7 @@ def _examine_authority(deployment: Deployment) -> Finding:
 
 def _examine_people(store: Store) -> Iterator[Finding]:
     """People whom earlier versions took, by whose names one could be taken for two."""
-    from engine.registry.records import utc_now  # noqa: PLC0415 - as above
+    from engine.registry.database import utc_now  # noqa: PLC0415 - as above
 
     people = {one.person for one in store.api_keys() if one.person and one.revoked_at is None}
     people |= {one.person for one in store.accounts.everyone(utc_now())}
@@ -405,7 +405,7 @@ def _examine_lines(deployment: Deployment) -> Finding:
 
 
 def _examine_clock(deployment: Deployment) -> Finding:
-    from engine.registry.records import utc_now  # noqa: PLC0415 - as above
+    from engine.registry.database import utc_now  # noqa: PLC0415 - as above
     from engine.retention.clock import find_clock_fault  # noqa: PLC0415 - as above
 
     fault = find_clock_fault(deployment.store, utc_now())

@@ -41,7 +41,8 @@ from engine.faces.extractor import Extraction
 from engine.matching.registrar import publish
 from engine.matching.requests import EnrollmentRequest
 from engine.matching.samples import Sample
-from engine.registry.records import Carrier, utc_now
+from engine.registry.accounts import Carrier
+from engine.registry.database import utc_now
 from indexes.gallery import Gallery
 from indexes.kinds import open_index
 from indexes.segmented.merging import SegmentsConfig

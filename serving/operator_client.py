@@ -76,7 +76,8 @@ def as_operator(deployment: Deployment, actor: str, what: str, hours: float) -> 
             f"a running service is asked with {missing.name}, which is not installed here: "
             f"{advise_extra('serve')}"
         ) from None
-    from engine.registry.records import ApiKey, utc_now  # noqa: PLC0415 - extras
+    from engine.registry.accounts import ApiKey  # noqa: PLC0415
+    from engine.registry.database import utc_now  # noqa: PLC0415 - extras
     from serving.access.authentication import make_key  # noqa: PLC0415
 
     made, now = make_key(deployment.vault), utc_now()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from sqlalchemy import Engine, select
 
 from engine.registry.database import changing
-from engine.registry.row_macs import AUTHENTICATED, write_macs
+from engine.registry.rows import write_macs
+from engine.registry.store import authenticated_tables
 from engine.registry.vault import Vault
 
 
 def vouch(engine: Engine, vault: Vault) -> None:
     """Gives every row the code of what it holds now."""
     with changing(engine) as connection:
-        for table in AUTHENTICATED:
+        for table in authenticated_tables():
             write_macs(connection, vault, table, connection.execute(select(table)).all())

@@ -56,7 +56,7 @@ SHARED_NAMES = {
         "events",
     ),
     *("gallery", "imports", "join", "lines", "matching", "models", "people", "plan"),
-    *("line_life",),
+    "campaigns",
     *("outlets", "registrar", "retention", "shards", "sweeps", "webhooks"),
 }
 # Who imports a library from outside: modules, or packages with all that is in them.

@@ -22,7 +22,7 @@ from bench.suites.workload import (
 from engine.accuracy.population import Population
 from engine.matching.registrar import publish
 from engine.matching.requests import Answer, EnrollmentRequest
-from engine.registry.records import utc_now
+from engine.registry.database import utc_now
 from serving.deployment.deployment import Deployment
 
 BATCHES = (1, 32)

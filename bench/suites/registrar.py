@@ -38,8 +38,7 @@ from engine.matching.recovery import Restored, save_snapshot
 from engine.matching.registrar import Outcome, Registrar, RegistrarConfig, publish
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.registry import writer
-from engine.registry.database import sqlite_file
-from engine.registry.records import utc_now
+from engine.registry.database import sqlite_file, utc_now
 from indexes.gallery import Gallery
 from indexes.segmented.segments import SegmentedIndex
 from indexes.upkeep import Upkeep

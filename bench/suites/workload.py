@@ -32,17 +32,13 @@ from engine.matching.documents import Document, check_documents
 from engine.matching.registrar import Outcome
 from engine.matching.requests import EnrollmentRequest, document_look_up, name_look_up
 from engine.matching.samples import Sample
-from engine.registry.records import (
-    AuditEntry,
-    AuditRecord,
-    Carrier,
-    Changes,
-    NewDocument,
-    NewLine,
-    NewReference,
-    new_id,
-    utc_now,
-)
+from engine.registry.accounts import Carrier
+from engine.registry.audit import AuditRecord
+from engine.registry.database import AuditEntry, new_id, utc_now
+from engine.registry.documents import NewDocument
+from engine.registry.events import Changes
+from engine.registry.lines import NewLine
+from engine.registry.references import NewReference
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer

@@ -15,8 +15,10 @@ from datetime import datetime
 from engine.errors import FourEyes, HolderMoved, NotFound
 from engine.matching.holders import NOBODY
 from engine.matching.registrar import Runner
-from engine.registry.reader import Reader
-from engine.registry.records import AuditEntry, Changes, DeathRecord, PeopleChanges, is_id
+from engine.registry.database import AuditEntry, is_id
+from engine.registry.events import Changes
+from engine.registry.people import DeathRecord, PeopleChanges
+from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from schema.actors import Actor
 from schema.documents import DocumentStatus

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from engine.matching.comparison import score_best
-from engine.registry.cases import EXCEPTIONS
-from engine.registry.reader import Reader
-from engine.registry.records import JudgedPair
-from engine.registry.row_macs import read_apart
+from engine.registry.rows import read_apart
+from engine.registry.store import Reader
+from engine.registry.sweeps import EXCEPTIONS, JudgedPair
 from schema.cases import Outcome
 from schema.sweeps import Link
 
@@ -51,9 +50,7 @@ def read_decided(registry: Reader, document_ids: Sequence[str] | None = None) ->
     """What people have decided, all of it or between these documents, compared with the references
     of this moment."""
     found = (
-        registry.cases.judged_pairs()
-        if document_ids is None
-        else registry.cases.judged_between(document_ids)
+        registry.judged_pairs() if document_ids is None else registry.judged_between(document_ids)
     )
     judged = {(one.left_document, one.right_document): one for one in found}
     changed = _find_changed(registry, judged)
@@ -75,7 +72,7 @@ def _find_replaced(registry: Reader, document_ids: Sequence[str] | None) -> list
 
 def _find_changed(registry: Reader, judged: Mapping[Pair, JudgedPair]) -> frozenset[Pair]:
     noted = {pair: one.sequence for pair, one in judged.items() if one.sequence is not None}
-    newest = registry.cases.newest_references(sorted({key for pair in noted for key in pair}))
+    newest = registry.newest_references(sorted({key for pair in noted for key in pair}))
     newer = [
         pair
         for pair, sequence in noted.items()

@@ -19,21 +19,15 @@ from engine.errors import CaseMoved
 from engine.matching.calibration import Thresholds
 from engine.matching.documents import normalise_name
 from engine.matching.requests import name_look_up
-from engine.registry.cases import EXCEPTIONS
-from engine.registry.reader import Reader
-from engine.registry.records import (
-    AskedLine,
-    AuditEntry,
-    CaseRecord,
-    Changes,
-    DocumentRecord,
-    ExceptionRecord,
-    NewDocument,
-    NewLine,
-    NewReference,
-    PeopleChanges,
-    new_id,
-)
+from engine.registry.cases import CaseRecord
+from engine.registry.database import AuditEntry, new_id
+from engine.registry.documents import DocumentRecord, NewDocument
+from engine.registry.events import Changes
+from engine.registry.lines import NewLine
+from engine.registry.people import AskedLine, ExceptionRecord, PeopleChanges
+from engine.registry.references import NewReference
+from engine.registry.store import Reader
+from engine.registry.sweeps import EXCEPTIONS
 from indexes.gallery import Gallery
 from indexes.scoring import exact_scores
 from schema.actors import Actor
@@ -130,9 +124,9 @@ def _require_free(registry: Reader, asked: ExceptionRecord, line: AskedLine) -> 
     if counts[record.id] >= outlet.line_limit:
         raise CaseMoved("the holder has all the lines that one may have: refuse the exception")
     limit = int(inputs.get("person_limit", 0))
-    if limit and not registry.life.exemptions([record.id]):
-        own = registry.life.same_person([record.id])[record.id]
-        if sum(registry.life.count_in_use(sorted(own)).values()) >= limit:
+    if limit and not registry.exemptions([record.id]):
+        own = registry.people.same_person([record.id])[record.id]
+        if sum(registry.count_lines_in_use(sorted(own)).values()) >= limit:
             raise CaseMoved(
                 "the person has all the lines that one may have over all carriers: refuse the "
                 "exception"
@@ -194,7 +188,7 @@ def _find_face(
         return None
     ids, _ = gallery.range_search(shown, own.review).hits.of(0)
     owners = set(registry.documents_of(ids.tolist()).values()) - {record.id}
-    judged = registry.cases.judged_between(sorted({record.id, *owners})) if owners else []
+    judged = registry.judged_between(sorted({record.id, *owners})) if owners else []
     for pair in judged:
         if record.id in (pair.left_document, pair.right_document) and pair.outcome in EXCEPTIONS:
             owners -= {pair.left_document, pair.right_document}

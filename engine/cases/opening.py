@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from engine.registry.reader import Reader
-from engine.registry.records import AuditEntry, CaseRecord, Changes, new_id
+from engine.registry.cases import CaseRecord
+from engine.registry.database import AuditEntry, new_id
+from engine.registry.events import Changes
 from engine.registry.rows import columns_of
+from engine.registry.store import Reader
 from schema.actors import person_of
 from schema.cases import (
     ALIVE,

@@ -15,8 +15,11 @@ from typing import Any
 from engine.cases.opening import date_change
 from engine.errors import FourEyes, NotFound, OutletMoved, RequestError
 from engine.matching.registrar import Runner
-from engine.registry.reader import Reader
-from engine.registry.records import AuditEntry, CaseRecord, Changes, Outlet, OutletChange
+from engine.registry.accounts import Outlet, OutletChange
+from engine.registry.cases import CaseRecord
+from engine.registry.database import AuditEntry
+from engine.registry.events import Changes
+from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from engine.texts import require_visible
 from schema.actors import Actor, Restriction

@@ -15,8 +15,8 @@ from enum import StrEnum
 
 from engine.accuracy.error_rates import wilson_interval
 from engine.matching.calibration import Rate
-from engine.registry.reader import Reader
-from engine.registry.records import JudgedPair
+from engine.registry.store import Reader
+from engine.registry.sweeps import JudgedPair
 from schema.cases import CaseState, Outcome
 
 WANTED = 0.8
@@ -54,7 +54,7 @@ class Precision:
 def read_plain(registry: Reader) -> list[JudgedPair]:
     """What people judged, without the pairs of sweeps with a budget: those were chosen by more than
     their score, so they say nothing of a threshold."""
-    pairs = registry.cases.judged_pairs()
+    pairs = registry.judged_pairs()
     named = {pair.sweep_id for pair in pairs if pair.sweep_id is not None}
     chosen = {one for one in named if registry.sweeps.get(one).terms.budget is not None}
     return [pair for pair in pairs if pair.sweep_id not in chosen]
@@ -180,7 +180,7 @@ class DecisionReader:
         if known is not None and known[0] == count:
             return known[1]
         found = Decisions(
-            self._registry.cases.judged_pairs(),
+            self._registry.judged_pairs(),
             read_plain(self._registry),
             list(_read_closed(self._registry)),
         )

@@ -25,8 +25,12 @@ from engine.errors import CaseMoved, FourEyes, RequestError
 from engine.formatting import plural
 from engine.matching.limits import lift_end
 from engine.matching.registrar import Runner, publish
-from engine.registry.reader import Reader
-from engine.registry.records import AuditEntry, CaseRecord, Changes, JudgedPair, WatchEntry
+from engine.registry.cases import CaseRecord
+from engine.registry.database import AuditEntry
+from engine.registry.events import Changes
+from engine.registry.references import WatchEntry
+from engine.registry.store import Reader
+from engine.registry.sweeps import JudgedPair
 from engine.registry.writer import Writer
 from engine.texts import is_visible, require_visible
 from schema.actors import Actor

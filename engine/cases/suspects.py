@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from engine.cases.decided import Pair, read_decided
 from engine.matching.comparison import WatchList
-from engine.registry.cases import EXCEPTIONS
-from engine.registry.reader import Reader
-from engine.registry.records import CaseRecord, JudgedPair, WatchEntry
+from engine.registry.cases import CaseRecord
+from engine.registry.references import WatchEntry
+from engine.registry.store import Reader
+from engine.registry.sweeps import EXCEPTIONS, JudgedPair
 from indexes.gallery import Gallery
 from indexes.scoring import exact_scores
 from schema.cases import Outcome
@@ -42,7 +43,7 @@ class Suspects:
         self._references: NDArray[np.float32] = gallery.vectors(flat)
         ends = np.cumsum([len(keys) for keys in ids], dtype=np.int64)
         rows = dict(zip(held, np.split(self._references, ends[:-1]), strict=True)) if held else {}
-        self._attempts = registry.attempts_in(case.id)
+        self._attempts = registry.cases.attempts_in(case.id)
         shown = registry.attempt_templates(self._attempts)
         rows |= {key: vectors for key, vectors in shown.items() if key in found and key not in rows}
         self._documents = sorted(rows)
@@ -66,7 +67,7 @@ class Suspects:
         documents = self._documents
         before = {
             (one.left_document, one.right_document): one
-            for one in self._registry.cases.judged_between(documents)
+            for one in self._registry.judged_between(documents)
         }
         standing = read_decided(self._registry, documents).standing
         brought_up, of_attempts = self._score_attempts(model_digest)

@@ -9,8 +9,8 @@ from datetime import datetime
 from engine.cases.decided import Decided, pair_of, read_decided
 from engine.cases.opening import CaseBatch, NewCase
 from engine.matching.registrar import Runner
-from engine.registry.reader import Reader
-from engine.registry.records import Changes
+from engine.registry.events import Changes
+from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from engine.sweeps.groups import find_weakest
 from schema.cases import CaseKind, CaseOrigin, CaseState

@@ -27,8 +27,8 @@ from engine.matching.comparison import WatchList
 from engine.matching.registrar import Registrar
 from engine.matching.requests import document_look_up
 from engine.matching.samples import NO_CROPS, CropPolicy
-from engine.registry.reader import Reader
-from engine.registry.row_macs import read_apart
+from engine.registry.rows import read_apart
+from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery

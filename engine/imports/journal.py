@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from engine.errors import RequestError
 from engine.imports.import_report import Tally
-from engine.registry.records import new_id
+from engine.registry.database import new_id
 
 FORMAT = 1
 _OWNER_ONLY = 0o600

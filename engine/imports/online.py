@@ -42,8 +42,8 @@ from engine.matching.bulk_enrollment import (
 from engine.matching.comparison import WatchList
 from engine.matching.documents import CheckedDocument
 from engine.matching.samples import Sample
-from engine.registry.reader import Reader
-from engine.registry.records import SecondTemplate
+from engine.registry.references import SecondTemplate
+from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery

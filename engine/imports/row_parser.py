@@ -23,7 +23,7 @@ from engine.matching.documents import (
     normalise_name,
 )
 from engine.matching.requests import normalise_msisdn
-from engine.registry.records import Outlet
+from engine.registry.accounts import Outlet
 from engine.texts import MARKS, is_visible
 from schema.documents import DOCUMENT_TYPES, MAX_CONSENT_LENGTH, MAX_NAME_LENGTH, MAX_NUMBER_LENGTH
 from schema.reasons import PhotographKind, Reason

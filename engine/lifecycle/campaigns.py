@@ -12,18 +12,12 @@ from engine.lifecycle.reverification import ACTOR, LINES_PER_BATCH, LifeBatch, f
 from engine.lifecycle.rules import LineRules
 from engine.matching.limits import ChangeRunner
 from engine.matching.lines import normalise_line
-from engine.registry.reader import Reader
-from engine.registry.records import (
-    AuditEntry,
-    Campaign,
-    Changes,
-    LifeChanges,
-    LineRecord,
-    Step,
-    is_id,
-    new_id,
-)
-from engine.registry.row_macs import read_apart
+from engine.registry.campaigns import Campaign, LifeChanges, Step
+from engine.registry.database import AuditEntry, is_id, new_id
+from engine.registry.events import Changes
+from engine.registry.lines import LineRecord
+from engine.registry.rows import read_apart
+from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from engine.texts import require_visible
 from schema.lines import CampaignState, LineStatus

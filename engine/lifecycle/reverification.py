@@ -12,22 +12,12 @@ from engine.lifecycle.rules import ENDING, SIM_CHANGES, LineRules, Rule
 from engine.matching.holders import NOBODY
 from engine.matching.limits import ChangeRunner
 from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
-from engine.registry.reader import Reader
-from engine.registry.records import (
-    AuditEntry,
-    Campaign,
-    CampaignLine,
-    Changes,
-    Exemption,
-    LifeChanges,
-    LineEvent,
-    LineRecord,
-    Reverification,
-    Step,
-    is_id,
-    new_id,
-)
-from engine.registry.row_macs import read_apart
+from engine.registry.campaigns import Campaign, CampaignLine, LifeChanges, Reverification, Step
+from engine.registry.database import AuditEntry, is_id, new_id
+from engine.registry.events import Changes
+from engine.registry.lines import Exemption, LineEvent, LineRecord
+from engine.registry.rows import read_apart
+from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from schema.lines import (
     CampaignLineState,
@@ -264,7 +254,7 @@ def report_event(
         line = find_line(registry, target)
         if line is None or carrier not in (None, line.carrier):
             return _find_told(registry, target, kind, at, carrier)
-        known = registry.life.find_event(line.id, kind, at)
+        known = registry.find_line_event(line.id, kind, at)
         if known is not None:
             return known
         if at > now + AHEAD:
@@ -273,7 +263,7 @@ def report_event(
             )
         if at < line.opened_at:
             raise EventRefused("it lies before the line was opened: give its moment, not its day")
-        newest = registry.life.newest_of([line.id], [kind]).get(line.id)
+        newest = registry.newest_line_events([line.id], [kind]).get(line.id)
         if newest is not None and at < newest:
             raise EventRefused(
                 f"a later {kind} of this line is known: report those of a kind in their order"
@@ -293,9 +283,9 @@ def _find_told(
     if is_id(target):
         closed = list(registry.lines_by_id([target]).values())
     else:
-        closed = registry.life.closed_with(registry.vault.look_up("msisdn", target))
+        closed = registry.lines_closed_with(registry.vault.look_up("msisdn", target))
     for line in closed:
-        known = registry.life.find_event(line.id, kind, at)
+        known = registry.find_line_event(line.id, kind, at)
         if known is not None and carrier in (None, line.carrier):
             return known
     raise NotFound(LINE_UNKNOWN)
@@ -369,7 +359,7 @@ def end_exemption(runner: ChangeRunner, registry: Reader, document_id: str, acto
     """The limits hold for the document again; `NotFound` where they did."""
 
     def perform(writer: Writer, _: datetime) -> None:
-        if not (is_id(document_id) and registry.life.exemptions([document_id])):
+        if not (is_id(document_id) and registry.exemptions([document_id])):
             raise NotFound("this document is not exempt")
         entry = AuditEntry(actor, "document.exemption_ended", document_id)
         life = LifeChanges(unexempted=(document_id,))
@@ -407,7 +397,7 @@ class SimChangeTerms:
         monitored = self.monitored(line.carrier, now)
         if monitored is None:
             raise NotReported("the carrier of this number does not report changes of SIM here")
-        changed = registry.life.newest_of([line.id], SIM_CHANGES).get(line.id)
+        changed = registry.newest_line_events([line.id], SIM_CHANGES).get(line.id)
         at = line.opened_at if changed is None else max(changed, line.opened_at)
         return SimChange(line.id, at if at >= now - monitored else None, monitored)
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from engine.errors import RequestError
 from engine.matching.documents import CheckedDocument, Document, check_documents
-from engine.registry.records import utc_now
+from engine.registry.database import utc_now
 from engine.registry.vault import Vault
 from schema.reasons import Decision, Reason
 

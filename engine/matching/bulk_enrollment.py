@@ -22,19 +22,14 @@ from engine.matching.documents import CheckedDocument, Document, check_documents
 from engine.matching.registrar import publish
 from engine.matching.requests import document_look_up, name_look_up
 from engine.matching.samples import NO_CROPS, CropPolicy, Sample
+from engine.registry.database import AuditEntry, new_id, utc_now
+from engine.registry.documents import DocumentRecord, NewDocument
+from engine.registry.events import Changes
+from engine.registry.lines import NewLine
 from engine.registry.people import Standing
-from engine.registry.reader import Reader
-from engine.registry.records import (
-    AuditEntry,
-    Changes,
-    DocumentRecord,
-    NewDocument,
-    NewLine,
-    NewReference,
-    new_id,
-    utc_now,
-)
-from engine.registry.row_macs import read_apart
+from engine.registry.references import NewReference
+from engine.registry.rows import read_apart
+from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.base import check_vectors

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from engine.matching.calibration import Thresholds
 from engine.matching.policy import FaceScores
 from engine.matching.samples import Sample
-from engine.registry.records import SecondTemplate, WatchEntry
+from engine.registry.references import SecondTemplate, WatchEntry
 from indexes.flat import FlatIndex
 from indexes.gallery import Found, Gallery
 from indexes.scoring import exact_scores, products, rounding_bound

@@ -30,10 +30,13 @@ from engine.matching.limits import (
 from engine.matching.liveness import Judgement, Weighed
 from engine.matching.policy import Candidate, Evidence, FaceScores, Verdict
 from engine.matching.requests import Attempt
-from engine.registry.cases import EXCEPTIONS
+from engine.registry.database import AuditEntry
+from engine.registry.documents import DocumentRecord
+from engine.registry.enrollments import Tally
+from engine.registry.lines import LineRecord
 from engine.registry.people import Standing
-from engine.registry.reader import Reader
-from engine.registry.records import AuditEntry, DocumentRecord, JudgedPair, LineRecord, Tally
+from engine.registry.store import Reader
+from engine.registry.sweeps import EXCEPTIONS, JudgedPair
 from indexes.gallery import Gallery
 from schema.cases import CaseKind, CaseOrigin
 from schema.documents import DocumentStatus
@@ -68,7 +71,7 @@ class BatchState:
         self._owners = store.documents_of(hit_ids)
         known_ids = {one.id for one in self._documents.values()}
         named = known_ids.union(self._owners.values())
-        judged = store.cases.judged_between(sorted(named)) if known_ids and len(named) > 1 else []
+        judged = store.judged_between(sorted(named)) if known_ids and len(named) > 1 else []
         self._judged = {(one.left_document, one.right_document): one for one in judged}
         attempted = {one.id for one in self._documents.values() if not one.reference_ids}
         # Once for each case: many pairs may have been judged in one.
@@ -78,7 +81,7 @@ class BatchState:
             if not attempted.isdisjoint((one.left_document, one.right_document))
         }
         self._shown = {
-            case: store.attempt_templates(store.attempts_in(case)) for case in sorted(cases)
+            case: store.attempt_templates(store.cases.attempts_in(case)) for case in sorted(cases)
         }
         in_use = store.lines_in_use([attempt.msisdn_lookup for attempt in attempts])
         self._numbers: dict[bytes, LineRecord | None] = {**in_use}
@@ -92,9 +95,9 @@ class BatchState:
             for document_id, count in store.open_line_counts(known, carrier).items()
         }
         # Of a person who has several documents, since people decided that they are one.
-        self._persons = store.life.same_person(known) if person_limit else {}
+        self._persons = store.people.same_person(known) if person_limit else {}
         every = sorted({key for some in self._persons.values() for key in some})
-        self._totals = store.life.count_in_use(every) if every else {}
+        self._totals = store.count_lines_in_use(every) if every else {}
         self.changed_documents: set[str] = set()
         """Documents that this batch has opened lines under."""
         self._moved_exemptions: set[str] = set()
@@ -140,7 +143,7 @@ class BatchState:
 
     def is_exempt(self, document_id: str) -> bool:
         is_moved = document_id in self._moved_exemptions
-        return is_moved or document_id in self._store.life.exemptions([document_id])
+        return is_moved or document_id in self._store.exemptions([document_id])
 
     def judged(self, own: DocumentRecord, other: str) -> JudgedPair | None:
         """What people judged of this document with another that the batch may have found."""

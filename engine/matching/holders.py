@@ -18,21 +18,13 @@ from engine.matching.limits import Guard
 from engine.matching.registrar import Audit, CountingAudit, Runner, publish
 from engine.matching.requests import document_look_up
 from engine.registry.audit import read_audit
-from engine.registry.reader import Reader
-from engine.registry.records import (
-    DOCUMENT_ERASED,
-    ERASURE_ASKED,
-    AskedErasure,
-    AuditEntry,
-    CaseRecord,
-    Changes,
-    DocumentRecord,
-    LineRecord,
-    SecondTemplate,
-    WatchEntry,
-    is_id,
-    utc_now,
-)
+from engine.registry.cases import CaseRecord
+from engine.registry.database import AuditEntry, is_id, utc_now
+from engine.registry.documents import DOCUMENT_ERASED, ERASURE_ASKED, AskedErasure, DocumentRecord
+from engine.registry.events import Changes
+from engine.registry.lines import LineRecord
+from engine.registry.references import SecondTemplate, WatchEntry
+from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from indexes.base import check_vectors
 from indexes.errors import IdInvalid

@@ -62,24 +62,19 @@ from engine.matching.requests import (
     require_units,
 )
 from engine.matching.samples import NO_CROPS, CropPolicy
-from engine.registry.reader import Reader
-from engine.registry.records import (
-    AttemptTemplate,
-    AuditEntry,
-    Changes,
-    DocumentRecord,
+from engine.registry.database import AuditEntry, new_id
+from engine.registry.documents import DocumentRecord, NewDocument
+from engine.registry.enrollments import (
     EnrollmentRecord,
     LivenessRecord,
     NewCrop,
-    NewDocument,
-    NewLine,
-    NewReference,
-    SecondTemplate,
     StoredAnswer,
     Tally,
-    new_id,
 )
-from engine.registry.store import Store
+from engine.registry.events import Changes
+from engine.registry.lines import NewLine
+from engine.registry.references import AttemptTemplate, NewReference, SecondTemplate
+from engine.registry.store import Reader, Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
@@ -654,7 +649,7 @@ class Judge:
 
         `scanned`: what `scan` found for each request; those without are searched for now.
         """
-        with writer.reading() as registry:
+        with Reader(writer.place, writer.vault).reading() as registry:
             return self._judge(requests, writer, registry, now, scanned)
 
     def _judge(

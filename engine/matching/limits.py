@@ -18,9 +18,11 @@ from typing import Protocol, Self, TypeVar
 
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import TooManyFailures
-from engine.registry.reader import Reader
-from engine.registry.records import CaseRecord, Changes, Tally, is_id, utc_now
-from engine.registry.rows import HOLDER_TALLY, SHOWN_TALLY
+from engine.registry.cases import CaseRecord
+from engine.registry.database import is_id, utc_now
+from engine.registry.enrollments import HOLDER_TALLY, SHOWN_TALLY, Tally
+from engine.registry.events import Changes
+from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from schema.actors import ActorKind, find_actor_kind, fold_person, person_of
 from schema.cases import ALIVE, CaseKind, CaseOrigin

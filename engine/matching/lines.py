@@ -17,16 +17,12 @@ from engine.matching.holders import UNHELD, find_counted, find_document, find_ho
 from engine.matching.limits import Guard
 from engine.matching.registrar import Runner
 from engine.matching.requests import normalise_msisdn
-from engine.registry.reader import Reader
-from engine.registry.records import (
-    AuditEntry,
-    CaseRecord,
-    Changes,
-    LineRecord,
-    Tally,
-    is_id,
-    utc_now,
-)
+from engine.registry.cases import CaseRecord
+from engine.registry.database import AuditEntry, is_id, utc_now
+from engine.registry.enrollments import Tally
+from engine.registry.events import Changes
+from engine.registry.lines import LineRecord
+from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from indexes.base import check_vectors
 from schema.cases import CaseKind, CaseOrigin

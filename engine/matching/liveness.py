@@ -26,8 +26,10 @@ from msgspec import Meta
 from engine.errors import LivenessRefused, LivenessReplayed, RequestError
 from engine.matching.documents import Document
 from engine.matching.limits import ChangeRunner
-from engine.registry.reader import Reader
-from engine.registry.records import AuditEntry, Changes, LivenessRecord, new_id
+from engine.registry.database import AuditEntry, new_id
+from engine.registry.enrollments import LivenessRecord
+from engine.registry.events import Changes
+from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from schema.reasons import Decision, LivenessMode, LivenessUse, Reason

@@ -34,20 +34,19 @@ from engine.matching.policy import (
     Verdict,
 )
 from engine.matching.requests import Attempt
-from engine.registry.cases import EXCEPTIONS
-from engine.registry.reader import Reader
-from engine.registry.records import (
+from engine.registry.campaigns import LifeChanges
+from engine.registry.database import AuditEntry, utc_now
+from engine.registry.documents import DocumentRecord
+from engine.registry.lines import Exemption
+from engine.registry.people import (
     AskedLine,
-    AuditEntry,
-    DocumentRecord,
     ExceptionRecord,
-    Exemption,
     Guardianship,
-    LifeChanges,
     PeopleChanges,
     Replacement,
-    utc_now,
 )
+from engine.registry.store import Reader
+from engine.registry.sweeps import EXCEPTIONS
 from schema.cases import CLAIMED, CaseKind, CaseOrigin, Outcome, name_confirmation
 from schema.documents import DocumentStatus
 from schema.reasons import Decision, LivenessUse, Reason
@@ -286,7 +285,7 @@ class PeopleBatch:
             return None
         alike = resemble_holder(place, asking, self._comparisons, self._state)
         if alike is None:
-            shown = self._store.attempt_templates(self._store.attempts_in(case.id))
+            shown = self._store.attempt_templates(self._store.cases.attempts_in(case.id))
             seen = shown.get(asking.id)
             alike = None if seen is None else self._comparisons.resemblance(place, seen)
         # As sure as a search is: it is one face of many that would have to be like theirs.
@@ -433,7 +432,7 @@ class PeopleBatch:
         lines = self._store.lines_in_use_of([old])[old]
         self._moved |= {line.id: document_id for line in lines}
         told: dict[str, Any] = {"successor": document_id, "lines": [line.id for line in lines]}
-        if (exempt := self._store.life.exemptions([old]).get(old)) is not None:
+        if (exempt := self._store.exemptions([old]).get(old)) is not None:
             self._exemptions[old] = replace(exempt, document_id=document_id)
             told["exempted"] = exempt.cause
         caller, outlet = attempt.request.caller, attempt.outlet.code

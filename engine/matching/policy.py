@@ -13,7 +13,7 @@ import msgspec
 
 from engine.errors import NotFound
 from engine.matching.calibration import Thresholds
-from engine.registry.records import EnrollmentRecord
+from engine.registry.enrollments import EnrollmentRecord
 from schema.cases import CaseKind
 from schema.people import ExceptionCause
 from schema.reasons import Decision, Photograph, Reason

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import GalleryBehind
-from engine.registry.reader import ReferenceChunk
+from engine.registry.references import ReferenceChunk
 from engine.registry.store import Store
 from indexes.base import Ids, overwrite_when_freed
 from indexes.errors import DeviceMissing, IndexFault, ShardLost, SnapshotMissing

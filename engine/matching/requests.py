@@ -32,8 +32,9 @@ from engine.matching.documents import (
 from engine.matching.limits import Caller
 from engine.matching.liveness import LivenessResult
 from engine.matching.samples import ABSENT, Sample, is_same_photograph, require_unit
-from engine.registry.reader import Reader
-from engine.registry.records import ENROLLMENT_REFUSED, AuditEntry, Outlet
+from engine.registry.accounts import ENROLLMENT_REFUSED, Outlet
+from engine.registry.database import AuditEntry
+from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.texts import LINES, MARKS, require_visible
 from schema.documents import MAX_CONSENT_LENGTH

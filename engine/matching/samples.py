@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from engine.errors import ImageError, ModelError, VectorUnusable
 from engine.faces.embedder import normalise
 from engine.faces.face_records import find_image, is_record
-from engine.registry.records import NewCrop, SecondTemplate, new_id
+from engine.registry.database import new_id
+from engine.registry.enrollments import NewCrop
+from engine.registry.references import SecondTemplate
 from engine.registry.vault import Vault
 from indexes.base import check_vectors
 from indexes.errors import VectorInvalid

@@ -25,16 +25,13 @@ from engine.matching.limits import SEARCHED, Guard, is_near
 from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
 from engine.matching.policy import Candidate
 from engine.matching.registrar import CountingAudit, Runner
-from engine.registry.reader import Reader
-from engine.registry.records import (
-    AuditEntry,
-    Changes,
-    DocumentRecord,
-    LineRecord,
-    SecondTemplate,
-    Tally,
-    utc_now,
-)
+from engine.registry.database import AuditEntry, utc_now
+from engine.registry.documents import DocumentRecord
+from engine.registry.enrollments import Tally
+from engine.registry.events import Changes
+from engine.registry.lines import LineRecord
+from engine.registry.references import SecondTemplate
+from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 from schema.cases import CaseKind, CaseOrigin

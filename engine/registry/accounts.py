@@ -1,4 +1,5 @@
-"""Accounts of an identity provider, and the sessions that people have signed in with them.
+"""Who works with the service: carriers and their outlets, keys, accounts of an identity provider,
+and the sessions that people have signed in with them.
 
 The first sign-in of an account gives it its person, for good: whoever is renamed at the provider
 stays the same person here, and nobody becomes another by taking a name that has gone.
@@ -6,46 +7,278 @@ stays the same person here, and nobody becomes another by taking a name that has
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    Row,
+    String,
+    Table,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from engine.errors import NotFound, RegistryError
-from engine.registry import tables
-from engine.registry.database import Source, changing
-from engine.registry.records import AuditEntry, Session
-from engine.registry.row_macs import (
-    bind_session,
+from engine.registry.database import KEYS, AuditEntry, Moment, Source, changing
+from engine.registry.rows import (
+    Code,
+    UuidText,
     changing_rows,
+    encode_values,
+    in_utc,
+    mac_column,
+    metadata,
+    open_each,
+    read_as,
     require_authentic,
     sound_rows,
     with_macs,
 )
-from engine.registry.rows import read_as
-from engine.registry.writer import recorded
+from engine.registry.transactions import recorded
+from engine.registry.vault import Vault
 from engine.texts import mixes_scripts
-from schema.actors import describe_actor, fold_person
+from schema.actors import Restriction, describe_actor, fold_person
 
-_accounts, _sessions = tables.accounts, tables.sessions
-_SESSION = select(_sessions).where(_sessions.c.id == bindparam("id"))
-_OF_SUBJECT = select(_accounts).where(_accounts.c.subject == bindparam("subject"))
-_OF_NAME = select(_accounts).where(_accounts.c.name == bindparam("name"))
+CARRIERS = Table(
+    "carriers",
+    metadata,
+    Column("code", Code, primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("line_limit", Integer, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("time_zone", String(64)),
+    mac_column(),
+    CheckConstraint("line_limit >= 0", name="line_limit"),
+)
+
+OUTLETS = Table(
+    "outlets",
+    metadata,
+    Column("code", Code, primary_key=True),
+    Column("carrier", Code, ForeignKey("carriers.code"), nullable=False),
+    Column("is_open", Boolean, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("closed_at", Moment),
+    Column("time_zone", String(64)),
+    mac_column(),
+    # Why nothing is enrolled here for now, or any more; null where nothing hinders it.
+    Column("restriction", String(16)),
+    Column("restricted_at", Moment),
+    Column("restricted_by", String(200)),
+    Column("restricted_person", String(200)),
+    # No foreign key: cases have one on enrollments, and those on outlets.
+    Column("restriction_case", UuidText),
+    # Null: the history of that case has it, sealed. A version before 0016 kept it here.
+    Column("restriction_reason", String(200)),
+    Column("refused_attempts", Integer),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """A tenant. `line_limit`: how many open lines one holder may have with it. `time_zone` (IANA):
+    that of its outlets without one; None for the deployment's."""
+
+    code: str
+    name: str
+    line_limit: int = 5
+    time_zone: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """An official point of sale, with its carrier's limit, and its time zone or its carrier's.
+
+    While it is `restricted` it enrolls nobody; `refused_attempts` came since. `restricted_person`
+    is who did it, `restricted_by` with which key, `restriction_case` the case that says why.
+    """
+
+    code: str
+    carrier: str
+    is_open: bool
+    line_limit: int
+    time_zone: str | None = None
+    restriction: str | None = None
+    restricted_at: datetime | None = None
+    restricted_by: str | None = None
+    restricted_person: str | None = None
+    restriction_case: str | None = None
+    restriction_reason: str | None = None
+    refused_attempts: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutletChange:
+    """An outlet as it is restricted from now on; by a `restriction` of None not any more."""
+
+    code: str
+    restriction: Restriction | None = None
+    by: str | None = None
+    person: str | None = None
+    case_id: str | None = None
+    reason: str | None = None
+
+
+ENROLLMENT_REFUSED = "enrollment.refused"
+"""Action of the entry of an attempt at a restricted outlet, its subject; the outlet counts them."""
+
+API_KEYS = Table(
+    "api_keys",
+    metadata,
+    Column("id", Code, primary_key=True),
+    # Keyed, of the whole key and of what it may do (`bind_key`): a reader of the table cannot use
+    # it, and whoever alters a row makes it useless. Empty once the key is revoked.
+    Column("digest", LargeBinary, nullable=False),
+    Column("label", String(200), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("carrier", Code, ForeignKey("carriers.code")),
+    Column("outlet", Code, ForeignKey("outlets.code")),
+    Column("rate_limit", Float(53)),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment),
+    Column("revoked_at", Moment),
+    Column("person", String(200)),
+    mac_column(),
+    CheckConstraint("role IN ('outlet', 'carrier', 'fraud', 'operator', 'metrics')", name="role"),
+    CheckConstraint("(role IN ('outlet', 'carrier')) = (carrier IS NOT NULL)", name="carrier"),
+    CheckConstraint("(role = 'outlet') = (outlet IS NOT NULL)", name="outlet"),
+    CheckConstraint("rate_limit > 0", name="rate_limit"),
+)
+
+# Who has signed in by the identity provider: `subject` and `name` are keyed look-ups, of what the
+# provider calls the account and of the person's name, so that no two accounts are one person.
+ACCOUNTS = Table(
+    "accounts",
+    metadata,
+    Column("subject", LargeBinary, primary_key=True),
+    Column("person", String(200), nullable=False),
+    Column("name", LargeBinary, nullable=False, unique=True),
+    Column("created_at", Moment, nullable=False),
+    mac_column(),
+)
+
+SESSIONS = Table(
+    "sessions",
+    metadata,
+    Column("id", Code, primary_key=True),
+    # As a key's: of the secret and of all that the session may do, but `seen_at`.
+    Column("digest", LargeBinary, nullable=False),
+    Column("subject", LargeBinary, ForeignKey("accounts.subject"), nullable=False, index=True),
+    Column("person", String(200), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("carrier", Code, ForeignKey("carriers.code")),
+    Column("outlet", Code, ForeignKey("outlets.code")),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+    Column("seen_at", Moment, nullable=False),
+    mac_column(),
+    CheckConstraint("role IN ('outlet', 'carrier', 'fraud', 'operator')", name="role"),
+    CheckConstraint("(role IN ('outlet', 'carrier')) = (carrier IS NOT NULL)", name="carrier"),
+    CheckConstraint("(role = 'outlet') = (outlet IS NOT NULL)", name="outlet"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key of the service; `digest` is all that is stored of the key itself, bound to what it may.
+
+    `carrier` and `outlet` are what the role is bound to; `rate_limit` is in items a second. A
+    `person` may have several keys; those of fraud teams and operators have one.
+    """
+
+    id: str
+    digest: bytes = field(repr=False)
+    label: str
+    role: str
+    carrier: str | None
+    outlet: str | None
+    rate_limit: float | None
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    person: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A sign-in by the identity provider; `digest` is as a key's, `seen_at` when it was used last,
+    to a minute. It ends at `expires_at` at the latest."""
+
+    id: str
+    digest: bytes = field(repr=False)
+    person: str
+    role: str
+    carrier: str | None
+    outlet: str | None
+    created_at: datetime
+    expires_at: datetime
+    seen_at: datetime
+
+
+_KEY_COLUMNS = ("id", "role", "carrier", "outlet", "person", "rate_limit", "expires_at")
+_SESSION_COLUMNS = ("id", "person", "role", "carrier", "outlet", "created_at", "expires_at")
+
+
+def bind_key(vault: Vault, key: ApiKey, secret_digest: bytes) -> bytes:
+    """What a key's row keeps: over the digest of the key itself and all that it may do, so that
+    whoever alters the row only makes it useless."""
+    return _bind(vault, "api_keys", key, _KEY_COLUMNS, secret_digest)
+
+
+def bind_session(vault: Vault, session: Session, secret_digest: bytes) -> bytes:
+    """The same of a session; when it was seen last is not bound, so an altered row lives no longer
+    than `expires_at`."""
+    return _bind(vault, "sessions", session, _SESSION_COLUMNS, secret_digest)
+
+
+def _bind(
+    vault: Vault, what: str, row: object, columns: Sequence[str], secret_digest: bytes
+) -> bytes:
+    said = {name: getattr(row, name) for name in columns}
+    moments = {name: in_utc(value) for name, value in said.items() if isinstance(value, datetime)}
+    return vault.authenticate(what, encode_values([said | moments, secret_digest]))
+
+
+_OF_CARRIER = "carrier_"
+_ANY_OUTLETS = select(
+    OUTLETS, *(one.label(f"{_OF_CARRIER}{one.name}") for one in CARRIERS.columns)
+).join(CARRIERS)
+_OUTLETS = _ANY_OUTLETS.where(OUTLETS.c.code.in_(KEYS))
+_CARRIERS = select(CARRIERS).order_by(CARRIERS.c.code)
+_ALL_OUTLETS = _ANY_OUTLETS.order_by(OUTLETS.c.code)
+_RESTRICTED_OUTLETS = _ALL_OUTLETS.where(OUTLETS.c.restriction.is_not(None))
+_API_KEYS = select(API_KEYS).order_by(API_KEYS.c.created_at, API_KEYS.c.id)
+_API_KEY = select(API_KEYS).where(API_KEYS.c.id == bindparam("id"))
+
+_SESSION = select(SESSIONS).where(SESSIONS.c.id == bindparam("id"))
+_OF_SUBJECT = select(ACCOUNTS).where(ACCOUNTS.c.subject == bindparam("subject"))
+_OF_NAME = select(ACCOUNTS).where(ACCOUNTS.c.name == bindparam("name"))
 _ALL = (
     select(
-        *_accounts.columns,
-        func.count(_sessions.c.id).label("sessions"),
-        func.max(_sessions.c.seen_at).label("last_seen"),
+        *ACCOUNTS.columns,
+        func.count(SESSIONS.c.id).label("sessions"),
+        func.max(SESSIONS.c.seen_at).label("last_seen"),
     )
     .outerjoin(
-        _sessions,
-        (_sessions.c.subject == _accounts.c.subject) & (_sessions.c.expires_at > bindparam("now")),
+        SESSIONS,
+        (SESSIONS.c.subject == ACCOUNTS.c.subject) & (SESSIONS.c.expires_at > bindparam("now")),
     )
-    .group_by(*_accounts.columns)
-    .order_by(_accounts.c.person)
+    .group_by(*ACCOUNTS.columns)
+    .order_by(ACCOUNTS.c.person)
 )
 
 
@@ -67,11 +300,11 @@ class Accounts(Source):
         row = self._first(_SESSION, id=session_id)
         if row is None:
             raise NotFound("no session has this id: sign in")
-        return read_as(Session, require_authentic(self.vault, _sessions, row))
+        return read_as(Session, require_authentic(self.vault, SESSIONS, row))
 
     def everyone(self, now: datetime) -> list[Account]:
         """Every account, by its person's name."""
-        found = sound_rows(self.vault, _accounts, self.rows(_ALL, now=now))
+        found = sound_rows(self.vault, ACCOUNTS, self.rows(_ALL, now=now))
         return [Account(row.person, row.created_at, row.sessions, row.last_seen) for row in found]
 
     def sign_in(self, session: Session, subject: str, correlator: str) -> bool:
@@ -85,7 +318,7 @@ class Accounts(Source):
         name = self.vault.look_up("person", fold_person(session.person))
         known = self._first(_OF_SUBJECT, subject=key)
         if known is not None:
-            person = str(require_authentic(self.vault, _accounts, known).person)
+            person = str(require_authentic(self.vault, ACCOUNTS, known).person)
             session = replace(session, person=person)
         elif mixes_scripts(session.person) or self._first(_OF_NAME, name=name) is not None:
             return False
@@ -95,14 +328,14 @@ class Accounts(Source):
         entry = AuditEntry(actor, "session.opened", session.id, bound | {"correlator": correlator})
         digest = bind_session(self.vault, session, session.digest)
         with recorded(self._engine, self.vault, [entry]) as connection:
-            ended = delete(_sessions).where(_sessions.c.expires_at <= session.created_at)
+            ended = delete(SESSIONS).where(SESSIONS.c.expires_at <= session.created_at)
             connection.execute(ended)
             try:
                 if known is None:
                     row = account | {"created_at": session.created_at}
-                    connection.execute(insert(_accounts), with_macs(self.vault, _accounts, [row]))
+                    connection.execute(insert(ACCOUNTS), with_macs(self.vault, ACCOUNTS, [row]))
                 values = asdict(session) | {"digest": digest, "subject": key}
-                connection.execute(insert(_sessions), with_macs(self.vault, _sessions, [values]))
+                connection.execute(insert(SESSIONS), with_macs(self.vault, SESSIONS, [values]))
             except IntegrityError:
                 # Or another first sign-in of this account or name came in between.
                 raise RegistryError(
@@ -112,10 +345,10 @@ class Accounts(Source):
 
     def touch(self, session_id: str, now: datetime) -> None:
         """Notes that a session is used; nothing where it has ended."""
-        seen = update(_sessions).where(_sessions.c.id == session_id, _sessions.c.seen_at < now)
+        seen = update(SESSIONS).where(SESSIONS.c.id == session_id, SESSIONS.c.seen_at < now)
         with (
             changing(self._engine) as connection,
-            changing_rows(connection, self.vault, {_sessions: [session_id]}),
+            changing_rows(connection, self.vault, {SESSIONS: [session_id]}),
         ):
             connection.execute(seen.values(seen_at=now))
 
@@ -123,7 +356,7 @@ class Accounts(Source):
         """Ends a session; nothing where it has ended before."""
         entry = AuditEntry(actor, "session.ended", session_id)
         with recorded(self._engine, self.vault, [entry]) as connection:
-            connection.execute(delete(_sessions).where(_sessions.c.id == session_id))
+            connection.execute(delete(SESSIONS).where(SESSIONS.c.id == session_id))
 
     def sign_out_person(self, person: str, *, actor: str, forgets: bool = False) -> int:
         """Ends every session of a person and returns how many there were; `NotFound` for one who
@@ -137,8 +370,53 @@ class Accounts(Source):
         action = "account.forgotten" if forgets else "account.signed_out"
         entry = AuditEntry(actor, action, row.subject.hex()[:16], detail)
         with recorded(self._engine, self.vault, [entry]) as connection:
-            of_account = delete(_sessions).where(_sessions.c.subject == row.subject)
+            of_account = delete(SESSIONS).where(SESSIONS.c.subject == row.subject)
             ended = connection.execute(of_account).rowcount
             if forgets:
-                connection.execute(delete(_accounts).where(_accounts.c.subject == row.subject))
+                connection.execute(delete(ACCOUNTS).where(ACCOUNTS.c.subject == row.subject))
         return int(ended)
+
+
+class OutletReader(Source):
+    """Reader of carriers and outlets."""
+
+    def outlets(self, codes: Sequence[str]) -> dict[str, Outlet]:
+        """The known ones of these outlets."""
+        return {row.code: self._outlet(row) for row in self._rows_of(_OUTLETS, codes)}
+
+    def carriers(self) -> list[Carrier]:
+        """Every carrier, by code."""
+        rows = sound_rows(self.vault, CARRIERS, self.rows(_CARRIERS))
+        return [read_as(Carrier, row) for row in rows]
+
+    def all_outlets(self) -> list[Outlet]:
+        """Every outlet, closed ones too, by code."""
+        return list(open_each(self.rows(_ALL_OUTLETS), self._outlet))
+
+    def restricted_outlets(self) -> list[Outlet]:
+        """Every outlet that may enroll nobody, by code."""
+        return list(open_each(self.rows(_RESTRICTED_OUTLETS), self._outlet))
+
+    def _outlet(self, row: Row[Any]) -> Outlet:
+        require_authentic(self.vault, OUTLETS, row)
+        require_authentic(self.vault, CARRIERS, row, _OF_CARRIER)
+        time_zone = row.time_zone if row.time_zone is not None else row.carrier_time_zone
+        return read_as(Outlet, row, line_limit=row.carrier_line_limit, time_zone=time_zone)
+
+
+class KeyReader(Source):
+    """Reader of the service's keys."""
+
+    def api_key(self, key_id: str) -> ApiKey:
+        """One key of the service, in force or not; `NotFound` if there is none."""
+        row = self._first(_API_KEY, id=key_id)
+        if row is None:
+            raise NotFound("no key has this id: see `sosie apikey list`")
+        return self._api_key(row)
+
+    def api_keys(self) -> list[ApiKey]:
+        """Every key of the service, those no longer in force too, the oldest first."""
+        return list(open_each(self.rows(_API_KEYS), self._api_key))
+
+    def _api_key(self, row: Row[Any]) -> ApiKey:
+        return read_as(ApiKey, require_authentic(self.vault, API_KEYS, row))

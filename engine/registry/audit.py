@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice, takewhile
-from pathlib import Path
+from itertools import takewhile
 from typing import Any
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Connection,
+    LargeBinary,
     Row,
     Select,
+    String,
+    Table,
     Text,
     bindparam,
     cast,
@@ -25,27 +28,48 @@ from sqlalchemy import (
     select,
 )
 
-from engine.errors import ChainBroken, RequestError, SchemaMismatch
-from engine.registry import tables
-from engine.registry.database import CHUNK_ROWS, UNREADABLE, Source, reading
-from engine.registry.records import AuditEntry, AuditRecord, is_id, utc_now
-from engine.registry.rows import columns_of
+from engine.errors import ChainBroken, SchemaMismatch
+from engine.registry.database import UNREADABLE, AuditEntry, Moment, Source, is_id, reading
+from engine.registry.deployment import DEPLOYMENT
+from engine.registry.rows import Code, JsonValue, RowNumber, columns_of, metadata
 from engine.registry.vault import Vault
 from schema.actors import CREDENTIAL_ID_LENGTH, CREDENTIALS
+
+AUDIT = Table(
+    "audit",
+    metadata,
+    Column("number", RowNumber, primary_key=True, autoincrement=False),
+    Column("at", Moment, nullable=False),
+    Column("actor", String(200), nullable=False),
+    Column("action", Code, nullable=False),
+    Column("subject", String(200), nullable=False),
+    Column("detail", JsonValue, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """An audit entry in its place in the chain."""
+
+    number: int
+    at: datetime
+    entry: AuditEntry
+    hash: bytes
+
 
 GENESIS = bytes(32)
 """What the first entry's hash stands on."""
 
-_INSERT = insert(tables.audit)
+_INSERT = insert(AUDIT)
 _PAGE = (
-    select(tables.audit)
-    .where(tables.audit.c.number > bindparam("after"))
-    .order_by(tables.audit.c.number)
+    select(AUDIT)
+    .where(AUDIT.c.number > bindparam("after"))
+    .order_by(AUDIT.c.number)
     .limit(bindparam("page"))
 )
 _PAGE_ROWS = 5_000
-_HASH = select(tables.audit.c.hash).where(tables.audit.c.number == bindparam("number"))
-
+_HASH = select(AUDIT.c.hash).where(AUDIT.c.number == bindparam("number"))
 
 MENDED = "audit.mended"
 """Action of the entry by which two people have sealed what was broken before it."""
@@ -122,14 +146,12 @@ def hash_at(connection: Connection, number: int) -> bytes | None:
     return found
 
 
-_LAST = select(func.max(tables.audit.c.number)).scalar_subquery()
+_LAST = select(func.max(AUDIT.c.number)).scalar_subquery()
 _LAST_HASH = (
-    select(tables.audit.c.hash)
-    .where(tables.audit.c.number == tables.deployment.c.audit_number)
-    .scalar_subquery()
+    select(AUDIT.c.hash).where(AUDIT.c.number == DEPLOYMENT.c.audit_number).scalar_subquery()
 )
 # One statement: on PostgreSQL two would see two states.
-_HEAD = select(tables.deployment, _LAST.label("last_number"), _LAST_HASH.label("last_hash"))
+_HEAD = select(DEPLOYMENT, _LAST.label("last_number"), _LAST_HASH.label("last_hash"))
 
 
 def read_head(connection: Connection) -> Row[Any]:
@@ -183,7 +205,7 @@ class AuditReader(Source):
 
     def audit_head(self) -> tuple[int, bytes]:
         """The number and hash of the newest audit entry, as the deployment's row has them."""
-        row = self.rows(select(tables.deployment))[0]
+        row = self.rows(select(DEPLOYMENT))[0]
         return row.audit_number, row.chain_head
 
     def audit_hash_at(self, number: int) -> bytes | None:
@@ -263,7 +285,7 @@ def _skips_to(record: AuditRecord, after: int) -> bool:
 def _read_mends(reader: AuditReader) -> list[object]:
     """The breaks that people have sealed. Nobody without the key ring can add one: each names the
     hash that its entry had to have."""
-    wanted = select(_audit.c.detail).where(_audit.c.action == MENDED)
+    wanted = select(AUDIT.c.detail).where(AUDIT.c.action == MENDED)
     details = (
         row.detail
         for window in _windows(wanted, 0, reader.audit_head()[0])
@@ -280,37 +302,6 @@ def find_end(connection: Connection, head: Row[Any]) -> tuple[int, bytes]:
     return max(last, head.audit_number), hash_at(connection, last) or GENESIS
 
 
-@dataclass(frozen=True, slots=True)
-class AnchoredHead:
-    """The newest entry of the chain at a moment, as it was told outside."""
-
-    at: str
-    number: int
-    hash: bytes
-
-
-def find_anchor_faults(
-    reader: AuditReader, anchors: Iterable[AnchoredHead]
-) -> tuple[int, list[str]]:
-    """How many heads were compared with the chain, and what is wrong, a line each: it was cut off,
-    or set back as a whole and continued."""
-    compared, faults = 0, []
-    entries = tables.audit.c
-    given = iter(anchors)
-    while page := list(islice(given, CHUNK_ROWS)):
-        numbers = {one.number for one in page}
-        query = select(entries.number, entries.hash).where(entries.number.in_(numbers))
-        found = {row.number: row.hash for row in reader.rows(query)}
-        compared += len(page)
-        faults += [
-            f"entry {one.number}, anchored at {one.at}, is "
-            + ("another now" if one.number in found else "not there")
-            for one in page
-            if found.get(one.number) != one.hash
-        ]
-    return compared, faults
-
-
 _EPOCH, _DAMAGED = datetime.fromtimestamp(0, UTC), "damaged"
 
 
@@ -325,9 +316,9 @@ def record_of(row: Row[Any]) -> AuditRecord:
 def newest_of(reader: AuditReader, actions: Sequence[str]) -> AuditRecord | None:
     """The newest entry with one of these actions."""
     head, _ = reader.audit_head()
-    wanted = select(_audit).where(_audit.c.action.in_(actions))
+    wanted = select(AUDIT).where(AUDIT.c.action.in_(actions))
     for window in _windows(wanted, None, head):
-        for row in reader.rows(window.order_by(_audit.c.number.desc()).limit(1)):
+        for row in reader.rows(window.order_by(AUDIT.c.number.desc()).limit(1)):
             return record_of(row)
     return None
 
@@ -335,15 +326,13 @@ def newest_of(reader: AuditReader, actions: Sequence[str]) -> AuditRecord | None
 def read_moments(reader: AuditReader, after: int) -> Iterator[tuple[int, datetime]]:
     """Number and moment of each entry after a number, in order."""
     head, _ = reader.audit_head()
-    for window in _windows(select(_audit.c.number, _audit.c.at), after, head):
-        rows = reader.rows(window.order_by(_audit.c.number))
+    for window in _windows(select(AUDIT.c.number, AUDIT.c.at), after, head):
+        rows = reader.rows(window.order_by(AUDIT.c.number))
         yield from ((row.number, row.at) for row in rows if row.at is not UNREADABLE)
 
 
 WINDOW_ENTRIES = 20_000
 """So many numbers one query looks through: a longer read would keep SQLite's writer waiting."""
-
-_audit = tables.audit
 
 
 def read_audit(
@@ -362,16 +351,16 @@ def read_audit(
     last one.
     """
     assert limit > 0
-    wanted = select(_audit)
+    wanted = select(AUDIT)
     if action is not None:
-        wanted = wanted.where(_audit.c.action == action)
+        wanted = wanted.where(AUDIT.c.action == action)
     if subject is not None:
-        wanted = wanted.where(or_(_audit.c.subject == subject, _is_named(subject)))
+        wanted = wanted.where(or_(AUDIT.c.subject == subject, _is_named(subject)))
     if actor is not None:
         wanted = wanted.where(_is_by(actor))
     head, _ = reader.audit_head()
     is_newest = after is None
-    place = _audit.c.number.desc() if is_newest else _audit.c.number
+    place = AUDIT.c.number.desc() if is_newest else AUDIT.c.number
     found: list[AuditRecord] = []
     for window in _windows(wanted, after, head):
         page = window.order_by(place).limit(limit - len(found))
@@ -382,7 +371,7 @@ def read_audit(
 
 
 def _is_by(actor: str) -> ColumnElement[bool]:
-    column, any_id = _audit.c.actor, "_" * CREDENTIAL_ID_LENGTH
+    column, any_id = AUDIT.c.actor, "_" * CREDENTIAL_ID_LENGTH
     name = actor.replace("/", "//").replace("%", "/%").replace("_", "/_")
     of_person = (column.like(f"{name} ({what}:{any_id})", escape="/") for what in CREDENTIALS)
     return or_(column == actor, *of_person)
@@ -391,10 +380,10 @@ def _is_by(actor: str) -> ColumnElement[bool]:
 def _is_named(subject: str) -> ColumnElement[bool]:
     """Whether the detail names it: an id anywhere in it, as in `case:<id>`, else a whole text."""
     text = subject if is_id(subject) else json.dumps(subject, ensure_ascii=False)
-    return cast(_audit.c.detail, Text).contains(text, autoescape=True)
+    return cast(AUDIT.c.detail, Text).contains(text, autoescape=True)
 
 
-_AT = select(_audit.c.at).where(_audit.c.number == bindparam("number"))
+_AT = select(AUDIT.c.at).where(AUDIT.c.number == bindparam("number"))
 _READS_OF_LISTS = ("audit.read", "cases.read")
 """Actions whose detail names whatever stood in a list."""
 
@@ -409,14 +398,14 @@ def read_about(
     """
     head, _ = reader.audit_head()
     first = bisect_left(range(1, head + 1), since, key=lambda one: _moment_of(reader, one))
-    wanted = select(_audit).where(
-        _audit.c.action.not_in(_READS_OF_LISTS),
-        or_(_audit.c.subject.in_(subjects), *map(_is_named, named)),
+    wanted = select(AUDIT).where(
+        AUDIT.c.action.not_in(_READS_OF_LISTS),
+        or_(AUDIT.c.subject.in_(subjects), *map(_is_named, named)),
     )
     found = [
         row
         for window in _windows(wanted, first, head)
-        for row in reader.rows(window.order_by(_audit.c.number))
+        for row in reader.rows(window.order_by(AUDIT.c.number))
     ]
     return [record_of(row) for row in found[:most]], max(len(found) - most, 0)
 
@@ -434,44 +423,5 @@ def _windows(wanted: Select[Any], after: int | None, head: int) -> Iterator[Sele
     """The query cut into bounded pieces: upwards from a number, or downwards from the head."""
     starts = range(after or 0, head, WINDOW_ENTRIES)
     for start in starts if after is not None else reversed(starts):
-        number = _audit.c.number
+        number = AUDIT.c.number
         yield wanted.where(number > start, number <= start + WINDOW_ENTRIES)
-
-
-def write_anchor(deployment_id: str, number: int, head: bytes, at: datetime | None = None) -> str:
-    """A head as the line that is sent, told at a moment: now, where none is given."""
-    values = {
-        "deployment_id": deployment_id,
-        "at": (at or utc_now()).isoformat(timespec="seconds"),
-        "audit_number": number,
-        "audit_head": head.hex(),
-    }
-    return json.dumps(values)
-
-
-def read_anchors(file: Path, deployment_id: str) -> Iterator[AnchoredHead]:
-    """The heads of one deployment in a file of such lines, with whatever syslog put before each;
-    `RequestError` where a line of it cannot be read, or there is none."""
-    found = False
-    try:
-        with file.open(encoding="utf-8", errors="replace") as lines:
-            for place, line in enumerate(lines, 1):
-                if '"audit_head"' not in line:
-                    continue
-                try:
-                    values, _ = json.JSONDecoder().raw_decode(line, line.index("{"))
-                    one = AnchoredHead(
-                        str(values["at"]),
-                        int(values["audit_number"]),
-                        bytes.fromhex(values["audit_head"]),
-                    )
-                    is_own = values["deployment_id"] == deployment_id
-                except (ValueError, TypeError, KeyError):
-                    raise RequestError(f"line {place} of {file} is no anchor: mend it") from None
-                if is_own:
-                    found = True
-                    yield one
-    except OSError as error:
-        raise RequestError(f"{file} cannot be read: {error.strerror}") from None
-    if not found:
-        raise RequestError(f"{file} holds no anchor of this deployment: name another file")

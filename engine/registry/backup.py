@@ -21,11 +21,12 @@ from sqlalchemy import Engine, insert, select, text
 
 from engine.errors import RegistryError, RegistryExists, RequestError, SosieError, StorageFull
 from engine.models.transform import Conversion
-from engine.registry import deployment, tables
+from engine.registry import deployment
 from engine.registry.audit import AuditReader, hash_at, read_head, require_head, verify_chain
 from engine.registry.damage import find_damage, is_torn, pages_of
 from engine.registry.database import (
     UNREADABLE,
+    AuditEntry,
     check,
     connect,
     flush_folder,
@@ -36,14 +37,16 @@ from engine.registry.database import (
     restructuring,
     sqlite_file,
     storage_errors,
+    utc_now,
     version,
 )
-from engine.registry.reader import Reader
-from engine.registry.records import DOCUMENT_ERASED, ERASURE_ASKED, AuditEntry, utc_now
-from engine.registry.store import Store, upgrade_schema
+from engine.registry.deployment import DEPLOYMENT
+from engine.registry.documents import DOCUMENT_ERASED, ERASURE_ASKED
+from engine.registry.store import Reader, Store, every_table, upgrade_schema
+from engine.registry.transactions import recorded, take_lease
 from engine.registry.upgrade import bring_up_to_date
 from engine.registry.vault import Vault
-from engine.registry.writer import Writer, recorded, take_lease
+from engine.registry.writer import Writer
 
 DATABASE_FILE = "registry.sqlite"
 MANIFEST_FILE = "manifest.json"
@@ -240,7 +243,7 @@ def _copy_rows(source: Reader, file: Path) -> None:
         ):
             check(rows_of_source)
             upgrade_schema(writing)
-            for table in tables.metadata.sorted_tables:
+            for table in every_table():
                 for rows in rows_of_source.execute(select(table)).mappings().partitions():
                     writing.execute(insert(table), [dict(row) for row in rows])
 
@@ -264,7 +267,7 @@ def _describe(file: Path, vault: Vault, progress: Progress | None = None) -> Man
     with _sqlite_engine(file) as engine:
         reader = Reader(engine, vault)
         damage = _examine(reader, progress)
-        (row,) = reader.rows(select(tables.deployment))
+        (row,) = reader.rows(select(DEPLOYMENT))
         with open_connection(engine) as connection:
             schema = version(connection) or ""
         rows = reader.counts()
@@ -402,7 +405,7 @@ def _stage(
         with open_connection(engine) as connection:
             require_known(connection)
             # An upgrade adds an entry of its own, which the registry in place has not.
-            number = connection.scalars(select(tables.deployment.c.audit_number)).one()
+            number = connection.scalars(select(DEPLOYMENT.c.audit_number)).one()
             head = hash_at(connection, number) or b""
         bring_up_to_date(engine, vault, conversion=conversion)
         with open_connection(engine) as connection:
@@ -424,7 +427,7 @@ def _compare(engine: Engine, vault: Vault, manifest: Manifest) -> tuple[Lost | N
             if version(connection) is None:
                 return None, 0
         # Columns that every version has.
-        columns = tables.deployment.c
+        columns = DEPLOYMENT.c
         (row,) = reader.rows(select(columns.audit_number, columns.writer_epoch))
         if row.audit_number >= manifest.audit_number:
             found = reader.audit_hash_at(manifest.audit_number)
@@ -476,10 +479,10 @@ def _fill(engine: Engine, staged: Path, vault: Vault) -> None:
         if version(connection) is None:
             upgrade_schema(connection)
         check(connection)
-        names = ", ".join(f'"{table.name}"' for table in tables.metadata.sorted_tables)
+        names = ", ".join(f'"{table.name}"' for table in every_table())
         connection.execute(text(f"TRUNCATE {names}"))
         reader = Reader(source, vault)
-        for table in tables.metadata.sorted_tables:
+        for table in every_table():
             for rows in pages_of(reader, table):
                 if any(UNREADABLE in row for row in rows):
                     raise RegistryError(

@@ -1,341 +1,406 @@
-"""Readers of cases with what people judged, of sweeps, and of facts about references."""
+"""Cases and their histories."""
 
 from __future__ import annotations
 
-import heapq
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from functools import partial
-from itertools import islice
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import (
+    CheckConstraint,
     Column,
-    ColumnElement,
+    Connection,
+    Float,
+    ForeignKey,
+    Index,
     Row,
+    String,
+    Table,
+    Text,
     and_,
     bindparam,
+    cast,
     exists,
-    false,
     func,
-    literal,
+    insert,
     or_,
     select,
     text,
-    tuple_,
+    update,
 )
-from sqlalchemy import case as by_value
 
-from engine.errors import NotFound
-from engine.registry import tables
-from engine.registry.database import KEYS, Moment, Source, long_statements, reading
-from engine.registry.line_life import HAS_FRAUD_IN_USE
-from engine.registry.records import (
-    AttemptRecord,
-    CaseRecord,
-    CropRecord,
-    JudgedPair,
-    is_id,
-    utc_now,
-)
-from engine.registry.row_macs import (
-    REFERENCE_COLUMNS,
-    open_each,
-    open_some,
+from engine.errors import NotFound, StorageFailed
+from engine.registry.database import KEYS, Moment, Source, chunks, is_id
+from engine.registry.documents import DOCUMENTS
+from engine.registry.enrollments import ENROLLMENTS, NewCrop, keep_crops
+from engine.registry.lines import LINES
+from engine.registry.rows import (
+    Code,
+    JsonValue,
+    RowNumber,
+    RowValues,
+    UuidText,
+    authentic_rows,
+    changing_rows,
+    columns_of,
+    mac_column,
+    metadata,
+    partial_index,
+    read_as,
     require_authentic,
+    sealed_column,
     sound_rows,
+    with_macs,
 )
-from engine.registry.rows import CASE_NOTE, CROP_IMAGE, case_of, read_as
-from engine.registry.tables import IS_ALIVE, case_documents, case_notes, cases, crops, judged_pairs
-from schema.cases import (
-    ALIVE,
-    KIND_RISK,
-    CaseKind,
-    CaseNote,
-    CaseSort,
-    CaseState,
-    DueDates,
-    NoteKind,
-    Outcome,
-)
+from engine.registry.vault import Vault
+from schema.cases import ALIVE, CaseNote, CaseOrigin, CaseState, NoteKind, Outcome, Proposal
+from schema.documents import DocumentStatus
 from schema.lines import LineStatus
-from schema.sweeps import Identity, LineFact
 
+IS_ALIVE = "state IN ('open', 'assigned', 'proposed')"
+"""As the index below says it: only a query with these very words can use that."""
+_IS_ALIVE_OF_LINE = f"line_id IS NOT NULL AND {IS_ALIVE}"
 
-def risk_of(found: CaseRecord) -> float:
-    """The points of a case: of its group in a sweep, else of its kind."""
-    return KIND_RISK.get(found.kind, 0.0) if found.risk is None else found.risk
-
-
-_references, _lines = tables.references, tables.lines
-
-_RANKED = by_value(
-    {str(kind): points for kind, points in KIND_RISK.items()}, value=cases.c.kind, else_=0.0
-)
-_SORTS: dict[CaseSort, tuple[ColumnElement[Any], Callable[[CaseRecord], Any], bool]] = {
-    CaseSort.RISK: (func.coalesce(cases.c.risk, _RANKED), risk_of, True),
-    CaseSort.SCORE: (
-        func.coalesce(cases.c.score, -1.0),
-        lambda one: -1.0 if one.score is None else one.score,
-        True,
+CASES = Table(
+    "cases",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("kind", Code, nullable=False),
+    Column("origin", String(16), nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("enrollment_id", UuidText, ForeignKey("enrollments.id"), index=True),
+    Column("document_ids", JsonValue, nullable=False),
+    Column("suspect_ids", JsonValue, nullable=False),
+    Column("line_id", UuidText, ForeignKey("lines.id")),
+    Column("line_ids", JsonValue, nullable=False),
+    Column("score", Float(53)),
+    Column("risk", Float(53)),
+    Column("sweep_id", UuidText, ForeignKey("sweeps.id")),
+    Column("group_key", String(128), index=True),
+    Column("assignee", String(200)),
+    Column("proposal", JsonValue),
+    Column("outcome", String(16)),
+    Column("merged_into", UuidText, ForeignKey("cases.id"), index=True),
+    Column("opened_at", Moment, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    Column("closed_at", Moment),
+    mac_column(),
+    Column("weakest", Float(53)),
+    CheckConstraint("origin IN ('decision', 'dispute', 'reverification', 'sweep')", name="origin"),
+    CheckConstraint("state IN ('open', 'assigned', 'proposed', 'closed', 'merged')", name="state"),
+    CheckConstraint(
+        "outcome IS NULL OR "
+        "(outcome IN ('fraud', 'twins', 'mistake', 'unfounded') AND state = 'closed')",
+        name="outcome",
     ),
-    CaseSort.NEWEST: (cases.c.opened_at, lambda one: one.opened_at, True),
-    CaseSort.OLDEST: (cases.c.opened_at, lambda one: one.opened_at, False),
-}
-"""What an order sorts by, in the database and of a record, and whether it descends."""
+    CheckConstraint("(state = 'merged') = (merged_into IS NOT NULL)", name="merged"),
+)
+Index("ix_cases_opened", CASES.c.opened_at, CASES.c.id)
+# One at a time: who disputes a line again is shown the case that people have.
+partial_index(
+    "uq_cases_open_of_line", CASES.c.line_id, CASES.c.kind, unique=True, where=_IS_ALIVE_OF_LINE
+)
+
+# An index of `cases.document_ids`: every decision that opens a case asks which others share a
+# document with it. No foreign key on the document, as the list has none.
+CASE_DOCUMENTS = Table(
+    "case_documents",
+    metadata,
+    Column("document_id", UuidText, primary_key=True),
+    Column("case_id", UuidText, ForeignKey("cases.id"), primary_key=True, index=True),
+    mac_column(),
+)
+
+CASE_NOTES = Table(
+    "case_notes",
+    metadata,
+    Column("id", RowNumber, primary_key=True, autoincrement=False),
+    Column("case_id", UuidText, ForeignKey("cases.id"), nullable=False, index=True),
+    Column("at", Moment, nullable=False),
+    Column("actor", String(200), nullable=False),
+    Column("kind", String(16), nullable=False),
+    sealed_column("text"),
+    mac_column(),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseRecord:
+    """A case. `suspect_ids`: its documents that seem to be one person's, not one that was only
+    misused. `line_id`: the line that it is about, if any. `score` and `weakest`: of its
+    best and its weakest link; `weakest` is None where only one is known.
+    """
+
+    id: str
+    kind: str
+    origin: CaseOrigin
+    state: CaseState
+    enrollment_id: str | None = None
+    document_ids: tuple[str, ...]
+    suspect_ids: tuple[str, ...] = ()
+    line_id: str | None = None
+    line_ids: tuple[str, ...] = ()
+    score: float | None = None
+    risk: float | None = None
+    sweep_id: str | None = None
+    group_key: str | None = None
+    assignee: str | None = None
+    proposal: Proposal | None = None
+    outcome: Outcome | None = None
+    merged_into: str | None = None
+    opened_at: datetime
+    updated_at: datetime
+    closed_at: datetime | None = None
+    weakest: float | None = None
+
+
+# A subquery and no join: SQLite would go through every case of the states first.
+STATE_OF_NAMED = (
+    select(CASES.c.state).where(CASES.c.id == CASE_DOCUMENTS.c.case_id).scalar_subquery()
+)
+
+CASE_NOTE = "case_notes.text"
+_IN_CASES = select(CASE_DOCUMENTS.c.document_id).where(
+    CASE_DOCUMENTS.c.document_id.in_(KEYS), STATE_OF_NAMED.in_(sorted(one.value for one in ALIVE))
+)
+_REPLACE_CASE = (
+    update(CASES)
+    .where(CASES.c.id == bindparam("key"))
+    .values({c.name: bindparam(f"new_{c.name}") for c in CASES.columns if c.name != "id"})
+)
+# Cases merged into one that is now merged itself: merges never form a chain.
+_FOLLOW = (
+    update(CASES)
+    .where(CASES.c.merged_into == bindparam("key"))
+    .values(merged_into=bindparam("new_merged_into"))
+)
+_LINKED = select(CASE_DOCUMENTS.c.document_id).where(CASE_DOCUMENTS.c.case_id == bindparam("id"))
+_OF_DOCUMENTS = select(CASE_DOCUMENTS.c.case_id).where(CASE_DOCUMENTS.c.document_id.in_(KEYS))
+_IS_NAMED = exists().where(
+    CASE_DOCUMENTS.c.case_id == CASE_NOTES.c.case_id,
+    DOCUMENTS.c.id == CASE_DOCUMENTS.c.document_id,
+    DOCUMENTS.c.status != DocumentStatus.ERASED.value,
+)
+_ERASE_TEXTS = update(CASE_NOTES).where(CASE_NOTES.c.id.in_(KEYS)).values(text=None)
+_NOTES_TO_ERASE = select(CASE_NOTES.c.id).where(
+    CASE_NOTES.c.case_id.in_(_OF_DOCUMENTS), CASE_NOTES.c.text.is_not(None), ~_IS_NAMED
+)
+_INTO = select(CASES.c.id).where(CASES.c.merged_into == bindparam("key"))
+_LAST_NOTE = select(func.max(CASE_NOTES.c.id))
+
+
+def case_of(vault: Vault, row: Row[Any]) -> CaseRecord:
+    require_authentic(vault, CASES, row)
+    outcome, proposal = row.outcome, row.proposal
+    return read_as(
+        CaseRecord,
+        row,
+        origin=CaseOrigin(row.origin),
+        state=CaseState(row.state),
+        document_ids=tuple(row.document_ids),
+        suspect_ids=tuple(row.suspect_ids),
+        line_ids=tuple(row.line_ids),
+        outcome=None if outcome is None else Outcome(outcome),
+        proposal=None if proposal is None else _proposal_of(proposal),
+    )
+
+
+def write_cases(
+    connection: Connection, vault: Vault, new: Sequence[CaseRecord], at: datetime
+) -> None:
+    """Inserts new cases; one that is merged at once comes after the one that it went into. The
+    faces of their documents are kept for them from now on."""
+    if not new:
+        return
+    standing = [case for case in new if case.merged_into is None]
+    merged = [case for case in new if case.merged_into is not None]
+    rows = [_case_row(case) for case in (*standing, *merged)]
+    connection.execute(insert(CASES), with_macs(vault, CASES, rows))
+    links = [(case.id, key) for case in new for key in dict.fromkeys(case.document_ids)]
+    _link(connection, vault, links, at)
+
+
+def change_cases(
+    connection: Connection, vault: Vault, changed: Sequence[CaseRecord], at: datetime
+) -> None:
+    """Updates known cases; their documents are only added to, and their faces kept."""
+    for case in changed:
+        (row,) = with_macs(vault, CASES, [_case_row(case)])
+        values = {f"new_{name}": value for name, value in row.items() if name != "id"}
+        if connection.execute(_REPLACE_CASE, {"key": case.id, **values}).rowcount != 1:
+            raise StorageFailed(
+                "a case to be changed is not there; nothing was kept: read it again"
+            )
+        if case.merged_into is not None:
+            known = {"key": case.id, "new_merged_into": case.merged_into}
+            following = connection.scalars(_INTO, {"key": case.id}).all()
+            with changing_rows(connection, vault, {CASES: following}):
+                connection.execute(_FOLLOW, known)
+        linked = set(connection.scalars(_LINKED, {"id": case.id}))
+        fresh = [key for key in dict.fromkeys(case.document_ids) if key not in linked]
+        _link(connection, vault, [(case.id, key) for key in fresh], at)
+
+
+def write_notes(
+    connection: Connection, vault: Vault, notes: Sequence[tuple[str, CaseNote]]
+) -> None:
+    """Appends to the histories of cases, each text sealed for its row."""
+    if not notes:
+        return
+    # Under the writer's fence nothing else numbers them.
+    first = (connection.scalar(_LAST_NOTE) or 0) + 1
+    rows = [
+        {
+            "id": key,
+            "case_id": case_id,
+            "at": note.at,
+            "actor": note.actor,
+            "kind": note.kind.value,
+            "text": vault.seal(CASE_NOTE, key, note.text.encode()) if note.text else None,
+        }
+        for key, (case_id, note) in enumerate(notes, first)
+    ]
+    connection.execute(insert(CASE_NOTES), with_macs(vault, CASE_NOTES, rows))
+
+
+def erase_notes(connection: Connection, vault: Vault, document_ids: Sequence[str]) -> None:
+    """Wipes the note texts of cases that name these documents and no document still held."""
+    erased = connection.scalars(_NOTES_TO_ERASE, {"keys": list(document_ids)}).all()
+    with changing_rows(connection, vault, {CASE_NOTES: erased}):
+        for part in chunks(erased):
+            connection.execute(_ERASE_TEXTS, {"keys": part})
+
+
+def _link(
+    connection: Connection, vault: Vault, links: Sequence[tuple[str, str]], at: datetime
+) -> None:
+    if links:
+        rows = [{"case_id": case_id, "document_id": key} for case_id, key in links]
+        connection.execute(insert(CASE_DOCUMENTS), with_macs(vault, CASE_DOCUMENTS, rows))
+        keep_crops(connection, vault, [key for _, key in links], at)
+
+
+def _case_row(case: CaseRecord) -> RowValues:
+    return columns_of(
+        case,
+        kind=str(case.kind),
+        origin=case.origin.value,
+        state=case.state.value,
+        document_ids=list(case.document_ids),
+        suspect_ids=list(case.suspect_ids),
+        line_ids=list(case.line_ids),
+        proposal=None if case.proposal is None else _proposal_values(case.proposal),
+        outcome=None if case.outcome is None else case.outcome.value,
+    )
+
+
+def _proposal_values(proposal: Proposal) -> dict[str, Any]:
+    return asdict(proposal) | {
+        "outcome": proposal.outcome.value,
+        "close_lines": list(proposal.close_lines),
+        "at": proposal.at.isoformat(),
+    }
+
+
+def _proposal_of(values: Mapping[str, Any]) -> Proposal:
+    return Proposal(
+        outcome=Outcome(values["outcome"]),
+        close_lines=tuple(values["close_lines"]),
+        keep_lines=values.get("keep_lines", False),
+        by=values["by"],
+        at=datetime.fromisoformat(values["at"]),
+        person=values.get("person"),
+    )
+
+
+def keep_crops_of_cases(
+    connection: Connection, vault: Vault, new: Sequence[NewCrop], at: datetime
+) -> None:
+    """Keeps what has come in held of documents that an open case names already."""
+    held = [one.document_id for one in new if one.is_held]
+    named = [key for part in chunks(held) for key in connection.scalars(_IN_CASES, {"keys": part})]
+    keep_crops(connection, vault, named, at)
+
+
+# Of a document that a case names and does not suspect, a victim's, only what the case is about.
+_IS_FRAUD_IN_USE = and_(
+    CASES.c.outcome == Outcome.FRAUD.value,
+    CASE_DOCUMENTS.c.case_id == CASES.c.id,
+    CASE_DOCUMENTS.c.document_id == LINES.c.document_id,
+    LINES.c.status != LineStatus.CLOSED.value,
+    or_(
+        cast(CASES.c.suspect_ids, Text).contains(LINES.c.document_id),
+        cast(CASES.c.line_ids, Text).contains(LINES.c.id),
+    ),
+)
+# From each case of fraud, which are few, to its lines: a join would begin with all lines in use.
+HAS_FRAUD_IN_USE = and_(
+    CASES.c.state == CaseState.CLOSED.value,
+    CASES.c.outcome == Outcome.FRAUD.value,
+    exists().where(_IS_FRAUD_IN_USE).correlate(CASES),
+)
+"""Of a case: it was decided to be fraud, and lines of it are in use."""
+_FRAUD_IN_USE = select(func.count()).select_from(CASES).where(HAS_FRAUD_IN_USE)
+_FRAUD_OF_CASES = select(CASE_DOCUMENTS.c.case_id, LINES.c.id.label("line_id")).where(
+    CASE_DOCUMENTS.c.case_id.in_(KEYS), _IS_FRAUD_IN_USE
+)
+_FRAUD_UNDER = select(LINES.c.document_id, LINES.c.id.label("line_id")).where(
+    LINES.c.document_id.in_(KEYS), exists().where(_IS_FRAUD_IN_USE).correlate(LINES)
+)
+
 _PLACES = (
-    select(case_documents.c.case_id, _lines.c.carrier, _lines.c.outlet, func.count().label("lines"))
-    .join(_lines, _lines.c.document_id == case_documents.c.document_id)
-    .where(case_documents.c.case_id.in_(KEYS), _lines.c.status != LineStatus.CLOSED.value)
-    .group_by(case_documents.c.case_id, _lines.c.carrier, _lines.c.outlet)
-    .order_by(func.count().desc(), _lines.c.carrier, _lines.c.outlet)
+    select(CASE_DOCUMENTS.c.case_id, LINES.c.carrier, LINES.c.outlet, func.count().label("lines"))
+    .join(LINES, LINES.c.document_id == CASE_DOCUMENTS.c.document_id)
+    .where(CASE_DOCUMENTS.c.case_id.in_(KEYS), LINES.c.status != LineStatus.CLOSED.value)
+    .group_by(CASE_DOCUMENTS.c.case_id, LINES.c.carrier, LINES.c.outlet)
+    .order_by(func.count().desc(), LINES.c.carrier, LINES.c.outlet)
 )
 _ATTEMPTED_AT = (
-    select(cases.c.id.label("case_id"), tables.enrollments.c.carrier, tables.enrollments.c.outlet)
-    .join(tables.enrollments, tables.enrollments.c.id == cases.c.enrollment_id)
-    .where(cases.c.id.in_(KEYS))
+    select(CASES.c.id.label("case_id"), ENROLLMENTS.c.carrier, ENROLLMENTS.c.outlet)
+    .join(ENROLLMENTS, ENROLLMENTS.c.id == CASES.c.enrollment_id)
+    .where(CASES.c.id.in_(KEYS))
 )
-_CASES = select(cases).where(cases.c.id.in_(KEYS))
-_OPEN_OF_LINE = select(cases).where(
-    cases.c.line_id == bindparam("line"), cases.c.kind == bindparam("kind"), text(IS_ALIVE)
+_CASES = select(CASES).where(CASES.c.id.in_(KEYS))
+_OPEN_OF_LINE = select(CASES).where(
+    CASES.c.line_id == bindparam("line"), CASES.c.kind == bindparam("kind"), text(IS_ALIVE)
 )
-# A subquery and no join: SQLite would go through every case of the states first.
-_STATE = select(cases.c.state).where(cases.c.id == case_documents.c.case_id).scalar_subquery()
-_NAMING = select(case_documents.c.document_id, case_documents.c.case_id).where(
-    case_documents.c.document_id.in_(KEYS), _STATE.in_(bindparam("states", expanding=True))
+_NAMING = select(CASE_DOCUMENTS.c.document_id, CASE_DOCUMENTS.c.case_id).where(
+    CASE_DOCUMENTS.c.document_id.in_(KEYS), STATE_OF_NAMED.in_(bindparam("states", expanding=True))
 )
 _MERGED_INTO = (
-    select(cases)
-    .where(cases.c.merged_into == bindparam("id"))
-    .order_by(cases.c.opened_at, cases.c.id)
+    select(CASES)
+    .where(CASES.c.merged_into == bindparam("id"))
+    .order_by(CASES.c.opened_at, CASES.c.id)
 )
-_standing = cases.alias("standing")
+_standing = CASES.alias("standing")
 _OF_GROUPS = (
-    select(_standing, cases.c.group_key.label("named_key"))
-    .join(_standing, _standing.c.id == func.coalesce(cases.c.merged_into, cases.c.id))
-    .where(cases.c.group_key.in_(KEYS))
+    select(_standing, CASES.c.group_key.label("named_key"))
+    .join(_standing, _standing.c.id == func.coalesce(CASES.c.merged_into, CASES.c.id))
+    .where(CASES.c.group_key.in_(KEYS))
     .order_by(_standing.c.opened_at, _standing.c.id)
 )
-_WENT_INTO = select(cases.c.id).where(cases.c.merged_into == bindparam("id"))
+_WENT_INTO = select(CASES.c.id).where(CASES.c.merged_into == bindparam("id"))
 _NOTES = (
-    select(case_notes)
-    .where(or_(case_notes.c.case_id == bindparam("id"), case_notes.c.case_id.in_(_WENT_INTO)))
-    .order_by(case_notes.c.id)
+    select(CASE_NOTES)
+    .where(or_(CASE_NOTES.c.case_id == bindparam("id"), CASE_NOTES.c.case_id.in_(_WENT_INTO)))
+    .order_by(CASE_NOTES.c.id)
 )
 _RESTRICTIONS = (
-    select(case_notes)
-    .where(case_notes.c.case_id.in_(KEYS), case_notes.c.kind == NoteKind.RESTRICTED.value)
-    .order_by(case_notes.c.id)
+    select(CASE_NOTES)
+    .where(CASE_NOTES.c.case_id.in_(KEYS), CASE_NOTES.c.kind == NoteKind.RESTRICTED.value)
+    .order_by(CASE_NOTES.c.id)
 )
-_IS_NEEDED = exists().where(
-    case_documents.c.document_id == crops.c.document_id,
-    _STATE.in_(sorted(state.value for state in ALIVE)),
-)
-# An open case keeps its faces beyond their time; retention takes them where its hold is over.
-_IS_SHOWN = and_(
-    or_(crops.c.kept_until > bindparam("now", type_=Moment), _IS_NEEDED),
-    func.coalesce(crops.c.is_held, false()).is_(false()),
-)
-_CROPS_OF = (
-    select(crops)
-    .where(crops.c.enrollment_id == bindparam("enrollment"), _IS_SHOWN)
-    .order_by(crops.c.photograph, crops.c.id)
-)
-# Where an earlier import's reference was removed, its crops may be of another person.
-_removed = tables.references.alias("removed")
-_CROPS_OF_IMPORT = (
-    select(crops)
-    .where(
-        crops.c.document_id == bindparam("document"),
-        crops.c.enrollment_id.is_(None),
-        _IS_SHOWN,
-        ~exists().where(
-            _removed.c.document_id == crops.c.document_id,
-            _removed.c.enrollment_id.is_(None),
-            _removed.c.removed_sequence.is_not(None),
-        ),
-    )
-    .order_by(crops.c.photograph, crops.c.id)
-)
-# The reference's own first: those of attempts may show somebody else. An import's has no attempt.
-_IS_OF_REFERENCE = exists().where(
-    tables.references.c.document_id == crops.c.document_id,
-    tables.references.c.removed_sequence.is_(None),
-    or_(
-        tables.references.c.enrollment_id == crops.c.enrollment_id,
-        and_(tables.references.c.enrollment_id.is_(None), crops.c.enrollment_id.is_(None)),
-    ),
-)
-_ranked = (
-    select(
-        crops.c.id,
-        by_value((_IS_OF_REFERENCE, 1), else_=0).label("is_of_reference"),
-        func.row_number()
-        .over(
-            partition_by=crops.c.document_id,
-            order_by=(
-                by_value((_IS_OF_REFERENCE, 0), else_=1),
-                crops.c.received_at.desc(),
-                crops.c.enrollment_id,
-                crops.c.photograph,
-                crops.c.id,
-            ),
-        )
-        .label("place"),
-    )
-    .where(crops.c.document_id.in_(KEYS), _IS_SHOWN)
-    .subquery()
-)
-_OF_ATTEMPT = "attempt_"
-_FACES_OF = (
-    select(
-        crops,
-        _ranked.c.is_of_reference,
-        *(one.label(f"{_OF_ATTEMPT}{one.name}") for one in tables.enrollments.columns),
-    )
-    .join(_ranked, _ranked.c.id == crops.c.id)
-    .join(tables.enrollments, tables.enrollments.c.id == crops.c.enrollment_id, isouter=True)
-    .where(_ranked.c.place <= bindparam("most"))
-    .order_by(crops.c.document_id, _ranked.c.place)
-)
-EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
-"""What later sweeps respect: these two documents are two people, or one with good reason."""
 
 _CLOSED_COUNT = (
-    select(func.count()).select_from(cases).where(cases.c.state == CaseState.CLOSED.value)
+    select(func.count()).select_from(CASES).where(CASES.c.state == CaseState.CLOSED.value)
 )
-_PAIRS = select(judged_pairs)
-_JUDGED = _PAIRS.order_by(judged_pairs.c.left_document, judged_pairs.c.right_document)
-_NEWEST_REFERENCES = (
-    select(_references.c.document_id, func.max(_references.c.added_sequence).label("newest"))
-    .where(_references.c.document_id.in_(KEYS), _references.c.removed_sequence.is_(None))
-    .group_by(_references.c.document_id)
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Face:
-    """An aligned face of a document as a JPEG or PNG file; `is_of_reference` where the document's
-    reference was made of it.
-
-    `decision` and `captured_at` are of its attempt: None of an imported reference.
-    """
-
-    crop: CropRecord
-    is_of_reference: bool
-    decision: str | None
-    captured_at: datetime | None
-    image: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CaseFilter:
-    """Which cases a queue has; what is None does not matter.
-
-    `carrier` and `outlet` are where a line in use of one of its documents was opened, or where it
-    was attempted. `id_end`: its id, or that of its enrollment or of a document, ends so.
-    `overdue_at`: due before that moment, by the dates of the queue, and not decided.
-    `fraud_in_use`: decided to be fraud, and lines of it are in use.
-    """
-
-    state: CaseState | Collection[CaseState] | None = None
-    kind: str | None = None
-    assignees: Collection[str] = ()
-    """Any of these: a person, and how older cases name them."""
-    carrier: str | None = None
-    outlet: str | None = None
-    id_end: str | None = None
-    overdue_at: datetime | None = None
-    fraud_in_use: bool = False
-
-    def terms(self, due: DueDates) -> Iterator[ColumnElement[bool]]:
-        """As terms of a query."""
-        if self.state is not None:
-            states = [self.state] if isinstance(self.state, CaseState) else self.state
-            yield cases.c.state.in_([one.value for one in states])
-        if self.fraud_in_use:
-            yield HAS_FRAUD_IN_USE
-        if self.kind is not None:
-            yield cases.c.kind == self.kind
-        if self.assignees:
-            yield cases.c.assignee.in_(self.assignees)
-        if self.carrier is not None:
-            yield _is_at(_lines.c.carrier, tables.enrollments.c.carrier, self.carrier)
-        if self.outlet is not None:
-            yield _is_at(_lines.c.outlet, tables.enrollments.c.outlet, self.outlet)
-        if self.id_end is not None:
-            yield or_(
-                cases.c.id.endswith(self.id_end, autoescape=True),
-                cases.c.enrollment_id.endswith(self.id_end, autoescape=True),
-                exists().where(
-                    case_documents.c.case_id == cases.c.id,
-                    case_documents.c.document_id.endswith(self.id_end, autoescape=True),
-                ),
-            )
-        if self.overdue_at is not None:
-            late = [
-                and_(cases.c.kind == kind.value, cases.c.opened_at < self.overdue_at - span)
-                for kind in CaseKind
-                if (span := due.span(kind)) is not None
-            ]
-            yield and_(cases.c.state.in_([one.value for one in ALIVE]), or_(*late))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptFilter:
-    """Which attempts of an outlet are listed; what is None does not matter.
-
-    `case`: those whose case, or the one that it went into, is in that queue. `id_end`: its id, or
-    that of its document, ends so.
-    """
-
-    outlet: str
-    decision: str | None = None
-    id_end: str | None = None
-    case: CaseFilter | None = None
-    oldest_first: bool = False
-
-    def terms(self, due: DueDates) -> Iterator[ColumnElement[bool]]:
-        """As terms of a query."""
-        attempts = tables.enrollments.c
-        yield attempts.outlet == self.outlet
-        if self.decision is not None:
-            yield attempts.decision == self.decision
-        if self.id_end is not None:
-            yield or_(
-                attempts.id.endswith(self.id_end, autoescape=True),
-                attempts.document_id.endswith(self.id_end, autoescape=True),
-            )
-        if self.case is not None and self.case != CaseFilter():
-            yield exists().where(
-                _opened.c.enrollment_id == attempts.id,
-                cases.c.id == func.coalesce(_opened.c.merged_into, _opened.c.id),
-                *self.case.terms(due),
-            )
-
-
-_opened = cases.alias("opened")
 _OF_ATTEMPTS = (
-    select(_standing, cases.c.enrollment_id.label("attempt_id"))
-    .join(_standing, _standing.c.id == func.coalesce(cases.c.merged_into, cases.c.id))
-    .where(cases.c.enrollment_id.in_(KEYS))
+    select(_standing, CASES.c.enrollment_id.label("attempt_id"))
+    .join(_standing, _standing.c.id == func.coalesce(CASES.c.merged_into, CASES.c.id))
+    .where(CASES.c.enrollment_id.in_(KEYS))
     .order_by(_standing.c.opened_at, _standing.c.id)
 )
-
-
-def _is_at(of_line: Column[str], of_attempt: Column[str], value: str) -> ColumnElement[bool]:
-    return or_(
-        exists().where(
-            case_documents.c.case_id == cases.c.id,
-            _lines.c.document_id == case_documents.c.document_id,
-            of_line == value,
-        ),
-        exists().where(tables.enrollments.c.id == cases.c.enrollment_id, of_attempt == value),
-    )
 
 
 @dataclass(slots=True)
@@ -353,7 +418,13 @@ class CasePlaces:
 
 
 class CaseReader(Source):
-    """Reader of cases, judged pairs and crops."""
+    """Reader of cases and their histories."""
+
+    def attempts_in(self, case_id: str) -> list[str]:
+        """The enrollments that opened a case or went into it; none of one that is not there."""
+        found = (*self.by_id([case_id]).values(), *self.merged_into(case_id))
+        ids = (one.enrollment_id for one in found if one.enrollment_id is not None)
+        return list(dict.fromkeys(ids))
 
     def get(self, case_id: str) -> CaseRecord:
         """One case; `NotFound` if there is none."""
@@ -366,106 +437,12 @@ class CaseReader(Source):
         """The known ones of these cases."""
         return {row.id: case_of(self.vault, row) for row in self._rows_of(_CASES, ids)}
 
-    def newest(
-        self,
-        state: CaseState | Collection[CaseState] | None = CaseState.OPEN,
-        kind: str | None = None,
-        assignee: str | None = None,
-        limit: int = 100,
-        after: str | None = None,
-    ) -> list[CaseRecord]:
-        """The newest cases: of one state, of several or of all, below the case `after`.
-
-        `NotFound` where `after` is no case.
-        """
-        wanted = CaseFilter(
-            state=state, kind=kind, assignees=() if assignee is None else (assignee,)
-        )
-        return self.queue(wanted, CaseSort.NEWEST, limit=limit, after=after)
-
-    def queue(
-        self,
-        wanted: CaseFilter,
-        sort: CaseSort,
-        *,
-        due: DueDates | None = None,
-        limit: int = 100,
-        after: str | None = None,
-    ) -> list[CaseRecord]:
-        """The first cases of a queue in an order, or the first below the case `after`, which need
-        not be in the queue any more. `NotFound` where `after` is no case."""
-        due = due or DueDates()
-        last = None if after is None else self.get(after)
-        if sort is CaseSort.DUE:
-            return self._by_due_date(wanted, due, limit, last)
-        return self._sorted(wanted, sort, due, limit, last)
-
-    def attempts(
-        self,
-        wanted: AttemptFilter,
-        *,
-        due: DueDates | None = None,
-        limit: int = 100,
-        after: str | None = None,
-    ) -> list[AttemptRecord]:
-        """The newest attempts at an outlet, or the oldest, below the attempt `after`.
-
-        `NotFound` where `after` is none.
-        """
-        table = tables.enrollments
-        place = (table.c.created_at, table.c.id)
-        query = select(table).where(*wanted.terms(due or DueDates()))
-        query = query.order_by(*(one if wanted.oldest_first else one.desc() for one in place))
-        if after is not None:
-            last = self.rows(select(*place).where(table.c.id == after)) if is_id(after) else ()
-            if not last:
-                raise NotFound("no enrollment has this id: check it")
-            mark = tuple_(*map(literal, last[0], (one.type for one in place)))
-            own = tuple_(*place)
-            query = query.where(own > mark if wanted.oldest_first else own < mark)
-        require = partial(require_authentic, self.vault, table)
-        return [
-            read_as(AttemptRecord, row, reasons=tuple(row.reasons))
-            for row in open_some(self, query, limit, require)
-        ]
-
     def of_attempts(self, enrollment_ids: Sequence[str]) -> dict[str, CaseRecord]:
         """The newest case that each of these attempts opened or went into."""
         return {
             row.attempt_id: case_of(self.vault, row)
-            for row in sound_rows(self.vault, cases, self._rows_of(_OF_ATTEMPTS, enrollment_ids))
+            for row in sound_rows(self.vault, CASES, self._rows_of(_OF_ATTEMPTS, enrollment_ids))
         }
-
-    def _sorted(
-        self, wanted: CaseFilter, sort: CaseSort, due: DueDates, limit: int, last: CaseRecord | None
-    ) -> list[CaseRecord]:
-        key, value_of, descends = _SORTS[sort]
-        order = (key, cases.c.id)
-        query = select(cases).where(*wanted.terms(due))
-        query = query.order_by(*(one.desc() for one in order) if descends else order)
-        if last is not None:
-            query = query.where(_is_below(key, value_of(last), last.id, descends))
-        return open_some(self, query, limit, partial(case_of, self.vault))
-
-    def _by_due_date(
-        self, wanted: CaseFilter, due: DueDates, limit: int, last: CaseRecord | None
-    ) -> list[CaseRecord]:
-        # Of one kind the oldest is due first: a merge, since no database adds days to our moments.
-        last_due = None if last is None else due.of(last.kind, last.opened_at)
-        if last is not None and last_due is None:
-            return []
-        parts = []
-        for kind in CaseKind:
-            span = due.span(kind)
-            if span is None or wanted.kind not in {None, kind}:
-                continue
-            before = None
-            if last is not None and last_due is not None:
-                before = replace(last, opened_at=last_due - span)
-            of_kind = replace(wanted, kind=kind.value)
-            parts.append(self._sorted(of_kind, CaseSort.OLDEST, due, limit, before))
-        merged = heapq.merge(*parts, key=lambda one: (due.of(one.kind, one.opened_at), one.id))
-        return list(islice(merged, limit))
 
     def places(self, case_ids: Sequence[str]) -> dict[str, CasePlaces]:
         """Where the lines of each case are; no case is left out."""
@@ -483,8 +460,7 @@ class CaseReader(Source):
         """
         return [
             CaseNote(at=row.at, actor=row.actor, kind=NoteKind(row.kind), text=self._text(row))
-            for found in self.rows(_NOTES, id=case_id)
-            for row in (require_authentic(self.vault, case_notes, found),)
+            for row in authentic_rows(self.vault, CASE_NOTES, self.rows(_NOTES, id=case_id))
         ]
 
     def restrictions(self, case_ids: Sequence[str]) -> dict[str, list[str]]:
@@ -492,7 +468,7 @@ class CaseReader(Source):
         erased."""
         found: dict[str, list[str]] = {}
         rows = self._rows_of(_RESTRICTIONS, sorted(set(case_ids)))
-        for row in sound_rows(self.vault, case_notes, rows):
+        for row in sound_rows(self.vault, CASE_NOTES, rows):
             found.setdefault(row.case_id, []).append(self._text(row))
         return found
 
@@ -519,75 +495,13 @@ class CaseReader(Source):
         newest = {row.named_key: row for row in self._rows_of(_OF_GROUPS, group_keys)}
         return {
             row.named_key: case_of(self.vault, row)
-            for row in sound_rows(self.vault, cases, newest.values())
+            for row in sound_rows(self.vault, CASES, newest.values())
         }
 
     def count_closed(self) -> int:
         """How many cases are closed; none is ever opened again, or deleted."""
         ((count,),) = self.rows(_CLOSED_COUNT)
         return int(count)
-
-    def judged_pairs(self, outcomes: Collection[Outcome] | None = None) -> list[JudgedPair]:
-        """Every judged pair, or those with one of these outcomes; by document."""
-        query = _JUDGED
-        if outcomes is not None:
-            query = query.where(judged_pairs.c.outcome.in_([one.value for one in outcomes]))
-        return list(open_each(self.rows(query), self._judged))
-
-    def judged_between(self, document_ids: Sequence[str]) -> list[JudgedPair]:
-        """What people judged of any two of these documents."""
-        wanted, left = set(document_ids), judged_pairs.c.left_document
-        rows = self._rows_of(_PAIRS.where(left.in_(KEYS)), sorted(wanted))
-        return [self._judged(row) for row in rows if row.right_document in wanted]
-
-    def newest_references(self, document_ids: Sequence[str]) -> dict[str, int]:
-        """The gallery's sequence at which each document's newest live reference was added; none of
-        one without references."""
-        return {
-            row.document_id: row.newest for row in self._rows_of(_NEWEST_REFERENCES, document_ids)
-        }
-
-    def _judged(self, found: Row[Any]) -> JudgedPair:
-        row = require_authentic(self.vault, judged_pairs, found)
-        return read_as(JudgedPair, row, outcome=Outcome(row.outcome))
-
-    def crops(self, enrollment_id: str) -> list[tuple[CropRecord, bytes]]:
-        """The crops of an enrollment with their images, `live` before `portrait`.
-
-        None where none were kept, or where their time is over.
-        """
-        if not is_id(enrollment_id):
-            return []
-        rows = self.rows(_CROPS_OF, enrollment=enrollment_id, now=utc_now())
-        return [(read_as(CropRecord, row), image) for row, image in open_each(rows, self._image)]
-
-    def crops_of_import(self, document_id: str) -> list[tuple[CropRecord, bytes]]:
-        """The same of the reference that an import brought; none where it brought another before,
-        since a crop does not say which one it is of."""
-        rows = self.rows(_CROPS_OF_IMPORT, document=document_id, now=utc_now())
-        return [(read_as(CropRecord, row), image) for row, image in open_each(rows, self._image)]
-
-    def faces(self, document_ids: Sequence[str], most: int) -> dict[str, list[Face]]:
-        """At most so many crops that are kept of each document, its reference's own first, then
-        the newest; no document is left out."""
-        found: dict[str, list[Face]] = {key: [] for key in document_ids}
-        rows = self._rows_of(_FACES_OF, document_ids, most=most, now=utc_now())
-        for row, face in open_each(rows, self._face):
-            found[row.document_id].append(face)
-        return found
-
-    def _face(self, row: Row[Any]) -> tuple[Row[Any], Face]:
-        if row.attempt_id is not None:
-            require_authentic(self.vault, tables.enrollments, row, _OF_ATTEMPT)
-        # Crops of before there was a column for it came in when they were decided on.
-        crop = read_as(CropRecord, row, received_at=row.received_at or row.attempt_created_at)
-        told = (bool(row.is_of_reference), row.attempt_decision, row.attempt_captured_at)
-        return row, Face(crop, *told, self._image(row)[1])
-
-    def _image(self, row: Row[Any]) -> tuple[Row[Any], bytes]:
-        # Or a face could be put under another document, and its holder be taken for it.
-        require_authentic(self.vault, crops, row)
-        return row, self.vault.open(CROP_IMAGE, row.id, row.image)
 
     def _by_document(
         self, document_ids: Sequence[str], states: Collection[CaseState]
@@ -610,169 +524,21 @@ class CaseReader(Source):
     def _text(self, row: Row[Any]) -> str:
         return "" if row.text is None else self.vault.open(CASE_NOTE, row.id, row.text).decode()
 
+    def count_fraud(self) -> int:
+        """How many cases were decided to be fraud and have lines in use."""
+        ((count,),) = self.rows(_FRAUD_IN_USE)
+        return int(count)
 
-def _is_below(
-    key: ColumnElement[Any], value: object, case_id: str, descends: bool
-) -> ColumnElement[bool]:
-    further, beside = (
-        (key < value, cases.c.id < case_id) if descends else (key > value, cases.c.id > case_id)
-    )
-    return or_(further, and_(key == value, beside))
+    def fraud_of_cases(self, case_ids: Sequence[str]) -> dict[str, set[str]]:
+        """The lines in use of what each case was decided to be fraud about; none is left out."""
+        found: dict[str, set[str]] = {key: set() for key in case_ids}
+        for row in self._rows_of(_FRAUD_OF_CASES, case_ids):
+            found[row.case_id].add(row.line_id)
+        return found
 
-
-OWNERS_PER_PAGE = 50_000
-_ID_BYTES = 36
-
-_IS_LIVE = _references.c.removed_sequence.is_(None)
-DOCUMENTS_OF = select(*REFERENCE_COLUMNS).where(_references.c.id.in_(KEYS), _IS_LIVE)
-_LINES_OF = (
-    select(
-        _lines.c.document_id,
-        _lines.c.id,
-        _lines.c.carrier,
-        _lines.c.outlet,
-        _lines.c.opened_at,
-        _lines.c.status,
-    )
-    .where(_lines.c.document_id.in_(KEYS))
-    .order_by(_lines.c.opened_at, _lines.c.id)
-)
-_IS_OPEN_DISPUTE = (
-    select(cases.c.kind == CaseKind.DISPUTE.value)
-    .where(
-        cases.c.id == case_documents.c.case_id,
-        cases.c.state.in_(sorted(state.value for state in ALIVE)),
-    )
-    .scalar_subquery()
-)
-# A subquery and no join: SQLite would go through every open case first.
-_DISPUTES_OF = (
-    select(case_documents.c.document_id, func.count().label("disputes"))
-    .where(case_documents.c.document_id.in_(KEYS), _IS_OPEN_DISPUTE)
-    .group_by(case_documents.c.document_id)
-)
-# In the order of an index that has both columns: the rows themselves, which are ten times as
-# long for their templates, are not read.
-_OWNERS = (
-    select(_references.c.document_id, _references.c.id)
-    .where(
-        tuple_(_references.c.document_id, _references.c.id)
-        > tuple_(bindparam("document"), bindparam("id"))
-    )
-    .order_by(_references.c.document_id, _references.c.id)
-    .limit(bindparam("page"))
-)
-_REMOVED = select(_references.c.id).where(_references.c.removed_sequence.is_not(None))
-_OPENINGS = (
-    select(_lines.c.id, _references.c.id.label("reference"), _lines.c.outlet, _lines.c.opened_at)
-    .add_columns(_lines.c.status)
-    .join(_references, (_references.c.document_id == _lines.c.document_id) & _IS_LIVE)
-    .where(_lines.c.id > bindparam("last"))
-    .order_by(_lines.c.id)
-    .limit(bindparam("page"))
-)
-
-
-class FactReader(Source):
-    """Reader of facts about references, by which sweeps rank and group them."""
-
-    def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
-        """The documents of these references, each once, in the order of their first reference.
-
-        A reference that is gone has none. Each brings the references that were asked for, every
-        line, closed ones too, and the number of its open disputes.
-        """
-        references: dict[str, list[int]] = defaultdict(list)
-        rows = self._rows_of(DOCUMENTS_OF, sorted({int(key) for key in reference_ids}))
-        for row in sound_rows(self.vault, _references, rows):
-            references[row.document_id].append(row.id)
-        ordered = {key: sorted(ids) for key, ids in references.items()}
-        documents = sorted(ordered, key=lambda key: ordered[key][0])
-        lines: dict[str, list[LineFact]] = defaultdict(list)
-        for row in self._rows_of(_LINES_OF, documents):
-            lines[row.document_id].append(
-                LineFact(row.id, row.carrier, row.outlet, row.opened_at, row.status)
-            )
-        disputes = {row.document_id: row.disputes for row in self._rows_of(_DISPUTES_OF, documents)}
-        return [
-            Identity(key, tuple(ordered[key]), tuple(lines[key]), disputes.get(key, 0))
-            for key in documents
-        ]
-
-    def crowded_documents(self, most: int, is_each_carrier: bool) -> list[str]:
-        """The documents with more than `most` lines in use: over all carriers, or with one."""
-        grouped = (
-            (_lines.c.document_id, _lines.c.carrier) if is_each_carrier else (_lines.c.document_id,)
-        )
-        query = (
-            select(_lines.c.document_id)
-            .where(_lines.c.status != LineStatus.CLOSED.value)
-            .group_by(*grouped)
-            .having(func.count() > most)
-        )
-        # It reads every line.
-        with reading(self._engine) as connection, long_statements(connection):
-            return sorted({row.document_id for row in connection.execute(query)})
-
-    def count_outlet_lines(self, outlets: Sequence[str]) -> dict[str, int]:
-        """How many lines each outlet has opened, closed ones too; none of one without lines."""
-        query = (
-            select(_lines.c.outlet, func.count().label("lines"))
-            .where(_lines.c.outlet.in_(sorted(set(outlets))))
-            .group_by(_lines.c.outlet)
-        )
-        with reading(self._engine) as connection, long_statements(connection):
-            return {row.outlet: row.lines for row in connection.execute(query)}
-
-    def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of every live reference: ids int64[n], ascending, and a number of its document int64[n].
-
-        The numbers say no more than which references are of one document. Read in pages, each a
-        short transaction: what is added or removed meanwhile may be in it or not.
-        """
-        pages = list(self._owner_pages())
-        removed = np.array([row.id for row in self.rows(_REMOVED)], np.int64)
-        if not pages:
-            return np.empty(0, np.int64), np.empty(0, np.int64)
-        ids = np.concatenate([ids for ids, _ in pages])
-        # Every page begins with a number of its own, unless it goes on with a document.
-        numbers = np.cumsum(np.concatenate([is_other for _, is_other in pages]), dtype=np.int64)
-        order = np.argsort(ids)
-        order = order[~np.isin(ids[order], removed)]
-        return ids[order], numbers[order]
-
-    def opening_arrays(self) -> tuple[NDArray[Any], ...]:
-        """Of every line of a live reference: a reference int64[n], a number of its outlet int32[n],
-        the minute it was opened in int64[n], and whether it is disputed bool[n].
-
-        Read in pages as `document_owner_array`; a line of several references may be there again.
-        """
-        outlets: dict[str, int] = {}
-        pages: list[NDArray[np.int64]] = [np.empty((0, 4), np.int64)]
-        asked = {"last": "", "page": OWNERS_PER_PAGE}
-        while rows := self.rows(_OPENINGS, **asked):
-            numbers = [
-                (
-                    row.reference,
-                    outlets.setdefault(row.outlet, len(outlets)),
-                    int(row.opened_at.timestamp() // 60),
-                    row.status == LineStatus.DISPUTED.value,
-                )
-                for row in rows
-            ]
-            pages.append(np.array(numbers, np.int64))
-            asked["last"] = rows[-1].id
-        reference, outlet, minute, is_disputed = np.concatenate(pages).T
-        return reference, outlet.astype(np.int32), minute, is_disputed.astype(np.bool_)
-
-    def _owner_pages(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-        """References by document, and whether each is of another document than the one before."""
-        asked = {"document": "", "id": -1, "page": OWNERS_PER_PAGE}
-        while True:
-            rows = self.rows(_OWNERS, **asked)
-            if not rows:
-                return
-            documents, ids = zip(*rows, strict=True)
-            names = np.array((asked["document"], *documents), f"S{_ID_BYTES}")
-            yield np.array(ids, np.int64), names[1:] != names[:-1]
-            asked |= {"document": documents[-1], "id": ids[-1]}
+    def fraud_under(self, document_ids: Sequence[str]) -> dict[str, set[str]]:
+        """The lines in use of decided fraud under each document; none is left out."""
+        found: dict[str, set[str]] = {key: set() for key in document_ids}
+        for row in self._rows_of(_FRAUD_UNDER, document_ids):
+            found[row.document_id].add(row.line_id)
+        return found

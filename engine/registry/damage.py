@@ -5,23 +5,118 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Row, Table, func, literal, select, tuple_
 
 from engine.errors import FourEyes, RequestError, SosieError, StorageFailed
-from engine.registry import tables
-from engine.registry.audit import MENDED, AuditReader, find_breaks, read_head, verify_chain
-from engine.registry.database import UNREADABLE, chunks, long_statements, reading, sqlite_file
-from engine.registry.records import DOCUMENT_ERASED, ERASURE_ASKED, AuditEntry, AuditRecord, utc_now
-from engine.registry.row_macs import AUTHENTICATED, is_authentic, name_row, values_of
-from engine.registry.rows import name_sealed
-from engine.registry.tables import metadata
+from engine.registry.accounts import API_KEYS, CARRIERS, OUTLETS
+from engine.registry.audit import (
+    AUDIT,
+    MENDED,
+    AuditReader,
+    AuditRecord,
+    find_breaks,
+    read_head,
+    verify_chain,
+)
+from engine.registry.cases import CASE_DOCUMENTS, CASES
+from engine.registry.database import (
+    CHUNK_ROWS,
+    UNREADABLE,
+    AuditEntry,
+    chunks,
+    long_statements,
+    reading,
+    sqlite_file,
+    utc_now,
+)
+from engine.registry.deployment import DEPLOYMENT
+from engine.registry.documents import DOCUMENT_ERASED, DOCUMENTS, ERASURE_ASKED
+from engine.registry.enrollments import ENROLLMENTS
+from engine.registry.lines import LINES
+from engine.registry.references import REFERENCES, WATCHLIST, name_sealed
+from engine.registry.rows import is_authentic, name_row, values_of
+from engine.registry.store import every_table
+from engine.registry.transactions import chained, take_lease
 from engine.registry.vault import Vault
-from engine.registry.writer import chained, take_lease
 from schema.actors import Actor
+
+
+@dataclass(frozen=True, slots=True)
+class AnchoredHead:
+    """The newest entry of the chain at a moment, as it was told outside."""
+
+    at: str
+    number: int
+    hash: bytes
+
+
+def find_anchor_faults(
+    reader: AuditReader, anchors: Iterable[AnchoredHead]
+) -> tuple[int, list[str]]:
+    """How many heads were compared with the chain, and what is wrong, a line each: it was cut off,
+    or set back as a whole and continued."""
+    compared, faults = 0, []
+    entries = AUDIT.c
+    given = iter(anchors)
+    while page := list(islice(given, CHUNK_ROWS)):
+        numbers = {one.number for one in page}
+        query = select(entries.number, entries.hash).where(entries.number.in_(numbers))
+        found = {row.number: row.hash for row in reader.rows(query)}
+        compared += len(page)
+        faults += [
+            f"entry {one.number}, anchored at {one.at}, is "
+            + ("another now" if one.number in found else "not there")
+            for one in page
+            if found.get(one.number) != one.hash
+        ]
+    return compared, faults
+
+
+def write_anchor(deployment_id: str, number: int, head: bytes, at: datetime | None = None) -> str:
+    """A head as the line that is sent, told at a moment: now, where none is given."""
+    values = {
+        "deployment_id": deployment_id,
+        "at": (at or utc_now()).isoformat(timespec="seconds"),
+        "audit_number": number,
+        "audit_head": head.hex(),
+    }
+    return json.dumps(values)
+
+
+def read_anchors(file: Path, deployment_id: str) -> Iterator[AnchoredHead]:
+    """The heads of one deployment in a file of such lines, with whatever syslog put before each;
+    `RequestError` where a line of it cannot be read, or there is none."""
+    found = False
+    try:
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            for place, line in enumerate(lines, 1):
+                if '"audit_head"' not in line:
+                    continue
+                try:
+                    values, _ = json.JSONDecoder().raw_decode(line, line.index("{"))
+                    one = AnchoredHead(
+                        str(values["at"]),
+                        int(values["audit_number"]),
+                        bytes.fromhex(values["audit_head"]),
+                    )
+                    is_own = values["deployment_id"] == deployment_id
+                except (ValueError, TypeError, KeyError):
+                    raise RequestError(f"line {place} of {file} is no anchor: mend it") from None
+                if is_own:
+                    found = True
+                    yield one
+    except OSError as error:
+        raise RequestError(f"{file} cannot be read: {error.strerror}") from None
+    if not found:
+        raise RequestError(f"{file} holds no anchor of this deployment: name another file")
+
 
 MOST_SHOWN = 20
 """So many findings tell what to do: put back a backup."""
@@ -32,35 +127,33 @@ _TREE = "database: "
 _OF_ROWS = f"{_TREE}CHECK constraint failed"
 """The tree is whole, and a row in it is not."""
 _COUNTED = {
-    "enrollment.decided": tables.enrollments,
-    "carrier.added": tables.carriers,
-    "outlet.added": tables.outlets,
-    "apikey.added": tables.api_keys,
-    "watchlist.added": tables.watchlist,
+    "enrollment.decided": ENROLLMENTS,
+    "carrier.added": CARRIERS,
+    "outlet.added": OUTLETS,
+    "apikey.added": API_KEYS,
+    "watchlist.added": WATCHLIST,
 }
 """Tables that have exactly one row for each entry of an action."""
-_documents, _lines, _keys = tables.documents, tables.lines, tables.api_keys
-_outlets, _cases, _named = tables.outlets, tables.cases, tables.case_documents
 _STATES: dict[str, tuple[Table, Callable[[Row[Any]], bool]]] = {
-    "document.blocked": (_documents, lambda row: row.blocked_at is not None),
-    "document.unblocked": (_documents, lambda row: row.blocked_at is None),
-    DOCUMENT_ERASED: (_documents, lambda row: row.status == "erased"),
+    "document.blocked": (DOCUMENTS, lambda row: row.blocked_at is not None),
+    "document.unblocked": (DOCUMENTS, lambda row: row.blocked_at is None),
+    DOCUMENT_ERASED: (DOCUMENTS, lambda row: row.status == "erased"),
     ERASURE_ASKED: (
-        _documents,
+        DOCUMENTS,
         lambda row: row.status == "erased" or row.erasure_due_at is not None,
     ),
-    "line.closed": (_lines, lambda row: row.status == "closed"),
+    "line.closed": (LINES, lambda row: row.status == "closed"),
     # An erasure closes lines without entries of their own.
-    "line.disputed": (_lines, lambda row: row.status in ("disputed", "closed")),
-    "line.restored": (_lines, lambda row: row.status in ("active", "closed")),
-    "outlet.suspended": (_outlets, lambda row: row.restriction == "suspended"),
-    "outlet.barred": (_outlets, lambda row: row.restriction == "barred"),
-    "outlet.lifted": (_outlets, lambda row: row.restriction is None),
+    "line.disputed": (LINES, lambda row: row.status in ("disputed", "closed")),
+    "line.restored": (LINES, lambda row: row.status in ("active", "closed")),
+    "outlet.suspended": (OUTLETS, lambda row: row.restriction == "suspended"),
+    "outlet.barred": (OUTLETS, lambda row: row.restriction == "barred"),
+    "outlet.lifted": (OUTLETS, lambda row: row.restriction is None),
     # What is opened may be closed or merged since; a merged one has no other entry to be known by.
-    "case.opened": (_cases, lambda _: True),
-    "case.merged": (_cases, lambda _: True),
-    "case.closed": (_cases, lambda row: row.state == "closed"),
-    "apikey.revoked": (_keys, lambda row: row.revoked_at is not None and not row.digest),
+    "case.opened": (CASES, lambda _: True),
+    "case.merged": (CASES, lambda _: True),
+    "case.closed": (CASES, lambda row: row.state == "closed"),
+    "apikey.revoked": (API_KEYS, lambda row: row.revoked_at is not None and not row.digest),
 }
 """What the last of these entries about a row says of it: an older state has its code too."""
 
@@ -97,16 +190,16 @@ def _find(reader: AuditReader, is_alone: bool, progress: Progress | None) -> Ite
     if not is_whole:
         # What a broken tree leads to says nothing more.
         return
-    for place, table in enumerate(metadata.sorted_tables):
+    for place, table in enumerate(every_table()):
         try:
             for rows in pages_of(reader, table):
                 yield from _check_rows(reader.vault, table, rows)
-                if table is tables.references:
+                if table is REFERENCES:
                     yield from _check_origins(reader, rows)
-                if table is _cases:
+                if table is CASES:
                     yield from _check_named(reader, rows)
                 if progress is not None:
-                    progress(place, len(metadata.sorted_tables))
+                    progress(place, len(every_table()))
         except (StorageFailed, ValueError, TypeError) as error:
             yield f"rows of {table.name} cannot be read ({type(error).__name__})"
     try:
@@ -152,12 +245,12 @@ def pages_of(reader: AuditReader, table: Table) -> Iterator[Sequence[Row[Any]]]:
 
 
 def _check_rows(vault: Vault, table: Table, rows: Sequence[Row[Any]]) -> Iterator[str]:
-    if table in AUTHENTICATED:
+    if "mac" in table.columns:
         for row in rows:
             if not is_authentic(vault, table, values_of(row)):
                 vault.set_aside.add(table.name, name_row(table, row))
                 yield f"{table.name}: {name_row(table, row)} was altered"
-    for _, column in (one for one in tables.SEALED if one[0] is table):
+    for column in (one for one in table.columns if one.info.get("is_sealed")):
         place = f"{table.name}.{column.name}"
         for row in rows:
             sealed = row._mapping[column]
@@ -174,7 +267,7 @@ def _check_rows(vault: Vault, table: Table, rows: Sequence[Row[Any]]) -> Iterato
 
 
 def _check_origins(reader: AuditReader, rows: Sequence[Row[Any]]) -> Iterator[str]:
-    (deployment,) = reader.rows(select(tables.deployment))
+    (deployment,) = reader.rows(select(DEPLOYMENT))
     for row in rows:
         if (row.model_digest, row.rotation_id) != (deployment.model_digest, deployment.rotation_id):
             yield f"references: row {row.id} is of another model or rotation"
@@ -187,10 +280,10 @@ def _check_named(reader: AuditReader, rows: Sequence[Row[Any]]) -> Iterator[str]
     a decision would not see that a document is in an open case."""
     for keys in chunks([row.id for row in rows]):
         # In one statement: a writer may go on meanwhile.
-        query = select(_cases.c.id, _cases.c.document_ids, _named.c.document_id)
-        joined = query.outerjoin(_named, _named.c.case_id == _cases.c.id)
+        query = select(CASES.c.id, CASES.c.document_ids, CASE_DOCUMENTS.c.document_id)
+        joined = query.outerjoin(CASE_DOCUMENTS, CASE_DOCUMENTS.c.case_id == CASES.c.id)
         told: dict[str, tuple[set[str], set[str]]] = {}
-        for row in reader.rows(joined.where(_cases.c.id.in_(keys))):
+        for row in reader.rows(joined.where(CASES.c.id.in_(keys))):
             _, found = told.setdefault(row.id, (set(row.document_ids), set()))
             found.update(() if row.document_id is None else [row.document_id])
         for key, (own, found) in told.items():
@@ -203,9 +296,9 @@ def _check_named(reader: AuditReader, rows: Sequence[Row[Any]]) -> Iterator[str]
 
 def _is_found(vault: Vault, table: Table, row: Row[Any], opened: bytes) -> bool:
     """Whether the keyed look-ups of a row are of the value that is sealed in it."""
-    if table is tables.lines:
+    if table is LINES:
         return bool(row.msisdn_lookup == vault.look_up("msisdn", opened.decode()))
-    if table is not _documents:
+    if table is not DOCUMENTS:
         return True
     number = json.loads(opened)[0]
     return bool(row.lookup == vault.look_up(f"document:{row.kind}", number))
@@ -247,12 +340,12 @@ def _count(connection: Connection) -> tuple[int, dict[str, int]]:
         select(func.count()).select_from(table).scalar_subquery().label(table.name)
         for table in _COUNTED.values()
     ]
-    row = connection.execute(select(tables.deployment.c.audit_number, *counted)).one()
+    row = connection.execute(select(DEPLOYMENT.c.audit_number, *counted)).one()
     return row.audit_number, {table.name: row._mapping[table.name] for table in _COUNTED.values()}
 
 
 def _check_decisions(reader: AuditReader, decided: dict[str, Any]) -> Iterator[str]:
-    columns = tables.enrollments.c
+    columns = ENROLLMENTS.c
     for keys in chunks(list(decided)):
         query = select(columns.id, columns.decision, columns.reasons).where(columns.id.in_(keys))
         found = {row.id: row for row in reader.rows(query)}
@@ -288,7 +381,7 @@ def _check_states(reader: AuditReader, last: list[tuple[str, str]], head: int) -
 
 def _has_moved(reader: AuditReader, subject: str, head: int) -> bool:
     """Whether a writer has gone on with it meanwhile."""
-    entries = tables.audit.c
+    entries = AUDIT.c
     query = select(entries.number).where(entries.number > head, entries.subject == subject)
     return bool(reader.rows(query.limit(1)))
 
@@ -337,5 +430,5 @@ def mend_chain(reader: AuditReader, reason: str, first: Actor, second: Actor) ->
         lease.release()
 
 
-_references = tables.references.c
+_references = REFERENCES.c
 _REACHED = select(func.max(func.coalesce(_references.removed_sequence, _references.added_sequence)))

@@ -4,9 +4,14 @@ errors, and batched reads."""
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import sqlite3
+import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from enum import Enum
 from functools import partial
@@ -46,6 +51,41 @@ from engine.errors import (
     advise_extra,
 )
 from engine.registry.vault import Vault
+
+_ID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+
+
+def new_id() -> str:
+    """A fresh UUID, version 7 (RFC 9562): ids made one after another lie together in an index."""
+    milliseconds = time.time_ns() // 1_000_000
+    value = (milliseconds << 80) | secrets.randbits(80)
+    value = value & ~(0xF << 76) | (0x7 << 76)
+    value = value & ~(0x3 << 62) | (0x2 << 62)
+    return str(uuid.UUID(int=value))
+
+
+def is_id(text: str) -> bool:
+    """True for a text in the form of `new_id`."""
+    return _ID.fullmatch(text) is not None
+
+
+def utc_now() -> datetime:
+    """The moment, timezone-aware."""
+    return datetime.now(UTC)
+
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """An action for the audit trail; `detail` holds ids, codes, counts and scores, never a name."""
+
+    actor: str
+    action: str
+    subject: str
+    detail: Json = field(default_factory=dict)
+
 
 REVISIONS = tuple(f"{number:04}" for number in range(1, 27))
 """Every revision this version knows, oldest first; the last is the one it works with."""

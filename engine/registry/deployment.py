@@ -3,16 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 
-from sqlalchemy import Connection, case, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Connection,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    case,
+    select,
+    update,
+)
 
 from engine.errors import KeyRingForeign, ModelMismatch
-from engine.registry import audit, tables
-from engine.registry.records import AuditEntry
+from engine.registry.database import Moment, Source
+from engine.registry.rows import JsonValue, UuidText, metadata
 from engine.registry.vault import Vault
 
-_deployment = tables.deployment
+DEPLOYMENT = Table(
+    "deployment",
+    metadata,
+    Column("singleton", Integer, primary_key=True, autoincrement=False),
+    Column("deployment_id", UuidText, nullable=False),
+    Column("key_check", LargeBinary, nullable=False),
+    # Fingerprints of the data keys that rows may be sealed with, by version.
+    Column("data_keys", JsonValue, nullable=False),
+    Column("model_digest", String(128), nullable=False),
+    Column("dim", Integer, nullable=False),
+    Column("rotation_id", String(32), nullable=False),
+    Column("writer_epoch", BigInteger, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("audit_number", BigInteger, nullable=False),
+    # The last entry's hash; a new name keeps out processes of versions that do not look, as they
+    # write, whether the registry was upgraded since they opened it.
+    Column("chain_head", LargeBinary, nullable=False),
+    # Of number, head and sequence; null until an upgrade has authenticated every row.
+    Column("audit_mac", LargeBinary),
+    Column("created_at", Moment, nullable=False),
+    # How many values each data key has sealed, by version.
+    Column("seals", JsonValue),
+    CheckConstraint("singleton = 1", name="one_row"),
+)
+
+
+def list_data_keys(vault: Vault) -> dict[str, str]:
+    return {str(key.version): key.fingerprint for key in vault.ring.data}
+
+
+_DEPLOYMENT = select(DEPLOYMENT)
+
 SWITCHING = "switching to "
 """In the deployment's row before the digest that templates are being switched to: no version opens
 a registry whose templates are of two models."""
@@ -20,33 +62,9 @@ AUTHENTICATED = "is_authenticated"
 """In the chain's first entry: every row of this registry has its code."""
 
 
-def write_first(connection: Connection, vault: Vault, model_digest: str, at: datetime) -> None:
-    """Fills an empty schema with the deployment's row and the first audit entry."""
-    entry = AuditEntry("sosie", "registry.created", vault.deployment_id, {AUTHENTICATED: True})
-    first = audit.extend(vault, 0, audit.GENESIS, at, [entry])
-    connection.execute(
-        insert(_deployment).values(
-            singleton=1,
-            deployment_id=vault.deployment_id,
-            key_check=vault.key_check,
-            data_keys=_data_keys(vault),
-            model_digest=model_digest,
-            dim=vault.dim,
-            rotation_id=vault.rotation_id,
-            writer_epoch=0,
-            sequence=0,
-            audit_number=first[-1].number,
-            chain_head=first[-1].hash,
-            audit_mac=audit.authenticate_head(vault, first[-1].number, first[-1].hash, 0),
-            created_at=at,
-        )
-    )
-    audit.append(connection, first)
-
-
 def check(connection: Connection, vault: Vault, model_digest: str) -> None:
     """`KeyRingForeign` or `ModelMismatch` unless all three belong together."""
-    row = connection.execute(select(_deployment)).one()
+    row = connection.execute(select(DEPLOYMENT)).one()
     if row.deployment_id != vault.deployment_id:
         raise KeyRingForeign(
             f"the registry is of deployment {row.deployment_id}, the key ring of "
@@ -71,7 +89,7 @@ def check(connection: Connection, vault: Vault, model_digest: str) -> None:
         raise KeyRingForeign(
             "the key ring bears this deployment's id but not its keys: restore the right backup"
         )
-    held = _data_keys(vault)
+    held = list_data_keys(vault)
     for version, fingerprint in row.data_keys.items():
         if held.get(version) != fingerprint:
             raise KeyRingForeign(
@@ -88,19 +106,19 @@ def mark_converting(model_digest: str) -> str:
 
 def set_model(connection: Connection, digest: str) -> None:
     """Records the model that the references come from, or that they are being converted."""
-    connection.execute(update(_deployment).values(model_digest=digest))
+    connection.execute(update(DEPLOYMENT).values(model_digest=digest))
 
 
 def raise_epoch(connection: Connection, least: int = 0) -> None:
     """Fences every writer of before; the new epoch is above `least`, too."""
-    epoch = _deployment.c.writer_epoch
+    epoch = DEPLOYMENT.c.writer_epoch
     highest = case((epoch > least, epoch), else_=least)
-    connection.execute(update(_deployment).values(writer_epoch=highest + 1))
+    connection.execute(update(DEPLOYMENT).values(writer_epoch=highest + 1))
 
 
 def check_data_key_is_newest(connection: Connection, vault: Vault) -> None:
     """`KeyRingForeign` where newer values are sealed with a data key that this ring lacks."""
-    known = connection.scalars(select(_deployment.c.data_keys)).one()
+    known = connection.scalars(select(DEPLOYMENT.c.data_keys)).one()
     if max(map(int, known)) > vault.active_data_version:
         raise KeyRingForeign(
             "the data key was rotated after this process read its key ring: start it again"
@@ -109,18 +127,18 @@ def check_data_key_is_newest(connection: Connection, vault: Vault) -> None:
 
 def add_data_key(connection: Connection, vault: Vault) -> None:
     """Records the active data key before anything is sealed with it."""
-    known = connection.scalars(select(_deployment.c.data_keys)).one()
+    known = connection.scalars(select(DEPLOYMENT.c.data_keys)).one()
     version = str(vault.active_data_version)
     if version not in known:
         added = known | {version: vault.ring.active_data_key.fingerprint}
-        connection.execute(update(_deployment).values(data_keys=added))
+        connection.execute(update(DEPLOYMENT).values(data_keys=added))
 
 
 def drop_data_key(connection: Connection, version: int) -> None:
     """Forgets a data key that no row uses any more."""
-    known = connection.scalars(select(_deployment.c.data_keys)).one()
+    known = connection.scalars(select(DEPLOYMENT.c.data_keys)).one()
     kept = {name: mark for name, mark in known.items() if name != str(version)}
-    connection.execute(update(_deployment).values(data_keys=kept))
+    connection.execute(update(DEPLOYMENT).values(data_keys=kept))
 
 
 def count_seals(
@@ -128,7 +146,7 @@ def count_seals(
 ) -> None:
     """Adds to how many values a data key has sealed, which `before` says of each."""
     counted = add_seals(before, version, values)
-    connection.execute(update(_deployment).values(seals=counted))
+    connection.execute(update(DEPLOYMENT).values(seals=counted))
 
 
 def add_seals(before: Mapping[str, int] | None, version: int, values: int) -> dict[str, int]:
@@ -138,5 +156,18 @@ def add_seals(before: Mapping[str, int] | None, version: int, values: int) -> di
     return counted
 
 
-def _data_keys(vault: Vault) -> dict[str, str]:
-    return {str(key.version): key.fingerprint for key in vault.ring.data}
+class DeploymentReader(Source):
+    """Reader of the deployment's row."""
+
+    def writer_epoch(self) -> int:
+        """The epoch of the last writer that took the lease."""
+        return int(self.rows(_DEPLOYMENT)[0].writer_epoch)
+
+    def sequence(self) -> int:
+        """The gallery's sequence: the last committed change of references."""
+        return int(self.rows(_DEPLOYMENT)[0].sequence)
+
+    def seal_counts(self) -> dict[int, int]:
+        """How many values each data key has sealed, by version; of keys that sealed any."""
+        counted = self.rows(_DEPLOYMENT)[0].seals or {}
+        return {int(version): values for version, values in counted.items()}

@@ -10,7 +10,7 @@ import os
 import uuid
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from itertools import chain
@@ -19,25 +19,177 @@ from typing import Any
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
-from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, insert, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    ForeignKey,
+    Index,
+    Row,
+    Select,
+    String,
+    Table,
+    bindparam,
+    insert,
+    select,
+)
 
 from engine.errors import PlaceUnknown
-from engine.registry import tables
-from engine.registry.database import Source, chunks
-from engine.registry.records import Changes, LineEvent, new_id
-from engine.registry.row_macs import (
+from engine.registry.accounts import OutletChange
+from engine.registry.campaigns import LifeChanges
+from engine.registry.cases import CASES, CaseRecord
+from engine.registry.database import AuditEntry, Moment, Source, chunks, new_id
+from engine.registry.documents import AskedErasure, NewDocument
+from engine.registry.enrollments import (
+    EnrollmentRecord,
+    LivenessRecord,
+    NewCrop,
+    StoredAnswer,
+    Tally,
+)
+from engine.registry.lines import LINES, LineEvent, NewLine
+from engine.registry.people import PeopleChanges
+from engine.registry.references import AttemptTemplate, NewReference, SecondTemplate, WatchEntry
+from engine.registry.rows import (
+    Code,
+    RowNumber,
+    UuidText,
     is_authentic,
+    mac_column,
+    metadata,
     open_each,
     open_some,
+    partial_index,
     require_authentic,
+    sealed_column,
     values_of,
     with_macs,
 )
+from engine.registry.sweeps import SWEEPS, JudgedPair
 from engine.registry.vault import Vault
-from schema.cases import ALIVE, CaseState
+from schema.cases import ALIVE, CaseNote, CaseState
 from schema.events import EventType
-from schema.lines import CampaignState, LineEventKind
+from schema.lines import CampaignState, LineEventKind, LineStatus
 from schema.reasons import Decision, Reason
+from schema.sweeps import SweepRecord
+
+# What happened, for the systems of carriers: written with it, in its order.
+EVENTS = Table(
+    "events",
+    metadata,
+    Column("number", RowNumber, primary_key=True, autoincrement=False),
+    Column("id", UuidText, nullable=False),
+    Column("type", String(32), nullable=False),
+    Column("at", Moment, nullable=False),
+    Column("subject", UuidText, nullable=False),
+    # Null of what no carrier is told.
+    Column("carrier", Code, ForeignKey("carriers.code")),
+    sealed_column("data", nullable=False),
+    mac_column(),
+    # Of an enrollment that opened this line: the row is that event too, of the next number.
+    Column("line_id", UuidText),
+    # Whose it is, where the subject is something of a document: its events wait for one another.
+    Column("document_id", UuidText),
+)
+Index("ix_events_carrier", EVENTS.c.carrier, EVENTS.c.number)
+# Numbers follow the time, so few rows need an entry. A row has two numbers at most: one of two
+# that follow each other is some row's own.
+EVENTS_MARKED = 128
+partial_index("ix_events_marks", EVENTS.c.at, where=f"number % {EVENTS_MARKED} < 2")
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """One transaction: all of it is stored, or nothing.
+
+    `sequence` is the gallery's after these changes. Every commit carries at least one audit
+    entry. Sweeps and judged pairs replace those of the same id or documents. A removed reference
+    keeps its row, without a template. An erased document loses its number, name and look-ups, and
+    its lines are closed and lose theirs; the caller removes its references in the same changes. A
+    blocked document keeps its keyed look-up through an erasure and loses it when it is unblocked.
+    """
+
+    sequence: int
+    audit: Sequence[AuditEntry]
+    documents: Sequence[NewDocument] = ()
+    activated_documents: Sequence[NewDocument] = ()
+    """Documents that were attempted, under the id they have, with what makes them active."""
+    enrollments: Sequence[EnrollmentRecord] = ()
+    references: Sequence[NewReference] = ()
+    lines: Sequence[NewLine] = ()
+    cases: Sequence[CaseRecord] = ()
+    case_changes: Sequence[CaseRecord] = ()
+    """Cases that are there, as they are from now on."""
+    answers: Sequence[StoredAnswer] = ()
+    removed_references: Sequence[tuple[int, int]] = ()
+    """Reference id and the gallery sequence of its removal."""
+    disputed_lines: Sequence[str] = ()
+    closed_lines: Sequence[str] = ()
+    blocked_documents: Sequence[str] = ()
+    unblocked_documents: Sequence[str] = ()
+    erased_documents: Sequence[str] = ()
+    asked_erasures: Sequence[AskedErasure] = ()
+    outlets: Sequence[OutletChange] = ()
+    watched: Sequence[WatchEntry] = ()
+    unwatched: Sequence[int] = ()
+    case_notes: Sequence[tuple[str, CaseNote]] = ()
+    """Case id and an entry of its history; those of one case in their order."""
+    judged: Sequence[JudgedPair] = ()
+    sweeps: Sequence[SweepRecord] = ()
+    crops: Sequence[NewCrop] = ()
+    restored_lines: Sequence[str] = ()
+    """Disputed lines that are active again."""
+    cause: str | None = None
+    """Why people close, dispute or restore these lines."""
+    tallies: Sequence[Tally] = ()
+    """Of one name as many as there are."""
+    attempt_templates: Sequence[AttemptTemplate] = ()
+    """Those of a document go when it becomes active, and has a reference."""
+    filled_references: Sequence[tuple[int, SecondTemplate]] = ()
+    """Reference id and its template of a second model; one that was removed is left alone."""
+    liveness: Sequence[LivenessRecord] = ()
+    life: LifeChanges | None = None
+    people: PeopleChanges | None = None
+
+
+_IN_USE_UNDER = (
+    select(LINES.c.id)
+    .where(LINES.c.document_id == bindparam("key"), LINES.c.status != LineStatus.CLOSED.value)
+    .order_by(LINES.c.id)
+)
+
+
+def add_events_of_people(connection: Connection, changes: Changes, at: datetime) -> Changes:
+    """The changes with an event of each line that people close, dispute or restore; those of rules
+    and reports are in them already. To be called before anything is written."""
+    life = changes.life or LifeChanges()
+    told = {one.line_id for one in life.events if one.kind is LineEventKind.CLOSED}
+    closed = [key for key in changes.closed_lines if key not in told]
+    happened = [
+        (LineEventKind.DISPUTED, changes.disputed_lines, changes.cause),
+        (LineEventKind.RESTORED, changes.restored_lines, changes.cause),
+        (LineEventKind.CLOSED, closed, changes.cause),
+    ]
+    for document_id in changes.erased_documents:
+        under = connection.scalars(_IN_USE_UNDER, {"key": document_id}).all()
+        happened.append((LineEventKind.CLOSED, under, "erasure"))
+    events = [
+        LineEvent(
+            id=new_id(),
+            line_id=key,
+            kind=kind,
+            at=at,
+            recorded_at=at,
+            cause=cause,
+            by=changes.audit[0].actor,
+        )
+        for kind, keys, cause in happened
+        for key in keys
+    ]
+    if not events:
+        return changes
+    return replace(changes, life=replace(life, events=(*life.events, *events)))
+
 
 EVENT_DATA = "events.data"
 MOST_EVENTS = 500
@@ -76,26 +228,25 @@ class _New:
     document_id: str | None = None
 
 
-_events, _lines, _sweeps = tables.events, tables.lines, tables.sweeps
-_INSERT = insert(_events)
-_LAST = select(_events.c.number, _events.c.line_id).order_by(_events.c.number.desc()).limit(1)
-_LINES: Select[Any] = select(_lines.c.id, _lines.c.carrier, _lines.c.document_id).where(
-    _lines.c.id.in_(bindparam("keys", expanding=True))
+_INSERT = insert(EVENTS)
+_LAST = select(EVENTS.c.number, EVENTS.c.line_id).order_by(EVENTS.c.number.desc()).limit(1)
+_LINES: Select[Any] = select(LINES.c.id, LINES.c.carrier, LINES.c.document_id).where(
+    LINES.c.id.in_(bindparam("keys", expanding=True))
 )
-_IN_USE_OF: Select[Any] = select(_lines.c.id, _lines.c.carrier, _lines.c.document_id).where(
-    _lines.c.document_id == bindparam("key"), _lines.c.status != "closed"
+_IN_USE_OF: Select[Any] = select(LINES.c.id, LINES.c.carrier, LINES.c.document_id).where(
+    LINES.c.document_id == bindparam("key"), LINES.c.status != "closed"
 )
 _CARRIERS_OF = (
-    select(_lines.c.carrier)
-    .where(_lines.c.document_id == bindparam("key"))
+    select(LINES.c.carrier)
+    .where(LINES.c.document_id == bindparam("key"))
     .distinct()
-    .order_by(_lines.c.carrier)
+    .order_by(LINES.c.carrier)
 )
-_CASE_STATES = select(tables.cases.c.id, tables.cases.c.state).where(
-    tables.cases.c.id.in_(bindparam("keys", expanding=True))
+_CASE_STATES = select(CASES.c.id, CASES.c.state).where(
+    CASES.c.id.in_(bindparam("keys", expanding=True))
 )
-_UNFINISHED = select(_sweeps.c.id).where(
-    _sweeps.c.id.in_(bindparam("keys", expanding=True)), _sweeps.c.ended_at.is_(None)
+_UNFINISHED = select(SWEEPS.c.id).where(
+    SWEEPS.c.id.in_(bindparam("keys", expanding=True)), SWEEPS.c.ended_at.is_(None)
 )
 
 
@@ -241,7 +392,7 @@ def write_events(connection: Connection, vault: Vault, found: Sequence[_New], at
             }
         )
         number += 1 if one.line_id is None else 2
-    connection.execute(_INSERT, with_macs(vault, _events, rows))
+    connection.execute(_INSERT, with_macs(vault, EVENTS, rows))
 
 
 def read_events(
@@ -256,14 +407,14 @@ def read_events(
     """Events beyond a number, in their order; of one carrier alone where it is given, and to the
     number `until`."""
     # The row before may hold the first of them.
-    query = select(_events).where(_events.c.number >= after)
+    query = select(EVENTS).where(EVENTS.c.number >= after)
     if until is not None:
-        query = query.where(_events.c.number <= until)
+        query = query.where(EVENTS.c.number <= until)
     if carrier is not None:
-        query = query.where(_events.c.carrier == carrier)
+        query = query.where(EVENTS.c.carrier == carrier)
     if types:
         query = query.where(is_of_type(types))
-    query = query.order_by(_events.c.number)
+    query = query.order_by(EVENTS.c.number)
     rows = open_some(source, query, limit + 1, partial(_events_of, source.vault))
     found = [
         event
@@ -275,9 +426,9 @@ def read_events(
 
 def is_of_type(types: Sequence[EventType]) -> ColumnElement[bool]:
     """Rows that hold an event of one of these types."""
-    found = _events.c.type.in_([one.value for one in types])
+    found = EVENTS.c.type.in_([one.value for one in types])
     if EventType.LINE_OPENED in types:
-        return found | _events.c.line_id.is_not(None)
+        return found | EVENTS.c.line_id.is_not(None)
     return found
 
 
@@ -290,7 +441,7 @@ def read_these(source: Source, numbers: Iterable[int]) -> dict[int, Event]:
         event.number: event
         for part in chunks(keys)
         for event in _events_in(
-            source.vault, source.rows(select(_events).where(_events.c.number.in_(part)))
+            source.vault, source.rows(select(EVENTS).where(EVENTS.c.number.in_(part)))
         )
         if event.number in wanted
     }
@@ -303,7 +454,7 @@ def _events_in(vault: Vault, rows: Iterable[Row[Any]]) -> Iterator[Event]:
 
 def _events_of(vault: Vault, row: Row[Any]) -> list[Event]:
     """The event of a row, or its two."""
-    require_authentic(vault, _events, row)
+    require_authentic(vault, EVENTS, row)
     data = _decode(vault.open(EVENT_DATA, row.id, row.data))
     first = (row.number, row.id, EventType(row.type), row.at, row.subject)
     queue = row.document_id or row.subject
@@ -322,9 +473,7 @@ def _second_id(event_id: str) -> str:
 BEGINNING = "0"
 """The place before the first event that is kept."""
 _NEWEST = (
-    select(_events.c.number, _events.c.id, _events.c.line_id)
-    .order_by(_events.c.number.desc())
-    .limit(1)
+    select(EVENTS.c.number, EVENTS.c.id, EVENTS.c.line_id).order_by(EVENTS.c.number.desc()).limit(1)
 )
 
 
@@ -385,10 +534,10 @@ def open_place(source: Source, place: str, carrier: str | None) -> int:
     except (ValueError, InvalidTag):
         raise PlaceUnknown(_UNKNOWN) from None
     number, event_id = int.from_bytes(told[8:16]), str(uuid.UUID(bytes=told[16:]))
-    rows = source.rows(select(_events).where(_events.c.number.in_((number - 1, number))))
+    rows = source.rows(select(EVENTS).where(EVENTS.c.number.in_((number - 1, number))))
     there = {one.number: one.id for one in _events_in(source.vault, rows)}
     # All feeds may have come as far as one damaged row: it says nothing against their places.
-    is_damaged = any(not is_authentic(source.vault, _events, values_of(row)) for row in rows)
+    is_damaged = any(not is_authentic(source.vault, EVENTS, values_of(row)) for row in rows)
     # After a backup was put back, another event may have this number.
     if there.get(number) == event_id or (is_damaged and number not in there):
         return number

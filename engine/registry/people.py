@@ -2,77 +2,279 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, Table, bindparam, delete, func, insert, or_, select, update
-
-from engine.registry import tables
-from engine.registry.database import KEYS, Source, change_one
-from engine.registry.records import (
-    AskedLine,
-    DeathRecord,
-    ExceptionRecord,
-    Guardianship,
-    PeopleChanges,
-    Replacement,
+from sqlalchemy import (
+    Column,
+    Connection,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    Row,
+    String,
+    Table,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
 )
-from engine.registry.row_macs import REFERENCE_COLUMNS, changing_rows, require_authentic, with_macs
-from engine.registry.rows import columns_of, read_as
-from engine.registry.vault import Vault
 
-_guardianships, _exceptions = tables.guardianships, tables.exceptions
-_deaths, _replacements, _lines = tables.deaths, tables.replacements, tables.lines
+from engine.registry.database import KEYS, Moment, Source, change_one
+from engine.registry.enrollments import ENROLLMENTS
+from engine.registry.lines import LINES
+from engine.registry.references import REFERENCE_COLUMNS, REFERENCES
+from engine.registry.rows import (
+    Code,
+    JsonValue,
+    UuidText,
+    authentic_rows,
+    changing_rows,
+    columns_of,
+    mac_column,
+    metadata,
+    read_as,
+    sealed_column,
+    with_macs,
+)
+from engine.registry.sweeps import JUDGED_PAIRS
+from engine.registry.vault import Vault
+from schema.cases import Outcome
+
+# Who answers for the line of a minor: ids alone, and the year in which that ends.
+GUARDIANSHIPS = Table(
+    "guardianships",
+    metadata,
+    Column("line_id", UuidText, ForeignKey("lines.id"), primary_key=True),
+    Column("document_id", UuidText, ForeignKey("documents.id"), nullable=False, index=True),
+    Column("guardian_id", UuidText, ForeignKey("documents.id"), nullable=False, index=True),
+    Column("enrollment_id", UuidText, ForeignKey("enrollments.id"), nullable=False),
+    Column("ends_in", Integer, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    mac_column(),
+)
+
+# Enrollments without a usable face or portrait, until and since two people have decided them.
+EXCEPTIONS = Table(
+    "exceptions",
+    metadata,
+    # The enrollment's.
+    Column("id", UuidText, ForeignKey("enrollments.id"), primary_key=True),
+    Column("carrier", Code, ForeignKey("carriers.code"), nullable=False),
+    Column("outlet", Code, ForeignKey("outlets.code"), nullable=False),
+    Column("document_id", UuidText, ForeignKey("documents.id"), nullable=False, index=True),
+    Column("cause", String(32), nullable=False),
+    # The number that was asked for, with the name and the expiry of the document as they were
+    # given; null once it was decided.
+    sealed_column("msisdn"),
+    Column("asked_at", Moment, nullable=False, index=True),
+    Column("case_id", UuidText, ForeignKey("cases.id"), nullable=False, index=True),
+    Column("decided_at", Moment),
+    Column("line_id", UuidText, ForeignKey("lines.id"), index=True),
+    mac_column(),
+)
+Index("ix_exceptions_outlet", EXCEPTIONS.c.outlet, EXCEPTIONS.c.asked_at)
+
+# Holders reported dead; the row stays when a report turns out wrong, `lifted_at` says when.
+DEATHS = Table(
+    "deaths",
+    metadata,
+    Column("document_id", UuidText, ForeignKey("documents.id"), primary_key=True),
+    Column("source", String(32), nullable=False),
+    Column("reported_at", Moment, nullable=False),
+    Column("reported_by", String(200), nullable=False),
+    Column("reported_person", String(200), nullable=False),
+    Column("disputed_lines", JsonValue, nullable=False),
+    Column("confirmed_at", Moment),
+    Column("confirmed_by", String(200)),
+    Column("contested_at", Moment),
+    Column("contested_by", String(200)),
+    Column("contested_person", String(200)),
+    Column("lifted_at", Moment),
+    Column("lifted_by", String(200)),
+    mac_column(),
+)
+
+# Documents that enroll nobody any more, and the one of the same person that took their place.
+REPLACEMENTS = Table(
+    "replacements",
+    metadata,
+    # The one that was replaced.
+    Column("document_id", UuidText, ForeignKey("documents.id"), primary_key=True),
+    Column("successor_id", UuidText, ForeignKey("documents.id"), nullable=False, index=True),
+    Column("enrollment_id", UuidText, ForeignKey("enrollments.id"), nullable=False),
+    Column("score", Float(53), nullable=False),
+    Column("replaced_at", Moment, nullable=False),
+    mac_column(),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Guardianship:
+    """Who answers for a minor's line, by ids, until the end of the year `ends_in`."""
+
+    line_id: str
+    document_id: str
+    guardian_id: str
+    enrollment_id: str
+    ends_in: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AskedLine:
+    """What an exception asks for: a number, under a document as the attempt had it. The name is
+    None where it was asked for before names were kept."""
+
+    msisdn: str = field(repr=False)
+    name: str | None = field(default=None, repr=False)
+    expires_on: date | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExceptionRecord:
+    """An enrollment (its `id`) without a usable face or portrait, and why. `line` is sealed, and
+    leaves once two people have decided; with a `line_id` they granted it."""
+
+    id: str
+    carrier: str
+    outlet: str
+    document_id: str
+    cause: str
+    line: AskedLine | None
+    asked_at: datetime
+    case_id: str
+    decided_at: datetime | None = None
+    line_id: str | None = None
+
+    @property
+    def state(self) -> str:
+        if self.decided_at is None:
+            return "asked"
+        return "refused" if self.line_id is None else "granted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeathRecord:
+    """A holder who was reported dead; it holds until it is lifted."""
+
+    document_id: str
+    source: str
+    reported_at: datetime
+    reported_by: str
+    reported_person: str
+    disputed_lines: tuple[str, ...] = ()
+    confirmed_at: datetime | None = None
+    confirmed_by: str | None = None
+    contested_at: datetime | None = None
+    contested_by: str | None = None
+    contested_person: str | None = None
+    lifted_at: datetime | None = None
+    lifted_by: str | None = None
+
+    @property
+    def state(self) -> str:
+        if self.lifted_at is not None:
+            return "lifted"
+        return "reported" if self.confirmed_at is None else "confirmed"
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """A document that another of the same person, its successor, has replaced; `score` is that of
+    the face that was shown with the successor."""
+
+    document_id: str
+    successor_id: str
+    enrollment_id: str
+    score: float
+    replaced_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleChanges:
+    """The part of a transaction about people whom rules treat apart."""
+
+    guardianships: Sequence[Guardianship] = ()
+    exceptions: Sequence[ExceptionRecord] = ()
+    decided_exceptions: Sequence[tuple[str, str | None]] = ()
+    """Enrollment, and the line that it was granted."""
+    deaths: Sequence[DeathRecord] = ()
+    """As they are from now on."""
+    replacements: Sequence[Replacement] = ()
+    moved_lines: Sequence[tuple[str, str]] = ()
+    """Line, and the document that it is under from now on."""
+
+
+_FRAUDS = tuple(
+    select(JUDGED_PAIRS).where(one.in_(KEYS), JUDGED_PAIRS.c.outcome == Outcome.FRAUD.value)
+    for one in (JUDGED_PAIRS.c.left_document, JUDGED_PAIRS.c.right_document)
+)
+
+
+def _reach(near: Mapping[str, set[str]], start: str) -> set[str]:
+    found, left = {start}, [start]
+    while left:
+        for other in near.get(left.pop(), set()) - found:
+            found.add(other)
+            left.append(other)
+    return found
+
 
 _NUMBER = "exceptions.msisdn"
-_DEATHS = select(_deaths).where(_deaths.c.document_id.in_(KEYS))
-REPLACED = select(_replacements).where(
-    or_(_replacements.c.document_id.in_(KEYS), _replacements.c.successor_id.in_(KEYS))
+_DEATHS = select(DEATHS).where(DEATHS.c.document_id.in_(KEYS))
+REPLACED = select(REPLACEMENTS).where(
+    or_(REPLACEMENTS.c.document_id.in_(KEYS), REPLACEMENTS.c.successor_id.in_(KEYS))
 )
-_OF_EXCEPTIONS = select(_exceptions).where(_exceptions.c.id.in_(KEYS))
-_BY_LINE = select(_exceptions).where(_exceptions.c.line_id.in_(KEYS))
-_BY_CASE = select(_exceptions).where(_exceptions.c.case_id == bindparam("case"))
-_GUARDED = select(_guardianships).where(_guardianships.c.line_id.in_(KEYS))
-_GUARDIANS_OF = select(_guardianships).where(_guardianships.c.document_id.in_(KEYS))
-_GUARDED_BY = select(_guardianships).where(_guardianships.c.guardian_id.in_(KEYS))
-_REFERENCES = select(*REFERENCE_COLUMNS).where(tables.references.c.document_id.in_(KEYS))
-_ENROLLMENTS = select(tables.enrollments).where(tables.enrollments.c.id.in_(KEYS))
+_OF_EXCEPTIONS = select(EXCEPTIONS).where(EXCEPTIONS.c.id.in_(KEYS))
+_BY_LINE = select(EXCEPTIONS).where(EXCEPTIONS.c.line_id.in_(KEYS))
+_BY_CASE = select(EXCEPTIONS).where(EXCEPTIONS.c.case_id == bindparam("case"))
+_GUARDED = select(GUARDIANSHIPS).where(GUARDIANSHIPS.c.line_id.in_(KEYS))
+_GUARDIANS_OF = select(GUARDIANSHIPS).where(GUARDIANSHIPS.c.document_id.in_(KEYS))
+_GUARDED_BY = select(GUARDIANSHIPS).where(GUARDIANSHIPS.c.guardian_id.in_(KEYS))
+_REFERENCES = select(*REFERENCE_COLUMNS).where(REFERENCES.c.document_id.in_(KEYS))
+_ENROLLMENTS = select(ENROLLMENTS).where(ENROLLMENTS.c.id.in_(KEYS))
 _ASKED = (
-    select(_exceptions.c.outlet, func.count().label("asked"))
-    .where(_exceptions.c.outlet.in_(KEYS), _exceptions.c.asked_at > bindparam("since"))
-    .group_by(_exceptions.c.outlet)
+    select(EXCEPTIONS.c.outlet, func.count().label("asked"))
+    .where(EXCEPTIONS.c.outlet.in_(KEYS), EXCEPTIONS.c.asked_at > bindparam("since"))
+    .group_by(EXCEPTIONS.c.outlet)
 )
 _COUNTS = (
     select(
-        _exceptions.c.outlet,
-        _exceptions.c.carrier,
+        EXCEPTIONS.c.outlet,
+        EXCEPTIONS.c.carrier,
         func.count().label("asked"),
-        func.count(_exceptions.c.decided_at).label("decided"),
-        func.count(_exceptions.c.line_id).label("granted"),
-        func.max(_exceptions.c.asked_at).label("last_at"),
+        func.count(EXCEPTIONS.c.decided_at).label("decided"),
+        func.count(EXCEPTIONS.c.line_id).label("granted"),
+        func.max(EXCEPTIONS.c.asked_at).label("last_at"),
     )
-    .where(_exceptions.c.asked_at > bindparam("since"))
-    .group_by(_exceptions.c.outlet, _exceptions.c.carrier)
+    .where(EXCEPTIONS.c.asked_at > bindparam("since"))
+    .group_by(EXCEPTIONS.c.outlet, EXCEPTIONS.c.carrier)
 )
 _GUARDED_LINES = (
-    select(_guardianships.c.guardian_id, func.count().label("lines"))
-    .join(_lines, _lines.c.id == _guardianships.c.line_id)
+    select(GUARDIANSHIPS.c.guardian_id, func.count().label("lines"))
+    .join(LINES, LINES.c.id == GUARDIANSHIPS.c.line_id)
     .where(
-        _guardianships.c.guardian_id.in_(KEYS),
-        _lines.c.carrier == bindparam("carrier"),
-        _lines.c.status != "closed",
+        GUARDIANSHIPS.c.guardian_id.in_(KEYS),
+        LINES.c.carrier == bindparam("carrier"),
+        LINES.c.status != "closed",
     )
-    .group_by(_guardianships.c.guardian_id)
+    .group_by(GUARDIANSHIPS.c.guardian_id)
 )
 _SET_EXCEPTION = (
-    update(_exceptions)
-    .where(_exceptions.c.id == bindparam("key"), _exceptions.c.decided_at.is_(None))
+    update(EXCEPTIONS)
+    .where(EXCEPTIONS.c.id == bindparam("key"), EXCEPTIONS.c.decided_at.is_(None))
     .values(msisdn=None, decided_at=bindparam("at"), line_id=bindparam("line"))
 )
-_MOVE = update(_lines).where(_lines.c.id == bindparam("key"), _lines.c.status != "closed")
+_MOVE = update(LINES).where(LINES.c.id == bindparam("key"), LINES.c.status != "closed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +309,104 @@ class Standing:
         return frozenset(found)
 
 
+def _death_of(row: Row[Any]) -> DeathRecord:
+    return read_as(DeathRecord, row, disputed_lines=tuple(row.disputed_lines))
+
+
+def write_people(
+    connection: Connection, vault: Vault, changes: PeopleChanges, at: datetime
+) -> None:
+    """Writes these rows, after the lines, enrollments and cases that they name."""
+    bound = [one.line_id for one in changes.guardianships]
+    if bound:
+        # A line that goes along with a minor's renewed document has the guardian of before.
+        connection.execute(delete(GUARDIANSHIPS).where(GUARDIANSHIPS.c.line_id.in_(bound)))
+    for table, rows in (
+        (GUARDIANSHIPS, [columns_of(one) for one in changes.guardianships]),
+        (EXCEPTIONS, [_exception_row(vault, one) for one in changes.exceptions]),
+        (REPLACEMENTS, [columns_of(one) for one in changes.replacements]),
+    ):
+        if rows:
+            connection.execute(insert(table), with_macs(vault, table, rows))
+    for one in changes.replacements:
+        _follow_replacement(connection, vault, one)
+    for death in changes.deaths:
+        row = columns_of(death, disputed_lines=list(death.disputed_lines))
+        connection.execute(delete(DEATHS).where(DEATHS.c.document_id == death.document_id))
+        connection.execute(insert(DEATHS), with_macs(vault, DEATHS, [row]))
+    updated = {
+        EXCEPTIONS: [key for key, _ in changes.decided_exceptions],
+        LINES: [key for key, _ in changes.moved_lines],
+    }
+    with changing_rows(connection, vault, updated):
+        for key, line_id in changes.decided_exceptions:
+            given = {"key": key, "at": at, "line": line_id}
+            change_one(connection, _SET_EXCEPTION, given)
+        for key, document_id in changes.moved_lines:
+            change_one(connection, _MOVE.values(document_id=document_id), {"key": key})
+
+
+def _follow_replacement(connection: Connection, vault: Vault, one: Replacement) -> None:
+    """Whom a document is of, as a minor or as a guardian, is the holder of its successor."""
+    columns = (GUARDIANSHIPS.c.document_id, GUARDIANSHIPS.c.guardian_id)
+    for column in columns:
+        is_old = column == one.document_id
+        keys = connection.scalars(select(GUARDIANSHIPS.c.line_id).where(is_old)).all()
+        if keys:
+            with changing_rows(connection, vault, {GUARDIANSHIPS: keys}):
+                moved = update(GUARDIANSHIPS).where(is_old)
+                connection.execute(moved.values({column.name: one.successor_id}))
+
+
+def _exception_row(vault: Vault, one: ExceptionRecord) -> Mapping[str, Any]:
+    assert one.line is not None, "what is asked for is a line"
+    sealed = vault.seal(_NUMBER, one.id, msgspec.json.encode(one.line))
+    row = columns_of(one, msisdn=sealed)
+    return {name: row[name] for name in row if name in EXCEPTIONS.c}
+
+
+def _read_line(opened: bytes) -> AskedLine:
+    # A number alone was sealed before names were.
+    if opened.startswith(b"+"):
+        return AskedLine(opened.decode())
+    return msgspec.json.decode(opened, type=AskedLine)
+
+
+def forget_people(connection: Connection, vault: Vault, document_id: str, at: datetime) -> None:
+    """What an erased document leaves: no number that was asked for, and no tie to a person."""
+    asked = connection.scalars(
+        select(EXCEPTIONS.c.id).where(
+            EXCEPTIONS.c.document_id == document_id, EXCEPTIONS.c.decided_at.is_(None)
+        )
+    ).all()
+    with changing_rows(connection, vault, {EXCEPTIONS: asked}):
+        for key in asked:
+            change_one(connection, _SET_EXCEPTION, {"key": key, "at": at, "line": None})
+    for column in (GUARDIANSHIPS.c.document_id, GUARDIANSHIPS.c.guardian_id):
+        connection.execute(delete(GUARDIANSHIPS).where(column == document_id))
+    connection.execute(delete(REPLACEMENTS).where(REPLACEMENTS.c.document_id == document_id))
+
+
 class PeopleReader(Source):
     """Reader of these rows."""
+
+    def same_person(self, document_ids: Sequence[str]) -> dict[str, frozenset[str]]:
+        """Each document with all that people have decided to be the same person's, and those that
+        it replaced or that replaced it, over any number of steps."""
+        near: defaultdict[str, set[str]] = defaultdict(set)
+        seen: set[str] = set()
+        fresh = set(document_ids)
+        while fresh:
+            seen |= fresh
+            for query in _FRAUDS:
+                for row in self._authentic(JUDGED_PAIRS, query, sorted(fresh)):
+                    near[row.left_document].add(row.right_document)
+                    near[row.right_document].add(row.left_document)
+            for row in self._authentic(REPLACEMENTS, REPLACED, sorted(fresh)):
+                near[row.document_id].add(row.successor_id)
+                near[row.successor_id].add(row.document_id)
+            fresh = near.keys() - seen
+        return {key: frozenset(_reach(near, key)) for key in document_ids}
 
     def standing(self, document_ids: Sequence[str]) -> Standing:
         """What is known of these documents, and of those that they replaced."""
@@ -117,18 +415,18 @@ class PeopleReader(Source):
         asked = set(document_ids)
         while asked:
             seen |= asked
-            for row in self._authentic(_replacements, REPLACED, sorted(asked)):
+            for row in self._authentic(REPLACEMENTS, REPLACED, sorted(asked)):
                 replaced[row.document_id] = row.successor_id
             asked = {key for pair in replaced.items() for key in pair} - seen
-        dead = self._authentic(_deaths, _DEATHS, document_ids)
+        dead = self._authentic(DEATHS, _DEATHS, document_ids)
         return Standing(
             frozenset(row.document_id for row in dead if row.lifted_at is None), replaced
         )
 
     def replacements(self) -> list[Replacement]:
         """Every document that was replaced."""
-        rows = self.rows(select(_replacements))
-        return [read_as(Replacement, self._require(_replacements, row)) for row in rows]
+        rows = authentic_rows(self.vault, REPLACEMENTS, self.rows(select(REPLACEMENTS)))
+        return [read_as(Replacement, row) for row in rows]
 
     def replaced_by(self, document_id: str) -> list[str]:
         """The documents that this one has replaced, without what those have replaced."""
@@ -137,7 +435,7 @@ class PeopleReader(Source):
 
     def death(self, document_id: str) -> DeathRecord | None:
         """What was reported of a document's holder, lifted or not."""
-        rows = self._authentic(_deaths, _DEATHS, [document_id])
+        rows = self._authentic(DEATHS, _DEATHS, [document_id])
         return next((_death_of(row) for row in rows), None)
 
     def count_guarded(self, guardian_ids: Sequence[str], carrier: str) -> dict[str, int]:
@@ -147,33 +445,32 @@ class PeopleReader(Source):
 
     def guarded_by(self, guardian_id: str) -> list[str]:
         """The lines of minors that the holder of this document answers for, closed ones too."""
-        return [row.line_id for row in self._authentic(_guardianships, _GUARDED_BY, [guardian_id])]
+        return [row.line_id for row in self._authentic(GUARDIANSHIPS, _GUARDED_BY, [guardian_id])]
 
     def guardians_of(self, document_id: str) -> set[str]:
         """The documents of those who answer for lines under a minor's document."""
-        rows = self._authentic(_guardianships, _GUARDIANS_OF, [document_id])
+        rows = self._authentic(GUARDIANSHIPS, _GUARDIANS_OF, [document_id])
         return {row.guardian_id for row in rows}
 
     def bound_by(self, document_id: str) -> set[str]:
         """The carriers whose enrollments have made a face this document's, an erased one's too."""
-        found = self._authentic(tables.references, _REFERENCES, [document_id])
+        found = self._authentic(REFERENCES, _REFERENCES, [document_id])
         ids = [row.enrollment_id for row in found if row.enrollment_id is not None]
-        return {row.carrier for row in self._authentic(tables.enrollments, _ENROLLMENTS, ids)}
+        return {row.carrier for row in self._authentic(ENROLLMENTS, _ENROLLMENTS, ids)}
 
     def exceptions(self, enrollment_ids: Sequence[str]) -> dict[str, ExceptionRecord]:
         """The exceptions that these enrollments asked for."""
-        rows = self._authentic(_exceptions, _OF_EXCEPTIONS, enrollment_ids)
+        rows = self._authentic(EXCEPTIONS, _OF_EXCEPTIONS, enrollment_ids)
         return {row.id: read_as(ExceptionRecord, row, line=None) for row in rows}
 
     def exceptions_of_lines(self, line_ids: Sequence[str]) -> dict[str, ExceptionRecord]:
         """The exceptions by which lines were opened, by line."""
-        rows = self._authentic(_exceptions, _BY_LINE, line_ids)
+        rows = self._authentic(EXCEPTIONS, _BY_LINE, line_ids)
         return {row.line_id: read_as(ExceptionRecord, row, line=None) for row in rows}
 
     def exception_of_case(self, case_id: str) -> ExceptionRecord | None:
         """The exception that a case decides, with what it asks for while that is undecided."""
-        for row in self.rows(_BY_CASE, case=case_id):
-            self._require(_exceptions, row)
+        for row in authentic_rows(self.vault, EXCEPTIONS, self.rows(_BY_CASE, case=case_id)):
             sealed = row.msisdn
             line = None if sealed is None else _read_line(self.vault.open(_NUMBER, row.id, sealed))
             return read_as(ExceptionRecord, row, line=line)
@@ -190,89 +487,8 @@ class PeopleReader(Source):
 
     def guardians(self, line_ids: Sequence[str]) -> dict[str, Guardianship]:
         """Who answers for lines of minors, by line."""
-        rows = self._authentic(_guardianships, _GUARDED, line_ids)
+        rows = self._authentic(GUARDIANSHIPS, _GUARDED, line_ids)
         return {row.line_id: read_as(Guardianship, row) for row in rows}
 
-    def _authentic(self, table: Table, query: Any, keys: Sequence[str]) -> list[Row[Any]]:
-        return [self._require(table, row) for row in self._rows_of(query, keys)]
-
-    def _require(self, table: Table, row: Row[Any]) -> Row[Any]:
-        return require_authentic(self.vault, table, row)
-
-
-def _death_of(row: Row[Any]) -> DeathRecord:
-    return read_as(DeathRecord, row, disputed_lines=tuple(row.disputed_lines))
-
-
-def write_people(
-    connection: Connection, vault: Vault, changes: PeopleChanges, at: datetime
-) -> None:
-    """Writes these rows, after the lines, enrollments and cases that they name."""
-    bound = [one.line_id for one in changes.guardianships]
-    if bound:
-        # A line that goes along with a minor's renewed document has the guardian of before.
-        connection.execute(delete(_guardianships).where(_guardianships.c.line_id.in_(bound)))
-    for table, rows in (
-        (_guardianships, [columns_of(one) for one in changes.guardianships]),
-        (_exceptions, [_exception_row(vault, one) for one in changes.exceptions]),
-        (_replacements, [columns_of(one) for one in changes.replacements]),
-    ):
-        if rows:
-            connection.execute(insert(table), with_macs(vault, table, rows))
-    for one in changes.replacements:
-        _follow_replacement(connection, vault, one)
-    for death in changes.deaths:
-        row = columns_of(death, disputed_lines=list(death.disputed_lines))
-        connection.execute(delete(_deaths).where(_deaths.c.document_id == death.document_id))
-        connection.execute(insert(_deaths), with_macs(vault, _deaths, [row]))
-    updated = {
-        _exceptions: [key for key, _ in changes.decided_exceptions],
-        _lines: [key for key, _ in changes.moved_lines],
-    }
-    with changing_rows(connection, vault, updated):
-        for key, line_id in changes.decided_exceptions:
-            given = {"key": key, "at": at, "line": line_id}
-            change_one(connection, _SET_EXCEPTION, given)
-        for key, document_id in changes.moved_lines:
-            change_one(connection, _MOVE.values(document_id=document_id), {"key": key})
-
-
-def _follow_replacement(connection: Connection, vault: Vault, one: Replacement) -> None:
-    """Whom a document is of, as a minor or as a guardian, is the holder of its successor."""
-    columns = (_guardianships.c.document_id, _guardianships.c.guardian_id)
-    for column in columns:
-        is_old = column == one.document_id
-        keys = connection.scalars(select(_guardianships.c.line_id).where(is_old)).all()
-        if keys:
-            with changing_rows(connection, vault, {_guardianships: keys}):
-                moved = update(_guardianships).where(is_old)
-                connection.execute(moved.values({column.name: one.successor_id}))
-
-
-def _exception_row(vault: Vault, one: ExceptionRecord) -> Mapping[str, Any]:
-    assert one.line is not None, "what is asked for is a line"
-    sealed = vault.seal(_NUMBER, one.id, msgspec.json.encode(one.line))
-    row = columns_of(one, msisdn=sealed)
-    return {name: row[name] for name in row if name in _exceptions.c}
-
-
-def _read_line(opened: bytes) -> AskedLine:
-    # A number alone was sealed before names were.
-    if opened.startswith(b"+"):
-        return AskedLine(opened.decode())
-    return msgspec.json.decode(opened, type=AskedLine)
-
-
-def forget_people(connection: Connection, vault: Vault, document_id: str, at: datetime) -> None:
-    """What an erased document leaves: no number that was asked for, and no tie to a person."""
-    asked = connection.scalars(
-        select(_exceptions.c.id).where(
-            _exceptions.c.document_id == document_id, _exceptions.c.decided_at.is_(None)
-        )
-    ).all()
-    with changing_rows(connection, vault, {_exceptions: asked}):
-        for key in asked:
-            change_one(connection, _SET_EXCEPTION, {"key": key, "at": at, "line": None})
-    for column in (_guardianships.c.document_id, _guardianships.c.guardian_id):
-        connection.execute(delete(_guardianships).where(column == document_id))
-    connection.execute(delete(_replacements).where(_replacements.c.document_id == document_id))
+    def _authentic(self, table: Table, query: Any, keys: Sequence[str]) -> Iterator[Row[Any]]:
+        return authentic_rows(self.vault, table, self._rows_of(query, keys))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from psycopg.abc import PQGen
 
+
 CONNECT_S = 5
 LOOK_S = 5.0
 """Longest silence after a statement outside a transaction: it only looks whether the server is

@@ -28,19 +28,22 @@ from sqlalchemy import (
 )
 
 from engine.cases.opening import date_change
-from engine.registry import tables
-from engine.registry.database import UNREADABLE, Source, chunks
-from engine.registry.people import forget_people
-from engine.registry.records import AuditEntry, Json
-from engine.registry.row_macs import changing_rows, open_each
-from engine.registry.rows import (
+from engine.registry.cases import (
+    CASE_DOCUMENTS,
+    CASES,
     case_of,
     change_cases,
-    erase_attempt_templates,
-    erase_crops,
     erase_notes,
     write_notes,
 )
+from engine.registry.database import UNREADABLE, AuditEntry, Json, Source, chunks
+from engine.registry.documents import DOCUMENTS
+from engine.registry.enrollments import CROPS, ENROLLMENTS, IDEMPOTENCY, LIVENESS, erase_crops
+from engine.registry.events import EVENTS, EVENTS_MARKED
+from engine.registry.lines import LINE_EVENTS, LINES
+from engine.registry.people import EXCEPTIONS, GUARDIANSHIPS, forget_people
+from engine.registry.references import ATTEMPT_TEMPLATES, erase_attempt_templates
+from engine.registry.rows import changing_rows, open_each
 from engine.registry.vault import Vault
 from engine.registry.webhooks import Webhooks
 from engine.registry.writer import ERASED, Writer
@@ -49,18 +52,11 @@ from schema.cases import ALIVE, CaseNote, NoteKind
 Strip = Callable[[Json], Json]
 """Reduces an attempt's evidence to what is not about a person."""
 Wipe = Callable[[Connection, Vault, Sequence[Any], datetime, Strip], None]
-
-_cases, _documents, _enrollments = tables.cases, tables.documents, tables.enrollments
-_lines, _answers = tables.lines, tables.idempotency
-_crops, _named = tables.crops, tables.case_documents
-_liveness, _events = tables.liveness, tables.events
-_line_events = tables.line_events
-_exceptions, _guardianships = tables.exceptions, tables.guardianships
-_opened, _standing = _cases.alias("opened"), _cases.alias("standing")
+_opened, _standing = CASES.alias("opened"), CASES.alias("standing")
 
 _EXPIRE_ATTEMPT = (
-    update(_enrollments)
-    .where(_enrollments.c.id == bindparam("key"))
+    update(ENROLLMENTS)
+    .where(ENROLLMENTS.c.id == bindparam("key"))
     .values(
         evidence=bindparam("stays"), consent_ref=None, captured_at=None, expired_at=bindparam("at")
     )
@@ -71,16 +67,16 @@ def wipe_attempts(
     connection: Connection, vault: Vault, ids: Sequence[Any], now: datetime, strip: Strip
 ) -> None:
     """Wipes what describes a person; stored answers, templates and crops are deleted."""
-    found = select(_enrollments.c.id, _enrollments.c.evidence).where(_enrollments.c.id.in_(ids))
+    found = select(ENROLLMENTS.c.id, ENROLLMENTS.c.evidence).where(ENROLLMENTS.c.id.in_(ids))
     stripped = [
         {"key": row.id, "stays": {} if is_damaged else dict(strip(row.evidence)), "at": now}
         for row in connection.execute(found)
-        for is_damaged in (vault.set_aside.has(_enrollments.name, f"row {row.id}"),)
+        for is_damaged in (vault.set_aside.has(ENROLLMENTS.name, f"row {row.id}"),)
     ]
     connection.execute(_EXPIRE_ATTEMPT, stripped)
-    connection.execute(delete(_answers).where(_answers.c.enrollment_id.in_(ids)))
-    connection.execute(delete(_crops).where(_crops.c.enrollment_id.in_(ids)))
-    shown = tables.attempt_templates
+    connection.execute(delete(IDEMPOTENCY).where(IDEMPOTENCY.c.enrollment_id.in_(ids)))
+    connection.execute(delete(CROPS).where(CROPS.c.enrollment_id.in_(ids)))
+    shown = ATTEMPT_TEMPLATES
     connection.execute(delete(shown).where(shown.c.id.in_(ids)))
 
 
@@ -89,7 +85,7 @@ def wipe_documents(
 ) -> None:
     """Wipes as an erasure does: a block outlives the document's identity, and the notes of a case
     go with the last document that it names."""
-    wiped = update(_documents).where(_documents.c.id.in_(ids)).values(**ERASED, erased_at=now)
+    wiped = update(DOCUMENTS).where(DOCUMENTS.c.id.in_(ids)).values(**ERASED, erased_at=now)
     connection.execute(wiped)
     for document_id in ids:
         forget_people(connection, vault, document_id, now)
@@ -100,7 +96,7 @@ def wipe_documents(
 
 def wipe_lines(connection: Connection, _: Vault, ids: Sequence[Any], *__: object) -> None:
     connection.execute(
-        update(_lines).where(_lines.c.id.in_(ids)).values(msisdn=None, msisdn_lookup=None)
+        update(LINES).where(LINES.c.id.in_(ids)).values(msisdn=None, msisdn_lookup=None)
     )
 
 
@@ -116,7 +112,7 @@ _REJECTED: ColumnElement[str] = literal_column("'rejected'")
 _REVIEW: ColumnElement[str] = literal_column("'review'")
 _ATTEMPTED: ColumnElement[str] = literal_column("'attempted'")
 _CLOSED: ColumnElement[str] = literal_column("'closed'")
-_IS_MARKED: ColumnElement[bool] = literal_column(f"number % {tables.EVENTS_MARKED} < 2")
+_IS_MARKED: ColumnElement[bool] = literal_column(f"number % {EVENTS_MARKED} < 2")
 
 
 class Kind(StrEnum):
@@ -221,9 +217,9 @@ def _tell_cases(
     """
     assert rule.document is not None
     documents = select(rule.document).where(rule.key.in_(keys))
-    is_alive = _cases.c.state.in_([state.value for state in ALIVE])
-    named = select(_named.c.case_id).where(_named.c.document_id.in_(documents))
-    rows = connection.execute(select(_cases).where(_cases.c.id.in_(named), is_alive)).all()
+    is_alive = CASES.c.state.in_([state.value for state in ALIVE])
+    named = select(CASE_DOCUMENTS.c.case_id).where(CASE_DOCUMENTS.c.document_id.in_(documents))
+    rows = connection.execute(select(CASES).where(CASES.c.id.in_(named), is_alive)).all()
     found = list(open_each(rows, partial(case_of, vault)))
     changed = [replace(one, updated_at=date_change(one, now)) for one in found]
     change_cases(connection, vault, changed, now)
@@ -256,9 +252,9 @@ class _Rule:
 
 # Nothing expires of a document in an open case: not itself, no attempt, line or face under it.
 _LOOKED_INTO = (
-    select(_named.c.document_id)
-    .join(_cases, _cases.c.id == _named.c.case_id)
-    .where(_cases.c.state.in_([state.value for state in ALIVE]))
+    select(CASE_DOCUMENTS.c.document_id)
+    .join(CASES, CASES.c.id == CASE_DOCUMENTS.c.case_id)
+    .where(CASES.c.state.in_([state.value for state in ALIVE]))
 )
 
 
@@ -273,7 +269,7 @@ def _due_reviews(until: Until, _: Hold) -> ColumnElement[bool]:
     """Counted from the close of the case that they opened or went into, where that is later: what
     people have decided on can be looked at for as long as what the rules have."""
     is_newly_closed = exists().where(
-        _opened.c.enrollment_id == _enrollments.c.id,
+        _opened.c.enrollment_id == ENROLLMENTS.c.id,
         _standing.c.id == func.coalesce(_opened.c.merged_into, _opened.c.id),
         _standing.c.closed_at > until[Kind.REVIEWS],
     )
@@ -282,29 +278,29 @@ def _due_reviews(until: Until, _: Hold) -> ColumnElement[bool]:
 
 def _has_stayed(decision: ColumnElement[str], until: datetime) -> ColumnElement[bool]:
     return and_(
-        _enrollments.c.decision == decision,
-        _enrollments.c.expired_at.is_(None),
-        _enrollments.c.created_at <= until,
+        ENROLLMENTS.c.decision == decision,
+        ENROLLMENTS.c.expired_at.is_(None),
+        ENROLLMENTS.c.created_at <= until,
     )
 
 
 def _due_documents(until: Until, hold: Hold) -> ColumnElement[bool]:
     """Attempted, and no attempt under it stays."""
-    has_left = _enrollments.c.expired_at.is_not(None)
+    has_left = ENROLLMENTS.c.expired_at.is_not(None)
     leaves = or_(
         false(),
         *(
             and_(
                 is_due(until, hold),
-                ~_is_held(_enrollments.c.document_id, _enrollments.c.created_at, until[kind], hold),
+                ~_is_held(ENROLLMENTS.c.document_id, ENROLLMENTS.c.created_at, until[kind], hold),
             )
             for kind, is_due in _DUE_ATTEMPTS.items()
             if kind in until
         ),
     )
-    under_it = _enrollments.c.document_id == _documents.c.id
+    under_it = ENROLLMENTS.c.document_id == DOCUMENTS.c.id
     return and_(
-        _documents.c.status == _ATTEMPTED,
+        DOCUMENTS.c.status == _ATTEMPTED,
         exists().where(under_it),
         ~exists().where(under_it, ~or_(has_left, leaves)),
     )
@@ -318,92 +314,92 @@ _DUE_ATTEMPTS: dict[Kind, Callable[[Until, Hold], ColumnElement[bool]]] = {
 
 def _due_lines(until: Until, _: Hold) -> ColumnElement[bool]:
     return and_(
-        _lines.c.status == _CLOSED,
-        _lines.c.msisdn.is_not(None),
-        _lines.c.closed_at <= until[Kind.LINES],
+        LINES.c.status == _CLOSED,
+        LINES.c.msisdn.is_not(None),
+        LINES.c.closed_at <= until[Kind.LINES],
     )
 
 
 def _due_events(until: Until, _: Hold) -> ColumnElement[bool]:
     """Those up to the last marked row of that time, and those after it that are as old, but the
     newest of all: numbers go on from it, and places in the feed are known by it."""
-    number = _events.c.number
-    marks = select(func.max(number)).where(_IS_MARKED, _events.c.at <= until[Kind.EVENTS])
+    number = EVENTS.c.number
+    marks = select(func.max(number)).where(_IS_MARKED, EVENTS.c.at <= until[Kind.EVENTS])
     last = func.coalesce(marks.scalar_subquery(), 0)
     return and_(
-        number < last + 2 * tables.EVENTS_MARKED,
+        number < last + 2 * EVENTS_MARKED,
         number < select(func.max(number)).scalar_subquery(),
-        _events.c.at <= until[Kind.EVENTS],
+        EVENTS.c.at <= until[Kind.EVENTS],
     )
 
 
-_ATTEMPT_ORDER = (_enrollments.c.created_at, _enrollments.c.id)
+_ATTEMPT_ORDER = (ENROLLMENTS.c.created_at, ENROLLMENTS.c.id)
 _RULES = {
     **{
         kind: _Rule(
-            _enrollments.c.id,
+            ENROLLMENTS.c.id,
             is_due,
             _ATTEMPT_ORDER,
             wipe_attempts,
-            _enrollments.c.document_id,
+            ENROLLMENTS.c.document_id,
             kind,
-            _enrollments.c.created_at,
+            ENROLLMENTS.c.created_at,
         )
         for kind, is_due in _DUE_ATTEMPTS.items()
     },
     Kind.DOCUMENTS: _Rule(
-        _documents.c.id,
+        DOCUMENTS.c.id,
         _due_documents,
-        (_documents.c.id,),
+        (DOCUMENTS.c.id,),
         wipe_documents,
-        _documents.c.id,
+        DOCUMENTS.c.id,
         Kind.DOCUMENTS,
-        _documents.c.created_at,
+        DOCUMENTS.c.created_at,
     ),
     Kind.LINES: _Rule(
-        _lines.c.id,
+        LINES.c.id,
         _due_lines,
-        (_lines.c.closed_at, _lines.c.id),
+        (LINES.c.closed_at, LINES.c.id),
         wipe_lines,
-        _lines.c.document_id,
+        LINES.c.document_id,
         Kind.LINES,
-        _lines.c.closed_at,
+        LINES.c.closed_at,
     ),
     Kind.ANSWERS: _Rule(
-        _answers.c.scope,
-        lambda until, _: _answers.c.created_at <= until[Kind.ANSWERS],
-        (_answers.c.created_at,),
+        IDEMPOTENCY.c.scope,
+        lambda until, _: IDEMPOTENCY.c.created_at <= until[Kind.ANSWERS],
+        (IDEMPOTENCY.c.created_at,),
     ),
     Kind.CROPS: _Rule(
-        _crops.c.id,
-        lambda until, _: _crops.c.kept_until <= until[Kind.CROPS],
-        (_crops.c.kept_until,),
-        document=_crops.c.document_id,
+        CROPS.c.id,
+        lambda until, _: CROPS.c.kept_until <= until[Kind.CROPS],
+        (CROPS.c.kept_until,),
+        document=CROPS.c.document_id,
         kind=Kind.CROPS,
-        dated=_crops.c.kept_until,
+        dated=CROPS.c.kept_until,
     ),
     Kind.LIVENESS: _Rule(
-        _liveness.c.id,
-        lambda until, _: _liveness.c.received_at <= until[Kind.LIVENESS],
-        (_liveness.c.received_at,),
+        LIVENESS.c.id,
+        lambda until, _: LIVENESS.c.received_at <= until[Kind.LIVENESS],
+        (LIVENESS.c.received_at,),
     ),
-    Kind.EVENTS: _Rule(_events.c.number, _due_events, (_events.c.number,)),
+    Kind.EVENTS: _Rule(EVENTS.c.number, _due_events, (EVENTS.c.number,)),
     Kind.LINE_EVENTS: _Rule(
-        _line_events.c.id,
-        lambda until, _: _line_events.c.recorded_at <= until[Kind.LINE_EVENTS],
-        (_line_events.c.recorded_at,),
+        LINE_EVENTS.c.id,
+        lambda until, _: LINE_EVENTS.c.recorded_at <= until[Kind.LINE_EVENTS],
+        (LINE_EVENTS.c.recorded_at,),
     ),
     Kind.EXCEPTIONS: _Rule(
-        _exceptions.c.id,
+        EXCEPTIONS.c.id,
         lambda until, _: and_(
-            _exceptions.c.decided_at <= until[Kind.EXCEPTIONS],
-            ~exists().where(_lines.c.id == _exceptions.c.line_id, _lines.c.status != _CLOSED),
+            EXCEPTIONS.c.decided_at <= until[Kind.EXCEPTIONS],
+            ~exists().where(LINES.c.id == EXCEPTIONS.c.line_id, LINES.c.status != _CLOSED),
         ),
-        (_exceptions.c.decided_at,),
+        (EXCEPTIONS.c.decided_at,),
     ),
     Kind.GUARDIANS: _Rule(
-        _guardianships.c.line_id,
-        lambda until, _: _guardianships.c.ends_in < until[Kind.GUARDIANS].year,
-        (_guardianships.c.ends_in,),
+        GUARDIANSHIPS.c.line_id,
+        lambda until, _: GUARDIANSHIPS.c.ends_in < until[Kind.GUARDIANS].year,
+        (GUARDIANSHIPS.c.ends_in,),
     ),
 }

@@ -23,12 +23,12 @@ from sqlalchemy import (
 )
 
 from engine.errors import KeyRingError
-from engine.registry import deployment, tables
-from engine.registry.database import UNREADABLE
+from engine.registry import deployment
+from engine.registry.database import UNREADABLE, AuditEntry
 from engine.registry.keyring import KeyRing
-from engine.registry.records import AuditEntry
-from engine.registry.row_macs import open_each
-from engine.registry.rows import name_sealed
+from engine.registry.references import REFERENCES, name_sealed
+from engine.registry.rows import open_each
+from engine.registry.store import sealed_columns
 from engine.registry.vault import KEY_HEADER_BYTES, Vault, key_header, key_version
 from engine.registry.writer import Writer
 
@@ -47,9 +47,9 @@ def reseal(
     a stop between or inside batches leaves every value sealed with a key of the ring, and the
     next call goes on with the rows that are left.
     """
-    done = dict.fromkeys((table.name for table, _ in tables.SEALED), 0)
-    total = sum(_count_left(writer, column) for _, column in tables.SEALED)
-    for table, column in tables.SEALED:
+    done = dict.fromkeys((table.name for table, _ in sealed_columns()), 0)
+    total = sum(_count_left(writer, column) for _, column in sealed_columns())
+    for table, column in sealed_columns():
         for rows in _reseal_table(writer, table, column, rows_per_batch):
             done[table.name] += rows
             if progress is not None:
@@ -64,7 +64,7 @@ def retire(writer: Writer) -> KeyRing:
     Save it to finish; snapshots of an index that the old keys sealed must be written again.
     """
     ring, needed = writer.vault.ring, set[int]()
-    for table, column in tables.SEALED:
+    for table, column in sealed_columns():
         for rows in _pages(writer, table, column, ROWS_PER_BATCH):
             if _seal_again(writer.vault, table, column, rows):
                 raise KeyRingError(
@@ -102,7 +102,7 @@ def _pages(
     writer: Writer, table: Table, column: Column[Any], limit: int
 ) -> Iterator[Sequence[Row[Any]]]:
     """The rows whose value is not sealed with the active key."""
-    owner = [tables.references.c.document_id] if table is tables.references else []
+    owner = [REFERENCES.c.document_id] if table is REFERENCES else []
     page = (
         select(table.c.id, *owner, column.label("sealed"))
         .where(_is_left(column, writer.vault))

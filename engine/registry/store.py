@@ -1,4 +1,4 @@
-"""The registry of a deployment: creating, opening, upgrading and administering it."""
+"""The registry of a deployment as a whole: creating, opening, reading and administering it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import Connection, Engine, Table, insert, select, update
+from sqlalchemy import Column, Connection, Engine, Table, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from engine.errors import (
@@ -23,23 +24,97 @@ from engine.errors import (
     StorageFull,
     WriterBusy,
 )
-from engine.registry import audit, deployment, rows, tables
-from engine.registry.accounts import Accounts
+from engine.registry import audit, deployment
+from engine.registry.accounts import (
+    API_KEYS,
+    CARRIERS,
+    OUTLETS,
+    Accounts,
+    ApiKey,
+    Carrier,
+    KeyReader,
+    OutletReader,
+    bind_key,
+)
+from engine.registry.audit import AuditReader
+from engine.registry.campaigns import LifeReader
 from engine.registry.database import (
+    AuditEntry,
     check,
     connect,
     long_statements,
     reading,
+    reading_often,
     restructuring,
     sqlite_file,
+    utc_now,
     version,
 )
-from engine.registry.reader import Reader
-from engine.registry.records import ApiKey, AuditEntry, Carrier, SecondTemplate, utc_now
-from engine.registry.row_macs import bind_key, changing_rows, with_macs
+from engine.registry.deployment import AUTHENTICATED, DEPLOYMENT, DeploymentReader, list_data_keys
+from engine.registry.documents import DocumentReader
+from engine.registry.enrollments import EnrollmentReader, TallyReader
+from engine.registry.lines import LineReader
+from engine.registry.people import PeopleReader
+from engine.registry.queues import QueueReader
+from engine.registry.references import (
+    REFERENCES,
+    ReferenceReader,
+    SecondTemplate,
+    WatchReader,
+    fill_references,
+)
+from engine.registry.rows import changing_rows, metadata, with_macs
+from engine.registry.sweeps import FactReader, PairReader, SweepReader
+from engine.registry.transactions import recorded, take_lease
 from engine.registry.vault import Vault
-from engine.registry.writer import Writer, recorded, take_lease
+from engine.registry.webhooks import Webhooks
+from engine.registry.writer import Writer
 from engine.texts import mixes_scripts
+
+
+def write_first(connection: Connection, vault: Vault, model_digest: str, at: datetime) -> None:
+    """Fills an empty schema with the deployment's row and the first audit entry."""
+    entry = AuditEntry("sosie", "registry.created", vault.deployment_id, {AUTHENTICATED: True})
+    first = audit.extend(vault, 0, audit.GENESIS, at, [entry])
+    connection.execute(
+        insert(DEPLOYMENT).values(
+            singleton=1,
+            deployment_id=vault.deployment_id,
+            key_check=vault.key_check,
+            data_keys=list_data_keys(vault),
+            model_digest=model_digest,
+            dim=vault.dim,
+            rotation_id=vault.rotation_id,
+            writer_epoch=0,
+            sequence=0,
+            audit_number=first[-1].number,
+            chain_head=first[-1].hash,
+            audit_mac=audit.authenticate_head(vault, first[-1].number, first[-1].hash, 0),
+            created_at=at,
+        )
+    )
+    audit.append(connection, first)
+
+
+def every_table() -> list[Table]:
+    """Every table, each after those that it refers to."""
+    return metadata.sorted_tables
+
+
+def sealed_columns() -> list[tuple[Table, Column[Any]]]:
+    """Every sealed column with its table; `name_sealed` says how its seals name a row."""
+    return [
+        (table, column)
+        for table in metadata.sorted_tables
+        for column in table.columns
+        if column.info.get("is_sealed")
+    ]
+
+
+def authenticated_tables() -> list[Table]:
+    """Tables whose rows decide."""
+    return [table for table in metadata.sorted_tables if "mac" in table.columns]
+
 
 ROOM_BYTES = 2**20
 """Less free space than the largest commits and their journal need counts as none."""
@@ -59,6 +134,53 @@ def upgrade_schema(connection: Connection) -> None:
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+class Reader(
+    AuditReader,
+    DeploymentReader,
+    OutletReader,
+    KeyReader,
+    DocumentReader,
+    ReferenceReader,
+    WatchReader,
+    EnrollmentReader,
+    LineReader,
+    TallyReader,
+    PairReader,
+):
+    """What the registrar and the surfaces ask; safe to use from any thread."""
+
+    def __init__(self, place: Engine | Connection, vault: Vault) -> None:
+        super().__init__(place, vault)
+        self.cases = QueueReader(place, vault)
+        self.sweeps = SweepReader(place, vault)
+        self.facts = FactReader(place, vault)
+        self.life = LifeReader(place, vault)
+        self.people = PeopleReader(place, vault)
+        self.webhooks = Webhooks(place, vault)
+
+    @contextmanager
+    def reading(self) -> Iterator[Reader]:
+        """The same over one connection until the block ends, for one thread."""
+        with reading_often(self._place) as connection:
+            yield Reader(connection, self.vault)
+
+    def counts(self) -> dict[str, int]:
+        """Rows by table, and `live_references`: those that the gallery holds."""
+        queries = {
+            table.name: select(func.count()).select_from(table)
+            for table in metadata.sorted_tables
+            if table is not DEPLOYMENT
+        }
+        # Those removed have an index; to count the others all rows would be read.
+        queries["removed"] = queries["references"].where(REFERENCES.c.removed_sequence.is_not(None))
+        # One statement, since PostgreSQL may show each statement a newer state.
+        counted = select(*(query.scalar_subquery().label(name) for name, query in queries.items()))
+        with reading(self._engine) as connection, long_statements(connection):
+            found = dict(connection.execute(counted).one()._mapping)
+        found["live_references"] = found["references"] - found.pop("removed")
+        return found
 
 
 class Store(Reader):
@@ -84,7 +206,7 @@ class Store(Reader):
                 if version(connection) is not None:
                     raise RegistryExists("this database holds a registry already: open it instead")
                 upgrade_schema(connection)
-                deployment.write_first(connection, vault, model_digest, utc_now())
+                write_first(connection, vault, model_digest, utc_now())
         except BaseException:
             engine.dispose()
             if path is not None:
@@ -145,22 +267,22 @@ class Store(Reader):
 
     def add_carrier(self, carrier: Carrier, *, actor: str) -> None:
         """Adds a tenant; one that is there already is refused."""
-        self._add(tables.carriers, asdict(carrier), "carrier", actor)
+        self._add(CARRIERS, asdict(carrier), "carrier", actor)
 
     def add_outlet(
         self, code: str, carrier: str, *, actor: str, time_zone: str | None = None
     ) -> None:
         """Adds an open outlet of a known carrier; one that is there already is refused."""
         values = {"code": code, "carrier": carrier, "is_open": True, "time_zone": time_zone}
-        self._add(tables.outlets, values, "outlet", actor)
+        self._add(OUTLETS, values, "outlet", actor)
 
     def set_carrier_time_zone(self, code: str, time_zone: str | None, *, actor: str) -> None:
         """Sets the zone of the carrier's outlets that have none; None: the deployment's."""
-        self._set_time_zone(tables.carriers, "carrier", code, time_zone, actor)
+        self._set_time_zone(CARRIERS, "carrier", code, time_zone, actor)
 
     def set_outlet_time_zone(self, code: str, time_zone: str | None, *, actor: str) -> None:
         """Sets an outlet's zone; None: its carrier's."""
-        self._set_time_zone(tables.outlets, "outlet", code, time_zone, actor)
+        self._set_time_zone(OUTLETS, "outlet", code, time_zone, actor)
 
     def _set_time_zone(
         self, table: Table, what: str, code: str, time_zone: str | None, actor: str
@@ -177,10 +299,10 @@ class Store(Reader):
     def close_outlet(self, code: str, *, actor: str) -> None:
         """Closes an outlet: nothing is enrolled there any more."""
         now = utc_now()
-        statement = update(tables.outlets).where(tables.outlets.c.code == code)
+        statement = update(OUTLETS).where(OUTLETS.c.code == code)
         with (
             self._recorded(AuditEntry(actor, "outlet.closed", code)) as connection,
-            changing_rows(connection, self.vault, {tables.outlets: [code]}),
+            changing_rows(connection, self.vault, {OUTLETS: [code]}),
         ):
             result = connection.execute(statement.values(is_open=False, closed_at=now))
             if result.rowcount != 1:
@@ -201,7 +323,7 @@ class Store(Reader):
         with self._recorded(entry) as connection:
             # Its models may have changed places since it was opened.
             deployment.check(connection, self.vault, self.model_digest)
-            return rows.fill_references(connection, self.vault, filled)
+            return fill_references(connection, self.vault, filled)
 
     def add_api_key(self, key: ApiKey, *, actor: str) -> None:
         """Adds a key of the service, whose `digest` is of the key itself, and binds it to what it
@@ -218,7 +340,7 @@ class Store(Reader):
             try:
                 digest = bind_key(self.vault, key, key.digest)
                 row = asdict(key) | {"digest": digest}
-                table = tables.api_keys
+                table = API_KEYS
                 connection.execute(insert(table), with_macs(self.vault, table, [row]))
             except IntegrityError:
                 raise RegistryError(
@@ -230,13 +352,11 @@ class Store(Reader):
         """Ends a key for good: its digest leaves with it. `NotFound` where it is unknown or has
         been revoked."""
         statement = (
-            update(tables.api_keys)
-            .where(tables.api_keys.c.id == key_id)
-            .where(tables.api_keys.c.revoked_at.is_(None))
+            update(API_KEYS).where(API_KEYS.c.id == key_id).where(API_KEYS.c.revoked_at.is_(None))
         )
         with (
             self._recorded(AuditEntry(actor, "apikey.revoked", key_id)) as connection,
-            changing_rows(connection, self.vault, {tables.api_keys: [key_id]}),
+            changing_rows(connection, self.vault, {API_KEYS: [key_id]}),
         ):
             ended = statement.values(revoked_at=utc_now(), digest=b"")
             if connection.execute(ended).rowcount != 1:
@@ -261,7 +381,7 @@ class Store(Reader):
 
 def _require_tenant(connection: Connection, key: ApiKey) -> None:
     """The database would say of both only that something is missing."""
-    carriers, outlets = tables.carriers.c, tables.outlets.c
+    carriers, outlets = CARRIERS.c, OUTLETS.c
     if key.carrier is not None:
         known = connection.scalar(select(carriers.code).where(carriers.code == key.carrier))
         if known is None:

@@ -1,10 +1,16 @@
 """Brings registries of older versions to this one: the schema, the code of every row, and the
-templates of a model that a transform was added to."""
+templates of a model that a transform was added to; and switches a registry to its second model.
+
+A switch has the two models change places, once the second has a template of everybody: what
+decided is kept beside what decides from now on, so switching back is the same command. Nothing is
+converted, and no photograph is needed.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,39 +29,50 @@ from sqlalchemy import (
     update,
 )
 
-from engine.errors import ChainBroken, KeyRingForeign, ModelMismatch
+from engine.errors import ChainBroken, KeyRingForeign, ModelMismatch, RequestError, SealBroken
 from engine.models.transform import Conversion, Transform
-from engine.registry import deployment, store, tables
-from engine.registry.audit import AuditReader, read_head, verify_chain
+from engine.registry import deployment, store
+from engine.registry.accounts import API_KEYS, OUTLETS, SESSIONS, ApiKey, bind_key
+from engine.registry.audit import AUDIT, AuditReader, read_head, verify_chain
+from engine.registry.campaigns import CAMPAIGN_LINES
+from engine.registry.cases import CASE_DOCUMENTS
 from engine.registry.database import (
+    KEYS,
     REVISIONS,
+    AuditEntry,
     changing,
     check,
+    chunks,
     connect,
     hold_schema,
     long_statements,
     reading,
     require_known,
     restructuring,
+    utc_now,
 )
-from engine.registry.records import ApiKey, AuditEntry, utc_now
+from engine.registry.deployment import DEPLOYMENT
+from engine.registry.enrollments import CROPS, ENROLLMENTS, TALLIES
+from engine.registry.events import Changes
+from engine.registry.references import ATTEMPT_TEMPLATES, REFERENCES, WATCHLIST, name_sealed
 from engine.registry.rotation import header_of
-from engine.registry.row_macs import (
-    AUTHENTICATED,
-    CROP_COLUMNS,
-    bind_key,
+from engine.registry.rows import (
     changing_rows,
+    open_each,
     read_apart,
+    read_as,
+    without_sealed,
     write_macs,
 )
-from engine.registry.rows import name_sealed, read_as
+from engine.registry.store import Reader, authenticated_tables, sealed_columns
+from engine.registry.sweeps import SWEEPS
+from engine.registry.transactions import chained, take_lease
 from engine.registry.vault import REFERENCE_TEMPLATE, Vault, key_version, name_reference
-from engine.registry.writer import chained, take_lease
+from engine.registry.webhooks import CURSORS, UNDELIVERED
+from engine.registry.writer import Writer
 
 ROWS_PER_BATCH = 2_000
 Progress = Callable[[int, int], None]
-
-_references = tables.references
 _DONE = "registry.authenticated"
 """Ends an upgrade: from this entry on a row without its code was made by somebody else."""
 
@@ -124,16 +141,16 @@ def bring_up_to_date(
 
 
 _CODES_SINCE = {
-    "0011": (tables.crops,),
+    "0011": (CROPS,),
     "0026": (
-        tables.sweeps,
-        tables.case_documents,
-        tables.cursors,
-        tables.undelivered,
-        tables.campaign_lines,
-        tables.tallies,
-        tables.api_keys,
-        tables.sessions,
+        SWEEPS,
+        CASE_DOCUMENTS,
+        CURSORS,
+        UNDELIVERED,
+        CAMPAIGN_LINES,
+        TALLIES,
+        API_KEYS,
+        SESSIONS,
     ),
 }
 """Tables whose rows had no codes before."""
@@ -144,8 +161,7 @@ def _authenticate_new(connection: Connection, vault: Vault, named: Sequence[Tabl
     made by somebody else."""
     _require_ring(read_head(connection), vault)
     for table in named:
-        columns = CROP_COLUMNS if table is tables.crops else table.columns
-        left = select(*columns).where(table.c.mac.is_(None)).limit(ROWS_PER_BATCH)
+        left = select(*without_sealed(table)).where(table.c.mac.is_(None)).limit(ROWS_PER_BATCH)
         while rows := connection.execute(left).all():
             write_macs(connection, vault, table, rows)
 
@@ -155,7 +171,7 @@ _REASONS_ARE_SEALED = "0016"
 
 def _forget_reasons(connection: Connection, vault: Vault) -> None:
     """Why an outlet is restricted stays in the history of its case, sealed."""
-    outlets = tables.outlets
+    outlets = OUTLETS
     told = connection.scalars(
         select(outlets.c.code).where(outlets.c.restriction_reason.is_not(None))
     ).all()
@@ -174,12 +190,12 @@ def _count_sealed(connection: Connection, vault: Vault) -> None:
     """Begins to count what each data key has sealed with what is there. It is not known how often
     values were replaced, and how many templates were issued."""
     counted: Counter[int] = Counter()
-    for _, column in tables.SEALED:
+    for _, column in sealed_columns():
         header = header_of(column)
         query = select(header.label("header"), func.count().label("values"))
         for row in connection.execute(query.where(column.is_not(None)).group_by(header)):
             counted[key_version(bytes(row.header))] += row.values
-    attempts = connection.scalar(select(func.count()).select_from(tables.enrollments)) or 0
+    attempts = connection.scalar(select(func.count()).select_from(ENROLLMENTS)) or 0
     counted[vault.active_data_version] += _SEALS_OF_ATTEMPT * attempts
     for key in vault.ring.data:
         before = read_head(connection).seals
@@ -201,12 +217,12 @@ def _authenticate(engine: Engine, vault: Vault, progress: Progress | None) -> No
     _require_ring(head, vault)
     _require_sound(reader, head)
     with reading(engine) as connection, long_statements(connection):
-        total = sum(_count_left(connection, table) for table in AUTHENTICATED)
+        total = sum(_count_left(connection, table) for table in authenticated_tables())
     done = 0
-    for table in AUTHENTICATED:
+    for table in authenticated_tables():
         for rows in _pages(reader, table):
             with changing(engine) as connection:
-                if table is _references:
+                if table is REFERENCES:
                     _reseal(connection, vault, rows)
                 write_macs(connection, vault, table, rows)
             done += len(rows)
@@ -227,7 +243,7 @@ def _require_sound(reader: AuditReader, head: Row[Any]) -> None:
         raise ChainBroken(
             f"the audit chain is broken at entry {first_bad}: put back a backup, then upgrade"
         )
-    audit = tables.audit.c
+    audit = AUDIT.c
     told = reader.rows(
         select(audit.action, audit.detail).where(audit.action.in_((_DONE, "registry.created")))
     )
@@ -269,9 +285,7 @@ def _reseal(connection: Connection, vault: Vault, rows: Sequence[Row[Any]]) -> N
 
 
 _RESEAL = (
-    update(_references)
-    .where(_references.c.id == bindparam("key"))
-    .values(template=bindparam("new"))
+    update(REFERENCES).where(REFERENCES.c.id == bindparam("key")).values(template=bindparam("new"))
 )
 
 
@@ -303,14 +317,14 @@ def _convert(
             deployment.set_model(connection, begun)
     turned = vault.turn(conversion.transform)
     _convert_references(reader, conversion, turned, progress)
-    watchlist = tables.watchlist
+    watchlist = WATCHLIST
     entry = AuditEntry("sosie", _CONVERTED, conversion.after, said)
     with chained(engine, vault, [entry], utc_now()) as (connection, _):
         held = watchlist.c.template.is_not(None)
         rows = connection.execute(select(watchlist).where(held)).all()
         with changing_rows(connection, vault, {watchlist: [row.id for row in rows]}):
             _convert_templates(connection, vault, watchlist, rows, turned)
-        connection.execute(delete(tables.attempt_templates))
+        connection.execute(delete(ATTEMPT_TEMPLATES))
         deployment.set_model(connection, conversion.after)
     return True
 
@@ -319,18 +333,18 @@ def _convert_references(
     reader: AuditReader, conversion: Conversion, turned: Transform, progress: Progress | None
 ) -> None:
     # Of whatever model a damaged row says that it is.
-    vault, is_old = reader.vault, _references.c.model_digest != conversion.after
-    ((total,),) = reader.rows(select(func.count()).select_from(_references).where(is_old))
-    page = select(_references).where(is_old).order_by(_references.c.id).limit(ROWS_PER_BATCH)
+    vault, is_old = reader.vault, REFERENCES.c.model_digest != conversion.after
+    ((total,),) = reader.rows(select(func.count()).select_from(REFERENCES).where(is_old))
+    page = select(REFERENCES).where(is_old).order_by(REFERENCES.c.id).limit(ROWS_PER_BATCH)
     done = 0
     while rows := reader.rows(page):
         detail = {"rows": len(rows)}
         entry = AuditEntry("sosie", "references.converted", conversion.after, detail)
         with (
             chained(reader.engine, vault, [entry], utc_now()) as (connection, _),
-            changing_rows(connection, vault, {_references: [row.id for row in rows]}),
+            changing_rows(connection, vault, {REFERENCES: [row.id for row in rows]}),
         ):
-            _convert_templates(connection, vault, _references, rows, turned)
+            _convert_templates(connection, vault, REFERENCES, rows, turned)
             named = [{"key": row.id, "digest": conversion.after} for row in rows]
             connection.execute(_NAME_MODEL, named)
         done += len(rows)
@@ -345,7 +359,7 @@ def _require_never_converted(reader: AuditReader, conversion: Conversion) -> Non
     """Or faces on the watch-list would be converted twice."""
     if not verify_chain(reader).intact:
         raise ChainBroken("the audit chain is broken: put back a backup, then upgrade")
-    audit = tables.audit.c
+    audit = AUDIT.c
     query = select(audit.number).where(
         audit.action == _CONVERTED, audit.subject == conversion.after
     )
@@ -380,29 +394,234 @@ def _convert_templates(
 
 
 _NAME_MODEL = (
-    update(_references)
-    .where(_references.c.id == bindparam("key"))
+    update(REFERENCES)
+    .where(REFERENCES.c.id == bindparam("key"))
     .values(model_digest=bindparam("digest"))
 )
 
 
 def _bind_keys(connection: Connection, vault: Vault) -> None:
     """Binds the keys to what the audit chain says they may do, and ends those that were revoked."""
-    audit = tables.audit.c
+    audit = AUDIT.c
     told: dict[str, dict[str, Any]] = {}
     query = select(audit.action, audit.subject, audit.detail).where(
         audit.action.in_(("apikey.added", "apikey.revoked"))
     )
     for entry in connection.execute(query.order_by(audit.number)):
         told[entry.subject] = {} if entry.action == "apikey.revoked" else dict(entry.detail)
-    for row in connection.execute(select(tables.api_keys)).all():
+    for row in connection.execute(select(API_KEYS)).all():
         key = read_as(ApiKey, row)
         bounds = told.get(key.id, {})
         is_told = all(bounds.get(name, "") == getattr(key, name) for name in _BOUNDS)
         digest = bind_key(vault, key, key.digest) if is_told and key.revoked_at is None else b""
-        changed = update(tables.api_keys).where(tables.api_keys.c.id == key.id)
-        with changing_rows(connection, vault, {tables.api_keys: [key.id]}):
+        changed = update(API_KEYS).where(API_KEYS.c.id == key.id)
+        with changing_rows(connection, vault, {API_KEYS: [key.id]}):
             connection.execute(changed.values(digest=digest))
 
 
 _BOUNDS = ("role", "carrier", "outlet")
+
+_UNDER_WAY = ("queued", "running", "paused")
+
+
+def switch_models(
+    url: str,
+    vault: Vault,
+    *,
+    before: str,
+    after: str,
+    dim: int,
+    actor: str,
+    progress: Progress | None = None,
+) -> int:
+    """Makes the second model `after`, of vectors float32[dim], the one in force, and `before`, the
+    vault's, the second; how many references there are.
+
+    May be stopped anywhere: the next call goes on. `RequestError`, with nothing changed, while a
+    live reference or a watched face has no template of it, or a sweep is under way; `WriterBusy`
+    where a process writes. A damaged template is set aside, and goes along as what opens nowhere.
+    """
+    engine = connect(url)
+    try:
+        with store.reachable():
+            lease = take_lease(engine)
+            try:
+                return _switch(engine, vault, before, after, dim, actor, progress)
+            finally:
+                lease.release()
+    finally:
+        engine.dispose()
+
+
+def remove_missing(url: str, vault: Vault, *, before: str, after: str, actor: str) -> list[str]:
+    """Removes the references that the second model has no template of; their documents, whose
+    holders are to be enrolled again.
+
+    Until then no search finds these people, and nobody's face holds their documents.
+    """
+    documents: list[str] = []
+    engine = connect(url)
+    try:
+        registry = Reader(engine, vault)
+        with Writer(engine, vault, before) as writer:
+            # What refuses the switch all the same, before anybody is removed.
+            _require_ready(registry, after, may_lack_references=True)
+            for ids in registry.missing_second(after, ROWS_PER_BATCH):
+                owners = sorted(set(read_apart(ids, registry.documents_of).values()))
+                sequence = writer.sequence + 1
+                detail = {"references": len(ids), "gallery_sequence": sequence}
+                entry = AuditEntry(actor, "references.removed", after, detail)
+                removed = tuple((key, sequence) for key in ids)
+                writer.commit(Changes(sequence, (entry,), removed_references=removed))
+                documents += owners
+    finally:
+        engine.dispose()
+    return documents
+
+
+def _switch(
+    engine: Engine,
+    vault: Vault,
+    before: str,
+    after: str,
+    dim: int,
+    actor: str,
+    progress: Progress | None,
+) -> int:
+    reader = Reader(engine, vault)
+    marker = deployment.SWITCHING + after
+    with reading(engine) as connection:
+        check(connection)
+        head = read_head(connection)
+        is_resumed = head.model_digest == marker
+        if not is_resumed:
+            deployment.check(connection, vault, before)
+    said = {"before": before}
+    if not is_resumed:
+        _require_ready(reader, after)
+        entry = AuditEntry(actor, "model.switching", after, said)
+        with chained(engine, vault, [entry], utc_now()) as (connection, _):
+            # Whoever wrote with the model of before, and lost the lease, writes no more.
+            deployment.raise_epoch(connection)
+            deployment.set_model(connection, marker)
+    rotation_id = vault.of_dimension(dim).rotation_id
+    total = _switch_references(reader, before, after, rotation_id, actor, progress)
+    entry = AuditEntry(actor, "model.switched", after, said)
+    with chained(engine, vault, [entry], utc_now()) as (connection, _):
+        of_second = WATCHLIST.c.second_model_digest == after
+        rows = connection.execute(select(WATCHLIST).where(of_second)).all()
+        with changing_rows(connection, vault, {WATCHLIST: [row.id for row in rows]}):
+            _exchange(connection, vault, WATCHLIST, rows, before)
+        # Nothing of the present model's is compared from now on, and the second has none of them.
+        connection.execute(delete(ATTEMPT_TEMPLATES))
+        connection.execute(
+            update(DEPLOYMENT).values(model_digest=after, dim=dim, rotation_id=rotation_id)
+        )
+    return total
+
+
+def _require_ready(reader: Reader, after: str, *, may_lack_references: bool = False) -> None:
+    coverage = reader.coverage(after)
+    watched = reader.rows(select(WATCHLIST).where(WATCHLIST.c.second_model_digest == after))
+    # Nobody leaves the watch-list by damage.
+    open_one = partial(_open, reader.vault, WATCHLIST, "second_template")
+    damaged = len(watched) - len(list(open_each(watched, open_one)))
+    if coverage.missing_references and not may_lack_references:
+        raise RequestError(
+            f"{coverage.missing_references:,} of {coverage.references:,} references have no "
+            "template of the second model: run sosie model fill, wait until people have returned, "
+            "or have the rest enrolled again with --reenroll FILE"
+        )
+    unwatched = coverage.missing_watched + damaged
+    if unwatched:
+        raise RequestError(
+            f"{unwatched:,} of {coverage.watched:,} watched faces have no template "
+            "of the second model: remove them from the watch-list and add them again"
+        )
+    under_way = select(func.count()).select_from(SWEEPS).where(SWEEPS.c.state.in_(_UNDER_WAY))
+    if reader.rows(under_way)[0][0]:
+        raise RequestError("a sweep is under way by the present model: end or cancel it first")
+
+
+def _switch_references(
+    reader: AuditReader,
+    before: str,
+    after: str,
+    rotation_id: str,
+    actor: str,
+    progress: Progress | None,
+) -> int:
+    """Exchanges the templates of every reference, in audited batches; a row says its model, so none
+    is exchanged twice. Removed ones, which have none, get the new model's name too."""
+    # Of whatever model a damaged row says that it is.
+    vault, is_old = reader.vault, REFERENCES.c.model_digest != after
+    ((left,),) = reader.rows(select(func.count()).select_from(REFERENCES).where(is_old))
+    page = select(REFERENCES).where(is_old).order_by(REFERENCES.c.id).limit(ROWS_PER_BATCH)
+    done = 0
+    while rows := reader.rows(page):
+        entry = AuditEntry(actor, "references.switched", after, {"rows": len(rows)})
+        with (
+            chained(reader.engine, vault, [entry], utc_now()) as (connection, _),
+            changing_rows(connection, vault, {REFERENCES: [row.id for row in rows]}),
+        ):
+            held = [row for row in rows if row.template is not None]
+            _exchange(connection, vault, REFERENCES, held, before)
+            for part in chunks([row.id for row in rows]):
+                named = {"keys": part, "model": after, "rotation": rotation_id}
+                connection.execute(_NAME_SWITCHED, named)
+        done += len(rows)
+        if progress is not None:
+            progress(done, left)
+    ((total,),) = reader.rows(select(func.count()).select_from(REFERENCES))
+    return int(total)
+
+
+def _exchange(
+    connection: Connection, vault: Vault, table: Table, rows: Sequence[Row[Any]], before: str
+) -> None:
+    """Seals each of two templates of a row for the other's place."""
+    first, second = "template", "second_template"
+    sealed = [
+        {
+            "key": row.id,
+            "first": _seal_for(vault, table, row, second, first),
+            "other": _seal_for(vault, table, row, first, second),
+            "model": before,
+        }
+        for row in rows
+    ]
+    if sealed:
+        changed = update(table).where(table.c.id == bindparam("key"))
+        connection.execute(
+            changed.values(
+                template=bindparam("first"),
+                second_template=bindparam("other"),
+                second_model_digest=bindparam("model"),
+            ),
+            sealed,
+        )
+
+
+_NAME_SWITCHED = (
+    update(REFERENCES)
+    .where(REFERENCES.c.id.in_(KEYS))
+    .values(model_digest=bindparam("model"), rotation_id=bindparam("rotation"))
+)
+
+
+def _seal_for(vault: Vault, table: Table, row: Row[Any], source: str, target: str) -> bytes | None:
+    try:
+        opened = _open(vault, table, source, row)
+    except SealBroken:
+        value = row._mapping[source]
+        return _UNOPENED + value[1:] if isinstance(value, bytes) else None
+    return vault.seal(f"{table.name}.{target}", name_sealed(table, row), opened)
+
+
+def _open(vault: Vault, table: Table, column: str, row: Row[Any]) -> bytes:
+    return vault.open(f"{table.name}.{column}", name_sealed(table, row), row._mapping[column])
+
+
+_UNOPENED = b"\0"
+"""Stands for the format of a seal: a value so marked opens nowhere, as it did where it was. By
+itself it might, where somebody has put one of the other place there."""

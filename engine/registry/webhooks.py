@@ -1,7 +1,10 @@
 """Webhooks: where events are delivered, for whom, and what could not be delivered yet.
 
 A webhook has a cursor: every event up to it was delivered, or has a row in `undelivered`, to be
-tried again or as a dead letter.
+tried again or as a dead letter. One process at a time holds a cursor, by its own clock, and is
+believed until then, so the clocks of hosts that share a registry must agree to within a few
+seconds. What is held for longer than anybody holds one was held by a clock that was ahead, and is
+free.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import base64
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
@@ -17,38 +20,255 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
     ColumnElement,
     Connection,
     Delete,
+    ForeignKey,
+    Integer,
     Row,
     Select,
+    String,
+    Table,
+    Update,
+    bindparam,
     case,
     delete,
     func,
     insert,
     literal,
+    or_,
     select,
     true,
     update,
 )
 
-from engine.errors import NotFound, RequestError, SealBroken
-from engine.registry import cursors, tables
-from engine.registry.cursors import Cursor, CursorLost
-from engine.registry.database import Source, changing, chunks, reading
-from engine.registry.events import Event, find_last, is_of_type, read_these
-from engine.registry.records import AuditEntry, new_id, utc_now
-from engine.registry.row_macs import (
+from engine.errors import NotFound, RegistryError, RequestError, SealBroken
+from engine.registry.accounts import CARRIERS
+from engine.registry.database import (
+    AuditEntry,
+    Moment,
+    Source,
+    changing,
+    chunks,
+    new_id,
+    reading,
+    utc_now,
+)
+from engine.registry.events import EVENTS, Event, find_last, is_of_type, read_these
+from engine.registry.rows import (
+    Code,
+    JsonValue,
+    UuidText,
     changing_rows,
+    mac_column,
+    metadata,
     open_each,
+    read_as,
     require_authentic,
+    sealed_column,
     sound_rows,
     with_macs,
+    write_macs,
 )
-from engine.registry.rows import read_as
+from engine.registry.transactions import recorded
 from engine.registry.vault import Vault
-from engine.registry.writer import recorded
 from schema.events import EventType, WebhookState
+
+# Where events go, by whom it was asked for: a carrier, or who runs the deployment.
+WEBHOOKS = Table(
+    "webhooks",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("carrier", Code, ForeignKey("carriers.code"), index=True),
+    sealed_column("sink", nullable=False),
+    # Null: every type.
+    Column("types", JsonValue),
+    Column("state", String(16), nullable=False),
+    sealed_column("secret", nullable=False),
+    # Signs as well, until then.
+    sealed_column("earlier_secret"),
+    Column("earlier_until", Moment),
+    Column("created_at", Moment, nullable=False),
+    Column("created_by", String(200), nullable=False),
+    mac_column(),
+    CheckConstraint("state IN ('active', 'paused', 'gone')", name="state"),
+)
+
+# How far a reader of events or of the audit chain has come: a webhook by its id, the export of the
+# chain by its name. One process at a time holds it, until `held_until`; `generation` rises when
+# people change what it stands for.
+CURSORS = Table(
+    "cursors",
+    metadata,
+    Column("name", Code, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("held_by", UuidText),
+    Column("held_until", Moment),
+    mac_column(),
+)
+
+# Events up to a webhook's cursor that it has not taken: to be tried again, or given up.
+UNDELIVERED = Table(
+    "undelivered",
+    metadata,
+    Column("webhook_id", UuidText, ForeignKey("webhooks.id"), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    # The document, or the event's subject: those of one queue are delivered one after another.
+    Column("queue", UuidText, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    # Null of a dead letter.
+    Column("due_at", Moment),
+    Column("fault", String(64)),
+    Column("at", Moment, nullable=False),
+    mac_column(),
+)
+
+LONGEST_HOLD = timedelta(minutes=3)
+"""Nobody holds a cursor for longer without asking anew."""
+_HOLD = (
+    update(CURSORS)
+    .where(
+        CURSORS.c.name == bindparam("key"),
+        or_(
+            CURSORS.c.held_by.is_(None),
+            CURSORS.c.held_by == bindparam("by"),
+            CURSORS.c.held_until < bindparam("now", type_=Moment),
+            CURSORS.c.held_until > bindparam("latest", type_=Moment),
+        ),
+    )
+    .values(held_by=bindparam("by"), held_until=bindparam("until", type_=Moment))
+)
+_FIND = select(CURSORS).where(CURSORS.c.name == bindparam("key"))
+_HELD = _FIND.with_for_update()
+_ADVANCE = (
+    update(CURSORS)
+    .where(
+        CURSORS.c.name == bindparam("key"),
+        CURSORS.c.held_by == bindparam("by"),
+        CURSORS.c.generation == bindparam("known"),
+    )
+    .values(number=bindparam("reached"))
+)
+_RELEASE = (
+    update(CURSORS)
+    .where(CURSORS.c.name == bindparam("key"), CURSORS.c.held_by == bindparam("by"))
+    .values(held_by=None, held_until=None)
+)
+_SET = (
+    update(CURSORS)
+    .where(CURSORS.c.name == bindparam("key"))
+    .values(number=bindparam("reached"), generation=CURSORS.c.generation + 1)
+)
+_TOUCH = (
+    update(CURSORS)
+    .where(CURSORS.c.name == bindparam("key"))
+    .values(generation=CURSORS.c.generation + 1)
+)
+
+
+class CursorLost(RegistryError):
+    """Another process holds the cursor, or people have changed it: read it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a reader is: everything up to `number` is done, or noted elsewhere."""
+
+    name: str
+    number: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class CursorState:
+    """Whether people have changed a cursor, and who holds it until when."""
+
+    generation: int
+    holder: str | None
+    held_until: datetime | None
+
+    def is_free(self, holder: str, now: datetime) -> bool:
+        if self.holder in (None, holder) or self.held_until is None:
+            return True
+        return not now <= self.held_until <= now + LONGEST_HOLD
+
+
+def read_cursors(source: Source) -> dict[str, CursorState]:
+    """Every cursor, by its name; a damaged one is set aside."""
+    rows = sound_rows(source.vault, CURSORS, source.rows(select(CURSORS)))
+    return {row.name: CursorState(row.generation, row.held_by, row.held_until) for row in rows}
+
+
+def find_cursor(connection: Connection, vault: Vault, name: str) -> int:
+    """How far a cursor has come; `SealBroken` where it is damaged, or not under its name."""
+    for row in connection.execute(_FIND, {"key": name}):
+        return int(require_authentic(vault, CURSORS, row).number)
+    raise SealBroken("a cursor is damaged: run sosie doctor, then sosie webhooks replay")
+
+
+def hold_cursor(
+    source: Source, name: str, holder: str, now: datetime, held: timedelta
+) -> Cursor | None:
+    """The cursor, held from now on for so long; None where another process holds it, or it is
+    damaged."""
+    assert held <= LONGEST_HOLD, "or another process would take it for free"
+    given = {"key": name, "by": holder, "now": now, "until": now + held}
+    given["latest"] = now + LONGEST_HOLD
+    with changing(source.engine) as connection:
+        row = _change_cursor(connection, source.vault, _HOLD, given)
+    return None if row is None else Cursor(row.name, row.number, row.generation)
+
+
+def advance_cursor(
+    connection: Connection, vault: Vault, cursor: Cursor, holder: str, number: int
+) -> None:
+    """Moves a held cursor; `CursorLost` where it is not held, or was changed."""
+    given = {"key": cursor.name, "by": holder, "known": cursor.generation, "reached": number}
+    if _change_cursor(connection, vault, _ADVANCE, given) is None:
+        raise CursorLost(f"the cursor {cursor.name} was taken over or changed: read it again")
+
+
+def release_cursor(source: Source, name: str, holder: str) -> None:
+    """Lets the next process have the cursor at once."""
+    with changing(source.engine) as connection:
+        _change_cursor(connection, source.vault, _RELEASE, {"key": name, "by": holder})
+
+
+def touch_cursor(connection: Connection, vault: Vault, name: str) -> None:
+    """Has the process that holds the cursor read it anew."""
+    _change_cursor(connection, vault, _TOUCH, {"key": name})
+
+
+def put_cursor(connection: Connection, vault: Vault, name: str, number: int) -> None:
+    """Makes the cursor, or sets it, whoever holds it: that process begins anew there. This mends a
+    damaged one."""
+    if connection.execute(_SET, {"key": name, "reached": number}).rowcount == 0:
+        row = {"name": name, "number": number, "generation": 0}
+        connection.execute(insert(CURSORS), with_macs(vault, CURSORS, [row]))
+    else:
+        write_macs(connection, vault, CURSORS, connection.execute(_FIND, {"key": name}).all())
+
+
+def _change_cursor(
+    connection: Connection, vault: Vault, statement: Update, given: Mapping[str, Any]
+) -> Row[Any] | None:
+    """The cursor after the change, with its code; None where its conditions do not hold, or it is
+    damaged."""
+    key = {"key": given["key"]}
+    # Locked: its code is of what nobody else changes meanwhile.
+    known = connection.execute(_HELD, key).all()
+    if not list(sound_rows(vault, CURSORS, known)):
+        return None
+    if connection.execute(statement, given).rowcount != 1:
+        return None
+    rows = connection.execute(_FIND, key).all()
+    write_macs(connection, vault, CURSORS, rows)
+    return rows[0]
+
 
 SECRET_BYTES = 32
 SECRET_PREFIX = "whsec_"  # noqa: S105 - how a secret begins, in Standard Webhooks
@@ -56,9 +276,6 @@ MOST_WEBHOOKS = 10
 """Of one carrier, and of the deployment's own."""
 MOST_COUNTED = 100_000
 """A backlog is counted so far."""
-
-_webhooks, _undelivered, _events = tables.webhooks, tables.undelivered, tables.events
-_cursors = tables.cursors
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +362,14 @@ class Webhooks(Source):
 
     def find_all(self, carrier: str | None = None) -> list[Webhook]:
         """The oldest first."""
-        query = select(_webhooks).order_by(_webhooks.c.created_at, _webhooks.c.id)
+        query = select(WEBHOOKS).order_by(WEBHOOKS.c.created_at, WEBHOOKS.c.id)
         if carrier is not None:
-            query = query.where(_webhooks.c.carrier == carrier)
+            query = query.where(WEBHOOKS.c.carrier == carrier)
         open_row = partial(_webhook_of, self.vault, utc_now())
         return list(open_each(self.rows(query), open_row))
 
     def find(self, webhook_id: str, carrier: str | None = None) -> Webhook:
-        for row in self.rows(select(_webhooks).where(_webhooks.c.id == webhook_id)):
+        for row in self.rows(select(WEBHOOKS).where(WEBHOOKS.c.id == webhook_id)):
             if carrier in (None, row.carrier):
                 return _webhook_of(self.vault, utc_now(), row)
         raise NotFound("no webhook has this id: check it")
@@ -179,8 +396,8 @@ class Webhooks(Source):
         detail = {"carrier": carrier, "types": kinds}
         with self._recorded(actor, "webhook.created", webhook_id, detail) as connection:
             _require_room(connection, carrier)
-            connection.execute(insert(_webhooks), with_macs(self.vault, _webhooks, [row]))
-            cursors.put(connection, self.vault, webhook_id, find_last(connection))
+            connection.execute(insert(WEBHOOKS), with_macs(self.vault, WEBHOOKS, [row]))
+            put_cursor(connection, self.vault, webhook_id, find_last(connection))
         return self.find(webhook_id), show_secret(secret)
 
     def change(
@@ -223,16 +440,16 @@ class Webhooks(Source):
         self.find(webhook_id, carrier)
         with self._recorded(actor, "webhook.removed", webhook_id, {}) as connection:
             connection.execute(_of_webhook(webhook_id, true()))
-            connection.execute(delete(_cursors).where(_cursors.c.name == webhook_id))
-            connection.execute(delete(_webhooks).where(_webhooks.c.id == webhook_id))
+            connection.execute(delete(CURSORS).where(CURSORS.c.name == webhook_id))
+            connection.execute(delete(WEBHOOKS).where(WEBHOOKS.c.id == webhook_id))
 
     def replay(self, webhook_id: str, after: int, *, carrier: str | None, actor: str) -> Webhook:
         """Delivers every event beyond a number that is still there, again or for the first time."""
         found = self.find(webhook_id, carrier)
         with self._recorded(actor, "webhook.replayed", webhook_id, {"after": after}) as connection:
             after = min(after, find_last(connection))
-            connection.execute(_of_webhook(webhook_id, _undelivered.c.number > after))
-            cursors.put(connection, self.vault, webhook_id, after)
+            connection.execute(_of_webhook(webhook_id, UNDELIVERED.c.number > after))
+            put_cursor(connection, self.vault, webhook_id, after)
         return found
 
     def list_dead(
@@ -241,9 +458,9 @@ class Webhooks(Source):
         """Dead letters beyond a number, in their order, whose events have not left."""
         self.find(webhook_id, carrier)
         query = _rows_of(webhook_id).where(
-            _undelivered.c.due_at.is_(None), _undelivered.c.number > after
+            UNDELIVERED.c.due_at.is_(None), UNDELIVERED.c.number > after
         )
-        rows = list(sound_rows(self.vault, _undelivered, self.rows(query.limit(limit))))
+        rows = list(sound_rows(self.vault, UNDELIVERED, self.rows(query.limit(limit))))
         found = read_these(self, [row.number for row in rows])
         return [
             DeadLetter(found[row.number], row.attempts, row.fault)
@@ -260,18 +477,18 @@ class Webhooks(Source):
         numbers = self._find_dead(webhook_id, set(event_ids)) if event_ids else []
         detail = {"events": len(event_ids) or "all"}
         with self._recorded(actor, "webhook.asked_again", webhook_id, detail) as connection:
-            dead = _rows_of(webhook_id).where(_undelivered.c.due_at.is_(None))
+            dead = _rows_of(webhook_id).where(UNDELIVERED.c.due_at.is_(None))
             asked = [dead]
             if event_ids:
-                asked = [dead.where(_undelivered.c.number.in_(part)) for part in chunks(numbers)]
+                asked = [dead.where(UNDELIVERED.c.number.in_(part)) for part in chunks(numbers)]
             found = [row for one in asked for row in connection.execute(one)]
             again = {"attempts": 0, "due_at": utc_now()}
-            rows = [row._asdict() | again for row in sound_rows(self.vault, _undelivered, found)]
+            rows = [row._asdict() | again for row in sound_rows(self.vault, UNDELIVERED, found)]
             for part in chunks([row["number"] for row in rows]):
-                connection.execute(_of_webhook(webhook_id, _undelivered.c.number.in_(part)))
+                connection.execute(_of_webhook(webhook_id, UNDELIVERED.c.number.in_(part)))
             if rows:
-                connection.execute(insert(_undelivered), with_macs(self.vault, _undelivered, rows))
-            cursors.touch(connection, self.vault, webhook_id)
+                connection.execute(insert(UNDELIVERED), with_macs(self.vault, UNDELIVERED, rows))
+            touch_cursor(connection, self.vault, webhook_id)
         return len(rows)
 
     def _find_dead(self, webhook_id: str, event_ids: set[str]) -> list[int]:
@@ -284,13 +501,13 @@ class Webhooks(Source):
 
     def measure(self, webhook: Webhook) -> Backlog:
         """What it has before it; `SealBroken` where its cursor is damaged."""
-        number, is_own = _events.c.number, _undelivered.c.webhook_id == webhook.id
-        is_dead = _undelivered.c.due_at.is_(None)
+        number, is_own = EVENTS.c.number, UNDELIVERED.c.webhook_id == webhook.id
+        is_dead = UNDELIVERED.c.due_at.is_(None)
         with reading(self._engine) as connection:
-            cursor = cursors.find(connection, self.vault, webhook.id)
+            cursor = find_cursor(connection, self.vault, webhook.id)
             asked = _beyond(webhook, cursor).order_by(number).limit(MOST_COUNTED)
             count, oldest = connection.execute(_count(webhook, cursor, asked)).one()
-            kept = select(func.count(), func.min(_undelivered.c.at)).where(is_own, ~is_dead)
+            kept = select(func.count(), func.min(UNDELIVERED.c.at)).where(is_own, ~is_dead)
             waiting, oldest_kept = connection.execute(kept).one()
             dead = connection.scalar(select(func.count()).where(is_own, is_dead)) or 0
         moments = [one for one in (oldest, oldest_kept) if isinstance(one, datetime)]
@@ -301,21 +518,21 @@ class Webhooks(Source):
         still to be given; none of one that has them all."""
         found: Counter[str] = Counter()
         for webhook in self.find_all():
-            is_own = _undelivered.c.webhook_id == webhook.id, _undelivered.c.due_at.is_not(None)
+            is_own = UNDELIVERED.c.webhook_id == webhook.id, UNDELIVERED.c.due_at.is_not(None)
             with reading(self._engine) as connection:
                 if webhook.state is WebhookState.GONE:
                     continue
                 try:
-                    cursor = cursors.find(connection, self.vault, webhook.id)
+                    cursor = find_cursor(connection, self.vault, webhook.id)
                 except SealBroken:
                     # It is given nothing before people set it anew.
                     cursor = 0
                 for part in chunks(numbers):
-                    asked = _beyond(webhook, cursor).where(_events.c.number.in_(part))
+                    asked = _beyond(webhook, cursor).where(EVENTS.c.number.in_(part))
                     found[webhook.id] += connection.execute(_count(webhook, cursor, asked)).one()[0]
-                    numbered = _undelivered.c.number.in_({*part, *(one + 1 for one in part)})
+                    numbered = UNDELIVERED.c.number.in_({*part, *(one + 1 for one in part)})
                     # Those beyond the cursor are among the others.
-                    is_before = _undelivered.c.number <= cursor
+                    is_before = UNDELIVERED.c.number <= cursor
                     kept = select(func.count()).where(*is_own, numbered, is_before)
                     found[webhook.id] += connection.scalar(kept) or 0
         return {key: count for key, count in found.items() if count}
@@ -327,16 +544,16 @@ class Webhooks(Source):
 
     def undelivered(self, webhook_id: str) -> list[Undelivered]:
         """What is to be tried again, in the order of events."""
-        query = _rows_of(webhook_id).where(_undelivered.c.due_at.is_not(None))
-        rows = sound_rows(self.vault, _undelivered, self.rows(query))
+        query = _rows_of(webhook_id).where(UNDELIVERED.c.due_at.is_not(None))
+        rows = sound_rows(self.vault, UNDELIVERED, self.rows(query))
         return [read_as(Undelivered, row) for row in rows]
 
     def forget_left(self) -> None:
         """Drops the rows of events that have left the outbox: they were counted when they did."""
         with changing(self._engine) as connection:
-            first = connection.scalar(select(func.min(_events.c.number)))
-            has_left = true() if first is None else _undelivered.c.number < first
-            connection.execute(delete(_undelivered).where(has_left))
+            first = connection.scalar(select(func.min(EVENTS.c.number)))
+            has_left = true() if first is None else UNDELIVERED.c.number < first
+            connection.execute(delete(UNDELIVERED).where(has_left))
 
     def save(self, holder: str, made: Sequence[Progress]) -> list[str]:
         """Keeps what was done for webhooks that are held, in one transaction; the ids of those that
@@ -346,17 +563,17 @@ class Webhooks(Source):
             for one in made:
                 name = one.cursor.name
                 try:
-                    cursors.advance(connection, self.vault, one.cursor, holder, one.number)
+                    advance_cursor(connection, self.vault, one.cursor, holder, one.number)
                 except CursorLost:
                     lost.append(name)
                     continue
                 replaced = [*one.done, *(row.number for row in one.kept)]
                 for part in chunks(replaced):
-                    connection.execute(_of_webhook(name, _undelivered.c.number.in_(part)))
+                    connection.execute(_of_webhook(name, UNDELIVERED.c.number.in_(part)))
                 if one.kept:
                     rows = [{"webhook_id": name, **asdict(row)} for row in one.kept]
-                    kept = with_macs(self.vault, _undelivered, rows)
-                    connection.execute(insert(_undelivered), kept)
+                    kept = with_macs(self.vault, UNDELIVERED, rows)
+                    connection.execute(insert(UNDELIVERED), kept)
         return lost
 
     def end(self, cursor: Cursor, holder: str, *, actor: str) -> None:
@@ -374,16 +591,16 @@ class Webhooks(Source):
         detail: dict[str, Any],
         held: tuple[Cursor, str] | None = None,
     ) -> None:
-        changed = update(_webhooks).where(_webhooks.c.id == webhook_id).values(values)
+        changed = update(WEBHOOKS).where(WEBHOOKS.c.id == webhook_id).values(values)
         with (
             self._recorded(actor, action, webhook_id, detail) as connection,
-            changing_rows(connection, self.vault, {_webhooks: [webhook_id]}),
+            changing_rows(connection, self.vault, {WEBHOOKS: [webhook_id]}),
         ):
             if held is not None:
-                cursors.advance(connection, self.vault, *held, held[0].number)
+                advance_cursor(connection, self.vault, *held, held[0].number)
             if connection.execute(changed).rowcount != 1:
                 raise NotFound("no webhook has this id: check it")
-            cursors.touch(connection, self.vault, webhook_id)
+            touch_cursor(connection, self.vault, webhook_id)
 
     def _recorded(
         self, actor: str, action: str, webhook_id: str, detail: dict[str, Any]
@@ -396,10 +613,10 @@ class Webhooks(Source):
 
 
 def _require_room(connection: Connection, carrier: str | None) -> None:
-    known = select(tables.carriers.c.code).where(tables.carriers.c.code == carrier)
+    known = select(CARRIERS.c.code).where(CARRIERS.c.code == carrier)
     if carrier is not None and connection.scalar(known) is None:
         raise RequestError(f"no carrier has the code {carrier}: check it")
-    own = _webhooks.c.carrier.is_(None) if carrier is None else _webhooks.c.carrier == carrier
+    own = WEBHOOKS.c.carrier.is_(None) if carrier is None else WEBHOOKS.c.carrier == carrier
     count = connection.scalar(select(func.count()).where(own)) or 0
     if count >= MOST_WEBHOOKS:
         raise RequestError(f"there are {count} webhooks already: remove one")
@@ -409,7 +626,7 @@ def _wanted(webhook: Webhook) -> list[ColumnElement[bool]]:
     """Conditions of rows that a webhook is told of."""
     found: list[ColumnElement[bool]] = []
     if webhook.carrier is not None:
-        found.append(_events.c.carrier == webhook.carrier)
+        found.append(EVENTS.c.carrier == webhook.carrier)
     if webhook.types:
         found.append(is_of_type(webhook.types))
     return found
@@ -417,7 +634,7 @@ def _wanted(webhook: Webhook) -> list[ColumnElement[bool]]:
 
 def _beyond(webhook: Webhook, cursor: int) -> Select[Any]:
     """Rows with events that a webhook is told of, beyond its cursor."""
-    events = _events.c
+    events = EVENTS.c
     # The row of the cursor itself may hold one more.
     query = select(events.number, events.type, events.at, events.line_id)
     return query.where(events.number >= cursor, *_wanted(webhook))
@@ -439,16 +656,16 @@ def _count(webhook: Webhook, cursor: int, rows: Select[Any]) -> Select[Any]:
 
 
 def _rows_of(webhook_id: str) -> Select[Any]:
-    of_webhook = _undelivered.c.webhook_id == webhook_id
-    return select(_undelivered).where(of_webhook).order_by(_undelivered.c.number)
+    of_webhook = UNDELIVERED.c.webhook_id == webhook_id
+    return select(UNDELIVERED).where(of_webhook).order_by(UNDELIVERED.c.number)
 
 
 def _of_webhook(webhook_id: str, condition: ColumnElement[bool]) -> Delete:
-    return delete(_undelivered).where(_undelivered.c.webhook_id == webhook_id, condition)
+    return delete(UNDELIVERED).where(UNDELIVERED.c.webhook_id == webhook_id, condition)
 
 
 def _webhook_of(vault: Vault, now: datetime, row: Row[Any]) -> Webhook:
-    require_authentic(vault, _webhooks, row)
+    require_authentic(vault, WEBHOOKS, row)
     secrets_ = [vault.open("webhooks.secret", row.id, row.secret)]
     if row.earlier_until is not None and row.earlier_until > now:
         secrets_.append(vault.open("webhooks.earlier_secret", row.id, row.earlier_secret))

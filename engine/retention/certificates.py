@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.matching.holders import ErasureCertificate
 from engine.registry.audit import read_audit, verify_chain
-from engine.registry.reader import Reader
+from engine.registry.store import Reader
 from engine.retention.job import RUN, RetentionCertificate, describe_run
 
 Certificate = ErasureCertificate | RetentionCertificate

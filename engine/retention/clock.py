@@ -11,9 +11,8 @@ from datetime import UTC, date, datetime, timedelta
 
 from engine.errors import ClockImplausible, RequestError
 from engine.registry.audit import newest_of, read_moments
-from engine.registry.reader import Reader
-from engine.registry.records import AuditEntry
-from engine.registry.store import Store
+from engine.registry.database import AuditEntry
+from engine.registry.store import Reader, Store
 from engine.retention.job import RUN
 
 CONFIRMED = "clock.confirmed"

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from engine.matching.limits import ChangeRunner
 from engine.matching.policy import strip_evidence
-from engine.registry.reader import Reader
-from engine.registry.records import AuditEntry, Changes, new_id, utc_now
+from engine.registry.database import AuditEntry, new_id, utc_now
+from engine.registry.events import Changes
 from engine.registry.retention import ROWS_PER_BATCH, Due, Job, Kind, count_due, expire
+from engine.registry.store import Reader
 from engine.registry.writer import Writer
 
 

@@ -25,9 +25,10 @@ from pyarrow import csv, parquet
 from engine.atomic_files import replacing
 from engine.cases.decided import Pair, read_decided
 from engine.errors import RequestError
-from engine.registry.reader import Reader
-from engine.registry.records import CaseRecord, LineRecord
-from engine.registry.row_macs import read_apart
+from engine.registry.cases import CaseRecord
+from engine.registry.lines import LineRecord
+from engine.registry.rows import read_apart
+from engine.registry.store import Reader
 from engine.spreadsheets import guard_cells
 from engine.sweeps.clustering import label_components
 from schema.cases import CaseState, Outcome

@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.atomic_files import replacing
 from engine.errors import RegistryError
-from engine.registry.records import is_id
+from engine.registry.database import is_id
 from engine.sweeps.clustering import PairTable
 from indexes.base import Ids
 from indexes.joining.tiling import RECORD

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from engine.errors import NotFound, RegistryError, SweepOver
 from engine.matching.calibration import Calibration
-from engine.registry.reader import Reader
-from engine.registry.records import is_id
+from engine.registry.database import is_id
+from engine.registry.store import Reader
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.groups import find_weakest, make_group
 from engine.sweeps.risk import rank

@@ -19,7 +19,7 @@ from pyarrow import csv, parquet
 from engine.atomic_files import replacing
 from engine.cases.decided import read_decided
 from engine.matching.calibration import Calibration
-from engine.registry.reader import Reader
+from engine.registry.store import Reader
 from engine.spreadsheets import guard_cells
 from engine.sweeps.clustering import Owners, PairTable
 from engine.sweeps.folder import SweepFolder

@@ -25,7 +25,7 @@ from engine.atomic_files import replacing
 from engine.cases.precision import measure_precision, read_plain
 from engine.errors import NotFound, RegistryError, SweepOver
 from engine.matching.calibration import Calibration
-from engine.registry.reader import Reader
+from engine.registry.store import Reader
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.report.contents import Chance, ReportedSweep, ReportInput
 from engine.sweeps.risk import LIVENESS_WINDOW, rank_outlets, summarise
@@ -249,7 +249,7 @@ def make_contents(
         liveness=rank_outlets(
             reader.liveness_counts(sweep.made_at - LIVENESS_WINDOW, sweep.made_at)
         ),
-        fraud_in_use=reader.life.count_fraud(),
+        fraud_in_use=reader.cases.count_fraud(),
         judged=measure_precision(read_plain(reader)),
         cases=cases,
         carrier_names={carrier.code: carrier.name for carrier in reader.carriers()},

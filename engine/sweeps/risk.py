@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import Any
 
 from engine.accuracy.error_rates import wilson_interval
-from engine.registry.reader import LivenessCount
+from engine.registry.enrollments import LivenessCount
 from schema.lines import LineStatus
 from schema.sweeps import Group, GroupKind, Identity, LineFact, RiskTerm
 

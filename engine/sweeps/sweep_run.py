@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from engine.cases.decided import read_decided
 from engine.matching.calibration import CalibrationCurve
 from engine.matching.documents import normalise_name, read_birth, read_serial
-from engine.registry.reader import Reader
-from engine.registry.records import CaseRecord
-from engine.registry.row_macs import read_apart
+from engine.registry.cases import CaseRecord
+from engine.registry.rows import read_apart
+from engine.registry.store import Reader
 from engine.sweeps.budget import BudgetTerms, Ranking, expect_true, rank_within_budget
 from engine.sweeps.clustering import (
     Documents,
@@ -315,7 +315,7 @@ class PastDecisions:
 
 def read_decisions(reader: Reader, owners: Owners) -> PastDecisions:
     """The decisions on record."""
-    pairs = reader.cases.judged_pairs()
+    pairs = reader.judged_pairs()
     sweeps = {one.sweep_id for one in pairs if one.sweep_id is not None}
     budgeted = {one for one in sweeps if reader.sweeps.get(one).terms.budget is not None}
     frauds = [x for x in pairs if x.outcome is Outcome.FRAUD and x.sweep_id not in budgeted]

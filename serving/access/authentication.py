@@ -23,10 +23,9 @@ from enum import StrEnum
 from typing import TypeVar
 
 from engine.errors import NotFound, SealBroken
-from engine.registry.accounts import Accounts
-from engine.registry.reader import Reader
-from engine.registry.records import ApiKey, Session, utc_now
-from engine.registry.row_macs import bind_key, bind_session
+from engine.registry.accounts import Accounts, ApiKey, Session, bind_key, bind_session
+from engine.registry.database import utc_now
+from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from schema.actors import Role
 from serving.access.authorization import MIN_BURST, Holder, Principal
@@ -106,7 +105,7 @@ def parse_key(text: str | None, kind: Credential = Credential.KEY) -> PresentedK
 
 def digest_key(vault: Vault, key_id: str, secret: str, kind: Credential = Credential.KEY) -> bytes:
     """The digest of a key, 32 bytes, keyed (HMAC-SHA256), which the registry binds to what the key
-    may do (`engine.registry.row_macs.bind_key`).
+    may do (`engine.registry.accounts.bind_key`).
 
     A slow hash protects secrets that can be guessed. Nobody guesses 256 random bits, and this one
     is computed for every request.

@@ -23,7 +23,7 @@ from serving.errors import Forbidden, Malformed
 
 if TYPE_CHECKING:
     # Commands that only name a role need no registry and no types of answers.
-    from engine.registry.records import EnrollmentRecord
+    from engine.registry.enrollments import EnrollmentRecord
     from engine.registry.vault import Vault
     from serving.wire.matching import Candidate
 

@@ -34,8 +34,9 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from engine.errors import RequestError, SealBroken
-from engine.registry.reader import Reader
-from engine.registry.records import Session, utc_now
+from engine.registry.accounts import Session
+from engine.registry.database import utc_now
+from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.texts import is_visible
 from schema.actors import LONGEST_PERSON, Role, is_credential

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from engine.matching.calibration import Calibration
 from engine.matching.comparison import score_best
-from engine.registry.cases import Face as KeptFace
-from engine.registry.reader import Reader
-from engine.registry.records import DocumentRecord
+from engine.registry.documents import DocumentRecord
+from engine.registry.queues import Face as KeptFace
+from engine.registry.store import Reader
 from schema.thresholds import Comparison
 from serving.api import serializers
 from serving.wire import people as wire

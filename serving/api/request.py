@@ -25,7 +25,8 @@ from engine.matching.frames import FaceVector, fuse_frames
 from engine.matching.liveness import REPLAYED, LivenessResult
 from engine.matching.requests import MAX_KEY_LENGTH
 from engine.matching.samples import Sample
-from engine.registry.records import AuditEntry, SecondTemplate, utc_now
+from engine.registry.database import AuditEntry, utc_now
+from engine.registry.references import SecondTemplate
 from schema.reasons import LivenessUse, PhotographKind
 from serving.access.authentication import Places
 from serving.access.authorization import NOBODY, Principal, scope_of, tenant_of

@@ -15,22 +15,18 @@ from engine.formatting import mask_name, mask_number
 from engine.matching import calibration as thresholds
 from engine.matching import holders
 from engine.matching.authority import DocumentRole
-from engine.registry.cases import risk_of
+from engine.registry.accounts import Outlet
+from engine.registry.audit import AuditRecord
+from engine.registry.cases import CaseRecord
+from engine.registry.database import utc_now
+from engine.registry.documents import DocumentRecord, Identity
+from engine.registry.enrollments import AttemptRecord, EnrollmentRecord
 from engine.registry.events import seal_place, tell_cause
-from engine.registry.reader import Identity, Reader
-from engine.registry.records import (
-    AttemptRecord,
-    AuditRecord,
-    CaseRecord,
-    DocumentRecord,
-    EnrollmentRecord,
-    ExceptionRecord,
-    LineEvent,
-    LineRecord,
-    Outlet,
-    utc_now,
-)
-from engine.registry.row_macs import read_apart
+from engine.registry.lines import LineEvent, LineRecord
+from engine.registry.people import ExceptionRecord
+from engine.registry.queues import risk_of
+from engine.registry.rows import read_apart
+from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.registry.webhooks import DeadLetter, Webhook, Webhooks
 from engine.sweeps import estimate
@@ -151,7 +147,7 @@ def line_history(store: Reader, record: LineRecord, *, is_tenant: bool) -> lines
             for one in waiting
         ),
         events=tuple(
-            line_event(one, is_tenant=is_tenant) for one in store.life.events_of(record.id)
+            line_event(one, is_tenant=is_tenant) for one in store.events_of_line(record.id)
         ),
     )
 
@@ -213,7 +209,7 @@ def case_page(
         )
 
     places = store.cases.places([one.id for one in records])
-    fraud = store.life.fraud_of_cases([one.id for one in records])
+    fraud = store.cases.fraud_of_cases([one.id for one in records])
     leaving = {one.id: one.erasure_due_at for one in store.awaiting_erasure()}
     shown = []
     for one in records:
@@ -304,7 +300,7 @@ def _decided_before(
     standing = read_decided(store, ids).standing
     found = [
         one
-        for one in store.cases.judged_between(ids)
+        for one in store.judged_between(ids)
         if one.case_id != record.id and (one.left_document, one.right_document) in standing
     ]
     found.sort(key=lambda one: -one.score)

@@ -34,7 +34,7 @@ from serving.cli.output import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from engine.registry.records import ApiKey
+    from engine.registry.accounts import ApiKey
     from serving.wire.oversight import ListedKey
 
 
@@ -83,7 +83,7 @@ def add_key(
     as_json: JsonFlag = False,
 ) -> None:
     """Add a key and show it, this once: only a digest of it is kept."""
-    from engine.registry.records import ApiKey
+    from engine.registry.accounts import ApiKey
     from serving.access.authentication import make_key
     from serving.wire.fields import plain
 
@@ -321,7 +321,7 @@ def add_carrier(
     as_json: JsonFlag = False,
 ) -> None:
     """Add a carrier."""
-    from engine.registry.records import Carrier
+    from engine.registry.accounts import Carrier
     from serving.wire.oversight import ListedCarrier
 
     require_code(code)

@@ -29,8 +29,8 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from engine.registry.audit import AuditRecord
     from engine.registry.backup import Lost, Manifest, RestoredBackup
-    from engine.registry.records import AuditRecord
     from schema.actors import Actor
     from serving.client.client import Client
     from serving.deployment.deployment import Deployment
@@ -260,8 +260,8 @@ def verify_entries(
 
     Exit code 1 where an entry was altered, removed or added, or the database is damaged.
     """
-    from engine.registry.audit import find_anchor_faults, read_anchors, verify_chain
-    from engine.registry.damage import MOST_SHOWN, find_damage
+    from engine.registry.audit import verify_chain
+    from engine.registry.damage import MOST_SHOWN, find_anchor_faults, find_damage, read_anchors
     from serving.api import serializers
     from serving.wire.fields import of_record
     from serving.wire.oversight import ChainHead, ChainReport

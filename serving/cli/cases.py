@@ -230,7 +230,7 @@ def report_case(
     verify --anchor FILE` compares. No retention reaches the file: it is yours to delete.
     """
     from engine.atomic_files import replacing
-    from engine.registry.records import AuditEntry
+    from engine.registry.database import AuditEntry
     from serving.case_report import ReportTerms, gather_case, write_case
 
     require_place(file)
@@ -389,8 +389,8 @@ def list_cases(
     their last digits.
     """
     from engine.formatting import plural
-    from engine.registry.cases import CaseFilter
-    from engine.registry.records import AuditEntry, utc_now
+    from engine.registry.database import AuditEntry, utc_now
+    from engine.registry.queues import CaseFilter
     from serving.api import serializers
     from serving.wire.cases import CasePage
 
@@ -410,7 +410,7 @@ def list_cases(
         shown = serializers.case_page(store, found, due, now)
         detail = {"cases": [one.case_id for one in shown]}
         store.note(AuditEntry(name_actor(), "cases.read", "queue", detail))
-        in_use = store.life.count_fraud()
+        in_use = store.cases.count_fraud()
     following = shown[-1].case_id if len(shown) == limit else None
     if as_json:
         print_json(CasePage(shown, following, in_use))
@@ -479,7 +479,7 @@ def show_case(case_id: CaseId, home: HomeOption = None, as_json: JsonFlag = Fals
 
     Numbers show their last digits.
     """
-    from engine.registry.records import AuditEntry
+    from engine.registry.database import AuditEntry
     from serving.api import serializers
 
     with open_deployment(home) as deployment:

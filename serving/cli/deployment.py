@@ -72,7 +72,7 @@ def init(
     as_json: JsonFlag = False,
 ) -> None:
     """Make a deployment: settings, key ring, an empty registry."""
-    from engine.registry.records import Carrier
+    from engine.registry.accounts import Carrier
     from serving.deployment.deployment import Deployment, create_home
     from serving.settings.settings import KEY_RING_FILE, SETTINGS_FILE, make_settings
 

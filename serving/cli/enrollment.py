@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from engine.matching.authority import AuthorityResult, DocumentRole
     from engine.matching.policy import Replay
     from engine.matching.requests import EnrollmentRequest
-    from engine.registry.records import EnrollmentRecord
+    from engine.registry.enrollments import EnrollmentRecord
     from schema.people import ExceptionCause
     from serving.deployment.deployment import Deployment
     from serving.wire.enrollments import Enrollment
@@ -148,7 +148,7 @@ def enroll(
         require_judgeable,
     )
     from engine.matching.samples import ABSENT
-    from engine.registry.records import utc_now
+    from engine.registry.database import utc_now
     from schema.actors import Role
     from schema.reasons import LivenessUse
     from serving.access.authorization import Principal, show_decision
@@ -289,7 +289,7 @@ def _look_up(
 
     from engine.matching.people import ask_of
     from engine.matching.requests import Attempt
-    from engine.registry.records import utc_now
+    from engine.registry.database import utc_now
 
     try:
         from serving.ingress.http_authority import open_authority

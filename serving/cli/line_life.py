@@ -23,8 +23,8 @@ from serving.cli.output import (
 
 if TYPE_CHECKING:
     from engine.lifecycle.rules import RuleSet
-    from engine.registry.reader import Reader
-    from engine.registry.records import Campaign
+    from engine.registry.campaigns import Campaign
+    from engine.registry.store import Reader
     from serving.wire.lines import LineHistory
 
 LineArgument = Annotated[str, typer.Argument(metavar="LINE", help="Its number, or its id.")]
@@ -81,7 +81,7 @@ def report_event(
 def show_line(line: LineArgument, home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """Show what happened to a line, and what it waits for; audited."""
     from engine.matching.lines import read_line
-    from engine.registry.records import AuditEntry
+    from engine.registry.database import AuditEntry
     from serving.api import serializers
 
     with open_deployment(home) as deployment:

@@ -470,7 +470,7 @@ def switch_model(
     Stop servers first. Refused while a reference has no template of it. May be stopped anywhere:
     the next call goes on. The same command switches back.
     """
-    from engine.registry.switching import remove_missing, switch_models
+    from engine.registry.upgrade import remove_missing, switch_models
     from serving.deployment.deployment import load_vault, registry_url
     from serving.deployment.models import (
         load_newest_calibration,

@@ -15,7 +15,7 @@ from serving.cli.inputs import HomeOption, name_actor, open_deployment
 from serving.cli.output import JsonFlag, escape, print_answer, print_json, print_line, print_table
 
 if TYPE_CHECKING:
-    from engine.registry.records import Outlet
+    from engine.registry.accounts import Outlet
 
 Code = Annotated[str, typer.Argument(metavar="CODE")]
 CaseOption = Annotated[
@@ -116,8 +116,8 @@ def list_past(
     Names show their first letters, numbers their last digits. Imported subscribers have no attempt.
     """
     from engine.cases.outlets import find_outlet
-    from engine.registry.cases import AttemptFilter, CaseFilter
-    from engine.registry.records import AuditEntry, utc_now
+    from engine.registry.database import AuditEntry, utc_now
+    from engine.registry.queues import AttemptFilter, CaseFilter
     from schema.cases import ALIVE, CaseState
     from serving.api import serializers
     from serving.wire.outlets import PastEnrollments

@@ -105,7 +105,7 @@ def list_exceptions(
     """List the outlets that have asked for exceptions, those with most first."""
     from datetime import timedelta
 
-    from engine.registry.records import utc_now
+    from engine.registry.database import utc_now
     from serving.wire.fields import of_record
     from serving.wire.outlets import ExceptionCounts, OutletExceptions
 

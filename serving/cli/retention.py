@@ -37,9 +37,8 @@ from serving.cli.output import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.registry.reader import Reader
     from engine.registry.retention import Kind
-    from engine.registry.store import Store
+    from engine.registry.store import Reader, Store
     from engine.retention.job import RetentionCertificate
     from engine.statutory.lists import Layout, List
     from serving.deployment.deployment import Deployment
@@ -116,7 +115,7 @@ def confirm_clock(
     Retention deletes nothing where nothing was recorded for more than 7 days, or where the clock
     was set: after a long pause of the whole service that is no fault.
     """
-    from engine.registry.records import utc_now
+    from engine.registry.database import utc_now
     from engine.retention import clock
 
     try:
@@ -172,7 +171,7 @@ def _print_result(made: RetentionCertificate, target: Path | None, as_json: bool
 
 
 def _show(deployment: Deployment, as_json: bool) -> None:
-    from engine.registry.records import utc_now
+    from engine.registry.database import utc_now
     from engine.registry.retention import Kind
     from engine.retention.clock import find_clock_fault
     from engine.retention.job import preview
@@ -298,7 +297,7 @@ def _write(
     as_json: bool,
     is_revealed: bool,
 ) -> None:
-    from engine.registry.records import AuditEntry
+    from engine.registry.database import AuditEntry
     from engine.statutory.lists import read_layout
 
     require_place(file)
@@ -346,7 +345,7 @@ def _require_two(store: Store, layout: Layout, people: int) -> str:
     import msgspec
 
     from engine.registry.audit import read_audit
-    from engine.registry.records import AuditEntry, utc_now
+    from engine.registry.database import AuditEntry, utc_now
 
     me = name_actor()
     digest = hashlib.sha256(msgspec.json.encode(layout)).hexdigest()

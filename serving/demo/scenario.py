@@ -22,7 +22,7 @@ from engine.matching.judge import Judge, JudgedBatch
 from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import make_samples
-from engine.registry.records import Carrier
+from engine.registry.accounts import Carrier
 from engine.registry.writer import Writer
 from schema.reasons import About, Decision, Reason
 from serving.demo.data import Person, Picture, Source, blur, forge_document, make_document, retake

@@ -43,8 +43,8 @@ from engine.matching.liveness import LivenessChecker, LivenessTerms, load_issuer
 from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms
 from engine.matching.recovery import Restored, Tell
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig, Runner
+from engine.registry.database import utc_now
 from engine.registry.keyring import KeyRing
-from engine.registry.records import utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer

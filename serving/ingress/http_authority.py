@@ -39,7 +39,7 @@ from engine.matching.authority import (
     judge_records,
 )
 from engine.matching.documents import CheckedDocument
-from engine.registry.records import utc_now
+from engine.registry.database import utc_now
 from engine.registry.vault import Vault
 from serving.settings.terms import AuthoritySettings
 from serving.telemetry.metrics import AUTHORITY_BREAKER, STAGE_SECONDS, Meter

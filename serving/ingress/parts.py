@@ -13,7 +13,7 @@ from engine.matching.authority import Authority
 from engine.matching.calibration import Calibration, Thresholds
 from engine.matching.liveness import LivenessChecker
 from engine.matching.people import NO_RULES, PeopleTerms
-from engine.registry.reader import Reader
+from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from schema.cases import DueDates
 from serving.access.authentication import Authenticator

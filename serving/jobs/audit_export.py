@@ -35,11 +35,18 @@ from urllib.parse import urlsplit
 from structlog.typing import FilteringBoundLogger
 
 from engine.errors import SosieError
-from engine.registry import cursors
-from engine.registry.audit import AuditReader, read_audit, write_anchor
-from engine.registry.database import changing
-from engine.registry.reader import Reader
-from engine.registry.records import AuditRecord, new_id, utc_now
+from engine.registry.audit import AuditReader, AuditRecord, read_audit
+from engine.registry.damage import write_anchor
+from engine.registry.database import changing, new_id, utc_now
+from engine.registry.store import Reader
+from engine.registry.webhooks import (
+    Cursor,
+    advance_cursor,
+    hold_cursor,
+    put_cursor,
+    read_cursors,
+    release_cursor,
+)
 from schema.lines import LineEventKind
 from serving.jobs.periodic import PeriodicJob, name_error
 from serving.settings.sections import AuditSettings
@@ -303,7 +310,7 @@ class AuditExport(PeriodicJob):
         self._holder = new_id()
         self._host = (socket.gethostname() or "-").encode("ascii", "replace").decode()
         self._connection: SyslogConnection | None = None
-        self._cursor: cursors.Cursor | None = None
+        self._cursor: Cursor | None = None
         self._held_until_s = 0.0
         self._retry_s = 0.0
         """0 where the last call sent what there was."""
@@ -338,7 +345,7 @@ class AuditExport(PeriodicJob):
         self._disconnect()
         if self._settings.export:
             with contextlib.suppress(SosieError):
-                cursors.release(self._source, CURSOR, self._holder)
+                release_cursor(self._source, CURSOR, self._holder)
 
     def _send_page(self) -> bool:
         """Sends a page; whether there is more."""
@@ -354,20 +361,20 @@ class AuditExport(PeriodicJob):
         self._connection.send([write_message(one, deployment_id, self._host) for one in entries])
         last = entries[-1].number
         with changing(self._source.engine) as connection:
-            cursors.advance(connection, self._source.vault, cursor, self._holder, last)
-        self._cursor = cursors.Cursor(cursor.name, last, cursor.generation)
+            advance_cursor(connection, self._source.vault, cursor, self._holder, last)
+        self._cursor = Cursor(cursor.name, last, cursor.generation)
         self._meter.set(metrics.AUDIT_EXPORTED, last)
         return len(entries) == PAGE
 
-    def _hold(self) -> cursors.Cursor | None:
+    def _hold(self) -> Cursor | None:
         """The cursor, made where there is none; None while another process has it."""
         if self._cursor is not None and monotonic() < self._held_until_s:
             return self._cursor
-        if CURSOR not in cursors.read_all(self._source):
+        if CURSOR not in read_cursors(self._source):
             with changing(self._source.engine) as connection:
-                cursors.put(connection, self._source.vault, CURSOR, 0)
+                put_cursor(connection, self._source.vault, CURSOR, 0)
         self._held_until_s = monotonic() + HELD.total_seconds() / 2
-        self._cursor = cursors.hold(self._source, CURSOR, self._holder, utc_now(), HELD)
+        self._cursor = hold_cursor(self._source, CURSOR, self._holder, utc_now(), HELD)
         return self._cursor
 
     def _disconnect(self) -> None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from engine.atomic_files import replacing
 from engine.errors import ClockImplausible, SosieError
-from engine.registry.reader import Reader
-from engine.registry.records import utc_now
+from engine.registry.database import utc_now
+from engine.registry.store import Reader
 from engine.retention.clock import Seen, check_clock, check_step
 from serving.deployment.deployment import Deployment, warn_on_stderr
 

@@ -20,8 +20,9 @@ from engine.lifecycle.reverification import carry_out
 from engine.lifecycle.rules import LineRules
 from engine.matching.holders import ErasureCertificate
 from engine.matching.limits import ChangeRunner
-from engine.registry.reader import Reader
-from engine.registry.records import AuditEntry, Changes
+from engine.registry.database import AuditEntry
+from engine.registry.events import Changes
+from engine.registry.store import Reader
 from engine.retention.certificates import Certificate
 from engine.retention.job import RetentionCertificate, Schedule, preview, run_retention
 from serving.deployment.deployment import Deployment, read_schedule, read_time

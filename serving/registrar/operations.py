@@ -47,19 +47,14 @@ from engine.matching.verification import (
     note_identified,
     weigh_told,
 )
-from engine.registry.records import (
-    AuditEntry,
-    Campaign,
-    CaseRecord,
-    DeathRecord,
-    Exemption,
-    LineEvent,
-    Outlet,
-    SecondTemplate,
-    Session,
-    Tally,
-    utc_now,
-)
+from engine.registry.accounts import Outlet, Session
+from engine.registry.campaigns import Campaign
+from engine.registry.cases import CaseRecord
+from engine.registry.database import AuditEntry, utc_now
+from engine.registry.enrollments import Tally
+from engine.registry.lines import Exemption, LineEvent
+from engine.registry.people import DeathRecord
+from engine.registry.references import SecondTemplate
 from engine.registry.writer import Writer
 from engine.sweeps.estimate import ExpectedSweep, SweepRequest
 from schema.actors import Actor, person_of

@@ -35,17 +35,13 @@ if TYPE_CHECKING:
     from engine.matching.liveness import LivenessResult
     from engine.matching.requests import Answer, EnrollmentRequest
     from engine.matching.verification import HolderCheck, Identification
-    from engine.registry.records import (
-        AuditEntry,
-        Campaign,
-        CaseRecord,
-        DeathRecord,
-        Exemption,
-        LineEvent,
-        Outlet,
-        SecondTemplate,
-        Session,
-    )
+    from engine.registry.accounts import Outlet, Session
+    from engine.registry.campaigns import Campaign
+    from engine.registry.cases import CaseRecord
+    from engine.registry.database import AuditEntry
+    from engine.registry.lines import Exemption, LineEvent
+    from engine.registry.people import DeathRecord
+    from engine.registry.references import SecondTemplate
     from engine.registry.webhooks import WebhookChange
     from engine.sweeps.estimate import ExpectedSweep, SweepRequest
     from schema.actors import Restriction

@@ -11,7 +11,7 @@ import numpy as np
 from engine.batching import Batch, Batcher, Call, Lane, Pending, Refusals, share_out, weigh
 from engine.errors import DeadlinePassed, copy_for_one
 from engine.matching.verification import Identification, identify
-from engine.registry.reader import Reader
+from engine.registry.store import Reader
 from indexes.base import check_threshold, check_vectors
 from indexes.gallery import Gallery
 from serving.errors import Busy, Interrupted

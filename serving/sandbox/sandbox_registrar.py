@@ -56,7 +56,10 @@ from engine.matching.requests import (
     normalise_msisdn,
 )
 from engine.matching.samples import ABSENT, Sample
-from engine.registry.records import Carrier, Changes, DocumentRecord, utc_now
+from engine.registry.accounts import Carrier
+from engine.registry.database import utc_now
+from engine.registry.documents import DocumentRecord
+from engine.registry.events import Changes
 from engine.registry.writer import Writer
 from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin

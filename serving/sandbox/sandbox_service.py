@@ -29,9 +29,9 @@ from engine.faces.quality import Quality
 from engine.lifecycle.reverification import SimChange, SimChangeTerms
 from engine.matching.lines import LINE_UNKNOWN
 from engine.matching.samples import Sample
-from engine.registry.reader import Reader
-from engine.registry.records import ApiKey, Carrier, utc_now
-from engine.registry.store import PERSONAL_ROLES
+from engine.registry.accounts import ApiKey, Carrier
+from engine.registry.database import utc_now
+from engine.registry.store import PERSONAL_ROLES, Reader
 from schema.reasons import PhotographKind, Reason
 from serving.access.authentication import Authenticator, make_key
 from serving.api.app import build_app

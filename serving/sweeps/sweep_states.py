@@ -9,8 +9,9 @@ from typing import Any
 
 from engine.errors import SweepBusy, SweepOver
 from engine.matching.registrar import Runner
-from engine.registry.reader import Reader
-from engine.registry.records import AuditEntry, Changes, new_id
+from engine.registry.database import AuditEntry, new_id
+from engine.registry.events import Changes
+from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from schema.sweeps import SweepRecord, SweepState, SweepTerms
 

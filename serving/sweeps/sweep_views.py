@@ -10,8 +10,9 @@ from typing import Any
 from engine.errors import SweepOver
 from engine.formatting import duration, plural, size, with_interval
 from engine.matching.limits import ChangeRunner
-from engine.registry.reader import Reader
-from engine.registry.records import AuditEntry, Changes
+from engine.registry.database import AuditEntry
+from engine.registry.events import Changes
+from engine.registry.store import Reader
 from engine.sweeps.estimate import ExpectedSweep
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.reload import GroupFile
@@ -231,7 +232,7 @@ class SweepReader:
     def _find_fraud(self, groups: Sequence[Group]) -> Sequence[set[str]]:
         """The lines in use of decided fraud, of each group: no later sweep asks about it again."""
         named = [[one.document_id for one in group.identities] for group in groups]
-        found = self._registry.life.fraud_under(sorted({key for keys in named for key in keys}))
+        found = self._registry.cases.fraud_under(sorted({key for keys in named for key in keys}))
         return [set().union(*(found[key] for key in keys)) for keys in named]
 
     def _with_progress(self, record: SweepRecord) -> SweepRecord:

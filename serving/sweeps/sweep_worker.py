@@ -21,7 +21,7 @@ from engine.errors import (
     StorageFailed,
     advise_extra,
 )
-from engine.registry.records import utc_now
+from engine.registry.database import utc_now
 from engine.sweeps.estimate import ProgressCount
 from engine.sweeps.folder import SweepFolder, SweepStatus
 from engine.sweeps.sweep_run import SweepTask, run_sweep

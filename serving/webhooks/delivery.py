@@ -26,11 +26,19 @@ from time import monotonic
 from structlog.typing import FilteringBoundLogger
 
 from engine.errors import SosieError
-from engine.registry import cursors
-from engine.registry.cursors import Cursor, CursorLost
+from engine.registry.database import new_id, utc_now
 from engine.registry.events import Event, read_events, read_these
-from engine.registry.records import new_id, utc_now
-from engine.registry.webhooks import Progress, Undelivered, Webhook, Webhooks
+from engine.registry.webhooks import (
+    Cursor,
+    CursorLost,
+    Progress,
+    Undelivered,
+    Webhook,
+    Webhooks,
+    hold_cursor,
+    read_cursors,
+    release_cursor,
+)
 from schema.events import WebhookState
 from serving.settings.sections import WebhookSettings
 from serving.webhooks.cloud_event import show_event
@@ -362,7 +370,7 @@ class Deliverer:
         """Takes up webhooks that nobody holds, and gives up what is not to be delivered to."""
         active = await asyncio.to_thread(self._webhooks.find_all)
         wanted = {one.id: one for one in active if one.state is WebhookState.ACTIVE}
-        states = await asyncio.to_thread(cursors.read_all, self._webhooks)
+        states = await asyncio.to_thread(read_cursors, self._webhooks)
         for name, route in list(self._routes.items()):
             state = states.get(name)
             if name not in wanted or state is None or state.generation != route.cursor.generation:
@@ -383,7 +391,7 @@ class Deliverer:
         held_until_s = monotonic() + self._hold_s
         held = timedelta(seconds=self._hold_s)
         given = (self._webhooks, name, self._holder, utc_now(), held)
-        cursor = await asyncio.to_thread(cursors.hold, *given)
+        cursor = await asyncio.to_thread(hold_cursor, *given)
         route = self._routes.get(name)
         if route is not None:
             if cursor is None:
@@ -414,7 +422,7 @@ class Deliverer:
             with suppress(SosieError):
                 # Else it is free when its time is over.
                 given = (self._webhooks, name, self._holder)
-                await asyncio.to_thread(cursors.release, *given)
+                await asyncio.to_thread(release_cursor, *given)
 
     async def _read(self) -> None:
         hungry = [one for one in self._routes.values() if one.takes_more]

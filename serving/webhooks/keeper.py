@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from structlog.typing import FilteringBoundLogger
 
-from engine.registry.records import utc_now
-from engine.registry.row_macs import open_each
+from engine.registry.database import utc_now
+from engine.registry.rows import open_each
 from engine.registry.webhooks import WebhookChange, Webhooks
 from schema.events import WebhookState
 from serving.deployment.deployment import Deployment

@@ -12,7 +12,7 @@ from bench.suites.serve.fixtures import CALLER, Home, Person, draw_people, make_
 from bench.suites.serve.load_requests import check_searches, draw_probes, pair_items
 from bench.suites.serve.throughput import enroll_here, make_requests
 from bench.suites.workload import CARRIER
-from engine.registry.row_macs import bind_key
+from engine.registry.accounts import bind_key
 from engine.registry.vault import Vault
 from serving.access.authentication import digest_key, parse_key
 from serving.access.authorization import tenant_of

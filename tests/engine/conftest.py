@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from engine.registry.accounts import Carrier
 from engine.registry.keyring import KeyRing
-from engine.registry.records import Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import skimage.data
 
-from engine.registry.records import ApiKey, Carrier, utc_now
+from engine.registry.accounts import ApiKey, Carrier
+from engine.registry.database import utc_now
 from engine.registry.store import PERSONAL_ROLES
 from serving.access.authentication import make_key
 from serving.deployment.deployment import Deployment, create_home

@@ -31,7 +31,8 @@ import skimage.data
 from PIL import Image, ImageEnhance
 
 from bench.suites.serve.process import Place, serve
-from engine.registry.records import ApiKey, utc_now
+from engine.registry.accounts import ApiKey
+from engine.registry.database import utc_now
 from serving.access.authentication import make_key
 from serving.cluster.environment import find_port
 from serving.demo.data import make_document

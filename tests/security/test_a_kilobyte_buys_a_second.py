@@ -11,7 +11,8 @@ from PIL import Image
 
 from bench.decode_costs import measure
 from engine.faces.image_files import ImageLimits
-from engine.registry.records import ApiKey, utc_now
+from engine.registry.accounts import ApiKey
+from engine.registry.database import utc_now
 from serving.access.authentication import make_key
 from serving.ingress.extraction_queue import LARGE, decode_work
 from tests.security.costly_files import grey, noise, write

@@ -16,7 +16,9 @@ from structlog.testing import LogCapture
 
 from engine.errors import ClockImplausible, RequestError
 from engine.registry import store, writer
-from engine.registry.records import AuditEntry, Changes, StoredAnswer, Tally, utc_now
+from engine.registry.database import AuditEntry, utc_now
+from engine.registry.enrollments import StoredAnswer, Tally
+from engine.registry.events import Changes
 from engine.retention.clock import check_clock, check_step, confirm_clock
 from engine.retention.job import RUN, Schedule
 from serving.deployment.deployment import Deployment

@@ -21,16 +21,15 @@ from engine.errors import ChainBroken, SealBroken
 from engine.matching.holders import block_document, erase_holder
 from engine.matching.lines import close_line
 from engine.matching.recovery import restore_gallery
-from engine.registry.audit import (
+from engine.registry.audit import verify_chain
+from engine.registry.damage import (
     AnchoredHead,
     find_anchor_faults,
+    find_damage,
     read_anchors,
-    verify_chain,
     write_anchor,
 )
-from engine.registry.damage import find_damage
-from engine.registry.database import changing
-from engine.registry.records import AuditEntry
+from engine.registry.database import AuditEntry, changing
 from engine.registry.store import Store
 from schema.cases import Outcome
 from serving.registrar import service as registrar_service
@@ -251,7 +250,7 @@ def test_a_note_a_verdict_and_a_watched_face(
     attack("UPDATE case_notes SET actor = 'anna' WHERE kind = 'note'")
     with found_by(service, "judged_pairs: row"):
         attack("UPDATE judged_pairs SET outcome = 'twins'")
-    assert service.store.cases.judged_pairs() == []
+    assert service.store.judged_pairs() == []
     attack("UPDATE judged_pairs SET outcome = 'fraud'")
     with found_by(service, "cases: row"):
         attack("UPDATE cases SET outcome = 'mistake'")

@@ -24,10 +24,8 @@ from engine.accuracy.population import Population
 from engine.faces.extractor import Extraction, Extractor
 from engine.matching.comparison import fuse_vectors
 from engine.matching.limits import SEARCHED, Caller, Levels, is_near, name_holder
-from engine.registry import tables
-from engine.registry.database import changing
-from engine.registry.records import utc_now
-from engine.registry.row_macs import changing_rows
+from engine.registry.database import changing, utc_now
+from engine.registry.rows import changing_rows
 from serving.deployment.deployment import read_limits
 from serving.deployment.models import build_thresholds, load_calibration
 from serving.settings.sections import LimitSettings
@@ -42,6 +40,7 @@ from tests.security.test_face_from_scores import (
     enrollment,
     probing_cases,
 )
+from tests.tables import tables
 
 LFW = Path(__file__).parents[3] / "shared" / "lfw" / "images"
 VICTIMS = 8

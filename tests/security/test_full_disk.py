@@ -25,7 +25,8 @@ from engine.registry import backup
 from engine.registry.audit import verify_chain
 from engine.registry.backup import make_backup
 from engine.registry.damage import find_damage
-from engine.registry.records import AuditEntry, Changes, utc_now
+from engine.registry.database import AuditEntry, utc_now
+from engine.registry.events import Changes
 from serving.deployment import deployment as compose
 from serving.deployment.deployment import Deployment
 from serving.deployment.snapshots import SnapshotManager

@@ -19,7 +19,8 @@ import httpx
 import pytest
 
 from engine.faces.extractor import Extractor
-from engine.registry.records import ApiKey, utc_now
+from engine.registry.accounts import ApiKey
+from engine.registry.database import utc_now
 from serving.access.authentication import make_key
 from serving.api.body import LEAST_BYTES
 from serving.cluster.environment import make_proxy_config

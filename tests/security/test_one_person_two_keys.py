@@ -9,7 +9,8 @@ import pytest
 
 from engine.errors import RequestError
 from engine.matching.limits import Caller
-from engine.registry.records import ApiKey, utc_now
+from engine.registry.accounts import ApiKey
+from engine.registry.database import utc_now
 from engine.texts import mixes_scripts
 from schema.actors import Actor
 from serving.access.authentication import make_key
@@ -112,7 +113,7 @@ def test_what_judges_people_takes_two_of_them_however_many_keys_one_has(
             refuse(step(own_service, case, "close", keys[name], outcome))
         path = f"/v1/cases/{case}/withdraw"
         assert own_service.ask("POST", path, key=keys["other"]).status_code == 200
-    assert (store.watchlist(), store.cases.judged_pairs()) == ([], [])
+    assert (store.watchlist(), store.judged_pairs()) == ([], [])
     assert step(own_service, case, "propose", keys["other"], "fraud").status_code == 200
     refuse(step(own_service, case, "close", keys["one"], "fraud"))
     closed = own_service.read(step(own_service, case, "close", keys["second"], "fraud"))

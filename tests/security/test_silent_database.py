@@ -21,10 +21,12 @@ from sqlalchemy import event, text
 from engine.errors import LeaseLost, RegistryError, StorageFailed, WriterBusy
 from engine.faces.extractor import Extractor
 from engine.matching.requests import EnrollmentRequest
-from engine.registry import postgresql, writer
+from engine.registry import postgresql, transactions, writer
+from engine.registry.accounts import ApiKey
 from engine.registry.audit import verify_chain
+from engine.registry.database import AuditEntry, utc_now
+from engine.registry.events import Changes
 from engine.registry.keyring import KeyRing
-from engine.registry.records import ApiKey, AuditEntry, Changes, utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from serving.access.authentication import make_key
@@ -48,8 +50,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"LOOK_S": 2.0, "STATEMENT_S": 2.5, "SILENCE_S": 3.5, "POOL_S": 5}.items():
         monkeypatch.setattr(postgresql, name, value)
     monkeypatch.setitem(postgresql._TCP, "connect_timeout", 3)
-    monkeypatch.setattr(writer, "RENEW_S", 0.2)
-    monkeypatch.setattr(writer, "LEASE_S", 4)
+    monkeypatch.setattr(transactions, "RENEW_S", 0.2)
+    monkeypatch.setattr(transactions, "LEASE_S", 4)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from engine.imports.sources import RawRow
 from engine.matching.documents import Document
 from engine.matching.policy import replay
 from engine.matching.registrar import Registrar
-from engine.registry.records import Outlet
+from engine.registry.accounts import Outlet
 from schema.reasons import Decision, Reason
 from tests.engine.imports.test_row_parser import SOUND
 from tests.engine.matching.conftest import Lab, make_lab, resident_number

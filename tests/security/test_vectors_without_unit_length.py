@@ -18,7 +18,9 @@ from engine.matching.holders import score_holder, watch_face
 from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import dispute_line
 from engine.matching.recovery import restore_gallery
-from engine.registry.records import AuditEntry, Changes, NewReference
+from engine.registry.database import AuditEntry
+from engine.registry.events import Changes
+from engine.registry.references import NewReference
 from indexes.errors import VectorInvalid
 from indexes.gallery import Gallery
 from indexes.kinds import KINDS, open_index

@@ -14,11 +14,12 @@ import pytest
 import structlog
 
 from engine.errors import RequestError
-from engine.registry.audit import read_anchors, write_anchor
-from engine.registry.records import AuditEntry, Carrier
+from engine.registry.accounts import Carrier
+from engine.registry.damage import read_anchors, write_anchor
+from engine.registry.database import AuditEntry
 from engine.registry.store import Store
+from engine.registry.transactions import recorded
 from engine.registry.vault import Vault
-from engine.registry.writer import recorded
 from serving.jobs.audit_export import Anchoring, open_sink
 from serving.telemetry.metrics import Meter
 from tests.engine.conftest import MODEL, key_ring, sqlite_url, vault  # noqa: F401 - fixtures

@@ -26,8 +26,10 @@ from engine.matching.bulk_enrollment import (
 from engine.matching.documents import check_documents
 from engine.matching.samples import CropPolicy, Sample, seal_crop
 from engine.registry.audit import read_audit
-from engine.registry.reader import Reader
-from engine.registry.records import AuditEntry, CaseRecord, Changes
+from engine.registry.cases import CaseRecord
+from engine.registry.database import AuditEntry
+from engine.registry.events import Changes
+from engine.registry.store import Reader
 from engine.registry.writer import Writer
 from schema.actors import Actor
 from schema.cases import CaseKind, CaseOrigin, Outcome

@@ -13,7 +13,7 @@ import pytest
 from engine.errors import ClockImplausible
 from engine.lifecycle.campaigns import start_campaign
 from engine.lifecycle.reverification import carry_out
-from engine.registry.records import utc_now
+from engine.registry.database import utc_now
 from schema.lines import CampaignState, LineEventKind, LineState
 from serving.jobs import retention
 from serving.jobs.periodic import ClockWatch

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
 from engine.errors import GalleryBehind
-from engine.registry.database import changing
-from engine.registry.events import _New, write_events
-from engine.registry.records import AuditEntry, Changes, StoredAnswer, utc_now
+from engine.registry.database import AuditEntry, changing, utc_now
+from engine.registry.enrollments import StoredAnswer
+from engine.registry.events import Changes, _New, write_events
 from engine.registry.webhooks import Webhooks
 from engine.retention.job import Schedule, run_retention
 from schema.events import EventType

@@ -19,7 +19,8 @@ from engine.accuracy.population import Population
 from engine.errors import RequestError
 from engine.matching.bulk_enrollment import admit_references
 from engine.matching.documents import Document
-from engine.registry.records import ApiKey, utc_now
+from engine.registry.accounts import ApiKey
+from engine.registry.database import utc_now
 from schema.actors import Role
 from serving.access.authentication import make_key
 from serving.access.authorization import Principal, tenant_of

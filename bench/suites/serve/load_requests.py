@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bench.suites.serve.fixtures import SEARCHER, Home, Person
 from bench.suites.workload import OUTLET
 from engine.accuracy.population import Population
-from engine.registry.records import utc_now
+from engine.registry.database import utc_now
 
 SERIAL_PLACE = "#SERIAL##"
 """Stands in a text or a header for the serial number of the request, which is as long."""

@@ -17,9 +17,9 @@ from engine.matching.calibration import Thresholds
 from engine.matching.comparison import Faces, compare_faces, fuse_seconds, fuse_vectors, score_best
 from engine.matching.policy import Evidence, decide
 from engine.matching.samples import Sample, SecondEmbedder, take_samples
-from engine.registry.reader import Reader
-from engine.registry.records import SecondTemplate, is_id
-from engine.registry.store import Store
+from engine.registry.database import is_id
+from engine.registry.references import SecondTemplate
+from engine.registry.store import Reader, Store
 
 if TYPE_CHECKING:
     from engine.faces.extractor import Extractor

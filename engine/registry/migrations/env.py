@@ -2,11 +2,12 @@
 
 from alembic import context
 
-from engine.registry import tables
+import engine.registry.store  # noqa: F401 - every table
+from engine.registry.rows import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=tables.deployment.metadata,
+    target_metadata=metadata,
     # SQLite alters a table by copying it.
     render_as_batch=True,
 )

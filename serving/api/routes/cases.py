@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from engine.errors import NotFound
-from engine.registry.cases import CaseFilter
-from engine.registry.records import utc_now
+from engine.registry.database import utc_now
+from engine.registry.queues import CaseFilter
 from serving.access.authorization import Action, Principal, authorize, scope_of
 from serving.api import serializers
 from serving.api.request import Request, next_page, note
@@ -23,7 +23,7 @@ async def list_cases(parts: Parts, request: Request, query: wire.CaseQuery) -> w
     """
     shown = await asyncio.to_thread(_find, parts, query, request.caller)
     is_first = query.after is None
-    in_use = await asyncio.to_thread(parts.store.life.count_fraud) if is_first else None
+    in_use = await asyncio.to_thread(parts.store.cases.count_fraud) if is_first else None
     await note(parts, request, "cases.read", "queue", cases=[one.case_id for one in shown])
     following = next_page(shown, query.limit, lambda one: one.case_id)
     return wire.CasePage(cases=shown, next=following, fraud_in_use=in_use)

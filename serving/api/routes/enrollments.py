@@ -23,7 +23,8 @@ from engine.matching.requests import (
     idempotency_scope,
 )
 from engine.matching.samples import ABSENT, Sample
-from engine.registry.records import ENROLLMENT_REFUSED, utc_now
+from engine.registry.accounts import ENROLLMENT_REFUSED
+from engine.registry.database import utc_now
 from schema.reasons import LivenessUse
 from serving.access.authorization import (
     Principal,

@@ -14,8 +14,9 @@ from engine.lifecycle.rules import read_steps
 from engine.matching.lines import LINE_UNKNOWN, read_line
 from engine.matching.liveness import name_document
 from engine.matching.requests import normalise_msisdn
-from engine.registry.reader import Reader
-from engine.registry.records import Campaign, is_id, utc_now
+from engine.registry.campaigns import Campaign
+from engine.registry.database import is_id, utc_now
+from engine.registry.store import Reader
 from schema.lines import CampaignLineState, LineEventKind
 from serving.access.authorization import scope_of
 from serving.api import serializers
@@ -118,7 +119,7 @@ async def read_exemption(parts: Parts, request: Request, document_id: str) -> wi
     """Whether the limits hold for a document."""
     del request
     known = [document_id] if is_id(document_id) else []
-    found = await asyncio.to_thread(parts.store.life.exemptions, known)
+    found = await asyncio.to_thread(parts.store.exemptions, known)
     if document_id not in found:
         return wire.Exemption(document_id, is_exempt=False)
     return of_record(wire.Exemption, found[document_id], is_exempt=True)

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from engine.cases.outlets import find_outlet, with_reasons
 from engine.errors import NotFound
-from engine.registry.cases import AttemptFilter, CaseFilter
-from engine.registry.records import utc_now
+from engine.registry.database import utc_now
+from engine.registry.queues import AttemptFilter, CaseFilter
 from schema.cases import ALIVE, CaseState
 from serving.api import serializers
 from serving.api.request import Request, next_page, note

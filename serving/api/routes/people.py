@@ -13,8 +13,8 @@ from engine.matching import holders
 from engine.matching.holders import ErasureCertificate, ErasureState, find_holder
 from engine.matching.lines import find_line
 from engine.matching.requests import normalise_msisdn
-from engine.registry.reader import Reader
-from engine.registry.records import utc_now
+from engine.registry.database import utc_now
+from engine.registry.store import Reader
 from serving.api import serializers
 from serving.api.likeness import find_faces
 from serving.api.request import Answer, Request, known_document, note, take_face

@@ -15,12 +15,14 @@ from engine.cases.sweep_cases import open_sweep_cases
 from engine.matching.holders import erase_holder
 from engine.matching.policy import replay
 from engine.matching.registrar import publish
-from engine.registry import tables
-from engine.registry.records import AuditEntry, Changes, NewReference
+from engine.registry.database import AuditEntry
+from engine.registry.events import Changes
+from engine.registry.references import NewReference
 from schema.cases import CaseKind, CaseOrigin, Outcome
 from schema.reasons import Decision, Reason
 from schema.sweeps import GroupKind
 from tests.engine.cases.test_sweep_cases import ANNA, group_of
+from tests.tables import tables
 
 Face = NDArray[np.float32]
 
@@ -123,9 +125,7 @@ def test_a_later_group_asks_about_the_new_pairs_alone(service: Any, outcome: Out
     cases = open_sweep_cases(*service.context, sweep, [grown], ANNA)
     assert set(service.store.cases.get(cases["k1"]).suspect_ids) == {*couple.ids, third}
     service.decide(cases["k1"], Outcome.MISTAKE)
-    judged = {
-        (one.left_document, one.right_document): one for one in service.store.cases.judged_pairs()
-    }
+    judged = {(one.left_document, one.right_document): one for one in service.store.judged_pairs()}
     assert (judged[couple.pair].outcome, judged[couple.pair].case_id) == (outcome, earlier)
     assert len(judged) == 3
     # A member that is linked by a decided pair alone is no part of the question.
@@ -148,7 +148,7 @@ def test_other_evidence_makes_it_a_question_again(service: Any) -> None:
     cases = open_sweep_cases(*service.context, service.store_sweep(0.5), [group], ANNA)
     assert cases["k1"] != first
     service.decide(cases["k1"], Outcome.FRAUD)
-    [pair] = service.store.cases.judged_pairs()
+    [pair] = service.store.judged_pairs()
     assert (pair.outcome, pair.case_id) == (Outcome.FRAUD, cases["k1"])
     assert pair.score > 0.99
     assert read_decided(service.store).standing == {couple.pair: Outcome.FRAUD}
@@ -159,7 +159,7 @@ def test_a_case_of_decided_pairs_alone_decides_them_anew(service: Any) -> None:
     couple.decide(Outcome.MISTAKE)
     again = service.open(*couple.ids, origin=CaseOrigin.DECISION)
     service.decide(again.id, Outcome.FRAUD)
-    [pair] = service.store.cases.judged_pairs()
+    [pair] = service.store.judged_pairs()
     assert (pair.outcome, pair.case_id) == (Outcome.FRAUD, again.id)
 
 
@@ -194,7 +194,7 @@ def test_who_was_judged_a_look_alike_before_ever_being_enrolled_is_enrolled(
     assert refused.reasons in ((Reason.POSSIBLE_DUPLICATE,), (Reason.DUPLICATE_IDENTITY,))
     assert new.come().body["cases"] == refused.body["cases"]
     service.decide(refused.body["cases"][0]["id"], Outcome.TWINS)
-    [pair] = service.store.cases.judged_pairs()
+    [pair] = service.store.judged_pairs()
     assert {pair.left_document, pair.right_document} == {
         new.holders_document,
         refused.body["document_id"],
@@ -246,7 +246,7 @@ def test_a_photograph_of_the_day_that_was_decided_on_is_not_asked_about_again(se
     assert asked.body["scores"]["best_candidate"] > 0.59 + 0.05
     service.decide(asked.body["cases"][0]["id"], Outcome.TWINS)
     assert twins.come_again(0.2).reasons == ()
-    [pair] = service.store.cases.judged_pairs()
+    [pair] = service.store.judged_pairs()
     # Of the attempt, not of the references: it says nothing of what a new reference may be.
     assert pair.score == pytest.approx(0.59, abs=1e-5)
     assert twins.come_again(0.4).body["cases"]

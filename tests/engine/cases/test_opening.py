@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from engine.cases.opening import CaseBatch, NewCase, date_change
 from engine.cases.steps import assign, propose, withdraw
+from engine.registry.database import new_id, utc_now
+from engine.registry.events import Changes
 from engine.registry.keyring import KeyRing
-from engine.registry.records import Changes, new_id, utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from schema.cases import ALIVE, CaseKind, CaseOrigin, CaseState, NoteKind, Outcome

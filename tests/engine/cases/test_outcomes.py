@@ -16,7 +16,9 @@ from engine.matching.holders import erase_holder
 from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import dispute_line
 from engine.registry.audit import verify_chain
-from engine.registry.records import AuditEntry, Changes, NewCrop, new_id, utc_now
+from engine.registry.database import AuditEntry, new_id, utc_now
+from engine.registry.enrollments import NewCrop
+from engine.registry.events import Changes
 from schema.cases import CaseKind, CaseOrigin, NoteKind, Outcome
 from schema.lines import LineStatus
 from schema.reasons import Reason
@@ -77,7 +79,7 @@ def test_pairs_of_suspects_are_judged_with_their_score(
     documents = documents_of(one, two, other)
     case = service.open(*documents, suspect_ids=documents)
     service.decide(case.id, outcome)
-    pairs = service.store.cases.judged_pairs()
+    pairs = service.store.judged_pairs()
     names = sorted(documents)
     assert [(pair.left_document, pair.right_document) for pair in pairs] == [
         (names[0], names[1]),
@@ -111,7 +113,7 @@ def test_pairs_that_reach_the_threshold_are_attributed_to_the_sweep(
     service.decide(case.id, Outcome.FRAUD)
     found = {
         (pair.left_document, pair.right_document): pair.sweep_id
-        for pair in service.store.cases.judged_pairs()
+        for pair in service.store.judged_pairs()
     }
     left, right = sorted(documents_of(one, two))
     assert found.pop((left, right)) == sweep
@@ -152,7 +154,7 @@ def test_an_unfounded_dispute_leaves_its_line_active(service: Any) -> None:
     close(*service.context, dispute.case_id, Outcome.UNFOUNDED, (), ANNA)
     assert line_status(service, dispute.line_id) is LineStatus.ACTIVE
     assert [one.subject for one in service.entries("line.restored")] == [dispute.line_id]
-    assert service.store.cases.judged_pairs() == []
+    assert service.store.judged_pairs() == []
     assert answer.body["line_id"] == dispute.line_id
 
 
@@ -187,7 +189,7 @@ def test_a_suspect_who_was_erased_leaves_no_pair_and_no_face(service: Any, make_
     case = service.open(*documents_of(one, two))
     erase_holder(*service.context, one["document_id"], "test")
     service.decide(case.id, Outcome.FRAUD)
-    assert service.store.cases.judged_pairs() == []
+    assert service.store.judged_pairs() == []
     (entry,) = service.store.watchlist()
     assert np.array_equal(entry.template, reference_of(service, two["document_id"]))
 

@@ -9,9 +9,9 @@ import pytest
 
 from engine.cases.outlets import bar, find_outlet, lift, suspend
 from engine.errors import FourEyes, NotFound, OutletMoved, OutletRestricted, RequestError
-from engine.registry.cases import AttemptFilter, CaseFilter
 from engine.registry.damage import find_damage
-from engine.registry.records import new_id
+from engine.registry.database import new_id
+from engine.registry.queues import AttemptFilter, CaseFilter
 from schema.actors import Actor, Restriction
 from schema.cases import ALIVE, NoteKind
 from tests.engine.cases.conftest import ANNA, BOB

@@ -18,7 +18,8 @@ from engine.cases.precision import (
     measure_precision,
     propose_threshold,
 )
-from engine.registry.records import JudgedPair, new_id
+from engine.registry.database import new_id
+from engine.registry.sweeps import JudgedPair
 from schema.cases import Outcome
 
 

@@ -13,9 +13,9 @@ from engine.errors import CaseMoved, FourEyes, NotFound, RequestError
 from engine.matching.holders import erase_holder
 from engine.matching.lines import close_line
 from engine.registry.audit import verify_chain
-from engine.registry.cases import CaseFilter
+from engine.registry.database import new_id
 from engine.registry.events import read_events
-from engine.registry.records import new_id
+from engine.registry.queues import CaseFilter
 from schema.actors import Actor, find_actor_kind
 from schema.cases import CaseKind, CaseSort, CaseState, NoteKind, Outcome
 from schema.events import EventType
@@ -139,7 +139,7 @@ def test_what_people_do_to_a_line_is_in_its_history_with_time_cause_and_who(serv
     told = {
         line: [
             (one.kind.value, one.cause, find_actor_kind(one.by).value)
-            for one in service.store.life.events_of(line)
+            for one in service.store.events_of_line(line)
         ]
         for line in lines
     }
@@ -151,7 +151,7 @@ def test_what_people_do_to_a_line_is_in_its_history_with_time_cause_and_who(serv
     }
     closed = service.store.lines_by_id([fraud, gone, erased]).values()
     for line in closed:
-        (event,) = service.store.life.events_of(line.id)
+        (event,) = service.store.events_of_line(line.id)
         assert event.at == event.recorded_at == line.closed_at
     # Whose other lines the case has is nothing for their carriers.
     feed = {one.subject: one.data["cause"] for one in read_events(service.store, 0, types=CLOSED)}
@@ -207,21 +207,21 @@ def test_decided_fraud_is_in_the_queue_while_lines_of_it_are_in_use(service: Any
     told = service.open(victim["document_id"], kind=CaseKind.DISPUTE, suspect_ids=())
     other = service.open(twin["document_id"])
     queue = (CaseFilter(fraud_in_use=True), CaseSort.NEWEST)
-    cases, life = service.store.cases, service.store.life
+    cases = service.store.cases
     assert cases.queue(*queue) == []
-    assert life.count_fraud() == 0
+    assert cases.count_fraud() == 0
     service.decide(case.id, Outcome.FRAUD, [one["line_id"]])
     service.decide(told.id, Outcome.FRAUD)
     service.decide(other.id, Outcome.TWINS)
     assert [found.id for found in cases.queue(*queue)] == [case.id]
-    assert life.count_fraud() == 1
-    assert life.fraud_of_cases([case.id, told.id]) == {case.id: {two["line_id"]}, told.id: set()}
-    assert life.fraud_under(documents) == dict(
+    assert cases.count_fraud() == 1
+    assert cases.fraud_of_cases([case.id, told.id]) == {case.id: {two["line_id"]}, told.id: set()}
+    assert cases.fraud_under(documents) == dict(
         zip(documents, [set(), {two["line_id"]}, set()], strict=True)
     )
     close_line(*service.context, two["line_id"], "key:k0")
     assert cases.queue(*queue) == []
-    assert life.count_fraud() == 0
+    assert cases.count_fraud() == 0
 
 
 def test_lines_are_closed_exactly_as_proposed(service: Any) -> None:

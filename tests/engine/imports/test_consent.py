@@ -12,9 +12,12 @@ from engine.errors import NotFound
 from engine.matching.documents import Document, check_documents
 from engine.matching.holders import erase_holder, find_document
 from engine.matching.requests import document_look_up
-from engine.registry import tables
-from engine.registry.records import AuditEntry, Changes, NewDocument, new_id
+from engine.registry.database import AuditEntry, new_id
+from engine.registry.documents import NewDocument
+from engine.registry.events import Changes
+from engine.registry.store import every_table
 from schema.documents import DocumentStatus
+from tests.tables import tables
 
 TODAY = date(2026, 11, 25)
 CONSENT = "C-2020-17"
@@ -32,7 +35,7 @@ def consent_of(importer: Any, row: dict[str, str]) -> str | None:
 
 def stored(importer: Any) -> str:
     """All that lies in the database, in one text."""
-    parts = tables.metadata.tables.values()
+    parts = every_table()
     return repr([importer.store.rows(select(table)) for table in parts])
 
 

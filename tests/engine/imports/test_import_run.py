@@ -18,8 +18,9 @@ from engine.matching.recovery import restore_gallery
 from engine.matching.requests import EnrollmentRequest
 from engine.matching.samples import CropPolicy, CropScope, SecondEmbedder
 from engine.registry.audit import verify_chain
-from engine.registry.database import changing
-from engine.registry.records import ERASURE_ASKED, AskedErasure, AuditEntry, Changes, utc_now
+from engine.registry.database import AuditEntry, changing, utc_now
+from engine.registry.documents import ERASURE_ASKED, AskedErasure
+from engine.registry.events import Changes
 from schema.cases import CaseKind, CaseOrigin
 from schema.lines import LineStatus
 from schema.reasons import RECORD_DAMAGED, Decision, Reason

@@ -12,7 +12,7 @@ from stdnum.cn import ric
 from engine.imports.faults import MESSAGES, Code, Field, RowFault
 from engine.imports.row_parser import ReadingTerms, Row, RowReader
 from engine.imports.sources import RawRow
-from engine.registry.records import Outlet
+from engine.registry.accounts import Outlet
 from schema.reasons import Reason
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)

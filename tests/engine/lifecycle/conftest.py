@@ -9,7 +9,10 @@ import pytest
 
 from engine.lifecycle.reverification import LifeBatch, carry_out
 from engine.lifecycle.rules import LineRules, load_rules
-from engine.registry.records import AuditEntry, Changes, LineRecord, NewDocument, NewLine, new_id
+from engine.registry.database import AuditEntry, new_id
+from engine.registry.documents import NewDocument
+from engine.registry.events import Changes
+from engine.registry.lines import LineRecord, NewLine
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner
@@ -79,7 +82,7 @@ class Lines:
         return self.store.lines_by_id([line_id])[line_id]
 
     def story(self, line_id: str) -> list[tuple[str, datetime]]:
-        return [(one.kind.value, one.at) for one in self.store.life.events_of(line_id)]
+        return [(one.kind.value, one.at) for one in self.store.events_of_line(line_id)]
 
 
 @pytest.fixture

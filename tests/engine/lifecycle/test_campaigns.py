@@ -12,9 +12,11 @@ from engine.lifecycle import campaigns
 from engine.lifecycle.campaigns import add_lines, end_campaign, fill_campaigns, start_campaign
 from engine.lifecycle.reverification import LINES_PER_BATCH, LifeBatch, carry_out, report_event
 from engine.matching.lines import close_line
+from engine.registry.campaigns import Campaign
 from engine.registry.damage import find_damage
-from engine.registry.events import read_events
-from engine.registry.records import DOCUMENT_ERASED, AuditEntry, Campaign, Changes
+from engine.registry.database import AuditEntry
+from engine.registry.documents import DOCUMENT_ERASED
+from engine.registry.events import Changes, read_events
 from schema.events import EventType
 from schema.lines import CampaignLineState, CampaignState, LineEventKind, LineState
 from tests.engine.lifecycle.conftest import START, Lines

@@ -9,7 +9,9 @@ import pytest
 from engine.errors import NotFound
 from engine.lifecycle.reverification import end_exemption, exempt
 from engine.matching.policy import replay
-from engine.registry.records import AuditEntry, Changes, JudgedPair, utc_now
+from engine.registry.database import AuditEntry, utc_now
+from engine.registry.events import Changes
+from engine.registry.sweeps import JudgedPair
 from schema.cases import Outcome
 from schema.reasons import Reason
 

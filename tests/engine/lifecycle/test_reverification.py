@@ -16,8 +16,7 @@ from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import close_line
 from engine.matching.verification import HolderProbe
 from engine.registry.damage import find_damage
-from engine.registry.events import read_events
-from engine.registry.records import Changes
+from engine.registry.events import Changes, read_events
 from schema.lines import LineEventKind, LineService, LineState, LineStatus
 from tests.engine.lifecycle.conftest import START, Lines
 
@@ -92,7 +91,7 @@ def test_every_step_of_many_lines_comes_at_its_hour_and_none_is_missed_after_a_d
             done = done_at(due[-1])
             # An hour late is in time; later the next step gives its whole time.
             due.append((due[-1] if done - due[-1] <= 1 else done) + wait)
-        found = lines.store.life.events_of(line)
+        found = lines.store.events_of_line(line)
         kept = {one.kind.value: one for one in found}
         for name, hour in zip(("suspended_outgoing", "suspended", "closed"), due, strict=True):
             assert kept[name].at == START + HOUR * hour
@@ -234,7 +233,7 @@ def test_the_holders_face_ends_a_suspension_and_anothers_opens_one_case_of_the_l
         assert check(lab, registrar, line, holder).is_match
         assert lab.store.lines_by_id([line])[line].state is LineState.ACTIVE
         check(lab, registrar, line, holder)
-    kinds = [one.kind.value for one in lab.store.life.events_of(line)]
+    kinds = [one.kind.value for one in lab.store.events_of_line(line)]
     ended = ["suspended_outgoing", "reverify_failed", "reverified", "unsuspended"]
     assert sorted(kinds) == sorted(["device_change", "reverify_asked", "overdue", *ended])
     assert lab.store.life.next_step_at() is None

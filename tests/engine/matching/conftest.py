@@ -27,8 +27,8 @@ from engine.matching.recovery import restore_gallery
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig
 from engine.matching.requests import EnrollmentRequest
 from engine.matching.samples import Sample
+from engine.registry.accounts import Carrier
 from engine.registry.keyring import KeyRing
-from engine.registry.records import Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from indexes.gallery import Gallery

@@ -10,7 +10,7 @@ import pytest
 from engine.errors import DeadlinePassed
 from engine.matching.registrar import Observer
 from engine.registry.audit import verify_chain
-from engine.registry.records import AuditEntry
+from engine.registry.database import AuditEntry
 
 
 def entry(serial: int) -> AuditEntry:

@@ -27,8 +27,8 @@ from engine.matching.bulk_enrollment import (
 from engine.matching.documents import Document, check_documents
 from engine.matching.holders import find_document
 from engine.matching.recovery import restore_gallery
+from engine.registry.accounts import Carrier
 from engine.registry.keyring import KeyRing
-from engine.registry.records import Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from indexes.errors import VectorInvalid

@@ -11,7 +11,9 @@ from sqlalchemy import create_engine, make_url
 
 from engine.errors import RowRefused, StorageFailed
 from engine.registry import database
-from engine.registry.records import AuditEntry, Changes, NewCrop, new_id
+from engine.registry.database import AuditEntry, new_id
+from engine.registry.enrollments import NewCrop
+from engine.registry.events import Changes
 from engine.registry.writer import Writer
 from tests.engine.matching.conftest import NOW
 

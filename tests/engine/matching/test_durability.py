@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from engine.matching.recovery import restore_gallery
+from engine.registry.accounts import Carrier
 from engine.registry.events import read_events
 from engine.registry.keyring import KeyRing
-from engine.registry.records import Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from schema.events import EventType

@@ -12,15 +12,14 @@ from sqlalchemy import update
 from engine.errors import PlaceUnknown, StorageFailed
 from engine.matching.holders import erase_holder, watch_face
 from engine.matching.lines import close_line
-from engine.registry import tables
-from engine.registry.database import changing
-from engine.registry.events import BEGINNING, Event, read_events, read_page
-from engine.registry.records import AuditEntry, Changes, Outcome, new_id, utc_now
+from engine.registry.database import AuditEntry, changing, new_id, utc_now
+from engine.registry.events import BEGINNING, Changes, Event, read_events, read_page
 from engine.retention.job import DirectRunner, Schedule, run_retention
-from schema.cases import CaseState
+from schema.cases import CaseState, Outcome
 from schema.events import EventType
 from tests.engine.matching.conftest import NOW
 from tests.engine.matching.test_lines import dispute
+from tests.tables import tables
 
 
 def told(events: list[Event]) -> list[tuple[str, str]]:

@@ -23,8 +23,11 @@ from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.matching.registrar import Registrar
 from engine.matching.requests import document_look_up
 from engine.matching.verification import identify
-from engine.registry.audit import verify_chain
-from engine.registry.records import AuditEntry, AuditRecord, Carrier, Changes, WatchEntry
+from engine.registry.accounts import Carrier
+from engine.registry.audit import AuditRecord, verify_chain
+from engine.registry.database import AuditEntry
+from engine.registry.events import Changes
+from engine.registry.references import WatchEntry
 from engine.registry.writer import Writer
 from schema.documents import DocumentStatus
 from schema.reasons import Decision, Reason

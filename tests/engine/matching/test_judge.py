@@ -13,7 +13,7 @@ from engine.matching.comparison import WatchList
 from engine.matching.documents import Document
 from engine.matching.policy import replay
 from engine.matching.samples import Sample
-from engine.registry.records import WatchEntry
+from engine.registry.references import WatchEntry
 from indexes.gallery import Gallery
 from schema.cases import CaseState
 from schema.reasons import Decision, Reason

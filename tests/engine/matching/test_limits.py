@@ -26,7 +26,8 @@ from engine.matching.limits import (
 )
 from engine.matching.requests import Answer
 from engine.registry.audit import read_audit
-from engine.registry.records import AuditEntry, Changes, utc_now
+from engine.registry.database import AuditEntry, utc_now
+from engine.registry.events import Changes
 from schema.actors import Actor
 from schema.cases import CaseKind, Outcome
 

@@ -11,7 +11,7 @@ from engine.matching.holders import erase_holder
 from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import Dispute, close_line, dispute_line
 from engine.registry.audit import verify_chain
-from engine.registry.records import new_id
+from engine.registry.database import new_id
 from schema.lines import LineStatus
 from schema.reasons import Reason
 

@@ -34,12 +34,12 @@ from engine.matching.people import PeopleRules, PeopleTerms
 from engine.matching.policy import replay
 from engine.matching.requests import GuardianShown
 from engine.matching.samples import Sample
-from engine.registry import tables
-from engine.registry.reader import LivenessCount
+from engine.registry.enrollments import LivenessCount
 from engine.registry.retention import Kind
 from engine.retention.job import DirectRunner, Schedule, run_retention
 from schema.reasons import Decision, LivenessMode, LivenessUse, Reason
 from tests.engine.matching.conftest import NOW
+from tests.tables import tables
 
 LIVE, OTHER = b"the live photograph", b"another photograph"
 US = "0198c2a4-7c1e-7b52-9d0c-3f4b6f6f6f10"

@@ -34,10 +34,10 @@ from engine.matching.policy import decide, read_evidence, replay
 from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer, EnrollmentRequest, GuardianShown, document_look_up
 from engine.matching.samples import ABSENT
-from engine.registry import tables
+from engine.registry.database import AuditEntry
 from engine.registry.events import read_events
-from engine.registry.records import AuditEntry, WatchEntry
-from engine.registry.row_macs import changing_rows
+from engine.registry.references import WatchEntry
+from engine.registry.rows import changing_rows
 from engine.registry.writer import Writer
 from schema.actors import Actor
 from schema.cases import CaseKind, Outcome
@@ -46,6 +46,7 @@ from schema.lines import LineStatus
 from schema.people import DeathSource, ExceptionCause
 from schema.reasons import Decision, Reason
 from tests.engine.matching.conftest import NOW, Lab
+from tests.tables import tables
 
 ANNE, BORIS = Actor("Anne (key:a)", "Anne"), Actor("Boris (key:b)", "Boris")
 RULES = PeopleRules(age_of_majority=17, takes_exceptions=True, exceptions_per_outlet=2)
@@ -747,7 +748,7 @@ def test_an_exemption_goes_along_with_the_document_that_replaces_another(lab: La
         answers += ask(registrar, lab.request(person, document=card(2)))
     assert [one.decision for one in answers] == [Decision.APPROVED] * 3
     old, new = first.body["document_id"], answers[0].body["document_id"]
-    assert [(key, one.cause) for key, one in store.life.exemptions([old, new]).items()] == [
+    assert [(key, one.cause) for key, one in store.exemptions([old, new]).items()] == [
         (new, "business")
     ]
     assert_replays(lab, *answers)

@@ -23,7 +23,7 @@ from engine.matching.policy import (
     replay,
     write_evidence,
 )
-from engine.registry.records import EnrollmentRecord
+from engine.registry.enrollments import EnrollmentRecord
 from schema.cases import CaseKind
 from schema.people import ExceptionCause
 from schema.reasons import About, Decision, Photograph, Reason

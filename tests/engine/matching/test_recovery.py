@@ -20,7 +20,7 @@ from engine.matching.recovery import (
     save_snapshot,
     withdraw_snapshot,
 )
-from engine.registry.records import Carrier
+from engine.registry.accounts import Carrier
 from engine.registry.store import Store
 from indexes.segmented.merging import SegmentsConfig
 from indexes.sharding.shards import ShardPlan
@@ -121,12 +121,12 @@ STARTING = f"""{PAUSING}
 import numpy as np
 from pathlib import Path
 from engine.matching import recovery
-from engine.registry import reader
+from engine.registry import references
 from engine.registry.keyring import KeyRing
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 
-reader.TEMPLATES_PER_CHUNK, recovery.BULK_BYTES = 70, 30_000
+references.TEMPLATES_PER_CHUNK, recovery.BULK_BYTES = 70, 30_000
 vault = Vault(KeyRing.load(Path("KEYS")), {DIM})
 with Store.open("URL", vault, model_digest="{MODEL_DIGEST}") as store:
     gallery = recovery.restore_gallery(store, Path("FOLDER")).gallery
@@ -161,7 +161,7 @@ def test_a_rebuild_in_pieces_is_the_rebuild_in_one(
         for size in (1, 5, 2, 3, 1, 4):
             registrar.enroll([lab.request() for _ in range(size)])
         expected = registrar.gallery.contents()
-    monkeypatch.setattr("engine.registry.reader.TEMPLATES_PER_CHUNK", 2)
+    monkeypatch.setattr("engine.registry.references.TEMPLATES_PER_CHUNK", 2)
     for bulk_bytes in (1, 1000, 2000, 1 << 20):
         monkeypatch.setattr(recovery, "BULK_BYTES", bulk_bytes)
         restored = restore_gallery(lab.store, lab.folder, SMALL)
@@ -192,7 +192,7 @@ def test_a_long_rebuild_says_in_the_log_how_far_it_is(
 ) -> None:
     with lab.registrar() as registrar:
         registrar.enroll([lab.request() for _ in range(5)])
-    monkeypatch.setattr("engine.registry.reader.TEMPLATES_PER_CHUNK", 2)
+    monkeypatch.setattr("engine.registry.references.TEMPLATES_PER_CHUNK", 2)
     monkeypatch.setattr(recovery, "_LOG_EVERY_S", 0.0)
     with caplog.at_level(logging.INFO, "engine.matching.recovery"):
         restore_gallery(lab.store, lab.folder)

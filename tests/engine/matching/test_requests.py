@@ -37,8 +37,8 @@ from engine.matching.samples import (
     seal_crop,
     take_samples,
 )
+from engine.registry.enrollments import NewCrop
 from engine.registry.keyring import KeyRing
-from engine.registry.records import NewCrop
 from engine.registry.vault import Vault
 from schema.reasons import Decision, PhotographKind, Reason
 from tests.engine.faces.records import write_19794_2011

@@ -10,7 +10,7 @@ from engine.matching.calibration import Thresholds
 from engine.matching.checks.second_model import SecondModel
 from engine.matching.policy import Candidate, Evidence
 from engine.matching.samples import Sample
-from engine.registry.records import SecondTemplate
+from engine.registry.references import SecondTemplate
 
 DIGEST = "sha256:second"
 FIRST = Thresholds(verify=0.4, same_document=0.4, review=0.5, certain=0.7)

@@ -20,8 +20,8 @@ from engine.matching.recovery import (
     restore_gallery,
     restore_shards,
 )
+from engine.registry.accounts import Carrier
 from engine.registry.keyring import Key
-from engine.registry.records import Carrier
 from engine.registry.store import Store
 from engine.registry.vault import ShardSealer
 from indexes.errors import ShardFenced, ShardLost

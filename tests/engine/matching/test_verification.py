@@ -17,7 +17,9 @@ from engine.matching.holders import erase_holder
 from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import close_line
 from engine.matching.verification import HolderCheck, HolderProbe
-from engine.registry.records import AuditEntry, Changes, SecondTemplate
+from engine.registry.database import AuditEntry
+from engine.registry.events import Changes
+from engine.registry.references import SecondTemplate
 from indexes.errors import IdInvalid, VectorInvalid
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery

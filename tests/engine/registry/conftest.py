@@ -17,19 +17,13 @@ from sqlalchemy import event
 
 from engine.registry import database
 from engine.registry import store as stores
-from engine.registry.records import (
-    AuditEntry,
-    CaseRecord,
-    Changes,
-    EnrollmentRecord,
-    NewCrop,
-    NewDocument,
-    NewLine,
-    NewReference,
-    StoredAnswer,
-    new_id,
-    utc_now,
-)
+from engine.registry.cases import CaseRecord
+from engine.registry.database import AuditEntry, new_id, utc_now
+from engine.registry.documents import NewDocument
+from engine.registry.enrollments import EnrollmentRecord, NewCrop, StoredAnswer
+from engine.registry.events import Changes
+from engine.registry.lines import NewLine
+from engine.registry.references import NewReference
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from schema.cases import CaseOrigin, CaseState

@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from engine.errors import NotFound, RegistryError, SealBroken
+from engine.registry.accounts import Session
 from engine.registry.audit import read_audit
-from engine.registry.records import AuditEntry, Session
+from engine.registry.database import AuditEntry
 from engine.registry.store import Store
 from schema.actors import describe_actor
 

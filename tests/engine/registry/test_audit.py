@@ -6,13 +6,15 @@ import pytest
 from sqlalchemy import text, update
 
 from engine.errors import ChainBroken, FourEyes, RequestError, WriterBusy
-from engine.registry import tables
-from engine.registry.audit import MENDED, AuditReader, AuditReport, append, extend, verify_chain
+from engine.registry import audit
+from engine.registry.audit import MENDED, AuditReader, AuditRecord, AuditReport
 from engine.registry.damage import mend_chain
-from engine.registry.records import AuditEntry, AuditRecord, Changes, utc_now
+from engine.registry.database import AuditEntry, utc_now
+from engine.registry.events import Changes
 from engine.registry.store import Store
 from schema.actors import Actor
 from tests.engine.registry.conftest import DECIDED, MODEL, change
+from tests.tables import tables
 
 TAMPERINGS = {
     "altered detail": ("UPDATE audit SET detail = '{\"score\":1}' WHERE number = 9", 9),
@@ -39,7 +41,7 @@ def trail(store, writer, enroll):
 
 
 def test_chain_of_honest_entries_is_intact(trail) -> None:
-    assert verify_chain(trail) == AuditReport(entries=11, intact=True, first_bad=None)
+    assert audit.verify_chain(trail) == AuditReport(entries=11, intact=True, first_bad=None)
 
 
 def tamper(trail, tampering: str) -> int | None:
@@ -55,7 +57,7 @@ def tamper(trail, tampering: str) -> int | None:
 def verify_parts(trail, most: int) -> list[AuditReport]:
     last, after, found = trail.audit_head()[0], 0, []
     while after < last:
-        found.append(verify_chain(trail, after=after, most=most))
+        found.append(audit.verify_chain(trail, after=after, most=most))
         if not found[-1].intact:
             break
         after = found[-1].entries
@@ -67,7 +69,7 @@ def test_tampering_is_found_and_its_place_named_by_the_whole_and_by_parts(
     trail, tampering: str
 ) -> None:
     first_bad = tamper(trail, tampering)
-    report = verify_chain(trail)
+    report = audit.verify_chain(trail)
     assert (report.intact, report.first_bad) == (False, first_bad)
     for most in (1, 3, 4, 100):
         *before, last = verify_parts(trail, most)
@@ -84,7 +86,7 @@ def test_entry_forged_without_the_key_is_found(trail) -> None:
             )
         )
         connection.execute(text("UPDATE deployment SET audit_number = 12"))
-    assert verify_chain(trail) == AuditReport(entries=12, intact=False, first_bad=12)
+    assert audit.verify_chain(trail) == AuditReport(entries=12, intact=False, first_bad=12)
 
 
 def test_entries_are_read_back_in_order(trail) -> None:
@@ -104,7 +106,7 @@ def test_any_json_survives_the_chain(store, writer) -> None:
     ]
     entries = [AuditEntry("tést", "a", "b", detail) for detail in details]
     writer.commit(Changes(sequence=0, audit=entries))
-    assert verify_chain(store).intact
+    assert audit.verify_chain(store).intact
     assert [record.entry for record in store.audit_entries(after=6)] == entries
 
 
@@ -114,13 +116,13 @@ def test_parts_of_an_honest_chain_are_intact_to_its_head(trail, most: int) -> No
     assert all(part.intact for part in parts)
     assert parts[-1].entries == trail.audit_head()[0]
     assert len(parts) == -(-11 // most)
-    assert not verify_chain(trail, after=10**9, most=most).intact
+    assert not audit.verify_chain(trail, after=10**9, most=most).intact
 
 
 def test_a_part_behind_a_missing_entry_is_not_intact(trail) -> None:
     with trail._engine.begin() as connection:
         connection.execute(text("DELETE FROM audit WHERE number = 4"))
-    assert verify_chain(trail, after=4, most=2) == AuditReport(4, intact=False, first_bad=4)
+    assert audit.verify_chain(trail, after=4, most=2) == AuditReport(4, intact=False, first_bad=4)
 
 
 ANNA, BOB = Actor("anna (key:k1)", "anna"), Actor("bob (key:k2)", "bob")
@@ -144,10 +146,10 @@ def test_two_people_seal_a_broken_chain_and_the_mend_stays_visible(
     else:
         first_bad = trail.audit_head()[0] + 1
         write_as_before_codes(trail)
-        assert verify_chain(trail).first_bad == first_bad + 1
+        assert audit.verify_chain(trail).first_bad == first_bad + 1
         first_bad += 1
     made = mend_chain(trail, "an old process wrote", ANNA, BOB)
-    report = verify_chain(trail)
+    report = audit.verify_chain(trail)
     assert (report.intact, report.entries) == (True, made.number)
     assert report.mends == (made,)
     said = made.entry.detail
@@ -159,11 +161,13 @@ def test_two_people_seal_a_broken_chain_and_the_mend_stays_visible(
         opened.note(AuditEntry("test", "test.done", "x"))
         with opened.writer() as later:
             later.commit(change(later.sequence))
-        assert verify_chain(opened).mends == (made,)
+        assert audit.verify_chain(opened).mends == (made,)
     for statement in LATER.values():
         with trail._engine.connect() as connection:
             if connection.execute(text(statement)).rowcount:
-                assert not verify_chain(AuditReader(connection, trail.vault)).intact, statement
+                assert not audit.verify_chain(AuditReader(connection, trail.vault)).intact, (
+                    statement
+                )
 
 
 def write_as_before_codes(trail) -> None:
@@ -171,8 +175,8 @@ def write_as_before_codes(trail) -> None:
     number, head = trail.audit_head()
     entry = AuditEntry("old", "test.done", "x")
     with trail._engine.begin() as connection:
-        records = extend(trail.vault, number, head, utc_now(), [entry])
-        append(connection, records)
+        records = audit.extend(trail.vault, number, head, utc_now(), [entry])
+        audit.append(connection, records)
         moved = update(tables.deployment).values(
             audit_number=records[-1].number, chain_head=records[-1].hash
         )
@@ -202,5 +206,5 @@ def test_no_mend_is_believed_that_was_written_without_the_key_ring(trail) -> Non
             forged = AuditRecord(
                 number, utc_now(), AuditEntry("a", MENDED, "x", {"breaks": breaks}), row.hash
             )
-            append(connection, [forged])
-    assert verify_chain(trail).first_bad == 9
+            audit.append(connection, [forged])
+    assert audit.verify_chain(trail).first_bad == 9

@@ -24,30 +24,26 @@ from engine.errors import (
     StorageFull,
     WriterBusy,
 )
-from engine.registry import backup, tables
+from engine.registry import backup
+from engine.registry.accounts import Carrier
 from engine.registry.audit import verify_chain
 from engine.registry.backup import DATABASE_FILE, MANIFEST_FILE, make_backup, restore_backup
 from engine.registry.damage import find_damage
-from engine.registry.database import LARGE_PAGE_BYTES, PAGE_BYTES
+from engine.registry.database import LARGE_PAGE_BYTES, PAGE_BYTES, AuditEntry, utc_now
+from engine.registry.documents import ERASURE_ASKED, AskedErasure
+from engine.registry.events import Changes
 from engine.registry.keyring import KeyRing
-from engine.registry.records import (
-    ERASURE_ASKED,
-    AskedErasure,
-    AuditEntry,
-    Carrier,
-    Changes,
-    utc_now,
-)
-from engine.registry.store import Store
+from engine.registry.store import Store, every_table
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from tests.engine.registry.conftest import MODEL, committed, erasure
+from tests.tables import tables
 
 
 def everything(store: Store) -> dict[str, list[Any]]:
     return {
         table.name: [tuple(row) for row in store.rows(select(table).order_by(*table.primary_key))]
-        for table in tables.metadata.sorted_tables
+        for table in every_table()
     }
 
 

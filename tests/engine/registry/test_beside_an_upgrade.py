@@ -16,18 +16,24 @@ import pytest
 from sqlalchemy import text
 
 from engine.errors import SchemaMismatch, StorageFailed
-from engine.registry import cursors, database
+from engine.registry import database
 from engine.registry import store as stores
+from engine.registry.accounts import ApiKey, Carrier, Session
 from engine.registry.audit import verify_chain
 from engine.registry.backup import make_backup
-from engine.registry.cursors import Cursor
-from engine.registry.database import restructuring, storage_errors
+from engine.registry.database import restructuring, storage_errors, utc_now
 from engine.registry.keyring import KeyRing
-from engine.registry.records import ApiKey, Carrier, SecondTemplate, Session, utc_now
-from engine.registry.store import Store
-from engine.registry.tables import metadata
+from engine.registry.references import SecondTemplate
+from engine.registry.store import Store, every_table
 from engine.registry.upgrade import _CODES_SINCE, upgrade
-from engine.registry.webhooks import Progress, WebhookChange, Webhooks
+from engine.registry.webhooks import (
+    Cursor,
+    Progress,
+    WebhookChange,
+    Webhooks,
+    hold_cursor,
+    release_cursor,
+)
 from engine.registry.writer import Writer
 from tests.engine.registry.conftest import ENTRY, change
 
@@ -79,8 +85,8 @@ WRITES: dict[str, Callable[[Opened], object]] = {
     "webhook progress": lambda by: by.webhooks.save("w", [Progress(by.cursor, 1)]),
     "webhook gone": lambda by: by.webhooks.end(by.cursor, "w", actor="test"),
     "webhook tidied": lambda by: by.webhooks.forget_left(),
-    "cursor held": lambda by: cursors.hold(by.store, by.hook, "w", NOW, MINUTE),
-    "cursor released": lambda by: cursors.release(by.store, by.hook, "w"),
+    "cursor held": lambda by: hold_cursor(by.store, by.hook, "w", NOW, MINUTE),
+    "cursor released": lambda by: release_cursor(by.store, by.hook, "w"),
     "decisions": lambda by: by.writer.commit(change(by.writer.sequence)),
     "work of the writer": lambda by: by.writer.changing(ENTRY).__enter__(),
     "backup": lambda by: make_backup(by.store, by.writer, by.folder / "backup", actor="test"),
@@ -92,7 +98,7 @@ WRITES: dict[str, Callable[[Opened], object]] = {
 def opened(store: Store, writer: Writer, tmp_path: Path) -> Opened:
     webhooks = Webhooks(store.engine, store.vault)
     hook, _ = webhooks.create(SINK, (), carrier=None, actor="test")
-    cursors.hold(store, hook.id, "w", NOW, MINUTE)
+    hold_cursor(store, hook.id, "w", NOW, MINUTE)
     store.add_api_key(ApiKey("k1", bytes(32), "", "carrier", "red", None, None, NOW), actor="test")
     store.accounts.sign_in(replace(SESSION, id="s1", person="anna"), "u1", "c")
     return Opened(store, writer, webhooks, hook.id, tmp_path)
@@ -101,8 +107,7 @@ def opened(store: Store, writer: Writer, tmp_path: Path) -> Opened:
 def rows_of(store: Store) -> dict[str, list[Any]]:
     with store.engine.connect() as connection:
         return {
-            one.name: sorted(map(repr, connection.execute(one.select())))
-            for one in metadata.sorted_tables
+            one.name: sorted(map(repr, connection.execute(one.select()))) for one in every_table()
         }
 
 

@@ -7,10 +7,11 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
 from engine.errors import NotFound, StorageFailed
-from engine.registry import tables
-from engine.registry.records import Changes, new_id
+from engine.registry.database import new_id
+from engine.registry.events import Changes
 from schema.documents import DocumentStatus
 from tests.engine.registry.conftest import change, committed, erasure
+from tests.tables import tables
 
 
 @pytest.fixture

@@ -13,20 +13,13 @@ from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from engine.errors import NotFound, StorageFailed
-from engine.registry.cases import CaseFilter, CasePlaces, risk_of
-from engine.registry.database import changing
-from engine.registry.records import (
-    CaseRecord,
-    Changes,
-    CropRecord,
-    JudgedPair,
-    NewCrop,
-    NewReference,
-    new_id,
-    utc_now,
-)
-from engine.registry.tables import case_notes, cases
-from engine.registry.tables import crops as table
+from engine.registry.cases import CasePlaces, CaseRecord
+from engine.registry.database import changing, new_id, utc_now
+from engine.registry.enrollments import CropRecord, NewCrop
+from engine.registry.events import Changes
+from engine.registry.queues import CaseFilter, risk_of
+from engine.registry.references import NewReference
+from engine.registry.sweeps import JudgedPair
 from schema.cases import (
     ALIVE,
     CaseKind,
@@ -50,6 +43,7 @@ from tests.engine.registry.conftest import (
     make_case,
     make_crop,
 )
+from tests.tables import tables
 
 DAY = timedelta(days=1)
 
@@ -311,7 +305,9 @@ def test_the_case_that_a_group_went_into_is_known(store, commit) -> None:
     assert store.cases.of_groups(["k1"]) == {"k1": again}
     # What was decided before holds no more, and what holds now cannot be read.
     with changing(store.engine) as connection:
-        connection.execute(update(cases).where(cases.c.id == again.id).values(score=1))
+        connection.execute(
+            update(tables.cases).where(tables.cases.c.id == again.id).values(score=1)
+        )
     assert store.cases.of_groups(["k1", "k2"]) == {"k2": standing}
 
 
@@ -334,7 +330,7 @@ def test_a_history_is_read_in_its_order_and_its_texts_lie_sealed(store, writer, 
     assert store.cases.notes(new_id()) == []
     assert "seen" not in repr(notes)
     with store._engine.connect() as connection:
-        stored = connection.scalars(select(case_notes.c.text)).all()
+        stored = connection.scalars(select(tables.case_notes.c.text)).all()
     assert sum(text is None for text in stored) == 1
     assert not [text for text in stored if text is not None and b"seen" in text]
 
@@ -375,13 +371,13 @@ def test_pairs_are_read_by_outcome_and_the_last_verdict_stands(
     first = pair(one, two, case_id)
     fraud = pair(one, three, case_id, outcome=Outcome.FRAUD)
     writer.commit(change(3, judged=[fraud, first]))
-    assert store.cases.judged_pairs() == [first, fraud]
-    assert store.cases.judged_pairs([Outcome.FRAUD]) == [fraud]
-    assert store.cases.judged_between([one, two]) == [first]
+    assert store.judged_pairs() == [first, fraud]
+    assert store.judged_pairs([Outcome.FRAUD]) == [fraud]
+    assert store.judged_between([one, two]) == [first]
     again = pair(one, two, case_id, outcome=Outcome.FRAUD, decided_by="key:bob")
     mistake = pair(two, three, case_id, outcome=Outcome.MISTAKE)
     writer.commit(change(3, judged=[again, mistake]))
-    assert store.cases.judged_pairs() == [again, fraud, mistake]
+    assert store.judged_pairs() == [again, fraud, mistake]
 
 
 @pytest.fixture
@@ -411,9 +407,11 @@ def test_no_crop_lies_open_nor_opens_in_another_row(store, writer, enrolled) -> 
     one, two = (make_crop(record.id) for record in enrolled.enrollments)
     writer.commit(change(2, crops=[one, two]))
     with store._engine.begin() as connection:
-        stored = connection.scalar(select(table.c.image).where(table.c.id == one.id))
+        stored = connection.scalar(select(tables.crops.c.image).where(tables.crops.c.id == one.id))
         assert IMAGE[4:20] not in stored
-        connection.execute(update(table).where(table.c.id == two.id).values(image=stored))
+        connection.execute(
+            update(tables.crops).where(tables.crops.c.id == two.id).values(image=stored)
+        )
     assert store.cases.crops(one.enrollment_id)
     assert store.cases.crops(two.enrollment_id) == []
     assert store.vault.set_aside.has("crops", f"row {two.id}")
@@ -588,13 +586,17 @@ def test_no_face_is_shown_under_another_document(store, writer, enrolled) -> Non
         {"kept_until": NOW + timedelta(days=9999)},
     ):
         with store._engine.begin() as connection:
-            row = connection.execute(select(table).where(table.c.id == crop.id)).one()
-            connection.execute(update(table).where(table.c.id == crop.id).values(**values))
+            row = connection.execute(select(tables.crops).where(tables.crops.c.id == crop.id)).one()
+            connection.execute(
+                update(tables.crops).where(tables.crops.c.id == crop.id).values(**values)
+            )
         assert store.cases.faces([one, two], 9) == {one: [], two: []}
         assert store.vault.set_aside.has("crops", f"row {crop.id}")
         with store._engine.begin() as connection:
             before = {name: row._mapping[name] for name in values}
-            connection.execute(update(table).where(table.c.id == crop.id).values(**before))
+            connection.execute(
+                update(tables.crops).where(tables.crops.c.id == crop.id).values(**before)
+            )
     assert store.cases.faces([one], 9)[one]
 
 
@@ -604,4 +606,4 @@ def test_the_faces_of_an_erased_document_are_gone_without_an_attempt_too(
     one, two = (record.id for record in enrolled.documents)
     writer.commit(change(2, crops=[hold(one), hold(two), hold(one, is_held=None)]))
     writer.commit(erasure(enrolled, 0, 3))
-    assert [row.document_id for row in store.rows(select(table))] == [two]
+    assert [row.document_id for row in store.rows(select(tables.crops))] == [two]

@@ -13,15 +13,17 @@ import pytest
 from sqlalchemy import delete, insert, text, update
 
 from engine.errors import SosieError
-from engine.registry import tables
+from engine.registry.accounts import Carrier
 from engine.registry.audit import verify_chain
+from engine.registry.cases import change_cases
 from engine.registry.damage import find_damage
-from engine.registry.records import AuditEntry, Carrier, Changes
-from engine.registry.rows import change_cases
-from engine.registry.store import Store
+from engine.registry.database import AuditEntry
+from engine.registry.events import Changes
+from engine.registry.store import Store, every_table
 from engine.registry.vault import Vault
 from schema.cases import CaseState, Outcome
 from tests.engine.registry.conftest import MODEL, NOW, committed, erasure, make_case
+from tests.tables import tables
 
 FLIPS = 100
 
@@ -183,7 +185,7 @@ def flipped(content: bytes, chance: random.Random) -> bytes:
 def everything(store: Store) -> dict[str, Any]:
     return {
         f"{table.name}.{name}": [row._mapping[name] for row in rows]
-        for table in tables.metadata.sorted_tables
+        for table in every_table()
         for rows in [store.rows(table.select().order_by(*table.primary_key))]
         for name in table.columns.keys()  # noqa: SIM118 - names
     }

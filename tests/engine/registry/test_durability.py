@@ -16,7 +16,10 @@ ADD_DOCUMENTS = """
 import sys
 from pathlib import Path
 from engine.registry.keyring import KeyRing
-from engine.registry.records import AuditEntry, Changes, NewDocument, new_id
+from engine.registry.audit import AuditEntry
+from engine.registry.database import new_id
+from engine.registry.documents import NewDocument
+from engine.registry.events import Changes
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 

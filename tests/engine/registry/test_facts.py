@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from engine.registry import cases as facts
-from engine.registry.records import NewReference, new_id, utc_now
+from engine.registry.database import new_id, utc_now
+from engine.registry.references import NewReference
 from schema.cases import CaseState
 from schema.sweeps import Identity, LineFact
 from tests.engine.registry.conftest import change, make_case
@@ -78,7 +78,7 @@ def test_owners_are_of_every_live_reference_ascending_whatever_the_page(
     gone = changes.references[4].id
     writer.commit(change(8, removed_references=[(gone, 8)]))
     for page in (1, 3, 8, 50_000):
-        monkeypatch.setattr(facts, "OWNERS_PER_PAGE", page)
+        monkeypatch.setattr("engine.registry.sweeps.OWNERS_PER_PAGE", page)
         ids, numbers = store.facts.document_owner_array()
         assert ids.tolist() == sorted({*range(1, 10)} - {gone})
         owners = store.documents_of(ids.tolist())

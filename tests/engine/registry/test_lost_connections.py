@@ -8,10 +8,11 @@ import pytest
 from sqlalchemy import Connection
 
 from engine.errors import LeaseLost, StorageFailed
-from engine.registry import postgresql, writer
+from engine.registry import postgresql
 from engine.registry.audit import verify_chain
 from engine.registry.database import connect, reading
 from engine.registry.store import Store
+from engine.registry.transactions import LEASE_S, RENEW_S
 from tests.engine.registry.conftest import MODEL, change
 
 
@@ -154,4 +155,4 @@ def test_a_long_search_between_two_reads_of_a_batch_does_not_end_their_session(
 
 def test_what_is_asked_anew_finds_no_lock_of_the_session_that_was_left() -> None:
     assert postgresql.STATEMENT_S < postgresql.SILENCE_S
-    assert 4 * writer.RENEW_S < writer.LEASE_S
+    assert 4 * RENEW_S < LEASE_S

@@ -20,50 +20,39 @@ from engine.errors import SosieError
 from engine.lifecycle.campaigns import fill_campaigns
 from engine.lifecycle.reverification import carry_out
 from engine.lifecycle.rules import LineRules, load_rules
-from engine.registry import cursors, damage, tables
-from engine.registry.accounts import Accounts
+from engine.registry import damage
+from engine.registry.accounts import Accounts, ApiKey, Carrier, Session
 from engine.registry.audit import verify_chain
 from engine.registry.backup import make_backup, restore_backup
+from engine.registry.campaigns import Campaign, CampaignLine, LifeChanges, Reverification
 from engine.registry.damage import find_damage
-from engine.registry.events import BEGINNING, read_events, read_page
+from engine.registry.database import new_id, utc_now
+from engine.registry.documents import DocumentRecord
+from engine.registry.enrollments import LivenessRecord, Tally
+from engine.registry.events import BEGINNING, Changes, read_events, read_page
 from engine.registry.keyring import KeyRing
-from engine.registry.reader import Reader
-from engine.registry.records import (
-    ApiKey,
+from engine.registry.lines import Exemption, LineEvent
+from engine.registry.people import (
     AskedLine,
-    AttemptTemplate,
-    Campaign,
-    CampaignLine,
-    Carrier,
-    Changes,
     DeathRecord,
-    DocumentRecord,
     ExceptionRecord,
-    Exemption,
     Guardianship,
-    LifeChanges,
-    LineEvent,
-    LivenessRecord,
     PeopleChanges,
     Replacement,
-    Reverification,
-    Session,
-    Tally,
-    WatchEntry,
-    new_id,
-    utc_now,
 )
-from engine.registry.records import JudgedPair as Judged
-from engine.registry.row_macs import AUTHENTICATED, name_row
-from engine.registry.store import Store
+from engine.registry.references import AttemptTemplate, WatchEntry
+from engine.registry.rows import name_row
+from engine.registry.store import Reader, Store, authenticated_tables, every_table
+from engine.registry.sweeps import JudgedPair as Judged
 from engine.registry.vault import Vault
-from engine.registry.webhooks import Progress, Undelivered, Webhooks
+from engine.registry.webhooks import Progress, Undelivered, Webhooks, hold_cursor, read_cursors
 from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner, Schedule, run_retention
 from schema.cases import CaseNote, NoteKind, Outcome
 from schema.lines import CampaignLineState, CampaignState, LineEventKind
 from schema.sweeps import SweepProgress, SweepRecord, SweepScope, SweepState, SweepTerms
 from tests.engine.registry.conftest import ENTRY, make_case, make_crop, newcomer
+from tests.tables import tables
 
 DIM, MODEL = 8, "sha256:model-of-the-tests"
 PEOPLE, ROWS, AT_ONCE = 22, 20, 10
@@ -271,7 +260,7 @@ class World:
             webhook, _ = webhooks.create(
                 f"https://s{place}.example/", (), carrier=f"c{place}", actor="test"
             )
-            held = cursors.hold(store, webhook.id, "worker", now, timedelta(minutes=1))
+            held = hold_cursor(store, webhook.id, "worker", now, timedelta(minutes=1))
             assert held is not None
             number = 1 + place
             waiting = Undelivered(
@@ -379,7 +368,7 @@ def _ask(world: World, store: Reader, accounts: Accounts, webhooks: Webhooks) ->
         tell("guarded", key, people.guarded_by, key)
         tell("faces", key, lambda one: [face.crop.id for face in cases.faces([one], 9)[one]], key)
         tell("open cases", key, cases.open_of, [key])
-        tell("exempt", key, life.exemptions, [key])
+        tell("exempt", key, store.exemptions, [key])
         tell("deceased", key, lambda one: one in people.standing([one]).deceased or None, key)
         tell("replaced", key, lambda one: people.standing([one]).replaced, key)
         tell("shown", key, store.tallies, [f"shown:{key}"])
@@ -391,17 +380,17 @@ def _ask(world: World, store: Reader, accounts: Accounts, webhooks: Webhooks) ->
         tell("answer", scope.hex(), store.answers, [scope])
     for line in world.lines:
         tell("asked", line, life.asked_of, [line])
-        tell("happened", line, life.events_of, line)
+        tell("happened", line, store.events_of_line, line)
     lists: list[tuple[str, Sequence[Any], Callable[[Any], str]]] = [
         ("all events", read_events(store, 0), lambda one: one.subject),
         ("webhooks", webhooks.find_all(), lambda one: one.id),
-        ("cursors", list(cursors.read_all(store).items()), lambda one: one[0]),
+        ("cursors", list(read_cursors(store).items()), lambda one: one[0]),
         ("blocked", _alone(store.blocked_documents()), lambda one: one.id),
         ("carriers", store.carriers(), lambda one: one.code),
         ("outlets", store.all_outlets(), lambda one: one.code),
         ("keys", store.api_keys(), lambda one: one.id),
         ("queue", cases.newest(limit=99), lambda one: one.id),
-        ("judged", cases.judged_pairs(), lambda one: one.left_document),
+        ("judged", store.judged_pairs(), lambda one: one.left_document),
         ("sweeps", store.sweeps.newest(), lambda one: one.id),
         ("campaigns", life.campaigns(None), lambda one: one.id),
         ("due", life.due(utc_now(), 99, None), lambda one: one.line_id),
@@ -438,7 +427,7 @@ def is_named(line: str, table: Table, row: str) -> bool:
     return line.startswith(table.name) and f"{row} " in line
 
 
-@pytest.mark.parametrize("table", [*AUTHENTICATED, tables.audit], ids=lambda one: one.name)
+@pytest.mark.parametrize("table", [*authenticated_tables(), tables.audit], ids=lambda one: one.name)
 def test_one_flipped_bit_is_named_and_touches_nothing_that_belongs_to_others(
     world: World, table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -451,7 +440,7 @@ def test_one_flipped_bit_is_named_and_touches_nothing_that_belongs_to_others(
             compare(world, ask(world, store))
 
 
-@pytest.mark.parametrize("table", [*AUTHENTICATED, tables.audit], ids=lambda one: one.name)
+@pytest.mark.parametrize("table", [*authenticated_tables(), tables.audit], ids=lambda one: one.name)
 def test_a_backup_has_damaged_rows_as_they_are_and_names_them(
     world: World, table: Table, tmp_path: Path
 ) -> None:
@@ -494,7 +483,7 @@ def compare(world: World, after: Answers) -> None:
 
 
 def test_every_table_has_codes_but_the_chain_and_what_is_opened_with_it() -> None:
-    rest = {one.name for one in tables.metadata.sorted_tables} - {one.name for one in AUTHENTICATED}
+    rest = {one.name for one in every_table()} - {one.name for one in authenticated_tables()}
     assert rest == PLAIN
 
 
@@ -533,7 +522,7 @@ def test_steps_campaigns_and_retention_go_on_beside_twenty_damaged_rows(
             assert run_retention(runner, schedule, "test", now=later).is_complete
         last = PEOPLE - 1
         line, closed = world.lines[2 * last :]
-        kinds = {one.kind for one in store.life.events_of(line)}
+        kinds = {one.kind for one in store.events_of_line(line)}
         assert {LineEventKind.OVERDUE, LineEventKind.SUSPENDED_OUTGOING} <= kinds
         filled = store.life.campaign(world.campaigns[last])
         assert filled is not None

@@ -22,14 +22,15 @@ import pytest
 from sqlalchemy import select
 
 from engine.errors import LeaseLost, RegistryError, StorageFailed
-from engine.registry import tables
+from engine.registry.accounts import Carrier
 from engine.registry.audit import verify_chain
-from engine.registry.records import Carrier, Changes
+from engine.registry.events import Changes
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from tests.engine.registry.conftest import MODEL, change, erasure
 from tests.engine.registry.faulty_disk import FaultyDisk, mounted
+from tests.tables import tables
 
 pytestmark = pytest.mark.slow
 

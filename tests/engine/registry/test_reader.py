@@ -12,10 +12,12 @@ from sqlalchemy import event
 
 from engine.errors import NotFound, RegistryError, SealBroken, StorageFailed
 from engine.registry import audit
-from engine.registry import reader as readers
 from engine.registry import writer as writers
+from engine.registry.accounts import Outlet
 from engine.registry.audit import read_audit, verify_chain
-from engine.registry.records import AuditEntry, Changes, Outlet, WatchEntry, new_id, utc_now
+from engine.registry.database import AuditEntry, new_id, utc_now
+from engine.registry.events import Changes
+from engine.registry.references import WatchEntry
 from engine.registry.store import Store
 from schema.documents import DocumentStatus
 from schema.lines import LineStatus
@@ -90,7 +92,7 @@ def test_look_ups_of_many_keys_are_whole(store, writer, enroll) -> None:
 def test_references_come_in_the_order_they_were_added(
     store, writer, enroll, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "TEMPLATES_PER_CHUNK", 7)
+    monkeypatch.setattr("engine.registry.references.TEMPLATES_PER_CHUNK", 7)
     changes = committed(writer, enroll(writer, 30))
     gallery = list(store.references())
     assert [len(chunk.ids) for chunk in gallery] == [7, 7, 7, 7, 2]
@@ -106,7 +108,7 @@ def test_references_come_in_the_order_they_were_added(
 def test_references_of_one_sequence_are_not_split_by_a_chunk(
     store, writer, enroll, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "TEMPLATES_PER_CHUNK", 4)
+    monkeypatch.setattr("engine.registry.references.TEMPLATES_PER_CHUNK", 4)
     changes = enroll(writer, 10)
     together = [replace(row, sequence=10) for row in changes.references]
     writer.commit(replace(changes, references=together))

@@ -14,12 +14,11 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import IntegrityError
 
 from engine.errors import NotFound, RegistryError, RequestError
-from engine.registry import tables
+from engine.registry.accounts import ApiKey, bind_key
 from engine.registry.audit import verify_chain
-from engine.registry.records import ApiKey, AuditEntry, new_id, utc_now
-from engine.registry.row_macs import bind_key
-from engine.registry.tables import Moment
+from engine.registry.database import AuditEntry, Moment, new_id, utc_now
 from tests.engine.registry.conftest import change
+from tests.tables import tables
 
 DIALECT = sqlite.dialect()
 MOMENTS = st.datetimes(

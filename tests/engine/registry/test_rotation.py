@@ -9,16 +9,19 @@ import pytest
 from sqlalchemy import select
 
 from engine.errors import KeyRingError, KeyRingForeign, ModelMismatch, RegistryError, SealBroken
-from engine.registry import tables
 from engine.registry.audit import verify_chain
+from engine.registry.database import new_id, utc_now
+from engine.registry.enrollments import NewCrop
+from engine.registry.events import Changes
 from engine.registry.keyring import KeyRing
-from engine.registry.records import AttemptTemplate, Changes, NewCrop, WatchEntry, new_id, utc_now
+from engine.registry.references import AttemptTemplate, WatchEntry
 from engine.registry.rotation import reseal, retire
-from engine.registry.store import Store
+from engine.registry.store import Store, sealed_columns
 from engine.registry.vault import Vault, key_version
 from engine.registry.webhooks import Webhooks
 from schema.cases import CaseNote, NoteKind
 from tests.engine.registry.conftest import ENTRY, MODEL, change, committed, make_case, make_crop
+from tests.tables import tables
 
 CASE = new_id()
 
@@ -79,7 +82,7 @@ def filled(store, enroll):
 def versions(store: Store) -> set[int]:
     found = set()
     with store._engine.connect() as connection:
-        for _, column in tables.SEALED:
+        for _, column in sealed_columns():
             blobs = connection.scalars(select(column).where(column.is_not(None)))
             found |= {key_version(blob) for blob in blobs}
     return found

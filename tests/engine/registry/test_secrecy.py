@@ -8,10 +8,11 @@ import pytest
 from sqlalchemy import select
 
 from engine.errors import SosieError
-from engine.registry import tables
-from engine.registry.records import Changes, new_id
-from engine.registry.store import Store
+from engine.registry.database import new_id
+from engine.registry.events import Changes
+from engine.registry.store import Store, every_table
 from tests.engine.registry.conftest import ENTRY, committed, erasure
+from tests.tables import tables
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def stored_bytes(store: Store) -> bytes:
         return Path(store._engine.url.database).read_bytes()
     values = []
     with store._engine.connect() as connection:
-        for table in tables.metadata.tables.values():
+        for table in every_table():
             for row in connection.execute(select(table)):
                 values += [v if isinstance(v, bytes) else str(v).encode() for v in row]
     return b"\0".join(values)

@@ -19,11 +19,11 @@ from engine.errors import (
     SchemaMismatch,
 )
 from engine.registry import store as schema
-from engine.registry import tables
+from engine.registry.accounts import Carrier
 from engine.registry.database import REVISIONS, connect, restructuring, version
 from engine.registry.keyring import KeyRing
-from engine.registry.records import Carrier
-from engine.registry.store import Store
+from engine.registry.rows import metadata
+from engine.registry.store import Store, every_table
 from engine.registry.upgrade import upgrade
 from engine.registry.vault import Vault
 from tests.engine.registry.conftest import MODEL
@@ -52,9 +52,9 @@ def test_migrations_give_exactly_the_metadata(
         bring_up(connection)
         assert version(connection) == REVISIONS[-1]
         context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, tables.metadata) == []
+        assert compare_metadata(context, metadata) == []
         found = inspect(connection)
-        for table in tables.metadata.tables.values():
+        for table in every_table():
             checks = {check["name"] for check in found.get_check_constraints(table.name)}
             wanted = {c.name for c in table.constraints if isinstance(c, CheckConstraint)}
             assert checks == wanted

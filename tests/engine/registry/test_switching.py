@@ -14,26 +14,19 @@ from engine.errors import ModelMismatch, RequestError
 from engine.matching.calibration import Thresholds
 from engine.matching.checks import second_model
 from engine.matching.recovery import restore_gallery, save_snapshot
-from engine.registry import switching, tables
 from engine.registry.damage import find_damage
-from engine.registry.database import changing
+from engine.registry.database import AuditEntry, changing, new_id, utc_now
+from engine.registry.documents import NewDocument
+from engine.registry.events import Changes
 from engine.registry.keyring import KeyRing
-from engine.registry.records import (
-    AuditEntry,
-    Changes,
-    NewDocument,
-    NewReference,
-    SecondTemplate,
-    WatchEntry,
-    new_id,
-    utc_now,
-)
+from engine.registry.references import NewReference, SecondTemplate, WatchEntry
 from engine.registry.rotation import reseal, retire
 from engine.registry.store import Store
-from engine.registry.switching import remove_missing, switch_models
+from engine.registry.upgrade import remove_missing, switch_models
 from engine.registry.vault import Vault
 from engine.registry.writer import Writer
 from tests.engine.registry.conftest import MODEL, Enroll, committed, erasure
+from tests.tables import tables
 
 SECOND, DIM = "sha256:second-model-of-the-tests", 48
 Units = Callable[..., Any]
@@ -127,7 +120,7 @@ def test_a_switch_that_is_killed_anywhere_goes_on_and_nothing_opens_half_of_it(
     monkeypatch: pytest.MonkeyPatch,
     random_units: Units,
 ) -> None:
-    monkeypatch.setattr(switching, "ROWS_PER_BATCH", 2)
+    monkeypatch.setattr("engine.registry.upgrade.ROWS_PER_BATCH", 2)
     with store.writer() as writer:
         enrolled = committed(writer, enroll(writer, 5))
         faces = random_units(2, vault.dim, seed=4), random_units(2, DIM, seed=5)

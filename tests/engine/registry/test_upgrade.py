@@ -18,23 +18,25 @@ from sqlalchemy import Column, Connection, MetaData, Table, insert, inspect, sel
 
 from engine.errors import ChainBroken, ModelMismatch, RowRefused, SchemaMismatch, StorageFailed
 from engine.models.transform import Conversion, Transform
-from engine.registry import audit, deployment, tables
+from engine.registry import audit, deployment
 from engine.registry import store as schema
 from engine.registry import upgrade as upgrades
+from engine.registry.accounts import ApiKey, Carrier, bind_key
 from engine.registry.audit import verify_chain
 from engine.registry.damage import find_damage
-from engine.registry.database import REVISIONS, changing, connect, restructuring
-from engine.registry.records import (
-    ApiKey,
+from engine.registry.database import (
+    REVISIONS,
     AuditEntry,
-    Carrier,
-    Changes,
-    WatchEntry,
+    changing,
+    connect,
     new_id,
+    restructuring,
     utc_now,
 )
-from engine.registry.row_macs import AUTHENTICATED, bind_key, changing_rows
-from engine.registry.store import Store
+from engine.registry.events import Changes
+from engine.registry.references import WatchEntry
+from engine.registry.rows import changing_rows, metadata
+from engine.registry.store import Store, authenticated_tables
 from engine.registry.upgrade import upgrade
 from engine.registry.vault import REFERENCE_TEMPLATE, Vault, name_reference
 from engine.registry.writer import Writer
@@ -48,6 +50,7 @@ from tests.engine.registry.conftest import (
     erasure,
     make_crop,
 )
+from tests.tables import tables
 
 
 def make_revision(url: str, vault: Vault, revision: str) -> dict[str, str]:
@@ -141,7 +144,7 @@ def test_upgrade_brings_an_older_revision_to_this_one_with_all_its_rows(
     assert upgrade(database_url, vault) == (revision, newest, False)
     engine = connect(database_url)
     with changing(engine) as connection:
-        assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
         keys = inspect(connection).get_foreign_keys("cases")
         assert {key["name"] for key in keys} == {
             f"fk_cases_{name}" for name in ("enrollment_id", "line_id", "sweep_id", "merged_into")
@@ -218,7 +221,7 @@ def age(store: Store) -> None:
         people = (table.name for table in PEOPLE)
         for name in ("sessions", "accounts", "attempt_templates", "liveness", *people, *EVENTS):
             connection.execute(text(f"DROP TABLE {name}"))
-        for table in set(AUTHENTICATED) - NEW:
+        for table in set(authenticated_tables()) - NEW:
             connection.execute(text(f'ALTER TABLE "{table.name}" DROP COLUMN mac'))
         connection.execute(text("DROP INDEX ix_crops_document_id"))
         with Operations(MigrationContext.configure(connection)).batch_alter_table("crops") as crops:
@@ -256,7 +259,7 @@ def older(
     """What stands in a registry of 0006, beside keys."""
     with monkeypatch.context() as patch:
         # Its chain does not say that its rows have codes.
-        patch.setattr(deployment, "AUTHENTICATED", "nothing")
+        patch.setattr("engine.registry.store.AUTHENTICATED", "nothing")
         made = Store.create(database_url, vault, model_digest=MODEL)
     with made as store:
         store.add_carrier(Carrier("red", "Red"), actor="test")

@@ -11,15 +11,15 @@ from alembic.config import Config
 from sqlalchemy import Column, MetaData, Table, func, insert, select, update
 
 from engine.errors import NotFound, SealBroken
-from engine.registry import cursors, tables
 from engine.registry import store as store_module
-from engine.registry.database import changing, connect, restructuring
+from engine.registry.accounts import Carrier
+from engine.registry.database import changing, connect, new_id, restructuring, utc_now
 from engine.registry.events import _New, read_events, read_these, write_events
-from engine.registry.records import Carrier, new_id, utc_now
 from engine.registry.retention import Job, Kind, expire
 from engine.registry.store import Store, upgrade_schema
-from engine.registry.webhooks import Progress, Undelivered, Webhooks
+from engine.registry.webhooks import Progress, Undelivered, Webhooks, hold_cursor, release_cursor
 from schema.events import EventType
+from tests.tables import tables
 
 SINK = "https://systems.example/a?token=1"
 MINUTE = timedelta(minutes=1)
@@ -66,18 +66,18 @@ def test_one_worker_holds_a_webhook_and_another_takes_over_when_its_time_is_over
 ) -> None:
     webhook, _ = webhooks.create(SINK, (), carrier=None, actor="test")
     now = utc_now()
-    held = cursors.hold(store, webhook.id, "a", now, MINUTE)
+    held = hold_cursor(store, webhook.id, "a", now, MINUTE)
     assert held is not None
-    assert cursors.hold(store, webhook.id, "b", now, MINUTE) is None
-    assert cursors.hold(store, webhook.id, "a", now, MINUTE) == held
+    assert hold_cursor(store, webhook.id, "b", now, MINUTE) is None
+    assert hold_cursor(store, webhook.id, "a", now, MINUTE) == held
     assert webhooks.save("b", [Progress(held, 5)]) == [webhook.id]
-    later = cursors.hold(store, webhook.id, "b", now + 2 * MINUTE, MINUTE)
+    later = hold_cursor(store, webhook.id, "b", now + 2 * MINUTE, MINUTE)
     assert later == held
     assert webhooks.save("a", [Progress(held, 5, [waits(4)])]) == [webhook.id]
     assert webhooks.save("b", [Progress(held, 6)]) == []
     assert webhooks.measure(webhook).cursor == 6
-    cursors.release(store, webhook.id, "b")
-    assert cursors.hold(store, webhook.id, "a", now, MINUTE) is not None
+    release_cursor(store, webhook.id, "b")
+    assert hold_cursor(store, webhook.id, "a", now, MINUTE) is not None
 
 
 def test_what_a_clock_that_was_ahead_held_is_free_once_it_is_right(
@@ -85,9 +85,9 @@ def test_what_a_clock_that_was_ahead_held_is_free_once_it_is_right(
 ) -> None:
     webhook, _ = webhooks.create(SINK, (), carrier=None, actor="test")
     now = utc_now()
-    assert cursors.hold(store, webhook.id, "a", now + timedelta(days=6), MINUTE) is not None
-    assert cursors.hold(store, webhook.id, "b", now, MINUTE) is not None
-    assert cursors.hold(store, webhook.id, "a", now, MINUTE) is None
+    assert hold_cursor(store, webhook.id, "a", now + timedelta(days=6), MINUTE) is not None
+    assert hold_cursor(store, webhook.id, "b", now, MINUTE) is not None
+    assert hold_cursor(store, webhook.id, "a", now, MINUTE) is None
 
 
 def test_what_waits_is_counted_and_a_replay_ends_what_a_worker_knew(
@@ -99,7 +99,7 @@ def test_what_waits_is_counted_and_a_replay_ends_what_a_worker_knew(
     happen(store, 2)
     assert webhooks.measure(webhook).waiting == 8
     assert webhooks.measure(lines).waiting == 3
-    held = cursors.hold(store, webhook.id, "a", utc_now(), MINUTE)
+    held = hold_cursor(store, webhook.id, "a", utc_now(), MINUTE)
     assert held is not None
     kept = [waits(2), waits(3), waits(4, due=False)]
     assert webhooks.save("a", [Progress(held, 7, kept)]) == []
@@ -167,7 +167,7 @@ def test_events_leave_by_their_age_whichever_rows_hold_them(
     with store.writer() as writer:
         gone = 0
         webhook, _ = webhooks.create(SINK, (), carrier=None, actor="test")
-        held = cursors.hold(store, webhook.id, "a", now, MINUTE)
+        held = hold_cursor(store, webhook.id, "a", now, MINUTE)
         assert held is not None
         kept = [waits(3, due=False), waits(4), waits(540)]
         webhooks.save("a", [Progress(held, held.number, kept)])

@@ -6,9 +6,11 @@ import pytest
 from sqlalchemy import Connection, text
 
 from engine.errors import ChainBroken, LeaseLost, StorageFailed, StorageFull
+from engine.registry.accounts import Carrier
 from engine.registry.audit import verify_chain
-from engine.registry.records import Carrier, Changes, new_id
-from engine.registry.store import Store
+from engine.registry.database import new_id
+from engine.registry.events import Changes
+from engine.registry.store import Reader, Store
 from schema.documents import DocumentStatus
 from schema.lines import LineStatus
 from tests.engine.registry.conftest import ENTRY, MODEL, change, committed, erasure
@@ -180,7 +182,7 @@ def test_between_two_reads_over_one_connection_somebody_else_can_write(
     opened: list[object] = []
     note = opened.append
     with listening(store, "checkout", lambda connection, *_: note(connection)):
-        with writer.reading() as registry:
+        with Reader(writer.place, writer.vault).reading() as registry:
             assert registry.counts()["enrollments"] == 0
             taken = len(opened)
             assert registry.outlets(["r1", "b1"]) == store.outlets(["r1", "b1"])
@@ -191,7 +193,7 @@ def test_between_two_reads_over_one_connection_somebody_else_can_write(
             assert registry.answers([b"none"]) == {}
         assert others == 2, "of the store, one to read and one to write"
     writer.commit(enroll(writer, 1))
-    with writer.reading() as registry:
+    with Reader(writer.place, writer.vault).reading() as registry:
         held = all_documents(store)
         assert len(held) == 1
         assert registry.documents_by_id(held) == store.documents_by_id(held)

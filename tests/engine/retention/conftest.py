@@ -20,20 +20,13 @@ from engine.matching.policy import (
     write_evidence,
     write_findings,
 )
-from engine.registry import tables
-from engine.registry.records import (
-    AttemptTemplate,
-    AuditEntry,
-    CaseRecord,
-    Changes,
-    EnrollmentRecord,
-    NewCrop,
-    NewDocument,
-    NewLine,
-    StoredAnswer,
-    new_id,
-    utc_now,
-)
+from engine.registry.cases import CaseRecord
+from engine.registry.database import AuditEntry, new_id, utc_now
+from engine.registry.documents import NewDocument
+from engine.registry.enrollments import EnrollmentRecord, NewCrop, StoredAnswer
+from engine.registry.events import Changes
+from engine.registry.lines import NewLine
+from engine.registry.references import AttemptTemplate
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner, Schedule, run_retention
@@ -41,6 +34,7 @@ from schema.cases import CaseKind, CaseNote, CaseOrigin, CaseState, NoteKind, Ou
 from schema.documents import DocumentStatus
 from schema.reasons import Decision
 from tests.row_codes import vouch
+from tests.tables import tables
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 DAY = timedelta(days=1)

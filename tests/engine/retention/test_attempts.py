@@ -9,13 +9,13 @@ import pytest
 
 from engine.errors import NotFound
 from engine.matching.policy import replay
-from engine.registry import tables
 from engine.registry.store import Store
 from engine.retention.job import Schedule
 from schema.cases import NoteKind
 from schema.documents import DocumentStatus
 from schema.reasons import Decision
 from tests.engine.retention.conftest import DAY, NOW, OLD, YOUNG, is_expired, is_known
+from tests.tables import tables
 
 MOMENT = timedelta(microseconds=1)
 REVIEWS = Schedule(reviews=30 * DAY)

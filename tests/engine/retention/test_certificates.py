@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from engine.matching.holders import ErasureCertificate
-from engine.registry import tables
-from engine.registry.records import AuditEntry, Changes
+from engine.registry.database import AuditEntry
+from engine.registry.events import Changes
 from engine.registry.store import Store
 from engine.retention.certificates import check_certificate
 from engine.retention.job import DirectRunner, RetentionCertificate, Schedule, run_retention
 from schema.documents import DocumentStatus
+from tests.tables import tables
 
 
 @pytest.fixture

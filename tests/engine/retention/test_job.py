@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from engine.registry import tables
 from engine.registry.audit import verify_chain
 from engine.registry.retention import Due, Kind
 from engine.registry.store import Store
@@ -19,6 +18,7 @@ from schema.cases import CaseState, NoteKind
 from schema.lines import LineStatus
 from schema.reasons import Decision
 from tests.engine.retention.conftest import DAY, MONTH, NOW, OLD, YOUNG, is_expired, is_known
+from tests.tables import tables
 
 
 def test_a_closed_line_loses_its_number_and_stays_a_line(

@@ -10,17 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.matching.registrar import publish
-from engine.registry.records import (
-    AuditEntry,
-    CaseRecord,
-    Changes,
-    JudgedPair,
-    NewDocument,
-    NewLine,
-    NewReference,
-    new_id,
-)
+from engine.registry.cases import CaseRecord
+from engine.registry.database import AuditEntry, new_id
+from engine.registry.documents import NewDocument
+from engine.registry.events import Changes
+from engine.registry.lines import NewLine
+from engine.registry.references import NewReference
 from engine.registry.store import Store
+from engine.registry.sweeps import JudgedPair
 from engine.registry.writer import Writer
 from indexes.gallery import Gallery
 from indexes.segmented.merging import SegmentsConfig

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from engine.errors import CalibrationError
 from engine.matching.calibration import CalibrationCurve
 from engine.matching.documents import read_birth, read_serial
-from engine.registry.records import new_id
+from engine.registry.database import new_id
 from engine.sweeps import budget, likelihood
 from engine.sweeps.budget import BudgetTerms, Ranking, expect_true, rank_within_budget
 from engine.sweeps.clustering import Owners, PairTable

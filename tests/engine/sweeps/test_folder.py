@@ -10,7 +10,7 @@ import pytest
 
 from engine.atomic_files import replacing
 from engine.errors import RegistryError
-from engine.registry.records import new_id
+from engine.registry.database import new_id
 from engine.sweeps.clustering import PairTable
 from engine.sweeps.folder import Covered, SweepFolder, SweepStatus
 from schema.sweeps import SweepProgress

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from engine.registry.reader import LivenessCount
+from engine.registry.enrollments import LivenessCount
 from engine.sweeps.clustering import PairTable
 from engine.sweeps.outputs import (
     group_table,

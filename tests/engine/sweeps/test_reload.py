@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import NotFound, RegistryError
-from engine.registry.records import AuditEntry, Changes, EnrollmentRecord, NewCrop, new_id, utc_now
+from engine.registry.database import AuditEntry, new_id, utc_now
+from engine.registry.enrollments import EnrollmentRecord, NewCrop
+from engine.registry.events import Changes
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from engine.sweeps.reload import GroupFile, gather_faces, write_groups

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.registry.reader import LivenessCount
+from engine.registry.enrollments import LivenessCount
 from engine.sweeps.risk import (
     BURST,
     SCALES,

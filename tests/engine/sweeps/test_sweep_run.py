@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.registry.accounts import Carrier
+from engine.registry.database import new_id
 from engine.registry.keyring import KeyRing
-from engine.registry.records import Carrier, new_id
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.sweeps import sweep_run

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from engine.registry.accounts import ApiKey, Carrier
 from engine.registry.keyring import KeyRing
-from engine.registry.records import ApiKey, Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from serving.access.authentication import Authenticator, make_key

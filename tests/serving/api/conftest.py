@@ -15,7 +15,8 @@ import pytest
 from hypothesis import settings
 
 from engine.faces.extractor import Extractor
-from engine.registry.records import ApiKey, utc_now
+from engine.registry.accounts import ApiKey
+from engine.registry.database import utc_now
 from engine.registry.store import PERSONAL_ROLES
 from serving.access.authentication import Authenticator, make_key
 from serving.access.sign_in import open_sign_in

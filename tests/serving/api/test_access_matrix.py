@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.registry.records import utc_now
+from engine.registry.database import utc_now
 from schema.actors import Role
 from serving.access.authorization import PERMISSIONS
 from serving.api.endpoints import ENDPOINTS, Endpoint

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
-from engine.registry.records import AuditEntry, Changes
+from engine.registry.database import AuditEntry
+from engine.registry.events import Changes
 from serving.api.body import JSON, MSGPACK
 from serving.api.routes import health
 from serving.deployment.deployment import registry_url

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.formatting import mask_name
-from engine.registry.records import utc_now
+from engine.registry.database import utc_now
 from serving.api.body import JSON, MSGPACK
 from serving.wire.cases import Case, CaseFile, CasePage
 from serving.wire.fields import read

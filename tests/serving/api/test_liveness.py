@@ -16,13 +16,13 @@ from joserfc.jwk import ECKey
 from sqlalchemy import select
 
 from engine.matching.policy import replay
-from engine.registry import tables
 from schema.reasons import LivenessMode
 from serving.api.body import JSON, MSGPACK
 from serving.settings.terms import CarrierLiveness, LivenessIssuer, LivenessSettings
 from tests.liveness_models import write_judge
 from tests.serving.api.conftest import Start
 from tests.serving.conftest import NUMBER
+from tests.tables import tables
 
 KEY = ECKey.generate_key("P-256", parameters={"kid": "one"})
 MSISDN = "+8613800138000"

@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import StorageFull
 from engine.matching.comparison import score_best
-from engine.registry.records import utc_now
+from engine.registry.database import utc_now
 from indexes.errors import ShardLost
 from schema.thresholds import Comparison
 from serving.access.authentication import Authenticator

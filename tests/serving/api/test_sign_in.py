@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from engine.faces.extractor import Extractor
-from engine.registry.records import ApiKey, utc_now
+from engine.registry.accounts import ApiKey
+from engine.registry.database import utc_now
 from serving.access.authentication import make_key
 from tests.serving.api.conftest import serving
 from tests.serving.api.driver import Service

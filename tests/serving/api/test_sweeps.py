@@ -12,7 +12,9 @@ import httpx
 import pytest
 
 from engine.faces.extractor import Extractor
-from engine.registry.records import AuditEntry, Changes, NewLine, new_id, utc_now
+from engine.registry.database import AuditEntry, new_id, utc_now
+from engine.registry.events import Changes
+from engine.registry.lines import NewLine
 from schema.sweeps import SweepRecord, SweepState, SweepTerms
 from serving.api.body import JSON, MSGPACK
 from serving.deployment.deployment import Deployment

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.registry.records import Session
-from engine.registry.row_macs import bind_key
+from engine.registry.accounts import Session, bind_key
 from serving.access.authentication import Credential, digest_key, make_key, parse_key
 from serving.cli.inputs import open_deployment
 

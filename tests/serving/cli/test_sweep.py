@@ -14,7 +14,7 @@ import pytest
 
 from engine.matching.bulk_enrollment import admit_references
 from engine.matching.documents import Document
-from engine.registry.records import utc_now
+from engine.registry.database import utc_now
 from serving.cli.inputs import sample_photographs
 from serving.deployment.deployment import Deployment
 from serving.settings.settings import SETTINGS_FILE, load_settings

@@ -19,7 +19,7 @@ from engine.imports.sources import CsvForm
 from engine.matching.documents import Document
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import Sample
-from engine.registry.records import utc_now
+from engine.registry.database import utc_now
 from serving import imports, operator_client
 from serving.deployment.deployment import Deployment
 from serving.imports import ImportOrder, run_import

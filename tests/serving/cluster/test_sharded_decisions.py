@@ -23,7 +23,8 @@ from engine.matching.documents import Document
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.samples import Sample
 from engine.matching.verification import Identification
-from engine.registry.records import Carrier, is_id
+from engine.registry.accounts import Carrier
+from engine.registry.database import is_id
 from indexes.sharding.shards import ShardPlan
 from schema.phases import Phase
 from serving.cluster.shards import NAMESPACE, shard_opener

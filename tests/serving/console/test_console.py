@@ -15,7 +15,8 @@ from playwright.sync_api import Browser, Route, expect
 
 from engine.cases.opening import CaseBatch, NewCase
 from engine.faces.extractor import Extractor
-from engine.registry.records import CaseRecord, Changes
+from engine.registry.cases import CaseRecord
+from engine.registry.events import Changes
 from engine.registry.writer import Writer
 from schema.cases import CaseKind, CaseOrigin
 from serving.settings.terms import CarrierPeople, PeopleSettings

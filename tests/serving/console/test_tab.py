@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Route, expect
 
-from engine.registry.records import ApiKey, utc_now
+from engine.registry.accounts import ApiKey
+from engine.registry.database import utc_now
 from schema.thresholds import Comparison
 from serving.access.authentication import make_key
 from tests.serving.console.conftest import Site

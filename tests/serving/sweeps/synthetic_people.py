@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.matching.bulk_enrollment import admit_references
-from engine.registry.records import utc_now
+from engine.registry.database import utc_now
 from indexes.exact.scanner import Scanner
 from indexes.joining.join import JoinedGallery, Progress, join_gallery
 from serving.demo.data import make_document

@@ -22,7 +22,7 @@ from engine.errors import (
     SweepBusy,
     SweepOver,
 )
-from engine.registry.records import new_id
+from engine.registry.database import new_id
 from engine.sweeps import outputs
 from engine.sweeps.estimate import SweepRequest
 from engine.sweeps.folder import SweepFolder, SweepStatus

@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from engine.registry.database import changing
+from engine.registry.accounts import Carrier
+from engine.registry.database import changing, utc_now
 from engine.registry.events import _New, write_events
 from engine.registry.keyring import KeyRing
-from engine.registry.records import Carrier, utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.webhooks import Webhooks

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import structlog
 
+from engine.registry.database import utc_now
 from engine.registry.keyring import KeyRing
-from engine.registry.records import utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.webhooks import Webhooks

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from engine.registry import cursors
+from engine.registry.accounts import Carrier
+from engine.registry.database import utc_now
 from engine.registry.keyring import KeyRing
-from engine.registry.records import Carrier, utc_now
 from engine.registry.store import Store
 from engine.registry.vault import Vault
-from engine.registry.webhooks import Progress, Undelivered, Webhooks
+from engine.registry.webhooks import Progress, Undelivered, Webhooks, hold_cursor, read_cursors
 from serving.webhooks import delivery
 from serving.webhooks.delivery import BACKOFF_S, _Route
 from tests.serving.webhooks.conftest import delivering, happen, receiving, until
@@ -54,7 +54,7 @@ def test_an_event_that_failed_by_a_wrong_clock_is_delivered_when_it_is_right(
             finally:
                 worker.kill()
                 worker.wait()
-            assert cursors.read_all(webhooks)[webhook.id].holder is not None
+            assert read_cursors(webhooks)[webhook.id].holder is not None
             is_taken = True
             async with delivering(webhooks, SETTINGS):
                 await until(lambda: receiver.taken == ["a"])
@@ -71,7 +71,7 @@ def test_no_event_waits_beyond_the_pause_after_its_failure(
 ) -> None:
     webhook, _ = webhooks.create("https://systems.example/a", (), carrier="blue", actor="test")
     now = utc_now()
-    held = cursors.hold(store, webhook.id, "w", now, timedelta(minutes=1))
+    held = hold_cursor(store, webhook.id, "w", now, timedelta(minutes=1))
     assert held is not None
     rows = [
         Undelivered(

@@ -21,9 +21,7 @@ from standardwebhooks import Webhook as Referee
 from standardwebhooks import WebhookVerificationError
 from structlog.testing import capture_logs
 
-from engine.registry import tables
-from engine.registry.database import changing
-from engine.registry.records import utc_now
+from engine.registry.database import changing, utc_now
 from engine.registry.store import Store
 from engine.registry.webhooks import WebhookChange, Webhooks
 from engine.retention.job import RUN, DirectRunner, RetentionCertificate, Schedule, run_retention
@@ -31,6 +29,7 @@ from schema.events import EventType, WebhookState
 from serving.settings.sections import WebhookSettings
 from serving.webhooks import delivery
 from tests.serving.webhooks.conftest import LOOPBACK, NETWORKS, delivering, happen, receiving, until
+from tests.tables import tables
 
 
 async def take(_: Mapping[str, Any]) -> int:

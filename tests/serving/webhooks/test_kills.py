@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from engine.registry import tables
+from engine.registry.accounts import Carrier
 from engine.registry.events import read_events
 from engine.registry.keyring import KeyRing
-from engine.registry.records import Carrier
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.webhooks import Webhooks
@@ -27,6 +26,7 @@ from serving.webhooks import delivery
 from tests.engine.matching.test_durability import DIM, MODEL_DIGEST, enroller
 from tests.serving.webhooks.conftest import Receiver, delivering, happen, receiving, until
 from tests.serving.webhooks.deliverer import SETTINGS, hurry
+from tests.tables import tables
 
 DELIVERER = Path(__file__).with_name("deliverer.py")
 KILLS = 3 if "CI" in os.environ else int(os.environ.get("SOSIE_KILLS", "3"))

@@ -19,7 +19,7 @@ from sqlalchemy import CheckConstraint
 
 import schema
 import serving.wire
-from engine.registry import tables
+from engine.registry.store import every_table
 from schema.documents import DOCUMENT_TYPES
 
 ROOT = Path(__file__).parents[3]
@@ -123,7 +123,7 @@ def find_in_client() -> Found:
 
 
 def find_in_tables() -> Found:
-    for table in tables.metadata.tables.values():
+    for table in every_table():
         for one in table.constraints:
             if isinstance(one, CheckConstraint):
                 for column, values in re.findall(r"(\w+) IN \(([^()]*)\)", str(one.sqltext)):

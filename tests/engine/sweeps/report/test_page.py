@@ -16,7 +16,7 @@ import pytest
 
 from engine.cases.precision import Precision
 from engine.matching.calibration import CalibrationCurve, Rate
-from engine.registry.reader import LivenessCount
+from engine.registry.enrollments import LivenessCount
 from engine.sweeps.likelihood import CIRCUMSTANCES
 from engine.sweeps.report.contents import RATIO_TEXTS, Chance, ReportInput
 from engine.sweeps.report.page import (

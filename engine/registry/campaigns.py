@@ -1,0 +1,399 @@
+"""Lines whose holders are asked for: re-verifications and campaigns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    ForeignKey,
+    Index,
+    Row,
+    String,
+    Table,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+
+from engine.registry.database import KEYS, UNREADABLE, Json, Moment, Source, chunks, is_id
+from engine.registry.lines import LIMIT_EXEMPTIONS, LINE_EVENTS, LINES, Exemption, LineEvent
+from engine.registry.rows import (
+    Code,
+    JsonValue,
+    UuidText,
+    columns_of,
+    mac_column,
+    metadata,
+    open_each,
+    open_some,
+    partial_index,
+    read_as,
+    require_authentic,
+    with_macs,
+)
+from engine.registry.vault import Vault
+from schema.lines import CampaignLineState, CampaignState, LineService, LineStatus
+
+CAMPAIGNS = Table(
+    "campaigns",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("carrier", Code, ForeignKey("carriers.code"), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("deadline", Moment, nullable=False),
+    Column("steps", JsonValue, nullable=False),
+    Column("chosen", JsonValue, nullable=False),
+    Column("filled_to", UuidText),
+    Column("created_at", Moment, nullable=False),
+    Column("created_by", String(200), nullable=False),
+    mac_column(),
+)
+
+CAMPAIGN_LINES = Table(
+    "campaign_lines",
+    metadata,
+    Column("campaign_id", UuidText, ForeignKey("campaigns.id"), primary_key=True),
+    Column("line_id", UuidText, ForeignKey("lines.id"), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("at", Moment, nullable=False),
+    mac_column(),
+)
+
+# Lines whose holders are asked for, and what happens next where they do not come.
+REVERIFICATIONS = Table(
+    "reverifications",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("line_id", UuidText, ForeignKey("lines.id"), nullable=False),
+    Column("rule", Code, nullable=False),
+    Column("asked_at", Moment, nullable=False),
+    Column("next_step_at", Moment),
+    # As they were when it was asked for: what a holder was told stays so.
+    Column("steps", JsonValue, nullable=False),
+    Column("overdue_at", Moment),
+    Column("campaign_id", UuidText, ForeignKey("campaigns.id")),
+    mac_column(),
+)
+Index("uq_reverifications_line", REVERIFICATIONS.c.line_id, REVERIFICATIONS.c.rule, unique=True)
+partial_index(
+    "ix_reverifications_due",
+    REVERIFICATIONS.c.next_step_at,
+    REVERIFICATIONS.c.id,
+    where="next_step_at IS NOT NULL",
+)
+# Of each campaign, and of rules, by themselves: so none has to wait behind another's.
+partial_index(
+    "ix_reverifications_campaign",
+    REVERIFICATIONS.c.campaign_id,
+    REVERIFICATIONS.c.next_step_at,
+    REVERIFICATIONS.c.id,
+    where="next_step_at IS NOT NULL",
+)
+
+Step = tuple[int, str]
+"""Seconds, and the state that a line is in after them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reverification:
+    """A line whose holder is asked for; one of a rule at a time.
+
+    `steps` are those still to come, each counted from the one before. With none left it waits for
+    the holder without a time. `overdue_at`: the first step's moment, once that was done.
+    """
+
+    id: str
+    line_id: str
+    rule: str
+    asked_at: datetime
+    next_step_at: datetime | None
+    steps: tuple[Step, ...]
+    overdue_at: datetime | None = None
+    campaign_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Campaign:
+    """Lines of a carrier whose holders are asked for by a deadline, and what follows it.
+
+    `chosen` are the terms by which lines are chosen, up to the line `filled_to` so far; empty where
+    they are given one by one.
+    """
+
+    id: str
+    carrier: str
+    name: str
+    state: CampaignState
+    deadline: datetime
+    steps: tuple[Step, ...]
+    chosen: Json
+    filled_to: str | None
+    created_at: datetime
+    created_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignLine:
+    campaign_id: str
+    line_id: str
+    state: CampaignLineState
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LifeChanges:
+    """What changes in the life of lines. Re-verifications, campaigns and their lines replace those
+    of the same id."""
+
+    events: Sequence[LineEvent] = ()
+    services: Mapping[str, LineService | None] = field(default_factory=dict)
+    reverifications: Sequence[Reverification] = ()
+    ended: Sequence[str] = ()
+    """Re-verifications that wait no more."""
+    campaigns: Sequence[Campaign] = ()
+    campaign_lines: Sequence[CampaignLine] = ()
+    exempted: Sequence[Exemption] = ()
+    unexempted: Sequence[str] = ()
+    """Documents."""
+
+
+def end_waiting(connection: Connection, line_ids: Sequence[str]) -> None:
+    """Nobody is asked for any more who had one of these lines: it has ended."""
+    for part in chunks(list(line_ids)):
+        connection.execute(delete(REVERIFICATIONS).where(REVERIFICATIONS.c.line_id.in_(part)))
+
+
+def write_life(connection: Connection, vault: Vault, life: LifeChanges) -> None:
+    """Writes all but what stands in the lines' own rows."""
+    for row in with_macs(vault, CAMPAIGNS, [_campaign_row(one) for one in life.campaigns]):
+        # In its place, for its lines refer to it.
+        changed = update(CAMPAIGNS).where(CAMPAIGNS.c.id == row["id"]).values(**row)
+        if not connection.execute(changed).rowcount:
+            connection.execute(insert(CAMPAIGNS), row)
+    if life.campaign_lines:
+        rows = [columns_of(one, state=one.state.value) for one in life.campaign_lines]
+        for campaign_id in {one.campaign_id for one in life.campaign_lines}:
+            ids = [one.line_id for one in life.campaign_lines if one.campaign_id == campaign_id]
+            for part in chunks(ids):
+                is_there = CAMPAIGN_LINES.c.campaign_id == campaign_id
+                connection.execute(
+                    delete(CAMPAIGN_LINES).where(is_there, CAMPAIGN_LINES.c.line_id.in_(part))
+                )
+        connection.execute(insert(CAMPAIGN_LINES), with_macs(vault, CAMPAIGN_LINES, rows))
+    for part in chunks(list(life.ended)):
+        connection.execute(delete(REVERIFICATIONS).where(REVERIFICATIONS.c.id.in_(part)))
+    asked = [
+        columns_of(one, steps=[list(step) for step in one.steps]) for one in life.reverifications
+    ]
+    for part in chunks([row["id"] for row in asked]):
+        connection.execute(delete(REVERIFICATIONS).where(REVERIFICATIONS.c.id.in_(part)))
+    if asked:
+        connection.execute(insert(REVERIFICATIONS), with_macs(vault, REVERIFICATIONS, asked))
+    if life.events:
+        events = [columns_of(one, kind=one.kind.value) for one in life.events]
+        connection.execute(insert(LINE_EVENTS), with_macs(vault, LINE_EVENTS, events))
+    for part in chunks([*life.unexempted, *(one.document_id for one in life.exempted)]):
+        connection.execute(delete(LIMIT_EXEMPTIONS).where(LIMIT_EXEMPTIONS.c.document_id.in_(part)))
+    if life.exempted:
+        exempted = [columns_of(one) for one in life.exempted]
+        connection.execute(insert(LIMIT_EXEMPTIONS), with_macs(vault, LIMIT_EXEMPTIONS, exempted))
+
+
+def _campaign_row(campaign: Campaign) -> Mapping[str, Any]:
+    return columns_of(
+        campaign,
+        state=campaign.state.value,
+        steps=[list(step) for step in campaign.steps],
+        chosen=dict(campaign.chosen),
+    )
+
+
+_ASKED_OF = (
+    select(REVERIFICATIONS)
+    .where(REVERIFICATIONS.c.line_id.in_(KEYS))
+    .order_by(REVERIFICATIONS.c.asked_at, REVERIFICATIONS.c.id)
+)
+_IS_DUE = and_(
+    REVERIFICATIONS.c.next_step_at.is_not(None),
+    REVERIFICATIONS.c.next_step_at <= bindparam("now", type_=Moment),
+)
+_DUE = (
+    select(REVERIFICATIONS)
+    .where(_IS_DUE)
+    .order_by(REVERIFICATIONS.c.next_step_at, REVERIFICATIONS.c.id)
+)
+_FIRST_DUE = select(func.min(REVERIFICATIONS.c.next_step_at)).where(
+    REVERIFICATIONS.c.next_step_at.is_not(None)
+)
+_CAMPAIGN = select(CAMPAIGNS).where(CAMPAIGNS.c.id == bindparam("id"))
+_first_step = (
+    select(func.min(REVERIFICATIONS.c.next_step_at))
+    .where(REVERIFICATIONS.c.campaign_id == CAMPAIGNS.c.id, _IS_DUE)
+    .scalar_subquery()
+)
+_DUE_CAMPAIGNS = (
+    select(CAMPAIGNS.c.carrier, CAMPAIGNS.c.id, _first_step.label("first"))
+    .where(CAMPAIGNS.c.deadline <= bindparam("now", type_=Moment))
+    .order_by(_first_step, CAMPAIGNS.c.id)
+)
+_ALIVE = (
+    select(func.count())
+    .select_from(CAMPAIGNS)
+    .where(
+        CAMPAIGNS.c.carrier == bindparam("carrier"),
+        CAMPAIGNS.c.deadline > bindparam("now", type_=Moment),
+        or_(
+            CAMPAIGNS.c.state != CampaignState.ENDED.value,
+            # Its lines wait on, and each event of a line reads all that it waits in.
+            exists().where(CAMPAIGN_LINES.c.campaign_id == CAMPAIGNS.c.id),
+        ),
+    )
+)
+_CAMPAIGNS = select(CAMPAIGNS).order_by(CAMPAIGNS.c.created_at.desc(), CAMPAIGNS.c.id.desc())
+_FILLING = _CAMPAIGNS.where(CAMPAIGNS.c.state == CampaignState.FILLING.value)
+# A line that is closed before its holder has come has left, whatever closed it; the overdue that a
+# rule has closed stay overdue.
+_STATE = case(
+    (
+        and_(
+            CAMPAIGN_LINES.c.state == CampaignLineState.ASKED.value,
+            LINES.c.status == LineStatus.CLOSED.value,
+        ),
+        CampaignLineState.LEFT.value,
+    ),
+    else_=CAMPAIGN_LINES.c.state,
+).label("state")
+_NAMED_LINE = "named_"
+_OF_CAMPAIGN = (
+    select(
+        CAMPAIGN_LINES.c.line_id,
+        _STATE,
+        CAMPAIGN_LINES.c.at,
+        *(one.label(f"{_NAMED_LINE}{one.name}") for one in CAMPAIGN_LINES.columns),
+    )
+    .join(LINES, LINES.c.id == CAMPAIGN_LINES.c.line_id)
+    .where(CAMPAIGN_LINES.c.campaign_id == bindparam("campaign"))
+)
+_NAMED = select(CAMPAIGN_LINES.c.line_id).where(
+    CAMPAIGN_LINES.c.campaign_id == bindparam("campaign"), CAMPAIGN_LINES.c.line_id.in_(KEYS)
+)
+
+
+class LifeReader(Source):
+    """Reader of re-verifications and campaigns."""
+
+    def asked_of(self, line_ids: Sequence[str]) -> dict[str, list[Reverification]]:
+        """The re-verifications that each line waits for, oldest first; no line is left out."""
+        found: dict[str, list[Reverification]] = {key: [] for key in line_ids}
+        for row in self._rows_of(_ASKED_OF, line_ids):
+            found[row.line_id].append(self._asked(row))
+        return found
+
+    def due(self, now: datetime, most: int, campaign_id: str | None) -> list[Reverification]:
+        """Those of a campaign, or with None those of rules, whose next step is due, the longest due
+        first."""
+        query = _DUE.where(REVERIFICATIONS.c.campaign_id == campaign_id)
+        return open_some(self, query, most, self._asked, now=now)
+
+    def due_campaigns(self, now: datetime) -> list[str]:
+        """For each carrier one campaign with steps that are due: whose are due longest."""
+        found: dict[str, str] = {}
+        for row in self.rows(_DUE_CAMPAIGNS, now=now):
+            if row.first is not None:
+                found.setdefault(row.carrier, row.id)
+        return list(found.values())
+
+    def next_step_at(self) -> datetime | None:
+        """When the next step of any line is due."""
+        found = self.rows(_FIRST_DUE)[0][0]
+        # Of a damaged row the others are looked at: they may be due.
+        return datetime.fromtimestamp(0, UTC) if found is UNREADABLE else found
+
+    def campaign(self, campaign_id: str) -> Campaign | None:
+        row = self._first(_CAMPAIGN, id=campaign_id) if is_id(campaign_id) else None
+        return None if row is None else self._campaign(row)
+
+    def campaigns(self, carrier: str | None, most: int = 100) -> list[Campaign]:
+        """The newest campaigns, of one carrier where it is given."""
+        query = _CAMPAIGNS
+        if carrier is not None:
+            query = query.where(CAMPAIGNS.c.carrier == carrier)
+        return open_some(self, query, most, self._campaign)
+
+    def count_alive(self, carrier: str, now: datetime) -> int:
+        """A carrier's campaigns before their deadlines that ask, or whose lines wait for them."""
+        return int(self.rows(_ALIVE, carrier=carrier, now=now)[0][0])
+
+    def filling(self) -> list[Campaign]:
+        """Campaigns whose lines are still being added, newest first."""
+        return list(open_each(self.rows(_FILLING), self._campaign))
+
+    def count_lines(self, campaign_id: str) -> dict[CampaignLineState, int]:
+        """How many lines of a campaign are how far."""
+        found = _OF_CAMPAIGN.subquery()
+        query = select(found.c.state, func.count().label("lines")).group_by(found.c.state)
+        counted = {row.state: row.lines for row in self.rows(query, campaign=campaign_id)}
+        return {state: counted.get(state.value, 0) for state in CampaignLineState}
+
+    def list_lines(
+        self, campaign_id: str, state: CampaignLineState, after: str, most: int
+    ) -> list[Row[Any]]:
+        """Lines of a campaign in one state, by id, beyond the id `after`: `line_id` and `at`."""
+        query = _OF_CAMPAIGN.where(CAMPAIGN_LINES.c.line_id > after, _STATE.in_([state.value]))
+        query = query.order_by(CAMPAIGN_LINES.c.line_id)
+        return open_some(self, query, most, self._named_line, campaign=campaign_id)
+
+    def _named_line(self, row: Row[Any]) -> Row[Any]:
+        return require_authentic(self.vault, CAMPAIGN_LINES, row, _NAMED_LINE)
+
+    def named_in(self, campaign_id: str, line_ids: Sequence[str]) -> set[str]:
+        """Those of these lines that a campaign has already."""
+        return {row.line_id for row in self._rows_of(_NAMED, line_ids, campaign=campaign_id)}
+
+    def choose_lines(
+        self, carrier: str, chosen: Mapping[str, Any], after: str, window: int
+    ) -> tuple[list[str], str | None]:
+        """Of the next `window` lines beyond the id `after`, by id: those in use of a carrier that
+        the terms of a campaign choose, and the last id that was looked at; None at the end."""
+        some = select(LINES).where(LINES.c.id > after).order_by(LINES.c.id).limit(window)
+        seen = some.subquery()
+        last = self.rows(select(func.max(seen.c.id)))[0][0]
+        if last is UNREADABLE:
+            known = [row.id for row in self.rows(some) if row.id is not UNREADABLE]
+            last = known[-1] if known else None
+        query = select(seen.c.id).where(
+            seen.c.carrier == carrier, seen.c.status != LineStatus.CLOSED.value
+        )
+        if "outlet" in chosen:
+            query = query.where(seen.c.outlet == chosen["outlet"])
+        if "opened_before" in chosen:
+            moment = datetime.fromisoformat(chosen["opened_before"])
+            query = query.where(seen.c.opened_at < moment)
+        if "opened_after" in chosen:
+            moment = datetime.fromisoformat(chosen["opened_after"])
+            query = query.where(seen.c.opened_at >= moment)
+        ids = [row.id for row in self.rows(query.order_by(seen.c.id))]
+        return [one for one in ids if one is not UNREADABLE], last
+
+    def _asked(self, row: Row[Any]) -> Reverification:
+        require_authentic(self.vault, REVERIFICATIONS, row)
+        steps = tuple((int(seconds), str(state)) for seconds, state in row.steps)
+        return read_as(Reverification, row, steps=steps)
+
+    def _campaign(self, row: Row[Any]) -> Campaign:
+        require_authentic(self.vault, CAMPAIGNS, row)
+        steps = tuple((int(seconds), str(state)) for seconds, state in row.steps)
+        return read_as(Campaign, row, steps=steps, state=CampaignState(row.state))

@@ -1,0 +1,276 @@
+"""Documents: identities, blocks, and erasures that wait."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from functools import partial
+from itertools import chain, groupby
+from operator import attrgetter
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    LargeBinary,
+    Row,
+    Select,
+    String,
+    Table,
+    select,
+)
+
+from engine.errors import NotFound, SealBroken
+from engine.registry.database import KEYS, Day, Moment, Source, is_id
+from engine.registry.references import REFERENCE_COLUMNS, REFERENCES
+from engine.registry.rows import (
+    DAMAGED,
+    Code,
+    RowValues,
+    UuidText,
+    mac_column,
+    metadata,
+    open_each,
+    partial_index,
+    read_as,
+    require_authentic,
+    sealed_column,
+)
+from engine.registry.vault import Vault
+from schema.documents import DocumentStatus
+
+DOCUMENTS = Table(
+    "documents",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("kind", Code, nullable=False),
+    # The keyed look-up is made of kind and number, so it is unique by itself.
+    Column("lookup", LargeBinary, unique=True),
+    Column("name_lookup", LargeBinary),
+    sealed_column("identity"),
+    Column("expires_on", Day),
+    Column("status", String(16), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    # Beside the status, not in it: a block outlives an erasure, and lifting it changes no more.
+    Column("blocked_at", Moment),
+    Column("erased_at", Moment),
+    mac_column(),
+    # An erasure that waits for open cases, until `erasure_due_at` at the latest.
+    Column("erasure_asked_at", Moment),
+    Column("erasure_due_at", Moment),
+    Column("erasure_asked_by", String(200)),
+    # Of the entry that is the certificate of what was erased.
+    Column("erasure_number", BigInteger),
+    CheckConstraint("status IN ('attempted', 'active', 'erased')", name="status"),
+    CheckConstraint("(status = 'erased') = (identity IS NULL)", name="erased"),
+    CheckConstraint("(lookup IS NULL) = (status = 'erased' AND blocked_at IS NULL)", name="lookup"),
+)
+# Partial: few documents are blocked.
+partial_index("ix_documents_blocked", DOCUMENTS.c.blocked_at, where="blocked_at IS NOT NULL")
+partial_index("ix_documents_attempted", DOCUMENTS.c.id, where="status = 'attempted'")
+partial_index(
+    "ix_documents_erasure", DOCUMENTS.c.erasure_due_at, where="erasure_due_at IS NOT NULL"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewDocument:
+    """`lookup` and `name_lookup` come from `Vault.look_up`; number, name and consent are sealed."""
+
+    id: str
+    kind: str
+    lookup: bytes
+    name_lookup: bytes
+    number: str = field(repr=False)
+    name: str = field(repr=False)
+    expires_on: date | None = None
+    status: DocumentStatus = DocumentStatus.ACTIVE
+    consent_ref: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRecord:
+    """A document as look-ups need it.
+
+    The look-ups are `None` once it is erased; only a blocked one keeps `lookup`, so that it stays
+    refused, until it is unblocked. An erasure that waits for open cases is done at the moment
+    `erasure_due_at` at the latest; `erasure_number` is of the audit entry of one that was done.
+    """
+
+    id: str
+    kind: str
+    lookup: bytes | None
+    name_lookup: bytes | None
+    status: DocumentStatus
+    expires_on: date | None
+    reference_ids: tuple[int, ...]
+    blocked_at: datetime | None = None
+    is_erased: bool = False
+    erasure_asked_at: datetime | None = None
+    erasure_due_at: datetime | None = None
+    erasure_asked_by: str | None = None
+    erased_at: datetime | None = None
+    erasure_number: int | None = None
+
+    @property
+    def awaits_erasure(self) -> bool:
+        return self.erasure_due_at is not None
+
+
+@dataclass(frozen=True, slots=True)
+class AskedErasure:
+    """An erasure that waits for open cases, `due_at` at the latest."""
+
+    document_id: str
+    by: str
+    due_at: datetime
+
+
+DOCUMENT_ERASED, ERASURE_ASKED = "document.erased", "document.erasure_asked"
+"""Actions of the audit entries of an erasure, and of one that is acknowledged and waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a document says in the clear, and where its holder's consent is on file if that came
+    with an existing base: an enrollment has its own."""
+
+    number: str = field(repr=False)
+    name: str = field(repr=False)
+    consent_ref: str | None = field(default=None, repr=False)
+
+
+_OF_REFERENCE = "reference_"
+"""How the columns of a reference are labelled beside those of its document."""
+
+
+def gather_documents(vault: Vault, rows: Iterable[Row[Any]]) -> list[DocumentRecord]:
+    """Documents joined with their live references: a row for each, or one without any."""
+    first: dict[str, Row[Any]] = {}
+    reference_ids: dict[str, list[int]] = {}
+    for row in rows:
+        first.setdefault(row.id, row)
+        ids = reference_ids.setdefault(row.id, [])
+        if row.reference_id is not None:
+            # Or another's face would be compared with this document's holder.
+            require_authentic(vault, REFERENCES, row, _OF_REFERENCE)
+            if vault.set_aside.has(REFERENCES.name, f"row {row.reference_id}"):
+                # Its template did not open: nobody can be compared with it.
+                raise SealBroken(DAMAGED)
+            ids.append(row.reference_id)
+    return [
+        read_as(
+            DocumentRecord,
+            row,
+            status=DocumentStatus.BLOCKED if row.blocked_at else DocumentStatus(row.status),
+            reference_ids=tuple(reference_ids[row.id]),
+            is_erased=row.status == DocumentStatus.ERASED,
+        )
+        for found in first.values()
+        for row in (require_authentic(vault, DOCUMENTS, found),)
+    ]
+
+
+def document_row(vault: Vault, document: NewDocument, at: datetime) -> RowValues:
+    return {
+        "id": document.id,
+        "kind": document.kind,
+        "lookup": document.lookup,
+        "name_lookup": document.name_lookup,
+        "identity": _seal_identity(vault, document),
+        "expires_on": document.expires_on,
+        "status": document.status.value,
+        "created_at": at,
+    }
+
+
+def activation_row(vault: Vault, document: NewDocument) -> RowValues:
+    return {
+        "key": document.id,
+        "name": document.name_lookup,
+        "sealed": _seal_identity(vault, document),
+        "expiry": document.expires_on,
+    }
+
+
+def _seal_identity(vault: Vault, document: NewDocument) -> bytes:
+    said = [document.number, document.name]
+    if document.consent_ref is not None:
+        said.append(document.consent_ref)
+    identity = json.dumps(said, ensure_ascii=False)
+    return vault.seal("documents.identity", document.id, identity.encode())
+
+
+_DOCUMENTS = (
+    select(DOCUMENTS, *(one.label(f"{_OF_REFERENCE}{one.name}") for one in REFERENCE_COLUMNS))
+    .outerjoin(
+        REFERENCES,
+        (REFERENCES.c.document_id == DOCUMENTS.c.id) & REFERENCES.c.removed_sequence.is_(None),
+    )
+    .order_by(REFERENCES.c.id)
+)
+_DOCUMENTS_BY_LOOKUP = _DOCUMENTS.where(DOCUMENTS.c.lookup.in_(KEYS))
+_DOCUMENTS_BY_ID = _DOCUMENTS.where(DOCUMENTS.c.id.in_(KEYS))
+_BLOCKED_DOCUMENTS = (
+    _DOCUMENTS.where(DOCUMENTS.c.blocked_at.is_not(None))
+    .order_by(None)
+    .order_by(DOCUMENTS.c.blocked_at, DOCUMENTS.c.id, REFERENCES.c.id)
+)
+_AWAITING_ERASURE = (
+    _DOCUMENTS.where(DOCUMENTS.c.erasure_due_at.is_not(None))
+    .order_by(None)
+    .order_by(DOCUMENTS.c.erasure_due_at, DOCUMENTS.c.id, REFERENCES.c.id)
+)
+_IDENTITIES = select(DOCUMENTS.c.id, DOCUMENTS.c.identity).where(DOCUMENTS.c.id.in_(KEYS))
+
+
+class DocumentReader(Source):
+    """Reader of documents."""
+
+    def documents(self, lookups: Sequence[bytes]) -> dict[bytes, DocumentRecord]:
+        """The documents on record under these keyed look-ups, with their live references."""
+        found = gather_documents(self.vault, self._rows_of(_DOCUMENTS_BY_LOOKUP, lookups))
+        return {record.lookup: record for record in found if record.lookup is not None}
+
+    def documents_by_id(self, ids: Sequence[str]) -> dict[str, DocumentRecord]:
+        found = gather_documents(self.vault, self._rows_of(_DOCUMENTS_BY_ID, ids))
+        return {record.id: record for record in found}
+
+    def document(self, document_id: str) -> DocumentRecord:
+        """One document, erased ones too; `NotFound` if there is none."""
+        found = self.documents_by_id([document_id]) if is_id(document_id) else {}
+        if document_id not in found:
+            raise NotFound("no document has this id: check it")
+        return found[document_id]
+
+    def blocked_documents(self) -> list[DocumentRecord]:
+        """Every blocked document, erased ones too, the longest blocked first."""
+        return self._list_documents(_BLOCKED_DOCUMENTS)
+
+    def awaiting_erasure(self) -> list[DocumentRecord]:
+        """Every document whose erasure waits for open cases, what is due first."""
+        return self._list_documents(_AWAITING_ERASURE)
+
+    def _list_documents(self, query: Select[Any]) -> list[DocumentRecord]:
+        of_each = [list(rows) for _, rows in groupby(self.rows(query), attrgetter("id"))]
+        found = open_each(of_each, partial(gather_documents, self.vault))
+        return list(chain.from_iterable(found))
+
+    def identity(self, document_id: str) -> Identity:
+        """Opens what is sealed of a document; `NotFound` if unknown or erased."""
+        for row in self._rows_of(_IDENTITIES, [document_id]):
+            if row.identity is not None:
+                return self._identity(row)[1]
+        raise NotFound("no such document, or it was erased: check the id")
+
+    def identities(self, document_ids: Sequence[str]) -> dict[str, Identity]:
+        """Opens what is sealed of these documents; one unknown, erased or damaged is left out."""
+        rows = self._rows_of(_IDENTITIES, document_ids)
+        return dict(open_each((row for row in rows if row.identity is not None), self._identity))
+
+    def _identity(self, row: Row[Any]) -> tuple[str, Identity]:
+        opened = self.vault.open("documents.identity", row.id, row.identity)
+        return row.id, Identity(*json.loads(opened))

@@ -1,0 +1,559 @@
+"""Enrollments, and what comes with them: stored answers, liveness results, counts, crops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ColumnElement,
+    Connection,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    Row,
+    String,
+    Table,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+
+from engine.errors import NotFound
+from engine.registry.audit import AUDIT
+from engine.registry.database import KEYS, Json, Moment, Source, chunks, is_id, utc_now
+from engine.registry.deployment import DEPLOYMENT
+from engine.registry.references import TEMPLATES_PER_CHUNK
+from engine.registry.rows import (
+    Code,
+    JsonValue,
+    RowValues,
+    UuidText,
+    authentic_rows,
+    changing_rows,
+    columns_of,
+    is_authentic,
+    mac_column,
+    metadata,
+    partial_index,
+    read_as,
+    require_authentic,
+    sealed_column,
+    sound_rows,
+    values_of,
+    with_macs,
+)
+from engine.registry.vault import Vault
+from schema.reasons import Reason
+
+_REJECTED = "decision = 'rejected' AND expired_at IS NULL"
+_REVIEW = "decision = 'review' AND expired_at IS NULL"
+
+ENROLLMENTS = Table(
+    "enrollments",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+    Column("carrier", Code, ForeignKey("carriers.code"), nullable=False),
+    Column("outlet", Code, ForeignKey("outlets.code"), nullable=False),
+    Column("document_id", UuidText, ForeignKey("documents.id"), index=True),
+    Column("decision", String(16), nullable=False),
+    Column("reasons", JsonValue, nullable=False),
+    Column("evidence", JsonValue, nullable=False),
+    Column("consent_ref", String(200)),
+    Column("captured_at", Moment),
+    Column("created_at", Moment, nullable=False),
+    # Since then it has no evidence any more; the decision stays.
+    Column("expired_at", Moment),
+    mac_column(),
+    CheckConstraint("decision IN ('approved', 'review', 'rejected')", name="decision"),
+)
+Index("ix_enrollments_outlet", ENROLLMENTS.c.outlet, ENROLLMENTS.c.created_at, ENROLLMENTS.c.id)
+partial_index(
+    "ix_enrollments_rejected", ENROLLMENTS.c.created_at, ENROLLMENTS.c.id, where=_REJECTED
+)
+partial_index("ix_enrollments_review", ENROLLMENTS.c.created_at, ENROLLMENTS.c.id, where=_REVIEW)
+
+IDEMPOTENCY = Table(
+    "idempotency",
+    metadata,
+    Column("scope", LargeBinary, primary_key=True),
+    Column("payload_digest", LargeBinary, nullable=False),
+    Column("enrollment_id", UuidText, ForeignKey("enrollments.id"), index=True),
+    Column("response", JsonValue, nullable=False),
+    Column("created_at", Moment, nullable=False, index=True),
+    mac_column(),
+)
+
+# Of evidence of liveness: who said what of which request, and that it was said once.
+LIVENESS = Table(
+    "liveness",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("use", String(16), nullable=False),
+    Column("received_at", Moment, nullable=False, index=True),
+    # Keyed, of issuer and jti: null of what may come again.
+    Column("token", LargeBinary, unique=True),
+    Column("problem", String(32)),
+    Column("issuer", String(200)),
+    Column("jti", String(200)),
+    Column("decision", String(16)),
+    Column("level", String(64)),
+    Column("issued_at", Moment),
+    Column("carrier", Code, ForeignKey("carriers.code")),
+    Column("outlet", Code, ForeignKey("outlets.code")),
+    Column("enrollment_id", UuidText, ForeignKey("enrollments.id"), index=True),
+    mac_column(),
+    # Of the model that looked at the picture itself: null of what a capture system signed.
+    Column("judge", String(64)),
+)
+Index("ix_liveness_outlet", LIVENESS.c.outlet, LIVENESS.c.received_at)
+
+
+@dataclass(frozen=True, slots=True)
+class EnrollmentRecord:
+    """One attempt and its decision; `sequence` is the gallery's that was searched.
+
+    Once it has expired, evidence, consent and capture time are gone; `reasons` stay.
+    """
+
+    id: str
+    sequence: int
+    carrier: str
+    outlet: str
+    document_id: str | None
+    decision: str
+    reasons: tuple[str, ...]
+    evidence: Json
+    consent_ref: str | None
+    captured_at: datetime | None
+    created_at: datetime
+    expired_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One enrollment in short; `Reader.enrollment` has its evidence."""
+
+    id: str
+    document_id: str | None
+    carrier: str
+    outlet: str
+    decision: str
+    reasons: tuple[str, ...]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LivenessRecord:
+    """What became of the evidence of liveness that a request brought, or should have brought.
+
+    `token` is the keyed name of a result that has been used; `issued_at` when the capture system
+    says that it judged. Without an `enrollment_id` it came with a verification. `judge` is the
+    digest of the model that looked at the picture itself, None of what a capture system signed.
+    """
+
+    id: str
+    use: str
+    received_at: datetime
+    token: bytes | None = field(default=None, repr=False)
+    problem: str | None = None
+    issuer: str | None = None
+    jti: str | None = None
+    decision: str | None = None
+    level: str | None = None
+    issued_at: datetime | None = None
+    carrier: str | None = None
+    outlet: str | None = None
+    enrollment_id: str | None = None
+    judge: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """The answer to an idempotent request; `scope` names the carrier and its key."""
+
+    scope: bytes
+    payload_digest: bytes
+    enrollment_id: str | None
+    response: Json
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LivenessCount:
+    """How many liveness results an outlet's requests brought, how many of them failed, and how many
+    were absent: those that a capture system signs, or those of a judge of the picture
+    (`is_judged`)."""
+
+    carrier: str
+    outlet: str
+    is_judged: bool
+    results: int
+    failed: int
+    absent: int = 0
+
+
+def enrollment_row(record: EnrollmentRecord) -> RowValues:
+    return columns_of(
+        record,
+        decision=str(record.decision),
+        reasons=[str(reason) for reason in record.reasons],
+        evidence=dict(record.evidence),
+    )
+
+
+def answer_row(answer: StoredAnswer) -> RowValues:
+    return columns_of(answer, response=dict(answer.response))
+
+
+# Of failed comparisons: what `engine.matching.limits` bounds, by its name there.
+TALLIES = Table(
+    "tallies",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("level", Float(53), nullable=False),
+    Column("at", Moment, nullable=False),
+    mac_column(),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Adds `amount` to the count `name`, of which one is forgotten in each `each`; it stays below
+    `most`, so that no single call blocks for longer than others."""
+
+    name: str
+    amount: float
+    each: timedelta
+    most: float
+
+
+HOLDER_TALLY, SHOWN_TALLY = "holder", "shown"
+"""How the name of a count about a document begins; its id follows, or its look-up."""
+
+
+def tally_of(document_id: str, lookup: bytes | None) -> ColumnElement[bool]:
+    """Which counts are about a document, whoever's."""
+    keys = [document_id, *([] if lookup is None else [lookup.hex()])]
+    name = TALLIES.c.name
+    exact = [f"{SHOWN_TALLY}:{key}" for key in keys]
+    # Those of earlier versions have no carrier.
+    exact += [f"{HOLDER_TALLY}:{key}" for key in keys]
+    return or_(name.in_(exact), *(name.startswith(f"{HOLDER_TALLY}:{key}:") for key in keys))
+
+
+@dataclass(frozen=True, slots=True)
+class TallyRecord:
+    """The level of a count as it was at a moment."""
+
+    level: float
+    at: datetime
+
+
+def count_tallies(
+    connection: Connection, vault: Vault, added: Sequence[Tally], at: datetime
+) -> None:
+    """Adds to the counts, each of which leaks away meanwhile and never falls below zero. One that
+    is damaged begins anew."""
+    names = sorted({one.name for one in added})
+    table = TALLIES
+    known: dict[str, Row[Any]] = {}
+    for part in chunks(names):
+        known |= {
+            row.name: row for row in connection.execute(select(table).where(table.c.name.in_(part)))
+        }
+    levels: dict[str, float] = {}
+    for one in added:
+        row = known.get(one.name)
+        if one.name not in levels:
+            levels[one.name] = 0.0 if row is None else _leaked(vault, row, one, at)
+        levels[one.name] = min(one.most, max(0.0, levels[one.name] + one.amount))
+    given = [{"name": name, "level": levels[name], "at": at} for name in names]
+    rows = with_macs(vault, table, given)
+    changed = [{f"new_{key}": value for key, value in row.items()} for row in rows]
+    changed = [row for row in changed if row["new_name"] in known]
+    if changed:
+        connection.execute(_CHANGE_TALLY, changed)
+    fresh = [row for row in rows if row["name"] not in known and row["level"]]
+    if fresh:
+        connection.execute(insert(table), fresh)
+
+
+def _leaked(vault: Vault, row: Row[Any], one: Tally, at: datetime) -> float:
+    """What is left of a count."""
+    if not is_authentic(vault, TALLIES, values_of(row)):
+        return 0.0
+    stays: float = row.level - max(at - row.at, timedelta()) / one.each
+    return max(0.0, stays)
+
+
+_CHANGE_TALLY = (
+    update(TALLIES)
+    .where(TALLIES.c.name == bindparam("new_name"))
+    .values(
+        level=bindparam("new_level"), at=bindparam("new_at", type_=Moment), mac=bindparam("new_mac")
+    )
+)
+
+TALLIES_STAY = timedelta(days=90)
+"""A count that nothing was added to for so long leaves at the next start."""
+
+
+def forget_tallies(connection: Connection) -> None:
+    """Deletes counts that nothing was added to for long, by the newest audit entry: every count
+    came with one, and a wrong clock forgets none."""
+    head = select(DEPLOYMENT.c.audit_number).scalar_subquery()
+    newest = connection.scalar(select(AUDIT.c.at).where(AUDIT.c.number == head))
+    if isinstance(newest, datetime):
+        stale = TALLIES.c.at < min(newest, utc_now()) - TALLIES_STAY
+        connection.execute(delete(TALLIES).where(stale))
+
+
+CROPS = Table(
+    "crops",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    # Null of an imported reference, which has no attempt.
+    Column("enrollment_id", UuidText, ForeignKey("enrollments.id"), index=True),
+    Column("photograph", String(16), nullable=False),
+    sealed_column("image", nullable=False),
+    Column("kept_until", Moment, nullable=False, index=True),
+    # Null where an attempt has no well-formed document.
+    Column("document_id", UuidText, ForeignKey("documents.id"), index=True),
+    Column("received_at", Moment),
+    Column("quality", JsonValue),
+    # Shown to nobody until a case names the document.
+    Column("is_held", Boolean),
+    # So long it is kept from when a case names its document.
+    Column("case_days", Integer),
+    mac_column(),
+    CheckConstraint("photograph IN ('live', 'portrait')", name="photograph"),
+    CheckConstraint("enrollment_id IS NOT NULL OR document_id IS NOT NULL", name="owner"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropRecord:
+    """An aligned face, without its image; `photograph` is `live` or `portrait`.
+
+    It is of an attempt, or of an imported reference, which has a document alone. One that
+    `is_held` is shown to nobody until a case names its document; from then on it is kept for
+    `case_days`. `received_at` is when the photograph passed through.
+    """
+
+    id: str
+    enrollment_id: str | None
+    photograph: str
+    kept_until: datetime
+    document_id: str | None = None
+    received_at: datetime | None = None
+    quality: Mapping[str, float] | None = None
+    is_held: bool | None = None
+    case_days: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewCrop(CropRecord):
+    """A crop with its image as a JPEG or PNG file, which is sealed."""
+
+    image: bytes = field(repr=False)
+
+
+CROP_IMAGE = "crops.image"
+_ENROLLMENTS_UNDER = select(ENROLLMENTS.c.id).where(ENROLLMENTS.c.document_id.in_(KEYS))
+_ERASE_CROPS = delete(CROPS).where(
+    or_(CROPS.c.document_id.in_(KEYS), CROPS.c.enrollment_id.in_(_ENROLLMENTS_UNDER))
+)
+_NAMED_CROPS = select(CROPS.c.id, CROPS.c.kept_until, CROPS.c.case_days).where(
+    CROPS.c.document_id.in_(KEYS), CROPS.c.case_days.is_not(None)
+)
+_KEEP_CROP = (
+    update(CROPS)
+    .where(CROPS.c.id == bindparam("key"))
+    .values(kept_until=bindparam("until", type_=Moment), is_held=None)
+)
+
+
+def write_crops(connection: Connection, vault: Vault, new: Sequence[NewCrop]) -> None:
+    """Inserts crops, each image sealed for its row."""
+    rows = [
+        columns_of(
+            one,
+            image=vault.seal(CROP_IMAGE, one.id, one.image),
+            quality=None if one.quality is None else dict(one.quality),
+        )
+        for one in new
+    ]
+    if rows:
+        connection.execute(insert(CROPS), with_macs(vault, CROPS, rows))
+
+
+def erase_crops(connection: Connection, document_ids: Sequence[str]) -> None:
+    """Deletes the crops of documents: of every attempt under one, and of an imported reference."""
+    connection.execute(_ERASE_CROPS, {"keys": list(document_ids)})
+
+
+def keep_crops(
+    connection: Connection, vault: Vault, document_ids: Sequence[str], at: datetime
+) -> None:
+    """Keeps the faces of these documents for a case: those that were held are shown from now on."""
+    kept = [
+        {"key": row.id, "until": max(row.kept_until, at + timedelta(days=row.case_days))}
+        for part in chunks(list(dict.fromkeys(document_ids)))
+        for row in connection.execute(_NAMED_CROPS, {"keys": part})
+        # Its time is over, and only the daily job has not come to it yet.
+        if row.kept_until > at
+    ]
+    if kept:
+        with changing_rows(connection, vault, {CROPS: [one["key"] for one in kept]}):
+            connection.execute(_KEEP_CROP, kept)
+
+
+_ANSWERS = select(IDEMPOTENCY).where(IDEMPOTENCY.c.scope.in_(KEYS))
+_LIVENESS_OF = select(LIVENESS).where(LIVENESS.c.enrollment_id == bindparam("enrollment_id"))
+_USED_LIVENESS = select(LIVENESS.c.token).where(LIVENESS.c.token.in_(KEYS))
+_results = LIVENESS.c
+# Where nothing was sent or judged, nothing was found either.
+_IS_RESULT = func.coalesce(_results.problem, "") != Reason.LIVENESS_MISSING.value
+_LIVENESS_COUNTS = (
+    select(
+        _results.carrier,
+        _results.outlet,
+        _results.judge.is_not(None).label("is_judged"),
+        func.count().filter(_IS_RESULT).label("results"),
+        func.count().filter(_results.problem == Reason.LIVENESS_FAILED.value).label("failed"),
+        func.count().filter(~_IS_RESULT).label("absent"),
+    )
+    .where(
+        _results.received_at > bindparam("after"),
+        _results.received_at <= bindparam("until"),
+        _results.outlet.is_not(None),
+    )
+    .group_by(_results.carrier, _results.outlet, _results.judge.is_not(None))
+    .order_by(_results.carrier, _results.outlet)
+)
+_ENROLLMENTS = select(ENROLLMENTS).where(ENROLLMENTS.c.id.in_(KEYS))
+_ENROLLMENT = select(ENROLLMENTS).where(ENROLLMENTS.c.id == bindparam("id"))
+_EVIDENCE = (
+    select(ENROLLMENTS)
+    .where(ENROLLMENTS.c.id > bindparam("last"), ENROLLMENTS.c.expired_at.is_(None))
+    .order_by(ENROLLMENTS.c.id)
+    .limit(bindparam("page"))
+)
+_TALLIES = select(TALLIES).where(TALLIES.c.name.in_(KEYS))
+_RANKED = select(
+    ENROLLMENTS.c.id,
+    ENROLLMENTS.c.document_id,
+    ENROLLMENTS.c.carrier,
+    ENROLLMENTS.c.outlet,
+    ENROLLMENTS.c.decision,
+    ENROLLMENTS.c.reasons,
+    ENROLLMENTS.c.created_at,
+    func.row_number()
+    .over(
+        partition_by=ENROLLMENTS.c.document_id,
+        order_by=(ENROLLMENTS.c.created_at.desc(), ENROLLMENTS.c.id.desc()),
+    )
+    .label("place"),
+).where(ENROLLMENTS.c.document_id.in_(KEYS))
+_newest = _RANKED.subquery()
+_NEWEST_OF = (
+    select(_newest)
+    .where(_newest.c.place <= bindparam("most"))
+    .order_by(_newest.c.document_id, _newest.c.place)
+)
+
+
+class EnrollmentReader(Source):
+    """Reader of enrollments, their stored answers and their liveness results."""
+
+    def answers(self, scopes: Sequence[bytes]) -> dict[bytes, StoredAnswer]:
+        """What was answered before under these idempotency scopes."""
+        rows = authentic_rows(self.vault, IDEMPOTENCY, self._rows_of(_ANSWERS, scopes))
+        return {row.scope: read_as(StoredAnswer, row) for row in rows}
+
+    def enrollment(self, enrollment_id: str) -> EnrollmentRecord:
+        """One enrollment; `NotFound` if there is none.
+
+        Its evidence of liveness has `jti` while the row that keeps it does.
+        """
+        # No database is asked for what is no id: PostgreSQL fails on some texts.
+        row = self._first(_ENROLLMENT, id=enrollment_id) if is_id(enrollment_id) else None
+        if row is None:
+            raise NotFound("no enrollment has this id: check it")
+        require_authentic(self.vault, ENROLLMENTS, row)
+        found = read_as(EnrollmentRecord, row, reasons=tuple(row.reasons))
+        if "liveness" in found.evidence:
+            kept = self._first(_LIVENESS_OF, enrollment_id=enrollment_id)
+            if kept is not None and kept.jti is not None:
+                require_authentic(self.vault, LIVENESS, kept)
+                told = {**found.evidence["liveness"], "jti": kept.jti}
+                return replace(found, evidence={**found.evidence, "liveness": told})
+        return found
+
+    def enrollments(self, enrollment_ids: Sequence[str]) -> list[EnrollmentRecord]:
+        """The known ones of these enrollments."""
+        rows = authentic_rows(self.vault, ENROLLMENTS, self._rows_of(_ENROLLMENTS, enrollment_ids))
+        return [read_as(EnrollmentRecord, row, reasons=tuple(row.reasons)) for row in rows]
+
+    def attempts_of(
+        self, document_ids: Sequence[str], most: int = 20
+    ) -> dict[str, list[AttemptRecord]]:
+        """The `most` newest attempts under each document, newest first; none is left out."""
+        found: dict[str, list[AttemptRecord]] = {key: [] for key in document_ids}
+        for row in self._rows_of(_NEWEST_OF, document_ids, most=most):
+            found[row.document_id].append(read_as(AttemptRecord, row, reasons=tuple(row.reasons)))
+        return found
+
+    def decisions(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Decision and evidence of every enrollment that has not expired, in their order."""
+        last = ""
+        while rows := self.rows(_EVIDENCE, last=last, page=TEMPLATES_PER_CHUNK // 10):
+            for row in sound_rows(self.vault, ENROLLMENTS, rows):
+                yield row.decision, row.evidence
+            last = rows[-1].id
+
+    def used_liveness(self, tokens: Sequence[bytes]) -> set[bytes]:
+        """Those of these results of liveness checks that have been used."""
+        return {row.token for row in self._rows_of(_USED_LIVENESS, tokens)}
+
+    def liveness_counts(
+        self, after: datetime, until: datetime, outlets: Sequence[str] | None = None
+    ) -> list[LivenessCount]:
+        """What liveness checks brought after one moment and until another: at each outlet, or at
+        each of these."""
+        query = _LIVENESS_COUNTS
+        if outlets is not None:
+            query = query.where(_results.outlet.in_(outlets))
+        return [
+            read_as(LivenessCount, row, is_judged=bool(row.is_judged))
+            for row in self.rows(query, after=after, until=until)
+        ]
+
+
+class TallyReader(Source):
+    """Reader of counts."""
+
+    def tallies(self, names: Sequence[str]) -> dict[str, TallyRecord]:
+        """The known ones of these counts. A damaged one is set aside and begins anew: to refuse all
+        that it bounds would stop a carrier, and whoever can alter a row can delete it."""
+        rows = sound_rows(self.vault, TALLIES, self._rows_of(_TALLIES, names))
+        return {row.name: read_as(TallyRecord, row) for row in rows}
+
+    def tally_names(self, document_id: str) -> list[str]:
+        """The names of the counts about a document, whoever's."""
+        query = select(TALLIES.c.name).where(tally_of(document_id, None))
+        return [row.name for row in self.rows(query)]

@@ -1,0 +1,325 @@
+"""Lines, what happened to them, and the documents that no limit on lines holds for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Connection,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    Row,
+    Select,
+    String,
+    Table,
+    bindparam,
+    func,
+    literal_column,
+    select,
+    update,
+)
+
+from engine.registry.database import KEYS, Moment, Source
+from engine.registry.rows import (
+    Code,
+    RowValues,
+    UuidText,
+    authentic_rows,
+    columns_of,
+    mac_column,
+    metadata,
+    open_each,
+    partial_index,
+    read_as,
+    require_authentic,
+    sealed_column,
+)
+from engine.registry.vault import Vault
+from schema.lines import LineEventKind, LineService, LineState, LineStatus
+
+_CLOSED = "status = 'closed' AND msisdn IS NOT NULL"
+
+LINES = Table(
+    "lines",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("msisdn_lookup", LargeBinary),
+    sealed_column("msisdn"),
+    Column("document_id", UuidText, ForeignKey("documents.id"), nullable=False, index=True),
+    Column("carrier", Code, ForeignKey("carriers.code"), nullable=False),
+    Column("outlet", Code, ForeignKey("outlets.code"), nullable=False),
+    Column("enrollment_id", UuidText, ForeignKey("enrollments.id")),
+    Column("status", String(16), nullable=False),
+    Column("opened_at", Moment, nullable=False),
+    Column("closed_at", Moment),
+    mac_column(),
+    # What of its service it lacks; null of a line that has all. Beside the status, so that neither
+    # a dispute nor its end changes it.
+    Column("service", String(24)),
+    CheckConstraint("status IN ('active', 'disputed', 'closed')", name="status"),
+)
+partial_index(
+    "uq_lines_number_in_use", LINES.c.msisdn_lookup, unique=True, where="status <> 'closed'"
+)
+partial_index("ix_lines_closed", LINES.c.closed_at, LINES.c.id, where=_CLOSED)
+# An event that ended a line is reported again by its number.
+partial_index(
+    "ix_lines_closed_number",
+    LINES.c.msisdn_lookup,
+    where="status = 'closed' AND msisdn_lookup IS NOT NULL",
+)
+
+# What happened to lines, as carriers report it and rules bring it about: ids and causes alone.
+LINE_EVENTS = Table(
+    "line_events",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("line_id", UuidText, ForeignKey("lines.id"), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("at", Moment, nullable=False),
+    Column("recorded_at", Moment, nullable=False, index=True),
+    Column("cause", String(64)),
+    Column("by", String(200), nullable=False),
+    mac_column(),
+)
+Index("ix_line_events_line", LINE_EVENTS.c.line_id, LINE_EVENTS.c.at)
+
+# Documents that no limit on lines holds for, as those of firms.
+LIMIT_EXEMPTIONS = Table(
+    "limit_exemptions",
+    metadata,
+    Column("document_id", UuidText, ForeignKey("documents.id"), primary_key=True),
+    Column("cause", Code, nullable=False),
+    Column("at", Moment, nullable=False),
+    Column("by", String(200), nullable=False),
+    mac_column(),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewLine:
+    """`msisdn_lookup` comes from `Vault.look_up`; the number is sealed."""
+
+    id: str
+    msisdn_lookup: bytes
+    msisdn: str = field(repr=False)
+    document_id: str
+    carrier: str
+    outlet: str
+    enrollment_id: str | None
+    opened_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LineRecord:
+    """A line without its number, which `Reader.numbers` opens."""
+
+    id: str
+    msisdn_lookup: bytes | None
+    document_id: str
+    carrier: str
+    outlet: str
+    enrollment_id: str | None
+    status: LineStatus
+    opened_at: datetime
+    closed_at: datetime | None
+    service: LineService | None = None
+
+    @property
+    def state(self) -> LineState:
+        if self.status is LineStatus.ACTIVE and self.service is not None:
+            return LineState(self.service)
+        return LineState(self.status)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineEvent:
+    """What happened to a line, `at` which moment; it was written down at `recorded_at`.
+
+    `cause` is the rule or the campaign that brought it, the case that it opened, or why people did
+    it: then a case is `case:` with its id.
+    """
+
+    id: str
+    line_id: str
+    kind: LineEventKind
+    at: datetime
+    recorded_at: datetime
+    cause: str | None
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exemption:
+    """A document that no limit on lines holds for; `cause` says what it is."""
+
+    document_id: str
+    cause: str
+    at: datetime
+    by: str
+
+
+def line_of(vault: Vault, row: Row[Any]) -> LineRecord:
+    require_authentic(vault, LINES, row)
+    service = None if row.service is None else LineService(row.service)
+    return read_as(LineRecord, row, status=LineStatus(row.status), service=service)
+
+
+def line_row(vault: Vault, line: NewLine) -> RowValues:
+    sealed = vault.seal("lines.msisdn", line.id, line.msisdn.encode())
+    return columns_of(line, msisdn=sealed, status=LineStatus.ACTIVE.value)
+
+
+_SET_SERVICE = (
+    update(LINES).where(LINES.c.id == bindparam("key")).values(service=bindparam("new_service"))
+)
+
+
+def set_services(connection: Connection, services: Mapping[str, LineService | None]) -> None:
+    """Sets what of their service lines lack; their codes are the caller's to renew."""
+    if services:
+        rows = [{"key": key, "new_service": service} for key, service in services.items()]
+        connection.execute(_SET_SERVICE, rows)
+
+
+# Written out, as in the index: else SQLite has to plan anew for each value.
+_IN_USE = LINES.c.status != literal_column(f"'{LineStatus.CLOSED.value}'")
+_LINES_IN_USE = select(LINES).where(LINES.c.msisdn_lookup.in_(KEYS), _IN_USE)
+_LINE_COUNTS = (
+    select(LINES.c.document_id, func.count().label("lines"))
+    .where(LINES.c.document_id.in_(KEYS), LINES.c.carrier == bindparam("carrier"), _IN_USE)
+    .group_by(LINES.c.document_id)
+)
+_LINES_BY_ID = select(LINES).where(LINES.c.id.in_(KEYS))
+_LINES_OF = (
+    select(LINES)
+    .where(LINES.c.document_id == bindparam("id"))
+    .order_by(LINES.c.opened_at, LINES.c.id)
+)
+_LINES_IN_USE_OF = (
+    select(LINES)
+    .where(LINES.c.document_id.in_(KEYS), _IN_USE)
+    .order_by(LINES.c.opened_at, LINES.c.id)
+)
+_LINES_OF_EACH = (
+    select(LINES).where(LINES.c.document_id.in_(KEYS)).order_by(LINES.c.opened_at, LINES.c.id)
+)
+_NUMBERS = select(LINES.c.id, LINES.c.msisdn).where(LINES.c.id.in_(KEYS))
+
+_EVENTS_OF = select(LINE_EVENTS).where(LINE_EVENTS.c.line_id == bindparam("line"))
+_IN_ORDER = (LINE_EVENTS.c.at, LINE_EVENTS.c.recorded_at, LINE_EVENTS.c.id)
+_NEWEST = (
+    select(LINE_EVENTS.c.line_id, func.max(LINE_EVENTS.c.at).label("at"))
+    .where(
+        LINE_EVENTS.c.line_id.in_(KEYS), LINE_EVENTS.c.kind.in_(bindparam("kinds", expanding=True))
+    )
+    .group_by(LINE_EVENTS.c.line_id)
+)
+_CLOSED_WITH = (
+    select(LINES)
+    .where(
+        LINES.c.msisdn_lookup == bindparam("number"),
+        LINES.c.msisdn_lookup.is_not(None),
+        LINES.c.status == literal_column("'closed'"),
+    )
+    .order_by(LINES.c.closed_at.desc(), LINES.c.id)
+    .limit(10)
+)
+_EXEMPT = select(LIMIT_EXEMPTIONS).where(LIMIT_EXEMPTIONS.c.document_id.in_(KEYS))
+_TOTALS = (
+    select(LINES.c.document_id, func.count().label("lines"))
+    .where(LINES.c.document_id.in_(KEYS), LINES.c.status != LineStatus.CLOSED.value)
+    .group_by(LINES.c.document_id)
+)
+
+
+class LineReader(Source):
+    """Reader of lines and of what happened to them."""
+
+    def lines_in_use(self, msisdn_lookups: Sequence[bytes]) -> dict[bytes, LineRecord]:
+        """The lines, not closed, that these numbers are on."""
+        found = (line_of(self.vault, row) for row in self._rows_of(_LINES_IN_USE, msisdn_lookups))
+        return {line.msisdn_lookup: line for line in found if line.msisdn_lookup is not None}
+
+    def lines_by_id(self, ids: Sequence[str]) -> dict[str, LineRecord]:
+        """The known ones of these lines, closed ones too."""
+        return {row.id: line_of(self.vault, row) for row in self._rows_of(_LINES_BY_ID, ids)}
+
+    def open_line_counts(self, document_ids: Sequence[str], carrier: str) -> dict[str, int]:
+        """How many lines, not closed, each document has with a carrier; none is left out."""
+        found = dict.fromkeys(document_ids, 0)
+        for row in self._rows_of(_LINE_COUNTS, document_ids, carrier=carrier):
+            found[row.document_id] = row.lines
+        return found
+
+    def lines_of(self, document_id: str) -> list[LineRecord]:
+        """Every line of a document, closed ones too, oldest first."""
+        return [line_of(self.vault, row) for row in self.rows(_LINES_OF, id=document_id)]
+
+    def lines_in_use_of(self, document_ids: Sequence[str]) -> dict[str, list[LineRecord]]:
+        """The lines, not closed, of each document, oldest first; no document is left out."""
+        return self._lines_by_document(_LINES_IN_USE_OF, document_ids)
+
+    def lines_of_each(self, document_ids: Sequence[str]) -> dict[str, list[LineRecord]]:
+        """The same with closed lines."""
+        return self._lines_by_document(_LINES_OF_EACH, document_ids)
+
+    def _lines_by_document(
+        self, query: Select[Any], document_ids: Sequence[str]
+    ) -> dict[str, list[LineRecord]]:
+        found: dict[str, list[LineRecord]] = {key: [] for key in document_ids}
+        for row in self._rows_of(query, document_ids):
+            found[row.document_id].append(line_of(self.vault, row))
+        return found
+
+    def numbers(self, line_ids: Sequence[str]) -> dict[str, str]:
+        """Opens the numbers of these lines; an erased or damaged one is left out."""
+        rows = self._rows_of(_NUMBERS, line_ids)
+        return dict(open_each((row for row in rows if row.msisdn is not None), self._number))
+
+    def _number(self, row: Row[Any]) -> tuple[str, str]:
+        return row.id, self.vault.open("lines.msisdn", row.id, row.msisdn).decode()
+
+    def events_of_line(self, line_id: str, most: int = 500) -> list[LineEvent]:
+        """The newest `most` events of a line, in the order in which they happened."""
+        query = _EVENTS_OF.order_by(*(one.desc() for one in _IN_ORDER)).limit(most)
+        return [self._event(row) for row in reversed(self.rows(query, line=line_id))]
+
+    def find_line_event(self, line_id: str, kind: LineEventKind, at: datetime) -> LineEvent | None:
+        """The event of this kind that happened to a line at this moment, where there is one."""
+        query = _EVENTS_OF.where(LINE_EVENTS.c.kind == kind.value, LINE_EVENTS.c.at == at)
+        row = self._first(query, line=line_id)
+        return None if row is None else self._event(row)
+
+    def lines_closed_with(self, number: bytes) -> list[LineRecord]:
+        """The lines that a number was on last, newest first, where it has not left since."""
+        return [line_of(self.vault, row) for row in self.rows(_CLOSED_WITH, number=number)]
+
+    def newest_line_events(
+        self, line_ids: Sequence[str], kinds: Sequence[LineEventKind]
+    ) -> dict[str, datetime]:
+        """When the newest event of these kinds happened to each line; none of one without any."""
+        given = [one.value for one in kinds]
+        return {row.line_id: row.at for row in self._rows_of(_NEWEST, line_ids, kinds=given)}
+
+    def exemptions(self, document_ids: Sequence[str]) -> dict[str, Exemption]:
+        """Those of these documents that no limit holds for."""
+        rows = authentic_rows(self.vault, LIMIT_EXEMPTIONS, self._rows_of(_EXEMPT, document_ids))
+        return {row.document_id: read_as(Exemption, row) for row in rows}
+
+    def count_lines_in_use(self, document_ids: Sequence[str]) -> dict[str, int]:
+        """How many lines in use each document has over all carriers; none is left out."""
+        found = dict.fromkeys(document_ids, 0)
+        for row in self._rows_of(_TOTALS, document_ids):
+            found[row.document_id] = row.lines
+        return found
+
+    def _event(self, row: Row[Any]) -> LineEvent:
+        require_authentic(self.vault, LINE_EVENTS, row)
+        return read_as(LineEvent, row, kind=LineEventKind(row.kind))

@@ -1,0 +1,587 @@
+"""References, what attempts showed under documents without one, and the watch-list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import compress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Connection,
+    Engine,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    Row,
+    String,
+    Table,
+    bindparam,
+    delete,
+    func,
+    select,
+    tuple_,
+    update,
+)
+
+from engine.errors import RowRefused, SealBroken
+from engine.registry.database import KEYS, Moment, Source, chunks, long_statements, reading
+from engine.registry.rows import (
+    RowNumber,
+    RowValues,
+    UuidText,
+    authentic_rows,
+    changing_rows,
+    columns_of,
+    is_authentic,
+    mac_column,
+    metadata,
+    name_row,
+    partial_index,
+    read_apart,
+    read_as,
+    sealed_column,
+    sound_rows,
+    values_of,
+    without_sealed,
+)
+from engine.registry.vault import (
+    ATTEMPT_TEMPLATE,
+    SECOND_TEMPLATE,
+    SECOND_WATCHED,
+    WATCHED_TEMPLATE,
+    Vault,
+    name_reference,
+    name_references,
+)
+from indexes.base import check_vectors
+from indexes.errors import VectorInvalid
+
+REFERENCES = Table(
+    "references",
+    metadata,
+    Column("id", RowNumber, primary_key=True, autoincrement=False),
+    Column("document_id", UuidText, ForeignKey("documents.id"), nullable=False, index=True),
+    Column("enrollment_id", UuidText, ForeignKey("enrollments.id")),
+    sealed_column("template"),
+    Column("model_digest", String(128), nullable=False),
+    Column("rotation_id", String(32), nullable=False),
+    Column("added_sequence", BigInteger, nullable=False),
+    Column("removed_sequence", BigInteger),
+    mac_column(),
+    # Of another model, which searches do not use until the models are switched.
+    sealed_column("second_template"),
+    Column("second_model_digest", String(128)),
+    CheckConstraint("(template IS NULL) = (removed_sequence IS NOT NULL)", name="tombstone"),
+)
+Index("ix_references_added", REFERENCES.c.added_sequence, REFERENCES.c.id)
+# Partial, or PostgreSQL without statistics reads every live reference through it.
+partial_index(
+    "ix_references_removed", REFERENCES.c.removed_sequence, where="removed_sequence IS NOT NULL"
+)
+
+# What an attempt under a document without a reference showed, while people may be asked about it:
+# else what they decide of it could not be found again.
+ATTEMPT_TEMPLATES = Table(
+    "attempt_templates",
+    metadata,
+    # The attempt's.
+    Column("id", UuidText, ForeignKey("enrollments.id"), primary_key=True),
+    Column("document_id", UuidText, ForeignKey("documents.id"), nullable=False, index=True),
+    sealed_column("template", nullable=False),
+    mac_column(),
+)
+
+REFERENCE_COLUMNS = without_sealed(REFERENCES)
+"""A reference as its code needs it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SecondTemplate:
+    """A template of the model `digest` beside that of the model in force: rotated, float32[its
+    dim]."""
+
+    digest: str
+    vector: NDArray[np.float32] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewReference:
+    """A rotated template, float32[dim], under the id that `Writer.next_reference_id` gave."""
+
+    id: int
+    document_id: str
+    enrollment_id: str | None
+    template: NDArray[np.float32] = field(repr=False)
+    sequence: int
+    second: SecondTemplate | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttemptTemplate:
+    """What an attempt showed under a document without a reference, as a unit vector float32[d]: for
+    what people decide of it, and shown by no call."""
+
+    enrollment_id: str
+    document_id: str
+    template: NDArray[np.float32] = field(repr=False)
+
+
+TEMPLATES_PER_CHUNK = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceChunk:
+    """Live references side by side: ids int64[n], rotated unit rows float32[n, dim],
+    and the gallery sequence at which each was added, int64[n]."""
+
+    ids: NDArray[np.int64]
+    vectors: NDArray[np.float32] = field(repr=False)
+    sequences: NDArray[np.int64]
+
+
+IS_LIVE = REFERENCES.c.removed_sequence.is_(None)
+IS_UNFILLED = func.coalesce(REFERENCES.c.second_model_digest, "") != bindparam("digest")
+
+_DOCUMENTS_OF = select(*REFERENCE_COLUMNS).where(REFERENCES.c.id.in_(KEYS), IS_LIVE)
+
+
+def reference_rows(
+    vault: Vault, model_digest: str, references: Sequence[NewReference]
+) -> list[RowValues]:
+    if not references:
+        return []
+    ids = [int(reference.id) for reference in references]
+    templates = np.stack([row.template for row in references])
+    require_unit(templates, vault.dim)
+    names = [name_reference(row.id, row.document_id) for row in references]
+    sealed = vault.seal_templates(names, templates)
+    rotation_id = vault.rotation_id
+    return [
+        {
+            "id": key,
+            "document_id": reference.document_id,
+            "enrollment_id": reference.enrollment_id,
+            "template": template,
+            "model_digest": model_digest,
+            "rotation_id": rotation_id,
+            "added_sequence": reference.sequence,
+            **seal_second(vault, SECOND_TEMPLATE, name, reference.second),
+        }
+        for key, reference, name, template in zip(ids, references, names, sealed, strict=True)
+    ]
+
+
+def attempt_template_rows(vault: Vault, attempts: Sequence[AttemptTemplate]) -> list[RowValues]:
+    if not attempts:
+        return []
+    templates = np.stack([one.template for one in attempts])
+    require_unit(templates, vault.dim)
+    sealed = vault.seal_templates(
+        [one.enrollment_id for one in attempts], templates, ATTEMPT_TEMPLATE
+    )
+    return [
+        {"id": one.enrollment_id, "document_id": one.document_id, "template": template}
+        for one, template in zip(attempts, sealed, strict=True)
+    ]
+
+
+def seal_second(
+    vault: Vault, place: str, name: str | int, second: SecondTemplate | None
+) -> RowValues:
+    """The columns of a row's template of a second model; it is sealed for that row."""
+    if second is None:
+        return {"second_template": None, "second_model_digest": None}
+    require_unit(second.vector[None], len(second.vector))
+    sealed = vault.seal(place, name, second.vector.astype("<f4").tobytes())
+    return {"second_template": sealed, "second_model_digest": second.digest}
+
+
+def fill_references(
+    connection: Connection, vault: Vault, filled: Sequence[tuple[int, SecondTemplate]]
+) -> int:
+    """Stores templates of a second model; how many of these references are still there, and
+    sound."""
+    table, wanted = REFERENCES, {int(key): second for key, second in filled}
+    query = select(*REFERENCE_COLUMNS).where(
+        table.c.id.in_(KEYS), table.c.removed_sequence.is_(None)
+    )
+    rows = [
+        row
+        for part in chunks(list(wanted))
+        for row in sound_rows(vault, table, connection.execute(query, {"keys": part}))
+    ]
+    if not rows:
+        return 0
+    new = [
+        {"key": row.id, "new": columns["second_template"], "model": columns["second_model_digest"]}
+        for row in rows
+        for name in (name_reference(row.id, row.document_id),)
+        for columns in (seal_second(vault, SECOND_TEMPLATE, name, wanted[row.id]),)
+    ]
+    with changing_rows(connection, vault, {table: [row.id for row in rows]}):
+        connection.execute(_FILL, new)
+    return len(rows)
+
+
+_FILL = (
+    update(REFERENCES)
+    .where(REFERENCES.c.id == bindparam("key"))
+    .values(second_template=bindparam("new"), second_model_digest=bindparam("model"))
+)
+
+
+def name_sealed(table: Table, row: Row[Any]) -> str:
+    """How the seals of a row name it."""
+    if table is REFERENCES:
+        return name_reference(row.id, row.document_id)
+    return str(row.id)
+
+
+def require_unit(templates: NDArray[np.float32], dim: int) -> None:
+    """Whichever way they came: one that is longer would be like everybody."""
+    try:
+        check_vectors(templates, dim)
+    except VectorInvalid as error:
+        raise RowRefused(f"nothing was kept: {error}") from None
+
+
+def erase_attempt_templates(connection: Connection, document_ids: Sequence[str]) -> None:
+    """Deletes what attempts under these documents showed."""
+    table = ATTEMPT_TEMPLATES
+    for part in chunks(list(document_ids)):
+        connection.execute(delete(table).where(table.c.document_id.in_(part)))
+
+
+WATCHLIST = Table(
+    "watchlist",
+    metadata,
+    Column("id", RowNumber, primary_key=True, autoincrement=False),
+    Column("document_lookup", LargeBinary, index=True),
+    sealed_column("template"),
+    Column("reason", String(200), nullable=False),
+    Column("added_at", Moment, nullable=False),
+    Column("removed_at", Moment),
+    mac_column(),
+    sealed_column("second_template"),
+    Column("second_model_digest", String(128)),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WatchEntry:
+    """A document, a rotated template (float32[dim]) or both, to be reviewed when met.
+
+    `id` is its key in an index of watched faces, given by `Writer.next_watch_id`.
+    """
+
+    id: int
+    document_lookup: bytes | None
+    template: NDArray[np.float32] | None = field(repr=False)
+    reason: str
+    added_at: datetime
+    second: SecondTemplate | None = None
+
+
+DAMAGED_ENTRY = "(damaged: run sosie doctor)"
+"""In place of what a damaged row says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many live references and watched faces there are, and how many of them a second model
+    has no template of."""
+
+    references: int
+    missing_references: int
+    watched: int
+    missing_watched: int
+
+    @property
+    def is_whole(self) -> bool:
+        return not (self.missing_references or self.missing_watched)
+
+    def __str__(self) -> str:
+        filled = self.references - self.missing_references
+        told = f"{filled:,} of {self.references:,} references"
+        if self.watched:
+            watched = self.watched - self.missing_watched
+            told += f", {watched:,} of {self.watched:,} watched faces"
+        return told
+
+
+def watched_row(vault: Vault, entry: WatchEntry) -> RowValues:
+    template = None
+    if entry.template is not None:
+        require_unit(entry.template[None], vault.dim)
+        template = vault.seal_templates([entry.id], entry.template[None], WATCHED_TEMPLATE)[0]
+    second = seal_second(vault, SECOND_WATCHED, entry.id, entry.second)
+    values = {**columns_of(entry, template=template), **second}
+    del values["second"]
+    return values
+
+
+_TEMPLATES = select(REFERENCES).where(REFERENCES.c.id.in_(KEYS), IS_LIVE)
+_SHOWN = select(ATTEMPT_TEMPLATES).where(ATTEMPT_TEMPLATES.c.id.in_(KEYS))
+_SECOND_TEMPLATES = select(
+    REFERENCES.c.id,
+    REFERENCES.c.document_id,
+    REFERENCES.c.second_template,
+    REFERENCES.c.second_model_digest,
+).where(REFERENCES.c.id.in_(KEYS), IS_LIVE, REFERENCES.c.second_template.is_not(None))
+_MISSING_SECOND = (
+    select(REFERENCES.c.id)
+    .where(REFERENCES.c.id > bindparam("last"), IS_LIVE, IS_UNFILLED)
+    .order_by(REFERENCES.c.id)
+    .limit(bindparam("page"))
+)
+_IS_WATCHED_FACE = WATCHLIST.c.removed_at.is_(None) & WATCHLIST.c.template.is_not(None)
+_COVERAGE = select(
+    *(
+        query.scalar_subquery().label(name)
+        for name, query in {
+            "references": select(func.count()).select_from(REFERENCES).where(IS_LIVE),
+            "missing_references": select(func.count())
+            .select_from(REFERENCES)
+            .where(IS_LIVE, IS_UNFILLED),
+            "watched": select(func.count()).select_from(WATCHLIST).where(_IS_WATCHED_FACE),
+            "missing_watched": select(func.count())
+            .select_from(WATCHLIST)
+            .where(
+                _IS_WATCHED_FACE,
+                func.coalesce(WATCHLIST.c.second_model_digest, "") != bindparam("digest"),
+            ),
+        }.items()
+    )
+)
+_TEMPLATES_OF = (
+    select(REFERENCES.c.id, REFERENCES.c.document_id, REFERENCES.c.template)
+    .where(REFERENCES.c.document_id.in_(KEYS), REFERENCES.c.removed_sequence.is_(None))
+    .order_by(REFERENCES.c.id)
+)
+_REFERENCE_PAGE = (
+    select(
+        REFERENCES.c.id,
+        REFERENCES.c.document_id,
+        REFERENCES.c.template,
+        REFERENCES.c.added_sequence,
+    )
+    .where(
+        tuple_(REFERENCES.c.added_sequence, REFERENCES.c.id)
+        > tuple_(bindparam("sequence"), bindparam("id")),
+        REFERENCES.c.removed_sequence.is_(None),
+    )
+    .order_by(REFERENCES.c.added_sequence, REFERENCES.c.id)
+    .limit(bindparam("page"))
+)
+# Ordered by its reader: in the order of the ids SQLite would go through all references.
+_REMOVALS = select(REFERENCES.c.id).where(REFERENCES.c.removed_sequence > bindparam("sequence"))
+_LIVE_IDS = select(REFERENCES.c.id).where(REFERENCES.c.removed_sequence.is_(None))
+_ALL_TOTAL = select(
+    func.count().label("rows"), func.sum(REFERENCES.c.id).label("total")
+).select_from(REFERENCES)
+_REMOVED_TOTAL = _ALL_TOTAL.where(REFERENCES.c.removed_sequence.is_not(None))
+_WATCHLIST = select(WATCHLIST).where(WATCHLIST.c.removed_at.is_(None)).order_by(WATCHLIST.c.id)
+
+_NEWEST_REFERENCES = (
+    select(REFERENCES.c.document_id, func.max(REFERENCES.c.added_sequence).label("newest"))
+    .where(REFERENCES.c.document_id.in_(KEYS), REFERENCES.c.removed_sequence.is_(None))
+    .group_by(REFERENCES.c.document_id)
+)
+
+
+class ReferenceReader(Source):
+    """Reader of references, and of what attempts showed."""
+
+    def __init__(self, place: Engine | Connection, vault: Vault) -> None:
+        super().__init__(place, vault)
+        self._unopened: set[int] = set()
+
+    def documents_of(self, reference_ids: Sequence[int]) -> dict[int, str]:
+        """The document of each of these references; a removed one is left out."""
+        rows = self._rows_of(_DOCUMENTS_OF, [int(key) for key in reference_ids])
+        found = authentic_rows(self.vault, REFERENCES, rows)
+        return {row.id: row.document_id for row in found}
+
+    def origins_of(self, reference_ids: Sequence[int]) -> dict[int, tuple[str, str | None]]:
+        """The document of each of these live references, and the enrollment that it came from;
+        one of an import has none."""
+        return {
+            row.id: (row.document_id, row.enrollment_id)
+            for row in self._rows_of(_TEMPLATES, [int(key) for key in reference_ids])
+        }
+
+    def references(
+        self,
+        after_sequence: int = 0,
+        choose: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]] | None = None,
+    ) -> Iterator[ReferenceChunk]:
+        """The live references added after a gallery sequence, in the order they were added.
+
+        `choose` takes ids and sequences of a page and says which of them are wanted, bool[n]; the
+        others are not unsealed.
+
+        Every chunk is a transaction of its own; hold the writer's lease, or catch up afterwards
+        with `removals` and a second call, to see one state of the gallery.
+        """
+        # Ids are never negative, so -1 stands before the first reference of the next sequence.
+        place = {"sequence": after_sequence + 1, "id": -1, "page": TEMPLATES_PER_CHUNK}
+        while True:
+            columns = self._columns(_REFERENCE_PAGE, **place)
+            if not columns:
+                return
+            place |= {"sequence": columns[3][-1], "id": columns[0][-1]}
+            if choose is not None:
+                keys, orders = (np.array(columns[at], np.int64) for at in (0, 3))
+                wanted = choose(keys, orders).tolist()
+                if not any(wanted):
+                    continue
+                columns = [tuple(compress(column, wanted)) for column in columns]
+            chunk = self._open_references(columns)
+            if len(chunk.ids):
+                yield chunk
+
+    def _open_references(self, columns: Sequence[tuple[Any, ...]]) -> ReferenceChunk:
+        """Those of a page that open; one that does not is in no gallery."""
+        ids, documents, templates, sequences = columns
+        names = name_references(ids, documents)
+        try:
+            vectors = self.vault.open_templates(names, templates)
+        except SealBroken:
+
+            def attempt(places: Sequence[int]) -> dict[int, None]:
+                some = [(names[place], templates[place]) for place in places]
+                self.vault.open_templates([one for one, _ in some], [one for _, one in some])
+                return dict.fromkeys(places)
+
+            opens = read_apart(range(len(ids)), attempt)
+            is_sound = [place in opens for place in range(len(ids))]
+            self._unopened.update(set(ids) - set(compress(ids, is_sound)))
+            return self._open_references([tuple(compress(one, is_sound)) for one in columns])
+        return ReferenceChunk(
+            ids=np.array(ids, dtype=np.int64),
+            vectors=vectors,
+            sequences=np.array(sequences, dtype=np.int64),
+        )
+
+    def templates_of(self, document_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """The live references of each document that has any: rotated unit rows float32[n, dim]."""
+        found: dict[str, list[Row[Any]]] = {}
+        for row in self._rows_of(_TEMPLATES_OF, document_ids):
+            found.setdefault(row.document_id, []).append(row)
+        return {
+            key: self.vault.open_templates(
+                [name_reference(row.id, row.document_id) for row in rows],
+                [row.template for row in rows],
+            )
+            for key, rows in found.items()
+        }
+
+    def templates(self, reference_ids: Sequence[int]) -> NDArray[np.float32]:
+        """The templates float32[n, dim] of these live references, read from the store."""
+        rows = list(self._rows_of(_TEMPLATES, [int(key) for key in reference_ids]))
+        names = [name_reference(row.id, row.document_id) for row in rows]
+        return self.vault.open_templates(names, [row.template for row in rows])
+
+    def attempt_templates(self, enrollment_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """What these attempts showed under documents that had no reference, by document: rotated
+        unit rows float32[n, dim]; none of one that has left, or showed no face of its own."""
+        found: dict[str, list[Row[Any]]] = {}
+        rows = self._rows_of(_SHOWN, enrollment_ids)
+        for row in authentic_rows(self.vault, ATTEMPT_TEMPLATES, rows):
+            found.setdefault(row.document_id, []).append(row)
+        return {
+            key: self.vault.open_templates(
+                [row.id for row in rows], [row.template for row in rows], ATTEMPT_TEMPLATE
+            )
+            for key, rows in found.items()
+        }
+
+    def removals(self, after_sequence: int) -> NDArray[np.int64]:
+        """The references removed after a gallery sequence: int64[n], ascending."""
+        rows = self.rows(_REMOVALS, sequence=after_sequence)
+        return np.sort(np.array([row.id for row in rows], dtype=np.int64))
+
+    @property
+    def unopened(self) -> int:
+        """How many live references could not be opened: they are in no gallery."""
+        return len(self._unopened)
+
+    def live_ids(self) -> NDArray[np.int64]:
+        """The ids of all live references that could be opened, in no order: int64[n]."""
+        with reading(self._engine) as connection, long_statements(connection):
+            ids = np.fromiter(connection.scalars(_LIVE_IDS), np.int64)
+        return ids[~np.isin(ids, list(self._unopened))]
+
+    def live_total(self) -> tuple[int, int]:
+        """How many of these there are, and the sum of their ids, modulo 2^64."""
+        # All less those removed: of both there is an index, and reading all rows takes long.
+        with reading(self._engine) as connection, long_statements(connection):
+            every, removed = (
+                connection.execute(query).one() for query in (_ALL_TOTAL, _REMOVED_TOTAL)
+            )
+        unopened = [row.id for row in self._rows_of(_TEMPLATES, sorted(self._unopened))]
+        total = int(every.total or 0) - int(removed.total or 0) - sum(unopened)
+        return every.rows - removed.rows - len(unopened), total % (1 << 64)
+
+    def second_templates(
+        self, reference_ids: Sequence[int], digest: str, dim: int
+    ) -> dict[int, NDArray[np.float32]]:
+        """The templates float32[dim] of a second model, of those of these references that have
+        one."""
+        rows = [
+            row
+            for row in self._rows_of(_SECOND_TEMPLATES, [int(key) for key in reference_ids])
+            if row.second_model_digest == digest
+        ]
+        names = [name_reference(row.id, row.document_id) for row in rows]
+        sealed = [row.second_template for row in rows]
+        opened = self.vault.of_dimension(dim).open_templates(names, sealed, SECOND_TEMPLATE)
+        return {row.id: vector for row, vector in zip(rows, opened, strict=True)}
+
+    def missing_second(self, digest: str, page: int = TEMPLATES_PER_CHUNK) -> Iterator[list[int]]:
+        """The live references without a template of this model, by id, a page at a time."""
+        last = 0
+        while rows := self.rows(_MISSING_SECOND, digest=digest, last=last, page=page):
+            yield [row.id for row in rows]
+            last = rows[-1].id
+
+    def newest_references(self, document_ids: Sequence[str]) -> dict[str, int]:
+        """The gallery's sequence at which each document's newest live reference was added; none of
+        one without references."""
+        return {
+            row.document_id: row.newest for row in self._rows_of(_NEWEST_REFERENCES, document_ids)
+        }
+
+
+class WatchReader(Source):
+    """Reader of the watch-list."""
+
+    def watchlist(self) -> list[WatchEntry]:
+        """Every entry in force, with its template; of a damaged one all that still opens."""
+        return [self._watched(row) for row in self.rows(_WATCHLIST)]
+
+    def _watched(self, row: Row[Any]) -> WatchEntry:
+        template, rest = None, dict[str, Any]()
+        # A template has a seal of its own, and a damaged look-up is nobody else's: an entry whose
+        # row is damaged still protects by what is left of it.
+        with suppress(SealBroken):
+            if row.template is not None:
+                template = self.vault.open_templates([row.id], [row.template], WATCHED_TEMPLATE)[0]
+        if not is_authentic(self.vault, WATCHLIST, values_of(row)):
+            self.vault.set_aside.add(WATCHLIST.name, name_row(WATCHLIST, row))
+            rest = {"reason": DAMAGED_ENTRY, "added_at": datetime.fromtimestamp(0, UTC)}
+        return read_as(WatchEntry, row, template=template, second=None, **rest)
+
+    def coverage(self, digest: str) -> Coverage:
+        """How much of the registry has templates of a second model."""
+        with reading(self._engine) as connection, long_statements(connection):
+            row = connection.execute(_COVERAGE, {"digest": digest}).one()
+        return Coverage(**row._mapping)

@@ -1,0 +1,396 @@
+"""Sweeps, the facts by which they rank and group references, and pairs that people have judged."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Connection,
+    Float,
+    ForeignKey,
+    Index,
+    Row,
+    String,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
+
+from engine.errors import NotFound
+from engine.registry.cases import CASE_DOCUMENTS, CASES
+from engine.registry.database import KEYS, Moment, Source, is_id, long_statements, reading
+from engine.registry.lines import LINES
+from engine.registry.references import _DOCUMENTS_OF, IS_LIVE, REFERENCES
+from engine.registry.rows import (
+    JsonValue,
+    RowValues,
+    UuidText,
+    columns_of,
+    mac_column,
+    metadata,
+    open_each,
+    open_some,
+    read_as,
+    require_authentic,
+    sound_rows,
+    with_macs,
+)
+from engine.registry.vault import Vault
+from schema.cases import ALIVE, CaseKind, Outcome
+from schema.lines import LineStatus
+from schema.sweeps import (
+    Identity,
+    LineFact,
+    SweepProgress,
+    SweepRecord,
+    SweepScope,
+    SweepState,
+    SweepTerms,
+)
+
+SWEEPS = Table(
+    "sweeps",
+    metadata,
+    Column("id", UuidText, primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("terms", JsonValue, nullable=False),
+    Column("requested_by", String(200), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("started_at", Moment),
+    Column("ended_at", Moment),
+    Column("sequence", BigInteger),
+    Column("progress", JsonValue, nullable=False),
+    Column("summary", JsonValue),
+    Column("fault", Text),
+    mac_column(),
+    CheckConstraint(
+        "state IN ('queued', 'running', 'paused', 'done', 'cancelled', 'failed')", name="state"
+    ),
+)
+Index("ix_sweeps_created", SWEEPS.c.created_at, SWEEPS.c.id)
+
+_REPLACE_SWEEP = (
+    update(SWEEPS)
+    .where(SWEEPS.c.id == bindparam("key"))
+    .values({column.name: bindparam(f"new_{column.name}") for column in SWEEPS.columns})
+)
+
+
+def write_sweeps(connection: Connection, vault: Vault, records: Sequence[SweepRecord]) -> None:
+    """Writes each sweep, in place of its earlier state."""
+    for values, record in zip(
+        with_macs(vault, SWEEPS, list(map(_sweep_row, records))), records, strict=True
+    ):
+        known = {"key": record.id, **{f"new_{name}": value for name, value in values.items()}}
+        if connection.execute(_REPLACE_SWEEP, known).rowcount == 0:
+            connection.execute(insert(SWEEPS), values)
+
+
+def sweep_of(vault: Vault, row: Row[Any]) -> SweepRecord:
+    require_authentic(vault, SWEEPS, row)
+    terms = SweepTerms(**{**row.terms, "scope": SweepScope(row.terms["scope"])})
+    progress = SweepProgress(**row.progress)
+    return read_as(SweepRecord, row, state=SweepState(row.state), terms=terms, progress=progress)
+
+
+def _sweep_row(record: SweepRecord) -> RowValues:
+    return columns_of(
+        record,
+        state=record.state.value,
+        terms={
+            "threshold": float(record.terms.threshold),
+            "scope": record.terms.scope.value,
+            "model_digest": record.terms.model_digest,
+            "budget": record.terms.budget,
+        },
+        progress=asdict(record.progress),
+        summary=None if record.summary is None else dict(record.summary),
+    )
+
+
+_SWEEP = select(SWEEPS).where(SWEEPS.c.id == bindparam("id"))
+_NEWEST_SWEEPS = select(SWEEPS).order_by(SWEEPS.c.created_at.desc(), SWEEPS.c.id.desc())
+_LAST_DONE = (
+    select(SWEEPS)
+    .where(SWEEPS.c.state == SweepState.DONE.value)
+    .order_by(SWEEPS.c.ended_at.desc(), SWEEPS.c.id.desc())
+    .limit(1)
+)
+
+
+class SweepReader(Source):
+    """Reader of sweeps."""
+
+    def get(self, sweep_id: str) -> SweepRecord:
+        """One sweep; `NotFound` if there is none."""
+        row = self._first(_SWEEP, id=sweep_id) if is_id(sweep_id) else None
+        if row is None:
+            raise NotFound("no sweep has this id: see `sosie sweep list`")
+        return sweep_of(self.vault, row)
+
+    def newest(self, limit: int = 100) -> list[SweepRecord]:
+        """The newest sweeps, the newest first."""
+        return open_some(self, _NEWEST_SWEEPS, limit, partial(sweep_of, self.vault))
+
+    def last_done(self) -> SweepRecord | None:
+        """The one that was done last; `None` where none was."""
+        row = self._first(_LAST_DONE)
+        return None if row is None else sweep_of(self.vault, row)
+
+
+OWNERS_PER_PAGE = 50_000
+_ID_BYTES = 36
+_LINES_OF = (
+    select(
+        LINES.c.document_id,
+        LINES.c.id,
+        LINES.c.carrier,
+        LINES.c.outlet,
+        LINES.c.opened_at,
+        LINES.c.status,
+    )
+    .where(LINES.c.document_id.in_(KEYS))
+    .order_by(LINES.c.opened_at, LINES.c.id)
+)
+_IS_OPEN_DISPUTE = (
+    select(CASES.c.kind == CaseKind.DISPUTE.value)
+    .where(
+        CASES.c.id == CASE_DOCUMENTS.c.case_id,
+        CASES.c.state.in_(sorted(state.value for state in ALIVE)),
+    )
+    .scalar_subquery()
+)
+# A subquery and no join: SQLite would go through every open case first.
+_DISPUTES_OF = (
+    select(CASE_DOCUMENTS.c.document_id, func.count().label("disputes"))
+    .where(CASE_DOCUMENTS.c.document_id.in_(KEYS), _IS_OPEN_DISPUTE)
+    .group_by(CASE_DOCUMENTS.c.document_id)
+)
+# In the order of an index that has both columns: the rows themselves, which are ten times as
+# long for their templates, are not read.
+_OWNERS = (
+    select(REFERENCES.c.document_id, REFERENCES.c.id)
+    .where(
+        tuple_(REFERENCES.c.document_id, REFERENCES.c.id)
+        > tuple_(bindparam("document"), bindparam("id"))
+    )
+    .order_by(REFERENCES.c.document_id, REFERENCES.c.id)
+    .limit(bindparam("page"))
+)
+_REMOVED = select(REFERENCES.c.id).where(REFERENCES.c.removed_sequence.is_not(None))
+_OPENINGS = (
+    select(LINES.c.id, REFERENCES.c.id.label("reference"), LINES.c.outlet, LINES.c.opened_at)
+    .add_columns(LINES.c.status)
+    .join(REFERENCES, (REFERENCES.c.document_id == LINES.c.document_id) & IS_LIVE)
+    .where(LINES.c.id > bindparam("last"))
+    .order_by(LINES.c.id)
+    .limit(bindparam("page"))
+)
+
+
+class FactReader(Source):
+    """Reader of facts about references, by which sweeps rank and group them."""
+
+    def identities_of(self, reference_ids: Sequence[int]) -> list[Identity]:
+        """The documents of these references, each once, in the order of their first reference.
+
+        A reference that is gone has none. Each brings the references that were asked for, every
+        line, closed ones too, and the number of its open disputes.
+        """
+        references: dict[str, list[int]] = defaultdict(list)
+        rows = self._rows_of(_DOCUMENTS_OF, sorted({int(key) for key in reference_ids}))
+        for row in sound_rows(self.vault, REFERENCES, rows):
+            references[row.document_id].append(row.id)
+        ordered = {key: sorted(ids) for key, ids in references.items()}
+        documents = sorted(ordered, key=lambda key: ordered[key][0])
+        lines: dict[str, list[LineFact]] = defaultdict(list)
+        for row in self._rows_of(_LINES_OF, documents):
+            lines[row.document_id].append(
+                LineFact(row.id, row.carrier, row.outlet, row.opened_at, row.status)
+            )
+        disputes = {row.document_id: row.disputes for row in self._rows_of(_DISPUTES_OF, documents)}
+        return [
+            Identity(key, tuple(ordered[key]), tuple(lines[key]), disputes.get(key, 0))
+            for key in documents
+        ]
+
+    def crowded_documents(self, most: int, is_each_carrier: bool) -> list[str]:
+        """The documents with more than `most` lines in use: over all carriers, or with one."""
+        grouped = (
+            (LINES.c.document_id, LINES.c.carrier) if is_each_carrier else (LINES.c.document_id,)
+        )
+        query = (
+            select(LINES.c.document_id)
+            .where(LINES.c.status != LineStatus.CLOSED.value)
+            .group_by(*grouped)
+            .having(func.count() > most)
+        )
+        # It reads every line.
+        with reading(self._engine) as connection, long_statements(connection):
+            return sorted({row.document_id for row in connection.execute(query)})
+
+    def count_outlet_lines(self, outlets: Sequence[str]) -> dict[str, int]:
+        """How many lines each outlet has opened, closed ones too; none of one without lines."""
+        query = (
+            select(LINES.c.outlet, func.count().label("lines"))
+            .where(LINES.c.outlet.in_(sorted(set(outlets))))
+            .group_by(LINES.c.outlet)
+        )
+        with reading(self._engine) as connection, long_statements(connection):
+            return {row.outlet: row.lines for row in connection.execute(query)}
+
+    def document_owner_array(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of every live reference: ids int64[n], ascending, and a number of its document int64[n].
+
+        The numbers say no more than which references are of one document. Read in pages, each a
+        short transaction: what is added or removed meanwhile may be in it or not.
+        """
+        pages = list(self._owner_pages())
+        removed = np.array([row.id for row in self.rows(_REMOVED)], np.int64)
+        if not pages:
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        ids = np.concatenate([ids for ids, _ in pages])
+        # Every page begins with a number of its own, unless it goes on with a document.
+        numbers = np.cumsum(np.concatenate([is_other for _, is_other in pages]), dtype=np.int64)
+        order = np.argsort(ids)
+        order = order[~np.isin(ids[order], removed)]
+        return ids[order], numbers[order]
+
+    def opening_arrays(self) -> tuple[NDArray[Any], ...]:
+        """Of every line of a live reference: a reference int64[n], a number of its outlet int32[n],
+        the minute it was opened in int64[n], and whether it is disputed bool[n].
+
+        Read in pages as `document_owner_array`; a line of several references may be there again.
+        """
+        outlets: dict[str, int] = {}
+        pages: list[NDArray[np.int64]] = [np.empty((0, 4), np.int64)]
+        asked = {"last": "", "page": OWNERS_PER_PAGE}
+        while rows := self.rows(_OPENINGS, **asked):
+            numbers = [
+                (
+                    row.reference,
+                    outlets.setdefault(row.outlet, len(outlets)),
+                    int(row.opened_at.timestamp() // 60),
+                    row.status == LineStatus.DISPUTED.value,
+                )
+                for row in rows
+            ]
+            pages.append(np.array(numbers, np.int64))
+            asked["last"] = rows[-1].id
+        reference, outlet, minute, is_disputed = np.concatenate(pages).T
+        return reference, outlet.astype(np.int32), minute, is_disputed.astype(np.bool_)
+
+    def _owner_pages(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+        """References by document, and whether each is of another document than the one before."""
+        asked = {"document": "", "id": -1, "page": OWNERS_PER_PAGE}
+        while True:
+            rows = self.rows(_OWNERS, **asked)
+            if not rows:
+                return
+            documents, ids = zip(*rows, strict=True)
+            names = np.array((asked["document"], *documents), f"S{_ID_BYTES}")
+            yield np.array(ids, np.int64), names[1:] != names[:-1]
+            asked |= {"document": documents[-1], "id": ids[-1]}
+
+
+JUDGED_PAIRS = Table(
+    "judged_pairs",
+    metadata,
+    Column("left_document", UuidText, ForeignKey("documents.id"), primary_key=True),
+    Column("right_document", UuidText, ForeignKey("documents.id"), primary_key=True),
+    Column("outcome", String(16), nullable=False),
+    Column("score", Float(53), nullable=False),
+    Column("case_id", UuidText, ForeignKey("cases.id"), nullable=False),
+    Column("sweep_id", UuidText, ForeignKey("sweeps.id")),
+    Column("decided_at", Moment, nullable=False),
+    Column("decided_by", String(200), nullable=False),
+    mac_column(),
+    # The gallery's that was decided on; null of a pair from before it was noted.
+    Column("sequence", BigInteger),
+    # Of the holders' attempts that were decided on, each with the other's reference.
+    Column("left_attempt_score", Float(53)),
+    Column("right_attempt_score", Float(53)),
+    CheckConstraint("outcome IN ('fraud', 'twins', 'mistake')", name="outcome"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedPair:
+    """The outcome that people gave a pair of documents, left < right.
+
+    `score` is the best between their references, or what attempts showed under one that had none;
+    `sweep_id` the sweep that found them, and `sequence` the gallery's that was decided on; None
+    where it was not noted. `left_attempt_score`: the best of attempts by the holder of the left
+    document that were decided on, with a reference of the right one; None where there was none.
+    """
+
+    left_document: str
+    right_document: str
+    outcome: Outcome
+    score: float
+    case_id: str
+    sweep_id: str | None
+    decided_at: datetime
+    decided_by: str
+    sequence: int | None = None
+    left_attempt_score: float | None = None
+    right_attempt_score: float | None = None
+
+
+EXCEPTIONS = frozenset({Outcome.TWINS, Outcome.MISTAKE})
+"""What later sweeps respect: these two documents are two people, or one with good reason."""
+_PAIRS = select(JUDGED_PAIRS)
+_JUDGED = _PAIRS.order_by(JUDGED_PAIRS.c.left_document, JUDGED_PAIRS.c.right_document)
+
+_FORGET_JUDGED = (
+    delete(JUDGED_PAIRS)
+    .where(JUDGED_PAIRS.c.left_document == bindparam("left_document"))
+    .where(JUDGED_PAIRS.c.right_document == bindparam("right_document"))
+)
+
+
+def write_judged(connection: Connection, vault: Vault, pairs: Sequence[JudgedPair]) -> None:
+    """Writes the pairs, each in place of an earlier outcome."""
+    if not pairs:
+        return
+    assert all(pair.left_document < pair.right_document for pair in pairs), "left < right"
+    rows = [columns_of(pair, outcome=pair.outcome.value) for pair in pairs]
+    connection.execute(_FORGET_JUDGED, rows)
+    connection.execute(insert(JUDGED_PAIRS), with_macs(vault, JUDGED_PAIRS, rows))
+
+
+class PairReader(Source):
+    """Reader of judged pairs."""
+
+    def judged_pairs(self, outcomes: Collection[Outcome] | None = None) -> list[JudgedPair]:
+        """Every judged pair, or those with one of these outcomes; by document."""
+        query = _JUDGED
+        if outcomes is not None:
+            query = query.where(JUDGED_PAIRS.c.outcome.in_([one.value for one in outcomes]))
+        return list(open_each(self.rows(query), self._judged))
+
+    def judged_between(self, document_ids: Sequence[str]) -> list[JudgedPair]:
+        """What people judged of any two of these documents."""
+        wanted, left = set(document_ids), JUDGED_PAIRS.c.left_document
+        rows = self._rows_of(_PAIRS.where(left.in_(KEYS)), sorted(wanted))
+        return [self._judged(row) for row in rows if row.right_document in wanted]
+
+    def _judged(self, found: Row[Any]) -> JudgedPair:
+        row = require_authentic(self.vault, JUDGED_PAIRS, found)
+        return read_as(JudgedPair, row, outcome=Outcome(row.outcome))

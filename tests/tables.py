@@ -1,0 +1,7 @@
+"""Every table by its name."""
+
+from types import SimpleNamespace
+
+from engine.registry.store import every_table
+
+tables = SimpleNamespace(**{one.name: one for one in every_table()})
