@@ -1,5 +1,3 @@
-"""Every table by its name."""
-
 from types import SimpleNamespace
 
 from engine.registry.store import every_table

@@ -15,10 +15,9 @@ import structlog
 from structlog.testing import LogCapture
 
 from engine.errors import ClockImplausible, RequestError
-from engine.registry import store, writer
+from engine.registry import events, store, writer
 from engine.registry.database import AuditEntry, utc_now
 from engine.registry.enrollments import StoredAnswer, Tally
-from engine.registry.events import Changes
 from engine.retention.clock import check_clock, check_step, confirm_clock
 from engine.retention.job import RUN, Schedule
 from serving.deployment.deployment import Deployment
@@ -63,7 +62,7 @@ def keep_answer(deployment: Deployment) -> None:
 def note(deployment: Deployment, action: str = "test.done", **changes: Any) -> None:
     entry = AuditEntry("test", action, "x")
     deployment.registrar.run(
-        lambda by, _: by.commit(Changes(sequence=by.sequence, audit=(entry,), **changes))
+        lambda by, _: by.commit(events.Changes(sequence=by.sequence, audit=(entry,), **changes))
     )
 
 

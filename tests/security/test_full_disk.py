@@ -21,12 +21,11 @@ import pytest
 
 from bench.suites.workload import add_outlet, load_holders, make_document
 from engine.errors import StorageFull
-from engine.registry import backup
+from engine.registry import backup, events
 from engine.registry.audit import verify_chain
 from engine.registry.backup import make_backup
 from engine.registry.damage import find_damage
 from engine.registry.database import AuditEntry, utc_now
-from engine.registry.events import Changes
 from serving.deployment import deployment as compose
 from serving.deployment.deployment import Deployment
 from serving.deployment.snapshots import SnapshotManager
@@ -172,7 +171,7 @@ def fill_up_a_backup(disk: str, home: str) -> None:
             make_backup(store, writer, Path(disk) / "copy", actor="test", progress=look)
         assert [one.name for one in Path(disk).iterdir()] == ["filler"]
         entry = AuditEntry("test", "test.done", "x")
-        writer.commit(Changes(sequence=writer.sequence, audit=[entry]))
+        writer.commit(events.Changes(sequence=writer.sequence, audit=[entry]))
         fillers[0].unlink()
         manifest = make_backup(store, writer, Path(disk) / "copy", actor="test")
         assert manifest.sequence == writer.sequence

@@ -25,9 +25,8 @@ from engine.matching.bulk_enrollment import (
 )
 from engine.matching.documents import check_documents
 from engine.matching.samples import CropPolicy, Sample, seal_crop
-from engine.registry.audit import read_audit
+from engine.registry import audit, database
 from engine.registry.cases import CaseRecord
-from engine.registry.database import AuditEntry
 from engine.registry.events import Changes
 from engine.registry.store import Reader
 from engine.registry.writer import Writer
@@ -152,7 +151,7 @@ def case(desk: Deployment) -> CaseRecord:
 
 def report(desk: Deployment, case: CaseRecord, **terms: Any) -> tuple[Page, Any]:
     found = gather_case(desk.store, desk.calibration, case.id, ReportTerms(**terms))
-    desk.store.note(AuditEntry("cli:anna", "case.reported", case.id, found.describe()))
+    desk.store.note(database.AuditEntry("cli:anna", "case.reported", case.id, found.describe()))
     made = write_case(found, desk.store)
     return Page(made.html), made
 
@@ -345,7 +344,7 @@ def test_many_people_are_revealed_by_two(
     assert sosie(*made).code == 0
     assert "Member 1" in file.read_text("utf-8")
     digest = [one.entry for one in desk.store.audit_entries()][-1].detail["asked"]
-    both = [one.entry for one in read_audit(desk.store, None, 9, subject=digest)]
+    both = [one.entry for one in audit.read_audit(desk.store, None, 9, subject=digest)]
     assert [(one.actor, one.action) for one in both] == [
         ("cli:anna", "list.asked"),
         ("cli:bob", "list.made"),

@@ -15,9 +15,7 @@ from engine.cases.sweep_cases import open_sweep_cases
 from engine.matching.holders import erase_holder
 from engine.matching.policy import replay
 from engine.matching.registrar import publish
-from engine.registry.database import AuditEntry
-from engine.registry.events import Changes
-from engine.registry.references import NewReference
+from engine.registry import database, events, references
 from schema.cases import CaseKind, CaseOrigin, Outcome
 from schema.reasons import Decision, Reason
 from schema.sweeps import GroupKind
@@ -60,11 +58,11 @@ class Couple:
         """The first document has a second reference, of this face."""
 
         def perform(writer: Any, _: Any) -> None:
-            reference = NewReference(
+            reference = references.NewReference(
                 writer.next_reference_id(), self.ids[0], None, face, writer.sequence + 1
             )
-            entry = AuditEntry("test", "reference.added", self.ids[0])
-            changes = Changes(writer.sequence + 1, audit=(entry,), references=(reference,))
+            entry = database.AuditEntry("test", "reference.added", self.ids[0])
+            changes = events.Changes(writer.sequence + 1, audit=(entry,), references=(reference,))
             publish(writer, self._service.registrar.gallery, changes)
 
         self._service.registrar.run(perform)

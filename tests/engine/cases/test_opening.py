@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from engine.cases.opening import CaseBatch, NewCase, date_change
 from engine.cases.steps import assign, propose, withdraw
+from engine.registry import events, keyring
 from engine.registry.database import new_id, utc_now
-from engine.registry.events import Changes
-from engine.registry.keyring import KeyRing
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from schema.cases import ALIVE, CaseKind, CaseOrigin, CaseState, NoteKind, Outcome
@@ -129,7 +128,7 @@ def test_a_change_is_after_the_last_one_even_where_the_clock_was_set_back(servic
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """An empty registry on SQLite for many examples."""
     url = f"sqlite:///{tmp_path_factory.mktemp('cases')}/registry.db"
-    with Store.create(url, Vault(KeyRing.generate(), 8), model_digest="m") as store:
+    with Store.create(url, Vault(keyring.KeyRing.generate(), 8), model_digest="m") as store:
         yield store
 
 
@@ -153,7 +152,7 @@ def test_in_any_order_open_cases_share_no_document_and_name_all_given(
         for place, batch in enumerate(batches_given):
             cases = CaseBatch(registry, begun + timedelta(seconds=place))
             opened |= {cases.open(new_case(*names), "test").id: names for names in batch}
-            writer.commit(cases.add_to(Changes(sequence=0, audit=())))
+            writer.commit(cases.add_to(events.Changes(sequence=0, audit=())))
     everything = sorted({name for batch in batches_given for names in batch for name in names})
     found = registry.cases.open_of(everything)
     assert all(len(cases) == 1 for cases in found.values())

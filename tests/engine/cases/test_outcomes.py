@@ -15,10 +15,9 @@ from engine.matching.comparison import WatchList
 from engine.matching.holders import erase_holder
 from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import dispute_line
+from engine.registry import enrollments, events
 from engine.registry.audit import verify_chain
 from engine.registry.database import AuditEntry, new_id, utc_now
-from engine.registry.enrollments import NewCrop
-from engine.registry.events import Changes
 from schema.cases import CaseKind, CaseOrigin, NoteKind, Outcome
 from schema.lines import LineStatus
 from schema.reasons import Reason
@@ -202,7 +201,7 @@ def test_texts_and_crops_are_erased_with_the_last_document_of_a_case(
     other = service.open(two["document_id"], kind=CaseKind.DISPUTE, origin=CaseOrigin.DISPUTE)
     for key in (case.id, other.id):
         note(*service.context, key, "the man with the scar", ANNA)
-    crop = NewCrop(
+    crop = enrollments.NewCrop(
         id=new_id(),
         enrollment_id=one["enrollment_id"],
         photograph="live",
@@ -212,7 +211,7 @@ def test_texts_and_crops_are_erased_with_the_last_document_of_a_case(
     entry = AuditEntry("test", "test.done", "x")
     service.registrar.run(
         lambda writer, _: writer.commit(
-            Changes(
+            events.Changes(
                 sequence=writer.sequence,
                 audit=[entry],
                 crops=[crop, replace(crop, id=new_id(), enrollment_id=two["enrollment_id"])],

@@ -9,9 +9,8 @@ import pytest
 from engine.errors import NotFound
 from engine.lifecycle.reverification import end_exemption, exempt
 from engine.matching.policy import replay
+from engine.registry import events, sweeps
 from engine.registry.database import AuditEntry, utc_now
-from engine.registry.events import Changes
-from engine.registry.sweeps import JudgedPair
 from schema.cases import Outcome
 from schema.reasons import Reason
 
@@ -23,7 +22,7 @@ def enroll(lab: Any, registrar: Any, person: Any, **changes: Any) -> Any:
 def judge(writer: Any, left: str, right: str, case_id: str) -> None:
     """People decide that two documents are one person's."""
     low, high = sorted((left, right))
-    pair = JudgedPair(
+    pair = sweeps.JudgedPair(
         left_document=low,
         right_document=high,
         outcome=Outcome.FRAUD,
@@ -33,7 +32,7 @@ def judge(writer: Any, left: str, right: str, case_id: str) -> None:
         decided_at=utc_now(),
         decided_by="test",
     )
-    writer.commit(Changes(writer.sequence, [AuditEntry("test", "test", "x")], judged=[pair]))
+    writer.commit(events.Changes(writer.sequence, [AuditEntry("test", "test", "x")], judged=[pair]))
 
 
 def test_a_person_has_so_many_lines_over_all_carriers_and_all_documents(lab: Any) -> None:

@@ -10,10 +10,8 @@ import pytest
 from sqlalchemy import create_engine, make_url
 
 from engine.errors import RowRefused, StorageFailed
-from engine.registry import database
+from engine.registry import database, enrollments, events
 from engine.registry.database import AuditEntry, new_id
-from engine.registry.enrollments import NewCrop
-from engine.registry.events import Changes
 from engine.registry.writer import Writer
 from tests.engine.matching.conftest import NOW
 
@@ -102,9 +100,9 @@ def test_only_errors_of_a_row_are_told_as_such(lab: Any, database_url: str) -> N
     assert not isinstance(busy.value, RowRefused)
     entry = AuditEntry("test", "test.done", "x")
     with lab.store.writer() as writer:
-        crop = NewCrop(
+        crop = enrollments.NewCrop(
             id=new_id(), enrollment_id=new_id(), photograph="live", image=b"x", kept_until=NOW
         )
         for change in ({"closed_lines": [new_id()]}, {"crops": [crop]}):
             with pytest.raises(RowRefused):
-                writer.commit(Changes(sequence=0, audit=[entry], **change))
+                writer.commit(events.Changes(sequence=0, audit=[entry], **change))

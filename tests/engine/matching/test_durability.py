@@ -18,9 +18,8 @@ import numpy as np
 import pytest
 
 from engine.matching.recovery import restore_gallery
+from engine.registry import events, keyring
 from engine.registry.accounts import Carrier
-from engine.registry.events import read_events
-from engine.registry.keyring import KeyRing
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from schema.events import EventType
@@ -108,7 +107,7 @@ def check_store(store: Store, folder: Path, acknowledged: Iterable[str], at_leas
 def check_events(store: Store) -> None:
     """Each decision and each line has its event, once and in this order; no number is missing."""
     found, after = [], 0
-    while page := read_events(store, after):
+    while page := events.read_events(store, after):
         found += page
         after = page[-1].number
     assert [one.number for one in found] == list(range(1, len(found) + 1))
@@ -128,7 +127,7 @@ def test_no_acknowledged_enrollment_is_lost_or_doubled_however_often_it_is_kille
 ) -> None:
     url: str = request.getfixturevalue(f"{database}_url")
     ring, folder = tmp_path / "keyring.json", tmp_path / "gallery"
-    vault = Vault(KeyRing.create(ring), DIM)
+    vault = Vault(keyring.KeyRing.create(ring), DIM)
     store = Store.create(url, vault, model_digest=MODEL_DIGEST)
     store.add_carrier(Carrier("blue", "Blue"), actor="test")
     store.add_outlet("blue-1", "blue", actor="test")

@@ -23,11 +23,10 @@ from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.matching.registrar import Registrar
 from engine.matching.requests import document_look_up
 from engine.matching.verification import identify
+from engine.registry import events, references
 from engine.registry.accounts import Carrier
 from engine.registry.audit import AuditRecord, verify_chain
 from engine.registry.database import AuditEntry
-from engine.registry.events import Changes
-from engine.registry.references import WatchEntry
 from engine.registry.writer import Writer
 from schema.documents import DocumentStatus
 from schema.reasons import Decision, Reason
@@ -133,7 +132,7 @@ def test_a_watched_document_goes_to_review(lab: Any) -> None:
     request = lab.request()
     checked = check_documents([request.document], date(2026, 1, 1))[0]
     watchlist = WatchList(lab.vault.dim)
-    entry = WatchEntry(
+    entry = references.WatchEntry(
         id=1,
         document_lookup=document_look_up(lab.vault, checked),
         template=None,
@@ -202,7 +201,7 @@ def test_a_certificate_names_its_own_audit_entry_whatever_is_written_meanwhile(
     request = lab.request()
     commit = Writer.commit
 
-    def commit_and_be_overtaken(writer: Writer, changes: Changes) -> AuditRecord:
+    def commit_and_be_overtaken(writer: Writer, changes: events.Changes) -> AuditRecord:
         last = commit(writer, changes)
         lab.store.add_carrier(Carrier("late", "Late"), actor="test")
         return last

@@ -37,8 +37,7 @@ from engine.matching.samples import (
     seal_crop,
     take_samples,
 )
-from engine.registry.enrollments import NewCrop
-from engine.registry.keyring import KeyRing
+from engine.registry import enrollments, keyring
 from engine.registry.vault import Vault
 from schema.reasons import Decision, PhotographKind, Reason
 from tests.engine.faces.records import write_19794_2011
@@ -138,7 +137,7 @@ def extractor() -> Iterator[Extractor]:
 
 @pytest.fixture
 def face_vault(extractor: Extractor) -> Vault:
-    return Vault(KeyRing.generate(), extractor.dim)
+    return Vault(keyring.KeyRing.generate(), extractor.dim)
 
 
 def encode(picture: Image.Image) -> bytes:
@@ -246,7 +245,7 @@ def attempt(vault: Vault, face: Any, *, with_crops: bool = True) -> EnrollmentRe
 
 def choose(
     policy: CropPolicy, vault: Vault, request: EnrollmentRequest, *, has_case: bool = False
-) -> list[NewCrop]:
+) -> list[enrollments.NewCrop]:
     samples = {"live": request.live, "portrait": request.portrait}
     return policy.choose(
         vault, samples, enrollment_id="e", document_id="d", has_case=has_case, at=NOW

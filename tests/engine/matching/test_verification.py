@@ -17,9 +17,8 @@ from engine.matching.holders import erase_holder
 from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import close_line
 from engine.matching.verification import HolderCheck, HolderProbe
+from engine.registry import events, references
 from engine.registry.database import AuditEntry
-from engine.registry.events import Changes
-from engine.registry.references import SecondTemplate
 from indexes.errors import IdInvalid, VectorInvalid
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
@@ -121,7 +120,7 @@ def test_a_line_that_fails_again_days_later_says_so_in_its_case(lab: Any) -> Non
         entry = AuditEntry("test", "test.done", "x")
         registrar.run(
             lambda writer, _: writer.commit(
-                Changes(sequence=writer.sequence, audit=[entry], case_changes=[older])
+                events.Changes(sequence=writer.sequence, audit=[entry], case_changes=[older])
             )
         )
         check_line(registrar, lab.store, line, probe_of(other), pytest.fail)
@@ -237,7 +236,7 @@ def test_a_holder_who_is_verified_fills_in_the_second_model_and_nobody_else_does
     person, request = lab.newcomer()
     vector = lab.people.sample(person).vector
     other = lab.people.between(vector, 0.2)
-    second = SecondTemplate("sha256:second", np.eye(1, 16, dtype=np.float32)[0])
+    second = references.SecondTemplate("sha256:second", np.eye(1, 16, dtype=np.float32)[0])
     with lab.registrar() as registrar:
         document_id = registrar.enroll([request])[0].body["document_id"]
         ids = lab.store.document(document_id).reference_ids

@@ -6,11 +6,10 @@ import pytest
 from sqlalchemy import text, update
 
 from engine.errors import ChainBroken, FourEyes, RequestError, WriterBusy
-from engine.registry import audit
+from engine.registry import audit, events
 from engine.registry.audit import MENDED, AuditReader, AuditRecord, AuditReport
 from engine.registry.damage import mend_chain
 from engine.registry.database import AuditEntry, utc_now
-from engine.registry.events import Changes
 from engine.registry.store import Store
 from schema.actors import Actor
 from tests.engine.registry.conftest import DECIDED, MODEL, change
@@ -105,7 +104,7 @@ def test_any_json_survives_the_chain(store, writer) -> None:
         {},
     ]
     entries = [AuditEntry("tést", "a", "b", detail) for detail in details]
-    writer.commit(Changes(sequence=0, audit=entries))
+    writer.commit(events.Changes(sequence=0, audit=entries))
     assert audit.verify_chain(store).intact
     assert [record.entry for record in store.audit_entries(after=6)] == entries
 

@@ -16,14 +16,12 @@ import pytest
 from sqlalchemy import text
 
 from engine.errors import SchemaMismatch, StorageFailed
-from engine.registry import database
+from engine.registry import database, keyring, references
 from engine.registry import store as stores
 from engine.registry.accounts import ApiKey, Carrier, Session
 from engine.registry.audit import verify_chain
 from engine.registry.backup import make_backup
 from engine.registry.database import restructuring, storage_errors, utc_now
-from engine.registry.keyring import KeyRing
-from engine.registry.references import SecondTemplate
 from engine.registry.store import Store, every_table
 from engine.registry.upgrade import _CODES_SINCE, upgrade
 from engine.registry.webhooks import (
@@ -68,7 +66,7 @@ WRITES: dict[str, Callable[[Opened], object]] = {
     "apikey revoke": lambda by: by.store.revoke_api_key("k1", actor="test"),
     "audit entry": lambda by: by.store.note(ENTRY),
     "second templates": lambda by: by.store.fill_references(
-        [(1, SecondTemplate("second", bytes(4)))], actor="test"
+        [(1, references.SecondTemplate("second", bytes(4)))], actor="test"
     ),
     "sign in": lambda by: by.store.accounts.sign_in(SESSION, "u2", "c"),
     "session used": lambda by: by.store.accounts.touch("s1", NOW + MINUTE),
@@ -182,7 +180,7 @@ ROUNDS = 20
 def test_of_twenty_upgrades_beside_processes_that_write_none_breaks_the_chain(
     store: Store,
     database_url: str,
-    key_ring: KeyRing,
+    key_ring: keyring.KeyRing,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

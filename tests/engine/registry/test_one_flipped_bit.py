@@ -20,7 +20,7 @@ from engine.errors import SosieError
 from engine.lifecycle.campaigns import fill_campaigns
 from engine.lifecycle.reverification import carry_out
 from engine.lifecycle.rules import LineRules, load_rules
-from engine.registry import damage
+from engine.registry import damage, keyring
 from engine.registry.accounts import Accounts, ApiKey, Carrier, Session
 from engine.registry.audit import verify_chain
 from engine.registry.backup import make_backup, restore_backup
@@ -30,7 +30,6 @@ from engine.registry.database import new_id, utc_now
 from engine.registry.documents import DocumentRecord
 from engine.registry.enrollments import LivenessRecord, Tally
 from engine.registry.events import BEGINNING, Changes, read_events, read_page
-from engine.registry.keyring import KeyRing
 from engine.registry.lines import Exemption, LineEvent
 from engine.registry.people import (
     AskedLine,
@@ -69,7 +68,7 @@ class World:
     """A registry in which every row is one person's; each has a carrier and an outlet alone."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.ring = path, KeyRing.generate()
+        self.path, self.ring = path, keyring.KeyRing.generate()
         self.owner: dict[str, int] = {}
         self.documents: list[str] = []
         self.attempts: list[str] = []

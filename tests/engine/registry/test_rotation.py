@@ -9,10 +9,8 @@ import pytest
 from sqlalchemy import select
 
 from engine.errors import KeyRingError, KeyRingForeign, ModelMismatch, RegistryError, SealBroken
-from engine.registry.audit import verify_chain
+from engine.registry import audit, enrollments, events
 from engine.registry.database import new_id, utc_now
-from engine.registry.enrollments import NewCrop
-from engine.registry.events import Changes
 from engine.registry.keyring import KeyRing
 from engine.registry.references import AttemptTemplate, WatchEntry
 from engine.registry.rotation import reseal, retire
@@ -56,7 +54,7 @@ def filled(store, enroll):
         face = WatchEntry(1, None, changes.references[0].template, "fraud", now)
         case = make_case(id=CASE)
         notes = [CaseNote(now, "anna", NoteKind.NOTE, text) for text in ("one", "", "王")]
-        crop = NewCrop(
+        crop = enrollments.NewCrop(
             id=new_id(),
             enrollment_id=changes.enrollments[0].id,
             photograph="live",
@@ -88,7 +86,7 @@ def versions(store: Store) -> set[int]:
     return found
 
 
-def contents(store: Store, changes: Changes) -> tuple[object, ...]:
+def contents(store: Store, changes: events.Changes) -> tuple[object, ...]:
     """Everything sealed, opened."""
     identities = [store.identity(document.id) for document in changes.documents]
     numbers = store.numbers([line.id for line in changes.lines])
@@ -127,7 +125,7 @@ def test_data_key_is_rotated_without_losing_a_row(store, filled, database_url, w
             narrow = retire(writer)
         assert versions(widened) == {2}
         assert contents(widened, filled) == before
-        assert verify_chain(widened).intact
+        assert audit.verify_chain(widened).intact
     assert [key.version for key in narrow.data] == [2]
     with reopened(store, database_url, narrow) as after:
         assert contents(after, filled) == before

@@ -10,8 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from engine.errors import LeaseLost, WriterBusy
-from engine.registry.audit import verify_chain
-from engine.registry.keyring import KeyRing
+from engine.registry import audit, keyring
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from tests.engine.registry.conftest import MODEL, change
@@ -41,7 +40,7 @@ Child = subprocess.Popen[str]
 def rival(
     in_child: Callable[..., Child],
     database_url: str,
-    key_ring: KeyRing,
+    key_ring: keyring.KeyRing,
     vault: Vault,
     tmp_path: Path,
 ) -> Callable[[], Child]:
@@ -125,4 +124,4 @@ def test_deposed_writer_cannot_commit(store, database_url, enroll) -> None:
         new.commit(enroll(new, 1, first=3))
     old.close()
     assert store.counts()["live_references"] == 4
-    assert verify_chain(store).intact
+    assert audit.verify_chain(store).intact

@@ -20,13 +20,10 @@ from engine.matching.policy import (
     write_evidence,
     write_findings,
 )
+from engine.registry import documents, events, lines, references
 from engine.registry.cases import CaseRecord
 from engine.registry.database import AuditEntry, new_id, utc_now
-from engine.registry.documents import NewDocument
 from engine.registry.enrollments import EnrollmentRecord, NewCrop, StoredAnswer
-from engine.registry.events import Changes
-from engine.registry.lines import NewLine
-from engine.registry.references import AttemptTemplate
 from engine.registry.store import Store
 from engine.registry.writer import Writer
 from engine.retention.job import DirectRunner, Schedule, run_retention
@@ -72,7 +69,7 @@ class RegistryBuilder:
         number = f"PASS{self._serial:08d}"
         self._commit(
             documents=[
-                NewDocument(
+                documents.NewDocument(
                     id=document_id,
                     kind="passport",
                     lookup=self.lookup(number),
@@ -129,7 +126,9 @@ class RegistryBuilder:
         # The case of a face has what it showed, where its document has no reference.
         shown = np.zeros(self.store.vault.dim, np.float32)
         shown[0] = 1.0
-        kept = [] if crops_until is None else [AttemptTemplate(made.id, document_id, shown)]
+        kept = (
+            [] if crops_until is None else [references.AttemptTemplate(made.id, document_id, shown)]
+        )
         self._commit(enrollments=[record], answers=[answer], crops=crops, attempt_templates=kept)
         return made
 
@@ -140,7 +139,7 @@ class RegistryBuilder:
         self._serial += 1
         line_id = new_id()
         number = f"+8613{self._serial:09d}"
-        line = NewLine(
+        line = lines.NewLine(
             id=line_id,
             msisdn_lookup=self.lookup(number),
             msisdn=number,
@@ -202,7 +201,7 @@ class RegistryBuilder:
         vouch(self.store.engine, self.store.vault)
 
     def _commit(self, **changes: object) -> None:
-        self.writer.commit(Changes(sequence=self.writer.sequence, audit=[TEST], **changes))
+        self.writer.commit(events.Changes(sequence=self.writer.sequence, audit=[TEST], **changes))
 
 
 def _crop(attempt: Attempt, until: datetime) -> NewCrop:

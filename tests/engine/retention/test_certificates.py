@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from engine.matching.holders import ErasureCertificate
-from engine.registry.database import AuditEntry
-from engine.registry.events import Changes
+from engine.registry import database, events
 from engine.registry.store import Store
 from engine.retention.certificates import check_certificate
 from engine.retention.job import DirectRunner, RetentionCertificate, Schedule, run_retention
@@ -28,9 +27,9 @@ def erased(builder: Any) -> ErasureCertificate:
     document_id = builder.document(DocumentStatus.ACTIVE)
     detail = {"references": 0, "lines": 0, "gallery_sequence": 0}
     kept = builder.writer.commit(
-        Changes(
+        events.Changes(
             sequence=0,
-            audit=[AuditEntry("test", "document.erased", document_id, detail)],
+            audit=[database.AuditEntry("test", "document.erased", document_id, detail)],
             erased_documents=[document_id],
         )
     )

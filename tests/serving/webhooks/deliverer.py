@@ -10,8 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from engine.registry.database import utc_now
-from engine.registry.keyring import KeyRing
+from engine.registry import database, keyring
 from engine.registry.store import Store
 from engine.registry.vault import Vault
 from engine.registry.webhooks import Webhooks
@@ -37,8 +36,8 @@ def main() -> None:
     url, ring, dimension, *days = sys.argv[1:]
     hurry()
     ahead = timedelta(days=sum(map(int, days)))
-    delivery.utc_now = lambda: utc_now() + ahead
-    vault = Vault(KeyRing.load(Path(ring)), int(dimension))
+    delivery.utc_now = lambda: database.utc_now() + ahead
+    vault = Vault(keyring.KeyRing.load(Path(ring)), int(dimension))
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     with Store.open(url, vault, model_digest=MODEL_DIGEST) as store:
         webhooks = Webhooks(store.engine, vault)
