@@ -68,6 +68,23 @@ class Section:
     results: tuple[Result, ...]
     others: tuple[str, ...]
 
+    @property
+    def common(self) -> Setup:
+        """What the setups of all its results have alike, where there are several."""
+        setups = [one.setup for one in self.results]
+        if len(setups) < 2:
+            return {}
+        return {
+            key: value
+            for key, value in setups[0].items()
+            if all(key in one and one[key] == value for one in setups)
+        }
+
+    def describe_own(self, result: Result) -> str:
+        """The rest of a result's setup."""
+        common = self.common
+        return describe_setup({k: v for k, v in result.setup.items() if k not in common})
+
 
 CHAPTERS = msgspec.convert(load_contents()["chapter"], tuple[Chapter, ...])
 
