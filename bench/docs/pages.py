@@ -20,8 +20,8 @@ from typing import Any
 
 import msgspec
 
-from bench.core.render import TEMPLATES, count_promises, render
-from bench.core.reports import Check, Report, Result, find_figure, find_result, read_reports
+from bench.core.render import TEMPLATES, count_promises, describe_setup, render
+from bench.core.reports import Check, Report, Result, Setup, find_figure, find_result, read_reports
 from bench.docs.accuracy_pages import build_accuracy_page, build_model_card
 from bench.docs.benchmark_charts import draw_all, draw_curves, load_contents, stamp
 from engine.errors import RequestError
