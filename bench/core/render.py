@@ -130,13 +130,22 @@ def count_promises(reports: Mapping[str, Report]) -> tuple[int, int]:
 
 
 def list_promises(reports: Mapping[str, Report]) -> Iterator[tuple[str, Check, Goal]]:
-    """Every check of the reports that is still among the goals, with the name of its report."""
+    """Every check of the reports that is still among the goals, with the name of its report; not
+    what one report skipped and another of the suite measured."""
     goals = {(goal.suite, goal.name): goal for goal in load_goals()}
+    measured = {
+        (report.suite or name, check.name)
+        for name, report in reports.items()
+        for check in report.checks
+        if check.skipped is None
+    }
     for name, report in reports.items():
         for check in report.checks:
-            goal = goals.get((report.suite or name, check.name))
+            key = report.suite or name, check.name
+            goal = goals.get(key)
+            is_told = check.skipped is None or key not in measured
             # What a report of one part left out is told by that of the suite.
-            if goal is not None and not (check.skipped or "").startswith(LEFT_OUT):
+            if goal is not None and is_told and not (check.skipped or "").startswith(LEFT_OUT):
                 # As it was on the machine of the run.
                 yield name, check, replace(goal, goal=check.goal)
 
