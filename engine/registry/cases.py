@@ -211,8 +211,6 @@ def write_cases(
 ) -> None:
     """Inserts new cases; one that is merged at once comes after the one that it went into. The
     faces of their documents are kept for them from now on."""
-    if not new:
-        return
     standing = [case for case in new if case.merged_into is None]
     merged = [case for case in new if case.merged_into is not None]
     rows = [_case_row(case) for case in (*standing, *merged)]
@@ -246,8 +244,6 @@ def write_notes(
     connection: Connection, vault: Vault, notes: Sequence[tuple[str, CaseNote]]
 ) -> None:
     """Appends to the histories of cases, each text sealed for its row."""
-    if not notes:
-        return
     # Under the writer's fence nothing else numbers them.
     first = (connection.scalar(_LAST_NOTE) or 0) + 1
     rows = [

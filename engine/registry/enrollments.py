@@ -397,8 +397,7 @@ def write_crops(connection: Connection, vault: Vault, new: Sequence[NewCrop]) ->
         )
         for one in new
     ]
-    if rows:
-        connection.execute(insert(CROPS), with_macs(vault, CROPS, rows))
+    connection.execute(insert(CROPS), with_macs(vault, CROPS, rows))
 
 
 def erase_crops(connection: Connection, document_ids: Sequence[str]) -> None:

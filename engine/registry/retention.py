@@ -222,9 +222,10 @@ def _tell_cases(
     rows = connection.execute(select(CASES).where(CASES.c.id.in_(named), is_alive)).all()
     found = list(open_each(rows, partial(case_of, vault)))
     changed = [replace(one, updated_at=date_change(one, now)) for one in found]
-    change_cases(connection, vault, changed, now)
-    note = CaseNote(now, actor, NoteKind.EXPIRED, kind.value)
-    write_notes(connection, vault, [(one.id, note) for one in found])
+    if changed:
+        change_cases(connection, vault, changed, now)
+        note = CaseNote(now, actor, NoteKind.EXPIRED, kind.value)
+        write_notes(connection, vault, [(one.id, note) for one in changed])
 
 
 @dataclass(frozen=True, slots=True)

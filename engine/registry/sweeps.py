@@ -367,8 +367,6 @@ _FORGET_JUDGED = (
 
 def write_judged(connection: Connection, vault: Vault, pairs: Sequence[JudgedPair]) -> None:
     """Writes the pairs, each in place of an earlier outcome."""
-    if not pairs:
-        return
     assert all(pair.left_document < pair.right_document for pair in pairs), "left < right"
     rows = [columns_of(pair, outcome=pair.outcome.value) for pair in pairs]
     connection.execute(_FORGET_JUDGED, rows)

@@ -227,14 +227,7 @@ def apply(
     ):
         if rows:
             connection.execute(insert(table), with_macs(vault, table, rows))
-    write_sweeps(connection, vault, changes.sweeps)
-    # Before the cases, which may name the document of one.
-    write_crops(connection, vault, changes.crops)
-    write_cases(connection, vault, changes.cases, at)
-    change_cases(connection, vault, changes.case_changes, at)
-    keep_crops_of_cases(connection, vault, changes.crops, at)
-    write_notes(connection, vault, changes.case_notes)
-    write_judged(connection, vault, changes.judged)
+    _write_cases(connection, vault, changes, at)
     if changes.people is not None:
         write_people(connection, vault, changes.people, at)
     if changes.tallies:
@@ -252,6 +245,25 @@ def apply(
         # Until its own statistics follow, PostgreSQL would scan a table that was just filled.
         with long_statements(connection):
             connection.execute(_ANALYZE)
+
+
+def _write_cases(connection: Connection, vault: Vault, changes: Changes, at: datetime) -> None:
+    """Writes what sweeps and enrollments give to people to decide on, and what these did."""
+    if changes.sweeps:
+        write_sweeps(connection, vault, changes.sweeps)
+    # Before the cases, which may name the document of one.
+    if changes.crops:
+        write_crops(connection, vault, changes.crops)
+    if changes.cases:
+        write_cases(connection, vault, changes.cases, at)
+    if changes.case_changes:
+        change_cases(connection, vault, changes.case_changes, at)
+    if changes.crops:
+        keep_crops_of_cases(connection, vault, changes.crops, at)
+    if changes.case_notes:
+        write_notes(connection, vault, changes.case_notes)
+    if changes.judged:
+        write_judged(connection, vault, changes.judged)
 
 
 def _find_updated(connection: Connection, changes: Changes) -> dict[Table, list[Any]]:
