@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -95,3 +95,24 @@ class Role(StrEnum):
     FRAUD = "fraud"
     OPERATOR = "operator"
     METRICS = "metrics"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who compares faces, as the audit names it; `outlet` where it acts for one alone, `carrier`
+    where it is a tenant's."""
+
+    actor: str
+    outlet: str | None = None
+    carrier: str | None = None
+    is_command: bool = field(init=False)
+    """True of a command at the home itself: it has the key ring, so nothing bounds it. A key is
+    none, whatever its person is called."""
+    person: str = field(init=False)
+    """The spelling by which the person, or else the key, is counted."""
+
+    def __post_init__(self) -> None:
+        person = person_of(self.actor)
+        is_named_so = find_actor_kind(self.actor) is ActorKind.COMMAND
+        object.__setattr__(self, "is_command", is_named_so and person == self.actor)
+        object.__setattr__(self, "person", fold_person(person))

@@ -334,7 +334,7 @@ def _examine_authority(deployment: Deployment) -> Finding:
     """Whether the list can be read, or the service takes connections; no document is asked for."""
     settings, home = deployment.settings.authority, deployment.home
     terms = f"no answer: {settings.unavailable}, unknown: {settings.unknown}"
-    from engine.matching.authority import ListedAuthority  # noqa: PLC0415 - few ask one
+    from engine.matching.checks.authority import ListedAuthority  # noqa: PLC0415 - few ask one
 
     try:
         from serving.ingress.http_authority import reach  # noqa: PLC0415 - an extra

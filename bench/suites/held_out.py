@@ -25,7 +25,7 @@ from engine.accuracy.pair_scores import (
     limit_photographs,
 )
 from engine.matching.calibration import ONE_PERSON_FACTOR, Thresholds
-from engine.matching.frames import measure_agreement
+from engine.matching.checks.picture import measure_agreement
 
 REPEATS, FOLDS = 5, 2
 VERIFY_FMR = 1e-4

@@ -23,7 +23,7 @@ from engine.cases.opening import date_change, state_of
 from engine.cases.suspects import Suspects
 from engine.errors import CaseMoved, FourEyes, RequestError
 from engine.formatting import plural
-from engine.matching.limits import lift_end
+from engine.matching.checks.limits import lift_end
 from engine.matching.registrar import Runner, publish
 from engine.registry.cases import CaseRecord
 from engine.registry.database import AuditEntry

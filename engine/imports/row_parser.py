@@ -14,7 +14,7 @@ from engine.errors import RequestError
 from engine.imports.faults import Code, Field, RowFault
 from engine.imports.sources import RawRow
 from engine.matching.bulk_enrollment import OpenedLine
-from engine.matching.documents import (
+from engine.matching.checks.document import (
     DEFAULT_TIME_ZONE,
     CheckedDocument,
     Document,

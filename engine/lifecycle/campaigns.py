@@ -10,7 +10,6 @@ from typing import Any
 from engine.errors import EventRefused, NotFound, RequestError
 from engine.lifecycle.reverification import ACTOR, LINES_PER_BATCH, LifeBatch, find_sound
 from engine.lifecycle.rules import LineRules
-from engine.matching.limits import ChangeRunner
 from engine.matching.lines import normalise_line
 from engine.registry.campaigns import Campaign, LifeChanges, Step
 from engine.registry.database import AuditEntry, is_id, new_id
@@ -18,7 +17,7 @@ from engine.registry.events import Changes
 from engine.registry.lines import LineRecord
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader
-from engine.registry.writer import Writer
+from engine.registry.writer import ChangeRunner, Writer
 from engine.texts import require_visible
 from schema.lines import CampaignState, LineStatus
 

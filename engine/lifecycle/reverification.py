@@ -10,7 +10,6 @@ from math import ceil
 from engine.errors import EventRefused, NotFound, NotReported
 from engine.lifecycle.rules import ENDING, SIM_CHANGES, LineRules, Rule
 from engine.matching.holders import NOBODY
-from engine.matching.limits import ChangeRunner
 from engine.matching.lines import LINE_UNKNOWN, find_line, normalise_line
 from engine.registry.campaigns import Campaign, CampaignLine, LifeChanges, Reverification, Step
 from engine.registry.database import AuditEntry, is_id, new_id
@@ -18,7 +17,7 @@ from engine.registry.events import Changes
 from engine.registry.lines import Exemption, LineEvent, LineRecord
 from engine.registry.rows import read_apart
 from engine.registry.store import Reader
-from engine.registry.writer import Writer
+from engine.registry.writer import ChangeRunner, Writer
 from schema.lines import (
     CampaignLineState,
     ExemptionCause,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -11,24 +12,22 @@ import msgspec
 
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import SosieError, TooManyFailures, VectorUnusable
-from engine.matching.authority import AuthorityTerms, DocumentRole, WeighedAuthority
 from engine.matching.calibration import Thresholds
-from engine.matching.checks.second_model import FILLED, SecondModel
-from engine.matching.comparison import Comparisons, Pair, Scan, Scanned, WatchList
-from engine.matching.documents import DEFAULT_TIME_ZONE
-from engine.matching.evidence import (
-    BatchBounds,
+from engine.matching.checks.authority import AuthorityTerms, DocumentRole, WeighedAuthority
+from engine.matching.checks.document import DEFAULT_TIME_ZONE
+from engine.matching.checks.face import (
     BatchState,
+    FacePart,
     FreshReference,
+    LinePart,
     describe_case,
     describe_scores,
     describe_search,
     find_decided,
     gather_evidence,
 )
-from engine.matching.frames import describe_frames
-from engine.matching.limits import NO_LIMITS, Limits
-from engine.matching.liveness import (
+from engine.matching.checks.limits import NO_LIMITS, BatchBounds, Limits
+from engine.matching.checks.liveness import (
     LIVENESS_CHECKED,
     NOT_ASKED,
     REPLAYED,
@@ -37,6 +36,11 @@ from engine.matching.liveness import (
     LivenessTerms,
     Weighed,
 )
+from engine.matching.checks.order import BLANK
+from engine.matching.checks.people import PeoplePart
+from engine.matching.checks.picture import describe_frames
+from engine.matching.checks.second_model import FILLED, SecondModel
+from engine.matching.comparison import Comparisons, Pair, Scan, Scanned, WatchList
 from engine.matching.people import (
     NO_RULES,
     PeopleBatch,
@@ -64,13 +68,7 @@ from engine.matching.requests import (
 from engine.matching.samples import NO_CROPS, CropPolicy
 from engine.registry.database import AuditEntry, new_id
 from engine.registry.documents import DocumentRecord, NewDocument
-from engine.registry.enrollments import (
-    EnrollmentRecord,
-    LivenessRecord,
-    NewCrop,
-    StoredAnswer,
-    Tally,
-)
+from engine.registry.enrollments import EnrollmentRecord, StoredAnswer, Tally
 from engine.registry.events import Changes
 from engine.registry.lines import NewLine
 from engine.registry.references import AttemptTemplate, NewReference, SecondTemplate
@@ -105,22 +103,15 @@ class ChangeCollector:
         self._next_reference_id = writer.next_reference_id
         self._now = now
         self._cases = CaseBatch(registry, now)
+        model = judge.second
+        self._second = {} if model is None else model.read_templates(registry, state.compared)
         if state.owners():
             # Once for all: the larger the gallery, the more attempts look like somebody.
             self._cases.look_up(state.known_documents())
         self._false_candidates: dict[tuple[Comparison, ...], dict[str, Any]] = {}
-        self._documents: list[NewDocument] = []
-        self._activated: list[NewDocument] = []
-        self._enrollments: list[EnrollmentRecord] = []
-        self._references: list[NewReference] = []
-        self._attempts: list[AttemptTemplate] = []
-        self._lines: list[NewLine] = []
-        self._answers: list[StoredAnswer] = []
-        self._crops: list[NewCrop] = []
+        self._rows: dict[str, list[Any]] = defaultdict(list)
+        """By the fields of `Changes`."""
         self._audit: list[AuditEntry] = []
-        self._tallies: list[Tally] = []
-        self._filled: list[tuple[int, SecondTemplate]] = []
-        self._liveness: list[LivenessRecord] = []
 
     def count(
         self,
@@ -130,7 +121,7 @@ class ChangeCollector:
         *entries: AuditEntry,
     ) -> None:
         """Adds what an attempt counts for, and the cases about counts that are full."""
-        self._tallies += tallies
+        self._rows["tallies"] += tallies
         self._audit += entries
         for case in cases:
             caller = attempt.request.caller
@@ -139,25 +130,16 @@ class ChangeCollector:
     def changes(self) -> Changes:
         """All rows collected, for one transaction."""
         second = self._judge.second
-        if self._filled and second is not None:
-            detail = {"references": len(self._filled)}
+        if self._rows["filled_references"] and second is not None:
+            detail = {"references": len(self._rows["filled_references"])}
             self._audit.append(AuditEntry("sosie", FILLED, second.digest, detail))
+        kept: dict[str, Any] = {name: tuple(rows) for name, rows in self._rows.items()}
         own = Changes(
-            documents=tuple(self._documents),
-            activated_documents=tuple(self._activated),
-            enrollments=tuple(self._enrollments),
-            references=tuple(self._references),
-            attempt_templates=tuple(self._attempts),
-            lines=tuple(self._lines),
-            answers=tuple(self._answers),
-            crops=tuple(self._crops),
+            **kept,
             audit=(*self._audit, *(() if self._people is None else self._people.audit)),
-            tallies=tuple(self._tallies),
-            filled_references=tuple(self._filled),
-            liveness=tuple(self._liveness),
             people=None if self._people is None else self._people.changes(),
             life=None if self._people is None else self._people.life(),
-            sequence=self._next_sequence if self._references else self._next_sequence - 1,
+            sequence=self._next_sequence if self._rows["references"] else self._next_sequence - 1,
         )
         return self._cases.add_to(own)
 
@@ -173,6 +155,8 @@ class ChangeCollector:
     ) -> Answer:
         """Adds the rows of one verdict, brings the batch's state up to date, and answers."""
         enrollment_id = new_id()
+        face, people = evidence.of(FacePart), evidence.of(PeoplePart)
+        lines = evidence.of(LinePart)
         # Before this attempt adds what it would be compared with.
         second = self._describe_second(place, attempt, evidence)
         document_id = self._settle_document(attempt, verdict)
@@ -181,25 +165,21 @@ class ChangeCollector:
         if verdict.decision is Decision.APPROVED:
             assert document_id is not None
             if self._comparisons.has_probe(place):
-                kept = self._find_inherited(attempt, evidence)
+                kept = self._find_inherited(attempt, people)
                 self._add_reference(place, attempt, enrollment_id, document_id, kept)
             if self._people is not None:
                 line_id = self._people.replace_document(
                     attempt, evidence, document_id, enrollment_id
                 )
             line_id = line_id or self._open_line(attempt, enrollment_id, document_id)
-            if (
-                self._people is not None
-                and evidence.people is not None
-                and evidence.people.is_minor
-            ):
+            if self._people is not None and people.is_minor:
                 guardian_id = self._add_guardian(place, attempt, verdict, enrollment_id)
                 given = (line_id, document_id, guardian_id, enrollment_id)
                 self._people.bind_guardian(attempt, *given)
-        own, found = self._state.document(attempt.document_lookup), evidence.candidates
+        own, found = self._state.document(attempt.document_lookup), face.candidates
         known = find_decided(place, own, found, self._comparisons, self._state)
         asked = replace(
-            evidence, candidates=tuple(one for one in found if one.document_id not in known)
+            face, candidates=tuple(one for one in found if one.document_id not in known)
         )
         cases = [
             self._open_case(
@@ -213,14 +193,14 @@ class ChangeCollector:
             "enrollment_id": enrollment_id,
             "decision": verdict.decision.value,
             "reasons": write_findings(verdict),
-            "scores": describe_scores(evidence),
+            "scores": describe_scores(face),
             "thresholds": msgspec.to_builtins(evidence.thresholds),
             "duplicate_search": describe_search(
-                evidence, self._comparisons, self._expect_false_candidates(place)
+                face, self._comparisons, self._expect_false_candidates(place)
             ),
             "cases": cases,
-            "is_own_holder": evidence.open_lines > 0,
-            "is_face_waived": evidence.people is not None and evidence.people.is_face_waived,
+            "is_own_holder": lines.open_lines > 0,
+            "is_face_waived": people.is_face_waived,
             "document_id": document_id,
             "line_id": line_id,
             "guardian_document_id": guardian_id,
@@ -275,7 +255,7 @@ class ChangeCollector:
     ) -> None:
         outlet, use = attempt.outlet, LivenessUse.ENROLLMENT
         given = (use, self._now, outlet.carrier, outlet.code, enrollment_id)
-        self._liveness.append(liveness.record(*given))
+        self._rows["liveness"].append(liveness.record(*given))
 
     def _add_guardian(
         self, place: int, attempt: Attempt, verdict: Verdict, enrollment_id: str
@@ -310,7 +290,7 @@ class ChangeCollector:
                 self._people.ask_exception(attempt, *given)
         for case in self._people.find_thefts(attempt, evidence, enrollment_id):
             self._open_case(attempt, case)
-        guardian = None if evidence.people is None else evidence.people.guardian
+        guardian = evidence.of(PeoplePart).guardian
         kind, guardian_id = find_guardian_case(verdict), None
         is_review = verdict.decision is Decision.REVIEW
         asked = {one for one in verdict.reasons if is_review and one.row.asks is not None}
@@ -344,12 +324,13 @@ class ChangeCollector:
     def _keep_shown(self, place: int | None, attempt: Attempt, enrollment_id: str) -> None:
         """Keeps the one face of an attempt that people are asked about: nothing else says it."""
         own = self._state.document(attempt.document_lookup)
-        is_kept = any(one.enrollment_id == enrollment_id for one in self._attempts)
+        is_kept = any(one.enrollment_id == enrollment_id for one in self._rows["attempt_templates"])
         if own is None or own.reference_ids or place is None or is_kept:
             return
         if self._comparisons.has_probe(place):
             shown = self._comparisons.probe(place)
-            self._attempts.append(AttemptTemplate(enrollment_id, own.id, shown))
+            row = AttemptTemplate(enrollment_id, own.id, shown)
+            self._rows["attempt_templates"].append(row)
 
     def _settle_document(self, attempt: Attempt, verdict: Verdict) -> str | None:
         """The document's id; adds a row only where an approval or a case needs it.
@@ -380,7 +361,9 @@ class ChangeCollector:
         )
         if record is None:
             self._cases.note_new(row.id)
-        (self._documents if record is None else self._activated).append(row)
+        (self._rows["documents"] if record is None else self._rows["activated_documents"]).append(
+            row
+        )
         self._state.add_document(
             lookup,
             DocumentRecord(
@@ -395,10 +378,10 @@ class ChangeCollector:
         )
         return row.id
 
-    def _find_inherited(self, attempt: Attempt, evidence: Evidence) -> int | None:
+    def _find_inherited(self, attempt: Attempt, people: PeoplePart) -> int | None:
         """The reference of the document that is replaced, which goes along: a new one would let
         the face of its lines drift towards another, document by document."""
-        if evidence.people is None or evidence.people.replacement is None:
+        if people.replacement is None:
             return None
         old = self._state.document(attempt.replaced_lookup)
         return None if old is None or not old.reference_ids else old.reference_ids[0]
@@ -434,11 +417,11 @@ class ChangeCollector:
             else self._state.vector_of(inherited),
         )
         if inherited is not None:
-            kept_second = self._state.second.get(inherited)
+            kept_second = self._second.get(inherited)
             second = None
             if model is not None and kept_second is not None:
                 second = SecondTemplate(model.digest, kept_second)
-        self._references.append(
+        self._rows["references"].append(
             NewReference(
                 id=reference.reference_id,
                 document_id=document_id,
@@ -450,14 +433,14 @@ class ChangeCollector:
         )
         self._state.add_reference(lookup, reference)
         if second is not None:
-            self._state.second[reference.reference_id] = second.vector
+            self._second[reference.reference_id] = second.vector
 
     def _fill(self, reference_ids: Sequence[int], second: SecondTemplate) -> None:
         """A returning holder's face is that of the references that a second model lacks."""
         for key in reference_ids:
-            if key not in self._state.second:
-                self._state.second[key] = second.vector
-                self._filled.append((key, second))
+            if key not in self._second:
+                self._second[key] = second.vector
+                self._rows["filled_references"].append((key, second))
 
     def _describe_second(
         self, place: int, attempt: Attempt, evidence: Evidence
@@ -474,13 +457,13 @@ class ChangeCollector:
             request.portrait,
             evidence,
             held,
-            self._state.second,
+            self._second,
             is_match="mean" in self._comparisons.faces(place).names,
         )
 
     def _open_line(self, attempt: Attempt, enrollment_id: str, document_id: str) -> str:
         line_id = new_id()
-        self._lines.append(
+        self._rows["lines"].append(
             NewLine(
                 id=line_id,
                 msisdn_lookup=attempt.msisdn_lookup,
@@ -510,7 +493,7 @@ class ChangeCollector:
     ) -> None:
         request = attempt.request
         enrollment_id = body["enrollment_id"]
-        self._enrollments.append(
+        self._rows["enrollments"].append(
             EnrollmentRecord(
                 id=enrollment_id,
                 sequence=self._comparisons.sequence,
@@ -536,7 +519,7 @@ class ChangeCollector:
                 created_at=self._now,
             )
         )
-        self._crops += self._judge.crops.choose(
+        self._rows["crops"] += self._judge.crops.choose(
             self._judge.vault,
             {"live": request.live, "portrait": request.portrait},
             enrollment_id=enrollment_id,
@@ -544,7 +527,7 @@ class ChangeCollector:
             has_case=bool(body["cases"]),
             at=self._now,
         )
-        self._answers.append(
+        self._rows["answers"].append(
             StoredAnswer(
                 scope=attempt.scope,
                 payload_digest=attempt.payload_digest,
@@ -681,15 +664,19 @@ class Judge:
         judgements = [self.liveness.judge_faces(one.request.faces_judged) for one in attempts]
         comparisons = self._compare(attempts, found, thresholds, weighed, judgements)
         hit_ids = comparisons.all_hit_ids()
-        within = (registry, self.gallery, attempts, hit_ids, self.second, self.person_limit)
-        state = BatchState(*within)
+        state = BatchState(registry, self.gallery, attempts, hit_ids, self.person_limit)
         people = self._find_people(registry, attempts, state, comparisons, now)
         collector = ChangeCollector(self, comparisons, state, registry, writer, now, people)
         bounds = BatchBounds(self.limits, registry, attempts, state, now)
         answers: list[Answer | SosieError] = []
         for place, attempt in enumerate(attempts):
             told, judgement = self._weigh_authority(attempt), judgements[place]
-            shown = (thresholds, weighed[place], told.get(DocumentRole.OWN), judgement)
+            shown = (
+                Evidence(thresholds, BLANK),
+                weighed[place],
+                told.get(DocumentRole.OWN),
+                judgement,
+            )
             evidence = gather_evidence(place, attempt, comparisons, state, *shown)
             if people is not None:
                 evidence = people.add_to(evidence, place, attempt, told)

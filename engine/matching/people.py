@@ -13,26 +13,24 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from engine.cases.opening import NewCase, is_claim, is_confirmation
-from engine.matching.authority import AuthorityQuestion, DocumentRole, WeighedAuthority
-from engine.matching.comparison import Comparisons
-from engine.matching.documents import CheckedDocument, find_age
-from engine.matching.evidence import (
+from engine.matching.checks.authority import AuthorityQuestion, DocumentRole, WeighedAuthority
+from engine.matching.checks.document import CheckedDocument, find_age
+from engine.matching.checks.face import (
     MAX_CANDIDATES,
     BatchState,
+    FacePart,
+    LinePart,
     find_candidates,
     find_decided,
     find_problems,
     resemble_holder,
 )
-from engine.matching.liveness import LivenessTerms
-from engine.matching.policy import (
-    ORDINARY,
-    Evidence,
-    GuardianEvidence,
-    PeopleEvidence,
-    ReplacementEvidence,
-    Verdict,
-)
+from engine.matching.checks.guardians import GuardianEvidence
+from engine.matching.checks.liveness import LivenessTerms
+from engine.matching.checks.people import PeoplePart
+from engine.matching.checks.replacements import ReplacementEvidence
+from engine.matching.comparison import Comparisons
+from engine.matching.policy import Evidence, Verdict
 from engine.matching.requests import Attempt
 from engine.registry.campaigns import LifeChanges
 from engine.registry.database import AuditEntry, utc_now
@@ -153,6 +151,7 @@ class PeopleBatch:
         """The evidence with what these rules go by; the same where none treats it apart."""
         rules, request = self._terms.of(attempt.outlet.carrier), attempt.request
         standing, thresholds = self._state.standing, evidence.thresholds
+        face = evidence.of(FacePart)
         own = self._state.document(attempt.document_lookup)
         is_minor = _is_minor(attempt.document.born_on, attempt.judged_on, rules)
         replacement, old = self._find_replacement(place, attempt, own, is_minor)
@@ -160,11 +159,11 @@ class PeopleBatch:
             replacement = replace(replacement, **_tell(look_ups.get(DocumentRole.REPLACED)))
         guardian = None
         if is_minor:
-            is_shown = _reaches(evidence.holder_score, thresholds.same_document)
+            is_shown = _reaches(face.holder_score, thresholds.same_document)
             guardian = self._find_guardian(place, attempt, rules, own, is_holder_shown=is_shown)
         if guardian is not None:
             guardian = replace(guardian, **_tell(look_ups.get(DocumentRole.GUARDIAN)))
-        is_holder = _reaches(evidence.holder_score, thresholds.same_document)
+        is_holder = _reaches(face.holder_score, thresholds.same_document)
         is_old_holder = (
             replacement is not None
             and replacement.is_free
@@ -175,8 +174,8 @@ class PeopleBatch:
             kin |= standing.kin(own.id)
         if old is not None and is_old_holder:
             kin |= standing.kin(old.id)
-        others = tuple(one for one in evidence.candidates if one.document_id not in kin)
-        people = PeopleEvidence(
+        others = tuple(one for one in face.candidates if one.document_id not in kin)
+        people = PeoplePart(
             is_age_asked=bool(rules.age_of_majority),
             is_minor=is_minor,
             is_face_waived=bool(is_minor)
@@ -199,31 +198,32 @@ class PeopleBatch:
             replacement=replacement,
         )
         lone = request.pair[0] is request.pair[1]
-        changed = replace(
-            evidence,
+        face = replace(
+            face,
             candidates=others,
-            live_portrait_score=None if lone else evidence.live_portrait_score,
-            people=None if people == ORDINARY else people,
+            live_portrait_score=None if lone else face.live_portrait_score,
+            is_watchlisted=face.is_watchlisted
+            or (is_old_holder and self._comparisons.watch.has_document(attempt.replaced_lookup)),
         )
-        return self._add_lines(changed, attempt, old) if is_old_holder and old else changed
+        lines = evidence.of(LinePart)
+        if is_old_holder and old is not None:
+            lines = self._add_lines(lines, attempt, old)
+        return evidence.having(face, lines, people)
 
-    def _add_lines(self, evidence: Evidence, attempt: Attempt, old: DocumentRecord) -> Evidence:
-        """The lines of the document that is replaced count, and so does its being watched; its
-        number may come along."""
+    def _add_lines(self, lines: LinePart, attempt: Attempt, old: DocumentRecord) -> LinePart:
+        """The lines of the document that is replaced count; its number may come along."""
         moves = self._moves_number(attempt, old)
-        held = self._state.open_lines(old.id, attempt.outlet.carrier) - moves
-        open_lines = evidence.open_lines + held
-        total = evidence.person_lines + self._state.person_lines(old.id) - moves
-        is_full = open_lines >= evidence.line_limit or 0 < evidence.person_limit <= total
-        return replace(
-            evidence,
-            is_watchlisted=evidence.is_watchlisted
-            or self._comparisons.watch.has_document(attempt.replaced_lookup),
-            is_number_in_use=evidence.is_number_in_use and not moves,
-            open_lines=open_lines,
-            person_lines=total if evidence.person_limit else 0,
-            is_exempt=evidence.is_exempt or (is_full and self._state.is_exempt(old.id)),
+        total = lines.person_lines + self._state.person_lines(old.id) - moves
+        lines = replace(
+            lines,
+            is_number_in_use=lines.is_number_in_use and not moves,
+            open_lines=lines.open_lines
+            + self._state.open_lines(old.id, attempt.outlet.carrier)
+            - moves,
+            person_lines=total if lines.person_limit else 0,
         )
+        is_exempt = lines.is_exempt or (lines.has_all_lines and self._state.is_exempt(old.id))
+        return replace(lines, is_exempt=is_exempt)
 
     def _moves_number(self, attempt: Attempt, old: DocumentRecord) -> bool:
         line = self._state.line_of_number(attempt.msisdn_lookup)
@@ -423,7 +423,7 @@ class PeopleBatch:
     ) -> str | None:
         """Retires the document that an approved attempt replaces, and moves its lines; the line of
         the attempt's own number where it is one of them."""
-        replacement = None if evidence.people is None else evidence.people.replacement
+        replacement = evidence.of(PeoplePart).replacement
         if replacement is None or replacement.document_id is None or replacement.score is None:
             return None
         old = replacement.document_id
@@ -475,8 +475,9 @@ class PeopleBatch:
         """Cases by which two people decide what the faces leave open: whether a document may be
         replaced, and whether somebody may come with a minor whom others answer for. Nothing is
         asked that is not in doubt: a new case would take back what was decided."""
-        people, own = evidence.people, self._state.document(attempt.document_lookup)
-        if people is None or own is None:
+        people = evidence.of(PeoplePart)
+        own = self._state.document(attempt.document_lookup)
+        if own is None:
             return []
         found: list[tuple[str, str, float | None]] = []
         replacement = people.replacement
@@ -507,7 +508,7 @@ class PeopleBatch:
     ) -> list[NewCase]:
         """Cases about documents that somebody else's face was shown with: as a guardian's, or as
         one to be replaced."""
-        people = evidence.people or ORDINARY
+        people = evidence.of(PeoplePart)
         least = evidence.thresholds.same_document
         found: list[tuple[str, float, str | None]] = []
         guardian = people.guardian

@@ -19,8 +19,8 @@ from engine.errors import (
     RequestError,
     SosieError,
 )
-from engine.matching.authority import AuthorityResult, DocumentRole
-from engine.matching.documents import (
+from engine.matching.checks.authority import AuthorityResult, DocumentRole
+from engine.matching.checks.document import (
     DEFAULT_TIME_ZONE,
     CheckedDocument,
     Document,
@@ -29,14 +29,14 @@ from engine.matching.documents import (
     find_date,
     require_checkable,
 )
-from engine.matching.limits import Caller
-from engine.matching.liveness import LivenessResult
+from engine.matching.checks.liveness import LivenessResult
 from engine.matching.samples import ABSENT, Sample, is_same_photograph, require_unit
 from engine.registry.accounts import ENROLLMENT_REFUSED, Outlet
 from engine.registry.database import AuditEntry
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
 from engine.texts import LINES, MARKS, require_visible
+from schema.actors import Caller
 from schema.documents import MAX_CONSENT_LENGTH
 from schema.people import ExceptionCause
 from schema.reasons import Decision, Reason

@@ -59,7 +59,7 @@ class Sample:
     record_digest: bytes | None = field(default=None, repr=False)
     kind: PhotographKind | None = None
     frames: tuple[Sample, ...] = field(default=(), repr=False)
-    """All that were sent where it stands for several (`engine.matching.frames`); then `vector` is
+    """All that were sent where it stands for several (`checks/picture.py`); then `vector` is
     the mean of the best, which had this `length`, and all else is of the best one."""
     length: float = 1.0
     second: SecondTemplate | None = None

@@ -219,7 +219,7 @@ def answer_row(answer: StoredAnswer) -> RowValues:
     return columns_of(answer, response=dict(answer.response))
 
 
-# Of failed comparisons: what `engine.matching.limits` bounds, by its name there.
+# Of failed comparisons: what `checks/limits.py` bounds, by its name there.
 TALLIES = Table(
     "tallies",
     metadata,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 from sqlalchemy import (
     Connection,
@@ -83,6 +83,8 @@ from engine.registry.transactions import Fence, chained, recorded, take_lease
 from engine.registry.vault import Vault
 from schema.documents import DocumentStatus
 from schema.lines import LineStatus
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     import sqlite3
@@ -520,3 +522,11 @@ class Writer:
         self._sequence = row.sequence
         self._last_reference_id = last_reference or 0
         self._last_watch_id = last_watch or 0
+
+
+class ChangeRunner(Protocol):
+    """Performs changes one after the other on the one writer."""
+
+    def run(self, perform: Callable[[Writer, datetime], T]) -> T:
+        """Perform a change between two batches."""
+        ...

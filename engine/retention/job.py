@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from engine.matching.limits import ChangeRunner
 from engine.matching.policy import strip_evidence
 from engine.registry.database import AuditEntry, new_id, utc_now
 from engine.registry.events import Changes
 from engine.registry.retention import ROWS_PER_BATCH, Due, Job, Kind, count_due, expire
 from engine.registry.store import Reader
-from engine.registry.writer import Writer
+from engine.registry.writer import ChangeRunner, Writer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,10 +19,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from engine.errors import ImageError, ImageTooCostly, LivenessRefused, LivenessReplayed, SosieError
 from engine.faces.liveness_judge import Judged
-from engine.matching.authority import AuthorityCode, AuthorityResult
-from engine.matching.documents import Document
-from engine.matching.frames import FaceVector, fuse_frames
-from engine.matching.liveness import REPLAYED, LivenessResult
+from engine.matching.checks.authority import AuthorityCode, AuthorityResult
+from engine.matching.checks.document import Document
+from engine.matching.checks.liveness import REPLAYED, LivenessResult
+from engine.matching.checks.picture import FaceVector, fuse_frames
 from engine.matching.requests import MAX_KEY_LENGTH
 from engine.matching.samples import Sample
 from engine.registry.database import AuditEntry, utc_now

@@ -41,8 +41,8 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from engine.matching.authority import AuthorityResult, DocumentRole
-    from engine.matching.policy import Replay
+    from engine.matching.checks.authority import AuthorityResult, DocumentRole
+    from engine.matching.checks.order import Replay
     from engine.matching.requests import EnrollmentRequest
     from engine.registry.enrollments import EnrollmentRecord
     from schema.people import ExceptionCause
@@ -137,10 +137,9 @@ def enroll(
 
     Exit code 0 where it is approved, 1 where it is rejected or goes to review.
     """
-    from engine.matching.documents import require_checkable
-    from engine.matching.frames import fuse_frames
-    from engine.matching.limits import Caller
-    from engine.matching.liveness import name_document, read_token
+    from engine.matching.checks.document import require_checkable
+    from engine.matching.checks.liveness import name_document, read_token
+    from engine.matching.checks.picture import fuse_frames
     from engine.matching.requests import (
         EnrollmentRequest,
         GuardianShown,
@@ -149,7 +148,7 @@ def enroll(
     )
     from engine.matching.samples import ABSENT
     from engine.registry.database import utc_now
-    from schema.actors import Role
+    from schema.actors import Caller, Role
     from schema.reasons import LivenessUse
     from serving.access.authorization import Principal, show_decision
     from serving.api import serializers
@@ -256,7 +255,7 @@ def show(
 
     With --replay, exit code 1 where deciding it again gives another decision or other reasons.
     """
-    from engine.matching.policy import replay as decide_again
+    from engine.matching.checks.order import replay as decide_again
 
     with open_deployment(home) as deployment:
         enrollment, vault = deployment.store.enrollment(enrollment_id), deployment.vault

@@ -198,7 +198,7 @@ def _fuse(
         return frames[0], [], alone
     # Not above: they load the database, and most photographs come alone.
     from engine.faces.quality import Quality
-    from engine.matching.frames import describe_frames, fuse_frames
+    from engine.matching.checks.picture import describe_frames, fuse_frames
     from engine.matching.samples import Sample
 
     samples = [

@@ -101,7 +101,7 @@ def import_base(
     Exit code 0 where every row is in, 1 where some failed or it was stopped.
     """
     from engine.imports.sources import CsvForm
-    from engine.matching.documents import find_time_zone
+    from engine.matching.checks.document import find_time_zone
     from serving.imports import ImportOrder, run_import
 
     order = ImportOrder(

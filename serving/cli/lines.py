@@ -63,7 +63,7 @@ def list_lines(
 
     Exit code 1 where the face is not the holder's.
     """
-    from engine.matching.frames import FaceVector, fuse_frames
+    from engine.matching.checks.picture import FaceVector, fuse_frames
     from engine.matching.holders import read_lines
     from serving.api import serializers
 

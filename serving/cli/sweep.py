@@ -33,7 +33,7 @@ from serving.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from engine.matching.limits import ChangeRunner
+    from engine.registry.writer import ChangeRunner
     from engine.sweeps.estimate import SweepRequest
     from schema.sweeps import SweepRecord
     from serving.deployment.deployment import Deployment

@@ -25,10 +25,12 @@ from engine.errors import (
 )
 from engine.lifecycle.reverification import SimChangeTerms
 from engine.lifecycle.rules import LineRules, load_rules
-from engine.matching.authority import AuthorityTerms
 from engine.matching.calibration import Calibration, Thresholds
+from engine.matching.checks.authority import AuthorityTerms
+from engine.matching.checks.document import Document
+from engine.matching.checks.limits import Bound, Limits
+from engine.matching.checks.liveness import LivenessChecker, LivenessTerms, load_issuer
 from engine.matching.comparison import WatchList
-from engine.matching.documents import Document
 from engine.matching.holders import (
     ErasureCertificate,
     PendingErasure,
@@ -38,8 +40,6 @@ from engine.matching.holders import (
     list_pending,
 )
 from engine.matching.judge import Judge
-from engine.matching.limits import Bound, Limits
-from engine.matching.liveness import LivenessChecker, LivenessTerms, load_issuer
 from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms
 from engine.matching.recovery import Restored, Tell
 from engine.matching.registrar import Observer, Registrar, RegistrarConfig, Runner

@@ -26,7 +26,7 @@ import msgspec
 from msgspec import Meta
 
 from engine.errors import RequestError
-from engine.matching.authority import (
+from engine.matching.checks.authority import (
     MAX_REFERENCE_LENGTH,
     Authority,
     AuthorityCode,
@@ -38,7 +38,7 @@ from engine.matching.authority import (
     Standing,
     judge_records,
 )
-from engine.matching.documents import CheckedDocument
+from engine.matching.checks.document import CheckedDocument
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
 from serving.settings.terms import AuthoritySettings

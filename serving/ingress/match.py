@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.errors import ImageError
 from engine.matching.calibration import Thresholds
-from engine.matching.frames import FaceVector, fuse_frames
+from engine.matching.checks.picture import FaceVector, fuse_frames
 from engine.matching.samples import Sample
 from indexes.scoring import exact_score, exact_scores
 from schema.reasons import PhotographKind

@@ -9,9 +9,9 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.cases.precision import DecisionReader
 from engine.lifecycle.reverification import SimChangeTerms
-from engine.matching.authority import Authority
 from engine.matching.calibration import Calibration, Thresholds
-from engine.matching.liveness import LivenessChecker
+from engine.matching.checks.authority import Authority
+from engine.matching.checks.liveness import LivenessChecker
 from engine.matching.people import NO_RULES, PeopleTerms
 from engine.registry.store import Reader
 from engine.registry.vault import Vault

@@ -19,10 +19,10 @@ from engine.lifecycle.campaigns import fill_campaigns
 from engine.lifecycle.reverification import carry_out
 from engine.lifecycle.rules import LineRules
 from engine.matching.holders import ErasureCertificate
-from engine.matching.limits import ChangeRunner
 from engine.registry.database import AuditEntry
 from engine.registry.events import Changes
 from engine.registry.store import Reader
+from engine.registry.writer import ChangeRunner
 from engine.retention.certificates import Certificate
 from engine.retention.job import RetentionCertificate, Schedule, preview, run_retention
 from serving.deployment.deployment import Deployment, read_schedule, read_time

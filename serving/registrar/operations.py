@@ -30,12 +30,12 @@ from engine.faces.liveness_judge import Judged
 from engine.lifecycle import campaigns, reverification
 from engine.matching import holders, verification
 from engine.matching import lines as matching_lines
-from engine.matching.documents import Document
-from engine.matching.frames import FaceVector
+from engine.matching.checks.document import Document
+from engine.matching.checks.limits import MISSED, Guard, InFlight
+from engine.matching.checks.liveness import LivenessOfVerification, LivenessResult
+from engine.matching.checks.picture import FaceVector
 from engine.matching.holders import ErasureCertificate, HolderLines, PendingErasure
-from engine.matching.limits import MISSED, Caller, Guard, InFlight
 from engine.matching.lines import Dispute
-from engine.matching.liveness import LivenessOfVerification, LivenessResult
 from engine.matching.registrar import BoundedRunner, Outcome
 from engine.matching.requests import Answer, EnrollmentRequest
 from engine.matching.verification import (
@@ -57,7 +57,7 @@ from engine.registry.people import DeathRecord
 from engine.registry.references import SecondTemplate
 from engine.registry.writer import Writer
 from engine.sweeps.estimate import ExpectedSweep, SweepRequest
-from schema.actors import Actor, person_of
+from schema.actors import Actor, Caller, person_of
 from schema.lines import ExemptionCause, LineEventKind
 from schema.people import DeathSource, DeathStep
 from schema.sweeps import SweepRecord

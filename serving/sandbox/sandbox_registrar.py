@@ -27,13 +27,6 @@ from engine.errors import (
     StorageFull,
     TooManyFailures,
 )
-from engine.matching.authority import (
-    AuthorityCode,
-    AuthorityResult,
-    AuthorityTerms,
-    DocumentRole,
-    Standing,
-)
 from engine.matching.bulk_enrollment import (
     HolderCache,
     OpenedLine,
@@ -41,12 +34,19 @@ from engine.matching.bulk_enrollment import (
     admit_planned,
     plan_admission,
 )
-from engine.matching.documents import CheckedDocument, Document
-from engine.matching.frames import FaceVector
+from engine.matching.checks.authority import (
+    AuthorityCode,
+    AuthorityResult,
+    AuthorityTerms,
+    DocumentRole,
+    Standing,
+)
+from engine.matching.checks.document import CheckedDocument, Document
+from engine.matching.checks.liveness import LivenessResult, LivenessTerms
+from engine.matching.checks.picture import FaceVector
 from engine.matching.holders import ask_erasure, block_document, find_document, watch_face
 from engine.matching.judge import Judge, JudgedBatch
 from engine.matching.lines import close_line, find_line, normalise_line
-from engine.matching.liveness import LivenessResult, LivenessTerms
 from engine.matching.people import PeopleRules, PeopleTerms
 from engine.matching.requests import (
     Answer,

@@ -9,10 +9,10 @@ from typing import Any
 
 from engine.errors import SweepOver
 from engine.formatting import duration, plural, size, with_interval
-from engine.matching.limits import ChangeRunner
 from engine.registry.database import AuditEntry
 from engine.registry.events import Changes
 from engine.registry.store import Reader
+from engine.registry.writer import ChangeRunner
 from engine.sweeps.estimate import ExpectedSweep
 from engine.sweeps.folder import SweepFolder
 from engine.sweeps.reload import GroupFile

@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 
 from engine.faces.extractor import Extraction, Extractor
 from engine.matching.calibration import Thresholds
+from engine.matching.checks.document import Document
+from engine.matching.checks.face import FacePart
+from engine.matching.checks.order import read_evidence
 from engine.matching.comparison import fuse_vectors
-from engine.matching.documents import Document
 from engine.matching.people import PeopleRules, PeopleTerms
-from engine.matching.policy import read_evidence
 from engine.matching.requests import Answer, EnrollmentRequest, GuardianShown
 from engine.matching.samples import ABSENT, Sample, make_samples
 from schema.reasons import Decision, Reason
@@ -236,9 +237,9 @@ def test_a_blended_portrait_opens_no_line_on_anothers_document(
         }
         approved += [way for way, one in ways.items() if one.decision is Decision.APPROVED]
         recorded = lab.deployment.store.enrollment(ways["holder"].enrollment_id).evidence["inputs"]
-        evidence = read_evidence(recorded)
-        assert evidence.holder_each is not None
-        by_mean += (evidence.holder_each.mean or -1.0) >= lab.thresholds.same_document
+        face = read_evidence(recorded).of(FacePart)
+        assert face.holder_each is not None
+        by_mean += (face.holder_each.mean or -1.0) >= lab.thresholds.same_document
         assert Reason.DOCUMENT_HELD_BY_ANOTHER_FACE in ways["holder"].reasons
     assert approved == []
     assert by_mean >= 5, "the attack is one: the mean alone would have let these pass"

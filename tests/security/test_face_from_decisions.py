@@ -22,10 +22,11 @@ from sqlalchemy import select, update
 
 from engine.accuracy.population import Population
 from engine.faces.extractor import Extraction, Extractor
+from engine.matching.checks.limits import SEARCHED, Levels, is_near, name_holder
 from engine.matching.comparison import fuse_vectors
-from engine.matching.limits import SEARCHED, Caller, Levels, is_near, name_holder
 from engine.registry.database import changing, utc_now
 from engine.registry.rows import changing_rows
+from schema.actors import Caller
 from serving.deployment.deployment import read_limits
 from serving.deployment.models import build_thresholds, load_calibration
 from serving.settings.sections import LimitSettings

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine.matching.limits import MISSED, SEARCHED
+from engine.matching.checks.limits import MISSED, SEARCHED
 from engine.matching.samples import Sample
 from serving.api.app import build_app
 from serving.settings.sections import LimitSettings, ServeSettings

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from engine.errors import RequestError
-from engine.matching.limits import Caller
 from engine.registry.accounts import ApiKey
 from engine.registry.database import utc_now
 from engine.texts import mixes_scripts
-from schema.actors import Actor
+from schema.actors import Actor, Caller
 from serving.access.authentication import make_key
 from tests.serving.api.conftest import open_case  # noqa: F401 - a fixture
 

@@ -13,9 +13,9 @@ import pytest
 
 from engine.errors import RowRefused, VectorUnusable
 from engine.matching.bulk_enrollment import AdmissionPlan, admit_planned, admit_references
-from engine.matching.documents import Document
+from engine.matching.checks.document import Document
+from engine.matching.checks.limits import NO_LIMITS, Guard, InFlight
 from engine.matching.holders import score_holder, watch_face
-from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import dispute_line
 from engine.matching.recovery import restore_gallery
 from engine.registry.database import AuditEntry
@@ -25,6 +25,7 @@ from indexes.errors import VectorInvalid
 from indexes.gallery import Gallery
 from indexes.kinds import KINDS, open_index
 from indexes.sharding.shards import ShardPlan
+from schema.actors import Caller
 from schema.reasons import Decision
 from serving.errors import TemplateInvalid, describe
 from serving.ingress.templates import PLACE, SealedTemplates

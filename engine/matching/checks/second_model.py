@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from engine.errors import CalibrationError, ImageError, RequestError
 from engine.matching.calibration import Thresholds
+from engine.matching.checks.face import FacePart
 from engine.matching.comparison import Faces, compare_faces, fuse_seconds, fuse_vectors, score_best
 from engine.matching.policy import Evidence, decide
 from engine.matching.samples import Sample, SecondEmbedder, take_samples
@@ -69,12 +70,13 @@ class SecondModel:
         first, other = (self._vector_of(one) for one in (live, portrait))
         if first is None or other is None:
             return None
+        face = evidence.of(FacePart)
         faces = Faces.of(first, other if is_match else None, is_fused=live.length < 1)
         references = [known[key] for key in held if key in known]
         holder = compare_faces(faces, np.stack(references), self.thresholds) if references else None
         candidates = [
             replace(one, score=alike.most, each=alike.each)
-            for one in evidence.candidates
+            for one in face.candidates
             if one.reference_id in known
             for alike in (compare_faces(faces, known[one.reference_id][None], self.thresholds),)
             if alike is not None
@@ -86,20 +88,20 @@ class SecondModel:
             "best_candidate": max((one.score for one in candidates), default=None),
             "thresholds": None if self.thresholds is None else asdict(self.thresholds),
         }
-        knows_all = (evidence.holder_score is None or len(references) == len(held)) and len(
+        knows_all = (face.holder_score is None or len(references) == len(held)) and len(
             candidates
-        ) == len(evidence.candidates)
+        ) == len(face.candidates)
         if self.thresholds is not None and knows_all:
             review = self.thresholds.review
             again = replace(
-                evidence,
-                thresholds=self.thresholds,
+                face,
                 live_portrait_score=described["live_portrait"],
                 holder_score=described["holder"],
                 holder_each=None if holder is None else holder.each,
                 candidates=tuple(one for one in candidates if one.score >= review),
             )
-            described["decision"] = decide(again).decision.value
+            judged = Evidence(self.thresholds, evidence.parts).having(again)
+            described["decision"] = decide(judged).decision.value
         return described
 
     def _vector_of(self, sample: Sample) -> NDArray[np.float32] | None:

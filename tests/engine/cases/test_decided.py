@@ -12,8 +12,8 @@ from sqlalchemy import select
 
 from engine.cases.decided import read_decided
 from engine.cases.sweep_cases import open_sweep_cases
+from engine.matching.checks.order import replay
 from engine.matching.holders import erase_holder
-from engine.matching.policy import replay
 from engine.matching.registrar import publish
 from engine.registry import database, events, references
 from schema.cases import CaseKind, CaseOrigin, Outcome

@@ -11,13 +11,14 @@ import pytest
 
 from engine.cases.decided import read_decided
 from engine.cases.steps import close, note
+from engine.matching.checks.limits import NO_LIMITS, Guard, InFlight
 from engine.matching.comparison import WatchList
 from engine.matching.holders import erase_holder
-from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import dispute_line
 from engine.registry import enrollments, events
 from engine.registry.audit import verify_chain
 from engine.registry.database import AuditEntry, new_id, utc_now
+from schema.actors import Caller
 from schema.cases import CaseKind, CaseOrigin, NoteKind, Outcome
 from schema.lines import LineStatus
 from schema.reasons import Reason

@@ -13,7 +13,7 @@ import pytest
 
 from engine.cases import steps
 from engine.errors import CaseMoved, RequestError
-from engine.matching.authority import (
+from engine.matching.checks.authority import (
     AuthorityCode,
     AuthorityQuestion,
     AuthorityResult,
@@ -22,10 +22,10 @@ from engine.matching.authority import (
     ListedAuthority,
     find_problem,
 )
-from engine.matching.documents import CheckedDocument, Document
-from engine.matching.liveness import LivenessTerms
+from engine.matching.checks.document import CheckedDocument, Document
+from engine.matching.checks.liveness import LivenessTerms
+from engine.matching.checks.order import replay
 from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms, ask_of
-from engine.matching.policy import replay
 from engine.matching.requests import GuardianShown, Intake
 from engine.matching.samples import ABSENT
 from schema.actors import Actor

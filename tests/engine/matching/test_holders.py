@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from engine.errors import NotFound, RequestError, StorageFailed, TenantConflict
+from engine.matching.checks.document import Document, check_documents
+from engine.matching.checks.limits import NO_LIMITS, Guard, InFlight
 from engine.matching.comparison import WatchList
-from engine.matching.documents import Document, check_documents
 from engine.matching.holders import (
     HolderLines,
     block_document,
@@ -17,7 +18,6 @@ from engine.matching.holders import (
     show_lines,
     watch_face,
 )
-from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import unblock_document
 from engine.matching.recovery import restore_gallery, save_snapshot
 from engine.matching.registrar import Registrar
@@ -28,6 +28,7 @@ from engine.registry.accounts import Carrier
 from engine.registry.audit import AuditRecord, verify_chain
 from engine.registry.database import AuditEntry
 from engine.registry.writer import Writer
+from schema.actors import Caller
 from schema.documents import DocumentStatus
 from schema.reasons import Decision, Reason
 

@@ -9,13 +9,11 @@ import pytest
 
 from engine.cases import steps
 from engine.errors import TooManyFailures
-from engine.matching.evidence import SEARCHES_ENDED
-from engine.matching.holders import erase_holder
-from engine.matching.limits import (
+from engine.matching.checks.limits import (
     NEAR,
     SEARCHED,
+    SEARCHES_ENDED,
     Bound,
-    Caller,
     Guard,
     InFlight,
     Levels,
@@ -24,11 +22,12 @@ from engine.matching.limits import (
     name_holder,
     name_keys,
 )
+from engine.matching.holders import erase_holder
 from engine.matching.requests import Answer
 from engine.registry.audit import read_audit
 from engine.registry.database import AuditEntry, utc_now
 from engine.registry.events import Changes
-from schema.actors import Actor
+from schema.actors import Actor, Caller
 from schema.cases import CaseKind, Outcome
 
 DAY = timedelta(days=1)

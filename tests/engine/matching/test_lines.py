@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from engine.errors import HolderMismatch, NotFound, RequestError
+from engine.matching.checks.limits import NO_LIMITS, Guard, InFlight
 from engine.matching.holders import erase_holder
-from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import Dispute, close_line, dispute_line
 from engine.registry.audit import verify_chain
 from engine.registry.database import new_id
+from schema.actors import Caller
 from schema.lines import LineStatus
 from schema.reasons import Reason
 

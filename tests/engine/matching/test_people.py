@@ -25,12 +25,13 @@ from engine.errors import (
     TooManyFailures,
 )
 from engine.lifecycle.reverification import exempt
-from engine.matching.documents import Document, check_documents
+from engine.matching.checks.document import Document, check_documents
+from engine.matching.checks.limits import NO_LIMITS, Bound
+from engine.matching.checks.order import read_evidence, replay
 from engine.matching.holders import block_document, erase_holder, read_erasure
-from engine.matching.limits import NO_LIMITS, Bound, Caller
 from engine.matching.lines import close_line
 from engine.matching.people import NO_RULES, PeopleRules, PeopleTerms
-from engine.matching.policy import decide, read_evidence, replay
+from engine.matching.policy import decide
 from engine.matching.registrar import Registrar
 from engine.matching.requests import Answer, EnrollmentRequest, GuardianShown, document_look_up
 from engine.matching.samples import ABSENT
@@ -39,7 +40,7 @@ from engine.registry.events import read_events
 from engine.registry.references import WatchEntry
 from engine.registry.rows import changing_rows
 from engine.registry.writer import Writer
-from schema.actors import Actor
+from schema.actors import Actor, Caller
 from schema.cases import CaseKind, Outcome
 from schema.events import EventType
 from schema.lines import LineStatus

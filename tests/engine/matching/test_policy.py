@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from itertools import product
 from math import nan
@@ -12,17 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.matching.calibration import Thresholds
-from engine.matching.policy import (
-    Candidate,
-    Evidence,
-    GuardianEvidence,
-    PeopleEvidence,
-    ReplacementEvidence,
-    decide,
-    read_evidence,
-    replay,
-    write_evidence,
-)
+from engine.matching.checks.face import FacePart
+from engine.matching.checks.guardians import GuardianEvidence
+from engine.matching.checks.order import BLANK, read_evidence, replay
+from engine.matching.checks.people import PeoplePart
+from engine.matching.checks.replacements import ReplacementEvidence
+from engine.matching.policy import Candidate, Evidence, decide, write_evidence
 from engine.registry.enrollments import EnrollmentRecord
 from schema.cases import CaseKind
 from schema.people import ExceptionCause
@@ -30,9 +25,22 @@ from schema.reasons import About, Decision, Photograph, Reason
 
 IMAGE_REASONS = {one for one in Reason if one.row.about is About.PHOTOGRAPH}
 THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.55, certain=0.65)
-HONEST = Evidence(
-    thresholds=THRESHOLDS, live_portrait_score=0.7, holder_score=0.8, searched=100_000
+HONEST = Evidence(THRESHOLDS, BLANK).having(
+    FacePart(live_portrait_score=0.7, holder_score=0.8, searched=100_000)
 )
+
+
+def change(evidence: Evidence, people: PeoplePart | None = None, **changes: Any) -> Evidence:
+    """The evidence with other values of these fields, whichever check they are of."""
+    names = [{one.name for one in fields(part)} for part in evidence.parts]  # type: ignore[arg-type]
+    assert set(changes) <= set().union(*names)
+    return evidence.having(
+        *(
+            replace(part, **{name: changes[name] for name in own & set(changes)})  # type: ignore[type-var]
+            for part, own in zip(evidence.parts, names, strict=True)
+        ),
+        *(() if people is None else (people,)),
+    )
 
 
 def other(score: float) -> Candidate:
@@ -217,12 +225,12 @@ ROWS: list[tuple[dict[str, Any], Decision, tuple[Reason, ...], tuple[CaseKind, .
         (),
     ),
     *(
-        ({"people": PeopleEvidence(**people)}, decision, reasons, cases)
+        ({"people": PeoplePart(**people)}, decision, reasons, cases)
         for people, decision, reasons, cases in APART
     ),
 ]
 EXCEPTIONS = [
-    ({"people": PeopleEvidence(**people)}, decision, reasons, cases)
+    ({"people": PeoplePart(**people)}, decision, reasons, cases)
     for people, decision, reasons, cases in ALONE
 ]
 
@@ -234,7 +242,7 @@ def test_each_row_of_the_table_decides_as_written(
     reasons: tuple[Reason, ...],
     cases: tuple[CaseKind, ...],
 ) -> None:
-    verdict = decide(replace(HONEST, **changes))
+    verdict = decide(change(HONEST, **changes))
     assert (verdict.decision, verdict.reasons, verdict.cases) == (decision, reasons, cases)
 
 
@@ -245,7 +253,7 @@ def test_the_rows_name_every_reason_that_there_is() -> None:
 
 
 def test_an_exception_is_never_approved_whatever_the_photographs_are() -> None:
-    excused = PeopleEvidence(**EXCUSED)
+    excused = PeoplePart(**EXCUSED)
     unusable = {
         "live_problems": (Reason.NO_FACE,),
         "portrait_problems": (Reason.NO_FACE,),
@@ -253,35 +261,35 @@ def test_an_exception_is_never_approved_whatever_the_photographs_are() -> None:
         "searched": None,
     }
     for changes in ({}, unusable, {"live_portrait_score": 0.1}):
-        verdict = decide(replace(HONEST, people=excused, **changes))
+        verdict = decide(change(HONEST, people=excused, **changes))
         assert verdict.decision is Decision.REVIEW
         assert verdict.cases == (CaseKind.EXCEPTION,)
-    duplicate = decide(replace(HONEST, people=excused, candidates=(other(0.7),)))
+    duplicate = decide(change(HONEST, people=excused, candidates=(other(0.7),)))
     assert duplicate.decision is Decision.REJECTED
     assert duplicate.cases == (CaseKind.DUPLICATE_IDENTITY,)
 
 
 def test_a_minor_without_a_face_is_approved_by_the_guardians_alone() -> None:
     waived = {"live_problems": (Reason.NO_FACE,), "portrait_problems": (Reason.NO_FACE,)}
-    evidence = replace(HONEST, live_portrait_score=None, searched=None, **waived)
-    people = PeopleEvidence(**minor(), is_face_waived=True)
-    assert decide(replace(evidence, people=people)).decision is Decision.APPROVED
+    evidence = change(HONEST, live_portrait_score=None, searched=None, **waived)
+    people = PeoplePart(**minor(), is_face_waived=True)
+    assert decide(change(evidence, people=people)).decision is Decision.APPROVED
     not_compared = replace(people, guardian=replace(GUARDIAN, searched=None))
     with pytest.raises(ValueError, match="approves nobody"):
-        decide(replace(evidence, people=not_compared))
+        decide(change(evidence, people=not_compared))
 
 
 def test_evidence_from_before_guardians_were_asked_for_name_and_watch_list_replays() -> None:
-    people = PeopleEvidence(**minor(candidates=(other(0.56),)))
-    written = json.loads(json.dumps(write_evidence(replace(HONEST, people=people))))
+    people = PeoplePart(**minor(candidates=(other(0.56),)))
+    written = json.loads(json.dumps(write_evidence(change(HONEST, people=people))))
     for name in ("name_differs", "is_watchlisted"):
         del written["people"]["guardian"][name]
     assert decide(read_evidence(written)).reasons == (Reason.GUARDIAN_DUPLICATE,)
 
 
 def test_what_holder_and_guardian_have_both_is_one_finding() -> None:
-    people = PeopleEvidence(**minor(name_differs=True))
-    verdict = decide(replace(HONEST, name_differs=True, people=people))
+    people = PeoplePart(**minor(name_differs=True))
+    verdict = decide(change(HONEST, name_differs=True, people=people))
     assert [one.reason for one in verdict.findings] == [Reason.NAME_MISMATCH]
 
 
@@ -297,7 +305,7 @@ ALL_TOLD = "1"
 def test_beside_an_unusable_photograph_nothing_else_is_told(
     changes: dict[str, object], fault: dict[str, object]
 ) -> None:
-    verdict = decide(replace(HONEST, **changes | fault))
+    verdict = decide(change(HONEST, **changes | fault))
     assert set(verdict.reasons) <= {*IMAGE_REASONS, *LIVENESS_REASONS}
     assert (verdict.decision, verdict.cases) == (Decision.REJECTED, ())
 
@@ -310,7 +318,7 @@ def test_two_rows_together_keep_both_reasons_and_the_graver_decision(first: int)
             continue
         if Reason.REPLACEMENT_ASKED in (*ROWS[first][2], *ROWS[second][2]):
             continue  # the version that tells all asked nobody
-        verdict = decide(replace(HONEST, **ROWS[first][0], **ROWS[second][0]), ALL_TOLD)
+        verdict = decide(change(HONEST, **ROWS[first][0], **ROWS[second][0]), ALL_TOLD)
         assert set(verdict.reasons) == {*ROWS[first][2], *ROWS[second][2]}
         assert gravity.index(verdict.decision) == max(
             gravity.index(ROWS[first][1]), gravity.index(ROWS[second][1])
@@ -319,21 +327,21 @@ def test_two_rows_together_keep_both_reasons_and_the_graver_decision(first: int)
 
 
 def test_an_image_reason_says_which_photograph_it_speaks_of() -> None:
-    verdict = decide(replace(HONEST, portrait_problems=(Reason.BLURRED,)))
+    verdict = decide(change(HONEST, portrait_problems=(Reason.BLURRED,)))
     assert [finding.photograph for finding in verdict.findings] == [Photograph.PORTRAIT]
 
 
 @pytest.mark.parametrize("changes", [{"live_portrait_score": None}, {"searched": None}])
 def test_what_was_not_compared_is_never_approved(changes: dict[str, object]) -> None:
-    evidence = replace(HONEST, **changes)
+    evidence = change(HONEST, **changes)
     with pytest.raises(ValueError, match="without a comparison"):
         decide(evidence)
-    blurred = replace(evidence, live_problems=(Reason.BLURRED,))
+    blurred = change(evidence, live_problems=(Reason.BLURRED,))
     assert decide(blurred).decision is Decision.REJECTED
 
 
 def test_a_decision_of_an_earlier_policy_replays_by_that_policy() -> None:
-    told = replace(
+    told = change(
         HONEST,
         live_problems=(Reason.BLURRED,),
         name_differs=True,
@@ -362,7 +370,7 @@ def test_a_decision_of_an_earlier_policy_replays_by_that_policy() -> None:
 
 
 def test_a_decision_from_before_a_persons_limit_replays_without_one() -> None:
-    full = replace(HONEST, open_lines=5)
+    full = change(HONEST, open_lines=5)
     inputs = write_evidence(full)
     for name in ("person_lines", "person_limit", "is_exempt"):
         del inputs[name]
@@ -372,13 +380,13 @@ def test_a_decision_from_before_a_persons_limit_replays_without_one() -> None:
 
 
 def test_a_score_that_is_no_number_is_no_match() -> None:
-    assert decide(replace(HONEST, live_portrait_score=nan)).decision is Decision.REJECTED
+    assert decide(change(HONEST, live_portrait_score=nan)).decision is Decision.REJECTED
 
 
 scores = st.one_of(st.none(), st.floats(-1, 1))
 evidence = st.builds(
-    Evidence,
-    thresholds=st.just(THRESHOLDS),
+    change,
+    st.just(Evidence(THRESHOLDS, BLANK)),
     document_findings=st.lists(
         st.sampled_from([Reason.DOCUMENT_INVALID, Reason.DOCUMENT_EXPIRED]), unique=True
     ).map(tuple),

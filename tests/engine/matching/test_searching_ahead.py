@@ -17,9 +17,9 @@ import pytest
 from engine import batching
 from engine.errors import DeadlinePassed, StorageFull
 from engine.matching.calibration import Thresholds
+from engine.matching.checks.order import replay
 from engine.matching.comparison import fuse_vectors
 from engine.matching.holders import erase_holder
-from engine.matching.policy import replay
 from engine.matching.registrar import Registrar, RegistrarConfig
 from engine.matching.requests import EnrollmentRequest
 from engine.registry.writer import Writer

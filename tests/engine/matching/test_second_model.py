@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from engine.matching.calibration import Thresholds
+from engine.matching.checks.face import FacePart
+from engine.matching.checks.order import BLANK
 from engine.matching.checks.second_model import SecondModel
 from engine.matching.policy import Candidate, Evidence
 from engine.matching.samples import Sample
@@ -28,13 +30,13 @@ def sample(*numbers: float) -> Sample:
 
 def test_a_second_model_decides_by_its_own_scores_and_thresholds_alone() -> None:
     model = SecondModel(DIGEST, 3, OTHER)
-    evidence = Evidence(
-        thresholds=FIRST,
+    face = FacePart(
         live_portrait_score=0.9,
         holder_score=0.9,
         candidates=(Candidate(7, "another", 0.75),),
         searched=10,
     )
+    evidence = Evidence(FIRST, BLANK).having(face)
     pair = sample(1, 0, 0), sample(1, 0, 0)
 
     def say(known: Any, held: Any = (3,)) -> Any:

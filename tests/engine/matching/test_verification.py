@@ -11,10 +11,10 @@ import pytest
 
 from engine.errors import GalleryBehind, NotFound, RequestError, StorageFailed
 from engine.matching import holders, verification
+from engine.matching.checks.limits import NO_LIMITS, Guard, InFlight
 from engine.matching.checks.second_model import FILLED
 from engine.matching.comparison import fuse_vectors
 from engine.matching.holders import erase_holder
-from engine.matching.limits import NO_LIMITS, Caller, Guard, InFlight
 from engine.matching.lines import close_line
 from engine.matching.verification import HolderCheck, HolderProbe
 from engine.registry import events, references
@@ -22,6 +22,7 @@ from engine.registry.database import AuditEntry
 from indexes.errors import IdInvalid, VectorInvalid
 from indexes.flat import FlatIndex
 from indexes.gallery import Gallery
+from schema.actors import Caller
 from schema.cases import CaseOrigin, NoteKind
 
 ANY = HolderProbe(vector=np.zeros(64, np.float32), threshold=0.42, actor="key:1")

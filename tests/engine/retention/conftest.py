@@ -12,6 +12,9 @@ import pytest
 
 from engine.errors import NotFound
 from engine.matching.calibration import Thresholds
+from engine.matching.checks.document import DocumentPart
+from engine.matching.checks.face import FacePart
+from engine.matching.checks.order import BLANK
 from engine.matching.policy import (
     POLICY_VERSION,
     Candidate,
@@ -39,10 +42,11 @@ MONTH = Schedule(attempts=30 * DAY, lines=30 * DAY, answers=30 * DAY)
 OLD, YOUNG = NOW - 31 * DAY, NOW - 29 * DAY
 TEST = AuditEntry("test", "test.done", "x")
 THRESHOLDS = Thresholds(verify=0.40, same_document=0.42, review=0.55, certain=0.65)
+ALIKE = FacePart(live_portrait_score=0.7, searched=9)
 JUDGED = {
-    Decision.APPROVED: {},
-    Decision.REVIEW: {"name_differs": True},
-    Decision.REJECTED: {"candidates": (Candidate(7, "another", 0.81),)},
+    Decision.APPROVED: (),
+    Decision.REVIEW: (DocumentPart(name_differs=True),),
+    Decision.REJECTED: (replace(ALIKE, candidates=(Candidate(7, "another", 0.81),)),),
 }
 
 
@@ -97,9 +101,7 @@ class RegistryBuilder:
             )
         self._serial += 1
         made = Attempt(new_id(), document_id, self.lookup(f"scope {self._serial}"))
-        evidence = Evidence(
-            thresholds=THRESHOLDS, live_portrait_score=0.7, searched=9, **JUDGED[decision]
-        )
+        evidence = Evidence(THRESHOLDS, BLANK).having(ALIKE, *JUDGED[decision])
         verdict = decide(evidence)
         assert verdict.decision is decision
         record = EnrollmentRecord(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.errors import NotFound
-from engine.matching.policy import replay
+from engine.matching.checks.order import replay
 from engine.registry.store import Store
 from engine.retention.job import Schedule
 from schema.cases import NoteKind

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.matching.policy import replay
+from engine.matching.checks.order import replay
 from serving.settings.terms import AuthoritySettings, PeopleSettings
 from tests.serving.api.conftest import Start
 from tests.serving.authority_service import Handler, Question, Service, answer, serve_authority

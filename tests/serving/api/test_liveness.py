@@ -15,7 +15,7 @@ from joserfc import jws
 from joserfc.jwk import ECKey
 from sqlalchemy import select
 
-from engine.matching.policy import replay
+from engine.matching.checks.order import replay
 from schema.reasons import LivenessMode
 from serving.api.body import JSON, MSGPACK
 from serving.settings.terms import CarrierLiveness, LivenessIssuer, LivenessSettings

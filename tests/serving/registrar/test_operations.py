@@ -22,7 +22,7 @@ from engine.errors import (
     TenantConflict,
     VectorUnusable,
 )
-from engine.matching.frames import FaceVector
+from engine.matching.checks.picture import FaceVector
 from indexes.sharding.shards import ShardedIndex, ShardPlan
 from schema.cases import Outcome
 from schema.thresholds import Comparison

@@ -12,7 +12,7 @@ import pytest
 
 from engine.batching import Pending
 from engine.errors import DeadlinePassed, IdempotencyMismatch, RequestError, SosieError
-from engine.matching.frames import FaceVector
+from engine.matching.checks.picture import FaceVector
 from engine.matching.judge import Judge
 from schema.phases import Phase
 from schema.reasons import Decision

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.matching.comparison import fuse_seconds, fuse_vectors
+from engine.matching.policy import Evidence, EvidencePart, Finding
 from engine.matching.samples import Sample
 from indexes.scoring import exact_scores
-from schema.reasons import Reason
+from schema.reasons import Decision, Photograph, Reason
 from schema.thresholds import Comparison
 
 MOST_BEHIND = 0.05
@@ -103,3 +104,23 @@ def measure_agreement(vectors: NDArray[np.float32]) -> float:
     scores = exact_scores(vectors, vectors, rows, others).reshape(count, count)
     np.fill_diagonal(scores, np.inf)
     return float(scores.min(axis=1).max())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PicturePart(EvidencePart):
+    """Reasons to ask for a new photograph."""
+
+    live_problems: tuple[Reason, ...] = ()
+    portrait_problems: tuple[Reason, ...] = ()
+    is_same_photograph: bool = False
+
+    def find(self, evidence: Evidence, version: str) -> Iterator[Finding]:
+        del evidence, version
+        for photograph, problems in (
+            (Photograph.LIVE, self.live_problems),
+            (Photograph.PORTRAIT, self.portrait_problems),
+        ):
+            for reason in problems:
+                yield Finding(reason, Decision.REJECTED, photograph)
+        if self.is_same_photograph:
+            yield Finding(Reason.SAME_PHOTOGRAPH, Decision.REJECTED)

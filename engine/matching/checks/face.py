@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -12,27 +11,14 @@ from numpy.typing import NDArray
 
 from engine.cases.decided import is_more_alike
 from engine.cases.opening import NewCase
-from engine.matching.authority import WeighedAuthority
-from engine.matching.calibration import Thresholds
-from engine.matching.checks.second_model import SecondModel
+from engine.matching.checks.authority import AuthorityPart, WeighedAuthority
+from engine.matching.checks.document import DocumentPart
+from engine.matching.checks.liveness import Judgement, LivenessPart, Weighed
+from engine.matching.checks.picture import PicturePart
 from engine.matching.comparison import Comparisons, Resemblance
-from engine.matching.limits import (
-    SEARCHED,
-    Caller,
-    Levels,
-    Limits,
-    find_case,
-    is_near,
-    name_ended,
-    name_holder,
-    name_keys,
-)
-from engine.matching.liveness import Judgement, Weighed
-from engine.matching.policy import Candidate, Evidence, FaceScores, Verdict
+from engine.matching.policy import Candidate, Evidence, EvidencePart, FaceScores, Finding, Verdict
 from engine.matching.requests import Attempt
-from engine.registry.database import AuditEntry
 from engine.registry.documents import DocumentRecord
-from engine.registry.enrollments import Tally
 from engine.registry.lines import LineRecord
 from engine.registry.people import Standing
 from engine.registry.store import Reader
@@ -40,7 +26,7 @@ from engine.registry.sweeps import EXCEPTIONS, JudgedPair
 from indexes.gallery import Gallery
 from schema.cases import CaseKind, CaseOrigin
 from schema.documents import DocumentStatus
-from schema.reasons import Decision, Reason, find_idle
+from schema.reasons import Decision, Reason
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +48,6 @@ class BatchState:
         gallery: Gallery,
         attempts: Sequence[Attempt],
         hit_ids: Sequence[int],
-        second: SecondModel | None = None,
         person_limit: int = 0,
     ) -> None:
         lookups = [lookup for it in attempts for lookup in it.lookups]
@@ -103,8 +88,8 @@ class BatchState:
         self._moved_exemptions: set[str] = set()
         self.fresh: list[FreshReference] = []
         held = [key for record in self._documents.values() for key in record.reference_ids]
-        self.second = {} if second is None else second.read_templates(store, [*held, *hit_ids])
-        """Templates of a second model, of the references that have one."""
+        self.compared = [*held, *hit_ids]
+        """All references that an attempt may be compared with."""
         # One call for all: on shards each is a way to other nodes and back.
         vectors = gallery.vectors(np.array(held, dtype=np.int64))
         self._vectors = dict(zip(held, vectors, strict=True))
@@ -199,6 +184,78 @@ class BatchState:
             self._totals[document_id] = self._totals.get(document_id, 0) + 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FacePart(EvidencePart):
+    """Of the faces shown the one that is least like the holder counts: `holder_score` is the lowest
+    of `holder_each`, on the scale of fused comparisons, so that `thresholds.same_document` holds
+    for it (`on_fused_scale` of `Thresholds`). Decisions without `holder_each` have the mean's
+    alone. `candidates` are references under other documents with a score at or above
+    `thresholds.review`, best first; `searched` is how many references were compared, `None` when
+    the duplicate search did not run."""
+
+    live_portrait_score: float | None = None
+    holder_score: float | None = None
+    holder_each: FaceScores | None = None
+    candidates: tuple[Candidate, ...] = ()
+    searched: int | None = None
+    is_watchlisted: bool = False
+    excepted: tuple[Candidate, ...] = ()
+    """Look-alikes whom people have judged to be other people than the document's holder, whom the
+    face is more like, and no more alike than when that was judged: they bring no finding."""
+
+    @property
+    def best(self) -> float | None:
+        """The score of the candidate that is most alike; None for none."""
+        return max((one.score for one in self.candidates), default=None)
+
+    def find(self, evidence: Evidence, version: str) -> Iterator[Finding]:
+        del version
+        thresholds, best = evidence.thresholds, self.best
+        if is_below(self.live_portrait_score, thresholds.verify):
+            yield Finding(Reason.FACE_MISMATCH, Decision.REJECTED)
+        if is_below(self.holder_score, thresholds.same_document):
+            yield Finding(Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, Decision.REJECTED)
+        if best is not None and best >= thresholds.certain:
+            yield Finding(Reason.DUPLICATE_IDENTITY, Decision.REJECTED)
+        elif best is not None and best >= thresholds.review:
+            yield Finding(Reason.POSSIBLE_DUPLICATE, Decision.REVIEW)
+        if self.is_watchlisted:
+            yield Finding(Reason.WATCHLISTED, Decision.REVIEW)
+
+    def is_compared(self, decision: Decision) -> bool:
+        del decision
+        return self.searched is not None and self.live_portrait_score is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinePart(EvidencePart):
+    """Lines in use: `open_lines` with the carrier, `person_lines` over all carriers, under every
+    document of the person. A `person_limit` of 0 is none, as in decisions from before there was
+    one."""
+
+    is_number_in_use: bool = False
+    open_lines: int = 0
+    line_limit: int = 5
+    person_lines: int = 0
+    person_limit: int = 0
+    is_exempt: bool = False
+    """Whether no limit holds for the document; asked only where one is reached."""
+
+    @property
+    def has_all_lines(self) -> bool:
+        """Whether the document has all with the carrier that one may have, or the person all."""
+        return self.open_lines >= self.line_limit or 0 < self.person_limit <= self.person_lines
+
+    def find(self, evidence: Evidence, version: str) -> Iterator[Finding]:
+        del evidence, version
+        if self.is_number_in_use:
+            yield Finding(Reason.LINE_IN_USE, Decision.REJECTED)
+        if self.open_lines >= self.line_limit and not self.is_exempt:
+            yield Finding(Reason.LINE_LIMIT_REACHED, Decision.REJECTED)
+        if 0 < self.person_limit <= self.person_lines and not self.is_exempt:
+            yield Finding(Reason.PERSON_LIMIT_REACHED, Decision.REJECTED)
+
+
 MAX_CANDIDATES = 10
 """Most candidates in an answer and its evidence, at most one for each document."""
 
@@ -208,7 +265,7 @@ def gather_evidence(
     attempt: Attempt,
     comparisons: Comparisons,
     state: BatchState,
-    thresholds: Thresholds,
+    blank: Evidence,
     liveness: Weighed | None = None,
     authority: WeighedAuthority | None = None,
     judgement: Judgement | None = None,
@@ -231,44 +288,62 @@ def gather_evidence(
         for one in found
         if (pair := decided.get(one.document_id)) is not None and pair.outcome in EXCEPTIONS
     }
-    verify = thresholds.verify_for(attempt.request.live.length)
-    open_lines = state.open_lines(held.id, attempt.outlet.carrier) if held else 0
-    limit, lines = state.person_limit, state.person_lines(record.id) if record else 0
-    is_full = open_lines >= attempt.outlet.line_limit or 0 < limit <= lines
-    return Evidence(
-        thresholds=replace(thresholds, verify=verify),
-        document_findings=_document_findings(attempt, record),
-        judged_on=None if attempt.judged_on is None else attempt.judged_on.isoformat(),
-        time_zone=attempt.time_zone,
-        name_differs=held is not None and held.name_lookup not in (None, attempt.name_lookup),
-        live_problems=find_problems(
-            attempt.request.live.problems, attempt.request.live.vector is None
-        ),
-        portrait_problems=find_problems(
-            attempt.request.portrait.problems, attempt.request.portrait.vector is None
-        ),
-        is_same_photograph=attempt.is_same_photograph,
-        live_portrait_score=comparisons.pair_score(place),
-        holder_score=None if holder is None else holder.least,
-        holder_each=None if holder is None else holder.each,
-        candidates=tuple(one for one in found if one.document_id not in others)[:MAX_CANDIDATES],
-        excepted=tuple(one for one in found if one.document_id in others)[:MAX_CANDIDATES],
-        searched=comparisons.searched if has_probe else None,
+    verify = blank.thresholds.verify_for(attempt.request.live.length)
+    lines = LinePart(
         is_number_in_use=state.is_number_in_use(attempt.msisdn_lookup),
-        open_lines=open_lines,
+        open_lines=state.open_lines(held.id, attempt.outlet.carrier) if held else 0,
         line_limit=attempt.outlet.line_limit,
-        person_lines=lines,
-        person_limit=limit,
-        is_exempt=is_full and record is not None and state.is_exempt(record.id),
-        is_watchlisted=comparisons.watch.has_document(attempt.document_lookup)
-        or (has_probe and comparisons.is_watched(place)),
-        liveness_problem=None if liveness is None else liveness.problem,
-        liveness_brings=None if liveness is None else liveness.brings,
-        judge_problem=None if judgement is None or judgement.brings is None else judgement.problem,
-        judge_brings=None if judgement is None else judgement.brings,
-        authority_problem=None if authority is None else authority.problem,
-        authority_brings=None if authority is None else authority.brings,
+        person_lines=state.person_lines(record.id) if record else 0,
+        person_limit=state.person_limit,
     )
+    if lines.has_all_lines and record is not None:
+        lines = replace(lines, is_exempt=state.is_exempt(record.id))
+    thresholds = replace(blank.thresholds, verify=verify)
+    evidence = Evidence(thresholds, blank.parts).having(
+        DocumentPart(
+            document_findings=_document_findings(attempt, record),
+            judged_on=None if attempt.judged_on is None else attempt.judged_on.isoformat(),
+            time_zone=attempt.time_zone,
+            name_differs=held is not None and held.name_lookup not in (None, attempt.name_lookup),
+        ),
+        PicturePart(
+            live_problems=find_problems(
+                attempt.request.live.problems, attempt.request.live.vector is None
+            ),
+            portrait_problems=find_problems(
+                attempt.request.portrait.problems, attempt.request.portrait.vector is None
+            ),
+            is_same_photograph=attempt.is_same_photograph,
+        ),
+        FacePart(
+            live_portrait_score=comparisons.pair_score(place),
+            holder_score=None if holder is None else holder.least,
+            holder_each=None if holder is None else holder.each,
+            candidates=tuple(one for one in found if one.document_id not in others)[
+                :MAX_CANDIDATES
+            ],
+            excepted=tuple(one for one in found if one.document_id in others)[:MAX_CANDIDATES],
+            searched=comparisons.searched if has_probe else None,
+            is_watchlisted=comparisons.watch.has_document(attempt.document_lookup)
+            or (has_probe and comparisons.is_watched(place)),
+        ),
+        lines,
+    )
+    if liveness is not None or judgement is not None:
+        is_judged = judgement is not None and judgement.brings is not None
+        evidence = evidence.having(
+            LivenessPart(
+                liveness_problem=None if liveness is None else liveness.problem,
+                liveness_brings=None if liveness is None else liveness.brings,
+                judge_problem=judgement.problem if judgement is not None and is_judged else None,
+                judge_brings=None if judgement is None else judgement.brings,
+            )
+        )
+    if authority is not None:
+        evidence = evidence.having(
+            AuthorityPart(authority_problem=authority.problem, authority_brings=authority.brings)
+        )
+    return evidence
 
 
 def _document_findings(attempt: Attempt, record: DocumentRecord | None) -> tuple[Reason, ...]:
@@ -360,39 +435,35 @@ def _is_more_like(own: FaceScores, other: FaceScores | None) -> bool:
     return all(second is None or (first is not None and first > second) for first, second in pairs)
 
 
-def describe_scores(evidence: Evidence) -> dict[str, float | None]:
+def describe_scores(face: FacePart) -> dict[str, float | None]:
     """The score of each comparison; None for one that was not made."""
     return {
-        "live_portrait": evidence.live_portrait_score,
-        "holder": evidence.holder_score,
-        "best_candidate": max((item.score for item in evidence.candidates), default=None),
+        "live_portrait": face.live_portrait_score,
+        "holder": face.holder_score,
+        "best_candidate": face.best,
     }
 
 
 def describe_search(
-    evidence: Evidence, comparisons: Comparisons, false_candidates: Mapping[str, Any]
+    face: FacePart, comparisons: Comparisons, false_candidates: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What was searched and found; says so where no search ran."""
-    if evidence.searched is None:
+    if face.searched is None:
         return {"ran": False}
     return {
         "ran": True,
-        "searched": evidence.searched,
+        "searched": face.searched,
         "gallery_sequence": comparisons.sequence,
         "candidates": [
             {"reference_id": one.reference_id, "document_id": one.document_id, "score": one.score}
-            for one in evidence.candidates
+            for one in face.candidates
         ],
         "expected_false_candidates": dict(false_candidates),
     }
 
 
 def describe_case(
-    kind: CaseKind,
-    verdict: Verdict,
-    evidence: Evidence,
-    enrollment_id: str,
-    document_id: str | None,
+    kind: CaseKind, verdict: Verdict, face: FacePart, enrollment_id: str, document_id: str | None
 ) -> NewCase:
     """One of the verdict's cases, about the document presented and those of the candidates.
 
@@ -400,9 +471,8 @@ def describe_case(
     person who presented it, and is a suspect in none of the cases.
     """
     is_theft = kind in (CaseKind.STOLEN_DOCUMENT, CaseKind.EXCEPTION)
-    others = () if is_theft else tuple(item.document_id for item in evidence.candidates)
+    others = () if is_theft else tuple(item.document_id for item in face.candidates)
     own = () if document_id is None else (document_id,)
-    best = max((item.score for item in evidence.candidates), default=None)
     is_suspect = CaseKind.STOLEN_DOCUMENT not in verdict.cases and kind is not CaseKind.EXCEPTION
     return NewCase(
         kind=kind,
@@ -410,151 +480,11 @@ def describe_case(
         enrollment_id=enrollment_id,
         document_ids=own + others,
         suspect_ids=(own if is_suspect else ()) + others,
-        score=evidence.holder_score if is_theft else best,
+        score=face.holder_score if is_theft else face.best,
     )
 
 
-def find_failed(attempt: Attempt, verdict: Verdict) -> list[bytes]:
-    """The look-ups of documents whose holder's face was not shown with them beyond doubt."""
-    rows = (
-        (Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, attempt.document_lookup),
-        (
-            Reason.GUARDIAN_MISMATCH,
-            None if attempt.guardian is None else attempt.guardian.document_lookup,
-        ),
-        (Reason.REPLACEMENT_REFUSED, attempt.replaced_lookup),
-        # Nor with these is it told again and again whether a face is like the holder's.
-        (Reason.REPLACEMENT_ASKED, attempt.replaced_lookup),
-        (Reason.GUARDIAN_CHANGED, attempt.document_lookup),
-    )
-    return [lookup for reason, lookup in rows if reason in verdict.reasons and lookup is not None]
-
-
-SEARCHES_ENDED = "searches.ended"
-
-
-class BatchBounds:
-    """The bounds on what the attempts of a batch find out, each counted after those before it."""
-
-    def __init__(
-        self,
-        limits: Limits,
-        store: Reader,
-        attempts: Sequence[Attempt],
-        state: BatchState,
-        now: datetime,
-    ) -> None:
-        self._limits = limits
-        self._store = store
-        self._state = state
-        asked = [(one, one.request.caller) for one in attempts if one.request.caller is not None]
-        names = [name for _, caller in asked for name in (*name_keys(caller), name_ended(caller))]
-        for one, caller in asked:
-            documents = [*map(self._find_counted, one.lookups), *state.owners()]
-            names += [name_holder(key, caller) for key in documents]
-        replaced = [state.document(one.replaced_lookup) for one in attempts if one.replaced_lookup]
-        self._of_replaced = {one.id: store.tally_names(one.id) for one in replaced if one}
-        names += [name for some in self._of_replaced.values() for name in some]
-        self._levels = Levels(limits, store, names, now)
-        self._reported: set[str] = set()
-
-    def _find_counted(self, lookup: bytes) -> str:
-        # One that is known from attempts alone is held by nobody: a count of its own would tell
-        # that an attempt has become a case.
-        record = self._state.document(lookup)
-        is_held = record is not None and record.status is not DocumentStatus.ATTEMPTED
-        return record.id if record is not None and is_held else lookup.hex()
-
-    def require(self, attempt: Attempt) -> None:
-        """`TooManyFailures` for one of a key, or about a document, of which no more is taken."""
-        caller = attempt.request.caller
-        if caller is not None:
-            held = [name_holder(self._find_counted(one), caller) for one in attempt.lookups]
-            self._levels.require(caller, [*name_keys(caller), name_ended(caller), *held])
-
-    def require_told(self, attempt: Attempt, evidence: Evidence, verdict: Verdict) -> None:
-        """The same for one that would tell of a holder of whom no more may be told."""
-        caller = attempt.request.caller
-        if caller is not None:
-            for one, amount in _weigh_told(evidence, verdict).items():
-                self._levels.require_room(caller, name_holder(one, caller), amount)
-
-    def end(
-        self, attempt: Attempt, evidence: Evidence, verdict: Verdict
-    ) -> tuple[list[Tally], list[NewCase], *tuple[AuditEntry, ...]]:
-        """What it counts for that an attempt has met a full holder: it is its key's last, but for a
-        double beyond doubt, whose refusal says nothing new. The entry says so where a case is open
-        already: nothing is kept without one."""
-        caller = attempt.request.caller
-        assert caller is not None, "only what has a caller is bounded"
-        if SEARCHED not in _weigh_told(evidence, verdict).values():
-            return [], []
-        name = name_ended(caller)
-        entry = AuditEntry(caller.actor, SEARCHES_ENDED, attempt.outlet.code)
-        return self._levels.add(caller, name), self._report(caller, [name]), entry
-
-    def count(
-        self, attempt: Attempt, evidence: Evidence, verdict: Verdict
-    ) -> tuple[list[Tally], list[NewCase]]:
-        """What a decision counts for, and the cases about counts that are full by it.
-
-        A rejection by what was compared is its key's failure; an approval takes one off.
-        """
-        tallies = self._follow(attempt, verdict)
-        caller = attempt.request.caller
-        if caller is None:
-            return tallies, []
-        told = _weigh_told(evidence, verdict)
-        told |= {self._find_counted(one): 1 for one in find_failed(attempt, verdict)}
-        score, own = evidence.holder_score, attempt.document_lookup
-        if (
-            own is not None
-            and score is not None
-            and is_near(score, evidence.thresholds.same_document)
-        ):
-            told.setdefault(self._find_counted(own), 1)
-        about: dict[str, float] = {name_holder(one, caller): told[one] for one in told}
-        # Without a result that holds nothing was compared: that finds nothing out.
-        was_compared = evidence.liveness_brings is not Decision.REJECTED
-        if verdict.decision is Decision.REJECTED and was_compared:
-            about |= dict.fromkeys(name_keys(caller), 1)
-        elif verdict.decision is Decision.APPROVED:
-            about |= dict.fromkeys(name_keys(caller), -1)
-        for name, amount in about.items():
-            tallies += self._levels.add(caller, name, amount)
-        return tallies, self._report(caller, about)
-
-    def _report(self, caller: Caller, names: Iterable[str]) -> list[NewCase]:
-        full = [one for one in names if self._levels.is_full(caller, one)]
-        fresh = [one for one in full if one not in self._reported]
-        self._reported.update(fresh)
-        cases = [find_case(self._limits, self._store, caller, name) for name in fresh]
-        return [case for case in cases if case is not None]
-
-    def _follow(self, attempt: Attempt, verdict: Verdict) -> list[Tally]:
-        """What counted about a document that was replaced counts about its successor, which has
-        its reference: a new number is no new try at the same face."""
-        old = self._state.document(attempt.replaced_lookup)
-        own = self._state.document(attempt.document_lookup)
-        if verdict.decision is not Decision.APPROVED or old is None or own is None:
-            return []
-        nobody = Caller("sosie")
-        return [
-            tally
-            for name in self._of_replaced[old.id]
-            if (level := self._levels.level(name, nobody))
-            for tally in self._levels.add(nobody, name.replace(old.id, own.id), level)
-        ]
-
-
-def _weigh_told(evidence: Evidence, verdict: Verdict) -> dict[str, int]:
-    """The holders of whom a decision tells, and what that counts for: of one who is found beyond
-    doubt it says nothing new, but a face that is known could try out documents for ever."""
-    idle = find_idle([(one.reason, one.decision) for one in verdict.findings], verdict.decision)
-    if not any(one.row.is_searched for one in set(verdict.reasons) - idle):
-        return {}
-    guardian = None if evidence.people is None else evidence.people.guardian
-    told = (*evidence.candidates, *(() if guardian is None else guardian.candidates))
-    certain = evidence.thresholds.certain
-    near = {one.document_id for one in told if one.score < certain or is_near(one.score, certain)}
-    return {one.document_id: SEARCHED if one.document_id in near else 1 for one in told}
+def is_below(score: float | None, threshold: float) -> bool:
+    """Whether a comparison was made and fell short."""
+    # Not `<`: NaN is below every threshold.
+    return score is not None and not score >= threshold

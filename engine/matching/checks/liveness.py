@@ -24,15 +24,15 @@ from joserfc.jws import JWSRegistry, deserialize_compact
 from msgspec import Meta
 
 from engine.errors import LivenessRefused, LivenessReplayed, RequestError
-from engine.matching.documents import Document
-from engine.matching.limits import ChangeRunner
+from engine.matching.checks.document import Document
+from engine.matching.policy import Evidence, EvidencePart, Finding
 from engine.registry.database import AuditEntry, new_id
 from engine.registry.enrollments import LivenessRecord
 from engine.registry.events import Changes
 from engine.registry.store import Reader
 from engine.registry.vault import Vault
-from engine.registry.writer import Writer
-from schema.reasons import Decision, LivenessMode, LivenessUse, Reason
+from engine.registry.writer import ChangeRunner, Writer
+from schema.reasons import Decision, LivenessMode, LivenessUse, Photograph, Reason
 
 if TYPE_CHECKING:
     from engine.faces.liveness_judge import Judged
@@ -569,3 +569,28 @@ def _find_refusal(weighed: Weighed | None, judgement: Judgement | None) -> Reque
         return None
     text = f"the evidence of liveness does not hold ({found.value}): capture the face again"
     return LivenessRefused(text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LivenessPart(EvidencePart):
+    """Problems of the evidence of liveness, where it is required, and those that a judge of the
+    picture itself found, where it is to decide."""
+
+    liveness_problem: Reason | None = None
+    liveness_brings: Decision | None = None
+    judge_problem: Reason | None = None
+    judge_brings: Decision | None = None
+
+    def find(self, evidence: Evidence, version: str) -> list[Finding]:
+        del evidence, version
+        told = (
+            (self.liveness_problem, self.liveness_brings),
+            (self.judge_problem, self.judge_brings),
+        )
+        found = [
+            Finding(problem, brings, Photograph.LIVE)
+            for problem, brings in told
+            if problem is not None and brings is not None
+        ]
+        # Rejections first, as they are told with those of the photographs.
+        return sorted(dict.fromkeys(found), key=lambda one: one.decision is not Decision.REJECTED)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from enum import StrEnum
@@ -17,7 +17,8 @@ from threading import Lock
 from typing import Any, Protocol, TypeVar
 
 from engine.errors import RequestError
-from engine.matching.documents import CheckedDocument, Document, check_documents
+from engine.matching.checks.document import CheckedDocument, Document, check_documents
+from engine.matching.policy import Evidence, EvidencePart, Finding
 from engine.registry.database import utc_now
 from engine.registry.vault import Vault
 from schema.reasons import Decision, Reason
@@ -386,3 +387,20 @@ async def look_up_beside(
         for one in left:
             one.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityPart(EvidencePart):
+    """The outcome of the document's look-up, where an authority is asked."""
+
+    authority_problem: Reason | None = None
+    authority_brings: Decision | None = None
+
+    def find(self, evidence: Evidence, version: str) -> Iterator[Finding]:
+        del evidence, version
+        yield from find_told(self.authority_problem, self.authority_brings)
+
+
+def find_told(problem: Reason | None, brings: Decision | None) -> list[Finding]:
+    """The finding on a problem that has a say."""
+    return [] if problem is None or brings is None else [Finding(problem, brings)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -22,8 +22,9 @@ from stdnum.util import clean
 from stdnum.za import idnr
 
 from engine.errors import RequestError
+from engine.matching.policy import Evidence, EvidencePart, Finding
 from schema.documents import DOCUMENT_TYPES, MAX_NAME_LENGTH, MAX_NUMBER_LENGTH, PASSPORT
-from schema.reasons import Reason
+from schema.reasons import Decision, Reason
 
 _LINE = re.compile(r"[A-Z0-9<]{44}")
 _WEIGHTS = (7, 3, 1)
@@ -343,3 +344,21 @@ def _compact_number(document_type: str, number: str) -> str:
     if not re.fullmatch(rule.form, compact) or (rule.has_check and not rule.has_check(compact)):
         raise ValueError("not a number of this type")
     return compact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentPart(EvidencePart):
+    """The document was checked on the date `judged_on`, in the outlet's `time_zone`; decisions from
+    before there were time zones have neither."""
+
+    document_findings: tuple[Reason, ...] = ()
+    judged_on: str | None = None
+    time_zone: str | None = None
+    name_differs: bool = False
+
+    def find(self, evidence: Evidence, version: str) -> Iterator[Finding]:
+        del evidence, version
+        for reason in self.document_findings:
+            yield Finding(reason, Decision.REJECTED)
+        if self.name_differs:
+            yield Finding(Reason.NAME_MISMATCH, Decision.REVIEW)

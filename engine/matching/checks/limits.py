@@ -11,23 +11,28 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol, Self, TypeVar
+from typing import Self
 
 from engine.cases.opening import CaseBatch, NewCase
 from engine.errors import TooManyFailures
+from engine.matching.checks.face import BatchState, FacePart
+from engine.matching.checks.liveness import LivenessPart
+from engine.matching.checks.people import PeoplePart
+from engine.matching.policy import Evidence, Verdict
+from engine.matching.requests import Attempt
 from engine.registry.cases import CaseRecord
-from engine.registry.database import is_id, utc_now
+from engine.registry.database import AuditEntry, is_id, utc_now
 from engine.registry.enrollments import HOLDER_TALLY, SHOWN_TALLY, Tally
 from engine.registry.events import Changes
 from engine.registry.store import Reader
-from engine.registry.writer import Writer
-from schema.actors import ActorKind, find_actor_kind, fold_person, person_of
+from engine.registry.writer import ChangeRunner, Writer
+from schema.actors import Caller
 from schema.cases import ALIVE, CaseKind, CaseOrigin
-
-T = TypeVar("T")
+from schema.documents import DocumentStatus
+from schema.reasons import Decision, Reason, find_idle
 
 NEAR = 0.1
 """How far from a threshold a score is clear of it: whoever knows a face as well as one photograph
@@ -44,31 +49,6 @@ KEYS_OF_CARRIER = 4
 _KEY, _CARRIER, _ENDED = "key", "carrier", "ended"
 _LATELY = timedelta(days=4)
 _OF_HOLDERS = frozenset({HOLDER_TALLY, SHOWN_TALLY})
-
-
-class ChangeRunner(Protocol):
-    """Performs changes one after the other on the one writer."""
-
-    def run(self, perform: Callable[[Writer, datetime], T]) -> T:
-        """Perform a change between two batches."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who compares faces, as the audit names it; `outlet` where it acts for one alone, `carrier`
-    where it is a tenant's."""
-
-    actor: str
-    outlet: str | None = None
-    carrier: str | None = None
-
-    @property
-    def is_command(self) -> bool:
-        """Whether it is a command at the home itself: it has the key ring, so nothing bounds it. A
-        key is none, whatever its person is called."""
-        is_named_so = find_actor_kind(self.actor) is ActorKind.COMMAND
-        return is_named_so and person_of(self.actor) == self.actor
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +125,12 @@ def name_keys(caller: Caller) -> list[str]:
     """The counts of failures: the carrier's first, then the key's, or that of all keys and
     sessions of its person."""
     of_carrier = [] if caller.carrier is None else [f"{_CARRIER}:{caller.carrier}"]
-    return [*of_carrier, f"{_KEY}:{fold_person(person_of(caller.actor))}"]
+    return [*of_carrier, f"{_KEY}:{caller.person}"]
 
 
 def name_ended(caller: Caller) -> str:
     """The mark of a key whose searches by face have ended."""
-    return f"{_ENDED}:{fold_person(person_of(caller.actor))}"
+    return f"{_ENDED}:{caller.person}"
 
 
 def lift_end(case: CaseRecord) -> tuple[Tally, ...]:
@@ -386,3 +366,154 @@ class Guard:
             writer.commit(cases.add_to(Changes(sequence=writer.sequence, audit=())))
 
         self._runner.run(perform)
+
+
+def find_failed(attempt: Attempt, verdict: Verdict) -> list[bytes]:
+    """The look-ups of documents whose holder's face was not shown with them beyond doubt."""
+    rows = (
+        (Reason.DOCUMENT_HELD_BY_ANOTHER_FACE, attempt.document_lookup),
+        (
+            Reason.GUARDIAN_MISMATCH,
+            None if attempt.guardian is None else attempt.guardian.document_lookup,
+        ),
+        (Reason.REPLACEMENT_REFUSED, attempt.replaced_lookup),
+        # Nor with these is it told again and again whether a face is like the holder's.
+        (Reason.REPLACEMENT_ASKED, attempt.replaced_lookup),
+        (Reason.GUARDIAN_CHANGED, attempt.document_lookup),
+    )
+    reasons = verdict.reasons if verdict.findings else ()
+    return [lookup for reason, lookup in rows if reason in reasons and lookup is not None]
+
+
+SEARCHES_ENDED = "searches.ended"
+
+
+class BatchBounds:
+    """The bounds on what the attempts of a batch find out, each counted after those before it."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        store: Reader,
+        attempts: Sequence[Attempt],
+        state: BatchState,
+        now: datetime,
+    ) -> None:
+        self._limits = limits
+        self._store = store
+        self._state = state
+        asked = [(one, one.request.caller) for one in attempts if one.request.caller is not None]
+        names = [name for _, caller in asked for name in (*name_keys(caller), name_ended(caller))]
+        for one, caller in asked:
+            documents = [*map(self._find_counted, one.lookups), *state.owners()]
+            names += [name_holder(key, caller) for key in documents]
+        replaced = [state.document(one.replaced_lookup) for one in attempts if one.replaced_lookup]
+        self._of_replaced = {one.id: store.tally_names(one.id) for one in replaced if one}
+        names += [name for some in self._of_replaced.values() for name in some]
+        self._levels = Levels(limits, store, names, now)
+        self._reported: set[str] = set()
+
+    def _find_counted(self, lookup: bytes) -> str:
+        # One that is known from attempts alone is held by nobody: a count of its own would tell
+        # that an attempt has become a case.
+        record = self._state.document(lookup)
+        is_held = record is not None and record.status is not DocumentStatus.ATTEMPTED
+        return record.id if record is not None and is_held else lookup.hex()
+
+    def require(self, attempt: Attempt) -> None:
+        """`TooManyFailures` for one of a key, or about a document, of which no more is taken."""
+        caller = attempt.request.caller
+        if caller is not None:
+            held = [name_holder(self._find_counted(one), caller) for one in attempt.lookups]
+            self._levels.require(caller, [*name_keys(caller), name_ended(caller), *held])
+
+    def require_told(self, attempt: Attempt, evidence: Evidence, verdict: Verdict) -> None:
+        """The same for one that would tell of a holder of whom no more may be told."""
+        caller = attempt.request.caller
+        if caller is not None:
+            for one, amount in _weigh_told(evidence, verdict).items():
+                self._levels.require_room(caller, name_holder(one, caller), amount)
+
+    def end(
+        self, attempt: Attempt, evidence: Evidence, verdict: Verdict
+    ) -> tuple[list[Tally], list[NewCase], *tuple[AuditEntry, ...]]:
+        """What it counts for that an attempt has met a full holder: it is its key's last, but for a
+        double beyond doubt, whose refusal says nothing new. The entry says so where a case is open
+        already: nothing is kept without one."""
+        caller = attempt.request.caller
+        assert caller is not None, "only what has a caller is bounded"
+        if SEARCHED not in _weigh_told(evidence, verdict).values():
+            return [], []
+        name = name_ended(caller)
+        entry = AuditEntry(caller.actor, SEARCHES_ENDED, attempt.outlet.code)
+        return self._levels.add(caller, name), self._report(caller, [name]), entry
+
+    def count(
+        self, attempt: Attempt, evidence: Evidence, verdict: Verdict
+    ) -> tuple[list[Tally], list[NewCase]]:
+        """What a decision counts for, and the cases about counts that are full by it.
+
+        A rejection by what was compared is its key's failure; an approval takes one off.
+        """
+        tallies = self._follow(attempt, verdict)
+        caller = attempt.request.caller
+        if caller is None:
+            return tallies, []
+        told = _weigh_told(evidence, verdict)
+        told |= {self._find_counted(one): 1 for one in find_failed(attempt, verdict)}
+        score, own = evidence.of(FacePart).holder_score, attempt.document_lookup
+        if (
+            own is not None
+            and score is not None
+            and is_near(score, evidence.thresholds.same_document)
+        ):
+            told.setdefault(self._find_counted(own), 1)
+        about: dict[str, float] = {name_holder(one, caller): told[one] for one in told}
+        if verdict.decision is Decision.APPROVED:
+            about |= dict.fromkeys(name_keys(caller), -1)
+        elif (
+            verdict.decision is Decision.REJECTED
+            # Without a result that holds nothing was compared: that finds nothing out.
+            and evidence.of(LivenessPart).liveness_brings is not Decision.REJECTED
+        ):
+            about |= dict.fromkeys(name_keys(caller), 1)
+        for name, amount in about.items():
+            tallies += self._levels.add(caller, name, amount)
+        return tallies, self._report(caller, about)
+
+    def _report(self, caller: Caller, names: Iterable[str]) -> list[NewCase]:
+        full = [one for one in names if self._levels.is_full(caller, one)]
+        fresh = [one for one in full if one not in self._reported]
+        self._reported.update(fresh)
+        cases = [find_case(self._limits, self._store, caller, name) for name in fresh]
+        return [case for case in cases if case is not None]
+
+    def _follow(self, attempt: Attempt, verdict: Verdict) -> list[Tally]:
+        """What counted about a document that was replaced counts about its successor, which has
+        its reference: a new number is no new try at the same face."""
+        old = self._state.document(attempt.replaced_lookup)
+        own = self._state.document(attempt.document_lookup)
+        if verdict.decision is not Decision.APPROVED or old is None or own is None:
+            return []
+        nobody = Caller("sosie")
+        return [
+            tally
+            for name in self._of_replaced[old.id]
+            if (level := self._levels.level(name, nobody))
+            for tally in self._levels.add(nobody, name.replace(old.id, own.id), level)
+        ]
+
+
+def _weigh_told(evidence: Evidence, verdict: Verdict) -> dict[str, int]:
+    """The holders of whom a decision tells, and what that counts for: of one who is found beyond
+    doubt it says nothing new, but a face that is known could try out documents for ever."""
+    if not verdict.findings:
+        return {}
+    idle = find_idle([(one.reason, one.decision) for one in verdict.findings], verdict.decision)
+    if not any(one.row.is_searched for one in set(verdict.reasons) - idle):
+        return {}
+    guardian = evidence.of(PeoplePart).guardian
+    told = (*evidence.of(FacePart).candidates, *(() if guardian is None else guardian.candidates))
+    certain = evidence.thresholds.certain
+    near = {one.document_id for one in told if one.score < certain or is_near(one.score, certain)}
+    return {one.document_id: SEARCHED if one.document_id in near else 1 for one in told}
