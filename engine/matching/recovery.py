@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import GalleryBehind
+from engine.registry.audit import write_mark
 from engine.registry.references import ReferenceChunk
 from engine.registry.store import Store
 from indexes.base import Ids, overwrite_when_freed
@@ -417,11 +418,6 @@ def origin_of(store: Store, config: GalleryConfig | None = None) -> Origin:
         deployment_id=store.vault.deployment_id,
         precision=config.segments.rows,
     )
-
-
-def write_mark(number: int, digest: bytes) -> str:
-    """What identifies the history of a store up to an audit entry."""
-    return f"{number}:{digest.hex()}"
 
 
 def _mark_of(store: Store) -> str:

@@ -31,9 +31,8 @@ from engine.errors import (
 )
 from engine.matching.comparison import Scanned, WatchList
 from engine.matching.judge import Judge
-from engine.matching.recovery import write_mark
 from engine.matching.requests import Answer, EnrollmentRequest
-from engine.registry.audit import AuditRecord
+from engine.registry.audit import AuditRecord, write_mark
 from engine.registry.database import AuditEntry, utc_now
 from engine.registry.enrollments import Tally
 from engine.registry.events import Changes

@@ -425,3 +425,8 @@ def _windows(wanted: Select[Any], after: int | None, head: int) -> Iterator[Sele
     for start in starts if after is not None else reversed(starts):
         number = AUDIT.c.number
         yield wanted.where(number > start, number <= start + WINDOW_ENTRIES)
+
+
+def write_mark(number: int, digest: bytes) -> str:
+    """A text for the history of a store up to an audit entry."""
+    return f"{number}:{digest.hex()}"
