@@ -49,6 +49,7 @@ SHARED_NAMES = {
         "cases",
         "cli",
         "deployment",
+        "documents",
         "enrollments",
         "embedding",
         "errors",

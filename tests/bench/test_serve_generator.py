@@ -11,8 +11,15 @@ import numpy as np
 import pytest
 
 from bench.suites.serve.load_generator import Generator, send_load
-from bench.suites.serve.load_requests import LOST, OVERDUE, SERIAL_PLACE, Load, Record, Request
-from schema.actors import Caller
+from bench.suites.serve.load_requests import (
+    LOST,
+    OVERDUE,
+    SERIAL_PLACE,
+    Caller,
+    Load,
+    Record,
+    Request,
+)
 
 HOST = "127.0.0.1"
 Answer = Callable[[int, bytes, asyncio.WriteTransport], Coroutine[None, None, None]]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import product
 from math import nan
@@ -32,15 +32,10 @@ HONEST = Evidence(THRESHOLDS, BLANK).having(
 
 def change(evidence: Evidence, people: PeoplePart | None = None, **changes: Any) -> Evidence:
     """The evidence with other values of these fields, whichever check they are of."""
-    names = [{one.name for one in fields(part)} for part in evidence.parts]  # type: ignore[arg-type]
-    assert set(changes) <= set().union(*names)
-    return evidence.having(
-        *(
-            replace(part, **{name: changes[name] for name in own & set(changes)})  # type: ignore[type-var]
-            for part, own in zip(evidence.parts, names, strict=True)
-        ),
-        *(() if people is None else (people,)),
-    )
+    assert set(changes) <= set(write_evidence(evidence))
+    own = [{name: changes[name] for name in {*changes} & {*a.__slots__}} for a in evidence.parts]
+    parts = [replace(part, **its) for part, its in zip(evidence.parts, own, strict=True)]  # type: ignore[type-var]
+    return evidence.having(*parts, *(() if people is None else (people,)))
 
 
 def other(score: float) -> Candidate:
@@ -142,6 +137,8 @@ ALONE: list[tuple[dict[str, Any], Decision, tuple[Reason, ...], tuple[CaseKind, 
     (EXCUSED | {"asked_exceptions": 5}, Decision.REJECTED, (Reason.EXCEPTION_LIMIT_REACHED,), ()),
 ]
 """Rows of exceptions, which change what others bring."""
+LIVENESS_REASONS = [one for one in Reason if one.row.about is About.LIVENESS]
+BRINGING = (Decision.REVIEW, Decision.REJECTED)
 ROWS: list[tuple[dict[str, Any], Decision, tuple[Reason, ...], tuple[CaseKind, ...]]] = [
     ({}, Decision.APPROVED, (), ()),
     *(
@@ -191,24 +188,11 @@ ROWS: list[tuple[dict[str, Any], Decision, tuple[Reason, ...], tuple[CaseKind, .
     ),
     *(
         ({"liveness_problem": one, "liveness_brings": brings}, brings, (one,), ())
-        for one, brings in (
-            (Reason.LIVENESS_MISSING, Decision.REJECTED),
-            (Reason.LIVENESS_MISSING, Decision.REVIEW),
-            (Reason.LIVENESS_INVALID, Decision.REJECTED),
-            (Reason.LIVENESS_MISBOUND, Decision.REJECTED),
-            (Reason.LIVENESS_FAILED, Decision.REJECTED),
-            (Reason.LIVENESS_STALE, Decision.REJECTED),
-            (Reason.LIVENESS_UNCERTAIN, Decision.REVIEW),
-        )
+        for one, brings in product(LIVENESS_REASONS, BRINGING)
     ),
     *(
         ({"authority_problem": one, "authority_brings": brings}, brings, (one,), ())
-        for one in (
-            Reason.AUTHORITY_UNAVAILABLE,
-            Reason.AUTHORITY_UNKNOWN_DOCUMENT,
-            Reason.AUTHORITY_CONTRADICTS,
-        )
-        for brings in (Decision.REVIEW, Decision.REJECTED)
+        for one, brings in product([r for r in Reason if r.startswith("AUTHORITY_")], BRINGING)
     ),
     ({"authority_problem": Reason.AUTHORITY_UNAVAILABLE}, Decision.APPROVED, (), ()),
     ({"is_watchlisted": True}, Decision.REVIEW, (Reason.WATCHLISTED,), ()),
@@ -293,7 +277,6 @@ def test_what_holder_and_guardian_have_both_is_one_finding() -> None:
     assert [one.reason for one in verdict.findings] == [Reason.NAME_MISMATCH]
 
 
-LIVENESS_REASONS = [one for one in Reason if one.row.about is About.LIVENESS]
 ALL_TOLD = "1"
 """The policy that told everything beside an unusable photograph; replays ask it."""
 

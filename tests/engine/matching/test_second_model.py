@@ -30,12 +30,8 @@ def sample(*numbers: float) -> Sample:
 
 def test_a_second_model_decides_by_its_own_scores_and_thresholds_alone() -> None:
     model = SecondModel(DIGEST, 3, OTHER)
-    face = FacePart(
-        live_portrait_score=0.9,
-        holder_score=0.9,
-        candidates=(Candidate(7, "another", 0.75),),
-        searched=10,
-    )
+    found = (Candidate(7, "another", 0.75),)
+    face = FacePart(live_portrait_score=0.9, holder_score=0.9, candidates=found, searched=10)
     evidence = Evidence(FIRST, BLANK).having(face)
     pair = sample(1, 0, 0), sample(1, 0, 0)
 
